@@ -1,0 +1,90 @@
+"""The C++ runtime as Python sees it. Everything here is thin: texts and tensors in, launches and facts out."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypedDict
+
+class Error(RuntimeError): ...                      # base of all that opaq raises
+class DeclarationError(Error, ValueError): ...      # a schema, rule, expression or option is wrong
+class CompileError(Error): ...                      # source does not compile or does not fit its argument list
+class LaunchError(Error): ...                       # this call's arguments are wrong
+class DriverError(Error): ...                       # CUDA reported an error; attribute `sticky`
+class CaptureError(Error): ...                      # something must load while a stream is captured
+class MissingError(Error): ...                      # a library or device is not there
+
+# ---- set-up (called by backend/__init__.py) ----------------------------------------------------------------------------
+
+def configure(*, library_dirs: Sequence[str], cuda_include_dirs: Sequence[str]) -> None: ...
+def bind_torch(**objects: Any) -> None: ...         # torch.Tensor, Parameter, dtypes, allocation: see runtime/python/bind.cpp
+
+# ---- declarations ------------------------------------------------------------------------------------------------------
+
+class ArgInfo(TypedDict):
+    name: str
+    torch_type: str         # "Tensor", "SymInt", "float", "int[]", ...
+    optional: bool
+    mutated: bool
+    keyword_only: bool
+    default: str | None     # schema text, None when required
+
+class OutputInfo(TypedDict):                        # Python expressions over the arguments, for fake tensors
+    name: str
+    shape: list[str]        # items; an item that yields a list is marked with a leading "*"
+    strides: list[str]      # [] when contiguous
+    dtype: str
+    device_of: str          # the argument whose device it shares
+
+class Requirement(TypedDict):
+    text: str               # as written: "aligned(x, 16)"
+    sympy: str              # in the names of lowering/symbolic.py
+
+class ImplementationInfo(TypedDict):
+    name: str
+    device: str             # "cuda" | "cpu"
+    kind: str               # "source" | "binary" | "library" | "python"
+    priority: int
+    requires: list[Requirement]
+    needs_contiguous: list[str]   # arguments that must be contiguous: their strides are read nowhere in this implementation
+    entry: str
+    hash: str
+
+class OpInfo(TypedDict):
+    name: str               # "mylib::rms_norm"
+    schema: str             # canonical
+    args: list[ArgInfo]
+    outputs: list[OutputInfo]
+    implementations: list[ImplementationInfo]   # best first
+    has_reference: bool
+    hash: str               # of everything Inductor's caches must see
+
+def declare(schema: str, outputs: Sequence[dict[str, str]], replace: bool) -> str: ...   # returns "ns::name"; items have OutputText's fields
+def implement(op: str, implementation: dict[str, Any], replace: bool) -> str: ...        # ImplementationText's fields; returns its hash
+def define(op: str) -> None: ...                    # with PyTorch's dispatcher, once
+def set_reference(op: str, fallback: Callable[..., None], content: str) -> None: ...     # fallback(*args, *outputs): fills the outputs
+def extend_hash(op: str, key: str, content: str) -> None: ...
+def describe(op: str) -> OpInfo: ...
+def ops() -> list[str]: ...
+
+# ---- launching ---------------------------------------------------------------------------------------------------------
+
+def launcher(op: str, hash: str, device: str, node: str, graph: str) -> Callable[..., None]:
+    """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
+
+    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. Raises LaunchError when the op's hash is not `hash`."""
+
+def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
+    """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""
+
+# A tensor that need not exist: (dtype name, sizes, strides, device "cuda:0", alignment in bytes). Scalars stand for themselves.
+Fact = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
+
+def plan(op: str, facts: Sequence[Fact]) -> dict[str, Any]: ...     # implementation, entry, grid, block, cluster, shared, reasons (text)
+def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...  # entry, bytes, seconds, from_cache
+def warmup(op: str, args: Sequence[Any]) -> None: ...               # compiles and loads what these arguments need
+
+# ---- facts -------------------------------------------------------------------------------------------------------------
+
+def set_timing(on: bool) -> None: ...
+def implementation_stats() -> list[dict[str, Any]]: ...   # op, implementation, device, calls, host_seconds, compile_seconds, compiled, disk_hits
+def node_stats() -> list[dict[str, Any]]: ...             # graph, node, op, device, implementation (last used), calls
+def doctor() -> dict[str, Any]: ...                       # driver, nvrtc, cache, cxx: found, path, version, why_not
+def settings() -> dict[str, Any]: ...

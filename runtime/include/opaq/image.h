@@ -1,0 +1,94 @@
+// Compiled code: NVRTC turns CUDA C++ into an image, the system's C++ compiler turns host C++ into a loaded function.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "opaq/dtype.h"
+
+namespace opaq {
+
+// One parameter of a kernel as its signature, its mangled name or its binary tells it.
+struct ParamType {
+  enum class Kind : uint8_t { Pointer, Int, UInt, Float, Bool, Struct, Unknown };
+  Kind kind = Kind::Unknown;
+  int size = 0;              // bytes; 0 when unknown
+  std::string text;          // C++ spelling, "float const*"; "" when unknown
+  std::string pointee;       // for pointers: "float", "__half", "void", ...; "" when unknown
+  bool pointee_const = false;
+};
+
+struct Entry {
+  std::string name;    // as asked for: "rms_norm<float, 4096>"
+  std::string symbol;  // in the image: mangled, or the name itself for extern "C"
+  std::vector<ParamType> params;
+  bool params_known = false;  // false: a binary without a readable signature; sizes come from the driver at load
+};
+
+struct Image {
+  std::string bytes;  // cubin, fatbin or PTX
+  std::string arch;   // "sm_90a"; "" for what the user brought
+  std::vector<Entry> entries;
+  std::string log;    // warnings
+  double seconds = 0; // spent compiling; 0 from a cache
+  bool from_cache = false;
+  std::string key;    // cache key, 64 hex digits
+};
+
+struct CudaRequest {
+  std::string source;
+  std::string file;                        // name in diagnostics; its folder is searched for #include "..."
+  std::vector<std::string> entries;        // name expressions
+  std::string arch;                        // "sm_90a"
+  std::vector<std::string> options;
+  std::vector<std::string> include_dirs;
+};
+
+// Compiles, or takes from the disk cache. Never touches a device. Throws Compile (the message holds NVRTC's log, in the user's file and
+// line, and for an unknown entry the names that look like kernels), or Missing when NVRTC is not to be found (places searched, what to install).
+std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
+
+// Several at once, on settings().compile_threads threads. The first error is thrown after all have ended.
+std::vector<std::shared_ptr<const Image>> compile_cuda_all(const std::vector<CudaRequest>& requests);
+
+// Wraps a cubin, fatbin or PTX; `entry` must be among its symbols (checked where the format allows: ELF symbol table, PTX text).
+// Parameter types come from the mangled name or from PTX; else params_known is false.
+std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file, std::string_view entry);
+
+// Reads "void f<...>(float*, float const*, int)" style demangled parameter lists.
+std::vector<ParamType> parse_parameters(std::string_view demangled_list);
+
+// A host function, called with an array of pointers to its arguments, as a kernel is.
+struct HostFunction {
+  void (*invoke)(void** args) = nullptr;
+  std::vector<ParamType> params;
+  double seconds = 0;
+  bool from_cache = false;
+};
+
+struct HostRequest {
+  std::string source, file, entry;
+  std::vector<std::string> options, include_dirs;
+};
+
+// Compiles host C++ with settings().cxx (no shell) and loads it; the library stays loaded. Throws Compile or Missing.
+std::shared_ptr<const HostFunction> compile_host(const HostRequest& request);
+
+struct NvrtcInfo {
+  bool found = false;
+  std::string path, version, why_not;  // version "13.0"
+  std::vector<std::string> include_dirs;  // CUDA and CCCL headers in use
+  std::vector<std::string> archs;         // supported: "sm_75", ...
+};
+NvrtcInfo nvrtc_info();
+
+struct CompileStats {
+  int64_t compiled = 0, disk_hits = 0;
+  double seconds = 0;
+};
+CompileStats compile_stats();
+
+}  // namespace opaq

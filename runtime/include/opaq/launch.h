@@ -1,0 +1,68 @@
+// Prepared launches: an implementation, instantiated for one set of template values on one device, with everything constant folded in.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "opaq/arg.h"
+#include "opaq/image.h"
+#include "opaq/spec.h"
+
+namespace opaq {
+
+// Counters of one implementation; written with relaxed atomics, read by report().
+struct LaunchStats {
+  int64_t calls = 0, skipped_empty = 0;
+  double host_seconds = 0;          // only while timing is on
+  double compile_seconds = 0;
+  int64_t compiled = 0, disk_hits = 0;
+};
+
+void set_timing(bool on);  // process-wide; off by default
+bool timing();
+
+// What a launch would do, for tests, `explain` and reports.
+struct LaunchPlan {
+  std::string entry;
+  int64_t grid[3] = {1, 1, 1}, block[3] = {1, 1, 1}, cluster[3] = {0, 0, 0};
+  int64_t shared = 0;
+  bool empty = false;  // a grid dimension is 0: nothing is launched
+};
+
+// One implementation of one op, ready to launch on any device of its kind. Thread-safe. The steady path takes no lock, allocates nothing and
+// looks nothing up: template values are compared with those of the last instance on the device.
+class PreparedLaunch {
+ public:
+  PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation, std::vector<Symbol> symbols);
+  ~PreparedLaunch();
+
+  // `args`: inputs then outputs, in schema order; already checked against requirements. `stream`: CUstream, ignored on CPU.
+  // Throws Compile, Launch, Driver, or Capture (a load is needed while `stream` is captured).
+  void launch(const Arg* args, Device device, void* stream);
+
+  // Compiles and loads what `launch` with these arguments would need.
+  void warmup(const Arg* args, Device device);
+
+  // Compiles for a named arch without a device: image only. Empty arch: this is host code.
+  std::shared_ptr<const Image> compile(const Arg* args, const std::string& arch);
+
+  LaunchPlan plan(const Arg* args) const;
+  LaunchStats stats() const;
+  const Implementation& implementation() const { return *implementation_; }
+
+  struct State;
+
+ private:
+  std::string op_;
+  std::shared_ptr<const Implementation> implementation_;
+  std::vector<Symbol> symbols_;
+  std::unique_ptr<State> state_;
+};
+
+// Checks that a kernel's parameters can take the argument list; throws Compile: index, expression, its type or the tensor's dtype, the parameter's type.
+// `dtypes[i]`: the tensor dtype of symbol i when it is a tensor.
+void check_signature(const std::string& op, const Implementation& implementation, const Entry& entry, const Arg* args);
+
+}  // namespace opaq

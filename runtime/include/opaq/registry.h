@@ -1,0 +1,55 @@
+// Ops and their implementations by name. Thread-safe; readers of an op's implementations take no lock.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "opaq/spec.h"
+
+namespace opaq {
+
+using Implementations = std::vector<std::shared_ptr<const Implementation>>;  // best first: by priority, then in order of declaration
+
+class Op {
+ public:
+  explicit Op(OpSpec spec);
+  Op(const Op&) = delete;
+  Op& operator=(const Op&) = delete;
+
+  const OpSpec& spec() const { return spec_; }  // never changes for a given Op
+  const std::string& name() const { return name_; }  // "mylib::rms_norm"
+
+  // Same name and hash: nothing happens. Same name, another hash: Declaration error, unless `replace`.
+  void add(Implementation implementation, bool replace = false);
+
+  // The current list; valid for the process's life (old lists are kept: a launch may be in flight).
+  const Implementations& implementations() const { return *current_.load(std::memory_order_acquire); }
+
+  // Of schema, output rules, every implementation, and what `extend_hash` added (backward formula, reference): what Inductor's cache keys
+  // must hold of this op.
+  std::string hash() const;
+  void extend_hash(std::string_view key, std::string_view content);
+
+ private:
+  const OpSpec spec_;
+  const std::string name_;
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<const Implementations>> lists_;
+  std::atomic<const Implementations*> current_;
+  std::vector<std::pair<std::string, std::string>> extra_;
+};
+
+// Identical declaration: the same Op. A different one of the same name: Declaration error that shows both and says `replace=True`.
+// With `replace`, the name gets a new, empty Op if the schema is the same; another schema is refused, since PyTorch's dispatcher keeps a
+// schema for the process's life. Ops are never destroyed.
+Op& declare(OpSpec spec, bool replace = false);
+Op* find_op(std::string_view qualname);  // nullptr when there is none
+Op& get_op(std::string_view qualname);   // Declaration error with the nearest name
+std::vector<Op*> all_ops();              // in order of name
+
+}  // namespace opaq

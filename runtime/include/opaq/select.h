@@ -1,0 +1,49 @@
+// Which implementation serves a call: device, requirements, contiguity, priority.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "opaq/launch.h"
+#include "opaq/registry.h"
+
+namespace opaq {
+
+struct Choice {
+  PreparedLaunch* launch = nullptr;  // nullptr: none fits
+  // When contiguity alone stands in the way of some implementation: that implementation, once these arguments (bit i: symbol i) are made
+  // contiguous. Only then; `launch` is nullptr.
+  PreparedLaunch* if_contiguous = nullptr;
+  uint64_t make_contiguous = 0;
+};
+
+// The prepared launches of one op, kept in step with its implementations. Thread-safe; `select` takes no lock and allocates nothing unless the
+// op's implementations changed since the last call.
+class Selector {
+ public:
+  explicit Selector(const Op& op);
+  Selector(const Selector&) = delete;
+
+  Choice select(const Arg* args, DeviceType device);
+
+  // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16) does not hold". For errors and report().
+  std::string explain(const Arg* args, DeviceType device);
+
+  PreparedLaunch* find(std::string_view implementation);  // nullptr when there is none
+  std::vector<PreparedLaunch*> all();                     // best first
+
+ private:
+  struct List;
+  const List& current();
+  const Op& op_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<const List>> lists_;
+  std::atomic<const List*> list_{nullptr};
+};
+
+Selector& selector(const Op& op);  // one per op, never destroyed; look it up once and keep the reference
+
+}  // namespace opaq

@@ -1,0 +1,23 @@
+// Settings from the environment, read once at first use: the only place that calls getenv.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace opaq {
+
+struct Settings {
+  std::string cache_dir;        // OPAQ_CACHE_DIR, else $XDG_CACHE_HOME/opaq, else ~/.cache/opaq
+  int64_t cache_bytes;          // OPAQ_CACHE_SIZE: "512M", "2G" or bytes; default 1 GiB; 0 turns the disk cache off
+  std::string driver;           // OPAQ_DRIVER: path of the CUDA driver library; default libcuda.so.1
+  std::string nvrtc;            // OPAQ_NVRTC: path of libnvrtc; default: see compile/
+  std::string cxx;              // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
+  int compile_threads;          // OPAQ_COMPILE_THREADS; default: number of cores
+  std::vector<std::string> library_dirs;  // where packages keep libraries; set by Python (the nvidia wheels)
+  std::vector<std::string> cuda_include_dirs;  // set by Python (the nvidia wheels), then CUDA_HOME, CUDA_PATH, /usr/local/cuda
+};
+
+Settings& settings();  // Python adds directories before the first use; after that it is read-only
+
+}  // namespace opaq

@@ -1,0 +1,119 @@
+// Declarations: an op's schema and output rules, and its implementations. Parsed and checked here; nothing else reads the texts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "opaq/expr.h"
+
+namespace opaq {
+
+// One argument of a schema.
+struct ArgSpec {
+  std::string name;
+  std::string torch_type;     // as in the schema without `?` and alias marks: "Tensor", "SymInt", "ScalarType", "int[]", ...
+  Type type;                  // how expressions see it
+  bool optional = false;
+  bool mutated = false;       // Tensor(a!)
+  bool keyword_only = false;  // after `*`
+  bool has_default = false;
+  std::string default_text;   // as written: "1e-6", "None", "True", "'mean'", "[1, 1]"
+};
+
+struct Schema {
+  std::string ns, name;              // "mylib", "rms_norm"
+  std::vector<ArgSpec> args;
+  std::vector<std::string> returns;  // names; every return is a Tensor. A single unnamed one is `out`, several are out0, out1, ...
+  std::string text;                  // canonical: "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)"
+
+  std::string qualname() const { return ns + "::" + name; }
+  int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
+};
+
+// PyTorch's schema grammar. What we cannot run (Tensor[], Scalar, complex, Dict, Generator, non-Tensor returns, aliased returns, overload
+// names) is refused with its name and the reason. A name without `ns::` is refused.
+Schema parse_schema(std::string_view text);
+
+// Shape, dtype, device and strides of one output, over the inputs.
+struct OutputRule {
+  std::vector<Expr> shape;    // Int and int[] items; int[] items are spliced
+  Expr dtype;                 // of type DType
+  std::vector<Expr> strides;  // empty: contiguous
+  int device_of = -1;         // the argument whose device it shares; default: the first tensor argument
+};
+
+struct OpSpec {
+  Schema schema;
+  std::vector<OutputRule> outputs;  // one per return
+  std::string hash;                 // of schema and output rules, 64 hex digits
+
+  // Arguments, then (for launch rules) outputs; the order of every `Arg` array.
+  std::vector<Symbol> input_symbols() const;
+  std::vector<Symbol> all_symbols() const;
+};
+
+// Output rule as declared: every field is text, empty when not given. `like` names an argument that supplies what is not given.
+struct OutputText {
+  std::string name;  // "" with a single output
+  std::string like, shape, dtype, strides, device;
+};
+
+OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs);
+
+enum class CodeKind : uint8_t {
+  CudaSource,   // CUDA C++ text, compiled by NVRTC
+  CudaBinary,   // cubin, fatbin or PTX bytes
+  HostSource,   // C++ text, compiled by the system's compiler
+  HostLibrary,  // a symbol of a shared library, called as  symbol(args...)
+  Python,       // a Python callable, registered by backend/
+};
+
+// Text with {expression} holes, filled at instantiation: "rms_norm<{x.dtype}, {x.size(-1)}>".
+struct EntryTemplate {
+  std::vector<std::string> pieces;  // pieces.size() == holes.size() + 1
+  std::vector<Expr> holes;          // Int, Bool or DType
+  std::string fill(const std::vector<int64_t>& values, DeviceType target) const;  // DTypes are given by their number, spelled for the target
+};
+
+struct LaunchRule {
+  EntryTemplate entry;
+  std::vector<Expr> grid, block, cluster;  // 3 each; cluster empty when not used. CUDA only
+  Expr shared;                             // bytes of dynamic shared memory
+  std::vector<Expr> args;                  // Tensor items pass the address
+  bool cooperative = false;
+  bool programmatic = false;               // programmatic dependent launch
+};
+
+struct Implementation {
+  std::string name;                 // "cuda", "cuda:vec4", ...; unique within the op
+  DeviceType target;
+  CodeKind kind;
+  std::string code;                 // source text, binary bytes, or path of the library
+  std::string file;                 // where the code came from, for diagnostics and for #include "..." beside it; may be empty
+  std::vector<std::string> options; // compiler options
+  std::vector<std::string> include_dirs;
+  LaunchRule launch;
+  std::vector<Expr> requires_;      // Bool, over arguments and outputs
+  int priority = 0;                 // higher is tried first; ties in order of declaration
+  std::vector<bool> needs_contiguous;  // per argument and output: its strides are read nowhere in this implementation, so it must be contiguous
+  std::string hash;                 // of everything above, 64 hex digits (headers are the image cache's business)
+};
+
+// Implementation as declared; every expression is text.
+struct ImplementationText {
+  std::string name, device, kind;   // device "cuda" | "cpu"; kind "source" | "binary" | "library" | "python"
+  std::string code, file;
+  std::vector<std::string> options, include_dirs;
+  std::string entry;
+  std::string grid = "1", block = "1", cluster, shared = "0", args;
+  std::vector<std::string> requires_;
+  int priority = 0;
+  bool cooperative = false, programmatic = false;
+};
+
+Implementation make_implementation(const OpSpec& op, const ImplementationText& text);
+
+}  // namespace opaq
