@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "opaq/arg.h"
@@ -36,6 +37,7 @@ struct Symbol {
   std::string name;
   Type type;
   bool optional = false;
+  bool written = false;  // an output, or an argument that the schema marks as mutated: Tensor(a!)
 };
 
 // Result of an evaluation; the field that counts is known from Expr::type().
@@ -53,13 +55,16 @@ struct Value {
   Value() : integer(0) {}
 };
 
-struct Node;  // syntax tree, private to runtime/expr
+namespace syntax {
+struct Program;  // private to runtime/expr
+}
 
 // Immutable and cheap to copy; safe to share between threads. Evaluation allocates nothing and takes no lock.
 class Expr {
  public:
   Expr() = default;  // empty: `if (!expr)`
-  explicit operator bool() const { return node_ != nullptr; }
+  explicit Expr(std::shared_ptr<const syntax::Program> program) : program_(std::move(program)) {}  // for `parse`
+  explicit operator bool() const { return program_ != nullptr; }
 
   Type type() const;
   const std::string& text() const;  // as written, trimmed
@@ -83,8 +88,7 @@ class Expr {
   std::optional<DType> cast() const;       // the outermost cast, if any
 
  private:
-  friend class Parser;
-  std::shared_ptr<const Node> node_;
+  std::shared_ptr<const syntax::Program> program_;
 };
 
 // Parses one expression. `what` names it in errors ("grid of mylib::rms_norm"). Throws Declaration: message shows the text with a caret

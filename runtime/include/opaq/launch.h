@@ -62,7 +62,8 @@ class PreparedLaunch {
 };
 
 // Checks that a kernel's parameters can take the argument list; throws Compile: index, expression, its type or the tensor's dtype, the parameter's type.
-// `dtypes[i]`: the tensor dtype of symbol i when it is a tensor.
-void check_signature(const std::string& op, const Implementation& implementation, const Entry& entry, const Arg* args);
+// `args`: as for launch; tensor dtypes are read from it, an absent optional is not checked. Symbols marked `written` may not go to a pointer to const.
+void check_signature(const std::string& op, const Implementation& implementation, const std::vector<Symbol>& symbols, const Entry& entry,
+                     const Arg* args);
 
 }  // namespace opaq

@@ -25,6 +25,7 @@ struct Choice {
 class Selector {
  public:
   explicit Selector(const Op& op);
+  ~Selector();
   Selector(const Selector&) = delete;
 
   Choice select(const Arg* args, DeviceType device);

@@ -1,0 +1,28 @@
+"""opaq: opaque operators that torch.compile's Inductor launches directly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch  # noqa: F401  libtorch must be loaded before the runtime looks for it
+
+from ._runtime import CaptureError, CompileError, DeclarationError, DriverError, Error, LaunchError, MissingError
+from .torch_objects import bind
+
+bind()
+
+from .custom_op import custom_op  # noqa: E402
+from .op import Op, op  # noqa: E402
+from .report import Report, report  # noqa: E402
+from .rules import Output, file, like, tensor  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = [
+    "CaptureError", "CompileError", "DeclarationError", "DriverError", "Error", "LaunchError", "MissingError",
+    "Op", "Output", "Report", "custom_op", "file", "like", "op", "report", "tensor", "warmup",
+]  # fmt: skip
+
+
+def warmup(op: Op, *args: Any) -> None:
+    """Compiles and loads what op(*args) needs, and runs nothing; do it before capturing a CUDA graph."""
+    op.warmup(*args)

@@ -1,0 +1,28 @@
+"""torch.compile(model, backend="opaq"): Inductor with opaque ops as nodes of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from . import _runtime, lowering
+from .options import split
+
+
+def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any], *, options: dict[str, Any] | None = None, mode: str | None = None) -> Any:
+    """Compiles one graph; found by torch.compile through the entry point group `torch_dynamo_backends`, with no import of opaq.
+
+    options: `opaq.options.OPTIONS` and Inductor's. mode: Inductor's ("reduce-overhead", "max-autotune", ...); options win over it.
+    """
+    from torch import _inductor as inductor  # costs seconds: only where something is compiled
+
+    ours, theirs = split(options or {}, inductor.list_options())
+    patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
+    lowering.activate()
+    if ours["profile"]:
+        _runtime.set_timing(True)
+    return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lowering.options.use(strict=ours["strict"]))
+
+
+compile_graph.__name__ = "opaq"  # torch.compile logs the backend under this name

@@ -1,0 +1,58 @@
+"""`opaq.custom_op`: torch.library.custom_op, with the Python function called directly from compiled graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from . import lowering
+from .op import code_digest
+
+
+def custom_op(
+    name: str,
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    mutates_args: str | Iterable[str],
+    device_types: str | Iterable[str] | None = None,
+    schema: str | None = None,
+    tags: Any = None,
+) -> Any:
+    """As torch.library.custom_op: the function is never traced into. In a compiled graph it is called directly, not through the dispatcher.
+
+    The result has register_fake, register_autograd, register_kernel and register_vmap, as torch.library.custom_op's has.
+    """
+
+    def make(function: Callable[..., Any]) -> Any:
+        extra = {} if tags is None else {"tags": tags}
+        made = torch.library.custom_op(name, function, mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
+        lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
+        lowering.register(name)
+        _activate_when_traced(made)
+        return made
+
+    return make if fn is None else make(fn)
+
+
+def _device_set(device_types: str | Iterable[str] | None) -> frozenset[str] | None:
+    if device_types is None:
+        return None
+    return frozenset([device_types] if isinstance(device_types, str) else device_types)
+
+
+def _activate_when_traced(made: Any) -> None:
+    """Inductor must know the op before it lowers a graph that holds it; the fake implementation runs first, so it says so."""
+    register_fake = made.register_fake
+
+    def register(fake: Callable[..., Any]) -> Callable[..., Any]:
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            lowering.activate_when_compiling()
+            return fake(*args, **kwargs)
+
+        register_fake(traced)
+        return fake
+
+    made.register_fake = register

@@ -1,0 +1,238 @@
+"""`opaq.op`: an opaque operator, declared once."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import marshal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.compiler import is_compiling
+
+from . import _runtime, autograd, lowering
+from .fake import make_fake
+from .reference import define_reference
+from .rules import File, Output
+
+_ops: dict[str, Op] = {}
+
+
+def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, replace: bool = False) -> Op:
+    """Declares an opaque operator.
+
+    schema: PyTorch's grammar with a namespace, "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)"; `Tensor(a!) cache` is
+        written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`, `out1`, ...
+    outputs: how each result is made from the arguments: opaq.like("x"), opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when
+        there are several; nothing for `-> ()`.
+    replace: forget an earlier declaration of this name (in a notebook); compiled graphs are compiled again.
+
+    The same declaration again gives the same operator. Raises opaq.DeclarationError: what was given, what is accepted, the nearest name.
+    """
+    name = _runtime.declare(schema, _output_texts(outputs), replace)
+    known = _ops.get(name)
+    if known is not None and not replace:
+        return known
+    made = Op(name, known)
+    _ops[name] = made
+    return made
+
+
+def _output_texts(outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
+    if outputs is None:
+        return []
+    rules = {"": outputs} if isinstance(outputs, Output) else outputs
+    if not isinstance(rules, Mapping) or not all(isinstance(rule, Output) for rule in rules.values()):
+        raise _runtime.DeclarationError(
+            f"outputs: got {outputs!r}; expected opaq.like(...), opaq.tensor(...), or a dict of them by result name"
+        )
+    return [{"name": key, **vars(rule)} for key, rule in rules.items()]
+
+
+class Op:
+    """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not."""
+
+    def __init__(self, name: str, replaced: Op | None) -> None:
+        self.name = name
+        self._formula: Any = None
+        self._reference: Callable[..., Any] | None = None
+        self.info = _runtime.describe(name)
+        self._arg_names = [arg["name"] for arg in self.info["args"]]
+        _runtime.define(name)
+        namespace, short = name.split("::")
+        self.overload = getattr(getattr(torch.ops, namespace), short).default
+        if replaced is None:
+            torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
+            if any(arg["mutated"] for arg in self.info["args"]):
+                lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
+            else:
+                autograd.register(name, lambda: _ops[name])
+        self._fake = make_fake(self.info)
+        self._eager = _runtime.eager(name, self.overload)
+        self._changed()
+
+    # ---- implementations -----------------------------------------------------------------------------------------------
+
+    def cuda(
+        self,
+        *,
+        source: str | File | None = None,
+        binary: bytes | File | None = None,
+        entry: str,
+        args: str,
+        grid: object = "1",
+        block: object = "1",
+        cluster: object = "",
+        shared: object = "0",
+        requires: str | Sequence[str] = (),
+        options: Sequence[str] = (),
+        include_dirs: Sequence[str] = (),
+        priority: int = 0,
+        name: str = "cuda",
+        cooperative: bool = False,
+        programmatic: bool = False,
+    ) -> Op:
+        """Adds a CUDA implementation.
+
+        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the device at hand. binary: a cubin, fatbin or PTX instead.
+        entry: the __global__ function; template arguments may hold expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>".
+        args: the kernel's argument list, expressions over arguments and results; a tensor passes its address.
+        grid, block, cluster: up to three expressions; shared: bytes of dynamic shared memory.
+        requires: conditions on the arguments; where one fails the next implementation is tried. An argument whose strides no expression
+            here reads is handed over row-major; it is copied first where it is not.
+        priority: higher is tried first. cooperative, programmatic: launch attributes.
+        """
+        code, path = _code(self.name, "cuda", source=source, binary=binary)
+        return self._implement(
+            name=name, device="cuda", kind="binary" if binary is not None else "source", code=code, file=path, entry=entry, args=args,
+            grid=_dims(grid), block=_dims(block), cluster=_dims(cluster), shared=str(shared), requires=_texts(requires), options=list(options),
+            include_dirs=[str(folder) for folder in include_dirs], priority=priority, cooperative=cooperative, programmatic=programmatic,
+        )  # fmt: skip
+
+    def cpu(
+        self,
+        *,
+        source: str | File,
+        entry: str,
+        args: str,
+        requires: str | Sequence[str] = (),
+        options: Sequence[str] = (),
+        include_dirs: Sequence[str] = (),
+        priority: int = 0,
+        name: str = "cpu",
+    ) -> Op:
+        """Adds a C++20 implementation for the CPU: a function of pointers and scalars, compiled by the system's C++ compiler."""
+        code, path = _code(self.name, "cpu", source=source, binary=None)
+        return self._implement(
+            name=name, device="cpu", kind="source", code=code, file=path, entry=entry, args=args, requires=_texts(requires), options=list(options),
+            include_dirs=[str(folder) for folder in include_dirs], priority=priority,
+        )  # fmt: skip
+
+    def _implement(self, **implementation: Any) -> Op:
+        _runtime.implement(self.name, implementation, False)
+        self._changed()
+        return self
+
+    def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests compare against it."""
+        self._reference = function
+        fallback = define_reference(self.info, function)
+        _runtime.set_reference(self.name, fallback, code_digest(function))
+        self._changed()
+        return function
+
+    def backward(
+        self,
+        formula: str | Op | Callable[..., Any],
+        *,
+        saves: str | None = None,
+        setup_context: Callable[..., Any] | None = None,
+    ) -> Op:
+        """Declares the gradient.
+
+        formula: the name of a backward op, bound by the names in its schema: an argument `grad_<result>` is that result's gradient, any other
+            is an argument or result of this op; results are `grad_<argument>`. `saves` may list what is kept, to be checked.
+            Or a function (ctx, *grads), with setup_context(ctx, inputs, output), as for torch.library.register_autograd.
+        """
+        if isinstance(formula, Op):
+            formula = formula.name
+        if isinstance(formula, str):
+            self._formula = autograd.ByName(self, formula, saves)
+            _runtime.extend_hash(self.name, "backward", f"{formula} {_runtime.describe(formula)['hash']}")
+        else:
+            self._formula = autograd.ByFunction(formula, setup_context)
+            _runtime.extend_hash(self.name, "backward", code_digest(formula))
+        self._changed()
+        return self
+
+    def _changed(self) -> None:
+        self.info = _runtime.describe(self.name)
+        lowering.register(self.name)
+        if "torch._dynamo" in sys.modules and any(node["op"] == self.name for node in _runtime.node_stats()):
+            torch.compiler.reset()  # graphs that hold the earlier declaration must not outlive it
+
+    # ---- use -----------------------------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if is_compiling():
+            return self.overload(*args, **kwargs)
+        return self._eager(*args, **kwargs)
+
+    def warmup(self, *args: Any) -> None:
+        """Compiles and loads what a call with these arguments needs, and runs nothing; do it before capturing a CUDA graph."""
+        _runtime.warmup(self.name, args)
+
+    def explain(self, *args: Any) -> str:
+        """Which implementation a call with these arguments (tensors on any device, meta too) would run, and why; a line for each."""
+        return _runtime.plan(self.name, [fact(value) for value in args])["reasons"]
+
+    def __repr__(self) -> str:
+        return f"<opaq.op {self.info['schema']}>"
+
+
+def fact(value: Any) -> Any:
+    """A value as the runtime's planner takes it: a tensor by dtype, sizes, strides, device and alignment."""
+    if isinstance(value, torch.Tensor):
+        address = value.data_ptr() if value.device.type != "meta" and value.numel() else 0
+        device = f"cuda:{value.device.index or 0}" if value.device.type == "cuda" else "cpu"
+        alignment = 4096 if address == 0 else address & -address
+        return (str(value.dtype).removeprefix("torch."), tuple(value.shape), value.stride(), device, min(alignment, 4096))
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return value
+
+
+def code_digest(function: Callable[..., Any]) -> str:
+    """SHA-256 of a Python function's source, or of its byte code where no source is kept."""
+    try:
+        content = inspect.getsource(function).encode()
+    except (OSError, TypeError):
+        code = getattr(function, "__code__", None)
+        content = marshal.dumps(code) if code is not None else repr(function).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _code(op_name: str, device: str, *, source: str | File | None, binary: bytes | File | None) -> tuple[str | bytes, str]:
+    if (source is None) == (binary is None):
+        raise _runtime.DeclarationError(f"{op_name}: .{device}(...) takes either source= or binary=; got {'neither' if source is None else 'both'}")
+    given = source if source is not None else binary
+    if not isinstance(given, File):
+        return given, ""
+    try:
+        if source is not None:
+            with open(given, encoding="utf-8") as stream:
+                return stream.read(), str(given)
+        with open(given, "rb") as stream:
+            return stream.read(), str(given)
+    except OSError as error:
+        raise _runtime.DeclarationError(f"{op_name}: cannot read {given}: {error.strerror}") from error
+
+
+def _dims(value: object) -> str:
+    return ", ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _texts(requires: str | Sequence[str]) -> list[str]:
+    return [requires] if isinstance(requires, str) else list(requires)

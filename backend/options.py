@@ -1,0 +1,47 @@
+"""The options of backend="opaq": one table; Inductor's own options pass through."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from . import _runtime
+
+
+@dataclass(frozen=True)
+class Option:
+    name: str
+    type: type
+    default: Any
+    meaning: str
+
+
+OPTIONS = [
+    Option("strict", bool, False, "a node that its op's first implementation for the device cannot serve is an error"),
+    Option("profile", bool, False, "measure the host time of every launch, for opaq.report()"),
+]
+
+
+def split(options: dict[str, Any], inductor_options: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(our options with defaults filled in, Inductor's). DeclarationError: an unknown key or a value of the wrong type."""
+    table = {option.name: option for option in OPTIONS}
+    ours = {option.name: option.default for option in OPTIONS}
+    theirs = {}
+    for key, value in options.items():
+        if key in table:
+            expected = table[key].type
+            if not isinstance(value, expected):
+                accepted = "True or False" if expected is bool else expected.__name__
+                raise _runtime.DeclarationError(f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} ({table[key].meaning})')
+            ours[key] = value
+        elif key.replace("-", "_") in inductor_options:
+            theirs[key] = value
+        else:
+            nearest = difflib.get_close_matches(key, [*table, *inductor_options], n=1)
+            hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+            listed = "\n".join(f"  {option.name} ({option.type.__name__}, default {option.default}): {option.meaning}" for option in OPTIONS)
+            raise _runtime.DeclarationError(
+                f'backend="opaq" has no option "{key}"{hint} Its options:\n{listed}\nand every option of Inductor (torch._inductor.list_options()).'
+            )
+    return ours, theirs

@@ -1,0 +1,69 @@
+"""A reference: the op's meaning in PyTorch, made to keep the declared contract and reachable from C++ through the dispatcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import _runtime
+
+NAMESPACE = "opaq_reference"  # the dispatcher name that runtime/torch calls when no implementation fits
+_library = torch.library.Library(NAMESPACE, "FRAGMENT")
+_functions: dict[str, tuple[_runtime.OpInfo, Callable[..., Any]]] = {}
+
+
+def define_reference(info: _runtime.OpInfo, function: Callable[..., Any]) -> Callable[..., None]:
+    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args, *outputs), which fills the outputs."""
+    name = info["name"]
+    first = name not in _functions
+    _functions[name] = (info, function)
+    if first:
+        _library.define(f"{name.replace('::', '__')}{info['schema'][len(name):]}")
+        _library.impl(name.replace("::", "__"), lambda *args, **kwargs: _checked(name, args, kwargs), "CompositeExplicitAutograd")
+    arity = len(info["args"])
+
+    def fallback(*values: Any) -> None:
+        results = _checked(name, values[:arity], {})
+        for output, result in zip(values[arity:], results if isinstance(results, tuple) else (results,)):
+            output.copy_(result)
+
+    return fallback
+
+
+def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs the reference and holds its results against the output rules: count, shape and dtype; strides are made to fit."""
+    info, function = _functions[name]
+    keyword_only = [arg["name"] for arg in info["args"] if arg["keyword_only"]]
+    if keyword_only and len(args) == len(info["args"]):
+        split = len(args) - len(keyword_only)
+        args, kwargs = args[:split], {**dict(zip(keyword_only, args[split:])), **kwargs}
+    results = function(*args, **kwargs)
+    if not info["outputs"]:
+        return None
+    from .op import _ops
+
+    results = tuple(results) if isinstance(results, (tuple, list)) else (results,)
+    with torch.device("meta"):
+        expected = _ops[name]._fake(*(_meta(value) for value in args), **{key: _meta(value) for key, value in kwargs.items()})
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    if len(results) != len(expected):
+        raise _runtime.LaunchError(f"reference of {name} returned {len(results)} results; its schema has {len(expected)}: {info['schema']}")
+    fitted = []
+    for output, result, rule in zip(info["outputs"], results, expected):
+        if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
+            raise _runtime.LaunchError(
+                f"reference of {name} returned `{output['name']}` as {result.dtype} {tuple(result.shape)}; the output rule says {rule.dtype} "
+                f"{tuple(rule.shape)}: correct the rule or the reference"
+            )
+        if result.stride() != rule.stride() or any(result is value for value in args):
+            result = torch.empty_strided(rule.shape, rule.stride(), dtype=rule.dtype, device=result.device).copy_(result)
+        fitted.append(result)
+    return tuple(fitted) if len(fitted) > 1 else fitted[0]
+
+
+def _meta(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+    return value

@@ -1,0 +1,86 @@
+"""`opaq.report()`: which implementation runs at each node of each compiled graph, why, how often, and what compiling cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from . import _runtime, lowering
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    graph: str
+    node: str
+    op: str
+    device: str
+    implementation: str  # decided when the graph was compiled
+    served_by: str       # by the last call; "" before the first
+    reason: str
+    calls: int
+
+
+@dataclass(frozen=True)
+class ImplementationFacts:
+    op: str
+    implementation: str
+    device: str
+    calls: int
+    host_us_per_call: float | None  # None: not measured (option "profile")
+    compile_seconds: float
+    compiled: int
+    disk_hits: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Prints as two tables; `as_dict` gives the same facts."""
+
+    nodes: list[NodeFacts] = field(default_factory=list)
+    implementations: list[ImplementationFacts] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"nodes": [vars(node) for node in self.nodes], "implementations": [vars(item) for item in self.implementations]}
+
+    def __str__(self) -> str:
+        nodes = [("graph", "node", "op", "device", "implementation", "calls", "reason")]
+        for n in self.nodes:
+            served = n.implementation if n.served_by in ("", n.implementation) else f"{n.implementation}, last call {n.served_by}"
+            nodes.append((n.graph, n.node, n.op, n.device, served, str(n.calls), n.reason))
+        rows = [("op", "implementation", "device", "calls", "host us/call", "compile s", "compiled", "from cache")]
+        for i in self.implementations:
+            host = "-" if i.host_us_per_call is None else f"{i.host_us_per_call:.2f}"
+            rows.append((i.op, i.implementation, i.device, str(i.calls), host, f"{i.compile_seconds:.3f}", str(i.compiled), str(i.disk_hits)))
+        return f"{_table(nodes)}\n\n{_table(rows)}"
+
+
+def report() -> Report:
+    """Facts of this process up to now."""
+    counts = {(stats["graph"], stats["node"]): stats for stats in _runtime.node_stats()}
+    nodes = []
+    for record in lowering.nodes():
+        stats = counts.get((record.graph, record.node), {})
+        nodes.append(
+            NodeFacts(record.graph, record.node, record.op, record.device, record.implementation, stats.get("implementation", ""), record.reason, stats.get("calls", 0))
+        )
+    implementations = []
+    for stats in _runtime.implementation_stats():
+        measured = stats["host_seconds"] > 0 and stats["calls"] > 0
+        implementations.append(
+            ImplementationFacts(
+                op=stats["op"],
+                implementation=stats["implementation"],
+                device=stats["device"],
+                calls=stats["calls"],
+                host_us_per_call=stats["host_seconds"] / stats["calls"] * 1e6 if measured else None,
+                compile_seconds=stats["compile_seconds"],
+                compiled=stats["compiled"],
+                disk_hits=stats["disk_hits"],
+            )
+        )
+    return Report(nodes, implementations)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -1,0 +1,50 @@
+"""Hands torch's objects to the runtime, and the folders where the nvidia wheels keep libraries and headers."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+
+import torch
+
+from . import _runtime, lowering
+
+_DTYPES = (
+    "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 bfloat16 float32 float64 complex32 complex64 complex128 "
+    "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2"
+).split()
+
+
+def bind() -> None:
+    """Once, at import."""
+    libraries, includes = wheel_folders()
+    _runtime.configure(library_dirs=libraries, cuda_include_dirs=includes)
+    _runtime.bind_torch(
+        tensor=torch.Tensor,
+        parameter=torch.nn.Parameter,
+        dtypes={name: getattr(torch, name) for name in _DTYPES if hasattr(torch, name)},
+        device=torch.device,
+        empty_strided=torch.empty_strided,
+        empty_strided_cuda=lowering.compat.empty_strided_cuda,
+        empty_strided_cpu=lowering.compat.empty_strided_cpu,
+        is_grad_enabled=torch.is_grad_enabled,
+        dispatch_mode_depth=lowering.compat.dispatch_mode_depth,
+        function_mode_depth=lowering.compat.function_mode_depth,
+        profiler_enabled=lowering.compat.profiler_enabled,
+        is_neg=torch.Tensor.is_neg,
+        is_conj=torch.Tensor.is_conj,
+        increment_version=torch.autograd.graph.increment_version,
+    )
+
+
+def wheel_folders() -> tuple[list[str], list[str]]:
+    """(library folders, include folders) of the nvidia-* wheels on sys.path."""
+    libraries, includes = [], []
+    for folder in dict.fromkeys(sys.path):
+        for part in sorted(glob.glob(os.path.join(folder or ".", "nvidia", "*")), reverse=True):
+            for kind, found in (("lib", libraries), ("include", includes)):
+                path = os.path.join(part, kind)
+                if os.path.isdir(path):
+                    found.append(path)
+    return libraries, includes

@@ -1,0 +1,117 @@
+"""Cross-entropy with class indices, with its gradient: declaration, reference and the mean over rows.
+
+cross_entropy(logits, target, ignore_index=-100) -> (loss, lse). logits: [N, V], floating, unit stride along V; target: [N], int64. loss: [N], 0 where
+target == ignore_index, NaN where a target lies outside [0, V); lse: [N], log(sum(exp(logits))). Both float32 (float64 for float64 logits) and both
+differentiable (lse for a z-loss). The gradient reads the logits once more and keeps no [N, V] tensor beside them.
+"""
+
+import torch
+
+import opaq
+
+_FLOAT = "float64 if logits.dtype == float64 else float32"
+
+cross_entropy = opaq.op(
+    "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) -> (Tensor loss, Tensor lse)",
+    outputs={"loss": opaq.tensor("logits.size(0)", dtype=_FLOAT), "lse": opaq.tensor("logits.size(0)", dtype=_FLOAT)},
+)
+cross_entropy_backward = opaq.op(
+    "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, Tensor target, Tensor lse, int ignore_index) "
+    "-> (Tensor grad_logits)",
+    outputs=opaq.like("logits"),
+)
+
+
+def _requires(*dtypes: str) -> list[str]:
+    return [
+        " or ".join(f"logits.dtype == {dtype}" for dtype in dtypes),
+        "logits.dim() == 2 and target.dim() == 1",
+        "target.dtype == int64",
+        "target.size(0) == logits.size(0)",
+        "logits.stride(1) == 1 or logits.size(1) == 1",
+    ]
+
+
+def _requires_backward(float_type: str) -> list[str]:
+    names = ("grad_loss", "grad_lse", "lse")
+    return [*(f"{name}.dtype == {float_type}" for name in names), *(f"{name}.numel() == logits.size(0)" for name in names)]
+
+
+def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> None:
+    """Rows in 16-byte packs where every row is aligned, else element by element; a block of one to sixteen warps a row."""
+    for name, vec, aligned, priority in (
+        ("cuda:packs", "16 / logits.itemsize", True, 1),
+        ("cuda:elements", "1", False, 0),
+    ):
+        packed = ["aligned(logits, 16)", "logits.size(1) * logits.itemsize % 16 == 0", "logits.stride(0) * logits.itemsize % 16 == 0"]
+        op.cuda(
+            name=name,
+            source=opaq.file("cross_entropy.cu"),
+            entry=f"{kernel}<{{logits.dtype}}, {{{vec}}}>",
+            grid="logits.size(0)",
+            block=f"max(32, min(512, next_power_of_2(ceil_div(logits.size(1), {vec}))))",
+            args=args,
+            requires=[*requires, *(packed if aligned else [])],
+            priority=priority,
+        )
+
+
+_CUDA = ("float32", "float16", "bfloat16")
+_ROWS = "logits.stride(0), target.stride(0)"
+_FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index"
+_BACKWARD_ARGS = f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index"
+
+_declare_cuda(cross_entropy, "cross_entropy", f"loss, lse, logits, target, {_FORWARD_ARGS}", _requires(*_CUDA))
+_declare_cuda(
+    cross_entropy_backward,
+    "cross_entropy_backward",
+    f"grad_logits, grad_loss, grad_lse, logits, target, lse, {_BACKWARD_ARGS}",
+    [*_requires(*_CUDA), *_requires_backward("float32")],
+)
+cross_entropy.cpu(
+    source=opaq.file("cross_entropy.cpp"),
+    entry="cross_entropy<{logits.dtype}>",
+    args=f"loss, lse, logits, target, logits.size(0), {_FORWARD_ARGS}",
+    requires=_requires("float32", "float64"),
+)
+cross_entropy_backward.cpu(
+    source=opaq.file("cross_entropy.cpp"),
+    entry="cross_entropy_backward<{logits.dtype}>",
+    args=f"grad_logits, grad_loss, grad_lse, logits, target, lse, logits.size(0), {_BACKWARD_ARGS}",
+    requires=[*_requires("float32", "float64"), *_requires_backward("logits.dtype")],
+)
+
+
+def _safe_index(target: torch.Tensor, classes: int, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Class index made safe to gather with, where it counts, where it lies outside."""
+    counts = target != ignore_index
+    outside = counts & ((target < 0) | (target >= classes))
+    return torch.where(counts & ~outside, target, 0), counts, outside
+
+
+@cross_entropy.reference
+def cross_entropy_reference(logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    index, counts, outside = _safe_index(target, logits.size(1), ignore_index)
+    lse = torch.logsumexp(wide, 1)
+    loss = torch.where(counts, lse - wide.gather(1, index.unsqueeze(1)).squeeze(1), 0)
+    return torch.where(outside, torch.nan, loss), lse
+
+
+@cross_entropy_backward.reference
+def cross_entropy_backward_reference(
+    grad_loss: torch.Tensor, grad_lse: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, lse: torch.Tensor, ignore_index: int
+) -> torch.Tensor:
+    index, counts, outside = _safe_index(target, logits.size(1), ignore_index)
+    at_target = torch.where(outside, torch.nan, torch.where(counts, grad_loss, 0))
+    grad = (logits.to(lse.dtype) - lse.unsqueeze(1)).exp() * (at_target + grad_lse).unsqueeze(1)
+    return grad.scatter_add(1, index.unsqueeze(1), torch.where(counts, -at_target, 0).unsqueeze(1)).to(logits.dtype)
+
+
+cross_entropy.backward("opaq_kernels::cross_entropy_backward")
+
+
+def cross_entropy_mean(logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
+    """Mean loss over the rows that count, as torch.nn.functional.cross_entropy gives it; NaN where none does. The mean is left to PyTorch."""
+    loss, _ = cross_entropy(logits, target, ignore_index)
+    return loss.sum() / (target != ignore_index).sum()

@@ -1,0 +1,32 @@
+// RMSNorm on the CPU, for float and double; sums in double. The formulas are those of rms_norm.cu.
+#include <cmath>
+#include <cstdint>
+
+template <typename T>
+void rms_norm(T* y, T* rstd, const T* x, const T* weight, int64_t rows, int64_t n, double eps) {
+  for (int64_t row = 0; row < rows; ++row, x += n, y += n) {
+    double sum = 0;
+    for (int64_t c = 0; c < n; ++c) sum += double(x[c]) * x[c];
+    const double scale = 1 / std::sqrt(sum / double(n) + eps);
+    rstd[row] = T(scale);
+    for (int64_t c = 0; c < n; ++c) y[c] = T(x[c] * scale * weight[c]);
+  }
+}
+
+// partial[b, c]: sum of grad_y * x * rstd over rows [b * rows_per_block, (b + 1) * rows_per_block).
+template <typename T>
+void rms_norm_backward(T* grad_x, T* partial, const T* grad_y, const T* grad_rstd, const T* x, const T* weight, const T* rstd, int64_t rows,
+                       int64_t rows_per_block, int64_t blocks, int64_t n) {
+  for (int64_t i = 0; i < blocks * n; ++i) partial[i] = 0;
+  for (int64_t row = 0; row < rows; ++row, x += n, grad_y += n, grad_x += n) {
+    T* sums = partial + row / rows_per_block * n;
+    const double scale = rstd[row];
+    double dot = 0;
+    for (int64_t c = 0; c < n; ++c) dot += double(grad_y[c]) * weight[c] * x[c];
+    const double pull = (dot + grad_rstd[row]) * scale * scale * scale / double(n);
+    for (int64_t c = 0; c < n; ++c) {
+      grad_x[c] = T(grad_y[c] * scale * weight[c] - x[c] * pull);
+      sums[c] += T(grad_y[c] * scale * x[c]);
+    }
+  }
+}

@@ -1,0 +1,102 @@
+"""Rotary position embedding of queries and keys, with its gradient: declaration and reference.
+
+rope(q, k, cos, sin) -> (q_out, k_out), the meaning of `apply_rotary_pos_emb` in transformers' Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even;
+cos, sin: [B or 1, S, D]; one floating dtype. q and k may be transposed views, as they come from a projection; results are row-major, rounded once
+from float32. cos and sin get no gradient. Formula: Su et al. 2021, arXiv:2104.09864, with halves in place of interleaved pairs.
+"""
+
+import torch
+
+import opaq
+
+rope = opaq.op(
+    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor q_out, Tensor k_out)",
+    outputs={"q_out": opaq.like("q"), "k_out": opaq.like("k")},
+)
+rope_backward = opaq.op(
+    "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin) -> (Tensor grad_q, Tensor grad_k)",
+    outputs={"grad_q": opaq.like("grad_q_out"), "grad_k": opaq.like("grad_k_out")},
+)
+
+
+def _requires(q: str, k: str, *dtypes: str) -> list[str]:
+    """Dtypes, shapes that belong together, and unit strides in the head dimension."""
+    return [
+        " or ".join(f"{q}.dtype == {dtype}" for dtype in dtypes),
+        *(f"{name}.dtype == {q}.dtype" for name in (k, "cos", "sin")),
+        f"{q}.dim() == 4 and {k}.dim() == 4 and cos.dim() == 3 and sin.dim() == 3",
+        f"{q}.size(3) % 2 == 0",
+        f"{k}.size(0) == {q}.size(0) and {k}.size(2) == {q}.size(2) and {k}.size(3) == {q}.size(3)",
+        *(f"{name}.size(0) == 1 or {name}.size(0) == {q}.size(0)" for name in ("cos", "sin")),
+        *(f"{name}.size(1) == {q}.size(2) and {name}.size(2) == {q}.size(3)" for name in ("cos", "sin")),
+        *(f"{name}.stride(-1) == 1" for name in (q, k, "cos", "sin")),
+    ]
+
+
+def _strides(q: str, k: str) -> str:
+    batch = [f"0 if {name}.size(0) == 1 else {name}.stride(0), {name}.stride(1)" for name in ("cos", "sin")]
+    return ", ".join([*(f"{name}.stride({i})" for name in (q, k) for i in range(3)), *batch])
+
+
+def _declare(op: opaq.Op, outputs: str, q: str, k: str, backward: str) -> None:
+    tensors = f"{outputs}, {q}, {k}, cos, sin"
+    requires = _requires(q, k, "float32", "float16", "bfloat16")
+    shared = {
+        "source": opaq.file("rope.cu"),
+        "grid": f"{q}.size(0) * {q}.size(2)",
+        "block": 256,
+        "args": f"{tensors}, {q}.size(1), {k}.size(1), {q}.size(2), {_strides(q, k)}",
+    }
+    op.cuda(
+        name="cuda:packs",
+        entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, {{16 / {q}.itemsize}}, {backward}>",
+        requires=[
+            *requires,
+            f"{q}.size(3) * {q}.itemsize % 32 == 0",
+            *(f"{name}.stride({i}) * {q}.itemsize % 16 == 0" for name in (q, k) for i in range(3)),
+            *(f"{name}.stride({i}) * {q}.itemsize % 16 == 0" for name in ("cos", "sin") for i in range(2)),
+            *(f"aligned({name}, 16)" for name in (q, k, "cos", "sin")),
+        ],
+        priority=1,
+        **shared,
+    )
+    op.cuda(name="cuda:elements", entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, 1, {backward}>", requires=requires, **shared)
+    op.cpu(
+        source=opaq.file("rope.cpp"),
+        entry=f"rope<{{{q}.dtype}}, {backward}>",
+        args=f"{tensors}, {q}.size(0), {q}.size(1), {k}.size(1), {q}.size(2), {q}.size(3), {_strides(q, k)}",
+        requires=_requires(q, k, "float32", "float64"),
+    )
+
+
+_declare(rope, "q_out, k_out", "q", "k", "false")
+_declare(rope_backward, "grad_q, grad_k", "grad_q_out", "grad_k_out", "true")
+
+
+@rope.reference
+def rope_reference(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.promote_types(q.dtype, torch.float32)
+    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
+
+    def rotate(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.to(wide).chunk(2, -1)
+        return (x.to(wide) * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+
+    return rotate(q), rotate(k)
+
+
+@rope_backward.reference
+def rope_backward_reference(
+    grad_q_out: torch.Tensor, grad_k_out: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    wide = torch.promote_types(grad_q_out.dtype, torch.float32)
+    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
+
+    def transpose(grad: torch.Tensor) -> torch.Tensor:
+        first, second = (grad.to(wide) * sin).chunk(2, -1)
+        return (grad.to(wide) * cos + torch.cat((second, -first), -1)).to(grad.dtype)
+
+    return transpose(grad_q_out), transpose(grad_k_out)
+
+
+rope.backward("opaq_kernels::rope_backward")

@@ -1,0 +1,19 @@
+"""PyTorch's private names, for each torch minor: nothing else in this package uses them.
+
+This part is cheap: it does not import Inductor. `compat.inductor` does, and is imported by the modules that `lowering.activate()` loads.
+"""
+
+from __future__ import annotations
+
+from .eager import count_mutations, dispatch_mode_depth, empty_strided_cpu, empty_strided_cuda, function_mode_depth, sympy_functions
+from .version import adapter_name
+
+__all__ = [
+    "adapter_name",
+    "count_mutations",
+    "dispatch_mode_depth",
+    "empty_strided_cpu",
+    "empty_strided_cuda",
+    "function_mode_depth",
+    "sympy_functions",
+]

@@ -1,0 +1,114 @@
+"""Inductor's names for torch 2.11 to 2.14."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
+from torch._inductor import codecache, ir, lowering
+from torch._inductor.codegen.wrapper import SubgraphPythonWrapperCodegen, pexpr
+from torch._inductor.virtualized import V
+from torch.utils._ordered_set import OrderedSet
+from torch.utils._pytree import tree_map
+
+__all__ = [
+    "OrderedSet",
+    "V",
+    "compile_fx",
+    "copy_into",
+    "expressions",
+    "fake_of",
+    "graph_label",
+    "ir",
+    "known_true",
+    "lowering",
+    "on_cache_key",
+    "op_name",
+    "pexpr",
+    "register_lowering",
+    "root_wrapper",
+    "schema_defaults",
+    "stock_fallback",
+    "tree_map",
+    "uses_python_wrapper",
+]
+
+
+def compile_fx(graph_module: Any, inputs: Sequence[Any], patches: dict[str, Any], scope: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
+    """Inductor's compiler with configuration patches; `scope` decorates each inner compilation, the backward's too, which comes later."""
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    return compile_fx(graph_module, inputs, inner_compile=scope(compile_fx_inner), config_patches=patches)
+
+
+def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
+    lowering.register_lowering(overload, type_promotion_kind=None)(lower)
+    if any(argument.name == "out" for argument in overload._schema.arguments):
+        lowering.lowerings[overload] = lower  # register_lowering's wrapper takes a keyword `out` for an out= overload and refuses it
+    lowering.add_needs_realized_inputs(overload)
+
+
+def op_name(target: Any) -> str | None:
+    """ "mylib::rms_norm" for a call target that is an op or a packet of its overloads."""
+    if isinstance(target, torch._ops.OpOverload):
+        return target.name().split(".")[0]
+    return target._qualified_op_name if isinstance(target, torch._ops.OpOverloadPacket) else None
+
+
+def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Inductor's own node for an op without lowering: a call through the dispatcher."""
+    return lowering.fallback_handler(overload, add_to_fallback_set=False)(*args, **kwargs)
+
+
+def copy_into(target: Any, source: Any) -> None:
+    V.graph.call_function(torch.ops.aten.copy_.default, (target, source), {})
+
+
+def schema_defaults(overload: Any) -> dict[str, Any]:
+    return {argument.name: argument.default_value for argument in overload._schema.arguments if argument.has_default_value()}
+
+
+def expressions(values: Sequence[Any]) -> list[Any]:
+    """Sizes or strides of a fake tensor as sympy expressions."""
+    return ir.convert_shape_to_inductor(values)
+
+
+def fake_of(value: Any) -> Any:
+    """A fake tensor with the layout that an IR node has now."""
+    return ir.ir_node_to_tensor(value)
+
+
+def known_true(relation: Any) -> bool:
+    return V.graph.sizevars.statically_known_true(relation)
+
+
+def uses_python_wrapper() -> bool:
+    return not (V.graph.cpp_wrapper or V.graph.aot_mode or getattr(V.graph, "fx_wrapper", False))
+
+
+def root_wrapper(wrapper: Any) -> Any:
+    """The wrapper whose header is printed: subgraphs and graph partitions share their parent's."""
+    return wrapper.get_root_graph() if isinstance(wrapper, SubgraphPythonWrapperCodegen) else wrapper
+
+
+def graph_label() -> str:
+    """The name by which torch's logs call the graph being compiled: "model__0_inference_0"."""
+    return get_aot_graph_name()
+
+
+def on_cache_key(details_of: Callable[[Any], Any]) -> None:
+    """Adds `details_of(graph_module)` to what FxGraphCache and AOTAutogradCache hash of a graph; None adds nothing.
+
+    Both keys are digests of an FxGraphHashDetails object's attributes (AOTAutograd's class derives from it).
+    """
+    original = codecache.FxGraphHashDetails.__init__
+
+    def __init__(self: Any, gm: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, gm, *args, **kwargs)
+        details = details_of(gm)
+        if details is not None:
+            self.opaq = details
+
+    codecache.FxGraphHashDetails.__init__ = __init__

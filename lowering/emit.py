@@ -1,0 +1,98 @@
+"""What nodes print into Inductor's Python wrapper: launch objects in its header, launches in its body. Users read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import keyword
+import math
+import re
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+
+from .compat.inductor import V, graph_label, pexpr, root_wrapper
+
+if TYPE_CHECKING:
+    from opaq._runtime import OpInfo
+
+    from .decision import Decision
+
+
+@dataclasses.dataclass
+class _Header:
+    """What has been printed into one wrapper's header."""
+
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+_headers: weakref.WeakKeyDictionary[Any, _Header] = weakref.WeakKeyDictionary()
+
+
+def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, decision: Decision) -> str:
+    """Prints the header lines of one node's launch object and returns its name."""
+    reason = f", reason={decision.reason!r}" if decision.reason else ""
+    facts = f"device={_device_text(device)!r}, node={node!r}, implementation={decision.implementation!r}{reason}"
+    return _define(wrapper, info, f'opaq_graph.launch("{info["name"]}", "{info["hash"]}", {facts})')
+
+
+def python_object(wrapper: Any, info: OpInfo, node: str, device: torch.device) -> str:
+    facts = f"device={_device_text(device)!r}, node={node!r}"
+    return _define(wrapper, info, f'opaq_graph.python_function("{info["name"]}", "{info["hash"]}", {facts})')
+
+
+def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device) -> None:
+    """Prints the launch; on CUDA the last argument is the current stream of the node's device."""
+    if device.type == "cuda":
+        args = [*args, wrapper.write_get_raw_stream(device.index or 0, V.graph.name)]
+    wrapper.writeline(f"{kernel}({', '.join(args)})")
+
+
+def scalar(value: Any) -> str:
+    """Python text of an argument that is not a tensor."""
+    if isinstance(value, (sympy.Expr, sympy.logic.boolalg.Boolean)):
+        return pexpr(value)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return pexpr(value.node.expr)
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(scalar(item) for item in value)}]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f'float("{value}")'
+    if isinstance(value, torch.device):
+        return f"torch.{value!r}"
+    return repr(value)
+
+
+def _define(wrapper: Any, info: OpInfo, call: str) -> str:
+    root = root_wrapper(wrapper)
+    header = _headers.get(root)
+    if header is None:
+        header = _headers[root] = _Header()
+        root.header.splice(f"""
+            from opaq.lowering.generated import Graph as OpaqGraph
+
+            opaq_graph = OpaqGraph({graph_label()!r})
+        """)
+    name = _name(info["name"], header)
+    root.header.writeline(f"# {info['schema']}")
+    root.header.writeline(f"{name} = {call}")
+    return name
+
+
+def _name(qualname: str, header: _Header) -> str:
+    """Valid, unique, and not the name of a graph input: saved results of the op itself are called `rms_norm_1` in a backward graph."""
+    base = re.sub(r"\W", "_", qualname.split("::")[1])
+    if keyword.iskeyword(base) or base[0].isdigit():
+        base = f"op_{base}"
+    while True:
+        count = header.counts.get(base, 0)
+        header.counts[base] = count + 1
+        name = f"{base}_{count}"
+        if name not in V.graph.graph_input_names and name not in V.graph.constants:
+            return name
+
+
+def _device_text(device: torch.device) -> str:
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type

@@ -1,0 +1,48 @@
+"""What Inductor's generated wrappers import: the launch objects of one compiled graph.
+
+A wrapper's header, written by `emit`, reads
+
+    from opaq.lowering.generated import Graph as OpaqGraph
+    opaq_graph = OpaqGraph("model__0_inference_0")
+    # mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)
+    rms_norm_0 = opaq_graph.launch("mylib::rms_norm", "<hash>", device="cuda:0", node="op0", implementation="cuda")
+
+It may come out of a compile cache in another process: ops are found by name and held to the hash they were compiled with.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable
+from typing import Any
+
+from opaq import _runtime
+
+from . import python_functions, record
+
+_loaded: collections.Counter[str] = collections.Counter()  # labels repeat: each process numbers its graphs from 0
+
+
+class Graph:
+    """One load of one wrapper; its name is unique in the process."""
+
+    def __init__(self, label: str) -> None:
+        _loaded[label] += 1
+        self.name = label if _loaded[label] == 1 else f"{label} ({_loaded[label]})"
+
+    def launch(self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "") -> Callable[..., None]:
+        """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU."""
+        launcher = _runtime.launcher(op, hash, device, node, self.name)
+        record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
+        return launcher
+
+    def python_function(self, op: str, hash: str, *, device: str, node: str) -> Callable[..., Any]:
+        """The function of an op that is written in Python. LaunchError: it is gone, or changed since this graph was compiled."""
+        function = python_functions.get(op)
+        if function is None:
+            raise _runtime.LaunchError(f"{op} has no Python function in this process, but {self.name} was compiled with one: declare the op before use")
+        now = _runtime.describe(op)["hash"]
+        if now != hash:
+            raise _runtime.LaunchError(f"{op} changed since {self.name} was compiled: expected hash {hash}, got {now}; call torch.compiler.reset()")
+        record.add(record.NodeRecord(self.name, node, op, device, "python", ""))
+        return function

@@ -1,0 +1,160 @@
+"""The lowering of every opaque op: arguments in the layouts that eager has, a decision, a node, mutations carried back."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from opaq import _runtime
+
+from . import options, python_functions, record
+from .compat import inductor
+from .compat.inductor import V, ir
+from .decision import Decision, decide, explain_misfit
+from .node import OpaqueKernel, PythonFunctionKernel
+from .symbolic import Facts, Names
+
+
+def install(qualname: str) -> None:
+    """Registers the lowering. It reads the op's description at each use, so that a changed op needs no second registration."""
+    namespace, name = qualname.split("::")
+    overload = getattr(getattr(torch.ops, namespace), name).default
+    inductor.register_lowering(overload, functools.partial(lower, qualname, overload))
+
+
+def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
+    info = _runtime.describe(qualname)
+    values = _bind(info, overload, args, kwargs)
+    inputs, outputs = _eager_facts(info, overload, values)
+    device = _device(inputs.values(), outputs)
+    known = {**values, **inputs, **dict(zip((output["name"] for output in info["outputs"]), outputs))}
+    if not inductor.uses_python_wrapper():
+        return _through_dispatcher(info, overload, values, inputs, device)
+    if _is_python(info, device.type):
+        return _python_function(info, overload, values, inputs)
+    decision = decide(info, device.type, known, Names(inductor.known_true))
+    _enforce(info, known, device, decision)
+    buffers, carry_back = _place(info, values, inputs, decision.contiguous)
+    results = [
+        inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs
+    ]
+    OpaqueKernel(info, {**values, **buffers}, results, device, decision)
+    carry_back()
+    return None if not results else results[0] if len(results) == 1 else tuple(results)
+
+
+# ---- arguments ---------------------------------------------------------------------------------------------------------
+
+
+def _bind(info: _runtime.OpInfo, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Every argument by name, in schema order, defaults filled in."""
+    given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
+    if len(given) < len(info["args"]):
+        given = {**inductor.schema_defaults(overload), **given}
+    return {arg["name"]: given[arg["name"]] for arg in info["args"]}
+
+
+def _eager_facts(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, Facts], list[Facts]]:
+    """Tensor arguments and results as they are in eager, which the traced graph records; Inductor is free to lay out its buffers otherwise."""
+    tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
+    node = V.graph.current_node
+    fakes: dict[str, Any] = {}
+    results = None
+    if node.target is overload:
+        node_args, node_kwargs = node.meta.get("eager_input_vals") or (node.args, node.kwargs)
+        bound = {**dict(zip(values, node_args)), **node_kwargs}
+        fakes = {name: value.meta.get("val") if isinstance(value, torch.fx.Node) else value for name, value in bound.items()}
+        results = node.meta.get("val")
+    for name in tensors:  # a node made by a pass that recorded nothing: what Inductor has now is what there is
+        if not isinstance(fakes.get(name), torch.Tensor):
+            values[name].realize()
+            fakes[name] = inductor.fake_of(ir.ExternKernel.realize_input(values[name]))
+    if results is None and info["outputs"]:
+        with V.fake_mode:
+            results = overload(*(fakes[name] if name in tensors else value for name, value in values.items()))
+    results = [] if results is None else list(results) if isinstance(results, (tuple, list)) else [results]
+    return {name: _facts(fakes[name]) for name in tensors}, [_facts(result) for result in results]
+
+
+def _facts(fake: torch.Tensor) -> Facts:
+    sizes, strides = (tuple(int(e) if e.is_Integer else e for e in inductor.expressions(values)) for values in (fake.shape, fake.stride()))
+    return Facts(sizes, strides, fake.dtype, fake.device)
+
+
+def _device(inputs: Any, outputs: Sequence[Facts]) -> torch.device:
+    """A CUDA device if any tensor is on one (others are scalars on the host), else that of the first tensor."""
+    devices = [facts.device for facts in (*inputs, *outputs)]
+    return next((device for device in devices if device.type == "cuda"), devices[0] if devices else torch.device("cpu"))
+
+
+def _place(info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str, Facts], contiguous: frozenset[str]) -> tuple[dict[str, Any], Any]:
+    """Realises the tensor arguments, row-major or with eager's exact strides.
+
+    Where that takes a copy of an argument the op writes to, the second result, to be called after the launch, copies back.
+    """
+    buffers: dict[str, Any] = {}
+    copies: list[tuple[Any, Any]] = []
+    for arg in info["args"]:
+        name = arg["name"]
+        if name not in inputs:
+            continue
+        value = values[name]
+        value.realize()
+        if name in contiguous:
+            placed = ir.ExternKernel.require_contiguous(value)
+        else:
+            placed = ir.ExternKernel.require_exact_strides(value, inputs[name].strides)
+        buffer = ir.ExternKernel.realize_input(placed)
+        buffers[name] = buffer
+        if arg["mutated"] and buffer.get_name() != value.get_name():
+            copies.append((value, buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)))
+
+    def carry_back() -> None:
+        for target, source in copies:
+            inductor.copy_into(target, source)
+
+    return buffers, carry_back
+
+
+# ---- ways to run -------------------------------------------------------------------------------------------------------
+
+
+def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.device, decision: Decision) -> None:
+    first = next((i["name"] for i in info["implementations"] if i["device"] == device.type), None)
+    strict = options.current().strict
+    node = V.graph.current_node.name
+    if decision.implementation is None or (strict and decision.implementation != first):
+        raise _runtime.LaunchError(explain_misfit(info, node, str(device), known, decision, strict))
+    record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, decision.reason and f"; {decision.reason}")
+
+
+def _is_python(info: _runtime.OpInfo, device_type: str) -> bool:
+    kinds = {i["kind"] for i in info["implementations"] if i["device"] == device_type}
+    return info["name"] in python_functions and kinds <= {"python"}
+
+
+def _python_function(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts]) -> Any:
+    args, kwargs, carry_back = _placed_call(info, values, inputs)
+    results = PythonFunctionKernel.call(overload, args, kwargs)
+    carry_back()
+    return results
+
+
+def _through_dispatcher(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device) -> Any:
+    args, kwargs, carry_back = _placed_call(info, values, inputs)
+    results = inductor.stock_fallback(overload, args, kwargs)
+    carry_back()
+    reason = "this wrapper is not in Python: Inductor's stock call"
+    record.add(record.NodeRecord(inductor.graph_label(), V.graph.current_node.name, info["name"], str(device), "dispatcher", reason))
+    return results
+
+
+def _placed_call(info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str, Facts]) -> tuple[list[Any], dict[str, Any], Any]:
+    """The call's arguments with eager's exact strides, split as the schema has them."""
+    buffers, carry_back = _place(info, values, inputs, frozenset())
+    placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
+    args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
+    kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}
+    return args, kwargs, carry_back

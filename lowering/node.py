@@ -1,0 +1,87 @@
+"""Inductor nodes of opaque ops: a launch into buffers that Inductor allocates, plans and frees, and a call of a Python function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from opaq import _runtime
+
+from . import emit
+from .compat.inductor import OrderedSet, V, ir, op_name, tree_map
+
+if TYPE_CHECKING:
+    from opaq._runtime import OpInfo
+
+    from .decision import Decision
+
+
+class OpaqueKernel(ir.ExternKernel):
+    """One launch. It has no buffer of its own: it writes to its results and to the arguments that its schema marks, in that order of `inputs`:
+    tensor arguments in schema order, then results."""
+
+    def __init__(self, info: OpInfo, values: Mapping[str, Any], results: Sequence[Any], device: torch.device, decision: Decision) -> None:
+        tensors = [name for name, value in values.items() if isinstance(value, ir.IRNode)]
+        buffers = self.unwrap_storage([*(values[name] for name in tensors), *results])
+        scalars = [value for name, value in values.items() if name not in tensors]
+        super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
+        self.info, self.decision, self.device = info, decision, device
+        self.arguments = [tensors.index(name) if name in tensors else _Scalar(value) for name, value in values.items()]
+        self.result_count = len(results)
+        mutated = [buffers[tensors.index(arg["name"])] for arg in info["args"] if arg["mutated"] and arg["name"] in tensors]
+        written = {buffer.get_name(): buffer for buffer in (*mutated, *buffers[len(tensors) :])}
+        self.mutation_outputs = [ir.MutationOutput(ir.NoneLayout(device=device), buffer, self) for buffer in written.values()]
+        self.name = None if self.mutation_outputs else V.graph.register_buffer(self)
+        V.graph.register_operation(self)
+
+    def get_outputs(self) -> list[Any]:
+        return list(self.mutation_outputs) or [self]
+
+    def get_device(self) -> torch.device:
+        return self.device
+
+    def should_allocate(self) -> bool:
+        return False
+
+    def has_side_effects(self) -> bool:
+        """An op that writes nothing is called for something that Inductor cannot see."""
+        return not self.mutation_outputs
+
+    def get_unbacked_symbol_defs(self) -> Any:
+        return OrderedSet()
+
+    def codegen(self, wrapper: Any) -> None:
+        references = [buffer.codegen_reference() for buffer in self.inputs]
+        split = len(references) - self.result_count
+        args = [emit.scalar(item.value) if isinstance(item, _Scalar) else references[item] for item in self.arguments]
+        kernel = emit.launch_object(wrapper, self.info, self.get_operation_name(), self.device, self.decision)
+        self.codegen_comment(wrapper, kernel)
+        emit.launch(wrapper, kernel, [*args, *references[split:]], self.device)
+
+
+class _Scalar:
+    """An argument that is not a tensor; None for an absent one."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _flat(values: Sequence[Any]) -> list[Any]:
+    flat: list[Any] = []
+    for value in values:
+        flat.extend(value if isinstance(value, (list, tuple)) else [value])
+    return flat
+
+
+class PythonFunctionKernel(ir.FallbackKernel):
+    """A call of a Python function that returns its results; aliasing, mutation and layouts of the results are Inductor's business, as for any op."""
+
+    @classmethod
+    def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, cls.create(overload, *args, **kwargs))
+
+    def codegen(self, wrapper: Any) -> None:
+        info = _runtime.describe(op_name(self.op_overload))
+        self.python_kernel_name = emit.python_object(wrapper, info, self.get_operation_name(), self.get_device())
+        super().codegen(wrapper)

@@ -1,0 +1,165 @@
+// Turns compilers' logs into messages in terms of the user's source and entries.
+#include "diagnostics.h"
+
+#include <algorithm>
+#include <cctype>
+#include <regex>
+
+#include "headers.h"
+#include "opaq/error.h"
+
+namespace opaq {
+namespace {
+
+bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+std::string without_comments(std::string_view source) {
+  std::string out;
+  out.reserve(source.size());
+  for (size_t i = 0; i < source.size();) {
+    size_t end = i;
+    if (source.substr(i, 2) == "//") end = std::min(source.find('\n', i), source.size());
+    if (source.substr(i, 2) == "/*") end = std::min(source.find("*/", i + 2), source.size() - 2) + 2;
+    out += end == i ? source[i] : ' ';
+    i = std::max(end, i + 1);
+  }
+  return out;
+}
+
+// The name before the '(' of the declaration that follows `at`, attributes with arguments such as __launch_bounds__(256) left out.
+std::string declared_name(const std::string& text, size_t at) {
+  for (;;) {
+    const size_t open = text.find_first_of("(;{", at);
+    if (open == std::string::npos || text[open] != '(') return "";
+    size_t end = open;
+    while (end > at && std::isspace(static_cast<unsigned char>(text[end - 1]))) --end;
+    size_t begin = end;
+    while (begin > at && is_name(text[begin - 1])) --begin;
+    std::string name = text.substr(begin, end - begin);
+    if (!name.starts_with("__") && name != "alignas") return name;
+    int depth = 0;
+    size_t close = open;
+    for (; close < text.size(); ++close) {
+      if (text[close] == '(') ++depth;
+      if (text[close] == ')' && --depth == 0) break;
+    }
+    at = std::min(close + 1, text.size());
+  }
+}
+
+std::vector<std::string> names_after(std::string_view source, std::string_view word) {
+  const std::string text = without_comments(source);
+  std::vector<std::string> names;
+  for (size_t at = 0; (at = text.find(word, at)) != std::string::npos; at += word.size()) {
+    const bool whole = (at == 0 || !is_name(text[at - 1])) && (at + word.size() >= text.size() || !is_name(text[at + word.size()]));
+    if (!whole) continue;
+    std::string name = declared_name(text, at + word.size());
+    if (!name.empty() && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+  }
+  return names;
+}
+
+// NVRTC's log is made of diagnostics with an empty line after each.
+std::vector<std::string> blocks_of(const std::string& log) {
+  std::vector<std::string> blocks;
+  std::string block;
+  for (size_t at = 0; at < log.size();) {
+    const size_t end = std::min(log.find('\n', at), log.size());
+    const std::string line = log.substr(at, end - at);
+    at = end + 1;
+    if (line.empty()) {
+      if (!block.empty()) blocks.push_back(std::move(block));
+      block.clear();
+    } else {
+      block += line + '\n';
+    }
+  }
+  if (!block.empty()) blocks.push_back(std::move(block));
+  return blocks;
+}
+
+constexpr std::string_view kNameMap = "__nv_name_map(";  // where NVRTC says that name expressions stand
+constexpr std::string_view kNamePragma = "#pragma nv_mangled_name ";
+
+bool is_count(const std::string& block) { return block.find("detected in the compilation of") != std::string::npos; }
+bool is_error(const std::string& block) { return block.find("error") != std::string::npos; }
+
+std::string list_kernels(const std::vector<std::string>& kernels, const std::string& file) {
+  if (kernels.empty()) return "no __global__ function was found in " + file;
+  return file + " has " + (kernels.size() == 1 ? "the kernel " : "the kernels ") + join(kernels);
+}
+
+std::string missing_header_advice(const std::string& log) {
+  static const std::regex pattern("cannot open source file \"([^\"]+)\"");
+  std::smatch match;
+  if (!std::regex_search(log, match, pattern)) return "";
+  const std::string advice = header_advice(match[1]);
+  std::string out = "\n'" + match[1].str() + "' was not found";
+  if (!advice.empty()) out += ": " + advice;
+  const auto& dirs = cuda_header_dirs();
+  out += dirs.empty() ? ". No CUDA headers were found on this machine" : ". CUDA headers in use: " + join(dirs);
+  return out;
+}
+
+}  // namespace
+
+std::string base_name(std::string_view entry) {
+  std::string_view name = entry.substr(0, entry.find('<'));
+  while (!name.empty() && !is_name(name.back())) name.remove_suffix(1);
+  size_t begin = name.size();
+  while (begin > 0 && is_name(name[begin - 1])) --begin;
+  return std::string(name.substr(begin));
+}
+
+std::vector<std::string> scan_kernels(std::string_view source) { return names_after(source, "__global__"); }
+std::vector<std::string> scan_host_functions(std::string_view source) { return names_after(source, "void"); }
+
+std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log, std::string_view source,
+                         std::span<const std::string> entries) {
+  std::string in_source, about_entries;
+  bool source_fails = false;
+  for (const std::string& block : blocks_of(log)) {
+    if (is_count(block)) continue;
+    if (block.starts_with(kNameMap)) {
+      about_entries += block;
+    } else {
+      in_source += block + '\n';
+      source_fails |= is_error(block);
+    }
+  }
+  while (in_source.ends_with('\n')) in_source.pop_back();
+  const std::string head = "NVRTC could not compile " + file + " for " + arch + ":\n";
+  if (source_fails || about_entries.empty()) return head + (in_source.empty() ? log : in_source) + missing_header_advice(log);
+
+  std::string unknown = entries.empty() ? "" : entries[0];
+  for (const std::string& entry : entries) {
+    if (about_entries.find(std::string(kNamePragma) + entry + '\n') != std::string::npos) {
+      unknown = entry;
+      break;
+    }
+  }
+  const auto kernels = scan_kernels(source);
+  const std::string name = base_name(unknown);
+  std::string message = "entry '" + unknown + "' names no kernel of " + file + ": ";
+  if (std::find(kernels.begin(), kernels.end(), name) == kernels.end()) {
+    return message + list_kernels(kernels, file) + did_you_mean(name, kernels);
+  }
+  // The name is right, so what stands around it is not: NVRTC's first words on it.
+  std::string reason = about_entries.substr(about_entries.find("): ") + 3);
+  reason = reason.substr(0, reason.find('\n'));
+  return message + "NVRTC says \"" + reason + "\"; " + list_kernels(kernels, file) +
+         "; write the entry as C++ would name one function: namespaces, and template arguments that fit the declaration";
+}
+
+std::string host_failure(const std::string& file, const std::string& compiler, const std::string& log, std::string_view source,
+                         const std::string& entry) {
+  std::string message = compiler + " could not compile " + file + ":\n" + log;
+  while (message.ends_with('\n')) message.pop_back();
+  const auto functions = scan_host_functions(source);
+  const std::string name = base_name(entry);
+  if (std::find(functions.begin(), functions.end(), name) != functions.end() || source.find(name) != std::string_view::npos) return message;
+  return "entry '" + entry + "' names no function of " + file + ": " +
+         (functions.empty() ? "no function returning void was found" : file + " has " + join(functions)) + did_you_mean(name, functions) + "\n" + message;
+}
+
+}  // namespace opaq

@@ -1,0 +1,44 @@
+// What a source includes, directly or not: the part of a cache key that stands for headers.
+#pragma once
+
+#include <set>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace opaq {
+
+struct IncludeSearch {
+  std::string folder;                // of the source; "." when it has none, since compilers then search the working folder
+  std::vector<std::string> dirs;     // the user's, in the order in which the compiler gets them
+  std::vector<std::string> toolkit;  // those found by us, searched last; taken as installed once, not edited while the process runs
+};
+
+// Over-approximated: every #include and __has_include counts, whatever #if stands around it.
+struct IncludeClosure {
+  std::string digest;          // changes when a header is edited, appears or vanishes
+  std::string computed;        // "k.cu: #include MACRO": what the file includes is unknown, so nothing may be cached. Else ""
+  std::set<std::string> files; // the user's headers
+};
+
+// `forced`: headers named by compiler options (-include). Thread-safe; files are read once and checked by size and time afterwards.
+IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search, std::span<const std::string> forced);
+
+// One directive as written; exposed for tests.
+struct Include {
+  std::string name;
+  bool quoted = false;
+  bool next = false;  // #include_next: every match counts
+  bool operator==(const Include&) const = default;
+};
+struct IncludeScan {
+  std::vector<Include> includes;
+  std::string computed;  // the first directive that names no file; "" when there is none
+};
+IncludeScan scan_includes(std::string_view text);
+
+// Size and times of a file as text, "" when it does not exist.
+std::string file_stamp(const std::string& path);
+
+}  // namespace opaq

@@ -1,0 +1,103 @@
+// Writes and reads cache metadata.
+#include "record.h"
+
+#include <charconv>
+
+namespace opaq {
+namespace {
+
+constexpr std::string_view kHeader = "opaq record 1\n";
+
+void put(std::string& out, std::string_view field) {
+  out += std::to_string(field.size());
+  out += ' ';
+  out += field;
+  out += '\n';
+}
+void put(std::string& out, size_t number) { put(out, std::to_string(number)); }
+
+class Reader {
+ public:
+  explicit Reader(std::string_view text) : rest_(text) {}
+
+  std::string_view field() {
+    size_t size = 0;
+    auto [end, problem] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), size);
+    const size_t digits = static_cast<size_t>(end - rest_.data());
+    const size_t left = rest_.size() - digits;
+    if (!good_ || problem != std::errc{} || left < 2 || size > left - 2 || rest_[digits] != ' ' || rest_[digits + 1 + size] != '\n') {
+      good_ = false;
+      return {};
+    }
+    const std::string_view value = rest_.substr(digits + 1, size);
+    rest_.remove_prefix(digits + size + 2);
+    return value;
+  }
+
+  size_t number(size_t most) {
+    const std::string_view text = field();
+    size_t value = 0;
+    auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (problem != std::errc{} || end != text.data() + text.size() || value > most) good_ = false;
+    return good_ ? value : 0;
+  }
+
+  bool good() const { return good_; }
+  bool at_end() const { return rest_.empty(); }
+
+ private:
+  std::string_view rest_;
+  bool good_ = true;
+};
+
+constexpr size_t kMostItems = 1 << 20;
+
+}  // namespace
+
+std::string write_record(const Record& record) {
+  std::string out(kHeader);
+  put(out, record.entries.size());
+  for (const Entry& entry : record.entries) {
+    put(out, entry.name);
+    put(out, entry.symbol);
+    put(out, entry.params_known ? 1 : 0);
+    put(out, entry.params.size());
+    for (const ParamType& param : entry.params) {
+      put(out, static_cast<size_t>(param.kind));
+      put(out, static_cast<size_t>(param.size));
+      put(out, param.text);
+      put(out, param.pointee);
+      put(out, param.pointee_const ? 1 : 0);
+    }
+  }
+  put(out, record.log);
+  put(out, record.files.size());
+  for (const std::string& file : record.files) put(out, file);
+  return out;
+}
+
+std::optional<Record> read_record(std::string_view text) {
+  if (!text.starts_with(kHeader)) return std::nullopt;
+  Reader in(text.substr(kHeader.size()));
+  Record record;
+  for (size_t n = in.number(kMostItems); n > 0 && in.good(); --n) {
+    Entry& entry = record.entries.emplace_back();
+    entry.name = in.field();
+    entry.symbol = in.field();
+    entry.params_known = in.number(1) != 0;
+    for (size_t m = in.number(kMostItems); m > 0 && in.good(); --m) {
+      ParamType& param = entry.params.emplace_back();
+      param.kind = static_cast<ParamType::Kind>(in.number(static_cast<size_t>(ParamType::Kind::Unknown)));
+      param.size = static_cast<int>(in.number(kMostItems));
+      param.text = in.field();
+      param.pointee = in.field();
+      param.pointee_const = in.number(1) != 0;
+    }
+  }
+  record.log = in.field();
+  for (size_t n = in.number(kMostItems); n > 0 && in.good(); --n) record.files.emplace_back(in.field());
+  if (!in.good() || !in.at_end()) return std::nullopt;
+  return record;
+}
+
+}  // namespace opaq

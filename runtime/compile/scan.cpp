@@ -1,0 +1,126 @@
+// Finds the #include directives of a text without preprocessing it: none is missed, some may be too many.
+#include <cctype>
+#include <optional>
+
+#include "includes.h"
+
+namespace opaq {
+namespace {
+
+bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+size_t skip_space(std::string_view text, size_t at) {
+  while (at < text.size()) {
+    if (text[at] == ' ' || text[at] == '\t' || text[at] == '\v' || text[at] == '\f' || text[at] == '\r') {
+      ++at;
+    } else if (text.substr(at, 2) == "/*") {
+      const size_t end = text.find("*/", at + 2);
+      at = end == std::string_view::npos ? text.size() : end + 2;
+    } else {
+      break;
+    }
+  }
+  return at;
+}
+
+std::string_view word_at(std::string_view text, size_t at) {
+  size_t end = at;
+  while (end < text.size() && is_name(text[end])) ++end;
+  return text.substr(at, end - at);
+}
+
+std::optional<Include> header_at(std::string_view text, size_t at) {
+  if (at >= text.size() || (text[at] != '"' && text[at] != '<')) return std::nullopt;
+  const char close = text[at] == '"' ? '"' : '>';
+  const size_t line_end = std::min(text.find('\n', at), text.size());
+  const size_t end = text.find(close, at + 1);
+  if (end == std::string_view::npos || end > line_end) return std::nullopt;
+  return Include{std::string(text.substr(at + 1, end - at - 1)), close == '"', false};
+}
+
+std::string_view line_of(std::string_view text, size_t at) {
+  const size_t before = at == 0 ? std::string_view::npos : text.rfind('\n', at - 1);
+  const size_t begin = before == std::string_view::npos ? 0 : before + 1;
+  std::string_view line = text.substr(begin, std::min(text.find('\n', at), text.size()) - begin);
+  while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front()))) line.remove_prefix(1);
+  while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.remove_suffix(1);
+  return line;
+}
+
+// A '#' is a directive's only where nothing but space and comments stands before it on its line; a comment that ends there may have begun
+// lines above.
+bool starts_directive(std::string_view text, size_t at) {
+  while (at > 0) {
+    const char c = text[at - 1];
+    if (c == '\n') return true;
+    if (at > 1 && text.substr(at - 2, 2) == "*/") return true;
+    if (!std::isspace(static_cast<unsigned char>(c))) return false;
+    --at;
+  }
+  return true;
+}
+
+std::string without_line_splices(std::string_view text) {
+  std::string out;
+  out.reserve(text.size());
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && text.substr(i + 1, 1) == "\n") {
+      i += 1;
+    } else if (text[i] == '\\' && text.substr(i + 1, 2) == "\r\n") {
+      i += 2;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+IncludeScan scan_includes(std::string_view text) {
+  std::string joined;
+  if (text.find("\\\n") != std::string_view::npos || text.find("\\\r\n") != std::string_view::npos) {
+    joined = without_line_splices(text);
+    text = joined;
+  }
+  IncludeScan scan;
+  const auto computed = [&](size_t at) {
+    if (scan.computed.empty()) scan.computed = std::string(line_of(text, at).substr(0, 120));
+  };
+
+  for (size_t at = 0; (at = text.find_first_of("#%", at)) != std::string_view::npos; ++at) {
+    const size_t mark = at;
+    if (text[at] == '%') {  // the digraph %:
+      if (text.substr(at, 2) != "%:") continue;
+      ++at;
+    }
+    if (!starts_directive(text, mark)) continue;
+    const size_t word_begin = skip_space(text, at + 1);
+    const std::string_view word = word_at(text, word_begin);
+    if (word != "include" && word != "include_next" && word != "import" && word != "embed") continue;
+    if (auto header = header_at(text, skip_space(text, word_begin + word.size()))) {
+      header->next = word == "include_next";
+      scan.includes.push_back(std::move(*header));
+    } else {
+      computed(mark);
+    }
+  }
+
+  constexpr std::string_view kHas = "__has_include";
+  for (size_t at = 0; (at = text.find(kHas, at)) != std::string_view::npos; at += kHas.size()) {
+    const std::string_view word = word_at(text, at);
+    if (word != kHas && word != "__has_include_next") continue;
+    size_t next = skip_space(text, at + word.size());
+    if (next >= text.size() || text[next] != '(') continue;  // #ifdef __has_include, defined(__has_include)
+    next = skip_space(text, next + 1);
+    if (auto header = header_at(text, next)) {
+      header->next = word != kHas;
+      scan.includes.push_back(std::move(*header));
+    } else {
+      computed(at);
+    }
+  }
+  return scan;
+}
+
+}  // namespace opaq

@@ -1,0 +1,215 @@
+// Operators: their types and the folding of constants. Members and functions are in build_calls.cpp.
+#include "build.h"
+
+#include <cmath>
+#include <utility>
+
+#include "opaq/error.h"
+#include "program.h"
+
+namespace opaq::syntax {
+namespace {
+
+constexpr size_t kMostNodes = 1024;  // bounds the recursion of everything that walks the tree
+
+bool is_constant(const Tree& tree, int32_t node) { return node == kNone || tree[node].op == Op::Constant; }
+
+// Operands are constants and there is something to compute.
+bool can_fold(const Tree& tree, const Node& n) {
+  return n.a != kNone && n.symbol == kNone && is_constant(tree, n.a) && is_constant(tree, n.b) && is_constant(tree, n.c);
+}
+
+std::string quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
+
+}  // namespace
+
+std::string Builder::type_name(int32_t node) const { return std::string(name(type(node))); }
+
+void Builder::expect(int32_t node, Type expected, std::string_view of) const {
+  if (type(node) == expected) return;
+  std::string hint;
+  if (expected == Type::Bool && (type(node) == Type::Int || type(node) == Type::Float)) hint = "; compare it, as in '... != 0'";
+  if (expected == Type::Bool && tree_[node].op == Op::Argument && tree_.symbol(tree_[node]).optional) {
+    hint = "; write defined(" + tree_.symbol(tree_[node]).name + ") to ask whether it is None";
+  }
+  if (expected == Type::Int && type(node) == Type::Bool) hint = "; convert it: int64(...)";
+  if (expected == Type::Int && type(node) == Type::Tensor) hint = "; write its numel() or size(i)";
+  source_.error(at(node), std::string(of) + " takes " + std::string(name(expected)) + ", found " + type_name(node) + hint);
+}
+
+void Builder::expect_number(int32_t node, std::string_view of) const {
+  if (type(node) == Type::Float) return;
+  if (type(node) == Type::Int) return;
+  std::string hint;
+  if (type(node) == Type::Bool) hint = "; convert it: int64(...)";
+  if (type(node) == Type::Tensor) hint = "; write its numel() or size(i)";
+  source_.error(at(node), std::string(of) + " takes int or float, found " + type_name(node) + hint);
+}
+
+int32_t Builder::add(Node node) {
+  if (tree_.nodes.size() == kMostNodes) source_.error(static_cast<size_t>(node.at), "this expression is too long; split it, or give its parts as arguments");
+  tree_.nodes.push_back(std::move(node));
+  return static_cast<int32_t>(tree_.nodes.size()) - 1;
+}
+
+int32_t Builder::node(Op op, Type type, size_t at, int32_t a, int32_t b, int32_t c) {
+  Node n;
+  n.op = op;
+  n.type = type;
+  n.at = static_cast<int32_t>(at);
+  n.a = a, n.b = b, n.c = c;
+  fold(n);
+  return add(std::move(n));
+}
+
+// A constant that fails to compute stays as it is: it may be in a branch that is never taken.
+void Builder::fold(Node& n) {
+  if (!can_fold(tree_, n)) return;
+  Tree scratch = tree_;
+  scratch.nodes.push_back(n);
+  const auto program = flatten(scratch, static_cast<int32_t>(scratch.nodes.size()) - 1);
+  try {
+    const Slot value = run(*program, nullptr);
+    if (n.type == Type::Float && !std::isfinite(value.floating)) return;
+    n.op = Op::Constant;
+    n.a = n.b = n.c = kNone;
+    if (n.type == Type::Float) n.floating = value.floating;
+    else n.integer = value.integer;
+  } catch (const Error&) {
+  }
+}
+
+int32_t Builder::constant(size_t at, Type type, int64_t value) {
+  Node n;
+  n.type = type;
+  n.at = static_cast<int32_t>(at);
+  n.integer = value;
+  return add(std::move(n));
+}
+
+int32_t Builder::integer(size_t at, int64_t value) { return constant(at, Type::Int, value); }
+int32_t Builder::boolean(size_t at, bool value) { return constant(at, Type::Bool, value); }
+int32_t Builder::dtype(size_t at, DType value) { return constant(at, Type::DType, static_cast<int64_t>(value)); }
+
+int32_t Builder::floating(size_t at, double value) {
+  const int32_t n = constant(at, Type::Float, 0);
+  tree_.nodes.back().floating = value;
+  return n;
+}
+
+int32_t Builder::string(size_t at, std::string value) {
+  const int32_t n = constant(at, Type::String, 0);
+  tree_.nodes.back().string = std::move(value);
+  return n;
+}
+
+int32_t Builder::argument(size_t at, int32_t symbol) {
+  Node n;
+  n.op = Op::Argument;
+  n.type = (*tree_.symbols)[static_cast<size_t>(symbol)].type;
+  n.symbol = symbol;
+  n.at = static_cast<int32_t>(at);
+  return add(std::move(n));
+}
+
+int32_t Builder::to_float(int32_t a) { return type(a) == Type::Float ? a : node(Op::ToFloat, Type::Float, at(a), a); }
+
+int32_t Builder::negate(size_t at, int32_t a) {
+  expect_number(a, "'-'");
+  return node(Op::Neg, type(a), at, a);
+}
+
+int32_t Builder::arithmetic(Op op, size_t at, int32_t a, int32_t b) {
+  const std::string of = quoted(spelling(op));
+  const bool ints_only = op == Op::FloorDiv || op == Op::Mod || op == Op::CeilDiv;
+  for (int32_t operand : {a, b}) {
+    if (ints_only) expect(operand, Type::Int, of);
+    else expect_number(operand, of);
+  }
+  if (type(a) == Type::Int && type(b) == Type::Int) return node(op == Op::Div ? Op::FloorDiv : op, Type::Int, at, a, b);
+  a = to_float(a), b = to_float(b);
+  return node(op, Type::Float, at, a, b);
+}
+
+int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
+  const std::string of = quoted(spelling(op));
+  const auto is_number = [&](int32_t n) { return type(n) == Type::Int || type(n) == Type::Float; };
+  if (is_number(a) && is_number(b)) {
+    if (type(a) != type(b)) a = to_float(a), b = to_float(b);
+    return node(op, Type::Bool, at, a, b);
+  }
+  const bool equality = op == Op::Eq || op == Op::Ne;
+  if (!equality || type(a) != type(b) || type(a) == Type::Tensor) {
+    source_.error(at, of + " cannot compare " + type_name(a) + " with " + type_name(b) +
+                          (equality ? "; expected two of int, float, bool, dtype, str or int[] that are alike" : "; expected int or float"));
+  }
+  return node(op, Type::Bool, at, a, b);
+}
+
+int32_t Builder::logical(Op op, size_t at, int32_t a, int32_t b) {
+  expect(a, Type::Bool, quoted(spelling(op)));
+  expect(b, Type::Bool, quoted(spelling(op)));
+  if (tree_[a].op == Op::Constant) {  // the right side may be one that fails when evaluated
+    const bool decided = (tree_[a].integer != 0) == (op == Op::Or);
+    return decided ? a : b;
+  }
+  return node(op, Type::Bool, at, a, b);
+}
+
+int32_t Builder::negation(size_t at, int32_t a) {
+  expect(a, Type::Bool, "'not'");
+  return node(Op::Not, Type::Bool, at, a);
+}
+
+int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t no) {
+  expect(condition, Type::Bool, "the condition of 'if'");
+  if (type(yes) != type(no)) {
+    const auto is_number = [&](int32_t n) { return type(n) == Type::Int || type(n) == Type::Float; };
+    if (!is_number(yes) || !is_number(no)) {
+      source_.error(at, "the two values of 'if' and 'else' must be alike, found " + type_name(yes) + " and " + type_name(no));
+    }
+    yes = to_float(yes), no = to_float(no);
+  }
+  if (tree_[condition].op == Op::Constant) return tree_[condition].integer != 0 ? yes : no;
+  return node(Op::If, type(yes), at, yes, condition, no);
+}
+
+int32_t Builder::index(size_t at, int32_t list, int32_t position) {
+  expect(list, Type::IntList, "'[...]'");
+  expect(position, Type::Int, "an index");
+  return node(Op::Index, Type::Int, at, list, position);
+}
+
+int32_t Builder::slice(size_t at, int32_t list, int32_t low, int32_t high) {
+  expect(list, Type::IntList, "'[...]'");
+  if (low != kNone) expect(low, Type::Int, "a bound of a slice");
+  if (high != kNone) expect(high, Type::Int, "a bound of a slice");
+  return node(Op::Slice, Type::IntList, at, list, low, high);
+}
+
+// Walks what is evaluated whatever the arguments are.
+void Builder::check_constants(int32_t root) const {
+  const Node& n = tree_[root];
+  if (can_fold(tree_, n)) {  // and yet was not folded
+    run(*flatten(tree_, root), nullptr);  // throws the reason
+    source_.error(static_cast<size_t>(n.at), "this constant does not fit a 64-bit float");
+  }
+  if (n.op == Op::If) return check_constants(n.b);
+  if (n.a != kNone) check_constants(n.a);
+  if (n.op == Op::And || n.op == Op::Or) return;
+  if (n.b != kNone) check_constants(n.b);
+  if (n.c != kNone) check_constants(n.c);
+}
+
+Tree Builder::finish(int32_t root) {
+  tree_.root = root;
+  try {
+    check_constants(root);
+  } catch (const Error& error) {
+    if (error.kind != ErrorKind::Launch) throw;
+    source_.error(at(root), error.what());
+  }
+  return std::move(tree_);
+}
+
+}  // namespace opaq::syntax

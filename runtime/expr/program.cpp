@@ -1,0 +1,230 @@
+// Flattening: operands first, then the operation; conditionals and `and`, `or` become jumps.
+#include "program.h"
+
+#include <algorithm>
+
+namespace opaq::syntax {
+namespace {
+
+constexpr size_t kMostInstructions = 4096;
+
+class Flattener {
+ public:
+  explicit Flattener(const Tree& tree) : tree_(tree) {}
+
+  void emit(int32_t index) {
+    if (program_.code.size() > kMostInstructions) return;  // operands that are shared could make this exponential
+    const Node& n = tree_[index];
+    const bool floats = n.a != kNone && tree_[n.a].type == Type::Float;
+    switch (n.op) {
+      case Op::Constant: return constant(n);
+      case Op::Argument: return add(load(n.type), +1, n.symbol);
+      case Op::Neg: return unary(n, floats ? Code::NegF : Code::NegI);
+      case Op::Abs: return unary(n, floats ? Code::AbsF : Code::AbsI);
+      case Op::Add: return binary(n, floats ? Code::AddF : Code::AddI);
+      case Op::Sub: return binary(n, floats ? Code::SubF : Code::SubI);
+      case Op::Mul: return binary(n, floats ? Code::MulF : Code::MulI);
+      case Op::Div: return binary(n, Code::DivF);
+      case Op::FloorDiv: return binary(n, Code::FloorDiv);
+      case Op::Mod: return binary(n, Code::Mod);
+      case Op::CeilDiv: return binary(n, Code::CeilDiv);
+      case Op::NextPowerOf2: return unary(n, Code::NextPowerOf2);
+      case Op::Min: return binary(n, floats ? Code::MinF : Code::MinI);
+      case Op::Max: return binary(n, floats ? Code::MaxF : Code::MaxI);
+      case Op::ToFloat: return unary(n, Code::IntToFloat);
+      case Op::Cast: return cast(n);
+      case Op::Eq: case Op::Ne: case Op::Lt: case Op::Le: case Op::Gt: case Op::Ge: return binary(n, comparison(n));
+      case Op::And: return lazy(n, Code::JumpAnd);
+      case Op::Or: return lazy(n, Code::JumpOr);
+      case Op::Not: return unary(n, Code::Not);
+      case Op::If: return conditional(n);
+      case Op::Numel: return add(Code::Numel, +1, n.symbol);
+      case Op::Size: return dimension(n, Code::SizeAt, Code::Size);
+      case Op::Stride: return dimension(n, Code::StrideAt, Code::Stride);
+      case Op::Aligned: return dimension(n, Code::AlignedTo, Code::Aligned);
+      case Op::Dim: return add(Code::Dim, +1, n.symbol);
+      case Op::DTypeOf: return add(Code::DTypeOf, +1, n.symbol);
+      case Op::ItemSize: return add(Code::ItemSize, +1, n.symbol);
+      case Op::Shape: return add(Code::Shape, +1, n.symbol);
+      case Op::IsContiguous: return add(Code::IsContiguous, +1, n.symbol);
+      case Op::Data: return add(Code::Data, +1, n.symbol);
+      case Op::Alignment: return add(Code::Alignment, +1, n.symbol);
+      case Op::Defined: return add(Code::Defined, +1, n.symbol);
+      case Op::Index: return binary(n, Code::Index);
+      case Op::Slice: return slice(n);
+      case Op::Len: return unary(n, Code::Len);
+    }
+  }
+
+  std::optional<Program> finish(Type type) {
+    if (deepest_ > kStackSize || program_.code.size() > kMostInstructions) return std::nullopt;
+    program_.type = type;
+    return std::move(program_);
+  }
+
+ private:
+  Instruction& add(Code code, int pushed, int32_t index = 0) {
+    depth_ += pushed;
+    deepest_ = std::max(deepest_, depth_);
+    Instruction instruction{code};
+    instruction.index = index;
+    program_.code.push_back(instruction);
+    return program_.code.back();
+  }
+
+  void unary(const Node& n, Code code) {
+    emit(n.a);
+    add(code, 0);
+  }
+  void binary(const Node& n, Code code) {
+    emit(n.a);
+    emit(n.b);
+    add(code, -1);
+  }
+
+  void constant(const Node& n) {
+    if (n.type == Type::String) {
+      add(Code::PushS, +1, static_cast<int32_t>(program_.strings.size()));
+      program_.strings.push_back(n.string);
+    } else if (n.type == Type::Float) {
+      add(Code::Push, +1).floating = n.floating;
+    } else {
+      add(Code::Push, +1).integer = n.integer;
+    }
+  }
+
+  static Code load(Type type) {
+    switch (type) {
+      case Type::Int: return Code::LoadInt;
+      case Type::Float: return Code::LoadFloat;
+      case Type::Bool: return Code::LoadBool;
+      case Type::DType: return Code::LoadDType;
+      case Type::String: return Code::LoadString;
+      case Type::Tensor: return Code::LoadTensor;
+      case Type::IntList: return Code::LoadInts;
+    }
+    return Code::LoadInt;
+  }
+
+  Code comparison(const Node& n) const {
+    const auto offset = [&](Code first) { return static_cast<Code>(static_cast<int>(first) + static_cast<int>(n.op) - static_cast<int>(Op::Eq)); };
+    switch (tree_[n.a].type) {
+      case Type::Float: return offset(Code::EqF);
+      case Type::String: return offset(Code::EqS);
+      case Type::IntList: return offset(Code::EqL);
+      default: return offset(Code::EqI);
+    }
+  }
+
+  void cast(const Node& n) {
+    const Type from = tree_[n.a].type;
+    emit(n.a);
+    if (*n.cast == DType::Bool) {
+      if (from != Type::Bool) add(from == Type::Float ? Code::FloatToBool : Code::IntToBool, 0);
+      return;
+    }
+    if (is_floating(*n.cast)) {
+      if (from != Type::Float) add(Code::IntToFloat, 0);
+      if (*n.cast == DType::Float32) add(Code::CheckFloat32, 0);
+      return;
+    }
+    if (from == Type::Float) add(Code::FloatToInt, 0);
+    if (*n.cast == DType::Int32) add(Code::CheckInt32, 0);
+    if (*n.cast == DType::UInt32) add(Code::CheckUInt32, 0);
+    if (*n.cast == DType::UInt64) add(Code::CheckUInt64, 0);
+  }
+
+  void dimension(const Node& n, Code immediate, Code dynamic) {
+    if (tree_[n.a].op == Op::Constant) {
+      add(immediate, +1, n.symbol).integer = tree_[n.a].integer;
+    } else {
+      emit(n.a);
+      add(dynamic, 0, n.symbol);
+    }
+  }
+
+  void slice(const Node& n) {
+    emit(n.a);
+    if (n.b != kNone) emit(n.b);
+    if (n.c != kNone) emit(n.c);
+    add(Code::Slice, -(n.b != kNone) - (n.c != kNone)).flags = static_cast<uint8_t>((n.b != kNone) | (n.c != kNone) << 1);
+  }
+
+  size_t jump(Code code, int pushed) {
+    add(code, pushed);
+    return program_.code.size() - 1;
+  }
+  void land(size_t from) { program_.code[from].index = static_cast<int32_t>(program_.code.size()); }
+
+  void lazy(const Node& n, Code code) {
+    emit(n.a);
+    const size_t from = jump(code, -1);
+    emit(n.b);
+    land(from);
+  }
+
+  void conditional(const Node& n) {
+    emit(n.b);
+    const size_t otherwise = jump(Code::JumpIfFalse, -1);
+    emit(n.a);
+    const size_t end = jump(Code::Jump, -1);  // the other branch starts without this one's value
+    land(otherwise);
+    emit(n.c);
+    land(end);
+  }
+
+  const Tree& tree_;
+  Program program_;
+  int depth_ = 0, deepest_ = 0;
+};
+
+}  // namespace
+
+std::optional<Program> flatten(const Tree& tree, int32_t root) {
+  Flattener flattener(tree);
+  flattener.emit(root);
+  return flattener.finish(tree[root].type);
+}
+
+std::string_view spelling(Op op) {
+  switch (op) {
+    case Op::Neg: case Op::Sub: return "-";
+    case Op::Abs: return "abs";
+    case Op::Add: return "+";
+    case Op::Mul: return "*";
+    case Op::Div: return "/";
+    case Op::FloorDiv: return "//";
+    case Op::Mod: return "%";
+    case Op::CeilDiv: return "ceil_div";
+    case Op::NextPowerOf2: return "next_power_of_2";
+    case Op::Min: return "min";
+    case Op::Max: return "max";
+    case Op::Eq: return "==";
+    case Op::Ne: return "!=";
+    case Op::Lt: return "<";
+    case Op::Le: return "<=";
+    case Op::Gt: return ">";
+    case Op::Ge: return ">=";
+    case Op::And: return "and";
+    case Op::Or: return "or";
+    case Op::Not: return "not";
+    case Op::If: return "if";
+    case Op::Numel: return "numel";
+    case Op::Size: return "size";
+    case Op::Stride: return "stride";
+    case Op::Dim: return "dim";
+    case Op::DTypeOf: return "dtype";
+    case Op::ItemSize: return "itemsize";
+    case Op::Shape: return "shape";
+    case Op::IsContiguous: return "is_contiguous";
+    case Op::Data: return "data";
+    case Op::Alignment: return "alignment";
+    case Op::Aligned: return "aligned";
+    case Op::Defined: return "defined";
+    case Op::Len: return "len";
+    case Op::Constant: case Op::Argument: case Op::ToFloat: case Op::Cast: case Op::Index: case Op::Slice: return "";
+  }
+  return "";
+}
+
+}  // namespace opaq::syntax

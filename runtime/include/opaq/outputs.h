@@ -1,0 +1,21 @@
+// Shapes of an op's outputs for one call, from its output rules.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "opaq/spec.h"
+
+namespace opaq {
+
+struct OutputShape {  // reused from call to call, so that the steady path allocates nothing
+  std::vector<int64_t> sizes, strides;
+  DType dtype = DType::Float32;
+};
+
+// `args`: the inputs. Throws Launch for a negative size, naming op, output and expression.
+void infer_output(const OpSpec& op, size_t output, const Arg* args, OutputShape& result);
+
+std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes);  // row-major; as torch computes them, sizes of 0 count as 1
+
+}  // namespace opaq

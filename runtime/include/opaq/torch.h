@@ -1,0 +1,19 @@
+// Ops as PyTorch's dispatcher sees them, through its stable C interface: no torch header, one binary for every torch from 2.11.
+#pragma once
+
+#include <string>
+
+#include "opaq/registry.h"
+
+namespace opaq {
+
+// Defines the op's schema and its CPU and CUDA kernels with the dispatcher, so that torch.ops.<ns>.<name> works from Python and from C++.
+// A second call for the same name points the existing definition at this Op. Throws Missing when libtorch is not loaded in the process,
+// Declaration when the schema is taken by somebody else.
+void define_with_torch(const Op& op);
+
+// Says that `opaq_reference::<ns>__<name>` is defined with the dispatcher: it serves calls that no implementation fits.
+void set_has_reference(const Op& op);
+bool has_reference(const Op& op);
+
+}  // namespace opaq

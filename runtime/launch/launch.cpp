@@ -1,0 +1,182 @@
+// The launch itself, and what else can be asked of a prepared launch.
+#include "opaq/launch.h"
+
+#include <chrono>
+
+#include "state.h"
+
+namespace opaq {
+namespace {
+
+// Read on every launch of the process, written by reports: no other state is shared between prepared launches.
+std::atomic<bool> timing_on{false};
+
+int64_t now() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+class Timer {
+ public:
+  explicit Timer(std::atomic<int64_t>& total) : total_(total), start_(timing() ? now() : 0) {}
+  ~Timer() {
+    if (start_) total_.fetch_add(now() - start_, std::memory_order_relaxed);
+  }
+  Timer(const Timer&) = delete;
+
+ private:
+  std::atomic<int64_t>& total_;
+  const int64_t start_;
+};
+
+// Room for the parameters of one launch: on the stack for as many as kernels have, on the heap beyond.
+class Parameters {
+ public:
+  explicit Parameters(size_t count) {
+    if (count <= kInline) return;
+    more_values_ = std::make_unique<uint64_t[]>(count);
+    more_pointers_ = std::make_unique<void*[]>(count);
+  }
+  Parameters(const Parameters&) = delete;
+  uint64_t* values() { return more_values_ ? more_values_.get() : inline_values_; }
+  void** pointers() { return more_pointers_ ? more_pointers_.get() : inline_pointers_; }
+
+ private:
+  static constexpr size_t kInline = 64;
+  uint64_t inline_values_[kInline];
+  void* inline_pointers_[kInline];
+  std::unique_ptr<uint64_t[]> more_values_;
+  std::unique_ptr<void*[]> more_pointers_;
+};
+
+void check_target(const Subject& subject, Device device) {
+  const Implementation& implementation = *subject.implementation;
+  if (implementation.kind == CodeKind::Python) [[unlikely]]
+    fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name + "` is a Python function, which PyTorch's dispatcher calls");
+  if (implementation.target != device.type) [[unlikely]]
+    fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
+                                (implementation.target == DeviceType::CPU ? "cpu" : "cuda") + ", but was asked to run on " + device_name(device));
+}
+
+void launch_host(const Subject& subject, const Instance& instance, const Arg* args, Device device, CUstream stream) {
+  const size_t before = instance.library_function ? 1 : 0;
+  Parameters parameters(instance.packer.size() + 2);
+  instance.packer.pack(subject, args, device, parameters.values(), parameters.pointers() + before);
+  if (before) {
+    parameters.pointers()[0] = const_cast<uint64_t*>(&instance.library_function);
+    parameters.pointers()[1 + instance.packer.size()] = &stream;
+  }
+  instance.invoke(parameters.pointers());
+}
+
+}  // namespace
+
+void set_timing(bool on) { timing_on.store(on, std::memory_order_relaxed); }
+bool timing() { return timing_on.load(std::memory_order_relaxed); }
+
+PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation, std::vector<Symbol> symbols)
+    : op_(std::move(op)), implementation_(std::move(implementation)), symbols_(std::move(symbols)),
+      state_(std::make_unique<State>(op_, implementation_, symbols_)) {}
+
+PreparedLaunch::~PreparedLaunch() = default;
+
+void PreparedLaunch::launch(const Arg* args, Device device, void* raw_stream) try {
+  State& state = *state_;
+  const Timer timer(state.host_nanoseconds);
+  check_target(state.subject, device);
+  const CUstream stream = static_cast<CUstream>(raw_stream);
+  Geometry geometry;
+  const bool host = on_host(implementation_->kind);
+  if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry))) {
+    state.calls.fetch_add(1, std::memory_order_relaxed);
+    state.skipped_empty.fetch_add(1, std::memory_order_relaxed);
+    return;
+  }
+  Instance& instance = state.instance(state.holes(args), args, device, &stream);
+  if (host) {
+    std::optional<ContextScope> scope;
+    if (device.type == DeviceType::CUDA) scope.emplace(device.index);
+    launch_host(state.subject, instance, args, device, stream);
+  } else {
+    Parameters parameters(instance.packer.size());
+    instance.packer.pack(state.subject, args, device, parameters.values(), parameters.pointers());
+    const ContextScope scope(device.index);
+    instance.allow(state.subject, state.geometry, geometry);
+    instance.launch(state.subject, state.geometry, geometry, stream, parameters.pointers());
+  }
+  state.calls.fetch_add(1, std::memory_order_relaxed);
+} catch (const Error& error) {
+  throw naming(error, op_);
+}
+
+void PreparedLaunch::warmup(const Arg* args, Device device) try {
+  State& state = *state_;
+  check_target(state.subject, device);
+  Geometry geometry;
+  const bool host = on_host(implementation_->kind);
+  if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry))) return;
+  Instance& instance = state.instance(state.holes(args), args, device, nullptr);
+  if (host) return;
+  const ContextScope scope(device.index);
+  instance.allow(state.subject, state.geometry, geometry);
+} catch (const Error& error) {
+  throw naming(error, op_);
+}
+
+std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std::string& arch) try {
+  State& state = *state_;
+  const Implementation& implementation = *implementation_;
+  const std::string entry = state.entry(state.holes(args));
+  switch (implementation.kind) {
+    case CodeKind::CudaSource:
+      if (arch.empty()) fail(ErrorKind::Declaration, op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
+      return state.image(entry, arch, args);
+    case CodeKind::CudaBinary: return state.image(entry, "", args);
+    case CodeKind::HostSource: {
+      const std::shared_ptr<const HostFunction> function = state.host_function(entry, args);
+      Image image;
+      image.entries.push_back(Entry{.name = entry, .params = function->params, .params_known = true});
+      image.seconds = function->seconds;
+      image.from_cache = function->from_cache;
+      return std::make_shared<const Image>(std::move(image));
+    }
+    case CodeKind::HostLibrary:
+    case CodeKind::Python: break;
+  }
+  fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
+                                   (implementation.kind == CodeKind::Python ? "a Python function" : "a library") + ", so there is nothing to compile");
+} catch (const Error& error) {
+  throw naming(error, op_);
+}
+
+LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
+  const State& state = *state_;
+  LaunchPlan plan;
+  Geometry geometry;
+  plan.empty = state.writes_nothing(args);
+  if (!plan.empty && !on_host(implementation_->kind) && implementation_->kind != CodeKind::Python)
+    plan.empty = !state.geometry.eval(state.subject, args, geometry);
+  if (!plan.empty) plan.entry = state.entry(state.holes(args));
+  for (int i = 0; i < 3; ++i) {
+    plan.grid[i] = geometry.grid[i];
+    plan.block[i] = geometry.block[i];
+    plan.cluster[i] = geometry.cluster[i];
+  }
+  plan.shared = geometry.shared;
+  return plan;
+} catch (const Error& error) {
+  throw naming(error, op_);
+}
+
+LaunchStats PreparedLaunch::stats() const {
+  const State& state = *state_;
+  LaunchStats stats;
+  stats.calls = state.calls.load(std::memory_order_relaxed);
+  stats.skipped_empty = state.skipped_empty.load(std::memory_order_relaxed);
+  stats.host_seconds = static_cast<double>(state.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
+  stats.compile_seconds = static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
+  stats.compiled = state.compiled.load(std::memory_order_relaxed);
+  stats.disk_hits = state.disk_hits.load(std::memory_order_relaxed);
+  return stats;
+}
+
+}  // namespace opaq

@@ -1,0 +1,255 @@
+// Checks a kernel's parameters against an argument list, and decides the form in which each value is written.
+#include "signature.h"
+
+#include <array>
+#include <limits>
+
+namespace opaq {
+namespace {
+
+constexpr uint32_t kAllDTypes = (1u << kDTypeCount) - 1;
+
+constexpr uint32_t bit(DType dtype) { return 1u << static_cast<int>(dtype); }
+
+template <class... D>
+constexpr uint32_t bits(D... dtypes) {
+  return (bit(dtypes) | ...);
+}
+
+struct Spelling {
+  std::string_view type;
+  uint32_t dtypes;
+};
+
+// Every spelling that demanglers, NVRTC and host compilers use for an element type. int64 is `long` or `long long`, depending on who wrote it.
+// A type that is not here says nothing of its elements, and takes all: void, bytes, vectors used as raw words, the user's own structs.
+constexpr std::array kSpellings = {
+    Spelling{"bool", bit(DType::Bool)},
+    Spelling{"signed char", bit(DType::Int8)},
+    Spelling{"int8_t", bit(DType::Int8)},
+    Spelling{"short", bit(DType::Int16)},
+    Spelling{"int16_t", bit(DType::Int16)},
+    Spelling{"unsigned short", bit(DType::UInt16)},
+    Spelling{"uint16_t", bit(DType::UInt16)},
+    Spelling{"int", bit(DType::Int32)},
+    Spelling{"int32_t", bit(DType::Int32)},
+    Spelling{"unsigned int", bit(DType::UInt32)},
+    Spelling{"uint32_t", bit(DType::UInt32)},
+    Spelling{"long", bit(DType::Int64)},
+    Spelling{"long long", bit(DType::Int64)},
+    Spelling{"int64_t", bit(DType::Int64)},
+    Spelling{"unsigned long", bit(DType::UInt64)},
+    Spelling{"unsigned long long", bit(DType::UInt64)},
+    Spelling{"uint64_t", bit(DType::UInt64)},
+    Spelling{"__half", bit(DType::Float16)},
+    Spelling{"half", bit(DType::Float16)},
+    Spelling{"_Float16", bit(DType::Float16)},
+    Spelling{"c10::Half", bit(DType::Float16)},
+    Spelling{"__half2", bits(DType::Float16, DType::Complex32)},
+    Spelling{"half2", bits(DType::Float16, DType::Complex32)},
+    Spelling{"__nv_bfloat16", bit(DType::BFloat16)},
+    Spelling{"nv_bfloat16", bit(DType::BFloat16)},
+    Spelling{"__bf16", bit(DType::BFloat16)},
+    Spelling{"std::bfloat16_t", bit(DType::BFloat16)},
+    Spelling{"c10::BFloat16", bit(DType::BFloat16)},
+    Spelling{"__nv_bfloat162", bit(DType::BFloat16)},
+    Spelling{"nv_bfloat162", bit(DType::BFloat16)},
+    Spelling{"float", bit(DType::Float32)},
+    Spelling{"float1", bit(DType::Float32)},
+    Spelling{"float2", bits(DType::Float32, DType::Complex64)},
+    Spelling{"float3", bit(DType::Float32)},
+    Spelling{"float4", bits(DType::Float32, DType::Complex64)},
+    Spelling{"double", bit(DType::Float64)},
+    Spelling{"double1", bit(DType::Float64)},
+    Spelling{"double2", bits(DType::Float64, DType::Complex128)},
+    Spelling{"double3", bit(DType::Float64)},
+    Spelling{"double4", bits(DType::Float64, DType::Complex128)},
+    Spelling{"std::complex<float>", bit(DType::Complex64)},
+    Spelling{"c10::complex<float>", bit(DType::Complex64)},
+    Spelling{"cuda::std::complex<float>", bit(DType::Complex64)},
+    Spelling{"thrust::complex<float>", bit(DType::Complex64)},
+    Spelling{"std::complex<double>", bit(DType::Complex128)},
+    Spelling{"c10::complex<double>", bit(DType::Complex128)},
+    Spelling{"cuda::std::complex<double>", bit(DType::Complex128)},
+    Spelling{"thrust::complex<double>", bit(DType::Complex128)},
+    Spelling{"__nv_fp8_e4m3", bit(DType::Float8E4M3FN)},
+    Spelling{"__nv_fp8x2_e4m3", bit(DType::Float8E4M3FN)},
+    Spelling{"__nv_fp8x4_e4m3", bit(DType::Float8E4M3FN)},
+    Spelling{"__nv_fp8_e5m2", bit(DType::Float8E5M2)},
+    Spelling{"__nv_fp8x2_e5m2", bit(DType::Float8E5M2)},
+    Spelling{"__nv_fp8x4_e5m2", bit(DType::Float8E5M2)},
+    Spelling{"__nv_fp8_e8m0", bit(DType::Float8E8M0FNU)},
+    Spelling{"__nv_fp4x2_e2m1", bit(DType::Float4E2M1FNx2)},
+};
+
+Destination integer(int size, bool is_signed) {
+  if (size != 1 && size != 2 && size != 4 && size != 8) return {};
+  const int width = size * 8;
+  const int64_t most = std::numeric_limits<int64_t>::max();
+  if (is_signed) return {Form::Integer, width == 64 ? -most - 1 : -(int64_t{1} << (width - 1)), most >> (64 - width)};
+  return {Form::Integer, 0, width == 64 ? most : (int64_t{1} << width) - 1};
+}
+
+Destination of_cast(DType cast) {
+  switch (cast) {
+    case DType::Bool: return {Form::Integer, 0, 1};
+    case DType::Float32: return {Form::Float};
+    case DType::Float64: return {Form::Double};
+    case DType::Float16: return {Form::Half};
+    case DType::BFloat16: return {Form::BFloat16};
+    case DType::UInt8: case DType::UInt16: case DType::UInt32: case DType::UInt64: return integer(itemsize(cast), false);
+    default: return is_integral(cast) ? integer(itemsize(cast), true) : Destination{};
+  }
+}
+
+Form half_form(const ParamType& param) {
+  if (param.text.find("bfloat16") != std::string::npos || param.text.find("__bf16") != std::string::npos) return Form::BFloat16;
+  if (param.text.find("half") != std::string::npos || param.text.find("Half") != std::string::npos ||
+      param.text.find("_Float16") != std::string::npos)
+    return Form::Half;
+  return Form::Unknown;
+}
+
+// A parameter of which only the size is known.
+Destination of_size(Type type, int size) {
+  if (type == Type::Tensor) return size == 8 ? Destination{Form::Pointer} : Destination{};
+  if (type == Type::Bool) return size == 1 ? Destination{Form::Integer, 0, 1} : Destination{};
+  if (type == Type::Float) return size == 4 ? Destination{Form::Float} : size == 8 ? Destination{Form::Double} : Destination{};
+  Destination wide = integer(size, true);  // signed or unsigned: both ranges fit the bytes
+  if (wide.form == Form::Integer) wide.high = integer(size, false).high;
+  return wide;
+}
+
+std::string kernel_text(const Subject& subject, const Entry& entry) {
+  return (on_host(subject.implementation->kind) ? "function `" : "kernel `") + entry.name + "`";
+}
+
+std::string count_text(size_t n) { return std::to_string(n) + (n == 1 ? " parameter" : " parameters"); }
+
+std::string list_params(const Entry& entry) {
+  std::vector<std::string> texts;
+  for (const ParamType& param : entry.params) {
+    if (!param.text.empty()) texts.push_back(param.text);
+    else texts.push_back(param.size ? std::to_string(param.size) + " bytes" : "unknown type");
+  }
+  return texts.empty() ? "" : " (" + join(texts) + ")";
+}
+
+std::string list_args(const Implementation& implementation) {
+  std::vector<std::string> texts;
+  for (const Expr& arg : implementation.launch.args) texts.push_back(arg.text());
+  return texts.empty() ? "" : ": " + join(texts);
+}
+
+[[noreturn]] void fail_argument(const Subject& subject, size_t index, const std::string& rest) {
+  fail(ErrorKind::Compile, subject.op + ": argument " + std::to_string(index + 1) + " `" +
+                               subject.implementation->launch.args[index].text() + "` " + rest);
+}
+
+std::string advice(const Expr& argument, const ParamType& param) {
+  const Type type = argument.type();
+  if (param.kind == ParamType::Kind::Struct)
+    return "; structs cannot be passed by value: give the kernel the fields as separate scalar parameters, or pass a tensor that holds them";
+  if (param.kind == ParamType::Kind::Pointer) return "; pass a tensor by its name, or declare the parameter as a scalar";
+  if (type == Type::Tensor) return "; pass a number of it, such as " + argument.text() + ".numel(), or declare the parameter as a pointer";
+  if (param.kind == ParamType::Kind::Unknown && !argument.cast())
+    return "; name the parameter's type by a cast, such as " + std::string(type == Type::Float ? "float32(" : "int32(") + argument.text() + ")";
+  if (type == Type::Float) return "; declare the parameter as float or double";
+  return "; declare the parameter as a pointer for tensors, int64_t for int, double for float";
+}
+
+}  // namespace
+
+uint32_t accepted_dtypes(const std::string& pointee) {
+  for (const Spelling& spelling : kSpellings)
+    if (spelling.type == pointee) return spelling.dtypes;
+  return kAllDTypes;
+}
+
+Destination destination(const Expr& argument, const ParamType& param) {
+  const Type type = argument.type();
+  if (type != Type::Tensor && type != Type::Int && type != Type::Float && type != Type::Bool) return {};
+  switch (param.kind) {
+    case ParamType::Kind::Pointer: return type == Type::Tensor ? Destination{Form::Pointer} : Destination{};
+    case ParamType::Kind::Unknown: {
+      if (type == Type::Tensor) return param.size == 0 ? Destination{Form::Pointer} : of_size(type, param.size);
+      const std::optional<DType> cast = argument.cast();
+      if (!cast) return param.size == 0 ? Destination{} : of_size(type, param.size);
+      return param.size == 0 || param.size == itemsize(*cast) ? of_cast(*cast) : Destination{};
+    }
+    default: break;
+  }
+  if (type == Type::Tensor) return {};
+  if (const Form half = half_form(param); half != Form::Unknown && (param.size == 2 || param.size == 0)) return {half};
+  switch (param.kind) {
+    case ParamType::Kind::Float:
+      return param.size == 8 ? Destination{Form::Double} : param.size == 4 ? Destination{Form::Float} : Destination{};
+    case ParamType::Kind::Bool: return type == Type::Float ? Destination{} : Destination{Form::Integer, 0, 1};
+    case ParamType::Kind::Int: return type == Type::Float ? Destination{} : integer(param.size, true);
+    case ParamType::Kind::UInt: return type == Type::Float ? Destination{} : integer(param.size, false);
+    default: return {};
+  }
+}
+
+std::string parameter_text(size_t index, const ParamType& param) {
+  std::string text = "parameter " + std::to_string(index + 1);
+  if (param.kind == ParamType::Kind::Struct)
+    return text + " is the struct `" + param.text + "`" + (param.size ? " of " + std::to_string(param.size) + " bytes" : "");
+  if (!param.text.empty()) return text + " is `" + param.text + "`";
+  if (param.size) return text + " has " + std::to_string(param.size) + (param.size == 1 ? " byte" : " bytes");
+  return text + " is of unknown type";
+}
+
+void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got, const ParamType& param) {
+  fail(kind, subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() + "` is " +
+                 std::string(name(got)) + ", but " + parameter_text(index, param) + "; convert the tensor, make the element type a template " +
+                 "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
+}
+
+void check_signature(const Subject& subject, const Entry& entry, const Arg* args) {
+  const std::vector<Expr>& list = subject.implementation->launch.args;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Type type = list[i].type();
+    if (type == Type::IntList)
+      fail_argument(subject, i, "is int[], whose length is not fixed; pass its items: " + list[i].text() + "[0], " + list[i].text() + "[1]");
+    if (type == Type::DType || type == Type::String)
+      fail_argument(subject, i, "is " + std::string(name(type)) + ", which a kernel cannot take; " +
+                                    (type == Type::DType ? "make it a template parameter in `entry`" : "pass a number instead"));
+  }
+  if (!entry.params_known) return;
+  if (entry.params.size() != list.size())
+    fail(ErrorKind::Compile, subject.op + ": " + kernel_text(subject, entry) + " takes " + count_text(entry.params.size()) + list_params(entry) +
+                                 "; args lists " + std::to_string(list.size()) + list_args(*subject.implementation));
+
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Expr& argument = list[i];
+    const ParamType& param = entry.params[i];
+    const bool size_comes_later = param.kind == ParamType::Kind::Unknown && param.size == 0;
+    if (destination(argument, param).form == Form::Unknown && !size_comes_later)
+      fail_argument(subject, i, "is " + std::string(name(argument.type())) + ", but " + parameter_text(i, param) + advice(argument, param));
+    if (argument.type() != Type::Tensor) continue;
+
+    for (size_t s = 0; s < subject.symbols.size(); ++s) {
+      const Symbol& symbol = subject.symbols[s];
+      if (param.pointee_const && symbol.written && symbol.name == argument.text())
+        fail(ErrorKind::Compile, subject.op + ": `" + symbol.name + "` is written by this op, but " + parameter_text(i, param) +
+                                     "; take the const away, or check the order of args" + list_args(*subject.implementation));
+    }
+    if (param.kind != ParamType::Kind::Pointer) continue;
+    const TensorView* tensor = nullptr;
+    if (const int symbol = bare_symbol(argument, subject.symbols); symbol >= 0) {
+      if (args[symbol].kind == Arg::Kind::Tensor) tensor = &args[symbol].tensor;
+    } else {
+      tensor = argument.eval(args).tensor;
+    }
+    if (tensor && !accepts(accepted_dtypes(param.pointee), tensor->dtype)) fail_dtype(subject, ErrorKind::Compile, i, tensor->dtype, param);
+  }
+}
+
+void check_signature(const std::string& op, const Implementation& implementation, const std::vector<Symbol>& symbols, const Entry& entry,
+                     const Arg* args) {
+  const std::shared_ptr<const Implementation> unowned(std::shared_ptr<const void>(), &implementation);
+  check_signature(Subject{op, unowned, symbols}, entry, args);
+}
+
+}  // namespace opaq

@@ -1,0 +1,255 @@
+// Finding and making instances: compile, check the signature, load, fix the packing.
+#include "state.h"
+
+#include <algorithm>
+
+namespace opaq {
+namespace {
+
+// Loading must not break a capture that another thread is running in global mode.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { driver().thread_exchange_capture_mode(&mode_); }
+  ~RelaxedCapture() { driver().thread_exchange_capture_mode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+
+ private:
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
+};
+
+const Entry& find_entry(const Subject& subject, const Image& image, const std::string& name) {
+  for (const Entry& entry : image.entries)
+    if (entry.name == name) return entry;
+  fail(ErrorKind::Internal, subject.op + ": the image of `" + name + "` does not list it");
+}
+
+std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
+  std::vector<int> written;
+  for (size_t i = 0; i < symbols.size(); ++i)
+    if (symbols[i].written && symbols[i].type == Type::Tensor) written.push_back(static_cast<int>(i));
+  return written;
+}
+
+// Sizes of parameters that nothing but the loaded kernel knows.
+void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry) {
+  if (!driver().kernel_get_param_info) {  // before CUDA 12.4: sizes follow from the argument list, where it tells them
+    if (!entry.params_known) entry.params.assign(subject.implementation->launch.args.size(), ParamType{});
+    return;
+  }
+  std::vector<size_t> sizes;
+  for (size_t offset = 0, size = 0; driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size) == CUDA_SUCCESS;) sizes.push_back(size);
+  if (!entry.params_known) entry.params.assign(sizes.size(), ParamType{});
+  for (size_t i = 0; i < std::min(sizes.size(), entry.params.size()); ++i)
+    if (entry.params[i].size == 0) entry.params[i].size = static_cast<int>(sizes[i]);
+  entry.params_known = true;
+}
+
+}  // namespace
+
+PreparedLaunch::State::State(const std::string& op, std::shared_ptr<const Implementation> implementation, const std::vector<Symbol>& symbols)
+    : subject{op, std::move(implementation), symbols},
+      geometry(subject.implementation->launch),
+      written(written_symbols(symbols)),
+      hole_count_(subject.implementation->launch.entry.holes.size()) {
+  if (hole_count_ > kMaxHoles)
+    fail(ErrorKind::Declaration, op + ": entry of implementation `" + subject.implementation->name + "` has " + std::to_string(hole_count_) +
+                                     " holes; at most " + std::to_string(kMaxHoles) + " are supported");
+}
+
+PreparedLaunch::State::~State() {
+  for (PerDevice& device : devices_)
+    for (Instance* i = device.newest.load(); i;) delete std::exchange(i, i->next);
+}
+
+HoleValues PreparedLaunch::State::holes(const Arg* args) const {
+  HoleValues values{};
+  for (size_t i = 0; i < hole_count_; ++i) {
+    const Expr& hole = subject.implementation->launch.entry.holes[i];
+    const Value value = hole.eval(args);
+    values[i] = hole.type() == Type::DType ? static_cast<int64_t>(value.dtype) : hole.type() == Type::Bool ? value.boolean : value.integer;
+  }
+  return values;
+}
+
+std::string PreparedLaunch::State::entry(const HoleValues& values) const {
+  const Implementation& implementation = *subject.implementation;
+  return implementation.launch.entry.fill({values.begin(), values.begin() + hole_count_}, implementation.target);
+}
+
+bool PreparedLaunch::State::writes_nothing(const Arg* args) const {
+  for (const int symbol : written)
+    if (args[symbol].kind == Arg::Kind::Tensor && args[symbol].tensor.numel() != 0) return false;
+  return !written.empty();
+}
+
+Instance* PreparedLaunch::State::find(PerDevice& list, const HoleValues& values) const {
+  const auto same = [&](const Instance& i) { return std::equal(values.begin(), values.begin() + hole_count_, i.values.begin()); };
+  Instance* last = list.last.load(std::memory_order_acquire);
+  if (last && same(*last)) [[likely]]
+    return last;
+  for (Instance* i = list.newest.load(std::memory_order_acquire); i; i = i->next) {
+    if (!same(*i)) continue;
+    list.last.store(i, std::memory_order_release);
+    return i;
+  }
+  return nullptr;
+}
+
+Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream) {
+  const int32_t index = device.type == DeviceType::CPU ? 0 : device.index;
+  if (index < 0 || index >= kMaxDevices) [[unlikely]]
+    fail(ErrorKind::Launch, subject.op + ": there is no device " + device_name(device));
+  PerDevice& list = devices_[index];
+  if (Instance* found = find(list, values)) return *found;
+
+  if (device.type == DeviceType::CUDA) {
+    if (!driver().available)
+      fail(ErrorKind::Missing, subject.op + " runs on " + device_name(device) + ", but there is no CUDA driver: " + driver().why_not);
+    ContextScope scope(device.index);  // is_capturing(nullptr) asks the current context
+    if (stream && is_capturing(*stream))
+      fail(ErrorKind::Capture, subject.op + " must compile and load " + entry(values) + " for " + device_name(device) +
+                                   ", which cannot be done while a stream is captured; call opaq.warmup(...) with these arguments first");
+  }
+
+  const Key key{index, values};
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    if (Instance* found = find(list, values)) return *found;
+    if (in_progress_.insert(key).second) break;
+    made_.wait(lock);
+  }
+  lock.unlock();
+  std::unique_ptr<Instance> made;
+  try {
+    made = make(values, args, device);
+  } catch (...) {
+    lock.lock();
+    in_progress_.erase(key);
+    made_.notify_all();
+    throw;
+  }
+  lock.lock();
+  made->next = list.newest.load(std::memory_order_relaxed);
+  Instance* const instance = made.release();
+  list.newest.store(instance, std::memory_order_release);
+  list.last.store(instance, std::memory_order_release);
+  in_progress_.erase(key);
+  made_.notify_all();
+  return *instance;
+}
+
+std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, const Arg* args, Device device) {
+  auto instance = std::make_unique<Instance>();
+  instance->values = values;
+  instance->device = device;
+  instance->entry = entry(values);
+  if (device.type == DeviceType::CUDA && subject.implementation->kind != CodeKind::HostLibrary)
+    load_device_code(*instance, args);
+  else
+    load_host_code(*instance, args);
+  return instance;
+}
+
+void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args) {
+  const int device = instance.device.index;
+  const std::string where = subject.op + ": loading `" + instance.entry + "` on " + device_name(instance.device);
+  ContextScope scope(device);
+  RelaxedCapture relaxed;
+  const std::string arch = subject.implementation->kind == CodeKind::CudaSource ? device_arch(device) : "";
+  const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
+  Entry entry = find_entry(subject, *image, instance.entry);
+
+  std::unique_lock lock(mutex_);
+  std::shared_ptr<const Module>& module = modules_[{instance.entry, arch}];
+  if (!module) {
+    try {
+      module = std::make_shared<const Module>(image->bytes);
+    } catch (const Error& error) {
+      throw Error(error.kind, where + ": " + error.what(), error.sticky);
+    }
+  }
+  instance.module = module;
+  lock.unlock();
+
+  instance.kernel = instance.module->kernel(entry.symbol);
+  // Loads the function into this device's context now, so that nothing is left to be loaded during a capture.
+  check(driver().kernel_get_function(&instance.function, instance.kernel), where);
+  const bool incomplete = !entry.params_known || std::any_of(entry.params.begin(), entry.params.end(), [](const ParamType& p) { return p.size == 0; });
+  if (incomplete) {
+    ask_driver_for_sizes(subject, instance.kernel, entry);
+    check_signature(subject, entry, args);
+  }
+  CUdevice handle = 0;
+  int shared_static = 0;
+  check(driver().device_get(&handle, device), where);
+  check(driver().kernel_get_attribute(&shared_static, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, instance.kernel, handle), where);
+  constexpr int64_t kDefaultShared = 48 * 1024;  // static and dynamic together, unless the attribute is set
+  instance.shared_static = shared_static;
+  instance.shared_allowed = std::max<int64_t>(kDefaultShared - shared_static, 0);
+  instance.packer = Packer(subject, std::move(entry.params));
+}
+
+void PreparedLaunch::State::load_host_code(Instance& instance, const Arg* args) {
+  if (subject.implementation->kind == CodeKind::HostLibrary) {
+    check_signature(subject, Entry{instance.entry}, args);
+    LibraryCall call = load_library_call(subject, instance.entry);
+    count(call.host->seconds, call.host->from_cache);
+    instance.host = call.host;
+    instance.library_function = call.function;
+    instance.packer = Packer(subject, std::move(call.params));
+  } else {
+    instance.host = host_function(instance.entry, args);
+    instance.packer = Packer(subject, instance.host->params);
+  }
+  instance.invoke = instance.host->invoke;
+}
+
+std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry, const std::string& arch, const Arg* args) {
+  const Implementation& implementation = *subject.implementation;
+  const std::pair key{entry, arch};
+  std::shared_ptr<const Image> image;
+  {
+    std::lock_guard lock(mutex_);
+    if (const auto found = images_.find(key); found != images_.end()) image = found->second;
+  }
+  if (!image) {
+    if (implementation.kind == CodeKind::CudaSource) {
+      CudaRequest request;
+      request.source = implementation.code;
+      request.file = implementation.file;
+      request.entries = {entry};
+      request.arch = arch;
+      request.options = implementation.options;
+      request.include_dirs = implementation.include_dirs;
+      image = compile_cuda(request);
+      count(image->seconds, image->from_cache);
+    } else {
+      image = binary_image(implementation.code, implementation.file, entry);
+    }
+    std::lock_guard lock(mutex_);
+    image = images_.emplace(key, image).first->second;
+  }
+  check_signature(subject, find_entry(subject, *image, entry), args);
+  return image;
+}
+
+std::shared_ptr<const HostFunction> PreparedLaunch::State::host_function(const std::string& entry, const Arg* args) {
+  const Implementation& implementation = *subject.implementation;
+  HostRequest request;
+  request.source = implementation.code;
+  request.file = implementation.file;
+  request.entry = entry;
+  request.options = implementation.options;
+  request.include_dirs = implementation.include_dirs;
+  std::shared_ptr<const HostFunction> function = compile_host(request);
+  count(function->seconds, function->from_cache);
+  check_signature(subject, Entry{.name = entry, .params = function->params, .params_known = true}, args);
+  return function;
+}
+
+void PreparedLaunch::State::count(double seconds, bool from_cache) {
+  (from_cache ? disk_hits : compiled).fetch_add(1, std::memory_order_relaxed);
+  compile_nanoseconds.fetch_add(static_cast<int64_t>(seconds * 1e9), std::memory_order_relaxed);
+}
+
+}  // namespace opaq

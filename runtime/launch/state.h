@@ -1,0 +1,64 @@
+// What a prepared launch keeps: its rules, the instances made so far, the images they came from, and counters.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "instance.h"
+#include "opaq/launch.h"
+
+namespace opaq {
+
+struct PreparedLaunch::State {
+  State(const std::string& op, std::shared_ptr<const Implementation> implementation, const std::vector<Symbol>& symbols);
+  ~State();
+
+  const Subject subject;
+  const GeometryRule geometry;
+  std::vector<int> written;  // symbols
+
+  HoleValues holes(const Arg* args) const;
+  std::string entry(const HoleValues& values) const;
+  bool writes_nothing(const Arg* args) const;  // the op writes tensors, and all of them are empty
+
+  // The instance for these template values, made when there is none. `stream`: where a capture would forbid that; nullopt when warming up.
+  // Lock-free when the instance exists.
+  Instance& instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream);
+
+  // From memory, the disk cache or the compiler; signature checked.
+  std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch, const Arg* args);
+  std::shared_ptr<const HostFunction> host_function(const std::string& entry, const Arg* args);
+
+  std::atomic<int64_t> calls{0}, skipped_empty{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
+
+ private:
+  struct PerDevice {
+    std::atomic<Instance*> last{nullptr};    // used last; most calls end here
+    std::atomic<Instance*> newest{nullptr};  // head of the list of all
+  };
+  Instance* find(PerDevice& list, const HoleValues& values) const;
+  std::unique_ptr<Instance> make(const HoleValues& values, const Arg* args, Device device);
+  void load_device_code(Instance& instance, const Arg* args);
+  void load_host_code(Instance& instance, const Arg* args);
+  void count(double seconds, bool from_cache);
+
+  const size_t hole_count_;
+  std::array<PerDevice, kMaxDevices> devices_;
+
+  using Key = std::pair<int32_t, HoleValues>;  // device index
+  std::mutex mutex_;
+  std::condition_variable made_;
+  std::set<Key> in_progress_;  // each is made by one thread; others wait for it
+  std::map<std::pair<std::string, std::string>, std::shared_ptr<const Image>> images_;            // by entry and arch
+  std::map<std::pair<std::string, std::string>, std::shared_ptr<const Module>> modules_;          // the same; modules serve every device
+};
+
+}  // namespace opaq

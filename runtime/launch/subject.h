@@ -1,0 +1,42 @@
+// What the messages of one implementation speak of: its op, its declaration and the names of its arguments.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "opaq/arg.h"
+#include "opaq/error.h"
+#include "opaq/spec.h"
+
+namespace opaq {
+
+struct Subject {
+  std::string op;  // "mylib::rms_norm"
+  std::shared_ptr<const Implementation> implementation;
+  std::vector<Symbol> symbols;
+};
+
+inline bool on_host(CodeKind kind) { return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary; }
+
+// "cuda:0", "cpu"
+inline std::string device_name(Device device) {
+  return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
+// The same error with the op's name in front, unless the message has it already.
+inline Error naming(const Error& error, const std::string& op) {
+  const std::string_view message = error.what();
+  if (message.find(op) != std::string_view::npos) return Error(error.kind, std::string(message), error.sticky);
+  return Error(error.kind, op + ": " + std::string(message), error.sticky);
+}
+
+// The symbol that an expression consists of, -1 when it is anything more.
+inline int bare_symbol(const Expr& expr, const std::vector<Symbol>& symbols) {
+  for (size_t i = 0; i < symbols.size(); ++i)
+    if (symbols[i].name == expr.text()) return static_cast<int>(i);
+  return -1;
+}
+
+}  // namespace opaq

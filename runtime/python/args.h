@@ -1,0 +1,38 @@
+// Python arguments of one call, read by the schema's types into the runtime's arguments.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "bind.h"
+#include "opaq/spec.h"
+
+namespace opaq::python {
+
+// Room for the arguments of one call; lives on the stack and allocates only for integer lists and for more than kInline arguments.
+class Args {
+ public:
+  static constexpr size_t kInline = 24;
+  explicit Args(size_t count) {
+    if (count > kInline) many_.resize(count);
+  }
+  Arg* data() { return many_.empty() ? few_ : many_.data(); }
+  Arg& operator[](size_t i) { return data()[i]; }
+  int64_t* new_list(size_t size) { return lists_.emplace_back(size).data(); }
+
+ private:
+  Arg few_[kInline];
+  std::vector<Arg> many_;
+  std::vector<std::vector<int64_t>> lists_;
+};
+
+// Reads one non-tensor value. Throws Launch with op, argument, got and expected.
+Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room);
+
+// Why a value was refused as a tensor argument; takes the place of the Python exception that is set, if any.
+[[noreturn]] void refuse_tensor(const std::string& op, const std::string& argument, PyObject* value);
+
+// A schema default as a Python object: "1e-6", "None", "True", "'mean'", "[0, 0]".
+Ref default_value(const ArgSpec& spec);
+
+}  // namespace opaq::python

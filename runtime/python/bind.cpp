@@ -1,0 +1,136 @@
+// Binds torch's objects, and reads tensors through the DLPack exchange table (DLPack 1.3, dlpack.h: layouts below).
+#include "bind.h"
+
+#include <optional>
+#include <string>
+
+namespace opaq::python {
+namespace {
+
+struct DLDevice {
+  int32_t type, index;
+};
+struct DLDataType {
+  uint8_t code, bits;
+  uint16_t lanes;
+};
+struct DLTensor {
+  void* data;
+  DLDevice device;
+  int32_t ndim;
+  DLDataType dtype;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+struct DLExchangeApi {
+  struct {
+    uint32_t major, minor;
+    void* previous;
+  } header;
+  void* managed_tensor_allocator;
+  void* managed_tensor_from_object;
+  void* managed_tensor_to_object;
+  int (*tensor_from_object)(void* object, DLTensor* out);
+  int (*current_work_stream)(int32_t device_type, int32_t device_index, void** stream);
+};
+
+constexpr int32_t kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3;
+
+Torch bound;
+const DLExchangeApi* exchange = nullptr;
+
+std::optional<DType> dtype_of(DLDataType d) {
+  enum : uint8_t { Int = 0, UInt = 1, Float = 2, BFloat = 4, Complex = 5, Bool = 6, E4M3FN = 10, E4M3FNUZ = 11, E5M2 = 12, E5M2FNUZ = 13, E8M0FNU = 14, E2M1FN = 17 };
+  switch (d.code) {
+    case Float: return d.bits == 32 ? DType::Float32 : d.bits == 16 ? DType::Float16 : DType::Float64;
+    case BFloat: return DType::BFloat16;
+    case Int: return d.bits == 64 ? DType::Int64 : d.bits == 32 ? DType::Int32 : d.bits == 16 ? DType::Int16 : DType::Int8;
+    case UInt: return d.bits == 64 ? DType::UInt64 : d.bits == 32 ? DType::UInt32 : d.bits == 16 ? DType::UInt16 : DType::UInt8;
+    case Bool: return DType::Bool;
+    case Complex: return d.bits == 64 ? DType::Complex64 : d.bits == 128 ? DType::Complex128 : DType::Complex32;
+    case E4M3FN: return DType::Float8E4M3FN;
+    case E4M3FNUZ: return DType::Float8E4M3FNUZ;
+    case E5M2: return DType::Float8E5M2;
+    case E5M2FNUZ: return DType::Float8E5M2FNUZ;
+    case E8M0FNU: return DType::Float8E8M0FNU;
+    case E2M1FN: return DType::Float4E2M1FNx2;
+    default: return std::nullopt;
+  }
+}
+
+PyObject* keep(PyObject* dict, const char* key) {
+  PyObject* value = PyDict_GetItemString(dict, key);  // borrowed
+  if (!value) fail(ErrorKind::Internal, std::string("bind_torch: missing ") + key);
+  Py_INCREF(value);
+  return value;
+}
+
+}  // namespace
+
+const Torch& torch() {
+  if (!bound.tensor) fail(ErrorKind::Internal, "opaq._runtime is used before bind_torch; import opaq instead");
+  return bound;
+}
+
+PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
+  return guarded([&]() -> PyObject* {
+    Torch t;
+    t.parameter = reinterpret_cast<PyTypeObject*>(keep(kwargs, "parameter"));
+    PyObject* tensor = keep(kwargs, "tensor");
+    Ref capsule = check(PyObject_GetAttrString(tensor, "__dlpack_c_exchange_api__"));
+    const auto* api = static_cast<const DLExchangeApi*>(PyCapsule_GetPointer(capsule.get(), "dlpack_exchange_api"));
+    if (!api) throw PythonError{};
+    if (api->header.major != 1 || !api->tensor_from_object) fail(ErrorKind::Missing, "this torch offers DLPack exchange version " + std::to_string(api->header.major) + "; opaq reads version 1");
+    exchange = api;
+    PyObject* dtypes = keep(kwargs, "dtypes");
+    for (int i = 0; i < kDTypeCount; ++i) {
+      PyObject* dtype = PyDict_GetItemString(dtypes, std::string(name(static_cast<DType>(i))).c_str());
+      Py_XINCREF(dtype);
+      t.dtypes[i] = dtype;
+    }
+    t.empty_strided = keep(kwargs, "empty_strided");
+    t.empty_strided_cuda = keep(kwargs, "empty_strided_cuda");
+    t.empty_strided_cpu = keep(kwargs, "empty_strided_cpu");
+    t.is_grad_enabled = keep(kwargs, "is_grad_enabled");
+    t.dispatch_mode_depth = keep(kwargs, "dispatch_mode_depth");
+    t.function_mode_depth = keep(kwargs, "function_mode_depth");
+    t.profiler_enabled = keep(kwargs, "profiler_enabled");
+    t.is_neg = keep(kwargs, "is_neg");
+    t.is_conj = keep(kwargs, "is_conj");
+    t.increment_version = keep(kwargs, "increment_version");
+    t.device = keep(kwargs, "device");
+    t.name_requires_grad = check(PyUnicode_InternFromString("requires_grad")).release();
+    t.name_dtype = check(PyUnicode_InternFromString("dtype")).release();
+    t.name_device = check(PyUnicode_InternFromString("device")).release();
+    t.tensor = reinterpret_cast<PyTypeObject*>(tensor);
+    bound = t;
+    return none().release();
+  });
+}
+
+bool read_tensor(PyObject* object, TensorView& view) noexcept {
+  DLTensor t;
+  if (exchange->tensor_from_object(object, &t) != 0) return false;
+  const std::optional<DType> dtype = dtype_of(t.dtype);
+  if (!dtype || (t.device.type != kDLCPU && t.device.type != kDLCUDA && t.device.type != kDLCUDAHost)) {
+    PyErr_SetString(PyExc_TypeError, dtype ? "a tensor on this device cannot be read; expected cpu or cuda" : "a tensor of this dtype cannot be read");
+    return false;
+  }
+  view.data = static_cast<char*>(t.data) + t.byte_offset;
+  view.sizes = t.shape;
+  view.strides = t.strides;
+  view.dim = t.ndim;
+  view.dtype = *dtype;
+  view.device = t.device.type == kDLCUDA ? Device{DeviceType::CUDA, t.device.index} : Device{};
+  return true;
+}
+
+void* current_stream(Device device) {
+  if (device.type != DeviceType::CUDA) return nullptr;
+  void* stream = nullptr;
+  check(exchange->current_work_stream(kDLCUDA, device.index, &stream));
+  return stream;
+}
+
+}  // namespace opaq::python

@@ -1,0 +1,191 @@
+// Declarations: texts from Python to specs, and specs described back.
+#include <map>
+#include <string>
+
+#include "functions.h"
+#include "opaq/registry.h"
+#include "opaq/torch.h"
+
+namespace opaq::python {
+namespace {
+
+std::map<std::string, Ref>& references() {
+  static auto* all = new std::map<std::string, Ref>;  // guarded by the GIL; never destroyed: Python may be gone by then
+  return *all;
+}
+
+std::string field(PyObject* dict, const char* key, const char* otherwise = "") {
+  PyObject* value = PyDict_GetItemString(dict, key);  // borrowed
+  return value ? to_string(value, key) : otherwise;
+}
+
+bool flag(PyObject* dict, const char* key) {
+  PyObject* value = PyDict_GetItemString(dict, key);
+  return value && to_bool(value);
+}
+
+std::vector<std::string> texts(PyObject* dict, const char* key) {
+  PyObject* value = PyDict_GetItemString(dict, key);
+  return value ? to_strings(value, key) : std::vector<std::string>{};
+}
+
+Ref describe_args(const Schema& schema) {
+  List list;
+  for (const ArgSpec& arg : schema.args) {
+    Dict d;
+    d.set("name", arg.name).set("torch_type", arg.torch_type).set("optional", arg.optional).set("mutated", arg.mutated).set("keyword_only", arg.keyword_only);
+    d.put("default", arg.has_default ? from(arg.default_text) : none());
+    list.add(d.take());
+  }
+  return list.take();
+}
+
+Ref shape_items(const std::vector<Expr>& items) {
+  List list;
+  for (const Expr& item : items) list.add(from((item.type() == Type::IntList ? "*" : "") + item.print_python()));
+  return list.take();
+}
+
+Ref describe_outputs(const OpSpec& spec) {
+  List list;
+  for (size_t i = 0; i < spec.outputs.size(); ++i) {
+    const OutputRule& rule = spec.outputs[i];
+    Dict d;
+    d.set("name", spec.schema.returns[i]).put("shape", shape_items(rule.shape)).put("strides", shape_items(rule.strides));
+    d.set("dtype", rule.dtype.print_python()).set("device_of", spec.schema.args[rule.device_of].name);
+    list.add(d.take());
+  }
+  return list.take();
+}
+
+const char* kind_name(CodeKind kind) {
+  switch (kind) {
+    case CodeKind::CudaSource:
+    case CodeKind::HostSource: return "source";
+    case CodeKind::CudaBinary: return "binary";
+    case CodeKind::HostLibrary: return "library";
+    case CodeKind::Python: return "python";
+  }
+  return "";
+}
+
+Ref describe_implementations(const Op& op) {
+  List list;
+  const std::vector<Symbol> symbols = op.spec().all_symbols();
+  for (const auto& implementation : op.implementations()) {
+    List requires_list;
+    for (const Expr& e : implementation->requires_) requires_list.add(Dict().set("text", e.text()).set("sympy", e.print_sympy()).take());
+    std::vector<std::string> contiguous;
+    for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i) {
+      if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
+    }
+    std::string entry;
+    for (size_t i = 0; i < implementation->launch.entry.pieces.size(); ++i) {
+      entry += implementation->launch.entry.pieces[i];
+      if (i < implementation->launch.entry.holes.size()) entry += "{" + implementation->launch.entry.holes[i].text() + "}";
+    }
+    Dict d;
+    d.set("name", implementation->name).set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu").set("kind", kind_name(implementation->kind));
+    d.set("priority", int64_t{implementation->priority}).put("requires", requires_list.take()).set("needs_contiguous", contiguous);
+    d.set("entry", entry).set("hash", implementation->hash);
+    list.add(d.take());
+  }
+  return list.take();
+}
+
+}  // namespace
+
+PyObject* declare(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "declare");
+    std::vector<OutputText> outputs;
+    for (const Ref& item : to_items(items.at(1).get(), "outputs")) {
+      PyObject* d = item.get();
+      outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"), field(d, "strides"), field(d, "device")});
+    }
+    Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), to_bool(items.at(2).get()));
+    return from(op.name()).release();
+  });
+}
+
+PyObject* implement(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "implement");
+    Op& op = get_op(to_string(items.at(0).get(), "op"));
+    PyObject* d = items.at(1).get();
+    ImplementationText text;
+    text.name = field(d, "name");
+    text.device = field(d, "device");
+    text.kind = field(d, "kind");
+    text.code = field(d, "code");
+    text.file = field(d, "file");
+    text.options = texts(d, "options");
+    text.include_dirs = texts(d, "include_dirs");
+    text.entry = field(d, "entry");
+    text.grid = field(d, "grid", "1");
+    text.block = field(d, "block", "1");
+    text.cluster = field(d, "cluster");
+    text.shared = field(d, "shared", "0");
+    text.args = field(d, "args");
+    text.requires_ = texts(d, "requires");
+    PyObject* priority = PyDict_GetItemString(d, "priority");
+    text.priority = priority ? static_cast<int>(to_int(priority, "priority")) : 0;
+    text.cooperative = flag(d, "cooperative");
+    text.programmatic = flag(d, "programmatic");
+    Implementation made = make_implementation(op.spec(), text);
+    Ref hash = from(made.hash);
+    op.add(std::move(made), to_bool(items.at(2).get()));
+    return hash.release();
+  });
+}
+
+PyObject* define(PyObject*, PyObject* name) {
+  return guarded([&]() -> PyObject* {
+    define_with_torch(get_op(to_string(name, "op")));
+    return none().release();
+  });
+}
+
+PyObject* set_reference(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "set_reference");
+    Op& op = get_op(to_string(items.at(0).get(), "op"));
+    references().insert_or_assign(op.name(), Ref(items.at(1)));
+    op.extend_hash("reference", to_string(items.at(2).get(), "content"));
+    set_has_reference(op);
+    return none().release();
+  });
+}
+
+PyObject* reference_of(const std::string& op) {
+  const auto found = references().find(op);
+  return found == references().end() ? nullptr : found->second.get();
+}
+
+PyObject* extend_hash(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<std::string> items = to_strings(args, "extend_hash");
+    get_op(items.at(0)).extend_hash(items.at(1), items.at(2));
+    return none().release();
+  });
+}
+
+PyObject* describe(PyObject*, PyObject* name) {
+  return guarded([&]() -> PyObject* {
+    const Op& op = get_op(to_string(name, "op"));
+    Dict d;
+    d.set("name", op.name()).set("schema", op.spec().schema.text).put("args", describe_args(op.spec().schema)).put("outputs", describe_outputs(op.spec()));
+    d.put("implementations", describe_implementations(op)).set("has_reference", reference_of(op.name()) != nullptr).set("hash", op.hash());
+    return d.take().release();
+  });
+}
+
+PyObject* ops(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    std::vector<std::string> names;
+    for (const Op* op : all_ops()) names.push_back(op->name());
+    return from(names).release();
+  });
+}
+
+}  // namespace opaq::python

@@ -1,0 +1,196 @@
+// Eager calls: plain tensors are launched directly, outputs allocated by torch; whatever needs PyTorch's dispatcher goes to it.
+#include <string>
+#include <vector>
+
+#include "args.h"
+#include "functions.h"
+#include "opaq/outputs.h"
+#include "opaq/select.h"
+
+namespace opaq::python {
+namespace {
+
+struct Eager {
+  const Op* op;
+  Selector* selector;
+  const OpSpec* spec;
+  Ref overload;                // torch.ops.<ns>.<name>.default
+  std::vector<Ref> names;      // interned argument names
+  std::vector<Ref> defaults;   // null where required
+  bool mutates = false;
+};
+
+constexpr size_t kMaxArgs = 64;
+
+PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
+  const Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
+  Ref positional = check(PyTuple_New(count));
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    Py_INCREF(values[i]);
+    check(PyTuple_SetItem(positional.get(), i, values[i]));
+  }
+  Ref dict;
+  if (named) {
+    dict = check(PyDict_New());
+    for (Py_ssize_t i = 0; i < named; ++i) check(PyDict_SetItem(dict.get(), PyTuple_GetItem(keywords, i), values[count + i]));
+  }
+  return check(PyObject_Call(e.overload.get(), positional.get(), dict.get())).release();
+}
+
+// Arguments in schema order, borrowed; false when the call does not match the schema (the dispatcher then says why).
+bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* keywords, PyObject** bound) {
+  const std::vector<ArgSpec>& specs = e.spec->schema.args;
+  if (static_cast<size_t>(count) > specs.size()) return false;
+  size_t i = 0;
+  for (; i < static_cast<size_t>(count); ++i) {
+    if (specs[i].keyword_only) return false;
+    bound[i] = values[i];
+  }
+  for (; i < specs.size(); ++i) bound[i] = e.defaults[i].get();
+  const Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
+  for (Py_ssize_t k = 0; k < named; ++k) {
+    PyObject* name = PyTuple_GetItem(keywords, k);  // borrowed
+    size_t at = static_cast<size_t>(count);
+    while (at < specs.size() && e.names[at].get() != name && PyUnicode_Compare(e.names[at].get(), name) != 0) ++at;
+    if (at == specs.size()) return false;
+    bound[at] = values[count + k];
+  }
+  for (size_t k = 0; k < specs.size(); ++k) {
+    if (!bound[k]) return false;
+  }
+  return true;
+}
+
+bool is_zero(PyObject* function) {
+  Ref depth = check(PyObject_CallObject(function, nullptr));
+  return PyLong_Check(depth.get()) ? PyLong_AsLong(depth.get()) == 0 : depth.get() != Py_True;
+}
+
+bool is_true(PyObject* object) { return object == Py_True; }
+
+// No mode, profiler or subclass may be bypassed.
+bool torch_state_is_plain() {
+  const Torch& t = torch();
+  return is_zero(t.dispatch_mode_depth) && is_zero(t.function_mode_depth) && is_zero(t.profiler_enabled);
+}
+
+// A tensor that may be launched on: plain, readable, without gradient, negation or conjugation bit.
+bool readable(PyObject* value, TensorView& view, bool grad) {
+  const Torch& t = torch();
+  if (!is_plain(value)) return false;
+  if (!read_tensor(value, view)) {  // meta, sparse, functorch wrappers
+    PyErr_Clear();
+    return false;
+  }
+  if (grad && is_true(check(PyObject_GetAttr(value, t.name_requires_grad)).get())) return false;
+  if (!is_integral(view.dtype) && view.dtype != DType::Bool && is_true(check(PyObject_CallFunctionObjArgs(t.is_neg, value, nullptr)).get())) return false;
+  const bool complex = view.dtype == DType::Complex64 || view.dtype == DType::Complex128 || view.dtype == DType::Complex32;
+  return !complex || !is_true(check(PyObject_CallFunctionObjArgs(t.is_conj, value, nullptr)).get());
+}
+
+Ref int_tuple(const std::vector<int64_t>& values) {
+  Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; i < values.size(); ++i) check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), check(PyLong_FromLongLong(values[i])).release()));
+  return tuple;
+}
+
+Ref allocate(const OutputShape& shape, Device device) {
+  const Torch& t = torch();
+  PyObject* dtype = t.dtypes[static_cast<int>(shape.dtype)];
+  Ref sizes = int_tuple(shape.sizes), strides = int_tuple(shape.strides);
+  PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu : device.index == 0 ? t.empty_strided_cuda : nullptr;
+  if (fast) return check(PyObject_CallFunctionObjArgs(fast, sizes.get(), strides.get(), dtype, nullptr));
+  Ref name = from("cuda:" + std::to_string(device.index));
+  Ref positional = check(PyTuple_Pack(2, sizes.get(), strides.get()));
+  Dict keywords;
+  keywords.put("dtype", Ref::borrow(dtype)).put("device", check(PyObject_CallFunctionObjArgs(t.device, name.get(), nullptr)));
+  return check(PyObject_Call(t.empty_strided, positional.get(), keywords.take().get()));
+}
+
+void count_mutations(const Eager& e, PyObject* const* bound) {
+  for (size_t i = 0; i < e.spec->schema.args.size(); ++i) {
+    if (e.spec->schema.args[i].mutated && bound[i] != Py_None) check(PyObject_CallFunctionObjArgs(torch().increment_version, bound[i], nullptr));
+  }
+}
+
+// Runs the call without the dispatcher, or returns nullptr (no exception set) when it must not.
+PyObject* run_directly(const Eager& e, PyObject* const* bound) {
+  if (!torch_state_is_plain()) return nullptr;
+  const Schema& schema = e.spec->schema;
+  const size_t inputs = schema.args.size(), outputs = schema.returns.size();
+  const bool grad = is_true(check(PyObject_CallObject(torch().is_grad_enabled, nullptr)).get());
+  Args args(inputs + outputs);
+  const TensorView* first = nullptr;
+  for (size_t i = 0; i < inputs; ++i) {
+    if (schema.args[i].type != Type::Tensor) {
+      args[i] = read_scalar(e.op->name(), schema.args[i], bound[i], args);
+    } else if (bound[i] == Py_None && schema.args[i].optional) {
+      args[i] = Arg();
+    } else {
+      TensorView view;
+      if (!readable(bound[i], view, grad)) return nullptr;
+      args[i] = Arg(view);
+      if (first && !(view.device == first->device)) return nullptr;
+      if (!first) first = &args[i].tensor;
+    }
+  }
+  if (!first) return nullptr;
+  const Device device = first->device;
+
+  Ref made[8];
+  if (outputs > 8) return nullptr;
+  thread_local OutputShape shape;  // its capacity is reused
+  for (size_t i = 0; i < outputs; ++i) {
+    infer_output(*e.spec, i, args.data(), shape);
+    made[i] = allocate(shape, device);
+    TensorView view;
+    if (!read_tensor(made[i].get(), view)) throw PythonError{};
+    if (!(view.device == device)) return nullptr;  // the current device is another one: torch allocates there
+    args[inputs + i] = Arg(view);
+  }
+  const Choice choice = e.selector->select(args.data(), device.type);
+  if (!choice.launch) return nullptr;
+  choice.launch->launch(args.data(), device, current_stream(device));
+  if (e.mutates) count_mutations(e, bound);
+  if (outputs == 0) return none().release();
+  if (outputs == 1) return made[0].release();
+  Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(outputs)));
+  for (size_t i = 0; i < outputs; ++i) check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), made[i].release()));
+  return tuple.release();
+}
+
+PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
+  auto* e = static_cast<Eager*>(PyCapsule_GetPointer(self, "opaq.eager"));
+  return guarded([&]() -> PyObject* {
+    PyObject* bound[kMaxArgs];
+    if (e->spec->schema.args.size() <= kMaxArgs && bind(*e, values, count, keywords, bound)) {
+      if (PyObject* result = run_directly(*e, bound)) return result;
+    }
+    return call_overload(*e, values, count, keywords);
+  });
+}
+
+PyMethodDef call_def = {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(call)), METH_FASTCALL | METH_KEYWORDS, "call(*args, **kwargs): runs the op"};
+
+}  // namespace
+
+PyObject* eager(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "eager");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    auto* e = new Eager{&op, &selector(op), &op.spec(), items.at(1), {}, {}, false};
+    Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) { delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager")); }));
+    if (!capsule) {
+      delete e;
+      throw PythonError{};
+    }
+    for (const ArgSpec& arg : op.spec().schema.args) {
+      e->names.push_back(check(PyUnicode_InternFromString(arg.name.c_str())));
+      e->defaults.push_back(arg.has_default ? default_value(arg) : Ref());
+      e->mutates = e->mutates || arg.mutated;
+    }
+    return check(PyCFunction_New(&call_def, capsule.get())).release();
+  });
+}
+
+}  // namespace opaq::python

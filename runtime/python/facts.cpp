@@ -1,0 +1,251 @@
+// Plans and compilations for arguments that need not exist, warm-up for those that do, counters, and what was found on this machine.
+#include <deque>
+#include <string>
+
+#include "args.h"
+#include "functions.h"
+#include "opaq/cache.h"
+#include "opaq/driver.h"
+#include "opaq/outputs.h"
+#include "opaq/select.h"
+#include "opaq/settings.h"
+
+namespace opaq::python {
+namespace {
+
+Device parse_device(const std::string& text) {
+  if (text == "cpu") return {};
+  const size_t colon = text.find(':');
+  return {DeviceType::CUDA, colon == std::string::npos ? 0 : std::stoi(text.substr(colon + 1))};
+}
+
+std::vector<int64_t> to_ints(PyObject* sequence, const char* what) {
+  std::vector<int64_t> values;
+  for (const Ref& item : to_items(sequence, what)) values.push_back(to_int(item.get(), what));
+  return values;
+}
+
+// Arguments and outputs that stand for tensors which need not exist: the address is a number of the alignment given, never followed.
+class Facts {
+ public:
+  Facts(const Op& op, PyObject* facts) : op_(op), room_(op.spec().schema.args.size()) {
+    const Schema& schema = op.spec().schema;
+    const std::vector<Ref> items = to_items(facts, "facts");
+    if (items.size() > schema.args.size()) {
+      fail(ErrorKind::Launch, op.name() + " takes " + std::to_string(schema.args.size()) + " arguments; got " + std::to_string(items.size()));
+    }
+    for (size_t i = 0; i < schema.args.size(); ++i) {
+      Ref value = i < items.size() ? items[i] : schema.args[i].has_default ? defaults_.emplace_back(default_value(schema.args[i])) : Ref();
+      if (!value) fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
+      args_.push_back(schema.args[i].type == Type::Tensor ? tensor(value.get()) : read_scalar(op.name(), schema.args[i], value.get(), room_));
+    }
+    OutputShape shape;
+    for (size_t i = 0; i < schema.returns.size(); ++i) {
+      infer_output(op.spec(), i, args_.data(), shape);
+      args_.push_back(Arg(make(shape.dtype, shape.sizes, shape.strides, 4096)));
+    }
+  }
+  const Arg* args() const { return args_.data(); }
+  Device device() const { return device_; }
+
+ private:
+  Arg tensor(PyObject* value) {
+    if (value == Py_None) return {};
+    const std::vector<Ref> fields = to_items(value, "a tensor's facts");
+    if (fields.size() != 5) fail(ErrorKind::Launch, op_.name() + ": a tensor's facts are (dtype, sizes, strides, device, alignment); got " + std::to_string(fields.size()) + " fields");
+    const std::string dtype_name = to_string(fields[0].get(), "dtype");
+    const std::optional<DType> dtype = dtype_from_name(dtype_name);
+    if (!dtype) fail(ErrorKind::Launch, op_.name() + ": unknown dtype `" + dtype_name + "`");
+    device_ = parse_device(to_string(fields[3].get(), "device"));
+    return Arg(make(*dtype, to_ints(fields[1].get(), "sizes"), to_ints(fields[2].get(), "strides"), to_int(fields[4].get(), "alignment")));
+  }
+  TensorView make(DType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t alignment) {
+    TensorView v;
+    v.data = reinterpret_cast<void*>(alignment);
+    v.sizes = kept_.emplace_back(sizes).data();
+    v.strides = kept_.emplace_back(strides).data();
+    v.dim = static_cast<int32_t>(sizes.size());
+    v.dtype = dtype;
+    v.device = device_;
+    return v;
+  }
+
+  const Op& op_;
+  Args room_;
+  std::deque<Ref> defaults_;
+  std::deque<std::vector<int64_t>> kept_;
+  std::vector<Arg> args_;
+  Device device_;
+};
+
+Ref dims(const int64_t (&values)[3]) {
+  List list;
+  for (int64_t value : values) list.add(from(value));
+  return list.take();
+}
+
+void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& room, Device& device) {
+  const Schema& schema = op.spec().schema;
+  const std::vector<Ref> items = to_items(values, "args");
+  bool found = false;
+  for (size_t i = 0; i < schema.args.size(); ++i) {
+    Ref value = i < items.size() ? items[i] : schema.args[i].has_default ? default_value(schema.args[i]) : Ref();
+    if (!value) fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
+    if (schema.args[i].type != Type::Tensor) {
+      args.push_back(read_scalar(op.name(), schema.args[i], value.get(), room));
+    } else if (value.get() == Py_None && schema.args[i].optional) {
+      args.emplace_back();
+    } else {
+      TensorView view;
+      if (!is_plain(value.get()) || !read_tensor(value.get(), view)) refuse_tensor(op.name(), schema.args[i].name, value.get());
+      args.emplace_back(view);
+      if (!found) device = view.device;
+      found = true;
+    }
+  }
+  if (!found) fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
+}
+
+Ref describe_settings() {
+  const Settings& s = settings();
+  Dict d;
+  d.set("cache_dir", s.cache_dir).set("cache_bytes", s.cache_bytes).set("driver", s.driver).set("nvrtc", s.nvrtc).set("cxx", s.cxx);
+  d.set("compile_threads", int64_t{s.compile_threads}).set("library_dirs", s.library_dirs).set("cuda_include_dirs", s.cuda_include_dirs);
+  return d.take();
+}
+
+}  // namespace
+
+PyObject* plan(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "plan");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Facts facts(op, items.at(1).get());
+    Selector& chooser = selector(op);
+    const DeviceType device = facts.device().type;
+    const Choice choice = chooser.select(facts.args(), device);
+    Dict d;
+    d.set("reasons", chooser.explain(facts.args(), device));
+    const PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous;
+    d.set("implementation", launch ? launch->implementation().name : reference_of(op.name()) ? std::string("reference") : std::string());
+    if (choice.launch) {
+      const LaunchPlan p = choice.launch->plan(facts.args());
+      d.set("entry", p.entry).put("grid", dims(p.grid)).put("block", dims(p.block)).put("cluster", dims(p.cluster)).set("shared", p.shared).set("empty", p.empty);
+    }
+    return d.take().release();
+  });
+}
+
+PyObject* compile(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "compile");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Facts facts(op, items.at(1).get());
+    const std::string arch = to_string(items.at(2).get(), "arch");
+    const std::string wanted = items.size() > 3 ? to_string(items.at(3).get(), "implementation") : "";
+    PreparedLaunch* launch = wanted.empty() ? selector(op).select(facts.args(), DeviceType::CUDA).launch : selector(op).find(wanted);
+    if (!launch) {
+      fail(ErrorKind::Launch, op.name() + (wanted.empty() ? ": no CUDA implementation fits:\n" + selector(op).explain(facts.args(), DeviceType::CUDA)
+                                                          : " has no implementation `" + wanted + "`"));
+    }
+    std::shared_ptr<const Image> image;
+    {
+      AllowThreads allow;
+      image = launch->compile(facts.args(), arch);
+    }
+    Dict d;
+    d.set("implementation", launch->implementation().name).set("entry", launch->plan(facts.args()).entry).set("bytes", static_cast<int64_t>(image->bytes.size()));
+    d.set("seconds", image->seconds).set("from_cache", image->from_cache).set("log", image->log);
+    return d.take().release();
+  });
+}
+
+PyObject* warmup(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "warmup");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    std::vector<Arg> values;
+    Args room(0);
+    Device device;
+    read_real(op, items.at(1).get(), values, room, device);
+    std::deque<OutputShape> shapes;
+    for (size_t i = 0; i < op.spec().schema.returns.size(); ++i) {
+      OutputShape& shape = shapes.emplace_back();
+      infer_output(op.spec(), i, values.data(), shape);
+      TensorView v;
+      v.data = reinterpret_cast<void*>(4096);  // torch's allocations are aligned to more than any requirement can ask
+      v.sizes = shape.sizes.data();
+      v.strides = shape.strides.data();
+      v.dim = static_cast<int32_t>(shape.sizes.size());
+      v.dtype = shape.dtype;
+      v.device = device;
+      values.emplace_back(v);
+    }
+    const Choice choice = selector(op).select(values.data(), device.type);
+    if (PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous) {
+      AllowThreads allow;
+      launch->warmup(values.data(), device);
+    }
+    return none().release();
+  });
+}
+
+PyObject* implementation_stats(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    List list;
+    for (const Op* op : all_ops()) {
+      for (PreparedLaunch* launch : selector(*op).all()) {
+        const LaunchStats s = launch->stats();
+        Dict d;
+        d.set("op", op->name()).set("implementation", launch->implementation().name).set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
+        d.set("calls", s.calls).set("skipped_empty", s.skipped_empty).set("host_seconds", s.host_seconds).set("compile_seconds", s.compile_seconds);
+        d.set("compiled", s.compiled).set("disk_hits", s.disk_hits);
+        list.add(d.take());
+      }
+    }
+    return list.take().release();
+  });
+}
+
+PyObject* set_timing(PyObject*, PyObject* on) {
+  return guarded([&]() -> PyObject* {
+    opaq::set_timing(to_bool(on));
+    return none().release();
+  });
+}
+
+PyObject* doctor(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    const Driver& cuda = driver();
+    const NvrtcInfo nvrtc = nvrtc_info();
+    const CacheStats c = disk_cache().stats();
+    const CompileStats compiled = compile_stats();
+    Dict d;
+    const std::string driver_version = cuda.available ? std::to_string(cuda.version / 1000) + "." + std::to_string(cuda.version % 1000 / 10) : "";
+    d.put("driver", Dict().set("found", cuda.available).set("path", cuda.path).set("version", driver_version).set("why_not", cuda.why_not).take());
+    d.put("nvrtc", Dict().set("found", nvrtc.found).set("path", nvrtc.path).set("version", nvrtc.version).set("why_not", nvrtc.why_not).set("include_dirs", nvrtc.include_dirs).set("archs", nvrtc.archs).take());
+    d.put("cache", Dict().set("path", disk_cache().folder()).set("usable", disk_cache().usable()).set("bytes", disk_cache().bytes_on_disk()).set("hits", c.hits).set("misses", c.misses).set("stores", c.stores).set("healed", c.healed).set("evicted", c.evicted).set("failed_writes", c.failed_writes).take());
+    d.put("compile", Dict().set("compiled", compiled.compiled).set("disk_hits", compiled.disk_hits).set("seconds", compiled.seconds).take());
+    d.put("cxx", Dict().set("found", !settings().cxx.empty()).set("path", settings().cxx).take());
+    return d.take().release();
+  });
+}
+
+PyObject* settings_dict(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* { return describe_settings().release(); });
+}
+
+PyObject* configure(PyObject*, PyObject*, PyObject* kwargs) {
+  return guarded([&]() -> PyObject* {
+    Settings& s = settings();
+    if (PyObject* dirs = PyDict_GetItemString(kwargs, "library_dirs")) s.library_dirs = to_strings(dirs, "library_dirs");
+    if (PyObject* dirs = PyDict_GetItemString(kwargs, "cuda_include_dirs")) {
+      std::vector<std::string> merged = to_strings(dirs, "cuda_include_dirs");
+      for (const std::string& dir : s.cuda_include_dirs) merged.push_back(dir);
+      s.cuda_include_dirs = merged;
+    }
+    return none().release();
+  });
+}
+
+}  // namespace opaq::python

@@ -1,0 +1,35 @@
+// The module's functions, by file; backend/_runtime.pyi documents them.
+#pragma once
+
+#include "object.h"
+
+namespace opaq::python {
+
+// declare.cpp
+PyObject* declare(PyObject*, PyObject* args);
+PyObject* implement(PyObject*, PyObject* args);
+PyObject* define(PyObject*, PyObject* args);
+PyObject* set_reference(PyObject*, PyObject* args);
+PyObject* extend_hash(PyObject*, PyObject* args);
+PyObject* describe(PyObject*, PyObject* args);
+PyObject* ops(PyObject*, PyObject*);
+PyObject* reference_of(const std::string& op);  // borrowed: the fallback given to set_reference, or nullptr
+
+// launcher.cpp
+PyObject* launcher(PyObject*, PyObject* args);
+PyObject* node_stats(PyObject*, PyObject*);
+
+// eager.cpp
+PyObject* eager(PyObject*, PyObject* args);
+
+// facts.cpp
+PyObject* plan(PyObject*, PyObject* args);
+PyObject* compile(PyObject*, PyObject* args);
+PyObject* warmup(PyObject*, PyObject* args);
+PyObject* implementation_stats(PyObject*, PyObject*);
+PyObject* set_timing(PyObject*, PyObject* args);
+PyObject* doctor(PyObject*, PyObject*);
+PyObject* settings_dict(PyObject*, PyObject*);
+PyObject* configure(PyObject*, PyObject* args, PyObject* kwargs);
+
+}  // namespace opaq::python

@@ -1,0 +1,151 @@
+// Launch objects: what a node of a generated wrapper calls. One Python call in, one kernel launch out.
+#include <cstdint>
+#include <set>
+#include <string>
+
+#include "args.h"
+#include "functions.h"
+#include "opaq/select.h"
+
+namespace opaq::python {
+namespace {
+
+struct Launcher {
+  const Op* op;
+  Selector* selector;
+  const OpSpec* spec;
+  Device device;
+  std::string node, graph;
+  int64_t calls = 0;                  // guarded by the GIL, as everything here
+  std::string last = "";              // implementation that served the last call
+  const PreparedLaunch* last_launch = nullptr;
+};
+
+std::set<Launcher*>& alive() {
+  static auto* all = new std::set<Launcher*>;
+  return *all;
+}
+
+std::string device_name(Device d) { return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index); }
+
+Device parse_device(const std::string& text) {
+  if (text == "cpu") return {DeviceType::CPU, 0};
+  if (text.rfind("cuda", 0) == 0) {
+    if (text.size() == 4) return {DeviceType::CUDA, 0};
+    if (text.size() > 5 && text[4] == ':' && text.find_first_not_of("0123456789", 5) == std::string::npos) return {DeviceType::CUDA, std::stoi(text.substr(5))};
+  }
+  fail(ErrorKind::Launch, "device `" + text + "`; expected \"cpu\" or \"cuda:<index>\"");
+}
+
+const std::string& symbol_name(const OpSpec& spec, size_t i) {
+  const size_t inputs = spec.schema.args.size();
+  return i < inputs ? spec.schema.args[i].name : spec.schema.returns[i - inputs];
+}
+
+// Reads tensors and scalars; checks that every tensor is plain and on the launcher's device.
+void read(const Launcher& l, PyObject* const* values, size_t count, Args& args) {
+  const size_t inputs = l.spec->schema.args.size();
+  for (size_t i = 0; i < count; ++i) {
+    PyObject* value = values[i];
+    const bool tensor = i >= inputs || l.spec->schema.args[i].type == Type::Tensor;
+    if (!tensor) {
+      args[i] = read_scalar(l.op->name(), l.spec->schema.args[i], value, args);
+      continue;
+    }
+    if (value == Py_None && i < inputs && l.spec->schema.args[i].optional) {
+      args[i] = Arg();
+      continue;
+    }
+    TensorView view;
+    if (!is_plain(value) || !read_tensor(value, view)) refuse_tensor(l.op->name(), symbol_name(*l.spec, i), value);
+    if (!(view.device == l.device)) {
+      fail(ErrorKind::Launch, l.op->name() + ": argument `" + symbol_name(*l.spec, i) + "` is on " + device_name(view.device) + "; this node was compiled for " + device_name(l.device));
+    }
+    args[i] = Arg(view);
+  }
+}
+
+void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg* args) {
+  PyObject* reference = reference_of(l.op->name());
+  if (!reference) fail(ErrorKind::Launch, l.op->name() + ": no implementation fits this call, and there is no reference:\n" + l.selector->explain(args, l.device.type));
+  Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(count)));
+  for (size_t i = 0; i < count; ++i) {
+    Py_INCREF(values[i]);
+    check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), values[i]));
+  }
+  check(PyObject_CallObject(reference, tuple.get()));
+  l.last = "reference";
+  l.last_launch = nullptr;
+}
+
+PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
+  auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(self, "opaq.launcher"));
+  try {
+    const size_t count = l->spec->schema.args.size() + l->spec->schema.returns.size();
+    const bool cuda = l->device.type == DeviceType::CUDA;
+    if (static_cast<size_t>(given) != count + cuda) {
+      fail(ErrorKind::Launch, l->op->name() + ": a launch takes " + std::to_string(count) + " arguments and results" + (cuda ? " and a stream" : "") + "; got " + std::to_string(given));
+    }
+    Args args(count);
+    read(*l, values, count, args);
+    void* stream = nullptr;
+    if (cuda) {
+      stream = PyLong_AsVoidPtr(values[count]);
+      if (!stream && PyErr_Occurred()) return nullptr;
+    }
+    ++l->calls;
+    const Choice choice = l->selector->select(args.data(), l->device.type);
+    if (choice.launch) {
+      choice.launch->launch(args.data(), l->device, stream);
+      l->last_launch = choice.launch;
+    } else {
+      run_reference(*l, values, count, args.data());
+    }
+    Py_RETURN_NONE;
+  } catch (...) {
+    return raise_current();
+  }
+}
+
+void destroy(PyObject* capsule) {
+  auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(capsule, "opaq.launcher"));
+  alive().erase(l);
+  delete l;
+}
+
+PyMethodDef call_def = {"launch", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(call)), METH_FASTCALL,
+                        "launch(*args, *outputs[, stream]): runs the op on buffers that exist"};
+
+}  // namespace
+
+PyObject* launcher(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<std::string> items = to_strings(args, "launcher");
+    const Op& op = get_op(items.at(0));
+    if (op.hash() != items.at(1)) {
+      fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " + op.hash().substr(0, 12) + ", generated for " + items.at(1).substr(0, 12) +
+                                  "); compile the model again");
+    }
+    auto* l = new Launcher{&op, &selector(op), &op.spec(), parse_device(items.at(2)), items.at(3), items.at(4)};
+    Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
+    if (!capsule) {
+      delete l;
+      throw PythonError{};
+    }
+    alive().insert(l);
+    return check(PyCFunction_New(&call_def, capsule.get())).release();
+  });
+}
+
+PyObject* node_stats(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    List list;
+    for (const Launcher* l : alive()) {
+      const std::string implementation = l->last_launch ? l->last_launch->implementation().name : l->last;
+      list.add(Dict().set("graph", l->graph).set("node", l->node).set("op", l->op->name()).set("device", device_name(l->device)).set("implementation", implementation).set("calls", l->calls).take());
+    }
+    return list.take().release();
+  });
+}
+
+}  // namespace opaq::python

@@ -1,0 +1,47 @@
+// The extension module opaq._runtime. One binary for Python 3.10 and newer.
+#include "bind.h"
+#include "functions.h"
+
+namespace {
+
+using namespace opaq::python;
+
+template <typename F>
+PyCFunction as_function(F* f) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(f));
+}
+
+PyMethodDef methods[] = {
+    {"configure", as_function(configure), METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"bind_torch", as_function(bind_torch), METH_VARARGS | METH_KEYWORDS, nullptr},
+    {"declare", declare, METH_VARARGS, nullptr},
+    {"implement", implement, METH_VARARGS, nullptr},
+    {"define", define, METH_O, nullptr},
+    {"set_reference", set_reference, METH_VARARGS, nullptr},
+    {"extend_hash", extend_hash, METH_VARARGS, nullptr},
+    {"describe", describe, METH_O, nullptr},
+    {"ops", ops, METH_NOARGS, nullptr},
+    {"launcher", launcher, METH_VARARGS, nullptr},
+    {"eager", eager, METH_VARARGS, nullptr},
+    {"plan", plan, METH_VARARGS, nullptr},
+    {"compile", compile, METH_VARARGS, nullptr},
+    {"warmup", warmup, METH_VARARGS, nullptr},
+    {"set_timing", set_timing, METH_O, nullptr},
+    {"implementation_stats", implementation_stats, METH_NOARGS, nullptr},
+    {"node_stats", node_stats, METH_NOARGS, nullptr},
+    {"doctor", doctor, METH_NOARGS, nullptr},
+    {"settings", settings_dict, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "opaq._runtime", "The opaq runtime: declarations in, launches out.", -1, methods, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__runtime() {
+  return guarded([]() -> PyObject* {
+    Ref module = check(PyModule_Create(&definition));
+    set_error_classes(module.get());
+    return module.release();
+  });
+}

@@ -1,0 +1,115 @@
+// Python objects in C++: owned references, conversions of texts and lists, and exceptions both ways. Limited API of Python 3.10.
+#pragma once
+
+#ifndef Py_LIMITED_API
+#define Py_LIMITED_API 0x030a0000
+#endif
+#include <Python.h>
+
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "opaq/error.h"
+
+namespace opaq::python {
+
+class Ref {  // owns one reference
+ public:
+  Ref() = default;
+  explicit Ref(PyObject* stolen) : object_(stolen) {}
+  Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  Ref& operator=(Ref&& other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  Ref(const Ref& other) : object_(other.object_) { Py_XINCREF(object_); }
+  ~Ref() { Py_XDECREF(object_); }
+  static Ref borrow(PyObject* object) {
+    Py_XINCREF(object);
+    return Ref(object);
+  }
+  PyObject* get() const { return object_; }
+  PyObject* release() { return std::exchange(object_, nullptr); }
+  explicit operator bool() const { return object_ != nullptr; }
+
+ private:
+  PyObject* object_ = nullptr;
+};
+
+struct PythonError {};  // a Python exception is set; thrown through C++ frames
+
+Ref check(PyObject* object);            // throws PythonError when null
+inline void check(int status) {
+  if (status < 0) throw PythonError{};
+}
+
+// Sets the Python exception for the C++ one in flight. Call in a catch block; returns nullptr.
+PyObject* raise_current() noexcept;
+void set_error_classes(PyObject* module);  // creates opaq.Error and its kin
+
+// Runs `body` and turns what it throws into a Python exception.
+template <typename F>
+PyObject* guarded(F&& body) noexcept {
+  try {
+    return body();
+  } catch (...) {
+    return raise_current();
+  }
+}
+
+std::string to_string(PyObject* object, const char* what);  // str; bytes are taken as they are
+int64_t to_int(PyObject* object, const char* what);
+bool to_bool(PyObject* object);
+std::vector<std::string> to_strings(PyObject* sequence, const char* what);
+std::vector<Ref> to_items(PyObject* sequence, const char* what);
+
+Ref from(std::string_view text);
+Ref from(int64_t value);
+Ref from(double value);
+Ref from(bool value);
+Ref from(const std::vector<std::string>& items);
+inline Ref from(const char* text) { return from(std::string_view(text)); }
+inline Ref from(const std::string& text) { return from(std::string_view(text)); }
+inline Ref none() { return Ref::borrow(Py_None); }
+
+class Dict {  // a new dict, filled item by item
+ public:
+  Dict() : dict_(check(PyDict_New())) {}
+  template <typename T>
+  Dict& set(const char* key, const T& value) {
+    return put(key, from(value));
+  }
+  Dict& put(const char* key, const Ref& value) {
+    check(PyDict_SetItemString(dict_.get(), key, value.get()));
+    return *this;
+  }
+  Ref take() { return std::move(dict_); }
+
+ private:
+  Ref dict_;
+};
+
+class List {
+ public:
+  List() : list_(check(PyList_New(0))) {}
+  void add(const Ref& item) { check(PyList_Append(list_.get(), item.get())); }
+  Ref take() { return std::move(list_); }
+
+ private:
+  Ref list_;
+};
+
+// Releases the GIL for its scope.
+class AllowThreads {
+ public:
+  AllowThreads() : state_(PyEval_SaveThread()) {}
+  ~AllowThreads() { PyEval_RestoreThread(state_); }
+  AllowThreads(const AllowThreads&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+}  // namespace opaq::python

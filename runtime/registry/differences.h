@@ -1,0 +1,14 @@
+// What differs between two declarations, for errors: private to runtime/registry.
+#pragma once
+
+#include <string>
+
+#include "opaq/spec.h"
+
+namespace opaq {
+
+// Lines "  grid: 'x.size(0)' before, 'x.numel()' now", each begun with a line end.
+std::string differences(const Implementation& before, const Implementation& now);
+std::string differences(const OpSpec& before, const OpSpec& now);
+
+}  // namespace opaq

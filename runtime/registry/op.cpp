@@ -1,0 +1,58 @@
+// One op and its implementations.
+#include <algorithm>
+
+#include "differences.h"
+#include "opaq/error.h"
+#include "opaq/registry.h"
+#include "opaq/sha256.h"
+
+namespace opaq {
+
+Op::Op(OpSpec spec) : spec_(std::move(spec)), name_(spec_.schema.qualname()) {
+  lists_.push_back(std::make_unique<const Implementations>());
+  current_.store(lists_.back().get(), std::memory_order_release);
+}
+
+void Op::add(Implementation implementation, bool replace) {
+  auto added = std::make_shared<const Implementation>(std::move(implementation));
+  const std::lock_guard lock(mutex_);
+  Implementations list = implementations();
+  const auto same = std::find_if(list.begin(), list.end(), [&](const auto& other) { return other->name == added->name; });
+  if (same == list.end()) {
+    list.push_back(std::move(added));
+  } else {
+    // One declared again from another folder differs in `file` alone: the list keeps the first, whose code is the same.
+    if ((*same)->hash == added->hash) return;
+    if (!replace) {
+      fail(ErrorKind::Declaration,
+           name_ + ": implementation '" + added->name + "' is already declared, and differs:" + differences(**same, *added) +
+               "\nPass replace=True to take the new one, or give it a name of its own, such as '" + added->name + ":2'");
+    }
+    *same = std::move(added);  // keeps its place among those of its priority
+  }
+  std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a->priority > b->priority; });
+  lists_.push_back(std::make_unique<const Implementations>(std::move(list)));
+  current_.store(lists_.back().get(), std::memory_order_release);
+}
+
+std::string Op::hash() const {
+  const std::lock_guard lock(mutex_);
+  Sha256 hash;
+  hash.field("opaq registered op 1").field(spec_.hash).field(std::to_string(implementations().size()));
+  for (const auto& implementation : implementations()) hash.field(implementation->hash);
+  for (const auto& [key, content] : extra_) hash.field(key).field(content);
+  return hash.hex();
+}
+
+void Op::extend_hash(std::string_view key, std::string_view content) {
+  const std::lock_guard lock(mutex_);
+  // Sorted by key: the order of decorators in the user's module changes nothing.
+  auto it = std::lower_bound(extra_.begin(), extra_.end(), key, [](const auto& entry, std::string_view k) { return entry.first < k; });
+  if (it != extra_.end() && it->first == key) {
+    it->second = content;
+  } else {
+    extra_.insert(it, {std::string(key), std::string(content)});
+  }
+}
+
+}  // namespace opaq

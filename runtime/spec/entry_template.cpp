@@ -1,0 +1,97 @@
+// Entry texts with {expression} holes.
+#include "entry_template.h"
+
+#include "opaq/error.h"
+
+namespace opaq {
+namespace spec {
+namespace {
+
+// The end of the hole that begins at `begin`: the first `}` outside a string. npos when there is none, or another `{` comes first.
+size_t hole_end(std::string_view text, size_t begin) {
+  char quote = '\0';
+  for (size_t i = begin; i < text.size(); ++i) {
+    if (quote != '\0') {
+      if (text[i] == quote) quote = '\0';
+    } else if (text[i] == '\'' || text[i] == '"') {
+      quote = text[i];
+    } else if (text[i] == '}') {
+      return i;
+    } else if (text[i] == '{') {
+      break;
+    }
+  }
+  return std::string_view::npos;
+}
+
+}  // namespace
+
+EntryTemplate parse_entry(std::string_view text, const Scope& scope) {
+  text = trimmed(text);
+  EntryTemplate entry;
+  std::string piece;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if ((c == '{' || c == '}') && i + 1 < text.size() && text[i + 1] == c) {
+      piece += c;
+      ++i;
+    } else if (c == '}') {
+      scope.fail("entry", "'}' closes nothing in '" + std::string(text) + "'; a brace itself is written '}}'");
+    } else if (c == '{') {
+      const size_t end = hole_end(text, i + 1);
+      if (end == std::string_view::npos) {
+        scope.fail("entry", "'{' is not closed in '" + std::string(text) + "'; a brace itself is written '{{'");
+      }
+      const std::string_view hole = trimmed(text.substr(i + 1, end - i - 1));
+      if (hole.empty()) scope.fail("entry", "'{}' holds no expression in '" + std::string(text) + "'; write one, such as {x.dtype}");
+      entry.pieces.push_back(std::move(piece));
+      piece.clear();
+      entry.holes.push_back(scope.one(hole, "entry", {Type::Int, Type::Bool, Type::DType}));
+      i = end;
+    } else {
+      piece += c;
+    }
+  }
+  entry.pieces.push_back(std::move(piece));
+  return entry;
+}
+
+}  // namespace spec
+
+std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType target) const {
+  if (values.size() != holes.size()) {
+    fail(ErrorKind::Internal,
+         "entry '" + text() + "' has " + std::to_string(holes.size()) + " holes, got " + std::to_string(values.size()) + " values");
+  }
+  std::string filled = pieces.empty() ? "" : pieces[0];
+  for (size_t i = 0; i < holes.size(); ++i) {
+    switch (holes[i].type()) {
+      case Type::Bool:
+        filled += values[i] ? "true" : "false";
+        break;
+      case Type::DType: {
+        if (values[i] < 0 || values[i] >= kDTypeCount) {
+          fail(ErrorKind::Internal, "entry '" + text() + "': " + std::to_string(values[i]) + " is no dtype");
+        }
+        const auto dtype = static_cast<DType>(values[i]);
+        filled += target == DeviceType::CUDA ? cuda_type(dtype) : host_type(dtype);
+        break;
+      }
+      default:
+        filled += std::to_string(values[i]);
+    }
+    filled += pieces[i + 1];
+  }
+  return filled;
+}
+
+std::string EntryTemplate::text() const {
+  std::string text;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    for (char c : pieces[i]) text.append(c == '{' || c == '}' ? 2 : 1, c);
+    if (i < holes.size()) text += "{" + holes[i].text() + "}";
+  }
+  return text;
+}
+
+}  // namespace opaq

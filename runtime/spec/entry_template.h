@@ -1,0 +1,14 @@
+// Parsing of entry texts with {expression} holes: private to runtime/spec.
+#pragma once
+
+#include <string_view>
+
+#include "expressions.h"
+#include "opaq/spec.h"
+
+namespace opaq::spec {
+
+// "rms_norm<{x.dtype}, {x.size(-1)}>"; `{{` and `}}` stand for braces. Throws Declaration.
+EntryTemplate parse_entry(std::string_view text, const Scope& scope);
+
+}  // namespace opaq::spec

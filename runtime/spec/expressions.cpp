@@ -1,0 +1,89 @@
+// Texts of a declaration turned into checked expressions.
+#include "expressions.h"
+
+#include <algorithm>
+
+#include "names.h"
+#include "opaq/error.h"
+#include "schema_type.h"
+
+namespace opaq::spec {
+namespace {
+
+// What may be done instead, by the type that was found where another was expected.
+std::string advice(Type found, std::initializer_list<Type> accepted) {
+  const auto accepts = [&](Type type) { return std::find(accepted.begin(), accepted.end(), type) != accepted.end(); };
+  if (found == Type::Tensor && accepts(Type::Int)) return "; say which of its numbers is meant: x.numel(), x.size(0), x.dim()";
+  if (found == Type::Tensor && accepts(Type::DType)) return "; write x.dtype";
+  if (found == Type::IntList && accepts(Type::Int)) return "; take one of its items: l[0]";
+  if (found == Type::Bool && accepts(Type::Int)) return "; write 1 if c else 0";
+  if (found == Type::DType) return "; dtypes belong in the entry: f<{x.dtype}>";
+  if (found == Type::String) return "; compare it: mode == 'mean'";
+  if (found == Type::Float && accepts(Type::Int)) return "; integers divide by // or ceil_div(a, b)";
+  return "";
+}
+
+}  // namespace
+
+std::string_view trimmed(std::string_view text) {
+  constexpr std::string_view blanks = " \t\n\r";
+  const size_t first = text.find_first_not_of(blanks);
+  if (first == std::string_view::npos) return {};
+  return text.substr(first, text.find_last_not_of(blanks) - first + 1);
+}
+
+std::string Scope::what(std::string_view field) const { return std::string(field) + " of " + owner; }
+
+void Scope::fail(std::string_view field, const std::string& problem) const {
+  opaq::fail(ErrorKind::Declaration, what(field) + ": " + problem);
+}
+
+// The names in the text, outside quotes and not behind a dot, are arguments, functions or literals.
+void Scope::check_readable(std::string_view text, std::string_view field) const {
+  char quote = '\0';
+  for (size_t i = 0; i < text.size();) {
+    const char c = text[i];
+    size_t end = i + 1;
+    if (quote != '\0') {
+      if (c == quote) quote = '\0';
+    } else if (c == '\'' || c == '"') {
+      quote = c;
+    } else if (is_name_char(c)) {
+      while (end < text.size() && is_name_char(text[end])) ++end;
+      const std::string_view name = text.substr(i, end - i);
+      const bool attribute = i > 0 && text[i - 1] == '.';
+      for (const ArgSpec& arg : schema.args) {
+        if (attribute || arg.name != name || is_readable(arg.torch_type)) continue;
+        fail(field, "'" + arg.name + "' is a " + arg.torch_type +
+                        ", which expressions cannot read and kernels cannot take; only a Python "
+                        "implementation sees it" +
+                        (arg.torch_type == "Device" ? " (an output is on the device of a tensor argument)" : ""));
+      }
+    }
+    i = end;
+  }
+}
+
+void Scope::check_type(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const {
+  if (std::find(accepted.begin(), accepted.end(), expr.type()) != accepted.end()) return;
+  std::vector<std::string> names;
+  for (Type type : accepted) names.emplace_back(name(type));
+  fail(field, "'" + expr.text() + "' has type " + std::string(name(expr.type())) + ", expected " + join(names, " or ") +
+                  advice(expr.type(), accepted));
+}
+
+Expr Scope::one(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {
+  check_readable(text, field);
+  Expr expr = parse(text, symbols, what(field));
+  check_type(expr, field, accepted);
+  return expr;
+}
+
+std::vector<Expr> Scope::list(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {
+  check_readable(text, field);
+  std::vector<Expr> items = parse_list(text, symbols, what(field));
+  for (const Expr& item : items) check_type(item, field, accepted);
+  return items;
+}
+
+}  // namespace opaq::spec

@@ -1,0 +1,204 @@
+// PyTorch's schema grammar: "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)".
+//
+// What PyTorch accepts was tried with its own parser (2.11 and 2.15); tests/cpp/schema_test.cpp holds the table. The canonical text is
+// what is handed to PyTorch and what is hashed: one schema has one text, whatever its spacing, quotes or spelling of defaults.
+#include <algorithm>
+
+#include "names.h"
+#include "opaq/error.h"
+#include "opaq/spec.h"
+#include "schema_cursor.h"
+#include "schema_default.h"
+#include "schema_type.h"
+
+namespace opaq {
+namespace {
+
+using spec::SchemaCursor;
+using spec::SchemaType;
+
+class SchemaParser {
+ public:
+  explicit SchemaParser(std::string_view text) : cursor_(text) {}
+
+  Schema parse() {
+    take_qualname();
+    cursor_.expect("(", "after the op's name");
+    take_arguments();
+    if (!cursor_.take("->"))
+      cursor_.fail_here("expected '->' and the outputs after the arguments, found " + cursor_.found() + "; write '-> ()' for none");
+    take_returns();
+    if (!cursor_.at_end()) cursor_.fail_here("expected the end of the schema, found " + cursor_.found());
+    schema_.text = schema_.qualname() + "(" + join(argument_texts_) + ") -> " + returns_text_;
+    return std::move(schema_);
+  }
+
+ private:
+  void take_qualname() {
+    const size_t column = cursor_.at();
+    schema_.ns = take_op_name("a namespace, as in 'mylib::f(...)'");
+    if (cursor_.take(".")) fail_overload(column, schema_.ns);
+    if (!cursor_.take("::")) {
+      cursor_.fail_at(column, "the name has no namespace: write 'mylib::" + schema_.ns + "(...)', with a namespace of your own");
+    }
+    schema_.name = take_op_name("the op's name after '::'");
+    if (cursor_.looking_at(".")) fail_overload(cursor_.at(), schema_.name);
+    if (cursor_.looking_at("::")) cursor_.fail_here("a namespace has one level, as in 'mylib::f'");
+    cursor_.set_op(schema_.qualname());
+  }
+
+  [[noreturn]] void fail_overload(size_t column, const std::string& name) {
+    cursor_.fail_at(column, "overload names (" + name +
+                                ".<overload>) are not supported; give each overload an op name of its own, such as " + name + "_out");
+  }
+
+  std::string take_op_name(const std::string& expected) {
+    const size_t column = cursor_.at();
+    std::string name(cursor_.take_name());
+    if (name.empty()) cursor_.fail_here("expected " + expected + ", found " + cursor_.found());
+    if (const std::string why = spec::why_not_op_name(name); !why.empty()) cursor_.fail_at(column, "'" + name + "' " + why);
+    return name;
+  }
+
+  void take_arguments() {
+    if (cursor_.take(")")) return;
+    bool keyword_only = false;
+    do {
+      if (cursor_.looking_at("...")) cursor_.fail_here("a variable number of arguments is not supported; declare each");
+      if (cursor_.take("*")) {  // PyTorch accepts it with nothing behind it, and more than once
+        keyword_only = true;
+        continue;
+      }
+      take_argument(keyword_only);
+    } while (cursor_.take(","));
+    cursor_.expect(")", "or ',' after " + (schema_.args.empty() ? std::string("'*'") : "argument '" + schema_.args.back().name + "'"));
+  }
+
+  void take_argument(bool keyword_only) {
+    const SchemaType type = spec::take_argument_type(cursor_, "argument" + name_ahead());
+    check_alias(type);
+    const size_t column = cursor_.at();
+    std::string name = take_value_name("the name of an argument of type " + type.text());
+    if (schema_.index_of(name) >= 0) cursor_.fail_at(column, "two arguments are named '" + name + "'; names must differ");
+
+    ArgSpec arg;
+    arg.name = name;
+    arg.torch_type = type.torch_type();
+    arg.type = type.type();
+    arg.optional = type.optional;
+    arg.mutated = !type.alias.empty();
+    arg.keyword_only = keyword_only;
+    if (cursor_.take("=")) {
+      arg.has_default = true;
+      arg.default_text = spec::take_default(cursor_, type, "argument '" + name + "'");
+    } else if (!keyword_only && !schema_.args.empty() && schema_.args.back().has_default) {
+      cursor_.fail_at(column, "argument '" + name + "' has no default but follows '" + schema_.args.back().name +
+                                  "', which has one; give it a default or move it before");
+    }
+    if (keyword_only && (schema_.args.empty() || !schema_.args.back().keyword_only)) argument_texts_.emplace_back("*");
+    argument_texts_.push_back(type.text() + " " + name + (arg.has_default ? "=" + arg.default_text : ""));
+    schema_.args.push_back(std::move(arg));
+  }
+
+  // Two mutated arguments of one alias set would be the same memory.
+  void check_alias(const SchemaType& type) {
+    if (type.alias.empty()) return;
+    if (std::find(aliases_.begin(), aliases_.end(), type.alias) != aliases_.end()) {
+      cursor_.fail_at(type.column, "alias set '" + type.alias + "' is used twice; give each mutated argument a letter of its own");
+    }
+    aliases_.push_back(type.alias);
+  }
+
+  std::string take_value_name(const std::string& expected) {
+    const size_t column = cursor_.at();
+    std::string name(cursor_.take_name());
+    if (name.empty()) cursor_.fail_here("expected " + expected + ", found " + cursor_.found());
+    if (const std::string why = spec::why_not_value_name(name); !why.empty()) cursor_.fail_at(column, "name '" + name + "' " + why);
+    return name;
+  }
+
+  // " 'g'" for "Generator? g=None, ...": the last name before what ends the argument; errors about its type name it.
+  std::string name_ahead() {
+    const std::string_view text = cursor_.text();
+    size_t i = cursor_.at();
+    int depth = 0;
+    std::string_view last;
+    while (i < text.size()) {
+      const char c = text[i];
+      if (depth == 0 && (c == ',' || c == ')' || c == '=')) break;
+      if (c == '(' || c == '[') ++depth;
+      if (c == ')' || c == ']') --depth;
+      size_t end = i + 1;
+      if (spec::is_name_start(c)) {
+        while (end < text.size() && spec::is_name_char(text[end])) ++end;
+        if (depth == 0) last = text.substr(i, end - i);
+      }
+      i = end;
+    }
+    return last.empty() ? "" : " '" + std::string(last) + "'";
+  }
+
+  void take_returns() {
+    if (cursor_.looking_at("...")) cursor_.fail_here("a variable number of outputs is not supported; list each");
+    if (!cursor_.take("(")) {
+      take_return();
+    } else if (!cursor_.take(")")) {
+      do take_return();
+      while (cursor_.take(","));
+      cursor_.expect(")", "or ',' after an output");
+    }
+    name_returns();
+  }
+
+  void take_return() {
+    if (cursor_.looking_at("...")) cursor_.fail_here("a variable number of outputs is not supported; list each");
+    const size_t column = cursor_.at();
+    spec::take_result_type(cursor_, "output " + std::to_string(schema_.returns.size()));
+    const bool named = spec::is_name_start(cursor_.peek());
+    schema_.returns.push_back(named ? take_value_name("the name of an output") : "");
+    return_columns_.push_back(column);
+  }
+
+  void name_returns() {
+    std::vector<std::string> texts;
+    for (const std::string& name : schema_.returns) texts.push_back(name.empty() ? "Tensor" : "Tensor " + name);
+    returns_text_ = texts.size() == 1 && schema_.returns[0].empty() ? "Tensor" : "(" + join(texts) + ")";
+
+    std::vector<std::string> names;
+    for (size_t i = 0; i < schema_.returns.size(); ++i) {
+      const bool named = !schema_.returns[i].empty();
+      const std::string name = named ? schema_.returns[i] : schema_.returns.size() == 1 ? "out" : "out" + std::to_string(i);
+      const std::string what = named ? "output '" + name + "'" : "output " + std::to_string(i) + ", unnamed and so called '" + name + "',";
+      const bool argument = std::any_of(schema_.args.begin(), schema_.args.end(), [&](const ArgSpec& arg) { return arg.name == name; });
+      if (argument || std::find(names.begin(), names.end(), name) != names.end()) {
+        cursor_.fail_at(return_columns_[i],
+                        what + " has the name of " + (argument ? "an argument" : "another output") +
+                            "; expressions refer to both by name: " + (named ? "rename one" : "name the output, as in '-> (Tensor y)'"));
+      }
+      names.push_back(name);
+    }
+    schema_.returns = std::move(names);
+  }
+
+  SchemaCursor cursor_;
+  Schema schema_;
+  std::vector<std::string> argument_texts_, aliases_;
+  std::vector<size_t> return_columns_;
+  std::string returns_text_;
+};
+
+}  // namespace
+
+int Schema::index_of(std::string_view arg) const {
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (args[i].name == arg) return static_cast<int>(i);
+  }
+  for (size_t i = 0; i < returns.size(); ++i) {
+    if (returns[i] == arg) return static_cast<int>(args.size() + i);
+  }
+  return -1;
+}
+
+Schema parse_schema(std::string_view text) { return SchemaParser(text).parse(); }
+
+}  // namespace opaq

@@ -1,0 +1,180 @@
+// Defines ops with PyTorch's dispatcher. One handler serves every schema; each op has a plain function pointer of its own (a slot) that leads to it.
+#include <array>
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "opaq/error.h"
+#include "opaq/outputs.h"
+#include "opaq/select.h"
+#include "opaq/torch.h"
+#include "values.h"
+
+namespace opaq {
+namespace {
+
+using torch::Inputs;
+using torch::shim;
+using torch::StableIValue;
+using torch::Tensor;
+
+constexpr size_t kSlots = 2048;
+
+struct Target {  // what a slot runs; replaced as a whole when an op is re-declared, never destroyed
+  const Op* op;
+  Selector* selector;
+};
+
+struct Slot {
+  std::atomic<const Target*> target{nullptr};
+  std::atomic<bool> has_reference{false};
+  std::string name;
+};
+
+std::array<Slot, kSlots>& slots() {
+  static auto* all = new std::array<Slot, kSlots>;  // never destroyed: the dispatcher may call during process exit
+  return *all;
+}
+
+std::mutex define_mutex;
+size_t slots_used = 0;
+
+Slot* find_slot(const std::string& name) {
+  for (size_t i = 0; i < slots_used; ++i) {
+    if (slots()[i].name == name) return &slots()[i];
+  }
+  return nullptr;
+}
+
+std::string reference_name(const Schema& schema) { return "opaq_reference::" + schema.ns + "__" + schema.name; }
+
+const TensorView& device_tensor(const Op& op, const std::vector<Arg>& args) {
+  for (const Arg& arg : args) {
+    if (arg.kind == Arg::Kind::Tensor) return arg.tensor;
+  }
+  fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
+}
+
+void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView& first) {
+  const auto text = [](Device d) { return d.type == DeviceType::CPU ? std::string("cpu") : "cuda:" + std::to_string(d.index); };
+  for (size_t i = 0; i < op.spec().schema.args.size(); ++i) {
+    if (args[i].kind == Arg::Kind::Tensor && !(args[i].tensor.device == first.device)) {
+      fail(ErrorKind::Launch, op.name() + ": `" + op.spec().schema.args[i].name + "` is on " + text(args[i].tensor.device) + ", but another argument is on " +
+                                  text(first.device) + "; all tensors of a call must share a device");
+    }
+  }
+}
+
+// Runs `launch` on row-major copies of the arguments in `mask`, and copies back those that the op writes.
+void launch_on_copies(const Op& op, PreparedLaunch& launch, Inputs& inputs, uint64_t mask, Device device, void* stream) {
+  const Schema& schema = op.spec().schema;
+  std::vector<std::pair<int, Tensor>> copies;
+  for (int i = 0; i < static_cast<int>(schema.args.size()); ++i) {
+    if (!(mask >> i & 1)) continue;
+    const TensorView& original = inputs.args[i].tensor;
+    const std::vector<int64_t> strides = contiguous_strides({original.sizes, original.sizes + original.dim});
+    Tensor copy = torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype);
+    torch::check(shim().copy_(copy.get(), inputs.handle(i), 0), "copying an argument to row-major order");
+    inputs.args[i] = torch::view(copy.get(), op.name(), schema.args[i].name);
+    copies.emplace_back(i, std::move(copy));
+  }
+  launch.launch(inputs.args.data(), device, stream);
+  for (auto& [i, copy] : copies) {
+    if (schema.args[i].mutated) torch::check(shim().copy_(inputs.handle(i), copy.get(), 0), "copying a written argument back");
+  }
+}
+
+void handle(Slot& slot, StableIValue* stack) {
+  const Target& target = *slot.target.load(std::memory_order_acquire);
+  const Op& op = *target.op;
+  const Schema& schema = op.spec().schema;
+  Inputs inputs(op.name(), schema, stack);
+  const TensorView first = device_tensor(op, inputs.args);
+  check_devices(op, inputs.args, first);
+
+  std::vector<Tensor> outputs;
+  OutputShape shape;
+  for (size_t i = 0; i < schema.returns.size(); ++i) {
+    infer_output(op.spec(), i, inputs.args.data(), shape);
+    outputs.push_back(torch::empty(first, shape.sizes.data(), shape.strides.data(), static_cast<int32_t>(shape.sizes.size()), shape.dtype));
+    inputs.args.emplace_back(torch::view(outputs.back().get(), op.name(), schema.returns[i]));
+  }
+
+  void* stream = first.device.type == DeviceType::CUDA ? torch::current_cuda_stream(first.device.index) : nullptr;
+  const Choice choice = target.selector->select(inputs.args.data(), first.device.type);
+  if (choice.launch) {
+    choice.launch->launch(inputs.args.data(), first.device, stream);
+  } else if (choice.if_contiguous) {
+    launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
+  } else if (slot.has_reference.load(std::memory_order_acquire)) {
+    inputs.give_back();  // the callee consumes the stack's values and leaves its results there
+    if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) != 0) {
+      fail(ErrorKind::Launch, op.name() + ": its reference failed; torch printed the reason above");
+    }
+    return;
+  } else {
+    fail(ErrorKind::Launch, op.name() + ": no implementation fits this call, and there is no reference:\n" +
+                                target.selector->explain(inputs.args.data(), first.device.type));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
+}
+
+template <size_t I>
+void enter(StableIValue* stack, uint64_t, uint64_t) {
+  handle(slots()[I], stack);
+}
+
+template <size_t... I>
+constexpr std::array<torch::BoxedKernel, sizeof...(I)> make_entries(std::index_sequence<I...>) {
+  return {&enter<I>...};
+}
+
+constexpr auto kEntries = make_entries(std::make_index_sequence<kSlots>{});
+
+// Library handles live for ever: PyTorch keeps the kernels, and calling one after its library is freed would crash.
+torch::LibraryHandle fragment(const std::string& ns) {
+  torch::LibraryHandle library = nullptr;
+  torch::check(shim().library_init_fragment(ns.c_str(), "opaq", 0, &library), "opening a library fragment");
+  return library;
+}
+
+}  // namespace
+
+void define_with_torch(const Op& op) {
+  const Schema& schema = op.spec().schema;
+  const Target* target = new Target{&op, &selector(op)};
+  std::lock_guard lock(define_mutex);
+  if (Slot* slot = find_slot(op.name())) {
+    slot->target.store(target, std::memory_order_release);
+    return;
+  }
+  if (slots_used == kSlots) fail(ErrorKind::Declaration, "opaq can define " + std::to_string(kSlots) + " ops in one process; " + op.name() + " is one too many");
+  const std::string text = schema.text.substr(schema.ns.size() + 2);
+  if (shim().library_def(fragment(schema.ns), text.c_str()) != 0) {
+    fail(ErrorKind::Declaration, op.name() + ": PyTorch refused the schema `" + schema.text + "`; most often another library has defined an op of this name: choose another name");
+  }
+  Slot& slot = slots()[slots_used];
+  slot.name = op.name();
+  slot.target.store(target, std::memory_order_release);
+  for (const char* key : {"CPU", "CUDA"}) {
+    torch::LibraryHandle library = nullptr;
+    torch::check(shim().library_init_impl(schema.ns.c_str(), key, "opaq", 0, &library), "opening a kernel library");
+    torch::check(shim().library_impl(library, schema.name.c_str(), kEntries[slots_used], torch::kBuildVersion), "registering a kernel");
+  }
+  ++slots_used;
+}
+
+void set_has_reference(const Op& op) {
+  std::lock_guard lock(define_mutex);
+  if (Slot* slot = find_slot(op.name())) slot->has_reference.store(true, std::memory_order_release);
+}
+
+bool has_reference(const Op& op) {
+  std::lock_guard lock(define_mutex);
+  const Slot* slot = find_slot(op.name());
+  return slot && slot->has_reference.load(std::memory_order_acquire);
+}
+
+}  // namespace opaq

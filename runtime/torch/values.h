@@ -1,0 +1,64 @@
+// Values on the dispatcher's stack, read as the runtime's arguments.
+#pragma once
+
+#include <vector>
+
+#include "opaq/spec.h"
+#include "shim.h"
+
+namespace opaq::torch {
+
+class Tensor {  // owns one handle
+ public:
+  Tensor() = default;
+  explicit Tensor(TensorHandle handle) : handle_(handle) {}
+  Tensor(Tensor&& other) noexcept : handle_(other.release()) {}
+  Tensor& operator=(Tensor&& other) noexcept {
+    if (this != &other) {
+      reset();
+      handle_ = other.release();
+    }
+    return *this;
+  }
+  ~Tensor() { reset(); }
+  TensorHandle get() const { return handle_; }
+  TensorHandle release() {
+    TensorHandle handle = handle_;
+    handle_ = nullptr;
+    return handle;
+  }
+
+ private:
+  void reset() {
+    if (handle_) shim().delete_tensor(handle_);
+    handle_ = nullptr;
+  }
+  TensorHandle handle_ = nullptr;
+};
+
+// A view of the tensor; `what` names it in errors. Throws Launch for layouts and devices that we do not serve.
+TensorView view(TensorHandle tensor, const std::string& op, const std::string& what);
+
+Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim, DType dtype);
+
+// The inputs of one call. Owns what the stack handed over, until `give_back`.
+class Inputs {
+ public:
+  Inputs(const std::string& op, const Schema& schema, StableIValue* stack);
+  Inputs(const Inputs&) = delete;
+  ~Inputs();
+
+  std::vector<Arg> args;              // with room for the outputs behind
+  TensorHandle handle(int i) const;   // of a tensor argument; nullptr when absent
+  void give_back() { owned_ = false; }  // the stack's values belong to somebody else again
+
+ private:
+  void release() noexcept;
+  const Schema& schema_;
+  StableIValue* stack_;  // the caller's; valid until outputs are written
+  std::vector<StableIValue> values_;
+  std::vector<std::vector<int64_t>> lists_;
+  bool owned_ = true;
+};
+
+}  // namespace opaq::torch

@@ -1,0 +1,210 @@
+// Selection: which implementation serves a call, and what is said of those that do not.
+#include "opaq/select.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "opaq/error.h"
+
+namespace opaq {
+namespace {
+
+// A tensor that needs no memory: selection reads sizes, strides and the address, never the data.
+struct Tensor {
+  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides = {}, uintptr_t address = 4096, DType dtype = DType::Float32)
+      : sizes(std::move(sizes)), strides(std::move(strides)), address(address), dtype(dtype) {
+    if (!this->strides.empty()) return;
+    this->strides.resize(this->sizes.size());
+    int64_t step = 1;
+    for (size_t i = this->sizes.size(); i-- > 0; step *= this->sizes[i]) this->strides[i] = step;
+  }
+  operator Arg() const {
+    return TensorView{reinterpret_cast<void*>(address), sizes.data(), strides.data(), static_cast<int32_t>(sizes.size()), dtype, Device{}};
+  }
+  std::vector<int64_t> sizes, strides;
+  uintptr_t address;
+  DType dtype;
+};
+
+ImplementationText source(std::string name, std::vector<std::string> requirements = {}, int priority = 0, std::string device = "cuda") {
+  ImplementationText text;
+  text.name = std::move(name);
+  text.device = std::move(device);
+  text.kind = "source";
+  text.code = "// kernel k";
+  text.entry = "k";
+  text.grid = text.device == "cuda" ? "x.numel()" : "";
+  text.block = text.device == "cuda" ? "256" : "";
+  text.shared = text.device == "cuda" ? "0" : "";
+  text.args = "y, x";
+  text.requires_ = std::move(requirements);
+  text.priority = priority;
+  return text;
+}
+
+class SelectTest : public testing::Test {
+ protected:
+  void add(const ImplementationText& text, bool replace = false) { op.add(make_implementation(op.spec(), text), replace); }
+  std::string chosen(std::vector<Arg> args, DeviceType device = DeviceType::CUDA) {
+    const Choice choice = selector.select(args.data(), device);
+    return choice.launch ? choice.launch->implementation().name : "";
+  }
+
+  Op op{make_op("mylib::f(Tensor x, Tensor? w=None) -> (Tensor y)", {OutputText{.like = "x"}})};
+  Selector selector{op};
+  const Tensor plain{{8, 16}};
+  const Tensor misaligned{{8, 16}, {}, 4100};
+  const Tensor transposed{{8, 16}, {1, 8}};
+};
+
+TEST_F(SelectTest, TakesTheBestImplementationWhoseRequirementsHold) {
+  add(source("cuda"));
+  add(source("cuda:vec4", {"x.size(-1) % 4 == 0", "aligned(x, 16)"}, 1));
+  EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda:vec4");
+  EXPECT_EQ(chosen({misaligned, Arg(), plain}), "cuda");
+  EXPECT_EQ(chosen({Tensor({8, 15}), Arg(), plain}), "cuda");
+}
+
+TEST_F(SelectTest, NeverCrossesDevices) {
+  add(source("cpu", {}, 5, "cpu"));
+  EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CUDA), "");
+  EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CPU), "cpu");
+}
+
+TEST_F(SelectTest, PythonImplementationsAreNotLaunched) {
+  ImplementationText text;
+  text.name = "python";
+  text.device = "cuda";
+  text.kind = "python";
+  text.code = "f";
+  text.args = "y, x";
+  add(text);
+  const std::vector<Arg> args = {plain, Arg(), plain};
+  EXPECT_EQ(chosen(args), "");
+  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA), "python: is a Python function, which is called and not launched");
+}
+
+TEST_F(SelectTest, RequirementThatCannotBeEvaluatedDoesNotHold) {
+  add(source("cuda:3d", {"x.size(2) == 4"}, 1));
+  add(source("cuda"));
+  const std::vector<Arg> args = {plain, Arg(), plain};
+  EXPECT_EQ(chosen(args), "cuda");
+  const std::string text = selector.explain(args.data(), DeviceType::CUDA);
+  EXPECT_EQ(text.rfind("cuda:3d: x.size(2) == 4 does not hold: ", 0), 0u) << text;
+  EXPECT_NE(text.find("x.size(2)", 30), std::string::npos) << "the reason names the expression: " << text;
+  EXPECT_NE(text.find("\ncuda: chosen"), std::string::npos) << text;
+}
+
+TEST_F(SelectTest, StridedArgumentIsOfferedToBeMadeContiguous) {
+  add(source("cuda"));
+  std::vector<Arg> args = {transposed, Arg(), plain};
+  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  EXPECT_EQ(choice.launch, nullptr);
+  ASSERT_NE(choice.if_contiguous, nullptr);
+  EXPECT_EQ(choice.if_contiguous->implementation().name, "cuda");
+  EXPECT_EQ(choice.make_contiguous, 1u);
+  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+            "cuda: x must be contiguous, since its strides are read nowhere; its shape is (8, 16) with strides (1, 8)");
+}
+
+TEST_F(SelectTest, ImplementationThatReadsStridesNeedsNoCopy) {
+  add(source("cuda", {}, 1));
+  ImplementationText strided = source("cuda:strided");
+  strided.args = "y, x, x.stride(0), x.stride(1)";
+  add(strided);
+  std::vector<Arg> args = {transposed, Arg(), plain};
+  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  ASSERT_NE(choice.launch, nullptr);
+  EXPECT_EQ(choice.launch->implementation().name, "cuda:strided");
+  EXPECT_EQ(choice.if_contiguous, nullptr);
+  EXPECT_EQ(choice.make_contiguous, 0u);
+}
+
+TEST_F(SelectTest, CopyIsNotOfferedWhenSomethingElseStandsInTheWay) {
+  add(source("cuda", {"x.size(0) == 9"}));
+  std::vector<Arg> args = {transposed, Arg(), plain};
+  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  EXPECT_EQ(choice.launch, nullptr);
+  EXPECT_EQ(choice.if_contiguous, nullptr);
+  const std::string text = selector.explain(args.data(), DeviceType::CUDA);
+  EXPECT_NE(text.find("x.size(0) == 9 does not hold; x must be contiguous"), std::string::npos) << text;
+}
+
+TEST_F(SelectTest, ACopyOfWhatTheOpWritesIsNeverOffered) {
+  add(source("cuda"));
+  std::vector<Arg> args = {plain, Arg(), transposed};
+  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  EXPECT_EQ(choice.launch, nullptr);
+  EXPECT_EQ(choice.if_contiguous, nullptr);
+}
+
+TEST_F(SelectTest, AbsentAndEmptyTensorsAreContiguous) {
+  add(source("cuda"));
+  EXPECT_EQ(chosen({Tensor({0, 16}, {1, 8}), Arg(), Tensor({0, 16})}), "cuda");
+}
+
+TEST_F(SelectTest, ExplainSaysWhoComesFirst) {
+  add(source("cuda:vec4", {"aligned(x, 16)"}, 1));
+  add(source("cuda"));
+  add(source("cpu", {}, 0, "cpu"));
+  std::vector<Arg> args = {plain, Arg(), plain};
+  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+            "cuda:vec4: chosen\ncuda: fits, but cuda:vec4 comes first\ncpu: runs on cpu, the arguments are on cuda");
+  args[0] = misaligned;
+  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+            "cuda:vec4: aligned(x, 16) does not hold\ncuda: chosen\ncpu: runs on cpu, the arguments are on cuda");
+}
+
+TEST_F(SelectTest, OpWithoutImplementationsSaysSo) {
+  const std::vector<Arg> args = {plain, Arg(), plain};
+  EXPECT_EQ(chosen(args), "");
+  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA), "mylib::f has no implementations");
+}
+
+TEST_F(SelectTest, FollowsTheOpAndKeepsWhatIsPrepared) {
+  add(source("cuda"));
+  EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda");
+  PreparedLaunch* const before = selector.find("cuda");
+  add(source("cuda:fast", {}, 1));
+  EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda:fast");
+  EXPECT_EQ(selector.find("cuda"), before) << "what is compiled and loaded survives another declaration";
+  EXPECT_EQ(selector.find("cuda:slow"), nullptr);
+  ASSERT_EQ(selector.all().size(), 2u);
+  EXPECT_EQ(selector.all()[0], selector.find("cuda:fast"));
+
+  ImplementationText other = source("cuda");
+  other.code = "// another kernel k";
+  add(other, true);
+  EXPECT_NE(selector.find("cuda"), before);
+  EXPECT_EQ(before->implementation().code, "// kernel k") << "a launch in flight keeps its own";
+}
+
+TEST_F(SelectTest, OneSelectorPerOp) {
+  const Op other(make_op("mylib::g(Tensor x) -> (Tensor y)", {OutputText{.like = "x"}}));
+  EXPECT_EQ(&opaq::selector(op), &opaq::selector(op));
+  EXPECT_NE(&opaq::selector(op), &opaq::selector(other));
+}
+
+TEST_F(SelectTest, ManyThreadsSelectWhileImplementationsAreAdded) {
+  add(source("cuda"));
+  std::atomic<int> ready{0}, wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      ++ready;
+      while (ready < 5) std::this_thread::yield();
+      const std::vector<Arg> args = {plain, Arg(), plain};
+      for (int i = 0; i < 2000; ++i) wrong += selector.select(args.data(), DeviceType::CUDA).launch == nullptr;
+    });
+  }
+  ++ready;
+  while (ready < 5) std::this_thread::yield();
+  for (int i = 0; i < 20; ++i) add(source("cuda:" + std::to_string(i), {"x.size(-1) == 16"}, i));
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda:19");
+}
+
+}  // namespace
+}  // namespace opaq
