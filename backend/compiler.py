@@ -22,7 +22,7 @@ def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any],
     lowering.activate()
     if ours["profile"]:
         _runtime.set_timing(True)
-    return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lowering.options.use(strict=ours["strict"]))
+    return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lambda: lowering.options.use(strict=ours["strict"]))
 
 
 compile_graph.__name__ = "opaq"  # torch.compile logs the backend under this name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import keyword
 import math
 import re
@@ -33,14 +34,14 @@ _headers: weakref.WeakKeyDictionary[Any, _Header] = weakref.WeakKeyDictionary()
 
 def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, decision: Decision) -> str:
     """Prints the header lines of one node's launch object and returns its name."""
-    reason = f", reason={decision.reason!r}" if decision.reason else ""
-    facts = f"device={_device_text(device)!r}, node={node!r}, implementation={decision.implementation!r}{reason}"
-    return _define(wrapper, info, f'opaq_graph.launch("{info["name"]}", "{info["hash"]}", {facts})')
+    facts = {"device": _device_text(device), "node": node, "implementation": decision.implementation}
+    if decision.reason:
+        facts["reason"] = decision.reason
+    return _define(wrapper, info, "launch", facts)
 
 
 def python_object(wrapper: Any, info: OpInfo, node: str, device: torch.device) -> str:
-    facts = f"device={_device_text(device)!r}, node={node!r}"
-    return _define(wrapper, info, f'opaq_graph.python_function("{info["name"]}", "{info["hash"]}", {facts})')
+    return _define(wrapper, info, "python_function", {"device": _device_text(device), "node": node})
 
 
 def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device) -> None:
@@ -65,7 +66,7 @@ def scalar(value: Any) -> str:
     return repr(value)
 
 
-def _define(wrapper: Any, info: OpInfo, call: str) -> str:
+def _define(wrapper: Any, info: OpInfo, method: str, facts: dict[str, Any]) -> str:
     root = root_wrapper(wrapper)
     header = _headers.get(root)
     if header is None:
@@ -73,11 +74,12 @@ def _define(wrapper: Any, info: OpInfo, call: str) -> str:
         root.header.splice(f"""
             from opaq.lowering.generated import Graph as OpaqGraph
 
-            opaq_graph = OpaqGraph({graph_label()!r})
+            opaq_graph = OpaqGraph({json.dumps(graph_label())})
         """)
     name = _name(info["name"], header)
     root.header.writeline(f"# {info['schema']}")
-    root.header.writeline(f"{name} = {call}")
+    keywords = "".join(f", {key}={json.dumps(value)}" for key, value in facts.items())
+    root.header.writeline(f'{name} = opaq_graph.{method}("{info["name"]}", "{info["hash"]}"{keywords})')
     return name
 
 

@@ -71,11 +71,19 @@ def _eager_facts(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]
         if not isinstance(fakes.get(name), torch.Tensor):
             values[name].realize()
             fakes[name] = inductor.fake_of(ir.ExternKernel.realize_input(values[name]))
-    if results is None and info["outputs"]:
-        with V.fake_mode:
-            results = overload(*(fakes[name] if name in tensors else value for name, value in values.items()))
-    results = [] if results is None else list(results) if isinstance(results, (tuple, list)) else [results]
+    if not info["outputs"]:
+        results = ()
+    elif results is None:
+        results = _propagate(info, overload, {**values, **{name: fakes[name] for name in tensors}})
+    results = results if isinstance(results, (tuple, list)) else (results,)
     return {name: _facts(fakes[name]) for name in tensors}, [_facts(result) for result in results]
+
+
+def _propagate(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> Any:
+    """The op's results on fake tensors."""
+    args = [values[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
+    with V.fake_mode:
+        return overload(*args, **{arg["name"]: values[arg["name"]] for arg in info["args"] if arg["keyword_only"]})
 
 
 def _facts(fake: torch.Tensor) -> Facts:
@@ -102,10 +110,8 @@ def _place(info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str
             continue
         value = values[name]
         value.realize()
-        if name in contiguous:
-            placed = ir.ExternKernel.require_contiguous(value)
-        else:
-            placed = ir.ExternKernel.require_exact_strides(value, inputs[name].strides)
+        strides = ir.FlexibleLayout.contiguous_strides(value.get_size()) if name in contiguous else inputs[name].strides
+        placed = value if inductor.has_strides(value, strides) else ir.ExternKernel.require_exact_strides(value, strides)
         buffer = ir.ExternKernel.realize_input(placed)
         buffers[name] = buffer
         if arg["mutated"] and buffer.get_name() != value.get_name():

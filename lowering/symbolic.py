@@ -29,6 +29,7 @@ class Unknown:
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = __abs__ = __getitem__ = _unknown
     __call__ = _unknown
+    __iter__ = None  # else Python would iterate by __getitem__, for ever
 
     def __getattr__(self, name: str) -> Unknown:
         if name.startswith("__"):
@@ -87,20 +88,16 @@ class Tensor:
 
     def is_contiguous(self) -> Truth:
         """Row-major and dense; sizes of 1 and empty tensors impose nothing."""
-        names, expected, dense, empty = self._names, 1, True, False
+        names, expected, dense = self._names, 1, True
         for size, stride in zip(reversed(self._facts.sizes), reversed(self._facts.strides)):
-            dense = names.And(dense, names.Or(names.Eq(size, 1), names.Eq(stride, expected)))
-            empty = names.Or(empty, names.Eq(size, 0))
+            if stride != expected and size != 1:
+                dense = names.And(dense, names.Or(names.Eq(stride, expected), names.Eq(size, 1)))
             expected = expected * size
-        return names.Or(dense, empty)
+        return True if dense is True else names.Or(dense, *(names.Eq(size, 0) for size in self._facts.sizes))
 
 
 def _item(values: Sequence[Int], index: int) -> Int:
     return values[index] if -len(values) <= index < len(values) else UNKNOWN
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float, sympy.Expr))
 
 
 class Names:
@@ -111,19 +108,32 @@ class Names:
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Truth:
         """The truth of a requirement printed by runtime/expr, over arguments by name: Facts, scalars, None."""
-        scope = {name: Tensor(value, self) if isinstance(value, Facts) else ABSENT if value is None else value for name, value in values.items()}
-        return eval(_compiled(text), {**_CONSTANTS, **self._functions, **scope})
+        scope = {name: self._value(value) for name, value in values.items()}
+        functions = {name: getattr(self, name) for name in _FUNCTIONS}
+        try:
+            return self._value(eval(_compiled(text), {**_CONSTANTS, **functions, **scope}))
+        except (ArithmeticError, LookupError, TypeError, ValueError):  # an error of the launch
+            return UNKNOWN
 
-    @functools.cached_property
-    def _functions(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in dir(type(self)) if name[0].isupper()}
+    def _value(self, value: Any) -> Any:
+        if isinstance(value, Facts):
+            return Tensor(value, self)
+        if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            value = value.node.expr
+        if isinstance(value, sympy.logic.boolalg.Boolean):
+            return self._decide(value)
+        if isinstance(value, (list, tuple)):
+            return tuple(self._value(item) for item in value)
+        return ABSENT if value is None else value
 
     def Eq(self, a: Any, b: Any) -> Truth:
         if a is UNKNOWN or b is UNKNOWN:
             return UNKNOWN
-        if not (_number(a) and _number(b)):
-            return a == b
-        return self._decide(sympy.Eq(a, b), sympy.Ne(a, b))
+        if isinstance(a, tuple) and isinstance(b, tuple):
+            return len(a) == len(b) and self.And(*(self.Eq(x, y) for x, y in zip(a, b)))
+        if isinstance(a, sympy.Expr) or isinstance(b, sympy.Expr):
+            return True if a == b else self._decide(sympy.Eq(a, b))
+        return a == b
 
     def Ne(self, a: Any, b: Any) -> Truth:
         return self.Not(self.Eq(a, b))
@@ -131,7 +141,9 @@ class Names:
     def Lt(self, a: Int, b: Int) -> Truth:
         if a is UNKNOWN or b is UNKNOWN:
             return UNKNOWN
-        return self._decide(sympy.Lt(a, b), sympy.Ge(a, b))
+        if isinstance(a, sympy.Expr) or isinstance(b, sympy.Expr):
+            return self._decide(sympy.Lt(a, b))
+        return a < b
 
     def Le(self, a: Int, b: Int) -> Truth:
         return self.Not(self.Lt(b, a))
@@ -145,12 +157,12 @@ class Names:
     def And(self, *values: Truth) -> Truth:
         if any(value is False for value in values):
             return False
-        return UNKNOWN if any(value is UNKNOWN for value in values) else all(values)
+        return UNKNOWN if any(value is UNKNOWN for value in values) else True
 
     def Or(self, *values: Truth) -> Truth:
         if any(value is True for value in values):
             return True
-        return UNKNOWN if any(value is UNKNOWN for value in values) else any(values)
+        return UNKNOWN if any(value is UNKNOWN for value in values) else False
 
     def Not(self, value: Truth) -> Truth:
         return UNKNOWN if value is UNKNOWN else not value
@@ -190,12 +202,15 @@ class Names:
         number = int(value) if isinstance(value, (int, sympy.Integer)) else None
         return UNKNOWN if number is None else 1 << max(number - 1, 0).bit_length()
 
-    def _decide(self, holds: Any, fails: Any) -> Truth:
-        if holds in (True, False):
-            return bool(holds)
-        if self._known_true(holds):
+    def ToInt(self, value: Any) -> Int:
+        return int(value) if isinstance(value, (int, float)) else UNKNOWN
+
+    def _decide(self, relation: Any) -> Truth:
+        if relation is sympy.true or relation is sympy.false:
+            return relation is sympy.true
+        if self._known_true(relation):
             return True
-        return False if self._known_true(fails) else UNKNOWN
+        return False if self._known_true(sympy.Not(relation)) else UNKNOWN
 
 
 @functools.lru_cache(maxsize=4096)
@@ -203,13 +218,11 @@ def _compiled(text: str) -> CodeType:
     return compile(text, f"<requirement {text}>", "eval")
 
 
+_FUNCTIONS = [name for name in vars(Names) if name[0].isupper()]
 _CONSTANTS: dict[str, Any] = {
     "__builtins__": {},
     "torch": torch,
-    "True": True,
-    "False": False,
     "abs": abs,
-    "len": len,
-    "bool": bool,
-    **{name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)},
+    "len": lambda values: UNKNOWN if isinstance(values, Unknown) else len(values),
+    "tuple": lambda values: UNKNOWN if isinstance(values, Unknown) else tuple(values),
 }

@@ -91,6 +91,11 @@ def _safe_index(target: torch.Tensor, classes: int, ignore_index: int) -> tuple[
 
 @cross_entropy.reference
 def cross_entropy_reference(logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> tuple[torch.Tensor, torch.Tensor]:
+    if logits.dim() != 2 or target.shape != logits.shape[:1]:
+        raise ValueError(
+            f"cross_entropy: logits have shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected [N, V] and [N]: "
+            "flatten the leading dimensions first"
+        )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     index, counts, outside = _safe_index(target, logits.size(1), ignore_index)
     lse = torch.logsumexp(wide, 1)

@@ -102,6 +102,10 @@ rms_norm_backward.cpu(
 
 @rms_norm.reference
 def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(
+            f"rms_norm: weight has shape {tuple(weight.shape)}; expected {tuple(x.shape[-1:])}, the last dimension of x {tuple(x.shape)}"
+        )
     wide = x.double() if x.dtype == torch.float64 else x.float()
     rstd = torch.rsqrt(wide.square().mean(-1) + eps)
     return (wide * rstd.unsqueeze(-1) * weight).to(x.dtype), rstd

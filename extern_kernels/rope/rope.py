@@ -73,8 +73,20 @@ _declare(rope, "q_out, k_out", "q", "k", "false")
 _declare(rope_backward, "grad_q, grad_k", "grad_q_out", "grad_k_out", "true")
 
 
+def _check(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    batch, _, tokens, dim = q.shape
+    if dim % 2:
+        raise ValueError(f"rope: q has a head dimension of {dim}; expected an even number, for its two halves are rotated against each other")
+    for name, table in (("cos", cos), ("sin", sin)):
+        if table.dim() != 3 or table.size(0) not in (1, batch) or table.shape[1:] != (tokens, dim):
+            raise ValueError(
+                f"rope: {name} has shape {tuple(table.shape)}; expected (1 or {batch}, {tokens}, {dim}) to go with q {tuple(q.shape)}"
+            )
+
+
 @rope.reference
 def rope_reference(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(q, cos, sin)
     wide = torch.promote_types(q.dtype, torch.float32)
     cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
 
@@ -89,6 +101,7 @@ def rope_reference(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: tor
 def rope_backward_reference(
     grad_q_out: torch.Tensor, grad_k_out: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    _check(grad_q_out, cos, sin)
     wide = torch.promote_types(grad_q_out.dtype, torch.float32)
     cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
 

@@ -5,7 +5,15 @@ This part is cheap: it does not import Inductor. `compat.inductor` does, and is 
 
 from __future__ import annotations
 
-from .eager import count_mutations, dispatch_mode_depth, empty_strided_cpu, empty_strided_cuda, function_mode_depth, sympy_functions
+from .eager import (
+    count_mutations,
+    dispatch_mode_depth,
+    empty_strided_cpu,
+    empty_strided_cuda,
+    function_mode_depth,
+    profiler_enabled,
+    sympy_functions,
+)
 from .version import adapter_name
 
 __all__ = [
@@ -15,5 +23,6 @@ __all__ = [
     "empty_strided_cpu",
     "empty_strided_cuda",
     "function_mode_depth",
+    "profiler_enabled",
     "sympy_functions",
 ]

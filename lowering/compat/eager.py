@@ -10,10 +10,19 @@ from typing import Any
 import torch
 from torch._C import _len_torch_dispatch_stack as dispatch_mode_depth
 from torch._C import _len_torch_function_stack as function_mode_depth
+from torch._C._autograd import _profiler_enabled as profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu as empty_strided_cpu
 from torch._C._dynamo.guards import _empty_strided_cuda as empty_strided_cuda
 
-__all__ = ["count_mutations", "dispatch_mode_depth", "empty_strided_cpu", "empty_strided_cuda", "function_mode_depth", "sympy_functions"]
+__all__ = [
+    "count_mutations",
+    "dispatch_mode_depth",
+    "empty_strided_cpu",
+    "empty_strided_cuda",
+    "function_mode_depth",
+    "profiler_enabled",
+    "sympy_functions",
+]
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
 

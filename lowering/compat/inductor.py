@@ -17,6 +17,7 @@ copy_into = _adapter.copy_into
 expressions = _adapter.expressions
 fake_of = _adapter.fake_of
 graph_label = _adapter.graph_label
+has_strides = _adapter.has_strides
 ir = _adapter.ir
 known_true = _adapter.known_true
 lowering = _adapter.lowering

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = [
     "expressions",
     "fake_of",
     "graph_label",
+    "has_strides",
     "ir",
     "known_true",
     "lowering",
@@ -36,11 +38,13 @@ __all__ = [
 ]
 
 
-def compile_fx(graph_module: Any, inputs: Sequence[Any], patches: dict[str, Any], scope: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Any:
-    """Inductor's compiler with configuration patches; `scope` decorates each inner compilation, the backward's too, which comes later."""
+def compile_fx(graph_module: Any, inputs: Sequence[Any], patches: dict[str, Any], scope: Callable[[], contextlib.ContextDecorator]) -> Any:
+    """Inductor's compiler with configuration patches, inside `scope()`: the cache look-ups, and each inner compilation, the backward's too,
+    which comes later."""
     from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
-    return compile_fx(graph_module, inputs, inner_compile=scope(compile_fx_inner), config_patches=patches)
+    with scope():
+        return compile_fx(graph_module, inputs, inner_compile=scope()(compile_fx_inner), config_patches=patches)
 
 
 def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
@@ -48,6 +52,8 @@ def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
     if any(argument.name == "out" for argument in overload._schema.arguments):
         lowering.lowerings[overload] = lower  # register_lowering's wrapper takes a keyword `out` for an out= overload and refuses it
     lowering.add_needs_realized_inputs(overload)
+    if not overload._schema.returns and not overload._schema.is_mutable:
+        torch.fx.node.has_side_effect(overload)  # it is called for something that the graph cannot see: it must survive dead-code elimination
 
 
 def op_name(target: Any) -> str | None:
@@ -78,6 +84,14 @@ def expressions(values: Sequence[Any]) -> list[Any]:
 def fake_of(value: Any) -> Any:
     """A fake tensor with the layout that an IR node has now."""
     return ir.ir_node_to_tensor(value)
+
+
+def has_strides(value: Any, strides: Sequence[Any]) -> bool:
+    """Whether a realised value's layout is fixed and spelled with exactly these strides. Cheap; False proves nothing."""
+    if not ir.is_storage_and_layout(value):
+        return False
+    layout = value.get_layout()
+    return isinstance(layout, ir.FixedLayout) and list(layout.stride) == list(strides)
 
 
 def known_true(relation: Any) -> bool:

@@ -47,8 +47,8 @@ std::string cache_dir() {
 }
 
 [[noreturn]] void bad_size(const char* variable, const std::string& value, std::string_view why) {
-  fail(ErrorKind::Declaration, std::string(variable) + "='" + value + "' " + std::string(why) +
-                                   "; expected bytes or a number with K, M, G or T (powers of 1024), such as 512M or 2G; 0 turns the disk cache off");
+  constexpr const char* accepted = "bytes or a number with K, M, G or T (powers of 1024), such as 512M or 2G; 0 turns the disk cache off";
+  fail(ErrorKind::Declaration, std::string(variable) + "='" + value + "' " + std::string(why) + "; expected " + accepted);
 }
 
 int64_t parse_size(const char* variable, const std::string& value) {

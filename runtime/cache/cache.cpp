@@ -1,7 +1,7 @@
 // The image cache: look-up, store, eviction.
 //
-// There is no lock, in memory or on disk: a thread or process that dies or forks at any point holds nothing up. Readers see whole files because
-// files appear by rename; counters are atomics; the size of the folder is an estimate that is corrected by scans.
+// There is no lock, in memory or on disk: a thread or process that dies or forks at any point holds nothing up. Readers see whole files
+// because files appear by rename; counters are atomics; the size of the folder is an estimate that is corrected by scans.
 #include "opaq/cache.h"
 
 #include <fcntl.h>
@@ -131,8 +131,8 @@ int64_t Cache::bytes_on_disk() const {
 }
 
 Cache& disk_cache() {
-  // Never destroyed: threads may still compile while the process exits. A fork while another thread is in this line could leave the child waiting
-  // for it; it touches no file and takes microseconds, once.
+  // Never destroyed: threads may still compile while the process exits. A fork while another thread is in this line could leave the child
+  // waiting for it; the line touches no file and takes microseconds, once.
   static Cache& cache = *new Cache(settings().cache_dir, settings().cache_bytes);
   return cache;
 }

@@ -1,7 +1,7 @@
 // The cache's folder: what makes it and its files trustworthy, and the few file operations that the cache is made of. Private to this room.
 //
-// Paths are absolute. Everything works on descriptors of the folder, so that a path that is exchanged midway is not followed. Nothing here throws but for
-// want of memory; failure is an empty result.
+// Paths are absolute. Everything works on descriptors of the folder, so that a path that is exchanged midway is not followed. Nothing here
+// throws but for want of memory; failure is an empty result.
 #pragma once
 
 #include <sys/stat.h>
@@ -45,7 +45,8 @@ Descriptor open_folder(const std::string& path, bool create);
 // Why `open_folder(path, true)` would fail, and what to do; "" when it would not. Creates nothing.
 std::string why_not(const std::string& path);
 
-// Marks as used now. The exact time rather than UTIME_NOW, which has the resolution of the kernel's tick (4 ms): order within it would be lost.
+// Marks as used now. The exact time rather than UTIME_NOW, which has the resolution of the kernel's tick (4 ms): order within it would be
+// lost.
 void touch(int file);
 
 // Makes `bytes` appear under `name` at once and whole, or not at all; returns the bytes by which the folder grew. `serial` differs from
@@ -62,8 +63,8 @@ struct Read {
 };
 Read read(int folder, const std::string& name, size_t header_size, std::optional<uint64_t> (*stated_size)(std::string_view header));
 
-// Removes `name` if it is still the file that `status` describes. Closes the race with a process that has replaced the damaged file since we
-// read it: its good entry stays. Leaves the moment between comparison and removal, in which a good entry can be lost: a miss, no damage.
+// Removes `name` if it is still the file that `status` describes. Closes the race with a process that has replaced the damaged file since
+// we read it: its good entry stays. Leaves the moment between comparison and removal, in which a good entry can be lost: a miss, no damage.
 bool remove_if_same(int folder, const std::string& name, const struct stat& status);
 
 std::vector<File> entries(int folder);

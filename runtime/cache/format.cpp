@@ -46,7 +46,8 @@ bool is_key(std::string_view key) {
 std::string file_name(std::string_view key) { return std::string(key) + ".v" + std::to_string(kVersion); }
 
 std::optional<uint64_t> stated_size(std::string_view header) {
-  if (header.size() < kHeaderSize || !header.starts_with(kMagic) || integer_at<uint32_t>(header, kMagic.size()) != kVersion) return std::nullopt;
+  if (header.size() < kHeaderSize || !header.starts_with(kMagic)) return std::nullopt;
+  if (integer_at<uint32_t>(header, kMagic.size()) != kVersion) return std::nullopt;
   const uint64_t metadata = integer_at<uint64_t>(header, kMetadataSizeAt), image = integer_at<uint64_t>(header, kImageSizeAt);
   constexpr uint64_t kMost = std::numeric_limits<int64_t>::max() / 4;  // the sum below cannot overflow
   if (metadata > kMost || image > kMost) return std::nullopt;

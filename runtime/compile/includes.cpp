@@ -3,12 +3,14 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "opaq/sha256.h"
@@ -39,7 +41,7 @@ std::string first_component(std::string_view name) { return std::string(name.sub
 struct FileFacts {
   std::string stamp;
   bool settled = false;
-  std::string digest;  // of the content
+  std::string digest;  // of the content; "" for the toolkit's, which count by path and stamp
   IncludeScan scan;
 };
 
@@ -60,12 +62,14 @@ Memo& memo() {
   return instance;
 }
 
-std::shared_ptr<const FileFacts> facts_of(const std::string& path) {
+std::shared_ptr<const FileFacts> facts_of(const std::string& path, bool toolkit) {
   const std::string stamp = file_stamp(path);
   {
     std::lock_guard lock(memo().mutex);
     auto it = memo().files.find(path);
-    if (it != memo().files.end() && it->second->settled && it->second->stamp == stamp) return it->second;
+    if (it != memo().files.end() && it->second->settled && it->second->stamp == stamp && (toolkit || !it->second->digest.empty())) {
+      return it->second;
+    }
   }
   auto facts = std::make_shared<FileFacts>();
   facts->stamp = stamp;
@@ -73,9 +77,8 @@ std::shared_ptr<const FileFacts> facts_of(const std::string& path) {
   timespec clock{};
   clock_gettime(CLOCK_REALTIME, &clock);
   facts->settled = stat(path.c_str(), &now) == 0 && clock.tv_sec - now.st_mtim.tv_sec > kUnsettledSeconds;
-  std::ifstream in(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(in), {}};
-  facts->digest = Sha256().update(text).hex();
+  const std::string text = file_text(path);
+  if (!toolkit) facts->digest = Sha256().update(text).hex();
   facts->scan = scan_includes(text);
   std::lock_guard lock(memo().mutex);
   memo().files[path] = facts;
@@ -91,8 +94,8 @@ class Walk {
     while (!pending_.empty()) {
       const std::string path = std::move(pending_.back());
       pending_.pop_back();
-      const auto facts = facts_of(path);
       const bool toolkit = in_toolkit(path);
+      const auto facts = facts_of(path, toolkit);
       if (toolkit) {
         hash_.field("toolkit").field(path).field(facts->stamp);
       } else {
@@ -114,17 +117,14 @@ class Walk {
       if (is_file(beside)) return reach(beside);
     }
     components_.insert(first_component(include.name));
-    bool found = false;
-    for (const auto* dirs : {&search_.dirs, &search_.toolkit}) {
-      for (const std::string& dir : *dirs) {
-        const std::string path = dir + '/' + include.name;
-        if (!is_file(path)) continue;
-        reach(path);
-        found = true;
-        if (!include.next) return;
-      }
+    if (include.next) {
+      for (const std::string& path : matches(include.name, true)) reach(path);
+      return;
     }
-    if (!found) hash_.field("none");
+    auto [it, first] = resolved_.try_emplace(include.name);
+    if (first) it->second = matches(include.name, false);
+    if (it->second.empty()) hash_.field("none");
+    for (const std::string& path : it->second) reach(path);
   }
 
   void note(const std::string& computed) {
@@ -138,6 +138,19 @@ class Walk {
   std::set<std::string> take_components() { return std::move(components_); }
 
  private:
+  std::vector<std::string> matches(const std::string& name, bool all) const {
+    std::vector<std::string> paths;
+    for (const auto* dirs : {&search_.dirs, &search_.toolkit}) {
+      for (const std::string& dir : *dirs) {
+        std::string path = dir + '/' + name;
+        if (!is_file(path)) continue;
+        paths.push_back(std::move(path));
+        if (!all) return paths;
+      }
+    }
+    return paths;
+  }
+
   bool in_toolkit(const std::string& path) const {
     for (const std::string& dir : search_.toolkit) {
       if (path.size() > dir.size() && path.starts_with(dir) && path[dir.size()] == '/') return true;
@@ -190,6 +203,7 @@ class Walk {
   IncludeClosure closure_;
   std::set<std::string> components_;
   std::unordered_set<std::string> seen_;
+  std::unordered_map<std::string, std::vector<std::string>> resolved_;  // names looked for in the folders, not beside the includer
   std::vector<std::string> pending_;
 };
 
@@ -199,6 +213,16 @@ std::string file_stamp(const std::string& path) {
   struct stat facts{};
   if (stat(path.c_str(), &facts) != 0) return "";
   return std::to_string(facts.st_size) + ' ' + std::to_string(facts.st_mtim.tv_sec) + '.' + std::to_string(facts.st_mtim.tv_nsec);
+}
+
+std::string file_text(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::error_code error;
+  std::string text(in ? std::filesystem::file_size(path, error) : 0, '\0');
+  if (error) text.clear();
+  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(std::max<std::streamsize>(in.gcount(), 0)));
+  return text;
 }
 
 IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search, std::span<const std::string> forced) {

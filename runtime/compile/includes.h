@@ -40,5 +40,6 @@ IncludeScan scan_includes(std::string_view text);
 
 // Size and times of a file as text, "" when it does not exist.
 std::string file_stamp(const std::string& path);
+std::string file_text(const std::string& path);  // "" when it cannot be read
 
 }  // namespace opaq

@@ -1,4 +1,5 @@
 // Finds the #include directives of a text without preprocessing it: none is missed, some may be too many.
+#include <algorithm>
 #include <cctype>
 #include <optional>
 
@@ -88,21 +89,18 @@ IncludeScan scan_includes(std::string_view text) {
     if (scan.computed.empty()) scan.computed = std::string(line_of(text, at).substr(0, 120));
   };
 
-  for (size_t at = 0; (at = text.find_first_of("#%", at)) != std::string_view::npos; ++at) {
-    const size_t mark = at;
-    if (text[at] == '%') {  // the digraph %:
-      if (text.substr(at, 2) != "%:") continue;
-      ++at;
-    }
-    if (!starts_directive(text, mark)) continue;
-    const size_t word_begin = skip_space(text, at + 1);
-    const std::string_view word = word_at(text, word_begin);
-    if (word != "include" && word != "include_next" && word != "import" && word != "embed") continue;
-    if (auto header = header_at(text, skip_space(text, word_begin + word.size()))) {
-      header->next = word == "include_next";
-      scan.includes.push_back(std::move(*header));
-    } else {
-      computed(mark);
+  for (std::string_view mark : {"#", "%:"}) {  // and its digraph
+    for (size_t at = 0; (at = text.find(mark, at)) != std::string_view::npos; at += mark.size()) {
+      if (!starts_directive(text, at)) continue;
+      const size_t word_begin = skip_space(text, at + mark.size());
+      const std::string_view word = word_at(text, word_begin);
+      if (word != "include" && word != "include_next" && word != "import" && word != "embed") continue;
+      if (auto header = header_at(text, skip_space(text, word_begin + word.size()))) {
+        header->next = word == "include_next";
+        scan.includes.push_back(std::move(*header));
+      } else {
+        computed(at);
+      }
     }
   }
 

@@ -237,7 +237,8 @@ std::string function_name(std::string_view demangled) {
 }
 
 std::string signature_trailer(std::string_view of_what) {
-  return "\n#line 1 \"opaq: signature of " + std::string(of_what) + "\"\n" +
+  // Two line ends: the source may end in a comment, or in a backslash.
+  return "\n\n#line 1 \"opaq: signature of " + std::string(of_what) + "\"\n" +
          "namespace opaq_signature {\n"
          "template <class F, unsigned... sizes> __device__ char parameters;\n"
          "template <class... P> __device__ constexpr char* of(void (*)(P...)) {\n"

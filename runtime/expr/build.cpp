@@ -19,6 +19,8 @@ bool can_fold(const Tree& tree, const Node& n) {
   return n.a != kNone && n.symbol == kNone && is_constant(tree, n.a) && is_constant(tree, n.b) && is_constant(tree, n.c);
 }
 
+bool is_number(Type type) { return type == Type::Int || type == Type::Float; }
+
 std::string quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
 
 }  // namespace
@@ -28,7 +30,7 @@ std::string Builder::type_name(int32_t node) const { return std::string(name(typ
 void Builder::expect(int32_t node, Type expected, std::string_view of) const {
   if (type(node) == expected) return;
   std::string hint;
-  if (expected == Type::Bool && (type(node) == Type::Int || type(node) == Type::Float)) hint = "; compare it, as in '... != 0'";
+  if (expected == Type::Bool && is_number(type(node))) hint = "; compare it, as in '... != 0'";
   if (expected == Type::Bool && tree_[node].op == Op::Argument && tree_.symbol(tree_[node]).optional) {
     hint = "; write defined(" + tree_.symbol(tree_[node]).name + ") to ask whether it is None";
   }
@@ -38,8 +40,7 @@ void Builder::expect(int32_t node, Type expected, std::string_view of) const {
 }
 
 void Builder::expect_number(int32_t node, std::string_view of) const {
-  if (type(node) == Type::Float) return;
-  if (type(node) == Type::Int) return;
+  if (is_number(type(node))) return;
   std::string hint;
   if (type(node) == Type::Bool) hint = "; convert it: int64(...)";
   if (type(node) == Type::Tensor) hint = "; write its numel() or size(i)";
@@ -47,7 +48,9 @@ void Builder::expect_number(int32_t node, std::string_view of) const {
 }
 
 int32_t Builder::add(Node node) {
-  if (tree_.nodes.size() == kMostNodes) source_.error(static_cast<size_t>(node.at), "this expression is too long; split it, or give its parts as arguments");
+  if (tree_.nodes.size() == kMostNodes) {
+    source_.error(static_cast<size_t>(node.at), "this expression is too long; split it, or give its parts as arguments");
+  }
   tree_.nodes.push_back(std::move(node));
   return static_cast<int32_t>(tree_.nodes.size()) - 1;
 }
@@ -65,9 +68,9 @@ int32_t Builder::node(Op op, Type type, size_t at, int32_t a, int32_t b, int32_t
 // A constant that fails to compute stays as it is: it may be in a branch that is never taken.
 void Builder::fold(Node& n) {
   if (!can_fold(tree_, n)) return;
-  Tree scratch = tree_;
-  scratch.nodes.push_back(n);
-  const auto program = flatten(scratch, static_cast<int32_t>(scratch.nodes.size()) - 1);
+  tree_.nodes.push_back(n);
+  const auto program = flatten(tree_, static_cast<int32_t>(tree_.nodes.size()) - 1);
+  tree_.nodes.pop_back();
   try {
     const Slot value = run(*program, nullptr);
     if (n.type == Type::Float && !std::isfinite(value.floating)) return;
@@ -133,15 +136,14 @@ int32_t Builder::arithmetic(Op op, size_t at, int32_t a, int32_t b) {
 
 int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
   const std::string of = quoted(spelling(op));
-  const auto is_number = [&](int32_t n) { return type(n) == Type::Int || type(n) == Type::Float; };
-  if (is_number(a) && is_number(b)) {
+  if (is_number(type(a)) && is_number(type(b))) {
     if (type(a) != type(b)) a = to_float(a), b = to_float(b);
     return node(op, Type::Bool, at, a, b);
   }
   const bool equality = op == Op::Eq || op == Op::Ne;
   if (!equality || type(a) != type(b) || type(a) == Type::Tensor) {
-    source_.error(at, of + " cannot compare " + type_name(a) + " with " + type_name(b) +
-                          (equality ? "; expected two of int, float, bool, dtype, str or int[] that are alike" : "; expected int or float"));
+    const std::string expected = equality ? "two of int, float, bool, dtype, str or int[] that are alike" : "int or float";
+    source_.error(at, of + " cannot compare " + type_name(a) + " with " + type_name(b) + "; expected " + expected);
   }
   return node(op, Type::Bool, at, a, b);
 }
@@ -164,8 +166,7 @@ int32_t Builder::negation(size_t at, int32_t a) {
 int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t no) {
   expect(condition, Type::Bool, "the condition of 'if'");
   if (type(yes) != type(no)) {
-    const auto is_number = [&](int32_t n) { return type(n) == Type::Int || type(n) == Type::Float; };
-    if (!is_number(yes) || !is_number(no)) {
+    if (!is_number(type(yes)) || !is_number(type(no))) {
       source_.error(at, "the two values of 'if' and 'else' must be alike, found " + type_name(yes) + " and " + type_name(no));
     }
     yes = to_float(yes), no = to_float(no);
@@ -188,27 +189,29 @@ int32_t Builder::slice(size_t at, int32_t list, int32_t low, int32_t high) {
 }
 
 // Walks what is evaluated whatever the arguments are.
-void Builder::check_constants(int32_t root) const {
-  const Node& n = tree_[root];
+void Builder::check_constants(int32_t index, std::vector<bool>& seen) const {
+  if (index == kNone || seen[static_cast<size_t>(index)]) return;
+  seen[static_cast<size_t>(index)] = true;
+  const Node& n = tree_[index];
   if (can_fold(tree_, n)) {  // and yet was not folded
-    run(*flatten(tree_, root), nullptr);  // throws the reason
-    source_.error(static_cast<size_t>(n.at), "this constant does not fit a 64-bit float");
+    try {
+      run(*flatten(tree_, index), nullptr);
+    } catch (const Error& error) {
+      source_.error(at(index), error.what());
+    }
+    source_.error(at(index), "this constant does not fit a 64-bit float");
   }
-  if (n.op == Op::If) return check_constants(n.b);
-  if (n.a != kNone) check_constants(n.a);
+  if (n.op == Op::If) return check_constants(n.b, seen);
+  check_constants(n.a, seen);
   if (n.op == Op::And || n.op == Op::Or) return;
-  if (n.b != kNone) check_constants(n.b);
-  if (n.c != kNone) check_constants(n.c);
+  check_constants(n.b, seen);
+  check_constants(n.c, seen);
 }
 
 Tree Builder::finish(int32_t root) {
   tree_.root = root;
-  try {
-    check_constants(root);
-  } catch (const Error& error) {
-    if (error.kind != ErrorKind::Launch) throw;
-    source_.error(at(root), error.what());
-  }
+  std::vector<bool> seen(tree_.nodes.size());
+  check_constants(root, seen);
   return std::move(tree_);
 }
 

@@ -17,7 +17,9 @@ namespace opaq::syntax {
 
 class Builder {
  public:
-  Builder(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols) : source_(source) { tree_.symbols = std::move(symbols); }
+  Builder(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols) : source_(source) {
+    tree_.symbols = std::move(symbols);
+  }
 
   Type type(int32_t node) const { return tree_[node].type; }
   size_t at(int32_t node) const { return static_cast<size_t>(tree_[node].at); }
@@ -30,7 +32,7 @@ class Builder {
   int32_t argument(size_t at, int32_t symbol);
 
   int32_t negate(size_t at, int32_t a);
-  int32_t arithmetic(Op op, size_t at, int32_t a, int32_t b);  // Add, Sub, Mul, Div (FloorDiv of two ints), FloorDiv, Mod, Min, Max, CeilDiv
+  int32_t arithmetic(Op op, size_t at, int32_t a, int32_t b);  // of two operands; Div of two ints is FloorDiv
   int32_t compare(Op op, size_t at, int32_t a, int32_t b);
   int32_t logical(Op op, size_t at, int32_t a, int32_t b);
   int32_t negation(size_t at, int32_t a);
@@ -53,7 +55,7 @@ class Builder {
   int32_t fact(Op op, Type type, size_t at, int32_t object, int32_t operand = kNone);
   int32_t cast(DType to, size_t at, int32_t a);
   void fold(Node& node);
-  void check_constants(int32_t root) const;
+  void check_constants(int32_t index, std::vector<bool>& seen) const;
   int32_t tensor_argument(size_t at, int32_t object, std::string_view of);
   void expect(int32_t node, Type type, std::string_view of) const;
   void expect_number(int32_t node, std::string_view of) const;

@@ -18,7 +18,9 @@ inline const Arg& checked(const Program& p, const Instruction& i, const Arg* arg
   if (arg.kind != kind) [[unlikely]] wrong_argument(p, i.index, arg);
   return arg;
 }
-inline const TensorView& tensor(const Program& p, const Instruction& i, const Arg* args) { return checked(p, i, args, Arg::Kind::Tensor).tensor; }
+inline const TensorView& tensor(const Program& p, const Instruction& i, const Arg* args) {
+  return checked(p, i, args, Arg::Kind::Tensor).tensor;
+}
 
 // Position in a list of `length`; Python's negative ones count from the end. -1 when there is none.
 inline int64_t position(int64_t index, int64_t length) {

@@ -40,7 +40,8 @@ std::string valid_range(int64_t length) { return "expected " + std::to_string(-l
 void wrong_argument(const Program& p, int32_t index, const Arg& got) {
   const Symbol& symbol = (*p.tree.symbols)[static_cast<size_t>(index)];
   if (got.kind == Arg::Kind::None && symbol.optional) {
-    launch_error(p, "optional argument '" + symbol.name + "' is None, and a value is needed; guard it: <value> if defined(" + symbol.name + ") else <other>");
+    launch_error(p, "optional argument '" + symbol.name + "' is None, and a value is needed; guard it: <value> if defined(" + symbol.name +
+                        ") else <other>");
   }
   launch_error(p, "argument '" + symbol.name + "' is " + std::string(kind_name(got.kind)) + ", expected " + std::string(name(symbol.type)));
 }
@@ -56,7 +57,9 @@ void index_out_of_range(const Program& p, int64_t index, int64_t length) {
                       (length == 0 ? "" : ", " + valid_range(length)));
 }
 
-void bad_alignment(const Program& p, int64_t bytes) { launch_error(p, "alignment of " + std::to_string(bytes) + " bytes; expected 1 or more"); }
+void bad_alignment(const Program& p, int64_t bytes) {
+  launch_error(p, "alignment of " + std::to_string(bytes) + " bytes; expected 1 or more");
+}
 
 void overflow(const Program& p, std::string_view operation, int64_t operand) {
   const std::string name(operation), value = std::to_string(operand);
@@ -71,7 +74,9 @@ void division_by_zero(const Program& p, int64_t dividend, std::string_view opera
   launch_error(p, "division by zero: " + application(operation, std::to_string(dividend), "0"));
 }
 
-void division_by_zero(const Program& p, double dividend) { launch_error(p, "division by zero: " + application("/", print_float(dividend), "0.0")); }
+void division_by_zero(const Program& p, double dividend) {
+  launch_error(p, "division by zero: " + application("/", print_float(dividend), "0.0"));
+}
 
 void does_not_fit(const Program& p, int64_t value, std::string_view type) {
   launch_error(p, std::to_string(value) + " does not fit " + std::string(type));

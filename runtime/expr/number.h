@@ -6,7 +6,7 @@
 
 namespace opaq::syntax {
 
-// The shortest text that reads back as the same double and as a float, not an int: "0.5", "1e-06", "3.0". Finite values for code; "inf", "nan" else.
+// The shortest text that reads back as the same double, and not as an int: "0.5", "1e-06", "3.0". "inf" and "nan" are for people only.
 std::string print_float(double value);
 
 // The string in quotes, special characters escaped.

@@ -18,7 +18,7 @@ class Flattener {
     const bool floats = n.a != kNone && tree_[n.a].type == Type::Float;
     switch (n.op) {
       case Op::Constant: return constant(n);
-      case Op::Argument: return add(load(n.type), +1, n.symbol);
+      case Op::Argument: return read(load(n.type), n);
       case Op::Neg: return unary(n, floats ? Code::NegF : Code::NegI);
       case Op::Abs: return unary(n, floats ? Code::AbsF : Code::AbsI);
       case Op::Add: return binary(n, floats ? Code::AddF : Code::AddI);
@@ -38,18 +38,18 @@ class Flattener {
       case Op::Or: return lazy(n, Code::JumpOr);
       case Op::Not: return unary(n, Code::Not);
       case Op::If: return conditional(n);
-      case Op::Numel: return add(Code::Numel, +1, n.symbol);
+      case Op::Numel: return read(Code::Numel, n);
       case Op::Size: return dimension(n, Code::SizeAt, Code::Size);
       case Op::Stride: return dimension(n, Code::StrideAt, Code::Stride);
       case Op::Aligned: return dimension(n, Code::AlignedTo, Code::Aligned);
-      case Op::Dim: return add(Code::Dim, +1, n.symbol);
-      case Op::DTypeOf: return add(Code::DTypeOf, +1, n.symbol);
-      case Op::ItemSize: return add(Code::ItemSize, +1, n.symbol);
-      case Op::Shape: return add(Code::Shape, +1, n.symbol);
-      case Op::IsContiguous: return add(Code::IsContiguous, +1, n.symbol);
-      case Op::Data: return add(Code::Data, +1, n.symbol);
-      case Op::Alignment: return add(Code::Alignment, +1, n.symbol);
-      case Op::Defined: return add(Code::Defined, +1, n.symbol);
+      case Op::Dim: return read(Code::Dim, n);
+      case Op::DTypeOf: return read(Code::DTypeOf, n);
+      case Op::ItemSize: return read(Code::ItemSize, n);
+      case Op::Shape: return read(Code::Shape, n);
+      case Op::IsContiguous: return read(Code::IsContiguous, n);
+      case Op::Data: return read(Code::Data, n);
+      case Op::Alignment: return read(Code::Alignment, n);
+      case Op::Defined: return read(Code::Defined, n);
       case Op::Index: return binary(n, Code::Index);
       case Op::Slice: return slice(n);
       case Op::Len: return unary(n, Code::Len);
@@ -66,11 +66,14 @@ class Flattener {
   Instruction& add(Code code, int pushed, int32_t index = 0) {
     depth_ += pushed;
     deepest_ = std::max(deepest_, depth_);
-    Instruction instruction{code};
+    Instruction instruction;
+    instruction.code = code;
     instruction.index = index;
     program_.code.push_back(instruction);
     return program_.code.back();
   }
+
+  void read(Code code, const Node& n) { add(code, +1, n.symbol); }
 
   void unary(const Node& n, Code code) {
     emit(n.a);
@@ -107,7 +110,9 @@ class Flattener {
   }
 
   Code comparison(const Node& n) const {
-    const auto offset = [&](Code first) { return static_cast<Code>(static_cast<int>(first) + static_cast<int>(n.op) - static_cast<int>(Op::Eq)); };
+    const auto offset = [&](Code first) {  // both enumerations go Eq, Ne, Lt, Le, Gt, Ge
+      return static_cast<Code>(static_cast<int>(first) + static_cast<int>(n.op) - static_cast<int>(Op::Eq));
+    };
     switch (tree_[n.a].type) {
       case Type::Float: return offset(Code::EqF);
       case Type::String: return offset(Code::EqS);

@@ -15,7 +15,8 @@ namespace opaq::syntax {
 enum class Code : uint8_t {
   Push, PushS,
   LoadInt, LoadFloat, LoadBool, LoadDType, LoadString, LoadInts, LoadTensor,
-  Numel, Size, SizeAt, Stride, StrideAt, Dim, DTypeOf, ItemSize, Shape, IsContiguous, Data, Alignment, Aligned, AlignedTo, Defined,  // *At, *To: operand is immediate
+  Numel, Size, SizeAt, Stride, StrideAt, Dim, DTypeOf, ItemSize, Shape, IsContiguous, Data, Alignment, Aligned, AlignedTo,
+  Defined,                // SizeAt, StrideAt, AlignedTo: the operand is in the instruction
   NegI, AbsI, AddI, SubI, MulI, FloorDiv, Mod, CeilDiv, NextPowerOf2, MinI, MaxI,
   NegF, AbsF, AddF, SubF, MulF, DivF, MinF, MaxF,
   EqI, NeI, LtI, LeI, GtI, GeI, EqF, NeF, LtF, LeF, GtF, GeF, EqS, NeS, EqL, NeL,
@@ -26,7 +27,7 @@ enum class Code : uint8_t {
 };
 
 struct Instruction {
-  Code code;
+  Code code = Code::Push;
   uint8_t flags = 0;   // Slice: 1 a lower bound is on the stack, 2 an upper bound
   int32_t index = 0;   // symbol, string or jump target
   union {

@@ -15,8 +15,7 @@
 
 namespace opaq {
 
-inline constexpr size_t kMaxHoles = 16;   // template values of an entry
-inline constexpr int kMaxDevices = 64;
+inline constexpr size_t kMaxHoles = 16;  // template values of an entry
 
 // The values of an entry template's holes; those past the implementation's count stay 0.
 using HoleValues = std::array<int64_t, kMaxHoles>;

@@ -194,7 +194,7 @@ Destination destination(const Expr& argument, const ParamType& param) {
 std::string parameter_text(size_t index, const ParamType& param) {
   std::string text = "parameter " + std::to_string(index + 1);
   if (param.kind == ParamType::Kind::Struct)
-    return text + " is the struct `" + param.text + "`" + (param.size ? " of " + std::to_string(param.size) + " bytes" : "");
+    return text + (param.text.empty() ? " is a struct" : " is the struct `" + param.text + "`") + (param.size ? " of " + std::to_string(param.size) + " bytes" : "");
   if (!param.text.empty()) return text + " is `" + param.text + "`";
   if (param.size) return text + " has " + std::to_string(param.size) + (param.size == 1 ? " byte" : " bytes");
   return text + " is of unknown type";

@@ -6,17 +6,6 @@
 namespace opaq {
 namespace {
 
-// Loading must not break a capture that another thread is running in global mode.
-class RelaxedCapture {
- public:
-  RelaxedCapture() { driver().thread_exchange_capture_mode(&mode_); }
-  ~RelaxedCapture() { driver().thread_exchange_capture_mode(&mode_); }
-  RelaxedCapture(const RelaxedCapture&) = delete;
-
- private:
-  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
-};
-
 const Entry& find_entry(const Subject& subject, const Image& image, const std::string& name) {
   for (const Entry& entry : image.entries)
     if (entry.name == name) return entry;
@@ -103,9 +92,7 @@ Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* a
   if (Instance* found = find(list, values)) return *found;
 
   if (device.type == DeviceType::CUDA) {
-    if (!driver().available)
-      fail(ErrorKind::Missing, subject.op + " runs on " + device_name(device) + ", but there is no CUDA driver: " + driver().why_not);
-    ContextScope scope(device.index);  // is_capturing(nullptr) asks the current context
+    const ContextScope scope(device.index);  // is_capturing(nullptr) asks the current context
     if (stream && is_capturing(*stream))
       fail(ErrorKind::Capture, subject.op + " must compile and load " + entry(values) + " for " + device_name(device) +
                                    ", which cannot be done while a stream is captured; call opaq.warmup(...) with these arguments first");
@@ -153,8 +140,8 @@ std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, 
 void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args) {
   const int device = instance.device.index;
   const std::string where = subject.op + ": loading `" + instance.entry + "` on " + device_name(instance.device);
-  ContextScope scope(device);
-  RelaxedCapture relaxed;
+  const ContextScope scope(device);
+  const RelaxedCapture relaxed;  // another thread may be capturing in global mode
   const std::string arch = subject.implementation->kind == CodeKind::CudaSource ? device_arch(device) : "";
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);

@@ -19,7 +19,7 @@ std::string text(const Expr& expr) { return expr ? expr.text() : ""; }
 
 // Code is long, and may be bytes: its size and the start of its digest.
 std::string sketch(const std::string& code) {
-  return std::to_string(code.size()) + " bytes, SHA-256 " + Sha256().update(code).hex().substr(0, 12) + "…";
+  return std::to_string(code.size()) + " bytes, SHA-256 " + Sha256().update(code).hex().substr(0, 12) + "...";
 }
 
 class Lines {

@@ -10,15 +10,17 @@
 namespace opaq::spec {
 namespace {
 
-// What may be done instead, by the type that was found where another was expected.
-std::string advice(Type found, std::initializer_list<Type> accepted) {
+// What may be written instead of `text`, by the type that was found where another was expected.
+std::string advice(const std::string& text, Type found, std::initializer_list<Type> accepted) {
   const auto accepts = [&](Type type) { return std::find(accepted.begin(), accepted.end(), type) != accepted.end(); };
-  if (found == Type::Tensor && accepts(Type::Int)) return "; say which of its numbers is meant: x.numel(), x.size(0), x.dim()";
-  if (found == Type::Tensor && accepts(Type::DType)) return "; write x.dtype";
-  if (found == Type::IntList && accepts(Type::Int)) return "; take one of its items: l[0]";
+  if (found == Type::Tensor && accepts(Type::Int)) {
+    return "; say which of its numbers is meant: " + text + ".numel(), " + text + ".size(0), " + text + ".dim()";
+  }
+  if (found == Type::Tensor && accepts(Type::DType)) return "; write " + text + ".dtype";
+  if (found == Type::IntList && accepts(Type::Int)) return "; take one of its items: " + text + "[0]";
+  if (found == Type::DType) return "; dtypes belong in the entry: f<{" + text + "}>";
+  if (found == Type::String) return "; compare it: " + text + " == 'mean'";
   if (found == Type::Bool && accepts(Type::Int)) return "; write 1 if c else 0";
-  if (found == Type::DType) return "; dtypes belong in the entry: f<{x.dtype}>";
-  if (found == Type::String) return "; compare it: mode == 'mean'";
   if (found == Type::Float && accepts(Type::Int)) return "; integers divide by // or ceil_div(a, b)";
   return "";
 }
@@ -69,7 +71,7 @@ void Scope::check_type(const Expr& expr, std::string_view field, std::initialize
   std::vector<std::string> names;
   for (Type type : accepted) names.emplace_back(name(type));
   fail(field, "'" + expr.text() + "' has type " + std::string(name(expr.type())) + ", expected " + join(names, " or ") +
-                  advice(expr.type(), accepted));
+                  advice(expr.text(), expr.type(), accepted));
 }
 
 Expr Scope::one(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {

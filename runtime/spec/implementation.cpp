@@ -26,6 +26,7 @@ struct Kind {
 constexpr Kind kKinds[] = {
     {"source", "cuda", CodeKind::CudaSource, "CUDA C++ source"},
     {"binary", "cuda", CodeKind::CudaBinary, "cubin, fatbin or PTX bytes"},
+    {"library", "cuda", CodeKind::HostLibrary, "library path"},
     {"python", "cuda", CodeKind::Python, ""},
     {"source", "cpu", CodeKind::HostSource, "C++ source"},
     {"library", "cpu", CodeKind::HostLibrary, "library path"},
@@ -33,10 +34,10 @@ constexpr Kind kKinds[] = {
 };
 
 const Kind& find_kind(const std::string& op, const ImplementationText& text) {
-  const auto fail_for = [&](const std::string& problem) { fail(ErrorKind::Declaration, op + ", implementation: " + problem); };
   const std::vector<std::string> devices = {"cuda", "cpu"};
   if (std::find(devices.begin(), devices.end(), text.device) == devices.end()) {
-    fail_for("device '" + text.device + "' is not supported; expected one of " + join(devices) + did_you_mean(text.device, devices));
+    fail(ErrorKind::Declaration, op + ": implementation on device '" + text.device + "' is not supported; expected one of " +
+                                     join(devices) + did_you_mean(text.device, devices));
   }
   std::vector<std::string> kinds;
   for (const Kind& kind : kKinds) {
@@ -44,11 +45,9 @@ const Kind& find_kind(const std::string& op, const ImplementationText& text) {
     if (kind.name == text.kind) return kind;
     kinds.emplace_back(kind.name);
   }
-  const std::string hint = text.kind == "library"  ? "; a library's function runs on the host and gets no stream"
-                           : text.kind == "binary" ? "; a binary holds device code: host code is a library"
-                                                   : did_you_mean(text.kind, kinds);
-  fail_for("kind '" + text.kind + "' is not supported for device '" + text.device + "'; expected one of " + join(kinds) + hint);
-  return kKinds[0];  // not reached
+  const std::string hint = text.kind == "binary" ? "; a binary holds device code" : did_you_mean(text.kind, kinds);
+  fail(ErrorKind::Declaration, op + ": implementation of kind '" + text.kind + "' is not supported on device '" + text.device +
+                                   "'; expected one of " + join(kinds) + hint);
 }
 
 class ImplementationParser {
@@ -125,13 +124,16 @@ class ImplementationParser {
 
   std::vector<Expr> parse_args() const {
     std::vector<Expr> args = scope_.list(text_.args, "args", {Type::Tensor, Type::Int, Type::Float, Type::Bool});
-    if (args.empty() && on_gpu()) {
+    if (args.empty() && text_.device == "cuda") {
       std::vector<std::string> names;
       for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);
-      scope_.fail("args", "empty; list what the kernel is called with, in order, out of " + join(names));
+      scope_.fail("args", "empty; list what it is called with, in order, out of " + join(names));
     }
     for (size_t i = op_.schema.args.size(); i < scope_.symbols.size(); ++i) {
-      if (std::none_of(args.begin(), args.end(), [&](const Expr& arg) { return arg.reads(static_cast<int>(i)); })) {
+      const auto passes = [&](const Expr& arg) {
+        return arg.reads(static_cast<int>(i)) && (arg.type() == Type::Tensor || arg.reads_data());
+      };
+      if (std::none_of(args.begin(), args.end(), passes)) {
         scope_.fail("args", "output '" + scope_.symbols[i].name + "' is not among them, so that nothing would write it; pass it");
       }
     }
@@ -139,8 +141,8 @@ class ImplementationParser {
   }
 
   void parse_launch(LaunchRule& launch) const {
-    launch.grid = parse_dims(text_.grid, "grid", 0);
-    launch.block = parse_dims(text_.block, "block", 1);
+    launch.grid = parse_dims(text_.grid, "grid");
+    launch.block = parse_dims(text_.block, "block");
     check_product(launch.block, "block", kMaxThreads, "threads");
     for (size_t i = 0; i < 3; ++i) {
       if (launch.block[i].is_constant() && launch.block[i].eval_int(nullptr) > kMaxBlock[i]) {
@@ -149,7 +151,7 @@ class ImplementationParser {
       }
     }
     if (!trimmed(text_.cluster).empty()) {
-      launch.cluster = parse_dims(text_.cluster, "cluster", 1);
+      launch.cluster = parse_dims(text_.cluster, "cluster");
       check_product(launch.cluster, "cluster", kMaxCluster, "blocks");
     }
     launch.shared = scope_.one(text_.shared, "shared", {Type::Int});
@@ -159,15 +161,13 @@ class ImplementationParser {
     launch.programmatic = text_.programmatic;
   }
 
-  std::vector<Expr> parse_dims(const std::string& text, const char* field, int64_t least) const {
+  std::vector<Expr> parse_dims(const std::string& text, const char* field) const {
     std::vector<Expr> dims = scope_.list(text, field, {Type::Int});
     if (dims.empty() || dims.size() > 3) {
       scope_.fail(field, "'" + text + "' has " + std::to_string(dims.size()) + " items; expected 1 to 3: x, y, z");
     }
     for (const Expr& dim : dims) {
-      if (dim.is_constant() && dim.eval_int(nullptr) < least) {
-        scope_.fail(field, "'" + dim.text() + "' is less than " + std::to_string(least));
-      }
+      if (dim.is_constant() && dim.eval_int(nullptr) < 1) scope_.fail(field, "'" + dim.text() + "' is less than 1: nothing would ever run");
     }
     while (dims.size() < 3) dims.push_back(scope_.one("1", field, {Type::Int}));
     return dims;

@@ -2,6 +2,7 @@
 // (int x=1.5, float? x=1, Device? x='cpu'), or another value than was written (int x=0x10 is 0).
 #include "schema_default.h"
 
+#include <algorithm>
 #include <charconv>
 #include <vector>
 
@@ -22,19 +23,20 @@ struct Number {
 };
 
 // Sign, digits, fraction, exponent; text is empty when no number stands here.
-Number take_number(SchemaCursor& cursor) {
-  Number number{.column = cursor.at()};
+Number take_number(SchemaCursor& cursor, const std::string& expected) {
+  Number number;
+  number.column = cursor.at();
   const bool negative = cursor.take("-");
   cursor.skip_space();
   std::string digits(cursor.take_while(is_digit));
   number.integral = !digits.empty();
-  if (!cursor.at_end() && cursor.text()[cursor.position()] == '.') {
+  if (cursor.position() < cursor.text().size() && cursor.text()[cursor.position()] == '.') {
     digits += cursor.take_while([](char c) { return c == '.'; });
     digits += cursor.take_while(is_digit);
     number.integral = false;
   }
   if (digits.empty()) {
-    if (negative) cursor.fail_here("expected a number after '-', found " + cursor.found());
+    if (negative) cursor.fail_here(expected + ", found '-' and " + cursor.found());
     return number;
   }
   digits += cursor.take_while([](char c) { return c == 'e' || c == 'E'; });
@@ -44,17 +46,17 @@ Number take_number(SchemaCursor& cursor) {
     number.integral = false;
   }
   const std::string rest(cursor.take_while(is_literal_char));
-  if (double value; !rest.empty() || (!number.integral && std::from_chars(digits.data(), digits.data() + digits.size(), value).ptr !=
-                                                              digits.data() + digits.size())) {
-    cursor.fail_at(number.column,
-                   "'" + digits + rest + "' is not a number that PyTorch's schemas take: decimal digits, fraction, exponent");
+  double value = 0;
+  const char* end = digits.data() + digits.size();
+  if (!rest.empty() || std::from_chars(digits.data(), end, value).ptr != end) {
+    cursor.fail_at(number.column, expected + " in decimal, got " + digits + rest);
   }
   number.text = (negative ? "-" : "") + digits;
   return number;
 }
 
 std::string take_int(SchemaCursor& cursor, const std::string& expected) {
-  const Number number = take_number(cursor);
+  const Number number = take_number(cursor, expected);
   if (!number.integral) {
     if (number.text.empty()) cursor.fail_here(expected + ", found " + cursor.found());
     cursor.fail_at(number.column, expected + ", got " + number.text);
@@ -68,7 +70,7 @@ std::string take_int(SchemaCursor& cursor, const std::string& expected) {
 }
 
 std::string take_float(SchemaCursor& cursor, const std::string& expected) {
-  const Number number = take_number(cursor);
+  const Number number = take_number(cursor, expected);
   if (number.text.empty()) {
     const bool infinite = cursor.looking_at("inf") || cursor.looking_at("nan");
     cursor.fail_here(expected + ", found " + cursor.found() +
@@ -94,9 +96,6 @@ std::string quoted(const std::string& value) {
       case '\t':
         text += "\\t";
         break;
-      case '\r':
-        text += "\\r";
-        break;
       case '\'':
       case '\\':
         text += '\\';
@@ -116,7 +115,10 @@ std::string take_string(SchemaCursor& cursor, const std::string& expected) {
   std::string value;
   size_t i = column + 1;
   for (; i < text.size() && text[i] != quote; ++i) {
-    if (text[i] == '\n') cursor.fail_at(column, "a string ends on the line on which it begins; write \\n for a line end");
+    if (static_cast<unsigned char>(text[i]) < ' ' && text[i] != '\t') {
+      cursor.fail_at(column,
+                     expected + "; a string holds no control characters and ends on the line on which it begins; write \\n for a line end");
+    }
     if (text[i] != '\\') {
       value += text[i];
       continue;
@@ -129,21 +131,31 @@ std::string take_string(SchemaCursor& cursor, const std::string& expected) {
       case 't':
         value += '\t';
         break;
-      case 'r':
-        value += '\r';
-        break;
       case '\\':
       case '\'':
       case '"':
         value += escape;
         break;
       default:
-        cursor.fail_at(i - 1, "unknown escape in a string; those accepted are \\n \\t \\r \\\\ \\' \\\"");
+        cursor.fail_at(i - 1, expected + "; unknown escape, those accepted are \\n \\t \\\\ \\' \\\"");
     }
   }
-  if (i >= text.size()) cursor.fail_at(column, "the string that begins here has no end");
+  if (i >= text.size()) cursor.fail_at(column, expected + "; the string that begins here has no end");
   cursor.take(text.substr(column, i + 1 - column));
   return quoted(value);
+}
+
+std::string take_device(SchemaCursor& cursor, const std::string& expected) {
+  const size_t column = cursor.at();
+  const std::string text = take_string(cursor, expected);
+  std::string_view device = std::string_view(text).substr(1, text.size() - 2);
+  const size_t colon = device.find(':');
+  const std::string_view index = colon == std::string_view::npos ? "0" : device.substr(colon + 1);
+  device = device.substr(0, colon);
+  if ((device != "cpu" && device != "cuda") || index.empty() || !std::all_of(index.begin(), index.end(), is_digit)) {
+    cursor.fail_at(column, expected + ", got " + text);
+  }
+  return text;
 }
 
 std::string take_word(SchemaCursor& cursor, const std::string& expected, const std::vector<std::string>& words) {
@@ -166,7 +178,9 @@ std::string take_dtype(SchemaCursor& cursor, const std::string& expected) {
   cursor.fail_at(column, expected + ", got " + given + did_you_mean(given, names));
 }
 
-std::string take_ints(SchemaCursor& cursor, const SchemaType& type, const std::string& expected) {
+std::string take_ints(SchemaCursor& cursor, const SchemaType& type, const std::string& owner) {
+  const std::string expected =
+      owner + (type.list_size.empty() ? ": expected a list of integers such as [1, 2]" : ": expected an integer or a list of integers");
   if (!cursor.take("[")) {
     if (type.list_size.empty()) cursor.fail_here(expected + ", found " + cursor.found());
     const std::string value = take_int(cursor, expected);
@@ -174,7 +188,7 @@ std::string take_ints(SchemaCursor& cursor, const SchemaType& type, const std::s
   }
   std::vector<std::string> values;
   if (!cursor.looking_at("]")) {
-    do values.push_back(take_int(cursor, "expected an integer in the list"));
+    do values.push_back(take_int(cursor, owner + ": expected integers in the list"));
     while (cursor.take(","));
   }
   cursor.expect("]", "after the list's items");
@@ -197,16 +211,14 @@ std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std
     return "None";
   }
   const std::string begin = owner + ": expected ";
-  if (type.base == "Tensor") {
-    cursor.fail_here(begin + (type.optional ? "None" : "no default: a Tensor has none; write Tensor? x=None if it may be absent") +
-                     ", found " + cursor.found());
+  if (type.base == "Tensor" && !type.optional) {
+    cursor.fail_here(owner + ": a Tensor has no default, got " + cursor.found() + "; write Tensor? with =None if it may be absent");
   }
+  if (type.base == "Tensor") cursor.fail_here(begin + "None, the only default of Tensor?, found " + cursor.found());
   if (type.optional && (type.list || type.base == "Device")) {
     cursor.fail_here(begin + "None, the only default that PyTorch converts for " + type.text() + ", found " + cursor.found());
   }
-  if (type.list)
-    return take_ints(cursor, type,
-                     begin + (type.list_size.empty() ? "a list of integers such as [1, 2]" : "an integer or a list of integers"));
+  if (type.list) return take_ints(cursor, type, owner);
   if (type.base == "int" || type.base == "SymInt") return take_int(cursor, begin + "an integer");
   if (type.base == "float") return take_float(cursor, begin + "a number");
   if (type.base == "bool") return take_word(cursor, begin + "True or False", {"True", "False"});
@@ -216,7 +228,7 @@ std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std
   if (type.base == "MemoryFormat") {
     return take_word(cursor, begin + "contiguous_format, the only memory format that PyTorch's schemas name", {"contiguous_format"});
   }
-  return take_string(cursor, begin + "a device in quotes, such as 'cpu'");
+  return take_device(cursor, begin + "a device in quotes, such as 'cpu' or 'cuda:0'");
 }
 
 }  // namespace opaq::spec

@@ -54,7 +54,9 @@ void write_file(const fs::path& path, std::string_view bytes) {
   std::ofstream(path, std::ios::binary | std::ios::trunc).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
-void set_age(const fs::path& path, int seconds) { fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::seconds(seconds)); }
+void set_age(const fs::path& path, int seconds) {
+  fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::seconds(seconds));
+}
 
 class CacheTest : public ::testing::Test {
  protected:
@@ -350,12 +352,14 @@ TEST_F(CacheTest, AFileInTheWayCostsNothingButTheEntry) {
 TEST_F(CacheTest, AFileInTheFoldersPlaceIsNamed) {
   fs::create_directories(folder_.parent_path());
   write_file(folder_, "in the way");
-  EXPECT_EQ(Cache(folder_, kLarge).why_not(), "'" + folder_.string() + "' is a file, expected a folder; name another place, or move the file away");
+  EXPECT_EQ(Cache(folder_, kLarge).why_not(),
+            "'" + folder_.string() + "' is a file, expected a folder; name another place, or move the file away");
 }
 
 TEST_F(CacheTest, AKeyThatIsNoKeyReachesNoFile) {
   Cache cache(folder_, kLarge);
-  for (const std::string& key : {std::string(), std::string("../../etc/passwd"), std::string(64, 'A'), std::string(65, 'a'), "../" + std::string(61, 'a')}) {
+  const std::vector<std::string> keys = {"", "../../etc/passwd", std::string(64, 'A'), std::string(65, 'a'), "../" + std::string(61, 'a')};
+  for (const std::string& key : keys) {
     cache.put(key, {"m", "image"});
     EXPECT_FALSE(cache.get(key));
   }
@@ -411,7 +415,10 @@ TEST_F(CacheTest, AWriterKilledAtAnyMomentLeavesNoDamage) {
     ASSERT_GE(child, 0);
     if (child == 0) {
       Cache mine(folder_, kLarge);
-      for (size_t i = 0;; ++i) mine.put(key_of(static_cast<int>(i % keys)), entry_of(key_of(static_cast<int>(i % keys)), 1 + 40'000 * (i % 11)));
+      for (size_t i = 0;; ++i) {
+        const std::string key = key_of(static_cast<int>(i % keys));
+        mine.put(key, entry_of(key, 1 + 40'000 * (i % 11)));
+      }
     }
     usleep(5'000 + 7'000 * static_cast<unsigned>(round));
     kill(child, SIGKILL);

@@ -34,9 +34,7 @@ ImplementationText source(std::string name, std::vector<std::string> requirement
   text.kind = "source";
   text.code = "// kernel k";
   text.entry = "k";
-  text.grid = text.device == "cuda" ? "x.numel()" : "";
-  text.block = text.device == "cuda" ? "256" : "";
-  text.shared = text.device == "cuda" ? "0" : "";
+  if (text.device == "cuda") text.grid = "x.numel()";
   text.args = "y, x";
   text.requires_ = std::move(requirements);
   text.priority = priority;
@@ -77,8 +75,6 @@ TEST_F(SelectTest, PythonImplementationsAreNotLaunched) {
   text.name = "python";
   text.device = "cuda";
   text.kind = "python";
-  text.code = "f";
-  text.args = "y, x";
   add(text);
   const std::vector<Arg> args = {plain, Arg(), plain};
   EXPECT_EQ(chosen(args), "");
@@ -131,12 +127,17 @@ TEST_F(SelectTest, CopyIsNotOfferedWhenSomethingElseStandsInTheWay) {
   EXPECT_NE(text.find("x.size(0) == 9 does not hold; x must be contiguous"), std::string::npos) << text;
 }
 
-TEST_F(SelectTest, ACopyOfWhatTheOpWritesIsNeverOffered) {
-  add(source("cuda"));
-  std::vector<Arg> args = {plain, Arg(), transposed};
-  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
-  EXPECT_EQ(choice.launch, nullptr);
-  EXPECT_EQ(choice.if_contiguous, nullptr);
+TEST(SelectMutation, ACopyOfWhatTheOpWritesIsNeverOffered) {
+  Op op(make_op("mylib::scale_(Tensor(a!) x, Tensor w) -> ()", {}));
+  ImplementationText text = source("cuda");
+  text.args = "x, w";
+  op.add(make_implementation(op.spec(), text));
+  Selector selector(op);
+  const Tensor plain({8, 16}), transposed({8, 16}, {1, 8});
+  std::vector<Arg> args = {transposed, plain};
+  EXPECT_EQ(selector.select(args.data(), DeviceType::CUDA).if_contiguous, nullptr);
+  args = {plain, transposed};
+  EXPECT_EQ(selector.select(args.data(), DeviceType::CUDA).make_contiguous, 2u);
 }
 
 TEST_F(SelectTest, AbsentAndEmptyTensorsAreContiguous) {

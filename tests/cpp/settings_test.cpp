@@ -137,8 +137,9 @@ TEST(Settings, Compiler) {
 }
 
 TEST(Settings, CudaHeaders) {
-  const std::string dirs = in_child({{"CUDA_HOME", "/cuda"}, {"CUDA_PATH", "/other"}}, [] { return join(settings().cuda_include_dirs, ":"); });
-  EXPECT_EQ(dirs, "/cuda/include:/other/include:/usr/local/cuda/include");
+  const Environment environment = {{"CUDA_HOME", "/cuda"}, {"CUDA_PATH", "/other"}};
+  EXPECT_EQ(in_child(environment, [] { return join(settings().cuda_include_dirs, ":"); }),
+            "/cuda/include:/other/include:/usr/local/cuda/include");
 }
 
 }  // namespace

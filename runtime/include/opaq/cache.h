@@ -2,7 +2,8 @@
 //
 // Reading a damaged, foreign or half-written file is a miss that removes the file. A failed write loses nothing but the entry.
 // The folder is created with mode 0700; entries 0600. A folder that is a link, another user's, or writable by others is neither read nor
-// written. Contents are data: nothing read here is executed by this file. Least recently used entries go when the total exceeds `max_bytes`.
+// written. Contents are data: nothing read here is executed by this file. Least recently used entries go when the total exceeds
+// `max_bytes`.
 #pragma once
 
 #include <cstdint>

@@ -1,18 +1,21 @@
 // Expressions over an op's arguments: parsed and type-checked once, then evaluated, or printed as C++, Python or sympy.
 //
 // Grammar (Python's spelling and precedence):
-//   literals        12   1e-6   true   false   'text'   a dtype name (float32, bfloat16, ...)
+//   literals        12   1e-6   true   false   'text'   a dtype name (float32, bfloat16, ...; also torch.float32)
 //   arguments       by their schema name; a scalar argument is a value, a tensor argument has
 //                   x.numel()  x.size(i)  x.stride(i)  x.dim()  x.dtype  x.itemsize  x.shape  x.is_contiguous()
 //                   x.data (address)  x.alignment (largest power of two dividing the address; 2^12 at most)
 //   integer lists   x.shape, an int[] argument;  l[i], l[a:b], len(l)
 //   operators       + - * / // % (ints: floor, as in Python; '/' on ints is '//')  - unary   == != < <= > >=   and or not
-//                   a if c else b
-//   functions       min(a, b, ...)  max(a, b, ...)  ceil_div(a, b)  abs(a)  next_power_of_2(a)
+//                   a if c else b   a < b <= c   a in (b, c)   a not in (b, c)
+//   functions       min(a, b, ...)  max(a, b, ...)  ceil_div(a, b)  abs(a)  next_power_of_2(a) (1 for a <= 1)
 //                   aligned(x, bytes)  defined(arg) (an optional argument is not None)
 //   casts           int32(e) uint32(e) int64(e) uint64(e) float32(e) float64(e) bool(e): outermost in a kernel's argument
-//                   list they name the C type; a value that does not fit is an error
-// Integers are 64-bit; overflow, division by zero and a dimension out of range are errors of kind Launch that name the expression.
+//                   list they name the C type; a value that does not fit is an error (a float that is no whole number does not fit an int)
+// Types: an int meets a float as a float. Dtypes, strings, bools and lists compare by == and != only; nothing but a bool is a condition.
+// Integers are 64-bit; overflow, division by zero (of floats too) and a dimension out of range are errors of kind Launch that name the
+// expression; so is an optional argument that is None where its value is needed. What `and`, `or` and `if` do not reach is not evaluated.
+// Constant parts are folded when parsed; one that fails for any arguments is a Declaration error.
 #pragma once
 
 #include <cstdint>
@@ -70,13 +73,23 @@ class Expr {
   const std::string& text() const;  // as written, trimmed
 
   // `args[i]` answers the i-th symbol given to `parse`. Throws Launch.
+  // A bare optional tensor that is None gives tensor == nullptr; a string or list that is returned points into `args` or this Expr.
   Value eval(const Arg* args) const;
   int64_t eval_int(const Arg* args) const;
   bool eval_bool(const Arg* args) const;
 
-  // The same meaning in another language. `python` and `sympy` refer to the arguments by name (x.size(0) on real or fake tensors);
-  // `sympy` uses FloorDiv, Mod, Min, Max, CeilDiv, NextPowerOf2, And, Or, Not, Eq, Ne, Lt, Le, Gt, Ge, Where(c, a, b), Aligned(x, n), Defined(a), so that
-  // symbolic values need no truth value. `cpp` uses x_numel-free C++: x.sizes[0], x.dim, opaq_floor_div(a, b), ...
+  // The same meaning in another language. Arguments keep their names; casts keep the type but do not check the range, except in C++.
+  //
+  // `python`: plain Python on real or fake tensors and symbolic ints: x.numel() // x.size(-1), min(a, b), -(-a // b) for ceil_div,
+  //   torch.float32, x is not None, tuple(x.shape) == tuple(y.shape), x.data_ptr() % 16 == 0. next_power_of_2 specialises a symbolic int.
+  // `sympy`: asks no truth value of symbolic ones. + - * / abs() and members are as in Python (x.data and x.alignment as here); the rest is
+  //   FloorDiv(a, b) Mod(a, b) CeilDiv(a, b) Min(a, ...) Max(a, ...) NextPowerOf2(a) ToInt(a) (of a float that is whole)
+  //   Eq(a, b) Ne(a, b) (also of dtypes, strings, bools and tuples) Lt Le Gt Ge And(a, b) Or(a, b) Not(a) Where(c, a, b)
+  //   Aligned(x, n) Defined(a)
+  // `cpp`: C++17 after cpp_prelude(). Arguments are opaq_tensor, int64_t, double, bool, opaq_dtype, std::string_view and opaq_ints;
+  //   optional ones std::optional of those: opaq_floor_div(x.numel(), x.size(-1)), bias.has_value(), bias.value().size(0).
+  //   The outermost cast is opaq_cast<int32_t>(e). Errors throw std::runtime_error or std::bad_optional_access; overflow of
+  //   + - * is not checked.
   std::string print_python() const;
   std::string print_sympy() const;
   std::string print_cpp() const;
@@ -97,5 +110,8 @@ Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_v
 
 // Parses a comma-separated list; "" is the empty list. A leading `*` before an int[] item is accepted and means what its absence means.
 std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols, std::string_view what);
+
+// Types and inline functions that print_cpp's texts use; C++17, to be placed once before them.
+std::string_view cpp_prelude();
 
 }  // namespace opaq

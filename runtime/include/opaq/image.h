@@ -32,7 +32,7 @@ struct Image {
   std::string bytes;  // cubin, fatbin or PTX
   std::string arch;   // "sm_90a"; "" for what the user brought
   std::vector<Entry> entries;
-  std::string log;    // warnings
+  std::string log;    // warnings; and why this image is not cached, when an include is computed (#include MACRO)
   double seconds = 0; // spent compiling; 0 from a cache
   bool from_cache = false;
   std::string key;    // cache key, 64 hex digits
@@ -42,7 +42,7 @@ struct CudaRequest {
   std::string source;
   std::string file;                        // name in diagnostics; its folder is searched for #include "..."
   std::vector<std::string> entries;        // name expressions
-  std::string arch;                        // "sm_90a"
+  std::string arch;                        // "sm_90a"; "compute_90" gives PTX
   std::vector<std::string> options;
   std::vector<std::string> include_dirs;
 };
@@ -74,7 +74,8 @@ struct HostRequest {
   std::vector<std::string> options, include_dirs;
 };
 
-// Compiles host C++ with settings().cxx (no shell) and loads it; the library stays loaded. Throws Compile or Missing.
+// Compiles host C++ with settings().cxx (no shell) and loads it; the library stays loaded, and equal requests share one function. The entry
+// returns void and takes pointers, numbers, enumerations or plain structs. Throws Compile or Missing.
 std::shared_ptr<const HostFunction> compile_host(const HostRequest& request);
 
 struct NvrtcInfo {

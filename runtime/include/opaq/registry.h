@@ -45,8 +45,8 @@ class Op {
 };
 
 // Identical declaration: the same Op. A different one of the same name: Declaration error that shows both and says `replace=True`.
-// With `replace`, the name gets a new, empty Op if the schema is the same; another schema is refused, since PyTorch's dispatcher keeps a
-// schema for the process's life. Ops are never destroyed.
+// With `replace`, the name gets a new, empty Op if the schema is the same, even for an identical declaration; another schema is refused,
+// since PyTorch's dispatcher keeps a schema for the process's life. Ops are never destroyed.
 Op& declare(OpSpec spec, bool replace = false);
 Op* find_op(std::string_view qualname);  // nullptr when there is none
 Op& get_op(std::string_view qualname);   // Declaration error with the nearest name

@@ -68,7 +68,7 @@ enum class CodeKind : uint8_t {
   CudaSource,   // CUDA C++ text, compiled by NVRTC
   CudaBinary,   // cubin, fatbin or PTX bytes
   HostSource,   // C++ text, compiled by the system's compiler
-  HostLibrary,  // a symbol of a shared library, called as  symbol(args...)
+  HostLibrary,  // a symbol of a shared library, called as  symbol(args...), on CUDA as  symbol(args..., stream)
   Python,       // a Python callable, registered by backend/
 };
 
@@ -76,7 +76,7 @@ enum class CodeKind : uint8_t {
 struct EntryTemplate {
   std::vector<std::string> pieces;  // pieces.size() == holes.size() + 1
   std::vector<Expr> holes;          // Int, Bool or DType
-  std::string fill(const std::vector<int64_t>& values, DeviceType target) const;  // DTypes are given by their number, spelled for the target
+  std::string fill(const std::vector<int64_t>& values, DeviceType target) const;  // DTypes by their number, spelled for the target
   std::string text() const;         // as written
 };
 
@@ -107,7 +107,7 @@ struct Implementation {
 
 // Implementation as declared; every expression is text.
 struct ImplementationText {
-  std::string name, device, kind;   // name "": the device. device "cuda": kind "source", "binary", "python"; "cpu": "source", "library", "python"
+  std::string name, device, kind;   // name "": the device; device "cuda", "cpu"; kind "source", "binary" (cuda only), "library", "python"
   std::string code, file;
   std::vector<std::string> options, include_dirs;
   std::string entry;

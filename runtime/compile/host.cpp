@@ -1,0 +1,311 @@
+// Host C++ source to a loaded function: disk cache, else the system's C++ compiler.
+#include <dlfcn.h>
+#include <sys/utsname.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cctype>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "diagnostics.h"
+#include "flights.h"
+#include "includes.h"
+#include "loaded.h"
+#include "opaq/cache.h"
+#include "opaq/error.h"
+#include "opaq/image.h"
+#include "opaq/settings.h"
+#include "opaq/sha256.h"
+#include "options.h"
+#include "process.h"
+#include "record.h"
+#include "signature.h"
+#include "stats.h"
+
+namespace opaq {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kFormat = "opaq host library 1";
+
+// The function takes an array of pointers to its arguments, and tells its parameters one by one: size (with a flag for enumerations), and the
+// name of the type within the compiler's text for the function that knows it.
+constexpr std::string_view kTrailer = R"(
+namespace opaq_host {
+template <unsigned... I> struct Indices {};
+template <unsigned N, unsigned... I> struct Count : Count<N - 1, N - 1, I...> {};
+template <unsigned... I> struct Count<0, I...> { using Type = Indices<I...>; };
+template <class T> struct IsVoid { static constexpr bool value = false; };
+template <> struct IsVoid<void> { static constexpr bool value = true; };
+template <class T> struct IsReference { static constexpr bool value = false; };
+template <class T> struct IsReference<T&> { static constexpr bool value = true; };
+template <class T> struct IsReference<T&&> { static constexpr bool value = true; };
+template <bool...> struct Flags;
+template <bool... B> struct Any { static constexpr bool value = !__is_same(Flags<B..., false>, Flags<false, B...>); };
+template <class T> const char* name() { return __PRETTY_FUNCTION__; }
+template <class R, class... P, unsigned... I> void call(R (*function)(P...), void** arguments, Indices<I...>) {
+  static_assert(IsVoid<R>::value, "opaq: the entry returns a value; expected void, with results written through pointers");
+  static_assert(!Any<IsReference<P>::value...>::value, "opaq: a parameter of the entry is a reference; expected pointers, numbers or plain structs");
+  (void)arguments;
+  function(*static_cast<P*>(arguments[I])...);
+}
+template <class R, class... P> void call(R (*function)(P...), void** arguments) {
+  call(function, arguments, typename Count<sizeof...(P)>::Type{});
+}
+template <class R, class... P> unsigned parameter(R (*)(P...), unsigned index, const char** text) {
+  const char* const names[] = {name<P>()..., nullptr};
+  const unsigned sizes[] = {(sizeof(P) | (__is_enum(P) ? 1u << 30 : 0u))..., 0u};
+  if (index >= sizeof...(P)) return 0;
+  *text = names[index];
+  return sizes[index];
+}
+}
+)";
+constexpr unsigned kEnumFlag = 1u << 30;
+
+Flights<HostFunction>& flights() {
+  static Flights<HostFunction> instance(/*keep=*/true);  // what is loaded stays loaded: once is enough
+  return instance;
+}
+
+struct Job {
+  const HostRequest& request;
+  std::string file;
+  std::string basename;
+  std::vector<std::string> compiler;  // and its leading arguments: CXX may be "ccache g++"
+  IncludeSearch search;
+  OptionFacts facts;
+};
+
+std::vector<std::string> words(const std::string& text) {
+  std::error_code error;
+  if (fs::is_regular_file(text, error)) return {text};
+  std::vector<std::string> out;
+  for (size_t i = 0; i < text.size();) {
+    const size_t end = std::min(text.find(' ', i), text.size());
+    if (end > i) out.push_back(text.substr(i, end - i));
+    i = end + 1;
+  }
+  return out;
+}
+
+constexpr const char* kCompilerAdvice = "install g++ or clang++, or name one in OPAQ_CXX";
+
+Job make_job(const HostRequest& request) {
+  Job job{request, request.file.empty() ? "<opaq source>" : request.file, {}, words(settings().cxx), {}, read_options(request.options)};
+  std::replace_if(job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
+  job.basename = fs::path(job.file).filename().string();
+  if (job.compiler.empty()) {
+    fail(ErrorKind::Missing, "no C++ compiler for " + job.basename + " was found: neither c++, g++ nor clang++ is on PATH; " + kCompilerAdvice);
+  }
+  job.search.folder = ".";
+  if (!request.file.empty()) {
+    if (auto folder = fs::path(job.file).parent_path().string(); !folder.empty()) job.search.folder = folder;
+  }
+  // The source is compiled in a folder of its own, so #include "..." of the source finds its true folder through the search path.
+  job.search.dirs.push_back(job.search.folder);
+  job.search.dirs.insert(job.search.dirs.end(), request.include_dirs.begin(), request.include_dirs.end());
+  job.search.dirs.insert(job.search.dirs.end(), job.facts.dirs.begin(), job.facts.dirs.end());
+  // Not all that the compiler searches, but where headers that __has_include asks for come and go; the compiler names the rest itself.
+  job.search.toolkit = {"/usr/local/include", "/usr/include"};
+  return job;
+}
+
+// What tells this compiler from another, without running it where its file can be seen.
+std::string compiler_identity(const Job& job) {
+  std::string identity = join(job.compiler, " ");
+  std::error_code error;
+  for (const std::string& word : job.compiler) {
+    if (word.find('/') == std::string::npos) continue;
+    const std::string real = fs::canonical(word, error).string();
+    identity += " " + (error ? word : real) + " " + file_stamp(word);
+  }
+  if (job.compiler.back().find('/') == std::string::npos) {
+    PrivateFolder folder;
+    const std::string output = folder.path() + "/version";
+    std::vector<std::string> arguments = job.compiler;
+    arguments.emplace_back("--version");
+    if (run_process(arguments, output).start_error == 0) identity += file_text(output);
+  }
+  return identity;
+}
+
+std::string processor_identity() {
+  std::ifstream in("/proc/cpuinfo");
+  std::string identity, line;
+  while (std::getline(in, line) && !line.empty()) {  // the first processor
+    for (const char* field : {"model name", "flags", "Features", "CPU implementer", "CPU part"}) {
+      if (line.starts_with(field)) identity += line + '\n';
+    }
+  }
+  return identity;
+}
+
+std::string key_of(const Job& job, const IncludeClosure& closure) {
+  static const std::string identity = compiler_identity(job);  // of settings().cxx, which does not change
+  utsname machine{};
+  uname(&machine);
+  Sha256 hash;
+  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename).field(job.request.entry);
+  hash.field(identity).field(machine.machine).field(job.facts.native ? processor_identity() : "").field(closure.digest);
+  for (const std::string& option : job.request.options) {
+    hash.field(option);
+    if (!option.starts_with('-')) hash.field(file_stamp(option));  // a library or object to link
+  }
+  return hash.hex();
+}
+
+// The files of a make rule "target: a b\ c \<newline> d".
+std::vector<std::string> read_dependencies(const std::string& rule) {
+  std::vector<std::string> files;
+  std::string file;
+  size_t i = rule.find(": ");
+  for (i = i == std::string::npos ? rule.size() : i + 2; i <= rule.size(); ++i) {
+    const char c = i < rule.size() ? rule[i] : ' ';
+    const char next = i + 1 < rule.size() ? rule[i + 1] : '\0';
+    if (c == '\\' && (next == ' ' || next == '#' || next == '\\')) {
+      file += next;
+      ++i;
+    } else if (c == '$' && next == '$') {
+      file += c;
+      ++i;
+    } else if (c == ' ' || c == '\n' || (c == '\\' && next == '\n')) {
+      if (!file.empty()) files.push_back(std::move(file));
+      file.clear();
+    } else {
+      file += c;
+    }
+  }
+  return files;
+}
+
+// Paths and stamps of the headers that only the compiler can find: its own, the system's.
+std::vector<std::string> outside_files(const std::string& rule, const IncludeClosure& closure, const std::string& private_folder) {
+  std::vector<std::string> out;
+  for (const std::string& file : read_dependencies(rule)) {
+    if (file.starts_with(private_folder) || closure.files.contains(file)) continue;
+    std::error_code error;
+    const std::string path = fs::absolute(file, error).string();
+    out.push_back(path);
+    out.push_back(file_stamp(path));
+  }
+  return out;
+}
+
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out;
+}
+
+std::string source_text(const Job& job) {
+  const std::string& entry = job.request.entry;
+  return "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source + "\n\n#line 1 \"opaq: call of " + escaped(entry) + "\"" +
+         std::string(kTrailer) + "extern \"C\" __attribute__((visibility(\"default\"))) void opaq_invoke(void** arguments) {\n" +
+         "  opaq_host::call(" + entry + ", arguments);\n}\n" +
+         "extern \"C\" __attribute__((visibility(\"default\"))) unsigned opaq_parameter(unsigned index, const char** text) {\n" +
+         "  return opaq_host::parameter(" + entry + ", index, text);\n}\n";
+}
+
+struct Library {
+  std::string bytes;
+  Record record;
+};
+
+Library compile(const Job& job, const IncludeClosure& closure) {
+  PrivateFolder folder;
+  const std::string source = folder.path() + "/source.cpp", library = folder.path() + "/library.so";
+  const std::string output = folder.path() + "/log", dependencies = folder.path() + "/dependencies";
+  std::ofstream(source, std::ios::binary) << source_text(job);
+
+  std::vector<std::string> arguments = job.compiler;
+  for (const char* option : {"-std=c++20", "-O3", "-shared", "-fPIC"}) arguments.emplace_back(option);
+  arguments.insert(arguments.end(), {"-MD", "-MF", dependencies, "-iquote", job.search.folder});
+  for (const std::string& dir : job.request.include_dirs) arguments.push_back("-I" + dir);
+  arguments.insert(arguments.end(), {source, "-o", library});
+  arguments.insert(arguments.end(), job.request.options.begin(), job.request.options.end());  // libraries come after what needs them
+
+  const ProcessResult result = run_process(arguments, output);
+  if (result.start_error != 0) {
+    fail(ErrorKind::Missing, "the C++ compiler '" + job.compiler[0] + "' for " + job.basename + " cannot be started: " +
+                                 std::strerror(result.start_error) + "; " + kCompilerAdvice);
+  }
+  Library made;
+  made.bytes = file_text(library);
+  made.record.log = file_text(output);
+  if (!result.succeeded || made.bytes.empty()) {
+    std::string log = made.record.log.empty() ? result.ending + ", and nothing was printed" : made.record.log;
+    fail(ErrorKind::Compile, host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log, job.request.source, job.request.entry));
+  }
+  made.record.files = outside_files(file_text(dependencies), closure, folder.path());
+  return made;
+}
+
+// "const char* opaq_host::name() [with T = const float*]", "... [T = const float *]"
+std::string type_name(std::string_view function) {
+  const size_t begin = function.find("T = ");
+  const size_t end = function.rfind(']');
+  return begin == std::string_view::npos || end == std::string_view::npos || end < begin + 4 ? "" : std::string(function.substr(begin + 4, end - begin - 4));
+}
+
+std::shared_ptr<HostFunction> load(const Library& library, const Job& job) {
+  void* handle = load_library(library.bytes, "the library compiled from " + job.basename);
+  auto function = std::make_shared<HostFunction>();
+  function->invoke = reinterpret_cast<void (*)(void**)>(dlsym(handle, "opaq_invoke"));
+  const auto parameter = reinterpret_cast<unsigned (*)(unsigned, const char**)>(dlsym(handle, "opaq_parameter"));
+  if (function->invoke == nullptr || parameter == nullptr) {
+    fail(ErrorKind::Compile, "the library compiled from " + job.basename + " hides opaq_invoke; leave out options that choose the exported symbols");
+  }
+  const char* text = nullptr;
+  for (unsigned i = 0, size; (size = parameter(i, &text)) != 0; ++i) {
+    function->params.push_back(parse_type(type_name(text), static_cast<int>(size & ~kEnumFlag), (size & kEnumFlag) != 0));
+  }
+  return function;
+}
+
+std::shared_ptr<HostFunction> compile_and_load(const Job& job, const IncludeClosure& closure, const std::string& key) {
+  const auto start = std::chrono::steady_clock::now();
+  const Library library = compile(job, closure);
+  auto function = load(library, job);
+  function->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  count_compiled(function->seconds);
+  // A stored library will be executed: only a folder that nobody else can write to may hold it.
+  if (!key.empty() && disk_cache().usable()) disk_cache().put(key, {write_record(library.record), library.bytes});
+  return function;
+}
+
+std::shared_ptr<HostFunction> from_disk(const Job& job, const std::string& key) {
+  if (!disk_cache().usable()) return nullptr;
+  auto cached = disk_cache().get(key);
+  if (!cached) return nullptr;
+  auto record = read_record(cached->metadata);
+  if (!record || record->files.size() % 2 != 0) return nullptr;
+  for (size_t i = 0; i < record->files.size(); i += 2) {
+    if (file_stamp(record->files[i]) != record->files[i + 1]) return nullptr;
+  }
+  auto function = load({std::move(cached->image), std::move(*record)}, job);
+  function->from_cache = true;
+  count_disk_hit();
+  return function;
+}
+
+}  // namespace
+
+std::shared_ptr<const HostFunction> compile_host(const HostRequest& request) {
+  const Job job = make_job(request);
+  const IncludeClosure closure = include_closure(request.source, job.basename, job.search, job.facts.forced);
+  if (!closure.computed.empty() || !job.facts.opaque.empty()) return compile_and_load(job, closure, "");
+  const std::string key = key_of(job, closure);
+  return flights().run(key, [&]() -> std::shared_ptr<const HostFunction> {
+    if (auto function = from_disk(job, key)) return function;
+    return compile_and_load(job, closure, key);
+  });
+}
+
+}  // namespace opaq

@@ -1,0 +1,11 @@
+// Loads the bytes of a shared library, such that the bytes in hand are the bytes loaded.
+#pragma once
+
+#include <string>
+
+namespace opaq {
+
+// Returns a handle for dlsym. The library stays loaded. Throws Compile with the loader's reason; `what` begins the message.
+void* load_library(const std::string& bytes, const std::string& what);
+
+}  // namespace opaq

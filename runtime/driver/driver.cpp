@@ -1,0 +1,170 @@
+// Opens the CUDA driver and tells its errors.
+#include "opaq/driver.h"
+
+#include <dlfcn.h>
+
+#include <atomic>
+#include <vector>
+
+#include "opaq/error.h"
+#include "opaq/settings.h"
+
+namespace opaq {
+
+namespace {
+
+constexpr int kOldest = 12000;  // cuLibraryLoadData and cuKernel*: CUDA 12.0
+
+std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+
+// The symbol's text after cuda.h's macros, so that a name and its type agree: cuCtxPushCurrent is cuCtxPushCurrent_v2.
+#define OPAQ_TEXT_OF(token) #token
+#define OPAQ_SYMBOL(name) OPAQ_TEXT_OF(name)
+
+Driver open(const std::string& name) {
+  Driver d;
+  d.path = name;
+  void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: code that it gave out may run until the process ends
+  if (library == nullptr) {
+    const char* reason = dlerror();
+    d.why_not = "'" + name + "' cannot be loaded: " + (reason != nullptr ? reason : "no reason given");
+    return d;
+  }
+
+  std::vector<std::string> lacking;
+  const auto find = [&]<class Function>(Function& function, const char* symbol, bool optional = false) {
+    function = reinterpret_cast<Function>(dlsym(library, symbol));
+    if (function == nullptr && !optional) lacking.push_back(symbol);
+  };
+  decltype(&cuDriverGetVersion) get_version = nullptr;
+  find(get_version, OPAQ_SYMBOL(cuDriverGetVersion));
+  find(d.init, OPAQ_SYMBOL(cuInit));
+  find(d.get_error_name, OPAQ_SYMBOL(cuGetErrorName));
+  find(d.get_error_string, OPAQ_SYMBOL(cuGetErrorString));
+  find(d.device_get, OPAQ_SYMBOL(cuDeviceGet));
+  find(d.device_get_count, OPAQ_SYMBOL(cuDeviceGetCount));
+  find(d.device_get_attribute, OPAQ_SYMBOL(cuDeviceGetAttribute));
+  find(d.primary_ctx_retain, OPAQ_SYMBOL(cuDevicePrimaryCtxRetain));
+  find(d.ctx_get_current, OPAQ_SYMBOL(cuCtxGetCurrent));
+  find(d.ctx_push_current, OPAQ_SYMBOL(cuCtxPushCurrent));
+  find(d.ctx_pop_current, OPAQ_SYMBOL(cuCtxPopCurrent));
+  find(d.ctx_set_current, OPAQ_SYMBOL(cuCtxSetCurrent));
+  find(d.library_load_data, OPAQ_SYMBOL(cuLibraryLoadData));
+  find(d.library_unload, OPAQ_SYMBOL(cuLibraryUnload));
+  find(d.library_get_kernel, OPAQ_SYMBOL(cuLibraryGetKernel));
+  find(d.kernel_get_function, OPAQ_SYMBOL(cuKernelGetFunction));
+  find(d.kernel_get_attribute, OPAQ_SYMBOL(cuKernelGetAttribute));
+  find(d.kernel_set_attribute, OPAQ_SYMBOL(cuKernelSetAttribute));
+  find(d.kernel_get_param_info, OPAQ_SYMBOL(cuKernelGetParamInfo), true);
+  find(d.launch_kernel, OPAQ_SYMBOL(cuLaunchKernel));
+  find(d.launch_kernel_ex, OPAQ_SYMBOL(cuLaunchKernelEx));
+  find(d.stream_is_capturing, OPAQ_SYMBOL(cuStreamIsCapturing));
+  find(d.thread_exchange_capture_mode, OPAQ_SYMBOL(cuThreadExchangeStreamCaptureMode));
+
+  Dl_info info;
+  if (d.init != nullptr && dladdr(reinterpret_cast<void*>(d.init), &info) != 0 && info.dli_fname != nullptr) d.path = info.dli_fname;
+  if (get_version == nullptr || d.init == nullptr) {
+    d.why_not = "'" + d.path + "' is no CUDA driver: it lacks " + join(lacking);
+  } else if (get_version(&d.version) != CUDA_SUCCESS) {
+    d.why_not = "'" + d.path + "' does not tell its version; it may be the stub that a toolkit brings for linking";
+  } else if (d.version < kOldest) {
+    d.why_not = "'" + d.path + "' is a driver for CUDA " + version_text(d.version) + ", expected " + version_text(kOldest) + " or newer";
+  } else if (!lacking.empty()) {
+    d.why_not = "'" + d.path + "' lacks " + join(lacking);
+  } else {
+    d.available = true;
+  }
+  return d;
+}
+
+std::string error_text(CUresult result) {
+  const char *name = nullptr, *text = nullptr;
+  const Driver& d = driver();
+  if (d.available && d.get_error_name(result, &name) == CUDA_SUCCESS && name != nullptr) {
+    d.get_error_string(result, &text);
+    return std::string(name) + (text != nullptr ? " (" + std::string(text) + ")" : "");
+  }
+  return "CUDA error " + std::to_string(static_cast<int>(result));
+}
+
+// Errors after which cuda.h says that the process must be relaunched or the context is gone. By number: those that CUDA 12.0 did not know.
+bool is_sticky(CUresult result) {
+  switch (static_cast<int>(result)) {
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
+    case 226:  // CUDA_ERROR_CONTAINED
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_CONTEXT_IS_DESTROYED:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case 721:  // CUDA_ERROR_TENSOR_MEMORY_LEAK
+    case CUDA_ERROR_MPS_CLIENT_TERMINATED:
+    case 911:  // CUDA_ERROR_EXTERNAL_DEVICE
+      return true;
+    default:
+      return false;
+  }
+}
+
+// What to do, where the error alone does not tell.
+std::string advice(CUresult result) {
+  if (is_sticky(result)) {
+    return "; the CUDA context is lost, restart the process. An earlier kernel may be at fault: CUDA_LAUNCH_BLOCKING=1 or "
+           "compute-sanitizer tells";
+  }
+  switch (result) {
+    case CUDA_ERROR_NOT_INITIALIZED:
+      return "; a process forked after CUDA was in use cannot use it: start workers with the method 'spawn' or 'forkserver'";
+    case CUDA_ERROR_NO_DEVICE:
+      return "; see `nvidia-smi` and CUDA_VISIBLE_DEVICES";
+    case CUDA_ERROR_NO_BINARY_FOR_GPU:
+      return "; the image was built for another arch: build it for this device's, or give PTX or source";
+    case CUDA_ERROR_INVALID_PTX:
+      return "; `ptxas` on the same text tells the line";
+    case CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
+      return "; the PTX comes from a newer toolkit than the driver knows: give a cubin or source, or update the driver";
+    case CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
+      return "; the block needs more registers than there are: use a smaller block, or __launch_bounds__";
+    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
+      return "; run once, or call opaq.warmup, before the capture";
+    default:
+      return "";
+  }
+}
+
+std::atomic<bool> initialized{false};  // of the process, as cuInit is
+
+}  // namespace
+
+const Driver& driver() {
+  static const Driver& d = *new Driver(open(settings().driver));  // never destroyed: modules are unloaded as late as at exit
+  return d;
+}
+
+const Driver& require_driver() {
+  const Driver& d = driver();
+  if (!d.available) {
+    fail(ErrorKind::Missing, "no CUDA driver: " + d.why_not + "; install NVIDIA's driver for CUDA " + version_text(kOldest) +
+                                 " or newer, or set OPAQ_DRIVER to the path of its libcuda.so.1");
+  }
+  if (!initialized.load(std::memory_order_acquire)) {
+    if (const CUresult result = d.init(0); result != CUDA_SUCCESS) {
+      fail(ErrorKind::Missing, "the CUDA driver '" + d.path + "' (CUDA " + version_text(d.version) + ") does not start: " +
+                                   error_text(result) + advice(result));
+    }
+    initialized.store(true, std::memory_order_release);
+  }
+  return d;
+}
+
+void throw_driver_error(CUresult result, std::string_view what) {
+  throw Error(ErrorKind::Driver, std::string(what) + ": " + error_text(result) + advice(result), is_sticky(result));
+}
+
+}  // namespace opaq

@@ -1,0 +1,118 @@
+// The C++17 that printed expressions stand on.
+#include "opaq/expr.h"
+
+namespace opaq {
+
+std::string_view cpp_prelude() {
+  return R"cpp(#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+#include <type_traits>
+
+// Element types, by PyTorch's numbers.
+enum opaq_dtype : int32_t {
+  opaq_uint8 = 0, opaq_int8 = 1, opaq_int16 = 2, opaq_int32 = 3, opaq_int64 = 4, opaq_float16 = 5, opaq_float32 = 6, opaq_float64 = 7,
+  opaq_complex32 = 8, opaq_complex64 = 9, opaq_complex128 = 10, opaq_bool = 11, opaq_bfloat16 = 15, opaq_float8_e5m2 = 23,
+  opaq_float8_e4m3fn = 24, opaq_float8_e5m2fnuz = 25, opaq_float8_e4m3fnuz = 26, opaq_uint16 = 27, opaq_uint32 = 28, opaq_uint64 = 29,
+  opaq_float8_e8m0fnu = 44, opaq_float4_e2m1fn_x2 = 45,
+};
+
+[[noreturn]] inline void opaq_fail(const char* reason) { throw std::runtime_error(reason); }
+
+inline int64_t opaq_floor_div(int64_t a, int64_t b) {
+  if (b == 0) opaq_fail("opaq: division by zero");
+  if (b == -1 && a == INT64_MIN) opaq_fail("opaq: integer overflow");
+  return a / b - (a % b != 0 && (a < 0) != (b < 0));
+}
+inline int64_t opaq_ceil_div(int64_t a, int64_t b) {
+  if (b == 0) opaq_fail("opaq: division by zero");
+  if (b == -1 && a == INT64_MIN) opaq_fail("opaq: integer overflow");
+  return a / b + (a % b != 0 && (a < 0) == (b < 0));
+}
+inline int64_t opaq_mod(int64_t a, int64_t b) {
+  if (b == 0) opaq_fail("opaq: division by zero");
+  if (b == -1) return 0;
+  return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
+}
+inline double opaq_divide(double a, double b) { return b == 0 ? (opaq_fail("opaq: division by zero"), 0.0) : a / b; }
+inline int64_t opaq_abs(int64_t a) { return a == INT64_MIN ? (opaq_fail("opaq: integer overflow"), a) : a < 0 ? -a : a; }
+inline int64_t opaq_next_power_of_2(int64_t a) {
+  if (a > INT64_MAX / 2 + 1) opaq_fail("opaq: integer overflow");
+  int64_t power = 1;
+  while (power < a) power *= 2;
+  return power;
+}
+
+template <class To, class From>
+To opaq_cast(From v) {
+  if constexpr (std::is_floating_point_v<To>) {
+    const To narrow = static_cast<To>(v);
+    if constexpr (std::is_floating_point_v<From>) {
+      if (std::isinf(narrow) && !std::isinf(v)) opaq_fail("opaq: a value does not fit its type");
+    }
+    return narrow;
+  } else if constexpr (std::is_floating_point_v<From>) {
+    if (!(v >= -0x1p63 && v < 0x1p63) || v != std::trunc(v)) opaq_fail("opaq: a value does not fit its type");
+    return opaq_cast<To>(static_cast<int64_t>(v));
+  } else {
+    const int64_t wide = v;
+    if (static_cast<int64_t>(static_cast<To>(wide)) != wide || (std::is_unsigned_v<To> && wide < 0)) {
+      opaq_fail("opaq: a value does not fit its type");
+    }
+    return static_cast<To>(wide);
+  }
+}
+
+inline int64_t opaq_position(int64_t index, int64_t length) {
+  const int64_t at = index < 0 ? index + length : index;
+  if (at < 0 || at >= length) opaq_fail("opaq: a dimension or an index is out of range");
+  return at;
+}
+
+struct opaq_ints {
+  const int64_t* data;
+  int64_t size;
+  int64_t at(int64_t index) const { return data[opaq_position(index, size)]; }
+  opaq_ints slice(int64_t low, int64_t high) const {
+    low = std::clamp<int64_t>(low < 0 ? low + size : low, 0, size);
+    high = std::clamp<int64_t>(high < 0 ? high + size : high, 0, size);
+    return {data + low, std::max<int64_t>(high - low, 0)};
+  }
+};
+inline bool operator==(opaq_ints a, opaq_ints b) { return a.size == b.size && std::equal(a.data, a.data + a.size, b.data); }
+inline bool operator!=(opaq_ints a, opaq_ints b) { return !(a == b); }
+
+struct opaq_tensor {
+  void* data;
+  const int64_t* sizes;
+  const int64_t* strides;  // in elements
+  int64_t dim;
+  opaq_dtype dtype;
+  int64_t itemsize;
+  int64_t size(int64_t i) const { return sizes[opaq_position(i, dim)]; }
+  int64_t stride(int64_t i) const { return strides[opaq_position(i, dim)]; }
+  opaq_ints shape() const { return {sizes, dim}; }
+  int64_t numel() const {
+    int64_t n = 1;
+    for (int64_t i = 0; i < dim; ++i) n *= sizes[i];
+    return n;
+  }
+  bool is_contiguous() const {
+    int64_t expected = 1;
+    bool dense = true;
+    for (int64_t i = dim - 1; i >= 0; --i) {
+      dense = dense && (sizes[i] == 1 || strides[i] == expected);
+      expected *= sizes[i];
+    }
+    return dense || expected == 0;
+  }
+  int64_t address() const { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)); }
+  int64_t alignment() const { return data == nullptr ? 4096 : std::min<int64_t>(address() & -address(), 4096); }
+};
+)cpp";
+}
+
+}  // namespace opaq

@@ -1,0 +1,329 @@
+// Recursive descent over Python's grammar of expressions; types are Builder's business.
+#include <algorithm>
+
+#include "build.h"
+#include "lexer.h"
+#include "opaq/error.h"
+#include "program.h"
+
+namespace opaq {
+namespace syntax {
+namespace {
+
+constexpr int kDeepest = 64;  // nested parentheses, calls, conditionals: bounds the parser's recursion
+
+constexpr std::string_view kKeywords[] = {"and", "or", "not", "if", "else", "in", "true", "false", "True", "False", "None", "is"};
+
+bool is_keyword(std::string_view text) { return std::ranges::find(kKeywords, text) != std::end(kKeywords); }
+
+class Parser {
+ public:
+  Parser(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols)
+      : source_(source), symbols_(std::move(symbols)), tokens_(tokenize(source)) {}
+
+  bool at_end() const { return token().kind == Token::Kind::End; }
+
+  // One expression of the text, up to the end or, in a list, the comma.
+  Expr item(bool list) {
+    const bool splice = list && accept("*");
+    const size_t begin = token().at;
+    Builder builder(source_, symbols_);
+    builder_ = &builder;
+    const int32_t root = expression();
+    if (!at_end() && !(list && token().is(","))) {
+      unexpected(list ? "expected an operator, ',' or the end" : "expected an operator or the end");
+    }
+    if (splice && builder.type(root) != Type::IntList) {
+      source_.error(begin, "'*' takes int[], found " + std::string(name(builder.type(root))));
+    }
+    Tree tree = builder.finish(root);
+    auto program = flatten(tree, root);
+    if (!program) source_.error(begin, "this expression is too long or too deeply nested; split it, or give its parts as arguments");
+    program->tree = std::move(tree);
+    program->what = source_.what;
+    program->text = source_.text.substr(begin, previous_end_ - begin);
+    return Expr(std::make_shared<const Program>(std::move(*program)));
+  }
+
+  bool accept(std::string_view spelling) {
+    if (!token().is(spelling)) return false;
+    advance();
+    return true;
+  }
+
+ private:
+  // Counts nesting for the scope.
+  class Nested {
+   public:
+    explicit Nested(Parser& parser) : parser_(parser) {
+      if (++parser_.depth_ > kDeepest) parser_.source_.error(parser_.token().at, "this expression is too deeply nested; split it");
+    }
+    ~Nested() { --parser_.depth_; }
+
+   private:
+    Parser& parser_;
+  };
+
+  const Token& token(size_t ahead = 0) const { return tokens_[std::min(next_ + ahead, tokens_.size() - 1)]; }
+
+  const Token& advance() {
+    const Token& taken = token();
+    previous_end_ = taken.at + taken.text.size();
+    if (!at_end()) ++next_;
+    return taken;
+  }
+
+  [[noreturn]] void unexpected(const std::string& expected) const {
+    std::string ending = expected;
+    if (token().is("is")) ending = "write defined(argument) to ask whether an optional argument is given";
+    source_.error(token().at, "found " + token().found() + ", " + ending);
+  }
+
+  void require(std::string_view spelling, std::string_view after) {
+    if (!accept(spelling)) unexpected("expected '" + std::string(spelling) + "' " + std::string(after));
+  }
+
+  int32_t expression() {
+    const Nested nested(*this);
+    const int32_t yes = disjunction();
+    const size_t at = token().at;
+    if (!accept("if")) return yes;
+    const int32_t condition = disjunction();
+    require("else", "after the condition of 'if'");
+    const int32_t no = expression();
+    return builder_->conditional(at, yes, condition, no);
+  }
+
+  int32_t disjunction() {
+    int32_t left = conjunction();
+    for (size_t at = token().at; accept("or"); at = token().at) {
+      const int32_t right = conjunction();
+      left = builder_->logical(Op::Or, at, left, right);
+    }
+    return left;
+  }
+
+  int32_t conjunction() {
+    int32_t left = inversion();
+    for (size_t at = token().at; accept("and"); at = token().at) {
+      const int32_t right = inversion();
+      left = builder_->logical(Op::And, at, left, right);
+    }
+    return left;
+  }
+
+  int32_t inversion() {
+    const size_t at = token().at;
+    if (!accept("not")) return comparison();
+    const Nested nested(*this);
+    return builder_->negation(at, inversion());
+  }
+
+  // a < b <= c is a < b and b <= c.
+  int32_t comparison() {
+    int32_t left = sum(), result = kNone;
+    for (;;) {
+      const size_t at = token().at;
+      int32_t outcome = kNone, right = kNone;
+      if (const auto op = comparison_operator()) {
+        right = sum();
+        outcome = builder_->compare(*op, at, left, right);
+      } else if (token().is("in") || (token().is("not") && token(1).is("in"))) {
+        const bool absent = accept("not");
+        advance();
+        outcome = membership(at, left, absent);
+      } else {
+        return result == kNone ? left : result;
+      }
+      result = result == kNone ? outcome : builder_->logical(Op::And, at, result, outcome);
+      if (right == kNone) return result;
+      left = right;
+    }
+  }
+
+  std::optional<Op> comparison_operator() {
+    for (Op op : {Op::Eq, Op::Ne, Op::Lt, Op::Le, Op::Gt, Op::Ge}) {
+      if (accept(spelling(op))) return op;
+    }
+    return std::nullopt;
+  }
+
+  // x in (a, b) is x == a or x == b.
+  int32_t membership(size_t at, int32_t left, bool absent) {
+    const std::string_view close = token().is("[") ? "]" : ")";
+    if (!accept("(") && !accept("[")) unexpected("expected the values in parentheses, as in 'x.dtype in (float16, bfloat16)'");
+    int32_t result = kNone;
+    do {
+      if (result != kNone && token().is(close)) break;
+      const int32_t value = expression();
+      const int32_t one = builder_->compare(absent ? Op::Ne : Op::Eq, at, left, value);
+      result = result == kNone ? one : builder_->logical(absent ? Op::And : Op::Or, at, result, one);
+    } while (accept(","));
+    require(close, "or ',' after a value of 'in'");
+    return result;
+  }
+
+  int32_t sum() {
+    int32_t left = product();
+    while (token().is("+") || token().is("-")) {
+      const size_t at = token().at;
+      const Op op = advance().is("+") ? Op::Add : Op::Sub;
+      const int32_t right = product();
+      left = builder_->arithmetic(op, at, left, right);
+    }
+    return left;
+  }
+
+  int32_t product() {
+    int32_t left = unary();
+    for (;;) {
+      const size_t at = token().at;
+      std::optional<Op> op;
+      for (Op candidate : {Op::Mul, Op::Div, Op::FloorDiv, Op::Mod}) {
+        if (!op && accept(spelling(candidate))) op = candidate;
+      }
+      if (!op) return left;
+      const int32_t right = unary();
+      left = builder_->arithmetic(*op, at, left, right);
+    }
+  }
+
+  int32_t unary() {
+    const size_t at = token().at;
+    if (!accept("-")) return postfix();
+    if (token().kind == Token::Kind::Integer) {  // so that -2^63 can be written
+      return builder_->integer(at, static_cast<int64_t>(-advance().integer));
+    }
+    const Nested nested(*this);
+    return builder_->negate(at, unary());
+  }
+
+  int32_t postfix() {
+    int32_t value = primary();
+    for (;;) {
+      if (accept(".")) {
+        const Token& member = token();
+        if (member.kind != Token::Kind::Name) unexpected("expected the name of a member");
+        advance();
+        value = accept("(") ? builder_->method(member.at, value, member.text, arguments())
+                            : builder_->member(member.at, value, member.text);
+      } else if (token().is("[")) {
+        value = subscript(value);
+      } else {
+        return value;
+      }
+    }
+  }
+
+  int32_t subscript(int32_t list) {
+    const size_t at = advance().at;
+    int32_t low = kNone, high = kNone;
+    if (!token().is(":")) low = expression();
+    if (accept("]")) return builder_->index(at, list, low);
+    require(":", "or ']'");
+    if (!token().is("]")) high = token().is(":") ? kNone : expression();
+    if (token().is(":")) source_.error(token().at, "a slice has no step here; expected ']'");
+    require("]", "after a slice");
+    return builder_->slice(at, list, low, high);
+  }
+
+  std::vector<int32_t> arguments() {
+    std::vector<int32_t> args;
+    if (accept(")")) return args;
+    do {
+      if (!args.empty() && token().is(")")) break;
+      args.push_back(expression());
+    } while (accept(","));
+    require(")", "or ',' after an argument");
+    return args;
+  }
+
+  int32_t primary() {
+    const Token& first = token();
+    switch (first.kind) {
+      case Token::Kind::Integer:
+        if (first.integer > INT64_MAX) source_.error(first.at, std::string(first.text) + " does not fit a 64-bit integer");
+        advance();
+        return builder_->integer(first.at, static_cast<int64_t>(first.integer));
+      case Token::Kind::Float: advance(); return builder_->floating(first.at, first.floating);
+      case Token::Kind::String: advance(); return builder_->string(first.at, first.string);
+      case Token::Kind::Name: return named();
+      case Token::Kind::Punctuation:
+        if (accept("(")) {
+          const int32_t inner = expression();
+          require(")", "to close '('");
+          return inner;
+        }
+        [[fallthrough]];
+      case Token::Kind::End: unexpected("expected a value");
+    }
+    unexpected("expected a value");
+  }
+
+  // A literal, a function that is called, an argument, a dtype: arguments hide dtypes, and a name before '(' is a function.
+  int32_t named() {
+    const Token& first = token();
+    if (first.is("true") || first.is("True")) return advance(), builder_->boolean(first.at, true);
+    if (first.is("false") || first.is("False")) return advance(), builder_->boolean(first.at, false);
+    if (first.is("None")) source_.error(first.at, "found 'None'; write defined(argument) to ask whether an optional argument is given");
+    if (is_keyword(first.text)) unexpected("expected a value");
+    advance();
+    if (accept("(")) return builder_->call(first.at, first.text, arguments());
+    for (size_t i = 0; i < symbols_->size(); ++i) {
+      if ((*symbols_)[i].name == first.text) return builder_->argument(first.at, static_cast<int32_t>(i));
+    }
+    if (first.text == "torch" && token().is(".") && token(1).kind == Token::Kind::Name) {
+      advance();
+      return dtype(advance());
+    }
+    return dtype(first);
+  }
+
+  int32_t dtype(const Token& written) {
+    if (const auto dtype = dtype_from_name(written.text)) return builder_->dtype(written.at, *dtype);
+    std::vector<std::string> arguments, valid;
+    for (const Symbol& symbol : *symbols_) arguments.push_back(symbol.name);
+    valid = arguments;
+    for (int i = 0; i < kDTypeCount; ++i) valid.emplace_back(name(static_cast<DType>(i)));
+    const std::span<const std::string> functions = function_names();
+    const bool function = std::ranges::find(functions, written.text) != functions.end();
+    std::string ending = function ? "; it is a function: write " + std::string(written.text) + "(...)" : did_you_mean(written.text, valid);
+    if (ending.empty() && arguments.empty()) ending = "; there are no arguments here";
+    if (ending.empty()) ending = "; expected an argument (" + join(arguments) + ") or a dtype";
+    source_.error(written.at, "unknown name '" + std::string(written.text) + "'" + ending);
+  }
+
+  const Source& source_;
+  std::shared_ptr<const std::vector<Symbol>> symbols_;
+  std::vector<Token> tokens_;
+  size_t next_ = 0, previous_end_ = 0;
+  int depth_ = 0;
+  Builder* builder_ = nullptr;  // of the item being parsed
+};
+
+std::string_view trim(std::string_view text) {
+  constexpr std::string_view spaces = " \t\r\n";
+  const size_t begin = text.find_first_not_of(spaces);
+  return begin == std::string_view::npos ? std::string_view() : text.substr(begin, text.find_last_not_of(spaces) + 1 - begin);
+}
+
+}  // namespace
+}  // namespace syntax
+
+Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what) {
+  const syntax::Source source{syntax::trim(text), what};
+  return syntax::Parser(source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end())).item(false);
+}
+
+std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols, std::string_view what) {
+  const syntax::Source source{syntax::trim(text), what};
+  syntax::Parser parser(source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()));
+  std::vector<Expr> items;
+  while (!parser.at_end()) {  // a comma at the end is allowed, as in Python
+    items.push_back(parser.item(true));
+    parser.accept(",");
+  }
+  return items;
+}
+
+}  // namespace opaq

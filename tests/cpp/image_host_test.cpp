@@ -1,0 +1,207 @@
+// Host C++ to functions that are called as kernels are.
+#include "image_test.h"
+
+#include <barrier>
+#include <sys/wait.h>
+
+#include <thread>
+
+using opaq::compile_host;
+using opaq::ErrorKind;
+using opaq::HostRequest;
+using opaq::ParamType;
+using opaq_test::message_of;
+using opaq_test::TemporaryFolder;
+using Kind = ParamType::Kind;
+
+namespace {
+
+HostRequest request(std::string source, std::string entry, std::string file = "toy.cpp") {
+  HostRequest r;
+  r.source = std::move(source);
+  r.entry = std::move(entry);
+  r.file = std::move(file);
+  return r;
+}
+
+template <class... A>
+void call(const opaq::HostFunction& function, A... values) {
+  void* arguments[] = {&values..., nullptr};
+  function.invoke(arguments);
+}
+
+TEST(CompileHost, CallsWithPointersIntegersAndDoubles) {
+  const auto function = compile_host(request(R"(
+#include <cstdint>
+extern "C" void axpy(float* y, const float* x, std::int64_t n, double a, bool on, unsigned char k) {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = on ? a * x[i] + k : -1;
+})", "axpy"));
+  ASSERT_EQ(function->params.size(), 6u);
+  EXPECT_EQ(function->params[0].text, "float*");
+  EXPECT_EQ(function->params[1].pointee, "float");
+  EXPECT_TRUE(function->params[1].pointee_const);
+  EXPECT_EQ(function->params[2].kind, Kind::Int);
+  EXPECT_EQ(function->params[2].size, 8);
+  EXPECT_EQ(function->params[3].kind, Kind::Float);
+  EXPECT_EQ(function->params[3].size, 8);
+  EXPECT_EQ(function->params[4].kind, Kind::Bool);
+  EXPECT_EQ(function->params[5].kind, Kind::UInt);
+  EXPECT_EQ(function->params[5].size, 1);
+  const float x[] = {1, 2, 3};
+  float y[3] = {};
+  call(*function, y, &x[0], int64_t{3}, 0.5, true, static_cast<unsigned char>(7));
+  EXPECT_EQ(y[0], 7.5f);
+  EXPECT_EQ(y[2], 8.5f);
+}
+
+TEST(CompileHost, TemplatesNamespacesStructsEnumerationsAndNoParameters) {
+  const auto function = compile_host(request(R"(
+struct Shape { long sizes[3]; int dim; };
+enum class Mode : short { A, B };
+namespace lib { template <class T, int N> void fill(T* y, Shape shape, Mode mode) noexcept { y[0] = N + shape.sizes[1] + static_cast<int>(mode); } })",
+                                              "lib::fill<double, 4>"));
+  ASSERT_EQ(function->params.size(), 3u);
+  EXPECT_EQ(function->params[0].text, "double*");
+  EXPECT_EQ(function->params[1].kind, Kind::Struct);
+  EXPECT_EQ(function->params[1].text, "Shape");
+  EXPECT_EQ(function->params[1].size, 32);
+  EXPECT_EQ(function->params[2].kind, Kind::Int);
+  EXPECT_EQ(function->params[2].size, 2);
+  struct { long sizes[3]; int dim; } shape{{1, 20, 3}, 3};
+  double y = 0;
+  call(*function, &y, shape, static_cast<short>(1));
+  EXPECT_EQ(y, 25);
+
+  const auto none = compile_host(request("int counter; void nothing() { ++counter; }", "nothing"));
+  EXPECT_TRUE(none->params.empty());
+  call(*none);
+}
+
+TEST(CompileHost, HalfPrecision) {
+#if defined(__FLT16_MANT_DIG__)
+  const auto function = compile_host(request("void twice(_Float16* y, _Float16 a) { *y = a + a; }", "twice"));
+  EXPECT_EQ(function->params[0].pointee, "_Float16");
+  EXPECT_EQ(function->params[1].kind, Kind::Float);
+  EXPECT_EQ(function->params[1].size, 2);
+  uint16_t y = 0;
+  call(*function, &y, uint16_t{0x3C00});  // 1.0
+  EXPECT_EQ(y, 0x4000);                   // 2.0
+#else
+  GTEST_SKIP() << "this compiler has no _Float16";
+#endif
+}
+
+TEST(CompileHost, ErrorsNameTheUsersFileAndLine) {
+  const std::string message = message_of(ErrorKind::Compile, [] {
+    compile_host(request("void k(float* y) {\n  *y = 1;\n  *y = undefined_name;\n}", "k", "kernels/k.cpp"));
+  });
+  EXPECT_CONTAINS(message.substr(0, message.find('\n')), " could not compile k.cpp:");
+  EXPECT_CONTAINS(message, "kernels/k.cpp:3:");
+  EXPECT_CONTAINS(message, "undefined_name");
+}
+
+TEST(CompileHost, UnknownEntry) {
+  const std::string message = message_of(ErrorKind::Compile, [] { compile_host(request("void scale(float* y) {}", "scael")); });
+  EXPECT_EQ(message.substr(0, message.find('\n')), "entry 'scael' names no function of toy.cpp: toy.cpp has scale; did you mean 'scale'?");
+}
+
+TEST(CompileHost, ResultsAndReferencesAreRefused) {
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [] { compile_host(request("int k(float* y) { return 1; }", "k")); }),
+                  "opaq: the entry returns a value; expected void");
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [] { compile_host(request("void k(const int& n) {}", "k")); }),
+                  "opaq: a parameter of the entry is a reference");
+}
+
+TEST(CompileHost, UndefinedSymbolIsAnErrorAtLoad) {
+  const std::string message = message_of(ErrorKind::Compile, [] {
+    compile_host(request("extern \"C\" void not_in_any_library(); void k() { not_in_any_library(); }", "k"));
+  });
+  EXPECT_CONTAINS(message, "the library compiled from toy.cpp cannot be loaded: undefined symbol: not_in_any_library");
+}
+
+TEST(CompileHost, HeadersBesideTheFileOptionsAndIncludeFolders) {
+  TemporaryFolder folder;
+  const std::string file = folder.write("src/k.cpp", "");
+  folder.write("src/beside.h", "inline int beside() { return 1; }");
+  folder.write("inc/apart.h", "inline int apart() { return 20; }");
+  HostRequest r = request("#include \"beside.h\"\n#include <apart.h>\nvoid k(int* y) { *y = beside() + apart() + EXTRA; }", "k", file);
+  r.include_dirs = {folder.path + "/inc"};
+  r.options = {"-DEXTRA=300"};
+  int y = 0;
+  call(*compile_host(r), &y);
+  EXPECT_EQ(y, 321);
+
+  folder.write("src/beside.h", "inline int beside() { return 2; }");
+  call(*compile_host(r), &y);
+  EXPECT_EQ(y, 322);
+}
+
+TEST(CompileHost, ManyLibrariesDoNotTakeEachOthersPlace) {
+  for (int i = 0; i < 5; ++i) {
+    int y = 0;
+    call(*compile_host(request("void k(int* y) { *y = " + std::to_string(i) + "; }", "k")), &y);
+    EXPECT_EQ(y, i);
+  }
+}
+
+TEST(CompileHost, SameRequestIsCompiledOnceAndSharedByThreads) {
+  const auto before = opaq::compile_stats();
+  const HostRequest r = request("void once(int* y) { *y = 42; }", "once");
+  constexpr int kThreads = 4;
+  std::barrier start(kThreads);
+  std::vector<std::shared_ptr<const opaq::HostFunction>> functions(kThreads);
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < kThreads; ++i) {
+      threads.emplace_back([&, i] {
+        start.arrive_and_wait();
+        functions[i] = compile_host(r);
+      });
+    }
+  }
+  for (const auto& function : functions) EXPECT_EQ(function, functions[0]);
+  EXPECT_EQ(compile_host(r), functions[0]);
+  EXPECT_EQ(opaq::compile_stats().compiled - before.compiled, 1);
+}
+
+// Another process finds what this one compiled. A fork before anything of the kind was compiled stands for it.
+TEST(CompileHost, AnotherProcessTakesItFromDisk) {
+  const HostRequest r = request("#include <cmath>\nvoid root(double* y) { *y = std::sqrt(*y) + " + std::to_string(getpid()) + "; }", "root");
+  for (const bool expect_hit : {false, true}) {
+    const pid_t child = fork();
+    if (child == 0) {
+      int code = 1;
+      try {
+        const auto function = compile_host(r);
+        double y = 9;
+        call(*function, &y);
+        code = function->from_cache == expect_hit && y == 3.0 + std::stod(r.source.substr(r.source.find("+ ") + 2)) ? 0 : 2;
+      } catch (...) {
+      }
+      _exit(code);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_EQ(WEXITSTATUS(status), 0) << (expect_hit ? "second process" : "first process");
+  }
+}
+
+TEST(CompileHost, NoTemporaryFilesStay) {
+  const auto count = [] {
+    int n = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path())) {
+      const std::string name = entry.path().filename().string();
+      n += name.starts_with("opaq-") && !name.starts_with("opaq-image-test") ? 1 : 0;
+    }
+    return n;
+  };
+  TemporaryFolder folder;
+  const auto old = std::filesystem::temp_directory_path();
+  setenv("TMPDIR", folder.path.c_str(), 1);
+  compile_host(request("void clean(int* y) { *y = 5; }", "clean"));
+  EXPECT_THROW(compile_host(request("broken", "clean")), opaq::Error);
+  EXPECT_EQ(count(), 0);
+  setenv("TMPDIR", old.c_str(), 1);
+}
+
+}  // namespace

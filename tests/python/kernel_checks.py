@@ -1,0 +1,71 @@
+"""What the tests of the shipped ops share: tolerances, gradients, compiled against eager, CUDA plans on a machine without a device."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from opaq import _runtime
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+ARCHS = ["sm_80", "sm_90a"]
+_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+
+def close(actual: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype | None = None, scale: float = 1.0) -> None:
+    """`actual` is `exact` (float64) up to the rounding of `dtype`, its own unless given; `scale` widens the bound for long sums."""
+    bound = _TOLERANCE[dtype or actual.dtype] * scale
+    torch.testing.assert_close(actual.double(), exact.double(), rtol=bound, atol=bound, equal_nan=True)
+
+
+def gradients(function, inputs, which):
+    """Outputs of function(*inputs), and the gradients of sum(output * fixed weights) for the inputs at positions `which`."""
+    leaves = [value.detach().requires_grad_(i in which) if isinstance(value, torch.Tensor) else value for i, value in enumerate(inputs)]
+    outputs = function(*leaves)
+    outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
+    generator = torch.Generator().manual_seed(7)
+    total = 0
+    for output in outputs:
+        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(device=output.device, dtype=output.dtype)
+        total = total + (output * weights).sum(dtype=torch.float64)
+    return [output.detach() for output in outputs], list(torch.autograd.grad(total, [leaves[i] for i in which]))
+
+
+def compiled_agrees(function, cases, which, dynamic: bool) -> None:
+    """torch.compile(function) gives what function gives, gradients included, for every case in turn (sizes may differ when dynamic)."""
+    torch.compiler.reset()
+    compiled = torch.compile(function, dynamic=dynamic, fullgraph=True)
+    for inputs in cases:
+        expected_outputs, expected_grads = gradients(function, inputs, which)
+        outputs, grads = gradients(compiled, inputs, which)
+        for actual, expected in zip(outputs + grads, expected_outputs + expected_grads):
+            torch.testing.assert_close(actual, expected, equal_nan=True)
+
+
+def refuses(function, message: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """function() raises, and its reader sees `message`: in the exception, or, from code reached through the dispatcher, in what torch prints."""
+    with pytest.raises((ValueError, RuntimeError)) as raised:
+        function()
+    assert message in str(raised.value) + capfd.readouterr().err
+
+
+def cuda(shape, dtype=torch.bfloat16, strides=None, alignment=256):
+    """A tensor on a CUDA device as the planner sees it; the device need not exist."""
+    if strides is None:
+        strides = torch.empty(shape, device="meta").stride()
+    return (str(dtype).removeprefix("torch."), tuple(shape), tuple(strides), "cuda:0", alignment)
+
+
+def plan(op, *facts) -> dict:
+    return _runtime.plan(op.name, facts)
+
+
+def compiles(op, facts, arch: str, implementation: str) -> None:
+    """NVRTC accepts the kernel and its argument list."""
+    if not _runtime.doctor()["nvrtc"]["found"]:
+        pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+    image = _runtime.compile(op.name, facts, arch, implementation)
+    assert image["bytes"], f"{op.name} {implementation} {arch}: empty image"
+
+
+needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")

@@ -1,0 +1,147 @@
+"""opaq.extern_kernels.rms_norm: values and gradients against float64 PyTorch, layouts, compiled graphs, CUDA plans."""
+
+import pytest
+import torch
+from kernel_checks import ARCHS, DTYPES, close, compiled_agrees, compiles, cuda, gradients, plan, refuses
+
+from opaq.extern_kernels import rms_norm, rms_norm_backward
+from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
+
+SHAPES = [(1, 1), (3, 7), (7,), (2, 5, 128), (37, 8), (300, 24), (5, 1000), (4, 4096), (2, 9000), (0, 16), (2, 0, 16)]
+
+
+def exact(x, weight, eps):
+    x, weight = x.double(), weight.double()
+    rstd = torch.rsqrt(x.square().mean(-1) + eps)
+    return x * rstd.unsqueeze(-1) * weight, rstd
+
+
+def make(shape, dtype, device):
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+    weight = (1 + torch.randn(shape[-1], generator=generator, dtype=torch.float64) / 4).to(device, dtype)
+    return x, weight
+
+
+def check(x, weight, eps=1e-6):
+    rows, length = x[..., 0].numel(), x.shape[-1]
+    (y, rstd), (grad_x, grad_weight) = gradients(lambda x, w: rms_norm(x, w, eps), (x, weight), [0, 1])
+    wide_outputs, wide_grads = gradients(lambda x, w: exact(x, w, eps), (x.double(), weight.double()), [0, 1])
+    assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, x.shape, True)
+    assert (grad_x.dtype, grad_weight.dtype) == (x.dtype, x.dtype)
+    assert rstd.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
+    close(y, wide_outputs[0])
+    close(rstd, wide_outputs[1])
+    # the cotangents were rounded to x.dtype, and sums over rows and columns gather rounding
+    close(grad_x, wide_grads[0], scale=4 + length**0.5 / 16)
+    close(grad_weight, wide_grads[1], scale=4 * max(1, rows) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(shape, dtype, device):
+    check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
+def test_eps(eps, device):
+    check(*make((4, 64), torch.float32, device), eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strided_inputs(dtype, device):
+    x, weight = make((6, 10, 64), dtype, device)
+    for view in (x.transpose(0, 1), x[:, ::2], x[..., ::2], x[:, :1].expand(6, 3, 64)):
+        check(view, weight[: view.shape[-1]])
+    check(x, torch.stack([weight, weight], 1)[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_odd_storage_offset(dtype, device):
+    flat, weight = make((8 * 64 + 1,), dtype, device)
+    check(flat[1:].view(8, 64), weight[1:65])
+
+
+@pytest.mark.parametrize("shape", [(1030, 40), (2, 70000)])
+def test_many_rows_and_wide_rows(shape, device):
+    check(*make(shape, torch.float32, device))
+
+
+def test_gradients_are_the_same_bits_every_time(device):
+    x, weight = make((1000, 192), torch.float32, device)
+    first = gradients(rms_norm, (x, weight), [0, 1])[1]
+    for _ in range(3):
+        for once, again in zip(first, gradients(rms_norm, (x, weight), [0, 1])[1]):
+            assert torch.equal(once, again)
+
+
+def test_nan_and_infinity_stay_in_their_row(device):
+    x, weight = make((4, 64), torch.float32, device)
+    x[1, 3], x[2, 5] = torch.nan, torch.inf
+    y, rstd = rms_norm(x, weight)
+    assert y[1].isnan().all() and rstd[1].isnan()
+    assert rstd[2] == 0 and y[2, 5].isnan() and (y[2, :5] == 0).all()
+    close(y[[0, 3]], exact(x, weight, 1e-6)[0][[0, 3]])
+
+
+def test_the_references_mean_the_same(device):
+    x, weight = make((70, 24), torch.float32, device)
+    for actual, expected in zip(rms_norm(x, weight, 1e-5), rms_norm_reference(x, weight, 1e-5)):
+        torch.testing.assert_close(actual, expected)
+    args = (torch.randn_like(x), torch.randn_like(x[:, 0]), x, weight, rms_norm(x, weight)[1])
+    for actual, expected in zip(rms_norm_backward(*args), rms_norm_backward_reference(*args)):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_weight_of_another_dtype_is_served(device):
+    x, weight = make((5, 64), torch.bfloat16, device)
+    y, _ = rms_norm(x, weight.float())
+    assert y.dtype == torch.bfloat16
+    close(y, exact(x, weight, 1e-6)[0])
+
+
+def test_a_weight_of_another_length_is_refused(device, capfd):
+    x, _ = make((5, 64), torch.float32, device)
+    message = "rms_norm: weight has shape (63,); expected (64,), the last dimension of x (5, 64)"
+    refuses(lambda: rms_norm(x, torch.ones(63, device=device)), message, capfd)
+
+
+def test_opcheck(device):
+    x, weight = make((5, 32), torch.float32, device)
+    torch.library.opcheck(rms_norm.overload, (x.requires_grad_(), weight.requires_grad_()), {"eps": 1e-5})
+    torch.library.opcheck(rms_norm.overload, (x.detach()[:, ::2], weight.detach()[::2]))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, device):
+    shapes = [(6, 48), (9, 48), (33, 48)] if dynamic else [(6, 48)]
+    compiled_agrees(
+        lambda x, w: rms_norm(x * 2, w, 1e-5)[0].sin(), [make(shape, torch.float32, device) for shape in shapes], [0, 1], dynamic
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "entry", "grid", "block"),
+    [
+        ((8192, 4096), torch.bfloat16, "rms_norm<__nv_bfloat16, 128, 4>", 4096, [128, 2, 1]),
+        ((2048, 65536), torch.bfloat16, "rms_norm<__nv_bfloat16, 1024, 8>", 2048, [1024, 1, 1]),
+        ((100, 32, 128), torch.float16, "rms_norm<__half, 16, 1>", 200, [16, 16, 1]),
+        ((10, 20), torch.float32, "rms_norm<float, 8, 1>", 1, [8, 32, 1]),
+        ((10, 21), torch.float32, "rms_norm_any<float>", 10, [256, 1, 1]),
+        ((10, 65544), torch.bfloat16, "rms_norm_any<__nv_bfloat16>", 10, [256, 1, 1]),
+    ],
+)
+def test_cuda_plan(shape, dtype, entry, grid, block):
+    chosen = plan(rms_norm, cuda(shape, dtype), cuda(shape[-1:], dtype), 1e-6)
+    assert chosen["entry"] == entry
+    assert list(chosen["grid"]) == [grid, 1, 1]
+    assert list(chosen["block"]) == block
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("implementation", ["cuda:registers", "cuda:any"])
+def test_cuda_sources_compile(implementation, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x, weight, rows = cuda((64, 2048), dtype), cuda((2048,), dtype), cuda((64,), torch.float32)
+        compiles(rms_norm, (x, weight, 1e-6), arch, implementation)
+        compiles(rms_norm_backward, (x, rows, x, weight, rows), arch, implementation)

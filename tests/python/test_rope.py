@@ -1,0 +1,133 @@
+"""opaq.extern_kernels.rope: against transformers' apply_rotary_pos_emb and float64 PyTorch, transposed views, compiled graphs, CUDA plans."""
+
+import pytest
+import torch
+from kernel_checks import ARCHS, DTYPES, close, compiled_agrees, compiles, cuda, gradients, needs_transformers, plan, refuses
+
+from opaq.extern_kernels import rope, rope_backward
+from opaq.extern_kernels.rope.rope import rope_backward_reference, rope_reference
+
+# batch, query heads, key heads, tokens, head dimension
+SHAPES = [(1, 1, 1, 1, 2), (2, 4, 2, 9, 64), (2, 3, 1, 5, 6), (1, 8, 8, 3, 128), (3, 2, 2, 4, 40), (2, 4, 2, 0, 64), (0, 4, 2, 5, 64)]
+
+
+def exact(q, k, cos, sin):
+    cos, sin = cos.double().unsqueeze(1), sin.double().unsqueeze(1)
+
+    def rotate(x):
+        first, second = x.double().chunk(2, -1)
+        return x.double() * cos + torch.cat((-second, first), -1) * sin
+
+    return rotate(q), rotate(k)
+
+
+def make(shape, dtype, device, cos_batch=None):
+    """q and k as a projection yields them: [B, S, H, D] seen as [B, H, S, D]; cos and sin with halves that differ."""
+    batch, q_heads, k_heads, tokens, dim = shape
+    generator = torch.Generator().manual_seed(dim)
+    sizes = [(batch, tokens, q_heads, dim), (batch, tokens, k_heads, dim), *[(batch if cos_batch is None else cos_batch, tokens, dim)] * 2]
+    q, k, cos, sin = (torch.randn(size, generator=generator, dtype=torch.float64).to(device, dtype) for size in sizes)
+    return q.transpose(1, 2), k.transpose(1, 2), cos, sin
+
+
+def check(q, k, cos, sin):
+    outputs, grads = gradients(rope, (q, k, cos, sin), [0, 1])
+    wide, wide_grads = gradients(exact, [value.double() for value in (q, k, cos, sin)], [0, 1])
+    for x, actual, expected, grad, wide_grad in zip((q, k), outputs, wide, grads, wide_grads):
+        assert (actual.dtype, actual.shape, actual.is_contiguous()) == (x.dtype, x.shape, True)
+        close(actual, expected, scale=2)
+        assert grad.dtype == x.dtype
+        close(grad, wide_grad, scale=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(shape, dtype, device):
+    check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layouts(dtype, device):
+    q, k, cos, sin = make((2, 4, 2, 6, 64), dtype, device)
+    check(q.contiguous(), k.contiguous(), cos, sin)
+    check(q.contiguous(), k, cos[:1], sin[:1].expand(2, 6, 64))
+    check(q[:, ::2], k, cos, sin)
+    check(q[:, :, ::2], k[:, :, 1::2], cos[:, ::2], sin[:, ::2])
+    check(q[..., ::2], k[..., ::2], cos[..., ::2], sin[..., ::2])
+    check(q[..., 1:33], k[..., 3:35], cos[..., :32], sin[..., 5:37])
+    fused = torch.cat([q, k, k], 1).transpose(1, 2).contiguous()  # one projection for q, k and v: token stride of all heads
+    check(fused[:, :, :4].transpose(1, 2), fused[:, :, 4:6].transpose(1, 2), cos, sin)
+
+
+@needs_transformers
+def test_it_is_what_llama_does(device):
+    from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+    q, k, cos, sin = make((2, 4, 2, 9, 64), torch.float32, device, cos_batch=1)
+    for actual, expected in zip(rope(q, k, cos, sin), apply_rotary_pos_emb(q, k, cos, sin)):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_rotation_keeps_lengths_and_its_gradient_turns_back(device):
+    angle = torch.randn(1, 7, 16, device=device).repeat(1, 1, 2)
+    q, k, _, _ = make((2, 3, 3, 7, 32), torch.float32, device)
+    cos, sin = angle.cos(), angle.sin()
+    turned = rope(q, k, cos, sin)
+    torch.testing.assert_close(turned[0].norm(dim=-1), q.norm(dim=-1))
+    for back, start in zip(rope_backward(*turned, cos, sin), (q, k)):
+        torch.testing.assert_close(back, start.contiguous())
+
+
+def test_the_references_mean_the_same(device):
+    args = make((2, 4, 2, 9, 64), torch.float32, device)
+    for op, reference in ((rope, rope_reference), (rope_backward, rope_backward_reference)):
+        for actual, expected in zip(op(*args), reference(*args)):
+            torch.testing.assert_close(actual, expected)
+
+
+def test_an_odd_head_dimension_is_refused(device, capfd):
+    args = [value[..., :63] for value in make((2, 4, 2, 9, 64), torch.float32, device)]
+    refuses(lambda: rope(*args), "rope: q has a head dimension of 63; expected an even number", capfd)
+
+
+def test_a_cos_of_another_length_is_refused(device, capfd):
+    q, k, cos, sin = make((2, 4, 2, 9, 64), torch.float32, device)
+    message = "rope: cos has shape (2, 8, 64); expected (1 or 2, 9, 64) to go with q (2, 4, 9, 64)"
+    refuses(lambda: rope(q, k, cos[:, :8], sin), message, capfd)
+
+
+def test_opcheck(device):
+    q, k, cos, sin = make((2, 4, 2, 5, 32), torch.float32, device)
+    torch.library.opcheck(rope.overload, (q.requires_grad_(), k.requires_grad_(), cos, sin))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, device):
+    shapes = [(2, 4, 2, tokens, 32) for tokens in ((6, 9, 33) if dynamic else (6,))]
+
+    def function(q, k, cos, sin):
+        q, k = rope(q * 2, k + 1, cos, sin)
+        return q.sin(), k
+
+    compiled_agrees(function, [make(shape, torch.float32, device, cos_batch=1) for shape in shapes], [0, 1], dynamic)
+
+
+def test_cuda_plan():
+    def facts(batch, q_heads, k_heads, tokens, dim, dtype=torch.bfloat16):
+        views = [cuda((batch, h, tokens, dim), dtype, (tokens * h * dim, dim, h * dim, 1)) for h in (q_heads, k_heads)]
+        return (*views, cuda((1, tokens, dim), dtype), cuda((1, tokens, dim), dtype))
+
+    chosen = plan(rope, *facts(4, 32, 8, 4096, 128))
+    assert (chosen["implementation"], chosen["entry"]) == ("cuda:packs", "rope<__nv_bfloat16, 128, 8, false>")
+    assert list(chosen["grid"]) == [4 * 4096, 1, 1]
+    chosen = plan(rope_backward, *facts(4, 32, 8, 100, 6, torch.float32))
+    assert (chosen["implementation"], chosen["entry"]) == ("cuda:elements", "rope<float, 6, 1, true>")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("implementation", ["cuda:packs", "cuda:elements"])
+def test_cuda_sources_compile(implementation, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        facts = (cuda((2, 8, 64, 128), dtype), cuda((2, 2, 64, 128), dtype), cuda((1, 64, 128), dtype), cuda((1, 64, 128), dtype))
+        compiles(rope, facts, arch, implementation)
+        compiles(rope_backward, facts, arch, implementation)

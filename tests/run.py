@@ -1,0 +1,103 @@
+"""Builds and runs every test that needs no GPU: C++ under sanitizers, then Python.
+
+    python tests/run.py                 all of it
+    python tests/run.py python          one part: cpp, tsan, python
+    python tests/run.py gpu             what needs a GPU, which must be there
+
+Run it with the Python in which opaq is installed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Tests of what threads share; the rest of the C++ runs under AddressSanitizer only.
+THREADED = ["expr_test", "registry_test", "cache_test", "driver_test", "launch_test", "select_test"]
+
+
+def main() -> int:
+    parts = sys.argv[1:] or ["cpp", "tsan", "python"]
+    known = {"cpp": cpp, "tsan": tsan, "python": python, "gpu": gpu}
+    for part in parts:
+        if part not in known:
+            print(f"unknown part {part!r}; expected {', '.join(known)}", file=sys.stderr)
+            return 2
+    for part in parts:
+        print(f"==== {part}: {known[part].__doc__}", flush=True)
+        start = time.monotonic()
+        known[part]()
+        print(f"==== {part}: passed in {time.monotonic() - start:.0f} s", flush=True)
+    return 0
+
+
+def cpp() -> None:
+    """GoogleTest under AddressSanitizer and UBSan"""
+    build = configure("asan", "address,undefined")
+    run("cmake", "--build", build)
+    run("ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error", env={"ASAN_OPTIONS": "detect_leaks=1", **nvrtc()})
+
+
+def tsan() -> None:
+    """GoogleTest under ThreadSanitizer"""
+    build = configure("tsan", "thread")
+    run("cmake", "--build", build, "--target", *THREADED)
+    for name in THREADED:
+        run(os.path.join(build, "tests", name), "--gtest_brief=1", env=nvrtc())
+
+
+def python() -> None:
+    """pytest"""
+    run(sys.executable, "-m", "pytest", os.path.join(ROOT, "tests", "python"))
+
+
+def gpu() -> None:
+    """pytest on a GPU; skipping is failing"""
+    folders = [os.path.join(ROOT, "tests", name) for name in ("gpu", "python")]
+    run(sys.executable, "-m", "pytest", *folders, env={"OPAQ_REQUIRE_GPU": "1"})
+
+
+def configure(name: str, sanitizers: str) -> str:
+    need_googletest()
+    build = os.path.join(ROOT, "build", name)
+    run(
+        "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DOPAQ_PYTHON=OFF", "-DOPAQ_TESTS=ON",
+        f"-DOPAQ_SANITIZE={sanitizers}", f"-DPython_EXECUTABLE={sys.executable}",
+    )  # fmt: skip
+    return build
+
+
+def need_googletest() -> None:
+    """GoogleTest comes from the distribution; where this user may install packages, it is installed."""
+    places = ("/usr/include/gtest", "/usr/local/include/gtest", os.path.join(os.environ.get("GTest_ROOT", "/nonexistent"), "include/gtest"))
+    if any(os.path.isdir(place) for place in places):
+        return
+    if shutil.which("apt-get") and os.geteuid() == 0:
+        run("apt-get", "update", "-qq")
+        run("apt-get", "install", "-y", "-qq", "libgtest-dev")
+        return
+    sys.exit("GoogleTest is missing: `sudo apt-get install libgtest-dev` (Debian, Ubuntu) or `sudo dnf install gtest-devel` (Fedora), then run this again")
+
+
+def nvrtc() -> dict[str, str]:
+    """Where the wheels keep NVRTC, for C++ tests that compile; they skip without it."""
+    from opaq import _runtime
+
+    found = _runtime.doctor()["nvrtc"]
+    return {"OPAQ_NVRTC": found["path"], "OPAQ_REQUIRE_NVRTC": "1"} if found["found"] else {}
+
+
+def run(*command: str, env: dict[str, str] | None = None) -> None:
+    bin_folder = os.path.dirname(sys.executable)  # cmake and ninja of this environment
+    environment = {**os.environ, "PATH": bin_folder + os.pathsep + os.environ["PATH"], **(env or {})}
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    if done.returncode != 0:
+        sys.exit(f"failed ({done.returncode}): {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
