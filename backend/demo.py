@@ -363,14 +363,14 @@ def show(facts: dict[str, Any]) -> None:
         f"{facts['max_error']:.1e} (bound {TOLERANCE:.0e}, relative)."
     )
     console.print(f"It writes: [italic]{escape(facts['text'])}[/italic]")
-    table = Table(title="Opaque ops")
+    table = Table(title="Opaque ops (opaq_kernels::)", title_justify="left")
     for heading in ("op", "implementation"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for heading in ("calls", "host us per call", "compile s", "cache hits"):
         table.add_column(heading, justify="right")
     for entry in facts["ops"]:
         table.add_row(
-            entry["name"],
+            entry["name"].removeprefix("opaq_kernels::"),
             entry["implementation"],
             str(entry["calls"]),
             f"{entry['host_us_per_call']:.1f}",

@@ -20,6 +20,8 @@ def signature(args: list[_runtime.ArgInfo]) -> str:
             parameters.append("*")
             star = True
         default = arg["default"]
+        if arg["torch_type"] in ("ScalarType", "Layout", "MemoryFormat") and default not in (None, "None"):
+            default = f"torch.{default}"
         parameters.append(arg["name"] if default is None else f"{arg['name']}={default}")
     return ", ".join(parameters)
 

@@ -21,7 +21,7 @@ def define_reference(info: _runtime.OpInfo, function: Callable[..., Any]) -> Cal
     _functions[name] = (info, function)
     if first:
         _library.define(f"{name.replace('::', '__')}{info['schema'][len(name):]}")
-        _library.impl(name.replace("::", "__"), lambda *args, **kwargs: _checked(name, args, kwargs), "CompositeExplicitAutograd")
+        _library.impl(name.replace("::", "__"), lambda *args, **kwargs: _from_dispatcher(name, args, kwargs), "CompositeExplicitAutograd")
     arity = len(info["args"])
 
     def fallback(*values: Any) -> None:
@@ -30,6 +30,14 @@ def define_reference(info: _runtime.OpInfo, function: Callable[..., Any]) -> Cal
             output.copy_(result)
 
     return fallback
+
+
+def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        return _checked(name, args, kwargs)
+    except Exception as error:
+        _runtime.note_reference_error(f"{type(error).__name__}: {error}")
+        raise
 
 
 def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -51,13 +59,14 @@ def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if len(results) != len(expected):
         raise _runtime.LaunchError(f"reference of {name} returned {len(results)} results; its schema has {len(expected)}: {info['schema']}")
     fitted = []
+    inputs = {value.untyped_storage().data_ptr() for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)}
     for output, result, rule in zip(info["outputs"], results, expected):
         if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
             raise _runtime.LaunchError(
                 f"reference of {name} returned `{output['name']}` as {result.dtype} {tuple(result.shape)}; the output rule says {rule.dtype} "
                 f"{tuple(rule.shape)}: correct the rule or the reference"
             )
-        if result.stride() != rule.stride() or any(result is value for value in args):
+        if result.stride() != rule.stride() or result.untyped_storage().data_ptr() in inputs:
             result = torch.empty_strided(rule.shape, rule.stride(), dtype=rule.dtype, device=result.device).copy_(result)
         fitted.append(result)
     return tuple(fitted) if len(fitted) > 1 else fitted[0]

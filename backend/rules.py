@@ -51,7 +51,7 @@ def file(path: str | os.PathLike[str]) -> File:
 
 def _text(value: object) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) or "[]"  # the shape of a 0-d tensor
     return str(value)
 
 

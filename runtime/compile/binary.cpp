@@ -38,8 +38,8 @@ class Bytes {
 
   void require(uint64_t offset, uint64_t size) const {
     if (offset > bytes_.size() || size > bytes_.size() - offset) {
-      damaged("it ends after " + std::to_string(bytes_.size()) + " bytes, where a part of it begins at byte " + std::to_string(offset) + " with " +
-              std::to_string(size) + " bytes");
+      damaged("it ends after " + std::to_string(bytes_.size()) + " bytes, where a part of it begins at byte " + std::to_string(offset) +
+              " with " + std::to_string(size) + " bytes");
     }
   }
 
@@ -250,9 +250,10 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   } else if (looks_like_ptx(bytes)) {
     symbol = find_entry(ptx_kernels(bytes), found.name, what);
   } else {
-    fail(ErrorKind::Compile, what + " (" + std::to_string(bytes.size()) +
-                                 " bytes) is no image: expected a cubin (ELF), a fatbin, or PTX text that begins with .version; CUDA C++ is declared "
-                                 "with source=");
+    fail(ErrorKind::Compile,
+         what + " (" + std::to_string(bytes.size()) +
+             " bytes) is no image: expected a cubin (ELF), a fatbin, or PTX text that begins with .version; CUDA C++ is declared "
+             "with source=");
   }
   take_types(symbol);
   found.symbol = symbol.name;

@@ -57,7 +57,8 @@ void check_arch_text(const std::string& arch, const std::string& file) {
   while (digits < rest.size() && std::isdigit(static_cast<unsigned char>(rest[digits]))) ++digits;
   const std::string_view suffix = rest.substr(digits);
   if (rest.size() == arch.size() || digits < 2 || digits > 3 || !(suffix.empty() || suffix == "a" || suffix == "f")) {
-    fail(ErrorKind::Compile, "architecture '" + arch + "' to compile " + file + " for is none; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
+    fail(ErrorKind::Compile,
+         "architecture '" + arch + "' to compile " + file + " for is none; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
   }
 }
 
@@ -70,7 +71,8 @@ Job make_job(const CudaRequest& request) {
   const std::string& standard = job.facts.standard;
   job.signatures = standard != "c++03" && standard != "c++11";
   if (request.source.find('\0') != std::string::npos) {
-    fail(ErrorKind::Compile, "the source of " + job.basename + " holds a zero byte; expected CUDA C++ text (a cubin is declared with binary=)");
+    fail(ErrorKind::Compile,
+         "the source of " + job.basename + " holds a zero byte; expected CUDA C++ text (a cubin is declared with binary=)");
   }
 
   job.search.folder = ".";
@@ -157,8 +159,8 @@ void check_arch_supported(const Nvrtc& n, const Job& job) {
   if (n.archs.empty() || std::find(n.archs.begin(), n.archs.end(), number) != n.archs.end()) return;
   std::vector<std::string> names;
   for (int a : n.archs) names.push_back("sm_" + std::to_string(a));
-  fail(ErrorKind::Compile, "NVRTC " + std::to_string(n.major) + "." + std::to_string(n.minor) + " cannot compile " + job.basename + " for " + arch +
-                               "; it supports " + join(names));
+  fail(ErrorKind::Compile, "NVRTC " + std::to_string(n.major) + "." + std::to_string(n.minor) + " cannot compile " + job.basename +
+                               " for " + arch + "; it supports " + join(names));
 }
 
 std::shared_ptr<Image> compile(const Job& job) {
@@ -183,8 +185,8 @@ std::shared_ptr<Image> compile(const Job& job) {
   image->log = std::move(log);
   image->bytes = job.ptx ? program.ptx() : program.cubin();
   if (image->bytes.empty()) {
-    fail(ErrorKind::Compile, "NVRTC made no image of " + job.basename + " for " + request.arch + "; it was given the options " + join(request.options) +
-                                 ": leave out those that ask for another kind of output, such as -dlto");
+    fail(ErrorKind::Compile, "NVRTC made no image of " + job.basename + " for " + request.arch + "; it was given the options " +
+                                 join(request.options) + ": leave out those that ask for another kind of output, such as -dlto");
   }
   for (const std::string& name : request.entries) {
     Entry& entry = image->entries.emplace_back();
@@ -231,7 +233,8 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request) {
   if (std::string why = job.facts.opaque.empty() ? closure.computed : job.facts.opaque; !why.empty()) {
     auto image = compile(job);
     image->key = key;
-    image->log += (image->log.empty() ? "" : "\n") + ("opaq: not kept in the cache, since what is read here is not known before it is compiled: " + why);
+    image->log += (image->log.empty() ? "" : "\n") +
+                  ("opaq: not kept in the cache, since what is read here is not known before it is compiled: " + why);
     return image;
   }
   return flights().run(key, [&]() -> std::shared_ptr<const Image> {

@@ -159,7 +159,8 @@ std::string host_failure(const std::string& file, const std::string& compiler, c
   const std::string name = base_name(entry);
   if (std::find(functions.begin(), functions.end(), name) != functions.end() || source.find(name) != std::string_view::npos) return message;
   return "entry '" + entry + "' names no function of " + file + ": " +
-         (functions.empty() ? "no function returning void was found" : file + " has " + join(functions)) + did_you_mean(name, functions) + "\n" + message;
+         (functions.empty() ? "no function returning void was found" : file + " has " + join(functions)) + did_you_mean(name, functions) +
+         "\n" + message;
 }
 
 }  // namespace opaq

@@ -4,11 +4,14 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include <exception>
 #include <future>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+
+#include "opaq/error.h"
 
 namespace opaq {
 
@@ -20,8 +23,8 @@ class Flights {
 
   template <class Make>
   std::shared_ptr<const T> run(const std::string& key, Make make) {
-    std::promise<std::shared_ptr<const T>> promise;
-    std::shared_future<std::shared_ptr<const T>> theirs;
+    std::promise<Outcome> promise;
+    std::shared_future<Outcome> theirs;
     const pid_t pid = getpid();
     {
       std::lock_guard lock(mutex_);
@@ -30,28 +33,46 @@ class Flights {
       if (mine || (it->second.pid != pid && !it->second.done)) {
         it->second = {promise.get_future().share(), pid, false};
       } else {
-        theirs = it->second.result;
+        theirs = it->second.outcome;
       }
     }
-    if (theirs.valid()) return theirs.get();
+    if (theirs.valid()) return unpack(theirs.get());
+
+    Outcome outcome;
     try {
-      std::shared_ptr<const T> made = make();
-      promise.set_value(made);
-      land(key, keep_);
-      return made;
+      outcome.result = make();
+    } catch (const Error& error) {
+      outcome.error = std::make_shared<const Failure>(Failure{error.kind, error.what(), error.sticky});
     } catch (...) {
-      promise.set_exception(std::current_exception());
-      land(key, false);
-      throw;
+      outcome.other = std::current_exception();
     }
+    promise.set_value(outcome);
+    land(key, keep_ && outcome.result != nullptr);
+    return unpack(outcome);
   }
 
  private:
+  struct Failure {
+    ErrorKind kind;
+    std::string message;
+    bool sticky;
+  };
+  struct Outcome {
+    std::shared_ptr<const T> result;
+    std::shared_ptr<const Failure> error;  // each thread throws an Error of its own
+    std::exception_ptr other;
+  };
   struct Flight {
-    std::shared_future<std::shared_ptr<const T>> result;
+    std::shared_future<Outcome> outcome;
     pid_t pid = 0;
     bool done = false;
   };
+
+  static std::shared_ptr<const T> unpack(const Outcome& outcome) {
+    if (outcome.error) throw Error(outcome.error->kind, outcome.error->message, outcome.error->sticky);
+    if (outcome.other) std::rethrow_exception(outcome.other);
+    return outcome.result;
+  }
 
   void land(const std::string& key, bool keep) {
     std::lock_guard lock(mutex_);

@@ -72,7 +72,8 @@ std::string header_advice(const std::string& header) {
   if (begins("cuda") || begins("mma.h") || begins("cooperative_groups") || begins("crt/") || begins("curand")) {
     return "it belongs to CUDA's headers: `pip install nvidia-cuda-runtime` (12: nvidia-cuda-runtime-cu12), or set CUDA_HOME to a toolkit";
   }
-  if (header.find('.') == std::string::npos || begins("std") || begins("math.h") || begins("limits.h") || begins("float.h") || begins("string.h")) {
+  if (header.find('.') == std::string::npos || begins("std") || begins("math.h") || begins("limits.h") || begins("float.h") ||
+      begins("string.h")) {
     return "NVRTC has no standard library; use the one of CCCL: <cuda/std/" +
            (header.ends_with(".h") ? "c" + header.substr(0, header.size() - 2) : header) + ">";
   }

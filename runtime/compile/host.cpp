@@ -31,8 +31,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kFormat = "opaq host library 1";
 
-// The function takes an array of pointers to its arguments, and tells its parameters one by one: size (with a flag for enumerations), and the
-// name of the type within the compiler's text for the function that knows it.
+// The function takes an array of pointers to its arguments, and tells its parameters one by one: size (with a flag for enumerations), and
+// the name of the type within the compiler's text for the function that knows it.
 constexpr std::string_view kTrailer = R"(
 namespace opaq_host {
 template <unsigned... I> struct Indices {};
@@ -48,7 +48,8 @@ template <bool... B> struct Any { static constexpr bool value = !__is_same(Flags
 template <class T> const char* name() { return __PRETTY_FUNCTION__; }
 template <class R, class... P, unsigned... I> void call(R (*function)(P...), void** arguments, Indices<I...>) {
   static_assert(IsVoid<R>::value, "opaq: the entry returns a value; expected void, with results written through pointers");
-  static_assert(!Any<IsReference<P>::value...>::value, "opaq: a parameter of the entry is a reference; expected pointers, numbers or plain structs");
+  static_assert(!Any<IsReference<P>::value...>::value,
+                "opaq: a parameter of the entry is a reference; expected pointers, numbers or plain structs");
   (void)arguments;
   function(*static_cast<P*>(arguments[I])...);
 }
@@ -99,7 +100,8 @@ Job make_job(const HostRequest& request) {
   std::replace_if(job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
   job.basename = fs::path(job.file).filename().string();
   if (job.compiler.empty()) {
-    fail(ErrorKind::Missing, "no C++ compiler for " + job.basename + " was found: neither c++, g++ nor clang++ is on PATH; " + kCompilerAdvice);
+    fail(ErrorKind::Missing,
+         "no C++ compiler for " + job.basename + " was found: neither c++, g++ nor clang++ is on PATH; " + kCompilerAdvice);
   }
   job.search.folder = ".";
   if (!request.file.empty()) {
@@ -241,7 +243,8 @@ Library compile(const Job& job, const IncludeClosure& closure) {
   made.record.log = file_text(output);
   if (!result.succeeded || made.bytes.empty()) {
     std::string log = made.record.log.empty() ? result.ending + ", and nothing was printed" : made.record.log;
-    fail(ErrorKind::Compile, host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log, job.request.source, job.request.entry));
+    fail(ErrorKind::Compile,
+         host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log, job.request.source, job.request.entry));
   }
   made.record.files = outside_files(file_text(dependencies), closure, folder.path());
   return made;
@@ -251,7 +254,9 @@ Library compile(const Job& job, const IncludeClosure& closure) {
 std::string type_name(std::string_view function) {
   const size_t begin = function.find("T = ");
   const size_t end = function.rfind(']');
-  return begin == std::string_view::npos || end == std::string_view::npos || end < begin + 4 ? "" : std::string(function.substr(begin + 4, end - begin - 4));
+  return begin == std::string_view::npos || end == std::string_view::npos || end < begin + 4
+             ? ""
+             : std::string(function.substr(begin + 4, end - begin - 4));
 }
 
 std::shared_ptr<HostFunction> load(const Library& library, const Job& job) {
@@ -260,7 +265,8 @@ std::shared_ptr<HostFunction> load(const Library& library, const Job& job) {
   function->invoke = reinterpret_cast<void (*)(void**)>(dlsym(handle, "opaq_invoke"));
   const auto parameter = reinterpret_cast<unsigned (*)(unsigned, const char**)>(dlsym(handle, "opaq_parameter"));
   if (function->invoke == nullptr || parameter == nullptr) {
-    fail(ErrorKind::Compile, "the library compiled from " + job.basename + " hides opaq_invoke; leave out options that choose the exported symbols");
+    fail(ErrorKind::Compile,
+         "the library compiled from " + job.basename + " hides opaq_invoke; leave out options that choose the exported symbols");
   }
   const char* text = nullptr;
   for (unsigned i = 0, size; (size = parameter(i, &text)) != 0; ++i) {

@@ -48,7 +48,8 @@ struct FileFacts {
 // Everything a header of the toolkit reaches within the toolkit.
 struct ToolkitClosure {
   std::string digest;
-  std::set<std::string> components;  // first folder or file of each name searched for: a user's folder that has none of them changes nothing
+  // First folder or file of each name searched for: a user's folder that has none of them changes nothing.
+  std::set<std::string> components;
 };
 
 struct Memo {
@@ -225,7 +226,8 @@ std::string file_text(const std::string& path) {
   return text;
 }
 
-IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search, std::span<const std::string> forced) {
+IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search,
+                               std::span<const std::string> forced) {
   Walk walk(search);
   IncludeScan scan = scan_includes(source);
   if (!scan.computed.empty()) walk.note(std::string(file) + ": " + scan.computed);

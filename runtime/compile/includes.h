@@ -23,7 +23,8 @@ struct IncludeClosure {
 };
 
 // `forced`: headers named by compiler options (-include). Thread-safe; files are read once and checked by size and time afterwards.
-IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search, std::span<const std::string> forced);
+IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search,
+                               std::span<const std::string> forced);
 
 // One directive as written; exposed for tests.
 struct Include {

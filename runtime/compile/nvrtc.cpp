@@ -90,7 +90,8 @@ NvrtcPlace search() {
     } else if (fs::exists(s.nvrtc)) {
       return accept(s.nvrtc);
     }
-    place.why_not = "NVRTC, the CUDA C++ compiler library, was not found: OPAQ_NVRTC is '" + s.nvrtc + "', and there is no such library; " + kAdvice;
+    place.why_not =
+        "NVRTC, the CUDA C++ compiler library, was not found: OPAQ_NVRTC is '" + s.nvrtc + "', and there is no such library; " + kAdvice;
     return place;
   }
   for (const std::string& folder : s.library_dirs) {

@@ -49,8 +49,8 @@ OptionFacts read_options(std::span<const std::string> options) {
         break;
       }
     }
-    facts.embeds_paths |= option == "-G" || option == "--device-debug" || option.starts_with("-g") || option.find("lineinfo") != std::string::npos ||
-                          option == "--generate-line-info";
+    facts.embeds_paths |= option == "-G" || option == "--device-debug" || option.starts_with("-g") ||
+                          option.find("lineinfo") != std::string::npos || option == "--generate-line-info";
     facts.native |= option.find("native") != std::string::npos;
     if (option.starts_with('@') || option.starts_with("-specs") || option.starts_with("--options-file")) facts.opaque = option;
   }

@@ -20,7 +20,8 @@ PrivateFolder::PrivateFolder() {
   const auto root = std::filesystem::temp_directory_path(error);
   std::string pattern = ((error ? std::filesystem::path("/tmp") : root) / "opaq-XXXXXX").string();
   if (mkdtemp(pattern.data()) == nullptr) {  // makes it with mode 0700
-    fail(ErrorKind::Compile, "no temporary folder " + pattern + " can be made: " + std::strerror(errno) + "; set TMPDIR to a writable folder");
+    fail(ErrorKind::Compile,
+         "no temporary folder " + pattern + " can be made: " + std::strerror(errno) + "; set TMPDIR to a writable folder");
   }
   path_ = pattern;
 }

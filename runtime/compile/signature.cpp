@@ -122,7 +122,8 @@ Spelled spell(std::string_view type) {
     out.is_const |= again;
     const bool v = take_word(type, "volatile", false);
     is_volatile |= v;
-    again = again || v || take_word(type, "__restrict__", false) || take_word(type, "__restrict", false) || take_word(type, "restrict", false);
+    again =
+        again || v || take_word(type, "__restrict__", false) || take_word(type, "__restrict", false) || take_word(type, "restrict", false);
   }
   const bool compound = type.ends_with('*') || type.ends_with('&') || type.find("(*") != std::string_view::npos;
   if (type.ends_with('*') || type.ends_with('&')) {

@@ -29,12 +29,14 @@ void Instance::allow(const Subject& subject, const GeometryRule& rule, const Geo
       check(driver().device_get_attribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle),
             subject.op + ": reading the shared memory limit of " + device_name(device));
       if (geometry.shared > most - shared_static)
-        fail(ErrorKind::Launch, subject.op + ": shared `" + rule.shared_text() + "` is " + std::to_string(geometry.shared) + " bytes, but " +
-                                    device_name(device) + " allows a block at most " + std::to_string(most) + " bytes" +
-                                    (shared_static ? ", of which `" + entry + "` declares " + std::to_string(shared_static) + " itself" : "") +
-                                    "; use a smaller tile");
-      check(driver().kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(geometry.shared), kernel, handle),
-            subject.op + ": allowing `" + entry + "` " + std::to_string(geometry.shared) + " bytes of dynamic shared memory");
+        fail(ErrorKind::Launch,
+             subject.op + ": shared `" + rule.shared_text() + "` is " + std::to_string(geometry.shared) + " bytes, but " +
+                 device_name(device) + " allows a block at most " + std::to_string(most) + " bytes" +
+                 (shared_static ? ", of which `" + entry + "` declares " + std::to_string(shared_static) + " itself" : "") +
+                 "; use a smaller tile");
+      check(
+          driver().kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(geometry.shared), kernel, handle),
+          subject.op + ": allowing `" + entry + "` " + std::to_string(geometry.shared) + " bytes of dynamic shared memory");
       shared_allowed.store(geometry.shared, std::memory_order_release);
     }
   }
@@ -87,8 +89,9 @@ void Instance::launch(const Subject& subject, const GeometryRule& rule, const Ge
     result = driver().launch_kernel_ex(&config, function, pointers, nullptr);
   }
   if (result != CUDA_SUCCESS) [[unlikely]]
-    check(result, subject.op + ": launching `" + entry + "` on " + device_name(device) + " with grid " + dims(grid) + ", block " + dims(block) +
-                      (rule.clustered() ? ", cluster " + dims(cluster) : "") + ", " + std::to_string(shared) + " bytes of dynamic shared memory");
+    check(result, subject.op + ": launching `" + entry + "` on " + device_name(device) + " with grid " + dims(grid) + ", block " +
+                      dims(block) + (rule.clustered() ? ", cluster " + dims(cluster) : "") + ", " + std::to_string(shared) +
+                      " bytes of dynamic shared memory");
 }
 
 }  // namespace opaq

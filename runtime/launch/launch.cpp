@@ -11,9 +11,7 @@ namespace {
 // Read on every launch of the process, written by reports: no other state is shared between prepared launches.
 std::atomic<bool> timing_on{false};
 
-int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 class Timer {
  public:
@@ -51,10 +49,12 @@ class Parameters {
 void check_target(const Subject& subject, Device device) {
   const Implementation& implementation = *subject.implementation;
   if (implementation.kind == CodeKind::Python) [[unlikely]]
-    fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name + "` is a Python function, which PyTorch's dispatcher calls");
+    fail(ErrorKind::Internal,
+         subject.op + ": implementation `" + implementation.name + "` is a Python function, which PyTorch's dispatcher calls");
   if (implementation.target != device.type) [[unlikely]]
     fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
-                                (implementation.target == DeviceType::CPU ? "cpu" : "cuda") + ", but was asked to run on " + device_name(device));
+                                (implementation.target == DeviceType::CPU ? "cpu" : "cuda") + ", but was asked to run on " +
+                                device_name(device));
 }
 
 void launch_host(const Subject& subject, const Instance& instance, const Arg* args, Device device, CUstream stream) {
@@ -74,7 +74,9 @@ void set_timing(bool on) { timing_on.store(on, std::memory_order_relaxed); }
 bool timing() { return timing_on.load(std::memory_order_relaxed); }
 
 PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation, std::vector<Symbol> symbols)
-    : op_(std::move(op)), implementation_(std::move(implementation)), symbols_(std::move(symbols)),
+    : op_(std::move(op)),
+      implementation_(std::move(implementation)),
+      symbols_(std::move(symbols)),
       state_(std::make_unique<State>(op_, implementation_, symbols_)) {}
 
 PreparedLaunch::~PreparedLaunch() = default;
@@ -143,7 +145,8 @@ std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std:
     case CodeKind::Python: break;
   }
   fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
-                                   (implementation.kind == CodeKind::Python ? "a Python function" : "a library") + ", so there is nothing to compile");
+                                   (implementation.kind == CodeKind::Python ? "a Python function" : "a library") +
+                                   ", so there is nothing to compile");
 } catch (const Error& error) {
   throw naming(error, op_);
 }

@@ -1,5 +1,5 @@
-// Calls into shared libraries. A library carries no types: those of the argument list are taken, and a small function, compiled once for each
-// list of types, moves them from an array of pointers into a call.
+// Calls into shared libraries, which carry no types: those of the argument list are taken, and a small function, compiled once for each list of
+// types, moves the values from an array of pointers into a call.
 #include <dlfcn.h>
 
 #include "instance.h"
@@ -37,9 +37,8 @@ std::string call_source(const std::vector<HostType>& types, bool with_stream) {
   for (size_t i = 0; i < types.size(); ++i) add(types[i].spelling, "a" + std::to_string(i));
   if (with_stream) add("void*", "stream");
   return "// Calls a library's function with the argument list of one op.\n"
-         "void call(unsigned long long function" + params + ") {\n"
-         "  reinterpret_cast<void (*)(" + signature + ")>(function)(" + values + ");\n"
-         "}\n";
+         "void call(unsigned long long function" + params + ") {\n" +
+         "  reinterpret_cast<void (*)(" + signature + ")>(function)(" + values + ");\n}\n";
 }
 
 }  // namespace

@@ -39,11 +39,14 @@ std::string number(double value) {
 [[noreturn]] void fail_fit(const Subject& subject, size_t index, const std::string& value, const ParamType& param, const Destination& to) {
   std::string type = param.text.empty() ? "of " + std::to_string(param.size) + " bytes" : "`" + param.text + "`";
   std::string advice;
-  if (to.form != Form::Integer) advice = "float or double, whose range is wider";
-  else if (value[0] == '-' && to.low == 0) advice = "a signed type such as int64_t";
-  else advice = "int64_t";
-  fail(ErrorKind::Launch, subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() +
-                              "` is " + value + ", which does not fit the kernel's parameter " + type + "; declare the parameter as " + advice);
+  if (to.form != Form::Integer)
+    advice = "float or double, whose range is wider";
+  else if (value[0] == '-' && to.low == 0)
+    advice = "a signed type such as int64_t";
+  else
+    advice = "int64_t";
+  fail(ErrorKind::Launch, argument_text(subject, index) + " is " + value + ", which does not fit the kernel's parameter " + type +
+                              "; declare the parameter as " + advice);
 }
 
 }  // namespace
@@ -59,9 +62,10 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : params_(
     const Type type = expr.type();
     Slot slot{.source = Source::Int, .to = destination(expr, params_[i]), .symbol = bare_symbol(expr, subject.symbols), .expr = expr};
     if (slot.to.form == Form::Unknown)
-      fail(ErrorKind::Compile, subject.op + ": the size of parameter " + std::to_string(i + 1) + ", which takes `" + expr.text() +
-                                   "`, is not known: the binary does not tell it, and reading it from the driver needs CUDA 12.4; name its " +
-                                   "type by a cast, such as " + (type == Type::Float ? "float32(" : "int32(") + expr.text() + ")");
+      fail(ErrorKind::Compile,
+           subject.op + ": the size of parameter " + std::to_string(i + 1) + ", which takes `" + expr.text() +
+               "`, is not known: the binary does not tell it, and reading it from the driver needs CUDA 12.4; name its " +
+               "type by a cast, such as " + (type == Type::Float ? "float32(" : "int32(") + expr.text() + ")");
     switch (type) {
       case Type::Tensor:
         slot.source = slot.symbol >= 0 ? Source::TensorSymbol : Source::Tensor;
@@ -84,9 +88,8 @@ uint64_t Packer::address(const Subject& subject, size_t index, const TensorView&
   if (!accepts(slots_[index].dtypes, tensor.dtype)) [[unlikely]]
     fail_dtype(subject, ErrorKind::Launch, index, tensor.dtype, params_[index]);
   if (tensor.device.type != device.type || (device.type == DeviceType::CUDA && tensor.device.index != device.index)) [[unlikely]]
-    fail(ErrorKind::Launch, subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() +
-                                "` is on " + device_name(tensor.device) + ", but the kernel runs on " + device_name(device) +
-                                "; move the tensor, or pass the number it holds");
+    fail(ErrorKind::Launch, argument_text(subject, index) + " is on " + device_name(tensor.device) + ", but the kernel runs on " +
+                                device_name(device) + "; move the tensor, or pass the number it holds");
   return reinterpret_cast<uint64_t>(tensor.data);
 }
 

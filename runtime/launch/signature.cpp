@@ -21,7 +21,7 @@ struct Spelling {
   uint32_t dtypes;
 };
 
-// Every spelling that demanglers, NVRTC and host compilers use for an element type. int64 is `long` or `long long`, depending on who wrote it.
+// Every spelling that demanglers, NVRTC and host compilers use for an element type; int64 is `long` or `long long`.
 // A type that is not here says nothing of its elements, and takes all: void, bytes, vectors used as raw words, the user's own structs.
 constexpr std::array kSpellings = {
     Spelling{"bool", bit(DType::Bool)},
@@ -97,7 +97,10 @@ Destination of_cast(DType cast) {
     case DType::Float64: return {Form::Double};
     case DType::Float16: return {Form::Half};
     case DType::BFloat16: return {Form::BFloat16};
-    case DType::UInt8: case DType::UInt16: case DType::UInt32: case DType::UInt64: return integer(itemsize(cast), false);
+    case DType::UInt8:
+    case DType::UInt16:
+    case DType::UInt32:
+    case DType::UInt64: return integer(itemsize(cast), false);
     default: return is_integral(cast) ? integer(itemsize(cast), true) : Destination{};
   }
 }
@@ -129,8 +132,10 @@ std::string count_text(size_t n) { return std::to_string(n) + (n == 1 ? " parame
 std::string list_params(const Entry& entry) {
   std::vector<std::string> texts;
   for (const ParamType& param : entry.params) {
-    if (!param.text.empty()) texts.push_back(param.text);
-    else texts.push_back(param.size ? std::to_string(param.size) + " bytes" : "unknown type");
+    if (!param.text.empty())
+      texts.push_back(param.text);
+    else
+      texts.push_back(param.size ? std::to_string(param.size) + " bytes" : "unknown type");
   }
   return texts.empty() ? "" : " (" + join(texts) + ")";
 }
@@ -142,18 +147,19 @@ std::string list_args(const Implementation& implementation) {
 }
 
 [[noreturn]] void fail_argument(const Subject& subject, size_t index, const std::string& rest) {
-  fail(ErrorKind::Compile, subject.op + ": argument " + std::to_string(index + 1) + " `" +
-                               subject.implementation->launch.args[index].text() + "` " + rest);
+  fail(ErrorKind::Compile, argument_text(subject, index) + " " + rest);
 }
 
 std::string advice(const Expr& argument, const ParamType& param) {
   const Type type = argument.type();
   if (param.kind == ParamType::Kind::Struct)
-    return "; structs cannot be passed by value: give the kernel the fields as separate scalar parameters, or pass a tensor that holds them";
+    return "; structs cannot be passed by value: give the kernel the fields as separate scalar parameters, or pass a tensor that holds "
+           "them";
   if (param.kind == ParamType::Kind::Pointer) return "; pass a tensor by its name, or declare the parameter as a scalar";
   if (type == Type::Tensor) return "; pass a number of it, such as " + argument.text() + ".numel(), or declare the parameter as a pointer";
   if (param.kind == ParamType::Kind::Unknown && !argument.cast())
-    return "; name the parameter's type by a cast, such as " + std::string(type == Type::Float ? "float32(" : "int32(") + argument.text() + ")";
+    return "; name the parameter's type by a cast, such as " + std::string(type == Type::Float ? "float32(" : "int32(") + argument.text() +
+           ")";
   if (type == Type::Float) return "; declare the parameter as float or double";
   return "; declare the parameter as a pointer for tensors, int64_t for int, double for float";
 }
@@ -193,33 +199,27 @@ Destination destination(const Expr& argument, const ParamType& param) {
 
 std::string parameter_text(size_t index, const ParamType& param) {
   std::string text = "parameter " + std::to_string(index + 1);
-  if (param.kind == ParamType::Kind::Struct)
-    return text + (param.text.empty() ? " is a struct" : " is the struct `" + param.text + "`") + (param.size ? " of " + std::to_string(param.size) + " bytes" : "");
+  if (param.kind == ParamType::Kind::Struct) {
+    text += param.text.empty() ? " is a struct" : " is the struct `" + param.text + "`";
+    return param.size ? text + " of " + std::to_string(param.size) + " bytes" : text;
+  }
   if (!param.text.empty()) return text + " is `" + param.text + "`";
   if (param.size) return text + " has " + std::to_string(param.size) + (param.size == 1 ? " byte" : " bytes");
   return text + " is of unknown type";
 }
 
 void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got, const ParamType& param) {
-  fail(kind, subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() + "` is " +
-                 std::string(name(got)) + ", but " + parameter_text(index, param) + "; convert the tensor, make the element type a template " +
+  fail(kind, argument_text(subject, index) + " is " + std::string(name(got)) + ", but " + parameter_text(index, param) +
+                 "; convert the tensor, make the element type a template " +
                  "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
 }
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args) {
   const std::vector<Expr>& list = subject.implementation->launch.args;
-  for (size_t i = 0; i < list.size(); ++i) {
-    const Type type = list[i].type();
-    if (type == Type::IntList)
-      fail_argument(subject, i, "is int[], whose length is not fixed; pass its items: " + list[i].text() + "[0], " + list[i].text() + "[1]");
-    if (type == Type::DType || type == Type::String)
-      fail_argument(subject, i, "is " + std::string(name(type)) + ", which a kernel cannot take; " +
-                                    (type == Type::DType ? "make it a template parameter in `entry`" : "pass a number instead"));
-  }
   if (!entry.params_known) return;
   if (entry.params.size() != list.size())
-    fail(ErrorKind::Compile, subject.op + ": " + kernel_text(subject, entry) + " takes " + count_text(entry.params.size()) + list_params(entry) +
-                                 "; args lists " + std::to_string(list.size()) + list_args(*subject.implementation));
+    fail(ErrorKind::Compile, subject.op + ": " + kernel_text(subject, entry) + " takes " + count_text(entry.params.size()) +
+                                 list_params(entry) + "; args lists " + std::to_string(list.size()) + list_args(*subject.implementation));
 
   for (size_t i = 0; i < list.size(); ++i) {
     const Expr& argument = list[i];

@@ -26,7 +26,8 @@ void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry)
     return;
   }
   std::vector<size_t> sizes;
-  for (size_t offset = 0, size = 0; driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size) == CUDA_SUCCESS;) sizes.push_back(size);
+  size_t offset = 0, size = 0;
+  while (driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size) == CUDA_SUCCESS) sizes.push_back(size);
   if (!entry.params_known) entry.params.assign(sizes.size(), ParamType{});
   for (size_t i = 0; i < std::min(sizes.size(), entry.params.size()); ++i)
     if (entry.params[i].size == 0) entry.params[i].size = static_cast<int>(sizes[i]);
@@ -35,14 +36,15 @@ void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry)
 
 }  // namespace
 
-PreparedLaunch::State::State(const std::string& op, std::shared_ptr<const Implementation> implementation, const std::vector<Symbol>& symbols)
+PreparedLaunch::State::State(const std::string& op, std::shared_ptr<const Implementation> implementation,
+                             const std::vector<Symbol>& symbols)
     : subject{op, std::move(implementation), symbols},
       geometry(subject.implementation->launch),
       written(written_symbols(symbols)),
       hole_count_(subject.implementation->launch.entry.holes.size()) {
   if (hole_count_ > kMaxHoles)
-    fail(ErrorKind::Declaration, op + ": entry of implementation `" + subject.implementation->name + "` has " + std::to_string(hole_count_) +
-                                     " holes; at most " + std::to_string(kMaxHoles) + " are supported");
+    fail(ErrorKind::Declaration, op + ": entry of implementation `" + subject.implementation->name + "` has " +
+                                     std::to_string(hole_count_) + " holes; at most " + std::to_string(kMaxHoles) + " are supported");
 }
 
 PreparedLaunch::State::~State() {
@@ -161,8 +163,8 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
   instance.kernel = instance.module->kernel(entry.symbol);
   // Loads the function into this device's context now, so that nothing is left to be loaded during a capture.
   check(driver().kernel_get_function(&instance.function, instance.kernel), where);
-  const bool incomplete = !entry.params_known || std::any_of(entry.params.begin(), entry.params.end(), [](const ParamType& p) { return p.size == 0; });
-  if (incomplete) {
+  const auto unsized = [](const ParamType& param) { return param.size == 0; };
+  if (!entry.params_known || std::any_of(entry.params.begin(), entry.params.end(), unsized)) {
     ask_driver_for_sizes(subject, instance.kernel, entry);
     check_signature(subject, entry, args);
   }
@@ -178,7 +180,6 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
 
 void PreparedLaunch::State::load_host_code(Instance& instance, const Arg* args) {
   if (subject.implementation->kind == CodeKind::HostLibrary) {
-    check_signature(subject, Entry{instance.entry}, args);
     LibraryCall call = load_library_call(subject, instance.entry);
     count(call.host->seconds, call.host->from_cache);
     instance.host = call.host;

@@ -57,8 +57,9 @@ struct PreparedLaunch::State {
   std::mutex mutex_;
   std::condition_variable made_;
   std::set<Key> in_progress_;  // each is made by one thread; others wait for it
-  std::map<std::pair<std::string, std::string>, std::shared_ptr<const Image>> images_;            // by entry and arch
-  std::map<std::pair<std::string, std::string>, std::shared_ptr<const Module>> modules_;          // the same; modules serve every device
+  using ImageKey = std::pair<std::string, std::string>;  // entry and arch
+  std::map<ImageKey, std::shared_ptr<const Image>> images_;
+  std::map<ImageKey, std::shared_ptr<const Module>> modules_;  // a module serves every device of its arch
 };
 
 }  // namespace opaq

@@ -18,12 +18,15 @@ struct Subject {
   std::vector<Symbol> symbols;
 };
 
+// "mylib::rms_norm: argument 3 `x.numel()`"; index counts from 0.
+inline std::string argument_text(const Subject& subject, size_t index) {
+  return subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() + "`";
+}
+
 inline bool on_host(CodeKind kind) { return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary; }
 
 // "cuda:0", "cpu"
-inline std::string device_name(Device device) {
-  return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index);
-}
+inline std::string device_name(Device device) { return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index); }
 
 // The same error with the op's name in front, unless the message has it already.
 inline Error naming(const Error& error, const std::string& op) {

@@ -1,6 +1,8 @@
 // Reads scalars and lists, and says precisely what is wrong with an argument.
 #include "args.h"
 
+#include <optional>
+
 #include "opaq/error.h"
 
 namespace opaq::python {
@@ -104,6 +106,10 @@ void refuse_tensor(const std::string& op, const std::string& argument, PyObject*
 }
 
 Ref default_value(const ArgSpec& spec) {
+  if (spec.torch_type == "ScalarType") {
+    if (const std::optional<DType> dtype = dtype_from_name(spec.default_text)) return Ref::borrow(torch().dtypes[static_cast<int>(*dtype)]);
+  }
+  if (spec.type == Type::String && spec.torch_type != "str" && spec.default_text != "None") return from(spec.default_text);  // no expression reads it
   static PyObject* literal_eval = [] {
     Ref ast = check(PyImport_ImportModule("ast"));
     return check(PyObject_GetAttrString(ast.get(), "literal_eval")).release();

@@ -79,15 +79,10 @@ Ref describe_implementations(const Op& op) {
     for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i) {
       if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
     }
-    std::string entry;
-    for (size_t i = 0; i < implementation->launch.entry.pieces.size(); ++i) {
-      entry += implementation->launch.entry.pieces[i];
-      if (i < implementation->launch.entry.holes.size()) entry += "{" + implementation->launch.entry.holes[i].text() + "}";
-    }
     Dict d;
     d.set("name", implementation->name).set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu").set("kind", kind_name(implementation->kind));
     d.set("priority", int64_t{implementation->priority}).put("requires", requires_list.take()).set("needs_contiguous", contiguous);
-    d.set("entry", entry).set("hash", implementation->hash);
+    d.set("entry", implementation->launch.entry.text()).set("hash", implementation->hash);
     list.add(d.take());
   }
   return list.take();
@@ -153,6 +148,13 @@ PyObject* set_reference(PyObject*, PyObject* args) {
     references().insert_or_assign(op.name(), Ref(items.at(1)));
     op.extend_hash("reference", to_string(items.at(2).get(), "content"));
     set_has_reference(op);
+    return none().release();
+  });
+}
+
+PyObject* note_reference_error(PyObject*, PyObject* text) {
+  return guarded([&]() -> PyObject* {
+    opaq::note_reference_error(to_string(text, "text"));
     return none().release();
   });
 }

@@ -10,6 +10,7 @@ PyObject* declare(PyObject*, PyObject* args);
 PyObject* implement(PyObject*, PyObject* args);
 PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
+PyObject* note_reference_error(PyObject*, PyObject* text);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);

@@ -18,6 +18,7 @@ PyMethodDef methods[] = {
     {"implement", implement, METH_VARARGS, nullptr},
     {"define", define, METH_O, nullptr},
     {"set_reference", set_reference, METH_VARARGS, nullptr},
+    {"note_reference_error", note_reference_error, METH_O, nullptr},
     {"extend_hash", extend_hash, METH_VARARGS, nullptr},
     {"describe", describe, METH_O, nullptr},
     {"ops", ops, METH_NOARGS, nullptr},

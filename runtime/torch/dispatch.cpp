@@ -48,6 +48,8 @@ Slot* find_slot(const std::string& name) {
   return nullptr;
 }
 
+thread_local std::string reference_error;
+
 std::string reference_name(const Schema& schema) { return "opaq_reference::" + schema.ns + "__" + schema.name; }
 
 const TensorView& device_tensor(const Op& op, const std::vector<Arg>& args) {
@@ -109,9 +111,10 @@ void handle(Slot& slot, StableIValue* stack) {
   } else if (choice.if_contiguous) {
     launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
   } else if (slot.has_reference.load(std::memory_order_acquire)) {
+    reference_error.clear();
     inputs.give_back();  // the callee consumes the stack's values and leaves its results there
     if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) != 0) {
-      fail(ErrorKind::Launch, op.name() + ": its reference failed; torch printed the reason above");
+      fail(ErrorKind::Launch, op.name() + ": its reference failed: " + (reference_error.empty() ? "torch printed the reason above" : reference_error));
     }
     return;
   } else {
@@ -170,6 +173,8 @@ void set_has_reference(const Op& op) {
   std::lock_guard lock(define_mutex);
   if (Slot* slot = find_slot(op.name())) slot->has_reference.store(true, std::memory_order_release);
 }
+
+void note_reference_error(std::string text) { reference_error = std::move(text); }
 
 bool has_reference(const Op& op) {
   std::lock_guard lock(define_mutex);

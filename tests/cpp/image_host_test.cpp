@@ -58,8 +58,10 @@ TEST(CompileHost, TemplatesNamespacesStructsEnumerationsAndNoParameters) {
   const auto function = compile_host(request(R"(
 struct Shape { long sizes[3]; int dim; };
 enum class Mode : short { A, B };
-namespace lib { template <class T, int N> void fill(T* y, Shape shape, Mode mode) noexcept { y[0] = N + shape.sizes[1] + static_cast<int>(mode); } })",
-                                              "lib::fill<double, 4>"));
+namespace lib { template <class T, int N> void fill(T* y, Shape shape, Mode mode) noexcept {
+  y[0] = N + shape.sizes[1] + static_cast<int>(mode); }
+})",
+                                             "lib::fill<double, 4>"));
   ASSERT_EQ(function->params.size(), 3u);
   EXPECT_EQ(function->params[0].text, "double*");
   EXPECT_EQ(function->params[1].kind, Kind::Struct);
@@ -166,7 +168,8 @@ TEST(CompileHost, SameRequestIsCompiledOnceAndSharedByThreads) {
 
 // Another process finds what this one compiled. A fork before anything of the kind was compiled stands for it.
 TEST(CompileHost, AnotherProcessTakesItFromDisk) {
-  const HostRequest r = request("#include <cmath>\nvoid root(double* y) { *y = std::sqrt(*y) + " + std::to_string(getpid()) + "; }", "root");
+  const HostRequest r =
+      request("#include <cmath>\nvoid root(double* y) { *y = std::sqrt(*y) + " + std::to_string(getpid()) + "; }", "root");
   for (const bool expect_hit : {false, true}) {
     const pid_t child = fork();
     if (child == 0) {

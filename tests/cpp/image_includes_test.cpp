@@ -24,14 +24,16 @@ TEST(ScanIncludes, EverySpelling) {
   EXPECT_EQ(names("/* x */ #include <a.h>\n# /* y */ include /* z */ \"b.h\"\n"), (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("/* begins\n ends */ #include <a.h>\n"), (Names{"a.h"}));
   EXPECT_EQ(names("#inc\\\nlude <a.h>\n#include \\\r\n <b.h>\n"), (Names{"a.h", "b.h"}));
-  EXPECT_EQ(names("%:include <a.h>\n#include<b.h>\n#include\"c.h\"\n#import <d.h>\n"), (Names{"a.h", "b.h", "c.h", "d.h"}));
+  EXPECT_EQ(names("#include<b.h>\n#include\"c.h\"\n#import <d.h>\n"), (Names{"b.h", "c.h", "d.h"}));
+  EXPECT_EQ(names("%:include <a.h>\n %: include \"b.h\"\n"), (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("#if 0\n#include <a.h>\n#endif"), (Names{"a.h"}));
   EXPECT_EQ(names("#if defined(__has_include) && __has_include ( <a.h> )\n#elif __has_include(\"b.h\")\n"), (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("#include_next <a.h>"), (Names{"a.h"}));
 }
 
 TEST(ScanIncludes, ProseIsNoDirective) {
-  EXPECT_EQ(names("// see #include <a.h>\nint x; // the #include\nconst char* s = \"#include <b.h>\";\n#pragma once\n#define x(a) #a\n"), Names{});
+  EXPECT_EQ(names("// see #include <a.h>\nint x; // the #include\nconst char* s = \"#include <b.h>\";\n#pragma once\n#define x(a) #a\n"),
+            Names{});
   EXPECT_EQ(scan_includes("// remember to #include the header\n").computed, "");
 }
 
@@ -44,7 +46,8 @@ TEST(ScanIncludes, ComputedIncludesAreNoticed) {
 class Closure : public ::testing::Test {
  protected:
   std::string digest(const std::string& source) {
-    return include_closure(source, "k.cu", {folder_.path, {folder_.path + "/first", folder_.path + "/second"}, {folder_.path + "/toolkit"}}, {}).digest;
+    const IncludeSearch search{folder_.path, {folder_.path + "/first", folder_.path + "/second"}, {folder_.path + "/toolkit"}};
+    return include_closure(source, "k.cu", search, {}).digest;
   }
   TemporaryFolder folder_;
 };

@@ -59,7 +59,8 @@ template <typename T, int N> __global__ void rms_norm(T* y, const T* x, float ep
 }
 
 TEST_F(CompileCuda, ExternCHasParameterTypesToo) {
-  const auto image = compile_cuda(request("extern \"C\" __global__ void scale(float* __restrict__ y, unsigned char n, bool on, double a) {}", {"scale"}));
+  const auto image =
+      compile_cuda(request("extern \"C\" __global__ void scale(float* __restrict__ y, unsigned char n, bool on, double a) {}", {"scale"}));
   const auto& entry = image->entries[0];
   EXPECT_EQ(entry.symbol, "scale");
   ASSERT_EQ(entry.params.size(), 4u);
@@ -78,11 +79,14 @@ template <class T> struct Accumulate { using type = T; };
 template <> struct Accumulate<float> { using type = double; };
 namespace lib { namespace {
 template <class T = float, int N = 4>
-__global__ void __launch_bounds__(256) reduce(typename Accumulate<T>::type* y, typename Accumulate<T>::type start, const __grid_constant__ Shape shape, Mode mode) {
+__global__ void __launch_bounds__(256) reduce(typename Accumulate<T>::type* y,
+                                              typename Accumulate<T>::type start,
+                                              const __grid_constant__ Shape shape, Mode mode) {
   y[0] = start + shape.sizes[N - 4] + int(mode);
 }
 } }
-__global__ void nothing() {})", {"lib::reduce<>", "nothing"}));
+__global__ void nothing() {})",
+                                          {"lib::reduce<>", "nothing"}));
   const auto& params = image->entries[0].params;
   ASSERT_EQ(params.size(), 4u);
   EXPECT_EQ(params[0].text, "double*");
@@ -102,7 +106,8 @@ TEST_F(CompileCuda, HalfHeadersNeedNoFlag) {
   const auto image = compile_cuda(request(R"(
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
-extern "C" __global__ void mix(__half* h, const __nv_bfloat16* b, __half a) { h[0] = __float2half(__bfloat162float(b[0])) * a; })", {"mix"}));
+extern "C" __global__ void mix(__half* h, const __nv_bfloat16* b, __half a) { h[0] = __float2half(__bfloat162float(b[0])) * a; })",
+                                          {"mix"}));
   const auto& params = image->entries[0].params;
   EXPECT_EQ(params[0].pointee, "__half");
   EXPECT_EQ(params[1].pointee, "__nv_bfloat16");
@@ -134,7 +139,8 @@ TEST_F(CompileCuda, VirtualArchitectureGivesPtx) {
 }
 
 TEST_F(CompileCuda, UsersStandardWins) {
-  CudaRequest r = request("extern \"C\" __global__ void k(int* y) { *y = __cplusplus >= 202002L ? 20 : 0; static_assert(__cplusplus >= 202002L); }", {"k"});
+  CudaRequest r = request(
+      "extern \"C\" __global__ void k(int* y) { *y = __cplusplus >= 202002L ? 20 : 0; static_assert(__cplusplus >= 202002L); }", {"k"});
   r.options = {"-std=c++20"};
   EXPECT_TRUE(compile_cuda(r)->log.empty());
   r.source = "extern \"C\" __global__ void k(int* y) { *y = 1; static_assert(__cplusplus < 201402L, \"\"); }";
@@ -168,7 +174,8 @@ template <class T> __global__ void __launch_bounds__(128) rms_norm(T* y) {}
 namespace ns { extern "C" __global__ void layer_norm(float* y) {} }
 __device__ void helper() {})";
   const std::string message = message_of(ErrorKind::Compile, [&] { compile_cuda(request(source, {"rms_nrom<float>"})); });
-  EXPECT_EQ(message, "entry 'rms_nrom<float>' names no kernel of toy.cu: toy.cu has the kernels rms_norm, layer_norm; did you mean 'rms_norm'?");
+  EXPECT_EQ(message,
+            "entry 'rms_nrom<float>' names no kernel of toy.cu: toy.cu has the kernels rms_norm, layer_norm; did you mean 'rms_norm'?");
 }
 
 TEST_F(CompileCuda, EntryWithWrongTemplateArgumentsSaysWhatNvrtcSays) {

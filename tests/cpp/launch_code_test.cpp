@@ -45,19 +45,23 @@ class CodeTest : public LaunchFixture {
 TEST_F(CodeTest, ArgumentListMustMeetTheSignature) {
   EXPECT_EQ(refusal("_Z1kPfPKfi", {8, 8, 4}, "y, x, x.numel(), eps"),
             "mylib::f: kernel `k` takes 3 parameters (float*, float const*, int); args lists 4: y, x, x.numel(), eps");
-  EXPECT_EQ(refusal("_Z1kPfi", {8, 4}, "y, x"),
-            "mylib::f: argument 2 `x` is Tensor, but parameter 2 is `int`; pass a number of it, such as x.numel(), or declare the parameter as a "
-            "pointer");
+  EXPECT_EQ(
+      refusal("_Z1kPfi", {8, 4}, "y, x"),
+      "mylib::f: argument 2 `x` is Tensor, but parameter 2 is `int`; pass a number of it, such as x.numel(), or declare the parameter as a "
+      "pointer");
   EXPECT_EQ(refusal("_Z1kPfPf", {8, 8}, "y, x.numel()"),
-            "mylib::f: argument 2 `x.numel()` is int, but parameter 2 is `float*`; pass a tensor by its name, or declare the parameter as a scalar");
+            "mylib::f: argument 2 `x.numel()` is int, but parameter 2 is `float*`; pass a tensor by its name, or declare the parameter as "
+            "a scalar");
   EXPECT_EQ(refusal("_Z1kPfi", {8, 4}, "y, eps"),
             "mylib::f: argument 2 `eps` is float, but parameter 2 is `int`; declare the parameter as float or double");
   EXPECT_EQ(refusal("_Z1kPfPKf", {8, 8}, "y, x", DType::Float16).substr(0, 69),
             "mylib::f: argument 1 `y` is float16, but parameter 1 is `float*`; con");
-  EXPECT_EQ(refusal("_Z1kPKfPf", {8, 8}, "y, x"),
-            "mylib::f: `y` is written by this op, but parameter 1 is `float const*`; take the const away, or check the order of args: y, x");
+  EXPECT_EQ(
+      refusal("_Z1kPKfPf", {8, 8}, "y, x"),
+      "mylib::f: `y` is written by this op, but parameter 1 is `float const*`; take the const away, or check the order of args: y, x");
   EXPECT_EQ(refusal("_Z1kPf6Params", {8, 24}, "y, eps"),
-            "mylib::f: argument 2 `eps` is float, but parameter 2 is the struct `Params` of 24 bytes; structs cannot be passed by value: give the "
+            "mylib::f: argument 2 `eps` is float, but parameter 2 is the struct `Params` of 24 bytes; structs cannot be passed by value: "
+            "give the "
             "kernel the fields as separate scalar parameters, or pass a tensor that holds them");
   EXPECT_EQ(fake.launch_count(), 0);
 }
@@ -115,11 +119,12 @@ class SourceTest : public CodeTest {
   ImplementationText text{.name = "cuda",
                           .device = "cuda",
                           .kind = "source",
-                          .code = "template <class T, int N> __global__ void scale(T* y, const T* x, int n, float s) {\n"
-                                  "  __shared__ T tile[N];\n"
-                                  "  tile[threadIdx.x % N] = x[0];\n"
-                                  "  y[threadIdx.x] = tile[0] * T(s) * T(n);\n"
-                                  "}\n",
+                          .code =
+                              "template <class T, int N> __global__ void scale(T* y, const T* x, int n, float s) {\n"
+                              "  __shared__ T tile[N];\n"
+                              "  tile[threadIdx.x % N] = x[0];\n"
+                              "  y[threadIdx.x] = tile[0] * T(s) * T(n);\n"
+                              "}\n",
                           .file = "scale.cu",
                           .entry = "scale<{x.dtype}, {x.size(-1)}>",
                           .block = "16",
@@ -202,10 +207,11 @@ TEST_F(HostTest, SourceRunsWithItsOwnParameterTypes) {
   ImplementationText text{.name = "cpu",
                           .device = "cpu",
                           .kind = "source",
-                          .code = "#include <cstdint>\n"
-                                  "template <class T> void scale(T* y, const T* x, int n, double s, bool all, int64_t step) {\n"
-                                  "  for (int64_t i = 0; i < (all ? n : 1); i += step) y[i] = x[i] * s;\n"
-                                  "}\n",
+                          .code =
+                              "#include <cstdint>\n"
+                              "template <class T> void scale(T* y, const T* x, int n, double s, bool all, int64_t step) {\n"
+                              "  for (int64_t i = 0; i < (all ? n : 1); i += step) y[i] = x[i] * s;\n"
+                              "}\n",
                           .file = "scale.cpp",
                           .entry = "scale<{x.dtype}>",
                           .args = "y, x, n, s, x.is_contiguous(), 1"};
@@ -216,15 +222,17 @@ TEST_F(HostTest, SourceRunsWithItsOwnParameterTypes) {
 
   std::vector<Arg> too_long = args;
   too_long[2] = Arg::of_int(1ll << 31);
-  EXPECT_EQ(message(*prepared, too_long, ErrorKind::Launch, kCpu),
-            "mylib::scale: argument 3 `n` is 2147483648, which does not fit the kernel's parameter `int`; declare the parameter as int64_t");
+  EXPECT_EQ(
+      message(*prepared, too_long, ErrorKind::Launch, kCpu),
+      "mylib::scale: argument 3 `n` is 2147483648, which does not fit the kernel's parameter `int`; declare the parameter as int64_t");
   const std::shared_ptr<const Image> described = prepared->compile(args.data(), "");
   EXPECT_EQ(described->entries.at(0).name, "scale<float>");
   EXPECT_TRUE(described->bytes.empty());
 
   text.args = "y, x, n, s";
-  EXPECT_EQ(message(*prepare(spec, text), args, ErrorKind::Compile, kCpu),
-            "mylib::scale: function `scale<float>` takes 6 parameters (float*, float const*, int, double, bool, long); args lists 4: y, x, n, s");
+  EXPECT_EQ(
+      message(*prepare(spec, text), args, ErrorKind::Compile, kCpu),
+      "mylib::scale: function `scale<float>` takes 6 parameters (float*, float const*, int, double, bool, long); args lists 4: y, x, n, s");
 }
 
 class LibraryTest : public HostTest {
@@ -236,19 +244,22 @@ class LibraryTest : public HostTest {
     EXPECT_EQ(std::system(command.c_str()), 0);
     return library;
   }
-  ImplementationText text{.name = "library", .device = "cpu", .kind = "library", .entry = "scale", .args = "y, x, int32(n), float32(s), s, n"};
+  ImplementationText text{
+      .name = "library", .device = "cpu", .kind = "library", .entry = "scale", .args = "y, x, int32(n), float32(s), s, n"};
 };
 
 TEST_F(LibraryTest, SymbolIsCalledWithTheTypesOfTheArgumentList) {
-  text.code = build("extern \"C\" void scale(float* y, const float* x, int n, float f, double s, long long m) {\n"
-                    "  for (int i = 0; i < n; ++i) y[i] = x[i] * s + f * m;\n"
-                    "}\n");
+  text.code = build(
+      "extern \"C\" void scale(float* y, const float* x, int n, float f, double s, long long m) {\n"
+      "  for (int i = 0; i < n; ++i) y[i] = x[i] * s + f * m;\n"
+      "}\n");
   prepare(spec, text)->launch(args.data(), kCpu, nullptr);
   EXPECT_EQ(out, (std::vector<float>{12.5, 15, 17.5, 20}));
 
   text.entry = "scael";
   EXPECT_EQ(message(*prepare(spec, text), args, ErrorKind::Declaration, kCpu),
-            "mylib::scale: " + text.code + " has no symbol `scael`; declare the function as extern \"C\", export it, and check the name with `nm -D`");
+            "mylib::scale: " + text.code +
+                " has no symbol `scael`; declare the function as extern \"C\", export it, and check the name with `nm -D`");
   text.code = folder / "absent.so";
   const std::string absent = message(*prepare(spec, text), args, ErrorKind::Missing, kCpu);
   EXPECT_EQ(absent.rfind("mylib::scale: the library of implementation `library` cannot be loaded: ", 0), 0u) << absent;
@@ -257,12 +268,15 @@ TEST_F(LibraryTest, SymbolIsCalledWithTheTypesOfTheArgumentList) {
 
 TEST_F(LibraryTest, OnCudaTheStreamComesLastAndTheDeviceIsCurrent) {
   const std::string seen = folder / "seen";
-  text.code = build("#include <cstdio>\n"
-                    "extern \"C\" void scale(void* y, long long n, void* stream) {\n"
-                    "  FILE* f = fopen(\"" + seen + "\", \"w\");\n"
-                    "  fprintf(f, \"%p %lld %p\", y, n, stream);\n"
-                    "  fclose(f);\n"
-                    "}\n");
+  text.code = build(
+      "#include <cstdio>\n"
+      "extern \"C\" void scale(void* y, long long n, void* stream) {\n"
+      "  FILE* f = fopen(\"" +
+      seen +
+      "\", \"w\");\n"
+      "  fprintf(f, \"%p %lld %p\", y, n, stream);\n"
+      "  fclose(f);\n"
+      "}\n");
   text.device = "cuda";
   text.args = "y, n";
   const Tensor on_device({4});

@@ -71,8 +71,8 @@ inline std::string ptx(const std::vector<PtxKernel>& kernels) {
     text += ".visible .entry " + kernel.symbol + "(";
     for (size_t i = 0; i < kernel.sizes.size(); ++i) {
       const std::string name = " p" + std::to_string(i);
-      text += (i ? ", .param ." : ".param .") +
-              (kernel.sizes[i] > 8 ? "b8" + name + "[" + std::to_string(kernel.sizes[i]) + "]" : "u" + std::to_string(kernel.sizes[i] * 8) + name);
+      text += (i ? ", .param ." : ".param .") + (kernel.sizes[i] > 8 ? "b8" + name + "[" + std::to_string(kernel.sizes[i]) + "]"
+                                                                     : "u" + std::to_string(kernel.sizes[i] * 8) + name);
     }
     text += ") { ret; }\n";
   }
@@ -102,7 +102,8 @@ class LaunchFixture : public testing::Test {
     text.file = "k.ptx";
     text.code = ptx(kernels);
     if (text.entry.empty()) text.entry = "k";
-    for (const PtxKernel& kernel : kernels) fake.set_params(kernel.symbol.c_str(), static_cast<int>(kernel.sizes.size()), kernel.sizes.data());
+    for (const PtxKernel& kernel : kernels)
+      fake.set_params(kernel.symbol.c_str(), static_cast<int>(kernel.sizes.size()), kernel.sizes.data());
     return prepare(op(schema), text);
   }
   std::unique_ptr<PreparedLaunch> copy(ImplementationText text = {}) {

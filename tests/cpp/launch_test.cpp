@@ -16,9 +16,9 @@ class LaunchTest : public LaunchFixture {};
 // ---- parameters --------------------------------------------------------------------------------------------------------
 
 TEST_F(LaunchTest, WritesEveryParameterInTheKernelsOwnType) {
-  auto prepared = binary("mylib::f(Tensor x, int n, float eps, bool flag, Tensor? w=None) -> (Tensor y)",
-                         {{"_Z1kPfPKfixhfdbS1_j", {8, 8, 4, 8, 1, 4, 8, 1, 8, 4}}},
-                         {.args = "y, x, n, x.numel(), 7, eps, eps * 2, flag, w, n + 2"});
+  auto prepared =
+      binary("mylib::f(Tensor x, int n, float eps, bool flag, Tensor? w=None) -> (Tensor y)",
+             {{"_Z1kPfPKfixhfdbS1_j", {8, 8, 4, 8, 1, 4, 8, 1, 8, 4}}}, {.args = "y, x, n, x.numel(), 7, eps, eps * 2, flag, w, n + 2"});
   const std::vector<Arg> args = {x, Arg::of_int(-2), Arg::of_float(0.1), Arg::of_bool(true), Arg(), y};
   prepared->launch(args.data(), kCuda, nullptr);
   const FakeLaunch* launch = last();
@@ -48,10 +48,10 @@ TEST_F(LaunchTest, HalfParametersAreRoundedToNearestEven) {
     double value;
     uint16_t half, bfloat16;
   } cases[] = {
-      {1.0, 0x3c00, 0x3f80},       {-2.5, 0xc100, 0xc020},         {0.1, 0x2e66, 0x3dcd},          {65504, 0x7bff, 0x4780},
-      {65519.9, 0x7bff, 0x4780},   {0x1p-24, 0x0001, 0x3380},      {0x1p-25, 0x0000, 0x3300},      {0x1.8p-25, 0x0001, 0x3340},
-      {1 + 0x1p-11, 0x3c00, 0x3f80}, {1 + 0x3p-11, 0x3c02, 0x3f80}, {-0.0, 0x8000, 0x8000},         {0x1p-133, 0x0000, 0x0001},
-      {INFINITY, 0x7c00, 0x7f80},  {-INFINITY, 0xfc00, 0xff80},    {0x1.ffcp-15, 0x0400, 0x3880},
+      {1.0, 0x3c00, 0x3f80},         {-2.5, 0xc100, 0xc020},        {0.1, 0x2e66, 0x3dcd},         {65504, 0x7bff, 0x4780},
+      {65519.9, 0x7bff, 0x4780},     {0x1p-24, 0x0001, 0x3380},     {0x1p-25, 0x0000, 0x3300},     {0x1.8p-25, 0x0001, 0x3340},
+      {1 + 0x1p-11, 0x3c00, 0x3f80}, {1 + 0x3p-11, 0x3c02, 0x3f80}, {-0.0, 0x8000, 0x8000},        {0x1p-133, 0x0000, 0x0001},
+      {INFINITY, 0x7c00, 0x7f80},    {-INFINITY, 0xfc00, 0xff80},   {0x1.ffcp-15, 0x0400, 0x3880},
   };
   for (const auto& c : cases) {
     const std::vector<Arg> args = {x, Arg::of_float(c.value), y};
@@ -63,9 +63,10 @@ TEST_F(LaunchTest, HalfParametersAreRoundedToNearestEven) {
   prepared->launch(nan.data(), kCuda, nullptr);
   EXPECT_EQ(param<uint16_t>(last(), 1) & 0x7fff, 0x7e00);
   EXPECT_EQ(param<uint16_t>(last(), 2) & 0x7fff, 0x7fc0);
-  EXPECT_EQ(message(*prepared, {x, Arg::of_float(65520), y}),
-            "mylib::f: argument 2 `s` is 65520, which does not fit the kernel's parameter `__half`; declare the parameter as float or double, "
-            "whose range is wider");
+  EXPECT_EQ(
+      message(*prepared, {x, Arg::of_float(65520), y}),
+      "mylib::f: argument 2 `s` is 65520, which does not fit the kernel's parameter `__half`; declare the parameter as float or double, "
+      "whose range is wider");
 }
 
 TEST_F(LaunchTest, SizesPast32BitsReach64BitParameters) {
@@ -80,13 +81,16 @@ TEST_F(LaunchTest, SizesPast32BitsReach64BitParameters) {
 TEST_F(LaunchTest, NarrowingThatLosesAValueIsAnError) {
   const Tensor huge({1ll << 16, 1ll << 16});
   EXPECT_EQ(message(*copy(), {huge, Arg::of_int(1), huge}),
-            "mylib::copy: argument 3 `x.numel()` is 4294967296, which does not fit the kernel's parameter `int`; declare the parameter as int64_t");
+            "mylib::copy: argument 3 `x.numel()` is 4294967296, which does not fit the kernel's parameter `int`; declare the parameter as "
+            "int64_t");
   auto prepared = binary("mylib::f(Tensor x, int n, float s) -> (Tensor y)", {{"_Z1kPfjfb", {8, 4, 4, 1}}}, {.args = "y, n, s, n"});
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(-1), Arg::of_float(1), y}),
-            "mylib::f: argument 2 `n` is -1, which does not fit the kernel's parameter `unsigned int`; declare the parameter as a signed type such "
+            "mylib::f: argument 2 `n` is -1, which does not fit the kernel's parameter `unsigned int`; declare the parameter as a signed "
+            "type such "
             "as int64_t");
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(1), Arg::of_float(1e300), y}),
-            "mylib::f: argument 3 `s` is 1e+300, which does not fit the kernel's parameter `float`; declare the parameter as float or double, whose "
+            "mylib::f: argument 3 `s` is 1e+300, which does not fit the kernel's parameter `float`; declare the parameter as float or "
+            "double, whose "
             "range is wider");
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(2), Arg::of_float(1), y}),
             "mylib::f: argument 4 `n` is 2, which does not fit the kernel's parameter `bool`; declare the parameter as int64_t");
@@ -110,7 +114,8 @@ TEST_F(LaunchTest, ParametersOfWhichOnlyTheSizeIsKnown) {
   EXPECT_EQ(param<float>(last(), 6), -1.0f) << "a cast names the type of a parameter that is not known";
 
   EXPECT_EQ(message(*binary("mylib::g(Tensor x) -> (Tensor y)", {{"k", {8, 4}}}, {.args = "y, x"}), {x, y}, ErrorKind::Compile),
-            "mylib::g: argument 2 `x` is Tensor, but parameter 2 has 4 bytes; pass a number of it, such as x.numel(), or declare the parameter as a "
+            "mylib::g: argument 2 `x` is Tensor, but parameter 2 has 4 bytes; pass a number of it, such as x.numel(), or declare the "
+            "parameter as a "
             "pointer");
   EXPECT_EQ(message(*binary("mylib::g(Tensor x) -> (Tensor y)", {{"k", {8, 2}}}, {.args = "y, 1.5"}), {x, y}, ErrorKind::Compile),
             "mylib::g: argument 2 `1.5` is float, but parameter 2 has 2 bytes; name the parameter's type by a cast, such as float32(1.5)");
@@ -135,9 +140,10 @@ TEST_F(LaunchTest, TensorsAreCheckedOnEveryLaunch) {
   auto prepared = copy();
   const std::vector<Arg> args = {x, Arg::of_int(1), y};
   prepared->launch(args.data(), kCuda, nullptr);
-  EXPECT_EQ(message(*prepared, {Tensor({8, 16}, DType::Float16), Arg::of_int(1), y}),
-            "mylib::copy: argument 2 `x` is float16, but parameter 2 is `float const*`; convert the tensor, make the element type a template "
-            "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
+  EXPECT_EQ(
+      message(*prepared, {Tensor({8, 16}, DType::Float16), Arg::of_int(1), y}),
+      "mylib::copy: argument 2 `x` is float16, but parameter 2 is `float const*`; convert the tensor, make the element type a template "
+      "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
   EXPECT_EQ(message(*prepared, {Tensor({8, 16}, DType::Float32, 4096, kCpu), Arg::of_int(1), y}),
             "mylib::copy: argument 2 `x` is on cpu, but the kernel runs on cuda:0; move the tensor, or pass the number it holds");
   EXPECT_EQ(fake.launch_count(), 1);
@@ -195,11 +201,11 @@ TEST_F(LaunchTest, GeometryOutOfRangeNamesExpressionValueAndLimit) {
   EXPECT_EQ(fails({.block = "n"}, 2048), "mylib::copy: block.x `n` is 2048; it must be between 1 and 1024");
   EXPECT_EQ(fails({.block = "1, 1, n"}, 65), "mylib::copy: block.z `n` is 65; it must be between 1 and 64");
   EXPECT_EQ(fails({.block = "n"}, 0), "mylib::copy: block.x `n` is 0; it must be between 1 and 1024");
-  EXPECT_EQ(fails({.block = "64, n"}, 32),
-            "mylib::copy: block (`64` = 64, `n` = 32, `1` = 1) has 2048 threads; at most 1024 fit a block");
+  EXPECT_EQ(fails({.block = "64, n"}, 32), "mylib::copy: block (`64` = 64, `n` = 32, `1` = 1) has 2048 threads; at most 1024 fit a block");
   EXPECT_EQ(fails({.shared = "n"}, -1), "mylib::copy: shared `n` is -1; it is a size in bytes");
   EXPECT_EQ(fails({.grid = "10", .cluster = "n"}, 4),
-            "mylib::copy: grid.x `10` is 10, which is not a multiple of cluster.x `n` is 4; round the grid up and let the extra blocks return early");
+            "mylib::copy: grid.x `10` is 10, which is not a multiple of cluster.x `n` is 4; round the grid up and let the extra blocks "
+            "return early");
   EXPECT_EQ(fails({.grid = "64, 64", .cluster = "8, n"}, 4),
             "mylib::copy: cluster (`8` = 8, `n` = 4, `1` = 1) has 32 blocks; at most 16 fit a cluster");
   const std::string division = fails({.grid = "8 // n"}, 0);
@@ -293,9 +299,10 @@ TEST_F(TemplateTest, LoadingDuringACaptureIsRefusedAndWarmLaunchesAreNot) {
   fake.set_capture(stream, CU_STREAM_CAPTURE_STATUS_ACTIVE);
   const Error error = error_of([&] { prepared->launch(halves.data(), kCuda, stream); });
   EXPECT_EQ(error.kind, ErrorKind::Capture);
-  EXPECT_STREQ(error.what(),
-               "mylib::f must compile and load k<__half> for cuda:0, which cannot be done while a stream is captured; call opaq.warmup(...) with "
-               "these arguments first");
+  EXPECT_STREQ(
+      error.what(),
+      "mylib::f must compile and load k<__half> for cuda:0, which cannot be done while a stream is captured; call opaq.warmup(...) with "
+      "these arguments first");
   prepared->launch(floats.data(), kCuda, stream);
   EXPECT_EQ(fake.launch_count(), 2);
 
@@ -351,9 +358,10 @@ TEST_F(LaunchTest, DriverErrorsNameOpEntryAndGeometry) {
   const Error sticky = error_of([&] { prepared->launch(args.data(), kCuda, nullptr); });
   EXPECT_EQ(sticky.kind, ErrorKind::Driver);
   EXPECT_TRUE(sticky.sticky);
-  EXPECT_EQ(std::string(sticky.what()).rfind("mylib::copy: launching `k` on cuda:0 with grid (1, 1, 1), block (1, 1, 1), 0 bytes of dynamic shared "
-                                            "memory: CUDA_ERROR_ILLEGAL_ADDRESS",
-                                            0),
+  EXPECT_EQ(std::string(sticky.what())
+                .rfind("mylib::copy: launching `k` on cuda:0 with grid (1, 1, 1), block (1, 1, 1), 0 bytes of dynamic shared "
+                       "memory: CUDA_ERROR_ILLEGAL_ADDRESS",
+                       0),
             0u)
       << sticky.what();
   fake.fail("cuLibraryLoadData", CUDA_ERROR_NO_BINARY_FOR_GPU, 1);

@@ -16,4 +16,7 @@ void define_with_torch(const Op& op);
 void set_has_reference(const Op& op);
 bool has_reference(const Op& op);
 
+// Keeps, for this thread, why a reference failed: PyTorch's C interface prints the reason but does not hand it to the caller.
+void note_reference_error(std::string text);
+
 }  // namespace opaq
