@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from . import compat, options
 from .record import NodeRecord, nodes
 
-__all__ = ["NodeRecord", "activate", "compat", "nodes", "options", "python_functions", "register"]
+__all__ = ["NodeRecord", "PythonFunction", "activate", "activate_when_compiling", "compat", "nodes", "options", "python_functions", "register"]
 
-# The Python callables of ops of kind "python", by qualified name; called as f(*args, **keyword_only_args) -> results. backend/ fills it.
-python_functions: dict[str, Callable[..., Any]] = {}
+
+@dataclasses.dataclass(frozen=True)
+class PythonFunction:
+    """An op that is one Python function, called as function(*args, **keyword_only_args) -> results; its fake implementation gives their layouts."""
+
+    function: Callable[..., Any]
+    hash: str
+    devices: frozenset[str] | None = None  # device types it serves; None: all
+
+
+python_functions: dict[str, PythonFunction] = {}  # by qualified name; to be filled before `register`
 
 _registered: dict[str, None] = {}  # in order of declaration
 _active = False
@@ -33,9 +44,15 @@ def activate() -> None:
     from . import cache_key
 
     cache_key.install(_registered)
+    _active = True
     for qualname in list(_registered):
         _install(qualname)
-    _active = True
+
+
+def activate_when_compiling() -> None:
+    """For fake implementations: they run before Inductor lowers a graph, but also where no compiler is at work, which should not pay for one."""
+    if not _active and "torch._dynamo" in sys.modules:
+        activate()
 
 
 def _install(qualname: str) -> None:

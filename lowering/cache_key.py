@@ -9,7 +9,7 @@ from typing import Any
 import torch.fx
 from opaq import _runtime
 
-from . import options
+from . import options, python_functions
 from .compat import inductor
 
 
@@ -23,7 +23,11 @@ def key_of(graph_module: torch.fx.GraphModule | None, registered: Container[str]
     settings = dataclasses.astuple(options.current())
     if not found and options.current() == options.Options():
         return None
-    return (tuple((name, _runtime.describe(name)["hash"]) for name in sorted(found)), settings)
+    return (tuple((name, _hash(name)) for name in sorted(found)), settings)
+
+
+def _hash(name: str) -> str:
+    return python_functions[name].hash if name in python_functions else _runtime.describe(name)["hash"]
 
 
 def _op_names(graph_module: torch.fx.GraphModule) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 
-from .compat.inductor import V, graph_label, pexpr, root_wrapper
+from . import python_functions
+from .compat.inductor import V, graph_label, op_name, pexpr, root_wrapper, schema_text
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -37,11 +38,14 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
     facts = {"device": _device_text(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
-    return _define(wrapper, info, "launch", facts)
+    return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
 
 
-def python_object(wrapper: Any, info: OpInfo, node: str, device: torch.device) -> str:
-    return _define(wrapper, info, "python_function", {"device": _device_text(device), "node": node})
+def python_object(wrapper: Any, overload: Any, node: str, device: torch.device | None) -> str:
+    """As launch_object, for an op that is a Python function."""
+    name = op_name(overload)
+    facts = {"device": _device_text(device or torch.device("cpu")), "node": node}
+    return _define(wrapper, name, schema_text(overload), python_functions[name].hash, "python_function", facts)
 
 
 def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device) -> None:
@@ -66,7 +70,7 @@ def scalar(value: Any) -> str:
     return repr(value)
 
 
-def _define(wrapper: Any, info: OpInfo, method: str, facts: dict[str, Any]) -> str:
+def _define(wrapper: Any, qualname: str, schema: str, hash: str, method: str, facts: dict[str, Any]) -> str:
     root = root_wrapper(wrapper)
     header = _headers.get(root)
     if header is None:
@@ -76,10 +80,10 @@ def _define(wrapper: Any, info: OpInfo, method: str, facts: dict[str, Any]) -> s
 
             opaq_graph = OpaqGraph({json.dumps(graph_label())})
         """)
-    name = _name(info["name"], header)
-    root.header.writeline(f"# {info['schema']}")
+    name = _name(qualname, header)
     keywords = "".join(f", {key}={json.dumps(value)}" for key, value in facts.items())
-    root.header.writeline(f'{name} = opaq_graph.{method}("{info["name"]}", "{info["hash"]}"{keywords})')
+    root.header.writeline(f"# {schema}")
+    root.header.writeline(f'{name} = opaq_graph.{method}("{qualname}", "{hash}"{keywords})')
     return name
 
 

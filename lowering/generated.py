@@ -18,7 +18,7 @@ from typing import Any
 
 from opaq import _runtime
 
-from . import python_functions, record
+from . import compat, python_functions, record
 
 _loaded: collections.Counter[str] = collections.Counter()  # labels repeat: each process numbers its graphs from 0
 
@@ -37,12 +37,23 @@ class Graph:
         return launcher
 
     def python_function(self, op: str, hash: str, *, device: str, node: str) -> Callable[..., Any]:
-        """The function of an op that is written in Python. LaunchError: it is gone, or changed since this graph was compiled."""
-        function = python_functions.get(op)
-        if function is None:
-            raise _runtime.LaunchError(f"{op} has no Python function in this process, but {self.name} was compiled with one: declare the op before use")
-        now = _runtime.describe(op)["hash"]
-        if now != hash:
-            raise _runtime.LaunchError(f"{op} changed since {self.name} was compiled: expected hash {hash}, got {now}; call torch.compiler.reset()")
+        """The function of an op that is written in Python; its results may not alias its arguments.
+
+        LaunchError: the function is gone, or changed since the graph was compiled.
+        """
+        declared = python_functions.get(op)
+        if declared is None:
+            raise _runtime.LaunchError(f"{op} has no Python function in this process, but {self.name} was compiled with one: declare the op first")
+        if declared.hash != hash:
+            raise _runtime.LaunchError(
+                f"{op} changed since {self.name} was compiled: expected hash {hash}, got {declared.hash}; call torch.compiler.reset()"
+            )
         record.add(record.NodeRecord(self.name, node, op, device, "python", ""))
-        return function
+        function = declared.function
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            results = function(*args, **kwargs)
+            compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
+            return results
+
+        return call

@@ -21,7 +21,11 @@ def install(qualname: str) -> None:
     """Registers the lowering. It reads the op's description at each use, so that a changed op needs no second registration."""
     namespace, name = qualname.split("::")
     overload = getattr(getattr(torch.ops, namespace), name).default
-    inductor.register_lowering(overload, functools.partial(lower, qualname, overload))
+    if qualname in python_functions:
+        inductor.use_layout_tag(overload)
+        inductor.register_lowering(overload, functools.partial(lower_python, qualname, overload))
+    else:
+        inductor.register_lowering(overload, functools.partial(lower, qualname, overload))
 
 
 def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
@@ -32,8 +36,6 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     known = {**values, **inputs, **dict(zip((output["name"] for output in info["outputs"]), outputs))}
     if not inductor.uses_python_wrapper():
         return _through_dispatcher(info, overload, values, inputs, device)
-    if _is_python(info, device.type):
-        return _python_function(info, overload, values, inputs)
     decision = decide(info, device.type, known, Names(inductor.known_true))
     _enforce(info, known, device, decision)
     buffers, carry_back = _place(info, values, inputs, decision.contiguous)
@@ -43,6 +45,17 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     OpaqueKernel(info, {**values, **buffers}, results, device, decision)
     carry_back()
     return None if not results else results[0] if len(results) == 1 else tuple(results)
+
+
+def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
+    """An op that is a Python function; Inductor has laid out its arguments (use_layout_tag) before it calls this."""
+    tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
+    device = tensors[0].get_device() if tensors else torch.device("cpu")
+    served = python_functions[qualname].devices
+    if not inductor.uses_python_wrapper() or (served is not None and device.type not in served):
+        reason = "this wrapper is not in Python" if not inductor.uses_python_wrapper() else f"the function is for {', '.join(sorted(served))}"
+        return _stock(qualname, overload, args, kwargs, device, reason)
+    return PythonFunctionKernel.call(overload, args, kwargs)
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------
@@ -136,31 +149,19 @@ def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.devi
     record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, decision.reason and f"; {decision.reason}")
 
 
-def _is_python(info: _runtime.OpInfo, device_type: str) -> bool:
-    kinds = {i["kind"] for i in info["implementations"] if i["device"] == device_type}
-    return info["name"] in python_functions and kinds <= {"python"}
-
-
-def _python_function(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts]) -> Any:
-    args, kwargs, carry_back = _placed_call(info, values, inputs)
-    results = PythonFunctionKernel.call(overload, args, kwargs)
-    carry_back()
-    return results
-
-
 def _through_dispatcher(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device) -> Any:
-    args, kwargs, carry_back = _placed_call(info, values, inputs)
-    results = inductor.stock_fallback(overload, args, kwargs)
-    carry_back()
-    reason = "this wrapper is not in Python: Inductor's stock call"
-    record.add(record.NodeRecord(inductor.graph_label(), V.graph.current_node.name, info["name"], str(device), "dispatcher", reason))
-    return results
-
-
-def _placed_call(info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str, Facts]) -> tuple[list[Any], dict[str, Any], Any]:
-    """The call's arguments with eager's exact strides, split as the schema has them."""
+    """Inductor's stock call, with eager's exact strides."""
     buffers, carry_back = _place(info, values, inputs, frozenset())
     placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
     args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
     kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}
-    return args, kwargs, carry_back
+    results = _stock(info["name"], overload, args, kwargs, device, "this wrapper is not in Python")
+    carry_back()
+    return results
+
+
+def _stock(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any], device: torch.device, why: str) -> Any:
+    record.add(
+        record.NodeRecord(inductor.graph_label(), V.graph.current_node.name, qualname, str(device), "dispatcher", f"{why}: Inductor's stock call")
+    )
+    return inductor.stock_fallback(overload, args, kwargs)

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from opaq import _runtime
 
 from . import emit
-from .compat.inductor import OrderedSet, V, ir, op_name, tree_map
+from .compat.inductor import OrderedSet, V, ir, tree_map
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -82,6 +81,5 @@ class PythonFunctionKernel(ir.FallbackKernel):
         return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, cls.create(overload, *args, **kwargs))
 
     def codegen(self, wrapper: Any) -> None:
-        info = _runtime.describe(op_name(self.op_overload))
-        self.python_kernel_name = emit.python_object(wrapper, info, self.get_operation_name(), self.get_device())
+        self.python_kernel_name = emit.python_object(wrapper, self.op_overload, self.get_operation_name(), self.get_device())
         super().codegen(wrapper)

@@ -6,6 +6,7 @@ This part is cheap: it does not import Inductor. `compat.inductor` does, and is 
 from __future__ import annotations
 
 from .eager import (
+    check_no_alias,
     count_mutations,
     dispatch_mode_depth,
     empty_strided_cpu,
@@ -18,6 +19,7 @@ from .version import adapter_name
 
 __all__ = [
     "adapter_name",
+    "check_no_alias",
     "count_mutations",
     "dispatch_mode_depth",
     "empty_strided_cpu",

@@ -13,8 +13,10 @@ from torch._C import _len_torch_function_stack as function_mode_depth
 from torch._C._autograd import _profiler_enabled as profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu as empty_strided_cpu
 from torch._C._dynamo.guards import _empty_strided_cuda as empty_strided_cuda
+from torch._library.utils import _c_check_aliasing_constraint as check_no_alias
 
 __all__ = [
+    "check_no_alias",
     "count_mutations",
     "dispatch_mode_depth",
     "empty_strided_cpu",

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._inductor import codecache, ir, lowering
+from torch._inductor import compile_fx as inductor_compile
 from torch._inductor.codegen.wrapper import SubgraphPythonWrapperCodegen, pexpr
 from torch._inductor.virtualized import V
+from torch._library.utils import get_layout_constraint_tag
 from torch.utils._ordered_set import OrderedSet
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
     "OrderedSet",
     "V",
+    "compile_fx",
     "compile_fx",
     "copy_into",
     "expressions",
@@ -32,8 +35,11 @@ __all__ = [
     "register_lowering",
     "root_wrapper",
     "schema_defaults",
+    "schema_text",
     "stock_fallback",
+    "tree_leaves",
     "tree_map",
+    "use_layout_tag",
     "uses_python_wrapper",
 ]
 
@@ -74,6 +80,28 @@ def copy_into(target: Any, source: Any) -> None:
 
 def schema_defaults(overload: Any) -> dict[str, Any]:
     return {argument.name: argument.default_value for argument in overload._schema.arguments if argument.has_default_value()}
+
+
+def schema_text(overload: Any) -> str:
+    return str(overload._schema)
+
+
+def use_layout_tag(overload: Any) -> None:
+    """Lets Inductor lay out the op's arguments as the op's tag says, by default with eager's strides, and carry mutations back from copies."""
+    constraint = lowering.tag_to_layout_constraint(get_layout_constraint_tag(overload, with_default=True))
+    if constraint is not None:
+        lowering.add_layout_constraint(overload, constraint)
+
+
+def compile_fx(graph_module: Any, example_inputs: Sequence[Any], patches: dict[str, Any], settings: Callable[[], Any]) -> Any:
+    """Inductor, with `patches` to its options, inside settings() each time it compiles: the backward graph is compiled later than the forward."""
+
+    def compile_inner(*args: Any, **kwargs: Any) -> Any:
+        with settings():
+            return inductor_compile.compile_fx_inner(*args, **kwargs)
+
+    with settings():
+        return inductor_compile.compile_fx(graph_module, example_inputs, inner_compile=compile_inner, config_patches=patches or None)
 
 
 def expressions(values: Sequence[Any]) -> list[Any]:

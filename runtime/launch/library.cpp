@@ -1,4 +1,4 @@
-// Calls into shared libraries, which carry no types: those of the argument list are taken, and a small function, compiled once for each list of
+// Calls into shared libraries, which carry no types: those of the argument list are taken. A small function, compiled once for each list of
 // types, moves the values from an array of pointers into a call.
 #include <dlfcn.h>
 
@@ -7,34 +7,29 @@
 namespace opaq {
 namespace {
 
-struct HostType {
-  std::string_view spelling;
-  ParamType param;
-};
-
-HostType host_param(const Expr& argument) {
+ParamType host_param(const Expr& argument) {
   using Kind = ParamType::Kind;
-  if (argument.type() == Type::Tensor) return {"void*", {Kind::Pointer, 8, "void*", "void", false}};
-  if (argument.type() == Type::Float && argument.cast() == DType::Float32) return {"float", {Kind::Float, 4, "float", "", false}};
-  if (argument.type() == Type::Float) return {"double", {Kind::Float, 8, "double", "", false}};
-  if (argument.type() == Type::Bool) return {"bool", {Kind::Bool, 1, "bool", "", false}};
+  if (argument.type() == Type::Tensor) return {Kind::Pointer, 8, "void*", "void", false};
+  if (argument.type() == Type::Float && argument.cast() == DType::Float32) return {Kind::Float, 4, "float", "", false};
+  if (argument.type() == Type::Float) return {Kind::Float, 8, "double", "", false};
+  if (argument.type() == Type::Bool) return {Kind::Bool, 1, "bool", "", false};
   switch (argument.cast().value_or(DType::Int64)) {
-    case DType::Int32: return {"int", {Kind::Int, 4, "int", "", false}};
-    case DType::UInt32: return {"unsigned int", {Kind::UInt, 4, "unsigned int", "", false}};
-    case DType::UInt64: return {"unsigned long long", {Kind::UInt, 8, "unsigned long long", "", false}};
-    default: return {"long long", {Kind::Int, 8, "long long", "", false}};
+    case DType::Int32: return {Kind::Int, 4, "int", "", false};
+    case DType::UInt32: return {Kind::UInt, 4, "unsigned int", "", false};
+    case DType::UInt64: return {Kind::UInt, 8, "unsigned long long", "", false};
+    default: return {Kind::Int, 8, "long long", "", false};
   }
 }
 
 // The function is given as a number, since its type is the list's.
-std::string call_source(const std::vector<HostType>& types, bool with_stream) {
+std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
   std::string params, values, signature;
-  const auto add = [&](std::string_view type, const std::string& name) {
-    params += ", " + std::string(type) + " " + name;
-    signature += (signature.empty() ? "" : ", ") + std::string(type);
+  const auto add = [&](const std::string& type, const std::string& name) {
+    params += ", " + type + " " + name;
+    signature += (signature.empty() ? "" : ", ") + type;
     values += (values.empty() ? "" : ", ") + name;
   };
-  for (size_t i = 0; i < types.size(); ++i) add(types[i].spelling, "a" + std::to_string(i));
+  for (size_t i = 0; i < types.size(); ++i) add(types[i].text, "a" + std::to_string(i));
   if (with_stream) add("void*", "stream");
   return "// Calls a library's function with the argument list of one op.\n"
          "void call(unsigned long long function" + params + ") {\n" +
@@ -58,13 +53,9 @@ LibraryCall load_library_call(const Subject& subject, const std::string& symbol)
                                      "`; declare the function as extern \"C\", export it, and check the name with `nm -D`");
   LibraryCall call;
   call.function = reinterpret_cast<uint64_t>(function);
-  std::vector<HostType> types;
-  for (const Expr& argument : implementation.launch.args) {
-    types.push_back(host_param(argument));
-    call.params.push_back(types.back().param);
-  }
+  for (const Expr& argument : implementation.launch.args) call.params.push_back(host_param(argument));
   HostRequest request;
-  request.source = call_source(types, implementation.target == DeviceType::CUDA);
+  request.source = call_source(call.params, implementation.target == DeviceType::CUDA);
   request.file = "library_call.cpp";
   request.entry = "call";
   call.host = compile_host(request);

@@ -80,17 +80,19 @@ namespace lib { template <class T, int N> void fill(T* y, Shape shape, Mode mode
 }
 
 TEST(CompileHost, HalfPrecision) {
-#if defined(__FLT16_MANT_DIG__)
-  const auto function = compile_host(request("void twice(_Float16* y, _Float16 a) { *y = a + a; }", "twice"));
+  std::shared_ptr<const opaq::HostFunction> function;
+  try {
+    function = compile_host(request("void twice(_Float16* y, _Float16 a) { *y = a + a; }", "twice"));
+  } catch (const opaq::Error& error) {  // clang before 15 on x86
+    if (!opaq_test::contains(error.what(), "_Float16 is not supported on this target")) throw;
+    GTEST_SKIP() << "this compiler has no _Float16";
+  }
   EXPECT_EQ(function->params[0].pointee, "_Float16");
   EXPECT_EQ(function->params[1].kind, Kind::Float);
   EXPECT_EQ(function->params[1].size, 2);
   uint16_t y = 0;
   call(*function, &y, uint16_t{0x3C00});  // 1.0
   EXPECT_EQ(y, 0x4000);                   // 2.0
-#else
-  GTEST_SKIP() << "this compiler has no _Float16";
-#endif
 }
 
 TEST(CompileHost, ErrorsNameTheUsersFileAndLine) {

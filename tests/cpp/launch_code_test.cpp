@@ -16,13 +16,12 @@ class CodeTest : public LaunchFixture {
     std::ofstream(folder / name) << text;
     return folder / name;
   }
-  static std::vector<Arg> with_default(const Tensor& x, const Tensor& y) { return {x, Arg::of_int(1), y}; }
 
   // The error of launching a kernel of this mangled name with these arguments.
   std::string refusal(const std::string& symbol, std::vector<size_t> sizes, const std::string& args, DType dtype = DType::Float32) {
-    auto prepared = binary("mylib::f(Tensor x, float eps=1e-6, str mode='a') -> (Tensor y)", {{symbol, std::move(sizes)}}, {.args = args});
+    auto prepared = binary("mylib::f(Tensor x, float eps=1e-6) -> (Tensor y)", {{symbol, std::move(sizes)}}, {.args = args});
     const Tensor t({8, 16}, dtype);
-    return message(*prepared, {t, Arg::of_float(1e-6), Arg::of_string("a"), t}, ErrorKind::Compile);
+    return message(*prepared, {t, Arg::of_float(1e-6), t}, ErrorKind::Compile);
   }
   bool accepted(const std::string& pointee, DType dtype) {
     auto prepared = binary("mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kP" + pointee, {8}}}, {.args = "y"});

@@ -61,8 +61,9 @@ class PreparedLaunch {
   std::unique_ptr<State> state_;
 };
 
-// Checks that a kernel's parameters can take the argument list; throws Compile: index, expression, its type or the tensor's dtype, the parameter's type.
-// `args`: as for launch; tensor dtypes are read from it, an absent optional is not checked. Symbols marked `written` may not go to a pointer to const.
+// Checks that a kernel's parameters can take the argument list; throws Compile, naming the argument's index, expression and type or dtype,
+// and the parameter's type. `args`: as for launch; tensor dtypes are read from it, an absent optional is not checked. Symbols marked
+// `written` may not go to a pointer to const.
 void check_signature(const std::string& op, const Implementation& implementation, const std::vector<Symbol>& symbols, const Entry& entry,
                      const Arg* args);
 

@@ -1,0 +1,98 @@
+"""Inductor's compile caches across processes: an unchanged kernel hits, a changed one misses and is never served stale."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json, sys
+import torch
+from torch._dynamo.utils import counters
+import opaq
+from opaq import lowering
+
+factor, strict, kind = sys.argv[1], sys.argv[2] == "strict", sys.argv[3]
+SOURCE = "void scale(const float* x, float* out, long n) {{ for (long i = 0; i < n; ++i) out[i] = x[i] * {}; }}"
+
+
+def declare(name, factor):
+    op = opaq.op(f"cachetest::{name}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    return op.cpu(source=SOURCE.format(factor), entry="scale", args="x, out, x.numel()")
+
+
+if kind == "backward":
+    declare("scale_backward", factor)
+    op = declare("scale", 2)
+    op.backward("cachetest::scale_backward", saves="") if False else op.backward(
+        lambda ctx, grad: torch.ops.cachetest.scale_backward(grad), setup_context=lambda ctx, inputs, output: None)
+elif kind == "mutation":
+    op = opaq.op("cachetest::bump(Tensor(a!) x) -> ()")
+    op.cpu(source="void bump(float* x, long n) { for (long i = 0; i < n; ++i) x[i] *= %s; }" % factor, entry="bump", args="x, x.numel()")
+else:
+    op = declare("scale", factor)
+
+x = torch.ones(3, requires_grad=kind == "backward")
+with lowering.options.use(strict=strict):
+    if kind == "mutation":
+        def model(x):
+            y = x + 0
+            op(y)
+            return y
+        result = torch.compile(model, fullgraph=True)(x)[0].item()
+    else:
+        result = torch.compile(lambda x: op(x), fullgraph=True)(x)
+        if kind == "backward":
+            result.sum().backward()
+            result = x.grad
+        result = result[0].item()
+print(json.dumps({
+    "result": result,
+    "fx_hits": counters["inductor"]["fxgraph_cache_hit"], "fx_misses": counters["inductor"]["fxgraph_cache_miss"],
+    "autograd_hits": counters["aot_autograd"]["autograd_cache_hit"], "autograd_misses": counters["aot_autograd"]["autograd_cache_miss"],
+    "nodes": len(lowering.nodes()),
+}))
+"""
+
+
+@pytest.fixture
+def process(tmp_path: Path):
+    """Runs PROGRAM in a process of its own; all share one cache folder."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+
+    def run(factor: int, strict: str = "", kind: str = "forward") -> dict:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+                       "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # fmt: skip
+        done = subprocess.run([sys.executable, str(program), str(factor), strict, kind], env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["forward", "mutation"])
+def test_unchanged_hits_and_changed_misses(process, kind: str) -> None:
+    first, again, changed = process(2, kind=kind), process(2, kind=kind), process(3, kind=kind)
+    assert (first["result"], first["fx_misses"], first["autograd_misses"]) == (2, 1, 1)
+    assert (again["result"], again["fx_misses"], again["autograd_hits"], again["nodes"]) == (2, 0, 1, 1)
+    assert (changed["result"], changed["fx_hits"], changed["autograd_hits"]) == (3, 0, 0)
+
+
+def test_a_changed_backward_kernel_misses_too(process) -> None:
+    first, again, changed = (process(factor, kind="backward") for factor in (5, 5, 7))
+    assert first["result"] == again["result"] == 5
+    assert again["autograd_hits"] == 1
+    assert changed["result"] == 7
+    assert changed["fx_misses"] >= 1
+
+
+def test_strict_is_part_of_the_key(process) -> None:
+    process(2)
+    assert process(2, strict="strict")["fx_hits"] == 0
+    assert process(2, strict="strict")["autograd_hits"] == 1

@@ -1,0 +1,168 @@
+"""Arguments that an op writes to, in compiled graphs: inputs, views, intermediates, whatever their layout. The write lands, as in eager."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch._inductor.utils import run_and_get_code
+
+import opaq
+
+ADD = "void add(float* cache, const float* x, double by, long n) { for (long i = 0; i < n; ++i) cache[i] += x[i] * by; }"
+ADD_STRIDED = """
+void add(float* cache, long c0, long c1, const float* x, double by, long n, long m) {
+  for (long i = 0; i < n; ++i) for (long j = 0; j < m; ++j) cache[i * c0 + j * c1] += x[i * m + j] * by;
+}"""
+ADD_AND_SUM = """
+void add(float* cache, const float* x, float* total, long n, long m) {
+  for (long i = 0; i < n; ++i) { total[i] = 0; for (long j = 0; j < m; ++j) total[i] += cache[i * m + j] += x[i * m + j]; }
+}"""
+
+
+def row_major(name: str) -> opaq.Op:
+    op = opaq.op(f"{name}(Tensor(a!) cache, Tensor x, float by=1.0) -> ()")
+    return op.cpu(source=ADD, entry="add", args="cache, x, by, x.numel()")
+
+
+def strided(name: str) -> opaq.Op:
+    op = opaq.op(f"{name}(Tensor(a!) cache, Tensor x, float by=1.0) -> ()")
+    return op.cpu(source=ADD_STRIDED, entry="add", args="cache, cache.stride(0), cache.stride(1), x, by, x.size(0), x.size(1)")
+
+
+def input_itself(op, cache, x):
+    op(cache, x, 2.0)
+    return cache + 1
+
+
+def rows(op, cache, x):
+    op(cache[1:3], x[1:3], 2.0)
+    return cache * 2
+
+
+def columns(op, cache, x):
+    op(cache[:, 1:4], x[:, 1:4], 2.0)
+    return cache * 2
+
+
+def transposed(op, cache, x):
+    op(cache.t(), x.t(), 2.0)
+    return cache.t() * 2
+
+
+def intermediate(op, cache, x):
+    made = cache * 3
+    op(made, x)
+    seen = made + 1
+    op(made, x, 0.5)
+    return made, seen, made + seen
+
+
+def intermediate_views(op, cache, x):
+    made = cache * 3
+    part = made[:, 2:4]
+    op(part, x[:, 2:4])
+    seen = part.sum()
+    op(made.t(), x.t())
+    return made, part, seen
+
+
+def fresh(op, cache, x):
+    made = torch.zeros_like(x)
+    op(made, x)
+    return made + 1
+
+
+def read_before_write(op, cache, x):
+    before = cache * 2 + x
+    op(cache, x)
+    return before, cache * 2
+
+
+def same_tensor_twice(op, cache, x):
+    op(cache, cache)
+    return cache + 0
+
+
+def loop(op, cache, x):
+    for i in range(3):
+        op(cache, x, float(i))
+    return x * 2
+
+
+CASES = [input_itself, rows, columns, transposed, intermediate, intermediate_views, fresh, read_before_write, same_tensor_twice, loop]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("make", [row_major, strided], ids=["row-major", "strided"])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_the_write_lands(unique: str, case: Callable, make: Callable, dynamic: bool) -> None:
+    op = make(unique)
+    cache, x = torch.randn(4, 6), torch.randn(4, 6)
+    expected_cache, compiled_cache = cache.clone(), cache.clone()
+    expected = case(op, expected_cache, x)
+    compiled, code = run_and_get_code(torch.compile(lambda cache, x: case(op, cache, x), fullgraph=True, dynamic=dynamic), compiled_cache, x)
+    torch.testing.assert_close(compiled, expected)
+    torch.testing.assert_close(compiled_cache, expected_cache)
+    assert f"torch.ops.{unique.replace('::', '.')}" not in code[0]
+
+
+def test_an_input_is_written_in_place(unique: str) -> None:
+    op = row_major(unique)
+    cache, x = torch.zeros(4, 6), torch.randn(4, 6)
+    _, code = run_and_get_code(torch.compile(lambda cache, x: op(cache, x), fullgraph=True), cache, x)
+    torch.testing.assert_close(cache, x)
+    assert "empty_strided_cpu(" not in code[0][code[0].index("def call(") :]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_op_may_write_and_return(unique: str, dynamic: bool) -> None:
+    op = opaq.op(f"{unique}(Tensor(a!) cache, Tensor x) -> (Tensor total)", outputs=opaq.tensor("x.size(0)", dtype="x.dtype"))
+    op.cpu(source=ADD_AND_SUM, entry="add", args="cache, x, total, x.size(0), x.size(1)")
+
+    def model(cache: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return op(cache, x) * 2, op(cache.t(), x.t()) + 1
+
+    cache, x = torch.randn(4, 6), torch.randn(4, 6)
+    mine, theirs = cache.clone(), cache.clone()
+    torch.testing.assert_close(torch.compile(model, fullgraph=True, dynamic=dynamic)(mine, x), model(theirs, x))
+    torch.testing.assert_close(mine, theirs)
+
+
+def test_an_absent_optional_that_would_be_written(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x, Tensor(a!)? cache=None) -> Tensor", outputs=opaq.like("x"))
+    op.cpu(
+        source="""void add(const float* x, float* cache, float* out, long n) {
+          for (long i = 0; i < n; ++i) { out[i] = x[i] * 2; if (cache) cache[i] += x[i]; } }""",
+        entry="add",
+        args="x, cache, out, x.numel()",
+    )
+    x, cache = torch.randn(5), torch.zeros(5)
+    torch.testing.assert_close(torch.compile(lambda x: op(x), fullgraph=True)(x), x * 2)
+    torch.testing.assert_close(torch.compile(lambda x, cache: op(x, cache), fullgraph=True)(x, cache), x * 2)
+    torch.testing.assert_close(cache, x)
+
+
+def test_an_op_that_neither_writes_nor_returns_still_runs(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x, int address) -> ()")
+    op.cpu(source="void tell(const float* x, long address) { ++*(long*)address; }", entry="tell", args="x, address")
+    counter = torch.zeros(1, dtype=torch.int64)
+    address = counter.data_ptr()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        op(x, address)
+        return x * 2
+
+    torch.compile(model, fullgraph=True)(torch.randn(3))
+    assert counter.item() == 1
+
+
+def test_autograd_notices_a_write_through_the_dispatcher(unique: str) -> None:
+    op = row_major(unique)
+    cache = torch.zeros(3)
+    weight = torch.ones(3, requires_grad=True)
+    product = (cache * weight).sum()
+    op.overload(cache, torch.ones(3))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        product.backward()
