@@ -364,9 +364,9 @@ def show(facts: dict[str, Any]) -> None:
         f"{facts['max_error']:.1e} (bound {TOLERANCE:.0e}, relative)."
     )
     console.print(f"It writes: [italic]{escape(facts['text'])}[/italic]")
-    table = Table(title="Opaque ops (opaq_kernels::), host time per call", title_justify="left", box=SIMPLE)
+    table = Table(title="Opaque ops (opaq_kernels::), host time per call", title_justify="left", box=SIMPLE, pad_edge=False)
     for heading in ("op", "implementation"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, no_wrap=True)
     for heading in ("calls", "host us", "compile s", "cache hits"):
         table.add_column(heading, justify="right")
     for entry in facts["ops"]:

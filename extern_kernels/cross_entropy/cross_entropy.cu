@@ -19,33 +19,33 @@ constexpr float kLn2 = 0.69314718055994530942f;
 __device__ float minus_infinity() { return __int_as_float(0xff800000); }
 __device__ float not_a_number() { return __int_as_float(0x7fc00000); }
 
-// Sum of 2^(v - max), with the values in units of log 2.
+// Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value * kLog2E - base(max)) in one fused multiply-add, so
+// that the rounding of `base` is the same in every term and cancels wherever `base` is used again.
 struct Softmax {
   float max = minus_infinity();
   float sum = 0;
 
-  __device__ static float base(float max) { return max == minus_infinity() ? 0 : max; }
+  __device__ static float base(float max) { return max == minus_infinity() ? 0 : max * kLog2E; }
+
+  // A sum relative to `from`, made relative to the larger maximum `to`; an empty sum has no maximum to scale by.
+  __device__ static float rescale(float sum, float from, float to) { return sum == 0 ? 0 : sum * exp2f(base(from) - base(to)); }
 
   __device__ void merge(float other_max, float other_sum) {
-    const float m = fmaxf(max, other_max), b = base(m);
-    sum = sum * exp2f(max - b) + other_sum * exp2f(other_max - b);
-    max = m;
+    const float larger = fmaxf(max, other_max);
+    sum = rescale(sum, max, larger) + rescale(other_sum, other_max, larger);
+    max = larger;
   }
 
   template <typename T, int N>
   __device__ void add(const Pack<T, N>& pack) {
-    float v[N];
-    float m = max;
+    float larger = max;
 #pragma unroll
-    for (int j = 0; j < N; ++j) {
-      v[j] = to_float(pack.at[j]) * kLog2E;
-      m = fmaxf(m, v[j]);
-    }
-    const float b = base(m);
-    sum *= exp2f(max - b);
+    for (int j = 0; j < N; ++j) larger = fmaxf(larger, to_float(pack.at[j]));
+    sum = rescale(sum, max, larger);
+    max = larger;
+    const float b = base(max);
 #pragma unroll
-    for (int j = 0; j < N; ++j) sum += exp2f(v[j] - b);
-    max = m;
+    for (int j = 0; j < N; ++j) sum += exp2f(fmaf(to_float(pack.at[j]), kLog2E, -b));
   }
 };
 
@@ -75,16 +75,25 @@ __global__ void __launch_bounds__(512) cross_entropy(float* loss, float* lse, co
   const long long row = blockIdx.x;
   logits += row * row_stride;
   Softmax softmax;
-#pragma unroll 4
-  for (long long c = (long long)threadIdx.x * VEC; c < classes; c += (long long)blockDim.x * VEC) softmax.add(opaq::load<VEC>(logits + c));
+  constexpr int kAhead = 4;  // loads in flight before the first is needed
+  const long long step = (long long)blockDim.x * VEC;
+  long long c = (long long)threadIdx.x * VEC;
+  for (; c + (kAhead - 1) * step < classes; c += kAhead * step) {
+    Pack<T, VEC> packs[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) packs[i] = opaq::load<VEC>(logits + c + i * step);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) softmax.add(packs[i]);
+  }
+  for (; c < classes; c += step) softmax.add(opaq::load<VEC>(logits + c));
   softmax = block_merge(softmax);
   if (threadIdx.x != 0) return;
   const long long target = targets[row * target_stride];
-  const float log_sum = (softmax.max + log2f(softmax.sum)) * kLn2;
-  lse[row] = log_sum;
+  const float base = Softmax::base(softmax.max), log_sum = log2f(softmax.sum);
+  lse[row] = (base + log_sum) * kLn2;
   if (target == ignore_index) loss[row] = 0;
   else if (target < 0 || target >= classes) loss[row] = not_a_number();
-  else loss[row] = log_sum - to_float(logits[target]);
+  else loss[row] = (log_sum - fmaf(to_float(logits[target]), kLog2E, -base)) * kLn2;  // exact where lse - logits[target] would cancel
 }
 
 template <typename T, int VEC>
@@ -107,7 +116,7 @@ cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad
     Pack<T, VEC> out;
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
-      const float probability = exp2f(to_float(in.at[j]) * kLog2E - log_sum);
+      const float probability = exp2f(fmaf(to_float(in.at[j]), kLog2E, -log_sum));
       out.at[j] = from_float<T>(probability * factor - (c + j == target && !ignored ? at_target : 0));
     }
     opaq::store<VEC>(grad_logits + c, out);

@@ -81,7 +81,11 @@ PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementat
 
 PreparedLaunch::~PreparedLaunch() = default;
 
-void PreparedLaunch::launch(const Arg* args, Device device, void* raw_stream) try {
+void PreparedLaunch::launch(const Arg* args, Device device, void* stream) { run(args, device, stream, true); }
+
+bool PreparedLaunch::launch_if_loaded(const Arg* args, Device device, void* stream) { return run(args, device, stream, false); }
+
+bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool may_load) try {
   State& state = *state_;
   const Timer timer(state.host_nanoseconds);
   check_target(state.subject, device);
@@ -91,9 +95,12 @@ void PreparedLaunch::launch(const Arg* args, Device device, void* raw_stream) tr
   if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry))) {
     state.calls.fetch_add(1, std::memory_order_relaxed);
     state.skipped_empty.fetch_add(1, std::memory_order_relaxed);
-    return;
+    return true;
   }
-  Instance& instance = state.instance(state.holes(args), args, device, &stream);
+  const HoleValues holes = state.holes(args);
+  Instance* const loaded = may_load ? &state.instance(holes, args, device, &stream) : state.find(holes, device);
+  if (!loaded) return false;
+  Instance& instance = *loaded;
   if (host) {
     std::optional<ContextScope> scope;
     if (device.type == DeviceType::CUDA) scope.emplace(device.index);
@@ -106,6 +113,7 @@ void PreparedLaunch::launch(const Arg* args, Device device, void* raw_stream) tr
     instance.launch(state.subject, state.geometry, geometry, stream, parameters.pointers());
   }
   state.calls.fetch_add(1, std::memory_order_relaxed);
+  return true;
 } catch (const Error& error) {
   throw naming(error, op_);
 }

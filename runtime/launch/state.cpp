@@ -27,7 +27,9 @@ void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry)
   }
   std::vector<size_t> sizes;
   size_t offset = 0, size = 0;
-  while (driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size) == CUDA_SUCCESS) sizes.push_back(size);
+  CUresult result;
+  while ((result = driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size)) == CUDA_SUCCESS) sizes.push_back(size);
+  if (result != CUDA_ERROR_INVALID_VALUE) check(result, subject.op + ": reading the parameters of `" + entry.name + "`");  // else: past the last one
   if (!entry.params_known) entry.params.assign(sizes.size(), ParamType{});
   for (size_t i = 0; i < std::min(sizes.size(), entry.params.size()); ++i)
     if (entry.params[i].size == 0) entry.params[i].size = static_cast<int>(sizes[i]);
@@ -86,11 +88,17 @@ Instance* PreparedLaunch::State::find(PerDevice& list, const HoleValues& values)
   return nullptr;
 }
 
-Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream) {
+PreparedLaunch::State::PerDevice& PreparedLaunch::State::on(Device device) {
   const int32_t index = device.type == DeviceType::CPU ? 0 : device.index;
   if (index < 0 || index >= kMaxDevices) [[unlikely]]
     fail(ErrorKind::Launch, subject.op + ": there is no device " + device_name(device));
-  PerDevice& list = devices_[index];
+  return devices_[index];
+}
+
+Instance* PreparedLaunch::State::find(const HoleValues& values, Device device) { return find(on(device), values); }
+
+Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream) {
+  PerDevice& list = on(device);
   if (Instance* found = find(list, values)) return *found;
 
   if (device.type == DeviceType::CUDA) {
@@ -100,7 +108,7 @@ Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* a
                                    ", which cannot be done while a stream is captured; call opaq.warmup(...) with these arguments first");
   }
 
-  const Key key{index, values};
+  const Key key{device.index, values};
   std::unique_lock lock(mutex_);
   for (;;) {
     if (Instance* found = find(list, values)) return *found;
@@ -148,19 +156,15 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);
 
-  std::unique_lock lock(mutex_);
-  std::shared_ptr<const Module>& module = modules_[{instance.entry, arch}];
-  if (!module) {
-    try {
-      module = std::make_shared<const Module>(image->bytes);
-    } catch (const Error& error) {
-      throw Error(error.kind, where + ": " + error.what(), error.sticky);
-    }
+  try {
+    std::lock_guard lock(mutex_);
+    std::shared_ptr<const Module>& module = modules_[{instance.entry, arch}];
+    if (!module) module = std::make_shared<const Module>(image->bytes);
+    instance.module = module;
+    instance.kernel = module->kernel(entry.symbol);  // a bad image is noticed here at the latest
+  } catch (const Error& error) {
+    throw Error(error.kind, where + ": " + error.what(), error.sticky);
   }
-  instance.module = module;
-  lock.unlock();
-
-  instance.kernel = instance.module->kernel(entry.symbol);
   // Loads the function into this device's context now, so that nothing is left to be loaded during a capture.
   check(driver().kernel_get_function(&instance.function, instance.kernel), where);
   const auto unsized = [](const ParamType& param) { return param.size == 0; };

@@ -32,6 +32,7 @@ struct PreparedLaunch::State {
   // The instance for these template values, made when there is none. `stream`: where a capture would forbid that; nullptr when warming up.
   // Lock-free when the instance exists.
   Instance& instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream);
+  Instance* find(const HoleValues& values, Device device);  // nullptr when there is none yet
 
   // From memory, the disk cache or the compiler; signature checked.
   std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch, const Arg* args);
@@ -44,6 +45,7 @@ struct PreparedLaunch::State {
     std::atomic<Instance*> last{nullptr};    // used last; most calls end here
     std::atomic<Instance*> newest{nullptr};  // head of the list of all
   };
+  PerDevice& on(Device device);
   Instance* find(PerDevice& list, const HoleValues& values) const;
   std::unique_ptr<Instance> make(const HoleValues& values, const Arg* args, Device device);
   void load_device_code(Instance& instance, const Arg* args);

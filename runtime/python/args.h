@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "bind.h"
-#include "opaq/spec.h"
+#include "opaq/launch.h"
 
 namespace opaq::python {
 
@@ -28,6 +28,13 @@ class Args {
 
 // Reads one non-tensor value. Throws Launch with op, argument, got and expected.
 Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room);
+
+// Launches; releases the GIL only where something must be compiled or loaded first. The caller owns the tensors meanwhile.
+inline void launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, Device device, void* stream) {
+  if (launch.launch_if_loaded(args, device, stream)) return;
+  const AllowThreads allow;
+  launch.launch(args, device, stream);
+}
 
 // Why a value was refused as a tensor argument; takes the place of the Python exception that is set, if any.
 [[noreturn]] void refuse_tensor(const std::string& op, const std::string& argument, PyObject* value);

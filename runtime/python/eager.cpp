@@ -150,7 +150,7 @@ PyObject* run_directly(const Eager& e, PyObject* const* bound) {
   }
   const Choice choice = e.selector->select(args.data(), device.type);
   if (!choice.launch) return nullptr;
-  choice.launch->launch(args.data(), device, current_stream(device));
+  launch_loading_without_gil(*choice.launch, args.data(), device, current_stream(device));
   if (e.mutates) count_mutations(e, bound);
   if (outputs == 0) return none().release();
   if (outputs == 1) return made[0].release();

@@ -96,7 +96,7 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     ++l->calls;
     const Choice choice = l->selector->select(args.data(), l->device.type);
     if (choice.launch) {
-      choice.launch->launch(args.data(), l->device, stream);
+      launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
       l->last_launch = choice.launch;
     } else {
       run_reference(*l, values, count, args.data());

@@ -48,12 +48,12 @@ struct Selector::List {
   std::vector<Symbol> symbols;
   std::vector<Candidate> candidates;
 
-  // 0: nothing stands in the way; nullopt: a copy would not help, since the op writes to that argument.
+  // 0: nothing stands in the way; nullopt: an argument beyond those the mask can name does.
   std::optional<uint64_t> to_make_contiguous(const Candidate& candidate, const Arg* args) const {
     uint64_t mask = 0;
     for (const uint32_t symbol : candidate.contiguous) {
       if (!candidate.strided(symbol, args)) continue;
-      if (symbols[symbol].written || symbol >= kMaskBits) return std::nullopt;
+      if (symbol >= kMaskBits) return std::nullopt;
       mask |= uint64_t{1} << symbol;
     }
     return mask;

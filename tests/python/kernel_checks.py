@@ -31,15 +31,22 @@ def gradients(function, inputs, which):
     return [output.detach() for output in outputs], list(torch.autograd.grad(total, [leaves[i] for i in which]))
 
 
-def compiled_agrees(function, cases, which, dynamic: bool) -> None:
-    """torch.compile(function) gives what function gives, gradients included, for every case in turn (sizes may differ when dynamic)."""
+def node_calls(op) -> int:
+    return sum(node["calls"] for node in _runtime.node_stats() if node["op"] == op.name and node["implementation"] != "reference")
+
+
+def compiled_agrees(op, function, cases, which, dynamic: bool) -> None:
+    """torch.compile(function) gives what function gives, gradients included, for every case in turn (sizes may differ when dynamic); op runs as
+    a node of the compiled graph."""
     torch.compiler.reset()
+    before = node_calls(op)
     compiled = torch.compile(function, dynamic=dynamic, fullgraph=True)
     for inputs in cases:
         expected_outputs, expected_grads = gradients(function, inputs, which)
         outputs, grads = gradients(compiled, inputs, which)
         for actual, expected in zip(outputs + grads, expected_outputs + expected_grads):
             torch.testing.assert_close(actual, expected, equal_nan=True)
+    assert node_calls(op) >= before + len(cases)
 
 
 def refuses(function, message: str, capfd: pytest.CaptureFixture[str]) -> None:

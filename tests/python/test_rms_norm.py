@@ -116,6 +116,7 @@ def test_opcheck(device):
 def test_compiled(dynamic, device):
     shapes = [(6, 48), (9, 48), (33, 48)] if dynamic else [(6, 48)]
     compiled_agrees(
+        rms_norm,
         lambda x, w: rms_norm(x * 2, w, 1e-5)[0].sin(), [make(shape, torch.float32, device) for shape in shapes], [0, 1], dynamic
     )
 

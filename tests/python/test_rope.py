@@ -109,7 +109,7 @@ def test_compiled(dynamic, device):
         q, k = rope(q * 2, k + 1, cos, sin)
         return q.sin(), k
 
-    compiled_agrees(function, [make(shape, torch.float32, device, cos_batch=1) for shape in shapes], [0, 1], dynamic)
+    compiled_agrees(rope, function, [make(shape, torch.float32, device, cos_batch=1) for shape in shapes], [0, 1], dynamic)
 
 
 def test_cuda_plan():

@@ -85,11 +85,11 @@ def test_opcheck(device):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled(dynamic, device):
     shapes = [(6, 32), (9, 32), (33, 40)] if dynamic else [(6, 32)]
-    compiled_agrees(lambda g, u: silu_mul(g + 1, u).cos(), [make(shape, torch.float32, device) for shape in shapes], [0, 1], dynamic)
+    compiled_agrees(silu_mul, lambda g, u: silu_mul(g + 1, u).cos(), [make(shape, torch.float32, device) for shape in shapes], [0, 1], dynamic)
 
 
 def test_compiled_halves(device):
-    compiled_agrees(lambda h: silu_mul(*(h * 2).chunk(2, -1)), [make((2, 6, 64), torch.float32, device)[:1]], [0], False)
+    compiled_agrees(silu_mul, lambda h: silu_mul(*(h * 2).chunk(2, -1)), [make((2, 6, 64), torch.float32, device)[:1]], [0], False)
 
 
 def test_cuda_plan():

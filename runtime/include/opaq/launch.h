@@ -42,6 +42,10 @@ class PreparedLaunch {
   // Throws Compile, Launch, Driver, or Capture (a load is needed while `stream` is captured).
   void launch(const Arg* args, Device device, void* stream);
 
+  // The same, but false and nothing done where something must be compiled or loaded first: for callers that hold a lock (Python's) they would
+  // rather release for that.
+  bool launch_if_loaded(const Arg* args, Device device, void* stream);
+
   // Compiles and loads what `launch` with these arguments would need.
   void warmup(const Arg* args, Device device);
 
@@ -55,6 +59,7 @@ class PreparedLaunch {
   struct State;
 
  private:
+  bool run(const Arg* args, Device device, void* stream, bool may_load);
   std::string op_;
   std::shared_ptr<const Implementation> implementation_;
   std::vector<Symbol> symbols_;

@@ -15,7 +15,7 @@ namespace opaq {
 struct Choice {
   PreparedLaunch* launch = nullptr;  // nullptr: none fits
   // When contiguity alone stands in the way of some implementation: that implementation, once these arguments (bit i: symbol i) are made
-  // contiguous. Only then; `launch` is nullptr.
+  // contiguous. Only then; `launch` is nullptr. Who launches on copies copies back those that the op writes.
   PreparedLaunch* if_contiguous = nullptr;
   uint64_t make_contiguous = 0;
 };
