@@ -43,7 +43,7 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(hidden=192, intermediate=512, layers=4, heads=6, kv_heads=3, batch=8, tokens=64, steps=300),
+    "cpu": Size(hidden=192, intermediate=512, layers=4, heads=6, kv_heads=3, batch=8, tokens=64, steps=240),
     "cuda": Size(hidden=512, intermediate=1536, layers=8, heads=8, kv_heads=4, batch=32, tokens=256, steps=400),
 }
 
@@ -356,8 +356,8 @@ def show(facts: dict[str, Any]) -> None:
     console = Console()
     verdict = "[green]agrees[/green]" if facts["agree"] else "[red]DISAGREES[/red]"
     console.print(
-        f"Llama, {facts['parameters'] / 1e6:.1f} M parameters, on {facts['device']}: {facts['steps']} steps in {facts['seconds']:.0f} s, compiled with "
-        f"backend='opaq'; loss {facts['loss_first']:.2f} -> {facts['loss_last']:.2f}."
+        f"Llama, {facts['parameters'] / 1e6:.1f} M parameters, on {facts['device']}: {facts['steps']} steps in {facts['seconds']:.0f} s, "
+        f"compiled with backend='opaq'; loss {facts['loss_first']:.2f} -> {facts['loss_last']:.2f}."
     )
     console.print(
         f"It {verdict} with plain eager PyTorch: loss and gradients of the first {min(CHECKED_STEPS, facts['steps'])} steps differ by at most "

@@ -67,7 +67,7 @@ class Op:
             torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
             if any(arg["mutated"] for arg in self.info["args"]):
                 lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
-            else:
+            elif self.info["outputs"]:
                 autograd.register(name, lambda: _ops[name])
         self._fake = make_fake(self.info)
         self._eager = _runtime.eager(name, self.overload)

@@ -1,5 +1,5 @@
-// Building blocks of the kernels here: 16-byte packs, conversion through float, reductions over a block. Deterministic: a reduction's order
-// depends on the block's shape alone.
+// Building blocks of the kernels here: 16-byte packs, conversion through float, sums over part of a block. Deterministic: the order of a
+// sum depends on the block's shape alone.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -32,21 +32,13 @@ __device__ Pack<T, N> load(const T* p) { return *reinterpret_cast<const Pack<T, 
 template <int N, typename T>
 __device__ void store(T* p, const Pack<T, N>& pack) { *reinterpret_cast<Pack<T, N>*>(p) = pack; }
 
-struct Sum {
-  __device__ float operator()(float a, float b) const { return a + b; }
-};
-
-struct Max {
-  __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
-};
-
-// Combines the values of the LANES threads that share threadIdx.y (LANES == blockDim.x, a power of two); each of them gets the same bits, since
-// the butterfly pairs operands of a commutative `combine`. Every thread of the block must call it.
-template <int LANES, typename Combine>
-__device__ float row_reduce(float value, Combine combine) {
+// Sum over the LANES threads that share threadIdx.y (LANES == blockDim.x, a power of two); each of them gets the same bits, since the
+// butterfly's pairs commute. Every thread of the block must call it.
+template <int LANES>
+__device__ float row_sum(float value) {
   static_assert(LANES >= 1 && LANES <= 1024 && (LANES & (LANES - 1)) == 0, "LANES is a power of two up to 1024");
 #pragma unroll
-  for (int offset = (LANES < 32 ? LANES : 32) / 2; offset > 0; offset /= 2) value = combine(value, __shfl_xor_sync(0xffffffff, value, offset));
+  for (int offset = (LANES < 32 ? LANES : 32) / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffff, value, offset);
   if constexpr (LANES > 32) {
     constexpr int kWarps = LANES / 32;  // of one row
     __shared__ float warp_values[32];
@@ -56,7 +48,7 @@ __device__ float row_reduce(float value, Combine combine) {
     __syncthreads();
     value = warp_values[first + threadIdx.x % kWarps];
 #pragma unroll
-    for (int offset = kWarps / 2; offset > 0; offset /= 2) value = combine(value, __shfl_xor_sync(0xffffffff, value, offset));
+    for (int offset = kWarps / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffff, value, offset);
   }
   return value;
 }

@@ -10,12 +10,22 @@ from typing import Any
 from . import compat, options
 from .record import NodeRecord, nodes
 
-__all__ = ["NodeRecord", "PythonFunction", "activate", "activate_when_compiling", "compat", "nodes", "options", "python_functions", "register"]
+__all__ = [
+    "NodeRecord",
+    "PythonFunction",
+    "activate",
+    "activate_when_compiling",
+    "compat",
+    "nodes",
+    "options",
+    "python_functions",
+    "register",
+]
 
 
 @dataclasses.dataclass(frozen=True)
 class PythonFunction:
-    """An op that is one Python function, called as function(*args, **keyword_only_args) -> results; its fake implementation gives their layouts."""
+    """An op that is one Python function, called as function(*args, **keyword_only_args) -> results; its fake gives their layouts."""
 
     function: Callable[..., Any]
     hash: str
@@ -29,7 +39,7 @@ _active = False
 
 
 def register(qualname: str) -> None:
-    """Remembers an op ("mylib::rms_norm"), declared or changed. Cheap; takes effect at once when lowerings are active, else at `activate`."""
+    """Remembers an op ("mylib::rms_norm"), declared or changed. Cheap; takes effect at once when active, else at `activate`."""
     new = qualname not in _registered
     _registered[qualname] = None
     if new and _active:
@@ -50,7 +60,7 @@ def activate() -> None:
 
 
 def activate_when_compiling() -> None:
-    """For fake implementations: they run before Inductor lowers a graph, but also where no compiler is at work, which should not pay for one."""
+    """For fake implementations: they run before Inductor lowers a graph, but also with no compiler at work, where none is to be imported."""
     if not _active and "torch._dynamo" in sys.modules:
         activate()
 

@@ -1,4 +1,4 @@
-"""Inductor's cache keys: the hash of every opaque op in a graph is part of the graph's key, so that a changed kernel is never served stale."""
+"""Inductor's cache keys hold the hash of every opaque op in the graph, so that a changed kernel is never served stale."""
 
 from __future__ import annotations
 

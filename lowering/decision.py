@@ -83,7 +83,7 @@ def _known_contiguous(value: Any, names: Names) -> bool:
     return Tensor(value, names).is_contiguous() is True
 
 
-def explain_misfit(info: OpInfo, node: str, device: str, values: Mapping[str, Any], decision: Decision, strict: bool) -> str:
+def explain_misfit(info: OpInfo, node: str, device: str, values: Mapping[str, Any], decision: Decision) -> str:
     """The text of the error: op, node, device, each implementation and why not, the arguments, what to do."""
     if decision.implementation is None:
         head, todo = "no implementation fits and there is no reference", "relax a requirement, add an implementation, or declare a reference"

@@ -43,7 +43,7 @@ class Graph:
         """
         declared = python_functions.get(op)
         if declared is None:
-            raise _runtime.LaunchError(f"{op} has no Python function in this process, but {self.name} was compiled with one: declare the op first")
+            raise _runtime.LaunchError(f"{op} has no Python function in this process; {self.name} was compiled with one: declare the op first")
         if declared.hash != hash:
             raise _runtime.LaunchError(
                 f"{op} changed since {self.name} was compiled: expected hash {hash}, got {declared.hash}; call torch.compiler.reset()"

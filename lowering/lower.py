@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,9 +52,10 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
-    if not inductor.uses_python_wrapper() or (served is not None and device.type not in served):
-        reason = "this wrapper is not in Python" if not inductor.uses_python_wrapper() else f"the function is for {', '.join(sorted(served))}"
-        return _stock(qualname, overload, args, kwargs, device, reason)
+    if not inductor.uses_python_wrapper():
+        return _stock(qualname, overload, args, kwargs, device, "this wrapper is not in Python")
+    if served is not None and device.type not in served:
+        return _stock(qualname, overload, args, kwargs, device, f"the function is for {', '.join(sorted(served))}")
     return PythonFunctionKernel.call(overload, args, kwargs)
 
 
@@ -70,7 +71,7 @@ def _bind(info: _runtime.OpInfo, overload: Any, args: Sequence[Any], kwargs: Map
 
 
 def _eager_facts(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, Facts], list[Facts]]:
-    """Tensor arguments and results as they are in eager, which the traced graph records; Inductor is free to lay out its buffers otherwise."""
+    """Tensor arguments and results as they are in eager: the traced graph records it; Inductor's own buffers may be laid out otherwise."""
     tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
     node = V.graph.current_node
     fakes: dict[str, Any] = {}
@@ -104,13 +105,15 @@ def _facts(fake: torch.Tensor) -> Facts:
     return Facts(sizes, strides, fake.dtype, fake.device)
 
 
-def _device(inputs: Any, outputs: Sequence[Facts]) -> torch.device:
+def _device(inputs: Iterable[Facts], outputs: Sequence[Facts]) -> torch.device:
     """A CUDA device if any tensor is on one (others are scalars on the host), else that of the first tensor."""
     devices = [facts.device for facts in (*inputs, *outputs)]
     return next((device for device in devices if device.type == "cuda"), devices[0] if devices else torch.device("cpu"))
 
 
-def _place(info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str, Facts], contiguous: frozenset[str]) -> tuple[dict[str, Any], Any]:
+def _place(
+    info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str, Facts], contiguous: frozenset[str]
+) -> tuple[dict[str, Any], Callable[[], None]]:
     """Realises the tensor arguments, row-major or with eager's exact strides.
 
     Where that takes a copy of an argument the op writes to, the second result, to be called after the launch, copies back.
@@ -145,11 +148,14 @@ def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.devi
     strict = options.current().strict
     node = V.graph.current_node.name
     if decision.implementation is None or (strict and decision.implementation != first):
-        raise _runtime.LaunchError(explain_misfit(info, node, str(device), known, decision, strict))
-    record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, decision.reason and f"; {decision.reason}")
+        raise _runtime.LaunchError(explain_misfit(info, node, str(device), known, decision))
+    why = decision.reason and f"; {decision.reason}"
+    record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, why)
 
 
-def _through_dispatcher(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device) -> Any:
+def _through_dispatcher(
+    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device
+) -> Any:
     """Inductor's stock call, with eager's exact strides."""
     buffers, carry_back = _place(info, values, inputs, frozenset())
     placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
@@ -161,7 +167,6 @@ def _through_dispatcher(info: _runtime.OpInfo, overload: Any, values: Mapping[st
 
 
 def _stock(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any], device: torch.device, why: str) -> Any:
-    record.add(
-        record.NodeRecord(inductor.graph_label(), V.graph.current_node.name, qualname, str(device), "dispatcher", f"{why}: Inductor's stock call")
-    )
+    node, reason = V.graph.current_node.name, f"{why}: Inductor's stock call"
+    record.add(record.NodeRecord(inductor.graph_label(), node, qualname, str(device), "dispatcher", reason))
     return inductor.stock_fallback(overload, args, kwargs)

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 
 class OpaqueKernel(ir.ExternKernel):
-    """One launch. It has no buffer of its own: it writes to its results and to the arguments that its schema marks, in that order of `inputs`:
-    tensor arguments in schema order, then results."""
+    """One launch. It has no buffer of its own: it writes to its results and to the arguments that its schema marks.
+
+    `inputs`: tensor arguments in schema order, then results.
+    """
 
     def __init__(self, info: OpInfo, values: Mapping[str, Any], results: Sequence[Any], device: torch.device, decision: Decision) -> None:
         tensors = [name for name, value in values.items() if isinstance(value, ir.IRNode)]
@@ -74,11 +76,12 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 class PythonFunctionKernel(ir.FallbackKernel):
-    """A call of a Python function that returns its results; aliasing, mutation and layouts of the results are Inductor's business, as for any op."""
+    """A call of a Python function that returns its results; their layouts, and mutation, are Inductor's business, as for any op."""
 
     @classmethod
     def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, cls.create(overload, *args, **kwargs))
+        results = cls.create(overload, *args, **kwargs)
+        return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, results)
 
     def codegen(self, wrapper: Any) -> None:
         self.python_kernel_name = emit.python_object(wrapper, self.op_overload, self.get_operation_name(), self.get_device())

@@ -28,6 +28,5 @@ def nodes() -> list[NodeRecord]:
 
 def add(record: NodeRecord) -> None:
     _nodes.append(record)
-    log.info(
-        "%s %s: %s on %s runs %s%s", record.graph, record.node, record.op, record.device, record.implementation, record.reason and f" ({record.reason})"
-    )
+    why = record.reason and f" ({record.reason})"
+    log.info("%s %s: %s on %s runs %s%s", record.graph, record.node, record.op, record.device, record.implementation, why)

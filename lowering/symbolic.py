@@ -1,7 +1,7 @@
 """Requirements over symbolic sizes: the names that runtime/expr prints for sympy, evaluated to holds, fails or unknown.
 
-Three-valued (Kleene) logic: what the shapes known at compile time do not decide is `UNKNOWN`, and the runtime decides it at each launch. No guard
-is added to the graph. What is an error at a launch (a dimension out of range, a division by zero) is UNKNOWN too, so that it is raised there.
+Three-valued (Kleene) logic: what the shapes known at compile time do not decide is `UNKNOWN`, and the runtime decides it at each launch. No
+guard is added to the graph. What is an error at a launch (a dimension out of range, a division by zero) is UNKNOWN too: it is raised there.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _item(values: Sequence[Int], index: int) -> Int:
 
 
 class Names:
-    """The functions that a printed requirement calls. `known_true(relation)` proves a sympy relation from what the compiler knows of the sizes."""
+    """The functions that a printed requirement calls. `known_true(relation)` proves a sympy relation from what is known of the sizes."""
 
     def __init__(self, known_true: Callable[[Any], bool]) -> None:
         self._known_true = known_true

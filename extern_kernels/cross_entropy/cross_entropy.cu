@@ -1,10 +1,10 @@
 // Cross-entropy of logits[rows, classes] with one class index a row, forward and backward; float32 inside. Rows have unit stride within.
 //   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target == ignore_index
 //   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the target), with grad_loss = 0 where ignored
-// One pass over the row: each thread keeps a running maximum and the sum of exponentials relative to it, rescaled when the maximum grows (online
-// softmax, Milakov and Gimelshein 2018, arXiv:1805.02867); the block merges them at the end.
-// The subtle rules: a maximum of -inf (a thread that saw nothing, or only masked classes) must not be subtracted, for -inf - -inf is NaN; and a target
-// outside [0, classes) that is not ignore_index gives NaN in loss and gradient, never a read outside the row.
+// One pass over the row: each thread keeps a running maximum and the sum of exponentials relative to it, rescaled when the maximum grows
+// (online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867); the block merges them at the end.
+// The subtle rules: a maximum of -inf (a thread that saw nothing, or only masked classes) must not be subtracted, for -inf - -inf is NaN;
+// and a target outside [0, classes) that is not ignore_index gives NaN in loss and gradient, never a read outside the row.
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -19,8 +19,8 @@ constexpr float kLn2 = 0.69314718055994530942f;
 __device__ float minus_infinity() { return __int_as_float(0xff800000); }
 __device__ float not_a_number() { return __int_as_float(0x7fc00000); }
 
-// Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value * kLog2E - base(max)) in one fused multiply-add, so
-// that the rounding of `base` is the same in every term and cancels wherever `base` is used again.
+// Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value * kLog2E - base(max)) in one fused
+// multiply-add, so that the rounding of `base` is the same in every term and cancels wherever `base` is used again.
 struct Softmax {
   float max = minus_infinity();
   float sum = 0;
@@ -98,9 +98,9 @@ __global__ void __launch_bounds__(512) cross_entropy(float* loss, float* lse, co
 
 template <typename T, int VEC>
 __global__ void __launch_bounds__(512)
-cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse, const T* logits, const long long* targets, const float* lse,
-                       long long classes, long long row_stride, long long target_stride, long long grad_loss_stride, long long grad_lse_stride,
-                       long long ignore_index) {
+cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse, const T* logits, const long long* targets,
+                       const float* lse, long long classes, long long row_stride, long long target_stride, long long grad_loss_stride,
+                       long long grad_lse_stride, long long ignore_index) {
   const long long row = blockIdx.x;
   const long long target = targets[row * target_stride];
   const bool ignored = target == ignore_index;

@@ -1,19 +1,20 @@
 // RMSNorm, forward and backward, over the last dimension (n) of row-major x[rows, n]; sums in float32, one rounding at the end.
 //   forward:   rstd = 1 / sqrt(mean(x^2) + eps),  y = x * rstd * weight
-//   backward:  g = grad_y * weight,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd),  grad_weight = sum over rows(grad_y * x * rstd)
-// The subtle rule: no thread leaves before the reductions, since one block holds several rows and a reduction counts on every thread; rows past the
-// end take part with zeros.
+//   backward:  g = grad_y * weight,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd),
+//              grad_weight = sum over rows(grad_y * x * rstd)
+// The subtle rule: no thread leaves before the reductions, since one block holds several rows and a reduction counts on every thread; rows
+// past the end take part with zeros.
 //
-// Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers as ITEMS packs of 16 bytes each, so that memory
-// is read once; blockDim.y rows a block. The `_any` kernels take any n and alignment, a block a row, and read twice.
-// grad_weight without atomics: block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the caller adds the
-// blocks. A column-wise kernel in the same launch would need no partials, but leaves the device idle where n is small (a norm of heads).
+// Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers as ITEMS packs of 16 bytes each, so
+// that memory is read once; blockDim.y rows a block. The `_any` kernels take any n and alignment, a block a row, and read twice.
+// grad_weight without atomics: block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the caller
+// adds the blocks. A column-wise kernel in the same launch would need no partials, but leaves the device idle where n is small (a norm of
+// heads).
 #include "../common.cuh"
 
 using opaq::from_float;
 using opaq::Pack;
-using opaq::row_reduce;
-using opaq::Sum;
+using opaq::row_sum;
 using opaq::to_float;
 
 template <typename T, int LANES, int ITEMS>
@@ -36,7 +37,7 @@ rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, 
       for (int j = 0; j < VEC; ++j) sum += to_float(held[k].at[j]) * to_float(held[k].at[j]);
     }
   }
-  const float scale = rsqrtf(row_reduce<LANES>(sum, Sum{}) / n + eps);
+  const float scale = rsqrtf(row_sum<LANES>(sum) / n + eps);
   if (!live) return;
   if (threadIdx.x == 0) rstd[row] = scale;
 #pragma unroll
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* 
   float sum = 0;
 #pragma unroll 4
   for (long long c = threadIdx.x; c < n; c += 256) sum += to_float(x[c]) * to_float(x[c]);
-  const float scale = rsqrtf(row_reduce<256>(sum, Sum{}) / n + eps);
+  const float scale = rsqrtf(row_sum<256>(sum) / n + eps);
   if (threadIdx.x == 0) rstd[row] = scale;
 #pragma unroll 4
   for (long long c = threadIdx.x; c < n; c += 256) y[c] = from_float<T>(to_float(x[c]) * scale * to_float(weight[c]));
@@ -70,7 +71,8 @@ rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_
                   long long rows, long long rows_per_block, int n) {
   constexpr int VEC = 16 / sizeof(T);
   constexpr int ROWS = LANES < 256 ? 256 / LANES : 1;  // blockDim.y
-  Pack<T, VEC> px[ITEMS], pg[ITEMS];  // the weight is read anew for each row, from the L1 cache: holding it too would cost half the occupancy
+  // The weight is read anew for each row, from the L1 cache: holding it too would cost half the occupancy.
+  Pack<T, VEC> px[ITEMS], pg[ITEMS];
   float grad_w[ITEMS][VEC] = {};
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
@@ -98,7 +100,7 @@ rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_
         grad_w[k][j] += gx * scale;
       }
     }
-    dot = row_reduce<LANES>(dot, Sum{});
+    dot = row_sum<LANES>(dot);
     const float pull = live ? (dot + grad_rstd[row]) * scale * scale * scale / n : 0;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
@@ -153,7 +155,7 @@ rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* g
     float dot = 0;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) dot += to_float(gr[c]) * to_float(weight[c]) * to_float(xr[c]);
-    const float pull = (row_reduce<256>(dot, Sum{}) + grad_rstd[row]) * scale * scale * scale / n;
+    const float pull = (row_sum<256>(dot) + grad_rstd[row]) * scale * scale * scale / n;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {
       const float g = to_float(gr[c]), v = to_float(xr[c]);

@@ -11,9 +11,9 @@ static void rotate(T* out, const T* in, const T* cos, const T* sin, int64_t half
 }
 
 template <typename T, bool BACKWARD>
-void rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int64_t batch, int64_t q_heads, int64_t k_heads, int64_t tokens,
-          int64_t dim, int64_t q_batch, int64_t q_head, int64_t q_token, int64_t k_batch, int64_t k_head, int64_t k_token, int64_t cos_batch,
-          int64_t cos_token, int64_t sin_batch, int64_t sin_token) {
+void rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int64_t batch, int64_t q_heads, int64_t k_heads,
+          int64_t tokens, int64_t dim, int64_t q_batch, int64_t q_head, int64_t q_token, int64_t k_batch, int64_t k_head, int64_t k_token,
+          int64_t cos_batch, int64_t cos_token, int64_t sin_batch, int64_t sin_token) {
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t head = 0; head < q_heads + k_heads; ++head) {
       for (int64_t s = 0; s < tokens; ++s) {

@@ -1,9 +1,10 @@
 // Rotary position embedding of queries and keys in one launch, forward and backward (the transpose of the forward).
 //   forward:   out1 = v1 * cos1 - v2 * sin1,  out2 = v2 * cos2 + v1 * sin2     (1, 2: first and second half of the head dimension D)
 //   backward:  out1 = v1 * cos1 + v2 * sin2,  out2 = v2 * cos2 - v1 * sin1
-// The subtle rule: q[B, H, S, D] and k[B, Hk, S, D] come as transposed views of [B, S, H, D], so every stride but the last (1) is read, in elements;
-// outputs are row-major. cos and sin [B or 1, S, D] have a batch stride of 0 where one serves all.
-// A block takes one token: its heads of q, then of k, share the token's cos and sin through the L1 cache. Float32 inside, one rounding at the end.
+// The subtle rule: q[B, H, S, D] and k[B, Hk, S, D] come as transposed views of [B, S, H, D], so every stride but the last (1) is read, in
+// elements; outputs are row-major. cos and sin [B or 1, S, D] have a batch stride of 0 where one serves all.
+// A block takes one token: its heads of q, then of k, share the token's cos and sin through the L1 cache. Float32 inside, one rounding at
+// the end.
 #include "../common.cuh"
 
 using opaq::from_float;

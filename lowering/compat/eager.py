@@ -30,7 +30,7 @@ _libraries: list[torch.library.Library] = []  # a registration lasts as long as 
 
 
 def count_mutations(overload: Any, positions: Sequence[int]) -> None:
-    """Makes calls of the op through the dispatcher raise the version of the arguments it writes to, so that autograd notices stale saved values."""
+    """Makes calls through the dispatcher raise the version of the arguments the op writes to, so that autograd notices stale saved values."""
     names = [argument.name for argument in overload._schema.arguments]
 
     def raise_versions(keyset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +48,7 @@ def count_mutations(overload: Any, positions: Sequence[int]) -> None:
 
 @functools.cache
 def sympy_functions() -> types.SimpleNamespace:
-    """floor_div, mod (with Python's sign rule), minimum, maximum over ints and sympy expressions, in the forms that the shape prover knows."""
+    """floor_div, mod (Python's sign rule), minimum, maximum over ints and sympy expressions, in the forms that the shape prover knows."""
     from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
 
     def mod(a: Any, b: Any) -> Any:

@@ -59,7 +59,7 @@ def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
         lowering.lowerings[overload] = lower  # register_lowering's wrapper takes a keyword `out` for an out= overload and refuses it
     lowering.add_needs_realized_inputs(overload)
     if not overload._schema.returns and not overload._schema.is_mutable:
-        torch.fx.node.has_side_effect(overload)  # it is called for something that the graph cannot see: it must survive dead-code elimination
+        torch.fx.node.has_side_effect(overload)  # called for an effect that the graph cannot see
 
 
 def op_name(target: Any) -> str | None:
@@ -87,14 +87,14 @@ def schema_text(overload: Any) -> str:
 
 
 def use_layout_tag(overload: Any) -> None:
-    """Lets Inductor lay out the op's arguments as the op's tag says, by default with eager's strides, and carry mutations back from copies."""
+    """Lets Inductor lay out the arguments as the op's tag says, by default with eager's strides, and carry mutations back from copies."""
     constraint = lowering.tag_to_layout_constraint(get_layout_constraint_tag(overload, with_default=True))
     if constraint is not None:
         lowering.add_layout_constraint(overload, constraint)
 
 
 def compile_fx(graph_module: Any, example_inputs: Sequence[Any], patches: dict[str, Any], settings: Callable[[], Any]) -> Any:
-    """Inductor, with `patches` to its options, inside settings() each time it compiles: the backward graph is compiled later than the forward."""
+    """Inductor, with `patches` to its options, inside settings() each time it compiles: a backward graph is compiled after this returns."""
 
     def compile_inner(*args: Any, **kwargs: Any) -> Any:
         with settings():

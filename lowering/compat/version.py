@@ -19,7 +19,7 @@ def adapter_name(torch_version: str) -> str:
         raise ImportError(f"opaq lowers ops for torch {_text(oldest)} and newer; got torch {torch_version}: upgrade torch")
     if minor > newest:
         warnings.warn(
-            f"torch {torch_version} is newer than the newest that opaq has been tested with, {_text(newest)}; going on as for {_text(newest)}. "
+            f"torch {torch_version} is newer than the newest that opaq is tested with, {_text(newest)}; going on as for {_text(newest)}. "
             f"If a compilation fails inside opaq.lowering, look for a newer opaq",
             stacklevel=2,
         )

@@ -1,7 +1,9 @@
 // Python arguments of one call, read by the schema's types into the runtime's arguments.
 #pragma once
 
+#include <cstddef>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "bind.h"
@@ -13,15 +15,20 @@ namespace opaq::python {
 class Args {
  public:
   static constexpr size_t kInline = 24;
-  explicit Args(size_t count) {
-    if (count > kInline) many_.resize(count);
+  explicit Args(size_t count) : first_(reinterpret_cast<Arg*>(few_)) {
+    if (count <= kInline) return;  // not initialised: every argument is assigned before it is read
+    many_.resize(count);
+    first_ = many_.data();
   }
-  Arg* data() { return many_.empty() ? few_ : many_.data(); }
-  Arg& operator[](size_t i) { return data()[i]; }
+  Args(const Args&) = delete;
+  Arg* data() { return first_; }
+  Arg& operator[](size_t i) { return first_[i]; }
   int64_t* new_list(size_t size) { return lists_.emplace_back(size).data(); }
 
  private:
-  Arg few_[kInline];
+  static_assert(std::is_trivially_copyable_v<Arg> && std::is_trivially_destructible_v<Arg>);
+  alignas(Arg) std::byte few_[kInline * sizeof(Arg)];
+  Arg* first_;
   std::vector<Arg> many_;
   std::vector<std::vector<int64_t>> lists_;
 };

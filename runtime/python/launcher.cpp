@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "args.h"
 #include "functions.h"
@@ -10,12 +11,15 @@
 namespace opaq::python {
 namespace {
 
+enum class Read : uint8_t { Tensor, OptionalTensor, Scalar };  // how a value is taken from Python
+
 struct Launcher {
   const Op* op;
   Selector* selector;
   const OpSpec* spec;
   Device device;
   std::string node, graph;
+  std::vector<Read> reads;            // inputs, then outputs
   int64_t calls = 0;                  // guarded by the GIL, as everything here
   std::string last = "";              // implementation that served the last call
   const PreparedLaunch* last_launch = nullptr;
@@ -43,26 +47,30 @@ const std::string& symbol_name(const OpSpec& spec, size_t i) {
 }
 
 // Reads tensors and scalars; checks that every tensor is plain and on the launcher's device.
-void read(const Launcher& l, PyObject* const* values, size_t count, Args& args) {
-  const size_t inputs = l.spec->schema.args.size();
-  for (size_t i = 0; i < count; ++i) {
+void read(const Launcher& l, PyObject* const* values, Args& args) {
+  TensorView view;
+  for (size_t i = 0; i < l.reads.size(); ++i) {
     PyObject* value = values[i];
-    const bool tensor = i >= inputs || l.spec->schema.args[i].type == Type::Tensor;
-    if (!tensor) {
+    if (l.reads[i] == Read::Scalar) {
       args[i] = read_scalar(l.op->name(), l.spec->schema.args[i], value, args);
-      continue;
-    }
-    if (value == Py_None && i < inputs && l.spec->schema.args[i].optional) {
+    } else if (l.reads[i] == Read::OptionalTensor && value == Py_None) {
       args[i] = Arg();
-      continue;
+    } else {
+      if (!is_plain(value) || !read_tensor(value, view)) refuse_tensor(l.op->name(), symbol_name(*l.spec, i), value);
+      if (!(view.device == l.device)) [[unlikely]] {
+        fail(ErrorKind::Launch, l.op->name() + ": argument `" + symbol_name(*l.spec, i) + "` is on " + device_name(view.device) +
+                                    "; this node was compiled for " + device_name(l.device));
+      }
+      args[i] = Arg(view);
     }
-    TensorView view;
-    if (!is_plain(value) || !read_tensor(value, view)) refuse_tensor(l.op->name(), symbol_name(*l.spec, i), value);
-    if (!(view.device == l.device)) {
-      fail(ErrorKind::Launch, l.op->name() + ": argument `" + symbol_name(*l.spec, i) + "` is on " + device_name(view.device) + "; this node was compiled for " + device_name(l.device));
-    }
-    args[i] = Arg(view);
   }
+}
+
+std::vector<Read> reads_of(const OpSpec& spec) {
+  std::vector<Read> reads;
+  for (const ArgSpec& arg : spec.schema.args) reads.push_back(arg.type != Type::Tensor ? Read::Scalar : arg.optional ? Read::OptionalTensor : Read::Tensor);
+  reads.resize(reads.size() + spec.schema.returns.size(), Read::Tensor);
+  return reads;
 }
 
 void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg* args) {
@@ -81,13 +89,13 @@ void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
   auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(self, "opaq.launcher"));
   try {
-    const size_t count = l->spec->schema.args.size() + l->spec->schema.returns.size();
+    const size_t count = l->reads.size();
     const bool cuda = l->device.type == DeviceType::CUDA;
     if (static_cast<size_t>(given) != count + cuda) {
       fail(ErrorKind::Launch, l->op->name() + ": a launch takes " + std::to_string(count) + " arguments and results" + (cuda ? " and a stream" : "") + "; got " + std::to_string(given));
     }
     Args args(count);
-    read(*l, values, count, args);
+    read(*l, values, args);
     void* stream = nullptr;
     if (cuda) {
       stream = PyLong_AsVoidPtr(values[count]);
@@ -126,7 +134,7 @@ PyObject* launcher(PyObject*, PyObject* args) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " + op.hash().substr(0, 12) + ", generated for " + items.at(1).substr(0, 12) +
                                   "); compile the model again");
     }
-    auto* l = new Launcher{&op, &selector(op), &op.spec(), parse_device(items.at(2)), items.at(3), items.at(4)};
+    auto* l = new Launcher{&op, &selector(op), &op.spec(), parse_device(items.at(2)), items.at(3), items.at(4), reads_of(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {
       delete l;

@@ -99,10 +99,10 @@ def test_dynamic_shared_memory_past_48_kb(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cuda(
         source="""extern "C" __global__ void reverse(const float* x, float* out, int n) {
-          extern __shared__ float all[];
-          for (int i = threadIdx.x; i < n; i += blockDim.x) all[i] = x[i];
+          extern __shared__ float kept[];
+          for (int i = threadIdx.x; i < n; i += blockDim.x) kept[i] = x[i];
           __syncthreads();
-          for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = all[n - 1 - i];
+          for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = kept[n - 1 - i];
         }""",
         entry="reverse", block=1024, shared="x.numel() * x.itemsize", args="x, out, x.numel()",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Inductor's wrapper source for a device="cuda" graph on a machine with no GPU. Nothing is compiled or run: for tests of the lines that we print."""
+"""Inductor's wrapper source for a device="cuda" graph on a machine with no GPU. Nothing is compiled or run: it shows the lines that we print."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import opaq
 from fake_cuda import wrapper_source
 from opaq import lowering
 
-SOURCE = 'extern "C" __global__ void scale(const float* x, float by, float* out, long long n) { if (threadIdx.x < n) out[threadIdx.x] = x[threadIdx.x] * by; }'
+SOURCE = """extern "C" __global__ void scale(const float* x, float by, float* out, long long n) {
+  for (long long i = threadIdx.x; i < n; i += blockDim.x) out[i] = x[i] * by; }"""
 
 
 @pytest.fixture(autouse=True)
@@ -61,11 +62,11 @@ def test_symbolic_sizes_allocate_by_symbol(unique: str) -> None:
 
 
 def test_a_decision_is_explained_in_the_header(unique: str) -> None:
-    op = scale_op(unique).cuda(
-        source=SOURCE, entry="scale", args="x, by, out, x.numel()", block=64, name="cuda:vec4", priority=1, requires=["x.size(-1) % 4 == 0", "aligned(x, 16)"]
-    )
-    assert 'implementation="cuda:vec4", reason="checked at each launch: aligned(x, 16)")' in wrapper_source(lambda x: op.overload(x), (2, 8))
-    assert 'implementation="cuda", reason="cuda:vec4: x.size(-1) % 4 == 0 does not hold")' in wrapper_source(lambda x: op.overload(x), (2, 7))
+    requires = ["x.size(-1) % 4 == 0", "aligned(x, 16)"]
+    op = scale_op(unique).cuda(source=SOURCE, entry="scale", args="x, by, out, x.numel()", name="cuda:vec4", priority=1, requires=requires)
+    fits, falls = (wrapper_source(lambda x: op.overload(x), shape) for shape in ((2, 8), (2, 7)))
+    assert 'implementation="cuda:vec4", reason="checked at each launch: aligned(x, 16)")' in fits
+    assert 'implementation="cuda", reason="cuda:vec4: x.size(-1) % 4 == 0 does not hold")' in falls
 
 
 def test_mutation_prints_no_copy_and_no_output(unique: str) -> None:
@@ -78,8 +79,8 @@ def test_mutation_prints_no_copy_and_no_output(unique: str) -> None:
 
 def test_arguments_of_every_kind_are_printed_as_python(unique: str) -> None:
     op = opaq.op(
-        f"{unique}(Tensor x, Tensor? bias, int i, float f, float g, bool flag, str mode, *, ScalarType dtype, Device device, int[] sizes, float? none=None) "
-        "-> Tensor",
+        f"{unique}(Tensor x, Tensor? bias, int i, float f, float g, bool flag, str mode, *, "
+        "ScalarType dtype, Device device, int[] sizes, float? none=None) -> Tensor",
         outputs=opaq.like("x"),
     )
     op.cuda(source="__global__ void k(const float* x, float* out) {}", entry="k", args="x, out", block=32)
@@ -106,7 +107,7 @@ def test_launch_objects_do_not_take_the_names_of_graph_inputs(unique: str) -> No
         args="x, y, out, x.numel()",
     )
     op.backward(
-        lambda ctx, grad: (op(grad, ctx.saved_tensors[1]), op(op(grad, ctx.saved_tensors[0]), op(ctx.saved_tensors[2], ctx.saved_tensors[2]))),
+        lambda ctx, grad: (op(grad, ctx.saved_tensors[1]), op(op(grad, ctx.saved_tensors[0]), ctx.saved_tensors[2])),
         setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs, output),
     )
 

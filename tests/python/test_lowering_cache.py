@@ -29,8 +29,7 @@ def declare(name, factor):
 if kind == "backward":
     declare("scale_backward", factor)
     op = declare("scale", 2)
-    op.backward("cachetest::scale_backward", saves="") if False else op.backward(
-        lambda ctx, grad: torch.ops.cachetest.scale_backward(grad), setup_context=lambda ctx, inputs, output: None)
+    op.backward(lambda ctx, grad: torch.ops.cachetest.scale_backward(grad), setup_context=lambda ctx, inputs, output: None)
 elif kind == "mutation":
     op = opaq.op("cachetest::bump(Tensor(a!) x) -> ()")
     op.cpu(source="void bump(float* x, long n) { for (long i = 0; i < n; ++i) x[i] *= %s; }" % factor, entry="bump", args="x, x.numel()")
@@ -69,7 +68,8 @@ def process(tmp_path: Path):
     def run(factor: int, strict: str = "", kind: str = "forward") -> dict:
         environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
                        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # fmt: skip
-        done = subprocess.run([sys.executable, str(program), str(factor), strict, kind], env=environment, capture_output=True, text=True, timeout=600)
+        command = [sys.executable, str(program), str(factor), strict, kind]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 

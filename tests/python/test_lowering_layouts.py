@@ -12,6 +12,7 @@ from opaq import lowering
 STRIDES = """
 template <int TAG> void strides_of(const float* x, long s0, long s1, long* out) { out[0] = s0; out[1] = s1; out[2] = TAG; }
 """
+TAGGED = {"source": STRIDES, "entry": "strides_of<1>", "args": "x, x.stride(0), x.stride(1), out", "priority": 1}
 COPY = "void copy(const float* x, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i]; }"
 
 
@@ -63,9 +64,7 @@ def test_strides_that_are_not_read_are_row_major(unique: str, view: str) -> None
 
 
 def test_requirements_choose_as_in_eager(unique: str) -> None:
-    op = strides_op(unique).cpu(
-        source=STRIDES, entry="strides_of<1>", args="x, x.stride(0), x.stride(1), out", name="cpu:rows", priority=1, requires="x.stride(1) == 1"
-    )
+    op = strides_op(unique).cpu(**TAGGED, name="cpu:rows", requires="x.stride(1) == 1")
 
     def model(x: torch.Tensor) -> torch.Tensor:
         return torch.cat([op(x + 1), op((x + 1).t()), op(x.t())])
@@ -77,9 +76,7 @@ def test_requirements_choose_as_in_eager(unique: str) -> None:
 
 
 def test_what_shapes_leave_open_is_decided_at_each_launch(unique: str) -> None:
-    op = strides_op(unique).cpu(
-        source=STRIDES, entry="strides_of<1>", args="x, x.stride(0), x.stride(1), out", name="cpu:even", priority=1, requires="x.size(0) % 2 == 0"
-    )
+    op = strides_op(unique).cpu(**TAGGED, name="cpu:even", requires="x.size(0) % 2 == 0")
     compiled = torch.compile(lambda x: op(x), fullgraph=True, dynamic=True)
     with torch.compiler.set_stance("default"):
         assert compiled(torch.randn(4, 6))[2] == 1
@@ -91,7 +88,11 @@ def test_what_shapes_leave_open_is_decided_at_each_launch(unique: str) -> None:
 
 def test_a_higher_priority_that_needs_a_copy_comes_after_one_that_does_not(unique: str) -> None:
     op = strides_op(unique).cpu(
-        source="void rows(const float* x, long* out) { out[0] = out[1] = -1; out[2] = 1; }", entry="rows", args="x, out", name="cpu:rows", priority=1
+        source="void rows(const float* x, long* out) { out[0] = out[1] = -1; out[2] = 1; }",
+        entry="rows",
+        args="x, out",
+        name="cpu:rows",
+        priority=1,
     )
 
     def model(x: torch.Tensor) -> torch.Tensor:
@@ -103,7 +104,6 @@ def test_a_higher_priority_that_needs_a_copy_comes_after_one_that_does_not(uniqu
 
 
 def test_the_reference_runs_where_nothing_fits(unique: str) -> None:
-    op = copy_op(unique + "_f32").cpu(source=COPY, entry="copy", args="x, out, x.numel()", name="cpu:other", requires="x.dim() == 3")
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cpu(source=COPY, entry="copy", args="x, out, x.numel()", requires="x.dtype == float32")
     op.reference(lambda x: x.clone())
@@ -146,7 +146,8 @@ def test_options_refuse_unknown_names_and_types() -> None:
 
 
 def test_several_results_of_which_one_is_used(unique: str) -> None:
-    op = opaq.op(f"{unique}(Tensor x) -> (Tensor same, Tensor rows)", outputs={"same": opaq.like("x"), "rows": opaq.tensor("x.size(0)", dtype="x.dtype")})
+    rules = {"same": opaq.like("x"), "rows": opaq.tensor("x.size(0)", dtype="x.dtype")}
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor same, Tensor rows)", outputs=rules)
     op.cpu(
         source="""void both(const float* x, float* same, float* rows, long n, long m) {
           for (long i = 0; i < n; ++i) { rows[i] = 0; for (long j = 0; j < m; ++j) rows[i] += same[i * m + j] = x[i * m + j]; } }""",
