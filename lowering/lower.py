@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,16 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     ]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision)
     carry_back()
+    if len(results) == 1 and _unpacked():
+        return results
     return None if not results else results[0] if len(results) == 1 else tuple(results)
+
+
+def _unpacked() -> bool:
+    """Whether the graph takes item 0 of the node's only result. Inductor's decomposition of auto_functionalized leaves that behind (2.11 to 2.15)
+    when an argument that would be written to is None."""
+    users = V.graph.current_node.users
+    return bool(users) and all(user.target is operator.getitem for user in users)
 
 
 def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:

@@ -65,7 +65,7 @@ def configure(name: str, sanitizers: str) -> str:
     need_googletest()
     build = os.path.join(ROOT, "build", name)
     run(
-        "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DOPAQ_PYTHON=OFF", "-DOPAQ_TESTS=ON",
+        "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -g1", "-DOPAQ_PYTHON=OFF", "-DOPAQ_TESTS=ON",
         f"-DOPAQ_SANITIZE={sanitizers}", f"-DPython_EXECUTABLE={sys.executable}",
     )  # fmt: skip
     return build

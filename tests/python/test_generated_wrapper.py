@@ -38,8 +38,8 @@ def test_cuda_launches_are_direct_on_the_current_stream(unique: str) -> None:
     ast.parse(source)
     assert f"# {op.info['schema']}" in source
     assert f'{short}_0 = opaq_graph.launch("{unique}", "{op.info["hash"]}", device="cuda:0", node="op1", implementation="cuda")' in source
-    assert re.search(rf"stream0 = get_raw_stream\(0\)\n +{short}_0\(x_1, 2\.0, buf0, stream0\)", body(source))
-    assert re.search(rf"{short}_1\(buf0, 3\.0, buf2, stream0\)", body(source))
+    assert re.search(rf"stream0 = get_raw_stream\(0\)\n +{short}_0\(x_1, 2\.0, buf0, (?:raw_)?stream0\)", body(source))
+    assert re.search(rf"{short}_1\(buf0, 3\.0, buf2, (?:raw_)?stream0\)", body(source))
     assert "torch.ops" not in body(source)
     assert "import Graph as OpaqGraph" in source.split("opaq_graph = ")[0]
 
@@ -49,7 +49,7 @@ def test_each_device_has_its_own_stream(unique: str) -> None:
     short = unique.split("::")[1]
     source = wrapper_source(lambda x: op.overload(x), (8, 8), device="cuda:1")
     assert 'device="cuda:1"' in source
-    assert re.search(rf"stream1 = get_raw_stream\(1\)\n +{short}_0\(x_1, 2\.0, buf0, stream1\)", body(source))
+    assert re.search(rf"stream1 = get_raw_stream\(1\)\n +{short}_0\(x_1, 2\.0, buf0, (?:raw_)?stream1\)", body(source))
 
 
 def test_symbolic_sizes_allocate_by_symbol(unique: str) -> None:
@@ -58,7 +58,7 @@ def test_symbolic_sizes_allocate_by_symbol(unique: str) -> None:
     source = wrapper_source(lambda x: op.overload(x, x.shape[1] + 1), (6, 10), dynamic=True)
     symbols = re.search(r"empty_strided_cuda\(\(2\*(s\d+), 1 \+ (s\d+)\)", source)
     assert symbols, source
-    assert re.search(rf"_0\(\w+, 1 \+ {symbols[2]}, buf0, stream0\)", body(source))
+    assert re.search(rf"_0\(\w+, 1 \+ {symbols[2]}, buf0, (?:raw_)?stream0\)", body(source))
 
 
 def test_a_decision_is_explained_in_the_header(unique: str) -> None:
@@ -73,7 +73,7 @@ def test_mutation_prints_no_copy_and_no_output(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor(a!) cache, Tensor x) -> ()")
     op.cuda(source="__global__ void k(float* cache, const float* x) {}", entry="k", args="cache, x", block=32)
     source = wrapper_source(lambda cache, x: op.overload(cache, x), (4, 8), (4, 8))
-    assert re.search(r"_0\(cache_1, x_1, stream0\)", body(source))
+    assert re.search(r"_0\(cache_1, x_1, (?:raw_)?stream0\)", body(source))
     assert "empty_strided_cuda((" not in body(source)
 
 
@@ -90,7 +90,7 @@ def test_arguments_of_every_kind_are_printed_as_python(unique: str) -> None:
             x, None, -3, float("inf"), float("nan"), True, "it's \"so\"", dtype=torch.bfloat16, device=torch.device("cuda", 0), sizes=[1, 2]
         )
 
-    call = re.search(r"_0\((.*), buf0, stream0\)", body(wrapper_source(function, (4,))))[1]
+    call = re.search(r"_0\((.*), buf0, (?:raw_)?stream0\)", body(wrapper_source(function, (4,))))[1]
     arguments = [ast.unparse(node) for node in ast.parse(f"f({call})").body[0].value.args]
     assert arguments == [
         "x_1", "None", "-3", "float('inf')", "float('nan')", "True", repr("it's \"so\""),
