@@ -36,6 +36,11 @@ class OutputInfo(TypedDict):                        # Python expressions over th
 class Requirement(TypedDict):
     text: str               # as written: "aligned(x, 16)"
     sympy: str              # in the names of lowering/symbolic.py
+    cpp: str                # over cpp_prelude()
+
+class Hole(TypedDict):      # a template value of an entry
+    text: str
+    sympy: str
 
 class ImplementationInfo(TypedDict):
     name: str
@@ -45,6 +50,7 @@ class ImplementationInfo(TypedDict):
     requires: list[Requirement]
     needs_contiguous: list[str]   # arguments that must be contiguous: their strides are read nowhere in this implementation
     entry: str
+    holes: list[Hole]
     hash: str
 
 class OpInfo(TypedDict):
@@ -81,6 +87,46 @@ Fact = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool |
 def plan(op: str, facts: Sequence[Fact]) -> dict[str, Any]: ...     # implementation, entry, grid, block, cluster, shared, reasons (text)
 def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...  # entry, bytes, seconds, from_cache
 def warmup(op: str, args: Sequence[Any]) -> None: ...               # compiles and loads what these arguments need
+
+# ---- C++ wrappers ------------------------------------------------------------------------------------------------------
+
+class CppText(TypedDict):
+    text: str               # as declared
+    cpp: str                # over cpp_prelude()
+
+class CppArgument(CppText):
+    type: str               # of the expression: "int", "float", "bool", "Tensor"
+    form: str               # of the parameter: "pointer", "integer", "half", "bfloat16", "float", "double"
+    low: int                # integers: what fits
+    high: int
+    parameter: str          # for messages: "`int`"
+
+class CppImage(TypedDict):
+    arch: str               # "sm_90a", "compute_90" for PTX, "" for what the user brought
+    bytes: bytes
+    log: str
+
+class CppLaunch(TypedDict):
+    entry: str
+    symbol: str
+    images: list[CppImage]  # device code, one for each arch
+    library: bytes | None   # host source: a shared object that exports opaq_invoke(void** args)
+    path: str               # kind "library": the library's path
+    grid: list[CppText]     # CUDA: three; cluster empty when not used
+    block: list[CppText]
+    cluster: list[CppText]
+    shared: CppText
+    args: list[CppArgument]
+    reads: list[str]        # arguments and results that expressions refer to
+    shaped: list[str]       # tensors of which more than the address is read
+    cooperative: bool
+    programmatic: bool
+
+def cpp_launch(op: str, implementation: str, facts: Sequence[Fact], archs: Sequence[str]) -> CppLaunch:
+    """Compiles an implementation ahead. Template values are taken from `facts`, and must be the same at every launch."""
+
+def cpp_prelude() -> str: ...
+def device_arch(index: int) -> str: ...             # "sm_90a". MissingError: there is no such device
 
 # ---- facts -------------------------------------------------------------------------------------------------------------
 

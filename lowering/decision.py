@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .symbolic import UNKNOWN, Facts, Names, Tensor
 
 if TYPE_CHECKING:
-    from opaq._runtime import ImplementationInfo, OpInfo
+    from opaq._runtime import ImplementationInfo, OpInfo, Requirement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +81,29 @@ def _known_contiguous(value: Any, names: Names) -> bool:
     if not isinstance(value, Facts):
         return True  # an absent optional argument
     return Tensor(value, names).is_contiguous() is True
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """An implementation that may serve a launch of a node, once what only the launch can tell holds."""
+
+    implementation: ImplementationInfo
+    at_launch: tuple[Requirement, ...]
+
+
+def candidates(info: OpInfo, device_type: str, values: Mapping[str, Any], names: Names, decision: Decision) -> list[Candidate]:
+    """The implementations to try at a launch, in order, when the arguments are laid out as `decision` says: up to the first that always fits."""
+    found: list[Candidate] = []
+    for implementation in info["implementations"]:
+        failed = implementation["device"] != device_type or _judge(implementation, values, names)[0]
+        strided = (arg for arg in implementation["needs_contiguous"] if arg not in decision.contiguous and not _known_contiguous(values[arg], names))
+        if failed or any(strided):
+            continue
+        at_launch = tuple(r for r in implementation["requires"] if names.evaluate(r["sympy"], values) is UNKNOWN)
+        found.append(Candidate(implementation, at_launch))
+        if not at_launch:
+            break
+    return found
 
 
 def explain_misfit(info: OpInfo, node: str, device: str, values: Mapping[str, Any], decision: Decision) -> str:

@@ -13,8 +13,9 @@ from opaq import _runtime
 from . import options, python_functions, record
 from .compat import inductor
 from .compat.inductor import V, ir
+from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
-from .node import OpaqueKernel, PythonFunctionKernel
+from .node import CppForm, OpaqueKernel, PythonFunctionKernel
 from .symbolic import Facts, Names
 
 
@@ -35,16 +36,26 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     inputs, outputs = _eager_facts(info, overload, values)
     device = _device(inputs.values(), outputs)
     known = {**values, **inputs, **dict(zip((output["name"] for output in info["outputs"]), outputs))}
-    if not inductor.uses_python_wrapper():
-        return _through_dispatcher(info, overload, values, inputs, device)
-    decision = decide(info, device.type, known, Names(inductor.known_true))
+    language, names = inductor.wrapper_language(), Names(inductor.known_true)
+    if not language:
+        return _through_dispatcher(info, overload, values, inputs, device, "this wrapper is neither in Python nor in C++")
+    decision = decide(info, device.type, known, names)
     _enforce(info, known, device, decision)
+    cpp = None
+    if language != "python":
+        try:
+            cpp = CppForm(plan(info, device, known, names, decision, language), known)
+        except NoCppForm as error:
+            _refuse_in_package(info["name"], device, error)
+            return _through_dispatcher(info, overload, values, inputs, device, error.reason)
     buffers, carry_back = _place(info, values, inputs, decision.contiguous)
     results = [
         inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs
     ]
-    OpaqueKernel(info, {**values, **buffers}, results, device, decision)
+    OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
+    if cpp is not None:
+        _record(info["name"], device, decision, cpp)
     if len(results) == 1 and _unpacked():
         return results
     return None if not results else results[0] if len(results) == 1 else tuple(results)
@@ -62,8 +73,9 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
-    if not inductor.uses_python_wrapper():
-        return _stock(qualname, overload, args, kwargs, device, "this wrapper is not in Python")
+    if inductor.wrapper_language() != "python":
+        _refuse_in_package(qualname, device, NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"))
+        return _stock(qualname, overload, args, kwargs, device, "a Python function has no C++ form")
     if served is not None and device.type not in served:
         return _stock(qualname, overload, args, kwargs, device, f"the function is for {', '.join(sorted(served))}")
     return PythonFunctionKernel.call(overload, args, kwargs)
@@ -163,15 +175,28 @@ def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.devi
     record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, why)
 
 
+def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) -> None:
+    """A package is loaded where nobody has declared the op, so there is no dispatcher to go through."""
+    if inductor.wrapper_language() == "package":
+        node = V.graph.current_node.name
+        raise _runtime.LaunchError(f"{qualname} (node {node}, {device}) cannot go into a package: {error.reason}; {error.remedy}")
+
+
+def _record(qualname: str, device: torch.device, decision: Decision, cpp: CppForm) -> None:
+    reason = "; ".join(part for part in (decision.reason, "launched by C++, which counts no calls") if part)
+    names = " or ".join(form.implementation["name"] for form in cpp.forms)
+    record.add(record.NodeRecord(inductor.graph_label(), V.graph.current_node.name, qualname, str(device), names, reason))
+
+
 def _through_dispatcher(
-    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device
+    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device, why: str
 ) -> Any:
     """Inductor's stock call, with eager's exact strides."""
     buffers, carry_back = _place(info, values, inputs, frozenset())
     placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
     args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
     kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}
-    results = _stock(info["name"], overload, args, kwargs, device, "this wrapper is not in Python")
+    results = _stock(info["name"], overload, args, kwargs, device, why)
     carry_back()
     return results
 

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import emit
+from . import emit, emit_cpp
 from .compat.inductor import OrderedSet, V, ir, tree_map
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
 
+    from .cpp_plan import Form
     from .decision import Decision
+
+
+@dataclasses.dataclass(frozen=True)
+class CppForm:
+    """What a node prints into a C++ wrapper: the ways to launch it, and what is known of its arguments and results."""
+
+    forms: list[Form]
+    known: Mapping[str, Any]
 
 
 class OpaqueKernel(ir.ExternKernel):
@@ -22,12 +32,15 @@ class OpaqueKernel(ir.ExternKernel):
     `inputs`: tensor arguments in schema order, then results.
     """
 
-    def __init__(self, info: OpInfo, values: Mapping[str, Any], results: Sequence[Any], device: torch.device, decision: Decision) -> None:
+    def __init__(
+        self, info: OpInfo, values: Mapping[str, Any], results: Sequence[Any], device: torch.device, decision: Decision, cpp: CppForm | None = None
+    ) -> None:
         tensors = [name for name, value in values.items() if isinstance(value, ir.IRNode)]
         buffers = self.unwrap_storage([*(values[name] for name in tensors), *results])
         scalars = [value for name, value in values.items() if name not in tensors]
         super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
-        self.info, self.decision, self.device = info, decision, device
+        self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
+        self.names = [*tensors, *(output["name"] for output in info["outputs"])]
         self.arguments = [tensors.index(name) if name in tensors else _Scalar(value) for name, value in values.items()]
         self.result_count = len(results)
         mutated = [buffers[tensors.index(arg["name"])] for arg in info["args"] if arg["mutated"] and arg["name"] in tensors]
@@ -54,6 +67,11 @@ class OpaqueKernel(ir.ExternKernel):
 
     def codegen(self, wrapper: Any) -> None:
         references = [buffer.codegen_reference() for buffer in self.inputs]
+        if self.cpp is not None:
+            self.codegen_comment(wrapper, self.info["name"])
+            named = dict(zip(self.names, references))
+            emit_cpp.launch(wrapper, self.info, self.cpp.forms, self.get_operation_name(), self.device, self.cpp.known, named)
+            return
         split = len(references) - self.result_count
         args = [emit.scalar(item.value) if isinstance(item, _Scalar) else references[item] for item in self.arguments]
         kernel = emit.launch_object(wrapper, self.info, self.get_operation_name(), self.device, self.decision)

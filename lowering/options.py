@@ -12,9 +12,14 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """strict: a node that the op's first implementation for its device cannot serve is an error, not a decision in the log."""
+    """strict: a node that the op's first implementation for its device cannot serve is an error, not a decision in the log.
+    archs: what to compile CUDA source for in a C++ wrapper or a package ("sm_90a", "compute_90" for PTX); empty: the device at hand.
+    ptx: PTX too, of the lowest arch, so that newer devices can run the package.
+    """
 
     strict: bool = False
+    archs: tuple[str, ...] = ()
+    ptx: bool = False
 
 
 _current: contextvars.ContextVar[Options] = contextvars.ContextVar("opaq_lowering_options", default=Options())
@@ -33,6 +38,8 @@ def use(**changes: Any) -> Iterator[Options]:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean `{nearest[0]}`?" if nearest else ""
             raise TypeError(f"lowering option `{name}` does not exist{hint} (options: {', '.join(known)})")
+        if known[name] is tuple and isinstance(value, list):
+            value = changes[name] = tuple(value)
         if type(value) is not known[name]:
             raise TypeError(f"lowering option `{name}` is a {known[name].__name__}; got {value!r}")
     token = _current.set(dataclasses.replace(current(), **changes))

@@ -108,6 +108,10 @@ class Names:
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Truth:
         """The truth of a requirement printed by runtime/expr, over arguments by name: Facts, scalars, None."""
+        return self.value(text, values)
+
+    def value(self, text: str, values: Mapping[str, Any]) -> Any:
+        """The value of any expression that runtime/expr printed for sympy; a sympy expression where it changes with a size, or UNKNOWN."""
         scope = {name: self._value(value) for name, value in values.items()}
         functions = {name: getattr(self, name) for name in _FUNCTIONS}
         try:

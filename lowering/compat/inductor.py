@@ -10,6 +10,8 @@ from .version import adapter_name
 
 _adapter = importlib.import_module(f".{adapter_name(torch.__version__)}", __package__)
 
+cache_dir = _adapter.cache_dir
+cexpr = _adapter.cexpr
 compile_fx = _adapter.compile_fx
 OrderedSet = _adapter.OrderedSet
 V = _adapter.V
@@ -24,13 +26,16 @@ known_true = _adapter.known_true
 lowering = _adapter.lowering
 on_cache_key = _adapter.on_cache_key
 op_name = _adapter.op_name
+packaged = _adapter.packaged
 pexpr = _adapter.pexpr
 register_lowering = _adapter.register_lowering
 root_wrapper = _adapter.root_wrapper
 schema_defaults = _adapter.schema_defaults
 schema_text = _adapter.schema_text
+size_hint = _adapter.size_hint
 stock_fallback = _adapter.stock_fallback
 tree_leaves = _adapter.tree_leaves
 tree_map = _adapter.tree_map
 use_layout_tag = _adapter.use_layout_tag
-uses_python_wrapper = _adapter.uses_python_wrapper
+user_stream = _adapter.user_stream
+wrapper_language = _adapter.wrapper_language

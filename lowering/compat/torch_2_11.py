@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
-from torch._inductor import codecache, ir, lowering
+from torch._inductor import codecache, config, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
+from torch._inductor.codegen.cpp_utils import cexpr
 from torch._inductor.codegen.wrapper import SubgraphPythonWrapperCodegen, pexpr
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.virtualized import V
 from torch._library.utils import get_layout_constraint_tag
 from torch.utils._ordered_set import OrderedSet
@@ -19,7 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 __all__ = [
     "OrderedSet",
     "V",
-    "compile_fx",
+    "cache_dir",
+    "cexpr",
     "compile_fx",
     "copy_into",
     "expressions",
@@ -31,16 +34,19 @@ __all__ = [
     "lowering",
     "on_cache_key",
     "op_name",
+    "packaged",
     "pexpr",
     "register_lowering",
     "root_wrapper",
     "schema_defaults",
     "schema_text",
+    "size_hint",
     "stock_fallback",
     "tree_leaves",
     "tree_map",
     "use_layout_tag",
-    "uses_python_wrapper",
+    "user_stream",
+    "wrapper_language",
 ]
 
 
@@ -126,8 +132,28 @@ def known_true(relation: Any) -> bool:
     return V.graph.sizevars.statically_known_true(relation)
 
 
-def uses_python_wrapper() -> bool:
-    return not (V.graph.cpp_wrapper or V.graph.aot_mode or getattr(V.graph, "fx_wrapper", False))
+def wrapper_language() -> str:
+    """What the graph's wrapper is written in: "python"; "cpp", compiled for this process; "package", C++ of AOTInductor; "" for any other."""
+    if getattr(V.graph, "fx_wrapper", False) or getattr(V.graph, "is_dual_wrapper_mode", False):
+        return ""
+    if V.graph.aot_mode:
+        return "package"
+    return "cpp" if V.graph.cpp_wrapper else "python"
+
+
+def packaged() -> bool:
+    """Whether AOTInductor's files will lie together in a .pt2, rather than where they are written now."""
+    return bool(config.aot_inductor.package)
+
+
+def size_hint(expression: Any) -> int:
+    """A likely value of a symbolic size."""
+    return int(V.graph.sizevars.optimization_hint(expression, fallback=8192))
+
+
+def user_stream() -> str | None:
+    """The C++ variable of the user's stream that the node being printed runs on; None: that on which the graph is called."""
+    return None  # before 2.15 a C++ wrapper knows no others
 
 
 def root_wrapper(wrapper: Any) -> Any:

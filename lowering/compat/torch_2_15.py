@@ -1,3 +1,13 @@
-"""Inductor's names for torch 2.15: what opaq uses has kept its 2.11 spelling."""
+"""Inductor's names for torch 2.15: what opaq uses has kept its 2.11 spelling, but for streams."""
+
+from __future__ import annotations
+
+from torch._inductor.stream_utils import get_stream_name
+from torch._inductor.virtualized import V
 
 from .torch_2_11 import *  # noqa: F403
+
+
+def user_stream() -> str | None:
+    index = V.graph.scheduler.current_stream_idx
+    return get_stream_name(index) if index else None

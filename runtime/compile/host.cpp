@@ -262,6 +262,7 @@ std::string type_name(std::string_view function) {
 std::shared_ptr<HostFunction> load(const Library& library, const Job& job) {
   void* handle = load_library(library.bytes, "the library compiled from " + job.basename);
   auto function = std::make_shared<HostFunction>();
+  function->library = library.bytes;
   function->invoke = reinterpret_cast<void (*)(void**)>(dlsym(handle, "opaq_invoke"));
   const auto parameter = reinterpret_cast<unsigned (*)(unsigned, const char**)>(dlsym(handle, "opaq_parameter"));
   if (function->invoke == nullptr || parameter == nullptr) {

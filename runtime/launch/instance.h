@@ -54,6 +54,9 @@ struct LibraryCall {
   std::vector<ParamType> params;  // of the argument list alone
 };
 
+// The C type with which an item of an argument list is handed to a library's function.
+ParamType host_param(const Expr& argument);
+
 // Opens the library, finds the symbol, compiles the call. Throws Missing (library), Declaration (symbol) or Compile.
 LibraryCall load_library_call(const Subject& subject, const std::string& symbol);
 

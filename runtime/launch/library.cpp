@@ -7,20 +7,6 @@
 namespace opaq {
 namespace {
 
-ParamType host_param(const Expr& argument) {
-  using Kind = ParamType::Kind;
-  if (argument.type() == Type::Tensor) return {Kind::Pointer, 8, "void*", "void", false};
-  if (argument.type() == Type::Float && argument.cast() == DType::Float32) return {Kind::Float, 4, "float", "", false};
-  if (argument.type() == Type::Float) return {Kind::Float, 8, "double", "", false};
-  if (argument.type() == Type::Bool) return {Kind::Bool, 1, "bool", "", false};
-  switch (argument.cast().value_or(DType::Int64)) {
-    case DType::Int32: return {Kind::Int, 4, "int", "", false};
-    case DType::UInt32: return {Kind::UInt, 4, "unsigned int", "", false};
-    case DType::UInt64: return {Kind::UInt, 8, "unsigned long long", "", false};
-    default: return {Kind::Int, 8, "long long", "", false};
-  }
-}
-
 // The function is given as a number, since its type is the list's.
 std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
   std::string params, values, signature;
@@ -37,6 +23,20 @@ std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
 }
 
 }  // namespace
+
+ParamType host_param(const Expr& argument) {
+  using Kind = ParamType::Kind;
+  if (argument.type() == Type::Tensor) return {Kind::Pointer, 8, "void*", "void", false};
+  if (argument.type() == Type::Float && argument.cast() == DType::Float32) return {Kind::Float, 4, "float", "", false};
+  if (argument.type() == Type::Float) return {Kind::Float, 8, "double", "", false};
+  if (argument.type() == Type::Bool) return {Kind::Bool, 1, "bool", "", false};
+  switch (argument.cast().value_or(DType::Int64)) {
+    case DType::Int32: return {Kind::Int, 4, "int", "", false};
+    case DType::UInt32: return {Kind::UInt, 4, "unsigned int", "", false};
+    case DType::UInt64: return {Kind::UInt, 8, "unsigned long long", "", false};
+    default: return {Kind::Int, 8, "long long", "", false};
+  }
+}
 
 LibraryCall load_library_call(const Subject& subject, const std::string& symbol) {
   const Implementation& implementation = *subject.implementation;

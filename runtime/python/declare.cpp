@@ -74,12 +74,15 @@ Ref describe_implementations(const Op& op) {
   const std::vector<Symbol> symbols = op.spec().all_symbols();
   for (const auto& implementation : op.implementations()) {
     List requires_list;
-    for (const Expr& e : implementation->requires_) requires_list.add(Dict().set("text", e.text()).set("sympy", e.print_sympy()).take());
+    for (const Expr& e : implementation->requires_) requires_list.add(Dict().set("text", e.text()).set("sympy", e.print_sympy()).set("cpp", e.print_cpp()).take());
     std::vector<std::string> contiguous;
     for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i) {
       if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
     }
+    List holes;
+    for (const Expr& e : implementation->launch.entry.holes) holes.add(Dict().set("text", e.text()).set("sympy", e.print_sympy()).take());
     Dict d;
+    d.put("holes", holes.take());
     d.set("name", implementation->name).set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu").set("kind", kind_name(implementation->kind));
     d.set("priority", int64_t{implementation->priority}).put("requires", requires_list.take()).set("needs_contiguous", contiguous);
     d.set("entry", implementation->launch.entry.text()).set("hash", implementation->hash);

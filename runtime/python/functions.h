@@ -23,6 +23,11 @@ PyObject* node_stats(PyObject*, PyObject*);
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);
 
+// cpp.cpp
+PyObject* cpp_launch(PyObject*, PyObject* args);
+PyObject* cpp_prelude(PyObject*, PyObject*);
+PyObject* device_arch(PyObject*, PyObject* index);
+
 // facts.cpp
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);

@@ -65,6 +65,7 @@ std::vector<ParamType> parse_parameters(std::string_view demangled_list);
 struct HostFunction {
   void (*invoke)(void** args) = nullptr;
   std::vector<ParamType> params;
+  std::string library;  // bytes of the shared object, which exports `invoke` as "opaq_invoke"
   double seconds = 0;
   bool from_cache = false;
 };

@@ -31,6 +31,31 @@ struct LaunchPlan {
   bool empty = false;  // a grid dimension is 0: nothing is launched
 };
 
+// An expression as it was declared, and as C++ over cpp_prelude().
+struct CppText {
+  std::string text, cpp;
+};
+
+// One item of an argument list, and what the kernel's parameter takes.
+struct CppArgument : CppText {
+  Type type = Type::Int;
+  std::string form;            // "pointer", "integer", "half", "bfloat16", "float", "double"
+  int64_t low = 0, high = 0;   // integers: what fits
+  std::string parameter;       // for messages: "`int`", "of 4 bytes"; for a library's function its C type
+};
+
+// What a generated C++ wrapper needs to launch an implementation without this runtime: its code compiled, its launch rule as C++.
+struct CppLaunch {
+  std::string entry, symbol;
+  std::vector<std::shared_ptr<const Image>> images;  // device code: one for each arch asked for
+  std::shared_ptr<const HostFunction> host;          // host source
+  std::vector<CppText> grid, block, cluster;         // CUDA: three each; cluster empty when not used
+  CppText shared;
+  std::vector<CppArgument> args;
+  std::vector<std::string> reads;   // symbols that any expression of the implementation refers to
+  std::vector<std::string> shaped;  // of those, tensors of which more than the address is read
+};
+
 // One implementation of one op, ready to launch on any device of its kind. Thread-safe. The steady path takes no lock, allocates nothing and
 // looks nothing up: template values are compared with those of the last instance on the device.
 class PreparedLaunch {
@@ -51,6 +76,10 @@ class PreparedLaunch {
 
   // Compiles for a named arch without a device: image only. Empty arch: this is host code.
   std::shared_ptr<const Image> compile(const Arg* args, const std::string& arch);
+
+  // The implementation for the template values of `args`, which must not change from launch to launch; device code for each arch ("sm_90a",
+  // "compute_90" for PTX). Throws as `compile` does, and Compile for a parameter of which nothing but the loaded kernel knows the form.
+  CppLaunch cpp(const Arg* args, const std::vector<std::string>& archs);
 
   LaunchPlan plan(const Arg* args) const;
   LaunchStats stats() const;

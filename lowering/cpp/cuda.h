@@ -1,0 +1,247 @@
+// Kernels of opaque ops: one image for each arch, loaded once for each device, launched through the driver.
+#include <cuda.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+struct opaq_image {
+  const char* arch;  // "sm_90a", "sm_100f"; "compute_90" for PTX; "" for what the user brought
+  const char* file;
+  const char* sha256;
+};
+
+struct opaq_rule {  // texts as declared, for messages
+  const char* op;
+  const char* grid[3];
+  const char* block[3];
+  const char* cluster[3];  // first one nullptr: no clusters
+  const char* shared;
+  bool cooperative, programmatic;
+};
+
+struct opaq_geometry {
+  int64_t grid[3], block[3], cluster[3], shared;
+};
+
+inline void opaq_driver(CUresult result, const std::string& what) {
+  if (result == CUDA_SUCCESS) return;
+  const char *name = nullptr, *text = nullptr;
+  cuGetErrorName(result, &name);
+  cuGetErrorString(result, &text);
+  opaq_raise(what + ": " + (name ? name : std::to_string(result).c_str()) + (text ? std::string(", ") + text : "") +
+             (result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : ""));
+}
+
+// How well an image fits a device: 0 not at all, else more is better. Plain targets serve their major version from their minor on, "f" ones
+// too, "a" ones just their own; PTX serves all that is newer.
+inline int opaq_fit(const char* arch, int device) {
+  if (!*arch) return 1;
+  const bool ptx = std::strncmp(arch, "compute_", 8) == 0;
+  char* suffix = nullptr;
+  const int number = static_cast<int>(std::strtol(arch + (ptx ? 8 : 3), &suffix, 10));
+  if (*suffix == 'a') return number == device ? (ptx ? 1000 : 4000) : 0;
+  if (number > device) return 0;
+  if (ptx && *suffix != 'f') return number;
+  return number / 10 == device / 10 ? 2000 + number : 0;
+}
+
+// ---- geometry ------------------------------------------------------------------------------------------------------------
+
+inline std::string opaq_dim(const char* what, int axis, const char* text, int64_t value) {
+  return std::string(what) + "." + "xyz"[axis] + " `" + text + "` is " + std::to_string(value);
+}
+[[noreturn]] inline void opaq_refuse(const opaq_rule& rule, const std::string& rest) { opaq_raise(std::string(rule.op) + ": " + rest); }
+
+inline std::string opaq_product(const char* const* texts, const int64_t* values) {
+  std::string text = "(";
+  for (int i = 0; i < 3; ++i) text += (i ? ", `" : "`") + std::string(texts[i]) + "` = " + std::to_string(values[i]);
+  return text + ")";
+}
+
+// False when a dimension is 0: nothing is to be launched.
+inline bool opaq_grid(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_t y, int64_t z) {
+  constexpr int64_t most[3] = {2147483647, 65535, 65535};
+  const int64_t values[3] = {x, y, z};
+  for (int i = 0; i < 3; ++i) {
+    if (values[i] < 0 || values[i] > most[i]) {
+      opaq_refuse(rule, opaq_dim("grid", i, rule.grid[i], values[i]) + "; it must be between 0 and " + std::to_string(most[i]));
+    }
+    g.grid[i] = values[i];
+  }
+  return x && y && z;
+}
+
+inline void opaq_block(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_t y, int64_t z) {
+  constexpr int64_t most[3] = {1024, 1024, 64};
+  const int64_t values[3] = {x, y, z};
+  for (int i = 0; i < 3; ++i) {
+    if (values[i] < 1 || values[i] > most[i]) {
+      opaq_refuse(rule, opaq_dim("block", i, rule.block[i], values[i]) + "; it must be between 1 and " + std::to_string(most[i]));
+    }
+    g.block[i] = values[i];
+  }
+  if (x * y * z > 1024) {
+    opaq_refuse(rule, "block " + opaq_product(rule.block, values) + " has " + std::to_string(x * y * z) + " threads; at most 1024 fit a block");
+  }
+}
+
+inline void opaq_cluster(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_t y, int64_t z) {
+  const int64_t values[3] = {x, y, z};
+  for (int i = 0; i < 3; ++i) {
+    const int64_t value = g.cluster[i] = values[i];
+    if (value < 1 || value > 16) {
+      opaq_refuse(rule, opaq_dim("cluster", i, rule.cluster[i], value) + "; it must be between 1 and 16");
+    }
+    if (g.grid[i] % value != 0) {
+      opaq_refuse(rule, opaq_dim("grid", i, rule.grid[i], g.grid[i]) + ", which is not a multiple of " +
+                            opaq_dim("cluster", i, rule.cluster[i], value) + "; round the grid up and let the extra blocks return early");
+    }
+  }
+  if (x * y * z > 16) {
+    opaq_refuse(rule, "cluster " + opaq_product(rule.cluster, values) + " has " + std::to_string(x * y * z) + " blocks; at most 16 fit a cluster");
+  }
+}
+
+inline void opaq_shared(const opaq_rule& rule, opaq_geometry& g, int64_t bytes) {
+  if (bytes < 0) opaq_refuse(rule, "shared `" + std::string(rule.shared) + "` is " + std::to_string(bytes) + "; it is a size in bytes");
+  g.shared = bytes;
+}
+
+// ---- kernels -------------------------------------------------------------------------------------------------------------
+
+// A function-local static, constant-initialised; the steady path of `launch` reads two atomics.
+template <int Images>
+class opaq_kernel {
+ public:
+  constexpr opaq_kernel(const opaq_rule& rule, const char* entry, const char* symbol, const opaq_image (&images)[Images])
+      : rule_(rule), entry_(entry), symbol_(symbol), images_(images) {}
+
+  void launch(const opaq_geometry& g, int device, const opaq_folder& folder, CUstream stream, void** args) {
+    if (device < 0 || device >= kDevices) opaq_refuse(rule_, "there is no device cuda:" + std::to_string(device));
+    PerDevice& here = devices_[device];
+    CUfunction function = here.function.load(std::memory_order_acquire);
+    if (!function) function = load(here, device, folder);
+    if (g.shared > here.shared.load(std::memory_order_acquire)) allow(here, device, g.shared);
+    CUresult result;
+    const auto u = [](int64_t value) { return static_cast<unsigned>(value); };
+    if (!rule_.cluster[0] && !rule_.cooperative && !rule_.programmatic) {
+      result = cuLaunchKernel(function, u(g.grid[0]), u(g.grid[1]), u(g.grid[2]), u(g.block[0]), u(g.block[1]), u(g.block[2]), u(g.shared),
+                              stream, args, nullptr);
+    } else {
+      result = launch_with_attributes(function, g, stream, args);
+    }
+    if (result != CUDA_SUCCESS) {
+      const auto dims = [](const int64_t* d) {
+        return "(" + std::to_string(d[0]) + ", " + std::to_string(d[1]) + ", " + std::to_string(d[2]) + ")";
+      };
+      opaq_driver(result, std::string(rule_.op) + ": launching `" + entry_ + "` on cuda:" + std::to_string(device) + " with grid " + dims(g.grid) +
+                              ", block " + dims(g.block) + ", " + std::to_string(g.shared) + " bytes of dynamic shared memory");
+    }
+  }
+
+ private:
+  static constexpr int kDevices = 128;
+  struct PerDevice {
+    std::atomic<CUfunction> function{nullptr};
+    std::atomic<int64_t> shared{0};  // dynamic shared memory that a launch may ask for
+    int64_t declared = 0;            // by the kernel itself
+  };
+
+  CUresult launch_with_attributes(CUfunction function, const opaq_geometry& g, CUstream stream, void** args) const {
+    CUlaunchAttribute attributes[3] = {};
+    unsigned count = 0;
+    if (rule_.cluster[0]) {
+      attributes[count].id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+      attributes[count].value.clusterDim.x = static_cast<unsigned>(g.cluster[0]);
+      attributes[count].value.clusterDim.y = static_cast<unsigned>(g.cluster[1]);
+      attributes[count++].value.clusterDim.z = static_cast<unsigned>(g.cluster[2]);
+    }
+    if (rule_.cooperative) {
+      attributes[count].id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+      attributes[count++].value.cooperative = 1;
+    }
+    if (rule_.programmatic) {
+      attributes[count].id = CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+      attributes[count++].value.programmaticStreamSerializationAllowed = 1;
+    }
+    CUlaunchConfig config = {};
+    config.gridDimX = static_cast<unsigned>(g.grid[0]);
+    config.gridDimY = static_cast<unsigned>(g.grid[1]);
+    config.gridDimZ = static_cast<unsigned>(g.grid[2]);
+    config.blockDimX = static_cast<unsigned>(g.block[0]);
+    config.blockDimY = static_cast<unsigned>(g.block[1]);
+    config.blockDimZ = static_cast<unsigned>(g.block[2]);
+    config.sharedMemBytes = static_cast<unsigned>(g.shared);
+    config.hStream = stream;
+    config.attrs = attributes;
+    config.numAttrs = count;
+    return cuLaunchKernelEx(&config, function, args, nullptr);
+  }
+
+  CUfunction load(PerDevice& here, int device, const opaq_folder& folder) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (CUfunction loaded = here.function.load(std::memory_order_relaxed)) return loaded;
+    const std::string where = std::string(rule_.op) + ": loading `" + entry_ + "` on cuda:" + std::to_string(device);
+    CUdevice handle;
+    int major = 0, minor = 0, declared = 0;
+    opaq_driver(cuDeviceGet(&handle, device), where);
+    opaq_driver(cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle), where);
+    opaq_driver(cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle), where);
+    const opaq_image* best = nullptr;
+    std::string archs;
+    for (const opaq_image& image : images_) {
+      archs += (archs.empty() ? "" : ", ") + std::string(image.arch);
+      const int fit = opaq_fit(image.arch, major * 10 + minor);
+      if (fit && (!best || fit > opaq_fit(best->arch, major * 10 + minor))) best = &image;
+    }
+    if (!best) {
+      opaq_refuse(rule_, "`" + std::string(entry_) + "` is compiled for " + archs + "; cuda:" + std::to_string(device) + " is sm_" +
+                             std::to_string(major * 10 + minor) + "; package the model with this arch in archs=[...], or with ptx=True");
+    }
+    const std::string what = std::string(rule_.op) + ": the code of `" + entry_ + "`" + (*best->arch ? std::string(" for ") + best->arch : "");
+    const std::string image = opaq_read(opaq_path(best->file, folder), best->sha256, what);  // PTX is text: std::string ends it with a zero
+    CUmodule module;
+    CUfunction function;
+    opaq_driver(cuModuleLoadData(&module, image.c_str()), where);  // kept for the process's life: launches may be in flight
+    opaq_driver(cuModuleGetFunction(&function, module, symbol_), where);
+    opaq_driver(cuFuncGetAttribute(&declared, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function), where);
+    if (rule_.cluster[0]) cuFuncSetAttribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1);  // else a launch says so
+    here.declared = declared;
+    here.shared.store(std::max<int64_t>(48 * 1024 - declared, 0), std::memory_order_release);
+    here.function.store(function, std::memory_order_release);
+    return function;
+  }
+
+  void allow(PerDevice& here, int device, int64_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const std::string where = std::string(rule_.op) + ": allowing `" + entry_ + "` " + std::to_string(bytes) + " bytes of dynamic shared memory";
+    CUdevice handle;
+    int most = 0;
+    opaq_driver(cuDeviceGet(&handle, device), where);
+    opaq_driver(cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle), where);
+    if (bytes > most - here.declared) {
+      opaq_refuse(rule_, "shared `" + std::string(rule_.shared) + "` is " + std::to_string(bytes) + " bytes, but cuda:" + std::to_string(device) +
+                             " allows a block at most " + std::to_string(most) + " bytes" +
+                             (here.declared ? ", of which `" + std::string(entry_) + "` declares " + std::to_string(here.declared) + " itself" : "") +
+                             "; use a smaller tile");
+    }
+    opaq_driver(cuFuncSetAttribute(here.function.load(), CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(bytes)), where);
+    here.shared.store(bytes, std::memory_order_release);
+  }
+
+  const opaq_rule& rule_;
+  const char *const entry_, *const symbol_;
+  const opaq_image (&images_)[Images];
+  std::mutex mutex_;
+  PerDevice devices_[kDevices];
+};
+
+// The current stream of the device, asked for by each launch: no variable of the wrapper has to be declared before it, in any order of nodes.
+inline CUstream opaq_current_stream(int device) {
+  void* stream = nullptr;
+  AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  return static_cast<CUstream>(stream);
+}

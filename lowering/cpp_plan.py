@@ -1,0 +1,131 @@
+"""What a node's C++ form is made of: the implementations to try at a launch, each compiled ahead and with its launch rule as C++ text."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from opaq import _runtime
+
+from . import options
+from .compat import inductor
+from .decision import Candidate, Decision, candidates
+from .symbolic import Facts, Names
+
+if TYPE_CHECKING:
+    from opaq._runtime import CppLaunch, Fact, ImplementationInfo, OpInfo, Requirement
+
+
+class NoCppForm(Exception):
+    """Why a node cannot be printed as C++; `remedy` says what to do where nothing else can run it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One way to launch, taken where its requirements hold."""
+
+    implementation: ImplementationInfo
+    at_launch: tuple[Requirement, ...]
+    launch: CppLaunch
+
+
+def plan(info: OpInfo, device: torch.device, values: Mapping[str, Any], names: Names, decision: Decision, language: str) -> list[Form]:
+    """`values`: as for decide(). Raises NoCppForm, and what compiling raises."""
+    if decision.implementation == "reference":
+        raise NoCppForm(
+            f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a Python function",
+            "add an implementation that fits, or change the arguments",
+        )
+    found = candidates(info, device.type, values, names, decision)
+    for candidate in found:
+        if candidate.implementation["kind"] == "python":
+            raise NoCppForm(f"{candidate.implementation['name']} is a Python function", "give the op an implementation in CUDA or C++")
+    unmet = [requirement["text"] for requirement in found[-1].at_launch]
+    if language == "cpp" and unmet and info["has_reference"]:
+        raise NoCppForm(
+            f"{', '.join(unmet)} is known at each launch only, and where it does not hold the reference runs, which is a Python function",
+            "add an implementation without the requirement",
+        )
+    _check_devices(info, device, values)
+    _check_holes(found, values, names)
+    facts = [_fact(values[arg["name"]]) for arg in info["args"]]
+    return [Form(c.implementation, c.at_launch, _compile(info, c, facts, device)) for c in found]
+
+
+def archs_for(device: torch.device) -> list[str]:
+    """What to compile for: the option's archs, else the device's own; PTX of the lowest on request."""
+    chosen = options.current()
+    archs = list(chosen.archs)
+    if not archs:
+        try:
+            archs = [_runtime.device_arch(device.index or 0)]
+        except _runtime.Error as error:
+            raise _runtime.MissingError(
+                f"no arch to compile CUDA source for: none is given, and there is no device to ask ({error}); "
+                'name them: opaq.package(..., archs=["sm_90a"]), or the option "archs"'
+            ) from error
+    if chosen.ptx and not any(arch.startswith("compute_") for arch in archs):
+        lowest = min(archs, key=lambda arch: int("".join(c for c in arch if c.isdigit())))
+        archs.append("compute_" + "".join(c for c in lowest if c.isdigit()))
+    return archs
+
+
+def _compile(info: OpInfo, candidate: Candidate, facts: Sequence[Fact], device: torch.device) -> CppLaunch:
+    implementation = candidate.implementation
+    compiled_here = implementation["device"] == "cuda" and implementation["kind"] == "source"
+    return _runtime.cpp_launch(info["name"], implementation["name"], facts, archs_for(device) if compiled_here else [])
+
+
+def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: Names) -> None:
+    for candidate in found:
+        for hole in candidate.implementation["holes"]:
+            value = names.value(hole["sympy"], values)
+            if not isinstance(value, (int, bool, torch.dtype, sympy.Integer)):
+                raise NoCppForm(
+                    f"the entry `{candidate.implementation['entry']}` of {candidate.implementation['name']} has the template value "
+                    f"`{hole['text']}`, which changes from call to call",
+                    "pass it as an argument of the kernel, or mark the dimension as static",
+                )
+
+
+def _check_devices(info: OpInfo, device: torch.device, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        if isinstance(value, Facts) and (value.device.type, value.device.index or 0) != (device.type, device.index or 0):
+            raise _runtime.LaunchError(
+                f"{info['name']}: argument `{name}` is on {value.device}; this node was compiled for {device}; move the tensor, or pass the number it holds"
+            )
+
+
+def _fact(value: Any) -> Fact:
+    """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely ones: no template value depends on them."""
+    if isinstance(value, Facts):
+        sizes, strides = ([_number(item) for item in items] for items in (value.sizes, value.strides))
+        return (str(value.dtype).removeprefix("torch."), sizes, strides, _device_text(value.device), 4096)
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        value = value.node.expr
+    if isinstance(value, sympy.Basic):
+        return _number(value)
+    if isinstance(value, (list, tuple)):
+        return [_fact(item) for item in value]
+    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
+        return str(value)
+    return value
+
+
+def _number(value: Any) -> Any:
+    if not isinstance(value, sympy.Basic):
+        return value
+    if isinstance(value, sympy.logic.boolalg.Boolean):
+        return bool(value == sympy.true)
+    return float(value) if value.is_Float else inductor.size_hint(value)
+
+
+def _device_text(device: torch.device) -> str:
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type

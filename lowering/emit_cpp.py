@@ -1,0 +1,168 @@
+"""What nodes print into Inductor's C++ wrappers: a prelude once, a function for each op, a call for each node. Users read it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import sympy
+import torch
+from opaq import _runtime
+
+from . import cpp_files
+from .compat.inductor import V, cexpr, user_stream, wrapper_language
+from .cpp_plan import Form
+from .cpp_text import c_string, function_text
+
+if TYPE_CHECKING:
+    from opaq._runtime import OpInfo
+
+
+@dataclasses.dataclass
+class _Printed:
+    """What one wrapper holds already."""
+
+    manifest: cpp_files.Manifest
+    parts: set[str] = dataclasses.field(default_factory=set)
+    functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
+
+
+_printed: weakref.WeakKeyDictionary[Any, _Printed] = weakref.WeakKeyDictionary()
+
+
+def launch(
+    wrapper: Any, info: OpInfo, forms: Sequence[Form], node: str, device: torch.device, values: Mapping[str, Any], references: Mapping[str, str]
+) -> str:
+    """Prints the call of one node and what it needs. `values`: what the node knows of each argument and result, Facts for tensors;
+    `references`: C++ of the tensors. The result is the function's name."""
+    printed = _printed.get(wrapper)
+    if printed is None:
+        printed = _printed[wrapper] = _Printed(cpp_files.Manifest(wrapper))
+    package = wrapper_language() == "package"
+    for part in ("files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
+        if part != "host.h" or device.type == "cpu" or any(form.implementation["kind"] == "library" for form in forms):
+            _print_prelude(wrapper, printed, part)
+    codes = [_attach(wrapper, info, form, device) for form in forms]
+    parameters, body = function_text(info, forms, codes, device.type, values)
+    function = printed.functions.get(body)
+    if function is None:
+        function = printed.functions[body] = f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
+        wrapper.prefix.splice(_guarded(function, f"// {info['schema']}\n" + body.replace("OPAQ_FUNCTION", function)))
+    printed.manifest.add(node, function, _facts(info, forms, codes, device))
+    args = [references[name] if name in references else scalar(values[name], kind) for name, kind in parameters]
+    if device.type == "cuda":
+        index = str(device.index or 0)
+        stream = (user_stream() or "stream") if package else f"opaq_current_stream({index})"
+        args += ["this->device_idx_", stream, "this->cubin_dir_"] if package else [index, stream, "std::nullopt"]
+    wrapper.writeline(f"{function}({', '.join(args)});")
+    return function
+
+
+def scalar(value: Any, kind: str) -> str:
+    """C++ of an argument that is not a tensor; `kind`: its type in the schema."""
+    if value is None:
+        return "std::nullopt"
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        value = value.node.expr
+    if isinstance(value, (sympy.Expr, sympy.logic.boolalg.Boolean)):
+        return cexpr(value)
+    if isinstance(value, (list, tuple)):
+        return f"std::initializer_list<int64_t>{{{', '.join(scalar(item, 'int') for item in value)}}}"
+    if isinstance(value, torch.dtype):
+        return f"opaq_{str(value).removeprefix('torch.')}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return f"std::string_view({c_string(value)})"
+    if isinstance(value, float) or kind == "float":
+        value = float(value)
+        if math.isfinite(value):
+            return repr(value)
+        limit = "quiet_NaN()" if math.isnan(value) else "infinity()"
+        return f"{'-' if value < 0 else ''}std::numeric_limits<double>::{limit}"
+    return "INT64_MIN" if value == -(1 << 63) else f"INT64_C({value})" if abs(value) > 0x7FFFFFFF else str(value)
+
+
+def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
+    """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers in one process share nothing."""
+    if not printed.parts:
+        printed.parts.add("launch.h")
+        expressions = "// Expressions of opaque ops.\n" + _runtime.cpp_prelude()
+        wrapper.header.splice(_guarded("OPAQ_PRELUDE", _internal(expressions) + _internal(_read("launch.h"))))
+    if part not in printed.parts:
+        printed.parts.add(part)
+        wrapper.header.splice(_guarded(f"OPAQ_{part.upper().replace('.', '_')}", _internal(_read(part))))
+
+
+def _read(part: str) -> str:
+    return (resources.files(__package__) / "cpp" / part).read_text()
+
+
+def _internal(text: str) -> str:
+    lines = text.splitlines()
+    includes = [line for line in lines if line.startswith("#include")]
+    rest = "\n".join(line for line in lines if not line.startswith("#include"))
+    return "\n".join(includes) + f"\n\nnamespace {{\n{rest}\n}}  // namespace\n\n"
+
+
+def _guarded(name: str, text: str) -> str:
+    """A graph and the graph of its folded constants are printed into one file."""
+    return f"#ifndef {name}_PRINTED\n#define {name}_PRINTED\n{text}#endif\n"
+
+
+def _short(info: OpInfo) -> str:
+    return re.sub(r"\W", "_", info["name"].split("::")[1])
+
+
+def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> list[dict[str, Any]]:
+    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest and size."""
+    launch, short = form.launch, _short(info)
+    if form.implementation["kind"] == "library":
+        if wrapper_language() != "package":
+            return [{"arch": "", "file": launch["path"], "sha256": "", "bytes": None}]
+        with open(launch["path"], "rb") as stream:
+            images = [("", stream.read(), ".host")]
+    elif launch["library"] is not None:
+        images = [("", launch["library"], ".host")]
+    else:
+        images = [(image["arch"], image["bytes"], _image_suffix(image["bytes"])) for image in launch["images"]]
+    codes = []
+    for arch, content, suffix in images:
+        path, digest = cpp_files.write_code(content, short, f".{arch}{suffix}" if arch else suffix)
+        codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content)})
+    return codes
+
+
+def _image_suffix(content: bytes) -> str:
+    return ".cubin" if content[:4] == b"\x7fELF" else ".fatbin" if content[:4] == b"\x50\xed\x55\xba" else ".ptx"
+
+
+def _facts(info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, Any]]], device: torch.device) -> dict[str, Any]:
+    """Of one function, for the manifest."""
+    implementations = []
+    for form, code in zip(forms, codes):
+        launch = form.launch
+        rule: dict[str, Any] = {"args": [arg["text"] for arg in launch["args"]]}
+        if device.type == "cuda":
+            for key in ("grid", "block", "cluster"):
+                rule[key] = [item["text"] for item in launch[key]]
+            rule |= {"shared": launch["shared"]["text"], "cooperative": launch["cooperative"], "programmatic": launch["programmatic"]}
+        implementations.append(
+            {
+                "name": form.implementation["name"],
+                "kind": form.implementation["kind"],
+                "entry": launch["entry"],
+                "symbol": launch["symbol"],
+                "checked_at_launch": [requirement["text"] for requirement in form.at_launch],
+                "rule": rule,
+                "images": [{**item, "file": item["file"].rsplit("/", 1)[-1]} for item in code],
+            }
+        )
+    return json.loads(json.dumps({"op": info["name"], "schema": info["schema"], "device": device.type, "implementations": implementations}))

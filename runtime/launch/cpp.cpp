@@ -1,0 +1,104 @@
+// Implementations for generated C++ wrappers: code compiled ahead, launch rules printed as C++.
+#include "state.h"
+
+namespace opaq {
+namespace {
+
+std::string_view form_name(Form form) {
+  switch (form) {
+    case Form::Pointer: return "pointer";
+    case Form::Integer: return "integer";
+    case Form::Half: return "half";
+    case Form::BFloat16: return "bfloat16";
+    case Form::Float: return "float";
+    case Form::Double: return "double";
+    case Form::Unknown: break;
+  }
+  return "";
+}
+
+CppText printed(const Expr& expr) { return {expr.text(), expr.print_cpp()}; }
+
+std::vector<CppText> dims(const std::vector<Expr>& exprs) {
+  std::vector<CppText> texts(3, CppText{"1", "1"});
+  for (size_t i = 0; i < exprs.size(); ++i) texts[i] = printed(exprs[i]);
+  return texts;
+}
+
+std::vector<CppArgument> arguments(const Subject& subject, const std::vector<ParamType>& params) {
+  const Packer checked(subject, params);  // throws where a parameter's form is not known
+  std::vector<CppArgument> args;
+  const std::vector<Expr>& list = subject.implementation->launch.args;
+  for (size_t i = 0; i < list.size(); ++i) {
+    const Destination to = destination(list[i], params[i]);
+    const std::string parameter = params[i].text.empty() ? "of " + std::to_string(params[i].size) + " bytes" : "`" + params[i].text + "`";
+    args.push_back({printed(list[i]), list[i].type(), std::string(form_name(to.form)), to.low, to.high, parameter});
+  }
+  return args;
+}
+
+void note_reads(const Subject& subject, CppLaunch& out) {
+  const Implementation& implementation = *subject.implementation;
+  const LaunchRule& rule = implementation.launch;
+  std::vector<Expr> all = implementation.requires_;
+  for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &rule.args}) all.insert(all.end(), list->begin(), list->end());
+  if (rule.shared) all.push_back(rule.shared);
+  for (size_t s = 0; s < subject.symbols.size(); ++s) {
+    bool read = false, shaped = false;
+    for (const Expr& expr : all) {
+      if (!expr.reads(static_cast<int>(s))) continue;
+      read = true;
+      shaped |= expr.text() != subject.symbols[s].name;
+    }
+    if (read) out.reads.push_back(subject.symbols[s].name);
+    if (shaped && subject.symbols[s].type == Type::Tensor) out.shaped.push_back(subject.symbols[s].name);
+  }
+}
+
+}  // namespace
+
+CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& archs) try {
+  State& state = *state_;
+  const Implementation& implementation = *implementation_;
+  CppLaunch out;
+  out.entry = state.entry(state.holes(args));
+  out.symbol = out.entry;
+  std::vector<ParamType> params;
+  switch (implementation.kind) {
+    case CodeKind::CudaSource:
+    case CodeKind::CudaBinary: {
+      const bool source = implementation.kind == CodeKind::CudaSource;
+      if (source && archs.empty()) fail(ErrorKind::Declaration, op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
+      for (const std::string& arch : source ? archs : std::vector<std::string>{""}) out.images.push_back(state.image(out.entry, arch, args));
+      for (const Entry& entry : out.images.front()->entries) {
+        if (entry.name != out.entry) continue;
+        out.symbol = entry.symbol;
+        params = entry.params;
+        if (!entry.params_known) params.assign(implementation.launch.args.size(), ParamType{});
+      }
+      break;
+    }
+    case CodeKind::HostSource:
+      out.host = state.host_function(out.entry, args);
+      out.symbol = "opaq_invoke";
+      params = out.host->params;
+      break;
+    case CodeKind::HostLibrary:
+      for (const Expr& argument : implementation.launch.args) params.push_back(host_param(argument));
+      break;
+    case CodeKind::Python: fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is a Python function, which has no C++ form");
+  }
+  out.args = arguments(state.subject, params);
+  if (!on_host(implementation.kind)) {
+    out.grid = dims(implementation.launch.grid);
+    out.block = dims(implementation.launch.block);
+    if (!implementation.launch.cluster.empty()) out.cluster = dims(implementation.launch.cluster);
+    out.shared = implementation.launch.shared ? printed(implementation.launch.shared) : CppText{"0", "0"};
+  }
+  note_reads(state.subject, out);
+  return out;
+} catch (const Error& error) {
+  throw naming(error, op_);
+}
+
+}  // namespace opaq
