@@ -38,6 +38,8 @@ class Form:
 
 def plan(info: OpInfo, device: torch.device, values: Mapping[str, Any], names: Names, decision: Decision, language: str) -> list[Form]:
     """`values`: as for decide(). Raises NoCppForm, and what compiling raises."""
+    if inductor.prints_two_wrappers():
+        raise NoCppForm("Triton kernels are to be tuned while the model is packaged, by a second wrapper", "leave triton.autotune_at_compile_time unset")
     if decision.implementation == "reference":
         raise NoCppForm(
             f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a Python function",

@@ -28,6 +28,7 @@ on_cache_key = _adapter.on_cache_key
 op_name = _adapter.op_name
 packaged = _adapter.packaged
 pexpr = _adapter.pexpr
+prints_two_wrappers = _adapter.prints_two_wrappers
 register_lowering = _adapter.register_lowering
 root_wrapper = _adapter.root_wrapper
 schema_defaults = _adapter.schema_defaults

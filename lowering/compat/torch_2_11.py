@@ -36,6 +36,7 @@ __all__ = [
     "op_name",
     "packaged",
     "pexpr",
+    "prints_two_wrappers",
     "register_lowering",
     "root_wrapper",
     "schema_defaults",
@@ -134,11 +135,16 @@ def known_true(relation: Any) -> bool:
 
 def wrapper_language() -> str:
     """What the graph's wrapper is written in: "python"; "cpp", compiled for this process; "package", C++ of AOTInductor; "" for any other."""
-    if getattr(V.graph, "fx_wrapper", False) or getattr(V.graph, "is_dual_wrapper_mode", False):
+    if getattr(V.graph, "fx_wrapper", False):
         return ""
     if V.graph.aot_mode:
         return "package"
     return "cpp" if V.graph.cpp_wrapper else "python"
+
+
+def prints_two_wrappers() -> bool:
+    """Whether each line of AOTInductor's wrapper goes into a second one too, which runs while compiling (2.15, on request)."""
+    return bool(getattr(V.graph, "is_dual_wrapper_mode", False))
 
 
 def packaged() -> bool:

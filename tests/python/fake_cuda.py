@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -10,6 +11,8 @@ from unittest import mock
 import torch
 from torch._dynamo.source import ConstantSource
 from torch._guards import TracingContext, tracing
+from torch._inductor import config
+from torch._inductor.compile_fx import get_cpp_wrapper_config
 from torch._inductor.debug import DebugContext
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.fx_passes.post_grad import decompose_auto_functionalized
@@ -20,15 +23,49 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
 
+PROPERTIES = types.SimpleNamespace(
+    name="pretended", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, regs_per_multiprocessor=65536,
+    max_threads_per_multi_processor=2048, max_threads_per_block=1024, warp_size=32, shared_memory_per_block=49152,
+    shared_memory_per_block_optin=232448, shared_memory_per_multiprocessor=233472, gcnArchName="", L2_cache_size=50 << 20,
+)  # fmt: skip
+
+
 @contextlib.contextmanager
-def pretend_gpu() -> Iterator[None]:
-    """Enough for graphs of opaque ops alone. torch.cuda.is_available is left as it is: were it patched, torch would try to allocate."""
-    with mock.patch("torch._inductor.scheduler.has_triton", lambda: True):
+def pretend_gpu(mixed: bool = False) -> Iterator[None]:
+    """Enough for graphs of opaque ops alone; `mixed`: for graphs with Triton kernels too, of which no code is made.
+
+    torch.cuda.is_available is left as it is: were it patched, torch would try to allocate.
+    """
+    patches = {
+        "torch._inductor.scheduler.has_triton": lambda: True,
+        "torch._inductor.codegen.wrapper.PythonWrapperCodegen.generate_and_run_autotune_block": lambda self: None,
+    }
+    if mixed:
+        patches |= {
+            "torch._dynamo.device_interface.CudaInterface.get_device_properties": staticmethod(lambda device=None: PROPERTIES),
+            "torch.cuda.get_device_capability": lambda *_: (9, 0),
+            "torch.utils._triton.triton_hash_with_backend": lambda: "pretended",
+            "torch._inductor.codegen.cpp_wrapper_gpu.DeferredTritonCallWrapper.generate": lambda self, wrapper: None,
+        }
+    with contextlib.ExitStack() as stack:
+        for name, value in patches.items():
+            stack.enter_context(mock.patch(name, value))
         yield
 
 
-def wrapper_source(function: Callable[..., Any], *shapes: Sequence[int], dynamic: bool = False, device: str = "cuda") -> str:
-    """The Python wrapper that Inductor writes for function(float32 tensors of these shapes). dynamic: every size above 1 is symbolic."""
+def wrapper_source(
+    function: Callable[..., Any],
+    *shapes: Sequence[int],
+    dynamic: bool = False,
+    device: str = "cuda",
+    cpp: bool = False,
+    package: bool = False,
+    mixed: bool = False,
+) -> str:
+    """The wrapper that Inductor writes for function(float32 tensors of these shapes): in Python, `cpp` or AOTInductor's `package`.
+
+    dynamic: every size above 1 is symbolic. mixed: the graph holds Triton kernels too.
+    """
     shape_env = ShapeEnv()
     fake_mode = FakeTensorMode(shape_env=shape_env)
     with fake_mode:
@@ -36,9 +73,17 @@ def wrapper_source(function: Callable[..., Any], *shapes: Sequence[int], dynamic
     with fake_mode, tracing(TracingContext(fake_mode)):
         graph_module = make_fx(function, decomposition_table=select_decomp_table())(*args)
         decompose_auto_functionalized(graph_module.graph)
-    with pretend_gpu(), V.set_debug_handler(DebugContext()), V.set_fake_mode(fake_mode), tracing(TracingContext(fake_mode)):
-        graph = GraphLowering(graph_module, example_inputs=args, shape_env=shape_env, is_inference=True)
-        with V.set_graph_handler(graph):
+    patches = dict(get_cpp_wrapper_config()) if cpp or package else {}
+    if package:  # where there is a GPU, Inductor tunes Triton kernels while it packages
+        patches |= {"aot_inductor.package": True, "triton.autotune_at_compile_time": True}
+    with (
+        pretend_gpu(mixed), V.set_debug_handler(DebugContext()), V.set_fake_mode(fake_mode), V.set_aot_compilation(package),
+        config.patch(patches), tracing(TracingContext(fake_mode)),
+    ):  # fmt: skip
+        graph = GraphLowering(
+            graph_module, example_inputs=args, shape_env=shape_env, is_inference=True, cpp_wrapper=cpp or package, aot_mode=package
+        )
+        with V.set_graph_handler(graph), V.set_extern_kernel_nodes([]):
             graph.freeze_runtime_asserts()
             graph.run(*args)
             return graph.codegen()[0].value
