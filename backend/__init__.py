@@ -13,13 +13,14 @@ bind()
 
 from .custom_op import custom_op  # noqa: E402
 from .op import Op, op  # noqa: E402
+from .package import package  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
     "CaptureError", "CompileError", "DeclarationError", "DriverError", "Error", "LaunchError", "MissingError",
-    "Op", "Output", "Report", "custom_op", "file", "like", "op", "report", "tensor", "warmup",
+    "Op", "Output", "Report", "custom_op", "file", "like", "op", "package", "report", "tensor", "warmup",
 ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command `opaq`: demo, doctor."""
+"""The command `opaq`: demo, doctor, inspect."""
 
 from __future__ import annotations
 
@@ -20,7 +20,22 @@ def main(argv: list[str] | None = None) -> int:
     doctor = commands.add_parser("doctor", help="show the parts opaq stands on and what is missing")
     doctor.add_argument("--json", action="store_true")
 
+    inspect = commands.add_parser("inspect", help="list the ops, images and launch rules inside a model.pt2")
+    inspect.add_argument("model", help="a package that AOTInductor wrote")
+    inspect.add_argument("--json", action="store_true")
+
     arguments = parser.parse_args(argv)
+    if arguments.command == "inspect":
+        from . import inspect as app
+
+        try:
+            found = app.read(arguments.model)
+        except app.NotAPackage as error:
+            print(error, file=sys.stderr)
+            return 1
+        print(json.dumps(found, indent=2) if arguments.json else app.as_text(found))
+        return 0
+
     if arguments.command == "demo":
         from . import demo as app
 

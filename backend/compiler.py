@@ -22,7 +22,8 @@ def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any],
     lowering.activate()
     if ours["profile"]:
         _runtime.set_timing(True)
-    return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lambda: lowering.options.use(strict=ours["strict"]))
+    settings = {key: ours[key] for key in ("strict", "archs", "ptx")}
+    return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lambda: lowering.options.use(**settings))
 
 
 compile_graph.__name__ = "opaq"  # torch.compile logs the backend under this name

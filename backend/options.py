@@ -19,6 +19,8 @@ class Option:
 
 OPTIONS = [
     Option("strict", bool, False, "a node that its op's first implementation for the device cannot serve is an error"),
+    Option("archs", list, [], 'what a C++ wrapper compiles CUDA source for, such as ["sm_90a"]; empty: the device at hand'),
+    Option("ptx", bool, False, "with a C++ wrapper, PTX too, for devices newer than the archs"),
     Option("profile", bool, False, "measure the host time of every launch, for opaq.report()"),
 ]
 
@@ -31,8 +33,8 @@ def split(options: dict[str, Any], inductor_options: list[str]) -> tuple[dict[st
     for key, value in options.items():
         if key in table:
             expected = table[key].type
-            if not isinstance(value, expected):
-                accepted = "True or False" if expected is bool else expected.__name__
+            if not isinstance(value, expected) or (expected is list and not all(isinstance(item, str) for item in value)):
+                accepted = {bool: "True or False", list: "a list of str"}.get(expected, expected.__name__)
                 raise _runtime.DeclarationError(f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} ({table[key].meaning})')
             ours[key] = value
         elif key.replace("-", "_") in inductor_options:

@@ -1,0 +1,35 @@
+"""`opaq.package`: an exported model as one file that AOTInductor's loaders run with neither opaq nor its sources at hand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from . import lowering
+
+
+def package(
+    exported: torch.export.ExportedProgram,
+    path: str | os.PathLike[str],
+    *,
+    archs: Sequence[str] = (),
+    ptx: bool = False,
+    strict: bool = False,
+    inductor_configs: dict[str, Any] | None = None,
+) -> str:
+    """torch._inductor.aoti_compile_and_package with opaq's options; returns the path of the .pt2.
+
+    archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the device at hand. ptx: PTX of the lowest of them too, so that
+    newer devices run the package. strict: as the option of backend="opaq". inductor_configs: Inductor's options.
+
+    Raises, through torch's InductorError, LaunchError for an op that cannot go into a package (its only implementation is a Python function, none
+    fits, a template value changes with a size), and MissingError where no arch is given and there is no GPU.
+    """
+    if isinstance(archs, str):
+        raise TypeError(f'archs is a list; got {archs!r}; write archs=["{archs}"]')
+    lowering.activate()
+    with lowering.options.use(archs=tuple(archs), ptx=ptx, strict=strict):
+        return torch._inductor.aoti_compile_and_package(exported, package_path=os.fspath(path), inductor_configs=inductor_configs)

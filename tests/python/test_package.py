@@ -1,0 +1,233 @@
+"""AOTInductor packages: one file that runs from Python and from C++ with neither opaq, its cache nor the sources at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+import torch
+
+import opaq
+from fake_cuda import wrapper_source
+from opaq import cli, lowering
+
+SIZES = (0, 1, 2, 7, 64, 1000)
+HOST_EXAMPLE = pathlib.Path(__file__).parent.parent / "host_example"
+
+scale = opaq.op("package_test::scale(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"))
+scale.cpu(
+    source="""template <typename T> void scale(const T* x, float by, T* out, int n) { for (int i = 0; i < n; ++i) out[i] = x[i] * by; }""",
+    entry="scale<{x.dtype}>",
+    args="x, by, out, x.numel()",
+    requires="x.size(0) != 13",
+)
+add_ = opaq.op("package_test::add_(Tensor(a!) total, Tensor x, int times=1) -> ()")
+add_.cpu(
+    source="void add(float* total, const float* x, long times, long n) { for (long i = 0; i < n; ++i) total[i] += x[i] * times; }",
+    entry="add",
+    args="total, x, times, x.numel()",
+)
+
+
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(32, dtype=torch.float32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = scale(x) + self.weight
+        add_(total, x, 3)
+        return scale(total, 0.5)
+
+
+def expected(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return (x * 2 + weight + 3 * x) * 0.5
+
+
+def export(model: torch.nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram:
+    with torch.no_grad():
+        return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return opaq.package(export(Model(), torch.randn(8, 32)), tmp_path_factory.mktemp("package") / "model.pt2")
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("cases") / "cases.pt"
+    found: dict[str, object] = {"count": len(SIZES)}
+    for i, size in enumerate(SIZES):
+        found[f"x{i}"] = x = torch.randn(size, 32)
+        found[f"y{i}"] = expected(x, torch.arange(32.0))
+    torch.save(found, path)
+    return path
+
+
+def bare_environment(tmp_path: pathlib.Path) -> dict[str, str]:
+    keep = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "OPAQ_CACHE_DIR")}
+    return {**keep, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "OPAQ_CACHE_DIR": str(tmp_path / "opaq")}
+
+
+def test_a_new_process_without_opaq_runs_it_on_every_size(package: str, cases: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    program = """if True:
+        import sys, torch
+        sys.modules["opaq"] = None  # an import of it would fail
+        model = torch._inductor.aoti_load_package(sys.argv[1])
+        cases = torch.load(sys.argv[2])
+        for i in range(cases["count"]):
+            torch.testing.assert_close(model(cases[f"x{i}"]), cases[f"y{i}"])
+        print(cases["count"], "cases equal")
+    """
+    command = [sys.executable, "-c", program, package, str(cases)]
+    done = subprocess.run(command, env=bare_environment(tmp_path), capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.stdout.strip() == f"{len(SIZES)} cases equal", done.stderr
+
+
+def test_a_c_plus_plus_program_runs_it_through_libtorch(package: str, cases: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    cmake, ninja = (shutil.which(tool, path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}") for tool in ("cmake", "ninja"))
+    if not cmake or not ninja:
+        pytest.skip("needs cmake and ninja")
+    configure = [cmake, "-S", HOST_EXAMPLE, "-B", tmp_path, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+    subprocess.run([*configure, f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"], check=True, capture_output=True)
+    built = subprocess.run([cmake, "--build", tmp_path], check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout
+    command = [tmp_path / "host_example", package, cases]
+    done = subprocess.run(command, env=bare_environment(tmp_path), capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith(f"{len(SIZES)} cases equal"), done.stderr
+
+
+def test_weights_are_updated_as_in_any_package(package: str) -> None:
+    model = torch._inductor.aoti_load_package(package)
+    x, weight = torch.randn(3, 32), torch.randn(32)
+    model.load_constants({"weight": weight}, check_full_update=True)
+    torch.testing.assert_close(model(x), expected(x, weight))
+
+
+def test_a_requirement_unmet_at_a_launch_is_an_error_that_names_it(package: str, capfd: pytest.CaptureFixture[str]) -> None:
+    model = torch._inductor.aoti_load_package(package)
+    with pytest.raises(RuntimeError) as error:
+        model(torch.randn(13, 32))
+    text = str(error.value) + capfd.readouterr().err
+    assert "package_test::scale: no implementation fits this call: cpu requires x.size(0) != 13; change the argument" in text
+
+
+def change(package: str, to: pathlib.Path, edit) -> str:
+    """The same package with edit(name, content) in place of each file's content; None leaves the file out."""
+    with zipfile.ZipFile(package) as source, zipfile.ZipFile(to, "w") as target:
+        for item in source.infolist():
+            content = edit(item.filename, source.read(item))
+            if content is not None:
+                target.writestr(item.filename.replace("model/", "changed/", 1), content)  # the folder is named after the file
+    return str(to)
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_a_damaged_package_is_an_error_that_names_the_entry(package: str, how: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def edit(name: str, content: bytes) -> bytes | None:
+        if "/scale_" not in name or not name.endswith(".host"):
+            return content
+        return None if how == "missing" else content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+
+    model = torch._inductor.aoti_load_package(change(package, tmp_path / "changed.pt2", edit))
+    with pytest.raises(RuntimeError) as error:
+        model(torch.randn(2, 32))
+    text = str(error.value) + capfd.readouterr().err
+    assert f"package_test::scale: the code of `scale<float>` is {how}: " in text
+    assert "package or compile the model again" in text
+
+
+def test_inspect_lists_ops_images_and_rules(package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", package, "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    ops = {op["op"]: op for op in model["ops"]}
+    assert ops["package_test::scale"]["schema"] == "package_test::scale(Tensor x, float by=2.0) -> Tensor"
+    assert len(ops["package_test::scale"]["nodes"]) == 2
+    (implementation,) = ops["package_test::scale"]["implementations"]
+    assert implementation["entry"] == "scale<float>"
+    assert implementation["rule"]["args"] == ["x", "by", "out", "x.numel()"]
+    assert implementation["checked_at_launch"] == ["x.size(0) != 13"]
+    (image,) = implementation["images"]
+    with zipfile.ZipFile(package) as archive:
+        assert [info.file_size for info in archive.infolist() if info.filename.endswith(image["file"])] == [image["bytes"]]
+    assert image["state"] == "whole"
+    assert cli.main(["inspect", package]) == 0
+    assert "  where x.size(0) != 13" in capsys.readouterr().out
+
+
+def test_inspect_refuses_what_is_no_package(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "text.pt2"
+    path.write_text("no zip file")
+    assert cli.main(["inspect", str(path)]) == 1
+    assert f"{path} cannot be read as a package: File is not a zip file; give a .pt2" in capsys.readouterr().err
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------------
+
+
+def refusal(model: torch.nn.Module, x: torch.Tensor, tmp_path: pathlib.Path) -> str:
+    with pytest.raises(Exception) as error:
+        opaq.package(export(model, x), tmp_path / "refused.pt2")
+    assert not (tmp_path / "refused.pt2").exists()
+    return str(error.value)
+
+
+class Call(torch.nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+def test_a_python_function_cannot_go_into_a_package(unique: str, tmp_path: pathlib.Path) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.reference(lambda x: x + 1)
+    message = refusal(Call(op), torch.randn(4, 4), tmp_path)
+    assert re.search(rf"{unique} \(node \w+, cpu\) cannot go into a package: no implementation fits \(no implementation for cpu\)", message)
+    assert "add an implementation that fits, or change the arguments" in message
+
+    @opaq.custom_op(f"{unique}_function", mutates_args=())
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    function.register_fake(torch.empty_like)
+    message = refusal(Call(function), torch.randn(4, 4), tmp_path)
+    assert f"{unique}_function (node" in message
+    assert "cannot go into a package: it is a Python function; give the op an implementation in CUDA or C++" in message
+
+
+def test_a_template_value_that_changes_is_refused(unique: str, tmp_path: pathlib.Path) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.cpu(source="template <int N> void f(const float* x, float* out) {}", entry="f<{x.size(0)}>", args="x, out")
+    message = refusal(Call(op), torch.randn(4, 4), tmp_path)
+    assert "the entry `f<{x.size(0)}>` of cpu has the template value `x.size(0)`, which changes from call to call" in message
+    assert "pass it as an argument of the kernel, or mark the dimension as static" in message
+
+
+def cuda_op(unique: str) -> opaq.Op:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    return op.cuda(source='extern "C" __global__ void f(const float* x, float* out) {}', entry="f", args="x, out")
+
+
+def test_a_cuda_package_needs_an_arch(unique: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("here there is a GPU to ask")
+    op = cuda_op(unique)
+    lowering.activate()
+    with pytest.raises(Exception, match=r'no arch to compile CUDA source for: none is given.*opaq\.package\(\.\.\., archs=\["sm_90a"\]\)'):
+        wrapper_source(lambda x: op.overload(x), (4,), package=True)
+
+
+def test_archs_is_a_list() -> None:
+    with pytest.raises(TypeError, match=r"archs is a list; got 'sm_90a'; write archs=\[\"sm_90a\"\]"):
+        opaq.package(None, "model.pt2", archs="sm_90a")
