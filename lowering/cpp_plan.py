@@ -116,15 +116,13 @@ def _fact(value: Any) -> Fact:
         return _number(value)
     if isinstance(value, (list, tuple)):
         return [_fact(item) for item in value]
-    if isinstance(value, (torch.dtype, torch.device, torch.layout, torch.memory_format)):
-        return str(value)
     return value
 
 
 def _number(value: Any) -> Any:
     if not isinstance(value, sympy.Basic):
         return value
-    if isinstance(value, sympy.logic.boolalg.Boolean):
+    if not isinstance(value, sympy.Expr):  # a relation
         return bool(value == sympy.true)
     return float(value) if value.is_Float else inductor.size_hint(value)
 

@@ -124,7 +124,7 @@ class Names:
             return Tensor(value, self)
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             value = value.node.expr
-        if isinstance(value, sympy.logic.boolalg.Boolean):
+        if isinstance(value, sympy.logic.boolalg.Boolean) and not isinstance(value, sympy.Expr):  # a symbol is both
             return self._decide(value)
         if isinstance(value, (list, tuple)):
             return tuple(self._value(item) for item in value)

@@ -1,0 +1,147 @@
+"""Inductor's C++ wrapper: opaque ops are launched from C++, for every kind of argument; what has no C++ form goes through the dispatcher."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch._inductor.utils import run_and_get_code
+
+import opaq
+from fake_cuda import wrapper_source
+from opaq import lowering
+
+CPP = {"cpp_wrapper": True}
+SOURCE = """template <typename T> __global__ void scale(const T* x, float by, T* out, int n) {
+  for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = x[i] * by; }"""
+
+
+def test_a_dynamic_graph_of_direct_launches_equals_eager(unique: str) -> None:
+    """Every kind of argument, a requirement decided at each launch, a mutation, and an op that has no C++ form, in one graph."""
+    first = opaq.op(f"{unique}_first(Tensor x, Tensor? bias, int[] shape, *, ScalarType dtype, bool flip, str mode='plus', float? by=None) -> Tensor",
+                    outputs=opaq.like("x"))  # fmt: skip
+    body = """void NAME(const float* x, const float* bias, float* out, long n, int width, bool flip, double by, int kind) {
+        for (long i = 0; i < n; ++i) out[i] = (flip ? -1 : 1) * (x[i] * by + (bias ? bias[i % width] : 0)) + KIND * kind; }"""
+    args = (
+        "x, bias, out, x.numel(), int32(shape[0]), flip, by if defined(by) else 1.0, 1 if mode == 'plus' and dtype == float32 else 2"
+    )
+    first.cpu(source=body.replace("NAME", "even").replace("KIND", "10"), entry="even", args=args, requires="x.size(0) % 2 == 0", name="cpu:even", priority=1)
+    first.cpu(source=body.replace("NAME", "any").replace("KIND", "20"), entry="any", args=args)
+    add_ = opaq.op(f"{unique}_add_(Tensor(a!) total, Tensor x, SymInt times) -> ()")
+    add_.cpu(
+        source="void add(float* total, const float* x, int times, long n) { for (long i = 0; i < n; ++i) total[i] += x[i] * times; }",
+        entry="add",
+        args="total, x, times * 500000000, x.numel()",
+    )
+    python = opaq.op(f"{unique}_python(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    python.reference(lambda x: x + 1)
+
+    def model(x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        y = first(x, bias, [x.shape[1], 3], dtype=torch.float32, flip=True, by=0.5)
+        y = y + first(y, None, [1], dtype=torch.float64, flip=False)
+        add_(y, x, x.shape[0])
+        return python(y)
+
+    bias = torch.randn(6)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, options=CPP)
+    _, code = run_and_get_code(compiled, torch.randn(2, 6), bias)
+    for size in (4, 3):
+        x = torch.randn(size, 6)
+        torch.testing.assert_close(compiled(x, bias), model(x, bias), rtol=1e-5, atol=1e-4)
+    source = "\n".join(code)
+    assert re.search(rf"\n// {first.info['schema']}\n".replace("(", r"\(").replace(")", r"\)").replace("[", r"\[").replace("]", r"\]").replace("*", r"\*").replace("?", r"\?"), source)
+    short = unique.split("::")[1]
+    assert len(re.findall(rf"static void opaq_{short}_first_\w+\(", source)) == 2  # with a bias, and without
+    assert re.search(rf"opaq_{short}_first_\w+\(\w+, \w+, std::initializer_list<int64_t>\{{\w+, 3L?\}}, opaq_float32, true, .*, 0\.5, buf0\);", source)
+    nodes = {node.op: node for node in opaq.report().nodes if node.op.startswith(unique)}
+    assert nodes[f"{unique}_first"].implementation == "cpu:even or cpu"
+    assert "checked at each launch: x.size(0) % 2 == 0" in nodes[f"{unique}_first"].reason
+    assert nodes[f"{unique}_python"].implementation == "dispatcher"
+    assert "the reference is a Python function: Inductor's stock call" in nodes[f"{unique}_python"].reason
+    with pytest.raises(RuntimeError, match=rf"{unique}_add_: argument 3 `times \* 500000000` is 2500000000, which does not fit the kernel's parameter `int`"):
+        compiled(torch.randn(5, 6), bias)
+
+
+def test_the_backend_takes_inductors_option(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.cpu(source="void f(const float* x, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] * 3; }", entry="f", args="x, out, x.numel()")
+    compiled = torch.compile(lambda x: op(op(x)), backend="opaq", dynamic=True, options=CPP)
+    for size in (8, 5):
+        x = torch.randn(size, 2)
+        torch.testing.assert_close(compiled(x), x * 9)
+
+
+# ---- CUDA, as text ---------------------------------------------------------------------------------------------------------
+
+
+def scale_op(name: str) -> opaq.Op:
+    op = opaq.op(f"{name}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"))
+    return op.cuda(source=SOURCE, entry="scale<{x.dtype}>", args="x, by, out, x.numel()", grid="ceil_div(x.numel(), 256)", block=256)
+
+
+def cuda_source(function, *shapes, archs=("sm_90a",), ptx=False, **kwargs) -> str:
+    lowering.activate()
+    with lowering.options.use(archs=tuple(archs), ptx=ptx):
+        return wrapper_source(function, *shapes, **kwargs)
+
+
+def entry_body(source: str) -> str:
+    """What comes after the definitions: the calls."""
+    return source[source.rindex("_PRINTED") :]
+
+
+def test_one_named_function_serves_the_nodes_of_an_op(unique: str) -> None:
+    op = scale_op(unique)
+    short = unique.split("::")[1]
+    source = cuda_source(lambda x: op.overload(op.overload(x), 3.0), (16, 256), cpp=True)
+    assert f"// {op.info['schema']}\nstatic void opaq_{short}_" in source
+    assert source.count(f"static void opaq_{short}_") == 1
+    assert "if (!opaq_grid(opaq_this_rule, opaq_shape, opaq_ceil_div(x.numel(), 256), 1, 1)) return;" in source
+    assert re.search(r'static opaq_kernel<1> opaq_code\(opaq_this_rule, "scale<float>", "_Z5scaleIfEvPKT_fPS0_i", opaq_images\);', source)
+    assert re.search(rf"opaq_{short}_\w+\(x_1, 2\.0, buf0, 0, opaq_current_stream\(0\), std::nullopt\);", source)
+    assert re.search(rf"opaq_{short}_\w+\(buf0, 3\.0, buf2, 0, opaq_current_stream\(0\), std::nullopt\);", source)
+    assert "aoti_torch_call_dispatcher(" not in source and "aoti_torch_proxy_executor_call_function" not in entry_body(source)
+
+
+@pytest.mark.parametrize("order", ["opaque first", "Triton first"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_no_stream_is_used_before_its_declaration(unique: str, order: str, dynamic: bool) -> None:
+    op = scale_op(unique)
+    short = unique.split("::")[1]
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.sin(op.overload(x)) + 1 if order == "opaque first" else op.overload(torch.sin(x) + 1)
+
+    for language in ("cpp", "package"):
+        body = entry_body(cuda_source(model, (16, 256), dynamic=dynamic, mixed=True, **{language: True}))
+        launches = re.findall(rf"(?:opaq_{short}|call_triton)\w*\(.*\);", body)
+        assert len(launches) == 2
+        for launch in launches:
+            used = re.search(r"\bstream\d+\b", launch)
+            assert used is None or re.search(rf"\b{used[0]};", body[: body.index(launch)])
+        ours = next(launch for launch in launches if launch.startswith("opaq_"))
+        assert ("this->device_idx_, stream, this->cubin_dir_" if language == "package" else "0, opaq_current_stream(0), std::nullopt") in ours
+
+
+def test_a_package_holds_an_image_for_each_arch(unique: str) -> None:
+    op = scale_op(unique)
+    source = cuda_source(lambda x: op.overload(x), (16, 256), archs=["sm_80", "sm_90a"], ptx=True, package=True)
+    images = re.search(r"opaq_images\[\] = \{(.*)\};", source)[1]
+    found = re.findall(r'\{"(\w+)", "(\w+)\.(\w+)\.(\w+)", "([0-9a-f]{64})"\}', images)
+    assert [(arch, suffix) for arch, _, _, suffix, _ in found] == [("sm_80", "cubin"), ("sm_90a", "cubin"), ("compute_80", "ptx")]
+    assert all(arch == named and digest.startswith(stem.rsplit("_", 1)[1]) for arch, stem, named, _, digest in found)
+
+
+def test_what_only_the_launch_knows_is_tried_in_order(unique: str) -> None:
+    op = scale_op(unique)
+    op.cuda(source=SOURCE, entry="scale<{x.dtype}>", args="x, by, out, x.numel()", name="cuda:vec4", priority=1, requires="aligned(x, 16)", block=64)
+    source = cuda_source(lambda x: op.overload(x), (16, 256), cpp=True)
+    first, second = source.index("if (opaq_holds([&] { return opaq_mod(x.address(), 16) == 0; })) {  // cuda:vec4"), source.index("{  // cuda\n")
+    assert first < second
+    assert "no implementation fits this call" not in source
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(Exception, match=r'option "archs" of backend="opaq": got \'sm_90a\'; expected a list of str'):
+        torch.compile(lambda x: x + 1, backend="opaq", options={"archs": "sm_90a"})(torch.ones(1))
