@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
+import subprocess
 
 import pytest
 import torch
@@ -63,13 +65,22 @@ def test_a_dynamic_graph_of_direct_launches_equals_eager(unique: str) -> None:
         compiled(torch.randn(5, 6), bias)
 
 
-def test_the_backend_takes_inductors_option(unique: str) -> None:
+def test_the_backend_takes_inductors_option(unique: str, tmp_path: pathlib.Path) -> None:
+    """And a function of a library is called directly, inside the branches of torch.cond too."""
+    (tmp_path / "triple.c").write_text("void triple(const float* x, float* out, long long n) { for (long long i = 0; i < n; ++i) out[i] = x[i] * 3; }")
+    subprocess.run(["gcc", "-shared", "-fPIC", tmp_path / "triple.c", "-o", tmp_path / "triple.so"], check=True)
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
-    op.cpu(source="void f(const float* x, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] * 3; }", entry="f", args="x, out, x.numel()")
-    compiled = torch.compile(lambda x: op(op(x)), backend="opaq", dynamic=True, options=CPP)
+    op._implement(name="library", device="cpu", kind="library", code=str(tmp_path / "triple.so"), entry="triple", args="x, out, x.numel()")
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: op(op(x)), lambda x: -op(x), (x,))
+
+    compiled = torch.compile(model, backend="opaq", dynamic=True, options=CPP)
     for size in (8, 5):
-        x = torch.randn(size, 2)
+        x = torch.rand(size, 2)
         torch.testing.assert_close(compiled(x), x * 9)
+        torch.testing.assert_close(compiled(-x), x * 3)
+    assert {node.implementation for node in opaq.report().nodes if node.op == unique} == {"library"}
 
 
 # ---- CUDA, as text ---------------------------------------------------------------------------------------------------------
