@@ -92,17 +92,18 @@ def scalar(value: Any, kind: str) -> str:
 
 def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
     """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers in one process share nothing."""
-    if not printed.parts:
-        printed.parts.add("launch.h")
-        expressions = "// Expressions of opaque ops.\n" + _runtime.cpp_prelude()
-        wrapper.header.splice(_guarded("OPAQ_PRELUDE", _internal(expressions) + _internal(_read("launch.h"))))
-    if part not in printed.parts:
-        printed.parts.add(part)
-        wrapper.header.splice(_guarded(f"OPAQ_{part.upper().replace('.', '_')}", _internal(_read(part))))
+    for needed in ("launch.h", part):
+        if needed not in printed.parts:
+            printed.parts.add(needed)
+            wrapper.header.splice(_guarded(f"OPAQ_{needed.upper().replace('.', '_')}", prelude(needed)))
 
 
-def _read(part: str) -> str:
-    return (resources.files(__package__) / "cpp" / part).read_text()
+def prelude(*parts: str) -> str:
+    """Files of lowering/cpp as a wrapper holds them; the runtime's expressions go before launch.h."""
+    texts = [(resources.files(__package__) / "cpp" / part).read_text() for part in parts]
+    if "launch.h" in parts:
+        texts.insert(0, "// Expressions of opaque ops.\n" + _runtime.cpp_prelude())
+    return "".join(map(_internal, texts))
 
 
 def _internal(text: str) -> str:
