@@ -14,7 +14,7 @@ import opaq
 from fake_cuda import wrapper_source
 from opaq import lowering
 
-CPP = {"cpp_wrapper": True, "force_disable_caches": True}  # a C++ wrapper out of a cache adds nothing to the report
+CPP = {"cpp_wrapper": True, "fx_graph_cache": False}  # a C++ wrapper out of a cache adds nothing to the report
 SOURCE = """template <typename T> __global__ void scale(const T* x, float by, T* out, int n) {
   for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = x[i] * by; }"""
 
