@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from . import _runtime, autograd, lowering
 from .fake import make_fake
@@ -176,7 +176,7 @@ class Op:
     # ---- use -----------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if is_compiling():
+        if is_dynamo_compiling():  # Dynamo folds this; tracers that run the code hand in fake tensors, which go to the dispatcher anyway
             return self.overload(*args, **kwargs)
         return self._eager(*args, **kwargs)
 
