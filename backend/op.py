@@ -138,7 +138,7 @@ class Op:
     def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests compare against it."""
         self._reference = function
-        fallback = define_reference(self.info, function)
+        fallback = define_reference(self.info, function, self._fake)
         _runtime.set_reference(self.name, fallback, code_digest(function))
         self._changed()
         return function
