@@ -199,8 +199,6 @@ def fact(value: Any) -> Any:
         device = f"cuda:{value.device.index or 0}" if value.device.type == "cuda" else "cpu"
         alignment = 4096 if address == 0 else address & -address
         return (str(value.dtype).removeprefix("torch."), tuple(value.shape), value.stride(), device, min(alignment, 4096))
-    if isinstance(value, torch.dtype):
-        return str(value)
     return value
 
 
