@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -32,6 +33,10 @@ def custom_op(
         lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
         lowering.register(name)
         _activate_when_traced(made)
+        namespace, short = name.split("::")
+        if lowering.compat.returns_nothing(getattr(getattr(torch.ops, namespace), short).default):
+            made.register_fake(lambda *args, **kwargs: None)
+        _narrow_by_kernels(made, name)
         return made
 
     return make if fn is None else make(fn)
@@ -41,6 +46,20 @@ def _device_set(device_types: str | Iterable[str] | None) -> frozenset[str] | No
     if device_types is None:
         return None
     return frozenset([device_types] if isinstance(device_types, str) else device_types)
+
+
+def _narrow_by_kernels(made: Any, name: str) -> None:
+    """A kernel registered for a device type takes the place of the function there: its graphs go through the dispatcher."""
+    register_kernel = made.register_kernel
+
+    def register(device_types: str | Iterable[str] | None, fn: Callable[..., Any] | None = None, /) -> Any:
+        known = lowering.python_functions[name]
+        taken = _device_set(device_types)
+        left = frozenset() if taken is None else (known.devices or frozenset(("cpu", "cuda"))) - taken
+        lowering.python_functions[name] = dataclasses.replace(known, devices=left)
+        return register_kernel(device_types) if fn is None else register_kernel(device_types, fn)
+
+    made.register_kernel = register
 
 
 def _activate_when_traced(made: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling
 
 from . import _runtime, autograd, lowering
 from .fake import make_fake
@@ -138,7 +138,7 @@ class Op:
     def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests compare against it."""
         self._reference = function
-        fallback = define_reference(self.info, function)
+        fallback = define_reference(self.info, function, self._fake)
         _runtime.set_reference(self.name, fallback, code_digest(function))
         self._changed()
         return function
@@ -176,7 +176,7 @@ class Op:
     # ---- use -----------------------------------------------------------------------------------------------------------
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if is_compiling():
+        if is_dynamo_compiling():  # Dynamo folds this; tracers that run the code hand in fake tensors, which go to the dispatcher anyway
             return self.overload(*args, **kwargs)
         return self._eager(*args, **kwargs)
 
@@ -199,8 +199,6 @@ def fact(value: Any) -> Any:
         device = f"cuda:{value.device.index or 0}" if value.device.type == "cuda" else "cpu"
         alignment = 4096 if address == 0 else address & -address
         return (str(value.dtype).removeprefix("torch."), tuple(value.shape), value.stride(), device, min(alignment, 4096))
-    if isinstance(value, torch.dtype):
-        return str(value)
     return value
 
 

@@ -11,14 +11,16 @@ from . import _runtime
 
 NAMESPACE = "opaq_reference"  # the dispatcher name that runtime/torch calls when no implementation fits
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_functions: dict[str, tuple[_runtime.OpInfo, Callable[..., Any]]] = {}
+_functions: dict[str, tuple[_runtime.OpInfo, Callable[..., Any], Callable[..., Any]]] = {}  # info, reference, fake
 
 
-def define_reference(info: _runtime.OpInfo, function: Callable[..., Any]) -> Callable[..., None]:
-    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args, *outputs), which fills the outputs."""
+def define_reference(info: _runtime.OpInfo, function: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., None]:
+    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args, *outputs), which fills the outputs.
+
+    fake: the op's output rules as a function of its arguments."""
     name = info["name"]
     first = name not in _functions
-    _functions[name] = (info, function)
+    _functions[name] = (info, function, fake)
     if first:
         _library.define(f"{name.replace('::', '__')}{info['schema'][len(name):]}")
         _library.impl(name.replace("::", "__"), lambda *args, **kwargs: _from_dispatcher(name, args, kwargs), "CompositeExplicitAutograd")
@@ -42,7 +44,7 @@ def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Runs the reference and holds its results against the output rules: count, shape and dtype; strides are made to fit."""
-    info, function = _functions[name]
+    info, function, fake = _functions[name]
     keyword_only = [arg["name"] for arg in info["args"] if arg["keyword_only"]]
     if keyword_only and len(args) == len(info["args"]):
         split = len(args) - len(keyword_only)
@@ -50,11 +52,9 @@ def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     results = function(*args, **kwargs)
     if not info["outputs"]:
         return None
-    from .op import _ops
-
     results = tuple(results) if isinstance(results, (tuple, list)) else (results,)
     with torch.device("meta"):
-        expected = _ops[name]._fake(*(_meta(value) for value in args), **{key: _meta(value) for key, value in kwargs.items()})
+        expected = fake(*(_meta(value) for value in args), **{key: _meta(value) for key, value in kwargs.items()})
     expected = expected if isinstance(expected, tuple) else (expected,)
     if len(results) != len(expected):
         raise _runtime.LaunchError(f"reference of {name} returned {len(results)} results; its schema has {len(expected)}: {info['schema']}")

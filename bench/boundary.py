@@ -7,14 +7,16 @@ Every op computes a * b + a on 4096 floats and allocates its output.
 
 from __future__ import annotations
 
+import itertools
 import os
+import statistics
 import sys
 import tempfile
 
 import torch
 from common import host_us, save
 
-OPS, SIZE = 50, (16, 256)
+OPS, SIZE, ROUNDS = 50, (16, 256), 15
 KERNEL = """extern "C" __global__ void addmul(const float* a, const float* b, float* out, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = a[i] * b[i] + a[i];
@@ -110,17 +112,13 @@ def triton_op():
     return addmul
 
 
-MODES = {
-    "eager": None,
-    "inductor": {},
-    "inductor_cpp_wrapper": {"cpp_wrapper": True},
-    "aoti": {},
-    "cuda_graphs": {"triton.cudagraphs": True},
-}
-IN_CPP = {"inductor_cpp_wrapper": ["opaq", "cpp TORCH_LIBRARY"], "aoti": ["opaq", "cpp TORCH_LIBRARY"]}
+IN_CPP = ("opaq", "cpp TORCH_LIBRARY")  # what can be launched from C++ wrappers without Python
+_numbers = itertools.count()
 
 
 def package(chain, x, y):
+    """The chain as an AOTInductor package, loaded again."""
+
     class Model(torch.nn.Module):
         def forward(self, x, y):
             return chain(x, y)
@@ -130,27 +128,32 @@ def package(chain, x, y):
         return torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/model.pt2"))
 
 
-def measure(name, op, x, y):
-    """Microseconds per op: eager, compiled with the Python and the C++ wrapper, replayed as a CUDA graph, loaded from an AOTInductor package;
-    each checked against PyTorch first. A mode that an op cannot have is left out."""
+def chain_of(op, count):
+    """x -> op(op(...op(x, y)..., y), y), under a name of its own: torch.compile keeps the graphs of equal code together, and limits their number."""
+    name = f"chain_{next(_numbers)}"
+    scope = {"op": op, "count": count}
+    source = f"def {name}(x, y):\n    for _ in range(count):\n        x = op(x, y)\n    return x"
+    exec(compile(source, __file__, "exec"), scope)  # torch.compile wraps code that comes from no file, which would be measured too
+    return scope[name]
 
-    def chain(x, y):
-        for _ in range(OPS):
-            x = op(x, y)
-        return x
 
+def ways(name, op, x, y):
+    """How a chain is run, by name; each checked against PyTorch first."""
     expected = x
     for _ in range(OPS):
         expected = expected * y + expected
-    found = {}
-    with torch.no_grad():
-        for mode, options in MODES.items():
-            if name in IN_CPP.get(mode, [name]):
-                torch.compiler.reset()
-                run = chain if options is None else package(chain, x, y) if mode == "aoti" else torch.compile(chain, fullgraph=True, options=options)
-                torch.testing.assert_close(run(x, y), expected)
-                found[mode] = host_us(lambda: run(x, y), per=OPS, synchronize=torch.cuda.synchronize)
-    return found
+    chains = {
+        "eager": chain_of(op, OPS),
+        "inductor": torch.compile(chain_of(op, OPS), fullgraph=True),
+        "cuda_graphs": torch.compile(chain_of(op, OPS), fullgraph=True, options={"triton.cudagraphs": True}),
+    }
+    if name in IN_CPP:
+        chains["inductor_cpp_wrapper"] = torch.compile(chain_of(op, OPS), fullgraph=True, options={"cpp_wrapper": True})
+        chains["aoti"] = package(chain_of(op, OPS), x, y)
+    for chain in chains.values():
+        torch.testing.assert_close(chain(x, y), expected)
+    chains["inductor_1_op"] = torch.compile(chain_of(op, 1), fullgraph=True)
+    return chains
 
 
 def main() -> None:
@@ -159,23 +162,45 @@ def main() -> None:
     x, y = (torch.rand(SIZE, device="cuda") * 0.01 for _ in range(2))
     kernel = torch.cuda._compile_kernel(KERNEL, "addmul")
     module, compiled_op = cpp_op(kernel)
+    out = torch.empty_like(x)
 
-    def raw() -> float:
-        torch.cuda.synchronize()
-        return sorted(module.raw_loop(x, y, torch.empty_like(x), 400) for _ in range(50))[25]
+    def raw(launches: int = 400) -> float:
+        """Microseconds per launch, median over loops that each start on an idle device."""
+        times = []
+        for _ in range(20):
+            torch.cuda.synchronize()
+            times.append(module.raw_loop(x, y, out, launches))
+        return statistics.median(times)
 
-    raw()
-    floors = [raw()]
-    peers = {"opaq": opaq_op(), "cpp TORCH_LIBRARY": compiled_op, "torch.library.custom_op": python_op(kernel), "triton_op": triton_op()}
-    results = {}
-    for name, op in peers.items():
-        results[name] = measure(name, op, x, y)
-        floors.append(raw())
-    floor = sorted(floors)[len(floors) // 2]
+    ops = {"opaq": opaq_op(), "cpp TORCH_LIBRARY": compiled_op, "torch.library.custom_op": python_op(kernel), "triton_op": triton_op()}
+    with torch.no_grad():
+        peers = {name: ways(name, op, x, y) for name, op in ops.items()}
+        # The machine drifts: a round measures the floor beside every figure, and a figure's ratio is the median over rounds of its own ratios.
+        times = {name: {way: [] for way in chains} for name, chains in peers.items()}
+        ratios = {name: {way: [] for way in chains} for name, chains in peers.items()}
+        floors, short_floors = [], []
+        for _ in range(ROUNDS):
+            for name, chains in peers.items():
+                for way, chain in chains.items():
+                    floor = raw()
+                    per = 1 if way == "inductor_1_op" else OPS
+                    us = host_us(lambda: chain(x, y), per=per, synchronize=torch.cuda.synchronize, repeats=30, warmups=5)
+                    floors.append(floor)
+                    times[name][way].append(us)
+                    ratios[name][way].append(us / (floor + raw()) * 2)
+            short_floors.append(raw(OPS))
     table = {
-        name: {mode: {"us": round(us, 3), "ratio": round(us / floor, 3)} for mode, us in times.items()} for name, times in results.items()
+        name: {way: {"us": round(statistics.median(found), 3), "ratio": round(statistics.median(ratios[name][way]), 3)} for way, found in by_way.items()}
+        for name, by_way in times.items()
     }
-    save("boundary", {"raw_cuLaunchKernel_us": round(floor, 3), "raw_all_us": [round(f, 3) for f in floors], "per_op": table}, what=__doc__.split("\n")[0])
+    measured = {
+        "raw_cuLaunchKernel_us": round(statistics.median(floors), 3),
+        "raw_cuLaunchKernel_us_range": [round(min(floors), 3), round(max(floors), 3)],
+        "raw_loop_of_50_us": round(statistics.median(short_floors), 3),
+        "rounds": ROUNDS,
+        "per_op": table,  # inductor_1_op: one call of a compiled graph that holds one op
+    }
+    save("boundary", measured, what=__doc__.split("\n")[0])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .eager import (
     empty_strided_cuda,
     function_mode_depth,
     profiler_enabled,
+    returns_nothing,
     sympy_functions,
 )
 from .version import adapter_name
@@ -26,5 +27,6 @@ __all__ = [
     "empty_strided_cuda",
     "function_mode_depth",
     "profiler_enabled",
+    "returns_nothing",
     "sympy_functions",
 ]

@@ -23,10 +23,15 @@ __all__ = [
     "empty_strided_cuda",
     "function_mode_depth",
     "profiler_enabled",
+    "returns_nothing",
     "sympy_functions",
 ]
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
+
+
+def returns_nothing(overload: Any) -> bool:
+    return not overload._schema.returns
 
 
 def count_mutations(overload: Any, positions: Sequence[int]) -> None:

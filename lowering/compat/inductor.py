@@ -12,7 +12,6 @@ _adapter = importlib.import_module(f".{adapter_name(torch.__version__)}", __pack
 
 cache_dir = _adapter.cache_dir
 cexpr = _adapter.cexpr
-compile_fx = _adapter.compile_fx
 OrderedSet = _adapter.OrderedSet
 V = _adapter.V
 compile_fx = _adapter.compile_fx

@@ -51,15 +51,6 @@ __all__ = [
 ]
 
 
-def compile_fx(graph_module: Any, inputs: Sequence[Any], patches: dict[str, Any], scope: Callable[[], contextlib.ContextDecorator]) -> Any:
-    """Inductor's compiler with configuration patches, inside `scope()`: the cache look-ups, and each inner compilation, the backward's too,
-    which comes later."""
-    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
-
-    with scope():
-        return compile_fx(graph_module, inputs, inner_compile=scope()(compile_fx_inner), config_patches=patches)
-
-
 def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
     lowering.register_lowering(overload, type_promotion_kind=None)(lower)
     if any(argument.name == "out" for argument in overload._schema.arguments):

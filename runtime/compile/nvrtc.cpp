@@ -122,10 +122,20 @@ void resolve(void* handle, const std::string& path, const char* symbol, F& funct
   }
 }
 
+// NVRTC opens its builtins by bare name and relies on its own RUNPATH, which does not count where dlopen is intercepted (sanitizers, preloaded
+// libraries). What is loaded already is found by name.
+void open_builtins(const std::string& library) {
+  std::error_code error;
+  const fs::path folder = fs::canonical(library, error).parent_path();
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->path().filename().string().starts_with("libnvrtc-builtins.so")) dlopen(it->path().c_str(), RTLD_NOW | RTLD_LOCAL);
+  }
+}
+
 Nvrtc open() {
   const NvrtcPlace& place = nvrtc_place();
   if (place.path.empty()) fail(ErrorKind::Missing, place.why_not);
-  // By full path: the builtins library is looked for beside it.
+  open_builtins(place.path);
   void* handle = dlopen(place.path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     const char* why = dlerror();

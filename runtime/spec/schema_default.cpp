@@ -86,7 +86,7 @@ std::string take_float(SchemaCursor& cursor, const std::string& expected) {
   return (negative ? "-" : "") + (first == std::string::npos ? "0" : number.text.substr(first)) + ".0";
 }
 
-std::string quoted(const std::string& value) {
+std::string in_quotes(const std::string& value) {
   std::string text = "'";
   for (char c : value) {
     switch (c) {
@@ -142,7 +142,7 @@ std::string take_string(SchemaCursor& cursor, const std::string& expected) {
   }
   if (i >= text.size()) cursor.fail_at(column, expected + "; the string that begins here has no end");
   cursor.take(text.substr(column, i + 1 - column));
-  return quoted(value);
+  return in_quotes(value);
 }
 
 std::string take_device(SchemaCursor& cursor, const std::string& expected) {

@@ -45,3 +45,15 @@ def test_mutation_and_gradients(unique: str) -> None:
     assert torch.autograd.gradcheck(cube, (x,))
     torch.compile(lambda x: cube(x).sum(), fullgraph=True)(x).backward()
     torch.testing.assert_close(x.grad, 3 * x.detach() ** 2)
+
+
+def test_a_kernel_registered_for_a_device_is_what_runs_there(unique: str) -> None:
+    @opaq.custom_op(unique, mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("the CPU kernel must run")
+
+    twice.register_fake(torch.empty_like)
+    twice.register_kernel("cpu")(lambda x: x * 2)
+    x = torch.randn(3)
+    torch.testing.assert_close(twice(x), x * 2)
+    torch.testing.assert_close(torch.compile(lambda x: twice(x), fullgraph=True)(x), x * 2)

@@ -80,6 +80,7 @@ def test_scalars_of_every_kind(unique: str) -> None:
     assert op(x, 1, 2, 0.5, True, [4, 9], torch.float64, "wide").tolist() == [1, 2, 0.5, 1, 9, 2, 1, 7]
     assert op(x, 1, 2, 1, False, (5,), torch.float64, "thin", 3, flip=True).tolist() == [1, 2, 1, 0, 5, 1, 0, -3]
     assert op.overload(x, 1, 2, 0.5, True, [4, 9], torch.float64, "wide", None, flip=False).tolist() == [1, 2, 0.5, 1, 9, 2, 1, 7]
+    assert op.explain(x, 1, 2, 0.5, True, [4], torch.float64, "wide") == "cpu: chosen"
     with pytest.raises(opaq.LaunchError, match=r"argument `i` is a str; expected an int"):
         op(x, "one", 2, 0.5, True, [4], torch.float64, "wide")
     with pytest.raises(opaq.LaunchError, match=r"3000000000, which does not fit .*`int`"):
