@@ -10,7 +10,6 @@ from .version import adapter_name
 
 _adapter = importlib.import_module(f".{adapter_name(torch.__version__)}", __package__)
 
-compile_fx = _adapter.compile_fx
 OrderedSet = _adapter.OrderedSet
 V = _adapter.V
 compile_fx = _adapter.compile_fx

@@ -19,7 +19,6 @@ __all__ = [
     "OrderedSet",
     "V",
     "compile_fx",
-    "compile_fx",
     "copy_into",
     "expressions",
     "fake_of",
