@@ -234,6 +234,7 @@ def op_facts(before: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, An
                     "calls": calls,
                     "host_us_per_call": host_seconds / calls * 1e6,
                     "compile_seconds": entry["compile_seconds"],
+                    "images_compiled": entry["compiled"] - earlier.get("compiled", 0),
                     "cache_hits": entry["disk_hits"],
                 }
             )
@@ -262,25 +263,29 @@ def compile_cuda_sources(size: Size) -> dict[str, Any]:
         "cross_entropy": [logits, target, -100],
         "cross_entropy_backward": [per_row, per_row, logits, target, per_row, -100],
     }
-    images = 0
+    images, compiled = 0, 0
     try:
         for name, facts in arguments.items():
             op = getattr(extern_kernels, name)
             for implementation in op.info["implementations"]:
                 if implementation["device"] == "cuda":
-                    _runtime.compile(op.name, facts, ARCH, implementation["name"])
+                    made = _runtime.compile(op.name, facts, ARCH, implementation["name"])
                     images += 1
+                    compiled += not made["from_cache"]
     except _runtime.MissingError as error:
-        return {"cuda_sources_compiled": 0, "images_compiled": 0, "cuda_note": f"CUDA sources were not compiled: {error}"}
+        return {"cuda_sources_compiled": 0, "images": 0, "images_compiled": 0, "cuda_note": f"CUDA sources were not compiled: {error}"}
     sources = len({name.removesuffix("_backward") for name in arguments})
-    note = f"No GPU here: NVRTC compiled {images} kernels of {sources} CUDA sources for {ARCH}, in bfloat16."
-    return {"cuda_sources_compiled": sources, "images_compiled": images, "cuda_note": note}
+    cached = f" ({images - compiled} came from the cache)" if compiled < images else ""
+    note = f"No GPU here: NVRTC compiled {images} kernels of {sources} CUDA sources for {ARCH}, in bfloat16{cached}."
+    return {"cuda_sources_compiled": sources, "images": images, "images_compiled": compiled, "cuda_note": note}
 
 
 def used_cuda_sources(ops: list[dict[str, Any]]) -> dict[str, Any]:
     used = {(entry["name"], entry["implementation"]) for entry in ops if entry["implementation"].startswith("cuda")}
     sources = len({name.removesuffix("_backward") for name, _ in used})
-    return {"cuda_sources_compiled": sources, "images_compiled": len(used), "cuda_note": f"{len(used)} kernels of {sources} CUDA sources ran."}
+    compiled = sum(entry["images_compiled"] for entry in ops)
+    note = f"{len(used)} kernels of {sources} CUDA sources ran."
+    return {"cuda_sources_compiled": sources, "images": len(used), "images_compiled": compiled, "cuda_note": note}
 
 
 # ---- the demo ------------------------------------------------------------------------------------------------------------------
