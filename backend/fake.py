@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +38,7 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     compute = make_function("compute", signature(info["args"]), value, info["name"])
 
     def fake(*args: Any, **kwargs: Any) -> Any:
-        if "torch._dynamo" in sys.modules:  # a compiler is at work: Inductor must know the op before it lowers the graph
-            lowering.activate()
+        lowering.activate_when_compiling()
         return compute(*args, **kwargs)
 
     return fake
@@ -49,7 +46,6 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
 
 def make_function(name: str, parameters: str, value: str, where: str) -> Callable[..., Any]:
     """A Python function from texts that the runtime has parsed and printed."""
-    assert not keyword.iskeyword(name)
     scope: dict[str, Any] = {"torch": torch}
     exec(compile(f"def {name}({parameters}):\n    return {value}\n", f"<opaq: {where}>", "exec"), scope)
     return scope[name]

@@ -118,4 +118,13 @@ Ref default_value(const ArgSpec& spec) {
   return check(PyObject_CallFunctionObjArgs(literal_eval, text.get(), nullptr));
 }
 
+Device parse_device(const std::string& text) {
+  if (text == "cpu") return {DeviceType::CPU, 0};
+  if (text.rfind("cuda", 0) == 0) {
+    if (text.size() == 4) return {DeviceType::CUDA, 0};
+    if (text.size() > 5 && text[4] == ':' && text.find_first_not_of("0123456789", 5) == std::string::npos) return {DeviceType::CUDA, std::stoi(text.substr(5))};
+  }
+  fail(ErrorKind::Launch, "device `" + text + "`; expected \"cpu\" or \"cuda:<index>\"");
+}
+
 }  // namespace opaq::python

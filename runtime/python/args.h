@@ -49,4 +49,6 @@ inline void launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, 
 // A schema default as a Python object: "1e-6", "None", "True", "'mean'", "[0, 0]".
 Ref default_value(const ArgSpec& spec);
 
+Device parse_device(const std::string& text);  // "cpu", "cuda" or "cuda:<index>"; throws Launch for anything else
+
 }  // namespace opaq::python

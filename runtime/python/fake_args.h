@@ -11,12 +11,6 @@
 
 namespace opaq::python {
 
-inline Device parse_fact_device(const std::string& text) {
-  if (text == "cpu") return {};
-  const size_t colon = text.find(':');
-  return {DeviceType::CUDA, colon == std::string::npos ? 0 : std::stoi(text.substr(colon + 1))};
-}
-
 inline std::vector<int64_t> to_ints(PyObject* sequence, const char* what) {
   std::vector<int64_t> values;
   for (const Ref& item : to_items(sequence, what)) values.push_back(to_int(item.get(), what));
@@ -54,7 +48,7 @@ class FakeArgs {
     const std::string dtype_name = to_string(fields[0].get(), "dtype");
     const std::optional<DType> dtype = dtype_from_name(dtype_name);
     if (!dtype) fail(ErrorKind::Launch, op_.name() + ": unknown dtype `" + dtype_name + "`");
-    device_ = parse_fact_device(to_string(fields[3].get(), "device"));
+    device_ = parse_device(to_string(fields[3].get(), "device"));
     return Arg(make(*dtype, to_ints(fields[1].get(), "sizes"), to_ints(fields[2].get(), "strides"), to_int(fields[4].get(), "alignment")));
   }
   TensorView make(DType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t alignment) {

@@ -32,15 +32,6 @@ std::set<Launcher*>& alive() {
 
 std::string device_name(Device d) { return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index); }
 
-Device parse_device(const std::string& text) {
-  if (text == "cpu") return {DeviceType::CPU, 0};
-  if (text.rfind("cuda", 0) == 0) {
-    if (text.size() == 4) return {DeviceType::CUDA, 0};
-    if (text.size() > 5 && text[4] == ':' && text.find_first_not_of("0123456789", 5) == std::string::npos) return {DeviceType::CUDA, std::stoi(text.substr(5))};
-  }
-  fail(ErrorKind::Launch, "device `" + text + "`; expected \"cpu\" or \"cuda:<index>\"");
-}
-
 const std::string& symbol_name(const OpSpec& spec, size_t i) {
   const size_t inputs = spec.schema.args.size();
   return i < inputs ? spec.schema.args[i].name : spec.schema.returns[i - inputs];

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import pathlib
 import subprocess
@@ -15,22 +14,11 @@ from torch._inductor.utils import run_and_get_code
 
 import opaq
 
-_counter = itertools.count()
 CPP = {"cpp_wrapper": True}
 ADDMUL = """extern "C" __global__ void addmul(const float* a, const float* b, float* out, long long n) {
   long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
   if (i < n) out[i] = a[i] * b[i] + a[i];
 }"""
-
-
-@pytest.fixture
-def unique() -> str:
-    return f"opaq_gpu_cpp_test::op{next(_counter)}"
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> None:
-    torch.compiler.reset()
 
 
 def addmul(name: str) -> opaq.Op:
