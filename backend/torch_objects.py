@@ -20,6 +20,7 @@ def bind() -> None:
     """Once, at import."""
     libraries, includes = wheel_folders()
     _runtime.configure(library_dirs=libraries, cuda_include_dirs=includes)
+    some = torch.empty(0)
     _runtime.bind_torch(
         tensor=torch.Tensor,
         parameter=torch.nn.Parameter,
@@ -28,12 +29,9 @@ def bind() -> None:
         empty_strided=torch.empty_strided,
         empty_strided_cuda=lowering.compat.empty_strided_cuda,
         empty_strided_cpu=lowering.compat.empty_strided_cpu,
-        is_grad_enabled=torch.is_grad_enabled,
-        dispatch_mode_depth=lowering.compat.dispatch_mode_depth,
-        function_mode_depth=lowering.compat.function_mode_depth,
-        profiler_enabled=lowering.compat.profiler_enabled,
-        is_neg=torch.Tensor.is_neg,
-        is_conj=torch.Tensor.is_conj,
+        **lowering.compat.state_addresses(),
+        is_neg=some.is_neg,
+        is_conj=some.is_conj,
         increment_version=torch.autograd.graph.increment_version,
     )
 

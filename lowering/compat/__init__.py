@@ -8,12 +8,10 @@ from __future__ import annotations
 from .eager import (
     check_no_alias,
     count_mutations,
-    dispatch_mode_depth,
     empty_strided_cpu,
     empty_strided_cuda,
-    function_mode_depth,
-    profiler_enabled,
     returns_nothing,
+    state_addresses,
     sympy_functions,
 )
 from .version import adapter_name
@@ -22,11 +20,9 @@ __all__ = [
     "adapter_name",
     "check_no_alias",
     "count_mutations",
-    "dispatch_mode_depth",
     "empty_strided_cpu",
     "empty_strided_cuda",
-    "function_mode_depth",
-    "profiler_enabled",
     "returns_nothing",
+    "state_addresses",
     "sympy_functions",
 ]

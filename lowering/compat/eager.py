@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._C import _len_torch_dispatch_stack as dispatch_mode_depth
-from torch._C import _len_torch_function_stack as function_mode_depth
-from torch._C._autograd import _profiler_enabled as profiler_enabled
+from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+from torch._C._autograd import _profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu as empty_strided_cpu
 from torch._C._dynamo.guards import _empty_strided_cuda as empty_strided_cuda
 from torch._library.utils import _c_check_aliasing_constraint as check_no_alias
@@ -18,16 +19,37 @@ from torch._library.utils import _c_check_aliasing_constraint as check_no_alias
 __all__ = [
     "check_no_alias",
     "count_mutations",
-    "dispatch_mode_depth",
     "empty_strided_cpu",
     "empty_strided_cuda",
-    "function_mode_depth",
-    "profiler_enabled",
     "returns_nothing",
+    "state_addresses",
     "sympy_functions",
 ]
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
+_functions: list[Any] = []  # whose addresses were given out
+
+
+def state_addresses() -> dict[str, int]:
+    """C functions of no argument that tell this thread's state: how many modes are entered (int64_t), whether a profiler or autograd is on (bool).
+
+    torch's own, which cost two nanoseconds; where a torch lacks one, Python's way to the same.
+    """
+    folder = os.path.join(os.path.dirname(torch.__file__), "lib")
+    c10, cpu = (ctypes.CDLL(os.path.join(folder, name)) for name in ("libc10.so", "libtorch_cpu.so"))  # loaded already
+    found = {
+        "dispatch_modes": (c10, "_ZN3c104impl20TorchDispatchModeTLS9stack_lenEv", ctypes.c_int64, _len_torch_dispatch_stack),
+        "function_modes": (cpu, "_ZN2at4impl22PythonTorchFunctionTLS9stack_lenEv", ctypes.c_int64, _len_torch_function_stack),
+        "profiler_enabled": (cpu, "_ZN5torch8profiler4impl15profilerEnabledEv", ctypes.c_bool, _profiler_enabled),
+        "grad_enabled": (cpu, "aoti_torch_grad_mode_is_enabled", ctypes.c_bool, torch.is_grad_enabled),
+    }
+    return {key: _address(*place) for key, place in found.items()}
+
+
+def _address(library: ctypes.CDLL, symbol: str, result: Any, python: Callable[[], Any]) -> int:
+    function = getattr(library, symbol, None) or ctypes.PYFUNCTYPE(result)(python)
+    _functions.append(function)
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
 def returns_nothing(overload: Any) -> bool:

@@ -66,6 +66,20 @@ PyObject* keep(PyObject* dict, const char* key) {
   return value;
 }
 
+template <typename Function>
+void address(PyObject* dict, const char* key, Function& function) {
+  function = reinterpret_cast<Function>(PyLong_AsVoidPtr(keep(dict, key)));
+  if (!function) fail(ErrorKind::Internal, std::string("bind_torch: no address for ") + key);
+}
+
+// What a built-in method bound to a tensor calls: a third of the cost of a call by way of Python. Any tensor's serves all.
+PyCFunction function_of(PyObject* bound_method) {
+  if (!PyCFunction_Check(bound_method) || PyCFunction_GetFlags(bound_method) != METH_NOARGS) {
+    fail(ErrorKind::Missing, "this torch's Tensor.is_neg and is_conj are no built-in methods without arguments, which opaq calls");
+  }
+  return PyCFunction_GetFunction(bound_method);
+}
+
 }  // namespace
 
 const Torch& torch() {
@@ -92,12 +106,12 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     t.empty_strided = keep(kwargs, "empty_strided");
     t.empty_strided_cuda = keep(kwargs, "empty_strided_cuda");
     t.empty_strided_cpu = keep(kwargs, "empty_strided_cpu");
-    t.is_grad_enabled = keep(kwargs, "is_grad_enabled");
-    t.dispatch_mode_depth = keep(kwargs, "dispatch_mode_depth");
-    t.function_mode_depth = keep(kwargs, "function_mode_depth");
-    t.profiler_enabled = keep(kwargs, "profiler_enabled");
-    t.is_neg = keep(kwargs, "is_neg");
-    t.is_conj = keep(kwargs, "is_conj");
+    address(kwargs, "dispatch_modes", t.dispatch_modes);
+    address(kwargs, "function_modes", t.function_modes);
+    address(kwargs, "profiler_enabled", t.profiler_enabled);
+    address(kwargs, "grad_enabled", t.grad_enabled);
+    t.is_neg = function_of(keep(kwargs, "is_neg"));
+    t.is_conj = function_of(keep(kwargs, "is_conj"));
     t.increment_version = keep(kwargs, "increment_version");
     t.device = keep(kwargs, "device");
     t.name_requires_grad = check(PyUnicode_InternFromString("requires_grad")).release();

@@ -14,12 +14,12 @@ struct Torch {
   PyObject* empty_strided = nullptr;     // torch.empty_strided
   PyObject* empty_strided_cuda = nullptr;  // fast paths: (sizes, strides, dtype) on the current device
   PyObject* empty_strided_cpu = nullptr;
-  PyObject* is_grad_enabled = nullptr;
-  PyObject* dispatch_mode_depth = nullptr;
-  PyObject* function_mode_depth = nullptr;
-  PyObject* profiler_enabled = nullptr;
-  PyObject* is_neg = nullptr;            // torch.Tensor.is_neg, is_conj
-  PyObject* is_conj = nullptr;
+  int64_t (*dispatch_modes)() = nullptr;   // of this thread: modes entered
+  int64_t (*function_modes)() = nullptr;
+  bool (*profiler_enabled)() = nullptr;
+  bool (*grad_enabled)() = nullptr;
+  PyCFunction is_neg = nullptr;            // torch.Tensor.is_neg and is_conj: called with the tensor and nullptr
+  PyCFunction is_conj = nullptr;
   PyObject* increment_version = nullptr;
   PyObject* device = nullptr;            // torch.device
   PyObject *name_requires_grad = nullptr, *name_dtype = nullptr, *name_device = nullptr;  // interned

@@ -10,13 +10,49 @@
 namespace opaq::python {
 namespace {
 
+Ref int_tuple(const std::vector<int64_t>& values) {
+  Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; i < values.size(); ++i) check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), check(PyLong_FromLongLong(values[i])).release()));
+  return tuple;
+}
+
+// Allocates one output. Most calls ask for what the last one asked for: its arguments as Python objects are kept.
+class Allocator {
+ public:
+  Ref allocate(const OutputShape& shape, Device device) {
+    if (!args_ || shape.dtype != last_.dtype || shape.sizes != last_.sizes || shape.strides != last_.strides) {
+      Ref sizes = int_tuple(shape.sizes), strides = int_tuple(shape.strides);
+      args_ = {};
+      last_ = shape;
+      args_ = check(PyTuple_Pack(3, sizes.get(), strides.get(), torch().dtypes[static_cast<int>(shape.dtype)]));
+    }
+    const Ref args = args_;  // an allocation may run Python code that calls the op again
+    const Torch& t = torch();
+    PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu : device.index == 0 ? t.empty_strided_cuda : nullptr;
+    return check(fast ? PyObject_Call(fast, args.get(), nullptr) : on(device, args.get()));
+  }
+
+ private:
+  static PyObject* on(Device device, PyObject* args) {
+    Ref name = from("cuda:" + std::to_string(device.index));
+    Ref positional = check(PyTuple_GetSlice(args, 0, 2));
+    Dict keywords;
+    keywords.put("dtype", Ref::borrow(PyTuple_GetItem(args, 2))).put("device", check(PyObject_CallFunctionObjArgs(torch().device, name.get(), nullptr)));
+    return PyObject_Call(torch().empty_strided, positional.get(), keywords.take().get());
+  }
+
+  OutputShape last_;
+  Ref args_;  // (sizes, strides, dtype)
+};
+
 struct Eager {
   const Op* op;
   Selector* selector;
   const OpSpec* spec;
-  Ref overload;                // torch.ops.<ns>.<name>.default
-  std::vector<Ref> names;      // interned argument names
-  std::vector<Ref> defaults;   // null where required
+  Ref overload;                       // torch.ops.<ns>.<name>.default
+  std::vector<Ref> names;             // interned argument names
+  std::vector<Ref> defaults;          // null where required
+  std::vector<Allocator> allocators;  // one for each output
   bool mutates = false;
 };
 
@@ -61,17 +97,12 @@ bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* k
   return true;
 }
 
-bool is_zero(PyObject* function) {
-  Ref depth = check(PyObject_CallObject(function, nullptr));
-  return PyLong_Check(depth.get()) ? PyLong_AsLong(depth.get()) == 0 : depth.get() != Py_True;
-}
+bool is_true(const Ref& object) { return object.get() == Py_True; }
 
-bool is_true(PyObject* object) { return object == Py_True; }
-
-// No mode, profiler or subclass may be bypassed.
+// No mode or profiler may be bypassed.
 bool torch_state_is_plain() {
   const Torch& t = torch();
-  return is_zero(t.dispatch_mode_depth) && is_zero(t.function_mode_depth) && is_zero(t.profiler_enabled);
+  return t.dispatch_modes() == 0 && t.function_modes() == 0 && !t.profiler_enabled();
 }
 
 // A tensor that may be launched on: plain, readable, without gradient, negation or conjugation bit.
@@ -82,29 +113,10 @@ bool readable(PyObject* value, TensorView& view, bool grad) {
     PyErr_Clear();
     return false;
   }
-  if (grad && is_true(check(PyObject_GetAttr(value, t.name_requires_grad)).get())) return false;
-  if (!is_integral(view.dtype) && view.dtype != DType::Bool && is_true(check(PyObject_CallFunctionObjArgs(t.is_neg, value, nullptr)).get())) return false;
+  if (grad && is_true(check(PyObject_GetAttr(value, t.name_requires_grad)))) return false;
+  if (!is_integral(view.dtype) && view.dtype != DType::Bool && is_true(check(t.is_neg(value, nullptr)))) return false;
   const bool complex = view.dtype == DType::Complex64 || view.dtype == DType::Complex128 || view.dtype == DType::Complex32;
-  return !complex || !is_true(check(PyObject_CallFunctionObjArgs(t.is_conj, value, nullptr)).get());
-}
-
-Ref int_tuple(const std::vector<int64_t>& values) {
-  Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
-  for (size_t i = 0; i < values.size(); ++i) check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), check(PyLong_FromLongLong(values[i])).release()));
-  return tuple;
-}
-
-Ref allocate(const OutputShape& shape, Device device) {
-  const Torch& t = torch();
-  PyObject* dtype = t.dtypes[static_cast<int>(shape.dtype)];
-  Ref sizes = int_tuple(shape.sizes), strides = int_tuple(shape.strides);
-  PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu : device.index == 0 ? t.empty_strided_cuda : nullptr;
-  if (fast) return check(PyObject_CallFunctionObjArgs(fast, sizes.get(), strides.get(), dtype, nullptr));
-  Ref name = from("cuda:" + std::to_string(device.index));
-  Ref positional = check(PyTuple_Pack(2, sizes.get(), strides.get()));
-  Dict keywords;
-  keywords.put("dtype", Ref::borrow(dtype)).put("device", check(PyObject_CallFunctionObjArgs(t.device, name.get(), nullptr)));
-  return check(PyObject_Call(t.empty_strided, positional.get(), keywords.take().get()));
+  return !complex || !is_true(check(t.is_conj(value, nullptr)));
 }
 
 void count_mutations(const Eager& e, PyObject* const* bound) {
@@ -114,11 +126,11 @@ void count_mutations(const Eager& e, PyObject* const* bound) {
 }
 
 // Runs the call without the dispatcher, or returns nullptr (no exception set) when it must not.
-PyObject* run_directly(const Eager& e, PyObject* const* bound) {
+PyObject* run_directly(Eager& e, PyObject* const* bound) {
   if (!torch_state_is_plain()) return nullptr;
   const Schema& schema = e.spec->schema;
   const size_t inputs = schema.args.size(), outputs = schema.returns.size();
-  const bool grad = is_true(check(PyObject_CallObject(torch().is_grad_enabled, nullptr)).get());
+  const bool grad = torch().grad_enabled();
   Args args(inputs + outputs);
   const TensorView* first = nullptr;
   for (size_t i = 0; i < inputs; ++i) {
@@ -142,7 +154,7 @@ PyObject* run_directly(const Eager& e, PyObject* const* bound) {
   thread_local OutputShape shape;  // its capacity is reused
   for (size_t i = 0; i < outputs; ++i) {
     infer_output(*e.spec, i, args.data(), shape);
-    made[i] = allocate(shape, device);
+    made[i] = e.allocators[i].allocate(shape, device);
     TensorView view;
     if (!read_tensor(made[i].get(), view)) throw PythonError{};
     if (!(view.device == device)) return nullptr;  // the current device is another one: torch allocates there
@@ -178,7 +190,7 @@ PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "eager");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    auto* e = new Eager{&op, &selector(op), &op.spec(), items.at(1), {}, {}, false};
+    auto* e = new Eager{&op, &selector(op), &op.spec(), items.at(1), {}, {}, std::vector<Allocator>(op.spec().schema.returns.size()), false};
     Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) { delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager")); }));
     if (!capsule) {
       delete e;

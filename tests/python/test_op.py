@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import opaq
 
@@ -39,6 +41,40 @@ def test_negative_and_conjugate_bits_are_resolved(unique: str) -> None:
     negative = z.conj().imag
     assert negative.is_neg()
     torch.testing.assert_close(op(negative), negative * 2)
+
+
+def test_modes_and_profilers_see_eager_calls(unique: str) -> None:
+    op, x = scale_op(unique), torch.randn(4)
+    seen: list[str] = []
+
+    class Dispatch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(f"dispatch {function}")
+            return function(*args, **(kwargs or {}))
+
+    class Function(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            seen.append(f"function {function}")
+            return function(*args, **(kwargs or {}))
+
+    with Dispatch():
+        op(x)
+    with Function():
+        op(x)
+    op(x)
+    name = unique.replace("::", ".") + ".default"
+    assert seen == [f"dispatch {name}", f"function {name}"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        op(x)
+    assert unique in [event.name for event in profile.events()]
+
+
+def test_each_call_gets_outputs_of_its_own_shape(unique: str) -> None:
+    op = scale_op(unique)
+    for shape in ((4,), (2, 3), (4,), (2, 3), (3, 2), (0, 3), (), (6,)):
+        for dtype in (torch.float32, torch.float64):
+            x = torch.randn(shape, dtype=dtype)
+            torch.testing.assert_close(op(x), x * 2)
 
 
 def test_outputs_by_expression(unique: str) -> None:
