@@ -1,0 +1,124 @@
+"""Where the host time of one launch goes: from a raw cuLaunchKernel loop, step by step, to a compiled chain of 50 opaque ops and to eager calls.
+
+    python bench/launch.py              (needs a GPU, CUDA's headers and g++)
+
+Every step launches a * b + a on 4096 floats. Each figure is the median over rounds that measure all steps in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections.abc import Callable
+
+import torch
+from boundary import OPS, ROUNDS, SIZE, chain_of, opaq_op
+from common import host_us, save
+
+CPP = """
+#include <torch/extension.h>
+#include <cuda.h>
+
+static CUfunction from_module, from_library;
+
+static void check(CUresult result, const char* what) { TORCH_CHECK(result == CUDA_SUCCESS, what, ": ", (int)result); }
+
+void load(const std::string& image) {
+  CUmodule module;
+  check(cuModuleLoadData(&module, image.data()), "cuModuleLoadData");
+  check(cuModuleGetFunction(&from_module, module, "addmul"), "cuModuleGetFunction");
+  CUlibrary library;
+  CUkernel kernel;
+  check(cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "cuLibraryLoadData");
+  check(cuLibraryGetKernel(&kernel, library, "addmul"), "cuLibraryGetKernel");
+  check(cuKernelGetFunction(&from_library, kernel), "cuKernelGetFunction");
+}
+
+static void launches(CUfunction function, int64_t a, int64_t b, int64_t out, int64_t count, bool ask_context) {
+  int n = 4096;
+  void* args[] = {&a, &b, &out, &n};
+  CUcontext context;
+  for (int64_t i = 0; i < count; ++i) {
+    if (ask_context) check(cuCtxGetCurrent(&context), "cuCtxGetCurrent");
+    check(cuLaunchKernel(function, 16, 1, 1, 256, 1, 1, 0, nullptr, args, nullptr), "cuLaunchKernel");
+  }
+}
+void module_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_module, a, b, out, count, false); }
+void library_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, false); }
+void context_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, true); }
+
+// Calls of a Python callable without the interpreter between them.
+void call_loop(py::object callable, py::object a, py::object b, py::object out, py::object stream, int64_t count) {
+  PyObject* args[] = {a.ptr(), b.ptr(), out.ptr(), stream.ptr()};
+  for (int64_t i = 0; i < count; ++i) {
+    PyObject* result = PyObject_Vectorcall(callable.ptr(), args, 4, nullptr);
+    if (!result) throw py::error_already_set();
+    Py_DECREF(result);
+  }
+}
+"""
+FUNCTIONS = ["load", "module_loop", "library_loop", "context_loop", "call_loop"]
+
+
+def straight_line(count: int, statement: str, scope: dict[str, object]) -> Callable[[], None]:
+    """A function that holds `statement` `count` times, {} in it replaced by the number; names come from `scope`."""
+    body = "\n".join("    " + statement.replace("{}", str(i)) for i in range(count))
+    exec(compile(f"def run():\n{body}", __file__, "exec"), scope)
+    return scope["run"]
+
+
+def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
+    """Ways to launch OPS times, each a little more than the one before."""
+    from torch.utils.cpp_extension import load_inline
+
+    from opaq import _runtime, lowering
+
+    cuda = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    module = load_inline(
+        "bench_launch", [CPP], functions=FUNCTIONS, extra_include_paths=[f"{cuda}/include"], extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda"],
+        extra_cflags=["-O2"],
+    )  # fmt: skip
+    op = opaq_op()
+    out = torch.empty_like(x)
+    facts = [("float32", SIZE, x.stride(), "cuda:0", 256)] * 2
+    (image,) = _runtime.cpp_launch(op.name, "cuda", facts, [_runtime.device_arch(0)])["images"]
+    module.load(image["bytes"])
+    pointers = (x.data_ptr(), y.data_ptr(), out.data_ptr(), OPS)
+    launchers = {f"launch_{i}": _runtime.launcher(op.name, op.info["hash"], "cuda:0", f"op{i}", "bench") for i in range(OPS)}
+    scope = {"x": x, "y": y, "out": out, "op": op, "eager": op._eager, **launchers}
+    scope["allocate"] = lowering.compat.empty_strided_cuda
+    compiled = torch.compile(chain_of(op, OPS), fullgraph=True)
+    compiled(x, y)
+    return {
+        "C++ loop, cuModule": lambda: module.module_loop(*pointers),
+        "C++ loop, cuLibrary": lambda: module.library_loop(*pointers),
+        "C++ loop, cuLibrary, cuCtxGetCurrent": lambda: module.context_loop(*pointers),
+        "C++ loop, one launch object": lambda: module.call_loop(launchers["launch_0"], x, y, out, 0, OPS),
+        "Python, one launch object": straight_line(OPS, "launch_0(x, y, out, 0)", dict(scope)),
+        "Python, 50 launch objects": straight_line(OPS, "launch_{}(x, y, out, 0)", dict(scope)),
+        "Python, 50 launch objects, allocations": straight_line(
+            OPS, f"buf = allocate({SIZE}, {x.stride()}, x.dtype); launch_{{}}(x, y, buf, 0)", dict(scope)
+        ),
+        "compiled chain": lambda: compiled(x, y),
+        "eager, without the op's Python frame": straight_line(OPS, "eager(x, y)", dict(scope)),
+        "eager": straight_line(OPS, "op(x, y)", dict(scope)),
+    }
+
+
+def main() -> None:
+    if not torch.cuda.is_available():
+        sys.exit("bench/launch.py needs a GPU: torch.cuda.is_available() is False")
+    x, y = (torch.rand(SIZE, device="cuda") * 0.01 for _ in range(2))
+    with torch.no_grad():
+        ways = steps(x, y)
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                times[name].append(host_us(way, per=OPS, synchronize=torch.cuda.synchronize, repeats=40, warmups=5))
+    measured = {"rounds": ROUNDS, "us_per_launch": {name: {"median": round(statistics.median(t), 3), "best": round(min(t), 3)} for name, t in times.items()}}
+    save("launch", measured, what=__doc__.split("\n")[0])
+
+
+if __name__ == "__main__":
+    main()
