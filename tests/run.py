@@ -9,6 +9,7 @@ Run it with the Python in which opaq is installed.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -56,9 +57,10 @@ def python() -> None:
 
 
 def gpu() -> None:
-    """pytest on a GPU; skipping is failing"""
+    """pytest on a GPU, by several workers where pytest-xdist is installed; skipping is failing"""
     folders = [os.path.join(ROOT, "tests", name) for name in ("gpu", "python")]
-    run(sys.executable, "-m", "pytest", *folders, env={"OPAQ_REQUIRE_GPU": "1"})
+    workers = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
+    run(sys.executable, "-m", "pytest", *workers, *folders, env={"OPAQ_REQUIRE_GPU": "1"})
 
 
 def configure(name: str, sanitizers: str) -> str:
