@@ -153,6 +153,9 @@ def ways(name, op, x, y):
     for chain in chains.values():
         torch.testing.assert_close(chain(x, y), expected)
     chains["inductor_1_op"] = torch.compile(chain_of(op, 1), fullgraph=True)
+    if name in IN_CPP:
+        chains["inductor_cpp_wrapper_1_op"] = torch.compile(chain_of(op, 1), fullgraph=True, options={"cpp_wrapper": True})
+        chains["aoti_1_op"] = package(chain_of(op, 1), x, y)
     return chains
 
 
@@ -183,7 +186,7 @@ def main() -> None:
             for name, chains in peers.items():
                 for way, chain in chains.items():
                     floor = raw()
-                    per = 1 if way == "inductor_1_op" else OPS
+                    per = 1 if way.endswith("_1_op") else OPS
                     us = host_us(lambda: chain(x, y), per=per, synchronize=torch.cuda.synchronize, repeats=30, warmups=5)
                     floors.append(floor)
                     times[name][way].append(us)
@@ -198,7 +201,7 @@ def main() -> None:
         "raw_cuLaunchKernel_us_range": [round(min(floors), 3), round(max(floors), 3)],
         "raw_loop_of_50_us": round(statistics.median(short_floors), 3),
         "rounds": ROUNDS,
-        "per_op": table,  # inductor_1_op: one call of a compiled graph that holds one op
+        "per_op": table,  # "..._1_op": one call of a graph that holds one op: what a call costs whatever is in it
     }
     save("boundary", measured, what=__doc__.split("\n")[0])
 
