@@ -1,6 +1,6 @@
-"""Cold starts in fresh processes: import, first compile of a toy kernel against bare NVRTC, and the same kernel from the disk cache.
+"""Cold starts in fresh processes: import, first compile of a toy kernel against bare NVRTC, and the same kernel from the disk cache, plain and with headers.
 
-    python bench/cold.py                (needs NVRTC; no GPU)
+    python bench/cold.py                (needs NVRTC and CUDA's headers; no GPU)
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ start = time.perf_counter(); made = _runtime.compile("bench::addmul", [fact, fac
 assert made["from_cache"] == EXPECTED, made
 print(seconds * 1e3)
 """
+OPAQ_HEADERS = OPAQ.replace(repr(KERNEL), repr("#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n" + KERNEL))
 BARE = f"""
 import ctypes, time
 start = time.perf_counter()
@@ -62,15 +63,17 @@ def main() -> None:
         sys.exit(f"bench/cold.py needs NVRTC: {nvrtc['why_not']}")
     rounds = 9
     with tempfile.TemporaryDirectory() as folder:
-        cold, bare, cached, imports = [], [], [], []
+        cold, bare, cached, cached_headers, imports = [], [], [], [], []
         for _ in range(rounds):  # interleaved, so that drift of the machine falls on all alike
             cold.append(run(OPAQ.replace("EXPECTED", "False"), OPAQ_CACHE_SIZE="0"))
             bare.append(run(BARE.replace("PATH", repr(nvrtc["path"]))))
             imports.append(run(IMPORT))
-        run(OPAQ.replace("EXPECTED", "False"), OPAQ_CACHE_DIR=folder)
+        for script in (OPAQ, OPAQ_HEADERS):
+            run(script.replace("EXPECTED", "False"), OPAQ_CACHE_DIR=folder)
         for _ in range(rounds):
             cached.append(run(OPAQ.replace("EXPECTED", "True"), OPAQ_CACHE_DIR=folder))
-    medians = {name: round(statistics.median(times), 3) for name, times in (("import_ms", imports), ("first_compile_ms", cold), ("bare_nvrtc_ms", bare), ("disk_cache_ms", cached))}
+            cached_headers.append(run(OPAQ_HEADERS.replace("EXPECTED", "True"), OPAQ_CACHE_DIR=folder))
+    medians = {name: round(statistics.median(times), 3) for name, times in (("import_ms", imports), ("first_compile_ms", cold), ("bare_nvrtc_ms", bare), ("disk_cache_ms", cached), ("disk_cache_with_headers_ms", cached_headers))}
     save("cold", {**medians, "first_compile_over_bare_nvrtc": round(medians["first_compile_ms"] / medians["bare_nvrtc_ms"], 3), "rounds": rounds}, what=__doc__.split("\n")[0])
 
 

@@ -1,35 +1,17 @@
 // Follows includes through the search path and folds what they reach into a digest.
 #include "includes.h"
 
-#include <sys/stat.h>
-
-#include <algorithm>
-#include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "opaq/sha256.h"
+#include "toolkit.h"
 
 namespace opaq {
 namespace {
-
-// A file that was written this recently may change again without its time changing: it is read anew each time.
-constexpr int64_t kUnsettledSeconds = 2;
-
-bool is_file(const std::string& path) {
-  struct stat facts{};
-  return stat(path.c_str(), &facts) == 0 && S_ISREG(facts.st_mode);
-}
-
-bool exists(const std::string& path) {
-  struct stat facts{};
-  return stat(path.c_str(), &facts) == 0;
-}
 
 std::string folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -39,17 +21,11 @@ std::string folder_of(const std::string& path) {
 std::string first_component(std::string_view name) { return std::string(name.substr(0, name.find('/'))); }
 
 struct FileFacts {
-  std::string stamp;
-  bool settled = false;
-  std::string digest;  // of the content; "" for the toolkit's, which count by path and stamp
+  Stamp stamp;
+  bool whole = false;    // it could be read to its end
+  bool settled = false;  // else it is read anew each time
+  std::string digest;    // of the content; "" for the toolkit's, which count by path and stamp
   IncludeScan scan;
-};
-
-// Everything a header of the toolkit reaches within the toolkit.
-struct ToolkitClosure {
-  std::string digest;
-  // First folder or file of each name searched for: a user's folder that has none of them changes nothing.
-  std::set<std::string> components;
 };
 
 struct Memo {
@@ -63,8 +39,7 @@ Memo& memo() {
   return instance;
 }
 
-std::shared_ptr<const FileFacts> facts_of(const std::string& path, bool toolkit) {
-  const std::string stamp = file_stamp(path);
+std::shared_ptr<const FileFacts> facts_of(const std::string& path, const Stamp& stamp, bool toolkit, FileReader& reader) {
   {
     std::lock_guard lock(memo().mutex);
     auto it = memo().files.find(path);
@@ -74,11 +49,10 @@ std::shared_ptr<const FileFacts> facts_of(const std::string& path, bool toolkit)
   }
   auto facts = std::make_shared<FileFacts>();
   facts->stamp = stamp;
-  struct stat now{};
-  timespec clock{};
-  clock_gettime(CLOCK_REALTIME, &clock);
-  facts->settled = stat(path.c_str(), &now) == 0 && clock.tv_sec - now.st_mtim.tv_sec > kUnsettledSeconds;
-  const std::string text = file_text(path);
+  const int64_t now = clock_now();
+  std::string_view text;
+  facts->whole = reader.read(path, text, facts->stamp);
+  facts->settled = facts->whole && facts->stamp.settled(now);
   if (!toolkit) facts->digest = Sha256().update(text).hex();
   facts->scan = scan_includes(text);
   std::lock_guard lock(memo().mutex);
@@ -96,9 +70,9 @@ class Walk {
       const std::string path = std::move(pending_.back());
       pending_.pop_back();
       const bool toolkit = in_toolkit(path);
-      const auto facts = facts_of(path, toolkit);
+      const auto facts = read(path, toolkit);
       if (toolkit) {
-        hash_.field("toolkit").field(path).field(facts->stamp);
+        hash_.field("toolkit").field(path).field(facts->stamp.text());
       } else {
         hash_.field("file").field(facts->digest);
         closure_.files.insert(path);
@@ -136,14 +110,36 @@ class Walk {
     closure_.digest = hash_.hex();
     return std::move(closure_);
   }
-  std::set<std::string> take_components() { return std::move(components_); }
+  ToolkitClosure finish_toolkit() { return {finish().digest, std::move(components_)}; }
+  const Answers& answers() const { return seen_; }
+  bool whole() const { return whole_; }  // no file of the toolkit was left unread, so that the answers account for all that was found
 
  private:
-  std::vector<std::string> matches(const std::string& name, bool all) const {
+  // One look a path: later questions get the same answer.
+  const Stamp& look(const std::string& path) {
+    auto [it, first] = seen_.try_emplace(path);
+    if (first) it->second = stamp_of(path);
+    return it->second;
+  }
+  bool is_file(const std::string& path) { return look(path).kind == Stamp::Kind::File; }
+  bool exists(const std::string& path) { return look(path).kind != Stamp::Kind::Absent; }
+
+  std::shared_ptr<const FileFacts> read(const std::string& path, bool toolkit) {
+    Stamp& stamp = seen_[path];
+    auto facts = facts_of(path, stamp, toolkit, reader_);
+    stamp = facts->stamp;
+    whole_ = whole_ && facts->whole;
+    return facts;
+  }
+
+  std::vector<std::string> matches(const std::string& name, bool all) {
     std::vector<std::string> paths;
+    const size_t component = name.find('/');
     for (const auto* dirs : {&search_.dirs, &search_.toolkit}) {
       for (const std::string& dir : *dirs) {
         std::string path = dir + '/' + name;
+        // Most names of a toolkit begin with one of few folders, which are in one of its places only.
+        if (component != std::string::npos && !exists(path.substr(0, dir.size() + 1 + component))) continue;
         if (!is_file(path)) continue;
         paths.push_back(std::move(path));
         if (!all) return paths;
@@ -160,7 +156,7 @@ class Walk {
   }
 
   void reach(const std::string& path) {
-    if (!seen_.insert(path).second) return;
+    if (!reached_.insert(path).second) return;
     if (!toolkit_alone_ && in_toolkit(path) && take_toolkit(path)) return;
     pending_.push_back(path);
   }
@@ -178,24 +174,29 @@ class Walk {
     return true;
   }
 
-  std::shared_ptr<const ToolkitClosure> toolkit_closure(const std::string& path) const {
-    std::string key = path;
-    for (const std::string& dir : search_.toolkit) key += '\n' + dir;
+  std::shared_ptr<const ToolkitClosure> toolkit_closure(const std::string& path) {
+    std::string name = path;
+    for (const std::string& dir : search_.toolkit) name += '\n' + dir;
     {
       std::lock_guard lock(memo().mutex);
-      auto it = memo().toolkit.find(key);
+      auto it = memo().toolkit.find(name);
       if (it != memo().toolkit.end()) return it->second;
     }
-    const IncludeSearch alone{folder_of(path), {}, search_.toolkit};
-    Walk walk(alone, true);
-    IncludeScan root;
-    root.includes.push_back({path, true, false});
-    walk.text(root, alone.folder);
-    auto closure = std::make_shared<ToolkitClosure>();
-    closure->components = walk.take_components();
-    closure->digest = walk.finish().digest;
+    const std::string key = closure_key(path, look(path), search_.toolkit);
+    std::shared_ptr<const ToolkitClosure> closure = recall_closure(key);
+    if (closure == nullptr) {
+      const int64_t started = clock_now();
+      const IncludeSearch alone{folder_of(path), {}, search_.toolkit};
+      Walk walk(alone, true);
+      IncludeScan root;
+      root.includes.push_back({path, true, false});
+      walk.text(root, alone.folder);
+      closure = std::make_shared<ToolkitClosure>(walk.finish_toolkit());
+      if (!walk.whole()) return closure;
+      keep_closure(key, *closure, walk.answers(), started);
+    }
     std::lock_guard lock(memo().mutex);
-    return memo().toolkit.emplace(key, std::move(closure)).first->second;
+    return memo().toolkit.emplace(name, std::move(closure)).first->second;
   }
 
   const IncludeSearch& search_;
@@ -203,28 +204,15 @@ class Walk {
   Sha256 hash_;
   IncludeClosure closure_;
   std::set<std::string> components_;
-  std::unordered_set<std::string> seen_;
+  Answers seen_;
+  bool whole_ = true;
+  std::unordered_set<std::string> reached_;
   std::unordered_map<std::string, std::vector<std::string>> resolved_;  // names looked for in the folders, not beside the includer
   std::vector<std::string> pending_;
+  FileReader reader_;
 };
 
 }  // namespace
-
-std::string file_stamp(const std::string& path) {
-  struct stat facts{};
-  if (stat(path.c_str(), &facts) != 0) return "";
-  return std::to_string(facts.st_size) + ' ' + std::to_string(facts.st_mtim.tv_sec) + '.' + std::to_string(facts.st_mtim.tv_nsec);
-}
-
-std::string file_text(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  std::error_code error;
-  std::string text(in ? std::filesystem::file_size(path, error) : 0, '\0');
-  if (error) text.clear();
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(std::max<std::streamsize>(in.gcount(), 0)));
-  return text;
-}
 
 IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search,
                                std::span<const std::string> forced) {

@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "files.h"
+
 namespace opaq {
 
 struct IncludeSearch {
@@ -22,7 +24,8 @@ struct IncludeClosure {
   std::set<std::string> files; // the user's headers
 };
 
-// `forced`: headers named by compiler options (-include). Thread-safe; files are read once and checked by size and time afterwards.
+// `forced`: headers named by compiler options (-include). Thread-safe; files are read once and checked by their stamps afterwards. What the
+// toolkit's headers reach is remembered on disk, see toolkit.h: a change of what is found here takes a new format there.
 IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search,
                                std::span<const std::string> forced);
 
@@ -38,9 +41,5 @@ struct IncludeScan {
   std::string computed;  // the first directive that names no file; "" when there is none
 };
 IncludeScan scan_includes(std::string_view text);
-
-// Size and times of a file as text, "" when it does not exist.
-std::string file_stamp(const std::string& path);
-std::string file_text(const std::string& path);  // "" when it cannot be read
 
 }  // namespace opaq

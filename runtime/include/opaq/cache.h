@@ -1,4 +1,5 @@
-// Cache of compiled images on disk, one file an entry; many processes and threads may use one folder at once.
+// Cache on disk of compiled images, and of what the toolkit's headers include: one file an entry. Many processes and threads may use one
+// folder at once.
 //
 // Reading a damaged, foreign or half-written file is a miss that removes the file. A failed write loses nothing but the entry.
 // The folder is created with mode 0700; entries 0600. A folder that is a link, another user's, or writable by others is neither read nor
