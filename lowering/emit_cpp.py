@@ -17,7 +17,7 @@ import torch
 from opaq import _runtime
 
 from . import cpp_files
-from .compat.inductor import V, cexpr, user_stream, wrapper_language
+from .compat.inductor import V, cexpr, constants_wrapper, folds_constants, user_stream, wrapper_language
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
 
@@ -42,9 +42,7 @@ def launch(
 ) -> str:
     """Prints the call of one node and what it needs. `values`: what the node knows of each argument and result, Facts for tensors;
     `references`: C++ of the tensors. The result is the function's name."""
-    printed = _printed.get(wrapper)
-    if printed is None:
-        printed = _printed[wrapper] = _Printed(cpp_files.Manifest(wrapper))
+    printed = _printed_by(wrapper)
     package = wrapper_language() == "package"
     for part in ("files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
         if part != "host.h" or device.type == "cpu" or any(form.implementation["kind"] == "library" for form in forms):
@@ -55,7 +53,7 @@ def launch(
     if function is None:
         function = printed.functions[body] = f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
         wrapper.prefix.splice(_guarded(function, f"// {info['schema']}\n" + body.replace("OPAQ_FUNCTION", function)))
-    printed.manifest.add(node, function, _facts(info, forms, codes, device))
+    printed.manifest.add(f"constants:{node}" if folds_constants() else node, function, _facts(info, forms, codes, device))
     args = [references[name] if name in references else scalar(values[name], kind) for name, kind in parameters]
     if device.type == "cuda":
         index = str(device.index or 0)
@@ -63,6 +61,14 @@ def launch(
         args += ["this->device_idx_", stream, "this->cubin_dir_"] if package else [index, stream, "std::nullopt"]
     wrapper.writeline(f"{function}({', '.join(args)});")
     return function
+
+
+def _printed_by(wrapper: Any) -> _Printed:
+    if wrapper not in _printed:
+        constants = constants_wrapper()
+        packaged_with = _printed.get(constants) if constants else None  # which share one manifest: a package cannot hold two
+        _printed[wrapper] = _Printed(packaged_with.manifest if packaged_with else cpp_files.Manifest(wrapper))
+    return _printed[wrapper]
 
 
 def scalar(value: Any, kind: str) -> str:

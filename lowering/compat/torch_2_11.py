@@ -23,9 +23,11 @@ __all__ = [
     "cache_dir",
     "cexpr",
     "compile_fx",
+    "constants_wrapper",
     "copy_into",
     "expressions",
     "fake_of",
+    "folds_constants",
     "graph_label",
     "has_strides",
     "ir",
@@ -135,6 +137,24 @@ def wrapper_language() -> str:
 def prints_two_wrappers() -> bool:
     """Whether each line of AOTInductor's wrapper goes into a second one too, which runs while compiling (2.15, on request)."""
     return bool(getattr(V.graph, "is_dual_wrapper_mode", False))
+
+
+def _root_graph() -> Any:
+    graph = V.graph
+    while hasattr(graph, "parent"):  # a branch of torch.cond
+        graph = graph.parent
+    return graph
+
+
+def folds_constants() -> bool:
+    """Whether the graph computes the constants of another, when a package is loaded and when its weights change; the two are packaged together."""
+    return _root_graph().is_const_graph
+
+
+def constants_wrapper() -> Any:
+    """The wrapper, printed before, of the graph that computes the constants of this one; None where nothing is folded."""
+    constants = _root_graph().const_module
+    return constants and constants.wrapper_code
 
 
 def packaged() -> bool:

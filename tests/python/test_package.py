@@ -16,7 +16,7 @@ import torch
 
 import opaq
 from fake_cuda import wrapper_source
-from opaq import cli, lowering
+from opaq import cli, inspect, lowering
 
 SIZES = (0, 1, 2, 7, 64, 1000)
 HOST_EXAMPLE = pathlib.Path(__file__).parent.parent / "host_example"
@@ -110,6 +110,32 @@ def test_weights_are_updated_as_in_any_package(package: str) -> None:
     x, weight = torch.randn(3, 32), torch.randn(32)
     model.load_constants({"weight": weight}, check_full_update=True)
     torch.testing.assert_close(model(x), expected(x, weight))
+
+
+class OnWeights(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.arange(32, dtype=torch.float32))
+        self.bias = torch.nn.Parameter(torch.ones(32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return scale(x + scale(self.weight + 1, 3.0) + self.bias)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_an_op_on_a_weight_follows_its_updates(fold: bool, tmp_path: pathlib.Path) -> None:
+    """Also where AOTInductor computes it once, when the package is loaded and when the weights change."""
+    model, x = OnWeights(), torch.randn(3, 32)
+    configs = {"aot_inductor.use_runtime_constant_folding": fold}
+    path = opaq.package(export(model, torch.randn(8, 32)), tmp_path / "model.pt2", inductor_configs=configs)
+    (found,) = inspect.read(path)["models"]
+    assert [node.startswith("constants:") for op in found["ops"] for node in op["nodes"]] == [fold, False]
+    loaded = torch._inductor.aoti_load_package(path)
+    torch.testing.assert_close(loaded(x), model(x))
+    for weights in ({"weight": torch.randn(32), "bias": torch.randn(32)}, {"weight": torch.randn(32)}):
+        loaded.load_constants(weights, check_full_update=len(weights) == 2)
+        model.load_state_dict(weights, strict=False)
+        torch.testing.assert_close(loaded(x), model(x))
 
 
 def test_a_requirement_unmet_at_a_launch_is_an_error_that_names_it(package: str, capfd: pytest.CaptureFixture[str]) -> None:
