@@ -26,13 +26,13 @@ struct opaq_geometry {
   int64_t grid[3], block[3], cluster[3], shared;
 };
 
-inline void opaq_driver(CUresult result, const std::string& what) {
+[[gnu::cold, gnu::noinline]] inline void opaq_driver(CUresult result, const std::string& what) {
   if (result == CUDA_SUCCESS) return;
   const char *name = nullptr, *text = nullptr;
   cuGetErrorName(result, &name);
   cuGetErrorString(result, &text);
-  opaq_raise(what + ": " + (name ? name : std::to_string(result).c_str()) + (text ? std::string(", ") + text : "") +
-             (result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : ""));
+  opaq_raise({what, ": ", name ? opaq_piece(name) : opaq_piece(result), text ? ", " : "", text ? text : "",
+              result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : ""});
 }
 
 // How well an image fits a device: 0 not at all, else more is better. Plain targets serve their major version from their minor on, "f" ones
@@ -50,15 +50,16 @@ inline int opaq_fit(const char* arch, int device) {
 
 // ---- geometry ------------------------------------------------------------------------------------------------------------
 
-inline std::string opaq_dim(const char* what, int axis, const char* text, int64_t value) {
-  return std::string(what) + "." + "xyz"[axis] + " `" + text + "` is " + std::to_string(value);
+[[gnu::cold, gnu::noinline]] inline std::string opaq_dim(const char* what, int axis, const char* text, int64_t value) {
+  constexpr const char* axes[3] = {".x `", ".y `", ".z `"};
+  return opaq_text({what, axes[axis], text, "` is ", value});
 }
-[[noreturn]] inline void opaq_refuse(const opaq_rule& rule, const std::string& rest) { opaq_raise(std::string(rule.op) + ": " + rest); }
+[[noreturn, gnu::cold, gnu::noinline]] inline void opaq_refuse(const opaq_rule& rule, opaq_pieces rest) {
+  opaq_raise({rule.op, ": ", opaq_text(rest)});
+}
 
-inline std::string opaq_product(const char* const* texts, const int64_t* values) {
-  std::string text = "(";
-  for (int i = 0; i < 3; ++i) text += (i ? ", `" : "`") + std::string(texts[i]) + "` = " + std::to_string(values[i]);
-  return text + ")";
+[[gnu::cold, gnu::noinline]] inline std::string opaq_product(const char* const* texts, const int64_t* values) {
+  return opaq_text({"(`", texts[0], "` = ", values[0], ", `", texts[1], "` = ", values[1], ", `", texts[2], "` = ", values[2], ")"});
 }
 
 // False when a dimension is 0: nothing is to be launched.
@@ -67,7 +68,7 @@ inline bool opaq_grid(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_
   const int64_t values[3] = {x, y, z};
   for (int i = 0; i < 3; ++i) {
     if (values[i] < 0 || values[i] > most[i]) {
-      opaq_refuse(rule, opaq_dim("grid", i, rule.grid[i], values[i]) + "; it must be between 0 and " + std::to_string(most[i]));
+      opaq_refuse(rule, {opaq_dim("grid", i, rule.grid[i], values[i]), "; it must be between 0 and ", most[i]});
     }
     g.grid[i] = values[i];
   }
@@ -79,12 +80,12 @@ inline void opaq_block(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64
   const int64_t values[3] = {x, y, z};
   for (int i = 0; i < 3; ++i) {
     if (values[i] < 1 || values[i] > most[i]) {
-      opaq_refuse(rule, opaq_dim("block", i, rule.block[i], values[i]) + "; it must be between 1 and " + std::to_string(most[i]));
+      opaq_refuse(rule, {opaq_dim("block", i, rule.block[i], values[i]), "; it must be between 1 and ", most[i]});
     }
     g.block[i] = values[i];
   }
   if (x * y * z > 1024) {
-    opaq_refuse(rule, "block " + opaq_product(rule.block, values) + " has " + std::to_string(x * y * z) + " threads; at most 1024 fit a block");
+    opaq_refuse(rule, {"block ", opaq_product(rule.block, values), " has ", x * y * z, " threads; at most 1024 fit a block"});
   }
 }
 
@@ -93,20 +94,20 @@ inline void opaq_cluster(const opaq_rule& rule, opaq_geometry& g, int64_t x, int
   for (int i = 0; i < 3; ++i) {
     const int64_t value = g.cluster[i] = values[i];
     if (value < 1 || value > 16) {
-      opaq_refuse(rule, opaq_dim("cluster", i, rule.cluster[i], value) + "; it must be between 1 and 16");
+      opaq_refuse(rule, {opaq_dim("cluster", i, rule.cluster[i], value), "; it must be between 1 and 16"});
     }
     if (g.grid[i] % value != 0) {
-      opaq_refuse(rule, opaq_dim("grid", i, rule.grid[i], g.grid[i]) + ", which is not a multiple of " +
-                            opaq_dim("cluster", i, rule.cluster[i], value) + "; round the grid up and let the extra blocks return early");
+      opaq_refuse(rule, {opaq_dim("grid", i, rule.grid[i], g.grid[i]), ", which is not a multiple of ",
+                         opaq_dim("cluster", i, rule.cluster[i], value), "; round the grid up and let the extra blocks return early"});
     }
   }
   if (x * y * z > 16) {
-    opaq_refuse(rule, "cluster " + opaq_product(rule.cluster, values) + " has " + std::to_string(x * y * z) + " blocks; at most 16 fit a cluster");
+    opaq_refuse(rule, {"cluster ", opaq_product(rule.cluster, values), " has ", x * y * z, " blocks; at most 16 fit a cluster"});
   }
 }
 
 inline void opaq_shared(const opaq_rule& rule, opaq_geometry& g, int64_t bytes) {
-  if (bytes < 0) opaq_refuse(rule, "shared `" + std::string(rule.shared) + "` is " + std::to_string(bytes) + "; it is a size in bytes");
+  if (bytes < 0) opaq_refuse(rule, {"shared `", rule.shared, "` is ", bytes, "; it is a size in bytes"});
   g.shared = bytes;
 }
 
@@ -120,7 +121,7 @@ class opaq_kernel {
       : rule_(rule), entry_(entry), symbol_(symbol), images_(images) {}
 
   void launch(const opaq_geometry& g, int device, const opaq_folder& folder, CUstream stream, void** args) {
-    if (device < 0 || device >= kDevices) opaq_refuse(rule_, "there is no device cuda:" + std::to_string(device));
+    if (device < 0 || device >= kDevices) opaq_refuse(rule_, {"there is no device cuda:", device});
     PerDevice& here = devices_[device];
     CUfunction function = here.function.load(std::memory_order_acquire);
     if (!function) function = load(here, device, folder);
@@ -133,13 +134,7 @@ class opaq_kernel {
     } else {
       result = launch_with_attributes(function, g, stream, args);
     }
-    if (result != CUDA_SUCCESS) {
-      const auto dims = [](const int64_t* d) {
-        return "(" + std::to_string(d[0]) + ", " + std::to_string(d[1]) + ", " + std::to_string(d[2]) + ")";
-      };
-      opaq_driver(result, std::string(rule_.op) + ": launching `" + entry_ + "` on cuda:" + std::to_string(device) + " with grid " + dims(g.grid) +
-                              ", block " + dims(g.block) + ", " + std::to_string(g.shared) + " bytes of dynamic shared memory");
-    }
+    if (result != CUDA_SUCCESS) failed(result, device, g);
   }
 
  private:
@@ -149,6 +144,12 @@ class opaq_kernel {
     std::atomic<int64_t> shared{0};  // dynamic shared memory that a launch may ask for
     int64_t declared = 0;            // by the kernel itself
   };
+
+  [[gnu::cold, gnu::noinline]] void failed(CUresult result, int device, const opaq_geometry& g) const {
+    const auto dims = [](const int64_t* d) { return opaq_text({"(", d[0], ", ", d[1], ", ", d[2], ")"}); };
+    opaq_driver(result, opaq_text({rule_.op, ": launching `", entry_, "` on cuda:", device, " with grid ", dims(g.grid), ", block ", dims(g.block),
+                                   ", ", g.shared, " bytes of dynamic shared memory"}));
+  }
 
   CUresult launch_with_attributes(CUfunction function, const opaq_geometry& g, CUstream stream, void** args) const {
     CUlaunchAttribute attributes[3] = {};
@@ -181,10 +182,10 @@ class opaq_kernel {
     return cuLaunchKernelEx(&config, function, args, nullptr);
   }
 
-  CUfunction load(PerDevice& here, int device, const opaq_folder& folder) {
+  [[gnu::cold, gnu::noinline]] CUfunction load(PerDevice& here, int device, const opaq_folder& folder) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (CUfunction loaded = here.function.load(std::memory_order_relaxed)) return loaded;
-    const std::string where = std::string(rule_.op) + ": loading `" + entry_ + "` on cuda:" + std::to_string(device);
+    const std::string where = opaq_text({rule_.op, ": loading `", entry_, "` on cuda:", device});
     CUdevice handle;
     int major = 0, minor = 0, declared = 0;
     opaq_driver(cuDeviceGet(&handle, device), where);
@@ -193,15 +194,15 @@ class opaq_kernel {
     const opaq_image* best = nullptr;
     std::string archs;
     for (const opaq_image& image : images_) {
-      archs += (archs.empty() ? "" : ", ") + std::string(image.arch);
+      archs += opaq_text({archs.empty() ? "" : ", ", image.arch});
       const int fit = opaq_fit(image.arch, major * 10 + minor);
       if (fit && (!best || fit > opaq_fit(best->arch, major * 10 + minor))) best = &image;
     }
     if (!best) {
-      opaq_refuse(rule_, "`" + std::string(entry_) + "` is compiled for " + archs + "; cuda:" + std::to_string(device) + " is sm_" +
-                             std::to_string(major * 10 + minor) + "; package the model with this arch in archs=[...], or with ptx=True");
+      opaq_refuse(rule_, {"`", entry_, "` is compiled for ", archs, "; cuda:", device, " is sm_", major * 10 + minor,
+                          "; package the model with this arch in archs=[...], or with ptx=True"});
     }
-    const std::string what = std::string(rule_.op) + ": the code of `" + entry_ + "`" + (*best->arch ? std::string(" for ") + best->arch : "");
+    const std::string what = opaq_text({rule_.op, ": the code of `", entry_, "`", *best->arch ? " for " : "", best->arch});
     const std::string image = opaq_read(opaq_path(best->file, folder), best->sha256, what);  // PTX is text: std::string ends it with a zero
     CUmodule module;
     CUfunction function;
@@ -215,18 +216,17 @@ class opaq_kernel {
     return function;
   }
 
-  void allow(PerDevice& here, int device, int64_t bytes) {
+  [[gnu::cold, gnu::noinline]] void allow(PerDevice& here, int device, int64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const std::string where = std::string(rule_.op) + ": allowing `" + entry_ + "` " + std::to_string(bytes) + " bytes of dynamic shared memory";
+    const std::string where = opaq_text({rule_.op, ": allowing `", entry_, "` ", bytes, " bytes of dynamic shared memory"});
     CUdevice handle;
     int most = 0;
     opaq_driver(cuDeviceGet(&handle, device), where);
     opaq_driver(cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle), where);
     if (bytes > most - here.declared) {
-      opaq_refuse(rule_, "shared `" + std::string(rule_.shared) + "` is " + std::to_string(bytes) + " bytes, but cuda:" + std::to_string(device) +
-                             " allows a block at most " + std::to_string(most) + " bytes" +
-                             (here.declared ? ", of which `" + std::string(entry_) + "` declares " + std::to_string(here.declared) + " itself" : "") +
-                             "; use a smaller tile");
+      const std::string own = here.declared ? opaq_text({", of which `", entry_, "` declares ", here.declared, " itself"}) : "";
+      opaq_refuse(rule_, {"shared `", rule_.shared, "` is ", bytes, " bytes, but cuda:", device, " allows a block at most ", most, " bytes",
+                          own, "; use a smaller tile"});
     }
     opaq_driver(cuFuncSetAttribute(here.function.load(), CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(bytes)), where);
     here.shared.store(bytes, std::memory_order_release);

@@ -1,13 +1,12 @@
 // Files that travel with a wrapper: found in the package's folder (elsewhere: where they were written), checked by digest when loaded.
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <optional>
 #include <string>
 
 // SHA-256 as in FIPS 180-4, 64 hex digits.
-inline std::string opaq_sha256(const std::string& bytes) {
+[[gnu::cold, gnu::noinline]] inline std::string opaq_sha256(const std::string& bytes) {
   static constexpr uint32_t K[64] = {
       0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be,
       0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa,
@@ -55,16 +54,19 @@ using opaq_folder = std::optional<std::string>;  // of the package
 
 // A package's wrapper names files alone; one that stays on the machine, where they were written.
 inline std::string opaq_path(const char* file, const opaq_folder& folder) {
-  return file[0] == '/' || !folder || folder->empty() ? file : *folder + "/" + file;
+  return file[0] == '/' || !folder || folder->empty() ? file : opaq_text({*folder, "/", file});
 }
 
 // `what`: "mylib::scale: the code of `scale<float>` for sm_90a".
-inline std::string opaq_read(const std::string& path, const char* sha256, const std::string& what) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) opaq_raise(what + " is missing: " + path + " cannot be read; package or compile the model again");
-  const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+[[gnu::cold, gnu::noinline]] inline std::string opaq_read(const std::string& path, const char* sha256, const std::string& what) {
+  std::FILE* in = std::fopen(path.c_str(), "rb");
+  if (!in) opaq_raise({what, " is missing: ", path, " cannot be read; package or compile the model again"});
+  std::string bytes;
+  char part[4096];
+  while (const size_t size = std::fread(part, 1, sizeof part, in)) bytes.append(part, size);
+  std::fclose(in);
   if (const std::string found = opaq_sha256(bytes); found != sha256) {
-    opaq_raise(what + " is damaged: " + path + " has SHA-256 " + found + "; expected " + sha256 + "; package or compile the model again");
+    opaq_raise({what, " is damaged: ", path, " has SHA-256 ", found, "; expected ", sha256, "; package or compile the model again"});
   }
   return bytes;
 }

@@ -6,15 +6,36 @@
 #include <limits>
 #include <string>
 
-[[noreturn]] inline void opaq_raise(const std::string& message) { throw std::runtime_error(message); }
+// A piece of a message. Messages are lists of pieces, put together by one cold function: inlined sums of strings would be most of what the
+// compiler spends on a wrapper.
+struct opaq_piece {
+  opaq_piece(const char* text) : text(text), number(static_cast<int64_t>(std::strlen(text))) {}
+  opaq_piece(const std::string& text) : text(text.data()), number(static_cast<int64_t>(text.size())) {}
+  opaq_piece(int64_t number) : text(nullptr), number(number) {}
+
+  const char* text;
+  int64_t number;  // the text's size where there is a text
+};
+using opaq_pieces = std::initializer_list<opaq_piece>;
+
+[[gnu::cold, gnu::noinline]] inline std::string opaq_text(opaq_pieces pieces) {
+  std::string message;
+  for (const opaq_piece& piece : pieces) {
+    message += piece.text ? std::string(piece.text, static_cast<size_t>(piece.number)) : std::to_string(piece.number);
+  }
+  return message;
+}
+
+[[noreturn, gnu::cold, gnu::noinline]] inline void opaq_raise(opaq_pieces pieces) { throw std::runtime_error(opaq_text(pieces)); }
+[[noreturn]] inline void opaq_raise(opaq_piece message) { opaq_raise({message}); }
 
 // Rethrows what an expression raised, with the op and the expression's place in front.
-[[noreturn]] inline void opaq_rethrow(const char* op, const char* place, const std::exception& error) {
-  std::string message = error.what();
-  if (message.compare(0, std::strlen(op), op) == 0) throw;
-  if (message.compare(0, 6, "opaq: ") == 0) message.erase(0, 6);
+[[noreturn, gnu::cold, gnu::noinline]] inline void opaq_rethrow(const char* op, const char* place, const std::exception& error) {
+  const char* message = error.what();
+  if (std::strncmp(message, op, std::strlen(op)) == 0) throw;
+  if (std::strncmp(message, "opaq: ", 6) == 0) message += 6;
   if (dynamic_cast<const std::bad_optional_access*>(&error)) message = "an optional argument that is None is read";
-  opaq_raise(std::string(op) + ": " + place + (*place ? ": " : "") + message);
+  opaq_raise({op, ": ", place, *place ? ": " : "", message});
 }
 
 // ---- tensors -----------------------------------------------------------------------------------------------------------
@@ -61,14 +82,13 @@ inline bool opaq_holds(F&& requirement) {
 inline uint64_t opaq_as_pointer(const opaq_tensor& tensor) { return reinterpret_cast<uint64_t>(tensor.data); }
 inline uint64_t opaq_as_pointer(const std::optional<opaq_tensor>& tensor) { return tensor ? opaq_as_pointer(*tensor) : 0; }
 
-[[noreturn]] inline void opaq_misfit(const char* argument, const std::string& value, const char* parameter, const char* wider) {
-  opaq_raise(std::string(argument) + " is " + value + ", which does not fit the kernel's parameter " + parameter +
-             "; declare the parameter as " + wider);
+[[noreturn]] inline void opaq_misfit(const char* argument, opaq_piece value, const char* parameter, const char* wider) {
+  opaq_raise({argument, " is ", value, ", which does not fit the kernel's parameter ", parameter, "; declare the parameter as ", wider});
 }
 
 inline uint64_t opaq_as_integer(int64_t value, int64_t low, int64_t high, const char* argument, const char* parameter) {
   if (value < low || value > high) {
-    opaq_misfit(argument, std::to_string(value), parameter, value < 0 && low == 0 ? "a signed type such as int64_t" : "int64_t");
+    opaq_misfit(argument, value, parameter, value < 0 && low == 0 ? "a signed type such as int64_t" : "int64_t");
   }
   return static_cast<uint64_t>(value);
 }
