@@ -30,11 +30,12 @@ class ImplementationFacts:
     compile_seconds: float
     compiled: int
     disk_hits: int
+    spill_bytes: int | None         # of one thread, stored and loaded, in the image where they are most; None: not told (CPU, binaries, PTX)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Prints as two tables; `as_dict` gives the same facts."""
+    """Prints as two tables and a line for each implementation that spills registers; `as_dict` gives the same facts."""
 
     nodes: list[NodeFacts] = field(default_factory=list)
     implementations: list[ImplementationFacts] = field(default_factory=list)
@@ -51,7 +52,8 @@ class Report:
         for i in self.implementations:
             host = "-" if i.host_us_per_call is None else f"{i.host_us_per_call:.2f}"
             rows.append((i.op, i.implementation, i.device, str(i.calls), host, f"{i.compile_seconds:.3f}", str(i.compiled), str(i.disk_hits)))
-        return f"{_table(nodes)}\n\n{_table(rows)}"
+        spilling = [f"{i.op}: {i.implementation} spills registers: {i.spill_bytes} bytes a thread" for i in self.implementations if i.spill_bytes]
+        return "\n\n".join([_table(nodes), _table(rows), *spilling])
 
 
 def report() -> Report:
@@ -76,6 +78,7 @@ def report() -> Report:
                 compile_seconds=stats["compile_seconds"],
                 compiled=stats["compiled"],
                 disk_hits=stats["disk_hits"],
+                spill_bytes=stats["spill_bytes"],
             )
         )
     return Report(nodes, implementations)

@@ -123,21 +123,21 @@ def _short(info: OpInfo) -> str:
 
 
 def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> list[dict[str, Any]]:
-    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest and size."""
+    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest, size and resource use."""
     launch, short = form.launch, _short(info)
     if form.implementation["kind"] == "library":
         if wrapper_language() != "package":
             return [{"arch": "", "file": launch["path"], "sha256": "", "bytes": None}]
         with open(launch["path"], "rb") as stream:
-            images = [("", stream.read(), ".host")]
+            images = [("", stream.read(), ".host", {})]
     elif launch["library"] is not None:
-        images = [("", launch["library"], ".host")]
+        images = [("", launch["library"], ".host", {})]
     else:
-        images = [(image["arch"], image["bytes"], _image_suffix(image["bytes"])) for image in launch["images"]]
+        images = [(image["arch"], image["bytes"], _image_suffix(image["bytes"]), image["resources"] or {}) for image in launch["images"]]
     codes = []
-    for arch, content, suffix in images:
+    for arch, content, suffix, resources in images:
         path, digest = cpp_files.write_code(content, short, f".{arch}{suffix}" if arch else suffix)
-        codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content)})
+        codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content), **resources})
     return codes
 
 

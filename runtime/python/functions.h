@@ -2,6 +2,7 @@
 #pragma once
 
 #include "object.h"
+#include "opaq/image.h"
 
 namespace opaq::python {
 
@@ -29,6 +30,7 @@ PyObject* cpp_prelude(PyObject*, PyObject*);
 PyObject* device_arch(PyObject*, PyObject* index);
 
 // facts.cpp
+Ref resources(const Image& image, const std::string& entry);  // None where they are unknown
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);
