@@ -131,6 +131,15 @@ def test_each_node_of_each_graph_counts_its_own_calls(unique: str) -> None:
     assert calls_of(unique).keys() == calls.keys()
 
 
+def test_a_graph_does_not_outlive_what_it_was_compiled_from(unique: str) -> None:
+    op = plus_op(unique)
+    compiled = torch.compile(op.overload, fullgraph=True, options=CPP)
+    assert compiled(torch.zeros(4))[0] == 1
+    op.cpu(source=PLUS.format(5), entry="plus", args="x, out, x.numel()", name="better", priority=1)
+    assert compiled(torch.zeros(4))[0] == 5
+    assert [node.implementation for node in opaq.report().nodes if node.op == unique] == ["cpu", "better"]
+
+
 PROGRAM = """
 import json, sys
 import torch
