@@ -142,6 +142,18 @@ def device_arch(index: int) -> str: ...             # "sm_90a". MissingError: th
 def set_timing(on: bool) -> None: ...
 def implementation_stats() -> list[dict[str, Any]]: ...
     # op, implementation, device, calls, skipped_empty, host_seconds, compile_seconds, compiled, disk_hits, spill_bytes (None: not told)
-def node_stats() -> list[dict[str, Any]]: ...             # graph, node, op, device, implementation (last used), calls
+def node_stats() -> list[dict[str, Any]]: ...             # of launch objects: graph, node, op, device, implementation (last used), calls
+
+class WrapperNode(TypedDict):   # of a C++ wrapper that is loaded in this process
+    graph: str
+    node: str
+    op: str
+    device: str
+    reason: str             # why not an earlier implementation, and what each launch checks
+    served: dict[str, int]  # calls by implementation, in the order in which a launch tries them
+    calls: int              # those with empty results too, which launch nothing
+
+def wrapper_nodes() -> list[WrapperNode]: ...             # in order of loading
+def graph_name(label: str) -> str: ...                    # unique in this process: "model__0_inference_0 (2)" when the label is taken
 def doctor() -> dict[str, Any]: ...                       # driver, nvrtc, cache, cxx: found, path, version, why_not
 def settings() -> dict[str, Any]: ...

@@ -16,8 +16,8 @@ import sympy
 import torch
 from opaq import _runtime
 
-from . import cpp_files
-from .compat.inductor import V, cexpr, user_stream, wrapper_language
+from . import cpp_files, emit, record
+from .compat.inductor import V, cexpr, graph_label, user_stream, wrapper_language
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
 
@@ -32,25 +32,31 @@ class _Printed:
     manifest: cpp_files.Manifest
     parts: set[str] = dataclasses.field(default_factory=set)
     functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
+    nodes: set[str] = dataclasses.field(default_factory=set)  # a subgraph's may be printed at each of its calls
 
 
 _printed: weakref.WeakKeyDictionary[Any, _Printed] = weakref.WeakKeyDictionary()
 
 
 def launch(
-    wrapper: Any, info: OpInfo, forms: Sequence[Form], node: str, device: torch.device, values: Mapping[str, Any], references: Mapping[str, str]
-) -> str:
-    """Prints the call of one node and what it needs. `values`: what the node knows of each argument and result, Facts for tensors;
-    `references`: C++ of the tensors. The result is the function's name."""
-    printed = _printed.get(wrapper)
-    if printed is None:
-        printed = _printed[wrapper] = _Printed(cpp_files.Manifest(wrapper))
+    wrapper: Any,
+    info: OpInfo,
+    forms: Sequence[Form],
+    node: str,
+    device: torch.device,
+    reason: str,
+    values: Mapping[str, Any],
+    references: Mapping[str, str],
+) -> None:
+    """Prints the call of one node and what it needs. `reason`: why these forms; `values`: what the node knows of each argument and result,
+    Facts for tensors; `references`: C++ of the tensors."""
+    printed = _printed_in(wrapper)
     package = wrapper_language() == "package"
-    for part in ("files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
+    for part in ("launch.h", "files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
         if part != "host.h" or device.type == "cpu" or any(form.implementation["kind"] == "library" for form in forms):
             _print_prelude(wrapper, printed, part)
     codes = [_attach(wrapper, info, form, device) for form in forms]
-    parameters, body = function_text(info, forms, codes, device.type, values)
+    parameters, body = function_text(info, forms, codes, device.type, values, counted=not package)
     function = printed.functions.get(body)
     if function is None:
         function = printed.functions[body] = f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
@@ -61,8 +67,16 @@ def launch(
         index = str(device.index or 0)
         stream = (user_stream() or "stream") if package else f"opaq_current_stream({index})"
         args += ["this->device_idx_", stream, "this->cubin_dir_"] if package else [index, stream, "std::nullopt"]
+    if not package:
+        names = [form.implementation["name"] for form in forms]
+        args.append(_define_node(wrapper, printed, info["name"], node, device, names, reason))
     wrapper.writeline(f"{function}({', '.join(args)});")
-    return function
+
+
+def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -> None:
+    """Prints the counting of a node that Inductor itself prints: a call through the dispatcher."""
+    counters = _define_node(wrapper, _printed_in(wrapper), op, node, device, ["dispatcher"], reason)
+    wrapper.writeline(f"opaq_count({counters}[0]);")
 
 
 def scalar(value: Any, kind: str) -> str:
@@ -90,12 +104,35 @@ def scalar(value: Any, kind: str) -> str:
     return "INT64_MIN" if value == -(1 << 63) else f"INT64_C({value})" if abs(value) > 0x7FFFFFFF else str(value)
 
 
+def _printed_in(wrapper: Any) -> _Printed:
+    printed = _printed.get(wrapper)
+    if printed is None:
+        printed = _printed[wrapper] = _Printed(cpp_files.Manifest(wrapper))
+    return printed
+
+
+def _define_node(
+    wrapper: Any, printed: _Printed, op: str, node: str, device: torch.device, implementations: Sequence[str], reason: str
+) -> str:
+    """Prints what the report reads of a node, once; the name of its counters."""
+    if "nodes.h" not in printed.parts:
+        _print_prelude(wrapper, printed, "nodes.h")
+        wrapper.prefix.splice(f"\n// What opaq.report() lists.\nstatic const char opaq_graph[] = {c_string(graph_label())};\n")
+    if node not in printed.nodes:
+        printed.nodes.add(node)
+        where = emit.device_text(device)
+        facts, names = (", ".join(map(c_string, texts)) for texts in ((node, op, where), implementations))
+        constructed = f"opaq_{node}(opaq_graph, {facts}, {{{names}}}, {c_string(reason)})"
+        wrapper.prefix.splice(f"static opaq_node<{len(implementations)}> {constructed};\n")
+        record.log_decision(record.NodeRecord(graph_label(), node, op, where, " or ".join(implementations), reason))
+    return f"opaq_{node}.calls"
+
+
 def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
     """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers in one process share nothing."""
-    for needed in ("launch.h", part):
-        if needed not in printed.parts:
-            printed.parts.add(needed)
-            wrapper.header.splice(_guarded(f"OPAQ_{needed.upper().replace('.', '_')}", prelude(needed)))
+    if part not in printed.parts:
+        printed.parts.add(part)
+        wrapper.header.splice(_guarded(f"OPAQ_{part.upper().replace('.', '_')}", prelude(part)))
 
 
 def prelude(*parts: str) -> str:

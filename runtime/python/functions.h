@@ -21,6 +21,10 @@ PyObject* reference_of(const std::string& op);  // borrowed: the fallback given 
 PyObject* launcher(PyObject*, PyObject* args);
 PyObject* node_stats(PyObject*, PyObject*);
 
+// wrapper_nodes.cpp
+PyObject* wrapper_nodes(PyObject*, PyObject*);
+PyObject* graph_name(PyObject*, PyObject* label);
+
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);
 
