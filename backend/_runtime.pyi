@@ -84,8 +84,16 @@ def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
 # A tensor that need not exist: (dtype name, sizes, strides, device "cuda:0", alignment in bytes). Scalars stand for themselves.
 Fact = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
 
+class Resources(TypedDict): # of a kernel, functions that it calls without inlining included; bytes but for the registers
+    registers: int          # of a thread
+    shared: int             # of a block, static
+    stack: int              # of a thread; more where functions call themselves
+    spill_stores: int       # of a thread: registers kept in memory for want of room
+    spill_loads: int
+
 def plan(op: str, facts: Sequence[Fact]) -> dict[str, Any]: ...     # implementation, entry, grid, block, cluster, shared, reasons (text)
-def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...  # entry, bytes, seconds, from_cache
+def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...
+                                                    # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None
 def warmup(op: str, args: Sequence[Any]) -> None: ...               # compiles and loads what these arguments need
 
 # ---- C++ wrappers ------------------------------------------------------------------------------------------------------
@@ -105,6 +113,7 @@ class CppImage(TypedDict):
     arch: str               # "sm_90a", "compute_90" for PTX, "" for what the user brought
     bytes: bytes
     log: str
+    resources: Resources | None  # None: PTX, or what the user brought
 
 class CppLaunch(TypedDict):
     entry: str
@@ -131,7 +140,20 @@ def device_arch(index: int) -> str: ...             # "sm_90a". MissingError: th
 # ---- facts -------------------------------------------------------------------------------------------------------------
 
 def set_timing(on: bool) -> None: ...
-def implementation_stats() -> list[dict[str, Any]]: ...   # op, implementation, device, calls, host_seconds, compile_seconds, compiled, disk_hits
-def node_stats() -> list[dict[str, Any]]: ...             # graph, node, op, device, implementation (last used), calls
+def implementation_stats() -> list[dict[str, Any]]: ...
+    # op, implementation, device, calls, skipped_empty, host_seconds, compile_seconds, compiled, disk_hits, spill_bytes (None: not told)
+def node_stats() -> list[dict[str, Any]]: ...             # of launch objects: graph, node, op, device, implementation (last used), calls
+
+class WrapperNode(TypedDict):   # of a C++ wrapper that is loaded in this process
+    graph: str
+    node: str
+    op: str
+    device: str
+    reason: str             # why not an earlier implementation, and what each launch checks
+    served: dict[str, int]  # calls by implementation, in the order in which a launch tries them
+    calls: int              # those with empty results too, which launch nothing
+
+def wrapper_nodes() -> list[WrapperNode]: ...             # in order of loading
+def graph_name(label: str) -> str: ...                    # unique in this process: "model__0_inference_0 (2)" when the label is taken
 def doctor() -> dict[str, Any]: ...                       # driver, nvrtc, cache, cxx: found, path, version, why_not
 def settings() -> dict[str, Any]: ...

@@ -53,9 +53,10 @@ def _examine(archive: zipfile.ZipFile, name: str, symbol: str, image: dict[str, 
         return
     image["state"] = "whole" if hashlib.sha256(content).hexdigest() == image["sha256"] else "damaged"
     image["bytes"] = len(content)
-    if image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx")):
+    if "registers" not in image and (image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))):  # the compiler was not there to tell
         kernel = read_kernel(content, symbol)
-        image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, "spills": kernel.spills}
+        spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
+        image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, **spills}
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -82,8 +83,13 @@ def _implementation(implementation: dict[str, Any]) -> list[str]:
         lines.append(f"  where {' and '.join(implementation['checked_at_launch'])}")
     for image in implementation["images"]:
         facts = [image["file"], image["arch"] or "-", f"{image['bytes']} bytes", image["state"]]
-        for key in ("registers", "shared", "stack", "spills"):
-            if key in image:
-                facts.append(f"{key} {'unknown' if image[key] is None else str(image[key]).lower()}")
-        lines.append("  " + ", ".join(facts))
+        lines += ["  " + ", ".join(facts)] + ([f"    {_resources(image)}"] if "registers" in image else [])
     return lines
+
+
+def _resources(image: dict[str, Any]) -> str:
+    def told(key: str, unit: str = " bytes") -> str:
+        return "unknown" if image[key] is None else f"{image[key]}{unit}"
+
+    spills = told("spill_stores") + (f" stored, {image['spill_loads']} loaded" if image["spill_loads"] else "")
+    return f"registers {told('registers', '')}, shared {told('shared')}, stack {told('stack')}, spills {spills}"

@@ -170,7 +170,9 @@ class Op:
     def _changed(self) -> None:
         self.info = _runtime.describe(self.name)
         lowering.register(self.name)
-        if "torch._dynamo" in sys.modules and any(node["op"] == self.name for node in _runtime.node_stats()):
+        if "torch._dynamo" in sys.modules and any(
+            node["op"] == self.name for node in (*_runtime.node_stats(), *_runtime.wrapper_nodes())
+        ):
             torch.compiler.reset()  # graphs that hold the earlier declaration must not outlive it
 
     # ---- use -----------------------------------------------------------------------------------------------------------

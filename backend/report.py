@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ class NodeFacts:
     op: str
     device: str
     implementation: str  # decided when the graph was compiled
-    served_by: str       # by the last call; "" before the first
+    served_by: str       # by the last call; in a C++ wrapper each implementation that served, with its calls; "" before the first
     reason: str
     calls: int
 
@@ -26,15 +27,16 @@ class ImplementationFacts:
     implementation: str
     device: str
     calls: int
-    host_us_per_call: float | None  # None: not measured (option "profile")
+    host_us_per_call: float | None  # of calls from Python; None: not measured (option "profile")
     compile_seconds: float
     compiled: int
     disk_hits: int
+    spill_bytes: int | None         # of one thread, stored and loaded, in the image where they are most; None: not told (CPU, binaries, PTX)
 
 
 @dataclass(frozen=True)
 class Report:
-    """Prints as two tables; `as_dict` gives the same facts."""
+    """Prints as two tables and a line for each implementation that spills registers; `as_dict` gives the same facts."""
 
     nodes: list[NodeFacts] = field(default_factory=list)
     implementations: list[ImplementationFacts] = field(default_factory=list)
@@ -45,24 +47,28 @@ class Report:
     def __str__(self) -> str:
         nodes = [("graph", "node", "op", "device", "implementation", "calls", "reason")]
         for n in self.nodes:
-            served = n.implementation if n.served_by in ("", n.implementation) else f"{n.implementation}, last call {n.served_by}"
+            served = n.implementation if n.served_by in ("", n.implementation) else f"{n.implementation}, served by {n.served_by}"
             nodes.append((n.graph, n.node, n.op, n.device, served, str(n.calls), n.reason))
         rows = [("op", "implementation", "device", "calls", "host us/call", "compile s", "compiled", "from cache")]
         for i in self.implementations:
             host = "-" if i.host_us_per_call is None else f"{i.host_us_per_call:.2f}"
             rows.append((i.op, i.implementation, i.device, str(i.calls), host, f"{i.compile_seconds:.3f}", str(i.compiled), str(i.disk_hits)))
-        return f"{_table(nodes)}\n\n{_table(rows)}"
+        spilling = [f"{i.op}: {i.implementation} spills registers: {i.spill_bytes} bytes a thread" for i in self.implementations if i.spill_bytes]
+        return "\n\n".join([_table(nodes), _table(rows), *spilling])
 
 
 def report() -> Report:
     """Facts of this process up to now."""
-    counts = {(stats["graph"], stats["node"]): stats for stats in _runtime.node_stats()}
+    counts = {(stats["graph"], stats["node"]): (stats["implementation"], stats["calls"]) for stats in _runtime.node_stats()}
+    from_cpp: Counter[tuple[str, str, str]] = Counter()
+    for node in _runtime.wrapper_nodes():
+        counts[node["graph"], node["node"]] = (_served_by(node["served"]), node["calls"])
+        for implementation, calls in node["served"].items():
+            from_cpp[node["op"], implementation, node["device"].split(":")[0]] += calls
     nodes = []
     for record in lowering.nodes():
-        stats = counts.get((record.graph, record.node), {})
-        nodes.append(
-            NodeFacts(record.graph, record.node, record.op, record.device, record.implementation, stats.get("implementation", ""), record.reason, stats.get("calls", 0))
-        )
+        served_by, calls = counts.get((record.graph, record.node), ("", 0))
+        nodes.append(NodeFacts(record.graph, record.node, record.op, record.device, record.implementation, served_by, record.reason, calls))
     implementations = []
     for stats in _runtime.implementation_stats():
         measured = stats["host_seconds"] > 0 and stats["calls"] > 0
@@ -71,14 +77,21 @@ def report() -> Report:
                 op=stats["op"],
                 implementation=stats["implementation"],
                 device=stats["device"],
-                calls=stats["calls"],
+                calls=stats["calls"] + from_cpp[stats["op"], stats["implementation"], stats["device"]],
                 host_us_per_call=stats["host_seconds"] / stats["calls"] * 1e6 if measured else None,
                 compile_seconds=stats["compile_seconds"],
                 compiled=stats["compiled"],
                 disk_hits=stats["disk_hits"],
+                spill_bytes=stats["spill_bytes"],
             )
         )
     return Report(nodes, implementations)
+
+
+def _served_by(served: dict[str, int]) -> str:
+    """ "cpu:vec4 3, cpu 1": C++ wrappers count calls and keep no order. One that serves all calls is named alone."""
+    used = {name: calls for name, calls in served.items() if calls}
+    return next(iter(used)) if len(used) == 1 else ", ".join(f"{name} {calls}" for name, calls in used.items())
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:

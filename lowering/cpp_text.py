@@ -17,9 +17,11 @@ _INDENT = "    "
 
 
 def function_text(
-    info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, Any]]], device: str, values: Mapping[str, Any]
+    info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, Any]]], device: str, values: Mapping[str, Any], counted: bool
 ) -> tuple[list[tuple[str, str]], str]:
-    """(parameters in order as (argument or result, its type), the definition of a function OPAQ_FUNCTION)."""
+    """(parameters in order as (argument or result, its type), the definition of a function OPAQ_FUNCTION).
+
+    counted: the last parameter is the node's counters, one for each form and one more."""
     used = {name for form in forms for name in form.launch["reads"]}
     shaped = {name for form in forms for name in form.launch["shaped"]}
     types = {arg["name"]: arg["torch_type"] for arg in info["args"]} | {output["name"]: "Tensor" for output in info["outputs"]}
@@ -45,13 +47,17 @@ def function_text(
                 views.append(_list_view(name, name in optional))
     if device == "cuda":
         declared += ["int opaq_device", "CUstream opaq_stream", "const opaq_folder& opaq_dir"]
+    if counted:
+        declared.append("opaq_counter* opaq_node_calls")
 
     lines = []
     if written:
-        lines.append(f"if ({' && '.join(f'opaq_empty(opaq_{name})' for name in written)}) return;")
+        done = f"return opaq_count(opaq_node_calls[{len(forms)}]);" if counted else "return;"
+        lines.append(f"if ({' && '.join(f'opaq_empty(opaq_{name})' for name in written)}) {done}")
     lines += views
-    for form, code in zip(forms, codes):
-        lines += _attempt(info, form, code, device)
+    for index, (form, code) in enumerate(zip(forms, codes)):
+        count = [f"opaq_count(opaq_node_calls[{index}]);"] if counted else []
+        lines += _attempt(info, form, code, device, count)
     if forms[-1].at_launch:
         unmet = "; ".join(f"{form.implementation['name']} requires {' and '.join(r['text'] for r in form.at_launch)}" for form in forms)
         message = f"{info['name']}: no implementation fits this call: {unmet}; change the argument, or add an implementation without the requirement"
@@ -94,12 +100,12 @@ def _list_view(name: str, optional: bool) -> str:
     return f"const opaq_ints {name} = opaq_list(opaq_{name});"
 
 
-def _attempt(info: OpInfo, form: Form, code: list[dict[str, Any]], device: str) -> list[str]:
+def _attempt(info: OpInfo, form: Form, code: list[dict[str, Any]], device: str, count: list[str]) -> list[str]:
     launch, name = form.launch, form.implementation["name"]
     conditions = [f"opaq_holds([&] {{ return {requirement['cpp']}; }})" for requirement in form.at_launch]
     head = f"if ({' && '.join(conditions)}) {{  // {name}" if conditions else f"{{  // {name}"
     library = form.implementation["kind"] == "library"
-    body: list[str] = []
+    body = list(count)
     if device == "cuda" and not library:
         body += _rule(info, form) + _images(code) + _geometry(form)
     elif library:

@@ -35,7 +35,7 @@ _headers: weakref.WeakKeyDictionary[Any, _Header] = weakref.WeakKeyDictionary()
 
 def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, decision: Decision) -> str:
     """Prints the header lines of one node's launch object and returns its name."""
-    facts = {"device": _device_text(device), "node": node, "implementation": decision.implementation}
+    facts = {"device": device_text(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
     return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
@@ -44,7 +44,7 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
 def python_object(wrapper: Any, overload: Any, node: str, device: torch.device | None) -> str:
     """As launch_object, for an op that is a Python function."""
     name = op_name(overload)
-    facts = {"device": _device_text(device or torch.device("cpu")), "node": node}
+    facts = {"device": device_text(device or torch.device("cpu")), "node": node}
     return _define(wrapper, name, schema_text(overload), python_functions[name].hash, "python_function", facts)
 
 
@@ -100,5 +100,5 @@ def _name(qualname: str, header: _Header) -> str:
             return name
 
 
-def _device_text(device: torch.device) -> str:
+def device_text(device: torch.device) -> str:
     return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type

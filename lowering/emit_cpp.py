@@ -16,8 +16,8 @@ import sympy
 import torch
 from opaq import _runtime
 
-from . import cpp_files
-from .compat.inductor import V, cexpr, constants_wrapper, folds_constants, user_stream, wrapper_language
+from . import cpp_files, emit, record
+from .compat.inductor import V, cexpr, constants_wrapper, folds_constants, graph_label, user_stream, wrapper_language
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
 
@@ -32,23 +32,31 @@ class _Printed:
     manifest: cpp_files.Manifest
     parts: set[str] = dataclasses.field(default_factory=set)
     functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
+    nodes: set[str] = dataclasses.field(default_factory=set)  # a subgraph's may be printed at each of its calls
 
 
 _printed: weakref.WeakKeyDictionary[Any, _Printed] = weakref.WeakKeyDictionary()
 
 
 def launch(
-    wrapper: Any, info: OpInfo, forms: Sequence[Form], node: str, device: torch.device, values: Mapping[str, Any], references: Mapping[str, str]
-) -> str:
-    """Prints the call of one node and what it needs. `values`: what the node knows of each argument and result, Facts for tensors;
-    `references`: C++ of the tensors. The result is the function's name."""
+    wrapper: Any,
+    info: OpInfo,
+    forms: Sequence[Form],
+    node: str,
+    device: torch.device,
+    reason: str,
+    values: Mapping[str, Any],
+    references: Mapping[str, str],
+) -> None:
+    """Prints the call of one node and what it needs. `reason`: why these forms; `values`: what the node knows of each argument and result,
+    Facts for tensors; `references`: C++ of the tensors."""
     printed = _printed_by(wrapper)
     package = wrapper_language() == "package"
-    for part in ("files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
+    for part in ("launch.h", "files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
         if part != "host.h" or device.type == "cpu" or any(form.implementation["kind"] == "library" for form in forms):
             _print_prelude(wrapper, printed, part)
     codes = [_attach(wrapper, info, form, device) for form in forms]
-    parameters, body = function_text(info, forms, codes, device.type, values)
+    parameters, body = function_text(info, forms, codes, device.type, values, counted=not package)
     function = printed.functions.get(body)
     if function is None:
         function = printed.functions[body] = f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
@@ -59,8 +67,16 @@ def launch(
         index = str(device.index or 0)
         stream = (user_stream() or "stream") if package else f"opaq_current_stream({index})"
         args += ["this->device_idx_", stream, "this->cubin_dir_"] if package else [index, stream, "std::nullopt"]
+    if not package:
+        names = [form.implementation["name"] for form in forms]
+        args.append(_define_node(wrapper, printed, info["name"], node, device, names, reason))
     wrapper.writeline(f"{function}({', '.join(args)});")
-    return function
+
+
+def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -> None:
+    """Prints the counting of a node that Inductor itself prints: a call through the dispatcher."""
+    counters = _define_node(wrapper, _printed_by(wrapper), op, node, device, ["dispatcher"], reason)
+    wrapper.writeline(f"opaq_count({counters}[0]);")
 
 
 def _printed_by(wrapper: Any) -> _Printed:
@@ -96,12 +112,28 @@ def scalar(value: Any, kind: str) -> str:
     return "INT64_MIN" if value == -(1 << 63) else f"INT64_C({value})" if abs(value) > 0x7FFFFFFF else str(value)
 
 
+def _define_node(
+    wrapper: Any, printed: _Printed, op: str, node: str, device: torch.device, implementations: Sequence[str], reason: str
+) -> str:
+    """Prints what the report reads of a node, once; the name of its counters."""
+    if "nodes.h" not in printed.parts:
+        _print_prelude(wrapper, printed, "nodes.h")
+        wrapper.prefix.splice(f"\n// What opaq.report() lists.\nstatic const char opaq_graph[] = {c_string(graph_label())};\n")
+    if node not in printed.nodes:
+        printed.nodes.add(node)
+        where = emit.device_text(device)
+        facts, names = (", ".join(map(c_string, texts)) for texts in ((node, op, where), implementations))
+        constructed = f"opaq_{node}(opaq_graph, {facts}, {{{names}}}, {c_string(reason)})"
+        wrapper.prefix.splice(f"static opaq_node<{len(implementations)}> {constructed};\n")
+        record.log_decision(record.NodeRecord(graph_label(), node, op, where, " or ".join(implementations), reason))
+    return f"opaq_{node}.calls"
+
+
 def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
     """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers in one process share nothing."""
-    for needed in ("launch.h", part):
-        if needed not in printed.parts:
-            printed.parts.add(needed)
-            wrapper.header.splice(_guarded(f"OPAQ_{needed.upper().replace('.', '_')}", prelude(needed)))
+    if part not in printed.parts:
+        printed.parts.add(part)
+        wrapper.header.splice(_guarded(f"OPAQ_{part.upper().replace('.', '_')}", prelude(part)))
 
 
 def prelude(*parts: str) -> str:
@@ -129,21 +161,21 @@ def _short(info: OpInfo) -> str:
 
 
 def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> list[dict[str, Any]]:
-    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest and size."""
+    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest, size and resource use."""
     launch, short = form.launch, _short(info)
     if form.implementation["kind"] == "library":
         if wrapper_language() != "package":
             return [{"arch": "", "file": launch["path"], "sha256": "", "bytes": None}]
         with open(launch["path"], "rb") as stream:
-            images = [("", stream.read(), ".host")]
+            images = [("", stream.read(), ".host", {})]
     elif launch["library"] is not None:
-        images = [("", launch["library"], ".host")]
+        images = [("", launch["library"], ".host", {})]
     else:
-        images = [(image["arch"], image["bytes"], _image_suffix(image["bytes"])) for image in launch["images"]]
+        images = [(image["arch"], image["bytes"], _image_suffix(image["bytes"]), image["resources"] or {}) for image in launch["images"]]
     codes = []
-    for arch, content, suffix in images:
+    for arch, content, suffix, resources in images:
         path, digest = cpp_files.write_code(content, short, f".{arch}{suffix}" if arch else suffix)
-        codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content)})
+        codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content), **resources})
     return codes
 
 

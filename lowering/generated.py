@@ -12,7 +12,6 @@ It may come out of a compile cache in another process: ops are found by name and
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -20,15 +19,12 @@ from opaq import _runtime
 
 from . import compat, python_functions, record
 
-_loaded: collections.Counter[str] = collections.Counter()  # labels repeat: each process numbers its graphs from 0
-
 
 class Graph:
     """One load of one wrapper; its name is unique in the process."""
 
     def __init__(self, label: str) -> None:
-        _loaded[label] += 1
-        self.name = label if _loaded[label] == 1 else f"{label} ({_loaded[label]})"
+        self.name = _runtime.graph_name(label)
 
     def launch(self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "") -> Callable[..., None]:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU."""

@@ -15,7 +15,7 @@ from .compat import inductor
 from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
-from .node import CppForm, OpaqueKernel, PythonFunctionKernel
+from .node import CppForm, OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .symbolic import Facts, Names
 
 
@@ -54,8 +54,6 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     ]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
-    if cpp is not None:
-        _record(info["name"], device, decision, cpp)
     if len(results) == 1 and _unpacked():
         return results
     return None if not results else results[0] if len(results) == 1 else tuple(results)
@@ -182,12 +180,6 @@ def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) ->
         raise _runtime.LaunchError(f"{qualname} (node {node}, {device}) cannot go into a package: {error.reason}; {error.remedy}")
 
 
-def _record(qualname: str, device: torch.device, decision: Decision, cpp: CppForm) -> None:
-    reason = "; ".join(part for part in (decision.reason, "launched by C++, which counts no calls") if part)
-    names = " or ".join(form.implementation["name"] for form in cpp.forms)
-    record.add(record.NodeRecord(inductor.graph_label(), V.graph.current_node.name, qualname, str(device), names, reason))
-
-
 def _through_dispatcher(
     info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device, why: str
 ) -> Any:
@@ -203,5 +195,7 @@ def _through_dispatcher(
 
 def _stock(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any], device: torch.device, why: str) -> Any:
     node, reason = V.graph.current_node.name, f"{why}: Inductor's stock call"
+    if inductor.wrapper_language() == "cpp":
+        return dispatcher_kernel(qualname, reason).call(overload, args, kwargs)
     record.add(record.NodeRecord(inductor.graph_label(), node, qualname, str(device), "dispatcher", reason))
     return inductor.stock_fallback(overload, args, kwargs)

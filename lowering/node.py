@@ -70,7 +70,8 @@ class OpaqueKernel(ir.ExternKernel):
         if self.cpp is not None:
             self.codegen_comment(wrapper, self.info["name"])
             named = dict(zip(self.names, references))
-            emit_cpp.launch(wrapper, self.info, self.cpp.forms, self.get_operation_name(), self.device, self.cpp.known, named)
+            node, reason = self.get_operation_name(), self.decision.reason
+            emit_cpp.launch(wrapper, self.info, self.cpp.forms, node, self.device, reason, self.cpp.known, named)
             return
         split = len(references) - self.result_count
         args = [emit.scalar(item.value) if isinstance(item, _Scalar) else references[item] for item in self.arguments]
@@ -93,14 +94,30 @@ def _flat(values: Sequence[Any]) -> list[Any]:
     return flat
 
 
-class PythonFunctionKernel(ir.FallbackKernel):
-    """A call of a Python function that returns its results; their layouts, and mutation, are Inductor's business, as for any op."""
+class _ReturningKernel(ir.FallbackKernel):
+    """A call that returns its results; their layouts, and mutation, are Inductor's business, as for any op."""
 
     @classmethod
     def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         results = cls.create(overload, *args, **kwargs)
         return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, results)
 
+
+class PythonFunctionKernel(_ReturningKernel):
+    """A call of a Python function."""
+
     def codegen(self, wrapper: Any) -> None:
         self.python_kernel_name = emit.python_object(wrapper, self.op_overload, self.get_operation_name(), self.get_device())
         super().codegen(wrapper)
+
+
+def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
+    """The class of a call through the dispatcher in a C++ wrapper: Inductor's stock call, counted."""
+
+    class DispatcherKernel(_ReturningKernel):
+        def codegen(self, wrapper: Any) -> None:
+            device = self.get_device() or torch.device("cpu")
+            emit_cpp.count(wrapper, op, self.get_operation_name(), device, reason)
+            super().codegen(wrapper)
+
+    return DispatcherKernel

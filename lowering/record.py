@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+from opaq import _runtime
+
 log = logging.getLogger("opaq")  # TORCH_LOGS="+opaq" shows every decision
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeRecord:
-    graph: str  # as node_stats() of the runtime names it
+    graph: str  # as node_stats() and wrapper_nodes() of the runtime name it
     node: str
     op: str
     device: str
-    implementation: str  # its name, "reference", "python", or "dispatcher" for Inductor's stock call
+    implementation: str  # its name ("a or b" where each launch from C++ decides), "reference", "python", or "dispatcher": Inductor's stock call
     reason: str  # why not an earlier one, and what is left to be checked at each launch; "" when there is nothing to say
 
 
@@ -22,11 +24,20 @@ _nodes: list[NodeRecord] = []
 
 
 def nodes() -> list[NodeRecord]:
-    """In order of loading: a graph that comes out of a compile cache is there too."""
-    return list(_nodes)
+    """Of Python wrappers, then of C++ wrappers, each in order of loading: a graph that comes out of a compile cache is there too."""
+    announced = _runtime.wrapper_nodes()
+    return [
+        *_nodes,
+        *(NodeRecord(n["graph"], n["node"], n["op"], n["device"], " or ".join(n["served"]), n["reason"]) for n in announced),
+    ]
 
 
 def add(record: NodeRecord) -> None:
     _nodes.append(record)
+    log_decision(record)
+
+
+def log_decision(record: NodeRecord) -> None:
+    """For a node of a C++ wrapper, which announces itself to the runtime when it is loaded."""
     why = record.reason and f" ({record.reason})"
     log.info("%s %s: %s on %s runs %s%s", record.graph, record.node, record.op, record.device, record.implementation, why)

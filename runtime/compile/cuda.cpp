@@ -19,6 +19,7 @@
 #include "opaq/settings.h"
 #include "opaq/sha256.h"
 #include "options.h"
+#include "ptxas.h"
 #include "record.h"
 #include "signature.h"
 #include "stats.h"
@@ -26,7 +27,7 @@
 namespace opaq {
 namespace {
 
-constexpr std::string_view kFormat = "opaq cuda image 1";  // changes when the same request would give other bytes or another record
+constexpr std::string_view kFormat = "opaq cuda image 2";  // changes when the same request would give other bytes or another record
 
 Flights<Image>& flights() {
   static Flights<Image> instance(/*keep=*/false);
@@ -85,6 +86,7 @@ Job make_job(const CudaRequest& request) {
 
   job.options.push_back("--gpu-architecture=" + request.arch);
   if (standard.empty()) job.options.push_back("-std=c++17");
+  if (!job.ptx) job.options.push_back(kPtxasVerbose);
   for (const std::string& dir : job.search.dirs) job.options.push_back("-I" + dir);
   job.options.insert(job.options.end(), request.options.begin(), request.options.end());
   for (const std::string& dir : job.search.toolkit) job.options.push_back("-I" + dir);
@@ -105,8 +107,9 @@ std::string key_of(const Job& job, const IncludeClosure& closure) {
 
 class Program {
  public:
-  Program(const Nvrtc& n, const std::string& source, const std::string& name) : n_(n) {
-    check(n_.create(&program_, source.c_str(), name.c_str(), 0, nullptr, nullptr), "nvrtcCreateProgram");
+  Program(const Nvrtc& n, const Job& job) : n_(n), job_(job) {
+    const std::string source = job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
+    check(n_.create(&program_, source.c_str(), job.file.c_str(), 0, nullptr, nullptr), "nvrtcCreateProgram");
   }
   ~Program() {
     if (program_ != nullptr) n_.destroy(&program_);
@@ -114,9 +117,11 @@ class Program {
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
-  void add_name(const std::string& expression) { check(n_.add_name(program_, expression.c_str()), "nvrtcAddNameExpression"); }
-
   int compile(const std::vector<std::string>& options) {
+    for (const std::string& entry : job_.request.entries) {
+      add_name(entry);
+      if (job_.signatures) add_name(signature_expression(entry));
+    }
     std::vector<const char*> pointers;
     for (const std::string& option : options) pointers.push_back(option.c_str());
     return n_.compile(program_, static_cast<int>(pointers.size()), pointers.data());
@@ -133,6 +138,7 @@ class Program {
   }
 
  private:
+  void add_name(const std::string& expression) { check(n_.add_name(program_, expression.c_str()), "nvrtcAddNameExpression"); }
   void check(int result, const char* what) {
     if (result != 0) fail(ErrorKind::Compile, std::string(what) + " failed: " + n_.error_string(result));
   }
@@ -150,6 +156,7 @@ class Program {
   }
 
   const Nvrtc& n_;
+  const Job& job_;
   NvrtcProgram program_ = nullptr;
 };
 
@@ -163,19 +170,27 @@ void check_arch_supported(const Nvrtc& n, const Job& job) {
                                " for " + arch + "; it supports " + join(names));
 }
 
+// With -v, ptxas keeps errors to itself that it finds late, such as too much shared memory.
+std::string log_without_verbose(const Nvrtc& n, const Job& job) {
+  std::vector<std::string> options = job.options;
+  std::erase(options, kPtxasVerbose);
+  Program program(n, job);
+  program.compile(options);
+  return program.log();
+}
+
 std::shared_ptr<Image> compile(const Job& job) {
   const auto start = std::chrono::steady_clock::now();
   const Nvrtc& n = nvrtc();
   check_arch_supported(n, job);
   const CudaRequest& request = job.request;
-  Program program(n, job.signatures ? request.source + signature_trailer(job.basename) : request.source, job.file);
-  for (const std::string& entry : request.entries) {
-    program.add_name(entry);
-    if (job.signatures) program.add_name(signature_expression(entry));
-  }
+  Program program(n, job);
   const int result = program.compile(job.options);
   std::string log = program.log();
+  PtxasReport told = read_ptxas(log);
+  if (!job.facts.ptxas_verbose) log = std::move(told.rest);
   if (result != 0) {
+    if (!told.kernels.empty()) log = log_without_verbose(n, job);
     if (log.empty()) log = n.error_string(result);
     fail(ErrorKind::Compile, cuda_failure(job.basename, request.arch, log, request.source, request.entries));
   }
@@ -192,6 +207,7 @@ std::shared_ptr<Image> compile(const Job& job) {
     Entry& entry = image->entries.emplace_back();
     entry.name = name;
     entry.symbol = program.lowered_name(name);
+    if (const auto found = told.kernels.find(entry.symbol); found != told.kernels.end()) entry.resources = found->second;
     if (job.signatures) {
       if (auto params = read_signature(program.lowered_name(signature_expression(name)))) {
         entry.params = std::move(*params);

@@ -28,6 +28,7 @@ OptionFacts read_options(std::span<const std::string> options) {
     bool glued;
   };
   OptionFacts facts;
+  std::vector<std::string> ptxas;
   for (size_t i = 0; i < options.size(); ++i) {
     bool taken = false;
     const auto collect = [&](std::initializer_list<Flag> flags, std::vector<std::string>& into) {
@@ -41,6 +42,7 @@ OptionFacts read_options(std::span<const std::string> options) {
     };
     collect({{"--include-path", false}, {"-isystem", true}, {"-iquote", true}, {"-idirafter", true}, {"-I", true}}, facts.dirs);
     collect({{"--pre-include", false}, {"-include", false}, {"-imacros", false}}, facts.forced);
+    collect({{"--ptxas-options", false}, {"-Xptxas", false}}, ptxas);
     if (taken) continue;
     const std::string& option = options[i];
     for (std::string_view flag : {"--std", "-std"}) {
@@ -54,6 +56,7 @@ OptionFacts read_options(std::span<const std::string> options) {
     facts.native |= option.find("native") != std::string::npos;
     if (option.starts_with('@') || option.starts_with("-specs") || option.starts_with("--options-file")) facts.opaque = option;
   }
+  for (const std::string& value : ptxas) facts.ptxas_verbose |= value == "-v" || value == "--verbose";
   return facts;
 }
 

@@ -12,6 +12,7 @@ struct OptionFacts {
   std::vector<std::string> forced;  // -include
   std::string standard;             // "c++17"; "" when not given
   bool embeds_paths = false;        // line or debug information: the file's full path is in the image
+  bool ptxas_verbose = false;       // -Xptxas=-v: what the assembler tells is for the user to read
   bool native = false;              // -march=native: the result depends on this machine's processor
   std::string opaque;               // an option that reads more options from a file; nothing may be cached. Else ""
 };

@@ -1,12 +1,18 @@
 // Writes and reads cache metadata.
 #include "record.h"
 
+#include <array>
 #include <charconv>
+#include <limits>
 
 namespace opaq {
 namespace {
 
-constexpr std::string_view kHeader = "opaq record 1\n";
+constexpr size_t kMostItems = 1 << 20;
+constexpr size_t kMostBytes = std::numeric_limits<int64_t>::max();
+constexpr std::array kResources{&Resources::registers, &Resources::shared, &Resources::stack, &Resources::spill_stores,
+                                &Resources::spill_loads};
+constexpr std::string_view kHeader = "opaq record 2\n";
 
 void put(std::string& out, std::string_view field) {
   out += std::to_string(field.size());
@@ -50,8 +56,6 @@ class Reader {
   bool good_ = true;
 };
 
-constexpr size_t kMostItems = 1 << 20;
-
 }  // namespace
 
 std::string write_record(const Record& record) {
@@ -68,6 +72,10 @@ std::string write_record(const Record& record) {
       put(out, param.text);
       put(out, param.pointee);
       put(out, param.pointee_const ? 1 : 0);
+    }
+    put(out, entry.resources ? 1 : 0);
+    if (entry.resources) {
+      for (const auto field : kResources) put(out, static_cast<size_t>((*entry.resources).*field));
     }
   }
   put(out, record.log);
@@ -92,6 +100,10 @@ std::optional<Record> read_record(std::string_view text) {
       param.text = in.field();
       param.pointee = in.field();
       param.pointee_const = in.number(1) != 0;
+    }
+    if (in.number(1) != 0) {
+      entry.resources.emplace();
+      for (const auto field : kResources) (*entry.resources).*field = static_cast<int64_t>(in.number(kMostBytes));
     }
   }
   record.log = in.field();

@@ -220,6 +220,9 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
     }
     std::lock_guard lock(mutex_);
     image = images_.emplace(key, image).first->second;
+    if (const auto& used = find_entry(subject, *image, entry).resources) {
+      spill_bytes = std::max(spill_bytes.load(), used->spill_stores + used->spill_loads);
+    }
   }
   check_signature(subject, find_entry(subject, *image, entry), args);
   return image;

@@ -47,7 +47,11 @@ PyObject* cpp_launch(PyObject*, PyObject* args) {
     }
     const Implementation& implementation = launch->implementation();
     List images;
-    for (const auto& image : made.images) images.add(Dict().set("arch", image->arch).put("bytes", bytes(image->bytes)).set("log", image->log).take());
+    for (const auto& image : made.images) {
+      Dict d;
+      d.set("arch", image->arch).put("bytes", bytes(image->bytes)).set("log", image->log).put("resources", resources(*image, made.entry));
+      images.add(d.take());
+    }
     Dict d;
     d.set("entry", made.entry).set("symbol", made.symbol).put("images", images.take()).put("library", made.host ? bytes(made.host->library) : none());
     d.set("path", implementation.kind == CodeKind::HostLibrary ? implementation.code : "");

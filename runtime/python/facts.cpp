@@ -52,6 +52,17 @@ Ref describe_settings() {
 
 }  // namespace
 
+Ref resources(const Image& image, const std::string& entry) {
+  for (const Entry& found : image.entries) {
+    if (found.name != entry || !found.resources) continue;
+    const Resources& r = *found.resources;
+    Dict d;
+    d.set("registers", r.registers).set("shared", r.shared).set("stack", r.stack);
+    return d.set("spill_stores", r.spill_stores).set("spill_loads", r.spill_loads).take();
+  }
+  return none();
+}
+
 PyObject* plan(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "plan");
@@ -89,9 +100,10 @@ PyObject* compile(PyObject*, PyObject* args) {
       AllowThreads allow;
       image = launch->compile(facts.args(), arch);
     }
+    const std::string entry = launch->plan(facts.args()).entry;
     Dict d;
-    d.set("implementation", launch->implementation().name).set("entry", launch->plan(facts.args()).entry).set("bytes", static_cast<int64_t>(image->bytes.size()));
-    d.set("seconds", image->seconds).set("from_cache", image->from_cache).set("log", image->log);
+    d.set("implementation", launch->implementation().name).set("entry", entry).set("bytes", static_cast<int64_t>(image->bytes.size()));
+    d.set("seconds", image->seconds).set("from_cache", image->from_cache).set("log", image->log).put("resources", resources(*image, entry));
     return d.take().release();
   });
 }
@@ -135,7 +147,7 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
         Dict d;
         d.set("op", op->name()).set("implementation", launch->implementation().name).set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
         d.set("calls", s.calls).set("skipped_empty", s.skipped_empty).set("host_seconds", s.host_seconds).set("compile_seconds", s.compile_seconds);
-        d.set("compiled", s.compiled).set("disk_hits", s.disk_hits);
+        d.set("compiled", s.compiled).set("disk_hits", s.disk_hits).put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
         list.add(d.take());
       }
     }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "object.h"
+#include "opaq/image.h"
 
 namespace opaq::python {
 
@@ -20,6 +21,10 @@ PyObject* reference_of(const std::string& op);  // borrowed: the fallback given 
 PyObject* launcher(PyObject*, PyObject* args);
 PyObject* node_stats(PyObject*, PyObject*);
 
+// wrapper_nodes.cpp
+PyObject* wrapper_nodes(PyObject*, PyObject*);
+PyObject* graph_name(PyObject*, PyObject* label);
+
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);
 
@@ -29,6 +34,7 @@ PyObject* cpp_prelude(PyObject*, PyObject*);
 PyObject* device_arch(PyObject*, PyObject* index);
 
 // facts.cpp
+Ref resources(const Image& image, const std::string& entry);  // None where they are unknown
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);

@@ -23,6 +23,8 @@ PyMethodDef methods[] = {
     {"describe", describe, METH_O, nullptr},
     {"ops", ops, METH_NOARGS, nullptr},
     {"launcher", launcher, METH_VARARGS, nullptr},
+    {"wrapper_nodes", wrapper_nodes, METH_NOARGS, nullptr},
+    {"graph_name", graph_name, METH_O, nullptr},
     {"eager", eager, METH_VARARGS, nullptr},
     {"plan", plan, METH_VARARGS, nullptr},
     {"compile", compile, METH_VARARGS, nullptr},

@@ -329,11 +329,13 @@ TEST_F(ToolkitRecord, ProcessesAndThreadsAtOnceAgree) {
 
 TEST(Record, RoundTripAndNothingElse) {
   opaq::Record record;
-  opaq::Entry& entry = record.entries.emplace_back();
+  record.entries.resize(2);
+  opaq::Entry& entry = record.entries[0];
   entry.name = "k<\n\"odd\" 7\n>";
   entry.symbol = "_Z1k";
   entry.params_known = true;
   entry.params = opaq::parse_parameters("float const*, Shape");
+  entry.resources = opaq::Resources{.registers = 32, .shared = 1200, .stack = 9512, .spill_stores = 11008, .spill_loads = int64_t{1} << 40};
   record.log = "two\nlines\n";
   record.files = {"/a b", "1 2"};
   const std::string text = opaq::write_record(record);
@@ -342,11 +344,18 @@ TEST(Record, RoundTripAndNothingElse) {
   EXPECT_EQ(back->entries[0].name, entry.name);
   EXPECT_EQ(back->entries[0].params[0].text, "float const*");
   EXPECT_TRUE(back->entries[0].params[0].pointee_const);
+  ASSERT_TRUE(back->entries[0].resources);
+  EXPECT_EQ(back->entries[0].resources->registers, 32);
+  EXPECT_EQ(back->entries[0].resources->shared, 1200);
+  EXPECT_EQ(back->entries[0].resources->stack, 9512);
+  EXPECT_EQ(back->entries[0].resources->spill_stores, 11008);
+  EXPECT_EQ(back->entries[0].resources->spill_loads, int64_t{1} << 40);
+  EXPECT_FALSE(back->entries[1].resources);
   EXPECT_EQ(back->log, record.log);
   EXPECT_EQ(back->files, record.files);
   for (size_t n = 0; n < text.size(); ++n) EXPECT_FALSE(opaq::read_record(text.substr(0, n))) << n;
   EXPECT_FALSE(opaq::read_record(text + "x"));
-  EXPECT_FALSE(opaq::read_record("opaq record 1\n99999999999999999999 x\n"));
+  EXPECT_FALSE(opaq::read_record("opaq record 2\n99999999999999999999 x\n"));
 }
 
 }  // namespace

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pathlib
 import re
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,9 +17,10 @@ import opaq
 from fake_cuda import wrapper_source
 from opaq import lowering
 
-CPP = {"cpp_wrapper": True, "fx_graph_cache": False}  # a C++ wrapper out of a cache adds nothing to the report
+CPP = {"cpp_wrapper": True}
 SOURCE = """template <typename T> __global__ void scale(const T* x, float by, T* out, int n) {
   for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = x[i] * by; }"""
+PLUS = "void plus(const float* x, float* out, long n) {{ for (long i = 0; i < n; ++i) out[i] = x[i] + {}; }}"
 
 
 def test_a_dynamic_graph_of_direct_launches_equals_eager(unique: str) -> None:
@@ -55,12 +59,20 @@ def test_a_dynamic_graph_of_direct_launches_equals_eager(unique: str) -> None:
     assert re.search(rf"\n// {first.info['schema']}\n".replace("(", r"\(").replace(")", r"\)").replace("[", r"\[").replace("]", r"\]").replace("*", r"\*").replace("?", r"\?"), source)
     short = unique.split("::")[1]
     assert len(re.findall(rf"static void opaq_{short}_first_\w+\(", source)) == 2  # with a bias, and without
-    assert re.search(rf"opaq_{short}_first_\w+\(\w+, \w+, std::initializer_list<int64_t>\{{\w+, 3L?\}}, opaq_float32, true, .*, 0\.5, buf0\);", source)
-    nodes = {node.op: node for node in opaq.report().nodes if node.op.startswith(unique)}
+    assert re.search(rf"opaq_{short}_first_\w+\(\w+, \w+, std::initializer_list<int64_t>\{{\w+, 3L?\}}, opaq_float32, true, .*, 0\.5, buf0, opaq_op\d\.calls\);", source)
+    report = opaq.report()
+    nodes = {node.op: node for node in report.nodes if node.op.startswith(unique)}
+    assert sum(node.op == f"{unique}_first" for node in report.nodes) == 2
+    assert {node.calls for node in nodes.values()} == {3}
     assert nodes[f"{unique}_first"].implementation == "cpu:even or cpu"
-    assert "checked at each launch: x.size(0) % 2 == 0" in nodes[f"{unique}_first"].reason
+    assert nodes[f"{unique}_first"].served_by == "cpu:even 2, cpu 1"
+    assert nodes[f"{unique}_first"].reason == "checked at each launch: x.size(0) % 2 == 0"
+    assert nodes[f"{unique}_add_"].served_by == nodes[f"{unique}_add_"].implementation == "cpu"
     assert nodes[f"{unique}_python"].implementation == "dispatcher"
     assert "the reference is a Python function: Inductor's stock call" in nodes[f"{unique}_python"].reason
+    calls = {item.implementation: item.calls for item in report.implementations if item.op == f"{unique}_first"}
+    assert calls == {"cpu:even": 4 + 2, "cpu": 2 + 2}  # from C++, and the eager ones
+    assert "cpu:even or cpu, served by cpu:even 2, cpu 1" in str(report)
     with pytest.raises(RuntimeError, match=rf"{unique}_add_: argument 3 `times \* 500000000` is 2500000000, which does not fit the kernel's parameter `int`"):
         compiled(torch.randn(5, 6), bias)
 
@@ -79,8 +91,111 @@ def test_the_backend_takes_inductors_option(unique: str, tmp_path: pathlib.Path)
     for size in (8, 5):
         x = torch.rand(size, 2)
         torch.testing.assert_close(compiled(x), x * 9)
-        torch.testing.assert_close(compiled(-x), x * 3)
-    assert {node.implementation for node in opaq.report().nodes if node.op == unique} == {"library"}
+    torch.testing.assert_close(compiled(-x), x * 3)
+    nodes = [node for node in opaq.report().nodes if node.op == unique]
+    assert {node.implementation for node in nodes} == {"library"}
+    assert sorted((node.node.split("_")[0], node.calls) for node in nodes) == [("false", 1), ("true", 2), ("true", 2)]
+
+
+# ---- in the report ---------------------------------------------------------------------------------------------------------
+
+
+def plus_op(name: str) -> opaq.Op:
+    op = opaq.op(f"{name}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    return op.cpu(source=PLUS.format(1), entry="plus", args="x, out, x.numel()")
+
+
+def calls_of(op: str) -> dict[tuple[str, str], int]:
+    return {(node.graph, node.node): node.calls for node in opaq.report().nodes if node.op == op}
+
+
+def test_each_node_of_each_graph_counts_its_own_calls(unique: str) -> None:
+    """The nodes share one function; a call with an empty result is one, though it launches nothing."""
+    op = plus_op(unique)
+    twice = torch.compile(lambda x: op(op(x)) * 2, fullgraph=True, dynamic=True, options=CPP)
+    once = torch.compile(lambda x: op(x) * 3, fullgraph=True, dynamic=True, options=CPP)
+    python = torch.compile(lambda x: op(x) * 4, fullgraph=True, dynamic=True)
+    for rows in (4, 5, 0):
+        x = torch.ones(rows, 2)
+        torch._dynamo.decorators.mark_unbacked(x, 0)  # or Dynamo makes a graph of its own for 0 rows
+        torch.testing.assert_close(twice(x), (x + 2) * 2)
+    torch.testing.assert_close(once(torch.ones(3, 2)), torch.full((3, 2), 6.0))
+    torch.testing.assert_close(python(torch.ones(3, 2)), torch.full((3, 2), 8.0))
+    calls = calls_of(unique)
+    by_graph: dict[str, list[int]] = {}
+    for (graph, _), count in calls.items():
+        by_graph.setdefault(graph, []).append(count)
+    assert len(calls) == 4  # names are unique in the process
+    assert sorted(by_graph.values()) == [[1], [1], [3, 3]]
+    torch.compiler.reset()
+    assert calls_of(unique).keys() == calls.keys()
+
+
+def test_a_graph_does_not_outlive_what_it_was_compiled_from(unique: str) -> None:
+    op = plus_op(unique)
+    compiled = torch.compile(op.overload, fullgraph=True, options=CPP)
+    assert compiled(torch.zeros(4))[0] == 1
+    op.cpu(source=PLUS.format(5), entry="plus", args="x, out, x.numel()", name="better", priority=1)
+    assert compiled(torch.zeros(4))[0] == 5
+    assert [node.implementation for node in opaq.report().nodes if node.op == unique] == ["cpu", "better"]
+
+
+PROGRAM = """
+import json, sys
+import torch
+from torch._dynamo.utils import counters
+import opaq
+
+op = opaq.op("cached_wrapper::plus(Tensor x) -> Tensor", outputs=opaq.like("x"))
+SOURCE = "void plus(const float* x, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] + 1; }"
+op.cpu(source=SOURCE, entry="plus", args="x, out, x.numel()", name="cpu:even", priority=1, requires="x.size(0) % 2 == 0")
+op.cpu(source=SOURCE, entry="plus", args="x, out, x.numel()")
+
+
+@opaq.custom_op("cached_wrapper::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+twice.register_fake(torch.empty_like)
+mixed = torch.compile(lambda x: twice(op(x)), fullgraph=True, dynamic=True, options={"cpp_wrapper": True})
+alone = torch.compile(lambda x: op(x), fullgraph=True, options={"cpp_wrapper": True})
+for size in (4, 5, 6):
+    torch.testing.assert_close(mixed(torch.ones(size)), torch.full((size,), 4.0))
+torch.testing.assert_close(alone(torch.ones(8)), torch.full((8,), 2.0))
+print(json.dumps({"hits": counters["inductor"]["fxgraph_cache_hit"], "nodes": opaq.report().as_dict()["nodes"]}))
+"""
+
+
+def test_a_wrapper_out_of_inductors_cache_is_listed_and_counted(tmp_path: pathlib.Path) -> None:
+    """And runs, uncounted, where there is no opaq."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+    def process(program: str) -> str:
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    first, again = json.loads(process(PROGRAM)), json.loads(process(PROGRAM))
+    assert (first["hits"], again["hits"]) == (0, 2)
+    assert first["nodes"] == again["nodes"]
+    plus, twice, alone = again["nodes"]
+    assert plus["graph"] == twice["graph"] != alone["graph"]
+    assert (plus["op"], plus["device"], plus["implementation"]) == ("cached_wrapper::plus", "cpu", "cpu:even or cpu")
+    assert (plus["calls"], plus["served_by"], plus["reason"]) == (3, "cpu:even 2, cpu 1", "checked at each launch: x.size(0) % 2 == 0")
+    assert (twice["op"], twice["implementation"], twice["calls"]) == ("cached_wrapper::twice", "dispatcher", 3)
+    assert (alone["implementation"], alone["served_by"], alone["calls"], alone["reason"]) == ("cpu:even", "cpu:even", 1, "")
+
+    texts = {path: path.read_text() for path in tmp_path.glob("*/*.py")}
+    wrappers = [path for path, text in texts.items() if "cpp_wrapper_src" in text and "cached_wrapper::twice" not in text]
+    without = f"""if True:
+        import runpy, sys, torch
+        sys.modules["opaq"] = None
+        (result,) = runpy.run_path({str(wrappers[0])!r})["call"]([torch.ones(8)])
+        torch.testing.assert_close(result, torch.full((8,), 2.0))
+        print("equal")
+    """
+    assert len(wrappers) == 1 and process(without) == "equal"
 
 
 # ---- CUDA, as text ---------------------------------------------------------------------------------------------------------
@@ -110,8 +225,9 @@ def test_one_named_function_serves_the_nodes_of_an_op(unique: str) -> None:
     assert source.count(f"static void opaq_{short}_") == 1
     assert "if (!opaq_grid(opaq_this_rule, opaq_shape, opaq_ceil_div(x.numel(), 256), 1, 1)) return;" in source
     assert re.search(r'static opaq_kernel<1> opaq_code\(opaq_this_rule, "scale<float>", "_Z5scaleIfEvPKT_fPS0_i", opaq_images\);', source)
-    assert re.search(rf"opaq_{short}_\w+\(x_1, 2\.0, buf0, 0, opaq_current_stream\(0\), std::nullopt\);", source)
-    assert re.search(rf"opaq_{short}_\w+\(buf0, 3\.0, buf2, 0, opaq_current_stream\(0\), std::nullopt\);", source)
+    assert re.search(rf"opaq_{short}_\w+\(x_1, 2\.0, buf0, 0, opaq_current_stream\(0\), std::nullopt, opaq_op1\.calls\);", source)
+    assert re.search(rf"opaq_{short}_\w+\(buf0, 3\.0, buf2, 0, opaq_current_stream\(0\), std::nullopt, opaq_op3\.calls\);", source)
+    assert f'static opaq_node<1> opaq_op3(opaq_graph, "op3", "{unique}", "cuda:0", {{"cuda"}}, "");' in source
     assert "aoti_torch_call_dispatcher(" not in source and "aoti_torch_proxy_executor_call_function" not in entry_body(source)
 
 
@@ -140,6 +256,7 @@ def test_a_package_holds_an_image_for_each_arch(unique: str) -> None:
     source = cuda_source(lambda x: op.overload(x), (16, 256), archs=["sm_80", "sm_90a"], ptx=True, package=True)
     images = re.search(r"opaq_images\[\] = \{(.*)\};", source)[1]
     found = re.findall(r'\{"(\w+)", "(\w+)\.(\w+)\.(\w+)", "([0-9a-f]{64})"\}', images)
+    assert "opaq_node" not in source and "opaq_count" not in source  # counting is for wrappers of this process
     assert [(arch, suffix) for arch, _, _, suffix, _ in found] == [("sm_80", "cubin"), ("sm_90a", "cubin"), ("compute_80", "ptx")]
     assert all(arch == named and digest.startswith(stem.rsplit("_", 1)[1]) for arch, stem, named, _, digest in found)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import opaq
+from opaq import _runtime
 
 
 def test_report_tells_nodes_calls_and_reasons(unique: str) -> None:
@@ -23,3 +25,25 @@ def test_report_tells_nodes_calls_and_reasons(unique: str) -> None:
     assert plain.calls == 6 and plain.host_us_per_call > 0 and plain.compile_seconds >= 0
     assert unique in str(found) and "host us/call" in str(found)
     opaq._runtime.set_timing(False)
+
+
+@pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+def test_report_tells_which_kernels_spill(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor(a!) y) -> ()")
+    body = """template <int N> __global__ void __launch_bounds__(1024, 1) f(float* y) {
+      float a[N];
+    #pragma unroll
+      for (int i = 0; i < N; ++i) a[i] = y[i * 7 + threadIdx.x];
+      __syncthreads();
+    #pragma unroll
+      for (int i = 0; i < N; ++i) y[i] += a[N - 1 - i] * a[i]; }"""
+    op.cuda(name="narrow", source=body, entry="f<4>", args="y")
+    op.cuda(name="wide", source=body, entry="f<128>", args="y")
+    op.cuda(name="unused", source=body, entry="f<8>", args="y")
+    made = {name: _runtime.compile(op.name, [("float32", (4096,), (1,), "cuda:0", 256)], "sm_90a", name)["resources"] for name in ("narrow", "wide")}
+    found = opaq.report()
+    spilled = {item["implementation"]: item["spill_bytes"] for item in found.as_dict()["implementations"] if item["op"] == unique}
+    assert spilled == {"narrow": 0, "wide": made["wide"]["spill_stores"] + made["wide"]["spill_loads"], "unused": None}
+    assert spilled["wide"] > 0
+    assert f"{unique}: wide spills registers: {spilled['wide']} bytes a thread" in str(found)
+    assert f"{unique}: narrow" not in str(found)

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,11 +22,20 @@ struct ParamType {
   bool pointee_const = false;
 };
 
+// What a kernel takes, functions that it calls without inlining included; bytes but for the registers.
+struct Resources {
+  int64_t registers = 0;                      // of a thread
+  int64_t shared = 0;                         // of a block, static
+  int64_t stack = 0;                          // of a thread; more where functions call themselves
+  int64_t spill_stores = 0, spill_loads = 0;  // of a thread: registers kept in memory for want of room
+};
+
 struct Entry {
   std::string name;    // as asked for: "rms_norm<float, 4096>"
   std::string symbol;  // in the image: mangled, or the name itself for extern "C"
   std::vector<ParamType> params;
   bool params_known = false;  // false: a binary without a readable signature; sizes come from the driver at load
+  std::optional<Resources> resources;  // what the compiler told; unknown for PTX and for what the user brought
 };
 
 struct Image {

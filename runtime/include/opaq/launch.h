@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct LaunchStats {
   double host_seconds = 0;          // only while timing is on
   double compile_seconds = 0;
   int64_t compiled = 0, disk_hits = 0;
+  std::optional<int64_t> spill_bytes;  // Resources::spill_stores + spill_loads, of the image where they are most; unknown when none tells
 };
 
 void set_timing(bool on);  // process-wide; off by default

@@ -1,0 +1,21 @@
+// What the assembler tells of each kernel under -v, in lines that stand in NVRTC's log.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+
+#include "opaq/image.h"
+
+namespace opaq {
+
+constexpr const char* kPtxasVerbose = "-Xptxas=-v";  // costs no time
+
+struct PtxasReport {
+  std::map<std::string, Resources> kernels;  // by symbol; those that are told in full
+  std::string rest;                          // the log without the lines that -v adds; no line end after the last
+};
+
+PtxasReport read_ptxas(std::string_view log);
+
+}  // namespace opaq

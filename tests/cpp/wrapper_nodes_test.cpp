@@ -1,0 +1,129 @@
+// Nodes that C++ wrappers announce: names, counts, unloading, threads, and the layout that generated code gives them.
+#include "opaq/wrapper_nodes.h"
+
+#include <gtest/gtest.h>
+
+#include <barrier>
+#include <cstddef>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../lowering/cpp/nodes.h"
+
+namespace opaq {
+namespace {
+
+// What a loaded wrapper holds: a label with an address of its own, and nodes. Announced for as long as it lives.
+struct Wrapper {
+  std::string label;
+  const char* names[2] = {"cpu:even", "cpu"};
+  std::atomic<int64_t> first_calls[3] = {}, second_calls[3] = {};
+  const WrapperNode first{label.c_str(), "op0", "mylib::scale", "cpu", "checked at each launch: x.size(0) % 2 == 0", names, first_calls, 2};
+  const WrapperNode second{label.c_str(), "op1", "mylib::scale", "cpu", "", names, second_calls, 2};
+
+  explicit Wrapper(const std::string& name) : label(name) {
+    add_wrapper_node(first);
+    add_wrapper_node(second);
+  }
+  ~Wrapper() {
+    remove_wrapper_node(second);
+    remove_wrapper_node(first);
+  }
+};
+
+std::vector<std::string> graphs() {
+  std::vector<std::string> names;
+  for (const WrapperNodeFacts& node : wrapper_nodes()) names.push_back(node.graph);
+  return names;
+}
+
+TEST(WrapperNodes, AreListedWithTheirCallsByImplementation) {
+  Wrapper wrapper("counts");
+  wrapper.first_calls[0] = 3;
+  wrapper.first_calls[2] = 1;
+  wrapper.second_calls[1] = 2;
+  const std::vector<WrapperNodeFacts> nodes = wrapper_nodes();
+  ASSERT_EQ(nodes.size(), 2u);
+  EXPECT_EQ(nodes[0].graph, "counts");
+  EXPECT_EQ(nodes[0].node, "op0");
+  EXPECT_EQ(nodes[0].op, "mylib::scale");
+  EXPECT_EQ(nodes[0].device, "cpu");
+  EXPECT_EQ(nodes[0].reason, "checked at each launch: x.size(0) % 2 == 0");
+  EXPECT_EQ(nodes[0].implementations, (std::vector<std::string>{"cpu:even", "cpu"}));
+  EXPECT_EQ(nodes[0].calls, (std::vector<int64_t>{3, 0, 1}));
+  EXPECT_EQ(nodes[1].node, "op1");
+  EXPECT_EQ(nodes[1].calls, (std::vector<int64_t>{0, 2, 0}));
+}
+
+TEST(WrapperNodes, GraphsOfOneLabelHaveNamesOfTheirOwn) {
+  EXPECT_EQ(unique_graph_name("model"), "model");  // a Python wrapper's
+  Wrapper first("model"), second("model");
+  EXPECT_EQ(graphs(), (std::vector<std::string>{"model (2)", "model (2)", "model (3)", "model (3)"}));
+  EXPECT_EQ(unique_graph_name("model"), "model (4)");
+}
+
+TEST(WrapperNodes, LeaveWithTheirWrapper) {
+  Wrapper stays("stays");
+  {
+    Wrapper unloaded("unloaded");
+    EXPECT_EQ(wrapper_nodes().size(), 4u);
+  }
+  EXPECT_EQ(graphs(), (std::vector<std::string>{"stays", "stays"}));
+  Wrapper again("unloaded");
+  EXPECT_EQ(graphs().back(), "unloaded (2)");
+}
+
+TEST(WrapperNodes, AreCountedLoadedUnloadedAndReadByThreadsAtOnce) {
+  constexpr int kThreads = 4, kCalls = 2000;
+  Wrapper shared("shared");
+  std::barrier start(kThreads + 1);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      start.arrive_and_wait();
+      for (int i = 0; i < kCalls; ++i) {
+        shared.first_calls[0].fetch_add(1, std::memory_order_relaxed);
+        if (i % 100 == 0) Wrapper own("own");
+      }
+    });
+  }
+  start.arrive_and_wait();
+  int64_t last = 0;
+  for (int i = 0; i < 200; ++i) {
+    for (const WrapperNodeFacts& node : wrapper_nodes()) {
+      if (node.graph != "shared" || node.node != "op0") continue;
+      EXPECT_GE(node.calls[0], last);
+      last = node.calls[0];
+    }
+  }
+  for (std::thread& thread : threads) thread.join();
+  const std::vector<WrapperNodeFacts> nodes = wrapper_nodes();
+  ASSERT_EQ(nodes.size(), 2u);
+  EXPECT_EQ(nodes[0].calls[0], kThreads * kCalls);
+  EXPECT_EQ(unique_graph_name("own"), "own (" + std::to_string(kThreads * kCalls / 100 + 1) + ")");
+}
+
+// ---- what generated code holds -------------------------------------------------------------------------------------------
+
+TEST(WrapperNodes, HaveTheLayoutOfGeneratedCode) {
+  static_assert(sizeof(WrapperNode) == sizeof(opaq_node_facts) && sizeof(std::atomic<int64_t>) == sizeof(opaq_counter));
+  EXPECT_EQ(offsetof(WrapperNode, graph), offsetof(opaq_node_facts, graph));
+  EXPECT_EQ(offsetof(WrapperNode, node), offsetof(opaq_node_facts, node));
+  EXPECT_EQ(offsetof(WrapperNode, op), offsetof(opaq_node_facts, op));
+  EXPECT_EQ(offsetof(WrapperNode, device), offsetof(opaq_node_facts, device));
+  EXPECT_EQ(offsetof(WrapperNode, reason), offsetof(opaq_node_facts, reason));
+  EXPECT_EQ(offsetof(WrapperNode, implementations), offsetof(opaq_node_facts, implementations));
+  EXPECT_EQ(offsetof(WrapperNode, calls), offsetof(opaq_node_facts, calls));
+  EXPECT_EQ(offsetof(WrapperNode, implementation_count), offsetof(opaq_node_facts, implementation_count));
+}
+
+TEST(WrapperNodes, OfGeneratedCodeDoWithoutTheRuntime) {  // this program has no module opaq._runtime
+  opaq_node<2> node("graph", "op0", "mylib::scale", "cpu", {"cpu:even", "cpu"}, "");
+  opaq_count(node.calls[1]);
+  EXPECT_EQ(node.calls[1], 1);
+  EXPECT_TRUE(wrapper_nodes().empty());
+}
+
+}  // namespace
+}  // namespace opaq
