@@ -118,7 +118,7 @@ def wrapper_source(device: str) -> str:
 
 def without_ops(source: str) -> str:
     bare = re.sub(r"^#ifndef (?:OPAQ|opaq)_\w+_PRINTED\n.*?^#endif\n", "", source, flags=re.DOTALL | re.MULTILINE)
-    bare = re.sub(r"^ *opaq_\w+\(.*\);\n", "", bare, flags=re.MULTILINE)
+    bare = re.sub(r"^ *(?:opaq_\w+\(|static opaq_node<|static const char opaq_graph).*;\n", "", bare, flags=re.MULTILINE)
     assert "opaq" not in re.sub(r"//.*", "", bare), bare
     return bare
 

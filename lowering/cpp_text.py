@@ -61,7 +61,7 @@ def function_text(
     if forms[-1].at_launch:
         unmet = "; ".join(f"{form.implementation['name']} requires {' and '.join(r['text'] for r in form.at_launch)}" for form in forms)
         message = f"{info['name']}: no implementation fits this call: {unmet}; change the argument, or add an implementation without the requirement"
-        lines.append(f"opaq_raise({c_string(message)});")
+        lines.append(f'opaq_raise("%s", {c_string(message)});')
     body = "\n".join(_INDENT + line if line else "" for line in lines)
     return parameters, (
         f"static void OPAQ_FUNCTION({', '.join(declared)}) {{\n"

@@ -31,8 +31,8 @@ struct opaq_geometry {
   const char *name = nullptr, *text = nullptr;
   cuGetErrorName(result, &name);
   cuGetErrorString(result, &text);
-  opaq_raise({what, ": ", name ? opaq_piece(name) : opaq_piece(result), text ? ", " : "", text ? text : "",
-              result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : ""});
+  opaq_raise("%s: %s%s%s%s", what.c_str(), name ? name : opaq_text("%d", static_cast<int>(result)).c_str(), text ? ", " : "", text ? text : "",
+             result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : "");
 }
 
 // How well an image fits a device: 0 not at all, else more is better. Plain targets serve their major version from their minor on, "f" ones
@@ -50,16 +50,12 @@ inline int opaq_fit(const char* arch, int device) {
 
 // ---- geometry ------------------------------------------------------------------------------------------------------------
 
-[[gnu::cold, gnu::noinline]] inline std::string opaq_dim(const char* what, int axis, const char* text, int64_t value) {
-  constexpr const char* axes[3] = {".x `", ".y `", ".z `"};
-  return opaq_text({what, axes[axis], text, "` is ", value});
-}
-[[noreturn, gnu::cold, gnu::noinline]] inline void opaq_refuse(const opaq_rule& rule, opaq_pieces rest) {
-  opaq_raise({rule.op, ": ", opaq_text(rest)});
+inline std::string opaq_dim(const char* what, int axis, const char* text, int64_t value) {
+  return opaq_text("%s.%c `%s` is %" PRId64, what, "xyz"[axis], text, value);
 }
 
-[[gnu::cold, gnu::noinline]] inline std::string opaq_product(const char* const* texts, const int64_t* values) {
-  return opaq_text({"(`", texts[0], "` = ", values[0], ", `", texts[1], "` = ", values[1], ", `", texts[2], "` = ", values[2], ")"});
+inline std::string opaq_product(const char* const* texts, const int64_t* values) {
+  return opaq_text("(`%s` = %" PRId64 ", `%s` = %" PRId64 ", `%s` = %" PRId64 ")", texts[0], values[0], texts[1], values[1], texts[2], values[2]);
 }
 
 // False when a dimension is 0: nothing is to be launched.
@@ -68,7 +64,7 @@ inline bool opaq_grid(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_
   const int64_t values[3] = {x, y, z};
   for (int i = 0; i < 3; ++i) {
     if (values[i] < 0 || values[i] > most[i]) {
-      opaq_refuse(rule, {opaq_dim("grid", i, rule.grid[i], values[i]), "; it must be between 0 and ", most[i]});
+      opaq_raise("%s: %s; it must be between 0 and %" PRId64, rule.op, opaq_dim("grid", i, rule.grid[i], values[i]).c_str(), most[i]);
     }
     g.grid[i] = values[i];
   }
@@ -80,12 +76,12 @@ inline void opaq_block(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64
   const int64_t values[3] = {x, y, z};
   for (int i = 0; i < 3; ++i) {
     if (values[i] < 1 || values[i] > most[i]) {
-      opaq_refuse(rule, {opaq_dim("block", i, rule.block[i], values[i]), "; it must be between 1 and ", most[i]});
+      opaq_raise("%s: %s; it must be between 1 and %" PRId64, rule.op, opaq_dim("block", i, rule.block[i], values[i]).c_str(), most[i]);
     }
     g.block[i] = values[i];
   }
   if (x * y * z > 1024) {
-    opaq_refuse(rule, {"block ", opaq_product(rule.block, values), " has ", x * y * z, " threads; at most 1024 fit a block"});
+    opaq_raise("%s: block %s has %" PRId64 " threads; at most 1024 fit a block", rule.op, opaq_product(rule.block, values).c_str(), x * y * z);
   }
 }
 
@@ -94,20 +90,20 @@ inline void opaq_cluster(const opaq_rule& rule, opaq_geometry& g, int64_t x, int
   for (int i = 0; i < 3; ++i) {
     const int64_t value = g.cluster[i] = values[i];
     if (value < 1 || value > 16) {
-      opaq_refuse(rule, {opaq_dim("cluster", i, rule.cluster[i], value), "; it must be between 1 and 16"});
+      opaq_raise("%s: %s; it must be between 1 and 16", rule.op, opaq_dim("cluster", i, rule.cluster[i], value).c_str());
     }
     if (g.grid[i] % value != 0) {
-      opaq_refuse(rule, {opaq_dim("grid", i, rule.grid[i], g.grid[i]), ", which is not a multiple of ",
-                         opaq_dim("cluster", i, rule.cluster[i], value), "; round the grid up and let the extra blocks return early"});
+      opaq_raise("%s: %s, which is not a multiple of %s; round the grid up and let the extra blocks return early", rule.op,
+                 opaq_dim("grid", i, rule.grid[i], g.grid[i]).c_str(), opaq_dim("cluster", i, rule.cluster[i], value).c_str());
     }
   }
   if (x * y * z > 16) {
-    opaq_refuse(rule, {"cluster ", opaq_product(rule.cluster, values), " has ", x * y * z, " blocks; at most 16 fit a cluster"});
+    opaq_raise("%s: cluster %s has %" PRId64 " blocks; at most 16 fit a cluster", rule.op, opaq_product(rule.cluster, values).c_str(), x * y * z);
   }
 }
 
 inline void opaq_shared(const opaq_rule& rule, opaq_geometry& g, int64_t bytes) {
-  if (bytes < 0) opaq_refuse(rule, {"shared `", rule.shared, "` is ", bytes, "; it is a size in bytes"});
+  if (bytes < 0) opaq_raise("%s: shared `%s` is %" PRId64 "; it is a size in bytes", rule.op, rule.shared, bytes);
   g.shared = bytes;
 }
 
@@ -121,7 +117,7 @@ class opaq_kernel {
       : rule_(rule), entry_(entry), symbol_(symbol), images_(images) {}
 
   void launch(const opaq_geometry& g, int device, const opaq_folder& folder, CUstream stream, void** args) {
-    if (device < 0 || device >= kDevices) opaq_refuse(rule_, {"there is no device cuda:", device});
+    if (device < 0 || device >= kDevices) opaq_raise("%s: there is no device cuda:%d", rule_.op, device);
     PerDevice& here = devices_[device];
     CUfunction function = here.function.load(std::memory_order_acquire);
     if (!function) function = load(here, device, folder);
@@ -146,9 +142,9 @@ class opaq_kernel {
   };
 
   [[gnu::cold, gnu::noinline]] void failed(CUresult result, int device, const opaq_geometry& g) const {
-    const auto dims = [](const int64_t* d) { return opaq_text({"(", d[0], ", ", d[1], ", ", d[2], ")"}); };
-    opaq_driver(result, opaq_text({rule_.op, ": launching `", entry_, "` on cuda:", device, " with grid ", dims(g.grid), ", block ", dims(g.block),
-                                   ", ", g.shared, " bytes of dynamic shared memory"}));
+    opaq_driver(result, opaq_text("%s: launching `%s` on cuda:%d with grid (%" PRId64 ", %" PRId64 ", %" PRId64 "), block (%" PRId64 ", %" PRId64
+                                  ", %" PRId64 "), %" PRId64 " bytes of dynamic shared memory",
+                                  rule_.op, entry_, device, g.grid[0], g.grid[1], g.grid[2], g.block[0], g.block[1], g.block[2], g.shared));
   }
 
   CUresult launch_with_attributes(CUfunction function, const opaq_geometry& g, CUstream stream, void** args) const {
@@ -185,7 +181,7 @@ class opaq_kernel {
   [[gnu::cold, gnu::noinline]] CUfunction load(PerDevice& here, int device, const opaq_folder& folder) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (CUfunction loaded = here.function.load(std::memory_order_relaxed)) return loaded;
-    const std::string where = opaq_text({rule_.op, ": loading `", entry_, "` on cuda:", device});
+    const std::string where = opaq_text("%s: loading `%s` on cuda:%d", rule_.op, entry_, device);
     CUdevice handle;
     int major = 0, minor = 0, declared = 0;
     opaq_driver(cuDeviceGet(&handle, device), where);
@@ -194,15 +190,15 @@ class opaq_kernel {
     const opaq_image* best = nullptr;
     std::string archs;
     for (const opaq_image& image : images_) {
-      archs += opaq_text({archs.empty() ? "" : ", ", image.arch});
+      archs += opaq_text("%s%s", archs.empty() ? "" : ", ", image.arch);
       const int fit = opaq_fit(image.arch, major * 10 + minor);
       if (fit && (!best || fit > opaq_fit(best->arch, major * 10 + minor))) best = &image;
     }
     if (!best) {
-      opaq_refuse(rule_, {"`", entry_, "` is compiled for ", archs, "; cuda:", device, " is sm_", major * 10 + minor,
-                          "; package the model with this arch in archs=[...], or with ptx=True"});
+      opaq_raise("%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch in archs=[...], or with ptx=True", rule_.op, entry_,
+                 archs.c_str(), device, major * 10 + minor);
     }
-    const std::string what = opaq_text({rule_.op, ": the code of `", entry_, "`", *best->arch ? " for " : "", best->arch});
+    const std::string what = opaq_text("%s: the code of `%s`%s%s", rule_.op, entry_, *best->arch ? " for " : "", best->arch);
     const std::string image = opaq_read(opaq_path(best->file, folder), best->sha256, what);  // PTX is text: std::string ends it with a zero
     CUmodule module;
     CUfunction function;
@@ -218,15 +214,15 @@ class opaq_kernel {
 
   [[gnu::cold, gnu::noinline]] void allow(PerDevice& here, int device, int64_t bytes) {
     std::lock_guard<std::mutex> lock(mutex_);
-    const std::string where = opaq_text({rule_.op, ": allowing `", entry_, "` ", bytes, " bytes of dynamic shared memory"});
+    const std::string where = opaq_text("%s: allowing `%s` %" PRId64 " bytes of dynamic shared memory", rule_.op, entry_, bytes);
     CUdevice handle;
     int most = 0;
     opaq_driver(cuDeviceGet(&handle, device), where);
     opaq_driver(cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle), where);
     if (bytes > most - here.declared) {
-      const std::string own = here.declared ? opaq_text({", of which `", entry_, "` declares ", here.declared, " itself"}) : "";
-      opaq_refuse(rule_, {"shared `", rule_.shared, "` is ", bytes, " bytes, but cuda:", device, " allows a block at most ", most, " bytes",
-                          own, "; use a smaller tile"});
+      const std::string own = here.declared ? opaq_text(", of which `%s` declares %" PRId64 " itself", entry_, here.declared) : "";
+      opaq_raise("%s: shared `%s` is %" PRId64 " bytes, but cuda:%d allows a block at most %d bytes%s; use a smaller tile", rule_.op,
+                 rule_.shared, bytes, device, most, own.c_str());
     }
     opaq_driver(cuFuncSetAttribute(here.function.load(), CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, static_cast<int>(bytes)), where);
     here.shared.store(bytes, std::memory_order_release);

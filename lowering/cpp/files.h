@@ -54,19 +54,20 @@ using opaq_folder = std::optional<std::string>;  // of the package
 
 // A package's wrapper names files alone; one that stays on the machine, where they were written.
 inline std::string opaq_path(const char* file, const opaq_folder& folder) {
-  return file[0] == '/' || !folder || folder->empty() ? file : opaq_text({*folder, "/", file});
+  return file[0] == '/' || !folder || folder->empty() ? file : opaq_text("%s/%s", folder->c_str(), file);
 }
 
 // `what`: "mylib::scale: the code of `scale<float>` for sm_90a".
 [[gnu::cold, gnu::noinline]] inline std::string opaq_read(const std::string& path, const char* sha256, const std::string& what) {
   std::FILE* in = std::fopen(path.c_str(), "rb");
-  if (!in) opaq_raise({what, " is missing: ", path, " cannot be read; package or compile the model again"});
+  if (!in) opaq_raise("%s is missing: %s cannot be read; package or compile the model again", what.c_str(), path.c_str());
   std::string bytes;
   char part[4096];
   while (const size_t size = std::fread(part, 1, sizeof part, in)) bytes.append(part, size);
   std::fclose(in);
   if (const std::string found = opaq_sha256(bytes); found != sha256) {
-    opaq_raise({what, " is damaged: ", path, " has SHA-256 ", found, "; expected ", sha256, "; package or compile the model again"});
+    opaq_raise("%s is damaged: %s has SHA-256 %s; expected %s; package or compile the model again", what.c_str(), path.c_str(), found.c_str(),
+               sha256);
   }
   return bytes;
 }

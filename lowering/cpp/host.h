@@ -18,12 +18,12 @@ using opaq_invoke_type = void (*)(void** args);
 // Of a compiled source: `invoke` takes pointers to the arguments, as a kernel does. The object stays loaded.
 [[gnu::cold, gnu::noinline]]
 inline void* opaq_symbol(const char* op, const char* entry, const char* file, const char* sha256, const char* symbol) {
-  const std::string what = opaq_text({op, ": the code of `", entry, "`"});
+  const std::string what = opaq_text("%s: the code of `%s`", op, entry);
   const std::string path = opaq_path(file, opaq_own_folder());
   if (*sha256) opaq_read(path, sha256, what);
   void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) opaq_raise({what, " cannot be loaded: ", dlerror(), "; package the model on a machine like this one"});
+  if (!library) opaq_raise("%s cannot be loaded: %s; package the model on a machine like this one", what.c_str(), dlerror());
   void* function = dlsym(library, symbol);
-  if (!function) opaq_raise({what, " lacks the symbol ", symbol, " in ", path});
+  if (!function) opaq_raise("%s lacks the symbol %s in %s", what.c_str(), symbol, path.c_str());
   return function;
 }

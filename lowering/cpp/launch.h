@@ -1,33 +1,38 @@
 // Opaque ops in a generated C++ wrapper: views of tensors, values of parameters, errors. C++17, after the runtime's expression prelude and
 // PyTorch's AOTInductor headers; the emitter puts it, its include lines apart, into an anonymous namespace of each wrapper.
+#include <cinttypes>
+#include <cstdarg>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
 #include <string>
 
-// A piece of a message. Messages are lists of pieces, put together by one cold function: inlined sums of strings would be most of what the
-// compiler spends on a wrapper.
-struct opaq_piece {
-  opaq_piece(const char* text) : text(text), number(static_cast<int64_t>(std::strlen(text))) {}
-  opaq_piece(const std::string& text) : text(text.data()), number(static_cast<int64_t>(text.size())) {}
-  opaq_piece(int64_t number) : text(nullptr), number(number) {}
-
-  const char* text;
-  int64_t number;  // the text's size where there is a text
-};
-using opaq_pieces = std::initializer_list<opaq_piece>;
-
-[[gnu::cold, gnu::noinline]] inline std::string opaq_text(opaq_pieces pieces) {
-  std::string message;
-  for (const opaq_piece& piece : pieces) {
-    message += piece.text ? std::string(piece.text, static_cast<size_t>(piece.number)) : std::to_string(piece.number);
-  }
+// As sprintf. Messages are put together out of line: inlined sums of strings would be most of what the compiler spends on a wrapper.
+[[gnu::cold, gnu::noinline, gnu::format(printf, 1, 0)]] inline std::string opaq_format(const char* format, va_list arguments) {
+  char* text = nullptr;
+  const bool made = vasprintf(&text, format, arguments) >= 0;
+  std::string message(made ? text : format);
+  if (made) std::free(text);
   return message;
 }
 
-[[noreturn, gnu::cold, gnu::noinline]] inline void opaq_raise(opaq_pieces pieces) { throw std::runtime_error(opaq_text(pieces)); }
-[[noreturn]] inline void opaq_raise(opaq_piece message) { opaq_raise({message}); }
+[[gnu::cold, gnu::noinline, gnu::format(printf, 1, 2)]] inline std::string opaq_text(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  std::string text = opaq_format(format, arguments);
+  va_end(arguments);
+  return text;
+}
+
+[[noreturn, gnu::cold, gnu::noinline, gnu::format(printf, 1, 2)]] inline void opaq_raise(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  const std::runtime_error error(opaq_format(format, arguments));
+  va_end(arguments);
+  throw error;
+}
 
 // Rethrows what an expression raised, with the op and the expression's place in front.
 [[noreturn, gnu::cold, gnu::noinline]] inline void opaq_rethrow(const char* op, const char* place, const std::exception& error) {
@@ -35,7 +40,7 @@ using opaq_pieces = std::initializer_list<opaq_piece>;
   if (std::strncmp(message, op, std::strlen(op)) == 0) throw;
   if (std::strncmp(message, "opaq: ", 6) == 0) message += 6;
   if (dynamic_cast<const std::bad_optional_access*>(&error)) message = "an optional argument that is None is read";
-  opaq_raise({op, ": ", place, *place ? ": " : "", message});
+  opaq_raise("%s: %s%s%s", op, place, *place ? ": " : "", message);
 }
 
 // ---- tensors -----------------------------------------------------------------------------------------------------------
@@ -82,13 +87,14 @@ inline bool opaq_holds(F&& requirement) {
 inline uint64_t opaq_as_pointer(const opaq_tensor& tensor) { return reinterpret_cast<uint64_t>(tensor.data); }
 inline uint64_t opaq_as_pointer(const std::optional<opaq_tensor>& tensor) { return tensor ? opaq_as_pointer(*tensor) : 0; }
 
-[[noreturn]] inline void opaq_misfit(const char* argument, opaq_piece value, const char* parameter, const char* wider) {
-  opaq_raise({argument, " is ", value, ", which does not fit the kernel's parameter ", parameter, "; declare the parameter as ", wider});
+[[noreturn]] inline void opaq_misfit(const char* argument, const char* value, const char* parameter, const char* wider) {
+  opaq_raise("%s is %s, which does not fit the kernel's parameter %s; declare the parameter as %s", argument, value, parameter, wider);
 }
 
 inline uint64_t opaq_as_integer(int64_t value, int64_t low, int64_t high, const char* argument, const char* parameter) {
   if (value < low || value > high) {
-    opaq_misfit(argument, value, parameter, value < 0 && low == 0 ? "a signed type such as int64_t" : "int64_t");
+    const char* wider = value < 0 && low == 0 ? "a signed type such as int64_t" : "int64_t";
+    opaq_misfit(argument, opaq_text("%" PRId64, value).c_str(), parameter, wider);
   }
   return static_cast<uint64_t>(value);
 }
@@ -100,9 +106,7 @@ inline uint64_t opaq_as_double(double value) {
 }
 
 [[noreturn]] inline void opaq_overflow(const char* argument, double value, const char* parameter) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  opaq_misfit(argument, text, parameter, "float or double, whose range is wider");
+  opaq_misfit(argument, opaq_text("%g", value).c_str(), parameter, "float or double, whose range is wider");
 }
 
 inline uint64_t opaq_as_float(double value, const char* argument, const char* parameter) {
