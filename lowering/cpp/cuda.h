@@ -31,8 +31,8 @@ struct opaq_geometry {
   const char *name = nullptr, *text = nullptr;
   cuGetErrorName(result, &name);
   cuGetErrorString(result, &text);
-  opaq_raise("%s: %s%s%s%s", what.c_str(), name ? name : opaq_text("%d", static_cast<int>(result)).c_str(), text ? ", " : "", text ? text : "",
-             result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : "");
+  opaq_raise("%s: %s%s%s%s", what.c_str(), name ? name : opaq_text("%d", static_cast<int>(result)).c_str(), text ? ", " : "",
+             text ? text : "", result == CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED ? "; run the model once before capturing it" : "");
 }
 
 // How well an image fits a device: 0 not at all, else more is better. Plain targets serve their major version from their minor on, "f" ones
@@ -55,7 +55,8 @@ inline std::string opaq_dim(const char* what, int axis, const char* text, int64_
 }
 
 inline std::string opaq_product(const char* const* texts, const int64_t* values) {
-  return opaq_text("(`%s` = %" PRId64 ", `%s` = %" PRId64 ", `%s` = %" PRId64 ")", texts[0], values[0], texts[1], values[1], texts[2], values[2]);
+  return opaq_text("(`%s` = %" PRId64 ", `%s` = %" PRId64 ", `%s` = %" PRId64 ")", texts[0], values[0], texts[1], values[1], texts[2],
+                   values[2]);
 }
 
 // False when a dimension is 0: nothing is to be launched.
@@ -81,7 +82,8 @@ inline void opaq_block(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64
     g.block[i] = values[i];
   }
   if (x * y * z > 1024) {
-    opaq_raise("%s: block %s has %" PRId64 " threads; at most 1024 fit a block", rule.op, opaq_product(rule.block, values).c_str(), x * y * z);
+    opaq_raise("%s: block %s has %" PRId64 " threads; at most 1024 fit a block", rule.op,
+               opaq_product(rule.block, values).c_str(), x * y * z);
   }
 }
 
@@ -98,7 +100,8 @@ inline void opaq_cluster(const opaq_rule& rule, opaq_geometry& g, int64_t x, int
     }
   }
   if (x * y * z > 16) {
-    opaq_raise("%s: cluster %s has %" PRId64 " blocks; at most 16 fit a cluster", rule.op, opaq_product(rule.cluster, values).c_str(), x * y * z);
+    opaq_raise("%s: cluster %s has %" PRId64 " blocks; at most 16 fit a cluster", rule.op,
+               opaq_product(rule.cluster, values).c_str(), x * y * z);
   }
 }
 
@@ -142,8 +145,8 @@ class opaq_kernel {
   };
 
   [[gnu::cold, gnu::noinline]] void failed(CUresult result, int device, const opaq_geometry& g) const {
-    opaq_driver(result, opaq_text("%s: launching `%s` on cuda:%d with grid (%" PRId64 ", %" PRId64 ", %" PRId64 "), block (%" PRId64 ", %" PRId64
-                                  ", %" PRId64 "), %" PRId64 " bytes of dynamic shared memory",
+    opaq_driver(result, opaq_text("%s: launching `%s` on cuda:%d with grid (%" PRId64 ", %" PRId64 ", %" PRId64 "), block (%" PRId64
+                                  ", %" PRId64 ", %" PRId64 "), %" PRId64 " bytes of dynamic shared memory",
                                   rule_.op, entry_, device, g.grid[0], g.grid[1], g.grid[2], g.block[0], g.block[1], g.block[2], g.shared));
   }
 
@@ -195,8 +198,8 @@ class opaq_kernel {
       if (fit && (!best || fit > opaq_fit(best->arch, major * 10 + minor))) best = &image;
     }
     if (!best) {
-      opaq_raise("%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch in archs=[...], or with ptx=True", rule_.op, entry_,
-                 archs.c_str(), device, major * 10 + minor);
+      opaq_raise("%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch in archs=[...], or with ptx=True", rule_.op,
+                 entry_, archs.c_str(), device, major * 10 + minor);
     }
     const std::string what = opaq_text("%s: the code of `%s`%s%s", rule_.op, entry_, *best->arch ? " for " : "", best->arch);
     const std::string image = opaq_read(opaq_path(best->file, folder), best->sha256, what);  // PTX is text: std::string ends it with a zero
@@ -235,7 +238,8 @@ class opaq_kernel {
   PerDevice devices_[kDevices];
 };
 
-// The current stream of the device, asked for by each launch: no variable of the wrapper has to be declared before it, in any order of nodes.
+// The current stream of the device, asked for by each launch: no variable of the wrapper has to be declared before it, whatever the order of
+// nodes.
 inline CUstream opaq_current_stream(int device) {
   void* stream = nullptr;
   AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));

@@ -66,8 +66,8 @@ inline std::string opaq_path(const char* file, const opaq_folder& folder) {
   while (const size_t size = std::fread(part, 1, sizeof part, in)) bytes.append(part, size);
   std::fclose(in);
   if (const std::string found = opaq_sha256(bytes); found != sha256) {
-    opaq_raise("%s is damaged: %s has SHA-256 %s; expected %s; package or compile the model again", what.c_str(), path.c_str(), found.c_str(),
-               sha256);
+    opaq_raise("%s is damaged: %s has SHA-256 %s; expected %s; package or compile the model again", what.c_str(), path.c_str(),
+               found.c_str(), sha256);
   }
   return bytes;
 }

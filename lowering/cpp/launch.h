@@ -118,7 +118,8 @@ inline uint64_t opaq_as_float(double value, const char* argument, const char* pa
 }
 
 // The nearest value, ties to even, with `precision` bits (the implicit one counted) and 16 in all.
-inline uint64_t opaq_small_float(double value, int precision, int min_exponent, int max_exponent, const char* argument, const char* parameter) {
+inline uint64_t opaq_small_float(double value, int precision, int min_exponent, int max_exponent, const char* argument,
+                                 const char* parameter) {
   const uint32_t sign = std::signbit(value) ? 0x8000 : 0;
   const int fraction = precision - 1;
   const uint32_t infinity = 0x7fff >> fraction << fraction;
