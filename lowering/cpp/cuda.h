@@ -198,8 +198,8 @@ class opaq_kernel {
       if (fit && (!best || fit > opaq_fit(best->arch, major * 10 + minor))) best = &image;
     }
     if (!best) {
-      opaq_raise("%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch in archs=[...], or with ptx=True", rule_.op,
-                 entry_, archs.c_str(), device, major * 10 + minor);
+      opaq_raise("%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch in archs=[...], or with ptx=True",
+                 rule_.op, entry_, archs.c_str(), device, major * 10 + minor);
     }
     const std::string what = opaq_text("%s: the code of `%s`%s%s", rule_.op, entry_, *best->arch ? " for " : "", best->arch);
     const std::string image = opaq_read(opaq_path(best->file, folder), best->sha256, what);  // PTX is text: std::string ends it with a zero
@@ -238,8 +238,7 @@ class opaq_kernel {
   PerDevice devices_[kDevices];
 };
 
-// The current stream of the device, asked for by each launch: no variable of the wrapper has to be declared before it, whatever the order of
-// nodes.
+// The current stream of the device, asked for by each launch: no variable of the wrapper has to be declared before it, in any node order.
 inline CUstream opaq_current_stream(int device) {
   void* stream = nullptr;
   AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
