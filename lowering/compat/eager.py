@@ -35,8 +35,7 @@ def state_addresses() -> dict[str, int]:
 
     torch's own, which cost two nanoseconds; where a torch lacks one, Python's way to the same.
     """
-    folder = os.path.join(os.path.dirname(torch.__file__), "lib")
-    c10, cpu = (ctypes.CDLL(os.path.join(folder, name)) for name in ("libc10.so", "libtorch_cpu.so"))  # loaded already
+    c10, cpu = (ctypes.CDLL(name, mode=os.RTLD_LAZY | os.RTLD_NOLOAD) for name in ("libc10.so", "libtorch_cpu.so"))  # that torch has loaded
     found = {
         "dispatch_modes": (c10, "_ZN3c104impl20TorchDispatchModeTLS9stack_lenEv", ctypes.c_int64, _len_torch_dispatch_stack),
         "function_modes": (cpu, "_ZN2at4impl22PythonTorchFunctionTLS9stack_lenEv", ctypes.c_int64, _len_torch_function_stack),

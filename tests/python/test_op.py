@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import types
+
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opaq
+from opaq.lowering.compat import eager as compat_eager
 
 SCALE = "template <class T> void scale(const T* x, double by, T* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] * by; }"
 
@@ -67,6 +71,14 @@ def test_modes_and_profilers_see_eager_calls(unique: str) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         op(x)
     assert unique in [event.name for event in profile.events()]
+
+
+def test_a_torch_without_the_symbol_is_asked_through_python() -> None:
+    address = compat_eager._address(types.SimpleNamespace(), "absent", ctypes.c_bool, torch.is_grad_enabled)
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            told = [ctypes.CFUNCTYPE(ctypes.c_bool)(a)() for a in (address, compat_eager.state_addresses()["grad_enabled"])]
+            assert told == [enabled, enabled]
 
 
 def test_each_call_gets_outputs_of_its_own_shape(unique: str) -> None:
