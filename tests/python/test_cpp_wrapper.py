@@ -8,14 +8,16 @@ import pathlib
 import re
 import subprocess
 import sys
+import sysconfig
 
 import pytest
 import torch
 from torch._inductor.utils import run_and_get_code
+from torch.utils import cpp_extension
 
 import opaq
 from fake_cuda import wrapper_source
-from opaq import lowering
+from opaq import _runtime, lowering
 
 CPP = {"cpp_wrapper": True}
 SOURCE = """template <typename T> __global__ void scale(const T* x, float by, T* out, int n) {
@@ -249,6 +251,34 @@ def test_no_stream_is_used_before_its_declaration(unique: str, order: str, dynam
             assert used is None or re.search(rf"\b{used[0]};", body[: body.index(launch)])
         ours = next(launch for launch in launches if launch.startswith("opaq_"))
         assert ("this->device_idx_, stream, this->cubin_dir_" if language == "package" else "0, opaq_current_stream(0), std::nullopt") in ours
+
+
+@pytest.mark.parametrize("language", ["cpp", "package"])
+def test_the_whole_text_compiles_against_torchs_headers(unique: str, language: str, tmp_path: pathlib.Path) -> None:
+    """Arguments of every kind, a requirement left to the launch, clusters, and sizes that are symbols."""
+    op = opaq.op(
+        f"{unique}(Tensor x, Tensor? bias, int n, float f, bool b, int[] pads, ScalarType dtype, str mode, Tensor(a!) sums) -> (Tensor y, Tensor z)",
+        outputs={"y": opaq.like("x"), "z": opaq.tensor("x.size(0), n", dtype="dtype")},
+    )
+    source = """template <typename T, int N> __global__ void many(
+        const T* x, const T* bias, int n, float f, bool b, long long pad, double* z, T* y, float* sums) {}"""
+    rule = dict(source=source, entry="many<{x.dtype}, {n}>", args="x, bias, n, f, b, pads[0], z, y, sums", block="32, 2")
+    op.cuda(**rule, name="cuda:wide", priority=1, requires=["aligned(x, 16)", "mode == 'fast'"], grid="2 * x.size(0)", cluster=2, shared="x.size(0) * 4")
+    op.cuda(**rule, grid="x.size(0), ceil_div(x.numel(), 64)", cooperative=True)
+
+    def model(x: torch.Tensor, bias: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        y, _ = op.overload(x, bias, 4, 0.5, True, [1, 2], torch.float64, "fast", sums)
+        return op.overload(y, None, 8, float("inf"), False, [x.size(0), 3], torch.float64, "fast", sums)[1]
+
+    with torch._inductor.config.patch(graph_partition=False):
+        text = cuda_source(model, (16, 256), (256,), (16,), dynamic=True, **{language: True})
+    if language == "cpp":
+        text = re.search(r"""cpp_wrapper_src = \(\s*r('''|\"\"\")(.*?)\1""", text, re.DOTALL)[2]
+    (tmp_path / "wrapper.cpp").write_text(text)
+    folders = [sysconfig.get_path("include"), *cpp_extension.include_paths(), *_runtime.doctor()["nvrtc"]["include_dirs"]]
+    command = ["g++", "-std=c++20", "-fsyntax-only", "-DUSE_CUDA", *(f"-I{folder}" for folder in folders), tmp_path / "wrapper.cpp"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
 
 
 def test_a_package_holds_an_image_for_each_arch(unique: str) -> None:
