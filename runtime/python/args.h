@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <new>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -23,6 +24,11 @@ class Args {
   Args(const Args&) = delete;
   Arg* data() { return first_; }
   Arg& operator[](size_t i) { return first_[i]; }
+  // Makes argument i a tensor, which the caller fills in: a view that was just written field by field is slow to copy (store forwarding).
+  TensorView& tensor(size_t i) {
+    first_[i].kind = Arg::Kind::Tensor;
+    return *new (&first_[i].tensor) TensorView;
+  }
   int64_t* new_list(size_t size) { return lists_.emplace_back(size).data(); }
 
  private:

@@ -139,11 +139,10 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
     } else if (bound[i] == Py_None && schema.args[i].optional) {
       args[i] = Arg();
     } else {
-      TensorView view;
+      TensorView& view = args.tensor(i);
       if (!readable(bound[i], view, grad)) return nullptr;
-      args[i] = Arg(view);
       if (first && !(view.device == first->device)) return nullptr;
-      if (!first) first = &args[i].tensor;
+      if (!first) first = &view;
     }
   }
   if (!first) return nullptr;
@@ -155,10 +154,9 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   for (size_t i = 0; i < outputs; ++i) {
     infer_output(*e.spec, i, args.data(), shape);
     made[i] = e.allocators[i].allocate(shape, device);
-    TensorView view;
+    TensorView& view = args.tensor(inputs + i);
     if (!read_tensor(made[i].get(), view)) throw PythonError{};
     if (!(view.device == device)) return nullptr;  // the current device is another one: torch allocates there
-    args[inputs + i] = Arg(view);
   }
   const Choice choice = e.selector->select(args.data(), device.type);
   if (!choice.launch) return nullptr;

@@ -39,7 +39,6 @@ const std::string& symbol_name(const OpSpec& spec, size_t i) {
 
 // Reads tensors and scalars; checks that every tensor is plain and on the launcher's device.
 void read(const Launcher& l, PyObject* const* values, Args& args) {
-  TensorView view;
   for (size_t i = 0; i < l.reads.size(); ++i) {
     PyObject* value = values[i];
     if (l.reads[i] == Read::Scalar) {
@@ -47,12 +46,12 @@ void read(const Launcher& l, PyObject* const* values, Args& args) {
     } else if (l.reads[i] == Read::OptionalTensor && value == Py_None) {
       args[i] = Arg();
     } else {
+      TensorView& view = args.tensor(i);
       if (!is_plain(value) || !read_tensor(value, view)) refuse_tensor(l.op->name(), symbol_name(*l.spec, i), value);
       if (!(view.device == l.device)) [[unlikely]] {
         fail(ErrorKind::Launch, l.op->name() + ": argument `" + symbol_name(*l.spec, i) + "` is on " + device_name(view.device) +
                                     "; this node was compiled for " + device_name(l.device));
       }
-      args[i] = Arg(view);
     }
   }
 }
