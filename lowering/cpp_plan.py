@@ -13,6 +13,7 @@ from opaq import _runtime
 from . import options
 from .compat import inductor
 from .decision import Candidate, Decision, candidates
+from .emit import device_text
 from .symbolic import Facts, Names
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def _fact(value: Any) -> Fact:
     """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely ones: no template value depends on them."""
     if isinstance(value, Facts):
         sizes, strides = ([_number(item) for item in items] for items in (value.sizes, value.strides))
-        return (str(value.dtype).removeprefix("torch."), sizes, strides, _device_text(value.device), 4096)
+        return (str(value.dtype).removeprefix("torch."), sizes, strides, device_text(value.device), 4096)
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         value = value.node.expr
     if isinstance(value, sympy.Basic):
@@ -125,7 +126,3 @@ def _number(value: Any) -> Any:
     if not isinstance(value, sympy.Expr):  # a relation
         return bool(value == sympy.true)
     return float(value) if value.is_Float else inductor.size_hint(value)
-
-
-def _device_text(device: torch.device) -> str:
-    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-
 from .cpp_plan import Form
 from .symbolic import Facts
 

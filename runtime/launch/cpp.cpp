@@ -31,8 +31,7 @@ std::vector<CppArgument> arguments(const Subject& subject, const std::vector<Par
   const std::vector<Expr>& list = subject.implementation->launch.args;
   for (size_t i = 0; i < list.size(); ++i) {
     const Destination to = destination(list[i], params[i]);
-    const std::string parameter = params[i].text.empty() ? "of " + std::to_string(params[i].size) + " bytes" : "`" + params[i].text + "`";
-    args.push_back({printed(list[i]), list[i].type(), std::string(form_name(to.form)), to.low, to.high, parameter});
+    args.push_back({printed(list[i]), list[i].type(), std::string(form_name(to.form)), to.low, to.high, parameter_text(params[i])});
   }
   return args;
 }
@@ -70,12 +69,10 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
       const bool source = implementation.kind == CodeKind::CudaSource;
       if (source && archs.empty()) fail(ErrorKind::Declaration, op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
       for (const std::string& arch : source ? archs : std::vector<std::string>{""}) out.images.push_back(state.image(out.entry, arch, args));
-      for (const Entry& entry : out.images.front()->entries) {
-        if (entry.name != out.entry) continue;
-        out.symbol = entry.symbol;
-        params = entry.params;
-        if (!entry.params_known) params.assign(implementation.launch.args.size(), ParamType{});
-      }
+      const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
+      out.symbol = entry.symbol;
+      params = entry.params;
+      if (!entry.params_known) params.assign(implementation.launch.args.size(), ParamType{});
       break;
     }
     case CodeKind::HostSource:

@@ -37,7 +37,6 @@ std::string number(double value) {
 }
 
 [[noreturn]] void fail_fit(const Subject& subject, size_t index, const std::string& value, const ParamType& param, const Destination& to) {
-  std::string type = param.text.empty() ? "of " + std::to_string(param.size) + " bytes" : "`" + param.text + "`";
   std::string advice;
   if (to.form != Form::Integer)
     advice = "float or double, whose range is wider";
@@ -45,7 +44,7 @@ std::string number(double value) {
     advice = "a signed type such as int64_t";
   else
     advice = "int64_t";
-  fail(ErrorKind::Launch, argument_text(subject, index) + " is " + value + ", which does not fit the kernel's parameter " + type +
+  fail(ErrorKind::Launch, argument_text(subject, index) + " is " + value + ", which does not fit the kernel's parameter " + parameter_text(param) +
                               "; declare the parameter as " + advice);
 }
 

@@ -6,12 +6,6 @@
 namespace opaq {
 namespace {
 
-const Entry& find_entry(const Subject& subject, const Image& image, const std::string& name) {
-  for (const Entry& entry : image.entries)
-    if (entry.name == name) return entry;
-  fail(ErrorKind::Internal, subject.op + ": the image of `" + name + "` does not list it");
-}
-
 std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
   std::vector<int> written;
   for (size_t i = 0; i < symbols.size(); ++i)
@@ -37,6 +31,12 @@ void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry)
 }
 
 }  // namespace
+
+const Entry& find_entry(const Subject& subject, const Image& image, const std::string& name) {
+  for (const Entry& entry : image.entries)
+    if (entry.name == name) return entry;
+  fail(ErrorKind::Internal, subject.op + ": the image of `" + name + "` does not list it");
+}
 
 PreparedLaunch::State::State(const std::string& op, std::shared_ptr<const Implementation> implementation,
                              const std::vector<Symbol>& symbols)

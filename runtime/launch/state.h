@@ -17,6 +17,9 @@
 
 namespace opaq {
 
+// Throws Internal when the image does not list it.
+const Entry& find_entry(const Subject& subject, const Image& image, const std::string& name);
+
 struct PreparedLaunch::State {
   State(const std::string& op, std::shared_ptr<const Implementation> implementation, const std::vector<Symbol>& symbols);
   ~State();

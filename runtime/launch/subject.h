@@ -8,6 +8,7 @@
 
 #include "opaq/arg.h"
 #include "opaq/error.h"
+#include "opaq/image.h"
 #include "opaq/spec.h"
 
 namespace opaq {
@@ -21,6 +22,11 @@ struct Subject {
 // "mylib::rms_norm: argument 3 `x.numel()`"; index counts from 0.
 inline std::string argument_text(const Subject& subject, size_t index) {
   return subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() + "`";
+}
+
+// For messages: "`int`"; "of 4 bytes" where a binary tells no more.
+inline std::string parameter_text(const ParamType& param) {
+  return param.text.empty() ? "of " + std::to_string(param.size) + " bytes" : "`" + param.text + "`";
 }
 
 inline bool on_host(CodeKind kind) { return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary; }
