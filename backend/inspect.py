@@ -8,8 +8,7 @@ import zipfile
 from typing import Any
 
 from .elf import read_kernel
-
-MANIFEST = "opaq.json"
+from .lowering import MANIFEST
 
 
 class NotAPackage(ValueError):

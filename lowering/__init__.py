@@ -11,6 +11,7 @@ from . import compat, options
 from .record import NodeRecord, nodes
 
 __all__ = [
+    "MANIFEST",
     "NodeRecord",
     "PythonFunction",
     "activate",
@@ -21,6 +22,8 @@ __all__ = [
     "python_functions",
     "register",
 ]
+
+MANIFEST = "opaq.json"  # the file in a package that lists its opaque ops, for `opaq inspect`
 
 
 @dataclasses.dataclass(frozen=True)

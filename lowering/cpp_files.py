@@ -10,9 +10,8 @@ import tempfile
 import uuid
 from typing import Any
 
+from . import MANIFEST
 from .compat.inductor import cache_dir, packaged
-
-MANIFEST = "opaq.json"
 
 
 def write_code(content: bytes, stem: str, suffix: str) -> tuple[str, str]:
@@ -33,7 +32,7 @@ def attach(wrapper: Any, path: str) -> str:
 
 
 class Manifest:
-    """Of one wrapper: rewritten with each op, since a wrapper does not say which op is its last."""
+    """Of one package: rewritten with each op, since a wrapper does not say which op is its last."""
 
     def __init__(self, wrapper: Any) -> None:
         self._path = os.path.join(cache_dir(), "opaq", f"manifest_{uuid.uuid4().hex}", MANIFEST)

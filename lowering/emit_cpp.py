@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 import re
 import weakref
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 class _Printed:
     """What one wrapper holds already."""
 
-    manifest: cpp_files.Manifest
+    manifest: cpp_files.Manifest | None  # of a package
     parts: set[str] = dataclasses.field(default_factory=set)
     functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
     nodes: set[str] = dataclasses.field(default_factory=set)  # a subgraph's may be printed at each of its calls
@@ -61,7 +60,8 @@ def launch(
     if function is None:
         function = printed.functions[body] = f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
         wrapper.prefix.splice(_guarded(function, f"// {info['schema']}\n" + body.replace("OPAQ_FUNCTION", function)))
-    printed.manifest.add(f"constants:{node}" if folds_constants() else node, function, _facts(info, forms, codes, device))
+    if printed.manifest:
+        printed.manifest.add(f"constants:{node}" if folds_constants() else node, function, _facts(info, forms, codes, device))
     args = [references[name] if name in references else scalar(values[name], kind) for name, kind in parameters]
     if device.type == "cuda":
         index = str(device.index or 0)
@@ -81,9 +81,12 @@ def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -
 
 def _printed_by(wrapper: Any) -> _Printed:
     if wrapper not in _printed:
-        constants = constants_wrapper()
-        packaged_with = _printed.get(constants) if constants else None  # which share one manifest: a package cannot hold two
-        _printed[wrapper] = _Printed(packaged_with.manifest if packaged_with else cpp_files.Manifest(wrapper))
+        manifest = None
+        if wrapper_language() == "package":
+            constants = constants_wrapper()
+            packaged_with = _printed.get(constants) if constants else None  # which share one manifest: a package cannot hold two
+            manifest = packaged_with.manifest if packaged_with else cpp_files.Manifest(wrapper)
+        _printed[wrapper] = _Printed(manifest)
     return _printed[wrapper]
 
 
@@ -204,4 +207,4 @@ def _facts(info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, A
                 "images": [{**item, "file": item["file"].rsplit("/", 1)[-1]} for item in code],
             }
         )
-    return json.loads(json.dumps({"op": info["name"], "schema": info["schema"], "device": device.type, "implementations": implementations}))
+    return {"op": info["name"], "schema": info["schema"], "device": device.type, "implementations": implementations}
