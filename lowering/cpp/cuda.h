@@ -59,28 +59,27 @@ inline std::string opaq_product(const char* const* texts, const int64_t* values)
                    values[2]);
 }
 
+// `what`: "grid", "block"; `to`: its three dimensions, each to be from `least` to `most`.
+inline void opaq_dims(const opaq_rule& rule, const char* what, const char* const* texts, const int64_t (&values)[3], int64_t least,
+                      const int64_t (&most)[3], int64_t* to) {
+  for (int i = 0; i < 3; ++i) {
+    if (values[i] < least || values[i] > most[i]) {
+      opaq_raise("%s: %s; it must be between %" PRId64 " and %" PRId64, rule.op, opaq_dim(what, i, texts[i], values[i]).c_str(), least,
+                 most[i]);
+    }
+    to[i] = values[i];
+  }
+}
+
 // False when a dimension is 0: nothing is to be launched.
 inline bool opaq_grid(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_t y, int64_t z) {
-  constexpr int64_t most[3] = {2147483647, 65535, 65535};
-  const int64_t values[3] = {x, y, z};
-  for (int i = 0; i < 3; ++i) {
-    if (values[i] < 0 || values[i] > most[i]) {
-      opaq_raise("%s: %s; it must be between 0 and %" PRId64, rule.op, opaq_dim("grid", i, rule.grid[i], values[i]).c_str(), most[i]);
-    }
-    g.grid[i] = values[i];
-  }
+  opaq_dims(rule, "grid", rule.grid, {x, y, z}, 0, {2147483647, 65535, 65535}, g.grid);
   return x && y && z;
 }
 
 inline void opaq_block(const opaq_rule& rule, opaq_geometry& g, int64_t x, int64_t y, int64_t z) {
-  constexpr int64_t most[3] = {1024, 1024, 64};
   const int64_t values[3] = {x, y, z};
-  for (int i = 0; i < 3; ++i) {
-    if (values[i] < 1 || values[i] > most[i]) {
-      opaq_raise("%s: %s; it must be between 1 and %" PRId64, rule.op, opaq_dim("block", i, rule.block[i], values[i]).c_str(), most[i]);
-    }
-    g.block[i] = values[i];
-  }
+  opaq_dims(rule, "block", rule.block, values, 1, {1024, 1024, 64}, g.block);
   if (x * y * z > 1024) {
     opaq_raise("%s: block %s has %" PRId64 " threads; at most 1024 fit a block", rule.op,
                opaq_product(rule.block, values).c_str(), x * y * z);
