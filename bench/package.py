@@ -113,7 +113,7 @@ def wrapper_source(device: str) -> str:
     lowering.activate()
     with lowering.options.use(archs=("sm_90a",)), config.patch(graph_partition=False):
         module = fake_cuda.wrapper_source(lambda x: op.overload(op.overload(x, 2.0), 3.0), (16, 256), device=device, cpp=True)
-    return re.search(r"""cpp_wrapper_src = \(\s*r('''|\"\"\")(.*?)\1""", module, re.DOTALL)[2]
+    return fake_cuda.cpp_part(module)
 
 
 def without_ops(source: str) -> str:

@@ -1,31 +1,13 @@
-"""Shared fixtures: devices, a cache folder of the test's own, and unique op names."""
+"""The devices that tests run on."""
 
 from __future__ import annotations
-
-import itertools
-import os
 
 import pytest
 import torch
 
-if os.environ.get("OPAQ_REQUIRE_GPU") == "1" and not torch.cuda.is_available():
-    raise pytest.UsageError("OPAQ_REQUIRE_GPU=1, but torch sees no GPU: torch.cuda.is_available() is False")
-
 DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
-_counter = itertools.count()
 
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> str:
     return request.param
-
-
-@pytest.fixture
-def unique() -> str:
-    """An op name that no other test uses; PyTorch keeps a schema for the process's life."""
-    return f"opaq_test::op{next(_counter)}"
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler() -> None:
-    torch.compiler.reset()

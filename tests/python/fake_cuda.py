@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -87,6 +88,11 @@ def wrapper_source(
             graph.freeze_runtime_asserts()
             graph.run(*args)
             return graph.codegen()[0].value
+
+
+def cpp_part(source: str) -> str:
+    """The C++ in a wrapper that wrapper_source(..., cpp=True) gives, which is a Python module around it."""
+    return re.search(r"""cpp_wrapper_src = \(\s*r('''|\"\"\")(.*?)\1""", source, re.DOTALL)[2]
 
 
 def _sizes(shape: Sequence[int], position: int, shape_env: ShapeEnv) -> list[Any]:

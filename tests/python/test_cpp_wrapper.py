@@ -16,7 +16,7 @@ from torch._inductor.utils import run_and_get_code
 from torch.utils import cpp_extension
 
 import opaq
-from fake_cuda import wrapper_source
+from fake_cuda import cpp_part, wrapper_source
 from opaq import _runtime, lowering
 
 CPP = {"cpp_wrapper": True}
@@ -273,7 +273,7 @@ def test_the_whole_text_compiles_against_torchs_headers(unique: str, language: s
     with torch._inductor.config.patch(graph_partition=False):
         text = cuda_source(model, (16, 256), (256,), (16,), dynamic=True, **{language: True})
     if language == "cpp":
-        text = re.search(r"""cpp_wrapper_src = \(\s*r('''|\"\"\")(.*?)\1""", text, re.DOTALL)[2]
+        text = cpp_part(text)
     (tmp_path / "wrapper.cpp").write_text(text)
     folders = [sysconfig.get_path("include"), *cpp_extension.include_paths(), *_runtime.doctor()["nvrtc"]["include_dirs"]]
     command = ["g++", "-std=c++20", "-fsyntax-only", "-DUSE_CUDA", *(f"-I{folder}" for folder in folders), tmp_path / "wrapper.cpp"]
