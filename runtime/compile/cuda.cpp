@@ -124,6 +124,7 @@ class Program {
     }
     std::vector<const char*> pointers;
     for (const std::string& option : options) pointers.push_back(option.c_str());
+    if (n_.has_cache()) pointers.push_back("--no-cache");  // what it finds there comes without warnings and without what ptxas tells
     return n_.compile(program_, static_cast<int>(pointers.size()), pointers.data());
   }
 

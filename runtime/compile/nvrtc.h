@@ -21,6 +21,7 @@ using NvrtcProgram = struct NvrtcProgramOpaque*;
 struct Nvrtc {
   int major = 0, minor = 0;
   std::vector<int> archs;             // 75, 80, ...; empty when the library cannot tell
+  bool has_cache() const { return major > 12 || (major == 12 && minor >= 9); }  // of its own, where there is a driver
 
   const char* (*error_string)(int) = nullptr;
   int (*version)(int*, int*) = nullptr;
