@@ -9,7 +9,6 @@ Run it with the Python in which opaq is installed.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -56,14 +55,19 @@ def tsan() -> None:
 
 def python() -> None:
     """pytest"""
-    run(sys.executable, "-m", "pytest", os.path.join(ROOT, "tests", "python"))
+    pytest("python")
 
 
 def gpu() -> None:
-    """pytest on a GPU, by several workers where pytest-xdist is installed; skipping is failing"""
-    folders = [os.path.join(ROOT, "tests", name) for name in ("gpu", "python")]
-    workers = ["-n", str(min(8, os.cpu_count() or 1))] if importlib.util.find_spec("xdist") else []
-    run(sys.executable, "-m", "pytest", *workers, *folders, env={"OPAQ_REQUIRE_GPU": "1"})
+    """pytest on a GPU; skipping is failing"""
+    pytest("gpu", "python", env={"OPAQ_REQUIRE_GPU": "1"})
+
+
+def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
+    """By a worker for each core, each with a thread; a test is handed out when a worker is free, since some take a hundred times as long as others."""
+    workers = min(14, os.cpu_count() or 1)
+    paths = [os.path.join(ROOT, "tests", folder) for folder in folders]
+    run(sys.executable, "-m", "pytest", "-n", str(workers), "--maxschedchunk=1", *paths, env={"OMP_NUM_THREADS": "1", **(env or {})})
 
 
 def configure(name: str, sanitizers: str) -> str:
