@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import inspect
 import marshal
@@ -10,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.compiler import is_dynamo_compiling
 
 from . import _runtime, autograd, lowering
 from .fake import make_fake
@@ -51,8 +52,18 @@ def _output_texts(outputs: Output | Mapping[str, Output] | None) -> list[dict[st
     return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
-class Op:
-    """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not."""
+class Op(_runtime.Unbound, functools.partial):
+    """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
+
+    It is a partial of no arguments: a call goes straight to the runtime's entry, with no Python frame between, and torch.compile, which looks
+    through partials at their `func`, finds the op of PyTorch's dispatcher there. Compiled code can call it, but not read its other attributes.
+    """
+
+    __slots__ = ("func",)  # in the place of functools.partial's own, which is the runtime's entry
+
+    def __new__(cls, name: str, replaced: Op | None) -> Op:
+        _runtime.define(name)
+        return super().__new__(cls, _runtime.eager(name, _overload(name)))
 
     def __init__(self, name: str, replaced: Op | None) -> None:
         self.name = name
@@ -60,9 +71,7 @@ class Op:
         self._reference: Callable[..., Any] | None = None
         self.info = _runtime.describe(name)
         self._arg_names = [arg["name"] for arg in self.info["args"]]
-        _runtime.define(name)
-        namespace, short = name.split("::")
-        self.overload = getattr(getattr(torch.ops, namespace), short).default
+        self.func = self.overload = _overload(name)
         if replaced is None:
             torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
             if any(arg["mutated"] for arg in self.info["args"]):
@@ -70,7 +79,6 @@ class Op:
             elif self.info["outputs"]:
                 autograd.register(name, lambda: _ops[name])
         self._fake = make_fake(self.info)
-        self._eager = _runtime.eager(name, self.overload)
         self._changed()
 
     # ---- implementations -----------------------------------------------------------------------------------------------
@@ -177,11 +185,6 @@ class Op:
 
     # ---- use -----------------------------------------------------------------------------------------------------------
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if is_dynamo_compiling():  # Dynamo folds this; tracers that run the code hand in fake tensors, which go to the dispatcher anyway
-            return self.overload(*args, **kwargs)
-        return self._eager(*args, **kwargs)
-
     def warmup(self, *args: Any) -> None:
         """Compiles and loads what a call with these arguments needs, and runs nothing; do it before capturing a CUDA graph."""
         _runtime.warmup(self.name, args)
@@ -192,6 +195,35 @@ class Op:
 
     def __repr__(self) -> str:
         return f"<opaq.op {self.info['schema']}>"
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.Signature([_parameter(arg) for arg in self.info["args"]])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _declared, (self.name,)  # copies are the op itself
+
+
+def _declared(name: str) -> Op:
+    if name not in _ops:
+        raise _runtime.DeclarationError(f"{name} was pickled as an op, but is not declared in this process; import the module that declares it")
+    return _ops[name]
+
+
+def _parameter(arg: dict[str, Any]) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY if arg["keyword_only"] else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    default = inspect.Parameter.empty
+    if arg["default"] is not None:
+        try:
+            default = ast.literal_eval(arg["default"])
+        except (SyntaxError, ValueError):
+            default = getattr(torch, arg["default"], arg["default"])  # a dtype
+    return inspect.Parameter(arg["name"], kind, default=default, annotation=arg["torch_type"] + "?" * arg["optional"])
+
+
+def _overload(name: str) -> Any:
+    namespace, short = name.split("::")
+    return getattr(getattr(torch.ops, namespace), short).default
 
 
 def fact(value: Any) -> Any:

@@ -86,7 +86,7 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     module.load(image["bytes"])
     pointers = (x.data_ptr(), y.data_ptr(), out.data_ptr(), OPS)
     launchers = {f"launch_{i}": _runtime.launcher(op.name, op.info["hash"], "cuda:0", f"op{i}", "bench") for i in range(OPS)}
-    scope = {"x": x, "y": y, "out": out, "op": op, "eager": op._eager, **launchers}
+    scope = {"x": x, "y": y, "out": out, "op": op, **launchers}
     scope["allocate"] = lowering.compat.empty_strided_cuda
     compiled = torch.compile(chain_of(op, OPS), fullgraph=True)
     compiled(x, y)
@@ -101,7 +101,6 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
             OPS, f"buf = allocate({SIZE}, {x.stride()}, x.dtype); launch_{{}}(x, y, buf, 0)", dict(scope)
         ),
         "compiled chain": lambda: compiled(x, y),
-        "eager, without the op's Python frame": straight_line(OPS, "eager(x, y)", dict(scope)),
         "eager": straight_line(OPS, "op(x, y)", dict(scope)),
     }
 

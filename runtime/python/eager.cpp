@@ -203,4 +203,11 @@ PyObject* eager(PyObject*, PyObject* args) {
   });
 }
 
+Ref unbound_type() {
+  descrgetfunc get = [](PyObject* self, PyObject*, PyObject*) { return Ref::borrow(self).release(); };
+  PyType_Slot slots[] = {{Py_tp_descr_get, reinterpret_cast<void*>(get)}, {0, nullptr}};
+  PyType_Spec spec = {"opaq._runtime.Unbound", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+  return check(PyType_FromSpec(&spec));
+}
+
 }  // namespace opaq::python

@@ -27,6 +27,7 @@ PyObject* graph_name(PyObject*, PyObject* label);
 
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);
+Ref unbound_type();  // a base class whose instances, as attributes of a class, are no methods
 
 // cpp.cpp
 PyObject* cpp_launch(PyObject*, PyObject* args);

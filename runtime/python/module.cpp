@@ -48,6 +48,7 @@ PyMODINIT_FUNC PyInit__runtime() {
   return guarded([]() -> PyObject* {
     Ref module = check(PyModule_Create(&definition));
     set_error_classes(module.get());
+    check(PyModule_AddObjectRef(module.get(), "Unbound", unbound_type().get()));
     return module.release();
   });
 }

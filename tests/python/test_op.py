@@ -238,7 +238,7 @@ def test_declaring_again(unique: str) -> None:
     with pytest.raises(opaq.DeclarationError, match="replace=True"):
         first.cpu(source=SCALE + "\n", entry="scale<{x.dtype}>", args="x, by, out, x.numel()")
     x = torch.ones(3)
-    compiled = torch.compile(lambda x: first.overload(x), fullgraph=True)
+    compiled = torch.compile(lambda x: first(x), fullgraph=True)
     assert compiled(x).tolist() == [2, 2, 2]
     again = opaq.op(f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"), replace=True)
     again.cpu(source=SCALE.replace("* by", "* by + 1"), entry="scale<{x.dtype}>", args="x, by, out, x.numel()")
