@@ -17,7 +17,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Tests of what threads share; the rest of the C++ runs under AddressSanitizer only.
-THREADED = ["expr_test", "registry_test", "wrapper_nodes_test", "cache_test", "driver_test", "launch_test", "select_test"]
+THREADED = ["counter_test", "expr_test", "registry_test", "wrapper_nodes_test", "cache_test", "driver_test", "launch_test", "select_test"]
 
 
 def main() -> int:

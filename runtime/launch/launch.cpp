@@ -93,8 +93,8 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   Geometry geometry;
   const bool host = on_host(implementation_->kind);
   if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry))) {
-    state.calls.fetch_add(1, std::memory_order_relaxed);
-    state.skipped_empty.fetch_add(1, std::memory_order_relaxed);
+    state.calls.add();
+    state.skipped_empty.add();
     return true;
   }
   const HoleValues holes = state.holes(args);
@@ -112,7 +112,7 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
     instance.allow(state.subject, state.geometry, geometry);
     instance.launch(state.subject, state.geometry, geometry, stream, parameters.pointers());
   }
-  state.calls.fetch_add(1, std::memory_order_relaxed);
+  state.calls.add();
   return true;
 } catch (const Error& error) {
   throw naming(error, op_);
@@ -181,8 +181,8 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
 LaunchStats PreparedLaunch::stats() const {
   const State& state = *state_;
   LaunchStats stats;
-  stats.calls = state.calls.load(std::memory_order_relaxed);
-  stats.skipped_empty = state.skipped_empty.load(std::memory_order_relaxed);
+  stats.calls = state.calls.total();
+  stats.skipped_empty = state.skipped_empty.total();
   stats.host_seconds = static_cast<double>(state.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
   stats.compile_seconds = static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
   stats.compiled = state.compiled.load(std::memory_order_relaxed);

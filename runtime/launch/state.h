@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "instance.h"
+#include "opaq/counter.h"
 #include "opaq/launch.h"
 
 namespace opaq {
@@ -41,7 +42,8 @@ struct PreparedLaunch::State {
   std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch, const Arg* args);
   std::shared_ptr<const HostFunction> host_function(const std::string& entry, const Arg* args);
 
-  std::atomic<int64_t> calls{0}, skipped_empty{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
+  Counter calls, skipped_empty;
+  std::atomic<int64_t> host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
   std::atomic<int64_t> spill_bytes{-1};  // of the image where they are most; -1 until one tells
 
  private:

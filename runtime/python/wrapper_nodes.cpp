@@ -5,8 +5,8 @@
 
 extern "C" {
 // The number stands for WrapperNode's layout.
-__attribute__((visibility("default"))) void opaq_add_wrapper_node_1(const opaq::WrapperNode* node) { opaq::add_wrapper_node(*node); }
-__attribute__((visibility("default"))) void opaq_remove_wrapper_node_1(const opaq::WrapperNode* node) { opaq::remove_wrapper_node(*node); }
+__attribute__((visibility("default"))) void opaq_add_wrapper_node_2(const opaq::WrapperNode* node) { opaq::add_wrapper_node(*node); }
+__attribute__((visibility("default"))) void opaq_remove_wrapper_node_2(const opaq::WrapperNode* node) { opaq::remove_wrapper_node(*node); }
 }
 
 namespace opaq::python {

@@ -1,11 +1,12 @@
 // Nodes of Inductor's C++ wrappers that are loaded in this process, and names for its graphs. Thread-safe.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "opaq/counter.h"
 
 namespace opaq {
 
@@ -17,10 +18,10 @@ struct WrapperNode {
   const char* device;
   const char* reason;
   const char* const* implementations;  // tried in this order
-  const std::atomic<int64_t>* calls;   // that each implementation served; one more: that launched nothing, since the results are empty
+  const Counter* calls;                // that each implementation served; one more: that launched nothing, since the results are empty
   int64_t implementation_count;
 };
-static_assert(std::atomic<int64_t>::is_always_lock_free && sizeof(std::atomic<int64_t>) == sizeof(int64_t));
+static_assert(std::atomic<int64_t>::is_always_lock_free && sizeof(Counter) == sizeof(void*) + 2 * sizeof(int64_t));
 
 struct WrapperNodeFacts {
   std::string graph;  // unique in the process
