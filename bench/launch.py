@@ -19,6 +19,7 @@ from common import host_us, save
 CPP = """
 #include <torch/extension.h>
 #include <cuda.h>
+#include <atomic>
 
 static CUfunction from_module, from_library;
 
@@ -35,18 +36,37 @@ void load(const std::string& image) {
   check(cuKernelGetFunction(&from_library, kernel), "cuKernelGetFunction");
 }
 
-static void launches(CUfunction function, int64_t a, int64_t b, int64_t out, int64_t count, bool ask_context) {
+template <class Between>
+static void launches(CUfunction function, int64_t a, int64_t b, int64_t out, int64_t count, Between between) {
   int n = 4096;
   void* args[] = {&a, &b, &out, &n};
-  CUcontext context;
   for (int64_t i = 0; i < count; ++i) {
-    if (ask_context) check(cuCtxGetCurrent(&context), "cuCtxGetCurrent");
     check(cuLaunchKernel(function, 16, 1, 1, 256, 1, 1, 0, nullptr, args, nullptr), "cuLaunchKernel");
+    between();
   }
 }
-void module_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_module, a, b, out, count, false); }
-void library_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, false); }
-void context_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, true); }
+// 100 dependent multiplications: 0.1 us or so, in registers.
+static void work() {
+  uint64_t x = 1;
+  for (int i = 0; i < 100; ++i) {
+    x = x * 3 + 1;
+    asm volatile("" : "+r"(x));
+  }
+}
+static std::atomic<int64_t> counter{0};
+void module_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_module, a, b, out, count, [] {}); }
+void library_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, [] {}); }
+void context_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
+  CUcontext context;
+  launches(from_library, a, b, out, count, [&] { check(cuCtxGetCurrent(&context), "cuCtxGetCurrent"); });
+}
+void work_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, work); }
+void atomic_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
+  launches(from_library, a, b, out, count, [] {
+    counter.fetch_add(1, std::memory_order_relaxed);
+    work();
+  });
+}
 
 // Calls of a Python callable without the interpreter between them.
 void call_loop(py::object callable, py::object a, py::object b, py::object out, py::object stream, int64_t count) {
@@ -58,7 +78,7 @@ void call_loop(py::object callable, py::object a, py::object b, py::object out, 
   }
 }
 """
-FUNCTIONS = ["load", "module_loop", "library_loop", "context_loop", "call_loop"]
+FUNCTIONS = ["load", "module_loop", "library_loop", "context_loop", "work_loop", "atomic_loop", "call_loop"]
 
 
 def straight_line(count: int, statement: str, scope: dict[str, object]) -> Callable[[], None]:
@@ -94,6 +114,8 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
         "C++ loop, cuModule": lambda: module.module_loop(*pointers),
         "C++ loop, cuLibrary": lambda: module.library_loop(*pointers),
         "C++ loop, cuLibrary, cuCtxGetCurrent": lambda: module.context_loop(*pointers),
+        "C++ loop, cuLibrary, some work": lambda: module.work_loop(*pointers),
+        "C++ loop, cuLibrary, an atomic addition and some work": lambda: module.atomic_loop(*pointers),
         "C++ loop, one launch object": lambda: module.call_loop(launchers["launch_0"], x, y, out, 0, OPS),
         "Python, one launch object": straight_line(OPS, "launch_0(x, y, out, 0)", dict(scope)),
         "Python, 50 launch objects": straight_line(OPS, "launch_{}(x, y, out, 0)", dict(scope)),
