@@ -117,8 +117,14 @@ def wrapper_source(device: str) -> str:
 
 
 def without_ops(source: str) -> str:
-    bare = re.sub(r"^#ifndef (?:OPAQ|opaq)_\w+_PRINTED\n.*?^#endif\n", "", source, flags=re.DOTALL | re.MULTILINE)
-    bare = re.sub(r"^ *(?:opaq_\w+\(|static opaq_node<|static const char opaq_graph).*;\n", "", bare, flags=re.MULTILINE)
+    """What is left are headers of ours: the functions of the ops, their calls and their nodes are gone."""
+    bare = re.sub(r"^#ifndef opaq_\w+_PRINTED\n.*?^#endif\n", "", source, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"^ *(?:opaq_\w+_[0-9a-f]{8}\(|static opaq_node<|static const char opaq_graph).*;\n", "", bare, flags=re.MULTILINE)
+
+
+def without_headers(source: str) -> str:
+    """Nothing of ours is left."""
+    bare = re.sub(r"^#ifndef OPAQ_\w+_PRINTED\n.*?^#endif\n", "", without_ops(source), flags=re.DOTALL | re.MULTILINE)
     assert "opaq" not in re.sub(r"//.*", "", bare), bare
     return bare
 
@@ -149,19 +155,24 @@ def wrapper(device: str) -> dict[str, object]:
     source, command = wrapper_source(device), compiler(device)
     with tempfile.TemporaryDirectory() as folder:
         header = f"{folder}/header.h"
-        for path, text in ((header, f"#include <torch/csrc/inductor/cpp_wrapper/{device}.h>\n"), ("with.cpp", source), ("without.cpp", without_ops(source))):
-            with open(os.path.join(folder, path), "w", encoding="utf-8") as stream:
+        with open(header, "w", encoding="utf-8") as stream:
+            stream.write(f"#include <torch/csrc/inductor/cpp_wrapper/{device}.h>\n")
+        texts = {"with": source, "headers": without_ops(source), "without": without_headers(source)}
+        for name, text in texts.items():
+            with open(f"{folder}/{name}.cpp", "w", encoding="utf-8") as stream:
                 stream.write(text)
         first = cpu_seconds([*command, "-x", "c++-header", header, "-o", f"{header}.gch"])
-        times: dict[str, list[float]] = {"with": [], "without": []}
+        times: dict[str, list[float]] = {name: [] for name in texts}
         for _ in range(2 * ROUNDS):
             for name, found in times.items():
                 found.append(cpu_seconds([*command, "-include", header, "-c", f"{folder}/{name}.cpp", "-o", f"{folder}/{name}.o"]))
-    with_ops, without = (statistics.median(times[name]) for name in ("with", "without"))
+    with_ops, headers, without = (statistics.median(times[name]) for name in ("with", "headers", "without"))
     return {
         "header_s": round(first, 3),
         "without_s": round(without, 3),
+        "with_headers_s": round(headers, 3),
         "with_s": round(with_ops, 3),
+        "headers_of_first_build": round((headers - without) / (first + without), 4),
         "ours_of_first_build": round((with_ops - without) / (first + without), 4),
         "ours_of_later_builds": round((with_ops - without) / without, 4),
         "rounds": 2 * ROUNDS,
