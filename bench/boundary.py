@@ -1,6 +1,7 @@
 """Host time of one opaque op inside a chain of 50, for opaq and its peers, against a raw cuLaunchKernel loop of the same run.
 
-    python bench/boundary.py            (needs a GPU, nvcc's headers and g++)
+    python bench/boundary.py                (needs a GPU, nvcc's headers and g++)
+    python bench/boundary.py --only opaq    (one of the ops, in a process without the others)
 
 Every op computes a * b + a on 4096 floats and allocates its output. A ratio is the median over rounds, each with the floor beside it; "quietest" is the best
 round: other loads of the machine slow the interpreter and the allocator by more than the driver.
@@ -8,6 +9,7 @@ round: other loads of the machine slow the interpreter and the allocator by more
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 import statistics
@@ -176,9 +178,18 @@ def main() -> None:
             times.append(module.raw_loop(x, y, out, launches))
         return statistics.median(times)
 
-    ops = {"opaq": opaq_op(), "cpp TORCH_LIBRARY": compiled_op, "torch.library.custom_op": python_op(kernel), "triton_op": triton_op()}
+    makers = {
+        "opaq": opaq_op,
+        "cpp TORCH_LIBRARY": lambda: compiled_op,
+        "torch.library.custom_op": lambda: python_op(kernel),
+        "triton_op": triton_op,
+    }
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=makers)
+    parser.add_argument("--output", help="folder of the result; bench/results by default")
+    only = parser.parse_args().only
     with torch.no_grad():
-        peers = {name: ways(name, op, x, y) for name, op in ops.items()}
+        peers = {name: ways(name, make(), x, y) for name, make in makers.items() if only in (None, name)}
         # The machine drifts: a round measures the floor beside every figure, and a figure's ratio is the median over rounds of its own ratios.
         times = {name: {way: [] for way in chains} for name, chains in peers.items()}
         ratios = {name: {way: [] for way in chains} for name, chains in peers.items()}
