@@ -81,6 +81,8 @@ def launcher(op: str, hash: str, device: str, node: str, graph: str) -> Callable
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
     """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""
 
+class Unbound: ...          # a base class: its instances are no methods where they are attributes of a class
+
 # A tensor that need not exist: (dtype name, sizes, strides, device "cuda:0", alignment in bytes). Scalars stand for themselves.
 Fact = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
 
