@@ -52,7 +52,11 @@ def _output_texts(outputs: Output | Mapping[str, Output] | None) -> list[dict[st
     return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
-class Op(_runtime.Unbound, functools.partial):
+# As an attribute of a class, an op takes no self; a partial of Python 3.14 does, and one of 3.13 warns of it.
+_unbound = (_runtime.Unbound,) if hasattr(functools.partial, "__get__") else ()
+
+
+class Op(*_unbound, functools.partial):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
     It is a partial of no arguments: a call goes straight to the runtime's entry, with no Python frame between, and torch.compile, which looks
