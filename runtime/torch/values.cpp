@@ -59,6 +59,7 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
   } else {
     fail(ErrorKind::Launch, op + ": `" + what + "` is on a device that opaq does not serve; expected cpu or cuda");
   }
+  if (!v.data && v.numel() != 0) fail(ErrorKind::Launch, op + ": `" + what + "` has no memory: its storage was resized or freed");
   return v;
 }
 
