@@ -30,6 +30,7 @@ def bind() -> None:
         empty_strided_cuda=lowering.compat.empty_strided_cuda,
         empty_strided_cpu=lowering.compat.empty_strided_cpu,
         **lowering.compat.state_addresses(),
+        **lowering.compat.tensor_reader(),
         is_neg=some.is_neg,
         is_conj=some.is_conj,
         increment_version=torch.autograd.graph.increment_version,

@@ -13,6 +13,7 @@ from .eager import (
     returns_nothing,
     state_addresses,
     sympy_functions,
+    tensor_reader,
 )
 from .version import adapter_name
 
@@ -25,4 +26,5 @@ __all__ = [
     "returns_nothing",
     "state_addresses",
     "sympy_functions",
+    "tensor_reader",
 ]

@@ -24,6 +24,7 @@ __all__ = [
     "returns_nothing",
     "state_addresses",
     "sympy_functions",
+    "tensor_reader",
 ]
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
@@ -43,6 +44,20 @@ def state_addresses() -> dict[str, int]:
         "grad_enabled": (cpu, "aoti_torch_grad_mode_is_enabled", ctypes.c_bool, torch.is_grad_enabled),
     }
     return {key: _address(*place) for key, place in found.items()}
+
+
+def tensor_reader() -> dict[str, int]:
+    """How to read a tensor without counting a reference: the address of at::toDLPackNonOwning(at::Tensor, DLTensor*, bool read_only), whose last
+    argument torch 2.11 lacks and ignores, and how many bytes into a tensor object its at::Tensor lies. 0 and 0 where this torch has it otherwise.
+    """
+    cpu = ctypes.CDLL("libtorch_cpu.so", mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
+    mangled = "_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensor"
+    function = getattr(cpu, mangled + "b", None) or getattr(cpu, mangled, None)
+    offset = object.__basicsize__
+    samples = [torch.empty(0), torch.empty(2, 3)[1], torch.nn.Parameter(torch.empty(1))]
+    if function is None or any(ctypes.c_void_p.from_address(id(sample) + offset).value != sample._cdata for sample in samples):
+        return {"read_tensor": 0, "tensor_offset": 0}
+    return {"read_tensor": ctypes.cast(function, ctypes.c_void_p).value or 0, "tensor_offset": offset}
 
 
 def _address(library: ctypes.CDLL, symbol: str, result: Any, python: Callable[[], Any]) -> int:

@@ -40,6 +40,19 @@ constexpr int32_t kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3;
 Torch bound;
 const DLExchangeApi* exchange = nullptr;
 
+// torch's own function behind the exchange table, which makes a counted reference first: two atomic operations for each tensor.
+void (*read_directly)(const void* tensor, DLTensor* out, bool read_only) = nullptr;  // nullptr where this torch has none
+size_t tensor_offset = 0;                                                            // of the at::Tensor in a tensor object
+
+bool fill(PyObject* object, DLTensor& t) noexcept try {
+  if (!read_directly) return exchange->tensor_from_object(object, &t) == 0;
+  read_directly(reinterpret_cast<const char*>(object) + tensor_offset, &t, false);
+  return true;
+} catch (const std::exception& error) {
+  PyErr_SetString(PyExc_RuntimeError, error.what());  // as the exchange table does
+  return false;
+}
+
 std::optional<DType> dtype_of(DLDataType d) {
   enum : uint8_t { Int = 0, UInt = 1, Float = 2, BFloat = 4, Complex = 5, Bool = 6, E4M3FN = 10, E4M3FNUZ = 11, E5M2 = 12, E5M2FNUZ = 13, E8M0FNU = 14, E2M1FN = 17 };
   switch (d.code) {
@@ -97,6 +110,8 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     if (!api) throw PythonError{};
     if (api->header.major != 1 || !api->tensor_from_object) fail(ErrorKind::Missing, "this torch offers DLPack exchange version " + std::to_string(api->header.major) + "; opaq reads version 1");
     exchange = api;
+    read_directly = reinterpret_cast<decltype(read_directly)>(PyLong_AsVoidPtr(keep(kwargs, "read_tensor")));
+    tensor_offset = PyLong_AsSize_t(keep(kwargs, "tensor_offset"));
     PyObject* dtypes = keep(kwargs, "dtypes");
     for (int i = 0; i < kDTypeCount; ++i) {
       PyObject* dtype = PyDict_GetItemString(dtypes, std::string(name(static_cast<DType>(i))).c_str());
@@ -125,7 +140,7 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
 
 bool read_tensor(PyObject* object, TensorView& view) noexcept {
   DLTensor t;
-  if (exchange->tensor_from_object(object, &t) != 0) return false;
+  if (!fill(object, t)) return false;
   const std::optional<DType> dtype = dtype_of(t.dtype);
   if (!dtype || (t.device.type != kDLCPU && t.device.type != kDLCUDA && t.device.type != kDLCUDAHost)) {
     PyErr_SetString(PyExc_TypeError, dtype ? "a tensor on this device cannot be read; expected cpu or cuda" : "a tensor of this dtype cannot be read");
@@ -137,6 +152,10 @@ bool read_tensor(PyObject* object, TensorView& view) noexcept {
   view.dim = t.ndim;
   view.dtype = *dtype;
   view.device = t.device.type == kDLCUDA ? Device{DeviceType::CUDA, t.device.index} : Device{};
+  if (!t.data && view.numel() != 0) [[unlikely]] {  // torch._efficientzerotensor, or a storage that was resized away
+    PyErr_SetString(PyExc_TypeError, "it has no memory: its storage was resized or freed");
+    return false;
+  }
   return true;
 }
 

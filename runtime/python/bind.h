@@ -29,8 +29,8 @@ const Torch& torch();  // throws Internal before bind_torch
 
 PyObject* bind_torch(PyObject* module, PyObject* args, PyObject* kwargs);
 
-// Reads a tensor through torch.Tensor.__dlpack_c_exchange_api__: no Python call. The view is valid while the tensor lives and is not resized.
-// On failure a Python exception is set and false returned.
+// Reads an object that is_plain, through the function behind torch.Tensor.__dlpack_c_exchange_api__: no Python call. The view is valid while the
+// tensor lives and is not resized. On failure a Python exception is set and false returned.
 bool read_tensor(PyObject* object, TensorView& view) noexcept;
 
 // Is it exactly a torch.Tensor or Parameter? Subclasses (fake, functional, user's) have no data to launch on.

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -45,6 +48,36 @@ def test_negative_and_conjugate_bits_are_resolved(unique: str) -> None:
     negative = z.conj().imag
     assert negative.is_neg()
     torch.testing.assert_close(op(negative), negative * 2)
+
+
+def test_tensors_without_memory(unique: str) -> None:
+    op = scale_op(unique)
+    torch.testing.assert_close(op(torch._efficientzerotensor(3)), torch.zeros(3))
+    freed = torch.ones(3)
+    freed.untyped_storage().resize_(0)
+    with pytest.raises(RuntimeError, match=rf"{unique}: `x` has no memory: its storage was resized or freed"):
+        op(freed)
+    launch = opaq._runtime.launcher(op.name, op.info["hash"], "cpu", "op0", "test")
+    with pytest.raises(opaq.LaunchError, match=r"argument `x` cannot be launched on: it has no memory: its storage was resized or freed"):
+        launch(freed, 2.0, torch.empty(3))
+    assert op(torch.ones(0, 3)).shape == (0, 3)
+
+
+def test_a_torch_whose_tensors_lie_otherwise_is_read_through_the_exchange_table(unique: str) -> None:
+    with mock.patch.object(torch.Tensor, "_cdata", 0):
+        assert compat_eager.tensor_reader() == {"read_tensor": 0, "tensor_offset": 0}
+    found = compat_eager.tensor_reader()
+    assert found["read_tensor"] and found["tensor_offset"] == object.__basicsize__
+    code = f"""
+import torch, opaq
+from opaq import lowering, torch_objects
+lowering.compat.tensor_reader = lambda: {{"read_tensor": 0, "tensor_offset": 0}}
+torch_objects.bind()
+op = opaq.op("{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"))
+op.cpu(source={SCALE!r}, entry="scale<{{x.dtype}}>", args="x, by, out, x.numel()")
+assert op(torch.ones(2, 3)[:, 1:]).tolist() == [[2, 2], [2, 2]]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_modes_and_profilers_see_eager_calls(unique: str) -> None:
