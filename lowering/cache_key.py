@@ -1,8 +1,12 @@
-"""Inductor's cache keys hold the hash of every opaque op in the graph, so that a changed kernel is never served stale."""
+"""Inductor's cache keys hold the hash of every opaque op in the graph, and of opaq itself: neither a changed kernel nor code that another opaq
+wrote is served stale."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import pathlib
 from collections.abc import Container, Iterator
 from typing import Any
 
@@ -18,12 +22,24 @@ def install(registered: Container[str]) -> None:
 
 
 def key_of(graph_module: torch.fx.GraphModule | None, registered: Container[str]) -> tuple[Any, ...] | None:
-    """(op, hash) of the opaque ops in the graph and its subgraphs, and the lowering options; None for a graph without any."""
+    """(op, hash) of the opaque ops in the graph and its subgraphs, the lowering options and the writer; None for a graph without any."""
     found = {name for name in _op_names(graph_module) if name in registered} if graph_module is not None else set()
     settings = dataclasses.astuple(options.current())
     if not found and options.current() == options.Options():
         return None
-    return (tuple((name, _hash(name)) for name in sorted(found)), settings)
+    return (tuple((name, _hash(name)) for name in sorted(found)), settings, writer())
+
+
+@functools.cache
+def writer() -> str:
+    """SHA-256 of what writes generated code: this package and the runtime."""
+    folder = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in [*sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".h")), pathlib.Path(_runtime.__file__)]:
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _hash(name: str) -> str:

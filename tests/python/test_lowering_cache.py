@@ -35,6 +35,9 @@ elif kind == "mutation":
     op.cpu(source="void bump(float* x, long n) { for (long i = 0; i < n; ++i) x[i] *= %s; }" % factor, entry="bump", args="x, x.numel()")
 else:
     op = declare("scale", factor)
+if kind == "another opaq":
+    from opaq.lowering import cache_key
+    cache_key.writer = lambda: "another"
 
 x = torch.ones(3, requires_grad=kind == "backward")
 with lowering.options.use(strict=strict):
@@ -96,3 +99,9 @@ def test_strict_is_part_of_the_key(process) -> None:
     process(2)
     assert process(2, strict="strict")["fx_hits"] == 0
     assert process(2, strict="strict")["autograd_hits"] == 1
+
+
+def test_what_another_opaq_wrote_is_not_served(process) -> None:
+    process(2)
+    assert process(2, kind="another opaq")["fx_hits"] == 0
+    assert process(2)["autograd_hits"] == 1
