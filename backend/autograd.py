@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import _runtime
+from . import _runtime, lowering
 
 if TYPE_CHECKING:
     from .op import Op
@@ -70,8 +70,7 @@ class ByName:
                     f"or list exactly what is read"
                 )
         self._inputs, self._outputs = inputs, outputs
-        namespace, name = backward_name.split("::")
-        self._op = getattr(getattr(torch.ops, namespace), name).default
+        self._op = lowering.overload_of(backward_name)
         self._output_rules = forward.info["outputs"]
 
     @staticmethod

@@ -33,8 +33,7 @@ def custom_op(
         lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
         lowering.register(name)
         _activate_when_traced(made)
-        namespace, short = name.split("::")
-        if lowering.compat.returns_nothing(getattr(getattr(torch.ops, namespace), short).default):
+        if lowering.compat.returns_nothing(lowering.overload_of(name)):
             made.register_fake(lambda *args, **kwargs: None)
         _narrow_by_kernels(made, name)
         return made

@@ -67,7 +67,10 @@ class Op(*_unbound, functools.partial):
 
     def __new__(cls, name: str, replaced: Op | None) -> Op:
         _runtime.define(name)
-        return super().__new__(cls, _runtime.eager(name, _overload(name)))
+        overload = lowering.overload_of(name)
+        made = super().__new__(cls, _runtime.eager(name, overload))
+        made.func = made.overload = overload
+        return made
 
     def __init__(self, name: str, replaced: Op | None) -> None:
         self.name = name
@@ -75,7 +78,6 @@ class Op(*_unbound, functools.partial):
         self._reference: Callable[..., Any] | None = None
         self.info = _runtime.describe(name)
         self._arg_names = [arg["name"] for arg in self.info["args"]]
-        self.func = self.overload = _overload(name)
         if replaced is None:
             torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
             if any(arg["mutated"] for arg in self.info["args"]):
@@ -223,11 +225,6 @@ def _parameter(arg: dict[str, Any]) -> inspect.Parameter:
         except (SyntaxError, ValueError):
             default = getattr(torch, arg["default"], arg["default"])  # a dtype
     return inspect.Parameter(arg["name"], kind, default=default, annotation=arg["torch_type"] + "?" * arg["optional"])
-
-
-def _overload(name: str) -> Any:
-    namespace, short = name.split("::")
-    return getattr(getattr(torch.ops, namespace), short).default
 
 
 def fact(value: Any) -> Any:

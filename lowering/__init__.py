@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from . import compat, options
 from .record import NodeRecord, nodes
 
@@ -19,6 +21,7 @@ __all__ = [
     "compat",
     "nodes",
     "options",
+    "overload_of",
     "python_functions",
     "register",
 ]
@@ -39,6 +42,12 @@ python_functions: dict[str, PythonFunction] = {}  # by qualified name; to be fil
 
 _registered: dict[str, None] = {}  # in order of declaration
 _active = False
+
+
+def overload_of(qualname: str) -> Any:
+    """The op of PyTorch's dispatcher: torch.ops.<namespace>.<name>.default. AttributeError where none is defined."""
+    namespace, name = qualname.split("::")
+    return getattr(getattr(torch.ops, namespace), name).default
 
 
 def register(qualname: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from opaq import _runtime
 
-from . import options, python_functions, record
+from . import options, overload_of, python_functions, record
 from .compat import inductor
 from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
@@ -21,8 +21,7 @@ from .symbolic import Facts, Names
 
 def install(qualname: str) -> None:
     """Registers the lowering. It reads the op's description at each use, so that a changed op needs no second registration."""
-    namespace, name = qualname.split("::")
-    overload = getattr(getattr(torch.ops, namespace), name).default
+    overload = overload_of(qualname)
     if qualname in python_functions:
         inductor.use_layout_tag(overload)
         inductor.register_lowering(overload, functools.partial(lower_python, qualname, overload))
