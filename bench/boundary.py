@@ -3,13 +3,15 @@
     python bench/boundary.py                (needs a GPU, nvcc's headers and g++)
     python bench/boundary.py --only opaq    (one of the ops, in a process without the others)
 
-Every op computes a * b + a on 4096 floats and allocates its output. A ratio is the median over rounds, each with the floor beside it; "quietest" is the best
-round: other loads of the machine slow the interpreter and the allocator by more than the driver.
+Every op computes a * b + a on 4096 floats and allocates its output. A figure is the median over rounds, a ratio that of its rounds' ratios to the floor beside
+it; "quietest" is the best round. A call of a compiled function costs the same whatever is in it, a fiftieth of that is in the chain's figure; "added_op" is
+what one more op costs: the chain less a chain of one op.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import os
 import statistics
@@ -26,8 +28,11 @@ KERNEL = """extern "C" __global__ void addmul(const float* a, const float* b, fl
 }"""
 CPP = """
 #include <torch/extension.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
+#include <torch/csrc/inductor/aoti_package/model_package_loader.h>
 #include <cuda.h>
+#include <algorithm>
 #include <chrono>
 
 static CUfunction function;
@@ -57,9 +62,42 @@ double raw_loop(const at::Tensor& a, const at::Tensor& b, const at::Tensor& out,
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / launches;
 }
 
+// A package as a C++ process loads it.
+namespace {
+class Package {
+ public:
+  explicit Package(const std::string& path) : loader_(path) {}
+  at::Tensor run(const at::Tensor& x, const at::Tensor& y) { return loader_.run({x, y})[0]; }
+  // Median microseconds of a run that starts on an idle device.
+  double us(const at::Tensor& x, const at::Tensor& y, int64_t repeats, int64_t warmups) {
+    const c10::InferenceMode inference;
+    std::vector<double> times;
+    for (int64_t i = 0; i < warmups + repeats; ++i) {
+      const std::vector<at::Tensor> inputs{x, y};
+      c10::cuda::device_synchronize();
+      const auto start = std::chrono::steady_clock::now();
+      const std::vector<at::Tensor> outputs = loader_.run(inputs);
+      const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
+      if (i >= warmups) times.push_back(time.count());
+    }
+    std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
+    return times[repeats / 2];
+  }
+
+ private:
+  torch::inductor::AOTIModelPackageLoader loader_;
+};
+}  // namespace
+
 TORCH_LIBRARY(bench_cpp, m) { m.def("addmul(Tensor a, Tensor b) -> Tensor", {at::Tag::pt2_compliant_tag}); }
 TORCH_LIBRARY_IMPL(bench_cpp, CUDA, m) { m.impl("addmul", addmul); }
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("set_function", &set_function);
+  m.def("raw_loop", &raw_loop);
+  py::class_<Package>(m, "Package").def(py::init<std::string>()).def("run", &Package::run).def("us", &Package::us);
+}
 """
+REPEATS, WARMUPS = 30, 5
 
 
 def opaq_op():
@@ -75,7 +113,7 @@ def cpp_op(kernel):
 
     cuda = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     module = load_inline(
-        "bench_boundary", [CPP], functions=["set_function", "raw_loop"], extra_include_paths=[f"{cuda}/include"],
+        "bench_boundary", [CPP], extra_include_paths=[f"{cuda}/include"],
         extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda", "-lc10_cuda"], extra_cflags=["-O2"],
     )  # fmt: skip
     module.set_function(kernel.func.value)
@@ -115,20 +153,20 @@ def triton_op():
     return addmul
 
 
-IN_CPP = ("opaq", "cpp TORCH_LIBRARY")  # what can be launched from C++ wrappers without Python
+IN_CPP = ("opaq", "cpp TORCH_LIBRARY", "triton_op")  # what can be launched from C++ wrappers without Python
 _numbers = itertools.count()
 
 
-def package(chain, x, y):
-    """The chain as an AOTInductor package, loaded again."""
+def package(chain, x, y, load):
+    """The chain as an AOTInductor package, loaded again for Python and for C++."""
 
     class Model(torch.nn.Module):
         def forward(self, x, y):
             return chain(x, y)
 
     with tempfile.TemporaryDirectory() as folder:
-        exported = torch.export.export(Model(), (x, y))
-        return torch._inductor.aoti_load_package(torch._inductor.aoti_compile_and_package(exported, package_path=f"{folder}/model.pt2"))
+        path = torch._inductor.aoti_compile_and_package(torch.export.export(Model(), (x, y)), package_path=f"{folder}/model.pt2")
+        return torch._inductor.aoti_load_package(path), load(path)
 
 
 def chain_of(op, count):
@@ -140,26 +178,51 @@ def chain_of(op, count):
     return scope[name]
 
 
-def ways(name, op, x, y):
-    """How a chain is run, by name; each checked against PyTorch first."""
-    expected = x
-    for _ in range(OPS):
-        expected = expected * y + expected
-    chains = {
-        "eager": chain_of(op, OPS),
-        "inductor": torch.compile(chain_of(op, OPS), fullgraph=True),
-        "cuda_graphs": torch.compile(chain_of(op, OPS), fullgraph=True, options={"triton.cudagraphs": True}),
+def ways(name, op, x, y, load):
+    """How chains of OPS ops and of one op ("..._1_op") are run, by name: functions that measure microseconds per op. Each is checked against PyTorch first."""
+    found = {}
+    for count, suffix in ((OPS, ""), (1, "_1_op")):
+        expected = x
+        for _ in range(count):
+            expected = expected * y + expected
+        chains = {
+            "eager": chain_of(op, count),
+            "inductor": torch.compile(chain_of(op, count), fullgraph=True),
+            "cuda_graphs": torch.compile(chain_of(op, count), fullgraph=True, options={"triton.cudagraphs": True}),
+        }
+        if name in IN_CPP:
+            chains["inductor_cpp_wrapper"] = torch.compile(chain_of(op, count), fullgraph=True, options={"cpp_wrapper": True})
+            chains["aoti"], in_cpp = package(chain_of(op, count), x, y, load)
+            torch.testing.assert_close(in_cpp.run(x, y), expected)
+            found["aoti_from_cpp" + suffix] = lambda package=in_cpp, count=count: package.us(x, y, REPEATS, WARMUPS) / count
+        for way, chain in chains.items():
+            torch.testing.assert_close(chain(x, y), expected)
+            call = functools.partial(chain, x, y)
+            found[way + suffix] = functools.partial(host_us, call, per=count, synchronize=torch.cuda.synchronize, repeats=REPEATS, warmups=WARMUPS)
+    return found
+
+
+def with_floor(measure, raw):
+    """One figure of a round, and the floor around it, in microseconds: the machine drifts."""
+    before = raw()
+    return measure(), (before + raw()) / 2
+
+
+def row(chain, one_op):
+    """What is reported of one way to run, from (microseconds per op, floor) of every round, for the chain and for one op."""
+    added = [((OPS * us - call) / (OPS - 1), floor) for (us, floor), (call, _) in zip(chain, one_op, strict=True)]
+
+    def median(values):
+        return round(statistics.median(values), 3)
+
+    return {
+        "us": median(us for us, _ in chain),
+        "ratio": median(us / floor for us, floor in chain),
+        "quietest_us": round(min(us for us, _ in chain), 3),
+        "added_op_us": median(us for us, _ in added),
+        "added_op_ratio": median(us / floor for us, floor in added),
+        "call_of_1_op_us": median(us for us, _ in one_op),
     }
-    if name in IN_CPP:
-        chains["inductor_cpp_wrapper"] = torch.compile(chain_of(op, OPS), fullgraph=True, options={"cpp_wrapper": True})
-        chains["aoti"] = package(chain_of(op, OPS), x, y)
-    for chain in chains.values():
-        torch.testing.assert_close(chain(x, y), expected)
-    chains["inductor_1_op"] = torch.compile(chain_of(op, 1), fullgraph=True)
-    if name in IN_CPP:
-        chains["inductor_cpp_wrapper_1_op"] = torch.compile(chain_of(op, 1), fullgraph=True, options={"cpp_wrapper": True})
-        chains["aoti_1_op"] = package(chain_of(op, 1), x, y)
-    return chains
 
 
 def main() -> None:
@@ -189,42 +252,20 @@ def main() -> None:
     parser.add_argument("--output", help="folder of the result; bench/results by default")
     only = parser.parse_args().only
     with torch.no_grad():
-        peers = {name: ways(name, make(), x, y) for name, make in makers.items() if only in (None, name)}
-        # The machine drifts: a round measures the floor beside every figure, and a figure's ratio is the median over rounds of its own ratios.
-        times = {name: {way: [] for way in chains} for name, chains in peers.items()}
-        ratios = {name: {way: [] for way in chains} for name, chains in peers.items()}
-        floors, short_floors = [], []
+        peers = {name: ways(name, make(), x, y, module.Package) for name, make in makers.items() if only in (None, name)}
+        found = {name: {way: [] for way in measures} for name, measures in peers.items()}
         for _ in range(ROUNDS):
-            for name, chains in peers.items():
-                for way, chain in chains.items():
-                    floor = raw()
-                    per = 1 if way.endswith("_1_op") else OPS
-                    us = host_us(lambda: chain(x, y), per=per, synchronize=torch.cuda.synchronize, repeats=30, warmups=5)
-                    floors.append(floor)
-                    times[name][way].append(us)
-                    ratios[name][way].append(us / (floor + raw()) * 2)
-            short_floors.append(raw(OPS))
-    quietest = min(floors)
-    table = {
-        name: {
-            way: {
-                "us": round(statistics.median(found), 3), "ratio": round(statistics.median(ratios[name][way]), 3),
-                "quietest_us": round(min(found), 3), "quietest_ratio": round(min(found) / quietest, 3),
-            }
-            for way, found in by_way.items()
-        }
-        for name, by_way in times.items()
-    }  # fmt: skip
-    for ways_of_op in table.values():  # what one more op costs, the cost of a call apart
-        for way in [way for way in ways_of_op if f"{way}_1_op" in ways_of_op]:
-            for key, per in (("us", "added_op_us"), ("quietest_us", "quietest_added_op_us")):
-                ways_of_op[way][per] = round((OPS * ways_of_op[way][key] - ways_of_op[f"{way}_1_op"][key]) / (OPS - 1), 3)
+            for name, measures in peers.items():
+                for way, measure in measures.items():
+                    found[name][way].append(with_floor(measure, raw))
+    floors = [floor for by_way in found.values() for pairs in by_way.values() for _, floor in pairs]
     measured = {
         "raw_cuLaunchKernel_us": round(statistics.median(floors), 3),
         "raw_cuLaunchKernel_us_range": [round(min(floors), 3), round(max(floors), 3)],
-        "raw_loop_of_50_us": round(statistics.median(short_floors), 3),
         "rounds": ROUNDS,
-        "per_op": table,  # "..._1_op": one call of a graph that holds one op: what a call costs whatever is in it
+        "per_op": {
+            name: {way: row(by_way[way], by_way[f"{way}_1_op"]) for way in sorted(by_way) if not way.endswith("_1_op")} for name, by_way in found.items()
+        },
     }
     save("boundary", measured, what=__doc__.split("\n")[0])
 
