@@ -130,6 +130,7 @@ class CppLaunch(TypedDict):
     args: list[CppArgument]
     reads: list[str]        # arguments and results that expressions refer to
     shaped: list[str]       # tensors of which more than the address is read
+    strided: list[str]      # tensors of which the strides are read
     cooperative: bool
     programmatic: bool
 

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import sympy
+
 from .cpp_plan import Form
 from .symbolic import Facts
 
@@ -23,6 +25,7 @@ def function_text(
     counted: the last parameter is the node's counters, one for each form and one more."""
     used = {name for form in forms for name in form.launch["reads"]}
     shaped = {name for form in forms for name in form.launch["shaped"]}
+    strided = {name for form in forms for name in form.launch["strided"]}
     types = {arg["name"]: arg["torch_type"] for arg in info["args"]} | {output["name"]: "Tensor" for output in info["outputs"]}
     optional = {arg["name"] for arg in info["args"] if arg["optional"]}
     written = [arg["name"] for arg in info["args"] if arg["mutated"]] + [output["name"] for output in info["outputs"]]
@@ -38,7 +41,8 @@ def function_text(
                 parameters.append((name, kind))
                 declared.append(f"AtenTensorHandle opaq_{name}")
             if name in used:
-                views.append(_view(name, value, name in shaped, name in optional))
+                read = "opaq_strided_view" if name in strided else "opaq_view" if name in shaped else "opaq_address_of"
+                views.append(_view(name, value, read, name in optional))
         else:
             parameters.append((name, kind))
             declared.append(_parameter(name, kind, name in optional))
@@ -50,7 +54,7 @@ def function_text(
         declared.append("opaq_counter* opaq_node_calls")
 
     lines = []
-    if written:
+    if written and not any(_never_empty(values[name]) for name in written):
         done = f"return opaq_count(opaq_node_calls[{len(forms)}]);" if counted else "return;"
         lines.append(f"if ({' && '.join(f'opaq_empty(opaq_{name})' for name in written)}) {done}")
     lines += views
@@ -69,18 +73,21 @@ def function_text(
     )
 
 
+def _never_empty(facts: Facts) -> bool:
+    return all(isinstance(size, (int, sympy.Integer)) and size != 0 for size in facts.sizes)
+
+
 def c_string(text: str) -> str:
     """A C++ string literal; JSON's escapes are C++'s, and what is not ASCII goes in as it is."""
     return json.dumps(text, ensure_ascii=False)
 
 
-def _view(name: str, value: Any, shaped: bool, optional: bool) -> str:
+def _view(name: str, value: Any, read: str, optional: bool) -> str:
     kind = "std::optional<opaq_tensor>" if optional else "opaq_tensor"
     if not isinstance(value, Facts):
         return f"[[maybe_unused]] const {kind} {name};"
-    if not shaped:
-        return f"const {kind} {name} = opaq_address_of(opaq_{name});"
-    return f"const {kind} {name} = opaq_view(opaq_{name}, opaq_{str(value.dtype).removeprefix('torch.')}, {value.dtype.itemsize});"
+    facts = "" if read == "opaq_address_of" else f", opaq_{str(value.dtype).removeprefix('torch.')}, {value.dtype.itemsize}"
+    return f"const {kind} {name} = {read}(opaq_{name}{facts});"
 
 
 _SCALARS = {"float": "double", "bool": "bool", "str": "std::string_view", "ScalarType": "opaq_dtype"}

@@ -53,14 +53,20 @@ inline opaq_tensor opaq_address_of(AtenTensorHandle handle) {
 
 inline opaq_tensor opaq_view(AtenTensorHandle handle, opaq_dtype dtype, int64_t itemsize) {
   opaq_tensor view = opaq_address_of(handle);
-  int64_t *sizes, *strides;
+  int64_t* sizes;
   AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_sizes(handle, &sizes));
-  AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
   AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dim(handle, &view.dim));
   view.sizes = sizes;
-  view.strides = strides;
   view.dtype = dtype;
   view.itemsize = itemsize;
+  return view;
+}
+
+inline opaq_tensor opaq_strided_view(AtenTensorHandle handle, opaq_dtype dtype, int64_t itemsize) {
+  opaq_tensor view = opaq_view(handle, dtype, itemsize);
+  int64_t* strides;
+  AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_strides(handle, &strides));
+  view.strides = strides;
   return view;
 }
 

@@ -43,14 +43,16 @@ void note_reads(const Subject& subject, CppLaunch& out) {
   for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &rule.args}) all.insert(all.end(), list->begin(), list->end());
   if (rule.shared) all.push_back(rule.shared);
   for (size_t s = 0; s < subject.symbols.size(); ++s) {
-    bool read = false, shaped = false;
+    bool read = false, shaped = false, strided = false;
     for (const Expr& expr : all) {
       if (!expr.reads(static_cast<int>(s))) continue;
       read = true;
       shaped |= expr.text() != subject.symbols[s].name;
+      strided |= expr.reads_strides(static_cast<int>(s));
     }
     if (read) out.reads.push_back(subject.symbols[s].name);
     if (shaped && subject.symbols[s].type == Type::Tensor) out.shaped.push_back(subject.symbols[s].name);
+    if (strided) out.strided.push_back(subject.symbols[s].name);
   }
 }
 

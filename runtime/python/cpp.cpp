@@ -56,7 +56,7 @@ PyObject* cpp_launch(PyObject*, PyObject* args) {
     d.set("entry", made.entry).set("symbol", made.symbol).put("images", images.take()).put("library", made.host ? bytes(made.host->library) : none());
     d.set("path", implementation.kind == CodeKind::HostLibrary ? implementation.code : "");
     d.put("grid", texts(made.grid)).put("block", texts(made.block)).put("cluster", texts(made.cluster)).put("shared", text(made.shared));
-    d.put("args", arguments(made.args)).set("reads", made.reads).set("shaped", made.shaped);
+    d.put("args", arguments(made.args)).set("reads", made.reads).set("shaped", made.shaped).set("strided", made.strided);
     d.set("cooperative", implementation.launch.cooperative).set("programmatic", implementation.launch.programmatic);
     return d.take().release();
   });

@@ -27,6 +27,13 @@ TEST_F(CppTest, ABinaryGivesItsRuleAndTheFormOfEachParameter) {
   EXPECT_EQ(made.args[2].parameter, "`int`");
   EXPECT_EQ(made.reads, (std::vector<std::string>{"x", "n", "y"}));
   EXPECT_EQ(made.shaped, std::vector<std::string>{"x"});  // of y the address alone
+  EXPECT_TRUE(made.strided.empty());
+}
+
+TEST_F(CppTest, StridesAreNamedWhereAnExpressionReadsThem) {
+  const std::vector<Arg> args = {x, Arg::of_int(2), y};
+  EXPECT_EQ(copy({.args = "y, x, x.stride(0)"})->cpp(args.data(), {}).strided, std::vector<std::string>{"x"});
+  EXPECT_EQ(copy({.args = "y, x, n", .requires_ = {"y.is_contiguous()"}})->cpp(args.data(), {}).strided, std::vector<std::string>{"y"});
 }
 
 TEST_F(CppTest, HostSourceBringsItsSharedObject) {

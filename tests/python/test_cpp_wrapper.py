@@ -233,6 +233,17 @@ def test_one_named_function_serves_the_nodes_of_an_op(unique: str) -> None:
     assert "aoti_torch_call_dispatcher(" not in source and "aoti_torch_proxy_executor_call_function" not in entry_body(source)
 
 
+def test_a_launch_reads_of_its_tensors_what_its_rule_needs(unique: str) -> None:
+    op = scale_op(unique)
+    source = cuda_source(lambda x: op.overload(x), (16, 256), cpp=True)
+    assert "const opaq_tensor x = opaq_view(opaq_x, opaq_float32, 4);" in source and "const opaq_tensor out = opaq_address_of(opaq_out);" in source
+    assert "if (opaq_empty(opaq_out))" not in source  # known while compiling
+    op.cuda(source=SOURCE, entry="scale<{x.dtype}>", args="x, by, out, x.size(0) * x.stride(0)", grid=1, block=256, name="cuda:strides", priority=1)
+    source = cuda_source(lambda x: op.overload(x), (16, 256), dynamic=True, cpp=True)
+    assert "const opaq_tensor x = opaq_strided_view(opaq_x, opaq_float32, 4);" in source
+    assert "if (opaq_empty(opaq_out)) return opaq_count(opaq_node_calls[1]);" in source
+
+
 @pytest.mark.parametrize("order", ["opaque first", "Triton first"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_no_stream_is_used_before_its_declaration(unique: str, order: str, dynamic: bool) -> None:

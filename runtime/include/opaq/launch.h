@@ -54,8 +54,9 @@ struct CppLaunch {
   std::vector<CppText> grid, block, cluster;         // CUDA: three each; cluster empty when not used
   CppText shared;
   std::vector<CppArgument> args;
-  std::vector<std::string> reads;   // symbols that any expression of the implementation refers to
-  std::vector<std::string> shaped;  // of those, tensors of which more than the address is read
+  std::vector<std::string> reads;    // symbols that any expression of the implementation refers to
+  std::vector<std::string> shaped;   // of those, tensors of which more than the address is read
+  std::vector<std::string> strided;  // of those, tensors of which the strides are read
 };
 
 // One implementation of one op, ready to launch on any device of its kind. Thread-safe. The steady path takes no lock, allocates nothing and
