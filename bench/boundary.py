@@ -19,7 +19,7 @@ import sys
 import tempfile
 
 import torch
-from common import host_us, save
+from common import arguments, host_us, save
 
 OPS, SIZE, ROUNDS = 50, (16, 256), 15
 KERNEL = """extern "C" __global__ void addmul(const float* a, const float* b, float* out, int n) {
@@ -247,9 +247,8 @@ def main() -> None:
         "torch.library.custom_op": lambda: python_op(kernel),
         "triton_op": triton_op,
     }
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(parents=[arguments()])
     parser.add_argument("--only", choices=makers)
-    parser.add_argument("--output", help="folder of the result; bench/results by default")
     only = parser.parse_args().only
     with torch.no_grad():
         peers = {name: ways(name, make(), x, y, module.Package) for name, make in makers.items() if only in (None, name)}

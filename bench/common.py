@@ -62,8 +62,9 @@ def save(name: str, measured: dict[str, Any], *, what: str) -> str:
         "machine": machine(),
         "results": measured,
     }
-    os.makedirs(output_folder(), exist_ok=True)
-    path = os.path.join(output_folder(), f"{name}.json")
+    folder = arguments().parse_known_args()[0].output
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, f"{name}.json")
     with open(path, "w", encoding="utf-8") as stream:
         json.dump(result, stream, indent=2)
         stream.write("\n")
@@ -71,7 +72,8 @@ def save(name: str, measured: dict[str, Any], *, what: str) -> str:
     return path
 
 
-def output_folder() -> str:
+def arguments() -> argparse.ArgumentParser:
+    """What every benchmark takes; a parent for the parser of one that takes more."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--output", default=RESULTS)
-    return parser.parse_known_args()[0].output
+    parser.add_argument("--output", default=RESULTS, help="folder of the result; bench/results by default")
+    return parser
