@@ -36,7 +36,7 @@ def state_addresses() -> dict[str, int]:
 
     torch's own, which cost two nanoseconds; where a torch lacks one, Python's way to the same.
     """
-    c10, cpu = (ctypes.CDLL(name, mode=os.RTLD_LAZY | os.RTLD_NOLOAD) for name in ("libc10.so", "libtorch_cpu.so"))  # that torch has loaded
+    c10, cpu = _loaded("libc10.so"), _loaded("libtorch_cpu.so")
     found = {
         "dispatch_modes": (c10, "_ZN3c104impl20TorchDispatchModeTLS9stack_lenEv", ctypes.c_int64, _len_torch_dispatch_stack),
         "function_modes": (cpu, "_ZN2at4impl22PythonTorchFunctionTLS9stack_lenEv", ctypes.c_int64, _len_torch_function_stack),
@@ -50,7 +50,7 @@ def tensor_reader() -> dict[str, int]:
     """How to read a tensor without counting a reference: the address of at::toDLPackNonOwning(at::Tensor, DLTensor*, bool read_only), whose last
     argument torch 2.11 lacks and ignores, and how many bytes into a tensor object its at::Tensor lies. 0 and 0 where this torch has it otherwise.
     """
-    cpu = ctypes.CDLL("libtorch_cpu.so", mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
+    cpu = _loaded("libtorch_cpu.so")
     mangled = "_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensor"
     function = getattr(cpu, mangled + "b", None) or getattr(cpu, mangled, None)
     offset = object.__basicsize__
@@ -58,6 +58,11 @@ def tensor_reader() -> dict[str, int]:
     if function is None or any(ctypes.c_void_p.from_address(id(sample) + offset).value != sample._cdata for sample in samples):
         return {"read_tensor": 0, "tensor_offset": 0}
     return {"read_tensor": ctypes.cast(function, ctypes.c_void_p).value or 0, "tensor_offset": offset}
+
+
+def _loaded(name: str) -> ctypes.CDLL:
+    """A library that torch has loaded."""
+    return ctypes.CDLL(name, mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
 
 
 def _address(library: ctypes.CDLL, symbol: str, result: Any, python: Callable[[], Any]) -> int:
