@@ -1,5 +1,5 @@
-// Counts of calls, from any thread. An atomic addition waits until the CPU's earlier writes are done, and the one that tells a GPU of a launch
-// takes a third of a microsecond; so the thread that counts first adds without one, and only other threads pay for it.
+// Counts of calls, from any thread. An atomic addition waits until the CPU's earlier writes are done, among them the one that tells a GPU of a
+// launch; so the thread that counts first adds without one, and only other threads pay for it.
 #pragma once
 
 #include <atomic>
