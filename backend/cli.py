@@ -1,20 +1,67 @@
-"""The command `opaq`: demo, doctor, inspect."""
+"""The command `opaq`: demo, doctor, inspect. What the user got wrong is one line on stderr and exit status 2."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
+from typing import Any, NoReturn
+
+from .terminal import plain
+
+WRONG_USE = 2
+INTERRUPTED = 130  # as shells report Ctrl-C
+
+
+class UserError(Exception):
+    """What the user can mend, in one line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USE, plain(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="opaq", description="Opaque operators that torch.compile's Inductor launches directly.")
+    """Runs one command and returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may have fewer letters than a package
+    arguments = _parser().parse_args(argv)
+    try:
+        status = {"demo": _demo, "doctor": _doctor, "inspect": _inspect}[arguments.command](arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a reader that has gone away can be told
+        return status
+    except UserError as error:
+        print(plain(str(error)), file=sys.stderr)
+        return WRONG_USE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # as `opaq inspect model.pt2 | head` does: nobody is left to tell
+        _discard_output()
+        return 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _discard_output()
+        print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+        return WRONG_USE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="opaq", description="Opaque operators that torch.compile's Inductor launches directly.", allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="train a small language model whose kernels are opaque ops, and check it against plain PyTorch")
-    demo.add_argument("--steps", type=int, help="training steps")
+    demo.add_argument("--steps", type=_whole_number(1), help="training steps, at least 1")
     demo.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
-    demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--seed", type=_whole_number(0), default=0)
     demo.add_argument("--json", action="store_true", help="print the facts as JSON and nothing else")
 
     doctor = commands.add_parser("doctor", help="show the parts opaq stands on and what is missing")
@@ -23,27 +70,47 @@ def main(argv: list[str] | None = None) -> int:
     inspect = commands.add_parser("inspect", help="list the ops, images and launch rules inside a model.pt2")
     inspect.add_argument("model", help="a package that AOTInductor wrote")
     inspect.add_argument("--json", action="store_true")
+    return parser
 
-    arguments = parser.parse_args(argv)
-    if arguments.command == "inspect":
-        from . import inspect as app
 
+def _whole_number(least: int) -> Any:
+    def read(text: str) -> int:
         try:
-            found = app.read(arguments.model)
-        except app.NotAPackage as error:
-            print(error, file=sys.stderr)
-            return 1
-        print(json.dumps(found, indent=2) if arguments.json else app.as_text(found))
-        return 0
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value < 1 << 63:
+            raise argparse.ArgumentTypeError(f"got {text[:40]!r}; expected a whole number, at least {least}")
+        return value
 
-    if arguments.command == "demo":
-        from . import demo as app
+    return read
 
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from . import inspect as app
+
+    try:
+        found = app.read(arguments.model)
+    except app.NotAPackage as error:
+        raise UserError(str(error)) from error
+    print(json.dumps(found, indent=2) if arguments.json else app.as_text(found))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from . import _runtime
+    from . import demo as app
+
+    try:
         facts = app.run(steps=arguments.steps, device=arguments.device, json=arguments.json, seed=arguments.seed)
-        if arguments.json:
-            print(json.dumps(facts, indent=2))
-        return 0 if facts["agree"] else 1
+    except _runtime.MissingError as error:
+        raise UserError(str(error)) from error
+    if arguments.json:
+        print(json.dumps(facts, indent=2))
+    return 0 if facts["agree"] else 1
 
+
+def _doctor(arguments: argparse.Namespace) -> int:
     from . import doctor as app
 
     parts = app.examine()
@@ -52,6 +119,16 @@ def main(argv: list[str] | None = None) -> int:
     else:
         app.show(parts)
     return 0
+
+
+def _discard_output() -> None:
+    """So that the interpreter's last flush, at exit, does not fail again."""
+    try:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    except (OSError, ValueError):
+        pass
 
 
 if __name__ == "__main__":

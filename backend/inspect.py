@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from typing import Any
 
+from .archive import Archive, Damaged, TooLarge
 from .elf import read_kernel
 from .lowering import MANIFEST
+from .terminal import plain
+
+# A package may come from anywhere: no more is read than these, of all its manifests and of all its images together.
+MOST_OF_MANIFESTS = 64 << 20
+MOST_OF_IMAGES = 2 << 30
+FORMAT = 1  # of the manifest
 
 
 class NotAPackage(ValueError):
@@ -16,49 +22,143 @@ class NotAPackage(ValueError):
 
 
 def read(path: str) -> dict[str, Any]:
-    """{"path", "models": [{"model", "ops": [...]}]}; facts that an image does not tell are None."""
+    """{"path", "models": [{"model", "ops": [...]}]}; facts that an image does not tell are None.
+
+    The file may be damaged or hostile: what is not as opaq writes it raises NotAPackage, and reading is bounded. Texts are as the file has them:
+    JSON is safe to print as json.dumps writes it, other text after `terminal.plain`.
+    """
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            manifests = [name for name in names if name.rsplit("/", 1)[-1] == MANIFEST]
-            if not manifests and not any("/data/aotinductor/" in name for name in names):
+        with Archive(path) as archive:
+            manifests = [name for name in archive.names if name.rsplit("/", 1)[-1] == MANIFEST]
+            if not manifests and not any("/data/aotinductor/" in name for name in archive.names):
                 raise NotAPackage(f"{path} is a zip file, but no package of AOTInductor: it has no data/aotinductor/; give a .pt2")
-            return {"path": path, "models": [_model(archive, name) for name in manifests]}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise NotAPackage(f"{path} cannot be read as a package: {error}; give a .pt2 that AOTInductor wrote") from error
+            reader = _Reader(path, archive)
+            return {"path": path, "models": [reader.model(name) for name in manifests]}
+    except (OSError, Damaged) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise NotAPackage(f"{path} cannot be read as a package: {reason}; give a .pt2 that AOTInductor wrote") from error
 
 
-def _model(archive: zipfile.ZipFile, manifest: str) -> dict[str, Any]:
-    folder = manifest.rsplit("/", 1)[0]
+class _Reader:
+    """Reads the models of one package within the bounds above."""
+
+    def __init__(self, path: str, archive: Archive) -> None:
+        self._path, self._archive = path, archive
+        self._manifests_left, self._images_left = MOST_OF_MANIFESTS, MOST_OF_IMAGES
+
+    def model(self, manifest: str) -> dict[str, Any]:
+        folder = manifest.rpartition("/")[0]
+        try:
+            text = self._archive.read(manifest, self._manifests_left)
+            self._manifests_left -= len(text)
+            ops = parse_manifest(text)
+        except ValueError as error:  # Damaged is one
+            raise NotAPackage(f"{self._path}: {manifest} is damaged: {error}; package the model again") from error
+        for op in ops:
+            for implementation in op["implementations"]:
+                for image in implementation["images"]:
+                    self._examine(f"{folder}/{image['file']}" if folder else image["file"], implementation["symbol"], image)
+        return {"model": folder.rpartition("/")[2], "ops": ops}
+
+    def _examine(self, name: str, symbol: str, image: dict[str, Any]) -> None:
+        try:
+            content = self._archive.read(name, self._images_left)
+        except KeyError:
+            image["state"] = "missing"
+            return
+        except TooLarge:
+            image["state"] = "too large to examine"
+            return
+        except Damaged:
+            image["state"] = "damaged"
+            return
+        self._images_left -= len(content)
+        image["state"] = "whole" if hashlib.sha256(content).hexdigest() == image["sha256"] else "damaged"
+        image["bytes"] = len(content)
+        if "registers" not in image and (image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))):  # the compiler was not there to tell
+            kernel = read_kernel(content, symbol)
+            spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
+            image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, **spills}
+
+
+# ---- the manifest: what opaq writes, and nothing else ------------------------------------------------------------------------
+
+_NUMBER = (int, None)
+_TEXTS = [str]
+_RULE = {"args": _TEXTS}
+_CUDA_RULE = {**_RULE, "grid": _TEXTS, "block": _TEXTS, "cluster": _TEXTS, "shared": str, "cooperative": bool, "programmatic": bool}
+_IMAGE = {"arch": str, "file": str, "sha256": str, "bytes": _NUMBER}
+_IMAGE_WITH_RESOURCES = {**_IMAGE, **dict.fromkeys(("registers", "shared", "stack", "spill_stores", "spill_loads"), _NUMBER)}
+_IMPLEMENTATION = {"name": str, "entry": str, "symbol": str, "checked_at_launch": _TEXTS, "rule": dict, "images": [dict]}
+_OP = {"schema": str, "function": str, "device": str, "nodes": _TEXTS, "implementations": [_IMPLEMENTATION]}
+_MANIFEST = {"ops": [_OP]}
+
+
+def parse_manifest(text: bytes) -> list[dict[str, Any]]:
+    """The manifest's ops, every field of the type that opaq writes. Raises ValueError: which field is not."""
     try:
-        ops = json.loads(archive.read(manifest))["ops"]
-    except (zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise NotAPackage(f"{archive.filename}: {manifest} is damaged: {error}; package the model again") from error
-    for op in ops:
+        manifest = json.loads(
+            text, parse_int=_integer, parse_float=_refuse_number, parse_constant=_refuse_number, object_pairs_hook=_unique
+        )
+    except RecursionError as error:
+        raise ValueError("its values are nested without end") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
+        raise ValueError(f"its format is {manifest['format']!r}, and this opaq reads format {FORMAT}: use the opaq that wrote it")
+    _check(manifest, _MANIFEST, "manifest")
+    for op in manifest["ops"]:
         for implementation in op["implementations"]:
+            where = f"implementation {implementation['name']!r}"
+            rule = implementation["rule"]
+            _check(rule, _CUDA_RULE if "grid" in rule else _RULE, f"{where}: rule")
             for image in implementation["images"]:
-                _examine(archive, f"{folder}/{image['file']}", implementation["symbol"], image)
-    return {"model": folder.rsplit("/", 1)[-1], "ops": ops}
+                _check(image, _IMAGE_WITH_RESOURCES if "registers" in image else _IMAGE, f"{where}: image")
+                if "/" in image["file"] or image["file"] in ("", ".", ".."):
+                    raise ValueError(f"{where}: image file {image['file']!r} is no plain file name")
+    return manifest["ops"]
 
 
-def _examine(archive: zipfile.ZipFile, name: str, symbol: str, image: dict[str, Any]) -> None:
-    try:
-        content = archive.read(name)
-    except KeyError:
-        image["state"] = "missing"
-        return
-    except zipfile.BadZipFile:
-        image["state"] = "damaged"
-        return
-    image["state"] = "whole" if hashlib.sha256(content).hexdigest() == image["sha256"] else "damaged"
-    image["bytes"] = len(content)
-    if "registers" not in image and (image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))):  # the compiler was not there to tell
-        kernel = read_kernel(content, symbol)
-        spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
-        image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, **spills}
+def _check(value: Any, form: Any, where: str) -> None:
+    """form: a type; a tuple of types and None; [form of each item]; {key: form of its value}."""
+    if isinstance(form, dict):
+        _check(value, dict, where)
+        for key, inner in form.items():
+            if key not in value:
+                raise ValueError(f"{where} has no {key!r}")
+            _check(value[key], inner, f"{where}: {key}")
+    elif isinstance(form, list):
+        _check(value, list, where)
+        for item in value:
+            _check(item, form[0], where)
+    elif not any(type(value) is accepted or (accepted is None and value is None) for accepted in (form if isinstance(form, tuple) else (form,))):
+        names = {dict: "an object", list: "an array", str: "text", int: "a number", bool: "true or false", type(None): "null"}
+        expected = " or ".join(names[accepted or type(None)] for accepted in (form if isinstance(form, tuple) else (form,)))
+        raise ValueError(f"{where} is {names[type(value)]}; expected {expected}")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:  # beyond 64 bits; and Python takes quadratic time to read digits by the million
+        raise ValueError(f"it holds a number of {len(digits)} digits")
+    return int(digits)
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"it holds the number {text[:20]}; expected whole numbers")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("an object of it has a key twice")
+    return found
+
+
+# ---- as text ------------------------------------------------------------------------------------------------------------------
 
 
 def as_text(found: dict[str, Any]) -> str:
+    """What `read` found, a fact or two a line, safe to print."""
     lines = [found["path"]]
     if not found["models"]:
         lines.append("  no opaque ops")
@@ -68,7 +168,7 @@ def as_text(found: dict[str, Any]) -> str:
             lines += ["", f"  {op['schema']}", f"    {op['function']} on {op['device']}, nodes {', '.join(op['nodes'])}"]
             for implementation in op["implementations"]:
                 lines += [f"    {line}" for line in _implementation(implementation)]
-    return "\n".join(lines)
+    return "\n".join(map(plain, lines))
 
 
 def _implementation(implementation: dict[str, Any]) -> list[str]:
@@ -81,7 +181,8 @@ def _implementation(implementation: dict[str, Any]) -> list[str]:
     if implementation["checked_at_launch"]:
         lines.append(f"  where {' and '.join(implementation['checked_at_launch'])}")
     for image in implementation["images"]:
-        facts = [image["file"], image["arch"] or "-", f"{image['bytes']} bytes", image["state"]]
+        size = "unknown size" if image["bytes"] is None else f"{image['bytes']} bytes"
+        facts = [image["file"], image["arch"] or "-", size, image["state"]]
         lines += ["  " + ", ".join(facts)] + ([f"    {_resources(image)}"] if "registers" in image else [])
     return lines
 

@@ -192,7 +192,7 @@ def test_inspect_lists_ops_images_and_rules(package: str, capsys: pytest.Capture
 def test_inspect_refuses_what_is_no_package(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "text.pt2"
     path.write_text("no zip file")
-    assert cli.main(["inspect", str(path)]) == 1
+    assert cli.main(["inspect", str(path)]) == 2
     assert f"{path} cannot be read as a package: File is not a zip file; give a .pt2" in capsys.readouterr().err
 
 

@@ -1,0 +1,113 @@
+"""Reads a zip file that may be damaged or hostile: only regular files, within bounds, and every fault is one kind of error."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from types import TracebackType
+
+MOST_AT_ONCE = 8 << 20  # bytes of one read: bounds the directory of a zip file, which zipfile reads whole, to some 100,000 members
+PIECE = 1 << 20  # bytes that members are read by
+
+# What zipfile and zlib raise, besides their own classes, where a file breaks the format's rules (RuntimeError: encryption, unknown methods).
+_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, LookupError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile)
+
+
+class Damaged(ValueError):
+    """The file, or a member of it, cannot be read; the message says why, and not which."""
+
+
+class TooLarge(Damaged):
+    """Reading on would take more memory or time than what is read can be worth."""
+
+
+class _Stream(io.BufferedReader):
+    """Refuses large single reads, so that no number in the file decides how much memory is taken."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        found = super().read(MOST_AT_ONCE + 1 if size is None or size < 0 else min(size, MOST_AT_ONCE + 1))
+        if len(found) > MOST_AT_ONCE:
+            raise TooLarge(f"its directory is larger than {MOST_AT_ONCE >> 20} MiB")
+        return found
+
+
+class Archive:
+    """An open zip file. `names`: its members, each once, none of them a path out of the archive. Raises Damaged."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._zip = zipfile.ZipFile(_open_regular(path))
+        except Damaged:
+            raise
+        except OSError as error:
+            raise Damaged(error.strerror or str(error)) from error
+        except _DAMAGE as error:
+            raise Damaged(str(error) or type(error).__name__) from error
+        self.names = self._zip.namelist()
+        seen: set[str] = set()
+        for name in self.names:
+            if name in seen:
+                raise Damaged(f"it holds {name!r} twice")
+            if name.startswith("/") or ".." in name.replace("\\", "/").split("/"):
+                raise Damaged(f"its member {name!r} leads out of the archive")
+            seen.add(name)
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        stream = self._zip.fp
+        self._zip.close()
+        if stream is not None:
+            stream.close()  # zipfile leaves open what it did not open
+
+    def pieces(self, name: str, most: int) -> Iterator[bytes]:
+        """The member's bytes in order. KeyError: there is none of this name. TooLarge: it has more than `most` bytes, whatever it declares."""
+        entry = self._zip.getinfo(name)
+        if entry.flag_bits & 1:
+            raise Damaged("it is encrypted")
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of the others a few bytes may expand without bound
+            raise Damaged(f"it is compressed by method {entry.compress_type}; expected stored or deflated")
+        if entry.file_size > most:
+            raise TooLarge(f"it has {entry.file_size} bytes; at most {most} are read")
+        left = most
+        try:
+            with self._zip.open(entry) as stream:
+                while piece := stream.read(PIECE):
+                    left -= len(piece)
+                    if left < 0:
+                        raise TooLarge(f"it has more than {most} bytes")
+                    yield piece
+        except Damaged:
+            raise
+        except _DAMAGE as error:
+            raise Damaged(str(error) or type(error).__name__) from error
+
+    def read(self, name: str, most: int) -> bytes:
+        """The whole member; errors as of `pieces`."""
+        return b"".join(self.pieces(name, most))
+
+
+def _open_regular(path: str) -> _Stream:
+    """Never waits: a pipe or device is told before it is opened, and again after, since the name may have changed hands."""
+    _refuse_irregular(os.stat(path).st_mode)
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    stream = _Stream(io.FileIO(handle))
+    try:
+        _refuse_irregular(os.fstat(handle).st_mode)
+    except Damaged:
+        stream.close()
+        raise
+    return stream
+
+
+def _refuse_irregular(mode: int) -> None:
+    if stat.S_ISREG(mode):
+        return
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    raise Damaged(f"it is {next((kind for test, kind in kinds if test(mode)), 'a device')}, not a file")
