@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import lowering
+from . import _runtime, given, lowering
 from .op import code_digest
 
 
@@ -27,9 +27,18 @@ def custom_op(
     The result has register_fake, register_autograd, register_kernel and register_vmap, as torch.library.custom_op's has.
     """
 
+    where = f"opaq.custom_op({given.text('opaq.custom_op(...)', 'name', name)!r})"
+    if mutates_args != "unknown":  # names in any container, as torch.library.custom_op takes them, but not one str, letter by letter
+        written = mutates_args if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable) else list(mutates_args)
+        given.texts(where, "mutates_args", written)
+
     def make(function: Callable[..., Any]) -> Any:
+        given.function(where, "fn", function, "a Python function of the op's arguments")
         extra = {} if tags is None else {"tags": tags}
-        made = torch.library.custom_op(name, function, mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
+        try:
+            made = torch.library.custom_op(name, function, mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise _runtime.DeclarationError(f"{where}: {error}") from error
         lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
         lowering.register(name)
         _activate_when_traced(made)

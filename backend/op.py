@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from . import _runtime, autograd, lowering
+from . import _runtime, autograd, given, lowering
 from .fake import make_fake
+from .given import File
 from .reference import define_reference
-from .rules import File, Output
+from .rules import Output
 
 _ops: dict[str, Op] = {}
 
@@ -32,7 +33,9 @@ def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, rep
 
     The same declaration again gives the same operator. Raises opaq.DeclarationError: what was given, what is accepted, the nearest name.
     """
-    name = _runtime.declare(schema, _output_texts(outputs), replace)
+    given.text("opaq.op(...)", "schema", schema)
+    where = schema.partition("(")[0].strip() or "opaq.op(...)"
+    name = _runtime.declare(schema, _output_texts(where, outputs), given.flag(where, "replace", replace))
     known = _ops.get(name)
     if known is not None and not replace:
         return known
@@ -41,14 +44,12 @@ def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, rep
     return made
 
 
-def _output_texts(outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
+def _output_texts(where: str, outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
     if outputs is None:
         return []
     rules = {"": outputs} if isinstance(outputs, Output) else outputs
-    if not isinstance(rules, Mapping) or not all(isinstance(rule, Output) for rule in rules.values()):
-        raise _runtime.DeclarationError(
-            f"outputs: got {outputs!r}; expected opaq.like(...), opaq.tensor(...), or a dict of them by result name"
-        )
+    if not isinstance(rules, Mapping) or not all(isinstance(key, str) and isinstance(rule, Output) for key, rule in rules.items()):
+        given.refuse(where, "outputs", outputs, "opaq.like(...), opaq.tensor(...), or a dict of them by result name, such as {'y': opaq.like('x')}")
     return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
@@ -95,7 +96,7 @@ class Op(*_unbound, functools.partial):
         source: str | File | None = None,
         binary: bytes | File | None = None,
         entry: str,
-        args: str,
+        args: str | Sequence[str],
         grid: object = "1",
         block: object = "1",
         cluster: object = "",
@@ -118,11 +119,14 @@ class Op(*_unbound, functools.partial):
             here reads is handed over row-major; it is copied first where it is not.
         priority: higher is tried first. cooperative, programmatic: launch attributes.
         """
-        code, path = _code(self.name, "cuda", source=source, binary=binary)
+        where = f"{self.name}: .cuda(...)"
+        code, path = _code(where, source, binary)
         return self._implement(
-            name=name, device="cuda", kind="binary" if binary is not None else "source", code=code, file=path, entry=entry, args=args,
-            grid=_dims(grid), block=_dims(block), cluster=_dims(cluster), shared=str(shared), requires=_texts(requires), options=list(options),
-            include_dirs=[str(folder) for folder in include_dirs], priority=priority, cooperative=cooperative, programmatic=programmatic,
+            where, name, "cuda", entry, args, requires, priority, kind="binary" if binary is not None else "source", code=code, file=path,
+            grid=given.expressions(where, "grid", grid), block=given.expressions(where, "block", block),
+            cluster=given.expressions(where, "cluster", cluster), shared=given.expressions(where, "shared", shared),
+            options=given.texts(where, "options", options), include_dirs=given.folders(where, "include_dirs", include_dirs),
+            cooperative=given.flag(where, "cooperative", cooperative), programmatic=given.flag(where, "programmatic", programmatic),
         )  # fmt: skip
 
     def cpu(
@@ -130,7 +134,7 @@ class Op(*_unbound, functools.partial):
         *,
         source: str | File,
         entry: str,
-        args: str,
+        args: str | Sequence[str],
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
         include_dirs: Sequence[str] = (),
@@ -138,19 +142,32 @@ class Op(*_unbound, functools.partial):
         name: str = "cpu",
     ) -> Op:
         """Adds a C++20 implementation for the CPU: a function of pointers and scalars, compiled by the system's C++ compiler."""
-        code, path = _code(self.name, "cpu", source=source, binary=None)
+        where = f"{self.name}: .cpu(...)"
+        code, path = _code(where, source)
         return self._implement(
-            name=name, device="cpu", kind="source", code=code, file=path, entry=entry, args=args, requires=_texts(requires), options=list(options),
-            include_dirs=[str(folder) for folder in include_dirs], priority=priority,
+            where, name, "cpu", entry, args, requires, priority, kind="source", code=code, file=path,
+            options=given.texts(where, "options", options), include_dirs=given.folders(where, "include_dirs", include_dirs),
         )  # fmt: skip
 
-    def _implement(self, **implementation: Any) -> Op:
+    def _implement(
+        self, where: str, name: object, device: str, entry: object, args: object, requires: object, priority: object, **implementation: Any
+    ) -> Op:
+        """Adds an implementation: what every kind has, checked here, and what the caller has checked."""
+        implementation |= {
+            "name": given.text(where, "name", name),
+            "device": device,
+            "entry": given.text(where, "entry", entry),
+            "args": given.expressions(where, "args", args),
+            "requires": given.conditions(where, "requires", requires),
+            "priority": given.number(where, "priority", priority),
+        }
         _runtime.implement(self.name, implementation, False)
         self._changed()
         return self
 
     def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests compare against it."""
+        given.function(f"{self.name}: .reference(...)", "function", function, "a function of the op's arguments, in PyTorch")
         self._reference = function
         fallback = define_reference(self.info, function, self._fake)
         _runtime.set_reference(self.name, fallback, code_digest(function))
@@ -170,8 +187,20 @@ class Op(*_unbound, functools.partial):
             is an argument or result of this op; results are `grad_<argument>`. `saves` may list what is kept, to be checked.
             Or a function (ctx, *grads), with setup_context(ctx, inputs, output), as for torch.library.register_autograd.
         """
+        where = f"{self.name}: .backward(...)"
         if isinstance(formula, Op):
             formula = formula.name
+        if isinstance(formula, str):
+            given.text(where, "formula", formula)
+            if setup_context is not None:
+                given.refuse(where, "setup_context", setup_context, f"none with a backward op, here {formula}; leave it out")
+            saves = None if saves is None else given.names(where, "saves", saves)
+        else:
+            given.function(where, "formula", formula, "the name of a backward op, the op itself, or a function (ctx, *grads)")
+            if saves is not None:
+                given.refuse(where, "saves", saves, "none with a function, which saves in setup_context; leave it out")
+            if setup_context is not None:
+                given.function(where, "setup_context", setup_context, "a function (ctx, inputs, output)")
         if isinstance(formula, str):
             self._formula = autograd.ByName(self, formula, saves)
             _runtime.extend_hash(self.name, "backward", f"{formula} {_runtime.describe(formula)['hash']}")
@@ -247,25 +276,21 @@ def code_digest(function: Callable[..., Any]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _code(op_name: str, device: str, *, source: str | File | None, binary: bytes | File | None) -> tuple[str | bytes, str]:
+def _code(where: str, source: object, binary: object = None) -> tuple[str | bytes, str]:
+    """(code, path of the file that it came from)."""
     if (source is None) == (binary is None):
-        raise _runtime.DeclarationError(f"{op_name}: .{device}(...) takes either source= or binary=; got {'neither' if source is None else 'both'}")
-    given = source if source is not None else binary
-    if not isinstance(given, File):
-        return given, ""
+        accepted = "either source= or binary=" if where.endswith(".cuda(...)") else "source="
+        raise _runtime.DeclarationError(f"{where}: takes {accepted}; got {'none' if source is None else 'both'}")
+    code = given.source(where, source) if source is not None else given.binary(where, binary)
+    if not isinstance(code, File):
+        return code, ""
     try:
-        if source is not None:
-            with open(given, encoding="utf-8") as stream:
-                return stream.read(), str(given)
-        with open(given, "rb") as stream:
-            return stream.read(), str(given)
+        with open(code, "rb") as stream:
+            content = stream.read()
+        return (content if source is None else content.decode()), str(code)
     except OSError as error:
-        raise _runtime.DeclarationError(f"{op_name}: cannot read {given}: {error.strerror}") from error
-
-
-def _dims(value: object) -> str:
-    return ", ".join(str(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _texts(requires: str | Sequence[str]) -> list[str]:
-    return [requires] if isinstance(requires, str) else list(requires)
+        raise _runtime.DeclarationError(f"{where}: cannot read {code}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _runtime.DeclarationError(
+            f"{where}: {code} is not UTF-8 text: byte {error.start}; a compiled kernel is given as binary=, source in UTF-8"
+        ) from error

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from . import _runtime
+from . import _runtime, given
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ def split(options: dict[str, Any], inductor_options: list[str]) -> tuple[dict[st
     table = {option.name: option for option in OPTIONS}
     ours = {option.name: option.default for option in OPTIONS}
     theirs = {}
+    if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
+        given.refuse('torch.compile(backend="opaq")', "options", options, "a dict of options by name")
     for key, value in options.items():
         if key in table:
             expected = table[key].type

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import lowering
+from . import given, lowering
 
 
 def package(
@@ -25,11 +25,21 @@ def package(
     archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the device at hand. ptx: PTX of the lowest of them too, so that
     newer devices run the package. strict: as the option of backend="opaq". inductor_configs: Inductor's options.
 
-    Raises, through torch's InductorError, LaunchError for an op that cannot go into a package (its only implementation is a Python function, none
+    Raises DeclarationError for an argument of a wrong type and, through torch's InductorError, LaunchError for an op that cannot go into a package (its only implementation is a Python function, none
     fits, a template value changes with a size), and MissingError where no arch is given and there is no GPU.
     """
-    if isinstance(archs, str):
-        raise TypeError(f'archs is a list; got {archs!r}; write archs=["{archs}"]')
+    where = "opaq.package(...)"
+    if not isinstance(exported, torch.export.ExportedProgram):
+        given.refuse(where, "exported", exported, "an exported program; write torch.export.export(model, args)")
+    if not isinstance(path, (str, os.PathLike)) or not str(path).endswith(".pt2"):
+        given.refuse(where, "path", path, "the path of the file to write, which ends in .pt2")
+    if inductor_configs is not None and not isinstance(inductor_configs, dict):
+        given.refuse(where, "inductor_configs", inductor_configs, "a dict of Inductor's options")
+    options = {
+        "archs": tuple(given.texts(where, "archs", archs)),
+        "ptx": given.flag(where, "ptx", ptx),
+        "strict": given.flag(where, "strict", strict),
+    }
     lowering.activate()
-    with lowering.options.use(archs=tuple(archs), ptx=ptx, strict=strict):
+    with lowering.options.use(**options):
         return torch._inductor.aoti_compile_and_package(exported, package_path=os.fspath(path), inductor_configs=inductor_configs)

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .given import File, expressions, refuse
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,11 @@ def like(argument: str, *, dtype: object = "", shape: object = "", strides: obje
 
     like("x", dtype="float32") is x's shape in float32.
     """
-    return Output(like=argument, shape=_text(shape), dtype=_dtype(dtype), strides=_text(strides))
+    where = "opaq.like(...)"
+    _name(where, "argument", argument)
+    return Output(
+        like=argument, shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides)
+    )
 
 
 def tensor(shape: object, *, dtype: object, strides: object = "", device: str = "") -> Output:
@@ -33,27 +42,44 @@ def tensor(shape: object, *, dtype: object, strides: object = "", device: str = 
     dtype: a torch.dtype, its name, or an expression such as "x.dtype".
     device: the argument whose device the output shares; the first tensor argument when not given.
     """
-    return Output(shape=_text(shape), dtype=_dtype(dtype), strides=_text(strides), device=device)
-
-
-class File(str):
-    """Path of a file that holds code; made by `file`."""
+    where = "opaq.tensor(...)"
+    if not isinstance(device, str):
+        refuse(where, "device", device, "the name of the tensor argument whose device the output shares")
+    return Output(
+        shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides), device=device
+    )
 
 
 def file(path: str | os.PathLike[str]) -> File:
     """Code from a file. A relative path is taken from the folder of the module that calls this."""
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        refuse("opaq.file(...)", "path", path, "a path (str or pathlib.Path)")
     path = os.fspath(path)
+    if not path or "\n" in path or "\0" in path:
+        refuse("opaq.file(...)", "path", path, "the path of a file; code itself is given as source=\"...\"")
     if not os.path.isabs(path):
         caller = sys._getframe(1).f_globals.get("__file__")
         path = os.path.join(os.path.dirname(os.path.abspath(caller)) if caller else os.getcwd(), path)
     return File(os.path.normpath(path))
 
 
-def _text(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(str(item) for item in value) or "[]"  # the shape of a 0-d tensor
-    return str(value)
+def _name(where: str, parameter: str, value: object) -> None:
+    if not isinstance(value, str) or isinstance(value, File):
+        refuse(where, parameter, value, "the name of a tensor argument, as in opaq.like(\"x\")")
 
 
-def _dtype(value: object) -> str:
-    return str(value).removeprefix("torch.")
+def _sizes(where: str, parameter: str, value: object) -> str:
+    """Sizes or strides: an expression, an int, or a sequence of them."""
+    if isinstance(value, (list, tuple)) and not value:
+        return "[]"  # the shape of a 0-d tensor
+    return expressions(where, parameter, value)
+
+
+def _dtype(where: str, value: Any) -> str:
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if not isinstance(value, str) or isinstance(value, File):
+        name = getattr(value, "__name__", None) or getattr(value, "name", None)  # of numpy's, or Python's float
+        hint = f"; write dtype={name!r}" if isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype) else ""
+        refuse(where, "dtype", value, f"a torch.dtype, its name, or an expression such as 'x.dtype'{hint}")
+    return value.removeprefix("torch.")

@@ -252,8 +252,3 @@ def test_a_cuda_package_needs_an_arch(unique: str) -> None:
     lowering.activate()
     with pytest.raises(Exception, match=r'no arch to compile CUDA source for: none is given.*opaq\.package\(\.\.\., archs=\["sm_90a"\]\)'):
         wrapper_source(lambda x: op.overload(x), (4,), package=True)
-
-
-def test_archs_is_a_list() -> None:
-    with pytest.raises(TypeError, match=r"archs is a list; got 'sm_90a'; write archs=\[\"sm_90a\"\]"):
-        opaq.package(None, "model.pt2", archs="sm_90a")

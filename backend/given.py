@@ -1,0 +1,142 @@
+"""Values as users give them to a declaration: taken in every form that can mean one thing, refused by name otherwise.
+
+`where` is what a message begins with, such as "mylib::rms_norm: .cuda(...)". Every function raises DeclarationError: what was given, what is accepted.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
+
+from . import _runtime
+
+
+class File(str):
+    """Path of a file that holds code; made by `opaq.file`."""
+
+
+def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn:
+    """Raises DeclarationError: what was given, of which type, and what is accepted."""
+    given = repr(value)
+    given = given if len(given) <= 80 else given[:77] + "..."
+    kind = "" if value is None else f" ({type(value).__name__})"
+    raise _runtime.DeclarationError(f"{where}: {parameter}: got {given}{kind}; expected {expected}")
+
+
+# A line that can only be a file's name: a mistake for opaq.file(...), since code of one line has other signs in it.
+_FILE_NAME = re.compile(r"[\w\-./\\ ~]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)")
+
+
+def text(where: str, parameter: str, value: Any) -> str:
+    """A str, and no file in its place."""
+    if isinstance(value, File):
+        refuse(where, parameter, value, "text; a file is for source= and binary= only")
+    if not isinstance(value, str):
+        refuse(where, parameter, value, "a str")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        refuse(where, parameter, value, "text that UTF-8 can hold; leave out the lone surrogate")
+    return value
+
+
+def flag(where: str, parameter: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        refuse(where, parameter, value, "True or False")
+    return value
+
+
+def number(where: str, parameter: str, value: Any) -> int:
+    """An int of 32 bits."""
+    taken = _integer(value)
+    if taken is None or not -(1 << 31) <= taken < 1 << 31:
+        refuse(where, parameter, value, "an int of 32 bits")
+    return taken
+
+
+def expressions(where: str, parameter: str, value: Any) -> str:
+    """Expressions and ints, one or a list of them, as the text that the runtime parses."""
+    items = value if isinstance(value, (list, tuple)) else (value,)
+    texts = []
+    for item in items:
+        taken = _integer(item)
+        if taken is None and not isinstance(item, str):
+            refuse(where, parameter, value, "an int, an expression (a str), or a list of them")
+        texts.append(str(taken) if taken is not None else text(where, parameter, item))
+    return ", ".join(texts)
+
+
+def texts(where: str, parameter: str, value: Any) -> list[str]:
+    """Several texts that may hold commas and spaces of their own, so that one str could be misread."""
+    return _several(where, parameter, value, "a list of str", lambda item: isinstance(item, str), lambda item: text(where, parameter, item))
+
+
+def conditions(where: str, parameter: str, value: Any) -> list[str]:
+    """One condition, or several."""
+    return [text(where, parameter, value)] if isinstance(value, str) else texts(where, parameter, value)
+
+
+def folders(where: str, parameter: str, value: Any) -> list[str]:
+    """Paths of folders."""
+    return _several(
+        where, parameter, value, "a list of folders (str or pathlib.Path)", _is_path, lambda item: text(where, parameter, os.fspath(item))
+    )
+
+
+def names(where: str, parameter: str, value: Any) -> str:
+    """Names by comma in one str, or a list of them."""
+    return text(where, parameter, value) if isinstance(value, str) else ", ".join(texts(where, parameter, value))
+
+
+def function(where: str, parameter: str, value: Any, expected: str) -> Callable[..., Any]:
+    if not callable(value):
+        refuse(where, parameter, value, expected)
+    return value
+
+
+def source(where: str, value: Any) -> str | File:
+    """Code as text, or the file that holds it."""
+    if isinstance(value, File):
+        return value
+    if _is_path(value) and (not isinstance(value, str) or _FILE_NAME.fullmatch(value.strip())):
+        refuse(where, "source", value, f"code as text, or a file; write source=opaq.file({os.fspath(value)!r})")
+    return text(where, "source", value)
+
+
+def binary(where: str, value: Any) -> bytes | File:
+    """A cubin, fatbin or PTX, or the file that holds it."""
+    if isinstance(value, File):
+        return value
+    if _is_path(value) and (not isinstance(value, str) or _FILE_NAME.fullmatch(value.strip())):
+        refuse(where, "binary", value, f"bytes, or a file; write binary=opaq.file({os.fspath(value)!r})")
+    if not isinstance(value, (bytes, bytearray, memoryview)):
+        refuse(where, "binary", value, "the bytes of a cubin, fatbin or PTX, or opaq.file(path)")
+    return bytes(value)
+
+
+def _several(where: str, parameter: str, value: Any, expected: str, fits: Callable[[Any], bool], take: Callable[[Any], str]) -> list[str]:
+    if fits(value):
+        refuse(where, parameter, value, f"{expected}; write {parameter}=[{os.fspath(value)!r}]")
+    if not isinstance(value, Iterable) or isinstance(value, (bytes, dict)):
+        refuse(where, parameter, value, expected)
+    items = list(value)
+    if not all(fits(item) for item in items):
+        refuse(where, parameter, value, expected)
+    return [take(item) for item in items]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str))
+
+
+def _integer(value: Any) -> int | None:
+    """Of an int or what stands for one (numpy's); None for anything else, truth values and tensors included."""
+    if isinstance(value, bool) or type(value).__module__.partition(".")[0] == "torch":
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
