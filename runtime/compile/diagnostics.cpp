@@ -3,9 +3,8 @@
 
 #include <algorithm>
 #include <cctype>
-#include <regex>
 
-#include "headers.h"
+#include "advice.h"
 #include "opaq/error.h"
 
 namespace opaq {
@@ -89,18 +88,6 @@ std::string list_kernels(const std::vector<std::string>& kernels, const std::str
   return file + " has " + (kernels.size() == 1 ? "the kernel " : "the kernels ") + join(kernels);
 }
 
-std::string missing_header_advice(const std::string& log) {
-  static const std::regex pattern("cannot open source file \"([^\"]+)\"");
-  std::smatch match;
-  if (!std::regex_search(log, match, pattern)) return "";
-  const std::string advice = header_advice(match[1]);
-  std::string out = "\n'" + match[1].str() + "' was not found";
-  if (!advice.empty()) out += ": " + advice;
-  const auto& dirs = cuda_header_dirs();
-  out += dirs.empty() ? ". No CUDA headers were found on this machine" : ". CUDA headers in use: " + join(dirs);
-  return out;
-}
-
 }  // namespace
 
 std::string base_name(std::string_view entry) {
@@ -129,7 +116,7 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
   }
   while (in_source.ends_with('\n')) in_source.pop_back();
   const std::string head = "NVRTC could not compile " + file + " for " + arch + ":\n";
-  if (source_fails || about_entries.empty()) return head + (in_source.empty() ? log : in_source) + missing_header_advice(log);
+  if (source_fails || about_entries.empty()) return head + (in_source.empty() ? log : in_source) + cuda_advice(log);
 
   std::string unknown = entries.empty() ? "" : entries[0];
   for (const std::string& entry : entries) {
@@ -148,7 +135,7 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
   std::string reason = about_entries.substr(about_entries.find("): ") + 3);
   reason = reason.substr(0, reason.find('\n'));
   return message + "NVRTC says \"" + reason + "\"; " + list_kernels(kernels, file) +
-         "; write the entry as C++ would name one function: namespaces, and template arguments that fit the declaration";
+         "; write the entry as C++ would name one function: namespaces, and template arguments that fit the declaration" + cuda_advice(about_entries);
 }
 
 std::string host_failure(const std::string& file, const std::string& compiler, const std::string& log, std::string_view source,
@@ -157,10 +144,10 @@ std::string host_failure(const std::string& file, const std::string& compiler, c
   while (message.ends_with('\n')) message.pop_back();
   const auto functions = scan_host_functions(source);
   const std::string name = base_name(entry);
-  if (std::find(functions.begin(), functions.end(), name) != functions.end() || source.find(name) != std::string_view::npos) return message;
+  if (std::find(functions.begin(), functions.end(), name) != functions.end() || source.find(name) != std::string_view::npos) return message + host_advice(log);
   return "entry '" + entry + "' names no function of " + file + ": " +
          (functions.empty() ? "no function returning void was found" : file + " has " + join(functions)) + did_you_mean(name, functions) +
-         "\n" + message;
+         "\n" + message + host_advice(log);
 }
 
 }  // namespace opaq

@@ -40,6 +40,11 @@ std::vector<std::string> search() {
   for (const fs::path& dir : dirs) {
     if (fs::is_regular_file(dir / "cuda_fp16.h", error)) {
       add(dir);
+      // CUDA 12's wheels again: what nvidia-curand-cu12 and nvidia-cuda-nvcc-cu12 (crt/) bring has folders of its own
+      for (const char* part : {"curand", "cuda_nvcc"}) {
+        const fs::path beside = dir.parent_path().parent_path() / part / "include";
+        if (dir.parent_path().filename() == "cuda_runtime" && fs::is_directory(beside, error)) add(beside);
+      }
       break;
     }
   }
@@ -64,20 +69,14 @@ const std::vector<std::string>& cuda_header_dirs() {
   return dirs;
 }
 
-std::string header_advice(const std::string& header) {
-  const auto begins = [&](const char* prefix) { return header.starts_with(prefix); };
-  if (begins("cub/") || begins("thrust/") || begins("cuda/") || begins("nv/")) {
-    return "it belongs to CCCL: `pip install nvidia-cuda-cccl`, or set CUDA_HOME to a toolkit";
+HeaderOrigin header_origin() {
+  const Nvrtc& n = nvrtc();
+  const fs::path root = fs::absolute(nvrtc_place().path).parent_path().parent_path();
+  HeaderOrigin origin{HeaderOrigin::Layout::Toolkit, std::to_string(n.major) + "." + std::to_string(n.minor)};
+  if (root.parent_path().filename() == "nvidia") {
+    origin.layout = root.filename() == "cuda_nvrtc" ? HeaderOrigin::Layout::Cuda12Wheels : HeaderOrigin::Layout::Cuda13Wheels;
   }
-  if (begins("cuda") || begins("mma.h") || begins("cooperative_groups") || begins("crt/") || begins("curand")) {
-    return "it belongs to CUDA's headers: `pip install nvidia-cuda-runtime` (12: nvidia-cuda-runtime-cu12), or set CUDA_HOME to a toolkit";
-  }
-  if (header.find('.') == std::string::npos || begins("std") || begins("math.h") || begins("limits.h") || begins("float.h") ||
-      begins("string.h")) {
-    return "NVRTC has no standard library; use the one of CCCL: <cuda/std/" +
-           (header.ends_with(".h") ? "c" + header.substr(0, header.size() - 2) : header) + ">";
-  }
-  return "";
+  return origin;
 }
 
 }  // namespace opaq

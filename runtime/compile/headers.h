@@ -9,7 +9,11 @@ namespace opaq {
 // Folders for NVRTC's include path, in order: the CUDA headers, then CCCL's. Found once per process; empty when there are none.
 const std::vector<std::string>& cuda_header_dirs();
 
-// Headers of which a kernel's source may fail to find one, and what brings them; "" for any other header.
-std::string header_advice(const std::string& header);
+// How NVRTC was installed, which decides what brings a header that is missing beside it.
+struct HeaderOrigin {
+  enum class Layout { Cuda13Wheels, Cuda12Wheels, Toolkit } layout;
+  std::string version;  // of NVRTC, "13.2"
+};
+HeaderOrigin header_origin();  // NVRTC must be there
 
 }  // namespace opaq

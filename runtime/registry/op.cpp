@@ -26,7 +26,9 @@ void Op::add(Implementation implementation, bool replace) {
     if (!replace) {
       fail(ErrorKind::Declaration,
            name_ + ": implementation '" + added->name + "' is already declared, and differs:" + differences(**same, *added) +
-               "\nPass replace=True to take the new one, or give it a name of its own, such as '" + added->name + ":2'");
+               "\nTo take the new one, declare the op anew with opaq.op(..., replace=True) and its implementations after it; to have both, give this "
+               "one a name of its own, such as name='" +
+               added->name + ":2'");
     }
     *same = std::move(added);  // keeps its place among those of its priority
   }

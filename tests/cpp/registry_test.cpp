@@ -142,7 +142,8 @@ TEST(Op, ADifferentImplementationOfTheSameNameNeedsReplace) {
   EXPECT_EQ(refusal([&] { op.add(changed); }),
             "m::other: implementation 'cuda:first' is already declared, and differs:\n"
             "  grid: 'n, 1, 1' before, 'n * 2, 1, 1' now\n"
-            "Pass replace=True to take the new one, or give it a name of its own, such as 'cuda:first:2'");
+            "To take the new one, declare the op anew with opaq.op(..., replace=True) and its implementations after it; to have both, give this one "
+            "a name of its own, such as name='cuda:first:2'");
   op.add(changed, /*replace=*/true);
   EXPECT_EQ(names(op), (Names{"cuda:first", "cuda"}));  // its place is kept
   EXPECT_EQ(op.implementations()[0]->launch.grid[0].text(), "n * 2");

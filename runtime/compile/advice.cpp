@@ -1,0 +1,390 @@
+// Tables of headers and names, and the complaints that they answer.
+#include "advice.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <regex>
+#include <span>
+#include <vector>
+
+#include "headers.h"
+#include "opaq/error.h"
+
+namespace opaq {
+namespace {
+
+namespace fs = std::filesystem;
+
+// ---- tables -------------------------------------------------------------------------------------------------------------------
+
+constexpr std::string_view kNoStreams = "device code has no streams or files; printf needs no include";
+constexpr std::string_view kNoContainers = "device code has no containers that allocate; use pointers, arrays or <cuda/std/array>";
+constexpr std::string_view kNoInclude = "what device code can use of it needs no include: leave the line out";
+
+// Headers of the standard library, by their C++ names: the one of CCCL that stands in for it, or why there is none.
+struct Standard {
+  std::string_view names, instead, why;
+};
+constexpr Standard kStandard[] = {
+    {"algorithm array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch "
+     "limits mdspan memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility "
+     "variant version cfloat climits cstddef cstdint ctime",
+     "cuda/std/", ""},
+    {"cmath", "cuda/std/cmath", "mathematical functions themselves need no include"},
+    {"cassert cstring cstdlib cstdbool", "", kNoInclude},
+    {"cstdio iostream ostream istream fstream sstream iomanip print format", "", kNoStreams},
+    {"vector string map set list deque queue stack unordered_map unordered_set forward_list", "", kNoContainers},
+    {"thread mutex future condition_variable shared_mutex", "", "device code has no threads of the host; <cuda/std/atomic> and <cuda/barrier> serve"},
+    {"exception stdexcept new typeinfo system_error cerrno csignal csetjmp clocale cwchar cctype filesystem regex locale any stop_token coroutine "
+     "memory_resource cfenv cinttypes valarray",
+     "", "device code has no counterpart"},
+};
+
+// Names that no header has been included for.
+struct Name {
+  std::string_view names;    // a '*' at its end stands for any letters
+  std::string_view header;   // brings it; "" where the name must be another one
+  std::string_view instead;  // what to write, where that is not the name itself
+};
+constexpr Name kNames[] = {
+    {"INFINITY NAN", "cuda/std/cmath", ""},
+    {"HUGE_VAL HUGE_VALF", "math_constants.h", "CUDART_INF or CUDART_INF_F"},
+    {"CUDART_*", "math_constants.h", ""},
+    {"M_PI", "math_constants.h", "CUDART_PI or CUDART_PI_F"},
+    {"M_PI_2", "math_constants.h", "CUDART_PIO2 or CUDART_PIO2_F"},
+    {"M_PI_4", "math_constants.h", "CUDART_PIO4 or CUDART_PIO4_F"},
+    {"M_SQRT2", "math_constants.h", "CUDART_SQRT_TWO or CUDART_SQRT_TWO_F"},
+    {"M_LOG2E", "math_constants.h", "CUDART_L2E or CUDART_L2E_F"},
+    {"FLT_* DBL_*", "cuda/std/cfloat", ""},
+    {"CHAR_BIT CHAR_MIN CHAR_MAX SCHAR_MIN SCHAR_MAX UCHAR_MAX SHRT_MIN SHRT_MAX USHRT_MAX INT_MIN INT_MAX UINT_MAX LONG_MIN LONG_MAX "
+     "ULONG_MAX LLONG_MIN LLONG_MAX ULLONG_MAX",
+     "cuda/std/climits", ""},
+    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t intmax_t uintmax_t", "cuda/std/cstdint", ""},
+    {"INT8_MAX INT16_MAX INT32_MAX INT64_MAX INT8_MIN INT16_MIN INT32_MIN INT64_MIN UINT8_MAX UINT16_MAX UINT32_MAX UINT64_MAX",
+     "cuda/std/cstdint", ""},
+    {"offsetof", "cuda/std/cstddef", ""},
+    {"uchar", "", "unsigned char"},
+    {"ushort", "", "unsigned short"},
+    {"uint", "", "unsigned int"},
+    {"ulong", "", "unsigned long"},
+    {"ssize_t", "", "ptrdiff_t"},
+    {"exit abort", "", "__trap()"},
+    {"swap", "cuda/std/utility", "cuda::std::swap"},
+    {"string vector", "", "pointers and arrays"},
+    {"half half2 __half __half2 __float2half __half2float __float2half_rn __hadd __hmul __hfma __hmax __hmin", "cuda_fp16.h", ""},
+    {"nv_bfloat16 nv_bfloat162 __nv_bfloat16 __nv_bfloat162 __float2bfloat16 __bfloat162float __float2bfloat16_rn", "cuda_bf16.h", ""},
+    {"bfloat16 bf16", "cuda_bf16.h", "__nv_bfloat16"},
+    {"__nv_fp8*", "cuda_fp8.h", ""},
+    {"__nv_fp6*", "cuda_fp6.h", ""},
+    {"__nv_fp4*", "cuda_fp4.h", ""},
+    {"curandState* curand_init curand_uniform curand_normal curand", "curand_kernel.h", ""},
+    {"cuComplex cuDoubleComplex cuFloatComplex make_cuComplex", "cuComplex.h", ""},
+    {"__pipeline_*", "cuda_pipeline.h", ""},
+    {"__shfl", "", "__shfl_sync, whose first argument is the mask of threads"},
+    {"__shfl_up", "", "__shfl_up_sync, whose first argument is the mask of threads"},
+    {"__shfl_down", "", "__shfl_down_sync, whose first argument is the mask of threads"},
+    {"__shfl_xor", "", "__shfl_xor_sync, whose first argument is the mask of threads"},
+};
+
+// Members of std that CCCL has in cuda::std.
+constexpr Name kStdMembers[] = {
+    {"max min clamp minmax", "cuda/std/algorithm", ""},
+    {"numeric_limits", "cuda/std/limits", ""},
+    {"size_t ptrdiff_t byte nullptr_t", "cuda/std/cstddef", ""},
+    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t", "cuda/std/cstdint", ""},
+    {"is_same is_same_v is_integral is_integral_v is_floating_point is_floating_point_v is_signed is_unsigned enable_if enable_if_t conditional "
+     "conditional_t remove_reference remove_reference_t remove_cv_t decay decay_t integral_constant true_type false_type make_unsigned_t "
+     "make_signed_t void_t is_convertible_v",
+     "cuda/std/type_traits", ""},
+    {"sqrt abs exp exp2 log log2 log10 pow sin cos tan tanh sinh cosh fabs fmax fmin floor ceil round trunc isnan isinf isfinite fma erf copysign "
+     "rsqrt",
+     "cuda/std/cmath", ""},
+    {"move forward swap pair make_pair exchange index_sequence make_index_sequence", "cuda/std/utility", ""},
+    {"array", "cuda/std/array", ""},
+    {"tuple make_tuple tie", "cuda/std/tuple", ""},
+    {"complex", "cuda/std/complex", ""},
+    {"optional", "cuda/std/optional", ""},
+    {"span", "cuda/std/span", ""},
+    {"bit_cast", "cuda/std/bit", ""},
+    {"atomic", "cuda/std/atomic", ""},
+    {"plus multiplies less greater", "cuda/std/functional", ""},
+};
+
+constexpr std::string_view kNoTorch =
+    "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them; keep the kernel in a source of its own, with pointers and numbers";
+
+// Names that stand before "::".
+constexpr Name kNamespaces[] = {
+    {"cub", "cub/block/block_reduce.cuh", "the header of what is used, such as"},
+    {"thrust", "thrust/functional.h", "the header of what is used, such as"},
+    {"cuda", "cuda/std/limits", "the header of what is used, such as"},
+    {"cooperative_groups", "cooperative_groups.h", ""},
+    {"nvcuda wmma", "mma.h", ""},
+};
+
+// What pip calls the holder of a header of NVIDIA's: in CUDA 13, where its version must be the compiler's or not, and in CUDA 12.
+struct Package {
+  std::string_view prefixes, name, cuda12, holds;
+  bool of_version;
+};
+constexpr Package kPackages[] = {
+    {"cub/ thrust/ cuda/ nv/", "nvidia-cuda-cccl", "nvidia-cuda-cccl-cu12", "CCCL", false},
+    {"curand", "nvidia-curand", "nvidia-curand-cu12", "cuRAND", false},
+    {"crt/", "nvidia-cuda-crt", "nvidia-cuda-nvcc-cu12", "the compiler's own headers", true},
+    {"cuda_fp16.h cuda_bf16.h cuda_fp8.h cuda_fp6.h cuda_fp4.h cooperative_group mma.h math_constants.h cuComplex.h cuda_pipeline cuda_runtime "
+     "cuda.h vector_types.h vector_functions.h",
+     "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "the headers of CUDA's runtime", true},
+};
+
+// ---- looking up -----------------------------------------------------------------------------------------------------------------
+
+template <class F>
+bool any_word(std::string_view words, F&& accepts) {
+  for (size_t at = 0; at < words.size();) {
+    const size_t end = std::min(words.find(' ', at), words.size());
+    if (end > at && accepts(words.substr(at, end - at))) return true;
+    at = end + 1;
+  }
+  return false;
+}
+
+template <class Row>
+const Row* find(std::span<const Row> rows, std::string_view name) {
+  for (const Row& row : rows) {
+    const bool found = any_word(row.names, [&](std::string_view word) {
+      return word.ends_with('*') ? name.starts_with(word.substr(0, word.size() - 1)) : word == name;
+    });
+    if (found) return &row;
+  }
+  return nullptr;
+}
+
+bool holds(const std::string& dir, std::string_view header) {
+  std::error_code error;
+  return fs::is_regular_file(fs::path(dir) / header, error);
+}
+
+bool found(std::string_view header) {
+  const auto& dirs = cuda_header_dirs();
+  return std::any_of(dirs.begin(), dirs.end(), [&](const std::string& dir) { return holds(dir, header); });
+}
+
+// The folder that holds it, where what pip would install stands already, and so does not hold the header.
+std::string folder_of_package(const Package& package) {
+  const std::string_view mark = package.name == "nvidia-cuda-cccl"      ? "cuda/std/version"
+                                : package.name == "nvidia-curand"       ? "curand_kernel.h"
+                                : package.name == "nvidia-cuda-crt"     ? "crt/host_defines.h"
+                                                                        : "cuda_fp16.h";
+  for (const std::string& dir : cuda_header_dirs()) {
+    if (holds(dir, mark)) return dir;
+  }
+  return "";
+}
+
+// Files beside where the header would be, to suggest one from.
+std::vector<std::string> neighbours(const std::string& dir, std::string_view header) {
+  std::vector<std::string> names;
+  const std::string folder(header.substr(0, header.rfind('/') == std::string_view::npos ? 0 : header.rfind('/') + 1));
+  std::error_code error;
+  for (fs::directory_iterator it(fs::path(dir) / folder, error), end; !error && it != end; it.increment(error)) {
+    if (it->is_regular_file(error)) names.push_back(folder + it->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// `own`: the header may as well be one of the user's own, as in #include "cuda/helpers.cuh".
+std::string package_advice(const std::string& header, bool own) {
+  for (const Package& package : kPackages) {
+    if (!any_word(package.prefixes, [&](std::string_view prefix) { return header.starts_with(prefix); })) continue;
+    const std::string what(package.holds);
+    if (const std::string dir = folder_of_package(package); !dir.empty()) {
+      if (own) return "";
+      return what + " is installed in " + dir + " and has no such file" + did_you_mean(header, neighbours(dir, header));
+    }
+    const std::string folder = ", or give the folder that holds it in include_dirs=";
+    switch (const HeaderOrigin origin = header_origin(); origin.layout) {
+      case HeaderOrigin::Layout::Cuda13Wheels: {
+        const std::string version = package.of_version && !origin.version.empty() ? "==" + origin.version + ".*" : "";
+        return "it belongs to " + what + ": `pip install \"" + std::string(package.name) + version + "\"`" + folder;
+      }
+      case HeaderOrigin::Layout::Cuda12Wheels:
+        return "it belongs to " + what + ": `pip install " + std::string(package.cuda12) + "`" + folder;
+      case HeaderOrigin::Layout::Toolkit:
+        return "it belongs to " + what + ", which is missing from the CUDA toolkit in use: install that part of it" + folder;
+    }
+  }
+  return "";
+}
+
+// "cstdint" of "stdint.h".
+std::string cpp_name(const std::string& header) {
+  return header.ends_with(".h") ? "c" + header.substr(0, header.size() - 2) : header;
+}
+
+std::string include_of(std::string_view header) {
+  const std::string text(header);
+  std::string line = "#include <" + text + ">";
+  if (!found(header)) {
+    if (const std::string advice = package_advice(text, false); !advice.empty()) line += " (" + advice + ")";
+  }
+  return line;
+}
+
+std::string standard_advice(const std::string& header) {
+  const std::string name = cpp_name(header);
+  const Standard* row = find(std::span<const Standard>(kStandard), name);
+  if (row == nullptr) return "";
+  std::string text = "NVRTC has no standard library; ";
+  if (row->instead.empty()) return text + std::string(row->why);
+  const std::string instead = row->instead.ends_with('/') ? std::string(row->instead) + name : std::string(row->instead);
+  text += "use CCCL's: " + include_of(instead);
+  return row->why.empty() ? text : text + "; " + std::string(row->why);
+}
+
+// ---- complaints ---------------------------------------------------------------------------------------------------------------------
+
+class Lines {
+ public:
+  void add(const std::string& line) {
+    if (std::find(lines_.begin(), lines_.end(), line) == lines_.end()) lines_.push_back(line);
+  }
+  std::string take() const {
+    std::string out;
+    for (size_t i = 0; i < std::min<size_t>(lines_.size(), 8); ++i) out += "\n" + lines_[i];
+    return out;
+  }
+
+ private:
+  std::vector<std::string> lines_;
+};
+
+constexpr std::string_view kGiveFolder = "give the folder that holds it, as in include_dirs=[\"/path/to/folder\"]";
+
+bool is_cuda_header(const std::string& path) {
+  const auto& dirs = cuda_header_dirs();
+  return std::any_of(dirs.begin(), dirs.end(), [&](const std::string& dir) { return path.starts_with(dir + '/'); });
+}
+
+std::string missing_header(const std::string& header, const std::string& includer, bool quoted) {
+  const std::string head = "'" + header + "' was not found: ";
+  const bool nested = is_cuda_header(includer);
+  std::string inside = nested ? "NVIDIA's own " + fs::path(includer).filename().string() + " includes it; " : "";
+  if (std::string advice = package_advice(header, quoted && !nested); !advice.empty()) return head + inside + advice;
+  if (nested) return head + inside + "that header is for host code, and NVRTC has no standard library: leave out its include";
+  const auto begins = [&](std::string_view prefix) { return header.starts_with(prefix); };
+  if (begins("torch/") || begins("ATen/") || begins("c10/") || begins("pybind11/") || begins("Python.h")) return head + std::string(kNoTorch);
+  if (!quoted) {
+    if (const std::string advice = standard_advice(header); !advice.empty()) return head + advice;
+  }
+  return head + (quoted ? "the folder of the source's file (where it came by opaq.file) and include_dirs= were searched; " : "") +
+         std::string(kGiveFolder);
+}
+
+void about_name(const Name* row, const std::string& given, Lines& lines) {
+  if (row == nullptr) return;
+  const std::string instead(row->instead);
+  if (row->header.empty()) {
+    lines.add("NVRTC does not know '" + given + "': write " + instead);
+  } else {
+    lines.add("'" + given + "' needs an include: " + (instead.empty() ? "" : "write " + instead + ", with ") + include_of(row->header));
+  }
+}
+
+bool is_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
+
+// The word in `line` at or after the column of the caret in the line below it.
+std::string word_at_caret(const std::string& line, const std::string& caret) {
+  size_t at = caret.find('^');
+  if (at == std::string::npos || at >= line.size()) return "";
+  while (at > 0 && is_letter(line[at]) && is_letter(line[at - 1])) --at;
+  size_t end = at;
+  while (end < line.size() && is_letter(line[end])) ++end;
+  return line.substr(at, end - at);
+}
+
+std::vector<std::string> split(std::string_view log) {
+  std::vector<std::string> lines;
+  for (size_t at = 0; at < log.size();) {
+    const size_t end = std::min(log.find('\n', at), log.size());
+    lines.emplace_back(log.substr(at, end - at));
+    at = end + 1;
+  }
+  return lines;
+}
+
+}  // namespace
+
+std::string cuda_advice(std::string_view log) {
+  static const std::regex no_file(R"re(^(.*?)\(\d+\): .*cannot open source file "([^"]+)")re");
+  static const std::regex no_name(R"re(error: identifier "([^"]+)" is undefined)re");
+  static const std::regex no_member(R"re(error: namespace "std" has no member(?: class)? "([^"]+)")re");
+  static constexpr std::string_view kNoNamespace = "name followed by \"::\" must be a class or namespace name";
+  static constexpr std::string_view kNoLaunch = "device-side kernel launch could not be processed";
+  static constexpr std::string_view kNoVote = "Instruction 'vote' without '.sync'";
+  static constexpr std::string_view kNoHost = "A function without execution space annotations";
+  const std::vector<std::string> all = split(log);
+  const auto line = [&](size_t i) { return i < all.size() ? all[i] : std::string(); };
+  Lines lines;
+  bool missing = false;
+  for (size_t i = 0; i < all.size(); ++i) {
+    std::smatch match;
+    if (all[i].size() > 4096) continue;  // std::regex recurses by letter
+    if (std::regex_search(all[i], match, no_file)) {
+      missing = true;
+      lines.add(missing_header(match[2], match[1], line(i + 1).find('"') != std::string::npos));
+    } else if (std::regex_search(all[i], match, no_name)) {
+      about_name(find(std::span<const Name>(kNames), match[1].str()), match[1], lines);
+    } else if (std::regex_search(all[i], match, no_member)) {
+      const Name* row = find(std::span<const Name>(kStdMembers), match[1].str());
+      if (row != nullptr) {
+        lines.add("NVRTC has no standard library: write cuda::std::" + match[1].str() + ", with " + include_of(row->header));
+      } else {
+        lines.add("NVRTC has no standard library, so that std::" + match[1].str() + " is not there; CCCL's cuda::std has what device code can use");
+      }
+    } else if (all[i].find(kNoNamespace) != std::string::npos) {
+      const std::string name = word_at_caret(line(i + 1), line(i + 2));
+      if (name == "at" || name == "c10" || name == "torch") {
+        lines.add("'" + name + "::' is PyTorch's: " + std::string(kNoTorch));
+      } else if (const Name* row = find(std::span<const Name>(kNamespaces), name)) {
+        const std::string such(row->instead);
+        lines.add("'" + name + "::' needs an include: " + (such.empty() ? "" : such + " ") + include_of(row->header));
+      }
+    } else if (all[i].find(kNoLaunch) != std::string::npos) {
+      lines.add("opaq launches the entry: leave functions that launch kernels out of the source, and give grid= and block=");
+    } else if (all[i].find(kNoVote) != std::string::npos) {
+      lines.add("write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of threads");
+    } else if (all[i].find(kNoHost) != std::string::npos) {
+      lines.add("mark functions that the kernel calls __device__; leave those of the host out of the source, since opaq launches the entry");
+    }
+  }
+  std::string text = lines.take();
+  if (missing) {
+    const auto& dirs = cuda_header_dirs();
+    text += dirs.empty() ? "\nNo CUDA headers were found on this machine" : "\nCUDA headers in use: " + join(dirs);
+  }
+  return text;
+}
+
+std::string host_advice(std::string_view log) {
+  // g++: "fatal error: a.h: No such file or directory"; clang++: "fatal error: 'a.h' file not found"
+  static const std::regex no_file(R"re(fatal error: '?([^':]+)'?(?:: No such file or directory| file not found))re");
+  Lines lines;
+  for (const std::string& line : split(log)) {
+    std::smatch match;
+    if (line.size() > 4096 || !std::regex_search(line, match, no_file)) continue;
+    const std::string header = match[1];
+    const auto begins = [&](std::string_view prefix) { return header.starts_with(prefix); };
+    std::string advice(kGiveFolder);
+    if (begins("cuda") || begins("cub/") || begins("thrust/") || begins("curand")) {
+      advice = "it is CUDA's, and source=... of .cpu(...) is compiled for the CPU; " + advice;
+    } else if (begins("torch/") || begins("ATen/") || begins("c10/")) {
+      advice = "an entry takes pointers and numbers, and needs none of PyTorch's headers; " + advice;
+    }
+    lines.add("'" + header + "' was not found: " + advice);
+  }
+  return lines.take();
+}
+
+}  // namespace opaq

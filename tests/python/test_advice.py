@@ -1,0 +1,273 @@
+"""What a compiler's complaint is answered with is true: each advised include and name is put into the source, which then compiles."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pathlib
+import re
+
+import pytest
+
+import opaq
+from opaq import _runtime
+
+NVRTC = _runtime.doctor()["nvrtc"]
+FOLDERS = NVRTC["include_dirs"]
+HAS_CCCL = any(os.path.exists(os.path.join(folder, "cuda/std/version")) for folder in FOLDERS)
+
+pytestmark = [
+    pytest.mark.skipif(not NVRTC["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc"),
+    pytest.mark.skipif(not FOLDERS, reason="CUDA's headers are not installed: pip install nvidia-cuda-runtime"),
+]
+needs_cccl = pytest.mark.skipif(not HAS_CCCL, reason="CCCL is not installed: pip install nvidia-cuda-cccl")
+
+_count = itertools.count()
+
+
+def complaint(unique: str, includes: str, body: str) -> str:
+    """What opaq says of the source; "" where it compiles."""
+    op = opaq.op(f"{unique}_{next(_count)}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    source = f"{includes}\n__global__ void k(float* y, const float* x) {{\n{body}\n}}\n"
+    op.cuda(source=source, entry="k", args="y, x")
+    try:
+        _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")
+    except opaq.CompileError as error:
+        return str(error)
+    return ""
+
+
+def advised(message: str) -> str:
+    return "\n".join(dict.fromkeys(re.findall(r"#include <[^>]+>", message.split("detected in", 1)[-1].rpartition("^")[2])))
+
+
+BY_INCLUDE = {
+    "mathematics": "y[0] = INFINITY; y[1] = NAN;",
+    "float": "y[0] = FLT_MAX; y[1] = FLT_EPSILON; y[2] = DBL_MAX; y[3] = DBL_MIN;",
+    "limits": "y[0] = INT_MAX; y[1] = CHAR_BIT; y[2] = UINT_MAX; y[3] = LLONG_MIN; y[4] = SHRT_MAX;",
+    "integers": "int8_t a = 0; uint16_t b = 1; int32_t c = 2; uint64_t d = 3; uintptr_t e = 4; y[0] = a + b + c + d + e;",
+    "integer limits": "y[0] = INT64_MAX; y[1] = UINT32_MAX; y[2] = INT8_MIN;",
+    "offsetof": "y[0] = offsetof(float4, y);",
+    "half": "__half a = __float2half(x[0]); half2 b = __half2half2(a); half c = a; y[0] = __half2float(c);",
+    "bfloat16": "__nv_bfloat16 a = __float2bfloat16(x[0]); nv_bfloat162 b; nv_bfloat16 c = a; y[0] = __bfloat162float(c);",
+    "fp8": "__nv_fp8_e4m3 a; __nv_fp8x2_e5m2 b;",
+    "fp6": "__nv_fp6_e2m3 a;",
+    "fp4": "__nv_fp4_e2m1 a;",
+    "complex": "cuComplex a; cuDoubleComplex b;",
+    "pipeline": "__pipeline_commit();",
+    "constants": "y[0] = CUDART_INF_F; y[1] = CUDART_NAN_F;",
+    "cub": "using Reduce = cub::BlockReduce<float, 128>;",
+    "thrust": "thrust::plus<float> plus;",
+    "cooperative groups": "auto block = cooperative_groups::this_thread_block();",
+    "cuda::std": "y[0] = cuda::std::numeric_limits<float>::max();",
+}  # fmt: skip
+
+
+@needs_cccl
+@pytest.mark.parametrize("body", BY_INCLUDE.values(), ids=BY_INCLUDE)
+def test_a_name_without_its_include(body: str, unique: str) -> None:
+    message = complaint(unique, "", body)
+    includes = advised(message)
+    assert includes, message
+    assert complaint(unique, includes, body) == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["M_PI", "M_PI_2", "M_PI_4", "M_SQRT2", "M_LOG2E", "HUGE_VAL", "HUGE_VALF", "uint", "ushort", "uchar", "ulong", "ssize_t", "bfloat16",
+     "exit", "abort", "__shfl", "__shfl_up", "__shfl_down", "__shfl_xor"],
+)  # fmt: skip
+def test_a_name_to_write_in_place_of_another(name: str, unique: str) -> None:
+    if name.startswith("__"):
+        write = lambda name, mask: f"y[0] = {name}({mask}1, 1);"
+    elif name in ("exit", "abort"):
+        write = lambda name, mask: f"{name if name.endswith(')') else name + '(1)'};"
+    elif name[0] in "MH":
+        write = lambda name, mask: f"y[0] = {name};"
+    else:
+        write = lambda name, mask: f"{name} a;"
+    message = complaint(unique, "", write(name, ""))
+    (choices,) = re.findall(r": write ([^,\n]+?)(?:, |$)", message)
+    for choice in choices.split(" or "):
+        assert complaint(unique, advised(message), write(choice, "0xffffffff, ")) == ""
+
+
+@pytest.mark.parametrize("name", ["__ballot", "__any", "__all"])
+def test_votes_without_a_mask(name: str, unique: str) -> None:
+    message = complaint(unique, "", f"y[0] = {name}(1);")
+    assert "write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of threads" in message
+    assert complaint(unique, "", f"y[0] = {name}_sync(0xffffffff, 1);") == ""
+
+
+STD = {
+    "cuda/std/algorithm": "y[0] = std::max(1, 2) + std::min(1, 2) + std::clamp(1, 2, 3);",
+    "cuda/std/limits": "y[0] = std::numeric_limits<float>::infinity();",
+    "cuda/std/cstddef": "std::size_t a = 1; y[0] = a;",
+    "cuda/std/cstdint": "std::int64_t a = 1; std::uint8_t b = 2; y[0] = a + b;",
+    "cuda/std/type_traits": "y[0] = std::is_same_v<float, float> + std::is_integral<int>::value;",
+    "cuda/std/cmath": "y[0] = std::sqrt(x[0]) + std::abs(x[0]) + std::exp(x[0]) + std::isnan(x[0]) + std::fma(x[0], x[1], x[2]) + std::erf(x[0]);",
+    "cuda/std/utility": "std::swap(y[0], y[1]); std::pair<int, int> a;",
+    "cuda/std/array": "std::array<int, 3> a;",
+    "cuda/std/tuple": "std::tuple<int, float> a;",
+    "cuda/std/complex": "std::complex<float> a;",
+    "cuda/std/optional": "std::optional<int> a;",
+    "cuda/std/span": "std::span<int> a;",
+    "cuda/std/bit": "y[0] = std::bit_cast<float>(1);",
+    "cuda/std/atomic": "std::atomic<int>* a;",
+    "cuda/std/functional": "y[0] = std::plus<int>()(1, 2);",
+}  # fmt: skip
+
+
+@needs_cccl
+@pytest.mark.parametrize(("header", "body"), STD.items(), ids=STD)
+def test_a_name_of_the_standard_library(header: str, body: str, unique: str) -> None:
+    message = complaint(unique, "", body)
+    assert f"#include <{header}>" in message
+    (*members,) = dict.fromkeys(re.findall(r"write cuda::std::(\w+), with", message))
+    assert members
+    rewritten = body.replace("std::", "cuda::std::")
+    assert complaint(unique, advised(message), rewritten) == ""
+
+
+def test_what_the_standard_library_has_and_cccl_does_not(unique: str) -> None:
+    assert "std::vector is not there; CCCL's cuda::std has what device code can use" in complaint(unique, "", "std::vector<int> a;")
+
+
+STANDARD_HEADERS = (
+    "algorithm array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch limits "
+    "mdspan memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility variant version "
+    "cfloat climits cmath cstddef cstdint ctime float.h limits.h math.h stddef.h stdint.h time.h"
+).split()
+
+
+@needs_cccl
+@pytest.mark.parametrize("headers", [STANDARD_HEADERS[i::4] for i in range(4)], ids=str)
+def test_a_header_of_the_standard_library_that_cccl_has(headers: list[str], unique: str) -> None:
+    includes = []
+    for header in headers:
+        message = complaint(unique, f"#include <{header}>", "")
+        if not message:
+            continue  # this NVRTC knows it
+        assert f"'{header}' was not found: NVRTC has no standard library; use CCCL's: #include <cuda/std/" in message
+        includes.append(advised(message))
+    assert complaint(unique, "\n".join(includes), "") == ""
+
+
+@pytest.mark.parametrize(
+    ("header", "advice"),
+    [
+        ("stdio.h", "printf needs no include"),
+        ("cstdio", "printf needs no include"),
+        ("iostream", "device code has no streams or files; printf needs no include"),
+        ("vector", "device code has no containers that allocate"),
+        ("string", "device code has no containers that allocate"),
+        ("assert.h", "leave the line out"),
+        ("cassert", "leave the line out"),
+        ("string.h", "leave the line out"),
+        ("stdlib.h", "leave the line out"),
+        ("stdexcept", "device code has no counterpart"),
+        ("thread", "device code has no threads of the host"),
+    ],
+)
+def test_a_header_of_the_standard_library_that_cccl_lacks(header: str, advice: str, unique: str) -> None:
+    message = complaint(unique, f"#include <{header}>", "")
+    assert f"'{header}' was not found: NVRTC has no standard library; " in message
+    assert advice in message
+    assert "#include <cuda" not in advised(message)
+    assert "pip install" not in message
+
+
+def test_what_needs_no_include(unique: str) -> None:
+    assert complaint(unique, "", 'assert(y); printf("%d", 1); memcpy(y, x, 4); memset(y, 0, 4); size_t n = 4; y[0] = isnan(x[0]) + n; free(malloc(4));') == ""
+
+
+@needs_cccl
+@pytest.mark.parametrize(
+    ("header", "advice"),
+    [
+        ("cuda/std/cstdio", "CCCL is installed in "),
+        ("cuda/std/vector", "has no such file"),
+        ("cuda/std/algoritm", "did you mean 'cuda/std/algorithm'?"),
+        ("cub/block/block_redux.cuh", "did you mean 'cub/block/block_reduce.cuh'?"),
+        ("cooperative_group.h", "did you mean 'cooperative_groups.h'?"),
+    ],
+)
+def test_a_package_that_is_installed_is_not_advised(header: str, advice: str, unique: str) -> None:
+    message = complaint(unique, f"#include <{header}>", "")
+    assert advice in message
+    assert "pip install" not in message
+
+
+@pytest.mark.parametrize(
+    ("header", "missing", "advice"),
+    [
+        ("curand_kernel.h", "curand_kernel.h", "it belongs to cuRAND: `pip install \"nvidia-curand\"`, or give the folder that holds it in include_dirs="),
+        ("mma.h", "crt/mma.h", "NVIDIA's own mma.h includes it; it belongs to the compiler's own headers: `pip install \"nvidia-cuda-crt=="),
+    ],
+)  # fmt: skip
+def test_a_header_of_a_package_that_is_not_installed(header: str, missing: str, advice: str, unique: str) -> None:
+    if any(os.path.exists(os.path.join(folder, missing)) for folder in FOLDERS):
+        assert complaint(unique, f"#include <{header}>", "") == ""
+        return
+    message = complaint(unique, f"#include <{header}>", "")
+    assert f"'{missing}' was not found: " in message
+    if "nvidia/cu13" in NVRTC["path"]:
+        assert advice in message
+        if "crt" in missing:
+            major, minor, *_ = NVRTC["version"].split(".")
+            assert f"nvidia-cuda-crt=={major}.{minor}.*" in message
+
+
+def test_a_header_for_host_code(unique: str) -> None:
+    message = complaint(unique, "#include <cuda.h>", "")
+    if not message:
+        pytest.skip("this NVRTC can read cuda.h")
+    assert "'stdlib.h' was not found: NVIDIA's own cuda.h includes it; that header is for host code" in message
+    assert "leave out its include" in message
+    assert "use CCCL's" not in message
+
+
+@pytest.mark.parametrize("header", ["helpers.cuh", "cuda/helpers.cuh", "cuda_helpers.h", "../common.h", "limits_of_mine.h"])
+def test_a_header_of_the_users_own(header: str, unique: str, tmp_path: pathlib.Path) -> None:
+    message = complaint(unique, f'#include "{header}"', "")
+    assert f"'{header}' was not found: the folder of the source's file (where it came by opaq.file) and include_dirs= were searched; " in message
+    assert 'give the folder that holds it, as in include_dirs=["/path/to/folder"]' in message
+    assert "pip install" not in message
+
+
+def test_include_dirs_is_the_remedy(unique: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "helpers.cuh").write_text("__device__ float one() { return 1; }\n")
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    source = '#include "helpers.cuh"\nextern "C" __global__ void k(float* y) { y[0] = one(); }'
+    op.cuda(source=source, entry="k", args="y", include_dirs=[tmp_path])
+    assert _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")["bytes"]
+    op = opaq.op(f"{unique}_host(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    op.cpu(source='#include "helpers.h"\nvoid f(float* y) { y[0] = 1; }', entry="f", args="y")
+    with pytest.raises(opaq.CompileError, match=r"'helpers\.h' was not found: give the folder that holds it, as in include_dirs="):
+        _runtime.compile(op.name, [("float32", (4,), (1,), "cpu", 256)], "", "cpu")
+
+
+@pytest.mark.parametrize("include", ["torch/extension.h", "ATen/ATen.h", "c10/util/Half.h"])
+def test_headers_of_torch(include: str, unique: str) -> None:
+    assert "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them" in complaint(unique, f"#include <{include}>", "")
+    assert "PyTorch's C++ headers need a host compiler" in complaint(unique, "", "at::Half a;")
+
+
+def test_functions_of_the_host_in_the_source(unique: str) -> None:
+    inner = "__global__ void inner(float* y) {}\n"
+    assert "opaq launches the entry: leave functions that launch kernels out of the source" in complaint(unique, inner, "inner<<<1, 1>>>(y);")
+    message = complaint(unique, inner + "float one() { return 1; }", "y[0] = one();")
+    assert "mark functions that the kernel calls __device__; leave those of the host out of the source, since opaq launches the entry" in message
+    assert complaint(unique, inner + "__device__ float one() { return 1; }", "y[0] = one();") == ""
+
+
+def test_a_template_argument_without_its_include(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    op.cuda(source="template <class T> __global__ void k(T* y) { y[0] = T(1); }", entry="k<{x.dtype}>", args="y")
+    with pytest.raises(opaq.CompileError, match=r"needs an include: #include <cuda_fp16\.h>"):
+        _runtime.compile(op.name, [("float16", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")
+
+
+def test_an_unknown_name_of_the_users_own_is_left_to_the_compiler(unique: str) -> None:
+    message = complaint(unique, "", "y[0] = my_function(1);")
+    assert message.endswith("^")
