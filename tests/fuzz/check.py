@@ -1,0 +1,176 @@
+"""Checks one program: opaq in eager against its twins, then each compiled form; and shrinks what differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import prelude
+import torch
+from prelude import FORMS, Outcome, compiled, difference, run
+from program import Program, base, execute
+
+import opaq
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """`kind`: refused (an error of opaq), torch (plain PyTorch compiled does the same), failed."""
+
+    form: str
+    kind: str
+    text: str
+    calls: int = 0
+
+
+class Checked:
+    """A program with its ops declared, its twins, and what the twins leave."""
+
+    def __init__(self, program: Program, ops: dict[str, Any], twins: dict[str, Any]) -> None:
+        self.program = program
+        self.ops = execute(program.source(), dict(ops), f"<fuzz {id(self)}>")["program"]
+        self.twin = execute(program.source("twin"), dict(twins), f"<twin {id(self)}>")["twin"]
+        self.inputs = execute(program.inputs_source(), base(), f"<inputs {id(self)}>")["inputs"]
+
+    def expected(self, seed: int, grow: int) -> Outcome:
+        return run(self.twin, self.inputs(seed, grow), self.program.gradients)
+
+    def valid(self) -> bool:
+        return self.expected(0, 0).error is None
+
+    def check(self, form: str, folder: str) -> Finding | None:
+        """None where all agree, else the first finding. Counts the calls that were compared in `calls`."""
+        self.calls = 0
+        function = self.ops
+        sizes = (0, 1, 2) if form.startswith("dynamic") or form == "eager" else (0,)
+        if form != "eager":
+            try:
+                function = compiled(form, self.ops, self.inputs(), folder)
+            except Exception as error:  # a package is made before it is called
+                return self._judge(form, Outcome(), Outcome(error=error), 0, 0, folder)
+        for seed, grow in [(0, 0), (1, 0), *((2, grow) for grow in sizes if grow)]:
+            expected = self.expected(seed, grow)
+            if expected.error is not None:
+                continue
+            got = run(function, self.inputs(seed, grow), self.program.gradients)
+            self.calls += 1
+            if difference(expected, got):
+                return self._judge(form, expected, got, seed, grow, folder)
+        return None
+
+    def _judge(self, form: str, expected: Outcome, got: Outcome, seed: int, grow: int, folder: str) -> Finding:
+        text = difference(expected, got)
+        if got.error is not None and refusal(got.error):
+            return Finding(form, "refused", refusal(got.error), self.calls)
+        if form != "eager":  # the twins, compiled: what PyTorch itself cannot do is not ours to answer for
+            try:
+                control = run(compiled(form, self.twin, self.inputs(), folder), self.inputs(seed, grow), self.program.gradients)
+            except Exception as error:
+                control = Outcome(error=error)
+            if difference(expected, control):
+                return Finding(form, "torch", _general(text), self.calls)
+        return Finding(form, "failed", f"{text}\n(seed {seed}, grow {grow})", self.calls)
+
+
+def refusal(error: Exception) -> str:
+    """The general text of an error by which opaq refuses a call; "" for any other error."""
+    seen: Any = error
+    while seen is not None:
+        if isinstance(seen, opaq.Error):
+            return _general(f"{type(seen).__name__}: {seen}")
+        seen = seen.__cause__ or seen.__context__
+    found = re.search(r"(Trying to backward through fuzz_\w+.\w+.default but no autograd formula|opaq\.\w*Error|LaunchError|DeclarationError).*|fuzz_\w+::.*", str(error), re.S)
+    return _general(found.group(0)) if found else ""
+
+
+def _general(text: str) -> str:
+    """Without what differs from program to program, so that reasons can be counted."""
+    text = re.sub(r"fuzz_\w+::\w+", "OP", text.strip().split("\n\n")[0])
+    return re.sub(r"\s+", " ", re.sub(r"\d+", "N", text))[:240]
+
+
+def forms(rng: random.Random, program: Program) -> list[str]:
+    """Eager always; what costs a C++ wrapper (some ten seconds of g++) rarely."""
+    chosen = rng.sample(["stock", "backend", "dynamic"], 1 if program.gradients else 2)
+    if not program.gradients:
+        chosen += [form for form, share in (("cpp_wrapper", 0.03), ("dynamic cpp_wrapper", 0.01), ("package", 0.01)) if rng.random() < share]
+    return ["eager", *chosen]
+
+
+def quiet() -> None:
+    """Settings of the process: no warnings of compilers, and unlike sizes that are equal by chance are not taken for one."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    torch.fx.experimental._config.use_duck_shape = False
+    torch._dynamo.config.recompile_limit = 64
+    torch._logging.set_logs(all=50)
+    if prelude.DEVICE == "cuda":
+        torch.cuda.init()
+
+
+def shrink(checked: Checked, finding: Finding, folder: str, seconds: float = 60) -> Checked:
+    """The smallest program found in the time that fails in the same form."""
+    end = time.monotonic() + seconds
+    ops, twins = checked.ops.__globals__, checked.twin.__globals__
+    smaller = True
+    while smaller:
+        smaller = False
+        for program in _smaller(checked.program):
+            if time.monotonic() > end:
+                return checked
+            try:
+                candidate = Checked(program, ops, twins)
+                if not candidate.valid():
+                    continue
+                found = candidate.check(finding.form, folder)
+            except Exception:  # a name whose statement is gone
+                continue
+            if found is not None and found.kind == "failed" and found.text.startswith("raised") == finding.text.startswith("raised"):
+                checked, smaller = candidate, True
+                break
+    return checked
+
+
+def _smaller(program: Program) -> Iterator[Program]:
+    if len(program.results) > 1:
+        for result in program.results:
+            yield dataclasses.replace(program, results=tuple(name for name in program.results if name != result))
+    for i in reversed(range(len(program.statements))):
+        yield dataclasses.replace(program, statements=program.statements[:i] + program.statements[i + 1 :]).used()
+    if len(program.inputs) > 1:
+        yield dataclasses.replace(program, inputs=program.inputs[:-1])
+    for i, text in enumerate(program.inputs):
+        if text != "fill(seed, (4 + grow, 4))":
+            yield dataclasses.replace(program, inputs=(*program.inputs[:i], "fill(seed, (4 + grow, 4))", *program.inputs[i + 1 :]))
+    if program.gradients:
+        yield dataclasses.replace(program, gradients=False)
+
+
+def reproducer(checked: Checked, finding: Finding, device: str, command: str) -> str:
+    """A stand-alone program that shows the finding."""
+    from program import prelude_source
+
+    program = checked.program
+    parts = [
+        f'"""{finding.form}: {finding.text.splitlines()[0]}\n\nFound by: {command}"""',
+        prelude_source().split('"""', 2)[2].strip().replace('DEVICE = "cpu"', f'DEVICE = "{device}"'),
+        "# ---- the ops, and the same in plain PyTorch",
+        program.declarations("found", device),
+        program.source("program"),
+        "def twins():\n" + "\n".join("    " + line for line in f"{program.twins()}\n\n{program.source('twin')}\n\nreturn twin".splitlines()),
+        program.inputs_source(),
+        f"""form = "{finding.form}"
+function = program if form == "eager" else compiled(form, program, inputs())
+for seed, grow in ((0, 0), (1, 0), (2, 1), (2, 2))[: 4 if "dynamic" in form or form == "eager" else 2]:
+    expected = run(twins(), inputs(seed, grow), {program.gradients})
+    got = run(function, inputs(seed, grow), {program.gradients})
+    print(f"seed {{seed}}, grow {{grow}}:", "twins raise" if expected.error else difference(expected, got) or "the same")
+    if got.error and not expected.error:
+        raise got.error""",
+    ]
+    return "\n\n".join(parts) + "\n"

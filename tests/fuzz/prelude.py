@@ -1,0 +1,175 @@
+"""What every fuzz program stands on: inputs, the steps of the twins, outcomes and their comparison. Printed at the head of each reproducer."""
+
+from __future__ import annotations
+
+import torch
+
+import opaq
+
+DEVICE = "cpu"
+
+
+class Refused(Exception):
+    """The twin's word for a call that opaq may refuse, or whose meaning is not defined."""
+
+
+def fill(seed, shape, dtype=torch.float32):
+    """A row-major tensor of small integers, so that every order of additions gives the same bits."""
+    count = 1
+    for size in shape:
+        count *= size
+    return ((torch.arange(count) * 7 + seed * 5) % 11 - 5).to(dtype).reshape(shape).to(DEVICE)
+
+
+def rev(tensor):
+    """The elements in reversed row-major order."""
+    return tensor.flip(tuple(range(tensor.dim())))
+
+
+def put(target, value):
+    """Writes `value`, which is complete before the first element is written."""
+    target.copy_(value if isinstance(value, torch.Tensor) else torch.full_like(target, value))
+
+
+def aligned(tensor, size):
+    return tensor.data_ptr() % size == 0
+
+
+def defined(value):
+    return value is not None
+
+
+def cond(predicate, on_true, on_false, operands):
+    """torch.cond where a compiler traces it; in eager, where it would start a compiler of its own, Python's if."""
+    if torch.compiler.is_compiling():
+        return torch.cond(predicate, on_true, on_false, operands)
+    return on_true(*operands) if predicate else on_false(*operands)
+
+
+def span(tensor):
+    """First byte and the byte after the last that a tensor covers."""
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size() if tensor.numel() else tensor.data_ptr()
+
+
+def choose(implementations, tensors, written, reference=False):
+    """Which implementation eager runs, and its arguments: (position, tensors by name, function to call after the launch).
+
+    implementations: (condition as a function, names of the arguments it takes row-major only). One that takes the arguments as they are goes
+    before one for which some are copied, and that before the reference; a written argument that was copied is carried back.
+    """
+    first = next(iter(tensors.values()))
+    for name, tensor in tensors.items():
+        if tensor is not None and (tensor.shape != first.shape or tensor.dtype != first.dtype or tensor.dim() == 0):
+            raise Refused(f"{name}: shape or dtype")
+    fitting = [(i, names) for i, (fits, names) in enumerate(implementations) if fits()]
+    strided = {name for name, tensor in tensors.items() if tensor is not None and not tensor.is_contiguous()}
+    best = next((item for item in fitting if not strided & set(item[1])), fitting[0] if fitting else None)
+    if best is None and not reference:
+        raise Refused("no implementation fits")
+    best = best or (len(implementations), ())
+    copied = strided & set(best[1])
+    present = [tensors[name] for name in written if tensors[name] is not None]
+    for i, one in enumerate(present):
+        for other in present[:i]:
+            if copied & set(written) and span(one)[0] < span(other)[1] and span(other)[0] < span(one)[1]:
+                raise Refused("written arguments overlap and one is copied")
+    for tensor in present:
+        extent = (span(tensor)[1] - span(tensor)[0]) // tensor.element_size()
+        if torch.arange(extent).as_strided(tensor.shape, tensor.stride()).unique().numel() != tensor.numel():
+            raise Refused("a written argument overlaps itself")
+    placed = {name: tensor.contiguous() if name in copied else tensor for name, tensor in tensors.items()}
+
+    def carry_back():
+        for name in written:
+            if name in copied:
+                tensors[name].copy_(placed[name])
+
+    return best[0], placed, carry_back
+
+
+class Outcome:
+    """What a run left: the results, the storages of the inputs, the gradients; or the error."""
+
+    def __init__(self, results=(), inputs=(), gradients=(), error=None):
+        self.error = error
+        places = [tensor.untyped_storage().data_ptr() for tensor in inputs]
+        self.tensors = {}
+        for i, result in enumerate(results):
+            place = result.untyped_storage().data_ptr()
+            shared = places.index(place) if place in places and result.numel() else None
+            self.tensors[f"result {i}"] = (result.detach().clone(), layout(result), shared)
+        for i, tensor in enumerate(inputs):
+            storage = tensor.untyped_storage()
+            whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage, 0, (storage.nbytes() // tensor.element_size(),))
+            self.tensors[f"storage of input {i}"] = (whole.clone(), None, None)
+        for i, gradient in enumerate(gradients):
+            self.tensors[f"gradient {i}"] = (gradient.detach().clone(), None, None)
+
+
+def layout(tensor):
+    """Strides where they mean something."""
+    if tensor.numel() == 0:
+        return None
+    return [(size, stride) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1]
+
+
+def difference(expected, got):
+    """The first difference of two outcomes, as a sentence; "" for none."""
+    if expected.error or got.error:
+        return "" if expected.error and got.error else f"raised: {expected.error or got.error!r}"
+    if expected.tensors.keys() != got.tensors.keys():
+        return f"has {', '.join(got.tensors)}; expected {', '.join(expected.tensors)}"
+    for name, (value, strides, shared) in expected.tensors.items():
+        other, other_strides, other_shared = got.tensors[name]
+        if value.dtype != other.dtype or value.shape != other.shape:
+            return f"{name} is {other.dtype} {tuple(other.shape)}; expected {value.dtype} {tuple(value.shape)}"
+        if not torch.equal(value, other):
+            return f"{name} is\n{other}\nexpected\n{value}"
+        if strides != other_strides:
+            return f"{name} has (size, stride) {other_strides}; expected {strides}"
+        if shared != other_shared:
+            return f"{name} shares memory with input {other_shared}; expected {shared}"
+    return ""
+
+
+def run(function, inputs, gradients=False):
+    """Runs a program on fresh inputs; never raises."""
+    try:
+        if gradients:
+            inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in inputs]
+        results = function(*inputs)
+        results = [results] if isinstance(results, torch.Tensor) else list(results)
+        found = []
+        if gradients:
+            terms = [(r * fill(i, r.shape, r.dtype)).sum() for i, r in enumerate(results) if r.requires_grad]
+            leaves = [tensor for tensor in inputs if tensor.requires_grad]
+            found = torch.autograd.grad(sum(terms), leaves, allow_unused=True) if terms else [None] * len(leaves)
+            found = [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
+        return Outcome(results, inputs, found)
+    except Exception as error:  # every error is an outcome
+        return Outcome(error=error)
+
+
+def compiled(form, function, inputs, folder="/tmp"):
+    """The program in a compiled form; `inputs` are for a package, which is made from them."""
+    torch._dynamo.reset()
+    if form == "package":
+
+        class Model(torch.nn.Module):
+            def forward(self, *args):
+                return function(*args)
+
+        with torch.no_grad():
+            exported = torch.export.export(Model(), tuple(inputs))
+            return torch._inductor.aoti_load_package(opaq.package(exported, f"{folder}/fuzz.pt2"))
+    return torch.compile(function, fullgraph=not function.__name__.startswith("twin"), **FORMS[form])
+
+
+FORMS = {
+    "stock": {},
+    "backend": {"backend": "opaq"},
+    "dynamic": {"dynamic": True},
+    "cpp_wrapper": {"options": {"cpp_wrapper": True}},
+    "dynamic cpp_wrapper": {"dynamic": True, "options": {"cpp_wrapper": True}},
+}
