@@ -3,6 +3,8 @@
     python tests/run.py                 all of it
     python tests/run.py python          one part: cpp, tsan, python
     python tests/run.py gpu             what needs a GPU, which must be there
+    python tests/run.py fuzz --minutes 60 [--seed N] [--workers N] [--device cpu|cuda]
+                                        random programs against PyTorch's own arithmetic, longer than `python` does
 
 Run it with the Python in which opaq is installed.
 """
@@ -21,6 +23,8 @@ THREADED = ["counter_test", "expr_test", "registry_test", "wrapper_nodes_test", 
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["fuzz"]:
+        return subprocess.call([sys.executable, os.path.join(ROOT, "tests", "fuzz", "run.py"), *sys.argv[2:]])
     parts = sys.argv[1:] or ["cpp", "tsan", "python"]
     known = {"cpp": cpp, "tsan": tsan, "python": python, "gpu": gpu}
     for part in parts:
@@ -54,8 +58,8 @@ def tsan() -> None:
 
 
 def python() -> None:
-    """pytest"""
-    pytest("python")
+    """pytest, and a minute of the fuzz"""
+    pytest("python", "fuzz")
 
 
 def gpu() -> None:

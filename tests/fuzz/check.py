@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import re
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import prelude
 import torch
+import torch._inductor.config
 from prelude import FORMS, Outcome, compiled, difference, run
 from program import Program, base, execute
 
@@ -98,12 +100,16 @@ def forms(rng: random.Random, program: Program) -> list[str]:
     """Eager always; what costs a C++ wrapper (some ten seconds of g++) rarely."""
     chosen = rng.sample(["stock", "backend", "dynamic"], 1 if program.gradients else 2)
     if not program.gradients:
-        chosen += [form for form, share in (("cpp_wrapper", 0.03), ("dynamic cpp_wrapper", 0.01), ("package", 0.01)) if rng.random() < share]
+        chosen += [form for form, share in (("cpp_wrapper", 0.02), ("dynamic cpp_wrapper", 0.01), ("package", 0.01)) if rng.random() < share]
     return ["eager", *chosen]
 
 
 def quiet() -> None:
-    """Settings of the process: no warnings of compilers, and unlike sizes that are equal by chance are not taken for one."""
+    """Settings of the process: no warnings, kernels of Inductor compiled fast, and sizes that are equal by chance not taken for one."""
+    cpp = torch._inductor.config.cpp
+    cpp.cxx = (None, os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast", "fast-g++"))
+    cpp.simdlen, cpp.vec_isa_ok = 1, False
+    torch._inductor.config.cpp_cache_precompile_headers = False
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.fx.experimental._config.use_duck_shape = False

@@ -1,0 +1,41 @@
+"""A minute of the fuzz, and that it finds and prints what it is for."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+FUZZ = pathlib.Path(__file__).parent / "run.py"
+
+
+def fuzz(*options: str, **environment: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, FUZZ, *options], capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_opaq_never_differs_from_pytorch_in_silence() -> None:
+    code, output = fuzz("--minutes=0.8", "--seed=1", "--workers=1")
+    assert code == 0, output
+    report = json.loads(output.splitlines()[-1])
+    assert report["failures"] == 0
+    assert report["programs"] >= 10 and report["calls compared"] >= 50
+
+
+def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import opaq, opaq.op\n"
+        "declare = opaq.op.Op.cpu\n"
+        "opaq.op.Op.cpu = lambda op, *, source, **rest: declare(op, source=source.replace('double* t = new', 'n -= n > 7; double* t = new'), **rest)\n"
+    )
+    code, output = fuzz(
+        "--minutes=0.3", "--seed=1", "--workers=1", "--forms=eager", f"--found={tmp_path / 'found'}", PYTHONPATH=str(tmp_path)
+    )
+    assert code == 1
+    assert re.search(r"Found by: python tests/run.py fuzz --seed 1 --batch \d+ --program \d+ --device cpu", output)
+    (program,) = (tmp_path / "found").iterdir()
+    alone = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert "seed 0, grow 0: the same" in alone.stdout  # the wrong kernels are this test's, not opaq's
