@@ -122,7 +122,7 @@ class Op:
             choices.append(f"(lambda: {condition}, {[] if item.strided else list(self.tensors)})")
         reference = ", reference=True" if self.reference else ""
         return f"""def {self.name}({self.parameters()}):
-    position, placed, carry_back = choose([{', '.join(choices)}], dict({', '.join(f'{name}={name}' for name in self.tensors)}), {self.written}{reference})
+    position, placed, carry_back = choose([{", ".join(choices)}], dict({", ".join(f"{name}={name}" for name in self.tensors)}), {self.written}{reference})
     result = {self.name}_body({arguments}, 64 * position)
     carry_back()
     return result"""
@@ -139,9 +139,9 @@ class Op:
         schema = self.schema(namespace)
         made = ", ".join(text for _, text in self._made())
         written = "(" + "".join(f"'{name}', " for name in self.written) + ")"
-        return f"""@opaq.custom_op("{namespace}::{self.name}", mutates_args={written}, schema="{schema[schema.index('('):]}")
+        return f"""@opaq.custom_op("{namespace}::{self.name}", mutates_args={written}, schema="{schema[schema.index("(") :]}")
 def {self.name}({self.parameters()}):
-    return {self.name}_body({', '.join([*self.tensors, *self.scalars])}, 0)
+    return {self.name}_body({", ".join([*self.tensors, *self.scalars])}, 0)
 @{self.name}.register_fake
 def _({self.parameters()}):
     return {made or None}"""
@@ -233,11 +233,11 @@ def _({self.parameters()}):
         return f"""{back.body()}
 def {self.name}_setup(ctx, inputs{extra}, output):
     ctx.save_for_backward(*inputs[:{len(self.tensors)}])
-    ctx.scalars = {'dict(keyword_only_inputs)' if extra else f'dict(zip({names[len(self.tensors):]}, inputs[{len(self.tensors)}:]))'}
-def {self.name}_gradient(ctx, {', '.join(f'grad_{name}' for name, _ in self.outputs)}):
+    ctx.scalars = {"dict(keyword_only_inputs)" if extra else f"dict(zip({names[len(self.tensors) :]}, inputs[{len(self.tensors)}:]))"}
+def {self.name}_gradient(ctx, {", ".join(f"grad_{name}" for name, _ in self.outputs)}):
     saved = dict(zip({list(self.tensors)}, ctx.saved_tensors))
-    result = {back.name}_body({', '.join([*arguments, *(f"ctx.scalars['{name}']" for name in self.scalars), '0'])})
-    return {f'(*result{nothing},)' if len(back.outputs) > 1 else f'result{nothing}'}
+    result = {back.name}_body({", ".join([*arguments, *(f"ctx.scalars['{name}']" for name in self.scalars), "0"])})
+    return {f"(*result{nothing},)" if len(back.outputs) > 1 else f"result{nothing}"}
 {register}({self.name}_gradient, setup_context={self.name}_setup)"""
 
 

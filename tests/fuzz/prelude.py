@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 import opaq
+import torch
 
 DEVICE = "cpu"
 

@@ -72,7 +72,9 @@ def precompiled(folder: str) -> str:
     """The header of fast/fast-g++, compiled; without it the kernels of Inductor take longer."""
     here, header = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast"), os.path.join(folder, "kernel.h")
     includes = ["-I", here, "-I", sysconfig.get_path("include")]
-    subprocess.run(["g++", "-std=c++20", "-O0", "-fPIC", "-w", *includes, "-x", "c++-header", os.path.join(here, "kernel.h"), "-o", f"{header}.gch"], check=False)
+    subprocess.run(
+        ["g++", "-std=c++20", "-O0", "-fPIC", "-w", *includes, "-x", "c++-header", os.path.join(here, "kernel.h"), "-o", f"{header}.gch"], check=False
+    )
     return header
 
 
@@ -86,10 +88,9 @@ class Worker:
         flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items() if value is not False]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, *flags, f"--worker={index}", f"--folder={self.folder}"], env=environment,
-            stdout=open(os.path.join(self.folder, "log"), "w"), stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        command = [sys.executable, __file__, *flags, f"--worker={index}", f"--folder={self.folder}"]
+        with open(os.path.join(self.folder, "log"), "w") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
     def result(self) -> tuple[dict[str, Any], list[str]]:
         """What was counted, and the text of each failure; a worker that died is one."""
@@ -159,7 +160,10 @@ def work(options: argparse.Namespace) -> int:
                 faulthandler.dump_traceback_later(HANG, exit=True)
                 finding = smallest.check(form, options.folder) or finding
                 text = check.reproducer(smallest, finding, options.device, command)
-                for folder, name in ((options.folder, f"failure{counts['failed']}"), (options.found, f"{namespace}_{index}_{form.replace(' ', '_')}.py")):
+                for folder, name in (
+                    (options.folder, f"failure{counts['failed']}"),
+                    (options.found, f"{namespace}_{index}_{form.replace(' ', '_')}.py"),
+                ):
                     if folder:
                         os.makedirs(folder, exist_ok=True)
                         with open(os.path.join(folder, name), "w") as stream:

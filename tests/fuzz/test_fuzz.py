@@ -31,9 +31,7 @@ def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path
         "declare = opaq.op.Op.cpu\n"
         "opaq.op.Op.cpu = lambda op, *, source, **rest: declare(op, source=source.replace('double* t = new', 'n -= n > 7; double* t = new'), **rest)\n"
     )
-    code, output = fuzz(
-        "--minutes=0.3", "--seed=1", "--workers=1", "--forms=eager", f"--found={tmp_path / 'found'}", PYTHONPATH=str(tmp_path)
-    )
+    code, output = fuzz("--minutes=0.3", "--seed=1", "--workers=1", "--forms=eager", f"--found={tmp_path / 'found'}", PYTHONPATH=str(tmp_path))
     assert code == 1
     assert re.search(r"Found by: python tests/run.py fuzz --seed 1 --batch \d+ --program \d+ --device cpu", output)
     (program,) = (tmp_path / "found").iterdir()
