@@ -63,9 +63,10 @@ def activate() -> None:
     global _active
     if _active:
         return
-    from . import cache_key
+    from . import cache_key, copies
 
     cache_key.install(_registered)
+    copies.install(_registered)
     _active = True
     for qualname in list(_registered):
         _install(qualname)

@@ -13,7 +13,7 @@ from typing import Any
 import torch.fx
 from opaq import _runtime
 
-from . import options, python_functions
+from . import copies, options, python_functions
 from .compat import inductor
 
 
@@ -23,11 +23,17 @@ def install(registered: Container[str]) -> None:
 
 def key_of(graph_module: torch.fx.GraphModule | None, registered: Container[str]) -> tuple[Any, ...] | None:
     """(op, hash) of the opaque ops in the graph and its subgraphs, the lowering options and the writer; None for a graph without any."""
-    found = {name for name in _op_names(graph_module) if name in registered} if graph_module is not None else set()
+    found = {name for name in _op_names(graph_module) if name in registered}
     settings = dataclasses.astuple(options.current())
     if not found and options.current() == options.Options():
         return None
-    return (tuple((name, _hash(name)) for name in sorted(found)), settings, writer())
+    sharing = [copies.traced_sharing(module.graph, found) for module in _graph_modules(graph_module)]
+    return (tuple((name, _hash(name)) for name in sorted(found)), settings, sharing, writer())
+
+
+def _graph_modules(graph_module: torch.fx.GraphModule | None) -> Iterator[torch.fx.GraphModule]:
+    if graph_module is not None:
+        yield from (module for module in graph_module.modules() if isinstance(module, torch.fx.GraphModule))
 
 
 @functools.cache
@@ -46,11 +52,9 @@ def _hash(name: str) -> str:
     return python_functions[name].hash if name in python_functions else _runtime.describe(name)["hash"]
 
 
-def _op_names(graph_module: torch.fx.GraphModule) -> Iterator[str]:
+def _op_names(graph_module: torch.fx.GraphModule | None) -> Iterator[str]:
     """Ops called by the graph, directly or as the argument of a higher-order op (auto_functionalized)."""
-    for module in graph_module.modules():
-        if not isinstance(module, torch.fx.GraphModule):
-            continue
+    for module in _graph_modules(graph_module):
         for node in module.graph.nodes:
             if node.op == "call_function":
                 for value in (node.target, *node.args, *node.kwargs.values()):

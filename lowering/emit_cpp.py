@@ -16,7 +16,7 @@ import torch
 from opaq import _runtime
 
 from . import cpp_files, emit, record
-from .compat.inductor import V, cexpr, constants_wrapper, folds_constants, graph_label, user_stream, wrapper_language
+from .compat.inductor import cexpr, constants_wrapper, folds_constants, graph_label, user_stream, wrapper_language
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
 

@@ -16,6 +16,7 @@ from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
 from .node import CppForm, OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
+from .place import place
 from .symbolic import Facts, Names
 
 
@@ -23,7 +24,8 @@ def install(qualname: str) -> None:
     """Registers the lowering. It reads the op's description at each use, so that a changed op needs no second registration."""
     overload = overload_of(qualname)
     if qualname in python_functions:
-        inductor.use_layout_tag(overload)
+        if not inductor.writes(overload):  # else _placed lays out the arguments
+            inductor.use_layout_tag(overload)
         inductor.register_lowering(overload, functools.partial(lower_python, qualname, overload))
     else:
         inductor.register_lowering(overload, functools.partial(lower, qualname, overload))
@@ -32,12 +34,13 @@ def install(qualname: str) -> None:
 def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     info = _runtime.describe(qualname)
     values = _bind(info, overload, args, kwargs)
-    inputs, outputs = _eager_facts(info, overload, values)
+    traced, outputs = _traced(info, overload, values)
+    inputs = {name: _facts(fake) for name, fake in traced.items()}
     device = _device(inputs.values(), outputs)
     known = {**values, **inputs, **dict(zip((output["name"] for output in info["outputs"]), outputs))}
     language, names = inductor.wrapper_language(), Names(inductor.known_true)
     if not language:
-        return _through_dispatcher(info, overload, values, inputs, device, "this wrapper is neither in Python nor in C++")
+        return _through_dispatcher(info, overload, values, traced, device, "this wrapper is neither in Python nor in C++")
     decision = decide(info, device.type, known, names)
     _enforce(info, known, device, decision)
     cpp = None
@@ -46,11 +49,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
             cpp = CppForm(plan(info, device, known, names, decision, language), known)
         except NoCppForm as error:
             _refuse_in_package(info["name"], device, error)
-            return _through_dispatcher(info, overload, values, inputs, device, error.reason)
-    buffers, carry_back = _place(info, values, inputs, decision.contiguous)
-    results = [
-        inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs
-    ]
+            return _through_dispatcher(info, overload, values, traced, device, error.reason)
+    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info), decision.contiguous)
+    results = [inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
     if len(results) == 1 and _unpacked():
@@ -66,16 +67,41 @@ def _unpacked() -> bool:
 
 
 def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
-    """An op that is a Python function; Inductor has laid out its arguments (use_layout_tag) before it calls this."""
+    """An op that is a Python function. Where it writes to none of its arguments, Inductor has laid them out (use_layout_tag) before it calls this."""
+    args, kwargs, carry_back = _placed(qualname, overload, args, kwargs)
     tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
     if inductor.wrapper_language() != "python":
         _refuse_in_package(qualname, device, NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"))
-        return _stock(qualname, overload, args, kwargs, device, "a Python function has no C++ form")
-    if served is not None and device.type not in served:
-        return _stock(qualname, overload, args, kwargs, device, f"the function is for {', '.join(sorted(served))}")
-    return PythonFunctionKernel.call(overload, args, kwargs)
+        results = _stock(qualname, overload, args, kwargs, device, "a Python function has no C++ form")
+    elif served is not None and device.type not in served:
+        results = _stock(qualname, overload, args, kwargs, device, f"the function is for {', '.join(sorted(served))}")
+    else:
+        results = PythonFunctionKernel.call(overload, args, kwargs)
+    carry_back()
+    return results
+
+
+def _placed(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any, Callable[[], None]]:
+    """The arguments of an op that writes, as buffers with eager's strides that share memory as in eager; those of another op as they are."""
+    if not inductor.writes(overload):
+        return args, kwargs, lambda: None
+    node = V.graph.current_node
+    node_args, node_kwargs = (node.args, node.kwargs) if node.target is overload else ((), {})
+    traced_args, traced_kwargs = node.meta.get("eager_input_vals") or inductor.fakes_of((node_args, node_kwargs))
+    values, nodes, traced = (
+        inductor.leaves_by_argument(overload, *given) for given in ((args, kwargs), (node_args, node_kwargs), (traced_args, traced_kwargs))
+    )
+    eager = {
+        key: traced[key] if isinstance(traced.get(key), torch.Tensor) else inductor.fake_of(ir.ExternKernel.realize_input(value))
+        for key, value in values.items()
+        if isinstance(value, ir.TensorBox)
+    }
+    written = {key for key in eager if key[0] in inductor.writes(overload)}
+    buffers, carry_back = place(qualname, values, eager, nodes, written)
+    placed = {key: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for key, buffer in buffers.items()}
+    return *inductor.with_leaves(overload, args, kwargs, placed), carry_back
 
 
 # ---- arguments ---------------------------------------------------------------------------------------------------------
@@ -89,8 +115,8 @@ def _bind(info: _runtime.OpInfo, overload: Any, args: Sequence[Any], kwargs: Map
     return {arg["name"]: given[arg["name"]] for arg in info["args"]}
 
 
-def _eager_facts(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, Facts], list[Facts]]:
-    """Tensor arguments and results as they are in eager: the traced graph records it; Inductor's own buffers may be laid out otherwise."""
+def _traced(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[Facts]]:
+    """Tensor arguments, as fake tensors, and results as they are in eager: the traced graph records it; Inductor's own buffers may be laid out otherwise."""
     tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
     node = V.graph.current_node
     fakes: dict[str, Any] = {}
@@ -109,7 +135,19 @@ def _eager_facts(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]
     elif results is None:
         results = _propagate(info, overload, {**values, **{name: fakes[name] for name in tensors}})
     results = results if isinstance(results, (tuple, list)) else (results,)
-    return {name: _facts(fakes[name]) for name in tensors}, [_facts(result) for result in results]
+    return {name: fakes[name] for name in tensors}, [_facts(result) for result in results]
+
+
+def _written(info: _runtime.OpInfo) -> set[str]:
+    return {arg["name"] for arg in info["args"] if arg["mutated"]}
+
+
+def _nodes(info: _runtime.OpInfo, overload: Any) -> dict[str, Any]:
+    """The graph's nodes that are arguments of the call being lowered, by name."""
+    node = V.graph.current_node
+    if node.target is not overload:
+        return {}
+    return {**dict(zip((arg["name"] for arg in info["args"]), node.args)), **node.kwargs}
 
 
 def _propagate(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> Any:
@@ -128,35 +166,6 @@ def _device(inputs: Iterable[Facts], outputs: Sequence[Facts]) -> torch.device:
     """A CUDA device if any tensor is on one (others are scalars on the host), else that of the first tensor."""
     devices = [facts.device for facts in (*inputs, *outputs)]
     return next((device for device in devices if device.type == "cuda"), devices[0] if devices else torch.device("cpu"))
-
-
-def _place(
-    info: _runtime.OpInfo, values: Mapping[str, Any], inputs: Mapping[str, Facts], contiguous: frozenset[str]
-) -> tuple[dict[str, Any], Callable[[], None]]:
-    """Realises the tensor arguments, row-major or with eager's exact strides.
-
-    Where that takes a copy of an argument the op writes to, the second result, to be called after the launch, copies back.
-    """
-    buffers: dict[str, Any] = {}
-    copies: list[tuple[Any, Any]] = []
-    for arg in info["args"]:
-        name = arg["name"]
-        if name not in inputs:
-            continue
-        value = values[name]
-        value.realize()
-        strides = ir.FlexibleLayout.contiguous_strides(value.get_size()) if name in contiguous else inputs[name].strides
-        placed = value if inductor.has_strides(value, strides) else ir.ExternKernel.require_exact_strides(value, strides)
-        buffer = ir.ExternKernel.realize_input(placed)
-        buffers[name] = buffer
-        if arg["mutated"] and buffer.get_name() != value.get_name():
-            copies.append((value, buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)))
-
-    def carry_back() -> None:
-        for target, source in copies:
-            inductor.copy_into(target, source)
-
-    return buffers, carry_back
 
 
 # ---- ways to run -------------------------------------------------------------------------------------------------------
@@ -180,10 +189,10 @@ def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) ->
 
 
 def _through_dispatcher(
-    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], inputs: Mapping[str, Facts], device: torch.device, why: str
+    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], traced: Mapping[str, torch.Tensor], device: torch.device, why: str
 ) -> Any:
     """Inductor's stock call, with eager's exact strides."""
-    buffers, carry_back = _place(info, values, inputs, frozenset())
+    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info))
     placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
     args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
     kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}

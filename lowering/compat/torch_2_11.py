@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch._C import _is_alias_of as shares_storage
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
+from torch._higher_order_ops.auto_functionalize import get_mutable_args, read_view_information_from_args
 from torch._inductor import codecache, config, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor.codegen.cpp_utils import cexpr
 from torch._inductor.codegen.wrapper import SubgraphPythonWrapperCodegen, pexpr
+from torch._inductor.fx_passes import post_grad
+from torch._inductor.fx_passes.reinplace import graph_call_function as insert_call
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.virtualized import V
 from torch._library.utils import get_layout_constraint_tag
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.passes.reinplace import _is_view_op
 from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "is_first_version",
+    "copies_into",
+    "can_copy",
+    "overwritten",
     "OrderedSet",
     "V",
+    "WrittenValue",
+    "as_strided",
+    "before_writes",
     "cache_dir",
     "cexpr",
     "compile_fx",
@@ -27,11 +42,20 @@ __all__ = [
     "copy_into",
     "expressions",
     "fake_of",
+    "fakes_of",
     "folds_constants",
+    "functional_calls",
     "graph_label",
+    "has_row_major",
     "has_strides",
+    "insert_call",
+    "insert_copy",
     "ir",
+    "is_view",
+    "known_at_most",
     "known_true",
+    "leaves_by_argument",
+    "live_values",
     "lowering",
     "on_cache_key",
     "op_name",
@@ -39,16 +63,23 @@ __all__ = [
     "pexpr",
     "prints_two_wrappers",
     "register_lowering",
+    "replace_value",
     "root_wrapper",
     "schema_defaults",
     "schema_text",
+    "shares_storage",
     "size_hint",
     "stock_fallback",
     "tree_leaves",
     "tree_map",
     "use_layout_tag",
     "user_stream",
+    "views_of_one",
+    "with_leaves",
     "wrapper_language",
+    "write_in_place",
+    "writes",
+    "written_values",
 ]
 
 
@@ -83,6 +114,37 @@ def schema_defaults(overload: Any) -> dict[str, Any]:
 
 def schema_text(overload: Any) -> str:
     return str(overload._schema)
+
+
+def writes(overload: Any) -> list[str]:
+    """The names of the arguments that an op's schema says are written to."""
+    return [argument.name for argument in overload._schema.arguments if argument.alias_info is not None and argument.alias_info.is_write]
+
+
+def leaves_by_argument(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[tuple[str, int | None], Any]:
+    """The values of a call by argument name, and index where the argument is a list."""
+    leaves = {}
+    for name, value in {**dict(zip((argument.name for argument in overload._schema.arguments), args)), **kwargs}.items():
+        items = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
+        leaves.update({(name, index): item for index, item in items})
+    return leaves
+
+
+def with_leaves(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], leaves: dict[tuple[str, int | None], Any]) -> tuple[Any, Any]:
+    """The arguments of a call, with some of its leaves (leaves_by_argument) replaced."""
+
+    def replaced(name: str, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [leaves.get((name, index), item) for index, item in enumerate(value)]
+        return leaves.get((name, None), value)
+
+    names = [argument.name for argument in overload._schema.arguments]
+    return tuple(replaced(name, value) for name, value in zip(names, args)), {name: replaced(name, value) for name, value in kwargs.items()}
+
+
+def fakes_of(nodes: Any) -> Any:
+    """The fake values of the graph's nodes among `nodes`, a nest of tuples, lists and dicts."""
+    return torch.fx.map_arg(nodes, lambda node: node.meta.get("val"))
 
 
 def use_layout_tag(overload: Any) -> None:
@@ -121,8 +183,56 @@ def has_strides(value: Any, strides: Sequence[Any]) -> bool:
     return isinstance(layout, ir.FixedLayout) and list(layout.stride) == list(strides)
 
 
+def as_strided(value: Any, like: torch.Tensor) -> Any:
+    """A view of a one-dimensional value with the sizes, strides and offset of a fake tensor."""
+    geometry = (expressions(like.shape), expressions(like.stride()), expressions([like.storage_offset()])[0])
+    return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
+
+
+def has_row_major(fake: torch.Tensor) -> bool:
+    """Whether a fake tensor is known to be row-major; adds no guard."""
+    expected: Any = 1
+    for size, stride in zip(reversed(fake.shape), reversed(fake.stride())):
+        if not statically_known_true(size == 1) and not statically_known_true(stride == expected):
+            return False
+        expected = expected * size
+    return True
+
+
+def live_values() -> list[tuple[Any, Any]]:
+    """(the graph's node, its value) of those that nodes after the one being lowered take."""
+    done = V.graph.user_to_last_uses.get(V.graph.current_node, ())
+    return [(node, value) for node, value in V.graph.env.items() if node not in done]
+
+
+def replace_value(node: Any, value: Any) -> None:
+    """What nodes that are lowered from now on take for the value of `node`."""
+    V.graph.env[node] = value
+
+
+def views_of_one(a: Any, b: Any) -> bool:
+    """Whether two nodes of the graph are tensors in one memory by what the graph says."""
+    fakes = [node.meta.get("val") for node in (a, b)]
+    if not all(isinstance(fake, torch.Tensor) for fake in fakes) or shares_storage(*fakes):
+        return True
+    roots = []
+    for node in (a, b):
+        while is_view(node):
+            node = node.args[0]
+        roots.append(node)
+    return roots[0] is roots[1]
+
+
 def known_true(relation: Any) -> bool:
     return V.graph.sizevars.statically_known_true(relation)
+
+
+def known_at_most(a: Any, b: Any) -> bool:
+    """Whether a <= b is known, over ints and SymInts anywhere, sympy expressions while a graph is lowered. Adds no guard."""
+    relation = a <= b
+    if isinstance(relation, (bool, torch.SymBool)):
+        return statically_known_true(relation)
+    return known_true(relation)
 
 
 def wrapper_language() -> str:
@@ -196,3 +306,128 @@ def on_cache_key(details_of: Callable[[Any], Any]) -> None:
             self.opaq = details
 
     codecache.FxGraphHashDetails.__init__ = __init__
+
+
+# ---- calls that write, while they are functional: auto_functionalized(op, arguments) -> (results, new values) ------------
+
+
+def before_writes(change: Callable[[Any], None]) -> None:
+    """Runs `change(graph)` on every graph after Inductor chose which written arguments are copied, before functional calls become writing ones again."""
+    original = post_grad.decompose_auto_functionalized
+
+    def decompose_auto_functionalized(graph: Any) -> Any:
+        change(graph)
+        return original(graph)
+
+    post_grad.decompose_auto_functionalized = decompose_auto_functionalized
+
+
+_V1, _V2 = torch.ops.higher_order.auto_functionalized, torch.ops.higher_order.auto_functionalized_v2
+
+
+def is_first_version(call: Any) -> bool:
+    """Whether a functional call takes written arguments as they are, and not the tensors that they are views of."""
+    return call.target is _V1
+
+
+def functional_calls(graph: Any) -> Iterator[Any]:
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in (_V1, _V2) and isinstance(node.args[0], torch._ops.OpOverload):
+            yield node
+
+
+@dataclasses.dataclass
+class WrittenValue:
+    """A tensor argument of a functional call to which the op writes, or of which it writes views."""
+
+    place: tuple[str, int | None]  # keyword of the call, and index where the argument is a list
+    copied: bool  # before the write
+    views: Callable[[torch.Tensor], list[torch.Tensor]]  # what is written, made of a fake tensor in the value's place
+    key: Any  # in the call's record of what is copied
+
+
+def written_values(call: Any) -> list[WrittenValue]:
+    copied = call.meta.get("only_clone_these_tensors")
+    names, types = get_mutable_args(call.args[0])
+    if call.target is _V1:
+        places = [
+            (name, index) for name in names for index in (range(len(call.kwargs[name])) if isinstance(call.kwargs[name], (list, tuple)) else [None])
+        ]
+        return [WrittenValue(place, copied is None or place[0] in copied, lambda fake: [fake], place[0]) for place in places]
+    bases = call.kwargs["_all_bases"]
+    fakes = dict(torch.fx.map_arg(call.kwargs, lambda node: node.meta["val"]))
+    infos = tree_leaves(read_view_information_from_args(names, types, fakes, bases)) if bases else []
+
+    def views_of(index: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        def views(fake: torch.Tensor) -> list[torch.Tensor]:
+            with V.fake_mode:
+                stand_ins = [fake if i == index else None for i in range(len(bases))]
+                return [info.regenerate_view(stand_ins) for info in infos if info is not None and info.base_index == index]
+
+        return views
+
+    return [WrittenValue(("_all_bases", i), copied is None or i in copied, views_of(i), i) for i in range(len(bases))]
+
+
+def write_in_place(call: Any, value: WrittenValue) -> None:
+    """Records that a value need not be copied before the write."""
+    copied = call.meta.get("only_clone_these_tensors")
+    if copied is None:
+        copied = [item.key for item in written_values(call)]
+    call.meta["only_clone_these_tensors"] = [key for key in copied if key != value.key]
+    value.copied = False
+
+
+def is_view(node: Any) -> bool:
+    """Whether a graph's node is a view of its first argument, or one of several such views."""
+    if node.op == "call_function" and node.target is operator.getitem:
+        return isinstance(node.args[0], torch.fx.Node) and is_view(node.args[0])
+    return node.op == "call_function" and bool(_is_view_op(node.target))
+
+
+def copies_into(node: Any, target: Any) -> bool:
+    """Whether a graph's node copies into `target` in place, as at the end of a graph that writes to its inputs."""
+    return node.target is torch.ops.aten.copy_.default and node.args[0] is target
+
+
+def overwritten(call: Any, value: WrittenValue) -> bool:
+    """Whether a new value that lies in a graph input's memory, written there in place, is still used when the graph copies another value into that input."""
+    name, index = value.place
+    if call.target is _V1:
+        return False  # other values than the last are not written in place
+    root = call.kwargs[name][index]
+    while is_view(root):
+        root = root.args[0]
+    copies = [user for user in root.users if copies_into(user, root) and call < user]
+    if value.copied or not copies:
+        return False
+    position = max(len(call.args[0]._schema.returns), 1) + index
+    used = [user for user in call.users if user.target is operator.getitem and user.args[1] == position and user is not copies[0].args[1]]
+    for node in used:  # grows by the views of what is in it
+        used += [user for user in node.users if is_view(user)]
+    return any(copy < user for copy in copies for node in used for user in node.users)
+
+
+def can_copy(node: Any) -> bool:
+    """Whether insert_copy keeps the strides."""
+    return has_row_major(node.meta["val"]) or not is_view(node)
+
+
+def insert_copy(graph: Any, node: Any) -> Any:
+    """A copy of a graph's value; with the same strides where can_copy says so, else row-major."""
+    aten, fake = torch.ops.aten, node.meta["val"]
+    if has_row_major(fake) or is_view(node):
+        return insert_call(graph, aten.clone.default, node)
+
+    def symbol(value: Any, op: Any, *args: Any) -> Any:
+        return value if isinstance(value, int) else insert_call(graph, op, node, *args)
+
+    sizes = [symbol(size, aten.sym_size.int, i) for i, size in enumerate(fake.shape)]
+    strides = [symbol(stride, aten.sym_stride.int, i) for i, stride in enumerate(fake.stride())]
+    needed = 1
+    for size, stride in zip(sizes, strides):
+        last = insert_call(graph, operator.mul, insert_call(graph, operator.sub, size, 1), stride)
+        needed = insert_call(graph, operator.add, last, needed)
+    offset = symbol(fake.storage_offset(), aten.sym_storage_offset.default)
+    flat = insert_call(graph, aten.as_strided.default, node, [needed], [1], offset)
+    return insert_call(graph, aten.as_strided.default, insert_call(graph, aten.clone.default, flat), sizes, strides, 0)

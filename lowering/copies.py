@@ -1,0 +1,242 @@
+"""Which arguments of a writing op share memory: what the traced graph says holds, whatever Inductor's passes did to the graph before.
+
+AOTAutograd turns a call that writes into a functional one: auto_functionalized(op, arguments) returns the new values. Inductor later decides which
+written arguments may be written in place and copies the others. In between its passes drop copies that look redundant in a functional graph (`clone`,
+`x * 1`, `x + 0`, casts there and back), so that two arguments which were different tensors may now be one value. And where a written argument must
+be copied, the arguments that shared its memory in eager go on reading the original.
+
+`restore_sharing` runs after these decisions, just before the calls become writing ones again, and compares each call with what was traced:
+
+    distinct in eager, the same memory now    the argument that is only read is copied first
+    the same memory in eager, apart now       the written value is copied here, and every argument that shared it becomes a view of the copy
+
+Values whose memory cannot overlap are left alone, so a cache that is written in place is never copied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterator
+from typing import Any
+
+import torch.fx
+from opaq import _runtime
+
+from .compat import inductor
+
+Place = tuple[str, int | None]  # an argument of a functional call by keyword, and its index where the argument is a list
+
+
+@dataclasses.dataclass
+class _Tensor:
+    """One tensor argument of a functional call."""
+
+    place: Place
+    node: torch.fx.Node
+    eager: torch.Tensor  # fake, as it was traced: it tells which arguments shared memory
+
+    @property
+    def now(self) -> torch.Tensor:
+        return self.node.meta["val"]
+
+
+@dataclasses.dataclass
+class _Written(_Tensor):
+    """A value that the op writes to, or the tensor of which it writes views."""
+
+    written: inductor.WrittenValue
+
+    @property
+    def copied(self) -> bool:
+        """Whether Inductor copies it before the write."""
+        return self.written.copied
+
+
+def install(registered: Container[str]) -> None:
+    inductor.before_writes(lambda graph: restore_sharing(graph, registered))
+
+
+def restore_sharing(graph: torch.fx.Graph, registered: Container[str]) -> None:
+    for node in inductor.functional_calls(graph):
+        if inductor.op_name(node.args[0]) in registered and "eager_input_vals" in node.meta:
+            _restore(graph, node)
+
+
+def traced_sharing(graph: torch.fx.Graph, registered: Container[str]) -> list[Any]:
+    """What `restore_sharing` goes by and the text of the graph does not tell: a part of Inductor's cache key. Calls whose copies were dropped before the
+    key is made look like calls that had none."""
+    told = []
+    for call in inductor.functional_calls(graph):
+        if inductor.op_name(call.args[0]) in registered and "eager_input_vals" in call.meta:
+            tensors = [(place, value) for place, _, value in _tensors(call.kwargs, call.meta["eager_input_vals"][1])]
+            groups = [next(i for i, (_, other) in enumerate(tensors) if _shares(value, other)) for _, value in tensors]
+            told.append([(place, group, str(_extent(value))) for (place, value), group in zip(tensors, groups)])
+    return told
+
+
+def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
+    reads, written = _arguments(call)
+    with graph.inserting_before(call):
+        for index, base in enumerate(written):
+            sharing = [tensor for tensor in (*reads, *written[index + 1 :]) if _shares(tensor.eager, base.eager)]
+            apart = [tensor for tensor in sharing if base.copied or _copied(tensor) or not _shares(tensor.now, base.now)]
+            apart = [tensor for tensor in apart if _overlap(_views(tensor, "eager"), _views(base, "eager"))]
+            _keep_old_value(graph, call, base)
+            _refuse_confused(call, base, written[index + 1 :])
+            if inductor.overwritten(call, base.written):
+                _copy(graph, call, [base, *sharing])
+            elif apart:
+                _join(graph, call, [base, *sharing])
+            elif base.copied and inductor.can_copy(base.node):
+                _copy(graph, call, [base])  # Inductor's own copies fail for some views and symbolic sizes
+        for base in written:
+            for tensor in reads:
+                distinct = not _shares(tensor.eager, base.eager)
+                if distinct and not base.copied and _shares(tensor.now, base.now) and _overlap(_views(tensor, "now"), _views(base, "now")):
+                    tensor.node = inductor.insert_call(graph, torch.ops.aten.clone.default, tensor.node)
+                    _replace(call, tensor)
+
+
+def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
+    """Where a graph input is written: copies its views that are used after the write though they are from before; dropping their copies made them views."""
+    root = list(_ancestors(base.node))[-1]
+    write = call if not base.copied else next((user for user in root.users if call < user and inductor.copies_into(user, root)), None)
+    if root.op not in ("placeholder", "get_attr") or write is None:
+        return
+    views = [root]
+    for view in views:  # grows
+        views += [user for user in view.users if inductor.is_view(user) and user < write]
+        late = [user for user in view.users if write < user and not inductor.copies_into(user, view)]
+        if late and view is not base.node and _overlap([view.meta["val"]], [base.now]):
+            with graph.inserting_before(write):
+                copy = inductor.insert_call(graph, torch.ops.aten.clone.default, view)
+            for user in late:
+                user.replace_input_with(view, copy)
+
+
+def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]) -> None:
+    """By the first version of functionalization Inductor takes any new value of a call for that of the graph input which the call writes in place."""
+    root = list(_ancestors(base.node))[-1]
+    if inductor.is_first_version(call) and root.op in ("placeholder", "get_attr"):
+        for other in others:
+            if _shares(other.now, base.now) and not _shares(other.eager, base.eager):
+                raise _runtime.LaunchError(
+                    f"{inductor.op_name(call.args[0])}: it writes to `{base.place[0]}` and `{other.place[0]}`, a graph input and a copy of it; with Inductor's option "
+                    f"enable_auto_functionalized_v2=False this cannot be compiled correctly: leave the option at True"
+                )
+
+
+def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
+    """Puts tensors into one memory: that of one that is written in place where all lie there, or else a copy."""
+    if all(_shares(tensor.now, group[0].now) for tensor in group) and not all(_copied(tensor) for tensor in group if isinstance(tensor, _Written)):
+        for tensor in group:
+            if isinstance(tensor, _Written):
+                inductor.write_in_place(call, tensor.written)
+    else:
+        _copy(graph, call, group)
+
+
+def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
+    """Copies the memory of tensors that share it, and makes them views of the copy."""
+    nodes = [tensor.node for tensor in group]
+    root = next((node for node in _ancestors(nodes[0]) if all(_chain(other, node) is not None for other in nodes)), nodes[0])
+    copy = inductor.insert_copy(graph, root)
+    for tensor in group:
+        chain = _chain(tensor.node, root)
+        if chain is None:
+            raise _runtime.LaunchError(
+                f"{inductor.op_name(call.args[0])}: argument `{tensor.place[0].removeprefix('_')}` shares memory with an argument that the op writes to, in a way "
+                f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of {root.name} there); pass a copy of it: .clone()"
+            )
+        tensor.node = copy
+        for view in chain:
+            tensor.node = inductor.insert_call(graph, view.target, tensor.node, *view.args[1:], **view.kwargs)
+        _replace(call, tensor)
+        if isinstance(tensor, _Written):
+            inductor.write_in_place(call, tensor.written)
+
+
+def _ancestors(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
+    """`node`, what it is a view of, and so on."""
+    yield node
+    while inductor.is_view(node):
+        node = node.args[0]
+        yield node
+
+
+def _chain(node: torch.fx.Node, base: torch.fx.Node) -> list[torch.fx.Node] | None:
+    """The view operations that make `node` of `base`, in order; None where it is not made so."""
+    chain: list[torch.fx.Node] = []
+    for ancestor in _ancestors(node):
+        if ancestor is base:
+            return chain
+        chain.insert(0, ancestor)
+    return None
+
+
+# ---- the arguments of a functional call ---------------------------------------------------------------------------------
+
+
+def _arguments(call: torch.fx.Node) -> tuple[list[_Tensor], list[_Written]]:
+    """(read only, written)"""
+    eager = call.meta["eager_input_vals"][1]
+    places = {place: _Tensor(place, node, value) for place, node, value in _tensors(call.kwargs, eager)}
+    written = [
+        _Written(value.place, places[value.place].node, places[value.place].eager, value)
+        for value in inductor.written_values(call)
+        if value.place in places
+    ]
+    taken = {tensor.place for tensor in written}
+    return [tensor for place, tensor in places.items() if place not in taken], written
+
+
+def _tensors(now: Any, eager: Any) -> Iterator[tuple[Place, torch.fx.Node, torch.Tensor]]:
+    for name, value in now.items():
+        items = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
+        for index, item in items:
+            if isinstance(item, torch.fx.Node) and isinstance(item.meta.get("val"), torch.Tensor):
+                traced = eager[name] if index is None else eager[name][index]
+                yield (name, index), item, traced if isinstance(traced, torch.Tensor) else item.meta["val"]
+
+
+def _replace(call: torch.fx.Node, tensor: _Tensor) -> None:
+    name, index = tensor.place
+    value: Any = tensor.node
+    if index is not None:
+        value = [tensor.node if i == index else item for i, item in enumerate(call.kwargs[name])]
+    call.kwargs = {**call.kwargs, name: value}
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------------
+
+
+def _shares(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return inductor.shares_storage(a, b)
+
+
+def _copied(tensor: _Tensor) -> bool:
+    return isinstance(tensor, _Written) and tensor.copied
+
+
+def _views(tensor: _Tensor, when: str) -> list[torch.Tensor]:
+    """What the op reads or writes of an argument, as fake tensors: "eager", as traced, or "now"."""
+    value = getattr(tensor, when)
+    return tensor.written.views(value) if isinstance(tensor, _Written) else [value]
+
+
+def _overlap(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return any(may_overlap(_extent(a), _extent(b)) for a in some for b in others)
+
+
+def _extent(tensor: torch.Tensor) -> tuple[Any, Any]:
+    return extent(tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype.itemsize)
+
+
+def extent(sizes: Any, strides: Any, offset: Any, itemsize: int) -> tuple[Any, Any]:
+    """(first, past the last) byte in the storage, from what is counted in elements: ints, SymInts or sympy expressions. PyTorch has no negative strides."""
+    return offset * itemsize, (offset + sum((size - 1) * stride for size, stride in zip(sizes, strides)) + 1) * itemsize
+
+
+def may_overlap(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
+    """Whether two extents of one storage are not known to be disjoint."""
+    return not (inductor.known_at_most(a[1], b[0]) or inductor.known_at_most(b[1], a[0]))

@@ -1,0 +1,128 @@
+"""Makes buffers of a node's tensor arguments: laid out as its kernel takes them, and sharing memory where they did in eager, and only there.
+
+The traced graph records each argument as eager has it, as a fake tensor (`eager`): strides, and whose memory it is. Inductor's buffers may differ in both:
+it lays out intermediates as it likes, a lowering may hand on a value where eager makes a copy, and an argument in another layout takes a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container, Mapping
+from typing import Any
+
+import torch
+from opaq import _runtime
+
+from .compat import inductor
+from .compat.inductor import ir
+from .copies import extent, may_overlap
+
+
+def place(
+    op: str,
+    values: Mapping[Any, Any],
+    eager: Mapping[Any, torch.Tensor],
+    nodes: Mapping[Any, Any],
+    written: Collection[Any],
+    contiguous: Container[Any] = (),
+) -> tuple[dict[Any, Any], Callable[[], None]]:
+    """Buffers by argument, of those in `eager`; row-major for those in `contiguous`, with eager's strides for all others.
+
+    Keys are names of arguments, or what else tells them apart. `nodes`: the graph's nodes, where known; `written`: the arguments that `op` writes to.
+    Where it takes a copy of one of these, the second result, to be called after the launch, copies back.
+    LaunchError: two written arguments of different tensors lie in the same memory.
+    """
+    written = [name for name in eager if name in written]
+    buffers = {name: _lay_out(values[name], fake, name in contiguous) for name, fake in eager.items()}
+    for name in written:
+        keep_old_values(values[name], nodes.get(name))
+        for other in eager:
+            if other == name or not _same_memory(buffers[other], buffers[name]) or inductor.shares_storage(eager[other], eager[name]):
+                continue
+            if may_overlap(_extent(buffers[other]), _extent(buffers[name])):
+                if other in written:
+                    raise _runtime.LaunchError(
+                        f"{op}: it writes to `{name}` and `{other}`, which are different tensors in eager but share memory in the graph that "
+                        f"Inductor made; a pass of Inductor has merged them. Call the op outside torch.compile, and report this as a bug of opaq"
+                    )
+                buffers[other] = _exact(ir.ExternKernel.copy_input(buffers[other]), eager[other])
+    for name in written:
+        _share(name, values, eager, contiguous, buffers)
+
+    def carry_back() -> None:
+        for name in written:
+            if buffers[name].get_name() != values[name].get_name():
+                inductor.copy_into(values[name], _box(buffers[name]))
+
+    return buffers, carry_back
+
+
+def keep_old_values(value: Any, node: Any) -> None:
+    """Before a write to `value`, the graph's `node`: copies what later nodes read in the same memory without being a view of `node`.
+
+    Such values are there where the lowering of an operation that copies in eager hands on its input."""
+    memory = _storage(value)
+    if memory is None or node is None:
+        return
+    for other, later in inductor.live_values():
+        if _storage(later) is memory and not inductor.views_of_one(other, node):
+            inductor.replace_value(other, ir.ExternKernel.copy_input(later))
+
+
+def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool) -> Any:
+    value.realize()
+    if contiguous:
+        strides = ir.FlexibleLayout.contiguous_strides(value.get_size())
+    else:
+        strides = inductor.expressions(eager.stride())
+    placed = value if inductor.has_strides(value, strides) else ir.ExternKernel.require_exact_strides(value, strides)
+    return ir.ExternKernel.realize_input(placed)
+
+
+def _exact(value: Any, eager: torch.Tensor) -> Any:
+    return ir.ExternKernel.realize_input(ir.ExternKernel.require_exact_strides(_box(value), inductor.expressions(eager.stride())))
+
+
+def _share(name: Any, values: Mapping[Any, Any], eager: Mapping[Any, torch.Tensor], contiguous: Container[Any], buffers: dict[Any, Any]) -> None:
+    """Puts a written argument and those that share its memory in eager into one buffer, where Inductor has them in several."""
+
+    def taken_as_is(other: Any) -> bool:  # eager copies the others to row-major order, each by itself
+        return other not in contiguous or inductor.has_row_major(eager[other])
+
+    sharing = [other for other in eager if inductor.shares_storage(eager[other], eager[name]) and taken_as_is(other)]
+    apart = [other for other in sharing if not _same_memory(buffers[other], buffers[name])]
+    if name not in sharing or not any(may_overlap(_eager_extent(eager[other]), _eager_extent(eager[name])) for other in apart):
+        return
+    elements = max(fake.untyped_storage().nbytes() // fake.dtype.itemsize for fake in (eager[other] for other in sharing))
+    size = inductor.expressions([elements])
+    memory = inductor.lowering.empty_strided(size, [1], dtype=eager[name].dtype, device=eager[name].device)
+    for other in sharing:
+        window = inductor.as_strided(memory, eager[other])
+        inductor.copy_into(window, values[other])
+        buffers[other] = ir.ExternKernel.realize_input(window)
+
+
+# ---- memory -------------------------------------------------------------------------------------------------------------
+
+
+def _box(buffer: Any) -> Any:
+    return buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)
+
+
+def _same_memory(a: Any, b: Any) -> bool:
+    return a.get_name() == b.get_name()
+
+
+def _storage(value: Any) -> Any:
+    """What holds a value's data: the same object for all views of it; None for what is not a tensor."""
+    while isinstance(value, (ir.TensorBox, ir.BaseView)):
+        value = value.data
+    return value if isinstance(value, ir.StorageBox) else None
+
+
+def _extent(buffer: Any) -> tuple[Any, Any]:
+    layout = buffer.get_layout()
+    return extent(layout.size, layout.stride, layout.offset, layout.dtype.itemsize)
+
+
+def _eager_extent(fake: torch.Tensor) -> tuple[Any, Any]:
+    return extent(fake.shape, fake.stride(), fake.storage_offset(), fake.dtype.itemsize)

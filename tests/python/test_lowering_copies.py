@@ -1,0 +1,711 @@
+"""Copies made before a write, and memory that arguments share: every compiled form writes and reads what eager does.
+
+Each program gives an op arguments that are copies, views or overlapping views of one another. All programs of a form are compiled as one graph, each with an
+input of its own, so that none shares a value with another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch._inductor.utils import run_and_get_code
+
+import opaq
+
+PROGRAMS: list[Callable[..., Any]] = []
+
+
+def program(function: Callable[..., Any]) -> Callable[..., Any]:
+    PROGRAMS.append(function)
+    return function
+
+
+@program
+def clone_read(op, t):
+    s = t + 1
+    op(s.clone(), s)
+    return s * 2
+
+
+@program
+def clone_written(op, t):
+    s = t + 1
+    c = s.clone()
+    op(s, c)
+    return s * 2, c
+
+
+@program
+def clone_of_input(op, t):
+    op(t.clone(), t)
+    return t * 2
+
+
+@program
+def input_to_clone(op, t):
+    c = t.clone()
+    op(t, c)
+    return c, t + 1
+
+
+@program
+def plus_zero(op, t):
+    s = t + 1
+    op(s + 0, s)
+    return s
+
+
+@program
+def times_one(op, t):
+    s = t + 1
+    op(s * 1, s)
+    return s
+
+
+@program
+def div_one(op, t):
+    s = t + 1
+    op(s / 1, s)
+    return s
+
+
+@program
+def to_copy(op, t):
+    s = t + 1
+    op(s.to(torch.float32, copy=True), s)
+    return s
+
+
+@program
+def copy_into_empty(op, t):
+    s = t + 1
+    e = torch.empty_like(s)
+    e.copy_(s)
+    op(e, s)
+    return s, e
+
+
+@program
+def alias_same(op, t):
+    s = t + 1
+    op(s, s)
+    return s
+
+
+@program
+def alias_same_old_read(op, t):
+    s = t + 1
+    y = s.clone()
+    op(s, s)
+    return s, y * 2
+
+
+@program
+def alias_same_old_returned(op, t):
+    s = t + 1
+    y = s.clone()
+    op(s, s)
+    return s, y
+
+
+@program
+def alias_input(op, t):
+    op(t, t)
+    return t + 1
+
+
+@program
+def alias_input_old(op, t):
+    y = t.clone()
+    op(t, t)
+    return t + 1, y
+
+
+@program
+def alias_input_old2(op, t):
+    y = t.clone()
+    op(t, t)
+    return t + 1, y * 3
+
+
+@program
+def halves(op, t):
+    s = t + 1
+    n = s.shape[0] // 2
+    op(s[:n], s[n:])
+    return s
+
+
+@program
+def halves_clone(op, t):
+    s = t + 1
+    n = s.shape[0] // 2
+    op(s.clone()[:n], s[n:])
+    return s
+
+
+@program
+def overlap(op, t):
+    s = t + 1
+    op(s[:-1], s[1:])
+    return s
+
+
+@program
+def overlap_clone(op, t):
+    s = t + 1
+    op(s.clone()[:-1], s[1:])
+    return s
+
+
+@program
+def overlap_clone2(op, t):
+    s = t + 1
+    op(s[:-1].clone(), s[1:])
+    return s
+
+
+@program
+def overlap_input(op, t):
+    op(t[:-1], t[1:])
+    return t * 2
+
+
+@program
+def overlap_input_clone(op, t):
+    op(t[:-1].clone(), t[1:])
+    return t * 2
+
+
+@program
+def overlap_old(op, t):
+    s = t + 1
+    y = s.clone()
+    op(s[:-1], s[1:])
+    return s, y + 1
+
+
+@program
+def flip(op, t):
+    s = t + 1
+    op(s.flip(0), s)
+    return s
+
+
+@program
+def matmul(op, t):
+    s = torch.diag(torch.ones_like(t)) @ t
+    op(s.clone(), s)
+    return s
+
+
+@program
+def matmul_old(op, t):
+    s = torch.diag(torch.ones_like(t)) @ t
+    y = s.clone()
+    op(y, s)
+    return s, y
+
+
+@program
+def twice(op, t):
+    s = t + 1
+    op(s.clone(), s)
+    op(s.clone(), s)
+    return s
+
+
+@program
+def twice_c(op, t):
+    s = t + 1
+    c = s.clone()
+    op(c, s)
+    op(s, c)
+    return s, c
+
+
+@program
+def read_later(op, t):
+    s = t + 1
+    c = s.clone()
+    op(c, s)
+    return s * 2, c * 3
+
+
+@program
+def read_later_only(op, t):
+    s = t + 1
+    c = s.clone()
+    op(t, s)
+    return s * 2, c * 3
+
+
+@program
+def returned_later(op, t):
+    s = t + 1
+    c = s.clone()
+    op(t, s)
+    return s, c
+
+
+@program
+def view_chain(op, t):
+    s = (t + 1).view(2, -1).view(-1)
+    op(s.clone(), s)
+    return s
+
+
+@program
+def strided(op, t):
+    s = torch.stack([t, t + 1], 1)
+    op(s[:, 0].clone(), s[:, 0])
+    return s
+
+
+@program
+def strided2(op, t):
+    s = torch.stack([t, t + 1], 1)
+    op(s.clone()[:, 0], s[:, 0])
+    return s
+
+
+@program
+def strided3(op, t):
+    s = torch.stack([t, t + 1], 1)
+    op(s[:, 1], s[:, 0])
+    return s
+
+
+@program
+def expand_clone(op, t):
+    s = t + 1
+    op(s[None].expand(1, -1)[0].clone(), s)
+    return s
+
+
+@program
+def cat_copy(op, t):
+    s = t + 1
+    op(torch.cat([s]), s)
+    return s
+
+
+@program
+def where_copy(op, t):
+    s = t + 1
+    op(torch.where(torch.ones_like(s, dtype=torch.bool), s, s), s)
+    return s
+
+
+@program
+def contiguous_copy(op, t):
+    s = torch.stack([t, t + 1], 1)[:, 0]
+    op(s.contiguous(), s)
+    return s
+
+
+@program
+def inplace_after(op, t):
+    s = t + 1
+    c = s.clone()
+    op(s, c)
+    s.add_(1)
+    c.mul_(2)
+    return s, c
+
+
+@program
+def input_two_clones(op, t):
+    a, b = t.clone(), t.clone()
+    op(a, b)
+    return a, b, t
+
+
+@program
+def two_clones(op, t):
+    s = t + 1
+    a, b = s.clone(), s.clone()
+    op(a, b)
+    return a, b, s
+
+
+@program
+def clone_then_input(op, t):
+    c = t.clone()
+    op(c, t)
+    return c
+
+
+@program
+def times_one_then_input(op, t):
+    c = t * 1
+    op(c, t)
+    return c
+
+
+@program
+def transposed_then_input(op, t):
+    c = t.view(2, 3).t() + 0
+    op(c[0], t[:2])
+    return c, c.t()
+
+
+@program
+def pad_noop(op, t):
+    s = t + 1
+    op(torch.nn.functional.pad(s, (0, 0)), s)
+    return s
+
+
+@program
+def repeat_noop(op, t):
+    s = t + 1
+    op(s.repeat(1), s)
+    return s
+
+
+@program
+def slice_scatter(op, t):
+    s = t + 1
+    z = torch.zeros_like(s)
+    z[:] = s
+    op(z, s)
+    return s, z
+
+
+@program
+def double_cast(op, t):
+    s = t + 1
+    op(s.double().float(), s)
+    return s
+
+
+@program
+def relu_relu(op, t):
+    s = (t + 1).relu()
+    op(s.relu(), s)
+    return s
+
+
+@program
+def sum_view(op, t):
+    s = t + 1
+    y = s.view(-1, 1).sum(1)
+    op(y, s)
+    return s
+
+
+@program
+def index_all(op, t):
+    s = t + 1
+    op(s[torch.arange(s.shape[0])], s)
+    return s
+
+
+@program
+def read_before(op, t):
+    s = t + 1
+    y = s * 2
+    op(y, s)
+    return s, y
+
+
+@program
+def half_written_clone_whole(op, t):
+    s = t + 1
+    c = s.clone()
+    n = s.shape[0] // 2
+    op(c[:n], s[:n])
+    return s, c
+
+
+@program
+def detach_(op, t):
+    s = t + 1
+    op(s.detach(), s)
+    return s
+
+
+@program
+def const(op, t):
+    s = torch.arange(float(t.shape[0]))
+    op(s.clone(), s)
+    return s + t
+
+
+@program
+def loop(op, t):
+    s = t + 1
+    for _ in range(3):
+        previous = s.clone()
+        op(previous, s)
+    return s
+
+
+# ---- ops, and what they do, in PyTorch's own arithmetic -----------------------------------------------------------------
+
+
+def reverse_into(src: torch.Tensor, dst: torch.Tensor) -> None:
+    n = src.shape[0]
+    for i in range(n):
+        dst[n - 1 - i] = src[i]
+
+
+def write_both(a: torch.Tensor, b: torch.Tensor) -> None:
+    n = a.shape[0]
+    for i in range(n):
+        a[i] = a[i] * 2 + b[n - 1 - i]
+        b[i] += 3
+
+
+def add_and_reverse(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
+    n = src.shape[0]
+    out = torch.empty(n)
+    for i in range(n):
+        out[i] = src[i] + dst[i]
+        dst[n - 1 - i] = src[i]
+    return out
+
+
+def reverse_op(name: str) -> Callable[..., Any]:
+    op = opaq.op(f"{name}(Tensor src, Tensor(a!) dst) -> ()")
+    return op.cpu(
+        source="void f(const float* s, long ss, float* d, long ds, long n) { for (long i = 0; i < n; ++i) d[(n - 1 - i) * ds] = s[i * ss]; }",
+        entry="f", args="src, src.stride(0), dst, dst.stride(0), src.numel()",
+    )  # fmt: skip
+
+
+def both_op(name: str) -> Callable[..., Any]:
+    op = opaq.op(f"{name}(Tensor(a!) a, Tensor(b!) b) -> ()")
+    return op.cpu(
+        source="""void f(float* a, long as, float* b, long bs, long n) {
+          for (long i = 0; i < n; ++i) { a[i * as] = a[i * as] * 2 + b[(n - 1 - i) * bs]; b[i * bs] += 3; } }""",
+        entry="f", args="a, a.stride(0), b, b.stride(0), a.numel()",
+    )  # fmt: skip
+
+
+def returning_op(name: str) -> Callable[..., Any]:
+    op = opaq.op(f"{name}(Tensor src, Tensor(a!) dst) -> Tensor", outputs=opaq.like("src"))
+    return op.cpu(
+        source="""void f(const float* s, long ss, float* d, long ds, float* o, long n) {
+          for (long i = 0; i < n; ++i) { o[i] = s[i * ss] + d[i * ds]; d[(n - 1 - i) * ds] = s[i * ss]; } }""",
+        entry="f", args="src, src.stride(0), dst, dst.stride(0), out, src.numel()",
+    )  # fmt: skip
+
+
+def python_op(name: str) -> Callable[..., Any]:
+    return opaq.custom_op(name, reverse_into, mutates_args={"dst"})
+
+
+def only_with_a_reference(name: str) -> Callable[..., Any]:
+    """In a C++ wrapper it goes through the dispatcher."""
+    op = opaq.op(f"{name}(Tensor src, Tensor(a!) dst) -> ()")
+    op.reference(reverse_into)
+    return op
+
+
+MAKERS = {
+    "op": (reverse_op, reverse_into),
+    "two written": (both_op, write_both),
+    "returns": (returning_op, add_and_reverse),
+    "custom_op": (python_op, reverse_into),
+    "reference": (only_with_a_reference, reverse_into),
+}
+
+
+def results(function: Callable[..., Any], inputs: list[torch.Tensor], programs: list[Callable[..., Any]]) -> dict[str, list[torch.Tensor]]:
+    """What each program returns and leaves in its input."""
+    inputs = [t.clone() for t in inputs]
+    returned = function(*inputs)
+    leaves = [torch.utils._pytree.tree_leaves(value) for value in returned]
+    return {
+        each.__name__: [*(leaf for leaf in values if isinstance(leaf, torch.Tensor)), given] for each, values, given in zip(programs, leaves, inputs)
+    }
+
+
+def check(op: Callable[..., Any], meaning: Callable[..., Any], programs: list[Callable[..., Any]], compile_: Callable[..., Any]) -> None:
+    inputs = [torch.arange(1.0, 7.0) + 10 * i for i in range(len(programs))]
+    expected = results(lambda *inputs: [each(meaning, t) for each, t in zip(programs, inputs)], inputs, programs)
+    got = results(compile_(lambda *inputs: [each(op, t) for each, t in zip(programs, inputs)]), inputs, programs)
+    wrong = [name for name, values in expected.items() if len(values) != len(got[name]) or not all(map(torch.equal, values, got[name]))]
+    assert not wrong
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_every_program_agrees_with_eager(unique: str, kind: str, dynamic: bool) -> None:
+    make, meaning = MAKERS[kind]
+    check(make(unique), meaning, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, dynamic=dynamic))
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_with_the_first_version_of_functionalization(unique: str, kind: str) -> None:
+    make, meaning = MAKERS[kind]
+    refused = (
+        {
+            "input_to_clone",
+            "clone_of_input",
+            "clone_then_input",
+            "input_two_clones",
+            "times_one_then_input",
+            "transposed_then_input",
+            "overlap_input_clone",
+        }
+        if kind == "two written"
+        else set()
+    )
+    programs = [each for each in PROGRAMS if each.__name__ not in refused]
+    check(make(unique), meaning, programs, lambda f: torch.compile(f, fullgraph=True, options={"enable_auto_functionalized_v2": False}))
+
+
+def test_the_first_version_refuses_a_graph_input_and_a_copy_of_it(unique: str) -> None:
+    op = both_op(unique)
+
+    def model(t: torch.Tensor) -> torch.Tensor:
+        copy = t * 1
+        op(copy, t)
+        return copy
+
+    expected = torch.arange(6.0)
+    write_both(expected, torch.arange(6.0))
+    try:
+        result = torch.compile(model, fullgraph=True, options={"enable_auto_functionalized_v2": False})(torch.arange(6.0))
+    except Exception as error:
+        assert re.search("it writes to `a` and `b`, a graph input and a copy of it; .*leave the option at True", str(error))
+    else:  # a newer Inductor keeps the copy
+        assert torch.equal(result, expected)
+
+
+def test_without_inductors_pattern_matcher(unique: str) -> None:
+    check(reverse_op(unique), reverse_into, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, options={"pattern_matcher": False}))
+
+
+@pytest.mark.parametrize("kind", ["op", "reference"])
+def test_in_a_cpp_wrapper(unique: str, kind: str) -> None:
+    make, meaning = MAKERS[kind]
+    check(make(unique), meaning, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, options={"cpp_wrapper": True}))
+
+
+def test_in_a_package(unique: str, tmp_path: Any) -> None:
+    op = reverse_op(unique)
+
+    def package(function: Callable[..., Any]) -> Callable[..., Any]:
+        class Model(torch.nn.Module):
+            def forward(self, *inputs: torch.Tensor) -> Any:
+                return function(*inputs)
+
+        inputs = tuple(torch.arange(1.0, 7.0) + 10 * i for i in range(len(PROGRAMS)))
+        return torch._inductor.aoti_load_package(opaq.package(torch.export.export(Model(), inputs), str(tmp_path / "model.pt2")))
+
+    check(op, reverse_into, PROGRAMS, package)
+
+
+def test_in_branches_of_cond(unique: str) -> None:
+    op = reverse_op(unique)
+
+    def model(write: Callable[..., Any], t: torch.Tensor) -> torch.Tensor:
+        def copied(x: torch.Tensor) -> torch.Tensor:
+            s = x + 1
+            write(s.clone(), s)
+            return s * 2
+
+        def shared(x: torch.Tensor) -> torch.Tensor:
+            s = x + 1
+            old = s.clone()
+            write(s[:-1], s[1:])
+            return s + old
+
+        return torch.cond(t.sum() > 0, copied, shared, (t,))
+
+    for t in (torch.arange(6.0), -torch.arange(6.0)):
+        expected = torch.arange(6.0)  # eager torch.cond would trace: the branches are called by hand
+        s = t + 1
+        if t.sum() > 0:
+            reverse_into(s.clone(), s)
+            expected = s * 2
+        else:
+            old = s.clone()
+            reverse_into(s[:-1], s[1:])
+            expected = s + old
+        assert torch.equal(torch.compile(lambda t: model(op, t), fullgraph=True)(t), expected)
+
+
+def test_in_a_training_graph(unique: str) -> None:
+    op = reverse_op(unique)
+
+    def model(write: Callable[..., Any], w: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        s = (t * 2).detach()
+        write(s.clone(), s)
+        whole = (t * 3).detach()
+        old = whole.clone()
+        write(whole[:-1], whole[1:])
+        return (w * s + w * w * old * whole).sum()
+
+    grads = []
+    for function, write in ((model, reverse_into), (torch.compile(model, fullgraph=True), op)):
+        w, t = torch.arange(1.0, 7.0, requires_grad=True), torch.arange(6.0)
+        function(write, w, t).backward()
+        grads.append(w.grad)
+    assert torch.equal(*grads)
+
+
+def test_graphs_that_differ_by_a_dropped_copy_alone_are_two_graphs_in_the_cache(unique: str) -> None:
+    """Inductor drops `+ 0` before it makes a graph's cache key."""
+    op = reverse_op(unique)
+
+    def copied(t: torch.Tensor) -> torch.Tensor:
+        s = t + 1
+        op(s + 0, s)
+        return s
+
+    def shared(t: torch.Tensor) -> torch.Tensor:
+        s = t + 1
+        op(s, s)
+        return s
+
+    t = torch.arange(6.0)
+    for function, expected in ((copied, [6.0, 5, 4, 3, 2, 1]), (shared, [1.0, 2, 3, 3, 2, 1])):
+        torch._dynamo.reset()
+        assert torch.compile(function, fullgraph=True)(t).tolist() == expected
+
+
+def test_a_cache_is_never_copied(unique: str) -> None:
+    """Rows of a key/value cache, written through views, as an input and as an intermediate: the generated code allocates nothing of its size."""
+    op = opaq.op(f"{unique}(Tensor(a!) cache, Tensor row, int at) -> ()")
+    op.cpu(
+        source="void f(float* cache, long stride, const float* row, long at, long n) { for (long i = 0; i < n; ++i) cache[at * stride + i] = row[i]; }",
+        entry="f", args="cache, cache.stride(0), row, at, row.numel()",
+    )  # fmt: skip
+
+    def model(cache: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        op(cache, row * 2, 3)
+        op(cache[8:16], row + 1, 2)
+        op(cache[16:], cache[0].clone(), 1)
+        return cache[3] + cache[10] + cache[17]
+
+    cache, row = torch.zeros(32, 8), torch.arange(8.0)
+    result, code = run_and_get_code(torch.compile(model, fullgraph=True), cache, row)
+    assert torch.equal(cache[3], row * 2) and torch.equal(cache[10], row + 1) and torch.equal(cache[17], torch.zeros(8))
+    assert torch.equal(result, row * 3 + 1)
+    assert "empty_strided_cpu((32, 8)" not in code[0]
+
+
+@pytest.mark.parametrize("shift, copies", [(4, 0), (3, 1)])
+def test_only_what_may_overlap_is_copied(unique: str, shift: int, copies: int) -> None:
+    op = reverse_op(unique)
+
+    def model(t: torch.Tensor) -> torch.Tensor:
+        s = t + 1
+        op(s.clone()[:4], s[shift : shift + 4])
+        return s
+
+    t = torch.arange(8.0)
+    expected = t + 1
+    reverse_into((t + 1)[:4], expected[shift : shift + 4])
+    result, code = run_and_get_code(torch.compile(model, fullgraph=True), t)
+    assert torch.equal(result, expected)
+    assert code[0].partition("def call(")[2].partition("benchmark_compiled_module")[0].count("empty_strided_cpu(") == 1 + copies
