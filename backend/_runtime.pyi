@@ -73,10 +73,11 @@ def ops() -> list[str]: ...
 
 # ---- launching ---------------------------------------------------------------------------------------------------------
 
-def launcher(op: str, hash: str, device: str, node: str, graph: str) -> Callable[..., None]:
+def launcher(op: str, hash: str, device: str, node: str, graph: str, timed: bool = False) -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
-    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. Raises LaunchError when the op's hash is not `hash`."""
+    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed: measure its calls that compile and load nothing.
+    Raises LaunchError when the op's hash is not `hash`."""
 
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
     """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""
@@ -142,9 +143,8 @@ def device_arch(index: int) -> str: ...             # "sm_90a". MissingError: th
 
 # ---- facts -------------------------------------------------------------------------------------------------------------
 
-def set_timing(on: bool) -> None: ...
 def implementation_stats() -> list[dict[str, Any]]: ...
-    # op, implementation, device, calls, skipped_empty, host_seconds, compile_seconds, compiled, disk_hits, spill_bytes (None: not told)
+    # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds, compiled, disk_hits, spill_bytes (None: not told)
 def node_stats() -> list[dict[str, Any]]: ...             # of launch objects: graph, node, op, device, implementation (last used), calls
 
 class WrapperNode(TypedDict):   # of a C++ wrapper that is loaded in this process

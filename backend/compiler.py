@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from . import _runtime, lowering
+from . import lowering
 from .options import split
 
 
@@ -20,9 +20,7 @@ def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any],
     ours, theirs = split(options or {}, inductor.list_options())
     patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
     lowering.activate()
-    if ours["profile"]:
-        _runtime.set_timing(True)
-    settings = {key: ours[key] for key in ("strict", "archs", "ptx")}
+    settings = {key: ours[key] for key in ("strict", "archs", "ptx", "profile")}
     return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lambda: lowering.options.use(**settings))
 
 

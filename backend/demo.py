@@ -177,7 +177,7 @@ def train(model: nn.Module, plain: nn.Module, size: Size, steps: int, device: st
     """Trains `model` compiled with backend="opaq"; facts: the losses and the largest error of the checked steps."""
     from .extern_kernels import cross_entropy_mean
 
-    compiled = torch.compile(loss_of(model, cross_entropy_mean), backend="opaq")
+    compiled = torch.compile(loss_of(model, cross_entropy_mean), backend="opaq", options={"profile": True})
     plain_loss = loss_of(plain, functional.cross_entropy)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps + 1, pct_start=0.1)
@@ -231,13 +231,14 @@ def op_facts(before: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, An
         earlier = before.get(key, {})
         calls = entry["calls"] - earlier.get("calls", 0)
         if calls:
+            timed = entry["timed_calls"] - earlier.get("timed_calls", 0)
             host_seconds = entry["host_seconds"] - earlier.get("host_seconds", 0.0)
             facts.append(
                 {
                     "name": entry["op"],
                     "implementation": entry["implementation"],
                     "calls": calls,
-                    "host_us_per_call": host_seconds / calls * 1e6,
+                    "host_us_per_call": host_seconds / timed * 1e6 if timed else None,
                     "compile_seconds": entry["compile_seconds"],
                     "images_compiled": entry["compiled"] - earlier.get("compiled", 0),
                     "cache_hits": entry["disk_hits"],
@@ -317,14 +318,10 @@ def run(*, steps: int | None = None, device: str | None = None, json: bool = Fal
     torch.manual_seed(seed)
     model, plain = make_models(size, device)
     before = statistics()
-    _runtime.set_timing(True)
-    try:
-        with progress(steps, shown=not json) as tick:
-            facts = train(model, plain, size, steps, device, seed, tick)
-        text = generate(model, size.tokens, device, seed)
-        ops = op_facts(before)
-    finally:
-        _runtime.set_timing(False)
+    with progress(steps, shown=not json) as tick:
+        facts = train(model, plain, size, steps, device, seed, tick)
+    text = generate(model, size.tokens, device, seed)
+    ops = op_facts(before)
     cuda = used_cuda_sources(ops) if kind == "cuda" else compile_cuda_sources(size)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     facts = {
@@ -384,7 +381,7 @@ def show(facts: dict[str, Any]) -> None:
             entry["name"].removeprefix("opaq_kernels::"),
             entry["implementation"],
             str(entry["calls"]),
-            f"{entry['host_us_per_call']:.1f}",
+            "-" if entry["host_us_per_call"] is None else f"{entry['host_us_per_call']:.1f}",
             f"{entry['compile_seconds']:.2f}",
             str(entry["cache_hits"]),
         )

@@ -21,7 +21,7 @@ OPTIONS = [
     Option("strict", bool, False, "a node that its op's first implementation for the device cannot serve is an error"),
     Option("archs", list, [], 'what a C++ wrapper compiles CUDA source for, such as ["sm_90a"]; empty: the device at hand'),
     Option("ptx", bool, False, "with a C++ wrapper, PTX too, for devices newer than the archs"),
-    Option("profile", bool, False, "measure the host time of every launch, for opaq.report()"),
+    Option("profile", bool, False, "measure the host time of this graph's launches from Python, for opaq.report()"),
 ]
 
 

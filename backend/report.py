@@ -27,7 +27,8 @@ class ImplementationFacts:
     implementation: str
     device: str
     calls: int
-    host_us_per_call: float | None  # of calls from Python; None: not measured (option "profile")
+    timed_calls: int                # those of `calls` that were timed
+    host_us_per_call: float | None  # mean of the timed calls; None: there were none
     compile_seconds: float
     compiled: int
     disk_hits: int
@@ -36,7 +37,10 @@ class ImplementationFacts:
 
 @dataclass(frozen=True)
 class Report:
-    """Prints as two tables and a line for each implementation that spills registers; `as_dict` gives the same facts."""
+    """Timed are the launches of graphs compiled with options={"profile": True} for Python wrappers, but for those that compile or load something
+    first; the time is that of the launch as the wrapper calls it: arguments read, implementation chosen, kernel launched. A CPU kernel runs within it.
+
+    Prints as two tables and a line for each implementation that spills registers; `as_dict` gives the same facts."""
 
     nodes: list[NodeFacts] = field(default_factory=list)
     implementations: list[ImplementationFacts] = field(default_factory=list)
@@ -49,10 +53,10 @@ class Report:
         for n in self.nodes:
             served = n.implementation if n.served_by in ("", n.implementation) else f"{n.implementation}, served by {n.served_by}"
             nodes.append((n.graph, n.node, n.op, n.device, served, str(n.calls), n.reason))
-        rows = [("op", "implementation", "device", "calls", "host us/call", "compile s", "compiled", "from cache")]
+        rows = [("op", "implementation", "device", "calls", "timed", "host us/call", "compile s", "compiled", "from cache")]
         for i in self.implementations:
             host = "-" if i.host_us_per_call is None else f"{i.host_us_per_call:.2f}"
-            rows.append((i.op, i.implementation, i.device, str(i.calls), host, f"{i.compile_seconds:.3f}", str(i.compiled), str(i.disk_hits)))
+            rows.append((i.op, i.implementation, i.device, str(i.calls), str(i.timed_calls), host, f"{i.compile_seconds:.3f}", str(i.compiled), str(i.disk_hits)))
         spilling = [f"{i.op}: {i.implementation} spills registers: {i.spill_bytes} bytes a thread" for i in self.implementations if i.spill_bytes]
         return "\n\n".join([_table(nodes), _table(rows), *spilling])
 
@@ -71,14 +75,14 @@ def report() -> Report:
         nodes.append(NodeFacts(record.graph, record.node, record.op, record.device, record.implementation, served_by, record.reason, calls))
     implementations = []
     for stats in _runtime.implementation_stats():
-        measured = stats["host_seconds"] > 0 and stats["calls"] > 0
         implementations.append(
             ImplementationFacts(
                 op=stats["op"],
                 implementation=stats["implementation"],
                 device=stats["device"],
                 calls=stats["calls"] + from_cpp[stats["op"], stats["implementation"], stats["device"]],
-                host_us_per_call=stats["host_seconds"] / stats["calls"] * 1e6 if measured else None,
+                timed_calls=stats["timed_calls"],
+                host_us_per_call=stats["host_seconds"] / stats["timed_calls"] * 1e6 if stats["timed_calls"] else None,
                 compile_seconds=stats["compile_seconds"],
                 compiled=stats["compiled"],
                 disk_hits=stats["disk_hits"],

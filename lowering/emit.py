@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 
-from . import python_functions
+from . import options, python_functions
 from .compat.inductor import V, graph_label, op_name, pexpr, root_wrapper, schema_text
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
     facts = {"device": device_text(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
+    if options.current().profile:
+        facts["profile"] = True
     return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
 
 
@@ -81,7 +83,7 @@ def _define(wrapper: Any, qualname: str, schema: str, hash: str, method: str, fa
             opaq_graph = OpaqGraph({json.dumps(graph_label())})
         """)
     name = _name(qualname, header)
-    keywords = "".join(f", {key}={json.dumps(value)}" for key, value in facts.items())
+    keywords = "".join(f", {key}={value if isinstance(value, bool) else json.dumps(value)}" for key, value in facts.items())
     root.header.writeline(f"# {schema}")
     root.header.writeline(f'{name} = opaq_graph.{method}("{qualname}", "{hash}"{keywords})')
     return name

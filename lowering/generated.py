@@ -26,9 +26,12 @@ class Graph:
     def __init__(self, label: str) -> None:
         self.name = _runtime.graph_name(label)
 
-    def launch(self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "") -> Callable[..., None]:
-        """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU."""
-        launcher = _runtime.launcher(op, hash, device, node, self.name)
+    def launch(self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False) -> Callable[..., None]:
+        """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU.
+
+        profile: its calls are timed, for the report.
+        """
+        launcher = _runtime.launcher(op, hash, device, node, self.name, profile)
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         return launcher
 

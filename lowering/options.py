@@ -15,11 +15,13 @@ class Options:
     """strict: a node that the op's first implementation for its device cannot serve is an error, not a decision in the log.
     archs: what to compile CUDA source for in a C++ wrapper or a package ("sm_90a", "compute_90" for PTX); empty: the device at hand.
     ptx: PTX too, of the lowest arch, so that newer devices can run the package.
+    profile: the Python wrapper's launches are timed.
     """
 
     strict: bool = False
     archs: tuple[str, ...] = ()
     ptx: bool = False
+    profile: bool = False
 
 
 _current: contextvars.ContextVar[Options] = contextvars.ContextVar("opaq_lowering_options", default=Options())

@@ -1,30 +1,10 @@
 // The launch itself, and what else can be asked of a prepared launch.
 #include "opaq/launch.h"
 
-#include <chrono>
-
 #include "state.h"
 
 namespace opaq {
 namespace {
-
-// Read on every launch of the process, written by reports: no other state is shared between prepared launches.
-std::atomic<bool> timing_on{false};
-
-int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
-
-class Timer {
- public:
-  explicit Timer(std::atomic<int64_t>& total) : total_(total), start_(timing() ? now() : 0) {}
-  ~Timer() {
-    if (start_) total_.fetch_add(now() - start_, std::memory_order_relaxed);
-  }
-  Timer(const Timer&) = delete;
-
- private:
-  std::atomic<int64_t>& total_;
-  const int64_t start_;
-};
 
 // Room for the parameters of one launch: on the stack for as many as kernels have, on the heap beyond.
 class Parameters {
@@ -70,9 +50,6 @@ void launch_host(const Subject& subject, const Instance& instance, const Arg* ar
 
 }  // namespace
 
-void set_timing(bool on) { timing_on.store(on, std::memory_order_relaxed); }
-bool timing() { return timing_on.load(std::memory_order_relaxed); }
-
 PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation, std::vector<Symbol> symbols)
     : op_(std::move(op)),
       implementation_(std::move(implementation)),
@@ -87,7 +64,6 @@ bool PreparedLaunch::launch_if_loaded(const Arg* args, Device device, void* stre
 
 bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool may_load) try {
   State& state = *state_;
-  const Timer timer(state.host_nanoseconds);
   check_target(state.subject, device);
   const CUstream stream = static_cast<CUstream>(raw_stream);
   Geometry geometry;
@@ -116,6 +92,11 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   return true;
 } catch (const Error& error) {
   throw naming(error, op_);
+}
+
+void PreparedLaunch::add_host_time(int64_t nanoseconds) {
+  state_->timed_calls.fetch_add(1, std::memory_order_relaxed);
+  state_->host_nanoseconds.fetch_add(nanoseconds, std::memory_order_relaxed);
 }
 
 void PreparedLaunch::warmup(const Arg* args, Device device) try {
@@ -183,6 +164,7 @@ LaunchStats PreparedLaunch::stats() const {
   LaunchStats stats;
   stats.calls = state.calls.total();
   stats.skipped_empty = state.skipped_empty.total();
+  stats.timed_calls = state.timed_calls.load(std::memory_order_relaxed);
   stats.host_seconds = static_cast<double>(state.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
   stats.compile_seconds = static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
   stats.compiled = state.compiled.load(std::memory_order_relaxed);

@@ -43,7 +43,7 @@ struct PreparedLaunch::State {
   std::shared_ptr<const HostFunction> host_function(const std::string& entry, const Arg* args);
 
   Counter calls, skipped_empty;
-  std::atomic<int64_t> host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
+  std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
   std::atomic<int64_t> spill_bytes{-1};  // of the image where they are most; -1 until one tells
 
  private:

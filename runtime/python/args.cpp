@@ -110,12 +110,11 @@ Ref default_value(const ArgSpec& spec) {
     if (const std::optional<DType> dtype = dtype_from_name(spec.default_text)) return Ref::borrow(torch().dtypes[static_cast<int>(*dtype)]);
   }
   if (spec.type == Type::String && spec.torch_type != "str" && spec.default_text != "None") return from(spec.default_text);  // no expression reads it
-  static PyObject* literal_eval = [] {
-    Ref ast = check(PyImport_ImportModule("ast"));
-    return check(PyObject_GetAttrString(ast.get(), "literal_eval")).release();
-  }();
+  // Not kept in a static variable: its initialisation would be locked while Python code runs, which may wait for a thread that wants both.
+  Ref ast = check(PyImport_ImportModule("ast"));
+  Ref literal_eval = check(PyObject_GetAttrString(ast.get(), "literal_eval"));
   Ref text = from(spec.default_text);
-  return check(PyObject_CallFunctionObjArgs(literal_eval, text.get(), nullptr));
+  return check(PyObject_CallFunctionObjArgs(literal_eval.get(), text.get(), nullptr));
 }
 
 Device parse_device(const std::string& text) {

@@ -42,11 +42,13 @@ class Args {
 // Reads one non-tensor value. Throws Launch with op, argument, got and expected.
 Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room);
 
-// Launches; releases the GIL only where something must be compiled or loaded first. The caller owns the tensors meanwhile.
-inline void launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, Device device, void* stream) {
-  if (launch.launch_if_loaded(args, device, stream)) return;
+// Launches; releases the GIL only where something must be compiled or loaded first, and then returns false. The caller owns the tensors
+// meanwhile.
+inline bool launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, Device device, void* stream) {
+  if (launch.launch_if_loaded(args, device, stream)) return true;
   const AllowThreads allow;
   launch.launch(args, device, stream);
+  return false;
 }
 
 // Why a value was refused as a tensor argument; takes the place of the Python exception that is set, if any.

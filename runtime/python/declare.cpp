@@ -162,9 +162,9 @@ PyObject* note_reference_error(PyObject*, PyObject* text) {
   });
 }
 
-PyObject* reference_of(const std::string& op) {
+Ref reference_of(const std::string& op) {
   const auto found = references().find(op);
-  return found == references().end() ? nullptr : found->second.get();
+  return found == references().end() ? Ref() : found->second;
 }
 
 PyObject* extend_hash(PyObject*, PyObject* args) {
@@ -180,7 +180,7 @@ PyObject* describe(PyObject*, PyObject* name) {
     const Op& op = get_op(to_string(name, "op"));
     Dict d;
     d.set("name", op.name()).set("schema", op.spec().schema.text).put("args", describe_args(op.spec().schema)).put("outputs", describe_outputs(op.spec()));
-    d.put("implementations", describe_implementations(op)).set("has_reference", reference_of(op.name()) != nullptr).set("hash", op.hash());
+    d.put("implementations", describe_implementations(op)).set("has_reference", bool(reference_of(op.name()))).set("hash", op.hash());
     return d.take().release();
   });
 }

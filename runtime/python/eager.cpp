@@ -21,10 +21,13 @@ class Allocator {
  public:
   Ref allocate(const OutputShape& shape, Device device) {
     if (!args_ || shape.dtype != last_.dtype || shape.sizes != last_.sizes || shape.strides != last_.strides) {
-      Ref sizes = int_tuple(shape.sizes), strides = int_tuple(shape.strides);
-      args_ = {};
-      last_ = shape;
-      args_ = check(PyTuple_Pack(3, sizes.get(), strides.get(), torch().dtypes[static_cast<int>(shape.dtype)]));
+      // Making Python objects may run other Python code (a finalizer, another thread) that calls the op and comes by here: `shape` and the two
+      // members are read and written with nothing of that between.
+      OutputShape wanted = shape;
+      Ref sizes = int_tuple(wanted.sizes), strides = int_tuple(wanted.strides);
+      Ref made = check(PyTuple_Pack(3, sizes.get(), strides.get(), torch().dtypes[static_cast<int>(wanted.dtype)]));
+      last_ = std::move(wanted);
+      std::swap(args_, made);
     }
     const Ref args = args_;  // an allocation may run Python code that calls the op again
     const Torch& t = torch();

@@ -146,19 +146,12 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
         const LaunchStats s = launch->stats();
         Dict d;
         d.set("op", op->name()).set("implementation", launch->implementation().name).set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
-        d.set("calls", s.calls).set("skipped_empty", s.skipped_empty).set("host_seconds", s.host_seconds).set("compile_seconds", s.compile_seconds);
+        d.set("calls", s.calls).set("skipped_empty", s.skipped_empty).set("timed_calls", s.timed_calls).set("host_seconds", s.host_seconds).set("compile_seconds", s.compile_seconds);
         d.set("compiled", s.compiled).set("disk_hits", s.disk_hits).put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
         list.add(d.take());
       }
     }
     return list.take().release();
-  });
-}
-
-PyObject* set_timing(PyObject*, PyObject* on) {
-  return guarded([&]() -> PyObject* {
-    opaq::set_timing(to_bool(on));
-    return none().release();
   });
 }
 

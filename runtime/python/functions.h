@@ -15,7 +15,7 @@ PyObject* note_reference_error(PyObject*, PyObject* text);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);
-PyObject* reference_of(const std::string& op);  // borrowed: the fallback given to set_reference, or nullptr
+Ref reference_of(const std::string& op);  // the fallback given to set_reference; empty when there is none
 
 // launcher.cpp
 PyObject* launcher(PyObject*, PyObject* args);
@@ -40,7 +40,6 @@ PyObject* plan(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);
 PyObject* implementation_stats(PyObject*, PyObject*);
-PyObject* set_timing(PyObject*, PyObject* args);
 PyObject* doctor(PyObject*, PyObject*);
 PyObject* settings_dict(PyObject*, PyObject*);
 PyObject* configure(PyObject*, PyObject* args, PyObject* kwargs);

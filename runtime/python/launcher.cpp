@@ -1,4 +1,5 @@
 // Launch objects: what a node of a generated wrapper calls. One Python call in, one kernel launch out.
+#include <chrono>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -19,6 +20,7 @@ struct Launcher {
   const OpSpec* spec;
   Device device;
   std::string node, graph;
+  bool timed;                         // the graph was compiled with the option `profile`
   std::vector<Read> reads;            // inputs, then outputs
   int64_t calls = 0;                  // guarded by the GIL, as everything here
   std::string last = "";              // implementation that served the last call
@@ -31,6 +33,8 @@ std::set<Launcher*>& alive() {
 }
 
 std::string device_name(Device d) { return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index); }
+
+int64_t now() { return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 const std::string& symbol_name(const OpSpec& spec, size_t i) {
   const size_t inputs = spec.schema.args.size();
@@ -64,14 +68,14 @@ std::vector<Read> reads_of(const OpSpec& spec) {
 }
 
 void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg* args) {
-  PyObject* reference = reference_of(l.op->name());
+  const Ref reference = reference_of(l.op->name());  // held: the function may declare another in its own place
   if (!reference) fail(ErrorKind::Launch, l.op->name() + ": no implementation fits this call, and there is no reference:\n" + l.selector->explain(args, l.device.type));
   Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(count)));
   for (size_t i = 0; i < count; ++i) {
     Py_INCREF(values[i]);
     check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), values[i]));
   }
-  check(PyObject_CallObject(reference, tuple.get()));
+  check(PyObject_CallObject(reference.get(), tuple.get()));
   l.last = "reference";
   l.last_launch = nullptr;
 }
@@ -79,6 +83,7 @@ void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
   auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(self, "opaq.launcher"));
   try {
+    const int64_t start = l->timed ? now() : 0;
     const size_t count = l->reads.size();
     const bool cuda = l->device.type == DeviceType::CUDA;
     if (static_cast<size_t>(given) != count + cuda) {
@@ -94,7 +99,8 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     ++l->calls;
     const Choice choice = l->selector->select(args.data(), l->device.type);
     if (choice.launch) {
-      launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
+      const bool was_loaded = launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
+      if (l->timed && was_loaded) choice.launch->add_host_time(now() - start);
       l->last_launch = choice.launch;
     } else {
       run_reference(*l, values, count, args.data());
@@ -118,13 +124,16 @@ PyMethodDef call_def = {"launch", reinterpret_cast<PyCFunction>(reinterpret_cast
 
 PyObject* launcher(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
-    const std::vector<std::string> items = to_strings(args, "launcher");
+    const std::vector<Ref> objects = to_items(args, "launcher");
+    std::vector<std::string> items;
+    for (size_t i = 0; i < 5; ++i) items.push_back(to_string(objects.at(i).get(), "launcher"));
+    const bool timed = objects.size() > 5 && to_bool(objects[5].get());
     const Op& op = get_op(items.at(0));
     if (op.hash() != items.at(1)) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " + op.hash().substr(0, 12) + ", generated for " + items.at(1).substr(0, 12) +
                                   "); compile the model again");
     }
-    auto* l = new Launcher{&op, &selector(op), &op.spec(), parse_device(items.at(2)), items.at(3), items.at(4), reads_of(op.spec())};
+    auto* l = new Launcher{&op, &selector(op), &op.spec(), parse_device(items.at(2)), items.at(3), items.at(4), timed, reads_of(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {
       delete l;
@@ -137,10 +146,21 @@ PyObject* launcher(PyObject*, PyObject* args) {
 
 PyObject* node_stats(PyObject*, PyObject*) {
   return guarded([&]() -> PyObject* {
-    List list;
+    struct Facts {
+      std::string graph, node, op, device, implementation;
+      int64_t calls;
+    };
+    // Copied first: making Python objects may start a garbage collection, which destroys launchers, or let other threads make new ones.
+    std::vector<Facts> facts;
     for (const Launcher* l : alive()) {
       const std::string implementation = l->last_launch ? l->last_launch->implementation().name : l->last;
-      list.add(Dict().set("graph", l->graph).set("node", l->node).set("op", l->op->name()).set("device", device_name(l->device)).set("implementation", implementation).set("calls", l->calls).take());
+      facts.push_back({l->graph, l->node, l->op->name(), device_name(l->device), implementation, l->calls});
+    }
+    List list;
+    for (const Facts& f : facts) {
+      Dict d;
+      d.set("graph", f.graph).set("node", f.node).set("op", f.op).set("device", f.device).set("implementation", f.implementation);
+      list.add(d.set("calls", f.calls).take());
     }
     return list.take().release();
   });

@@ -32,7 +32,6 @@ PyMethodDef methods[] = {
     {"cpp_prelude", cpp_prelude, METH_NOARGS, nullptr},
     {"device_arch", device_arch, METH_O, nullptr},
     {"warmup", warmup, METH_VARARGS, nullptr},
-    {"set_timing", set_timing, METH_O, nullptr},
     {"implementation_stats", implementation_stats, METH_NOARGS, nullptr},
     {"node_stats", node_stats, METH_NOARGS, nullptr},
     {"doctor", doctor, METH_NOARGS, nullptr},

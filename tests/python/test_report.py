@@ -24,7 +24,6 @@ def test_report_tells_nodes_calls_and_reasons(unique: str) -> None:
     (plain,) = [item for item in found.implementations if item.op == unique and item.implementation == "plain"]
     assert plain.calls == 6 and plain.host_us_per_call > 0 and plain.compile_seconds >= 0
     assert unique in str(found) and "host us/call" in str(found)
-    opaq._runtime.set_timing(False)
 
 
 @pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")

@@ -16,14 +16,12 @@ namespace opaq {
 // Counters of one implementation; written with relaxed atomics, read by report().
 struct LaunchStats {
   int64_t calls = 0, skipped_empty = 0;
-  double host_seconds = 0;          // only while timing is on
+  int64_t timed_calls = 0;             // calls that `add_host_time` told of
+  double host_seconds = 0;             // of those, together
   double compile_seconds = 0;
   int64_t compiled = 0, disk_hits = 0;
   std::optional<int64_t> spill_bytes;  // Resources::spill_stores + spill_loads, of the image where they are most; unknown when none tells
 };
-
-void set_timing(bool on);  // process-wide; off by default
-bool timing();
 
 // What a launch would do, for tests, `explain` and reports.
 struct LaunchPlan {
@@ -73,6 +71,9 @@ class PreparedLaunch {
   // The same, but false and nothing done where something must be compiled or loaded first: for callers that hold a lock (Python's) they would
   // rather release for that.
   bool launch_if_loaded(const Arg* args, Device device, void* stream);
+
+  // For who times calls: one call that compiled and loaded nothing took this long.
+  void add_host_time(int64_t nanoseconds);
 
   // Compiles and loads what `launch` with these arguments would need.
   void warmup(const Arg* args, Device device);
