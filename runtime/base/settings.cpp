@@ -113,6 +113,8 @@ Settings read() {
   const auto cxx = env("OPAQ_CXX");
   s.cxx = cxx ? *cxx : env("CXX").value_or("");
   if (s.cxx.empty()) s.cxx = first_on_path({"c++", "g++", "clang++"});
+  s.compile_helper = env("OPAQ_COMPILE_HELPER").value_or("");
+  s.temporary_dir = env("TMPDIR").value_or("/tmp");
   const auto threads = env("OPAQ_COMPILE_THREADS");
   const unsigned cores = std::thread::hardware_concurrency();
   s.compile_threads = threads ? parse_threads("OPAQ_COMPILE_THREADS", *threads) : static_cast<int>(cores == 0 ? 1 : cores);
@@ -126,7 +128,8 @@ Settings read() {
 }  // namespace
 
 Settings& settings() {
-  static Settings instance = read();  // a bad value throws at every use until it is mended: initialisation is retried
+  // A bad value throws at every use until it is mended: initialisation is retried. Never destroyed: threads may compile while the process exits.
+  static Settings& instance = *new Settings(read());
   return instance;
 }
 

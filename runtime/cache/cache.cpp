@@ -17,6 +17,7 @@
 #include "folder.h"
 #include "format.h"
 #include "opaq/settings.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 
@@ -120,6 +121,10 @@ std::string Cache::why_not() const {
   return cache_folder::why_not(folder_);
 }
 
+std::string Cache::folder_to_write_to() const {
+  return max_bytes_ > 0 && cache_folder::open_folder(folder_, true) && cache_folder::why_not(folder_).empty() ? folder_ : "";
+}
+
 CacheStats Cache::stats() const {
   const Counters& c = *counters_;
   return {c.hits, c.misses, c.stores, c.healed, c.evicted, c.failed_writes};
@@ -131,10 +136,9 @@ int64_t Cache::bytes_on_disk() const {
 }
 
 Cache& disk_cache() {
-  // Never destroyed: threads may still compile while the process exits. A fork while another thread is in this line could leave the child
-  // waiting for it; the line touches no file and takes microseconds, once.
-  static Cache& cache = *new Cache(settings().cache_dir, settings().cache_bytes);
-  return cache;
+  // Never destroyed: threads may still compile while the process exits.
+  constinit static Lazy<std::unique_ptr<Cache>> cache;
+  return *cache.get([] { return std::make_unique<Cache>(settings().cache_dir, settings().cache_bytes); });
 }
 
 }  // namespace opaq

@@ -5,19 +5,19 @@
 #include <chrono>
 #include <exception>
 #include <filesystem>
-#include <mutex>
 #include <thread>
 
 #include "diagnostics.h"
-#include "flights.h"
 #include "headers.h"
 #include "includes.h"
 #include "nvrtc.h"
 #include "opaq/cache.h"
 #include "opaq/error.h"
+#include "opaq/flights.h"
 #include "opaq/image.h"
 #include "opaq/settings.h"
 #include "opaq/sha256.h"
+#include "opaq/wait.h"
 #include "options.h"
 #include "ptxas.h"
 #include "record.h"
@@ -30,7 +30,7 @@ namespace {
 constexpr std::string_view kFormat = "opaq cuda image 2";  // changes when the same request would give other bytes or another record
 
 Flights<Image>& flights() {
-  static Flights<Image> instance(/*keep=*/false);
+  static Flights<Image>& instance = *new Flights<Image>(/*keep=*/false);  // never destroyed: threads may compile while the process exits
   return instance;
 }
 
@@ -105,112 +105,65 @@ std::string key_of(const Job& job, const IncludeClosure& closure) {
   return hash.hex();
 }
 
-class Program {
- public:
-  Program(const Nvrtc& n, const Job& job) : n_(n), job_(job) {
-    const std::string source = job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
-    check(n_.create(&program_, source.c_str(), job.file.c_str(), 0, nullptr, nullptr), "nvrtcCreateProgram");
+NvrtcAnswer run_nvrtc(const Job& job, const std::vector<std::string>& options) {
+  NvrtcRequest request;
+  request.name = job.file;
+  request.source = job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
+  request.ptx = job.ptx;
+  request.options = options;
+  for (const std::string& entry : job.request.entries) {
+    request.expressions.push_back(entry);
+    if (job.signatures) request.expressions.push_back(signature_expression(entry));
   }
-  ~Program() {
-    if (program_ != nullptr) n_.destroy(&program_);
-  }
-  Program(const Program&) = delete;
-  Program& operator=(const Program&) = delete;
+  return nvrtc_compile(request);
+}
 
-  int compile(const std::vector<std::string>& options) {
-    for (const std::string& entry : job_.request.entries) {
-      add_name(entry);
-      if (job_.signatures) add_name(signature_expression(entry));
-    }
-    std::vector<const char*> pointers;
-    for (const std::string& option : options) pointers.push_back(option.c_str());
-    if (n_.has_cache()) pointers.push_back("--no-cache");  // what it finds there comes without warnings and without what ptxas tells
-    return n_.compile(program_, static_cast<int>(pointers.size()), pointers.data());
-  }
-
-  std::string log() { return text(n_.log_size, n_.log, "nvrtcGetProgramLog"); }
-  std::string ptx() { return text(n_.ptx_size, n_.ptx, "nvrtcGetPTX"); }
-  std::string cubin() { return bytes(n_.cubin_size, n_.cubin, "nvrtcGetCUBIN"); }
-
-  std::string lowered_name(const std::string& expression) {
-    const char* lowered = nullptr;
-    check(n_.lowered_name(program_, expression.c_str(), &lowered), "nvrtcGetLoweredName");
-    return lowered;
-  }
-
- private:
-  void add_name(const std::string& expression) { check(n_.add_name(program_, expression.c_str()), "nvrtcAddNameExpression"); }
-  void check(int result, const char* what) {
-    if (result != 0) fail(ErrorKind::Compile, std::string(what) + " failed: " + n_.error_string(result));
-  }
-  std::string bytes(int (*get_size)(NvrtcProgram, size_t*), int (*get)(NvrtcProgram, char*), const char* what) {
-    size_t size = 0;
-    check(get_size(program_, &size), what);
-    std::string out(size, '\0');
-    if (size != 0) check(get(program_, out.data()), what);
-    return out;
-  }
-  std::string text(int (*get_size)(NvrtcProgram, size_t*), int (*get)(NvrtcProgram, char*), const char* what) {
-    std::string out = bytes(get_size, get, what);
-    while (!out.empty() && (out.back() == '\0' || out.back() == '\n')) out.pop_back();
-    return out;
-  }
-
-  const Nvrtc& n_;
-  const Job& job_;
-  NvrtcProgram program_ = nullptr;
-};
-
-void check_arch_supported(const Nvrtc& n, const Job& job) {
+void check_arch_supported(const NvrtcAnswer& told, const Job& job) {
   const std::string& arch = job.request.arch;
   const int number = std::stoi(arch.substr(arch.find('_') + 1));
-  if (n.archs.empty() || std::find(n.archs.begin(), n.archs.end(), number) != n.archs.end()) return;
+  if (told.archs.empty() || std::find(told.archs.begin(), told.archs.end(), number) != told.archs.end()) return;
   std::vector<std::string> names;
-  for (int a : n.archs) names.push_back("sm_" + std::to_string(a));
-  fail(ErrorKind::Compile, "NVRTC " + std::to_string(n.major) + "." + std::to_string(n.minor) + " cannot compile " + job.basename +
-                               " for " + arch + "; it supports " + join(names));
+  for (int a : told.archs) names.push_back("sm_" + std::to_string(a));
+  fail(ErrorKind::Compile, "NVRTC " + told.version + " cannot compile " + job.basename + " for " + arch + "; it supports " + join(names));
 }
 
 // With -v, ptxas keeps errors to itself that it finds late, such as too much shared memory.
-std::string log_without_verbose(const Nvrtc& n, const Job& job) {
+std::string log_without_verbose(const Job& job) {
   std::vector<std::string> options = job.options;
   std::erase(options, kPtxasVerbose);
-  Program program(n, job);
-  program.compile(options);
-  return program.log();
+  return run_nvrtc(job, options).log;
 }
 
 std::shared_ptr<Image> compile(const Job& job) {
   const auto start = std::chrono::steady_clock::now();
-  const Nvrtc& n = nvrtc();
-  check_arch_supported(n, job);
   const CudaRequest& request = job.request;
-  Program program(n, job);
-  const int result = program.compile(job.options);
-  std::string log = program.log();
+  NvrtcAnswer answer = run_nvrtc(job, job.options);
+  check_arch_supported(answer, job);
+  std::string log = std::move(answer.log);
   PtxasReport told = read_ptxas(log);
   if (!job.facts.ptxas_verbose) log = std::move(told.rest);
-  if (result != 0) {
-    if (!told.kernels.empty()) log = log_without_verbose(n, job);
-    if (log.empty()) log = n.error_string(result);
+  if (answer.result != 0) {
+    if (!told.kernels.empty()) log = log_without_verbose(job);
+    if (log.empty()) log = answer.error;
     fail(ErrorKind::Compile, cuda_failure(job.basename, request.arch, log, request.source, request.entries));
   }
 
   auto image = std::make_shared<Image>();
   image->arch = request.arch;
   image->log = std::move(log);
-  image->bytes = job.ptx ? program.ptx() : program.cubin();
+  image->bytes = std::move(answer.image);
   if (image->bytes.empty()) {
     fail(ErrorKind::Compile, "NVRTC made no image of " + job.basename + " for " + request.arch + "; it was given the options " +
                                  join(request.options) + ": leave out those that ask for another kind of output, such as -dlto");
   }
-  for (const std::string& name : request.entries) {
+  for (size_t i = 0; i < request.entries.size(); ++i) {
+    const size_t at = job.signatures ? 2 * i : i;  // among the lowered names
     Entry& entry = image->entries.emplace_back();
-    entry.name = name;
-    entry.symbol = program.lowered_name(name);
+    entry.name = request.entries[i];
+    entry.symbol = answer.lowered.at(at);
     if (const auto found = told.kernels.find(entry.symbol); found != told.kernels.end()) entry.resources = found->second;
     if (job.signatures) {
-      if (auto params = read_signature(program.lowered_name(signature_expression(name)))) {
+      if (auto params = read_signature(answer.lowered.at(at + 1))) {
         entry.params = std::move(*params);
         entry.params_known = true;
       }
@@ -267,10 +220,15 @@ std::vector<std::shared_ptr<const Image>> compile_cuda_all(const std::vector<Cud
   std::vector<std::shared_ptr<const Image>> images(requests.size());
   std::vector<std::exception_ptr> errors(requests.size());
   std::atomic<size_t> next{0};
+  std::atomic<bool> stop{false};  // set when this thread, the only one that signals interrupt, is to stop
   const auto work = [&] {
-    for (size_t i; (i = next.fetch_add(1)) < requests.size();) {
+    const StopWith with(stop);
+    for (size_t i; (i = next.fetch_add(1)) < requests.size() && !stop;) {
       try {
         images[i] = compile_cuda(requests[i]);
+      } catch (const Interrupted&) {
+        errors[i] = std::current_exception();
+        stop = true;
       } catch (...) {
         errors[i] = std::current_exception();
       }
@@ -282,6 +240,7 @@ std::vector<std::shared_ptr<const Image>> compile_cuda_all(const std::vector<Cud
     for (size_t i = 1; i < std::min(most, requests.size()); ++i) threads.emplace_back(work);
     work();
   }
+  if (stop) throw Interrupted();  // before an image that is missing for that reason is taken for one that failed
   for (const auto& error : errors) {
     if (error) std::rethrow_exception(error);
   }
@@ -296,10 +255,10 @@ NvrtcInfo nvrtc_info() {
   info.include_dirs = cuda_header_dirs();
   if (place.path.empty()) return info;
   try {
-    const Nvrtc& n = nvrtc();
+    const NvrtcAnswer told = nvrtc_facts();
     info.found = true;
-    info.version = std::to_string(n.major) + "." + std::to_string(n.minor);
-    for (int arch : n.archs) info.archs.push_back("sm_" + std::to_string(arch));
+    info.version = told.version;
+    for (int arch : told.archs) info.archs.push_back("sm_" + std::to_string(arch));
   } catch (const Error& error) {
     info.why_not = error.what();
   }

@@ -6,6 +6,7 @@
 
 #include "nvrtc.h"
 #include "opaq/settings.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {
@@ -65,8 +66,8 @@ std::vector<std::string> search() {
 }  // namespace
 
 const std::vector<std::string>& cuda_header_dirs() {
-  static const std::vector<std::string> dirs = search();
-  return dirs;
+  constinit static Lazy<std::vector<std::string>> dirs;
+  return dirs.get(search);
 }
 
 HeaderOrigin header_origin() {

@@ -10,15 +10,17 @@
 #include <fstream>
 
 #include "diagnostics.h"
-#include "flights.h"
 #include "includes.h"
 #include "loaded.h"
 #include "opaq/cache.h"
 #include "opaq/error.h"
+#include "opaq/flights.h"
 #include "opaq/image.h"
 #include "opaq/settings.h"
 #include "opaq/sha256.h"
+#include "opaq/shared_state.h"
 #include "options.h"
+#include "private_folder.h"
 #include "process.h"
 #include "record.h"
 #include "signature.h"
@@ -68,7 +70,7 @@ template <class R, class... P> unsigned parameter(R (*)(P...), unsigned index, c
 constexpr unsigned kEnumFlag = 1u << 30;
 
 Flights<HostFunction>& flights() {
-  static Flights<HostFunction> instance(/*keep=*/true);  // what is loaded stays loaded: once is enough
+  static Flights<HostFunction>& instance = *new Flights<HostFunction>(/*keep=*/true);  // what is loaded stays loaded: once is enough
   return instance;
 }
 
@@ -127,10 +129,9 @@ std::string compiler_identity(const Job& job) {
   }
   if (job.compiler.back().find('/') == std::string::npos) {
     PrivateFolder folder;
-    const std::string output = folder.path() + "/version";
     std::vector<std::string> arguments = job.compiler;
     arguments.emplace_back("--version");
-    if (run_process(arguments, output).start_error == 0) identity += file_text(output);
+    if (run_process(arguments, folder.path()).start_error == 0) identity += file_text(folder.path() + "/log");
   }
   return identity;
 }
@@ -147,7 +148,8 @@ std::string processor_identity() {
 }
 
 std::string key_of(const Job& job, const IncludeClosure& closure) {
-  static const std::string identity = compiler_identity(job);  // of settings().cxx, which does not change
+  constinit static Lazy<std::string> compiler;
+  const std::string& identity = compiler.get([&] { return compiler_identity(job); });  // of settings().cxx, which does not change
   utsname machine{};
   uname(&machine);
   Sha256 hash;
@@ -224,7 +226,10 @@ Library compile(const Job& job, const IncludeClosure& closure) {
   PrivateFolder folder;
   const std::string source = folder.path() + "/source.cpp", library = folder.path() + "/library.so";
   const std::string output = folder.path() + "/log", dependencies = folder.path() + "/dependencies";
-  std::ofstream(source, std::ios::binary) << source_text(job);
+  if (std::ofstream stream(source, std::ios::binary); !(stream << source_text(job) << std::flush)) {
+    fail(ErrorKind::Compile, job.basename + " cannot be compiled: writing " + source + " failed: " + std::strerror(errno) +
+                                 "; free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR");
+  }
 
   std::vector<std::string> arguments = job.compiler;
   for (const char* option : {"-std=c++20", "-O3", "-shared", "-fPIC"}) arguments.emplace_back(option);
@@ -233,7 +238,7 @@ Library compile(const Job& job, const IncludeClosure& closure) {
   arguments.insert(arguments.end(), {source, "-o", library});
   arguments.insert(arguments.end(), job.request.options.begin(), job.request.options.end());  // libraries come after what needs them
 
-  const ProcessResult result = run_process(arguments, output);
+  const ProcessResult result = run_process(arguments, folder.path());
   if (result.start_error != 0) {
     fail(ErrorKind::Missing, "the C++ compiler '" + job.compiler[0] + "' for " + job.basename + " cannot be started: " +
                                  std::strerror(result.start_error) + "; " + kCompilerAdvice);

@@ -3,11 +3,11 @@
 
 #include <map>
 #include <memory>
-#include <mutex>
 #include <unordered_map>
 #include <unordered_set>
 
 #include "opaq/sha256.h"
+#include "opaq/shared_state.h"
 #include "toolkit.h"
 
 namespace opaq {
@@ -28,20 +28,19 @@ struct FileFacts {
   IncludeScan scan;
 };
 
-struct Memo {
-  std::mutex mutex;
+struct Memo {  // guarded by shared_state()
   std::map<std::string, std::shared_ptr<const FileFacts>> files;
   std::map<std::string, std::shared_ptr<const ToolkitClosure>> toolkit;  // by search path and header
 };
 
 Memo& memo() {
-  static Memo instance;
+  static Memo& instance = *new Memo;  // never destroyed: threads may compile while the process exits
   return instance;
 }
 
 std::shared_ptr<const FileFacts> facts_of(const std::string& path, const Stamp& stamp, bool toolkit, FileReader& reader) {
   {
-    std::lock_guard lock(memo().mutex);
+    std::lock_guard lock(shared_state());
     auto it = memo().files.find(path);
     if (it != memo().files.end() && it->second->settled && it->second->stamp == stamp && (toolkit || !it->second->digest.empty())) {
       return it->second;
@@ -55,7 +54,7 @@ std::shared_ptr<const FileFacts> facts_of(const std::string& path, const Stamp& 
   facts->settled = facts->whole && facts->stamp.settled(now);
   if (!toolkit) facts->digest = Sha256().update(text).hex();
   facts->scan = scan_includes(text);
-  std::lock_guard lock(memo().mutex);
+  std::lock_guard lock(shared_state());
   memo().files[path] = facts;
   return facts;
 }
@@ -178,7 +177,7 @@ class Walk {
     std::string name = path;
     for (const std::string& dir : search_.toolkit) name += '\n' + dir;
     {
-      std::lock_guard lock(memo().mutex);
+      std::lock_guard lock(shared_state());
       auto it = memo().toolkit.find(name);
       if (it != memo().toolkit.end()) return it->second;
     }
@@ -195,7 +194,7 @@ class Walk {
       if (!walk.whole()) return closure;
       keep_closure(key, *closure, walk.answers(), started);
     }
-    std::lock_guard lock(memo().mutex);
+    std::lock_guard lock(shared_state());
     return memo().toolkit.emplace(name, std::move(closure)).first->second;
   }
 

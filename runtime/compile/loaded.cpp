@@ -10,7 +10,7 @@
 #include <cerrno>
 
 #include "opaq/error.h"
-#include "process.h"
+#include "private_folder.h"
 
 namespace opaq {
 namespace {

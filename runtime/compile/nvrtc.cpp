@@ -1,4 +1,4 @@
-// Finds and opens NVRTC: the user's setting, the packages' folders, the loader's path, toolkits.
+// Finds NVRTC: the user's setting, the packages' folders, the loader's path, toolkits. Asks it through the compile helper.
 #include "nvrtc.h"
 
 #include <dlfcn.h>
@@ -9,10 +9,13 @@
 #include <charconv>
 #include <filesystem>
 #include <optional>
+#include <sstream>
 #include <string_view>
 
 #include "opaq/error.h"
 #include "opaq/settings.h"
+#include "opaq/shared_state.h"
+#include "process.h"
 
 namespace opaq {
 namespace {
@@ -45,7 +48,7 @@ std::string in_folder(const std::string& folder) {
 }
 
 std::optional<std::string> in_loader_path(const std::string& name) {
-  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open: nvrtc() opens it again by the path learnt here
+  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open: the path learnt here is all that is used
   if (handle == nullptr) return std::nullopt;
   link_map* map = nullptr;
   if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr) return std::nullopt;
@@ -114,70 +117,43 @@ NvrtcPlace search() {
   return place;
 }
 
-template <class F>
-void resolve(void* handle, const std::string& path, const char* symbol, F& function) {
-  function = reinterpret_cast<F>(dlsym(handle, symbol));
-  if (function == nullptr) {
-    fail(ErrorKind::Missing, "NVRTC at " + path + " has no " + symbol + ": CUDA 12 or newer is needed; " + kAdvice);
-  }
-}
-
-// NVRTC opens its builtins by bare name and relies on its own RUNPATH, which does not count where dlopen is intercepted (sanitizers, preloaded
-// libraries). What is loaded already is found by name.
-void open_builtins(const std::string& library) {
-  std::error_code error;
-  const fs::path folder = fs::canonical(library, error).parent_path();
-  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with("libnvrtc-builtins.so")) dlopen(it->path().c_str(), RTLD_NOW | RTLD_LOCAL);
-  }
-}
-
-Nvrtc open() {
+NvrtcAnswer ask(Message request) {
   const NvrtcPlace& place = nvrtc_place();
   if (place.path.empty()) fail(ErrorKind::Missing, place.why_not);
-  open_builtins(place.path);
-  void* handle = dlopen(place.path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    const char* why = dlerror();
-    fail(ErrorKind::Missing, "NVRTC at " + place.path + " cannot be opened: " + (why ? why : "no reason given") + "; " + kAdvice);
+  request.insert(request.begin(), {"nvrtc", place.path});
+  Message told = ask_helper(request);
+  if (told.at(0) == "missing") fail(ErrorKind::Missing, told.at(1) + "; " + kAdvice);
+  if (told.at(0) == "failed") fail(ErrorKind::Compile, told.at(1));
+  NvrtcAnswer answer;
+  answer.version = told.at(1);
+  for (std::istringstream archs(told.at(2)); archs;) {
+    if (int arch = 0; archs >> arch) answer.archs.push_back(arch);
   }
-  Nvrtc n;
-  resolve(handle, place.path, "nvrtcGetErrorString", n.error_string);
-  resolve(handle, place.path, "nvrtcVersion", n.version);
-  resolve(handle, place.path, "nvrtcCreateProgram", n.create);
-  resolve(handle, place.path, "nvrtcDestroyProgram", n.destroy);
-  resolve(handle, place.path, "nvrtcAddNameExpression", n.add_name);
-  resolve(handle, place.path, "nvrtcCompileProgram", n.compile);
-  resolve(handle, place.path, "nvrtcGetProgramLogSize", n.log_size);
-  resolve(handle, place.path, "nvrtcGetProgramLog", n.log);
-  resolve(handle, place.path, "nvrtcGetLoweredName", n.lowered_name);
-  resolve(handle, place.path, "nvrtcGetCUBINSize", n.cubin_size);
-  resolve(handle, place.path, "nvrtcGetCUBIN", n.cubin);
-  resolve(handle, place.path, "nvrtcGetPTXSize", n.ptx_size);
-  resolve(handle, place.path, "nvrtcGetPTX", n.ptx);
-  int (*arch_count)(int*) = nullptr;
-  int (*arch_list)(int*) = nullptr;
-  resolve(handle, place.path, "nvrtcGetNumSupportedArchs", arch_count);
-  resolve(handle, place.path, "nvrtcGetSupportedArchs", arch_list);
-  if (n.version(&n.major, &n.minor) != 0) fail(ErrorKind::Missing, "NVRTC at " + place.path + " does not tell its version; " + kAdvice);
-  int count = 0;
-  if (arch_count(&count) == 0 && count > 0) {
-    n.archs.resize(static_cast<size_t>(count));
-    if (arch_list(n.archs.data()) != 0) n.archs.clear();
-  }
-  return n;
+  if (told.at(0) == "info") return answer;
+  answer.result = std::stoi(told.at(3));
+  answer.error = told.at(4);
+  answer.log = std::move(told.at(5));
+  while (!answer.log.empty() && (answer.log.back() == '\0' || answer.log.back() == '\n')) answer.log.pop_back();
+  if (answer.result != 0) return answer;
+  answer.image = std::move(told.at(6));
+  answer.lowered.assign(told.begin() + 7, told.end());
+  return answer;
 }
 
 }  // namespace
 
 const NvrtcPlace& nvrtc_place() {
-  static const NvrtcPlace place = search();
-  return place;
+  constinit static Lazy<NvrtcPlace> place;
+  return place.get(search);
 }
 
-const Nvrtc& nvrtc() {
-  static const Nvrtc instance = open();  // a failure throws again at the next use
-  return instance;
+NvrtcAnswer nvrtc_compile(const NvrtcRequest& request) {
+  Message message = {request.ptx ? "ptx" : "cubin", request.name, request.source, std::to_string(request.options.size())};
+  message.insert(message.end(), request.options.begin(), request.options.end());
+  message.insert(message.end(), request.expressions.begin(), request.expressions.end());
+  return ask(std::move(message));
 }
+
+NvrtcAnswer nvrtc_facts() { return ask({}); }
 
 }  // namespace opaq

@@ -1,77 +1,147 @@
-// posix_spawn, waiting, and temporary folders.
+// Starts the helper, talks to it through a socket, and waits for it.
 #include "process.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
-#include <cstring>
+#include <csignal>
 #include <filesystem>
 
 #include "opaq/error.h"
+#include "opaq/settings.h"
+#include "opaq/wait.h"
 
 namespace opaq {
+namespace {
 
-PrivateFolder::PrivateFolder() {
+constexpr const char* kName = "opaq-compile";
+
+// Beside the library or program that this code is part of, where it is installed.
+std::string helper_path() {
+  if (!settings().compile_helper.empty()) return settings().compile_helper;
+  Dl_info info{};
+  std::string file = dladdr(reinterpret_cast<void*>(&helper_path), &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
   std::error_code error;
-  const auto root = std::filesystem::temp_directory_path(error);
-  std::string pattern = ((error ? std::filesystem::path("/tmp") : root) / "opaq-XXXXXX").string();
-  if (mkdtemp(pattern.data()) == nullptr) {  // makes it with mode 0700
-    fail(ErrorKind::Compile,
-         "no temporary folder " + pattern + " can be made: " + std::strerror(errno) + "; set TMPDIR to a writable folder");
-  }
-  path_ = pattern;
+  // The name of a program itself is what it was started by.
+  if (!std::filesystem::is_regular_file(file, error)) file = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  return (std::filesystem::absolute(file, error).parent_path() / kName).string();
 }
 
-PrivateFolder::~PrivateFolder() {
-  std::error_code error;
-  std::filesystem::remove_all(path_, error);
+class Helper {
+ public:
+  Helper() : path_(helper_path()) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) cannot_start(errno);
+    socket_ = ends[0];
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    // The caller's blocked or ignored signals are not the compiler's, and a Ctrl-C of the terminal is the caller's alone.
+    posix_spawnattr_t attributes;
+    posix_spawnattr_init(&attributes);
+    sigset_t none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawnattr_setsigdefault(&attributes, &all);
+    posix_spawnattr_setpgroup(&attributes, 0);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+    char* const argv[] = {path_.data(), nullptr};
+    const int problem = posix_spawn(&pid_, path_.c_str(), &actions, &attributes, argv, environ);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    close(ends[1]);
+    if (problem != 0) {
+      close(socket_);
+      cannot_start(problem);
+    }
+  }
+
+  // The helper ends by itself once it has answered, or sees the socket closed: then it stops the compiler first.
+  ~Helper() {
+    shutdown(socket_, SHUT_RDWR);  // also where a child of a fork holds a copy of it
+    close(socket_);
+    wait();
+  }
+  Helper(const Helper&) = delete;
+
+  void send(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t n = ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) return;  // it has died: there will be no answer
+      bytes.remove_prefix(static_cast<size_t>(n));
+    }
+  }
+
+  Message answer() {
+    const Waiting waiting;
+    std::string bytes;
+    std::vector<char> buffer(1 << 16);
+    for (;;) {
+      pollfd readable{socket_, POLLIN, 0};
+      if (poll(&readable, 1, static_cast<int>(kWaitStep.count())) <= 0) {
+        waiting.check();
+        continue;
+      }
+      const ssize_t n = recv(socket_, buffer.data(), buffer.size(), 0);
+      if (n < 0 && errno == EINTR) continue;
+      if (n <= 0) {
+        const std::string ending = wait();
+        fail(ErrorKind::Compile, "the compiler ended without a result: " + ending + "; its memory may have run out, or it has crashed");
+      }
+      bytes.append(buffer.data(), static_cast<size_t>(n));
+      if (std::optional<Message> message = decode(bytes)) return std::move(*message);
+    }
+  }
+
+ private:
+  [[noreturn]] void cannot_start(int problem) const {
+    const std::string why = std::strerror(problem);
+    if (problem == EMFILE || problem == ENFILE)
+      fail(ErrorKind::Compile, "nothing can be compiled: " + why + "; close files, or raise the limit (`ulimit -n`)");
+    if (problem == EAGAIN || problem == ENOMEM)
+      fail(ErrorKind::Compile, "nothing can be compiled, since no process can be started: " + why + "; see the limits on processes and memory");
+    fail(ErrorKind::Missing, "opaq's compile helper " + path_ + " cannot be started: " + why +
+                                 "; it is part of opaq: install opaq again, or name the program in OPAQ_COMPILE_HELPER");
+  }
+
+  std::string wait() {
+    if (pid_ <= 0) return "";
+    int status = 0;
+    pid_t ended;
+    while ((ended = waitpid(pid_, &status, 0)) < 0 && errno == EINTR) {
+    }
+    pid_ = 0;
+    if (ended < 0) return "an ending that is not known, since this process ignores SIGCHLD";
+    return WIFEXITED(status) ? "exit status " + std::to_string(WEXITSTATUS(status)) : "signal " + std::to_string(WTERMSIG(status));
+  }
+
+  std::string path_;
+  int socket_ = -1;
+  pid_t pid_ = 0;
+};
+
+}  // namespace
+
+Message ask_helper(const Message& request) {
+  Helper helper;
+  helper.send(encode(request));
+  return helper.answer();
 }
 
-ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& output) {
-  std::vector<char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-  // The caller's blocked or ignored signals are not the compiler's.
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-
-  ProcessResult result;
-  pid_t pid = 0;
-  result.start_error = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  if (result.start_error != 0) return result;
-
-  int status = 0;
-  pid_t ended;
-  while ((ended = waitpid(pid, &status, 0)) < 0 && errno == EINTR) {
-  }
-  if (ended < 0) {
-    result.ending = "an ending that is not known, since this process ignores SIGCHLD";
-    result.succeeded = errno == ECHILD;  // the caller looks for what the program should have made
-  } else if (WIFEXITED(status)) {
-    result.succeeded = WEXITSTATUS(status) == 0;
-    result.ending = "exit status " + std::to_string(WEXITSTATUS(status));
-  } else {
-    result.ending = "signal " + std::to_string(WTERMSIG(status));
-  }
-  return result;
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& folder) {
+  Message request = {"run", folder};
+  request.insert(request.end(), arguments.begin(), arguments.end());
+  const Message answer = ask_helper(request);
+  return {std::stoi(answer.at(0)), answer.at(1) == "succeeded", answer.at(2)};
 }
 
 }  // namespace opaq

@@ -1,23 +1,20 @@
-// Runs a program without a shell, and a private folder for it to write to.
+// Runs compilers outside of this process, by the helper program opaq-compile: NVRTC, and the system's C++ compiler without a shell.
+//
+// A compiler may run for minutes, hold locks of its own and crash. Outside, it can be stopped, this process can fork at any moment, and what it
+// leaves behind is removed: when the calling thread is interrupted or this process ends, however it ends, the helper stops the compiler, removes
+// its folder and ends.
 #pragma once
 
 #include <string>
 #include <vector>
 
+#include "message.h"
+
 namespace opaq {
 
-// A folder of mode 0700 that only this user can look into; removed with all it holds.
-class PrivateFolder {
- public:
-  PrivateFolder();  // throws Compile when none can be made
-  ~PrivateFolder();
-  PrivateFolder(const PrivateFolder&) = delete;
-  PrivateFolder& operator=(const PrivateFolder&) = delete;
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
+// Starts a helper, hands it `request` and waits for the answer (helper/main.cpp lists both). Throws Missing when the helper cannot be started,
+// Compile when it ends without an answer, and Interrupted.
+Message ask_helper(const Message& request);
 
 struct ProcessResult {
   int start_error = 0;   // errno when the program could not be started
@@ -25,7 +22,8 @@ struct ProcessResult {
   std::string ending;    // "exit status 1", "signal 9"
 };
 
-// arguments[0] is the program, looked up on PATH when it has no slash. Output of both kinds goes to the file `output`.
-ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& output);
+// arguments[0] is the program, looked up on PATH when it has no slash. Output of both kinds goes to the file "log" in `folder`, as do temporary
+// files; the folder is removed when this process ends while the program runs.
+ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& folder);
 
 }  // namespace opaq

@@ -1,38 +1,36 @@
 // Counters of compilations and disk cache hits.
 #include "stats.h"
 
-#include <mutex>
-
 #include "opaq/image.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {
 
-struct Counters {
-  std::mutex mutex;
+struct Counters {  // guarded by shared_state()
   CompileStats stats;
 };
 
 Counters& counters() {
-  static Counters instance;
+  static Counters& instance = *new Counters;
   return instance;
 }
 
 }  // namespace
 
 void count_compiled(double seconds) {
-  std::lock_guard lock(counters().mutex);
+  std::lock_guard lock(shared_state());
   ++counters().stats.compiled;
   counters().stats.seconds += seconds;
 }
 
 void count_disk_hit() {
-  std::lock_guard lock(counters().mutex);
+  std::lock_guard lock(shared_state());
   ++counters().stats.disk_hits;
 }
 
 CompileStats compile_stats() {
-  std::lock_guard lock(counters().mutex);
+  std::lock_guard lock(shared_state());
   return counters().stats;
 }
 

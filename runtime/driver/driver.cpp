@@ -8,6 +8,7 @@
 
 #include "opaq/error.h"
 #include "opaq/settings.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 
@@ -143,8 +144,8 @@ std::atomic<bool> initialized{false};  // of the process, as cuInit is
 }  // namespace
 
 const Driver& driver() {
-  static const Driver& d = *new Driver(open(settings().driver));  // never destroyed: modules are unloaded as late as at exit
-  return d;
+  constinit static Lazy<Driver> driver;
+  return driver.get([] { return open(settings().driver); });
 }
 
 const Driver& require_driver() {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "opaq/shared_state.h"
+
 namespace opaq {
 namespace {
 
@@ -108,31 +110,17 @@ Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* a
                                    ", which cannot be done while a stream is captured; call opaq.warmup(...) with these arguments first");
   }
 
-  const Key key{device.index, values};
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    if (Instance* found = find(list, values)) return *found;
-    if (in_progress_.insert(key).second) break;
-    made_.wait(lock);
-  }
-  lock.unlock();
-  std::unique_ptr<Instance> made;
-  try {
-    made = make(values, args, device);
-  } catch (...) {
-    lock.lock();
-    in_progress_.erase(key);
-    made_.notify_all();
-    throw;
-  }
-  lock.lock();
-  made->next = list.newest.load(std::memory_order_relaxed);
-  Instance* const instance = made.release();
-  list.newest.store(instance, std::memory_order_release);
-  list.last.store(instance, std::memory_order_release);
-  in_progress_.erase(key);
-  made_.notify_all();
-  return *instance;
+  const auto unowned = [](Instance* instance) { return std::shared_ptr<const Instance>(std::shared_ptr<const void>(), instance); };
+  in_progress_.run({device.index, values}, [&] {
+    if (Instance* found = find(list, values)) return unowned(found);
+    Instance* const made = make(values, args, device).release();
+    std::lock_guard lock(shared_state());
+    made->next = list.newest.load(std::memory_order_relaxed);
+    list.newest.store(made, std::memory_order_release);
+    list.last.store(made, std::memory_order_release);
+    return unowned(made);
+  });
+  return *find(list, values);
 }
 
 std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, const Arg* args, Device device) {
@@ -157,11 +145,8 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
   Entry entry = find_entry(subject, *image, instance.entry);
 
   try {
-    std::lock_guard lock(mutex_);
-    std::shared_ptr<const Module>& module = modules_[{instance.entry, arch}];
-    if (!module) module = std::make_shared<const Module>(image->bytes);
-    instance.module = module;
-    instance.kernel = module->kernel(entry.symbol);  // a bad image is noticed here at the latest
+    instance.module = module(instance.entry, arch, *image);
+    instance.kernel = instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
   } catch (const Error& error) {
     throw Error(error.kind, where + ": " + error.what(), error.sticky);
   }
@@ -196,12 +181,23 @@ void PreparedLaunch::State::load_host_code(Instance& instance, const Arg* args) 
   instance.invoke = instance.host->invoke;
 }
 
+std::shared_ptr<const Module> PreparedLaunch::State::module(const std::string& entry, const std::string& arch, const Image& image) {
+  const ImageKey key{entry, arch};
+  {
+    std::lock_guard lock(shared_state());
+    if (const auto found = modules_.find(key); found != modules_.end()) return found->second;
+  }
+  auto loaded = std::make_shared<const Module>(image.bytes);  // another device's thread may load it too: one of the two is kept
+  std::lock_guard lock(shared_state());
+  return modules_.emplace(key, loaded).first->second;
+}
+
 std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry, const std::string& arch, const Arg* args) {
   const Implementation& implementation = *subject.implementation;
-  const std::pair key{entry, arch};
+  const ImageKey key{entry, arch};
   std::shared_ptr<const Image> image;
   {
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(shared_state());
     if (const auto found = images_.find(key); found != images_.end()) image = found->second;
   }
   if (!image) {
@@ -218,7 +214,7 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
     } else {
       image = binary_image(implementation.code, implementation.file, entry);
     }
-    std::lock_guard lock(mutex_);
+    std::lock_guard lock(shared_state());
     image = images_.emplace(key, image).first->second;
     if (const auto& used = find_entry(subject, *image, entry).resources) {
       spill_bytes = std::max(spill_bytes.load(), used->spill_stores + used->spill_loads);

@@ -3,17 +3,15 @@
 
 #include <array>
 #include <atomic>
-#include <condition_variable>
 #include <map>
 #include <memory>
-#include <mutex>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "instance.h"
 #include "opaq/counter.h"
+#include "opaq/flights.h"
 #include "opaq/launch.h"
 
 namespace opaq {
@@ -54,6 +52,7 @@ struct PreparedLaunch::State {
   PerDevice& on(Device device);
   Instance* find(PerDevice& list, const HoleValues& values) const;
   std::unique_ptr<Instance> make(const HoleValues& values, const Arg* args, Device device);
+  std::shared_ptr<const Module> module(const std::string& entry, const std::string& arch, const Image& image);
   void load_device_code(Instance& instance, const Arg* args);
   void load_host_code(Instance& instance, const Arg* args);
   void count(double seconds, bool from_cache);
@@ -62,10 +61,9 @@ struct PreparedLaunch::State {
   std::array<PerDevice, kMaxDevices> devices_;
 
   using Key = std::pair<int32_t, HoleValues>;  // device index
-  std::mutex mutex_;
-  std::condition_variable made_;
-  std::set<Key> in_progress_;  // each is made by one thread; others wait for it
+  Flights<Instance, Key> in_progress_{/*keep=*/false};  // each is made by one thread; others wait for it
   using ImageKey = std::pair<std::string, std::string>;  // entry and arch
+  // Guarded by shared_state().
   std::map<ImageKey, std::shared_ptr<const Image>> images_;
   std::map<ImageKey, std::shared_ptr<const Module>> modules_;  // a module serves every device of its arch
 };

@@ -4,6 +4,7 @@
 
 #include "args.h"
 #include "functions.h"
+#include "interruption.h"
 #include "opaq/outputs.h"
 #include "opaq/select.h"
 
@@ -73,7 +74,10 @@ PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t coun
     dict = check(PyDict_New());
     for (Py_ssize_t i = 0; i < named; ++i) check(PyDict_SetItem(dict.get(), PyTuple_GetItem(keywords, i), values[count + i]));
   }
-  return check(PyObject_Call(e.overload.get(), positional.get(), dict.get())).release();
+  forget_interruption();
+  PyObject* result = PyObject_Call(e.overload.get(), positional.get(), dict.get());
+  if (!result) raise_interruption();  // the dispatcher has made a RuntimeError of it
+  return check(result).release();
 }
 
 // Arguments in schema order, borrowed; false when the call does not match the schema (the dispatcher then says why).

@@ -1,6 +1,7 @@
 // The extension module opaq._runtime. One binary for Python 3.10 and newer.
 #include "bind.h"
 #include "functions.h"
+#include "interruption.h"
 
 namespace {
 
@@ -47,6 +48,7 @@ PyMODINIT_FUNC PyInit__runtime() {
   return guarded([]() -> PyObject* {
     Ref module = check(PyModule_Create(&definition));
     set_error_classes(module.get());
+    watch_for_signals();
     check(PyModule_AddObjectRef(module.get(), "Unbound", unbound_type().get()));
     return module.release();
   });

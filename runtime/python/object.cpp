@@ -1,6 +1,11 @@
 // Conversions between Python and C++ values, and the exception classes.
 #include "object.h"
 
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include "interruption.h"
+
 namespace opaq::python {
 namespace {
 
@@ -44,6 +49,8 @@ PyObject* raise_current() noexcept {
   try {
     throw;
   } catch (const PythonError&) {
+  } catch (const Interrupted& interrupted) {
+    if (!raise_interruption()) PyErr_SetString(PyExc_KeyboardInterrupt, interrupted.what());
   } catch (const Error& error) {
     PyObject* type = class_of(error.kind);
     Ref text(PyUnicode_DecodeUTF8(error.what(), static_cast<Py_ssize_t>(std::string_view(error.what()).size()), "replace"));
@@ -78,6 +85,14 @@ void set_error_classes(PyObject* module) {
   classes.driver = make("DriverError", "CUDA reported an error; `sticky` says that the context is lost.", classes.base);
   classes.capture = make("CaptureError", "Something must be loaded while a stream is captured.", classes.base);
   classes.missing = make("MissingError", "A library or device that this call needs is not there.", classes.base);
+}
+
+void take_gil(PyThreadState* state) noexcept {
+  try {
+    PyEval_RestoreThread(state);
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();
+  }
 }
 
 std::string to_string(PyObject* object, const char* what) {

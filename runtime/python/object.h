@@ -101,11 +101,15 @@ class List {
   Ref list_;
 };
 
+// Takes the GIL again. Up to 3.13 Python ends a thread that asks for it while the interpreter shuts down, by unwinding its stack, which ends the
+// process where it meets a destructor; here the thread waits for the end of the process, as it does since 3.14.
+void take_gil(PyThreadState* state) noexcept;
+
 // Releases the GIL for its scope.
 class AllowThreads {
  public:
   AllowThreads() : state_(PyEval_SaveThread()) {}
-  ~AllowThreads() { PyEval_RestoreThread(state_); }
+  ~AllowThreads() { take_gil(state_); }
   AllowThreads(const AllowThreads&) = delete;
 
  private:

@@ -5,6 +5,7 @@
 #include "opaq/error.h"
 #include "opaq/registry.h"
 #include "opaq/sha256.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 
@@ -15,7 +16,7 @@ Op::Op(OpSpec spec) : spec_(std::move(spec)), name_(spec_.schema.qualname()) {
 
 void Op::add(Implementation implementation, bool replace) {
   auto added = std::make_shared<const Implementation>(std::move(implementation));
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(shared_state());
   Implementations list = implementations();
   const auto same = std::find_if(list.begin(), list.end(), [&](const auto& other) { return other->name == added->name; });
   if (same == list.end()) {
@@ -38,7 +39,7 @@ void Op::add(Implementation implementation, bool replace) {
 }
 
 std::string Op::hash() const {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(shared_state());
   Sha256 hash;
   hash.field("opaq registered op 1").field(spec_.hash).field(std::to_string(implementations().size()));
   for (const auto& implementation : implementations()) hash.field(implementation->hash);
@@ -47,7 +48,7 @@ std::string Op::hash() const {
 }
 
 void Op::extend_hash(std::string_view key, std::string_view content) {
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(shared_state());
   // Sorted by key: the order of decorators in the user's module changes nothing.
   auto it = std::lower_bound(extra_.begin(), extra_.end(), key, [](const auto& entry, std::string_view k) { return entry.first < k; });
   if (it != extra_.end() && it->first == key) {

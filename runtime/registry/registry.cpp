@@ -4,14 +4,14 @@
 #include "differences.h"
 #include "opaq/error.h"
 #include "opaq/registry.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {
 
 using Ops = std::vector<Op*>;  // by name
 
-struct Registry {
-  std::mutex mutex;  // writers only
+struct Registry {  // writers hold shared_state()
   std::vector<std::unique_ptr<const Ops>> lists;
   std::atomic<const Ops*> current{nullptr};
 };
@@ -28,7 +28,7 @@ struct ByName {
 };
 
 const Ops& current_ops() {
-  static const Ops none;
+  static const Ops& none = *new Ops;
   const Ops* ops = registry().current.load(std::memory_order_acquire);
   return ops ? *ops : none;
 }
@@ -37,7 +37,7 @@ const Ops& current_ops() {
 
 Op& declare(OpSpec spec, bool replace) {
   Registry& r = registry();
-  const std::lock_guard lock(r.mutex);
+  const std::lock_guard lock(shared_state());
   const std::string name = spec.schema.qualname();
   Ops ops = current_ops();
   const auto it = std::lower_bound(ops.begin(), ops.end(), std::string_view(name), ByName{});

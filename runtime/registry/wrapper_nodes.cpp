@@ -3,7 +3,8 @@
 
 #include <algorithm>
 #include <map>
-#include <mutex>
+
+#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {
@@ -13,8 +14,7 @@ struct Entry {
   std::string graph;
 };
 
-struct Known {
-  std::mutex mutex;
+struct Known {  // guarded by shared_state()
   std::vector<Entry> nodes;
   std::map<std::string, int64_t, std::less<>> labels;  // how many graphs have had this label
 };
@@ -33,7 +33,7 @@ std::string name_graph(Known& all, std::string_view label) {
 
 void add_wrapper_node(const WrapperNode& node) {
   Known& all = known();
-  std::lock_guard lock(all.mutex);
+  std::lock_guard lock(shared_state());
   const auto same_wrapper = [&](const Entry& entry) { return entry.node->graph == node.graph; };
   const auto sibling = std::find_if(all.nodes.begin(), all.nodes.end(), same_wrapper);
   std::string graph = sibling == all.nodes.end() ? name_graph(all, node.graph) : sibling->graph;
@@ -42,13 +42,13 @@ void add_wrapper_node(const WrapperNode& node) {
 
 void remove_wrapper_node(const WrapperNode& node) {
   Known& all = known();
-  std::lock_guard lock(all.mutex);
+  std::lock_guard lock(shared_state());
   std::erase_if(all.nodes, [&](const Entry& entry) { return entry.node == &node; });
 }
 
 std::vector<WrapperNodeFacts> wrapper_nodes() {
   Known& all = known();
-  std::lock_guard lock(all.mutex);  // no wrapper is unloaded while its texts are read
+  std::lock_guard lock(shared_state());  // no wrapper is unloaded while its texts are read
   std::vector<WrapperNodeFacts> facts;
   for (const auto& [node, graph] : all.nodes) {
     WrapperNodeFacts& f = facts.emplace_back(WrapperNodeFacts{graph, node->node, node->op, node->device, node->reason, {}, {}});
@@ -60,7 +60,7 @@ std::vector<WrapperNodeFacts> wrapper_nodes() {
 
 std::string unique_graph_name(std::string_view label) {
   Known& all = known();
-  std::lock_guard lock(all.mutex);
+  std::lock_guard lock(shared_state());
   return name_graph(all, label);
 }
 

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "opaq/error.h"
+#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {
@@ -92,7 +93,7 @@ const Selector::List& Selector::current() {
   if (const List* list = list_.load(std::memory_order_acquire); list && list->of == &implementations) [[likely]]
     return *list;
 
-  std::lock_guard lock(mutex_);
+  std::lock_guard lock(shared_state());
   const List* previous = list_.load(std::memory_order_relaxed);
   const Implementations& newest = op_.implementations();  // lists replace each other in one order only, that of the lock
   if (previous && previous->of == &newest) return *previous;
@@ -165,8 +166,7 @@ std::vector<PreparedLaunch*> Selector::all() {
 Selector& selector(const Op& op) {
   // Never destroyed: generated code keeps references, and threads may launch while the process exits.
   static auto& selectors = *new std::map<const Op*, std::unique_ptr<Selector>>;
-  static auto& mutex = *new std::mutex;
-  std::lock_guard lock(mutex);
+  std::lock_guard lock(shared_state());
   std::unique_ptr<Selector>& entry = selectors[&op];
   if (!entry) entry = std::make_unique<Selector>(op);
   return *entry;

@@ -32,6 +32,7 @@ class Cache {
   void put(std::string_view key, const CacheEntry& entry) noexcept;  // an entry larger than `max_bytes` is a failed write
   bool usable() const { return why_not().empty(); }
   std::string why_not() const;  // "" when on, and the folder is ours (owned by this user, not writable by others) or could be created
+  std::string folder_to_write_to() const;  // for temporary folders of compilers: the folder, made; "" when off or not usable
   CacheStats stats() const;
   int64_t bytes_on_disk() const;
   const std::string& folder() const { return folder_; }  // absolute

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,7 +37,6 @@ class Op {
  private:
   const OpSpec spec_;
   const std::string name_;
-  mutable std::mutex mutex_;
   std::vector<std::unique_ptr<const Implementations>> lists_;
   std::atomic<const Implementations*> current_;
   std::vector<std::pair<std::string, std::string>> extra_;

@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -40,7 +39,6 @@ class Selector {
   struct List;
   const List& current();
   const Op& op_;
-  std::mutex mutex_;
   std::vector<std::unique_ptr<const List>> lists_;
   std::atomic<const List*> list_{nullptr};
 };

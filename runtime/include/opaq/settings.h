@@ -13,6 +13,8 @@ struct Settings {
   std::string driver;           // OPAQ_DRIVER: path of the CUDA driver library; default libcuda.so.1
   std::string nvrtc;            // OPAQ_NVRTC: path of libnvrtc; default: see compile/
   std::string cxx;              // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
+  std::string compile_helper;   // OPAQ_COMPILE_HELPER: path of the program opaq-compile; default: beside the runtime
+  std::string temporary_dir;    // TMPDIR, else /tmp
   int compile_threads;          // OPAQ_COMPILE_THREADS; default: number of cores
   std::vector<std::string> library_dirs;  // where packages keep libraries; set by Python (the nvidia wheels)
   std::vector<std::string> cuda_include_dirs;  // set by Python (the nvidia wheels), then CUDA_HOME, CUDA_PATH, /usr/local/cuda

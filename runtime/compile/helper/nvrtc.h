@@ -1,0 +1,10 @@
+// NVRTC, opened and asked once.
+#pragma once
+
+#include "../message.h"
+
+namespace opaq {
+
+Message ask_nvrtc(const Message& request);  // the requests and answers that main.cpp lists
+
+}  // namespace opaq

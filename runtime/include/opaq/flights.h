@@ -1,0 +1,111 @@
+// Work that several threads may ask for at once and one does: the others wait for its result, or its error.
+#pragma once
+
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <exception>
+#include <future>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "opaq/error.h"
+#include "opaq/shared_state.h"
+#include "opaq/wait.h"
+
+namespace opaq {
+
+template <class T, class Key = std::string>
+class Flights {
+ public:
+  // With `keep`, results stay and are given to later callers too; errors never stay.
+  explicit Flights(bool keep) : keep_(keep) {}
+
+  // Throws what `make` throws, and Interrupted, from `make` or from waiting for another thread's. Where the thread that does the work is
+  // interrupted, one of those that wait takes over.
+  template <class Make>
+  std::shared_ptr<const T> run(const Key& key, Make make) {
+    const pid_t pid = getpid();
+    for (;;) {
+      std::promise<Outcome> promise;
+      std::shared_future<Outcome> theirs;
+      {
+        std::lock_guard lock(shared_state());
+        auto [it, mine] = flights_.try_emplace(key);
+        // A flight begun in the parent of a fork has no thread here that would end it.
+        if (mine || (it->second.pid != pid && !it->second.done)) {
+          it->second = {promise.get_future().share(), pid, false};
+        } else {
+          theirs = it->second.outcome;
+        }
+      }
+      if (theirs.valid()) {
+        const Outcome outcome = wait(theirs);
+        if (!outcome.abandoned) return unpack(outcome);
+        continue;
+      }
+
+      Outcome outcome;
+      try {
+        outcome.result = make();
+      } catch (const Error& error) {
+        outcome.error = std::make_shared<const Failure>(Failure{error.kind, error.what(), error.sticky});
+      } catch (const Interrupted&) {
+        outcome.abandoned = true;
+      } catch (...) {
+        outcome.other = std::current_exception();
+      }
+      land(key, keep_ && outcome.result != nullptr);
+      promise.set_value(outcome);
+      if (outcome.abandoned) throw Interrupted();
+      return unpack(outcome);
+    }
+  }
+
+ private:
+  struct Failure {
+    ErrorKind kind;
+    std::string message;
+    bool sticky;
+  };
+  struct Outcome {
+    std::shared_ptr<const T> result;
+    std::shared_ptr<const Failure> error;  // each thread throws an Error of its own
+    std::exception_ptr other;
+    bool abandoned = false;
+  };
+  struct Flight {
+    std::shared_future<Outcome> outcome;
+    pid_t pid = 0;
+    bool done = false;
+  };
+
+  static Outcome wait(const std::shared_future<Outcome>& theirs) {
+    if (theirs.wait_for(std::chrono::seconds(0)) != std::future_status::ready) {
+      const Waiting waiting;
+      while (theirs.wait_for(kWaitStep) != std::future_status::ready) waiting.check();
+    }
+    return theirs.get();
+  }
+
+  static std::shared_ptr<const T> unpack(const Outcome& outcome) {
+    if (outcome.error) throw Error(outcome.error->kind, outcome.error->message, outcome.error->sticky);
+    if (outcome.other) std::rethrow_exception(outcome.other);
+    return outcome.result;
+  }
+
+  void land(const Key& key, bool keep) {
+    std::lock_guard lock(shared_state());
+    if (keep) {
+      flights_[key].done = true;
+    } else {
+      flights_.erase(key);
+    }
+  }
+
+  const bool keep_;
+  std::map<Key, Flight> flights_;  // guarded by shared_state()
+};
+
+}  // namespace opaq
