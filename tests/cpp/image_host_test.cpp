@@ -2,7 +2,10 @@
 #include "image_test.h"
 
 #include <barrier>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <thread>
 
@@ -191,22 +194,32 @@ TEST(CompileHost, AnotherProcessTakesItFromDisk) {
   }
 }
 
+int work_folders() {
+  int n = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(opaq_test::cache_folder.path + "/cache"))
+    n += entry.path().filename().string().starts_with(".opaq-work-") ? 1 : 0;
+  return n;
+}
+
 TEST(CompileHost, NoTemporaryFilesStay) {
-  const auto count = [] {
-    int n = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::temp_directory_path())) {
-      const std::string name = entry.path().filename().string();
-      n += name.starts_with("opaq-") && !name.starts_with("opaq-image-test") ? 1 : 0;
-    }
-    return n;
-  };
-  TemporaryFolder folder;
-  const auto old = std::filesystem::temp_directory_path();
-  setenv("TMPDIR", folder.path.c_str(), 1);
   compile_host(request("void clean(int* y) { *y = 5; }", "clean"));
   EXPECT_THROW(compile_host(request("broken", "clean")), opaq::Error);
-  EXPECT_EQ(count(), 0);
-  setenv("TMPDIR", old.c_str(), 1);
+  EXPECT_EQ(work_folders(), 0);
+}
+
+TEST(CompileHost, WhatADeadOwnerLeftIsRemovedAndWhatALivingOneUsesIsNot) {
+  compile_host(request("void before(int* y) { *y = 5; }", "before"));
+  const std::string dead = opaq_test::cache_folder.path + "/cache/.opaq-work-dead", living = opaq_test::cache_folder.path + "/cache/.opaq-work-living";
+  std::filesystem::create_directories(dead + "/inner");
+  std::filesystem::create_directories(living);
+  const int owner = open(living.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  ASSERT_EQ(flock(owner, LOCK_EX | LOCK_NB), 0);
+  compile_host(request("void after(int* y) { *y = 6; }", "after"));
+  EXPECT_FALSE(std::filesystem::exists(dead));
+  EXPECT_TRUE(std::filesystem::exists(living));
+  close(owner);
+  compile_host(request("void last(int* y) { *y = 7; }", "last"));
+  EXPECT_FALSE(std::filesystem::exists(living));
 }
 
 }  // namespace
