@@ -71,9 +71,8 @@ const std::vector<std::string>& cuda_header_dirs() {
 }
 
 HeaderOrigin header_origin() {
-  const Nvrtc& n = nvrtc();
   const fs::path root = fs::absolute(nvrtc_place().path).parent_path().parent_path();
-  HeaderOrigin origin{HeaderOrigin::Layout::Toolkit, std::to_string(n.major) + "." + std::to_string(n.minor)};
+  HeaderOrigin origin{HeaderOrigin::Layout::Toolkit, nvrtc_facts().version};
   if (root.parent_path().filename() == "nvidia") {
     origin.layout = root.filename() == "cuda_nvrtc" ? HeaderOrigin::Layout::Cuda12Wheels : HeaderOrigin::Layout::Cuda13Wheels;
   }
