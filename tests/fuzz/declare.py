@@ -127,6 +127,14 @@ class Op:
     carry_back()
     return result"""
 
+    def stock(self, namespace: str) -> str:
+        """The twin as a custom op of PyTorch: what a stock op cannot do compiled, ours need not."""
+        text = self._custom_op(f"{namespace}_stock").replace("@opaq.custom_op", "@torch.library.custom_op", 1)
+        twin = self.twin().replace(f"def {self.name}(", f"def {self.name}_twin(", 1)
+        keywords = [f"{name}={name}" for name in self.scalars]
+        call = f"{self.name}_twin({', '.join([*self.tensors, *keywords])})"
+        return f"{twin}\n{text.replace(f'return {self.name}_body(', f'return {call} #', 1)}"
+
     def _requires(self, item: Implementation) -> list[str]:
         flat = any(kind == "transposed" for _, kind in self.outputs)
         return [*([f"{self.tensors[0]}.dim() == 2"] if item.strided or flat else []), *item.requires]

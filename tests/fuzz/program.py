@@ -36,6 +36,9 @@ class Program:
     def twins(self) -> str:
         return "\n\n".join(text for op in self.ops for text in (op.body(), op.twin()))
 
+    def stock(self, namespace: str) -> str:
+        return "\n\n".join(text for op in self.ops for text in (op.body(), op.stock(namespace)))
+
     def inputs_source(self) -> str:
         lines = [f"    x{i} = {text}" for i, text in enumerate(self.inputs)]
         return "\n".join(["def inputs(seed=0, grow=0):", *lines, f"    return [{', '.join(f'x{i}' for i in range(len(self.inputs)))}]"])
