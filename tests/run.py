@@ -2,6 +2,7 @@
 
     python tests/run.py                 all of it
     python tests/run.py python          one part: cpp, tsan, python
+    python tests/run.py life            forks, signals, storms on the cache and memory, longer than `python` does
     python tests/run.py gpu             what needs a GPU, which must be there
     python tests/run.py fuzz --minutes 60 [--seed N] [--workers N] [--device cpu|cuda]
                                         random programs against PyTorch's own arithmetic, longer than `python` does
@@ -26,7 +27,7 @@ def main() -> int:
     if sys.argv[1:2] == ["fuzz"]:
         return subprocess.call([sys.executable, os.path.join(ROOT, "tests", "fuzz", "run.py"), *sys.argv[2:]])
     parts = sys.argv[1:] or ["cpp", "tsan", "python"]
-    known = {"cpp": cpp, "tsan": tsan, "python": python, "gpu": gpu}
+    known = {"cpp": cpp, "tsan": tsan, "python": python, "life": life, "gpu": gpu}
     for part in parts:
         if part not in known:
             print(f"unknown part {part!r}; expected {', '.join(known)}", file=sys.stderr)
@@ -58,8 +59,13 @@ def tsan() -> None:
 
 
 def python() -> None:
-    """pytest, and a minute of the fuzz"""
-    pytest("python", "fuzz")
+    """pytest, a minute of the fuzz, and the short forms of the life tests"""
+    pytest("python", "fuzz", "life")
+
+
+def life() -> None:
+    """pytest of forks, signals, storms on the cache and memory, in their long forms"""
+    pytest("life", env={"OPAQ_LIFE": "long"})
 
 
 def gpu() -> None:

@@ -23,18 +23,19 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = ".opaq-work-";
 
-// Locked by this descriptor; -1 when another holds the lock, when it is gone, or with `impossible` set when folders cannot be locked here. The lock
-// ends with the last copy of the descriptor, however its process ends.
-int lock(const std::string& path, bool* impossible = nullptr) {
+// Locked by this descriptor, or -1 and an errno: EWOULDBLOCK when another holds the lock, ENOENT when it is gone. The lock ends with the last copy of
+// the descriptor, however its process ends.
+int lock_folder(const std::string& path, int& problem) {
   const int folder = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  problem = folder < 0 ? errno : 0;
   if (folder < 0) return -1;
   struct stat opened{}, named{};
-  const bool locked = flock(folder, LOCK_EX | LOCK_NB) == 0;
-  if (impossible) *impossible = !locked && errno != EWOULDBLOCK && errno != EINTR;
-  if (locked && fstat(folder, &opened) == 0 && stat(path.c_str(), &named) == 0 &&
-      opened.st_ino == named.st_ino && opened.st_uid == geteuid()) {
-    return folder;
+  if (flock(folder, LOCK_EX | LOCK_NB) != 0) {
+    problem = errno;
+  } else if (fstat(folder, &opened) != 0 || stat(path.c_str(), &named) != 0 || opened.st_ino != named.st_ino || opened.st_uid != geteuid()) {
+    problem = ENOENT;
   }
+  if (problem == 0) return folder;
   close(folder);
   return -1;
 }
@@ -43,7 +44,8 @@ void remove_abandoned(const fs::path& parent) {
   std::error_code error;
   for (fs::directory_iterator it(parent, error), end; !error && it != end; it.increment(error)) {
     if (!it->path().filename().string().starts_with(kPrefix)) continue;
-    const int owned = lock(it->path().string());
+    int problem = 0;
+    const int owned = lock_folder(it->path().string(), problem);
     if (owned < 0) continue;
     std::error_code ignored;
     fs::remove_all(it->path(), ignored);
@@ -68,9 +70,12 @@ PrivateFolder::PrivateFolder() {
         reasons.push_back(parent + ": " + std::strerror(errno));
         break;
       }
-      bool impossible = false;
-      lock_ = lock(path_, &impossible);
-      if (impossible) return;  // nobody removes what cannot be locked: at worst it stays
+      int problem = 0;
+      lock_ = lock_folder(path_, problem);
+      if (lock_ >= 0 || problem == EWOULDBLOCK || problem == ENOENT) continue;
+      if (problem != EMFILE && problem != ENFILE && problem != ENOMEM) return;  // no locks here: nobody removes it, and at worst it stays
+      rmdir(path_.c_str());
+      fail(ErrorKind::Compile, std::string("nothing can be compiled: ") + std::strerror(problem) + "; close files, or raise the limit (`ulimit -n`)");
     }
     if (lock_ >= 0) return;
   }

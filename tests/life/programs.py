@@ -15,7 +15,6 @@ import pytest
 from opaq import _runtime
 
 LONG = os.environ.get("OPAQ_LIFE") == "long"
-long_test = pytest.mark.skipif(not LONG, reason="takes minutes: python tests/run.py life")
 needs_nvrtc = pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
 
 # What every program begins with. `slow(...)` takes its compiler seconds: 2 ** depth templates.
