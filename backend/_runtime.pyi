@@ -66,7 +66,7 @@ def declare(schema: str, outputs: Sequence[dict[str, str]], replace: bool) -> st
 def implement(op: str, implementation: dict[str, Any], replace: bool) -> str: ...        # ImplementationText's fields; returns its hash
 def define(op: str) -> None: ...                    # with PyTorch's dispatcher, once
 def set_reference(op: str, fallback: Callable[..., None], content: str) -> None: ...     # fallback(*args, *outputs): fills the outputs
-def note_reference_error(text: str) -> None: ...    # why this thread's reference failed, for the message that its C++ caller raises
+def note_reference_error(error: BaseException) -> None: ...    # what this thread's reference raised, for its C++ caller to raise again
 def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
 def ops() -> list[str]: ...
@@ -78,6 +78,14 @@ def launcher(op: str, hash: str, device: str, node: str, graph: str, timed: bool
 
     On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed: measure its calls that compile and load nothing.
     Raises LaunchError when the op's hash is not `hash`."""
+
+def watch(op: str, entries: list[list[int]]) -> None:
+    """Addresses of the dispatcher's entries for this op (lowering.compat.kernel_entries). What they hold now is ours: direct launches are right until
+    one changes. None given: they never are."""
+
+def watcher(op: str, device: str) -> Callable[[], bool]: ...       # kernel_is_ours, for one op and device: faster
+def kernel_is_ours(op: str, device: str) -> bool:
+    """Whether a call of the op on this device ("cpu", "cuda:0") still comes to the kernel that was there at `watch`."""
 
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
     """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""

@@ -41,6 +41,7 @@ def custom_op(
             raise _runtime.DeclarationError(f"{where}: {error}") from error
         lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
         lowering.register(name)
+        _runtime.watch(name, lowering.compat.pinned_kernel_entries(name))
         _activate_when_traced(made)
         if lowering.compat.returns_nothing(lowering.overload_of(name)):
             made.register_fake(lambda *args, **kwargs: None)

@@ -29,7 +29,8 @@ def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, rep
         written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`, `out1`, ...
     outputs: how each result is made from the arguments: opaq.like("x"), opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when
         there are several; nothing for `-> ()`.
-    replace: forget an earlier declaration of this name (in a notebook); compiled graphs are compiled again.
+    replace: forget an earlier declaration of this name (in a notebook); compiled graphs are compiled again. The operator stays the same object, so
+        that whoever holds it uses the new declaration.
 
     The same declaration again gives the same operator. Raises opaq.DeclarationError: what was given, what is accepted, the nearest name.
     """
@@ -37,11 +38,11 @@ def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, rep
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
     name = _runtime.declare(schema, _output_texts(where, outputs), given.flag(where, "replace", replace))
     known = _ops.get(name)
-    if known is not None and not replace:
-        return known
-    made = Op(name, known)
-    _ops[name] = made
-    return made
+    if known is None:
+        _ops[name] = known = Op(name)
+    elif replace:
+        known._redeclared()
+    return known
 
 
 def _output_texts(where: str, outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
@@ -66,26 +67,34 @@ class Op(*_unbound, functools.partial):
 
     __slots__ = ("func",)  # in the place of functools.partial's own, which is the runtime's entry
 
-    def __new__(cls, name: str, replaced: Op | None) -> Op:
+    def __new__(cls, name: str) -> Op:
+        strangers = lowering.compat.is_known(name)  # somebody has registered kernels for an op of this name already
         _runtime.define(name)
         overload = lowering.overload_of(name)
         made = super().__new__(cls, _runtime.eager(name, overload))
         made.func = made.overload = overload
+        made._strangers = strangers
         return made
 
-    def __init__(self, name: str, replaced: Op | None) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._formula: Any = None
-        self._reference: Callable[..., Any] | None = None
         self.info = _runtime.describe(name)
         self._arg_names = [arg["name"] for arg in self.info["args"]]
-        if replaced is None:
-            torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
-            if any(arg["mutated"] for arg in self.info["args"]):
-                lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
-            elif self.info["outputs"]:
-                autograd.register(name, lambda: _ops[name])
-        self._fake = make_fake(self.info)
+        torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
+        if any(arg["mutated"] for arg in self.info["args"]):
+            lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
+        elif self.info["outputs"]:
+            autograd.register(name, lambda: _ops[name])
+        if not self._strangers:
+            _runtime.watch(name, lowering.compat.kernel_entries(name))
+        self._redeclared()
+
+    def _redeclared(self) -> None:
+        """The op has a new declaration, as yet without implementations."""
+        _runtime.define(self.name)
+        self._formula: Any = None
+        self._reference: Callable[..., Any] | None = None
+        self._fake = make_fake(_runtime.describe(self.name))
         self._changed()
 
     # ---- implementations -----------------------------------------------------------------------------------------------

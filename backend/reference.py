@@ -38,7 +38,7 @@ def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     try:
         return _checked(name, args, kwargs)
     except Exception as error:
-        _runtime.note_reference_error(f"{type(error).__name__}: {error}")
+        _runtime.note_reference_error(error)
         raise
 
 
@@ -49,7 +49,11 @@ def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if keyword_only and len(args) == len(info["args"]):
         split = len(args) - len(keyword_only)
         args, kwargs = args[:split], {**dict(zip(keyword_only, args[split:])), **kwargs}
-    results = function(*args, **kwargs)
+    try:
+        results = function(*args, **kwargs)
+    except Exception as error:
+        add_note(error, f"raised by the reference of {name}")
+        raise
     if not info["outputs"]:
         return None
     results = tuple(results) if isinstance(results, (tuple, list)) else (results,)
@@ -70,6 +74,13 @@ def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             result = torch.empty_strided(rule.shape, rule.stride(), dtype=rule.dtype, device=result.device).copy_(result)
         fitted.append(result)
     return tuple(fitted) if len(fitted) > 1 else fitted[0]
+
+
+def add_note(error: Exception, text: str) -> None:
+    """As BaseException.add_note of Python 3.11: a line below the message where the traceback is printed."""
+    notes = getattr(error, "__notes__", [])
+    if text not in notes:
+        error.__notes__ = [*notes, text]
 
 
 def _meta(value: Any) -> Any:

@@ -26,13 +26,16 @@ def bind() -> None:
         parameter=torch.nn.Parameter,
         dtypes={name: getattr(torch, name) for name in _DTYPES if hasattr(torch, name)},
         device=torch.device,
+        symbolic=(torch.SymInt, torch.SymFloat, torch.SymBool),
         empty_strided=torch.empty_strided,
         empty_strided_cuda=lowering.compat.empty_strided_cuda,
         empty_strided_cpu=lowering.compat.empty_strided_cpu,
         **lowering.compat.state_addresses(),
         **lowering.compat.tensor_reader(),
+        local_state=lowering.compat.local_state(),
         is_neg=some.is_neg,
         is_conj=some.is_conj,
+        is_inference=some.is_inference,
         increment_version=torch.autograd.graph.increment_version,
     )
 

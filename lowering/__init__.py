@@ -45,9 +45,10 @@ _active = False
 
 
 def overload_of(qualname: str) -> Any:
-    """The op of PyTorch's dispatcher: torch.ops.<namespace>.<name>.default. AttributeError where none is defined."""
+    """The op of PyTorch's dispatcher: torch.ops.<namespace>.<name>.<overload, else default>. AttributeError where none is defined."""
     namespace, name = qualname.split("::")
-    return getattr(getattr(torch.ops, namespace), name).default
+    name, _, overload = name.partition(".")
+    return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
 
 
 def register(qualname: str) -> None:

@@ -12,7 +12,7 @@ from .cpp_plan import Form
 from .symbolic import Facts
 
 if TYPE_CHECKING:
-    from opaq._runtime import CppArgument, CppText, OpInfo
+    from opaq._runtime import CppArgument, CppLaunch, CppText, OpInfo
 
 _INDENT = "    "
 
@@ -118,6 +118,7 @@ def _attempt(info: OpInfo, form: Form, code: list[dict[str, Any]], device: str, 
         types = [arg["parameter"].strip("`") for arg in launch["args"]] + (["void*"] if device == "cuda" else [])
         body.append(f"using opaq_type = void (*)({', '.join(types)});")
         body.append(f"static const auto opaq_call = reinterpret_cast<opaq_type>({_symbol(info, form, code)});")
+        body.append(_threw(launch))
         body.append(f"opaq_call({', '.join([_library_value(arg) for arg in launch['args']] + (['opaq_stream'] if device == 'cuda' else []))});")
     else:
         body.append(f"static const auto opaq_call = reinterpret_cast<opaq_invoke_type>({_symbol(info, form, code)});")
@@ -129,8 +130,14 @@ def _attempt(info: OpInfo, form: Form, code: list[dict[str, Any]], device: str, 
             )
             body.append("opaq_code.launch(opaq_shape, opaq_device, opaq_dir, opaq_stream, opaq_pointers);")
         else:
-            body.append("opaq_call(opaq_pointers);")
+            body += [_threw(launch), "opaq_call(opaq_pointers);"]
     return [head, *("  " + line for line in body), "  return;", "}"]
+
+
+def _threw(launch: CppLaunch) -> str:
+    """What the function itself throws is not the fault of an argument."""
+    what = f"its function `{launch['entry']}` threw"
+    return f"opaq_place = {c_string(what)};"
 
 
 def _symbol(info: OpInfo, form: Form, code: list[dict[str, Any]]) -> str:

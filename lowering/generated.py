@@ -17,7 +17,23 @@ from typing import Any
 
 from opaq import _runtime
 
-from . import compat, python_functions, record
+from . import compat, overload_of, python_functions, record
+
+
+def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
+    """One launch, (*arguments, *results), by a call of the dispatcher, whose results are copied into these."""
+    overload = overload_of(op)
+    arguments = _runtime.describe(op)["args"]
+    args = [value for argument, value in zip(arguments, values) if not argument["keyword_only"]]
+    kwargs = {argument["name"]: value for argument, value in zip(arguments, values) if argument["keyword_only"]}
+    made = overload(*args, **kwargs)
+    for place, result in zip(values[len(arguments) :], made if isinstance(made, (tuple, list)) else (made,)):
+        if place.shape != result.shape or place.dtype != result.dtype:
+            raise _runtime.LaunchError(
+                f"{op} changed since this graph was compiled: its result is {result.dtype} {tuple(result.shape)} now, {place.dtype} "
+                f"{tuple(place.shape)} then; call torch.compiler.reset() and compile again"
+            )
+        place.copy_(result)
 
 
 class Graph:
@@ -38,6 +54,7 @@ class Graph:
     def python_function(self, op: str, hash: str, *, device: str, node: str) -> Callable[..., Any]:
         """The function of an op that is written in Python; its results may not alias its arguments.
 
+        While another kernel is registered for the op on this device, the dispatcher is called instead.
         LaunchError: the function is gone, or changed since the graph was compiled.
         """
         declared = python_functions.get(op)
@@ -48,9 +65,12 @@ class Graph:
                 f"{op} changed since {self.name} was compiled: expected hash {hash}, got {declared.hash}; call torch.compiler.reset()"
             )
         record.add(record.NodeRecord(self.name, node, op, device, "python", ""))
-        function = declared.function
+        function, is_ours = declared.function, _runtime.watcher(op, device)
+        serves = declared.devices is None or device.split(":")[0] in declared.devices
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if not serves or not is_ours() or python_functions.get(op) is not declared:
+                return overload_of(op)(*args, **kwargs)
             results = function(*args, **kwargs)
             compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results

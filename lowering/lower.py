@@ -41,6 +41,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     language, names = inductor.wrapper_language(), Names(inductor.known_true)
     if not language:
         return _through_dispatcher(info, overload, values, traced, device, "this wrapper is neither in Python nor in C++")
+    if not _runtime.kernel_is_ours(qualname, device.type):
+        _refuse_in_package(qualname, device, _another_kernel(device))
+        return _through_dispatcher(info, overload, values, traced, device, _another_kernel(device).reason)
     decision = decide(info, device.type, known, names)
     _enforce(info, known, device, decision)
     cpp = None
@@ -77,6 +80,8 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
         results = _stock(qualname, overload, args, kwargs, device, "a Python function has no C++ form")
     elif served is not None and device.type not in served:
         results = _stock(qualname, overload, args, kwargs, device, f"the function is for {', '.join(sorted(served))}")
+    elif not _runtime.kernel_is_ours(qualname, device.type):
+        results = _stock(qualname, overload, args, kwargs, device, _another_kernel(device).reason)
     else:
         results = PythonFunctionKernel.call(overload, args, kwargs)
     carry_back()
@@ -179,6 +184,10 @@ def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.devi
         raise _runtime.LaunchError(explain_misfit(info, node, str(device), known, decision))
     why = decision.reason and f"; {decision.reason}"
     record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, why)
+
+
+def _another_kernel(device: torch.device) -> NoCppForm:
+    return NoCppForm(f"another kernel is registered for it on {device.type}", "package it in a process that does not register that kernel")
 
 
 def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) -> None:

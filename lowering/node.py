@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import emit, emit_cpp
-from .compat.inductor import OrderedSet, V, ir, tree_map
+from .compat.inductor import OrderedSet, V, ir, obey_partition_rule, tree_map
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -43,6 +43,7 @@ class OpaqueKernel(ir.ExternKernel):
         self.names = [*tensors, *(output["name"] for output in info["outputs"])]
         self.arguments = [tensors.index(name) if name in tensors else _Scalar(value) for name, value in values.items()]
         self.result_count = len(results)
+        obey_partition_rule(self, info["name"])
         mutated = [buffers[tensors.index(arg["name"])] for arg in info["args"] if arg["mutated"] and arg["name"] in tensors]
         written = {buffer.get_name(): buffer for buffer in (*mutated, *buffers[len(tensors) :])}
         self.mutation_outputs = [ir.MutationOutput(ir.NoneLayout(device=device), buffer, self) for buffer in written.values()]

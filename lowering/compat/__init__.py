@@ -5,11 +5,13 @@ This part is cheap: it does not import Inductor. `compat.inductor` does, and is 
 
 from __future__ import annotations
 
+from .dispatcher import is_known, kernel_entries, pinned_kernel_entries
 from .eager import (
     check_no_alias,
     count_mutations,
     empty_strided_cpu,
     empty_strided_cuda,
+    local_state,
     returns_nothing,
     state_addresses,
     sympy_functions,
@@ -23,6 +25,10 @@ __all__ = [
     "count_mutations",
     "empty_strided_cpu",
     "empty_strided_cuda",
+    "is_known",
+    "kernel_entries",
+    "local_state",
+    "pinned_kernel_entries",
     "returns_nothing",
     "state_addresses",
     "sympy_functions",

@@ -10,17 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch._C import _len_torch_dispatch_stack, _len_torch_function_stack
+from opaq import _runtime
+from torch._C import _len_torch_function_stack
 from torch._C._autograd import _profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu as empty_strided_cpu
 from torch._C._dynamo.guards import _empty_strided_cuda as empty_strided_cuda
 from torch._library.utils import _c_check_aliasing_constraint as check_no_alias
+
+from . import dispatcher
 
 __all__ = [
     "check_no_alias",
     "count_mutations",
     "empty_strided_cpu",
     "empty_strided_cuda",
+    "local_state",
     "returns_nothing",
     "state_addresses",
     "sympy_functions",
@@ -36,14 +40,18 @@ def state_addresses() -> dict[str, int]:
 
     torch's own, which cost two nanoseconds; where a torch lacks one, Python's way to the same.
     """
-    c10, cpu = _loaded("libc10.so"), _loaded("libtorch_cpu.so")
+    cpu = _loaded("libtorch_cpu.so")
     found = {
-        "dispatch_modes": (c10, "_ZN3c104impl20TorchDispatchModeTLS9stack_lenEv", ctypes.c_int64, _len_torch_dispatch_stack),
         "function_modes": (cpu, "_ZN2at4impl22PythonTorchFunctionTLS9stack_lenEv", ctypes.c_int64, _len_torch_function_stack),
         "profiler_enabled": (cpu, "_ZN5torch8profiler4impl15profilerEnabledEv", ctypes.c_bool, _profiler_enabled),
         "grad_enabled": (cpu, "aoti_torch_grad_mode_is_enabled", ctypes.c_bool, torch.is_grad_enabled),
     }
     return {key: _address(*place) for key, place in found.items()}
+
+
+def local_state() -> tuple[str, str, int, int]:
+    """The thread's state of the dispatcher; see dispatcher.py."""
+    return dispatcher.local_state(_loaded("libc10.so"))
 
 
 def tensor_reader() -> dict[str, int]:
@@ -83,6 +91,7 @@ def count_mutations(overload: Any, positions: Sequence[int]) -> None:
         for position in positions:
             value = args[position] if position < len(args) else kwargs.get(names[position])
             if isinstance(value, torch.Tensor):
+                _refuse_inference(overload, names[position], value)
                 torch.autograd.graph.increment_version(value)
         return overload.redispatch(keyset & torch._C._after_ADInplaceOrView_keyset, *args, **kwargs)
 
@@ -90,6 +99,14 @@ def count_mutations(overload: Any, positions: Sequence[int]) -> None:
     library = torch.library.Library(namespace, "FRAGMENT")
     library.impl(name.split(".")[0], raise_versions, "ADInplaceOrView", with_keyset=True)
     _libraries.append(library)
+
+
+def _refuse_inference(overload: Any, argument: str, value: torch.Tensor) -> None:
+    if value.is_inference() and not torch.is_inference_mode_enabled():
+        raise _runtime.LaunchError(
+            f"{overload.name()}: argument `{argument}` is an inference tensor and is written outside torch.inference_mode(), where autograd could not "
+            f"notice; call the op in inference mode, or pass a copy (.clone())"
+        )
 
 
 @functools.cache

@@ -40,6 +40,7 @@ known_true = _adapter.known_true
 leaves_by_argument = _adapter.leaves_by_argument
 live_values = _adapter.live_values
 lowering = _adapter.lowering
+obey_partition_rule = _adapter.obey_partition_rule
 on_cache_key = _adapter.on_cache_key
 op_name = _adapter.op_name
 overwritten = _adapter.overwritten

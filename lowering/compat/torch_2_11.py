@@ -57,6 +57,7 @@ __all__ = [
     "leaves_by_argument",
     "live_values",
     "lowering",
+    "obey_partition_rule",
     "on_cache_key",
     "op_name",
     "packaged",
@@ -93,9 +94,9 @@ def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
 
 
 def op_name(target: Any) -> str | None:
-    """ "mylib::rms_norm" for a call target that is an op or a packet of its overloads."""
+    """ "mylib::rms_norm", or "mylib::rms_norm.overload", for a call target that is an op or a packet of its overloads."""
     if isinstance(target, torch._ops.OpOverload):
-        return target.name().split(".")[0]
+        return target.name()
     return target._qualified_op_name if isinstance(target, torch._ops.OpOverloadPacket) else None
 
 
@@ -233,6 +234,13 @@ def known_at_most(a: Any, b: Any) -> bool:
     if isinstance(relation, (bool, torch.SymBool)):
         return statically_known_true(relation)
     return known_true(relation)
+
+
+def obey_partition_rule(node: Any, qualname: str) -> None:
+    """Keeps a node out of CUDA graphs where `custom_should_partition_ops` names its op. Inductor asks that only of its own fallback nodes; of any
+    node it asks whether it binds unbacked sizes, and partitions the graph there."""
+    if {qualname, f"{qualname}.default"} & set(config.custom_should_partition_ops):
+        node.unbacked_bindings = True
 
 
 def wrapper_language() -> str:

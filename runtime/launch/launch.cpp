@@ -45,7 +45,16 @@ void launch_host(const Subject& subject, const Instance& instance, const Arg* ar
     parameters.pointers()[0] = const_cast<uint64_t*>(&instance.library_function);
     parameters.pointers()[1 + instance.packer.size()] = &stream;
   }
-  instance.invoke(parameters.pointers());
+  const auto threw = [&](const char* what) {
+    fail(ErrorKind::Launch, subject.op + ": its function `" + instance.entry + "` threw" + what);
+  };
+  try {
+    instance.invoke(parameters.pointers());
+  } catch (const std::exception& error) {
+    threw((std::string(": ") + error.what()).c_str());
+  } catch (...) {
+    threw(" something that is no std::exception");
+  }
 }
 
 }  // namespace

@@ -14,68 +14,147 @@ std::string type_name(PyObject* object) {
   return to_string(name.get(), "type name");
 }
 
-[[noreturn]] void wrong(const std::string& op, const ArgSpec& spec, PyObject* value, const char* expected) {
-  PyErr_Clear();
-  fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` is a " + type_name(value) + "; expected " + expected + (spec.optional ? " or None" : ""));
+const char* expected(const ArgSpec& spec) {
+  if (spec.torch_type == "ScalarType") return "a torch.dtype";
+  switch (spec.type) {
+    case Type::Int: return "an int";
+    case Type::Float: return "a float";
+    case Type::Bool: return "a bool";
+    case Type::IntList: return "a list of ints";
+    case Type::String: return spec.torch_type == "str" ? "a str" : spec.torch_type.c_str();
+    default: return spec.torch_type.c_str();
+  }
 }
 
-int64_t read_int(const std::string& op, const ArgSpec& spec, PyObject* value, const char* expected) {
+[[noreturn]] void wrong(const std::string& op, const ArgSpec& spec, PyObject* value) {
+  PyErr_Clear();
+  const std::string is = value == Py_None ? "None" : "a " + type_name(value);
+  fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` is " + is + "; expected " + expected(spec) + (spec.optional ? " or None" : ""));
+}
+
+bool is_torch_number(PyObject* value) { return PyObject_TypeCheck(value, torch().tensor) || PyObject_IsInstance(value, torch().symbolic) == 1; }
+
+// An int, or what says of itself that it is one (numpy.int64). Objects of torch's are not asked: a SymInt would be specialised.
+bool read_int(PyObject* value, int64_t& result, bool& fits) {
+  Ref index;
   if (!PyLong_Check(value)) {
-    Ref index(PyIndex_Check(value) ? PyNumber_Index(value) : nullptr);
-    if (!index) wrong(op, spec, value, expected);
-    return read_int(op, spec, index.get(), expected);
+    if (!PyIndex_Check(value) || is_torch_number(value)) return false;
+    index = Ref(PyNumber_Index(value));
+    if (!index) {
+      PyErr_Clear();
+      return false;
+    }
+    value = index.get();
   }
   int overflow = 0;
-  const int64_t result = PyLong_AsLongLongAndOverflow(value, &overflow);
-  if (overflow) fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` does not fit 64 bits");
-  return result;
+  result = PyLong_AsLongLongAndOverflow(value, &overflow);
+  fits = overflow == 0;
+  return true;
+}
+
+bool has_method(PyObject* value, const char* name) {
+  Ref type = Ref::borrow(reinterpret_cast<PyObject*>(Py_TYPE(value)));
+  return PyObject_HasAttrString(type.get(), name) == 1;
+}
+
+// A number by PyTorch's rules for an argument of this type, as an exact one; null where it has none.
+Ref as_exact(const ArgSpec& spec, PyObject* value) {
+  if (PyUnicode_Check(value) || PyBytes_Check(value) || PyList_Check(value) || PyTuple_Check(value) || PyDict_Check(value)) return {};
+  if (spec.type == Type::Int && PyIndex_Check(value)) return Ref(PyNumber_Index(value));
+  if (spec.type == Type::Float && (has_method(value, "__float__") || PyIndex_Check(value))) return Ref(PyNumber_Float(value));
+  if (spec.type == Type::Bool && has_method(value, "__bool__")) {
+    const int truth = PyObject_IsTrue(value);
+    return truth < 0 ? Ref() : from(truth == 1);
+  }
+  return {};
 }
 
 }  // namespace
 
-Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room) {
+bool read_exact(const ArgSpec& spec, PyObject* value, Args& room, Arg& arg) {
   if (value == Py_None) {
-    if (!spec.optional) wrong(op, spec, value, spec.torch_type.c_str());
-    return {};
+    arg = Arg();
+    return spec.optional;
   }
   if (spec.torch_type == "ScalarType") {
     for (int i = 0; i < kDTypeCount; ++i) {
-      if (value == torch().dtypes[i]) return Arg::of_dtype(static_cast<DType>(i));
+      if (value != torch().dtypes[i]) continue;
+      arg = Arg::of_dtype(static_cast<DType>(i));
+      return true;
     }
-    wrong(op, spec, value, "a torch.dtype");
+    return false;
   }
   switch (spec.type) {
-    case Type::Int: return Arg::of_int(read_int(op, spec, value, "an int"));
+    case Type::Int: {
+      int64_t number = 0;
+      bool fits = false;
+      if (!read_int(value, number, fits) || !fits) return false;
+      arg = Arg::of_int(number);
+      return true;
+    }
     case Type::Float: {
-      if (PyFloat_Check(value) || PyLong_Check(value)) {
-        const double result = PyFloat_AsDouble(value);
-        if (result == -1.0 && PyErr_Occurred()) throw PythonError{};
-        return Arg::of_float(result);
+      if (!PyFloat_Check(value) && !PyLong_Check(value)) return false;
+      const double number = PyFloat_AsDouble(value);
+      if (number == -1.0 && PyErr_Occurred()) {
+        PyErr_Clear();
+        return false;
       }
-      wrong(op, spec, value, "a float");
+      arg = Arg::of_float(number);
+      return true;
     }
     case Type::Bool:
-      if (!PyBool_Check(value)) wrong(op, spec, value, "a bool");
-      return Arg::of_bool(value == Py_True);
+      arg = Arg::of_bool(value == Py_True);
+      return PyBool_Check(value);
     case Type::IntList: {
-      if (!PyList_Check(value) && !PyTuple_Check(value)) wrong(op, spec, value, "a list of ints");
+      if (!PyList_Check(value) && !PyTuple_Check(value)) return false;
       const auto size = static_cast<size_t>(PySequence_Size(value));
       int64_t* items = room.new_list(size);
       for (size_t i = 0; i < size; ++i) {
         Ref item = check(PySequence_GetItem(value, static_cast<Py_ssize_t>(i)));
-        items[i] = read_int(op, spec, item.get(), "a list of ints");
+        bool fits = false;
+        if (!read_int(item.get(), items[i], fits) || !fits) return false;
       }
-      return Arg::of_ints(items, static_cast<int64_t>(size));
+      arg = Arg::of_ints(items, static_cast<int64_t>(size));
+      return true;
     }
     case Type::String: {
-      if (spec.torch_type != "str") return {};  // Device, Layout, MemoryFormat: expressions cannot read them
+      arg = Arg();
+      if (spec.torch_type != "str") return true;  // Device, Layout, MemoryFormat: expressions cannot read them
       Py_ssize_t size = 0;
       const char* text = PyUnicode_Check(value) ? PyUnicode_AsUTF8AndSize(value, &size) : nullptr;
-      if (!text) wrong(op, spec, value, "a str");
-      return Arg::of_string({text, static_cast<size_t>(size)});
+      if (!text) {
+        PyErr_Clear();
+        return false;
+      }
+      arg = Arg::of_string({text, static_cast<size_t>(size)});
+      return true;
     }
-    default: wrong(op, spec, value, spec.torch_type.c_str());
+    default: return false;
   }
+}
+
+Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room) {
+  Arg arg;
+  if (read_exact(spec, value, room, arg)) return arg;
+  const Ref exact = as_exact(spec, value);
+  PyErr_Clear();
+  if (exact && read_exact(spec, exact.get(), room, arg)) return arg;
+  if (spec.type == Type::Int && exact && PyLong_Check(exact.get())) fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` does not fit 64 bits");
+  wrong(op, spec, value);
+}
+
+void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value) {
+  const bool text = PyUnicode_Check(value), list = PyList_Check(value) || PyTuple_Check(value) || PyDict_Check(value);
+  const bool number = PyLong_Check(value) || PyFloat_Check(value);
+  bool hopeless = value == Py_None && spec.type != Type::Bool;  // which PyTorch takes as False
+  if (spec.torch_type == "ScalarType" || spec.torch_type == "str") {
+    hopeless = hopeless || list || (number && spec.torch_type == "str") || (text && spec.torch_type != "str");
+  } else if (spec.type == Type::Int || spec.type == Type::Float || spec.type == Type::Bool) {
+    hopeless = hopeless || text || list || (spec.type == Type::Int && PyFloat_Check(value));
+  } else if (spec.type == Type::IntList) {
+    hopeless = hopeless || text || PyFloat_Check(value);
+  }
+  if (hopeless) wrong(op, spec, value);
 }
 
 void refuse_tensor(const std::string& op, const std::string& argument, PyObject* value) {
@@ -86,8 +165,9 @@ void refuse_tensor(const std::string& op, const std::string& argument, PyObject*
     type = Ref(t), text = Ref(v), trace = Ref(tb);
   }
   const std::string where = op + ": argument `" + argument + "` ";
+  if (value == Py_None) fail(ErrorKind::Launch, where + "is None; expected a torch.Tensor");
   if (!PyObject_TypeCheck(value, torch().tensor)) fail(ErrorKind::Launch, where + "is a " + type_name(value) + "; expected a torch.Tensor");
-  if (!is_plain(value)) {
+  if (!has_data(value)) {
     fail(ErrorKind::Launch, where + "is a " + type_name(value) + ", which has no data of its own; expected a plain torch.Tensor");
   }
   Ref layout = check(PyObject_GetAttrString(value, "layout")), layout_text = check(PyObject_Str(layout.get()));

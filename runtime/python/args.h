@@ -39,7 +39,11 @@ class Args {
   std::vector<std::vector<int64_t>> lists_;
 };
 
-// Reads one non-tensor value. Throws Launch with op, argument, got and expected.
+// Reads one non-tensor value of the type that the schema names: an int, a float (or an int), a bool, a str, a dtype, a list of ints. False for
+// another value, which PyTorch may take nevertheless (a NumPy number, a tensor of no dimensions, a SymInt).
+bool read_exact(const ArgSpec& spec, PyObject* value, Args& room, Arg& arg);
+
+// As read_exact, where there is no dispatcher to ask: numbers are converted as PyTorch does. Throws Launch with op, argument, got and expected.
 Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room);
 
 // Launches; releases the GIL only where something must be compiled or loaded first, and then returns false. The caller owns the tensors
@@ -50,6 +54,9 @@ inline bool launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, 
   launch.launch(args, device, stream);
   return false;
 }
+
+// Throws Launch for a value that PyTorch takes no more than we do; returns for one on which PyTorch is to decide.
+void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value);
 
 // Why a value was refused as a tensor argument; takes the place of the Python exception that is set, if any.
 [[noreturn]] void refuse_tensor(const std::string& op, const std::string& argument, PyObject* value);

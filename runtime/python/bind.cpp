@@ -1,6 +1,8 @@
 // Binds torch's objects, and reads tensors through the DLPack exchange table (DLPack 1.3, dlpack.h: layouts below).
 #include "bind.h"
 
+#include <dlfcn.h>
+
 #include <optional>
 #include <string>
 
@@ -88,7 +90,7 @@ void address(PyObject* dict, const char* key, Function& function) {
 // What a built-in method bound to a tensor calls: a third of the cost of a call by way of Python. Any tensor's serves all.
 PyCFunction function_of(PyObject* bound_method) {
   if (!PyCFunction_Check(bound_method) || PyCFunction_GetFlags(bound_method) != METH_NOARGS) {
-    fail(ErrorKind::Missing, "this torch's Tensor.is_neg and is_conj are no built-in methods without arguments, which opaq calls");
+    fail(ErrorKind::Missing, "this torch's Tensor.is_neg, is_conj and is_inference are no built-in methods without arguments, which opaq calls");
   }
   return PyCFunction_GetFunction(bound_method);
 }
@@ -105,6 +107,7 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     Torch t;
     t.parameter = reinterpret_cast<PyTypeObject*>(keep(kwargs, "parameter"));
     PyObject* tensor = keep(kwargs, "tensor");
+    t.no_torch_dispatch = check(PyObject_GetAttrString(tensor, "__torch_dispatch__")).release();
     Ref capsule = check(PyObject_GetAttrString(tensor, "__dlpack_c_exchange_api__"));
     const auto* api = static_cast<const DLExchangeApi*>(PyCapsule_GetPointer(capsule.get(), "dlpack_exchange_api"));
     if (!api) throw PythonError{};
@@ -121,14 +124,20 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     t.empty_strided = keep(kwargs, "empty_strided");
     t.empty_strided_cuda = keep(kwargs, "empty_strided_cuda");
     t.empty_strided_cpu = keep(kwargs, "empty_strided_cpu");
-    address(kwargs, "dispatch_modes", t.dispatch_modes);
+    const std::vector<Ref> state = to_items(keep(kwargs, "local_state"), "local_state");
+    for (int i = 0; i < 2; ++i) {
+      t.local_state[i] = to_string(state.at(static_cast<size_t>(i)).get(), "local_state");
+      t.harmless[i] = PyLong_AsUnsignedLongLong(state.at(static_cast<size_t>(i) + 2).get());
+    }
     address(kwargs, "function_modes", t.function_modes);
     address(kwargs, "profiler_enabled", t.profiler_enabled);
     address(kwargs, "grad_enabled", t.grad_enabled);
     t.is_neg = function_of(keep(kwargs, "is_neg"));
     t.is_conj = function_of(keep(kwargs, "is_conj"));
+    t.is_inference = function_of(keep(kwargs, "is_inference"));
     t.increment_version = keep(kwargs, "increment_version");
     t.device = keep(kwargs, "device");
+    t.symbolic = keep(kwargs, "symbolic");
     t.name_requires_grad = check(PyUnicode_InternFromString("requires_grad")).release();
     t.name_dtype = check(PyUnicode_InternFromString("dtype")).release();
     t.name_device = check(PyUnicode_InternFromString("device")).release();
@@ -136,6 +145,13 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     bound = t;
     return none().release();
   });
+}
+
+bool has_data(PyObject* object) {
+  if (is_plain(object)) [[likely]] return true;
+  if (!PyObject_TypeCheck(object, bound.tensor)) return false;
+  const Ref type = Ref::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+  return check(PyObject_GetAttrString(type.get(), "__torch_dispatch__")).get() == bound.no_torch_dispatch;
 }
 
 bool read_tensor(PyObject* object, TensorView& view) noexcept {
@@ -157,6 +173,19 @@ bool read_tensor(PyObject* object, TensorView& view) noexcept {
     return false;
   }
   return true;
+}
+
+bool local_state_is_plain() {
+  // A thread-local variable of torch's: dlsym gives this thread's.
+  static thread_local const uint64_t* state = nullptr;
+  if (!state) [[unlikely]] {
+    if (bound.local_state[1].empty()) return false;
+    void* library = dlopen(bound.local_state[0].c_str(), RTLD_NOLOAD | RTLD_LAZY);
+    state = library ? static_cast<const uint64_t*>(dlsym(library, bound.local_state[1].c_str())) : nullptr;
+    if (library) dlclose(library);  // torch keeps it loaded
+    if (!state) return false;
+  }
+  return !(state[0] & ~bound.harmless[0]) && !(state[1] & ~bound.harmless[1]);
 }
 
 void* current_stream(Device device) {

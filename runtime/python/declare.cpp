@@ -101,7 +101,9 @@ PyObject* declare(PyObject*, PyObject* args) {
       PyObject* d = item.get();
       outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"), field(d, "strides"), field(d, "device")});
     }
-    Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), to_bool(items.at(2).get()));
+    const bool replace = to_bool(items.at(2).get());
+    Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), replace);
+    if (replace) references().erase(op.name());
     return from(op.name()).release();
   });
 }
@@ -151,13 +153,6 @@ PyObject* set_reference(PyObject*, PyObject* args) {
     references().insert_or_assign(op.name(), Ref(items.at(1)));
     op.extend_hash("reference", to_string(items.at(2).get(), "content"));
     set_has_reference(op);
-    return none().release();
-  });
-}
-
-PyObject* note_reference_error(PyObject*, PyObject* text) {
-  return guarded([&]() -> PyObject* {
-    opaq::note_reference_error(to_string(text, "text"));
     return none().release();
   });
 }

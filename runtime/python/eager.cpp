@@ -7,6 +7,7 @@
 #include "interruption.h"
 #include "opaq/outputs.h"
 #include "opaq/select.h"
+#include "watch.h"
 
 namespace opaq::python {
 namespace {
@@ -53,6 +54,7 @@ struct Eager {
   const Op* op;
   Selector* selector;
   const OpSpec* spec;
+  const Watch* watch;
   Ref overload;                       // torch.ops.<ns>.<name>.default
   std::vector<Ref> names;             // interned argument names
   std::vector<Ref> defaults;          // null where required
@@ -106,10 +108,10 @@ bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* k
 
 bool is_true(const Ref& object) { return object.get() == Py_True; }
 
-// No mode or profiler may be bypassed.
+// No mode, tracer, transformation or profiler may be bypassed.
 bool torch_state_is_plain() {
   const Torch& t = torch();
-  return t.dispatch_modes() == 0 && t.function_modes() == 0 && !t.profiler_enabled();
+  return local_state_is_plain() && t.function_modes() == 0 && !t.profiler_enabled();
 }
 
 // A tensor that may be launched on: plain, readable, without gradient, negation or conjugation bit.
@@ -142,19 +144,28 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   const TensorView* first = nullptr;
   for (size_t i = 0; i < inputs; ++i) {
     if (schema.args[i].type != Type::Tensor) {
-      args[i] = read_scalar(e.op->name(), schema.args[i], bound[i], args);
+      if (!read_exact(schema.args[i], bound[i], args, args[i])) {
+        refuse_hopeless(e.op->name(), schema.args[i], bound[i]);
+        return nullptr;  // PyTorch converts or refuses it
+      }
     } else if (bound[i] == Py_None && schema.args[i].optional) {
       args[i] = Arg();
     } else {
       TensorView& view = args.tensor(i);
-      if (!readable(bound[i], view, grad)) return nullptr;
+      if (!readable(bound[i], view, grad)) {
+        if (!PyObject_TypeCheck(bound[i], torch().tensor)) refuse_tensor(e.op->name(), schema.args[i].name, bound[i]);
+        return nullptr;
+      }
+      if (schema.args[i].mutated && is_true(check(torch().is_inference(bound[i], nullptr)))) return nullptr;
       if (first && !(view.device == first->device)) return nullptr;
       if (!first) first = &view;
     }
   }
   if (!first) return nullptr;
   const Device device = first->device;
+  if (!e.watch->call_is_ours(device.type)) return nullptr;  // another kernel has been registered
 
+  if (e.mutates) check_written(*e.op, args.data());
   Ref made[8];
   if (outputs > 8) return nullptr;
   thread_local OutputShape shape;  // its capacity is reused
@@ -176,9 +187,17 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   return tuple.release();
 }
 
+// The op was declared again, with the same schema: every handle of it means the newest declaration.
+void follow(Eager& e) {
+  while (const Op* next = e.op->successor()) e.op = next;
+  e.selector = &selector(*e.op);
+  e.spec = &e.op->spec();
+}
+
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
   auto* e = static_cast<Eager*>(PyCapsule_GetPointer(self, "opaq.eager"));
   return guarded([&]() -> PyObject* {
+    if (e->op->successor()) [[unlikely]] follow(*e);
     PyObject* bound[kMaxArgs];
     if (e->spec->schema.args.size() <= kMaxArgs && bind(*e, values, count, keywords, bound)) {
       if (PyObject* result = run_directly(*e, bound)) return result;
@@ -195,7 +214,7 @@ PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "eager");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    auto* e = new Eager{&op, &selector(op), &op.spec(), items.at(1), {}, {}, std::vector<Allocator>(op.spec().schema.returns.size()), false};
+    auto* e = new Eager{&op, &selector(op), &op.spec(), &watch_of(op.name()), items.at(1), {}, {}, std::vector<Allocator>(op.spec().schema.returns.size()), false};
     Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) { delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager")); }));
     if (!capsule) {
       delete e;

@@ -33,7 +33,7 @@ void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& roo
       args.emplace_back();
     } else {
       TensorView view;
-      if (!is_plain(value.get()) || !read_tensor(value.get(), view)) refuse_tensor(op.name(), schema.args[i].name, value.get());
+      if (!has_data(value.get()) || !read_tensor(value.get(), view)) refuse_tensor(op.name(), schema.args[i].name, value.get());
       args.emplace_back(view);
       if (!found) device = view.device;
       found = true;
@@ -129,6 +129,7 @@ PyObject* warmup(PyObject*, PyObject* args) {
       v.device = device;
       values.emplace_back(v);
     }
+    check_written(op, values.data());
     const Choice choice = selector(op).select(values.data(), device.type);
     if (PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous) {
       AllowThreads allow;

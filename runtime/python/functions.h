@@ -11,7 +11,6 @@ PyObject* declare(PyObject*, PyObject* args);
 PyObject* implement(PyObject*, PyObject* args);
 PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
-PyObject* note_reference_error(PyObject*, PyObject* text);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);
@@ -24,6 +23,14 @@ PyObject* node_stats(PyObject*, PyObject*);
 // wrapper_nodes.cpp
 PyObject* wrapper_nodes(PyObject*, PyObject*);
 PyObject* graph_name(PyObject*, PyObject* label);
+
+// raised.cpp
+PyObject* note_reference_error(PyObject*, PyObject* exception);
+
+// watch.cpp
+PyObject* watch(PyObject*, PyObject* args);
+PyObject* kernel_is_ours(PyObject*, PyObject* args);
+PyObject* watcher(PyObject*, PyObject* args);
 
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);

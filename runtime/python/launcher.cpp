@@ -8,6 +8,7 @@
 #include "args.h"
 #include "functions.h"
 #include "opaq/select.h"
+#include "watch.h"
 
 namespace opaq::python {
 namespace {
@@ -18,10 +19,12 @@ struct Launcher {
   const Op* op;
   Selector* selector;
   const OpSpec* spec;
+  const Watch* watch;
   Device device;
   std::string node, graph;
   bool timed;                         // the graph was compiled with the option `profile`
   std::vector<Read> reads;            // inputs, then outputs
+  bool mutates;
   int64_t calls = 0;                  // guarded by the GIL, as everything here
   std::string last = "";              // implementation that served the last call
   const PreparedLaunch* last_launch = nullptr;
@@ -51,13 +54,20 @@ void read(const Launcher& l, PyObject* const* values, Args& args) {
       args[i] = Arg();
     } else {
       TensorView& view = args.tensor(i);
-      if (!is_plain(value) || !read_tensor(value, view)) refuse_tensor(l.op->name(), symbol_name(*l.spec, i), value);
+      if (!has_data(value) || !read_tensor(value, view)) refuse_tensor(l.op->name(), symbol_name(*l.spec, i), value);
       if (!(view.device == l.device)) [[unlikely]] {
         fail(ErrorKind::Launch, l.op->name() + ": argument `" + symbol_name(*l.spec, i) + "` is on " + device_name(view.device) +
                                     "; this node was compiled for " + device_name(l.device));
       }
     }
   }
+}
+
+bool mutates(const OpSpec& spec) {
+  for (const ArgSpec& arg : spec.schema.args) {
+    if (arg.mutated) return true;
+  }
+  return false;
 }
 
 std::vector<Read> reads_of(const OpSpec& spec) {
@@ -67,15 +77,28 @@ std::vector<Read> reads_of(const OpSpec& spec) {
   return reads;
 }
 
-void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg* args) {
-  const Ref reference = reference_of(l.op->name());  // held: the function may declare another in its own place
-  if (!reference) fail(ErrorKind::Launch, l.op->name() + ": no implementation fits this call, and there is no reference:\n" + l.selector->explain(args, l.device.type));
+Ref tuple_of(PyObject* const* values, size_t count) {
   Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(count)));
   for (size_t i = 0; i < count; ++i) {
     Py_INCREF(values[i]);
     check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), values[i]));
   }
-  check(PyObject_CallObject(reference.get(), tuple.get()));
+  return tuple;
+}
+
+// The op was declared again, or somebody registered another kernel for it, after the code was generated: what the dispatcher runs now is right.
+void run_through_dispatcher(Launcher& l, PyObject* const* values, size_t count) {
+  Ref module = check(PyImport_ImportModule("opaq.lowering.generated"));
+  Ref function = check(PyObject_GetAttrString(module.get(), "through_dispatcher")), name = from(l.op->name());
+  check(PyObject_CallFunctionObjArgs(function.get(), name.get(), tuple_of(values, count).get(), nullptr));
+  l.last = "dispatcher";
+  l.last_launch = nullptr;
+}
+
+void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg* args) {
+  const Ref reference = reference_of(l.op->name());  // held: the function may declare another in its own place
+  if (!reference) l.selector->refuse(args, l.device.type);
+  check(PyObject_CallObject(reference.get(), tuple_of(values, count).get()));
   l.last = "reference";
   l.last_launch = nullptr;
 }
@@ -97,6 +120,11 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
       if (!stream && PyErr_Occurred()) return nullptr;
     }
     ++l->calls;
+    if (l->op->successor() || !l->watch->kernel_is_ours(l->device.type)) [[unlikely]] {
+      run_through_dispatcher(*l, values, count);
+      Py_RETURN_NONE;
+    }
+    if (l->mutates) check_written(*l->op, args.data());
     const Choice choice = l->selector->select(args.data(), l->device.type);
     if (choice.launch) {
       const bool was_loaded = launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
@@ -133,7 +161,7 @@ PyObject* launcher(PyObject*, PyObject* args) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " + op.hash().substr(0, 12) + ", generated for " + items.at(1).substr(0, 12) +
                                   "); compile the model again");
     }
-    auto* l = new Launcher{&op, &selector(op), &op.spec(), parse_device(items.at(2)), items.at(3), items.at(4), timed, reads_of(op.spec())};
+    auto* l = new Launcher{&op, &selector(op), &op.spec(), &watch_of(op.name()), parse_device(items.at(2)), items.at(3), items.at(4), timed, reads_of(op.spec()), mutates(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {
       delete l;

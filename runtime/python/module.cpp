@@ -2,6 +2,8 @@
 #include "bind.h"
 #include "functions.h"
 #include "interruption.h"
+#include "opaq/torch.h"
+#include "raised.h"
 
 namespace {
 
@@ -27,6 +29,9 @@ PyMethodDef methods[] = {
     {"wrapper_nodes", wrapper_nodes, METH_NOARGS, nullptr},
     {"graph_name", graph_name, METH_O, nullptr},
     {"eager", eager, METH_VARARGS, nullptr},
+    {"watch", watch, METH_VARARGS, nullptr},
+    {"kernel_is_ours", kernel_is_ours, METH_VARARGS, nullptr},
+    {"watcher", watcher, METH_VARARGS, nullptr},
     {"plan", plan, METH_VARARGS, nullptr},
     {"compile", compile, METH_VARARGS, nullptr},
     {"cpp_launch", cpp_launch, METH_VARARGS, nullptr},
@@ -49,6 +54,7 @@ PyMODINIT_FUNC PyInit__runtime() {
     Ref module = check(PyModule_Create(&definition));
     set_error_classes(module.get());
     watch_for_signals();
+    opaq::on_kernel_error(throw_as_python);
     check(PyModule_AddObjectRef(module.get(), "Unbound", unbound_type().get()));
     return module.release();
   });

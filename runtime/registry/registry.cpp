@@ -43,6 +43,7 @@ Op& declare(OpSpec spec, bool replace) {
     }
   }
   Op* op = new Op(std::move(spec));  // never destroyed, and one that is replaced is not either: launches of it may be in flight
+  if (known != ops().end()) known->second->successor_.store(op, std::memory_order_release);
   ops()[name] = op;
   return *op;
 }

@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "describe.h"
 #include "opaq/error.h"
 #include "opaq/shared_state.h"
 
@@ -12,12 +13,6 @@ namespace {
 constexpr size_t kMaskBits = 64;  // arguments that Choice::make_contiguous can name
 
 std::string_view name(DeviceType device) { return device == DeviceType::CPU ? "cpu" : "cuda"; }
-
-std::string tuple(const int64_t* values, int32_t count) {
-  std::string text = "(";
-  for (int32_t i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
-  return text + ")";
-}
 
 struct Candidate {
   std::shared_ptr<const Implementation> implementation;
@@ -149,6 +144,12 @@ std::string Selector::explain(const Arg* args, DeviceType device) {
     lines.push_back(std::move(line));
   }
   return join(lines, "\n");
+}
+
+void Selector::refuse(const Arg* args, DeviceType device) {
+  std::string text = op_.name() + ": no implementation fits this call, and there is no reference:\n  ";
+  for (const char c : explain(args, device)) text += c == '\n' ? std::string("\n  ") : std::string(1, c);
+  fail(ErrorKind::Launch, text + "\n  arguments: " + describe_arguments(op_, args) + "\n  relax a requirement, add an implementation, or declare a reference");
 }
 
 PreparedLaunch* Selector::find(std::string_view implementation) {

@@ -17,6 +17,8 @@ namespace {
 using spec::SchemaCursor;
 using spec::SchemaType;
 
+constexpr size_t kMostArguments = 64;  // bits of what PyTorch's dispatcher keeps of an op's arguments (DispatchKeyExtractor)
+
 class SchemaParser {
  public:
   explicit SchemaParser(std::string_view text) : cursor_(text) {}
@@ -25,6 +27,10 @@ class SchemaParser {
     take_qualname();
     cursor_.expect("(", "after the op's name");
     take_arguments();
+    if (schema_.args.size() > kMostArguments) {
+      cursor_.fail_here("an op of " + std::to_string(schema_.args.size()) + " arguments, of which PyTorch takes at most " +
+                        std::to_string(kMostArguments) + "; put numbers together into an int[], or tensors into one tensor");
+    }
     if (!cursor_.take("->"))
       cursor_.fail_here("expected '->' and the outputs after the arguments, found " + cursor_.found() + "; write '-> ()' for none");
     take_returns();

@@ -48,7 +48,8 @@ Slot* find_slot(const std::string& name) {
   return nullptr;
 }
 
-thread_local std::string reference_error;
+thread_local std::exception_ptr reference_error;
+std::atomic<void (*)()> kernel_error_hook{nullptr};
 
 std::string reference_name(const Schema& schema) { return "opaq_reference::" + schema.ns + "__" + schema.name; }
 
@@ -95,6 +96,7 @@ void handle(Slot& slot, StableIValue* stack) {
   Inputs inputs(op.name(), schema, stack);
   const TensorView first = device_tensor(op, inputs.args);
   check_devices(op, inputs.args, first);
+  check_written(op, inputs.args.data());
 
   std::vector<Tensor> outputs;
   OutputShape shape;
@@ -111,22 +113,25 @@ void handle(Slot& slot, StableIValue* stack) {
   } else if (choice.if_contiguous) {
     launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
   } else if (slot.has_reference.load(std::memory_order_acquire)) {
-    reference_error.clear();
+    reference_error = nullptr;
     inputs.give_back();  // the callee consumes the stack's values and leaves its results there
     if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) != 0) {
-      fail(ErrorKind::Launch, op.name() + ": its reference failed: " + (reference_error.empty() ? "torch printed the reason above" : reference_error));
+      if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
+      fail(ErrorKind::Launch, op.name() + ": its reference failed; torch printed the reason above");
     }
     return;
   } else {
-    fail(ErrorKind::Launch, op.name() + ": no implementation fits this call, and there is no reference:\n" +
-                                target.selector->explain(inputs.args.data(), first.device.type));
+    target.selector->refuse(inputs.args.data(), first.device.type);
   }
   for (size_t i = 0; i < outputs.size(); ++i) stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
 }
 
 template <size_t I>
-void enter(StableIValue* stack, uint64_t, uint64_t) {
+void enter(StableIValue* stack, uint64_t, uint64_t) try {
   handle(slots()[I], stack);
+} catch (...) {
+  if (auto* rethrow = kernel_error_hook.load(std::memory_order_acquire)) rethrow();
+  throw;
 }
 
 template <size_t... I>
@@ -150,6 +155,7 @@ void define_with_torch(const Op& op) {
   const Target* target = new Target{&op, &selector(op)};
   std::lock_guard lock(define_mutex);
   if (Slot* slot = find_slot(op.name())) {
+    slot->has_reference.store(false, std::memory_order_release);  // it was the earlier declaration's
     slot->target.store(target, std::memory_order_release);
     return;
   }
@@ -174,7 +180,9 @@ void set_has_reference(const Op& op) {
   if (Slot* slot = find_slot(op.name())) slot->has_reference.store(true, std::memory_order_release);
 }
 
-void note_reference_error(std::string text) { reference_error = std::move(text); }
+void note_reference_error(std::exception_ptr error) { reference_error = std::move(error); }
+
+void on_kernel_error(void (*rethrow)()) { kernel_error_hook.store(rethrow, std::memory_order_release); }
 
 bool has_reference(const Op& op) {
   std::lock_guard lock(define_mutex);

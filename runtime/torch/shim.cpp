@@ -31,6 +31,7 @@ Shim load() {
   resolve(library, s.library_def, "aoti_torch_library_def");
   resolve(library, s.library_impl, "torch_library_impl");
   resolve(library, s.call_dispatcher, "torch_call_dispatcher");
+  resolve(library, s.is_defined, "aoti_torch_is_defined");
   resolve(library, s.get_data_ptr, "aoti_torch_get_data_ptr");
   resolve(library, s.get_dim, "aoti_torch_get_dim");
   resolve(library, s.get_sizes, "aoti_torch_get_sizes");

@@ -29,6 +29,7 @@ struct Shim {
   Status (*library_impl)(LibraryHandle, const char* name, BoxedKernel, uint64_t build_version);
   Status (*call_dispatcher)(const char* op, const char* overload, StableIValue* stack, uint64_t build_version);
 
+  Status (*is_defined)(TensorHandle, bool*);
   Status (*get_data_ptr)(TensorHandle, void**);
   Status (*get_dim)(TensorHandle, int64_t*);
   Status (*get_sizes)(TensorHandle, int64_t**);

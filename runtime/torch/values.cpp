@@ -39,6 +39,9 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
   int64_t dim = 0;
   int64_t *sizes = nullptr, *strides = nullptr;
   int32_t dtype = 0, device = 0, index = 0, layout = 0;
+  bool defined = false;
+  torch.is_defined(tensor, &defined);
+  if (!defined) fail(ErrorKind::Launch, op + ": argument `" + what + "` is None; expected a torch.Tensor");
   torch.get_layout(tensor, &layout);
   if (layout != torch.layout_strided) fail(ErrorKind::Launch, op + ": `" + what + "` is sparse or opaque to strides; expected a strided tensor: call .to_dense()");
   torch.get_dim(tensor, &dim);

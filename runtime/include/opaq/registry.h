@@ -34,12 +34,17 @@ class Op {
   std::string hash() const;
   void extend_hash(std::string_view key, std::string_view content);
 
+  // The declaration that took this one's place (`replace`), with the same schema; nullptr while this one is current.
+  const Op* successor() const { return successor_.load(std::memory_order_acquire); }
+
  private:
   const OpSpec spec_;
   const std::string name_;
   std::vector<std::unique_ptr<const Implementations>> lists_;
   std::atomic<const Implementations*> current_;
   std::vector<std::pair<std::string, std::string>> extra_;
+  std::atomic<const Op*> successor_{nullptr};
+  friend Op& declare(OpSpec spec, bool replace);
 };
 
 // Identical declaration: the same Op. A different one of the same name: Declaration error that shows both and says `replace=True`.

@@ -32,6 +32,9 @@ class Selector {
   // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16) does not hold". For errors and report().
   std::string explain(const Arg* args, DeviceType device);
 
+  // Throws Launch: no implementation fits; for each why not, then the arguments.
+  [[noreturn]] void refuse(const Arg* args, DeviceType device);
+
   PreparedLaunch* find(std::string_view implementation);  // nullptr when there is none
   std::vector<PreparedLaunch*> all();                     // best first
 
@@ -42,6 +45,9 @@ class Selector {
   std::vector<std::unique_ptr<const List>> lists_;
   std::atomic<const List*> list_{nullptr};
 };
+
+// Throws Launch when an argument that the op writes overlaps itself (an expanded tensor): what it would hold afterwards is undefined.
+void check_written(const Op& op, const Arg* args);
 
 Selector& selector(const Op& op);  // one per op, never destroyed; look it up once and keep the reference
 

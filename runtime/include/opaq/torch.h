@@ -1,6 +1,7 @@
 // Ops as PyTorch's dispatcher sees them, through its stable C interface: no torch header, one binary for every torch from 2.11.
 #pragma once
 
+#include <exception>
 #include <string>
 
 #include "opaq/registry.h"
@@ -16,7 +17,11 @@ void define_with_torch(const Op& op);
 void set_has_reference(const Op& op);
 bool has_reference(const Op& op);
 
-// Keeps, for this thread, why a reference failed: PyTorch's C interface prints the reason but does not hand it to the caller.
-void note_reference_error(std::string text);
+// Keeps, for this thread, what a reference threw: PyTorch's C interface prints the reason but does not hand it to the caller.
+void note_reference_error(std::exception_ptr error);
+
+// What is called while an exception leaves a kernel for the dispatcher; it may throw another in its place. Set once, by the Python module:
+// torch's bindings know none of our exceptions.
+void on_kernel_error(void (*rethrow)());
 
 }  // namespace opaq
