@@ -70,6 +70,7 @@ def launch(
     if not package:
         names = [form.implementation["name"] for form in forms]
         args.append(_define_node(wrapper, printed, info["name"], node, device, names, reason))
+        wrapper.writeline(f"opaq_{node}.check();")
     wrapper.writeline(f"{function}({', '.join(args)});")
 
 

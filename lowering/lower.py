@@ -45,6 +45,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         _refuse_in_package(qualname, device, _another_kernel(device))
         return _through_dispatcher(info, overload, values, traced, device, _another_kernel(device).reason)
     decision = decide(info, device.type, known, names)
+    if decision.implementation is None and language == "python" and not options.current().strict:
+        # The call is refused when it is made, by the error that eager gives, which an error of the compiler could not be.
+        return _through_dispatcher(info, overload, values, traced, device, "; ".join(decision.skipped))
     _enforce(info, known, device, decision)
     cpp = None
     if language != "python":

@@ -3,6 +3,8 @@
 
 #include <atomic>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 // As runtime/include/opaq/counter.h, which says why: the thread that counts first adds by load and store.
 struct opaq_counter {
@@ -33,6 +35,12 @@ struct opaq_node_facts {
   int64_t implementation_count;
 };
 
+// As opaq's runtime reads the dispatcher's table (runtime/python/watch.h).
+struct opaq_dispatch_entry {
+  const uintptr_t* at;
+  uintptr_t functor, function;
+};
+
 // Announces a node while the wrapper is loaded. Where opaq's runtime is absent, or knows another layout, nobody reads the counts.
 template <int Implementations>
 class opaq_node {
@@ -42,19 +50,36 @@ class opaq_node {
       : facts_{graph, node, op, device, reason, implementations_, calls, Implementations} {
     for (int i = 0; i < Implementations; ++i) implementations_[i] = implementations[i];
     tell("opaq_add_wrapper_node_2");
+    if (void* found = find("opaq_dispatch_entries_1")) entries_ = reinterpret_cast<const opaq_dispatch_entry* (*)(const char*, const char*)>(found)(op, device);
   }
   ~opaq_node() { tell("opaq_remove_wrapper_node_2"); }
   opaq_node(const opaq_node&) = delete;
 
+  // Throws where somebody has registered another kernel for the op since: what is compiled here is not what the op means now.
+  void check() const {
+    for (int i = 0; entries_ && i < 2; ++i) {
+      if (entries_[i].at[0] != entries_[i].functor || entries_[i].at[1] != entries_[i].function) refuse();
+    }
+  }
+
   opaq_counter calls[Implementations + 1] = {};  // served by each implementation; the last: nothing to launch, since the results are empty
 
  private:
-  void tell(const char* function) const {
+  static void* find(const char* function) {
     void* runtime = dlopen("opaq._runtime", RTLD_LAZY | RTLD_NOLOAD);  // by the name that it has for the loader; never loaded from here
-    void* found = runtime ? dlsym(runtime, function) : nullptr;
+    return runtime ? dlsym(runtime, function) : nullptr;
+  }
+  void tell(const char* function) const {
+    void* found = find(function);
     if (found) reinterpret_cast<void (*)(const opaq_node_facts*)>(found)(&facts_);
   }
 
+  [[noreturn, gnu::cold, gnu::noinline]] void refuse() const {
+    throw std::runtime_error(std::string(facts_.op) + ": another kernel was registered for it after this graph was compiled for a C++ wrapper (node " +
+                             facts_.node + ", " + facts_.device + "); call torch.compiler.reset() and compile again");
+  }
+
+  const opaq_dispatch_entry* entries_ = nullptr;
   const char* implementations_[Implementations];
   const opaq_node_facts facts_;
 };

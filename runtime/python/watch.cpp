@@ -3,9 +3,17 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 
 #include "args.h"
 #include "functions.h"
+
+extern "C" {
+// What the node of a C++ wrapper checks at each call; the number stands for the entries' layout.
+__attribute__((visibility("default"))) const void* opaq_dispatch_entries_1(const char* op, const char* device) {
+  return opaq::python::watch_of(op).entries(device[1] == 'u' ? opaq::DeviceType::CUDA : opaq::DeviceType::CPU);
+}
+}
 
 namespace opaq::python {
 
@@ -25,6 +33,8 @@ void Watch::distrust() {
 
 Watch& watch_of(const std::string& op) {
   static auto* all = new std::map<std::string, std::unique_ptr<Watch>>;
+  static std::mutex mutex;  // C++ wrappers look ops up while they are loaded
+  const std::lock_guard lock(mutex);
   std::unique_ptr<Watch>& entry = (*all)[op];
   if (!entry) {
     entry = std::make_unique<Watch>();

@@ -21,6 +21,8 @@ class Watch {
   // A launch in the place of an eager call on plain tensors.
   bool call_is_ours(DeviceType device) const { return unchanged(device, kKeys); }
 
+  const void* entries(DeviceType device) const { return entries_[device == DeviceType::CUDA].data(); }  // as lowering/cpp/nodes.h reads them
+
   // Addresses of the table's entries that a call passes: for the CPU, then for CUDA; the kernel's own first, then upwards. What they hold now is ours.
   void look_at(const std::vector<const uintptr_t*> (&entries)[2]);
   void distrust();  // no call is ours

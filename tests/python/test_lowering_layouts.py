@@ -128,12 +128,15 @@ def test_without_a_reference_the_error_names_everything(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cpu(source=COPY, entry="copy", args="x, out, x.numel()", requires="x.size(-1) % 4 == 0")
     op.cuda(source="__global__ void k(const float* x, float* out) {}", entry="k", args="x, out")
-    with pytest.raises(Exception) as error:
+    with pytest.raises(opaq.LaunchError) as eager:
+        op(torch.randn(2, 3))
+    with pytest.raises(opaq.LaunchError) as error:
         torch.compile(lambda x: op(x), fullgraph=True)(torch.randn(2, 3))
     text = str(error.value)
-    assert ", cpu): no implementation fits and there is no reference" in text
+    assert text == str(eager.value)
+    assert f"{unique}: no implementation fits this call, and there is no reference:" in text
     assert "cpu: x.size(-1) % 4 == 0 does not hold" in text
-    assert "cuda: is for cuda" in text
+    assert "cuda: runs on cuda, the arguments are on cpu" in text
     assert "relax a requirement, add an implementation, or declare a reference" in text
 
 

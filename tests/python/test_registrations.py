@@ -177,6 +177,17 @@ def test_jit_trace_records_the_op(unique: str) -> None:
     assert traced(torch.full((1,), 5.0), torch.full((1,), 10.0)).item() == 16
 
 
+def test_a_c_wrapper_refuses_what_it_was_not_compiled_for(unique: str) -> None:
+    op, x = scale_op(unique), torch.ones(1)
+    compiled = torch.compile(lambda x: op(x), fullgraph=True, options={"cpp_wrapper": True})
+    assert compiled(x).item() == 2
+    library = register(unique, plus_100, "CPU")
+    with pytest.raises(RuntimeError, match=rf"{unique}: another kernel was registered for it after this graph was compiled for a C\+\+ wrapper"):
+        compiled(x)
+    library._destroy()
+    assert compiled(x).item() == 2
+
+
 # ---- torch.library.custom_op by another name ----------------------------------------------------------------------------
 
 
@@ -236,8 +247,8 @@ def test_every_handle_means_the_newest_declaration(unique: str) -> None:
     old.reference(lambda x, by=2.0: x * 0)
     compiled = torch.compile(lambda x: old(x) + 0, fullgraph=True)
     assert compiled(x).tolist() == [2, 2]
-    new = opaq.op(f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.tensor("3"), replace=True) if False else opaq.op(
-        f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.tensor(["2 * x.size(0)"], dtype="x.dtype"), replace=True)
+    doubled = opaq.tensor(["2 * x.size(0)"], dtype="x.dtype")
+    new = opaq.op(f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=doubled, replace=True)
     new.cpu(source=SCALE.replace("x[i] * by", "x[i / 2] * 9"), entry="scale", args="x, by, out, out.numel()")
     for call in (old, new, new.overload, compiled):
         assert call(x).tolist() == [9, 9, 9, 9]
