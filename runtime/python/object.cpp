@@ -49,6 +49,8 @@ PyObject* raise_current() noexcept {
   try {
     throw;
   } catch (const PythonError&) {
+  } catch (const abi::__forced_unwind&) {
+    for (;;) pause();  // as in take_gil: Python ends this thread, which was in a call of ours
   } catch (const Interrupted& interrupted) {
     if (!raise_interruption()) PyErr_SetString(PyExc_KeyboardInterrupt, interrupted.what());
   } catch (const Error& error) {
