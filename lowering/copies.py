@@ -90,6 +90,7 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
             elif base.copied and inductor.can_copy(base.node):
                 _copy(graph, call, [base])  # Inductor's own copies fail for some views and symbolic sizes
         for base in written:
+            _keep_results_apart(graph, call, base)
             for tensor in reads:
                 distinct = not _shares(tensor.eager, base.eager)
                 if distinct and not base.copied and _shares(tensor.now, base.now) and _overlap(_views(tensor, "now"), _views(base, "now")):
@@ -112,6 +113,23 @@ def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) 
                 copy = inductor.insert_call(graph, torch.ops.aten.clone.default, view)
             for user in late:
                 user.replace_input_with(view, copy)
+
+
+def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
+    """Where a graph input is written in place: copies the new value where the graph returns it as a tensor of its own; dropping its copy has made it the input."""
+    if base.copied or list(_ancestors(base.node))[-1].op not in ("placeholder", "get_attr"):
+        return
+    values = inductor.new_values(call, base.written)
+    for value in values:  # grows
+        values += [user for user in value.users if inductor.is_view(user) and call < user]
+    output = graph.output_node()
+    returned = list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
+    inputs = inductor.outputs_that_are_inputs(graph)
+    for index, value in enumerate(returned):
+        if value in values and index not in inputs:
+            with graph.inserting_before(output):
+                returned[index] = inductor.insert_call(graph, torch.ops.aten.clone.default, value)
+    output.args = (tuple(returned) if isinstance(output.args[0], (list, tuple)) else returned[0],)
 
 
 def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch._C import _is_alias_of as shares_storage
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
+from torch._functorch._aot_autograd.schemas import OutputType
+from torch._guards import TracingContext
 from torch._higher_order_ops.auto_functionalize import get_mutable_args, read_view_information_from_args
 from torch._inductor import codecache, config, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
@@ -26,6 +28,8 @@ from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "new_values",
+    "outputs_that_are_inputs",
     "is_first_version",
     "copies_into",
     "can_copy",
@@ -409,11 +413,33 @@ def overwritten(call: Any, value: WrittenValue) -> bool:
     copies = [user for user in root.users if copies_into(user, root) and call < user]
     if value.copied or not copies:
         return False
-    position = max(len(call.args[0]._schema.returns), 1) + index
-    used = [user for user in call.users if user.target is operator.getitem and user.args[1] == position and user is not copies[0].args[1]]
+    used = [node for node in new_values(call, value) if node is not copies[0].args[1]]
     for node in used:  # grows by the views of what is in it
         used += [user for user in node.users if is_view(user)]
     return any(copy < user for copy in copies for node in used for user in node.users)
+
+
+def new_values(call: Any, value: WrittenValue) -> list[Any]:
+    """The graph's nodes that are, after the call, what it wrote into `value`."""
+    name, index = value.place
+    names = list(range(len(call.kwargs[name]))) if call.target is _V2 else get_mutable_args(call.args[0])[0]
+    position = max(len(call.args[0]._schema.returns), 1) + names.index(value.key)
+    nodes = [user for user in call.users if user.target is operator.getitem and user.args[1] == position]
+    if call.target is _V1 and index is None and not value.copied:  # Inductor has put what is written in place of the new value
+        nodes.append(call.kwargs[name])
+    return nodes
+
+
+def outputs_that_are_inputs(graph: Any) -> set[int]:
+    """Positions of the graph's outputs that are graph inputs, or views of them, in eager too."""
+    context = TracingContext.try_get()
+    metadata = context.fw_metadata if context is not None else None
+    backward = any(str(node.target).startswith("tangents") for node in graph.find_nodes(op="placeholder"))
+    if metadata is None or backward:
+        return set()
+    kinds = (OutputType.is_input, OutputType.alias_of_input)
+    first = metadata.num_mutated_inp_runtime_indices
+    return {first + i for i, info in enumerate(metadata.output_info) if info.output_type in kinds}
 
 
 def can_copy(node: Any) -> bool:

@@ -6,6 +6,7 @@ from torch._inductor.stream_utils import get_stream_name
 from torch._inductor.virtualized import V
 
 from .torch_2_11 import *  # noqa: F403
+from .torch_2_11 import __all__ as __all__
 
 
 def user_stream() -> str | None:

@@ -233,3 +233,32 @@ def test_only_what_may_overlap_is_copied(unique: str, shift: int, copies: int) -
     result, code = run_and_get_code(torch.compile(model, fullgraph=True), t)
     assert torch.equal(result, expected)
     assert code[0].partition("def call(")[2].partition("benchmark_compiled_module")[0].count("empty_strided_cpu(") == 1 + copies
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_returned_copy_of_what_was_written_is_a_tensor_of_its_own(unique: str, training: bool) -> None:
+    op = reverse_op(unique)
+
+    def model(t: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        op(t[:3], t[3:])
+        return t.clone(), t * 1, t.view(2, 3).t().clone(), t[:2] + 0, t, t[3:], w * 2
+
+    t, w = torch.arange(6.0), torch.ones(1, requires_grad=training)
+    results = torch.compile(model, fullgraph=True)(t, w)
+    expected = torch.tensor([0.0, 1, 2, 2, 1, 0])
+    for result, value in zip(results, (expected, expected, expected.view(2, 3).t(), expected[:2], expected, expected[3:])):
+        assert torch.equal(result, value)
+    shared = [result.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for result in results]
+    assert shared == [False, False, False, False, True, True, False]
+
+
+def test_a_written_cache_that_is_returned_is_not_copied(unique: str) -> None:
+    op = reverse_op(unique)
+
+    def model(cache: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        op(cache[:4] * 2, cache[4:8])
+        return cache, cache[2:]
+
+    cache = torch.arange(64.0)
+    _, code = run_and_get_code(torch.compile(model, fullgraph=True), cache)
+    assert code[0].partition("def call(")[2].partition("benchmark_compiled_module")[0].count("empty_strided_cpu(") == 1
