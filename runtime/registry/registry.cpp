@@ -12,6 +12,12 @@ namespace {
 
 using Ops = std::map<std::string, Op*, std::less<>>;
 
+// Ops whose names were declared again. They are kept, since launches of them may be in flight; this makes them known to leak checkers.
+std::vector<Op*>& replaced() {
+  static auto& instance = *new std::vector<Op*>;
+  return instance;
+}
+
 // Guarded by shared_state(). Process-wide, since PyTorch's dispatcher is. Never destroyed: ops may be called while the process ends, after static
 // destructors have begun.
 Ops& ops() {
@@ -42,8 +48,11 @@ Op& declare(OpSpec spec, bool replace) {
                       "another name or start the process anew"));
     }
   }
-  Op* op = new Op(std::move(spec));  // never destroyed, and one that is replaced is not either: launches of it may be in flight
-  if (known != ops().end()) known->second->successor_.store(op, std::memory_order_release);
+  Op* op = new Op(std::move(spec));  // never destroyed
+  if (known != ops().end()) {
+    known->second->successor_.store(op, std::memory_order_release);
+    replaced().push_back(known->second);
+  }
   ops()[name] = op;
   return *op;
 }
