@@ -1,11 +1,11 @@
-"""Builds and runs every test that needs no GPU: C++ under sanitizers, then Python.
+"""Builds and runs the tests.
 
-    python tests/run.py                 all of it
-    python tests/run.py python          one part: cpp, tsan, python
-    python tests/run.py life            forks, signals, storms on the cache and memory, longer than `python` does
+    python tests/run.py                 what a change is tested with: cpp, python
+    python tests/run.py python          one part: cpp, asan, tsan, python, life, fuzz, oldest
+    python tests/run.py all             every part that needs no GPU
     python tests/run.py gpu             what needs a GPU, which must be there
     python tests/run.py fuzz --minutes 60 [--seed N] [--workers N] [--device cpu|cuda]
-                                        random programs against PyTorch's own arithmetic, longer than `python` does
+                                        random programs against PyTorch's own arithmetic, for longer
 
 Run it with the Python in which opaq is installed.
 """
@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -24,10 +25,12 @@ THREADED = ["counter_test", "expr_test", "registry_test", "wrapper_nodes_test", 
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["fuzz"]:
+    if sys.argv[1:2] == ["fuzz"] and sys.argv[2:]:
         return subprocess.call([sys.executable, os.path.join(ROOT, "tests", "fuzz", "run.py"), *sys.argv[2:]])
-    parts = sys.argv[1:] or ["cpp", "tsan", "python"]
-    known = {"cpp": cpp, "tsan": tsan, "python": python, "life": life, "gpu": gpu}
+    known = {"cpp": cpp, "python": python, "asan": asan, "tsan": tsan, "life": life, "fuzz": fuzz, "oldest": oldest, "gpu": gpu}
+    parts = sys.argv[1:] or ["cpp", "python"]
+    if parts == ["all"]:
+        parts = [part for part in known if part != "gpu"]
     for part in parts:
         if part not in known:
             print(f"unknown part {part!r}; expected {', '.join(known)}", file=sys.stderr)
@@ -41,13 +44,15 @@ def main() -> int:
 
 
 def cpp() -> None:
+    """GoogleTest"""
+    googletest("plain", "")
+
+
+def asan() -> None:
     """GoogleTest under AddressSanitizer and UBSan"""
-    build = configure("asan", "address,undefined")
-    run("cmake", "--build", build)
     # Leaks are looked for without reading the thread-local memory of libraries opened at run time: with NVRTC's, LeakSanitizer itself crashes
     # ("Tracer caught signal 11") in some environments.
-    asan = "detect_leaks=1:intercept_tls_get_addr=0"
-    run("ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error", env={"ASAN_OPTIONS": asan, **nvrtc()})
+    googletest("asan", "address,undefined", {"ASAN_OPTIONS": "detect_leaks=1:intercept_tls_get_addr=0"})
 
 
 def tsan() -> None:
@@ -59,13 +64,27 @@ def tsan() -> None:
 
 
 def python() -> None:
-    """pytest, a minute of the fuzz, and the short forms of the life tests"""
-    pytest("python", "fuzz", "life")
+    """pytest"""
+    pytest("python")
 
 
 def life() -> None:
-    """pytest of forks, signals, storms on the cache and memory, in their long forms"""
-    pytest("life", env={"OPAQ_LIFE": "long"})
+    """pytest of forks, signals and ends of the process while something compiles"""
+    pytest("life")
+
+
+def fuzz() -> None:
+    """a minute of random programs"""
+    pytest("fuzz")
+
+
+def oldest() -> None:
+    """pytest with the oldest torch that is supported, in a virtual environment of its own"""
+    with tempfile.TemporaryDirectory() as folder:
+        run(sys.executable, "-m", "venv", folder)
+        interpreter = os.path.join(folder, "bin", "python")
+        run(interpreter, "-m", "pip", "install", "-q", "torch==2.11.*", ".[test]")
+        run(interpreter, os.path.join(ROOT, "tests", "run.py"), "python")
 
 
 def gpu() -> None:
@@ -78,6 +97,12 @@ def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
     workers = min(14, os.cpu_count() or 1)
     paths = [os.path.join(ROOT, "tests", folder) for folder in folders]
     run(sys.executable, "-m", "pytest", "-n", str(workers), "--maxschedchunk=1", *paths, env={"OMP_NUM_THREADS": "1", **(env or {})})
+
+
+def googletest(name: str, sanitizers: str, env: dict[str, str] | None = None) -> None:
+    build = configure(name, sanitizers)
+    run("cmake", "--build", build)
+    run("ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error", "-j", str(os.cpu_count() or 1), env={**nvrtc(), **(env or {})})
 
 
 def configure(name: str, sanitizers: str) -> str:
