@@ -262,3 +262,28 @@ def test_a_written_cache_that_is_returned_is_not_copied(unique: str) -> None:
     cache = torch.arange(64.0)
     _, code = run_and_get_code(torch.compile(model, fullgraph=True), cache)
     assert code[0].partition("def call(")[2].partition("benchmark_compiled_module")[0].count("empty_strided_cpu(") == 1
+
+
+def test_in_the_body_of_a_while_loop(unique: str) -> None:
+    op = reverse_op(unique)
+
+    def model(t: torch.Tensor) -> torch.Tensor:
+        def body(i: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            s = x + 1
+            op(s.clone(), s)
+            old = s.clone()
+            op(s[:-1], s[1:])
+            return i + 1, s + old
+
+        from torch._higher_order_ops.while_loop import while_loop
+
+        return while_loop(lambda i, x: i < 3, body, (torch.zeros((), dtype=torch.int64), t))[1]
+
+    expected = torch.arange(6.0)
+    for _ in range(3):
+        s = expected + 1
+        reverse_into(s.clone(), s)
+        old = s.clone()
+        reverse_into(s[:-1], s[1:])
+        expected = s + old
+    assert torch.equal(torch.compile(model, fullgraph=True)(torch.arange(6.0)), expected)
