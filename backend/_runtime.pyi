@@ -25,8 +25,9 @@ class ArgInfo(TypedDict):
     mutated: bool
     keyword_only: bool
     default: str | None     # schema text, None when required
+    default_value: Any      # what the text stands for
 
-class OutputInfo(TypedDict):                        # Python expressions over the arguments, for fake tensors
+class OutputInfo(TypedDict):                        # expressions over the arguments, as Requirement's `python`, for fake tensors
     name: str
     shape: list[str]        # items; an item that yields a list is marked with a leading "*"
     strides: list[str]      # [] when contiguous
@@ -35,12 +36,13 @@ class OutputInfo(TypedDict):                        # Python expressions over th
 
 class Requirement(TypedDict):
     text: str               # as written: "aligned(x, 16)"
-    sympy: str              # in the names of lowering/symbolic.py
+    python: str             # calls of the functions of lowering/functions.py or lowering/symbolic.py
     cpp: str                # over cpp_prelude()
+    reads_data: list[str]   # tensors whose address it reads: aligned(x, 16)
 
 class Hole(TypedDict):      # a template value of an entry
     text: str
-    sympy: str
+    python: str
 
 class ImplementationInfo(TypedDict):
     name: str
@@ -102,6 +104,8 @@ class Resources(TypedDict): # of a kernel, functions that it calls without inlin
     spill_stores: int       # of a thread: registers kept in memory for want of room
     spill_loads: int
 
+def expression(op: str, text: str, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Any expression over the op's arguments and results: type, python, cpp, and its value for these facts or the error of evaluating it."""
 def plan(op: str, facts: Sequence[Fact]) -> dict[str, Any]: ...     # implementation, entry, grid, block, cluster, shared, reasons (text)
 def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...
                                                     # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None

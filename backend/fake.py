@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from . import _runtime, lowering
+from .lowering.functions import functions
 
 
-def signature(args: list[_runtime.ArgInfo]) -> str:
-    """Python parameter list of a schema: "x, weight, *, eps=1e-6"."""
-    parameters, star = [], False
+def signature(args: list[_runtime.ArgInfo]) -> tuple[str, dict[str, Any]]:
+    """Python parameter list of a schema, "x, weight, *, eps=default_eps", and the values of its defaults by name."""
+    parameters, defaults, star = [], {}, False
     for arg in args:
         if arg["keyword_only"] and not star:
             parameters.append("*")
             star = True
-        default = arg["default"]
-        if arg["torch_type"] in ("ScalarType", "Layout", "MemoryFormat") and default not in (None, "None"):
-            default = f"torch.{default}"
-        parameters.append(arg["name"] if default is None else f"{arg['name']}={default}")
-    return ", ".join(parameters)
+        if arg["default"] is None:
+            parameters.append(arg["name"])
+        else:
+            defaults[f"default_{arg['name']}"] = arg["default_value"]
+            parameters.append(f"{arg['name']}=default_{arg['name']}")
+    return ", ".join(parameters), defaults
 
 
 def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
@@ -31,11 +31,11 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
         shape = "[" + ", ".join(output["shape"]) + "]"
         device = f"device={output['device_of']}.device"
         if output["strides"]:
-            results.append(f"torch.empty_strided({shape}, [{', '.join(output['strides'])}], dtype={output['dtype']}, {device})")
+            results.append(f"opaq.torch.empty_strided({shape}, [{', '.join(output['strides'])}], dtype={output['dtype']}, {device})")
         else:
-            results.append(f"torch.empty({shape}, dtype={output['dtype']}, {device})")
+            results.append(f"opaq.torch.empty({shape}, dtype={output['dtype']}, {device})")
     value = results[0] if len(results) == 1 else ("(" + ", ".join(results) + ",)" if results else "None")
-    compute = make_function("compute", signature(info["args"]), value, info["name"])
+    compute = make_function(*signature(info["args"]), value, info["name"])
 
     def fake(*args: Any, **kwargs: Any) -> Any:
         lowering.activate_when_compiling()
@@ -44,8 +44,8 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     return fake
 
 
-def make_function(name: str, parameters: str, value: str, where: str) -> Callable[..., Any]:
+def make_function(parameters: str, defaults: dict[str, Any], value: str, where: str) -> Callable[..., Any]:
     """A Python function from texts that the runtime has parsed and printed."""
-    scope: dict[str, Any] = {"torch": torch}
-    exec(compile(f"def {name}({parameters}):\n    return {value}\n", f"<opaq: {where}>", "exec"), scope)
-    return scope[name]
+    scope = {"opaq": functions, **defaults}
+    exec(compile(f"def compute({parameters}):\n    return {value}\n", f"<opaq: {where}>", "exec"), scope)
+    return scope["compute"]

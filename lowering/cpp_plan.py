@@ -12,12 +12,12 @@ from opaq import _runtime
 
 from . import options
 from .compat import inductor
-from .decision import Candidate, Decision, candidates
+from .decision import Candidate, Decision
 from .emit import device_text
 from .symbolic import Facts, Names
 
 if TYPE_CHECKING:
-    from opaq._runtime import CppLaunch, Fact, ImplementationInfo, OpInfo, Requirement
+    from opaq._runtime import CppLaunch, Fact, ImplementationInfo, OpInfo
 
 
 class NoCppForm(Exception):
@@ -30,11 +30,14 @@ class NoCppForm(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """One way to launch, taken where its requirements hold."""
+    """One way to launch, taken where the candidate's conditions hold."""
 
-    implementation: ImplementationInfo
-    at_launch: tuple[Requirement, ...]
+    candidate: Candidate
     launch: CppLaunch
+
+    @property
+    def implementation(self) -> ImplementationInfo:
+        return self.candidate.implementation
 
 
 def plan(info: OpInfo, device: torch.device, values: Mapping[str, Any], names: Names, decision: Decision, language: str) -> list[Form]:
@@ -46,20 +49,25 @@ def plan(info: OpInfo, device: torch.device, values: Mapping[str, Any], names: N
             f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a Python function",
             "add an implementation that fits, or change the arguments",
         )
-    found = candidates(info, device.type, values, names, decision)
+    found = decision.candidates
     for candidate in found:
         if candidate.implementation["kind"] == "python":
             raise NoCppForm(f"{candidate.implementation['name']} is a Python function", "give the op an implementation in CUDA or C++")
-    unmet = [requirement["text"] for requirement in found[-1].at_launch]
-    if language == "cpp" and unmet and info["has_reference"]:
+    if language == "cpp" and not decision.always_fits and info["has_reference"]:
         raise NoCppForm(
-            f"{', '.join(unmet)} is known at each launch only, and where it does not hold the reference runs, which is a Python function",
+            f"{', '.join(found[-1].conditions)} is known at each launch only, and where it does not hold the reference runs, which is a Python function",
             "add an implementation without the requirement",
+        )
+    copied = [arg["name"] for arg in info["args"] if arg["mutated"] and any(arg["name"] in candidate.copied for candidate in found)]
+    if copied:
+        raise NoCppForm(
+            f"{', '.join(copied)} is written, and whether it has to be copied to row-major order is known at each launch only",
+            "make it contiguous before the call, or let the kernel take its strides",
         )
     _check_devices(info, device, values)
     _check_holes(found, values, names)
     facts = [_fact(values[arg["name"]]) for arg in info["args"]]
-    return [Form(c.implementation, c.at_launch, _compile(info, c, facts, device)) for c in found]
+    return [Form(c, _compile(info, c, facts, device)) for c in found]
 
 
 def archs_for(device: torch.device) -> list[str]:
@@ -89,7 +97,7 @@ def _compile(info: OpInfo, candidate: Candidate, facts: Sequence[Fact], device: 
 def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: Names) -> None:
     for candidate in found:
         for hole in candidate.implementation["holes"]:
-            value = names.value(hole["sympy"], values)
+            value = names.value(hole["python"], values)
             if not isinstance(value, (int, bool, torch.dtype, sympy.Integer)):
                 raise NoCppForm(
                     f"the entry `{candidate.implementation['entry']}` of {candidate.implementation['name']} has the template value "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -23,9 +23,10 @@ def function_text(
     """(parameters in order as (argument or result, its type), the definition of a function OPAQ_FUNCTION).
 
     counted: the last parameter is the node's counters, one for each form and one more."""
-    used = {name for form in forms for name in form.launch["reads"]}
-    shaped = {name for form in forms for name in form.launch["shaped"]}
-    strided = {name for form in forms for name in form.launch["strided"]}
+    changed = {name for form in forms for name in (*form.candidate.contiguous, *form.candidate.copied)}
+    used = {name for form in forms for name in form.launch["reads"]} | changed
+    shaped = {name for form in forms for name in form.launch["shaped"]} | changed
+    strided = {name for form in forms for name in form.launch["strided"]} | changed
     types = {arg["name"]: arg["torch_type"] for arg in info["args"]} | {output["name"]: "Tensor" for output in info["outputs"]}
     optional = {arg["name"] for arg in info["args"] if arg["optional"]}
     written = [arg["name"] for arg in info["args"] if arg["mutated"]] + [output["name"] for output in info["outputs"]]
@@ -61,8 +62,8 @@ def function_text(
     for index, (form, code) in enumerate(zip(forms, codes)):
         count = [f"opaq_count(opaq_node_calls[{index}]);"] if counted else []
         lines += _attempt(info, form, code, device, count)
-    if forms[-1].at_launch:
-        unmet = "; ".join(f"{form.implementation['name']} requires {' and '.join(r['text'] for r in form.at_launch)}" for form in forms)
+    if forms[-1].candidate.conditions:
+        unmet = "; ".join(f"{form.implementation['name']} requires {' and '.join(form.candidate.conditions)}" for form in forms)
         message = f"{info['name']}: no implementation fits this call: {unmet}; change the argument, or add an implementation without the requirement"
         lines.append(f'opaq_raise("%s", {c_string(message)});')
     body = "\n".join(_INDENT + line if line else "" for line in lines)
@@ -86,8 +87,8 @@ def _view(name: str, value: Any, read: str, optional: bool) -> str:
     kind = "std::optional<opaq_tensor>" if optional else "opaq_tensor"
     if not isinstance(value, Facts):
         return f"[[maybe_unused]] const {kind} {name};"
-    facts = "" if read == "opaq_address_of" else f", opaq_{str(value.dtype).removeprefix('torch.')}, {value.dtype.itemsize}"
-    return f"const {kind} {name} = {read}(opaq_{name}{facts});"
+    facts = f"opaq_{name}" if read == "opaq_address_of" else _handle_facts(name, {name: value})
+    return f"const {kind} {name} = {read}({facts});"
 
 
 _SCALARS = {"float": "double", "bool": "bool", "str": "std::string_view", "ScalarType": "opaq_dtype"}
@@ -107,11 +108,13 @@ def _list_view(name: str, optional: bool) -> str:
 
 
 def _attempt(info: OpInfo, form: Form, code: list[dict[str, Any]], device: str, count: list[str]) -> list[str]:
-    launch, name = form.launch, form.implementation["name"]
-    conditions = [f"opaq_holds([&] {{ return {requirement['cpp']}; }})" for requirement in form.at_launch]
+    launch, name, candidate = form.launch, form.implementation["name"], form.candidate
+    optional = {arg["name"] for arg in info["args"] if arg["optional"]}
+    conditions = [f"opaq_holds([&] {{ return {requirement['cpp']}; }})" for requirement in candidate.at_launch]
+    conditions += [f"{_there(arg, optional)}.is_contiguous()" for arg in candidate.contiguous]
     head = f"if ({' && '.join(conditions)}) {{  // {name}" if conditions else f"{{  // {name}"
     library = form.implementation["kind"] == "library"
-    body = list(count)
+    body = [*count, *_copies(form, optional)]
     if device == "cuda" and not library:
         body += _rule(info, form) + _images(code) + _geometry(form)
     elif library:
@@ -138,6 +141,26 @@ def _threw(launch: CppLaunch) -> str:
     """What the function itself throws is not the fault of an argument."""
     what = f"its function `{launch['entry']}` threw"
     return f"opaq_place = {c_string(what)};"
+
+
+def _there(name: str, optional: Collection[str]) -> str:
+    return f"{name}.value()" if name in optional else name
+
+
+def _copies(form: Form, optional: Collection[str]) -> list[str]:
+    """Row-major copies that hide the arguments they are of, for the rest of the block."""
+    lines = []
+    for name in form.candidate.copied:
+        lines.append(f"const opaq_row_major opaq_copy_of_{name}(opaq_{name}, {_there(name, optional)});")
+    for name in form.candidate.copied:
+        kind = "std::optional<opaq_tensor>" if name in optional else "opaq_tensor"
+        lines.append(f"const {kind} {name} = opaq_copy_of_{name}.view;")
+    return lines
+
+
+def _handle_facts(name: str, values: Mapping[str, Any]) -> str:
+    dtype = values[name].dtype
+    return f"opaq_{name}, opaq_{str(dtype).removeprefix('torch.')}, {dtype.itemsize}"
 
 
 def _symbol(info: OpInfo, form: Form, code: list[dict[str, Any]]) -> str:

@@ -203,7 +203,7 @@ def _facts(info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, A
                 "kind": form.implementation["kind"],
                 "entry": launch["entry"],
                 "symbol": launch["symbol"],
-                "checked_at_launch": [requirement["text"] for requirement in form.at_launch],
+                "checked_at_launch": form.candidate.conditions,
                 "rule": rule,
                 "images": [{**item, "file": item["file"].rsplit("/", 1)[-1]} for item in code],
             }

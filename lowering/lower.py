@@ -33,7 +33,7 @@ def install(qualname: str) -> None:
 
 def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     info = _runtime.describe(qualname)
-    values = _bind(info, overload, args, kwargs)
+    values = _bind(info, args, kwargs)
     traced, outputs = _traced(info, overload, values)
     inputs = {name: _facts(fake) for name, fake in traced.items()}
     device = _device(inputs.values(), outputs)
@@ -115,12 +115,10 @@ def _placed(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str,
 # ---- arguments ---------------------------------------------------------------------------------------------------------
 
 
-def _bind(info: _runtime.OpInfo, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def _bind(info: _runtime.OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Every argument by name, in schema order, defaults filled in."""
     given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
-    if len(given) < len(info["args"]):
-        given = {**inductor.schema_defaults(overload), **given}
-    return {arg["name"]: given[arg["name"]] for arg in info["args"]}
+    return {arg["name"]: given.get(arg["name"], arg["default_value"]) for arg in info["args"]}
 
 
 def _traced(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[Facts]]:

@@ -1,53 +1,45 @@
-"""Requirements over symbolic sizes: the names that runtime/expr prints for sympy, evaluated to holds, fails or unknown.
+"""Requirements over symbolic sizes: the functions of the expression language, answering value, symbolic expression, or that only the launch knows.
 
-Three-valued (Kleene) logic: what the shapes known at compile time do not decide is `UNKNOWN`, and the runtime decides it at each launch. No
-guard is added to the graph. What is an error at a launch (a dimension out of range, a division by zero) is UNKNOWN too: it is raised there.
+Three-valued (Kleene) logic, no guard is added to the graph. An answer is never another than that of the launch: what the shapes known at compile
+time do not decide is left to each launch, and so is what may be an error there (a division by zero, an overflow, a dimension out of range).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from types import CodeType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy
 import torch
+from opaq import _runtime
 
 from .compat import sympy_functions
+from .functions import INT_MAX, Functions, compiled
 
 
 class Unknown:
-    """A value that only the launch knows: everything computed from it is unknown."""
+    """A value that only the launch knows. `fails`: evaluating it may be an error there, so that no `and` or `or` around it is decided."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def _unknown(self, *_: Any) -> Unknown:
-        return UNKNOWN
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __neg__ = __abs__ = __getitem__ = _unknown
-    __call__ = _unknown
-    __iter__ = None  # else Python would iterate by __getitem__, for ever
-
-    def __getattr__(self, name: str) -> Unknown:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return UNKNOWN
+    def __init__(self, name: str, fails: bool) -> None:
+        self._name, self.fails = name, fails
 
     def __bool__(self) -> bool:
-        raise TypeError("the truth of an unknown value; requirements must be printed with And, Or, Not and Where")
+        raise TypeError("the truth of an unknown value was asked for")
 
     def __repr__(self) -> str:
         return self._name
 
 
-UNKNOWN = Unknown("UNKNOWN")
-ABSENT = Unknown("ABSENT")  # an optional argument that was not given
+UNKNOWN = Unknown("UNKNOWN", False)
+FAILING = Unknown("FAILING", True)
+REFUSED = Unknown("REFUSED", True)  # false or an error: as a whole requirement it does not hold, whichever it is
 
 Int = Any  # int, sympy.Expr or Unknown
 Truth = Any  # bool or Unknown
+
+# No memory has room for more elements. Sizes of expanded tensors may be larger; a product of sizes of one tensor is a count of elements too.
+_LARGEST_SIZE = 1 << 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,169 +56,294 @@ class Facts:
         return f"{str(self.dtype).removeprefix('torch.')}[{sizes}] strides [{strides}]"
 
 
-class Tensor:
-    """A tensor argument as expressions see it."""
-
-    def __init__(self, facts: Facts, names: Names) -> None:
-        self._facts, self._names = facts, names
-        self.dtype = facts.dtype
-        self.itemsize = facts.dtype.itemsize
-        self.shape = facts.sizes
-        self.alignment = self.data = UNKNOWN
-
-    def size(self, dim: int) -> Int:
-        return _item(self._facts.sizes, dim)
-
-    def stride(self, dim: int) -> Int:
-        return _item(self._facts.strides, dim)
-
-    def dim(self) -> int:
-        return len(self._facts.sizes)
-
-    def numel(self) -> Int:
-        return functools.reduce(lambda a, b: a * b, self._facts.sizes, 1)
-
-    def is_contiguous(self) -> Truth:
-        """Row-major and dense; sizes of 1 and empty tensors impose nothing."""
-        names, expected, dense = self._names, 1, True
-        for size, stride in zip(reversed(self._facts.sizes), reversed(self._facts.strides)):
-            if stride != expected and size != 1:
-                dense = names.And(dense, names.Or(names.Eq(stride, expected), names.Eq(size, 1)))
-            expected = expected * size
-        return True if dense is True else names.Or(dense, *(names.Eq(size, 0) for size in self._facts.sizes))
-
-
-def _item(values: Sequence[Int], index: int) -> Int:
-    return values[index] if -len(values) <= index < len(values) else UNKNOWN
-
-
-class Names:
-    """The functions that a printed requirement calls. `known_true(relation)` proves a sympy relation from what is known of the sizes."""
+class Names(Functions):
+    """The functions over what a compiler knows. `known_true(relation)` proves a sympy relation from what is known of the sizes."""
 
     def __init__(self, known_true: Callable[[Any], bool]) -> None:
         self._known_true = known_true
+        self._sizes: set[Any] = set()  # symbols that are sizes or strides of the arguments at hand
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Truth:
-        """The truth of a requirement printed by runtime/expr, over arguments by name: Facts, scalars, None."""
-        return self.value(text, values)
+        """The truth of a requirement printed by runtime/expr, over arguments by name (Facts, scalars, None): True, False or UNKNOWN."""
+        truth = self.value(text, values)
+        return False if truth is REFUSED else UNKNOWN if isinstance(truth, Unknown) else truth
 
     def value(self, text: str, values: Mapping[str, Any]) -> Any:
-        """The value of any expression that runtime/expr printed for sympy; a sympy expression where it changes with a size, or UNKNOWN."""
-        scope = {name: self._value(value) for name, value in values.items()}
-        functions = {name: getattr(self, name) for name in _FUNCTIONS}
-        try:
-            return self._value(eval(_compiled(text), {**_CONSTANTS, **functions, **scope}))
-        except (ArithmeticError, LookupError, TypeError, ValueError):  # an error of the launch
-            return UNKNOWN
+        """The value of any printed expression; a sympy expression where it changes with a size, an Unknown where only the launch knows it."""
+        facts = [value for value in values.values() if isinstance(value, Facts)]
+        self._sizes = {s for f in facts for e in (*f.sizes, *f.strides) if isinstance(e, sympy.Expr) for s in e.free_symbols}
+        scope = {name: self._argument(value) for name, value in values.items()}
+        return eval(compiled(text), {**scope, "__builtins__": {}, "opaq": self})
 
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, Facts):
-            return Tensor(value, self)
+    def _argument(self, value: Any) -> Any:
         if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             value = value.node.expr
-        if isinstance(value, sympy.logic.boolalg.Boolean) and not isinstance(value, sympy.Expr):  # a symbol is both
-            return self._decide(value)
         if isinstance(value, (list, tuple)):
-            return tuple(self._value(item) for item in value)
-        return ABSENT if value is None else value
+            return tuple(self._argument(item) for item in value)
+        if not isinstance(value, sympy.Basic):
+            return value
+        if isinstance(value, sympy.Integer):
+            return int(value)
+        if isinstance(value, sympy.Expr):  # a symbol is a Boolean too
+            return value if value.is_integer else float(value) if value.is_Float else UNKNOWN
+        return self._decide(value)
+
+    # ---- deciding ------------------------------------------------------------------------------------------------------
+
+    def _apply(self, name: str, *args: Any, symbolic: Callable[..., Any] = lambda *_: FAILING, unknown: Callable[..., bool] = lambda *_: True) -> Any:
+        """One function: computed where all is known, `symbolic` over sympy expressions, else unknown.
+
+        `unknown(*args)`: whether it may fail though no argument does."""
+        if any(isinstance(arg, Unknown) for arg in args):
+            fails = any(isinstance(arg, Unknown) and arg.fails for arg in args)
+            return FAILING if fails or unknown(*args) else UNKNOWN
+        if any(isinstance(arg, sympy.Expr) for arg in args):
+            return symbolic(*args)
+        try:
+            return getattr(super(), name)(*args)
+        except _runtime.LaunchError:
+            return FAILING
+
+    def _decide(self, relation: Any) -> Truth:
+        return True if self._proves(relation) else False if self._proves(sympy.Not(relation)) else UNKNOWN
+
+    def _proves(self, relation: Any) -> bool:
+        if relation is sympy.true or relation is sympy.false:
+            return relation is sympy.true
+        return self._known_true(relation)
+
+    def _int64(self, value: Any) -> Int:
+        """A result that fits 64 bits, whatever the sizes are."""
+        if isinstance(value, (int, sympy.Integer)):
+            return int(value) if -INT_MAX <= value <= INT_MAX else FAILING
+        return value if value.is_Symbol or self._magnitude(value) <= INT_MAX else FAILING
+
+    def _magnitude(self, value: Any) -> float:
+        """A bound of the absolute value."""
+        if value.is_Integer:
+            return abs(int(value))
+        if value.is_Symbol:
+            return _LARGEST_SIZE if value in self._sizes else INT_MAX + 1
+        if value.is_Add:
+            return sum(map(self._magnitude, value.args))
+        if value.is_Mul or value.is_Pow:
+            factors = list(value.args) if value.is_Mul else [value]
+            sizes = [f for f in factors if f.free_symbols and f.free_symbols <= self._sizes and (f.is_Symbol or f.is_Pow)]
+            bound = _LARGEST_SIZE if sizes else 1
+            for factor in factors:
+                if factor not in sizes:
+                    bound *= float("inf") if factor.is_Pow else self._magnitude(factor)
+            return bound
+        functions = sympy_functions()
+        if isinstance(value, functions.floor_div):
+            return self._magnitude(value.args[0])
+        if isinstance(value, functions.remainders):
+            return self._magnitude(value.args[1])
+        if isinstance(value, (functions.minimum, functions.maximum)):
+            return max(map(self._magnitude, value.args))
+        return float("inf")
+
+    def _positive(self, value: Any) -> bool:
+        return value > 0 if isinstance(value, int) else self._proves(sympy.Gt(value, 0))
+
+    # ---- arithmetic ----------------------------------------------------------------------------------------------------
+
+    def Neg(self, a: Int) -> Int:
+        return self._apply("Neg", a, symbolic=lambda a: self._int64(-a))
+
+    def Abs(self, a: Int) -> Int:
+        return self._apply("Abs", a, symbolic=lambda a: self._int64(a) if self._proves(sympy.Ge(a, 0)) else FAILING)
+
+    def Add(self, a: Int, b: Int) -> Int:
+        return self._apply("Add", a, b, symbolic=lambda a, b: self._int64(a + b))
+
+    def Sub(self, a: Int, b: Int) -> Int:
+        return self._apply("Sub", a, b, symbolic=lambda a, b: self._int64(a - b))
+
+    def Mul(self, a: Int, b: Int) -> Int:
+        return self._apply("Mul", a, b, symbolic=lambda a, b: self._int64(a * b))
+
+    def Div(self, a: Any, b: Any) -> Any:
+        return self._apply("Div", a, b, unknown=_divides_by_unknown)
+
+    def FloorDiv(self, a: Int, b: Int) -> Int:
+        return self._apply("FloorDiv", a, b, symbolic=self._quotient, unknown=_divides_by_unknown)
+
+    def CeilDiv(self, a: Int, b: Int) -> Int:
+        def symbolic(a: Any, b: Any) -> Any:
+            sum_ = self._int64(a + b - 1)
+            return sum_ if isinstance(sum_, Unknown) else self._quotient(sum_, b)
+
+        return self._apply("CeilDiv", a, b, symbolic=symbolic, unknown=_divides_by_unknown)
+
+    def ExactDiv(self, a: Int, b: Int) -> Int:
+        def symbolic(a: Any, b: Any) -> Any:
+            return self._quotient(a, b) if self.Eq(self.Mod(a, b), 0) is True else FAILING
+
+        return self._apply("ExactDiv", a, b, symbolic=symbolic)
+
+    def Mod(self, a: Int, b: Int) -> Int:
+        def symbolic(a: Any, b: Any) -> Any:
+            return self._argument(sympy_functions().mod(a, b)) if self._positive(b) else FAILING
+
+        return self._apply("Mod", a, b, symbolic=symbolic, unknown=_divides_by_unknown)
+
+    def _quotient(self, a: Any, b: Any) -> Any:
+        """By a positive number: torch's FloorDiv takes no care of signs when it simplifies."""
+        return self._argument(sympy_functions().floor_div(a, b)) if self._positive(b) else FAILING
+
+    def NextPowerOf2(self, a: Int) -> Int:
+        return self._apply("NextPowerOf2", a)
+
+    def Min(self, a: Int, b: Int) -> Int:
+        return self._apply("Min", a, b, symbolic=lambda a, b: self._argument(sympy_functions().minimum(a, b)), unknown=_never)
+
+    def Max(self, a: Int, b: Int) -> Int:
+        return self._apply("Max", a, b, symbolic=lambda a, b: self._argument(sympy_functions().maximum(a, b)), unknown=_never)
+
+    def ToFloat(self, a: Any) -> Any:
+        return self._apply("ToFloat", a, symbolic=lambda _: UNKNOWN, unknown=_never)
+
+    def Cast(self, to: str, a: Any) -> Any:
+        def symbolic(to: str, a: Any) -> Any:
+            if to == "bool":
+                return self.Ne(a, 0)
+            if to.startswith("float"):
+                return UNKNOWN
+            low = to.startswith("u") and not self._proves(sympy.Ge(a, 0))
+            fits = to.endswith("64") or self._magnitude(a) < 1 << 31
+            return a if fits and not low else FAILING
+
+        return self._apply("Cast", to, a, symbolic=symbolic, unknown=lambda to, _: to not in ("bool", "float64"))
+
+    # ---- truth ---------------------------------------------------------------------------------------------------------
 
     def Eq(self, a: Any, b: Any) -> Truth:
-        if a is UNKNOWN or b is UNKNOWN:
-            return UNKNOWN
         if isinstance(a, tuple) and isinstance(b, tuple):
-            return len(a) == len(b) and self.And(*(self.Eq(x, y) for x, y in zip(a, b)))
-        if isinstance(a, sympy.Expr) or isinstance(b, sympy.Expr):
-            return True if a == b else self._decide(sympy.Eq(a, b))
-        return a == b
+            if len(a) != len(b):
+                return False
+            items = [self.Eq(x, y) for x, y in zip(a, b)]
+            return False if False in items else UNKNOWN if UNKNOWN in items else True
+        return self._relation("Eq", sympy.Eq, a, b)
 
     def Ne(self, a: Any, b: Any) -> Truth:
         return self.Not(self.Eq(a, b))
 
     def Lt(self, a: Int, b: Int) -> Truth:
-        if a is UNKNOWN or b is UNKNOWN:
-            return UNKNOWN
-        if isinstance(a, sympy.Expr) or isinstance(b, sympy.Expr):
-            return self._decide(sympy.Lt(a, b))
-        return a < b
+        return self._relation("Lt", sympy.Lt, a, b)
 
     def Le(self, a: Int, b: Int) -> Truth:
-        return self.Not(self.Lt(b, a))
+        return self._relation("Le", sympy.Le, a, b)
 
     def Gt(self, a: Int, b: Int) -> Truth:
-        return self.Lt(b, a)
+        return self._relation("Gt", sympy.Gt, a, b)
 
     def Ge(self, a: Int, b: Int) -> Truth:
-        return self.Not(self.Lt(a, b))
+        return self._relation("Ge", sympy.Ge, a, b)
 
-    def And(self, *values: Truth) -> Truth:
-        if any(value is False for value in values):
-            return False
-        return UNKNOWN if any(value is UNKNOWN for value in values) else True
+    def _relation(self, name: str, relation: Callable[..., Any], a: Any, b: Any) -> Truth:
+        return self._apply(name, a, b, symbolic=lambda a, b: self._decide(relation(a, b)), unknown=_never)
 
-    def Or(self, *values: Truth) -> Truth:
-        if any(value is True for value in values):
+    def And(self, a: Truth, b: Callable[[], Truth]) -> Truth:
+        if not isinstance(a, Unknown):
+            return b() if a else False
+        if a is REFUSED:
+            return a
+        second = b()
+        if second is False or second is REFUSED:
+            return REFUSED if a.fails or second is REFUSED else False
+        return FAILING if a.fails or (isinstance(second, Unknown) and second.fails) else UNKNOWN
+
+    def Or(self, a: Truth, b: Callable[[], Truth]) -> Truth:
+        if not isinstance(a, Unknown):
+            return True if a else b()
+        second = b()
+        if second is True and not a.fails:
             return True
-        return UNKNOWN if any(value is UNKNOWN for value in values) else False
+        return FAILING if a.fails or (isinstance(second, Unknown) and second.fails) else UNKNOWN
 
-    def Not(self, value: Truth) -> Truth:
-        return UNKNOWN if value is UNKNOWN else not value
+    def Not(self, a: Truth) -> Truth:
+        return not a if not isinstance(a, Unknown) else FAILING if a.fails else UNKNOWN
 
-    def Where(self, condition: Truth, a: Any, b: Any) -> Any:
-        if condition is UNKNOWN:
-            return a if a is b else UNKNOWN
-        return a if condition else b
+    def Where(self, condition: Truth, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
+        if not isinstance(condition, Unknown):
+            return yes() if condition else no()
+        fails = condition.fails or any(isinstance(value, Unknown) and value.fails for value in (yes(), no()))
+        return FAILING if fails else UNKNOWN
 
-    def Defined(self, value: Any) -> bool:
-        return value is not ABSENT
+    # ---- arguments -----------------------------------------------------------------------------------------------------
 
-    def Aligned(self, value: Any, alignment: int) -> Truth:
-        """Addresses are known at the launch; a tensor's address is always a multiple of its element size."""
-        return True if isinstance(value, Tensor) and value.itemsize % alignment == 0 else UNKNOWN
+    def Value(self, argument: Any) -> Any:
+        return FAILING if argument is None else argument
 
-    def FloorDiv(self, a: Int, b: Int) -> Int:
-        if a is UNKNOWN or b is UNKNOWN or b == 0:
-            return UNKNOWN
-        return a // b if isinstance(a, int) and isinstance(b, int) else sympy_functions().floor_div(a, b)
+    def Numel(self, x: Any) -> Int:
+        count = 1
+        for size in () if isinstance(x, Unknown) else x.sizes:
+            count = count * size
+        return x if isinstance(x, Unknown) else count
 
-    def Mod(self, a: Int, b: Int) -> Int:
-        if a is UNKNOWN or b is UNKNOWN or b == 0:
-            return UNKNOWN
-        return a % b if isinstance(a, int) and isinstance(b, int) else sympy_functions().mod(a, b)
+    def Size(self, x: Any, dim: Int) -> Int:
+        return x if isinstance(x, Unknown) else self.Item(x.sizes, dim)
 
-    def CeilDiv(self, a: Int, b: Int) -> Int:
-        return self.FloorDiv(a + b - 1, b)
+    def Stride(self, x: Any, dim: Int) -> Int:
+        return x if isinstance(x, Unknown) else self.Item(x.strides, dim)
 
-    def Min(self, *values: Int) -> Int:
-        return UNKNOWN if any(value is UNKNOWN for value in values) else functools.reduce(sympy_functions().minimum, values)
+    def Dim(self, x: Any) -> Any:
+        return x if isinstance(x, Unknown) else len(x.sizes)
 
-    def Max(self, *values: Int) -> Int:
-        return UNKNOWN if any(value is UNKNOWN for value in values) else functools.reduce(sympy_functions().maximum, values)
+    def DType(self, x: Any) -> Any:
+        return x if isinstance(x, Unknown) else x.dtype
 
-    def NextPowerOf2(self, value: Int) -> Int:
-        number = int(value) if isinstance(value, (int, sympy.Integer)) else None
-        return UNKNOWN if number is None else 1 << max(number - 1, 0).bit_length()
+    def ItemSize(self, x: Any) -> Any:
+        return x if isinstance(x, Unknown) else x.dtype.itemsize
 
-    def ToInt(self, value: Any) -> Int:
-        return int(value) if isinstance(value, (int, float)) else UNKNOWN
+    def Shape(self, x: Any) -> Any:
+        return x if isinstance(x, Unknown) else x.sizes
 
-    def _decide(self, relation: Any) -> Truth:
-        if relation is sympy.true or relation is sympy.false:
-            return relation is sympy.true
-        if self._known_true(relation):
+    def IsContiguous(self, x: Any) -> Truth:
+        """Row-major and dense; sizes of 1 and empty tensors impose nothing."""
+        if isinstance(x, Unknown):
+            return x
+        empty = [self.Eq(size, 0) for size in x.sizes]
+        if True in empty:
             return True
-        return False if self._known_true(sympy.Not(relation)) else UNKNOWN
+        expected, dense = 1, [True]
+        for size, stride in zip(reversed(x.sizes), reversed(x.strides)):
+            matches = self.Eq(stride, expected)
+            dense.append(self.Or(matches, lambda size=size: self.Eq(size, 1)))
+            expected = expected * size
+        if False in dense:
+            return UNKNOWN if UNKNOWN in empty else False
+        return UNKNOWN if UNKNOWN in dense else True
+
+    def Data(self, x: Any) -> Any:
+        return x if isinstance(x, Unknown) else UNKNOWN
+
+    def Alignment(self, x: Any) -> Any:
+        return x if isinstance(x, Unknown) else UNKNOWN
+
+    def Aligned(self, x: Any, alignment: Int) -> Truth:
+        """Addresses are known at the launch. No address is a multiple of its element's size by itself: a tensor may view any bytes."""
+        if isinstance(x, Unknown) or isinstance(alignment, Unknown) or not self._positive(alignment):
+            return FAILING
+        return True if alignment == 1 else UNKNOWN
+
+    # ---- lists of ints -------------------------------------------------------------------------------------------------
+
+    def Item(self, values: Any, index: Int) -> Int:
+        return self._apply("Item", values, index)
+
+    def Slice(self, values: Any, low: Int, high: Int) -> Any:
+        return self._apply("Slice", values, low, high)
+
+    def Len(self, values: Any) -> Any:
+        return self._apply("Len", values)
 
 
-@functools.lru_cache(maxsize=4096)
-def _compiled(text: str) -> CodeType:
-    return compile(text, f"<requirement {text}>", "eval")
+def _never(*_: Any) -> bool:
+    return False
 
 
-_FUNCTIONS = [name for name in vars(Names) if name[0].isupper()]
-_CONSTANTS: dict[str, Any] = {
-    "__builtins__": {},
-    "torch": torch,
-    "abs": abs,
-    "len": lambda values: UNKNOWN if isinstance(values, Unknown) else len(values),
-    "tuple": lambda values: UNKNOWN if isinstance(values, Unknown) else tuple(values),
-}
+def _divides_by_unknown(_: Any, b: Any) -> bool:
+    """By what may be 0, or -1: the smallest int has no negative."""
+    return isinstance(b, (Unknown, sympy.Expr)) or b in (0, -1)

@@ -111,11 +111,12 @@ def _refuse_inference(overload: Any, argument: str, value: torch.Tensor) -> None
 
 @functools.cache
 def sympy_functions() -> types.SimpleNamespace:
-    """floor_div, mod (Python's sign rule), minimum, maximum over ints and sympy expressions, in the forms that the shape prover knows."""
+    """floor_div, mod (Python's sign rule), minimum, maximum over ints and sympy expressions, in the forms that the shape prover knows;
+    remainders: the classes of what mod gives."""
     from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
 
     def mod(a: Any, b: Any) -> Any:
         nonnegative = all(value >= 0 if isinstance(value, int) else value.is_nonnegative for value in (a, b))
         return (Mod if nonnegative else PythonMod)(a, b)
 
-    return types.SimpleNamespace(floor_div=FloorDiv, mod=mod, minimum=Min, maximum=Max)
+    return types.SimpleNamespace(floor_div=FloorDiv, mod=mod, remainders=(Mod, PythonMod), minimum=Min, maximum=Max)

@@ -70,7 +70,6 @@ __all__ = [
     "register_lowering",
     "replace_value",
     "root_wrapper",
-    "schema_defaults",
     "schema_text",
     "shares_storage",
     "size_hint",
@@ -111,10 +110,6 @@ def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 
 def copy_into(target: Any, source: Any) -> None:
     V.graph.call_function(torch.ops.aten.copy_.default, (target, source), {})
-
-
-def schema_defaults(overload: Any) -> dict[str, Any]:
-    return {argument.name: argument.default_value for argument in overload._schema.arguments if argument.has_default_value()}
 
 
 def schema_text(overload: Any) -> str:

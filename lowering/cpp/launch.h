@@ -8,6 +8,7 @@
 #include <initializer_list>
 #include <limits>
 #include <string>
+#include <vector>
 
 // As sprintf. Messages are put together out of line: inlined sums of strings would be most of what the compiler spends on a wrapper.
 [[gnu::cold, gnu::noinline, gnu::format(printf, 1, 0)]] inline std::string opaq_format(const char* format, va_list arguments) {
@@ -75,6 +76,26 @@ inline bool opaq_empty(AtenTensorHandle handle) {
   AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_numel(handle, &count));
   return count == 0;
 }
+
+// A row-major copy of a tensor, where it is none itself; made on the current stream, and freed with the block.
+struct opaq_row_major {
+  torch::aot_inductor::RAIIAtenTensorHandle copy;
+  opaq_tensor view;
+  opaq_row_major(AtenTensorHandle handle, const opaq_tensor& tensor) : view(tensor) {
+    if (tensor.is_contiguous()) return;
+    std::vector<int64_t> strides(static_cast<size_t>(tensor.dim), 1);
+    for (int64_t i = tensor.dim - 1; i > 0; --i) strides[i - 1] = strides[i] * tensor.sizes[i];
+    int32_t device_type = 0, device_index = 0;
+    AtenTensorHandle made = nullptr;
+    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(handle, &device_type));
+    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(handle, &device_index));
+    AOTI_TORCH_ERROR_CODE_CHECK(
+        aoti_torch_empty_strided(tensor.dim, tensor.sizes, strides.data(), tensor.dtype, device_type, device_index, &made));
+    copy = torch::aot_inductor::RAIIAtenTensorHandle(made);
+    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_copy_(made, handle, 0));
+    view = opaq_strided_view(made, tensor.dtype, tensor.itemsize);
+  }
+};
 
 inline opaq_ints opaq_list(const std::initializer_list<int64_t>& values) { return {values.begin(), static_cast<int64_t>(values.size())}; }
 

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "diagnostics.h"
+#include "host_types.h"
 #include "includes.h"
 #include "loaded.h"
 #include "opaq/cache.h"
@@ -31,7 +32,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kFormat = "opaq host library 1";
+constexpr std::string_view kFormat = "opaq host library 2";
 
 // The function takes an array of pointers to its arguments, and tells its parameters one by one: size (with a flag for enumerations), and
 // the name of the type within the compiler's text for the function that knows it.
@@ -147,6 +148,11 @@ std::string processor_identity() {
   return identity;
 }
 
+// The text of our element types, where the source or the entry may use them.
+std::string_view types_for(const Job& job) {
+  return names_host_type(job.request.source) || names_host_type(job.request.entry) ? host_types() : std::string_view();
+}
+
 std::string key_of(const Job& job, const IncludeClosure& closure) {
   constinit static Lazy<std::string> compiler;
   const std::string& identity = compiler.get([&] { return compiler_identity(job); });  // of settings().cxx, which does not change
@@ -154,7 +160,7 @@ std::string key_of(const Job& job, const IncludeClosure& closure) {
   uname(&machine);
   Sha256 hash;
   hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename).field(job.request.entry);
-  hash.field(identity).field(machine.machine).field(job.facts.native ? processor_identity() : "").field(closure.digest);
+  hash.field(types_for(job)).field(identity).field(machine.machine).field(job.facts.native ? processor_identity() : "").field(closure.digest);
   for (const std::string& option : job.request.options) {
     hash.field(option);
     if (!option.starts_with('-')) hash.field(file_stamp(option));  // a library or object to link
@@ -210,7 +216,8 @@ std::string escaped(const std::string& text) {
 
 std::string source_text(const Job& job) {
   const std::string& entry = job.request.entry;
-  return "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source + "\n\n#line 1 \"opaq: call of " + escaped(entry) + "\"" +
+  const std::string types = types_for(job).empty() ? "" : "#line 1 \"opaq: element types\"\n" + std::string(types_for(job));
+  return types + "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source + "\n\n#line 1 \"opaq: call of " + escaped(entry) + "\"" +
          std::string(kTrailer) + "extern \"C\" __attribute__((visibility(\"default\"))) void opaq_invoke(void** arguments) {\n" +
          "  opaq_host::call(" + entry + ", arguments);\n}\n" +
          "extern \"C\" __attribute__((visibility(\"default\"))) unsigned opaq_parameter(unsigned index, const char** text) {\n" +

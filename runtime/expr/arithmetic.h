@@ -22,6 +22,13 @@ inline bool ceil_div(int64_t a, int64_t b, int64_t* out) {
   return true;
 }
 
+// False where a remainder is left, and where the quotient does not fit.
+inline bool exact_div(int64_t a, int64_t b, int64_t* out) {
+  if (b == -1) return !__builtin_sub_overflow(int64_t{0}, a, out);
+  *out = a / b;
+  return a % b == 0;
+}
+
 inline int64_t floor_mod(int64_t a, int64_t b) {  // has the sign of b
   if (b == -1) return 0;
   const int64_t remainder = a % b;

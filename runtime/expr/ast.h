@@ -19,6 +19,7 @@ enum class Op : uint8_t {
   // arithmetic; operands are both int or both float
   Neg, Abs, Add, Sub, Mul,
   Div,                                    // floats
+  ExactDiv,                               // ints: a / b where an int is needed; an error where it leaves a remainder
   FloorDiv, Mod, CeilDiv, NextPowerOf2,   // ints
   Min, Max,
   ToFloat,                                // int to float, where the two meet

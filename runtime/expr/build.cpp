@@ -39,6 +39,24 @@ void Builder::expect(int32_t node, Type expected, std::string_view of) const {
   source_.error(at(node), std::string(of) + " takes " + std::string(name(expected)) + ", found " + type_name(node) + hint);
 }
 
+int32_t Builder::expect_integer(int32_t node, std::string_view of) const {
+  const int32_t integer = as_integer(node);
+  if (integer == kNone) expect(node, Type::Int, of);
+  return integer;
+}
+
+int32_t Builder::as_integer(int32_t node) const {
+  if (node == kNone || type(node) == Type::Int) return node;
+  return static_cast<size_t>(node) < integers_.size() ? integers_[static_cast<size_t>(node)] : kNone;
+}
+
+// Notes the form of a Float node as an int.
+int32_t Builder::with_integer(int32_t node, int32_t integer) {
+  integers_.resize(tree_.nodes.size(), kNone);
+  integers_[static_cast<size_t>(node)] = integer;
+  return node;
+}
+
 void Builder::expect_number(int32_t node, std::string_view of) const {
   if (is_number(type(node))) return;
   std::string hint;
@@ -119,19 +137,24 @@ int32_t Builder::to_float(int32_t a) { return type(a) == Type::Float ? a : node(
 
 int32_t Builder::negate(size_t at, int32_t a) {
   expect_number(a, "'-'");
-  return node(Op::Neg, type(a), at, a);
+  const int32_t integer = type(a) == Type::Float ? as_integer(a) : kNone;
+  const int32_t result = node(Op::Neg, type(a), at, a);
+  return integer == kNone ? result : with_integer(result, node(Op::Neg, Type::Int, at, integer));
 }
 
 int32_t Builder::arithmetic(Op op, size_t at, int32_t a, int32_t b) {
   const std::string of = quoted(spelling(op));
   const bool ints_only = op == Op::FloorDiv || op == Op::Mod || op == Op::CeilDiv;
-  for (int32_t operand : {a, b}) {
-    if (ints_only) expect(operand, Type::Int, of);
-    else expect_number(operand, of);
+  for (int32_t* operand : {&a, &b}) {
+    if (ints_only) *operand = expect_integer(*operand, of);
+    else expect_number(*operand, of);
   }
-  if (type(a) == Type::Int && type(b) == Type::Int) return node(op == Op::Div ? Op::FloorDiv : op, Type::Int, at, a, b);
+  if (op != Op::Div && type(a) == Type::Int && type(b) == Type::Int) return node(op, Type::Int, at, a, b);
+  const int32_t left = as_integer(a), right = as_integer(b);
   a = to_float(a), b = to_float(b);
-  return node(op, Type::Float, at, a, b);
+  const int32_t result = node(op, Type::Float, at, a, b);
+  if (left == kNone || right == kNone) return result;
+  return with_integer(result, node(op == Op::Div ? Op::ExactDiv : op, Type::Int, at, left, right));
 }
 
 int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
@@ -169,22 +192,29 @@ int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t 
     if (!is_number(type(yes)) || !is_number(type(no))) {
       source_.error(at, "the two values of 'if' and 'else' must be alike, found " + type_name(yes) + " and " + type_name(no));
     }
-    yes = to_float(yes), no = to_float(no);
   }
-  if (tree_[condition].op == Op::Constant) return tree_[condition].integer != 0 ? yes : no;
-  return node(Op::If, type(yes), at, yes, condition, no);
+  const int32_t integer_yes = as_integer(yes), integer_no = as_integer(no);
+  if (type(yes) != type(no)) yes = to_float(yes), no = to_float(no);
+  if (tree_[condition].op == Op::Constant) {
+    const bool holds = tree_[condition].integer != 0;
+    const int32_t taken = holds ? yes : no, integer = holds ? integer_yes : integer_no;
+    return type(taken) == Type::Float && integer != kNone ? with_integer(taken, integer) : taken;
+  }
+  const int32_t result = node(Op::If, type(yes), at, yes, condition, no);
+  if (type(result) != Type::Float || integer_yes == kNone || integer_no == kNone) return result;
+  return with_integer(result, node(Op::If, Type::Int, at, integer_yes, condition, integer_no));
 }
 
 int32_t Builder::index(size_t at, int32_t list, int32_t position) {
   expect(list, Type::IntList, "'[...]'");
-  expect(position, Type::Int, "an index");
+  position = expect_integer(position, "an index");
   return node(Op::Index, Type::Int, at, list, position);
 }
 
 int32_t Builder::slice(size_t at, int32_t list, int32_t low, int32_t high) {
   expect(list, Type::IntList, "'[...]'");
-  if (low != kNone) expect(low, Type::Int, "a bound of a slice");
-  if (high != kNone) expect(high, Type::Int, "a bound of a slice");
+  if (low != kNone) low = expect_integer(low, "a bound of a slice");
+  if (high != kNone) high = expect_integer(high, "a bound of a slice");
   return node(Op::Slice, Type::IntList, at, list, low, high);
 }
 

@@ -32,7 +32,7 @@ class Builder {
   int32_t argument(size_t at, int32_t symbol);
 
   int32_t negate(size_t at, int32_t a);
-  int32_t arithmetic(Op op, size_t at, int32_t a, int32_t b);  // of two operands; Div of two ints is FloorDiv
+  int32_t arithmetic(Op op, size_t at, int32_t a, int32_t b);  // of two operands; Div gives a Float
   int32_t compare(Op op, size_t at, int32_t a, int32_t b);
   int32_t logical(Op op, size_t at, int32_t a, int32_t b);
   int32_t negation(size_t at, int32_t a);
@@ -43,6 +43,9 @@ class Builder {
   int32_t call(size_t at, std::string_view name, std::span<const int32_t> args);                     // min(a, b), int32(e)
   int32_t index(size_t at, int32_t list, int32_t position);
   int32_t slice(size_t at, int32_t list, int32_t low, int32_t high);
+
+  // The same value as an int: the node itself where it is an Int, its other form where only `/` of ints made it a Float, else kNone.
+  int32_t as_integer(int32_t node) const;
 
   // The finished tree. A constant part that is always evaluated and always fails (1 // 0) is an error here.
   Tree finish(int32_t root);
@@ -58,12 +61,15 @@ class Builder {
   void check_constants(int32_t index, std::vector<bool>& seen) const;
   int32_t tensor_argument(size_t at, int32_t object, std::string_view of);
   void expect(int32_t node, Type type, std::string_view of) const;
+  int32_t expect_integer(int32_t node, std::string_view of) const;
+  int32_t with_integer(int32_t node, int32_t integer);
   void expect_number(int32_t node, std::string_view of) const;
   void expect_count(size_t at, std::string_view name, size_t found, size_t expected) const;
   std::string type_name(int32_t node) const;
 
   const Source& source_;
   Tree tree_;
+  std::vector<int32_t> integers_;  // for a Float node, by index: its form as an int; kNone or nothing where it has none
 };
 
 std::span<const std::string> function_names();  // including casts

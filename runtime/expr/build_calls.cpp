@@ -110,8 +110,7 @@ int32_t Builder::method(size_t at, int32_t object, std::string_view name, std::s
   if (!m.method) source_.error(at, "'" + std::string(name) + "' is not a method; write " + of + "." + spelled(m));
   if (m.op == Op::Size && args.empty()) source_.error(at, "size takes 1 argument, found 0; all sizes are " + of + ".shape");
   expect_count(at, name, args.size(), m.arguments);
-  if (m.arguments == 1) expect(args[0], Type::Int, "a dimension");
-  return fact(m.op, m.type, at, object, m.arguments == 1 ? args[0] : kNone);
+  return fact(m.op, m.type, at, object, m.arguments == 1 ? expect_integer(args[0], "a dimension") : kNone);
 }
 
 int32_t Builder::cast(DType to, size_t at, int32_t a) {
@@ -124,6 +123,7 @@ int32_t Builder::cast(DType to, size_t at, int32_t a) {
   n.at = static_cast<int32_t>(at);
   n.a = a;
   n.cast = to;
+  if (n.type == Type::Int && type(a) == Type::Float && as_integer(a) != kNone) n.a = as_integer(a);
   fold(n);
   return add(std::move(n));
 }
@@ -146,12 +146,13 @@ int32_t Builder::call(size_t at, std::string_view name, std::span<const int32_t>
   if (name == "abs") {
     expect_count(at, name, args.size(), 1);
     expect_number(args[0], "'abs'");
-    return node(Op::Abs, type(args[0]), at, args[0]);
+    const int32_t integer = type(args[0]) == Type::Float ? as_integer(args[0]) : kNone;
+    const int32_t result = node(Op::Abs, type(args[0]), at, args[0]);
+    return integer == kNone ? result : with_integer(result, node(Op::Abs, Type::Int, at, integer));
   }
   if (name == "next_power_of_2") {
     expect_count(at, name, args.size(), 1);
-    expect(args[0], Type::Int, "'next_power_of_2'");
-    return node(Op::NextPowerOf2, Type::Int, at, args[0]);
+    return node(Op::NextPowerOf2, Type::Int, at, expect_integer(args[0], "'next_power_of_2'"));
   }
   if (name == "len") {
     expect_count(at, name, args.size(), 1);
@@ -161,12 +162,12 @@ int32_t Builder::call(size_t at, std::string_view name, std::span<const int32_t>
   if (name == "aligned") {
     expect_count(at, name, args.size(), 2);
     tensor_argument(this->at(args[0]), args[0], "'aligned'");
-    expect(args[1], Type::Int, "'aligned'");
-    const Node& bytes = tree_[args[1]];
+    const int32_t operand = expect_integer(args[1], "'aligned'");
+    const Node& bytes = tree_[operand];
     if (bytes.op == Op::Constant && bytes.integer < 1) {
       source_.error(this->at(args[1]), "an alignment is 1 byte or more, found " + std::to_string(bytes.integer));
     }
-    return fact(Op::Aligned, Type::Bool, at, args[0], args[1]);
+    return fact(Op::Aligned, Type::Bool, at, args[0], operand);
   }
   if (name == "defined") {
     expect_count(at, name, args.size(), 1);

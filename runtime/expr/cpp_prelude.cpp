@@ -22,14 +22,42 @@ enum opaq_dtype : int32_t {
 
 [[noreturn]] inline void opaq_fail(const char* reason) { throw std::runtime_error(reason); }
 
-inline int64_t opaq_floor_div(int64_t a, int64_t b) {
+[[noreturn]] inline void opaq_int_overflow() { opaq_fail("opaq: integer overflow"); }
+
+// Operands are converted as a call converts them: an int literal beside an int64_t is one, and two floats are never ints.
+#define OPAQ_FLOAT [[gnu::noinline]] inline  // else the compiler's flags could let it forget the sign of a zero
+inline int64_t opaq_neg(int64_t a) { return a == INT64_MIN ? (opaq_int_overflow(), a) : -a; }
+inline int64_t opaq_abs(int64_t a) { return a < 0 ? opaq_neg(a) : a; }
+inline int64_t opaq_add(int64_t a, int64_t b) { return __builtin_add_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a; }
+inline int64_t opaq_sub(int64_t a, int64_t b) { return __builtin_sub_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a; }
+inline int64_t opaq_mul(int64_t a, int64_t b) { return __builtin_mul_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a; }
+inline int64_t opaq_min(int64_t a, int64_t b) { return b < a ? b : a; }
+inline int64_t opaq_max(int64_t a, int64_t b) { return a < b ? b : a; }
+OPAQ_FLOAT double opaq_neg(double a) { return -a; }
+OPAQ_FLOAT double opaq_abs(double a) { return std::fabs(a); }
+OPAQ_FLOAT double opaq_add(double a, double b) { return a + b; }
+OPAQ_FLOAT double opaq_sub(double a, double b) { return a - b; }
+OPAQ_FLOAT double opaq_mul(double a, double b) { return a * b; }
+OPAQ_FLOAT double opaq_min(double a, double b) { return b < a ? b : a; }  // the first of two equal ones, and where one is NaN
+OPAQ_FLOAT double opaq_max(double a, double b) { return a < b ? b : a; }
+inline double opaq_divide(double a, double b) { return b == 0 ? (opaq_fail("opaq: division by zero"), 0.0) : a / b; }
+#undef OPAQ_FLOAT
+
+inline void opaq_divisor(int64_t a, int64_t b) {
   if (b == 0) opaq_fail("opaq: division by zero");
-  if (b == -1 && a == INT64_MIN) opaq_fail("opaq: integer overflow");
+  if (b == -1 && a == INT64_MIN) opaq_int_overflow();
+}
+inline int64_t opaq_exact_div(int64_t a, int64_t b) {
+  opaq_divisor(a, b);
+  if (a % b != 0) opaq_fail("opaq: a quotient is no whole number, and an int is needed here; write // to round down, or ceil_div(a, b) to round up");
+  return a / b;
+}
+inline int64_t opaq_floor_div(int64_t a, int64_t b) {
+  opaq_divisor(a, b);
   return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
 inline int64_t opaq_ceil_div(int64_t a, int64_t b) {
-  if (b == 0) opaq_fail("opaq: division by zero");
-  if (b == -1 && a == INT64_MIN) opaq_fail("opaq: integer overflow");
+  opaq_divisor(a, b);
   return a / b + (a % b != 0 && (a < 0) == (b < 0));
 }
 inline int64_t opaq_mod(int64_t a, int64_t b) {
@@ -37,10 +65,8 @@ inline int64_t opaq_mod(int64_t a, int64_t b) {
   if (b == -1) return 0;
   return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
 }
-inline double opaq_divide(double a, double b) { return b == 0 ? (opaq_fail("opaq: division by zero"), 0.0) : a / b; }
-inline int64_t opaq_abs(int64_t a) { return a == INT64_MIN ? (opaq_fail("opaq: integer overflow"), a) : a < 0 ? -a : a; }
 inline int64_t opaq_next_power_of_2(int64_t a) {
-  if (a > INT64_MAX / 2 + 1) opaq_fail("opaq: integer overflow");
+  if (a > INT64_MAX / 2 + 1) opaq_int_overflow();
   int64_t power = 1;
   while (power < a) power *= 2;
   return power;
@@ -49,10 +75,9 @@ inline int64_t opaq_next_power_of_2(int64_t a) {
 template <class To, class From>
 To opaq_cast(From v) {
   if constexpr (std::is_floating_point_v<To>) {
-    const To narrow = static_cast<To>(v);
-    if constexpr (std::is_floating_point_v<From>) {
-      if (std::isinf(narrow) && !std::isinf(v)) opaq_fail("opaq: a value does not fit its type");
-    }
+    const auto wide = static_cast<double>(v);  // an int meets a float as one of 64 bits
+    const auto narrow = static_cast<To>(wide);
+    if (std::isinf(narrow) && !std::isinf(wide)) opaq_fail("opaq: a value does not fit its type");
     return narrow;
   } else if constexpr (std::is_floating_point_v<From>) {
     if (!(v >= -0x1p63 && v < 0x1p63) || v != std::trunc(v)) opaq_fail("opaq: a value does not fit its type");
@@ -110,6 +135,7 @@ struct opaq_tensor {
     return dense || expected == 0;
   }
   int64_t address() const { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)); }
+  bool aligned(int64_t bytes) const { return bytes < 1 ? (opaq_fail("opaq: an alignment is 1 byte or more"), false) : address() % bytes == 0; }
   int64_t alignment() const { return data == nullptr ? 4096 : std::min<int64_t>(address() & -address(), 4096); }
 };
 )cpp";

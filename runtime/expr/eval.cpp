@@ -153,6 +153,13 @@ Slot run(const Program& p, const Arg* args) {
         if (__builtin_mul_overflow(a, b, &top->integer)) [[unlikely]] overflow(p, "*", a, b);
         break;
       }
+      case Code::ExactDiv: {
+        --top;
+        const int64_t a = top[0].integer, b = top[1].integer;
+        if (b == 0) [[unlikely]] division_by_zero(p, a, "/");
+        if (!exact_div(a, b, &top->integer)) [[unlikely]] no_whole_number(p, a, b);
+        break;
+      }
       case Code::FloorDiv: {
         --top;
         const int64_t a = top[0].integer, b = top[1].integer;

@@ -70,6 +70,12 @@ void overflow(const Program& p, std::string_view operation, int64_t left, int64_
   launch_error(p, application(operation, std::to_string(left), std::to_string(right)) + " overflows a 64-bit integer");
 }
 
+void no_whole_number(const Program& p, int64_t dividend, int64_t divisor) {
+  const std::string quotient = application("/", std::to_string(dividend), std::to_string(divisor));
+  if (divisor == -1) launch_error(p, quotient + " overflows a 64-bit integer");
+  launch_error(p, quotient + " is no whole number, and an int is needed here; write // to round down, or ceil_div(a, b) to round up");
+}
+
 void division_by_zero(const Program& p, int64_t dividend, std::string_view operation) {
   launch_error(p, "division by zero: " + application(operation, std::to_string(dividend), "0"));
 }

@@ -14,6 +14,7 @@ namespace opaq::syntax {
 [[noreturn]] void bad_alignment(const Program& program, int64_t bytes);
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t operand);
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t left, int64_t right);
+[[noreturn]] void no_whole_number(const Program& program, int64_t dividend, int64_t divisor);  // or too large a one
 [[noreturn]] void division_by_zero(const Program& program, int64_t dividend, std::string_view operation);
 [[noreturn]] void division_by_zero(const Program& program, double dividend);
 [[noreturn]] void does_not_fit(const Program& program, int64_t value, std::string_view type);

@@ -66,8 +66,9 @@ bool Expr::eval_bool(const Arg* args) const {
   return run(p, args).integer != 0;
 }
 
+Expr Expr::as_integer() const { return type() == Type::Int ? *this : Expr(get(program_).integer); }
+
 std::string Expr::print_python() const { return syntax::print_python(get(program_).tree); }
-std::string Expr::print_sympy() const { return syntax::print_sympy(get(program_).tree); }
 std::string Expr::print_cpp() const { return syntax::print_cpp(get(program_).tree); }
 
 bool Expr::reads(int symbol) const {
@@ -86,10 +87,11 @@ bool Expr::reads_strides(int symbol) const {
   return false;
 }
 
-bool Expr::reads_data() const {
+bool Expr::reads_data(std::optional<int> symbol) const {
   using syntax::Code;
   for (const syntax::Instruction& i : get(program_).code) {
-    if (i.code == Code::Data || i.code == Code::Alignment || i.code == Code::Aligned || i.code == Code::AlignedTo) return true;
+    const bool data = i.code == Code::Data || i.code == Code::Alignment || i.code == Code::Aligned || i.code == Code::AlignedTo;
+    if (data && (!symbol || i.index == *symbol)) return true;
   }
   return false;
 }

@@ -36,13 +36,11 @@ class Parser {
     if (splice && builder.type(root) != Type::IntList) {
       source_.error(begin, "'*' takes int[], found " + std::string(name(builder.type(root))));
     }
-    Tree tree = builder.finish(root);
-    auto program = flatten(tree, root);
-    if (!program) source_.error(begin, "this expression is too long or too deeply nested; split it, or give its parts as arguments");
-    program->tree = std::move(tree);
-    program->what = source_.what;
-    program->text = source_.text.substr(begin, previous_end_ - begin);
-    return Expr(std::make_shared<const Program>(std::move(*program)));
+    const int32_t integer = builder.type(root) == Type::Float ? builder.as_integer(root) : kNone;
+    const Tree tree = builder.finish(root);
+    auto program = compiled(tree, root, begin);
+    if (integer != kNone) program->integer = compiled(tree, integer, begin);
+    return Expr(std::move(program));
   }
 
   bool accept(std::string_view spelling) {
@@ -63,6 +61,16 @@ class Parser {
    private:
     Parser& parser_;
   };
+
+  std::shared_ptr<Program> compiled(const Tree& tree, int32_t root, size_t begin) const {
+    auto program = flatten(tree, root);
+    if (!program) source_.error(begin, "this expression is too long or too deeply nested; split it, or give its parts as arguments");
+    program->tree = tree;
+    program->tree.root = root;
+    program->what = source_.what;
+    program->text = source_.text.substr(begin, previous_end_ - begin);
+    return std::make_shared<Program>(std::move(*program));
+  }
 
   const Token& token(size_t ahead = 0) const { return tokens_[std::min(next_ + ahead, tokens_.size() - 1)]; }
 

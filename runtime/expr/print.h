@@ -8,11 +8,7 @@
 namespace opaq::syntax {
 
 std::string print_python(const Tree& tree);
-std::string print_sympy(const Tree& tree);
 std::string print_cpp(const Tree& tree);
-
-// The operands of nested Min or Max, in order: min(min(a, b), c) is min(a, b, c).
-std::vector<int32_t> flat_operands(const Tree& tree, int32_t node);
 
 // A text and how tightly its outermost operator binds, in the levels of its language.
 struct Text {

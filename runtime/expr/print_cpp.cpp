@@ -34,23 +34,25 @@ class CppPrinter {
   }
 
  private:
-  std::string at(int32_t index, int level) const { return at_level(print(tree_[index], index), level); }
+  std::string at(int32_t index, int level) const { return at_level(print(tree_[index]), level); }
 
-  Text print(const Node& n, int32_t index) const {
-    const bool floats = n.type == Type::Float;
+  Text print(const Node& n) const {
     switch (n.op) {
       case Op::Constant: return constant(n);
       case Op::Argument: return {n.type == Type::Tensor ? tree_.symbol(n).name : value(n), Atom};
-      case Op::Neg: return {"-" + at(n.a, Atom), Unary};
-      case Op::Add: case Op::Sub: return infix(n, Sum);
-      case Op::Mul: return infix(n, Product);
+      case Op::Neg: return call("opaq_neg", {n.a});
+      case Op::Add: return call("opaq_add", {n.a, n.b});
+      case Op::Sub: return call("opaq_sub", {n.a, n.b});
+      case Op::Mul: return call("opaq_mul", {n.a, n.b});
       case Op::Div: return call("opaq_divide", {n.a, n.b});
+      case Op::ExactDiv: return call("opaq_exact_div", {n.a, n.b});
       case Op::FloorDiv: return call("opaq_floor_div", {n.a, n.b});
       case Op::Mod: return call("opaq_mod", {n.a, n.b});
       case Op::CeilDiv: return call("opaq_ceil_div", {n.a, n.b});
       case Op::NextPowerOf2: return call("opaq_next_power_of_2", {n.a});
-      case Op::Min: case Op::Max: return extreme(n, index);
-      case Op::Abs: return call(floats ? "std::fabs" : "opaq_abs", {n.a});
+      case Op::Min: return call("opaq_min", {n.a, n.b});
+      case Op::Max: return call("opaq_max", {n.a, n.b});
+      case Op::Abs: return call("opaq_abs", {n.a});
       case Op::ToFloat: return call("static_cast<double>", {n.a});
       case Op::Cast: return cast(n);
       case Op::Eq: case Op::Ne: return infix(n, Equality, Sum);
@@ -69,7 +71,7 @@ class CppPrinter {
       case Op::IsContiguous: return {value(n) + ".is_contiguous()", Atom};
       case Op::Data: return {value(n) + ".address()", Atom};
       case Op::Alignment: return {value(n) + ".alignment()", Atom};
-      case Op::Aligned: return {"opaq_mod(" + value(n) + ".address(), " + at(n.a, Ternary) + ") == 0", Equality};
+      case Op::Aligned: return {value(n) + ".aligned(" + at(n.a, Ternary) + ")", Atom};
       case Op::Defined: return {tree_.symbol(n).name + ".has_value()", Atom};
       case Op::Index: return {at(n.a, Atom) + ".at(" + at(n.b, Ternary) + ")", Atom};
       case Op::Slice:
@@ -108,15 +110,6 @@ class CppPrinter {
     return {text + ")", Atom};
   }
 
-  Text extreme(const Node& n, int32_t index) const {
-    const std::vector<int32_t> operands = flat_operands(tree_, index);
-    const std::string type = n.type == Type::Float ? "<double>" : "<int64_t>";
-    const std::string function = (n.op == Op::Min ? "std::min" : "std::max") + type;
-    if (operands.size() == 2) return call(function, operands);
-    const std::string list = call("", operands).text;
-    return {function + "({" + list.substr(1, list.size() - 2) + "})", Atom};
-  }
-
   std::string branch(int32_t index) const {
     const Node& n = tree_[index];
     if (n.op == Op::Constant && n.type == Type::Int) return "int64_t{" + constant(n).text + "}";
@@ -130,7 +123,7 @@ class CppPrinter {
 
   // Inside an expression a cast checks; its value goes on as int64_t or double.
   Text cast(const Node& n) const {
-    if (n.type == Type::Bool) return tree_[n.a].type == Type::Bool ? print(tree_[n.a], n.a) : Text{at(n.a, Sum) + " != 0", Equality};
+    if (n.type == Type::Bool) return tree_[n.a].type == Type::Bool ? print(tree_[n.a]) : Text{at(n.a, Sum) + " != 0", Equality};
     return {(n.type == Type::Float ? "static_cast<double>(" : "static_cast<int64_t>(") + checked_cast(n) + ")", Atom};
   }
 

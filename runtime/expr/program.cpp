@@ -25,6 +25,7 @@ class Flattener {
       case Op::Sub: return binary(n, floats ? Code::SubF : Code::SubI);
       case Op::Mul: return binary(n, floats ? Code::MulF : Code::MulI);
       case Op::Div: return binary(n, Code::DivF);
+      case Op::ExactDiv: return binary(n, Code::ExactDiv);
       case Op::FloorDiv: return binary(n, Code::FloorDiv);
       case Op::Mod: return binary(n, Code::Mod);
       case Op::CeilDiv: return binary(n, Code::CeilDiv);
@@ -197,7 +198,7 @@ std::string_view spelling(Op op) {
     case Op::Abs: return "abs";
     case Op::Add: return "+";
     case Op::Mul: return "*";
-    case Op::Div: return "/";
+    case Op::Div: case Op::ExactDiv: return "/";
     case Op::FloorDiv: return "//";
     case Op::Mod: return "%";
     case Op::CeilDiv: return "ceil_div";

@@ -17,7 +17,7 @@ enum class Code : uint8_t {
   LoadInt, LoadFloat, LoadBool, LoadDType, LoadString, LoadInts, LoadTensor,
   Numel, Size, SizeAt, Stride, StrideAt, Dim, DTypeOf, ItemSize, Shape, IsContiguous, Data, Alignment, Aligned, AlignedTo,
   Defined,                // SizeAt, StrideAt, AlignedTo: the operand is in the instruction
-  NegI, AbsI, AddI, SubI, MulI, FloorDiv, Mod, CeilDiv, NextPowerOf2, MinI, MaxI,
+  NegI, AbsI, AddI, SubI, MulI, ExactDiv, FloorDiv, Mod, CeilDiv, NextPowerOf2, MinI, MaxI,
   NegF, AbsF, AddF, SubF, MulF, DivF, MinF, MaxF,
   EqI, NeI, LtI, LeI, GtI, GeI, EqF, NeF, LtF, LeF, GtF, GeF, EqS, NeS, EqL, NeL,
   Not, IntToFloat, IntToBool, FloatToBool, FloatToInt, CheckInt32, CheckUInt32, CheckUInt64, CheckFloat32,
@@ -55,6 +55,7 @@ struct Program {
   std::vector<std::string> strings;
   Tree tree;
   std::string text, what;
+  std::shared_ptr<const Program> integer;  // of a Float: the same expression as an int, where only `/` of ints made it a Float
 };
 
 // Flattens the subtree under `root`; leaves tree, text and what to the caller. Empty when it needs more than kStackSize slots or

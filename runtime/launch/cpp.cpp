@@ -31,7 +31,8 @@ std::vector<CppArgument> arguments(const Subject& subject, const std::vector<Par
   const std::vector<Expr>& list = subject.implementation->launch.args;
   for (size_t i = 0; i < list.size(); ++i) {
     const Destination to = destination(list[i], params[i]);
-    args.push_back({printed(list[i]), list[i].type(), std::string(form_name(to.form)), to.low, to.high, parameter_text(params[i])});
+    const Expr passed = as_passed(list[i], to);
+    args.push_back({printed(passed), passed.type(), std::string(form_name(to.form)), to.low, to.high, parameter_text(params[i])});
   }
   return args;
 }

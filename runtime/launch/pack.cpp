@@ -57,14 +57,15 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : params_(
   const std::vector<Expr>& list = subject.implementation->launch.args;
   slots_.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
-    const Expr& expr = list[i];
+    const Destination to = destination(list[i], params_[i]);
+    const Expr expr = as_passed(list[i], to);
     const Type type = expr.type();
-    Slot slot{.source = Source::Int, .to = destination(expr, params_[i]), .symbol = bare_symbol(expr, subject.symbols), .expr = expr};
+    Slot slot{.source = Source::Int, .to = to, .symbol = bare_symbol(expr, subject.symbols), .expr = expr};
     if (slot.to.form == Form::Unknown)
       fail(ErrorKind::Compile,
            subject.op + ": the size of parameter " + std::to_string(i + 1) + ", which takes `" + expr.text() +
                "`, is not known: the binary does not tell it, and reading it from the driver needs CUDA 12.4; name its " +
-               "type by a cast, such as " + (type == Type::Float ? "float32(" : "int32(") + expr.text() + ")");
+               "type by a cast, such as " + std::string(cast_example(expr)) + "(" + expr.text() + ")");
     switch (type) {
       case Type::Tensor:
         slot.source = slot.symbol >= 0 ? Source::TensorSymbol : Source::Tensor;

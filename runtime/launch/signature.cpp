@@ -41,6 +41,14 @@ constexpr std::array kSpellings = {
     Spelling{"unsigned long", bit(DType::UInt64)},
     Spelling{"unsigned long long", bit(DType::UInt64)},
     Spelling{"uint64_t", bit(DType::UInt64)},
+    Spelling{"opaq::float16", bit(DType::Float16)},
+    Spelling{"opaq::bfloat16", bit(DType::BFloat16)},
+    Spelling{"opaq::float8_e5m2", bit(DType::Float8E5M2)},
+    Spelling{"opaq::float8_e4m3fn", bit(DType::Float8E4M3FN)},
+    Spelling{"opaq::float8_e5m2fnuz", bit(DType::Float8E5M2FNUZ)},
+    Spelling{"opaq::float8_e4m3fnuz", bit(DType::Float8E4M3FNUZ)},
+    Spelling{"opaq::float8_e8m0fnu", bit(DType::Float8E8M0FNU)},
+    Spelling{"std::complex<opaq::float16>", bit(DType::Complex32)},
     Spelling{"__half", bit(DType::Float16)},
     Spelling{"half", bit(DType::Float16)},
     Spelling{"_Float16", bit(DType::Float16)},
@@ -108,7 +116,7 @@ Destination of_cast(DType cast) {
 Form half_form(const ParamType& param) {
   if (param.text.find("bfloat16") != std::string::npos || param.text.find("__bf16") != std::string::npos) return Form::BFloat16;
   if (param.text.find("half") != std::string::npos || param.text.find("Half") != std::string::npos ||
-      param.text.find("_Float16") != std::string::npos)
+      param.text.find("Float16") != std::string::npos || param.text.find("float16") != std::string::npos)
     return Form::Half;
   return Form::Unknown;
 }
@@ -158,13 +166,14 @@ std::string advice(const Expr& argument, const ParamType& param) {
   if (param.kind == ParamType::Kind::Pointer) return "; pass a tensor by its name, or declare the parameter as a scalar";
   if (type == Type::Tensor) return "; pass a number of it, such as " + argument.text() + ".numel(), or declare the parameter as a pointer";
   if (param.kind == ParamType::Kind::Unknown && !argument.cast())
-    return "; name the parameter's type by a cast, such as " + std::string(type == Type::Float ? "float32(" : "int32(") + argument.text() +
-           ")";
+    return "; name the parameter's type by a cast, such as " + std::string(cast_example(argument)) + "(" + argument.text() + ")";
   if (type == Type::Float) return "; declare the parameter as float or double";
   return "; declare the parameter as a pointer for tensors, int64_t for int, double for float";
 }
 
 }  // namespace
+
+std::string_view cast_example(const Expr& argument) { return argument.type() == Type::Float && !argument.as_integer() ? "float32" : "int32"; }
 
 uint32_t accepted_dtypes(const std::string& pointee) {
   for (const Spelling& spelling : kSpellings)
@@ -179,6 +188,7 @@ Destination destination(const Expr& argument, const ParamType& param) {
     case ParamType::Kind::Pointer: return type == Type::Tensor ? Destination{Form::Pointer} : Destination{};
     case ParamType::Kind::Unknown: {
       if (type == Type::Tensor) return param.size == 0 ? Destination{Form::Pointer} : of_size(type, param.size);
+      if (type == Type::Float && argument.as_integer()) return {};  // a quotient of ints: only the parameter's type tells which is meant
       const std::optional<DType> cast = argument.cast();
       if (!cast) return param.size == 0 ? Destination{} : of_size(type, param.size);
       return param.size == 0 || param.size == itemsize(*cast) ? of_cast(*cast) : Destination{};
@@ -186,15 +196,20 @@ Destination destination(const Expr& argument, const ParamType& param) {
     default: break;
   }
   if (type == Type::Tensor) return {};
+  const bool is_float = type == Type::Float && !argument.as_integer();
   if (const Form half = half_form(param); half != Form::Unknown && (param.size == 2 || param.size == 0)) return {half};
   switch (param.kind) {
     case ParamType::Kind::Float:
       return param.size == 8 ? Destination{Form::Double} : param.size == 4 ? Destination{Form::Float} : Destination{};
     case ParamType::Kind::Bool: return type == Type::Float ? Destination{} : Destination{Form::Integer, 0, 1};
-    case ParamType::Kind::Int: return type == Type::Float ? Destination{} : integer(param.size, true);
-    case ParamType::Kind::UInt: return type == Type::Float ? Destination{} : integer(param.size, false);
+    case ParamType::Kind::Int: return is_float ? Destination{} : integer(param.size, true);
+    case ParamType::Kind::UInt: return is_float ? Destination{} : integer(param.size, false);
     default: return {};
   }
+}
+
+Expr as_passed(const Expr& argument, const Destination& to) {
+  return to.form == Form::Integer && argument.type() == Type::Float ? argument.as_integer() : argument;
 }
 
 std::string parameter_text(size_t index, const ParamType& param) {

@@ -22,6 +22,10 @@ struct Destination {
 // Where an argument's value goes. Form::Unknown: the parameter cannot take it, or its size is not known and no cast names its type.
 Destination destination(const Expr& argument, const ParamType& param);
 
+// The argument as it is written there: a quotient of ints as an int where the parameter is one.
+Expr as_passed(const Expr& argument, const Destination& to);
+std::string_view cast_example(const Expr& argument);  // "int32": a cast that names the type of a parameter which a binary does not tell
+
 // The tensor dtypes (bit i: dtype number i) that a pointer to `pointee` may address. Types of the user's own, void and bytes take all.
 uint32_t accepted_dtypes(const std::string& pointee);
 inline bool accepts(uint32_t dtypes, DType dtype) { return dtypes >> static_cast<int>(dtype) & 1; }

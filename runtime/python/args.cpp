@@ -189,12 +189,17 @@ Ref default_value(const ArgSpec& spec) {
   if (spec.torch_type == "ScalarType") {
     if (const std::optional<DType> dtype = dtype_from_name(spec.default_text)) return Ref::borrow(torch().dtypes[static_cast<int>(*dtype)]);
   }
-  if (spec.type == Type::String && spec.torch_type != "str" && spec.default_text != "None") return from(spec.default_text);  // no expression reads it
+  if (spec.default_text != "None" && (spec.torch_type == "Layout" || spec.torch_type == "MemoryFormat")) {
+    Ref module = check(PyImport_ImportModule("torch"));
+    return check(PyObject_GetAttrString(module.get(), spec.default_text.c_str()));
+  }
   // Not kept in a static variable: its initialisation would be locked while Python code runs, which may wait for a thread that wants both.
   Ref ast = check(PyImport_ImportModule("ast"));
   Ref literal_eval = check(PyObject_GetAttrString(ast.get(), "literal_eval"));
   Ref text = from(spec.default_text);
-  return check(PyObject_CallFunctionObjArgs(literal_eval.get(), text.get(), nullptr));
+  Ref value = check(PyObject_CallFunctionObjArgs(literal_eval.get(), text.get(), nullptr));
+  if (spec.torch_type == "Device" && value.get() != Py_None) return check(PyObject_CallFunctionObjArgs(torch().device, value.get(), nullptr));
+  return value;
 }
 
 Device parse_device(const std::string& text) {

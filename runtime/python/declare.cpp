@@ -2,6 +2,7 @@
 #include <map>
 #include <string>
 
+#include "args.h"
 #include "functions.h"
 #include "opaq/registry.h"
 #include "opaq/torch.h"
@@ -34,7 +35,7 @@ Ref describe_args(const Schema& schema) {
   for (const ArgSpec& arg : schema.args) {
     Dict d;
     d.set("name", arg.name).set("torch_type", arg.torch_type).set("optional", arg.optional).set("mutated", arg.mutated).set("keyword_only", arg.keyword_only);
-    d.put("default", arg.has_default ? from(arg.default_text) : none());
+    d.put("default", arg.has_default ? from(arg.default_text) : none()).put("default_value", arg.has_default ? default_value(arg) : none());
     list.add(d.take());
   }
   return list.take();
@@ -74,13 +75,19 @@ Ref describe_implementations(const Op& op) {
   const std::vector<Symbol> symbols = op.spec().all_symbols();
   for (const auto& implementation : op.implementations()) {
     List requires_list;
-    for (const Expr& e : implementation->requires_) requires_list.add(Dict().set("text", e.text()).set("sympy", e.print_sympy()).set("cpp", e.print_cpp()).take());
+    for (const Expr& e : implementation->requires_) {
+      std::vector<std::string> aligned;
+      for (size_t i = 0; i < symbols.size(); ++i) {
+        if (e.reads_data(static_cast<int>(i))) aligned.push_back(symbols[i].name);
+      }
+      requires_list.add(Dict().set("text", e.text()).set("python", e.print_python()).set("cpp", e.print_cpp()).set("reads_data", aligned).take());
+    }
     std::vector<std::string> contiguous;
     for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i) {
       if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
     }
     List holes;
-    for (const Expr& e : implementation->launch.entry.holes) holes.add(Dict().set("text", e.text()).set("sympy", e.print_sympy()).take());
+    for (const Expr& e : implementation->launch.entry.holes) holes.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
     Dict d;
     d.put("holes", holes.take());
     d.set("name", implementation->name).set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu").set("kind", kind_name(implementation->kind));

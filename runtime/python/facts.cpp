@@ -83,6 +83,37 @@ PyObject* plan(PyObject*, PyObject* args) {
   });
 }
 
+PyObject* expression(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "expression");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Expr expr = parse(to_string(items.at(1).get(), "text"), op.spec().all_symbols(), "an expression of " + op.name());
+    const FakeArgs facts(op, items.at(2).get());
+    Dict d;
+    d.set("type", name(expr.type())).set("python", expr.print_python()).set("cpp", expr.print_cpp());
+    try {
+      const Value value = expr.eval(facts.args());
+      switch (value.type) {
+        case Type::Int: d.set("value", value.integer); break;
+        case Type::Float: d.set("value", value.floating); break;
+        case Type::Bool: d.set("value", value.boolean); break;
+        case Type::DType: d.put("value", Ref::borrow(torch().dtypes[static_cast<int>(value.dtype)])); break;
+        case Type::String: d.set("value", std::string(value.string)); break;
+        case Type::IntList: {
+          List list;
+          for (int64_t i = 0; i < value.ints.size; ++i) list.add(from(value.ints.data[i]));
+          d.put("value", list.take());
+          break;
+        }
+        case Type::Tensor: d.put("value", none()); break;
+      }
+    } catch (const Error& error) {
+      d.set("error", error.what());
+    }
+    return d.take().release();
+  });
+}
+
 PyObject* compile(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "compile");

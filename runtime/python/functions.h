@@ -44,6 +44,7 @@ PyObject* device_arch(PyObject*, PyObject* index);
 // facts.cpp
 Ref resources(const Image& image, const std::string& entry);  // None where they are unknown
 PyObject* plan(PyObject*, PyObject* args);
+PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);
 PyObject* implementation_stats(PyObject*, PyObject*);

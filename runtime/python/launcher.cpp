@@ -77,6 +77,21 @@ std::vector<Read> reads_of(const OpSpec& spec) {
   return reads;
 }
 
+// Launches on row-major copies of the arguments in `mask`, as the dispatcher's handler does: one that is written is copied back.
+void launch_on_copies(const Launcher& l, const Choice& choice, PyObject* const* values, Args& args, void* stream) {
+  const Schema& schema = l.spec->schema;
+  const std::vector<RowMajorCopy> copies = row_major_copies(l.op->name(), schema, args.data(), choice.make_contiguous);
+  std::vector<Ref> copy_of(schema.args.size());
+  for (const auto& [i, same_as] : copies) {
+    copy_of[i] = same_as == i ? check(PyObject_CallMethod(values[i], "contiguous", nullptr)) : copy_of[same_as];
+    if (!read_tensor(copy_of[i].get(), args.tensor(i))) throw PythonError{};
+  }
+  launch_loading_without_gil(*choice.if_contiguous, args.data(), l.device, stream);
+  for (const auto& [i, same_as] : copies) {
+    if (schema.args[i].mutated) check(PyObject_CallMethod(values[i], "copy_", "O", copy_of[i].get()));
+  }
+}
+
 Ref tuple_of(PyObject* const* values, size_t count) {
   Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(count)));
   for (size_t i = 0; i < count; ++i) {
@@ -130,6 +145,9 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
       const bool was_loaded = launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
       if (l->timed && was_loaded) choice.launch->add_host_time(now() - start);
       l->last_launch = choice.launch;
+    } else if (choice.if_contiguous) {
+      launch_on_copies(*l, choice, values, args, stream);
+      l->last_launch = choice.if_contiguous;
     } else {
       run_reference(*l, values, count, args.data());
     }

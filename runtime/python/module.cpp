@@ -33,6 +33,7 @@ PyMethodDef methods[] = {
     {"kernel_is_ours", kernel_is_ours, METH_VARARGS, nullptr},
     {"watcher", watcher, METH_VARARGS, nullptr},
     {"plan", plan, METH_VARARGS, nullptr},
+    {"expression", expression, METH_VARARGS, nullptr},
     {"compile", compile, METH_VARARGS, nullptr},
     {"cpp_launch", cpp_launch, METH_VARARGS, nullptr},
     {"cpp_prelude", cpp_prelude, METH_NOARGS, nullptr},

@@ -9,17 +9,11 @@ namespace {
 
 // The end of the hole that begins at `begin`: the first `}` outside a string. npos when there is none, or another `{` comes first.
 size_t hole_end(std::string_view text, size_t begin) {
-  char quote = '\0';
-  for (size_t i = begin; i < text.size(); ++i) {
-    if (quote != '\0') {
-      if (text[i] == quote) quote = '\0';
-    } else if (text[i] == '\'' || text[i] == '"') {
-      quote = text[i];
-    } else if (text[i] == '}') {
-      return i;
-    } else if (text[i] == '{') {
-      break;
-    }
+  for (size_t i = begin; i < text.size();) {
+    const char c = text[i];
+    if (c == '}') return i;
+    if (c == '{') break;
+    i = c == '\'' || c == '"' ? string_end(text, i) : i + 1;
   }
   return std::string_view::npos;
 }
@@ -74,7 +68,13 @@ std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType t
           fail(ErrorKind::Internal, "entry '" + text() + "': " + std::to_string(values[i]) + " is no dtype");
         }
         const auto dtype = static_cast<DType>(values[i]);
-        filled += target == DeviceType::CUDA ? cuda_type(dtype) : host_type(dtype);
+        const std::string_view type = target == DeviceType::CUDA ? cuda_type(dtype) : host_type(dtype);
+        if (type.empty()) {
+          fail(ErrorKind::Launch, "entry '" + text() + "': {" + holes[i].text() + "} is " + std::string(name(dtype)) + ", which has no type in " +
+                                      (target == DeviceType::CUDA ? "CUDA C++" : "host C++") +
+                                      "; keep it out by requires, or give an implementation whose kernel takes the bytes as uint8_t*");
+        }
+        filled += type;
         break;
       }
       default:

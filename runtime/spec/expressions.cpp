@@ -21,7 +21,7 @@ std::string advice(const std::string& text, Type found, std::initializer_list<Ty
   if (found == Type::DType) return "; dtypes belong in the entry: f<{" + text + "}>";
   if (found == Type::String) return "; compare it: " + text + " == 'mean'";
   if (found == Type::Bool && accepts(Type::Int)) return "; write 1 if c else 0";
-  if (found == Type::Float && accepts(Type::Int)) return "; integers divide by // or ceil_div(a, b)";
+  if (found == Type::Float && accepts(Type::Int)) return "; ints stay ints under + - * // % and ceil_div(a, b); int64(...) takes a float that is a whole number";
   return "";
 }
 
@@ -34,6 +34,14 @@ std::string_view trimmed(std::string_view text) {
   return text.substr(first, text.find_last_not_of(blanks) - first + 1);
 }
 
+size_t string_end(std::string_view text, size_t begin) {
+  for (size_t i = begin + 1; i < text.size(); ++i) {
+    if (text[i] == text[begin]) return i + 1;
+    if (text[i] == '\\') ++i;  // what follows is no closing quote
+  }
+  return text.size();
+}
+
 std::string Scope::what(std::string_view field) const { return std::string(field) + " of " + owner; }
 
 void Scope::fail(std::string_view field, const std::string& problem) const {
@@ -42,14 +50,11 @@ void Scope::fail(std::string_view field, const std::string& problem) const {
 
 // The names in the text, outside quotes and not behind a dot, are arguments, functions or literals.
 void Scope::check_readable(std::string_view text, std::string_view field) const {
-  char quote = '\0';
   for (size_t i = 0; i < text.size();) {
     const char c = text[i];
     size_t end = i + 1;
-    if (quote != '\0') {
-      if (c == quote) quote = '\0';
-    } else if (c == '\'' || c == '"') {
-      quote = c;
+    if (c == '\'' || c == '"') {
+      end = string_end(text, i);
     } else if (is_name_char(c)) {
       while (end < text.size() && is_name_char(text[end])) ++end;
       const std::string_view name = text.substr(i, end - i);
@@ -66,8 +71,20 @@ void Scope::check_readable(std::string_view text, std::string_view field) const 
   }
 }
 
-void Scope::check_type(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const {
-  if (std::find(accepted.begin(), accepted.end(), expr.type()) != accepted.end()) return;
+// The expression, of an accepted type; a quotient of ints is an int where no float is accepted.
+Expr Scope::typed(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const {
+  const auto accepts = [&](Type type) { return std::find(accepted.begin(), accepted.end(), type) != accepted.end(); };
+  if (accepts(expr.type())) return expr;
+  if (const Expr integer = expr.as_integer(); integer && accepts(Type::Int)) {
+    if (integer.is_constant()) {
+      try {
+        integer.eval_int(nullptr);
+      } catch (const Error& error) {  // whatever the arguments are
+        opaq::fail(ErrorKind::Declaration, error.what());
+      }
+    }
+    return integer;
+  }
   std::vector<std::string> names;
   for (Type type : accepted) names.emplace_back(name(type));
   fail(field, "'" + expr.text() + "' has type " + std::string(name(expr.type())) + ", expected " + join(names, " or ") +
@@ -76,15 +93,14 @@ void Scope::check_type(const Expr& expr, std::string_view field, std::initialize
 
 Expr Scope::one(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {
   check_readable(text, field);
-  Expr expr = parse(text, symbols, what(field));
-  check_type(expr, field, accepted);
-  return expr;
+  const Expr expr = parse(text, symbols, what(field));
+  return typed(expr, field, accepted);
 }
 
 std::vector<Expr> Scope::list(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {
   check_readable(text, field);
   std::vector<Expr> items = parse_list(text, symbols, what(field));
-  for (const Expr& item : items) check_type(item, field, accepted);
+  for (Expr& item : items) item = typed(item, field, accepted);
   return items;
 }
 

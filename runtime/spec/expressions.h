@@ -12,6 +12,9 @@ namespace opaq::spec {
 
 std::string_view trimmed(std::string_view text);
 
+// The end of the string that begins with the quote at `begin`: past its closing quote, or that of the text where it has none.
+size_t string_end(std::string_view text, size_t begin);
+
 // What the expressions of one rule may refer to, and how errors name its owner.
 struct Scope {
   const Schema& schema;
@@ -28,7 +31,7 @@ struct Scope {
  private:
   std::string what(std::string_view field) const;
   void check_readable(std::string_view text, std::string_view field) const;
-  void check_type(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const;
+  Expr typed(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const;
 };
 
 }  // namespace opaq::spec

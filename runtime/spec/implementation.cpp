@@ -137,6 +137,11 @@ class ImplementationParser {
         scope_.fail("args", "output '" + scope_.symbols[i].name + "' is not among them, so that nothing would write it; pass it");
       }
     }
+    for (const Expr& arg : args) {
+      if (kind_.code != CodeKind::HostLibrary || arg.type() != Type::Float || !arg.as_integer()) continue;
+      scope_.fail("args", "'" + arg.text() + "' is an int or a float, and a library does not tell which its parameter is; write int64(" +
+                              arg.text() + ") or float64(" + arg.text() + ")");
+    }
     return args;
   }
 
@@ -213,7 +218,7 @@ class ImplementationParser {
       hash.field(std::to_string(items.size()));
       for (const Expr& item : items) hash.field(item.text());
     };
-    hash.field("opaq implementation 1").field(result.name);
+    hash.field("opaq implementation 2").field(result.name);
     hash.field(std::to_string(static_cast<int>(result.target))).field(std::to_string(static_cast<int>(result.kind)));
     hash.field(result.code).field(std::string_view(result.file).substr(result.file.find_last_of('/') + 1));
     list(result.options);

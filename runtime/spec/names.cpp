@@ -49,6 +49,7 @@ std::string why_not_value_name(std::string_view name) {
   if (name == "true" || name == "false" || dtype_from_name(name)) {
     return "is a literal of opaq's expressions; choose another name, such as '" + std::string(name) + "_'";
   }
+  if (name == "opaq" || name.starts_with("opaq_")) return "is a name that generated code uses; choose another, without opaq in front";
   return "";
 }
 

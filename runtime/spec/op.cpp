@@ -159,7 +159,7 @@ void hash_list(Sha256& hash, const std::vector<Expr>& items) {
 
 std::string hash_op(const OpSpec& op) {
   Sha256 hash;
-  hash.field("opaq op 1").field(op.schema.text);
+  hash.field("opaq op 2").field(op.schema.text);
   for (const OutputRule& rule : op.outputs) {
     hash_list(hash, rule.shape);
     hash.field(rule.dtype.text());

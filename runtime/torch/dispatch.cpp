@@ -73,19 +73,22 @@ void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView&
 // Runs `launch` on row-major copies of the arguments in `mask`, and copies back those that the op writes.
 void launch_on_copies(const Op& op, PreparedLaunch& launch, Inputs& inputs, uint64_t mask, Device device, void* stream) {
   const Schema& schema = op.spec().schema;
-  std::vector<std::pair<int, Tensor>> copies;
-  for (int i = 0; i < static_cast<int>(schema.args.size()); ++i) {
-    if (!(mask >> i & 1)) continue;
-    const TensorView& original = inputs.args[i].tensor;
-    const std::vector<int64_t> strides = contiguous_strides({original.sizes, original.sizes + original.dim});
-    Tensor copy = torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype);
-    torch::check(shim().copy_(copy.get(), inputs.handle(i), 0), "copying an argument to row-major order");
-    inputs.args[i] = torch::view(copy.get(), op.name(), schema.args[i].name);
-    copies.emplace_back(i, std::move(copy));
+  const std::vector<RowMajorCopy> copies = row_major_copies(op.name(), schema, inputs.args.data(), mask);
+  std::vector<Tensor> made;
+  std::vector<torch::TensorHandle> copy_of(schema.args.size());
+  for (const auto& [i, same_as] : copies) {
+    if (same_as == i) {
+      const TensorView& original = inputs.args[i].tensor;
+      const std::vector<int64_t> strides = contiguous_strides({original.sizes, original.sizes + original.dim});
+      made.push_back(torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype));
+      torch::check(shim().copy_(made.back().get(), inputs.handle(static_cast<int>(i)), 0), "copying an argument to row-major order");
+    }
+    copy_of[i] = same_as == i ? made.back().get() : copy_of[same_as];
+    inputs.args[i] = torch::view(copy_of[i], op.name(), schema.args[i].name);
   }
   launch.launch(inputs.args.data(), device, stream);
-  for (auto& [i, copy] : copies) {
-    if (schema.args[i].mutated) torch::check(shim().copy_(inputs.handle(i), copy.get(), 0), "copying a written argument back");
+  for (const auto& [i, same_as] : copies) {
+    if (schema.args[i].mutated) torch::check(shim().copy_(inputs.handle(static_cast<int>(i)), copy_of[i], 0), "copying a written argument back");
   }
 }
 

@@ -20,8 +20,8 @@ inline constexpr int kDTypeCount = 22;
 std::string_view name(DType);                              // "float32", "bfloat16", "float8_e4m3fn", ...
 std::optional<DType> dtype_from_name(std::string_view);    // also accepts "torch.float32" and PyTorch's aliases
 int itemsize(DType);                                       // bytes
-std::string_view cuda_type(DType);                         // "float", "__half", "__nv_bfloat16", "long long", ...
-std::string_view host_type(DType);                         // "float", "_Float16", "__bf16", "long long", ...
+std::string_view cuda_type(DType);                         // "float", "__half", "__nv_bfloat16", "long long", ...; "" where there is none
+std::string_view host_type(DType);                         // "float", "opaq::float16", "long long", ...; "" where there is none
 bool is_floating(DType);
 bool is_integral(DType);                                   // without bool
 

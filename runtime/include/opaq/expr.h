@@ -6,7 +6,9 @@
 //                   x.numel()  x.size(i)  x.stride(i)  x.dim()  x.dtype  x.itemsize  x.shape  x.is_contiguous()
 //                   x.data (address)  x.alignment (largest power of two dividing the address; 2^12 at most)
 //   integer lists   x.shape, an int[] argument;  l[i], l[a:b], len(l)
-//   operators       + - * / // % (ints: floor, as in Python; '/' on ints is '//')  - unary   == != < <= > >=   and or not
+//   operators       + - * / // % (// and %: ints only, floor, as in Python)  - unary   == != < <= > >=   and or not
+//                   '/' of two ints is a float, as in Python; where an int is needed (a size, a grid, an integer parameter) it is their exact
+//                   quotient, and an error of kind Launch where that is no whole number
 //                   a if c else b   a < b <= c   a in (b, c)   a not in (b, c)
 //   functions       min(a, b, ...)  max(a, b, ...)  ceil_div(a, b)  abs(a)  next_power_of_2(a) (1 for a <= 1)
 //                   aligned(x, bytes)  defined(arg) (an optional argument is not None)
@@ -78,27 +80,26 @@ class Expr {
   int64_t eval_int(const Arg* args) const;
   bool eval_bool(const Arg* args) const;
 
-  // The same meaning in another language. Arguments keep their names; casts keep the type but do not check the range, except in C++.
+  // The same meaning in another language, errors included. Arguments keep their names.
   //
-  // `python`: plain Python on real or fake tensors and symbolic ints: x.numel() // x.size(-1), min(a, b), -(-a // b) for ceil_div,
-  //   torch.float32, x is not None, tuple(x.shape) == tuple(y.shape), x.data_ptr() % 16 == 0. next_power_of_2 specialises a symbolic int.
-  // `sympy`: asks no truth value of symbolic ones. + - * / abs() and members are as in Python (x.data and x.alignment as here); the rest is
-  //   FloorDiv(a, b) Mod(a, b) CeilDiv(a, b) Min(a, ...) Max(a, ...) NextPowerOf2(a) ToInt(a) (of a float that is whole)
-  //   Eq(a, b) Ne(a, b) (also of dtypes, strings, bools and tuples) Lt Le Gt Ge And(a, b) Or(a, b) Not(a) Where(c, a, b)
-  //   Aligned(x, n) Defined(a)
+  // `python`: calls of the functions of lowering/functions.py, which compute with numbers and tensors, and of lowering/symbolic.py, which
+  //   answer for symbolic sizes: FloorDiv(Numel(x), Size(x, -1)), Cast("int32", n), Value(k) for an optional argument. What is reached only
+  //   sometimes is a function: And(a, lambda: b), Where(c, lambda: a, lambda: b).
   // `cpp`: C++17 after cpp_prelude(). Arguments are opaq_tensor, int64_t, double, bool, opaq_dtype, std::string_view and opaq_ints;
   //   optional ones std::optional of those: opaq_floor_div(x.numel(), x.size(-1)), bias.has_value(), bias.value().size(0).
-  //   The outermost cast is opaq_cast<int32_t>(e). Errors throw std::runtime_error or std::bad_optional_access; overflow of
-  //   + - * is not checked.
+  //   The outermost cast is opaq_cast<int32_t>(e). Errors throw std::runtime_error or std::bad_optional_access.
   std::string print_python() const;
-  std::string print_sympy() const;
   std::string print_cpp() const;
 
   bool reads_strides(int symbol) const;    // stride(), is_contiguous() of that argument
   bool reads(int symbol) const;
-  bool reads_data() const;                 // any address or alignment: cannot be folded before the launch
+  // An address or an alignment, of that argument or of any: cannot be folded before the launch.
+  bool reads_data(std::optional<int> symbol = std::nullopt) const;
   bool is_constant() const;                // refers to no argument
   std::optional<DType> cast() const;       // the outermost cast, if any
+
+  // The same as an int: itself where it is one; where `/` of ints alone made it a float, with their exact quotient; else empty.
+  Expr as_integer() const;
 
  private:
   std::shared_ptr<const syntax::Program> program_;

@@ -19,6 +19,16 @@ struct Choice {
   uint64_t make_contiguous = 0;
 };
 
+// An argument of which a call makes a row-major copy. Arguments that are one view of memory share one copy, that of `same_as`.
+struct RowMajorCopy {
+  size_t argument;
+  size_t same_as;
+};
+
+// The copies for Choice::make_contiguous, in order. A written argument is copied back after the launch; where that could lose a write, since it
+// shares memory with another argument or with itself, the call is refused: throws Launch.
+std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& schema, const Arg* args, uint64_t mask);
+
 // The prepared launches of one op, kept in step with its implementations. Thread-safe; `select` takes no lock and allocates nothing unless the
 // op's implementations changed since the last call.
 class Selector {
