@@ -89,7 +89,7 @@ class Functions:
             return float(a)
         if to == "float32":
             try:
-                return struct.unpack("f", struct.pack("f", float(a)))[0]
+                return struct.unpack("<f", struct.pack("<f", float(a)))[0]
             except OverflowError:
                 _fail(f"{a} does not fit float32")
         value = int(a) if isinstance(a, bool) else a

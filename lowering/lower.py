@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from opaq import _runtime
 
-from . import options, overload_of, python_functions, record
+from . import alignment, options, overload_of, python_functions, record
 from .compat import inductor
 from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
@@ -56,7 +56,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         except NoCppForm as error:
             _refuse_in_package(info["name"], device, error)
             return _through_dispatcher(info, overload, values, traced, device, error.reason)
-    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info), decision.contiguous)
+    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info), decision.contiguous, alignment.arguments(info))
     results = [inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
@@ -202,7 +202,7 @@ def _through_dispatcher(
     info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], traced: Mapping[str, torch.Tensor], device: torch.device, why: str
 ) -> Any:
     """Inductor's stock call, with eager's exact strides."""
-    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info))
+    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info), aligned=alignment.arguments(info))
     placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
     args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
     kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from opaq import _runtime
 
+from . import alignment
 from .compat import inductor
 from .compat.inductor import ir
 from .copies import extent, may_overlap
@@ -24,15 +25,17 @@ def place(
     nodes: Mapping[Any, Any],
     written: Collection[Any],
     contiguous: Container[Any] = (),
+    aligned: Container[Any] = (),
 ) -> tuple[dict[Any, Any], Callable[[], None]]:
-    """Buffers by argument, of those in `eager`; row-major for those in `contiguous`, with eager's strides for all others.
+    """Buffers by argument, of those in `eager`; row-major for those in `contiguous`, with eager's strides for all others; those in `aligned` at
+    addresses as well aligned as eager's.
 
     Keys are names of arguments, or what else tells them apart. `nodes`: the graph's nodes, where known; `written`: the arguments that `op` writes to.
     Where it takes a copy of one of these, the second result, to be called after the launch, copies back.
     LaunchError: two written arguments of different tensors lie in the same memory.
     """
     written = [name for name in eager if name in written]
-    buffers = {name: _lay_out(values[name], fake, name in contiguous) for name, fake in eager.items()}
+    buffers = {name: _lay_out(values[name], fake, name in contiguous, name in aligned) for name, fake in eager.items()}
     for name in written:
         keep_old_values(values[name], nodes.get(name))
         for other in eager:
@@ -68,8 +71,10 @@ def keep_old_values(value: Any, node: Any) -> None:
             inductor.replace_value(other, ir.ExternKernel.copy_input(later))
 
 
-def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool) -> Any:
+def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -> Any:
     value.realize()
+    if aligned:
+        value = alignment.restored(value, eager)
     if contiguous:
         strides = ir.FlexibleLayout.contiguous_strides(value.get_size())
     else:

@@ -66,6 +66,7 @@ __all__ = [
     "op_name",
     "packaged",
     "pexpr",
+    "place_in_memory",
     "prints_two_wrappers",
     "register_lowering",
     "replace_value",
@@ -221,6 +222,16 @@ def views_of_one(a: Any, b: Any) -> bool:
             node = node.args[0]
         roots.append(node)
     return roots[0] is roots[1]
+
+
+def place_in_memory(value: Any) -> Any:
+    """The offset, in elements, of a realised value in a buffer that Inductor allocates; None where it lies in an argument or a constant of the graph."""
+    layout = value.get_layout()
+    name = value.get_name()
+    if name in V.graph.graph_inputs or name in V.graph.constants or isinstance(layout, ir.NonOwningLayout):
+        return None
+    offset = layout.offset
+    return int(offset) if getattr(offset, "is_Integer", True) else offset
 
 
 def known_true(relation: Any) -> bool:

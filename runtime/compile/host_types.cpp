@@ -4,7 +4,8 @@
 namespace opaq {
 
 // Conversions are those of PyTorch: to the nearest value, ties to even, from double and from integers by way of float; what is too large
-// becomes infinity, or NaN where the type has no infinity. They are free of branches, so that loops over them can be vectorised.
+// becomes infinity, or NaN where the type has no infinity; but float8_e4m3fn takes the largest number instead, as CUDA's __nv_fp8_e4m3 does, and
+// PyTorch 2.15 does (2.11 gave NaN). They are free of branches, so that loops over them can be vectorised.
 std::string_view host_types() {
   return R"cpp(#include <limits>
 
@@ -15,7 +16,7 @@ using u8 = __UINT8_TYPE__;
 using u16 = __UINT16_TYPE__;
 using u32 = __UINT32_TYPE__;
 
-enum Kind { IEEE, Finite, Unsigned_zero };  // Finite: no infinity, NaN is all ones. Unsigned_zero: no infinity, NaN in the place of -0
+enum Kind { IEEE, Finite, Unsigned_zero };  // Finite: no infinity, NaN is all ones; saturates. Unsigned_zero: no infinity, NaN in the place of -0
 
 template <int exponent_, int fraction_, int bias_, Kind kind_>
 struct Format {
@@ -24,8 +25,8 @@ struct Format {
   static constexpr u32 sign = 1u << (bits - 1), magnitude = sign - 1;
   static constexpr u32 infinity = ((1u << exponent_) - 1) << fraction_;  // the first magnitude that is no finite number, where kind is IEEE
   static constexpr u32 largest = kind_ == IEEE ? infinity - 1 : kind_ == Finite ? magnitude - 1 : magnitude;
-  static constexpr u32 beyond = kind_ == IEEE ? infinity : kind_ == Finite ? magnitude : sign;
-  static constexpr u32 nan = kind_ == IEEE ? infinity | 1u << (fraction_ - 1) : beyond;
+  static constexpr u32 beyond = kind_ == IEEE ? infinity : kind_ == Finite ? largest : sign;
+  static constexpr u32 nan = kind_ == IEEE ? infinity | 1u << (fraction_ - 1) : kind_ == Finite ? magnitude : sign;
 
   static constexpr float decode(u32 code) {
     const u32 absolute = code & magnitude;
@@ -129,7 +130,7 @@ struct Infinity : Signed_limits<T> {
 template <class T>
 struct Infinity<T, false> : Signed_limits<T> {
   static constexpr bool has_infinity = false;
-  static constexpr T infinity() { return T::from_bits(T::Format::nan); }  // what a value that is too large becomes
+  static constexpr T infinity() { return T::from_bits(T::Format::beyond); }  // what a value that is too large becomes
 };
 
 }  // namespace small_float

@@ -147,10 +147,13 @@ TEST(Expr, PythonsPrecedence) {
   EXPECT_FALSE(c.boolean("0 < n < 7"));
 }
 
-TEST(Expr, SlashIsFloorDivisionOfInts) {
+TEST(Expr, SlashOfIntsIsAFloatAndWhereAnIntIsNeededTheirExactQuotient) {
   const Call c;
-  EXPECT_EQ(c.integer("x.numel() / 7"), 34);
-  EXPECT_EQ(c.integer("-n / 2"), -4);
+  EXPECT_EQ(c.integer("x.numel() // 7"), 34);
+  EXPECT_EQ(c.integer("-n // 2"), -4);
+  EXPECT_EQ(c.floating("n / 2"), 3.5);
+  EXPECT_EQ(c.integer("int64(14 / n)"), 2);
+  EXPECT_EQ(c.integer("(6 * n / 2 + 1) // 2"), 11);
   EXPECT_EQ(c.floating("n / 2.0"), 3.5);
   EXPECT_EQ(c.floating("scale / 4"), 0.125);
   EXPECT_EQ(c.floating("1e-6 + .5 + 1. + 2e+1"), 21.500001);

@@ -403,7 +403,7 @@ TEST(EntryTemplate, FillsItsHoles) {
   EXPECT_EQ(filled.text(), "f<{x.dtype}, {x.size(-1)}, {n > 1}>");
   const auto half = static_cast<int64_t>(DType::Float16);
   EXPECT_EQ(filled.fill({half, 4096, 1}, DeviceType::CUDA), "f<__half, 4096, true>");
-  EXPECT_EQ(filled.fill({half, -1, 0}, DeviceType::CPU), "f<_Float16, -1, false>");
+  EXPECT_EQ(filled.fill({half, -1, 0}, DeviceType::CPU), "f<opaq::float16, -1, false>");
 }
 
 TEST(EntryTemplate, TakesPlainNamesAndEscapedBraces) {
