@@ -258,7 +258,7 @@ def cpp_int(value: int) -> str:
 
 
 def cpp_float(value: float) -> str:
-    return f"__builtin_nan(\"\")" if math.isnan(value) else f"{'-' if value < 0 else ''}__builtin_inf()" if math.isinf(value) else value.hex()
+    return "__builtin_nan(\"\")" if math.isnan(value) else f"{'-' if value < 0 else ''}__builtin_inf()" if math.isinf(value) else value.hex()
 
 
 def cpp_list(items: Any) -> str:
