@@ -63,25 +63,6 @@ bool overlap(const TensorView& a, const TensorView& b) {
   return false;
 }
 
-bool overlaps_itself(const TensorView& t) {
-  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
-  for (int32_t i = 0; i < t.dim; ++i) {
-    if (t.sizes[i] == 0) return false;
-    if (t.sizes[i] > 1) dims.emplace_back(std::abs(t.strides[i]), t.sizes[i]);
-  }
-  std::sort(dims.begin(), dims.end());
-  int64_t reach = 0;
-  bool apart = true;
-  for (const auto& [stride, size] : dims) {
-    apart &= stride > reach;
-    reach += stride * (size - 1);
-  }
-  if (apart) return false;
-  if (t.numel() > kMostElements) return true;
-  const std::vector<intptr_t> all = addresses(t);
-  return std::adjacent_find(all.begin(), all.end()) != all.end();
-}
-
 bool same_view(const TensorView& a, const TensorView& b) {
   return a.data == b.data && a.dtype == b.dtype && a.dim == b.dim && std::equal(a.sizes, a.sizes + a.dim, b.sizes) &&
          std::equal(a.strides, a.strides + a.dim, b.strides);
@@ -109,7 +90,6 @@ std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& 
     const std::string what = op + ": argument `" + schema.args[i].name + "` is written and not row-major, so the kernel would write to a copy of it";
     const std::string ending = "; pass tensors that share no memory, or row-major ones, or let the kernel take the strides (" +
                                schema.args[i].name + ".stride(i) in args)";
-    if (overlaps_itself(args[i].tensor)) fail(ErrorKind::Launch, what + ", but several of its elements lie at one place" + ending);
     for (size_t k = 0; k < schema.args.size(); ++k) {
       if (k == i || !is_tensor(k) || shared(i, k) || !overlap(args[i].tensor, args[k].tensor)) continue;
       fail(ErrorKind::Launch, what + ", but it shares memory with `" + schema.args[k].name + "`" + ending);

@@ -104,7 +104,7 @@ def test_written_arguments_that_overlap_in_part_are_refused(views: Callable[[tor
 
 def test_a_written_argument_that_overlaps_itself_is_refused() -> None:
     f, base = writing(), torch.ones(4)
-    with pytest.raises(Exception, match="`x` is written and not row-major, .* several of its elements lie at one place"):
+    with pytest.raises(Exception, match="argument `x` is written, but elements of it share memory"):
         f(base[:1].expand(3), torch.ones(1))
     assert base.tolist() == [1] * 4
 

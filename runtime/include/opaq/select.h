@@ -26,7 +26,7 @@ struct RowMajorCopy {
 };
 
 // The copies for Choice::make_contiguous, in order. A written argument is copied back after the launch; where that could lose a write, since it
-// shares memory with another argument or with itself, the call is refused: throws Launch.
+// shares memory with another argument, the call is refused: throws Launch.
 std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& schema, const Arg* args, uint64_t mask);
 
 // The prepared launches of one op, kept in step with its implementations. Thread-safe; `select` takes no lock and allocates nothing unless the
