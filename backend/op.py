@@ -131,7 +131,8 @@ class Op(*_unbound, functools.partial):
         where = f"{self.name}: .cuda(...)"
         code, path = _code(where, source, binary)
         return self._implement(
-            where, name, "cuda", entry, args, requires, priority, kind="binary" if binary is not None else "source", code=code, file=path,
+            where=where, name=name, device="cuda", entry=entry, args=args, requires=requires, priority=priority,
+            kind="binary" if binary is not None else "source", code=code, file=path,
             grid=given.expressions(where, "grid", grid), block=given.expressions(where, "block", block),
             cluster=given.expressions(where, "cluster", cluster), shared=given.expressions(where, "shared", shared),
             options=given.texts(where, "options", options), include_dirs=given.folders(where, "include_dirs", include_dirs),
@@ -154,14 +155,17 @@ class Op(*_unbound, functools.partial):
         where = f"{self.name}: .cpu(...)"
         code, path = _code(where, source)
         return self._implement(
-            where, name, "cpu", entry, args, requires, priority, kind="source", code=code, file=path,
+            where=where, name=name, device="cpu", entry=entry, args=args, requires=requires, priority=priority,
+            kind="source", code=code, file=path,
             options=given.texts(where, "options", options), include_dirs=given.folders(where, "include_dirs", include_dirs),
         )  # fmt: skip
 
     def _implement(
-        self, where: str, name: object, device: str, entry: object, args: object, requires: object, priority: object, **implementation: Any
-    ) -> Op:
-        """Adds an implementation: what every kind has, checked here, and what the caller has checked."""
+        self, *, name: object, device: str, entry: object, args: object, requires: object = (), priority: object = 0, where: str = "",
+        **implementation: Any,
+    ) -> Op:  # fmt: skip
+        """Adds an implementation: what every kind has, checked here, and what the caller has checked. Messages begin with `where`, or the op's name."""
+        where = where or self.name
         implementation |= {
             "name": given.text(where, "name", name),
             "device": device,
