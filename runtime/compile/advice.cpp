@@ -22,15 +22,18 @@ constexpr std::string_view kNoStreams = "device code has no streams or files; pr
 constexpr std::string_view kNoContainers = "device code has no containers that allocate; use pointers, arrays or <cuda/std/array>";
 constexpr std::string_view kNoInclude = "what device code can use of it needs no include: leave the line out";
 
-// Headers of the standard library, by their C++ names: the one of CCCL that stands in for it, or why there is none.
+// Headers of the standard library, by their C++ names: the one of CCCL that stands in for it, or why there is none. Where the CCCL in use is
+// older than the header, `why` is what remains.
 struct Standard {
   std::string_view names, instead, why;
 };
 constexpr Standard kStandard[] = {
-    {"algorithm array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch "
-     "limits mdspan memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility "
-     "variant version cfloat climits cstddef cstdint ctime",
+    {"array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch limits mdspan "
+     "memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility variant version "
+     "climits cstddef cstdint ctime",
      "cuda/std/", ""},
+    {"algorithm", "cuda/std/algorithm", "max and min of two numbers need no include"},
+    {"cfloat", "cuda/std/limits", "for FLT_MAX write cuda::std::numeric_limits<float>::max(), and so on"},
     {"cmath", "cuda/std/cmath", "mathematical functions themselves need no include"},
     {"cassert cstring cstdlib cstdbool", "", kNoInclude},
     {"cstdio iostream ostream istream fstream sstream iomanip print format", "", kNoStreams},
@@ -41,10 +44,11 @@ constexpr Standard kStandard[] = {
      "", "device code has no counterpart"},
 };
 
-// Names that no header has been included for.
+// Names that no header has been included for. What is said of one holds for each CCCL since that of CUDA 12.4: where they differ, a name has
+// several rows, of which the first counts whose header is there.
 struct Name {
   std::string_view names;    // a '*' at its end stands for any letters
-  std::string_view header;   // brings it; "" where the name must be another one
+  std::string_view header;   // brings it; "" where none is needed for what to write instead
   std::string_view instead;  // what to write, where that is not the name itself
 };
 constexpr Name kNames[] = {
@@ -56,7 +60,14 @@ constexpr Name kNames[] = {
     {"M_PI_4", "math_constants.h", "CUDART_PIO4 or CUDART_PIO4_F"},
     {"M_SQRT2", "math_constants.h", "CUDART_SQRT_TWO or CUDART_SQRT_TWO_F"},
     {"M_LOG2E", "math_constants.h", "CUDART_L2E or CUDART_L2E_F"},
-    {"FLT_* DBL_*", "cuda/std/cfloat", ""},
+    {"FLT_MAX", "cuda/std/limits", "cuda::std::numeric_limits<float>::max()"},
+    {"FLT_MIN", "cuda/std/limits", "cuda::std::numeric_limits<float>::min()"},
+    {"FLT_EPSILON", "cuda/std/limits", "cuda::std::numeric_limits<float>::epsilon()"},
+    {"FLT_*", "cuda/std/limits", "the member of cuda::std::numeric_limits<float> that stands for it"},
+    {"DBL_MAX", "cuda/std/limits", "cuda::std::numeric_limits<double>::max()"},
+    {"DBL_MIN", "cuda/std/limits", "cuda::std::numeric_limits<double>::min()"},
+    {"DBL_EPSILON", "cuda/std/limits", "cuda::std::numeric_limits<double>::epsilon()"},
+    {"DBL_*", "cuda/std/limits", "the member of cuda::std::numeric_limits<double> that stands for it"},
     {"CHAR_BIT CHAR_MIN CHAR_MAX SCHAR_MIN SCHAR_MAX UCHAR_MAX SHRT_MIN SHRT_MAX USHRT_MAX INT_MIN INT_MAX UINT_MAX LONG_MIN LONG_MAX "
      "ULONG_MAX LLONG_MIN LLONG_MAX ULLONG_MAX",
      "cuda/std/climits", ""},
@@ -87,9 +98,11 @@ constexpr Name kNames[] = {
     {"__shfl_xor", "", "__shfl_xor_sync, whose first argument is the mask of threads"},
 };
 
-// Members of std that CCCL has in cuda::std.
+// Members of std: what CCCL has in cuda::std, and what CUDA itself has with no include, under the same name ("") or another.
 constexpr Name kStdMembers[] = {
-    {"max min clamp minmax", "cuda/std/algorithm", ""},
+    {"max min clamp", "cuda/std/algorithm", ""},
+    {"max min", "", ""},
+    {"clamp", "", "min(max(value, low), high)"},
     {"numeric_limits", "cuda/std/limits", ""},
     {"size_t ptrdiff_t byte nullptr_t", "cuda/std/cstddef", ""},
     {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t", "cuda/std/cstdint", ""},
@@ -97,16 +110,17 @@ constexpr Name kStdMembers[] = {
      "conditional_t remove_reference remove_reference_t remove_cv_t decay decay_t integral_constant true_type false_type make_unsigned_t "
      "make_signed_t void_t is_convertible_v",
      "cuda/std/type_traits", ""},
-    {"sqrt abs exp exp2 log log2 log10 pow sin cos tan tanh sinh cosh fabs fmax fmin floor ceil round trunc isnan isinf isfinite fma erf copysign "
-     "rsqrt",
-     "cuda/std/cmath", ""},
+    {"sqrt cbrt abs exp exp2 expm1 log log2 log10 log1p pow hypot sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh fabs fmax fmin "
+     "fdim fmod remainder floor ceil round trunc rint nearbyint lround llround lrint ldexp frexp modf isnan isinf isfinite signbit fma erf erfc "
+     "tgamma lgamma copysign nextafter",
+     "", ""},
     {"move forward swap pair make_pair exchange index_sequence make_index_sequence", "cuda/std/utility", ""},
     {"array", "cuda/std/array", ""},
     {"tuple make_tuple tie", "cuda/std/tuple", ""},
     {"complex", "cuda/std/complex", ""},
     {"optional", "cuda/std/optional", ""},
     {"span", "cuda/std/span", ""},
-    {"bit_cast", "cuda/std/bit", ""},
+    {"bit_cast", "", "__builtin_bit_cast(type, value)"},
     {"atomic", "cuda/std/atomic", ""},
     {"plus multiplies less greater", "cuda/std/functional", ""},
 };
@@ -149,15 +163,10 @@ bool any_word(std::string_view words, F&& accepts) {
   return false;
 }
 
-template <class Row>
-const Row* find(std::span<const Row> rows, std::string_view name) {
-  for (const Row& row : rows) {
-    const bool found = any_word(row.names, [&](std::string_view word) {
-      return word.ends_with('*') ? name.starts_with(word.substr(0, word.size() - 1)) : word == name;
-    });
-    if (found) return &row;
-  }
-  return nullptr;
+bool covers(std::string_view words, std::string_view name) {
+  return any_word(words, [&](std::string_view word) {
+    return word.ends_with('*') ? name.starts_with(word.substr(0, word.size() - 1)) : word == name;
+  });
 }
 
 bool holds(const std::string& dir, std::string_view header) {
@@ -168,6 +177,24 @@ bool holds(const std::string& dir, std::string_view header) {
 bool found(std::string_view header) {
   const auto& dirs = cuda_header_dirs();
   return std::any_of(dirs.begin(), dirs.end(), [&](const std::string& dir) { return holds(dir, header); });
+}
+
+const Standard* find(std::string_view name) {
+  for (const Standard& row : kStandard) {
+    if (covers(row.names, name)) return &row;
+  }
+  return nullptr;
+}
+
+// The first row whose header is there; where none is, the first one, since it can be installed.
+const Name* find(std::span<const Name> rows, std::string_view name) {
+  const Name* first = nullptr;
+  for (const Name& row : rows) {
+    if (!covers(row.names, name)) continue;
+    if (row.header.empty() || found(row.header)) return &row;
+    if (first == nullptr) first = &row;
+  }
+  return first;
 }
 
 // The folder that holds it, where what pip would install stands already, and so does not hold the header.
@@ -188,10 +215,20 @@ std::vector<std::string> neighbours(const std::string& dir, std::string_view hea
   const std::string folder(header.substr(0, header.rfind('/') == std::string_view::npos ? 0 : header.rfind('/') + 1));
   std::error_code error;
   for (fs::directory_iterator it(fs::path(dir) / folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->is_regular_file(error)) names.push_back(folder + it->path().filename().string());
+    const std::string name = it->path().filename().string();
+    if (!name.starts_with('_') && it->is_regular_file(error)) names.push_back(folder + name);  // "__algorithm_" is CCCL's own
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+// Where to get a header of cuda/std that the CCCL in use is too old for; "" when no CCCL has it.
+std::string newer_cccl(std::string_view header) {
+  const auto slash = header.rfind('/') + 1;
+  const Standard* row = header.substr(0, slash) == "cuda/std/" ? find(header.substr(slash)) : nullptr;
+  if (row == nullptr || row->instead.empty()) return "";
+  const bool pip = header_origin().layout == HeaderOrigin::Layout::Cuda13Wheels;
+  return std::string("; a newer CCCL has it: ") + (pip ? "`pip install --upgrade nvidia-cuda-cccl`, or " : "") + "give its folder in include_dirs=";
 }
 
 // `own`: the header may as well be one of the user's own, as in #include "cuda/helpers.cuh".
@@ -201,7 +238,8 @@ std::string package_advice(const std::string& header, bool own) {
     const std::string what(package.holds);
     if (const std::string dir = folder_of_package(package); !dir.empty()) {
       if (own) return "";
-      return what + " is installed in " + dir + " and has no such file" + did_you_mean(header, neighbours(dir, header));
+      const std::string newer = newer_cccl(header);
+      return "it belongs to " + what + ", and the folder in use for that, " + dir + ", has no such file" + (newer.empty() ? did_you_mean(header, neighbours(dir, header)) : newer);
     }
     const std::string folder = ", or give the folder that holds it in include_dirs=";
     switch (const HeaderOrigin origin = header_origin(); origin.layout) {
@@ -234,13 +272,16 @@ std::string include_of(std::string_view header) {
 
 std::string standard_advice(const std::string& header) {
   const std::string name = cpp_name(header);
-  const Standard* row = find(std::span<const Standard>(kStandard), name);
+  const Standard* row = find(name);
   if (row == nullptr) return "";
-  std::string text = "NVRTC has no standard library; ";
+  const std::string text = "NVRTC has no standard library; ";
   if (row->instead.empty()) return text + std::string(row->why);
   const std::string instead = row->instead.ends_with('/') ? std::string(row->instead) + name : std::string(row->instead);
-  text += "use CCCL's: " + include_of(instead);
-  return row->why.empty() ? text : text + "; " + std::string(row->why);
+  const std::string why = row->why.empty() ? "" : "; " + std::string(row->why);
+  if (const std::string dir = folder_of_package(kPackages[0]); !dir.empty() && !found(instead)) {
+    return "NVRTC has no standard library, and the CCCL in use, " + dir + ", has no <" + instead + ">" + newer_cccl(instead) + why;
+  }
+  return text + "use CCCL's: " + include_of(instead) + why;
 }
 
 // ---- complaints ---------------------------------------------------------------------------------------------------------------------
@@ -292,6 +333,19 @@ void about_name(const Name* row, const std::string& given, Lines& lines) {
   }
 }
 
+// Of a member of std, or of cuda::std where `cccl`.
+void about_member(const std::string& member, bool cccl, Lines& lines) {
+  const Name* row = find(kStdMembers, member);
+  const std::string head = cccl ? "cuda::std::" + member + " is not there: " : "NVRTC has no standard library: ";
+  if (row == nullptr) {
+    if (!cccl) lines.add("NVRTC has no standard library, so that std::" + member + " is not there; CCCL's cuda::std has what device code can use");
+  } else if (row->header.empty()) {
+    lines.add(head + "write " + (row->instead.empty() ? member : std::string(row->instead)) + ", which needs no include");
+  } else {
+    lines.add(head + "write cuda::std::" + member + ", with " + include_of(row->header));
+  }
+}
+
 bool is_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 
 // The word in `line` at or after the column of the caret in the line below it.
@@ -319,7 +373,7 @@ std::vector<std::string> split(std::string_view log) {
 std::string cuda_advice(std::string_view log) {
   static const std::regex no_file(R"re(^(.*?)\(\d+\): .*cannot open source file "([^"]+)")re");
   static const std::regex no_name(R"re(error: identifier "([^"]+)" is undefined)re");
-  static const std::regex no_member(R"re(error: namespace "std" has no member(?: class)? "([^"]+)")re");
+  static const std::regex no_member(R"re(error: namespace "(cuda::)?std" has no member(?: class)? "([^"]+)")re");
   static constexpr std::string_view kNoNamespace = "name followed by \"::\" must be a class or namespace name";
   static constexpr std::string_view kNoLaunch = "device-side kernel launch could not be processed";
   static constexpr std::string_view kNoVote = "Instruction 'vote' without '.sync'";
@@ -335,19 +389,14 @@ std::string cuda_advice(std::string_view log) {
       missing = true;
       lines.add(missing_header(match[2], match[1], line(i + 1).find('"') != std::string::npos));
     } else if (std::regex_search(all[i], match, no_name)) {
-      about_name(find(std::span<const Name>(kNames), match[1].str()), match[1], lines);
+      about_name(find(kNames, match[1].str()), match[1], lines);
     } else if (std::regex_search(all[i], match, no_member)) {
-      const Name* row = find(std::span<const Name>(kStdMembers), match[1].str());
-      if (row != nullptr) {
-        lines.add("NVRTC has no standard library: write cuda::std::" + match[1].str() + ", with " + include_of(row->header));
-      } else {
-        lines.add("NVRTC has no standard library, so that std::" + match[1].str() + " is not there; CCCL's cuda::std has what device code can use");
-      }
+      about_member(match[2], match[1].matched, lines);
     } else if (all[i].find(kNoNamespace) != std::string::npos) {
       const std::string name = word_at_caret(line(i + 1), line(i + 2));
       if (name == "at" || name == "c10" || name == "torch") {
         lines.add("'" + name + "::' is PyTorch's: " + std::string(kNoTorch));
-      } else if (const Name* row = find(std::span<const Name>(kNamespaces), name)) {
+      } else if (const Name* row = find(kNamespaces, name)) {
         const std::string such(row->instead);
         lines.add("'" + name + "::' needs an include: " + (such.empty() ? "" : such + " ") + include_of(row->header));
       }
