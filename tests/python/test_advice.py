@@ -7,8 +7,9 @@ import os
 import pathlib
 import re
 
-import opaq
 import pytest
+
+import opaq
 from opaq import _runtime
 
 NVRTC = _runtime.doctor()["nvrtc"]
@@ -181,7 +182,11 @@ def test_what_the_standard_library_has_and_cccl_does_not(unique: str) -> None:
     assert "std::vector is not there; CCCL's cuda::std has what device code can use" in complaint(unique, "", "std::vector<int> a;")
 
 
-STANDARD_HEADERS = ["algorithm", "array", "atomic", "barrier", "bit", "bitset", "charconv", "chrono", "complex", "concepts", "execution", "expected", "functional", "initializer_list", "iterator", "latch", "limits", "mdspan", "memory", "numbers", "numeric", "optional", "random", "ranges", "ratio", "semaphore", "source_location", "span", "string_view", "tuple", "type_traits", "utility", "variant", "version", "cfloat", "climits", "cmath", "cstddef", "cstdint", "ctime", "float.h", "limits.h", "math.h", "stddef.h", "stdint.h", "time.h"]
+STANDARD_HEADERS = (
+    "algorithm array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch limits "
+    "mdspan memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility variant version "
+    "cfloat climits cmath cstddef cstdint ctime float.h limits.h math.h stddef.h stdint.h time.h"
+).split()
 
 
 def in_cccl(header: str) -> bool:
