@@ -306,7 +306,8 @@ TEST(Implementation, RefusesWhatIsMissing) {
 TEST(Implementation, ChecksTheTypesOfItsExpressions) {
   EXPECT_REFUSED(
       cuda_with([](auto& t) { t.grid = "x.numel() * 1.5"; }),
-      "grid of mylib::f, implementation 'cuda': 'x.numel() * 1.5' has type float, expected int; integers divide by // or ceil_div(a, b)");
+      "grid of mylib::f, implementation 'cuda': 'x.numel() * 1.5' has type float, expected int; ints stay ints under + - * // % and ceil_div(a, b); "
+      "int64(...) takes a float that is a whole number");
   EXPECT_REFUSED(cuda_with([](auto& t) { t.shared = "x"; }),
                  "shared of mylib::f, implementation 'cuda': 'x' has type Tensor, expected int");
   EXPECT_REFUSED(cuda_with([](auto& t) { t.requires_ = {"x.size(0)"}; }), "'x.size(0)' has type int, expected bool");
