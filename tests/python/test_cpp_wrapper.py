@@ -308,7 +308,7 @@ def test_what_only_the_launch_knows_is_tried_in_order(unique: str) -> None:
     op = scale_op(unique)
     op.cuda(source=SOURCE, entry="scale<{x.dtype}>", args="x, by, out, x.numel()", name="cuda:vec4", priority=1, requires="aligned(x, 16)", block=64)
     source = cuda_source(lambda x: op.overload(x), (16, 256), cpp=True)
-    first, second = source.index("if (opaq_holds([&] { return opaq_mod(x.address(), 16) == 0; })) {  // cuda:vec4"), source.index("{  // cuda\n")
+    first, second = source.index("if (opaq_holds([&] { return x.aligned(16); })) {  // cuda:vec4"), source.index("{  // cuda\n")
     assert first < second
     assert "no implementation fits this call" not in source
 
