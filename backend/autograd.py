@@ -1,8 +1,11 @@
-"""Gradients: a backward op binds to its forward by the names in its schema, or a Python function takes (ctx, *grads)."""
+"""Gradients: a backward op binds to its forward by the names in its schema, or a Python function takes (ctx, *grads).
+
+Every op has a `Gradient`, asked at each call that autograd must know of: its formula, or the reason for which there is none.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,49 +18,169 @@ if TYPE_CHECKING:
 Formula = Callable[..., Any]
 
 
-def register(name: str, current: Callable[[], Op]) -> None:
-    """Registers a gradient with PyTorch, once per name; which formula runs is decided at the call, so it may be given later."""
+class Gradient:
+    """The gradient of one op: a formula, which may be given later; "none of its results has one"; or nothing said.
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any, keyword_only_inputs: dict[str, Any] | None = None) -> None:
-        op = current()
-        if op._formula is not None:
-            op._formula.save(ctx, {**dict(zip(op._arg_names, inputs)), **(keyword_only_inputs or {})}, output)
+    declare: what the user of this op calls to give a formula, for messages.
+    """
 
-    def backward(ctx: Any, *grads: Any) -> Any:
-        op = current()
-        if op._formula is None:
+    def __init__(self, name: str, overload: Any, declare: str = ".backward(...)") -> None:
+        self.name, self._declare = name, declare
+        arguments = overload._schema.arguments
+        self._arguments = [argument.name for argument in arguments]
+        self._positional = sum(not argument.kwarg_only for argument in arguments)
+        self._writes = lowering.compat.written_names(overload)
+        self._returned = lowering.compat.returned_names(overload)
+        self._returns = len(overload._schema.returns)
+        self.formula: ByName | ByFunction | None = None
+        self.constant = False  # declared: no gradient flows through the op
+
+    def by_name(self, forward: Op, backward_name: str, saves: str | None) -> None:
+        self.formula, self.constant = ByName(forward, backward_name, saves), False
+
+    def by_function(self, backward: Formula | None, setup_context: Formula | None, written: str | None) -> None:
+        """written: names of written arguments; None: all where the op returns nothing or returns them, else none."""
+        if written is None:
+            names = self._writes if not self._returns else self._returned
+        else:
+            names = tuple(name.strip() for name in written.split(",") if name.strip())
+            unknown = [name for name in names if name not in self._writes]
+            if unknown:
+                raise _runtime.DeclarationError(
+                    f"gradient of {self.name}: written={written!r}, but the op does not write to {_names(unknown)}; it writes to "
+                    f"{_names(self._writes) or 'no argument'}"
+                )
+        if backward is not None and not self._returns and not names:
             raise _runtime.DeclarationError(
-                f"{name} has no gradient, but one was asked for; declare it with .backward(...), or call the op under torch.no_grad()"
+                f"gradient of {self.name}: the op returns nothing and {'writes to no argument' if written is None else 'written is empty'}, so there is "
+                f"nothing to differentiate; say so with None in place of the formula"
             )
-        return op._formula.run(ctx, grads)
+        self.formula, self.constant = (None, True) if backward is None else (ByFunction(backward, setup_context, names), False)
 
-    if any(arg["keyword_only"] for arg in _runtime.describe(name)["args"]):
-        torch.library.register_autograd(name, backward, setup_context=lambda ctx, inputs, keyword_only_inputs, output: setup_context(
-            ctx, inputs, output, keyword_only_inputs))
-    else:
-        torch.library.register_autograd(name, backward, setup_context=lambda ctx, inputs, output: setup_context(ctx, inputs, output))
+    @property
+    def written(self) -> tuple[str, ...]:
+        return self.formula.written if self.formula is not None else ()
+
+    def admit(self, values: Mapping[str, Any], tangents: list[str]) -> bool:
+        if tangents and (not self.constant or any(name in self._writes for name in tangents)):
+            raise _runtime.LaunchError(
+                f"{self.name} has no forward-mode formula, but {_names(tangents)} carried a tangent (torch.func.jvp, jacfwd, hessian, linearize, "
+                f"torch.autograd.forward_ad); use reverse mode (torch.func.vjp, jacrev), or call the op on values without tangents"
+            )
+        needing = [name for name, value in values.items() if _requires_grad(value)] if torch.is_grad_enabled() else []
+        for name in self._writes:
+            if name in needing:
+                self._check_written(name, values[name])
+        if self.formula is None and not self.constant and needing:
+            lost = [name for name in self._writes if _differentiable(values[name])]
+            if lost:
+                raise _runtime.LaunchError(
+                    f"{self.name} writes to {_names(lost)} what depends on {_names(needing)}, which requires grad, but it has no gradient; declare it "
+                    f"with {self._declare}, say that none flows with {self._declare.replace('...', 'None')}, or call the op under torch.no_grad()"
+                )
+        if len(set(self.written) - set(self._returned)) + self._returns > 1:
+            self._check_views(values)
+        return not self.constant and self._returns + len(self.written) > 0
+
+    def _check_written(self, name: str, value: Any) -> None:
+        for tensor in value if isinstance(value, (list, tuple)) else [value]:
+            if not _requires_grad(tensor):
+                continue
+            base = tensor._base if tensor._is_view() else None
+            if tensor.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
+                raise _runtime.LaunchError(
+                    f"{self.name} writes to `{name}`: a {'' if base is None else 'view of a '}leaf Variable that requires grad is being used in an "
+                    f"in-place operation. Call the op under torch.no_grad(), or on a clone"
+                )
+        if name not in self.written:
+            why = "has no gradient" if self.formula is None else "its gradient formula does not differentiate what is written there"
+            todo = f"declare one that does with {self._declare} and `written`"
+            raise _runtime.LaunchError(
+                f"{self.name} writes to `{name}`, which requires grad, but {why}; {todo}, call the op under torch.no_grad(), or on `{name}.detach()`"
+            )
+
+    def _check_views(self, values: Mapping[str, Any]) -> None:
+        """PyTorch can rewrite the history of a view's base only for a node of one output."""
+        views = [name for name in self.written if isinstance(values[name], torch.Tensor) and values[name]._is_view()]
+        if views:
+            raise _runtime.LaunchError(
+                f"{self.name} writes to {_names(views)}, a view of another tensor, and has other results that are differentiated; PyTorch cannot record "
+                f"that: pass a tensor that is no view (a clone, copied back afterwards), or call the op under torch.no_grad()"
+            )
+
+    def save(self, ctx: Any, values: Mapping[str, Any], result: Any) -> None:
+        if self.formula is not None:
+            self.formula.save(ctx, values, result)
+
+    def run(self, ctx: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self.formula is None:
+            raise _runtime.DeclarationError(
+                f"{self.name} has no gradient, but one was asked for; declare it with {self._declare}, or call the op under torch.no_grad()"
+            )
+        found = self.formula.run(ctx, grads)
+        found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+        missing = self._arguments[len(found) :]
+        extra = found[len(self._arguments) :]
+        unanswered = [name for name, needed in zip(missing, ctx.needs_input_grad[len(found) :]) if _any(needed)]
+        if unanswered or any(grad is not None for grad in extra):
+            raise _runtime.DeclarationError(
+                f"the gradient formula of {self.name} returned {len(found)} gradient{'s' * (len(found) != 1)}, {', '.join(map(_kind, found))}; expected one "
+                f"for each argument, in the order {', '.join(self._arguments)}: None where there is none"
+            )
+        return (*found[: len(self._arguments)], *(None for _ in missing))
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _kind(grad: Any) -> str:
+    return "None" if grad is None else f"a {type(grad).__name__}"
+
+
+def _any(needed: Any) -> bool:
+    return any(needed) if isinstance(needed, (list, tuple)) else bool(needed)
+
+
+def _requires_grad(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_requires_grad(item) for item in value)
+    return isinstance(value, torch.Tensor) and value.requires_grad
+
+
+def _differentiable(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_differentiable(item) for item in value)
+    return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
 
 
 class ByName:
-    """Gradient by a backward op: `grad_<output>` arguments are output gradients, other arguments are inputs or outputs of the forward;
-    its results are `grad_<input>`, or, unnamed, the gradients of the tensor arguments in order."""
+    """Gradient by a backward op: `grad_<output>` arguments are output gradients, `grad_<argument>` that of the value which the forward wrote
+    to the argument, others are arguments or outputs of the forward; its results are `grad_<argument>`, or, unnamed, the gradients of the
+    tensor arguments in order."""
 
     def __init__(self, forward: Op, backward_name: str, saves: str | None) -> None:
         backward = _runtime.describe(backward_name)
         inputs = [arg["name"] for arg in forward.info["args"]]
         tensors = [arg["name"] for arg in forward.info["args"] if arg["torch_type"] == "Tensor"]
         outputs = [output["name"] for output in forward.info["outputs"]]
-        accepted = [f"grad_{name}" for name in outputs] + inputs + outputs
+        written = [arg["name"] for arg in forward.info["args"] if arg["mutated"]]
+        differentiable = outputs + written
+        accepted = [f"grad_{name}" for name in differentiable] + inputs + outputs
+        self._check_results(forward, backward)
+        taken = [arg["name"] for arg in backward["args"]]
+        self.written = tuple(name for name in written if f"grad_{name}" in taken and f"grad_{name}" not in inputs + outputs)
+        differentiated = [*outputs, *self.written]
         self._sources: list[tuple[str, Any]] = []
         for arg in backward["args"]:
             name = arg["name"]
             if name not in accepted:
                 raise _runtime.DeclarationError(
-                    f"gradient of {forward.name}: argument `{name}` of {backward_name} is neither a gradient of an output nor an argument or "
-                    f"output of {forward.name}; accepted: {', '.join(accepted)}"
+                    f"gradient of {forward.name}: argument `{name}` of {backward_name} is neither a gradient of an output or written "
+                    f"argument nor an argument or output of {forward.name}; accepted: {', '.join(accepted)}"
                 )
             if name.startswith("grad_") and name not in inputs + outputs:
-                self._sources.append(("grad", outputs.index(name[5:])))
+                self._sources.append(("grad", differentiated.index(name[5:])))
             else:
                 self._sources.append(("saved" if name in tensors + outputs else "scalar", name))
         self._targets = self._bind_results(forward, backward, tensors)
@@ -72,6 +195,17 @@ class ByName:
         self._inputs, self._outputs = inputs, outputs
         self._op = lowering.overload_of(backward_name)
         self._output_rules = forward.info["outputs"]
+
+    @staticmethod
+    def _check_results(forward: Op, backward: _runtime.OpInfo) -> None:
+        if not backward["outputs"]:
+            raise _runtime.DeclarationError(f"gradient of {forward.name}: {backward['name']} returns nothing; its results must be the gradients")
+        written = [arg["name"] for arg in backward["args"] if arg["mutated"]]
+        if written:
+            raise _runtime.DeclarationError(
+                f"gradient of {forward.name}: {backward['name']} writes to {_names(written)}, which autograd or the caller of {forward.name} still holds; "
+                f"a gradient op may only return results"
+            )
 
     @staticmethod
     def _bind_results(forward: Op, backward: _runtime.OpInfo, tensors: list[str]) -> list[str]:
@@ -91,12 +225,13 @@ class ByName:
                 )
         return [name.removeprefix("grad_") for name in names]
 
-    def save(self, ctx: Any, inputs: dict[str, Any], output: Any) -> None:
-        outputs = output if isinstance(output, (tuple, list)) else (output,)
+    def save(self, ctx: Any, inputs: Mapping[str, Any], output: Any) -> None:
+        outputs = () if output is None else output if isinstance(output, (tuple, list)) else (output,)
         values = {**inputs, **dict(zip(self._outputs, outputs))}
         ctx.save_for_backward(*(values[name] for name in self._saved))
         ctx.scalars = {name: values[name] for kind, name in self._sources if kind == "scalar"}
-        ctx.output_like = [(tuple(t.shape), t.dtype, t.device) for t in outputs]
+        differentiated = (*outputs, *(inputs[name] for name in self.written))
+        ctx.differentiated_like = [None if t is None else (tuple(t.shape), t.dtype, t.device) for t in differentiated]
 
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> Any:
         saved = dict(zip(self._saved, ctx.saved_tensors))
@@ -104,8 +239,8 @@ class ByName:
         for kind, key in self._sources:
             if kind == "grad":
                 grad = grads[key]
-                if grad is None:  # the output took no part in the loss
-                    shape, dtype, device = ctx.output_like[key]
+                if grad is None and ctx.differentiated_like[key] is not None:  # the output took no part in the loss
+                    shape, dtype, device = ctx.differentiated_like[key]
                     grad = torch.zeros(shape, dtype=dtype, device=device)
                 values.append(grad)
             else:
@@ -116,12 +251,12 @@ class ByName:
 
 
 class ByFunction:
-    """Gradient by Python functions, as torch.library.register_autograd takes them."""
+    """Gradient by Python functions, as torch.library.register_autograd takes them: backward(ctx, *grads), setup_context(ctx, inputs, output)."""
 
-    def __init__(self, backward: Formula, setup_context: Formula | None) -> None:
-        self._backward, self._setup = backward, setup_context
+    def __init__(self, backward: Formula, setup_context: Formula | None, written: tuple[str, ...]) -> None:
+        self._backward, self._setup, self.written = backward, setup_context, written
 
-    def save(self, ctx: Any, inputs: dict[str, Any], output: Any) -> None:
+    def save(self, ctx: Any, inputs: Mapping[str, Any], output: Any) -> None:
         if self._setup is not None:
             self._setup(ctx, tuple(inputs.values()), output)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import _runtime, given, lowering
+from . import _runtime, autograd, given, lowering
 from .op import code_digest
 
 
@@ -24,9 +24,10 @@ def custom_op(
 ) -> Any:
     """As torch.library.custom_op: the function is never traced into. In a compiled graph it is called directly, not through the dispatcher.
 
-    The result has register_fake, register_autograd, register_kernel and register_vmap, as torch.library.custom_op's has.
+    The result has register_fake, register_autograd, register_kernel and register_vmap, as torch.library.custom_op's has. Unlike there,
+    register_autograd also serves functions that write to arguments (see `written` of opaq.Op.backward), takes None for "no gradient flows
+    through it", and a call that would lose a gradient is an error.
     """
-
     where = f"opaq.custom_op({given.text('opaq.custom_op(...)', 'name', name)!r})"
     if mutates_args != "unknown":  # names in any container, as torch.library.custom_op takes them, but not one str, letter by letter
         written = mutates_args if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable) else list(mutates_args)
@@ -41,6 +42,7 @@ def custom_op(
             raise _runtime.DeclarationError(f"{where}: {error}") from error
         lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
         lowering.register(name)
+        _differentiate(made, name)
         _runtime.watch(name, lowering.compat.pinned_kernel_entries(name))
         _activate_when_traced(made)
         if lowering.compat.returns_nothing(lowering.overload_of(name)):
@@ -69,6 +71,26 @@ def _narrow_by_kernels(made: Any, name: str) -> None:
         return register_kernel(device_types) if fn is None else register_kernel(device_types, fn)
 
     made.register_kernel = register
+
+
+def _differentiate(made: Any, name: str) -> None:
+    """opaq's kernel takes the place of torch's under the Autograd key."""
+    overload = lowering.overload_of(name)
+    gradient = autograd.Gradient(name, overload, "register_autograd(...)")
+    lowering.compat.register_autograd(overload, lambda: gradient, made)
+    keyword_only = [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
+
+    def register(backward: Callable[..., Any] | None, /, *, setup_context: Callable[..., Any] | None = None, written: str | None = None) -> None:
+        def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            if setup_context is None:
+                return
+            split = len(inputs) - len(keyword_only)
+            named = {"keyword_only_inputs": dict(zip(keyword_only, inputs[split:]))} if keyword_only else {}
+            setup_context(ctx=ctx, inputs=inputs[:split], output=output, **named)
+
+        gradient.by_function(backward, setup, written)
+
+    made.register_autograd = register
 
 
 def _activate_when_traced(made: Any) -> None:

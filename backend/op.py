@@ -22,13 +22,19 @@ from .rules import Output
 _ops: dict[str, Op] = {}
 
 
-def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, replace: bool = False) -> Op:
+def op(
+    schema: str, *, outputs: Output | Mapping[str, Output] | None = None, effects: str | None = None, replace: bool = False
+) -> Op:
     """Declares an opaque operator.
 
     schema: PyTorch's grammar with a namespace, "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)"; `Tensor(a!) cache` is
         written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`, `out1`, ...
     outputs: how each result is made from the arguments: opaq.like("x"), opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when
         there are several; nothing for `-> ()`.
+    effects: "ordered" for an op that reads or changes state which is not among its arguments (a counter, a random generator, a file). Compiled
+        graphs then make its calls as eager does: each once, in their order, and in training not again for the backward pass. Without it an
+        op is taken to be a function of its arguments: of calls with the same arguments one may be made for all, or none where the result is
+        not used. Not for an op that writes to arguments; state in a tensor is better declared as one, `Tensor(a!) state`.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are compiled again. The operator stays the same object, so
         that whoever holds it uses the new declaration.
 
@@ -36,13 +42,31 @@ def op(schema: str, *, outputs: Output | Mapping[str, Output] | None = None, rep
     """
     given.text("opaq.op(...)", "schema", schema)
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
+    if effects not in (None, "ordered"):
+        raise _runtime.DeclarationError(f'{where}: got effects={effects!r}; expected "ordered", or None for a function of its arguments')
     name = _runtime.declare(schema, _output_texts(where, outputs), given.flag(where, "replace", replace))
     known = _ops.get(name)
+    if effects:
+        _refuse_effects_of_writes(_runtime.describe(name))
     if known is None:
         _ops[name] = known = Op(name)
     elif replace:
         known._redeclared()
+    elif known.effects != effects:
+        raise _runtime.DeclarationError(f"{name} is declared with effects={known.effects!r}; got {effects!r}. Give the same, or replace=True")
+    else:
+        return known
+    known._set_effects(effects)
     return known
+
+
+def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
+    written = [f"`{arg['name']}`" for arg in info["args"] if arg["mutated"]]
+    if written:
+        raise _runtime.DeclarationError(
+            f'{info["name"]}: effects="ordered" is not for an op that writes to arguments ({", ".join(written)}): PyTorch keeps only ops without written '
+            f"arguments in order. Declare the state as a written argument too, `Tensor(a!) state`, and leave effects out"
+        )
 
 
 def _output_texts(where: str, outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
@@ -79,12 +103,11 @@ class Op(*_unbound, functools.partial):
     def __init__(self, name: str) -> None:
         self.name = name
         self.info = _runtime.describe(name)
-        self._arg_names = [arg["name"] for arg in self.info["args"]]
+        self.effects: str | None = None
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
-        elif self.info["outputs"]:
-            autograd.register(name, lambda: _ops[name])
+        lowering.compat.register_autograd(self.overload, lambda: _ops[name].gradient)
         if not self._strangers:
             _runtime.watch(name, lowering.compat.kernel_entries(name))
         self._redeclared()
@@ -92,10 +115,17 @@ class Op(*_unbound, functools.partial):
     def _redeclared(self) -> None:
         """The op has a new declaration, as yet without implementations."""
         _runtime.define(self.name)
-        self._formula: Any = None
+        self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
         self._fake = make_fake(_runtime.describe(self.name))
         self._changed()
+
+    def _set_effects(self, effects: str | None) -> None:
+        if effects != self.effects:
+            lowering.compat.set_effects(self.overload, bool(effects))
+        if effects:
+            _runtime.extend_hash(self.name, "effects", effects)
+        self.effects = effects
 
     # ---- implementations -----------------------------------------------------------------------------------------------
 
@@ -189,16 +219,22 @@ class Op(*_unbound, functools.partial):
 
     def backward(
         self,
-        formula: str | Op | Callable[..., Any],
+        formula: str | Op | Callable[..., Any] | None,
         *,
         saves: str | None = None,
         setup_context: Callable[..., Any] | None = None,
+        written: str | None = None,
     ) -> Op:
         """Declares the gradient.
 
         formula: the name of a backward op, bound by the names in its schema: an argument `grad_<result>` is that result's gradient, any other
             is an argument or result of this op; results are `grad_<argument>`. `saves` may list what is kept, to be checked.
-            Or a function (ctx, *grads), with setup_context(ctx, inputs, output), as for torch.library.register_autograd.
+            Or a function (ctx, *grads), with setup_context(ctx, inputs, output), as for torch.library.register_autograd; it returns one
+            gradient for each argument of the schema. Or None: no gradient flows through this op, its results are constants.
+        written: for a function, the arguments that the op writes to and whose new values are differentiated, "cache"; by default all of
+            them where the op returns nothing, else none. The function is given their gradients after those of the results, and returns,
+            in their places, gradients of the values before the call. A backward op says the same by an argument `grad_<written argument>`.
+            What is written to other arguments (scratch, statistics) carries no gradient, and they may not require grad.
         """
         where = f"{self.name}: .backward(...)"
         if isinstance(formula, Op):
@@ -209,17 +245,19 @@ class Op(*_unbound, functools.partial):
                 given.refuse(where, "setup_context", setup_context, f"none with a backward op, here {formula}; leave it out")
             saves = None if saves is None else given.names(where, "saves", saves)
         else:
-            given.function(where, "formula", formula, "the name of a backward op, the op itself, or a function (ctx, *grads)")
+            if formula is not None:
+                expected = "the name of a backward op, the op itself, a function (ctx, *grads), or None for no gradient"
+                given.function(where, "formula", formula, expected)
             if saves is not None:
                 given.refuse(where, "saves", saves, "none with a function, which saves in setup_context; leave it out")
             if setup_context is not None:
                 given.function(where, "setup_context", setup_context, "a function (ctx, inputs, output)")
         if isinstance(formula, str):
-            self._formula = autograd.ByName(self, formula, saves)
+            self.gradient.by_name(self, formula, saves)
             _runtime.extend_hash(self.name, "backward", f"{formula} {_runtime.describe(formula)['hash']}")
         else:
-            self._formula = autograd.ByFunction(formula, setup_context)
-            _runtime.extend_hash(self.name, "backward", code_digest(formula))
+            self.gradient.by_function(formula, setup_context, written)
+            _runtime.extend_hash(self.name, "backward", "none" if formula is None else code_digest(formula))
         self._changed()
         return self
 

@@ -36,6 +36,7 @@ def bind() -> None:
         is_neg=some.is_neg,
         is_conj=some.is_conj,
         is_inference=some.is_inference,
+        forward_levels=lowering.compat.forward_levels(),
         increment_version=torch.autograd.graph.increment_version,
     )
 

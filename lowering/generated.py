@@ -52,7 +52,8 @@ class Graph:
         return launcher
 
     def python_function(self, op: str, hash: str, *, device: str, node: str) -> Callable[..., Any]:
-        """The function of an op that is written in Python; its results may not alias its arguments.
+        """The function of an op that is written in Python; its results are the arguments that its schema says (Tensor(a!) -> Tensor(a!)), and
+        otherwise may not alias its arguments.
 
         While another kernel is registered for the op on this device, the dispatcher is called instead.
         LaunchError: the function is gone, or changed since the graph was compiled.
@@ -67,11 +68,21 @@ class Graph:
         record.add(record.NodeRecord(self.name, node, op, device, "python", ""))
         function, is_ours = declared.function, _runtime.watcher(op, device)
         serves = declared.devices is None or device.split(":")[0] in declared.devices
+        overload = overload_of(op)
+        returned = compat.returned_names(overload)
+        names = [argument.name for argument in overload._schema.arguments]
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not serves or not is_ours() or python_functions.get(op) is not declared:
                 return overload_of(op)(*args, **kwargs)
             results = function(*args, **kwargs)
+            if returned:
+                given = {**dict(zip(names, args)), **kwargs}
+                written = tuple(given[name] for name in returned)
+                found = results if isinstance(results, tuple) else (results,)
+                if len(found) != len(written) or any(a is not b for a, b in zip(found, written)):
+                    raise _runtime.LaunchError(f"{op} must return the arguments it writes to, {', '.join(returned)}, as {overload._schema} says")
+                return results
             compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results
 

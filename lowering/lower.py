@@ -11,7 +11,7 @@ import torch
 from opaq import _runtime
 
 from . import alignment, options, overload_of, python_functions, record
-from .compat import inductor
+from .compat import inductor, returned_names
 from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
@@ -60,20 +60,23 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     results = [inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
-    if len(results) == 1 and _unpacked():
+    if len(results) == 1 and _unpacked(overload):
         return results
     return None if not results else results[0] if len(results) == 1 else tuple(results)
 
 
-def _unpacked() -> bool:
+def _unpacked(overload: Any) -> bool:
     """Whether the graph takes item 0 of the node's only result. Inductor's decomposition of auto_functionalized leaves that behind (2.11 to 2.15)
     when an argument that would be written to is None."""
-    users = V.graph.current_node.users
-    return bool(users) and all(user.target is operator.getitem for user in users)
+    node = V.graph.current_node
+    return node.target is overload and bool(node.users) and all(user.target is operator.getitem for user in node.users)
 
 
 def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     """An op that is a Python function. Where it writes to none of its arguments, Inductor has laid them out (use_layout_tag) before it calls this."""
+    # Inductor takes what a call returns for new memory, and would write into it; results that are written arguments are handed on as those.
+    by_name = {**dict(zip((argument.name for argument in overload._schema.arguments), args)), **kwargs}
+    returned = tuple(by_name[name] for name in returned_names(overload))
     args, kwargs, carry_back = _placed(qualname, overload, args, kwargs)
     tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
@@ -88,6 +91,8 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     else:
         results = PythonFunctionKernel.call(overload, args, kwargs)
     carry_back()
+    if returned:
+        return returned if len(overload._schema.returns) > 1 else returned[0]
     return results
 
 
@@ -124,14 +129,13 @@ def _bind(info: _runtime.OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any])
 def _traced(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[Facts]]:
     """Tensor arguments, as fake tensors, and results as they are in eager: the traced graph records it; Inductor's own buffers may be laid out otherwise."""
     tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
-    node = V.graph.current_node
+    target, node_args, node_kwargs, results = inductor.called_by(V.graph.current_node)
     fakes: dict[str, Any] = {}
-    results = None
-    if node.target is overload:
-        node_args, node_kwargs = node.meta.get("eager_input_vals") or (node.args, node.kwargs)
+    if target is overload:
         bound = {**dict(zip(values, node_args)), **node_kwargs}
         fakes = {name: value.meta.get("val") if isinstance(value, torch.fx.Node) else value for name, value in bound.items()}
-        results = node.meta.get("val")
+    else:
+        results = None
     for name in tensors:  # a node made by a pass that recorded nothing: what Inductor has now is what there is
         if not isinstance(fakes.get(name), torch.Tensor):
             values[name].realize()

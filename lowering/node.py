@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import emit, emit_cpp
-from .compat.inductor import OrderedSet, V, ir, obey_partition_rule, tree_map
+from .compat.inductor import OrderedSet, V, effect_before, ir, obey_partition_rule, tree_map
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -26,7 +26,19 @@ class CppForm:
     known: Mapping[str, Any]
 
 
-class OpaqueKernel(ir.ExternKernel):
+class _InOrder:
+    """A node that waits for the one before it that has ordered effects, if it has such effects itself."""
+
+    effect_before: Any = None
+
+    def get_read_writes(self) -> Any:
+        read_writes = super().get_read_writes()
+        if self.effect_before is not None:
+            read_writes.reads.add(self.effect_before)
+        return read_writes
+
+
+class OpaqueKernel(_InOrder, ir.ExternKernel):
     """One launch. It has no buffer of its own: it writes to its results and to the arguments that its schema marks.
 
     `inputs`: tensor arguments in schema order, then results.
@@ -44,6 +56,7 @@ class OpaqueKernel(ir.ExternKernel):
         self.arguments = [tensors.index(name) if name in tensors else _Scalar(value) for name, value in values.items()]
         self.result_count = len(results)
         obey_partition_rule(self, info["name"])
+        self.effect_before = effect_before()
         mutated = [buffers[tensors.index(arg["name"])] for arg in info["args"] if arg["mutated"] and arg["name"] in tensors]
         written = {buffer.get_name(): buffer for buffer in (*mutated, *buffers[len(tensors) :])}
         self.mutation_outputs = [ir.MutationOutput(ir.NoneLayout(device=device), buffer, self) for buffer in written.values()]
@@ -52,6 +65,10 @@ class OpaqueKernel(ir.ExternKernel):
 
     def get_outputs(self) -> list[Any]:
         return list(self.mutation_outputs) or [self]
+
+    def get_name(self) -> str:
+        """A buffer by which others can wait for the launch: Inductor chains the nodes of ops with ordered effects so."""
+        return self.get_outputs()[0].name
 
     def get_device(self) -> torch.device:
         return self.device
@@ -95,12 +112,16 @@ def _flat(values: Sequence[Any]) -> list[Any]:
     return flat
 
 
-class _ReturningKernel(ir.FallbackKernel):
+class _ReturningKernel(_InOrder, ir.FallbackKernel):
     """A call that returns its results; their layouts, and mutation, are Inductor's business, as for any op."""
 
     @classmethod
     def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        before, known = effect_before(), len(V.graph.operations)
         results = cls.create(overload, *args, **kwargs)
+        for node in V.graph.operations[known:]:
+            if isinstance(node, cls):
+                node.effect_before = before
         return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, results)
 
 

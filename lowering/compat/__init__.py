@@ -5,6 +5,7 @@ This part is cheap: it does not import Inductor. `compat.inductor` does, and is 
 
 from __future__ import annotations
 
+from .autograd import forward_levels, register_autograd, returned_names, written_names
 from .dispatcher import is_known, kernel_entries, pinned_kernel_entries
 from .eager import (
     check_no_alias,
@@ -13,6 +14,7 @@ from .eager import (
     empty_strided_cuda,
     local_state,
     returns_nothing,
+    set_effects,
     state_addresses,
     sympy_functions,
     tensor_reader,
@@ -25,12 +27,17 @@ __all__ = [
     "count_mutations",
     "empty_strided_cpu",
     "empty_strided_cuda",
+    "forward_levels",
     "is_known",
     "kernel_entries",
     "local_state",
     "pinned_kernel_entries",
+    "register_autograd",
+    "returned_names",
     "returns_nothing",
+    "set_effects",
     "state_addresses",
     "sympy_functions",
     "tensor_reader",
+    "written_names",
 ]

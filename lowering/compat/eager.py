@@ -26,6 +26,7 @@ __all__ = [
     "empty_strided_cuda",
     "local_state",
     "returns_nothing",
+    "set_effects",
     "state_addresses",
     "sympy_functions",
     "tensor_reader",
@@ -107,6 +108,14 @@ def _refuse_inference(overload: Any, argument: str, value: torch.Tensor) -> None
             f"{overload.name()}: argument `{argument}` is an inference tensor and is written outside torch.inference_mode(), where autograd could not "
             f"notice; call the op in inference mode, or pass a copy (.clone())"
         )
+
+
+def set_effects(overload: Any, ordered: bool) -> None:
+    """Whether the op has effects that a graph cannot see: PyTorch then neither merges, reorders, drops nor repeats its calls in compiled graphs."""
+    from torch._higher_order_ops.effects import _register_effectful_op
+    from torch._library.effects import EffectType
+
+    _register_effectful_op(overload.name(), EffectType.ORDERED if ordered else None)
 
 
 @functools.cache

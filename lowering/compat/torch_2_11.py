@@ -13,7 +13,7 @@ from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._functorch._aot_autograd.schemas import OutputType
 from torch._guards import TracingContext
 from torch._higher_order_ops.auto_functionalize import get_mutable_args, read_view_information_from_args
-from torch._inductor import codecache, config, ir, lowering
+from torch._inductor import codecache, config, dependencies, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor.codegen.cpp_utils import cexpr
 from torch._inductor.codegen.wrapper import SubgraphPythonWrapperCodegen, pexpr
@@ -21,6 +21,7 @@ from torch._inductor.fx_passes import post_grad
 from torch._inductor.fx_passes.reinplace import graph_call_function as insert_call
 from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.virtualized import V
+from torch._library.effects import EffectType
 from torch._library.utils import get_layout_constraint_tag
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.passes.reinplace import _is_view_op
@@ -40,8 +41,10 @@ __all__ = [
     "as_strided",
     "before_writes",
     "cache_dir",
+    "called_by",
     "cexpr",
     "compile_fx",
+    "effect_before",
     "constants_wrapper",
     "copy_into",
     "expressions",
@@ -102,6 +105,28 @@ def op_name(target: Any) -> str | None:
     if isinstance(target, torch._ops.OpOverload):
         return target.name()
     return target._qualified_op_name if isinstance(target, torch._ops.OpOverloadPacket) else None
+
+
+def called_by(node: Any) -> tuple[Any, Sequence[Any], dict[str, Any], Any]:
+    """What a node calls: target, arguments, keyword arguments, results on fake tensors (None: not recorded). Arguments are as eager had them where
+    that is recorded. A call of an op with ordered effects is wrapped: with_effects(token, op, *args) -> (token, *results)."""
+    args, kwargs = node.meta.get("eager_input_vals") or (node.args, node.kwargs)
+    results = node.meta.get("val")
+    if node.target is not torch.ops.higher_order.with_effects:
+        return node.target, args, kwargs, results
+    results = results and results[1:]
+    return node.args[1], args[2:], kwargs, results[0] if results is not None and len(results) == 1 else results
+
+
+def effect_before() -> Any:
+    """The dependency of the node being lowered on the last one with ordered effects; None where it has no such effects, or is the first.
+
+    Inductor's lowering of with_effects adds such dependencies by itself, but before 2.15 under names that its scheduler does not look up.
+    """
+    if V.graph.current_node.target is not torch.ops.higher_order.with_effects:
+        return None
+    last = V.graph.effectful_ops.get(EffectType.ORDERED)
+    return last and dependencies.StarDep(last.get_name())
 
 
 def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

@@ -9,6 +9,10 @@ from .torch_2_11 import *  # noqa: F403
 from .torch_2_11 import __all__ as __all__
 
 
+def effect_before() -> None:
+    return None  # Inductor's own dependencies hold
+
+
 def user_stream() -> str | None:
     index = V.graph.scheduler.current_stream_idx
     return get_stream_name(index) if index else None

@@ -136,6 +136,11 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     t.is_conj = function_of(keep(kwargs, "is_conj"));
     t.is_inference = function_of(keep(kwargs, "is_inference"));
     t.increment_version = keep(kwargs, "increment_version");
+    t.forward_levels = keep(kwargs, "forward_levels");
+    t.name_current_level = check(PyUnicode_InternFromString("_current_level")).release();
+    if (!PyDict_GetItemWithError(t.forward_levels, t.name_current_level)) {
+      fail(ErrorKind::Missing, "this torch keeps no torch.autograd.forward_ad._current_level, by which opaq knows of forward-mode differentiation");
+    }
     t.device = keep(kwargs, "device");
     t.symbolic = keep(kwargs, "symbolic");
     t.name_requires_grad = check(PyUnicode_InternFromString("requires_grad")).release();

@@ -108,10 +108,16 @@ bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* k
 
 bool is_true(const Ref& object) { return object.get() == Py_True; }
 
-// No mode, tracer, transformation or profiler may be bypassed.
+// Whether tensors may carry tangents: a level of forward-mode differentiation is open.
+bool in_forward_mode() {
+  PyObject* level = PyDict_GetItemWithError(torch().forward_levels, torch().name_current_level);  // borrowed; -1 where none is open
+  return !level || PyLong_AsLong(level) >= 0;
+}
+
+// No mode, tracer, transformation, forward-mode differentiation or profiler may be bypassed.
 bool torch_state_is_plain() {
   const Torch& t = torch();
-  return local_state_is_plain() && t.function_modes() == 0 && !t.profiler_enabled();
+  return local_state_is_plain() && t.function_modes() == 0 && !t.profiler_enabled() && !in_forward_mode();
 }
 
 // A tensor that may be launched on: plain, readable, without gradient, negation or conjugation bit.
