@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import _runtime, autograd, given, lowering
-from .op import code_digest
+from .op import code_digest, declaring
 
 
 def custom_op(
@@ -35,6 +35,10 @@ def custom_op(
 
     def make(function: Callable[..., Any]) -> Any:
         given.function(where, "fn", function, "a Python function of the op's arguments")
+        with declaring:
+            return declare(function)
+
+    def declare(function: Callable[..., Any]) -> Any:
         extra = {} if tags is None else {"tags": tags}
         try:
             made = torch.library.custom_op(name, function, mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)

@@ -7,7 +7,9 @@ import functools
 import hashlib
 import inspect
 import marshal
+import os
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,11 @@ from .reference import define_reference
 from .rules import Output
 
 _ops: dict[str, Op] = {}
+
+# Held while an op is made or changed: threads may declare the same one at once, and a child that is forked meanwhile needs it whole. Who holds it runs
+# no code of a user's and resets no compiler: these may wait for a thread that wants to declare.
+declaring = threading.RLock()
+os.register_at_fork(before=declaring.acquire, after_in_parent=declaring.release, after_in_child=declaring.release)
 
 
 def op(
@@ -44,19 +51,23 @@ def op(
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
     if effects not in (None, "ordered"):
         raise _runtime.DeclarationError(f'{where}: got effects={effects!r}; expected "ordered", or None for a function of its arguments')
-    name = _runtime.declare(schema, _output_texts(where, outputs), given.flag(where, "replace", replace))
-    known = _ops.get(name)
-    if effects:
-        _refuse_effects_of_writes(_runtime.describe(name))
-    if known is None:
-        _ops[name] = known = Op(name)
-    elif replace:
-        known._redeclared()
-    elif known.effects != effects:
-        raise _runtime.DeclarationError(f"{name} is declared with effects={known.effects!r}; got {effects!r}. Give the same, or replace=True")
-    else:
-        return known
-    known._set_effects(effects)
+    texts = _output_texts(where, outputs)
+    with declaring:
+        name = _runtime.declare(schema, texts, given.flag(where, "replace", replace))
+        known = _ops.get(name)
+        if effects:
+            _refuse_effects_of_writes(_runtime.describe(name))
+        if known is None:
+            known = Op(name)
+            known._set_effects(effects)
+            _ops[name] = known
+        elif replace:
+            known._redeclared()
+            known._set_effects(effects)
+        elif known.effects != effects:
+            raise _runtime.DeclarationError(f"{name} is declared with effects={known.effects!r}; got {effects!r}. Give the same, or replace=True")
+    if replace:
+        known._forget_graphs()
     return known
 
 
@@ -118,7 +129,7 @@ class Op(*_unbound, functools.partial):
         self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
         self._fake = make_fake(_runtime.describe(self.name))
-        self._changed()
+        self._describe()
 
     def _set_effects(self, effects: str | None) -> None:
         if effects != self.effects:
@@ -212,7 +223,8 @@ class Op(*_unbound, functools.partial):
         """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests compare against it."""
         given.function(f"{self.name}: .reference(...)", "function", function, "a function of the op's arguments, in PyTorch")
         self._reference = function
-        fallback = define_reference(self.info, function, self._fake)
+        with declaring:
+            fallback = define_reference(self.info, function, self._fake)
         _runtime.set_reference(self.name, fallback, code_digest(function))
         self._changed()
         return function
@@ -262,8 +274,15 @@ class Op(*_unbound, functools.partial):
         return self
 
     def _changed(self) -> None:
-        self.info = _runtime.describe(self.name)
-        lowering.register(self.name)
+        self._describe()
+        self._forget_graphs()
+
+    def _describe(self) -> None:
+        with declaring:
+            self.info = _runtime.describe(self.name)
+            lowering.register(self.name)
+
+    def _forget_graphs(self) -> None:
         if "torch._dynamo" in sys.modules and any(
             node["op"] == self.name for node in (*_runtime.node_stats(), *_runtime.wrapper_nodes())
         ):

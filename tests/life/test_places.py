@@ -1,0 +1,67 @@
+"""Machines in a bad state: no files to open, no space, no folder to write to, no home. What can work works, what cannot says why and what to do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from programs import Places, places, run  # noqa: F401
+
+
+def test_folders_that_are_not_there_or_not_to_be_used(places: Places, tmp_path) -> None:  # noqa: ANN001
+    a_file = tmp_path / "file"
+    a_file.write_text("")
+    for environment in (
+        {"OPAQ_CACHE_DIR": str(a_file)},
+        {"OPAQ_CACHE_DIR": "/proc/nowhere"},
+        {"OPAQ_CACHE_DIR": str(a_file), "TMPDIR": "/no/such/folder"},
+        {"OPAQ_CACHE_DIR": None, "HOME": None, "XDG_CACHE_HOME": str(tmp_path / "xdg"), "TMPDIR": "/no/such/folder"},
+    ):
+        assert run(places, "print(plain('f')(x).tolist())", environment=environment).splitlines()[-1] == "[2.0, 2.0, 2.0]"
+    assert not [name for name in os.listdir("/tmp") if name.startswith(".opaq-work-")]
+
+
+def test_too_many_open_files(places: Places) -> None:
+    output = run(places, """
+        import resource
+        op = plain("f"); other = plain("g")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        kept = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            while True: kept.append(open("/dev/null"))
+        except OSError: pass
+        try: op(x)
+        except opaq.Error as error: print(type(error).__name__, error)
+        kept.clear()
+        print(op(x).tolist())
+    """)  # fmt: skip
+    first, last = output.splitlines()
+    assert first.startswith("CompileError") and "Too many open files" in first, output
+    assert last == "[2.0, 2.0, 2.0]"
+
+
+def test_no_space_left(places: Places, tmp_path) -> None:  # noqa: ANN001
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", small], capture_output=True, check=False).returncode != 0:
+        pytest.skip("a full file system takes the right to mount one")
+    try:
+        environment = {"OPAQ_CACHE_DIR": str(small), "TMPDIR": str(small)}
+        output = run(places, """
+            op = plain("f")
+            filler = os.path.join(os.environ["OPAQ_CACHE_DIR"], "filler")
+            descriptor = os.open(filler, os.O_CREAT | os.O_WRONLY)
+            try:
+                while True: os.write(descriptor, b"x" * 4096)
+            except OSError: pass
+            try: print(op(x).tolist())
+            except opaq.Error as error: print(type(error).__name__, error)
+            os.close(descriptor); os.remove(filler)
+            print(op(x).tolist())
+        """, environment=environment)  # fmt: skip
+        assert "[2.0, 2.0, 2.0]" in output or "No space left on device" in output, output
+    finally:
+        subprocess.run(["umount", small], check=False)
