@@ -69,7 +69,7 @@ def python() -> None:
 
 
 def life() -> None:
-    """pytest of forks, signals and ends of the process while something compiles"""
+    """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer ones"""
     pytest("life")
 
 
