@@ -75,10 +75,11 @@ def ops() -> list[str]: ...
 
 # ---- launching ---------------------------------------------------------------------------------------------------------
 
-def launcher(op: str, hash: str, device: str, node: str, graph: str, timed: bool = False) -> Callable[..., None]:
+def launcher(op: str, hash: str, device: str, node: str, graph: str, timed: bool = False, only: str = "") -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
     On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed: measure its calls that compile and load nothing.
+    only: the implementation that serves every launch; "": each launch chooses.
     Raises LaunchError when the op's hash is not `hash`."""
 
 def watch(op: str, entries: list[list[int]]) -> None:

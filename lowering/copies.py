@@ -100,7 +100,7 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
 
 def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
     """Where a graph input is written: copies its views that are used after the write though they are from before; dropping their copies made them views."""
-    root = list(_ancestors(base.node))[-1]
+    root = inductor.memory_of(base.node)
     write = call if not base.copied else next((user for user in root.users if call < user and inductor.copies_into(user, root)), None)
     if root.op not in ("placeholder", "get_attr") or write is None:
         return
@@ -117,7 +117,7 @@ def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) 
 
 def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
     """Where a graph input is written in place: copies the new value where the graph returns it as a tensor of its own; dropping its copy has made it the input."""
-    if base.copied or list(_ancestors(base.node))[-1].op not in ("placeholder", "get_attr"):
+    if base.copied or inductor.memory_of(base.node).op not in ("placeholder", "get_attr"):
         return
     values = inductor.new_values(call, base.written)
     for value in values:  # grows
@@ -134,7 +134,7 @@ def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Writt
 
 def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]) -> None:
     """By the first version of functionalization Inductor takes any new value of a call for that of the graph input which the call writes in place."""
-    root = list(_ancestors(base.node))[-1]
+    root = inductor.memory_of(base.node)
     if inductor.is_first_version(call) and root.op in ("placeholder", "get_attr"):
         for other in others:
             if _shares(other.now, base.now) and not _shares(other.eager, base.eager):

@@ -40,6 +40,8 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
         facts["reason"] = decision.reason
     if options.current().profile:
         facts["profile"] = True
+    if decision.copied:
+        facts["only"] = True
     return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
 
 

@@ -42,12 +42,15 @@ class Graph:
     def __init__(self, label: str) -> None:
         self.name = _runtime.graph_name(label)
 
-    def launch(self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False) -> Callable[..., None]:
+    def launch(
+        self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False, only: bool = False
+    ) -> Callable[..., None]:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU.
 
-        profile: its calls are timed, for the report.
+        profile: its calls are timed, for the report. only: `implementation` serves every launch; the graph has made the copies that it needs, so that
+        the conditions of others would be evaluated on these.
         """
-        launcher = _runtime.launcher(op, hash, device, node, self.name, profile)
+        launcher = _runtime.launcher(op, hash, device, node, self.name, profile, implementation if only else "")
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         return launcher
 

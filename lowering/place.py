@@ -36,6 +36,7 @@ def place(
     """
     written = [name for name in eager if name in written]
     buffers = {name: _lay_out(values[name], fake, name in contiguous, name in aligned) for name, fake in eager.items()}
+    _copy_together(op, eager, written, [name for name in eager if name in contiguous and not inductor.has_row_major(eager[name])], buffers)
     for name in written:
         keep_old_values(values[name], nodes.get(name))
         for other in eager:
@@ -83,6 +84,28 @@ def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -
     return ir.ExternKernel.realize_input(placed)
 
 
+def _copy_together(op: str, eager: Mapping[Any, torch.Tensor], written: Collection[Any], copied: list[Any], buffers: dict[Any, Any]) -> None:
+    """Row-major copies as the runtime makes them (runtime/select/copies.cpp): one for each view, and none of what is written where another argument
+    overlaps it."""
+    for index, name in enumerate(copied):
+        same = next((other for other in copied[:index] if _same_view(eager[other], eager[name])), name)
+        buffers[name] = buffers[same]
+    for name in (name for name in copied if name in written):
+        for other in eager:
+            together = other in copied and _same_view(eager[other], eager[name])
+            shares = other != name and not together and inductor.shares_storage(eager[other], eager[name])
+            if shares and may_overlap(_eager_extent(eager[other]), _eager_extent(eager[name])):
+                raise _runtime.LaunchError(
+                    f"{op}: argument `{name}` is written and not row-major, so the kernel would write to a copy of it, but it shares memory with `{other}`; "
+                    f"pass tensors that share no memory, or row-major ones, or let the kernel take the strides ({name}.stride(i) in args)"
+                )
+
+
+def _same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
+    geometry = [(fake.dtype, list(fake.shape), list(fake.stride()), fake.storage_offset()) for fake in (a, b)]
+    return inductor.shares_storage(a, b) and str(geometry[0]) == str(geometry[1])
+
+
 def _exact(value: Any, eager: torch.Tensor) -> Any:
     return ir.ExternKernel.realize_input(ir.ExternKernel.require_exact_strides(_box(value), inductor.expressions(eager.stride())))
 
@@ -90,7 +113,7 @@ def _exact(value: Any, eager: torch.Tensor) -> Any:
 def _share(name: Any, values: Mapping[Any, Any], eager: Mapping[Any, torch.Tensor], contiguous: Container[Any], buffers: dict[Any, Any]) -> None:
     """Puts a written argument and those that share its memory in eager into one buffer, where Inductor has them in several."""
 
-    def taken_as_is(other: Any) -> bool:  # eager copies the others to row-major order, each by itself
+    def taken_as_is(other: Any) -> bool:  # eager copies the others to row-major order
         return other not in contiguous or inductor.has_row_major(eager[other])
 
     sharing = [other for other in eager if inductor.shares_storage(eager[other], eager[name]) and taken_as_is(other)]

@@ -29,6 +29,7 @@ from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = [
+    "memory_of",
     "new_values",
     "outputs_that_are_inputs",
     "is_first_version",
@@ -433,18 +434,34 @@ def copies_into(node: Any, target: Any) -> bool:
     return node.target is torch.ops.aten.copy_.default and node.args[0] is target
 
 
+def memory_of(node: Any) -> Any:
+    """The graph's node in whose memory `node` lies: through views, and through calls that write in place."""
+    while True:
+        if is_view(node):
+            node = node.args[0]
+            continue
+        call = node.args[0] if node.target is operator.getitem else None
+        if call is None or call.target not in (_V1, _V2):
+            return node
+        value = next((value for value in written_values(call) if not value.copied and node in new_values(call, value)), None)
+        if value is None:
+            return node
+        name, index = value.place
+        node = call.kwargs[name] if index is None else call.kwargs[name][index]
+
+
 def overwritten(call: Any, value: WrittenValue) -> bool:
     """Whether a new value that lies in a graph input's memory, written there in place, is still used when the graph copies another value into that input."""
     name, index = value.place
     if call.target is _V1:
         return False  # other values than the last are not written in place
-    root = call.kwargs[name][index]
-    while is_view(root):
-        root = root.args[0]
-    copies = [user for user in root.users if copies_into(user, root) and call < user]
-    if value.copied or not copies:
+    if value.copied:
         return False
-    used = [node for node in new_values(call, value) if node is not copies[0].args[1]]
+    root = memory_of(call.kwargs[name][index])
+    copies = [user for user in root.users if copies_into(user, root) and call < user and memory_of(user.args[1]) is not root]
+    if not copies:
+        return False
+    used = new_values(call, value)
     for node in used:  # grows by the views of what is in it
         used += [user for user in node.users if is_view(user)]
     return any(copy < user for copy in copies for node in used for user in node.users)

@@ -23,6 +23,7 @@ struct Launcher {
   Device device;
   std::string node, graph;
   bool timed;                         // the graph was compiled with the option `profile`
+  PreparedLaunch* only;               // what serves every launch; nullptr: each launch chooses
   std::vector<Read> reads;            // inputs, then outputs
   bool mutates;
   int64_t calls = 0;                  // guarded by the GIL, as everything here
@@ -140,7 +141,7 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
       Py_RETURN_NONE;
     }
     if (l->mutates) check_written(*l->op, args.data());
-    const Choice choice = l->selector->select(args.data(), l->device.type);
+    const Choice choice = l->only ? Choice{l->only} : l->selector->select(args.data(), l->device.type);
     if (choice.launch) {
       const bool was_loaded = launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
       if (l->timed && was_loaded) choice.launch->add_host_time(now() - start);
@@ -174,12 +175,13 @@ PyObject* launcher(PyObject*, PyObject* args) {
     std::vector<std::string> items;
     for (size_t i = 0; i < 5; ++i) items.push_back(to_string(objects.at(i).get(), "launcher"));
     const bool timed = objects.size() > 5 && to_bool(objects[5].get());
+    const std::string only = objects.size() > 6 ? to_string(objects[6].get(), "launcher") : "";
     const Op& op = get_op(items.at(0));
     if (op.hash() != items.at(1)) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " + op.hash().substr(0, 12) + ", generated for " + items.at(1).substr(0, 12) +
                                   "); compile the model again");
     }
-    auto* l = new Launcher{&op, &selector(op), &op.spec(), &watch_of(op.name()), parse_device(items.at(2)), items.at(3), items.at(4), timed, reads_of(op.spec()), mutates(op.spec())};
+    auto* l = new Launcher{&op, &selector(op), &op.spec(), &watch_of(op.name()), parse_device(items.at(2)), items.at(3), items.at(4), timed, only.empty() ? nullptr : selector(op).find(only), reads_of(op.spec()), mutates(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {
       delete l;

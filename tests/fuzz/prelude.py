@@ -51,6 +51,10 @@ def span(tensor):
     return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size() if tensor.numel() else tensor.data_ptr()
 
 
+def same_view(a, b):
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
 def choose(implementations, tensors, written, reference=False):
     """Which implementation eager runs, and its arguments: (position, tensors by name, function to call after the launch).
 
@@ -69,15 +73,23 @@ def choose(implementations, tensors, written, reference=False):
     best = best or (len(implementations), ())
     copied = strided & set(best[1])
     present = [tensors[name] for name in written if tensors[name] is not None]
-    for i, one in enumerate(present):
-        for other in present[:i]:
-            if copied & set(written) and span(one)[0] < span(other)[1] and span(other)[0] < span(one)[1]:
-                raise Refused("written arguments overlap and one is copied")
+    for name in copied & set(written):
+        for other, tensor in tensors.items():
+            alone = tensor is None or other == name or (other in copied and same_view(tensor, tensors[name]))
+            if not alone and span(tensor)[0] < span(tensors[name])[1] and span(tensors[name])[0] < span(tensor)[1]:
+                raise Refused("a written argument that is copied overlaps another")
     for tensor in present:
         extent = (span(tensor)[1] - span(tensor)[0]) // tensor.element_size()
         if torch.arange(extent).as_strided(tensor.shape, tensor.stride()).unique().numel() != tensor.numel():
             raise Refused("a written argument overlaps itself")
-    placed = {name: tensor.contiguous() if name in copied else tensor for name, tensor in tensors.items()}
+    placed = dict(tensors)
+    for name in tensors:
+        if name in copied:
+            shared = next(
+                (other for other in placed if other in copied and placed[other] is not tensors[other] and same_view(tensors[other], tensors[name])),
+                None,
+            )
+            placed[name] = placed[shared] if shared else tensors[name].contiguous()
 
     def carry_back():
         for name in written:
