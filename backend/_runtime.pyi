@@ -7,6 +7,7 @@ class Error(RuntimeError): ...                      # base of all that opaq rais
 class DeclarationError(Error, ValueError): ...      # a schema, rule, expression or option is wrong
 class CompileError(Error): ...                      # source does not compile or does not fit its argument list
 class LaunchError(Error): ...                       # this call's arguments are wrong
+class ContractError(LaunchError): ...
 class DriverError(Error): ...                       # CUDA reported an error; attribute `sticky`
 class CaptureError(Error): ...                      # something must load while a stream is captured
 class MissingError(Error): ...                      # a library or device is not there
@@ -32,6 +33,7 @@ class OutputInfo(TypedDict):                        # expressions over the argum
     shape: list[str]        # items; an item that yields a list is marked with a leading "*"
     strides: list[str]      # [] when contiguous
     dtype: str
+    partial: bool           # implementations may leave elements unwritten
     device_of: str          # the argument whose device it shares
 
 class Requirement(TypedDict):
@@ -75,11 +77,15 @@ def ops() -> list[str]: ...
 
 # ---- launching ---------------------------------------------------------------------------------------------------------
 
-def launcher(op: str, hash: str, device: str, node: str, graph: str, timed: bool = False, only: str = "") -> Callable[..., None]:
+def launcher(
+    op: str, hash: str, device: str, node: str, graph: str, timed: bool = False, only: str = "", check: bool = False, source: str = "",
+    promised: str = "",
+) -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
     On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed: measure its calls that compile and load nothing.
     only: the implementation that serves every launch; "": each launch chooses.
+    check: hold each launch against the op's declaration; ContractError names the user's line `source`. promised: the implementation that must serve.
     Raises LaunchError when the op's hash is not `hash`."""
 
 def watch(op: str, entries: list[list[int]]) -> None:
@@ -89,6 +95,8 @@ def watch(op: str, entries: list[list[int]]) -> None:
 def watcher(op: str, device: str) -> Callable[[], bool]: ...       # kernel_is_ours, for one op and device: faster
 def kernel_is_ours(op: str, device: str) -> bool:
     """Whether a call of the op on this device ("cpu", "cuda:0") still comes to the kernel that was there at `watch`."""
+
+def call_checked(overload: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...  # under the contract check
 
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
     """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""

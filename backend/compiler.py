@@ -20,7 +20,7 @@ def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any],
     ours, theirs = split(options or {}, inductor.list_options())
     patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
     lowering.activate()
-    settings = {key: ours[key] for key in ("strict", "archs", "ptx", "profile")}
+    settings = {key: ours[key] for key in ("strict", "archs", "ptx", "profile", "check")}
     return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lambda: lowering.options.use(**settings))
 
 

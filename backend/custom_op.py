@@ -41,7 +41,7 @@ def custom_op(
     def declare(function: Callable[..., Any]) -> Any:
         extra = {} if tags is None else {"tags": tags}
         try:
-            made = torch.library.custom_op(name, function, mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
+            made = torch.library.custom_op(name, _checked(name, function), mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
         except (TypeError, ValueError, RuntimeError) as error:
             raise _runtime.DeclarationError(f"{where}: {error}") from error
         lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
@@ -55,6 +55,15 @@ def custom_op(
         return made
 
     return make if fn is None else make(fn)
+
+
+def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as eager calls it: with OPAQ_CHECK=contract, held to write to nothing but what mutates_args names."""
+    if _runtime.settings()["check"] != "contract":
+        return function
+    from .lowering.contract import checked  # imports Inductor
+
+    return checked.eager_function(name, function)
 
 
 def _device_set(device_types: str | Iterable[str] | None) -> frozenset[str] | None:

@@ -15,6 +15,7 @@ class Option:
     type: type
     default: Any
     meaning: str
+    accepted: tuple[Any, ...] = ()  # its values, where they are few
 
 
 OPTIONS = [
@@ -22,7 +23,11 @@ OPTIONS = [
     Option("archs", list, [], 'what a C++ wrapper compiles CUDA source for, such as ["sm_90a"]; empty: the device at hand'),
     Option("ptx", bool, False, "with a C++ wrapper, PTX too, for devices newer than the archs"),
     Option("profile", bool, False, "measure the host time of this graph's launches from Python, for opaq.report()"),
-]
+    Option(
+        "check", str, _runtime.settings()["check"],
+        '"contract": hold every launch against its op\'s declaration and the traced graph; "" for none', ("", "contract"),
+    ),
+]  # fmt: skip
 
 
 def split(options: dict[str, Any], inductor_options: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -35,8 +40,12 @@ def split(options: dict[str, Any], inductor_options: list[str]) -> tuple[dict[st
     for key, value in options.items():
         if key in table:
             expected = table[key].type
-            if not isinstance(value, expected) or (expected is list and not all(isinstance(item, str) for item in value)):
+            values = table[key].accepted
+            listed_wrongly = expected is list and not all(isinstance(item, str) for item in value)
+            if not isinstance(value, expected) or listed_wrongly or (values and value not in values):
                 accepted = {bool: "True or False", list: "a list of str"}.get(expected, expected.__name__)
+                if values:
+                    accepted = " or ".join(f'"{item}"' for item in values)
                 raise _runtime.DeclarationError(f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} ({table[key].meaning})')
             ours[key] = value
         elif key.replace("-", "_") in inductor_options:

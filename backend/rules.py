@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .given import File, expressions, refuse
+from .given import File, expressions, flag, refuse
 
 
 @dataclass(frozen=True)
@@ -21,33 +21,37 @@ class Output:
     dtype: str = ""
     strides: str = ""
     device: str = ""
+    partial: bool = False
 
 
-def like(argument: str, *, dtype: object = "", shape: object = "", strides: object = "") -> Output:
+def like(argument: str, *, dtype: object = "", shape: object = "", strides: object = "", partial: bool = False) -> Output:
     """An output with the shape, dtype and device of `argument`, row-major; what is given replaces the argument's.
 
-    like("x", dtype="float32") is x's shape in float32.
+    like("x", dtype="float32") is x's shape in float32. partial: implementations may leave elements unwritten, which the contract check then allows.
     """
     where = "opaq.like(...)"
     _name(where, "argument", argument)
     return Output(
-        like=argument, shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides)
-    )
+        like=argument, shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides),
+        partial=flag(where, "partial", partial),
+    )  # fmt: skip
 
 
-def tensor(shape: object, *, dtype: object, strides: object = "", device: str = "") -> Output:
+def tensor(shape: object, *, dtype: object, strides: object = "", device: str = "", partial: bool = False) -> Output:
     """An output of the given shape and dtype; row-major unless `strides` (in elements) are given.
 
     shape: "x.size(0), 2 * y.size(-1)", or a sequence of ints and expressions; "x.shape[:-1]" is spliced.
     dtype: a torch.dtype, its name, or an expression such as "x.dtype".
     device: the argument whose device the output shares; the first tensor argument when not given.
+    partial: implementations may leave elements unwritten, which the contract check then allows.
     """
     where = "opaq.tensor(...)"
     if not isinstance(device, str):
         refuse(where, "device", device, "the name of the tensor argument whose device the output shares")
     return Output(
-        shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides), device=device
-    )
+        shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides), device=device,
+        partial=flag(where, "partial", partial),
+    )  # fmt: skip
 
 
 def file(path: str | os.PathLike[str]) -> File:

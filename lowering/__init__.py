@@ -65,9 +65,11 @@ def activate() -> None:
     if _active:
         return
     from . import cache_key, copies
+    from .contract import traced
 
     cache_key.install(_registered)
     copies.install(_registered)
+    traced.install(_registered)  # after copies: it sees a graph first
     _active = True
     for qualname in list(_registered):
         _install(qualname)

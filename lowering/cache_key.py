@@ -25,6 +25,8 @@ def key_of(graph_module: torch.fx.GraphModule | None, registered: Container[str]
     """(op, hash) of the opaque ops in the graph and its subgraphs, the lowering options and the writer; None for a graph without any."""
     found = {name for name in _op_names(graph_module) if name in registered}
     settings = dataclasses.astuple(options.current())
+    if found and options.current().check:
+        raise inductor.CacheBypass("opaq's contract check compares with the traced graph, which no compile cache holds")
     if not found and options.current() == options.Options():
         return None
     sharing = [copies.traced_sharing(module.graph, found) for module in _graph_modules(graph_module)]

@@ -15,7 +15,7 @@ import sympy
 import torch
 
 from . import options, python_functions
-from .compat.inductor import V, graph_label, op_name, pexpr, root_wrapper, schema_text
+from .compat.inductor import V, before_body, graph_label, is_root, op_name, pexpr, root_wrapper, schema_text
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -23,18 +23,27 @@ if TYPE_CHECKING:
     from .decision import Decision
 
 
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What the contract check wants to know of a node's call."""
+
+    source: str  # the user's line, or ""
+    call: list[int] | None  # number of the kept graph (contract/traced.py) and of the call in it; None where it is not in one
+
+
 @dataclasses.dataclass
 class _Header:
     """What has been printed into one wrapper's header."""
 
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    replayed: bool = False  # by its wrapper's first line
 
 
 _headers: weakref.WeakKeyDictionary[Any, _Header] = weakref.WeakKeyDictionary()
 
 
-def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, decision: Decision) -> str:
-    """Prints the header lines of one node's launch object and returns its name."""
+def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, decision: Decision, traced: Traced | None = None) -> str:
+    """Prints the header lines of one node's launch object and returns its name. traced: for the contract check."""
     facts = {"device": device_text(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
@@ -42,20 +51,37 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
         facts["profile"] = True
     if decision.copied:
         facts["only"] = True
-    return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
+    if traced is not None:
+        facts |= _check_facts(wrapper, traced)
+        if decision.candidates and not decision.candidates[0].conditions:
+            facts["promised"] = True
+    name = _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
+    if traced is not None:
+        _replay_line(wrapper, traced)
+    return name
 
 
-def python_object(wrapper: Any, overload: Any, node: str, device: torch.device | None) -> str:
+def python_object(wrapper: Any, overload: Any, node: str, device: torch.device | None, traced: Traced | None = None) -> str:
     """As launch_object, for an op that is a Python function."""
     name = op_name(overload)
     facts = {"device": device_text(device or torch.device("cpu")), "node": node}
-    return _define(wrapper, name, schema_text(overload), python_functions[name].hash, "python_function", facts)
+    if traced is not None:
+        facts |= _check_facts(wrapper, traced)
+    kernel = _define(wrapper, name, schema_text(overload), python_functions[name].hash, "python_function", facts)
+    if traced is not None:
+        _replay_line(wrapper, traced)
+    return kernel
 
 
-def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device) -> None:
-    """Prints the launch; on CUDA the last argument is the current stream of the node's device."""
+def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device, laid_out: Sequence[Any] = ()) -> None:
+    """Prints the launch; on CUDA the last argument is the current stream of the node's device.
+
+    laid_out: for the contract check, the buffers of `args`; None for what is not a tensor."""
     if device.type == "cuda":
         args = [*args, wrapper.write_get_raw_stream(device.index or 0, V.graph.name)]
+    if options.current().check:
+        layouts = (f"({_tuple(b.get_size())}, {_tuple(b.get_stride())}, {b.get_dtype()})" if b is not None else "None" for b in laid_out)
+        args = [*args, f"laid_out=({', '.join(layouts)},)"]
     wrapper.writeline(f"{kernel}({', '.join(args)})")
 
 
@@ -72,6 +98,27 @@ def scalar(value: Any) -> str:
     if isinstance(value, torch.device):
         return f"torch.{value!r}"
     return repr(value)
+
+
+def _check_facts(wrapper: Any, traced: Traced) -> dict[str, Any]:
+    """What a checked node tells its launch object. Prints, once, the line that runs the traced graph on the graph's inputs."""
+    facts: dict[str, Any] = {"check": True}
+    if traced.source:
+        facts["source"] = traced.source
+    if traced.call is not None:
+        facts["traced"] = traced.call
+    return facts
+
+
+def _replay_line(wrapper: Any, traced: Traced) -> None:
+    header = _headers[root_wrapper(wrapper)]
+    if traced.call is not None and is_root() and not header.replayed:
+        header.replayed = True
+        before_body(root_wrapper(wrapper), f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # for the contract check")
+
+
+def _tuple(values: Sequence[Any]) -> str:
+    return f"({', '.join(scalar(value) for value in values)}{',' * (len(values) == 1)})"
 
 
 def _define(wrapper: Any, qualname: str, schema: str, hash: str, method: str, facts: dict[str, Any]) -> str:

@@ -41,20 +41,38 @@ class Graph:
 
     def __init__(self, label: str) -> None:
         self.name = _runtime.graph_name(label)
+        self._run: Any = None  # of the contract check
 
     def launch(
-        self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False, only: bool = False
-    ) -> Callable[..., None]:
+        self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False, only: bool = False, check: bool = False,
+        source: str = "", traced: list[int] | None = None, promised: bool = False,
+    ) -> Callable[..., None]:  # fmt: skip
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU.
 
         profile: its calls are timed, for the report. only: `implementation` serves every launch; the graph has made the copies that it needs, so that
-        the conditions of others would be evaluated on these.
+        the conditions of others would be evaluated on these. check: they are held against the op's declaration and, by `traced`, against the traced graph;
+        they take `laid_out` too. source: the user's line. promised: `implementation` must serve every launch.
         """
-        launcher = _runtime.launcher(op, hash, device, node, self.name, profile, implementation if only else "")
+        launcher = _runtime.launcher(op, hash, device, node, self.name, profile, implementation if only else "", check, source, implementation if promised else "")
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
-        return launcher
+        if not check:
+            return launcher
+        return self._checked(op, node, source, traced).launch(launcher, [output["name"] for output in _runtime.describe(op)["outputs"]])
 
-    def python_function(self, op: str, hash: str, *, device: str, node: str) -> Callable[..., Any]:
+    def replay(self, number: int, inputs: list[Any]) -> None:
+        """Runs the traced graph on the inputs of a call that begins, for the contract check."""
+        self._run.start(number, inputs)
+
+    def _checked(self, op: str, node: str, source: str, traced: list[int] | None) -> Any:
+        from .contract import checked  # only where something is checked
+
+        self._run = self._run or checked.Run()
+        place = f" (node {node} of {self.name}{', from ' if source else ''}{source})"
+        return checked.Checked(self._run, op, overload_of(op), lambda: place, (traced[0], traced[1]) if traced else None)
+
+    def python_function(
+        self, op: str, hash: str, *, device: str, node: str, check: bool = False, source: str = "", traced: list[int] | None = None
+    ) -> Callable[..., Any]:
         """The function of an op that is written in Python; its results are the arguments that its schema says (Tensor(a!) -> Tensor(a!)), and
         otherwise may not alias its arguments.
 
@@ -89,4 +107,4 @@ class Graph:
             compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results
 
-        return call
+        return self._checked(op, node, source, traced).function(call) if check else call

@@ -39,6 +39,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     device = _device(inputs.values(), outputs)
     known = {**values, **inputs, **dict(zip((output["name"] for output in info["outputs"]), outputs))}
     language, names = inductor.wrapper_language(), Names(inductor.known_true)
+    _refuse_check(qualname, language)
     if not language:
         return _through_dispatcher(info, overload, values, traced, device, "this wrapper is neither in Python nor in C++")
     if not _runtime.kernel_is_ours(qualname, device.type):
@@ -81,6 +82,7 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
+    _refuse_check(qualname, inductor.wrapper_language())
     if inductor.wrapper_language() != "python":
         _refuse_in_package(qualname, device, NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"))
         results = _stock(qualname, overload, args, kwargs, device, "a Python function has no C++ form")
@@ -193,6 +195,14 @@ def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.devi
 
 def _another_kernel(device: torch.device) -> NoCppForm:
     return NoCppForm(f"another kernel is registered for it on {device.type}", "package it in a process that does not register that kernel")
+
+
+def _refuse_check(qualname: str, language: str) -> None:
+    if options.current().check and language != "python":
+        raise _runtime.DeclarationError(
+            f"{qualname} (node {V.graph.current_node.name}): the contract check looks at launches of Inductor's Python wrapper, and this graph is compiled "
+            f"to another form; leave cpp_wrapper and packaging out, or the option check (OPAQ_CHECK)"
+        )
 
 
 def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) -> None:

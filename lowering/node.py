@@ -10,6 +10,7 @@ import torch
 
 from . import emit, emit_cpp
 from .compat.inductor import OrderedSet, V, effect_before, ir, obey_partition_rule, tree_map
+from .contract.traced import facts_of
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -52,6 +53,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         scalars = [value for name, value in values.items() if name not in tensors]
         super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
         self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
+        self.traced = facts_of(V.graph.current_node)
         self.names = [*tensors, *(output["name"] for output in info["outputs"])]
         self.arguments = [tensors.index(name) if name in tensors else _Scalar(value) for name, value in values.items()]
         self.result_count = len(results)
@@ -93,9 +95,10 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             return
         split = len(references) - self.result_count
         args = [emit.scalar(item.value) if isinstance(item, _Scalar) else references[item] for item in self.arguments]
-        kernel = emit.launch_object(wrapper, self.info, self.get_operation_name(), self.device, self.decision)
+        kernel = emit.launch_object(wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.traced)
         self.codegen_comment(wrapper, kernel)
-        emit.launch(wrapper, kernel, [*args, *references[split:]], self.device)
+        tensors = [None if isinstance(item, _Scalar) else self.inputs[item] for item in self.arguments]
+        emit.launch(wrapper, kernel, [*args, *references[split:]], self.device, [*tensors, *self.inputs[split:]])
 
 
 class _Scalar:
@@ -128,8 +131,12 @@ class _ReturningKernel(_InOrder, ir.FallbackKernel):
 class PythonFunctionKernel(_ReturningKernel):
     """A call of a Python function."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.traced = facts_of(V.graph.current_node)
+
     def codegen(self, wrapper: Any) -> None:
-        self.python_kernel_name = emit.python_object(wrapper, self.op_overload, self.get_operation_name(), self.get_device())
+        self.python_kernel_name = emit.python_object(wrapper, self.op_overload, self.get_operation_name(), self.get_device(), self.traced)
         super().codegen(wrapper)
 
 

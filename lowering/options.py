@@ -9,6 +9,8 @@ import difflib
 from collections.abc import Iterator
 from typing import Any
 
+from opaq import _runtime
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -16,15 +18,17 @@ class Options:
     archs: what to compile CUDA source for in a C++ wrapper or a package ("sm_90a", "compute_90" for PTX); empty: the device at hand.
     ptx: PTX too, of the lowest arch, so that newer devices can run the package.
     profile: the Python wrapper's launches are timed.
+    check: "contract": each launch is held against its op's declaration and the traced graph; "" for none. OPAQ_CHECK gives the default.
     """
 
     strict: bool = False
     archs: tuple[str, ...] = ()
     ptx: bool = False
     profile: bool = False
+    check: str = ""
 
 
-_current: contextvars.ContextVar[Options] = contextvars.ContextVar("opaq_lowering_options", default=Options())
+_current: contextvars.ContextVar[Options] = contextvars.ContextVar("opaq_lowering_options", default=Options(check=_runtime.settings()["check"]))
 
 
 def current() -> Options:

@@ -15,6 +15,7 @@ from torch._guards import TracingContext
 from torch._higher_order_ops.auto_functionalize import get_mutable_args, read_view_information_from_args
 from torch._inductor import codecache, config, dependencies, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
+from torch._inductor.codecache import BypassFxGraphCache as CacheBypass
 from torch._inductor.codegen.cpp_utils import cexpr
 from torch._inductor.codegen.wrapper import SubgraphPythonWrapperCodegen, pexpr
 from torch._inductor.fx_passes import post_grad
@@ -40,6 +41,8 @@ __all__ = [
     "V",
     "WrittenValue",
     "as_strided",
+    "CacheBypass",
+    "before_body",
     "before_writes",
     "cache_dir",
     "called_by",
@@ -53,12 +56,14 @@ __all__ = [
     "fakes_of",
     "folds_constants",
     "functional_calls",
+    "functional_copy",
     "graph_label",
     "has_row_major",
     "has_strides",
     "insert_call",
     "insert_copy",
     "ir",
+    "is_root",
     "is_view",
     "known_at_most",
     "known_true",
@@ -326,6 +331,16 @@ def user_stream() -> str | None:
     return None  # before 2.15 a C++ wrapper knows no others
 
 
+def is_root() -> bool:
+    """Whether the graph being lowered is the one that is called, and no branch or body in it."""
+    return not hasattr(V.graph, "parent")
+
+
+def before_body(wrapper: Any, line: str) -> None:
+    """Prints a line into a Python wrapper before those that run anything; the graph's inputs have names there."""
+    wrapper.lines.insert(0, line)
+
+
 def root_wrapper(wrapper: Any) -> Any:
     """The wrapper whose header is printed: subgraphs and graph partitions share their parent's."""
     return wrapper.get_root_graph() if isinstance(wrapper, SubgraphPythonWrapperCodegen) else wrapper
@@ -355,15 +370,37 @@ def on_cache_key(details_of: Callable[[Any], Any]) -> None:
 # ---- calls that write, while they are functional: auto_functionalized(op, arguments) -> (results, new values) ------------
 
 
-def before_writes(change: Callable[[Any], None]) -> None:
-    """Runs `change(graph)` on every graph after Inductor chose which written arguments are copied, before functional calls become writing ones again."""
+def before_writes(change: Callable[[Any], Callable[[], None] | None]) -> None:
+    """Runs `change(graph)` on every graph after Inductor chose which written arguments are copied, before functional calls become writing ones again.
+
+    What it returns, if anything, is called after that."""
     original = post_grad.decompose_auto_functionalized
 
     def decompose_auto_functionalized(graph: Any) -> Any:
-        change(graph)
-        return original(graph)
+        after = change(graph)
+        result = original(graph)
+        if after is not None:
+            after()
+        return result
 
     post_grad.decompose_auto_functionalized = decompose_auto_functionalized
+
+
+_decompose = post_grad.decompose_auto_functionalized
+
+
+def functional_copy(graph: Any, change: Callable[[Any], None]) -> Any:
+    """A module with a copy of a graph that holds functional calls, which become writing calls on copies of all that they write. `change(copy)` runs
+    before that."""
+    copied = torch.fx.Graph()
+    copied.output(copied.graph_copy(graph, {}))
+    module = torch.fx.GraphModule(graph.owning_module or torch.nn.Module(), copied)
+    for call in functional_calls(module.graph):
+        call.meta.pop("only_clone_these_tensors", None)
+        call.meta["only_clone_these_tensors"] = [value.key for value in written_values(call)]
+    change(module.graph)
+    _decompose(module.graph)
+    return module
 
 
 _V1, _V2 = torch.ops.higher_order.auto_functionalized, torch.ops.higher_order.auto_functionalized_v2

@@ -87,6 +87,11 @@ int parse_threads(const char* variable, const std::string& value) {
   return number;
 }
 
+bool parse_check(const std::string& value) {
+  if (value.empty() || value == "contract") return !value.empty();
+  fail(ErrorKind::Declaration, "OPAQ_CHECK='" + value + "' is no kind of check; expected \"contract\", or nothing for none");
+}
+
 std::string first_on_path(std::initializer_list<const char*> programs) {
   const std::string path = env("PATH").value_or("/usr/local/bin:/usr/bin:/bin");
   for (const char* program : programs) {
@@ -115,6 +120,7 @@ Settings read() {
   if (s.cxx.empty()) s.cxx = first_on_path({"c++", "g++", "clang++"});
   s.compile_helper = env("OPAQ_COMPILE_HELPER").value_or("");
   s.temporary_dir = env("TMPDIR").value_or("/tmp");
+  s.check_contract = parse_check(env("OPAQ_CHECK").value_or(""));
   const auto threads = env("OPAQ_COMPILE_THREADS");
   const unsigned cores = std::thread::hardware_concurrency();
   s.compile_threads = threads ? parse_threads("OPAQ_COMPILE_THREADS", *threads) : static_cast<int>(cores == 0 ? 1 : cores);

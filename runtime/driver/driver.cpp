@@ -61,6 +61,11 @@ Driver open(const std::string& name) {
   find(d.launch_kernel_ex, OPAQ_SYMBOL(cuLaunchKernelEx));
   find(d.stream_is_capturing, OPAQ_SYMBOL(cuStreamIsCapturing));
   find(d.thread_exchange_capture_mode, OPAQ_SYMBOL(cuThreadExchangeStreamCaptureMode));
+  find(d.memcpy_dtoh_async, OPAQ_SYMBOL(cuMemcpyDtoHAsync), true);
+  find(d.memcpy_htod_async, OPAQ_SYMBOL(cuMemcpyHtoDAsync), true);
+  find(d.stream_synchronize, OPAQ_SYMBOL(cuStreamSynchronize), true);
+  find(d.mem_alloc_async, OPAQ_SYMBOL(cuMemAllocAsync), true);
+  find(d.mem_free_async, OPAQ_SYMBOL(cuMemFreeAsync), true);
 
   Dl_info info;
   if (d.init != nullptr && dladdr(reinterpret_cast<void*>(d.init), &info) != 0 && info.dli_fname != nullptr) d.path = info.dli_fname;

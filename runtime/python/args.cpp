@@ -185,6 +185,17 @@ void refuse_tensor(const std::string& op, const std::string& argument, PyObject*
   fail(ErrorKind::Launch, where + "cannot be launched on: " + reason);
 }
 
+Storage storage_of(PyObject* tensor) {
+  const Ref storage = check(PyObject_CallMethod(tensor, "untyped_storage", nullptr));
+  const Ref address = check(PyObject_CallMethod(storage.get(), "data_ptr", nullptr)), bytes = check(PyObject_CallMethod(storage.get(), "nbytes", nullptr));
+  return {PyLong_AsVoidPtr(address.get()), to_int(bytes.get(), "nbytes")};
+}
+
+std::string called_at() {
+  const std::string line = call_site();
+  return line.empty() ? "" : " (called at " + line + ")";
+}
+
 Ref default_value(const ArgSpec& spec) {
   if (spec.torch_type == "ScalarType") {
     if (const std::optional<DType> dtype = dtype_from_name(spec.default_text)) return Ref::borrow(torch().dtypes[static_cast<int>(*dtype)]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bind.h"
+#include "opaq/check.h"
 #include "opaq/launch.h"
 
 namespace opaq::python {
@@ -57,6 +58,12 @@ inline bool launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, 
 
 // Throws Launch for a value that PyTorch takes no more than we do; returns for one on which PyTorch is to decide.
 void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value);
+
+// The memory of a plain tensor.
+Storage storage_of(PyObject* tensor);
+
+// " (called at model.py:12)", or "" where no Python code of the user's called.
+std::string called_at();
 
 // Why a value was refused as a tensor argument; takes the place of the Python exception that is set, if any.
 [[noreturn]] void refuse_tensor(const std::string& op, const std::string& argument, PyObject* value);

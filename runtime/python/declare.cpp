@@ -53,7 +53,7 @@ Ref describe_outputs(const OpSpec& spec) {
     const OutputRule& rule = spec.outputs[i];
     Dict d;
     d.set("name", spec.schema.returns[i]).put("shape", shape_items(rule.shape)).put("strides", shape_items(rule.strides));
-    d.set("dtype", rule.dtype.print_python()).set("device_of", spec.schema.args[rule.device_of].name);
+    d.set("dtype", rule.dtype.print_python()).set("device_of", spec.schema.args[rule.device_of].name).set("partial", rule.partial);
     list.add(d.take());
   }
   return list.take();
@@ -106,7 +106,7 @@ PyObject* declare(PyObject*, PyObject* args) {
     std::vector<OutputText> outputs;
     for (const Ref& item : to_items(items.at(1).get(), "outputs")) {
       PyObject* d = item.get();
-      outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"), field(d, "strides"), field(d, "device")});
+      outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"), field(d, "strides"), field(d, "device"), flag(d, "partial")});
     }
     const bool replace = to_bool(items.at(2).get());
     Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), replace);

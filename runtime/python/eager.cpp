@@ -7,6 +7,7 @@
 #include "interruption.h"
 #include "opaq/outputs.h"
 #include "opaq/select.h"
+#include "opaq/settings.h"
 #include "watch.h"
 
 namespace opaq::python {
@@ -60,6 +61,7 @@ struct Eager {
   std::vector<Ref> defaults;          // null where required
   std::vector<Allocator> allocators;  // one for each output
   bool mutates = false;
+  bool checked = false;               // OPAQ_CHECK=contract
 };
 
 constexpr size_t kMaxArgs = 64;
@@ -140,6 +142,17 @@ void count_mutations(const Eager& e, PyObject* const* bound) {
   }
 }
 
+void launch_checked(const Eager& e, PyObject* const* bound, const Ref* made, const Arg* args, PreparedLaunch& launch, Device device) {
+  const size_t inputs = e.spec->schema.args.size();
+  std::vector<Storage> storages(inputs + e.spec->schema.returns.size());
+  for (size_t i = 0; i < storages.size(); ++i) {
+    if (args[i].kind == Arg::Kind::Tensor) storages[i] = storage_of(i < inputs ? bound[i] : made[i - inputs].get());
+  }
+  void* const stream = current_stream(device);
+  checked_launch({*e.spec, args, storages.data(), &launch.implementation(), device, stream, called_at},
+                 [&](const Arg* values) { launch_loading_without_gil(launch, values, device, stream); });
+}
+
 // Runs the call without the dispatcher, or returns nullptr (no exception set) when it must not.
 PyObject* run_directly(Eager& e, PyObject* const* bound) {
   if (!torch_state_is_plain()) return nullptr;
@@ -184,7 +197,11 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   }
   const Choice choice = e.selector->select(args.data(), device.type);
   if (!choice.launch) return nullptr;
-  launch_loading_without_gil(*choice.launch, args.data(), device, current_stream(device));
+  if (e.checked) [[unlikely]] {
+    launch_checked(e, bound, made, args.data(), *choice.launch, device);
+  } else {
+    launch_loading_without_gil(*choice.launch, args.data(), device, current_stream(device));
+  }
   if (e.mutates) count_mutations(e, bound);
   if (outputs == 0) return none().release();
   if (outputs == 1) return made[0].release();
@@ -220,7 +237,7 @@ PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "eager");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    auto* e = new Eager{&op, &selector(op), &op.spec(), &watch_of(op.name()), items.at(1), {}, {}, std::vector<Allocator>(op.spec().schema.returns.size()), false};
+    auto* e = new Eager{&op, &selector(op), &op.spec(), &watch_of(op.name()), items.at(1), {}, {}, std::vector<Allocator>(op.spec().schema.returns.size()), false, settings().check_contract};
     Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) { delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager")); }));
     if (!capsule) {
       delete e;

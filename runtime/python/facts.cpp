@@ -47,6 +47,7 @@ Ref describe_settings() {
   Dict d;
   d.set("cache_dir", s.cache_dir).set("cache_bytes", s.cache_bytes).set("driver", s.driver).set("nvrtc", s.nvrtc).set("cxx", s.cxx);
   d.set("compile_threads", int64_t{s.compile_threads}).set("library_dirs", s.library_dirs).set("cuda_include_dirs", s.cuda_include_dirs);
+  d.set("check", s.check_contract ? "contract" : "");
   return d.take();
 }
 

@@ -32,6 +32,10 @@ PyObject* watch(PyObject*, PyObject* args);
 PyObject* kernel_is_ours(PyObject*, PyObject* args);
 PyObject* watcher(PyObject*, PyObject* args);
 
+// check.cpp
+std::string find_call_site();  // of the op that this thread runs; takes the GIL
+PyObject* call_checked(PyObject*, PyObject* args);
+
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);
 Ref unbound_type();  // a base class whose instances, as attributes of a class, are no methods

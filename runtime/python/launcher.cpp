@@ -1,4 +1,5 @@
 // Launch objects: what a node of a generated wrapper calls. One Python call in, one kernel launch out.
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <set>
@@ -8,6 +9,7 @@
 #include "args.h"
 #include "functions.h"
 #include "opaq/select.h"
+#include "opaq/settings.h"
 #include "watch.h"
 
 namespace opaq::python {
@@ -24,6 +26,9 @@ struct Launcher {
   std::string node, graph;
   bool timed;                         // the graph was compiled with the option `profile`
   PreparedLaunch* only;               // what serves every launch; nullptr: each launch chooses
+  bool checked;                       // each launch is held against the op's declaration
+  std::string source;                 // for checks: the user's line
+  std::string promised;               // for checks: the implementation, where nothing was left to be checked at the launch
   std::vector<Read> reads;            // inputs, then outputs
   bool mutates;
   int64_t calls = 0;                  // guarded by the GIL, as everything here
@@ -119,6 +124,35 @@ void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg
   l.last_launch = nullptr;
 }
 
+std::string place(const Launcher& l) {
+  return " (node " + l.node + " of " + l.graph + (l.source.empty() ? "" : ", from " + l.source) + ")";
+}
+
+void launch_checked(Launcher& l, PyObject* const* values, Args& args, const Choice& choice, void* stream) {
+  PreparedLaunch* const serving = choice.launch ? choice.launch : choice.if_contiguous;
+  const Implementation* implementation = serving ? &serving->implementation() : nullptr;
+  if (!l.promised.empty() && (!implementation || implementation->name != l.promised)) {
+    fail(ErrorKind::Contract, l.op->name() + place(l) + ": implementation `" + l.promised + "` was chosen when the graph was compiled, but it does not fit at the launch:\n" +
+                                  l.selector->explain(args.data(), l.device.type));
+  }
+  const std::vector<Arg> given(args.data(), args.data() + l.reads.size());
+  std::vector<Storage> storages(l.reads.size());
+  for (size_t i = 0; i < storages.size(); ++i) {
+    if (args[i].kind == Arg::Kind::Tensor) storages[i] = storage_of(values[i]);
+  }
+  checked_launch({*l.spec, given.data(), storages.data(), implementation, l.device, stream, [&] { return place(l); }, l.only == nullptr}, [&](const Arg* buffers) {
+    if (choice.launch) {
+      launch_loading_without_gil(*choice.launch, buffers, l.device, stream);
+    } else if (choice.if_contiguous) {
+      std::copy(buffers, buffers + given.size(), args.data());
+      launch_on_copies(l, choice, values, args, stream);
+    } else {
+      run_reference(l, values, l.reads.size(), buffers);
+    }
+  });
+  if (serving) l.last_launch = serving;
+}
+
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
   auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(self, "opaq.launcher"));
   try {
@@ -142,7 +176,9 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     }
     if (l->mutates) check_written(*l->op, args.data());
     const Choice choice = l->only ? Choice{l->only} : l->selector->select(args.data(), l->device.type);
-    if (choice.launch) {
+    if (l->checked) [[unlikely]] {
+      launch_checked(*l, values, args, choice, stream);
+    } else if (choice.launch) {
       const bool was_loaded = launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
       if (l->timed && was_loaded) choice.launch->add_host_time(now() - start);
       l->last_launch = choice.launch;
@@ -181,7 +217,10 @@ PyObject* launcher(PyObject*, PyObject* args) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " + op.hash().substr(0, 12) + ", generated for " + items.at(1).substr(0, 12) +
                                   "); compile the model again");
     }
-    auto* l = new Launcher{&op, &selector(op), &op.spec(), &watch_of(op.name()), parse_device(items.at(2)), items.at(3), items.at(4), timed, only.empty() ? nullptr : selector(op).find(only), reads_of(op.spec()), mutates(op.spec())};
+    const bool checked = settings().check_contract || (objects.size() > 7 && to_bool(objects[7].get()));
+    const std::string source = objects.size() > 8 ? to_string(objects[8].get(), "source") : "";
+    const std::string promised = objects.size() > 9 ? to_string(objects[9].get(), "promised") : "";
+    auto* l = new Launcher{&op, &selector(op), &op.spec(), &watch_of(op.name()), parse_device(items.at(2)), items.at(3), items.at(4), timed, only.empty() ? nullptr : selector(op).find(only), checked, source, promised, reads_of(op.spec()), mutates(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {
       delete l;

@@ -2,6 +2,7 @@
 #include "bind.h"
 #include "functions.h"
 #include "interruption.h"
+#include "opaq/check.h"
 #include "opaq/torch.h"
 #include "raised.h"
 
@@ -25,6 +26,7 @@ PyMethodDef methods[] = {
     {"extend_hash", extend_hash, METH_VARARGS, nullptr},
     {"describe", describe, METH_O, nullptr},
     {"ops", ops, METH_NOARGS, nullptr},
+    {"call_checked", call_checked, METH_VARARGS, nullptr},
     {"launcher", launcher, METH_VARARGS, nullptr},
     {"wrapper_nodes", wrapper_nodes, METH_NOARGS, nullptr},
     {"graph_name", graph_name, METH_O, nullptr},
@@ -56,6 +58,7 @@ PyMODINIT_FUNC PyInit__runtime() {
     set_error_classes(module.get());
     watch_for_signals();
     opaq::on_kernel_error(throw_as_python);
+    opaq::set_call_site(find_call_site);
     check(PyModule_AddObjectRef(module.get(), "Unbound", unbound_type().get()));
     return module.release();
   });

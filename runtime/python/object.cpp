@@ -14,6 +14,7 @@ struct ErrorClasses {
   PyObject* declaration = nullptr;
   PyObject* compile = nullptr;
   PyObject* launch = nullptr;
+  PyObject* contract = nullptr;
   PyObject* driver = nullptr;
   PyObject* capture = nullptr;
   PyObject* missing = nullptr;
@@ -24,6 +25,7 @@ PyObject* class_of(ErrorKind kind) {
     case ErrorKind::Declaration: return classes.declaration;
     case ErrorKind::Compile: return classes.compile;
     case ErrorKind::Launch: return classes.launch;
+    case ErrorKind::Contract: return classes.contract;
     case ErrorKind::Driver: return classes.driver;
     case ErrorKind::Capture: return classes.capture;
     case ErrorKind::Missing: return classes.missing;
@@ -84,6 +86,7 @@ void set_error_classes(PyObject* module) {
   classes.declaration = make("DeclarationError", "A schema, rule, expression or option is wrong.", both.get());
   classes.compile = make("CompileError", "A kernel's source does not compile, or does not fit its argument list.", classes.base);
   classes.launch = make("LaunchError", "The arguments of this call are wrong.", classes.base);
+  classes.contract = make("ContractError", "A launch did something else than its op declares, or a compiled graph something else than was traced.", classes.launch);
   classes.driver = make("DriverError", "CUDA reported an error; `sticky` says that the context is lost.", classes.base);
   classes.capture = make("CaptureError", "Something must be loaded while a stream is captured.", classes.base);
   classes.missing = make("MissingError", "A library or device that this call needs is not there.", classes.base);

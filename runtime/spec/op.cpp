@@ -32,6 +32,7 @@ class OutputParser {
     rule.dtype = parse_dtype(dtype.empty() ? like_name + ".dtype" : std::string(dtype));
     rule.strides = parse_sizes(trimmed(text.strides), "strides");
     check_strides(rule);
+    rule.partial = text.partial;
     rule.device_of = !device.empty()   ? tensor_argument(device, "device", "name a tensor that is always there")
                      : like_index >= 0 ? like_index
                                        : first_tensor();
@@ -165,6 +166,7 @@ std::string hash_op(const OpSpec& op) {
     hash.field(rule.dtype.text());
     hash_list(hash, rule.strides);
     hash.field(std::to_string(rule.device_of));
+    if (rule.partial) hash.field("partial");
   }
   return hash.hex();
 }

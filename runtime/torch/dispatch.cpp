@@ -1,14 +1,17 @@
 // Defines ops with PyTorch's dispatcher. One handler serves every schema; each op has a plain function pointer of its own (a slot) that leads to it.
 #include <array>
 #include <atomic>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "opaq/check.h"
 #include "opaq/error.h"
 #include "opaq/outputs.h"
 #include "opaq/select.h"
+#include "opaq/settings.h"
 #include "opaq/torch.h"
 #include "values.h"
 
@@ -25,6 +28,7 @@ constexpr size_t kSlots = 2048;
 struct Target {  // what a slot runs; replaced as a whole when an op is re-declared, never destroyed
   const Op* op;
   Selector* selector;
+  bool checked;  // OPAQ_CHECK=contract
 };
 
 struct Slot {
@@ -92,6 +96,29 @@ void launch_on_copies(const Op& op, PreparedLaunch& launch, Inputs& inputs, uint
   }
 }
 
+// Calls `launch(args)` under the contract check; `implementation` nullptr: the reference.
+void launch_checked(const Op& op, Inputs& inputs, size_t outputs, const Implementation* implementation, Device device, void* stream, const std::function<void(const Arg*)>& launch) {
+  std::vector<Tensor> kept;  // arguments that the launch may give away are looked at afterwards
+  std::vector<Storage> storages(inputs.args.size());
+  for (size_t i = 0; i < inputs.args.size() - outputs; ++i) {
+    if (inputs.args[i].kind != Arg::Kind::Tensor) continue;
+    torch::TensorHandle handle = nullptr;
+    torch::check(shim().new_tensor(inputs.handle(static_cast<int>(i)), &handle), "keeping an argument");
+    kept.emplace_back(handle);
+    int64_t offset = 0;
+    torch::check(shim().get_storage_size(handle, &storages[i].bytes), "reading the size of a storage");
+    torch::check(shim().get_storage_offset(handle, &offset), "reading an offset in a storage");
+    const TensorView& t = inputs.args[i].tensor;
+    if (t.data) storages[i].data = static_cast<char*>(t.data) - offset * itemsize(t.dtype);
+  }
+  const std::vector<Arg> args = inputs.args;
+  const auto where = [] {
+    const std::string line = call_site();
+    return line.empty() ? std::string() : " (called at " + line + ")";
+  };
+  checked_launch({op.spec(), args.data(), storages.data(), implementation, device, stream, where}, launch);
+}
+
 void handle(Slot& slot, StableIValue* stack) {
   const Target& target = *slot.target.load(std::memory_order_acquire);
   const Op& op = *target.op;
@@ -111,16 +138,38 @@ void handle(Slot& slot, StableIValue* stack) {
 
   void* stream = first.device.type == DeviceType::CUDA ? torch::current_cuda_stream(first.device.index) : nullptr;
   const Choice choice = target.selector->select(inputs.args.data(), first.device.type);
+  const bool checked = target.checked || checking();
+  const auto check = [&](const Implementation* implementation, const std::function<void(const Arg*)>& launch) {
+    launch_checked(op, inputs, outputs.size(), implementation, first.device, stream, launch);
+  };
   if (choice.launch) {
-    choice.launch->launch(inputs.args.data(), first.device, stream);
+    if (checked) [[unlikely]] {
+      check(&choice.launch->implementation(), [&](const Arg* args) { choice.launch->launch(args, first.device, stream); });
+    } else {
+      choice.launch->launch(inputs.args.data(), first.device, stream);
+    }
   } else if (choice.if_contiguous) {
-    launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
+    if (checked) {
+      check(&choice.if_contiguous->implementation(), [&](const Arg* args) {
+        inputs.args.assign(args, args + inputs.args.size());
+        launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
+      });
+    } else {
+      launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
+    }
   } else if (slot.has_reference.load(std::memory_order_acquire)) {
     reference_error = nullptr;
-    inputs.give_back();  // the callee consumes the stack's values and leaves its results there
-    if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) != 0) {
-      if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
-      fail(ErrorKind::Launch, op.name() + ": its reference failed; torch printed the reason above");
+    const auto call_reference = [&](const Arg*) {
+      inputs.give_back();  // the callee consumes the stack's values and leaves its results there
+      if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) != 0) {
+        if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
+        fail(ErrorKind::Launch, op.name() + ": its reference failed; torch printed the reason above");
+      }
+    };
+    if (checked) {
+      check(nullptr, call_reference);
+    } else {
+      call_reference(nullptr);
     }
     return;
   } else {
@@ -155,7 +204,7 @@ torch::LibraryHandle fragment(const std::string& ns) {
 
 void define_with_torch(const Op& op) {
   const Schema& schema = op.spec().schema;
-  const Target* target = new Target{&op, &selector(op)};
+  const Target* target = new Target{&op, &selector(op), settings().check_contract};
   std::lock_guard lock(define_mutex);
   if (Slot* slot = find_slot(op.name())) {
     slot->has_reference.store(false, std::memory_order_release);  // it was the earlier declaration's

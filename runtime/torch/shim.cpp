@@ -43,6 +43,9 @@ Shim load() {
   resolve(library, s.empty_strided, "aoti_torch_empty_strided");
   resolve(library, s.copy_, "aoti_torch_copy_");
   resolve(library, s.delete_tensor, "aoti_torch_delete_tensor_object");
+  resolve(library, s.new_tensor, "aoti_torch_new_tensor_handle");
+  resolve(library, s.get_storage_size, "aoti_torch_get_storage_size");
+  resolve(library, s.get_storage_offset, "aoti_torch_get_storage_offset");
   resolve(library, s.list_size, "torch_list_size");
   resolve(library, s.list_get_item, "torch_list_get_item");
   resolve(library, s.delete_list, "torch_delete_list");

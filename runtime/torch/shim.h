@@ -41,6 +41,9 @@ struct Shim {
   Status (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device_type, int32_t device_index, TensorHandle*);
   Status (*copy_)(TensorHandle dst, TensorHandle src, int32_t non_blocking);
   Status (*delete_tensor)(TensorHandle);
+  Status (*new_tensor)(TensorHandle, TensorHandle*);  // another handle of the same tensor
+  Status (*get_storage_size)(TensorHandle, int64_t*);  // bytes
+  Status (*get_storage_offset)(TensorHandle, int64_t*);
 
   Status (*list_size)(ListHandle, size_t*);
   Status (*list_get_item)(ListHandle, size_t, StableIValue*);

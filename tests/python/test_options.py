@@ -13,7 +13,7 @@ KNOWN = ["max_autotune", "epilogue_fusion", "triton.cudagraphs"]
 
 def test_ours_are_split_from_inductors() -> None:
     ours, theirs = options.split({"strict": True, "max_autotune": True}, KNOWN)
-    assert ours == {"strict": True, "archs": [], "ptx": False, "profile": False}
+    assert ours == {"strict": True, "archs": [], "ptx": False, "profile": False, "check": ""}
     assert theirs == {"max_autotune": True}
 
 

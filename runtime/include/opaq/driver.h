@@ -39,6 +39,12 @@ struct Driver {
   decltype(&cuLaunchKernelEx) launch_kernel_ex = nullptr;
   decltype(&cuStreamIsCapturing) stream_is_capturing = nullptr;
   decltype(&cuThreadExchangeStreamCaptureMode) thread_exchange_capture_mode = nullptr;
+  // optional: for the contract check
+  decltype(&cuMemcpyDtoHAsync) memcpy_dtoh_async = nullptr;
+  decltype(&cuMemcpyHtoDAsync) memcpy_htod_async = nullptr;
+  decltype(&cuStreamSynchronize) stream_synchronize = nullptr;
+  decltype(&cuMemAllocAsync) mem_alloc_async = nullptr;
+  decltype(&cuMemFreeAsync) mem_free_async = nullptr;
 };
 
 const Driver& driver();  // opens settings().driver at first use

@@ -13,6 +13,7 @@ enum class ErrorKind {
   Declaration,  // a schema, rule, expression or option is wrong
   Compile,      // a kernel's source does not compile or does not fit its argument list
   Launch,       // this call's arguments are wrong
+  Contract,     // a launch did something else than its op declares; only where the contract is checked
   Driver,       // CUDA reported an error; `sticky` when the context is lost
   Capture,      // something must load while a stream is captured
   Missing,      // a library or device that this call needs is not there

@@ -15,6 +15,7 @@ struct Settings {
   std::string cxx;              // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
   std::string compile_helper;   // OPAQ_COMPILE_HELPER: path of the program opaq-compile; default: beside the runtime
   std::string temporary_dir;    // TMPDIR, else /tmp
+  bool check_contract;          // OPAQ_CHECK=contract: every launch is held against its op's declaration
   int compile_threads;          // OPAQ_COMPILE_THREADS; default: number of cores
   std::vector<std::string> library_dirs;  // where packages keep libraries; set by Python (the nvidia wheels)
   std::vector<std::string> cuda_include_dirs;  // set by Python (the nvidia wheels), then CUDA_HOME, CUDA_PATH, /usr/local/cuda

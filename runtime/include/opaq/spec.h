@@ -43,6 +43,7 @@ struct OutputRule {
   Expr dtype;                 // of type DType
   std::vector<Expr> strides;  // empty: contiguous
   int device_of = -1;         // the argument whose device it shares; default: the first tensor argument
+  bool partial = false;       // implementations may leave elements unwritten
 };
 
 struct OpSpec {
@@ -60,6 +61,7 @@ struct OpSpec {
 struct OutputText {
   std::string name;  // "" with a single output
   std::string like, shape, dtype, strides, device;
+  bool partial = false;
 };
 
 OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs);

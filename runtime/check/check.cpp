@@ -1,0 +1,413 @@
+// Holds one launch against its op's declaration: what lies in memory before and after, byte by byte.
+#include "opaq/check.h"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstring>
+#include <iterator>
+#include <utility>
+#include <vector>
+
+#include "device_memory.h"
+#include "opaq/error.h"
+#include "opaq/outputs.h"
+#include "spans.h"
+
+namespace opaq {
+namespace {
+
+using contract::DeviceMemory;
+using contract::Span;
+
+constexpr int64_t kZone = 1024;       // bytes of guard before and after an output
+constexpr uintptr_t kAlign = 256;     // an output's stand-in has the output's alignment up to this: requirements hold or fail alike
+constexpr unsigned char kFill[] = {0xA5, 0x5A};  // of outputs and guards; the second tells values that look like the first from unwritten ones
+
+std::string tuple(const int64_t* values, size_t count) {
+  std::string text = "(";
+  for (size_t i = 0; i < count; ++i) text += (i ? ", " : "") + std::to_string(values[i]);
+  return text + (count == 1 ? ",)" : ")");
+}
+
+std::string device_text(Device d) { return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index); }
+
+std::string hex(const char* bytes, int64_t count) {
+  static constexpr char digits[] = "0123456789abcdef";
+  std::string text;
+  for (int64_t i = 0; i < count; ++i) {
+    const auto byte = static_cast<unsigned char>(bytes[i]);
+    if (i) text += ' ';
+    text += digits[byte >> 4];
+    text += digits[byte & 15];
+  }
+  return text;
+}
+
+// Host memory of one check. It is kept for the thread's next check, which does not wait for the system's allocator then; a check within a check
+// (a reference that calls other ops) has memory of its own.
+class Room {
+ public:
+  Room() { std::swap(bytes_, spare()); }
+  ~Room() { std::swap(bytes_, spare()); }
+  Room(const Room&) = delete;
+  std::vector<char>& before() { return bytes_[0]; }
+  std::vector<char>& after() { return bytes_[1]; }
+  std::vector<char>& outputs() { return bytes_[2]; }
+
+ private:
+  using Bytes = std::array<std::vector<char>, 3>;
+  static Bytes& spare() {
+    thread_local Bytes bytes;
+    return bytes;
+  }
+  Bytes bytes_;
+};
+
+char* sized(std::vector<char>& bytes, size_t size) {
+  if (bytes.size() < size) bytes.resize(size);
+  return bytes.data();
+}
+
+struct Region {  // memory that arguments lie in, as it was before the launch
+  Span span;
+  size_t offset;  // in Room::before()
+};
+
+struct StandIn {  // for one output: guard, elements, guard
+  TensorView real, view;   // `view` lies in `memory`
+  char* memory = nullptr;  // on the device
+  char* host = nullptr;    // the same bytes for the host to read; `memory` itself on the host
+  int64_t bytes = 0;
+  int64_t start = 0;       // of the first element
+  int64_t extent = 0;
+  std::vector<int64_t> suspects;  // elements that held the first fill pattern after the first launch
+
+  TensorView on_host() const {
+    TensorView t = view;
+    t.data = host + start;
+    return t;
+  }
+};
+
+class Check {
+ public:
+  explicit Check(const CheckedCall& call)
+      : call_(call), schema_(call.spec.schema), memory_(call.device, call.stream, schema_.qualname().c_str()),
+        inputs_(schema_.args.size()), count_(inputs_ + schema_.returns.size()), args_(call.args, call.args + count_) {}
+  Check(const Check&) = delete;
+  ~Check() {
+    if (memory_.on_host()) return;
+    for (const StandIn& s : stand_ins_) {
+      if (s.memory) memory_.release(s.memory);
+    }
+  }
+
+  void run(const std::function<void(const Arg*)>& launch) {
+    for (size_t i = inputs_; i < count_; ++i) promised(i);
+    aliases();
+    requirements(call_.args);
+    written_spans();
+    snapshot();
+    if (!call_.implementation) {
+      launch(call_.args);
+      unchanged();
+      return;
+    }
+    make_stand_ins();
+    fill(0);
+    launch(args_.data());
+    unchanged();
+    if (written(0)) {
+      restore();
+      fill(1);
+      launch(args_.data());
+      unchanged();
+      written(1);
+    }
+    for (const StandIn& s : stand_ins_) hand_over(s);
+  }
+
+ private:
+  bool is_tensor(size_t i) const { return call_.args[i].kind == Arg::Kind::Tensor; }
+  bool may_write(size_t i) const { return i >= inputs_ || schema_.args[i].mutated; }
+  std::string symbol(size_t i) const {
+    return i < inputs_ ? "argument `" + schema_.args[i].name + "`" : "result `" + schema_.returns[i - inputs_] + "`";
+  }
+  std::string running() const { return call_.implementation ? "implementation `" + call_.implementation->name + "`" : "the reference"; }
+
+  [[noreturn]] void violated(const std::string& what) const {
+    fail(ErrorKind::Contract, schema_.qualname() + (call_.where ? call_.where() : "") + ": " + what);
+  }
+
+  void promised(size_t i) {
+    OutputShape shape;
+    infer_output(call_.spec, i - inputs_, call_.args, shape);
+    const TensorView& t = call_.args[i].tensor;
+    const std::vector<int64_t> sizes(t.sizes, t.sizes + t.dim);
+    bool same = sizes == shape.sizes && t.dtype == shape.dtype && t.device == call_.device;
+    for (int32_t d = 0; same && t.numel() != 0 && d < t.dim; ++d) same = t.sizes[d] == 1 || t.strides[d] == shape.strides[d];
+    if (same) return;
+    violated(symbol(i) + " is " + std::string(name(t.dtype)) + " " + tuple(t.sizes, sizes.size()) + " with strides " + tuple(t.strides, sizes.size()) + " on " + device_text(t.device) +
+             "; its output rule says " + std::string(name(shape.dtype)) + " " + tuple(shape.sizes.data(), shape.sizes.size()) + " with strides " +
+             tuple(shape.strides.data(), shape.strides.size()) + " on " + device_text(call_.device) + ": correct the rule, or report a bug of opaq where it is right");
+  }
+
+  void aliases() {
+    for (size_t i = inputs_; i < count_; ++i) {
+      const Span output = contract::extent(call_.args[i].tensor);
+      for (size_t j = 0; j < i; ++j) {
+        if (!is_tensor(j) || !output.overlaps(contract::extent(call_.args[j].tensor))) continue;
+        violated(symbol(i) + " lies in the memory of " + symbol(j) + ", which no op of opaq declares; a result must have memory of its own");
+      }
+    }
+  }
+
+  void requirements(const Arg* args) {
+    if (!call_.implementation || !call_.requirements) return;
+    for (const Expr& requirement : call_.implementation->requires_) {
+      bool holds = false;
+      std::string why;
+      try {
+        holds = requirement.eval_bool(args);
+      } catch (const Error& error) {
+        why = std::string(": ") + error.what();
+      }
+      if (!holds) violated("requirement `" + requirement.text() + "` of " + running() + " does not hold at the launch" + why + "; another implementation had to be chosen");
+    }
+  }
+
+  // ---- memory of arguments -------------------------------------------------------------------------------------------
+
+  void written_spans() {
+    for (size_t i = 0; i < count_; ++i) {
+      if (!is_tensor(i) || !may_write(i) || (i >= inputs_ && call_.implementation)) continue;
+      const std::vector<Span> spans = contract::element_spans(call_.args[i].tensor);
+      written_.insert(written_.end(), spans.begin(), spans.end());
+    }
+    written_ = contract::merged(std::move(written_));
+  }
+
+  void snapshot() {
+    std::vector<Span> spans;
+    for (size_t i = 0; i < inputs_; ++i) {
+      if (!is_tensor(i)) continue;
+      spans.push_back(contract::extent(call_.args[i].tensor));
+      if (char* data = static_cast<char*>(call_.storages[i].data)) spans.push_back({data, data + call_.storages[i].bytes});
+    }
+    size_t total = 0;
+    for (const Span& span : contract::merged(std::move(spans))) {
+      regions_.push_back({span, total});
+      total += static_cast<size_t>(span.end - span.begin);
+    }
+    char* before = sized(room_.before(), total);
+    for (const Region& r : regions_) memory_.read(before + r.offset, r.span.begin, static_cast<size_t>(r.span.end - r.span.begin));
+  }
+
+  void restore() {
+    for (const Span& w : written_) {
+      for (const Region& r : regions_) {
+        if (w.begin >= r.span.begin && w.end <= r.span.end) memory_.write(w.begin, room_.before().data() + r.offset + (w.begin - r.span.begin), static_cast<size_t>(w.end - w.begin));
+      }
+    }
+  }
+
+  void unchanged() {
+    for (const Region& r : regions_) {
+      const char* before = room_.before().data() + r.offset;
+      const char* after = r.span.begin;
+      const auto size = static_cast<size_t>(r.span.end - r.span.begin);
+      if (!memory_.on_host()) {
+        char* copy = sized(room_.after(), size);
+        memory_.read(copy, r.span.begin, size);
+        after = copy;
+      }
+      const char* at = r.span.begin;
+      const auto compare = [&](const char* end) {
+        const int64_t offset = at - r.span.begin;
+        if (end > at && std::memcmp(before + offset, after + offset, static_cast<size_t>(end - at)) != 0) changed(r, before, after, offset, end - r.span.begin);
+      };
+      for (const Span& w : written_) {
+        if (w.end <= at || w.begin >= r.span.end) continue;
+        compare(std::max(static_cast<const char*>(w.begin), at));
+        at = std::min(w.end, r.span.end);
+      }
+      compare(r.span.end);
+    }
+  }
+
+  [[noreturn]] void changed(const Region& r, const char* before, const char* after, int64_t from, int64_t to) {
+    while (from < to && before[from] == after[from]) ++from;
+    const char* byte = r.span.begin + from;
+    for (size_t i = 0; i < inputs_; ++i) {
+      if (!is_tensor(i) || may_write(i)) continue;
+      const TensorView& t = call_.args[i].tensor;
+      const int64_t element = contract::element_at(t, byte);
+      if (element < 0) continue;
+      int64_t number = 0;
+      int64_t start = 0;
+      contract::for_each_element(t, [&](char* at) {
+        start = at - r.span.begin;
+        return number++ < element;
+      });
+      const int64_t size = itemsize(t.dtype);
+      violated(symbol(i) + " is not declared as written, but " + running() + " changed it: " + schema_.args[i].name + contract::index_text(t, element) + " had the bytes " +
+               hex(before + start, size) + ", and has " + hex(after + start, size) + "; declare it `Tensor(a!) " + schema_.args[i].name + "` in the schema, or correct the kernel");
+    }
+    for (size_t i = 0; i < inputs_; ++i) {
+      if (!is_tensor(i)) continue;
+      const Span own = contract::extent(call_.args[i].tensor);
+      const auto* data = static_cast<const char*>(call_.storages[i].data);
+      const bool inside = data ? byte >= data && byte < data + call_.storages[i].bytes : byte >= own.begin && byte < own.end;
+      if (!inside) continue;
+      violated(running() + " wrote beside " + symbol(i) + ", in the tensor that it is a view of: " + std::to_string(byte - own.begin) + " bytes from its first element was " +
+               hex(before + from, 1) + ", and is " + hex(after + from, 1) + "; correct the kernel's indices, strides or sizes");
+    }
+    violated(running() + " changed memory of its arguments that it does not declare as written");
+  }
+
+  // ---- outputs -------------------------------------------------------------------------------------------------------
+
+  void make_stand_ins() {
+    size_t total = 0;
+    for (size_t i = inputs_; i < count_; ++i) {
+      StandIn s;
+      s.real = s.view = call_.args[i].tensor;
+      const Span own = contract::extent(s.real);
+      s.extent = own.end - own.begin;
+      s.bytes = kZone + s.extent + kZone + static_cast<int64_t>(kAlign);
+      total += static_cast<size_t>(s.bytes);
+      stand_ins_.push_back(s);
+    }
+    char* host = sized(room_.outputs(), total);
+    for (size_t k = 0; k < stand_ins_.size(); ++k) {
+      StandIn& s = stand_ins_[k];
+      s.host = host;
+      host += s.bytes;
+      s.memory = memory_.on_host() ? s.host : static_cast<char*>(memory_.allocate(static_cast<size_t>(s.bytes)));
+      const uintptr_t first = reinterpret_cast<uintptr_t>(s.memory) + kZone;
+      s.start = kZone + static_cast<int64_t>((reinterpret_cast<uintptr_t>(s.real.data) - first) % kAlign);
+      if (s.real.data) s.view.data = s.memory + s.start;
+      args_[inputs_ + k] = Arg(s.view);
+    }
+  }
+
+  void fill(int pattern) {
+    for (StandIn& s : stand_ins_) {
+      std::memset(s.host, kFill[pattern], static_cast<size_t>(s.bytes));
+      if (!memory_.on_host()) memory_.write(s.memory, s.host, static_cast<size_t>(s.bytes));
+    }
+  }
+
+  // Looks at the outputs after a launch; true where only another launch can tell whether an element was written.
+  bool written(int pattern) {
+    bool suspicious = false;
+    for (size_t k = 0; k < stand_ins_.size(); ++k) {
+      StandIn& s = stand_ins_[k];
+      if (!memory_.on_host()) memory_.read(s.host, s.memory, static_cast<size_t>(s.bytes));
+      guards_intact(k, s, pattern);
+      if (call_.spec.outputs[k].partial) continue;
+      std::vector<int64_t> found = unwritten(s.on_host(), pattern);
+      if (pattern == 0) {
+        s.suspects = std::move(found);
+        suspicious = suspicious || !s.suspects.empty();
+        continue;
+      }
+      std::vector<int64_t> never;
+      std::set_intersection(found.begin(), found.end(), s.suspects.begin(), s.suspects.end(), std::back_inserter(never));
+      if (never.empty()) continue;
+      violated(running() + " left " + (never.size() == 1 ? "an element" : std::to_string(never.size()) + " elements") + " of " + symbol(inputs_ + k) + " (" +
+               std::to_string(s.view.numel()) + " elements) unwritten, the first at " + schema_.returns[k] + contract::index_text(s.view, never[0]) +
+               "; write them, or declare the output with partial=True");
+    }
+    return suspicious;
+  }
+
+  static std::vector<int64_t> unwritten(const TensorView& t, int pattern) {
+    std::vector<int64_t> found;
+    char fill[16];
+    std::memset(fill, kFill[pattern], sizeof fill);
+    const auto size = static_cast<size_t>(itemsize(t.dtype));
+    if (t.is_contiguous()) {
+      const char* at = static_cast<const char*>(t.data);
+      const char* const end = at + static_cast<size_t>(t.numel()) * size;
+      const char* const first = at;
+      while (at < end) {  // memchr passes over most elements faster than a comparison of each
+        const auto* hit = static_cast<const char*>(std::memchr(at, kFill[pattern], static_cast<size_t>(end - at)));
+        if (!hit) break;
+        const auto element = static_cast<size_t>(hit - first) / size;
+        if (std::memcmp(first + element * size, fill, size) == 0) found.push_back(static_cast<int64_t>(element));
+        at = first + (element + 1) * size;
+      }
+      return found;
+    }
+    int64_t number = 0;
+    contract::for_each_element(t, [&](const char* at) {
+      if (std::memcmp(at, fill, size) == 0) found.push_back(number);
+      ++number;
+      return true;
+    });
+    return found;
+  }
+
+  void guards_intact(size_t k, const StandIn& s, int pattern) {
+    const auto intact = [&](int64_t from, int64_t to) {
+      const bool same = from >= to || (static_cast<unsigned char>(s.host[from]) == kFill[pattern] &&
+                                       std::memcmp(s.host + from, s.host + from + 1, static_cast<size_t>(to - from - 1)) == 0);
+      for (int64_t i = same ? to : from; i < to; ++i) {
+        if (static_cast<unsigned char>(s.host[i]) == kFill[pattern]) continue;
+        const int64_t off = i - s.start;
+        const std::string place = off < 0 ? std::to_string(-off) + " bytes before its first element"
+                                  : off >= s.extent ? std::to_string(off - s.extent) + " bytes past its last element"
+                                                    : std::to_string(off) + " bytes from its first element, between elements";
+        violated(running() + " wrote outside " + symbol(inputs_ + k) + ", " + place + "; correct the kernel's indices, strides or sizes");
+      }
+    };
+    intact(0, s.start);
+    intact(s.start + s.extent, s.bytes);
+    if (s.extent == 0 || contract::is_dense(s.view)) return;
+    const TensorView t = s.on_host();
+    int64_t at = s.start;
+    for (const Span& span : contract::element_spans(t)) {
+      intact(at, span.begin - s.host);
+      at = span.end - s.host;
+    }
+  }
+
+  void hand_over(const StandIn& s) {
+    for (const Span& span : contract::element_spans(s.real)) {
+      const int64_t offset = s.start + (span.begin - static_cast<char*>(s.real.data));
+      memory_.write(span.begin, s.host + offset, static_cast<size_t>(span.end - span.begin));
+    }
+  }
+
+  const CheckedCall& call_;
+  Room room_;
+  const Schema& schema_;
+  DeviceMemory memory_;
+  const size_t inputs_, count_;
+  std::vector<Arg> args_;       // with stand-ins for the outputs
+  std::vector<Span> written_;   // of declared writes
+  std::vector<Region> regions_;
+  std::vector<StandIn> stand_ins_;
+};
+
+std::atomic<std::string (*)()> find_call_site{nullptr};
+std::atomic<int> scopes{0};
+
+}  // namespace
+
+CheckingScope::CheckingScope() { scopes.fetch_add(1, std::memory_order_relaxed); }
+CheckingScope::~CheckingScope() { scopes.fetch_sub(1, std::memory_order_relaxed); }
+bool checking() { return scopes.load(std::memory_order_relaxed) != 0; }
+
+void set_call_site(std::string (*find)()) { find_call_site.store(find); }
+
+std::string call_site() {
+  std::string (*const find)() = find_call_site.load();
+  return find ? find() : "";
+}
+
+void checked_launch(const CheckedCall& call, const std::function<void(const Arg*)>& launch) { Check(call).run(launch); }
+
+}  // namespace opaq

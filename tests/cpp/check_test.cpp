@@ -1,0 +1,116 @@
+// The contract check of one launch, with C++ lambdas in the place of kernels.
+#include "opaq/check.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "opaq/error.h"
+
+namespace opaq {
+namespace {
+
+struct Matrix {  // floats with room around
+  std::vector<float> memory;
+  std::vector<int64_t> sizes, strides;
+  int64_t offset;
+  Matrix(size_t room, std::vector<int64_t> sizes, std::vector<int64_t> strides, int64_t offset)
+      : memory(room), sizes(std::move(sizes)), strides(std::move(strides)), offset(offset) {
+    std::iota(memory.begin(), memory.end(), 1.0f);
+  }
+  TensorView view() {
+    TensorView v;
+    v.data = memory.data() + offset;
+    v.sizes = sizes.data();
+    v.strides = strides.data();
+    v.dim = static_cast<int32_t>(sizes.size());
+    return v;
+  }
+  Storage storage() { return {memory.data(), static_cast<int64_t>(memory.size() * sizeof(float))}; }
+};
+
+class CheckTest : public ::testing::Test {
+ protected:
+  CheckTest() { implementation.name = "cpu"; }
+
+  template <typename Launch>
+  void run(Launch&& launch, const OpSpec& spec) {
+    const Arg args[] = {x.view(), y.view()};
+    const Storage storages[] = {x.storage(), y.storage()};
+    checked_launch({spec, args, storages, &implementation, Device{}, nullptr, [] { return std::string(" (here)"); }},
+                   [&](const Arg* a) { launch(static_cast<float*>(a[0].tensor.data), static_cast<float*>(a[1].tensor.data)); });
+  }
+
+  template <typename Launch>
+  std::string error(Launch&& launch, const OpSpec& spec) {
+    try {
+      run(launch, spec);
+    } catch (const Error& e) {
+      EXPECT_EQ(e.kind, ErrorKind::Contract);
+      return e.what();
+    }
+    return "none";
+  }
+
+  static OpSpec copying(bool partial = false) {
+    return make_op("lib::f(Tensor x) -> (Tensor y)", {{.name = "", .like = "x", .shape = "", .dtype = "", .strides = "3, 1", .device = "", .partial = partial}});
+  }
+  static void copy(const float* x, float* y) {
+    for (int i = 0; i < 2; ++i)
+      for (int j = 0; j < 2; ++j) y[3 * i + j] = x[4 * i + 2 * j];
+  }
+
+  Implementation implementation;
+  Matrix x{12, {2, 2}, {4, 2}, 1};
+  Matrix y{6, {2, 2}, {3, 1}, 0};  // with gaps
+};
+
+TEST_F(CheckTest, FillsOnlyTheElementsOfAnOutput) {
+  run(copy, copying());
+  EXPECT_EQ(y.memory, (std::vector<float>{2, 4, 3, 6, 8, 6}));
+}
+
+TEST_F(CheckTest, FindsAChangedElementOfAnArgument) {
+  const std::string text = error([](float* x, float* y) { copy(x, y); x[6] = 0; }, copying());
+  EXPECT_EQ(text, "lib::f (here): argument `x` is not declared as written, but implementation `cpu` changed it: x[1, 1] had the bytes 00 00 00 41, and has "
+                  "00 00 00 00; declare it `Tensor(a!) x` in the schema, or correct the kernel");
+}
+
+TEST_F(CheckTest, FindsAChangeBesideAnArgument) {
+  EXPECT_NE(error([](float* x, float* y) { copy(x, y); x[-1] = 0; }, copying()).find("wrote beside argument `x`, in the tensor that it is a view of: -2 bytes"),
+            std::string::npos);
+}
+
+TEST_F(CheckTest, FindsAWriteBetweenTheElementsOfAnOutput) {
+  EXPECT_NE(error([](float* x, float* y) { copy(x, y); y[2] = 0; }, copying()).find("wrote outside result `y`, 8 bytes from its first element, between elements"),
+            std::string::npos);
+}
+
+TEST_F(CheckTest, FindsAnUnwrittenElementAndAllowsItWherePartial) {
+  const auto one = [](float* x, float* y) { y[0] = y[1] = y[3] = x[0]; };
+  EXPECT_NE(error(one, copying()).find("left an element of result `y` (4 elements) unwritten, the first at y[1, 1]"), std::string::npos);
+  EXPECT_EQ(error(one, copying(true)), "none");
+}
+
+TEST_F(CheckTest, LaunchesAgainFromTheSameStateWhereAValueLooksUnwritten) {
+  const OpSpec spec = make_op("lib::g(Tensor(a!) x) -> (Tensor y)", {{.name = "", .like = "x", .strides = "3, 1"}});
+  uint32_t bits = 0xA5A5A5A5;
+  float like_unwritten;
+  std::memcpy(&like_unwritten, &bits, 4);
+  int launches = 0;
+  run([&](float* x, float* y) {
+    ++launches;
+    x[0] += 1;
+    copy(x, y);
+    y[4] = like_unwritten;
+  }, spec);
+  EXPECT_EQ(launches, 2);
+  EXPECT_EQ(x.memory[1], 3);  // written once
+  EXPECT_EQ(y.memory[0], 3);
+}
+
+}  // namespace
+}  // namespace opaq

@@ -1,0 +1,329 @@
+"""The contract check: one of each violation is found, named by op, node, argument and the user's line, and right programs pass."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import opaq
+import pytest
+import torch
+from opaq import _runtime
+from opaq.lowering import generated
+
+CHECK = {"check": "contract"}
+
+SOURCE = """
+#include <cstdint>
+void twice(float* y, const float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = 2 * x[i]; }
+void scribbles(float* y, float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = 2 * x[i]; x[1] = 7; }
+void stops_early(float* y, const float* x, int64_t n) { for (int64_t i = 0; i < n - 1; ++i) y[i] = 2 * x[i]; }
+void runs_over(float* y, const float* x, int64_t n) { for (int64_t i = 0; i <= n; ++i) y[i] = 2; }
+void starts_before(float* y, const float* x, int64_t n) { for (int64_t i = -1; i < n; ++i) y[i] = 2; }
+void doubles(float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) x[i] *= 2; }
+void doubles_one_more(float* x, int64_t n) { for (int64_t i = 0; i <= n; ++i) x[i] *= 2; }
+void reversed(const float* x, float* z, int64_t n) { for (int64_t i = 0; i < n; ++i) z[i] = x[n - 1 - i]; }
+void bytes(int8_t* y, const int8_t* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = x[i]; }
+void bytes_but_one(int8_t* y, const int8_t* x, int64_t n) { for (int64_t i = 0; i < n; ++i) if (i != 2) y[i] = x[i]; }
+"""
+
+
+def made(unique: str, entry: str, **options: Any) -> opaq.Op:
+    """An op y = entry(x)."""
+    partial = options.pop("partial", False)
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x", partial=partial))
+    op.cpu(source=SOURCE, entry=entry, args="y, x, x.numel()", **options)
+    return op
+
+
+def written(unique: str, entry: str) -> opaq.Op:
+    op = opaq.op(f"{unique}(Tensor(a!) x) -> ()")
+    op.cpu(source=SOURCE, entry=entry, args="x, x.numel()")
+    return op
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    torch.compiler.reset()
+    return torch.compile(function, backend="opaq", options={**CHECK, **options})
+
+
+def violation(function: Callable[..., Any], *args: Any) -> str:
+    with pytest.raises(opaq.ContractError) as caught:
+        compiled(function)(*args)
+    assert isinstance(caught.value, opaq.LaunchError)
+    return str(caught.value)
+
+
+def test_a_write_to_an_argument_that_is_not_declared(unique: str) -> None:
+    op = made(unique, "scribbles")
+    text = violation(lambda x: op(x + 1), torch.ones(2, 3))
+    assert f"{unique} (node op" in text and "test_contract.py:" in text
+    assert (
+        "argument `x` is not declared as written, but implementation `cpu` changed it: x[0, 1] had the bytes 00 00 00 40, and has 00 00 e0 40" in text
+    )
+    assert "declare it `Tensor(a!) x` in the schema, or correct the kernel" in text
+
+
+def test_a_write_beside_a_view(unique: str) -> None:
+    op = written(unique, "doubles_one_more")
+    base = torch.ones(8)
+
+    def program(base: torch.Tensor) -> None:
+        op(base[2:5])
+
+    text = violation(program, base)
+    assert "wrote beside argument `x`, in the tensor that it is a view of: 14 bytes from its first element was 80, and is 00" in text
+
+
+def test_an_output_that_is_not_wholly_written(unique: str) -> None:
+    op = made(unique, "stops_early")
+    text = violation(lambda x: op(x), torch.ones(2, 3))
+    assert "left an element of result `y` (6 elements) unwritten, the first at y[1, 2]; write them, or declare the output with partial=True" in text
+
+
+def test_an_output_declared_as_partial(unique: str) -> None:
+    op = made(unique, "stops_early", partial=True)
+    assert compiled(lambda x: op(x))(torch.ones(3))[:2].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(("entry", "place"), [("runs_over", "0 bytes past its last element"), ("starts_before", "bytes before its first element")])
+def test_a_write_outside_an_output(unique: str, entry: str, place: str) -> None:
+    op = made(unique, entry)
+    text = violation(lambda x: op(x), torch.ones(64))
+    assert "implementation `cpu` wrote outside result `y`, " in text and place in text
+
+
+def launch_object(op: opaq.Op, **options: Any) -> Callable[..., None]:
+    graph = generated.Graph("planted")
+    return graph.launch(op.name, op.info["hash"], device="cpu", node="op7", implementation="cpu", check=True, source="model.py:3", **options)
+
+
+def test_a_result_in_another_layout_than_its_rule_says(unique: str) -> None:
+    launch = launch_object(made(unique, "twice"))
+    with pytest.raises(opaq.ContractError) as caught:
+        launch(torch.ones(4), torch.empty(5), laid_out=(None, None))
+    text = str(caught.value)
+    assert text.startswith(f"{unique} (node op7 of planted") and "from model.py:3)" in text
+    assert "result `y` is float32 (5,) with strides (1,) on cpu; its output rule says float32 (4,) with strides (1,) on cpu" in text
+
+
+def test_an_argument_in_another_layout_than_the_graph_was_compiled_for(unique: str) -> None:
+    launch = launch_object(made(unique, "twice"))
+    with pytest.raises(opaq.ContractError, match=r"`x` is torch.float32 \(4,\) with strides \(1,\); the graph was compiled for torch.float64 \(4,\)"):
+        launch(torch.ones(4), torch.empty(4), laid_out=(((4,), (1,), torch.float64), None))
+
+
+def test_a_result_in_the_memory_of_an_argument(unique: str) -> None:
+    launch, x = launch_object(made(unique, "twice")), torch.ones(8)
+    with pytest.raises(opaq.ContractError, match="result `y` lies in the memory of argument `x`, which no op of opaq declares"):
+        launch(x[:4], x[2:6], laid_out=(None, None))
+
+
+def test_a_requirement_that_does_not_hold_at_the_launch(unique: str) -> None:
+    launch = launch_object(made(unique, "twice", requires="x.size(0) % 4 == 0"), promised=True)
+    launch(torch.ones(4), torch.empty(4), laid_out=(None, None))
+    with pytest.raises(opaq.ContractError) as caught:
+        launch(torch.ones(5), torch.empty(5), laid_out=(None, None))
+    text = str(caught.value)
+    assert (
+        "implementation `cpu` was chosen when the graph was compiled, but it does not fit at the launch" in text
+        and "x.size(0) % 4 == 0 does not hold" in text
+    )
+
+
+def test_a_dropped_copy(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op = opaq.op(f"{unique}(Tensor x, Tensor(a!) z) -> ()")
+    op.cpu(source=SOURCE, entry="reversed", args="x, z, x.numel()")
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        z = x + 1
+        op(z.clone(), z)
+        return z
+
+    x = torch.arange(5.0)
+    assert torch.equal(compiled(program)(x), program(x))
+    without_mending(monkeypatch)
+    text = violation(program, x)
+    assert f"{unique} (node op" in text and "in program" in text
+    assert "argument `z` after the call is " in text and "that the op gives when it is run alone on what the traced graph gives it" in text
+
+
+def test_a_value_that_is_read_after_it_was_overwritten(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    op = opaq.op(f"{unique}(Tensor x, Tensor(a!) z) -> ()")
+    op.cpu(source=SOURCE, entry="reversed", args="x, z, x.numel()")
+    read = made(unique + "_read", "twice")
+
+    def program(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = x + 1
+        old = z.clone()
+        op(x, z)
+        return read(old), z
+
+    x = torch.arange(5.0)
+    for got, wanted in zip(compiled(program)(x), program(x)):
+        assert torch.equal(got, wanted)
+
+
+def without_mending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes away what keeps copies that Inductor drops."""
+    from opaq.lowering import copies, place
+
+    monkeypatch.setattr(copies, "restore_sharing", lambda *_: None)
+    monkeypatch.setattr(place, "_same_memory", lambda *_: False)
+    monkeypatch.setattr(place, "keep_old_values", lambda *_: None)
+
+
+def test_a_function_that_writes_to_another_argument_than_it_says(unique: str) -> None:
+    @opaq.custom_op(unique, mutates_args=())
+    def bad(x: torch.Tensor) -> torch.Tensor:
+        y = x * 2
+        x[1] = 7
+        return y
+
+    bad.register_fake(torch.empty_like)
+    text = violation(lambda x: bad(x + 1), torch.ones(3))
+    assert "argument `x` is not declared as written, but the function changed it: x[1] was 2.0, and is 7.0; name it in mutates_args" in text
+
+
+# ---- right programs pass -------------------------------------------------------------------------------------------------
+
+
+def test_values_that_look_like_unwritten_memory(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    op.cpu(source=SOURCE, entry="bytes", args="y, x, x.numel()")
+    x = torch.arange(-128, 128, dtype=torch.int8)
+    assert torch.equal(compiled(lambda x: op(x))(x), x)
+    bad = opaq.op(f"{unique}_bad(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    bad.cpu(source=SOURCE, entry="bytes_but_one", args="y, x, x.numel()")
+    assert "left an element of result `y` (256 elements) unwritten, the first at y[2]" in violation(lambda x: bad(x), x)
+
+
+def test_right_programs(unique: str) -> None:
+    twice, doubles = made(f"{unique}_twice", "twice"), written(f"{unique}_doubles", "doubles")
+    twice.backward(lambda ctx, grad: twice(grad))
+
+    def views(x: torch.Tensor) -> torch.Tensor:
+        y = x.t().contiguous()
+        doubles(y[1:])
+        return twice(y).sum(0) + y[0, 0]
+
+    def allocated(x: torch.Tensor) -> torch.Tensor:
+        y = torch.empty_like(x)
+        y.copy_(x)
+        doubles(y)
+        return y
+
+    def written_input(x: torch.Tensor) -> torch.Tensor:
+        doubles(x)
+        return x + twice(x)
+
+    def drawn(x: torch.Tensor) -> torch.Tensor:
+        return twice(torch.nn.functional.dropout(x, 0.5)).sum()
+
+    for program in (views, allocated, written_input):
+        for dynamic in (False, True):
+            torch.compiler.reset()
+            run = torch.compile(program, backend="opaq", options=CHECK, dynamic=dynamic)
+            for rows in (3, 4):
+                a = torch.randn(rows, 5)
+                b = a.clone()
+                torch.testing.assert_close(run(a), program(b))
+                assert torch.equal(a, b)
+    torch.manual_seed(0)
+    compiled(drawn)(torch.ones(64))
+
+    a = torch.randn(6, requires_grad=True)
+    compiled(lambda x: twice(x.sin()))(a).sum().backward()
+    torch.testing.assert_close(a.grad, 2 * a.detach().cos())
+
+
+def test_nothing_lasts_of_the_replay(unique: str) -> None:
+    twice = made(unique, "twice")
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    x = torch.ones(4)
+    compiled(lambda x: twice(x.add_(1)))(x)
+    assert x.tolist() == [2.0] * 4 and torch.equal(torch.get_rng_state(), state)
+
+
+# ---- the option and the variable -----------------------------------------------------------------------------------------
+
+
+def test_the_option_takes_contract_or_nothing(unique: str) -> None:
+    with pytest.raises(opaq.DeclarationError, match='option "check" of backend="opaq": got \'contracts\'; expected "" or "contract"'):
+        opaq.options.split({"check": "contracts"}, [])
+
+
+def test_forms_without_the_check_refuse_it(unique: str) -> None:
+    op = made(unique, "twice")
+    with pytest.raises(Exception, match="the contract check looks at launches of Inductor's Python wrapper"):
+        compiled(lambda x: op(x), cpp_wrapper=True)(torch.ones(3))
+
+
+def test_off_nothing_is_printed(unique: str) -> None:
+    from torch._inductor.utils import run_and_get_code
+
+    op = made(unique, "twice")
+    torch.compiler.reset()
+    _, (code, *_) = run_and_get_code(torch.compile(lambda x: op(x), backend="opaq"), torch.ones(3))
+    assert "check" not in code and "laid_out" not in code and "replay" not in code
+    assert isinstance(_runtime.launcher(op.name, op.info["hash"], "cpu", "op0", "g"), type(len))
+
+
+def test_the_variable_checks_eager_calls_and_stock_compilation(tmp_path: Any) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent('''
+        import torch, opaq
+        SOURCE = """@SOURCE@"""
+        def made(name, entry, schema="(Tensor x) -> (Tensor y)", args="y, x, x.numel()"):
+            op = opaq.op("contract_env::" + name + schema, **({} if "-> ()" in schema else {"outputs": opaq.like("x")}))
+            op.cpu(source=SOURCE, entry=entry, args=args)
+            return op
+        bad, early, over = made("bad", "scribbles"), made("early", "stops_early"), made("over", "runs_over")
+        good = made("good", "twice")
+        beside = made("beside", "doubles_one_more", "(Tensor(a!) x) -> ()", "x, x.numel()")
+        def lying(x):
+            x.zero_()
+            return x + 1
+        lying = opaq.custom_op("contract_env::lying", lying, mutates_args=(), schema="(Tensor x) -> Tensor")
+        def tell(name, call):
+            try:
+                call()
+                print(name, "passes")
+            except opaq.ContractError as error:
+                print(name, str(error).replace("\\n", " "))
+        x = torch.ones(4)
+        tell("direct:", lambda: bad(torch.ones(4)))
+        tell("ops:", lambda: torch.ops.contract_env.bad(torch.ones(4)))
+        tell("early:", lambda: early(x))
+        tell("over:", lambda: over(x))
+        tell("beside:", lambda: beside(torch.ones(6)[1:3]))
+        tell("function:", lambda: lying(torch.ones(4)))
+        tell("good:", lambda: (good(x), torch.ops.contract_env.good(x)))
+        tell("stock:", lambda: torch.compile(lambda x: bad(x + 1))(x))
+        tell("stock good:", lambda: torch.compile(lambda x: good(x + 1))(x))
+        ''').replace("@SOURCE@", SOURCE)
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], check=False, env={**os.environ, "OPAQ_CHECK": "contract"}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    assert f"(called at {program}:" in lines["direct"] and "argument `x` is not declared as written" in lines["direct"]
+    assert f"(called at {program}:" in lines["ops"] and "argument `x` is not declared as written" in lines["ops"]
+    assert "unwritten, the first at y[3]" in lines["early"] and "wrote outside result `y`" in lines["over"]
+    assert "wrote beside argument `x`" in lines["beside"] and "name it in mutates_args" in lines["function"]
+    assert lines["good"] == lines["stock good"] == "passes"
+    assert "(node op" in lines["stock"] and "program.py:" in lines["stock"]
+
+
+def test_the_variable_takes_contract_or_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import opaq"], check=False, env={**os.environ, "OPAQ_CHECK": "yes"}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode != 0 and "OPAQ_CHECK='yes' is no kind of check; expected \"contract\", or nothing for none" in done.stderr
