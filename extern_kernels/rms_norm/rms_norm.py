@@ -26,7 +26,7 @@ _PER_BLOCK = f"ceil_div(rstd.numel(), max(1, {_BLOCKS}))"
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it ----------------------------------------
 
 _ROWS = "rstd.numel()"
-_PACKS = "(x.size(-1) * x.itemsize / 16)"  # 16-byte packs in a row
+_PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
 _CUDA = ["x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16", "weight.dtype == x.dtype", "weight.numel() == x.size(-1)"]
 
 
@@ -44,8 +44,8 @@ rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
     entry=f"rms_norm<{{x.dtype}}, {{{_lanes_forward}}}, {{ceil_div({_PACKS}, {_lanes_forward})}}>",
-    grid=f"ceil_div({_ROWS}, max(1, 256 / {_lanes_forward}))",
-    block=[_lanes_forward, f"max(1, 256 / {_lanes_forward})"],
+    grid=f"ceil_div({_ROWS}, max(1, 256 // {_lanes_forward}))",
+    block=[_lanes_forward, f"max(1, 256 // {_lanes_forward})"],
     args=f"y, rstd, x, weight, {_ROWS}, x.size(-1), eps",
     requires=[*_CUDA, *_aligned("x", "weight", "y"), f"{_PACKS} <= 8 * 1024"],
     priority=1,
@@ -66,7 +66,7 @@ rms_norm_backward.cuda(
     source=opaq.file("rms_norm.cu"),
     entry=f"rms_norm_backward<{{x.dtype}}, {{{_lanes_backward}}}, {{ceil_div({_PACKS}, {_lanes_backward})}}>",
     grid=_BLOCKS,
-    block=[_lanes_backward, f"max(1, 256 / {_lanes_backward})"],
+    block=[_lanes_backward, f"max(1, 256 // {_lanes_backward})"],
     args=_BACKWARD_ARGS,
     requires=[*_BACKWARD_CUDA, *_aligned("grad_y", "x", "weight", "grad_x"), f"{_PACKS} <= 4 * 512"],
     priority=1,

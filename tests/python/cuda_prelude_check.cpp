@@ -13,6 +13,10 @@ AOTITorchError aoti_torch_get_sizes(AtenTensorHandle, int64_t**) { return 0; }
 AOTITorchError aoti_torch_get_strides(AtenTensorHandle, int64_t**) { return 0; }
 AOTITorchError aoti_torch_get_dim(AtenTensorHandle, int64_t*) { return 0; }
 AOTITorchError aoti_torch_get_numel(AtenTensorHandle, int64_t*) { return 0; }
+AOTITorchError aoti_torch_get_device_type(AtenTensorHandle, int32_t*) { return 0; }
+AOTITorchError aoti_torch_get_device_index(AtenTensorHandle, int32_t*) { return 0; }
+AOTITorchError aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, AtenTensorHandle*) { return 0; }
+AOTITorchError aoti_torch_copy_(AtenTensorHandle, AtenTensorHandle, int32_t) { return 0; }
 AOTITorchError aoti_torch_get_current_cuda_stream(int, void**) { return 0; }
 CUresult cuGetErrorName(CUresult, const char** name) { return *name = "CUDA_ERROR_OF_THE_TEST", CUDA_SUCCESS; }
 CUresult cuGetErrorString(CUresult, const char** text) { return *text = "as asked for", CUDA_SUCCESS; }

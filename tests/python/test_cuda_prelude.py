@@ -20,7 +20,17 @@ AOTITorchError aoti_torch_get_sizes(AtenTensorHandle, int64_t**);
 AOTITorchError aoti_torch_get_strides(AtenTensorHandle, int64_t**);
 AOTITorchError aoti_torch_get_dim(AtenTensorHandle, int64_t*);
 AOTITorchError aoti_torch_get_numel(AtenTensorHandle, int64_t*);
+AOTITorchError aoti_torch_get_device_type(AtenTensorHandle, int32_t*);
+AOTITorchError aoti_torch_get_device_index(AtenTensorHandle, int32_t*);
+AOTITorchError aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, AtenTensorHandle*);
+AOTITorchError aoti_torch_copy_(AtenTensorHandle, AtenTensorHandle, int32_t);
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
+}
+namespace torch::aot_inductor {
+struct RAIIAtenTensorHandle {
+  RAIIAtenTensorHandle() = default;
+  explicit RAIIAtenTensorHandle(AtenTensorHandle) {}
+};
 }
 #define AOTI_TORCH_ERROR_CODE_CHECK(call) do { if (call) throw std::runtime_error("call failed"); } while (0)
 """
