@@ -14,8 +14,9 @@ SCALARS = {
     "mode": ("str mode", "'plus'", ["'minus'", "'plus'"], ["1 if mode == 'plus' else -1"]),
     "dtype": ("ScalarType dtype", "float32", ["torch.float64", "torch.float32", "torch.int64"], ["2 if dtype == float64 else 1"]),
 }
+# Not of alignment: what Inductor allocates may be aligned where the tensor that eager has is not, and then another implementation is right.
 CONDITIONS = [
-    "{t}.stride(-1) == 1", "{t}.stride(0) == 1", "aligned({t}, 16)", "aligned({t}, 8)", "{t}.size(0) % 2 == 0", "{t}.numel() >= 8",
+    "{t}.stride(-1) == 1", "{t}.stride(0) == 1", "{t}.size(0) % 2 == 0", "{t}.numel() >= 8",
     "{t}.stride(0) % 2 == 0", "{t}.size(-1) != 3", "{t}.stride(0) >= {t}.stride(-1)",
 ]  # fmt: skip
 SCALAR_CONDITIONS = {"s": "s > 0", "k": "k % 2 == 1", "flag": "not flag", "w": "len(w) == 2", "mode": "mode != 'minus'", "c": "not defined(c)"}
