@@ -64,11 +64,12 @@ def activate() -> None:
     global _active
     if _active:
         return
-    from . import cache_key, copies
+    from . import cache_key, copies, node
     from .contract import traced
 
     cache_key.install(_registered)
     copies.install(_registered)
+    node.install()
     traced.install(_registered)  # after copies: it sees a graph first
     _active = True
     for qualname in list(_registered):

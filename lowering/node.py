@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import emit, emit_cpp
+from .compat import inductor
 from .compat.inductor import OrderedSet, V, effect_before, ir, obey_partition_rule, tree_map
 from .contract.traced import facts_of
 
@@ -150,3 +151,7 @@ def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
             super().codegen(wrapper)
 
     return DispatcherKernel
+
+
+def install() -> None:
+    inductor.keep_reads_before_writes(lambda node: isinstance(node, (OpaqueKernel, _ReturningKernel)))

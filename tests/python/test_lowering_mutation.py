@@ -172,3 +172,28 @@ def test_autograd_notices_a_write_through_the_dispatcher(unique: str) -> None:
     op.overload(cache, torch.ones(3))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         product.backward()
+
+
+@pytest.mark.parametrize("kind", ["op", "custom_op"])
+def test_what_an_op_reads_is_written_after_it(unique: str, kind: str) -> None:
+    """torch 2.11 loses this dependency where the kernel that writes is fused of several, and then moves it to the front to save memory."""
+
+    def meaning(a: torch.Tensor) -> torch.Tensor:
+        return a * 2
+
+    if kind == "op":
+        op = opaq.op(f"{unique}(Tensor a) -> Tensor", outputs=opaq.like("a"))
+        op.cpu(source="void f(const float* a, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = a[i] * 2; }", entry="f", args="a, out, a.numel()")
+    else:
+        op = opaq.custom_op(unique, meaning, mutates_args=())
+        op.register_fake(torch.empty_like)
+
+    def model(double: Callable, x: torch.Tensor) -> torch.Tensor:
+        y = double(x)
+        x[..., 1:].sub_(1)
+        return y[0]
+
+    expected = torch.randn(4, 4)
+    compiled = expected.clone()
+    assert torch.equal(torch.compile(model, fullgraph=True)(op, compiled), model(meaning, expected))
+    assert torch.equal(compiled, expected)
