@@ -49,8 +49,8 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
         facts["reason"] = decision.reason
     if options.current().profile:
         facts["profile"] = True
-    if decision.copied:
-        facts["only"] = True
+    if not decision.always_fits or len(decision.candidates) > 1:
+        facts["chooses"] = True
     if traced is not None:
         facts |= _check_facts(wrapper, traced)
         if decision.candidates and not decision.candidates[0].conditions:

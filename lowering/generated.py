@@ -44,16 +44,18 @@ class Graph:
         self._run: Any = None  # of the contract check
 
     def launch(
-        self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False, only: bool = False, check: bool = False,
+        self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False, chooses: bool = False, check: bool = False,
         source: str = "", traced: list[int] | None = None, promised: bool = False,
     ) -> Callable[..., None]:  # fmt: skip
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU.
 
-        profile: its calls are timed, for the report. only: `implementation` serves every launch; the graph has made the copies that it needs, so that
-        the conditions of others would be evaluated on these. check: they are held against the op's declaration and, by `traced`, against the traced graph;
-        they take `laid_out` too. source: the user's line. promised: `implementation` must serve every launch.
+        profile: its calls are timed, for the report. chooses: each launch takes the first implementation that fits; otherwise
+        `implementation` serves all, also where the graph's own buffers, in the place of eager's tensors, would fit another. check: they are held against
+        the op's declaration and, by `traced`, against the traced graph; they take `laid_out` too. source: the user's line. promised: `implementation`
+        must serve every launch.
         """
-        launcher = _runtime.launcher(op, hash, device, node, self.name, profile, implementation if only else "", check, source, implementation if promised else "")
+        only = "" if chooses or check or implementation == "reference" else implementation
+        launcher = _runtime.launcher(op, hash, device, node, self.name, profile, only, check, source, implementation if promised else "")
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:
             return launcher

@@ -66,7 +66,7 @@ def test_a_decision_is_explained_in_the_header(unique: str) -> None:
     requires = ["x.size(-1) % 4 == 0", "aligned(x, 16)"]
     op = scale_op(unique).cuda(source=SOURCE, entry="scale", args="x, by, out, x.numel()", name="cuda:vec4", priority=1, requires=requires)
     fits, falls = (wrapper_source(lambda x: op.overload(x), shape) for shape in ((2, 8), (2, 7)))
-    assert 'implementation="cuda:vec4", reason="checked at each launch: aligned(x, 16)")' in fits
+    assert 'implementation="cuda:vec4", reason="checked at each launch: aligned(x, 16)", chooses=True)' in fits
     assert 'implementation="cuda", reason="cuda:vec4: x.size(-1) % 4 == 0 does not hold")' in falls
 
 
