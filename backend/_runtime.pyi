@@ -64,14 +64,13 @@ class OpInfo(TypedDict):
     outputs: list[OutputInfo]
     implementations: list[ImplementationInfo]   # best first
     has_reference: bool
-    hash: str               # of everything Inductor's caches must see
+    hash: str               # of the declaration: generated code is held to it
 
 def declare(schema: str, outputs: Sequence[dict[str, str]], replace: bool) -> str: ...   # returns "ns::name"; items have OutputText's fields
 def implement(op: str, implementation: dict[str, Any], replace: bool) -> str: ...        # ImplementationText's fields; returns its hash
 def define(op: str) -> None: ...                    # with PyTorch's dispatcher, once
-def set_reference(op: str, fallback: Callable[..., None], content: str) -> None: ...     # fallback(*args, *outputs): fills the outputs
+def set_reference(op: str, fallback: Callable[..., None]) -> None: ...                   # fallback(*args, *outputs): fills the outputs
 def note_reference_error(error: BaseException) -> None: ...    # what this thread's reference raised, for its C++ caller to raise again
-def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
 def ops() -> list[str]: ...
 
@@ -118,6 +117,11 @@ def expression(op: str, text: str, facts: Sequence[Fact]) -> dict[str, Any]:
 def plan(op: str, facts: Sequence[Fact]) -> dict[str, Any]: ...     # implementation, entry, grid, block, cluster, shared, reasons (text)
 def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...
                                                     # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None
+class Sources(TypedDict):   # of an op's implementations: source text, headers, options, compilers
+    digest: str
+    unknown: str            # why it cannot be known before compiling what they include; else ""
+
+def refresh_sources(op: str) -> Sources: ...                        # those compiled from other headers than there are now are compiled anew
 def warmup(op: str, args: Sequence[Any]) -> None: ...               # compiles and loads what these arguments need
 
 # ---- C++ wrappers ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from . import _runtime, autograd, given, lowering
-from .op import code_digest, declaring
+from .op import declaring
 
 
 def custom_op(
@@ -44,7 +44,7 @@ def custom_op(
             made = torch.library.custom_op(name, _checked(name, function), mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
         except (TypeError, ValueError, RuntimeError) as error:
             raise _runtime.DeclarationError(f"{where}: {error}") from error
-        lowering.python_functions[name] = lowering.PythonFunction(function, code_digest(function), _device_set(device_types))
+        lowering.python_functions[name] = lowering.PythonFunction(function, _device_set(device_types))
         lowering.register(name)
         _differentiate(made, name)
         _runtime.watch(name, lowering.compat.pinned_kernel_entries(name))
@@ -91,6 +91,7 @@ def _differentiate(made: Any, name: str) -> None:
     overload = lowering.overload_of(name)
     gradient = autograd.Gradient(name, overload, "register_autograd(...)")
     lowering.compat.register_autograd(overload, lambda: gradient, made)
+    lowering.formulas[name] = lambda: gradient
     keyword_only = [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
 
     def register(backward: Callable[..., Any] | None, /, *, setup_context: Callable[..., Any] | None = None, written: str | None = None) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import inspect
-import marshal
 import os
 import sys
 import threading
@@ -119,6 +117,7 @@ class Op(*_unbound, functools.partial):
         if any(arg["mutated"] for arg in self.info["args"]):
             lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
         lowering.compat.register_autograd(self.overload, lambda: _ops[name].gradient)
+        lowering.formulas[name] = lambda: _ops[name].gradient
         if not self._strangers:
             _runtime.watch(name, lowering.compat.kernel_entries(name))
         self._redeclared()
@@ -225,7 +224,7 @@ class Op(*_unbound, functools.partial):
         self._reference = function
         with declaring:
             fallback = define_reference(self.info, function, self._fake)
-        _runtime.set_reference(self.name, fallback, code_digest(function))
+        _runtime.set_reference(self.name, fallback)
         self._changed()
         return function
 
@@ -266,10 +265,8 @@ class Op(*_unbound, functools.partial):
                 given.function(where, "setup_context", setup_context, "a function (ctx, inputs, output)")
         if isinstance(formula, str):
             self.gradient.by_name(self, formula, saves)
-            _runtime.extend_hash(self.name, "backward", f"{formula} {_runtime.describe(formula)['hash']}")
         else:
             self.gradient.by_function(formula, setup_context, written)
-            _runtime.extend_hash(self.name, "backward", "none" if formula is None else code_digest(formula))
         self._changed()
         return self
 
@@ -334,16 +331,6 @@ def fact(value: Any) -> Any:
         alignment = 4096 if address == 0 else address & -address
         return (str(value.dtype).removeprefix("torch."), tuple(value.shape), value.stride(), device, min(alignment, 4096))
     return value
-
-
-def code_digest(function: Callable[..., Any]) -> str:
-    """SHA-256 of a Python function's source, or of its byte code where no source is kept."""
-    try:
-        content = inspect.getsource(function).encode()
-    except (OSError, TypeError):
-        code = getattr(function, "__code__", None)
-        content = marshal.dumps(code) if code is not None else repr(function).encode()
-    return hashlib.sha256(content).hexdigest()
 
 
 def _code(where: str, source: object, binary: object = None) -> tuple[str | bytes, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "activate",
     "activate_when_compiling",
     "compat",
+    "formulas",
     "nodes",
     "options",
     "overload_of",
@@ -34,13 +35,16 @@ class PythonFunction:
     """An op that is one Python function, called as function(*args, **keyword_only_args) -> results; its fake gives their layouts."""
 
     function: Callable[..., Any]
-    hash: str
     devices: frozenset[str] | None = None  # device types it serves; None: all
 
 
 python_functions: dict[str, PythonFunction] = {}  # by qualified name; to be filled before `register`
 
-_registered: dict[str, None] = {}  # in order of declaration
+# What AOTAutograd traces of an op beside what torch.library knows of it: a function that returns the gradient's formula, for the cache keys.
+formulas: dict[str, Callable[[], Any]] = {}
+
+# In order of declaration; for each the kernels that it was declared with: others are registered by somebody else.
+_registered: dict[str, list[tuple[str, str]]] = {}
 _active = False
 
 
@@ -54,7 +58,8 @@ def overload_of(qualname: str) -> Any:
 def register(qualname: str) -> None:
     """Remembers an op ("mylib::rms_norm"), declared or changed. Cheap; takes effect at once when active, else at `activate`."""
     new = qualname not in _registered
-    _registered[qualname] = None
+    if new:
+        _registered[qualname] = compat.library.own_kernels(qualname)
     if new and _active:
         _install(qualname)
 

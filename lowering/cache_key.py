@@ -1,5 +1,9 @@
-"""Inductor's cache keys hold the hash of every opaque op in the graph, and of opaq itself: neither a changed kernel nor code that another opaq
-wrote is served stale."""
+"""Inductor's cache keys hold all that decides what an opaque op in the graph becomes, and opaq itself: no cache serves yesterday's kernel, header,
+fake or gradient, nor code that another opaq wrote.
+
+Inductor's FxGraphCache keeps a traced graph, compiled: in it count kernels, fakes (which lay out results), and who serves which device.
+AOTAutogradCache keeps what a graph is traced into: there count gradients, vmap rules and the like too, and the ops that they call.
+"""
 
 from __future__ import annotations
 
@@ -7,30 +11,41 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Container, Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import opaq
 import torch.fx
 from opaq import _runtime
 
-from . import copies, options, python_functions
-from .compat import inductor
+from . import copies, formulas, options, overload_of, python_functions, record
+from .compat import inductor, library
+from .function_digest import Unknown, digest
+
+Registered = Mapping[str, list[tuple[str, str]]]  # ops, each with the kernels that it was declared with
 
 
-def install(registered: Container[str]) -> None:
-    inductor.on_cache_key(lambda graph_module: key_of(graph_module, registered))
+def install(registered: Registered) -> None:
+    inductor.on_cache_key(lambda graph_module, traced: key_of(graph_module, registered, traced), Unknown)
 
 
-def key_of(graph_module: torch.fx.GraphModule | None, registered: Container[str]) -> tuple[Any, ...] | None:
-    """(op, hash) of the opaque ops in the graph and its subgraphs, the lowering options and the writer; None for a graph without any."""
-    found = {name for name in _op_names(graph_module) if name in registered}
+def key_of(graph_module: torch.fx.GraphModule | None, registered: Registered, traced: bool) -> tuple[Any, ...] | None:
+    """(op, digest) of the opaque ops in the graph and its subgraphs, the lowering options and the writer; None for a graph without any.
+
+    traced: as in on_cache_key. Raises Unknown, naming op and reason, where something that decides the result cannot be digested.
+    """
+    called = set(_op_names(graph_module))
+    found = called & registered.keys()
+    if traced and any(name not in registered and not library.is_stock(name) and library.in_python(name) for name in called):
+        found = set(registered)  # that op may be traced into any of ours
     settings = dataclasses.astuple(options.current())
     if found and options.current().check:
         raise inductor.CacheBypass("opaq's contract check compares with the traced graph, which no compile cache holds")
     if not found and options.current() == options.Options():
         return None
     sharing = [copies.traced_sharing(module.graph, found) for module in _graph_modules(graph_module)]
-    return (tuple((name, _hash(name)) for name in sorted(found)), settings, sharing, writer())
+    return (tuple((name, _digest(name, registered, traced)) for name in sorted(found)), settings, sharing, writer())
 
 
 def _graph_modules(graph_module: torch.fx.GraphModule | None) -> Iterator[torch.fx.GraphModule]:
@@ -40,18 +55,48 @@ def _graph_modules(graph_module: torch.fx.GraphModule | None) -> Iterator[torch.
 
 @functools.cache
 def writer() -> str:
-    """SHA-256 of what writes generated code: this package and the runtime."""
-    folder = pathlib.Path(__file__).parent
+    """SHA-256 of what writes generated code and traces ops: this package, opaq's own, and the runtime."""
+    folders = [pathlib.Path(__file__).parent, *map(pathlib.Path, opaq.__path__)]
+    found = {path.resolve() for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".h")}
     digest = hashlib.sha256()
-    for path in [*sorted(path for path in folder.rglob("*") if path.suffix in (".py", ".h")), pathlib.Path(_runtime.__file__)]:
+    for path in [*sorted(found), pathlib.Path(_runtime.__file__)]:
         content = path.read_bytes()
         digest.update(f"{path.name} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def _hash(name: str) -> str:
-    return python_functions[name].hash if name in python_functions else _runtime.describe(name)["hash"]
+def _digest(name: str, registered: Registered, traced: bool) -> str:
+    try:
+        return digest(_parts(name, registered, traced), lambda called: _parts(called, registered, traced))
+    except Unknown as error:
+        why = f"{name} is kept in no compile cache: it depends on {error}"
+        record.log.info("%s", why)
+        raise Unknown(why) from error
+
+
+def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
+    """What an op stands for: texts, and objects to be digested."""
+    if library.is_stock(name):
+        return []
+    overload = overload_of(name)
+    rules = library.rules(name)
+    parts: list[Any] = [inductor.schema_text(overload), sorted(map(str, overload.tags)), rules["fake"], rules.get("kernels"), rules.get("disabled")]
+    if name in python_functions:
+        parts.append(sorted(python_functions[name].devices or ["any"]))
+    elif name in registered:
+        sources = _runtime.refresh_sources(name)
+        if sources["unknown"]:
+            raise Unknown(f"files that are not known before they are compiled ({sources['unknown']})")
+        parts += [_runtime.describe(name)["hash"], sources["digest"]]
+    others = sorted((Counter(library.kernels(name)) - Counter(registered.get(name, ()))).elements())
+    for key, place in others:
+        if not library.is_live(key) and (name in registered or ".py:" in place):
+            raise Unknown(f"a kernel that was registered for {key} at {place}, whose content cannot be seen")
+    parts.append(others)
+    if traced:
+        parts += [rules, formulas[name]() if name in formulas else None]
+    return parts
 
 
 def _op_names(graph_module: torch.fx.GraphModule | None) -> Iterator[str]:
@@ -60,6 +105,6 @@ def _op_names(graph_module: torch.fx.GraphModule | None) -> Iterator[str]:
         for node in module.graph.nodes:
             if node.op == "call_function":
                 for value in (node.target, *node.args, *node.kwargs.values()):
-                    name = inductor.op_name(value)
+                    name = library.op_name(value)
                     if name is not None:
                         yield name

@@ -22,7 +22,7 @@ from typing import Any
 import torch.fx
 from opaq import _runtime
 
-from .compat import inductor
+from .compat import inductor, library
 
 Place = tuple[str, int | None]  # an argument of a functional call by keyword, and its index where the argument is a list
 
@@ -58,7 +58,7 @@ def install(registered: Container[str]) -> None:
 
 def restore_sharing(graph: torch.fx.Graph, registered: Container[str]) -> None:
     for node in inductor.functional_calls(graph):
-        if inductor.op_name(node.args[0]) in registered and "eager_input_vals" in node.meta:
+        if library.op_name(node.args[0]) in registered and "eager_input_vals" in node.meta:
             _restore(graph, node)
 
 
@@ -67,7 +67,7 @@ def traced_sharing(graph: torch.fx.Graph, registered: Container[str]) -> list[An
     key is made look like calls that had none."""
     told = []
     for call in inductor.functional_calls(graph):
-        if inductor.op_name(call.args[0]) in registered and "eager_input_vals" in call.meta:
+        if library.op_name(call.args[0]) in registered and "eager_input_vals" in call.meta:
             tensors = [(place, value) for place, _, value in _tensors(call.kwargs, call.meta["eager_input_vals"][1])]
             groups = [next(i for i, (_, other) in enumerate(tensors) if _shares(value, other)) for _, value in tensors]
             told.append([(place, group, str(_extent(value))) for (place, value), group in zip(tensors, groups)])
@@ -139,7 +139,7 @@ def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]
         for other in others:
             if _shares(other.now, base.now) and not _shares(other.eager, base.eager):
                 raise _runtime.LaunchError(
-                    f"{inductor.op_name(call.args[0])}: it writes to `{base.place[0]}` and `{other.place[0]}`, a graph input and a copy of it; with Inductor's option "
+                    f"{library.op_name(call.args[0])}: it writes to `{base.place[0]}` and `{other.place[0]}`, a graph input and a copy of it; with Inductor's option "
                     f"enable_auto_functionalized_v2=False this cannot be compiled correctly: leave the option at True"
                 )
 
@@ -163,7 +163,7 @@ def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
         chain = _chain(tensor.node, root)
         if chain is None:
             raise _runtime.LaunchError(
-                f"{inductor.op_name(call.args[0])}: argument `{tensor.place[0].removeprefix('_')}` shares memory with an argument that the op writes to, in a way "
+                f"{library.op_name(call.args[0])}: argument `{tensor.place[0].removeprefix('_')}` shares memory with an argument that the op writes to, in a way "
                 f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of {root.name} there); pass a copy of it: .clone()"
             )
         tensor.node = copy

@@ -10,18 +10,38 @@ import tempfile
 import uuid
 from typing import Any
 
+from opaq import _runtime
+
 from . import MANIFEST
 from .compat.inductor import cache_dir, packaged
 
 
 def write_code(content: bytes, stem: str, suffix: str) -> tuple[str, str]:
-    """(path, SHA-256). Named by content, and written once."""
+    """(path, SHA-256). Named by content; written where no whole file of the name exists."""
     digest = hashlib.sha256(content).hexdigest()
     folder = os.path.join(cache_dir(), "opaq", digest[:2])
     path = os.path.join(folder, f"{re.sub(r'[^A-Za-z0-9_]+', '_', stem)}_{digest[:16]}{suffix}")
-    if not os.path.exists(path):
+    if _damage(path, digest):
         _write(path, content)
     return path, digest
+
+
+def check_code(path: str, sha256: str, op: str) -> None:
+    """OSError where the file is not the one that was written: Inductor then takes what its cache holds of the wrapper for lost, and compiles the
+    graph anew, which writes the file."""
+    damage = _damage(path, sha256)
+    if damage:
+        raise OSError(f"{op}: the code {path} {damage}; compile the model again")
+
+
+def _damage(path: str, sha256: str) -> str:
+    """What is wrong with a file; "" where it has this content."""
+    try:
+        with open(path, "rb") as stream:
+            found = hashlib.sha256(stream.read()).hexdigest()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return "" if found == sha256 else f"is damaged (SHA-256 {found}; expected {sha256})"
 
 
 def attach(wrapper: Any, path: str) -> str:
@@ -47,8 +67,19 @@ class Manifest:
 
 def _write(path: str, content: bytes) -> None:
     """Whole or not at all: other processes write the same file."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-    os.replace(temporary, path)
+    temporary = None
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        if os.path.isdir(path) and not os.path.islink(path):  # nobody's: nothing but this function makes such names
+            os.replace(path, f"{temporary}.folder")
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise _runtime.MissingError(
+            f"the code of a compiled graph cannot be written to {path}: {error.strerror}; set TORCHINDUCTOR_CACHE_DIR to a folder that this process "
+            "can write to"
+        ) from error

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import sympy
 import torch
 
-from . import options, python_functions
-from .compat.inductor import V, before_body, graph_label, is_root, op_name, pexpr, root_wrapper, schema_text
+from . import options
+from .compat.inductor import V, before_body, graph_label, is_root, pexpr, root_wrapper, schema_text
+from .compat.library import op_name
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -67,7 +68,7 @@ def python_object(wrapper: Any, overload: Any, node: str, device: torch.device |
     facts = {"device": device_text(device or torch.device("cpu")), "node": node}
     if traced is not None:
         facts |= _check_facts(wrapper, traced)
-    kernel = _define(wrapper, name, schema_text(overload), python_functions[name].hash, "python_function", facts)
+    kernel = _define(wrapper, name, schema_text(overload), None, "python_function", facts)
     if traced is not None:
         _replay_line(wrapper, traced)
     return kernel
@@ -121,7 +122,7 @@ def _tuple(values: Sequence[Any]) -> str:
     return f"({', '.join(scalar(value) for value in values)}{',' * (len(values) == 1)})"
 
 
-def _define(wrapper: Any, qualname: str, schema: str, hash: str, method: str, facts: dict[str, Any]) -> str:
+def _define(wrapper: Any, qualname: str, schema: str, hash: str | None, method: str, facts: dict[str, Any]) -> str:
     root = root_wrapper(wrapper)
     header = _headers.get(root)
     if header is None:
@@ -132,9 +133,10 @@ def _define(wrapper: Any, qualname: str, schema: str, hash: str, method: str, fa
             opaq_graph = OpaqGraph({json.dumps(graph_label())})
         """)
     name = _name(qualname, header)
-    keywords = "".join(f", {key}={value if isinstance(value, bool) else json.dumps(value)}" for key, value in facts.items())
+    arguments = [json.dumps(qualname), *([] if hash is None else [json.dumps(hash)])]
+    arguments += [f"{key}={value if isinstance(value, bool) else json.dumps(value)}" for key, value in facts.items()]
     root.header.writeline(f"# {schema}")
-    root.header.writeline(f'{name} = opaq_graph.{method}("{qualname}", "{hash}"{keywords})')
+    root.header.writeline(f"{name} = opaq_graph.{method}({', '.join(arguments)})")
     return name
 
 

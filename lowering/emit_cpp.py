@@ -16,7 +16,7 @@ import torch
 from opaq import _runtime
 
 from . import cpp_files, emit, record
-from .compat.inductor import cexpr, constants_wrapper, folds_constants, graph_label, user_stream, wrapper_language
+from .compat.inductor import cexpr, constants_wrapper, folds_constants, graph_label, prepend_python, user_stream, wrapper_language
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
 
@@ -32,6 +32,7 @@ class _Printed:
     parts: set[str] = dataclasses.field(default_factory=set)
     functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
     nodes: set[str] = dataclasses.field(default_factory=set)  # a subgraph's may be printed at each of its calls
+    checks: list[str] = dataclasses.field(default_factory=list)  # Python: of files, when the wrapper is loaded
 
 
 _printed: weakref.WeakKeyDictionary[Any, _Printed] = weakref.WeakKeyDictionary()
@@ -55,6 +56,8 @@ def launch(
         if part != "host.h" or device.type == "cpu" or any(form.implementation["kind"] == "library" for form in forms):
             _print_prelude(wrapper, printed, part)
     codes = [_attach(wrapper, info, form, device) for form in forms]
+    if not package:
+        _check_when_loaded(wrapper, printed, info["name"], codes)
     parameters, body = function_text(info, forms, codes, device.type, values, counted=not package)
     function = printed.functions.get(body)
     if function is None:
@@ -181,6 +184,18 @@ def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> lis
         path, digest = cpp_files.write_code(content, short, f".{arch}{suffix}" if arch else suffix)
         codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content), **resources})
     return codes
+
+
+def _check_when_loaded(wrapper: Any, printed: _Printed, op: str, codes: Sequence[list[dict[str, Any]]]) -> None:
+    """Prints Python that looks at the files before a wrapper out of Inductor's cache is used."""
+    lines = [f"opaq_check_code({item['file']!r}, {item['sha256']!r}, {op!r})" for code in codes for item in code if item["sha256"]]
+    for line in dict.fromkeys(lines):
+        if line not in printed.checks:
+            if not printed.checks:
+                printed.checks.append("from opaq.lowering.generated import check_code as opaq_check_code")
+                prepend_python(wrapper, 0, printed.checks[0])
+            prepend_python(wrapper, len(printed.checks), line)
+            printed.checks.append(line)
 
 
 def _image_suffix(content: bytes) -> str:

@@ -18,6 +18,9 @@ from typing import Any
 from opaq import _runtime
 
 from . import compat, overload_of, python_functions, record
+from .cpp_files import check_code
+
+__all__ = ["Graph", "check_code"]
 
 
 def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
@@ -73,21 +76,16 @@ class Graph:
         return checked.Checked(self._run, op, overload_of(op), lambda: place, (traced[0], traced[1]) if traced else None)
 
     def python_function(
-        self, op: str, hash: str, *, device: str, node: str, check: bool = False, source: str = "", traced: list[int] | None = None
+        self, op: str, *, device: str, node: str, check: bool = False, source: str = "", traced: list[int] | None = None
     ) -> Callable[..., Any]:
-        """The function of an op that is written in Python; its results are the arguments that its schema says (Tensor(a!) -> Tensor(a!)), and
-        otherwise may not alias its arguments.
+        """The function that an op written in Python has now: nothing in the graph depends on its text. Its results are the arguments that its schema
+        says (Tensor(a!) -> Tensor(a!)), and otherwise may not alias its arguments.
 
-        While another kernel is registered for the op on this device, the dispatcher is called instead.
-        LaunchError: the function is gone, or changed since the graph was compiled.
+        While another kernel is registered for the op on this device, the dispatcher is called instead. LaunchError: the op is not declared.
         """
         declared = python_functions.get(op)
         if declared is None:
             raise _runtime.LaunchError(f"{op} has no Python function in this process; {self.name} was compiled with one: declare the op first")
-        if declared.hash != hash:
-            raise _runtime.LaunchError(
-                f"{op} changed since {self.name} was compiled: expected hash {hash}, got {declared.hash}; call torch.compiler.reset()"
-            )
         record.add(record.NodeRecord(self.name, node, op, device, "python", ""))
         function, is_ours = declared.function, _runtime.watcher(op, device)
         serves = declared.devices is None or device.split(":")[0] in declared.devices

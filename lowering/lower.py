@@ -32,6 +32,7 @@ def install(qualname: str) -> None:
 
 
 def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
+    _runtime.refresh_sources(qualname)
     info = _runtime.describe(qualname)
     values = _bind(info, args, kwargs)
     traced, outputs = _traced(info, overload, values)

@@ -5,6 +5,7 @@ This part is cheap: it does not import Inductor. `compat.inductor` does, and is 
 
 from __future__ import annotations
 
+from . import library
 from .autograd import forward_levels, register_autograd, returned_names, written_names
 from .dispatcher import is_known, kernel_entries, pinned_kernel_entries
 from .eager import (
@@ -30,6 +31,7 @@ __all__ = [
     "forward_levels",
     "is_known",
     "kernel_entries",
+    "library",
     "local_state",
     "pinned_kernel_entries",
     "register_autograd",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch._C import _is_alias_of as shares_storage
+from torch._functorch._aot_autograd import autograd_cache
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._functorch._aot_autograd.schemas import OutputType
 from torch._guards import TracingContext
@@ -73,10 +74,10 @@ __all__ = [
     "lowering",
     "obey_partition_rule",
     "on_cache_key",
-    "op_name",
     "packaged",
     "pexpr",
     "place_in_memory",
+    "prepend_python",
     "prints_two_wrappers",
     "register_lowering",
     "replace_value",
@@ -105,13 +106,6 @@ def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
     lowering.add_needs_realized_inputs(overload)
     if not overload._schema.returns and not overload._schema.is_mutable:
         torch.fx.node.has_side_effect(overload)  # called for an effect that the graph cannot see
-
-
-def op_name(target: Any) -> str | None:
-    """ "mylib::rms_norm", or "mylib::rms_norm.overload", for a call target that is an op or a packet of its overloads."""
-    if isinstance(target, torch._ops.OpOverload):
-        return target.name()
-    return target._qualified_op_name if isinstance(target, torch._ops.OpOverloadPacket) else None
 
 
 def called_by(node: Any) -> tuple[Any, Sequence[Any], dict[str, Any], Any]:
@@ -347,13 +341,19 @@ def root_wrapper(wrapper: Any) -> Any:
     return wrapper.get_root_graph() if isinstance(wrapper, SubgraphPythonWrapperCodegen) else wrapper
 
 
+def prepend_python(wrapper: Any, position: int, line: str) -> None:
+    """Puts a line of Python at the head of a C++ wrapper that is not packaged, whose text begins and ends in Python. position: its line there."""
+    root_wrapper(wrapper).header._lines.insert(position, line)
+
+
 def graph_label() -> str:
     """The name by which torch's logs call the graph being compiled: "model__0_inference_0"."""
     return get_aot_graph_name()
 
 
-def on_cache_key(details_of: Callable[[Any], Any]) -> None:
-    """Adds `details_of(graph_module)` to what FxGraphCache and AOTAutogradCache hash of a graph; None adds nothing.
+def on_cache_key(details_of: Callable[[Any, bool], Any], bypass: type[Exception]) -> None:
+    """Adds `details_of(graph_module, traced)` to what FxGraphCache and AOTAutogradCache hash of a graph; None adds nothing. traced: the key is
+    AOTAutogradCache's, of a graph that is yet to be traced through fakes and gradients. Where it raises `bypass`, the graph is kept in no cache.
 
     Both keys are digests of an FxGraphHashDetails object's attributes (AOTAutograd's class derives from it).
     """
@@ -361,7 +361,11 @@ def on_cache_key(details_of: Callable[[Any], Any]) -> None:
 
     def __init__(self: Any, gm: Any, *args: Any, **kwargs: Any) -> None:
         original(self, gm, *args, **kwargs)
-        details = details_of(gm)
+        traced = isinstance(self, autograd_cache.AOTAutogradCacheDetails)
+        try:
+            details = details_of(gm, traced)
+        except bypass as error:
+            raise (autograd_cache.BypassAOTAutogradCache if traced else codecache.BypassFxGraphCache)(str(error)) from error
         if details is not None:
             self.opaq = details
 

@@ -27,7 +27,7 @@
 namespace opaq {
 namespace {
 
-constexpr std::string_view kFormat = "opaq cuda image 2";  // changes when the same request would give other bytes or another record
+constexpr std::string_view kFormat = "opaq cuda image 3";  // changes when the same request would give other bytes or another record
 
 Flights<Image>& flights() {
   static Flights<Image>& instance = *new Flights<Image>(/*keep=*/false);  // never destroyed: threads may compile while the process exits
@@ -67,7 +67,6 @@ Job make_job(const CudaRequest& request) {
   Job job{request, request.file.empty() ? "<opaq source>" : request.file, {}, {}, {}, read_options(request.options)};
   std::replace_if(job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
   job.basename = std::filesystem::path(job.file).filename().string();
-  check_arch_text(request.arch, job.basename);
   job.ptx = request.arch.starts_with("compute_");
   const std::string& standard = job.facts.standard;
   job.signatures = standard != "c++03" && standard != "c++11";
@@ -94,13 +93,21 @@ Job make_job(const CudaRequest& request) {
   return job;
 }
 
-std::string key_of(const Job& job, const IncludeClosure& closure) {
+SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   Sha256 hash;
-  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename).field(job.request.arch);
+  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename);
   // Folders count through what is found in them, so that a moved project finds its images again.
   hash.field(std::to_string(job.request.options.size()));
   for (const std::string& option : job.request.options) hash.field(option);
   hash.field(nvrtc_place().identity).field(closure.digest);
+  return {hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque};
+}
+
+IncludeClosure closure_of(const Job& job) { return include_closure(job.request.source, job.basename, job.search, job.facts.forced); }
+
+std::string key_of(const Job& job, const SourceDigest& sources) {
+  Sha256 hash;
+  hash.field(sources.digest).field(job.request.arch);
   for (const std::string& entry : job.request.entries) hash.field(entry);
   return hash.hex();
 }
@@ -195,22 +202,33 @@ std::shared_ptr<Image> from_disk(const Job& job, const std::string& key) {
 
 }  // namespace
 
+SourceDigest source_digest(const CudaRequest& request) {
+  const Job job = make_job(request);
+  return digest_of(job, closure_of(job));
+}
+
 std::shared_ptr<const Image> compile_cuda(const CudaRequest& request) {
   const Job job = make_job(request);
+  check_arch_text(request.arch, job.basename);
   if (nvrtc_place().path.empty()) fail(ErrorKind::Missing, nvrtc_place().why_not);
-  const IncludeClosure closure = include_closure(request.source, job.basename, job.search, job.facts.forced);
-  const std::string key = key_of(job, closure);
-  if (std::string why = job.facts.opaque.empty() ? closure.computed : job.facts.opaque; !why.empty()) {
+  const SourceDigest sources = digest_of(job, closure_of(job));
+  const std::string key = key_of(job, sources);
+  if (!sources.unknown.empty()) {
     auto image = compile(job);
     image->key = key;
+    image->sources = sources.digest;
     image->log += (image->log.empty() ? "" : "\n") +
-                  ("opaq: not kept in the cache, since what is read here is not known before it is compiled: " + why);
+                  ("opaq: not kept in the cache, since what is read here is not known before it is compiled: " + sources.unknown);
     return image;
   }
   return flights().run(key, [&]() -> std::shared_ptr<const Image> {
-    if (auto image = from_disk(job, key)) return image;
+    if (auto image = from_disk(job, key)) {
+      image->sources = sources.digest;
+      return image;
+    }
     auto image = compile(job);
     image->key = key;
+    image->sources = sources.digest;
     disk_cache().put(key, {write_record({image->entries, image->log, {}}), image->bytes});
     return image;
   });

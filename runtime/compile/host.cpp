@@ -153,19 +153,25 @@ std::string_view types_for(const Job& job) {
   return names_host_type(job.request.source) || names_host_type(job.request.entry) ? host_types() : std::string_view();
 }
 
-std::string key_of(const Job& job, const IncludeClosure& closure) {
+SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   constinit static Lazy<std::string> compiler;
   const std::string& identity = compiler.get([&] { return compiler_identity(job); });  // of settings().cxx, which does not change
   utsname machine{};
   uname(&machine);
   Sha256 hash;
-  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename).field(job.request.entry);
-  hash.field(types_for(job)).field(identity).field(machine.machine).field(job.facts.native ? processor_identity() : "").field(closure.digest);
+  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename);
+  hash.field(identity).field(machine.machine).field(job.facts.native ? processor_identity() : "").field(closure.digest);
   for (const std::string& option : job.request.options) {
     hash.field(option);
     if (!option.starts_with('-')) hash.field(file_stamp(option));  // a library or object to link
   }
-  return hash.hex();
+  return {hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque};
+}
+
+IncludeClosure closure_of(const Job& job) { return include_closure(job.request.source, job.basename, job.search, job.facts.forced); }
+
+std::string key_of(const Job& job, const SourceDigest& sources) {
+  return Sha256().field(sources.digest).field(job.request.entry).field(types_for(job)).hex();
 }
 
 // The files of a make rule "target: a b\ c \<newline> d".
@@ -316,14 +322,24 @@ std::shared_ptr<HostFunction> from_disk(const Job& job, const std::string& key) 
 
 }  // namespace
 
+SourceDigest source_digest(const HostRequest& request) {
+  const Job job = make_job(request);
+  return digest_of(job, closure_of(job));
+}
+
 std::shared_ptr<const HostFunction> compile_host(const HostRequest& request) {
   const Job job = make_job(request);
-  const IncludeClosure closure = include_closure(request.source, job.basename, job.search, job.facts.forced);
-  if (!closure.computed.empty() || !job.facts.opaque.empty()) return compile_and_load(job, closure, "");
-  const std::string key = key_of(job, closure);
+  const IncludeClosure closure = closure_of(job);
+  const SourceDigest sources = digest_of(job, closure);
+  const auto with_sources = [&](std::shared_ptr<HostFunction> function) -> std::shared_ptr<const HostFunction> {
+    function->sources = sources.digest;
+    return function;
+  };
+  if (!sources.unknown.empty()) return with_sources(compile_and_load(job, closure, ""));
+  const std::string key = key_of(job, sources);
   return flights().run(key, [&]() -> std::shared_ptr<const HostFunction> {
-    if (auto function = from_disk(job, key)) return function;
-    return compile_and_load(job, closure, key);
+    if (auto function = from_disk(job, key)) return with_sources(std::move(function));
+    return with_sources(compile_and_load(job, closure, key));
   });
 }
 

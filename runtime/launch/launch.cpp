@@ -168,6 +168,8 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
   throw naming(error, op_);
 }
 
+std::string PreparedLaunch::sources() const { return state_->sources(); }
+
 LaunchStats PreparedLaunch::stats() const {
   const State& state = *state_;
   LaunchStats stats;

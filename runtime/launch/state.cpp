@@ -15,6 +15,24 @@ std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
   return written;
 }
 
+CudaRequest cuda_request(const Implementation& implementation) {
+  CudaRequest request;
+  request.source = implementation.code;
+  request.file = implementation.file;
+  request.options = implementation.options;
+  request.include_dirs = implementation.include_dirs;
+  return request;
+}
+
+HostRequest host_request(const Implementation& implementation) {
+  HostRequest request;
+  request.source = implementation.code;
+  request.file = implementation.file;
+  request.options = implementation.options;
+  request.include_dirs = implementation.include_dirs;
+  return request;
+}
+
 // Sizes of parameters that nothing but the loaded kernel knows.
 void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry) {
   if (!driver().kernel_get_param_info) {  // before CUDA 12.4: sizes follow from the argument list, where it tells them
@@ -202,14 +220,11 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
   }
   if (!image) {
     if (implementation.kind == CodeKind::CudaSource) {
-      CudaRequest request;
-      request.source = implementation.code;
-      request.file = implementation.file;
+      CudaRequest request = cuda_request(implementation);
       request.entries = {entry};
       request.arch = arch;
-      request.options = implementation.options;
-      request.include_dirs = implementation.include_dirs;
       image = compile_cuda(request);
+      hold_sources(entry, image->sources);
       count(image->seconds, image->from_cache);
     } else {
       image = binary_image(implementation.code, implementation.file, entry);
@@ -225,22 +240,48 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
 }
 
 std::shared_ptr<const HostFunction> PreparedLaunch::State::host_function(const std::string& entry, const Arg* args) {
-  const Implementation& implementation = *subject.implementation;
-  HostRequest request;
-  request.source = implementation.code;
-  request.file = implementation.file;
+  HostRequest request = host_request(*subject.implementation);
   request.entry = entry;
-  request.options = implementation.options;
-  request.include_dirs = implementation.include_dirs;
   std::shared_ptr<const HostFunction> function = compile_host(request);
+  hold_sources(entry, function->sources);
   count(function->seconds, function->from_cache);
   check_signature(subject, Entry{.name = entry, .params = function->params, .params_known = true}, args);
   return function;
 }
 
+void PreparedLaunch::State::hold_sources(const std::string& entry, const std::string& digest) {
+  bool same = true;
+  {
+    std::lock_guard lock(shared_state());
+    if (sources_.empty()) sources_ = digest;
+    same = sources_ == digest;
+  }
+  if (!same) {
+    fail(ErrorKind::Compile, subject.op + ": a header, or another file that implementation `" + subject.implementation->name +
+                                 "` is compiled from, has changed since this process first compiled it, so that `" + entry +
+                                 "` would not fit what is loaded; call torch.compiler.reset() and compile the model again, or declare the op "
+                                 "again with replace=True");
+  }
+}
+
+std::string PreparedLaunch::State::sources() {
+  std::lock_guard lock(shared_state());
+  return sources_;
+}
+
 void PreparedLaunch::State::count(double seconds, bool from_cache) {
   (from_cache ? disk_hits : compiled).fetch_add(1, std::memory_order_relaxed);
   compile_nanoseconds.fetch_add(static_cast<int64_t>(seconds * 1e9), std::memory_order_relaxed);
+}
+
+SourceDigest source_digest(const Implementation& implementation) {
+  try {
+    if (implementation.kind == CodeKind::CudaSource) return source_digest(cuda_request(implementation));
+    if (implementation.kind == CodeKind::HostSource) return source_digest(host_request(implementation));
+  } catch (const Error& error) {
+    return {error.what(), ""};
+  }
+  return {};
 }
 
 }  // namespace opaq

@@ -42,6 +42,7 @@ struct PreparedLaunch::State {
 
   Counter calls, skipped_empty;
   std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
+  std::string sources();  // digest of what has been compiled; "" when nothing has been
   std::atomic<int64_t> spill_bytes{-1};  // of the image where they are most; -1 until one tells
 
  private:
@@ -56,12 +57,14 @@ struct PreparedLaunch::State {
   void load_device_code(Instance& instance, const Arg* args);
   void load_host_code(Instance& instance, const Arg* args);
   void count(double seconds, bool from_cache);
+  void hold_sources(const std::string& entry, const std::string& digest);
 
   const size_t hole_count_;
   std::array<PerDevice, kMaxDevices> devices_;
 
   using Key = std::pair<int32_t, HoleValues>;  // device index
   Flights<Instance, Key> in_progress_{/*keep=*/false};  // each is made by one thread; others wait for it
+  std::string sources_;  // of all that is compiled here: kernels of one implementation never come from different versions of a header; guarded by shared_state()
   using ImageKey = std::pair<std::string, std::string>;  // entry and arch
   // Guarded by shared_state().
   std::map<ImageKey, std::shared_ptr<const Image>> images_;

@@ -158,7 +158,7 @@ PyObject* set_reference(PyObject*, PyObject* args) {
     const std::vector<Ref> items = to_items(args, "set_reference");
     Op& op = get_op(to_string(items.at(0).get(), "op"));
     references().insert_or_assign(op.name(), Ref(items.at(1)));
-    op.extend_hash("reference", to_string(items.at(2).get(), "content"));
+    op.extend_hash("reference", "declared");  // its content is looked at when it is called
     set_has_reference(op);
     return none().release();
   });
@@ -167,14 +167,6 @@ PyObject* set_reference(PyObject*, PyObject* args) {
 Ref reference_of(const std::string& op) {
   const auto found = references().find(op);
   return found == references().end() ? Ref() : found->second;
-}
-
-PyObject* extend_hash(PyObject*, PyObject* args) {
-  return guarded([&]() -> PyObject* {
-    const std::vector<std::string> items = to_strings(args, "extend_hash");
-    get_op(items.at(0)).extend_hash(items.at(1), items.at(2));
-    return none().release();
-  });
 }
 
 PyObject* describe(PyObject*, PyObject* name) {

@@ -140,6 +140,18 @@ PyObject* compile(PyObject*, PyObject* args) {
   });
 }
 
+PyObject* refresh_sources(PyObject*, PyObject* name) {
+  return guarded([&]() -> PyObject* {
+    Op& op = get_op(to_string(name, "op"));
+    SourceDigest sources;
+    {
+      AllowThreads allow;
+      sources = opaq::refresh_sources(op);
+    }
+    return Dict().set("digest", sources.digest).set("unknown", sources.unknown).take().release();
+  });
+}
+
 PyObject* warmup(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "warmup");

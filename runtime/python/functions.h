@@ -11,7 +11,6 @@ PyObject* declare(PyObject*, PyObject* args);
 PyObject* implement(PyObject*, PyObject* args);
 PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
-PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);
 Ref reference_of(const std::string& op);  // the fallback given to set_reference; empty when there is none
@@ -51,6 +50,7 @@ PyObject* plan(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);
+PyObject* refresh_sources(PyObject*, PyObject* op);
 PyObject* implementation_stats(PyObject*, PyObject*);
 PyObject* doctor(PyObject*, PyObject*);
 PyObject* settings_dict(PyObject*, PyObject*);

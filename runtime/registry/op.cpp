@@ -38,6 +38,16 @@ void Op::add(Implementation implementation, bool replace) {
   current_.store(lists_.back().get(), std::memory_order_release);
 }
 
+void Op::renew(std::string_view implementation) {
+  const std::lock_guard lock(shared_state());
+  Implementations list = implementations();
+  const auto same = std::find_if(list.begin(), list.end(), [&](const auto& other) { return other->name == implementation; });
+  if (same == list.end()) return;
+  *same = std::make_shared<const Implementation>(**same);
+  lists_.push_back(std::make_unique<const Implementations>(std::move(list)));
+  current_.store(lists_.back().get(), std::memory_order_release);
+}
+
 std::string Op::hash() const {
   const std::lock_guard lock(shared_state());
   Sha256 hash;

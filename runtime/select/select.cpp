@@ -5,6 +5,7 @@
 
 #include "describe.h"
 #include "opaq/error.h"
+#include "opaq/sha256.h"
 #include "opaq/shared_state.h"
 
 namespace opaq {
@@ -162,6 +163,21 @@ std::vector<PreparedLaunch*> Selector::all() {
   std::vector<PreparedLaunch*> launches;
   for (const Candidate& candidate : current().candidates) launches.push_back(candidate.launch.get());
   return launches;
+}
+
+SourceDigest refresh_sources(Op& op) {
+  SourceDigest all;
+  Sha256 hash;
+  for (const PreparedLaunch* launch : selector(op).all()) {
+    const Implementation& implementation = launch->implementation();
+    const SourceDigest now = source_digest(implementation);
+    hash.field(implementation.name).field(now.digest);
+    if (all.unknown.empty()) all.unknown = now.unknown;
+    const std::string before = launch->sources();
+    if (!before.empty() && before != now.digest) op.renew(implementation.name);
+  }
+  all.digest = hash.hex();
+  return all;
 }
 
 Selector& selector(const Op& op) {

@@ -143,6 +143,29 @@ TEST(CompileHost, HeadersBesideTheFileOptionsAndIncludeFolders) {
   EXPECT_EQ(y, 322);
 }
 
+TEST(CompileHost, DigestOfSourcesTakesInHeadersAndOptionsButNoEntry) {
+  TemporaryFolder folder;
+  folder.write("own.h", "#define K 2\n");
+  HostRequest r = request("#include \"own.h\"\nvoid f(int* x) { *x = K; }", "f");
+  r.include_dirs = {folder.path};
+  const std::string before = opaq::source_digest(r).digest;
+  r.entry = "g";
+  EXPECT_EQ(opaq::source_digest(r).digest, before);
+  r.entry = "f";
+  EXPECT_EQ(compile_host(r)->sources, before);
+  folder.write("own.h", "#define K 3\n#if __has_include(\"later.h\")\n#endif\n");
+  const std::string edited = opaq::source_digest(r).digest;
+  EXPECT_NE(edited, before);
+  EXPECT_EQ(compile_host(r)->sources, edited);
+  folder.write("later.h", "");
+  EXPECT_NE(opaq::source_digest(r).digest, edited);
+  r.options = {"-DX"};
+  EXPECT_NE(opaq::source_digest(r).digest, edited);
+  EXPECT_EQ(opaq::source_digest(r).unknown, "");
+  r.source = "#define NAME \"own.h\"\n#include NAME\n";
+  EXPECT_EQ(opaq::source_digest(r).unknown, "toy.cpp: #include NAME");
+}
+
 TEST(CompileHost, ManyLibrariesDoNotTakeEachOthersPlace) {
   for (int i = 0; i < 5; ++i) {
     int y = 0;

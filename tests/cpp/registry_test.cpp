@@ -190,6 +190,21 @@ TEST(Op, HashSeesImplementationsAndExtensions) {
   EXPECT_NE(Op(spec("m::hash", "float32")).hash(), empty);
 }
 
+TEST(Registry, RenewingAnImplementationMakesItAnotherObjectInItsPlace) {
+  Op op(spec("m::renew"));
+  op.add(implementation(op, "cuda"));
+  op.add(implementation(op, "cuda:low", -1));
+  const auto before = op.implementations();
+  const std::string hash = op.hash();
+  op.renew("no such name");
+  EXPECT_EQ(op.implementations()[0], before[0]);
+  op.renew("cuda");
+  EXPECT_NE(op.implementations()[0], before[0]);
+  EXPECT_EQ(op.implementations()[0]->hash, before[0]->hash);
+  EXPECT_EQ(op.implementations()[1], before[1]);
+  EXPECT_EQ(op.hash(), hash);
+}
+
 // ---- threads -------------------------------------------------------------------------------------------------------------
 
 template <class F>

@@ -46,6 +46,14 @@ struct Image {
   double seconds = 0; // spent compiling; 0 from a cache
   bool from_cache = false;
   std::string key;    // cache key, 64 hex digits
+  std::string sources;  // SourceDigest::digest of what it was compiled from; "" for what the user brought
+};
+
+// Everything beside entry and architecture that decides what a source compiles to: its text, the headers that it includes, options and
+// compiler. Two looks with equal digests would compile the same.
+struct SourceDigest {
+  std::string digest;
+  std::string unknown;  // why some of it cannot be known before compiling ("k.cu: #include MACRO"), so that nothing may be kept; else ""
 };
 
 struct CudaRequest {
@@ -56,6 +64,8 @@ struct CudaRequest {
   std::vector<std::string> options;
   std::vector<std::string> include_dirs;
 };
+
+SourceDigest source_digest(const CudaRequest& request);  // entries and arch are not read
 
 // Compiles, or takes from the disk cache. Never touches a device. Throws Compile (the message holds NVRTC's log, in the user's file and
 // line, and for an unknown entry the names that look like kernels), or Missing when NVRTC is not to be found (places searched, what to install).
@@ -78,12 +88,15 @@ struct HostFunction {
   std::string library;  // bytes of the shared object, which exports `invoke` as "opaq_invoke"
   double seconds = 0;
   bool from_cache = false;
+  std::string sources;  // as Image::sources
 };
 
 struct HostRequest {
   std::string source, file, entry;
   std::vector<std::string> options, include_dirs;
 };
+
+SourceDigest source_digest(const HostRequest& request);  // the entry is not read
 
 // Compiles host C++ with settings().cxx (no shell) and loads it; the library stays loaded, and equal requests share one function. The entry
 // returns void and takes pointers, numbers, enumerations or plain structs. Throws Compile or Missing.

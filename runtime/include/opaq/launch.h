@@ -87,6 +87,7 @@ class PreparedLaunch {
 
   LaunchPlan plan(const Arg* args) const;
   LaunchStats stats() const;
+  std::string sources() const;  // SourceDigest::digest of what has been compiled; "" when nothing has been
   const Implementation& implementation() const { return *implementation_; }
 
   struct State;
@@ -98,6 +99,9 @@ class PreparedLaunch {
   std::vector<Symbol> symbols_;
   std::unique_ptr<State> state_;
 };
+
+// Of an implementation's code, as it would be compiled now. Where it cannot be told (no compiler), the digest is of the reason.
+SourceDigest source_digest(const Implementation& implementation);
 
 // Checks that a kernel's parameters can take the argument list; throws Compile, naming the argument's index, expression and type or dtype,
 // and the parameter's type. `args`: as for launch; tensor dtypes are read from it, an absent optional is not checked. Symbols marked

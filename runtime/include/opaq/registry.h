@@ -26,11 +26,15 @@ class Op {
   // Same name and hash: nothing happens. Same name, another hash: Declaration error, unless `replace`.
   void add(Implementation implementation, bool replace = false);
 
+  // The same implementation as a new object, so that nothing that was made of the old one serves further calls: its headers have changed.
+  // Nothing happens when there is none of this name.
+  void renew(std::string_view implementation);
+
   // The current list; valid for the process's life (old lists are kept: a launch may be in flight).
   const Implementations& implementations() const { return *current_.load(std::memory_order_acquire); }
 
-  // Of schema, output rules, every implementation, and what `extend_hash` added (backward formula, reference): what Inductor's cache keys
-  // must hold of this op.
+  // Of schema, output rules, every implementation, and what `extend_hash` added (reference). Generated code is held to it. Inductor's cache keys
+  // hold it, and what may change under one declaration: headers, Python functions (lowering/cache_key.py).
   std::string hash() const;
   void extend_hash(std::string_view key, std::string_view content);
 

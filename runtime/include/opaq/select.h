@@ -59,6 +59,10 @@ class Selector {
 // Throws Launch when an argument that the op writes overlaps itself (an expanded tensor): what it would hold afterwards is undefined.
 void check_written(const Op& op, const Arg* args);
 
+// Of the code of all implementations, as it would be compiled now. Those that were compiled from something else, a header having been edited
+// since, are renewed: the next call compiles them again.
+SourceDigest refresh_sources(Op& op);
+
 Selector& selector(const Op& op);  // one per op, never destroyed; look it up once and keep the reference
 
 }  // namespace opaq
