@@ -53,7 +53,7 @@ def local_state(libc10: ctypes.CDLL) -> tuple[str, str, int, int]:
 def _table() -> dict[str, int]:
     """Offset in bytes, from an operator's address, of the kernel that its dispatch table holds for each of KEYS; empty where this torch has it
     otherwise. Found by giving an operator of our own a kernel for one key after another."""
-    library = torch._C._dispatch_library("FRAGMENT", "opaq_probe", "", "/dev/null", 0)
+    library = torch._C._dispatch_library("FRAGMENT", "opaq_probe", "", "opaq", 0)
     library.def_("table(Tensor x) -> Tensor", "")
     _libraries.append(library)
     address, size = _operator("opaq_probe::table", "")
@@ -91,7 +91,7 @@ def pinned_kernel_entries(qualname: str) -> list[list[int]]:
     without definition and kernels. A kernel for a device that torch has given up keeps it."""
     namespace, name = qualname.split("::")
     if qualname not in _pins:
-        _pins[qualname] = library = torch._C._dispatch_library("IMPL", namespace, "", "/dev/null", 0)
+        _pins[qualname] = library = torch._C._dispatch_library("IMPL", namespace, "", "opaq", 0)
         library.impl(name, "FPGA", _no_such_device, False)
     return kernel_entries(qualname)
 

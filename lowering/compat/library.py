@@ -13,6 +13,7 @@ from torch._library import custom_ops, simple_registry
 _STOCK = ("aten", "prims", "prim", "higher_order", "inductor", "inductor_prims", "_c10d_functional", "c10d", "quantized", "profiler")
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _OPAQ = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this package: the only one that registers kernels by itself
+_OURS = ("opaq:", _OPAQ)  # where opaq's runtime, and this package, say that their kernels were registered
 _CUSTOM_OPS = os.path.join("torch", "_library", "custom_ops.py")
 _KERNEL = re.compile(r"^(?P<key>\w+)(?P<alias>\[alias\])?( \(inactive\))?: registered at (?P<place>\S+)")
 _LIVE = ("CPU", "CUDA")  # kernels that are looked up whenever the op is called: compiled code holds nothing of them
@@ -73,7 +74,7 @@ def kernels(name: str) -> list[tuple[str, str]]:
     """(dispatch key, where it was registered) of every kernel, but for opaq's own and those that rules() tells of."""
     found = map(_KERNEL.match, torch._C._dispatch_dump(name).splitlines())
     places = [(line["key"], line["place"]) for line in found if line]
-    return [(key, place) for key, place in places if _CUSTOM_OPS not in place and not place.startswith(("opaq:", _OPAQ))]
+    return [(key, place) for key, place in places if _CUSTOM_OPS not in place and not place.startswith(_OURS)]
 
 
 def own_kernels(name: str) -> list[tuple[str, str]]:
