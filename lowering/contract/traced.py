@@ -10,7 +10,7 @@ import torch.fx
 from opaq import call_site
 
 from .. import copies, emit, options
-from ..compat import inductor
+from ..compat import inductor, library
 
 MARK = "opaq_traced_call"  # in the meta of a node of Inductor's graph: (number of the kept graph, number of the call in it)
 
@@ -64,13 +64,13 @@ def facts_of(node: torch.fx.Node) -> emit.Traced | None:
 
 
 def _holds_any(graph: torch.fx.Graph, registered: Container[str]) -> bool:
-    functional = (inductor.op_name(call.args[0]) for call in inductor.functional_calls(graph))
+    functional = (library.op_name(call.args[0]) for call in inductor.functional_calls(graph))
     return any(name in registered for name in functional) or any(True for _ in _calls(graph, registered))
 
 
 def _calls(graph: torch.fx.Graph, registered: Container[str]) -> Iterator[torch.fx.Node]:
     for node in graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and inductor.op_name(node.target) in registered:
+        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and library.op_name(node.target) in registered:
             yield node
 
 

@@ -169,6 +169,14 @@ Ref reference_of(const std::string& op) {
   return found == references().end() ? Ref() : found->second;
 }
 
+PyObject* extend_hash(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<std::string> items = to_strings(args, "extend_hash");
+    get_op(items.at(0)).extend_hash(items.at(1), items.at(2));
+    return none().release();
+  });
+}
+
 PyObject* describe(PyObject*, PyObject* name) {
   return guarded([&]() -> PyObject* {
     const Op& op = get_op(to_string(name, "op"));

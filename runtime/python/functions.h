@@ -11,6 +11,7 @@ PyObject* declare(PyObject*, PyObject* args);
 PyObject* implement(PyObject*, PyObject* args);
 PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
+PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);
 Ref reference_of(const std::string& op);  // the fallback given to set_reference; empty when there is none

@@ -23,6 +23,7 @@ PyMethodDef methods[] = {
     {"define", define, METH_O, nullptr},
     {"set_reference", set_reference, METH_VARARGS, nullptr},
     {"note_reference_error", note_reference_error, METH_O, nullptr},
+    {"extend_hash", extend_hash, METH_VARARGS, nullptr},
     {"describe", describe, METH_O, nullptr},
     {"ops", ops, METH_NOARGS, nullptr},
     {"call_checked", call_checked, METH_VARARGS, nullptr},
