@@ -287,3 +287,23 @@ def test_in_the_body_of_a_while_loop(unique: str) -> None:
         reverse_into(s[:-1], s[1:])
         expected = s + old
     assert torch.equal(torch.compile(model, fullgraph=True)(torch.arange(6.0)), expected)
+
+
+def test_a_row_of_dynamic_shape_is_written_where_it_is(unique: str) -> None:
+    """Inductor takes the storage offset of such a view for 0."""
+    op = reverse_op(unique)
+
+    def model(write: Callable[..., Any], t: torch.Tensor) -> torch.Tensor:
+        s = t + 1
+        write(s[0], s[2])
+        write(s[:, 1], s[:, -1])
+        write(t[1], t[-1])
+        return s
+
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for n in (4, 5):
+        t = torch.arange(float(n * n)).view(n, n)
+        expected_t = t.clone()
+        expected = model(reverse_into, expected_t)
+        assert torch.equal(compiled(op, t), expected)
+        assert torch.equal(t, expected_t)
