@@ -54,7 +54,7 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
         facts["chooses"] = True
     if traced is not None:
         facts |= _check_facts(wrapper, traced)
-        if decision.candidates and not decision.candidates[0].conditions:
+        if decision.candidates and not decision.candidates[0].conditions and not decision.copied:  # on copies an earlier one may fit, too
             facts["promised"] = True
     name = _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
     if traced is not None:

@@ -57,7 +57,7 @@ class Graph:
         the op's declaration and, by `traced`, against the traced graph; they take `laid_out` too. source: the user's line. promised: `implementation`
         must serve every launch.
         """
-        only = "" if chooses or check or implementation == "reference" else implementation
+        only = "" if chooses or promised or implementation == "reference" else implementation
         launcher = _runtime.launcher(op, hash, device, node, self.name, profile, only, check, source, implementation if promised else "")
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:
