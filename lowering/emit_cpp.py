@@ -189,13 +189,21 @@ def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> lis
 def _check_when_loaded(wrapper: Any, printed: _Printed, op: str, codes: Sequence[list[dict[str, Any]]]) -> None:
     """Prints Python that looks at the files before a wrapper out of Inductor's cache is used."""
     lines = [f"opaq_check_code({item['file']!r}, {item['sha256']!r}, {op!r})" for code in codes for item in code if item["sha256"]]
+    if lines and not printed.checks:
+        lines = [*_CHECK, *lines]
     for line in dict.fromkeys(lines):
         if line not in printed.checks:
-            if not printed.checks:
-                printed.checks.append("from opaq.lowering.generated import check_code as opaq_check_code")
-                prepend_python(wrapper, 0, printed.checks[0])
             prepend_python(wrapper, len(printed.checks), line)
             printed.checks.append(line)
+
+
+# Without opaq the wrapper's C++ alone looks at the files, when it first launches.
+_CHECK = (
+    "try:",
+    "    from opaq.lowering.generated import check_code as opaq_check_code",
+    "except ImportError:",
+    "    opaq_check_code = lambda *code: None",
+)
 
 
 def _image_suffix(content: bytes) -> str:
