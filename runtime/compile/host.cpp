@@ -235,6 +235,15 @@ struct Library {
   Record record;
 };
 
+// A compiler on a full disk may fail without a word: it cannot write its messages either. It has removed what it wrote by the time it ends.
+std::string lack_of_space(const std::string& folder) {
+  std::error_code error;
+  const fs::space_info space = fs::space(folder, error);
+  if (error || space.available >= (uintmax_t{1} << 20)) return "";
+  return "\nonly " + std::to_string(space.available / 1024) + " KB are free in " + fs::path(folder).parent_path().string() +
+         ": free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR";
+}
+
 Library compile(const Job& job, const IncludeClosure& closure) {
   PrivateFolder folder;
   const std::string source = folder.path() + "/source.cpp", library = folder.path() + "/library.so";
@@ -261,6 +270,7 @@ Library compile(const Job& job, const IncludeClosure& closure) {
   made.record.log = file_text(output);
   if (!result.succeeded || made.bytes.empty()) {
     std::string log = made.record.log.empty() ? result.ending + ", and nothing was printed" : made.record.log;
+    log += lack_of_space(folder.path());
     fail(ErrorKind::Compile,
          host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log, job.request.source, job.request.entry));
   }

@@ -61,9 +61,15 @@ def test_no_space_left(places: Places, tmp_path) -> None:  # noqa: ANN001
                 try: print(op(x).tolist())
                 except opaq.Error as error: print(type(error).__name__, str(error).replace("\\n", " "))
             attempt()
+            os.close(descriptor); os.remove(filler)  # the source can be written, but not the library
+            attempt()
+            os.system("mount -o remount,size=4m " + os.environ["OPAQ_CACHE_DIR"])
+            attempt()
         """, environment=environment)  # fmt: skip
-        full = output.strip()
+        full, nearly_full, enough = output.splitlines()
         advice = "free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR"
         assert full.startswith("CompileError life::f: ") and "No space left on device; " + advice in full, output
+        assert nearly_full.startswith("CompileError life::f: ") and f"KB are free in {small}: {advice}" in nearly_full, output
+        assert enough == "[2.0, 2.0, 2.0]", output
     finally:
         subprocess.run(["umount", small], check=False)
