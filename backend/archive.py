@@ -37,7 +37,7 @@ class _Stream(io.BufferedReader):
 
 
 class Archive:
-    """An open zip file. `names`: its members, each once, none of them a path out of the archive. Raises Damaged."""
+    """An open zip file. `names`: its members, each once, none of them a path out of the archive; `size`: of the file. Raises Damaged."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -48,6 +48,7 @@ class Archive:
             raise Damaged(error.strerror or str(error)) from error
         except _DAMAGE as error:
             raise Damaged(str(error) or type(error).__name__) from error
+        self.size = os.fstat(self._zip.fp.fileno()).st_size
         self.names = self._zip.namelist()
         seen: set[str] = set()
         for name in self.names:

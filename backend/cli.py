@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from .terminal import plain
 
 WRONG_USE = 2
+DAMAGED = 1  # a package can be read, but not all of its files are whole
 INTERRUPTED = 130  # as shells report Ctrl-C
 
 
@@ -67,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show the parts opaq stands on and what is missing")
     doctor.add_argument("--json", action="store_true")
 
-    inspect = commands.add_parser("inspect", help="list the ops, images and launch rules inside a model.pt2")
+    inspect = commands.add_parser("inspect", help="list the ops, images and launch rules inside a model.pt2; status 1 where a file in it is damaged")
     inspect.add_argument("model", help="a package that AOTInductor wrote")
     inspect.add_argument("--json", action="store_true")
     return parser
@@ -94,7 +95,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     except app.NotAPackage as error:
         raise UserError(str(error)) from error
     print(json.dumps(found, indent=2) if arguments.json else app.as_text(found))
-    return 0
+    return 0 if app.whole(found) else DAMAGED
 
 
 def _demo(arguments: argparse.Namespace) -> int:

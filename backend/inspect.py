@@ -8,12 +8,14 @@ from typing import Any
 
 from .archive import Archive, Damaged, TooLarge
 from .elf import read_kernel
-from .lowering import MANIFEST
+from .lowering import MANIFEST, PRELUDE
 from .terminal import plain
 
-# A package may come from anywhere: no more is read than these, of all its manifests and of all its images together.
+# A package may come from anywhere: no more is read than these, of all its manifests, of all its images and, when every file is checked, of all files
+# together: AOTInductor stores files uncompressed, so that this is enough for a package of any size, also where somebody compressed it a little.
 MOST_OF_MANIFESTS = 64 << 20
 MOST_OF_IMAGES = 2 << 30
+MOST_OF_FILES = 64 << 20  # and four times the package's size
 FORMAT = 1  # of the manifest
 
 
@@ -22,8 +24,9 @@ class NotAPackage(ValueError):
 
 
 def read(path: str) -> dict[str, Any]:
-    """{"path", "models": [{"model", "ops": [...]}]}; facts that an image does not tell are None.
+    """{"path", "models": [{"model", "ops": [...]}], "damaged": [{"file", "reason"}]}; facts that an image does not tell are None.
 
+    "damaged": the files, torch's own among them, that are not as the zip directory has them: torch loads them unchecked, but for opaq's images.
     The file may be damaged or hostile: what is not as opaq writes it raises NotAPackage, and reading is bounded. Texts are as the file has them:
     JSON is safe to print as json.dumps writes it, other text after `terminal.plain`.
     """
@@ -33,7 +36,8 @@ def read(path: str) -> dict[str, Any]:
             if not manifests and not any("/data/aotinductor/" in name for name in archive.names):
                 raise NotAPackage(f"{path} is a zip file, but no package of AOTInductor: it has no data/aotinductor/; give a .pt2")
             reader = _Reader(path, archive)
-            return {"path": path, "models": [reader.model(name) for name in manifests]}
+            models = [reader.model(name) for name in manifests]
+            return {"path": path, "models": models, "damaged": reader.damaged_files()}
     except (OSError, Damaged) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise NotAPackage(f"{path} cannot be read as a package: {reason}; give a .pt2 that AOTInductor wrote") from error
@@ -45,6 +49,7 @@ class _Reader:
     def __init__(self, path: str, archive: Archive) -> None:
         self._path, self._archive = path, archive
         self._manifests_left, self._images_left = MOST_OF_MANIFESTS, MOST_OF_IMAGES
+        self._files_left = MOST_OF_FILES + 4 * archive.size
 
     def model(self, manifest: str) -> dict[str, Any]:
         folder = manifest.rpartition("/")[0]
@@ -79,6 +84,24 @@ class _Reader:
             kernel = read_kernel(content, symbol)
             spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
             image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, **spills}
+
+
+    def damaged_files(self) -> list[dict[str, str]]:
+        """What is wrong with each file that is not whole. NotAPackage where the list of opaque ops is not there, though a source has some."""
+        found = []
+        for name in self._archive.names:
+            source = bytearray()
+            try:
+                for piece in self._archive.pieces(name, self._files_left):
+                    self._files_left -= len(piece)
+                    if name.endswith(".cpp") and len(source) < MOST_OF_MANIFESTS:
+                        source += piece
+            except Damaged as error:
+                found.append({"file": name, "reason": str(error)})
+            manifest = f"{name.rpartition('/')[0]}/{MANIFEST}"
+            if PRELUDE.encode() in source and manifest not in self._archive.names:
+                raise NotAPackage(f"{self._path}: {manifest} is missing, the list of the opaque ops that {name} has; package the model again")
+        return found
 
 
 # ---- the manifest: what opaq writes, and nothing else ------------------------------------------------------------------------
@@ -157,9 +180,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # ---- as text ------------------------------------------------------------------------------------------------------------------
 
 
+def whole(found: dict[str, Any]) -> bool:
+    """Whether every file that `read` found is as it was written."""
+    images = (image for model in found["models"] for op in model["ops"] for item in op["implementations"] for image in item["images"])
+    return not found["damaged"] and all(image["state"] == "whole" for image in images)
+
+
 def as_text(found: dict[str, Any]) -> str:
     """What `read` found, a fact or two a line, safe to print."""
     lines = [found["path"]]
+    lines += [f"  {item['file']} is damaged: {item['reason']}; copy the package again or package the model again" for item in found["damaged"]]
     if not found["models"]:
         lines.append("  no opaque ops")
     for model in found["models"]:

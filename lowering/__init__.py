@@ -14,6 +14,7 @@ from .record import NodeRecord, nodes
 
 __all__ = [
     "MANIFEST",
+    "PRELUDE",
     "NodeRecord",
     "PythonFunction",
     "activate",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 MANIFEST = "opaq.json"  # the file in a package that lists its opaque ops, for `opaq inspect`
+PRELUDE = "// Expressions of opaque ops."  # a line in the C++ source of every wrapper that has opaque ops
 
 
 @dataclasses.dataclass(frozen=True)

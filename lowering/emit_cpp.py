@@ -15,7 +15,7 @@ import sympy
 import torch
 from opaq import _runtime
 
-from . import cpp_files, emit, record
+from . import PRELUDE, cpp_files, emit, record
 from .compat.inductor import cexpr, constants_wrapper, folds_constants, graph_label, prepend_python, user_stream, wrapper_language
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
@@ -147,7 +147,7 @@ def prelude(*parts: str) -> str:
     """Files of lowering/cpp as a wrapper holds them; the runtime's expressions go before launch.h."""
     texts = [(resources.files(__package__) / "cpp" / part).read_text() for part in parts]
     if "launch.h" in parts:
-        texts.insert(0, "// Expressions of opaque ops.\n" + _runtime.cpp_prelude())
+        texts.insert(0, PRELUDE + "\n" + _runtime.cpp_prelude())
     return "".join(map(_internal, texts))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -169,6 +171,98 @@ def test_a_damaged_package_is_an_error_that_names_the_entry(package: str, how: s
     text = str(error.value) + capfd.readouterr().err
     assert f"package_test::scale: the code of `scale<float>` is {how}: " in text
     assert "package or compile the model again" in text
+
+
+def damaged_packages(package: str) -> Iterator[tuple[str, bytes, set[str], int]]:
+    """(what is wrong, the file, what comes of loading and launching it, status of `opaq inspect`).
+
+    Outcomes: "refused" by torch's loader, "error" of opaq at the launch, "right" values. The wrapper's own library is torch's, which runs it unchecked:
+    flipped bytes of its code may do anything, so that it is only inspected here, unless torch refuses it.
+    """
+    whole = pathlib.Path(package).read_bytes()
+    with zipfile.ZipFile(package) as archive:
+        members = {item.filename: archive.read(item) for item in archive.infolist()}
+        headers = {item.filename: item.header_offset for item in archive.infolist()}
+    host, manifest, library, source = (next(name for name in members if name.endswith(end)) for end in (".host", "/opaq.json", ".wrapper.so", ".wrapper.cpp"))
+    directory = whole.index(b"PK\1\2")
+
+    def flipped(place: int) -> bytes:
+        return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+    def rebuilt(name: str, content: bytes | None) -> bytes:
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as archive:
+            for other, old in members.items():
+                if other != name or content is not None:
+                    archive.writestr(other, content if other == name and content is not None else old)
+        return made.getvalue()
+
+    yield "nothing", whole, {"right"}, 0
+    for size in (0, 100, directory // 2, directory, len(whole) - 30, len(whole) - 1):
+        yield f"cut to {size} bytes", whole[:size], {"refused"}, 2
+    yield "another file", b"no package" * 1000, {"refused"}, 2
+    begin = whole.index(members[host])
+    for part in range(8):
+        yield f"code flipped, {part}", flipped(begin + len(members[host]) * part // 8), {"error"}, 1
+    yield "code of zeros", whole[:begin] + bytes(len(members[host])) + whole[begin + len(members[host]) :], {"error"}, 1
+    for what, content in (("missing", None), ("empty", b""), ("half", members[host][:5000]), ("another library", members[library])):
+        yield f"code {what}, the archive whole", rebuilt(host, content), {"error"}, 1
+    begin = whole.index(members[manifest])
+    for part in range(4):
+        yield f"manifest flipped, {part}", flipped(begin + len(members[manifest]) * part // 4), {"right"}, 2
+    for what, content in (("missing", None), ("empty", b""), ("half", members[manifest][:300])):
+        yield f"manifest {what}, the archive whole", rebuilt(manifest, content), {"right"}, 2
+    for what, content in (("missing", None), ("empty", b"")):
+        yield f"library {what}, the archive whole", rebuilt(library, content), {"refused"}, 0
+    for name in (host, source):
+        yield f"header of {name}", flipped(headers[name]), {"refused"}, 1
+        yield f"name in the header of {name}", flipped(headers[name] + 30), {"right"}, 1
+        yield f"name of {name} in the directory", flipped(whole.index(name.encode(), directory) + len(name) - 8), {"error" if name == host else "right"}, 1
+    for place in range(directory, len(whole), 97):
+        yield f"directory flipped at {place - directory}", flipped(place), {"refused", "error", "right"}, -1
+
+
+def test_a_damaged_package_is_refused_or_runs_right(package: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path, x = tmp_path / "model.pt2", torch.randn(2, 32)
+    failures = []
+    for what, content, outcomes, status in damaged_packages(package):
+        path.write_bytes(content)
+        capfd.readouterr()
+        told = cli.main(["inspect", str(path)])
+        output = capfd.readouterr()
+        if told == 2 and (not output.err.startswith(str(path)) or output.err.count("\n") != 1):
+            failures.append((what, output.err))
+        outcome = "right"
+        try:
+            model = torch._inductor.aoti_load_package(str(path))
+        except RuntimeError:
+            outcome = "refused"
+        else:
+            try:
+                if not torch.equal(model(x), expected(x, torch.arange(32.0))):
+                    outcome = "wrong"
+            except RuntimeError as error:
+                text = str(error) + capfd.readouterr().err
+                clear = "package_test::" in text and ": the code of `" in text and "package or compile the model again" in text
+                outcome = "error" if clear else text
+        if outcome not in outcomes or told != status != -1:
+            failures.append((what, outcome, told))
+    assert failures == []
+
+
+def test_inspect_checks_the_files_that_torch_loads_unchecked(package: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = bytearray(pathlib.Path(package).read_bytes())
+    with zipfile.ZipFile(package) as archive:
+        name = next(name for name in archive.namelist() if name.endswith(".wrapper.so"))
+        content[content.index(archive.read(name)) + 100_000] ^= 1
+    path = tmp_path / "changed.pt2"
+    path.write_bytes(content)
+    assert cli.main(["inspect", str(path)]) == 1
+    assert f"  {name} is damaged: Bad CRC-32 for file {name!r}; copy the package again or package the model again" in capsys.readouterr().out
+    assert cli.main(["inspect", str(path), "--json"]) == 1
+    assert [item["file"] for item in json.loads(capsys.readouterr().out)["damaged"]] == [name]
+    assert cli.main(["inspect", change(package, path, lambda name, content: None if name.endswith("/opaq.json") else content)]) == 2
+    assert re.search(r"/opaq\.json is missing, the list of the opaque ops that .*\.wrapper\.cpp has; package the model again", capsys.readouterr().err)
 
 
 def test_inspect_lists_ops_images_and_rules(package: str, capsys: pytest.CaptureFixture[str]) -> None:
