@@ -96,7 +96,13 @@ def watcher(op: str, device: str) -> Callable[[], bool]: ...       # kernel_is_o
 def kernel_is_ours(op: str, device: str) -> bool:
     """Whether a call of the op on this device ("cpu", "cuda:0") still comes to the kernel that was there at `watch`."""
 
-def call_checked(overload: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...  # under the contract check
+def call_alone(overload: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], check: bool) -> Any:
+    """overload(*args, **kwargs), under the contract check or not, whatever OPAQ_CHECK says."""
+
+def compare_tensors(got: Any, expected: Any, bits: bool) -> int | None:
+    """The number of the first element that differs (bits: is not the same to the bit), in row-major order; -1: none, with the same strides and alignment;
+    -2: none, the same bits; -3: none, floats up to another order of arithmetic; -4: other sizes or another dtype. None: on a device, or negated or
+    conjugated by a bit, so that there are no values to read."""
 
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
     """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""

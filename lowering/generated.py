@@ -62,18 +62,18 @@ class Graph:
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:
             return launcher
-        return self._checked(op, node, source, traced).launch(launcher, [output["name"] for output in _runtime.describe(op)["outputs"]])
+        return self._checked(op, node, source, traced, chooses or implementation == "reference").launch(launcher, [output["name"] for output in _runtime.describe(op)["outputs"]])
 
     def replay(self, number: int, inputs: list[Any]) -> None:
-        """Runs the traced graph on the inputs of a call that begins, for the contract check."""
+        """Begins to run the traced graph on the inputs of a call that begins, for the contract check."""
         self._run.start(number, inputs)
 
-    def _checked(self, op: str, node: str, source: str, traced: list[int] | None) -> Any:
+    def _checked(self, op: str, node: str, source: str, traced: list[int] | None, draws: bool) -> Any:
         from .contract import checked  # only where something is checked
 
         self._run = self._run or checked.Run()
         place = f" (node {node} of {self.name}{', from ' if source else ''}{source})"
-        return checked.Checked(self._run, op, overload_of(op), lambda: place, (traced[0], traced[1]) if traced else None)
+        return checked.Checked(self._run, op, overload_of(op), lambda: place, (traced[0], traced[1]) if traced else None, draws)
 
     def python_function(
         self, op: str, *, device: str, node: str, check: bool = False, source: str = "", traced: list[int] | None = None
@@ -107,4 +107,4 @@ class Graph:
             compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results
 
-        return self._checked(op, node, source, traced).function(call) if check else call
+        return self._checked(op, node, source, traced, True).function(call) if check else call

@@ -2,58 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from opaq import _runtime, call_site
 
 from .. import overload_of
-from .compare import first_difference, identical
-from .replay import UNKNOWN, Record, copy_together, partial_results, replay
-from .traced import kept
+from .compare import CLOSE, OTHER_SHAPE, SAME_LAYOUT, compare, index_of
+from .replay import UNKNOWN, Replay, copy_together, run_alone
+from .traced import is_written, kept, partial_results, tensors_in, with_tensors
+
+_OF_GRAPH = "the traced graph gives it"
+_OF_OP = "the op gives when it is run alone on what the traced graph gives it"
 
 Layout = tuple[Sequence[int], Sequence[int], torch.dtype]  # sizes, strides, dtype
 
 
 class Run:
-    """What the kept graph gives for the inputs of the graph that this thread runs."""
+    """The kept graph, run beside the graph that this thread runs."""
 
     def __init__(self) -> None:
         self._threads = threading.local()
 
     def start(self, number: int, inputs: Sequence[Any]) -> None:
-        self._threads.records = number, replay(kept[number], inputs) if number in kept else {}
+        traced = kept.get(number)
+        self._threads.replay = (number, Replay(traced, inputs)) if traced is not None and len(inputs) == traced.input_count else None
 
-    def record(self, call: tuple[int, int] | None) -> Record | None:
-        number, records = getattr(self._threads, "records", (None, {}))
-        return records.get(call[1]) if call is not None and call[0] == number else None
+    def of(self, call: tuple[int, int] | None) -> Replay | None:
+        """The run that a call belongs to."""
+        current = getattr(self._threads, "replay", None)
+        return current[1] if current is not None and call is not None and current[0] == call[0] else None
+
+    def end(self) -> None:
+        self._threads.replay = None
+
+    def keep(self, results: Any) -> None:
+        """Keeps what an op gave alone until the next is run: memory that comes from the system for each call, and goes back to it, costs more than the rest of
+        the check."""
+        self._threads.kept = results
+
+
+@dataclasses.dataclass
+class _Alone:
+    """What to run the op on by itself, to compare its launch with."""
+
+    args: Mapping[str, Any]
+    check: bool  # False: a launch that passes the check does the same
+    replay: Replay | None  # to be told the outcome
 
 
 class Checked:
     """Holds calls of one node against what was traced."""
 
-    def __init__(self, run: Run, op: str, overload: Any, place: Callable[[], str], call: tuple[int, int] | None) -> None:
-        """place: where the call is, for messages."""
-        self.run, self.op, self.overload, self.call, self.place = run, op, overload, call, place
-        self.arguments = overload._schema.arguments
-        self.names = [argument.name for argument in self.arguments]
-        self.written = [a.name for a in self.arguments if a.alias_info is not None and a.alias_info.is_write]
+    def __init__(self, run: Run, op: str, overload: Any, place: Callable[[], str], call: tuple[int, int] | None, draws: bool) -> None:
+        """place: where the call is, for messages. draws: Python code runs, which may draw random numbers."""
+        self.run, self.op, self.overload, self.call, self.place, self.draws = run, op, overload, call, place, draws
+        arguments = overload._schema.arguments
+        self.names = [argument.name for argument in arguments]
+        self.keyword_only = {argument.name for argument in arguments if argument.kwarg_only}
+        self.written = [argument.name for argument in arguments if is_written(argument)]
         self.partial = partial_results(op)
         self.groups = kept[call[0]].calls[call[1]].groups if call is not None and call[0] in kept else None
 
     def launch(self, launcher: Callable[..., None], results: Sequence[str]) -> Callable[..., None]:
         """The launch object, called with what it takes and with how its tensors were laid out when the graph was compiled."""
-        count = len(self.names) + len(results)
+        names = [*self.names, *results]
+        arguments, count = len(self.names), len(names)
 
         def checked(*values: Any, laid_out: Sequence[Layout | None]) -> None:
-            self._as_compiled([*self.names, *results], values, laid_out)
+            self._as_compiled(names, values, laid_out)
             args = dict(zip(self.names, values))
-            expected = self._expected(args)
+            alone = self._before(args)
+            drawn = _RandomNumbers(values) if self.draws else None
             launcher(*values)
-            self._compare_after(expected, {**args, **dict(zip(range(len(results)), values[len(self.names) : count]))}, results)
+            if alone is not None:
+                self._after(alone, args, values[arguments:count], results, drawn)
 
         return checked
 
@@ -62,13 +89,15 @@ class Checked:
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             named = {**dict(zip(self.names, args)), **kwargs}
-            kept_values = {name: value.clone() for name, value in named.items() if isinstance(value, torch.Tensor) and name not in self.written}
-            expected = self._expected(named)
+            kept_values = {name: value.clone() for name, value in tensors_in(self._only(named, written=False)).items()}
+            alone = self._before(named)
+            drawn = _RandomNumbers(named.values()) if self.draws else None
             made = function(*args, **kwargs)
             self._unchanged(named, kept_values)
-            results = list(made) if isinstance(made, (tuple, list)) else [made]
-            names = [f"result {index}" for index in range(len(results))] if len(results) > 1 else ["result"]
-            self._compare_after(expected, {**named, **dict(enumerate(results))}, names)
+            if alone is not None:
+                results = list(made) if isinstance(made, (tuple, list)) else [made]
+                names = [f"result {index}" for index in range(len(results))] if len(results) > 1 else ["result"]
+                self._after(alone, named, results, names, drawn)
             return made
 
         return checked
@@ -79,76 +108,108 @@ class Checked:
         for name, value, layout in zip(names, values, laid_out):
             if layout is None:
                 continue
-            sizes, strides, dtype = tuple(layout[0]), tuple(layout[1]), layout[2]
+            sizes, strides, dtype = layout
+            if value.shape == sizes and value.dtype == dtype and value.stride() == strides:
+                continue
+            sizes, strides = tuple(sizes), tuple(strides)
             if tuple(value.shape) != sizes or value.dtype != dtype or (value.numel() and not _same_strides(sizes, value.stride(), strides)):
                 self._violated(
                     f"`{name}` is {value.dtype} {tuple(value.shape)} with strides {value.stride()}; the graph was compiled for {dtype} {sizes} with "
                     f"strides {strides}: an op before it makes something else than its fake implementation says"
                 )
 
-    def _expected(self, args: Mapping[str, Any]) -> Mapping[Any, Any]:
-        """Written arguments by name and results by number, as they should be after the call. The call's arguments are compared here."""
-        if self.groups is None:
-            return {}
-        record = self.run.record(self.call)
-        exact = record is not None
-        for name, value in args.items():
-            if not isinstance(value, torch.Tensor):
-                continue
-            traced = record.before.get(name, UNKNOWN) if record is not None else UNKNOWN
-            if not isinstance(traced, torch.Tensor):
-                exact = False
-                continue
-            self._compare(f"argument `{name}`", value, traced, "the traced graph gives it")
-            exact = exact and identical(value, traced)
-        return record.after if exact and record is not None else self._alone(args)
+    def _before(self, args: Mapping[str, Any]) -> _Alone | None:
+        """Compares the arguments of a call with those that were traced. None: there is nothing to compare its outcome with."""
+        if self.groups is None or self.call is None:
+            return None
+        replay = self.run.of(self.call)
+        traced = replay.take(self.call[1]) if replay is not None else None
+        if traced is None:
+            replay, traced = None, {}
+        same = same_layout = True
+        wanted_tensors = tensors_in(traced)
+        for name, value in tensors_in(args).items():
+            wanted = wanted_tensors.get(name)
+            if wanted is not None:
+                found = self._compare("argument", name, value, wanted, _OF_GRAPH)
+                same, same_layout = same and found != CLOSE, same_layout and found == SAME_LAYOUT
+            else:
+                same = False
+        if same:
+            return _Alone({**args, **{name: value for name, value in traced.items() if value is not UNKNOWN}}, not same_layout, replay)
+        if not self.written:
+            return _Alone(args, False, replay)
+        return _Alone(self._copies(args), True, replay)
 
-    def _alone(self, args: Mapping[str, Any]) -> Mapping[Any, Any]:
-        """The op run by itself on copies of these arguments, which share memory only where they do in eager."""
+    def _copies(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Of arguments, with memory that they share only where they do in eager."""
         assert self.groups is not None
-        copies = {name: value for name, value in args.items() if not isinstance(value, torch.Tensor)}
-        for group in sorted({self.groups.get(name, -1) for name in args if name not in copies}):
-            members = [name for name in args if name not in copies and self.groups.get(name, -1) == group]
-            copies.update(zip(members, copy_together([args[name] for name in members])))
-        positional = [copies[a.name] for a in self.arguments if not a.kwarg_only and a.name in copies]
-        with torch.no_grad():
-            named = {a.name: copies[a.name] for a in self.arguments if a.kwarg_only and a.name in copies}
-            try:
-                made = _runtime.call_checked(self.overload, tuple(positional), named)
-            except Exception:  # noqa: BLE001  the launch fails alike, and says where
-                return {}
-        return {
-            **{name: copies[name] for name in self.written if name in copies},
-            **dict(enumerate(made if isinstance(made, (tuple, list)) else [made])),
-        }
+        groups: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors_in(args).items():
+            groups.setdefault(self.groups.get(name, -1), {})[name] = value
+        copies: dict[str, torch.Tensor] = {}
+        for members in groups.values():
+            copies.update(zip(members, copy_together(list(members.values()))))
+        return with_tensors(args, copies)
 
-    def _compare_after(self, expected: Mapping[Any, Any], values: Mapping[Any, Any], results: Sequence[str]) -> None:
-        for key, wanted in expected.items():
-            if key in self.partial:
-                continue
-            got = values.get(key)
-            if isinstance(wanted, torch.Tensor) and isinstance(got, torch.Tensor):
-                what = f"argument `{key}` after the call" if isinstance(key, str) else f"result `{results[key]}`"
-                self._compare(what, got, wanted, "the op gives when it is run alone on what the traced graph gives it")
+    def _only(self, args: Mapping[str, Any], *, written: bool) -> dict[str, Any]:
+        return {name: value for name, value in args.items() if (name in self.written) == written}
 
-    def _compare(self, what: str, got: torch.Tensor, expected: torch.Tensor, says: str) -> None:
-        if got.shape != expected.shape or got.dtype != expected.dtype:
-            self._violated(f"{what} is {got.dtype} {tuple(got.shape)}, and not the {expected.dtype} {tuple(expected.shape)} that {says}")
-        index = first_difference(got, expected)
-        if index is not None:
+    def _after(self, alone: _Alone, args: Mapping[str, Any], results: Sequence[Any], names: Sequence[str], drawn: _RandomNumbers | None) -> None:
+        """Runs the op by itself, and compares what the call has made with what it makes."""
+        assert self.call is not None
+        positional = [alone.args[name] for name in self.names if name in alone.args and name not in self.keyword_only]
+        keywords = {name: alone.args[name] for name in self.keyword_only if name in alone.args}
+        self.run.keep(None)
+        try:
+            run = functools.partial(run_alone, self.overload, positional, keywords, check=alone.check)
+            made = drawn.again(run) if drawn is not None else run()
+        except _runtime.ContractError:
+            raise
+        except Exception:  # noqa: BLE001  there is nothing to compare with
+            wanted = None
+        else:
+            wanted = made if isinstance(made, (tuple, list)) else (made,)
+            if self.written:
+                after = tensors_in(self._only(alone.args, written=True))
+                for name, got in tensors_in(self._only(args, written=True)).items():
+                    self._compare("argument", name, got, after[name], _OF_OP)
+            for index, (name, got, expected) in enumerate(zip(names, results, wanted)):
+                if index not in self.partial and isinstance(got, torch.Tensor) and isinstance(expected, torch.Tensor):
+                    self._compare("result", name, got, expected, _OF_OP)
+        self.run.keep(wanted)
+        if alone.replay is not None:
+            alone.replay.give(self.call[1], alone.args, wanted)
+            if alone.replay.done:
+                self.run.end()
+
+    def _compare(self, kind: str, name: str, got: torch.Tensor, expected: torch.Tensor, says: str) -> int:
+        found = compare(got, expected)
+        if found >= 0 or found == OTHER_SHAPE:
+            what = f"{kind} `{name}`" + (" after the call" if kind == "argument" and says is _OF_OP else "")
+            if found == OTHER_SHAPE:
+                self._violated(f"{what} is {got.dtype} {tuple(got.shape)}, and not the {expected.dtype} {tuple(expected.shape)} that {says}")
+            index = index_of(found, got.shape)
             self._violated(
                 f"{what} is {got[index].item()} at {list(index)}, and not the {expected[index].item()} that {says}; a pass of Inductor dropped a copy or "
                 f"moved a read behind a write: report this as a bug of opaq, and call the op outside torch.compile meanwhile"
             )
+        return found
 
     def _unchanged(self, args: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> None:
-        written = {args[name].untyped_storage().data_ptr() for name in self.written if isinstance(args.get(name), torch.Tensor)}
+        written = {value.untyped_storage().data_ptr() for value in tensors_in(self._only(args, written=True)).values()}
+        after = tensors_in(args)
         for name, old in before.items():
-            now = args[name]
-            if now.untyped_storage().data_ptr() in written:
+            now = after[name]
+            if written and now.untyped_storage().data_ptr() in written:
                 continue  # it may have changed where the written argument covers it
-            index = _first_changed(old, now)
-            if index is not None:
+            found = compare(now, old, bits=True)
+            if found == OTHER_SHAPE:
+                self._violated(
+                    f"argument `{name}` is not declared as written, but the function made it {now.dtype} {tuple(now.shape)}; it was {old.dtype} {tuple(old.shape)}"
+                )
+            if found >= 0:
+                index = index_of(found, now.shape)
                 self._violated(
                     f"argument `{name}` is not declared as written, but the function changed it: {name}{list(index)} was {old[index].item()}, and is "
                     f"{now[index].item()}; name it in mutates_args, or write to a copy"
@@ -167,16 +228,34 @@ def eager_function(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return Checked(Run(), op, overload_of(op), place, None).function(function)(*args, **kwargs)
+        return Checked(Run(), op, overload_of(op), place, None, False).function(function)(*args, **kwargs)
 
     return call
 
 
-def _first_changed(old: torch.Tensor, now: torch.Tensor) -> tuple[int, ...] | None:
-    if old.shape != now.shape:
-        return ()
-    changed = old.ne(now) & ~(old.isnan() & now.isnan())
-    return tuple(int(i) for i in changed.nonzero()[0]) if bool(changed.any()) else None
+class _RandomNumbers:
+    """The state of torch's generators, on the CPU and on the devices of `values`, before a call."""
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self.devices = sorted({value.device.index for value in values if isinstance(value, torch.Tensor) and value.is_cuda})
+        self.before = self._now()
+
+    def again(self, run: Callable[[], Any]) -> Any:
+        """run(), which draws the numbers again that were drawn since, and no others."""
+        after = self._now()
+        self._set(self.before)
+        try:
+            return run()
+        finally:
+            self._set(after)
+
+    def _now(self) -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self.devices)]
+
+    def _set(self, states: Sequence[torch.Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for device, state in zip(self.devices, states[1:]):
+            torch.cuda.set_rng_state(state, device)
 
 
 def _same_strides(sizes: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:

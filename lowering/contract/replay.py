@@ -1,17 +1,14 @@
-"""Runs a kept graph on copies of a compiled graph's inputs, and records what each opaque op was given and what it made."""
+"""Runs a kept graph beside the compiled one, as far as each launch needs it: what each opaque call is given there, by values of its own."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from opaq import _runtime
-from torch.utils._pytree import tree_leaves
 
-from .. import python_functions
-from .traced import Traced
+from .traced import Step, Traced, is_written, tensors_in, with_tensors
 
 
 class _Unknown:
@@ -24,23 +21,153 @@ class _Unknown:
 UNKNOWN = _Unknown()
 
 
-@dataclasses.dataclass
-class Record:
-    """One call: values by argument and result, copies of their own; UNKNOWN where there is none to compare with."""
+class Replay:
+    """One run. Nothing that it does lasts: what may be written is a copy.
 
-    before: dict[str, Any]
-    after: dict[str, Any]  # written arguments and results
+    Calls are taken as they are launched. What a call gives is told by whoever runs it alone, so that the run goes on with the values of the compiled
+    graph where these differ from its own by another order of arithmetic.
+    """
+
+    def __init__(self, traced: Traced, inputs: Sequence[Any]) -> None:
+        self._traced = traced
+        self._next = 0  # of traced.steps
+        self._values: dict[torch.fx.Node, Any] = {node: getattr(traced.module, str(node.target)) for node in traced.constants}
+        used = [inputs[index] for index, _ in traced.inputs]
+        self._values.update(zip((node for _, node in traced.inputs), copy_together(used) if traced.copies_inputs else used))
+        self._ahead: dict[int, dict[str, Any]] = {}  # arguments of calls that are launched later than they were traced
+        self._left = len(traced.calls)
+        self._unwritten: set[int] = set()  # storages with memory that nothing has written
+        self._lost: set[int] = set()  # storages with values that are unknown
+
+    @property
+    def done(self) -> bool:
+        return self._left == 0
+
+    def take(self, number: int) -> dict[str, Any] | None:
+        """The arguments of a call by name, UNKNOWN where they are; None where the call cannot be found, or a second time."""
+        while number not in self._ahead and self._next < len(self._traced.steps):
+            step = self._traced.steps[self._next]
+            self._next += 1
+            if step.call == number:
+                self._left -= 1
+                return self._arguments(step)
+            with torch.no_grad():
+                self._run(step)
+        self._left -= number in self._ahead
+        return self._ahead.pop(number, None)
+
+    def give(self, number: int, args: Mapping[str, Any], results: Sequence[Any] | None) -> None:
+        """What the call that was taken last gives: `args` as they are afterwards, written ones with new values; results None: not known."""
+        step = self._traced.steps[self._next - 1]
+        if step.call != number:
+            return  # it was run ahead
+        written = self._traced.calls[number].written
+        given = tensors_in({name: args[name] for name in written if name in args})
+        for name, value in tensors_in({name: self._argument(step, name) for name in written}).items():
+            if results is None:
+                self._lost.add(_storage(value))
+            elif given[name] is not value:
+                value.copy_(given[name])
+        if results is not None:
+            self._keep(step, results)
+        self._forget(step)
+
+    def _arguments(self, step: Step) -> dict[str, Any]:
+        """Of a call that is about to run. Its results are unknown meanwhile."""
+        assert step.call is not None
+        self._values[step.node] = UNKNOWN
+        args, kwargs, tensors = self._filled(step)
+        named = {**dict(zip(self._traced.calls[step.call].names, args)), **kwargs}
+        if self._lost and any(_storage(value) in self._lost for value in tensors):
+            return dict.fromkeys(named, UNKNOWN)
+        if self._unwritten:
+            unwritten = {
+                name for name, value in named.items() if any(_storage(item) in self._unwritten for item in tensors_in({name: value}).values())
+            }
+            return {name: UNKNOWN if name in unwritten else value for name, value in named.items()}
+        return named
+
+    def _argument(self, step: Step, name: str) -> Any:
+        assert step.call is not None
+        position = self._traced.calls[step.call].names.index(name)
+        value = step.node.args[position] if position < len(step.node.args) else step.node.kwargs.get(name)
+        return torch.fx.map_arg(value, lambda node: self._values[node])
+
+    def _filled(self, step: Step) -> tuple[list[Any], dict[str, Any], list[torch.Tensor]]:
+        """(arguments, keyword arguments, tensors among them)"""
+        tensors: list[torch.Tensor] = []
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, torch.fx.Node):
+                value = self._values[value]
+                tensors.extend(item for item in (value if isinstance(value, (tuple, list)) else (value,)) if isinstance(item, torch.Tensor))
+                return value
+            if isinstance(value, (tuple, list)):
+                return [fill(item) for item in value]
+            return slice(fill(value.start), fill(value.stop), fill(value.step)) if isinstance(value, slice) else value
+
+        return [fill(value) for value in step.node.args], {name: fill(value) for name, value in step.node.kwargs.items()}, tensors
+
+    def _run(self, step: Step) -> None:
+        """Runs what comes before the call that is launched; if that is another call, ahead of its launch."""
+        args, kwargs, tensors = self._filled(step)
+        if step.call is not None:
+            named = self._arguments(step)
+            before = tensors_in(named)
+            self._ahead[step.call] = (
+                with_tensors(named, dict(zip(before, copy_together(list(before.values()))))) if self._traced.copies_inputs else named
+            )
+        result = self._result(step, args, kwargs, tensors)
+        if result is UNKNOWN:
+            self._values[step.node] = result
+            self._lost.update(_storage(value) for value in _written(step.node.target, args, kwargs, tensors))
+        elif step.call is not None:
+            self._keep(step, result if isinstance(result, (tuple, list)) else (result,))
+        else:
+            self._values[step.node] = result
+            self._mark(step, result, tensors)
+        self._forget(step)
+
+    def _forget(self, step: Step) -> None:
+        """Frees what no later step needs; nothing once memory is marked by its address, which another value would get."""
+        if not self._lost and not self._unwritten:
+            for node in step.last_uses:
+                del self._values[node]
+
+    def _result(self, step: Step, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]) -> Any:
+        known = not any(self._values[node] is UNKNOWN for node in step.node.all_input_nodes)
+        if not known or not step.runs or (self._lost and any(_storage(value) in self._lost for value in tensors)):
+            return UNKNOWN
+        try:
+            return step.node.target(*args, **kwargs) if step.call is None else run_alone(step.node.target, args, kwargs, check=True)
+        except Exception:  # noqa: BLE001  what cannot be run by itself is not compared; the compiled graph says what is wrong, if anything is
+            return UNKNOWN
+
+    def _mark(self, step: Step, result: Any, tensors: Sequence[torch.Tensor]) -> None:
+        """Remembers which memory nothing has written."""
+        if step.allocates:
+            self._unwritten |= _storages(result)
+        elif self._unwritten and any(_storage(value) in self._unwritten for value in tensors):
+            made = _storages(result)
+            if step.keeps:
+                self._unwritten |= made
+            elif not made <= {_storage(value) for value in tensors}:  # not a view
+                self._lost |= made
+
+    def _keep(self, step: Step, results: Sequence[Any]) -> None:
+        """The results of a call, for what comes after it."""
+        assert step.call is not None
+        call = self._traced.calls[step.call]
+        self._values[step.node] = results[0] if len(results) == 1 else tuple(results)
+        self._unwritten.update(_storage(results[index]) for index in call.partial)
 
 
-def replay(traced: Traced, inputs: Sequence[Any]) -> dict[int, Record]:
-    """The calls that could be run, by number. No effect lasts: inputs are copied, random state is put back."""
-    if len(inputs) != sum(node.op == "placeholder" for node in traced.module.graph.nodes):
-        return {}
-    runner = _Replay(traced)
-    devices = sorted({value.device.index for value in inputs if isinstance(value, torch.Tensor) and value.device.type == "cuda"})
-    with torch.no_grad(), torch.random.fork_rng(devices):
-        runner.run(*copy_together(list(inputs)))
-    return runner.records
+def run_alone(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], *, check: bool) -> Any:
+    """An opaque op by itself."""
+    if not torch.is_grad_enabled():
+        return _runtime.call_alone(overload, tuple(args), kwargs, check)
+    with torch.no_grad():
+        return _runtime.call_alone(overload, tuple(args), kwargs, check)
 
 
 def copy_together(values: Sequence[Any]) -> list[Any]:
@@ -51,103 +178,26 @@ def copy_together(values: Sequence[Any]) -> list[Any]:
         if isinstance(value, torch.Tensor):
             value = value.detach()
             storage = value.untyped_storage()
-            copy = storages.setdefault(storage.data_ptr() or id(value), storage.clone())
-            value = torch.empty(0, dtype=value.dtype, device=value.device).set_(copy, value.storage_offset(), value.size(), value.stride())
+            key = storage.data_ptr() or id(value)
+            if key not in storages:
+                storages[key] = storage.clone()
+            value = torch.empty(0, dtype=value.dtype, device=value.device).set_(storages[key], value.storage_offset(), value.size(), value.stride())
         copies.append(value)
     return copies
-
-
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "resize_", "resize"}
-_KEEPS = {"clone", "copy", "copy_", "lift_fresh_copy", "contiguous"}  # of memory that was not written, a copy is not either
-
-
-class _Replay(torch.fx.Interpreter):
-    def __init__(self, traced: Traced) -> None:
-        super().__init__(traced.module, garbage_collect_values=False)  # marks go by storage: none may be freed and used again
-        self.numbers = {call.node: number for number, call in enumerate(traced.calls)}
-        self.records: dict[int, Record] = {}
-        self._unwritten: set[int] = set()  # storages with memory that nothing has written
-        self._lost: set[int] = set()  # storages with values that are unknown
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        if n.op in ("placeholder", "get_attr"):
-            return super().run_node(n)
-        if n.op != "call_function":
-            return UNKNOWN
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        leaves = tree_leaves((args, kwargs))
-        tensors = [value for value in leaves if isinstance(value, torch.Tensor)]
-        name = _name(n.target)
-        known = not any(value is UNKNOWN for value in leaves) and not any(_storage(value) in self._lost for value in tensors)
-        if not known or not _repeatable(n.target):
-            self._lost.update(_storage(value) for value in _written(n.target, args, kwargs))
-            return UNKNOWN
-        unwritten = any(_storage(value) in self._unwritten for value in tensors)
-        try:
-            result = self._call(n, args, kwargs) if n in self.numbers else n.target(*args, **kwargs)
-        except Exception:  # noqa: BLE001  what cannot be run by itself is not compared; the compiled graph says what is wrong, if anything is
-            self._lost.update(_storage(value) for value in _written(n.target, args, kwargs))
-            return UNKNOWN
-        made = {_storage(value) for value in tree_leaves(result) if isinstance(value, torch.Tensor)}
-        if name in _ALLOCATIONS or unwritten and name in _KEEPS:
-            self._unwritten |= made
-        elif unwritten and not made <= {_storage(value) for value in tensors}:  # not a view
-            self._lost |= made
-        return result
-
-    def _call(self, n: torch.fx.Node, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        schema = n.target._schema
-        named = {**dict(zip((argument.name for argument in schema.arguments), args)), **kwargs}
-
-        def seen(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return UNKNOWN if _storage(value) in self._unwritten else value.clone()
-
-        before = {name: seen(value) for name, value in named.items()}
-        result = _runtime.call_checked(n.target, tuple(args), dict(kwargs))
-        results = result if isinstance(result, (tuple, list)) else (result,)
-        after = {argument.name: seen(named[argument.name]) for argument in schema.arguments if _is_written(argument) and argument.name in named}
-        reads_unwritten = any(value is UNKNOWN for value in before.values())
-        partial = partial_results(n.target.name())
-        self._unwritten.update(_storage(value) for index, value in enumerate(results) if index in partial)
-        for index, value in enumerate(results):
-            after[index] = UNKNOWN if reads_unwritten else seen(value)
-        self.records[self.numbers[n]] = Record(before, after)
-        return result
-
-
-def partial_results(op: str) -> set[int]:
-    """The results of which an op may leave elements unwritten."""
-    if op in python_functions:
-        return set()
-    return {index for index, output in enumerate(_runtime.describe(op)["outputs"]) if output["partial"]}
 
 
 def _storage(value: torch.Tensor) -> int:
     return value.untyped_storage()._cdata
 
 
-def _name(target: Any) -> str:
-    return target._opname if isinstance(target, torch._ops.OpOverload) else ""
+def _storages(result: Any) -> set[int]:
+    return {_storage(value) for value in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(value, torch.Tensor)}
 
 
-def _is_written(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
-
-
-def _written(target: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+def _written(target: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """The tensors that a call writes to; of what has no schema, all."""
     if not isinstance(target, torch._ops.OpOverload):
-        return [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        return list(tensors)
     named = {**dict(zip((argument.name for argument in target._schema.arguments), args)), **kwargs}
-    leaves = tree_leaves([named[argument.name] for argument in target._schema.arguments if _is_written(argument) and argument.name in named])
-    return [value for value in leaves if isinstance(value, torch.Tensor)]
-
-
-def _repeatable(target: Any) -> bool:
-    """Whether a call may be run again: it draws no random numbers and talks to nobody."""
-    if isinstance(target, torch._ops.OpOverload):
-        random = torch.Tag.nondeterministic_seeded in target.tags
-        return not random and target.namespace not in ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
-    return not isinstance(target, torch._ops.HigherOrderOperator)
+    values = [named[argument.name] for argument in target._schema.arguments if is_written(argument) and argument.name in named]
+    return [item for value in values for item in (value if isinstance(value, (tuple, list)) else (value,)) if isinstance(item, torch.Tensor)]

@@ -1,15 +1,20 @@
-"""Keeps graphs as they were traced: functional, with every copy that a write needs, before Inductor decides which of them it leaves out."""
+"""Keeps graphs as they were traced: functional, with every copy that a write needs, before Inductor decides which of them it leaves out.
+
+Of a graph only that is kept which decides what its opaque calls get: what comes after the last of them, or leads to none, is not run again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
+from typing import Any
 
+import torch
 import torch.fx
-from opaq import call_site
+from opaq import _runtime, call_site
 
-from .. import copies, emit, options
+from .. import copies, emit, options, python_functions
 from ..compat import inductor, library
 
 MARK = "opaq_traced_call"  # in the meta of a node of Inductor's graph: (number of the kept graph, number of the call in it)
@@ -19,14 +24,33 @@ MARK = "opaq_traced_call"  # in the meta of a node of Inductor's graph: (number 
 class Call:
     """One call of an opaque op in a kept graph."""
 
+    names: list[str]  # of its arguments
+    written: list[str]  # of those that it writes to
+    groups: dict[str, int]  # tensors by name (tensors_in): those that share memory in eager have the same number
+    partial: frozenset[int]  # the results of which it may leave elements unwritten
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One node that is run again."""
+
     node: torch.fx.Node
-    groups: dict[str, int]  # tensor arguments by name: those that share memory in eager have the same number
+    call: int | None  # its number, where it calls an opaque op
+    runs: bool  # False: its value cannot be known by running it again
+    allocates: bool  # its result is memory that nothing has written
+    keeps: bool  # its result is a copy of its argument, and no more written than that
+    last_uses: list[torch.fx.Node]  # what no later step needs
 
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    module: torch.fx.GraphModule
+    module: torch.fx.GraphModule  # owns the nodes
+    inputs: list[tuple[int, torch.fx.Node]]  # those that the steps need, with their numbers
+    input_count: int
+    constants: list[torch.fx.Node]
     calls: list[Call]
+    steps: list[Step]  # in order
+    copies_inputs: bool  # the compiled graph may write to the inputs, and so before the last call, too
 
 
 kept: dict[int, Traced] = {}  # for the process's life, as the code that refers to them may be
@@ -44,7 +68,7 @@ def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None
     module = inductor.functional_copy(graph, lambda copy: copies.restore_sharing(copy, registered))
     nodes = list(_calls(module.graph, registered))
     number = next(_numbers)
-    kept[number] = Traced(module, [Call(node, _groups(node)) for node in nodes])
+    kept[number] = _traced(module, nodes)
 
     def mark() -> None:
         now = list(_calls(graph, registered))
@@ -63,6 +87,66 @@ def facts_of(node: torch.fx.Node) -> emit.Traced | None:
     return emit.Traced(call_site.of_trace(node.meta.get("stack_trace")), None if mark is None else list(mark))
 
 
+_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "resize_", "resize"}
+_KEEPS = {"clone", "copy", "copy_", "lift_fresh_copy", "contiguous"}
+
+
+def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
+    numbers = {node: number for number, node in enumerate(calls)}
+    needed: set[torch.fx.Node] = set()
+    steps: list[Step] = []
+    for node in reversed(module.graph.nodes):
+        if node.op in ("placeholder", "get_attr", "output") or not (node in numbers or node in needed or (steps and writes(node.target))):
+            continue
+        last_uses = [*(other for other in node.all_input_nodes if other not in needed), *([] if node in needed else [node])]
+        needed.update(node.all_input_nodes)
+        name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+        runs = node.op == "call_function" and _repeatable(node.target)
+        steps.append(Step(node, numbers.get(node), runs, name in _ALLOCATIONS, name in _KEEPS, last_uses))
+    backward = "backward" in inductor.graph_label()  # its inputs, saved for it alone, may be used for its own values
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    return Traced(
+        module,
+        [(index, node) for index, node in enumerate(inputs) if node in needed],
+        len(inputs),
+        [node for node in module.graph.nodes if node.op == "get_attr" and node in needed],
+        [_call(node) for node in calls],
+        steps[::-1],
+        backward or any(node.op == "call_function" and writes(node.target) for node in module.graph.nodes),
+    )
+
+
+def _call(node: torch.fx.Node) -> Call:
+    arguments = node.target._schema.arguments
+    written = [argument.name for argument in arguments if is_written(argument)]
+    return Call([argument.name for argument in arguments], written, _groups(node), partial_results(library.op_name(node.target)))
+
+
+def partial_results(op: str) -> frozenset[int]:
+    if op in python_functions:
+        return frozenset()
+    return frozenset(index for index, output in enumerate(_runtime.describe(op)["outputs"]) if output["partial"])
+
+
+def writes(target: Any) -> bool:
+    """Whether a call writes to arguments; of what has no schema, that is not known."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return isinstance(target, torch._ops.HigherOrderOperator)
+    return any(is_written(argument) for argument in target._schema.arguments)
+
+
+def is_written(argument: Any) -> bool:
+    return argument.alias_info is not None and argument.alias_info.is_write
+
+
+def _repeatable(target: Any) -> bool:
+    """Whether a call may be run again: it draws no random numbers and talks to nobody."""
+    if isinstance(target, torch._ops.OpOverload):
+        random = torch.Tag.nondeterministic_seeded in target.tags
+        return not random and target.namespace not in ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
+    return not isinstance(target, torch._ops.HigherOrderOperator)
+
+
 def _holds_any(graph: torch.fx.Graph, registered: Container[str]) -> bool:
     functional = (library.op_name(call.args[0]) for call in inductor.functional_calls(graph))
     return any(name in registered for name in functional) or any(True for _ in _calls(graph, registered))
@@ -77,8 +161,30 @@ def _calls(graph: torch.fx.Graph, registered: Container[str]) -> Iterator[torch.
 def _groups(node: torch.fx.Node) -> dict[str, int]:
     args, kwargs = node.meta.get("eager_input_vals") or inductor.fakes_of((node.args, node.kwargs))
     names = [argument.name for argument in node.target._schema.arguments]
-    tensors = {name: value for name, value in {**dict(zip(names, args)), **kwargs}.items() if isinstance(value, torch.Tensor)}
+    tensors = tensors_in({**dict(zip(names, args)), **kwargs})
     values = list(tensors.values())
     return {
         name: next(i for i, other in enumerate(values) if other is value or inductor.shares_storage(other, value)) for name, value in tensors.items()
     }
+
+
+def tensors_in(args: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The tensors among arguments by name; those of a list `xs` are `xs[0]`, `xs[1]`, ..."""
+    tensors = {}
+    for name, value in args.items():
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value
+        elif isinstance(value, (tuple, list)):
+            tensors.update((f"{name}[{index}]", item) for index, item in enumerate(value) if isinstance(item, torch.Tensor))
+    return tensors
+
+
+def with_tensors(args: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """`args` with other tensors, by the names of tensors_in."""
+
+    def changed(name: str, value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return [tensors.get(f"{name}[{index}]", item) for index, item in enumerate(value)]
+        return tensors.get(name, value)
+
+    return {name: changed(name, value) for name, value in args.items()}

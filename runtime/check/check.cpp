@@ -13,16 +13,15 @@
 #include "opaq/error.h"
 #include "opaq/outputs.h"
 #include "spans.h"
+#include "stand_in.h"
 
 namespace opaq {
 namespace {
 
 using contract::DeviceMemory;
+using contract::Fill;
 using contract::Span;
-
-constexpr int64_t kZone = 1024;       // bytes of guard before and after an output
-constexpr uintptr_t kAlign = 256;     // an output's stand-in has the output's alignment up to this: requirements hold or fail alike
-constexpr unsigned char kFill[] = {0xA5, 0x5A};  // of outputs and guards; the second tells values that look like the first from unwritten ones
+using contract::StandIn;
 
 std::string tuple(const int64_t* values, size_t count) {
   std::string text = "(";
@@ -49,11 +48,21 @@ std::string hex(const char* bytes, int64_t count) {
 class Room {
  public:
   Room() { std::swap(bytes_, spare()); }
-  ~Room() { std::swap(bytes_, spare()); }
+  ~Room() {
+    if (!restored_) filled().clear();
+    std::swap(bytes_, spare());
+  }
   Room(const Room&) = delete;
   std::vector<char>& before() { return bytes_[0]; }
   std::vector<char>& after() { return bytes_[1]; }
-  std::vector<char>& outputs() { return bytes_[2]; }
+
+  // For outputs: all bytes are Fill::First. Where no check has failed, they are so again at its end.
+  char* outputs(size_t size) {
+    if (filled().size() < size) filled().assign(size, static_cast<char>(Fill::First));
+    restored_ = false;
+    return filled().data();
+  }
+  void outputs_restored() { restored_ = true; }
 
  private:
   using Bytes = std::array<std::vector<char>, 3>;
@@ -61,7 +70,9 @@ class Room {
     thread_local Bytes bytes;
     return bytes;
   }
+  std::vector<char>& filled() { return bytes_[2]; }
   Bytes bytes_;
+  bool restored_ = true;
 };
 
 char* sized(std::vector<char>& bytes, size_t size) {
@@ -74,22 +85,6 @@ struct Region {  // memory that arguments lie in, as it was before the launch
   size_t offset;  // in Room::before()
 };
 
-struct StandIn {  // for one output: guard, elements, guard
-  TensorView real, view;   // `view` lies in `memory`
-  char* memory = nullptr;  // on the device
-  char* host = nullptr;    // the same bytes for the host to read; `memory` itself on the host
-  int64_t bytes = 0;
-  int64_t start = 0;       // of the first element
-  int64_t extent = 0;
-  std::vector<int64_t> suspects;  // elements that held the first fill pattern after the first launch
-
-  TensorView on_host() const {
-    TensorView t = view;
-    t.data = host + start;
-    return t;
-  }
-};
-
 class Check {
  public:
   explicit Check(const CheckedCall& call)
@@ -97,10 +92,7 @@ class Check {
         inputs_(schema_.args.size()), count_(inputs_ + schema_.returns.size()), args_(call.args, call.args + count_) {}
   Check(const Check&) = delete;
   ~Check() {
-    if (memory_.on_host()) return;
-    for (const StandIn& s : stand_ins_) {
-      if (s.memory) memory_.release(s.memory);
-    }
+    for (StandIn& s : stand_ins_) s.release();
   }
 
   void run(const std::function<void(const Arg*)>& launch) {
@@ -115,17 +107,17 @@ class Check {
       return;
     }
     make_stand_ins();
-    fill(0);
     launch(args_.data());
     unchanged();
-    if (written(0)) {
+    const Unwritten suspects = hand_over(Fill::First);
+    if (std::any_of(suspects.begin(), suspects.end(), [](const auto& found) { return !found.empty(); })) {
       restore();
-      fill(1);
+      for (StandIn& s : stand_ins_) s.fill(Fill::Second);
       launch(args_.data());
       unchanged();
-      written(1);
+      wholly_written(suspects, hand_over(Fill::Second));
     }
-    for (const StandIn& s : stand_ins_) hand_over(s);
+    room_.outputs_restored();
   }
 
  private:
@@ -268,116 +260,52 @@ class Check {
 
   // ---- outputs -------------------------------------------------------------------------------------------------------
 
+  using Unwritten = std::vector<std::vector<int64_t>>;  // for each output, elements as offsets in bytes
+
   void make_stand_ins() {
     size_t total = 0;
+    for (size_t i = inputs_; i < count_; ++i) total += StandIn::bytes_for(call_.args[i].tensor);
+    char* host = room_.outputs(total);
+    stand_ins_.reserve(count_ - inputs_);
     for (size_t i = inputs_; i < count_; ++i) {
-      StandIn s;
-      s.real = s.view = call_.args[i].tensor;
-      const Span own = contract::extent(s.real);
-      s.extent = own.end - own.begin;
-      s.bytes = kZone + s.extent + kZone + static_cast<int64_t>(kAlign);
-      total += static_cast<size_t>(s.bytes);
-      stand_ins_.push_back(s);
+      const TensorView& output = call_.args[i].tensor;
+      stand_ins_.emplace_back(output, memory_, host);
+      host += StandIn::bytes_for(output);
+      args_[i] = Arg(stand_ins_.back().view());
     }
-    char* host = sized(room_.outputs(), total);
+  }
+
+  // Fills the outputs with what a launch made; the elements that look as if it had left them alone.
+  Unwritten hand_over(Fill fill) {
+    Unwritten found(stand_ins_.size());
     for (size_t k = 0; k < stand_ins_.size(); ++k) {
       StandIn& s = stand_ins_[k];
-      s.host = host;
-      host += s.bytes;
-      s.memory = memory_.on_host() ? s.host : static_cast<char*>(memory_.allocate(static_cast<size_t>(s.bytes)));
-      const uintptr_t first = reinterpret_cast<uintptr_t>(s.memory) + kZone;
-      s.start = kZone + static_cast<int64_t>((reinterpret_cast<uintptr_t>(s.real.data) - first) % kAlign);
-      if (s.real.data) s.view.data = s.memory + s.start;
-      args_[inputs_ + k] = Arg(s.view);
-    }
-  }
-
-  void fill(int pattern) {
-    for (StandIn& s : stand_ins_) {
-      std::memset(s.host, kFill[pattern], static_cast<size_t>(s.bytes));
-      if (!memory_.on_host()) memory_.write(s.memory, s.host, static_cast<size_t>(s.bytes));
-    }
-  }
-
-  // Looks at the outputs after a launch; true where only another launch can tell whether an element was written.
-  bool written(int pattern) {
-    bool suspicious = false;
-    for (size_t k = 0; k < stand_ins_.size(); ++k) {
-      StandIn& s = stand_ins_[k];
-      if (!memory_.on_host()) memory_.read(s.host, s.memory, static_cast<size_t>(s.bytes));
-      guards_intact(k, s, pattern);
-      if (call_.spec.outputs[k].partial) continue;
-      std::vector<int64_t> found = unwritten(s.on_host(), pattern);
-      if (pattern == 0) {
-        s.suspects = std::move(found);
-        suspicious = suspicious || !s.suspects.empty();
-        continue;
+      s.fetch();
+      if (const std::string place = s.written_outside(fill); !place.empty()) {
+        violated(running() + " wrote outside " + symbol(inputs_ + k) + ", " + place + "; correct the kernel's indices, strides or sizes");
       }
-      std::vector<int64_t> never;
-      std::set_intersection(found.begin(), found.end(), s.suspects.begin(), s.suspects.end(), std::back_inserter(never));
-      if (never.empty()) continue;
-      violated(running() + " left " + (never.size() == 1 ? "an element" : std::to_string(never.size()) + " elements") + " of " + symbol(inputs_ + k) + " (" +
-               std::to_string(s.view.numel()) + " elements) unwritten, the first at " + schema_.returns[k] + contract::index_text(s.view, never[0]) +
-               "; write them, or declare the output with partial=True");
+      found[k] = s.hand_over(fill);
+      if (call_.spec.outputs[k].partial) found[k].clear();
     }
-    return suspicious;
-  }
-
-  static std::vector<int64_t> unwritten(const TensorView& t, int pattern) {
-    std::vector<int64_t> found;
-    char fill[16];
-    std::memset(fill, kFill[pattern], sizeof fill);
-    const auto size = static_cast<size_t>(itemsize(t.dtype));
-    if (t.is_contiguous()) {
-      const char* at = static_cast<const char*>(t.data);
-      const char* const end = at + static_cast<size_t>(t.numel()) * size;
-      const char* const first = at;
-      while (at < end) {  // memchr passes over most elements faster than a comparison of each
-        const auto* hit = static_cast<const char*>(std::memchr(at, kFill[pattern], static_cast<size_t>(end - at)));
-        if (!hit) break;
-        const auto element = static_cast<size_t>(hit - first) / size;
-        if (std::memcmp(first + element * size, fill, size) == 0) found.push_back(static_cast<int64_t>(element));
-        at = first + (element + 1) * size;
-      }
-      return found;
-    }
-    int64_t number = 0;
-    contract::for_each_element(t, [&](const char* at) {
-      if (std::memcmp(at, fill, size) == 0) found.push_back(number);
-      ++number;
-      return true;
-    });
     return found;
   }
 
-  void guards_intact(size_t k, const StandIn& s, int pattern) {
-    const auto intact = [&](int64_t from, int64_t to) {
-      const bool same = from >= to || (static_cast<unsigned char>(s.host[from]) == kFill[pattern] &&
-                                       std::memcmp(s.host + from, s.host + from + 1, static_cast<size_t>(to - from - 1)) == 0);
-      for (int64_t i = same ? to : from; i < to; ++i) {
-        if (static_cast<unsigned char>(s.host[i]) == kFill[pattern]) continue;
-        const int64_t off = i - s.start;
-        const std::string place = off < 0 ? std::to_string(-off) + " bytes before its first element"
-                                  : off >= s.extent ? std::to_string(off - s.extent) + " bytes past its last element"
-                                                    : std::to_string(off) + " bytes from its first element, between elements";
-        violated(running() + " wrote outside " + symbol(inputs_ + k) + ", " + place + "; correct the kernel's indices, strides or sizes");
-      }
-    };
-    intact(0, s.start);
-    intact(s.start + s.extent, s.bytes);
-    if (s.extent == 0 || contract::is_dense(s.view)) return;
-    const TensorView t = s.on_host();
-    int64_t at = s.start;
-    for (const Span& span : contract::element_spans(t)) {
-      intact(at, span.begin - s.host);
-      at = span.end - s.host;
-    }
-  }
-
-  void hand_over(const StandIn& s) {
-    for (const Span& span : contract::element_spans(s.real)) {
-      const int64_t offset = s.start + (span.begin - static_cast<char*>(s.real.data));
-      memory_.write(span.begin, s.host + offset, static_cast<size_t>(span.end - span.begin));
+  // Elements that held each of two patterns after a launch on it were written by neither.
+  void wholly_written(const Unwritten& first, const Unwritten& second) {
+    for (size_t k = 0; k < first.size(); ++k) {
+      std::vector<int64_t> never;
+      std::set_intersection(first[k].begin(), first[k].end(), second[k].begin(), second[k].end(), std::back_inserter(never));
+      if (never.empty()) continue;
+      const TensorView& t = call_.args[inputs_ + k].tensor;
+      int64_t number = 0;
+      contract::for_each_element(t, [&](const char* at) {
+        const bool found = std::binary_search(never.begin(), never.end(), at - static_cast<const char*>(t.data));
+        number += !found;
+        return !found;
+      });
+      violated(running() + " left " + (never.size() == 1 ? "an element" : std::to_string(never.size()) + " elements") + " of " + symbol(inputs_ + k) + " (" +
+               std::to_string(t.numel()) + " elements) unwritten, the first at " + schema_.returns[k] + contract::index_text(t, number) +
+               "; write them, or declare the output with partial=True");
     }
   }
 
@@ -394,12 +322,16 @@ class Check {
 
 std::atomic<std::string (*)()> find_call_site{nullptr};
 std::atomic<int> scopes{0};
+thread_local int scope = -1;  // 0 and 1: whether calls are checked; -1: as configured
 
 }  // namespace
 
-CheckingScope::CheckingScope() { scopes.fetch_add(1, std::memory_order_relaxed); }
-CheckingScope::~CheckingScope() { scopes.fetch_sub(1, std::memory_order_relaxed); }
-bool checking() { return scopes.load(std::memory_order_relaxed) != 0; }
+CheckingScope::CheckingScope(bool check) : before_(std::exchange(scope, check)) { scopes.fetch_add(1, std::memory_order_relaxed); }
+CheckingScope::~CheckingScope() {
+  scope = before_;
+  scopes.fetch_sub(1, std::memory_order_relaxed);
+}
+bool checking(bool configured) { return scopes.load(std::memory_order_relaxed) == 0 || scope < 0 ? configured : scope != 0; }
 
 void set_call_site(std::string (*find)()) { find_call_site.store(find); }
 

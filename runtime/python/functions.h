@@ -34,7 +34,8 @@ PyObject* watcher(PyObject*, PyObject* args);
 
 // check.cpp
 std::string find_call_site();  // of the op that this thread runs; takes the GIL
-PyObject* call_checked(PyObject*, PyObject* args);
+PyObject* call_alone(PyObject*, PyObject* args);
+PyObject* compare_tensors(PyObject*, PyObject* args);
 
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);

@@ -138,7 +138,7 @@ void handle(Slot& slot, StableIValue* stack) {
 
   void* stream = first.device.type == DeviceType::CUDA ? torch::current_cuda_stream(first.device.index) : nullptr;
   const Choice choice = target.selector->select(inputs.args.data(), first.device.type);
-  const bool checked = target.checked || checking();
+  const bool checked = checking(target.checked);
   const auto check = [&](const Implementation* implementation, const std::function<void(const Arg*)>& launch) {
     launch_checked(op, inputs, outputs.size(), implementation, first.device, stream, launch);
   };

@@ -112,5 +112,48 @@ TEST_F(CheckTest, LaunchesAgainFromTheSameStateWhereAValueLooksUnwritten) {
   EXPECT_EQ(y.memory[0], 3);
 }
 
+TEST_F(CheckTest, FindsUnwrittenElementsAfterAViolationToo) {
+  const auto beside = [](float* x, float* y) { copy(x, y); y[2] = 0; };
+  const auto none = [](float*, float*) {};
+  EXPECT_NE(error(beside, copying()), "none");
+  EXPECT_NE(error(none, copying()).find("left 4 elements of result `y` (4 elements) unwritten, the first at y[0, 0]"), std::string::npos);
+  EXPECT_NE(error(none, copying()).find("left 4 elements"), std::string::npos);
+  EXPECT_EQ(error(copy, copying()), "none");
+}
+
+TEST_F(CheckTest, FindsUnwrittenElementsOfEverySizeAndPlace) {
+  for (const auto& [dtype, size] : {std::pair{"uint8", 1}, {"int16", 2}, {"float32", 4}, {"float64", 8}, {"complex128", 16}}) {
+    const OpSpec spec = make_op("lib::h(Tensor x) -> (Tensor y)", {{.name = "", .like = "x", .dtype = dtype}});
+    for (const int64_t count : {1, 3, 20000}) {
+      std::vector<char> from(static_cast<size_t>(count) * 4), to(static_cast<size_t>(count * size));
+      const int64_t one = 1;
+      TensorView in, out;
+      in.sizes = out.sizes = &count;
+      in.strides = out.strides = &one;
+      in.dim = out.dim = 1;
+      in.data = from.data();
+      out.data = to.data();
+      out.dtype = *dtype_from_name(dtype);
+      const Arg args[] = {in, out};
+      const Storage storages[] = {{from.data(), static_cast<int64_t>(from.size())}, {to.data(), static_cast<int64_t>(to.size())}};
+      for (const int64_t left : {int64_t{-1}, int64_t{0}, count / 2, count - 1}) {
+        std::string text = "none";
+        try {
+          checked_launch({spec, args, storages, &implementation, Device{}, nullptr, nullptr}, [&](const Arg* a) {
+            auto* bytes = static_cast<unsigned char*>(a[1].tensor.data);
+            for (int64_t i = 0; i < count * size; ++i) {
+              if (i / size != left) bytes[i] = i % 3 ? 0xA5 : static_cast<unsigned char>(i);  // much of it looks unwritten
+            }
+          });
+        } catch (const Error& e) {
+          text = e.what();
+        }
+        const std::string wanted = "left an element of result `y` (" + std::to_string(count) + " elements) unwritten, the first at y[" + std::to_string(left) + "]";
+        EXPECT_TRUE(left < 0 ? text == "none" : text.find(wanted) != std::string::npos) << text;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace opaq

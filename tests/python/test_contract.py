@@ -168,6 +168,45 @@ def test_a_value_that_is_read_after_it_was_overwritten(unique: str, monkeypatch:
         assert torch.equal(got, wanted)
 
 
+def test_an_input_that_is_overwritten_for_want_of_a_copy(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    doubles, read = written(f"{unique}_doubles", "doubles"), made(f"{unique}_read", "twice")
+
+    def program(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = x.clone()
+        doubles(z)
+        return z, read(x)
+
+    x = torch.arange(5.0)
+    for got, wanted in zip(compiled(program)(x), program(x)):
+        assert torch.equal(got, wanted)
+    without_mending(monkeypatch)
+    drops_clones(monkeypatch)
+    text = violation(program, x)
+    assert "_read (node op" in text and "argument `x` is 2.0 at [1], and not the 1.0 that the traced graph gives it" in text
+
+
+def drops_clones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plants what no torch does: every clone in Inductor's graph is taken for its original, after the traced graph was kept."""
+    from opaq.lowering.contract import traced
+
+    original = traced.keep
+
+    def keep(graph: torch.fx.Graph, registered: Any) -> Any:
+        mark = original(graph, registered)
+
+        def drop() -> None:
+            if mark is not None:
+                mark()
+            for node in list(graph.nodes):
+                if node.target is torch.ops.aten.clone.default:
+                    node.replace_all_uses_with(node.args[0])
+                    graph.erase_node(node)
+
+        return drop
+
+    monkeypatch.setattr(traced, "keep", keep)
+
+
 def without_mending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Takes away what keeps copies that Inductor drops."""
     from opaq.lowering import copies, place
@@ -187,6 +226,30 @@ def test_a_function_that_writes_to_another_argument_than_it_says(unique: str) ->
     bad.register_fake(torch.empty_like)
     text = violation(lambda x: bad(x + 1), torch.ones(3))
     assert "argument `x` is not declared as written, but the function changed it: x[1] was 2.0, and is 7.0; name it in mutates_args" in text
+
+
+def test_a_function_that_writes_to_a_tensor_of_a_list(unique: str) -> None:
+    def adds(xs: list[torch.Tensor], to: list[torch.Tensor]) -> None:
+        for x, y in zip(xs, to):
+            y.add_(x)
+
+    def program(x: torch.Tensor) -> list[torch.Tensor]:
+        to = [x.sin(), x.cos()]
+        op([x + 1, x + 2], to)
+        return to
+
+    x = torch.randn(5)
+    op = opaq.custom_op(unique, adds, mutates_args=("to",))
+    for got, wanted in zip(compiled(program)(x), program(x)):
+        torch.testing.assert_close(got, wanted)
+
+    def scribbles(xs: list[torch.Tensor], to: list[torch.Tensor]) -> None:
+        xs[1].zero_()
+
+    op = opaq.custom_op(f"{unique}_bad", scribbles, mutates_args=("to",))
+    assert "argument `xs[1]` is not declared as written, but the function changed it: xs[1][0] was 3.0, and is 0.0" in violation(
+        program, torch.ones(2)
+    )
 
 
 # ---- right programs pass -------------------------------------------------------------------------------------------------
@@ -239,6 +302,62 @@ def test_right_programs(unique: str) -> None:
     a = torch.randn(6, requires_grad=True)
     compiled(lambda x: twice(x.sin()))(a).sum().backward()
     torch.testing.assert_close(a.grad, 2 * a.detach().cos())
+
+
+def test_other_arithmetic_of_compiled_code_does_not_add_up(unique: str) -> None:
+    twice, doubles = made(f"{unique}_twice", "twice"), written(f"{unique}_doubles", "doubles")
+
+    def program(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(4):
+            y = twice((x * 1.1 + 0.3).sin())
+            doubles(y)
+            x = y * x
+        return twice(x)
+
+    torch.manual_seed(2)
+    x = torch.randn(33, 7)
+    unchecked = torch.compile(program, backend="opaq")(x)  # far from eager: a small difference grows from sine to sine
+    assert torch.equal(compiled(program)(x), unchecked)
+
+
+def test_functions_that_draw_random_numbers(unique: str) -> None:
+    @opaq.custom_op(unique, mutates_args=())
+    def noisy(x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand_like(x)
+
+    noisy.register_fake(torch.empty_like)
+    run, x = compiled(lambda x: noisy(noisy(x))), torch.zeros(5)
+    torch.manual_seed(7)
+    got, state = run(x), torch.get_rng_state()
+    torch.manual_seed(7)
+    assert torch.equal(got, torch.rand(5) + torch.rand(5)) and torch.equal(state, torch.get_rng_state())
+
+
+def test_calls_that_are_launched_in_another_order_than_they_were_traced(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from opaq.lowering.contract import traced
+    from opaq.lowering.contract.replay import Replay
+
+    twice, doubles = made(f"{unique}_twice", "twice"), written(f"{unique}_doubles", "doubles")
+
+    def program(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = x + 1
+        first = twice(y)
+        doubles(y)
+        return first, y
+
+    before = set(traced.kept)
+    x = torch.ones(3)
+    compiled(program)(x)
+    (number,) = set(traced.kept) - before
+    run = Replay(traced.kept[number], [x])
+    later = run.take(1)
+    assert later is not None and later["x"].tolist() == [2, 2, 2]
+    doubles(later["x"])  # what runs the call alone writes to it
+    run.give(1, later, ())
+    earlier = run.take(0)
+    assert earlier is not None and earlier["x"].tolist() == [2, 2, 2] and run.done
+    run.give(0, earlier, (twice(earlier["x"]),))
+    assert run.take(0) is None
 
 
 def test_nothing_lasts_of_the_replay(unique: str) -> None:

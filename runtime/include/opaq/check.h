@@ -36,16 +36,33 @@ struct CheckedCall {
 // An output where an element happens to hold the fill pattern is told from an unwritten one by a second launch with another pattern.
 void checked_launch(const CheckedCall& call, const std::function<void(const Arg*)>& launch);
 
-// While at least one is alive, every call through PyTorch's dispatcher is checked, in all threads: what runs an op again, to compare with, must not let
-// a wrong kernel write where it likes.
+struct Comparison {
+  enum class Kind {
+    SameLayout,  // the same bits, strides, and alignment up to 256 bytes: an op does the same with either
+    SameBits,
+    Close,       // floats that differ by no more than another order of arithmetic explains; NaN is NaN, whatever its bits
+    Different,
+  };
+  Kind kind;
+  int64_t element = -1;  // Different: the first in row-major order
+};
+
+// Of two tensors in host memory with the same sizes and dtype. bits: anything but the same bits is Different.
+Comparison compare(const TensorView& got, const TensorView& expected, bool bits);
+
+// Whether calls of the dispatcher by this thread are checked while it is alive, whatever OPAQ_CHECK says: what runs an op again, to compare with, must not
+// let a wrong kernel write where it likes, and need not check what has just been checked on the same values.
 class CheckingScope {
  public:
-  CheckingScope();
+  explicit CheckingScope(bool check);
   ~CheckingScope();
   CheckingScope(const CheckingScope&) = delete;
   CheckingScope& operator=(const CheckingScope&) = delete;
+
+ private:
+  int before_;
 };
-bool checking();  // one relaxed load
+bool checking(bool configured);  // one relaxed load where no thread is in a scope
 
 // Where the user's code called the op that this thread runs, "model.py:12", or "": by a function that the Python module sets once.
 void set_call_site(std::string (*find)());
