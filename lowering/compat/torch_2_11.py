@@ -30,6 +30,8 @@ from torch.fx.passes.reinplace import _is_view_op
 from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .offsets import lower_storage_offsets
+
 __all__ = [
     "lower_storage_offsets",
     "memory_of",
@@ -407,17 +409,6 @@ def functional_copy(graph: Any, change: Callable[[Any], None]) -> Any:
     change(module.graph)
     _decompose(module.graph)
     return module
-
-
-def lower_storage_offsets() -> None:
-    """Gives Inductor the storage offset of a view as it was traced, as it has the strides; what it makes of a view by itself is an offset of 0, so that
-    an op that writes to `x[i]` of dynamic shape writes to `x[0]` (up to torch 2.15, stock custom ops too)."""
-
-    def sym_storage_offset(_: Any) -> Any:
-        offset = V.graph.current_node.meta["val"]
-        return offset.node.expr if isinstance(offset, torch.SymInt) else int(offset)
-
-    lowering.register_lowering(torch.ops.aten.sym_storage_offset.default, type_promotion_kind=None)(sym_storage_offset)
 
 
 def keep_reads_before_writes(is_ours: Callable[[Any], bool]) -> None:

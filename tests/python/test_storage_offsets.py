@@ -1,0 +1,49 @@
+"""Graph inputs that begin inside their storage: compiled code writes to and reads from their views where eager does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import opaq
+import pytest
+import torch
+
+Program = Callable[[Callable[..., None], torch.Tensor], object]
+
+
+def transposed(write: Callable[..., None], x: torch.Tensor) -> object:
+    write(x[1:].t(), x[:-1].clone().t())
+    return x
+
+
+def as_strided(write: Callable[..., None], x: torch.Tensor) -> object:
+    write(torch.as_strided(x, (3, 3), (1, 4), 6), x[1:, 1:4].clone())
+    return x
+
+
+def without_an_offset(write: Callable[..., None], x: torch.Tensor) -> object:
+    written = x + 1
+    write(torch.as_strided(written[1:], (4, 2), (1, 5)), torch.as_strided(x[1:], (4, 2), (2, 1)))
+    return written
+
+
+def values(offset: int) -> torch.Tensor:
+    return torch.arange(20.0 + offset)[offset:].view(4, 5)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("program", [transposed, as_strided, without_an_offset])
+def test_views_of_an_input_are_taken_where_they_are(program: Program, dynamic: bool, unique: str) -> None:
+    """Torch 2.11 counts their offsets from where the input begins; one compilation serves all offsets where nothing else depends on them."""
+
+    def write(target: torch.Tensor, source: torch.Tensor) -> None:
+        target.mul_(2).add_(source)
+
+    op = opaq.custom_op(unique, write, mutates_args={"target"})
+    compiled = torch.compile(lambda x: program(op, x), fullgraph=True, dynamic=dynamic)
+    for offset in (3, 0, 5) if program is not as_strided else (3,):
+        x = values(offset)
+        expected = values(offset)
+        expected_result = program(write, expected)
+        assert torch.equal(compiled(x), expected_result)
+        assert torch.equal(x, expected)
