@@ -139,7 +139,10 @@ def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 
 
 def copy_into(target: Any, source: Any) -> None:
-    V.graph.call_function(torch.ops.aten.copy_.default, (target, source), {})
+    """Into the memory of `target`, so in its strides: the lowering of `copy_` may give it the memory of a copy of `source` instead, in other strides."""
+    target.realize()
+    target.freeze_layout()
+    ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
 
 
 def schema_text(overload: Any) -> str:
