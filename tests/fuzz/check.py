@@ -55,7 +55,7 @@ class Checked:
         if form != "eager":
             try:
                 function = compiled(form, self.ops, self.inputs(), folder)
-            except Exception as error:  # a package is made before it is called
+            except Exception as error:  # noqa: BLE001  (a package is made before it is called)
                 return self._judge(form, Outcome(), Outcome(error=error), 0, 0, folder)
         for seed, grow in [(0, 0), (1, 0), *((2, grow) for grow in sizes if grow)]:
             expected = self.expected(seed, grow)
@@ -76,15 +76,15 @@ class Checked:
         text = difference(expected, got)
         if got.error is not None and refusal(got.error):
             return Finding(form, "refused", refusal(got.error), self.calls)
-        if form != "eager":  # what PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is not ours to answer for
-            try:
-                control = run(
-                    compiled(form, self.stock() if got.error else self.twin, self.inputs(), folder), self.inputs(seed, grow), self.program.gradients
-                )
-            except Exception as error:
-                control = Outcome(error=error)
-            if difference(expected, control):
-                return Finding(form, "torch", _general(text), self.calls)
+        # What PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is not ours to answer for.
+        function = self.stock() if got.error else self.twin
+        try:
+            control = function if form == "eager" else compiled(form, function, self.inputs(), folder)
+            outcome = run(control, self.inputs(seed, grow), self.program.gradients)
+        except Exception as error:  # noqa: BLE001  (a package is made before it is called)
+            outcome = Outcome(error=error)
+        if difference(expected, outcome):
+            return Finding(form, "torch", _general(text), self.calls)
         return Finding(form, "failed", f"{text}\n(seed {seed}, grow {grow})", self.calls)
 
 

@@ -116,7 +116,8 @@ class Op:
         """The function `<name>` in PyTorch: which implementation opaq's documentation says eager takes, and then the body."""
         arguments = ", ".join([*(f"placed['{name}']" for name in self.tensors), *self.scalars])
         if self.python:
-            return f"def {self.name}({self.parameters()}):\n    return {self.name}_body({', '.join([*self.tensors, *self.scalars])}, 0)"
+            lines = [f"def {self.name}({self.parameters()}):", *([f"    alike({', '.join(self.tensors)})"] if self.gradient else [])]
+            return "\n".join([*lines, f"    return {self.name}_body({', '.join([*self.tensors, *self.scalars])}, 0)"])
         choices = []
         for item in self.implementations:
             condition = " and ".join(_python(text) for text in self._requires(item)) or "True"
@@ -134,7 +135,8 @@ class Op:
         twin = self.twin().replace(f"def {self.name}(", f"def {self.name}_twin(", 1)
         keywords = [f"{name}={name}" for name in self.scalars]
         call = f"{self.name}_twin({', '.join([*self.tensors, *keywords])})"
-        return f"{twin}\n{text.replace(f'return {self.name}_body(', f'return {call} #', 1)}"
+        gradient = dataclasses.replace(self, python=True, gradient="function").gradient_declaration("", "") if self.gradient else ""
+        return f"{twin}\n{text.replace(f'return {self.name}_body(', f'return {call} #', 1)}\n{gradient}"
 
     def _requires(self, item: Implementation) -> list[str]:
         flat = any(kind == "transposed" for _, kind in self.outputs)

@@ -55,16 +55,22 @@ def same_view(a, b):
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
+def alike(first, *others):
+    """The fuzz's gradients are of the shape and dtype of the first argument, whichever they are for."""
+    for other in others:
+        if other is not None and (other.shape != first.shape or other.dtype != first.dtype):
+            raise Refused("shape or dtype")
+
+
 def choose(implementations, tensors, written, reference=False):
     """Which implementation eager runs, and its arguments: (position, tensors by name, function to call after the launch).
 
     implementations: (condition as a function, names of the arguments it takes row-major only). One that takes the arguments as they are goes
     before one for which some are copied, and that before the reference; a written argument that was copied is carried back.
     """
-    first = next(iter(tensors.values()))
-    for name, tensor in tensors.items():
-        if tensor is not None and (tensor.shape != first.shape or tensor.dtype != first.dtype or tensor.dim() == 0):
-            raise Refused(f"{name}: shape or dtype")
+    alike(*tensors.values())
+    if next(iter(tensors.values())).dim() == 0:
+        raise Refused("no dimensions")
     fitting = [(i, names) for i, (fits, names) in enumerate(implementations) if fits()]
     strided = {name for name, tensor in tensors.items() if tensor is not None and not tensor.is_contiguous()}
     best = next((item for item in fitting if not strided & set(item[1])), fitting[0] if fitting else None)
@@ -158,7 +164,7 @@ def run(function, inputs, gradients=False):
             found = torch.autograd.grad(sum(terms), leaves, allow_unused=True) if terms else [None] * len(leaves)
             found = [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
         return Outcome(results, inputs, found)
-    except Exception as error:  # every error is an outcome
+    except Exception as error:  # noqa: BLE001  (every error is an outcome)
         return Outcome(error=error)
 
 

@@ -55,7 +55,7 @@ class Program:
 def execute(text: str, names: dict[str, Any], file: str) -> dict[str, Any]:
     """Runs source that tracebacks can show."""
     linecache.cache[file] = (len(text), None, text.splitlines(True), file)
-    exec(compile(text, file, "exec"), names)
+    exec(compile(text, file, "exec"), names)  # noqa: S102  (programs are text, so that they can be printed)
     return names
 
 
@@ -113,8 +113,8 @@ class _Growing:
         try:
             for i, text in enumerate(self.inputs):
                 names[f"x{i}"] = eval(text, {**names, "seed": 0, "grow": 0})
-            exec("\n".join(statements), names)
-        except Exception:  # whatever the reason, the statement is no program
+            exec("\n".join(statements), names)  # noqa: S102
+        except Exception:  # noqa: BLE001  (whatever the reason, the statement is no program)
             return None
         found = {name: value for name, value in names.items() if isinstance(value, torch.Tensor)}
         small = all(value.numel() <= 256 and (not value.numel() or value.abs().max() < LIMIT) for value in found.values())

@@ -27,9 +27,10 @@ def test_opaq_never_differs_from_pytorch_in_silence() -> None:
 
 def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import opaq, opaq.op\n"
-        "declare = opaq.op.Op.cpu\n"
-        "opaq.op.Op.cpu = lambda op, *, source, **rest: declare(op, source=source.replace('double* t = new', 'n -= n > 7; double* t = new'), **rest)\n"
+        "import opaq\n"
+        "kind = type(opaq.op('fuzz_wrong::op(Tensor x) -> ()'))\n"
+        "declare = kind.cpu\n"
+        "kind.cpu = lambda op, *, source, **rest: declare(op, source=source.replace('double* t = new', 'n -= n > 7; double* t = new'), **rest)\n"
     )
     code, output = fuzz("--minutes=0.3", "--seed=1", "--workers=1", "--forms=eager", f"--found={tmp_path / 'found'}", PYTHONPATH=str(tmp_path))
     assert code == 1
