@@ -85,7 +85,6 @@ class _Reader:
             spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
             image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, **spills}
 
-
     def damaged_files(self) -> list[dict[str, str]]:
         """What is wrong with each file that is not whole. NotAPackage where the list of opaque ops is not there, though a source has some."""
         found = []
