@@ -72,8 +72,10 @@ def activate() -> None:
     if _active:
         return
     from . import cache_key, copies, node
+    from .compat.cache_files import heal_files
     from .contract import traced
 
+    heal_files()
     cache_key.install(_registered)
     copies.install(_registered)
     node.install()
