@@ -1,6 +1,6 @@
 """Builds and runs the tests.
 
-    python tests/run.py                 what a change is tested with: cpp, python
+    python tests/run.py                 what a change is tested with: cpp, python, fuzz
     python tests/run.py python          one part: cpp, asan, tsan, python, life, fuzz, oldest
     python tests/run.py all             every part that needs no GPU
     python tests/run.py gpu             what needs a GPU, which must be there
@@ -28,7 +28,7 @@ def main() -> int:
     if sys.argv[1:2] == ["fuzz"] and sys.argv[2:]:
         return subprocess.call([sys.executable, os.path.join(ROOT, "tests", "fuzz", "run.py"), *sys.argv[2:]])
     known = {"cpp": cpp, "python": python, "asan": asan, "tsan": tsan, "life": life, "fuzz": fuzz, "oldest": oldest, "gpu": gpu}
-    parts = sys.argv[1:] or ["cpp", "python"]
+    parts = sys.argv[1:] or ["cpp", "python", "fuzz"]
     if parts == ["all"]:
         parts = [part for part in known if part != "gpu"]
     for part in parts:
@@ -74,7 +74,7 @@ def life() -> None:
 
 
 def fuzz() -> None:
-    """a minute of random programs"""
+    """random programs against PyTorch's own arithmetic, the same each time"""
     pytest("fuzz")
 
 

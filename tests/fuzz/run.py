@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/run.py fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--programs", type=int, help="end each worker after this many, before the minutes are over")
     parser.add_argument("--seed", type=int, default=None, help="of the first batch of ops; the time of day when not given")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -123,7 +124,11 @@ def work(options: argparse.Namespace) -> int:
     reasons: dict[str, collections.Counter[str]] = {"refused": collections.Counter(), "torch": collections.Counter()}
     end = time.monotonic() + 60 * options.minutes
     batch = options.worker if options.batch is None else options.batch
-    while time.monotonic() < end:
+
+    def over() -> bool:
+        return time.monotonic() > end or counts["programs"] == options.programs
+
+    while not over():
         namespace = f"fuzz_{options.seed}_{batch}"
         rng = random.Random(f"{options.seed} {batch}")
         ops = tuple(declare.random_op(rng, f"f{i}") for i in range(8))
@@ -131,7 +136,7 @@ def work(options: argparse.Namespace) -> int:
         declared = program.execute(everything.declarations(namespace, options.device), program.base(), f"<{namespace}>")
         twins = program.execute(everything.twins(), program.base(), f"<twins of {namespace}>")
         for index in range(BATCH) if options.program is None else [options.program]:
-            if time.monotonic() > end:
+            if over():
                 break
             rng = random.Random(f"{options.seed} {batch} {index}")
             made = program.random_program(rng, ops, twins)
