@@ -1,7 +1,9 @@
-"""Memory that calls and declarations keep.
+"""Memory that calls and declarations keep. With OPAQ_LIFE=long: 10^6 calls, 1,000 declarations; `pytest -s` prints the figures.
 
-A declaration keeps 46 KB (1,000 of them, x86-64, torch 2.11 and 2.15), of which torch's dispatcher, fake and gradient take most: torch.library.custom_op
-keeps 36 KB for an op without an implementation. A declaration in the place of another keeps 3.5 KB: the earlier one, which may be in use.
+A declaration with a CPU implementation keeps 38.9 KB (1,000 of them, x86-64, torch 2.11 and 2.15): about 12 KB are the schema in torch's dispatcher and its
+Python handle, 2 KB a kernel, 2 KB the fake, 16 KB the gradient's rule in torch (of any op, also one without a gradient of its own), and 3 KB opaq's
+implementation. torch.library.custom_op keeps 35.9 KB for the same op with its fake and gradient. A declaration in the place of another keeps 3.6 KB: the
+earlier one, which may be in use.
 """
 
 from __future__ import annotations
@@ -18,13 +20,14 @@ def resident():
 """
 
 
-@pytest.mark.parametrize("way", ["eager", "dispatcher", "launch object"])
+@pytest.mark.parametrize("way", ["eager", "dispatcher", "launch object", "compiled graph"])
 def test_calls_keep_nothing(places: Places, way: str) -> None:
     count = 1_000_000 if LONG else 100_000
     call = {
         "eager": "call = lambda: op(x)",
         "dispatcher": "call = lambda: torch.ops.life.f(x)",
         "launch object": "y = x.clone(); launch = _runtime.launcher(op.name, op.info['hash'], 'cpu', 'op0', 'graph'); call = lambda: launch(x, y)",
+        "compiled graph": "call = (lambda compiled: lambda: compiled(x))(torch.compile(lambda x: op(x), fullgraph=True))",
     }[way]
     output = run(places, MEASURE + f"""
 op = plain("f")
@@ -59,4 +62,5 @@ for i in range({count}): stock(i)
 print((middle - before) / {count} / 1024, (after - middle) / {count} / 1024, (resident() - stock_before) / {count} / 1024)
 """, timeout=300)  # fmt: skip
     declared, again, stock = map(float, output.split())
-    assert declared < 80 and again < 20, f"{declared:.1f} KB a declaration ({stock:.1f} KB in stock PyTorch), {again:.1f} KB one in the place of another"
+    print(f"{declared:.1f} KB a declaration, {stock:.1f} KB in stock PyTorch, {again:.1f} KB one in the place of another")
+    assert declared < 1.3 * stock and again < 8
