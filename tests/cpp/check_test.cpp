@@ -3,15 +3,19 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 #include <string>
 #include <vector>
 
+#include "../fake_driver/fake_driver.h"
 #include "opaq/error.h"
 
 namespace opaq {
 namespace {
+
+const int configured = setenv("OPAQ_DRIVER", OPAQ_FAKE_DRIVER, 1);  // before settings() are read
 
 struct Matrix {  // floats with room around
   std::vector<float> memory;
@@ -38,9 +42,11 @@ class CheckTest : public ::testing::Test {
 
   template <typename Launch>
   void run(Launch&& launch, const OpSpec& spec) {
-    const Arg args[] = {x.view(), y.view()};
+    TensorView in = x.view(), out = y.view();
+    in.device = out.device = device;
+    const Arg args[] = {in, out};
     const Storage storages[] = {x.storage(), y.storage()};
-    checked_launch({spec, args, storages, &implementation, Device{}, nullptr, [] { return std::string(" (here)"); }},
+    checked_launch({spec, args, storages, &implementation, device, nullptr, [] { return std::string(" (here)"); }},
                    [&](const Arg* a) { launch(static_cast<float*>(a[0].tensor.data), static_cast<float*>(a[1].tensor.data)); });
   }
 
@@ -63,6 +69,7 @@ class CheckTest : public ::testing::Test {
       for (int j = 0; j < 2; ++j) y[3 * i + j] = x[4 * i + 2 * j];
   }
 
+  Device device;
   Implementation implementation;
   Matrix x{12, {2, 2}, {4, 2}, 1};
   Matrix y{6, {2, 2}, {3, 1}, 0};  // with gaps
@@ -153,6 +160,60 @@ TEST_F(CheckTest, FindsUnwrittenElementsOfEverySizeAndPlace) {
       }
     }
   }
+}
+
+// ---- on a device, whose memory the fake driver has in the host's -------------------------------------------------------
+
+class CheckOnDeviceTest : public CheckTest {
+ protected:
+  CheckOnDeviceTest() : fake(OPAQ_FAKE_DRIVER) {
+    fake.reset();
+    device = {DeviceType::CUDA, 0};
+  }
+  ~CheckOnDeviceTest() override { EXPECT_EQ(fake.allocations(), 0); }
+  Fake fake;
+};
+
+TEST_F(CheckOnDeviceTest, FillsOnlyTheElementsOfAnOutput) {
+  for (int i = 0; i < 2; ++i) {
+    run(copy, copying());
+    EXPECT_EQ(y.memory, (std::vector<float>{2, 4, 3, 6, 8, 6}));
+  }
+}
+
+TEST_F(CheckOnDeviceTest, FindsViolations) {
+  EXPECT_NE(error([](float* x, float* y) { copy(x, y); x[6] = 0; }, copying()).find("changed it: x[1, 1] had the bytes 00 00 00 41, and has 00 00 00 00"), std::string::npos);
+  x.memory[7] = 8;
+  EXPECT_NE(error([](float* x, float* y) { copy(x, y); y[5] = 0; }, copying()).find("wrote outside result `y`, 0 bytes past its last element"), std::string::npos);
+  EXPECT_NE(error([](float* x, float* y) { y[0] = y[1] = y[3] = x[0]; }, copying()).find("unwritten, the first at y[1, 1]"), std::string::npos);
+  run(copy, copying());
+  EXPECT_EQ(y.memory, (std::vector<float>{2, 4, 3, 6, 8, 6}));
+}
+
+TEST_F(CheckOnDeviceTest, RefusesCapture) {
+  fake.set_capture(nullptr, CU_STREAM_CAPTURE_STATUS_ACTIVE);
+  try {
+    run(copy, copying());
+    FAIL() << "expected an error";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.kind, ErrorKind::Capture);
+    EXPECT_STREQ(e.what(), "lib::f: the contract check reads memory back to the host, which a CUDA graph cannot capture; run the check without CUDA graphs, or turn it off");
+  }
+}
+
+// ---- two tensors -------------------------------------------------------------------------------------------------------
+
+TEST(CompareTest, NumbersTheFirstDifferenceInRowMajorOrder) {
+  Matrix a{12, {2, 3}, {1, 2}, 0}, b{24, {2, 3}, {12, 3}, 1};
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 3; ++j) b.memory[static_cast<size_t>(1 + 12 * i + 3 * j)] = a.memory[static_cast<size_t>(i + 2 * j)];
+  EXPECT_EQ(compare(a.view(), b.view(), false).kind, Comparison::Kind::SameBits);
+  EXPECT_EQ(compare(a.view(), a.view(), true).kind, Comparison::Kind::SameLayout);
+  b.memory[1 + 12 + 3] *= 1.00001f;
+  EXPECT_EQ(compare(a.view(), b.view(), false).kind, Comparison::Kind::Close);
+  EXPECT_EQ(compare(a.view(), b.view(), true).element, 4);
+  b.memory[1 + 6] += 1;
+  EXPECT_EQ(compare(a.view(), b.view(), false).element, 2);
 }
 
 }  // namespace

@@ -59,6 +59,10 @@ int fake_libraries() {
   for (const auto& library : state.libraries) count += library->loaded;
   return count;
 }
+int fake_allocations() {
+  const std::lock_guard lock(state.mutex);
+  return static_cast<int>(state.configuration.allocations.size());
+}
 int fake_attribute(const char* symbol, CUfunction_attribute attribute, int device) {
   const std::lock_guard lock(state.mutex);
   int value = -1;

@@ -351,3 +351,37 @@ CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
   std::swap(*mode, capture_mode);
   return CUDA_SUCCESS;
 }
+
+// ---- memory: the host's, which a test reads and writes as if it were the device's ---------------------------------------
+
+CUresult cuMemAllocAsync(CUdeviceptr* memory, size_t bytes, CUstream) {
+  ENTER();
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  char* const made = new char[bytes];
+  state.configuration.allocations.insert(made);
+  *memory = reinterpret_cast<CUdeviceptr>(made);
+  return CUDA_SUCCESS;
+}
+CUresult cuMemFreeAsync(CUdeviceptr memory, CUstream) {
+  ENTER();
+  char* const made = reinterpret_cast<char*>(memory);
+  if (state.configuration.allocations.erase(made) == 0) return CUDA_ERROR_INVALID_VALUE;
+  delete[] made;
+  return CUDA_SUCCESS;
+}
+CUresult cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t bytes, CUstream) {
+  ENTER();
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  return CUDA_SUCCESS;
+}
+CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstream) {
+  ENTER();
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+  return CUDA_SUCCESS;
+}
+CUresult cuStreamSynchronize(CUstream stream) {
+  ENTER();
+  return state.configuration.captures.contains(stream) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+}

@@ -48,6 +48,7 @@ int fake_launch_count();
 const FakeLaunch* fake_launch(int index);  // nullptr when there is none
 int fake_calls(const char* function);      // since fake_reset()
 int fake_libraries();                      // loaded and not unloaded
+int fake_allocations();                    // of memory, not freed
 int fake_attribute(const char* symbol, CUfunction_attribute attribute, int device);  // as last set; -1 when never set
 int fake_context_depth();                  // contexts on this thread's stack
 int fake_context_device();                 // of this thread's current context; -1 when there is none
@@ -71,6 +72,7 @@ struct Fake {
     OPAQ_FAKE_RESOLVE(launch);
     OPAQ_FAKE_RESOLVE(calls);
     OPAQ_FAKE_RESOLVE(libraries);
+    OPAQ_FAKE_RESOLVE(allocations);
     OPAQ_FAKE_RESOLVE(attribute);
     OPAQ_FAKE_RESOLVE(context_depth);
     OPAQ_FAKE_RESOLVE(context_device);
@@ -89,6 +91,7 @@ struct Fake {
   decltype(&fake_launch) launch;
   decltype(&fake_calls) calls;
   decltype(&fake_libraries) libraries;
+  decltype(&fake_allocations) allocations;
   decltype(&fake_attribute) attribute;
   decltype(&fake_context_depth) context_depth;
   decltype(&fake_context_device) context_device;
