@@ -3,14 +3,13 @@
     python bench/check.py               (on the CPU, one thread)
 
 Each op runs as the launch object of a generated wrapper, in a compiled graph of its own, and between other operations: processor time of the thread, off and
-on in turn, the best of several medians, so that what else the machine does counts little. A compiled call with the check runs the op twice, by itself the
+on in turn, the least of many, so that what else the machine does counts little. A compiled call with the check runs the op twice, by itself the
 second time, and the other operations that lead to it twice, too.
 """
 
 from __future__ import annotations
 
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +24,7 @@ TWICE = "void twice(float* y, const float* x, long n) { for (long i = 0; i < n; 
 
 
 def cpu_us(call: Callable[[], Any], repeats: int) -> float:
-    """Median processor time of a call, in microseconds."""
+    """Least processor time of a call, in microseconds."""
     start = time.thread_time_ns()
     call()
     per = max(1, 100_000 // (time.thread_time_ns() - start + 1))
@@ -35,11 +34,11 @@ def cpu_us(call: Callable[[], Any], repeats: int) -> float:
         for _ in range(per):
             call()
         times.append((time.thread_time_ns() - start) / per / 1e3)
-    return statistics.median(times)
+    return min(times)
 
 
 def cost(off: Callable[[], Any], on: Callable[[], Any]) -> dict[str, float]:
-    rounds = [[cpu_us(call, 15) for call in (off, on)] for _ in range(9)]
+    rounds = [[cpu_us(call, 25) for call in (off, on)] for _ in range(9)]
     best = [min(times) for times in zip(*rounds)]
     return {"off_us": round(best[0], 3), "on_us": round(best[1], 3), "ratio": round(best[1] / best[0], 2)}
 
