@@ -88,7 +88,7 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
                 _copy(graph, call, [base, *sharing])
             elif apart:
                 _join(graph, call, [base, *sharing])
-            elif base.copied and inductor.can_copy(base.node):
+            elif base.copied or _laid_out_anew(call, base):
                 _copy(graph, call, [base])  # Inductor's own copies fail for some views and symbolic sizes
         for base in written:
             _keep_results_apart(graph, call, base)
@@ -147,19 +147,26 @@ def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]
 
 def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
     """Puts tensors into one memory: that of one that is written in place where all lie there, or else a copy."""
-    if all(_shares(tensor.now, group[0].now) for tensor in group) and not all(_copied(tensor) for tensor in group if isinstance(tensor, _Written)):
-        for tensor in group:
-            if isinstance(tensor, _Written):
-                inductor.write_in_place(call, tensor.written)
+    written = [tensor for tensor in group if isinstance(tensor, _Written)]
+    together = all(_shares(tensor.now, group[0].now) for tensor in group)
+    if together and not all(map(_copied, written)) and not any(_laid_out_anew(call, tensor) for tensor in written):
+        for tensor in written:
+            inductor.write_in_place(call, tensor.written)
     else:
         _copy(graph, call, group)
+
+
+def _laid_out_anew(call: torch.fx.Node, base: _Written) -> bool:
+    """Whether a pass has put another tensor in a written one's place, with other strides; the call tells by those in eager which views of it are written."""
+    return not inductor.is_first_version(call) and not inductor.laid_out_as(base.now, base.eager)
 
 
 def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
     """Copies the memory of tensors that share it, and makes them views of the copy."""
     nodes = [tensor.node for tensor in group]
     root = next((node for node in _ancestors(nodes[0]) if all(_chain(other, node) is not None for other in nodes)), nodes[0])
-    copy = inductor.insert_copy(graph, root)
+    copy = inductor.insert_copy(graph, root, group[0].eager if root is group[0].node else root.meta["val"])
+    moved = inductor.offset_from(graph, copy, root.meta["val"], root)
     for tensor in group:
         chain = _chain(tensor.node, root)
         if chain is None:
@@ -167,12 +174,14 @@ def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
                 f"{library.op_name(call.args[0])}: argument `{tensor.place[0].removeprefix('_')}` shares memory with an argument that the op writes to, in a way "
                 f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of {root.name} there); pass a copy of it: .clone()"
             )
-        tensor.node = copy
+        before, tensor.node = tensor.node, copy
         for view in chain:
-            tensor.node = inductor.insert_call(graph, view.target, tensor.node, *view.args[1:], **view.kwargs)
+            tensor.node = inductor.replay_view(graph, view, tensor.node, moved)
         _replace(call, tensor)
         if isinstance(tensor, _Written):
             inductor.write_in_place(call, tensor.written)
+            if not inductor.is_first_version(call):
+                inductor.move_views(graph, call, tensor.written.key, inductor.offset_from(graph, tensor.node, tensor.eager, before))
 
 
 def _ancestors(node: torch.fx.Node) -> Iterator[torch.fx.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -346,6 +347,22 @@ def transposed_then_input(op, t):
 
 
 @program
+def plus_zero_of_a_part(op, t):
+    both = torch.stack([t, t * 2])
+    c = both[:, ::2] + 0
+    op(c[0], c[1])
+    return c, both
+
+
+@program
+def times_one_of_columns(op, t):
+    both = torch.stack([t, t * 2])
+    c = both.t()[1:5] * 1
+    op(c[:, 0], c[:, 1])
+    return c
+
+
+@program
 def pad_noop(op, t):
     s = t + 1
     op(torch.nn.functional.pad(s, (0, 0)), s)
@@ -466,25 +483,32 @@ def add_and_reverse(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
 
 
 def results(function: Callable[..., Any], inputs: list[torch.Tensor], programs: list[Callable[..., Any]]) -> dict[str, list[torch.Tensor]]:
-    """What each program returns and leaves in its input."""
-    inputs = [t.clone() for t in inputs]
+    """What each program returns and leaves in its input, and in what its input is a part of."""
+    inputs = copy.deepcopy(inputs)
     returned = function(*inputs)
     leaves = [torch.utils._pytree.tree_leaves(value) for value in returned]
     return {
-        each.__name__: [*(leaf for leaf in values if isinstance(leaf, torch.Tensor)), given] for each, values, given in zip(programs, leaves, inputs)
+        each.__name__: [*(leaf for leaf in values if isinstance(leaf, torch.Tensor)), whole(given)] for each, values, given in zip(programs, leaves, inputs)
     }
 
 
+def whole(part: torch.Tensor) -> torch.Tensor:
+    """All of the memory of which a tensor is a part."""
+    return torch.empty(0, dtype=part.dtype, device=part.device).set_(part.untyped_storage())
+
+
 def check(
-    op: Callable[..., Any], meaning: Callable[..., Any], programs: list[Callable[..., Any]], compile_: Callable[..., Any], device: str = "cpu"
+    op: Callable[..., Any], meaning: Callable[..., Any], programs: list[Callable[..., Any]], compile_: Callable[..., Any], device: str = "cpu", parts: bool = False
 ) -> None:
     """Compiles all programs as one graph, each with an input of its own, so that none shares a value with another, and compares with eager."""
-    inputs = example_inputs(programs, device)
+    inputs = example_inputs(programs, device, parts)
     expected = results(lambda *inputs: [each(meaning, t) for each, t in zip(programs, inputs)], inputs, programs)
     got = results(compile_(lambda *inputs: [each(op, t) for each, t in zip(programs, inputs)]), inputs, programs)
     wrong = [name for name, values in expected.items() if len(values) != len(got[name]) or not all(map(torch.equal, values, got[name]))]
-    assert not wrong
+    assert not wrong, wrong
 
 
-def example_inputs(programs: list[Callable[..., Any]], device: str = "cpu") -> list[torch.Tensor]:
-    return [torch.arange(1.0, 7.0, device=device) + 10 * i for i in range(len(programs))]
+def example_inputs(programs: list[Callable[..., Any]], device: str = "cpu", parts: bool = False) -> list[torch.Tensor]:
+    """parts: each is every second element of a part of a larger tensor."""
+    inputs = [torch.arange(1.0, 7.0, device=device) + 10 * i for i in range(len(programs))]
+    return [torch.full((20,), 0.5, device=device)[3:15:2].copy_(each) for each in inputs] if parts else inputs

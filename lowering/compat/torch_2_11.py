@@ -25,21 +25,24 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 from torch._inductor.virtualized import V
 from torch._library.effects import EffectType
 from torch._library.utils import get_layout_constraint_tag
-from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 from torch.fx.passes.reinplace import _is_view_op
 from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .offsets import lower_storage_offsets
+from .offsets import laid_out_as, lower_storage_offsets, move_views, offset_from, replay_view
 
 __all__ = [
     "lower_storage_offsets",
     "memory_of",
+    "move_views",
+    "laid_out_as",
+    "offset_from",
+    "replay_view",
     "new_values",
     "outputs_that_are_inputs",
     "is_first_version",
     "copies_into",
-    "can_copy",
     "overwritten",
     "OrderedSet",
     "V",
@@ -563,26 +566,20 @@ def outputs_that_are_inputs(graph: Any) -> set[int]:
     return {first + i for i, info in enumerate(metadata.output_info) if info.output_type in kinds}
 
 
-def can_copy(node: Any) -> bool:
-    """Whether insert_copy keeps the strides."""
-    return has_row_major(node.meta["val"]) or not is_view(node)
+def insert_copy(graph: Any, node: Any, like: torch.Tensor) -> Any:
+    """A copy of a graph's value, with the strides of `like`: the value's in eager, of which those in the graph may differ where a pass dropped a copy."""
+    aten = torch.ops.aten
+    if has_row_major(like):
+        return insert_call(graph, aten.clone.default, node, memory_format=torch.contiguous_format)
+    known = all(isinstance(stride, int) for stride in like.stride())
+    if not known and not statically_known_true(sym_eq(like.stride(), node.meta["val"].stride())):
+        order = sorted(range(like.dim()), key=lambda dim: size_hint(like.stride(dim)), reverse=True)
+        copy = insert_call(graph, aten.clone.default, insert_call(graph, aten.permute.default, node, order), memory_format=torch.contiguous_format)
+        return insert_call(graph, aten.permute.default, copy, [order.index(dim) for dim in range(like.dim())])
 
+    def symbol(value: Any, op: Any, dim: int) -> Any:
+        return value if isinstance(value, int) else insert_call(graph, op, node, dim)
 
-def insert_copy(graph: Any, node: Any) -> Any:
-    """A copy of a graph's value; with the same strides where can_copy says so, else row-major."""
-    aten, fake = torch.ops.aten, node.meta["val"]
-    if has_row_major(fake) or is_view(node):
-        return insert_call(graph, aten.clone.default, node)
-
-    def symbol(value: Any, op: Any, *args: Any) -> Any:
-        return value if isinstance(value, int) else insert_call(graph, op, node, *args)
-
-    sizes = [symbol(size, aten.sym_size.int, i) for i, size in enumerate(fake.shape)]
-    strides = [symbol(stride, aten.sym_stride.int, i) for i, stride in enumerate(fake.stride())]
-    needed = 1
-    for size, stride in zip(sizes, strides):
-        last = insert_call(graph, operator.mul, insert_call(graph, operator.sub, size, 1), stride)
-        needed = insert_call(graph, operator.add, last, needed)
-    offset = symbol(fake.storage_offset(), aten.sym_storage_offset.default)
-    flat = insert_call(graph, aten.as_strided.default, node, [needed], [1], offset)
-    return insert_call(graph, aten.as_strided.default, insert_call(graph, aten.clone.default, flat), sizes, strides, 0)
+    sizes = [symbol(size, aten.sym_size.int, dim) for dim, size in enumerate(like.shape)]
+    strides = [symbol(stride, aten.sym_stride.int, dim) for dim, stride in enumerate(like.stride())]
+    return insert_call(graph, aten.copy.default, insert_call(graph, aten.new_empty_strided.default, node, sizes, strides), node)

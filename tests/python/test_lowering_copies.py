@@ -61,9 +61,10 @@ MAKERS = {
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_every_program_agrees_with_eager(unique: str, kind: str, dynamic: bool) -> None:
+@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def test_every_program_agrees_with_eager(unique: str, kind: str, dynamic: bool, parts: bool) -> None:
     make, meaning = MAKERS[kind]
-    check(make(unique), meaning, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, dynamic=dynamic))
+    check(make(unique), meaning, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, dynamic=dynamic), parts=parts)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

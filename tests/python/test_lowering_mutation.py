@@ -68,6 +68,19 @@ def intermediate_views(op, cache, x):
     return made, part, seen
 
 
+def row_as_column(op, cache, x):
+    op(cache[1:2].t(), x[1:2].t())
+    op(cache[-1:].t(), x[-1:].t())
+    return cache * 2
+
+
+def columns_first(op, cache, x):
+    made = torch.empty_strided(cache.shape, (1, cache.size(0))).copy_(cache)
+    op(made, x)
+    op(made, x, 2.0)
+    return made, made.t()
+
+
 def fresh(op, cache, x):
     made = torch.zeros_like(x)
     op(made, x)
@@ -95,7 +108,7 @@ def in_torch(cache: torch.Tensor, x: torch.Tensor, by: float = 1.0) -> None:
     cache.add_(x, alpha=by)
 
 
-CASES = [input_itself, rows, columns, transposed, intermediate, intermediate_views, fresh, read_before_write, same_tensor_twice, loop]
+CASES = [input_itself, rows, columns, transposed, intermediate, intermediate_views, row_as_column, columns_first, fresh, read_before_write, same_tensor_twice, loop]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -111,6 +124,19 @@ def test_the_write_lands(unique: str, case: Callable, make: Callable, dynamic: b
     torch.testing.assert_close(compiled, expected)
     torch.testing.assert_close(compiled_cache, expected_cache)
     assert f"torch.ops.{unique.replace('::', '.')}" not in code[0]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+@pytest.mark.parametrize("make", [row_major, strided], ids=["row-major", "strided"])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def test_the_write_lands_in_a_part_of_a_tensor(unique: str, case: Callable, make: Callable, dynamic: bool) -> None:
+    op = make(unique)
+    whole, x = torch.randn(7, 9), torch.randn(4, 6)
+    expected_whole, compiled_whole = whole.clone(), whole.clone()
+    expected = case(in_torch, expected_whole[2:6, 1:7], x)
+    compiled = torch.compile(lambda cache, x: case(op, cache, x), fullgraph=True, dynamic=dynamic)(compiled_whole[2:6, 1:7], x)
+    torch.testing.assert_close(compiled, expected, check_stride=True)
+    torch.testing.assert_close(compiled_whole, expected_whole)
 
 
 def test_an_input_is_written_in_place(unique: str) -> None:
