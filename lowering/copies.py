@@ -53,6 +53,7 @@ class _Written(_Tensor):
 
 
 def install(registered: Container[str]) -> None:
+    inductor.free_argument_names()
     inductor.lower_storage_offsets()
     inductor.before_writes(lambda graph: restore_sharing(graph, registered))
 

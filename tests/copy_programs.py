@@ -347,6 +347,15 @@ def transposed_then_input(op, t):
 
 
 @program
+def written_then_flipped(op, t):
+    op(t.clone(), t)
+    t.add_(t.flip(0))
+    s = t + 1
+    op(s.clone(), t)
+    return s
+
+
+@program
 def plus_zero_of_a_part(op, t):
     both = torch.stack([t, t * 2])
     c = both[:, ::2] + 0

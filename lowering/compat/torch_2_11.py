@@ -14,7 +14,7 @@ from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._functorch._aot_autograd.schemas import OutputType
 from torch._guards import TracingContext
 from torch._higher_order_ops.auto_functionalize import get_mutable_args, read_view_information_from_args
-from torch._inductor import codecache, config, dependencies, ir, lowering, memory
+from torch._inductor import codecache, config, dependencies, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor.codecache import BypassFxGraphCache as CacheBypass
 from torch._inductor.codegen.cpp_utils import cexpr
@@ -30,7 +30,9 @@ from torch.fx.passes.reinplace import _is_view_op
 from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .functional_names import free_argument_names
 from .offsets import laid_out_as, lower_storage_offsets, move_views, offset_from, replay_view
+from .writes import keep_fused_reads_before_writes, keep_reads_before_writes
 
 __all__ = [
     "lower_storage_offsets",
@@ -72,6 +74,8 @@ __all__ = [
     "ir",
     "is_root",
     "is_view",
+    "free_argument_names",
+    "keep_fused_reads_before_writes",
     "keep_reads_before_writes",
     "known_at_most",
     "known_true",
@@ -415,31 +419,6 @@ def functional_copy(graph: Any, change: Callable[[Any], None]) -> Any:
     change(module.graph)
     _decompose(module.graph)
     return module
-
-
-def keep_reads_before_writes(is_ours: Callable[[Any], bool]) -> None:
-    """Keeps Inductor from moving a write in front of a node of ours that reads what was there, in its search for an order that needs less memory.
-
-    torch 2.11 may lose the dependency where the writing kernel is fused of several (stock custom ops are wrong there, too)."""
-    original = memory.reorder_for_peak_memory
-
-    def reorder(nodes: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        result = original(nodes, *args, **kwargs)
-        before, after = ({node: i for i, node in enumerate(order)} for order in (nodes, result))
-        writers: dict[str, list[Any]] = {}
-        for node in nodes:
-            for name in (name for output in node.get_outputs() for name in output.get_mutations()):
-                writers.setdefault(name, []).append(node)
-        real_name = V.graph.scheduler.mutation_real_name
-        for node in nodes:
-            if not is_ours(node.node):
-                continue
-            for name in (real_name.get(dep.name, dep.name) for dep in node.read_writes.reads):
-                if any(before[node] < before[writer] and after[writer] < after[node] for writer in writers.get(name, ())):
-                    return list(nodes)
-        return result
-
-    memory.reorder_for_peak_memory = reorder
 
 
 _V1, _V2 = torch.ops.higher_order.auto_functionalized, torch.ops.higher_order.auto_functionalized_v2

@@ -16,3 +16,7 @@ def effect_before() -> None:
 def user_stream() -> str | None:
     index = V.graph.scheduler.current_stream_idx
     return get_stream_name(index) if index else None
+
+
+def keep_fused_reads_before_writes() -> None:
+    pass  # Inductor does

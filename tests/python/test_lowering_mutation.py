@@ -223,3 +223,15 @@ def test_what_an_op_reads_is_written_after_it(unique: str, kind: str) -> None:
     compiled = expected.clone()
     assert torch.equal(torch.compile(model, fullgraph=True)(op, compiled), model(meaning, expected))
     assert torch.equal(compiled, expected)
+
+
+@pytest.mark.parametrize("name", ["mode", "ctx", "fake_mode", "self", "op", "kwargs", "args"])
+def test_an_argument_of_a_writing_op_may_have_any_name(unique: str, name: str) -> None:
+    """torch's functional calls hand arguments on by keyword to functions that have parameters of such names."""
+    op = opaq.op(f"{unique}(Tensor(a!) x, float {name}) -> ()").cpu(
+        source="void f(float* x, double by, long n) { for (long i = 0; i < n; ++i) x[i] *= by; }", entry="f", args=f"x, {name}, x.numel()"
+    )
+    x = torch.randn(8)
+    expected = x * 3
+    torch.compile(lambda x: op(x, **{name: 3.0}), fullgraph=True)(x)
+    assert torch.equal(x, expected)
