@@ -30,6 +30,7 @@ from torch.fx.passes.reinplace import _is_view_op
 from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .cpp_arrays import keep_arrays_apart
 from .functional_names import free_argument_names
 from .offsets import laid_out_as, lower_storage_offsets, move_views, offset_from, replay_view
 from .writes import keep_fused_reads_before_writes, keep_reads_before_writes
@@ -75,6 +76,7 @@ __all__ = [
     "is_root",
     "is_view",
     "free_argument_names",
+    "keep_arrays_apart",
     "keep_fused_reads_before_writes",
     "keep_reads_before_writes",
     "known_at_most",
