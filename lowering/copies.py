@@ -98,6 +98,9 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
                 if distinct and not base.copied and _shares(tensor.now, base.now) and _overlap(_views(tensor, "now"), _views(base, "now")):
                     tensor.node = inductor.insert_call(graph, torch.ops.aten.clone.default, tensor.node)
                     _replace(call, tensor)
+            if not inductor.is_first_version(call):
+                results = inductor.new_values(call, base.written)
+                inductor.settle_offsets(graph, call, base.written.key, base.node, base.eager, results)
 
 
 def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
@@ -159,7 +162,7 @@ def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
 
 def _laid_out_anew(call: torch.fx.Node, base: _Written) -> bool:
     """Whether a pass has put another tensor in a written one's place, with other strides; the call tells by those in eager which views of it are written."""
-    return not inductor.is_first_version(call) and not inductor.laid_out_as(base.now, base.eager)
+    return not inductor.is_first_version(call) and not inductor.has_strides_of(base.now, base.eager)
 
 
 def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
@@ -167,7 +170,7 @@ def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
     nodes = [tensor.node for tensor in group]
     root = next((node for node in _ancestors(nodes[0]) if all(_chain(other, node) is not None for other in nodes)), nodes[0])
     copy = inductor.insert_copy(graph, root, group[0].eager if root is group[0].node else root.meta["val"])
-    moved = inductor.offset_from(graph, copy, root.meta["val"], root)
+    moved = copy.meta["val"].storage_offset() - root.meta["val"].storage_offset()
     for tensor in group:
         chain = _chain(tensor.node, root)
         if chain is None:
@@ -175,14 +178,12 @@ def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
                 f"{library.op_name(call.args[0])}: argument `{tensor.place[0].removeprefix('_')}` shares memory with an argument that the op writes to, in a way "
                 f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of {root.name} there); pass a copy of it: .clone()"
             )
-        before, tensor.node = tensor.node, copy
+        tensor.node = copy
         for view in chain:
             tensor.node = inductor.replay_view(graph, view, tensor.node, moved)
         _replace(call, tensor)
         if isinstance(tensor, _Written):
             inductor.write_in_place(call, tensor.written)
-            if not inductor.is_first_version(call):
-                inductor.move_views(graph, call, tensor.written.key, inductor.offset_from(graph, tensor.node, tensor.eager, before))
 
 
 def _ancestors(node: torch.fx.Node) -> Iterator[torch.fx.Node]:

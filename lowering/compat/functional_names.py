@@ -6,7 +6,6 @@ import inspect
 import types
 from typing import Any
 
-import torch
 from torch._higher_order_ops.auto_functionalize import auto_functionalized, auto_functionalized_v2
 
 

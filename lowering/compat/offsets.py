@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
 import torch
+from opaq import _runtime
 from torch._higher_order_ops import auto_functionalize
 from torch._inductor import ir, lowering
 from torch._inductor.fx_passes.reinplace import graph_call_function as insert_call
 from torch._inductor.virtualized import V
-from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+from torch.fx.passes.reinplace import _is_view_op
 
 
 def lower_storage_offsets() -> None:
@@ -72,19 +75,6 @@ def _slice_of(base: torch.Tensor, view: torch.Tensor) -> Any:
     return _original_slice(base, view) if statically_known_true(base.storage_offset() == 0) else None
 
 
-def offset_from(graph: Any, value: Any, eager: torch.Tensor, place: Any) -> Any:
-    """How much further into its storage the graph's node `value` lies than `eager`: an int, or a node. place: a node with eager's offset, where that is
-    symbolic."""
-    offset = value.meta["val"].storage_offset()
-    if statically_known_true(offset == eager.storage_offset()):
-        return 0
-
-    def symbol(offset: Any, node: Any) -> Any:
-        return insert_call(graph, torch.ops.aten.sym_storage_offset.default, node) if isinstance(offset, torch.SymInt) else offset
-
-    return _plus(graph, symbol(offset, value), symbol(eager.storage_offset(), place), operator.sub)
-
-
 def replay_view(graph: Any, view: Any, value: Any, moved: Any) -> Any:
     """The view operation `view` of another value, which lies `moved` elements further into its storage than the one whose view it is."""
     args, kwargs = list(view.args[1:]), dict(view.kwargs)
@@ -96,20 +86,51 @@ def replay_view(graph: Any, view: Any, value: Any, moved: Any) -> Any:
     return insert_call(graph, view.target, value, *args, **kwargs)
 
 
-def move_views(graph: Any, call: Any, base: int, moved: Any) -> None:
-    """Records in a call of auto_functionalized_v2 that the base of that index lies `moved` elements further into its storage than before."""
-    suffix = "_storage_offset"
+def settle_offsets(graph: Any, call: Any, base: int, value: Any, eager: torch.Tensor, results: Sequence[Any]) -> None:
+    """Where a call of auto_functionalized_v2 gets `value` for its base of that index, and the storage offset is another than `eager` has: records where
+    the written views of it begin, and in `results`, the value after the write, and in views of those, where they do."""
+    begin, suffix = value.meta["val"].storage_offset(), "_storage_offset"
     for name, offset in call.kwargs.items():
         if name.endswith(suffix) and call.kwargs.get(name.removesuffix(suffix) + "_base_index") == base:
-            call.kwargs = {**call.kwargs, name: _plus(graph, offset, moved)}
+            call.kwargs = {**call.kwargs, name: _plus(graph, offset, begin - eager.storage_offset())}
+    for result in results:
+        moved = begin - result.meta["val"].storage_offset()
+        if statically_known_true(moved == 0):
+            continue
+        lying = [result]
+        for node in lying:  # grows
+            lying += [user for user in node.users if is_view(user)]
+            fake = node.meta["val"]
+            if isinstance(fake, torch.Tensor):
+                with V.fake_mode:
+                    node.meta["val"] = fake.as_strided(fake.shape, fake.stride(), fake.storage_offset() + moved)
 
 
-def laid_out_as(value: torch.Tensor, eager: torch.Tensor) -> bool:
-    """Whether strides and storage offset are known to be the same."""
-    return statically_known_true(sym_eq((*value.stride(), value.storage_offset()), (*eager.stride(), eager.storage_offset())))
+def is_view(node: Any) -> bool:
+    """Whether a graph's node is a view of its first argument, or one of several such views."""
+    if node.op == "call_function" and node.target is operator.getitem:
+        return isinstance(node.args[0], torch.fx.Node) and is_view(node.args[0])
+    return node.op == "call_function" and bool(_is_view_op(node.target))
 
 
-def _plus(graph: Any, a: Any, b: Any, operation: Callable[[Any, Any], Any] = operator.add) -> Any:
-    if isinstance(a, torch.fx.Node) or isinstance(b, torch.fx.Node):
-        return insert_call(graph, operation, a, b)
-    return operation(a, b)
+def _plus(graph: Any, offset: Any, moved: Any) -> Any:
+    """The sum of an offset in the graph (an int, or a node) and an int or SymInt: an int, or a node."""
+    if statically_known_true(moved == 0):
+        return offset
+    total = (offset.meta["val"] if isinstance(offset, torch.fx.Node) else offset) + moved
+    if not isinstance(total, torch.SymInt):
+        return total
+    given = (node for node in graph.find_nodes(op="placeholder") if isinstance(node.meta.get("val"), torch.SymInt))
+    return _computed(graph, total.node.shape_env.simplify(total.node.expr), {node.meta["val"].node.expr: node for node in given})
+
+
+def _computed(graph: Any, expression: Any, known: Mapping[Any, Any]) -> Any:
+    """A symbolic expression as a node that computes it of the graph's inputs, or an int."""
+    if expression in known:
+        return known[expression]
+    if expression.is_Integer:
+        return int(expression)
+    operation = {"Add": operator.add, "Mul": operator.mul, "Pow": operator.pow, "Max": torch.sym_max, "Min": torch.sym_min}.get(type(expression).__name__)
+    if operation is None:
+        raise _runtime.LaunchError(f"a view that begins at element {expression} of its storage cannot be written to in a compiled graph; pass a copy of it: .clone()")
+    return functools.reduce(lambda a, b: insert_call(graph, operation, a, b), (_computed(graph, each, known) for each in expression.args))

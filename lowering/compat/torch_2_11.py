@@ -26,21 +26,19 @@ from torch._inductor.virtualized import V
 from torch._library.effects import EffectType
 from torch._library.utils import get_layout_constraint_tag
 from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
-from torch.fx.passes.reinplace import _is_view_op
 from torch.utils._ordered_set import OrderedSet
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .cpp_arrays import keep_arrays_apart
 from .functional_names import free_argument_names
-from .offsets import laid_out_as, lower_storage_offsets, move_views, offset_from, replay_view
+from .offsets import is_view, lower_storage_offsets, replay_view, settle_offsets
 from .writes import keep_fused_reads_before_writes, keep_reads_before_writes
 
 __all__ = [
     "lower_storage_offsets",
     "memory_of",
-    "move_views",
-    "laid_out_as",
-    "offset_from",
+    "has_strides_of",
+    "settle_offsets",
     "replay_view",
     "new_values",
     "outputs_that_are_inputs",
@@ -229,6 +227,10 @@ def as_strided(value: Any, like: torch.Tensor) -> Any:
     """A view of a one-dimensional value with the sizes, strides and offset of a fake tensor."""
     geometry = (expressions(like.shape), expressions(like.stride()), expressions([like.storage_offset()])[0])
     return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
+
+
+def has_strides_of(fake: torch.Tensor, other: torch.Tensor) -> bool:
+    return statically_known_true(sym_eq(fake.stride(), other.stride()))
 
 
 def has_row_major(fake: torch.Tensor) -> bool:
@@ -479,13 +481,6 @@ def write_in_place(call: Any, value: WrittenValue) -> None:
     value.copied = False
 
 
-def is_view(node: Any) -> bool:
-    """Whether a graph's node is a view of its first argument, or one of several such views."""
-    if node.op == "call_function" and node.target is operator.getitem:
-        return isinstance(node.args[0], torch.fx.Node) and is_view(node.args[0])
-    return node.op == "call_function" and bool(_is_view_op(node.target))
-
-
 def copies_into(node: Any, target: Any) -> bool:
     """Whether a graph's node copies into `target` in place, as at the end of a graph that writes to its inputs."""
     return node.target is torch.ops.aten.copy_.default and node.args[0] is target
@@ -553,7 +548,7 @@ def insert_copy(graph: Any, node: Any, like: torch.Tensor) -> Any:
     if has_row_major(like):
         return insert_call(graph, aten.clone.default, node, memory_format=torch.contiguous_format)
     known = all(isinstance(stride, int) for stride in like.stride())
-    if not known and not statically_known_true(sym_eq(like.stride(), node.meta["val"].stride())):
+    if not known and not has_strides_of(node.meta["val"], like):
         order = sorted(range(like.dim()), key=lambda dim: size_hint(like.stride(dim)), reverse=True)
         copy = insert_call(graph, aten.clone.default, insert_call(graph, aten.permute.default, node, order), memory_format=torch.contiguous_format)
         return insert_call(graph, aten.permute.default, copy, [order.index(dim) for dim in range(like.dim())])

@@ -79,6 +79,7 @@ def test_with_the_first_version_of_functionalization(unique: str, kind: str) -> 
             "times_one_then_input",
             "transposed_then_input",
             "overlap_input_clone",
+            "written_then_flipped",
         }
         if kind == "two written"
         else set()

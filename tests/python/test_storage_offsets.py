@@ -27,12 +27,19 @@ def without_an_offset(write: Callable[..., None], x: torch.Tensor) -> object:
     return written
 
 
+def written_before(write: Callable[..., None], x: torch.Tensor) -> object:
+    x[:, 1:].mul_(2)
+    write(x[1], x[1].clone())
+    write(x.t()[2], x[:, 0].clone())
+    return x
+
+
 def values(offset: int) -> torch.Tensor:
     return torch.arange(20.0 + offset)[offset:].view(4, 5)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("program", [transposed, as_strided, without_an_offset])
+@pytest.mark.parametrize("program", [transposed, as_strided, without_an_offset, written_before])
 def test_views_of_an_input_are_taken_where_they_are(program: Program, dynamic: bool, unique: str) -> None:
     """Torch 2.11 counts their offsets from where the input begins; one compilation serves all offsets where nothing else depends on them."""
 
