@@ -72,7 +72,7 @@ def traced_sharing(graph: torch.fx.Graph, registered: Container[str]) -> list[An
         if library.op_name(call.args[0]) in registered and "eager_input_vals" in call.meta:
             tensors = [(place, value) for place, _, value in _tensors(call.kwargs, call.meta["eager_input_vals"][1])]
             groups = [next(i for i, (_, other) in enumerate(tensors) if _shares(value, other)) for _, value in tensors]
-            told.append([(place, group, str(_extent(value))) for (place, value), group in zip(tensors, groups)])
+            told.append([(place, group, str(extent_of(value))) for (place, value), group in zip(tensors, groups)])
     return told
 
 
@@ -255,10 +255,10 @@ def _views(tensor: _Tensor, when: str) -> list[torch.Tensor]:
 
 
 def _overlap(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
-    return any(may_overlap(_extent(a), _extent(b)) for a in some for b in others)
+    return any(may_overlap(extent_of(a), extent_of(b)) for a in some for b in others)
 
 
-def _extent(tensor: torch.Tensor) -> tuple[Any, Any]:
+def extent_of(tensor: torch.Tensor) -> tuple[Any, Any]:
     return extent(tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype.itemsize)
 
 

@@ -52,26 +52,16 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
         facts["profile"] = True
     if not decision.always_fits or len(decision.candidates) > 1:
         facts["chooses"] = True
-    if traced is not None:
-        facts |= _check_facts(wrapper, traced)
-        if decision.candidates and not decision.candidates[0].conditions and not decision.copied:  # on copies an earlier one may fit, too
-            facts["promised"] = True
-    name = _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts)
-    if traced is not None:
-        _replay_line(wrapper, traced)
-    return name
+    if traced is not None and decision.candidates and not decision.candidates[0].conditions and not decision.copied:  # on copies an earlier one may fit, too
+        facts["promised"] = True
+    return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts, traced)
 
 
 def python_object(wrapper: Any, overload: Any, node: str, device: torch.device | None, traced: Traced | None = None) -> str:
     """As launch_object, for an op that is a Python function."""
     name = op_name(overload)
     facts = {"device": device_text(device or torch.device("cpu")), "node": node}
-    if traced is not None:
-        facts |= _check_facts(wrapper, traced)
-    kernel = _define(wrapper, name, schema_text(overload), None, "python_function", facts)
-    if traced is not None:
-        _replay_line(wrapper, traced)
-    return kernel
+    return _define(wrapper, name, schema_text(overload), None, "python_function", facts, traced)
 
 
 def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device, laid_out: Sequence[Any] = ()) -> None:
@@ -101,8 +91,8 @@ def scalar(value: Any) -> str:
     return repr(value)
 
 
-def _check_facts(wrapper: Any, traced: Traced) -> dict[str, Any]:
-    """What a checked node tells its launch object. Prints, once, the line that runs the traced graph on the graph's inputs."""
+def _check_facts(traced: Traced) -> dict[str, Any]:
+    """What a checked node tells its launch object."""
     facts: dict[str, Any] = {"check": True}
     if traced.source:
         facts["source"] = traced.source
@@ -111,18 +101,18 @@ def _check_facts(wrapper: Any, traced: Traced) -> dict[str, Any]:
     return facts
 
 
-def _replay_line(wrapper: Any, traced: Traced) -> None:
-    header = _headers[root_wrapper(wrapper)]
+def _print_replay(root: Any, header: _Header, traced: Traced) -> None:
+    """The line that runs the traced graph on the graph's inputs, once."""
     if traced.call is not None and is_root() and not header.replayed:
         header.replayed = True
-        before_body(root_wrapper(wrapper), f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # for the contract check")
+        before_body(root, f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # for the contract check")
 
 
 def _tuple(values: Sequence[Any]) -> str:
     return f"({', '.join(scalar(value) for value in values)}{',' * (len(values) == 1)})"
 
 
-def _define(wrapper: Any, qualname: str, schema: str, hash: str | None, method: str, facts: dict[str, Any]) -> str:
+def _define(wrapper: Any, qualname: str, schema: str, hash: str | None, method: str, facts: dict[str, Any], traced: Traced | None) -> str:
     root = root_wrapper(wrapper)
     header = _headers.get(root)
     if header is None:
@@ -132,6 +122,9 @@ def _define(wrapper: Any, qualname: str, schema: str, hash: str | None, method: 
 
             opaq_graph = OpaqGraph({json.dumps(graph_label())})
         """)
+    if traced is not None:
+        facts |= _check_facts(traced)
+        _print_replay(root, header, traced)
     name = _name(qualname, header)
     arguments = [json.dumps(qualname), *([] if hash is None else [json.dumps(hash)])]
     arguments += [f"{key}={value if isinstance(value, bool) else json.dumps(value)}" for key, value in facts.items()]

@@ -11,7 +11,7 @@ import torch
 from opaq import _runtime
 
 from . import alignment, options, overload_of, python_functions, record
-from .compat import inductor, returned_names
+from .compat import inductor, returned_names, written_names
 from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
@@ -24,7 +24,7 @@ def install(qualname: str) -> None:
     """Registers the lowering. It reads the op's description at each use, so that a changed op needs no second registration."""
     overload = overload_of(qualname)
     if qualname in python_functions:
-        if not inductor.writes(overload):  # else _placed lays out the arguments
+        if not written_names(overload):  # else _placed lays out the arguments
             inductor.use_layout_tag(overload)
         inductor.register_lowering(overload, functools.partial(lower_python, qualname, overload))
     else:
@@ -101,7 +101,7 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
 
 def _placed(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any, Callable[[], None]]:
     """The arguments of an op that writes, as buffers with eager's strides that share memory as in eager; those of another op as they are."""
-    if not inductor.writes(overload):
+    if not written_names(overload):
         return args, kwargs, lambda: None
     node = V.graph.current_node
     node_args, node_kwargs = (node.args, node.kwargs) if node.target is overload else ((), {})
@@ -114,7 +114,7 @@ def _placed(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str,
         for key, value in values.items()
         if isinstance(value, ir.TensorBox)
     }
-    written = {key for key in eager if key[0] in inductor.writes(overload)}
+    written = {key for key in eager if key[0] in written_names(overload)}
     buffers, carry_back = place(qualname, values, eager, nodes, written)
     placed = {key: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for key, buffer in buffers.items()}
     return *inductor.with_leaves(overload, args, kwargs, placed), carry_back

@@ -15,7 +15,7 @@ from opaq import _runtime
 from . import alignment
 from .compat import inductor
 from .compat.inductor import ir
-from .copies import extent, may_overlap
+from .copies import extent, extent_of, may_overlap
 
 
 def place(
@@ -94,7 +94,7 @@ def _copy_together(op: str, eager: Mapping[Any, torch.Tensor], written: Collecti
         for other in eager:
             together = other in copied and _same_view(eager[other], eager[name])
             shares = other != name and not together and inductor.shares_storage(eager[other], eager[name])
-            if shares and may_overlap(_eager_extent(eager[other]), _eager_extent(eager[name])):
+            if shares and may_overlap(extent_of(eager[other]), extent_of(eager[name])):
                 raise _runtime.LaunchError(
                     f"{op}: argument `{name}` is written and not row-major, so the kernel would write to a copy of it, but it shares memory with `{other}`; "
                     f"pass tensors that share no memory, or row-major ones, or let the kernel take the strides ({name}.stride(i) in args)"
@@ -118,7 +118,7 @@ def _share(name: Any, values: Mapping[Any, Any], eager: Mapping[Any, torch.Tenso
 
     sharing = [other for other in eager if inductor.shares_storage(eager[other], eager[name]) and taken_as_is(other)]
     apart = [other for other in sharing if not _same_memory(buffers[other], buffers[name])]
-    if name not in sharing or not any(may_overlap(_eager_extent(eager[other]), _eager_extent(eager[name])) for other in apart):
+    if name not in sharing or not any(may_overlap(extent_of(eager[other]), extent_of(eager[name])) for other in apart):
         return
     elements = max(fake.untyped_storage().nbytes() // fake.dtype.itemsize for fake in (eager[other] for other in sharing))
     size = inductor.expressions([elements])
@@ -150,7 +150,3 @@ def _storage(value: Any) -> Any:
 def _extent(buffer: Any) -> tuple[Any, Any]:
     layout = buffer.get_layout()
     return extent(layout.size, layout.stride, layout.offset, layout.dtype.itemsize)
-
-
-def _eager_extent(fake: torch.Tensor) -> tuple[Any, Any]:
-    return extent(fake.shape, fake.stride(), fake.storage_offset(), fake.dtype.itemsize)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import opaq
 import torch
 
 PROGRAMS: list[Callable[..., Any]] = []
@@ -499,6 +500,16 @@ def results(function: Callable[..., Any], inputs: list[torch.Tensor], programs: 
     return {
         each.__name__: [*(leaf for leaf in values if isinstance(leaf, torch.Tensor)), whole(given)] for each, values, given in zip(programs, leaves, inputs)
     }
+
+
+def packaged(function: Callable[..., Any], inputs: list[torch.Tensor], path: Any) -> Callable[..., Any]:
+    """`function` of the inputs, put into a package and loaded out of it."""
+
+    class Model(torch.nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> Any:
+            return function(*inputs)
+
+    return torch._inductor.aoti_load_package(opaq.package(torch.export.export(Model(), tuple(inputs)), str(path)))
 
 
 def whole(part: torch.Tensor) -> torch.Tensor:

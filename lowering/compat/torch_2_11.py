@@ -104,7 +104,6 @@ __all__ = [
     "with_leaves",
     "wrapper_language",
     "write_in_place",
-    "writes",
     "written_values",
 ]
 
@@ -154,11 +153,6 @@ def copy_into(target: Any, source: Any) -> None:
 
 def schema_text(overload: Any) -> str:
     return str(overload._schema)
-
-
-def writes(overload: Any) -> list[str]:
-    """The names of the arguments that an op's schema says are written to."""
-    return [argument.name for argument in overload._schema.arguments if argument.alias_info is not None and argument.alias_info.is_write]
 
 
 def leaves_by_argument(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[tuple[str, int | None], Any]:

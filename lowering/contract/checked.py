@@ -12,9 +12,10 @@ import torch
 from opaq import _runtime, call_site
 
 from .. import overload_of
+from ..compat import written_names
 from .compare import CLOSE, OTHER_SHAPE, SAME_LAYOUT, compare, index_of
 from .replay import UNKNOWN, Replay, copy_together, run_alone
-from .traced import is_written, kept, partial_results, tensors_in, with_tensors
+from .traced import kept, partial_results, tensors_in, with_tensors
 
 _OF_GRAPH = "the traced graph gives it"
 _OF_OP = "the op gives when it is run alone on what the traced graph gives it"
@@ -64,7 +65,7 @@ class Checked:
         arguments = overload._schema.arguments
         self.names = [argument.name for argument in arguments]
         self.keyword_only = {argument.name for argument in arguments if argument.kwarg_only}
-        self.written = [argument.name for argument in arguments if is_written(argument)]
+        self.written = written_names(overload)
         self.partial = partial_results(op)
         self.groups = kept[call[0]].calls[call[1]].groups if call is not None and call[0] in kept else None
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from opaq import _runtime
 
-from .traced import Step, Traced, is_written, tensors_in, with_tensors
+from ..compat import written_names
+from .traced import Step, Traced, tensors_in, with_tensors
 
 
 class _Unknown:
@@ -199,5 +200,4 @@ def _written(target: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: 
     if not isinstance(target, torch._ops.OpOverload):
         return list(tensors)
     named = {**dict(zip((argument.name for argument in target._schema.arguments), args)), **kwargs}
-    values = [named[argument.name] for argument in target._schema.arguments if is_written(argument) and argument.name in named]
-    return [item for value in values for item in (value if isinstance(value, (tuple, list)) else (value,)) if isinstance(item, torch.Tensor)]
+    return list(tensors_in({name: named[name] for name in written_names(target) if name in named}).values())

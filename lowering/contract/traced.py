@@ -15,7 +15,7 @@ import torch.fx
 from opaq import _runtime, call_site
 
 from .. import copies, emit, options, python_functions
-from ..compat import inductor, library
+from ..compat import inductor, library, written_names
 
 MARK = "opaq_traced_call"  # in the meta of a node of Inductor's graph: (number of the kept graph, number of the call in it)
 
@@ -25,7 +25,7 @@ class Call:
     """One call of an opaque op in a kept graph."""
 
     names: list[str]  # of its arguments
-    written: list[str]  # of those that it writes to
+    written: tuple[str, ...]  # of those that it writes to
     groups: dict[str, int]  # tensors by name (tensors_in): those that share memory in eager have the same number
     partial: frozenset[int]  # the results of which it may leave elements unwritten
 
@@ -63,7 +63,7 @@ def install(registered: Container[str]) -> None:
 
 def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None] | None:
     """Keeps a copy of `graph`; the result, to be called once Inductor's has writing calls again, marks these with the kept ones that they were."""
-    if options.current().check != "contract" or not _holds_any(graph, registered):
+    if not options.current().check or not _holds_any(graph, registered):
         return None
     module = inductor.functional_copy(graph, lambda copy: copies.restore_sharing(copy, registered))
     nodes = list(_calls(module.graph, registered))
@@ -117,9 +117,8 @@ def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
 
 
 def _call(node: torch.fx.Node) -> Call:
-    arguments = node.target._schema.arguments
-    written = [argument.name for argument in arguments if is_written(argument)]
-    return Call([argument.name for argument in arguments], written, _groups(node), partial_results(library.op_name(node.target)))
+    names = [argument.name for argument in node.target._schema.arguments]
+    return Call(names, written_names(node.target), _groups(node), partial_results(library.op_name(node.target)))
 
 
 def partial_results(op: str) -> frozenset[int]:
@@ -132,11 +131,7 @@ def writes(target: Any) -> bool:
     """Whether a call writes to arguments; of what has no schema, that is not known."""
     if not isinstance(target, torch._ops.OpOverload):
         return isinstance(target, torch._ops.HigherOrderOperator)
-    return any(is_written(argument) for argument in target._schema.arguments)
-
-
-def is_written(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
+    return bool(written_names(target))
 
 
 def _repeatable(target: Any) -> bool:

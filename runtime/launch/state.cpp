@@ -15,17 +15,10 @@ std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
   return written;
 }
 
-CudaRequest cuda_request(const Implementation& implementation) {
-  CudaRequest request;
-  request.source = implementation.code;
-  request.file = implementation.file;
-  request.options = implementation.options;
-  request.include_dirs = implementation.include_dirs;
-  return request;
-}
-
-HostRequest host_request(const Implementation& implementation) {
-  HostRequest request;
+// A CudaRequest or a HostRequest, without what is compiled of the source.
+template <class Request>
+Request request_of(const Implementation& implementation) {
+  Request request;
   request.source = implementation.code;
   request.file = implementation.file;
   request.options = implementation.options;
@@ -220,7 +213,7 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
   }
   if (!image) {
     if (implementation.kind == CodeKind::CudaSource) {
-      CudaRequest request = cuda_request(implementation);
+      auto request = request_of<CudaRequest>(implementation);
       request.entries = {entry};
       request.arch = arch;
       image = compile_cuda(request);
@@ -240,7 +233,7 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
 }
 
 std::shared_ptr<const HostFunction> PreparedLaunch::State::host_function(const std::string& entry, const Arg* args) {
-  HostRequest request = host_request(*subject.implementation);
+  auto request = request_of<HostRequest>(*subject.implementation);
   request.entry = entry;
   std::shared_ptr<const HostFunction> function = compile_host(request);
   hold_sources(entry, function->sources);
@@ -276,8 +269,8 @@ void PreparedLaunch::State::count(double seconds, bool from_cache) {
 
 SourceDigest source_digest(const Implementation& implementation) {
   try {
-    if (implementation.kind == CodeKind::CudaSource) return source_digest(cuda_request(implementation));
-    if (implementation.kind == CodeKind::HostSource) return source_digest(host_request(implementation));
+    if (implementation.kind == CodeKind::CudaSource) return source_digest(request_of<CudaRequest>(implementation));
+    if (implementation.kind == CodeKind::HostSource) return source_digest(request_of<HostRequest>(implementation));
   } catch (const Error& error) {
     return {error.what(), ""};
   }

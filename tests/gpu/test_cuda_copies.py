@@ -8,7 +8,7 @@ from typing import Any
 import opaq
 import pytest
 import torch
-from copy_programs import PROGRAMS, check, example_inputs, reverse_into
+from copy_programs import PROGRAMS, check, example_inputs, packaged, reverse_into
 
 # One thread: it reads and writes in order, as the loop of the meaning does.
 REVERSE = """extern "C" __global__ void reverse(const volatile float* s, long long ss, volatile float* d, long long ds, long long n) {
@@ -46,14 +46,4 @@ def test_every_program_agrees_with_eager(unique: str, options: dict[str, Any]) -
 
 
 def test_in_a_package(unique: str, tmp_path: Any) -> None:
-    op = reverse_op(unique)
-
-    def package(function: Callable[..., Any]) -> Callable[..., Any]:
-        class Model(torch.nn.Module):
-            def forward(self, *inputs: torch.Tensor) -> Any:
-                return function(*inputs)
-
-        exported = torch.export.export(Model(), tuple(example_inputs(PROGRAMS, "cuda")))
-        return torch._inductor.aoti_load_package(opaq.package(exported, str(tmp_path / "model.pt2")))
-
-    check(op, reverse_into, PROGRAMS, package, "cuda")
+    check(reverse_op(unique), reverse_into, PROGRAMS, lambda f: packaged(f, example_inputs(PROGRAMS, "cuda"), tmp_path / "model.pt2"), "cuda")

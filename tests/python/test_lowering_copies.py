@@ -9,7 +9,7 @@ from typing import Any
 import opaq
 import pytest
 import torch
-from copy_programs import PROGRAMS, add_and_reverse, check, example_inputs, reverse_into, write_both
+from copy_programs import PROGRAMS, add_and_reverse, check, example_inputs, packaged, reverse_into, write_both
 from torch._inductor.utils import run_and_get_code
 
 
@@ -117,17 +117,7 @@ def test_in_a_cpp_wrapper(unique: str, kind: str) -> None:
 
 
 def test_in_a_package(unique: str, tmp_path: Any) -> None:
-    op = reverse_op(unique)
-
-    def package(function: Callable[..., Any]) -> Callable[..., Any]:
-        class Model(torch.nn.Module):
-            def forward(self, *inputs: torch.Tensor) -> Any:
-                return function(*inputs)
-
-        inputs = tuple(example_inputs(PROGRAMS))
-        return torch._inductor.aoti_load_package(opaq.package(torch.export.export(Model(), inputs), str(tmp_path / "model.pt2")))
-
-    check(op, reverse_into, PROGRAMS, package)
+    check(reverse_op(unique), reverse_into, PROGRAMS, lambda f: packaged(f, example_inputs(PROGRAMS), tmp_path / "model.pt2"))
 
 
 def test_in_branches_of_cond(unique: str) -> None:
