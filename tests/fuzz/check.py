@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 import random
@@ -67,25 +68,62 @@ class Checked:
                 return self._judge(form, expected, got, seed, grow, folder)
         return None
 
-    def stock(self) -> Any:
-        """The program over custom ops of PyTorch."""
+    def stock(self, record: list[Any] | None = None) -> Any:
+        """The program over custom ops of PyTorch, which add to `record` what `prelude.choose` does."""
         name = f"fuzz{next(_names)}"
-        return execute(self.program.source(), execute(self.program.stock(name), base(), f"<{name}>"), f"<program of {name}>")["program"]
+        names = {**base(), "choose": functools.partial(prelude.choose, record=record)}
+        return execute(self.program.source(), execute(self.program.stock(name), names, f"<{name}>"), f"<program of {name}>")["program"]
+
+    def traceable(self, seed: int, grow: int) -> Any:
+        """The twin for a compiler: without a question that has no answer while it traces, which would end its graph. For one call with these inputs."""
+        record: list[Any] = []
+        self._twin(functools.partial(prelude.choose, record=record))(*self.inputs(seed, grow))
+        shared = [shares for _, shares in record if shares]
+
+        def choose(implementations: Any, tensors: Any, written: Any, reference: bool = False) -> Any:
+            position, copied = prelude.pick(implementations, tensors, reference)
+            return position, *prelude.place(tensors, written, shared.pop(0) if copied and written else {name: name for name in copied})
+
+        return self._twin(choose)
+
+    def _twin(self, choose: Any) -> Any:
+        names = execute(self.program.twins(), {**base(), "choose": choose}, f"<twins {id(choose)}>")
+        return execute(self.program.source("twin"), names, f"<twin {id(choose)}>")["twin"]
 
     def _judge(self, form: str, expected: Outcome, got: Outcome, seed: int, grow: int, folder: str) -> Finding:
         text = difference(expected, got)
         if got.error is not None and refusal(got.error):
             return Finding(form, "refused", refusal(got.error), self.calls)
         # What PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is not ours to answer for.
-        function = self.stock() if got.error else self.twin
-        try:
-            control = function if form == "eager" else compiled(form, function, self.inputs(), folder)
-            outcome = run(control, self.inputs(seed, grow), self.program.gradients)
-        except Exception as error:  # noqa: BLE001  (a package is made before it is called)
-            outcome = Outcome(error=error)
-        if difference(expected, outcome):
+        if got.error:
+            torch_does = difference(expected, self._attempt(form, self.stock, seed, grow, folder))
+        else:
+            control = self._attempt(form, lambda: self.traceable(seed, grow), seed, grow, folder)
+            torch_does = (control.error is None and difference(expected, control)) or self._given_other_strides(form, got, seed, grow, folder)
+        if torch_does:
             return Finding(form, "torch", _general(text), self.calls)
         return Finding(form, "failed", f"{text}\n(seed {seed}, grow {grow})", self.calls)
+
+    def _attempt(self, form: str, make: Any, seed: int, grow: int, folder: str) -> Outcome:
+        try:
+            function = make()
+            control = function if form == "eager" else compiled(form, function, self.inputs(seed, grow), folder)
+            return run(control, self.inputs(seed, grow), self.program.gradients)
+        except Exception as error:  # noqa: BLE001  (a package is made before it is called)
+            return Outcome(error=error)
+
+    def _given_other_strides(self, form: str, got: Outcome, seed: int, grow: int, folder: str) -> bool:
+        """Whether PyTorch hands custom ops of its own other strides than eager does, and they leave what opaq's ops left.
+
+        A value that PyTorch computes in place of a written tensor may lie otherwise than the tensor; the implementation is then chosen for what
+        the op is given.
+        """
+        record: list[Any] = []
+        eager = self._attempt("eager", lambda: self.stock(record), seed, grow, folder)
+        in_eager = [strides for strides, _ in record]
+        record.clear()
+        outcome = self._attempt(form, lambda: self.stock(record), seed, grow, folder)
+        return not eager.error and not outcome.error and [strides for strides, _ in record] != in_eager and not difference(got, outcome)
 
 
 def refusal(error: Exception) -> str:

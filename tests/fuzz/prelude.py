@@ -62,12 +62,31 @@ def alike(first, *others):
             raise Refused("shape or dtype")
 
 
-def choose(implementations, tensors, written, reference=False):
+def choose(implementations, tensors, written, reference=False, record=None):
     """Which implementation eager runs, and its arguments: (position, tensors by name, function to call after the launch).
 
     implementations: (condition as a function, names of the arguments it takes row-major only). One that takes the arguments as they are goes
     before one for which some are copied, and that before the reference; a written argument that was copied is carried back.
+    record: a list to which the strides of the arguments are appended and, where one is written, which of them share a copy.
     """
+    position, copied = pick(implementations, tensors, reference)
+    for name in copied & set(written):
+        for other, tensor in tensors.items():
+            alone = tensor is None or other == name or (other in copied and same_view(tensor, tensors[name]))
+            if not alone and span(tensor)[0] < span(tensors[name])[1] and span(tensors[name])[0] < span(tensor)[1]:
+                raise Refused("a written argument that is copied overlaps another")
+    for tensor in [tensors[name] for name in written if tensors[name] is not None]:
+        extent = (span(tensor)[1] - span(tensor)[0]) // tensor.element_size()
+        if torch.arange(extent).as_strided(tensor.shape, tensor.stride()).unique().numel() != tensor.numel():
+            raise Refused("a written argument overlaps itself")
+    shared = {name: next(other for other in tensors if other in copied and same_view(tensors[other], tensors[name])) for name in tensors if name in copied}
+    if record is not None:
+        record.append(({name: tensor.stride() for name, tensor in tensors.items() if tensor is not None}, shared if written else {}))
+    return position, *place(tensors, written, shared)
+
+
+def pick(implementations, tensors, reference):
+    """(position, names of the arguments that are copied), by nothing but what a compiler can trace."""
     alike(*tensors.values())
     if next(iter(tensors.values())).dim() == 0:
         raise Refused("no dimensions")
@@ -77,32 +96,22 @@ def choose(implementations, tensors, written, reference=False):
     if best is None and not reference:
         raise Refused("no implementation fits")
     best = best or (len(implementations), ())
-    copied = strided & set(best[1])
-    present = [tensors[name] for name in written if tensors[name] is not None]
-    for name in copied & set(written):
-        for other, tensor in tensors.items():
-            alone = tensor is None or other == name or (other in copied and same_view(tensor, tensors[name]))
-            if not alone and span(tensor)[0] < span(tensors[name])[1] and span(tensors[name])[0] < span(tensor)[1]:
-                raise Refused("a written argument that is copied overlaps another")
-    for tensor in present:
-        extent = (span(tensor)[1] - span(tensor)[0]) // tensor.element_size()
-        if torch.arange(extent).as_strided(tensor.shape, tensor.stride()).unique().numel() != tensor.numel():
-            raise Refused("a written argument overlaps itself")
+    return best[0], strided & set(best[1])
+
+
+def place(tensors, written, shared):
+    """The arguments of a launch, and the function to call after it. `shared`: for each copied argument, the one whose copy it takes."""
     placed = dict(tensors)
     for name in tensors:
-        if name in copied:
-            shared = next(
-                (other for other in placed if other in copied and placed[other] is not tensors[other] and same_view(tensors[other], tensors[name])),
-                None,
-            )
-            placed[name] = placed[shared] if shared else tensors[name].contiguous()
+        if name in shared:
+            placed[name] = tensors[name].contiguous() if shared[name] == name else placed[shared[name]]
 
     def carry_back():
         for name in written:
-            if name in copied:
+            if name in shared:
                 tensors[name].copy_(placed[name])
 
-    return best[0], placed, carry_back
+    return placed, carry_back
 
 
 class Outcome:

@@ -7,9 +7,10 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 from opaq import _runtime
@@ -54,9 +55,8 @@ x = torch.ones(3)
 class Places:
     """Folders of one test: the cache's, and one for temporary files."""
 
-    def __init__(self, root: pathlib.Path) -> None:
-        self.cache, self.temporary = root / "cache", root / "tmp"
-        self.temporary.mkdir()
+    def __init__(self, cache: pathlib.Path, temporary: pathlib.Path) -> None:
+        self.cache, self.temporary = cache, temporary
 
     def environment(self, extra: Mapping[str, str | None] = {}) -> dict[str, str]:  # noqa: B006
         chosen = {**os.environ, "OPAQ_CACHE_DIR": str(self.cache), "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", **extra}
@@ -69,8 +69,10 @@ class Places:
 
 
 @pytest.fixture
-def places(tmp_path: pathlib.Path) -> Places:
-    return Places(tmp_path)
+def places(tmp_path: pathlib.Path) -> Iterator[Places]:
+    # The forkserver of multiprocessing binds a socket in TMPDIR, and the path of a socket holds no more than 107 characters.
+    with tempfile.TemporaryDirectory(prefix="life") as temporary:
+        yield Places(tmp_path / "cache", pathlib.Path(temporary))
 
 
 def start(places: Places, program: str, *, environment: Mapping[str, str | None] = {}, before: str = "") -> subprocess.Popen[str]:  # noqa: B006
