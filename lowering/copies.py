@@ -81,7 +81,8 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
     with graph.inserting_before(call):
         for index, base in enumerate(written):
             sharing = [tensor for tensor in (*reads, *written[index + 1 :]) if _shares(tensor.eager, base.eager)]
-            apart = [tensor for tensor in sharing if base.copied or _copied(tensor) or not _shares(tensor.now, base.now)]
+            copied = base.copied or _laid_out_anew(call, base)
+            apart = [tensor for tensor in sharing if copied or _copied(tensor) or not _shares(tensor.now, base.now)]
             apart = [tensor for tensor in apart if _overlap(_views(tensor, "eager"), _views(base, "eager"))]
             _keep_old_value(graph, call, base)
             _refuse_confused(call, base, written[index + 1 :])
@@ -89,7 +90,7 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
                 _copy(graph, call, [base, *sharing])
             elif apart:
                 _join(graph, call, [base, *sharing])
-            elif base.copied or _laid_out_anew(call, base):
+            elif copied:
                 _copy(graph, call, [base])  # Inductor's own copies fail for some views and symbolic sizes
         for base in written:
             _keep_results_apart(graph, call, base)
@@ -112,12 +113,16 @@ def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) 
     views = [root]
     for view in views:  # grows
         views += [user for user in view.users if inductor.is_view(user) and user < write]
-        late = [user for user in view.users if write < user and not inductor.copies_into(user, view)]
-        if late and view is not base.node and _overlap([view.meta["val"]], [base.now]):
+        late = [user for user in view.users if write < user]
+        into_itself = [user for user in late if inductor.copies_into(user, view) and user.args[1] is view]
+        reading = [] if view is base.node else [user for user in late if not inductor.copies_into(user, view)]
+        if (reading or into_itself) and _overlap([view.meta["val"]], [base.now]):
             with graph.inserting_before(write):
                 copy = inductor.insert_call(graph, torch.ops.aten.clone.default, view)
-            for user in late:
+            for user in reading:
                 user.replace_input_with(view, copy)
+            for user in into_itself:
+                user.args = (view, copy, *user.args[2:])
 
 
 def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:

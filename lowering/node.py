@@ -155,5 +155,4 @@ def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
 
 def install() -> None:
     inductor.keep_arrays_apart()
-    inductor.keep_fused_reads_before_writes()
-    inductor.keep_reads_before_writes(lambda node: isinstance(node, (OpaqueKernel, _ReturningKernel)))
+    inductor.keep_dependencies()

@@ -35,6 +35,8 @@ def place(
     LaunchError: two written arguments of different tensors lie in the same memory.
     """
     written = [name for name in eager if name in written]
+    for name in written:
+        inductor.lay_out_as_traced(values[name], nodes.get(name))
     buffers = {name: _lay_out(values[name], fake, name in contiguous, name in aligned) for name, fake in eager.items()}
     _copy_together(op, eager, written, [name for name in eager if name in contiguous and not inductor.has_row_major(eager[name])], buffers)
     for name in written:
@@ -51,6 +53,8 @@ def place(
                 buffers[other] = _exact(ir.ExternKernel.copy_input(buffers[other]), eager[other])
     for name in written:
         _share(name, values, eager, contiguous, buffers)
+    for name in written:
+        inductor.compute_readers(buffers[name])
 
     def carry_back() -> None:
         for name in written:

@@ -15,6 +15,7 @@ from torch._higher_order_ops import auto_functionalize
 from torch._inductor import ir, lowering
 from torch._inductor.fx_passes.reinplace import graph_call_function as insert_call
 from torch._inductor.virtualized import V
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.fx.passes.reinplace import _is_view_op
 
@@ -27,8 +28,11 @@ def lower_storage_offsets() -> None:
     subtracts the input's offset, and where no offset is given, takes that of the view.
 
     `try_use_slice`, up to torch 2.15: which slice of its base a written view is; see `_slice_of`.
+
+    `write_view_information_to_args`, up to torch 2.15: where in its base a written view lies; see `_record_views`.
     """
     auto_functionalize.try_use_slice = _slice_of
+    auto_functionalize.write_view_information_to_args = _record_views
     aten = torch.ops.aten
     lowering.register_lowering(aten.sym_storage_offset.default, type_promotion_kind=None)(_traced_offset)
     if "storage_offset_relative_to_input_storage" not in inspect.signature(lowering.as_strided).parameters:
@@ -73,6 +77,26 @@ def _slice_of(base: torch.Tensor, view: torch.Tensor) -> Any:
     """(dim, start, end) of a view that an op writes to; None: it is recorded by sizes, strides and offset instead. Upstream takes the storage's start for that of
     `base` (up to torch 2.15), so that of a graph input `x[1:]` other elements are written."""
     return _original_slice(base, view) if statically_known_true(base.storage_offset() == 0) else None
+
+
+_original_record = auto_functionalize.write_view_information_to_args
+
+
+def _record_views(names: Sequence[str], types: Sequence[Any], kwargs: dict[str, Any], base_indices: Mapping[str, Any]) -> None:
+    """Adds to the arguments of a functional call which views of their bases an op writes to.
+
+    A base that was written before lies otherwise than the tensor whose value it is: densely, and from the start of a storage. Upstream records the
+    sizes, strides and offset that the view has in eager, as if it were a view of that tensor.
+    """
+    views = {f"_{name}": kwargs[name] for name in names if isinstance(kwargs[name], FunctionalTensor)}
+    for name in names:
+        if isinstance(kwargs[name], (list, tuple)):
+            views.update({f"_{name}_{i}": item for i, item in enumerate(kwargs[name]) if isinstance(item, FunctionalTensor)})
+    values = {prefix: view.from_functional() for prefix, view in views.items()}  # brings the views up to date with their bases
+    _original_record(names, types, kwargs, base_indices)
+    for prefix, value in values.items():
+        if f"{prefix}_storage_offset" in kwargs:
+            kwargs.update({f"{prefix}_size": value.size(), f"{prefix}_stride": value.stride(), f"{prefix}_storage_offset": value.storage_offset()})
 
 
 def replay_view(graph: Any, view: Any, value: Any, moved: Any) -> Any:

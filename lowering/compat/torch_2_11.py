@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .cpp_arrays import keep_arrays_apart
 from .functional_names import free_argument_names
 from .offsets import is_view, lower_storage_offsets, replay_view, settle_offsets
-from .writes import keep_fused_reads_before_writes, keep_reads_before_writes
+from .writes import keep_dependencies
 
 __all__ = [
     "lower_storage_offsets",
@@ -43,6 +43,7 @@ __all__ = [
     "new_values",
     "outputs_that_are_inputs",
     "is_first_version",
+    "compute_readers",
     "copies_into",
     "overwritten",
     "OrderedSet",
@@ -75,12 +76,12 @@ __all__ = [
     "is_view",
     "free_argument_names",
     "keep_arrays_apart",
-    "keep_fused_reads_before_writes",
-    "keep_reads_before_writes",
+    "keep_dependencies",
     "known_at_most",
     "known_true",
     "leaves_by_argument",
     "live_values",
+    "lay_out_as_traced",
     "lowering",
     "obey_partition_rule",
     "on_cache_key",
@@ -243,6 +244,26 @@ def live_values() -> list[tuple[Any, Any]]:
     return [(node, value) for node, value in V.graph.env.items() if node not in done]
 
 
+def lay_out_as_traced(value: Any, node: Any) -> None:
+    """Where Inductor has not yet decided how to lay out the tensor that `value`, the graph's `node`, is or is a view of: decides for the order of its
+    strides in the graph, so that the view, too, has those."""
+    value.realize()
+    while isinstance(value, (ir.TensorBox, ir.BaseView)):
+        value = value.data
+    while isinstance(node, torch.fx.Node) and is_view(node):
+        node = node.args[0]
+    buffer, fake = value.data, node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    if isinstance(fake, torch.Tensor) and isinstance(buffer, ir.Buffer) and isinstance(buffer.layout, ir.FlexibleLayout):
+        if list(buffer.get_size()) == list(expressions(fake.shape)):
+            buffer.freeze_layout_with_stride_order(ir.get_stride_order([size_hint(stride) for stride in fake.stride()]))
+
+
+def compute_readers(buffer: Any) -> None:
+    """Before a write to a buffer: has Inductor compute what reads it and is not computed yet. Its own calls do so only after they are in the order of
+    operations, so that the readers come behind them."""
+    V.graph.mark_buffer_mutated(buffer.get_name())
+
+
 def replace_value(node: Any, value: Any) -> None:
     """What nodes that are lowered from now on take for the value of `node`."""
     V.graph.env[node] = value
@@ -327,9 +348,15 @@ def packaged() -> bool:
     return bool(config.aot_inductor.package)
 
 
-def size_hint(expression: Any) -> int:
-    """A likely value of a symbolic size."""
-    return int(V.graph.sizevars.optimization_hint(expression, fallback=8192))
+def size_hint(value: Any) -> int:
+    """A likely value of a size or stride: an int, a SymInt or, while nodes are lowered, a sympy expression."""
+    if isinstance(value, torch.SymInt):
+        hint = value.node.hint
+        return _UNKNOWN_SIZE if hint is None else int(hint)
+    return value if isinstance(value, int) else int(V.graph.sizevars.optimization_hint(value, fallback=_UNKNOWN_SIZE))
+
+
+_UNKNOWN_SIZE = 8192
 
 
 def user_stream() -> str | None:

@@ -18,7 +18,7 @@ def user_stream() -> str | None:
     return get_stream_name(index) if index else None
 
 
-def keep_fused_reads_before_writes() -> None:
+def keep_dependencies() -> None:
     pass  # Inductor does
 
 

@@ -75,10 +75,11 @@ class Checked:
         return execute(self.program.source(), execute(self.program.stock(name), names, f"<{name}>"), f"<program of {name}>")["program"]
 
     def traceable(self, seed: int, grow: int) -> Any:
-        """The twin for a compiler: without a question that has no answer while it traces, which would end its graph. For one call with these inputs."""
+        """The twin for a compiler: without a question that has no answer while it traces, which would end its graph. For calls with inputs of this seed."""
         record: list[Any] = []
-        self._twin(functools.partial(prelude.choose, record=record))(*self.inputs(seed, grow))
-        shared = [shares for _, shares in record if shares]
+        for size in dict.fromkeys([0, grow]):
+            self._twin(functools.partial(prelude.choose, record=record))(*self.inputs(seed, size))
+        shared = [shares for _, _, shares in record if shares]
 
         def choose(implementations: Any, tensors: Any, written: Any, reference: bool = False) -> Any:
             position, copied = prelude.pick(implementations, tensors, reference)
@@ -99,31 +100,51 @@ class Checked:
             torch_does = difference(expected, self._attempt(form, self.stock, seed, grow, folder))
         else:
             control = self._attempt(form, lambda: self.traceable(seed, grow), seed, grow, folder)
-            torch_does = (control.error is None and difference(expected, control)) or self._given_other_strides(form, got, seed, grow, folder)
+            torch_does = (
+                (control.error is None and difference(expected, control))
+                or self._wrong_without_ops(form, seed, grow, folder)
+                or self._given_other_strides(form, got, seed, grow, folder)
+            )
         if torch_does:
             return Finding(form, "torch", _general(text), self.calls)
         return Finding(form, "failed", f"{text}\n(seed {seed}, grow {grow})", self.calls)
 
     def _attempt(self, form: str, make: Any, seed: int, grow: int, folder: str) -> Outcome:
+        """What a function leaves in this form; it is compiled for inputs that do not grow."""
         try:
             function = make()
-            control = function if form == "eager" else compiled(form, function, self.inputs(seed, grow), folder)
+            control = function if form == "eager" else compiled(form, function, self.inputs(seed), folder)
+            if grow:
+                run(control, self.inputs(seed), self.program.gradients)
             return run(control, self.inputs(seed, grow), self.program.gradients)
         except Exception as error:  # noqa: BLE001  (a package is made before it is called)
             return Outcome(error=error)
 
-    def _given_other_strides(self, form: str, got: Outcome, seed: int, grow: int, folder: str) -> bool:
-        """Whether PyTorch hands custom ops of its own other strides than eager does, and they leave what opaq's ops left.
+    def _wrong_without_ops(self, form: str, seed: int, grow: int, folder: str) -> bool:
+        """Whether what the program does beside the calls of ops is wrong by itself."""
+        rest = self.program.without_ops()
+        if not rest.results:
+            return False
+        expected, got = (
+            self._attempt(each, lambda: execute(rest.source("twin"), base(), f"<rest {id(self)}>")["twin"], seed, grow, folder) for each in ("eager", form)
+        )
+        return not expected.error and not got.error and bool(difference(expected, got))
 
-        A value that PyTorch computes in place of a written tensor may lie otherwise than the tensor; the implementation is then chosen for what
-        the op is given.
+    def _given_other_strides(self, form: str, got: Outcome, seed: int, grow: int, folder: str) -> bool:
+        """Whether PyTorch hands custom ops of its own other strides than eager does, and opaq's ops left what the implementations leave that fit those.
+
+        A value that PyTorch computes in place of a written tensor may lie otherwise than the tensor.
         """
         record: list[Any] = []
         eager = self._attempt("eager", lambda: self.stock(record), seed, grow, folder)
-        in_eager = [strides for strides, _ in record]
+        calls = len(record) // (2 if grow else 1)  # of the run with these inputs
+        in_eager = [strides for strides, _, _ in record[-calls:]]
         record.clear()
         outcome = self._attempt(form, lambda: self.stock(record), seed, grow, folder)
-        return not eager.error and not outcome.error and [strides for strides, _ in record] != in_eager and not difference(got, outcome)
+        if eager.error or outcome.error or [strides for strides, _, _ in record[-calls:]] == in_eager:
+            return False
+        picks = [picked for _, picked, _ in record[-calls:]]
+        return not difference(run(self._twin(functools.partial(prelude.choose, picks=picks)), self.inputs(seed, grow), self.program.gradients), got)
 
 
 def refusal(error: Exception) -> str:

@@ -62,14 +62,15 @@ def alike(first, *others):
             raise Refused("shape or dtype")
 
 
-def choose(implementations, tensors, written, reference=False, record=None):
+def choose(implementations, tensors, written, reference=False, record=None, picks=None):
     """Which implementation eager runs, and its arguments: (position, tensors by name, function to call after the launch).
 
     implementations: (condition as a function, names of the arguments it takes row-major only). One that takes the arguments as they are goes
     before one for which some are copied, and that before the reference; a written argument that was copied is carried back.
-    record: a list to which the strides of the arguments are appended and, where one is written, which of them share a copy.
+    record: a list to which (strides of the arguments, what `pick` said, which written ones share a copy) is appended.
+    picks: what `pick` is to have said, call by call.
     """
-    position, copied = pick(implementations, tensors, reference)
+    position, copied = picks.pop(0) if picks else pick(implementations, tensors, reference)
     for name in copied & set(written):
         for other, tensor in tensors.items():
             alone = tensor is None or other == name or (other in copied and same_view(tensor, tensors[name]))
@@ -81,7 +82,8 @@ def choose(implementations, tensors, written, reference=False, record=None):
             raise Refused("a written argument overlaps itself")
     shared = {name: next(other for other in tensors if other in copied and same_view(tensors[other], tensors[name])) for name in tensors if name in copied}
     if record is not None:
-        record.append(({name: tensor.stride() for name, tensor in tensors.items() if tensor is not None}, shared if written else {}))
+        strides = {name: tensor.stride() for name, tensor in tensors.items() if tensor is not None}
+        record.append((strides, (position, copied), shared if written else {}))
     return position, *place(tensors, written, shared)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import linecache
 import random
+import re
 from typing import Any
 
 import prelude
@@ -50,6 +51,18 @@ class Program:
     def used(self) -> Program:
         """Without the ops that no statement calls."""
         return dataclasses.replace(self, ops=tuple(op for op in self.ops if any(f"{op.name}(" in line for line in self.statements)))
+
+
+    def without_ops(self) -> Program:
+        """What is left without the calls of ops, and without what needs their results."""
+        known = {"x" + str(i) for i in range(len(self.inputs))}
+        kept = []
+        for line in self.statements:
+            made, value = re.fullmatch(r"(?:([v\d, ]+) = )?(.*)", line).groups()
+            if set(re.findall(r"\b[vx]\d+\b", value)) <= known and not any(f"{op.name}(" in line for op in self.ops):
+                kept.append(line)
+                known |= set((made or "").split(", "))
+        return dataclasses.replace(self, statements=tuple(kept), results=tuple(name for name in self.results if name in known))
 
 
 def execute(text: str, names: dict[str, Any], file: str) -> dict[str, Any]:

@@ -1,0 +1,133 @@
+"""Programs in which what an op writes must come before or after other reads and writes, and in which written views begin or lie otherwise than in eager."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import opaq
+import pytest
+import torch
+
+
+class Ops(NamedTuple):
+    write: Callable[..., Any]  # a kernel: d = 2 d, then d + a
+    write_by_function: Callable[..., Any]  # the same in Python
+    make: Callable[..., Any]  # a kernel: 3 x
+
+
+def declared(name: str) -> Ops:
+    write = opaq.op(f"{name}_write(Tensor(a!) d, Tensor a) -> ()").cpu(
+        source="void f(float* d, const float* a, long n) { for (long i = 0; i < n; ++i) d[i] *= 2; for (long i = 0; i < n; ++i) d[i] += a[i]; }",
+        entry="f", args="d, a, d.numel()",
+    )  # fmt: skip
+    make = opaq.op(f"{name}_make(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
+        source="void f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = 3 * x[i]; }", entry="f", args="x, out, x.numel()"
+    )
+    by_function = opaq.custom_op(f"{name}_function", mutates_args=("d",), schema="(Tensor(a!) d, Tensor a) -> ()")(plain.write_by_function)
+    return Ops(write, by_function, make)
+
+
+def _write(d: torch.Tensor, a: torch.Tensor) -> None:
+    d.mul_(2)
+    d.add_(a)
+
+
+plain = Ops(_write, _write, lambda x: (3 * x).contiguous())
+
+
+def read_after_an_inductor_write(ops: Ops, x: torch.Tensor) -> Any:
+    x.add_(x + 1)
+    made = ops.make(x.t()) + 1
+    return made, made - x.t()
+
+
+def kept_beside_a_later_write(ops: Ops, x: torch.Tensor) -> Any:
+    copy = ops.make(x).clone()
+    x[0] = 3
+    x.copy_(x + 1)
+    return copy.contiguous()
+
+
+def copied_onto_itself(ops: Ops, x: torch.Tensor) -> Any:
+    copy = torch.empty_like(x).copy_(x)
+    written = copy.clone()
+    ops.write(written, copy.clone())
+    x.copy_(x.clone())
+    return ops.make(written)
+
+
+def view_of_a_value_written_before(ops: Ops, x: torch.Tensor) -> Any:
+    view = x.unsqueeze(0)
+    view.mul_(2)
+    ops.write(view, view)
+    return ops.make(view)
+
+
+def transposed_view_of_a_value_written_before(ops: Ops, x: torch.Tensor) -> Any:
+    x.add_(1)
+    ops.write(x.t()[1], x.t()[2].clone())
+    return ops.make(x)
+
+
+def computed_before_a_function_writes(ops: Ops, x: torch.Tensor) -> Any:
+    late = x + 1
+    flipped = late.flip(0)
+    ops.write_by_function(x, flipped)
+    return ops.make(late)
+
+
+def written_twice_through_a_view(ops: Ops, x: torch.Tensor) -> Any:
+    first = x[0]
+    first[1:].sub_(1)
+    ops.write(x, x)
+    ops.write(first, first)
+    return first[::2].squeeze()
+
+
+def view_of_a_written_intermediate(ops: Ops, x: torch.Tensor) -> Any:
+    made = ops.make(x)
+    view = made.transpose(0, 1)
+    made.t().add_(2)
+    ops.write_by_function(made, made)
+    return view[1:]
+
+
+def whole(size: int) -> torch.Tensor:
+    return torch.arange(4.0 * size).view(size, 4)
+
+
+def window(size: int) -> torch.Tensor:
+    return torch.arange(8.0 * (size + 2)).view(size + 2, 8)[1 : size + 1, 1:5]
+
+
+def late(size: int) -> torch.Tensor:
+    return torch.arange(4.0 * size + 3)[3:].view(size, 4)
+
+
+PROGRAMS = [
+    (read_after_an_inductor_write, window), (kept_beside_a_later_write, whole), (copied_onto_itself, whole), (view_of_a_value_written_before, late),
+    (transposed_view_of_a_value_written_before, window), (computed_before_a_function_writes, whole), (written_twice_through_a_view, window),
+    (view_of_a_written_intermediate, whole),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS])
+def test_compiled_code_leaves_what_eager_leaves(
+    program: Callable[..., Any], make_input: Callable[[int], torch.Tensor], dynamic: bool, unique: str
+) -> None:
+    compiled = torch.compile(functools.partial(program, declared(unique)), fullgraph=True, dynamic=dynamic)
+    for size in (4, 5) if dynamic else (4,):
+        x, y = make_input(size), make_input(size)
+        results, expected = (value if isinstance(value, tuple) else (value,) for value in (compiled(x), program(plain, y)))
+        for result, value in zip(results, expected, strict=True):
+            assert torch.equal(result, value)
+            assert result.stride() == value.stride()
+        assert torch.equal(x, y)
+        assert torch.equal(storage_of(x), storage_of(y))
+
+
+def storage_of(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty(0).set_(x.untyped_storage())
