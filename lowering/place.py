@@ -124,11 +124,12 @@ def _share(name: Any, values: Mapping[Any, Any], eager: Mapping[Any, torch.Tenso
     apart = [other for other in sharing if not _same_memory(buffers[other], buffers[name])]
     if name not in sharing or not any(may_overlap(extent_of(eager[other]), extent_of(eager[name])) for other in apart):
         return
-    elements = max(fake.untyped_storage().nbytes() // fake.dtype.itemsize for fake in (eager[other] for other in sharing))
-    size = inductor.expressions([elements])
-    memory = inductor.lowering.empty_strided(size, [1], dtype=eager[name].dtype, device=eager[name].device)
+    begins = [eager[other].storage_offset() for other in sharing]
+    begin = next((one for one in begins if all(inductor.known_at_most(one, another) for another in begins)), 0)
+    ends = inductor.expressions([extent(fake.shape, fake.stride(), fake.storage_offset(), 1)[1] - begin for fake in (eager[other] for other in sharing)])
+    memory = inductor.lowering.empty_strided([inductor.greatest(1, *ends)], [1], dtype=eager[name].dtype, device=eager[name].device)
     for other in sharing:
-        window = inductor.as_strided(memory, eager[other])
+        window = inductor.as_strided(memory, eager[other], begin)
         inductor.copy_into(window, values[other])
         buffers[other] = ir.ExternKernel.realize_input(window)
 

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch._C import _is_alias_of as shares_storage
 from torch._functorch._aot_autograd import autograd_cache
@@ -67,6 +68,7 @@ __all__ = [
     "functional_calls",
     "functional_copy",
     "graph_label",
+    "greatest",
     "has_row_major",
     "has_strides",
     "insert_call",
@@ -148,7 +150,10 @@ def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 def copy_into(target: Any, source: Any) -> None:
     """Into the memory of `target`, so in its strides: the lowering of `copy_` may give it the memory of a copy of `source` instead, in other strides."""
     target.realize()
-    target.freeze_layout()
+    memory = target
+    while isinstance(memory, (ir.TensorBox, ir.BaseView)):
+        memory = memory.data
+    memory.freeze_layout()
     ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
 
 
@@ -218,10 +223,15 @@ def has_strides(value: Any, strides: Sequence[Any]) -> bool:
     return isinstance(layout, ir.FixedLayout) and list(layout.stride) == list(strides)
 
 
-def as_strided(value: Any, like: torch.Tensor) -> Any:
-    """A view of a one-dimensional value with the sizes, strides and offset of a fake tensor."""
-    geometry = (expressions(like.shape), expressions(like.stride()), expressions([like.storage_offset()])[0])
+def as_strided(value: Any, like: torch.Tensor, begin: Any) -> Any:
+    """A view of a one-dimensional value with the sizes and strides of a fake tensor, and with its offset less `begin`."""
+    geometry = (expressions(like.shape), expressions(like.stride()), expressions([like.storage_offset() - begin])[0])
     return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
+
+
+def greatest(*values: Any) -> Any:
+    """Of ints and sympy expressions."""
+    return sympy.Max(*values)
 
 
 def has_strides_of(fake: torch.Tensor, other: torch.Tensor) -> bool:

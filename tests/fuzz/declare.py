@@ -200,14 +200,18 @@ def _({self.parameters()}):
                 macros.append(f"#define {name.upper()}(i) {name}[i]")
         parameters += [*(f"double k{i}" for i in range(len(self.coefficients))), "long n", "long m"]
         arguments += [*self.coefficients, f"{self.tensors[0]}.numel()", f"{self.tensors[0]}.size(-1)"]
+        summed = next((named.get(name, name) for name, kind in self.outputs if kind == "rows"), None)
+        if summed:
+            parameters.append("long rows")
+            arguments.append(f"{summed}.numel()")
         lines = [*macros, f"template <class T{''.join(f', class O{i}' for i in range(len(kinds)))}>"]
         lines.append(f"{'__global__ ' if device == 'cuda' else ''}void f({', '.join(parameters)}) {{")
-        lines.append("  double* t = new double[n];")
+        lines.append(f"  double* t = new double[{'n + rows' if summed else 'n'}];")
         for phase in self.phases:
             value = " + ".join(term.cpp(self.coefficients, self.optional) for term in phase.terms)
-            count = "n / m" if phase.rows else "n"
+            count = "rows" if phase.rows else "n"
             if phase.rows:
-                lines.append("  for (long r = 0; r < n / m; ++r) t[r] = 0;")
+                lines.append("  for (long r = 0; r < rows; ++r) t[r] = 0;")
                 lines.append(f"  for (long i = 0; i < n; ++i) t[i / m] += {value};")
             else:
                 lines.append(f"  for (long i = 0; i < n; ++i) t[i] = {value};")
