@@ -97,12 +97,12 @@ class Checked:
             return Finding(form, "refused", refusal(got.error), self.calls)
         # What PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is not ours to answer for.
         if got.error:
-            torch_does = difference(expected, self._attempt(form, self.stock, seed, grow, folder))
+            torch_does = difference(expected, self._attempt(form, self.stock, seed, grow, folder)) or self._fails_without_ops(form, seed, grow, folder)
         else:
             control = self._attempt(form, lambda: self.traceable(seed, grow), seed, grow, folder)
             torch_does = (
                 (control.error is None and difference(expected, control))
-                or self._wrong_without_ops(form, seed, grow, folder)
+                or self._fails_without_ops(form, seed, grow, folder)
                 or self._given_other_strides(form, got, seed, grow, folder)
             )
         if torch_does:
@@ -120,30 +120,32 @@ class Checked:
         except Exception as error:  # noqa: BLE001  (a package is made before it is called)
             return Outcome(error=error)
 
-    def _wrong_without_ops(self, form: str, seed: int, grow: int, folder: str) -> bool:
-        """Whether what the program does beside the calls of ops is wrong by itself."""
+    def _fails_without_ops(self, form: str, seed: int, grow: int, folder: str) -> bool:
+        """Whether what the program does beside the calls of ops is wrong, or raises, by itself."""
         rest = self.program.without_ops()
         if not rest.results:
             return False
         expected, got = (
             self._attempt(each, lambda: execute(rest.source("twin"), base(), f"<rest {id(self)}>")["twin"], seed, grow, folder) for each in ("eager", form)
         )
-        return not expected.error and not got.error and bool(difference(expected, got))
+        return not expected.error and bool(difference(expected, got))
 
     def _given_other_strides(self, form: str, got: Outcome, seed: int, grow: int, folder: str) -> bool:
-        """Whether PyTorch hands custom ops of its own other strides than eager does, and opaq's ops left what the implementations leave that fit those.
+        """Whether PyTorch hands custom ops of its own other strides than eager does, and opaq's ops leave what those ops leave, or what the
+        implementations leave that fit those strides.
 
         A value that PyTorch computes in place of a written tensor may lie otherwise than the tensor.
         """
         record: list[Any] = []
         eager = self._attempt("eager", lambda: self.stock(record), seed, grow, folder)
-        calls = len(record) // (2 if grow else 1)  # of the run with these inputs
-        in_eager = [strides for strides, _, _ in record[-calls:]]
+        in_eager = [strides for strides, _, _ in record]
         record.clear()
         outcome = self._attempt(form, lambda: self.stock(record), seed, grow, folder)
-        if eager.error or outcome.error or [strides for strides, _, _ in record[-calls:]] == in_eager:
+        if eager.error or outcome.error or all(strides in in_eager for strides, _, _ in record):
             return False
-        picks = [picked for _, picked, _ in record[-calls:]]
+        if not difference(outcome, got):
+            return True
+        picks = [picked for _, picked, _ in record[-len(record) // (2 if grow else 1) :]]  # of the run with these inputs
         return not difference(run(self._twin(functools.partial(prelude.choose, picks=picks)), self.inputs(seed, grow), self.program.gradients), got)
 
 
