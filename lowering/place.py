@@ -80,7 +80,7 @@ def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -
     value.realize()
     if aligned:
         value = alignment.restored(value, eager)
-    if contiguous:
+    if contiguous and not inductor.has_row_major(eager):  # a dimension of size 1 may have any stride
         strides = ir.FlexibleLayout.contiguous_strides(value.get_size())
     else:
         strides = inductor.expressions(eager.stride())
@@ -146,10 +146,16 @@ def _same_memory(a: Any, b: Any) -> bool:
 
 
 def _storage(value: Any) -> Any:
-    """What holds a value's data: the same object for all views of it; None for what is not a tensor."""
-    while isinstance(value, (ir.TensorBox, ir.BaseView)):
-        value = value.data
-    return value if isinstance(value, ir.StorageBox) else None
+    """What holds a value's data: the same object for all values in one memory; None for what is not a tensor."""
+    while True:
+        while isinstance(value, (ir.TensorBox, ir.BaseView)):
+            value = value.data
+        if not isinstance(value, ir.StorageBox):
+            return None
+        layout = value.data.layout if isinstance(value.data, ir.Buffer) else None
+        if not isinstance(layout, ir.NonOwningLayout):
+            return value.data
+        value = layout.view  # Inductor computes it in its place in the result of a `cat`
 
 
 def _extent(buffer: Any) -> tuple[Any, Any]:

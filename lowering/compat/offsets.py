@@ -116,6 +116,9 @@ def settle_offsets(graph: Any, call: Any, base: int, value: Any, eager: torch.Te
     begin, suffix = value.meta["val"].storage_offset(), "_storage_offset"
     for name, offset in call.kwargs.items():
         if name.endswith(suffix) and call.kwargs.get(name.removesuffix(suffix) + "_base_index") == base:
+            traced = call.meta["eager_input_vals"][1].get(name, offset)
+            if isinstance(offset, torch.fx.Node) and not statically_known_true(offset.meta["val"] == traced):
+                offset = _plus(graph, 0, traced)  # of another value, in whose place a pass has put one that lies otherwise
             call.kwargs = {**call.kwargs, name: _plus(graph, offset, begin - eager.storage_offset())}
     for result in results:
         moved = begin - result.meta["val"].storage_offset()

@@ -160,3 +160,16 @@ def test_several_results_of_which_one_is_used(unique: str) -> None:
     x = torch.randn(4, 6)
     compiled = torch.compile(lambda x: op(x + 1)[1] * 2, fullgraph=True)
     torch.testing.assert_close(compiled(x), (x + 1).sum(1) * 2)
+
+
+def test_a_stride_of_a_dimension_of_size_1_is_eagers(unique: str) -> None:
+    """Such a tensor is row-major whatever that stride, and is handed over as it is; the implementations are asked about it at the launch."""
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    source = "void f(const float* x, float* o, long n, long k) { for (long i = 0; i < n; ++i) o[i] = x[i] + k; }"
+    op.cpu(source=source, entry="f", args="x, out, x.numel(), 1 + 0 * x.stride(0)", requires=["x.stride(-1) == 1"], name="unit", priority=3)
+    op.cpu(source=source, entry="f", args="x, out, x.numel(), 2 + 0 * x.stride(0)", requires=["x.numel() >= 8"], name="large", priority=2)
+    op.cpu(source=source, entry="f", args="x, out, x.numel(), 3", name="row-major", priority=1)
+    compiled = torch.compile(op, fullgraph=True, dynamic=True)
+    for size in (4, 5, 9):
+        x = torch.arange(float(size)).view(1, size).t()
+        assert torch.equal(compiled(x), op(x))

@@ -107,6 +107,22 @@ def shared_with_an_argument_in_other_strides(ops: Ops, x: torch.Tensor) -> Any:
     return repeated.reshape(-1, 2)
 
 
+def written_after_a_cat(ops: Ops, x: torch.Tensor) -> Any:
+    made = x + 1
+    joined = torch.cat([made, x + 2])
+    ops.write(made, made)
+    part = torch.cat([x + 3, x + 4])
+    ops.write(part, joined.clone())
+    return joined, part, made
+
+
+def last_row_of_a_value_written_before(ops: Ops, x: torch.Tensor) -> Any:
+    last = x[-1]
+    x[..., 1:].sub_(1)
+    ops.write(last, last.clone())
+    return ops.make(x.view_as(x))
+
+
 def reshaped(ops: Ops, x: torch.Tensor) -> Any:
     a, b = x.reshape(4, -1), x.reshape(4, -1)
     ops.write_by_function(a, b)
@@ -126,6 +142,10 @@ def late(size: int) -> torch.Tensor:
     return torch.arange(4.0 * size + 3)[3:].view(size, 4)
 
 
+def every_second_row(size: int) -> torch.Tensor:
+    return torch.arange(8.0 * size).view(2 * size, 4)[::2]
+
+
 def three_rows(size: int) -> torch.Tensor:
     return torch.arange(24.0 * (size - 3)).view(6, -1)[::2]
 
@@ -134,6 +154,7 @@ PROGRAMS = [
     (read_after_an_inductor_write, window), (kept_beside_a_later_write, whole), (copied_onto_itself, whole), (view_of_a_value_written_before, late),
     (transposed_view_of_a_value_written_before, window), (computed_before_a_function_writes, whole), (written_twice_through_a_view, window),
     (view_of_a_written_intermediate, whole), (transposed_after_a_write, whole), (shared_with_an_argument_in_other_strides, window), (reshaped, three_rows),
+    (written_after_a_cat, whole), (last_row_of_a_value_written_before, every_second_row),
 ]  # fmt: skip
 
 
