@@ -111,15 +111,20 @@ def replay_view(graph: Any, view: Any, value: Any, moved: Any) -> Any:
 
 
 def settle_offsets(graph: Any, call: Any, base: int, value: Any, eager: torch.Tensor, results: Sequence[Any]) -> None:
-    """Where a call of auto_functionalized_v2 gets `value` for its base of that index, and the storage offset is another than `eager` has: records where
-    the written views of it begin, and in `results`, the value after the write, and in views of those, where they do."""
-    begin, suffix = value.meta["val"].storage_offset(), "_storage_offset"
-    for name, offset in call.kwargs.items():
-        if name.endswith(suffix) and call.kwargs.get(name.removesuffix(suffix) + "_base_index") == base:
-            traced = call.meta["eager_input_vals"][1].get(name, offset)
-            if isinstance(offset, torch.fx.Node) and not statically_known_true(offset.meta["val"] == traced):
-                offset = _plus(graph, 0, traced)  # of another value, in whose place a pass has put one that lies otherwise
-            call.kwargs = {**call.kwargs, name: _plus(graph, offset, begin - eager.storage_offset())}
+    """Where a call of auto_functionalized_v2 gets `value` for its base of that index: records the sizes and strides that the written views of it had when
+    they were traced, and where they begin in `value`, whose storage offset may be another than that of `eager`; and in `results`, the value after
+    the write, and in views of those, where they begin."""
+    traced, kwargs = call.meta["eager_input_vals"][1], dict(call.kwargs)
+    begin = value.meta["val"].storage_offset()
+    for prefix in (name.removesuffix("_base_index") for name, index in kwargs.items() if name.endswith("_base_index") and index == base):
+        for name in (f"{prefix}_size", f"{prefix}_stride"):
+            if name in kwargs:
+                kwargs[name] = type(kwargs[name])(_as_traced(graph, now, then) for now, then in zip(kwargs[name], traced.get(name, kwargs[name])))
+        name = f"{prefix}_storage_offset"
+        if name in kwargs:
+            offset = _as_traced(graph, kwargs[name], traced.get(name, kwargs[name]))
+            kwargs[name] = _plus(graph, offset, begin - eager.storage_offset())
+    call.kwargs = kwargs
     for result in results:
         moved = begin - result.meta["val"].storage_offset()
         if statically_known_true(moved == 0):
@@ -131,6 +136,14 @@ def settle_offsets(graph: Any, call: Any, base: int, value: Any, eager: torch.Te
             if isinstance(fake, torch.Tensor):
                 with V.fake_mode:
                     node.meta["val"] = fake.as_strided(fake.shape, fake.stride(), fake.storage_offset() + moved)
+
+
+def _as_traced(graph: Any, now: Any, traced: Any) -> Any:
+    """A size, stride or offset of a view, which was `traced` when the call was. `now`: the same in the graph; a node that asks a view for it tells another
+    where a pass has put a value in the place of the view's base that lies otherwise."""
+    if not isinstance(now, torch.fx.Node) or statically_known_true(now.meta["val"] == traced):
+        return now
+    return _plus(graph, 0, traced)
 
 
 def is_view(node: Any) -> bool:

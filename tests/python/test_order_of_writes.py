@@ -123,6 +123,16 @@ def last_row_of_a_value_written_before(ops: Ops, x: torch.Tensor) -> Any:
     return ops.make(x.view_as(x))
 
 
+def parts_of_a_value_written_before(ops: Ops, x: torch.Tensor) -> Any:
+    rows, diagonal, corner = x[::2], x[:4].diagonal(), x.t()[::2, ::2]
+    x[..., 1:].sub_(1)
+    ops.write_by_function(rows, rows.clone())
+    ops.write_by_function(diagonal, diagonal.clone())
+    x.mul_(2)
+    ops.write(corner, corner.clone())
+    return ops.make(x.view_as(x))
+
+
 def reshaped(ops: Ops, x: torch.Tensor) -> Any:
     a, b = x.reshape(4, -1), x.reshape(4, -1)
     ops.write_by_function(a, b)
@@ -155,6 +165,7 @@ PROGRAMS = [
     (transposed_view_of_a_value_written_before, window), (computed_before_a_function_writes, whole), (written_twice_through_a_view, window),
     (view_of_a_written_intermediate, whole), (transposed_after_a_write, whole), (shared_with_an_argument_in_other_strides, window), (reshaped, three_rows),
     (written_after_a_cat, whole), (last_row_of_a_value_written_before, every_second_row),
+    (parts_of_a_value_written_before, window),
 ]  # fmt: skip
 
 
