@@ -143,7 +143,7 @@ def _as_traced(graph: Any, now: Any, traced: Any) -> Any:
     where a pass has put a value in the place of the view's base that lies otherwise."""
     if not isinstance(now, torch.fx.Node) or statically_known_true(now.meta["val"] == traced):
         return now
-    return _plus(graph, 0, traced)
+    return computed(graph, traced)
 
 
 def is_view(node: Any) -> bool:
@@ -157,11 +157,17 @@ def _plus(graph: Any, offset: Any, moved: Any) -> Any:
     """The sum of an offset in the graph (an int, or a node) and an int or SymInt: an int, or a node."""
     if statically_known_true(moved == 0):
         return offset
-    total = (offset.meta["val"] if isinstance(offset, torch.fx.Node) else offset) + moved
-    if not isinstance(total, torch.SymInt):
-        return total
+    return computed(graph, (offset.meta["val"] if isinstance(offset, torch.fx.Node) else offset) + moved)
+
+
+def computed(graph: Any, value: Any) -> Any:
+    """An int or SymInt as an int, or as a node that computes it of the graph's inputs.
+
+    LaunchError: it cannot be computed of those."""
+    if not isinstance(value, torch.SymInt):
+        return value
     given = (node for node in graph.find_nodes(op="placeholder") if isinstance(node.meta.get("val"), torch.SymInt))
-    return _computed(graph, total.node.shape_env.simplify(total.node.expr), {node.meta["val"].node.expr: node for node in given})
+    return _computed(graph, value.node.shape_env.simplify(value.node.expr), {node.meta["val"].node.expr: node for node in given})
 
 
 def _computed(graph: Any, expression: Any, known: Mapping[Any, Any]) -> Any:
@@ -172,5 +178,5 @@ def _computed(graph: Any, expression: Any, known: Mapping[Any, Any]) -> Any:
         return int(expression)
     operation = {"Add": operator.add, "Mul": operator.mul, "Pow": operator.pow, "Max": torch.sym_max, "Min": torch.sym_min}.get(type(expression).__name__)
     if operation is None:
-        raise _runtime.LaunchError(f"a view that begins at element {expression} of its storage cannot be written to in a compiled graph; pass a copy of it: .clone()")
+        raise _runtime.LaunchError(f"a view that lies by {expression} in its storage cannot be written to in a compiled graph; pass a copy of it: .clone()")
     return functools.reduce(lambda a, b: insert_call(graph, operation, a, b), (_computed(graph, each, known) for each in expression.args))

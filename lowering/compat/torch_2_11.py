@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .cpp_arrays import keep_arrays_apart
 from .functional_names import free_argument_names
-from .offsets import is_view, lower_storage_offsets, replay_view, settle_offsets
+from .offsets import computed, is_view, lower_storage_offsets, replay_view, settle_offsets
 from .writes import keep_dependencies
 
 __all__ = [
@@ -578,14 +578,12 @@ def insert_copy(graph: Any, node: Any, like: torch.Tensor) -> Any:
     aten = torch.ops.aten
     if has_row_major(like):
         return insert_call(graph, aten.clone.default, node, memory_format=torch.contiguous_format)
-    known = all(isinstance(stride, int) for stride in like.stride())
-    if not known and not has_strides_of(node.meta["val"], like):
-        order = sorted(range(like.dim()), key=lambda dim: size_hint(like.stride(dim)), reverse=True)
-        copy = insert_call(graph, aten.clone.default, insert_call(graph, aten.permute.default, node, order), memory_format=torch.contiguous_format)
-        return insert_call(graph, aten.permute.default, copy, [order.index(dim) for dim in range(like.dim())])
+    same = has_strides_of(node.meta["val"], like)
 
     def symbol(value: Any, op: Any, dim: int) -> Any:
-        return value if isinstance(value, int) else insert_call(graph, op, node, dim)
+        if isinstance(value, int):
+            return value
+        return insert_call(graph, op, node, dim) if op is aten.sym_size.int or same else computed(graph, value)
 
     sizes = [symbol(size, aten.sym_size.int, dim) for dim, size in enumerate(like.shape)]
     strides = [symbol(stride, aten.sym_stride.int, dim) for dim, stride in enumerate(like.stride())]
