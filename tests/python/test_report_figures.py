@@ -107,6 +107,6 @@ def test_profile_does_not_count_compiling(unique: str) -> None:
     for _ in range(4):
         compiled(torch.ones(4))
     found = row(unique)
-    assert found["compile_seconds"] > 0.05 and found["calls"] == 4 and found["timed_calls"] == 3
-    assert found["host_us_per_call"] < 5000
+    assert found["compile_seconds"] > 0 and found["calls"] == 4 and found["timed_calls"] == 3
+    assert found["host_us_per_call"] < 1e6 * found["compile_seconds"] / 5  # a quarter or more if one of the calls counted it
     assert "timed  host us/call" in str(opaq.report())
