@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Container, Mapping
 from typing import Any
 
+import sympy
 import torch
 from opaq import _runtime
 
@@ -124,10 +125,11 @@ def _share(name: Any, values: Mapping[Any, Any], eager: Mapping[Any, torch.Tenso
     apart = [other for other in sharing if not _same_memory(buffers[other], buffers[name])]
     if name not in sharing or not any(may_overlap(extent_of(eager[other]), extent_of(eager[name])) for other in apart):
         return
-    begins = [eager[other].storage_offset() for other in sharing]
+    fakes = [eager[other] for other in sharing]
+    begins = [fake.storage_offset() for fake in fakes]
     begin = next((one for one in begins if all(inductor.known_at_most(one, another) for another in begins)), 0)
-    ends = inductor.expressions([extent(fake.shape, fake.stride(), fake.storage_offset(), 1)[1] - begin for fake in (eager[other] for other in sharing)])
-    memory = inductor.lowering.empty_strided([inductor.greatest(1, *ends)], [1], dtype=eager[name].dtype, device=eager[name].device)
+    ends = inductor.expressions([extent(fake.shape, fake.stride(), fake.storage_offset(), 1)[1] - begin for fake in fakes])
+    memory = inductor.lowering.empty_strided([sympy.Max(1, *ends)], [1], dtype=eager[name].dtype, device=eager[name].device)
     for other in sharing:
         window = inductor.as_strided(memory, eager[other], begin)
         inductor.copy_into(window, values[other])
@@ -148,8 +150,7 @@ def _same_memory(a: Any, b: Any) -> bool:
 def _storage(value: Any) -> Any:
     """What holds a value's data: the same object for all values in one memory; None for what is not a tensor."""
     while True:
-        while isinstance(value, (ir.TensorBox, ir.BaseView)):
-            value = value.data
+        value = inductor.holder(value)
         if not isinstance(value, ir.StorageBox):
             return None
         layout = value.data.layout if isinstance(value.data, ir.Buffer) else None

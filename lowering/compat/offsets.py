@@ -110,7 +110,7 @@ def replay_view(graph: Any, view: Any, value: Any, moved: Any) -> Any:
     return insert_call(graph, view.target, value, *args, **kwargs)
 
 
-def settle_offsets(graph: Any, call: Any, base: int, value: Any, eager: torch.Tensor, results: Sequence[Any]) -> None:
+def settle_views(graph: Any, call: Any, base: int, value: Any, eager: torch.Tensor, results: Sequence[Any]) -> None:
     """Where a call of auto_functionalized_v2 gets `value` for its base of that index: records the sizes and strides that the written views of it had when
     they were traced, and where they begin in `value`, whose storage offset may be another than that of `eager`; and in `results`, the value after
     the write, and in views of those, where they begin."""
@@ -151,6 +151,13 @@ def is_view(node: Any) -> bool:
     if node.op == "call_function" and node.target is operator.getitem:
         return isinstance(node.args[0], torch.fx.Node) and is_view(node.args[0])
     return node.op == "call_function" and bool(_is_view_op(node.target))
+
+
+def viewed(node: Any) -> Any:
+    """What a graph's node is a view of, through all views; the node itself where it is none."""
+    while is_view(node):
+        node = node.args[0]
+    return node
 
 
 def _plus(graph: Any, offset: Any, moved: Any) -> Any:

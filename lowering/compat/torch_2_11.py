@@ -7,7 +7,6 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch._C import _is_alias_of as shares_storage
 from torch._functorch._aot_autograd import autograd_cache
@@ -32,14 +31,14 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .cpp_arrays import keep_arrays_apart
 from .functional_names import free_argument_names
-from .offsets import computed, is_view, lower_storage_offsets, replay_view, settle_offsets
+from .offsets import computed, is_view, lower_storage_offsets, replay_view, settle_views, viewed
 from .writes import keep_dependencies
 
 __all__ = [
     "lower_storage_offsets",
     "memory_of",
     "has_strides_of",
-    "settle_offsets",
+    "settle_views",
     "replay_view",
     "new_values",
     "outputs_that_are_inputs",
@@ -68,8 +67,8 @@ __all__ = [
     "functional_calls",
     "functional_copy",
     "graph_label",
-    "greatest",
     "has_row_major",
+    "holder",
     "has_strides",
     "insert_call",
     "insert_copy",
@@ -150,10 +149,7 @@ def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 def copy_into(target: Any, source: Any) -> None:
     """Into the memory of `target`, so in its strides: the lowering of `copy_` may give it the memory of a copy of `source` instead, in other strides."""
     target.realize()
-    memory = target
-    while isinstance(memory, (ir.TensorBox, ir.BaseView)):
-        memory = memory.data
-    memory.freeze_layout()
+    holder(target).freeze_layout()
     ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
 
 
@@ -229,9 +225,11 @@ def as_strided(value: Any, like: torch.Tensor, begin: Any) -> Any:
     return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
 
 
-def greatest(*values: Any) -> Any:
-    """Of ints and sympy expressions."""
-    return sympy.Max(*values)
+def holder(value: Any) -> Any:
+    """Inductor's StorageBox of a tensor, the same for all views of it; for another value, the value."""
+    while isinstance(value, (ir.TensorBox, ir.BaseView)):
+        value = value.data
+    return value
 
 
 def has_strides_of(fake: torch.Tensor, other: torch.Tensor) -> bool:
@@ -258,11 +256,7 @@ def lay_out_as_traced(value: Any, node: Any) -> None:
     """Where Inductor has not yet decided how to lay out the tensor that `value`, the graph's `node`, is or is a view of: decides for the order of its
     strides in the graph, so that the view, too, has those."""
     value.realize()
-    while isinstance(value, (ir.TensorBox, ir.BaseView)):
-        value = value.data
-    while isinstance(node, torch.fx.Node) and is_view(node):
-        node = node.args[0]
-    buffer, fake = value.data, node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    buffer, fake = holder(value).data, viewed(node).meta.get("val") if isinstance(node, torch.fx.Node) else None
     if isinstance(fake, torch.Tensor) and isinstance(buffer, ir.Buffer) and isinstance(buffer.layout, ir.FlexibleLayout):
         if list(buffer.get_size()) == list(expressions(fake.shape)):
             buffer.freeze_layout_with_stride_order(ir.get_stride_order([size_hint(stride) for stride in fake.stride()]))
@@ -284,12 +278,7 @@ def views_of_one(a: Any, b: Any) -> bool:
     fakes = [node.meta.get("val") for node in (a, b)]
     if not all(isinstance(fake, torch.Tensor) for fake in fakes) or shares_storage(*fakes):
         return True
-    roots = []
-    for node in (a, b):
-        while is_view(node):
-            node = node.args[0]
-        roots.append(node)
-    return roots[0] is roots[1]
+    return viewed(a) is viewed(b)
 
 
 def place_in_memory(value: Any) -> Any:
@@ -520,9 +509,7 @@ def copies_into(node: Any, target: Any) -> bool:
 def memory_of(node: Any) -> Any:
     """The graph's node in whose memory `node` lies: through views, and through calls that write in place."""
     while True:
-        if is_view(node):
-            node = node.args[0]
-            continue
+        node = viewed(node)
         call = node.args[0] if node.target is operator.getitem else None
         if call is None or call.target not in (_V1, _V2):
             return node
@@ -578,13 +565,11 @@ def insert_copy(graph: Any, node: Any, like: torch.Tensor) -> Any:
     aten = torch.ops.aten
     if has_row_major(like):
         return insert_call(graph, aten.clone.default, node, memory_format=torch.contiguous_format)
-    same = has_strides_of(node.meta["val"], like)
 
-    def symbol(value: Any, op: Any, dim: int) -> Any:
-        if isinstance(value, int):
-            return value
-        return insert_call(graph, op, node, dim) if op is aten.sym_size.int or same else computed(graph, value)
+    def asked(op: Any, values: Sequence[Any]) -> list[Any]:
+        """Sizes or strides that `node` has."""
+        return [value if isinstance(value, int) else insert_call(graph, op, node, dim) for dim, value in enumerate(values)]
 
-    sizes = [symbol(size, aten.sym_size.int, dim) for dim, size in enumerate(like.shape)]
-    strides = [symbol(stride, aten.sym_stride.int, dim) for dim, stride in enumerate(like.stride())]
+    sizes, same = asked(aten.sym_size.int, like.shape), has_strides_of(node.meta["val"], like)
+    strides = asked(aten.sym_stride.int, like.stride()) if same else [computed(graph, stride) for stride in like.stride()]
     return insert_call(graph, aten.copy.default, insert_call(graph, aten.new_empty_strided.default, node, sizes, strides), node)

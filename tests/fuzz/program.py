@@ -85,8 +85,9 @@ def random_inputs(rng: random.Random) -> list[str]:
     for i in range(rng.choice([1, 1, 2, 2, 3])):
         if made and rng.random() < 0.15:  # two inputs that share memory
             views = [f"x{i - 1}", f"x{i - 1}.t() if x{i - 1}.dim() == 2 else x{i - 1}"]
+            row_major = made[-1].startswith("fill(") and ")." not in made[-1] and not made[-1].endswith("]")
             # PyTorch (2.11 to 2.15) does not see that two parts of rows overlap which begin at the same column: x[:, 1:5] and x[1:, 1:5].
-            made.append(rng.choice([*views, f"x{i - 1}[1:]", f"x{i - 1}[:-1]"] if made[-1].startswith("fill(") and ")." not in made[-1] and not made[-1].endswith("]") else views))
+            made.append(rng.choice([*views, f"x{i - 1}[1:]", f"x{i - 1}[:-1]"] if row_major else views))
             continue
         dtype = rng.choice([""] * 8 + [", torch.float64", ", torch.int64"])
         shape = rng.choice(["(4 + grow, 4)", "(4 + grow, 4)", "(2 + grow, 4)", "(8 + grow,)", "(3 + grow, 5)", "(2 + grow, 2, 4)", "(1 + grow, 4)"])
