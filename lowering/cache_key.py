@@ -19,7 +19,7 @@ import opaq
 import torch.fx
 from opaq import _runtime
 
-from . import copies, formulas, options, overload_of, python_functions, record
+from . import formulas, options, overload_of, python_functions, record
 from .compat import inductor, library
 from .function_digest import Unknown, digest
 
@@ -44,8 +44,23 @@ def key_of(graph_module: torch.fx.GraphModule | None, registered: Registered, tr
         raise inductor.CacheBypass("opaq's contract check compares with the traced graph, which no compile cache holds")
     if not found and options.current() == options.Options():
         return None
-    sharing = [copies.traced_sharing(module.graph, found) for module in _graph_modules(graph_module)]
-    return (tuple((name, _digest(name, registered, traced)) for name in sorted(found)), settings, sharing, writer())
+    values = [_traced(module.graph) for module in _graph_modules(graph_module)] if found else []
+    return (tuple((name, _digest(name, registered, traced)) for name in sorted(found)), settings, values, writer())
+
+
+def _traced(graph: torch.fx.Graph) -> list[Any]:
+    """What the lowering goes by and the text of the graph does not tell: how values lay in memory when the graph was traced, and which of them shared it.
+    Inductor drops copies before it makes the key, and a call without its copies looks like one that had none."""
+    memories: dict[int, int] = {}
+    return [[_described(value, memories) for value in inductor.traced_values(node)] for node in graph.nodes]
+
+
+def _described(value: Any, memories: dict[int, int]) -> Any:
+    """Text of a number; number, in order of appearance, of the memory of a tensor, and its layout; None of other values, which the text of the graph tells."""
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
+        memory = memories.setdefault(inductor.storage_id(value), len(memories))
+        return memory, str(value.dtype), str(value.device), str((tuple(value.shape), value.stride(), value.storage_offset()))
+    return str(value) if isinstance(value, (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)) else None
 
 
 def _graph_modules(graph_module: torch.fx.GraphModule | None) -> Iterator[torch.fx.GraphModule]:

@@ -64,18 +64,6 @@ def restore_sharing(graph: torch.fx.Graph, registered: Container[str]) -> None:
             _restore(graph, node)
 
 
-def traced_sharing(graph: torch.fx.Graph, registered: Container[str]) -> list[Any]:
-    """What `restore_sharing` goes by and the text of the graph does not tell: a part of Inductor's cache key. Calls whose copies were dropped before the
-    key is made look like calls that had none."""
-    told = []
-    for call in inductor.functional_calls(graph):
-        if library.op_name(call.args[0]) in registered and "eager_input_vals" in call.meta:
-            tensors = [(place, value) for place, _, value in _tensors(call.kwargs, call.meta["eager_input_vals"][1])]
-            groups = [next(i for i, (_, other) in enumerate(tensors) if _shares(value, other)) for _, value in tensors]
-            told.append([(place, group, str(extent_of(value))) for (place, value), group in zip(tensors, groups)])
-    return told
-
-
 def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
     reads, written = _arguments(call)
     with graph.inserting_before(call):

@@ -98,6 +98,8 @@ __all__ = [
     "shares_storage",
     "size_hint",
     "stock_fallback",
+    "storage_id",
+    "traced_values",
     "tree_leaves",
     "tree_map",
     "use_layout_tag",
@@ -181,6 +183,16 @@ def with_leaves(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], leav
 def fakes_of(nodes: Any) -> Any:
     """The fake values of the graph's nodes among `nodes`, a nest of tuples, lists and dicts."""
     return torch.fx.map_arg(nodes, lambda node: node.meta.get("val"))
+
+
+def traced_values(node: Any) -> list[Any]:
+    """The values, tensors as fakes, that a node was given, where that is recorded, and returned when the graph was traced."""
+    return tree_leaves((node.meta.get("eager_input_vals"), node.meta.get("val")))
+
+
+def storage_id(fake: torch.Tensor) -> int:
+    """The same for tensors that share memory."""
+    return fake.untyped_storage()._cdata
 
 
 def use_layout_tag(overload: Any) -> None:

@@ -105,3 +105,46 @@ def test_what_another_opaq_wrote_is_not_served(process) -> None:
     process(2)
     assert process(2, kind="another opaq")["fx_hits"] == 0
     assert process(2)["autograd_hits"] == 1
+
+
+LOOK_ALIKE = """
+import torch
+from torch._inductor.codecache import FxGraphCache
+import opaq
+
+op = opaq.op("cachetest::aligned(Tensor x) -> Tensor", outputs=opaq.like("x"))
+op.cpu(source="void k(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i]; }", entry="k", args="x, out, x.numel()", requires="aligned(x, 16)")
+add = opaq.op("cachetest::add(Tensor(a!) x, Tensor y) -> ()")
+add.cpu(source="void k(float* x, const float* y, long n) { for (long i = 0; i < n; ++i) x[i] += y[n - 1 - i]; }", entry="k", args="x, y, x.numel()")
+
+
+def run(program, *inputs):
+    try:
+        return program(*inputs).tolist()
+    except opaq.LaunchError:
+        return "refused"
+
+
+def with_add(written, read):
+    add(written, read)
+    return written
+
+
+for programs in (
+    [lambda t: op(t[1:]), lambda t: op(t[1:] * 1), lambda t: op(t[1:] + 0)],
+    [lambda t: with_add((z := t + 1), z), lambda t: with_add((z := t + 1), z * 1), lambda t: with_add((z := t + 1) + 0, z)],
+    [lambda t: with_add(t, t), lambda t: with_add(t, t + 0), lambda t: with_add(t + 0, t), lambda t: with_add(t + 0, t * 1)],
+):
+    for order in programs, programs[::-1]:
+        FxGraphCache.clear()
+        for program in order:
+            torch._dynamo.reset()
+            t = torch.arange(16.0)
+            got, want = run(torch.compile(program, fullgraph=True), t.clone()), run(program, t.clone())
+            assert got == want, (programs.index(program), got, want)
+"""
+
+
+def test_programs_that_look_alike_after_inductor_dropped_their_copies_are_told_apart(tmp_path: Path) -> None:
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "OPAQ_CACHE_DIR": str(tmp_path / "opaq")}
+    subprocess.run([sys.executable, "-c", LOOK_ALIKE], env=environment, check=True, timeout=600)
