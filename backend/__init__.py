@@ -6,7 +6,16 @@ from typing import Any
 
 import torch  # noqa: F401  libtorch must be loaded before the runtime looks for it
 
-from ._runtime import CaptureError, CompileError, ContractError, DeclarationError, DriverError, Error, LaunchError, MissingError
+from ._runtime import (
+    CaptureError,
+    CompileError,
+    ContractError,
+    DeclarationError,
+    DriverError,
+    Error,
+    LaunchError,
+    MissingError,
+)
 from .torch_objects import bind
 
 bind()
@@ -19,11 +28,30 @@ from .rules import Output, file, like, tensor  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
-    "CaptureError", "CompileError", "ContractError", "DeclarationError", "DriverError", "Error", "LaunchError", "MissingError",
-    "Op", "Output", "Report", "custom_op", "file", "like", "op", "package", "report", "tensor", "warmup",
-]  # fmt: skip
+    "CaptureError",
+    "CompileError",
+    "ContractError",
+    "DeclarationError",
+    "DriverError",
+    "Error",
+    "LaunchError",
+    "MissingError",
+    "Op",
+    "Output",
+    "Report",
+    "custom_op",
+    "file",
+    "like",
+    "op",
+    "package",
+    "report",
+    "tensor",
+    "warmup",
+]
 
 
 def warmup(op: Op, *args: Any) -> None:
-    """Compiles and loads what op(*args) needs, and runs nothing; do it before capturing a CUDA graph."""
+    """Compiles and loads what op(*args) needs, and runs nothing; do it before capturing a CUDA
+    graph.
+    """
     op.warmup(*args)

@@ -1,151 +1,200 @@
-"""The C++ runtime as Python sees it. Everything here is thin: texts and tensors in, launches and facts out."""
+"""The C++ runtime as Python sees it. Everything here is thin: texts and tensors in, launches and
+facts out.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
-class Error(RuntimeError): ...                      # base of all that opaq raises
-class DeclarationError(Error, ValueError): ...      # a schema, rule, expression or option is wrong
-class CompileError(Error): ...                      # source does not compile or does not fit its argument list
-class LaunchError(Error): ...                       # this call's arguments are wrong
+class Error(RuntimeError): ...  # base of all that opaq raises
+class DeclarationError(Error, ValueError): ...  # a schema, rule, expression or option is wrong
+class CompileError(Error): ...  # source does not compile or does not fit its argument list
+class LaunchError(Error): ...  # this call's arguments are wrong
 class ContractError(LaunchError): ...
-class DriverError(Error): ...                       # CUDA reported an error; attribute `sticky`
-class CaptureError(Error): ...                      # something must load while a stream is captured
-class MissingError(Error): ...                      # a library or device is not there
+class DriverError(Error): ...  # CUDA reported an error; attribute `sticky`
+class CaptureError(Error): ...  # something must load while a stream is captured
+class MissingError(Error): ...  # a library or device is not there
 
-# ---- set-up (called by backend/__init__.py) ----------------------------------------------------------------------------
+# ---- set-up (called by backend/__init__.py) ------------------------------------------------------
 
 def configure(*, library_dirs: Sequence[str], cuda_include_dirs: Sequence[str]) -> None: ...
-def bind_torch(**objects: Any) -> None: ...         # torch.Tensor, Parameter, dtypes, allocation: see runtime/python/bind.cpp
+def bind_torch(
+    **objects: Any,
+) -> None: ...  # torch.Tensor, Parameter, dtypes, allocation: see runtime/python/bind.cpp
 
-# ---- declarations ------------------------------------------------------------------------------------------------------
+# ---- declarations --------------------------------------------------------------------------------
 
 class ArgInfo(TypedDict):
     name: str
-    torch_type: str         # "Tensor", "SymInt", "float", "int[]", ...
+    torch_type: str  # "Tensor", "SymInt", "float", "int[]", ...
     optional: bool
     mutated: bool
     keyword_only: bool
-    default: str | None     # schema text, None when required
-    default_value: Any      # what the text stands for
+    default: str | None  # schema text, None when required
+    default_value: Any  # what the text stands for
 
-class OutputInfo(TypedDict):                        # expressions over the arguments, as Requirement's `python`, for fake tensors
+class OutputInfo(
+    TypedDict
+):  # expressions over the arguments, as Requirement's `python`, for fake tensors
     name: str
-    shape: list[str]        # items; an item that yields a list is marked with a leading "*"
-    strides: list[str]      # [] when contiguous
+    shape: list[str]  # items; an item that yields a list is marked with a leading "*"
+    strides: list[str]  # [] when contiguous
     dtype: str
-    partial: bool           # implementations may leave elements unwritten
-    device_of: str          # the argument whose device it shares
+    partial: bool  # implementations may leave elements unwritten
+    device_of: str  # the argument whose device it shares
 
 class Requirement(TypedDict):
-    text: str               # as written: "aligned(x, 16)"
-    python: str             # calls of the functions of lowering/functions.py or lowering/symbolic.py
-    cpp: str                # over cpp_prelude()
-    reads_data: list[str]   # tensors whose address it reads: aligned(x, 16)
+    text: str  # as written: "aligned(x, 16)"
+    python: str  # calls of the functions of lowering/functions.py or lowering/symbolic.py
+    cpp: str  # over cpp_prelude()
+    reads_data: list[str]  # tensors whose address it reads: aligned(x, 16)
 
-class Hole(TypedDict):      # a template value of an entry
+class Hole(TypedDict):  # a template value of an entry
     text: str
     python: str
 
 class ImplementationInfo(TypedDict):
     name: str
-    device: str             # "cuda" | "cpu"
-    kind: str               # "source" | "binary" | "library" | "python"
+    device: str  # "cuda" | "cpu"
+    kind: str  # "source" | "binary" | "library" | "python"
     priority: int
     requires: list[Requirement]
-    needs_contiguous: list[str]   # arguments that must be contiguous: their strides are read nowhere in this implementation
+    needs_contiguous: list[
+        str
+    ]  # arguments that must be contiguous: their strides are read nowhere in this implementation
     entry: str
     holes: list[Hole]
     hash: str
 
 class OpInfo(TypedDict):
-    name: str               # "mylib::rms_norm"
-    schema: str             # canonical
+    name: str  # "mylib::rms_norm"
+    schema: str  # canonical
     args: list[ArgInfo]
     outputs: list[OutputInfo]
-    implementations: list[ImplementationInfo]   # best first
+    implementations: list[ImplementationInfo]  # best first
     has_reference: bool
-    hash: str               # of the declaration: generated code is held to it
+    hash: str  # of the declaration: generated code is held to it
 
-def declare(schema: str, outputs: Sequence[dict[str, str]], replace: bool) -> str: ...   # returns "ns::name"; items have OutputText's fields
-def implement(op: str, implementation: dict[str, Any], replace: bool) -> str: ...        # ImplementationText's fields; returns its hash
-def define(op: str) -> None: ...                    # with PyTorch's dispatcher, once
-def set_reference(op: str, fallback: Callable[..., None]) -> None: ...                   # fallback(*args, *outputs): fills the outputs
-def note_reference_error(error: BaseException) -> None: ...    # what this thread's reference raised, for its C++ caller to raise again
+def declare(
+    schema: str, outputs: Sequence[dict[str, str]], replace: bool
+) -> str: ...  # returns "ns::name"; items have OutputText's fields
+def implement(
+    op: str, implementation: dict[str, Any], replace: bool
+) -> str: ...  # ImplementationText's fields; returns its hash
+def define(op: str) -> None: ...  # with PyTorch's dispatcher, once
+def set_reference(
+    op: str, fallback: Callable[..., None]
+) -> None: ...  # fallback(*args, *outputs): fills the outputs
+def note_reference_error(
+    error: BaseException,
+) -> None: ...  # what this thread's reference raised, for its C++ caller to raise again
 def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
 def ops() -> list[str]: ...
 
-# ---- launching ---------------------------------------------------------------------------------------------------------
+# ---- launching -----------------------------------------------------------------------------------
 
 def launcher(
-    op: str, hash: str, device: str, node: str, graph: str, timed: bool = False, only: str = "", check: bool = False, source: str = "",
+    op: str,
+    hash: str,
+    device: str,
+    node: str,
+    graph: str,
+    timed: bool = False,
+    only: str = "",
+    check: bool = False,
+    source: str = "",
     promised: str = "",
 ) -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
-    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed: measure its calls that compile and load nothing.
-    only: the implementation that serves every launch; "": each launch chooses.
-    check: hold each launch against the op's declaration; ContractError names the user's line `source`. promised: the implementation that must serve.
+    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed:
+    measure its calls that compile and load nothing. only: the implementation that serves every
+    launch; "": each launch chooses. check: hold each launch against the op's declaration;
+    ContractError names the user's line `source`. promised: the implementation that must serve.
     Raises LaunchError when the op's hash is not `hash`."""
 
 def watch(op: str, entries: list[list[int]]) -> None:
-    """Addresses of the dispatcher's entries for this op (lowering.compat.kernel_entries). What they hold now is ours: direct launches are right until
-    one changes. None given: they never are."""
+    """Addresses of the dispatcher's entries for this op (lowering.compat.kernel_entries). What they
+    hold now is ours: direct launches are right until one changes. None given: they never are."""
 
-def watcher(op: str, device: str) -> Callable[[], bool]: ...       # kernel_is_ours, for one op and device: faster
+def watcher(
+    op: str, device: str
+) -> Callable[[], bool]: ...  # kernel_is_ours, for one op and device: faster
 def kernel_is_ours(op: str, device: str) -> bool:
-    """Whether a call of the op on this device ("cpu", "cuda:0") still comes to the kernel that was there at `watch`."""
+    """Whether a call of the op on this device ("cpu", "cuda:0") still comes to the kernel that was
+    there at `watch`.
+    """
 
-def call_alone(overload: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], check: bool) -> Any:
+def call_alone(
+    overload: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], check: bool
+) -> Any:
     """overload(*args, **kwargs), under the contract check or not, whatever OPAQ_CHECK says."""
 
 def compare_tensors(got: Any, expected: Any, bits: bool) -> int | None:
-    """The number of the first element that differs (bits: is not the same to the bit), in row-major order; -1: none, with the same strides and alignment;
-    -2: none, the same bits; -3: none, floats up to another order of arithmetic; -4: other sizes or another dtype. None: on a device, or negated or
-    conjugated by a bit, so that there are no values to read."""
+    """The number of the first element that differs (bits: is not the same to the bit), in row-major
+    order; -1: none, with the same strides and alignment; -2: none, the same bits; -3: none, floats
+    up to another order of arithmetic; -4: other sizes or another dtype. None: on a device, or
+    negated or conjugated by a bit, so that there are no values to read."""
 
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
-    """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to `overload` (the dispatcher)."""
+    """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to
+    `overload` (the dispatcher).
+    """
 
-class Unbound: ...          # a base class: its instances are no methods where they are attributes of a class
+# a base class: its instances are no methods where they are attributes of a class
+class Unbound: ...
 
-# A tensor that need not exist: (dtype name, sizes, strides, device "cuda:0", alignment in bytes). Scalars stand for themselves.
+# A tensor that need not exist: (dtype name, sizes, strides, device "cuda:0", alignment in bytes).
+# Scalars stand for themselves.
 Fact = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
 
-class Resources(TypedDict): # of a kernel, functions that it calls without inlining included; bytes but for the registers
-    registers: int          # of a thread
-    shared: int             # of a block, static
-    stack: int              # of a thread; more where functions call themselves
-    spill_stores: int       # of a thread: registers kept in memory for want of room
+class Resources(
+    TypedDict
+):  # of a kernel, functions that it calls without inlining included; bytes but for the registers
+    registers: int  # of a thread
+    shared: int  # of a block, static
+    stack: int  # of a thread; more where functions call themselves
+    spill_stores: int  # of a thread: registers kept in memory for want of room
     spill_loads: int
 
 def expression(op: str, text: str, facts: Sequence[Fact]) -> dict[str, Any]:
-    """Any expression over the op's arguments and results: type, python, cpp, and its value for these facts or the error of evaluating it."""
-def plan(op: str, facts: Sequence[Fact]) -> dict[str, Any]: ...     # implementation, entry, grid, block, cluster, shared, reasons (text)
-def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]: ...
-                                                    # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None
-class Sources(TypedDict):   # of an op's implementations: source text, headers, options, compilers
+    """Any expression over the op's arguments and results: type, python, cpp, and its value for
+    these facts or the error of evaluating it.
+    """
+
+def plan(
+    op: str, facts: Sequence[Fact]
+) -> dict[str, Any]: ...  # implementation, entry, grid, block, cluster, shared, reasons (text)
+def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]:
+    ...
+    # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None
+
+class Sources(TypedDict):  # of an op's implementations: source text, headers, options, compilers
     digest: str
-    unknown: str            # why it cannot be known before compiling what they include; else ""
+    unknown: str  # why it cannot be known before compiling what they include; else ""
 
-def refresh_sources(op: str) -> Sources: ...                        # those compiled from other headers than there are now are compiled anew
-def warmup(op: str, args: Sequence[Any]) -> None: ...               # compiles and loads what these arguments need
+def refresh_sources(
+    op: str,
+) -> Sources: ...  # those compiled from other headers than there are now are compiled anew
+def warmup(
+    op: str, args: Sequence[Any]
+) -> None: ...  # compiles and loads what these arguments need
 
-# ---- C++ wrappers ------------------------------------------------------------------------------------------------------
+# ---- C++ wrappers --------------------------------------------------------------------------------
 
 class CppText(TypedDict):
-    text: str               # as declared
-    cpp: str                # over cpp_prelude()
+    text: str  # as declared
+    cpp: str  # over cpp_prelude()
 
 class CppArgument(CppText):
-    type: str               # of the expression: "int", "float", "bool", "Tensor"
-    form: str               # of the parameter: "pointer", "integer", "half", "bfloat16", "float", "double"
-    low: int                # integers: what fits
+    type: str  # of the expression: "int", "float", "bool", "Tensor"
+    form: str  # of the parameter: "pointer", "integer", "half", "bfloat16", "float", "double"
+    low: int  # integers: what fits
     high: int
-    parameter: str          # for messages: "`int`"
+    parameter: str  # for messages: "`int`"
 
 class CppImage(TypedDict):
-    arch: str               # "sm_90a", "compute_90" for PTX, "" for what the user brought
+    arch: str  # "sm_90a", "compute_90" for PTX, "" for what the user brought
     bytes: bytes
     log: str
     resources: Resources | None  # None: PTX, or what the user brought
@@ -154,41 +203,52 @@ class CppLaunch(TypedDict):
     entry: str
     symbol: str
     images: list[CppImage]  # device code, one for each arch
-    library: bytes | None   # host source: a shared object that exports opaq_invoke(void** args)
-    path: str               # kind "library": the library's path
-    grid: list[CppText]     # CUDA: three; cluster empty when not used
+    library: bytes | None  # host source: a shared object that exports opaq_invoke(void** args)
+    path: str  # kind "library": the library's path
+    grid: list[CppText]  # CUDA: three; cluster empty when not used
     block: list[CppText]
     cluster: list[CppText]
     shared: CppText
     args: list[CppArgument]
-    reads: list[str]        # arguments and results that expressions refer to
-    shaped: list[str]       # tensors of which more than the address is read
-    strided: list[str]      # tensors of which the strides are read
+    reads: list[str]  # arguments and results that expressions refer to
+    shaped: list[str]  # tensors of which more than the address is read
+    strided: list[str]  # tensors of which the strides are read
     cooperative: bool
     programmatic: bool
 
-def cpp_launch(op: str, implementation: str, facts: Sequence[Fact], archs: Sequence[str]) -> CppLaunch:
-    """Compiles an implementation ahead. Template values are taken from `facts`, and must be the same at every launch."""
+def cpp_launch(
+    op: str, implementation: str, facts: Sequence[Fact], archs: Sequence[str]
+) -> CppLaunch:
+    """Compiles an implementation ahead. Template values are taken from `facts`, and must be the
+    same at every launch.
+    """
 
 def cpp_prelude() -> str: ...
-def device_arch(index: int) -> str: ...             # "sm_90a". MissingError: there is no such device
+def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no such device
 
-# ---- facts -------------------------------------------------------------------------------------------------------------
+# ---- facts ---------------------------------------------------------------------------------------
 
-def implementation_stats() -> list[dict[str, Any]]: ...
-    # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds, compiled, disk_hits, spill_bytes (None: not told)
-def node_stats() -> list[dict[str, Any]]: ...             # of launch objects: graph, node, op, device, implementation (last used), calls
+def implementation_stats() -> list[dict[str, Any]]:
+    ...
+    # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds,
+    # compiled, disk_hits, spill_bytes (None: not told)
 
-class WrapperNode(TypedDict):   # of a C++ wrapper that is loaded in this process
+def node_stats() -> list[
+    dict[str, Any]
+]: ...  # of launch objects: graph, node, op, device, implementation (last used), calls
+
+class WrapperNode(TypedDict):  # of a C++ wrapper that is loaded in this process
     graph: str
     node: str
     op: str
     device: str
-    reason: str             # why not an earlier implementation, and what each launch checks
+    reason: str  # why not an earlier implementation, and what each launch checks
     served: dict[str, int]  # calls by implementation, in the order in which a launch tries them
-    calls: int              # those with empty results too, which launch nothing
+    calls: int  # those with empty results too, which launch nothing
 
-def wrapper_nodes() -> list[WrapperNode]: ...             # in order of loading
-def graph_name(label: str) -> str: ...                    # unique in this process: "model__0_inference_0 (2)" when the label is taken
-def doctor() -> dict[str, Any]: ...                       # driver, nvrtc, cache, cxx: found, path, version, why_not
+def wrapper_nodes() -> list[WrapperNode]: ...  # in order of loading
+def graph_name(
+    label: str,
+) -> str: ...  # unique in this process: "model__0_inference_0 (2)" when the label is taken
+def doctor() -> dict[str, Any]: ...  # driver, nvrtc, cache, cxx: found, path, version, why_not
 def settings() -> dict[str, Any]: ...

@@ -1,4 +1,6 @@
-"""Reads a zip file that may be damaged or hostile: only regular files, within bounds, and every fault is one kind of error."""
+"""Reads a zip file that may be damaged or hostile: only regular files, within bounds, and every
+fault is one kind of error.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,26 @@ import zlib
 from collections.abc import Iterator
 from types import TracebackType
 
-MOST_AT_ONCE = 8 << 20  # bytes of one read: bounds the directory of a zip file, which zipfile reads whole, to some 100,000 members
+MOST_AT_ONCE = (
+    8 << 20
+    # bytes of one read: bounds the directory of a zip file, which zipfile reads whole, to some
+    # 100,000 members
+)
 PIECE = 1 << 20  # bytes that members are read by
 
-# What zipfile and zlib raise, besides their own classes, where a file breaks the format's rules (RuntimeError: encryption, unknown methods).
-_DAMAGE = (OSError, EOFError, ValueError, RuntimeError, LookupError, OverflowError, struct.error, zlib.error, zipfile.BadZipFile)
+# What zipfile and zlib raise, besides their own classes, where a file breaks the format's rules
+# (RuntimeError: encryption, unknown methods).
+_DAMAGE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    OverflowError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+)
 
 
 class Damaged(ValueError):
@@ -27,17 +44,22 @@ class TooLarge(Damaged):
 
 
 class _Stream(io.BufferedReader):
-    """Refuses large single reads, so that no number in the file decides how much memory is taken."""
+    """Refuses large single reads, so that no number in the file decides how much memory is
+    taken."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        found = super().read(MOST_AT_ONCE + 1 if size is None or size < 0 else min(size, MOST_AT_ONCE + 1))
+        found = super().read(
+            MOST_AT_ONCE + 1 if size is None or size < 0 else min(size, MOST_AT_ONCE + 1)
+        )
         if len(found) > MOST_AT_ONCE:
             raise TooLarge(f"its directory is larger than {MOST_AT_ONCE >> 20} MiB")
         return found
 
 
 class Archive:
-    """An open zip file. `names`: its members, each once, none of them a path out of the archive; `size`: of the file. Raises Damaged."""
+    """An open zip file. `names`: its members, each once, none of them a path out of the archive;
+    `size`: of the file. Raises Damaged.
+    """
 
     def __init__(self, path: str) -> None:
         try:
@@ -61,19 +83,31 @@ class Archive:
     def __enter__(self) -> Archive:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         stream = self._zip.fp
         self._zip.close()
         if stream is not None:
             stream.close()  # zipfile leaves open what it did not open
 
     def pieces(self, name: str, most: int) -> Iterator[bytes]:
-        """The member's bytes in order. KeyError: there is none of this name. TooLarge: it has more than `most` bytes, whatever it declares."""
+        """The member's bytes in order. KeyError: there is none of this name. TooLarge: it has more
+        than `most` bytes, whatever it declares.
+        """
         entry = self._zip.getinfo(name)
         if entry.flag_bits & 1:
             raise Damaged("it is encrypted")
-        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of the others a few bytes may expand without bound
-            raise Damaged(f"it is compressed by method {entry.compress_type}; expected stored or deflated")
+        if entry.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):  # of the others a few bytes may expand without bound
+            raise Damaged(
+                f"it is compressed by method {entry.compress_type}; expected stored or deflated"
+            )
         if entry.file_size > most:
             raise TooLarge(f"it has {entry.file_size} bytes; at most {most} are read")
         left = most
@@ -95,7 +129,9 @@ class Archive:
 
 
 def _open_regular(path: str) -> _Stream:
-    """Never waits: a pipe or device is told before it is opened, and again after, since the name may have changed hands."""
+    """Never waits: a pipe or device is told before it is opened, and again after, since the name
+    may have changed hands.
+    """
     _refuse_irregular(os.stat(path).st_mode)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     stream = _Stream(io.FileIO(handle))
@@ -110,5 +146,11 @@ def _open_regular(path: str) -> _Stream:
 def _refuse_irregular(mode: int) -> None:
     if stat.S_ISREG(mode):
         return
-    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-    raise Damaged(f"it is {next((kind for test, kind in kinds if test(mode)), 'a device')}, not a file")
+    kinds = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    raise Damaged(
+        f"it is {next((kind for test, kind in kinds if test(mode)), 'a device')}, not a file"
+    )

@@ -1,6 +1,8 @@
-"""Gradients: a backward op binds to its forward by the names in its schema, or a Python function takes (ctx, *grads).
+"""Gradients: a backward op binds to its forward by the names in its schema, or a Python function
+takes (ctx, *grads).
 
-Every op has a `Gradient`, asked at each call that autograd must know of: its formula, or the reason for which there is none.
+Every op has a `Gradient`, asked at each call that autograd must know of: its formula, or the reason
+for which there is none.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ Formula = Callable[..., Any]
 
 
 class Gradient:
-    """The gradient of one op: a formula, which may be given later; "none of its results has one"; or nothing said.
+    """The gradient of one op: a formula, which may be given later; "none of its results has one";
+    or nothing said.
 
     declare: what the user of this op calls to give a formula, for messages.
     """
@@ -38,8 +41,12 @@ class Gradient:
     def by_name(self, forward: Op, backward_name: str, saves: str | None) -> None:
         self.formula, self.constant = ByName(forward, backward_name, saves), False
 
-    def by_function(self, backward: Formula | None, setup_context: Formula | None, written: str | None) -> None:
-        """written: names of written arguments; None: all where the op returns nothing or returns them, else none."""
+    def by_function(
+        self, backward: Formula | None, setup_context: Formula | None, written: str | None
+    ) -> None:
+        """written: names of written arguments; None: all where the op returns nothing or returns
+        them, else none.
+        """
         if written is None:
             names = self._writes if not self._returns else self._returned
         else:
@@ -47,15 +54,22 @@ class Gradient:
             unknown = [name for name in names if name not in self._writes]
             if unknown:
                 raise _runtime.DeclarationError(
-                    f"gradient of {self.name}: written={written!r}, but the op does not write to {_names(unknown)}; it writes to "
+                    f"gradient of {self.name}: written={written!r}, but the op does not write "
+                    f"to {_names(unknown)}; it writes to "
                     f"{_names(self._writes) or 'no argument'}"
                 )
         if backward is not None and not self._returns and not names:
             raise _runtime.DeclarationError(
-                f"gradient of {self.name}: the op returns nothing and {'writes to no argument' if written is None else 'written is empty'}, so there is "
+                f"gradient of {self.name}: the op returns nothing and "
+                f"{'writes to no argument' if written is None else 'written is empty'}, so "
+                "there is "
                 f"nothing to differentiate; say so with None in place of the formula"
             )
-        self.formula, self.constant = (None, True) if backward is None else (ByFunction(backward, setup_context, names), False)
+        self.formula, self.constant = (
+            (None, True)
+            if backward is None
+            else (ByFunction(backward, setup_context, names), False)
+        )
 
     @property
     def written(self) -> tuple[str, ...]:
@@ -64,10 +78,16 @@ class Gradient:
     def admit(self, values: Mapping[str, Any], tangents: list[str]) -> bool:
         if tangents and (not self.constant or any(name in self._writes for name in tangents)):
             raise _runtime.LaunchError(
-                f"{self.name} has no forward-mode formula, but {_names(tangents)} carried a tangent (torch.func.jvp, jacfwd, hessian, linearize, "
-                f"torch.autograd.forward_ad); use reverse mode (torch.func.vjp, jacrev), or call the op on values without tangents"
+                f"{self.name} has no forward-mode formula, but {_names(tangents)} carried a "
+                "tangent (torch.func.jvp, jacfwd, hessian, linearize, "
+                "torch.autograd.forward_ad); use reverse mode (torch.func.vjp, jacrev), or "
+                "call the op on values without tangents"
             )
-        needing = [name for name, value in values.items() if _requires_grad(value)] if torch.is_grad_enabled() else []
+        needing = (
+            [name for name, value in values.items() if _requires_grad(value)]
+            if torch.is_grad_enabled()
+            else []
+        )
         for name in self._writes:
             if name in needing:
                 self._check_written(name, values[name])
@@ -75,8 +95,11 @@ class Gradient:
             lost = [name for name in self._writes if _differentiable(values[name])]
             if lost:
                 raise _runtime.LaunchError(
-                    f"{self.name} writes to {_names(lost)} what depends on {_names(needing)}, which requires grad, but it has no gradient; declare it "
-                    f"with {self._declare}, say that none flows with {self._declare.replace('...', 'None')}, or call the op under torch.no_grad()"
+                    f"{self.name} writes to {_names(lost)} what depends on {_names(needing)}, "
+                    "which requires grad, but it has no gradient; declare it "
+                    f"with {self._declare}, say that none flows with "
+                    f"{self._declare.replace('...', 'None')}, or call the op under "
+                    "torch.no_grad()"
                 )
         if len(set(self.written) - set(self._returned)) + self._returns > 1:
             self._check_views(values)
@@ -89,23 +112,36 @@ class Gradient:
             base = tensor._base if tensor._is_view() else None
             if tensor.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
                 raise _runtime.LaunchError(
-                    f"{self.name} writes to `{name}`: a {'' if base is None else 'view of a '}leaf Variable that requires grad is being used in an "
+                    f"{self.name} writes to `{name}`: a "
+                    f"{'' if base is None else 'view of a '}leaf Variable that requires "
+                    "grad is being used in an "
                     f"in-place operation. Call the op under torch.no_grad(), or on a clone"
                 )
         if name not in self.written:
-            why = "has no gradient" if self.formula is None else "its gradient formula does not differentiate what is written there"
+            why = (
+                "has no gradient"
+                if self.formula is None
+                else "its gradient formula does not differentiate what is written there"
+            )
             todo = f"declare one that does with {self._declare} and `written`"
             raise _runtime.LaunchError(
-                f"{self.name} writes to `{name}`, which requires grad, but {why}; {todo}, call the op under torch.no_grad(), or on `{name}.detach()`"
+                f"{self.name} writes to `{name}`, which requires grad, but {why}; {todo}, call "
+                f"the op under torch.no_grad(), or on `{name}.detach()`"
             )
 
     def _check_views(self, values: Mapping[str, Any]) -> None:
         """PyTorch can rewrite the history of a view's base only for a node of one output."""
-        views = [name for name in self.written if isinstance(values[name], torch.Tensor) and values[name]._is_view()]
+        views = [
+            name
+            for name in self.written
+            if isinstance(values[name], torch.Tensor) and values[name]._is_view()
+        ]
         if views:
             raise _runtime.LaunchError(
-                f"{self.name} writes to {_names(views)}, a view of another tensor, and has other results that are differentiated; PyTorch cannot record "
-                f"that: pass a tensor that is no view (a clone, copied back afterwards), or call the op under torch.no_grad()"
+                f"{self.name} writes to {_names(views)}, a view of another tensor, and has "
+                "other results that are differentiated; PyTorch cannot record "
+                "that: pass a tensor that is no view (a clone, copied back afterwards), or "
+                "call the op under torch.no_grad()"
             )
 
     def save(self, ctx: Any, values: Mapping[str, Any], result: Any) -> None:
@@ -115,17 +151,25 @@ class Gradient:
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.formula is None:
             raise _runtime.DeclarationError(
-                f"{self.name} has no gradient, but one was asked for; declare it with {self._declare}, or call the op under torch.no_grad()"
+                f"{self.name} has no gradient, but one was asked for; declare it with "
+                f"{self._declare}, or call the op under torch.no_grad()"
             )
         found = self.formula.run(ctx, grads)
         found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
         missing = self._arguments[len(found) :]
         extra = found[len(self._arguments) :]
-        unanswered = [name for name, needed in zip(missing, ctx.needs_input_grad[len(found) :]) if _any(needed)]
+        unanswered = [
+            name
+            for name, needed in zip(missing, ctx.needs_input_grad[len(found) :])
+            if _any(needed)
+        ]
         if unanswered or any(grad is not None for grad in extra):
             raise _runtime.DeclarationError(
-                f"the gradient formula of {self.name} returned {len(found)} gradient{'s' * (len(found) != 1)}, {', '.join(map(_kind, found))}; expected one "
-                f"for each argument, in the order {', '.join(self._arguments)}: None where there is none"
+                f"the gradient formula of {self.name} returned {len(found)} "
+                f"gradient{'s' * (len(found) != 1)}, {', '.join(map(_kind, found))}; "
+                "expected one "
+                f"for each argument, in the order {', '.join(self._arguments)}: None where "
+                "there is none"
             )
         return (*found[: len(self._arguments)], *(None for _ in missing))
 
@@ -155,9 +199,10 @@ def _differentiable(value: Any) -> bool:
 
 
 class ByName:
-    """Gradient by a backward op: `grad_<output>` arguments are output gradients, `grad_<argument>` that of the value which the forward wrote
-    to the argument, others are arguments or outputs of the forward; its results are `grad_<argument>`, or, unnamed, the gradients of the
-    tensor arguments in order."""
+    """Gradient by a backward op: `grad_<output>` arguments are output gradients, `grad_<argument>`
+    that of the value which the forward wrote to the argument, others are arguments or outputs of
+    the forward; its results are `grad_<argument>`, or, unnamed, the gradients of the tensor
+    arguments in order."""
 
     def __init__(self, forward: Op, backward_name: str, saves: str | None) -> None:
         backward = _runtime.describe(backward_name)
@@ -169,15 +214,21 @@ class ByName:
         accepted = [f"grad_{name}" for name in differentiable] + inputs + outputs
         self._check_results(forward, backward)
         taken = [arg["name"] for arg in backward["args"]]
-        self.written = tuple(name for name in written if f"grad_{name}" in taken and f"grad_{name}" not in inputs + outputs)
+        self.written = tuple(
+            name
+            for name in written
+            if f"grad_{name}" in taken and f"grad_{name}" not in inputs + outputs
+        )
         differentiated = [*outputs, *self.written]
         self._sources: list[tuple[str, Any]] = []
         for arg in backward["args"]:
             name = arg["name"]
             if name not in accepted:
                 raise _runtime.DeclarationError(
-                    f"gradient of {forward.name}: argument `{name}` of {backward_name} is neither a gradient of an output or written "
-                    f"argument nor an argument or output of {forward.name}; accepted: {', '.join(accepted)}"
+                    f"gradient of {forward.name}: argument `{name}` of {backward_name} is "
+                    "neither a gradient of an output or written "
+                    f"argument nor an argument or output of {forward.name}; accepted: "
+                    f"{', '.join(accepted)}"
                 )
             if name.startswith("grad_") and name not in inputs + outputs:
                 self._sources.append(("grad", differentiated.index(name[5:])))
@@ -189,7 +240,8 @@ class ByName:
             listed = [name.strip() for name in saves.split(",") if name.strip()]
             if sorted(listed) != sorted(self._saved):
                 raise _runtime.DeclarationError(
-                    f"gradient of {forward.name}: saves={saves!r}, but {backward_name} reads {', '.join(self._saved) or 'nothing'}; leave `saves` out "
+                    f"gradient of {forward.name}: saves={saves!r}, but {backward_name} reads "
+                    f"{', '.join(self._saved) or 'nothing'}; leave `saves` out "
                     f"or list exactly what is read"
                 )
         self._inputs, self._outputs = inputs, outputs
@@ -199,39 +251,51 @@ class ByName:
     @staticmethod
     def _check_results(forward: Op, backward: _runtime.OpInfo) -> None:
         if not backward["outputs"]:
-            raise _runtime.DeclarationError(f"gradient of {forward.name}: {backward['name']} returns nothing; its results must be the gradients")
+            raise _runtime.DeclarationError(
+                f"gradient of {forward.name}: {backward['name']} returns nothing; its results "
+                "must be the gradients"
+            )
         written = [arg["name"] for arg in backward["args"] if arg["mutated"]]
         if written:
             raise _runtime.DeclarationError(
-                f"gradient of {forward.name}: {backward['name']} writes to {_names(written)}, which autograd or the caller of {forward.name} still holds; "
+                f"gradient of {forward.name}: {backward['name']} writes to {_names(written)}, "
+                f"which autograd or the caller of {forward.name} still holds; "
                 f"a gradient op may only return results"
             )
 
     @staticmethod
     def _bind_results(forward: Op, backward: _runtime.OpInfo, tensors: list[str]) -> list[str]:
         names = [output["name"] for output in backward["outputs"]]
-        if all(name.startswith("out") for name in names) and not any(name.startswith("grad_") for name in names):
+        if all(name.startswith("out") for name in names) and not any(
+            name.startswith("grad_") for name in names
+        ):
             targets = tensors[: len(names)]
             if len(names) > len(tensors):
                 raise _runtime.DeclarationError(
-                    f"gradient of {forward.name}: {backward['name']} returns {len(names)} tensors, but {forward.name} has {len(tensors)} tensor arguments"
+                    f"gradient of {forward.name}: {backward['name']} returns {len(names)} "
+                    f"tensors, but {forward.name} has {len(tensors)} tensor arguments"
                 )
             return targets
         for name in names:
             if name.removeprefix("grad_") not in tensors or not name.startswith("grad_"):
                 raise _runtime.DeclarationError(
-                    f"gradient of {forward.name}: result `{name}` of {backward['name']} names no tensor argument; "
+                    f"gradient of {forward.name}: result `{name}` of {backward['name']} names "
+                    "no tensor argument; "
                     f"accepted: {', '.join('grad_' + tensor for tensor in tensors)}"
                 )
         return [name.removeprefix("grad_") for name in names]
 
     def save(self, ctx: Any, inputs: Mapping[str, Any], output: Any) -> None:
-        outputs = () if output is None else output if isinstance(output, (tuple, list)) else (output,)
+        outputs = (
+            () if output is None else output if isinstance(output, (tuple, list)) else (output,)
+        )
         values = {**inputs, **dict(zip(self._outputs, outputs))}
         ctx.save_for_backward(*(values[name] for name in self._saved))
         ctx.scalars = {name: values[name] for kind, name in self._sources if kind == "scalar"}
         differentiated = (*outputs, *(inputs[name] for name in self.written))
-        ctx.differentiated_like = [None if t is None else (tuple(t.shape), t.dtype, t.device) for t in differentiated]
+        ctx.differentiated_like = [
+            None if t is None else (tuple(t.shape), t.dtype, t.device) for t in differentiated
+        ]
 
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> Any:
         saved = dict(zip(self._saved, ctx.saved_tensors))
@@ -239,21 +303,29 @@ class ByName:
         for kind, key in self._sources:
             if kind == "grad":
                 grad = grads[key]
-                if grad is None and ctx.differentiated_like[key] is not None:  # the output took no part in the loss
+                if (
+                    grad is None and ctx.differentiated_like[key] is not None
+                ):  # the output took no part in the loss
                     shape, dtype, device = ctx.differentiated_like[key]
                     grad = torch.zeros(shape, dtype=dtype, device=device)
                 values.append(grad)
             else:
                 values.append(saved[key] if kind == "saved" else ctx.scalars[key])
         results = self._op(*values)
-        by_name = dict(zip(self._targets, results if isinstance(results, (tuple, list)) else (results,)))
+        by_name = dict(
+            zip(self._targets, results if isinstance(results, (tuple, list)) else (results,))
+        )
         return tuple(by_name.get(name) for name in self._inputs)
 
 
 class ByFunction:
-    """Gradient by Python functions, as torch.library.register_autograd takes them: backward(ctx, *grads), setup_context(ctx, inputs, output)."""
+    """Gradient by Python functions, as torch.library.register_autograd takes them: backward(ctx,
+    *grads), setup_context(ctx, inputs, output).
+    """
 
-    def __init__(self, backward: Formula, setup_context: Formula | None, written: tuple[str, ...]) -> None:
+    def __init__(
+        self, backward: Formula, setup_context: Formula | None, written: tuple[str, ...]
+    ) -> None:
         self._backward, self._setup, self.written = backward, setup_context, written
 
     def save(self, ctx: Any, inputs: Mapping[str, Any], output: Any) -> None:

@@ -1,4 +1,6 @@
-"""The user's line that called an op: for messages of the contract check, which the runtime asks for when something is wrong."""
+"""The user's line that called an op: for messages of the contract check, which the runtime asks for
+when something is wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,16 @@ import torch
 
 from . import lowering
 
-_OURS = tuple(os.path.join(os.path.dirname(os.path.abspath(module)), "") for module in (__file__, lowering.__file__, torch.__file__))
+_OURS = tuple(
+    os.path.join(os.path.dirname(os.path.abspath(module)), "")
+    for module in (__file__, lowering.__file__, torch.__file__)
+)
 
 
 def find() -> str:
-    """ "model.py:12, in forward" of the innermost frame that is neither opaq's nor torch's; "" where this thread runs no such code."""
+    """ "model.py:12, in forward" of the innermost frame that is neither opaq's nor torch's; ""
+    where this thread runs no such code.
+    """
     frame = sys._getframe()
     while frame is not None:
         code = frame.f_code

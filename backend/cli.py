@@ -1,4 +1,6 @@
-"""The command `opaq`: demo, doctor, inspect. What the user got wrong is one line on stderr and exit status 2."""
+"""The command `opaq`: demo, doctor, inspect. What the user got wrong is one line on stderr and exit
+status 2.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +33,14 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal may have fewer letters than a package
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal may have fewer letters than a package
     arguments = _parser().parse_args(argv)
     try:
-        status = {"demo": _demo, "doctor": _doctor, "inspect": _inspect}[arguments.command](arguments)
+        status = {"demo": _demo, "doctor": _doctor, "inspect": _inspect}[arguments.command](
+            arguments
+        )
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a reader that has gone away can be told
         return status
@@ -56,19 +62,35 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="opaq", description="Opaque operators that torch.compile's Inductor launches directly.", allow_abbrev=False)
+    parser = _Parser(
+        prog="opaq",
+        description="Opaque operators that torch.compile's Inductor launches directly.",
+        allow_abbrev=False,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
-    demo = commands.add_parser("demo", help="train a small language model whose kernels are opaque ops, and check it against plain PyTorch")
+    demo = commands.add_parser(
+        "demo",
+        help="train a small language model whose kernels are opaque ops, and check it against "
+        "plain PyTorch",
+    )
     demo.add_argument("--steps", type=_whole_number(1), help="training steps, at least 1")
-    demo.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    demo.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU"
+    )
     demo.add_argument("--seed", type=_whole_number(0), default=0)
-    demo.add_argument("--json", action="store_true", help="print the facts as JSON and nothing else")
+    demo.add_argument(
+        "--json", action="store_true", help="print the facts as JSON and nothing else"
+    )
 
     doctor = commands.add_parser("doctor", help="show the parts opaq stands on and what is missing")
     doctor.add_argument("--json", action="store_true")
 
-    inspect = commands.add_parser("inspect", help="list the ops, images and launch rules inside a model.pt2; status 1 where a file in it is damaged")
+    inspect = commands.add_parser(
+        "inspect",
+        help="list the ops, images and launch rules inside a model.pt2; status 1 where a file "
+        "in it is damaged",
+    )
     inspect.add_argument("model", help="a package that AOTInductor wrote")
     inspect.add_argument("--json", action="store_true")
     return parser
@@ -81,7 +103,9 @@ def _whole_number(least: int) -> Any:
         except ValueError:
             value = None
         if value is None or not least <= value < 1 << 63:
-            raise argparse.ArgumentTypeError(f"got {text[:40]!r}; expected a whole number, at least {least}")
+            raise argparse.ArgumentTypeError(
+                f"got {text[:40]!r}; expected a whole number, at least {least}"
+            )
         return value
 
     return read
@@ -103,7 +127,9 @@ def _demo(arguments: argparse.Namespace) -> int:
     from . import demo as app
 
     try:
-        facts = app.run(steps=arguments.steps, device=arguments.device, json=arguments.json, seed=arguments.seed)
+        facts = app.run(
+            steps=arguments.steps, device=arguments.device, json=arguments.json, seed=arguments.seed
+        )
     except _runtime.MissingError as error:
         raise UserError(str(error)) from error
     if arguments.json:

@@ -10,10 +10,18 @@ from . import lowering
 from .options import split
 
 
-def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any], *, options: dict[str, Any] | None = None, mode: str | None = None) -> Any:
-    """Compiles one graph; found by torch.compile through the entry point group `torch_dynamo_backends`, with no import of opaq.
+def compile_graph(
+    graph_module: torch.fx.GraphModule,
+    example_inputs: list[Any],
+    *,
+    options: dict[str, Any] | None = None,
+    mode: str | None = None,
+) -> Any:
+    """Compiles one graph; found by torch.compile through the entry point group
+    `torch_dynamo_backends`, with no import of opaq.
 
-    options: `opaq.options.OPTIONS` and Inductor's. mode: Inductor's ("reduce-overhead", "max-autotune", ...); options win over it.
+    options: `opaq.options.OPTIONS` and Inductor's. mode: Inductor's ("reduce-overhead",
+    "max-autotune", ...); options win over it.
     """
     from torch import _inductor as inductor  # costs seconds: only where something is compiled
 
@@ -21,7 +29,9 @@ def compile_graph(graph_module: torch.fx.GraphModule, example_inputs: list[Any],
     patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
     lowering.activate()
     settings = {key: ours[key] for key in ("strict", "archs", "ptx", "profile", "check")}
-    return lowering.compat.inductor.compile_fx(graph_module, example_inputs, patches, lambda: lowering.options.use(**settings))
+    return lowering.compat.inductor.compile_fx(
+        graph_module, example_inputs, patches, lambda: lowering.options.use(**settings)
+    )
 
 
 compile_graph.__name__ = "opaq"  # torch.compile logs the backend under this name

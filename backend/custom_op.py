@@ -1,4 +1,6 @@
-"""`opaq.custom_op`: torch.library.custom_op, with the Python function called directly from compiled graphs."""
+"""`opaq.custom_op`: torch.library.custom_op, with the Python function called directly from compiled
+graphs.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,25 @@ def custom_op(
     schema: str | None = None,
     tags: Any = None,
 ) -> Any:
-    """As torch.library.custom_op: the function is never traced into. In a compiled graph it is called directly, not through the dispatcher.
+    """As torch.library.custom_op: the function is never traced into. In a compiled graph it is
+    called directly, not through the dispatcher.
 
-    The result has register_fake, register_autograd, register_kernel and register_vmap, as torch.library.custom_op's has. Unlike there,
-    register_autograd also serves functions that write to arguments (see `written` of opaq.Op.backward), takes None for "no gradient flows
-    through it", and a call that would lose a gradient is an error.
+    The result has register_fake, register_autograd, register_kernel and register_vmap, as
+    torch.library.custom_op's has. Unlike there, register_autograd also serves functions that write
+    to arguments (see `written` of opaq.Op.backward), takes None for "no gradient flows through it",
+    and a call that would lose a gradient is an error.
     """
     where = f"opaq.custom_op({given.text('opaq.custom_op(...)', 'name', name)!r})"
-    if mutates_args != "unknown":  # names in any container, as torch.library.custom_op takes them, but not one str, letter by letter
-        written = mutates_args if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable) else list(mutates_args)
+    if (
+        mutates_args != "unknown"
+        # names in any container, as torch.library.custom_op takes them, but not one str, letter by
+        # letter
+    ):
+        written = (
+            mutates_args
+            if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable)
+            else list(mutates_args)
+        )
         given.texts(where, "mutates_args", written)
 
     def make(function: Callable[..., Any]) -> Any:
@@ -41,10 +53,19 @@ def custom_op(
     def declare(function: Callable[..., Any]) -> Any:
         extra = {} if tags is None else {"tags": tags}
         try:
-            made = torch.library.custom_op(name, _checked(name, function), mutates_args=mutates_args, device_types=device_types, schema=schema, **extra)
+            made = torch.library.custom_op(
+                name,
+                _checked(name, function),
+                mutates_args=mutates_args,
+                device_types=device_types,
+                schema=schema,
+                **extra,
+            )
         except (TypeError, ValueError, RuntimeError) as error:
             raise _runtime.DeclarationError(f"{where}: {error}") from error
-        lowering.python_functions[name] = lowering.PythonFunction(function, _device_set(device_types))
+        lowering.python_functions[name] = lowering.PythonFunction(
+            function, _device_set(device_types)
+        )
         lowering.register(name)
         _differentiate(made, name)
         _runtime.watch(name, lowering.compat.pinned_kernel_entries(name))
@@ -58,7 +79,9 @@ def custom_op(
 
 
 def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as eager calls it: with OPAQ_CHECK=contract, held to write to nothing but what mutates_args names."""
+    """The function as eager calls it: with OPAQ_CHECK=contract, held to write to nothing but what
+    mutates_args names.
+    """
     if _runtime.settings()["check"] != "contract":
         return function
     from .lowering.contract import checked  # imports Inductor
@@ -73,13 +96,19 @@ def _device_set(device_types: str | Iterable[str] | None) -> frozenset[str] | No
 
 
 def _narrow_by_kernels(made: Any, name: str) -> None:
-    """A kernel registered for a device type takes the place of the function there: its graphs go through the dispatcher."""
+    """A kernel registered for a device type takes the place of the function there: its graphs go
+    through the dispatcher.
+    """
     register_kernel = made.register_kernel
 
-    def register(device_types: str | Iterable[str] | None, fn: Callable[..., Any] | None = None, /) -> Any:
+    def register(
+        device_types: str | Iterable[str] | None, fn: Callable[..., Any] | None = None, /
+    ) -> Any:
         known = lowering.python_functions[name]
         taken = _device_set(device_types)
-        left = frozenset() if taken is None else (known.devices or frozenset(("cpu", "cuda"))) - taken
+        left = (
+            frozenset() if taken is None else (known.devices or frozenset(("cpu", "cuda"))) - taken
+        )
         lowering.python_functions[name] = dataclasses.replace(known, devices=left)
         return register_kernel(device_types) if fn is None else register_kernel(device_types, fn)
 
@@ -94,12 +123,22 @@ def _differentiate(made: Any, name: str) -> None:
     lowering.formulas[name] = lambda: gradient
     keyword_only = [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
 
-    def register(backward: Callable[..., Any] | None, /, *, setup_context: Callable[..., Any] | None = None, written: str | None = None) -> None:
+    def register(
+        backward: Callable[..., Any] | None,
+        /,
+        *,
+        setup_context: Callable[..., Any] | None = None,
+        written: str | None = None,
+    ) -> None:
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             if setup_context is None:
                 return
             split = len(inputs) - len(keyword_only)
-            named = {"keyword_only_inputs": dict(zip(keyword_only, inputs[split:]))} if keyword_only else {}
+            named = (
+                {"keyword_only_inputs": dict(zip(keyword_only, inputs[split:]))}
+                if keyword_only
+                else {}
+            )
             setup_context(ctx=ctx, inputs=inputs[:split], output=output, **named)
 
         gradient.by_function(backward, setup, written)
@@ -108,7 +147,9 @@ def _differentiate(made: Any, name: str) -> None:
 
 
 def _activate_when_traced(made: Any) -> None:
-    """Inductor must know the op before it lowers a graph that holds it; the fake implementation runs first, so it says so."""
+    """Inductor must know the op before it lowers a graph that holds it; the fake implementation
+    runs first, so it says so.
+    """
     register_fake = made.register_fake
 
     def register(fake: Callable[..., Any]) -> Callable[..., Any]:

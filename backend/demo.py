@@ -1,8 +1,10 @@
-"""`opaq demo`: a small Llama trains on real text with the shipped ops, compiled, and is held against plain eager PyTorch.
+"""`opaq demo`: a small Llama trains on real text with the shipped ops, compiled, and is held
+against plain eager PyTorch.
 
-The model is transformers' LlamaForCausalLM with random weights over bytes; its norms, SwiGLU activations, rotary embeddings and loss are replaced by
-opaq.extern_kernels on this one instance. A second, untouched copy is the reference for the first steps. The text is Python's own manual, which every
-Python brings (pydoc_data.topics).
+The model is transformers' LlamaForCausalLM with random weights over bytes; its norms, SwiGLU
+activations, rotary embeddings and loss are replaced by opaq.extern_kernels on this one instance. A
+second, untouched copy is the reference for the first steps. The text is Python's own manual, which
+every Python brings (pydoc_data.topics).
 """
 
 from __future__ import annotations
@@ -43,12 +45,23 @@ class Size:
 
 
 SIZES = {
-    "cpu": Size(hidden=192, intermediate=512, layers=4, heads=6, kv_heads=3, batch=8, tokens=64, steps=240),
-    "cuda": Size(hidden=512, intermediate=1536, layers=8, heads=8, kv_heads=4, batch=32, tokens=256, steps=400),
+    "cpu": Size(
+        hidden=192, intermediate=512, layers=4, heads=6, kv_heads=3, batch=8, tokens=64, steps=240
+    ),
+    "cuda": Size(
+        hidden=512,
+        intermediate=1536,
+        layers=8,
+        heads=8,
+        kv_heads=4,
+        batch=32,
+        tokens=256,
+        steps=400,
+    ),
 }
 
 
-# ---- the model, with and without opaque ops ----------------------------------------------------------------------------
+# ---- the model, with and without opaque ops ------------------------------------------------------
 
 
 class RMSNorm(nn.Module):
@@ -69,7 +82,11 @@ class MLP(nn.Module):
 
     def __init__(self, plain: nn.Module) -> None:
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = plain.gate_proj, plain.up_proj, plain.down_proj
+        self.gate_proj, self.up_proj, self.down_proj = (
+            plain.gate_proj,
+            plain.up_proj,
+            plain.down_proj,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         from .extern_kernels import silu_mul
@@ -82,10 +99,17 @@ class Attention(nn.Module):
 
     def __init__(self, plain: nn.Module) -> None:
         super().__init__()
-        self.q_proj, self.k_proj, self.v_proj, self.o_proj = plain.q_proj, plain.k_proj, plain.v_proj, plain.o_proj
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            plain.q_proj,
+            plain.k_proj,
+            plain.v_proj,
+            plain.o_proj,
+        )
         self.head_dim, self.scaling = plain.head_dim, plain.scaling
 
-    def forward(self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any) -> tuple[Tensor, None]:
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any
+    ) -> tuple[Tensor, None]:
         from .extern_kernels import rope
 
         batch, tokens, _hidden = hidden_states.shape
@@ -94,12 +118,16 @@ class Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rope(q, k, *position_embeddings)
-        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scaling, enable_gqa=True)
+        attended = functional.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=self.scaling, enable_gqa=True
+        )
         return self.o_proj(attended.transpose(1, 2).reshape(batch, tokens, -1)), None
 
 
 def use_opaque_ops(model: nn.Module) -> nn.Module:
-    """Swaps the modules of this LlamaForCausalLM for the ones above; parameters keep their names and storage."""
+    """Swaps the modules of this LlamaForCausalLM for the ones above; parameters keep their names
+    and storage.
+    """
     for layer in model.model.layers:
         layer.input_layernorm = RMSNorm(layer.input_layernorm)
         layer.post_attention_layernorm = RMSNorm(layer.post_attention_layernorm)
@@ -137,7 +165,7 @@ def loss_of(model: nn.Module, mean_cross_entropy: Loss) -> Loss:
     return loss
 
 
-# ---- data, training, text -------------------------------------------------------------------------------------------------
+# ---- data, training, text ------------------------------------------------------------------------
 
 
 def corpus() -> Tensor:
@@ -149,7 +177,9 @@ def corpus() -> Tensor:
 
 
 def batches(text: Tensor, size: Size, device: str, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random windows of the text, for ever: bytes and the bytes that follow them, [batch, tokens] int64."""
+    """Random windows of the text, for ever: bytes and the bytes that follow them, [batch, tokens]
+    int64.
+    """
     generator = torch.Generator().manual_seed(seed)
     while True:
         starts = torch.randint(len(text) - size.tokens, (size.batch, 1), generator=generator)
@@ -162,25 +192,46 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     return float((actual - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
-def compare(model: nn.Module, loss: Tensor, plain: nn.Module, plain_loss: Loss, batch: tuple[Tensor, Tensor]) -> float:
-    """Largest relative error of the loss and of every parameter's gradient, against the plain model at the same weights."""
+def compare(
+    model: nn.Module, loss: Tensor, plain: nn.Module, plain_loss: Loss, batch: tuple[Tensor, Tensor]
+) -> float:
+    """Largest relative error of the loss and of every parameter's gradient, against the plain model
+    at the same weights.
+    """
     plain.load_state_dict(model.state_dict())
     plain.zero_grad()
     expected = plain_loss(*batch)
     expected.backward()
     gradients = {name: parameter.grad for name, parameter in plain.named_parameters()}
-    errors = [relative_error(parameter.grad, gradients[name]) for name, parameter in model.named_parameters()]
+    errors = [
+        relative_error(parameter.grad, gradients[name])
+        for name, parameter in model.named_parameters()
+    ]
     return max(relative_error(loss.detach(), expected.detach()), *errors)
 
 
-def train(model: nn.Module, plain: nn.Module, size: Size, steps: int, device: str, seed: int, tick: Callable[[int, float], None]) -> dict[str, Any]:
-    """Trains `model` compiled with backend="opaq"; facts: the losses and the largest error of the checked steps."""
+def train(
+    model: nn.Module,
+    plain: nn.Module,
+    size: Size,
+    steps: int,
+    device: str,
+    seed: int,
+    tick: Callable[[int, float], None],
+) -> dict[str, Any]:
+    """Trains `model` compiled with backend="opaq"; facts: the losses and the largest error of the
+    checked steps.
+    """
     from .extern_kernels import cross_entropy_mean
 
-    compiled = torch.compile(loss_of(model, cross_entropy_mean), backend="opaq", options={"profile": True})
+    compiled = torch.compile(
+        loss_of(model, cross_entropy_mean), backend="opaq", options={"profile": True}
+    )
     plain_loss = loss_of(plain, functional.cross_entropy)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps + 1, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=2e-3, total_steps=steps + 1, pct_start=0.1
+    )
     losses: list[float] = []
     max_error = 0.0
     for step, batch in zip(range(steps), batches(corpus(), size, device, seed)):
@@ -194,7 +245,12 @@ def train(model: nn.Module, plain: nn.Module, size: Size, steps: int, device: st
         losses.append(loss.item())
         tick(step + 1, losses[-1])
     last = losses[-10:]
-    return {"agree": max_error <= TOLERANCE, "max_error": max_error, "loss_first": losses[0], "loss_last": sum(last) / len(last)}
+    return {
+        "agree": max_error <= TOLERANCE,
+        "max_error": max_error,
+        "loss_first": losses[0],
+        "loss_last": sum(last) / len(last),
+    }
 
 
 @torch.no_grad()
@@ -203,12 +259,16 @@ def generate(model: nn.Module, tokens: int, device: str, seed: int) -> str:
     generator = torch.Generator().manual_seed(seed)
     ids = list(b"The ")
     while len(ids) < LENGTH:
-        logits = model(input_ids=torch.tensor([ids[-tokens:]], device=device), use_cache=False).logits[0, -1]
-        ids.append(int(torch.multinomial((logits.float().cpu() / 0.6).softmax(-1), 1, generator=generator)))
+        logits = model(
+            input_ids=torch.tensor([ids[-tokens:]], device=device), use_cache=False
+        ).logits[0, -1]
+        ids.append(
+            int(torch.multinomial((logits.float().cpu() / 0.6).softmax(-1), 1, generator=generator))
+        )
     return " ".join(bytes(ids).decode(errors="replace").split())
 
 
-# ---- facts about the kernels ------------------------------------------------------------------------------------------------
+# ---- facts about the kernels ---------------------------------------------------------------------
 
 
 def statistics() -> dict[tuple[str, str], dict[str, Any]]:
@@ -220,7 +280,9 @@ def statistics() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def images_compiled() -> int:
-    """By this process, of all shipped ops; an image that it holds or finds in the cache is not compiled again."""
+    """By this process, of all shipped ops; an image that it holds or finds in the cache is not
+    compiled again.
+    """
     return sum(entry["compiled"] for entry in statistics().values())
 
 
@@ -248,7 +310,9 @@ def op_facts(before: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, An
 
 
 def compile_cuda_sources(size: Size) -> dict[str, Any]:
-    """Compiles every CUDA implementation of the shipped ops, in bfloat16, for ARCH; needs NVRTC and no GPU."""
+    """Compiles every CUDA implementation of the shipped ops, in bfloat16, for ARCH; needs NVRTC and
+    no GPU.
+    """
     from . import extern_kernels
 
     def fact(*shape: int, dtype: str = "bfloat16") -> tuple[Any, ...]:
@@ -257,7 +321,9 @@ def compile_cuda_sources(size: Size) -> dict[str, Any]:
     rows, head = size.batch * size.tokens, size.hidden // size.heads
     x, gate, logits = fact(rows, size.hidden), fact(rows, size.intermediate), fact(rows, 256)
     per_row, target = fact(rows, dtype="float32"), fact(rows, dtype="int64")
-    heads = [fact(size.batch, count, size.tokens, head) for count in (size.heads, size.kv_heads)] + [fact(1, size.tokens, head)] * 2
+    heads = [
+        fact(size.batch, count, size.tokens, head) for count in (size.heads, size.kv_heads)
+    ] + [fact(1, size.tokens, head)] * 2
     weight = fact(size.hidden)
     arguments = {
         "rms_norm": [x, weight, 1e-6],
@@ -278,37 +344,66 @@ def compile_cuda_sources(size: Size) -> dict[str, Any]:
                     _runtime.compile(op.name, facts, ARCH, implementation["name"])
                     images += 1
     except _runtime.MissingError as error:
-        return {"cuda_sources_compiled": 0, "images": 0, "images_compiled": 0, "cuda_note": f"CUDA sources were not compiled: {error}"}
+        return {
+            "cuda_sources_compiled": 0,
+            "images": 0,
+            "images_compiled": 0,
+            "cuda_note": f"CUDA sources were not compiled: {error}",
+        }
     sources = len({name.removesuffix("_backward") for name in arguments})
     compiled = images_compiled() - before
     cached = f" ({images - compiled} came from the cache)" if compiled < images else ""
-    note = f"No GPU here: NVRTC compiled {images} kernels of {sources} CUDA sources for {ARCH}, in bfloat16{cached}."
-    return {"cuda_sources_compiled": sources, "images": images, "images_compiled": compiled, "cuda_note": note}
+    note = (
+        f"No GPU here: NVRTC compiled {images} kernels of {sources} CUDA sources for {ARCH}, "
+        f"in bfloat16{cached}."
+    )
+    return {
+        "cuda_sources_compiled": sources,
+        "images": images,
+        "images_compiled": compiled,
+        "cuda_note": note,
+    }
 
 
 def used_cuda_sources(ops: list[dict[str, Any]]) -> dict[str, Any]:
-    used = {(entry["name"], entry["implementation"]) for entry in ops if entry["implementation"].startswith("cuda")}
+    used = {
+        (entry["name"], entry["implementation"])
+        for entry in ops
+        if entry["implementation"].startswith("cuda")
+    }
     sources = len({name.removesuffix("_backward") for name, _ in used})
     compiled = sum(entry["images_compiled"] for entry in ops)
     note = f"{len(used)} kernels of {sources} CUDA sources ran."
-    return {"cuda_sources_compiled": sources, "images": len(used), "images_compiled": compiled, "cuda_note": note}
+    return {
+        "cuda_sources_compiled": sources,
+        "images": len(used),
+        "images_compiled": compiled,
+        "cuda_note": note,
+    }
 
 
-# ---- the demo ------------------------------------------------------------------------------------------------------------------
+# ---- the demo ------------------------------------------------------------------------------------
 
 
-def run(*, steps: int | None = None, device: str | None = None, json: bool = False, seed: int = 0) -> dict[str, Any]:
-    """Trains, checks, generates; returns the facts that `opaq demo --json` prints, and shows them as text unless `json`.
+def run(
+    *, steps: int | None = None, device: str | None = None, json: bool = False, seed: int = 0
+) -> dict[str, Any]:
+    """Trains, checks, generates; returns the facts that `opaq demo --json` prints, and shows them
+    as text unless `json`.
 
-    steps: training steps, at least 1; the device's usual number when None. device: "cpu" or "cuda"; the GPU, if there is one, when None.
-    Raises ValueError for steps below 1, opaq.MissingError for a device that is not there.
+    steps: training steps, at least 1; the device's usual number when None. device: "cpu" or "cuda";
+    the GPU, if there is one, when None. Raises ValueError for steps below 1, opaq.MissingError for
+    a device that is not there.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = device.split(":")[0]
     if kind not in SIZES:
         raise ValueError(f"device: got {device!r}; expected 'cpu' or 'cuda'")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise _runtime.MissingError("device 'cuda' was asked for, but torch sees no GPU; run `opaq doctor`, or pass --device cpu")
+        raise _runtime.MissingError(
+            "device 'cuda' was asked for, but torch sees no GPU; run `opaq doctor`, or pass "
+            "--device cpu"
+        )
     size = SIZES[kind]
     steps = size.steps if steps is None else steps
     if steps < 1:
@@ -347,7 +442,12 @@ def progress(steps: int, *, shown: bool) -> Iterator[Callable[[int, float], None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns) as bar:
         task = bar.add_task("compiling the first step", total=steps)
         yield lambda step, loss: bar.update(task, completed=step, description=f"loss {loss:.3f}")
@@ -363,15 +463,22 @@ def show(facts: dict[str, Any]) -> None:
     console = Console()
     verdict = "[green]agrees[/green]" if facts["agree"] else "[red]DISAGREES[/red]"
     console.print(
-        f"Llama, {facts['parameters'] / 1e6:.1f} M parameters, on {facts['device']}: {facts['steps']} steps in {facts['seconds']:.0f} s, "
+        f"Llama, {facts['parameters'] / 1e6:.1f} M parameters, on {facts['device']}: "
+        f"{facts['steps']} steps in {facts['seconds']:.0f} s, "
         f"compiled with backend='opaq'; loss {facts['loss_first']:.2f} -> {facts['loss_last']:.2f}."
     )
     console.print(
-        f"It {verdict} with plain eager PyTorch: loss and gradients of the first {min(CHECKED_STEPS, facts['steps'])} steps differ by at most "
+        f"It {verdict} with plain eager PyTorch: loss and gradients of the first "
+        f"{min(CHECKED_STEPS, facts['steps'])} steps differ by at most "
         f"{facts['max_error']:.1e} (bound {TOLERANCE:.0e}, relative)."
     )
     console.print(f"It writes: [italic]{escape(facts['text'])}[/italic]")
-    table = Table(title="Opaque ops (opaq_kernels::), host time per call", title_justify="left", box=SIMPLE, pad_edge=False)
+    table = Table(
+        title="Opaque ops (opaq_kernels::), host time per call",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+    )
     for heading in ("op", "implementation"):
         table.add_column(heading, no_wrap=True)
     for heading in ("calls", "host us", "compile s", "cache hits"):

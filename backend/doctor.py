@@ -1,4 +1,6 @@
-"""`opaq doctor`: the parts opaq stands on, where each was found, and what to do about what is missing."""
+"""`opaq doctor`: the parts opaq stands on, where each was found, and what to do about what is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -39,21 +41,63 @@ def examine() -> list[Part]:
         Part("torch", True, torch.__version__, os.path.dirname(torch.__file__), "everything"),
         _package("triton", "Inductor's own kernels on a GPU"),
         _package("transformers", "opaq demo"),
-        Part("CUDA driver", driver["found"], driver["version"], driver["path"], "launching on a GPU", driver["why_not"]),
-        Part("NVRTC", nvrtc["found"], nvrtc["version"], nvrtc["path"], "compiling CUDA source", nvrtc["why_not"] or "pip install nvidia-cuda-nvrtc"),
+        Part(
+            "CUDA driver",
+            driver["found"],
+            driver["version"],
+            driver["path"],
+            "launching on a GPU",
+            driver["why_not"],
+        ),
+        Part(
+            "NVRTC",
+            nvrtc["found"],
+            nvrtc["version"],
+            nvrtc["path"],
+            "compiling CUDA source",
+            nvrtc["why_not"] or "pip install nvidia-cuda-nvrtc",
+        ),
         _headers(nvrtc["include_dirs"]),
-        _library("nvJitLink", "libnvJitLink.so*", settings["library_dirs"], _nvjitlink_version, "linking device code", "pip install nvidia-nvjitlink"),
-        _library("cuBLASLt", "libcublasLt.so*", settings["library_dirs"], _cublaslt_version, "matmul implementations", "pip install nvidia-cublas"),
-        _tool("C++ compiler", settings["cxx"], "CPU implementations", "install g++ or clang++ (C++20), or set CXX"),
+        _library(
+            "nvJitLink",
+            "libnvJitLink.so*",
+            settings["library_dirs"],
+            _nvjitlink_version,
+            "linking device code",
+            "pip install nvidia-nvjitlink",
+        ),
+        _library(
+            "cuBLASLt",
+            "libcublasLt.so*",
+            settings["library_dirs"],
+            _cublaslt_version,
+            "matmul implementations",
+            "pip install nvidia-cublas",
+        ),
+        _tool(
+            "C++ compiler",
+            settings["cxx"],
+            "CPU implementations",
+            "install g++ or clang++ (C++20), or set CXX",
+        ),
         _tool("cmake", "cmake", "building opaq and its tests", "pip install cmake"),
         _tool("ninja", "ninja", "building opaq and its tests", "pip install ninja"),
         _googletest(),
-        Part("image cache", True, f"{facts['cache']['bytes'] / 1e6:.1f} MB", facts["cache"]["path"], "starting without compiling"),
+        Part(
+            "image cache",
+            True,
+            f"{facts['cache']['bytes'] / 1e6:.1f} MB",
+            facts["cache"]["path"],
+            "starting without compiling",
+        ),
     ]
 
 
 def as_json(parts: list[Part]) -> dict[str, Any]:
-    return {"parts": [asdict(part) for part in parts], "ready_for_gpu": all(part.found for part in parts if part.name in ("CUDA driver", "NVRTC"))}
+    return {
+        "parts": [asdict(part) for part in parts],
+        "ready_for_gpu": all(part.found for part in parts if part.name in ("CUDA driver", "NVRTC")),
+    }
 
 
 def show(parts: list[Part]) -> None:
@@ -65,24 +109,40 @@ def show(parts: list[Part]) -> None:
         table.add_column(title, overflow="fold")
     for part in parts:
         mark = "[green]found[/]" if part.found else "[yellow]missing[/]"
-        table.add_row(part.name, mark, part.version, part.path if part.found else part.advice, part.needed_for)
+        table.add_row(
+            part.name, mark, part.version, part.path if part.found else part.advice, part.needed_for
+        )
     Console().print(table)
 
 
 def _package(name: str, needed_for: str) -> Part:
     try:
         distribution = importlib.metadata.distribution(name)
-        return Part(name, True, distribution.version, str(distribution.locate_file(name)), needed_for)
+        return Part(
+            name, True, distribution.version, str(distribution.locate_file(name)), needed_for
+        )
     except importlib.metadata.PackageNotFoundError:
         return Part(name, False, "", "", needed_for, f"pip install {name}")
 
 
 def _headers(include_dirs: list[str]) -> Part:
-    folder = next((folder for folder in include_dirs if os.path.exists(os.path.join(folder, "cuda_fp16.h"))), "")
-    return Part("CUDA headers", bool(folder), "", folder, "CUDA sources that include cuda_fp16.h and its like", "pip install nvidia-cuda-runtime")
+    folder = next(
+        (folder for folder in include_dirs if os.path.exists(os.path.join(folder, "cuda_fp16.h"))),
+        "",
+    )
+    return Part(
+        "CUDA headers",
+        bool(folder),
+        "",
+        folder,
+        "CUDA sources that include cuda_fp16.h and its like",
+        "pip install nvidia-cuda-runtime",
+    )
 
 
-def _library(name: str, pattern: str, folders: list[str], version: Any, needed_for: str, advice: str) -> Part:
+def _library(
+    name: str, pattern: str, folders: list[str], version: Any, needed_for: str, advice: str
+) -> Part:
     for folder in folders + ["/usr/local/cuda/lib64"]:
         for path in sorted(glob.glob(os.path.join(folder, pattern))):
             try:
@@ -115,8 +175,13 @@ def _tool(name: str, command: str, needed_for: str, advice: str) -> Part:
 
 def _googletest() -> Part:
     advice = "apt-get install libgtest-dev, or dnf install gtest-devel"
-    for pattern in ("/usr/lib/*/cmake/GTest", "/usr/lib*/cmake/GTest", "/usr/local/lib*/cmake/GTest"):
+    for pattern in (
+        "/usr/lib/*/cmake/GTest",
+        "/usr/lib*/cmake/GTest",
+        "/usr/local/lib*/cmake/GTest",
+    ):
         for folder in glob.glob(pattern):
-            found = re.search(r'PACKAGE_VERSION "([\d.]+)"', open(os.path.join(folder, "GTestConfigVersion.cmake"), encoding="utf-8").read())
+            with open(os.path.join(folder, "GTestConfigVersion.cmake"), encoding="utf-8") as file:
+                found = re.search(r'PACKAGE_VERSION "([\d.]+)"', file.read())
             return Part("GoogleTest", True, found[1] if found else "", folder, "the C++ tests")
     return Part("GoogleTest", False, "", "", "the C++ tests", advice)

@@ -1,4 +1,6 @@
-"""Fake (meta) behaviour of an op: its output rules, printed by the runtime as Python, made into a function of its arguments."""
+"""Fake (meta) behaviour of an op: its output rules, printed by the runtime as Python, made into a
+function of its arguments.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from .lowering.functions import functions
 
 
 def signature(args: list[_runtime.ArgInfo]) -> tuple[str, dict[str, Any]]:
-    """Python parameter list of a schema, "x, weight, *, eps=default_eps", and the values of its defaults by name."""
+    """Python parameter list of a schema, "x, weight, *, eps=default_eps", and the values of its
+    defaults by name.
+    """
     parameters, defaults, star = [], {}, False
     for arg in args:
         if arg["keyword_only"] and not star:
@@ -25,16 +29,25 @@ def signature(args: list[_runtime.ArgInfo]) -> tuple[str, dict[str, Any]]:
 
 
 def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
-    """A function of the op's arguments that returns empty outputs; works on real, meta and fake tensors, with symbolic sizes."""
+    """A function of the op's arguments that returns empty outputs; works on real, meta and fake
+    tensors, with symbolic sizes.
+    """
     results = []
     for output in info["outputs"]:
         shape = "[" + ", ".join(output["shape"]) + "]"
         device = f"device={output['device_of']}.device"
         if output["strides"]:
-            results.append(f"opaq.torch.empty_strided({shape}, [{', '.join(output['strides'])}], dtype={output['dtype']}, {device})")
+            results.append(
+                f"opaq.torch.empty_strided({shape}, [{', '.join(output['strides'])}], "
+                f"dtype={output['dtype']}, {device})"
+            )
         else:
             results.append(f"opaq.torch.empty({shape}, dtype={output['dtype']}, {device})")
-    value = results[0] if len(results) == 1 else ("(" + ", ".join(results) + ",)" if results else "None")
+    value = (
+        results[0]
+        if len(results) == 1
+        else ("(" + ", ".join(results) + ",)" if results else "None")
+    )
     compute = make_function(*signature(info["args"]), value, info["name"])
 
     def fake(*args: Any, **kwargs: Any) -> Any:
@@ -44,8 +57,13 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     return fake
 
 
-def make_function(parameters: str, defaults: dict[str, Any], value: str, where: str) -> Callable[..., Any]:
+def make_function(
+    parameters: str, defaults: dict[str, Any], value: str, where: str
+) -> Callable[..., Any]:
     """A Python function from texts that the runtime has parsed and printed."""
     scope = {"opaq": functions, **defaults}
-    exec(compile(f"def compute({parameters}):\n    return {value}\n", f"<opaq: {where}>", "exec"), scope)
+    exec(
+        compile(f"def compute({parameters}):\n    return {value}\n", f"<opaq: {where}>", "exec"),
+        scope,
+    )
     return scope["compute"]

@@ -1,6 +1,8 @@
-"""Values as users give them to a declaration: taken in every form that can mean one thing, refused by name otherwise.
+"""Values as users give them to a declaration: taken in every form that can mean one thing, refused
+by name otherwise.
 
-`where` is what a message begins with, such as "mylib::rms_norm: .cuda(...)". Every function raises DeclarationError: what was given, what is accepted.
+`where` is what a message begins with, such as "mylib::rms_norm: .cuda(...)". Every function raises
+DeclarationError: what was given, what is accepted.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn
     raise _runtime.DeclarationError(f"{where}: {parameter}: got {given}{kind}; expected {expected}")
 
 
-# A line that can only be a file's name: a mistake for opaq.file(...), since code of one line has other signs in it.
+# A line that can only be a file's name: a mistake for opaq.file(...), since code of one line has
+# other signs in it.
 _FILE_NAME = re.compile(r"[\w\-./\\ ~]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)")
 
 
@@ -70,25 +73,46 @@ def expressions(where: str, parameter: str, value: Any) -> str:
 
 
 def texts(where: str, parameter: str, value: Any) -> list[str]:
-    """Several texts that may hold commas and spaces of their own, so that one str could be misread."""
-    return _several(where, parameter, value, "a list of str", lambda item: isinstance(item, str), lambda item: text(where, parameter, item))
+    """Several texts that may hold commas and spaces of their own, so that one str could be
+    misread."""
+    return _several(
+        where,
+        parameter,
+        value,
+        "a list of str",
+        lambda item: isinstance(item, str),
+        lambda item: text(where, parameter, item),
+    )
 
 
 def conditions(where: str, parameter: str, value: Any) -> list[str]:
     """One condition, or several."""
-    return [text(where, parameter, value)] if isinstance(value, str) else texts(where, parameter, value)
+    return (
+        [text(where, parameter, value)]
+        if isinstance(value, str)
+        else texts(where, parameter, value)
+    )
 
 
 def folders(where: str, parameter: str, value: Any) -> list[str]:
     """Paths of folders."""
     return _several(
-        where, parameter, value, "a list of folders (str or pathlib.Path)", _is_path, lambda item: text(where, parameter, os.fspath(item))
+        where,
+        parameter,
+        value,
+        "a list of folders (str or pathlib.Path)",
+        _is_path,
+        lambda item: text(where, parameter, os.fspath(item)),
     )
 
 
 def names(where: str, parameter: str, value: Any) -> str:
     """Names by comma in one str, or a list of them."""
-    return text(where, parameter, value) if isinstance(value, str) else ", ".join(texts(where, parameter, value))
+    return (
+        text(where, parameter, value)
+        if isinstance(value, str)
+        else ", ".join(texts(where, parameter, value))
+    )
 
 
 def function(where: str, parameter: str, value: Any, expected: str) -> Callable[..., Any]:
@@ -102,7 +126,12 @@ def source(where: str, value: Any) -> str | File:
     if isinstance(value, File):
         return value
     if _is_path(value) and (not isinstance(value, str) or _FILE_NAME.fullmatch(value.strip())):
-        refuse(where, "source", value, f"code as text, or a file; write source=opaq.file({os.fspath(value)!r})")
+        refuse(
+            where,
+            "source",
+            value,
+            f"code as text, or a file; write source=opaq.file({os.fspath(value)!r})",
+        )
     return text(where, "source", value)
 
 
@@ -111,13 +140,25 @@ def binary(where: str, value: Any) -> bytes | File:
     if isinstance(value, File):
         return value
     if _is_path(value) and (not isinstance(value, str) or _FILE_NAME.fullmatch(value.strip())):
-        refuse(where, "binary", value, f"bytes, or a file; write binary=opaq.file({os.fspath(value)!r})")
+        refuse(
+            where,
+            "binary",
+            value,
+            f"bytes, or a file; write binary=opaq.file({os.fspath(value)!r})",
+        )
     if not isinstance(value, (bytes, bytearray, memoryview)):
         refuse(where, "binary", value, "the bytes of a cubin, fatbin or PTX, or opaq.file(path)")
     return bytes(value)
 
 
-def _several(where: str, parameter: str, value: Any, expected: str, fits: Callable[[Any], bool], take: Callable[[Any], str]) -> list[str]:
+def _several(
+    where: str,
+    parameter: str,
+    value: Any,
+    expected: str,
+    fits: Callable[[Any], bool],
+    take: Callable[[Any], str],
+) -> list[str]:
     if fits(value):
         refuse(where, parameter, value, f"{expected}; write {parameter}=[{os.fspath(value)!r}]")
     if not isinstance(value, Iterable) or isinstance(value, (bytes, dict)):
@@ -129,11 +170,15 @@ def _several(where: str, parameter: str, value: Any, expected: str, fits: Callab
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, os.PathLike) and isinstance(os.fspath(value), str))
+    return isinstance(value, str) or (
+        isinstance(value, os.PathLike) and isinstance(os.fspath(value), str)
+    )
 
 
 def _integer(value: Any) -> int | None:
-    """Of an int or what stands for one (numpy's); None for anything else, truth values and tensors included."""
+    """Of an int or what stands for one (numpy's); None for anything else, truth values and tensors
+    included.
+    """
     if isinstance(value, bool) or type(value).__module__.partition(".")[0] == "torch":
         return None
     try:

@@ -1,4 +1,6 @@
-"""`opaq inspect model.pt2`: the opaque ops in a package, their images, launch rules and sizes, from the package alone."""
+"""`opaq inspect model.pt2`: the opaque ops in a package, their images, launch rules and sizes, from
+the package alone.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,10 @@ from .elf import read_kernel
 from .lowering import MANIFEST, PRELUDE
 from .terminal import plain
 
-# A package may come from anywhere: no more is read than these, of all its manifests, of all its images and, when every file is checked, of all files
-# together: AOTInductor stores files uncompressed, so that this is enough for a package of any size, also where somebody compressed it a little.
+# A package may come from anywhere: no more is read than these, of all its manifests, of all its
+# images and, when every file is checked, of all files together: AOTInductor stores files
+# uncompressed, so that this is enough for a package of any size, also where somebody compressed it
+# a little.
 MOST_OF_MANIFESTS = 64 << 20
 MOST_OF_IMAGES = 2 << 30
 MOST_OF_FILES = 64 << 20  # and four times the package's size
@@ -24,23 +28,30 @@ class NotAPackage(ValueError):
 
 
 def read(path: str) -> dict[str, Any]:
-    """{"path", "models": [{"model", "ops": [...]}], "damaged": [{"file", "reason"}]}; facts that an image does not tell are None.
+    """{"path", "models": [{"model", "ops": [...]}], "damaged": [{"file", "reason"}]}; facts that an
+    image does not tell are None.
 
-    "damaged": the files, torch's own among them, that are not as the zip directory has them: torch loads them unchecked, but for opaq's images.
-    The file may be damaged or hostile: what is not as opaq writes it raises NotAPackage, and reading is bounded. Texts are as the file has them:
-    JSON is safe to print as json.dumps writes it, other text after `terminal.plain`.
+    "damaged": the files, torch's own among them, that are not as the zip directory has them: torch
+    loads them unchecked, but for opaq's images. The file may be damaged or hostile: what is not as
+    opaq writes it raises NotAPackage, and reading is bounded. Texts are as the file has them: JSON
+    is safe to print as json.dumps writes it, other text after `terminal.plain`.
     """
     try:
         with Archive(path) as archive:
             manifests = [name for name in archive.names if name.rsplit("/", 1)[-1] == MANIFEST]
             if not manifests and not any("/data/aotinductor/" in name for name in archive.names):
-                raise NotAPackage(f"{path} is a zip file, but no package of AOTInductor: it has no data/aotinductor/; give a .pt2")
+                raise NotAPackage(
+                    f"{path} is a zip file, but no package of AOTInductor: it has no "
+                    "data/aotinductor/; give a .pt2"
+                )
             reader = _Reader(path, archive)
             models = [reader.model(name) for name in manifests]
             return {"path": path, "models": models, "damaged": reader.damaged_files()}
     except (OSError, Damaged) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise NotAPackage(f"{path} cannot be read as a package: {reason}; give a .pt2 that AOTInductor wrote") from error
+        raise NotAPackage(
+            f"{path} cannot be read as a package: {reason}; give a .pt2 that AOTInductor wrote"
+        ) from error
 
 
 class _Reader:
@@ -58,11 +69,17 @@ class _Reader:
             self._manifests_left -= len(text)
             ops = parse_manifest(text)
         except ValueError as error:  # Damaged is one
-            raise NotAPackage(f"{self._path}: {manifest} is damaged: {error}; package the model again") from error
+            raise NotAPackage(
+                f"{self._path}: {manifest} is damaged: {error}; package the model again"
+            ) from error
         for op in ops:
             for implementation in op["implementations"]:
                 for image in implementation["images"]:
-                    self._examine(f"{folder}/{image['file']}" if folder else image["file"], implementation["symbol"], image)
+                    self._examine(
+                        f"{folder}/{image['file']}" if folder else image["file"],
+                        implementation["symbol"],
+                        image,
+                    )
         return {"model": folder.rpartition("/")[2], "ops": ops}
 
     def _examine(self, name: str, symbol: str, image: dict[str, Any]) -> None:
@@ -78,15 +95,26 @@ class _Reader:
             image["state"] = "damaged"
             return
         self._images_left -= len(content)
-        image["state"] = "whole" if hashlib.sha256(content).hexdigest() == image["sha256"] else "damaged"
+        image["state"] = (
+            "whole" if hashlib.sha256(content).hexdigest() == image["sha256"] else "damaged"
+        )
         image["bytes"] = len(content)
-        if "registers" not in image and (image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))):  # the compiler was not there to tell
+        if "registers" not in image and (
+            image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))
+        ):  # the compiler was not there to tell
             kernel = read_kernel(content, symbol)
             spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
-            image |= {"registers": kernel.registers, "shared": kernel.shared, "stack": kernel.stack, **spills}
+            image |= {
+                "registers": kernel.registers,
+                "shared": kernel.shared,
+                "stack": kernel.stack,
+                **spills,
+            }
 
     def damaged_files(self) -> list[dict[str, str]]:
-        """What is wrong with each file that is not whole. NotAPackage where the list of opaque ops is not there, though a source has some."""
+        """What is wrong with each file that is not whole. NotAPackage where the list of opaque ops
+        is not there, though a source has some.
+        """
         found = []
         for name in self._archive.names:
             source = bytearray()
@@ -99,35 +127,71 @@ class _Reader:
                 found.append({"file": name, "reason": str(error)})
             manifest = f"{name.rpartition('/')[0]}/{MANIFEST}"
             if PRELUDE.encode() in source and manifest not in self._archive.names:
-                raise NotAPackage(f"{self._path}: {manifest} is missing, the list of the opaque ops that {name} has; package the model again")
+                raise NotAPackage(
+                    f"{self._path}: {manifest} is missing, the list of the opaque ops that "
+                    f"{name} has; package the model again"
+                )
         return found
 
 
-# ---- the manifest: what opaq writes, and nothing else ------------------------------------------------------------------------
+# ---- the manifest: what opaq writes, and nothing else --------------------------------------------
 
 _NUMBER = (int, None)
 _TEXTS = [str]
 _RULE = {"args": _TEXTS}
-_CUDA_RULE = {**_RULE, "grid": _TEXTS, "block": _TEXTS, "cluster": _TEXTS, "shared": str, "cooperative": bool, "programmatic": bool}
+_CUDA_RULE = {
+    **_RULE,
+    "grid": _TEXTS,
+    "block": _TEXTS,
+    "cluster": _TEXTS,
+    "shared": str,
+    "cooperative": bool,
+    "programmatic": bool,
+}
 _IMAGE = {"arch": str, "file": str, "sha256": str, "bytes": _NUMBER}
-_IMAGE_WITH_RESOURCES = {**_IMAGE, **dict.fromkeys(("registers", "shared", "stack", "spill_stores", "spill_loads"), _NUMBER)}
-_IMPLEMENTATION = {"name": str, "entry": str, "symbol": str, "checked_at_launch": _TEXTS, "rule": dict, "images": [dict]}
-_OP = {"schema": str, "function": str, "device": str, "nodes": _TEXTS, "implementations": [_IMPLEMENTATION]}
+_IMAGE_WITH_RESOURCES = {
+    **_IMAGE,
+    **dict.fromkeys(("registers", "shared", "stack", "spill_stores", "spill_loads"), _NUMBER),
+}
+_IMPLEMENTATION = {
+    "name": str,
+    "entry": str,
+    "symbol": str,
+    "checked_at_launch": _TEXTS,
+    "rule": dict,
+    "images": [dict],
+}
+_OP = {
+    "schema": str,
+    "function": str,
+    "device": str,
+    "nodes": _TEXTS,
+    "implementations": [_IMPLEMENTATION],
+}
 _MANIFEST = {"ops": [_OP]}
 
 
 def parse_manifest(text: bytes) -> list[dict[str, Any]]:
-    """The manifest's ops, every field of the type that opaq writes. Raises ValueError: which field is not."""
+    """The manifest's ops, every field of the type that opaq writes. Raises ValueError: which field
+    is not.
+    """
     try:
         manifest = json.loads(
-            text, parse_int=_integer, parse_float=_refuse_number, parse_constant=_refuse_number, object_pairs_hook=_unique
+            text,
+            parse_int=_integer,
+            parse_float=_refuse_number,
+            parse_constant=_refuse_number,
+            object_pairs_hook=_unique,
         )
     except RecursionError as error:
         raise ValueError("its values are nested without end") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if isinstance(manifest, dict) and manifest.get("format", FORMAT) != FORMAT:
-        raise ValueError(f"its format is {manifest['format']!r}, and this opaq reads format {FORMAT}: use the opaq that wrote it")
+        raise ValueError(
+            f"its format is {manifest['format']!r}, and this opaq reads format {FORMAT}: use "
+            "the opaq that wrote it"
+        )
     _check(manifest, _MANIFEST, "manifest")
     for op in manifest["ops"]:
         for implementation in op["implementations"]:
@@ -135,7 +199,11 @@ def parse_manifest(text: bytes) -> list[dict[str, Any]]:
             rule = implementation["rule"]
             _check(rule, _CUDA_RULE if "grid" in rule else _RULE, f"{where}: rule")
             for image in implementation["images"]:
-                _check(image, _IMAGE_WITH_RESOURCES if "registers" in image else _IMAGE, f"{where}: image")
+                _check(
+                    image,
+                    _IMAGE_WITH_RESOURCES if "registers" in image else _IMAGE,
+                    f"{where}: image",
+                )
                 if "/" in image["file"] or image["file"] in ("", ".", ".."):
                     raise ValueError(f"{where}: image file {image['file']!r} is no plain file name")
     return manifest["ops"]
@@ -153,14 +221,29 @@ def _check(value: Any, form: Any, where: str) -> None:
         _check(value, list, where)
         for item in value:
             _check(item, form[0], where)
-    elif not any(type(value) is accepted or (accepted is None and value is None) for accepted in (form if isinstance(form, tuple) else (form,))):
-        names = {dict: "an object", list: "an array", str: "text", int: "a number", bool: "true or false", type(None): "null"}
-        expected = " or ".join(names[accepted or type(None)] for accepted in (form if isinstance(form, tuple) else (form,)))
+    elif not any(
+        type(value) is accepted or (accepted is None and value is None)
+        for accepted in (form if isinstance(form, tuple) else (form,))
+    ):
+        names = {
+            dict: "an object",
+            list: "an array",
+            str: "text",
+            int: "a number",
+            bool: "true or false",
+            type(None): "null",
+        }
+        expected = " or ".join(
+            names[accepted or type(None)]
+            for accepted in (form if isinstance(form, tuple) else (form,))
+        )
         raise ValueError(f"{where} is {names[type(value)]}; expected {expected}")
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > 20:  # beyond 64 bits; and Python takes quadratic time to read digits by the million
+    if (
+        len(digits) > 20
+    ):  # beyond 64 bits; and Python takes quadratic time to read digits by the million
         raise ValueError(f"it holds a number of {len(digits)} digits")
     return int(digits)
 
@@ -176,25 +259,39 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-# ---- as text ------------------------------------------------------------------------------------------------------------------
+# ---- as text -------------------------------------------------------------------------------------
 
 
 def whole(found: dict[str, Any]) -> bool:
     """Whether every file that `read` found is as it was written."""
-    images = (image for model in found["models"] for op in model["ops"] for item in op["implementations"] for image in item["images"])
+    images = (
+        image
+        for model in found["models"]
+        for op in model["ops"]
+        for item in op["implementations"]
+        for image in item["images"]
+    )
     return not found["damaged"] and all(image["state"] == "whole" for image in images)
 
 
 def as_text(found: dict[str, Any]) -> str:
     """What `read` found, a fact or two a line, safe to print."""
     lines = [found["path"]]
-    lines += [f"  {item['file']} is damaged: {item['reason']}; copy the package again or package the model again" for item in found["damaged"]]
+    lines += [
+        f"  {item['file']} is damaged: {item['reason']}; copy the package again or package the "
+        "model again"
+        for item in found["damaged"]
+    ]
     if not found["models"]:
         lines.append("  no opaque ops")
     for model in found["models"]:
         lines.append(f"model {model['model']}")
         for op in model["ops"]:
-            lines += ["", f"  {op['schema']}", f"    {op['function']} on {op['device']}, nodes {', '.join(op['nodes'])}"]
+            lines += [
+                "",
+                f"  {op['schema']}",
+                f"    {op['function']} on {op['device']}, nodes {', '.join(op['nodes'])}",
+            ]
             for implementation in op["implementations"]:
                 lines += [f"    {line}" for line in _implementation(implementation)]
     return "\n".join(map(plain, lines))
@@ -204,15 +301,22 @@ def _implementation(implementation: dict[str, Any]) -> list[str]:
     rule = implementation["rule"]
     lines = [f"{implementation['name']}: {implementation['entry']}({', '.join(rule['args'])})"]
     if "grid" in rule:
-        launch = f"  grid ({', '.join(rule['grid'])}), block ({', '.join(rule['block'])}), shared {rule['shared']}"
+        launch = (
+            f"  grid ({', '.join(rule['grid'])}), block ({', '.join(rule['block'])}), "
+            f"shared {rule['shared']}"
+        )
         launch += f", cluster ({', '.join(rule['cluster'])})" if rule["cluster"] else ""
-        lines.append(launch + "".join(f", {flag}" for flag in ("cooperative", "programmatic") if rule[flag]))
+        lines.append(
+            launch + "".join(f", {flag}" for flag in ("cooperative", "programmatic") if rule[flag])
+        )
     if implementation["checked_at_launch"]:
         lines.append(f"  where {' and '.join(implementation['checked_at_launch'])}")
     for image in implementation["images"]:
         size = "unknown size" if image["bytes"] is None else f"{image['bytes']} bytes"
         facts = [image["file"], image["arch"] or "-", size, image["state"]]
-        lines += ["  " + ", ".join(facts)] + ([f"    {_resources(image)}"] if "registers" in image else [])
+        lines += ["  " + ", ".join(facts)] + (
+            [f"    {_resources(image)}"] if "registers" in image else []
+        )
     return lines
 
 
@@ -220,5 +324,10 @@ def _resources(image: dict[str, Any]) -> str:
     def told(key: str, unit: str = " bytes") -> str:
         return "unknown" if image[key] is None else f"{image[key]}{unit}"
 
-    spills = told("spill_stores") + (f" stored, {image['spill_loads']} loaded" if image["spill_loads"] else "")
-    return f"registers {told('registers', '')}, shared {told('shared')}, stack {told('stack')}, spills {spills}"
+    spills = told("spill_stores") + (
+        f" stored, {image['spill_loads']} loaded" if image["spill_loads"] else ""
+    )
+    return (
+        f"registers {told('registers', '')}, shared {told('shared')}, stack {told('stack')}, "
+        f"spills {spills}"
+    )

@@ -21,34 +21,52 @@ from .rules import Output
 
 _ops: dict[str, Op] = {}
 
-# Held while an op is made or changed: threads may declare the same one at once, and a child that is forked meanwhile needs it whole. Who holds it runs
-# no code of a user's and resets no compiler: these may wait for a thread that wants to declare.
+# Held while an op is made or changed: threads may declare the same one at once, and a child that is
+# forked meanwhile needs it whole. Who holds it runs no code of a user's and resets no compiler:
+# these may wait for a thread that wants to declare.
 declaring = threading.RLock()
-os.register_at_fork(before=declaring.acquire, after_in_parent=declaring.release, after_in_child=declaring.release)
+os.register_at_fork(
+    before=declaring.acquire, after_in_parent=declaring.release, after_in_child=declaring.release
+)
 
 
 def op(
-    schema: str, *, outputs: Output | Mapping[str, Output] | None = None, effects: str | None = None, replace: bool = False
+    schema: str,
+    *,
+    outputs: Output | Mapping[str, Output] | None = None,
+    effects: str | None = None,
+    replace: bool = False,
 ) -> Op:
     """Declares an opaque operator.
 
-    schema: PyTorch's grammar with a namespace, "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)"; `Tensor(a!) cache` is
-        written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`, `out1`, ...
-    outputs: how each result is made from the arguments: opaq.like("x"), opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when
+    schema: PyTorch's grammar with a namespace, "mylib::rms_norm(Tensor x, Tensor weight, float
+    eps=1e-6) -> (Tensor y)"; `Tensor(a!) cache` is
+        written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`,
+        `out1`, ...
+    outputs: how each result is made from the arguments: opaq.like("x"), opaq.tensor("x.shape[:-1]",
+    dtype="float32"); a dict by name when
         there are several; nothing for `-> ()`.
-    effects: "ordered" for an op that reads or changes state which is not among its arguments (a counter, a random generator, a file). Compiled
-        graphs then make its calls as eager does: each once, in their order, and in training not again for the backward pass. Without it an
-        op is taken to be a function of its arguments: of calls with the same arguments one may be made for all, or none where the result is
-        not used. Not for an op that writes to arguments; state in a tensor is better declared as one, `Tensor(a!) state`.
-    replace: forget an earlier declaration of this name (in a notebook); compiled graphs are compiled again. The operator stays the same object, so
+    effects: "ordered" for an op that reads or changes state which is not among its arguments (a
+    counter, a random generator, a file). Compiled
+        graphs then make its calls as eager does: each once, in their order, and in training not
+        again for the backward pass. Without it an op is taken to be a function of its arguments: of
+        calls with the same arguments one may be made for all, or none where the result is not used.
+        Not for an op that writes to arguments; state in a tensor is better declared as one,
+        `Tensor(a!) state`.
+    replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
+    compiled again. The operator stays the same object, so
         that whoever holds it uses the new declaration.
 
-    The same declaration again gives the same operator. Raises opaq.DeclarationError: what was given, what is accepted, the nearest name.
+    The same declaration again gives the same operator. Raises opaq.DeclarationError: what was
+    given, what is accepted, the nearest name.
     """
     given.text("opaq.op(...)", "schema", schema)
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
     if effects not in (None, "ordered"):
-        raise _runtime.DeclarationError(f'{where}: got effects={effects!r}; expected "ordered", or None for a function of its arguments')
+        raise _runtime.DeclarationError(
+            f'{where}: got effects={effects!r}; expected "ordered", or None for a function of '
+            "its arguments"
+        )
     texts = _output_texts(where, outputs)
     with declaring:
         name = _runtime.declare(schema, texts, given.flag(where, "replace", replace))
@@ -63,7 +81,10 @@ def op(
             known._redeclared()
             known._set_effects(effects)
         elif known.effects != effects:
-            raise _runtime.DeclarationError(f"{name} is declared with effects={known.effects!r}; got {effects!r}. Give the same, or replace=True")
+            raise _runtime.DeclarationError(
+                f"{name} is declared with effects={known.effects!r}; got {effects!r}. Give the "
+                "same, or replace=True"
+            )
     if replace:
         known._forget_graphs()
     return known
@@ -73,35 +94,51 @@ def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
     written = [f"`{arg['name']}`" for arg in info["args"] if arg["mutated"]]
     if written:
         raise _runtime.DeclarationError(
-            f'{info["name"]}: effects="ordered" is not for an op that writes to arguments ({", ".join(written)}): PyTorch keeps only ops without written '
-            f"arguments in order. Declare the state as a written argument too, `Tensor(a!) state`, and leave effects out"
+            f'{info["name"]}: effects="ordered" is not for an op that writes to arguments '
+            f"({', '.join(written)}): PyTorch keeps only ops without written "
+            "arguments in order. Declare the state as a written argument too, `Tensor(a!) "
+            "state`, and leave effects out"
         )
 
 
-def _output_texts(where: str, outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
+def _output_texts(
+    where: str, outputs: Output | Mapping[str, Output] | None
+) -> list[dict[str, str]]:
     if outputs is None:
         return []
     rules = {"": outputs} if isinstance(outputs, Output) else outputs
-    if not isinstance(rules, Mapping) or not all(isinstance(key, str) and isinstance(rule, Output) for key, rule in rules.items()):
-        given.refuse(where, "outputs", outputs, "opaq.like(...), opaq.tensor(...), or a dict of them by result name, such as {'y': opaq.like('x')}")
+    if not isinstance(rules, Mapping) or not all(
+        isinstance(key, str) and isinstance(rule, Output) for key, rule in rules.items()
+    ):
+        given.refuse(
+            where,
+            "outputs",
+            outputs,
+            "opaq.like(...), opaq.tensor(...), or a dict of them by result name, such as {'y': "
+            "opaq.like('x')}",
+        )
     return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
-# As an attribute of a class, an op takes no self; a partial of Python 3.14 does, and one of 3.13 warns of it.
+# As an attribute of a class, an op takes no self; a partial of Python 3.14 does, and one of 3.13
+# warns of it.
 _unbound = (_runtime.Unbound,) if hasattr(functools.partial, "__get__") else ()
 
 
 class Op(*_unbound, functools.partial):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
-    It is a partial of no arguments: a call goes straight to the runtime's entry, with no Python frame between, and torch.compile, which looks
-    through partials at their `func`, finds the op of PyTorch's dispatcher there. Compiled code can call it, but not read its other attributes.
+    It is a partial of no arguments: a call goes straight to the runtime's entry, with no Python
+    frame between, and torch.compile, which looks through partials at their `func`, finds the op of
+    PyTorch's dispatcher there. Compiled code can call it, but not read its other attributes.
     """
 
     __slots__ = ("func",)  # in the place of functools.partial's own, which is the runtime's entry
 
     def __new__(cls, name: str) -> Op:
-        strangers = lowering.compat.is_known(name)  # somebody has registered kernels for an op of this name already
+        strangers = lowering.compat.is_known(
+            name
+        )  # somebody has registered kernels for an op of this name already
         _runtime.define(name)
         overload = lowering.overload_of(name)
         made = super().__new__(cls, _runtime.eager(name, overload))
@@ -115,7 +152,9 @@ class Op(*_unbound, functools.partial):
         self.effects: str | None = None
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
-            lowering.compat.count_mutations(self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]])
+            lowering.compat.count_mutations(
+                self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]]
+            )
         lowering.compat.register_autograd(self.overload, lambda: _ops[name].gradient)
         lowering.formulas[name] = lambda: _ops[name].gradient
         if not self._strangers:
@@ -137,7 +176,7 @@ class Op(*_unbound, functools.partial):
             _runtime.extend_hash(self.name, "effects", effects)
         self.effects = effects
 
-    # ---- implementations -----------------------------------------------------------------------------------------------
+    # ---- implementations -------------------------------------------------------------------------
 
     def cuda(
         self,
@@ -160,24 +199,38 @@ class Op(*_unbound, functools.partial):
     ) -> Op:
         """Adds a CUDA implementation.
 
-        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the device at hand. binary: a cubin, fatbin or PTX instead.
-        entry: the __global__ function; template arguments may hold expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>".
-        args: the kernel's argument list, expressions over arguments and results; a tensor passes its address.
-        grid, block, cluster: up to three expressions; shared: bytes of dynamic shared memory.
-        requires: conditions on the arguments; where one fails the next implementation is tried. An argument whose strides no expression
+        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the device at hand. binary:
+        a cubin, fatbin or PTX instead. entry: the __global__ function; template arguments may hold
+        expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>". args: the kernel's argument
+        list, expressions over arguments and results; a tensor passes its address. grid, block,
+        cluster: up to three expressions; shared: bytes of dynamic shared memory. requires:
+        conditions on the arguments; where one fails the next implementation is tried. An argument
+        whose strides no expression
             here reads is handed over row-major; it is copied first where it is not.
         priority: higher is tried first. cooperative, programmatic: launch attributes.
         """
         where = f"{self.name}: .cuda(...)"
         code, path = _code(where, source, binary)
         return self._implement(
-            where=where, name=name, device="cuda", entry=entry, args=args, requires=requires, priority=priority,
-            kind="binary" if binary is not None else "source", code=code, file=path,
-            grid=given.expressions(where, "grid", grid), block=given.expressions(where, "block", block),
-            cluster=given.expressions(where, "cluster", cluster), shared=given.expressions(where, "shared", shared),
-            options=given.texts(where, "options", options), include_dirs=given.folders(where, "include_dirs", include_dirs),
-            cooperative=given.flag(where, "cooperative", cooperative), programmatic=given.flag(where, "programmatic", programmatic),
-        )  # fmt: skip
+            where=where,
+            name=name,
+            device="cuda",
+            entry=entry,
+            args=args,
+            requires=requires,
+            priority=priority,
+            kind="binary" if binary is not None else "source",
+            code=code,
+            file=path,
+            grid=given.expressions(where, "grid", grid),
+            block=given.expressions(where, "block", block),
+            cluster=given.expressions(where, "cluster", cluster),
+            shared=given.expressions(where, "shared", shared),
+            options=given.texts(where, "options", options),
+            include_dirs=given.folders(where, "include_dirs", include_dirs),
+            cooperative=given.flag(where, "cooperative", cooperative),
+            programmatic=given.flag(where, "programmatic", programmatic),
+        )
 
     def cpu(
         self,
@@ -191,20 +244,41 @@ class Op(*_unbound, functools.partial):
         priority: int = 0,
         name: str = "cpu",
     ) -> Op:
-        """Adds a C++20 implementation for the CPU: a function of pointers and scalars, compiled by the system's C++ compiler."""
+        """Adds a C++20 implementation for the CPU: a function of pointers and scalars, compiled by
+        the system's C++ compiler.
+        """
         where = f"{self.name}: .cpu(...)"
         code, path = _code(where, source)
         return self._implement(
-            where=where, name=name, device="cpu", entry=entry, args=args, requires=requires, priority=priority,
-            kind="source", code=code, file=path,
-            options=given.texts(where, "options", options), include_dirs=given.folders(where, "include_dirs", include_dirs),
-        )  # fmt: skip
+            where=where,
+            name=name,
+            device="cpu",
+            entry=entry,
+            args=args,
+            requires=requires,
+            priority=priority,
+            kind="source",
+            code=code,
+            file=path,
+            options=given.texts(where, "options", options),
+            include_dirs=given.folders(where, "include_dirs", include_dirs),
+        )
 
     def _implement(
-        self, *, name: object, device: str, entry: object, args: object, requires: object = (), priority: object = 0, where: str = "",
+        self,
+        *,
+        name: object,
+        device: str,
+        entry: object,
+        args: object,
+        requires: object = (),
+        priority: object = 0,
+        where: str = "",
         **implementation: Any,
-    ) -> Op:  # fmt: skip
-        """Adds an implementation: what every kind has, checked here, and what the caller has checked. Messages begin with `where`, or the op's name."""
+    ) -> Op:
+        """Adds an implementation: what every kind has, checked here, and what the caller has
+        checked. Messages begin with `where`, or the op's name.
+        """
         where = where or self.name
         implementation |= {
             "name": given.text(where, "name", name),
@@ -219,8 +293,15 @@ class Op(*_unbound, functools.partial):
         return self
 
     def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests compare against it."""
-        given.function(f"{self.name}: .reference(...)", "function", function, "a function of the op's arguments, in PyTorch")
+        """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests
+        compare against it.
+        """
+        given.function(
+            f"{self.name}: .reference(...)",
+            "function",
+            function,
+            "a function of the op's arguments, in PyTorch",
+        )
         self._reference = function
         with declaring:
             fallback = define_reference(self.info, function, self._fake)
@@ -238,14 +319,20 @@ class Op(*_unbound, functools.partial):
     ) -> Op:
         """Declares the gradient.
 
-        formula: the name of a backward op, bound by the names in its schema: an argument `grad_<result>` is that result's gradient, any other
-            is an argument or result of this op; results are `grad_<argument>`. `saves` may list what is kept, to be checked.
-            Or a function (ctx, *grads), with setup_context(ctx, inputs, output), as for torch.library.register_autograd; it returns one
-            gradient for each argument of the schema. Or None: no gradient flows through this op, its results are constants.
-        written: for a function, the arguments that the op writes to and whose new values are differentiated, "cache"; by default all of
-            them where the op returns nothing, else none. The function is given their gradients after those of the results, and returns,
-            in their places, gradients of the values before the call. A backward op says the same by an argument `grad_<written argument>`.
-            What is written to other arguments (scratch, statistics) carries no gradient, and they may not require grad.
+        formula: the name of a backward op, bound by the names in its schema: an argument
+        `grad_<result>` is that result's gradient, any other
+            is an argument or result of this op; results are `grad_<argument>`. `saves` may list
+            what is kept, to be checked. Or a function (ctx, *grads), with setup_context(ctx,
+            inputs, output), as for torch.library.register_autograd; it returns one gradient for
+            each argument of the schema. Or None: no gradient flows through this op, its results are
+            constants.
+        written: for a function, the arguments that the op writes to and whose new values are
+        differentiated, "cache"; by default all of
+            them where the op returns nothing, else none. The function is given their gradients
+            after those of the results, and returns, in their places, gradients of the values before
+            the call. A backward op says the same by an argument `grad_<written argument>`. What is
+            written to other arguments (scratch, statistics) carries no gradient, and they may not
+            require grad.
         """
         where = f"{self.name}: .backward(...)"
         if isinstance(formula, Op):
@@ -253,16 +340,31 @@ class Op(*_unbound, functools.partial):
         if isinstance(formula, str):
             given.text(where, "formula", formula)
             if setup_context is not None:
-                given.refuse(where, "setup_context", setup_context, f"none with a backward op, here {formula}; leave it out")
+                given.refuse(
+                    where,
+                    "setup_context",
+                    setup_context,
+                    f"none with a backward op, here {formula}; leave it out",
+                )
             saves = None if saves is None else given.names(where, "saves", saves)
         else:
             if formula is not None:
-                expected = "the name of a backward op, the op itself, a function (ctx, *grads), or None for no gradient"
+                expected = (
+                    "the name of a backward op, the op itself, a function (ctx, "
+                    "*grads), or None for no gradient"
+                )
                 given.function(where, "formula", formula, expected)
             if saves is not None:
-                given.refuse(where, "saves", saves, "none with a function, which saves in setup_context; leave it out")
+                given.refuse(
+                    where,
+                    "saves",
+                    saves,
+                    "none with a function, which saves in setup_context; leave it out",
+                )
             if setup_context is not None:
-                given.function(where, "setup_context", setup_context, "a function (ctx, inputs, output)")
+                given.function(
+                    where, "setup_context", setup_context, "a function (ctx, inputs, output)"
+                )
         if isinstance(formula, str):
             self.gradient.by_name(self, formula, saves)
         else:
@@ -285,14 +387,18 @@ class Op(*_unbound, functools.partial):
         ):
             torch.compiler.reset()  # graphs that hold the earlier declaration must not outlive it
 
-    # ---- use -----------------------------------------------------------------------------------------------------------
+    # ---- use -------------------------------------------------------------------------------------
 
     def warmup(self, *args: Any) -> None:
-        """Compiles and loads what a call with these arguments needs, and runs nothing; do it before capturing a CUDA graph."""
+        """Compiles and loads what a call with these arguments needs, and runs nothing; do it before
+        capturing a CUDA graph.
+        """
         _runtime.warmup(self.name, args)
 
     def explain(self, *args: Any) -> str:
-        """Which implementation a call with these arguments (tensors on any device, meta too) would run, and why; a line for each."""
+        """Which implementation a call with these arguments (tensors on any device, meta too) would
+        run, and why; a line for each.
+        """
         return _runtime.plan(self.name, [fact(value) for value in args])["reasons"]
 
     def __repr__(self) -> str:
@@ -308,28 +414,45 @@ class Op(*_unbound, functools.partial):
 
 def _declared(name: str) -> Op:
     if name not in _ops:
-        raise _runtime.DeclarationError(f"{name} was pickled as an op, but is not declared in this process; import the module that declares it")
+        raise _runtime.DeclarationError(
+            f"{name} was pickled as an op, but is not declared in this process; import the "
+            "module that declares it"
+        )
     return _ops[name]
 
 
 def _parameter(arg: dict[str, Any]) -> inspect.Parameter:
-    kind = inspect.Parameter.KEYWORD_ONLY if arg["keyword_only"] else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    kind = (
+        inspect.Parameter.KEYWORD_ONLY
+        if arg["keyword_only"]
+        else inspect.Parameter.POSITIONAL_OR_KEYWORD
+    )
     default = inspect.Parameter.empty
     if arg["default"] is not None:
         try:
             default = ast.literal_eval(arg["default"])
         except (SyntaxError, ValueError):
             default = getattr(torch, arg["default"], arg["default"])  # a dtype
-    return inspect.Parameter(arg["name"], kind, default=default, annotation=arg["torch_type"] + "?" * arg["optional"])
+    return inspect.Parameter(
+        arg["name"], kind, default=default, annotation=arg["torch_type"] + "?" * arg["optional"]
+    )
 
 
 def fact(value: Any) -> Any:
-    """A value as the runtime's planner takes it: a tensor by dtype, sizes, strides, device and alignment."""
+    """A value as the runtime's planner takes it: a tensor by dtype, sizes, strides, device and
+    alignment.
+    """
     if isinstance(value, torch.Tensor):
         address = value.data_ptr() if value.device.type != "meta" and value.numel() else 0
         device = f"cuda:{value.device.index or 0}" if value.device.type == "cuda" else "cpu"
         alignment = 4096 if address == 0 else address & -address
-        return (str(value.dtype).removeprefix("torch."), tuple(value.shape), value.stride(), device, min(alignment, 4096))
+        return (
+            str(value.dtype).removeprefix("torch."),
+            tuple(value.shape),
+            value.stride(),
+            device,
+            min(alignment, 4096),
+        )
     return value
 
 
@@ -337,7 +460,9 @@ def _code(where: str, source: object, binary: object = None) -> tuple[str | byte
     """(code, path of the file that it came from)."""
     if (source is None) == (binary is None):
         accepted = "either source= or binary=" if where.endswith(".cuda(...)") else "source="
-        raise _runtime.DeclarationError(f"{where}: takes {accepted}; got {'none' if source is None else 'both'}")
+        raise _runtime.DeclarationError(
+            f"{where}: takes {accepted}; got {'none' if source is None else 'both'}"
+        )
     code = given.source(where, source) if source is not None else given.binary(where, binary)
     if not isinstance(code, File):
         return code, ""
@@ -349,5 +474,6 @@ def _code(where: str, source: object, binary: object = None) -> tuple[str | byte
         raise _runtime.DeclarationError(f"{where}: cannot read {code}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise _runtime.DeclarationError(
-            f"{where}: {code} is not UTF-8 text: byte {error.start}; a compiled kernel is given as binary=, source in UTF-8"
+            f"{where}: {code} is not UTF-8 text: byte {error.start}; a compiled kernel is given "
+            "as binary=, source in UTF-8"
         ) from error

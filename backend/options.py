@@ -19,42 +19,82 @@ class Option:
 
 
 OPTIONS = [
-    Option("strict", bool, False, "a node that its op's first implementation for the device cannot serve is an error"),
-    Option("archs", list, [], 'what a C++ wrapper compiles CUDA source for, such as ["sm_90a"]; empty: the device at hand'),
-    Option("ptx", bool, False, "with a C++ wrapper, PTX too, for devices newer than the archs"),
-    Option("profile", bool, False, "measure the host time of this graph's launches from Python, for opaq.report()"),
     Option(
-        "check", str, _runtime.settings()["check"],
-        '"contract": hold every launch against its op\'s declaration and the traced graph; "" for none', ("", "contract"),
+        "strict",
+        bool,
+        False,
+        "a node that its op's first implementation for the device cannot serve is an error",
     ),
-]  # fmt: skip
+    Option(
+        "archs",
+        list,
+        [],
+        "what a C++ wrapper compiles CUDA source for, such as "
+        '["sm_90a"]; empty: the device at hand',
+    ),
+    Option("ptx", bool, False, "with a C++ wrapper, PTX too, for devices newer than the archs"),
+    Option(
+        "profile",
+        bool,
+        False,
+        "measure the host time of this graph's launches from Python, for opaq.report()",
+    ),
+    Option(
+        "check",
+        str,
+        _runtime.settings()["check"],
+        '"contract": hold every launch against its op\'s declaration and the traced graph; "" '
+        "for none",
+        ("", "contract"),
+    ),
+]
 
 
-def split(options: dict[str, Any], inductor_options: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(our options with defaults filled in, Inductor's). DeclarationError: an unknown key or a value of the wrong type."""
+def split(
+    options: dict[str, Any], inductor_options: list[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(our options with defaults filled in, Inductor's). DeclarationError: an unknown key or a
+    value of the wrong type.
+    """
     table = {option.name: option for option in OPTIONS}
     ours = {option.name: option.default for option in OPTIONS}
     theirs = {}
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        given.refuse('torch.compile(backend="opaq")', "options", options, "a dict of options by name")
+        given.refuse(
+            'torch.compile(backend="opaq")', "options", options, "a dict of options by name"
+        )
     for key, value in options.items():
         if key in table:
             expected = table[key].type
             values = table[key].accepted
             listed_wrongly = expected is list and not all(isinstance(item, str) for item in value)
-            if not isinstance(value, expected) or listed_wrongly or (values and value not in values):
-                accepted = {bool: "True or False", list: "a list of str"}.get(expected, expected.__name__)
+            if (
+                not isinstance(value, expected)
+                or listed_wrongly
+                or (values and value not in values)
+            ):
+                accepted = {bool: "True or False", list: "a list of str"}.get(
+                    expected, expected.__name__
+                )
                 if values:
                     accepted = " or ".join(f'"{item}"' for item in values)
-                raise _runtime.DeclarationError(f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} ({table[key].meaning})')
+                raise _runtime.DeclarationError(
+                    f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} '
+                    f"({table[key].meaning})"
+                )
             ours[key] = value
         elif key.replace("-", "_") in inductor_options:
             theirs[key] = value
         else:
             nearest = difflib.get_close_matches(key, [*table, *inductor_options], n=1)
             hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
-            listed = "\n".join(f"  {option.name} ({option.type.__name__}, default {option.default}): {option.meaning}" for option in OPTIONS)
+            listed = "\n".join(
+                f"  {option.name} ({option.type.__name__}, default {option.default}): "
+                f"{option.meaning}"
+                for option in OPTIONS
+            )
             raise _runtime.DeclarationError(
-                f'backend="opaq" has no option "{key}"{hint} Its options:\n{listed}\nand every option of Inductor (torch._inductor.list_options()).'
+                f'backend="opaq" has no option "{key}"{hint} Its options:\n{listed}\nand every '
+                "option of Inductor (torch._inductor.list_options())."
             )
     return ours, theirs

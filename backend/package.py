@@ -1,4 +1,6 @@
-"""`opaq.package`: an exported model as one file that AOTInductor's loaders run with neither opaq nor its sources at hand."""
+"""`opaq.package`: an exported model as one file that AOTInductor's loaders run with neither opaq
+nor its sources at hand.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,23 @@ def package(
 ) -> str:
     """torch._inductor.aoti_compile_and_package with opaq's options; returns the path of the .pt2.
 
-    archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the device at hand. ptx: PTX of the lowest of them too, so that
-    newer devices run the package. strict: as the option of backend="opaq". inductor_configs: Inductor's options.
+    archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the device at hand.
+    ptx: PTX of the lowest of them too, so that newer devices run the package. strict: as the option
+    of backend="opaq". inductor_configs: Inductor's options.
 
-    Raises DeclarationError for an argument of a wrong type and, through torch's InductorError, LaunchError for an op that cannot go into a package (its only implementation is a Python function, none
-    fits, a template value changes with a size), and MissingError where no arch is given and there is no GPU.
+    Raises DeclarationError for an argument of a wrong type and, through torch's InductorError,
+    LaunchError for an op that cannot go into a package (its only implementation is a Python
+    function, none fits, a template value changes with a size), and MissingError where no arch is
+    given and there is no GPU.
     """
     where = "opaq.package(...)"
     if not isinstance(exported, torch.export.ExportedProgram):
-        given.refuse(where, "exported", exported, "an exported program; write torch.export.export(model, args)")
+        given.refuse(
+            where,
+            "exported",
+            exported,
+            "an exported program; write torch.export.export(model, args)",
+        )
     if not isinstance(path, (str, os.PathLike)) or not str(path).endswith(".pt2"):
         given.refuse(where, "path", path, "the path of the file to write, which ends in .pt2")
     if inductor_configs is not None and not isinstance(inductor_configs, dict):
@@ -42,4 +52,6 @@ def package(
     }
     lowering.activate()
     with lowering.options.use(**options):
-        return torch._inductor.aoti_compile_and_package(exported, package_path=os.fspath(path), inductor_configs=inductor_configs)
+        return torch._inductor.aoti_compile_and_package(
+            exported, package_path=os.fspath(path), inductor_configs=inductor_configs
+        )

@@ -1,4 +1,6 @@
-"""A reference: the op's meaning in PyTorch, made to keep the declared contract and reachable from C++ through the dispatcher."""
+"""A reference: the op's meaning in PyTorch, made to keep the declared contract and reachable from
+C++ through the dispatcher.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +11,39 @@ import torch
 
 from . import _runtime
 
-NAMESPACE = "opaq_reference"  # the dispatcher name that runtime/torch calls when no implementation fits
+NAMESPACE = (
+    "opaq_reference"  # the dispatcher name that runtime/torch calls when no implementation fits
+)
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_functions: dict[str, tuple[_runtime.OpInfo, Callable[..., Any], Callable[..., Any]]] = {}  # info, reference, fake
+_functions: dict[
+    str, tuple[_runtime.OpInfo, Callable[..., Any], Callable[..., Any]]
+] = {}  # info, reference, fake
 
 
-def define_reference(info: _runtime.OpInfo, function: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., None]:
-    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args, *outputs), which fills the outputs.
+def define_reference(
+    info: _runtime.OpInfo, function: Callable[..., Any], fake: Callable[..., Any]
+) -> Callable[..., None]:
+    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args,
+    *outputs), which fills the outputs.
 
     fake: the op's output rules as a function of its arguments."""
     name = info["name"]
     first = name not in _functions
     _functions[name] = (info, function, fake)
     if first:
-        _library.define(f"{name.replace('::', '__')}{info['schema'][len(name):]}")
-        _library.impl(name.replace("::", "__"), lambda *args, **kwargs: _from_dispatcher(name, args, kwargs), "CompositeExplicitAutograd")
+        _library.define(f"{name.replace('::', '__')}{info['schema'][len(name) :]}")
+        _library.impl(
+            name.replace("::", "__"),
+            lambda *args, **kwargs: _from_dispatcher(name, args, kwargs),
+            "CompositeExplicitAutograd",
+        )
     arity = len(info["args"])
 
     def fallback(*values: Any) -> None:
         results = _checked(name, values[:arity], {})
-        for output, result in zip(values[arity:], results if isinstance(results, tuple) else (results,)):
+        for output, result in zip(
+            values[arity:], results if isinstance(results, tuple) else (results,)
+        ):
             output.copy_(result)
 
     return fallback
@@ -43,7 +58,9 @@ def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs the reference and holds its results against the output rules: count, shape and dtype; strides are made to fit."""
+    """Runs the reference and holds its results against the output rules: count, shape and dtype;
+    strides are made to fit.
+    """
     info, function, fake = _functions[name]
     keyword_only = [arg["name"] for arg in info["args"] if arg["keyword_only"]]
     if keyword_only and len(args) == len(info["args"]):
@@ -58,26 +75,41 @@ def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None
     results = tuple(results) if isinstance(results, (tuple, list)) else (results,)
     with torch.device("meta"):
-        expected = fake(*(_meta(value) for value in args), **{key: _meta(value) for key, value in kwargs.items()})
+        expected = fake(
+            *(_meta(value) for value in args),
+            **{key: _meta(value) for key, value in kwargs.items()},
+        )
     expected = expected if isinstance(expected, tuple) else (expected,)
     if len(results) != len(expected):
-        raise _runtime.LaunchError(f"reference of {name} returned {len(results)} results; its schema has {len(expected)}: {info['schema']}")
+        raise _runtime.LaunchError(
+            f"reference of {name} returned {len(results)} results; its schema has "
+            f"{len(expected)}: {info['schema']}"
+        )
     fitted = []
-    inputs = {value.untyped_storage().data_ptr() for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)}
+    inputs = {
+        value.untyped_storage().data_ptr()
+        for value in (*args, *kwargs.values())
+        if isinstance(value, torch.Tensor)
+    }
     for output, result, rule in zip(info["outputs"], results, expected):
         if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
             raise _runtime.LaunchError(
-                f"reference of {name} returned `{output['name']}` as {result.dtype} {tuple(result.shape)}; the output rule says {rule.dtype} "
+                f"reference of {name} returned `{output['name']}` as {result.dtype} "
+                f"{tuple(result.shape)}; the output rule says {rule.dtype} "
                 f"{tuple(rule.shape)}: correct the rule or the reference"
             )
         if result.stride() != rule.stride() or result.untyped_storage().data_ptr() in inputs:
-            result = torch.empty_strided(rule.shape, rule.stride(), dtype=rule.dtype, device=result.device).copy_(result)
+            result = torch.empty_strided(
+                rule.shape, rule.stride(), dtype=rule.dtype, device=result.device
+            ).copy_(result)
         fitted.append(result)
     return tuple(fitted) if len(fitted) > 1 else fitted[0]
 
 
 def add_note(error: Exception, text: str) -> None:
-    """As BaseException.add_note of Python 3.11: a line below the message where the traceback is printed."""
+    """As BaseException.add_note of Python 3.11: a line below the message where the traceback is
+    printed.
+    """
     notes = getattr(error, "__notes__", [])
     if text not in notes:
         error.__notes__ = [*notes, text]

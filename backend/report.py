@@ -1,4 +1,6 @@
-"""`opaq.report()`: which implementation runs at each node of each compiled graph, why, how often, and what compiling cost."""
+"""`opaq.report()`: which implementation runs at each node of each compiled graph, why, how often,
+and what compiling cost.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ class NodeFacts:
     op: str
     device: str
     implementation: str  # decided when the graph was compiled
-    served_by: str       # by the last call; in a C++ wrapper each implementation that served, with its calls; "" before the first
+    # by the last call; in a C++ wrapper each implementation that served, with its calls; "" before
+    # the first
+    served_by: str
     reason: str
     calls: int
 
@@ -27,43 +31,88 @@ class ImplementationFacts:
     implementation: str
     device: str
     calls: int
-    timed_calls: int                # those of `calls` that were timed
+    timed_calls: int  # those of `calls` that were timed
     host_us_per_call: float | None  # mean of the timed calls; None: there were none
     compile_seconds: float
     compiled: int
     disk_hits: int
-    spill_bytes: int | None         # of one thread, stored and loaded, in the image where they are most; None: not told (CPU, binaries, PTX)
+    spill_bytes: (
+        int | None
+        # of one thread, stored and loaded, in the image where they are most; None: not told (CPU,
+        # binaries, PTX)
+    )
 
 
 @dataclass(frozen=True)
 class Report:
-    """Timed are the launches of graphs compiled with options={"profile": True} for Python wrappers, but for those that compile or load something
-    first; the time is that of the launch as the wrapper calls it: arguments read, implementation chosen, kernel launched. A CPU kernel runs within it.
+    """Timed are the launches of graphs compiled with options={"profile": True} for Python wrappers,
+    but for those that compile or load something first; the time is that of the launch as the
+    wrapper calls it: arguments read, implementation chosen, kernel launched. A CPU kernel runs
+    within it.
 
-    Prints as two tables and a line for each implementation that spills registers; `as_dict` gives the same facts."""
+    Prints as two tables and a line for each implementation that spills registers; `as_dict` gives
+    the same facts."""
 
     nodes: list[NodeFacts] = field(default_factory=list)
     implementations: list[ImplementationFacts] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"nodes": [vars(node) for node in self.nodes], "implementations": [vars(item) for item in self.implementations]}
+        return {
+            "nodes": [vars(node) for node in self.nodes],
+            "implementations": [vars(item) for item in self.implementations],
+        }
 
     def __str__(self) -> str:
         nodes = [("graph", "node", "op", "device", "implementation", "calls", "reason")]
         for n in self.nodes:
-            served = n.implementation if n.served_by in ("", n.implementation) else f"{n.implementation}, served by {n.served_by}"
+            served = (
+                n.implementation
+                if n.served_by in ("", n.implementation)
+                else f"{n.implementation}, served by {n.served_by}"
+            )
             nodes.append((n.graph, n.node, n.op, n.device, served, str(n.calls), n.reason))
-        rows = [("op", "implementation", "device", "calls", "timed", "host us/call", "compile s", "compiled", "from cache")]
+        rows = [
+            (
+                "op",
+                "implementation",
+                "device",
+                "calls",
+                "timed",
+                "host us/call",
+                "compile s",
+                "compiled",
+                "from cache",
+            )
+        ]
         for i in self.implementations:
             host = "-" if i.host_us_per_call is None else f"{i.host_us_per_call:.2f}"
-            rows.append((i.op, i.implementation, i.device, str(i.calls), str(i.timed_calls), host, f"{i.compile_seconds:.3f}", str(i.compiled), str(i.disk_hits)))
-        spilling = [f"{i.op}: {i.implementation} spills registers: {i.spill_bytes} bytes a thread" for i in self.implementations if i.spill_bytes]
+            rows.append(
+                (
+                    i.op,
+                    i.implementation,
+                    i.device,
+                    str(i.calls),
+                    str(i.timed_calls),
+                    host,
+                    f"{i.compile_seconds:.3f}",
+                    str(i.compiled),
+                    str(i.disk_hits),
+                )
+            )
+        spilling = [
+            f"{i.op}: {i.implementation} spills registers: {i.spill_bytes} bytes a thread"
+            for i in self.implementations
+            if i.spill_bytes
+        ]
         return "\n\n".join([_table(nodes), _table(rows), *spilling])
 
 
 def report() -> Report:
     """Facts of this process up to now."""
-    counts = {(stats["graph"], stats["node"]): (stats["implementation"], stats["calls"]) for stats in _runtime.node_stats()}
+    counts = {
+        (stats["graph"], stats["node"]): (stats["implementation"], stats["calls"])
+        for stats in _runtime.node_stats()
+    }
     from_cpp: Counter[tuple[str, str, str]] = Counter()
     for node in _runtime.wrapper_nodes():
         counts[node["graph"], node["node"]] = (_served_by(node["served"]), node["calls"])
@@ -72,7 +121,18 @@ def report() -> Report:
     nodes = []
     for record in lowering.nodes():
         served_by, calls = counts.get((record.graph, record.node), ("", 0))
-        nodes.append(NodeFacts(record.graph, record.node, record.op, record.device, record.implementation, served_by, record.reason, calls))
+        nodes.append(
+            NodeFacts(
+                record.graph,
+                record.node,
+                record.op,
+                record.device,
+                record.implementation,
+                served_by,
+                record.reason,
+                calls,
+            )
+        )
     implementations = []
     for stats in _runtime.implementation_stats():
         implementations.append(
@@ -80,9 +140,12 @@ def report() -> Report:
                 op=stats["op"],
                 implementation=stats["implementation"],
                 device=stats["device"],
-                calls=stats["calls"] + from_cpp[stats["op"], stats["implementation"], stats["device"]],
+                calls=stats["calls"]
+                + from_cpp[stats["op"], stats["implementation"], stats["device"]],
                 timed_calls=stats["timed_calls"],
-                host_us_per_call=stats["host_seconds"] / stats["timed_calls"] * 1e6 if stats["timed_calls"] else None,
+                host_us_per_call=stats["host_seconds"] / stats["timed_calls"] * 1e6
+                if stats["timed_calls"]
+                else None,
                 compile_seconds=stats["compile_seconds"],
                 compiled=stats["compiled"],
                 disk_hits=stats["disk_hits"],
@@ -93,11 +156,19 @@ def report() -> Report:
 
 
 def _served_by(served: dict[str, int]) -> str:
-    """ "cpu:vec4 3, cpu 1": C++ wrappers count calls and keep no order. One that serves all calls is named alone."""
+    """ "cpu:vec4 3, cpu 1": C++ wrappers count calls and keep no order. One that serves all calls
+    is named alone.
+    """
     used = {name: calls for name, calls in served.items() if calls}
-    return next(iter(used)) if len(used) == 1 else ", ".join(f"{name} {calls}" for name, calls in used.items())
+    return (
+        next(iter(used))
+        if len(used) == 1
+        else ", ".join(f"{name} {calls}" for name, calls in used.items())
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )

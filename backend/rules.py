@@ -24,34 +24,56 @@ class Output:
     partial: bool = False
 
 
-def like(argument: str, *, dtype: object = "", shape: object = "", strides: object = "", partial: bool = False) -> Output:
-    """An output with the shape, dtype and device of `argument`, row-major; what is given replaces the argument's.
+def like(
+    argument: str,
+    *,
+    dtype: object = "",
+    shape: object = "",
+    strides: object = "",
+    partial: bool = False,
+) -> Output:
+    """An output with the shape, dtype and device of `argument`, row-major; what is given replaces
+    the argument's.
 
-    like("x", dtype="float32") is x's shape in float32. partial: implementations may leave elements unwritten, which the contract check then allows.
+    like("x", dtype="float32") is x's shape in float32. partial: implementations may leave elements
+    unwritten, which the contract check then allows.
     """
     where = "opaq.like(...)"
     _name(where, "argument", argument)
     return Output(
-        like=argument, shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides),
+        like=argument,
+        shape=_sizes(where, "shape", shape),
+        dtype=_dtype(where, dtype),
+        strides=_sizes(where, "strides", strides),
         partial=flag(where, "partial", partial),
-    )  # fmt: skip
+    )
 
 
-def tensor(shape: object, *, dtype: object, strides: object = "", device: str = "", partial: bool = False) -> Output:
+def tensor(
+    shape: object, *, dtype: object, strides: object = "", device: str = "", partial: bool = False
+) -> Output:
     """An output of the given shape and dtype; row-major unless `strides` (in elements) are given.
 
-    shape: "x.size(0), 2 * y.size(-1)", or a sequence of ints and expressions; "x.shape[:-1]" is spliced.
-    dtype: a torch.dtype, its name, or an expression such as "x.dtype".
-    device: the argument whose device the output shares; the first tensor argument when not given.
-    partial: implementations may leave elements unwritten, which the contract check then allows.
+    shape: "x.size(0), 2 * y.size(-1)", or a sequence of ints and expressions; "x.shape[:-1]" is
+    spliced. dtype: a torch.dtype, its name, or an expression such as "x.dtype". device: the
+    argument whose device the output shares; the first tensor argument when not given. partial:
+    implementations may leave elements unwritten, which the contract check then allows.
     """
     where = "opaq.tensor(...)"
     if not isinstance(device, str):
-        refuse(where, "device", device, "the name of the tensor argument whose device the output shares")
+        refuse(
+            where,
+            "device",
+            device,
+            "the name of the tensor argument whose device the output shares",
+        )
     return Output(
-        shape=_sizes(where, "shape", shape), dtype=_dtype(where, dtype), strides=_sizes(where, "strides", strides), device=device,
+        shape=_sizes(where, "shape", shape),
+        dtype=_dtype(where, dtype),
+        strides=_sizes(where, "strides", strides),
+        device=device,
         partial=flag(where, "partial", partial),
-    )  # fmt: skip
+    )
 
 
 def file(path: str | os.PathLike[str]) -> File:
@@ -60,16 +82,23 @@ def file(path: str | os.PathLike[str]) -> File:
         refuse("opaq.file(...)", "path", path, "a path (str or pathlib.Path)")
     path = os.fspath(path)
     if not path or "\n" in path or "\0" in path:
-        refuse("opaq.file(...)", "path", path, "the path of a file; code itself is given as source=\"...\"")
+        refuse(
+            "opaq.file(...)",
+            "path",
+            path,
+            'the path of a file; code itself is given as source="..."',
+        )
     if not os.path.isabs(path):
         caller = sys._getframe(1).f_globals.get("__file__")
-        path = os.path.join(os.path.dirname(os.path.abspath(caller)) if caller else os.getcwd(), path)
+        path = os.path.join(
+            os.path.dirname(os.path.abspath(caller)) if caller else os.getcwd(), path
+        )
     return File(os.path.normpath(path))
 
 
 def _name(where: str, parameter: str, value: object) -> None:
     if not isinstance(value, str) or isinstance(value, File):
-        refuse(where, parameter, value, "the name of a tensor argument, as in opaq.like(\"x\")")
+        refuse(where, parameter, value, 'the name of a tensor argument, as in opaq.like("x")')
 
 
 def _sizes(where: str, parameter: str, value: object) -> str:
@@ -83,7 +112,18 @@ def _dtype(where: str, value: Any) -> str:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     if not isinstance(value, str) or isinstance(value, File):
-        name = getattr(value, "__name__", None) or getattr(value, "name", None)  # of numpy's, or Python's float
-        hint = f"; write dtype={name!r}" if isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype) else ""
-        refuse(where, "dtype", value, f"a torch.dtype, its name, or an expression such as 'x.dtype'{hint}")
+        name = getattr(value, "__name__", None) or getattr(
+            value, "name", None
+        )  # of numpy's, or Python's float
+        hint = (
+            f"; write dtype={name!r}"
+            if isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)
+            else ""
+        )
+        refuse(
+            where,
+            "dtype",
+            value,
+            f"a torch.dtype, its name, or an expression such as 'x.dtype'{hint}",
+        )
     return value.removeprefix("torch.")

@@ -1,4 +1,6 @@
-"""Hands torch's objects to the runtime, and the folders where the nvidia wheels keep libraries and headers."""
+"""Hands torch's objects to the runtime, and the folders where the nvidia wheels keep libraries and
+headers.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,30 @@ import torch
 
 from . import _runtime, lowering
 
-_DTYPES = (
-    "bool uint8 int8 uint16 int16 uint32 int32 uint64 int64 float16 bfloat16 float32 float64 complex32 complex64 complex128 "
-    "float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2"
-).split()
+_DTYPES = [
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
+    "complex32",
+    "complex64",
+    "complex128",
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+]
 
 
 def bind() -> None:

@@ -1,11 +1,13 @@
-"""Host time of one opaque op inside a chain of 50, for opaq and its peers, against a raw cuLaunchKernel loop of the same run.
+"""Host time of one opaque op inside a chain of 50, for opaq and its peers, against a raw
+cuLaunchKernel loop of the same run.
 
     python bench/boundary.py                (needs a GPU, nvcc's headers and g++)
     python bench/boundary.py --only opaq    (one of the ops, in a process without the others)
 
-Every op computes a * b + a on 4096 floats and allocates its output. A figure is the median over rounds, a ratio that of its rounds' ratios to the floor beside
-it; "quietest" is the best round. A call of a compiled function costs the same whatever is in it, a fiftieth of that is in the chain's figure; "added_op" is
-what one more op costs: the chain less a chain of one op.
+Every op computes a * b + a on 4096 floats and allocates its output. A figure is the median over
+rounds, a ratio that of its rounds' ratios to the floor beside it; "quietest" is the best round. A
+call of a compiled function costs the same whatever is in it, a fiftieth of that is in the chain's
+figure; "added_op" is what one more op costs: the chain less a chain of one op.
 """
 
 from __future__ import annotations
@@ -39,13 +41,15 @@ static CUfunction function;
 
 static void launch(const void* a, const void* b, void* out, int n, CUstream stream) {
   void* args[] = {&a, &b, &out, &n};
-  CUresult result = cuLaunchKernel(function, (n + 255) / 256, 1, 1, 256, 1, 1, 0, stream, args, nullptr);
+  CUresult result = cuLaunchKernel(function, (n + 255) / 256, 1, 1, 256, 1, 1, 0, stream, args,
+      nullptr);
   TORCH_CHECK(result == CUDA_SUCCESS, "cuLaunchKernel: ", (int)result);
 }
 
 at::Tensor addmul(const at::Tensor& a, const at::Tensor& b) {
   at::Tensor out = at::empty_like(a);
-  launch(a.const_data_ptr(), b.const_data_ptr(), out.mutable_data_ptr(), (int)a.numel(), c10::cuda::getCurrentCUDAStream());
+  launch(a.const_data_ptr(), b.const_data_ptr(), out.mutable_data_ptr(), (int)a.numel(),
+      c10::cuda::getCurrentCUDAStream());
   return out;
 }
 
@@ -59,7 +63,8 @@ double raw_loop(const at::Tensor& a, const at::Tensor& b, const at::Tensor& out,
   CUstream stream = c10::cuda::getCurrentCUDAStream();
   const auto start = std::chrono::steady_clock::now();
   for (int64_t i = 0; i < launches; ++i) launch(pa, pb, po, n, stream);
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / launches;
+  const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
+  return time.count() / launches;
 }
 
 // A package as a C++ process loads it.
@@ -77,7 +82,8 @@ class Package {
       c10::cuda::device_synchronize();
       const auto start = std::chrono::steady_clock::now();
       const std::vector<at::Tensor> outputs = loader_.run(inputs);
-      const std::chrono::duration<double, std::micro> time = std::chrono::steady_clock::now() - start;
+      const auto end = std::chrono::steady_clock::now();
+      const std::chrono::duration<double, std::micro> time = end - start;
       if (i >= warmups) times.push_back(time.count());
     }
     std::nth_element(times.begin(), times.begin() + repeats / 2, times.end());
@@ -89,12 +95,14 @@ class Package {
 };
 }  // namespace
 
-TORCH_LIBRARY(bench_cpp, m) { m.def("addmul(Tensor a, Tensor b) -> Tensor", {at::Tag::pt2_compliant_tag}); }
+TORCH_LIBRARY(bench_cpp, m) { m.def("addmul(Tensor a, Tensor b) -> Tensor",
+    {at::Tag::pt2_compliant_tag}); }
 TORCH_LIBRARY_IMPL(bench_cpp, CUDA, m) { m.impl("addmul", addmul); }
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("set_function", &set_function);
   m.def("raw_loop", &raw_loop);
-  py::class_<Package>(m, "Package").def(py::init<std::string>()).def("run", &Package::run).def("us", &Package::us);
+  py::class_<Package>(m, "Package").def(py::init<std::string>()).def("run", &Package::run).def("us",
+      &Package::us);
 }
 """
 REPEATS, WARMUPS = 30, 5
@@ -104,7 +112,13 @@ def opaq_op():
     import opaq
 
     op = opaq.op("bench_opaq::addmul(Tensor a, Tensor b) -> Tensor", outputs=opaq.like("a"))
-    op.cuda(source=KERNEL, entry="addmul", grid="ceil_div(a.numel(), 256)", block=256, args="a, b, out, a.numel()")
+    op.cuda(
+        source=KERNEL,
+        entry="addmul",
+        grid="ceil_div(a.numel(), 256)",
+        block=256,
+        args="a, b, out, a.numel()",
+    )
     return op
 
 
@@ -113,9 +127,12 @@ def cpp_op(kernel):
 
     cuda = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     module = load_inline(
-        "bench_boundary", [CPP], extra_include_paths=[f"{cuda}/include"],
-        extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda", "-lc10_cuda"], extra_cflags=["-O2"],
-    )  # fmt: skip
+        "bench_boundary",
+        [CPP],
+        extra_include_paths=[f"{cuda}/include"],
+        extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda", "-lc10_cuda"],
+        extra_cflags=["-O2"],
+    )
     module.set_function(kernel.func.value)
     op = torch.ops.bench_cpp.addmul.default
     torch.library.register_fake("bench_cpp::addmul", lambda a, b: torch.empty_like(a))
@@ -126,7 +143,9 @@ def python_op(kernel):
     @torch.library.custom_op("bench_python::addmul", mutates_args=())
     def addmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(a)
-        kernel(grid=((a.numel() + 255) // 256, 1, 1), block=(256, 1, 1), args=(a, b, out, a.numel()))
+        kernel(
+            grid=((a.numel() + 255) // 256, 1, 1), block=(256, 1, 1), args=(a, b, out, a.numel())
+        )
         return out
 
     addmul.register_fake(lambda a, b: torch.empty_like(a))
@@ -147,13 +166,19 @@ def triton_op():
     @torch.library.triton_op("bench_triton::addmul", mutates_args={})
     def addmul(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(a)
-        torch.library.wrap_triton(kernel)[(triton.cdiv(a.numel(), 256),)](a, b, out, a.numel(), BLOCK=256)
+        torch.library.wrap_triton(kernel)[(triton.cdiv(a.numel(), 256),)](
+            a, b, out, a.numel(), BLOCK=256
+        )
         return out
 
     return addmul
 
 
-IN_CPP = ("opaq", "cpp TORCH_LIBRARY", "triton_op")  # what can be launched from C++ wrappers without Python
+IN_CPP = (
+    "opaq",
+    "cpp TORCH_LIBRARY",
+    "triton_op",
+)  # what can be launched from C++ wrappers without Python
 _numbers = itertools.count()
 
 
@@ -165,21 +190,29 @@ def package(chain, x, y, load):
             return chain(x, y)
 
     with tempfile.TemporaryDirectory() as folder:
-        path = torch._inductor.aoti_compile_and_package(torch.export.export(Model(), (x, y)), package_path=f"{folder}/model.pt2")
+        path = torch._inductor.aoti_compile_and_package(
+            torch.export.export(Model(), (x, y)), package_path=f"{folder}/model.pt2"
+        )
         return torch._inductor.aoti_load_package(path), load(path)
 
 
 def chain_of(op, count):
-    """x -> op(op(...op(x, y)..., y), y), under a name of its own: torch.compile keeps the graphs of equal code together, and limits their number."""
+    """x -> op(op(...op(x, y)..., y), y), under a name of its own: torch.compile keeps the graphs of
+    equal code together, and limits their number.
+    """
     name = f"chain_{next(_numbers)}"
     scope = {"op": op, "count": count}
     source = f"def {name}(x, y):\n    for _ in range(count):\n        x = op(x, y)\n    return x"
-    exec(compile(source, __file__, "exec"), scope)  # torch.compile wraps code that comes from no file, which would be measured too
+    exec(
+        compile(source, __file__, "exec"), scope
+    )  # torch.compile wraps code that comes from no file, which would be measured too
     return scope[name]
 
 
 def ways(name, op, x, y, load):
-    """How chains of OPS ops and of one op ("..._1_op") are run, by name: functions that measure microseconds per op. Each is checked against PyTorch first."""
+    """How chains of OPS ops and of one op ("..._1_op") are run, by name: functions that measure
+    microseconds per op. Each is checked against PyTorch first.
+    """
     found = {}
     for count, suffix in ((OPS, ""), (1, "_1_op")):
         expected = x
@@ -188,17 +221,30 @@ def ways(name, op, x, y, load):
         chains = {
             "eager": chain_of(op, count),
             "inductor": torch.compile(chain_of(op, count), fullgraph=True),
-            "cuda_graphs": torch.compile(chain_of(op, count), fullgraph=True, options={"triton.cudagraphs": True}),
+            "cuda_graphs": torch.compile(
+                chain_of(op, count), fullgraph=True, options={"triton.cudagraphs": True}
+            ),
         }
         if name in IN_CPP:
-            chains["inductor_cpp_wrapper"] = torch.compile(chain_of(op, count), fullgraph=True, options={"cpp_wrapper": True})
+            chains["inductor_cpp_wrapper"] = torch.compile(
+                chain_of(op, count), fullgraph=True, options={"cpp_wrapper": True}
+            )
             chains["aoti"], in_cpp = package(chain_of(op, count), x, y, load)
             torch.testing.assert_close(in_cpp.run(x, y), expected)
-            found["aoti_from_cpp" + suffix] = lambda package=in_cpp, count=count: package.us(x, y, REPEATS, WARMUPS) / count
+            found["aoti_from_cpp" + suffix] = lambda package=in_cpp, count=count: (
+                package.us(x, y, REPEATS, WARMUPS) / count
+            )
         for way, chain in chains.items():
             torch.testing.assert_close(chain(x, y), expected)
             call = functools.partial(chain, x, y)
-            found[way + suffix] = functools.partial(host_us, call, per=count, synchronize=torch.cuda.synchronize, repeats=REPEATS, warmups=WARMUPS)
+            found[way + suffix] = functools.partial(
+                host_us,
+                call,
+                per=count,
+                synchronize=torch.cuda.synchronize,
+                repeats=REPEATS,
+                warmups=WARMUPS,
+            )
     return found
 
 
@@ -209,8 +255,13 @@ def with_floor(measure, raw):
 
 
 def row(chain, one_op):
-    """What is reported of one way to run, from (microseconds per op, floor) of every round, for the chain and for one op."""
-    added = [((OPS * us - call) / (OPS - 1), floor) for (us, floor), (call, _) in zip(chain, one_op, strict=True)]
+    """What is reported of one way to run, from (microseconds per op, floor) of every round, for the
+    chain and for one op.
+    """
+    added = [
+        ((OPS * us - call) / (OPS - 1), floor)
+        for (us, floor), (call, _) in zip(chain, one_op, strict=True)
+    ]
 
     def median(values):
         return round(statistics.median(values), 3)
@@ -251,7 +302,11 @@ def main() -> None:
     parser.add_argument("--only", choices=makers)
     only = parser.parse_args().only
     with torch.no_grad():
-        peers = {name: ways(name, make(), x, y, module.Package) for name, make in makers.items() if only in (None, name)}
+        peers = {
+            name: ways(name, make(), x, y, module.Package)
+            for name, make in makers.items()
+            if only in (None, name)
+        }
         found = {name: {way: [] for way in measures} for name, measures in peers.items()}
         for _ in range(ROUNDS):
             for name, measures in peers.items():
@@ -263,7 +318,12 @@ def main() -> None:
         "raw_cuLaunchKernel_us_range": [round(min(floors), 3), round(max(floors), 3)],
         "rounds": ROUNDS,
         "per_op": {
-            name: {way: row(by_way[way], by_way[f"{way}_1_op"]) for way in sorted(by_way) if not way.endswith("_1_op")} for name, by_way in found.items()
+            name: {
+                way: row(by_way[way], by_way[f"{way}_1_op"])
+                for way in sorted(by_way)
+                if not way.endswith("_1_op")
+            }
+            for name, by_way in found.items()
         },
     }
     save("boundary", measured, what=__doc__.split("\n")[0])

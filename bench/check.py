@@ -1,10 +1,12 @@
-"""What the contract check costs: nothing while it is off, and how many times a launch or a call while it is on.
+"""What the contract check costs: nothing while it is off, and how many times a launch or a call
+while it is on.
 
     python bench/check.py               (on the CPU, one thread)
 
-Each op runs as the launch object of a generated wrapper, in a compiled graph of its own, and between other operations: processor time of the thread, off and
-on in turn, the least of many, so that what else the machine does counts little. A compiled call with the check runs the op twice, by itself the
-second time, and the other operations that lead to it twice, too.
+Each op runs as the launch object of a generated wrapper, in a compiled graph of its own, and
+between other operations: processor time of the thread, off and on in turn, the least of many, so
+that what else the machine does counts little. A compiled call with the check runs the op twice, by
+itself the second time, and the other operations that lead to it twice, too.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import opaq
-import opaq.extern_kernels as kernels
 import torch
 from common import save
+
+import opaq
+import opaq.extern_kernels as kernels
 from opaq import _runtime
 
-TWICE = "void twice(float* y, const float* x, long n) { for (long i = 0; i < n; ++i) y[i] = 2 * x[i]; }"
+TWICE = (
+    "void twice(float* y, const float* x, long n) { for (long i = 0; i < n; ++i) y[i] = 2 * x[i]; }"
+)
 
 
 def cpu_us(call: Callable[[], Any], repeats: int) -> float:
@@ -40,21 +45,36 @@ def cpu_us(call: Callable[[], Any], repeats: int) -> float:
 def cost(off: Callable[[], Any], on: Callable[[], Any]) -> dict[str, float]:
     rounds = [[cpu_us(call, 25) for call in (off, on)] for _ in range(9)]
     best = [min(times) for times in zip(*rounds)]
-    return {"off_us": round(best[0], 3), "on_us": round(best[1], 3), "ratio": round(best[1] / best[0], 2)}
+    return {
+        "off_us": round(best[0], 3),
+        "on_us": round(best[1], 3),
+        "ratio": round(best[1] / best[0], 2),
+    }
 
 
 def launches(op: opaq.Op, *args: Any) -> dict[str, float]:
     """The launch object of a node of `op`."""
     results = op(*args)
-    results = [torch.empty_like(result) for result in (results if isinstance(results, tuple) else (results,))]
-    plain, checked = (_runtime.launcher(op.name, op.info["hash"], "cpu", "op0", "bench", False, "", check) for check in (False, True))
-    return cost(functools.partial(plain, *args, *results), functools.partial(checked, *args, *results))
+    results = [
+        torch.empty_like(result)
+        for result in (results if isinstance(results, tuple) else (results,))
+    ]
+    plain, checked = (
+        _runtime.launcher(op.name, op.info["hash"], "cpu", "op0", "bench", False, "", check)
+        for check in (False, True)
+    )
+    return cost(
+        functools.partial(plain, *args, *results), functools.partial(checked, *args, *results)
+    )
 
 
 def calls(function: Callable[..., Any], *args: Any) -> dict[str, float]:
     """A compiled graph."""
     torch.compiler.reset()
-    off, on = (torch.compile(function, backend="opaq", options={"check": check}) for check in ("", "contract"))
+    off, on = (
+        torch.compile(function, backend="opaq", options={"check": check})
+        for check in ("", "contract")
+    )
     off(*args)
     on(*args)
     return cost(functools.partial(off, *args), functools.partial(on, *args))
@@ -73,18 +93,30 @@ def main() -> None:
     measured = {
         "launch: rms_norm of 512 x 1024": launches(kernels.rms_norm, x, weight, 1e-6),
         "launch: silu_mul of 512 x 1024": launches(kernels.silu_mul, gate, up),
-        "launch: cross_entropy of 512 x 1000": launches(kernels.cross_entropy, logits, targets, -100),
+        "launch: cross_entropy of 512 x 1000": launches(
+            kernels.cross_entropy, logits, targets, -100
+        ),
         "launch: rope of 8 heads, 128 x 64": launches(kernels.rope, queries, keys, cos, sin),
         "launch: 1 float doubled": launches(twice, one),
         "launch: 4096 floats doubled": launches(twice, few),
         "launch: 1048576 floats doubled": launches(twice, many),
         "compiled: rms_norm of 512 x 1024": calls(lambda x: kernels.rms_norm(x, weight), x),
-        "compiled: silu_mul of 512 x 1024": calls(lambda gate, up: kernels.silu_mul(gate, up), gate, up),
-        "compiled: cross_entropy of 512 x 1000": calls(lambda logits, targets: kernels.cross_entropy(logits, targets), logits, targets),
-        "compiled: rope of 8 heads, 128 x 64": calls(lambda q, k: kernels.rope(q, k, cos, sin), queries, keys),
-        "compiled: sin, rms_norm, cos of 512 x 1024": calls(lambda x: kernels.rms_norm(x.sin(), weight)[0].cos(), x),
+        "compiled: silu_mul of 512 x 1024": calls(
+            lambda gate, up: kernels.silu_mul(gate, up), gate, up
+        ),
+        "compiled: cross_entropy of 512 x 1000": calls(
+            lambda logits, targets: kernels.cross_entropy(logits, targets), logits, targets
+        ),
+        "compiled: rope of 8 heads, 128 x 64": calls(
+            lambda q, k: kernels.rope(q, k, cos, sin), queries, keys
+        ),
+        "compiled: sin, rms_norm, cos of 512 x 1024": calls(
+            lambda x: kernels.rms_norm(x.sin(), weight)[0].cos(), x
+        ),
         "compiled: 1 float doubled": calls(lambda x: twice(x), one),
-        "compiled: a chain of 20 doublings of 1 float": calls(lambda x: functools.reduce(lambda y, _: twice(y), range(20), x), one),
+        "compiled: a chain of 20 doublings of 1 float": calls(
+            lambda x: functools.reduce(lambda y, _: twice(y), range(20), x), one
+        ),
     }
     save("check", measured, what="the contract check of launches, off and on")
 

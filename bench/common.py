@@ -1,4 +1,5 @@
-"""What every benchmark shares: facts about the machine, host timing, and the one format of results."""
+"""What every benchmark shares: facts about the machine, host timing, and the one format of
+results."""
 
 from __future__ import annotations
 
@@ -21,11 +22,22 @@ def machine() -> dict[str, Any]:
     """Device, driver and versions that a result depends on."""
     import torch
 
-    facts: dict[str, Any] = {"python": platform.python_version(), "torch": torch.__version__, "cpu_cores": os.cpu_count()}
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu_cores": os.cpu_count(),
+    }
     if torch.cuda.is_available():
         facts["device"] = torch.cuda.get_device_name(0)
-        query = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True, check=False)
-        facts["driver"] = query.stdout.strip().splitlines()[0] if query.returncode == 0 else "unknown"
+        query = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        facts["driver"] = (
+            query.stdout.strip().splitlines()[0] if query.returncode == 0 else "unknown"
+        )
         facts["cuda"] = torch.version.cuda
         try:
             import triton
@@ -38,8 +50,17 @@ def machine() -> dict[str, Any]:
     return facts
 
 
-def host_us(call: Callable[[], Any], *, per: int, synchronize: Callable[[], None], repeats: int = 200, warmups: int = 20) -> float:
-    """Median host time of one of the `per` steps inside `call`, in microseconds; the device is idle when each repeat starts."""
+def host_us(
+    call: Callable[[], Any],
+    *,
+    per: int,
+    synchronize: Callable[[], None],
+    repeats: int = 200,
+    warmups: int = 20,
+) -> float:
+    """Median host time of one of the `per` steps inside `call`, in microseconds; the device is idle
+    when each repeat starts.
+    """
     for _ in range(warmups):
         call()
     times = []
@@ -75,5 +96,7 @@ def save(name: str, measured: dict[str, Any], *, what: str) -> str:
 def arguments() -> argparse.ArgumentParser:
     """What every benchmark takes; a parent for the parser of one that takes more."""
     parser = argparse.ArgumentParser(add_help=False)
-    parser.add_argument("--output", default=RESULTS, help="folder of the result; bench/results by default")
+    parser.add_argument(
+        "--output", default=RESULTS, help="folder of the result; bench/results by default"
+    )
     return parser

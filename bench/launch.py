@@ -1,8 +1,10 @@
-"""Where the host time of one launch goes: from a raw cuLaunchKernel loop, step by step, to a compiled chain of 50 opaque ops and to eager calls.
+"""Where the host time of one launch goes: from a raw cuLaunchKernel loop, step by step, to a
+compiled chain of 50 opaque ops and to eager calls.
 
     python bench/launch.py              (needs a GPU, CUDA's headers and g++)
 
-Every step launches a * b + a on 4096 floats. Each figure is the median over rounds that measure all steps in turn.
+Every step launches a * b + a on 4096 floats. Each figure is the median over rounds that measure all
+steps in turn.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ CPP = """
 
 static CUfunction from_module, from_library;
 
-static void check(CUresult result, const char* what) { TORCH_CHECK(result == CUDA_SUCCESS, what, ": ", (int)result); }
+static void check(CUresult result, const char* what) {
+    TORCH_CHECK(result == CUDA_SUCCESS, what, ": ", (int)result); }
 
 void load(const std::string& image) {
   CUmodule module;
@@ -31,17 +34,20 @@ void load(const std::string& image) {
   check(cuModuleGetFunction(&from_module, module, "addmul"), "cuModuleGetFunction");
   CUlibrary library;
   CUkernel kernel;
-  check(cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0), "cuLibraryLoadData");
+  check(cuLibraryLoadData(&library, image.data(), nullptr, nullptr, 0, nullptr, nullptr, 0),
+      "cuLibraryLoadData");
   check(cuLibraryGetKernel(&kernel, library, "addmul"), "cuLibraryGetKernel");
   check(cuKernelGetFunction(&from_library, kernel), "cuKernelGetFunction");
 }
 
 template <class Between>
-static void launches(CUfunction function, int64_t a, int64_t b, int64_t out, int64_t count, Between between) {
+static void launches(CUfunction function,
+    int64_t a, int64_t b, int64_t out, int64_t count, Between between) {
   int n = 4096;
   void* args[] = {&a, &b, &out, &n};
   for (int64_t i = 0; i < count; ++i) {
-    check(cuLaunchKernel(function, 16, 1, 1, 256, 1, 1, 0, nullptr, args, nullptr), "cuLaunchKernel");
+    check(cuLaunchKernel(function, 16, 1, 1, 256, 1, 1, 0, nullptr, args, nullptr),
+        "cuLaunchKernel");
     between();
   }
 }
@@ -54,13 +60,17 @@ static void work() {
   }
 }
 static std::atomic<int64_t> counter{0};
-void module_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_module, a, b, out, count, [] {}); }
-void library_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, [] {}); }
+void module_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
+    launches(from_module, a, b, out, count, [] {}); }
+void library_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
+    launches(from_library, a, b, out, count, [] {}); }
 void context_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
   CUcontext context;
-  launches(from_library, a, b, out, count, [&] { check(cuCtxGetCurrent(&context), "cuCtxGetCurrent"); });
+  launches(from_library, a, b, out, count, [&] { check(cuCtxGetCurrent(&context),
+      "cuCtxGetCurrent"); });
 }
-void work_loop(int64_t a, int64_t b, int64_t out, int64_t count) { launches(from_library, a, b, out, count, work); }
+void work_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
+    launches(from_library, a, b, out, count, work); }
 void atomic_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
   launches(from_library, a, b, out, count, [] {
     counter.fetch_add(1, std::memory_order_relaxed);
@@ -69,7 +79,8 @@ void atomic_loop(int64_t a, int64_t b, int64_t out, int64_t count) {
 }
 
 // Calls of a Python callable without the interpreter between them.
-void call_loop(py::object callable, py::object a, py::object b, py::object out, py::object stream, int64_t count) {
+void call_loop(py::object callable,
+    py::object a, py::object b, py::object out, py::object stream, int64_t count) {
   PyObject* args[] = {a.ptr(), b.ptr(), out.ptr(), stream.ptr()};
   for (int64_t i = 0; i < count; ++i) {
     PyObject* result = PyObject_Vectorcall(callable.ptr(), args, 4, nullptr);
@@ -78,11 +89,21 @@ void call_loop(py::object callable, py::object a, py::object b, py::object out, 
   }
 }
 """
-FUNCTIONS = ["load", "module_loop", "library_loop", "context_loop", "work_loop", "atomic_loop", "call_loop"]
+FUNCTIONS = [
+    "load",
+    "module_loop",
+    "library_loop",
+    "context_loop",
+    "work_loop",
+    "atomic_loop",
+    "call_loop",
+]
 
 
 def straight_line(count: int, statement: str, scope: dict[str, object]) -> Callable[[], None]:
-    """A function that holds `statement` `count` times, {} in it replaced by the number; names come from `scope`."""
+    """A function that holds `statement` `count` times, {} in it replaced by the number; names come
+    from `scope`.
+    """
     body = "\n".join("    " + statement.replace("{}", str(i)) for i in range(count))
     exec(compile(f"def run():\n{body}", __file__, "exec"), scope)
     return scope["run"]
@@ -96,16 +117,23 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
 
     cuda = os.environ.get("CUDA_HOME", "/usr/local/cuda")
     module = load_inline(
-        "bench_launch", [CPP], functions=FUNCTIONS, extra_include_paths=[f"{cuda}/include"], extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda"],
+        "bench_launch",
+        [CPP],
+        functions=FUNCTIONS,
+        extra_include_paths=[f"{cuda}/include"],
+        extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda"],
         extra_cflags=["-O2"],
-    )  # fmt: skip
+    )
     op = opaq_op()
     out = torch.empty_like(x)
     facts = [("float32", SIZE, x.stride(), "cuda:0", 256)] * 2
     (image,) = _runtime.cpp_launch(op.name, "cuda", facts, [_runtime.device_arch(0)])["images"]
     module.load(image["bytes"])
     pointers = (x.data_ptr(), y.data_ptr(), out.data_ptr(), OPS)
-    launchers = {f"launch_{i}": _runtime.launcher(op.name, op.info["hash"], "cuda:0", f"op{i}", "bench") for i in range(OPS)}
+    launchers = {
+        f"launch_{i}": _runtime.launcher(op.name, op.info["hash"], "cuda:0", f"op{i}", "bench")
+        for i in range(OPS)
+    }
     scope = {"x": x, "y": y, "out": out, "op": op, **launchers}
     scope["allocate"] = lowering.compat.empty_strided_cuda
     compiled = torch.compile(chain_of(op, OPS), fullgraph=True)
@@ -115,12 +143,18 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
         "C++ loop, cuLibrary": lambda: module.library_loop(*pointers),
         "C++ loop, cuLibrary, cuCtxGetCurrent": lambda: module.context_loop(*pointers),
         "C++ loop, cuLibrary, some work": lambda: module.work_loop(*pointers),
-        "C++ loop, cuLibrary, an atomic addition and some work": lambda: module.atomic_loop(*pointers),
-        "C++ loop, one launch object": lambda: module.call_loop(launchers["launch_0"], x, y, out, 0, OPS),
+        "C++ loop, cuLibrary, an atomic addition and some work": lambda: module.atomic_loop(
+            *pointers
+        ),
+        "C++ loop, one launch object": lambda: module.call_loop(
+            launchers["launch_0"], x, y, out, 0, OPS
+        ),
         "Python, one launch object": straight_line(OPS, "launch_0(x, y, out, 0)", dict(scope)),
         "Python, 50 launch objects": straight_line(OPS, "launch_{}(x, y, out, 0)", dict(scope)),
         "Python, 50 launch objects, allocations": straight_line(
-            OPS, f"buf = allocate({SIZE}, {x.stride()}, x.dtype); launch_{{}}(x, y, buf, 0)", dict(scope)
+            OPS,
+            f"buf = allocate({SIZE}, {x.stride()}, x.dtype); launch_{{}}(x, y, buf, 0)",
+            dict(scope),
         ),
         "compiled chain": lambda: compiled(x, y),
         "eager": straight_line(OPS, "op(x, y)", dict(scope)),
@@ -136,8 +170,16 @@ def main() -> None:
         times: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(ROUNDS):
             for name, way in ways.items():
-                times[name].append(host_us(way, per=OPS, synchronize=torch.cuda.synchronize, repeats=40, warmups=5))
-    measured = {"rounds": ROUNDS, "us_per_launch": {name: {"median": round(statistics.median(t), 3), "best": round(min(t), 3)} for name, t in times.items()}}
+                times[name].append(
+                    host_us(way, per=OPS, synchronize=torch.cuda.synchronize, repeats=40, warmups=5)
+                )
+    measured = {
+        "rounds": ROUNDS,
+        "us_per_launch": {
+            name: {"median": round(statistics.median(t), 3), "best": round(min(t), 3)}
+            for name, t in times.items()
+        },
+    }
     save("launch", measured, what=__doc__.split("\n")[0])
 
 

@@ -1,6 +1,7 @@
-"""Time to lower and print opaque nodes: Inductor's compile time of chains of 10 to 1000 ops, and what one more op costs.
+"""Time to lower and print opaque nodes: Inductor's compile time of chains of 10 to 1000 ops, and
+what one more op costs.
 
-    python bench/lowering.py            (no GPU needed)
+python bench/lowering.py            (no GPU needed)
 """
 
 from __future__ import annotations
@@ -18,7 +19,12 @@ LENGTHS = (10, 100, 300, 1000)
 
 def main() -> None:
     op = opaq.op("bench::scale(Tensor x, float by) -> Tensor", outputs=opaq.like("x"))
-    op.cpu(source="void scale(const float* x, double by, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] * by; }", entry="scale", args="x, by, out, x.numel()")
+    op.cpu(
+        source="void scale(const float* x, double by, float* out, long n) { for (long i = 0; i "
+        "< n; ++i) out[i] = x[i] * by; }",
+        entry="scale",
+        args="x, by, out, x.numel()",
+    )
     x = torch.rand(64)
     op(x, 1.0)
     lowering.activate()
@@ -39,7 +45,10 @@ def main() -> None:
         return call
 
     lowerings = inductor.lowering.lowerings
-    lowerings[op.overload], node.OpaqueKernel.codegen = timed(lowerings[op.overload]), timed(node.OpaqueKernel.codegen)
+    lowerings[op.overload], node.OpaqueKernel.codegen = (
+        timed(lowerings[op.overload]),
+        timed(node.OpaqueKernel.codegen),
+    )
     for length in LENGTHS:
         torch.compiler.reset()
         total = 0.0
@@ -52,7 +61,10 @@ def main() -> None:
         with torch.no_grad():
             start = time.perf_counter()
             torch.compile(chain, fullgraph=True, options={"fx_graph_cache": False})(x)
-            spent[length] = {"compile_s": round(time.perf_counter() - start, 3), "ours_ms_per_node": round(total * 1e3 / length, 4)}
+            spent[length] = {
+                "compile_s": round(time.perf_counter() - start, 3),
+                "ours_ms_per_node": round(total * 1e3 / length, 4),
+            }
     save("lowering", {"by_length": spent}, what=__doc__.split("\n")[0])
 
 

@@ -1,6 +1,8 @@
-"""What opaque ops add to an AOTInductor package (time and bytes per op), and to the C++ compiler's time for a first C++ wrapper.
+"""What opaque ops add to an AOTInductor package (time and bytes per op), and to the C++ compiler's
+time for a first C++ wrapper.
 
-    python bench/package.py            (packages for the GPU where there is one; the C++ wrapper for CUDA is printed and compiled without one)
+python bench/package.py            (packages for the GPU where there is one; the C++ wrapper for
+CUDA is printed and compiled without one)
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ OPS, ROUNDS = 8, 3
 IMAGES = (".cubin", ".host")
 TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "python")
 
-# A chain of matrix products, which Inductor leaves to a library: an opaque op after each of them keeps nothing from being fused.
+# A chain of matrix products, which Inductor leaves to a library: an opaque op after each of them
+# keeps nothing from being fused.
 PACKAGE = """
 import os, sys, time, torch
 opaque, ops, device, folder = OPAQUE, OPS, DEVICE, os.environ["TORCHINDUCTOR_CACHE_DIR"]
@@ -33,15 +36,22 @@ def declare(number):
     import opaq
     op = opaq.op(f"bench_package::op{number}(Tensor x, float by) -> Tensor", outputs=opaq.like("x"))
     body = f"out[i] = x[i] * by + {number};"
-    op.cpu(source="void f(const float* x, float by, float* out, long n) { for (long i = 0; i < n; ++i) " + body + " }", entry="f", args="x, by, out, x.numel()")
-    op.cuda(source="__global__ void f(const float* x, float by, float* out, int n) { int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) " + body + " }",
+    op.cpu(
+        source="void f(const float* x, float by, float* out, long n) { "
+        "for (long i = 0; i < n; ++i) " + body + " }",
+        entry="f",
+        args="x, by, out, x.numel()",
+    )
+    op.cuda(source="__global__ void f(const float* x, float by, float* out, int n) { "
+        "int i = blockIdx.x * blockDim.x + threadIdx.x; if (i < n) " + body + " }",
             entry="f", grid="ceil_div(x.numel(), 256)", block=256, args="x, by, out, x.numel()")
     return op
 
 class Model(torch.nn.Module):
     def __init__(self, functions):
         super().__init__()
-        self.weight, self.functions = torch.nn.Parameter(torch.rand(64, 64, device=device)), functions
+        self.weight, self.functions = torch.nn.Parameter(torch.rand(64, 64,
+            device=device)), functions
     def forward(self, x):
         for function in self.functions:
             x = function(x @ self.weight)
@@ -49,8 +59,13 @@ class Model(torch.nn.Module):
 
 def package(functions, name):
     with torch.no_grad():
-        exported = torch.export.export(Model(functions), (torch.rand(8, 64, device=device),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
-    make = sys.modules["opaq"].package if "opaq" in sys.modules else lambda exported, path: torch._inductor.aoti_compile_and_package(exported, package_path=path)
+        exported = torch.export.export(Model(functions), (torch.rand(8, 64, device=device),),
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    if "opaq" in sys.modules:
+        make = sys.modules["opaq"].package
+    else:
+        def make(exported, path):
+            return torch._inductor.aoti_compile_and_package(exported, package_path=path)
     start = time.perf_counter()
     make(exported, f"{folder}/{name}.pt2")
     return time.perf_counter() - start
@@ -63,17 +78,28 @@ package(functions[:1], "one")
 
 
 def packaging(device: str) -> dict[str, object]:
-    """`with` and `without`: the model with its opaque ops, and the same model with them left out; medians over rounds."""
+    """`with` and `without`: the model with its opaque ops, and the same model with them left out;
+    medians over rounds.
+    """
     seconds: dict[bool, list[float]] = {True: [], False: []}
     sizes: dict[bool, list[dict[str, int]]] = {}
     for _ in range(ROUNDS):
         for opaque, times in seconds.items():
             with tempfile.TemporaryDirectory() as folder:
-                script = PACKAGE.replace("OPAQUE", str(opaque), 1).replace("OPS", str(OPS), 1).replace("DEVICE", repr(device), 1)
-                times.append(run(script, TORCHINDUCTOR_CACHE_DIR=folder, OPAQ_CACHE_DIR=f"{folder}/opaq"))
+                script = (
+                    PACKAGE.replace("OPAQUE", str(opaque), 1)
+                    .replace("OPS", str(OPS), 1)
+                    .replace("DEVICE", repr(device), 1)
+                )
+                times.append(
+                    run(script, TORCHINDUCTOR_CACHE_DIR=folder, OPAQ_CACHE_DIR=f"{folder}/opaq")
+                )
                 sizes[opaque] = [contents(f"{folder}/{name}.pt2") for name in ("one", "all")]
     extra = [(with_ops - without) / OPS for with_ops, without in zip(seconds[True], seconds[False])]
-    one, every = ({kind: size - without[kind] for kind, size in with_ops.items()} for with_ops, without in zip(sizes[True], sizes[False]))
+    one, every = (
+        {kind: size - without[kind] for kind, size in with_ops.items()}
+        for with_ops, without in zip(sizes[True], sizes[False])
+    )
     per_op = {kind: (every[kind] - one[kind]) / (OPS - 1) for kind in one}
     return {
         "device": device,
@@ -89,12 +115,27 @@ def packaging(device: str) -> dict[str, object]:
 
 
 def contents(path: str) -> dict[str, int]:
-    """Bytes of a package by kind; the file holds them uncompressed, each on a boundary of 64 bytes."""
-    sizes = {"package": os.path.getsize(path), "images": 0, "manifest": 0, "wrapper_library": 0, "sources_and_rest": 0}
+    """Bytes of a package by kind; the file holds them uncompressed, each on a boundary of 64
+    bytes."""
+    sizes = {
+        "package": os.path.getsize(path),
+        "images": 0,
+        "manifest": 0,
+        "wrapper_library": 0,
+        "sources_and_rest": 0,
+    }
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            kind = "images" if info.filename.endswith(IMAGES) else "manifest" if info.filename.endswith("/opaq.json") else "sources_and_rest"
-            sizes["wrapper_library" if info.filename.endswith(".so") else kind] += info.compress_size
+            kind = (
+                "images"
+                if info.filename.endswith(IMAGES)
+                else "manifest"
+                if info.filename.endswith("/opaq.json")
+                else "sources_and_rest"
+            )
+            sizes["wrapper_library" if info.filename.endswith(".so") else kind] += (
+                info.compress_size
+            )
     return sizes
 
 
@@ -107,37 +148,81 @@ def wrapper_source(device: str) -> str:
     import opaq
     from opaq import lowering
 
-    op = opaq.op("bench_wrapper::scale(Tensor x, float by) -> Tensor", outputs=opaq.like("x"), replace=True)
-    op.cpu(source="void f(const float* x, float by, float* out, long n) {}", entry="f", args="x, by, out, x.numel()")
-    op.cuda(source="__global__ void f(const float* x, float by, float* out, int n) {}", entry="f", grid="ceil_div(x.numel(), 256)", block=256, args="x, by, out, x.numel()")
+    op = opaq.op(
+        "bench_wrapper::scale(Tensor x, float by) -> Tensor", outputs=opaq.like("x"), replace=True
+    )
+    op.cpu(
+        source="void f(const float* x, float by, float* out, long n) {}",
+        entry="f",
+        args="x, by, out, x.numel()",
+    )
+    op.cuda(
+        source="__global__ void f(const float* x, float by, float* out, int n) {}",
+        entry="f",
+        grid="ceil_div(x.numel(), 256)",
+        block=256,
+        args="x, by, out, x.numel()",
+    )
     lowering.activate()
     with lowering.options.use(archs=("sm_90a",)), config.patch(graph_partition=False):
-        module = fake_cuda.wrapper_source(lambda x: op.overload(op.overload(x, 2.0), 3.0), (16, 256), device=device, cpp=True)
+        module = fake_cuda.wrapper_source(
+            lambda x: op.overload(op.overload(x, 2.0), 3.0), (16, 256), device=device, cpp=True
+        )
     return fake_cuda.cpp_part(module)
 
 
 def without_ops(source: str) -> str:
-    """What is left are headers of ours: the functions of the ops, their calls and their nodes are gone."""
-    bare = re.sub(r"^#ifndef opaq_\w+_PRINTED\n.*?^#endif\n", "", source, flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"^ *(?:opaq_\w+_[0-9a-f]{8}\(|static opaq_node<|static const char opaq_graph).*;\n", "", bare, flags=re.MULTILINE)
+    """What is left are headers of ours: the functions of the ops, their calls and their nodes are
+    gone.
+    """
+    bare = re.sub(
+        r"^#ifndef opaq_\w+_PRINTED\n.*?^#endif\n", "", source, flags=re.DOTALL | re.MULTILINE
+    )
+    return re.sub(
+        r"^ *(?:opaq_\w+_[0-9a-f]{8}\(|static opaq_node<|static const char opaq_graph).*;\n",
+        "",
+        bare,
+        flags=re.MULTILINE,
+    )
 
 
 def without_headers(source: str) -> str:
     """Nothing of ours is left."""
-    bare = re.sub(r"^#ifndef OPAQ_\w+_PRINTED\n.*?^#endif\n", "", without_ops(source), flags=re.DOTALL | re.MULTILINE)
+    bare = re.sub(
+        r"^#ifndef OPAQ_\w+_PRINTED\n.*?^#endif\n",
+        "",
+        without_ops(source),
+        flags=re.DOTALL | re.MULTILINE,
+    )
     assert "opaq" not in re.sub(r"//.*", "", bare), bare
     return bare
 
 
 def compiler(device: str) -> list[str]:
-    """g++ as Inductor calls it for a C++ wrapper, but for what only its vectorised CPU kernels need."""
+    """g++ as Inductor calls it for a C++ wrapper, but for what only its vectorised CPU kernels
+    need.
+    """
     from opaq import _runtime
 
-    folders = [sysconfig.get_path("include"), *cpp_extension.include_paths(), *(_runtime.doctor()["nvrtc"]["include_dirs"] if device == "cuda" else [])]
+    folders = [
+        sysconfig.get_path("include"),
+        *cpp_extension.include_paths(),
+        *(_runtime.doctor()["nvrtc"]["include_dirs"] if device == "cuda" else []),
+    ]
     standard = "c++20" if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15) else "c++17"
-    defines = ["TORCH_INDUCTOR_CPP_WRAPPER", "STANDALONE_TORCH_HEADER", "C10_USING_CUSTOM_GENERATED_MACROS", *(["USE_CUDA"] if device == "cuda" else [])]
+    defines = [
+        "TORCH_INDUCTOR_CPP_WRAPPER",
+        "STANDALONE_TORCH_HEADER",
+        "C10_USING_CUSTOM_GENERATED_MACROS",
+        *(["USE_CUDA"] if device == "cuda" else []),
+    ]
     options = [f"-std={standard}", "-O3", "-DNDEBUG", "-fPIC", "-march=native", "-fopenmp", "-w"]
-    return ["g++", *options, *(f"-D{define}" for define in defines), *(f"-I{path}" for path in folders)]
+    return [
+        "g++",
+        *options,
+        *(f"-D{define}" for define in defines),
+        *(f"-I{path}" for path in folders),
+    ]
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -151,7 +236,9 @@ def cpu_seconds(command: list[str]) -> float:
 
 
 def wrapper(device: str) -> dict[str, object]:
-    """CPU seconds of the compiler. A first build compiles PyTorch's header, which later ones find precompiled."""
+    """CPU seconds of the compiler. A first build compiles PyTorch's header, which later ones find
+    precompiled.
+    """
     source, command = wrapper_source(device), compiler(device)
     with tempfile.TemporaryDirectory() as folder:
         header = f"{folder}/header.h"
@@ -165,8 +252,22 @@ def wrapper(device: str) -> dict[str, object]:
         times: dict[str, list[float]] = {name: [] for name in texts}
         for _ in range(2 * ROUNDS):
             for name, found in times.items():
-                found.append(cpu_seconds([*command, "-include", header, "-c", f"{folder}/{name}.cpp", "-o", f"{folder}/{name}.o"]))
-    with_ops, headers, without = (statistics.median(times[name]) for name in ("with", "headers", "without"))
+                found.append(
+                    cpu_seconds(
+                        [
+                            *command,
+                            "-include",
+                            header,
+                            "-c",
+                            f"{folder}/{name}.cpp",
+                            "-o",
+                            f"{folder}/{name}.o",
+                        ]
+                    )
+                )
+    with_ops, headers, without = (
+        statistics.median(times[name]) for name in ("with", "headers", "without")
+    )
     return {
         "header_s": round(first, 3),
         "without_s": round(without, 3),
@@ -181,7 +282,10 @@ def wrapper(device: str) -> dict[str, object]:
 
 def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = {"packaging": packaging(device), "wrapper_compile": {name: wrapper(name) for name in ("cpu", "cuda")}}
+    measured = {
+        "packaging": packaging(device),
+        "wrapper_compile": {name: wrapper(name) for name in ("cpu", "cuda")},
+    }
     save("package", measured, what=__doc__.split("\n")[0])
 
 

@@ -1,4 +1,6 @@
-"""The ops that opaq ships, written with its public API alone. Importing this declares them; nothing is compiled before the first call."""
+"""The ops that opaq ships, written with its public API alone. Importing this declares them; nothing
+is compiled before the first call.
+"""
 
 from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward, cross_entropy_mean
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward

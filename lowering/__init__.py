@@ -1,4 +1,6 @@
-"""How opaque ops become Inductor nodes. The public surface of this package; importing it does not import Inductor."""
+"""How opaque ops become Inductor nodes. The public surface of this package; importing it does not
+import Inductor.
+"""
 
 from __future__ import annotations
 
@@ -29,36 +31,48 @@ __all__ = [
 ]
 
 MANIFEST = "opaq.json"  # the file in a package that lists its opaque ops, for `opaq inspect`
-PRELUDE = "// Expressions of opaque ops."  # a line in the C++ source of every wrapper that has opaque ops
+PRELUDE = (
+    "// Expressions of opaque ops."  # a line in the C++ source of every wrapper that has opaque ops
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class PythonFunction:
-    """An op that is one Python function, called as function(*args, **keyword_only_args) -> results; its fake gives their layouts."""
+    """An op that is one Python function, called as function(*args, **keyword_only_args) -> results;
+    its fake gives their layouts.
+    """
 
     function: Callable[..., Any]
     devices: frozenset[str] | None = None  # device types it serves; None: all
 
 
-python_functions: dict[str, PythonFunction] = {}  # by qualified name; to be filled before `register`
+python_functions: dict[
+    str, PythonFunction
+] = {}  # by qualified name; to be filled before `register`
 
-# What AOTAutograd traces of an op beside what torch.library knows of it: a function that returns the gradient's formula, for the cache keys.
+# What AOTAutograd traces of an op beside what torch.library knows of it: a function that returns
+# the gradient's formula, for the cache keys.
 formulas: dict[str, Callable[[], Any]] = {}
 
-# In order of declaration; for each the kernels that it was declared with: others are registered by somebody else.
+# In order of declaration; for each the kernels that it was declared with: others are registered by
+# somebody else.
 _registered: dict[str, list[tuple[str, str]]] = {}
 _active = False
 
 
 def overload_of(qualname: str) -> Any:
-    """The op of PyTorch's dispatcher: torch.ops.<namespace>.<name>.<overload, else default>. AttributeError where none is defined."""
+    """The op of PyTorch's dispatcher: torch.ops.<namespace>.<name>.<overload, else default>.
+    AttributeError where none is defined.
+    """
     namespace, name = qualname.split("::")
     name, _, overload = name.partition(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
 
 
 def register(qualname: str) -> None:
-    """Remembers an op ("mylib::rms_norm"), declared or changed. Cheap; takes effect at once when active, else at `activate`."""
+    """Remembers an op ("mylib::rms_norm"), declared or changed. Cheap; takes effect at once when
+    active, else at `activate`.
+    """
     new = qualname not in _registered
     if new:
         _registered[qualname] = compat.library.own_kernels(qualname)
@@ -67,7 +81,9 @@ def register(qualname: str) -> None:
 
 
 def activate() -> None:
-    """Imports Inductor and gives it a lowering for every registered op. Called when tracing starts; does its work once."""
+    """Imports Inductor and gives it a lowering for every registered op. Called when tracing starts;
+    does its work once.
+    """
     global _active
     if _active:
         return
@@ -86,7 +102,9 @@ def activate() -> None:
 
 
 def activate_when_compiling() -> None:
-    """For fake implementations: they run before Inductor lowers a graph, but also with no compiler at work, where none is to be imported."""
+    """For fake implementations: they run before Inductor lowers a graph, but also with no compiler
+    at work, where none is to be imported.
+    """
     if not _active and "torch._dynamo" in sys.modules:
         activate()
 

@@ -1,8 +1,10 @@
-"""Inductor's cache keys hold all that decides what an opaque op in the graph becomes, and opaq itself: no cache serves yesterday's kernel, header,
-fake or gradient, nor code that another opaq wrote.
+"""Inductor's cache keys hold all that decides what an opaque op in the graph becomes, and opaq
+itself: no cache serves yesterday's kernel, header, fake or gradient, nor code that another opaq
+wrote.
 
-Inductor's FxGraphCache keeps a traced graph, compiled: in it count kernels, fakes (which lay out results), and who serves which device.
-AOTAutogradCache keeps what a graph is traced into: there count gradients, vmap rules and the like too, and the ops that they call.
+Inductor's FxGraphCache keeps a traced graph, compiled: in it count kernels, fakes (which lay out
+results), and who serves which device. AOTAutogradCache keeps what a graph is traced into: there
+count gradients, vmap rules and the like too, and the ops that they call.
 """
 
 from __future__ import annotations
@@ -15,64 +17,107 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import opaq
 import torch.fx
+
+import opaq
 from opaq import _runtime
 
 from . import formulas, options, overload_of, python_functions, record
 from .compat import inductor, library
 from .function_digest import Unknown, digest
 
-Registered = Mapping[str, list[tuple[str, str]]]  # ops, each with the kernels that it was declared with
+Registered = Mapping[
+    str, list[tuple[str, str]]
+]  # ops, each with the kernels that it was declared with
 
 
 def install(registered: Registered) -> None:
-    inductor.on_cache_key(lambda graph_module, traced: key_of(graph_module, registered, traced), Unknown)
+    inductor.on_cache_key(
+        lambda graph_module, traced: key_of(graph_module, registered, traced), Unknown
+    )
 
 
-def key_of(graph_module: torch.fx.GraphModule | None, registered: Registered, traced: bool) -> tuple[Any, ...] | None:
-    """(op, digest) of the opaque ops in the graph and its subgraphs, the lowering options and the writer; None for a graph without any.
+def key_of(
+    graph_module: torch.fx.GraphModule | None, registered: Registered, traced: bool
+) -> tuple[Any, ...] | None:
+    """(op, digest) of the opaque ops in the graph and its subgraphs, the lowering options and the
+    writer; None for a graph without any.
 
-    traced: as in on_cache_key. Raises Unknown, naming op and reason, where something that decides the result cannot be digested.
+    traced: as in on_cache_key. Raises Unknown, naming op and reason, where something that decides
+    the result cannot be digested.
     """
     called = set(_op_names(graph_module))
     found = called & registered.keys()
-    if traced and any(name not in registered and not library.is_stock(name) and library.in_python(name) for name in called):
+    if traced and any(
+        name not in registered and not library.is_stock(name) and library.in_python(name)
+        for name in called
+    ):
         found = set(registered)  # that op may be traced into any of ours
     settings = dataclasses.astuple(options.current())
     if found and options.current().check:
-        raise inductor.CacheBypass("opaq's contract check compares with the traced graph, which no compile cache holds")
+        raise inductor.CacheBypass(
+            "opaq's contract check compares with the traced graph, which no compile cache holds"
+        )
     if not found and options.current() == options.Options():
         return None
     values = [_traced(module.graph) for module in _graph_modules(graph_module)] if found else []
-    return (tuple((name, _digest(name, registered, traced)) for name in sorted(found)), settings, values, writer())
+    return (
+        tuple((name, _digest(name, registered, traced)) for name in sorted(found)),
+        settings,
+        values,
+        writer(),
+    )
 
 
 def _traced(graph: torch.fx.Graph) -> list[Any]:
-    """What the lowering goes by and the text of the graph does not tell: how values lay in memory when the graph was traced, and which of them shared it.
-    Inductor drops copies before it makes the key, and a call without its copies looks like one that had none."""
+    """What the lowering goes by and the text of the graph does not tell: how values lay in memory
+    when the graph was traced, and which of them shared it. Inductor drops copies before it makes
+    the key, and a call without its copies looks like one that had none."""
     memories: dict[int, int] = {}
-    return [[_described(value, memories) for value in inductor.traced_values(node)] for node in graph.nodes]
+    return [
+        [_described(value, memories) for value in inductor.traced_values(node)]
+        for node in graph.nodes
+    ]
 
 
 def _described(value: Any, memories: dict[int, int]) -> Any:
-    """Text of a number; number, in order of appearance, of the memory of a tensor, and its layout; None of other values, which the text of the graph tells."""
+    """Text of a number; number, in order of appearance, of the memory of a tensor, and its layout;
+    None of other values, which the text of the graph tells.
+    """
     if isinstance(value, torch.Tensor) and value.layout is torch.strided:
         memory = memories.setdefault(inductor.storage_id(value), len(memories))
-        return memory, str(value.dtype), str(value.device), str((tuple(value.shape), value.stride(), value.storage_offset()))
-    return str(value) if isinstance(value, (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)) else None
+        return (
+            memory,
+            str(value.dtype),
+            str(value.device),
+            str((tuple(value.shape), value.stride(), value.storage_offset())),
+        )
+    return (
+        str(value)
+        if isinstance(value, (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool))
+        else None
+    )
 
 
 def _graph_modules(graph_module: torch.fx.GraphModule | None) -> Iterator[torch.fx.GraphModule]:
     if graph_module is not None:
-        yield from (module for module in graph_module.modules() if isinstance(module, torch.fx.GraphModule))
+        yield from (
+            module for module in graph_module.modules() if isinstance(module, torch.fx.GraphModule)
+        )
 
 
 @functools.cache
 def writer() -> str:
-    """SHA-256 of what writes generated code and traces ops: this package, opaq's own, and the runtime."""
+    """SHA-256 of what writes generated code and traces ops: this package, opaq's own, and the
+    runtime.
+    """
     folders = [pathlib.Path(__file__).parent, *map(pathlib.Path, opaq.__path__)]
-    found = {path.resolve() for folder in folders for path in folder.rglob("*") if path.suffix in (".py", ".h")}
+    found = {
+        path.resolve()
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.suffix in (".py", ".h")
+    }
     digest = hashlib.sha256()
     for path in [*sorted(found), pathlib.Path(_runtime.__file__)]:
         content = path.read_bytes()
@@ -83,7 +128,9 @@ def writer() -> str:
 
 def _digest(name: str, registered: Registered, traced: bool) -> str:
     try:
-        return digest(_parts(name, registered, traced), lambda called: _parts(called, registered, traced))
+        return digest(
+            _parts(name, registered, traced), lambda called: _parts(called, registered, traced)
+        )
     except Unknown as error:
         why = f"{name} is kept in no compile cache: it depends on {error}"
         record.log.info("%s", why)
@@ -96,18 +143,28 @@ def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
         return []
     overload = overload_of(name)
     rules = library.rules(name)
-    parts: list[Any] = [inductor.schema_text(overload), sorted(map(str, overload.tags)), rules["fake"], rules.get("kernels"), rules.get("disabled")]
+    parts: list[Any] = [
+        inductor.schema_text(overload),
+        sorted(map(str, overload.tags)),
+        rules["fake"],
+        rules.get("kernels"),
+        rules.get("disabled"),
+    ]
     if name in python_functions:
         parts.append(sorted(python_functions[name].devices or ["any"]))
     elif name in registered:
         sources = _runtime.refresh_sources(name)
         if sources["unknown"]:
-            raise Unknown(f"files that are not known before they are compiled ({sources['unknown']})")
+            raise Unknown(
+                f"files that are not known before they are compiled ({sources['unknown']})"
+            )
         parts += [_runtime.describe(name)["hash"], sources["digest"]]
     others = sorted((Counter(library.kernels(name)) - Counter(registered.get(name, ()))).elements())
     for key, place in others:
         if not library.is_live(key) and (name in registered or ".py:" in place):
-            raise Unknown(f"a kernel that was registered for {key} at {place}, whose content cannot be seen")
+            raise Unknown(
+                f"a kernel that was registered for {key} at {place}, whose content cannot be seen"
+            )
     parts.append(others)
     if traced:
         parts += [rules, formulas[name]() if name in formulas else None]
@@ -115,7 +172,9 @@ def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
 
 
 def _op_names(graph_module: torch.fx.GraphModule | None) -> Iterator[str]:
-    """Ops called by the graph, directly or as the argument of a higher-order op (auto_functionalized)."""
+    """Ops called by the graph, directly or as the argument of a higher-order op
+    (auto_functionalized).
+    """
     for module in _graph_modules(graph_module):
         for node in module.graph.nodes:
             if node.op == "call_function":

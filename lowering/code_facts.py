@@ -1,4 +1,6 @@
-"""What byte code says of a function: its content as a digest, and the names through which it reaches other objects."""
+"""What byte code says of a function: its content as a digest, and the names through which it
+reaches other objects.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 @dataclasses.dataclass(frozen=True)
 class CodeFacts:
-    """Of a code object and those nested in it. Positions in files, and names of files, are no part of it."""
+    """Of a code object and those nested in it. Positions in files, and names of files, are no part
+    of it.
+    """
 
     digest: str
     globals: tuple[str, ...]  # read by name from the function's globals, or from the builtins
-    names: frozenset[str]  # attributes, imported names, and strings that could be names of attributes
+    names: frozenset[
+        str
+    ]  # attributes, imported names, and strings that could be names of attributes
     imports: tuple[tuple[str, int], ...]  # modules imported while the function runs: name, level
 
 
@@ -37,7 +43,10 @@ def code_facts(code: types.CodeType) -> CodeFacts:
 
 
 def _parts(
-    code: types.CodeType, loaded: dict[str, None], names: set[str], imports: dict[tuple[str, int], None]
+    code: types.CodeType,
+    loaded: dict[str, None],
+    names: set[str],
+    imports: dict[tuple[str, int], None],
 ) -> Iterator[str | bytes | int]:
     instructions = list(dis.get_instructions(code))
     for position, instruction in enumerate(instructions):

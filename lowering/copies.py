@@ -1,16 +1,22 @@
-"""Which arguments of a writing op share memory: what the traced graph says holds, whatever Inductor's passes did to the graph before.
+"""Which arguments of a writing op share memory: what the traced graph says holds, whatever
+Inductor's passes did to the graph before.
 
-AOTAutograd turns a call that writes into a functional one: auto_functionalized(op, arguments) returns the new values. Inductor later decides which
-written arguments may be written in place and copies the others. In between its passes drop copies that look redundant in a functional graph (`clone`,
-`x * 1`, `x + 0`, casts there and back), so that two arguments which were different tensors may now be one value. And where a written argument must
-be copied, the arguments that shared its memory in eager go on reading the original.
+AOTAutograd turns a call that writes into a functional one: auto_functionalized(op, arguments)
+returns the new values. Inductor later decides which written arguments may be written in place and
+copies the others. In between its passes drop copies that look redundant in a functional graph
+(`clone`, `x * 1`, `x + 0`, casts there and back), so that two arguments which were different
+tensors may now be one value. And where a written argument must be copied, the arguments that shared
+its memory in eager go on reading the original.
 
-`restore_sharing` runs after these decisions, just before the calls become writing ones again, and compares each call with what was traced:
+`restore_sharing` runs after these decisions, just before the calls become writing ones again, and
+compares each call with what was traced:
 
     distinct in eager, the same memory now    the argument that is only read is copied first
-    the same memory in eager, apart now       the written value is copied here, and every argument that shared it becomes a view of the copy
+    the same memory in eager, apart now       the written value is copied here, and every argument
+    that shared it becomes a view of the copy
 
-Values whose memory cannot overlap are left alone, so a cache that is written in place is never copied.
+Values whose memory cannot overlap are left alone, so a cache that is written in place is never
+copied.
 """
 
 from __future__ import annotations
@@ -20,11 +26,14 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 import torch.fx
+
 from opaq import _runtime
 
 from .compat import inductor, library
 
-Place = tuple[str, int | None]  # an argument of a functional call by keyword, and its index where the argument is a list
+Place = tuple[
+    str, int | None
+]  # an argument of a functional call by keyword, and its index where the argument is a list
 
 
 @dataclasses.dataclass
@@ -68,10 +77,22 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
     reads, written = _arguments(call)
     with graph.inserting_before(call):
         for index, base in enumerate(written):
-            sharing = [tensor for tensor in (*reads, *written[index + 1 :]) if _shares(tensor.eager, base.eager)]
+            sharing = [
+                tensor
+                for tensor in (*reads, *written[index + 1 :])
+                if _shares(tensor.eager, base.eager)
+            ]
             copied = base.copied or _laid_out_anew(call, base)
-            apart = [tensor for tensor in sharing if copied or _copied(tensor) or not _shares(tensor.now, base.now)]
-            apart = [tensor for tensor in apart if _overlap(_views(tensor, "eager"), _views(base, "eager"))]
+            apart = [
+                tensor
+                for tensor in sharing
+                if copied or _copied(tensor) or not _shares(tensor.now, base.now)
+            ]
+            apart = [
+                tensor
+                for tensor in apart
+                if _overlap(_views(tensor, "eager"), _views(base, "eager"))
+            ]
             _keep_old_value(graph, call, base)
             _refuse_confused(call, base, written[index + 1 :])
             if inductor.overwritten(call, base.written):
@@ -79,13 +100,22 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
             elif apart:
                 _join(graph, call, [base, *sharing])
             elif copied:
-                _copy(graph, call, [base])  # Inductor's own copies fail for some views and symbolic sizes
+                _copy(
+                    graph, call, [base]
+                )  # Inductor's own copies fail for some views and symbolic sizes
         for base in written:
             _keep_results_apart(graph, call, base)
             for tensor in reads:
                 distinct = not _shares(tensor.eager, base.eager)
-                if distinct and not base.copied and _shares(tensor.now, base.now) and _overlap(_views(tensor, "now"), _views(base, "now")):
-                    tensor.node = inductor.insert_call(graph, torch.ops.aten.clone.default, tensor.node)
+                if (
+                    distinct
+                    and not base.copied
+                    and _shares(tensor.now, base.now)
+                    and _overlap(_views(tensor, "now"), _views(base, "now"))
+                ):
+                    tensor.node = inductor.insert_call(
+                        graph, torch.ops.aten.clone.default, tensor.node
+                    )
                     _replace(call, tensor)
             if not inductor.is_first_version(call):
                 results = inductor.new_values(call, base.written)
@@ -93,17 +123,31 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
 
 
 def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
-    """Where a graph input is written: copies its views that are used after the write though they are from before; dropping their copies made them views."""
+    """Where a graph input is written: copies its views that are used after the write though they
+    are from before; dropping their copies made them views.
+    """
     root = inductor.memory_of(base.node)
-    write = call if not base.copied else next((user for user in root.users if call < user and inductor.copies_into(user, root)), None)
+    write = (
+        call
+        if not base.copied
+        else next(
+            (user for user in root.users if call < user and inductor.copies_into(user, root)), None
+        )
+    )
     if root.op not in ("placeholder", "get_attr") or write is None:
         return
     views = [root]
     for view in views:  # grows
         views += [user for user in view.users if inductor.is_view(user) and user < write]
         late = [user for user in view.users if write < user]
-        into_itself = [user for user in late if inductor.copies_into(user, view) and user.args[1] is view]
-        reading = [] if view is base.node else [user for user in late if not inductor.copies_into(user, view)]
+        into_itself = [
+            user for user in late if inductor.copies_into(user, view) and user.args[1] is view
+        ]
+        reading = (
+            []
+            if view is base.node
+            else [user for user in late if not inductor.copies_into(user, view)]
+        )
         if (reading or into_itself) and _overlap([view.meta["val"]], [base.now]):
             with graph.inserting_before(write):
                 copy = inductor.insert_call(graph, torch.ops.aten.clone.default, view)
@@ -114,14 +158,18 @@ def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) 
 
 
 def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
-    """Where a graph input is written in place: copies the new value where the graph returns it as a tensor of its own; dropping its copy has made it the input."""
+    """Where a graph input is written in place: copies the new value where the graph returns it as a
+    tensor of its own; dropping its copy has made it the input.
+    """
     if base.copied or inductor.memory_of(base.node).op not in ("placeholder", "get_attr"):
         return
     values = inductor.new_values(call, base.written)
     for value in values:  # grows
         values += [user for user in value.users if inductor.is_view(user) and call < user]
     output = graph.output_node()
-    returned = list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
+    returned = (
+        list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
+    )
     inputs = inductor.outputs_that_are_inputs(graph)
     for index, value in enumerate(returned):
         if value in values and index not in inputs:
@@ -131,22 +179,33 @@ def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Writt
 
 
 def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]) -> None:
-    """By the first version of functionalization Inductor takes any new value of a call for that of the graph input which the call writes in place."""
+    """By the first version of functionalization Inductor takes any new value of a call for that of
+    the graph input which the call writes in place.
+    """
     root = inductor.memory_of(base.node)
     if inductor.is_first_version(call) and root.op in ("placeholder", "get_attr"):
         for other in others:
             if _shares(other.now, base.now) and not _shares(other.eager, base.eager):
                 raise _runtime.LaunchError(
-                    f"{library.op_name(call.args[0])}: it writes to `{base.place[0]}` and `{other.place[0]}`, a graph input and a copy of it; with Inductor's option "
-                    f"enable_auto_functionalized_v2=False this cannot be compiled correctly: leave the option at True"
+                    f"{library.op_name(call.args[0])}: it writes to `{base.place[0]}` and "
+                    f"`{other.place[0]}`, a graph input and a copy of it; with Inductor's "
+                    "option "
+                    "enable_auto_functionalized_v2=False this cannot be compiled correctly: "
+                    "leave the option at True"
                 )
 
 
 def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
-    """Puts tensors into one memory: that of one that is written in place where all lie there, or else a copy."""
+    """Puts tensors into one memory: that of one that is written in place where all lie there, or
+    else a copy.
+    """
     written = [tensor for tensor in group if isinstance(tensor, _Written)]
     together = all(_shares(tensor.now, group[0].now) for tensor in group)
-    if together and not all(map(_copied, written)) and not any(_laid_out_anew(call, tensor) for tensor in written):
+    if (
+        together
+        and not all(map(_copied, written))
+        and not any(_laid_out_anew(call, tensor) for tensor in written)
+    ):
         for tensor in written:
             inductor.write_in_place(call, tensor.written)
     else:
@@ -154,22 +213,36 @@ def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
 
 
 def _laid_out_anew(call: torch.fx.Node, base: _Written) -> bool:
-    """Whether a pass has put another tensor in a written one's place, with other strides; the call tells by those in eager which views of it are written."""
+    """Whether a pass has put another tensor in a written one's place, with other strides; the call
+    tells by those in eager which views of it are written.
+    """
     return not inductor.is_first_version(call) and not inductor.has_strides_of(base.now, base.eager)
 
 
 def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
     """Copies the memory of tensors that share it, and makes them views of the copy."""
     nodes = [tensor.node for tensor in group]
-    root = next((node for node in _ancestors(nodes[0]) if all(_chain(other, node) is not None for other in nodes)), nodes[0])
-    copy = inductor.insert_copy(graph, root, group[0].eager if root is group[0].node else root.meta["val"])
+    root = next(
+        (
+            node
+            for node in _ancestors(nodes[0])
+            if all(_chain(other, node) is not None for other in nodes)
+        ),
+        nodes[0],
+    )
+    copy = inductor.insert_copy(
+        graph, root, group[0].eager if root is group[0].node else root.meta["val"]
+    )
     moved = copy.meta["val"].storage_offset() - root.meta["val"].storage_offset()
     for tensor in group:
         chain = _chain(tensor.node, root)
         if chain is None:
             raise _runtime.LaunchError(
-                f"{library.op_name(call.args[0])}: argument `{tensor.place[0].removeprefix('_')}` shares memory with an argument that the op writes to, in a way "
-                f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of {root.name} there); pass a copy of it: .clone()"
+                f"{library.op_name(call.args[0])}: argument "
+                f"`{tensor.place[0].removeprefix('_')}` shares memory with an argument that "
+                "the op writes to, in a way "
+                f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of "
+                f"{root.name} there); pass a copy of it: .clone()"
             )
         tensor.node = copy
         for view in chain:
@@ -197,13 +270,15 @@ def _chain(node: torch.fx.Node, base: torch.fx.Node) -> list[torch.fx.Node] | No
     return None
 
 
-# ---- the arguments of a functional call ---------------------------------------------------------------------------------
+# ---- the arguments of a functional call ----------------------------------------------------------
 
 
 def _arguments(call: torch.fx.Node) -> tuple[list[_Tensor], list[_Written]]:
     """(read only, written)"""
     eager = call.meta["eager_input_vals"][1]
-    places = {place: _Tensor(place, node, value) for place, node, value in _tensors(call.kwargs, eager)}
+    places = {
+        place: _Tensor(place, node, value) for place, node, value in _tensors(call.kwargs, eager)
+    }
     written = [
         _Written(value.place, places[value.place].node, places[value.place].eager, value)
         for value in inductor.written_values(call)
@@ -219,7 +294,11 @@ def _tensors(now: Any, eager: Any) -> Iterator[tuple[Place, torch.fx.Node, torch
         for index, item in items:
             if isinstance(item, torch.fx.Node) and isinstance(item.meta.get("val"), torch.Tensor):
                 traced = eager[name] if index is None else eager[name][index]
-                yield (name, index), item, traced if isinstance(traced, torch.Tensor) else item.meta["val"]
+                yield (
+                    (name, index),
+                    item,
+                    traced if isinstance(traced, torch.Tensor) else item.meta["val"],
+                )
 
 
 def _replace(call: torch.fx.Node, tensor: _Tensor) -> None:
@@ -230,7 +309,7 @@ def _replace(call: torch.fx.Node, tensor: _Tensor) -> None:
     call.kwargs = {**call.kwargs, name: value}
 
 
-# ---- memory -------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def _shares(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -256,8 +335,12 @@ def extent_of(tensor: torch.Tensor) -> tuple[Any, Any]:
 
 
 def extent(sizes: Any, strides: Any, offset: Any, itemsize: int) -> tuple[Any, Any]:
-    """(first, past the last) byte in the storage, from what is counted in elements: ints, SymInts or sympy expressions. PyTorch has no negative strides."""
-    return offset * itemsize, (offset + sum((size - 1) * stride for size, stride in zip(sizes, strides)) + 1) * itemsize
+    """(first, past the last) byte in the storage, from what is counted in elements: ints, SymInts
+    or sympy expressions. PyTorch has no negative strides.
+    """
+    return offset * itemsize, (
+        offset + sum((size - 1) * stride for size, stride in zip(sizes, strides)) + 1
+    ) * itemsize
 
 
 def may_overlap(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:

@@ -1,4 +1,6 @@
-"""Files that go with a C++ wrapper: images, host code, and the manifest that `opaq inspect` reads; in a package under their base names."""
+"""Files that go with a C++ wrapper: images, host code, and the manifest that `opaq inspect` reads;
+in a package under their base names.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ def write_code(content: bytes, stem: str, suffix: str) -> tuple[str, str]:
 
 
 def check_code(path: str, sha256: str, op: str) -> None:
-    """OSError where the file is not the one that was written: Inductor then takes what its cache holds of the wrapper for lost, and compiles the
-    graph anew, which writes the file."""
+    """OSError where the file is not the one that was written: Inductor then takes what its cache
+    holds of the wrapper for lost, and compiles the graph anew, which writes the file."""
     damage = _damage(path, sha256)
     if damage:
         raise OSError(f"{op}: the code {path} {damage}; compile the model again")
@@ -62,7 +64,10 @@ class Manifest:
     def add(self, node: str, function: str, facts: dict[str, Any]) -> None:
         entry = self._functions.setdefault(function, {"function": function, "nodes": [], **facts})
         entry["nodes"].append(node)
-        _write(self._path, json.dumps({"format": 1, "ops": list(self._functions.values())}, indent=1).encode())
+        _write(
+            self._path,
+            json.dumps({"format": 1, "ops": list(self._functions.values())}, indent=1).encode(),
+        )
 
 
 def _write(path: str, content: bytes) -> None:
@@ -73,13 +78,16 @@ def _write(path: str, content: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-        if os.path.isdir(path) and not os.path.islink(path):  # nobody's: nothing but this function makes such names
+        if os.path.isdir(path) and not os.path.islink(
+            path
+        ):  # nobody's: nothing but this function makes such names
             os.replace(path, f"{temporary}.folder")
         os.replace(temporary, path)
     except OSError as error:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
         raise _runtime.MissingError(
-            f"the code of a compiled graph cannot be written to {path}: {error.strerror}; set TORCHINDUCTOR_CACHE_DIR to a folder that this process "
+            f"the code of a compiled graph cannot be written to {path}: {error.strerror}; set "
+            "TORCHINDUCTOR_CACHE_DIR to a folder that this process "
             "can write to"
         ) from error

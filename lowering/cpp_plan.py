@@ -1,4 +1,6 @@
-"""What a node's C++ form is made of: the implementations to try at a launch, each compiled ahead and with its launch rule as C++ text."""
+"""What a node's C++ form is made of: the implementations to try at a launch, each compiled ahead
+and with its launch rule as C++ text.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
+
 from opaq import _runtime
 
 from . import options
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class NoCppForm(Exception):
-    """Why a node cannot be printed as C++; `remedy` says what to do where nothing else can run it."""
+    """Why a node cannot be printed as C++; `remedy` says what to do where nothing else can run
+    it."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(reason)
@@ -40,28 +44,48 @@ class Form:
         return self.candidate.implementation
 
 
-def plan(info: OpInfo, device: torch.device, values: Mapping[str, Any], names: Names, decision: Decision, language: str) -> list[Form]:
+def plan(
+    info: OpInfo,
+    device: torch.device,
+    values: Mapping[str, Any],
+    names: Names,
+    decision: Decision,
+    language: str,
+) -> list[Form]:
     """`values`: as for decide(). Raises NoCppForm, and what compiling raises."""
     if inductor.prints_two_wrappers():
-        raise NoCppForm("Triton kernels are to be tuned while the model is packaged, by a second wrapper", "leave triton.autotune_at_compile_time unset")
+        raise NoCppForm(
+            "Triton kernels are to be tuned while the model is packaged, by a second wrapper",
+            "leave triton.autotune_at_compile_time unset",
+        )
     if decision.implementation == "reference":
         raise NoCppForm(
-            f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a Python function",
+            f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a "
+            "Python function",
             "add an implementation that fits, or change the arguments",
         )
     found = decision.candidates
     for candidate in found:
         if candidate.implementation["kind"] == "python":
-            raise NoCppForm(f"{candidate.implementation['name']} is a Python function", "give the op an implementation in CUDA or C++")
+            raise NoCppForm(
+                f"{candidate.implementation['name']} is a Python function",
+                "give the op an implementation in CUDA or C++",
+            )
     if language == "cpp" and not decision.always_fits and info["has_reference"]:
         raise NoCppForm(
-            f"{', '.join(found[-1].conditions)} is known at each launch only, and where it does not hold the reference runs, which is a Python function",
+            f"{', '.join(found[-1].conditions)} is known at each launch only, and where it does "
+            "not hold the reference runs, which is a Python function",
             "add an implementation without the requirement",
         )
-    copied = [arg["name"] for arg in info["args"] if arg["mutated"] and any(arg["name"] in candidate.copied for candidate in found)]
+    copied = [
+        arg["name"]
+        for arg in info["args"]
+        if arg["mutated"] and any(arg["name"] in candidate.copied for candidate in found)
+    ]
     if copied:
         raise NoCppForm(
-            f"{', '.join(copied)} is written, and whether it has to be copied to row-major order is known at each launch only",
+            f"{', '.join(copied)} is written, and whether it has to be copied to row-major "
+            "order is known at each launch only",
             "make it contiguous before the call, or let the kernel take its strides",
         )
     _check_devices(info, device, values)
@@ -71,7 +95,8 @@ def plan(info: OpInfo, device: torch.device, values: Mapping[str, Any], names: N
 
 
 def archs_for(device: torch.device) -> list[str]:
-    """What to compile for: the option's archs, else the device's own; PTX of the lowest on request."""
+    """What to compile for: the option's archs, else the device's own; PTX of the lowest on
+    request."""
     chosen = options.current()
     archs = list(chosen.archs)
     if not archs:
@@ -79,7 +104,8 @@ def archs_for(device: torch.device) -> list[str]:
             archs = [_runtime.device_arch(device.index or 0)]
         except _runtime.Error as error:
             raise _runtime.MissingError(
-                f"no arch to compile CUDA source for: none is given, and there is no device to ask ({error}); "
+                "no arch to compile CUDA source for: none is given, and there is no device to "
+                f"ask ({error}); "
                 'name them: opaq.package(..., archs=["sm_90a"]), or the option "archs"'
             ) from error
     if chosen.ptx and not any(arch.startswith("compute_") for arch in archs):
@@ -88,10 +114,14 @@ def archs_for(device: torch.device) -> list[str]:
     return archs
 
 
-def _compile(info: OpInfo, candidate: Candidate, facts: Sequence[Fact], device: torch.device) -> CppLaunch:
+def _compile(
+    info: OpInfo, candidate: Candidate, facts: Sequence[Fact], device: torch.device
+) -> CppLaunch:
     implementation = candidate.implementation
     compiled_here = implementation["device"] == "cuda" and implementation["kind"] == "source"
-    return _runtime.cpp_launch(info["name"], implementation["name"], facts, archs_for(device) if compiled_here else [])
+    return _runtime.cpp_launch(
+        info["name"], implementation["name"], facts, archs_for(device) if compiled_here else []
+    )
 
 
 def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: Names) -> None:
@@ -100,7 +130,8 @@ def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: N
             value = names.value(hole["python"], values)
             if not isinstance(value, (int, bool, torch.dtype, sympy.Integer)):
                 raise NoCppForm(
-                    f"the entry `{candidate.implementation['entry']}` of {candidate.implementation['name']} has the template value "
+                    f"the entry `{candidate.implementation['entry']}` of "
+                    f"{candidate.implementation['name']} has the template value "
                     f"`{hole['text']}`, which changes from call to call",
                     "pass it as an argument of the kernel, or mark the dimension as static",
                 )
@@ -108,17 +139,31 @@ def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: N
 
 def _check_devices(info: OpInfo, device: torch.device, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        if isinstance(value, Facts) and (value.device.type, value.device.index or 0) != (device.type, device.index or 0):
+        if isinstance(value, Facts) and (value.device.type, value.device.index or 0) != (
+            device.type,
+            device.index or 0,
+        ):
             raise _runtime.LaunchError(
-                f"{info['name']}: argument `{name}` is on {value.device}; this node was compiled for {device}; move the tensor, or pass the number it holds"
+                f"{info['name']}: argument `{name}` is on {value.device}; this node was "
+                f"compiled for {device}; move the tensor, or pass the number it holds"
             )
 
 
 def _fact(value: Any) -> Fact:
-    """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely ones: no template value depends on them."""
+    """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely
+    ones: no template value depends on them.
+    """
     if isinstance(value, Facts):
-        sizes, strides = ([_number(item) for item in items] for items in (value.sizes, value.strides))
-        return (str(value.dtype).removeprefix("torch."), sizes, strides, device_text(value.device), 4096)
+        sizes, strides = (
+            [_number(item) for item in items] for items in (value.sizes, value.strides)
+        )
+        return (
+            str(value.dtype).removeprefix("torch."),
+            sizes,
+            strides,
+            device_text(value.device),
+            4096,
+        )
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         value = value.node.expr
     if isinstance(value, sympy.Basic):

@@ -1,4 +1,6 @@
-"""What nodes print into Inductor's Python wrapper: launch objects in its header, launches in its body. Users read it."""
+"""What nodes print into Inductor's Python wrapper: launch objects in its header, launches in its
+body. Users read it.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ class Traced:
     """What the contract check wants to know of a node's call."""
 
     source: str  # the user's line, or ""
-    call: list[int] | None  # number of the kept graph (contract/traced.py) and of the call in it; None where it is not in one
+    call: (
+        list[int] | None
+        # number of the kept graph (contract/traced.py) and of the call in it; None where it is not
+        # in one
+    )
 
 
 @dataclasses.dataclass
@@ -43,8 +49,17 @@ class _Header:
 _headers: weakref.WeakKeyDictionary[Any, _Header] = weakref.WeakKeyDictionary()
 
 
-def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, decision: Decision, traced: Traced | None = None) -> str:
-    """Prints the header lines of one node's launch object and returns its name. traced: for the contract check."""
+def launch_object(
+    wrapper: Any,
+    info: OpInfo,
+    node: str,
+    device: torch.device,
+    decision: Decision,
+    traced: Traced | None = None,
+) -> str:
+    """Prints the header lines of one node's launch object and returns its name. traced: for the
+    contract check.
+    """
     facts = {"device": device_text(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
@@ -52,26 +67,48 @@ def launch_object(wrapper: Any, info: OpInfo, node: str, device: torch.device, d
         facts["profile"] = True
     if not decision.always_fits or len(decision.candidates) > 1:
         facts["chooses"] = True
-    if traced is not None and decision.candidates and not decision.candidates[0].conditions and not decision.copied:  # on copies an earlier one may fit, too
+    if (
+        traced is not None
+        and decision.candidates
+        and not decision.candidates[0].conditions
+        and not decision.copied
+    ):  # on copies an earlier one may fit, too
         facts["promised"] = True
     return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts, traced)
 
 
-def python_object(wrapper: Any, overload: Any, node: str, device: torch.device | None, traced: Traced | None = None) -> str:
+def python_object(
+    wrapper: Any,
+    overload: Any,
+    node: str,
+    device: torch.device | None,
+    traced: Traced | None = None,
+) -> str:
     """As launch_object, for an op that is a Python function."""
     name = op_name(overload)
     facts = {"device": device_text(device or torch.device("cpu")), "node": node}
     return _define(wrapper, name, schema_text(overload), None, "python_function", facts, traced)
 
 
-def launch(wrapper: Any, kernel: str, args: Sequence[str], device: torch.device, laid_out: Sequence[Any] = ()) -> None:
+def launch(
+    wrapper: Any,
+    kernel: str,
+    args: Sequence[str],
+    device: torch.device,
+    laid_out: Sequence[Any] = (),
+) -> None:
     """Prints the launch; on CUDA the last argument is the current stream of the node's device.
 
     laid_out: for the contract check, the buffers of `args`; None for what is not a tensor."""
     if device.type == "cuda":
         args = [*args, wrapper.write_get_raw_stream(device.index or 0, V.graph.name)]
     if options.current().check:
-        layouts = (f"({_tuple(b.get_size())}, {_tuple(b.get_stride())}, {b.get_dtype()})" if b is not None else "None" for b in laid_out)
+        layouts = (
+            f"({_tuple(b.get_size())}, {_tuple(b.get_stride())}, {b.get_dtype()})"
+            if b is not None
+            else "None"
+            for b in laid_out
+        )
         args = [*args, f"laid_out=({', '.join(layouts)},)"]
     wrapper.writeline(f"{kernel}({', '.join(args)})")
 
@@ -105,14 +142,26 @@ def _print_replay(root: Any, header: _Header, traced: Traced) -> None:
     """The line that runs the traced graph on the graph's inputs, once."""
     if traced.call is not None and is_root() and not header.replayed:
         header.replayed = True
-        before_body(root, f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # for the contract check")
+        before_body(
+            root,
+            f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # "
+            "for the contract check",
+        )
 
 
 def _tuple(values: Sequence[Any]) -> str:
     return f"({', '.join(scalar(value) for value in values)}{',' * (len(values) == 1)})"
 
 
-def _define(wrapper: Any, qualname: str, schema: str, hash: str | None, method: str, facts: dict[str, Any], traced: Traced | None) -> str:
+def _define(
+    wrapper: Any,
+    qualname: str,
+    schema: str,
+    hash: str | None,
+    method: str,
+    facts: dict[str, Any],
+    traced: Traced | None,
+) -> str:
     root = root_wrapper(wrapper)
     header = _headers.get(root)
     if header is None:
@@ -127,14 +176,19 @@ def _define(wrapper: Any, qualname: str, schema: str, hash: str | None, method: 
         _print_replay(root, header, traced)
     name = _name(qualname, header)
     arguments = [json.dumps(qualname), *([] if hash is None else [json.dumps(hash)])]
-    arguments += [f"{key}={value if isinstance(value, bool) else json.dumps(value)}" for key, value in facts.items()]
+    arguments += [
+        f"{key}={value if isinstance(value, bool) else json.dumps(value)}"
+        for key, value in facts.items()
+    ]
     root.header.writeline(f"# {schema}")
     root.header.writeline(f"{name} = opaq_graph.{method}({', '.join(arguments)})")
     return name
 
 
 def _name(qualname: str, header: _Header) -> str:
-    """Valid, unique, and not the name of a graph input: saved results of the op itself are called `rms_norm_1` in a backward graph."""
+    """Valid, unique, and not the name of a graph input: saved results of the op itself are called
+    `rms_norm_1` in a backward graph.
+    """
     base = re.sub(r"\W", "_", qualname.split("::")[1])
     if keyword.iskeyword(base) or base[0].isdigit():
         base = f"op_{base}"

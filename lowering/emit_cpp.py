@@ -1,4 +1,6 @@
-"""What nodes print into Inductor's C++ wrappers: a prelude once, a function for each op, a call for each node. Users read it."""
+"""What nodes print into Inductor's C++ wrappers: a prelude once, a function for each op, a call for
+each node. Users read it.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
+
 from opaq import _runtime
 
 from . import PRELUDE, cpp_files, emit, record
-from .compat.inductor import cexpr, constants_wrapper, folds_constants, graph_label, prepend_python, user_stream, wrapper_language
+from .compat.inductor import (
+    cexpr,
+    constants_wrapper,
+    folds_constants,
+    graph_label,
+    prepend_python,
+    user_stream,
+    wrapper_language,
+)
 from .cpp_plan import Form
 from .cpp_text import c_string, function_text
 
@@ -31,8 +42,12 @@ class _Printed:
     manifest: cpp_files.Manifest | None  # of a package
     parts: set[str] = dataclasses.field(default_factory=set)
     functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
-    nodes: set[str] = dataclasses.field(default_factory=set)  # a subgraph's may be printed at each of its calls
-    checks: list[str] = dataclasses.field(default_factory=list)  # Python: of files, when the wrapper is loaded
+    nodes: set[str] = dataclasses.field(
+        default_factory=set
+    )  # a subgraph's may be printed at each of its calls
+    checks: list[str] = dataclasses.field(
+        default_factory=list
+    )  # Python: of files, when the wrapper is loaded
 
 
 _printed: weakref.WeakKeyDictionary[Any, _Printed] = weakref.WeakKeyDictionary()
@@ -48,12 +63,16 @@ def launch(
     values: Mapping[str, Any],
     references: Mapping[str, str],
 ) -> None:
-    """Prints the call of one node and what it needs. `reason`: why these forms; `values`: what the node knows of each argument and result,
-    Facts for tensors; `references`: C++ of the tensors."""
+    """Prints the call of one node and what it needs. `reason`: why these forms; `values`: what the
+    node knows of each argument and result, Facts for tensors; `references`: C++ of the tensors."""
     printed = _printed_by(wrapper)
     package = wrapper_language() == "package"
     for part in ("launch.h", "files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
-        if part != "host.h" or device.type == "cpu" or any(form.implementation["kind"] == "library" for form in forms):
+        if (
+            part != "host.h"
+            or device.type == "cpu"
+            or any(form.implementation["kind"] == "library" for form in forms)
+        ):
             _print_prelude(wrapper, printed, part)
     codes = [_attach(wrapper, info, form, device) for form in forms]
     if not package:
@@ -61,15 +80,30 @@ def launch(
     parameters, body = function_text(info, forms, codes, device.type, values, counted=not package)
     function = printed.functions.get(body)
     if function is None:
-        function = printed.functions[body] = f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
-        wrapper.prefix.splice(_guarded(function, f"// {info['schema']}\n" + body.replace("OPAQ_FUNCTION", function)))
+        function = printed.functions[body] = (
+            f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
+        )
+        wrapper.prefix.splice(
+            _guarded(function, f"// {info['schema']}\n" + body.replace("OPAQ_FUNCTION", function))
+        )
     if printed.manifest:
-        printed.manifest.add(f"constants:{node}" if folds_constants() else node, function, _facts(info, forms, codes, device))
-    args = [references[name] if name in references else scalar(values[name], kind) for name, kind in parameters]
+        printed.manifest.add(
+            f"constants:{node}" if folds_constants() else node,
+            function,
+            _facts(info, forms, codes, device),
+        )
+    args = [
+        references[name] if name in references else scalar(values[name], kind)
+        for name, kind in parameters
+    ]
     if device.type == "cuda":
         index = str(device.index or 0)
         stream = (user_stream() or "stream") if package else f"opaq_current_stream({index})"
-        args += ["this->device_idx_", stream, "this->cubin_dir_"] if package else [index, stream, "std::nullopt"]
+        args += (
+            ["this->device_idx_", stream, "this->cubin_dir_"]
+            if package
+            else [index, stream, "std::nullopt"]
+        )
     if not package:
         names = [form.implementation["name"] for form in forms]
         args.append(_define_node(wrapper, printed, info["name"], node, device, names, reason))
@@ -88,7 +122,9 @@ def _printed_by(wrapper: Any) -> _Printed:
         manifest = None
         if wrapper_language() == "package":
             constants = constants_wrapper()
-            packaged_with = _printed.get(constants) if constants else None  # which share one manifest: a package cannot hold two
+            packaged_with = (
+                _printed.get(constants) if constants else None
+            )  # which share one manifest: a package cannot hold two
             manifest = packaged_with.manifest if packaged_with else cpp_files.Manifest(wrapper)
         _printed[wrapper] = _Printed(manifest)
     return _printed[wrapper]
@@ -103,7 +139,9 @@ def scalar(value: Any, kind: str) -> str:
     if isinstance(value, (sympy.Expr, sympy.logic.boolalg.Boolean)):
         return cexpr(value)
     if isinstance(value, (list, tuple)):
-        return f"std::initializer_list<int64_t>{{{', '.join(scalar(item, 'int') for item in value)}}}"
+        return (
+            f"std::initializer_list<int64_t>{{{', '.join(scalar(item, 'int') for item in value)}}}"
+        )
     if isinstance(value, torch.dtype):
         return f"opaq_{str(value).removeprefix('torch.')}"
     if isinstance(value, bool):
@@ -116,35 +154,57 @@ def scalar(value: Any, kind: str) -> str:
             return repr(value)
         limit = "quiet_NaN()" if math.isnan(value) else "infinity()"
         return f"{'-' if value < 0 else ''}std::numeric_limits<double>::{limit}"
-    return "INT64_MIN" if value == -(1 << 63) else f"INT64_C({value})" if abs(value) > 0x7FFFFFFF else str(value)
+    return (
+        "INT64_MIN"
+        if value == -(1 << 63)
+        else f"INT64_C({value})"
+        if abs(value) > 0x7FFFFFFF
+        else str(value)
+    )
 
 
 def _define_node(
-    wrapper: Any, printed: _Printed, op: str, node: str, device: torch.device, implementations: Sequence[str], reason: str
+    wrapper: Any,
+    printed: _Printed,
+    op: str,
+    node: str,
+    device: torch.device,
+    implementations: Sequence[str],
+    reason: str,
 ) -> str:
     """Prints what the report reads of a node, once; the name of its counters."""
     if "nodes.h" not in printed.parts:
         _print_prelude(wrapper, printed, "nodes.h")
-        wrapper.prefix.splice(f"\n// What opaq.report() lists.\nstatic const char opaq_graph[] = {c_string(graph_label())};\n")
+        wrapper.prefix.splice(
+            "\n// What opaq.report() lists.\nstatic const char opaq_graph[] = "
+            f"{c_string(graph_label())};\n"
+        )
     if node not in printed.nodes:
         printed.nodes.add(node)
         where = emit.device_text(device)
-        facts, names = (", ".join(map(c_string, texts)) for texts in ((node, op, where), implementations))
+        facts, names = (
+            ", ".join(map(c_string, texts)) for texts in ((node, op, where), implementations)
+        )
         constructed = f"opaq_{node}(opaq_graph, {facts}, {{{names}}}, {c_string(reason)})"
         wrapper.prefix.splice(f"static opaq_node<{len(implementations)}> {constructed};\n")
-        record.log_decision(record.NodeRecord(graph_label(), node, op, where, " or ".join(implementations), reason))
+        record.log_decision(
+            record.NodeRecord(graph_label(), node, op, where, " or ".join(implementations), reason)
+        )
     return f"opaq_{node}.calls"
 
 
 def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
-    """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers in one process share nothing."""
+    """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers
+    in one process share nothing.
+    """
     if part not in printed.parts:
         printed.parts.add(part)
         wrapper.header.splice(_guarded(f"OPAQ_{part.upper().replace('.', '_')}", prelude(part)))
 
 
 def prelude(*parts: str) -> str:
-    """Files of lowering/cpp as a wrapper holds them; the runtime's expressions go before launch.h."""
+    """Files of lowering/cpp as a wrapper holds them; the runtime's expressions go before
+    launch.h."""
     texts = [(resources.files(__package__) / "cpp" / part).read_text() for part in parts]
     if "launch.h" in parts:
         texts.insert(0, PRELUDE + "\n" + _runtime.cpp_prelude())
@@ -168,7 +228,9 @@ def _short(info: OpInfo) -> str:
 
 
 def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> list[dict[str, Any]]:
-    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest, size and resource use."""
+    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest,
+    size and resource use.
+    """
     launch, short = form.launch, _short(info)
     if form.implementation["kind"] == "library":
         if wrapper_language() != "package":
@@ -178,17 +240,35 @@ def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> lis
     elif launch["library"] is not None:
         images = [("", launch["library"], ".host", {})]
     else:
-        images = [(image["arch"], image["bytes"], _image_suffix(image["bytes"]), image["resources"] or {}) for image in launch["images"]]
+        images = [
+            (image["arch"], image["bytes"], _image_suffix(image["bytes"]), image["resources"] or {})
+            for image in launch["images"]
+        ]
     codes = []
-    for arch, content, suffix, resources in images:
+    for arch, content, suffix, limits in images:
         path, digest = cpp_files.write_code(content, short, f".{arch}{suffix}" if arch else suffix)
-        codes.append({"arch": arch, "file": cpp_files.attach(wrapper, path), "sha256": digest, "bytes": len(content), **resources})
+        codes.append(
+            {
+                "arch": arch,
+                "file": cpp_files.attach(wrapper, path),
+                "sha256": digest,
+                "bytes": len(content),
+                **limits,
+            }
+        )
     return codes
 
 
-def _check_when_loaded(wrapper: Any, printed: _Printed, op: str, codes: Sequence[list[dict[str, Any]]]) -> None:
+def _check_when_loaded(
+    wrapper: Any, printed: _Printed, op: str, codes: Sequence[list[dict[str, Any]]]
+) -> None:
     """Prints Python that looks at the files before a wrapper out of Inductor's cache is used."""
-    lines = [f"opaq_check_code({item['file']!r}, {item['sha256']!r}, {op!r})" for code in codes for item in code if item["sha256"]]
+    lines = [
+        f"opaq_check_code({item['file']!r}, {item['sha256']!r}, {op!r})"
+        for code in codes
+        for item in code
+        if item["sha256"]
+    ]
     if lines and not printed.checks:
         lines = [*_CHECK, *lines]
     for line in dict.fromkeys(lines):
@@ -207,10 +287,18 @@ _CHECK = (
 
 
 def _image_suffix(content: bytes) -> str:
-    return ".cubin" if content[:4] == b"\x7fELF" else ".fatbin" if content[:4] == b"\x50\xed\x55\xba" else ".ptx"
+    return (
+        ".cubin"
+        if content[:4] == b"\x7fELF"
+        else ".fatbin"
+        if content[:4] == b"\x50\xed\x55\xba"
+        else ".ptx"
+    )
 
 
-def _facts(info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, Any]]], device: torch.device) -> dict[str, Any]:
+def _facts(
+    info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, Any]]], device: torch.device
+) -> dict[str, Any]:
     """Of one function, for the manifest."""
     implementations = []
     for form, code in zip(forms, codes):
@@ -219,7 +307,11 @@ def _facts(info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, A
         if device.type == "cuda":
             for key in ("grid", "block", "cluster"):
                 rule[key] = [item["text"] for item in launch[key]]
-            rule |= {"shared": launch["shared"]["text"], "cooperative": launch["cooperative"], "programmatic": launch["programmatic"]}
+            rule |= {
+                "shared": launch["shared"]["text"],
+                "cooperative": launch["cooperative"],
+                "programmatic": launch["programmatic"],
+            }
         implementations.append(
             {
                 "name": form.implementation["name"],
@@ -231,4 +323,9 @@ def _facts(info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, A
                 "images": [{**item, "file": item["file"].rsplit("/", 1)[-1]} for item in code],
             }
         )
-    return {"op": info["name"], "schema": info["schema"], "device": device.type, "implementations": implementations}
+    return {
+        "op": info["name"],
+        "schema": info["schema"],
+        "device": device.type,
+        "implementations": implementations,
+    }

@@ -1,9 +1,11 @@
-"""A digest of Python objects, functions above all: of everything that decides what a call computes, found without calling anything.
+"""A digest of Python objects, functions above all: of everything that decides what a call computes,
+found without calling anything.
 
-A function counts by its byte code, defaults, captured values, and the globals, attributes of modules and imports that its code names, all of
-them digested in turn; an object by its class and its state; a tensor by its bytes; an installed library by its version. What cannot be told with
-certainty (a lock, a file, a CUDA tensor, eval) raises Unknown: who asked keeps nothing then. Equal digests mean equal behaviour, in
-another process too; unequal ones may mean nothing.
+A function counts by its byte code, defaults, captured values, and the globals, attributes of
+modules and imports that its code names, all of them digested in turn; an object by its class and
+its state; a tensor by its bytes; an installed library by its version. What cannot be told with
+certainty (a lock, a file, a CUDA tensor, eval) raises Unknown: who asked keeps nothing then. Equal
+digests mean equal behaviour, in another process too; unequal ones may mean nothing.
 """
 
 from __future__ import annotations
@@ -32,19 +34,77 @@ from .libraries import library_of
 
 MOST_BYTES = 4 << 20  # of one tensor or array; reading more would be felt
 
-_PLAIN = (type(None), bool, int, float, complex, str, type(...), type(NotImplemented), range, slice, torch.dtype, torch.device,
-          torch.layout, torch.memory_format)  # fmt: skip
-_NEVER = (threading.local, contextvars.ContextVar, weakref.ref, weakref.WeakKeyDictionary, weakref.WeakValueDictionary,
-          types.GeneratorType, types.CoroutineType, types.FrameType)  # fmt: skip
-_DESCRIPTORS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType, types.MemberDescriptorType,
-                types.ClassMethodDescriptorType)  # fmt: skip
+_PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    type(...),
+    type(NotImplemented),
+    range,
+    slice,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    torch.memory_format,
+)
+_NEVER = (
+    threading.local,
+    contextvars.ContextVar,
+    weakref.ref,
+    weakref.WeakKeyDictionary,
+    weakref.WeakValueDictionary,
+    types.GeneratorType,
+    types.CoroutineType,
+    types.FrameType,
+)
+_DESCRIPTORS = (
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.GetSetDescriptorType,
+    types.MemberDescriptorType,
+    types.ClassMethodDescriptorType,
+)
 _SCALARS = (int, float, complex, str, bytes)  # that a user's class may derive from
 _BY_NAME = (*_DESCRIPTORS, types.FunctionType, types.BuiltinFunctionType, type)
-_REFUSED = {"eval", "exec", "globals", "__import__", "compile"}  # what they reach is not to be seen in the byte code
-_COMPUTED = {"getattr", "vars", "attrgetter", "methodcaller", "__dict__", "__getattribute__"}  # may reach any attribute
-_OF_CLASSES = {"__dict__", "__weakref__", "__doc__", "__module__", "__qualname__", "__annotations__", "__abstractmethods__", "_abc_impl",
-               "__dataclass_fields__", "__dataclass_params__", "__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__",
-               "__annotations_cache__", "__parameters__", "__orig_bases__", "__match_args__", "__slotnames__"}  # fmt: skip
+_REFUSED = {
+    "eval",
+    "exec",
+    "globals",
+    "__import__",
+    "compile",
+}  # what they reach is not to be seen in the byte code
+_COMPUTED = {
+    "getattr",
+    "vars",
+    "attrgetter",
+    "methodcaller",
+    "__dict__",
+    "__getattribute__",
+}  # may reach any attribute
+_OF_CLASSES = {
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__qualname__",
+    "__annotations__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__dataclass_fields__",
+    "__dataclass_params__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__annotate__",
+    "__annotate_func__",
+    "__annotations_cache__",
+    "__parameters__",
+    "__orig_bases__",
+    "__match_args__",
+    "__slotnames__",
+}
 
 
 class Unknown(Exception):
@@ -52,7 +112,9 @@ class Unknown(Exception):
 
 
 def digest(value: Any, op_parts: Callable[[str], Any]) -> str:
-    """SHA-256. op_parts(name): what an operator that is called stands for, itself to be digested; it may raise Unknown."""
+    """SHA-256. op_parts(name): what an operator that is called stands for, itself to be digested;
+    it may raise Unknown.
+    """
     walk = _Walk(op_parts)
     try:
         walk.visit(value)
@@ -62,7 +124,9 @@ def digest(value: Any, op_parts: Callable[[str], Any]) -> str:
     except RecursionError:
         raise Unknown("objects that are nested too deeply") from None
     except Exception as error:  # of a user's object that is looked at
-        raise Unknown(f"an object that cannot be looked at ({type(error).__name__}: {error})") from error
+        raise Unknown(
+            f"an object that cannot be looked at ({type(error).__name__}: {error})"
+        ) from error
     return walk.hash.hexdigest()
 
 
@@ -75,7 +139,9 @@ class _Walk:
         self.ops: set[str] = set()
         self.modules: dict[int, types.ModuleType] = {}
         self.op_names: dict[int, set[str] | None] = {}
-        self.names: set[str] = set()  # that any function reached could look up in any module reached
+        self.names: set[str] = (
+            set()
+        )  # that any function reached could look up in any module reached
         self.looked_up: set[tuple[int, str]] = set()
         self.computes_names = False
 
@@ -103,14 +169,19 @@ class _Walk:
                 return method(self, value)
         return self.instance(value)
 
-    # ---- functions -----------------------------------------------------------------------------------------------------
+    # ---- functions -------------------------------------------------------------------------------
 
     def function(self, value: types.FunctionType) -> None:
         module = value.__globals__.get("__name__")
         installed = library_of(module)
         self.put("function")
         if installed is not None:
-            self.put(installed, module, value.__code__.co_name, getattr(value.__code__, "co_qualname", ""))
+            self.put(
+                installed,
+                module,
+                value.__code__.co_name,
+                getattr(value.__code__, "co_qualname", ""),
+            )
             if _found_by_name(module, value.__qualname__) is value:
                 return
         else:
@@ -153,7 +224,10 @@ class _Walk:
         if found[0] is None:
             top = absolute.partition(".")[0]
             if top not in sys.stdlib_module_names:
-                raise Unknown(f"`{function.__qualname__}`, which imports {absolute} when it is called; import it at the top of its file")
+                raise Unknown(
+                    f"`{function.__qualname__}`, which imports {absolute} when it is called; "
+                    "import it at the top of its file"
+                )
             return self.put(sys.version)
         for module in found:
             self.visit(module)
@@ -211,7 +285,7 @@ class _Walk:
             self.ops.add(name)
             self.visit(self.op_parts(name))
 
-    # ---- modules -------------------------------------------------------------------------------------------------------
+    # ---- modules ---------------------------------------------------------------------------------
 
     def module(self, value: types.ModuleType) -> None:
         """By name here; what the functions look up in it, follow_modules() finds."""
@@ -220,7 +294,9 @@ class _Walk:
         self.modules[id(value)] = value
 
     def follow_modules(self) -> None:
-        """Every name that a function uses, looked up in every module that one can reach: more than is looked up when it runs, and never less."""
+        """Every name that a function uses, looked up in every module that one can reach: more than
+        is looked up when it runs, and never less.
+        """
         before = -1
         while before != len(self.looked_up):
             before = len(self.looked_up)
@@ -236,7 +312,10 @@ class _Walk:
         known = self.op_names[id(module)]
         if known is not None:
             if self.computes_names:
-                raise Unknown("a function that may pick an operator by a computed name (getattr beside torch.ops)")
+                raise Unknown(
+                    "a function that may pick an operator by a computed name (getattr beside "
+                    "torch.ops)"
+                )
             return sorted(self.names & known)
         found = self.names & vars(module).keys()
         if self.computes_names and library_of(module) is None:
@@ -245,13 +324,15 @@ class _Walk:
 
     def attribute(self, module: types.ModuleType, name: str) -> None:
         value = getattr(module, name)
-        if library_of(module) is not None and not isinstance(value, (*_BY_NAME, *_PLAIN, types.ModuleType, types.MethodType)):
+        if library_of(module) is not None and not isinstance(
+            value, (*_BY_NAME, *_PLAIN, types.ModuleType, types.MethodType)
+        ):
             if library.op_name(value) is None and library_of(type(value).__module__) is not None:
                 return  # the library's own state
         self.put("attribute", module.__name__, name)
         self.visit(value)
 
-    # ---- objects -------------------------------------------------------------------------------------------------------
+    # ---- objects ---------------------------------------------------------------------------------
 
     def klass(self, value: type) -> None:
         self.put("class", value.__module__, value.__qualname__)
@@ -306,9 +387,20 @@ class _Walk:
         self.put("logger", value.name)
 
     def tensor(self, value: torch.Tensor) -> None:
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout != torch.strided or value.device.type not in ("cpu", "meta"):
+        if (
+            type(value) not in (torch.Tensor, torch.nn.Parameter)
+            or value.layout != torch.strided
+            or value.device.type not in ("cpu", "meta")
+        ):
             raise Unknown(f"a captured tensor of type {type(value).__name__} on {value.device}")
-        self.put("tensor", value.dtype, tuple(value.shape), value.stride(), value.storage_offset(), value.device.type)
+        self.put(
+            "tensor",
+            value.dtype,
+            tuple(value.shape),
+            value.stride(),
+            value.storage_offset(),
+            value.device.type,
+        )
         self.put(value.requires_grad, value.is_conj(), value.is_neg())
         if value.device.type == "cpu":
             storage = value.untyped_storage()
@@ -316,7 +408,9 @@ class _Walk:
 
     def content(self, address: int, size: int) -> None:
         if size > MOST_BYTES:
-            raise Unknown(f"a captured tensor or array of {size} bytes (up to {MOST_BYTES} are looked at)")
+            raise Unknown(
+                f"a captured tensor or array of {size} bytes (up to {MOST_BYTES} are looked at)"
+            )
         self.put(ctypes.string_at(address, size) if size else b"")
 
     def instance(self, value: Any) -> None:
@@ -339,7 +433,10 @@ class _Walk:
         if value.dtype.hasobject:
             raise Unknown("a NumPy array of Python objects")
         if value.nbytes > MOST_BYTES:
-            raise Unknown(f"a captured tensor or array of {value.nbytes} bytes (up to {MOST_BYTES} are looked at)")
+            raise Unknown(
+                f"a captured tensor or array of {value.nbytes} bytes (up to {MOST_BYTES} are "
+                "looked at)"
+            )
         self.put("array", value.dtype.str, value.shape, value.tobytes())
 
     def state(self, value: Any) -> None:
@@ -349,7 +446,11 @@ class _Walk:
             slots = vars(kind).get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:
                 if name not in ("__dict__", "__weakref__"):
-                    private = f"_{kind.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
+                    private = (
+                        f"_{kind.__name__.lstrip('_')}{name}"
+                        if name.startswith("__") and not name.endswith("__")
+                        else name
+                    )
                     self.put("slot", name)
                     self.visit(getattr(value, private, None))
 
@@ -357,7 +458,11 @@ class _Walk:
         """An object of a class in C: by what pickle would write."""
         kind = type(value)
         try:
-            parts = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(4)
+            parts = (
+                copyreg.dispatch_table[kind](value)
+                if kind in copyreg.dispatch_table
+                else value.__reduce_ex__(4)
+            )
         except Exception:
             raise Unknown(f"an object of type {kind.__module__}.{kind.__qualname__}") from None
         if isinstance(parts, str):
@@ -375,7 +480,9 @@ def _found_by_name(module: str | None, qualname: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _has_hidden_state(kind: type) -> bool:
-    """Whether objects are larger than what __dict__, weak references and slots take: a class in C keeps something else in them."""
+    """Whether objects are larger than what __dict__, weak references and slots take: a class in C
+    keeps something else in them.
+    """
     while kind is not object:
         members = vars(kind)
         slots = members.get("__slots__", ())

@@ -1,7 +1,9 @@
-"""The functions of the expression language over numbers and tensors, by the names that runtime/expr prints: what evaluation in C++ computes.
+"""The functions of the expression language over numbers and tensors, by the names that runtime/expr
+prints: what evaluation in C++ computes.
 
-Errors are LaunchError, as there. A symbolic size stays symbolic where PyTorch can keep it so, and is not checked for overflow: no size is that
-large. `lowering/symbolic.py` answers for sizes that only the launch knows.
+Errors are LaunchError, as there. A symbolic size stays symbolic where PyTorch can keep it so, and
+is not checked for overflow: no size is that large. `lowering/symbolic.py` answers for sizes that
+only the launch knows.
 """
 
 from __future__ import annotations
@@ -15,10 +17,16 @@ from types import CodeType
 from typing import Any
 
 import torch
+
 from opaq import _runtime
 
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
-_RANGES = {"int32": (-(1 << 31), (1 << 31) - 1), "uint32": (0, (1 << 32) - 1), "int64": (INT_MIN, INT_MAX), "uint64": (0, INT_MAX)}
+_RANGES = {
+    "int32": (-(1 << 31), (1 << 31) - 1),
+    "uint32": (0, (1 << 32) - 1),
+    "int64": (INT_MIN, INT_MAX),
+    "uint64": (0, INT_MAX),
+}
 _LARGEST_ALIGNMENT = 4096
 
 
@@ -31,7 +39,7 @@ class Functions:
 
     torch = torch  # of dtypes
 
-    # ---- arithmetic: two ints or two floats ----------------------------------------------------------------------------
+    # ---- arithmetic: two ints or two floats ------------------------------------------------------
 
     def Neg(self, a: Any) -> Any:
         return _int64(-a, f"-({a})")
@@ -54,7 +62,10 @@ class Functions:
     def ExactDiv(self, a: Any, b: Any) -> Any:
         text = f"{a} / {b}"
         if a % _divisor(text, b) != 0:
-            _fail(f"{text} is no whole number, and an int is needed here; write // to round down, or ceil_div(a, b) to round up")
+            _fail(
+                f"{text} is no whole number, and an int is needed here; write // to round down, "
+                "or ceil_div(a, b) to round up"
+            )
         return _int64(a // b, text)
 
     def FloorDiv(self, a: Any, b: Any) -> Any:
@@ -72,12 +83,24 @@ class Functions:
 
     def Min(self, a: Any, b: Any) -> Any:
         """The first of two that are equal, and where one is NaN."""
-        return torch.sym_min(a, b) if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt) else b if b < a else a
+        return (
+            torch.sym_min(a, b)
+            if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt)
+            else b
+            if b < a
+            else a
+        )
 
     def Max(self, a: Any, b: Any) -> Any:
-        return torch.sym_max(a, b) if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt) else b if a < b else a
+        return (
+            torch.sym_max(a, b)
+            if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt)
+            else b
+            if a < b
+            else a
+        )
 
-    # ---- conversions ---------------------------------------------------------------------------------------------------
+    # ---- conversions -----------------------------------------------------------------------------
 
     def ToFloat(self, a: Any) -> float:
         return float(a)
@@ -102,12 +125,14 @@ class Functions:
             _fail(f"{value} does not fit {to}")
         return value
 
-    # ---- truth ---------------------------------------------------------------------------------------------------------
+    # ---- truth -----------------------------------------------------------------------------------
 
     Lt, Le, Gt, Ge = (staticmethod(f) for f in (operator.lt, operator.le, operator.gt, operator.ge))
 
     def Eq(self, a: Any, b: Any) -> Any:
-        return tuple(a) == tuple(b) if isinstance(a, (list, tuple)) else a == b  # a torch.Size equals no list
+        return (
+            tuple(a) == tuple(b) if isinstance(a, (list, tuple)) else a == b
+        )  # a torch.Size equals no list
 
     def Ne(self, a: Any, b: Any) -> Any:
         return tuple(a) != tuple(b) if isinstance(a, (list, tuple)) else a != b
@@ -124,7 +149,7 @@ class Functions:
     def Where(self, condition: Any, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         return yes() if condition else no()
 
-    # ---- arguments -----------------------------------------------------------------------------------------------------
+    # ---- arguments -------------------------------------------------------------------------------
 
     def Defined(self, argument: Any) -> bool:
         return argument is not None
@@ -132,7 +157,10 @@ class Functions:
     def Value(self, argument: Any) -> Any:
         """Of an optional argument."""
         if argument is None:
-            _fail("an optional argument is None, and a value is needed; guard it: <value> if defined(<argument>) else <other>")
+            _fail(
+                "an optional argument is None, and a value is needed; guard it: <value> if "
+                "defined(<argument>) else <other>"
+            )
         return argument
 
     def Numel(self, x: Any) -> Any:
@@ -171,7 +199,7 @@ class Functions:
             _fail(f"alignment of {alignment} bytes; expected 1 or more")
         return x.data_ptr() % alignment == 0
 
-    # ---- lists of ints -------------------------------------------------------------------------------------------------
+    # ---- lists of ints ---------------------------------------------------------------------------
 
     def Item(self, values: Any, index: Any) -> Any:
         return values[_position(index, len(values), "index")]
@@ -209,5 +237,9 @@ def _divisor(text: str, value: Any) -> Any:
 
 def _position(index: Any, length: int, what: str) -> int:
     if not -length <= index < length:
-        _fail(f"{what} {index} is out of range: expected {-length} to {length - 1}" if length else f"{what} {index} is out of range: there are none")
+        _fail(
+            f"{what} {index} is out of range: expected {-length} to {length - 1}"
+            if length
+            else f"{what} {index} is out of range: there are none"
+        )
     return int(index)

@@ -2,12 +2,13 @@
 
 A wrapper's header, written by `emit`, reads
 
-    from opaq.lowering.generated import Graph as OpaqGraph
-    opaq_graph = OpaqGraph("model__0_inference_0")
-    # mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)
-    rms_norm_0 = opaq_graph.launch("mylib::rms_norm", "<hash>", device="cuda:0", node="op0", implementation="cuda")
+    from opaq.lowering.generated import Graph as OpaqGraph opaq_graph =
+    OpaqGraph("model__0_inference_0") # mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) ->
+    (Tensor y) rms_norm_0 = opaq_graph.launch("mylib::rms_norm", "<hash>", device="cuda:0",
+    node="op0", implementation="cuda")
 
-It may come out of a compile cache in another process: ops are found by name and held to the hash they were compiled with.
+It may come out of a compile cache in another process: ops are found by name and held to the hash
+they were compiled with.
 """
 
 from __future__ import annotations
@@ -24,16 +25,25 @@ __all__ = ["Graph", "check_code"]
 
 
 def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
-    """One launch, (*arguments, *results), by a call of the dispatcher, whose results are copied into these."""
+    """One launch, (*arguments, *results), by a call of the dispatcher, whose results are copied
+    into these.
+    """
     overload = overload_of(op)
     arguments = _runtime.describe(op)["args"]
     args = [value for argument, value in zip(arguments, values) if not argument["keyword_only"]]
-    kwargs = {argument["name"]: value for argument, value in zip(arguments, values) if argument["keyword_only"]}
+    kwargs = {
+        argument["name"]: value
+        for argument, value in zip(arguments, values)
+        if argument["keyword_only"]
+    }
     made = overload(*args, **kwargs)
-    for place, result in zip(values[len(arguments) :], made if isinstance(made, (tuple, list)) else (made,)):
+    for place, result in zip(
+        values[len(arguments) :], made if isinstance(made, (tuple, list)) else (made,)
+    ):
         if place.shape != result.shape or place.dtype != result.dtype:
             raise _runtime.LaunchError(
-                f"{op} changed since this graph was compiled: its result is {result.dtype} {tuple(result.shape)} now, {place.dtype} "
+                f"{op} changed since this graph was compiled: its result is {result.dtype} "
+                f"{tuple(result.shape)} now, {place.dtype} "
                 f"{tuple(place.shape)} then; call torch.compiler.reset() and compile again"
             )
         place.copy_(result)
@@ -47,45 +57,95 @@ class Graph:
         self._run: Any = None  # of the contract check
 
     def launch(
-        self, op: str, hash: str, *, device: str, node: str, implementation: str, reason: str = "", profile: bool = False, chooses: bool = False, check: bool = False,
-        source: str = "", traced: list[int] | None = None, promised: bool = False,
-    ) -> Callable[..., None]:  # fmt: skip
-        """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args, *outputs) on CPU.
+        self,
+        op: str,
+        hash: str,
+        *,
+        device: str,
+        node: str,
+        implementation: str,
+        reason: str = "",
+        profile: bool = False,
+        chooses: bool = False,
+        check: bool = False,
+        source: str = "",
+        traced: list[int] | None = None,
+        promised: bool = False,
+    ) -> Callable[..., None]:
+        """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args,
+        *outputs) on CPU.
 
-        profile: its calls are timed, for the report. chooses: each launch takes the first implementation that fits; otherwise
-        `implementation` serves all, also where the graph's own buffers, in the place of eager's tensors, would fit another. check: they are held against
-        the op's declaration and, by `traced`, against the traced graph; they take `laid_out` too. source: the user's line. promised: `implementation`
-        must serve every launch.
+        profile: its calls are timed, for the report. chooses: each launch takes the first
+        implementation that fits; otherwise `implementation` serves all, also where the graph's own
+        buffers, in the place of eager's tensors, would fit another. check: they are held against
+        the op's declaration and, by `traced`, against the traced graph; they take `laid_out` too.
+        source: the user's line. promised: `implementation` must serve every launch.
         """
         only = "" if chooses or promised or implementation == "reference" else implementation
-        launcher = _runtime.launcher(op, hash, device, node, self.name, profile, only, check, source, implementation if promised else "")
+        launcher = _runtime.launcher(
+            op,
+            hash,
+            device,
+            node,
+            self.name,
+            profile,
+            only,
+            check,
+            source,
+            implementation if promised else "",
+        )
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:
             return launcher
-        return self._checked(op, node, source, traced, chooses or implementation == "reference").launch(launcher, [output["name"] for output in _runtime.describe(op)["outputs"]])
+        return self._checked(
+            op, node, source, traced, chooses or implementation == "reference"
+        ).launch(launcher, [output["name"] for output in _runtime.describe(op)["outputs"]])
 
     def replay(self, number: int, inputs: list[Any]) -> None:
-        """Begins to run the traced graph on the inputs of a call that begins, for the contract check."""
+        """Begins to run the traced graph on the inputs of a call that begins, for the contract
+        check.
+        """
         self._run.start(number, inputs)
 
-    def _checked(self, op: str, node: str, source: str, traced: list[int] | None, draws: bool) -> Any:
+    def _checked(
+        self, op: str, node: str, source: str, traced: list[int] | None, draws: bool
+    ) -> Any:
         from .contract import checked  # only where something is checked
 
         self._run = self._run or checked.Run()
         place = f" (node {node} of {self.name}{', from ' if source else ''}{source})"
-        return checked.Checked(self._run, op, overload_of(op), lambda: place, (traced[0], traced[1]) if traced else None, draws)
+        return checked.Checked(
+            self._run,
+            op,
+            overload_of(op),
+            lambda: place,
+            (traced[0], traced[1]) if traced else None,
+            draws,
+        )
 
     def python_function(
-        self, op: str, *, device: str, node: str, check: bool = False, source: str = "", traced: list[int] | None = None
+        self,
+        op: str,
+        *,
+        device: str,
+        node: str,
+        check: bool = False,
+        source: str = "",
+        traced: list[int] | None = None,
     ) -> Callable[..., Any]:
-        """The function that an op written in Python has now: nothing in the graph depends on its text. Its results are the arguments that its schema
-        says (Tensor(a!) -> Tensor(a!)), and otherwise may not alias its arguments.
+        """The function that an op written in Python has now: nothing in the graph depends on its
+        text. Its results are the arguments that its schema says (Tensor(a!) -> Tensor(a!)), and
+        otherwise may not alias its arguments.
 
-        While another kernel is registered for the op on this device, the dispatcher is called instead. LaunchError: the op is not declared.
+        While another kernel is registered for the op on this device, the dispatcher is called
+        instead. LaunchError: the op is not declared.
         """
         declared = python_functions.get(op)
         if declared is None:
-            raise _runtime.LaunchError(f"{op} has no Python function in this process; {self.name} was compiled with one: declare the op first")
+            raise _runtime.LaunchError(
+                f"{op} has no Python function in this process; {self.name} was compiled with "
+                "one: declare the op first"
+            )
         record.add(record.NodeRecord(self.name, node, op, device, "python", ""))
         function, is_ours = declared.function, _runtime.watcher(op, device)
         serves = declared.devices is None or device.split(":")[0] in declared.devices
@@ -102,7 +162,10 @@ class Graph:
                 written = tuple(given[name] for name in returned)
                 found = results if isinstance(results, tuple) else (results,)
                 if len(found) != len(written) or any(a is not b for a, b in zip(found, written)):
-                    raise _runtime.LaunchError(f"{op} must return the arguments it writes to, {', '.join(returned)}, as {overload._schema} says")
+                    raise _runtime.LaunchError(
+                        f"{op} must return the arguments it writes to, {', '.join(returned)}, "
+                        f"as {overload._schema} says"
+                    )
                 return results
             compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results

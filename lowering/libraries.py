@@ -1,4 +1,6 @@
-"""Which modules are installed libraries, that count by name and version, and which are the user's own code, that counts by content."""
+"""Which modules are installed libraries, that count by name and version, and which are the user's
+own code, that counts by content.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ _PYTHON = f"python {sys.version}"
 
 
 def library_of(module: types.ModuleType | str | None) -> str | None:
-    """What tells an installed library's version, and another's; None for a user's module. Takes a module or its name."""
+    """What tells an installed library's version, and another's; None for a user's module. Takes a
+    module or its name.
+    """
     name = module.__name__ if isinstance(module, types.ModuleType) else module
     if not isinstance(name, str) or name == "__main__":
         return None
@@ -54,23 +58,43 @@ def _standard() -> tuple[str, ...]:
 
 @functools.cache
 def _installed() -> tuple[str, ...]:
-    """Folders of installed packages, the deepest first; the standard library's folder often holds one of them."""
-    folders = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *getattr(site, "getsitepackages", list)()}
+    """Folders of installed packages, the deepest first; the standard library's folder often holds
+    one of them.
+    """
+    folders = {
+        sysconfig.get_path("purelib"),
+        sysconfig.get_path("platlib"),
+        *getattr(site, "getsitepackages", list)(),
+    }
     folders.add(site.getusersitepackages())
-    folders |= {path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")}
-    return tuple(sorted({os.path.realpath(folder) for folder in folders if folder}, key=len, reverse=True))
+    folders |= {
+        path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")
+    }
+    return tuple(
+        sorted({os.path.realpath(folder) for folder in folders if folder}, key=len, reverse=True)
+    )
 
 
 @functools.lru_cache(maxsize=256)
 def _stamp(folder: str, top: str) -> str:
-    """Of an installed package's code: an installation of other code changes the size or the time of some file."""
+    """Of an installed package's code: an installation of other code changes the size or the time of
+    some file.
+    """
     root = pathlib.Path(folder, top)
     hash = hashlib.sha256()
-    files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".so")) if root.is_dir() else [root]
+    files = (
+        sorted(path for path in root.rglob("*") if path.suffix in (".py", ".so"))
+        if root.is_dir()
+        else [root]
+    )
     for path in files:
         try:
             facts = path.stat()
         except OSError:
             continue
-        hash.update(f"{path.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode(errors="surrogatepass"))
+        hash.update(
+            f"{path.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode(
+                errors="surrogatepass"
+            )
+        )
     return f"{top} {hash.hexdigest()}"

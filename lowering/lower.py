@@ -1,4 +1,6 @@
-"""The lowering of every opaque op: arguments in the layouts that eager has, a decision, a node, mutations carried back."""
+"""The lowering of every opaque op: arguments in the layouts that eager has, a decision, a node,
+mutations carried back.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+
 from opaq import _runtime
 
 from . import alignment, options, overload_of, python_functions, record
@@ -21,7 +24,9 @@ from .symbolic import Facts, Names
 
 
 def install(qualname: str) -> None:
-    """Registers the lowering. It reads the op's description at each use, so that a changed op needs no second registration."""
+    """Registers the lowering. It reads the op's description at each use, so that a changed op needs
+    no second registration.
+    """
     overload = overload_of(qualname)
     if qualname in python_functions:
         if not written_names(overload):  # else _placed lays out the arguments
@@ -38,18 +43,29 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     traced, outputs = _traced(info, overload, values)
     inputs = {name: _facts(fake) for name, fake in traced.items()}
     device = _device(inputs.values(), outputs)
-    known = {**values, **inputs, **dict(zip((output["name"] for output in info["outputs"]), outputs))}
+    known = {
+        **values,
+        **inputs,
+        **dict(zip((output["name"] for output in info["outputs"]), outputs)),
+    }
     language, names = inductor.wrapper_language(), Names(inductor.known_true)
     _refuse_check(qualname, language)
     if not language:
-        return _through_dispatcher(info, overload, values, traced, device, "this wrapper is neither in Python nor in C++")
+        return _through_dispatcher(
+            info, overload, values, traced, device, "this wrapper is neither in Python nor in C++"
+        )
     if not _runtime.kernel_is_ours(qualname, device.type):
         _refuse_in_package(qualname, device, _another_kernel(device))
-        return _through_dispatcher(info, overload, values, traced, device, _another_kernel(device).reason)
+        return _through_dispatcher(
+            info, overload, values, traced, device, _another_kernel(device).reason
+        )
     decision = decide(info, device.type, known, names)
     if decision.implementation is None and language == "python" and not options.current().strict:
-        # The call is refused when it is made, by the error that eager gives, which an error of the compiler could not be.
-        return _through_dispatcher(info, overload, values, traced, device, "; ".join(decision.skipped))
+        # The call is refused when it is made, by the error that eager gives, which an error of the
+        # compiler could not be.
+        return _through_dispatcher(
+            info, overload, values, traced, device, "; ".join(decision.skipped)
+        )
     _enforce(info, known, device, decision)
     cpp = None
     if language != "python":
@@ -58,8 +74,21 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         except NoCppForm as error:
             _refuse_in_package(info["name"], device, error)
             return _through_dispatcher(info, overload, values, traced, device, error.reason)
-    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info), decision.contiguous, alignment.arguments(info))
-    results = [inductor.lowering.empty_strided(list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device) for facts in outputs]
+    buffers, carry_back = place(
+        info["name"],
+        values,
+        traced,
+        _nodes(info, overload),
+        _written(info),
+        decision.contiguous,
+        alignment.arguments(info),
+    )
+    results = [
+        inductor.lowering.empty_strided(
+            list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device
+        )
+        for facts in outputs
+    ]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
     if len(results) == 1 and _unpacked(overload):
@@ -68,27 +97,53 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _unpacked(overload: Any) -> bool:
-    """Whether the graph takes item 0 of the node's only result. Inductor's decomposition of auto_functionalized leaves that behind (2.11 to 2.15)
-    when an argument that would be written to is None."""
+    """Whether the graph takes item 0 of the node's only result. Inductor's decomposition of
+    auto_functionalized leaves that behind (2.11 to 2.15) when an argument that would be written to
+    is None."""
     node = V.graph.current_node
-    return node.target is overload and bool(node.users) and all(user.target is operator.getitem for user in node.users)
+    return (
+        node.target is overload
+        and bool(node.users)
+        and all(user.target is operator.getitem for user in node.users)
+    )
 
 
 def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
-    """An op that is a Python function. Where it writes to none of its arguments, Inductor has laid them out (use_layout_tag) before it calls this."""
-    # Inductor takes what a call returns for new memory, and would write into it; results that are written arguments are handed on as those.
-    by_name = {**dict(zip((argument.name for argument in overload._schema.arguments), args)), **kwargs}
+    """An op that is a Python function. Where it writes to none of its arguments, Inductor has laid
+    them out (use_layout_tag) before it calls this.
+    """
+    # Inductor takes what a call returns for new memory, and would write into it; results that are
+    # written arguments are handed on as those.
+    by_name = {
+        **dict(zip((argument.name for argument in overload._schema.arguments), args)),
+        **kwargs,
+    }
     returned = tuple(by_name[name] for name in returned_names(overload))
     args, kwargs, carry_back = _placed(qualname, overload, args, kwargs)
-    tensors = [value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
+    tensors = [
+        value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)
+    ]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
     _refuse_check(qualname, inductor.wrapper_language())
     if inductor.wrapper_language() != "python":
-        _refuse_in_package(qualname, device, NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"))
-        results = _stock(qualname, overload, args, kwargs, device, "a Python function has no C++ form")
+        _refuse_in_package(
+            qualname,
+            device,
+            NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"),
+        )
+        results = _stock(
+            qualname, overload, args, kwargs, device, "a Python function has no C++ form"
+        )
     elif served is not None and device.type not in served:
-        results = _stock(qualname, overload, args, kwargs, device, f"the function is for {', '.join(sorted(served))}")
+        results = _stock(
+            qualname,
+            overload,
+            args,
+            kwargs,
+            device,
+            f"the function is for {', '.join(sorted(served))}",
+        )
     elif not _runtime.kernel_is_ours(qualname, device.type):
         results = _stock(qualname, overload, args, kwargs, device, _another_kernel(device).reason)
     else:
@@ -99,28 +154,40 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     return results
 
 
-def _placed(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any, Callable[[], None]]:
-    """The arguments of an op that writes, as buffers with eager's strides that share memory as in eager; those of another op as they are."""
+def _placed(
+    qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Any, Any, Callable[[], None]]:
+    """The arguments of an op that writes, as buffers with eager's strides that share memory as in
+    eager; those of another op as they are.
+    """
     if not written_names(overload):
         return args, kwargs, lambda: None
     node = V.graph.current_node
     node_args, node_kwargs = (node.args, node.kwargs) if node.target is overload else ((), {})
-    traced_args, traced_kwargs = node.meta.get("eager_input_vals") or inductor.fakes_of((node_args, node_kwargs))
+    traced_args, traced_kwargs = node.meta.get("eager_input_vals") or inductor.fakes_of(
+        (node_args, node_kwargs)
+    )
     values, nodes, traced = (
-        inductor.leaves_by_argument(overload, *given) for given in ((args, kwargs), (node_args, node_kwargs), (traced_args, traced_kwargs))
+        inductor.leaves_by_argument(overload, *given)
+        for given in ((args, kwargs), (node_args, node_kwargs), (traced_args, traced_kwargs))
     )
     eager = {
-        key: traced[key] if isinstance(traced.get(key), torch.Tensor) else inductor.fake_of(ir.ExternKernel.realize_input(value))
+        key: traced[key]
+        if isinstance(traced.get(key), torch.Tensor)
+        else inductor.fake_of(ir.ExternKernel.realize_input(value))
         for key, value in values.items()
         if isinstance(value, ir.TensorBox)
     }
     written = {key for key in eager if key[0] in written_names(overload)}
     buffers, carry_back = place(qualname, values, eager, nodes, written)
-    placed = {key: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for key, buffer in buffers.items()}
+    placed = {
+        key: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)
+        for key, buffer in buffers.items()
+    }
     return *inductor.with_leaves(overload, args, kwargs, placed), carry_back
 
 
-# ---- arguments ---------------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
 
 
 def _bind(info: _runtime.OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,17 +196,26 @@ def _bind(info: _runtime.OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any])
     return {arg["name"]: given.get(arg["name"], arg["default_value"]) for arg in info["args"]}
 
 
-def _traced(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list[Facts]]:
-    """Tensor arguments, as fake tensors, and results as they are in eager: the traced graph records it; Inductor's own buffers may be laid out otherwise."""
+def _traced(
+    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], list[Facts]]:
+    """Tensor arguments, as fake tensors, and results as they are in eager: the traced graph records
+    it; Inductor's own buffers may be laid out otherwise.
+    """
     tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
     target, node_args, node_kwargs, results = inductor.called_by(V.graph.current_node)
     fakes: dict[str, Any] = {}
     if target is overload:
         bound = {**dict(zip(values, node_args)), **node_kwargs}
-        fakes = {name: value.meta.get("val") if isinstance(value, torch.fx.Node) else value for name, value in bound.items()}
+        fakes = {
+            name: value.meta.get("val") if isinstance(value, torch.fx.Node) else value
+            for name, value in bound.items()
+        }
     else:
         results = None
-    for name in tensors:  # a node made by a pass that recorded nothing: what Inductor has now is what there is
+    for name in (
+        tensors
+    ):  # a node made by a pass that recorded nothing: what Inductor has now is what there is
         if not isinstance(fakes.get(name), torch.Tensor):
             values[name].realize()
             fakes[name] = inductor.fake_of(ir.ExternKernel.realize_input(values[name]))
@@ -167,58 +243,101 @@ def _propagate(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) 
     """The op's results on fake tensors."""
     args = [values[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
     with V.fake_mode:
-        return overload(*args, **{arg["name"]: values[arg["name"]] for arg in info["args"] if arg["keyword_only"]})
+        return overload(
+            *args,
+            **{arg["name"]: values[arg["name"]] for arg in info["args"] if arg["keyword_only"]},
+        )
 
 
 def _facts(fake: torch.Tensor) -> Facts:
-    sizes, strides = (tuple(int(e) if e.is_Integer else e for e in inductor.expressions(values)) for values in (fake.shape, fake.stride()))
+    sizes, strides = (
+        tuple(int(e) if e.is_Integer else e for e in inductor.expressions(values))
+        for values in (fake.shape, fake.stride())
+    )
     return Facts(sizes, strides, fake.dtype, fake.device)
 
 
 def _device(inputs: Iterable[Facts], outputs: Sequence[Facts]) -> torch.device:
-    """A CUDA device if any tensor is on one (others are scalars on the host), else that of the first tensor."""
+    """A CUDA device if any tensor is on one (others are scalars on the host), else that of the
+    first tensor.
+    """
     devices = [facts.device for facts in (*inputs, *outputs)]
-    return next((device for device in devices if device.type == "cuda"), devices[0] if devices else torch.device("cpu"))
+    return next(
+        (device for device in devices if device.type == "cuda"),
+        devices[0] if devices else torch.device("cpu"),
+    )
 
 
-# ---- ways to run -------------------------------------------------------------------------------------------------------
+# ---- ways to run ---------------------------------------------------------------------------------
 
 
-def _enforce(info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.device, decision: Decision) -> None:
+def _enforce(
+    info: _runtime.OpInfo, known: Mapping[str, Any], device: torch.device, decision: Decision
+) -> None:
     first = next((i["name"] for i in info["implementations"] if i["device"] == device.type), None)
     strict = options.current().strict
     node = V.graph.current_node.name
     if decision.implementation is None or (strict and decision.implementation != first):
         raise _runtime.LaunchError(explain_misfit(info, node, str(device), known, decision))
     why = decision.reason and f"; {decision.reason}"
-    record.log.debug("%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, why)
+    record.log.debug(
+        "%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, why
+    )
 
 
 def _another_kernel(device: torch.device) -> NoCppForm:
-    return NoCppForm(f"another kernel is registered for it on {device.type}", "package it in a process that does not register that kernel")
+    return NoCppForm(
+        f"another kernel is registered for it on {device.type}",
+        "package it in a process that does not register that kernel",
+    )
 
 
 def _refuse_check(qualname: str, language: str) -> None:
     if options.current().check and language != "python":
         raise _runtime.DeclarationError(
-            f"{qualname} (node {V.graph.current_node.name}): the contract check looks at launches of Inductor's Python wrapper, and this graph is compiled "
-            f"to another form; leave cpp_wrapper and packaging out, or the option check (OPAQ_CHECK)"
+            f"{qualname} (node {V.graph.current_node.name}): the contract check looks at "
+            "launches of Inductor's Python wrapper, and this graph is compiled "
+            "to another form; leave cpp_wrapper and packaging out, or the option check "
+            "(OPAQ_CHECK)"
         )
 
 
 def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) -> None:
-    """A package is loaded where nobody has declared the op, so there is no dispatcher to go through."""
+    """A package is loaded where nobody has declared the op, so there is no dispatcher to go
+    through.
+    """
     if inductor.wrapper_language() == "package":
         node = V.graph.current_node.name
-        raise _runtime.LaunchError(f"{qualname} (node {node}, {device}) cannot go into a package: {error.reason}; {error.remedy}")
+        raise _runtime.LaunchError(
+            f"{qualname} (node {node}, {device}) cannot go into a package: {error.reason}; "
+            f"{error.remedy}"
+        )
 
 
 def _through_dispatcher(
-    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any], traced: Mapping[str, torch.Tensor], device: torch.device, why: str
+    info: _runtime.OpInfo,
+    overload: Any,
+    values: Mapping[str, Any],
+    traced: Mapping[str, torch.Tensor],
+    device: torch.device,
+    why: str,
 ) -> Any:
     """Inductor's stock call, with eager's exact strides."""
-    buffers, carry_back = place(info["name"], values, traced, _nodes(info, overload), _written(info), aligned=alignment.arguments(info))
-    placed = {**values, **{name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer) for name, buffer in buffers.items()}}
+    buffers, carry_back = place(
+        info["name"],
+        values,
+        traced,
+        _nodes(info, overload),
+        _written(info),
+        aligned=alignment.arguments(info),
+    )
+    placed = {
+        **values,
+        **{
+            name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)
+            for name, buffer in buffers.items()
+        },
+    }
     args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
     kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}
     results = _stock(info["name"], overload, args, kwargs, device, why)
@@ -226,9 +345,18 @@ def _through_dispatcher(
     return results
 
 
-def _stock(qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any], device: torch.device, why: str) -> Any:
+def _stock(
+    qualname: str,
+    overload: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    device: torch.device,
+    why: str,
+) -> Any:
     node, reason = V.graph.current_node.name, f"{why}: Inductor's stock call"
     if inductor.wrapper_language() == "cpp":
         return dispatcher_kernel(qualname, reason).call(overload, args, kwargs)
-    record.add(record.NodeRecord(inductor.graph_label(), node, qualname, str(device), "dispatcher", reason))
+    record.add(
+        record.NodeRecord(inductor.graph_label(), node, qualname, str(device), "dispatcher", reason)
+    )
     return inductor.stock_fallback(overload, args, kwargs)

@@ -1,4 +1,6 @@
-"""Inductor nodes of opaque ops: a launch into buffers that Inductor allocates, plans and frees, and a call of a Python function."""
+"""Inductor nodes of opaque ops: a launch into buffers that Inductor allocates, plans and frees, and
+a call of a Python function.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class CppForm:
-    """What a node prints into a C++ wrapper: the ways to launch it, and what is known of its arguments and results."""
+    """What a node prints into a C++ wrapper: the ways to launch it, and what is known of its
+    arguments and results.
+    """
 
     forms: list[Form]
     known: Mapping[str, Any]
 
 
 class _InOrder:
-    """A node that waits for the one before it that has ordered effects, if it has such effects itself."""
+    """A node that waits for the one before it that has ordered effects, if it has such effects
+    itself.
+    """
 
     effect_before: Any = None
 
@@ -41,13 +47,20 @@ class _InOrder:
 
 
 class OpaqueKernel(_InOrder, ir.ExternKernel):
-    """One launch. It has no buffer of its own: it writes to its results and to the arguments that its schema marks.
+    """One launch. It has no buffer of its own: it writes to its results and to the arguments that
+    its schema marks.
 
     `inputs`: tensor arguments in schema order, then results.
     """
 
     def __init__(
-        self, info: OpInfo, values: Mapping[str, Any], results: Sequence[Any], device: torch.device, decision: Decision, cpp: CppForm | None = None
+        self,
+        info: OpInfo,
+        values: Mapping[str, Any],
+        results: Sequence[Any],
+        device: torch.device,
+        decision: Decision,
+        cpp: CppForm | None = None,
     ) -> None:
         tensors = [name for name, value in values.items() if isinstance(value, ir.IRNode)]
         buffers = self.unwrap_storage([*(values[name] for name in tensors), *results])
@@ -56,13 +69,23 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
         self.traced = facts_of(V.graph.current_node)
         self.names = [*tensors, *(output["name"] for output in info["outputs"])]
-        self.arguments = [tensors.index(name) if name in tensors else _Scalar(value) for name, value in values.items()]
+        self.arguments = [
+            tensors.index(name) if name in tensors else _Scalar(value)
+            for name, value in values.items()
+        ]
         self.result_count = len(results)
         obey_partition_rule(self, info["name"])
         self.effect_before = effect_before()
-        mutated = [buffers[tensors.index(arg["name"])] for arg in info["args"] if arg["mutated"] and arg["name"] in tensors]
+        mutated = [
+            buffers[tensors.index(arg["name"])]
+            for arg in info["args"]
+            if arg["mutated"] and arg["name"] in tensors
+        ]
         written = {buffer.get_name(): buffer for buffer in (*mutated, *buffers[len(tensors) :])}
-        self.mutation_outputs = [ir.MutationOutput(ir.NoneLayout(device=device), buffer, self) for buffer in written.values()]
+        self.mutation_outputs = [
+            ir.MutationOutput(ir.NoneLayout(device=device), buffer, self)
+            for buffer in written.values()
+        ]
         self.name = None if self.mutation_outputs else V.graph.register_buffer(self)
         V.graph.register_operation(self)
 
@@ -70,7 +93,9 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         return list(self.mutation_outputs) or [self]
 
     def get_name(self) -> str:
-        """A buffer by which others can wait for the launch: Inductor chains the nodes of ops with ordered effects so."""
+        """A buffer by which others can wait for the launch: Inductor chains the nodes of ops with
+        ordered effects so.
+        """
         return self.get_outputs()[0].name
 
     def get_device(self) -> torch.device:
@@ -92,14 +117,29 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             self.codegen_comment(wrapper, self.info["name"])
             named = dict(zip(self.names, references))
             node, reason = self.get_operation_name(), self.decision.reason
-            emit_cpp.launch(wrapper, self.info, self.cpp.forms, node, self.device, reason, self.cpp.known, named)
+            emit_cpp.launch(
+                wrapper, self.info, self.cpp.forms, node, self.device, reason, self.cpp.known, named
+            )
             return
         split = len(references) - self.result_count
-        args = [emit.scalar(item.value) if isinstance(item, _Scalar) else references[item] for item in self.arguments]
-        kernel = emit.launch_object(wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.traced)
+        args = [
+            emit.scalar(item.value) if isinstance(item, _Scalar) else references[item]
+            for item in self.arguments
+        ]
+        kernel = emit.launch_object(
+            wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.traced
+        )
         self.codegen_comment(wrapper, kernel)
-        tensors = [None if isinstance(item, _Scalar) else self.inputs[item] for item in self.arguments]
-        emit.launch(wrapper, kernel, [*args, *references[split:]], self.device, [*tensors, *self.inputs[split:]])
+        tensors = [
+            None if isinstance(item, _Scalar) else self.inputs[item] for item in self.arguments
+        ]
+        emit.launch(
+            wrapper,
+            kernel,
+            [*args, *references[split:]],
+            self.device,
+            [*tensors, *self.inputs[split:]],
+        )
 
 
 class _Scalar:
@@ -117,7 +157,9 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 class _ReturningKernel(_InOrder, ir.FallbackKernel):
-    """A call that returns its results; their layouts, and mutation, are Inductor's business, as for any op."""
+    """A call that returns its results; their layouts, and mutation, are Inductor's business, as for
+    any op.
+    """
 
     @classmethod
     def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -126,7 +168,10 @@ class _ReturningKernel(_InOrder, ir.FallbackKernel):
         for node in V.graph.operations[known:]:
             if isinstance(node, cls):
                 node.effect_before = before
-        return tree_map(lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value, results)
+        return tree_map(
+            lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value,
+            results,
+        )
 
 
 class PythonFunctionKernel(_ReturningKernel):
@@ -137,12 +182,15 @@ class PythonFunctionKernel(_ReturningKernel):
         self.traced = facts_of(V.graph.current_node)
 
     def codegen(self, wrapper: Any) -> None:
-        self.python_kernel_name = emit.python_object(wrapper, self.op_overload, self.get_operation_name(), self.get_device(), self.traced)
+        self.python_kernel_name = emit.python_object(
+            wrapper, self.op_overload, self.get_operation_name(), self.get_device(), self.traced
+        )
         super().codegen(wrapper)
 
 
 def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
-    """The class of a call through the dispatcher in a C++ wrapper: Inductor's stock call, counted."""
+    """The class of a call through the dispatcher in a C++ wrapper: Inductor's stock call,
+    counted."""
 
     class DispatcherKernel(_ReturningKernel):
         def codegen(self, wrapper: Any) -> None:

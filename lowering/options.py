@@ -14,11 +14,12 @@ from opaq import _runtime
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """strict: a node that the op's first implementation for its device cannot serve is an error, not a decision in the log.
-    archs: what to compile CUDA source for in a C++ wrapper or a package ("sm_90a", "compute_90" for PTX); empty: the device at hand.
-    ptx: PTX too, of the lowest arch, so that newer devices can run the package.
-    profile: the Python wrapper's launches are timed.
-    check: "contract": each launch is held against its op's declaration and the traced graph; "" for none. OPAQ_CHECK gives the default.
+    """strict: a node that the op's first implementation for its device cannot serve is an error,
+    not a decision in the log. archs: what to compile CUDA source for in a C++ wrapper or a package
+    ("sm_90a", "compute_90" for PTX); empty: the device at hand. ptx: PTX too, of the lowest arch,
+    so that newer devices can run the package. profile: the Python wrapper's launches are timed.
+    check: "contract": each launch is held against its op's declaration and the traced graph; "" for
+    none. OPAQ_CHECK gives the default.
     """
 
     strict: bool = False
@@ -28,7 +29,9 @@ class Options:
     check: str = ""
 
 
-_current: contextvars.ContextVar[Options] = contextvars.ContextVar("opaq_lowering_options", default=Options(check=_runtime.settings()["check"]))
+_current: contextvars.ContextVar[Options] = contextvars.ContextVar(
+    "opaq_lowering_options", default=Options(check=_runtime.settings()["check"])
+)
 
 
 def current() -> Options:
@@ -37,13 +40,17 @@ def current() -> Options:
 
 @contextlib.contextmanager
 def use(**changes: Any) -> Iterator[Options]:
-    """Makes the changed options current inside the block. TypeError: an option that does not exist, or a value of another type."""
+    """Makes the changed options current inside the block. TypeError: an option that does not exist,
+    or a value of another type.
+    """
     known = {field.name: type(field.default) for field in dataclasses.fields(Options)}
     for name, value in changes.items():
         if name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean `{nearest[0]}`?" if nearest else ""
-            raise TypeError(f"lowering option `{name}` does not exist{hint} (options: {', '.join(known)})")
+            raise TypeError(
+                f"lowering option `{name}` does not exist{hint} (options: {', '.join(known)})"
+            )
         if known[name] is tuple and isinstance(value, list):
             value = changes[name] = tuple(value)
         if type(value) is not known[name]:

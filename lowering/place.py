@@ -1,7 +1,10 @@
-"""Makes buffers of a node's tensor arguments: laid out as its kernel takes them, and sharing memory where they did in eager, and only there.
+"""Makes buffers of a node's tensor arguments: laid out as its kernel takes them, and sharing memory
+where they did in eager, and only there.
 
-The traced graph records each argument as eager has it, as a fake tensor (`eager`): strides, and whose memory it is. Inductor's buffers may differ in both:
-it lays out intermediates as it likes, a lowering may hand on a value where eager makes a copy, and an argument in another layout takes a copy.
+The traced graph records each argument as eager has it, as a fake tensor (`eager`): strides, and
+whose memory it is. Inductor's buffers may differ in both: it lays out intermediates as it likes, a
+lowering may hand on a value where eager makes a copy, and an argument in another layout takes a
+copy.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Any
 
 import sympy
 import torch
+
 from opaq import _runtime
 
 from . import alignment
@@ -28,28 +32,44 @@ def place(
     contiguous: Container[Any] = (),
     aligned: Container[Any] = (),
 ) -> tuple[dict[Any, Any], Callable[[], None]]:
-    """Buffers by argument, of those in `eager`; row-major for those in `contiguous`, with eager's strides for all others; those in `aligned` at
-    addresses as well aligned as eager's.
+    """Buffers by argument, of those in `eager`; row-major for those in `contiguous`, with eager's
+    strides for all others; those in `aligned` at addresses as well aligned as eager's.
 
-    Keys are names of arguments, or what else tells them apart. `nodes`: the graph's nodes, where known; `written`: the arguments that `op` writes to.
-    Where it takes a copy of one of these, the second result, to be called after the launch, copies back.
-    LaunchError: two written arguments of different tensors lie in the same memory.
+    Keys are names of arguments, or what else tells them apart. `nodes`: the graph's nodes, where
+    known; `written`: the arguments that `op` writes to. Where it takes a copy of one of these, the
+    second result, to be called after the launch, copies back. LaunchError: two written arguments of
+    different tensors lie in the same memory.
     """
     written = [name for name in eager if name in written]
     for name in written:
         inductor.lay_out_as_traced(values[name], nodes.get(name))
-    buffers = {name: _lay_out(values[name], fake, name in contiguous, name in aligned) for name, fake in eager.items()}
-    _copy_together(op, eager, written, [name for name in eager if name in contiguous and not inductor.has_row_major(eager[name])], buffers)
+    buffers = {
+        name: _lay_out(values[name], fake, name in contiguous, name in aligned)
+        for name, fake in eager.items()
+    }
+    _copy_together(
+        op,
+        eager,
+        written,
+        [name for name in eager if name in contiguous and not inductor.has_row_major(eager[name])],
+        buffers,
+    )
     for name in written:
         keep_old_values(values[name], nodes.get(name))
         for other in eager:
-            if other == name or not _same_memory(buffers[other], buffers[name]) or inductor.shares_storage(eager[other], eager[name]):
+            if (
+                other == name
+                or not _same_memory(buffers[other], buffers[name])
+                or inductor.shares_storage(eager[other], eager[name])
+            ):
                 continue
             if may_overlap(_extent(buffers[other]), _extent(buffers[name])):
                 if other in written:
                     raise _runtime.LaunchError(
-                        f"{op}: it writes to `{name}` and `{other}`, which are different tensors in eager but share memory in the graph that "
-                        f"Inductor made; a pass of Inductor has merged them. Call the op outside torch.compile, and report this as a bug of opaq"
+                        f"{op}: it writes to `{name}` and `{other}`, which are different "
+                        "tensors in eager but share memory in the graph that "
+                        "Inductor made; a pass of Inductor has merged them. Call the op "
+                        "outside torch.compile, and report this as a bug of opaq"
                     )
                 buffers[other] = _exact(ir.ExternKernel.copy_input(buffers[other]), eager[other])
     for name in written:
@@ -66,9 +86,11 @@ def place(
 
 
 def keep_old_values(value: Any, node: Any) -> None:
-    """Before a write to `value`, the graph's `node`: copies what later nodes read in the same memory without being a view of `node`.
+    """Before a write to `value`, the graph's `node`: copies what later nodes read in the same
+    memory without being a view of `node`.
 
-    Such values are there where the lowering of an operation that copies in eager hands on its input."""
+    Such values are there where the lowering of an operation that copies in eager hands on its
+    input."""
     memory = _storage(value)
     if memory is None or node is None:
         return
@@ -81,62 +103,108 @@ def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -
     value.realize()
     if aligned:
         value = alignment.restored(value, eager)
-    if contiguous and not inductor.has_row_major(eager):  # a dimension of size 1 may have any stride
+    if contiguous and not inductor.has_row_major(
+        eager
+    ):  # a dimension of size 1 may have any stride
         strides = ir.FlexibleLayout.contiguous_strides(value.get_size())
     else:
         strides = inductor.expressions(eager.stride())
-    placed = value if inductor.has_strides(value, strides) else ir.ExternKernel.require_exact_strides(value, strides)
+    placed = (
+        value
+        if inductor.has_strides(value, strides)
+        else ir.ExternKernel.require_exact_strides(value, strides)
+    )
     return ir.ExternKernel.realize_input(placed)
 
 
-def _copy_together(op: str, eager: Mapping[Any, torch.Tensor], written: Collection[Any], copied: list[Any], buffers: dict[Any, Any]) -> None:
-    """Row-major copies as the runtime makes them (runtime/select/copies.cpp): one for each view, and none of what is written where another argument
-    overlaps it."""
+def _copy_together(
+    op: str,
+    eager: Mapping[Any, torch.Tensor],
+    written: Collection[Any],
+    copied: list[Any],
+    buffers: dict[Any, Any],
+) -> None:
+    """Row-major copies as the runtime makes them (runtime/select/copies.cpp): one for each view,
+    and none of what is written where another argument overlaps it."""
     for index, name in enumerate(copied):
-        same = next((other for other in copied[:index] if _same_view(eager[other], eager[name])), name)
+        same = next(
+            (other for other in copied[:index] if _same_view(eager[other], eager[name])), name
+        )
         buffers[name] = buffers[same]
     for name in (name for name in copied if name in written):
         for other in eager:
             together = other in copied and _same_view(eager[other], eager[name])
-            shares = other != name and not together and inductor.shares_storage(eager[other], eager[name])
+            shares = (
+                other != name
+                and not together
+                and inductor.shares_storage(eager[other], eager[name])
+            )
             if shares and may_overlap(extent_of(eager[other]), extent_of(eager[name])):
                 raise _runtime.LaunchError(
-                    f"{op}: argument `{name}` is written and not row-major, so the kernel would write to a copy of it, but it shares memory with `{other}`; "
-                    f"pass tensors that share no memory, or row-major ones, or let the kernel take the strides ({name}.stride(i) in args)"
+                    f"{op}: argument `{name}` is written and not row-major, so the kernel would "
+                    f"write to a copy of it, but it shares memory with `{other}`; "
+                    "pass tensors that share no memory, or row-major ones, or let the kernel "
+                    f"take the strides ({name}.stride(i) in args)"
                 )
 
 
 def _same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
-    geometry = [(fake.dtype, list(fake.shape), list(fake.stride()), fake.storage_offset()) for fake in (a, b)]
+    geometry = [
+        (fake.dtype, list(fake.shape), list(fake.stride()), fake.storage_offset())
+        for fake in (a, b)
+    ]
     return inductor.shares_storage(a, b) and str(geometry[0]) == str(geometry[1])
 
 
 def _exact(value: Any, eager: torch.Tensor) -> Any:
-    return ir.ExternKernel.realize_input(ir.ExternKernel.require_exact_strides(_box(value), inductor.expressions(eager.stride())))
+    return ir.ExternKernel.realize_input(
+        ir.ExternKernel.require_exact_strides(_box(value), inductor.expressions(eager.stride()))
+    )
 
 
-def _share(name: Any, values: Mapping[Any, Any], eager: Mapping[Any, torch.Tensor], contiguous: Container[Any], buffers: dict[Any, Any]) -> None:
-    """Puts a written argument and those that share its memory in eager into one buffer, where Inductor has them in several."""
+def _share(
+    name: Any,
+    values: Mapping[Any, Any],
+    eager: Mapping[Any, torch.Tensor],
+    contiguous: Container[Any],
+    buffers: dict[Any, Any],
+) -> None:
+    """Puts a written argument and those that share its memory in eager into one buffer, where
+    Inductor has them in several.
+    """
 
     def taken_as_is(other: Any) -> bool:  # eager copies the others to row-major order
         return other not in contiguous or inductor.has_row_major(eager[other])
 
-    sharing = [other for other in eager if inductor.shares_storage(eager[other], eager[name]) and taken_as_is(other)]
+    sharing = [
+        other
+        for other in eager
+        if inductor.shares_storage(eager[other], eager[name]) and taken_as_is(other)
+    ]
     apart = [other for other in sharing if not _same_memory(buffers[other], buffers[name])]
-    if name not in sharing or not any(may_overlap(extent_of(eager[other]), extent_of(eager[name])) for other in apart):
+    if name not in sharing or not any(
+        may_overlap(extent_of(eager[other]), extent_of(eager[name])) for other in apart
+    ):
         return
     fakes = [eager[other] for other in sharing]
     begins = [fake.storage_offset() for fake in fakes]
-    begin = next((one for one in begins if all(inductor.known_at_most(one, another) for another in begins)), 0)
-    ends = inductor.expressions([extent(fake.shape, fake.stride(), fake.storage_offset(), 1)[1] - begin for fake in fakes])
-    memory = inductor.lowering.empty_strided([sympy.Max(1, *ends)], [1], dtype=eager[name].dtype, device=eager[name].device)
+    begin = next(
+        (one for one in begins if all(inductor.known_at_most(one, another) for another in begins)),
+        0,
+    )
+    ends = inductor.expressions(
+        [extent(fake.shape, fake.stride(), fake.storage_offset(), 1)[1] - begin for fake in fakes]
+    )
+    memory = inductor.lowering.empty_strided(
+        [sympy.Max(1, *ends)], [1], dtype=eager[name].dtype, device=eager[name].device
+    )
     for other in sharing:
         window = inductor.as_strided(memory, eager[other], begin)
         inductor.copy_into(window, values[other])
         buffers[other] = ir.ExternKernel.realize_input(window)
 
 
-# ---- memory -------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def _box(buffer: Any) -> Any:
@@ -148,7 +216,9 @@ def _same_memory(a: Any, b: Any) -> bool:
 
 
 def _storage(value: Any) -> Any:
-    """What holds a value's data: the same object for all values in one memory; None for what is not a tensor."""
+    """What holds a value's data: the same object for all values in one memory; None for what is not
+    a tensor.
+    """
     while True:
         value = inductor.holder(value)
         if not isinstance(value, ir.StorageBox):

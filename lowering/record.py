@@ -1,4 +1,5 @@
-"""What was decided for each node of each compiled graph of this process: the facts behind report()."""
+"""What was decided for each node of each compiled graph of this process: the facts behind
+report()."""
 
 from __future__ import annotations
 
@@ -16,19 +17,30 @@ class NodeRecord:
     node: str
     op: str
     device: str
-    implementation: str  # its name ("a or b" where each launch from C++ decides), "reference", "python", or "dispatcher": Inductor's stock call
-    reason: str  # why not an earlier one, and what is left to be checked at each launch; "" when there is nothing to say
+    # its name ("a or b" where each launch from C++ decides), "reference", "python", or
+    # "dispatcher": Inductor's stock call
+    implementation: str
+    # why not an earlier one, and what is left to be checked at each launch; "" when there is
+    # nothing to say
+    reason: str
 
 
 _nodes: list[NodeRecord] = []
 
 
 def nodes() -> list[NodeRecord]:
-    """Of Python wrappers, then of C++ wrappers, each in order of loading: a graph that comes out of a compile cache is there too."""
+    """Of Python wrappers, then of C++ wrappers, each in order of loading: a graph that comes out of
+    a compile cache is there too.
+    """
     announced = _runtime.wrapper_nodes()
     return [
         *_nodes,
-        *(NodeRecord(n["graph"], n["node"], n["op"], n["device"], " or ".join(n["served"]), n["reason"]) for n in announced),
+        *(
+            NodeRecord(
+                n["graph"], n["node"], n["op"], n["device"], " or ".join(n["served"]), n["reason"]
+            )
+            for n in announced
+        ),
     ]
 
 
@@ -40,4 +52,12 @@ def add(record: NodeRecord) -> None:
 def log_decision(record: NodeRecord) -> None:
     """For a node of a C++ wrapper, which announces itself to the runtime when it is loaded."""
     why = record.reason and f" ({record.reason})"
-    log.info("%s %s: %s on %s runs %s%s", record.graph, record.node, record.op, record.device, record.implementation, why)
+    log.info(
+        "%s %s: %s on %s runs %s%s",
+        record.graph,
+        record.node,
+        record.op,
+        record.device,
+        record.implementation,
+        why,
+    )

@@ -1,7 +1,9 @@
-"""Requirements over symbolic sizes: the functions of the expression language, answering value, symbolic expression, or that only the launch knows.
+"""Requirements over symbolic sizes: the functions of the expression language, answering value,
+symbolic expression, or that only the launch knows.
 
-Three-valued (Kleene) logic, no guard is added to the graph. An answer is never another than that of the launch: what the shapes known at compile
-time do not decide is left to each launch, and so is what may be an error there (a division by zero, an overflow, a dimension out of range).
+Three-valued (Kleene) logic, no guard is added to the graph. An answer is never another than that of
+the launch: what the shapes known at compile time do not decide is left to each launch, and so is
+what may be an error there (a division by zero, an overflow, a dimension out of range).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 import sympy
 import torch
+
 from opaq import _runtime
 
 from .compat import sympy_functions
@@ -19,7 +22,9 @@ from .functions import INT_MAX, Functions, compiled
 
 
 class Unknown:
-    """A value that only the launch knows. `fails`: evaluating it may be an error there, so that no `and` or `or` around it is decided."""
+    """A value that only the launch knows. `fails`: evaluating it may be an error there, so that no
+    `and` or `or` around it is decided.
+    """
 
     def __init__(self, name: str, fails: bool) -> None:
         self._name, self.fails = name, fails
@@ -33,18 +38,23 @@ class Unknown:
 
 UNKNOWN = Unknown("UNKNOWN", False)
 FAILING = Unknown("FAILING", True)
-REFUSED = Unknown("REFUSED", True)  # false or an error: as a whole requirement it does not hold, whichever it is
+REFUSED = Unknown(
+    "REFUSED", True
+)  # false or an error: as a whole requirement it does not hold, whichever it is
 
 Int = Any  # int, sympy.Expr or Unknown
 Truth = Any  # bool or Unknown
 
-# No memory has room for more elements. Sizes of expanded tensors may be larger; a product of sizes of one tensor is a count of elements too.
+# No memory has room for more elements. Sizes of expanded tensors may be larger; a product of sizes
+# of one tensor is a count of elements too.
 _LARGEST_SIZE = 1 << 48
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What the compiler knows of a tensor argument: sizes and strides are ints or sympy expressions."""
+    """What the compiler knows of a tensor argument: sizes and strides are ints or sympy
+    expressions.
+    """
 
     sizes: tuple[Int, ...]
     strides: tuple[Int, ...]
@@ -57,21 +67,33 @@ class Facts:
 
 
 class Names(Functions):
-    """The functions over what a compiler knows. `known_true(relation)` proves a sympy relation from what is known of the sizes."""
+    """The functions over what a compiler knows. `known_true(relation)` proves a sympy relation from
+    what is known of the sizes.
+    """
 
     def __init__(self, known_true: Callable[[Any], bool]) -> None:
         self._known_true = known_true
         self._sizes: set[Any] = set()  # symbols that are sizes or strides of the arguments at hand
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Truth:
-        """The truth of a requirement printed by runtime/expr, over arguments by name (Facts, scalars, None): True, False or UNKNOWN."""
+        """The truth of a requirement printed by runtime/expr, over arguments by name (Facts,
+        scalars, None): True, False or UNKNOWN.
+        """
         truth = self.value(text, values)
         return False if truth is REFUSED else UNKNOWN if isinstance(truth, Unknown) else truth
 
     def value(self, text: str, values: Mapping[str, Any]) -> Any:
-        """The value of any printed expression; a sympy expression where it changes with a size, an Unknown where only the launch knows it."""
+        """The value of any printed expression; a sympy expression where it changes with a size, an
+        Unknown where only the launch knows it.
+        """
         facts = [value for value in values.values() if isinstance(value, Facts)]
-        self._sizes = {s for f in facts for e in (*f.sizes, *f.strides) if isinstance(e, sympy.Expr) for s in e.free_symbols}
+        self._sizes = {
+            s
+            for f in facts
+            for e in (*f.sizes, *f.strides)
+            if isinstance(e, sympy.Expr)
+            for s in e.free_symbols
+        }
         scope = {name: self._argument(value) for name, value in values.items()}
         return eval(compiled(text), {**scope, "__builtins__": {}, "opaq": self})
 
@@ -88,10 +110,17 @@ class Names(Functions):
             return value if value.is_integer else float(value) if value.is_Float else UNKNOWN
         return self._decide(value)
 
-    # ---- deciding ------------------------------------------------------------------------------------------------------
+    # ---- deciding --------------------------------------------------------------------------------
 
-    def _apply(self, name: str, *args: Any, symbolic: Callable[..., Any] = lambda *_: FAILING, unknown: Callable[..., bool] = lambda *_: True) -> Any:
-        """One function: computed where all is known, `symbolic` over sympy expressions, else unknown.
+    def _apply(
+        self,
+        name: str,
+        *args: Any,
+        symbolic: Callable[..., Any] = lambda *_: FAILING,
+        unknown: Callable[..., bool] = lambda *_: True,
+    ) -> Any:
+        """One function: computed where all is known, `symbolic` over sympy expressions, else
+        unknown.
 
         `unknown(*args)`: whether it may fail though no argument does."""
         if any(isinstance(arg, Unknown) for arg in args):
@@ -105,7 +134,13 @@ class Names(Functions):
             return FAILING
 
     def _decide(self, relation: Any) -> Truth:
-        return True if self._proves(relation) else False if self._proves(sympy.Not(relation)) else UNKNOWN
+        return (
+            True
+            if self._proves(relation)
+            else False
+            if self._proves(sympy.Not(relation))
+            else UNKNOWN
+        )
 
     def _proves(self, relation: Any) -> bool:
         if relation is sympy.true or relation is sympy.false:
@@ -128,7 +163,11 @@ class Names(Functions):
             return sum(map(self._magnitude, value.args))
         if value.is_Mul or value.is_Pow:
             factors = list(value.args) if value.is_Mul else [value]
-            sizes = [f for f in factors if f.free_symbols and f.free_symbols <= self._sizes and (f.is_Symbol or f.is_Pow)]
+            sizes = [
+                f
+                for f in factors
+                if f.free_symbols and f.free_symbols <= self._sizes and (f.is_Symbol or f.is_Pow)
+            ]
             bound = _LARGEST_SIZE if sizes else 1
             for factor in factors:
                 if factor not in sizes:
@@ -146,13 +185,15 @@ class Names(Functions):
     def _positive(self, value: Any) -> bool:
         return value > 0 if isinstance(value, int) else self._proves(sympy.Gt(value, 0))
 
-    # ---- arithmetic ----------------------------------------------------------------------------------------------------
+    # ---- arithmetic ------------------------------------------------------------------------------
 
     def Neg(self, a: Int) -> Int:
         return self._apply("Neg", a, symbolic=lambda a: self._int64(-a))
 
     def Abs(self, a: Int) -> Int:
-        return self._apply("Abs", a, symbolic=lambda a: self._int64(a) if self._proves(sympy.Ge(a, 0)) else FAILING)
+        return self._apply(
+            "Abs", a, symbolic=lambda a: self._int64(a) if self._proves(sympy.Ge(a, 0)) else FAILING
+        )
 
     def Add(self, a: Int, b: Int) -> Int:
         return self._apply("Add", a, b, symbolic=lambda a, b: self._int64(a + b))
@@ -196,10 +237,22 @@ class Names(Functions):
         return self._apply("NextPowerOf2", a)
 
     def Min(self, a: Int, b: Int) -> Int:
-        return self._apply("Min", a, b, symbolic=lambda a, b: self._argument(sympy_functions().minimum(a, b)), unknown=_never)
+        return self._apply(
+            "Min",
+            a,
+            b,
+            symbolic=lambda a, b: self._argument(sympy_functions().minimum(a, b)),
+            unknown=_never,
+        )
 
     def Max(self, a: Int, b: Int) -> Int:
-        return self._apply("Max", a, b, symbolic=lambda a, b: self._argument(sympy_functions().maximum(a, b)), unknown=_never)
+        return self._apply(
+            "Max",
+            a,
+            b,
+            symbolic=lambda a, b: self._argument(sympy_functions().maximum(a, b)),
+            unknown=_never,
+        )
 
     def ToFloat(self, a: Any) -> Any:
         return self._apply("ToFloat", a, symbolic=lambda _: UNKNOWN, unknown=_never)
@@ -214,9 +267,11 @@ class Names(Functions):
             fits = to.endswith("64") or self._magnitude(a) < 1 << 31
             return a if fits and not low else FAILING
 
-        return self._apply("Cast", to, a, symbolic=symbolic, unknown=lambda to, _: to not in ("bool", "float64"))
+        return self._apply(
+            "Cast", to, a, symbolic=symbolic, unknown=lambda to, _: to not in ("bool", "float64")
+        )
 
-    # ---- truth ---------------------------------------------------------------------------------------------------------
+    # ---- truth -----------------------------------------------------------------------------------
 
     def Eq(self, a: Any, b: Any) -> Truth:
         if isinstance(a, tuple) and isinstance(b, tuple):
@@ -242,7 +297,9 @@ class Names(Functions):
         return self._relation("Ge", sympy.Ge, a, b)
 
     def _relation(self, name: str, relation: Callable[..., Any], a: Any, b: Any) -> Truth:
-        return self._apply(name, a, b, symbolic=lambda a, b: self._decide(relation(a, b)), unknown=_never)
+        return self._apply(
+            name, a, b, symbolic=lambda a, b: self._decide(relation(a, b)), unknown=_never
+        )
 
     def And(self, a: Truth, b: Callable[[], Truth]) -> Truth:
         if not isinstance(a, Unknown):
@@ -268,10 +325,12 @@ class Names(Functions):
     def Where(self, condition: Truth, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
         if not isinstance(condition, Unknown):
             return yes() if condition else no()
-        fails = condition.fails or any(isinstance(value, Unknown) and value.fails for value in (yes(), no()))
+        fails = condition.fails or any(
+            isinstance(value, Unknown) and value.fails for value in (yes(), no())
+        )
         return FAILING if fails else UNKNOWN
 
-    # ---- arguments -----------------------------------------------------------------------------------------------------
+    # ---- arguments -------------------------------------------------------------------------------
 
     def Value(self, argument: Any) -> Any:
         return FAILING if argument is None else argument
@@ -323,12 +382,18 @@ class Names(Functions):
         return x if isinstance(x, Unknown) else UNKNOWN
 
     def Aligned(self, x: Any, alignment: Int) -> Truth:
-        """Addresses are known at the launch. No address is a multiple of its element's size by itself: a tensor may view any bytes."""
-        if isinstance(x, Unknown) or isinstance(alignment, Unknown) or not self._positive(alignment):
+        """Addresses are known at the launch. No address is a multiple of its element's size by
+        itself: a tensor may view any bytes.
+        """
+        if (
+            isinstance(x, Unknown)
+            or isinstance(alignment, Unknown)
+            or not self._positive(alignment)
+        ):
             return FAILING
         return True if alignment == 1 else UNKNOWN
 
-    # ---- lists of ints -------------------------------------------------------------------------------------------------
+    # ---- lists of ints ---------------------------------------------------------------------------
 
     def Item(self, values: Any, index: Int) -> Int:
         return self._apply("Item", values, index)

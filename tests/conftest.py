@@ -1,4 +1,6 @@
-"""Fixtures of all Python tests: unique op names and a compiler without memory. Where a GPU is expected (OPAQ_REQUIRE_GPU=1), none is an error."""
+"""Fixtures of all Python tests: unique op names and a compiler without memory. Where a GPU is
+expected (OPAQ_REQUIRE_GPU=1), none is an error.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import pytest
 import torch
 
 if os.environ.get("OPAQ_REQUIRE_GPU") == "1" and not torch.cuda.is_available():
-    raise pytest.UsageError("OPAQ_REQUIRE_GPU=1, but torch sees no GPU: torch.cuda.is_available() is False")
+    raise pytest.UsageError(
+        "OPAQ_REQUIRE_GPU=1, but torch sees no GPU: torch.cuda.is_available() is False"
+    )
 
 _counter = itertools.count()
 

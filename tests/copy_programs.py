@@ -1,4 +1,6 @@
-"""Programs that copy tensors before an op writes to them, or give it tensors that share memory; what ops do to them in PyTorch's own arithmetic."""
+"""Programs that copy tensors before an op writes to them, or give it tensors that share memory;
+what ops do to them in PyTorch's own arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import opaq
 import torch
+
+import opaq
 
 PROGRAMS: list[Callable[..., Any]] = []
 
@@ -464,7 +467,7 @@ def loop(op, t):
     return s
 
 
-# ---- what the ops do ----------------------------------------------------------------------------------------------------
+# ---- what the ops do -----------------------------------------------------------------------------
 
 
 def reverse_into(src: torch.Tensor, dst: torch.Tensor) -> None:
@@ -489,27 +492,34 @@ def add_and_reverse(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
     return out
 
 
-# ---- comparing ----------------------------------------------------------------------------------------------------------
+# ---- comparing -----------------------------------------------------------------------------------
 
 
-def results(function: Callable[..., Any], inputs: list[torch.Tensor], programs: list[Callable[..., Any]]) -> dict[str, list[torch.Tensor]]:
+def results(
+    function: Callable[..., Any], inputs: list[torch.Tensor], programs: list[Callable[..., Any]]
+) -> dict[str, list[torch.Tensor]]:
     """What each program returns and leaves in its input, and in what its input is a part of."""
     inputs = copy.deepcopy(inputs)
     returned = function(*inputs)
     leaves = [torch.utils._pytree.tree_leaves(value) for value in returned]
     return {
-        each.__name__: [*(leaf for leaf in values if isinstance(leaf, torch.Tensor)), whole(given)] for each, values, given in zip(programs, leaves, inputs)
+        each.__name__: [*(leaf for leaf in values if isinstance(leaf, torch.Tensor)), whole(given)]
+        for each, values, given in zip(programs, leaves, inputs)
     }
 
 
-def packaged(function: Callable[..., Any], inputs: list[torch.Tensor], path: Any) -> Callable[..., Any]:
+def packaged(
+    function: Callable[..., Any], inputs: list[torch.Tensor], path: Any
+) -> Callable[..., Any]:
     """`function` of the inputs, put into a package and loaded out of it."""
 
     class Model(torch.nn.Module):
         def forward(self, *inputs: torch.Tensor) -> Any:
             return function(*inputs)
 
-    return torch._inductor.aoti_load_package(opaq.package(torch.export.export(Model(), tuple(inputs)), str(path)))
+    return torch._inductor.aoti_load_package(
+        opaq.package(torch.export.export(Model(), tuple(inputs)), str(path))
+    )
 
 
 def whole(part: torch.Tensor) -> torch.Tensor:
@@ -518,17 +528,40 @@ def whole(part: torch.Tensor) -> torch.Tensor:
 
 
 def check(
-    op: Callable[..., Any], meaning: Callable[..., Any], programs: list[Callable[..., Any]], compile_: Callable[..., Any], device: str = "cpu", parts: bool = False
+    op: Callable[..., Any],
+    meaning: Callable[..., Any],
+    programs: list[Callable[..., Any]],
+    compile_: Callable[..., Any],
+    device: str = "cpu",
+    parts: bool = False,
 ) -> None:
-    """Compiles all programs as one graph, each with an input of its own, so that none shares a value with another, and compares with eager."""
+    """Compiles all programs as one graph, each with an input of its own, so that none shares a
+    value with another, and compares with eager.
+    """
     inputs = example_inputs(programs, device, parts)
-    expected = results(lambda *inputs: [each(meaning, t) for each, t in zip(programs, inputs)], inputs, programs)
-    got = results(compile_(lambda *inputs: [each(op, t) for each, t in zip(programs, inputs)]), inputs, programs)
-    wrong = [name for name, values in expected.items() if len(values) != len(got[name]) or not all(map(torch.equal, values, got[name]))]
+    expected = results(
+        lambda *inputs: [each(meaning, t) for each, t in zip(programs, inputs)], inputs, programs
+    )
+    got = results(
+        compile_(lambda *inputs: [each(op, t) for each, t in zip(programs, inputs)]),
+        inputs,
+        programs,
+    )
+    wrong = [
+        name
+        for name, values in expected.items()
+        if len(values) != len(got[name]) or not all(map(torch.equal, values, got[name]))
+    ]
     assert not wrong, wrong
 
 
-def example_inputs(programs: list[Callable[..., Any]], device: str = "cpu", parts: bool = False) -> list[torch.Tensor]:
+def example_inputs(
+    programs: list[Callable[..., Any]], device: str = "cpu", parts: bool = False
+) -> list[torch.Tensor]:
     """parts: each is every second element of a part of a larger tensor."""
     inputs = [torch.arange(1.0, 7.0, device=device) + 10 * i for i in range(len(programs))]
-    return [torch.full((20,), 0.5, device=device)[3:15:2].copy_(each) for each in inputs] if parts else inputs
+    return (
+        [torch.full((20,), 0.5, device=device)[3:15:2].copy_(each) for each in inputs]
+        if parts
+        else inputs
+    )

@@ -1,7 +1,9 @@
 """Builds and runs the tests.
 
     python tests/run.py                 what a change is tested with: cpp, python, fuzz
-    python tests/run.py python          one part: cpp, asan, tsan, python, life, fuzz, oldest
+    python tests/run.py python          one part: format, cpp, asan, tsan, python, life, fuzz,
+                                        oldest
+    python tests/run.py format --fix    formats the tree (clang-format, ruff)
     python tests/run.py all             every part that needs no GPU
     python tests/run.py gpu             what needs a GPU, which must be there
     python tests/run.py fuzz --minutes 60 [--seed N] [--workers N] [--device cpu|cuda]
@@ -21,13 +23,37 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Tests of what threads share; the rest of the C++ runs under AddressSanitizer only.
-THREADED = ["counter_test", "expr_test", "registry_test", "wrapper_nodes_test", "cache_test", "driver_test", "launch_test", "select_test"]
+THREADED = [
+    "counter_test",
+    "expr_test",
+    "registry_test",
+    "wrapper_nodes_test",
+    "cache_test",
+    "driver_test",
+    "launch_test",
+    "select_test",
+]
 
 
 def main() -> int:
     if sys.argv[1:2] == ["fuzz"] and sys.argv[2:]:
-        return subprocess.call([sys.executable, os.path.join(ROOT, "tests", "fuzz", "run.py"), *sys.argv[2:]])
-    known = {"cpp": cpp, "python": python, "asan": asan, "tsan": tsan, "life": life, "fuzz": fuzz, "oldest": oldest, "gpu": gpu}
+        return subprocess.call(
+            [sys.executable, os.path.join(ROOT, "tests", "fuzz", "run.py"), *sys.argv[2:]]
+        )
+    if sys.argv[1:] == ["format", "--fix"]:
+        format_check(fix=True)
+        return 0
+    known = {
+        "format": format_check,
+        "cpp": cpp,
+        "python": python,
+        "asan": asan,
+        "tsan": tsan,
+        "life": life,
+        "fuzz": fuzz,
+        "oldest": oldest,
+        "gpu": gpu,
+    }
     parts = sys.argv[1:] or ["cpp", "python", "fuzz"]
     if parts == ["all"]:
         parts = [part for part in known if part != "gpu"]
@@ -43,6 +69,16 @@ def main() -> int:
     return 0
 
 
+def format_check(fix: bool = False) -> None:
+    """clang-format, ruff format, ruff check"""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    tracked = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    cpp_files = [path for path in tracked.split() if path.endswith((".cpp", ".h", ".cu", ".cuh"))]
+    run("clang-format", *(["-i"] if fix else ["--dry-run", "--Werror"]), *cpp_files)
+    run("ruff", "check", *(["--fix"] if fix else []), ".")
+    run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
 def cpp() -> None:
     """GoogleTest"""
     googletest("plain", "")
@@ -50,9 +86,11 @@ def cpp() -> None:
 
 def asan() -> None:
     """GoogleTest under AddressSanitizer and UBSan"""
-    # Leaks are looked for without reading the thread-local memory of libraries opened at run time: with NVRTC's, LeakSanitizer itself crashes
-    # ("Tracer caught signal 11") in some environments.
-    googletest("asan", "address,undefined", {"ASAN_OPTIONS": "detect_leaks=1:intercept_tls_get_addr=0"})
+    # Leaks are looked for without reading the thread-local memory of libraries opened at run time:
+    # with NVRTC's, LeakSanitizer itself crashes ("Tracer caught signal 11") in some environments.
+    googletest(
+        "asan", "address,undefined", {"ASAN_OPTIONS": "detect_leaks=1:intercept_tls_get_addr=0"}
+    )
 
 
 def tsan() -> None:
@@ -69,7 +107,8 @@ def python() -> None:
 
 
 def life() -> None:
-    """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer ones"""
+    """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer
+    ones"""
     pytest("life")
 
 
@@ -85,9 +124,22 @@ def oldest() -> None:
         interpreter = os.path.join(folder, "bin", "python")
         run(interpreter, "-m", "pip", "install", "-q", "torch==2.11.*", ".[test]")
         # What does not depend on torch's version, or takes longest, runs with the newest alone.
-        newest = ["test_advice", "test_cli", "test_declaration_errors", "test_inspect_hostile", "test_stale"]
-        ignored = " ".join(f"--ignore={os.path.join(ROOT, 'tests', 'python', name)}.py" for name in newest)
-        run(interpreter, os.path.join(ROOT, "tests", "run.py"), "python", env={"PYTEST_ADDOPTS": ignored})
+        newest = [
+            "test_advice",
+            "test_cli",
+            "test_declaration_errors",
+            "test_inspect_hostile",
+            "test_stale",
+        ]
+        ignored = " ".join(
+            f"--ignore={os.path.join(ROOT, 'tests', 'python', name)}.py" for name in newest
+        )
+        run(
+            interpreter,
+            os.path.join(ROOT, "tests", "run.py"),
+            "python",
+            env={"PYTEST_ADDOPTS": ignored},
+        )
 
 
 def gpu() -> None:
@@ -96,38 +148,78 @@ def gpu() -> None:
 
 
 def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
-    """By a worker for each core, each with a thread; a test is handed out when a worker is free, since some take a hundred times as long as others."""
+    """By a worker for each core, each with a thread; a test is handed out when a worker is free,
+    since some take a hundred times as long as others.
+    """
     workers = min(14, os.cpu_count() or 1)
     paths = [os.path.join(ROOT, "tests", folder) for folder in folders]
-    run(sys.executable, "-m", "pytest", "-n", str(workers), "--maxschedchunk=1", *paths, env={"OMP_NUM_THREADS": "1", **(env or {})})
+    run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        str(workers),
+        "--maxschedchunk=1",
+        *paths,
+        env={"OMP_NUM_THREADS": "1", **(env or {})},
+    )
 
 
 def googletest(name: str, sanitizers: str, env: dict[str, str] | None = None) -> None:
     build = configure(name, sanitizers)
     run("cmake", "--build", build)
-    run("ctest", "--test-dir", build, "--output-on-failure", "--no-tests=error", "-j", str(os.cpu_count() or 1), env={**nvrtc(), **(env or {})})
+    run(
+        "ctest",
+        "--test-dir",
+        build,
+        "--output-on-failure",
+        "--no-tests=error",
+        "-j",
+        str(os.cpu_count() or 1),
+        env={**nvrtc(), **(env or {})},
+    )
 
 
 def configure(name: str, sanitizers: str) -> str:
     need_googletest()
     build = os.path.join(ROOT, "build", name)
     run(
-        "cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", "-DCMAKE_CXX_FLAGS=-O1 -g1", "-DOPAQ_PYTHON=OFF", "-DOPAQ_TESTS=ON",
-        f"-DOPAQ_SANITIZE={sanitizers}", f"-DPython_EXECUTABLE={sys.executable}",
-    )  # fmt: skip
+        "cmake",
+        "-S",
+        ROOT,
+        "-B",
+        build,
+        "-G",
+        "Ninja",
+        "-DCMAKE_BUILD_TYPE=None",
+        "-DCMAKE_CXX_FLAGS=-O1 -g1",
+        "-DOPAQ_PYTHON=OFF",
+        "-DOPAQ_TESTS=ON",
+        f"-DOPAQ_SANITIZE={sanitizers}",
+        f"-DPython_EXECUTABLE={sys.executable}",
+    )
     return build
 
 
 def need_googletest() -> None:
-    """GoogleTest comes from the distribution; where this user may install packages, it is installed."""
-    places = ("/usr/include/gtest", "/usr/local/include/gtest", os.path.join(os.environ.get("GTest_ROOT", "/nonexistent"), "include/gtest"))
+    """GoogleTest comes from the distribution; where this user may install packages, it is
+    installed.
+    """
+    places = (
+        "/usr/include/gtest",
+        "/usr/local/include/gtest",
+        os.path.join(os.environ.get("GTest_ROOT", "/nonexistent"), "include/gtest"),
+    )
     if any(os.path.isdir(place) for place in places):
         return
     if shutil.which("apt-get") and os.geteuid() == 0:
         run("apt-get", "update", "-qq")
         run("apt-get", "install", "-y", "-qq", "libgtest-dev")
         return
-    sys.exit("GoogleTest is missing: `sudo apt-get install libgtest-dev` (Debian, Ubuntu) or `sudo dnf install gtest-devel` (Fedora), then run this again")
+    sys.exit(
+        "GoogleTest is missing: `sudo apt-get install libgtest-dev` (Debian, Ubuntu) or `sudo "
+        "dnf install gtest-devel` (Fedora), then run this again"
+    )
 
 
 def nvrtc() -> dict[str, str]:
@@ -140,7 +232,11 @@ def nvrtc() -> dict[str, str]:
 
 def run(*command: str, env: dict[str, str] | None = None) -> None:
     bin_folder = os.path.dirname(sys.executable)  # cmake and ninja of this environment
-    environment = {**os.environ, "PATH": bin_folder + os.pathsep + os.environ["PATH"], **(env or {})}
+    environment = {
+        **os.environ,
+        "PATH": bin_folder + os.pathsep + os.environ["PATH"],
+        **(env or {}),
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
     if done.returncode != 0:
         sys.exit(f"failed ({done.returncode}): {' '.join(command)}")

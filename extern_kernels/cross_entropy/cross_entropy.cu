@@ -1,10 +1,14 @@
-// Cross-entropy of logits[rows, classes] with one class index a row, forward and backward; float32 inside. Rows have unit stride within.
-//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target == ignore_index
-//   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the target), with grad_loss = 0 where ignored
-// One pass over the row: each thread keeps a running maximum and the sum of exponentials relative to it, rescaled when the maximum grows
-// (online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867); the block merges them at the end.
-// The subtle rules: a maximum of -inf (a thread that saw nothing, or only masked classes) must not be subtracted, for -inf - -inf is NaN;
-// and a target outside [0, classes) that is not ignore_index gives NaN in loss and gradient, never a read outside the row.
+// Cross-entropy of logits[rows, classes] with one class index a row, forward and backward; float32
+// inside. Rows have unit stride within.
+//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target ==
+//   ignore_index backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss
+//   at the target), with grad_loss = 0 where ignored
+// One pass over the row: each thread keeps a running maximum and the sum of exponentials relative
+// to it, rescaled when the maximum grows (online softmax, Milakov and Gimelshein 2018,
+// arXiv:1805.02867); the block merges them at the end. The subtle rules: a maximum of -inf (a
+// thread that saw nothing, or only masked classes) must not be subtracted, for -inf - -inf is NaN;
+// and a target outside [0, classes) that is not ignore_index gives NaN in loss and gradient, never
+// a read outside the row.
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -19,16 +23,20 @@ constexpr float kLn2 = 0.69314718055994530942f;
 __device__ float minus_infinity() { return __int_as_float(0xff800000); }
 __device__ float not_a_number() { return __int_as_float(0x7fc00000); }
 
-// Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value * kLog2E - base(max)) in one fused
-// multiply-add, so that the rounding of `base` is the same in every term and cancels wherever `base` is used again.
+// Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value *
+// kLog2E - base(max)) in one fused multiply-add, so that the rounding of `base` is the same in
+// every term and cancels wherever `base` is used again.
 struct Softmax {
   float max = minus_infinity();
   float sum = 0;
 
   __device__ static float base(float max) { return max == minus_infinity() ? 0 : max * kLog2E; }
 
-  // A sum relative to `from`, made relative to the larger maximum `to`; an empty sum has no maximum to scale by.
-  __device__ static float rescale(float sum, float from, float to) { return sum == 0 ? 0 : sum * exp2f(base(from) - base(to)); }
+  // A sum relative to `from`, made relative to the larger maximum `to`; an empty sum has no maximum
+  // to scale by.
+  __device__ static float rescale(float sum, float from, float to) {
+    return sum == 0 ? 0 : sum * exp2f(base(from) - base(to));
+  }
 
   __device__ void merge(float other_max, float other_sum) {
     const float larger = fmaxf(max, other_max);
@@ -49,11 +57,13 @@ struct Softmax {
   }
 };
 
-// The softmax of all threads of a one-dimensional block of whole warps; every thread gets it. Call it once in a kernel.
+// The softmax of all threads of a one-dimensional block of whole warps; every thread gets it. Call
+// it once in a kernel.
 __device__ Softmax block_merge(Softmax mine) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
-    const float max = __shfl_xor_sync(0xffffffff, mine.max, offset), sum = __shfl_xor_sync(0xffffffff, mine.sum, offset);
+    const float max = __shfl_xor_sync(0xffffffff, mine.max, offset),
+                sum = __shfl_xor_sync(0xffffffff, mine.sum, offset);
     mine.merge(max, sum);
   }
   __shared__ float warp_max[32], warp_sum[32];
@@ -70,8 +80,10 @@ __device__ Softmax block_merge(Softmax mine) {
 }  // namespace
 
 template <typename T, int VEC>
-__global__ void __launch_bounds__(512) cross_entropy(float* loss, float* lse, const T* logits, const long long* targets, long long classes,
-                                                     long long row_stride, long long target_stride, long long ignore_index) {
+__global__ void __launch_bounds__(512)
+    cross_entropy(float* loss, float* lse, const T* logits, const long long* targets,
+                  long long classes, long long row_stride, long long target_stride,
+                  long long ignore_index) {
   const long long row = blockIdx.x;
   logits += row * row_stride;
   Softmax softmax;
@@ -91,16 +103,22 @@ __global__ void __launch_bounds__(512) cross_entropy(float* loss, float* lse, co
   const long long target = targets[row * target_stride];
   const float base = Softmax::base(softmax.max), log_sum = log2f(softmax.sum);
   lse[row] = (base + log_sum) * kLn2;
-  if (target == ignore_index) loss[row] = 0;
-  else if (target < 0 || target >= classes) loss[row] = not_a_number();
-  else loss[row] = (log_sum - fmaf(to_float(logits[target]), kLog2E, -base)) * kLn2;  // exact where lse - logits[target] would cancel
+  if (target == ignore_index)
+    loss[row] = 0;
+  else if (target < 0 || target >= classes)
+    loss[row] = not_a_number();
+  else
+    loss[row] = (log_sum - fmaf(to_float(logits[target]), kLog2E, -base)) *
+                kLn2;  // exact where lse - logits[target] would cancel
 }
 
 template <typename T, int VEC>
 __global__ void __launch_bounds__(512)
-cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse, const T* logits, const long long* targets,
-                       const float* lse, long long classes, long long row_stride, long long target_stride, long long grad_loss_stride,
-                       long long grad_lse_stride, long long ignore_index) {
+    cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
+                           const T* logits, const long long* targets, const float* lse,
+                           long long classes, long long row_stride, long long target_stride,
+                           long long grad_loss_stride, long long grad_lse_stride,
+                           long long ignore_index) {
   const long long row = blockIdx.x;
   const long long target = targets[row * target_stride];
   const bool ignored = target == ignore_index;
@@ -117,7 +135,8 @@ cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
       const float probability = exp2f(fmaf(to_float(in.at[j]), kLog2E, -log_sum));
-      out.at[j] = from_float<T>(probability * factor - (c + j == target && !ignored ? at_target : 0));
+      out.at[j] =
+          from_float<T>(probability * factor - (c + j == target && !ignored ? at_target : 0));
     }
     opaq::store<VEC>(grad_logits + c, out);
   }

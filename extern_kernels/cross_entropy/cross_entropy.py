@@ -1,8 +1,11 @@
-"""Cross-entropy with class indices, with its gradient: declaration, reference and the mean over rows.
+"""Cross-entropy with class indices, with its gradient: declaration, reference and the mean over
+rows.
 
-cross_entropy(logits, target, ignore_index=-100) -> (loss, lse). logits: [N, V], floating, unit stride along V; target: [N], int64. loss: [N], 0 where
-target == ignore_index, NaN where a target lies outside [0, V); lse: [N], log(sum(exp(logits))). Both float32 (float64 for float64 logits) and both
-differentiable (lse for a z-loss). The gradient reads the logits once more and keeps no [N, V] tensor beside them.
+cross_entropy(logits, target, ignore_index=-100) -> (loss, lse). logits: [N, V], floating, unit
+stride along V; target: [N], int64. loss: [N], 0 where target == ignore_index, NaN where a target
+lies outside [0, V); lse: [N], log(sum(exp(logits))). Both float32 (float64 for float64 logits) and
+both differentiable (lse for a z-loss). The gradient reads the logits once more and keeps no [N, V]
+tensor beside them.
 """
 
 import torch
@@ -12,11 +15,16 @@ import opaq
 _FLOAT = "float64 if logits.dtype == float64 else float32"
 
 cross_entropy = opaq.op(
-    "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) -> (Tensor loss, Tensor lse)",
-    outputs={"loss": opaq.tensor("logits.size(0)", dtype=_FLOAT), "lse": opaq.tensor("logits.size(0)", dtype=_FLOAT)},
+    "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) -> "
+    "(Tensor loss, Tensor lse)",
+    outputs={
+        "loss": opaq.tensor("logits.size(0)", dtype=_FLOAT),
+        "lse": opaq.tensor("logits.size(0)", dtype=_FLOAT),
+    },
 )
 cross_entropy_backward = opaq.op(
-    "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, Tensor target, Tensor lse, int ignore_index) "
+    "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
+    "Tensor target, Tensor lse, int ignore_index) "
     "-> (Tensor grad_logits)",
     outputs=opaq.like("logits"),
 )
@@ -34,16 +42,25 @@ def _requires(*dtypes: str) -> list[str]:
 
 def _requires_backward(float_type: str) -> list[str]:
     names = ("grad_loss", "grad_lse", "lse")
-    return [*(f"{name}.dtype == {float_type}" for name in names), *(f"{name}.numel() == logits.size(0)" for name in names)]
+    return [
+        *(f"{name}.dtype == {float_type}" for name in names),
+        *(f"{name}.numel() == logits.size(0)" for name in names),
+    ]
 
 
 def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> None:
-    """Rows in 16-byte packs where every row is aligned, else element by element; a block of one to sixteen warps a row."""
+    """Rows in 16-byte packs where every row is aligned, else element by element; a block of one to
+    sixteen warps a row.
+    """
     for name, vec, aligned, priority in (
         ("cuda:packs", "16 / logits.itemsize", True, 1),
         ("cuda:elements", "1", False, 0),
     ):
-        packed = ["aligned(logits, 16)", "logits.size(1) * logits.itemsize % 16 == 0", "logits.stride(0) * logits.itemsize % 16 == 0"]
+        packed = [
+            "aligned(logits, 16)",
+            "logits.size(1) * logits.itemsize % 16 == 0",
+            "logits.stride(0) * logits.itemsize % 16 == 0",
+        ]
         op.cuda(
             name=name,
             source=opaq.file("cross_entropy.cu"),
@@ -61,7 +78,9 @@ _ROWS = "logits.stride(0), target.stride(0)"
 _FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index"
 _BACKWARD_ARGS = f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index"
 
-_declare_cuda(cross_entropy, "cross_entropy", f"loss, lse, logits, target, {_FORWARD_ARGS}", _requires(*_CUDA))
+_declare_cuda(
+    cross_entropy, "cross_entropy", f"loss, lse, logits, target, {_FORWARD_ARGS}", _requires(*_CUDA)
+)
 _declare_cuda(
     cross_entropy_backward,
     "cross_entropy_backward",
@@ -82,7 +101,9 @@ cross_entropy_backward.cpu(
 )
 
 
-def _safe_index(target: torch.Tensor, classes: int, ignore_index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _safe_index(
+    target: torch.Tensor, classes: int, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Class index made safe to gather with, where it counts, where it lies outside."""
     counts = target != ignore_index
     outside = counts & ((target < 0) | (target >= classes))
@@ -90,10 +111,13 @@ def _safe_index(target: torch.Tensor, classes: int, ignore_index: int) -> tuple[
 
 
 @cross_entropy.reference
-def cross_entropy_reference(logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> tuple[torch.Tensor, torch.Tensor]:
+def cross_entropy_reference(
+    logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100
+) -> tuple[torch.Tensor, torch.Tensor]:
     if logits.dim() != 2 or target.shape != logits.shape[:1]:
         raise ValueError(
-            f"cross_entropy: logits have shape {tuple(logits.shape)} and target {tuple(target.shape)}; expected [N, V] and [N]: "
+            f"cross_entropy: logits have shape {tuple(logits.shape)} and target "
+            f"{tuple(target.shape)}; expected [N, V] and [N]: "
             "flatten the leading dimensions first"
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -105,18 +129,29 @@ def cross_entropy_reference(logits: torch.Tensor, target: torch.Tensor, ignore_i
 
 @cross_entropy_backward.reference
 def cross_entropy_backward_reference(
-    grad_loss: torch.Tensor, grad_lse: torch.Tensor, logits: torch.Tensor, target: torch.Tensor, lse: torch.Tensor, ignore_index: int
+    grad_loss: torch.Tensor,
+    grad_lse: torch.Tensor,
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    lse: torch.Tensor,
+    ignore_index: int,
 ) -> torch.Tensor:
     index, counts, outside = _safe_index(target, logits.size(1), ignore_index)
     at_target = torch.where(outside, torch.nan, torch.where(counts, grad_loss, 0))
     grad = (logits.to(lse.dtype) - lse.unsqueeze(1)).exp() * (at_target + grad_lse).unsqueeze(1)
-    return grad.scatter_add(1, index.unsqueeze(1), torch.where(counts, -at_target, 0).unsqueeze(1)).to(logits.dtype)
+    return grad.scatter_add(
+        1, index.unsqueeze(1), torch.where(counts, -at_target, 0).unsqueeze(1)
+    ).to(logits.dtype)
 
 
 cross_entropy.backward("opaq_kernels::cross_entropy_backward")
 
 
-def cross_entropy_mean(logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100) -> torch.Tensor:
-    """Mean loss over the rows that count, as torch.nn.functional.cross_entropy gives it; NaN where none does. The mean is left to PyTorch."""
+def cross_entropy_mean(
+    logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100
+) -> torch.Tensor:
+    """Mean loss over the rows that count, as torch.nn.functional.cross_entropy gives it; NaN where
+    none does. The mean is left to PyTorch.
+    """
     loss, _ = cross_entropy(logits, target, ignore_index)
     return loss.sum() / (target != ignore_index).sum()

@@ -15,8 +15,9 @@ void rms_norm(T* y, T* rstd, const T* x, const T* weight, int64_t rows, int64_t 
 
 // partial[b, c]: sum of grad_y * x * rstd over rows [b * rows_per_block, (b + 1) * rows_per_block).
 template <typename T>
-void rms_norm_backward(T* grad_x, T* partial, const T* grad_y, const T* grad_rstd, const T* x, const T* weight, const T* rstd, int64_t rows,
-                       int64_t rows_per_block, int64_t blocks, int64_t n) {
+void rms_norm_backward(T* grad_x, T* partial, const T* grad_y, const T* grad_rstd, const T* x,
+                       const T* weight, const T* rstd, int64_t rows, int64_t rows_per_block,
+                       int64_t blocks, int64_t n) {
   for (int64_t i = 0; i < blocks * n; ++i) partial[i] = 0;
   for (int64_t row = 0; row < rows; ++row, x += n, grad_y += n, grad_x += n) {
     T* sums = partial + row / rows_per_block * n;

@@ -1,15 +1,17 @@
-// RMSNorm, forward and backward, over the last dimension (n) of row-major x[rows, n]; sums in float32, one rounding at the end.
+// RMSNorm, forward and backward, over the last dimension (n) of row-major x[rows, n]; sums in
+// float32, one rounding at the end.
 //   forward:   rstd = 1 / sqrt(mean(x^2) + eps),  y = x * rstd * weight
 //   backward:  g = grad_y * weight,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd),
 //              grad_weight = sum over rows(grad_y * x * rstd)
-// The subtle rule: no thread leaves before the reductions, since one block holds several rows and a reduction counts on every thread; rows
-// past the end take part with zeros.
+// The subtle rule: no thread leaves before the reductions, since one block holds several rows and a
+// reduction counts on every thread; rows past the end take part with zeros.
 //
-// Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers as ITEMS packs of 16 bytes each, so
-// that memory is read once; blockDim.y rows a block. The `_any` kernels take any n and alignment, a block a row, and read twice.
-// grad_weight without atomics: block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the caller
-// adds the blocks. A column-wise kernel in the same launch would need no partials, but leaves the device idle where n is small (a norm of
-// heads).
+// Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
+// as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block. The `_any`
+// kernels take any n and alignment, a block a row, and read twice. grad_weight without atomics:
+// block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the
+// caller adds the blocks. A column-wise kernel in the same launch would need no partials, but
+// leaves the device idle where n is small (a norm of heads).
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -19,7 +21,7 @@ using opaq::to_float;
 
 template <typename T, int LANES, int ITEMS>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
-rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps) {
+    rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
@@ -46,13 +48,15 @@ rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, 
     if (column >= n) break;
     const Pack<T, VEC> w = opaq::load<VEC>(weight + column);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) held[k].at[j] = from_float<T>(to_float(held[k].at[j]) * scale * to_float(w.at[j]));
+    for (int j = 0; j < VEC; ++j)
+      held[k].at[j] = from_float<T>(to_float(held[k].at[j]) * scale * to_float(w.at[j]));
     opaq::store<VEC>(y + row * n + column, held[k]);
   }
 }
 
 template <typename T>
-__global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* x, const T* weight, long long n, float eps) {
+__global__ void __launch_bounds__(256)
+    rms_norm_any(T* y, float* rstd, const T* x, const T* weight, long long n, float eps) {
   const long long row = blockIdx.x;
   x += row * n, y += row * n;
   float sum = 0;
@@ -61,17 +65,20 @@ __global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* 
   const float scale = rsqrtf(row_sum<256>(sum) / n + eps);
   if (threadIdx.x == 0) rstd[row] = scale;
 #pragma unroll 4
-  for (long long c = threadIdx.x; c < n; c += 256) y[c] = from_float<T>(to_float(x[c]) * scale * to_float(weight[c]));
+  for (long long c = threadIdx.x; c < n; c += 256)
+    y[c] = from_float<T>(to_float(x[c]) * scale * to_float(weight[c]));
 }
 
 // partial[b, c]: sum of grad_y * x * rstd over the rows of block b.
 template <typename T, int LANES, int ITEMS>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
-rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd, const T* x, const T* weight, const float* rstd,
-                  long long rows, long long rows_per_block, int n) {
+    rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                      const T* x, const T* weight, const float* rstd, long long rows,
+                      long long rows_per_block, int n) {
   constexpr int VEC = 16 / sizeof(T);
   constexpr int ROWS = LANES < 256 ? 256 / LANES : 1;  // blockDim.y
-  // The weight is read anew for each row, from the L1 cache: holding it too would cost half the occupancy.
+  // The weight is read anew for each row, from the L1 cache: holding it too would cost half the
+  // occupancy.
   Pack<T, VEC> px[ITEMS], pg[ITEMS];
   float grad_w[ITEMS][VEC] = {};
   const long long begin = blockIdx.x * rows_per_block;
@@ -110,7 +117,8 @@ rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_
       Pack<T, VEC> out;
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
-        out.at[j] = from_float<T>(to_float(pg[k].at[j]) * to_float(w.at[j]) * scale - to_float(px[k].at[j]) * pull);
+        out.at[j] = from_float<T>(to_float(pg[k].at[j]) * to_float(w.at[j]) * scale -
+                                  to_float(px[k].at[j]) * pull);
       }
       opaq::store<VEC>(grad_x + row * n + column, out);
     }
@@ -129,7 +137,8 @@ rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
 #pragma unroll
-      for (int j = 0; j < VEC; ++j) by_row[threadIdx.y][(k * LANES + threadIdx.x) * VEC + j] = grad_w[k][j];
+      for (int j = 0; j < VEC; ++j)
+        by_row[threadIdx.y][(k * LANES + threadIdx.x) * VEC + j] = grad_w[k][j];
     }
     __syncthreads();
     for (int c = threadIdx.y * LANES + threadIdx.x; c < n; c += 256) {
@@ -142,8 +151,9 @@ rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_
 
 template <typename T>
 __global__ void __launch_bounds__(256)
-rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd, const T* x, const T* weight, const float* rstd,
-                      long long rows, long long rows_per_block, long long n) {
+    rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                          const T* x, const T* weight, const float* rstd, long long rows,
+                          long long rows_per_block, long long n) {
   partial += blockIdx.x * n;  // each column belongs to one thread: no other touches partial[c]
   for (long long c = threadIdx.x; c < n; c += 256) partial[c] = 0;
   const long long begin = blockIdx.x * rows_per_block;
@@ -154,7 +164,8 @@ rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* g
     const float scale = rstd[row];
     float dot = 0;
 #pragma unroll 4
-    for (long long c = threadIdx.x; c < n; c += 256) dot += to_float(gr[c]) * to_float(weight[c]) * to_float(xr[c]);
+    for (long long c = threadIdx.x; c < n; c += 256)
+      dot += to_float(gr[c]) * to_float(weight[c]) * to_float(xr[c]);
     const float pull = (row_sum<256>(dot) + grad_rstd[row]) * scale * scale * scale / n;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {

@@ -1,7 +1,8 @@
 """RMSNorm over the last dimension, with its gradient: declaration and reference.
 
-rms_norm(x, weight, eps=1e-6) -> (y, rstd). x: [..., n], floating; weight: [n], of x's dtype. y: x's shape and dtype, rounded once from float32.
-rstd: 1 / sqrt(mean(x^2) + eps), [...], float32 (float64 for a float64 x); differentiable too. Formula: Zhang and Sennrich 2019, arXiv:1910.07467.
+rms_norm(x, weight, eps=1e-6) -> (y, rstd). x: [..., n], floating; weight: [n], of x's dtype. y: x's
+shape and dtype, rounded once from float32. rstd: 1 / sqrt(mean(x^2) + eps), [...], float32 (float64
+for a float64 x); differentiable too. Formula: Zhang and Sennrich 2019, arXiv:1910.07467.
 """
 
 import torch
@@ -9,34 +10,50 @@ import torch
 import opaq
 
 _FLOAT = "float64 if x.dtype == float64 else float32"  # of rstd and of sums
-_BLOCKS = "min(ceil_div(rstd.numel(), 4), 256)"  # blocks of consecutive rows, each with one partial sum of grad_weight
+# blocks of consecutive rows, each with one partial sum of grad_weight
+_BLOCKS = "min(ceil_div(rstd.numel(), 4), 256)"
 
 rms_norm = opaq.op(
     "opaq_kernels::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y, Tensor rstd)",
     outputs={"y": opaq.like("x"), "rstd": opaq.tensor("x.shape[:-1]", dtype=_FLOAT)},
 )
 rms_norm_backward = opaq.op(
-    "opaq_kernels::rms_norm_backward(Tensor grad_y, Tensor grad_rstd, Tensor x, Tensor weight, Tensor rstd) "
+    "opaq_kernels::rms_norm_backward(Tensor grad_y, Tensor grad_rstd, Tensor x, Tensor weight, "
+    "Tensor rstd) "
     "-> (Tensor grad_x, Tensor grad_weight_partial)",
-    outputs={"grad_x": opaq.like("x"), "grad_weight_partial": opaq.tensor(f"{_BLOCKS}, x.size(-1)", dtype=_FLOAT)},
+    outputs={
+        "grad_x": opaq.like("x"),
+        "grad_weight_partial": opaq.tensor(f"{_BLOCKS}, x.size(-1)", dtype=_FLOAT),
+    },
 )
 
 _PER_BLOCK = f"ceil_div(rstd.numel(), max(1, {_BLOCKS}))"
 
-# ---- CUDA: a row in registers where it fits and is aligned, else two passes over it ----------------------------------------
+# ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
 _ROWS = "rstd.numel()"
 _PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
-_CUDA = ["x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16", "weight.dtype == x.dtype", "weight.numel() == x.size(-1)"]
+_CUDA = [
+    "x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16",
+    "weight.dtype == x.dtype",
+    "weight.numel() == x.size(-1)",
+]
 
 
 def _lanes(most: int) -> str:
     """Threads that share a row: one pack each up to a warp, about four packs each beyond."""
-    return f"min({most}, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
+    return (
+        f"min({most}, max(min(32, next_power_of_2({_PACKS})), "
+        f"next_power_of_2(ceil_div({_PACKS}, 4))))"
+    )
 
 
 def _aligned(*names: str) -> list[str]:
-    return ["x.size(-1) > 0", "x.size(-1) * x.itemsize % 16 == 0", *(f"aligned({name}, 16)" for name in names)]
+    return [
+        "x.size(-1) > 0",
+        "x.size(-1) * x.itemsize % 16 == 0",
+        *(f"aligned({name}, 16)" for name in names),
+    ]
 
 
 _lanes_forward, _lanes_backward = _lanes(1024), _lanes(512)
@@ -59,16 +76,29 @@ rms_norm.cuda(
     args="y, rstd, x, weight, x.size(-1), eps",
     requires=_CUDA,
 )
-_BACKWARD_ARGS = f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, {_ROWS}, {_PER_BLOCK}, x.size(-1)"
-_BACKWARD_CUDA = [*_CUDA, "grad_y.dtype == x.dtype", "grad_rstd.dtype == float32", "rstd.dtype == float32"]
+_BACKWARD_ARGS = (
+    f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, {_ROWS}, "
+    f"{_PER_BLOCK}, x.size(-1)"
+)
+_BACKWARD_CUDA = [
+    *_CUDA,
+    "grad_y.dtype == x.dtype",
+    "grad_rstd.dtype == float32",
+    "rstd.dtype == float32",
+]
 rms_norm_backward.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm_backward<{{x.dtype}}, {{{_lanes_backward}}}, {{ceil_div({_PACKS}, {_lanes_backward})}}>",
+    entry=f"rms_norm_backward<{{x.dtype}}, {{{_lanes_backward}}}, {{ceil_div({_PACKS}, "
+    f"{_lanes_backward})}}>",
     grid=_BLOCKS,
     block=[_lanes_backward, f"max(1, 256 // {_lanes_backward})"],
     args=_BACKWARD_ARGS,
-    requires=[*_BACKWARD_CUDA, *_aligned("grad_y", "x", "weight", "grad_x"), f"{_PACKS} <= 4 * 512"],
+    requires=[
+        *_BACKWARD_CUDA,
+        *_aligned("grad_y", "x", "weight", "grad_x"),
+        f"{_PACKS} <= 4 * 512",
+    ],
     priority=1,
 )
 rms_norm_backward.cuda(
@@ -81,9 +111,13 @@ rms_norm_backward.cuda(
     requires=_BACKWARD_CUDA,
 )
 
-# ---- CPU ---------------------------------------------------------------------------------------------------------------------
+# ---- CPU -----------------------------------------------------------------------------------------
 
-_CPU = ["x.dtype == float32 or x.dtype == float64", "weight.dtype == x.dtype", "weight.numel() == x.size(-1)"]
+_CPU = [
+    "x.dtype == float32 or x.dtype == float64",
+    "weight.dtype == x.dtype",
+    "weight.numel() == x.size(-1)",
+]
 rms_norm.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm<{x.dtype}>",
@@ -93,18 +127,27 @@ rms_norm.cpu(
 rms_norm_backward.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm_backward<{x.dtype}>",
-    args=f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, {_ROWS}, {_PER_BLOCK}, {_BLOCKS}, x.size(-1)",
-    requires=[*_CPU, "grad_y.dtype == x.dtype", "grad_rstd.dtype == x.dtype", "rstd.dtype == x.dtype"],
+    args=f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, {_ROWS}, "
+    f"{_PER_BLOCK}, {_BLOCKS}, x.size(-1)",
+    requires=[
+        *_CPU,
+        "grad_y.dtype == x.dtype",
+        "grad_rstd.dtype == x.dtype",
+        "rstd.dtype == x.dtype",
+    ],
 )
 
-# ---- meaning and gradient ------------------------------------------------------------------------------------------------------
+# ---- meaning and gradient ------------------------------------------------------------------------
 
 
 @rms_norm.reference
-def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6) -> tuple[torch.Tensor, torch.Tensor]:
+def rms_norm_reference(
+    x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6
+) -> tuple[torch.Tensor, torch.Tensor]:
     if weight.shape != x.shape[-1:]:
         raise ValueError(
-            f"rms_norm: weight has shape {tuple(weight.shape)}; expected {tuple(x.shape[-1:])}, the last dimension of x {tuple(x.shape)}"
+            f"rms_norm: weight has shape {tuple(weight.shape)}; expected {tuple(x.shape[-1:])}, "
+            f"the last dimension of x {tuple(x.shape)}"
         )
     wide = x.double() if x.dtype == torch.float64 else x.float()
     rstd = torch.rsqrt(wide.square().mean(-1) + eps)
@@ -113,7 +156,11 @@ def rms_norm_reference(x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6)
 
 @rms_norm_backward.reference
 def rms_norm_backward_reference(
-    grad_y: torch.Tensor, grad_rstd: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, rstd: torch.Tensor
+    grad_y: torch.Tensor,
+    grad_rstd: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.size(-1)
     rows = rstd.numel()
@@ -126,7 +173,11 @@ def rms_norm_backward_reference(
         return grad_x.to(x.dtype), torch.empty(0, n, dtype=rstd.dtype, device=x.device)
     per_block = -(-rows // blocks)
     grad_w = (g * v * scale).reshape(rows, n)
-    partial = torch.nn.functional.pad(grad_w, (0, 0, 0, blocks * per_block - rows)).view(blocks, per_block, n).sum(1)
+    partial = (
+        torch.nn.functional.pad(grad_w, (0, 0, 0, blocks * per_block - rows))
+        .view(blocks, per_block, n)
+        .sum(1)
+    )
     return grad_x.to(x.dtype), partial
 
 

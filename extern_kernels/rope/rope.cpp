@@ -1,4 +1,5 @@
-// Rotary position embedding on the CPU, for float and double. The formulas and strides are those of rope.cu.
+// Rotary position embedding on the CPU, for float and double. The formulas and strides are those of
+// rope.cu.
 #include <cstdint>
 
 template <typename T, bool BACKWARD>
@@ -11,8 +12,9 @@ static void rotate(T* out, const T* in, const T* cos, const T* sin, int64_t half
 }
 
 template <typename T, bool BACKWARD>
-void rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int64_t batch, int64_t q_heads, int64_t k_heads,
-          int64_t tokens, int64_t dim, int64_t q_batch, int64_t q_head, int64_t q_token, int64_t k_batch, int64_t k_head, int64_t k_token,
+void rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int64_t batch,
+          int64_t q_heads, int64_t k_heads, int64_t tokens, int64_t dim, int64_t q_batch,
+          int64_t q_head, int64_t q_token, int64_t k_batch, int64_t k_head, int64_t k_token,
           int64_t cos_batch, int64_t cos_token, int64_t sin_batch, int64_t sin_token) {
   for (int64_t b = 0; b < batch; ++b) {
     for (int64_t head = 0; head < q_heads + k_heads; ++head) {
@@ -23,7 +25,8 @@ void rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin
           rotate<T, BACKWARD>(q_out, q + b * q_batch + head * q_head + s * q_token, c, si, dim / 2);
           q_out += dim;
         } else {
-          rotate<T, BACKWARD>(k_out, k + b * k_batch + (head - q_heads) * k_head + s * k_token, c, si, dim / 2);
+          rotate<T, BACKWARD>(k_out, k + b * k_batch + (head - q_heads) * k_head + s * k_token, c,
+                              si, dim / 2);
           k_out += dim;
         }
       }

@@ -1,9 +1,12 @@
-// Rotary position embedding of queries and keys in one launch, forward and backward (the transpose of the forward).
-//   forward:   out1 = v1 * cos1 - v2 * sin1,  out2 = v2 * cos2 + v1 * sin2     (1, 2: first and second half of the head dimension D)
-//   backward:  out1 = v1 * cos1 + v2 * sin2,  out2 = v2 * cos2 - v1 * sin1
-// The subtle rule: q[B, H, S, D] and k[B, Hk, S, D] come as transposed views of [B, S, H, D], so every stride but the last (1) is read, in
-// elements; outputs are row-major. cos and sin [B or 1, S, D] have a batch stride of 0 where one serves all.
-// A block takes one token: its heads of q, then of k, share the token's cos and sin through the L1 cache. Float32 inside, one rounding at
+// Rotary position embedding of queries and keys in one launch, forward and backward (the transpose
+// of the forward).
+//   forward:   out1 = v1 * cos1 - v2 * sin1,  out2 = v2 * cos2 + v1 * sin2     (1, 2: first and
+//   second half of the head dimension D) backward:  out1 = v1 * cos1 + v2 * sin2,  out2 = v2 * cos2
+//   - v1 * sin1
+// The subtle rule: q[B, H, S, D] and k[B, Hk, S, D] come as transposed views of [B, S, H, D], so
+// every stride but the last (1) is read, in elements; outputs are row-major. cos and sin [B or 1,
+// S, D] have a batch stride of 0 where one serves all. A block takes one token: its heads of q,
+// then of k, share the token's cos and sin through the L1 cache. Float32 inside, one rounding at
 // the end.
 #include "../common.cuh"
 
@@ -36,9 +39,10 @@ __device__ void rotate(T* out, const T* in, const T* cos, const T* sin, int colu
 
 template <typename T, int D, int VEC, bool BACKWARD>
 __global__ void __launch_bounds__(256)
-rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int q_heads, int k_heads, long long tokens_per_sequence,
-     long long q_batch, long long q_head, long long q_token, long long k_batch, long long k_head, long long k_token, long long cos_batch,
-     long long cos_token, long long sin_batch, long long sin_token) {
+    rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int q_heads,
+         int k_heads, long long tokens_per_sequence, long long q_batch, long long q_head,
+         long long q_token, long long k_batch, long long k_head, long long k_token,
+         long long cos_batch, long long cos_token, long long sin_batch, long long sin_token) {
   constexpr int PACKS = D / 2 / VEC;  // of one head
   const long long b = blockIdx.x / tokens_per_sequence, s = blockIdx.x % tokens_per_sequence;
   cos += b * cos_batch + s * cos_token;
@@ -47,11 +51,13 @@ rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin, int
     const int head = i / PACKS, column = i % PACKS * VEC;
     if (head < q_heads) {
       T* out = q_out + ((b * q_heads + head) * tokens_per_sequence + s) * D;
-      rotate<T, D, VEC, BACKWARD>(out, q + b * q_batch + head * q_head + s * q_token, cos, sin, column);
+      rotate<T, D, VEC, BACKWARD>(out, q + b * q_batch + head * q_head + s * q_token, cos, sin,
+                                  column);
     } else {
       const int h = head - q_heads;
       T* out = k_out + ((b * k_heads + h) * tokens_per_sequence + s) * D;
-      rotate<T, D, VEC, BACKWARD>(out, k + b * k_batch + h * k_head + s * k_token, cos, sin, column);
+      rotate<T, D, VEC, BACKWARD>(out, k + b * k_batch + h * k_head + s * k_token, cos, sin,
+                                  column);
     }
   }
 }

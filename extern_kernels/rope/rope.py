@@ -1,8 +1,10 @@
 """Rotary position embedding of queries and keys, with its gradient: declaration and reference.
 
-rope(q, k, cos, sin) -> (q_out, k_out), the meaning of `apply_rotary_pos_emb` in transformers' Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even;
-cos, sin: [B or 1, S, D]; one floating dtype. q and k may be transposed views, as they come from a projection; results are row-major, rounded once
-from float32. cos and sin get no gradient. Formula: Su et al. 2021, arXiv:2104.09864, with halves in place of interleaved pairs.
+rope(q, k, cos, sin) -> (q_out, k_out), the meaning of `apply_rotary_pos_emb` in transformers'
+Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even; cos, sin: [B or 1, S, D]; one floating dtype. q
+and k may be transposed views, as they come from a projection; results are row-major, rounded once
+from float32. cos and sin get no gradient. Formula: Su et al. 2021, arXiv:2104.09864, with halves in
+place of interleaved pairs.
 """
 
 import torch
@@ -10,11 +12,13 @@ import torch
 import opaq
 
 rope = opaq.op(
-    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor q_out, Tensor k_out)",
+    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor q_out, Tensor "
+    "k_out)",
     outputs={"q_out": opaq.like("q"), "k_out": opaq.like("k")},
 )
 rope_backward = opaq.op(
-    "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin) -> (Tensor grad_q, Tensor grad_k)",
+    "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin) "
+    "-> (Tensor grad_q, Tensor grad_k)",
     outputs={"grad_q": opaq.like("grad_q_out"), "grad_k": opaq.like("grad_k_out")},
 )
 
@@ -28,13 +32,19 @@ def _requires(q: str, k: str, *dtypes: str) -> list[str]:
         f"{q}.size(3) % 2 == 0",
         f"{k}.size(0) == {q}.size(0) and {k}.size(2) == {q}.size(2) and {k}.size(3) == {q}.size(3)",
         *(f"{name}.size(0) == 1 or {name}.size(0) == {q}.size(0)" for name in ("cos", "sin")),
-        *(f"{name}.size(1) == {q}.size(2) and {name}.size(2) == {q}.size(3)" for name in ("cos", "sin")),
+        *(
+            f"{name}.size(1) == {q}.size(2) and {name}.size(2) == {q}.size(3)"
+            for name in ("cos", "sin")
+        ),
         *(f"{name}.stride(-1) == 1" for name in (q, k, "cos", "sin")),
     ]
 
 
 def _strides(q: str, k: str) -> str:
-    batch = [f"0 if {name}.size(0) == 1 else {name}.stride(0), {name}.stride(1)" for name in ("cos", "sin")]
+    batch = [
+        f"0 if {name}.size(0) == 1 else {name}.stride(0), {name}.stride(1)"
+        for name in ("cos", "sin")
+    ]
     return ", ".join([*(f"{name}.stride({i})" for name in (q, k) for i in range(3)), *batch])
 
 
@@ -54,17 +64,27 @@ def _declare(op: opaq.Op, outputs: str, q: str, k: str, backward: str) -> None:
             *requires,
             f"{q}.size(3) * {q}.itemsize % 32 == 0",
             *(f"{name}.stride({i}) * {q}.itemsize % 16 == 0" for name in (q, k) for i in range(3)),
-            *(f"{name}.stride({i}) * {q}.itemsize % 16 == 0" for name in ("cos", "sin") for i in range(2)),
+            *(
+                f"{name}.stride({i}) * {q}.itemsize % 16 == 0"
+                for name in ("cos", "sin")
+                for i in range(2)
+            ),
             *(f"aligned({name}, 16)" for name in (q, k, "cos", "sin")),
         ],
         priority=1,
         **shared,
     )
-    op.cuda(name="cuda:elements", entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, 1, {backward}>", requires=requires, **shared)
+    op.cuda(
+        name="cuda:elements",
+        entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, 1, {backward}>",
+        requires=requires,
+        **shared,
+    )
     op.cpu(
         source=opaq.file("rope.cpp"),
         entry=f"rope<{{{q}.dtype}}, {backward}>",
-        args=f"{tensors}, {q}.size(0), {q}.size(1), {k}.size(1), {q}.size(2), {q}.size(3), {_strides(q, k)}",
+        args=f"{tensors}, {q}.size(0), {q}.size(1), {k}.size(1), {q}.size(2), {q}.size(3), "
+        f"{_strides(q, k)}",
         requires=_requires(q, k, "float32", "float64"),
     )
 
@@ -76,16 +96,22 @@ _declare(rope_backward, "grad_q, grad_k", "grad_q_out", "grad_k_out", "true")
 def _check(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     batch, _, tokens, dim = q.shape
     if dim % 2:
-        raise ValueError(f"rope: q has a head dimension of {dim}; expected an even number, for its two halves are rotated against each other")
+        raise ValueError(
+            f"rope: q has a head dimension of {dim}; expected an even number, for its two "
+            "halves are rotated against each other"
+        )
     for name, table in (("cos", cos), ("sin", sin)):
         if table.dim() != 3 or table.size(0) not in (1, batch) or table.shape[1:] != (tokens, dim):
             raise ValueError(
-                f"rope: {name} has shape {tuple(table.shape)}; expected (1 or {batch}, {tokens}, {dim}) to go with q {tuple(q.shape)}"
+                f"rope: {name} has shape {tuple(table.shape)}; expected (1 or {batch}, "
+                f"{tokens}, {dim}) to go with q {tuple(q.shape)}"
             )
 
 
 @rope.reference
-def rope_reference(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def rope_reference(
+    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     _check(q, cos, sin)
     wide = torch.promote_types(q.dtype, torch.float32)
     cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)

@@ -1,4 +1,5 @@
-// SwiGLU activation on the CPU, for float and double, row-major. The formulas are those of silu_mul.cu.
+// SwiGLU activation on the CPU, for float and double, row-major. The formulas are those of
+// silu_mul.cu.
 #include <cmath>
 #include <cstdint>
 
@@ -8,7 +9,8 @@ void silu_mul(T* y, const T* gate, const T* up, int64_t numel) {
 }
 
 template <typename T>
-void silu_mul_backward(T* grad_gate, T* grad_up, const T* grad_y, const T* gate, const T* up, int64_t numel) {
+void silu_mul_backward(T* grad_gate, T* grad_up, const T* grad_y, const T* gate, const T* up,
+                       int64_t numel) {
   for (int64_t i = 0; i < numel; ++i) {
     const T s = 1 / (1 + std::exp(-gate[i]));
     grad_up[i] = grad_y[i] * gate[i] * s;

@@ -1,7 +1,10 @@
-// SwiGLU activation, forward and backward: y = silu(gate) * up with silu(v) = v / (1 + exp(-v)); float32 inside, one rounding at the end.
-//   backward:  s = sigmoid(gate),  grad_up = grad_y * gate * s,  grad_gate = grad_y * up * s * (1 + gate * (1 - s))
-// The subtle rule: `rows` rows of n elements, each input with a row stride of its own, serve the halves of one wide projection uncopied; a
-// row-major tensor of any shape is one row of numel() elements, so that no thread divides. Outputs are row-major.
+// SwiGLU activation, forward and backward: y = silu(gate) * up with silu(v) = v / (1 + exp(-v));
+// float32 inside, one rounding at the end.
+//   backward:  s = sigmoid(gate),  grad_up = grad_y * gate * s,  grad_gate = grad_y * up * s * (1 +
+//   gate * (1 - s))
+// The subtle rule: `rows` rows of n elements, each input with a row stride of its own, serve the
+// halves of one wide projection uncopied; a row-major tensor of any shape is one row of numel()
+// elements, so that no thread divides. Outputs are row-major.
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -10,7 +13,8 @@ using opaq::to_float;
 
 template <typename T, int VEC>
 __global__ void __launch_bounds__(256)
-silu_mul(T* y, const T* gate, const T* up, long long rows, long long n, long long gate_stride, long long up_stride) {
+    silu_mul(T* y, const T* gate, const T* up, long long rows, long long n, long long gate_stride,
+             long long up_stride) {
   const long long column = (blockIdx.x * 256LL + threadIdx.x) * VEC;
   if (column >= n) return;
   for (long long row = blockIdx.y; row < rows; row += gridDim.y) {
@@ -28,8 +32,8 @@ silu_mul(T* y, const T* gate, const T* up, long long rows, long long n, long lon
 
 template <typename T, int VEC>
 __global__ void __launch_bounds__(256)
-silu_mul_backward(T* grad_gate, T* grad_up, const T* grad_y, const T* gate, const T* up, long long rows, long long n, long long gate_stride,
-                  long long up_stride) {
+    silu_mul_backward(T* grad_gate, T* grad_up, const T* grad_y, const T* gate, const T* up,
+                      long long rows, long long n, long long gate_stride, long long up_stride) {
   const long long column = (blockIdx.x * 256LL + threadIdx.x) * VEC;
   if (column >= n) return;
   for (long long row = blockIdx.y; row < rows; row += gridDim.y) {

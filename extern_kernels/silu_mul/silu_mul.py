@@ -1,16 +1,20 @@
 """SwiGLU activation with its gradient: declaration and reference.
 
-silu_mul(gate, up) -> y = silu(gate) * up. gate, up: one shape and one floating dtype; y: the same, row-major, rounded once from float32. The halves
-of one projection, `gate, up = h.chunk(2, -1)` for a 2- or 3-dimensional h, are read where they lie. Formula: Shazeer 2020, arXiv:2002.05202.
+silu_mul(gate, up) -> y = silu(gate) * up. gate, up: one shape and one floating dtype; y: the same,
+row-major, rounded once from float32. The halves of one projection, `gate, up = h.chunk(2, -1)` for
+a 2- or 3-dimensional h, are read where they lie. Formula: Shazeer 2020, arXiv:2002.05202.
 """
 
 import torch
 
 import opaq
 
-silu_mul = opaq.op("opaq_kernels::silu_mul(Tensor gate, Tensor up) -> (Tensor y)", outputs=opaq.like("gate"))
+silu_mul = opaq.op(
+    "opaq_kernels::silu_mul(Tensor gate, Tensor up) -> (Tensor y)", outputs=opaq.like("gate")
+)
 silu_mul_backward = opaq.op(
-    "opaq_kernels::silu_mul_backward(Tensor grad_y, Tensor gate, Tensor up) -> (Tensor grad_gate, Tensor grad_up)",
+    "opaq_kernels::silu_mul_backward(Tensor grad_y, Tensor gate, Tensor up) -> (Tensor "
+    "grad_gate, Tensor grad_up)",
     outputs={"grad_gate": opaq.like("gate"), "grad_up": opaq.like("up")},
 )
 
@@ -21,7 +25,9 @@ _VEC = "16 / gate.itemsize"
 
 
 def _rows(name: str) -> list[str]:
-    """`name` is rows with an even stride: two-dimensional, or three-dimensional with leading dimensions that could be merged."""
+    """`name` is rows with an even stride: two-dimensional, or three-dimensional with leading
+    dimensions that could be merged.
+    """
     return [
         f"{name}.stride(-1) == 1",
         f"{name}.stride(-2) * {name}.itemsize % 16 == 0",
@@ -29,8 +35,12 @@ def _rows(name: str) -> list[str]:
     ]
 
 
-def _declare_cuda(op: opaq.Op, kernel: str, tensors: str, inputs: list[str], requires: list[str]) -> None:
-    """The same kernel three ways: packs over one long row, packs over strided rows as they lie, elements over one long row."""
+def _declare_cuda(
+    op: opaq.Op, kernel: str, tensors: str, inputs: list[str], requires: list[str]
+) -> None:
+    """The same kernel three ways: packs over one long row, packs over strided rows as they lie,
+    elements over one long row.
+    """
     source = opaq.file("silu_mul.cu")
     rows = "gate.numel() / gate.size(-1)"
     aligned = [f"aligned({name}, 16)" for name in inputs]
@@ -52,9 +62,14 @@ def _declare_cuda(op: opaq.Op, kernel: str, tensors: str, inputs: list[str], req
         block=256,
         args=f"{tensors}, {rows}, gate.size(-1), gate.stride(-2), up.stride(-2)",
         requires=[
-            *requires, "gate.dim() == 2 or gate.dim() == 3", "gate.size(-1) > 0", f"gate.size(-1) % ({_VEC}) == 0",
-            *_rows("gate"), *_rows("up"), *aligned,
-        ],  # fmt: skip
+            *requires,
+            "gate.dim() == 2 or gate.dim() == 3",
+            "gate.size(-1) > 0",
+            f"gate.size(-1) % ({_VEC}) == 0",
+            *_rows("gate"),
+            *_rows("up"),
+            *aligned,
+        ],
         priority=1,
     )
     op.cuda(
@@ -70,11 +85,20 @@ def _declare_cuda(op: opaq.Op, kernel: str, tensors: str, inputs: list[str], req
 
 _declare_cuda(silu_mul, "silu_mul", "y, gate, up", ["gate", "up"], _CUDA)
 _declare_cuda(
-    silu_mul_backward, "silu_mul_backward", "grad_gate, grad_up, grad_y, gate, up", ["grad_y", "gate", "up"], [*_CUDA, *_BACKWARD]
+    silu_mul_backward,
+    "silu_mul_backward",
+    "grad_gate, grad_up, grad_y, gate, up",
+    ["grad_y", "gate", "up"],
+    [*_CUDA, *_BACKWARD],
 )
 
 _CPU = ["gate.dtype == float32 or gate.dtype == float64", *_SAME]
-silu_mul.cpu(source=opaq.file("silu_mul.cpp"), entry="silu_mul<{gate.dtype}>", args="y, gate, up, y.numel()", requires=_CPU)
+silu_mul.cpu(
+    source=opaq.file("silu_mul.cpp"),
+    entry="silu_mul<{gate.dtype}>",
+    args="y, gate, up, y.numel()",
+    requires=_CPU,
+)
 silu_mul_backward.cpu(
     source=opaq.file("silu_mul.cpp"),
     entry="silu_mul_backward<{gate.dtype}>",
@@ -86,7 +110,8 @@ silu_mul_backward.cpu(
 def _check(gate: torch.Tensor, up: torch.Tensor) -> None:
     if gate.shape != up.shape or gate.dtype != up.dtype:
         raise ValueError(
-            f"silu_mul: gate is {gate.dtype} {tuple(gate.shape)}, up is {up.dtype} {tuple(up.shape)}; expected one shape and one dtype: "
+            f"silu_mul: gate is {gate.dtype} {tuple(gate.shape)}, up is {up.dtype} "
+            f"{tuple(up.shape)}; expected one shape and one dtype: "
             "broadcast or cast the smaller one first"
         )
 
@@ -99,7 +124,9 @@ def silu_mul_reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 @silu_mul_backward.reference
-def silu_mul_backward_reference(grad_y: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def silu_mul_backward_reference(
+    grad_y: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     _check(gate, up)
     wide = torch.promote_types(gate.dtype, torch.float32)
     grad, v, u = grad_y.to(wide), gate.to(wide), up.to(wide)

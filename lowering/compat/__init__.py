@@ -1,6 +1,7 @@
 """PyTorch's private names, for each torch minor: nothing else in this package uses them.
 
-This part is cheap: it does not import Inductor. `compat.inductor` does, and is imported by the modules that `lowering.activate()` loads.
+This part is cheap: it does not import Inductor. `compat.inductor` does, and is imported by the
+modules that `lowering.activate()` loads.
 """
 
 from __future__ import annotations

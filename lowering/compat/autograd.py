@@ -1,7 +1,9 @@
-"""The kernel that an op has under PyTorch's Autograd key: it makes the op differentiable, or refuses a call that autograd would get wrong.
+"""The kernel that an op has under PyTorch's Autograd key: it makes the op differentiable, or
+refuses a call that autograd would get wrong.
 
-It builds its graph node as PyTorch's own operators do, at the level of the transform that calls it (torch.func.grad, vjp, vmap of them), so that
-every transform of reverse mode composes with it. torch.library.register_autograd does not: its node is one that torch.func refuses.
+It builds its graph node as PyTorch's own operators do, at the level of the transform that calls it
+(torch.func.grad, vjp, vmap of them), so that every transform of reverse mode composes with it.
+torch.library.register_autograd does not: its node is one that torch.func refuses.
 """
 
 from __future__ import annotations
@@ -24,53 +26,84 @@ _libraries: list[torch.library.Library] = []  # a registration lasts as long as 
 class Gradient(Protocol):
     """What the kernel must know of an op."""
 
-    written: tuple[str, ...]  # arguments that the op writes to and whose new values are differentiated
+    written: tuple[
+        str, ...
+    ]  # arguments that the op writes to and whose new values are differentiated
 
     def admit(self, values: Mapping[str, Any], tangents: list[str]) -> bool:
-        """Called with every argument by name when one requires grad, or when those in `tangents` have one. Whether the call is to be recorded;
-        raises where its gradient would be wrong."""
+        """Called with every argument by name when one requires grad, or when those in `tangents`
+        have one. Whether the call is to be recorded; raises where its gradient would be wrong."""
 
     def save(self, ctx: Any, values: Mapping[str, Any], result: Any) -> None: ...
 
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Gradients with respect to every argument of the schema, from those of the results and then of the written arguments."""
+        """Gradients with respect to every argument of the schema, from those of the results and
+        then of the written arguments.
+        """
 
 
 def forward_levels() -> dict[str, Any]:
-    """The variables of the module that counts the open levels of forward-mode differentiation: `_current_level` is -1 where none is open."""
+    """The variables of the module that counts the open levels of forward-mode differentiation:
+    `_current_level` is -1 where none is open.
+    """
     return vars(forward_ad)
 
 
 def written_names(overload: Any) -> tuple[str, ...]:
     """The arguments that an op writes to."""
-    return tuple(arg.name for arg in overload._schema.arguments if arg.alias_info is not None and arg.alias_info.is_write)
+    return tuple(
+        arg.name
+        for arg in overload._schema.arguments
+        if arg.alias_info is not None and arg.alias_info.is_write
+    )
 
 
 def returned_names(overload: Any) -> tuple[str, ...]:
-    """The arguments that an op writes to and returns (Tensor(a!) -> Tensor(a!)), in the order of its results."""
+    """The arguments that an op writes to and returns (Tensor(a!) -> Tensor(a!)), in the order of
+    its results.
+    """
     return tuple(name for name in _returned(overload) if name is not None)
 
 
 def _returned(overload: Any) -> list[str | None]:
     """For each result, the written argument that it is."""
-    sets = {tuple(arg.alias_info.before_set): arg.name for arg in overload._schema.arguments if arg.alias_info is not None and arg.alias_info.is_write}
-    return [sets.get(tuple(result.alias_info.before_set)) if result.alias_info is not None else None for result in overload._schema.returns]
+    sets = {
+        tuple(arg.alias_info.before_set): arg.name
+        for arg in overload._schema.arguments
+        if arg.alias_info is not None and arg.alias_info.is_write
+    }
+    return [
+        sets.get(tuple(result.alias_info.before_set)) if result.alias_info is not None else None
+        for result in overload._schema.returns
+    ]
 
 
 def register_autograd(overload: Any, gradient: Callable[[], Gradient], owner: Any = None) -> None:
-    """Registers the kernel in the place of any other; `gradient` is asked at each call, so that it may change. owner: the object that
-    torch.library.custom_op made, with which the registration ends; None: it lasts for ever."""
+    """Registers the kernel in the place of any other; `gradient` is asked at each call, so that it
+    may change. owner: the object that torch.library.custom_op made, with which the registration
+    ends; None: it lasts for ever."""
     namespace, name = overload.name().split("::")
     library = torch.library.Library(namespace, "FRAGMENT") if owner is None else owner._lib
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Warning only once for all operators", category=UserWarning)
-        library.impl(name.removesuffix(".default"), _kernel(overload, gradient), "Autograd", with_keyset=True, allow_override=True)
+        warnings.filterwarnings(
+            "ignore", message="Warning only once for all operators", category=UserWarning
+        )
+        library.impl(
+            name.removesuffix(".default"),
+            _kernel(overload, gradient),
+            "Autograd",
+            with_keyset=True,
+            allow_override=True,
+        )
     if owner is None:
         _libraries.append(library)
 
 
 def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., Any]:
-    arguments = [(arg.name, arg.kwarg_only, arg.default_value if arg.has_default_value() else None) for arg in overload._schema.arguments]
+    arguments = [
+        (arg.name, arg.kwarg_only, arg.default_value if arg.has_default_value() else None)
+        for arg in overload._schema.arguments
+    ]
     node = _node(overload, arguments)
 
     def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -79,9 +112,14 @@ def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., An
         below = keyset & torch._C._after_autograd_keyset
         if reverse or forward:
             values = {
-                argument: args[i] if i < len(args) else kwargs.get(argument, default) for i, (argument, _, default) in enumerate(arguments)
+                argument: args[i] if i < len(args) else kwargs.get(argument, default)
+                for i, (argument, _, default) in enumerate(arguments)
             }
-            tangents = [argument for argument, value in values.items() if _has_tangent(value)] if forward else []
+            tangents = (
+                [argument for argument, value in values.items() if _has_tangent(value)]
+                if forward
+                else []
+            )
             if (reverse or tangents) and gradient().admit(values, tangents) and reverse:
                 return _record(node, _Call(gradient(), below), values)
         with torch._C._AutoDispatchBelowAutograd():
@@ -98,7 +136,9 @@ class _Call:
         self.inputs: list[int] = []  # how the arguments were flattened
         self.results: list[int] = []
         self.single = False  # one result that is not in a tuple
-        self.written: list[bool] = []  # for each differentiated argument that is not also a result: whether it was given
+        self.written: list[
+            bool
+        ] = []  # for each differentiated argument that is not also a result: whether it was given
 
 
 def _record(node: Any, call: _Call, values: dict[str, Any]) -> Any:
@@ -118,17 +158,25 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
     def forward(ctx: Any, call: _Call, *flat: Any) -> Any:
         values = _unflatten(flat, call.inputs)
         with torch._C._AutoDispatchBelowAutograd(), _outer_transforms():
-            result = overload.redispatch(call.below, *values[:positional], **dict(zip(names[positional:], values[positional:])))
+            result = overload.redispatch(
+                call.below,
+                *values[:positional],
+                **dict(zip(names[positional:], values[positional:])),
+            )
         with torch._C._AutoDispatchBelowAutograd():
             call.gradient.save(ctx, dict(zip(names, values)), result)
         ctx.call = call
         call.single = result is not None and not isinstance(result, tuple)
         parts = () if result is None else (result,) if call.single else result
         named = dict(zip(names, values))
-        leaves, call.results = _flatten(part if name is None else named[name] for part, name in zip(parts, returned))
+        leaves, call.results = _flatten(
+            part if name is None else named[name] for part, name in zip(parts, returned)
+        )
         written = [named[name] for name in names if name in call.gradient.written]
         ctx.mark_dirty(*(value for value in written if value is not None))
-        beside = [named[name] for name in names if name in call.gradient.written and name not in returned]
+        beside = [
+            named[name] for name in names if name in call.gradient.written and name not in returned
+        ]
         call.written = [value is not None for value in beside]
         return (*leaves, *(value for value in beside if value is not None))
 
@@ -138,7 +186,9 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         ctx.needs_input_grad = tuple(_unflatten(needed[1:], call.inputs))
         try:
             given = iter(grads[_count(call.results) :])
-            found = call.gradient.run(ctx, (*results, *(next(given) if present else None for present in call.written)))
+            found = call.gradient.run(
+                ctx, (*results, *(next(given) if present else None for present in call.written))
+            )
         finally:
             ctx.needs_input_grad = needed
         spread: list[Any] = [None]
@@ -152,7 +202,9 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
 
 @contextlib.contextmanager
 def _outer_transforms() -> Iterator[None]:
-    """A node's forward runs with gradients off; the transforms of torch.func around this one differentiate the same call once more, each by itself."""
+    """A node's forward runs with gradients off; the transforms of torch.func around this one
+    differentiate the same call once more, each by itself.
+    """
     if not torch._C._are_functorch_transforms_active():
         yield
         return
@@ -161,11 +213,15 @@ def _outer_transforms() -> Iterator[None]:
 
 
 def _flatten(parts: Iterable[Any]) -> tuple[list[Any], list[int]]:
-    """Values with the tensors of lists among them, and for each part the length of such a list, -1 for anything else."""
+    """Values with the tensors of lists among them, and for each part the length of such a list, -1
+    for anything else.
+    """
     flat: list[Any] = []
     counts: list[int] = []
     for part in parts:
-        spread = isinstance(part, (list, tuple)) and any(isinstance(item, torch.Tensor) for item in part)
+        spread = isinstance(part, (list, tuple)) and any(
+            isinstance(item, torch.Tensor) for item in part
+        )
         flat.extend(part if spread else [part])
         counts.append(len(part) if spread else -1)
     return flat, counts

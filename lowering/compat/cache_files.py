@@ -1,7 +1,9 @@
-"""Holds what Inductor reads from its cache folder against what was written: a file that was damaged since is written again or taken for lost.
+"""Holds what Inductor reads from its cache folder against what was written: a file that was damaged
+since is written again or taken for lost.
 
-Inductor itself reads pickles of compiled graphs and runs Python wrappers as it finds them; a changed byte can be another value in a launch. The names
-of the pickles are digests of their content, and of a wrapper its source is at hand. Inductor's own C++ kernels (.so) carry no digest.
+Inductor itself reads pickles of compiled graphs and runs Python wrappers as it finds them; a
+changed byte can be another value in a launch. The names of the pickles are digests of their
+content, and of a wrapper its source is at hand. Inductor's own C++ kernels (.so) carry no digest.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ __all__ = ["heal_files"]
 
 def heal_files() -> None:
     """From now on, for every graph of the process."""
-    candidates = codecache.GuardedCache.iterate_over_candidates.__func__  # of FxGraphCache and AOTAutogradCache
+    candidates = (
+        codecache.GuardedCache.iterate_over_candidates.__func__
+    )  # of FxGraphCache and AOTAutogradCache
     write_to_disk, write = CompiledFxGraph.write_to_disk, codecache.PyCodeCache.write.__func__
 
     def iterate_over_candidates(cls: Any, local: bool, remote_cache: Any, key: str) -> Any:
@@ -41,7 +45,9 @@ def heal_files() -> None:
 def _remove_damaged(folder: str) -> bool:
     """Whether every pickle that is left in the folder is as it was written."""
     try:
-        paths = [entry.path for entry in os.scandir(folder) if not entry.name.startswith(".")]  # others are being written
+        paths = [
+            entry.path for entry in os.scandir(folder) if not entry.name.startswith(".")
+        ]  # others are being written
     except OSError:  # there is none, mostly
         return False
     for path in paths:
@@ -58,7 +64,9 @@ def _remove_damaged(folder: str) -> bool:
 
 def _rewrite_damaged(path: str, source: str) -> None:
     content = _content(path)
-    if content is not None and content.strip() != source.strip().encode():  # Inductor names sources by what stands between their blanks
+    if (
+        content is not None and content.strip() != source.strip().encode()
+    ):  # Inductor names sources by what stands between their blanks
         codecache.write_atomic(path, source, make_dirs=True)
 
 

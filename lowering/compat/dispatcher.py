@@ -1,6 +1,8 @@
-"""Where PyTorch's dispatcher keeps its state, learned by experiment: each fact is used only where this torch shows it as expected.
+"""Where PyTorch's dispatcher keeps its state, learned by experiment: each fact is used only where
+this torch shows it as expected.
 
-The runtime reads these places at every call, in a few nanoseconds, to see whether a direct launch still means what the dispatcher would do.
+The runtime reads these places at every call, in a few nanoseconds, to see whether a direct launch
+still means what the dispatcher would do.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Any
 
 import torch
 
-# What a call on plain tensors of a device passes, from the kernel upwards. Tracing happens between the second and the third.
+# What a call on plain tensors of a device passes, from the kernel upwards. Tracing happens between
+# the second and the third.
 KEYS = (
     ("CPU", "BackendSelect", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"),
     ("CUDA", "BackendSelect", "ADInplaceOrView", "AutogradCUDA", "AutocastCUDA"),
@@ -22,10 +25,11 @@ _pins: dict[str, Any] = {}  # by name
 
 
 def local_state(libc10: ctypes.CDLL) -> tuple[str, str, int, int]:
-    """(library, symbol of the thread-local pair of included and excluded keys, bits of each that inference mode and autocast set).
+    """(library, symbol of the thread-local pair of included and excluded keys, bits of each that
+    inference mode and autocast set).
 
-    The variable holds the difference to the default, so that both words are zero where nothing is special. ("", "", 0, 0) where this torch
-    has it otherwise.
+    The variable holds the difference to the default, so that both words are zero where nothing is
+    special. ("", "", 0, 0) where this torch has it otherwise.
     """
     try:
         words = (ctypes.c_uint64 * 2).in_dll(libc10, _STATE[1])
@@ -33,7 +37,10 @@ def local_state(libc10: ctypes.CDLL) -> tuple[str, str, int, int]:
         return ("", "", 0, 0)
 
     def state() -> tuple[int, int, int, int]:
-        include, exclude = torch._C._dispatch_tls_local_include_set(), torch._C._dispatch_tls_local_exclude_set()
+        include, exclude = (
+            torch._C._dispatch_tls_local_include_set(),
+            torch._C._dispatch_tls_local_exclude_set(),
+        )
         return words[0], words[1], include.raw_repr(), exclude.raw_repr()
 
     with torch.inference_mode(False):
@@ -43,16 +50,17 @@ def local_state(libc10: ctypes.CDLL) -> tuple[str, str, int, int]:
     included, excluded, told_included, told_excluded = (a ^ b for a, b in zip(before, inference))
     if not included or not excluded or included != told_included or excluded != told_excluded:
         return ("", "", 0, 0)
-    autocast = torch._C.DispatchKeySet(torch._C._dispatch_key_parse("AutocastCPU")) | torch._C.DispatchKeySet(
-        torch._C._dispatch_key_parse("AutocastCUDA")
-    )
+    autocast = torch._C.DispatchKeySet(
+        torch._C._dispatch_key_parse("AutocastCPU")
+    ) | torch._C.DispatchKeySet(torch._C._dispatch_key_parse("AutocastCUDA"))
     return (*_STATE, included, excluded | autocast.raw_repr())
 
 
 @functools.cache
 def _table() -> dict[str, int]:
-    """Offset in bytes, from an operator's address, of the kernel that its dispatch table holds for each of KEYS; empty where this torch has it
-    otherwise. Found by giving an operator of our own a kernel for one key after another."""
+    """Offset in bytes, from an operator's address, of the kernel that its dispatch table holds for
+    each of KEYS; empty where this torch has it otherwise. Found by giving an operator of our own a
+    kernel for one key after another."""
     library = torch._C._dispatch_library("FRAGMENT", "opaq_probe", "", "opaq", 0)
     library.def_("table(Tensor x) -> Tensor", "")
     _libraries.append(library)
@@ -68,7 +76,11 @@ def _table() -> dict[str, int]:
         library.impl("table", key, lambda x: x, False)
         after = list(words)
         pairs = zip(before, after, before[1:], after[1:])
-        changed = [i for i, (old, new, old_function, new_function) in enumerate(pairs) if not old and new > 4096 and old_function != new_function]
+        changed = [
+            i
+            for i, (old, new, old_function, new_function) in enumerate(pairs)
+            if not old and new > 4096 and old_function != new_function
+        ]
         if len(changed) != 1:
             return {}
         offsets[key] = changed[0] * ctypes.sizeof(ctypes.c_size_t)
@@ -77,8 +89,9 @@ def _table() -> dict[str, int]:
 
 
 def kernel_entries(qualname: str) -> list[list[int]]:
-    """For each device, the addresses at which the dispatcher keeps the op's kernels for KEYS (two words each: functor, boxed function); empty
-    where they cannot be known. Valid while the op is defined."""
+    """For each device, the addresses at which the dispatcher keeps the op's kernels for KEYS (two
+    words each: functor, boxed function); empty where they cannot be known. Valid while the op is
+    defined."""
     name, _, overload = qualname.partition(".")
     address = _operator(name, overload)[0]
     if not address or not _table():
@@ -87,8 +100,9 @@ def kernel_entries(qualname: str) -> list[list[int]]:
 
 
 def pinned_kernel_entries(qualname: str) -> list[list[int]]:
-    """As kernel_entries, and valid for ever: torch.library.custom_op undefines an op that is declared again, and the dispatcher forgets an op
-    without definition and kernels. A kernel for a device that torch has given up keeps it."""
+    """As kernel_entries, and valid for ever: torch.library.custom_op undefines an op that is
+    declared again, and the dispatcher forgets an op without definition and kernels. A kernel for a
+    device that torch has given up keeps it."""
     namespace, name = qualname.split("::")
     if qualname not in _pins:
         _pins[qualname] = library = torch._C._dispatch_library("IMPL", namespace, "", "opaq", 0)
@@ -106,8 +120,8 @@ def is_known(qualname: str) -> bool:
 
 
 def _operator(name: str, overload: str) -> tuple[int, int]:
-    """(address, bytes that may be read there); (0, 0) where the handle is not what it was in every torch so far: an object that points to
-    (address of the entry, the list node that holds it)."""
+    """(address, bytes that may be read there); (0, 0) where the handle is not what it was in every
+    torch so far: an object that points to (address of the entry, the list node that holds it)."""
     handle = torch._C._dispatch_find_schema_or_throw(name, overload)
     place = ctypes.c_void_p.from_address(id(handle) + object.__basicsize__).value
     if not place:

@@ -1,4 +1,6 @@
-"""Inductor's names for the installed torch: those in the adapter's `__all__`. Importing this imports Inductor, which takes seconds."""
+"""Inductor's names for the installed torch: those in the adapter's `__all__`. Importing this
+imports Inductor, which takes seconds.
+"""
 
 from __future__ import annotations
 

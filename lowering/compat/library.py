@@ -1,4 +1,6 @@
-"""What torch.library and the dispatcher know of an operator. Private names that need no Inductor; spelled alike by every torch that opaq supports."""
+"""What torch.library and the dispatcher know of an operator. Private names that need no Inductor;
+spelled alike by every torch that opaq supports.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,39 @@ from typing import Any
 import torch
 from torch._library import custom_ops, simple_registry
 
-_STOCK = ("aten", "prims", "prim", "higher_order", "inductor", "inductor_prims", "_c10d_functional", "c10d", "quantized", "profiler")
+_STOCK = (
+    "aten",
+    "prims",
+    "prim",
+    "higher_order",
+    "inductor",
+    "inductor_prims",
+    "_c10d_functional",
+    "c10d",
+    "quantized",
+    "profiler",
+)
 _TORCH = os.path.dirname(torch.__file__) + os.sep
-_OPAQ = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this package: the only one that registers kernels by itself
-_OURS = ("opaq:", _OPAQ)  # where opaq's runtime, and this package, say that their kernels were registered
+_OPAQ = (
+    os.path.dirname(os.path.dirname(__file__)) + os.sep
+)  # this package: the only one that registers kernels by itself
+_OURS = (
+    "opaq:",
+    _OPAQ,
+)  # where opaq's runtime, and this package, say that their kernels were registered
 _CUSTOM_OPS = os.path.join("torch", "_library", "custom_ops.py")
-_KERNEL = re.compile(r"^(?P<key>\w+)(?P<alias>\[alias\])?( \(inactive\))?: registered at (?P<place>\S+)")
-_LIVE = ("CPU", "CUDA")  # kernels that are looked up whenever the op is called: compiled code holds nothing of them
+_KERNEL = re.compile(
+    r"^(?P<key>\w+)(?P<alias>\[alias\])?( \(inactive\))?: registered at (?P<place>\S+)"
+)
+_LIVE = (
+    "CPU",
+    "CUDA",
+)  # kernels that are looked up whenever the op is called: compiled code holds nothing of them
 
 
 def op_name(value: Any) -> str | None:
-    """ "mylib::rms_norm", or "mylib::rms_norm.overload", for an op of the dispatcher, a packet of its overloads, or what torch.library.custom_op
-    returns."""
+    """ "mylib::rms_norm", or "mylib::rms_norm.overload", for an op of the dispatcher, a packet of
+    its overloads, or what torch.library.custom_op returns."""
     if isinstance(value, torch._ops.OpOverload):
         return value.name()
     if isinstance(value, torch._ops.OpOverloadPacket):
@@ -32,7 +55,9 @@ def op_name(value: Any) -> str | None:
 
 
 def op_names_in(module: types.ModuleType) -> set[str] | None:
-    """The names that may be looked up in torch.ops, or in a namespace of it; None for any other module."""
+    """The names that may be looked up in torch.ops, or in a namespace of it; None for any other
+    module.
+    """
     if isinstance(module, torch._ops._Ops):
         return {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}
     if isinstance(module, torch._ops._OpNamespace):
@@ -48,9 +73,11 @@ def is_stock(name: str) -> bool:
 
 
 def rules(name: str) -> dict[str, Any]:
-    """What torch.library was given for an op that decides what a compiled graph looks like, by role: functions, dtypes, names of device types.
+    """What torch.library was given for an op that decides what a compiled graph looks like, by
+    role: functions, dtypes, names of device types.
 
-    "fake" decides the layouts of results; the others, but for the kernels' device types, decide what the op is traced into.
+    "fake" decides the layouts of results; the others, but for the kernels' device types, decide
+    what the op is traced into.
     """
     entry = simple_registry.singleton.find(name)
     kernel = entry.fake_impl.kernel
@@ -65,16 +92,25 @@ def rules(name: str) -> dict[str, Any]:
             "setup_context": definition._setup_context_fn,
             "dispatch": dict(definition._torch_dispatch_fns),
             "vmap": definition._vmap_fn,
-            "autocast": [getattr(definition, f"_autocast{part}_dtype", None) for part in ("", "_cpu", "_cuda")],
+            "autocast": [
+                getattr(definition, f"_autocast{part}_dtype", None)
+                for part in ("", "_cpu", "_cuda")
+            ],
         }
     return found
 
 
 def kernels(name: str) -> list[tuple[str, str]]:
-    """(dispatch key, where it was registered) of every kernel, but for opaq's own and those that rules() tells of."""
+    """(dispatch key, where it was registered) of every kernel, but for opaq's own and those that
+    rules() tells of.
+    """
     found = map(_KERNEL.match, torch._C._dispatch_dump(name).splitlines())
     places = [(line["key"], line["place"]) for line in found if line]
-    return [(key, place) for key, place in places if _CUSTOM_OPS not in place and not place.startswith(_OURS)]
+    return [
+        (key, place)
+        for key, place in places
+        if _CUSTOM_OPS not in place and not place.startswith(_OURS)
+    ]
 
 
 def own_kernels(name: str) -> list[tuple[str, str]]:
@@ -87,5 +123,10 @@ def is_live(key: str) -> bool:
 
 
 def in_python(name: str) -> bool:
-    """Whether someone outside PyTorch has registered a Python function for the op: how it is traced is not known."""
-    return any(".py:" in place and not place.startswith(_TORCH) for _, place in kernels(name)) or name in custom_ops.OPDEFS
+    """Whether someone outside PyTorch has registered a Python function for the op: how it is traced
+    is not known.
+    """
+    return (
+        any(".py:" in place and not place.startswith(_TORCH) for _, place in kernels(name))
+        or name in custom_ops.OPDEFS
+    )

@@ -13,7 +13,10 @@ from torch._functorch._aot_autograd import autograd_cache
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._functorch._aot_autograd.schemas import OutputType
 from torch._guards import TracingContext
-from torch._higher_order_ops.auto_functionalize import get_mutable_args, read_view_information_from_args
+from torch._higher_order_ops.auto_functionalize import (
+    get_mutable_args,
+    read_view_information_from_args,
+)
 from torch._inductor import codecache, config, dependencies, ir, lowering
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor.codecache import BypassFxGraphCache as CacheBypass
@@ -115,27 +118,38 @@ __all__ = [
 def register_lowering(overload: Any, lower: Callable[..., Any]) -> None:
     lowering.register_lowering(overload, type_promotion_kind=None)(lower)
     if any(argument.name == "out" for argument in overload._schema.arguments):
-        lowering.lowerings[overload] = lower  # register_lowering's wrapper takes a keyword `out` for an out= overload and refuses it
+        lowering.lowerings[overload] = (
+            # register_lowering's wrapper takes a keyword `out` for an out= overload and refuses it
+            lower
+        )
     lowering.add_needs_realized_inputs(overload)
     if not overload._schema.returns and not overload._schema.is_mutable:
         torch.fx.node.has_side_effect(overload)  # called for an effect that the graph cannot see
 
 
 def called_by(node: Any) -> tuple[Any, Sequence[Any], dict[str, Any], Any]:
-    """What a node calls: target, arguments, keyword arguments, results on fake tensors (None: not recorded). Arguments are as eager had them where
-    that is recorded. A call of an op with ordered effects is wrapped: with_effects(token, op, *args) -> (token, *results)."""
+    """What a node calls: target, arguments, keyword arguments, results on fake tensors (None: not
+    recorded). Arguments are as eager had them where that is recorded. A call of an op with ordered
+    effects is wrapped: with_effects(token, op, *args) -> (token, *results)."""
     args, kwargs = node.meta.get("eager_input_vals") or (node.args, node.kwargs)
     results = node.meta.get("val")
     if node.target is not torch.ops.higher_order.with_effects:
         return node.target, args, kwargs, results
     results = results and results[1:]
-    return node.args[1], args[2:], kwargs, results[0] if results is not None and len(results) == 1 else results
+    return (
+        node.args[1],
+        args[2:],
+        kwargs,
+        results[0] if results is not None and len(results) == 1 else results,
+    )
 
 
 def effect_before() -> Any:
-    """The dependency of the node being lowered on the last one with ordered effects; None where it has no such effects, or is the first.
+    """The dependency of the node being lowered on the last one with ordered effects; None where it
+    has no such effects, or is the first.
 
-    Inductor's lowering of with_effects adds such dependencies by itself, but before 2.15 under names that its scheduler does not look up.
+    Inductor's lowering of with_effects adds such dependencies by itself, but before 2.15 under
+    names that its scheduler does not look up.
     """
     if V.graph.current_node.target is not torch.ops.higher_order.with_effects:
         return None
@@ -149,7 +163,9 @@ def stock_fallback(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -
 
 
 def copy_into(target: Any, source: Any) -> None:
-    """Into the memory of `target`, so in its strides: the lowering of `copy_` may give it the memory of a copy of `source` instead, in other strides."""
+    """Into the memory of `target`, so in its strides: the lowering of `copy_` may give it the
+    memory of a copy of `source` instead, in other strides.
+    """
     target.realize()
     holder(target).freeze_layout()
     ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
@@ -159,16 +175,26 @@ def schema_text(overload: Any) -> str:
     return str(overload._schema)
 
 
-def leaves_by_argument(overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[tuple[str, int | None], Any]:
+def leaves_by_argument(
+    overload: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> dict[tuple[str, int | None], Any]:
     """The values of a call by argument name, and index where the argument is a list."""
     leaves = {}
-    for name, value in {**dict(zip((argument.name for argument in overload._schema.arguments), args)), **kwargs}.items():
+    for name, value in {
+        **dict(zip((argument.name for argument in overload._schema.arguments), args)),
+        **kwargs,
+    }.items():
         items = enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]
         leaves.update({(name, index): item for index, item in items})
     return leaves
 
 
-def with_leaves(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], leaves: dict[tuple[str, int | None], Any]) -> tuple[Any, Any]:
+def with_leaves(
+    overload: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    leaves: dict[tuple[str, int | None], Any],
+) -> tuple[Any, Any]:
     """The arguments of a call, with some of its leaves (leaves_by_argument) replaced."""
 
     def replaced(name: str, value: Any) -> Any:
@@ -177,7 +203,9 @@ def with_leaves(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], leav
         return leaves.get((name, None), value)
 
     names = [argument.name for argument in overload._schema.arguments]
-    return tuple(replaced(name, value) for name, value in zip(names, args)), {name: replaced(name, value) for name, value in kwargs.items()}
+    return tuple(replaced(name, value) for name, value in zip(names, args)), {
+        name: replaced(name, value) for name, value in kwargs.items()
+    }
 
 
 def fakes_of(nodes: Any) -> Any:
@@ -186,7 +214,9 @@ def fakes_of(nodes: Any) -> Any:
 
 
 def traced_values(node: Any) -> list[Any]:
-    """The values, tensors as fakes, that a node was given, where that is recorded, and returned when the graph was traced."""
+    """The values, tensors as fakes, that a node was given, where that is recorded, and returned
+    when the graph was traced.
+    """
     return tree_leaves((node.meta.get("eager_input_vals"), node.meta.get("val")))
 
 
@@ -196,21 +226,37 @@ def storage_id(fake: torch.Tensor) -> int:
 
 
 def use_layout_tag(overload: Any) -> None:
-    """Lets Inductor lay out the arguments as the op's tag says, by default with eager's strides, and carry mutations back from copies."""
-    constraint = lowering.tag_to_layout_constraint(get_layout_constraint_tag(overload, with_default=True))
+    """Lets Inductor lay out the arguments as the op's tag says, by default with eager's strides,
+    and carry mutations back from copies.
+    """
+    constraint = lowering.tag_to_layout_constraint(
+        get_layout_constraint_tag(overload, with_default=True)
+    )
     if constraint is not None:
         lowering.add_layout_constraint(overload, constraint)
 
 
-def compile_fx(graph_module: Any, example_inputs: Sequence[Any], patches: dict[str, Any], settings: Callable[[], Any]) -> Any:
-    """Inductor, with `patches` to its options, inside settings() each time it compiles: a backward graph is compiled after this returns."""
+def compile_fx(
+    graph_module: Any,
+    example_inputs: Sequence[Any],
+    patches: dict[str, Any],
+    settings: Callable[[], Any],
+) -> Any:
+    """Inductor, with `patches` to its options, inside settings() each time it compiles: a backward
+    graph is compiled after this returns.
+    """
 
     def compile_inner(*args: Any, **kwargs: Any) -> Any:
         with settings():
             return inductor_compile.compile_fx_inner(*args, **kwargs)
 
     with settings():
-        return inductor_compile.compile_fx(graph_module, example_inputs, inner_compile=compile_inner, config_patches=patches or None)
+        return inductor_compile.compile_fx(
+            graph_module,
+            example_inputs,
+            inner_compile=compile_inner,
+            config_patches=patches or None,
+        )
 
 
 def expressions(values: Sequence[Any]) -> list[Any]:
@@ -224,7 +270,9 @@ def fake_of(value: Any) -> Any:
 
 
 def has_strides(value: Any, strides: Sequence[Any]) -> bool:
-    """Whether a realised value's layout is fixed and spelled with exactly these strides. Cheap; False proves nothing."""
+    """Whether a realised value's layout is fixed and spelled with exactly these strides. Cheap;
+    False proves nothing.
+    """
     if not ir.is_storage_and_layout(value):
         return False
     layout = value.get_layout()
@@ -232,13 +280,21 @@ def has_strides(value: Any, strides: Sequence[Any]) -> bool:
 
 
 def as_strided(value: Any, like: torch.Tensor, begin: Any) -> Any:
-    """A view of a one-dimensional value with the sizes and strides of a fake tensor, and with its offset less `begin`."""
-    geometry = (expressions(like.shape), expressions(like.stride()), expressions([like.storage_offset() - begin])[0])
+    """A view of a one-dimensional value with the sizes and strides of a fake tensor, and with its
+    offset less `begin`.
+    """
+    geometry = (
+        expressions(like.shape),
+        expressions(like.stride()),
+        expressions([like.storage_offset() - begin])[0],
+    )
     return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
 
 
 def holder(value: Any) -> Any:
-    """Inductor's StorageBox of a tensor, the same for all views of it; for another value, the value."""
+    """Inductor's StorageBox of a tensor, the same for all views of it; for another value, the
+    value.
+    """
     while isinstance(value, (ir.TensorBox, ir.BaseView)):
         value = value.data
     return value
@@ -265,18 +321,29 @@ def live_values() -> list[tuple[Any, Any]]:
 
 
 def lay_out_as_traced(value: Any, node: Any) -> None:
-    """Where Inductor has not yet decided how to lay out the tensor that `value`, the graph's `node`, is or is a view of: decides for the order of its
-    strides in the graph, so that the view, too, has those."""
+    """Where Inductor has not yet decided how to lay out the tensor that `value`, the graph's
+    `node`, is or is a view of: decides for the order of its strides in the graph, so that the view,
+    too, has those."""
     value.realize()
-    buffer, fake = holder(value).data, viewed(node).meta.get("val") if isinstance(node, torch.fx.Node) else None
-    if isinstance(fake, torch.Tensor) and isinstance(buffer, ir.Buffer) and isinstance(buffer.layout, ir.FlexibleLayout):
+    buffer, fake = (
+        holder(value).data,
+        viewed(node).meta.get("val") if isinstance(node, torch.fx.Node) else None,
+    )
+    if (
+        isinstance(fake, torch.Tensor)
+        and isinstance(buffer, ir.Buffer)
+        and isinstance(buffer.layout, ir.FlexibleLayout)
+    ):
         if list(buffer.get_size()) == list(expressions(fake.shape)):
-            buffer.freeze_layout_with_stride_order(ir.get_stride_order([size_hint(stride) for stride in fake.stride()]))
+            buffer.freeze_layout_with_stride_order(
+                ir.get_stride_order([size_hint(stride) for stride in fake.stride()])
+            )
 
 
 def compute_readers(buffer: Any) -> None:
-    """Before a write to a buffer: has Inductor compute what reads it and is not computed yet. Its own calls do so only after they are in the order of
-    operations, so that the readers come behind them."""
+    """Before a write to a buffer: has Inductor compute what reads it and is not computed yet. Its
+    own calls do so only after they are in the order of operations, so that the readers come behind
+    them."""
     V.graph.mark_buffer_mutated(buffer.get_name())
 
 
@@ -294,10 +361,16 @@ def views_of_one(a: Any, b: Any) -> bool:
 
 
 def place_in_memory(value: Any) -> Any:
-    """The offset, in elements, of a realised value in a buffer that Inductor allocates; None where it lies in an argument or a constant of the graph."""
+    """The offset, in elements, of a realised value in a buffer that Inductor allocates; None where
+    it lies in an argument or a constant of the graph.
+    """
     layout = value.get_layout()
     name = value.get_name()
-    if name in V.graph.graph_inputs or name in V.graph.constants or isinstance(layout, ir.NonOwningLayout):
+    if (
+        name in V.graph.graph_inputs
+        or name in V.graph.constants
+        or isinstance(layout, ir.NonOwningLayout)
+    ):
         return None
     offset = layout.offset
     return int(offset) if getattr(offset, "is_Integer", True) else offset
@@ -308,7 +381,9 @@ def known_true(relation: Any) -> bool:
 
 
 def known_at_most(a: Any, b: Any) -> bool:
-    """Whether a <= b is known, over ints and SymInts anywhere, sympy expressions while a graph is lowered. Adds no guard."""
+    """Whether a <= b is known, over ints and SymInts anywhere, sympy expressions while a graph is
+    lowered. Adds no guard.
+    """
     relation = a <= b
     if isinstance(relation, (bool, torch.SymBool)):
         return statically_known_true(relation)
@@ -316,14 +391,17 @@ def known_at_most(a: Any, b: Any) -> bool:
 
 
 def obey_partition_rule(node: Any, qualname: str) -> None:
-    """Keeps a node out of CUDA graphs where `custom_should_partition_ops` names its op. Inductor asks that only of its own fallback nodes; of any
-    node it asks whether it binds unbacked sizes, and partitions the graph there."""
+    """Keeps a node out of CUDA graphs where `custom_should_partition_ops` names its op. Inductor
+    asks that only of its own fallback nodes; of any node it asks whether it binds unbacked sizes,
+    and partitions the graph there."""
     if {qualname, f"{qualname}.default"} & set(config.custom_should_partition_ops):
         node.unbacked_bindings = True
 
 
 def wrapper_language() -> str:
-    """What the graph's wrapper is written in: "python"; "cpp", compiled for this process; "package", C++ of AOTInductor; "" for any other."""
+    """What the graph's wrapper is written in: "python"; "cpp", compiled for this process;
+    "package", C++ of AOTInductor; "" for any other.
+    """
     if getattr(V.graph, "fx_wrapper", False):
         return ""
     if V.graph.aot_mode:
@@ -332,7 +410,9 @@ def wrapper_language() -> str:
 
 
 def prints_two_wrappers() -> bool:
-    """Whether each line of AOTInductor's wrapper goes into a second one too, which runs while compiling (2.15, on request)."""
+    """Whether each line of AOTInductor's wrapper goes into a second one too, which runs while
+    compiling (2.15, on request).
+    """
     return bool(getattr(V.graph, "is_dual_wrapper_mode", False))
 
 
@@ -344,34 +424,48 @@ def _root_graph() -> Any:
 
 
 def folds_constants() -> bool:
-    """Whether the graph computes the constants of another, when a package is loaded and when its weights change; the two are packaged together."""
+    """Whether the graph computes the constants of another, when a package is loaded and when its
+    weights change; the two are packaged together.
+    """
     return _root_graph().is_const_graph
 
 
 def constants_wrapper() -> Any:
-    """The wrapper, printed before, of the graph that computes the constants of this one; None where nothing is folded."""
+    """The wrapper, printed before, of the graph that computes the constants of this one; None where
+    nothing is folded.
+    """
     constants = _root_graph().const_module
     return constants and constants.wrapper_code
 
 
 def packaged() -> bool:
-    """Whether AOTInductor's files will lie together in a .pt2, rather than where they are written now."""
+    """Whether AOTInductor's files will lie together in a .pt2, rather than where they are written
+    now.
+    """
     return bool(config.aot_inductor.package)
 
 
 def size_hint(value: Any) -> int:
-    """A likely value of a size or stride: an int, a SymInt or, while nodes are lowered, a sympy expression."""
+    """A likely value of a size or stride: an int, a SymInt or, while nodes are lowered, a sympy
+    expression.
+    """
     if isinstance(value, torch.SymInt):
         hint = value.node.hint
         return _UNKNOWN_SIZE if hint is None else int(hint)
-    return value if isinstance(value, int) else int(V.graph.sizevars.optimization_hint(value, fallback=_UNKNOWN_SIZE))
+    return (
+        value
+        if isinstance(value, int)
+        else int(V.graph.sizevars.optimization_hint(value, fallback=_UNKNOWN_SIZE))
+    )
 
 
 _UNKNOWN_SIZE = 8192
 
 
 def user_stream() -> str | None:
-    """The C++ variable of the user's stream that the node being printed runs on; None: that on which the graph is called."""
+    """The C++ variable of the user's stream that the node being printed runs on; None: that on
+    which the graph is called.
+    """
     return None  # before 2.15 a C++ wrapper knows no others
 
 
@@ -381,17 +475,23 @@ def is_root() -> bool:
 
 
 def before_body(wrapper: Any, line: str) -> None:
-    """Prints a line into a Python wrapper before those that run anything; the graph's inputs have names there."""
+    """Prints a line into a Python wrapper before those that run anything; the graph's inputs have
+    names there.
+    """
     wrapper.lines.insert(0, line)
 
 
 def root_wrapper(wrapper: Any) -> Any:
     """The wrapper whose header is printed: subgraphs and graph partitions share their parent's."""
-    return wrapper.get_root_graph() if isinstance(wrapper, SubgraphPythonWrapperCodegen) else wrapper
+    return (
+        wrapper.get_root_graph() if isinstance(wrapper, SubgraphPythonWrapperCodegen) else wrapper
+    )
 
 
 def prepend_python(wrapper: Any, position: int, line: str) -> None:
-    """Puts a line of Python at the head of a C++ wrapper that is not packaged, whose text begins and ends in Python. position: its line there."""
+    """Puts a line of Python at the head of a C++ wrapper that is not packaged, whose text begins
+    and ends in Python. position: its line there.
+    """
     root_wrapper(wrapper).header._lines.insert(position, line)
 
 
@@ -401,10 +501,12 @@ def graph_label() -> str:
 
 
 def on_cache_key(details_of: Callable[[Any, bool], Any], bypass: type[Exception]) -> None:
-    """Adds `details_of(graph_module, traced)` to what FxGraphCache and AOTAutogradCache hash of a graph; None adds nothing. traced: the key is
-    AOTAutogradCache's, of a graph that is yet to be traced through fakes and gradients. Where it raises `bypass`, the graph is kept in no cache.
+    """Adds `details_of(graph_module, traced)` to what FxGraphCache and AOTAutogradCache hash of a
+    graph; None adds nothing. traced: the key is AOTAutogradCache's, of a graph that is yet to be
+    traced through fakes and gradients. Where it raises `bypass`, the graph is kept in no cache.
 
-    Both keys are digests of an FxGraphHashDetails object's attributes (AOTAutograd's class derives from it).
+    Both keys are digests of an FxGraphHashDetails object's attributes (AOTAutograd's class derives
+    from it).
     """
     original = codecache.FxGraphHashDetails.__init__
 
@@ -414,18 +516,22 @@ def on_cache_key(details_of: Callable[[Any, bool], Any], bypass: type[Exception]
         try:
             details = details_of(gm, traced)
         except bypass as error:
-            raise (autograd_cache.BypassAOTAutogradCache if traced else codecache.BypassFxGraphCache)(str(error)) from error
+            raise (
+                autograd_cache.BypassAOTAutogradCache if traced else codecache.BypassFxGraphCache
+            )(str(error)) from error
         if details is not None:
             self.opaq = details
 
     codecache.FxGraphHashDetails.__init__ = __init__
 
 
-# ---- calls that write, while they are functional: auto_functionalized(op, arguments) -> (results, new values) ------------
+# ---- calls that write, while they are functional: auto_functionalized(op, arguments) -> (results,
+# new values)
 
 
 def before_writes(change: Callable[[Any], Callable[[], None] | None]) -> None:
-    """Runs `change(graph)` on every graph after Inductor chose which written arguments are copied, before functional calls become writing ones again.
+    """Runs `change(graph)` on every graph after Inductor chose which written arguments are copied,
+    before functional calls become writing ones again.
 
     What it returns, if anything, is called after that."""
     original = post_grad.decompose_auto_functionalized
@@ -444,8 +550,8 @@ _decompose = post_grad.decompose_auto_functionalized
 
 
 def functional_copy(graph: Any, change: Callable[[Any], None]) -> Any:
-    """A module with a copy of a graph that holds functional calls, which become writing calls on copies of all that they write. `change(copy)` runs
-    before that."""
+    """A module with a copy of a graph that holds functional calls, which become writing calls on
+    copies of all that they write. `change(copy)` runs before that."""
     copied = torch.fx.Graph()
     copied.output(copied.graph_copy(graph, {}))
     module = torch.fx.GraphModule(graph.owning_module or torch.nn.Module(), copied)
@@ -461,23 +567,32 @@ _V1, _V2 = torch.ops.higher_order.auto_functionalized, torch.ops.higher_order.au
 
 
 def is_first_version(call: Any) -> bool:
-    """Whether a functional call takes written arguments as they are, and not the tensors that they are views of."""
+    """Whether a functional call takes written arguments as they are, and not the tensors that they
+    are views of.
+    """
     return call.target is _V1
 
 
 def functional_calls(graph: Any) -> Iterator[Any]:
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in (_V1, _V2) and isinstance(node.args[0], torch._ops.OpOverload):
+        if (
+            node.op == "call_function"
+            and node.target in (_V1, _V2)
+            and isinstance(node.args[0], torch._ops.OpOverload)
+        ):
             yield node
 
 
 @dataclasses.dataclass
 class WrittenValue:
-    """A tensor argument of a functional call to which the op writes, or of which it writes views."""
+    """A tensor argument of a functional call to which the op writes, or of which it writes
+    views."""
 
     place: tuple[str, int | None]  # keyword of the call, and index where the argument is a list
     copied: bool  # before the write
-    views: Callable[[torch.Tensor], list[torch.Tensor]]  # what is written, made of a fake tensor in the value's place
+    views: Callable[
+        [torch.Tensor], list[torch.Tensor]
+    ]  # what is written, made of a fake tensor in the value's place
     key: Any  # in the call's record of what is copied
 
 
@@ -486,22 +601,40 @@ def written_values(call: Any) -> list[WrittenValue]:
     names, types = get_mutable_args(call.args[0])
     if call.target is _V1:
         places = [
-            (name, index) for name in names for index in (range(len(call.kwargs[name])) if isinstance(call.kwargs[name], (list, tuple)) else [None])
+            (name, index)
+            for name in names
+            for index in (
+                range(len(call.kwargs[name]))
+                if isinstance(call.kwargs[name], (list, tuple))
+                else [None]
+            )
         ]
-        return [WrittenValue(place, copied is None or place[0] in copied, lambda fake: [fake], place[0]) for place in places]
+        return [
+            WrittenValue(place, copied is None or place[0] in copied, lambda fake: [fake], place[0])
+            for place in places
+        ]
     bases = call.kwargs["_all_bases"]
     fakes = dict(torch.fx.map_arg(call.kwargs, lambda node: node.meta["val"]))
-    infos = tree_leaves(read_view_information_from_args(names, types, fakes, bases)) if bases else []
+    infos = (
+        tree_leaves(read_view_information_from_args(names, types, fakes, bases)) if bases else []
+    )
 
     def views_of(index: int) -> Callable[[torch.Tensor], list[torch.Tensor]]:
         def views(fake: torch.Tensor) -> list[torch.Tensor]:
             with V.fake_mode:
                 stand_ins = [fake if i == index else None for i in range(len(bases))]
-                return [info.regenerate_view(stand_ins) for info in infos if info is not None and info.base_index == index]
+                return [
+                    info.regenerate_view(stand_ins)
+                    for info in infos
+                    if info is not None and info.base_index == index
+                ]
 
         return views
 
-    return [WrittenValue(("_all_bases", i), copied is None or i in copied, views_of(i), i) for i in range(len(bases))]
+    return [
+        WrittenValue(("_all_bases", i), copied is None or i in copied, views_of(i), i)
+        for i in range(len(bases))
+    ]
 
 
 def write_in_place(call: Any, value: WrittenValue) -> None:
@@ -514,18 +647,29 @@ def write_in_place(call: Any, value: WrittenValue) -> None:
 
 
 def copies_into(node: Any, target: Any) -> bool:
-    """Whether a graph's node copies into `target` in place, as at the end of a graph that writes to its inputs."""
+    """Whether a graph's node copies into `target` in place, as at the end of a graph that writes to
+    its inputs.
+    """
     return node.target is torch.ops.aten.copy_.default and node.args[0] is target
 
 
 def memory_of(node: Any) -> Any:
-    """The graph's node in whose memory `node` lies: through views, and through calls that write in place."""
+    """The graph's node in whose memory `node` lies: through views, and through calls that write in
+    place.
+    """
     while True:
         node = viewed(node)
         call = node.args[0] if node.target is operator.getitem else None
         if call is None or call.target not in (_V1, _V2):
             return node
-        value = next((value for value in written_values(call) if not value.copied and node in new_values(call, value)), None)
+        value = next(
+            (
+                value
+                for value in written_values(call)
+                if not value.copied and node in new_values(call, value)
+            ),
+            None,
+        )
         if value is None:
             return node
         name, index = value.place
@@ -533,14 +677,20 @@ def memory_of(node: Any) -> Any:
 
 
 def overwritten(call: Any, value: WrittenValue) -> bool:
-    """Whether a new value that lies in a graph input's memory, written there in place, is still used when the graph copies another value into that input."""
+    """Whether a new value that lies in a graph input's memory, written there in place, is still
+    used when the graph copies another value into that input.
+    """
     name, index = value.place
     if call.target is _V1:
         return False  # other values than the last are not written in place
     if value.copied:
         return False
     root = memory_of(call.kwargs[name][index])
-    copies = [user for user in root.users if copies_into(user, root) and call < user and memory_of(user.args[1]) is not root]
+    copies = [
+        user
+        for user in root.users
+        if copies_into(user, root) and call < user and memory_of(user.args[1]) is not root
+    ]
     if not copies:
         return False
     used = new_values(call, value)
@@ -552,10 +702,18 @@ def overwritten(call: Any, value: WrittenValue) -> bool:
 def new_values(call: Any, value: WrittenValue) -> list[Any]:
     """The graph's nodes that are, after the call, what it wrote into `value`."""
     name, index = value.place
-    names = list(range(len(call.kwargs[name]))) if call.target is _V2 else get_mutable_args(call.args[0])[0]
+    names = (
+        list(range(len(call.kwargs[name])))
+        if call.target is _V2
+        else get_mutable_args(call.args[0])[0]
+    )
     position = max(len(call.args[0]._schema.returns), 1) + names.index(value.key)
-    nodes = [user for user in call.users if user.target is operator.getitem and user.args[1] == position]
-    if call.target is _V1 and index is None and not value.copied:  # Inductor has put what is written in place of the new value
+    nodes = [
+        user for user in call.users if user.target is operator.getitem and user.args[1] == position
+    ]
+    if (
+        call.target is _V1 and index is None and not value.copied
+    ):  # Inductor has put what is written in place of the new value
         nodes.append(call.kwargs[name])
     return nodes
 
@@ -564,7 +722,9 @@ def outputs_that_are_inputs(graph: Any) -> set[int]:
     """Positions of the graph's outputs that are graph inputs, or views of them, in eager too."""
     context = TracingContext.try_get()
     metadata = context.fw_metadata if context is not None else None
-    backward = any(str(node.target).startswith("tangents") for node in graph.find_nodes(op="placeholder"))
+    backward = any(
+        str(node.target).startswith("tangents") for node in graph.find_nodes(op="placeholder")
+    )
     if metadata is None or backward:
         return set()
     kinds = (OutputType.is_input, OutputType.alias_of_input)
@@ -573,15 +733,29 @@ def outputs_that_are_inputs(graph: Any) -> set[int]:
 
 
 def insert_copy(graph: Any, node: Any, like: torch.Tensor) -> Any:
-    """A copy of a graph's value, with the strides of `like`: the value's in eager, of which those in the graph may differ where a pass dropped a copy."""
+    """A copy of a graph's value, with the strides of `like`: the value's in eager, of which those
+    in the graph may differ where a pass dropped a copy.
+    """
     aten = torch.ops.aten
     if has_row_major(like):
         return insert_call(graph, aten.clone.default, node, memory_format=torch.contiguous_format)
 
     def asked(op: Any, values: Sequence[Any]) -> list[Any]:
         """Sizes or strides that `node` has."""
-        return [value if isinstance(value, int) else insert_call(graph, op, node, dim) for dim, value in enumerate(values)]
+        return [
+            value if isinstance(value, int) else insert_call(graph, op, node, dim)
+            for dim, value in enumerate(values)
+        ]
 
     sizes, same = asked(aten.sym_size.int, like.shape), has_strides_of(node.meta["val"], like)
-    strides = asked(aten.sym_stride.int, like.stride()) if same else [computed(graph, stride) for stride in like.stride()]
-    return insert_call(graph, aten.copy.default, insert_call(graph, aten.new_empty_strided.default, node, sizes, strides), node)
+    strides = (
+        asked(aten.sym_stride.int, like.stride())
+        if same
+        else [computed(graph, stride) for stride in like.stride()]
+    )
+    return insert_call(
+        graph,
+        aten.copy.default,
+        insert_call(graph, aten.new_empty_strided.default, node, sizes, strides),
+        node,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+
 from opaq import _runtime, call_site
 
 from .. import overload_of
@@ -31,19 +32,27 @@ class Run:
 
     def start(self, number: int, inputs: Sequence[Any]) -> None:
         traced = kept.get(number)
-        self._threads.replay = (number, Replay(traced, inputs)) if traced is not None and len(inputs) == traced.input_count else None
+        self._threads.replay = (
+            (number, Replay(traced, inputs))
+            if traced is not None and len(inputs) == traced.input_count
+            else None
+        )
 
     def of(self, call: tuple[int, int] | None) -> Replay | None:
         """The run that a call belongs to."""
         current = getattr(self._threads, "replay", None)
-        return current[1] if current is not None and call is not None and current[0] == call[0] else None
+        return (
+            current[1]
+            if current is not None and call is not None and current[0] == call[0]
+            else None
+        )
 
     def end(self) -> None:
         self._threads.replay = None
 
     def keep(self, results: Any) -> None:
-        """Keeps what an op gave alone until the next is run: memory that comes from the system for each call, and goes back to it, costs more than the rest of
-        the check."""
+        """Keeps what an op gave alone until the next is run: memory that comes from the system for
+        each call, and goes back to it, costs more than the rest of the check."""
         self._threads.kept = results
 
 
@@ -59,18 +68,39 @@ class _Alone:
 class Checked:
     """Holds calls of one node against what was traced."""
 
-    def __init__(self, run: Run, op: str, overload: Any, place: Callable[[], str], call: tuple[int, int] | None, draws: bool) -> None:
-        """place: where the call is, for messages. draws: Python code runs, which may draw random numbers."""
-        self.run, self.op, self.overload, self.call, self.place, self.draws = run, op, overload, call, place, draws
+    def __init__(
+        self,
+        run: Run,
+        op: str,
+        overload: Any,
+        place: Callable[[], str],
+        call: tuple[int, int] | None,
+        draws: bool,
+    ) -> None:
+        """place: where the call is, for messages. draws: Python code runs, which may draw random
+        numbers.
+        """
+        self.run, self.op, self.overload, self.call, self.place, self.draws = (
+            run,
+            op,
+            overload,
+            call,
+            place,
+            draws,
+        )
         arguments = overload._schema.arguments
         self.names = [argument.name for argument in arguments]
         self.keyword_only = {argument.name for argument in arguments if argument.kwarg_only}
         self.written = written_names(overload)
         self.partial = partial_results(op)
-        self.groups = kept[call[0]].calls[call[1]].groups if call is not None and call[0] in kept else None
+        self.groups = (
+            kept[call[0]].calls[call[1]].groups if call is not None and call[0] in kept else None
+        )
 
     def launch(self, launcher: Callable[..., None], results: Sequence[str]) -> Callable[..., None]:
-        """The launch object, called with what it takes and with how its tensors were laid out when the graph was compiled."""
+        """The launch object, called with what it takes and with how its tensors were laid out when
+        the graph was compiled.
+        """
         names = [*self.names, *results]
         arguments, count = len(self.names), len(names)
 
@@ -86,26 +116,37 @@ class Checked:
         return checked
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A Python function, which may write to the arguments that its op declares as written, and to no other."""
+        """A Python function, which may write to the arguments that its op declares as written, and
+        to no other.
+        """
 
         def checked(*args: Any, **kwargs: Any) -> Any:
             named = {**dict(zip(self.names, args)), **kwargs}
-            kept_values = {name: value.clone() for name, value in tensors_in(self._only(named, written=False)).items()}
+            kept_values = {
+                name: value.clone()
+                for name, value in tensors_in(self._only(named, written=False)).items()
+            }
             alone = self._before(named)
             drawn = _RandomNumbers(named.values()) if self.draws else None
             made = function(*args, **kwargs)
             self._unchanged(named, kept_values)
             if alone is not None:
                 results = list(made) if isinstance(made, (tuple, list)) else [made]
-                names = [f"result {index}" for index in range(len(results))] if len(results) > 1 else ["result"]
+                names = (
+                    [f"result {index}" for index in range(len(results))]
+                    if len(results) > 1
+                    else ["result"]
+                )
                 self._after(alone, named, results, names, drawn)
             return made
 
         return checked
 
-    # ---- the parts -----------------------------------------------------------------------------------------------------
+    # ---- the parts -------------------------------------------------------------------------------
 
-    def _as_compiled(self, names: Sequence[str], values: Sequence[Any], laid_out: Sequence[Layout | None]) -> None:
+    def _as_compiled(
+        self, names: Sequence[str], values: Sequence[Any], laid_out: Sequence[Layout | None]
+    ) -> None:
         for name, value, layout in zip(names, values, laid_out):
             if layout is None:
                 continue
@@ -113,14 +154,22 @@ class Checked:
             if value.shape == sizes and value.dtype == dtype and value.stride() == strides:
                 continue
             sizes, strides = tuple(sizes), tuple(strides)
-            if tuple(value.shape) != sizes or value.dtype != dtype or (value.numel() and not _same_strides(sizes, value.stride(), strides)):
+            if (
+                tuple(value.shape) != sizes
+                or value.dtype != dtype
+                or (value.numel() and not _same_strides(sizes, value.stride(), strides))
+            ):
                 self._violated(
-                    f"`{name}` is {value.dtype} {tuple(value.shape)} with strides {value.stride()}; the graph was compiled for {dtype} {sizes} with "
-                    f"strides {strides}: an op before it makes something else than its fake implementation says"
+                    f"`{name}` is {value.dtype} {tuple(value.shape)} with strides "
+                    f"{value.stride()}; the graph was compiled for {dtype} {sizes} with "
+                    f"strides {strides}: an op before it makes something else than its fake "
+                    "implementation says"
                 )
 
     def _before(self, args: Mapping[str, Any]) -> _Alone | None:
-        """Compares the arguments of a call with those that were traced. None: there is nothing to compare its outcome with."""
+        """Compares the arguments of a call with those that were traced. None: there is nothing to
+        compare its outcome with.
+        """
         if self.groups is None or self.call is None:
             return None
         replay = self.run.of(self.call)
@@ -137,7 +186,11 @@ class Checked:
             else:
                 same = False
         if same:
-            return _Alone({**args, **{name: value for name, value in traced.items() if value is not UNKNOWN}}, not same_layout, replay)
+            return _Alone(
+                {**args, **{name: value for name, value in traced.items() if value is not UNKNOWN}},
+                not same_layout,
+                replay,
+            )
         if not self.written:
             return _Alone(args, False, replay)
         return _Alone(self._copies(args), True, replay)
@@ -156,14 +209,27 @@ class Checked:
     def _only(self, args: Mapping[str, Any], *, written: bool) -> dict[str, Any]:
         return {name: value for name, value in args.items() if (name in self.written) == written}
 
-    def _after(self, alone: _Alone, args: Mapping[str, Any], results: Sequence[Any], names: Sequence[str], drawn: _RandomNumbers | None) -> None:
+    def _after(
+        self,
+        alone: _Alone,
+        args: Mapping[str, Any],
+        results: Sequence[Any],
+        names: Sequence[str],
+        drawn: _RandomNumbers | None,
+    ) -> None:
         """Runs the op by itself, and compares what the call has made with what it makes."""
         assert self.call is not None
-        positional = [alone.args[name] for name in self.names if name in alone.args and name not in self.keyword_only]
+        positional = [
+            alone.args[name]
+            for name in self.names
+            if name in alone.args and name not in self.keyword_only
+        ]
         keywords = {name: alone.args[name] for name in self.keyword_only if name in alone.args}
         self.run.keep(None)
         try:
-            run = functools.partial(run_alone, self.overload, positional, keywords, check=alone.check)
+            run = functools.partial(
+                run_alone, self.overload, positional, keywords, check=alone.check
+            )
             made = drawn.again(run) if drawn is not None else run()
         except _runtime.ContractError:
             raise
@@ -176,7 +242,11 @@ class Checked:
                 for name, got in tensors_in(self._only(args, written=True)).items():
                     self._compare("argument", name, got, after[name], _OF_OP)
             for index, (name, got, expected) in enumerate(zip(names, results, wanted)):
-                if index not in self.partial and isinstance(got, torch.Tensor) and isinstance(expected, torch.Tensor):
+                if (
+                    index not in self.partial
+                    and isinstance(got, torch.Tensor)
+                    and isinstance(expected, torch.Tensor)
+                ):
                     self._compare("result", name, got, expected, _OF_OP)
         self.run.keep(wanted)
         if alone.replay is not None:
@@ -184,21 +254,34 @@ class Checked:
             if alone.replay.done:
                 self.run.end()
 
-    def _compare(self, kind: str, name: str, got: torch.Tensor, expected: torch.Tensor, says: str) -> int:
+    def _compare(
+        self, kind: str, name: str, got: torch.Tensor, expected: torch.Tensor, says: str
+    ) -> int:
         found = compare(got, expected)
         if found >= 0 or found == OTHER_SHAPE:
-            what = f"{kind} `{name}`" + (" after the call" if kind == "argument" and says is _OF_OP else "")
+            what = f"{kind} `{name}`" + (
+                " after the call" if kind == "argument" and says is _OF_OP else ""
+            )
             if found == OTHER_SHAPE:
-                self._violated(f"{what} is {got.dtype} {tuple(got.shape)}, and not the {expected.dtype} {tuple(expected.shape)} that {says}")
+                self._violated(
+                    f"{what} is {got.dtype} {tuple(got.shape)}, and not the {expected.dtype} "
+                    f"{tuple(expected.shape)} that {says}"
+                )
             index = index_of(found, got.shape)
             self._violated(
-                f"{what} is {got[index].item()} at {list(index)}, and not the {expected[index].item()} that {says}; a pass of Inductor dropped a copy or "
-                f"moved a read behind a write: report this as a bug of opaq, and call the op outside torch.compile meanwhile"
+                f"{what} is {got[index].item()} at {list(index)}, and not the "
+                f"{expected[index].item()} that {says}; a pass of Inductor dropped a copy "
+                "or "
+                "moved a read behind a write: report this as a bug of opaq, and call the op "
+                "outside torch.compile meanwhile"
             )
         return found
 
     def _unchanged(self, args: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> None:
-        written = {value.untyped_storage().data_ptr() for value in tensors_in(self._only(args, written=True)).values()}
+        written = {
+            value.untyped_storage().data_ptr()
+            for value in tensors_in(self._only(args, written=True)).values()
+        }
         after = tensors_in(args)
         for name, old in before.items():
             now = after[name]
@@ -207,12 +290,14 @@ class Checked:
             found = compare(now, old, bits=True)
             if found == OTHER_SHAPE:
                 self._violated(
-                    f"argument `{name}` is not declared as written, but the function made it {now.dtype} {tuple(now.shape)}; it was {old.dtype} {tuple(old.shape)}"
+                    f"argument `{name}` is not declared as written, but the function made it "
+                    f"{now.dtype} {tuple(now.shape)}; it was {old.dtype} {tuple(old.shape)}"
                 )
             if found >= 0:
                 index = index_of(found, now.shape)
                 self._violated(
-                    f"argument `{name}` is not declared as written, but the function changed it: {name}{list(index)} was {old[index].item()}, and is "
+                    f"argument `{name}` is not declared as written, but the function changed "
+                    f"it: {name}{list(index)} was {old[index].item()}, and is "
                     f"{now[index].item()}; name it in mutates_args, or write to a copy"
                 )
 
@@ -229,7 +314,9 @@ def eager_function(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return Checked(Run(), op, overload_of(op), place, None, False).function(function)(*args, **kwargs)
+        return Checked(Run(), op, overload_of(op), place, None, False).function(function)(
+            *args, **kwargs
+        )
 
     return call
 
@@ -238,7 +325,13 @@ class _RandomNumbers:
     """The state of torch's generators, on the CPU and on the devices of `values`, before a call."""
 
     def __init__(self, values: Iterable[Any]) -> None:
-        self.devices = sorted({value.device.index for value in values if isinstance(value, torch.Tensor) and value.is_cuda})
+        self.devices = sorted(
+            {
+                value.device.index
+                for value in values
+                if isinstance(value, torch.Tensor) and value.is_cuda
+            }
+        )
         self.before = self._now()
 
     def again(self, run: Callable[[], Any]) -> Any:
@@ -251,7 +344,10 @@ class _RandomNumbers:
             self._set(after)
 
     def _now(self) -> list[torch.Tensor]:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self.devices)]
+        return [
+            torch.get_rng_state(),
+            *(torch.cuda.get_rng_state(device) for device in self.devices),
+        ]
 
     def _set(self, states: Sequence[torch.Tensor]) -> None:
         torch.set_rng_state(states[0])

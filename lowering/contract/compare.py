@@ -1,10 +1,13 @@
-"""When a value of a compiled graph is the value that was traced: the runtime decides (runtime/check/compare.cpp), on values in the host's memory."""
+"""When a value of a compiled graph is the value that was traced: the runtime decides
+(runtime/check/compare.cpp), on values in the host's memory.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+
 from opaq import _runtime
 
 # What `compare` gives where no element differs (opaq._runtime.compare_tensors).
@@ -12,12 +15,18 @@ SAME_LAYOUT, SAME_BITS, CLOSE, OTHER_SHAPE = -1, -2, -3, -4
 
 
 def compare(got: torch.Tensor, expected: torch.Tensor, *, bits: bool = False) -> int:
-    """The number of the first element that differs, or one of the four above. bits: floats to the bit, too."""
+    """The number of the first element that differs, or one of the four above. bits: floats to the
+    bit, too.
+    """
     found = _runtime.compare_tensors(got, expected, bits)
     if found is not None:
         return found
     if not bits and got.dtype == expected.dtype and torch.equal(got, expected):
-        same_layout = got.is_cuda and got.stride() == expected.stride() and (got.data_ptr() - expected.data_ptr()) % 256 == 0
+        same_layout = (
+            got.is_cuda
+            and got.stride() == expected.stride()
+            and (got.data_ptr() - expected.data_ptr()) % 256 == 0
+        )
         return SAME_LAYOUT if same_layout else SAME_BITS
     got, expected = (value.detach().resolve_conj().resolve_neg().cpu() for value in (got, expected))
     found = _runtime.compare_tensors(got, expected, bits)

@@ -1,4 +1,6 @@
-"""Runs a kept graph beside the compiled one, as far as each launch needs it: what each opaque call is given there, by values of its own."""
+"""Runs a kept graph beside the compiled one, as far as each launch needs it: what each opaque call
+is given there, by values of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+
 from opaq import _runtime
 
 from ..compat import written_names
@@ -25,17 +28,27 @@ UNKNOWN = _Unknown()
 class Replay:
     """One run. Nothing that it does lasts: what may be written is a copy.
 
-    Calls are taken as they are launched. What a call gives is told by whoever runs it alone, so that the run goes on with the values of the compiled
-    graph where these differ from its own by another order of arithmetic.
+    Calls are taken as they are launched. What a call gives is told by whoever runs it alone, so
+    that the run goes on with the values of the compiled graph where these differ from its own by
+    another order of arithmetic.
     """
 
     def __init__(self, traced: Traced, inputs: Sequence[Any]) -> None:
         self._traced = traced
         self._next = 0  # of traced.steps
-        self._values: dict[torch.fx.Node, Any] = {node: getattr(traced.module, str(node.target)) for node in traced.constants}
+        self._values: dict[torch.fx.Node, Any] = {
+            node: getattr(traced.module, str(node.target)) for node in traced.constants
+        }
         used = [inputs[index] for index, _ in traced.inputs]
-        self._values.update(zip((node for _, node in traced.inputs), copy_together(used) if traced.copies_inputs else used))
-        self._ahead: dict[int, dict[str, Any]] = {}  # arguments of calls that are launched later than they were traced
+        self._values.update(
+            zip(
+                (node for _, node in traced.inputs),
+                copy_together(used) if traced.copies_inputs else used,
+            )
+        )
+        self._ahead: dict[
+            int, dict[str, Any]
+        ] = {}  # arguments of calls that are launched later than they were traced
         self._left = len(traced.calls)
         self._unwritten: set[int] = set()  # storages with memory that nothing has written
         self._lost: set[int] = set()  # storages with values that are unknown
@@ -45,7 +58,9 @@ class Replay:
         return self._left == 0
 
     def take(self, number: int) -> dict[str, Any] | None:
-        """The arguments of a call by name, UNKNOWN where they are; None where the call cannot be found, or a second time."""
+        """The arguments of a call by name, UNKNOWN where they are; None where the call cannot be
+        found, or a second time.
+        """
         while number not in self._ahead and self._next < len(self._traced.steps):
             step = self._traced.steps[self._next]
             self._next += 1
@@ -58,13 +73,17 @@ class Replay:
         return self._ahead.pop(number, None)
 
     def give(self, number: int, args: Mapping[str, Any], results: Sequence[Any] | None) -> None:
-        """What the call that was taken last gives: `args` as they are afterwards, written ones with new values; results None: not known."""
+        """What the call that was taken last gives: `args` as they are afterwards, written ones with
+        new values; results None: not known.
+        """
         step = self._traced.steps[self._next - 1]
         if step.call != number:
             return  # it was run ahead
         written = self._traced.calls[number].written
         given = tensors_in({name: args[name] for name in written if name in args})
-        for name, value in tensors_in({name: self._argument(step, name) for name in written}).items():
+        for name, value in tensors_in(
+            {name: self._argument(step, name) for name in written}
+        ).items():
             if results is None:
                 self._lost.add(_storage(value))
             elif given[name] is not value:
@@ -83,7 +102,11 @@ class Replay:
             return dict.fromkeys(named, UNKNOWN)
         if self._unwritten:
             unwritten = {
-                name for name, value in named.items() if any(_storage(item) in self._unwritten for item in tensors_in({name: value}).values())
+                name
+                for name, value in named.items()
+                if any(
+                    _storage(item) in self._unwritten for item in tensors_in({name: value}).values()
+                )
             }
             return {name: UNKNOWN if name in unwritten else value for name, value in named.items()}
         return named
@@ -91,7 +114,11 @@ class Replay:
     def _argument(self, step: Step, name: str) -> Any:
         assert step.call is not None
         position = self._traced.calls[step.call].names.index(name)
-        value = step.node.args[position] if position < len(step.node.args) else step.node.kwargs.get(name)
+        value = (
+            step.node.args[position]
+            if position < len(step.node.args)
+            else step.node.kwargs.get(name)
+        )
         return torch.fx.map_arg(value, lambda node: self._values[node])
 
     def _filled(self, step: Step) -> tuple[list[Any], dict[str, Any], list[torch.Tensor]]:
@@ -101,27 +128,45 @@ class Replay:
         def fill(value: Any) -> Any:
             if isinstance(value, torch.fx.Node):
                 value = self._values[value]
-                tensors.extend(item for item in (value if isinstance(value, (tuple, list)) else (value,)) if isinstance(item, torch.Tensor))
+                tensors.extend(
+                    item
+                    for item in (value if isinstance(value, (tuple, list)) else (value,))
+                    if isinstance(item, torch.Tensor)
+                )
                 return value
             if isinstance(value, (tuple, list)):
                 return [fill(item) for item in value]
-            return slice(fill(value.start), fill(value.stop), fill(value.step)) if isinstance(value, slice) else value
+            return (
+                slice(fill(value.start), fill(value.stop), fill(value.step))
+                if isinstance(value, slice)
+                else value
+            )
 
-        return [fill(value) for value in step.node.args], {name: fill(value) for name, value in step.node.kwargs.items()}, tensors
+        return (
+            [fill(value) for value in step.node.args],
+            {name: fill(value) for name, value in step.node.kwargs.items()},
+            tensors,
+        )
 
     def _run(self, step: Step) -> None:
-        """Runs what comes before the call that is launched; if that is another call, ahead of its launch."""
+        """Runs what comes before the call that is launched; if that is another call, ahead of its
+        launch.
+        """
         args, kwargs, tensors = self._filled(step)
         if step.call is not None:
             named = self._arguments(step)
             before = tensors_in(named)
             self._ahead[step.call] = (
-                with_tensors(named, dict(zip(before, copy_together(list(before.values()))))) if self._traced.copies_inputs else named
+                with_tensors(named, dict(zip(before, copy_together(list(before.values())))))
+                if self._traced.copies_inputs
+                else named
             )
         result = self._result(step, args, kwargs, tensors)
         if result is UNKNOWN:
             self._values[step.node] = result
-            self._lost.update(_storage(value) for value in _written(step.node.target, args, kwargs, tensors))
+            self._lost.update(
+                _storage(value) for value in _written(step.node.target, args, kwargs, tensors)
+            )
         elif step.call is not None:
             self._keep(step, result if isinstance(result, (tuple, list)) else (result,))
         else:
@@ -130,17 +175,33 @@ class Replay:
         self._forget(step)
 
     def _forget(self, step: Step) -> None:
-        """Frees what no later step needs; nothing once memory is marked by its address, which another value would get."""
+        """Frees what no later step needs; nothing once memory is marked by its address, which
+        another value would get.
+        """
         if not self._lost and not self._unwritten:
             for node in step.last_uses:
                 del self._values[node]
 
-    def _result(self, step: Step, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]) -> Any:
+    def _result(
+        self,
+        step: Step,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        tensors: Sequence[torch.Tensor],
+    ) -> Any:
         known = not any(self._values[node] is UNKNOWN for node in step.node.all_input_nodes)
-        if not known or not step.runs or (self._lost and any(_storage(value) in self._lost for value in tensors)):
+        if (
+            not known
+            or not step.runs
+            or (self._lost and any(_storage(value) in self._lost for value in tensors))
+        ):
             return UNKNOWN
         try:
-            return step.node.target(*args, **kwargs) if step.call is None else run_alone(step.node.target, args, kwargs, check=True)
+            return (
+                step.node.target(*args, **kwargs)
+                if step.call is None
+                else run_alone(step.node.target, args, kwargs, check=True)
+            )
         except Exception:  # noqa: BLE001  what cannot be run by itself is not compared; the compiled graph says what is wrong, if anything is
             return UNKNOWN
 
@@ -172,7 +233,9 @@ def run_alone(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], *, che
 
 
 def copy_together(values: Sequence[Any]) -> list[Any]:
-    """Copies of the tensors among `values`, in memory of their own that they share as the originals do."""
+    """Copies of the tensors among `values`, in memory of their own that they share as the originals
+    do.
+    """
     storages: dict[int, torch.UntypedStorage] = {}
     copies = []
     for value in values:
@@ -182,7 +245,9 @@ def copy_together(values: Sequence[Any]) -> list[Any]:
             key = storage.data_ptr() or id(value)
             if key not in storages:
                 storages[key] = storage.clone()
-            value = torch.empty(0, dtype=value.dtype, device=value.device).set_(storages[key], value.storage_offset(), value.size(), value.stride())
+            value = torch.empty(0, dtype=value.dtype, device=value.device).set_(
+                storages[key], value.storage_offset(), value.size(), value.stride()
+            )
         copies.append(value)
     return copies
 
@@ -192,12 +257,20 @@ def _storage(value: torch.Tensor) -> int:
 
 
 def _storages(result: Any) -> set[int]:
-    return {_storage(value) for value in (result if isinstance(result, (tuple, list)) else (result,)) if isinstance(value, torch.Tensor)}
+    return {
+        _storage(value)
+        for value in (result if isinstance(result, (tuple, list)) else (result,))
+        if isinstance(value, torch.Tensor)
+    }
 
 
-def _written(target: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _written(
+    target: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
     """The tensors that a call writes to; of what has no schema, all."""
     if not isinstance(target, torch._ops.OpOverload):
         return list(tensors)
     named = {**dict(zip((argument.name for argument in target._schema.arguments), args)), **kwargs}
-    return list(tensors_in({name: named[name] for name in written_names(target) if name in named}).values())
+    return list(
+        tensors_in({name: named[name] for name in written_names(target) if name in named}).values()
+    )

@@ -1,6 +1,8 @@
-"""Keeps graphs as they were traced: functional, with every copy that a write needs, before Inductor decides which of them it leaves out.
+"""Keeps graphs as they were traced: functional, with every copy that a write needs, before Inductor
+decides which of them it leaves out.
 
-Of a graph only that is kept which decides what its opaque calls get: what comes after the last of them, or leads to none, is not run again.
+Of a graph only that is kept which decides what its opaque calls get: what comes after the last of
+them, or leads to none, is not run again.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from typing import Any
 
 import torch
 import torch.fx
+
 from opaq import _runtime, call_site
 
 from .. import copies, emit, options, python_functions
 from ..compat import inductor, library, written_names
 
-MARK = "opaq_traced_call"  # in the meta of a node of Inductor's graph: (number of the kept graph, number of the call in it)
+# in the meta of a node of Inductor's graph: (number of the kept graph, number of the call in it)
+MARK = "opaq_traced_call"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Call:
 
     names: list[str]  # of its arguments
     written: tuple[str, ...]  # of those that it writes to
-    groups: dict[str, int]  # tensors by name (tensors_in): those that share memory in eager have the same number
+    groups: dict[
+        str, int
+    ]  # tensors by name (tensors_in): those that share memory in eager have the same number
     partial: frozenset[int]  # the results of which it may leave elements unwritten
 
 
@@ -50,7 +56,9 @@ class Traced:
     constants: list[torch.fx.Node]
     calls: list[Call]
     steps: list[Step]  # in order
-    copies_inputs: bool  # the compiled graph may write to the inputs, and so before the last call, too
+    copies_inputs: (
+        bool  # the compiled graph may write to the inputs, and so before the last call, too
+    )
 
 
 kept: dict[int, Traced] = {}  # for the process's life, as the code that refers to them may be
@@ -62,7 +70,9 @@ def install(registered: Container[str]) -> None:
 
 
 def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None] | None:
-    """Keeps a copy of `graph`; the result, to be called once Inductor's has writing calls again, marks these with the kept ones that they were."""
+    """Keeps a copy of `graph`; the result, to be called once Inductor's has writing calls again,
+    marks these with the kept ones that they were.
+    """
     if not options.current().check or not _holds_any(graph, registered):
         return None
     module = inductor.functional_copy(graph, lambda copy: copies.restore_sharing(copy, registered))
@@ -80,14 +90,27 @@ def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None
 
 
 def facts_of(node: torch.fx.Node) -> emit.Traced | None:
-    """What a checked launch is told of the call that is being lowered; None where nothing is checked."""
+    """What a checked launch is told of the call that is being lowered; None where nothing is
+    checked.
+    """
     if not options.current().check:
         return None
     mark = node.meta.get(MARK)
-    return emit.Traced(call_site.of_trace(node.meta.get("stack_trace")), None if mark is None else list(mark))
+    return emit.Traced(
+        call_site.of_trace(node.meta.get("stack_trace")), None if mark is None else list(mark)
+    )
 
 
-_ALLOCATIONS = {"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided", "resize_", "resize"}
+_ALLOCATIONS = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "empty_permuted",
+    "new_empty",
+    "new_empty_strided",
+    "resize_",
+    "resize",
+}
 _KEEPS = {"clone", "copy", "copy_", "lift_fresh_copy", "contiguous"}
 
 
@@ -96,14 +119,23 @@ def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
     needed: set[torch.fx.Node] = set()
     steps: list[Step] = []
     for node in reversed(module.graph.nodes):
-        if node.op in ("placeholder", "get_attr", "output") or not (node in numbers or node in needed or (steps and writes(node.target))):
+        if node.op in ("placeholder", "get_attr", "output") or not (
+            node in numbers or node in needed or (steps and writes(node.target))
+        ):
             continue
-        last_uses = [*(other for other in node.all_input_nodes if other not in needed), *([] if node in needed else [node])]
+        last_uses = [
+            *(other for other in node.all_input_nodes if other not in needed),
+            *([] if node in needed else [node]),
+        ]
         needed.update(node.all_input_nodes)
         name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
         runs = node.op == "call_function" and _repeatable(node.target)
-        steps.append(Step(node, numbers.get(node), runs, name in _ALLOCATIONS, name in _KEEPS, last_uses))
-    backward = "backward" in inductor.graph_label()  # its inputs, saved for it alone, may be used for its own values
+        steps.append(
+            Step(node, numbers.get(node), runs, name in _ALLOCATIONS, name in _KEEPS, last_uses)
+        )
+    backward = (
+        "backward" in inductor.graph_label()
+    )  # its inputs, saved for it alone, may be used for its own values
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
     return Traced(
         module,
@@ -112,19 +144,27 @@ def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
         [node for node in module.graph.nodes if node.op == "get_attr" and node in needed],
         [_call(node) for node in calls],
         steps[::-1],
-        backward or any(node.op == "call_function" and writes(node.target) for node in module.graph.nodes),
+        backward
+        or any(node.op == "call_function" and writes(node.target) for node in module.graph.nodes),
     )
 
 
 def _call(node: torch.fx.Node) -> Call:
     names = [argument.name for argument in node.target._schema.arguments]
-    return Call(names, written_names(node.target), _groups(node), partial_results(library.op_name(node.target)))
+    return Call(
+        names,
+        written_names(node.target),
+        _groups(node),
+        partial_results(library.op_name(node.target)),
+    )
 
 
 def partial_results(op: str) -> frozenset[int]:
     if op in python_functions:
         return frozenset()
-    return frozenset(index for index, output in enumerate(_runtime.describe(op)["outputs"]) if output["partial"])
+    return frozenset(
+        index for index, output in enumerate(_runtime.describe(op)["outputs"]) if output["partial"]
+    )
 
 
 def writes(target: Any) -> bool:
@@ -138,18 +178,30 @@ def _repeatable(target: Any) -> bool:
     """Whether a call may be run again: it draws no random numbers and talks to nobody."""
     if isinstance(target, torch._ops.OpOverload):
         random = torch.Tag.nondeterministic_seeded in target.tags
-        return not random and target.namespace not in ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
+        return not random and target.namespace not in (
+            "prims",
+            "inductor",
+            "c10d",
+            "_c10d_functional",
+            "c10d_functional",
+        )
     return not isinstance(target, torch._ops.HigherOrderOperator)
 
 
 def _holds_any(graph: torch.fx.Graph, registered: Container[str]) -> bool:
     functional = (library.op_name(call.args[0]) for call in inductor.functional_calls(graph))
-    return any(name in registered for name in functional) or any(True for _ in _calls(graph, registered))
+    return any(name in registered for name in functional) or any(
+        True for _ in _calls(graph, registered)
+    )
 
 
 def _calls(graph: torch.fx.Graph, registered: Container[str]) -> Iterator[torch.fx.Node]:
     for node in graph.nodes:
-        if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and library.op_name(node.target) in registered:
+        if (
+            node.op == "call_function"
+            and isinstance(node.target, torch._ops.OpOverload)
+            and library.op_name(node.target) in registered
+        ):
             yield node
 
 
@@ -159,7 +211,12 @@ def _groups(node: torch.fx.Node) -> dict[str, int]:
     tensors = tensors_in({**dict(zip(names, args)), **kwargs})
     values = list(tensors.values())
     return {
-        name: next(i for i, other in enumerate(values) if other is value or inductor.shares_storage(other, value)) for name, value in tensors.items()
+        name: next(
+            i
+            for i, other in enumerate(values)
+            if other is value or inductor.shares_storage(other, value)
+        )
+        for name, value in tensors.items()
     }
 
 
@@ -170,7 +227,11 @@ def tensors_in(args: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         if isinstance(value, torch.Tensor):
             tensors[name] = value
         elif isinstance(value, (tuple, list)):
-            tensors.update((f"{name}[{index}]", item) for index, item in enumerate(value) if isinstance(item, torch.Tensor))
+            tensors.update(
+                (f"{name}[{index}]", item)
+                for index, item in enumerate(value)
+                if isinstance(item, torch.Tensor)
+            )
     return tensors
 
 

@@ -16,7 +16,8 @@ struct Row {
   std::string_view cuda, host;
 };
 
-// "": the language has no such type. Host C++ gets small floats of our own (runtime/compile/host_types.cpp): compilers lack them or have them in part.
+// "": the language has no such type. Host C++ gets small floats of our own
+// (runtime/compile/host_types.cpp): compilers lack them or have them in part.
 constexpr std::array<Row, kDTypeCount> kRows = {{
     {DType::Bool, "bool", 1, Family::Bool, "bool", "bool"},
     {DType::UInt8, "uint8", 1, Family::Integral, "unsigned char", "unsigned char"},
@@ -31,14 +32,19 @@ constexpr std::array<Row, kDTypeCount> kRows = {{
     {DType::BFloat16, "bfloat16", 2, Family::Floating, "__nv_bfloat16", "opaq::bfloat16"},
     {DType::Float32, "float32", 4, Family::Floating, "float", "float"},
     {DType::Float64, "float64", 8, Family::Floating, "double", "double"},
-    {DType::Complex32, "complex32", 4, Family::Complex, "cuda::std::complex<__half>", "std::complex<opaq::float16>"},
-    {DType::Complex64, "complex64", 8, Family::Complex, "cuda::std::complex<float>", "std::complex<float>"},
-    {DType::Complex128, "complex128", 16, Family::Complex, "cuda::std::complex<double>", "std::complex<double>"},
-    {DType::Float8E4M3FN, "float8_e4m3fn", 1, Family::Floating, "__nv_fp8_e4m3", "opaq::float8_e4m3fn"},
+    {DType::Complex32, "complex32", 4, Family::Complex, "cuda::std::complex<__half>",
+     "std::complex<opaq::float16>"},
+    {DType::Complex64, "complex64", 8, Family::Complex, "cuda::std::complex<float>",
+     "std::complex<float>"},
+    {DType::Complex128, "complex128", 16, Family::Complex, "cuda::std::complex<double>",
+     "std::complex<double>"},
+    {DType::Float8E4M3FN, "float8_e4m3fn", 1, Family::Floating, "__nv_fp8_e4m3",
+     "opaq::float8_e4m3fn"},
     {DType::Float8E5M2, "float8_e5m2", 1, Family::Floating, "__nv_fp8_e5m2", "opaq::float8_e5m2"},
     {DType::Float8E4M3FNUZ, "float8_e4m3fnuz", 1, Family::Floating, "", "opaq::float8_e4m3fnuz"},
     {DType::Float8E5M2FNUZ, "float8_e5m2fnuz", 1, Family::Floating, "", "opaq::float8_e5m2fnuz"},
-    {DType::Float8E8M0FNU, "float8_e8m0fnu", 1, Family::Floating, "__nv_fp8_e8m0", "opaq::float8_e8m0fnu"},
+    {DType::Float8E8M0FNU, "float8_e8m0fnu", 1, Family::Floating, "__nv_fp8_e8m0",
+     "opaq::float8_e8m0fnu"},
     {DType::Float4E2M1FNx2, "float4_e2m1fn_x2", 1, Family::Floating, "__nv_fp4x2_e2m1", ""},
 }};
 
@@ -55,9 +61,9 @@ struct Alias {
   DType dtype;
 };
 constexpr Alias kAliases[] = {
-    {"half", DType::Float16},     {"float", DType::Float32},  {"double", DType::Float64}, {"short", DType::Int16},
-    {"int", DType::Int32},        {"long", DType::Int64},     {"chalf", DType::Complex32}, {"cfloat", DType::Complex64},
-    {"cdouble", DType::Complex128},
+    {"half", DType::Float16},    {"float", DType::Float32},    {"double", DType::Float64},
+    {"short", DType::Int16},     {"int", DType::Int32},        {"long", DType::Int64},
+    {"chalf", DType::Complex32}, {"cfloat", DType::Complex64}, {"cdouble", DType::Complex128},
 };
 
 const Row& row(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }

@@ -11,7 +11,8 @@ namespace {
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
-// Edit distance with adjacent transpositions (optimal string alignment); case counts as no difference.
+// Edit distance with adjacent transpositions (optimal string alignment); case counts as no
+// difference.
 size_t distance(std::string_view a, std::string_view b) {
   std::vector<size_t> before(b.size() + 1), previous(b.size() + 1), row(b.size() + 1);
   std::iota(previous.begin(), previous.end(), size_t{0});
@@ -20,7 +21,8 @@ size_t distance(std::string_view a, std::string_view b) {
     for (size_t j = 1; j <= b.size(); ++j) {
       const bool same = lower(a[i - 1]) == lower(b[j - 1]);
       row[j] = std::min({previous[j] + 1, row[j - 1] + 1, previous[j - 1] + (same ? 0 : 1)});
-      if (i > 1 && j > 1 && lower(a[i - 1]) == lower(b[j - 2]) && lower(a[i - 2]) == lower(b[j - 1])) {
+      if (i > 1 && j > 1 && lower(a[i - 1]) == lower(b[j - 2]) &&
+          lower(a[i - 2]) == lower(b[j - 1])) {
         row[j] = std::min(row[j], before[j - 2] + 1);
       }
     }
@@ -33,7 +35,8 @@ size_t distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string nearest(std::string_view given, std::span<const std::string> valid) {
-  // A third of the letters may differ, and never all of them: a suggestion that shares nothing with what was written misleads.
+  // A third of the letters may differ, and never all of them: a suggestion that shares nothing with
+  // what was written misleads.
   constexpr size_t kLongest = 256;  // texts beyond any name; keeps the quadratic cost bounded
   if (given.empty() || given.size() > kLongest) return "";
   std::string best;
@@ -45,7 +48,8 @@ std::string nearest(std::string_view given, std::span<const std::string> valid) 
     size_t d = distance(given, candidate);
     // "sizes" and "weight_scale" written for "size" and "weight": one begins with the other.
     const size_t shorter = std::min(given.size(), candidate.size());
-    const bool prefix = shorter >= 3 && given.substr(0, shorter) == std::string_view(candidate).substr(0, shorter);
+    const bool prefix =
+        shorter >= 3 && given.substr(0, shorter) == std::string_view(candidate).substr(0, shorter);
     if (d > allowed && !prefix) continue;
     if (d >= longer) continue;
     if (d < best_distance) {

@@ -30,10 +30,12 @@ std::string home() {
   std::vector<char> buffer(16384);
   passwd entry{}, *found = nullptr;
   int rc;
-  while ((rc = getpwuid_r(getuid(), &entry, buffer.data(), buffer.size(), &found)) == ERANGE && buffer.size() < (1u << 20)) {
+  while ((rc = getpwuid_r(getuid(), &entry, buffer.data(), buffer.size(), &found)) == ERANGE &&
+         buffer.size() < (1u << 20)) {
     buffer.resize(2 * buffer.size());
   }
-  if (rc == 0 && found != nullptr && found->pw_dir != nullptr && *found->pw_dir != '\0') return found->pw_dir;
+  if (rc == 0 && found != nullptr && found->pw_dir != nullptr && *found->pw_dir != '\0')
+    return found->pw_dir;
   return "";
 }
 
@@ -47,8 +49,11 @@ std::string cache_dir() {
 }
 
 [[noreturn]] void bad_size(const char* variable, const std::string& value, std::string_view why) {
-  constexpr const char* accepted = "bytes or a number with K, M, G or T (powers of 1024), such as 512M or 2G; 0 turns the disk cache off";
-  fail(ErrorKind::Declaration, std::string(variable) + "='" + value + "' " + std::string(why) + "; expected " + accepted);
+  constexpr const char* accepted =
+      "bytes or a number with K, M, G or T (powers of 1024), such as 512M or 2G; 0 turns the disk "
+      "cache off";
+  fail(ErrorKind::Declaration,
+       std::string(variable) + "='" + value + "' " + std::string(why) + "; expected " + accepted);
 }
 
 int64_t parse_size(const char* variable, const std::string& value) {
@@ -64,7 +69,8 @@ int64_t parse_size(const char* variable, const std::string& value) {
   for (char& c : unit) c = c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
   constexpr std::string_view prefixes = "KMGT";
   int shift = 0;
-  if (const size_t at = unit.empty() ? std::string_view::npos : prefixes.find(unit[0]); at != std::string_view::npos) {
+  if (const size_t at = unit.empty() ? std::string_view::npos : prefixes.find(unit[0]);
+      at != std::string_view::npos) {
     shift = 10 * (static_cast<int>(at) + 1);
     unit.erase(0, 1);
     if (unit == "IB" || unit == "B") unit.clear();
@@ -73,7 +79,8 @@ int64_t parse_size(const char* variable, const std::string& value) {
   }
   if (!unit.empty()) bad_size(variable, value, "has an unknown unit");
   int64_t bytes = 0;
-  if (__builtin_mul_overflow(number, int64_t{1} << shift, &bytes)) bad_size(variable, value, "is too large");
+  if (__builtin_mul_overflow(number, int64_t{1} << shift, &bytes))
+    bad_size(variable, value, "is too large");
   return bytes;
 }
 
@@ -82,14 +89,17 @@ int parse_threads(const char* variable, const std::string& value) {
   const char* end = value.data() + value.size();
   auto [rest, error] = std::from_chars(value.data(), end, number);
   if (error != std::errc{} || rest != end || number < 1 || number > 1024) {
-    fail(ErrorKind::Declaration, std::string(variable) + "='" + value + "' is not a number of threads; expected 1 to 1024");
+    fail(ErrorKind::Declaration,
+         std::string(variable) + "='" + value + "' is not a number of threads; expected 1 to 1024");
   }
   return number;
 }
 
 bool parse_check(const std::string& value) {
   if (value.empty() || value == "contract") return !value.empty();
-  fail(ErrorKind::Declaration, "OPAQ_CHECK='" + value + "' is no kind of check; expected \"contract\", or nothing for none");
+  fail(
+      ErrorKind::Declaration,
+      "OPAQ_CHECK='" + value + "' is no kind of check; expected \"contract\", or nothing for none");
 }
 
 std::string first_on_path(std::initializer_list<const char*> programs) {
@@ -99,7 +109,8 @@ std::string first_on_path(std::initializer_list<const char*> programs) {
       const size_t colon = std::min(path.find(':', at), path.size());
       const std::string folder = path.substr(at, colon - at);
       at = colon + 1;
-      if (folder.empty()) continue;  // would mean the current folder: never run a compiler from there
+      if (folder.empty())
+        continue;  // would mean the current folder: never run a compiler from there
       const std::string file = folder + "/" + program;
       if (access(file.c_str(), X_OK) == 0) return file;
     }
@@ -123,7 +134,8 @@ Settings read() {
   s.check_contract = parse_check(env("OPAQ_CHECK").value_or(""));
   const auto threads = env("OPAQ_COMPILE_THREADS");
   const unsigned cores = std::thread::hardware_concurrency();
-  s.compile_threads = threads ? parse_threads("OPAQ_COMPILE_THREADS", *threads) : static_cast<int>(cores == 0 ? 1 : cores);
+  s.compile_threads = threads ? parse_threads("OPAQ_COMPILE_THREADS", *threads)
+                              : static_cast<int>(cores == 0 ? 1 : cores);
   for (const char* variable : {"CUDA_HOME", "CUDA_PATH"}) {
     if (auto root = env(variable)) s.cuda_include_dirs.push_back(*root + "/include");
   }
@@ -134,7 +146,8 @@ Settings read() {
 }  // namespace
 
 Settings& settings() {
-  // A bad value throws at every use until it is mended: initialisation is retried. Never destroyed: threads may compile while the process exits.
+  // A bad value throws at every use until it is mended: initialisation is retried. Never destroyed:
+  // threads may compile while the process exits.
   static Settings& instance = *new Settings(read());
   return instance;
 }

@@ -7,7 +7,8 @@ namespace opaq {
 namespace {
 
 std::mutex* make_lock() {
-  static std::mutex& lock = *new std::mutex;  // never destroyed: threads may take it while the process exits
+  static std::mutex& lock =
+      *new std::mutex;  // never destroyed: threads may take it while the process exits
   // The child's one thread is the copy of the one that locked.
   pthread_atfork([] { lock.lock(); }, [] { lock.unlock(); }, [] { lock.unlock(); });
   return &lock;

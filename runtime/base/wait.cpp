@@ -22,7 +22,9 @@ void Waiting::check() const {
   if (hooks.interrupted && hooks.interrupted()) throw Interrupted();
 }
 
-StopWith::StopWith(const std::atomic<bool>& stop) : before_(stop_of_thread) { stop_of_thread = &stop; }
+StopWith::StopWith(const std::atomic<bool>& stop) : before_(stop_of_thread) {
+  stop_of_thread = &stop;
+}
 StopWith::~StopWith() { stop_of_thread = before_; }
 
 }  // namespace opaq

@@ -1,7 +1,8 @@
 // The image cache: look-up, store, eviction.
 //
-// There is no lock, in memory or on disk: a thread or process that dies or forks at any point holds nothing up. Readers see whole files
-// because files appear by rename; counters are atomics; the size of the folder is an estimate that is corrected by scans.
+// There is no lock, in memory or on disk: a thread or process that dies or forks at any point holds
+// nothing up. Readers see whole files because files appear by rename; counters are atomics; the
+// size of the folder is an estimate that is corrected by scans.
 #include "opaq/cache.h"
 
 #include <fcntl.h>
@@ -23,8 +24,9 @@ namespace opaq {
 
 struct Cache::Counters {
   std::atomic<int64_t> hits{0}, misses{0}, stores{0}, healed{0}, evicted{0}, failed_writes{0};
-  std::atomic<uint64_t> serial{0};            // for names of temporary files
-  std::atomic<int64_t> estimate{-1};          // bytes on disk: the last scan and what this process has stored since; -1 before the first
+  std::atomic<uint64_t> serial{0};    // for names of temporary files
+  std::atomic<int64_t> estimate{-1};  // bytes on disk: the last scan and what this process has
+                                      // stored since; -1 before the first
   std::atomic<int64_t> stored_since_scan{0};  // bytes
 };
 
@@ -33,18 +35,22 @@ namespace {
 std::string absolute(const std::string& folder) {
   std::error_code error;
   std::string path = folder.empty() ? "" : std::filesystem::absolute(folder, error).string();
-  while (path.size() > 1 && path.back() == '/') path.pop_back();  // "link/" would be followed by O_NOFOLLOW
+  while (path.size() > 1 && path.back() == '/')
+    path.pop_back();  // "link/" would be followed by O_NOFOLLOW
   return path;
 }
 
 int64_t total(const std::vector<cache_folder::File>& files) {
-  return std::accumulate(files.begin(), files.end(), int64_t{0}, [](int64_t sum, const auto& file) { return sum + file.size; });
+  return std::accumulate(files.begin(), files.end(), int64_t{0},
+                         [](int64_t sum, const auto& file) { return sum + file.size; });
 }
 
 }  // namespace
 
 Cache::Cache(std::string folder, int64_t max_bytes)
-    : folder_(absolute(folder)), max_bytes_(folder_.empty() ? 0 : max_bytes), counters_(std::make_shared<Counters>()) {}
+    : folder_(absolute(folder)),
+      max_bytes_(folder_.empty() ? 0 : max_bytes),
+      counters_(std::make_shared<Counters>()) {}
 
 std::optional<CacheEntry> Cache::get(std::string_view key) {
   if (max_bytes_ <= 0) return std::nullopt;
@@ -52,7 +58,8 @@ std::optional<CacheEntry> Cache::get(std::string_view key) {
   const cache_folder::Descriptor folder = cache_folder::open_folder(folder_, false);
   if (folder && cache_format::is_key(key)) {
     const std::string name = cache_format::file_name(key);
-    const cache_folder::Read read = cache_folder::read(folder.get(), name, cache_format::kHeaderSize, cache_format::stated_size);
+    const cache_folder::Read read = cache_folder::read(
+        folder.get(), name, cache_format::kHeaderSize, cache_format::stated_size);
     if (!read.bytes.empty()) entry = decode(key, read.bytes);
     if (entry) cache_folder::touch(read.file.get());
     const bool bad = read.damaged || (!read.bytes.empty() && !entry);
@@ -70,9 +77,11 @@ void Cache::put(std::string_view key, const CacheEntry& entry) noexcept {
     const cache_folder::Descriptor folder = cache_folder::open_folder(folder_, true);
     if (folder && size <= max_bytes_) {
       const std::string name = cache_format::file_name(key);
-      if (const std::optional<int64_t> grown = cache_folder::publish(folder.get(), name, bytes, counters_->serial++)) {
+      if (const std::optional<int64_t> grown =
+              cache_folder::publish(folder.get(), name, bytes, counters_->serial++)) {
         ++counters_->stores;
-        // What other processes store is known only by scanning. A scan per sixteenth of the bound keeps n processes within 1 + n/16 of it.
+        // What other processes store is known only by scanning. A scan per sixteenth of the bound
+        // keeps n processes within 1 + n/16 of it.
         const int64_t since = counters_->stored_since_scan += size;
         const bool known = counters_->estimate.load() >= 0;
         const int64_t estimate = counters_->estimate += *grown;
@@ -86,9 +95,10 @@ void Cache::put(std::string_view key, const CacheEntry& entry) noexcept {
   ++counters_->failed_writes;
 }
 
-// Least recently used first. Several processes may do this at once: they see the same files in the same order, and a file that is already
-// gone counts as removed, so together they remove no more than one would. An entry that is used between the scan and its removal is lost
-// to the next reader, who compiles it again; one who has it open reads on.
+// Least recently used first. Several processes may do this at once: they see the same files in the
+// same order, and a file that is already gone counts as removed, so together they remove no more
+// than one would. An entry that is used between the scan and its removal is lost to the next
+// reader, who compiles it again; one who has it open reads on.
 void Cache::evict(int folder, std::string_view keep) noexcept {
   try {
     cache_folder::remove_stale_temporaries(folder);
@@ -96,7 +106,8 @@ void Cache::evict(int folder, std::string_view keep) noexcept {
     int64_t bytes = total(files);
     if (bytes > max_bytes_) {
       std::sort(files.begin(), files.end(), [](const auto& a, const auto& b) {
-        return std::tie(a.used.tv_sec, a.used.tv_nsec, a.name) < std::tie(b.used.tv_sec, b.used.tv_nsec, b.name);
+        return std::tie(a.used.tv_sec, a.used.tv_nsec, a.name) <
+               std::tie(b.used.tv_sec, b.used.tv_nsec, b.name);
       });
       const int64_t target = max_bytes_ - max_bytes_ / 10;
       for (const cache_folder::File& file : files) {
@@ -122,7 +133,10 @@ std::string Cache::why_not() const {
 }
 
 std::string Cache::folder_to_write_to() const {
-  return max_bytes_ > 0 && cache_folder::open_folder(folder_, true) && cache_folder::why_not(folder_).empty() ? folder_ : "";
+  return max_bytes_ > 0 && cache_folder::open_folder(folder_, true) &&
+                 cache_folder::why_not(folder_).empty()
+             ? folder_
+             : "";
 }
 
 CacheStats Cache::stats() const {
@@ -138,7 +152,8 @@ int64_t Cache::bytes_on_disk() const {
 Cache& disk_cache() {
   // Never destroyed: threads may still compile while the process exits.
   constinit static Lazy<std::unique_ptr<Cache>> cache;
-  return *cache.get([] { return std::make_unique<Cache>(settings().cache_dir, settings().cache_bytes); });
+  return *cache.get(
+      [] { return std::make_unique<Cache>(settings().cache_dir, settings().cache_bytes); });
 }
 
 }  // namespace opaq

@@ -22,13 +22,17 @@ constexpr int kFolderFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 // "" when it is a real directory of this user's that nobody else may write to.
 std::string objection(const std::string& path, const struct stat& status) {
-  if (S_ISLNK(status.st_mode)) return "'" + path + "' is a symbolic link, expected a folder; name the folder that it points to";
-  if (!S_ISDIR(status.st_mode)) return "'" + path + "' is a file, expected a folder; name another place, or move the file away";
+  if (S_ISLNK(status.st_mode))
+    return "'" + path +
+           "' is a symbolic link, expected a folder; name the folder that it points to";
+  if (!S_ISDIR(status.st_mode))
+    return "'" + path + "' is a file, expected a folder; name another place, or move the file away";
   if (status.st_uid != geteuid()) {
-    return "'" + path + "' belongs to user " + std::to_string(status.st_uid) + ", expected user " + std::to_string(geteuid()) +
-           ", who runs this process; name a folder of that user";
+    return "'" + path + "' belongs to user " + std::to_string(status.st_uid) + ", expected user " +
+           std::to_string(geteuid()) + ", who runs this process; name a folder of that user";
   }
-  if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0) return "'" + path + "' can be written to by others; `chmod go-w '" + path + "'`";
+  if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0)
+    return "'" + path + "' can be written to by others; `chmod go-w '" + path + "'`";
   return "";
 }
 
@@ -69,8 +73,9 @@ bool flush(int fd) {
   return true;
 }
 
-// A new file under a name of its own, removed unless renamed. Process, serial and random number together keep threads, forked children and
-// processes of other PID namespaces apart; O_EXCL makes sure.
+// A new file under a name of its own, removed unless renamed. Process, serial and random number
+// together keep threads, forked children and processes of other PID namespaces apart; O_EXCL makes
+// sure.
 class Temporary {
  public:
   Temporary(int folder, uint64_t serial) : folder_(folder), file_(create(folder, serial, name_)) {}
@@ -86,12 +91,15 @@ class Temporary {
  private:
   static Descriptor create(int folder, uint64_t serial, std::string& name) {
     uint64_t random = 0;
-    if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0) random = static_cast<uint64_t>(clock());
+    if (getrandom(&random, sizeof random, GRND_NONBLOCK) < 0)
+      random = static_cast<uint64_t>(clock());
     char text[80];
-    std::snprintf(text, sizeof text, "%s%ld-%llu-%016llx", kTemporary.data(), static_cast<long>(getpid()),
-                  static_cast<unsigned long long>(serial), static_cast<unsigned long long>(random));
+    std::snprintf(text, sizeof text, "%s%ld-%llu-%016llx", kTemporary.data(),
+                  static_cast<long>(getpid()), static_cast<unsigned long long>(serial),
+                  static_cast<unsigned long long>(random));
     name = text;
-    return Descriptor(openat(folder, text, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+    return Descriptor(
+        openat(folder, text, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
   }
 
   const int folder_;
@@ -121,14 +129,15 @@ Descriptor::~Descriptor() {
 bool is_entry_name(std::string_view name) {
   const auto is_hex = [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); };
   const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
-  return name.size() > 66 && std::all_of(name.begin(), name.begin() + 64, is_hex) && name.substr(64, 2) == ".v" &&
-         std::all_of(name.begin() + 66, name.end(), is_digit);
+  return name.size() > 66 && std::all_of(name.begin(), name.begin() + 64, is_hex) &&
+         name.substr(64, 2) == ".v" && std::all_of(name.begin() + 66, name.end(), is_digit);
 }
 
 Descriptor open_folder(const std::string& path, bool create) {
   int fd = open(path.c_str(), kFolderFlags);
   if (fd < 0 && errno == ENOENT && create && !path.empty()) {
-    for (size_t slash = path.find('/', 1); slash != std::string::npos; slash = path.find('/', slash + 1)) {
+    for (size_t slash = path.find('/', 1); slash != std::string::npos;
+         slash = path.find('/', slash + 1)) {
       mkdir(path.substr(0, slash).c_str(), 0700);  // what fails here fails in the next line, too
     }
     mkdir(path.c_str(), 0700);
@@ -144,13 +153,17 @@ std::string why_not(const std::string& path) {
   struct stat status;
   if (lstat(path.c_str(), &status) == 0) {
     const std::string reason = objection(path, status);
-    if (reason.empty() && access(path.c_str(), R_OK | W_OK | X_OK) != 0) return "'" + path + "' is not writable";
+    if (reason.empty() && access(path.c_str(), R_OK | W_OK | X_OK) != 0)
+      return "'" + path + "' is not writable";
     return reason;
   }
   std::string above = path;
   while (lstat(above.c_str(), &status) != 0 && above != parent_of(above)) above = parent_of(above);
-  if (stat(above.c_str(), &status) == 0 && S_ISDIR(status.st_mode) && access(above.c_str(), W_OK | X_OK) == 0) return "";
-  return "'" + path + "' cannot be created: '" + above + "' is not a folder that this user can write to";
+  if (stat(above.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
+      access(above.c_str(), W_OK | X_OK) == 0)
+    return "";
+  return "'" + path + "' cannot be created: '" + above +
+         "' is not a folder that this user can write to";
 }
 
 void touch(int file) {
@@ -160,7 +173,8 @@ void touch(int file) {
   futimens(file, times);  // best effort: without it, the entry is merely evicted sooner
 }
 
-std::optional<int64_t> publish(int folder, const std::string& name, std::string_view bytes, uint64_t serial) {
+std::optional<int64_t> publish(int folder, const std::string& name, std::string_view bytes,
+                               uint64_t serial) {
   Temporary temporary(folder, serial);
   if (temporary.file() < 0 || !write_all(temporary.file(), bytes)) return std::nullopt;
   touch(temporary.file());
@@ -169,14 +183,18 @@ std::optional<int64_t> publish(int folder, const std::string& name, std::string_
   const bool replaces = fstatat(folder, name.c_str(), &replaced, AT_SYMLINK_NOFOLLOW) == 0;
   if (!temporary.rename_to(name)) return std::nullopt;
   flush(folder);  // best effort: a crash of the machine may lose the entry, never damage it
-  return static_cast<int64_t>(bytes.size()) - (replaces ? static_cast<int64_t>(replaced.st_size) : 0);
+  return static_cast<int64_t>(bytes.size()) -
+         (replaces ? static_cast<int64_t>(replaced.st_size) : 0);
 }
 
-Read read(int folder, const std::string& name, size_t header_size, std::optional<uint64_t> (*stated_size)(std::string_view header)) {
+Read read(int folder, const std::string& name, size_t header_size,
+          std::optional<uint64_t> (*stated_size)(std::string_view header)) {
   // O_NONBLOCK: a FIFO planted here must not hang us.
-  Read result{Descriptor(openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC))};
+  Read result{Descriptor(
+      openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC))};
   if (!result.file) {
-    result.damaged = errno == ELOOP && fstatat(folder, name.c_str(), &result.status, AT_SYMLINK_NOFOLLOW) == 0;
+    result.damaged =
+        errno == ELOOP && fstatat(folder, name.c_str(), &result.status, AT_SYMLINK_NOFOLLOW) == 0;
     result.present = result.damaged;
     return result;
   }
@@ -184,9 +202,11 @@ Read read(int folder, const std::string& name, size_t header_size, std::optional
   result.present = true;
   result.damaged = true;
   const size_t size = static_cast<size_t>(result.status.st_size);
-  if (!S_ISREG(result.status.st_mode) || result.status.st_uid != geteuid() || size < header_size) return result;
+  if (!S_ISREG(result.status.st_mode) || result.status.st_uid != geteuid() || size < header_size)
+    return result;
 
-  // The header first: the length that the file claims to have is not to be trusted with memory before the header agrees.
+  // The header first: the length that the file claims to have is not to be trusted with memory
+  // before the header agrees.
   std::string bytes(header_size, '\0');
   ssize_t n = read_all(result.file.get(), bytes.data(), header_size);
   if (n == static_cast<ssize_t>(header_size)) {
@@ -210,7 +230,9 @@ std::vector<File> entries(int folder) {
   std::vector<File> files;
   for_each_name(folder, [&](const char* name) {
     struct stat status;
-    if (!is_entry_name(name) || fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0 || !S_ISREG(status.st_mode)) return;
+    if (!is_entry_name(name) || fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISREG(status.st_mode))
+      return;
     files.push_back({name, static_cast<int64_t>(status.st_size), status.st_mtim});
   });
   return files;
@@ -220,8 +242,11 @@ void remove_stale_temporaries(int folder) {
   const int64_t now = time(nullptr);
   for_each_name(folder, [&](const char* name) {
     struct stat status;
-    if (!std::string_view(name).starts_with(kTemporary) || fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0) return;
-    if (now - static_cast<int64_t>(status.st_mtim.tv_sec) > kStaleSeconds) unlinkat(folder, name, 0);
+    if (!std::string_view(name).starts_with(kTemporary) ||
+        fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+      return;
+    if (now - static_cast<int64_t>(status.st_mtim.tv_sec) > kStaleSeconds)
+      unlinkat(folder, name, 0);
   });
 }
 

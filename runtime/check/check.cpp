@@ -1,4 +1,5 @@
-// Holds one launch against its op's declaration: what lies in memory before and after, byte by byte.
+// Holds one launch against its op's declaration: what lies in memory before and after, byte by
+// byte.
 #include "opaq/check.h"
 
 #include <algorithm>
@@ -29,7 +30,9 @@ std::string tuple(const int64_t* values, size_t count) {
   return text + (count == 1 ? ",)" : ")");
 }
 
-std::string device_text(Device d) { return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index); }
+std::string device_text(Device d) {
+  return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index);
+}
 
 std::string hex(const char* bytes, int64_t count) {
   static constexpr char digits[] = "0123456789abcdef";
@@ -43,8 +46,9 @@ std::string hex(const char* bytes, int64_t count) {
   return text;
 }
 
-// Host memory of one check. It is kept for the thread's next check, which does not wait for the system's allocator then; a check within a check
-// (a reference that calls other ops) has memory of its own.
+// Host memory of one check. It is kept for the thread's next check, which does not wait for the
+// system's allocator then; a check within a check (a reference that calls other ops) has memory of
+// its own.
 class Room {
  public:
   Room() { std::swap(bytes_, spare()); }
@@ -56,7 +60,8 @@ class Room {
   std::vector<char>& before() { return bytes_[0]; }
   std::vector<char>& after() { return bytes_[1]; }
 
-  // For outputs: all bytes are Fill::First. Where no check has failed, they are so again at its end.
+  // For outputs: all bytes are Fill::First. Where no check has failed, they are so again at its
+  // end.
   char* outputs(size_t size) {
     if (filled().size() < size) filled().assign(size, static_cast<char>(Fill::First));
     restored_ = false;
@@ -88,8 +93,12 @@ struct Region {  // memory that arguments lie in, as it was before the launch
 class Check {
  public:
   explicit Check(const CheckedCall& call)
-      : call_(call), schema_(call.spec.schema), memory_(call.device, call.stream, schema_.qualname().c_str()),
-        inputs_(schema_.args.size()), count_(inputs_ + schema_.returns.size()), args_(call.args, call.args + count_) {}
+      : call_(call),
+        schema_(call.spec.schema),
+        memory_(call.device, call.stream, schema_.qualname().c_str()),
+        inputs_(schema_.args.size()),
+        count_(inputs_ + schema_.returns.size()),
+        args_(call.args, call.args + count_) {}
   Check(const Check&) = delete;
   ~Check() {
     for (StandIn& s : stand_ins_) s.release();
@@ -110,7 +119,8 @@ class Check {
     launch(args_.data());
     unchanged();
     const Unwritten suspects = hand_over(Fill::First);
-    if (std::any_of(suspects.begin(), suspects.end(), [](const auto& found) { return !found.empty(); })) {
+    if (std::any_of(suspects.begin(), suspects.end(),
+                    [](const auto& found) { return !found.empty(); })) {
       restore();
       for (StandIn& s : stand_ins_) s.fill(Fill::Second);
       launch(args_.data());
@@ -124,12 +134,17 @@ class Check {
   bool is_tensor(size_t i) const { return call_.args[i].kind == Arg::Kind::Tensor; }
   bool may_write(size_t i) const { return i >= inputs_ || schema_.args[i].mutated; }
   std::string symbol(size_t i) const {
-    return i < inputs_ ? "argument `" + schema_.args[i].name + "`" : "result `" + schema_.returns[i - inputs_] + "`";
+    return i < inputs_ ? "argument `" + schema_.args[i].name + "`"
+                       : "result `" + schema_.returns[i - inputs_] + "`";
   }
-  std::string running() const { return call_.implementation ? "implementation `" + call_.implementation->name + "`" : "the reference"; }
+  std::string running() const {
+    return call_.implementation ? "implementation `" + call_.implementation->name + "`"
+                                : "the reference";
+  }
 
   [[noreturn]] void violated(const std::string& what) const {
-    fail(ErrorKind::Contract, schema_.qualname() + (call_.where ? call_.where() : "") + ": " + what);
+    fail(ErrorKind::Contract,
+         schema_.qualname() + (call_.where ? call_.where() : "") + ": " + what);
   }
 
   void promised(size_t i) {
@@ -138,11 +153,16 @@ class Check {
     const TensorView& t = call_.args[i].tensor;
     const std::vector<int64_t> sizes(t.sizes, t.sizes + t.dim);
     bool same = sizes == shape.sizes && t.dtype == shape.dtype && t.device == call_.device;
-    for (int32_t d = 0; same && t.numel() != 0 && d < t.dim; ++d) same = t.sizes[d] == 1 || t.strides[d] == shape.strides[d];
+    for (int32_t d = 0; same && t.numel() != 0 && d < t.dim; ++d)
+      same = t.sizes[d] == 1 || t.strides[d] == shape.strides[d];
     if (same) return;
-    violated(symbol(i) + " is " + std::string(name(t.dtype)) + " " + tuple(t.sizes, sizes.size()) + " with strides " + tuple(t.strides, sizes.size()) + " on " + device_text(t.device) +
-             "; its output rule says " + std::string(name(shape.dtype)) + " " + tuple(shape.sizes.data(), shape.sizes.size()) + " with strides " +
-             tuple(shape.strides.data(), shape.strides.size()) + " on " + device_text(call_.device) + ": correct the rule, or report a bug of opaq where it is right");
+    violated(symbol(i) + " is " + std::string(name(t.dtype)) + " " + tuple(t.sizes, sizes.size()) +
+             " with strides " + tuple(t.strides, sizes.size()) + " on " + device_text(t.device) +
+             "; its output rule says " + std::string(name(shape.dtype)) + " " +
+             tuple(shape.sizes.data(), shape.sizes.size()) + " with strides " +
+             tuple(shape.strides.data(), shape.strides.size()) + " on " +
+             device_text(call_.device) +
+             ": correct the rule, or report a bug of opaq where it is right");
   }
 
   void aliases() {
@@ -150,7 +170,8 @@ class Check {
       const Span output = contract::extent(call_.args[i].tensor);
       for (size_t j = 0; j < i; ++j) {
         if (!is_tensor(j) || !output.overlaps(contract::extent(call_.args[j].tensor))) continue;
-        violated(symbol(i) + " lies in the memory of " + symbol(j) + ", which no op of opaq declares; a result must have memory of its own");
+        violated(symbol(i) + " lies in the memory of " + symbol(j) +
+                 ", which no op of opaq declares; a result must have memory of its own");
       }
     }
   }
@@ -165,11 +186,14 @@ class Check {
       } catch (const Error& error) {
         why = std::string(": ") + error.what();
       }
-      if (!holds) violated("requirement `" + requirement.text() + "` of " + running() + " does not hold at the launch" + why + "; another implementation had to be chosen");
+      if (!holds)
+        violated("requirement `" + requirement.text() + "` of " + running() +
+                 " does not hold at the launch" + why +
+                 "; another implementation had to be chosen");
     }
   }
 
-  // ---- memory of arguments -------------------------------------------------------------------------------------------
+  // ---- memory of arguments ----------------------------------------------------------------------
 
   void written_spans() {
     for (size_t i = 0; i < count_; ++i) {
@@ -185,7 +209,8 @@ class Check {
     for (size_t i = 0; i < inputs_; ++i) {
       if (!is_tensor(i)) continue;
       spans.push_back(contract::extent(call_.args[i].tensor));
-      if (char* data = static_cast<char*>(call_.storages[i].data)) spans.push_back({data, data + call_.storages[i].bytes});
+      if (char* data = static_cast<char*>(call_.storages[i].data))
+        spans.push_back({data, data + call_.storages[i].bytes});
     }
     size_t total = 0;
     for (const Span& span : contract::merged(std::move(spans))) {
@@ -193,13 +218,16 @@ class Check {
       total += static_cast<size_t>(span.end - span.begin);
     }
     char* before = sized(room_.before(), total);
-    for (const Region& r : regions_) memory_.read(before + r.offset, r.span.begin, static_cast<size_t>(r.span.end - r.span.begin));
+    for (const Region& r : regions_)
+      memory_.read(before + r.offset, r.span.begin, static_cast<size_t>(r.span.end - r.span.begin));
   }
 
   void restore() {
     for (const Span& w : written_) {
       for (const Region& r : regions_) {
-        if (w.begin >= r.span.begin && w.end <= r.span.end) memory_.write(w.begin, room_.before().data() + r.offset + (w.begin - r.span.begin), static_cast<size_t>(w.end - w.begin));
+        if (w.begin >= r.span.begin && w.end <= r.span.end)
+          memory_.write(w.begin, room_.before().data() + r.offset + (w.begin - r.span.begin),
+                        static_cast<size_t>(w.end - w.begin));
       }
     }
   }
@@ -217,7 +245,9 @@ class Check {
       const char* at = r.span.begin;
       const auto compare = [&](const char* end) {
         const int64_t offset = at - r.span.begin;
-        if (end > at && std::memcmp(before + offset, after + offset, static_cast<size_t>(end - at)) != 0) changed(r, before, after, offset, end - r.span.begin);
+        if (end > at &&
+            std::memcmp(before + offset, after + offset, static_cast<size_t>(end - at)) != 0)
+          changed(r, before, after, offset, end - r.span.begin);
       };
       for (const Span& w : written_) {
         if (w.end <= at || w.begin >= r.span.end) continue;
@@ -228,7 +258,8 @@ class Check {
     }
   }
 
-  [[noreturn]] void changed(const Region& r, const char* before, const char* after, int64_t from, int64_t to) {
+  [[noreturn]] void changed(const Region& r, const char* before, const char* after, int64_t from,
+                            int64_t to) {
     while (from < to && before[from] == after[from]) ++from;
     const char* byte = r.span.begin + from;
     for (size_t i = 0; i < inputs_; ++i) {
@@ -243,24 +274,31 @@ class Check {
         return number++ < element;
       });
       const int64_t size = itemsize(t.dtype);
-      violated(symbol(i) + " is not declared as written, but " + running() + " changed it: " + schema_.args[i].name + contract::index_text(t, element) + " had the bytes " +
-               hex(before + start, size) + ", and has " + hex(after + start, size) + "; declare it `Tensor(a!) " + schema_.args[i].name + "` in the schema, or correct the kernel");
+      violated(symbol(i) + " is not declared as written, but " + running() +
+               " changed it: " + schema_.args[i].name + contract::index_text(t, element) +
+               " had the bytes " + hex(before + start, size) + ", and has " +
+               hex(after + start, size) + "; declare it `Tensor(a!) " + schema_.args[i].name +
+               "` in the schema, or correct the kernel");
     }
     for (size_t i = 0; i < inputs_; ++i) {
       if (!is_tensor(i)) continue;
       const Span own = contract::extent(call_.args[i].tensor);
       const auto* data = static_cast<const char*>(call_.storages[i].data);
-      const bool inside = data ? byte >= data && byte < data + call_.storages[i].bytes : byte >= own.begin && byte < own.end;
+      const bool inside = data ? byte >= data && byte < data + call_.storages[i].bytes
+                               : byte >= own.begin && byte < own.end;
       if (!inside) continue;
-      violated(running() + " wrote beside " + symbol(i) + ", in the tensor that it is a view of: " + std::to_string(byte - own.begin) + " bytes from its first element was " +
-               hex(before + from, 1) + ", and is " + hex(after + from, 1) + "; correct the kernel's indices, strides or sizes");
+      violated(running() + " wrote beside " + symbol(i) +
+               ", in the tensor that it is a view of: " + std::to_string(byte - own.begin) +
+               " bytes from its first element was " + hex(before + from, 1) + ", and is " +
+               hex(after + from, 1) + "; correct the kernel's indices, strides or sizes");
     }
     violated(running() + " changed memory of its arguments that it does not declare as written");
   }
 
-  // ---- outputs -------------------------------------------------------------------------------------------------------
+  // ---- outputs ----------------------------------------------------------------------------------
 
-  using Unwritten = std::vector<std::vector<int64_t>>;  // for each output, elements as offsets in bytes
+  using Unwritten =
+      std::vector<std::vector<int64_t>>;  // for each output, elements as offsets in bytes
 
   void make_stand_ins() {
     size_t total = 0;
@@ -282,7 +320,8 @@ class Check {
       StandIn& s = stand_ins_[k];
       s.fetch();
       if (const std::string place = s.written_outside(fill); !place.empty()) {
-        violated(running() + " wrote outside " + symbol(inputs_ + k) + ", " + place + "; correct the kernel's indices, strides or sizes");
+        violated(running() + " wrote outside " + symbol(inputs_ + k) + ", " + place +
+                 "; correct the kernel's indices, strides or sizes");
       }
       found[k] = s.hand_over(fill);
       if (call_.spec.outputs[k].partial) found[k].clear();
@@ -294,17 +333,22 @@ class Check {
   void wholly_written(const Unwritten& first, const Unwritten& second) {
     for (size_t k = 0; k < first.size(); ++k) {
       std::vector<int64_t> never;
-      std::set_intersection(first[k].begin(), first[k].end(), second[k].begin(), second[k].end(), std::back_inserter(never));
+      std::set_intersection(first[k].begin(), first[k].end(), second[k].begin(), second[k].end(),
+                            std::back_inserter(never));
       if (never.empty()) continue;
       const TensorView& t = call_.args[inputs_ + k].tensor;
       int64_t number = 0;
       contract::for_each_element(t, [&](const char* at) {
-        const bool found = std::binary_search(never.begin(), never.end(), at - static_cast<const char*>(t.data));
+        const bool found =
+            std::binary_search(never.begin(), never.end(), at - static_cast<const char*>(t.data));
         number += !found;
         return !found;
       });
-      violated(running() + " left " + (never.size() == 1 ? "an element" : std::to_string(never.size()) + " elements") + " of " + symbol(inputs_ + k) + " (" +
-               std::to_string(t.numel()) + " elements) unwritten, the first at " + schema_.returns[k] + contract::index_text(t, number) +
+      violated(running() + " left " +
+               (never.size() == 1 ? "an element" : std::to_string(never.size()) + " elements") +
+               " of " + symbol(inputs_ + k) + " (" + std::to_string(t.numel()) +
+               " elements) unwritten, the first at " + schema_.returns[k] +
+               contract::index_text(t, number) +
                "; write them, or declare the output with partial=True");
     }
   }
@@ -314,8 +358,8 @@ class Check {
   const Schema& schema_;
   DeviceMemory memory_;
   const size_t inputs_, count_;
-  std::vector<Arg> args_;       // with stand-ins for the outputs
-  std::vector<Span> written_;   // of declared writes
+  std::vector<Arg> args_;      // with stand-ins for the outputs
+  std::vector<Span> written_;  // of declared writes
   std::vector<Region> regions_;
   std::vector<StandIn> stand_ins_;
 };
@@ -326,12 +370,16 @@ thread_local int scope = -1;  // 0 and 1: whether calls are checked; -1: as conf
 
 }  // namespace
 
-CheckingScope::CheckingScope(bool check) : before_(std::exchange(scope, check)) { scopes.fetch_add(1, std::memory_order_relaxed); }
+CheckingScope::CheckingScope(bool check) : before_(std::exchange(scope, check)) {
+  scopes.fetch_add(1, std::memory_order_relaxed);
+}
 CheckingScope::~CheckingScope() {
   scope = before_;
   scopes.fetch_sub(1, std::memory_order_relaxed);
 }
-bool checking(bool configured) { return scopes.load(std::memory_order_relaxed) == 0 || scope < 0 ? configured : scope != 0; }
+bool checking(bool configured) {
+  return scopes.load(std::memory_order_relaxed) == 0 || scope < 0 ? configured : scope != 0;
+}
 
 void set_call_site(std::string (*find)()) { find_call_site.store(find); }
 
@@ -340,6 +388,8 @@ std::string call_site() {
   return find ? find() : "";
 }
 
-void checked_launch(const CheckedCall& call, const std::function<void(const Arg*)>& launch) { Check(call).run(launch); }
+void checked_launch(const CheckedCall& call, const std::function<void(const Arg*)>& launch) {
+  Check(call).run(launch);
+}
 
 }  // namespace opaq

@@ -9,15 +9,22 @@
 
 namespace opaq::contract {
 
-DeviceMemory::DeviceMemory(Device device, void* stream, const char* op) : device_(device), stream_(stream) {
+DeviceMemory::DeviceMemory(Device device, void* stream, const char* op)
+    : device_(device), stream_(stream) {
   if (on_host()) return;
   const Driver& d = require_driver();
-  if (!d.memcpy_dtoh_async || !d.memcpy_htod_async || !d.stream_synchronize || !d.mem_alloc_async || !d.mem_free_async) {
-    fail(ErrorKind::Missing, std::string(op) + ": the contract check copies memory with the CUDA driver, and " + d.path + " lacks a function for that; turn the check off");
+  if (!d.memcpy_dtoh_async || !d.memcpy_htod_async || !d.stream_synchronize || !d.mem_alloc_async ||
+      !d.mem_free_async) {
+    fail(ErrorKind::Missing, std::string(op) +
+                                 ": the contract check copies memory with the CUDA driver, and " +
+                                 d.path + " lacks a function for that; turn the check off");
   }
   const ContextScope scope(device_.index);
   if (is_capturing(static_cast<CUstream>(stream))) {
-    fail(ErrorKind::Capture, std::string(op) + ": the contract check reads memory back to the host, which a CUDA graph cannot capture; run the check without CUDA graphs, or turn it off");
+    fail(ErrorKind::Capture,
+         std::string(op) +
+             ": the contract check reads memory back to the host, which a CUDA graph cannot "
+             "capture; run the check without CUDA graphs, or turn it off");
   }
 }
 
@@ -29,8 +36,11 @@ void DeviceMemory::read(void* host, const void* memory, size_t bytes) const {
   }
   const ContextScope scope(device_.index);
   const auto stream = static_cast<CUstream>(stream_);
-  opaq::check(driver().memcpy_dtoh_async(host, reinterpret_cast<CUdeviceptr>(memory), bytes, stream), "reading memory for the contract check");
-  opaq::check(driver().stream_synchronize(stream), "waiting for a launch that the contract check looks at");
+  opaq::check(
+      driver().memcpy_dtoh_async(host, reinterpret_cast<CUdeviceptr>(memory), bytes, stream),
+      "reading memory for the contract check");
+  opaq::check(driver().stream_synchronize(stream),
+              "waiting for a launch that the contract check looks at");
 }
 
 void DeviceMemory::write(void* memory, const void* host, size_t bytes) const {
@@ -41,14 +51,17 @@ void DeviceMemory::write(void* memory, const void* host, size_t bytes) const {
   }
   const ContextScope scope(device_.index);
   const auto stream = static_cast<CUstream>(stream_);
-  opaq::check(driver().memcpy_htod_async(reinterpret_cast<CUdeviceptr>(memory), host, bytes, stream), "filling memory for the contract check");
+  opaq::check(
+      driver().memcpy_htod_async(reinterpret_cast<CUdeviceptr>(memory), host, bytes, stream),
+      "filling memory for the contract check");
   opaq::check(driver().stream_synchronize(stream), "waiting for a copy of the contract check");
 }
 
 void* DeviceMemory::allocate(size_t bytes) const {
   const ContextScope scope(device_.index);
   CUdeviceptr memory = 0;
-  opaq::check(driver().mem_alloc_async(&memory, bytes, static_cast<CUstream>(stream_)), "allocating memory for the contract check");
+  opaq::check(driver().mem_alloc_async(&memory, bytes, static_cast<CUstream>(stream_)),
+              "allocating memory for the contract check");
   return reinterpret_cast<void*>(memory);
 }
 

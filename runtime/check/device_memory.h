@@ -1,4 +1,5 @@
-// Memory that a check reads and fills from the host: host memory itself, or device memory by copies in the order of a stream.
+// Memory that a check reads and fills from the host: host memory itself, or device memory by copies
+// in the order of a stream.
 #pragma once
 
 #include <cstddef>

@@ -32,7 +32,8 @@ bool is_dense(const TensorView& t) {
 }
 
 std::vector<Span> merged(std::vector<Span> spans) {
-  std::sort(spans.begin(), spans.end(), [](const Span& a, const Span& b) { return a.begin < b.begin; });
+  std::sort(spans.begin(), spans.end(),
+            [](const Span& a, const Span& b) { return a.begin < b.begin; });
   std::vector<Span> out;
   for (const Span& span : spans) {
     if (span.begin == span.end) continue;

@@ -15,13 +15,19 @@ struct Span {  // bytes [begin, end)
   bool overlaps(const Span& other) const { return begin < other.end && other.begin < end; }
 };
 
-Span extent(const TensorView& tensor);                 // from the first byte of any element to past the last; empty where there is none
-bool is_dense(const TensorView& tensor);               // whether its elements fill its extent, in any order of dimensions
+Span extent(const TensorView& tensor);  // from the first byte of any element to past the last;
+                                        // empty where there is none
+bool is_dense(
+    const TensorView& tensor);  // whether its elements fill its extent, in any order of dimensions
 std::vector<Span> element_spans(const TensorView& tensor);  // sorted, merged
-std::string index_text(const TensorView& tensor, int64_t number);       // "[2, 0]": the index of the element that comes `number`th in row-major order
-int64_t element_at(const TensorView& tensor, const char* byte);         // the number of the first element that covers a byte; -1: none
+std::string index_text(
+    const TensorView& tensor,
+    int64_t number);  // "[2, 0]": the index of the element that comes `number`th in row-major order
+int64_t element_at(
+    const TensorView& tensor,
+    const char* byte);  // the number of the first element that covers a byte; -1: none
 
-std::vector<Span> merged(std::vector<Span> spans);     // sorted, overlapping and touching ones joined
+std::vector<Span> merged(std::vector<Span> spans);  // sorted, overlapping and touching ones joined
 
 // Calls visit(address) for each element in row-major order, until it returns false.
 template <typename Visit>

@@ -1,4 +1,5 @@
-// One pass over an output: looks for unwritten elements, copies, and fills again, block by block in the processor's cache.
+// One pass over an output: looks for unwritten elements, copies, and fills again, block by block in
+// the processor's cache.
 #include "stand_in.h"
 
 #include <algorithm>
@@ -7,8 +8,9 @@
 namespace opaq::contract {
 namespace {
 
-constexpr int64_t kGuard = 1024;   // bytes before and after
-constexpr uintptr_t kAlign = 256;  // a stand-in has its output's alignment up to this: requirements hold or fail alike
+constexpr int64_t kGuard = 1024;  // bytes before and after
+constexpr uintptr_t kAlign =
+    256;  // a stand-in has its output's alignment up to this: requirements hold or fail alike
 constexpr int64_t kBlock = 16384;
 
 template <typename Word>
@@ -27,10 +29,14 @@ bool holds_word(const char* from, const char* to, Fill fill) {
 // Whether an element of `size` bytes may hold the pattern.
 bool may_hold(const char* from, const char* to, int size, Fill fill) {
   switch (size) {
-    case 1: return std::memchr(from, static_cast<int>(fill), static_cast<size_t>(to - from)) != nullptr;
-    case 2: return holds_word<uint16_t>(from, to, fill);
-    case 4: return holds_word<uint32_t>(from, to, fill);
-    default: return holds_word<uint64_t>(from, to, fill);
+    case 1:
+      return std::memchr(from, static_cast<int>(fill), static_cast<size_t>(to - from)) != nullptr;
+    case 2:
+      return holds_word<uint16_t>(from, to, fill);
+    case 4:
+      return holds_word<uint32_t>(from, to, fill);
+    default:
+      return holds_word<uint64_t>(from, to, fill);
   }
 }
 
@@ -42,12 +48,19 @@ size_t StandIn::bytes_for(const TensorView& output) {
 }
 
 StandIn::StandIn(const TensorView& output, const DeviceMemory& memory, char* host)
-    : memory_(&memory), output_(output), view_(output), host_(host), device_(host), bytes_(static_cast<int64_t>(bytes_for(output))), spans_(element_spans(output)) {
+    : memory_(&memory),
+      output_(output),
+      view_(output),
+      host_(host),
+      device_(host),
+      bytes_(static_cast<int64_t>(bytes_for(output))),
+      spans_(element_spans(output)) {
   const Span own = contract::extent(output);
   extent_ = own.end - own.begin;
   if (!memory.on_host()) device_ = static_cast<char*>(memory.allocate(static_cast<size_t>(bytes_)));
   const uintptr_t first = reinterpret_cast<uintptr_t>(device_) + kGuard;
-  start_ = kGuard + static_cast<int64_t>((reinterpret_cast<uintptr_t>(output.data) - first) % kAlign);
+  start_ =
+      kGuard + static_cast<int64_t>((reinterpret_cast<uintptr_t>(output.data) - first) % kAlign);
   if (output.data) view_.data = device_ + start_;
   if (!memory.on_host()) memory.write(device_, host_, static_cast<size_t>(bytes_));
 }
@@ -66,8 +79,12 @@ void StandIn::fetch() {
 }
 
 std::string StandIn::changed(int64_t from, int64_t to, Fill fill) const {
-  const auto is_fill = [&](int64_t i) { return static_cast<unsigned char>(host_[i]) == static_cast<unsigned char>(fill); };
-  if (from >= to || (is_fill(from) && std::memcmp(host_ + from, host_ + from + 1, static_cast<size_t>(to - from - 1)) == 0)) return "";
+  const auto is_fill = [&](int64_t i) {
+    return static_cast<unsigned char>(host_[i]) == static_cast<unsigned char>(fill);
+  };
+  if (from >= to || (is_fill(from) && std::memcmp(host_ + from, host_ + from + 1,
+                                                  static_cast<size_t>(to - from - 1)) == 0))
+    return "";
   while (is_fill(from)) ++from;
   const int64_t off = from - start_;
   if (off < 0) return std::to_string(-off) + " bytes before its first element";
@@ -98,14 +115,17 @@ std::vector<int64_t> StandIn::hand_over(Fill fill) {
       char* const block_end = std::min(block + kBlock, end);
       if (may_hold(block, block_end, size, fill)) {
         for (const char* at = block; at < block_end; at += size) {
-          if (std::memcmp(at, pattern, static_cast<size_t>(size)) == 0) found.push_back(at - host_ - start_);
+          if (std::memcmp(at, pattern, static_cast<size_t>(size)) == 0)
+            found.push_back(at - host_ - start_);
         }
       }
-      if (device_ == host_) std::memcpy(span.begin + (block - elements), block, static_cast<size_t>(block_end - block));
+      if (device_ == host_)
+        std::memcpy(span.begin + (block - elements), block, static_cast<size_t>(block_end - block));
       std::memset(block, static_cast<int>(Fill::First), static_cast<size_t>(block_end - block));
     }
   }
-  if (fill != Fill::First) std::memset(host_, static_cast<int>(Fill::First), static_cast<size_t>(bytes_));
+  if (fill != Fill::First)
+    std::memset(host_, static_cast<int>(Fill::First), static_cast<size_t>(bytes_));
   return found;
 }
 

@@ -16,36 +16,46 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// ---- tables -------------------------------------------------------------------------------------------------------------------
+// ---- tables -------------------------------------------------------------------------------------
 
-constexpr std::string_view kNoStreams = "device code has no streams or files; printf needs no include";
-constexpr std::string_view kNoContainers = "device code has no containers that allocate; use pointers, arrays or <cuda/std/array>";
-constexpr std::string_view kNoInclude = "what device code can use of it needs no include: leave the line out";
+constexpr std::string_view kNoStreams =
+    "device code has no streams or files; printf needs no include";
+constexpr std::string_view kNoContainers =
+    "device code has no containers that allocate; use pointers, arrays or <cuda/std/array>";
+constexpr std::string_view kNoInclude =
+    "what device code can use of it needs no include: leave the line out";
 
-// Headers of the standard library, by their C++ names: the one of CCCL that stands in for it, or why there is none. Where the CCCL in use is
-// older than the header, `why` is what remains.
+// Headers of the standard library, by their C++ names: the one of CCCL that stands in for it, or
+// why there is none. Where the CCCL in use is older than the header, `why` is what remains.
 struct Standard {
   std::string_view names, instead, why;
 };
 constexpr Standard kStandard[] = {
-    {"array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch limits mdspan "
-     "memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility variant version "
+    {"array atomic barrier bit bitset charconv chrono complex concepts execution expected "
+     "functional initializer_list iterator latch limits mdspan "
+     "memory numbers numeric optional random ranges ratio semaphore source_location span "
+     "string_view tuple type_traits utility variant version "
      "climits cstddef cstdint ctime",
      "cuda/std/", ""},
     {"algorithm", "cuda/std/algorithm", "max and min of two numbers need no include"},
-    {"cfloat", "cuda/std/limits", "for FLT_MAX write cuda::std::numeric_limits<float>::max(), and so on"},
+    {"cfloat", "cuda/std/limits",
+     "for FLT_MAX write cuda::std::numeric_limits<float>::max(), and so on"},
     {"cmath", "cuda/std/cmath", "mathematical functions themselves need no include"},
     {"cassert cstring cstdlib cstdbool", "", kNoInclude},
     {"cstdio iostream ostream istream fstream sstream iomanip print format", "", kNoStreams},
-    {"vector string map set list deque queue stack unordered_map unordered_set forward_list", "", kNoContainers},
-    {"thread mutex future condition_variable shared_mutex", "", "device code has no threads of the host; <cuda/std/atomic> and <cuda/barrier> serve"},
-    {"exception stdexcept new typeinfo system_error cerrno csignal csetjmp clocale cwchar cctype filesystem regex locale any stop_token coroutine "
+    {"vector string map set list deque queue stack unordered_map unordered_set forward_list", "",
+     kNoContainers},
+    {"thread mutex future condition_variable shared_mutex", "",
+     "device code has no threads of the host; <cuda/std/atomic> and <cuda/barrier> serve"},
+    {"exception stdexcept new typeinfo system_error cerrno csignal csetjmp clocale cwchar cctype "
+     "filesystem regex locale any stop_token coroutine "
      "memory_resource cfenv cinttypes valarray",
      "", "device code has no counterpart"},
 };
 
-// Names that no header has been included for. What is said of one holds for each CCCL since that of CUDA 12.4: where they differ, a name has
-// several rows, of which the first counts whose header is there.
+// Names that no header has been included for. What is said of one holds for each CCCL since that of
+// CUDA 12.4: where they differ, a name has several rows, of which the first counts whose header is
+// there.
 struct Name {
   std::string_view names;    // a '*' at its end stands for any letters
   std::string_view header;   // brings it; "" where none is needed for what to write instead
@@ -63,16 +73,22 @@ constexpr Name kNames[] = {
     {"FLT_MAX", "cuda/std/limits", "cuda::std::numeric_limits<float>::max()"},
     {"FLT_MIN", "cuda/std/limits", "cuda::std::numeric_limits<float>::min()"},
     {"FLT_EPSILON", "cuda/std/limits", "cuda::std::numeric_limits<float>::epsilon()"},
-    {"FLT_*", "cuda/std/limits", "the member of cuda::std::numeric_limits<float> that stands for it"},
+    {"FLT_*", "cuda/std/limits",
+     "the member of cuda::std::numeric_limits<float> that stands for it"},
     {"DBL_MAX", "cuda/std/limits", "cuda::std::numeric_limits<double>::max()"},
     {"DBL_MIN", "cuda/std/limits", "cuda::std::numeric_limits<double>::min()"},
     {"DBL_EPSILON", "cuda/std/limits", "cuda::std::numeric_limits<double>::epsilon()"},
-    {"DBL_*", "cuda/std/limits", "the member of cuda::std::numeric_limits<double> that stands for it"},
-    {"CHAR_BIT CHAR_MIN CHAR_MAX SCHAR_MIN SCHAR_MAX UCHAR_MAX SHRT_MIN SHRT_MAX USHRT_MAX INT_MIN INT_MAX UINT_MAX LONG_MIN LONG_MAX "
+    {"DBL_*", "cuda/std/limits",
+     "the member of cuda::std::numeric_limits<double> that stands for it"},
+    {"CHAR_BIT CHAR_MIN CHAR_MAX SCHAR_MIN SCHAR_MAX UCHAR_MAX SHRT_MIN SHRT_MAX USHRT_MAX INT_MIN "
+     "INT_MAX UINT_MAX LONG_MIN LONG_MAX "
      "ULONG_MAX LLONG_MIN LLONG_MAX ULLONG_MAX",
      "cuda/std/climits", ""},
-    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t intmax_t uintmax_t", "cuda/std/cstdint", ""},
-    {"INT8_MAX INT16_MAX INT32_MAX INT64_MAX INT8_MIN INT16_MIN INT32_MIN INT64_MIN UINT8_MAX UINT16_MAX UINT32_MAX UINT64_MAX",
+    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t "
+     "intmax_t uintmax_t",
+     "cuda/std/cstdint", ""},
+    {"INT8_MAX INT16_MAX INT32_MAX INT64_MAX INT8_MIN INT16_MIN INT32_MIN INT64_MIN UINT8_MAX "
+     "UINT16_MAX UINT32_MAX UINT64_MAX",
      "cuda/std/cstdint", ""},
     {"offsetof", "cuda/std/cstddef", ""},
     {"uchar", "", "unsigned char"},
@@ -83,8 +99,12 @@ constexpr Name kNames[] = {
     {"exit abort", "", "__trap()"},
     {"swap", "cuda/std/utility", "cuda::std::swap"},
     {"string vector", "", "pointers and arrays"},
-    {"half half2 __half __half2 __float2half __half2float __float2half_rn __hadd __hmul __hfma __hmax __hmin", "cuda_fp16.h", ""},
-    {"nv_bfloat16 nv_bfloat162 __nv_bfloat16 __nv_bfloat162 __float2bfloat16 __bfloat162float __float2bfloat16_rn", "cuda_bf16.h", ""},
+    {"half half2 __half __half2 __float2half __half2float __float2half_rn __hadd __hmul __hfma "
+     "__hmax __hmin",
+     "cuda_fp16.h", ""},
+    {"nv_bfloat16 nv_bfloat162 __nv_bfloat16 __nv_bfloat162 __float2bfloat16 __bfloat162float "
+     "__float2bfloat16_rn",
+     "cuda_bf16.h", ""},
     {"bfloat16 bf16", "cuda_bf16.h", "__nv_bfloat16"},
     {"__nv_fp8*", "cuda_fp8.h", ""},
     {"__nv_fp6*", "cuda_fp6.h", ""},
@@ -98,23 +118,30 @@ constexpr Name kNames[] = {
     {"__shfl_xor", "", "__shfl_xor_sync, whose first argument is the mask of threads"},
 };
 
-// Members of std: what CCCL has in cuda::std, and what CUDA itself has with no include, under the same name ("") or another.
+// Members of std: what CCCL has in cuda::std, and what CUDA itself has with no include, under the
+// same name ("") or another.
 constexpr Name kStdMembers[] = {
     {"max min clamp", "cuda/std/algorithm", ""},
     {"max min", "", ""},
     {"clamp", "", "min(max(value, low), high)"},
     {"numeric_limits", "cuda/std/limits", ""},
     {"size_t ptrdiff_t byte nullptr_t", "cuda/std/cstddef", ""},
-    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t", "cuda/std/cstdint", ""},
-    {"is_same is_same_v is_integral is_integral_v is_floating_point is_floating_point_v is_signed is_unsigned enable_if enable_if_t conditional "
-     "conditional_t remove_reference remove_reference_t remove_cv_t decay decay_t integral_constant true_type false_type make_unsigned_t "
+    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t",
+     "cuda/std/cstdint", ""},
+    {"is_same is_same_v is_integral is_integral_v is_floating_point is_floating_point_v is_signed "
+     "is_unsigned enable_if enable_if_t conditional "
+     "conditional_t remove_reference remove_reference_t remove_cv_t decay decay_t "
+     "integral_constant true_type false_type make_unsigned_t "
      "make_signed_t void_t is_convertible_v",
      "cuda/std/type_traits", ""},
-    {"sqrt cbrt abs exp exp2 expm1 log log2 log10 log1p pow hypot sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh fabs fmax fmin "
-     "fdim fmod remainder floor ceil round trunc rint nearbyint lround llround lrint ldexp frexp modf isnan isinf isfinite signbit fma erf erfc "
+    {"sqrt cbrt abs exp exp2 expm1 log log2 log10 log1p pow hypot sin cos tan asin acos atan atan2 "
+     "sinh cosh tanh asinh acosh atanh fabs fmax fmin "
+     "fdim fmod remainder floor ceil round trunc rint nearbyint lround llround lrint ldexp frexp "
+     "modf isnan isinf isfinite signbit fma erf erfc "
      "tgamma lgamma copysign nextafter",
      "", ""},
-    {"move forward swap pair make_pair exchange index_sequence make_index_sequence", "cuda/std/utility", ""},
+    {"move forward swap pair make_pair exchange index_sequence make_index_sequence",
+     "cuda/std/utility", ""},
     {"array", "cuda/std/array", ""},
     {"tuple make_tuple tie", "cuda/std/tuple", ""},
     {"complex", "cuda/std/complex", ""},
@@ -126,7 +153,8 @@ constexpr Name kStdMembers[] = {
 };
 
 constexpr std::string_view kNoTorch =
-    "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them; keep the kernel in a source of its own, with pointers and numbers";
+    "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them; keep the kernel in a "
+    "source of its own, with pointers and numbers";
 
 // Names that stand before "::".
 constexpr Name kNamespaces[] = {
@@ -137,7 +165,8 @@ constexpr Name kNamespaces[] = {
     {"nvcuda wmma", "mma.h", ""},
 };
 
-// What pip calls the holder of a header of NVIDIA's: in CUDA 13, where its version must be the compiler's or not, and in CUDA 12.
+// What pip calls the holder of a header of NVIDIA's: in CUDA 13, where its version must be the
+// compiler's or not, and in CUDA 12.
 struct Package {
   std::string_view prefixes, name, cuda12, holds;
   bool of_version;
@@ -146,12 +175,13 @@ constexpr Package kPackages[] = {
     {"cub/ thrust/ cuda/ nv/", "nvidia-cuda-cccl", "nvidia-cuda-cccl-cu12", "CCCL", false},
     {"curand", "nvidia-curand", "nvidia-curand-cu12", "cuRAND", false},
     {"crt/", "nvidia-cuda-crt", "nvidia-cuda-nvcc-cu12", "the compiler's own headers", true},
-    {"cuda_fp16.h cuda_bf16.h cuda_fp8.h cuda_fp6.h cuda_fp4.h cooperative_group mma.h math_constants.h cuComplex.h cuda_pipeline cuda_runtime "
+    {"cuda_fp16.h cuda_bf16.h cuda_fp8.h cuda_fp6.h cuda_fp4.h cooperative_group mma.h "
+     "math_constants.h cuComplex.h cuda_pipeline cuda_runtime "
      "cuda.h vector_types.h vector_functions.h",
      "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "the headers of CUDA's runtime", true},
 };
 
-// ---- looking up -----------------------------------------------------------------------------------------------------------------
+// ---- looking up ---------------------------------------------------------------------------------
 
 template <class F>
 bool any_word(std::string_view words, F&& accepts) {
@@ -176,7 +206,8 @@ bool holds(const std::string& dir, std::string_view header) {
 
 bool found(std::string_view header) {
   const auto& dirs = cuda_header_dirs();
-  return std::any_of(dirs.begin(), dirs.end(), [&](const std::string& dir) { return holds(dir, header); });
+  return std::any_of(dirs.begin(), dirs.end(),
+                     [&](const std::string& dir) { return holds(dir, header); });
 }
 
 const Standard* find(std::string_view name) {
@@ -197,12 +228,13 @@ const Name* find(std::span<const Name> rows, std::string_view name) {
   return first;
 }
 
-// The folder that holds it, where what pip would install stands already, and so does not hold the header.
+// The folder that holds it, where what pip would install stands already, and so does not hold the
+// header.
 std::string folder_of_package(const Package& package) {
-  const std::string_view mark = package.name == "nvidia-cuda-cccl"      ? "cuda/std/version"
-                                : package.name == "nvidia-curand"       ? "curand_kernel.h"
-                                : package.name == "nvidia-cuda-crt"     ? "crt/host_defines.h"
-                                                                        : "cuda_fp16.h";
+  const std::string_view mark = package.name == "nvidia-cuda-cccl"  ? "cuda/std/version"
+                                : package.name == "nvidia-curand"   ? "curand_kernel.h"
+                                : package.name == "nvidia-cuda-crt" ? "crt/host_defines.h"
+                                                                    : "cuda_fp16.h";
   for (const std::string& dir : cuda_header_dirs()) {
     if (holds(dir, mark)) return dir;
   }
@@ -212,11 +244,14 @@ std::string folder_of_package(const Package& package) {
 // Files beside where the header would be, to suggest one from.
 std::vector<std::string> neighbours(const std::string& dir, std::string_view header) {
   std::vector<std::string> names;
-  const std::string folder(header.substr(0, header.rfind('/') == std::string_view::npos ? 0 : header.rfind('/') + 1));
+  const std::string folder(
+      header.substr(0, header.rfind('/') == std::string_view::npos ? 0 : header.rfind('/') + 1));
   std::error_code error;
-  for (fs::directory_iterator it(fs::path(dir) / folder, error), end; !error && it != end; it.increment(error)) {
+  for (fs::directory_iterator it(fs::path(dir) / folder, error), end; !error && it != end;
+       it.increment(error)) {
     const std::string name = it->path().filename().string();
-    if (!name.starts_with('_') && it->is_regular_file(error)) names.push_back(folder + name);  // "__algorithm_" is CCCL's own
+    if (!name.starts_with('_') && it->is_regular_file(error))
+      names.push_back(folder + name);  // "__algorithm_" is CCCL's own
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -225,32 +260,43 @@ std::vector<std::string> neighbours(const std::string& dir, std::string_view hea
 // Where to get a header of cuda/std that the CCCL in use is too old for; "" when no CCCL has it.
 std::string newer_cccl(std::string_view header) {
   const auto slash = header.rfind('/') + 1;
-  const Standard* row = header.substr(0, slash) == "cuda/std/" ? find(header.substr(slash)) : nullptr;
+  const Standard* row =
+      header.substr(0, slash) == "cuda/std/" ? find(header.substr(slash)) : nullptr;
   if (row == nullptr || row->instead.empty()) return "";
   const bool pip = header_origin().layout == HeaderOrigin::Layout::Cuda13Wheels;
-  return std::string("; a newer CCCL has it: ") + (pip ? "`pip install --upgrade nvidia-cuda-cccl`, or " : "") + "give its folder in include_dirs=";
+  return std::string("; a newer CCCL has it: ") +
+         (pip ? "`pip install --upgrade nvidia-cuda-cccl`, or " : "") +
+         "give its folder in include_dirs=";
 }
 
 // `own`: the header may as well be one of the user's own, as in #include "cuda/helpers.cuh".
 std::string package_advice(const std::string& header, bool own) {
   for (const Package& package : kPackages) {
-    if (!any_word(package.prefixes, [&](std::string_view prefix) { return header.starts_with(prefix); })) continue;
+    if (!any_word(package.prefixes,
+                  [&](std::string_view prefix) { return header.starts_with(prefix); }))
+      continue;
     const std::string what(package.holds);
     if (const std::string dir = folder_of_package(package); !dir.empty()) {
       if (own) return "";
       const std::string newer = newer_cccl(header);
-      return "it belongs to " + what + ", and the folder in use for that, " + dir + ", has no such file" + (newer.empty() ? did_you_mean(header, neighbours(dir, header)) : newer);
+      return "it belongs to " + what + ", and the folder in use for that, " + dir +
+             ", has no such file" +
+             (newer.empty() ? did_you_mean(header, neighbours(dir, header)) : newer);
     }
     const std::string folder = ", or give the folder that holds it in include_dirs=";
     switch (const HeaderOrigin origin = header_origin(); origin.layout) {
       case HeaderOrigin::Layout::Cuda13Wheels: {
-        const std::string version = package.of_version && !origin.version.empty() ? "==" + origin.version + ".*" : "";
-        return "it belongs to " + what + ": `pip install \"" + std::string(package.name) + version + "\"`" + folder;
+        const std::string version =
+            package.of_version && !origin.version.empty() ? "==" + origin.version + ".*" : "";
+        return "it belongs to " + what + ": `pip install \"" + std::string(package.name) + version +
+               "\"`" + folder;
       }
       case HeaderOrigin::Layout::Cuda12Wheels:
-        return "it belongs to " + what + ": `pip install " + std::string(package.cuda12) + "`" + folder;
+        return "it belongs to " + what + ": `pip install " + std::string(package.cuda12) + "`" +
+               folder;
       case HeaderOrigin::Layout::Toolkit:
-        return "it belongs to " + what + ", which is missing from the CUDA toolkit in use: install that part of it" + folder;
+        return "it belongs to " + what +
+               ", which is missing from the CUDA toolkit in use: install that part of it" + folder;
     }
   }
   return "";
@@ -265,7 +311,8 @@ std::string include_of(std::string_view header) {
   const std::string text(header);
   std::string line = "#include <" + text + ">";
   if (!found(header)) {
-    if (const std::string advice = package_advice(text, false); !advice.empty()) line += " (" + advice + ")";
+    if (const std::string advice = package_advice(text, false); !advice.empty())
+      line += " (" + advice + ")";
   }
   return line;
 }
@@ -276,15 +323,17 @@ std::string standard_advice(const std::string& header) {
   if (row == nullptr) return "";
   const std::string text = "NVRTC has no standard library; ";
   if (row->instead.empty()) return text + std::string(row->why);
-  const std::string instead = row->instead.ends_with('/') ? std::string(row->instead) + name : std::string(row->instead);
+  const std::string instead =
+      row->instead.ends_with('/') ? std::string(row->instead) + name : std::string(row->instead);
   const std::string why = row->why.empty() ? "" : "; " + std::string(row->why);
   if (const std::string dir = folder_of_package(kPackages[0]); !dir.empty() && !found(instead)) {
-    return "NVRTC has no standard library, and the CCCL in use, " + dir + ", has no <" + instead + ">" + newer_cccl(instead) + why;
+    return "NVRTC has no standard library, and the CCCL in use, " + dir + ", has no <" + instead +
+           ">" + newer_cccl(instead) + why;
   }
   return text + "use CCCL's: " + include_of(instead) + why;
 }
 
-// ---- complaints ---------------------------------------------------------------------------------------------------------------------
+// ---- complaints ---------------------------------------------------------------------------------
 
 class Lines {
  public:
@@ -301,25 +350,36 @@ class Lines {
   std::vector<std::string> lines_;
 };
 
-constexpr std::string_view kGiveFolder = "give the folder that holds it, as in include_dirs=[\"/path/to/folder\"]";
+constexpr std::string_view kGiveFolder =
+    "give the folder that holds it, as in include_dirs=[\"/path/to/folder\"]";
 
 bool is_cuda_header(const std::string& path) {
   const auto& dirs = cuda_header_dirs();
-  return std::any_of(dirs.begin(), dirs.end(), [&](const std::string& dir) { return path.starts_with(dir + '/'); });
+  return std::any_of(dirs.begin(), dirs.end(),
+                     [&](const std::string& dir) { return path.starts_with(dir + '/'); });
 }
 
 std::string missing_header(const std::string& header, const std::string& includer, bool quoted) {
   const std::string head = "'" + header + "' was not found: ";
   const bool nested = is_cuda_header(includer);
-  std::string inside = nested ? "NVIDIA's own " + fs::path(includer).filename().string() + " includes it; " : "";
-  if (std::string advice = package_advice(header, quoted && !nested); !advice.empty()) return head + inside + advice;
-  if (nested) return head + inside + "that header is for host code, and NVRTC has no standard library: leave out its include";
+  std::string inside =
+      nested ? "NVIDIA's own " + fs::path(includer).filename().string() + " includes it; " : "";
+  if (std::string advice = package_advice(header, quoted && !nested); !advice.empty())
+    return head + inside + advice;
+  if (nested)
+    return head + inside +
+           "that header is for host code, and NVRTC has no standard library: leave out its include";
   const auto begins = [&](std::string_view prefix) { return header.starts_with(prefix); };
-  if (begins("torch/") || begins("ATen/") || begins("c10/") || begins("pybind11/") || begins("Python.h")) return head + std::string(kNoTorch);
+  if (begins("torch/") || begins("ATen/") || begins("c10/") || begins("pybind11/") ||
+      begins("Python.h"))
+    return head + std::string(kNoTorch);
   if (!quoted) {
     if (const std::string advice = standard_advice(header); !advice.empty()) return head + advice;
   }
-  return head + (quoted ? "the folder of the source's file (where it came by opaq.file) and include_dirs= were searched; " : "") +
+  return head +
+         (quoted ? "the folder of the source's file (where it came by opaq.file) and include_dirs= "
+                   "were searched; "
+                 : "") +
          std::string(kGiveFolder);
 }
 
@@ -329,18 +389,23 @@ void about_name(const Name* row, const std::string& given, Lines& lines) {
   if (row->header.empty()) {
     lines.add("NVRTC does not know '" + given + "': write " + instead);
   } else {
-    lines.add("'" + given + "' needs an include: " + (instead.empty() ? "" : "write " + instead + ", with ") + include_of(row->header));
+    lines.add("'" + given + "' needs an include: " +
+              (instead.empty() ? "" : "write " + instead + ", with ") + include_of(row->header));
   }
 }
 
 // Of a member of std, or of cuda::std where `cccl`.
 void about_member(const std::string& member, bool cccl, Lines& lines) {
   const Name* row = find(kStdMembers, member);
-  const std::string head = cccl ? "cuda::std::" + member + " is not there: " : "NVRTC has no standard library: ";
+  const std::string head =
+      cccl ? "cuda::std::" + member + " is not there: " : "NVRTC has no standard library: ";
   if (row == nullptr) {
-    if (!cccl) lines.add("NVRTC has no standard library, so that std::" + member + " is not there; CCCL's cuda::std has what device code can use");
+    if (!cccl)
+      lines.add("NVRTC has no standard library, so that std::" + member +
+                " is not there; CCCL's cuda::std has what device code can use");
   } else if (row->header.empty()) {
-    lines.add(head + "write " + (row->instead.empty() ? member : std::string(row->instead)) + ", which needs no include");
+    lines.add(head + "write " + (row->instead.empty() ? member : std::string(row->instead)) +
+              ", which needs no include");
   } else {
     lines.add(head + "write cuda::std::" + member + ", with " + include_of(row->header));
   }
@@ -373,8 +438,10 @@ std::vector<std::string> split(std::string_view log) {
 std::string cuda_advice(std::string_view log) {
   static const std::regex no_file(R"re(^(.*?)\(\d+\): .*cannot open source file "([^"]+)")re");
   static const std::regex no_name(R"re(error: identifier "([^"]+)" is undefined)re");
-  static const std::regex no_member(R"re(error: namespace "(cuda::)?std" has no member(?: class)? "([^"]+)")re");
-  static constexpr std::string_view kNoNamespace = "name followed by \"::\" must be a class or namespace name";
+  static const std::regex no_member(
+      R"re(error: namespace "(cuda::)?std" has no member(?: class)? "([^"]+)")re");
+  static constexpr std::string_view kNoNamespace =
+      "name followed by \"::\" must be a class or namespace name";
   static constexpr std::string_view kNoLaunch = "device-side kernel launch could not be processed";
   static constexpr std::string_view kNoVote = "Instruction 'vote' without '.sync'";
   static constexpr std::string_view kNoHost = "A function without execution space annotations";
@@ -398,27 +465,37 @@ std::string cuda_advice(std::string_view log) {
         lines.add("'" + name + "::' is PyTorch's: " + std::string(kNoTorch));
       } else if (const Name* row = find(kNamespaces, name)) {
         const std::string such(row->instead);
-        lines.add("'" + name + "::' needs an include: " + (such.empty() ? "" : such + " ") + include_of(row->header));
+        lines.add("'" + name + "::' needs an include: " + (such.empty() ? "" : such + " ") +
+                  include_of(row->header));
       }
     } else if (all[i].find(kNoLaunch) != std::string::npos) {
-      lines.add("opaq launches the entry: leave functions that launch kernels out of the source, and give grid= and block=");
+      lines.add(
+          "opaq launches the entry: leave functions that launch kernels out of the source, and "
+          "give grid= and block=");
     } else if (all[i].find(kNoVote) != std::string::npos) {
-      lines.add("write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of threads");
+      lines.add(
+          "write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of "
+          "threads");
     } else if (all[i].find(kNoHost) != std::string::npos) {
-      lines.add("mark functions that the kernel calls __device__; leave those of the host out of the source, since opaq launches the entry");
+      lines.add(
+          "mark functions that the kernel calls __device__; leave those of the host out of the "
+          "source, since opaq launches the entry");
     }
   }
   std::string text = lines.take();
   if (missing) {
     const auto& dirs = cuda_header_dirs();
-    text += dirs.empty() ? "\nNo CUDA headers were found on this machine" : "\nCUDA headers in use: " + join(dirs);
+    text += dirs.empty() ? "\nNo CUDA headers were found on this machine"
+                         : "\nCUDA headers in use: " + join(dirs);
   }
   return text;
 }
 
 std::string host_advice(std::string_view log) {
-  // g++: "fatal error: a.h: No such file or directory"; clang++: "fatal error: 'a.h' file not found"
-  static const std::regex no_file(R"re(fatal error: '?([^':]+)'?(?:: No such file or directory| file not found))re");
+  // g++: "fatal error: a.h: No such file or directory"; clang++: "fatal error: 'a.h' file not
+  // found"
+  static const std::regex no_file(
+      R"re(fatal error: '?([^':]+)'?(?:: No such file or directory| file not found))re");
   Lines lines;
   for (const std::string& line : split(log)) {
     std::smatch match;
@@ -429,7 +506,8 @@ std::string host_advice(std::string_view log) {
     if (begins("cuda") || begins("cub/") || begins("thrust/") || begins("curand")) {
       advice = "it is CUDA's, and source=... of .cpu(...) is compiled for the CPU; " + advice;
     } else if (begins("torch/") || begins("ATen/") || begins("c10/")) {
-      advice = "an entry takes pointers and numbers, and needs none of PyTorch's headers; " + advice;
+      advice =
+          "an entry takes pointers and numbers, and needs none of PyTorch's headers; " + advice;
     }
     lines.add("'" + header + "' was not found: " + advice);
   }

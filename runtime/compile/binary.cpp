@@ -1,4 +1,5 @@
-// Images that the user brought: cubin, fatbin or PTX. Every read is checked, since the bytes may be anything.
+// Images that the user brought: cubin, fatbin or PTX. Every read is checked, since the bytes may be
+// anything.
 #include <elf.h>
 
 #include <algorithm>
@@ -14,8 +15,9 @@
 namespace opaq {
 namespace {
 
-constexpr Elf64_Half kCudaMachine = 190;         // EM_CUDA
-constexpr unsigned char kEntryFlag = 0x10;       // STO_CUDA_ENTRY in st_other: a kernel, not a device function
+constexpr Elf64_Half kCudaMachine = 190;  // EM_CUDA
+constexpr unsigned char kEntryFlag =
+    0x10;  // STO_CUDA_ENTRY in st_other: a kernel, not a device function
 constexpr uint32_t kFatbinMagic = 0xBA55ED50;
 
 struct Symbol {
@@ -38,20 +40,24 @@ class Bytes {
 
   void require(uint64_t offset, uint64_t size) const {
     if (offset > bytes_.size() || size > bytes_.size() - offset) {
-      damaged("it ends after " + std::to_string(bytes_.size()) + " bytes, where a part of it begins at byte " + std::to_string(offset) +
-              " with " + std::to_string(size) + " bytes");
+      damaged("it ends after " + std::to_string(bytes_.size()) +
+              " bytes, where a part of it begins at byte " + std::to_string(offset) + " with " +
+              std::to_string(size) + " bytes");
     }
   }
 
   std::string text(uint64_t offset, uint64_t end) const {
     require(offset, 0);
     end = std::min<uint64_t>(end, bytes_.size());
-    const auto zero = offset < end ? bytes_.substr(offset, end - offset).find('\0') : std::string_view::npos;
+    const auto zero =
+        offset < end ? bytes_.substr(offset, end - offset).find('\0') : std::string_view::npos;
     if (zero == std::string_view::npos) damaged("a symbol's name does not end");
     return std::string(bytes_.substr(offset, zero));
   }
 
-  [[noreturn]] void damaged(const std::string& why) const { fail(ErrorKind::Compile, what_ + " is damaged: " + why); }
+  [[noreturn]] void damaged(const std::string& why) const {
+    fail(ErrorKind::Compile, what_ + " is damaged: " + why);
+  }
 
  private:
   std::string_view bytes_;
@@ -61,17 +67,23 @@ class Bytes {
 std::vector<Symbol> cubin_kernels(std::string_view bytes, const std::string& what) {
   const Bytes in(bytes, what);
   const auto header = in.read<Elf64_Ehdr>(0);
-  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB || header.e_machine != kCudaMachine) {
-    fail(ErrorKind::Compile, what + " is an ELF file, but not a cubin: machine " + std::to_string(header.e_machine) +
-                                 ", expected 190 (NVIDIA CUDA); a shared library of host code is declared with library=");
+  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
+      header.e_machine != kCudaMachine) {
+    fail(ErrorKind::Compile, what + " is an ELF file, but not a cubin: machine " +
+                                 std::to_string(header.e_machine) +
+                                 ", expected 190 (NVIDIA CUDA); a shared library of host code is "
+                                 "declared with library=");
   }
-  if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shnum == 0) in.damaged("it has no section table");
+  if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shnum == 0)
+    in.damaged("it has no section table");
   in.require(header.e_shoff, uint64_t{header.e_shnum} * sizeof(Elf64_Shdr));
   in.require(header.e_phoff, uint64_t{header.e_phnum} * header.e_phentsize);
   std::vector<Elf64_Shdr> sections;
-  for (uint64_t i = 0; i < header.e_shnum; ++i) sections.push_back(in.read<Elf64_Shdr>(header.e_shoff + i * sizeof(Elf64_Shdr)));
+  for (uint64_t i = 0; i < header.e_shnum; ++i)
+    sections.push_back(in.read<Elf64_Shdr>(header.e_shoff + i * sizeof(Elf64_Shdr)));
   for (const Elf64_Shdr& section : sections) {
-    if (section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL) in.require(section.sh_offset, section.sh_size);
+    if (section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL)
+      in.require(section.sh_offset, section.sh_size);
   }
 
   std::vector<Symbol> kernels;
@@ -82,10 +94,12 @@ std::vector<Symbol> cubin_kernels(std::string_view bytes, const std::string& wha
     for (uint64_t at = 0; at + sizeof(Elf64_Sym) <= section.sh_size; at += sizeof(Elf64_Sym)) {
       const auto symbol = in.read<Elf64_Sym>(section.sh_offset + at);
       const auto bind = ELF64_ST_BIND(symbol.st_info);  // instances of templates are weak
-      if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || (bind != STB_GLOBAL && bind != STB_WEAK)) continue;
+      if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || (bind != STB_GLOBAL && bind != STB_WEAK))
+        continue;
       if (symbol.st_shndx == SHN_UNDEF || (symbol.st_other & kEntryFlag) == 0) continue;
       if (symbol.st_name >= names.sh_size) in.damaged("a symbol's name lies outside the names");
-      kernels.push_back({in.text(names.sh_offset + symbol.st_name, names.sh_offset + names.sh_size), {}, false});
+      kernels.push_back(
+          {in.text(names.sh_offset + symbol.st_name, names.sh_offset + names.sh_size), {}, false});
     }
   }
   return kernels;
@@ -98,7 +112,7 @@ void check_fatbin(std::string_view bytes, const std::string& what) {
   in.require(header_size, in.read<uint64_t>(8));
 }
 
-// ---- PTX -------------------------------------------------------------------------------------------------------------
+// ---- PTX ----------------------------------------------------------------------------------------
 
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)); }
 
@@ -127,16 +141,18 @@ std::vector<std::string> words(std::string_view text) {
   return out;
 }
 
-// ".param .u64 .ptr .global .align 4 k_param_0", ".param .align 8 .b8 k_param_1[24]". PTX tells sizes and what is floating; its unsigned
-// types stand for signed ones and pointers as well.
+// ".param .u64 .ptr .global .align 4 k_param_0", ".param .align 8 .b8 k_param_1[24]". PTX tells
+// sizes and what is floating; its unsigned types stand for signed ones and pointers as well.
 ParamType ptx_param(std::string_view text) {
   ParamType type;
   const auto parts = words(text);
   for (const std::string& part : parts) {
     if (part == ".ptr") {
       type.kind = ParamType::Kind::Pointer;
-    } else if (part.size() >= 3 && part.size() <= 5 && part[0] == '.' && std::string_view("usbf").find(part[1]) != std::string_view::npos &&
-               std::all_of(part.begin() + 2, part.end(), [](unsigned char c) { return std::isdigit(c); })) {
+    } else if (part.size() >= 3 && part.size() <= 5 && part[0] == '.' &&
+               std::string_view("usbf").find(part[1]) != std::string_view::npos &&
+               std::all_of(part.begin() + 2, part.end(),
+                           [](unsigned char c) { return std::isdigit(c); })) {
       type.size = std::stoi(part.substr(2)) / 8;
       if (part[1] == 'f') type.kind = ParamType::Kind::Float;
       if (part[1] == 's') type.kind = ParamType::Kind::Int;
@@ -146,7 +162,10 @@ ParamType ptx_param(std::string_view text) {
   if (open != std::string_view::npos) {
     type.kind = ParamType::Kind::Struct;
     type.size = 0;
-    for (size_t i = open + 1; i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])) && type.size < (1 << 20); ++i) {
+    for (size_t i = open + 1;
+         i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])) &&
+         type.size < (1 << 20);
+         ++i) {
       type.size = type.size * 10 + (text[i] - '0');
     }
   }
@@ -162,7 +181,9 @@ std::vector<Symbol> ptx_kernels(std::string_view bytes) {
     if (at >= text.size() || !is_space(text[at])) continue;
     while (at < text.size() && is_space(text[at])) ++at;
     const size_t begin = at;
-    while (at < text.size() && !is_space(text[at]) && text[at] != '(' && text[at] != '{' && text[at] != ';') ++at;
+    while (at < text.size() && !is_space(text[at]) && text[at] != '(' && text[at] != '{' &&
+           text[at] != ';')
+      ++at;
     Symbol kernel{text.substr(begin, at - begin), {}, true};
     while (at < text.size() && is_space(text[at])) ++at;
     if (at < text.size() && text[at] == '(') {
@@ -187,11 +208,12 @@ bool looks_like_ptx(std::string_view bytes) {
   return start.compare(at, 8, ".version") == 0;
 }
 
-// ---- entries ---------------------------------------------------------------------------------------------------------
+// ---- entries ------------------------------------------------------------------------------------
 
 std::string squeezed(std::string_view text) {
   std::string out;
-  std::copy_if(text.begin(), text.end(), std::back_inserter(out), [](char c) { return !is_space(c); });
+  std::copy_if(text.begin(), text.end(), std::back_inserter(out),
+               [](char c) { return !is_space(c); });
   return out;
 }
 
@@ -203,7 +225,8 @@ void take_types(Symbol& symbol) {
   if (symbol.params_known && symbol.params.size() != params.size()) return;
   for (size_t i = 0; symbol.params_known && i < params.size(); ++i) {
     const ParamType& told = symbol.params[i];
-    if (params[i].kind != ParamType::Kind::Struct && params[i].kind != ParamType::Kind::Unknown) continue;
+    if (params[i].kind != ParamType::Kind::Struct && params[i].kind != ParamType::Kind::Unknown)
+      continue;
     params[i].size = told.size;
     params[i].kind = told.kind;
   }
@@ -211,7 +234,8 @@ void take_types(Symbol& symbol) {
   symbol.params_known = true;
 }
 
-const Symbol& find_entry(const std::vector<Symbol>& kernels, const std::string& entry, const std::string& what) {
+const Symbol& find_entry(const std::vector<Symbol>& kernels, const std::string& entry,
+                         const std::string& what) {
   std::vector<const Symbol*> by_name;
   std::vector<std::string> names;
   for (const Symbol& kernel : kernels) {
@@ -224,17 +248,24 @@ const Symbol& find_entry(const std::vector<Symbol>& kernels, const std::string& 
   if (by_name.size() > 1) {
     std::vector<std::string> symbols;
     for (const Symbol* symbol : by_name) symbols.push_back(symbol->name);
-    fail(ErrorKind::Compile, "entry '" + entry + "' names several kernels of " + what + "; give one of their symbols: " + join(symbols));
+    fail(ErrorKind::Compile, "entry '" + entry + "' names several kernels of " + what +
+                                 "; give one of their symbols: " + join(symbols));
   }
-  if (names.empty()) fail(ErrorKind::Compile, "entry '" + entry + "' is not in " + what + ", which has no kernels");
-  fail(ErrorKind::Compile, "entry '" + entry + "' is not in " + what + ", which has " + join(names) + did_you_mean(entry, names));
+  if (names.empty())
+    fail(ErrorKind::Compile, "entry '" + entry + "' is not in " + what + ", which has no kernels");
+  fail(ErrorKind::Compile, "entry '" + entry + "' is not in " + what + ", which has " +
+                               join(names) + did_you_mean(entry, names));
 }
 
 }  // namespace
 
-std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file, std::string_view entry) {
-  const std::string what = file.empty() ? "the binary" : std::filesystem::path(file).filename().string();
-  const auto begins = [&](std::string_view magic) { return bytes.compare(0, magic.size(), magic) == 0; };
+std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
+                                          std::string_view entry) {
+  const std::string what =
+      file.empty() ? "the binary" : std::filesystem::path(file).filename().string();
+  const auto begins = [&](std::string_view magic) {
+    return bytes.compare(0, magic.size(), magic) == 0;
+  };
   auto image = std::make_shared<Image>();
   Entry& found = image->entries.emplace_back();
   found.name = entry;
@@ -242,7 +273,8 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   uint32_t magic = 0;
   if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
   Symbol symbol;
-  if (magic == kFatbinMagic) {  // its images may be compressed: the driver finds the symbol, or says that it is not there
+  if (magic == kFatbinMagic) {  // its images may be compressed: the driver finds the symbol, or
+                                // says that it is not there
     check_fatbin(bytes, what);
     symbol.name = entry;
   } else if (begins(ELFMAG)) {
@@ -250,10 +282,10 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   } else if (looks_like_ptx(bytes)) {
     symbol = find_entry(ptx_kernels(bytes), found.name, what);
   } else {
-    fail(ErrorKind::Compile,
-         what + " (" + std::to_string(bytes.size()) +
-             " bytes) is no image: expected a cubin (ELF), a fatbin, or PTX text that begins with .version; CUDA C++ is declared "
-             "with source=");
+    fail(ErrorKind::Compile, what + " (" + std::to_string(bytes.size()) +
+                                 " bytes) is no image: expected a cubin (ELF), a fatbin, or PTX "
+                                 "text that begins with .version; CUDA C++ is declared "
+                                 "with source=");
   }
   take_types(symbol);
   found.symbol = symbol.name;

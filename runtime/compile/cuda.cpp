@@ -27,22 +27,25 @@
 namespace opaq {
 namespace {
 
-constexpr std::string_view kFormat = "opaq cuda image 3";  // changes when the same request would give other bytes or another record
+constexpr std::string_view kFormat =
+    "opaq cuda image 3";  // changes when the same request would give other bytes or another record
 
 Flights<Image>& flights() {
-  static Flights<Image>& instance = *new Flights<Image>(/*keep=*/false);  // never destroyed: threads may compile while the process exits
+  static Flights<Image>& instance = *new Flights<Image>(
+      /*keep=*/false);  // never destroyed: threads may compile while the process exits
   return instance;
 }
 
 // A request with everything that NVRTC gets spelled out.
 struct Job {
   const CudaRequest& request;
-  std::string file;      // name in diagnostics; NVRTC looks for #include "..." in its folder, or in the working folder when it has none
+  std::string file;  // name in diagnostics; NVRTC looks for #include "..." in its folder, or in the
+                     // working folder when it has none
   std::string basename;
   std::vector<std::string> options;
   IncludeSearch search;
   OptionFacts facts;
-  bool ptx = false;      // a virtual architecture was asked for
+  bool ptx = false;  // a virtual architecture was asked for
   bool signatures = false;
 };
 
@@ -57,30 +60,38 @@ void check_arch_text(const std::string& arch, const std::string& file) {
   size_t digits = 0;
   while (digits < rest.size() && std::isdigit(static_cast<unsigned char>(rest[digits]))) ++digits;
   const std::string_view suffix = rest.substr(digits);
-  if (rest.size() == arch.size() || digits < 2 || digits > 3 || !(suffix.empty() || suffix == "a" || suffix == "f")) {
+  if (rest.size() == arch.size() || digits < 2 || digits > 3 ||
+      !(suffix.empty() || suffix == "a" || suffix == "f")) {
     fail(ErrorKind::Compile,
-         "architecture '" + arch + "' to compile " + file + " for is none; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
+         "architecture '" + arch + "' to compile " + file +
+             " for is none; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
   }
 }
 
 Job make_job(const CudaRequest& request) {
-  Job job{request, request.file.empty() ? "<opaq source>" : request.file, {}, {}, {}, read_options(request.options)};
-  std::replace_if(job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
+  Job job{request, request.file.empty() ? "<opaq source>" : request.file,
+          {},      {},
+          {},      read_options(request.options)};
+  std::replace_if(
+      job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
   job.basename = std::filesystem::path(job.file).filename().string();
   job.ptx = request.arch.starts_with("compute_");
   const std::string& standard = job.facts.standard;
   job.signatures = standard != "c++03" && standard != "c++11";
   if (request.source.find('\0') != std::string::npos) {
     fail(ErrorKind::Compile,
-         "the source of " + job.basename + " holds a zero byte; expected CUDA C++ text (a cubin is declared with binary=)");
+         "the source of " + job.basename +
+             " holds a zero byte; expected CUDA C++ text (a cubin is declared with binary=)");
   }
 
   job.search.folder = ".";
   if (!request.file.empty()) {
-    if (auto folder = std::filesystem::path(job.file).parent_path().string(); !folder.empty()) job.search.folder = folder;
+    if (auto folder = std::filesystem::path(job.file).parent_path().string(); !folder.empty())
+      job.search.folder = folder;
     job.search.dirs.push_back(job.search.folder);
   }
-  job.search.dirs.insert(job.search.dirs.end(), request.include_dirs.begin(), request.include_dirs.end());
+  job.search.dirs.insert(job.search.dirs.end(), request.include_dirs.begin(),
+                         request.include_dirs.end());
   job.search.toolkit = cuda_header_dirs();
 
   job.options.push_back("--gpu-architecture=" + request.arch);
@@ -95,7 +106,9 @@ Job make_job(const CudaRequest& request) {
 
 SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   Sha256 hash;
-  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename);
+  hash.field(kFormat)
+      .field(job.request.source)
+      .field(job.facts.embeds_paths ? job.file : job.basename);
   // Folders count through what is found in them, so that a moved project finds its images again.
   hash.field(std::to_string(job.request.options.size()));
   for (const std::string& option : job.request.options) hash.field(option);
@@ -103,7 +116,9 @@ SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   return {hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque};
 }
 
-IncludeClosure closure_of(const Job& job) { return include_closure(job.request.source, job.basename, job.search, job.facts.forced); }
+IncludeClosure closure_of(const Job& job) {
+  return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
+}
 
 std::string key_of(const Job& job, const SourceDigest& sources) {
   Sha256 hash;
@@ -115,7 +130,8 @@ std::string key_of(const Job& job, const SourceDigest& sources) {
 NvrtcAnswer run_nvrtc(const Job& job, const std::vector<std::string>& options) {
   NvrtcRequest request;
   request.name = job.file;
-  request.source = job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
+  request.source =
+      job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
   request.ptx = job.ptx;
   request.options = options;
   for (const std::string& entry : job.request.entries) {
@@ -128,10 +144,13 @@ NvrtcAnswer run_nvrtc(const Job& job, const std::vector<std::string>& options) {
 void check_arch_supported(const NvrtcAnswer& told, const Job& job) {
   const std::string& arch = job.request.arch;
   const int number = std::stoi(arch.substr(arch.find('_') + 1));
-  if (told.archs.empty() || std::find(told.archs.begin(), told.archs.end(), number) != told.archs.end()) return;
+  if (told.archs.empty() ||
+      std::find(told.archs.begin(), told.archs.end(), number) != told.archs.end())
+    return;
   std::vector<std::string> names;
   for (int a : told.archs) names.push_back("sm_" + std::to_string(a));
-  fail(ErrorKind::Compile, "NVRTC " + told.version + " cannot compile " + job.basename + " for " + arch + "; it supports " + join(names));
+  fail(ErrorKind::Compile, "NVRTC " + told.version + " cannot compile " + job.basename + " for " +
+                               arch + "; it supports " + join(names));
 }
 
 // With -v, ptxas keeps errors to itself that it finds late, such as too much shared memory.
@@ -152,7 +171,8 @@ std::shared_ptr<Image> compile(const Job& job) {
   if (answer.result != 0) {
     if (!told.kernels.empty()) log = log_without_verbose(job);
     if (log.empty()) log = answer.error;
-    fail(ErrorKind::Compile, cuda_failure(job.basename, request.arch, log, request.source, request.entries));
+    fail(ErrorKind::Compile,
+         cuda_failure(job.basename, request.arch, log, request.source, request.entries));
   }
 
   auto image = std::make_shared<Image>();
@@ -160,15 +180,18 @@ std::shared_ptr<Image> compile(const Job& job) {
   image->log = std::move(log);
   image->bytes = std::move(answer.image);
   if (image->bytes.empty()) {
-    fail(ErrorKind::Compile, "NVRTC made no image of " + job.basename + " for " + request.arch + "; it was given the options " +
-                                 join(request.options) + ": leave out those that ask for another kind of output, such as -dlto");
+    fail(ErrorKind::Compile,
+         "NVRTC made no image of " + job.basename + " for " + request.arch +
+             "; it was given the options " + join(request.options) +
+             ": leave out those that ask for another kind of output, such as -dlto");
   }
   for (size_t i = 0; i < request.entries.size(); ++i) {
     const size_t at = job.signatures ? 2 * i : i;  // among the lowered names
     Entry& entry = image->entries.emplace_back();
     entry.name = request.entries[i];
     entry.symbol = answer.lowered.at(at);
-    if (const auto found = told.kernels.find(entry.symbol); found != told.kernels.end()) entry.resources = found->second;
+    if (const auto found = told.kernels.find(entry.symbol); found != told.kernels.end())
+      entry.resources = found->second;
     if (job.signatures) {
       if (auto params = read_signature(answer.lowered.at(at + 1))) {
         entry.params = std::move(*params);
@@ -217,8 +240,10 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request) {
     auto image = compile(job);
     image->key = key;
     image->sources = sources.digest;
-    image->log += (image->log.empty() ? "" : "\n") +
-                  ("opaq: not kept in the cache, since what is read here is not known before it is compiled: " + sources.unknown);
+    image->log +=
+        (image->log.empty() ? "" : "\n") + ("opaq: not kept in the cache, since what is read here "
+                                            "is not known before it is compiled: " +
+                                            sources.unknown);
     return image;
   }
   return flights().run(key, [&]() -> std::shared_ptr<const Image> {
@@ -234,11 +259,13 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request) {
   });
 }
 
-std::vector<std::shared_ptr<const Image>> compile_cuda_all(const std::vector<CudaRequest>& requests) {
+std::vector<std::shared_ptr<const Image>> compile_cuda_all(
+    const std::vector<CudaRequest>& requests) {
   std::vector<std::shared_ptr<const Image>> images(requests.size());
   std::vector<std::exception_ptr> errors(requests.size());
   std::atomic<size_t> next{0};
-  std::atomic<bool> stop{false};  // set when this thread, the only one that signals interrupt, is to stop
+  std::atomic<bool> stop{
+      false};  // set when this thread, the only one that signals interrupt, is to stop
   const auto work = [&] {
     const StopWith with(stop);
     for (size_t i; (i = next.fetch_add(1)) < requests.size() && !stop;) {
@@ -258,7 +285,9 @@ std::vector<std::shared_ptr<const Image>> compile_cuda_all(const std::vector<Cud
     for (size_t i = 1; i < std::min(most, requests.size()); ++i) threads.emplace_back(work);
     work();
   }
-  if (stop) throw Interrupted();  // before an image that is missing for that reason is taken for one that failed
+  if (stop)
+    throw Interrupted();  // before an image that is missing for that reason is taken for one that
+                          // failed
   for (const auto& error : errors) {
     if (error) std::rethrow_exception(error);
   }

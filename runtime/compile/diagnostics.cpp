@@ -18,14 +18,16 @@ std::string without_comments(std::string_view source) {
   for (size_t i = 0; i < source.size();) {
     size_t end = i;
     if (source.substr(i, 2) == "//") end = std::min(source.find('\n', i), source.size());
-    if (source.substr(i, 2) == "/*") end = std::min(source.find("*/", i + 2), source.size() - 2) + 2;
+    if (source.substr(i, 2) == "/*")
+      end = std::min(source.find("*/", i + 2), source.size() - 2) + 2;
     out += end == i ? source[i] : ' ';
     i = std::max(end, i + 1);
   }
   return out;
 }
 
-// The name before the '(' of the declaration that follows `at`, attributes with arguments such as __launch_bounds__(256) left out.
+// The name before the '(' of the declaration that follows `at`, attributes with arguments such as
+// __launch_bounds__(256) left out.
 std::string declared_name(const std::string& text, size_t at) {
   for (;;) {
     const size_t open = text.find_first_of("(;{", at);
@@ -50,10 +52,12 @@ std::vector<std::string> names_after(std::string_view source, std::string_view w
   const std::string text = without_comments(source);
   std::vector<std::string> names;
   for (size_t at = 0; (at = text.find(word, at)) != std::string::npos; at += word.size()) {
-    const bool whole = (at == 0 || !is_name(text[at - 1])) && (at + word.size() >= text.size() || !is_name(text[at + word.size()]));
+    const bool whole = (at == 0 || !is_name(text[at - 1])) &&
+                       (at + word.size() >= text.size() || !is_name(text[at + word.size()]));
     if (!whole) continue;
     std::string name = declared_name(text, at + word.size());
-    if (!name.empty() && std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+    if (!name.empty() && std::find(names.begin(), names.end(), name) == names.end())
+      names.push_back(std::move(name));
   }
   return names;
 }
@@ -77,10 +81,13 @@ std::vector<std::string> blocks_of(const std::string& log) {
   return blocks;
 }
 
-constexpr std::string_view kNameMap = "__nv_name_map(";  // where NVRTC says that name expressions stand
+constexpr std::string_view kNameMap =
+    "__nv_name_map(";  // where NVRTC says that name expressions stand
 constexpr std::string_view kNamePragma = "#pragma nv_mangled_name ";
 
-bool is_count(const std::string& block) { return block.find("detected in the compilation of") != std::string::npos; }
+bool is_count(const std::string& block) {
+  return block.find("detected in the compilation of") != std::string::npos;
+}
 bool is_error(const std::string& block) { return block.find("error") != std::string::npos; }
 
 std::string list_kernels(const std::vector<std::string>& kernels, const std::string& file) {
@@ -98,11 +105,15 @@ std::string base_name(std::string_view entry) {
   return std::string(name.substr(begin));
 }
 
-std::vector<std::string> scan_kernels(std::string_view source) { return names_after(source, "__global__"); }
-std::vector<std::string> scan_host_functions(std::string_view source) { return names_after(source, "void"); }
+std::vector<std::string> scan_kernels(std::string_view source) {
+  return names_after(source, "__global__");
+}
+std::vector<std::string> scan_host_functions(std::string_view source) {
+  return names_after(source, "void");
+}
 
-std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log, std::string_view source,
-                         std::span<const std::string> entries) {
+std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
+                         std::string_view source, std::span<const std::string> entries) {
   std::string in_source, about_entries;
   bool source_fails = false;
   for (const std::string& block : blocks_of(log)) {
@@ -116,7 +127,8 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
   }
   while (in_source.ends_with('\n')) in_source.pop_back();
   const std::string head = "NVRTC could not compile " + file + " for " + arch + ":\n";
-  if (source_fails || about_entries.empty()) return head + (in_source.empty() ? log : in_source) + cuda_advice(log);
+  if (source_fails || about_entries.empty())
+    return head + (in_source.empty() ? log : in_source) + cuda_advice(log);
 
   std::string unknown = entries.empty() ? "" : entries[0];
   for (const std::string& entry : entries) {
@@ -135,19 +147,25 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
   std::string reason = about_entries.substr(about_entries.find("): ") + 3);
   reason = reason.substr(0, reason.find('\n'));
   return message + "NVRTC says \"" + reason + "\"; " + list_kernels(kernels, file) +
-         "; write the entry as C++ would name one function: namespaces, and template arguments that fit the declaration" + cuda_advice(about_entries);
+         "; write the entry as C++ would name one function: namespaces, and template arguments "
+         "that fit the declaration" +
+         cuda_advice(about_entries);
 }
 
-std::string host_failure(const std::string& file, const std::string& compiler, const std::string& log, std::string_view source,
+std::string host_failure(const std::string& file, const std::string& compiler,
+                         const std::string& log, std::string_view source,
                          const std::string& entry) {
   std::string message = compiler + " could not compile " + file + ":\n" + log;
   while (message.ends_with('\n')) message.pop_back();
   const auto functions = scan_host_functions(source);
   const std::string name = base_name(entry);
-  if (std::find(functions.begin(), functions.end(), name) != functions.end() || source.find(name) != std::string_view::npos) return message + host_advice(log);
+  if (std::find(functions.begin(), functions.end(), name) != functions.end() ||
+      source.find(name) != std::string_view::npos)
+    return message + host_advice(log);
   return "entry '" + entry + "' names no function of " + file + ": " +
-         (functions.empty() ? "no function returning void was found" : file + " has " + join(functions)) + did_you_mean(name, functions) +
-         "\n" + message + host_advice(log);
+         (functions.empty() ? "no function returning void was found"
+                            : file + " has " + join(functions)) +
+         did_you_mean(name, functions) + "\n" + message + host_advice(log);
 }
 
 }  // namespace opaq

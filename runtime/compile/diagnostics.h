@@ -8,19 +8,22 @@
 
 namespace opaq {
 
-// Names after `__global__ void` (or, with `host`, of function definitions returning void), in order; comments are skipped.
+// Names after `__global__ void` (or, with `host`, of function definitions returning void), in
+// order; comments are skipped.
 std::vector<std::string> scan_kernels(std::string_view source);
 std::vector<std::string> scan_host_functions(std::string_view source);
 
 // "k" of "ns::k<float, 4>".
 std::string base_name(std::string_view entry);
 
-// "NVRTC could not compile k.cu for sm_90a:\n<log>"; when the log complains of nothing but an entry: the entry, and the kernels there are.
-std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log, std::string_view source,
-                         std::span<const std::string> entries);
+// "NVRTC could not compile k.cu for sm_90a:\n<log>"; when the log complains of nothing but an
+// entry: the entry, and the kernels there are.
+std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
+                         std::string_view source, std::span<const std::string> entries);
 
-// "the host compiler could not compile k.cpp:\n<log>", with the functions there are when the entry is none of them.
-std::string host_failure(const std::string& file, const std::string& compiler, const std::string& log, std::string_view source,
-                         const std::string& entry);
+// "the host compiler could not compile k.cpp:\n<log>", with the functions there are when the entry
+// is none of them.
+std::string host_failure(const std::string& file, const std::string& compiler,
+                         const std::string& log, std::string_view source, const std::string& entry);
 
 }  // namespace opaq

@@ -18,17 +18,21 @@ constexpr int64_t kUnsettled = 2 * kSecond;  // the coarsest times that file sys
 int64_t nanoseconds(const timespec& time) { return int64_t{time.tv_sec} * kSecond + time.tv_nsec; }
 
 std::string text_of(int64_t size, int64_t modified) {
-  return std::to_string(size) + ' ' + std::to_string(modified / kSecond) + '.' + std::to_string(modified % kSecond);
+  return std::to_string(size) + ' ' + std::to_string(modified / kSecond) + '.' +
+         std::to_string(modified % kSecond);
 }
 
 Stamp stamp_of(const struct stat& facts) {
   if (!S_ISREG(facts.st_mode)) return {Stamp::Kind::Other};
-  return {Stamp::Kind::File, facts.st_size, nanoseconds(facts.st_mtim), nanoseconds(facts.st_ctim), facts.st_ino};
+  return {Stamp::Kind::File, facts.st_size, nanoseconds(facts.st_mtim), nanoseconds(facts.st_ctim),
+          facts.st_ino};
 }
 
 }  // namespace
 
-bool Stamp::settled(int64_t now) const { return kind != Kind::File || now - std::max(modified, changed) > kUnsettled; }
+bool Stamp::settled(int64_t now) const {
+  return kind != Kind::File || now - std::max(modified, changed) > kUnsettled;
+}
 
 std::string Stamp::text() const { return kind == Kind::File ? text_of(size, modified) : ""; }
 
@@ -45,7 +49,8 @@ int64_t clock_now() {
 
 bool FileReader::read(const std::string& path, std::string_view& text, Stamp& stamp) {
   text = {};
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);  // a FIFO put here must not hang us
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK |
+                                          O_NOCTTY);  // a FIFO put here must not hang us
   if (file < 0) return false;
   struct stat facts{};
   size_t done = 0;

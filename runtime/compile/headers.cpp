@@ -1,4 +1,5 @@
-// Finds CUDA's and CCCL's headers: beside NVRTC first, since versions then agree, else where the settings say.
+// Finds CUDA's and CCCL's headers: beside NVRTC first, since versions then agree, else where the
+// settings say.
 #include "headers.h"
 
 #include <algorithm>
@@ -17,11 +18,14 @@ std::vector<fs::path> candidates() {
   std::vector<fs::path> dirs;
   if (const std::string& library = nvrtc_place().path; !library.empty()) {
     std::error_code error;
-    for (const fs::path& file : {fs::absolute(library), fs::canonical(library, error)}) {  // toolkits link lib64 to targets/<machine>/lib
+    for (const fs::path& file :
+         {fs::absolute(library),
+          fs::canonical(library, error)}) {  // toolkits link lib64 to targets/<machine>/lib
       if (file.empty()) continue;
       const fs::path root = file.parent_path().parent_path();
       dirs.push_back(root / "include");
-      // CUDA 12's wheels: nvidia/cuda_nvrtc/lib, nvidia/cuda_runtime/include, nvidia/cuda_cccl/include
+      // CUDA 12's wheels: nvidia/cuda_nvrtc/lib, nvidia/cuda_runtime/include,
+      // nvidia/cuda_cccl/include
       dirs.push_back(root.parent_path() / "cuda_runtime" / "include");
       dirs.push_back(root.parent_path() / "cuda_cccl" / "include");
     }
@@ -36,21 +40,25 @@ std::vector<std::string> search() {
   const auto dirs = candidates();
   const auto add = [&](const fs::path& dir) {
     std::string text = dir.lexically_normal().string();
-    if (std::find(found.begin(), found.end(), text) == found.end()) found.push_back(std::move(text));
+    if (std::find(found.begin(), found.end(), text) == found.end())
+      found.push_back(std::move(text));
   };
   for (const fs::path& dir : dirs) {
     if (fs::is_regular_file(dir / "cuda_fp16.h", error)) {
       add(dir);
-      // CUDA 12's wheels again: what nvidia-curand-cu12 and nvidia-cuda-nvcc-cu12 (crt/) bring has folders of its own
+      // CUDA 12's wheels again: what nvidia-curand-cu12 and nvidia-cuda-nvcc-cu12 (crt/) bring has
+      // folders of its own
       for (const char* part : {"curand", "cuda_nvcc"}) {
         const fs::path beside = dir.parent_path().parent_path() / part / "include";
-        if (dir.parent_path().filename() == "cuda_runtime" && fs::is_directory(beside, error)) add(beside);
+        if (dir.parent_path().filename() == "cuda_runtime" && fs::is_directory(beside, error))
+          add(beside);
       }
       break;
     }
   }
   const auto has_cccl = [&](const fs::path& dir) {
-    return fs::is_regular_file(dir / "cuda" / "std" / "version", error) && fs::is_regular_file(dir / "cub" / "cub.cuh", error);
+    return fs::is_regular_file(dir / "cuda" / "std" / "version", error) &&
+           fs::is_regular_file(dir / "cub" / "cub.cuh", error);
   };
   for (const fs::path& dir : dirs) {
     for (const fs::path& place : {dir / "cccl", dir}) {
@@ -74,7 +82,8 @@ HeaderOrigin header_origin() {
   const fs::path root = fs::absolute(nvrtc_place().path).parent_path().parent_path();
   HeaderOrigin origin{HeaderOrigin::Layout::Toolkit, nvrtc_facts().version};
   if (root.parent_path().filename() == "nvidia") {
-    origin.layout = root.filename() == "cuda_nvrtc" ? HeaderOrigin::Layout::Cuda12Wheels : HeaderOrigin::Layout::Cuda13Wheels;
+    origin.layout = root.filename() == "cuda_nvrtc" ? HeaderOrigin::Layout::Cuda12Wheels
+                                                    : HeaderOrigin::Layout::Cuda13Wheels;
   }
   return origin;
 }

@@ -1,4 +1,5 @@
-// Where CUDA's own headers are: cuda_fp16.h and its kin, and CCCL (cub, cuda::std), so that users need no -I for them.
+// Where CUDA's own headers are: cuda_fp16.h and its kin, and CCCL (cub, cuda::std), so that users
+// need no -I for them.
 #pragma once
 
 #include <string>
@@ -6,7 +7,8 @@
 
 namespace opaq {
 
-// Folders for NVRTC's include path, in order: the CUDA headers, then CCCL's. Found once per process; empty when there are none.
+// Folders for NVRTC's include path, in order: the CUDA headers, then CCCL's. Found once per
+// process; empty when there are none.
 const std::vector<std::string>& cuda_header_dirs();
 
 // How NVRTC was installed, which decides what brings a header that is missing beside it.

@@ -3,8 +3,8 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cctype>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -34,8 +34,9 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kFormat = "opaq host library 2";
 
-// The function takes an array of pointers to its arguments, and tells its parameters one by one: size (with a flag for enumerations), and
-// the name of the type within the compiler's text for the function that knows it.
+// The function takes an array of pointers to its arguments, and tells its parameters one by one:
+// size (with a flag for enumerations), and the name of the type within the compiler's text for the
+// function that knows it.
 constexpr std::string_view kTrailer = R"(
 namespace opaq_host {
 template <unsigned... I> struct Indices {};
@@ -47,12 +48,18 @@ template <class T> struct IsReference { static constexpr bool value = false; };
 template <class T> struct IsReference<T&> { static constexpr bool value = true; };
 template <class T> struct IsReference<T&&> { static constexpr bool value = true; };
 template <bool...> struct Flags;
-template <bool... B> struct Any { static constexpr bool value = !__is_same(Flags<B..., false>, Flags<false, B...>); };
+template <bool... B> struct Any {
+  static constexpr bool value = !__is_same(Flags<B..., false>, Flags<false, B...>);
+};
 template <class T> const char* name() { return __PRETTY_FUNCTION__; }
-template <class R, class... P, unsigned... I> void call(R (*function)(P...), void** arguments, Indices<I...>) {
-  static_assert(IsVoid<R>::value, "opaq: the entry returns a value; expected void, with results written through pointers");
+template <class R, class... P, unsigned... I>
+void call(R (*function)(P...), void** arguments, Indices<I...>) {
+  static_assert(IsVoid<R>::value,
+                "opaq: the entry returns a value; expected void, with results written through "
+                "pointers");
   static_assert(!Any<IsReference<P>::value...>::value,
-                "opaq: a parameter of the entry is a reference; expected pointers, numbers or plain structs");
+                "opaq: a parameter of the entry is a reference; expected pointers, numbers or "
+                "plain structs");
   (void)arguments;
   function(*static_cast<P*>(arguments[I])...);
 }
@@ -71,7 +78,8 @@ template <class R, class... P> unsigned parameter(R (*)(P...), unsigned index, c
 constexpr unsigned kEnumFlag = 1u << 30;
 
 Flights<HostFunction>& flights() {
-  static Flights<HostFunction>& instance = *new Flights<HostFunction>(/*keep=*/true);  // what is loaded stays loaded: once is enough
+  static Flights<HostFunction>& instance =
+      *new Flights<HostFunction>(/*keep=*/true);  // what is loaded stays loaded: once is enough
   return instance;
 }
 
@@ -99,22 +107,30 @@ std::vector<std::string> words(const std::string& text) {
 constexpr const char* kCompilerAdvice = "install g++ or clang++, or name one in OPAQ_CXX";
 
 Job make_job(const HostRequest& request) {
-  Job job{request, request.file.empty() ? "<opaq source>" : request.file, {}, words(settings().cxx), {}, read_options(request.options)};
-  std::replace_if(job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
+  Job job{request, request.file.empty() ? "<opaq source>" : request.file,
+          {},      words(settings().cxx),
+          {},      read_options(request.options)};
+  std::replace_if(
+      job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
   job.basename = fs::path(job.file).filename().string();
   if (job.compiler.empty()) {
-    fail(ErrorKind::Missing,
-         "no C++ compiler for " + job.basename + " was found: neither c++, g++ nor clang++ is on PATH; " + kCompilerAdvice);
+    fail(ErrorKind::Missing, "no C++ compiler for " + job.basename +
+                                 " was found: neither c++, g++ nor clang++ is on PATH; " +
+                                 kCompilerAdvice);
   }
   job.search.folder = ".";
   if (!request.file.empty()) {
-    if (auto folder = fs::path(job.file).parent_path().string(); !folder.empty()) job.search.folder = folder;
+    if (auto folder = fs::path(job.file).parent_path().string(); !folder.empty())
+      job.search.folder = folder;
   }
-  // The source is compiled in a folder of its own, so #include "..." of the source finds its true folder through the search path.
+  // The source is compiled in a folder of its own, so #include "..." of the source finds its true
+  // folder through the search path.
   job.search.dirs.push_back(job.search.folder);
-  job.search.dirs.insert(job.search.dirs.end(), request.include_dirs.begin(), request.include_dirs.end());
+  job.search.dirs.insert(job.search.dirs.end(), request.include_dirs.begin(),
+                         request.include_dirs.end());
   job.search.dirs.insert(job.search.dirs.end(), job.facts.dirs.begin(), job.facts.dirs.end());
-  // Not all that the compiler searches, but where headers that __has_include asks for come and go; the compiler names the rest itself.
+  // Not all that the compiler searches, but where headers that __has_include asks for come and go;
+  // the compiler names the rest itself.
   job.search.toolkit = {"/usr/local/include", "/usr/include"};
   return job;
 }
@@ -132,7 +148,8 @@ std::string compiler_identity(const Job& job) {
     PrivateFolder folder;
     std::vector<std::string> arguments = job.compiler;
     arguments.emplace_back("--version");
-    if (run_process(arguments, folder.path()).start_error == 0) identity += file_text(folder.path() + "/log");
+    if (run_process(arguments, folder.path()).start_error == 0)
+      identity += file_text(folder.path() + "/log");
   }
   return identity;
 }
@@ -150,17 +167,25 @@ std::string processor_identity() {
 
 // The text of our element types, where the source or the entry may use them.
 std::string_view types_for(const Job& job) {
-  return names_host_type(job.request.source) || names_host_type(job.request.entry) ? host_types() : std::string_view();
+  return names_host_type(job.request.source) || names_host_type(job.request.entry)
+             ? host_types()
+             : std::string_view();
 }
 
 SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   constinit static Lazy<std::string> compiler;
-  const std::string& identity = compiler.get([&] { return compiler_identity(job); });  // of settings().cxx, which does not change
+  const std::string& identity = compiler.get(
+      [&] { return compiler_identity(job); });  // of settings().cxx, which does not change
   utsname machine{};
   uname(&machine);
   Sha256 hash;
-  hash.field(kFormat).field(job.request.source).field(job.facts.embeds_paths ? job.file : job.basename);
-  hash.field(identity).field(machine.machine).field(job.facts.native ? processor_identity() : "").field(closure.digest);
+  hash.field(kFormat)
+      .field(job.request.source)
+      .field(job.facts.embeds_paths ? job.file : job.basename);
+  hash.field(identity)
+      .field(machine.machine)
+      .field(job.facts.native ? processor_identity() : "")
+      .field(closure.digest);
   for (const std::string& option : job.request.options) {
     hash.field(option);
     if (!option.starts_with('-')) hash.field(file_stamp(option));  // a library or object to link
@@ -168,7 +193,9 @@ SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   return {hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque};
 }
 
-IncludeClosure closure_of(const Job& job) { return include_closure(job.request.source, job.basename, job.search, job.facts.forced); }
+IncludeClosure closure_of(const Job& job) {
+  return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
+}
 
 std::string key_of(const Job& job, const SourceDigest& sources) {
   return Sha256().field(sources.digest).field(job.request.entry).field(types_for(job)).hex();
@@ -199,7 +226,8 @@ std::vector<std::string> read_dependencies(const std::string& rule) {
 }
 
 // Paths and stamps of the headers that only the compiler can find: its own, the system's.
-std::vector<std::string> outside_files(const std::string& rule, const IncludeClosure& closure, const std::string& private_folder) {
+std::vector<std::string> outside_files(const std::string& rule, const IncludeClosure& closure,
+                                       const std::string& private_folder) {
   std::vector<std::string> out;
   for (const std::string& file : read_dependencies(rule)) {
     if (file.starts_with(private_folder) || closure.files.contains(file)) continue;
@@ -222,11 +250,16 @@ std::string escaped(const std::string& text) {
 
 std::string source_text(const Job& job) {
   const std::string& entry = job.request.entry;
-  const std::string types = types_for(job).empty() ? "" : "#line 1 \"opaq: element types\"\n" + std::string(types_for(job));
-  return types + "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source + "\n\n#line 1 \"opaq: call of " + escaped(entry) + "\"" +
-         std::string(kTrailer) + "extern \"C\" __attribute__((visibility(\"default\"))) void opaq_invoke(void** arguments) {\n" +
+  const std::string types = types_for(job).empty()
+                                ? ""
+                                : "#line 1 \"opaq: element types\"\n" + std::string(types_for(job));
+  return types + "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source +
+         "\n\n#line 1 \"opaq: call of " + escaped(entry) + "\"" + std::string(kTrailer) +
+         "extern \"C\" __attribute__((visibility(\"default\"))) void opaq_invoke(void** arguments) "
+         "{\n" +
          "  opaq_host::call(" + entry + ", arguments);\n}\n" +
-         "extern \"C\" __attribute__((visibility(\"default\"))) unsigned opaq_parameter(unsigned index, const char** text) {\n" +
+         "extern \"C\" __attribute__((visibility(\"default\"))) unsigned opaq_parameter(unsigned "
+         "index, const char** text) {\n" +
          "  return opaq_host::parameter(" + entry + ", index, text);\n}\n";
 }
 
@@ -235,12 +268,14 @@ struct Library {
   Record record;
 };
 
-// A compiler on a full disk may fail without a word: it cannot write its messages either. It has removed what it wrote by the time it ends.
+// A compiler on a full disk may fail without a word: it cannot write its messages either. It has
+// removed what it wrote by the time it ends.
 std::string lack_of_space(const std::string& folder) {
   std::error_code error;
   const fs::space_info space = fs::space(folder, error);
   if (error || space.available >= (uintmax_t{1} << 20)) return "";
-  return "\nonly " + std::to_string(space.available / 1024) + " KB are free in " + fs::path(folder).parent_path().string() +
+  return "\nonly " + std::to_string(space.available / 1024) + " KB are free in " +
+         fs::path(folder).parent_path().string() +
          ": free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR";
 }
 
@@ -249,30 +284,37 @@ Library compile(const Job& job, const IncludeClosure& closure) {
   const std::string source = folder.path() + "/source.cpp", library = folder.path() + "/library.so";
   const std::string output = folder.path() + "/log", dependencies = folder.path() + "/dependencies";
   if (std::ofstream stream(source, std::ios::binary); !(stream << source_text(job) << std::flush)) {
-    fail(ErrorKind::Compile, job.basename + " cannot be compiled: writing " + source + " failed: " + std::strerror(errno) +
-                                 "; free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR");
+    fail(ErrorKind::Compile,
+         job.basename + " cannot be compiled: writing " + source +
+             " failed: " + std::strerror(errno) +
+             "; free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR");
   }
 
   std::vector<std::string> arguments = job.compiler;
-  for (const char* option : {"-std=c++20", "-O3", "-shared", "-fPIC"}) arguments.emplace_back(option);
+  for (const char* option : {"-std=c++20", "-O3", "-shared", "-fPIC"})
+    arguments.emplace_back(option);
   arguments.insert(arguments.end(), {"-MD", "-MF", dependencies, "-iquote", job.search.folder});
   for (const std::string& dir : job.request.include_dirs) arguments.push_back("-I" + dir);
   arguments.insert(arguments.end(), {source, "-o", library});
-  arguments.insert(arguments.end(), job.request.options.begin(), job.request.options.end());  // libraries come after what needs them
+  arguments.insert(arguments.end(), job.request.options.begin(),
+                   job.request.options.end());  // libraries come after what needs them
 
   const ProcessResult result = run_process(arguments, folder.path());
   if (result.start_error != 0) {
-    fail(ErrorKind::Missing, "the C++ compiler '" + job.compiler[0] + "' for " + job.basename + " cannot be started: " +
-                                 std::strerror(result.start_error) + "; " + kCompilerAdvice);
+    fail(ErrorKind::Missing, "the C++ compiler '" + job.compiler[0] + "' for " + job.basename +
+                                 " cannot be started: " + std::strerror(result.start_error) + "; " +
+                                 kCompilerAdvice);
   }
   Library made;
   made.bytes = file_text(library);
   made.record.log = file_text(output);
   if (!result.succeeded || made.bytes.empty()) {
-    std::string log = made.record.log.empty() ? result.ending + ", and nothing was printed" : made.record.log;
+    std::string log =
+        made.record.log.empty() ? result.ending + ", and nothing was printed" : made.record.log;
     log += lack_of_space(folder.path());
     fail(ErrorKind::Compile,
-         host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log, job.request.source, job.request.entry));
+         host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log,
+                      job.request.source, job.request.entry));
   }
   made.record.files = outside_files(file_text(dependencies), closure, folder.path());
   return made;
@@ -292,26 +334,32 @@ std::shared_ptr<HostFunction> load(const Library& library, const Job& job) {
   auto function = std::make_shared<HostFunction>();
   function->library = library.bytes;
   function->invoke = reinterpret_cast<void (*)(void**)>(dlsym(handle, "opaq_invoke"));
-  const auto parameter = reinterpret_cast<unsigned (*)(unsigned, const char**)>(dlsym(handle, "opaq_parameter"));
+  const auto parameter =
+      reinterpret_cast<unsigned (*)(unsigned, const char**)>(dlsym(handle, "opaq_parameter"));
   if (function->invoke == nullptr || parameter == nullptr) {
     fail(ErrorKind::Compile,
-         "the library compiled from " + job.basename + " hides opaq_invoke; leave out options that choose the exported symbols");
+         "the library compiled from " + job.basename +
+             " hides opaq_invoke; leave out options that choose the exported symbols");
   }
   const char* text = nullptr;
   for (unsigned i = 0, size; (size = parameter(i, &text)) != 0; ++i) {
-    function->params.push_back(parse_type(type_name(text), static_cast<int>(size & ~kEnumFlag), (size & kEnumFlag) != 0));
+    function->params.push_back(
+        parse_type(type_name(text), static_cast<int>(size & ~kEnumFlag), (size & kEnumFlag) != 0));
   }
   return function;
 }
 
-std::shared_ptr<HostFunction> compile_and_load(const Job& job, const IncludeClosure& closure, const std::string& key) {
+std::shared_ptr<HostFunction> compile_and_load(const Job& job, const IncludeClosure& closure,
+                                               const std::string& key) {
   const auto start = std::chrono::steady_clock::now();
   const Library library = compile(job, closure);
   auto function = load(library, job);
-  function->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  function->seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   count_compiled(function->seconds);
   // A stored library will be executed: only a folder that nobody else can write to may hold it.
-  if (!key.empty() && disk_cache().usable()) disk_cache().put(key, {write_record(library.record), library.bytes});
+  if (!key.empty() && disk_cache().usable())
+    disk_cache().put(key, {write_record(library.record), library.bytes});
   return function;
 }
 
@@ -341,7 +389,8 @@ std::shared_ptr<const HostFunction> compile_host(const HostRequest& request) {
   const Job job = make_job(request);
   const IncludeClosure closure = closure_of(job);
   const SourceDigest sources = digest_of(job, closure);
-  const auto with_sources = [&](std::shared_ptr<HostFunction> function) -> std::shared_ptr<const HostFunction> {
+  const auto with_sources =
+      [&](std::shared_ptr<HostFunction> function) -> std::shared_ptr<const HostFunction> {
     function->sources = sources.digest;
     return function;
   };

@@ -1,13 +1,16 @@
-// Element types that C++20 compilers lack or have in part: small floats, as the text of a header that goes before a host source.
+// Element types that C++20 compilers lack or have in part: small floats, as the text of a header
+// that goes before a host source.
 #include "host_types.h"
 
 namespace opaq {
 
-// Conversions are those of PyTorch: to the nearest value, ties to even, from double and from integers by way of float; what is too large
-// becomes infinity, or NaN where the type has no infinity; but float8_e4m3fn takes the largest number instead, as CUDA's __nv_fp8_e4m3 does, and
-// PyTorch 2.15 does (2.11 gave NaN). They are free of branches, so that loops over them can be vectorised.
+// Conversions are those of PyTorch: to the nearest value, ties to even, from double and from
+// integers by way of float; what is too large becomes infinity, or NaN where the type has no
+// infinity; but float8_e4m3fn takes the largest number instead, as CUDA's __nv_fp8_e4m3 does, and
+// PyTorch 2.15 does (2.11 gave NaN). They are free of branches, so that loops over them can be
+// vectorised.
 std::string_view host_types() {
-  return R"cpp(#include <limits>
+  return R"code(#include <limits>
 
 namespace opaq {
 namespace small_float {
@@ -16,35 +19,52 @@ using u8 = __UINT8_TYPE__;
 using u16 = __UINT16_TYPE__;
 using u32 = __UINT32_TYPE__;
 
-enum Kind { IEEE, Finite, Unsigned_zero };  // Finite: no infinity, NaN is all ones; saturates. Unsigned_zero: no infinity, NaN in the place of -0
+enum Kind {
+  IEEE,
+  Finite,
+  Unsigned_zero
+};  // Finite: no infinity, NaN is all ones; saturates. Unsigned_zero: no infinity, NaN in the place
+    // of -0
 
 template <int exponent_, int fraction_, int bias_, Kind kind_>
 struct Format {
   static constexpr int fraction = fraction_, bias = bias_, bits = 1 + exponent_ + fraction_;
   static constexpr Kind kind = kind_;
   static constexpr u32 sign = 1u << (bits - 1), magnitude = sign - 1;
-  static constexpr u32 infinity = ((1u << exponent_) - 1) << fraction_;  // the first magnitude that is no finite number, where kind is IEEE
-  static constexpr u32 largest = kind_ == IEEE ? infinity - 1 : kind_ == Finite ? magnitude - 1 : magnitude;
+  static constexpr u32 infinity =
+      ((1u << exponent_) - 1)
+      << fraction_;  // the first magnitude that is no finite number, where kind is IEEE
+  static constexpr u32 largest = kind_ == IEEE     ? infinity - 1
+                                 : kind_ == Finite ? magnitude - 1
+                                                   : magnitude;
   static constexpr u32 beyond = kind_ == IEEE ? infinity : kind_ == Finite ? largest : sign;
-  static constexpr u32 nan = kind_ == IEEE ? infinity | 1u << (fraction_ - 1) : kind_ == Finite ? magnitude : sign;
+  static constexpr u32 nan = kind_ == IEEE     ? infinity | 1u << (fraction_ - 1)
+                             : kind_ == Finite ? magnitude
+                                               : sign;
 
   static constexpr float decode(u32 code) {
     const u32 absolute = code & magnitude;
-    const float below = static_cast<float>(static_cast<int>(absolute)) * __builtin_bit_cast(float, u32(128 - bias - fraction) << 23);
+    const float below = static_cast<float>(static_cast<int>(absolute)) *
+                        __builtin_bit_cast(float, u32(128 - bias - fraction) << 23);
     u32 normal = (absolute << (23 - fraction)) + (u32(127 - bias) << 23);
     if (kind == IEEE) normal |= absolute >= infinity ? 0x7f800000u : 0;
     u32 result = absolute < 1u << fraction ? __builtin_bit_cast(u32, below) : normal;
     result |= (code & sign) << (32 - bits);
-    const bool is_nan = kind == Finite ? absolute == magnitude : kind == Unsigned_zero && code == sign;
+    const bool is_nan =
+        kind == Finite ? absolute == magnitude : kind == Unsigned_zero && code == sign;
     return __builtin_bit_cast(float, is_nan ? 0x7fc00000u : result);
   }
 
   static constexpr u32 encode(float value) {
     const u32 word = __builtin_bit_cast(u32, value), absolute = word & 0x7fffffffu;
     const u32 odd = absolute >> (23 - fraction) & 1;
-    const u32 normal = ((absolute + (1u << (22 - fraction)) - 1 + odd) >> (23 - fraction)) - (u32(127 - bias) << fraction);
-    const u32 unit = u32(151 - bias - fraction) << 23;  // a float whose last place is the smallest number
-    const u32 below = __builtin_bit_cast(u32, __builtin_bit_cast(float, absolute) + __builtin_bit_cast(float, unit)) - unit;
+    const u32 normal = ((absolute + (1u << (22 - fraction)) - 1 + odd) >> (23 - fraction)) -
+                       (u32(127 - bias) << fraction);
+    const u32 unit = u32(151 - bias - fraction)
+                     << 23;  // a float whose last place is the smallest number
+    const u32 below = __builtin_bit_cast(u32, __builtin_bit_cast(float, absolute) +
+                                                  __builtin_bit_cast(float, unit)) -
+                      unit;
     u32 result = absolute < u32(128 - bias) << 23 ? below : normal;
     result = absolute >= u32(128 + largest_exponent) << 23 || result > largest ? beyond : result;
     result = absolute > 0x7f800000u ? nan : result;
@@ -71,10 +91,13 @@ struct Power {
   static constexpr int fraction = 0, bits = 8;
   static constexpr u32 largest = 254, nan = 255;
   static constexpr float decode(u32 code) {
-    return __builtin_bit_cast(float, code == 0 ? 0x00400000u : code == 255 ? 0x7fc00000u : code << 23);
+    return __builtin_bit_cast(float, code == 0     ? 0x00400000u
+                                     : code == 255 ? 0x7fc00000u
+                                                   : code << 23);
   }
   static constexpr u32 encode(float value) {
-    const u32 word = __builtin_bit_cast(u32, value), exponent = word >> 23 & 255, rest = word & 0x7fffffu;
+    const u32 word = __builtin_bit_cast(u32, value), exponent = word >> 23 & 255,
+              rest = word & 0x7fffffu;
     const bool up = rest > 0x400000u || (rest == 0x400000u && exponent > 0);
     return exponent == 255 ? 255 : exponent + up;
   }
@@ -88,7 +111,8 @@ struct Number {
 
   Number() = default;
   template <class T, class = decltype(static_cast<float>(*static_cast<const T*>(nullptr)))>
-  constexpr Number(const T& value) : bits(static_cast<Bits>(Format::encode(static_cast<float>(value)))) {}
+  constexpr Number(const T& value)
+      : bits(static_cast<Bits>(Format::encode(static_cast<float>(value)))) {}
   constexpr operator float() const { return Format::decode(bits); }
 
   static constexpr Self from_bits(Bits bits) {
@@ -96,19 +120,35 @@ struct Number {
     self.bits = bits;
     return self;
   }
-  template <class T> constexpr Self& operator+=(const T& other) { return assign(*this + other); }
-  template <class T> constexpr Self& operator-=(const T& other) { return assign(*this - other); }
-  template <class T> constexpr Self& operator*=(const T& other) { return assign(*this * other); }
-  template <class T> constexpr Self& operator/=(const T& other) { return assign(*this / other); }
+  template <class T>
+  constexpr Self& operator+=(const T& other) {
+    return assign(*this + other);
+  }
+  template <class T>
+  constexpr Self& operator-=(const T& other) {
+    return assign(*this - other);
+  }
+  template <class T>
+  constexpr Self& operator*=(const T& other) {
+    return assign(*this * other);
+  }
+  template <class T>
+  constexpr Self& operator/=(const T& other) {
+    return assign(*this / other);
+  }
 
  private:
-  template <class T> constexpr Self& assign(const T& value) { return static_cast<Self&>(*this) = Self(value); }
+  template <class T>
+  constexpr Self& assign(const T& value) {
+    return static_cast<Self&>(*this) = Self(value);
+  }
 };
 
 template <class T>
 struct Limits {
   using Format = typename T::Format;
-  static constexpr bool is_specialized = true, is_integer = false, is_exact = false, has_quiet_NaN = true, is_bounded = true;
+  static constexpr bool is_specialized = true, is_integer = false, is_exact = false,
+                        has_quiet_NaN = true, is_bounded = true;
   static constexpr int radix = 2, digits = Format::fraction + 1;
   static constexpr T max() { return T::from_bits(Format::largest); }
   static constexpr T quiet_NaN() { return T::from_bits(Format::nan); }
@@ -130,35 +170,74 @@ struct Infinity : Signed_limits<T> {
 template <class T>
 struct Infinity<T, false> : Signed_limits<T> {
   static constexpr bool has_infinity = false;
-  static constexpr T infinity() { return T::from_bits(T::Format::beyond); }  // what a value that is too large becomes
+  static constexpr T infinity() {
+    return T::from_bits(T::Format::beyond);
+  }  // what a value that is too large becomes
 };
 
 }  // namespace small_float
 
-struct float16 : small_float::Number<float16, small_float::Format<5, 10, 15, small_float::IEEE>, small_float::u16> { using Number::Number; };
-struct bfloat16 : small_float::Number<bfloat16, small_float::Upper_half, small_float::u16> { using Number::Number; };
-struct float8_e5m2 : small_float::Number<float8_e5m2, small_float::Format<5, 2, 15, small_float::IEEE>, small_float::u8> { using Number::Number; };
-struct float8_e4m3fn : small_float::Number<float8_e4m3fn, small_float::Format<4, 3, 7, small_float::Finite>, small_float::u8> { using Number::Number; };
-struct float8_e5m2fnuz : small_float::Number<float8_e5m2fnuz, small_float::Format<5, 2, 16, small_float::Unsigned_zero>, small_float::u8> { using Number::Number; };
-struct float8_e4m3fnuz : small_float::Number<float8_e4m3fnuz, small_float::Format<4, 3, 8, small_float::Unsigned_zero>, small_float::u8> { using Number::Number; };
-struct float8_e8m0fnu : small_float::Number<float8_e8m0fnu, small_float::Power, small_float::u8> { using Number::Number; };
+struct float16 : small_float::Number<float16, small_float::Format<5, 10, 15, small_float::IEEE>,
+                                     small_float::u16> {
+  using Number::Number;
+};
+struct bfloat16 : small_float::Number<bfloat16, small_float::Upper_half, small_float::u16> {
+  using Number::Number;
+};
+struct float8_e5m2
+    : small_float::Number<float8_e5m2, small_float::Format<5, 2, 15, small_float::IEEE>,
+                          small_float::u8> {
+  using Number::Number;
+};
+struct float8_e4m3fn
+    : small_float::Number<float8_e4m3fn, small_float::Format<4, 3, 7, small_float::Finite>,
+                          small_float::u8> {
+  using Number::Number;
+};
+struct float8_e5m2fnuz
+    : small_float::Number<float8_e5m2fnuz,
+                          small_float::Format<5, 2, 16, small_float::Unsigned_zero>,
+                          small_float::u8> {
+  using Number::Number;
+};
+struct float8_e4m3fnuz
+    : small_float::Number<float8_e4m3fnuz, small_float::Format<4, 3, 8, small_float::Unsigned_zero>,
+                          small_float::u8> {
+  using Number::Number;
+};
+struct float8_e8m0fnu : small_float::Number<float8_e8m0fnu, small_float::Power, small_float::u8> {
+  using Number::Number;
+};
 
 }  // namespace opaq
 
-template <> struct std::numeric_limits<opaq::float16> : opaq::small_float::Infinity<opaq::float16, true> {};
-template <> struct std::numeric_limits<opaq::bfloat16> : opaq::small_float::Infinity<opaq::bfloat16, true> {};
-template <> struct std::numeric_limits<opaq::float8_e5m2> : opaq::small_float::Infinity<opaq::float8_e5m2, true> {};
-template <> struct std::numeric_limits<opaq::float8_e4m3fn> : opaq::small_float::Infinity<opaq::float8_e4m3fn, false> {};
-template <> struct std::numeric_limits<opaq::float8_e5m2fnuz> : opaq::small_float::Infinity<opaq::float8_e5m2fnuz, false> {};
-template <> struct std::numeric_limits<opaq::float8_e4m3fnuz> : opaq::small_float::Infinity<opaq::float8_e4m3fnuz, false> {};
-template <> struct std::numeric_limits<opaq::float8_e8m0fnu> : opaq::small_float::Limits<opaq::float8_e8m0fnu> {
+template <>
+struct std::numeric_limits<opaq::float16> : opaq::small_float::Infinity<opaq::float16, true> {};
+template <>
+struct std::numeric_limits<opaq::bfloat16> : opaq::small_float::Infinity<opaq::bfloat16, true> {};
+template <>
+struct std::numeric_limits<opaq::float8_e5m2>
+    : opaq::small_float::Infinity<opaq::float8_e5m2, true> {};
+template <>
+struct std::numeric_limits<opaq::float8_e4m3fn>
+    : opaq::small_float::Infinity<opaq::float8_e4m3fn, false> {};
+template <>
+struct std::numeric_limits<opaq::float8_e5m2fnuz>
+    : opaq::small_float::Infinity<opaq::float8_e5m2fnuz, false> {};
+template <>
+struct std::numeric_limits<opaq::float8_e4m3fnuz>
+    : opaq::small_float::Infinity<opaq::float8_e4m3fnuz, false> {};
+template <>
+struct std::numeric_limits<opaq::float8_e8m0fnu> : opaq::small_float::Limits<opaq::float8_e8m0fnu> {
   static constexpr bool is_signed = false, has_infinity = false;
   static constexpr opaq::float8_e8m0fnu min() { return opaq::float8_e8m0fnu::from_bits(0); }
   static constexpr opaq::float8_e8m0fnu lowest() { return min(); }
 };
-)cpp";
+)code";
 }
 
-bool names_host_type(std::string_view text) { return text.find("opaq::") != std::string_view::npos; }
+bool names_host_type(std::string_view text) {
+  return text.find("opaq::") != std::string_view::npos;
+}
 
 }  // namespace opaq

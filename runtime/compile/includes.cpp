@@ -18,7 +18,9 @@ std::string folder_of(const std::string& path) {
   return slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
 }
 
-std::string first_component(std::string_view name) { return std::string(name.substr(0, name.find('/'))); }
+std::string first_component(std::string_view name) {
+  return std::string(name.substr(0, name.find('/')));
+}
 
 struct FileFacts {
   Stamp stamp;
@@ -30,19 +32,23 @@ struct FileFacts {
 
 struct Memo {  // guarded by shared_state()
   std::map<std::string, std::shared_ptr<const FileFacts>> files;
-  std::map<std::string, std::shared_ptr<const ToolkitClosure>> toolkit;  // by search path and header
+  std::map<std::string, std::shared_ptr<const ToolkitClosure>>
+      toolkit;  // by search path and header
 };
 
 Memo& memo() {
-  static Memo& instance = *new Memo;  // never destroyed: threads may compile while the process exits
+  static Memo& instance =
+      *new Memo;  // never destroyed: threads may compile while the process exits
   return instance;
 }
 
-std::shared_ptr<const FileFacts> facts_of(const std::string& path, const Stamp& stamp, bool toolkit, FileReader& reader) {
+std::shared_ptr<const FileFacts> facts_of(const std::string& path, const Stamp& stamp, bool toolkit,
+                                          FileReader& reader) {
   {
     std::lock_guard lock(shared_state());
     auto it = memo().files.find(path);
-    if (it != memo().files.end() && it->second->settled && it->second->stamp == stamp && (toolkit || !it->second->digest.empty())) {
+    if (it != memo().files.end() && it->second->settled && it->second->stamp == stamp &&
+        (toolkit || !it->second->digest.empty())) {
       return it->second;
     }
   }
@@ -61,7 +67,8 @@ std::shared_ptr<const FileFacts> facts_of(const std::string& path, const Stamp& 
 
 class Walk {
  public:
-  explicit Walk(const IncludeSearch& search, bool toolkit_alone = false) : search_(search), toolkit_alone_(toolkit_alone) {}
+  explicit Walk(const IncludeSearch& search, bool toolkit_alone = false)
+      : search_(search), toolkit_alone_(toolkit_alone) {}
 
   void text(const IncludeScan& scan, const std::string& folder) {
     for (const Include& include : scan.includes) follow(include, folder);
@@ -75,9 +82,11 @@ class Walk {
       } else {
         hash_.field("file").field(facts->digest);
         closure_.files.insert(path);
-        if (closure_.computed.empty() && !facts->scan.computed.empty()) closure_.computed = path + ": " + facts->scan.computed;
+        if (closure_.computed.empty() && !facts->scan.computed.empty())
+          closure_.computed = path + ": " + facts->scan.computed;
       }
-      // A computed include inside the toolkit names another file of the toolkit, chosen by the toolkit's own macros.
+      // A computed include inside the toolkit names another file of the toolkit, chosen by the
+      // toolkit's own macros.
       const std::string here = folder_of(path);
       for (const Include& include : facts->scan.includes) follow(include, here);
     }
@@ -111,7 +120,9 @@ class Walk {
   }
   ToolkitClosure finish_toolkit() { return {finish().digest, std::move(components_)}; }
   const Answers& answers() const { return seen_; }
-  bool whole() const { return whole_; }  // no file of the toolkit was left unread, so that the answers account for all that was found
+  bool whole() const {
+    return whole_;
+  }  // no file of the toolkit was left unread, so that the answers account for all that was found
 
  private:
   // One look a path: later questions get the same answer.
@@ -137,8 +148,10 @@ class Walk {
     for (const auto* dirs : {&search_.dirs, &search_.toolkit}) {
       for (const std::string& dir : *dirs) {
         std::string path = dir + '/' + name;
-        // Most names of a toolkit begin with one of few folders, which are in one of its places only.
-        if (component != std::string::npos && !exists(path.substr(0, dir.size() + 1 + component))) continue;
+        // Most names of a toolkit begin with one of few folders, which are in one of its places
+        // only.
+        if (component != std::string::npos && !exists(path.substr(0, dir.size() + 1 + component)))
+          continue;
         if (!is_file(path)) continue;
         paths.push_back(std::move(path));
         if (!all) return paths;
@@ -160,7 +173,8 @@ class Walk {
     pending_.push_back(path);
   }
 
-  // The remembered closure of a toolkit header stands for it, unless a user's folder could shadow a name that it searches for.
+  // The remembered closure of a toolkit header stands for it, unless a user's folder could shadow a
+  // name that it searches for.
   bool take_toolkit(const std::string& path) {
     const auto closure = toolkit_closure(path);
     for (const std::string& dir : search_.dirs) {
@@ -206,15 +220,16 @@ class Walk {
   Answers seen_;
   bool whole_ = true;
   std::unordered_set<std::string> reached_;
-  std::unordered_map<std::string, std::vector<std::string>> resolved_;  // names looked for in the folders, not beside the includer
+  std::unordered_map<std::string, std::vector<std::string>>
+      resolved_;  // names looked for in the folders, not beside the includer
   std::vector<std::string> pending_;
   FileReader reader_;
 };
 
 }  // namespace
 
-IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search,
-                               std::span<const std::string> forced) {
+IncludeClosure include_closure(std::string_view source, std::string_view file,
+                               const IncludeSearch& search, std::span<const std::string> forced) {
   Walk walk(search);
   IncludeScan scan = scan_includes(source);
   if (!scan.computed.empty()) walk.note(std::string(file) + ": " + scan.computed);

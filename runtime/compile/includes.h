@@ -12,22 +12,26 @@
 namespace opaq {
 
 struct IncludeSearch {
-  std::string folder;                // of the source; "." when it has none, since compilers then search the working folder
+  std::string folder;  // of the source; "." when it has none, since compilers then search the
+                       // working folder
   std::vector<std::string> dirs;     // the user's, in the order in which the compiler gets them
-  std::vector<std::string> toolkit;  // those found by us, searched last; taken as installed once, not edited while the process runs
+  std::vector<std::string> toolkit;  // those found by us, searched last; taken as installed once,
+                                     // not edited while the process runs
 };
 
 // Over-approximated: every #include and __has_include counts, whatever #if stands around it.
 struct IncludeClosure {
-  std::string digest;          // changes when a header is edited, appears or vanishes
-  std::string computed;        // "k.cu: #include MACRO": what the file includes is unknown, so nothing may be cached. Else ""
-  std::set<std::string> files; // the user's headers
+  std::string digest;    // changes when a header is edited, appears or vanishes
+  std::string computed;  // "k.cu: #include MACRO": what the file includes is unknown, so nothing
+                         // may be cached. Else ""
+  std::set<std::string> files;  // the user's headers
 };
 
-// `forced`: headers named by compiler options (-include). Thread-safe; files are read once and checked by their stamps afterwards. What the
-// toolkit's headers reach is remembered on disk, see toolkit.h: a change of what is found here takes a new format there.
-IncludeClosure include_closure(std::string_view source, std::string_view file, const IncludeSearch& search,
-                               std::span<const std::string> forced);
+// `forced`: headers named by compiler options (-include). Thread-safe; files are read once and
+// checked by their stamps afterwards. What the toolkit's headers reach is remembered on disk, see
+// toolkit.h: a change of what is found here takes a new format there.
+IncludeClosure include_closure(std::string_view source, std::string_view file,
+                               const IncludeSearch& search, std::span<const std::string> forced);
 
 // One directive as written; exposed for tests.
 struct Include {

@@ -25,8 +25,9 @@ bool write_all(int fd, const std::string& bytes) {
   return true;
 }
 
-// The loader takes a path that it has seen before for the library that it has loaded from there, and descriptors' numbers come again. The
-// path therefore differs each time, by "./" and ".//" in the place of the binary digits of a counter.
+// The loader takes a path that it has seen before for the library that it has loaded from there,
+// and descriptors' numbers come again. The path therefore differs each time, by "./" and ".//" in
+// the place of the binary digits of a counter.
 std::string path_of(int fd) {
   static std::atomic<uint32_t> serial{0};
   std::string path = "/proc/self/fd/";
@@ -54,7 +55,8 @@ void* load_library(const std::string& bytes, const std::string& what) {
   if (handle == nullptr) {  // no /proc, or memory files may not be executed
     PrivateFolder folder;
     const std::string path = folder.path() + "/library.so";
-    if (const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600); fd >= 0) {
+    if (const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+        fd >= 0) {
       const bool written = write_all(fd, bytes);
       close(fd);
       if (written) handle = open(path);
@@ -62,8 +64,11 @@ void* load_library(const std::string& bytes, const std::string& what) {
   }
   if (handle == nullptr) {
     const size_t colon = why.find(": ");
-    if (why.starts_with("/") && colon != std::string::npos) why.erase(0, colon + 2);  // the temporary path
-    fail(ErrorKind::Compile, what + " cannot be loaded: " + why + "; a library that it needs is named by options such as '-lm' or a path");
+    if (why.starts_with("/") && colon != std::string::npos)
+      why.erase(0, colon + 2);  // the temporary path
+    fail(ErrorKind::Compile,
+         what + " cannot be loaded: " + why +
+             "; a library that it needs is named by options such as '-lm' or a path");
   }
   return handle;
 }

@@ -5,7 +5,8 @@
 
 namespace opaq {
 
-// Returns a handle for dlsym. The library stays loaded. Throws Compile with the loader's reason; `what` begins the message.
+// Returns a handle for dlsym. The library stays loaded. Throws Compile with the loader's reason;
+// `what` begins the message.
 void* load_library(const std::string& bytes, const std::string& what);
 
 }  // namespace opaq

@@ -20,7 +20,9 @@ using Message = std::vector<std::string>;
 
 constexpr size_t kSizeBytes = sizeof(uint64_t);
 
-inline void append_size(std::string& out, uint64_t size) { out.append(reinterpret_cast<const char*>(&size), kSizeBytes); }
+inline void append_size(std::string& out, uint64_t size) {
+  out.append(reinterpret_cast<const char*>(&size), kSizeBytes);
+}
 
 inline uint64_t size_at(std::string_view bytes) {
   uint64_t size = 0;
@@ -43,7 +45,8 @@ inline std::string encode(const Message& message) {
 inline std::optional<Message> decode(std::string_view bytes) {
   if (bytes.size() < kSizeBytes || bytes.size() - kSizeBytes < size_at(bytes)) return std::nullopt;
   Message message;
-  for (std::string_view rest = bytes.substr(kSizeBytes, size_at(bytes)); rest.size() >= kSizeBytes;) {
+  for (std::string_view rest = bytes.substr(kSizeBytes, size_at(bytes));
+       rest.size() >= kSizeBytes;) {
     const uint64_t size = size_at(rest);
     rest.remove_prefix(kSizeBytes);
     message.emplace_back(rest.substr(0, size));

@@ -1,4 +1,5 @@
-// Finds NVRTC: the user's setting, the packages' folders, the loader's path, toolkits. Asks it through the compile helper.
+// Finds NVRTC: the user's setting, the packages' folders, the loader's path, toolkits. Asks it
+// through the compile helper.
 #include "nvrtc.h"
 
 #include <dlfcn.h>
@@ -22,10 +23,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kAdvice = "install it with `pip install nvidia-cuda-nvrtc`, or name the library in OPAQ_NVRTC";
+constexpr const char* kAdvice =
+    "install it with `pip install nvidia-cuda-nvrtc`, or name the library in OPAQ_NVRTC";
 constexpr std::string_view kStem = "libnvrtc.so";
 
-// The library of the newest major version in a folder: libnvrtc.so.13 before libnvrtc.so.12 before libnvrtc.so.
+// The library of the newest major version in a folder: libnvrtc.so.13 before libnvrtc.so.12 before
+// libnvrtc.so.
 std::string in_folder(const std::string& folder) {
   std::string best;
   int best_major = -1;
@@ -48,18 +51,20 @@ std::string in_folder(const std::string& folder) {
 }
 
 std::optional<std::string> in_loader_path(const std::string& name) {
-  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open: the path learnt here is all that is used
+  void* handle = dlopen(
+      name.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open: the path learnt here is all that is used
   if (handle == nullptr) return std::nullopt;
   link_map* map = nullptr;
-  if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr) return std::nullopt;
+  if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr)
+    return std::nullopt;
   return map->l_name;
 }
 
 std::string file_identity(const fs::path& path) {
   struct stat facts{};
   if (stat(path.c_str(), &facts) != 0) return "";
-  return path.filename().string() + ' ' + std::to_string(facts.st_size) + ' ' + std::to_string(facts.st_mtim.tv_sec) + '.' +
-         std::to_string(facts.st_mtim.tv_nsec);
+  return path.filename().string() + ' ' + std::to_string(facts.st_size) + ' ' +
+         std::to_string(facts.st_mtim.tv_sec) + '.' + std::to_string(facts.st_mtim.tv_nsec);
 }
 
 // The builtins' file name holds the minor version, which the library's own name does not.
@@ -69,8 +74,10 @@ std::string identity_of(const std::string& library) {
   fs::path real = fs::canonical(path, error);
   if (error) real = path;
   std::vector<std::string> parts;
-  for (fs::directory_iterator it(real.parent_path(), error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with("libnvrtc-builtins.so")) parts.push_back(file_identity(it->path()));
+  for (fs::directory_iterator it(real.parent_path(), error), end; !error && it != end;
+       it.increment(error)) {
+    if (it->path().filename().string().starts_with("libnvrtc-builtins.so"))
+      parts.push_back(file_identity(it->path()));
   }
   std::sort(parts.begin(), parts.end());
   parts.insert(parts.begin(), file_identity(real));
@@ -93,8 +100,8 @@ NvrtcPlace search() {
     } else if (fs::exists(s.nvrtc)) {
       return accept(s.nvrtc);
     }
-    place.why_not =
-        "NVRTC, the CUDA C++ compiler library, was not found: OPAQ_NVRTC is '" + s.nvrtc + "', and there is no such library; " + kAdvice;
+    place.why_not = "NVRTC, the CUDA C++ compiler library, was not found: OPAQ_NVRTC is '" +
+                    s.nvrtc + "', and there is no such library; " + kAdvice;
     return place;
   }
   for (const std::string& folder : s.library_dirs) {
@@ -113,7 +120,9 @@ NvrtcPlace search() {
       searched.push_back(folder);
     }
   }
-  place.why_not = "NVRTC, the CUDA C++ compiler library, was not found; searched for libnvrtc.so* in " + join(searched) + "; " + kAdvice;
+  place.why_not =
+      "NVRTC, the CUDA C++ compiler library, was not found; searched for libnvrtc.so* in " +
+      join(searched) + "; " + kAdvice;
   return place;
 }
 
@@ -133,7 +142,8 @@ NvrtcAnswer ask(Message request) {
   answer.result = std::stoi(told.at(3));
   answer.error = told.at(4);
   answer.log = std::move(told.at(5));
-  while (!answer.log.empty() && (answer.log.back() == '\0' || answer.log.back() == '\n')) answer.log.pop_back();
+  while (!answer.log.empty() && (answer.log.back() == '\0' || answer.log.back() == '\n'))
+    answer.log.pop_back();
   if (answer.result != 0) return answer;
   answer.image = std::move(told.at(6));
   answer.lowered.assign(told.begin() + 7, told.end());
@@ -148,7 +158,8 @@ const NvrtcPlace& nvrtc_place() {
 }
 
 NvrtcAnswer nvrtc_compile(const NvrtcRequest& request) {
-  Message message = {request.ptx ? "ptx" : "cubin", request.name, request.source, std::to_string(request.options.size())};
+  Message message = {request.ptx ? "ptx" : "cubin", request.name, request.source,
+                     std::to_string(request.options.size())};
   message.insert(message.end(), request.options.begin(), request.options.end());
   message.insert(message.end(), request.expressions.begin(), request.expressions.end());
   return ask(std::move(message));

@@ -1,4 +1,5 @@
-// The NVRTC library: found by its file, and opened by the compile helper alone. Its header is not needed to build.
+// The NVRTC library: found by its file, and opened by the compile helper alone. Its header is not
+// needed to build.
 #pragma once
 
 #include <string>
@@ -6,20 +7,22 @@
 
 namespace opaq {
 
-// The library's file. It is found once per process by looking at folders only, so that a warm start opens nothing.
+// The library's file. It is found once per process by looking at folders only, so that a warm start
+// opens nothing.
 struct NvrtcPlace {
-  std::string path;                   // "" when not found
-  std::string why_not;                // places searched and what to install
-  std::string identity;               // changes with the installed build: file names, sizes and times of the library and its builtins
+  std::string path;      // "" when not found
+  std::string why_not;   // places searched and what to install
+  std::string identity;  // changes with the installed build: file names, sizes and times of the
+                         // library and its builtins
 };
 const NvrtcPlace& nvrtc_place();
 
 // What NVRTC answers, by way of the compile helper.
 struct NvrtcAnswer {
-  std::string version;       // "13.0"
-  std::vector<int> archs;    // 75, 80, ...; empty when the library cannot tell
-  int result = 0;            // 0: success
-  std::string error;         // the result's name
+  std::string version;     // "13.0"
+  std::vector<int> archs;  // 75, 80, ...; empty when the library cannot tell
+  int result = 0;          // 0: success
+  std::string error;       // the result's name
   std::string log, image;
   std::vector<std::string> lowered;  // of the name expressions
 };
@@ -30,7 +33,8 @@ struct NvrtcRequest {
   std::vector<std::string> options, expressions;
 };
 
-NvrtcAnswer nvrtc_compile(const NvrtcRequest& request);  // throws Missing when it cannot be found or opened, Compile, and Interrupted
+NvrtcAnswer nvrtc_compile(const NvrtcRequest& request);  // throws Missing when it cannot be found
+                                                         // or opened, Compile, and Interrupted
 NvrtcAnswer nvrtc_facts();                               // version and archs; throws Missing
 
 }  // namespace opaq

@@ -9,14 +9,16 @@ namespace opaq {
 namespace {
 
 // The value of "-Ix", "-I=x", "-I x"; `glued` when the value may follow without a separator.
-std::optional<std::string> value_of(std::span<const std::string> options, size_t& i, std::string_view flag, bool glued) {
+std::optional<std::string> value_of(std::span<const std::string> options, size_t& i,
+                                    std::string_view flag, bool glued) {
   const std::string& option = options[i];
   if (!option.starts_with(flag)) return std::nullopt;
   std::string_view rest = std::string_view(option).substr(flag.size());
   if (rest.empty()) return i + 1 < options.size() ? std::optional(options[++i]) : std::nullopt;
   if (rest.front() == '=') return std::string(rest.substr(1));
   if (!glued) return std::nullopt;
-  while (!rest.empty() && rest.front() == ' ') rest.remove_prefix(1);  // "-I dir" given as one string
+  while (!rest.empty() && rest.front() == ' ')
+    rest.remove_prefix(1);  // "-I dir" given as one string
   return std::string(rest);
 }
 
@@ -40,7 +42,12 @@ OptionFacts read_options(std::span<const std::string> options) {
         }
       }
     };
-    collect({{"--include-path", false}, {"-isystem", true}, {"-iquote", true}, {"-idirafter", true}, {"-I", true}}, facts.dirs);
+    collect({{"--include-path", false},
+             {"-isystem", true},
+             {"-iquote", true},
+             {"-idirafter", true},
+             {"-I", true}},
+            facts.dirs);
     collect({{"--pre-include", false}, {"-include", false}, {"-imacros", false}}, facts.forced);
     collect({{"--ptxas-options", false}, {"-Xptxas", false}}, ptxas);
     if (taken) continue;
@@ -51,12 +58,16 @@ OptionFacts read_options(std::span<const std::string> options) {
         break;
       }
     }
-    facts.embeds_paths |= option == "-G" || option == "--device-debug" || option.starts_with("-g") ||
-                          option.find("lineinfo") != std::string::npos || option == "--generate-line-info";
+    facts.embeds_paths |=
+        option == "-G" || option == "--device-debug" || option.starts_with("-g") ||
+        option.find("lineinfo") != std::string::npos || option == "--generate-line-info";
     facts.native |= option.find("native") != std::string::npos;
-    if (option.starts_with('@') || option.starts_with("-specs") || option.starts_with("--options-file")) facts.opaque = option;
+    if (option.starts_with('@') || option.starts_with("-specs") ||
+        option.starts_with("--options-file"))
+      facts.opaque = option;
   }
-  for (const std::string& value : ptxas) facts.ptxas_verbose |= value == "-v" || value == "--verbose";
+  for (const std::string& value : ptxas)
+    facts.ptxas_verbose |= value == "-v" || value == "--verbose";
   return facts;
 }
 

@@ -1,4 +1,5 @@
-// What a compiler's options say about headers and language, for the cache key; the options themselves are the user's business.
+// What a compiler's options say about headers and language, for the cache key; the options
+// themselves are the user's business.
 #pragma once
 
 #include <span>
@@ -11,10 +12,11 @@ struct OptionFacts {
   std::vector<std::string> dirs;    // -I and its kin, in order
   std::vector<std::string> forced;  // -include
   std::string standard;             // "c++17"; "" when not given
-  bool embeds_paths = false;        // line or debug information: the file's full path is in the image
-  bool ptxas_verbose = false;       // -Xptxas=-v: what the assembler tells is for the user to read
-  bool native = false;              // -march=native: the result depends on this machine's processor
-  std::string opaque;               // an option that reads more options from a file; nothing may be cached. Else ""
+  bool embeds_paths = false;   // line or debug information: the file's full path is in the image
+  bool ptxas_verbose = false;  // -Xptxas=-v: what the assembler tells is for the user to read
+  bool native = false;         // -march=native: the result depends on this machine's processor
+  std::string
+      opaque;  // an option that reads more options from a file; nothing may be cached. Else ""
 };
 
 OptionFacts read_options(std::span<const std::string> options);

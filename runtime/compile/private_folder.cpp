@@ -23,8 +23,8 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kPrefix = ".opaq-work-";
 
-// Locked by this descriptor, or -1 and an errno: EWOULDBLOCK when another holds the lock, ENOENT when it is gone. The lock ends with the last copy of
-// the descriptor, however its process ends.
+// Locked by this descriptor, or -1 and an errno: EWOULDBLOCK when another holds the lock, ENOENT
+// when it is gone. The lock ends with the last copy of the descriptor, however its process ends.
 int lock_folder(const std::string& path, int& problem) {
   const int folder = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   problem = folder < 0 ? errno : 0;
@@ -32,7 +32,8 @@ int lock_folder(const std::string& path, int& problem) {
   struct stat opened{}, named{};
   if (flock(folder, LOCK_EX | LOCK_NB) != 0) {
     problem = errno;
-  } else if (fstat(folder, &opened) != 0 || stat(path.c_str(), &named) != 0 || opened.st_ino != named.st_ino || opened.st_uid != geteuid()) {
+  } else if (fstat(folder, &opened) != 0 || stat(path.c_str(), &named) != 0 ||
+             opened.st_ino != named.st_ino || opened.st_uid != geteuid()) {
     problem = ENOENT;
   }
   if (problem == 0) return folder;
@@ -57,13 +58,15 @@ void remove_abandoned(const fs::path& parent) {
 
 PrivateFolder::PrivateFolder() {
   std::vector<std::string> parents;
-  if (std::string cache = disk_cache().folder_to_write_to(); !cache.empty()) parents.push_back(std::move(cache));
+  if (std::string cache = disk_cache().folder_to_write_to(); !cache.empty())
+    parents.push_back(std::move(cache));
   parents.push_back(settings().temporary_dir);
   parents.emplace_back("/tmp");
   std::vector<std::string> reasons;
   for (const std::string& parent : parents) {
     remove_abandoned(parent);
-    // A sweep of another process may take a folder between its making and its locking: then another is made.
+    // A sweep of another process may take a folder between its making and its locking: then another
+    // is made.
     for (int attempt = 0; attempt < 20 && lock_ < 0; ++attempt) {
       path_ = parent + "/" + std::string(kPrefix) + "XXXXXX";
       if (mkdtemp(path_.data()) == nullptr) {  // makes it with mode 0700
@@ -73,14 +76,17 @@ PrivateFolder::PrivateFolder() {
       int problem = 0;
       lock_ = lock_folder(path_, problem);
       if (lock_ >= 0 || problem == EWOULDBLOCK || problem == ENOENT) continue;
-      if (problem != EMFILE && problem != ENFILE && problem != ENOMEM) return;  // no locks here: nobody removes it, and at worst it stays
+      if (problem != EMFILE && problem != ENFILE && problem != ENOMEM)
+        return;  // no locks here: nobody removes it, and at worst it stays
       rmdir(path_.c_str());
-      fail(ErrorKind::Compile, std::string("nothing can be compiled: ") + std::strerror(problem) + "; close files, or raise the limit (`ulimit -n`)");
+      fail(ErrorKind::Compile, std::string("nothing can be compiled: ") + std::strerror(problem) +
+                                   "; close files, or raise the limit (`ulimit -n`)");
     }
     if (lock_ >= 0) return;
   }
-  fail(ErrorKind::Compile, "no temporary folder can be made (" + join(reasons, "; ") +
-                               "); name a writable folder with free space in OPAQ_CACHE_DIR or TMPDIR");
+  fail(ErrorKind::Compile,
+       "no temporary folder can be made (" + join(reasons, "; ") +
+           "); name a writable folder with free space in OPAQ_CACHE_DIR or TMPDIR");
 }
 
 PrivateFolder::~PrivateFolder() {

@@ -26,10 +26,14 @@ constexpr const char* kName = "opaq-compile";
 std::string helper_path() {
   if (!settings().compile_helper.empty()) return settings().compile_helper;
   Dl_info info{};
-  std::string file = dladdr(reinterpret_cast<void*>(&helper_path), &info) != 0 && info.dli_fname != nullptr ? info.dli_fname : "";
+  std::string file =
+      dladdr(reinterpret_cast<void*>(&helper_path), &info) != 0 && info.dli_fname != nullptr
+          ? info.dli_fname
+          : "";
   std::error_code error;
   // The name of a program itself is what it was started by.
-  if (!std::filesystem::is_regular_file(file, error)) file = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  if (!std::filesystem::is_regular_file(file, error))
+    file = std::filesystem::read_symlink("/proc/self/exe", error).string();
   return (std::filesystem::absolute(file, error).parent_path() / kName).string();
 }
 
@@ -43,7 +47,8 @@ class Helper {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    // The caller's blocked or ignored signals are not the compiler's, and a Ctrl-C of the terminal is the caller's alone.
+    // The caller's blocked or ignored signals are not the compiler's, and a Ctrl-C of the terminal
+    // is the caller's alone.
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
     sigset_t none, all;
@@ -52,7 +57,8 @@ class Helper {
     posix_spawnattr_setsigmask(&attributes, &none);
     posix_spawnattr_setsigdefault(&attributes, &all);
     posix_spawnattr_setpgroup(&attributes, 0);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+    posix_spawnattr_setflags(
+        &attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
     char* const argv[] = {path_.data(), nullptr};
     const int problem = posix_spawn(&pid_, path_.c_str(), &actions, &attributes, argv, environ);
     posix_spawnattr_destroy(&attributes);
@@ -64,7 +70,8 @@ class Helper {
     }
   }
 
-  // The helper ends by itself once it has answered, or sees the socket closed: then it stops the compiler first.
+  // The helper ends by itself once it has answered, or sees the socket closed: then it stops the
+  // compiler first.
   ~Helper() {
     shutdown(socket_, SHUT_RDWR);  // also where a child of a fork holds a copy of it
     close(socket_);
@@ -95,7 +102,8 @@ class Helper {
       if (n < 0 && errno == EINTR) continue;
       if (n <= 0) {
         const std::string ending = wait();
-        fail(ErrorKind::Compile, "the compiler ended without a result: " + ending + "; its memory may have run out, or it has crashed");
+        fail(ErrorKind::Compile, "the compiler ended without a result: " + ending +
+                                     "; its memory may have run out, or it has crashed");
       }
       bytes.append(buffer.data(), static_cast<size_t>(n));
       if (std::optional<Message> message = decode(bytes)) return std::move(*message);
@@ -106,11 +114,15 @@ class Helper {
   [[noreturn]] void cannot_start(int problem) const {
     const std::string why = std::strerror(problem);
     if (problem == EMFILE || problem == ENFILE)
-      fail(ErrorKind::Compile, "nothing can be compiled: " + why + "; close files, or raise the limit (`ulimit -n`)");
+      fail(ErrorKind::Compile,
+           "nothing can be compiled: " + why + "; close files, or raise the limit (`ulimit -n`)");
     if (problem == EAGAIN || problem == ENOMEM)
-      fail(ErrorKind::Compile, "nothing can be compiled, since no process can be started: " + why + "; see the limits on processes and memory");
-    fail(ErrorKind::Missing, "opaq's compile helper " + path_ + " cannot be started: " + why +
-                                 "; it is part of opaq: install opaq again, or name the program in OPAQ_COMPILE_HELPER");
+      fail(ErrorKind::Compile, "nothing can be compiled, since no process can be started: " + why +
+                                   "; see the limits on processes and memory");
+    fail(
+        ErrorKind::Missing,
+        "opaq's compile helper " + path_ + " cannot be started: " + why +
+            "; it is part of opaq: install opaq again, or name the program in OPAQ_COMPILE_HELPER");
   }
 
   std::string wait() {
@@ -121,7 +133,8 @@ class Helper {
     }
     pid_ = 0;
     if (ended < 0) return "an ending that is not known, since this process ignores SIGCHLD";
-    return WIFEXITED(status) ? "exit status " + std::to_string(WEXITSTATUS(status)) : "signal " + std::to_string(WTERMSIG(status));
+    return WIFEXITED(status) ? "exit status " + std::to_string(WEXITSTATUS(status))
+                             : "signal " + std::to_string(WTERMSIG(status));
   }
 
   std::string path_;

@@ -4,10 +4,11 @@
 //   ptxas info    : Compiling entry function '_Z1kPf' for 'sm_90a'
 //   ptxas info    : Function properties for _Z1kPf
 //   ptxas         .     96 bytes stack frame, 8 bytes spill stores, 8 bytes spill loads
-//   ptxas info    : Used 32 registers, used 1 barriers, 96 bytes cumulative stack size, 1200 bytes smem
-//   ptxas info    : Compile time = 17.081 ms
+//   ptxas info    : Used 32 registers, used 1 barriers, 96 bytes cumulative stack size, 1200 bytes
+//   smem ptxas info    : Compile time = 17.081 ms
 //
-// Functions that a kernel calls without inlining follow it, with properties of their own and nothing else.
+// Functions that a kernel calls without inlining follow it, with properties of their own and
+// nothing else.
 #include "ptxas.h"
 
 #include <algorithm>
@@ -24,7 +25,8 @@ constexpr std::string_view kMore = "ptxas         . ";
 std::optional<int64_t> number_before(std::string_view line, std::string_view what) {
   const size_t end = line.find(what);
   if (end == std::string_view::npos) return std::nullopt;
-  const size_t begin = line.find_last_not_of("0123456789", end - 1) + 1;  // a line begins with a word, and so does this part of it
+  const size_t begin = line.find_last_not_of("0123456789", end - 1) +
+                       1;  // a line begins with a word, and so does this part of it
   int64_t value = 0;
   const auto [stop, problem] = std::from_chars(line.data() + begin, line.data() + end, value);
   return problem == std::errc{} && stop == line.data() + end ? std::optional(value) : std::nullopt;
@@ -39,7 +41,8 @@ class Reader {
     const std::string_view text = line.substr(kInfo.size());
     if (text.starts_with("Compiling entry function '")) return begin(text);
     if (text.starts_with("Used ")) return used(line);
-    return text.starts_with("Function properties for ") || text.starts_with("Compile time = ") || number_before(line, " bytes gmem") ||
+    return text.starts_with("Function properties for ") || text.starts_with("Compile time = ") ||
+           number_before(line, " bytes gmem") ||
            text.starts_with("Overriding maximum register limit ");
   }
 
@@ -61,7 +64,8 @@ class Reader {
   }
 
   bool properties(std::string_view line) {
-    const auto stack = number_before(line, " bytes stack frame"), stores = number_before(line, " bytes spill stores"),
+    const auto stack = number_before(line, " bytes stack frame"),
+               stores = number_before(line, " bytes spill stores"),
                loads = number_before(line, " bytes spill loads");
     if (!stack || !stores || !loads) return false;
     kernel_.stack = std::max(kernel_.stack, *stack);
@@ -75,7 +79,8 @@ class Reader {
     if (!registers) return false;
     kernel_.registers = *registers;
     kernel_.shared = number_before(line, " bytes smem").value_or(0);
-    kernel_.stack = std::max(kernel_.stack, number_before(line, " bytes cumulative stack size").value_or(0));
+    kernel_.stack =
+        std::max(kernel_.stack, number_before(line, " bytes cumulative stack size").value_or(0));
     return has_used_ = true;
   }
 

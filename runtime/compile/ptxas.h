@@ -13,7 +13,7 @@ constexpr const char* kPtxasVerbose = "-Xptxas=-v";  // costs no time
 
 struct PtxasReport {
   std::map<std::string, Resources> kernels;  // by symbol; those that are told in full
-  std::string rest;                          // the log without the lines that -v adds; no line end after the last
+  std::string rest;  // the log without the lines that -v adds; no line end after the last
 };
 
 PtxasReport read_ptxas(std::string_view log);

@@ -10,8 +10,8 @@ namespace {
 
 constexpr size_t kMostItems = 1 << 20;
 constexpr size_t kMostBytes = std::numeric_limits<int64_t>::max();
-constexpr std::array kResources{&Resources::registers, &Resources::shared, &Resources::stack, &Resources::spill_stores,
-                                &Resources::spill_loads};
+constexpr std::array kResources{&Resources::registers, &Resources::shared, &Resources::stack,
+                                &Resources::spill_stores, &Resources::spill_loads};
 constexpr std::string_view kHeader = "opaq record 2\n";
 
 void put(std::string& out, std::string_view field) {
@@ -31,7 +31,8 @@ class Reader {
     auto [end, problem] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), size);
     const size_t digits = static_cast<size_t>(end - rest_.data());
     const size_t left = rest_.size() - digits;
-    if (!good_ || problem != std::errc{} || left < 2 || size > left - 2 || rest_[digits] != ' ' || rest_[digits + 1 + size] != '\n') {
+    if (!good_ || problem != std::errc{} || left < 2 || size > left - 2 || rest_[digits] != ' ' ||
+        rest_[digits + 1 + size] != '\n') {
       good_ = false;
       return {};
     }
@@ -95,7 +96,8 @@ std::optional<Record> read_record(std::string_view text) {
     entry.params_known = in.number(1) != 0;
     for (size_t m = in.number(kMostItems); m > 0 && in.good(); --m) {
       ParamType& param = entry.params.emplace_back();
-      param.kind = static_cast<ParamType::Kind>(in.number(static_cast<size_t>(ParamType::Kind::Unknown)));
+      param.kind =
+          static_cast<ParamType::Kind>(in.number(static_cast<size_t>(ParamType::Kind::Unknown)));
       param.size = static_cast<int>(in.number(kMostItems));
       param.text = in.field();
       param.pointee = in.field();
@@ -103,11 +105,13 @@ std::optional<Record> read_record(std::string_view text) {
     }
     if (in.number(1) != 0) {
       entry.resources.emplace();
-      for (const auto field : kResources) (*entry.resources).*field = static_cast<int64_t>(in.number(kMostBytes));
+      for (const auto field : kResources)
+        (*entry.resources).*field = static_cast<int64_t>(in.number(kMostBytes));
     }
   }
   record.log = in.field();
-  for (size_t n = in.number(kMostItems); n > 0 && in.good(); --n) record.files.emplace_back(in.field());
+  for (size_t n = in.number(kMostItems); n > 0 && in.good(); --n)
+    record.files.emplace_back(in.field());
   if (!in.good() || !in.at_end()) return std::nullopt;
   return record;
 }

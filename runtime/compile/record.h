@@ -1,4 +1,5 @@
-// The metadata text beside a cached image: fields with their lengths first, so that any text may stand in them.
+// The metadata text beside a cached image: fields with their lengths first, so that any text may
+// stand in them.
 #pragma once
 
 #include <optional>
@@ -13,10 +14,12 @@ namespace opaq {
 struct Record {
   std::vector<Entry> entries;
   std::string log;
-  std::vector<std::string> files;  // what the compiler says it read beside the user's headers: path and stamp in turn
+  std::vector<std::string>
+      files;  // what the compiler says it read beside the user's headers: path and stamp in turn
 };
 
 std::string write_record(const Record& record);
-std::optional<Record> read_record(std::string_view text);  // nullopt for anything that write_record does not write
+std::optional<Record> read_record(
+    std::string_view text);  // nullopt for anything that write_record does not write
 
 }  // namespace opaq

@@ -1,4 +1,5 @@
-// Finds the #include directives of a text without preprocessing it: none is missed, some may be too many.
+// Finds the #include directives of a text without preprocessing it: none is missed, some may be too
+// many.
 #include <algorithm>
 #include <cctype>
 #include <cstring>
@@ -13,7 +14,8 @@ bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c =
 
 size_t skip_space(std::string_view text, size_t at) {
   while (at < text.size()) {
-    if (text[at] == ' ' || text[at] == '\t' || text[at] == '\v' || text[at] == '\f' || text[at] == '\r') {
+    if (text[at] == ' ' || text[at] == '\t' || text[at] == '\v' || text[at] == '\f' ||
+        text[at] == '\r') {
       ++at;
     } else if (text.substr(at, 2) == "/*") {
       const size_t end = text.find("*/", at + 2);
@@ -44,13 +46,15 @@ std::string_view line_of(std::string_view text, size_t at) {
   const size_t before = at == 0 ? std::string_view::npos : text.rfind('\n', at - 1);
   const size_t begin = before == std::string_view::npos ? 0 : before + 1;
   std::string_view line = text.substr(begin, std::min(text.find('\n', at), text.size()) - begin);
-  while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front()))) line.remove_prefix(1);
-  while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back()))) line.remove_suffix(1);
+  while (!line.empty() && std::isspace(static_cast<unsigned char>(line.front())))
+    line.remove_prefix(1);
+  while (!line.empty() && std::isspace(static_cast<unsigned char>(line.back())))
+    line.remove_suffix(1);
   return line;
 }
 
-// A '#' is a directive's only where nothing but space and comments stands before it on its line; a comment that ends there may have begun
-// lines above.
+// A '#' is a directive's only where nothing but space and comments stands before it on its line; a
+// comment that ends there may have begun lines above.
 bool starts_directive(std::string_view text, size_t at) {
   while (at > 0) {
     const char c = text[at - 1];
@@ -84,11 +88,13 @@ std::string_view without_line_splices(std::string_view text, std::string& joined
   return joined += text.substr(kept);
 }
 
-// As text.find(part, at), which would stop at every first character of `part`: several times slower where that is frequent.
+// As text.find(part, at), which would stop at every first character of `part`: several times slower
+// where that is frequent.
 size_t find_fast(std::string_view text, std::string_view part, size_t at) {
   if (at >= text.size()) return std::string_view::npos;
   const void* found = memmem(text.data() + at, text.size() - at, part.data(), part.size());
-  return found == nullptr ? std::string_view::npos : static_cast<size_t>(static_cast<const char*>(found) - text.data());
+  return found == nullptr ? std::string_view::npos
+                          : static_cast<size_t>(static_cast<const char*>(found) - text.data());
 }
 
 }  // namespace
@@ -106,7 +112,8 @@ IncludeScan scan_includes(std::string_view text) {
       if (!starts_directive(text, at)) continue;
       const size_t word_begin = skip_space(text, at + mark.size());
       const std::string_view word = word_at(text, word_begin);
-      if (word != "include" && word != "include_next" && word != "import" && word != "embed") continue;
+      if (word != "include" && word != "include_next" && word != "import" && word != "embed")
+        continue;
       if (auto header = header_at(text, skip_space(text, word_begin + word.size()))) {
         header->next = word == "include_next";
         scan.includes.push_back(std::move(*header));
@@ -117,11 +124,13 @@ IncludeScan scan_includes(std::string_view text) {
   }
 
   constexpr std::string_view kHas = "__has_include";
-  for (size_t at = 0; (at = find_fast(text, kHas, at)) != std::string_view::npos; at += kHas.size()) {
+  for (size_t at = 0; (at = find_fast(text, kHas, at)) != std::string_view::npos;
+       at += kHas.size()) {
     const std::string_view word = word_at(text, at);
     if (word != kHas && word != "__has_include_next") continue;
     size_t next = skip_space(text, at + word.size());
-    if (next >= text.size() || text[next] != '(') continue;  // #ifdef __has_include, defined(__has_include)
+    if (next >= text.size() || text[next] != '(')
+      continue;  // #ifdef __has_include, defined(__has_include)
     next = skip_space(text, next + 1);
     if (auto header = header_at(text, next)) {
       header->next = word != kHas;

@@ -23,7 +23,8 @@ std::string_view trim(std::string_view text) {
   return text;
 }
 
-// The position of the bracket that closes the one at `open`; npos when there is none. '<' is a bracket wherever a type is written.
+// The position of the bracket that closes the one at `open`; npos when there is none. '<' is a
+// bracket wherever a type is written.
 size_t closing(std::string_view text, size_t open) {
   int depth = 0;
   for (size_t i = open; i < text.size(); ++i) {
@@ -78,12 +79,24 @@ struct Named {
 };
 using Kind = ParamType::Kind;
 constexpr std::array kNamed = {
-    Named{"bool", Kind::Bool, 1},           Named{"float", Kind::Float, 4},          Named{"double", Kind::Float, 8},
-    Named{"long double", Kind::Float, 16},  Named{"__half", Kind::Float, 2},         Named{"_Float16", Kind::Float, 2},
-    Named{"__fp16", Kind::Float, 2},        Named{"__nv_bfloat16", Kind::Float, 2},  Named{"__bf16", Kind::Float, 2},
-    Named{"std::bfloat16_t", Kind::Float, 2}, Named{"std::float16_t", Kind::Float, 2}, Named{"__nv_fp8_e4m3", Kind::Float, 1},
-    Named{"__nv_fp8_e5m2", Kind::Float, 1}, Named{"__nv_fp8_e8m0", Kind::Float, 1},  Named{"wchar_t", Kind::Int, 4},
-    Named{"char8_t", Kind::UInt, 1},        Named{"char16_t", Kind::UInt, 2},        Named{"char32_t", Kind::UInt, 4},
+    Named{"bool", Kind::Bool, 1},
+    Named{"float", Kind::Float, 4},
+    Named{"double", Kind::Float, 8},
+    Named{"long double", Kind::Float, 16},
+    Named{"__half", Kind::Float, 2},
+    Named{"_Float16", Kind::Float, 2},
+    Named{"__fp16", Kind::Float, 2},
+    Named{"__nv_bfloat16", Kind::Float, 2},
+    Named{"__bf16", Kind::Float, 2},
+    Named{"std::bfloat16_t", Kind::Float, 2},
+    Named{"std::float16_t", Kind::Float, 2},
+    Named{"__nv_fp8_e4m3", Kind::Float, 1},
+    Named{"__nv_fp8_e5m2", Kind::Float, 1},
+    Named{"__nv_fp8_e8m0", Kind::Float, 1},
+    Named{"wchar_t", Kind::Int, 4},
+    Named{"char8_t", Kind::UInt, 1},
+    Named{"char16_t", Kind::UInt, 2},
+    Named{"char32_t", Kind::UInt, 4},
     Named{"CUtensorMap", Kind::Struct, 128},
 };
 
@@ -94,15 +107,26 @@ std::string canonical_integer(std::string_view text, Scalar& scalar) {
     size_t end = 0;
     while (end < text.size() && is_name(text[end])) ++end;
     const std::string_view word = text.substr(0, end);
-    int* count = word == "long" ? &longs : word == "short" ? &shorts : word == "char" ? &chars : word == "int" ? &ints
-               : word == "__int128" ? &wide : word == "signed" ? &is_signed : word == "unsigned" ? &is_unsigned : nullptr;
+    int* count = word == "long"       ? &longs
+                 : word == "short"    ? &shorts
+                 : word == "char"     ? &chars
+                 : word == "int"      ? &ints
+                 : word == "__int128" ? &wide
+                 : word == "signed"   ? &is_signed
+                 : word == "unsigned" ? &is_unsigned
+                                      : nullptr;
     if (count == nullptr) return "";
     ++*count;
     text.remove_prefix(end);
   }
   const int sized = (longs > 0) + (shorts > 0) + (chars > 0) + (wide > 0);
   if (sized > 1 || longs > 2 || (sized == 0 && ints + is_signed + is_unsigned == 0)) return "";
-  const std::string base = wide ? "__int128" : longs == 2 ? "long long" : longs == 1 ? "long" : shorts ? "short" : chars ? "char" : "int";
+  const std::string base = wide         ? "__int128"
+                           : longs == 2 ? "long long"
+                           : longs == 1 ? "long"
+                           : shorts     ? "short"
+                           : chars      ? "char"
+                                        : "int";
   scalar.size = wide ? 16 : longs ? 8 : shorts ? 2 : chars ? 1 : 4;
   scalar.kind = is_unsigned ? Kind::UInt : Kind::Int;
   return (is_unsigned ? "unsigned " : chars && is_signed ? "signed " : "") + base;
@@ -122,10 +146,11 @@ Spelled spell(std::string_view type) {
     out.is_const |= again;
     const bool v = take_word(type, "volatile", false);
     is_volatile |= v;
-    again =
-        again || v || take_word(type, "__restrict__", false) || take_word(type, "__restrict", false) || take_word(type, "restrict", false);
+    again = again || v || take_word(type, "__restrict__", false) ||
+            take_word(type, "__restrict", false) || take_word(type, "restrict", false);
   }
-  const bool compound = type.ends_with('*') || type.ends_with('&') || type.find("(*") != std::string_view::npos;
+  const bool compound =
+      type.ends_with('*') || type.ends_with('&') || type.find("(*") != std::string_view::npos;
   if (type.ends_with('*') || type.ends_with('&')) {
     const char mark = type.back();
     type.remove_suffix(1);
@@ -137,8 +162,8 @@ Spelled spell(std::string_view type) {
         out.is_const = true;
       } else if (take_word(type, "volatile", true)) {
         is_volatile = true;
-      } else if (!take_word(type, "struct", true) && !take_word(type, "enum", true) && !take_word(type, "union", true) &&
-                 !take_word(type, "class", true)) {
+      } else if (!take_word(type, "struct", true) && !take_word(type, "enum", true) &&
+                 !take_word(type, "union", true) && !take_word(type, "class", true)) {
         break;
       }
     }
@@ -165,10 +190,12 @@ ParamType parse_type(std::string_view text, int size, bool is_enum) {
     type.pointee_const = pointee.is_const;
     return type;
   }
-  if (const size_t star = type.text.find("(*)"); star != std::string::npos) {  // to a function or an array
+  if (const size_t star = type.text.find("(*)");
+      star != std::string::npos) {  // to a function or an array
     type.kind = Kind::Pointer;
     type.size = 8;
-    type.pointee = std::string(trim(type.text.substr(0, star))) + ' ' + std::string(trim(std::string_view(type.text).substr(star + 3)));
+    type.pointee = std::string(trim(type.text.substr(0, star))) + ' ' +
+                   std::string(trim(std::string_view(type.text).substr(star + 3)));
     return type;
   }
   if (is_enum) {
@@ -188,7 +215,8 @@ ParamType parse_type(std::string_view text, int size, bool is_enum) {
       return type;
     }
   }
-  // A member of a template's specialisation may name any type: only the compiler knows, and then it told the size.
+  // A member of a template's specialisation may name any type: only the compiler knows, and then it
+  // told the size.
   const bool dependent = type.text.find(">::") != std::string::npos && size == 0;
   const bool nameless = type.text.empty() || type.text.ends_with('&') || type.text == "...";
   type.kind = dependent || nameless ? Kind::Unknown : Kind::Struct;
@@ -197,11 +225,14 @@ ParamType parse_type(std::string_view text, int size, bool is_enum) {
 
 std::vector<ParamType> parse_parameters(std::string_view list) {
   list = trim(list);
-  if (list.ends_with(')')) {  // a whole function: its parameters are the last group, unless that follows one, as in "void (*)(int)"
-    for (size_t open = list.find('('); open != std::string_view::npos; open = list.find('(', open + 1)) {
+  if (list.ends_with(')')) {  // a whole function: its parameters are the last group, unless that
+                              // follows one, as in "void (*)(int)"
+    for (size_t open = list.find('('); open != std::string_view::npos;
+         open = list.find('(', open + 1)) {
       if (closing(list, open) != list.size() - 1) continue;
       const std::string_view before = trim(list.substr(0, open));
-      if (before.empty() || is_name(before.back()) || before.back() == '>') list = list.substr(open + 1, list.size() - open - 2);
+      if (before.empty() || is_name(before.back()) || before.back() == '>')
+        list = list.substr(open + 1, list.size() - open - 2);
       break;
     }
   }
@@ -214,21 +245,24 @@ std::vector<ParamType> parse_parameters(std::string_view list) {
 std::string demangle(const std::string& symbol) {
   if (!symbol.starts_with("_Z")) return "";
   int status = 0;
-  std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
+  std::unique_ptr<char, void (*)(void*)> text(
+      abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
   return status == 0 && text ? text.get() : "";
 }
 
 std::string function_name(std::string_view demangled) {
   demangled = trim(demangled);
   size_t open = std::string_view::npos;
-  for (size_t at = demangled.find('('); at != std::string_view::npos; at = demangled.find('(', at + 1)) {
+  for (size_t at = demangled.find('('); at != std::string_view::npos;
+       at = demangled.find('(', at + 1)) {
     if (closing(demangled, at) == demangled.size() - 1) {
       open = at;
       break;
     }
   }
   std::string_view name = trim(demangled.substr(0, open));
-  int depth = 0;  // templates are printed with their return type, set off by a space outside brackets
+  int depth =
+      0;  // templates are printed with their return type, set off by a space outside brackets
   for (size_t i = name.size(); i-- > 0;) {
     if (name[i] == '>' || name[i] == ')' || name[i] == ']') ++depth;
     if (name[i] == '<' || name[i] == '(' || name[i] == '[') --depth;
@@ -243,12 +277,16 @@ std::string signature_trailer(std::string_view of_what) {
          "namespace opaq_signature {\n"
          "template <class F, unsigned... sizes> __device__ char parameters;\n"
          "template <class... P> __device__ constexpr char* of(void (*)(P...)) {\n"
-         "  return &parameters<void(P...), (sizeof(P) | (__is_enum(P) ? " + std::to_string(kEnumFlag) + "u : 0u))...>;\n"
+         "  return &parameters<void(P...), (sizeof(P) | (__is_enum(P) ? " +
+         std::to_string(kEnumFlag) +
+         "u : 0u))...>;\n"
          "}\n"
          "}\n";
 }
 
-std::string signature_expression(const std::string& entry) { return "opaq_signature::of(" + entry + ")"; }
+std::string signature_expression(const std::string& entry) {
+  return "opaq_signature::of(" + entry + ")";
+}
 
 std::optional<std::vector<ParamType>> read_signature(const std::string& mangled) {
   const std::string text = demangle(mangled);
@@ -273,7 +311,8 @@ std::optional<std::vector<ParamType>> read_signature(const std::string& mangled)
   if (sizes.size() != types.size()) return std::nullopt;
   std::vector<ParamType> params;
   for (size_t i = 0; i < types.size(); ++i) {
-    params.push_back(parse_type(types[i], static_cast<int>(sizes[i] & ~kEnumFlag), (sizes[i] & kEnumFlag) != 0));
+    params.push_back(
+        parse_type(types[i], static_cast<int>(sizes[i] & ~kEnumFlag), (sizes[i] & kEnumFlag) != 0));
   }
   return params;
 }

@@ -1,4 +1,5 @@
-// Writes and verifies the records of toolkit headers, which are entries of the image cache without an image.
+// Writes and verifies the records of toolkit headers, which are entries of the image cache without
+// an image.
 #include "toolkit.h"
 
 #include <sstream>
@@ -10,21 +11,24 @@
 namespace opaq {
 namespace {
 
-constexpr std::string_view kFormat = "opaq toolkit closure 1";  // changes when the same headers would be scanned or walked otherwise
+constexpr std::string_view kFormat =
+    "opaq toolkit closure 1";  // changes when the same headers would be scanned or walked otherwise
 
-// Bytes of headers below which a record saves nothing: looking one up costs as much as reading a dozen small files.
+// Bytes of headers below which a record saves nothing: looking one up costs as much as reading a
+// dozen small files.
 constexpr int64_t kWorthKeeping = 256 << 10;
 
 std::string text_of(const Stamp& stamp) {
   if (stamp.kind == Stamp::Kind::Absent) return "absent";
   if (stamp.kind == Stamp::Kind::Other) return "other";
-  return std::to_string(stamp.size) + ' ' + std::to_string(stamp.modified) + ' ' + std::to_string(stamp.changed) + ' ' +
-         std::to_string(stamp.inode);
+  return std::to_string(stamp.size) + ' ' + std::to_string(stamp.modified) + ' ' +
+         std::to_string(stamp.changed) + ' ' + std::to_string(stamp.inode);
 }
 
 }  // namespace
 
-std::string closure_key(const std::string& header, const Stamp& stamp, std::span<const std::string> dirs) {
+std::string closure_key(const std::string& header, const Stamp& stamp,
+                        std::span<const std::string> dirs) {
   Sha256 hash;
   hash.field(kFormat).field(header).field(text_of(stamp));
   for (const std::string& dir : dirs) hash.field(dir);
@@ -41,11 +45,13 @@ std::shared_ptr<const ToolkitClosure> recall_closure(const std::string& key) {
   auto closure = std::make_shared<ToolkitClosure>();
   std::istringstream lines(record->log);
   std::getline(lines, closure->digest);
-  for (std::string component; std::getline(lines, component);) closure->components.insert(component);
+  for (std::string component; std::getline(lines, component);)
+    closure->components.insert(component);
   return closure;
 }
 
-void keep_closure(const std::string& key, const ToolkitClosure& closure, const Answers& answers, int64_t started) {
+void keep_closure(const std::string& key, const ToolkitClosure& closure, const Answers& answers,
+                  int64_t started) {
   int64_t bytes = 0;
   for (const auto& [path, stamp] : answers) {
     if (!stamp.settled(started)) return;
@@ -54,7 +60,8 @@ void keep_closure(const std::string& key, const ToolkitClosure& closure, const A
   if (bytes < kWorthKeeping) return;
   Record record;
   record.log = closure.digest;
-  for (const std::string& component : closure.components) record.log += '\n' + component;  // part of a line of source: holds no line's end
+  for (const std::string& component : closure.components)
+    record.log += '\n' + component;  // part of a line of source: holds no line's end
   for (const auto& [path, stamp] : answers) {
     record.files.push_back(path);
     record.files.push_back(text_of(stamp));

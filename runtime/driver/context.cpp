@@ -9,7 +9,8 @@ namespace opaq {
 
 namespace {
 
-// Facts of the process's devices: they do not change once known, and 0 and nullptr stand for not known yet.
+// Facts of the process's devices: they do not change once known, and 0 and nullptr stand for not
+// known yet.
 std::array<std::atomic<int>, kMaxDevices> capabilities{};  // 90 for 9.0
 std::array<std::atomic<CUcontext>, kMaxDevices> primary_contexts{};
 
@@ -18,9 +19,10 @@ CUdevice handle_of(int device) {
   int count = 0;
   check(d.device_get_count(&count), "counting CUDA devices");
   if (device < 0 || device >= count || device >= kMaxDevices) {
-    fail(ErrorKind::Missing, "there is no CUDA device " + std::to_string(device) + ": got " + std::to_string(count) +
-                                 (count == 1 ? " device, 0" : " devices, 0 to " + std::to_string(count - 1)) +
-                                 "; CUDA_VISIBLE_DEVICES decides which a process sees");
+    fail(ErrorKind::Missing,
+         "there is no CUDA device " + std::to_string(device) + ": got " + std::to_string(count) +
+             (count == 1 ? " device, 0" : " devices, 0 to " + std::to_string(count - 1)) +
+             "; CUDA_VISIBLE_DEVICES decides which a process sees");
   }
   CUdevice handle = 0;
   check(d.device_get(&handle, device), "opening CUDA device " + std::to_string(device));
@@ -29,13 +31,16 @@ CUdevice handle_of(int device) {
 
 int capability_of(int device) {
   if (device >= 0 && device < kMaxDevices) {
-    if (const int known = capabilities[device].load(std::memory_order_relaxed); known != 0) return known;
+    if (const int known = capabilities[device].load(std::memory_order_relaxed); known != 0)
+      return known;
   }
   const CUdevice handle = handle_of(device);
   const Driver& d = driver();
   int major = 0, minor = 0;
-  check(d.device_get_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle), "reading a device's compute capability");
-  check(d.device_get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle), "reading a device's compute capability");
+  check(d.device_get_attribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle),
+        "reading a device's compute capability");
+  check(d.device_get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle),
+        "reading a device's compute capability");
   capabilities[device].store(10 * major + minor, std::memory_order_relaxed);
   return 10 * major + minor;
 }
@@ -43,8 +48,10 @@ int capability_of(int device) {
 CUcontext retain_primary(int device) {
   const CUdevice handle = handle_of(device);
   CUcontext context = nullptr;
-  check(driver().primary_ctx_retain(&context, handle), "retaining the primary context of CUDA device " + std::to_string(device));
-  // Two threads may both get here: the second reference to the same context, which is never released, changes nothing.
+  check(driver().primary_ctx_retain(&context, handle),
+        "retaining the primary context of CUDA device " + std::to_string(device));
+  // Two threads may both get here: the second reference to the same context, which is never
+  // released, changes nothing.
   primary_contexts[device].store(context, std::memory_order_release);
   return context;
 }
@@ -61,13 +68,15 @@ bool is_capturing(CUstream stream) {
 
 std::string device_arch(int device) {
   const int capability = capability_of(device);
-  // From 9.0 on, the instructions that a fast kernel wants (wgmma, TMA multicast, tcgen05) are only in the arch-specific target.
+  // From 9.0 on, the instructions that a fast kernel wants (wgmma, TMA multicast, tcgen05) are only
+  // in the arch-specific target.
   return "sm_" + std::to_string(capability) + (capability >= 90 ? "a" : "");
 }
 
 ContextScope::ContextScope(int device) {
   CUcontext primary = nullptr, current = nullptr;
-  if (device >= 0 && device < kMaxDevices) primary = primary_contexts[device].load(std::memory_order_acquire);
+  if (device >= 0 && device < kMaxDevices)
+    primary = primary_contexts[device].load(std::memory_order_acquire);
   if (primary == nullptr) primary = retain_primary(device);
   const Driver& d = driver();
   check(d.ctx_get_current(&current), "reading the current CUDA context");
@@ -78,10 +87,14 @@ ContextScope::ContextScope(int device) {
 
 ContextScope::~ContextScope() {
   CUcontext popped = nullptr;
-  if (pushed_) driver().ctx_pop_current(&popped);  // fails only when the driver is lost, which the next call reports
+  if (pushed_)
+    driver().ctx_pop_current(
+        &popped);  // fails only when the driver is lost, which the next call reports
 }
 
-RelaxedCapture::RelaxedCapture() { check(require_driver().thread_exchange_capture_mode(&mode_), "relaxing a thread's capture mode"); }
+RelaxedCapture::RelaxedCapture() {
+  check(require_driver().thread_exchange_capture_mode(&mode_), "relaxing a thread's capture mode");
+}
 
 RelaxedCapture::~RelaxedCapture() { driver().thread_exchange_capture_mode(&mode_); }
 

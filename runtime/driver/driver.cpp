@@ -16,24 +16,31 @@ namespace {
 
 constexpr int kOldest = 12000;  // cuLibraryLoadData and cuKernel*: CUDA 12.0
 
-std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
 
-// The symbol's text after cuda.h's macros, so that a name and its type agree: cuCtxPushCurrent is cuCtxPushCurrent_v2.
+// The symbol's text after cuda.h's macros, so that a name and its type agree: cuCtxPushCurrent is
+// cuCtxPushCurrent_v2.
 #define OPAQ_TEXT_OF(token) #token
 #define OPAQ_SYMBOL(name) OPAQ_TEXT_OF(name)
 
 Driver open(const std::string& name) {
   Driver d;
   d.path = name;
-  void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);  // never closed: code that it gave out may run until the process ends
+  void* const library = dlopen(
+      name.c_str(),
+      RTLD_NOW | RTLD_LOCAL);  // never closed: code that it gave out may run until the process ends
   if (library == nullptr) {
     const char* reason = dlerror();
-    d.why_not = "'" + name + "' cannot be loaded: " + (reason != nullptr ? reason : "no reason given");
+    d.why_not =
+        "'" + name + "' cannot be loaded: " + (reason != nullptr ? reason : "no reason given");
     return d;
   }
 
   std::vector<std::string> lacking;
-  const auto find = [&]<class Function>(Function& function, const char* symbol, bool optional = false) {
+  const auto find = [&]<class Function>(Function& function, const char* symbol,
+                                        bool optional = false) {
     function = reinterpret_cast<Function>(dlsym(library, symbol));
     if (function == nullptr && !optional) lacking.push_back(symbol);
   };
@@ -68,13 +75,17 @@ Driver open(const std::string& name) {
   find(d.mem_free_async, OPAQ_SYMBOL(cuMemFreeAsync), true);
 
   Dl_info info;
-  if (d.init != nullptr && dladdr(reinterpret_cast<void*>(d.init), &info) != 0 && info.dli_fname != nullptr) d.path = info.dli_fname;
+  if (d.init != nullptr && dladdr(reinterpret_cast<void*>(d.init), &info) != 0 &&
+      info.dli_fname != nullptr)
+    d.path = info.dli_fname;
   if (get_version == nullptr || d.init == nullptr) {
     d.why_not = "'" + d.path + "' is no CUDA driver: it lacks " + join(lacking);
   } else if (get_version(&d.version) != CUDA_SUCCESS) {
-    d.why_not = "'" + d.path + "' does not tell its version; it may be the stub that a toolkit brings for linking";
+    d.why_not = "'" + d.path +
+                "' does not tell its version; it may be the stub that a toolkit brings for linking";
   } else if (d.version < kOldest) {
-    d.why_not = "'" + d.path + "' is a driver for CUDA " + version_text(d.version) + ", expected " + version_text(kOldest) + " or newer";
+    d.why_not = "'" + d.path + "' is a driver for CUDA " + version_text(d.version) + ", expected " +
+                version_text(kOldest) + " or newer";
   } else if (!lacking.empty()) {
     d.why_not = "'" + d.path + "' lacks " + join(lacking);
   } else {
@@ -93,7 +104,8 @@ std::string error_text(CUresult result) {
   return "CUDA error " + std::to_string(static_cast<int>(result));
 }
 
-// Errors after which cuda.h says that the process must be relaunched or the context is gone. By number: those that CUDA 12.0 did not know.
+// Errors after which cuda.h says that the process must be relaunched or the context is gone. By
+// number: those that CUDA 12.0 did not know.
 bool is_sticky(CUresult result) {
   switch (static_cast<int>(result)) {
     case CUDA_ERROR_ECC_UNCORRECTABLE:
@@ -121,22 +133,27 @@ bool is_sticky(CUresult result) {
 // What to do, where the error alone does not tell.
 std::string advice(CUresult result) {
   if (is_sticky(result)) {
-    return "; the CUDA context is lost, restart the process. An earlier kernel may be at fault: CUDA_LAUNCH_BLOCKING=1 or "
+    return "; the CUDA context is lost, restart the process. An earlier kernel may be at fault: "
+           "CUDA_LAUNCH_BLOCKING=1 or "
            "compute-sanitizer tells";
   }
   switch (result) {
     case CUDA_ERROR_NOT_INITIALIZED:
-      return "; a process forked after CUDA was in use cannot use it: start workers with the method 'spawn' or 'forkserver'";
+      return "; a process forked after CUDA was in use cannot use it: start workers with the "
+             "method 'spawn' or 'forkserver'";
     case CUDA_ERROR_NO_DEVICE:
       return "; see `nvidia-smi` and CUDA_VISIBLE_DEVICES";
     case CUDA_ERROR_NO_BINARY_FOR_GPU:
-      return "; the image was built for another arch: build it for this device's, or give PTX or source";
+      return "; the image was built for another arch: build it for this device's, or give PTX or "
+             "source";
     case CUDA_ERROR_INVALID_PTX:
       return "; `ptxas` on the same text tells the line";
     case CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
-      return "; the PTX comes from a newer toolkit than the driver knows: give a cubin or source, or update the driver";
+      return "; the PTX comes from a newer toolkit than the driver knows: give a cubin or source, "
+             "or update the driver";
     case CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
-      return "; the block needs more registers than there are: use a smaller block, or __launch_bounds__";
+      return "; the block needs more registers than there are: use a smaller block, or "
+             "__launch_bounds__";
     case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
       return "; run once, or call opaq.warmup, before the capture";
     default:
@@ -156,13 +173,14 @@ const Driver& driver() {
 const Driver& require_driver() {
   const Driver& d = driver();
   if (!d.available) {
-    fail(ErrorKind::Missing, "no CUDA driver: " + d.why_not + "; install NVIDIA's driver for CUDA " + version_text(kOldest) +
+    fail(ErrorKind::Missing, "no CUDA driver: " + d.why_not +
+                                 "; install NVIDIA's driver for CUDA " + version_text(kOldest) +
                                  " or newer, or set OPAQ_DRIVER to the path of its libcuda.so.1");
   }
   if (!initialized.load(std::memory_order_acquire)) {
     if (const CUresult result = d.init(0); result != CUDA_SUCCESS) {
-      fail(ErrorKind::Missing, "the CUDA driver '" + d.path + "' (CUDA " + version_text(d.version) + ") does not start: " +
-                                   error_text(result) + advice(result));
+      fail(ErrorKind::Missing, "the CUDA driver '" + d.path + "' (CUDA " + version_text(d.version) +
+                                   ") does not start: " + error_text(result) + advice(result));
     }
     initialized.store(true, std::memory_order_release);
   }
@@ -170,7 +188,8 @@ const Driver& require_driver() {
 }
 
 void throw_driver_error(CUresult result, std::string_view what) {
-  throw Error(ErrorKind::Driver, std::string(what) + ": " + error_text(result) + advice(result), is_sticky(result));
+  throw Error(ErrorKind::Driver, std::string(what) + ": " + error_text(result) + advice(result),
+              is_sticky(result));
 }
 
 }  // namespace opaq

@@ -1,4 +1,5 @@
-// 64-bit integer arithmetic with Python's meaning: true when the result fits, else the caller reports an overflow.
+// 64-bit integer arithmetic with Python's meaning: true when the result fits, else the caller
+// reports an overflow.
 #pragma once
 
 #include <bit>
@@ -9,7 +10,8 @@ namespace opaq::syntax {
 // Divisors are not 0 in what follows.
 
 inline bool floor_div(int64_t a, int64_t b, int64_t* out) {
-  if (b == -1) return !__builtin_sub_overflow(int64_t{0}, a, out);  // the machine's INT64_MIN / -1 traps
+  if (b == -1)
+    return !__builtin_sub_overflow(int64_t{0}, a, out);  // the machine's INT64_MIN / -1 traps
   const int64_t quotient = a / b, remainder = a % b;
   *out = quotient - (remainder != 0 && (remainder < 0) != (b < 0));
   return true;
@@ -35,7 +37,8 @@ inline int64_t floor_mod(int64_t a, int64_t b) {  // has the sign of b
   return remainder != 0 && (remainder < 0) != (b < 0) ? remainder + b : remainder;
 }
 
-inline bool next_power_of_2(int64_t a, int64_t* out) {  // the smallest power of two >= a; 1 for a <= 1
+inline bool next_power_of_2(int64_t a,
+                            int64_t* out) {  // the smallest power of two >= a; 1 for a <= 1
   if (a > int64_t{1} << 62) return false;
   *out = a <= 1 ? 1 : static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(a)));
   return true;

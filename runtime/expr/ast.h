@@ -1,6 +1,7 @@
 // The syntax tree of an expression: typed nodes in one array, operands by index.
 //
-// Built once by Builder (build.h), then immutable: flattened for evaluation (program.h) and walked by the printers.
+// Built once by Builder (build.h), then immutable: flattened for evaluation (program.h) and walked
+// by the printers.
 #pragma once
 
 #include <cstdint>
@@ -17,22 +18,49 @@ enum class Op : uint8_t {
   Constant,  // integer (also bool and dtype), floating or string
   Argument,  // the symbol's value
   // arithmetic; operands are both int or both float
-  Neg, Abs, Add, Sub, Mul,
-  Div,                                    // floats
-  ExactDiv,                               // ints: a / b where an int is needed; an error where it leaves a remainder
-  FloorDiv, Mod, CeilDiv, NextPowerOf2,   // ints
-  Min, Max,
-  ToFloat,                                // int to float, where the two meet
-  Cast,                                   // to `cast`, checked
+  Neg,
+  Abs,
+  Add,
+  Sub,
+  Mul,
+  Div,       // floats
+  ExactDiv,  // ints: a / b where an int is needed; an error where it leaves a remainder
+  FloorDiv,
+  Mod,
+  CeilDiv,
+  NextPowerOf2,  // ints
+  Min,
+  Max,
+  ToFloat,  // int to float, where the two meet
+  Cast,     // to `cast`, checked
   // comparisons; Eq and Ne are of any type but Tensor, the others of numbers
-  Eq, Ne, Lt, Le, Gt, Ge,
-  And, Or, Not,
-  If,                                     // a if b else c: operands in this order
+  Eq,
+  Ne,
+  Lt,
+  Le,
+  Gt,
+  Ge,
+  And,
+  Or,
+  Not,
+  If,  // a if b else c: operands in this order
   // facts of the tensor argument `symbol`
-  Numel, Size, Stride, Dim, DTypeOf, ItemSize, Shape, IsContiguous, Data, Alignment, Aligned,
-  Defined,                                // the argument `symbol` is not None
+  Numel,
+  Size,
+  Stride,
+  Dim,
+  DTypeOf,
+  ItemSize,
+  Shape,
+  IsContiguous,
+  Data,
+  Alignment,
+  Aligned,
+  Defined,  // the argument `symbol` is not None
   // lists of integers
-  Index, Slice, Len,                      // Slice: a[b:c], a bound that is absent is -1
+  Index,
+  Slice,
+  Len,  // Slice: a[b:c], a bound that is absent is -1
 };
 
 inline constexpr int32_t kNone = -1;
@@ -42,9 +70,9 @@ struct Node {
   Type type = Type::Int;
   int32_t a = kNone, b = kNone, c = kNone;  // operands
   int32_t symbol = kNone;
-  int32_t at = 0;                           // where it is in the text, for errors
-  std::optional<DType> cast;                // of a Cast, kept when its operand is folded into a Constant
-  int64_t integer = 0;                      // constants
+  int32_t at = 0;             // where it is in the text, for errors
+  std::optional<DType> cast;  // of a Cast, kept when its operand is folded into a Constant
+  int64_t integer = 0;        // constants
   double floating = 0;
   std::string string;
 };
@@ -55,7 +83,9 @@ struct Tree {
   int32_t root = kNone;
 
   const Node& operator[](int32_t i) const { return nodes[static_cast<size_t>(i)]; }
-  const Symbol& symbol(const Node& node) const { return (*symbols)[static_cast<size_t>(node.symbol)]; }
+  const Symbol& symbol(const Node& node) const {
+    return (*symbols)[static_cast<size_t>(node.symbol)];
+  }
 };
 
 // Names of the language, as texts and errors spell them.

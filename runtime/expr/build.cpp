@@ -1,4 +1,5 @@
-// Operators: their types and the folding of constants. Members and functions are in build_calls.cpp.
+// Operators: their types and the folding of constants. Members and functions are in
+// build_calls.cpp.
 #include "build.h"
 
 #include <cmath>
@@ -12,11 +13,14 @@ namespace {
 
 constexpr size_t kMostNodes = 1024;  // bounds the recursion of everything that walks the tree
 
-bool is_constant(const Tree& tree, int32_t node) { return node == kNone || tree[node].op == Op::Constant; }
+bool is_constant(const Tree& tree, int32_t node) {
+  return node == kNone || tree[node].op == Op::Constant;
+}
 
 // Operands are constants and there is something to compute.
 bool can_fold(const Tree& tree, const Node& n) {
-  return n.a != kNone && n.symbol == kNone && is_constant(tree, n.a) && is_constant(tree, n.b) && is_constant(tree, n.c);
+  return n.a != kNone && n.symbol == kNone && is_constant(tree, n.a) && is_constant(tree, n.b) &&
+         is_constant(tree, n.c);
 }
 
 bool is_number(Type type) { return type == Type::Int || type == Type::Float; }
@@ -31,12 +35,14 @@ void Builder::expect(int32_t node, Type expected, std::string_view of) const {
   if (type(node) == expected) return;
   std::string hint;
   if (expected == Type::Bool && is_number(type(node))) hint = "; compare it, as in '... != 0'";
-  if (expected == Type::Bool && tree_[node].op == Op::Argument && tree_.symbol(tree_[node]).optional) {
+  if (expected == Type::Bool && tree_[node].op == Op::Argument &&
+      tree_.symbol(tree_[node]).optional) {
     hint = "; write defined(" + tree_.symbol(tree_[node]).name + ") to ask whether it is None";
   }
   if (expected == Type::Int && type(node) == Type::Bool) hint = "; convert it: int64(...)";
   if (expected == Type::Int && type(node) == Type::Tensor) hint = "; write its numel() or size(i)";
-  source_.error(at(node), std::string(of) + " takes " + std::string(name(expected)) + ", found " + type_name(node) + hint);
+  source_.error(at(node), std::string(of) + " takes " + std::string(name(expected)) + ", found " +
+                              type_name(node) + hint);
 }
 
 int32_t Builder::expect_integer(int32_t node, std::string_view of) const {
@@ -47,7 +53,8 @@ int32_t Builder::expect_integer(int32_t node, std::string_view of) const {
 
 int32_t Builder::as_integer(int32_t node) const {
   if (node == kNone || type(node) == Type::Int) return node;
-  return static_cast<size_t>(node) < integers_.size() ? integers_[static_cast<size_t>(node)] : kNone;
+  return static_cast<size_t>(node) < integers_.size() ? integers_[static_cast<size_t>(node)]
+                                                      : kNone;
 }
 
 // Notes the form of a Float node as an int.
@@ -67,7 +74,8 @@ void Builder::expect_number(int32_t node, std::string_view of) const {
 
 int32_t Builder::add(Node node) {
   if (tree_.nodes.size() == kMostNodes) {
-    source_.error(static_cast<size_t>(node.at), "this expression is too long; split it, or give its parts as arguments");
+    source_.error(static_cast<size_t>(node.at),
+                  "this expression is too long; split it, or give its parts as arguments");
   }
   tree_.nodes.push_back(std::move(node));
   return static_cast<int32_t>(tree_.nodes.size()) - 1;
@@ -94,8 +102,10 @@ void Builder::fold(Node& n) {
     if (n.type == Type::Float && !std::isfinite(value.floating)) return;
     n.op = Op::Constant;
     n.a = n.b = n.c = kNone;
-    if (n.type == Type::Float) n.floating = value.floating;
-    else n.integer = value.integer;
+    if (n.type == Type::Float)
+      n.floating = value.floating;
+    else
+      n.integer = value.integer;
   } catch (const Error&) {
   }
 }
@@ -110,7 +120,9 @@ int32_t Builder::constant(size_t at, Type type, int64_t value) {
 
 int32_t Builder::integer(size_t at, int64_t value) { return constant(at, Type::Int, value); }
 int32_t Builder::boolean(size_t at, bool value) { return constant(at, Type::Bool, value); }
-int32_t Builder::dtype(size_t at, DType value) { return constant(at, Type::DType, static_cast<int64_t>(value)); }
+int32_t Builder::dtype(size_t at, DType value) {
+  return constant(at, Type::DType, static_cast<int64_t>(value));
+}
 
 int32_t Builder::floating(size_t at, double value) {
   const int32_t n = constant(at, Type::Float, 0);
@@ -133,7 +145,9 @@ int32_t Builder::argument(size_t at, int32_t symbol) {
   return add(std::move(n));
 }
 
-int32_t Builder::to_float(int32_t a) { return type(a) == Type::Float ? a : node(Op::ToFloat, Type::Float, at(a), a); }
+int32_t Builder::to_float(int32_t a) {
+  return type(a) == Type::Float ? a : node(Op::ToFloat, Type::Float, at(a), a);
+}
 
 int32_t Builder::negate(size_t at, int32_t a) {
   expect_number(a, "'-'");
@@ -146,10 +160,13 @@ int32_t Builder::arithmetic(Op op, size_t at, int32_t a, int32_t b) {
   const std::string of = quoted(spelling(op));
   const bool ints_only = op == Op::FloorDiv || op == Op::Mod || op == Op::CeilDiv;
   for (int32_t* operand : {&a, &b}) {
-    if (ints_only) *operand = expect_integer(*operand, of);
-    else expect_number(*operand, of);
+    if (ints_only)
+      *operand = expect_integer(*operand, of);
+    else
+      expect_number(*operand, of);
   }
-  if (op != Op::Div && type(a) == Type::Int && type(b) == Type::Int) return node(op, Type::Int, at, a, b);
+  if (op != Op::Div && type(a) == Type::Int && type(b) == Type::Int)
+    return node(op, Type::Int, at, a, b);
   const int32_t left = as_integer(a), right = as_integer(b);
   a = to_float(a), b = to_float(b);
   const int32_t result = node(op, Type::Float, at, a, b);
@@ -165,8 +182,10 @@ int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
   }
   const bool equality = op == Op::Eq || op == Op::Ne;
   if (!equality || type(a) != type(b) || type(a) == Type::Tensor) {
-    const std::string expected = equality ? "two of int, float, bool, dtype, str or int[] that are alike" : "int or float";
-    source_.error(at, of + " cannot compare " + type_name(a) + " with " + type_name(b) + "; expected " + expected);
+    const std::string expected =
+        equality ? "two of int, float, bool, dtype, str or int[] that are alike" : "int or float";
+    source_.error(at, of + " cannot compare " + type_name(a) + " with " + type_name(b) +
+                          "; expected " + expected);
   }
   return node(op, Type::Bool, at, a, b);
 }
@@ -190,7 +209,8 @@ int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t 
   expect(condition, Type::Bool, "the condition of 'if'");
   if (type(yes) != type(no)) {
     if (!is_number(type(yes)) || !is_number(type(no))) {
-      source_.error(at, "the two values of 'if' and 'else' must be alike, found " + type_name(yes) + " and " + type_name(no));
+      source_.error(at, "the two values of 'if' and 'else' must be alike, found " + type_name(yes) +
+                            " and " + type_name(no));
     }
   }
   const int32_t integer_yes = as_integer(yes), integer_no = as_integer(no);

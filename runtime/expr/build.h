@@ -1,4 +1,5 @@
-// Builds the nodes of an expression: every rule about types is here, and constants are folded as nodes are made.
+// Builds the nodes of an expression: every rule about types is here, and constants are folded as
+// nodes are made.
 //
 // Each function takes the place in the text that its errors point at, and throws Declaration.
 #pragma once
@@ -17,7 +18,8 @@ namespace opaq::syntax {
 
 class Builder {
  public:
-  Builder(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols) : source_(source) {
+  Builder(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols)
+      : source_(source) {
     tree_.symbols = std::move(symbols);
   }
 
@@ -38,21 +40,26 @@ class Builder {
   int32_t negation(size_t at, int32_t a);
   int32_t conditional(size_t at, int32_t yes, int32_t condition, int32_t no);
 
-  int32_t member(size_t at, int32_t object, std::string_view name);                                  // x.dtype
-  int32_t method(size_t at, int32_t object, std::string_view name, std::span<const int32_t> args);   // x.size(0)
-  int32_t call(size_t at, std::string_view name, std::span<const int32_t> args);                     // min(a, b), int32(e)
+  int32_t member(size_t at, int32_t object, std::string_view name);  // x.dtype
+  int32_t method(size_t at, int32_t object, std::string_view name,
+                 std::span<const int32_t> args);  // x.size(0)
+  int32_t call(size_t at, std::string_view name,
+               std::span<const int32_t> args);  // min(a, b), int32(e)
   int32_t index(size_t at, int32_t list, int32_t position);
   int32_t slice(size_t at, int32_t list, int32_t low, int32_t high);
 
-  // The same value as an int: the node itself where it is an Int, its other form where only `/` of ints made it a Float, else kNone.
+  // The same value as an int: the node itself where it is an Int, its other form where only `/` of
+  // ints made it a Float, else kNone.
   int32_t as_integer(int32_t node) const;
 
-  // The finished tree. A constant part that is always evaluated and always fails (1 // 0) is an error here.
+  // The finished tree. A constant part that is always evaluated and always fails (1 // 0) is an
+  // error here.
   Tree finish(int32_t root);
 
  private:
   int32_t add(Node node);
-  int32_t node(Op op, Type type, size_t at, int32_t a = kNone, int32_t b = kNone, int32_t c = kNone);
+  int32_t node(Op op, Type type, size_t at, int32_t a = kNone, int32_t b = kNone,
+               int32_t c = kNone);
   int32_t constant(size_t at, Type type, int64_t value);
   int32_t to_float(int32_t a);
   int32_t fact(Op op, Type type, size_t at, int32_t object, int32_t operand = kNone);
@@ -69,7 +76,8 @@ class Builder {
 
   const Source& source_;
   Tree tree_;
-  std::vector<int32_t> integers_;  // for a Float node, by index: its form as an int; kNone or nothing where it has none
+  std::vector<int32_t> integers_;  // for a Float node, by index: its form as an int; kNone or
+                                   // nothing where it has none
 };
 
 std::span<const std::string> function_names();  // including casts

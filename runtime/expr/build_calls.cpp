@@ -30,10 +30,14 @@ struct Synonym {
   std::string_view written, instead;
 };
 constexpr Synonym kSynonyms[] = {
-    {"ndim", "dim()"}, {"element_size", "itemsize"}, {"data_ptr", "data"}, {"nelement", "numel()"},
+    {"ndim", "dim()"},
+    {"element_size", "itemsize"},
+    {"data_ptr", "data"},
+    {"nelement", "numel()"},
 };
 
-constexpr DType kCasts[] = {DType::Int32, DType::UInt32, DType::Int64, DType::UInt64, DType::Float32, DType::Float64, DType::Bool};
+constexpr DType kCasts[] = {DType::Int32,   DType::UInt32,  DType::Int64, DType::UInt64,
+                            DType::Float32, DType::Float64, DType::Bool};
 
 std::optional<DType> cast_named(std::string_view text) {
   for (DType dtype : kCasts) {
@@ -42,9 +46,12 @@ std::optional<DType> cast_named(std::string_view text) {
   return std::nullopt;
 }
 
-std::string spelled(const Member& m) { return std::string(m.name) + (!m.method ? "" : m.arguments == 0 ? "()" : "(i)"); }
+std::string spelled(const Member& m) {
+  return std::string(m.name) + (!m.method ? "" : m.arguments == 0 ? "()" : "(i)");
+}
 
-const Member& find_member(const Source& source, size_t at, const std::string& of, std::string_view name, bool method) {
+const Member& find_member(const Source& source, size_t at, const std::string& of,
+                          std::string_view name, bool method) {
   std::vector<std::string> names, spellings;
   for (const Member& m : kMembers) {
     if (m.name == name) return m;
@@ -56,7 +63,8 @@ const Member& find_member(const Source& source, size_t at, const std::string& of
     if (synonym.written == name) ending = "; write " + of + "." + std::string(synonym.instead);
   }
   if (ending.empty()) ending = "; expected one of " + join(spellings);
-  source.error(at, std::string(method ? "unknown method '" : "unknown member '") + std::string(name) + "' of Tensor " + of + ending);
+  source.error(at, std::string(method ? "unknown method '" : "unknown member '") +
+                       std::string(name) + "' of Tensor " + of + ending);
 }
 
 std::string count(size_t n) { return std::to_string(n) + (n == 1 ? " argument" : " arguments"); }
@@ -65,7 +73,8 @@ std::string count(size_t n) { return std::to_string(n) + (n == 1 ? " argument" :
 
 std::span<const std::string> function_names() {
   static const std::vector<std::string> names = [] {
-    std::vector<std::string> all = {"min", "max", "ceil_div", "abs", "next_power_of_2", "aligned", "defined", "len"};
+    std::vector<std::string> all = {"min",     "max",     "ceil_div", "abs", "next_power_of_2",
+                                    "aligned", "defined", "len"};
     for (DType dtype : kCasts) all.emplace_back(name(dtype));
     return all;
   }();
@@ -76,7 +85,8 @@ int32_t Builder::tensor_argument(size_t at, int32_t object, std::string_view of)
   const Node& n = tree_[object];
   if (n.op != Op::Argument || n.type != Type::Tensor) {
     const std::string found = n.op == Op::Argument ? tree_.symbol(n).name + " of type " : "";
-    source_.error(at, std::string(of) + " belongs to a Tensor argument, found " + found + type_name(object));
+    source_.error(
+        at, std::string(of) + " belongs to a Tensor argument, found " + found + type_name(object));
   }
   return n.symbol;
 }
@@ -92,30 +102,39 @@ int32_t Builder::fact(Op op, Type type, size_t at, int32_t object, int32_t opera
 }
 
 void Builder::expect_count(size_t at, std::string_view name, size_t found, size_t expected) const {
-  if (found != expected) source_.error(at, std::string(name) + " takes " + count(expected) + ", found " + std::to_string(found));
+  if (found != expected)
+    source_.error(
+        at, std::string(name) + " takes " + count(expected) + ", found " + std::to_string(found));
 }
 
 int32_t Builder::member(size_t at, int32_t object, std::string_view name) {
   tensor_argument(at, object, "'" + std::string(name) + "'");
   const std::string of = tree_.symbol(tree_[object]).name;
   const Member& m = find_member(source_, at, of, name, false);
-  if (m.method) source_.error(at, "'" + std::string(name) + "' is a method; write " + of + "." + spelled(m));
+  if (m.method)
+    source_.error(at, "'" + std::string(name) + "' is a method; write " + of + "." + spelled(m));
   return fact(m.op, m.type, at, object);
 }
 
-int32_t Builder::method(size_t at, int32_t object, std::string_view name, std::span<const int32_t> args) {
+int32_t Builder::method(size_t at, int32_t object, std::string_view name,
+                        std::span<const int32_t> args) {
   tensor_argument(at, object, "'" + std::string(name) + "'");
   const std::string of = tree_.symbol(tree_[object]).name;
   const Member& m = find_member(source_, at, of, name, true);
-  if (!m.method) source_.error(at, "'" + std::string(name) + "' is not a method; write " + of + "." + spelled(m));
-  if (m.op == Op::Size && args.empty()) source_.error(at, "size takes 1 argument, found 0; all sizes are " + of + ".shape");
+  if (!m.method)
+    source_.error(at,
+                  "'" + std::string(name) + "' is not a method; write " + of + "." + spelled(m));
+  if (m.op == Op::Size && args.empty())
+    source_.error(at, "size takes 1 argument, found 0; all sizes are " + of + ".shape");
   expect_count(at, name, args.size(), m.arguments);
-  return fact(m.op, m.type, at, object, m.arguments == 1 ? expect_integer(args[0], "a dimension") : kNone);
+  return fact(m.op, m.type, at, object,
+              m.arguments == 1 ? expect_integer(args[0], "a dimension") : kNone);
 }
 
 int32_t Builder::cast(DType to, size_t at, int32_t a) {
   if (!(type(a) == Type::Int || type(a) == Type::Float || type(a) == Type::Bool)) {
-    source_.error(this->at(a), std::string(name(to)) + " takes int, float or bool, found " + type_name(a));
+    source_.error(this->at(a),
+                  std::string(name(to)) + " takes int, float or bool, found " + type_name(a));
   }
   Node n;
   n.op = Op::Cast;
@@ -134,9 +153,12 @@ int32_t Builder::call(size_t at, std::string_view name, std::span<const int32_t>
     return cast(*to, at, args[0]);
   }
   if (name == "min" || name == "max") {
-    if (args.size() < 2) source_.error(at, std::string(name) + " takes 2 arguments or more, found " + std::to_string(args.size()));
+    if (args.size() < 2)
+      source_.error(at, std::string(name) + " takes 2 arguments or more, found " +
+                            std::to_string(args.size()));
     int32_t result = args[0];
-    for (int32_t arg : args.subspan(1)) result = arithmetic(name == "min" ? Op::Min : Op::Max, at, result, arg);
+    for (int32_t arg : args.subspan(1))
+      result = arithmetic(name == "min" ? Op::Min : Op::Max, at, result, arg);
     return result;
   }
   if (name == "ceil_div") {
@@ -165,20 +187,23 @@ int32_t Builder::call(size_t at, std::string_view name, std::span<const int32_t>
     const int32_t operand = expect_integer(args[1], "'aligned'");
     const Node& bytes = tree_[operand];
     if (bytes.op == Op::Constant && bytes.integer < 1) {
-      source_.error(this->at(args[1]), "an alignment is 1 byte or more, found " + std::to_string(bytes.integer));
+      source_.error(this->at(args[1]),
+                    "an alignment is 1 byte or more, found " + std::to_string(bytes.integer));
     }
     return fact(Op::Aligned, Type::Bool, at, args[0], operand);
   }
   if (name == "defined") {
     expect_count(at, name, args.size(), 1);
     const Node& argument = tree_[args[0]];
-    if (argument.op != Op::Argument) source_.error(this->at(args[0]), "'defined' takes the name of an argument");
+    if (argument.op != Op::Argument)
+      source_.error(this->at(args[0]), "'defined' takes the name of an argument");
     if (!tree_.symbol(argument).optional) return boolean(at, true);
     return fact(Op::Defined, Type::Bool, at, args[0]);
   }
   const std::span<const std::string> known = function_names();
   const std::string ending = did_you_mean(name, known);
-  source_.error(at, "unknown function '" + std::string(name) + "'" + (ending.empty() ? "; expected one of " + join(known) : ending));
+  source_.error(at, "unknown function '" + std::string(name) + "'" +
+                        (ending.empty() ? "; expected one of " + join(known) : ending));
 }
 
 }  // namespace opaq::syntax

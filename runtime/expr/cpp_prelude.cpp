@@ -4,7 +4,7 @@
 namespace opaq {
 
 std::string_view cpp_prelude() {
-  return R"cpp(#include <algorithm>
+  return R"code(#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
@@ -14,23 +14,49 @@ std::string_view cpp_prelude() {
 
 // Element types, by PyTorch's numbers.
 enum opaq_dtype : int32_t {
-  opaq_uint8 = 0, opaq_int8 = 1, opaq_int16 = 2, opaq_int32 = 3, opaq_int64 = 4, opaq_float16 = 5, opaq_float32 = 6, opaq_float64 = 7,
-  opaq_complex32 = 8, opaq_complex64 = 9, opaq_complex128 = 10, opaq_bool = 11, opaq_bfloat16 = 15, opaq_float8_e5m2 = 23,
-  opaq_float8_e4m3fn = 24, opaq_float8_e5m2fnuz = 25, opaq_float8_e4m3fnuz = 26, opaq_uint16 = 27, opaq_uint32 = 28, opaq_uint64 = 29,
-  opaq_float8_e8m0fnu = 44, opaq_float4_e2m1fn_x2 = 45,
+  opaq_uint8 = 0,
+  opaq_int8 = 1,
+  opaq_int16 = 2,
+  opaq_int32 = 3,
+  opaq_int64 = 4,
+  opaq_float16 = 5,
+  opaq_float32 = 6,
+  opaq_float64 = 7,
+  opaq_complex32 = 8,
+  opaq_complex64 = 9,
+  opaq_complex128 = 10,
+  opaq_bool = 11,
+  opaq_bfloat16 = 15,
+  opaq_float8_e5m2 = 23,
+  opaq_float8_e4m3fn = 24,
+  opaq_float8_e5m2fnuz = 25,
+  opaq_float8_e4m3fnuz = 26,
+  opaq_uint16 = 27,
+  opaq_uint32 = 28,
+  opaq_uint64 = 29,
+  opaq_float8_e8m0fnu = 44,
+  opaq_float4_e2m1fn_x2 = 45,
 };
 
 [[noreturn]] inline void opaq_fail(const char* reason) { throw std::runtime_error(reason); }
 
 [[noreturn]] inline void opaq_int_overflow() { opaq_fail("opaq: integer overflow"); }
 
-// Operands are converted as a call converts them: an int literal beside an int64_t is one, and two floats are never ints.
-#define OPAQ_FLOAT [[gnu::noinline]] inline  // else the compiler's flags could let it forget the sign of a zero
+// Operands are converted as a call converts them: an int literal beside an int64_t is one, and two
+// floats are never ints.
+#define OPAQ_FLOAT \
+  [[gnu::noinline]] inline  // else the compiler's flags could let it forget the sign of a zero
 inline int64_t opaq_neg(int64_t a) { return a == INT64_MIN ? (opaq_int_overflow(), a) : -a; }
 inline int64_t opaq_abs(int64_t a) { return a < 0 ? opaq_neg(a) : a; }
-inline int64_t opaq_add(int64_t a, int64_t b) { return __builtin_add_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a; }
-inline int64_t opaq_sub(int64_t a, int64_t b) { return __builtin_sub_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a; }
-inline int64_t opaq_mul(int64_t a, int64_t b) { return __builtin_mul_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a; }
+inline int64_t opaq_add(int64_t a, int64_t b) {
+  return __builtin_add_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a;
+}
+inline int64_t opaq_sub(int64_t a, int64_t b) {
+  return __builtin_sub_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a;
+}
+inline int64_t opaq_mul(int64_t a, int64_t b) {
+  return __builtin_mul_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a;
+}
 inline int64_t opaq_min(int64_t a, int64_t b) { return b < a ? b : a; }
 inline int64_t opaq_max(int64_t a, int64_t b) { return a < b ? b : a; }
 OPAQ_FLOAT double opaq_neg(double a) { return -a; }
@@ -38,9 +64,13 @@ OPAQ_FLOAT double opaq_abs(double a) { return std::fabs(a); }
 OPAQ_FLOAT double opaq_add(double a, double b) { return a + b; }
 OPAQ_FLOAT double opaq_sub(double a, double b) { return a - b; }
 OPAQ_FLOAT double opaq_mul(double a, double b) { return a * b; }
-OPAQ_FLOAT double opaq_min(double a, double b) { return b < a ? b : a; }  // the first of two equal ones, and where one is NaN
+OPAQ_FLOAT double opaq_min(double a, double b) {
+  return b < a ? b : a;
+}  // the first of two equal ones, and where one is NaN
 OPAQ_FLOAT double opaq_max(double a, double b) { return a < b ? b : a; }
-inline double opaq_divide(double a, double b) { return b == 0 ? (opaq_fail("opaq: division by zero"), 0.0) : a / b; }
+inline double opaq_divide(double a, double b) {
+  return b == 0 ? (opaq_fail("opaq: division by zero"), 0.0) : a / b;
+}
 #undef OPAQ_FLOAT
 
 inline void opaq_divisor(int64_t a, int64_t b) {
@@ -49,7 +79,10 @@ inline void opaq_divisor(int64_t a, int64_t b) {
 }
 inline int64_t opaq_exact_div(int64_t a, int64_t b) {
   opaq_divisor(a, b);
-  if (a % b != 0) opaq_fail("opaq: a quotient is no whole number, and an int is needed here; write // to round down, or ceil_div(a, b) to round up");
+  if (a % b != 0)
+    opaq_fail(
+        "opaq: a quotient is no whole number, and an int is needed here; write // to round down, "
+        "or ceil_div(a, b) to round up");
   return a / b;
 }
 inline int64_t opaq_floor_div(int64_t a, int64_t b) {
@@ -80,11 +113,13 @@ To opaq_cast(From v) {
     if (std::isinf(narrow) && !std::isinf(wide)) opaq_fail("opaq: a value does not fit its type");
     return narrow;
   } else if constexpr (std::is_floating_point_v<From>) {
-    if (!(v >= -0x1p63 && v < 0x1p63) || v != std::trunc(v)) opaq_fail("opaq: a value does not fit its type");
+    if (!(v >= -0x1p63 && v < 0x1p63) || v != std::trunc(v))
+      opaq_fail("opaq: a value does not fit its type");
     return opaq_cast<To>(static_cast<int64_t>(v));
   } else {
     const int64_t wide = v;
-    if (static_cast<int64_t>(static_cast<To>(wide)) != wide || (std::is_unsigned_v<To> && wide < 0)) {
+    if (static_cast<int64_t>(static_cast<To>(wide)) != wide ||
+        (std::is_unsigned_v<To> && wide < 0)) {
       opaq_fail("opaq: a value does not fit its type");
     }
     return static_cast<To>(wide);
@@ -107,7 +142,9 @@ struct opaq_ints {
     return {data + low, std::max<int64_t>(high - low, 0)};
   }
 };
-inline bool operator==(opaq_ints a, opaq_ints b) { return a.size == b.size && std::equal(a.data, a.data + a.size, b.data); }
+inline bool operator==(opaq_ints a, opaq_ints b) {
+  return a.size == b.size && std::equal(a.data, a.data + a.size, b.data);
+}
 inline bool operator!=(opaq_ints a, opaq_ints b) { return !(a == b); }
 
 struct opaq_tensor {
@@ -135,10 +172,15 @@ struct opaq_tensor {
     return dense || expected == 0;
   }
   int64_t address() const { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)); }
-  bool aligned(int64_t bytes) const { return bytes < 1 ? (opaq_fail("opaq: an alignment is 1 byte or more"), false) : address() % bytes == 0; }
-  int64_t alignment() const { return data == nullptr ? 4096 : std::min<int64_t>(address() & -address(), 4096); }
+  bool aligned(int64_t bytes) const {
+    return bytes < 1 ? (opaq_fail("opaq: an alignment is 1 byte or more"), false)
+                     : address() % bytes == 0;
+  }
+  int64_t alignment() const {
+    return data == nullptr ? 4096 : std::min<int64_t>(address() & -address(), 4096);
+  }
 };
-)cpp";
+)code";
 }
 
 }  // namespace opaq

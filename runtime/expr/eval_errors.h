@@ -1,4 +1,5 @@
-// What evaluation reports. Out of line, so that the evaluator's loop stays small; each throws Launch and names the expression.
+// What evaluation reports. Out of line, so that the evaluator's loop stays small; each throws
+// Launch and names the expression.
 #pragma once
 
 #include <cstdint>
@@ -9,13 +10,17 @@
 namespace opaq::syntax {
 
 [[noreturn]] void wrong_argument(const Program& program, int32_t symbol, const Arg& got);
-[[noreturn]] void dimension_out_of_range(const Program& program, int32_t symbol, int64_t dimension, int64_t rank);
+[[noreturn]] void dimension_out_of_range(const Program& program, int32_t symbol, int64_t dimension,
+                                         int64_t rank);
 [[noreturn]] void index_out_of_range(const Program& program, int64_t index, int64_t length);
 [[noreturn]] void bad_alignment(const Program& program, int64_t bytes);
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t operand);
-[[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t left, int64_t right);
-[[noreturn]] void no_whole_number(const Program& program, int64_t dividend, int64_t divisor);  // or too large a one
-[[noreturn]] void division_by_zero(const Program& program, int64_t dividend, std::string_view operation);
+[[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t left,
+                           int64_t right);
+[[noreturn]] void no_whole_number(const Program& program, int64_t dividend,
+                                  int64_t divisor);  // or too large a one
+[[noreturn]] void division_by_zero(const Program& program, int64_t dividend,
+                                   std::string_view operation);
 [[noreturn]] void division_by_zero(const Program& program, double dividend);
 [[noreturn]] void does_not_fit(const Program& program, int64_t value, std::string_view type);
 [[noreturn]] void does_not_fit(const Program& program, double value, std::string_view type);

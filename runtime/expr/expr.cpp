@@ -14,22 +14,32 @@ const syntax::Program& get(const std::shared_ptr<const syntax::Program>& program
 }
 
 [[noreturn]] void wrong_type(const syntax::Program& p, std::string_view asked) {
-  fail(ErrorKind::Internal, p.what + ": '" + p.text + "' is " + std::string(name(p.type)) + ", and was evaluated as " + std::string(asked));
+  fail(ErrorKind::Internal, p.what + ": '" + p.text + "' is " + std::string(name(p.type)) +
+                                ", and was evaluated as " + std::string(asked));
 }
 
-bool reads_argument(syntax::Code code) { return code >= syntax::Code::LoadInt && code <= syntax::Code::Defined; }
+bool reads_argument(syntax::Code code) {
+  return code >= syntax::Code::LoadInt && code <= syntax::Code::Defined;
+}
 
 }  // namespace
 
 std::string_view name(Type type) {
   switch (type) {
-    case Type::Int: return "int";
-    case Type::Float: return "float";
-    case Type::Bool: return "bool";
-    case Type::DType: return "dtype";
-    case Type::String: return "str";
-    case Type::Tensor: return "Tensor";
-    case Type::IntList: return "int[]";
+    case Type::Int:
+      return "int";
+    case Type::Float:
+      return "float";
+    case Type::Bool:
+      return "bool";
+    case Type::DType:
+      return "dtype";
+    case Type::String:
+      return "str";
+    case Type::Tensor:
+      return "Tensor";
+    case Type::IntList:
+      return "int[]";
   }
   return "";
 }
@@ -43,13 +53,27 @@ Value Expr::eval(const Arg* args) const {
   Value value;
   value.type = p.type;
   switch (p.type) {
-    case Type::Int: value.integer = slot.integer; break;
-    case Type::Float: value.floating = slot.floating; break;
-    case Type::Bool: value.boolean = slot.integer != 0; break;
-    case Type::DType: value.dtype = static_cast<DType>(slot.integer); break;
-    case Type::String: value.string = slot.string; break;
-    case Type::Tensor: value.tensor = slot.tensor; break;
-    case Type::IntList: value.ints = slot.ints; break;
+    case Type::Int:
+      value.integer = slot.integer;
+      break;
+    case Type::Float:
+      value.floating = slot.floating;
+      break;
+    case Type::Bool:
+      value.boolean = slot.integer != 0;
+      break;
+    case Type::DType:
+      value.dtype = static_cast<DType>(slot.integer);
+      break;
+    case Type::String:
+      value.string = slot.string;
+      break;
+    case Type::Tensor:
+      value.tensor = slot.tensor;
+      break;
+    case Type::IntList:
+      value.ints = slot.ints;
+      break;
   }
   return value;
 }
@@ -81,7 +105,8 @@ bool Expr::reads(int symbol) const {
 bool Expr::reads_strides(int symbol) const {
   using syntax::Code;
   for (const syntax::Instruction& i : get(program_).code) {
-    const bool strides = i.code == Code::Stride || i.code == Code::StrideAt || i.code == Code::IsContiguous;
+    const bool strides =
+        i.code == Code::Stride || i.code == Code::StrideAt || i.code == Code::IsContiguous;
     if (strides && i.index == symbol) return true;
   }
   return false;
@@ -90,7 +115,8 @@ bool Expr::reads_strides(int symbol) const {
 bool Expr::reads_data(std::optional<int> symbol) const {
   using syntax::Code;
   for (const syntax::Instruction& i : get(program_).code) {
-    const bool data = i.code == Code::Data || i.code == Code::Alignment || i.code == Code::Aligned || i.code == Code::AlignedTo;
+    const bool data = i.code == Code::Data || i.code == Code::Alignment ||
+                      i.code == Code::Aligned || i.code == Code::AlignedTo;
     if (data && (!symbol || i.index == *symbol)) return true;
   }
   return false;

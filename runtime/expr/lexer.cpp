@@ -76,10 +76,12 @@ class Lexer {
       floating = true;
       ++end;
       if (end < text_.size() && (text_[end] == '+' || text_[end] == '-')) ++end;
-      if (end == text_.size() || !is_digit(text_[end])) source_.error(token.at, "this number has no digits after its exponent");
+      if (end == text_.size() || !is_digit(text_[end]))
+        source_.error(token.at, "this number has no digits after its exponent");
       digits();
     }
-    if (end < text_.size() && is_letter(text_[end])) source_.error(end, "a number runs into a name; expected an operator between them");
+    if (end < text_.size() && is_letter(text_[end]))
+      source_.error(end, "a number runs into a name; expected an operator between them");
     take(token, end - at_);
 
     const char* begin = token.text.data();
@@ -91,8 +93,10 @@ class Lexer {
       }
     } else {
       token.kind = Token::Kind::Integer;
-      if (token.text.size() > 1 && token.text[0] == '0') source_.error(token.at, "an integer cannot begin with 0");
-      if (std::from_chars(begin, stop, token.integer).ec != std::errc{} || token.integer > uint64_t{1} << 63) {
+      if (token.text.size() > 1 && token.text[0] == '0')
+        source_.error(token.at, "an integer cannot begin with 0");
+      if (std::from_chars(begin, stop, token.integer).ec != std::errc{} ||
+          token.integer > uint64_t{1} << 63) {
         source_.error(token.at, std::string(token.text) + " does not fit a 64-bit integer");
       }
     }
@@ -103,17 +107,28 @@ class Lexer {
     const char quote = text_[at_];
     size_t end = at_ + 1;
     for (;; ++end) {
-      if (end >= text_.size()) source_.error(token.at, std::string("this string has no closing ") + quote);
+      if (end >= text_.size())
+        source_.error(token.at, std::string("this string has no closing ") + quote);
       char c = text_[end];
       if (c == quote) break;
-      if (static_cast<unsigned char>(c) < 0x20) source_.error(end, "a control character in a string; write it as an escape");
+      if (static_cast<unsigned char>(c) < 0x20)
+        source_.error(end, "a control character in a string; write it as an escape");
       if (c == '\\') {
         const char escape = end + 1 < text_.size() ? text_[end + 1] : '\0';
         switch (escape) {
-          case 'n': c = '\n'; break;
-          case 't': c = '\t'; break;
-          case '\\': case '\'': case '"': c = escape; break;
-          default: source_.error(end, "unknown escape in a string; expected one of \\n \\t \\\\ \\' \\\"");
+          case 'n':
+            c = '\n';
+            break;
+          case 't':
+            c = '\t';
+            break;
+          case '\\':
+          case '\'':
+          case '"':
+            c = escape;
+            break;
+          default:
+            source_.error(end, "unknown escape in a string; expected one of \\n \\t \\\\ \\' \\\"");
         }
         ++end;
       }
@@ -129,7 +144,8 @@ class Lexer {
     }
     for (const Foreign& foreign : kForeign) {
       if (text_.substr(at_, foreign.written.size()) == foreign.written) {
-        source_.error(at_, "found '" + std::string(foreign.written) + "'; " + std::string(foreign.instead));
+        source_.error(
+            at_, "found '" + std::string(foreign.written) + "'; " + std::string(foreign.instead));
       }
     }
     constexpr std::string_view one = "+-*/%<>()[],.:";
@@ -146,7 +162,9 @@ class Lexer {
 
 }  // namespace
 
-std::string Token::found() const { return kind == Kind::End ? "the end" : "'" + std::string(text) + "'"; }
+std::string Token::found() const {
+  return kind == Kind::End ? "the end" : "'" + std::string(text) + "'";
+}
 
 std::vector<Token> tokenize(const Source& source) {
   std::vector<Token> tokens;

@@ -17,9 +17,11 @@ struct Token {
   size_t at = 0;          // byte in the text
   uint64_t integer = 0;   // at most 2^63, which only a minus sign makes valid
   double floating = 0;
-  std::string string;     // without quotes, escapes resolved
+  std::string string;  // without quotes, escapes resolved
 
-  bool is(std::string_view spelling) const { return (kind == Kind::Name || kind == Kind::Punctuation) && text == spelling; }
+  bool is(std::string_view spelling) const {
+    return (kind == Kind::Name || kind == Kind::Punctuation) && text == spelling;
+  }
   std::string found() const;  // for errors: "'+'", "the end"
 };
 

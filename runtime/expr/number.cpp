@@ -15,10 +15,14 @@ std::string print_float(double value) {
 std::string print_string(std::string_view value, char quote) {
   std::string out(1, quote);
   for (char c : value) {
-    if (c == '\n') out += "\\n";
-    else if (c == '\t') out += "\\t";
-    else if (c == '\\' || c == quote) (out += '\\') += c;
-    else out += c;
+    if (c == '\n')
+      out += "\\n";
+    else if (c == '\t')
+      out += "\\t";
+    else if (c == '\\' || c == quote)
+      (out += '\\') += c;
+    else
+      out += c;
   }
   return out + quote;
 }

@@ -10,11 +10,15 @@ namespace opaq {
 namespace syntax {
 namespace {
 
-constexpr int kDeepest = 64;  // nested parentheses, calls, conditionals: bounds the parser's recursion
+constexpr int kDeepest =
+    64;  // nested parentheses, calls, conditionals: bounds the parser's recursion
 
-constexpr std::string_view kKeywords[] = {"and", "or", "not", "if", "else", "in", "true", "false", "True", "False", "None", "is"};
+constexpr std::string_view kKeywords[] = {"and",  "or",    "not",  "if",    "else", "in",
+                                          "true", "false", "True", "False", "None", "is"};
 
-bool is_keyword(std::string_view text) { return std::ranges::find(kKeywords, text) != std::end(kKeywords); }
+bool is_keyword(std::string_view text) {
+  return std::ranges::find(kKeywords, text) != std::end(kKeywords);
+}
 
 class Parser {
  public:
@@ -54,7 +58,8 @@ class Parser {
   class Nested {
    public:
     explicit Nested(Parser& parser) : parser_(parser) {
-      if (++parser_.depth_ > kDeepest) parser_.source_.error(parser_.token().at, "this expression is too deeply nested; split it");
+      if (++parser_.depth_ > kDeepest)
+        parser_.source_.error(parser_.token().at, "this expression is too deeply nested; split it");
     }
     ~Nested() { --parser_.depth_; }
 
@@ -64,7 +69,10 @@ class Parser {
 
   std::shared_ptr<Program> compiled(const Tree& tree, int32_t root, size_t begin) const {
     auto program = flatten(tree, root);
-    if (!program) source_.error(begin, "this expression is too long or too deeply nested; split it, or give its parts as arguments");
+    if (!program)
+      source_.error(begin,
+                    "this expression is too long or too deeply nested; split it, or give its parts "
+                    "as arguments");
     program->tree = tree;
     program->tree.root = root;
     program->what = source_.what;
@@ -72,7 +80,9 @@ class Parser {
     return std::make_shared<Program>(std::move(*program));
   }
 
-  const Token& token(size_t ahead = 0) const { return tokens_[std::min(next_ + ahead, tokens_.size() - 1)]; }
+  const Token& token(size_t ahead = 0) const {
+    return tokens_[std::min(next_ + ahead, tokens_.size() - 1)];
+  }
 
   const Token& advance() {
     const Token& taken = token();
@@ -83,12 +93,14 @@ class Parser {
 
   [[noreturn]] void unexpected(const std::string& expected) const {
     std::string ending = expected;
-    if (token().is("is")) ending = "write defined(argument) to ask whether an optional argument is given";
+    if (token().is("is"))
+      ending = "write defined(argument) to ask whether an optional argument is given";
     source_.error(token().at, "found " + token().found() + ", " + ending);
   }
 
   void require(std::string_view spelling, std::string_view after) {
-    if (!accept(spelling)) unexpected("expected '" + std::string(spelling) + "' " + std::string(after));
+    if (!accept(spelling))
+      unexpected("expected '" + std::string(spelling) + "' " + std::string(after));
   }
 
   int32_t expression() {
@@ -159,13 +171,15 @@ class Parser {
   // x in (a, b) is x == a or x == b.
   int32_t membership(size_t at, int32_t left, bool absent) {
     const std::string_view close = token().is("[") ? "]" : ")";
-    if (!accept("(") && !accept("[")) unexpected("expected the values in parentheses, as in 'x.dtype in (float16, bfloat16)'");
+    if (!accept("(") && !accept("["))
+      unexpected("expected the values in parentheses, as in 'x.dtype in (float16, bfloat16)'");
     int32_t result = kNone;
     do {
       if (result != kNone && token().is(close)) break;
       const int32_t value = expression();
       const int32_t one = builder_->compare(absent ? Op::Ne : Op::Eq, at, left, value);
-      result = result == kNone ? one : builder_->logical(absent ? Op::And : Op::Or, at, result, one);
+      result =
+          result == kNone ? one : builder_->logical(absent ? Op::And : Op::Or, at, result, one);
     } while (accept(","));
     require(close, "or ',' after a value of 'in'");
     return result;
@@ -250,12 +264,18 @@ class Parser {
     const Token& first = token();
     switch (first.kind) {
       case Token::Kind::Integer:
-        if (first.integer > INT64_MAX) source_.error(first.at, std::string(first.text) + " does not fit a 64-bit integer");
+        if (first.integer > INT64_MAX)
+          source_.error(first.at, std::string(first.text) + " does not fit a 64-bit integer");
         advance();
         return builder_->integer(first.at, static_cast<int64_t>(first.integer));
-      case Token::Kind::Float: advance(); return builder_->floating(first.at, first.floating);
-      case Token::Kind::String: advance(); return builder_->string(first.at, first.string);
-      case Token::Kind::Name: return named();
+      case Token::Kind::Float:
+        advance();
+        return builder_->floating(first.at, first.floating);
+      case Token::Kind::String:
+        advance();
+        return builder_->string(first.at, first.string);
+      case Token::Kind::Name:
+        return named();
       case Token::Kind::Punctuation:
         if (accept("(")) {
           const int32_t inner = expression();
@@ -263,22 +283,29 @@ class Parser {
           return inner;
         }
         [[fallthrough]];
-      case Token::Kind::End: unexpected("expected a value");
+      case Token::Kind::End:
+        unexpected("expected a value");
     }
     unexpected("expected a value");
   }
 
-  // A literal, a function that is called, an argument, a dtype: arguments hide dtypes, and a name before '(' is a function.
+  // A literal, a function that is called, an argument, a dtype: arguments hide dtypes, and a name
+  // before '(' is a function.
   int32_t named() {
     const Token& first = token();
     if (first.is("true") || first.is("True")) return advance(), builder_->boolean(first.at, true);
-    if (first.is("false") || first.is("False")) return advance(), builder_->boolean(first.at, false);
-    if (first.is("None")) source_.error(first.at, "found 'None'; write defined(argument) to ask whether an optional argument is given");
+    if (first.is("false") || first.is("False"))
+      return advance(), builder_->boolean(first.at, false);
+    if (first.is("None"))
+      source_.error(
+          first.at,
+          "found 'None'; write defined(argument) to ask whether an optional argument is given");
     if (is_keyword(first.text)) unexpected("expected a value");
     advance();
     if (accept("(")) return builder_->call(first.at, first.text, arguments());
     for (size_t i = 0; i < symbols_->size(); ++i) {
-      if ((*symbols_)[i].name == first.text) return builder_->argument(first.at, static_cast<int32_t>(i));
+      if ((*symbols_)[i].name == first.text)
+        return builder_->argument(first.at, static_cast<int32_t>(i));
     }
     if (first.text == "torch" && token().is(".") && token(1).kind == Token::Kind::Name) {
       advance();
@@ -288,14 +315,17 @@ class Parser {
   }
 
   int32_t dtype(const Token& written) {
-    if (const auto dtype = dtype_from_name(written.text)) return builder_->dtype(written.at, *dtype);
+    if (const auto dtype = dtype_from_name(written.text))
+      return builder_->dtype(written.at, *dtype);
     std::vector<std::string> arguments, valid;
     for (const Symbol& symbol : *symbols_) arguments.push_back(symbol.name);
     valid = arguments;
     for (int i = 0; i < kDTypeCount; ++i) valid.emplace_back(name(static_cast<DType>(i)));
     const std::span<const std::string> functions = function_names();
     const bool function = std::ranges::find(functions, written.text) != functions.end();
-    std::string ending = function ? "; it is a function: write " + std::string(written.text) + "(...)" : did_you_mean(written.text, valid);
+    std::string ending = function
+                             ? "; it is a function: write " + std::string(written.text) + "(...)"
+                             : did_you_mean(written.text, valid);
     if (ending.empty() && arguments.empty()) ending = "; there are no arguments here";
     if (ending.empty()) ending = "; expected an argument (" + join(arguments) + ") or a dtype";
     source_.error(written.at, "unknown name '" + std::string(written.text) + "'" + ending);
@@ -312,7 +342,9 @@ class Parser {
 std::string_view trim(std::string_view text) {
   constexpr std::string_view spaces = " \t\r\n";
   const size_t begin = text.find_first_not_of(spaces);
-  return begin == std::string_view::npos ? std::string_view() : text.substr(begin, text.find_last_not_of(spaces) + 1 - begin);
+  return begin == std::string_view::npos
+             ? std::string_view()
+             : text.substr(begin, text.find_last_not_of(spaces) + 1 - begin);
 }
 
 }  // namespace
@@ -320,12 +352,16 @@ std::string_view trim(std::string_view text) {
 
 Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what) {
   const syntax::Source source{syntax::trim(text), what};
-  return syntax::Parser(source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end())).item(false);
+  return syntax::Parser(source,
+                        std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()))
+      .item(false);
 }
 
-std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols, std::string_view what) {
+std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols,
+                             std::string_view what) {
   const syntax::Source source{syntax::trim(text), what};
-  syntax::Parser parser(source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()));
+  syntax::Parser parser(
+      source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()));
   std::vector<Expr> items;
   while (!parser.at_end()) {  // a comma at the end is allowed, as in Python
     items.push_back(parser.item(true));

@@ -16,6 +16,8 @@ struct Text {
   int level;
 };
 
-inline std::string at_level(const Text& t, int level) { return t.level >= level ? t.text : "(" + t.text + ")"; }
+inline std::string at_level(const Text& t, int level) {
+  return t.level >= level ? t.text : "(" + t.text + ")";
+}
 
 }  // namespace opaq::syntax

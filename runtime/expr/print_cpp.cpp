@@ -11,13 +11,20 @@ enum Level { Ternary, Or, And, Equality, Relation, Sum, Product, Unary, Atom };
 
 std::string_view c_type(DType dtype) {
   switch (dtype) {
-    case DType::Bool: return "bool";
-    case DType::Int32: return "int32_t";
-    case DType::UInt32: return "uint32_t";
-    case DType::UInt64: return "uint64_t";
-    case DType::Float32: return "float";
-    case DType::Float64: return "double";
-    default: return "int64_t";
+    case DType::Bool:
+      return "bool";
+    case DType::Int32:
+      return "int32_t";
+    case DType::UInt32:
+      return "uint32_t";
+    case DType::UInt64:
+      return "uint64_t";
+    case DType::Float32:
+      return "float";
+    case DType::Float64:
+      return "double";
+    default:
+      return "int64_t";
   }
 }
 
@@ -38,60 +45,108 @@ class CppPrinter {
 
   Text print(const Node& n) const {
     switch (n.op) {
-      case Op::Constant: return constant(n);
-      case Op::Argument: return {n.type == Type::Tensor ? tree_.symbol(n).name : value(n), Atom};
-      case Op::Neg: return call("opaq_neg", {n.a});
-      case Op::Add: return call("opaq_add", {n.a, n.b});
-      case Op::Sub: return call("opaq_sub", {n.a, n.b});
-      case Op::Mul: return call("opaq_mul", {n.a, n.b});
-      case Op::Div: return call("opaq_divide", {n.a, n.b});
-      case Op::ExactDiv: return call("opaq_exact_div", {n.a, n.b});
-      case Op::FloorDiv: return call("opaq_floor_div", {n.a, n.b});
-      case Op::Mod: return call("opaq_mod", {n.a, n.b});
-      case Op::CeilDiv: return call("opaq_ceil_div", {n.a, n.b});
-      case Op::NextPowerOf2: return call("opaq_next_power_of_2", {n.a});
-      case Op::Min: return call("opaq_min", {n.a, n.b});
-      case Op::Max: return call("opaq_max", {n.a, n.b});
-      case Op::Abs: return call("opaq_abs", {n.a});
-      case Op::ToFloat: return call("static_cast<double>", {n.a});
-      case Op::Cast: return cast(n);
-      case Op::Eq: case Op::Ne: return infix(n, Equality, Sum);
-      case Op::Lt: case Op::Le: case Op::Gt: case Op::Ge: return infix(n, Relation, Sum);
-      case Op::And: return {at(n.a, And) + " && " + at(n.b, And), And};
-      case Op::Or: return {alternative(n.a) + " || " + alternative(n.b), Or};
-      case Op::Not: return {"!" + at(n.a, Unary), Unary};
-      case Op::If: return {at(n.b, Or) + " ? " + branch(n.a) + " : " + branch(n.c), Ternary};
-      case Op::Numel: return {value(n) + ".numel()", Atom};
-      case Op::Size: return {value(n) + ".size(" + at(n.a, Ternary) + ")", Atom};
-      case Op::Stride: return {value(n) + ".stride(" + at(n.a, Ternary) + ")", Atom};
-      case Op::Dim: return {value(n) + ".dim", Atom};
-      case Op::DTypeOf: return {value(n) + ".dtype", Atom};
-      case Op::ItemSize: return {value(n) + ".itemsize", Atom};
-      case Op::Shape: return {value(n) + ".shape()", Atom};
-      case Op::IsContiguous: return {value(n) + ".is_contiguous()", Atom};
-      case Op::Data: return {value(n) + ".address()", Atom};
-      case Op::Alignment: return {value(n) + ".alignment()", Atom};
-      case Op::Aligned: return {value(n) + ".aligned(" + at(n.a, Ternary) + ")", Atom};
-      case Op::Defined: return {tree_.symbol(n).name + ".has_value()", Atom};
-      case Op::Index: return {at(n.a, Atom) + ".at(" + at(n.b, Ternary) + ")", Atom};
+      case Op::Constant:
+        return constant(n);
+      case Op::Argument:
+        return {n.type == Type::Tensor ? tree_.symbol(n).name : value(n), Atom};
+      case Op::Neg:
+        return call("opaq_neg", {n.a});
+      case Op::Add:
+        return call("opaq_add", {n.a, n.b});
+      case Op::Sub:
+        return call("opaq_sub", {n.a, n.b});
+      case Op::Mul:
+        return call("opaq_mul", {n.a, n.b});
+      case Op::Div:
+        return call("opaq_divide", {n.a, n.b});
+      case Op::ExactDiv:
+        return call("opaq_exact_div", {n.a, n.b});
+      case Op::FloorDiv:
+        return call("opaq_floor_div", {n.a, n.b});
+      case Op::Mod:
+        return call("opaq_mod", {n.a, n.b});
+      case Op::CeilDiv:
+        return call("opaq_ceil_div", {n.a, n.b});
+      case Op::NextPowerOf2:
+        return call("opaq_next_power_of_2", {n.a});
+      case Op::Min:
+        return call("opaq_min", {n.a, n.b});
+      case Op::Max:
+        return call("opaq_max", {n.a, n.b});
+      case Op::Abs:
+        return call("opaq_abs", {n.a});
+      case Op::ToFloat:
+        return call("static_cast<double>", {n.a});
+      case Op::Cast:
+        return cast(n);
+      case Op::Eq:
+      case Op::Ne:
+        return infix(n, Equality, Sum);
+      case Op::Lt:
+      case Op::Le:
+      case Op::Gt:
+      case Op::Ge:
+        return infix(n, Relation, Sum);
+      case Op::And:
+        return {at(n.a, And) + " && " + at(n.b, And), And};
+      case Op::Or:
+        return {alternative(n.a) + " || " + alternative(n.b), Or};
+      case Op::Not:
+        return {"!" + at(n.a, Unary), Unary};
+      case Op::If:
+        return {at(n.b, Or) + " ? " + branch(n.a) + " : " + branch(n.c), Ternary};
+      case Op::Numel:
+        return {value(n) + ".numel()", Atom};
+      case Op::Size:
+        return {value(n) + ".size(" + at(n.a, Ternary) + ")", Atom};
+      case Op::Stride:
+        return {value(n) + ".stride(" + at(n.a, Ternary) + ")", Atom};
+      case Op::Dim:
+        return {value(n) + ".dim", Atom};
+      case Op::DTypeOf:
+        return {value(n) + ".dtype", Atom};
+      case Op::ItemSize:
+        return {value(n) + ".itemsize", Atom};
+      case Op::Shape:
+        return {value(n) + ".shape()", Atom};
+      case Op::IsContiguous:
+        return {value(n) + ".is_contiguous()", Atom};
+      case Op::Data:
+        return {value(n) + ".address()", Atom};
+      case Op::Alignment:
+        return {value(n) + ".alignment()", Atom};
+      case Op::Aligned:
+        return {value(n) + ".aligned(" + at(n.a, Ternary) + ")", Atom};
+      case Op::Defined:
+        return {tree_.symbol(n).name + ".has_value()", Atom};
+      case Op::Index:
+        return {at(n.a, Atom) + ".at(" + at(n.b, Ternary) + ")", Atom};
       case Op::Slice:
         return {at(n.a, Atom) + ".slice(" + (n.b == kNone ? "0" : at(n.b, Ternary)) + ", " +
                     (n.c == kNone ? "INT64_MAX" : at(n.c, Ternary)) + ")",
                 Atom};
-      case Op::Len: return {at(n.a, Atom) + ".size", Atom};
+      case Op::Len:
+        return {at(n.a, Atom) + ".size", Atom};
     }
     return {};
   }
 
-  std::string value(const Node& n) const { return tree_.symbol(n).name + (tree_.symbol(n).optional ? ".value()" : ""); }
+  std::string value(const Node& n) const {
+    return tree_.symbol(n).name + (tree_.symbol(n).optional ? ".value()" : "");
+  }
 
-  // An int literal beside an int64_t widens; where two literals could meet, branch() and extreme() name the type.
+  // An int literal beside an int64_t widens; where two literals could meet, branch() and extreme()
+  // name the type.
   Text constant(const Node& n) const {
     switch (n.type) {
-      case Type::Float: return {print_float(n.floating), n.floating < 0 ? Unary : Atom};
-      case Type::Bool: return {n.integer != 0 ? "true" : "false", Atom};
-      case Type::DType: return {"opaq_" + std::string(name(static_cast<DType>(n.integer))), Atom};
-      case Type::String: return {"std::string_view(" + print_string(n.string, '"') + ")", Atom};
+      case Type::Float:
+        return {print_float(n.floating), n.floating < 0 ? Unary : Atom};
+      case Type::Bool:
+        return {n.integer != 0 ? "true" : "false", Atom};
+      case Type::DType:
+        return {"opaq_" + std::string(name(static_cast<DType>(n.integer))), Atom};
+      case Type::String:
+        return {"std::string_view(" + print_string(n.string, '"') + ")", Atom};
       default:
         if (n.integer == INT64_MIN) return {"INT64_MIN", Atom};
         return {std::to_string(n.integer), n.integer < 0 ? Unary : Atom};
@@ -106,7 +161,8 @@ class CppPrinter {
 
   Text call(const std::string& function, const std::vector<int32_t>& operands) const {
     std::string text = function + "(";
-    for (size_t i = 0; i < operands.size(); ++i) text += (i == 0 ? "" : ", ") + at(operands[i], Ternary);
+    for (size_t i = 0; i < operands.size(); ++i)
+      text += (i == 0 ? "" : ", ") + at(operands[i], Ternary);
     return {text + ")", Atom};
   }
 
@@ -117,14 +173,22 @@ class CppPrinter {
   }
 
   // && inside || keeps its parentheses: compilers warn without them.
-  std::string alternative(int32_t index) const { return tree_[index].op == Op::And ? "(" + at(index, Ternary) + ")" : at(index, Or); }
+  std::string alternative(int32_t index) const {
+    return tree_[index].op == Op::And ? "(" + at(index, Ternary) + ")" : at(index, Or);
+  }
 
-  std::string checked_cast(const Node& n) const { return "opaq_cast<" + std::string(c_type(*n.cast)) + ">(" + at(n.a, Ternary) + ")"; }
+  std::string checked_cast(const Node& n) const {
+    return "opaq_cast<" + std::string(c_type(*n.cast)) + ">(" + at(n.a, Ternary) + ")";
+  }
 
   // Inside an expression a cast checks; its value goes on as int64_t or double.
   Text cast(const Node& n) const {
-    if (n.type == Type::Bool) return tree_[n.a].type == Type::Bool ? print(tree_[n.a]) : Text{at(n.a, Sum) + " != 0", Equality};
-    return {(n.type == Type::Float ? "static_cast<double>(" : "static_cast<int64_t>(") + checked_cast(n) + ")", Atom};
+    if (n.type == Type::Bool)
+      return tree_[n.a].type == Type::Bool ? print(tree_[n.a])
+                                           : Text{at(n.a, Sum) + " != 0", Equality};
+    return {(n.type == Type::Float ? "static_cast<double>(" : "static_cast<int64_t>(") +
+                checked_cast(n) + ")",
+            Atom};
   }
 
   const Tree& tree_;

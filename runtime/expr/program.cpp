@@ -13,47 +13,90 @@ class Flattener {
   explicit Flattener(const Tree& tree) : tree_(tree) {}
 
   void emit(int32_t index) {
-    if (program_.code.size() > kMostInstructions) return;  // operands that are shared could make this exponential
+    if (program_.code.size() > kMostInstructions)
+      return;  // operands that are shared could make this exponential
     const Node& n = tree_[index];
     const bool floats = n.a != kNone && tree_[n.a].type == Type::Float;
     switch (n.op) {
-      case Op::Constant: return constant(n);
-      case Op::Argument: return read(load(n.type), n);
-      case Op::Neg: return unary(n, floats ? Code::NegF : Code::NegI);
-      case Op::Abs: return unary(n, floats ? Code::AbsF : Code::AbsI);
-      case Op::Add: return binary(n, floats ? Code::AddF : Code::AddI);
-      case Op::Sub: return binary(n, floats ? Code::SubF : Code::SubI);
-      case Op::Mul: return binary(n, floats ? Code::MulF : Code::MulI);
-      case Op::Div: return binary(n, Code::DivF);
-      case Op::ExactDiv: return binary(n, Code::ExactDiv);
-      case Op::FloorDiv: return binary(n, Code::FloorDiv);
-      case Op::Mod: return binary(n, Code::Mod);
-      case Op::CeilDiv: return binary(n, Code::CeilDiv);
-      case Op::NextPowerOf2: return unary(n, Code::NextPowerOf2);
-      case Op::Min: return binary(n, floats ? Code::MinF : Code::MinI);
-      case Op::Max: return binary(n, floats ? Code::MaxF : Code::MaxI);
-      case Op::ToFloat: return unary(n, Code::IntToFloat);
-      case Op::Cast: return cast(n);
-      case Op::Eq: case Op::Ne: case Op::Lt: case Op::Le: case Op::Gt: case Op::Ge: return binary(n, comparison(n));
-      case Op::And: return lazy(n, Code::JumpAnd);
-      case Op::Or: return lazy(n, Code::JumpOr);
-      case Op::Not: return unary(n, Code::Not);
-      case Op::If: return conditional(n);
-      case Op::Numel: return read(Code::Numel, n);
-      case Op::Size: return dimension(n, Code::SizeAt, Code::Size);
-      case Op::Stride: return dimension(n, Code::StrideAt, Code::Stride);
-      case Op::Aligned: return dimension(n, Code::AlignedTo, Code::Aligned);
-      case Op::Dim: return read(Code::Dim, n);
-      case Op::DTypeOf: return read(Code::DTypeOf, n);
-      case Op::ItemSize: return read(Code::ItemSize, n);
-      case Op::Shape: return read(Code::Shape, n);
-      case Op::IsContiguous: return read(Code::IsContiguous, n);
-      case Op::Data: return read(Code::Data, n);
-      case Op::Alignment: return read(Code::Alignment, n);
-      case Op::Defined: return read(Code::Defined, n);
-      case Op::Index: return binary(n, Code::Index);
-      case Op::Slice: return slice(n);
-      case Op::Len: return unary(n, Code::Len);
+      case Op::Constant:
+        return constant(n);
+      case Op::Argument:
+        return read(load(n.type), n);
+      case Op::Neg:
+        return unary(n, floats ? Code::NegF : Code::NegI);
+      case Op::Abs:
+        return unary(n, floats ? Code::AbsF : Code::AbsI);
+      case Op::Add:
+        return binary(n, floats ? Code::AddF : Code::AddI);
+      case Op::Sub:
+        return binary(n, floats ? Code::SubF : Code::SubI);
+      case Op::Mul:
+        return binary(n, floats ? Code::MulF : Code::MulI);
+      case Op::Div:
+        return binary(n, Code::DivF);
+      case Op::ExactDiv:
+        return binary(n, Code::ExactDiv);
+      case Op::FloorDiv:
+        return binary(n, Code::FloorDiv);
+      case Op::Mod:
+        return binary(n, Code::Mod);
+      case Op::CeilDiv:
+        return binary(n, Code::CeilDiv);
+      case Op::NextPowerOf2:
+        return unary(n, Code::NextPowerOf2);
+      case Op::Min:
+        return binary(n, floats ? Code::MinF : Code::MinI);
+      case Op::Max:
+        return binary(n, floats ? Code::MaxF : Code::MaxI);
+      case Op::ToFloat:
+        return unary(n, Code::IntToFloat);
+      case Op::Cast:
+        return cast(n);
+      case Op::Eq:
+      case Op::Ne:
+      case Op::Lt:
+      case Op::Le:
+      case Op::Gt:
+      case Op::Ge:
+        return binary(n, comparison(n));
+      case Op::And:
+        return lazy(n, Code::JumpAnd);
+      case Op::Or:
+        return lazy(n, Code::JumpOr);
+      case Op::Not:
+        return unary(n, Code::Not);
+      case Op::If:
+        return conditional(n);
+      case Op::Numel:
+        return read(Code::Numel, n);
+      case Op::Size:
+        return dimension(n, Code::SizeAt, Code::Size);
+      case Op::Stride:
+        return dimension(n, Code::StrideAt, Code::Stride);
+      case Op::Aligned:
+        return dimension(n, Code::AlignedTo, Code::Aligned);
+      case Op::Dim:
+        return read(Code::Dim, n);
+      case Op::DTypeOf:
+        return read(Code::DTypeOf, n);
+      case Op::ItemSize:
+        return read(Code::ItemSize, n);
+      case Op::Shape:
+        return read(Code::Shape, n);
+      case Op::IsContiguous:
+        return read(Code::IsContiguous, n);
+      case Op::Data:
+        return read(Code::Data, n);
+      case Op::Alignment:
+        return read(Code::Alignment, n);
+      case Op::Defined:
+        return read(Code::Defined, n);
+      case Op::Index:
+        return binary(n, Code::Index);
+      case Op::Slice:
+        return slice(n);
+      case Op::Len:
+        return unary(n, Code::Len);
     }
   }
 
@@ -99,26 +142,38 @@ class Flattener {
 
   static Code load(Type type) {
     switch (type) {
-      case Type::Int: return Code::LoadInt;
-      case Type::Float: return Code::LoadFloat;
-      case Type::Bool: return Code::LoadBool;
-      case Type::DType: return Code::LoadDType;
-      case Type::String: return Code::LoadString;
-      case Type::Tensor: return Code::LoadTensor;
-      case Type::IntList: return Code::LoadInts;
+      case Type::Int:
+        return Code::LoadInt;
+      case Type::Float:
+        return Code::LoadFloat;
+      case Type::Bool:
+        return Code::LoadBool;
+      case Type::DType:
+        return Code::LoadDType;
+      case Type::String:
+        return Code::LoadString;
+      case Type::Tensor:
+        return Code::LoadTensor;
+      case Type::IntList:
+        return Code::LoadInts;
     }
     return Code::LoadInt;
   }
 
   Code comparison(const Node& n) const {
     const auto offset = [&](Code first) {  // both enumerations go Eq, Ne, Lt, Le, Gt, Ge
-      return static_cast<Code>(static_cast<int>(first) + static_cast<int>(n.op) - static_cast<int>(Op::Eq));
+      return static_cast<Code>(static_cast<int>(first) + static_cast<int>(n.op) -
+                               static_cast<int>(Op::Eq));
     };
     switch (tree_[n.a].type) {
-      case Type::Float: return offset(Code::EqF);
-      case Type::String: return offset(Code::EqS);
-      case Type::IntList: return offset(Code::EqL);
-      default: return offset(Code::EqI);
+      case Type::Float:
+        return offset(Code::EqF);
+      case Type::String:
+        return offset(Code::EqS);
+      case Type::IntList:
+        return offset(Code::EqL);
+      default:
+        return offset(Code::EqI);
     }
   }
 
@@ -153,7 +208,8 @@ class Flattener {
     emit(n.a);
     if (n.b != kNone) emit(n.b);
     if (n.c != kNone) emit(n.c);
-    add(Code::Slice, -(n.b != kNone) - (n.c != kNone)).flags = static_cast<uint8_t>((n.b != kNone) | (n.c != kNone) << 1);
+    add(Code::Slice, -(n.b != kNone) - (n.c != kNone)).flags =
+        static_cast<uint8_t>((n.b != kNone) | (n.c != kNone) << 1);
   }
 
   size_t jump(Code code, int pushed) {
@@ -194,41 +250,83 @@ std::optional<Program> flatten(const Tree& tree, int32_t root) {
 
 std::string_view spelling(Op op) {
   switch (op) {
-    case Op::Neg: case Op::Sub: return "-";
-    case Op::Abs: return "abs";
-    case Op::Add: return "+";
-    case Op::Mul: return "*";
-    case Op::Div: case Op::ExactDiv: return "/";
-    case Op::FloorDiv: return "//";
-    case Op::Mod: return "%";
-    case Op::CeilDiv: return "ceil_div";
-    case Op::NextPowerOf2: return "next_power_of_2";
-    case Op::Min: return "min";
-    case Op::Max: return "max";
-    case Op::Eq: return "==";
-    case Op::Ne: return "!=";
-    case Op::Lt: return "<";
-    case Op::Le: return "<=";
-    case Op::Gt: return ">";
-    case Op::Ge: return ">=";
-    case Op::And: return "and";
-    case Op::Or: return "or";
-    case Op::Not: return "not";
-    case Op::If: return "if";
-    case Op::Numel: return "numel";
-    case Op::Size: return "size";
-    case Op::Stride: return "stride";
-    case Op::Dim: return "dim";
-    case Op::DTypeOf: return "dtype";
-    case Op::ItemSize: return "itemsize";
-    case Op::Shape: return "shape";
-    case Op::IsContiguous: return "is_contiguous";
-    case Op::Data: return "data";
-    case Op::Alignment: return "alignment";
-    case Op::Aligned: return "aligned";
-    case Op::Defined: return "defined";
-    case Op::Len: return "len";
-    case Op::Constant: case Op::Argument: case Op::ToFloat: case Op::Cast: case Op::Index: case Op::Slice: return "";
+    case Op::Neg:
+    case Op::Sub:
+      return "-";
+    case Op::Abs:
+      return "abs";
+    case Op::Add:
+      return "+";
+    case Op::Mul:
+      return "*";
+    case Op::Div:
+    case Op::ExactDiv:
+      return "/";
+    case Op::FloorDiv:
+      return "//";
+    case Op::Mod:
+      return "%";
+    case Op::CeilDiv:
+      return "ceil_div";
+    case Op::NextPowerOf2:
+      return "next_power_of_2";
+    case Op::Min:
+      return "min";
+    case Op::Max:
+      return "max";
+    case Op::Eq:
+      return "==";
+    case Op::Ne:
+      return "!=";
+    case Op::Lt:
+      return "<";
+    case Op::Le:
+      return "<=";
+    case Op::Gt:
+      return ">";
+    case Op::Ge:
+      return ">=";
+    case Op::And:
+      return "and";
+    case Op::Or:
+      return "or";
+    case Op::Not:
+      return "not";
+    case Op::If:
+      return "if";
+    case Op::Numel:
+      return "numel";
+    case Op::Size:
+      return "size";
+    case Op::Stride:
+      return "stride";
+    case Op::Dim:
+      return "dim";
+    case Op::DTypeOf:
+      return "dtype";
+    case Op::ItemSize:
+      return "itemsize";
+    case Op::Shape:
+      return "shape";
+    case Op::IsContiguous:
+      return "is_contiguous";
+    case Op::Data:
+      return "data";
+    case Op::Alignment:
+      return "alignment";
+    case Op::Aligned:
+      return "aligned";
+    case Op::Defined:
+      return "defined";
+    case Op::Len:
+      return "len";
+    case Op::Constant:
+    case Op::Argument:
+    case Op::ToFloat:
+    case Op::Cast:
+    case Op::Index:
+    case Op::Slice:
+      return "";
   }
   return "";
 }

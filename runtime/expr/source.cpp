@@ -11,12 +11,14 @@ void Source::error(size_t at, const std::string& message) const {
   std::string line(text.substr(begin, end == std::string_view::npos ? end : end - begin));
   std::string caret;
   for (size_t i = 0; i < at - begin; ++i) {
-    if ((static_cast<unsigned char>(line[i]) & 0xc0) != 0x80) caret += ' ';  // a column per character
+    if ((static_cast<unsigned char>(line[i]) & 0xc0) != 0x80)
+      caret += ' ';  // a column per character
   }
   for (char& c : line) {
     if (c == '\t' || c == '\r') c = ' ';
   }
-  fail(ErrorKind::Declaration, std::string(what) + ": " + message + "\n  " + line + "\n  " + caret + "^");
+  fail(ErrorKind::Declaration,
+       std::string(what) + ": " + message + "\n  " + line + "\n  " + caret + "^");
 }
 
 }  // namespace opaq::syntax

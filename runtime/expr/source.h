@@ -11,7 +11,8 @@ struct Source {
   std::string_view text;  // trimmed
   std::string_view what;
 
-  // Throws Declaration: the message, the line of the text that holds byte `at`, and a caret under it.
+  // Throws Declaration: the message, the line of the text that holds byte `at`, and a caret under
+  // it.
   [[noreturn]] void error(size_t at, const std::string& message) const;
 };
 

@@ -6,13 +6,20 @@ namespace {
 
 std::string_view form_name(Form form) {
   switch (form) {
-    case Form::Pointer: return "pointer";
-    case Form::Integer: return "integer";
-    case Form::Half: return "half";
-    case Form::BFloat16: return "bfloat16";
-    case Form::Float: return "float";
-    case Form::Double: return "double";
-    case Form::Unknown: break;
+    case Form::Pointer:
+      return "pointer";
+    case Form::Integer:
+      return "integer";
+    case Form::Half:
+      return "half";
+    case Form::BFloat16:
+      return "bfloat16";
+    case Form::Float:
+      return "float";
+    case Form::Double:
+      return "double";
+    case Form::Unknown:
+      break;
   }
   return "";
 }
@@ -32,7 +39,8 @@ std::vector<CppArgument> arguments(const Subject& subject, const std::vector<Par
   for (size_t i = 0; i < list.size(); ++i) {
     const Destination to = destination(list[i], params[i]);
     const Expr passed = as_passed(list[i], to);
-    args.push_back({printed(passed), passed.type(), std::string(form_name(to.form)), to.low, to.high, parameter_text(params[i])});
+    args.push_back({printed(passed), passed.type(), std::string(form_name(to.form)), to.low,
+                    to.high, parameter_text(params[i])});
   }
   return args;
 }
@@ -41,7 +49,8 @@ void note_reads(const Subject& subject, CppLaunch& out) {
   const Implementation& implementation = *subject.implementation;
   const LaunchRule& rule = implementation.launch;
   std::vector<Expr> all = implementation.requires_;
-  for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &rule.args}) all.insert(all.end(), list->begin(), list->end());
+  for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &rule.args})
+    all.insert(all.end(), list->begin(), list->end());
   if (rule.shared) all.push_back(rule.shared);
   for (size_t s = 0; s < subject.symbols.size(); ++s) {
     bool read = false, shaped = false, strided = false;
@@ -52,7 +61,8 @@ void note_reads(const Subject& subject, CppLaunch& out) {
       strided |= expr.reads_strides(static_cast<int>(s));
     }
     if (read) out.reads.push_back(subject.symbols[s].name);
-    if (shaped && subject.symbols[s].type == Type::Tensor) out.shaped.push_back(subject.symbols[s].name);
+    if (shaped && subject.symbols[s].type == Type::Tensor)
+      out.shaped.push_back(subject.symbols[s].name);
     if (strided) out.strided.push_back(subject.symbols[s].name);
   }
 }
@@ -70,8 +80,11 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
     case CodeKind::CudaSource:
     case CodeKind::CudaBinary: {
       const bool source = implementation.kind == CodeKind::CudaSource;
-      if (source && archs.empty()) fail(ErrorKind::Declaration, op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
-      for (const std::string& arch : source ? archs : std::vector<std::string>{""}) out.images.push_back(state.image(out.entry, arch, args));
+      if (source && archs.empty())
+        fail(ErrorKind::Declaration,
+             op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
+      for (const std::string& arch : source ? archs : std::vector<std::string>{""})
+        out.images.push_back(state.image(out.entry, arch, args));
       const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
       out.symbol = entry.symbol;
       params = entry.params;
@@ -84,16 +97,20 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
       params = out.host->params;
       break;
     case CodeKind::HostLibrary:
-      for (const Expr& argument : implementation.launch.args) params.push_back(host_param(argument));
+      for (const Expr& argument : implementation.launch.args)
+        params.push_back(host_param(argument));
       break;
-    case CodeKind::Python: fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is a Python function, which has no C++ form");
+    case CodeKind::Python:
+      fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name +
+                                       "` is a Python function, which has no C++ form");
   }
   out.args = arguments(state.subject, params);
   if (!on_host(implementation.kind)) {
     out.grid = dims(implementation.launch.grid);
     out.block = dims(implementation.launch.block);
     if (!implementation.launch.cluster.empty()) out.cluster = dims(implementation.launch.cluster);
-    out.shared = implementation.launch.shared ? printed(implementation.launch.shared) : CppText{"0", "0"};
+    out.shared =
+        implementation.launch.shared ? printed(implementation.launch.shared) : CppText{"0", "0"};
   }
   note_reads(state.subject, out);
   return out;

@@ -1,4 +1,5 @@
-// Grid, block, cluster and dynamic shared memory of a launch: evaluated per call, constants folded, checked against CUDA's limits.
+// Grid, block, cluster and dynamic shared memory of a launch: evaluated per call, constants folded,
+// checked against CUDA's limits.
 #pragma once
 
 #include <array>
@@ -39,7 +40,8 @@ class GeometryRule {
  public:
   explicit GeometryRule(const LaunchRule& rule);
 
-  // False when a grid dimension is 0; then only `grid` is set. Throws Launch, naming the expression, its value and the limit.
+  // False when a grid dimension is 0; then only `grid` is set. Throws Launch, naming the
+  // expression, its value and the limit.
   bool eval(const Subject& subject, const Arg* args, Geometry& out) const;
 
   bool clustered() const { return clustered_; }

@@ -1,4 +1,5 @@
-// Instances: one implementation compiled and loaded for one set of template values on one device. Never destroyed while the process lives.
+// Instances: one implementation compiled and loaded for one set of template values on one device.
+// Never destroyed while the process lives.
 #pragma once
 
 #include <array>
@@ -32,22 +33,27 @@ struct Instance {
   CUkernel kernel = nullptr;
   CUfunction function = nullptr;
   std::atomic<bool> wide_clusters{false};  // clusters of more than 8 blocks are allowed
-  std::atomic<int64_t> shared_allowed{0};  // bytes of dynamic shared memory that the function may be launched with
-  std::mutex attributes;                   // held while the two above are raised
+  std::atomic<int64_t> shared_allowed{
+      0};                 // bytes of dynamic shared memory that the function may be launched with
+  std::mutex attributes;  // held while the two above are raised
   int64_t shared_static = 0;
 
   // Host code
   void (*invoke)(void** args) = nullptr;
   std::shared_ptr<const HostFunction> host;
-  uint64_t library_function = 0;  // address of a library's symbol, the first argument of `invoke`; 0 for source
+  uint64_t library_function =
+      0;  // address of a library's symbol, the first argument of `invoke`; 0 for source
 
-  // Raises what the driver limits unless told: dynamic shared memory past 48 KB, clusters of more than 8 blocks.
+  // Raises what the driver limits unless told: dynamic shared memory past 48 KB, clusters of more
+  // than 8 blocks.
   void allow(const Subject& subject, const GeometryRule& rule, const Geometry& geometry);
 
-  void launch(const Subject& subject, const GeometryRule& rule, const Geometry& geometry, CUstream stream, void** pointers);
+  void launch(const Subject& subject, const GeometryRule& rule, const Geometry& geometry,
+              CUstream stream, void** pointers);
 };
 
-// The library of a HostLibrary implementation, and a function that calls its symbol as the argument list says.
+// The library of a HostLibrary implementation, and a function that calls its symbol as the argument
+// list says.
 struct LibraryCall {
   std::shared_ptr<const HostFunction> host;  // invoke({&function, args..., [&stream]})
   uint64_t function = 0;
@@ -57,7 +63,8 @@ struct LibraryCall {
 // The C type with which an item of an argument list is handed to a library's function.
 ParamType host_param(const Expr& argument);
 
-// Opens the library, finds the symbol, compiles the call. Throws Missing (library), Declaration (symbol) or Compile.
+// Opens the library, finds the symbol, compiles the call. Throws Missing (library), Declaration
+// (symbol) or Compile.
 LibraryCall load_library_call(const Subject& subject, const std::string& symbol);
 
 }  // namespace opaq

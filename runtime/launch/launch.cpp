@@ -6,7 +6,8 @@
 namespace opaq {
 namespace {
 
-// Room for the parameters of one launch: on the stack for as many as kernels have, on the heap beyond.
+// Room for the parameters of one launch: on the stack for as many as kernels have, on the heap
+// beyond.
 class Parameters {
  public:
   explicit Parameters(size_t count) {
@@ -29,15 +30,16 @@ class Parameters {
 void check_target(const Subject& subject, Device device) {
   const Implementation& implementation = *subject.implementation;
   if (implementation.kind == CodeKind::Python) [[unlikely]]
-    fail(ErrorKind::Internal,
-         subject.op + ": implementation `" + implementation.name + "` is a Python function, which PyTorch's dispatcher calls");
+    fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name +
+                                  "` is a Python function, which PyTorch's dispatcher calls");
   if (implementation.target != device.type) [[unlikely]]
     fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
-                                (implementation.target == DeviceType::CPU ? "cpu" : "cuda") + ", but was asked to run on " +
-                                device_name(device));
+                                (implementation.target == DeviceType::CPU ? "cpu" : "cuda") +
+                                ", but was asked to run on " + device_name(device));
 }
 
-void launch_host(const Subject& subject, const Instance& instance, const Arg* args, Device device, CUstream stream) {
+void launch_host(const Subject& subject, const Instance& instance, const Arg* args, Device device,
+                 CUstream stream) {
   const size_t before = instance.library_function ? 1 : 0;
   Parameters parameters(instance.packer.size() + 2);
   instance.packer.pack(subject, args, device, parameters.values(), parameters.pointers() + before);
@@ -59,7 +61,8 @@ void launch_host(const Subject& subject, const Instance& instance, const Arg* ar
 
 }  // namespace
 
-PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation, std::vector<Symbol> symbols)
+PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation,
+                               std::vector<Symbol> symbols)
     : op_(std::move(op)),
       implementation_(std::move(implementation)),
       symbols_(std::move(symbols)),
@@ -67,9 +70,13 @@ PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementat
 
 PreparedLaunch::~PreparedLaunch() = default;
 
-void PreparedLaunch::launch(const Arg* args, Device device, void* stream) { run(args, device, stream, true); }
+void PreparedLaunch::launch(const Arg* args, Device device, void* stream) {
+  run(args, device, stream, true);
+}
 
-bool PreparedLaunch::launch_if_loaded(const Arg* args, Device device, void* stream) { return run(args, device, stream, false); }
+bool PreparedLaunch::launch_if_loaded(const Arg* args, Device device, void* stream) {
+  return run(args, device, stream, false);
+}
 
 bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool may_load) try {
   State& state = *state_;
@@ -77,13 +84,15 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   const CUstream stream = static_cast<CUstream>(raw_stream);
   Geometry geometry;
   const bool host = on_host(implementation_->kind);
-  if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry))) {
+  if (state.writes_nothing(args) ||
+      (!host && !state.geometry.eval(state.subject, args, geometry))) {
     state.calls.add();
     state.skipped_empty.add();
     return true;
   }
   const HoleValues holes = state.holes(args);
-  Instance* const loaded = may_load ? &state.instance(holes, args, device, &stream) : state.find(holes, device);
+  Instance* const loaded =
+      may_load ? &state.instance(holes, args, device, &stream) : state.find(holes, device);
   if (!loaded) return false;
   Instance& instance = *loaded;
   if (host) {
@@ -113,7 +122,8 @@ void PreparedLaunch::warmup(const Arg* args, Device device) try {
   check_target(state.subject, device);
   Geometry geometry;
   const bool host = on_host(implementation_->kind);
-  if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry))) return;
+  if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry)))
+    return;
   Instance& instance = state.instance(state.holes(args), args, device, nullptr);
   if (host) return;
   const ContextScope scope(device.index);
@@ -128,23 +138,29 @@ std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std:
   const std::string entry = state.entry(state.holes(args));
   switch (implementation.kind) {
     case CodeKind::CudaSource:
-      if (arch.empty()) fail(ErrorKind::Declaration, op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
+      if (arch.empty())
+        fail(ErrorKind::Declaration,
+             op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
       return state.image(entry, arch, args);
-    case CodeKind::CudaBinary: return state.image(entry, "", args);
+    case CodeKind::CudaBinary:
+      return state.image(entry, "", args);
     case CodeKind::HostSource: {
       const std::shared_ptr<const HostFunction> function = state.host_function(entry, args);
       Image image;
-      image.entries.push_back(Entry{.name = entry, .params = function->params, .params_known = true});
+      image.entries.push_back(
+          Entry{.name = entry, .params = function->params, .params_known = true});
       image.seconds = function->seconds;
       image.from_cache = function->from_cache;
       return std::make_shared<const Image>(std::move(image));
     }
     case CodeKind::HostLibrary:
-    case CodeKind::Python: break;
+    case CodeKind::Python:
+      break;
   }
-  fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
-                                   (implementation.kind == CodeKind::Python ? "a Python function" : "a library") +
-                                   ", so there is nothing to compile");
+  fail(ErrorKind::Declaration,
+       op_ + ": implementation `" + implementation.name + "` is " +
+           (implementation.kind == CodeKind::Python ? "a Python function" : "a library") +
+           ", so there is nothing to compile");
 } catch (const Error& error) {
   throw naming(error, op_);
 }
@@ -176,11 +192,14 @@ LaunchStats PreparedLaunch::stats() const {
   stats.calls = state.calls.total();
   stats.skipped_empty = state.skipped_empty.total();
   stats.timed_calls = state.timed_calls.load(std::memory_order_relaxed);
-  stats.host_seconds = static_cast<double>(state.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
-  stats.compile_seconds = static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
+  stats.host_seconds =
+      static_cast<double>(state.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
+  stats.compile_seconds =
+      static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
   stats.compiled = state.compiled.load(std::memory_order_relaxed);
   stats.disk_hits = state.disk_hits.load(std::memory_order_relaxed);
-  if (const int64_t spilled = state.spill_bytes.load(std::memory_order_relaxed); spilled >= 0) stats.spill_bytes = spilled;
+  if (const int64_t spilled = state.spill_bytes.load(std::memory_order_relaxed); spilled >= 0)
+    stats.spill_bytes = spilled;
   return stats;
 }
 

@@ -1,4 +1,5 @@
-// Argument packing: where each kernel parameter's value comes from and how it is written, decided once for an instance.
+// Argument packing: where each kernel parameter's value comes from and how it is written, decided
+// once for an instance.
 #pragma once
 
 #include <cstdint>
@@ -14,17 +15,29 @@ class Packer {
  public:
   Packer() = default;
 
-  // `params`: one for each item of the argument list. Throws Compile when a parameter's form cannot be known.
+  // `params`: one for each item of the argument list. Throws Compile when a parameter's form cannot
+  // be known.
   Packer(const Subject& subject, std::vector<ParamType> params);
 
   size_t size() const { return slots_.size(); }
 
-  // Writes the address of every parameter's value into `pointers`; values that are not constant go to `values`. Both have room for size().
-  // Throws Launch: a value does not fit, a tensor is of a dtype the parameter does not take, or not on `device`.
-  void pack(const Subject& subject, const Arg* args, Device device, uint64_t* values, void** pointers) const;
+  // Writes the address of every parameter's value into `pointers`; values that are not constant go
+  // to `values`. Both have room for size(). Throws Launch: a value does not fit, a tensor is of a
+  // dtype the parameter does not take, or not on `device`.
+  void pack(const Subject& subject, const Arg* args, Device device, uint64_t* values,
+            void** pointers) const;
 
  private:
-  enum class Source : uint8_t { Constant, TensorSymbol, Tensor, IntSymbol, Int, FloatSymbol, Float, Bool };
+  enum class Source : uint8_t {
+    Constant,
+    TensorSymbol,
+    Tensor,
+    IntSymbol,
+    Int,
+    FloatSymbol,
+    Float,
+    Bool
+  };
   struct Slot {
     Source source;
     Destination to;
@@ -34,7 +47,8 @@ class Packer {
     Expr expr;
   };
 
-  uint64_t address(const Subject& subject, size_t index, const TensorView& tensor, Device device) const;
+  uint64_t address(const Subject& subject, size_t index, const TensorView& tensor,
+                   Device device) const;
   uint64_t of_int(const Subject& subject, size_t index, int64_t value) const;
   uint64_t of_float(const Subject& subject, size_t index, double value) const;
   uint64_t evaluate(const Subject& subject, size_t index, const Arg* args) const;
@@ -43,7 +57,8 @@ class Packer {
   std::vector<ParamType> params_;
 };
 
-// The bits of the nearest IEEE binary16 or bfloat16 (ties to even); a finite value out of range becomes infinite.
+// The bits of the nearest IEEE binary16 or bfloat16 (ties to even); a finite value out of range
+// becomes infinite.
 uint16_t half_bits(double value);
 uint16_t bfloat16_bits(double value);
 

@@ -1,4 +1,5 @@
-// Checks a kernel's parameters against an argument list, and decides the form in which each value is written.
+// Checks a kernel's parameters against an argument list, and decides the form in which each value
+// is written.
 #include "signature.h"
 
 #include <array>
@@ -21,8 +22,9 @@ struct Spelling {
   uint32_t dtypes;
 };
 
-// Every spelling that demanglers, NVRTC and host compilers use for an element type; int64 is `long` or `long long`.
-// A type that is not here says nothing of its elements, and takes all: void, bytes, vectors used as raw words, the user's own structs.
+// Every spelling that demanglers, NVRTC and host compilers use for an element type; int64 is `long`
+// or `long long`. A type that is not here says nothing of its elements, and takes all: void, bytes,
+// vectors used as raw words, the user's own structs.
 constexpr std::array kSpellings = {
     Spelling{"bool", bit(DType::Bool)},
     Spelling{"signed char", bit(DType::Int8)},
@@ -94,29 +96,42 @@ Destination integer(int size, bool is_signed) {
   if (size != 1 && size != 2 && size != 4 && size != 8) return {};
   const int width = size * 8;
   const int64_t most = std::numeric_limits<int64_t>::max();
-  if (is_signed) return {Form::Integer, width == 64 ? -most - 1 : -(int64_t{1} << (width - 1)), most >> (64 - width)};
+  if (is_signed)
+    return {Form::Integer, width == 64 ? -most - 1 : -(int64_t{1} << (width - 1)),
+            most >> (64 - width)};
   return {Form::Integer, 0, width == 64 ? most : (int64_t{1} << width) - 1};
 }
 
 Destination of_cast(DType cast) {
   switch (cast) {
-    case DType::Bool: return {Form::Integer, 0, 1};
-    case DType::Float32: return {Form::Float};
-    case DType::Float64: return {Form::Double};
-    case DType::Float16: return {Form::Half};
-    case DType::BFloat16: return {Form::BFloat16};
+    case DType::Bool:
+      return {Form::Integer, 0, 1};
+    case DType::Float32:
+      return {Form::Float};
+    case DType::Float64:
+      return {Form::Double};
+    case DType::Float16:
+      return {Form::Half};
+    case DType::BFloat16:
+      return {Form::BFloat16};
     case DType::UInt8:
     case DType::UInt16:
     case DType::UInt32:
-    case DType::UInt64: return integer(itemsize(cast), false);
-    default: return is_integral(cast) ? integer(itemsize(cast), true) : Destination{};
+    case DType::UInt64:
+      return integer(itemsize(cast), false);
+    default:
+      return is_integral(cast) ? integer(itemsize(cast), true) : Destination{};
   }
 }
 
 Form half_form(const ParamType& param) {
-  if (param.text.find("bfloat16") != std::string::npos || param.text.find("__bf16") != std::string::npos) return Form::BFloat16;
-  if (param.text.find("half") != std::string::npos || param.text.find("Half") != std::string::npos ||
-      param.text.find("Float16") != std::string::npos || param.text.find("float16") != std::string::npos)
+  if (param.text.find("bfloat16") != std::string::npos ||
+      param.text.find("__bf16") != std::string::npos)
+    return Form::BFloat16;
+  if (param.text.find("half") != std::string::npos ||
+      param.text.find("Half") != std::string::npos ||
+      param.text.find("Float16") != std::string::npos ||
+      param.text.find("float16") != std::string::npos)
     return Form::Half;
   return Form::Unknown;
 }
@@ -125,7 +140,10 @@ Form half_form(const ParamType& param) {
 Destination of_size(Type type, int size) {
   if (type == Type::Tensor) return size == 8 ? Destination{Form::Pointer} : Destination{};
   if (type == Type::Bool) return size == 1 ? Destination{Form::Integer, 0, 1} : Destination{};
-  if (type == Type::Float) return size == 4 ? Destination{Form::Float} : size == 8 ? Destination{Form::Double} : Destination{};
+  if (type == Type::Float)
+    return size == 4   ? Destination{Form::Float}
+           : size == 8 ? Destination{Form::Double}
+                       : Destination{};
   Destination wide = integer(size, true);  // signed or unsigned: both ranges fit the bytes
   if (wide.form == Form::Integer) wide.high = integer(size, false).high;
   return wide;
@@ -135,7 +153,9 @@ std::string kernel_text(const Subject& subject, const Entry& entry) {
   return (on_host(subject.implementation->kind) ? "function `" : "kernel `") + entry.name + "`";
 }
 
-std::string count_text(size_t n) { return std::to_string(n) + (n == 1 ? " parameter" : " parameters"); }
+std::string count_text(size_t n) {
+  return std::to_string(n) + (n == 1 ? " parameter" : " parameters");
+}
 
 std::string list_params(const Entry& entry) {
   std::vector<std::string> texts;
@@ -161,19 +181,26 @@ std::string list_args(const Implementation& implementation) {
 std::string advice(const Expr& argument, const ParamType& param) {
   const Type type = argument.type();
   if (param.kind == ParamType::Kind::Struct)
-    return "; structs cannot be passed by value: give the kernel the fields as separate scalar parameters, or pass a tensor that holds "
+    return "; structs cannot be passed by value: give the kernel the fields as separate scalar "
+           "parameters, or pass a tensor that holds "
            "them";
-  if (param.kind == ParamType::Kind::Pointer) return "; pass a tensor by its name, or declare the parameter as a scalar";
-  if (type == Type::Tensor) return "; pass a number of it, such as " + argument.text() + ".numel(), or declare the parameter as a pointer";
+  if (param.kind == ParamType::Kind::Pointer)
+    return "; pass a tensor by its name, or declare the parameter as a scalar";
+  if (type == Type::Tensor)
+    return "; pass a number of it, such as " + argument.text() +
+           ".numel(), or declare the parameter as a pointer";
   if (param.kind == ParamType::Kind::Unknown && !argument.cast())
-    return "; name the parameter's type by a cast, such as " + std::string(cast_example(argument)) + "(" + argument.text() + ")";
+    return "; name the parameter's type by a cast, such as " + std::string(cast_example(argument)) +
+           "(" + argument.text() + ")";
   if (type == Type::Float) return "; declare the parameter as float or double";
   return "; declare the parameter as a pointer for tensors, int64_t for int, double for float";
 }
 
 }  // namespace
 
-std::string_view cast_example(const Expr& argument) { return argument.type() == Type::Float && !argument.as_integer() ? "float32" : "int32"; }
+std::string_view cast_example(const Expr& argument) {
+  return argument.type() == Type::Float && !argument.as_integer() ? "float32" : "int32";
+}
 
 uint32_t accepted_dtypes(const std::string& pointee) {
   for (const Spelling& spelling : kSpellings)
@@ -183,33 +210,47 @@ uint32_t accepted_dtypes(const std::string& pointee) {
 
 Destination destination(const Expr& argument, const ParamType& param) {
   const Type type = argument.type();
-  if (type != Type::Tensor && type != Type::Int && type != Type::Float && type != Type::Bool) return {};
+  if (type != Type::Tensor && type != Type::Int && type != Type::Float && type != Type::Bool)
+    return {};
   switch (param.kind) {
-    case ParamType::Kind::Pointer: return type == Type::Tensor ? Destination{Form::Pointer} : Destination{};
+    case ParamType::Kind::Pointer:
+      return type == Type::Tensor ? Destination{Form::Pointer} : Destination{};
     case ParamType::Kind::Unknown: {
-      if (type == Type::Tensor) return param.size == 0 ? Destination{Form::Pointer} : of_size(type, param.size);
-      if (type == Type::Float && argument.as_integer()) return {};  // a quotient of ints: only the parameter's type tells which is meant
+      if (type == Type::Tensor)
+        return param.size == 0 ? Destination{Form::Pointer} : of_size(type, param.size);
+      if (type == Type::Float && argument.as_integer())
+        return {};  // a quotient of ints: only the parameter's type tells which is meant
       const std::optional<DType> cast = argument.cast();
       if (!cast) return param.size == 0 ? Destination{} : of_size(type, param.size);
       return param.size == 0 || param.size == itemsize(*cast) ? of_cast(*cast) : Destination{};
     }
-    default: break;
+    default:
+      break;
   }
   if (type == Type::Tensor) return {};
   const bool is_float = type == Type::Float && !argument.as_integer();
-  if (const Form half = half_form(param); half != Form::Unknown && (param.size == 2 || param.size == 0)) return {half};
+  if (const Form half = half_form(param);
+      half != Form::Unknown && (param.size == 2 || param.size == 0))
+    return {half};
   switch (param.kind) {
     case ParamType::Kind::Float:
-      return param.size == 8 ? Destination{Form::Double} : param.size == 4 ? Destination{Form::Float} : Destination{};
-    case ParamType::Kind::Bool: return type == Type::Float ? Destination{} : Destination{Form::Integer, 0, 1};
-    case ParamType::Kind::Int: return is_float ? Destination{} : integer(param.size, true);
-    case ParamType::Kind::UInt: return is_float ? Destination{} : integer(param.size, false);
-    default: return {};
+      return param.size == 8   ? Destination{Form::Double}
+             : param.size == 4 ? Destination{Form::Float}
+                               : Destination{};
+    case ParamType::Kind::Bool:
+      return type == Type::Float ? Destination{} : Destination{Form::Integer, 0, 1};
+    case ParamType::Kind::Int:
+      return is_float ? Destination{} : integer(param.size, true);
+    case ParamType::Kind::UInt:
+      return is_float ? Destination{} : integer(param.size, false);
+    default:
+      return {};
   }
 }
 
 Expr as_passed(const Expr& argument, const Destination& to) {
-  return to.form == Form::Integer && argument.type() == Type::Float ? argument.as_integer() : argument;
+  return to.form == Form::Integer && argument.type() == Type::Float ? argument.as_integer()
+                                                                    : argument;
 }
 
 std::string parameter_text(size_t index, const ParamType& param) {
@@ -219,36 +260,46 @@ std::string parameter_text(size_t index, const ParamType& param) {
     return param.size ? text + " of " + std::to_string(param.size) + " bytes" : text;
   }
   if (!param.text.empty()) return text + " is `" + param.text + "`";
-  if (param.size) return text + " has " + std::to_string(param.size) + (param.size == 1 ? " byte" : " bytes");
+  if (param.size)
+    return text + " has " + std::to_string(param.size) + (param.size == 1 ? " byte" : " bytes");
   return text + " is of unknown type";
 }
 
-void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got, const ParamType& param) {
-  fail(kind, argument_text(subject, index) + " is " + std::string(name(got)) + ", but " + parameter_text(index, param) +
-                 "; convert the tensor, make the element type a template " +
-                 "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
+void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,
+                const ParamType& param) {
+  fail(kind,
+       argument_text(subject, index) + " is " + std::string(name(got)) + ", but " +
+           parameter_text(index, param) +
+           "; convert the tensor, make the element type a template " +
+           "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
 }
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args) {
   const std::vector<Expr>& list = subject.implementation->launch.args;
   if (!entry.params_known) return;
   if (entry.params.size() != list.size())
-    fail(ErrorKind::Compile, subject.op + ": " + kernel_text(subject, entry) + " takes " + count_text(entry.params.size()) +
-                                 list_params(entry) + "; args lists " + std::to_string(list.size()) + list_args(*subject.implementation));
+    fail(ErrorKind::Compile, subject.op + ": " + kernel_text(subject, entry) + " takes " +
+                                 count_text(entry.params.size()) + list_params(entry) +
+                                 "; args lists " + std::to_string(list.size()) +
+                                 list_args(*subject.implementation));
 
   for (size_t i = 0; i < list.size(); ++i) {
     const Expr& argument = list[i];
     const ParamType& param = entry.params[i];
     const bool size_comes_later = param.kind == ParamType::Kind::Unknown && param.size == 0;
     if (destination(argument, param).form == Form::Unknown && !size_comes_later)
-      fail_argument(subject, i, "is " + std::string(name(argument.type())) + ", but " + parameter_text(i, param) + advice(argument, param));
+      fail_argument(subject, i,
+                    "is " + std::string(name(argument.type())) + ", but " +
+                        parameter_text(i, param) + advice(argument, param));
     if (argument.type() != Type::Tensor) continue;
 
     for (size_t s = 0; s < subject.symbols.size(); ++s) {
       const Symbol& symbol = subject.symbols[s];
       if (param.pointee_const && symbol.written && symbol.name == argument.text())
-        fail(ErrorKind::Compile, subject.op + ": `" + symbol.name + "` is written by this op, but " + parameter_text(i, param) +
-                                     "; take the const away, or check the order of args" + list_args(*subject.implementation));
+        fail(ErrorKind::Compile, subject.op + ": `" + symbol.name +
+                                     "` is written by this op, but " + parameter_text(i, param) +
+                                     "; take the const away, or check the order of args" +
+                                     list_args(*subject.implementation));
     }
     if (param.kind != ParamType::Kind::Pointer) continue;
     const TensorView* tensor = nullptr;
@@ -257,13 +308,15 @@ void check_signature(const Subject& subject, const Entry& entry, const Arg* args
     } else {
       tensor = argument.eval(args).tensor;
     }
-    if (tensor && !accepts(accepted_dtypes(param.pointee), tensor->dtype)) fail_dtype(subject, ErrorKind::Compile, i, tensor->dtype, param);
+    if (tensor && !accepts(accepted_dtypes(param.pointee), tensor->dtype))
+      fail_dtype(subject, ErrorKind::Compile, i, tensor->dtype, param);
   }
 }
 
-void check_signature(const std::string& op, const Implementation& implementation, const std::vector<Symbol>& symbols, const Entry& entry,
-                     const Arg* args) {
-  const std::shared_ptr<const Implementation> unowned(std::shared_ptr<const void>(), &implementation);
+void check_signature(const std::string& op, const Implementation& implementation,
+                     const std::vector<Symbol>& symbols, const Entry& entry, const Arg* args) {
+  const std::shared_ptr<const Implementation> unowned(std::shared_ptr<const void>(),
+                                                      &implementation);
   check_signature(Subject{op, unowned, symbols}, entry, args);
 }
 

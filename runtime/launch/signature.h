@@ -1,4 +1,5 @@
-// How an argument list meets a kernel's parameters: which argument may go where, and in which form it is written.
+// How an argument list meets a kernel's parameters: which argument may go where, and in which form
+// it is written.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@
 
 namespace opaq {
 
-// The form in which a value is written into a parameter. Integers of every width are a range and the low bytes of 64 bits.
+// The form in which a value is written into a parameter. Integers of every width are a range and
+// the low bytes of 64 bits.
 enum class Form : uint8_t { Unknown, Pointer, Integer, Half, BFloat16, Float, Double };
 
 struct Destination {
@@ -19,14 +21,17 @@ struct Destination {
   int64_t low = 0, high = 0;  // Integer: what fits
 };
 
-// Where an argument's value goes. Form::Unknown: the parameter cannot take it, or its size is not known and no cast names its type.
+// Where an argument's value goes. Form::Unknown: the parameter cannot take it, or its size is not
+// known and no cast names its type.
 Destination destination(const Expr& argument, const ParamType& param);
 
 // The argument as it is written there: a quotient of ints as an int where the parameter is one.
 Expr as_passed(const Expr& argument, const Destination& to);
-std::string_view cast_example(const Expr& argument);  // "int32": a cast that names the type of a parameter which a binary does not tell
+std::string_view cast_example(const Expr& argument);  // "int32": a cast that names the type of a
+                                                      // parameter which a binary does not tell
 
-// The tensor dtypes (bit i: dtype number i) that a pointer to `pointee` may address. Types of the user's own, void and bytes take all.
+// The tensor dtypes (bit i: dtype number i) that a pointer to `pointee` may address. Types of the
+// user's own, void and bytes take all.
 uint32_t accepted_dtypes(const std::string& pointee);
 inline bool accepts(uint32_t dtypes, DType dtype) { return dtypes >> static_cast<int>(dtype) & 1; }
 
@@ -34,7 +39,8 @@ inline bool accepts(uint32_t dtypes, DType dtype) { return dtypes >> static_cast
 std::string parameter_text(size_t index, const ParamType& param);
 
 // The error for a tensor whose dtype the parameter does not take; index counts from 0.
-[[noreturn]] void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got, const ParamType& param);
+[[noreturn]] void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,
+                             const ParamType& param);
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args);
 

@@ -11,7 +11,8 @@ namespace {
 std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
   std::vector<int> written;
   for (size_t i = 0; i < symbols.size(); ++i)
-    if (symbols[i].written && symbols[i].type == Type::Tensor) written.push_back(static_cast<int>(i));
+    if (symbols[i].written && symbols[i].type == Type::Tensor)
+      written.push_back(static_cast<int>(i));
   return written;
 }
 
@@ -28,15 +29,21 @@ Request request_of(const Implementation& implementation) {
 
 // Sizes of parameters that nothing but the loaded kernel knows.
 void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry) {
-  if (!driver().kernel_get_param_info) {  // before CUDA 12.4: sizes follow from the argument list, where it tells them
-    if (!entry.params_known) entry.params.assign(subject.implementation->launch.args.size(), ParamType{});
+  if (!driver().kernel_get_param_info) {  // before CUDA 12.4: sizes follow from the argument list,
+                                          // where it tells them
+    if (!entry.params_known)
+      entry.params.assign(subject.implementation->launch.args.size(), ParamType{});
     return;
   }
   std::vector<size_t> sizes;
   size_t offset = 0, size = 0;
   CUresult result;
-  while ((result = driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size)) == CUDA_SUCCESS) sizes.push_back(size);
-  if (result != CUDA_ERROR_INVALID_VALUE) check(result, subject.op + ": reading the parameters of `" + entry.name + "`");  // else: past the last one
+  while ((result = driver().kernel_get_param_info(kernel, sizes.size(), &offset, &size)) ==
+         CUDA_SUCCESS)
+    sizes.push_back(size);
+  if (result != CUDA_ERROR_INVALID_VALUE)
+    check(result, subject.op + ": reading the parameters of `" + entry.name +
+                      "`");  // else: past the last one
   if (!entry.params_known) entry.params.assign(sizes.size(), ParamType{});
   for (size_t i = 0; i < std::min(sizes.size(), entry.params.size()); ++i)
     if (entry.params[i].size == 0) entry.params[i].size = static_cast<int>(sizes[i]);
@@ -51,15 +58,17 @@ const Entry& find_entry(const Subject& subject, const Image& image, const std::s
   fail(ErrorKind::Internal, subject.op + ": the image of `" + name + "` does not list it");
 }
 
-PreparedLaunch::State::State(const std::string& op, std::shared_ptr<const Implementation> implementation,
+PreparedLaunch::State::State(const std::string& op,
+                             std::shared_ptr<const Implementation> implementation,
                              const std::vector<Symbol>& symbols)
     : subject{op, std::move(implementation), symbols},
       geometry(subject.implementation->launch),
       written(written_symbols(symbols)),
       hole_count_(subject.implementation->launch.entry.holes.size()) {
   if (hole_count_ > kMaxHoles)
-    fail(ErrorKind::Declaration, op + ": entry of implementation `" + subject.implementation->name + "` has " +
-                                     std::to_string(hole_count_) + " holes; at most " + std::to_string(kMaxHoles) + " are supported");
+    fail(ErrorKind::Declaration, op + ": entry of implementation `" + subject.implementation->name +
+                                     "` has " + std::to_string(hole_count_) + " holes; at most " +
+                                     std::to_string(kMaxHoles) + " are supported");
 }
 
 PreparedLaunch::State::~State() {
@@ -72,14 +81,17 @@ HoleValues PreparedLaunch::State::holes(const Arg* args) const {
   for (size_t i = 0; i < hole_count_; ++i) {
     const Expr& hole = subject.implementation->launch.entry.holes[i];
     const Value value = hole.eval(args);
-    values[i] = hole.type() == Type::DType ? static_cast<int64_t>(value.dtype) : hole.type() == Type::Bool ? value.boolean : value.integer;
+    values[i] = hole.type() == Type::DType  ? static_cast<int64_t>(value.dtype)
+                : hole.type() == Type::Bool ? value.boolean
+                                            : value.integer;
   }
   return values;
 }
 
 std::string PreparedLaunch::State::entry(const HoleValues& values) const {
   const Implementation& implementation = *subject.implementation;
-  return implementation.launch.entry.fill({values.begin(), values.begin() + hole_count_}, implementation.target);
+  return implementation.launch.entry.fill({values.begin(), values.begin() + hole_count_},
+                                          implementation.target);
 }
 
 bool PreparedLaunch::State::writes_nothing(const Arg* args) const {
@@ -89,7 +101,9 @@ bool PreparedLaunch::State::writes_nothing(const Arg* args) const {
 }
 
 Instance* PreparedLaunch::State::find(PerDevice& list, const HoleValues& values) const {
-  const auto same = [&](const Instance& i) { return std::equal(values.begin(), values.begin() + hole_count_, i.values.begin()); };
+  const auto same = [&](const Instance& i) {
+    return std::equal(values.begin(), values.begin() + hole_count_, i.values.begin());
+  };
   Instance* last = list.last.load(std::memory_order_acquire);
   if (last && same(*last)) [[likely]]
     return last;
@@ -108,20 +122,27 @@ PreparedLaunch::State::PerDevice& PreparedLaunch::State::on(Device device) {
   return devices_[index];
 }
 
-Instance* PreparedLaunch::State::find(const HoleValues& values, Device device) { return find(on(device), values); }
+Instance* PreparedLaunch::State::find(const HoleValues& values, Device device) {
+  return find(on(device), values);
+}
 
-Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream) {
+Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* args, Device device,
+                                          const CUstream* stream) {
   PerDevice& list = on(device);
   if (Instance* found = find(list, values)) return *found;
 
   if (device.type == DeviceType::CUDA) {
     const ContextScope scope(device.index);  // is_capturing(nullptr) asks the current context
     if (stream && is_capturing(*stream))
-      fail(ErrorKind::Capture, subject.op + " must compile and load " + entry(values) + " for " + device_name(device) +
-                                   ", which cannot be done while a stream is captured; call opaq.warmup(...) with these arguments first");
+      fail(ErrorKind::Capture, subject.op + " must compile and load " + entry(values) + " for " +
+                                   device_name(device) +
+                                   ", which cannot be done while a stream is captured; call "
+                                   "opaq.warmup(...) with these arguments first");
   }
 
-  const auto unowned = [](Instance* instance) { return std::shared_ptr<const Instance>(std::shared_ptr<const void>(), instance); };
+  const auto unowned = [](Instance* instance) {
+    return std::shared_ptr<const Instance>(std::shared_ptr<const void>(), instance);
+  };
   in_progress_.run({device.index, values}, [&] {
     if (Instance* found = find(list, values)) return unowned(found);
     Instance* const made = make(values, args, device).release();
@@ -134,7 +155,8 @@ Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* a
   return *find(list, values);
 }
 
-std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, const Arg* args, Device device) {
+std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, const Arg* args,
+                                                      Device device) {
   auto instance = std::make_unique<Instance>();
   instance->values = values;
   instance->device = device;
@@ -148,20 +170,24 @@ std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, 
 
 void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args) {
   const int device = instance.device.index;
-  const std::string where = subject.op + ": loading `" + instance.entry + "` on " + device_name(instance.device);
+  const std::string where =
+      subject.op + ": loading `" + instance.entry + "` on " + device_name(instance.device);
   const ContextScope scope(device);
   const RelaxedCapture relaxed;  // another thread may be capturing in global mode
-  const std::string arch = subject.implementation->kind == CodeKind::CudaSource ? device_arch(device) : "";
+  const std::string arch =
+      subject.implementation->kind == CodeKind::CudaSource ? device_arch(device) : "";
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);
 
   try {
     instance.module = module(instance.entry, arch, *image);
-    instance.kernel = instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
+    instance.kernel =
+        instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
   } catch (const Error& error) {
     throw Error(error.kind, where + ": " + error.what(), error.sticky);
   }
-  // Loads the function into this device's context now, so that nothing is left to be loaded during a capture.
+  // Loads the function into this device's context now, so that nothing is left to be loaded during
+  // a capture.
   check(driver().kernel_get_function(&instance.function, instance.kernel), where);
   const auto unsized = [](const ParamType& param) { return param.size == 0; };
   if (!entry.params_known || std::any_of(entry.params.begin(), entry.params.end(), unsized)) {
@@ -171,8 +197,11 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
   CUdevice handle = 0;
   int shared_static = 0;
   check(driver().device_get(&handle, device), where);
-  check(driver().kernel_get_attribute(&shared_static, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, instance.kernel, handle), where);
-  constexpr int64_t kDefaultShared = 48 * 1024;  // static and dynamic together, unless the attribute is set
+  check(driver().kernel_get_attribute(&shared_static, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
+                                      instance.kernel, handle),
+        where);
+  constexpr int64_t kDefaultShared =
+      48 * 1024;  // static and dynamic together, unless the attribute is set
   instance.shared_static = shared_static;
   instance.shared_allowed = std::max<int64_t>(kDefaultShared - shared_static, 0);
   instance.packer = Packer(subject, std::move(entry.params));
@@ -192,18 +221,23 @@ void PreparedLaunch::State::load_host_code(Instance& instance, const Arg* args) 
   instance.invoke = instance.host->invoke;
 }
 
-std::shared_ptr<const Module> PreparedLaunch::State::module(const std::string& entry, const std::string& arch, const Image& image) {
+std::shared_ptr<const Module> PreparedLaunch::State::module(const std::string& entry,
+                                                            const std::string& arch,
+                                                            const Image& image) {
   const ImageKey key{entry, arch};
   {
     std::lock_guard lock(shared_state());
     if (const auto found = modules_.find(key); found != modules_.end()) return found->second;
   }
-  auto loaded = std::make_shared<const Module>(image.bytes);  // another device's thread may load it too: one of the two is kept
+  auto loaded = std::make_shared<const Module>(
+      image.bytes);  // another device's thread may load it too: one of the two is kept
   std::lock_guard lock(shared_state());
   return modules_.emplace(key, loaded).first->second;
 }
 
-std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry, const std::string& arch, const Arg* args) {
+std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry,
+                                                          const std::string& arch,
+                                                          const Arg* args) {
   const Implementation& implementation = *subject.implementation;
   const ImageKey key{entry, arch};
   std::shared_ptr<const Image> image;
@@ -232,13 +266,15 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
   return image;
 }
 
-std::shared_ptr<const HostFunction> PreparedLaunch::State::host_function(const std::string& entry, const Arg* args) {
+std::shared_ptr<const HostFunction> PreparedLaunch::State::host_function(const std::string& entry,
+                                                                         const Arg* args) {
   auto request = request_of<HostRequest>(*subject.implementation);
   request.entry = entry;
   std::shared_ptr<const HostFunction> function = compile_host(request);
   hold_sources(entry, function->sources);
   count(function->seconds, function->from_cache);
-  check_signature(subject, Entry{.name = entry, .params = function->params, .params_known = true}, args);
+  check_signature(subject, Entry{.name = entry, .params = function->params, .params_known = true},
+                  args);
   return function;
 }
 
@@ -250,10 +286,14 @@ void PreparedLaunch::State::hold_sources(const std::string& entry, const std::st
     same = sources_ == digest;
   }
   if (!same) {
-    fail(ErrorKind::Compile, subject.op + ": a header, or another file that implementation `" + subject.implementation->name +
-                                 "` is compiled from, has changed since this process first compiled it, so that `" + entry +
-                                 "` would not fit what is loaded; call torch.compiler.reset() and compile the model again, or declare the op "
-                                 "again with replace=True");
+    fail(ErrorKind::Compile,
+         subject.op + ": a header, or another file that implementation `" +
+             subject.implementation->name +
+             "` is compiled from, has changed since this process first compiled it, so that `" +
+             entry +
+             "` would not fit what is loaded; call torch.compiler.reset() and compile the model "
+             "again, or declare the op "
+             "again with replace=True");
   }
 }
 
@@ -269,8 +309,10 @@ void PreparedLaunch::State::count(double seconds, bool from_cache) {
 
 SourceDigest source_digest(const Implementation& implementation) {
   try {
-    if (implementation.kind == CodeKind::CudaSource) return source_digest(request_of<CudaRequest>(implementation));
-    if (implementation.kind == CodeKind::HostSource) return source_digest(request_of<HostRequest>(implementation));
+    if (implementation.kind == CodeKind::CudaSource)
+      return source_digest(request_of<CudaRequest>(implementation));
+    if (implementation.kind == CodeKind::HostSource)
+      return source_digest(request_of<HostRequest>(implementation));
   } catch (const Error& error) {
     return {error.what(), ""};
   }

@@ -1,4 +1,5 @@
-// What a prepared launch keeps: its rules, the instances made so far, the images they came from, and counters.
+// What a prepared launch keeps: its rules, the instances made so far, the images they came from,
+// and counters.
 #pragma once
 
 #include <array>
@@ -20,7 +21,8 @@ namespace opaq {
 const Entry& find_entry(const Subject& subject, const Image& image, const std::string& name);
 
 struct PreparedLaunch::State {
-  State(const std::string& op, std::shared_ptr<const Implementation> implementation, const std::vector<Symbol>& symbols);
+  State(const std::string& op, std::shared_ptr<const Implementation> implementation,
+        const std::vector<Symbol>& symbols);
   ~State();
 
   const Subject subject;
@@ -31,17 +33,20 @@ struct PreparedLaunch::State {
   std::string entry(const HoleValues& values) const;
   bool writes_nothing(const Arg* args) const;  // the op writes tensors, and all of them are empty
 
-  // The instance for these template values, made when there is none. `stream`: where a capture would forbid that; nullptr when warming up.
-  // Lock-free when the instance exists.
-  Instance& instance(const HoleValues& values, const Arg* args, Device device, const CUstream* stream);
+  // The instance for these template values, made when there is none. `stream`: where a capture
+  // would forbid that; nullptr when warming up. Lock-free when the instance exists.
+  Instance& instance(const HoleValues& values, const Arg* args, Device device,
+                     const CUstream* stream);
   Instance* find(const HoleValues& values, Device device);  // nullptr when there is none yet
 
   // From memory, the disk cache or the compiler; signature checked.
-  std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch, const Arg* args);
+  std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch,
+                                     const Arg* args);
   std::shared_ptr<const HostFunction> host_function(const std::string& entry, const Arg* args);
 
   Counter calls, skipped_empty;
-  std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0}, disk_hits{0};
+  std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0},
+      disk_hits{0};
   std::string sources();  // digest of what has been compiled; "" when nothing has been
   std::atomic<int64_t> spill_bytes{-1};  // of the image where they are most; -1 until one tells
 
@@ -53,7 +58,8 @@ struct PreparedLaunch::State {
   PerDevice& on(Device device);
   Instance* find(PerDevice& list, const HoleValues& values) const;
   std::unique_ptr<Instance> make(const HoleValues& values, const Arg* args, Device device);
-  std::shared_ptr<const Module> module(const std::string& entry, const std::string& arch, const Image& image);
+  std::shared_ptr<const Module> module(const std::string& entry, const std::string& arch,
+                                       const Image& image);
   void load_device_code(Instance& instance, const Arg* args);
   void load_host_code(Instance& instance, const Arg* args);
   void count(double seconds, bool from_cache);
@@ -63,12 +69,15 @@ struct PreparedLaunch::State {
   std::array<PerDevice, kMaxDevices> devices_;
 
   using Key = std::pair<int32_t, HoleValues>;  // device index
-  Flights<Instance, Key> in_progress_{/*keep=*/false};  // each is made by one thread; others wait for it
-  std::string sources_;  // of all that is compiled here: kernels of one implementation never come from different versions of a header; guarded by shared_state()
+  Flights<Instance, Key> in_progress_{
+      /*keep=*/false};   // each is made by one thread; others wait for it
+  std::string sources_;  // of all that is compiled here: kernels of one implementation never come
+                         // from different versions of a header; guarded by shared_state()
   using ImageKey = std::pair<std::string, std::string>;  // entry and arch
   // Guarded by shared_state().
   std::map<ImageKey, std::shared_ptr<const Image>> images_;
-  std::map<ImageKey, std::shared_ptr<const Module>> modules_;  // a module serves every device of its arch
+  std::map<ImageKey, std::shared_ptr<const Module>>
+      modules_;  // a module serves every device of its arch
 };
 
 }  // namespace opaq

@@ -1,4 +1,5 @@
-// What the messages of one implementation speak of: its op, its declaration and the names of its arguments.
+// What the messages of one implementation speak of: its op, its declaration and the names of its
+// arguments.
 #pragma once
 
 #include <memory>
@@ -21,23 +22,30 @@ struct Subject {
 
 // "mylib::rms_norm: argument 3 `x.numel()`"; index counts from 0.
 inline std::string argument_text(const Subject& subject, size_t index) {
-  return subject.op + ": argument " + std::to_string(index + 1) + " `" + subject.implementation->launch.args[index].text() + "`";
+  return subject.op + ": argument " + std::to_string(index + 1) + " `" +
+         subject.implementation->launch.args[index].text() + "`";
 }
 
 // For messages: "`int`"; "of 4 bytes" where a binary tells no more.
 inline std::string parameter_text(const ParamType& param) {
-  return param.text.empty() ? "of " + std::to_string(param.size) + " bytes" : "`" + param.text + "`";
+  return param.text.empty() ? "of " + std::to_string(param.size) + " bytes"
+                            : "`" + param.text + "`";
 }
 
-inline bool on_host(CodeKind kind) { return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary; }
+inline bool on_host(CodeKind kind) {
+  return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary;
+}
 
 // "cuda:0", "cpu"
-inline std::string device_name(Device device) { return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index); }
+inline std::string device_name(Device device) {
+  return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index);
+}
 
 // The same error with the op's name in front, unless the message has it already.
 inline Error naming(const Error& error, const std::string& op) {
   const std::string_view message = error.what();
-  if (message.find(op) != std::string_view::npos) return Error(error.kind, std::string(message), error.sticky);
+  if (message.find(op) != std::string_view::npos)
+    return Error(error.kind, std::string(message), error.sticky);
   return Error(error.kind, op + ": " + std::string(message), error.sticky);
 }
 

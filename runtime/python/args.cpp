@@ -17,24 +17,35 @@ std::string type_name(PyObject* object) {
 const char* expected(const ArgSpec& spec) {
   if (spec.torch_type == "ScalarType") return "a torch.dtype";
   switch (spec.type) {
-    case Type::Int: return "an int";
-    case Type::Float: return "a float";
-    case Type::Bool: return "a bool";
-    case Type::IntList: return "a list of ints";
-    case Type::String: return spec.torch_type == "str" ? "a str" : spec.torch_type.c_str();
-    default: return spec.torch_type.c_str();
+    case Type::Int:
+      return "an int";
+    case Type::Float:
+      return "a float";
+    case Type::Bool:
+      return "a bool";
+    case Type::IntList:
+      return "a list of ints";
+    case Type::String:
+      return spec.torch_type == "str" ? "a str" : spec.torch_type.c_str();
+    default:
+      return spec.torch_type.c_str();
   }
 }
 
 [[noreturn]] void wrong(const std::string& op, const ArgSpec& spec, PyObject* value) {
   PyErr_Clear();
   const std::string is = value == Py_None ? "None" : "a " + type_name(value);
-  fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` is " + is + "; expected " + expected(spec) + (spec.optional ? " or None" : ""));
+  fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` is " + is + "; expected " +
+                              expected(spec) + (spec.optional ? " or None" : ""));
 }
 
-bool is_torch_number(PyObject* value) { return PyObject_TypeCheck(value, torch().tensor) || PyObject_IsInstance(value, torch().symbolic) == 1; }
+bool is_torch_number(PyObject* value) {
+  return PyObject_TypeCheck(value, torch().tensor) ||
+         PyObject_IsInstance(value, torch().symbolic) == 1;
+}
 
-// An int, or what says of itself that it is one (numpy.int64). Objects of torch's are not asked: a SymInt would be specialised.
+// An int, or what says of itself that it is one (numpy.int64). Objects of torch's are not asked: a
+// SymInt would be specialised.
 bool read_int(PyObject* value, int64_t& result, bool& fits) {
   Ref index;
   if (!PyLong_Check(value)) {
@@ -57,11 +68,15 @@ bool has_method(PyObject* value, const char* name) {
   return PyObject_HasAttrString(type.get(), name) == 1;
 }
 
-// A number by PyTorch's rules for an argument of this type, as an exact one; null where it has none.
+// A number by PyTorch's rules for an argument of this type, as an exact one; null where it has
+// none.
 Ref as_exact(const ArgSpec& spec, PyObject* value) {
-  if (PyUnicode_Check(value) || PyBytes_Check(value) || PyList_Check(value) || PyTuple_Check(value) || PyDict_Check(value)) return {};
+  if (PyUnicode_Check(value) || PyBytes_Check(value) || PyList_Check(value) ||
+      PyTuple_Check(value) || PyDict_Check(value))
+    return {};
   if (spec.type == Type::Int && PyIndex_Check(value)) return Ref(PyNumber_Index(value));
-  if (spec.type == Type::Float && (has_method(value, "__float__") || PyIndex_Check(value))) return Ref(PyNumber_Float(value));
+  if (spec.type == Type::Float && (has_method(value, "__float__") || PyIndex_Check(value)))
+    return Ref(PyNumber_Float(value));
   if (spec.type == Type::Bool && has_method(value, "__bool__")) {
     const int truth = PyObject_IsTrue(value);
     return truth < 0 ? Ref() : from(truth == 1);
@@ -119,7 +134,8 @@ bool read_exact(const ArgSpec& spec, PyObject* value, Args& room, Arg& arg) {
     }
     case Type::String: {
       arg = Arg();
-      if (spec.torch_type != "str") return true;  // Device, Layout, MemoryFormat: expressions cannot read them
+      if (spec.torch_type != "str")
+        return true;  // Device, Layout, MemoryFormat: expressions cannot read them
       Py_ssize_t size = 0;
       const char* text = PyUnicode_Check(value) ? PyUnicode_AsUTF8AndSize(value, &size) : nullptr;
       if (!text) {
@@ -129,7 +145,8 @@ bool read_exact(const ArgSpec& spec, PyObject* value, Args& room, Arg& arg) {
       arg = Arg::of_string({text, static_cast<size_t>(size)});
       return true;
     }
-    default: return false;
+    default:
+      return false;
   }
 }
 
@@ -139,16 +156,19 @@ Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Arg
   const Ref exact = as_exact(spec, value);
   PyErr_Clear();
   if (exact && read_exact(spec, exact.get(), room, arg)) return arg;
-  if (spec.type == Type::Int && exact && PyLong_Check(exact.get())) fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` does not fit 64 bits");
+  if (spec.type == Type::Int && exact && PyLong_Check(exact.get()))
+    fail(ErrorKind::Launch, op + ": argument `" + spec.name + "` does not fit 64 bits");
   wrong(op, spec, value);
 }
 
 void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value) {
-  const bool text = PyUnicode_Check(value), list = PyList_Check(value) || PyTuple_Check(value) || PyDict_Check(value);
+  const bool text = PyUnicode_Check(value),
+             list = PyList_Check(value) || PyTuple_Check(value) || PyDict_Check(value);
   const bool number = PyLong_Check(value) || PyFloat_Check(value);
   bool hopeless = value == Py_None && spec.type != Type::Bool;  // which PyTorch takes as False
   if (spec.torch_type == "ScalarType" || spec.torch_type == "str") {
-    hopeless = hopeless || list || (number && spec.torch_type == "str") || (text && spec.torch_type != "str");
+    hopeless = hopeless || list || (number && spec.torch_type == "str") ||
+               (text && spec.torch_type != "str");
   } else if (spec.type == Type::Int || spec.type == Type::Float || spec.type == Type::Bool) {
     hopeless = hopeless || text || list || (spec.type == Type::Int && PyFloat_Check(value));
   } else if (spec.type == Type::IntList) {
@@ -166,14 +186,21 @@ void refuse_tensor(const std::string& op, const std::string& argument, PyObject*
   }
   const std::string where = op + ": argument `" + argument + "` ";
   if (value == Py_None) fail(ErrorKind::Launch, where + "is None; expected a torch.Tensor");
-  if (!PyObject_TypeCheck(value, torch().tensor)) fail(ErrorKind::Launch, where + "is a " + type_name(value) + "; expected a torch.Tensor");
+  if (!PyObject_TypeCheck(value, torch().tensor))
+    fail(ErrorKind::Launch, where + "is a " + type_name(value) + "; expected a torch.Tensor");
   if (!has_data(value)) {
-    fail(ErrorKind::Launch, where + "is a " + type_name(value) + ", which has no data of its own; expected a plain torch.Tensor");
+    fail(ErrorKind::Launch, where + "is a " + type_name(value) +
+                                ", which has no data of its own; expected a plain torch.Tensor");
   }
-  Ref layout = check(PyObject_GetAttrString(value, "layout")), layout_text = check(PyObject_Str(layout.get()));
-  Ref device = check(PyObject_GetAttr(value, torch().name_device)), device_text = check(PyObject_Str(device.get()));
-  const std::string layout_name = to_string(layout_text.get(), "layout"), device_name = to_string(device_text.get(), "device");
-  if (layout_name != "torch.strided") fail(ErrorKind::Launch, where + "has layout " + layout_name + "; expected torch.strided: call .to_dense()");
+  Ref layout = check(PyObject_GetAttrString(value, "layout")),
+      layout_text = check(PyObject_Str(layout.get()));
+  Ref device = check(PyObject_GetAttr(value, torch().name_device)),
+      device_text = check(PyObject_Str(device.get()));
+  const std::string layout_name = to_string(layout_text.get(), "layout"),
+                    device_name = to_string(device_text.get(), "device");
+  if (layout_name != "torch.strided")
+    fail(ErrorKind::Launch,
+         where + "has layout " + layout_name + "; expected torch.strided: call .to_dense()");
   if (device_name.rfind("cpu", 0) != 0 && device_name.rfind("cuda", 0) != 0) {
     fail(ErrorKind::Launch, where + "is on device " + device_name + "; expected cpu or cuda");
   }
@@ -187,7 +214,8 @@ void refuse_tensor(const std::string& op, const std::string& argument, PyObject*
 
 Storage storage_of(PyObject* tensor) {
   const Ref storage = check(PyObject_CallMethod(tensor, "untyped_storage", nullptr));
-  const Ref address = check(PyObject_CallMethod(storage.get(), "data_ptr", nullptr)), bytes = check(PyObject_CallMethod(storage.get(), "nbytes", nullptr));
+  const Ref address = check(PyObject_CallMethod(storage.get(), "data_ptr", nullptr)),
+            bytes = check(PyObject_CallMethod(storage.get(), "nbytes", nullptr));
   return {PyLong_AsVoidPtr(address.get()), to_int(bytes.get(), "nbytes")};
 }
 
@@ -198,18 +226,22 @@ std::string called_at() {
 
 Ref default_value(const ArgSpec& spec) {
   if (spec.torch_type == "ScalarType") {
-    if (const std::optional<DType> dtype = dtype_from_name(spec.default_text)) return Ref::borrow(torch().dtypes[static_cast<int>(*dtype)]);
+    if (const std::optional<DType> dtype = dtype_from_name(spec.default_text))
+      return Ref::borrow(torch().dtypes[static_cast<int>(*dtype)]);
   }
-  if (spec.default_text != "None" && (spec.torch_type == "Layout" || spec.torch_type == "MemoryFormat")) {
+  if (spec.default_text != "None" &&
+      (spec.torch_type == "Layout" || spec.torch_type == "MemoryFormat")) {
     Ref module = check(PyImport_ImportModule("torch"));
     return check(PyObject_GetAttrString(module.get(), spec.default_text.c_str()));
   }
-  // Not kept in a static variable: its initialisation would be locked while Python code runs, which may wait for a thread that wants both.
+  // Not kept in a static variable: its initialisation would be locked while Python code runs, which
+  // may wait for a thread that wants both.
   Ref ast = check(PyImport_ImportModule("ast"));
   Ref literal_eval = check(PyObject_GetAttrString(ast.get(), "literal_eval"));
   Ref text = from(spec.default_text);
   Ref value = check(PyObject_CallFunctionObjArgs(literal_eval.get(), text.get(), nullptr));
-  if (spec.torch_type == "Device" && value.get() != Py_None) return check(PyObject_CallFunctionObjArgs(torch().device, value.get(), nullptr));
+  if (spec.torch_type == "Device" && value.get() != Py_None)
+    return check(PyObject_CallFunctionObjArgs(torch().device, value.get(), nullptr));
   return value;
 }
 
@@ -217,7 +249,9 @@ Device parse_device(const std::string& text) {
   if (text == "cpu") return {DeviceType::CPU, 0};
   if (text.rfind("cuda", 0) == 0) {
     if (text.size() == 4) return {DeviceType::CUDA, 0};
-    if (text.size() > 5 && text[4] == ':' && text.find_first_not_of("0123456789", 5) == std::string::npos) return {DeviceType::CUDA, std::stoi(text.substr(5))};
+    if (text.size() > 5 && text[4] == ':' &&
+        text.find_first_not_of("0123456789", 5) == std::string::npos)
+      return {DeviceType::CUDA, std::stoi(text.substr(5))};
   }
   fail(ErrorKind::Launch, "device `" + text + "`; expected \"cpu\" or \"cuda:<index>\"");
 }

@@ -1,4 +1,5 @@
-// Binds torch's objects, and reads tensors through the DLPack exchange table (DLPack 1.3, dlpack.h: layouts below).
+// Binds torch's objects, and reads tensors through the DLPack exchange table (DLPack 1.3, dlpack.h:
+// layouts below).
 #include "bind.h"
 
 #include <dlfcn.h>
@@ -42,9 +43,11 @@ constexpr int32_t kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3;
 Torch bound;
 const DLExchangeApi* exchange = nullptr;
 
-// torch's own function behind the exchange table, which makes a counted reference first: two atomic operations for each tensor.
-void (*read_directly)(const void* tensor, DLTensor* out, bool read_only) = nullptr;  // nullptr where this torch has none
-size_t tensor_offset = 0;                                                            // of the at::Tensor in a tensor object
+// torch's own function behind the exchange table, which makes a counted reference first: two atomic
+// operations for each tensor.
+void (*read_directly)(const void* tensor, DLTensor* out,
+                      bool read_only) = nullptr;  // nullptr where this torch has none
+size_t tensor_offset = 0;                         // of the at::Tensor in a tensor object
 
 bool fill(PyObject* object, DLTensor& t) noexcept try {
   if (!read_directly) return exchange->tensor_from_object(object, &t) == 0;
@@ -56,21 +59,53 @@ bool fill(PyObject* object, DLTensor& t) noexcept try {
 }
 
 std::optional<DType> dtype_of(DLDataType d) {
-  enum : uint8_t { Int = 0, UInt = 1, Float = 2, BFloat = 4, Complex = 5, Bool = 6, E4M3FN = 10, E4M3FNUZ = 11, E5M2 = 12, E5M2FNUZ = 13, E8M0FNU = 14, E2M1FN = 17 };
+  enum : uint8_t {
+    Int = 0,
+    UInt = 1,
+    Float = 2,
+    BFloat = 4,
+    Complex = 5,
+    Bool = 6,
+    E4M3FN = 10,
+    E4M3FNUZ = 11,
+    E5M2 = 12,
+    E5M2FNUZ = 13,
+    E8M0FNU = 14,
+    E2M1FN = 17
+  };
   switch (d.code) {
-    case Float: return d.bits == 32 ? DType::Float32 : d.bits == 16 ? DType::Float16 : DType::Float64;
-    case BFloat: return DType::BFloat16;
-    case Int: return d.bits == 64 ? DType::Int64 : d.bits == 32 ? DType::Int32 : d.bits == 16 ? DType::Int16 : DType::Int8;
-    case UInt: return d.bits == 64 ? DType::UInt64 : d.bits == 32 ? DType::UInt32 : d.bits == 16 ? DType::UInt16 : DType::UInt8;
-    case Bool: return DType::Bool;
-    case Complex: return d.bits == 64 ? DType::Complex64 : d.bits == 128 ? DType::Complex128 : DType::Complex32;
-    case E4M3FN: return DType::Float8E4M3FN;
-    case E4M3FNUZ: return DType::Float8E4M3FNUZ;
-    case E5M2: return DType::Float8E5M2;
-    case E5M2FNUZ: return DType::Float8E5M2FNUZ;
-    case E8M0FNU: return DType::Float8E8M0FNU;
-    case E2M1FN: return DType::Float4E2M1FNx2;
-    default: return std::nullopt;
+    case Float:
+      return d.bits == 32 ? DType::Float32 : d.bits == 16 ? DType::Float16 : DType::Float64;
+    case BFloat:
+      return DType::BFloat16;
+    case Int:
+      return d.bits == 64   ? DType::Int64
+             : d.bits == 32 ? DType::Int32
+             : d.bits == 16 ? DType::Int16
+                            : DType::Int8;
+    case UInt:
+      return d.bits == 64   ? DType::UInt64
+             : d.bits == 32 ? DType::UInt32
+             : d.bits == 16 ? DType::UInt16
+                            : DType::UInt8;
+    case Bool:
+      return DType::Bool;
+    case Complex:
+      return d.bits == 64 ? DType::Complex64 : d.bits == 128 ? DType::Complex128 : DType::Complex32;
+    case E4M3FN:
+      return DType::Float8E4M3FN;
+    case E4M3FNUZ:
+      return DType::Float8E4M3FNUZ;
+    case E5M2:
+      return DType::Float8E5M2;
+    case E5M2FNUZ:
+      return DType::Float8E5M2FNUZ;
+    case E8M0FNU:
+      return DType::Float8E8M0FNU;
+    case E2M1FN:
+      return DType::Float4E2M1FNx2;
+    default:
+      return std::nullopt;
   }
 }
 
@@ -87,10 +122,13 @@ void address(PyObject* dict, const char* key, Function& function) {
   if (!function) fail(ErrorKind::Internal, std::string("bind_torch: no address for ") + key);
 }
 
-// What a built-in method bound to a tensor calls: a third of the cost of a call by way of Python. Any tensor's serves all.
+// What a built-in method bound to a tensor calls: a third of the cost of a call by way of Python.
+// Any tensor's serves all.
 PyCFunction function_of(PyObject* bound_method) {
   if (!PyCFunction_Check(bound_method) || PyCFunction_GetFlags(bound_method) != METH_NOARGS) {
-    fail(ErrorKind::Missing, "this torch's Tensor.is_neg, is_conj and is_inference are no built-in methods without arguments, which opaq calls");
+    fail(ErrorKind::Missing,
+         "this torch's Tensor.is_neg, is_conj and is_inference are no built-in methods without "
+         "arguments, which opaq calls");
   }
   return PyCFunction_GetFunction(bound_method);
 }
@@ -98,7 +136,8 @@ PyCFunction function_of(PyObject* bound_method) {
 }  // namespace
 
 const Torch& torch() {
-  if (!bound.tensor) fail(ErrorKind::Internal, "opaq._runtime is used before bind_torch; import opaq instead");
+  if (!bound.tensor)
+    fail(ErrorKind::Internal, "opaq._runtime is used before bind_torch; import opaq instead");
   return bound;
 }
 
@@ -109,15 +148,20 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     PyObject* tensor = keep(kwargs, "tensor");
     t.no_torch_dispatch = check(PyObject_GetAttrString(tensor, "__torch_dispatch__")).release();
     Ref capsule = check(PyObject_GetAttrString(tensor, "__dlpack_c_exchange_api__"));
-    const auto* api = static_cast<const DLExchangeApi*>(PyCapsule_GetPointer(capsule.get(), "dlpack_exchange_api"));
+    const auto* api = static_cast<const DLExchangeApi*>(
+        PyCapsule_GetPointer(capsule.get(), "dlpack_exchange_api"));
     if (!api) throw PythonError{};
-    if (api->header.major != 1 || !api->tensor_from_object) fail(ErrorKind::Missing, "this torch offers DLPack exchange version " + std::to_string(api->header.major) + "; opaq reads version 1");
+    if (api->header.major != 1 || !api->tensor_from_object)
+      fail(ErrorKind::Missing, "this torch offers DLPack exchange version " +
+                                   std::to_string(api->header.major) + "; opaq reads version 1");
     exchange = api;
-    read_directly = reinterpret_cast<decltype(read_directly)>(PyLong_AsVoidPtr(keep(kwargs, "read_tensor")));
+    read_directly =
+        reinterpret_cast<decltype(read_directly)>(PyLong_AsVoidPtr(keep(kwargs, "read_tensor")));
     tensor_offset = PyLong_AsSize_t(keep(kwargs, "tensor_offset"));
     PyObject* dtypes = keep(kwargs, "dtypes");
     for (int i = 0; i < kDTypeCount; ++i) {
-      PyObject* dtype = PyDict_GetItemString(dtypes, std::string(name(static_cast<DType>(i))).c_str());
+      PyObject* dtype =
+          PyDict_GetItemString(dtypes, std::string(name(static_cast<DType>(i))).c_str());
       Py_XINCREF(dtype);
       t.dtypes[i] = dtype;
     }
@@ -139,7 +183,9 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     t.forward_levels = keep(kwargs, "forward_levels");
     t.name_current_level = check(PyUnicode_InternFromString("_current_level")).release();
     if (!PyDict_GetItemWithError(t.forward_levels, t.name_current_level)) {
-      fail(ErrorKind::Missing, "this torch keeps no torch.autograd.forward_ad._current_level, by which opaq knows of forward-mode differentiation");
+      fail(ErrorKind::Missing,
+           "this torch keeps no torch.autograd.forward_ad._current_level, by which opaq knows of "
+           "forward-mode differentiation");
     }
     t.device = keep(kwargs, "device");
     t.symbolic = keep(kwargs, "symbolic");
@@ -153,18 +199,23 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
 }
 
 bool has_data(PyObject* object) {
-  if (is_plain(object)) [[likely]] return true;
+  if (is_plain(object)) [[likely]]
+    return true;
   if (!PyObject_TypeCheck(object, bound.tensor)) return false;
   const Ref type = Ref::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object)));
-  return check(PyObject_GetAttrString(type.get(), "__torch_dispatch__")).get() == bound.no_torch_dispatch;
+  return check(PyObject_GetAttrString(type.get(), "__torch_dispatch__")).get() ==
+         bound.no_torch_dispatch;
 }
 
 bool read_tensor(PyObject* object, TensorView& view) noexcept {
   DLTensor t;
   if (!fill(object, t)) return false;
   const std::optional<DType> dtype = dtype_of(t.dtype);
-  if (!dtype || (t.device.type != kDLCPU && t.device.type != kDLCUDA && t.device.type != kDLCUDAHost)) {
-    PyErr_SetString(PyExc_TypeError, dtype ? "a tensor on this device cannot be read; expected cpu or cuda" : "a tensor of this dtype cannot be read");
+  if (!dtype ||
+      (t.device.type != kDLCPU && t.device.type != kDLCUDA && t.device.type != kDLCUDAHost)) {
+    PyErr_SetString(PyExc_TypeError,
+                    dtype ? "a tensor on this device cannot be read; expected cpu or cuda"
+                          : "a tensor of this dtype cannot be read");
     return false;
   }
   view.data = static_cast<char*>(t.data) + t.byte_offset;
@@ -173,7 +224,8 @@ bool read_tensor(PyObject* object, TensorView& view) noexcept {
   view.dim = t.ndim;
   view.dtype = *dtype;
   view.device = t.device.type == kDLCUDA ? Device{DeviceType::CUDA, t.device.index} : Device{};
-  if (!t.data && view.numel() != 0) [[unlikely]] {  // torch._efficientzerotensor, or a storage that was resized away
+  if (!t.data && view.numel() != 0)
+      [[unlikely]] {  // torch._efficientzerotensor, or a storage that was resized away
     PyErr_SetString(PyExc_TypeError, "it has no memory: its storage was resized or freed");
     return false;
   }
@@ -186,7 +238,8 @@ bool local_state_is_plain() {
   if (!state) [[unlikely]] {
     if (bound.local_state[1].empty()) return false;
     void* library = dlopen(bound.local_state[0].c_str(), RTLD_NOLOAD | RTLD_LAZY);
-    state = library ? static_cast<const uint64_t*>(dlsym(library, bound.local_state[1].c_str())) : nullptr;
+    state = library ? static_cast<const uint64_t*>(dlsym(library, bound.local_state[1].c_str()))
+                    : nullptr;
     if (library) dlclose(library);  // torch keeps it loaded
     if (!state) return false;
   }

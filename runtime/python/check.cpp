@@ -1,10 +1,12 @@
-// The contract check, seen from Python: calls that are checked, and where the user's code called an op, which opaq.call_site knows.
+// The contract check, seen from Python: calls that are checked, and where the user's code called an
+// op, which opaq.call_site knows.
+#include "opaq/check.h"
+
 #include <algorithm>
 
 #include "args.h"
 #include "bind.h"
 #include "functions.h"
-#include "opaq/check.h"
 
 namespace opaq::python {
 
@@ -33,12 +35,14 @@ PyObject* call_alone(PyObject*, PyObject* args) {
 
 namespace {
 
-// Reads memory that holds a tensor's values as they are: on the host, not negated or conjugated by a bit.
+// Reads memory that holds a tensor's values as they are: on the host, not negated or conjugated by
+// a bit.
 bool read_values(PyObject* tensor, TensorView& view) {
   if (!read_tensor(tensor, view)) throw PythonError{};
   if (view.device.type != DeviceType::CPU) return false;
   if (is_integral(view.dtype) || view.dtype == DType::Bool) return true;
-  return check(torch().is_neg(tensor, nullptr)).get() != Py_True && check(torch().is_conj(tensor, nullptr)).get() != Py_True;
+  return check(torch().is_neg(tensor, nullptr)).get() != Py_True &&
+         check(torch().is_conj(tensor, nullptr)).get() != Py_True;
 }
 
 }  // namespace
@@ -48,10 +52,16 @@ PyObject* compare_tensors(PyObject*, PyObject* args) {
     constexpr long other_shape = -4;
     const std::vector<Ref> items = to_items(args, "compare_tensors");
     TensorView got, expected;
-    if (!read_values(items.at(0).get(), got) || !read_values(items.at(1).get(), expected)) return none().release();
-    if (got.dtype != expected.dtype || got.dim != expected.dim || !std::equal(got.sizes, got.sizes + got.dim, expected.sizes)) return check(PyLong_FromLong(other_shape)).release();
+    if (!read_values(items.at(0).get(), got) || !read_values(items.at(1).get(), expected))
+      return none().release();
+    if (got.dtype != expected.dtype || got.dim != expected.dim ||
+        !std::equal(got.sizes, got.sizes + got.dim, expected.sizes))
+      return check(PyLong_FromLong(other_shape)).release();
     const Comparison found = compare(got, expected, to_bool(items.at(2).get()));
-    return check(PyLong_FromLongLong(found.kind == Comparison::Kind::Different ? found.element : -1 - static_cast<int64_t>(found.kind))).release();
+    return check(PyLong_FromLongLong(found.kind == Comparison::Kind::Different
+                                         ? found.element
+                                         : -1 - static_cast<int64_t>(found.kind)))
+        .release();
   });
 }
 

@@ -9,7 +9,9 @@
 namespace opaq::python {
 namespace {
 
-Ref text(const CppText& value) { return Dict().set("text", value.text).set("cpp", value.cpp).take(); }
+Ref text(const CppText& value) {
+  return Dict().set("text", value.text).set("cpp", value.cpp).take();
+}
 
 Ref texts(const std::vector<CppText>& values) {
   List list;
@@ -17,13 +19,20 @@ Ref texts(const std::vector<CppText>& values) {
   return list.take();
 }
 
-Ref bytes(const std::string& value) { return check(PyBytes_FromStringAndSize(value.data(), static_cast<Py_ssize_t>(value.size()))); }
+Ref bytes(const std::string& value) {
+  return check(PyBytes_FromStringAndSize(value.data(), static_cast<Py_ssize_t>(value.size())));
+}
 
 Ref arguments(const std::vector<CppArgument>& args) {
   List list;
   for (const CppArgument& arg : args) {
     Dict d;
-    d.set("text", arg.text).set("cpp", arg.cpp).set("type", name(arg.type)).set("form", arg.form).set("low", arg.low).set("high", arg.high);
+    d.set("text", arg.text)
+        .set("cpp", arg.cpp)
+        .set("type", name(arg.type))
+        .set("form", arg.form)
+        .set("low", arg.low)
+        .set("high", arg.high);
     list.add(d.set("parameter", arg.parameter).take());
   }
   return list.take();
@@ -49,15 +58,28 @@ PyObject* cpp_launch(PyObject*, PyObject* args) {
     List images;
     for (const auto& image : made.images) {
       Dict d;
-      d.set("arch", image->arch).put("bytes", bytes(image->bytes)).set("log", image->log).put("resources", resources(*image, made.entry));
+      d.set("arch", image->arch)
+          .put("bytes", bytes(image->bytes))
+          .set("log", image->log)
+          .put("resources", resources(*image, made.entry));
       images.add(d.take());
     }
     Dict d;
-    d.set("entry", made.entry).set("symbol", made.symbol).put("images", images.take()).put("library", made.host ? bytes(made.host->library) : none());
+    d.set("entry", made.entry)
+        .set("symbol", made.symbol)
+        .put("images", images.take())
+        .put("library", made.host ? bytes(made.host->library) : none());
     d.set("path", implementation.kind == CodeKind::HostLibrary ? implementation.code : "");
-    d.put("grid", texts(made.grid)).put("block", texts(made.block)).put("cluster", texts(made.cluster)).put("shared", text(made.shared));
-    d.put("args", arguments(made.args)).set("reads", made.reads).set("shaped", made.shaped).set("strided", made.strided);
-    d.set("cooperative", implementation.launch.cooperative).set("programmatic", implementation.launch.programmatic);
+    d.put("grid", texts(made.grid))
+        .put("block", texts(made.block))
+        .put("cluster", texts(made.cluster))
+        .put("shared", text(made.shared));
+    d.put("args", arguments(made.args))
+        .set("reads", made.reads)
+        .set("shaped", made.shaped)
+        .set("strided", made.strided);
+    d.set("cooperative", implementation.launch.cooperative)
+        .set("programmatic", implementation.launch.programmatic);
     return d.take().release();
   });
 }
@@ -67,7 +89,9 @@ PyObject* cpp_prelude(PyObject*, PyObject*) {
 }
 
 PyObject* device_arch(PyObject*, PyObject* index) {
-  return guarded([&]() -> PyObject* { return from(opaq::device_arch(static_cast<int>(to_int(index, "index")))).release(); });
+  return guarded([&]() -> PyObject* {
+    return from(opaq::device_arch(static_cast<int>(to_int(index, "index")))).release();
+  });
 }
 
 }  // namespace opaq::python

@@ -11,7 +11,8 @@ namespace opaq::python {
 namespace {
 
 std::map<std::string, Ref>& references() {
-  static auto* all = new std::map<std::string, Ref>;  // guarded by the GIL; never destroyed: Python may be gone by then
+  static auto* all = new std::map<std::string, Ref>;  // guarded by the GIL; never destroyed: Python
+                                                      // may be gone by then
   return *all;
 }
 
@@ -34,8 +35,13 @@ Ref describe_args(const Schema& schema) {
   List list;
   for (const ArgSpec& arg : schema.args) {
     Dict d;
-    d.set("name", arg.name).set("torch_type", arg.torch_type).set("optional", arg.optional).set("mutated", arg.mutated).set("keyword_only", arg.keyword_only);
-    d.put("default", arg.has_default ? from(arg.default_text) : none()).put("default_value", arg.has_default ? default_value(arg) : none());
+    d.set("name", arg.name)
+        .set("torch_type", arg.torch_type)
+        .set("optional", arg.optional)
+        .set("mutated", arg.mutated)
+        .set("keyword_only", arg.keyword_only);
+    d.put("default", arg.has_default ? from(arg.default_text) : none())
+        .put("default_value", arg.has_default ? default_value(arg) : none());
     list.add(d.take());
   }
   return list.take();
@@ -43,7 +49,8 @@ Ref describe_args(const Schema& schema) {
 
 Ref shape_items(const std::vector<Expr>& items) {
   List list;
-  for (const Expr& item : items) list.add(from((item.type() == Type::IntList ? "*" : "") + item.print_python()));
+  for (const Expr& item : items)
+    list.add(from((item.type() == Type::IntList ? "*" : "") + item.print_python()));
   return list.take();
 }
 
@@ -52,8 +59,12 @@ Ref describe_outputs(const OpSpec& spec) {
   for (size_t i = 0; i < spec.outputs.size(); ++i) {
     const OutputRule& rule = spec.outputs[i];
     Dict d;
-    d.set("name", spec.schema.returns[i]).put("shape", shape_items(rule.shape)).put("strides", shape_items(rule.strides));
-    d.set("dtype", rule.dtype.print_python()).set("device_of", spec.schema.args[rule.device_of].name).set("partial", rule.partial);
+    d.set("name", spec.schema.returns[i])
+        .put("shape", shape_items(rule.shape))
+        .put("strides", shape_items(rule.strides));
+    d.set("dtype", rule.dtype.print_python())
+        .set("device_of", spec.schema.args[rule.device_of].name)
+        .set("partial", rule.partial);
     list.add(d.take());
   }
   return list.take();
@@ -62,10 +73,14 @@ Ref describe_outputs(const OpSpec& spec) {
 const char* kind_name(CodeKind kind) {
   switch (kind) {
     case CodeKind::CudaSource:
-    case CodeKind::HostSource: return "source";
-    case CodeKind::CudaBinary: return "binary";
-    case CodeKind::HostLibrary: return "library";
-    case CodeKind::Python: return "python";
+    case CodeKind::HostSource:
+      return "source";
+    case CodeKind::CudaBinary:
+      return "binary";
+    case CodeKind::HostLibrary:
+      return "library";
+    case CodeKind::Python:
+      return "python";
   }
   return "";
 }
@@ -80,18 +95,28 @@ Ref describe_implementations(const Op& op) {
       for (size_t i = 0; i < symbols.size(); ++i) {
         if (e.reads_data(static_cast<int>(i))) aligned.push_back(symbols[i].name);
       }
-      requires_list.add(Dict().set("text", e.text()).set("python", e.print_python()).set("cpp", e.print_cpp()).set("reads_data", aligned).take());
+      requires_list.add(Dict()
+                            .set("text", e.text())
+                            .set("python", e.print_python())
+                            .set("cpp", e.print_cpp())
+                            .set("reads_data", aligned)
+                            .take());
     }
     std::vector<std::string> contiguous;
     for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i) {
       if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
     }
     List holes;
-    for (const Expr& e : implementation->launch.entry.holes) holes.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
+    for (const Expr& e : implementation->launch.entry.holes)
+      holes.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
     Dict d;
     d.put("holes", holes.take());
-    d.set("name", implementation->name).set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu").set("kind", kind_name(implementation->kind));
-    d.set("priority", int64_t{implementation->priority}).put("requires", requires_list.take()).set("needs_contiguous", contiguous);
+    d.set("name", implementation->name)
+        .set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu")
+        .set("kind", kind_name(implementation->kind));
+    d.set("priority", int64_t{implementation->priority})
+        .put("requires", requires_list.take())
+        .set("needs_contiguous", contiguous);
     d.set("entry", implementation->launch.entry.text()).set("hash", implementation->hash);
     list.add(d.take());
   }
@@ -106,7 +131,8 @@ PyObject* declare(PyObject*, PyObject* args) {
     std::vector<OutputText> outputs;
     for (const Ref& item : to_items(items.at(1).get(), "outputs")) {
       PyObject* d = item.get();
-      outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"), field(d, "strides"), field(d, "device"), flag(d, "partial")});
+      outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"),
+                         field(d, "strides"), field(d, "device"), flag(d, "partial")});
     }
     const bool replace = to_bool(items.at(2).get());
     Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), replace);
@@ -181,8 +207,13 @@ PyObject* describe(PyObject*, PyObject* name) {
   return guarded([&]() -> PyObject* {
     const Op& op = get_op(to_string(name, "op"));
     Dict d;
-    d.set("name", op.name()).set("schema", op.spec().schema.text).put("args", describe_args(op.spec().schema)).put("outputs", describe_outputs(op.spec()));
-    d.put("implementations", describe_implementations(op)).set("has_reference", bool(reference_of(op.name()))).set("hash", op.hash());
+    d.set("name", op.name())
+        .set("schema", op.spec().schema.text)
+        .put("args", describe_args(op.spec().schema))
+        .put("outputs", describe_outputs(op.spec()));
+    d.put("implementations", describe_implementations(op))
+        .set("has_reference", bool(reference_of(op.name())))
+        .set("hash", op.hash());
     return d.take().release();
   });
 }

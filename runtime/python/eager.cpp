@@ -1,4 +1,5 @@
-// Eager calls: plain tensors are launched directly, outputs allocated by torch; whatever needs PyTorch's dispatcher goes to it.
+// Eager calls: plain tensors are launched directly, outputs allocated by torch; whatever needs
+// PyTorch's dispatcher goes to it.
 #include <string>
 #include <vector>
 
@@ -15,26 +16,34 @@ namespace {
 
 Ref int_tuple(const std::vector<int64_t>& values) {
   Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
-  for (size_t i = 0; i < values.size(); ++i) check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), check(PyLong_FromLongLong(values[i])).release()));
+  for (size_t i = 0; i < values.size(); ++i)
+    check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i),
+                          check(PyLong_FromLongLong(values[i])).release()));
   return tuple;
 }
 
-// Allocates one output. Most calls ask for what the last one asked for: its arguments as Python objects are kept.
+// Allocates one output. Most calls ask for what the last one asked for: its arguments as Python
+// objects are kept.
 class Allocator {
  public:
   Ref allocate(const OutputShape& shape, Device device) {
-    if (!args_ || shape.dtype != last_.dtype || shape.sizes != last_.sizes || shape.strides != last_.strides) {
-      // Making Python objects may run other Python code (a finalizer, another thread) that calls the op and comes by here: `shape` and the two
-      // members are read and written with nothing of that between.
+    if (!args_ || shape.dtype != last_.dtype || shape.sizes != last_.sizes ||
+        shape.strides != last_.strides) {
+      // Making Python objects may run other Python code (a finalizer, another thread) that calls
+      // the op and comes by here: `shape` and the two members are read and written with nothing of
+      // that between.
       OutputShape wanted = shape;
       Ref sizes = int_tuple(wanted.sizes), strides = int_tuple(wanted.strides);
-      Ref made = check(PyTuple_Pack(3, sizes.get(), strides.get(), torch().dtypes[static_cast<int>(wanted.dtype)]));
+      Ref made = check(PyTuple_Pack(3, sizes.get(), strides.get(),
+                                    torch().dtypes[static_cast<int>(wanted.dtype)]));
       last_ = std::move(wanted);
       std::swap(args_, made);
     }
     const Ref args = args_;  // an allocation may run Python code that calls the op again
     const Torch& t = torch();
-    PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu : device.index == 0 ? t.empty_strided_cuda : nullptr;
+    PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu
+                     : device.index == 0            ? t.empty_strided_cuda
+                                                    : nullptr;
     return check(fast ? PyObject_Call(fast, args.get(), nullptr) : on(device, args.get()));
   }
 
@@ -43,7 +52,8 @@ class Allocator {
     Ref name = from("cuda:" + std::to_string(device.index));
     Ref positional = check(PyTuple_GetSlice(args, 0, 2));
     Dict keywords;
-    keywords.put("dtype", Ref::borrow(PyTuple_GetItem(args, 2))).put("device", check(PyObject_CallFunctionObjArgs(torch().device, name.get(), nullptr)));
+    keywords.put("dtype", Ref::borrow(PyTuple_GetItem(args, 2)))
+        .put("device", check(PyObject_CallFunctionObjArgs(torch().device, name.get(), nullptr)));
     return PyObject_Call(torch().empty_strided, positional.get(), keywords.take().get());
   }
 
@@ -61,12 +71,13 @@ struct Eager {
   std::vector<Ref> defaults;          // null where required
   std::vector<Allocator> allocators;  // one for each output
   bool mutates = false;
-  bool checked = false;               // OPAQ_CHECK=contract
+  bool checked = false;  // OPAQ_CHECK=contract
 };
 
 constexpr size_t kMaxArgs = 64;
 
-PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
+PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t count,
+                        PyObject* keywords) {
   const Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
   Ref positional = check(PyTuple_New(count));
   for (Py_ssize_t i = 0; i < count; ++i) {
@@ -76,7 +87,8 @@ PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t coun
   Ref dict;
   if (named) {
     dict = check(PyDict_New());
-    for (Py_ssize_t i = 0; i < named; ++i) check(PyDict_SetItem(dict.get(), PyTuple_GetItem(keywords, i), values[count + i]));
+    for (Py_ssize_t i = 0; i < named; ++i)
+      check(PyDict_SetItem(dict.get(), PyTuple_GetItem(keywords, i), values[count + i]));
   }
   forget_interruption();
   PyObject* result = PyObject_Call(e.overload.get(), positional.get(), dict.get());
@@ -84,8 +96,10 @@ PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t coun
   return check(result).release();
 }
 
-// Arguments in schema order, borrowed; false when the call does not match the schema (the dispatcher then says why).
-bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* keywords, PyObject** bound) {
+// Arguments in schema order, borrowed; false when the call does not match the schema (the
+// dispatcher then says why).
+bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* keywords,
+          PyObject** bound) {
   const std::vector<ArgSpec>& specs = e.spec->schema.args;
   if (static_cast<size_t>(count) > specs.size()) return false;
   size_t i = 0;
@@ -98,7 +112,9 @@ bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* k
   for (Py_ssize_t k = 0; k < named; ++k) {
     PyObject* name = PyTuple_GetItem(keywords, k);  // borrowed
     size_t at = static_cast<size_t>(count);
-    while (at < specs.size() && e.names[at].get() != name && PyUnicode_Compare(e.names[at].get(), name) != 0) ++at;
+    while (at < specs.size() && e.names[at].get() != name &&
+           PyUnicode_Compare(e.names[at].get(), name) != 0)
+      ++at;
     if (at == specs.size()) return false;
     bound[at] = values[count + k];
   }
@@ -112,14 +128,16 @@ bool is_true(const Ref& object) { return object.get() == Py_True; }
 
 // Whether tensors may carry tangents: a level of forward-mode differentiation is open.
 bool in_forward_mode() {
-  PyObject* level = PyDict_GetItemWithError(torch().forward_levels, torch().name_current_level);  // borrowed; -1 where none is open
+  PyObject* level = PyDict_GetItemWithError(
+      torch().forward_levels, torch().name_current_level);  // borrowed; -1 where none is open
   return !level || PyLong_AsLong(level) >= 0;
 }
 
 // No mode, tracer, transformation, forward-mode differentiation or profiler may be bypassed.
 bool torch_state_is_plain() {
   const Torch& t = torch();
-  return local_state_is_plain() && t.function_modes() == 0 && !t.profiler_enabled() && !in_forward_mode();
+  return local_state_is_plain() && t.function_modes() == 0 && !t.profiler_enabled() &&
+         !in_forward_mode();
 }
 
 // A tensor that may be launched on: plain, readable, without gradient, negation or conjugation bit.
@@ -131,26 +149,33 @@ bool readable(PyObject* value, TensorView& view, bool grad) {
     return false;
   }
   if (grad && is_true(check(PyObject_GetAttr(value, t.name_requires_grad)))) return false;
-  if (!is_integral(view.dtype) && view.dtype != DType::Bool && is_true(check(t.is_neg(value, nullptr)))) return false;
-  const bool complex = view.dtype == DType::Complex64 || view.dtype == DType::Complex128 || view.dtype == DType::Complex32;
+  if (!is_integral(view.dtype) && view.dtype != DType::Bool &&
+      is_true(check(t.is_neg(value, nullptr))))
+    return false;
+  const bool complex = view.dtype == DType::Complex64 || view.dtype == DType::Complex128 ||
+                       view.dtype == DType::Complex32;
   return !complex || !is_true(check(t.is_conj(value, nullptr)));
 }
 
 void count_mutations(const Eager& e, PyObject* const* bound) {
   for (size_t i = 0; i < e.spec->schema.args.size(); ++i) {
-    if (e.spec->schema.args[i].mutated && bound[i] != Py_None) check(PyObject_CallFunctionObjArgs(torch().increment_version, bound[i], nullptr));
+    if (e.spec->schema.args[i].mutated && bound[i] != Py_None)
+      check(PyObject_CallFunctionObjArgs(torch().increment_version, bound[i], nullptr));
   }
 }
 
-void launch_checked(const Eager& e, PyObject* const* bound, const Ref* made, const Arg* args, PreparedLaunch& launch, Device device) {
+void launch_checked(const Eager& e, PyObject* const* bound, const Ref* made, const Arg* args,
+                    PreparedLaunch& launch, Device device) {
   const size_t inputs = e.spec->schema.args.size();
   std::vector<Storage> storages(inputs + e.spec->schema.returns.size());
   for (size_t i = 0; i < storages.size(); ++i) {
-    if (args[i].kind == Arg::Kind::Tensor) storages[i] = storage_of(i < inputs ? bound[i] : made[i - inputs].get());
+    if (args[i].kind == Arg::Kind::Tensor)
+      storages[i] = storage_of(i < inputs ? bound[i] : made[i - inputs].get());
   }
   void* const stream = current_stream(device);
-  checked_launch({*e.spec, args, storages.data(), &launch.implementation(), device, stream, called_at},
-                 [&](const Arg* values) { launch_loading_without_gil(launch, values, device, stream); });
+  checked_launch(
+      {*e.spec, args, storages.data(), &launch.implementation(), device, stream, called_at},
+      [&](const Arg* values) { launch_loading_without_gil(launch, values, device, stream); });
 }
 
 // Runs the call without the dispatcher, or returns nullptr (no exception set) when it must not.
@@ -172,10 +197,12 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
     } else {
       TensorView& view = args.tensor(i);
       if (!readable(bound[i], view, grad)) {
-        if (!PyObject_TypeCheck(bound[i], torch().tensor)) refuse_tensor(e.op->name(), schema.args[i].name, bound[i]);
+        if (!PyObject_TypeCheck(bound[i], torch().tensor))
+          refuse_tensor(e.op->name(), schema.args[i].name, bound[i]);
         return nullptr;
       }
-      if (schema.args[i].mutated && is_true(check(torch().is_inference(bound[i], nullptr)))) return nullptr;
+      if (schema.args[i].mutated && is_true(check(torch().is_inference(bound[i], nullptr))))
+        return nullptr;
       if (first && !(view.device == first->device)) return nullptr;
       if (!first) first = &view;
     }
@@ -193,7 +220,8 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
     made[i] = e.allocators[i].allocate(shape, device);
     TensorView& view = args.tensor(inputs + i);
     if (!read_tensor(made[i].get(), view)) throw PythonError{};
-    if (!(view.device == device)) return nullptr;  // the current device is another one: torch allocates there
+    if (!(view.device == device))
+      return nullptr;  // the current device is another one: torch allocates there
   }
   const Choice choice = e.selector->select(args.data(), device.type);
   if (!choice.launch) return nullptr;
@@ -206,7 +234,8 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   if (outputs == 0) return none().release();
   if (outputs == 1) return made[0].release();
   Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(outputs)));
-  for (size_t i = 0; i < outputs; ++i) check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), made[i].release()));
+  for (size_t i = 0; i < outputs; ++i)
+    check(PyTuple_SetItem(tuple.get(), static_cast<Py_ssize_t>(i), made[i].release()));
   return tuple.release();
 }
 
@@ -220,7 +249,8 @@ void follow(Eager& e) {
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
   auto* e = static_cast<Eager*>(PyCapsule_GetPointer(self, "opaq.eager"));
   return guarded([&]() -> PyObject* {
-    if (e->op->successor()) [[unlikely]] follow(*e);
+    if (e->op->successor()) [[unlikely]]
+      follow(*e);
     PyObject* bound[kMaxArgs];
     if (e->spec->schema.args.size() <= kMaxArgs && bind(*e, values, count, keywords, bound)) {
       if (PyObject* result = run_directly(*e, bound)) return result;
@@ -229,7 +259,8 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObje
   });
 }
 
-PyMethodDef call_def = {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(call)), METH_FASTCALL | METH_KEYWORDS, "call(*args, **kwargs): runs the op"};
+PyMethodDef call_def = {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(call)),
+                        METH_FASTCALL | METH_KEYWORDS, "call(*args, **kwargs): runs the op"};
 
 }  // namespace
 
@@ -237,8 +268,14 @@ PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "eager");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    auto* e = new Eager{&op, &selector(op), &op.spec(), &watch_of(op.name()), items.at(1), {}, {}, std::vector<Allocator>(op.spec().schema.returns.size()), false, settings().check_contract};
-    Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) { delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager")); }));
+    auto* e = new Eager{&op,         &selector(op),
+                        &op.spec(),  &watch_of(op.name()),
+                        items.at(1), {},
+                        {},          std::vector<Allocator>(op.spec().schema.returns.size()),
+                        false,       settings().check_contract};
+    Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) {
+      delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager"));
+    }));
     if (!capsule) {
       delete e;
       throw PythonError{};
@@ -253,9 +290,12 @@ PyObject* eager(PyObject*, PyObject* args) {
 }
 
 Ref unbound_type() {
-  descrgetfunc get = [](PyObject* self, PyObject*, PyObject*) { return Ref::borrow(self).release(); };
+  descrgetfunc get = [](PyObject* self, PyObject*, PyObject*) {
+    return Ref::borrow(self).release();
+  };
   PyType_Slot slots[] = {{Py_tp_descr_get, reinterpret_cast<void*>(get)}, {0, nullptr}};
-  PyType_Spec spec = {"opaq._runtime.Unbound", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+  PyType_Spec spec = {"opaq._runtime.Unbound", 0, 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+                      slots};
   return check(PyType_FromSpec(&spec));
 }
 

@@ -1,4 +1,5 @@
-// Plans and compilations for arguments that need not exist, warm-up for those that do, counters, and what was found on this machine.
+// Plans and compilations for arguments that need not exist, warm-up for those that do, counters,
+// and what was found on this machine.
 #include <deque>
 #include <string>
 
@@ -25,28 +26,39 @@ void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& roo
   const std::vector<Ref> items = to_items(values, "args");
   bool found = false;
   for (size_t i = 0; i < schema.args.size(); ++i) {
-    Ref value = i < items.size() ? items[i] : schema.args[i].has_default ? default_value(schema.args[i]) : Ref();
-    if (!value) fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
+    Ref value = i < items.size()             ? items[i]
+                : schema.args[i].has_default ? default_value(schema.args[i])
+                                             : Ref();
+    if (!value)
+      fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
     if (schema.args[i].type != Type::Tensor) {
       args.push_back(read_scalar(op.name(), schema.args[i], value.get(), room));
     } else if (value.get() == Py_None && schema.args[i].optional) {
       args.emplace_back();
     } else {
       TensorView view;
-      if (!has_data(value.get()) || !read_tensor(value.get(), view)) refuse_tensor(op.name(), schema.args[i].name, value.get());
+      if (!has_data(value.get()) || !read_tensor(value.get(), view))
+        refuse_tensor(op.name(), schema.args[i].name, value.get());
       args.emplace_back(view);
       if (!found) device = view.device;
       found = true;
     }
   }
-  if (!found) fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
+  if (!found)
+    fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
 }
 
 Ref describe_settings() {
   const Settings& s = settings();
   Dict d;
-  d.set("cache_dir", s.cache_dir).set("cache_bytes", s.cache_bytes).set("driver", s.driver).set("nvrtc", s.nvrtc).set("cxx", s.cxx);
-  d.set("compile_threads", int64_t{s.compile_threads}).set("library_dirs", s.library_dirs).set("cuda_include_dirs", s.cuda_include_dirs);
+  d.set("cache_dir", s.cache_dir)
+      .set("cache_bytes", s.cache_bytes)
+      .set("driver", s.driver)
+      .set("nvrtc", s.nvrtc)
+      .set("cxx", s.cxx);
+  d.set("compile_threads", int64_t{s.compile_threads})
+      .set("library_dirs", s.library_dirs)
+      .set("cuda_include_dirs", s.cuda_include_dirs);
   d.set("check", s.check_contract ? "contract" : "");
   return d.take();
 }
@@ -75,10 +87,17 @@ PyObject* plan(PyObject*, PyObject* args) {
     Dict d;
     d.set("reasons", chooser.explain(facts.args(), device));
     const PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous;
-    d.set("implementation", launch ? launch->implementation().name : reference_of(op.name()) ? std::string("reference") : std::string());
+    d.set("implementation", launch                    ? launch->implementation().name
+                            : reference_of(op.name()) ? std::string("reference")
+                                                      : std::string());
     if (choice.launch) {
       const LaunchPlan p = choice.launch->plan(facts.args());
-      d.set("entry", p.entry).put("grid", dims(p.grid)).put("block", dims(p.block)).put("cluster", dims(p.cluster)).set("shared", p.shared).set("empty", p.empty);
+      d.set("entry", p.entry)
+          .put("grid", dims(p.grid))
+          .put("block", dims(p.block))
+          .put("cluster", dims(p.cluster))
+          .set("shared", p.shared)
+          .set("empty", p.empty);
     }
     return d.take().release();
   });
@@ -88,25 +107,40 @@ PyObject* expression(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "expression");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    const Expr expr = parse(to_string(items.at(1).get(), "text"), op.spec().all_symbols(), "an expression of " + op.name());
+    const Expr expr = parse(to_string(items.at(1).get(), "text"), op.spec().all_symbols(),
+                            "an expression of " + op.name());
     const FakeArgs facts(op, items.at(2).get());
     Dict d;
-    d.set("type", name(expr.type())).set("python", expr.print_python()).set("cpp", expr.print_cpp());
+    d.set("type", name(expr.type()))
+        .set("python", expr.print_python())
+        .set("cpp", expr.print_cpp());
     try {
       const Value value = expr.eval(facts.args());
       switch (value.type) {
-        case Type::Int: d.set("value", value.integer); break;
-        case Type::Float: d.set("value", value.floating); break;
-        case Type::Bool: d.set("value", value.boolean); break;
-        case Type::DType: d.put("value", Ref::borrow(torch().dtypes[static_cast<int>(value.dtype)])); break;
-        case Type::String: d.set("value", std::string(value.string)); break;
+        case Type::Int:
+          d.set("value", value.integer);
+          break;
+        case Type::Float:
+          d.set("value", value.floating);
+          break;
+        case Type::Bool:
+          d.set("value", value.boolean);
+          break;
+        case Type::DType:
+          d.put("value", Ref::borrow(torch().dtypes[static_cast<int>(value.dtype)]));
+          break;
+        case Type::String:
+          d.set("value", std::string(value.string));
+          break;
         case Type::IntList: {
           List list;
           for (int64_t i = 0; i < value.ints.size; ++i) list.add(from(value.ints.data[i]));
           d.put("value", list.take());
           break;
         }
-        case Type::Tensor: d.put("value", none()); break;
+        case Type::Tensor:
+          d.put("value", none());
+          break;
       }
     } catch (const Error& error) {
       d.set("error", error.what());
@@ -121,11 +155,16 @@ PyObject* compile(PyObject*, PyObject* args) {
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
     const FakeArgs facts(op, items.at(1).get());
     const std::string arch = to_string(items.at(2).get(), "arch");
-    const std::string wanted = items.size() > 3 ? to_string(items.at(3).get(), "implementation") : "";
-    PreparedLaunch* launch = wanted.empty() ? selector(op).select(facts.args(), DeviceType::CUDA).launch : selector(op).find(wanted);
+    const std::string wanted =
+        items.size() > 3 ? to_string(items.at(3).get(), "implementation") : "";
+    PreparedLaunch* launch = wanted.empty()
+                                 ? selector(op).select(facts.args(), DeviceType::CUDA).launch
+                                 : selector(op).find(wanted);
     if (!launch) {
-      fail(ErrorKind::Launch, op.name() + (wanted.empty() ? ": no CUDA implementation fits:\n" + selector(op).explain(facts.args(), DeviceType::CUDA)
-                                                          : " has no implementation `" + wanted + "`"));
+      fail(ErrorKind::Launch,
+           op.name() + (wanted.empty() ? ": no CUDA implementation fits:\n" +
+                                             selector(op).explain(facts.args(), DeviceType::CUDA)
+                                       : " has no implementation `" + wanted + "`"));
     }
     std::shared_ptr<const Image> image;
     {
@@ -134,8 +173,13 @@ PyObject* compile(PyObject*, PyObject* args) {
     }
     const std::string entry = launch->plan(facts.args()).entry;
     Dict d;
-    d.set("implementation", launch->implementation().name).set("entry", entry).set("bytes", static_cast<int64_t>(image->bytes.size()));
-    d.set("seconds", image->seconds).set("from_cache", image->from_cache).set("log", image->log).put("resources", resources(*image, entry));
+    d.set("implementation", launch->implementation().name)
+        .set("entry", entry)
+        .set("bytes", static_cast<int64_t>(image->bytes.size()));
+    d.set("seconds", image->seconds)
+        .set("from_cache", image->from_cache)
+        .set("log", image->log)
+        .put("resources", resources(*image, entry));
     return d.take().release();
   });
 }
@@ -165,7 +209,8 @@ PyObject* warmup(PyObject*, PyObject* args) {
       OutputShape& shape = shapes.emplace_back();
       infer_output(op.spec(), i, values.data(), shape);
       TensorView v;
-      v.data = reinterpret_cast<void*>(4096);  // torch's allocations are aligned to more than any requirement can ask
+      v.data = reinterpret_cast<void*>(
+          4096);  // torch's allocations are aligned to more than any requirement can ask
       v.sizes = shape.sizes.data();
       v.strides = shape.strides.data();
       v.dim = static_cast<int32_t>(shape.sizes.size());
@@ -190,9 +235,17 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
       for (PreparedLaunch* launch : selector(*op).all()) {
         const LaunchStats s = launch->stats();
         Dict d;
-        d.set("op", op->name()).set("implementation", launch->implementation().name).set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
-        d.set("calls", s.calls).set("skipped_empty", s.skipped_empty).set("timed_calls", s.timed_calls).set("host_seconds", s.host_seconds).set("compile_seconds", s.compile_seconds);
-        d.set("compiled", s.compiled).set("disk_hits", s.disk_hits).put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
+        d.set("op", op->name())
+            .set("implementation", launch->implementation().name)
+            .set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
+        d.set("calls", s.calls)
+            .set("skipped_empty", s.skipped_empty)
+            .set("timed_calls", s.timed_calls)
+            .set("host_seconds", s.host_seconds)
+            .set("compile_seconds", s.compile_seconds);
+        d.set("compiled", s.compiled)
+            .set("disk_hits", s.disk_hits)
+            .put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
         list.add(d.take());
       }
     }
@@ -207,11 +260,39 @@ PyObject* doctor(PyObject*, PyObject*) {
     const CacheStats c = disk_cache().stats();
     const CompileStats compiled = compile_stats();
     Dict d;
-    const std::string driver_version = cuda.available ? std::to_string(cuda.version / 1000) + "." + std::to_string(cuda.version % 1000 / 10) : "";
-    d.put("driver", Dict().set("found", cuda.available).set("path", cuda.path).set("version", driver_version).set("why_not", cuda.why_not).take());
-    d.put("nvrtc", Dict().set("found", nvrtc.found).set("path", nvrtc.path).set("version", nvrtc.version).set("why_not", nvrtc.why_not).set("include_dirs", nvrtc.include_dirs).set("archs", nvrtc.archs).take());
-    d.put("cache", Dict().set("path", disk_cache().folder()).set("usable", disk_cache().usable()).set("bytes", disk_cache().bytes_on_disk()).set("hits", c.hits).set("misses", c.misses).set("stores", c.stores).set("healed", c.healed).set("evicted", c.evicted).set("failed_writes", c.failed_writes).take());
-    d.put("compile", Dict().set("compiled", compiled.compiled).set("disk_hits", compiled.disk_hits).set("seconds", compiled.seconds).take());
+    const std::string driver_version = cuda.available ? std::to_string(cuda.version / 1000) + "." +
+                                                            std::to_string(cuda.version % 1000 / 10)
+                                                      : "";
+    d.put("driver", Dict()
+                        .set("found", cuda.available)
+                        .set("path", cuda.path)
+                        .set("version", driver_version)
+                        .set("why_not", cuda.why_not)
+                        .take());
+    d.put("nvrtc", Dict()
+                       .set("found", nvrtc.found)
+                       .set("path", nvrtc.path)
+                       .set("version", nvrtc.version)
+                       .set("why_not", nvrtc.why_not)
+                       .set("include_dirs", nvrtc.include_dirs)
+                       .set("archs", nvrtc.archs)
+                       .take());
+    d.put("cache", Dict()
+                       .set("path", disk_cache().folder())
+                       .set("usable", disk_cache().usable())
+                       .set("bytes", disk_cache().bytes_on_disk())
+                       .set("hits", c.hits)
+                       .set("misses", c.misses)
+                       .set("stores", c.stores)
+                       .set("healed", c.healed)
+                       .set("evicted", c.evicted)
+                       .set("failed_writes", c.failed_writes)
+                       .take());
+    d.put("compile", Dict()
+                         .set("compiled", compiled.compiled)
+                         .set("disk_hits", compiled.disk_hits)
+                         .set("seconds", compiled.seconds)
+                         .take());
     d.put("cxx", Dict().set("found", !settings().cxx.empty()).set("path", settings().cxx).take());
     return d.take().release();
   });
@@ -224,7 +305,8 @@ PyObject* settings_dict(PyObject*, PyObject*) {
 PyObject* configure(PyObject*, PyObject*, PyObject* kwargs) {
   return guarded([&]() -> PyObject* {
     Settings& s = settings();
-    if (PyObject* dirs = PyDict_GetItemString(kwargs, "library_dirs")) s.library_dirs = to_strings(dirs, "library_dirs");
+    if (PyObject* dirs = PyDict_GetItemString(kwargs, "library_dirs"))
+      s.library_dirs = to_strings(dirs, "library_dirs");
     if (PyObject* dirs = PyDict_GetItemString(kwargs, "cuda_include_dirs")) {
       std::vector<std::string> merged = to_strings(dirs, "cuda_include_dirs");
       for (const std::string& dir : s.cuda_include_dirs) merged.push_back(dir);

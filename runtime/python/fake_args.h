@@ -1,4 +1,5 @@
-// Arguments of a call that need not exist, made from facts: (dtype name, sizes, strides, device, alignment) for a tensor.
+// Arguments of a call that need not exist, made from facts: (dtype name, sizes, strides, device,
+// alignment) for a tensor.
 #pragma once
 
 #include <deque>
@@ -17,19 +18,27 @@ inline std::vector<int64_t> to_ints(PyObject* sequence, const char* what) {
   return values;
 }
 
-// Arguments and outputs that stand for tensors which need not exist: the address is a number of the alignment given, never followed.
+// Arguments and outputs that stand for tensors which need not exist: the address is a number of the
+// alignment given, never followed.
 class FakeArgs {
  public:
   FakeArgs(const Op& op, PyObject* facts) : op_(op), room_(op.spec().schema.args.size()) {
     const Schema& schema = op.spec().schema;
     const std::vector<Ref> items = to_items(facts, "facts");
     if (items.size() > schema.args.size()) {
-      fail(ErrorKind::Launch, op.name() + " takes " + std::to_string(schema.args.size()) + " arguments; got " + std::to_string(items.size()));
+      fail(ErrorKind::Launch, op.name() + " takes " + std::to_string(schema.args.size()) +
+                                  " arguments; got " + std::to_string(items.size()));
     }
     for (size_t i = 0; i < schema.args.size(); ++i) {
-      Ref value = i < items.size() ? items[i] : schema.args[i].has_default ? defaults_.emplace_back(default_value(schema.args[i])) : Ref();
-      if (!value) fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
-      args_.push_back(schema.args[i].type == Type::Tensor ? tensor(value.get()) : read_scalar(op.name(), schema.args[i], value.get(), room_));
+      Ref value = i < items.size() ? items[i]
+                  : schema.args[i].has_default
+                      ? defaults_.emplace_back(default_value(schema.args[i]))
+                      : Ref();
+      if (!value)
+        fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
+      args_.push_back(schema.args[i].type == Type::Tensor
+                          ? tensor(value.get())
+                          : read_scalar(op.name(), schema.args[i], value.get(), room_));
     }
     OutputShape shape;
     for (size_t i = 0; i < schema.returns.size(); ++i) {
@@ -44,14 +53,19 @@ class FakeArgs {
   Arg tensor(PyObject* value) {
     if (value == Py_None) return {};
     const std::vector<Ref> fields = to_items(value, "a tensor's facts");
-    if (fields.size() != 5) fail(ErrorKind::Launch, op_.name() + ": a tensor's facts are (dtype, sizes, strides, device, alignment); got " + std::to_string(fields.size()) + " fields");
+    if (fields.size() != 5)
+      fail(ErrorKind::Launch,
+           op_.name() + ": a tensor's facts are (dtype, sizes, strides, device, alignment); got " +
+               std::to_string(fields.size()) + " fields");
     const std::string dtype_name = to_string(fields[0].get(), "dtype");
     const std::optional<DType> dtype = dtype_from_name(dtype_name);
     if (!dtype) fail(ErrorKind::Launch, op_.name() + ": unknown dtype `" + dtype_name + "`");
     device_ = parse_device(to_string(fields[3].get(), "device"));
-    return Arg(make(*dtype, to_ints(fields[1].get(), "sizes"), to_ints(fields[2].get(), "strides"), to_int(fields[4].get(), "alignment")));
+    return Arg(make(*dtype, to_ints(fields[1].get(), "sizes"), to_ints(fields[2].get(), "strides"),
+                    to_int(fields[4].get(), "alignment")));
   }
-  TensorView make(DType dtype, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t alignment) {
+  TensorView make(DType dtype, const std::vector<int64_t>& sizes,
+                  const std::vector<int64_t>& strides, int64_t alignment) {
     TensorView v;
     v.data = reinterpret_cast<void*>(alignment);
     v.sizes = kept_.emplace_back(sizes).data();

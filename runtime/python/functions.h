@@ -14,7 +14,8 @@ PyObject* set_reference(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);
-Ref reference_of(const std::string& op);  // the fallback given to set_reference; empty when there is none
+Ref reference_of(
+    const std::string& op);  // the fallback given to set_reference; empty when there is none
 
 // launcher.cpp
 PyObject* launcher(PyObject*, PyObject* args);

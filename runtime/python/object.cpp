@@ -22,14 +22,22 @@ struct ErrorClasses {
 
 PyObject* class_of(ErrorKind kind) {
   switch (kind) {
-    case ErrorKind::Declaration: return classes.declaration;
-    case ErrorKind::Compile: return classes.compile;
-    case ErrorKind::Launch: return classes.launch;
-    case ErrorKind::Contract: return classes.contract;
-    case ErrorKind::Driver: return classes.driver;
-    case ErrorKind::Capture: return classes.capture;
-    case ErrorKind::Missing: return classes.missing;
-    case ErrorKind::Internal: return classes.base;
+    case ErrorKind::Declaration:
+      return classes.declaration;
+    case ErrorKind::Compile:
+      return classes.compile;
+    case ErrorKind::Launch:
+      return classes.launch;
+    case ErrorKind::Contract:
+      return classes.contract;
+    case ErrorKind::Driver:
+      return classes.driver;
+    case ErrorKind::Capture:
+      return classes.capture;
+    case ErrorKind::Missing:
+      return classes.missing;
+    case ErrorKind::Internal:
+      return classes.base;
   }
   return classes.base;
 }
@@ -37,7 +45,8 @@ PyObject* class_of(ErrorKind kind) {
 [[noreturn]] void wrong_type(PyObject* object, const char* what, const char* expected) {
   Ref type = Ref::borrow(reinterpret_cast<PyObject*>(Py_TYPE(object)));
   Ref name = check(PyObject_GetAttrString(type.get(), "__name__"));
-  fail(ErrorKind::Declaration, std::string(what) + ": got " + to_string(name.get(), "type name") + "; expected " + expected);
+  fail(ErrorKind::Declaration, std::string(what) + ": got " + to_string(name.get(), "type name") +
+                                   "; expected " + expected);
 }
 
 }  // namespace
@@ -57,10 +66,12 @@ PyObject* raise_current() noexcept {
     if (!raise_interruption()) PyErr_SetString(PyExc_KeyboardInterrupt, interrupted.what());
   } catch (const Error& error) {
     PyObject* type = class_of(error.kind);
-    Ref text(PyUnicode_DecodeUTF8(error.what(), static_cast<Py_ssize_t>(std::string_view(error.what()).size()), "replace"));
+    Ref text(PyUnicode_DecodeUTF8(
+        error.what(), static_cast<Py_ssize_t>(std::string_view(error.what()).size()), "replace"));
     Ref value(text ? PyObject_CallFunctionObjArgs(type, text.get(), nullptr) : nullptr);
     if (value) {
-      if (error.kind == ErrorKind::Driver) PyObject_SetAttrString(value.get(), "sticky", error.sticky ? Py_True : Py_False);
+      if (error.kind == ErrorKind::Driver)
+        PyObject_SetAttrString(value.get(), "sticky", error.sticky ? Py_True : Py_False);
       PyErr_SetObject(type, value.get());
     }
   } catch (const std::bad_alloc&) {
@@ -76,20 +87,31 @@ PyObject* raise_current() noexcept {
 void set_error_classes(PyObject* module) {
   const auto make = [&](const char* name, const char* doc, PyObject* bases) {
     const std::string qualified = std::string("opaq.") + name;
-    PyObject* type = check(PyErr_NewExceptionWithDoc(qualified.c_str(), doc, bases, nullptr)).release();
+    PyObject* type =
+        check(PyErr_NewExceptionWithDoc(qualified.c_str(), doc, bases, nullptr)).release();
     Py_INCREF(type);
     check(PyModule_AddObject(module, name, type));
     return type;
   };
   classes.base = make("Error", "Base of every error that opaq raises.", PyExc_RuntimeError);
   Ref both(check(PyTuple_Pack(2, classes.base, PyExc_ValueError)));
-  classes.declaration = make("DeclarationError", "A schema, rule, expression or option is wrong.", both.get());
-  classes.compile = make("CompileError", "A kernel's source does not compile, or does not fit its argument list.", classes.base);
+  classes.declaration =
+      make("DeclarationError", "A schema, rule, expression or option is wrong.", both.get());
+  classes.compile =
+      make("CompileError", "A kernel's source does not compile, or does not fit its argument list.",
+           classes.base);
   classes.launch = make("LaunchError", "The arguments of this call are wrong.", classes.base);
-  classes.contract = make("ContractError", "A launch did something else than its op declares, or a compiled graph something else than was traced.", classes.launch);
-  classes.driver = make("DriverError", "CUDA reported an error; `sticky` says that the context is lost.", classes.base);
-  classes.capture = make("CaptureError", "Something must be loaded while a stream is captured.", classes.base);
-  classes.missing = make("MissingError", "A library or device that this call needs is not there.", classes.base);
+  classes.contract = make("ContractError",
+                          "A launch did something else than its op declares, or a compiled graph "
+                          "something else than was traced.",
+                          classes.launch);
+  classes.driver =
+      make("DriverError", "CUDA reported an error; `sticky` says that the context is lost.",
+           classes.base);
+  classes.capture =
+      make("CaptureError", "Something must be loaded while a stream is captured.", classes.base);
+  classes.missing =
+      make("MissingError", "A library or device that this call needs is not there.", classes.base);
 }
 
 void take_gil(PyThreadState* state) noexcept {
@@ -130,7 +152,8 @@ bool to_bool(PyObject* object) {
 }
 
 std::vector<Ref> to_items(PyObject* sequence, const char* what) {
-  if (!PyList_Check(sequence) && !PyTuple_Check(sequence)) wrong_type(sequence, what, "a list or tuple");
+  if (!PyList_Check(sequence) && !PyTuple_Check(sequence))
+    wrong_type(sequence, what, "a list or tuple");
   std::vector<Ref> items;
   const Py_ssize_t size = PySequence_Size(sequence);
   for (Py_ssize_t i = 0; i < size; ++i) items.push_back(check(PySequence_GetItem(sequence, i)));
@@ -143,7 +166,9 @@ std::vector<std::string> to_strings(PyObject* sequence, const char* what) {
   return strings;
 }
 
-Ref from(std::string_view text) { return check(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace")); }
+Ref from(std::string_view text) {
+  return check(PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace"));
+}
 Ref from(int64_t value) { return check(PyLong_FromLongLong(value)); }
 Ref from(double value) { return check(PyFloat_FromDouble(value)); }
 Ref from(bool value) { return Ref::borrow(value ? Py_True : Py_False); }

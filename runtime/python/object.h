@@ -1,4 +1,5 @@
-// Python objects in C++: owned references, conversions of texts and lists, and exceptions both ways. Limited API of Python 3.10.
+// Python objects in C++: owned references, conversions of texts and lists, and exceptions both
+// ways. Limited API of Python 3.10.
 #pragma once
 
 #ifndef Py_LIMITED_API
@@ -40,7 +41,7 @@ class Ref {  // owns one reference
 
 struct PythonError {};  // a Python exception is set; thrown through C++ frames
 
-Ref check(PyObject* object);            // throws PythonError when null
+Ref check(PyObject* object);  // throws PythonError when null
 inline void check(int status) {
   if (status < 0) throw PythonError{};
 }
@@ -101,8 +102,9 @@ class List {
   Ref list_;
 };
 
-// Takes the GIL again. Up to 3.13 Python ends a thread that asks for it while the interpreter shuts down, by unwinding its stack, which ends the
-// process where it meets a destructor; here the thread waits for the end of the process, as it does since 3.14.
+// Takes the GIL again. Up to 3.13 Python ends a thread that asks for it while the interpreter shuts
+// down, by unwinding its stack, which ends the process where it meets a destructor; here the thread
+// waits for the end of the process, as it does since 3.14.
 void take_gil(PyThreadState* state) noexcept;
 
 // Releases the GIL for its scope.

@@ -7,8 +7,9 @@
 #include "functions.h"
 #include "opaq/torch.h"
 
-// pybind11's interface for exceptions that set the Python error themselves (pybind11/detail/common.h). Its handlers, which torch's bindings are
-// made of, find a derived exception by this name in whatever library it was thrown.
+// pybind11's interface for exceptions that set the Python error themselves
+// (pybind11/detail/common.h). Its handlers, which torch's bindings are made of, find a derived
+// exception by this name in whatever library it was thrown.
 namespace pybind11 {
 class __attribute__((visibility("default"))) builtin_exception : public std::runtime_error {
  public:
@@ -30,7 +31,8 @@ class Gil {
   PyGILState_STATE state_;
 };
 
-// The Python exception that was set; it outlives threads and copies of the C++ exception that carries it.
+// The Python exception that was set; it outlives threads and copies of the C++ exception that
+// carries it.
 struct Kept {
   PyObject *type = nullptr, *value = nullptr, *trace = nullptr;
   Kept() {
@@ -49,7 +51,8 @@ struct Kept {
 
 class __attribute__((visibility("default"))) Raised final : public pybind11::builtin_exception {
  public:
-  Raised(const std::string& text, std::shared_ptr<const Kept> kept) : builtin_exception(text), kept_(std::move(kept)) {}
+  Raised(const std::string& text, std::shared_ptr<const Kept> kept)
+      : builtin_exception(text), kept_(std::move(kept)) {}
   void set_error() const override {
     Py_XINCREF(kept_->type);
     Py_XINCREF(kept_->value);

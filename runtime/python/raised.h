@@ -3,8 +3,9 @@
 
 namespace opaq::python {
 
-// Throws the exception in flight as one that torch's bindings turn into the Python exception that it stands for: opaq.LaunchError for a Launch
-// error, KeyError where a reference raised it. To C++ it is a std::runtime_error with the same text. For opaq::on_kernel_error.
+// Throws the exception in flight as one that torch's bindings turn into the Python exception that
+// it stands for: opaq.LaunchError for a Launch error, KeyError where a reference raised it. To C++
+// it is a std::runtime_error with the same text. For opaq::on_kernel_error.
 void throw_as_python();
 
 }  // namespace opaq::python

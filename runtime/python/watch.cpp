@@ -10,8 +10,10 @@
 
 extern "C" {
 // What the node of a C++ wrapper checks at each call; the number stands for the entries' layout.
-__attribute__((visibility("default"))) const void* opaq_dispatch_entries_1(const char* op, const char* device) {
-  return opaq::python::watch_of(op).entries(device[1] == 'u' ? opaq::DeviceType::CUDA : opaq::DeviceType::CPU);
+__attribute__((visibility("default"))) const void* opaq_dispatch_entries_1(const char* op,
+                                                                           const char* device) {
+  return opaq::python::watch_of(op).entries(device[1] == 'u' ? opaq::DeviceType::CUDA
+                                                             : opaq::DeviceType::CPU);
 }
 }
 
@@ -52,7 +54,8 @@ PyObject* watch(PyObject*, PyObject* args) {
     if (devices.size() == 2) {
       std::vector<const uintptr_t*> entries[2];
       for (size_t device = 0; device < 2; ++device) {
-        for (const Ref& entry : to_items(devices[device].get(), "entries")) entries[device].push_back(static_cast<const uintptr_t*>(PyLong_AsVoidPtr(entry.get())));
+        for (const Ref& entry : to_items(devices[device].get(), "entries"))
+          entries[device].push_back(static_cast<const uintptr_t*>(PyLong_AsVoidPtr(entry.get())));
       }
       if (PyErr_Occurred()) throw PythonError{};
       watch.look_at(entries);
@@ -73,7 +76,9 @@ PyObject* ask(PyObject* self, PyObject*) {
   return PyBool_FromLong(w->watch->kernel_is_ours(w->device));
 }
 
-PyMethodDef ask_def = {"kernel_is_ours", ask, METH_NOARGS, "kernel_is_ours(): whether the dispatcher would call what was registered at `watch`"};
+PyMethodDef ask_def = {
+    "kernel_is_ours", ask, METH_NOARGS,
+    "kernel_is_ours(): whether the dispatcher would call what was registered at `watch`"};
 
 }  // namespace
 
@@ -81,7 +86,9 @@ PyObject* watcher(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<std::string> items = to_strings(args, "watcher");
     auto* made = new Watcher{&watch_of(items.at(0)), parse_device(items.at(1)).type};
-    Ref capsule(PyCapsule_New(made, "opaq.watcher", [](PyObject* c) { delete static_cast<Watcher*>(PyCapsule_GetPointer(c, "opaq.watcher")); }));
+    Ref capsule(PyCapsule_New(made, "opaq.watcher", [](PyObject* c) {
+      delete static_cast<Watcher*>(PyCapsule_GetPointer(c, "opaq.watcher"));
+    }));
     if (!capsule) {
       delete made;
       throw PythonError{};

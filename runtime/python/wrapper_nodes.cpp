@@ -1,12 +1,18 @@
-// Nodes of C++ wrappers: the C functions that wrappers look up by name when they are loaded, and what Python is told.
+// Nodes of C++ wrappers: the C functions that wrappers look up by name when they are loaded, and
+// what Python is told.
 #include "opaq/wrapper_nodes.h"
 
 #include "functions.h"
 
 extern "C" {
 // The number stands for WrapperNode's layout.
-__attribute__((visibility("default"))) void opaq_add_wrapper_node_2(const opaq::WrapperNode* node) { opaq::add_wrapper_node(*node); }
-__attribute__((visibility("default"))) void opaq_remove_wrapper_node_2(const opaq::WrapperNode* node) { opaq::remove_wrapper_node(*node); }
+__attribute__((visibility("default"))) void opaq_add_wrapper_node_2(const opaq::WrapperNode* node) {
+  opaq::add_wrapper_node(*node);
+}
+__attribute__((visibility("default"))) void opaq_remove_wrapper_node_2(
+    const opaq::WrapperNode* node) {
+  opaq::remove_wrapper_node(*node);
+}
 }
 
 namespace opaq::python {
@@ -22,7 +28,11 @@ PyObject* wrapper_nodes(PyObject*, PyObject*) {
         calls += node.calls[i];
       }
       Dict d;
-      d.set("graph", node.graph).set("node", node.node).set("op", node.op).set("device", node.device).set("reason", node.reason);
+      d.set("graph", node.graph)
+          .set("node", node.node)
+          .set("op", node.op)
+          .set("device", node.device)
+          .set("reason", node.reason);
       list.add(d.put("served", served.take()).set("calls", calls).take());
     }
     return list.take().release();
@@ -30,7 +40,8 @@ PyObject* wrapper_nodes(PyObject*, PyObject*) {
 }
 
 PyObject* graph_name(PyObject*, PyObject* label) {
-  return guarded([&]() -> PyObject* { return from(unique_graph_name(to_string(label, "label"))).release(); });
+  return guarded(
+      [&]() -> PyObject* { return from(unique_graph_name(to_string(label, "label"))).release(); });
 }
 
 }  // namespace opaq::python

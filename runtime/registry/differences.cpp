@@ -19,13 +19,15 @@ std::string text(const Expr& expr) { return expr ? expr.text() : ""; }
 
 // Code is long, and may be bytes: its size and the start of its digest.
 std::string sketch(const std::string& code) {
-  return std::to_string(code.size()) + " bytes, SHA-256 " + Sha256().update(code).hex().substr(0, 12) + "...";
+  return std::to_string(code.size()) + " bytes, SHA-256 " +
+         Sha256().update(code).hex().substr(0, 12) + "...";
 }
 
 class Lines {
  public:
   void compare(const char* field, const std::string& before, const std::string& now) {
-    if (before != now) lines_ += std::string("\n  ") + field + ": '" + before + "' before, '" + now + "' now";
+    if (before != now)
+      lines_ += std::string("\n  ") + field + ": '" + before + "' before, '" + now + "' now";
   }
   std::string take() { return std::move(lines_); }
 
@@ -51,19 +53,21 @@ const char* kind_name(CodeKind kind) {
 std::string describe(const Schema& schema, const OutputRule& rule) {
   const std::string strides = rule.strides.empty() ? "contiguous" : texts(rule.strides);
   const bool known = rule.device_of >= 0 && rule.device_of < static_cast<int>(schema.args.size());
-  return "shape [" + texts(rule.shape) + "], dtype " + text(rule.dtype) + ", strides " + strides + ", device of " +
-         (known ? schema.args[static_cast<size_t>(rule.device_of)].name : "none");
+  return "shape [" + texts(rule.shape) + "], dtype " + text(rule.dtype) + ", strides " + strides +
+         ", device of " + (known ? schema.args[static_cast<size_t>(rule.device_of)].name : "none");
 }
 
 }  // namespace
 
 std::string differences(const Implementation& before, const Implementation& now) {
   Lines lines;
-  lines.compare("device", before.target == DeviceType::CUDA ? "cuda" : "cpu", now.target == DeviceType::CUDA ? "cuda" : "cpu");
+  lines.compare("device", before.target == DeviceType::CUDA ? "cuda" : "cpu",
+                now.target == DeviceType::CUDA ? "cuda" : "cpu");
   lines.compare("kind", kind_name(before.kind), kind_name(now.kind));
   if (before.code != now.code) {
     const bool path = before.kind == CodeKind::HostLibrary && now.kind == CodeKind::HostLibrary;
-    lines.compare("code", path ? before.code : sketch(before.code), path ? now.code : sketch(now.code));
+    lines.compare("code", path ? before.code : sketch(before.code),
+                  path ? now.code : sketch(now.code));
   }
   lines.compare("file", before.file, now.file);
   lines.compare("options", join(before.options, " "), join(now.options, " "));
@@ -74,19 +78,22 @@ std::string differences(const Implementation& before, const Implementation& now)
   lines.compare("cluster", texts(before.launch.cluster), texts(now.launch.cluster));
   lines.compare("shared", text(before.launch.shared), text(now.launch.shared));
   lines.compare("args", texts(before.launch.args), texts(now.launch.args));
-  lines.compare("cooperative", before.launch.cooperative ? "true" : "false", now.launch.cooperative ? "true" : "false");
-  lines.compare("programmatic", before.launch.programmatic ? "true" : "false", now.launch.programmatic ? "true" : "false");
+  lines.compare("cooperative", before.launch.cooperative ? "true" : "false",
+                now.launch.cooperative ? "true" : "false");
+  lines.compare("programmatic", before.launch.programmatic ? "true" : "false",
+                now.launch.programmatic ? "true" : "false");
   lines.compare("requires", texts(before.requires_), texts(now.requires_));
   lines.compare("priority", std::to_string(before.priority), std::to_string(now.priority));
   return lines.take();
 }
 
 std::string differences(const OpSpec& before, const OpSpec& now) {
-  if (before.schema.text != now.schema.text) return "\n  before: " + before.schema.text + "\n  now:    " + now.schema.text;
+  if (before.schema.text != now.schema.text)
+    return "\n  before: " + before.schema.text + "\n  now:    " + now.schema.text;
   Lines lines;
   for (size_t i = 0; i < before.outputs.size() && i < now.outputs.size(); ++i) {
-    lines.compare(("output '" + before.schema.returns[i] + "'").c_str(), describe(before.schema, before.outputs[i]),
-                  describe(now.schema, now.outputs[i]));
+    lines.compare(("output '" + before.schema.returns[i] + "'").c_str(),
+                  describe(before.schema, before.outputs[i]), describe(now.schema, now.outputs[i]));
   }
   return "\n  schema: " + now.schema.text + lines.take();
 }

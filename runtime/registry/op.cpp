@@ -18,22 +18,27 @@ void Op::add(Implementation implementation, bool replace) {
   auto added = std::make_shared<const Implementation>(std::move(implementation));
   const std::lock_guard lock(shared_state());
   Implementations list = implementations();
-  const auto same = std::find_if(list.begin(), list.end(), [&](const auto& other) { return other->name == added->name; });
+  const auto same = std::find_if(list.begin(), list.end(),
+                                 [&](const auto& other) { return other->name == added->name; });
   if (same == list.end()) {
     list.push_back(std::move(added));
   } else {
-    // One declared again from another folder differs in `file` alone: the list keeps the first, whose code is the same.
+    // One declared again from another folder differs in `file` alone: the list keeps the first,
+    // whose code is the same.
     if ((*same)->hash == added->hash) return;
     if (!replace) {
       fail(ErrorKind::Declaration,
-           name_ + ": implementation '" + added->name + "' is already declared, and differs:" + differences(**same, *added) +
-               "\nTo take the new one, declare the op anew with opaq.op(..., replace=True) and its implementations after it; to have both, give this "
+           name_ + ": implementation '" + added->name +
+               "' is already declared, and differs:" + differences(**same, *added) +
+               "\nTo take the new one, declare the op anew with opaq.op(..., replace=True) and its "
+               "implementations after it; to have both, give this "
                "one a name of its own, such as name='" +
                added->name + ":2'");
     }
     *same = std::move(added);  // keeps its place among those of its priority
   }
-  std::stable_sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a->priority > b->priority; });
+  std::stable_sort(list.begin(), list.end(),
+                   [](const auto& a, const auto& b) { return a->priority > b->priority; });
   lists_.push_back(std::make_unique<const Implementations>(std::move(list)));
   current_.store(lists_.back().get(), std::memory_order_release);
 }
@@ -41,7 +46,8 @@ void Op::add(Implementation implementation, bool replace) {
 void Op::renew(std::string_view implementation) {
   const std::lock_guard lock(shared_state());
   Implementations list = implementations();
-  const auto same = std::find_if(list.begin(), list.end(), [&](const auto& other) { return other->name == implementation; });
+  const auto same = std::find_if(list.begin(), list.end(),
+                                 [&](const auto& other) { return other->name == implementation; });
   if (same == list.end()) return;
   *same = std::make_shared<const Implementation>(**same);
   lists_.push_back(std::make_unique<const Implementations>(std::move(list)));
@@ -51,7 +57,9 @@ void Op::renew(std::string_view implementation) {
 std::string Op::hash() const {
   const std::lock_guard lock(shared_state());
   Sha256 hash;
-  hash.field("opaq registered op 1").field(spec_.hash).field(std::to_string(implementations().size()));
+  hash.field("opaq registered op 1")
+      .field(spec_.hash)
+      .field(std::to_string(implementations().size()));
   for (const auto& implementation : implementations()) hash.field(implementation->hash);
   for (const auto& [key, content] : extra_) hash.field(key).field(content);
   return hash.hex();
@@ -60,7 +68,8 @@ std::string Op::hash() const {
 void Op::extend_hash(std::string_view key, std::string_view content) {
   const std::lock_guard lock(shared_state());
   // Sorted by key: the order of decorators in the user's module changes nothing.
-  auto it = std::lower_bound(extra_.begin(), extra_.end(), key, [](const auto& entry, std::string_view k) { return entry.first < k; });
+  auto it = std::lower_bound(extra_.begin(), extra_.end(), key,
+                             [](const auto& entry, std::string_view k) { return entry.first < k; });
   if (it != extra_.end() && it->first == key) {
     it->second = content;
   } else {

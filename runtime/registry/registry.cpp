@@ -1,10 +1,11 @@
 // All ops of the process by name.
+#include "opaq/registry.h"
+
 #include <map>
 #include <mutex>
 
 #include "differences.h"
 #include "opaq/error.h"
-#include "opaq/registry.h"
 #include "opaq/shared_state.h"
 
 namespace opaq {
@@ -12,14 +13,15 @@ namespace {
 
 using Ops = std::map<std::string, Op*, std::less<>>;
 
-// Ops whose names were declared again. They are kept, since launches of them may be in flight; this makes them known to leak checkers.
+// Ops whose names were declared again. They are kept, since launches of them may be in flight; this
+// makes them known to leak checkers.
 std::vector<Op*>& replaced() {
   static auto& instance = *new std::vector<Op*>;
   return instance;
 }
 
-// Guarded by shared_state(). Process-wide, since PyTorch's dispatcher is. Never destroyed: ops may be called while the process ends, after static
-// destructors have begun.
+// Guarded by shared_state(). Process-wide, since PyTorch's dispatcher is. Never destroyed: ops may
+// be called while the process ends, after static destructors have begun.
 Ops& ops() {
   static Ops& instance = *new Ops;
   return instance;
@@ -34,9 +36,12 @@ Op& declare(OpSpec spec, bool replace) {
   if (known != ops().end()) {
     const OpSpec& before = known->second->spec();
     if (before.schema.text != spec.schema.text && replace) {
-      fail(ErrorKind::Declaration,
-           name + " is already declared with another schema, which PyTorch keeps for the life of the process:" + differences(before, spec) +
-               "\nreplace=True cannot change a schema; choose another name or start the process anew");
+      fail(ErrorKind::Declaration, name +
+                                       " is already declared with another schema, which PyTorch "
+                                       "keeps for the life of the process:" +
+                                       differences(before, spec) +
+                                       "\nreplace=True cannot change a schema; choose another name "
+                                       "or start the process anew");
     }
     if (!replace) {
       if (before.hash == spec.hash) return *known->second;
@@ -44,7 +49,8 @@ Op& declare(OpSpec spec, bool replace) {
            name + " is already declared, and differs:" + differences(before, spec) +
                (before.schema.text == spec.schema.text
                     ? "\nPass replace=True to take the new one"
-                    : "\nPyTorch keeps a schema for the life of the process, so that replace=True cannot change it; choose "
+                    : "\nPyTorch keeps a schema for the life of the process, so that replace=True "
+                      "cannot change it; choose "
                       "another name or start the process anew"));
     }
   }
@@ -70,7 +76,9 @@ Op& get_op(std::string_view qualname) {
   const std::string hint = names.empty() ? "; no op is declared" : did_you_mean(qualname, names);
   fail(ErrorKind::Declaration,
        "no op is named '" + std::string(qualname) + "'" + hint +
-           (names.empty() || !hint.empty() ? "" : "; declare it with opaq.op(\"" + std::string(qualname) + "(...) -> ...\")"));
+           (names.empty() || !hint.empty()
+                ? ""
+                : "; declare it with opaq.op(\"" + std::string(qualname) + "(...) -> ...\")"));
 }
 
 std::vector<Op*> all_ops() {

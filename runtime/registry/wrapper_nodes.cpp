@@ -51,9 +51,12 @@ std::vector<WrapperNodeFacts> wrapper_nodes() {
   std::lock_guard lock(shared_state());  // no wrapper is unloaded while its texts are read
   std::vector<WrapperNodeFacts> facts;
   for (const auto& [node, graph] : all.nodes) {
-    WrapperNodeFacts& f = facts.emplace_back(WrapperNodeFacts{graph, node->node, node->op, node->device, node->reason, {}, {}});
-    f.implementations.assign(node->implementations, node->implementations + node->implementation_count);
-    for (int64_t i = 0; i <= node->implementation_count; ++i) f.calls.push_back(node->calls[i].total());
+    WrapperNodeFacts& f = facts.emplace_back(
+        WrapperNodeFacts{graph, node->node, node->op, node->device, node->reason, {}, {}});
+    f.implementations.assign(node->implementations,
+                             node->implementations + node->implementation_count);
+    for (int64_t i = 0; i <= node->implementation_count; ++i)
+      f.calls.push_back(node->calls[i].total());
   }
   return facts;
 }

@@ -19,12 +19,18 @@ std::string list(const int64_t* values, int64_t count) {
 
 std::string describe(const Arg& arg) {
   switch (arg.kind) {
-    case Arg::Kind::None: return "None";
-    case Arg::Kind::Int: return std::to_string(arg.integer);
-    case Arg::Kind::Bool: return arg.boolean ? "True" : "False";
-    case Arg::Kind::DType: return std::string(name(arg.dtype));
-    case Arg::Kind::String: return "'" + std::string(arg.string) + "'";
-    case Arg::Kind::IntList: return list(arg.ints.data, arg.ints.size);
+    case Arg::Kind::None:
+      return "None";
+    case Arg::Kind::Int:
+      return std::to_string(arg.integer);
+    case Arg::Kind::Bool:
+      return arg.boolean ? "True" : "False";
+    case Arg::Kind::DType:
+      return std::string(name(arg.dtype));
+    case Arg::Kind::String:
+      return "'" + std::string(arg.string) + "'";
+    case Arg::Kind::IntList:
+      return list(arg.ints.data, arg.ints.size);
     case Arg::Kind::Float: {
       char text[32];
       std::snprintf(text, sizeof text, "%.9g", arg.floating);
@@ -32,14 +38,17 @@ std::string describe(const Arg& arg) {
     }
     case Arg::Kind::Tensor: {
       const TensorView& t = arg.tensor;
-      const std::string device = t.device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(t.device.index);
-      return std::string(name(t.dtype)) + list(t.sizes, t.dim) + " strides " + list(t.strides, t.dim) + " on " + device;
+      const std::string device =
+          t.device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(t.device.index);
+      return std::string(name(t.dtype)) + list(t.sizes, t.dim) + " strides " +
+             list(t.strides, t.dim) + " on " + device;
     }
   }
   return "";
 }
 
-// Do two elements share an address? Exact, but for tensors so spread that it would take long to tell: those count as not overlapping.
+// Do two elements share an address? Exact, but for tensors so spread that it would take long to
+// tell: those count as not overlapping.
 bool overlaps_itself(const TensorView& t) {
   if (t.is_contiguous()) return false;
   std::vector<std::pair<int64_t, int64_t>> dims;  // (stride, size)
@@ -82,17 +91,21 @@ std::string tuple(const int64_t* values, int32_t count) {
 std::string describe_arguments(const Op& op, const Arg* args) {
   std::string text;
   const std::vector<ArgSpec>& specs = op.spec().schema.args;
-  for (size_t i = 0; i < specs.size(); ++i) text += (i ? "; " : "") + specs[i].name + " " + describe(args[i]);
+  for (size_t i = 0; i < specs.size(); ++i)
+    text += (i ? "; " : "") + specs[i].name + " " + describe(args[i]);
   return text;
 }
 
 void check_written(const Op& op, const Arg* args) {
   const std::vector<ArgSpec>& specs = op.spec().schema.args;
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (!specs[i].mutated || args[i].kind != Arg::Kind::Tensor || !overlaps_itself(args[i].tensor)) continue;
+    if (!specs[i].mutated || args[i].kind != Arg::Kind::Tensor || !overlaps_itself(args[i].tensor))
+      continue;
     const TensorView& t = args[i].tensor;
-    fail(ErrorKind::Launch, op.name() + ": argument `" + specs[i].name + "` is written, but elements of it share memory: its shape is " +
-                                tuple(t.sizes, t.dim) + " with strides " + tuple(t.strides, t.dim) + "; pass a copy (.clone())");
+    fail(ErrorKind::Launch, op.name() + ": argument `" + specs[i].name +
+                                "` is written, but elements of it share memory: its shape is " +
+                                tuple(t.sizes, t.dim) + " with strides " + tuple(t.strides, t.dim) +
+                                "; pass a copy (.clone())");
   }
 }
 

@@ -1,4 +1,5 @@
-// Choosing an implementation: the first, best first, whose device, requirements and contiguity fit the call.
+// Choosing an implementation: the first, best first, whose device, requirements and contiguity fit
+// the call.
 #include "opaq/select.h"
 
 #include <map>
@@ -20,7 +21,9 @@ struct Candidate {
   std::shared_ptr<PreparedLaunch> launch;  // shared by all lists that hold the implementation
   std::vector<uint32_t> contiguous;        // symbols that must be contiguous
 
-  bool runs_on(DeviceType device) const { return implementation->target == device && implementation->kind != CodeKind::Python; }
+  bool runs_on(DeviceType device) const {
+    return implementation->target == device && implementation->kind != CodeKind::Python;
+  }
 
   // A requirement that cannot be evaluated (a dimension out of range) does not hold.
   bool requirements_hold(const Arg* args) const {
@@ -59,11 +62,14 @@ struct Selector::List {
   std::string why_not(const Candidate& candidate, const Arg* args, DeviceType device) const;
 };
 
-std::string Selector::List::why_not(const Candidate& candidate, const Arg* args, DeviceType device) const {
+std::string Selector::List::why_not(const Candidate& candidate, const Arg* args,
+                                    DeviceType device) const {
   const Implementation& implementation = *candidate.implementation;
   if (implementation.target != device)
-    return "runs on " + std::string(name(implementation.target)) + ", the arguments are on " + std::string(name(device));
-  if (implementation.kind == CodeKind::Python) return "is a Python function, which is called and not launched";
+    return "runs on " + std::string(name(implementation.target)) + ", the arguments are on " +
+           std::string(name(device));
+  if (implementation.kind == CodeKind::Python)
+    return "is a Python function, which is called and not launched";
   std::vector<std::string> reasons;
   for (const Expr& requirement : implementation.requires_) {
     try {
@@ -75,8 +81,10 @@ std::string Selector::List::why_not(const Candidate& candidate, const Arg* args,
   for (const uint32_t symbol : candidate.contiguous) {
     if (!candidate.strided(symbol, args)) continue;
     const TensorView& tensor = args[symbol].tensor;
-    reasons.push_back(symbols[symbol].name + " must be contiguous, since its strides are read nowhere; its shape is " +
-                      tuple(tensor.sizes, tensor.dim) + " with strides " + tuple(tensor.strides, tensor.dim));
+    reasons.push_back(symbols[symbol].name +
+                      " must be contiguous, since its strides are read nowhere; its shape is " +
+                      tuple(tensor.sizes, tensor.dim) + " with strides " +
+                      tuple(tensor.strides, tensor.dim));
   }
   return join(reasons, "; ");
 }
@@ -86,12 +94,14 @@ Selector::~Selector() = default;
 
 const Selector::List& Selector::current() {
   const Implementations& implementations = op_.implementations();
-  if (const List* list = list_.load(std::memory_order_acquire); list && list->of == &implementations) [[likely]]
+  if (const List* list = list_.load(std::memory_order_acquire);
+      list && list->of == &implementations) [[likely]]
     return *list;
 
   std::lock_guard lock(shared_state());
   const List* previous = list_.load(std::memory_order_relaxed);
-  const Implementations& newest = op_.implementations();  // lists replace each other in one order only, that of the lock
+  const Implementations& newest =
+      op_.implementations();  // lists replace each other in one order only, that of the lock
   if (previous && previous->of == &newest) return *previous;
   auto list = std::make_unique<List>();
   list->of = &newest;
@@ -102,9 +112,12 @@ const Selector::List& Selector::current() {
       for (const Candidate& known : previous->candidates)
         if (known.implementation == implementation) candidate.launch = known.launch;
     }
-    if (!candidate.launch) candidate.launch = std::make_shared<PreparedLaunch>(op_.name(), implementation, list->symbols);
+    if (!candidate.launch)
+      candidate.launch =
+          std::make_shared<PreparedLaunch>(op_.name(), implementation, list->symbols);
     for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i)
-      if (implementation->needs_contiguous[i]) candidate.contiguous.push_back(static_cast<uint32_t>(i));
+      if (implementation->needs_contiguous[i])
+        candidate.contiguous.push_back(static_cast<uint32_t>(i));
     list->candidates.push_back(std::move(candidate));
   }
   lists_.push_back(std::move(list));
@@ -148,9 +161,13 @@ std::string Selector::explain(const Arg* args, DeviceType device) {
 }
 
 void Selector::refuse(const Arg* args, DeviceType device) {
-  std::string text = op_.name() + ": no implementation fits this call, and there is no reference:\n  ";
-  for (const char c : explain(args, device)) text += c == '\n' ? std::string("\n  ") : std::string(1, c);
-  fail(ErrorKind::Launch, text + "\n  arguments: " + describe_arguments(op_, args) + "\n  relax a requirement, add an implementation, or declare a reference");
+  std::string text =
+      op_.name() + ": no implementation fits this call, and there is no reference:\n  ";
+  for (const char c : explain(args, device))
+    text += c == '\n' ? std::string("\n  ") : std::string(1, c);
+  fail(ErrorKind::Launch,
+       text + "\n  arguments: " + describe_arguments(op_, args) +
+           "\n  relax a requirement, add an implementation, or declare a reference");
 }
 
 PreparedLaunch* Selector::find(std::string_view implementation) {
@@ -161,7 +178,8 @@ PreparedLaunch* Selector::find(std::string_view implementation) {
 
 std::vector<PreparedLaunch*> Selector::all() {
   std::vector<PreparedLaunch*> launches;
-  for (const Candidate& candidate : current().candidates) launches.push_back(candidate.launch.get());
+  for (const Candidate& candidate : current().candidates)
+    launches.push_back(candidate.launch.get());
   return launches;
 }
 
@@ -181,7 +199,8 @@ SourceDigest refresh_sources(Op& op) {
 }
 
 Selector& selector(const Op& op) {
-  // Never destroyed: generated code keeps references, and threads may launch while the process exits.
+  // Never destroyed: generated code keeps references, and threads may launch while the process
+  // exits.
   static auto& selectors = *new std::map<const Op*, std::unique_ptr<Selector>>;
   std::lock_guard lock(shared_state());
   std::unique_ptr<Selector>& entry = selectors[&op];

@@ -7,7 +7,8 @@ namespace opaq {
 namespace spec {
 namespace {
 
-// The end of the hole that begins at `begin`: the first `}` outside a string. npos when there is none, or another `{` comes first.
+// The end of the hole that begins at `begin`: the first `}` outside a string. npos when there is
+// none, or another `{` comes first.
 size_t hole_end(std::string_view text, size_t begin) {
   for (size_t i = begin; i < text.size();) {
     const char c = text[i];
@@ -30,14 +31,18 @@ EntryTemplate parse_entry(std::string_view text, const Scope& scope) {
       piece += c;
       ++i;
     } else if (c == '}') {
-      scope.fail("entry", "'}' closes nothing in '" + std::string(text) + "'; a brace itself is written '}}'");
+      scope.fail("entry", "'}' closes nothing in '" + std::string(text) +
+                              "'; a brace itself is written '}}'");
     } else if (c == '{') {
       const size_t end = hole_end(text, i + 1);
       if (end == std::string_view::npos) {
-        scope.fail("entry", "'{' is not closed in '" + std::string(text) + "'; a brace itself is written '{{'");
+        scope.fail("entry", "'{' is not closed in '" + std::string(text) +
+                                "'; a brace itself is written '{{'");
       }
       const std::string_view hole = trimmed(text.substr(i + 1, end - i - 1));
-      if (hole.empty()) scope.fail("entry", "'{}' holds no expression in '" + std::string(text) + "'; write one, such as {x.dtype}");
+      if (hole.empty())
+        scope.fail("entry", "'{}' holds no expression in '" + std::string(text) +
+                                "'; write one, such as {x.dtype}");
       entry.pieces.push_back(std::move(piece));
       piece.clear();
       entry.holes.push_back(scope.one(hole, "entry", {Type::Int, Type::Bool, Type::DType}));
@@ -54,8 +59,8 @@ EntryTemplate parse_entry(std::string_view text, const Scope& scope) {
 
 std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType target) const {
   if (values.size() != holes.size()) {
-    fail(ErrorKind::Internal,
-         "entry '" + text() + "' has " + std::to_string(holes.size()) + " holes, got " + std::to_string(values.size()) + " values");
+    fail(ErrorKind::Internal, "entry '" + text() + "' has " + std::to_string(holes.size()) +
+                                  " holes, got " + std::to_string(values.size()) + " values");
   }
   std::string filled = pieces.empty() ? "" : pieces[0];
   for (size_t i = 0; i < holes.size(); ++i) {
@@ -65,14 +70,18 @@ std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType t
         break;
       case Type::DType: {
         if (values[i] < 0 || values[i] >= kDTypeCount) {
-          fail(ErrorKind::Internal, "entry '" + text() + "': " + std::to_string(values[i]) + " is no dtype");
+          fail(ErrorKind::Internal,
+               "entry '" + text() + "': " + std::to_string(values[i]) + " is no dtype");
         }
         const auto dtype = static_cast<DType>(values[i]);
-        const std::string_view type = target == DeviceType::CUDA ? cuda_type(dtype) : host_type(dtype);
+        const std::string_view type =
+            target == DeviceType::CUDA ? cuda_type(dtype) : host_type(dtype);
         if (type.empty()) {
-          fail(ErrorKind::Launch, "entry '" + text() + "': {" + holes[i].text() + "} is " + std::string(name(dtype)) + ", which has no type in " +
+          fail(ErrorKind::Launch, "entry '" + text() + "': {" + holes[i].text() + "} is " +
+                                      std::string(name(dtype)) + ", which has no type in " +
                                       (target == DeviceType::CUDA ? "CUDA C++" : "host C++") +
-                                      "; keep it out by requires, or give an implementation whose kernel takes the bytes as uint8_t*");
+                                      "; keep it out by requires, or give an implementation whose "
+                                      "kernel takes the bytes as uint8_t*");
         }
         filled += type;
         break;

@@ -12,16 +12,22 @@ namespace {
 
 // What may be written instead of `text`, by the type that was found where another was expected.
 std::string advice(const std::string& text, Type found, std::initializer_list<Type> accepted) {
-  const auto accepts = [&](Type type) { return std::find(accepted.begin(), accepted.end(), type) != accepted.end(); };
+  const auto accepts = [&](Type type) {
+    return std::find(accepted.begin(), accepted.end(), type) != accepted.end();
+  };
   if (found == Type::Tensor && accepts(Type::Int)) {
-    return "; say which of its numbers is meant: " + text + ".numel(), " + text + ".size(0), " + text + ".dim()";
+    return "; say which of its numbers is meant: " + text + ".numel(), " + text + ".size(0), " +
+           text + ".dim()";
   }
   if (found == Type::Tensor && accepts(Type::DType)) return "; write " + text + ".dtype";
-  if (found == Type::IntList && accepts(Type::Int)) return "; take one of its items: " + text + "[0]";
+  if (found == Type::IntList && accepts(Type::Int))
+    return "; take one of its items: " + text + "[0]";
   if (found == Type::DType) return "; dtypes belong in the entry: f<{" + text + "}>";
   if (found == Type::String) return "; compare it: " + text + " == 'mean'";
   if (found == Type::Bool && accepts(Type::Int)) return "; write 1 if c else 0";
-  if (found == Type::Float && accepts(Type::Int)) return "; ints stay ints under + - * // % and ceil_div(a, b); int64(...) takes a float that is a whole number";
+  if (found == Type::Float && accepts(Type::Int))
+    return "; ints stay ints under + - * // % and ceil_div(a, b); int64(...) takes a float that is "
+           "a whole number";
   return "";
 }
 
@@ -42,7 +48,9 @@ size_t string_end(std::string_view text, size_t begin) {
   return text.size();
 }
 
-std::string Scope::what(std::string_view field) const { return std::string(field) + " of " + owner; }
+std::string Scope::what(std::string_view field) const {
+  return std::string(field) + " of " + owner;
+}
 
 void Scope::fail(std::string_view field, const std::string& problem) const {
   opaq::fail(ErrorKind::Declaration, what(field) + ": " + problem);
@@ -61,10 +69,12 @@ void Scope::check_readable(std::string_view text, std::string_view field) const 
       const bool attribute = i > 0 && text[i - 1] == '.';
       for (const ArgSpec& arg : schema.args) {
         if (attribute || arg.name != name || is_readable(arg.torch_type)) continue;
-        fail(field, "'" + arg.name + "' is a " + arg.torch_type +
-                        ", which expressions cannot read and kernels cannot take; only a Python "
-                        "implementation sees it" +
-                        (arg.torch_type == "Device" ? " (an output is on the device of a tensor argument)" : ""));
+        fail(field,
+             "'" + arg.name + "' is a " + arg.torch_type +
+                 ", which expressions cannot read and kernels cannot take; only a Python "
+                 "implementation sees it" +
+                 (arg.torch_type == "Device" ? " (an output is on the device of a tensor argument)"
+                                             : ""));
       }
     }
     i = end;
@@ -72,8 +82,11 @@ void Scope::check_readable(std::string_view text, std::string_view field) const 
 }
 
 // The expression, of an accepted type; a quotient of ints is an int where no float is accepted.
-Expr Scope::typed(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const {
-  const auto accepts = [&](Type type) { return std::find(accepted.begin(), accepted.end(), type) != accepted.end(); };
+Expr Scope::typed(const Expr& expr, std::string_view field,
+                  std::initializer_list<Type> accepted) const {
+  const auto accepts = [&](Type type) {
+    return std::find(accepted.begin(), accepted.end(), type) != accepted.end();
+  };
   if (accepts(expr.type())) return expr;
   if (const Expr integer = expr.as_integer(); integer && accepts(Type::Int)) {
     if (integer.is_constant()) {
@@ -87,17 +100,19 @@ Expr Scope::typed(const Expr& expr, std::string_view field, std::initializer_lis
   }
   std::vector<std::string> names;
   for (Type type : accepted) names.emplace_back(name(type));
-  fail(field, "'" + expr.text() + "' has type " + std::string(name(expr.type())) + ", expected " + join(names, " or ") +
-                  advice(expr.text(), expr.type(), accepted));
+  fail(field, "'" + expr.text() + "' has type " + std::string(name(expr.type())) + ", expected " +
+                  join(names, " or ") + advice(expr.text(), expr.type(), accepted));
 }
 
-Expr Scope::one(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {
+Expr Scope::one(std::string_view text, std::string_view field,
+                std::initializer_list<Type> accepted) const {
   check_readable(text, field);
   const Expr expr = parse(text, symbols, what(field));
   return typed(expr, field, accepted);
 }
 
-std::vector<Expr> Scope::list(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const {
+std::vector<Expr> Scope::list(std::string_view text, std::string_view field,
+                              std::initializer_list<Type> accepted) const {
   check_readable(text, field);
   std::vector<Expr> items = parse_list(text, symbols, what(field));
   for (Expr& item : items) item = typed(item, field, accepted);

@@ -12,7 +12,8 @@ namespace opaq::spec {
 
 std::string_view trimmed(std::string_view text);
 
-// The end of the string that begins with the quote at `begin`: past its closing quote, or that of the text where it has none.
+// The end of the string that begins with the quote at `begin`: past its closing quote, or that of
+// the text where it has none.
 size_t string_end(std::string_view text, size_t begin);
 
 // What the expressions of one rule may refer to, and how errors name its owner.
@@ -21,10 +22,13 @@ struct Scope {
   std::vector<Symbol> symbols;
   std::string owner;  // "mylib::rms_norm, implementation 'cuda'"
 
-  // `field` is the part of the rule that is read: "grid". Throw Declaration when the text does not parse, refers to an argument that
-  // expressions cannot read, or has a type other than those accepted.
-  Expr one(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const;
-  std::vector<Expr> list(std::string_view text, std::string_view field, std::initializer_list<Type> accepted) const;
+  // `field` is the part of the rule that is read: "grid". Throw Declaration when the text does not
+  // parse, refers to an argument that expressions cannot read, or has a type other than those
+  // accepted.
+  Expr one(std::string_view text, std::string_view field,
+           std::initializer_list<Type> accepted) const;
+  std::vector<Expr> list(std::string_view text, std::string_view field,
+                         std::initializer_list<Type> accepted) const;
 
   [[noreturn]] void fail(std::string_view field, const std::string& problem) const;
 

@@ -1,4 +1,5 @@
-// An implementation's declaration: what each kind takes, its launch rule and requirements, its content hash.
+// An implementation's declaration: what each kind takes, its launch rule and requirements, its
+// content hash.
 #include <algorithm>
 #include <array>
 
@@ -14,7 +15,8 @@ namespace {
 using spec::Scope;
 using spec::trimmed;
 
-// Limits of every device with compute capability 7.0 or above (CUDA C++ Programming Guide, "Compute Capabilities").
+// Limits of every device with compute capability 7.0 or above (CUDA C++ Programming Guide, "Compute
+// Capabilities").
 constexpr int64_t kMaxBlock[3] = {1024, 1024, 64};
 constexpr int64_t kMaxThreads = 1024, kMaxCluster = 16;
 
@@ -36,8 +38,9 @@ constexpr Kind kKinds[] = {
 const Kind& find_kind(const std::string& op, const ImplementationText& text) {
   const std::vector<std::string> devices = {"cuda", "cpu"};
   if (std::find(devices.begin(), devices.end(), text.device) == devices.end()) {
-    fail(ErrorKind::Declaration, op + ": implementation on device '" + text.device + "' is not supported; expected one of " +
-                                     join(devices) + did_you_mean(text.device, devices));
+    fail(ErrorKind::Declaration, op + ": implementation on device '" + text.device +
+                                     "' is not supported; expected one of " + join(devices) +
+                                     did_you_mean(text.device, devices));
   }
   std::vector<std::string> kinds;
   for (const Kind& kind : kKinds) {
@@ -45,8 +48,10 @@ const Kind& find_kind(const std::string& op, const ImplementationText& text) {
     if (kind.name == text.kind) return kind;
     kinds.emplace_back(kind.name);
   }
-  const std::string hint = text.kind == "binary" ? "; a binary holds device code" : did_you_mean(text.kind, kinds);
-  fail(ErrorKind::Declaration, op + ": implementation of kind '" + text.kind + "' is not supported on device '" + text.device +
+  const std::string hint =
+      text.kind == "binary" ? "; a binary holds device code" : did_you_mean(text.kind, kinds);
+  fail(ErrorKind::Declaration, op + ": implementation of kind '" + text.kind +
+                                   "' is not supported on device '" + text.device +
                                    "'; expected one of " + join(kinds) + hint);
 }
 
@@ -57,7 +62,8 @@ class ImplementationParser {
         text_(text),
         kind_(find_kind(op.schema.qualname(), text)),
         name_(implementation_name(op, text)),
-        scope_{op.schema, op.all_symbols(), op.schema.qualname() + ", implementation '" + name_ + "'"} {}
+        scope_{op.schema, op.all_symbols(),
+               op.schema.qualname() + ", implementation '" + name_ + "'"} {}
 
   Implementation parse() {
     check_fields();
@@ -75,34 +81,44 @@ class ImplementationParser {
       result.launch.args = parse_args();
     }
     if (on_gpu()) parse_launch(result.launch);
-    for (const std::string& requirement : text_.requires_) result.requires_.push_back(scope_.one(requirement, "requires", {Type::Bool}));
+    for (const std::string& requirement : text_.requires_)
+      result.requires_.push_back(scope_.one(requirement, "requires", {Type::Bool}));
     result.needs_contiguous = needs_contiguous(result);
     result.hash = hash(result);
     return result;
   }
 
  private:
-  bool on_gpu() const { return kind_.code == CodeKind::CudaSource || kind_.code == CodeKind::CudaBinary; }
-  bool is_compiled() const { return kind_.code == CodeKind::CudaSource || kind_.code == CodeKind::HostSource; }
+  bool on_gpu() const {
+    return kind_.code == CodeKind::CudaSource || kind_.code == CodeKind::CudaBinary;
+  }
+  bool is_compiled() const {
+    return kind_.code == CodeKind::CudaSource || kind_.code == CodeKind::HostSource;
+  }
 
   static std::string implementation_name(const OpSpec& op, const ImplementationText& text) {
     const std::string name(trimmed(text.name));
     const auto allowed = [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.' || c == ':';
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+             c == '_' || c == '-' || c == '.' || c == ':';
     };
     if (!std::all_of(name.begin(), name.end(), allowed)) {
-      fail(ErrorKind::Declaration, op.schema.qualname() + ": implementation name '" + name +
-                                       "' is not accepted; use letters, digits and _ - . :, as in 'cuda:vec4'");
+      fail(ErrorKind::Declaration,
+           op.schema.qualname() + ": implementation name '" + name +
+               "' is not accepted; use letters, digits and _ - . :, as in 'cuda:vec4'");
     }
     return name.empty() ? text.device : name;
   }
 
-  // What a kind does not use is refused: a rule that nothing reads would be silently without effect.
+  // What a kind does not use is refused: a rule that nothing reads would be silently without
+  // effect.
   void check_fields() const {
     const std::string kind = "kind '" + text_.kind + "' on device '" + text_.device + "'";
     const ImplementationText defaults;
-    const auto refuse_unless = [&](bool takes, const char* field, const std::string& given, const std::string& unused) {
-      if (!takes && trimmed(given) != unused) scope_.fail(field, kind + " takes no " + field + ", got '" + given + "'; leave it out");
+    const auto refuse_unless = [&](bool takes, const char* field, const std::string& given,
+                                   const std::string& unused) {
+      if (!takes && trimmed(given) != unused)
+        scope_.fail(field, kind + " takes no " + field + ", got '" + given + "'; leave it out");
     };
     refuse_unless(on_gpu(), "grid", text_.grid, defaults.grid);
     refuse_unless(on_gpu(), "block", text_.block, defaults.block);
@@ -117,13 +133,17 @@ class ImplementationParser {
       refuse_unless(false, "args", text_.args, "");
       return;
     }
-    if (text_.code.empty()) scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code_is));
+    if (text_.code.empty())
+      scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code_is));
     if (trimmed(text_.entry).empty())
-      scope_.fail("entry", "not given; name the function that is called, as in entry=\"rms_norm<{x.dtype}>\"");
+      scope_.fail(
+          "entry",
+          "not given; name the function that is called, as in entry=\"rms_norm<{x.dtype}>\"");
   }
 
   std::vector<Expr> parse_args() const {
-    std::vector<Expr> args = scope_.list(text_.args, "args", {Type::Tensor, Type::Int, Type::Float, Type::Bool});
+    std::vector<Expr> args =
+        scope_.list(text_.args, "args", {Type::Tensor, Type::Int, Type::Float, Type::Bool});
     if (args.empty() && text_.device == "cuda") {
       std::vector<std::string> names;
       for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);
@@ -134,12 +154,16 @@ class ImplementationParser {
         return arg.reads(static_cast<int>(i)) && (arg.type() == Type::Tensor || arg.reads_data());
       };
       if (std::none_of(args.begin(), args.end(), passes)) {
-        scope_.fail("args", "output '" + scope_.symbols[i].name + "' is not among them, so that nothing would write it; pass it");
+        scope_.fail("args", "output '" + scope_.symbols[i].name +
+                                "' is not among them, so that nothing would write it; pass it");
       }
     }
     for (const Expr& arg : args) {
-      if (kind_.code != CodeKind::HostLibrary || arg.type() != Type::Float || !arg.as_integer()) continue;
-      scope_.fail("args", "'" + arg.text() + "' is an int or a float, and a library does not tell which its parameter is; write int64(" +
+      if (kind_.code != CodeKind::HostLibrary || arg.type() != Type::Float || !arg.as_integer())
+        continue;
+      scope_.fail("args", "'" + arg.text() +
+                              "' is an int or a float, and a library does not tell which its "
+                              "parameter is; write int64(" +
                               arg.text() + ") or float64(" + arg.text() + ")");
     }
     return args;
@@ -151,7 +175,8 @@ class ImplementationParser {
     check_product(launch.block, "block", kMaxThreads, "threads");
     for (size_t i = 0; i < 3; ++i) {
       if (launch.block[i].is_constant() && launch.block[i].eval_int(nullptr) > kMaxBlock[i]) {
-        scope_.fail("block", std::string("dimension ") + "xyz"[i] + " is " + launch.block[i].text() + "; the most is " +
+        scope_.fail("block", std::string("dimension ") + "xyz"[i] + " is " +
+                                 launch.block[i].text() + "; the most is " +
                                  std::to_string(kMaxBlock[i]));
       }
     }
@@ -169,40 +194,47 @@ class ImplementationParser {
   std::vector<Expr> parse_dims(const std::string& text, const char* field) const {
     std::vector<Expr> dims = scope_.list(text, field, {Type::Int});
     if (dims.empty() || dims.size() > 3) {
-      scope_.fail(field, "'" + text + "' has " + std::to_string(dims.size()) + " items; expected 1 to 3: x, y, z");
+      scope_.fail(field, "'" + text + "' has " + std::to_string(dims.size()) +
+                             " items; expected 1 to 3: x, y, z");
     }
     for (const Expr& dim : dims) {
-      if (dim.is_constant() && dim.eval_int(nullptr) < 1) scope_.fail(field, "'" + dim.text() + "' is less than 1: nothing would ever run");
+      if (dim.is_constant() && dim.eval_int(nullptr) < 1)
+        scope_.fail(field, "'" + dim.text() + "' is less than 1: nothing would ever run");
     }
     while (dims.size() < 3) dims.push_back(scope_.one("1", field, {Type::Int}));
     return dims;
   }
 
   // Constant dimensions only; the others are checked when they are known.
-  void check_product(const std::vector<Expr>& dims, const char* field, int64_t most, const char* unit) const {
+  void check_product(const std::vector<Expr>& dims, const char* field, int64_t most,
+                     const char* unit) const {
     int64_t product = 1;
     for (const Expr& dim : dims) {
       if (!dim.is_constant()) continue;
       const int64_t size = dim.eval_int(nullptr);
       product = size > most ? size : product * size;
       if (product > most)
-        scope_.fail(field, std::to_string(product) + " " + unit + "; a " + field + " has at most " + std::to_string(most));
+        scope_.fail(field, std::to_string(product) + " " + unit + "; a " + field + " has at most " +
+                               std::to_string(most));
     }
   }
 
-  // Outputs are laid out by their own rules, and a Python function reads strides by itself: for both nothing is asked.
+  // Outputs are laid out by their own rules, and a Python function reads strides by itself: for
+  // both nothing is asked.
   std::vector<bool> needs_contiguous(const Implementation& result) const {
     std::vector<bool> needs(scope_.symbols.size(), false);
     if (kind_.code == CodeKind::Python) return needs;
     const LaunchRule& launch = result.launch;
     std::vector<Expr> all = launch.entry.holes;
-    for (const auto* list : {&launch.grid, &launch.block, &launch.cluster, &launch.args, &result.requires_})
+    for (const auto* list :
+         {&launch.grid, &launch.block, &launch.cluster, &launch.args, &result.requires_})
       all.insert(all.end(), list->begin(), list->end());
     if (launch.shared) all.push_back(launch.shared);
     for (size_t i = 0; i < op_.schema.args.size(); ++i) {
       const int symbol = static_cast<int>(i);
       needs[i] = op_.schema.args[i].type == Type::Tensor &&
-                 std::none_of(all.begin(), all.end(), [&](const Expr& expr) { return expr.reads_strides(symbol); });
+                 std::none_of(all.begin(), all.end(),
+                              [&](const Expr& expr) { return expr.reads_strides(symbol); });
     }
     return needs;
   }
@@ -219,12 +251,15 @@ class ImplementationParser {
       for (const Expr& item : items) hash.field(item.text());
     };
     hash.field("opaq implementation 2").field(result.name);
-    hash.field(std::to_string(static_cast<int>(result.target))).field(std::to_string(static_cast<int>(result.kind)));
-    hash.field(result.code).field(std::string_view(result.file).substr(result.file.find_last_of('/') + 1));
+    hash.field(std::to_string(static_cast<int>(result.target)))
+        .field(std::to_string(static_cast<int>(result.kind)));
+    hash.field(result.code)
+        .field(std::string_view(result.file).substr(result.file.find_last_of('/') + 1));
     list(result.options);
     list(result.include_dirs);
     hash.field(result.launch.entry.text());
-    for (const auto* items : {&result.launch.grid, &result.launch.block, &result.launch.cluster}) texts(*items);
+    for (const auto* items : {&result.launch.grid, &result.launch.block, &result.launch.cluster})
+      texts(*items);
     hash.field(result.launch.shared ? result.launch.shared.text() : "");
     texts(result.launch.args);
     hash.field(result.launch.cooperative ? "1" : "0").field(result.launch.programmatic ? "1" : "0");
@@ -242,6 +277,8 @@ class ImplementationParser {
 
 }  // namespace
 
-Implementation make_implementation(const OpSpec& op, const ImplementationText& text) { return ImplementationParser(op, text).parse(); }
+Implementation make_implementation(const OpSpec& op, const ImplementationText& text) {
+  return ImplementationParser(op, text).parse();
+}
 
 }  // namespace opaq

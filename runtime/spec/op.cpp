@@ -16,24 +16,34 @@ using spec::trimmed;
 class OutputParser {
  public:
   OutputParser(const OpSpec& op, const std::string& output)
-      : schema_(op.schema), scope_{op.schema, op.input_symbols(), op.schema.qualname() + ", output '" + output + "'"} {}
+      : schema_(op.schema),
+        scope_{op.schema, op.input_symbols(), op.schema.qualname() + ", output '" + output + "'"} {}
 
   OutputRule parse(const OutputText& text) {
     const std::string_view like = trimmed(text.like);
-    const std::string_view shape = trimmed(text.shape), dtype = trimmed(text.dtype), device = trimmed(text.device);
+    const std::string_view shape = trimmed(text.shape), dtype = trimmed(text.dtype),
+                           device = trimmed(text.device);
     const std::string like_name(like);
-    const int like_index = like.empty() ? -1 : tensor_argument(like, "like", "use opaq.tensor(shape, dtype) with expressions");
+    const int like_index =
+        like.empty()
+            ? -1
+            : tensor_argument(like, "like", "use opaq.tensor(shape, dtype) with expressions");
 
-    if (shape.empty() && like.empty()) scope_.fail("shape", "not given; give shape, or like=\"x\" (a 0-d output is shape=\"[]\")");
-    if (dtype.empty() && like.empty()) scope_.fail("dtype", "not given; give dtype, such as \"x.dtype\" or \"float32\", or like=\"x\"");
+    if (shape.empty() && like.empty())
+      scope_.fail("shape", "not given; give shape, or like=\"x\" (a 0-d output is shape=\"[]\")");
+    if (dtype.empty() && like.empty())
+      scope_.fail("dtype",
+                  "not given; give dtype, such as \"x.dtype\" or \"float32\", or like=\"x\"");
 
     OutputRule rule;
-    rule.shape = parse_sizes(shape.empty() ? std::string_view(like_name + ".shape") : shape, "shape");
+    rule.shape =
+        parse_sizes(shape.empty() ? std::string_view(like_name + ".shape") : shape, "shape");
     rule.dtype = parse_dtype(dtype.empty() ? like_name + ".dtype" : std::string(dtype));
     rule.strides = parse_sizes(trimmed(text.strides), "strides");
     check_strides(rule);
     rule.partial = text.partial;
-    rule.device_of = !device.empty()   ? tensor_argument(device, "device", "name a tensor that is always there")
+    rule.device_of = !device.empty()
+                         ? tensor_argument(device, "device", "name a tensor that is always there")
                      : like_index >= 0 ? like_index
                                        : first_tensor();
     return rule;
@@ -50,15 +60,19 @@ class OutputParser {
 
   int tensor_argument(std::string_view name, const char* field, const char* if_optional) const {
     const std::vector<std::string> names = tensor_names();
-    const std::string choices =
-        names.empty() ? "the op has no tensor argument that is always there" : "tensor arguments are " + join(names);
+    const std::string choices = names.empty() ? "the op has no tensor argument that is always there"
+                                              : "tensor arguments are " + join(names);
     const std::string given = "'" + std::string(name) + "'";
     const int index = schema_.index_of(name);
-    if (index < 0) scope_.fail(field, "no argument is named " + given + "; " + choices + did_you_mean(name, names));
-    if (index >= static_cast<int>(schema_.args.size())) scope_.fail(field, given + " is an output; expected an argument; " + choices);
+    if (index < 0)
+      scope_.fail(field,
+                  "no argument is named " + given + "; " + choices + did_you_mean(name, names));
+    if (index >= static_cast<int>(schema_.args.size()))
+      scope_.fail(field, given + " is an output; expected an argument; " + choices);
     const ArgSpec& arg = schema_.args[static_cast<size_t>(index)];
     if (arg.type != Type::Tensor) {
-      scope_.fail(field, given + " is of type " + arg.torch_type + (arg.optional ? "?" : "") + "; expected a tensor argument; " + choices);
+      scope_.fail(field, given + " is of type " + arg.torch_type + (arg.optional ? "?" : "") +
+                             "; expected a tensor argument; " + choices);
     }
     if (arg.optional) scope_.fail(field, given + " may be None; " + if_optional + "; " + choices);
     return index;
@@ -66,9 +80,12 @@ class OutputParser {
 
   int first_tensor() const {
     for (size_t i = 0; i < schema_.args.size(); ++i) {
-      if (schema_.args[i].type == Type::Tensor && !schema_.args[i].optional) return static_cast<int>(i);
+      if (schema_.args[i].type == Type::Tensor && !schema_.args[i].optional)
+        return static_cast<int>(i);
     }
-    scope_.fail("device", "no tensor argument is always there to share a device with; give the op a Tensor argument");
+    scope_.fail(
+        "device",
+        "no tensor argument is always there to share a device with; give the op a Tensor argument");
   }
 
   std::vector<Expr> parse_sizes(std::string_view text, const char* field) const {
@@ -83,10 +100,12 @@ class OutputParser {
   }
 
   Expr parse_dtype(std::string text) const {
-    if (const auto known = dtype_from_name(text); known && schema_.index_of(text) < 0) text = name(*known);  // torch.float32, half
+    if (const auto known = dtype_from_name(text); known && schema_.index_of(text) < 0)
+      text = name(*known);  // torch.float32, half
     for (const ArgSpec& arg : schema_.args) {
       if (arg.name == text && arg.type == Type::DType && arg.optional) {
-        scope_.fail("dtype", "'" + text + "' may be None; write \"" + text + " if defined(" + text + ") else x.dtype\"");
+        scope_.fail("dtype", "'" + text + "' may be None; write \"" + text + " if defined(" + text +
+                                 ") else x.dtype\"");
       }
     }
     Expr expr = scope_.one(text, "dtype", {Type::DType});
@@ -96,15 +115,22 @@ class OutputParser {
 
   // Outputs are planned before there are addresses.
   void check_static(const Expr& expr, const char* field) const {
-    if (expr.reads_data()) scope_.fail(field, "'" + expr.text() + "' depends on an address, which is not known when outputs are planned");
+    if (expr.reads_data())
+      scope_.fail(field,
+                  "'" + expr.text() +
+                      "' depends on an address, which is not known when outputs are planned");
   }
 
   void check_strides(const OutputRule& rule) const {
     const auto fixed = [](const std::vector<Expr>& items) {
-      return std::all_of(items.begin(), items.end(), [](const Expr& item) { return item.type() == Type::Int; });
+      return std::all_of(items.begin(), items.end(),
+                         [](const Expr& item) { return item.type() == Type::Int; });
     };
-    if (rule.strides.empty() || !fixed(rule.shape) || !fixed(rule.strides) || rule.shape.size() == rule.strides.size()) return;
-    scope_.fail("strides", "got " + std::to_string(rule.strides.size()) + " for a shape of " + std::to_string(rule.shape.size()) +
+    if (rule.strides.empty() || !fixed(rule.shape) || !fixed(rule.strides) ||
+        rule.shape.size() == rule.strides.size())
+      return;
+    scope_.fail("strides", "got " + std::to_string(rule.strides.size()) + " for a shape of " +
+                               std::to_string(rule.shape.size()) +
                                " dimensions; give one for each, or none for a contiguous output");
   }
 
@@ -113,15 +139,18 @@ class OutputParser {
 };
 
 std::string outputs_named(const Schema& schema) {
-  return schema.returns.empty() ? schema.qualname() + " has no outputs"
-                                : "outputs of " + schema.qualname() + " are " + join(schema.returns);
+  return schema.returns.empty()
+             ? schema.qualname() + " has no outputs"
+             : "outputs of " + schema.qualname() + " are " + join(schema.returns);
 }
 
 // The rule of each return; every one must have exactly one.
-std::vector<const OutputText*> match_rules(const Schema& schema, const std::vector<OutputText>& texts) {
+std::vector<const OutputText*> match_rules(const Schema& schema,
+                                           const std::vector<OutputText>& texts) {
   if (schema.returns.empty() && !texts.empty()) {
-    fail(ErrorKind::Declaration, schema.text + ": an op that returns nothing takes no output rules, got " + std::to_string(texts.size()) +
-                                     "; leave outputs out, or declare what it returns");
+    fail(ErrorKind::Declaration,
+         schema.text + ": an op that returns nothing takes no output rules, got " +
+             std::to_string(texts.size()) + "; leave outputs out, or declare what it returns");
   }
   std::vector<const OutputText*> rules(schema.returns.size(), nullptr);
   for (const OutputText& text : texts) {
@@ -130,25 +159,30 @@ std::vector<const OutputText*> match_rules(const Schema& schema, const std::vect
     if (given.empty()) {
       if (schema.returns.size() != 1) {
         fail(ErrorKind::Declaration, schema.qualname() +
-                                         ": a single output rule was given for several outputs; give one by name for each; " +
+                                         ": a single output rule was given for several outputs; "
+                                         "give one by name for each; " +
                                          outputs_named(schema));
       }
     } else {
-      index = static_cast<size_t>(std::find(schema.returns.begin(), schema.returns.end(), given) - schema.returns.begin());
+      index = static_cast<size_t>(std::find(schema.returns.begin(), schema.returns.end(), given) -
+                                  schema.returns.begin());
     }
     if (index == schema.returns.size()) {
-      fail(ErrorKind::Declaration,
-           schema.qualname() + ": no output is named '" + given + "'; " + outputs_named(schema) + did_you_mean(given, schema.returns));
+      fail(ErrorKind::Declaration, schema.qualname() + ": no output is named '" + given + "'; " +
+                                       outputs_named(schema) + did_you_mean(given, schema.returns));
     }
-    if (rules[index]) fail(ErrorKind::Declaration, schema.qualname() + ": output '" + schema.returns[index] + "' has two rules; give one");
+    if (rules[index])
+      fail(ErrorKind::Declaration,
+           schema.qualname() + ": output '" + schema.returns[index] + "' has two rules; give one");
     rules[index] = &text;
   }
   for (size_t i = 0; i < rules.size(); ++i) {
     if (rules[i]) continue;
-    fail(ErrorKind::Declaration, schema.qualname() + ": output '" + schema.returns[i] +
-                                     "' has no rule; give outputs=opaq.like(\"x\") or "
-                                     "opaq.tensor(shape, dtype)" +
-                                     (rules.size() > 1 ? ", in a dict by name: " + join(schema.returns) : ""));
+    fail(ErrorKind::Declaration,
+         schema.qualname() + ": output '" + schema.returns[i] +
+             "' has no rule; give outputs=opaq.like(\"x\") or "
+             "opaq.tensor(shape, dtype)" +
+             (rules.size() > 1 ? ", in a dict by name: " + join(schema.returns) : ""));
   }
   return rules;
 }
@@ -175,13 +209,15 @@ std::string hash_op(const OpSpec& op) {
 
 std::vector<Symbol> OpSpec::input_symbols() const {
   std::vector<Symbol> symbols;
-  for (const ArgSpec& arg : schema.args) symbols.push_back({arg.name, arg.type, arg.optional, arg.mutated});
+  for (const ArgSpec& arg : schema.args)
+    symbols.push_back({arg.name, arg.type, arg.optional, arg.mutated});
   return symbols;
 }
 
 std::vector<Symbol> OpSpec::all_symbols() const {
   std::vector<Symbol> symbols = input_symbols();
-  for (const std::string& output : schema.returns) symbols.push_back({output, Type::Tensor, false, true});
+  for (const std::string& output : schema.returns)
+    symbols.push_back({output, Type::Tensor, false, true});
   return symbols;
 }
 
@@ -189,7 +225,8 @@ OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs) 
   OpSpec op;
   op.schema = parse_schema(schema);
   const std::vector<const OutputText*> rules = match_rules(op.schema, outputs);
-  for (size_t i = 0; i < rules.size(); ++i) op.outputs.push_back(OutputParser(op, op.schema.returns[i]).parse(*rules[i]));
+  for (size_t i = 0; i < rules.size(); ++i)
+    op.outputs.push_back(OutputParser(op, op.schema.returns[i]).parse(*rules[i]));
   op.hash = hash_op(op);
   return op;
 }

@@ -34,11 +34,14 @@ void fill_contiguous(const std::vector<int64_t>& sizes, std::vector<int64_t>& st
 
 void infer_output(const OpSpec& op, size_t output, const Arg* args, OutputShape& result) {
   const OutputRule& rule = op.outputs[output];
-  const auto name = [&] { return op.schema.qualname() + ": output `" + op.schema.returns[output] + "`"; };
+  const auto name = [&] {
+    return op.schema.qualname() + ": output `" + op.schema.returns[output] + "`";
+  };
   expand(rule.shape, args, result.sizes);
   for (size_t i = 0; i < result.sizes.size(); ++i) {
     if (result.sizes[i] < 0) {
-      fail(ErrorKind::Launch, name() + " has size " + std::to_string(result.sizes[i]) + " in dimension " + std::to_string(i) +
+      fail(ErrorKind::Launch, name() + " has size " + std::to_string(result.sizes[i]) +
+                                  " in dimension " + std::to_string(i) +
                                   "; expected 0 or more: correct the output rule or the arguments");
     }
   }
@@ -49,7 +52,8 @@ void infer_output(const OpSpec& op, size_t output, const Arg* args, OutputShape&
   }
   expand(rule.strides, args, result.strides);
   if (result.strides.size() != result.sizes.size()) {
-    fail(ErrorKind::Launch, name() + " has " + std::to_string(result.sizes.size()) + " sizes but " + std::to_string(result.strides.size()) +
+    fail(ErrorKind::Launch, name() + " has " + std::to_string(result.sizes.size()) + " sizes but " +
+                                std::to_string(result.strides.size()) +
                                 " strides; the rule must give one stride a dimension");
   }
 }

@@ -1,7 +1,9 @@
-// PyTorch's schema grammar: "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)".
+// PyTorch's schema grammar: "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor
+// y)".
 //
-// What PyTorch accepts was tried with its own parser (2.11 and 2.15); tests/cpp/schema_test.cpp holds the table. The canonical text is
-// what is handed to PyTorch and what is hashed: one schema has one text, whatever its spacing, quotes or spelling of defaults.
+// What PyTorch accepts was tried with its own parser (2.11 and 2.15); tests/cpp/schema_test.cpp
+// holds the table. The canonical text is what is handed to PyTorch and what is hashed: one schema
+// has one text, whatever its spacing, quotes or spelling of defaults.
 #include <algorithm>
 
 #include "names.h"
@@ -17,7 +19,8 @@ namespace {
 using spec::SchemaCursor;
 using spec::SchemaType;
 
-constexpr size_t kMostArguments = 64;  // bits of what PyTorch's dispatcher keeps of an op's arguments (DispatchKeyExtractor)
+constexpr size_t kMostArguments =
+    64;  // bits of what PyTorch's dispatcher keeps of an op's arguments (DispatchKeyExtractor)
 
 class SchemaParser {
  public:
@@ -28,13 +31,17 @@ class SchemaParser {
     cursor_.expect("(", "after the op's name");
     take_arguments();
     if (schema_.args.size() > kMostArguments) {
-      cursor_.fail_here("an op of " + std::to_string(schema_.args.size()) + " arguments, of which PyTorch takes at most " +
-                        std::to_string(kMostArguments) + "; put numbers together into an int[], or tensors into one tensor");
+      cursor_.fail_here("an op of " + std::to_string(schema_.args.size()) +
+                        " arguments, of which PyTorch takes at most " +
+                        std::to_string(kMostArguments) +
+                        "; put numbers together into an int[], or tensors into one tensor");
     }
     if (!cursor_.take("->"))
-      cursor_.fail_here("expected '->' and the outputs after the arguments, found " + cursor_.found() + "; write '-> ()' for none");
+      cursor_.fail_here("expected '->' and the outputs after the arguments, found " +
+                        cursor_.found() + "; write '-> ()' for none");
     take_returns();
-    if (!cursor_.at_end()) cursor_.fail_here("expected the end of the schema, found " + cursor_.found());
+    if (!cursor_.at_end())
+      cursor_.fail_here("expected the end of the schema, found " + cursor_.found());
     schema_.text = schema_.qualname() + "(" + join(argument_texts_) + ") -> " + returns_text_;
     return std::move(schema_);
   }
@@ -45,7 +52,8 @@ class SchemaParser {
     schema_.ns = take_op_name("a namespace, as in 'mylib::f(...)'");
     if (cursor_.take(".")) fail_overload(column, schema_.ns);
     if (!cursor_.take("::")) {
-      cursor_.fail_at(column, "the name has no namespace: write 'mylib::" + schema_.ns + "(...)', with a namespace of your own");
+      cursor_.fail_at(column, "the name has no namespace: write 'mylib::" + schema_.ns +
+                                  "(...)', with a namespace of your own");
     }
     schema_.name = take_op_name("the op's name after '::'");
     if (cursor_.looking_at(".")) fail_overload(cursor_.at(), schema_.name);
@@ -54,15 +62,19 @@ class SchemaParser {
   }
 
   [[noreturn]] void fail_overload(size_t column, const std::string& name) {
-    cursor_.fail_at(column, "overload names (" + name +
-                                ".<overload>) are not supported; give each overload an op name of its own, such as " + name + "_out");
+    cursor_.fail_at(
+        column,
+        "overload names (" + name +
+            ".<overload>) are not supported; give each overload an op name of its own, such as " +
+            name + "_out");
   }
 
   std::string take_op_name(const std::string& expected) {
     const size_t column = cursor_.at();
     std::string name(cursor_.take_name());
     if (name.empty()) cursor_.fail_here("expected " + expected + ", found " + cursor_.found());
-    if (const std::string why = spec::why_not_op_name(name); !why.empty()) cursor_.fail_at(column, "'" + name + "' " + why);
+    if (const std::string why = spec::why_not_op_name(name); !why.empty())
+      cursor_.fail_at(column, "'" + name + "' " + why);
     return name;
   }
 
@@ -70,14 +82,17 @@ class SchemaParser {
     if (cursor_.take(")")) return;
     bool keyword_only = false;
     do {
-      if (cursor_.looking_at("...")) cursor_.fail_here("a variable number of arguments is not supported; declare each");
+      if (cursor_.looking_at("..."))
+        cursor_.fail_here("a variable number of arguments is not supported; declare each");
       if (cursor_.take("*")) {  // PyTorch accepts it with nothing behind it, and more than once
         keyword_only = true;
         continue;
       }
       take_argument(keyword_only);
     } while (cursor_.take(","));
-    cursor_.expect(")", "or ',' after " + (schema_.args.empty() ? std::string("'*'") : "argument '" + schema_.args.back().name + "'"));
+    cursor_.expect(")", "or ',' after " + (schema_.args.empty()
+                                               ? std::string("'*'")
+                                               : "argument '" + schema_.args.back().name + "'"));
   }
 
   void take_argument(bool keyword_only) {
@@ -85,7 +100,8 @@ class SchemaParser {
     check_alias(type);
     const size_t column = cursor_.at();
     std::string name = take_value_name("the name of an argument of type " + type.text());
-    if (schema_.index_of(name) >= 0) cursor_.fail_at(column, "two arguments are named '" + name + "'; names must differ");
+    if (schema_.index_of(name) >= 0)
+      cursor_.fail_at(column, "two arguments are named '" + name + "'; names must differ");
 
     ArgSpec arg;
     arg.name = name;
@@ -98,11 +114,14 @@ class SchemaParser {
       arg.has_default = true;
       arg.default_text = spec::take_default(cursor_, type, "argument '" + name + "'");
     } else if (!keyword_only && !schema_.args.empty() && schema_.args.back().has_default) {
-      cursor_.fail_at(column, "argument '" + name + "' has no default but follows '" + schema_.args.back().name +
+      cursor_.fail_at(column, "argument '" + name + "' has no default but follows '" +
+                                  schema_.args.back().name +
                                   "', which has one; give it a default or move it before");
     }
-    if (keyword_only && (schema_.args.empty() || !schema_.args.back().keyword_only)) argument_texts_.emplace_back("*");
-    argument_texts_.push_back(type.text() + " " + name + (arg.has_default ? "=" + arg.default_text : ""));
+    if (keyword_only && (schema_.args.empty() || !schema_.args.back().keyword_only))
+      argument_texts_.emplace_back("*");
+    argument_texts_.push_back(type.text() + " " + name +
+                              (arg.has_default ? "=" + arg.default_text : ""));
     schema_.args.push_back(std::move(arg));
   }
 
@@ -110,7 +129,9 @@ class SchemaParser {
   void check_alias(const SchemaType& type) {
     if (type.alias.empty()) return;
     if (std::find(aliases_.begin(), aliases_.end(), type.alias) != aliases_.end()) {
-      cursor_.fail_at(type.column, "alias set '" + type.alias + "' is used twice; give each mutated argument a letter of its own");
+      cursor_.fail_at(type.column,
+                      "alias set '" + type.alias +
+                          "' is used twice; give each mutated argument a letter of its own");
     }
     aliases_.push_back(type.alias);
   }
@@ -119,11 +140,13 @@ class SchemaParser {
     const size_t column = cursor_.at();
     std::string name(cursor_.take_name());
     if (name.empty()) cursor_.fail_here("expected " + expected + ", found " + cursor_.found());
-    if (const std::string why = spec::why_not_value_name(name); !why.empty()) cursor_.fail_at(column, "name '" + name + "' " + why);
+    if (const std::string why = spec::why_not_value_name(name); !why.empty())
+      cursor_.fail_at(column, "name '" + name + "' " + why);
     return name;
   }
 
-  // " 'g'" for "Generator? g=None, ...": the last name before what ends the argument; errors about its type name it.
+  // " 'g'" for "Generator? g=None, ...": the last name before what ends the argument; errors about
+  // its type name it.
   std::string name_ahead() {
     const std::string_view text = cursor_.text();
     size_t i = cursor_.at();
@@ -145,7 +168,8 @@ class SchemaParser {
   }
 
   void take_returns() {
-    if (cursor_.looking_at("...")) cursor_.fail_here("a variable number of outputs is not supported; list each");
+    if (cursor_.looking_at("..."))
+      cursor_.fail_here("a variable number of outputs is not supported; list each");
     if (!cursor_.take("(")) {
       take_return();
     } else if (!cursor_.take(")")) {
@@ -157,7 +181,8 @@ class SchemaParser {
   }
 
   void take_return() {
-    if (cursor_.looking_at("...")) cursor_.fail_here("a variable number of outputs is not supported; list each");
+    if (cursor_.looking_at("..."))
+      cursor_.fail_here("a variable number of outputs is not supported; list each");
     const size_t column = cursor_.at();
     spec::take_result_type(cursor_, "output " + std::to_string(schema_.returns.size()));
     const bool named = spec::is_name_start(cursor_.peek());
@@ -167,19 +192,27 @@ class SchemaParser {
 
   void name_returns() {
     std::vector<std::string> texts;
-    for (const std::string& name : schema_.returns) texts.push_back(name.empty() ? "Tensor" : "Tensor " + name);
-    returns_text_ = texts.size() == 1 && schema_.returns[0].empty() ? "Tensor" : "(" + join(texts) + ")";
+    for (const std::string& name : schema_.returns)
+      texts.push_back(name.empty() ? "Tensor" : "Tensor " + name);
+    returns_text_ =
+        texts.size() == 1 && schema_.returns[0].empty() ? "Tensor" : "(" + join(texts) + ")";
 
     std::vector<std::string> names;
     for (size_t i = 0; i < schema_.returns.size(); ++i) {
       const bool named = !schema_.returns[i].empty();
-      const std::string name = named ? schema_.returns[i] : schema_.returns.size() == 1 ? "out" : "out" + std::to_string(i);
-      const std::string what = named ? "output '" + name + "'" : "output " + std::to_string(i) + ", unnamed and so called '" + name + "',";
-      const bool argument = std::any_of(schema_.args.begin(), schema_.args.end(), [&](const ArgSpec& arg) { return arg.name == name; });
+      const std::string name = named                         ? schema_.returns[i]
+                               : schema_.returns.size() == 1 ? "out"
+                                                             : "out" + std::to_string(i);
+      const std::string what =
+          named ? "output '" + name + "'"
+                : "output " + std::to_string(i) + ", unnamed and so called '" + name + "',";
+      const bool argument = std::any_of(schema_.args.begin(), schema_.args.end(),
+                                        [&](const ArgSpec& arg) { return arg.name == name; });
       if (argument || std::find(names.begin(), names.end(), name) != names.end()) {
         cursor_.fail_at(return_columns_[i],
                         what + " has the name of " + (argument ? "an argument" : "another output") +
-                            "; expressions refer to both by name: " + (named ? "rename one" : "name the output, as in '-> (Tensor y)'"));
+                            "; expressions refer to both by name: " +
+                            (named ? "rename one" : "name the output, as in '-> (Tensor y)'"));
       }
       names.push_back(name);
     }

@@ -7,7 +7,9 @@
 namespace opaq::spec {
 namespace {
 
-bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v'; }
+bool is_space(char c) {
+  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == '\f' || c == '\v';
+}
 
 }  // namespace
 
@@ -35,7 +37,8 @@ bool SchemaCursor::take(std::string_view token) {
 }
 
 void SchemaCursor::expect(std::string_view token, std::string_view where) {
-  if (!take(token)) fail_here("expected '" + std::string(token) + "' " + std::string(where) + ", found " + found());
+  if (!take(token))
+    fail_here("expected '" + std::string(token) + "' " + std::string(where) + ", found " + found());
 }
 
 std::string_view SchemaCursor::take_name() {
@@ -55,7 +58,8 @@ std::string SchemaCursor::found() {
   if (is_name_char(text_[pos_])) {
     while (end < text_.size() && is_name_char(text_[end])) ++end;
   } else {
-    while (end < text_.size() && (static_cast<unsigned char>(text_[end]) & 0xC0) == 0x80) ++end;  // the rest of a UTF-8 character
+    while (end < text_.size() && (static_cast<unsigned char>(text_[end]) & 0xC0) == 0x80)
+      ++end;  // the rest of a UTF-8 character
   }
   return "'" + text_.substr(pos_, end - pos_) + "'";
 }
@@ -66,9 +70,10 @@ void SchemaCursor::fail_at(size_t column, const std::string& problem) const {
     if (is_space(c)) c = ' ';
   }
   size_t width = 0;  // characters, not bytes, before the caret
-  for (size_t i = 0; i < column && i < line.size(); ++i) width += (static_cast<unsigned char>(line[i]) & 0xC0) != 0x80;
-  fail(ErrorKind::Declaration,
-       "schema" + (op_.empty() ? "" : " of " + op_) + ": " + problem + "\n  " + line + "\n  " + std::string(width, ' ') + "^");
+  for (size_t i = 0; i < column && i < line.size(); ++i)
+    width += (static_cast<unsigned char>(line[i]) & 0xC0) != 0x80;
+  fail(ErrorKind::Declaration, "schema" + (op_.empty() ? "" : " of " + op_) + ": " + problem +
+                                   "\n  " + line + "\n  " + std::string(width, ' ') + "^");
 }
 
 }  // namespace opaq::spec

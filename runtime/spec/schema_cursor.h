@@ -18,12 +18,15 @@ class SchemaCursor {
   size_t at();        // after blanks
   bool at_end() { return at() == text_.size(); }
   char peek() { return at() < text_.size() ? text_[pos_] : '\0'; }
-  bool looking_at(std::string_view token) { return std::string_view(text_).substr(at()).starts_with(token); }
-  bool take(std::string_view token);                            // takes it if it is there
-  void expect(std::string_view token, std::string_view where);  // or fails: "expected ')' after the arguments, found ..."
-  std::string_view take_name();                                 // "" when there is none
-  std::string_view take_while(bool (*accept)(char));            // without skipping blanks first
-  std::string found();                                          // what stands here: "'x'", "the end"
+  bool looking_at(std::string_view token) {
+    return std::string_view(text_).substr(at()).starts_with(token);
+  }
+  bool take(std::string_view token);  // takes it if it is there
+  void expect(std::string_view token,
+              std::string_view where);  // or fails: "expected ')' after the arguments, found ..."
+  std::string_view take_name();         // "" when there is none
+  std::string_view take_while(bool (*accept)(char));  // without skipping blanks first
+  std::string found();                                // what stands here: "'x'", "the end"
 
   // Throws Declaration: op, problem, the text with a caret under `column`.
   [[noreturn]] void fail_at(size_t column, const std::string& problem) const;

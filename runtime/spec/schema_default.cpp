@@ -1,5 +1,6 @@
-// Default values of a schema's arguments. PyTorch's parser takes more than this, but what it takes beyond has the wrong type at the call
-// (int x=1.5, float? x=1, Device? x='cpu'), or another value than was written (int x=0x10 is 0).
+// Default values of a schema's arguments. PyTorch's parser takes more than this, but what it takes
+// beyond has the wrong type at the call (int x=1.5, float? x=1, Device? x='cpu'), or another value
+// than was written (int x=0x10 is 0).
 #include "schema_default.h"
 
 #include <algorithm>
@@ -73,17 +74,22 @@ std::string take_float(SchemaCursor& cursor, const std::string& expected) {
   const Number number = take_number(cursor, expected);
   if (number.text.empty()) {
     const bool infinite = cursor.looking_at("inf") || cursor.looking_at("nan");
-    cursor.fail_here(expected + ", found " + cursor.found() +
-                     (infinite ? "; PyTorch's schemas have no inf or nan: make it float? x=None" : ""));
+    cursor.fail_here(
+        expected + ", found " + cursor.found() +
+        (infinite ? "; PyTorch's schemas have no inf or nan: make it float? x=None" : ""));
   }
   double value = 0;
-  if (std::from_chars(number.text.data(), number.text.data() + number.text.size(), value).ec != std::errc()) {
+  if (std::from_chars(number.text.data(), number.text.data() + number.text.size(), value).ec !=
+      std::errc()) {
     cursor.fail_at(number.column, expected + "; " + number.text + " does not fit a double");
   }
   if (!number.integral) return number.text;
-  const bool negative = number.text[0] == '-';  // an integer would reach a `float?` as an int, and Python reads no leading zeros
+  const bool negative =
+      number.text[0] ==
+      '-';  // an integer would reach a `float?` as an int, and Python reads no leading zeros
   const size_t first = number.text.find_first_not_of('0', negative ? 1 : 0);
-  return (negative ? "-" : "") + (first == std::string::npos ? "0" : number.text.substr(first)) + ".0";
+  return (negative ? "-" : "") + (first == std::string::npos ? "0" : number.text.substr(first)) +
+         ".0";
 }
 
 std::string in_quotes(const std::string& value) {
@@ -116,8 +122,9 @@ std::string take_string(SchemaCursor& cursor, const std::string& expected) {
   size_t i = column + 1;
   for (; i < text.size() && text[i] != quote; ++i) {
     if (static_cast<unsigned char>(text[i]) < ' ' && text[i] != '\t') {
-      cursor.fail_at(column,
-                     expected + "; a string holds no control characters and ends on the line on which it begins; write \\n for a line end");
+      cursor.fail_at(column, expected +
+                                 "; a string holds no control characters and ends on the line on "
+                                 "which it begins; write \\n for a line end");
     }
     if (text[i] != '\\') {
       value += text[i];
@@ -137,10 +144,12 @@ std::string take_string(SchemaCursor& cursor, const std::string& expected) {
         value += escape;
         break;
       default:
-        cursor.fail_at(i - 1, expected + "; unknown escape, those accepted are \\n \\t \\\\ \\' \\\"");
+        cursor.fail_at(i - 1,
+                       expected + "; unknown escape, those accepted are \\n \\t \\\\ \\' \\\"");
     }
   }
-  if (i >= text.size()) cursor.fail_at(column, expected + "; the string that begins here has no end");
+  if (i >= text.size())
+    cursor.fail_at(column, expected + "; the string that begins here has no end");
   cursor.take(text.substr(column, i + 1 - column));
   return in_quotes(value);
 }
@@ -152,13 +161,15 @@ std::string take_device(SchemaCursor& cursor, const std::string& expected) {
   const size_t colon = device.find(':');
   const std::string_view index = colon == std::string_view::npos ? "0" : device.substr(colon + 1);
   device = device.substr(0, colon);
-  if ((device != "cpu" && device != "cuda") || index.empty() || !std::all_of(index.begin(), index.end(), is_digit)) {
+  if ((device != "cpu" && device != "cuda") || index.empty() ||
+      !std::all_of(index.begin(), index.end(), is_digit)) {
     cursor.fail_at(column, expected + ", got " + text);
   }
   return text;
 }
 
-std::string take_word(SchemaCursor& cursor, const std::string& expected, const std::vector<std::string>& words) {
+std::string take_word(SchemaCursor& cursor, const std::string& expected,
+                      const std::vector<std::string>& words) {
   const size_t column = cursor.at();
   const std::string given(cursor.take_while(is_literal_char));
   for (const std::string& word : words) {
@@ -180,11 +191,14 @@ std::string take_dtype(SchemaCursor& cursor, const std::string& expected) {
 
 std::string take_ints(SchemaCursor& cursor, const SchemaType& type, const std::string& owner) {
   const std::string expected =
-      owner + (type.list_size.empty() ? ": expected a list of integers such as [1, 2]" : ": expected an integer or a list of integers");
+      owner + (type.list_size.empty() ? ": expected a list of integers such as [1, 2]"
+                                      : ": expected an integer or a list of integers");
   if (!cursor.take("[")) {
     if (type.list_size.empty()) cursor.fail_here(expected + ", found " + cursor.found());
     const std::string value = take_int(cursor, expected);
-    return "[" + join(std::vector<std::string>(static_cast<size_t>(std::stoi(type.list_size)), value)) + "]";
+    return "[" +
+           join(std::vector<std::string>(static_cast<size_t>(std::stoi(type.list_size)), value)) +
+           "]";
   }
   std::vector<std::string> values;
   if (!cursor.looking_at("]")) {
@@ -200,33 +214,46 @@ std::string take_ints(SchemaCursor& cursor, const SchemaType& type, const std::s
 std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std::string& owner) {
   const size_t column = cursor.at();
   if (!type.alias.empty())
-    cursor.fail_at(column, owner + ": a mutated tensor may not have a default; the caller must pass what is written to");
+    cursor.fail_at(
+        column,
+        owner +
+            ": a mutated tensor may not have a default; the caller must pass what is written to");
   if (cursor.looking_at("None")) {
     cursor.take("None");
-    if (cursor.position() < cursor.text().size() && is_name_char(cursor.text()[cursor.position()])) {
+    if (cursor.position() < cursor.text().size() &&
+        is_name_char(cursor.text()[cursor.position()])) {
       cursor.fail_at(column, owner + ": unknown default value");
     }
     if (!type.optional)
-      cursor.fail_at(column, owner + ": None is no value of " + type.text() + "; write " + type.text() + "? if it may be absent");
+      cursor.fail_at(column, owner + ": None is no value of " + type.text() + "; write " +
+                                 type.text() + "? if it may be absent");
     return "None";
   }
   const std::string begin = owner + ": expected ";
   if (type.base == "Tensor" && !type.optional) {
-    cursor.fail_here(owner + ": a Tensor has no default, got " + cursor.found() + "; write Tensor? with =None if it may be absent");
+    cursor.fail_here(owner + ": a Tensor has no default, got " + cursor.found() +
+                     "; write Tensor? with =None if it may be absent");
   }
-  if (type.base == "Tensor") cursor.fail_here(begin + "None, the only default of Tensor?, found " + cursor.found());
+  if (type.base == "Tensor")
+    cursor.fail_here(begin + "None, the only default of Tensor?, found " + cursor.found());
   if (type.optional && (type.list || type.base == "Device")) {
-    cursor.fail_here(begin + "None, the only default that PyTorch converts for " + type.text() + ", found " + cursor.found());
+    cursor.fail_here(begin + "None, the only default that PyTorch converts for " + type.text() +
+                     ", found " + cursor.found());
   }
   if (type.list) return take_ints(cursor, type, owner);
   if (type.base == "int" || type.base == "SymInt") return take_int(cursor, begin + "an integer");
   if (type.base == "float") return take_float(cursor, begin + "a number");
   if (type.base == "bool") return take_word(cursor, begin + "True or False", {"True", "False"});
   if (type.base == "str") return take_string(cursor, begin + "a string in quotes");
-  if (type.base == "ScalarType") return take_dtype(cursor, begin + "the name of a dtype, such as float32");
-  if (type.base == "Layout") return take_word(cursor, begin + "strided, the only layout that PyTorch's schemas name", {"strided"});
+  if (type.base == "ScalarType")
+    return take_dtype(cursor, begin + "the name of a dtype, such as float32");
+  if (type.base == "Layout")
+    return take_word(cursor, begin + "strided, the only layout that PyTorch's schemas name",
+                     {"strided"});
   if (type.base == "MemoryFormat") {
-    return take_word(cursor, begin + "contiguous_format, the only memory format that PyTorch's schemas name", {"contiguous_format"});
+    return take_word(
+        cursor, begin + "contiguous_format, the only memory format that PyTorch's schemas name",
+        {"contiguous_format"});
   }
   return take_device(cursor, begin + "a device in quotes, such as 'cpu' or 'cuda:0'");
 }

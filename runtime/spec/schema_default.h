@@ -8,8 +8,9 @@
 
 namespace opaq::spec {
 
-// Reads what follows `=` and gives its canonical text, which PyTorch's parser and Python's literal syntax both read as the same value:
-// 7, 1e-6, 1.0, True, None, 'mean', [1, 1], float32, strided. int[2] x=1 gives [1, 1].
+// Reads what follows `=` and gives its canonical text, which PyTorch's parser and Python's literal
+// syntax both read as the same value: 7, 1e-6, 1.0, True, None, 'mean', [1, 1], float32, strided.
+// int[2] x=1 gives [1, 1].
 std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std::string& owner);
 
 }  // namespace opaq::spec

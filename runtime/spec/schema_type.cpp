@@ -19,10 +19,11 @@ struct Accepted {
   bool readable;
 };
 constexpr Accepted kAccepted[] = {
-    {"Tensor", Type::Tensor, true},        {"int", Type::Int, true},        {"SymInt", Type::Int, true},
-    {"float", Type::Float, true},          {"bool", Type::Bool, true},      {"str", Type::String, true},
-    {"ScalarType", Type::DType, true},     {"Device", Type::String, false}, {"Layout", Type::String, false},
-    {"MemoryFormat", Type::String, false},
+    {"Tensor", Type::Tensor, true},    {"int", Type::Int, true},
+    {"SymInt", Type::Int, true},       {"float", Type::Float, true},
+    {"bool", Type::Bool, true},        {"str", Type::String, true},
+    {"ScalarType", Type::DType, true}, {"Device", Type::String, false},
+    {"Layout", Type::String, false},   {"MemoryFormat", Type::String, false},
 };
 
 struct Refused {
@@ -32,7 +33,9 @@ constexpr Refused kRefused[] = {
     {"Scalar", "a Scalar has no fixed C type; write float or int"},
     {"number", "a number has no fixed C type; write float or int"},
     {"complex", "kernels take no complex arguments; pass the two parts as float, or a 0-d Tensor"},
-    {"Dict", "neither expressions nor kernels can read a dictionary; make each value an argument of its own"},
+    {"Dict",
+     "neither expressions nor kernels can read a dictionary; make each value an argument of its "
+     "own"},
     {"Generator", "random state cannot be handed to a kernel; pass a seed, as int or as a Tensor"},
     {"Stream", "a kernel runs on the current stream of its tensors; leave the argument out"},
     {"Storage", "a kernel sees tensors only; write Tensor"},
@@ -48,7 +51,8 @@ constexpr Refused kRefused[] = {
 };
 
 const Accepted* accepted(std::string_view base) {
-  const auto* it = std::find_if(std::begin(kAccepted), std::end(kAccepted), [&](const Accepted& a) { return a.base == base; });
+  const auto* it = std::find_if(std::begin(kAccepted), std::end(kAccepted),
+                                [&](const Accepted& a) { return a.base == base; });
   return it == std::end(kAccepted) ? nullptr : it;
 }
 
@@ -61,20 +65,25 @@ std::vector<std::string> accepted_names() {
 
 void take_base(SchemaCursor& cursor, SchemaType& type, const std::string& owner) {
   type.column = cursor.at();
-  if (cursor.peek() == '(') cursor.fail_here(owner + ": a tuple type is not supported; make each item an argument of its own");
+  if (cursor.peek() == '(')
+    cursor.fail_here(owner +
+                     ": a tuple type is not supported; make each item an argument of its own");
   const std::string_view base = cursor.take_name();
   if (base.empty()) {
-    cursor.fail_here("expected a type, found " + cursor.found() + "; types are " + join(accepted_names()) + ", and their optionals (`?`)");
+    cursor.fail_here("expected a type, found " + cursor.found() + "; types are " +
+                     join(accepted_names()) + ", and their optionals (`?`)");
   }
   type.base = base;
   for (const Refused& refused : kRefused) {
     if (refused.base == base) {
-      cursor.fail_at(type.column, owner + ": type " + type.base + " is not supported: " + std::string(refused.reason));
+      cursor.fail_at(type.column, owner + ": type " + type.base +
+                                      " is not supported: " + std::string(refused.reason));
     }
   }
   if (!accepted(base)) {
     const std::vector<std::string> names = accepted_names();
-    cursor.fail_at(type.column, owner + ": unknown type '" + type.base + "'; types are " + join(names) + ", and their optionals (`?`)" +
+    cursor.fail_at(type.column, owner + ": unknown type '" + type.base + "'; types are " +
+                                    join(names) + ", and their optionals (`?`)" +
                                     did_you_mean(base, names));
   }
 }
@@ -82,18 +91,26 @@ void take_base(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
 // "(a!)". Every other form says something of views, which an opaque op has none of.
 void take_alias(SchemaCursor& cursor, SchemaType& type, const std::string& owner) {
   const size_t column = cursor.at();
-  if (cursor.take("!")) cursor.fail_at(column, owner + ": a mutated tensor is written Tensor(a!), with a letter for its alias set");
+  if (cursor.take("!"))
+    cursor.fail_at(
+        column,
+        owner + ": a mutated tensor is written Tensor(a!), with a letter for its alias set");
   if (!cursor.take("(")) return;
-  if (type.base != "Tensor") cursor.fail_at(column, owner + ": only a Tensor can be mutated; got an alias mark on " + type.base);
+  if (type.base != "Tensor")
+    cursor.fail_at(column,
+                   owner + ": only a Tensor can be mutated; got an alias mark on " + type.base);
   type.alias = cursor.take_name();
   const bool write = cursor.take("!");
   if (type.alias.empty() || !cursor.looking_at(")") || !write) {
     const bool plain = !type.alias.empty() && cursor.looking_at(")");
-    cursor.fail_at(column,
-                   owner +
-                       (plain ? ": Tensor(" + type.alias + ") says that an output may alias this argument, which an opaque op's may not"
-                              : std::string(": of the alias marks only the form Tensor(a!) is supported")) +
-                       "; write Tensor if it is only read, Tensor(a!) if it is written to");
+    cursor.fail_at(
+        column,
+        owner +
+            (plain
+                 ? ": Tensor(" + type.alias +
+                       ") says that an output may alias this argument, which an opaque op's may not"
+                 : std::string(": of the alias marks only the form Tensor(a!) is supported")) +
+            "; write Tensor if it is only read, Tensor(a!) if it is written to");
   }
   cursor.expect(")", "after the alias set");
 }
@@ -103,29 +120,35 @@ void take_list(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   if (!cursor.take("[")) return;
   const std::string item = type.base + (type.optional ? "?" : "");
   if (item == "Tensor" || item == "Tensor?") {
-    cursor.fail_at(type.column, owner + ": type " + item +
-                                    "[] is not supported: the number of tensors must be known from the schema; "
-                                    "make each an argument of its own (Tensor? where it may be absent)");
+    cursor.fail_at(type.column,
+                   owner + ": type " + item +
+                       "[] is not supported: the number of tensors must be known from the schema; "
+                       "make each an argument of its own (Tensor? where it may be absent)");
   }
   if (type.base != "int" && type.base != "SymInt") {
-    cursor.fail_at(type.column, owner + ": type " + item +
-                                    "[] is not supported: lists reach expressions as int[] or SymInt[] only; "
-                                    "pass a Tensor, or make each value an argument of its own");
+    cursor.fail_at(type.column,
+                   owner + ": type " + item +
+                       "[] is not supported: lists reach expressions as int[] or SymInt[] only; "
+                       "pass a Tensor, or make each value an argument of its own");
   }
-  if (type.optional) cursor.fail_at(type.column, owner + ": type " + item + "[] is not supported: an int[] has no absent items");
+  if (type.optional)
+    cursor.fail_at(type.column,
+                   owner + ": type " + item + "[] is not supported: an int[] has no absent items");
   cursor.skip_space();
   const std::string_view digits = cursor.take_while([](char c) { return c >= '0' && c <= '9'; });
   if (!digits.empty()) {
     int size = kLargestFixedSize + 1;
     const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
     if (error != std::errc() || size > kLargestFixedSize) {
-      cursor.fail_at(column,
-                     owner + ": a fixed list size is at most " + std::to_string(kLargestFixedSize) + ", got " + std::string(digits));
+      cursor.fail_at(column, owner + ": a fixed list size is at most " +
+                                 std::to_string(kLargestFixedSize) + ", got " +
+                                 std::string(digits));
     }
     type.list_size = std::to_string(size);
   }
   cursor.expect("]", "after a list's size");
-  if (cursor.looking_at("[")) cursor.fail_here(owner + ": a list of lists is not supported; pass a Tensor");
+  if (cursor.looking_at("["))
+    cursor.fail_here(owner + ": a list of lists is not supported; pass a Tensor");
   type.list = true;
 }
 
@@ -136,7 +159,8 @@ SchemaType take_type(SchemaCursor& cursor, const std::string& owner) {
   while (cursor.take("?")) type.optional = true;
   take_list(cursor, type, owner);
   while (cursor.take("?")) type.optional = true;
-  if (cursor.looking_at("(")) cursor.fail_here(owner + ": the alias mark belongs before `?`: Tensor(a!)?");
+  if (cursor.looking_at("("))
+    cursor.fail_here(owner + ": the alias mark belongs before `?`: Tensor(a!)?");
   return type;
 }
 
@@ -144,28 +168,39 @@ SchemaType take_type(SchemaCursor& cursor, const std::string& owner) {
 
 std::string SchemaType::torch_type() const { return list ? base + "[" + list_size + "]" : base; }
 
-std::string SchemaType::text() const { return (alias.empty() ? torch_type() : base + "(" + alias + "!)") + (optional ? "?" : ""); }
+std::string SchemaType::text() const {
+  return (alias.empty() ? torch_type() : base + "(" + alias + "!)") + (optional ? "?" : "");
+}
 
 Type SchemaType::type() const { return list ? Type::IntList : accepted(base)->type; }
 
-SchemaType take_argument_type(SchemaCursor& cursor, const std::string& owner) { return take_type(cursor, owner); }
+SchemaType take_argument_type(SchemaCursor& cursor, const std::string& owner) {
+  return take_type(cursor, owner);
+}
 
 void take_result_type(SchemaCursor& cursor, const std::string& owner) {
   const size_t column = cursor.at();
-  if (cursor.peek() == '(') cursor.fail_here(owner + ": a nested tuple is not supported; list the tensors side by side");
+  if (cursor.peek() == '(')
+    cursor.fail_here(owner + ": a nested tuple is not supported; list the tensors side by side");
   const std::string base(cursor.take_name());
-  if (base.empty()) cursor.fail_here("expected Tensor as the type of an output, found " + cursor.found());
+  if (base.empty())
+    cursor.fail_here("expected Tensor as the type of an output, found " + cursor.found());
   if (base != "Tensor") {
-    cursor.fail_at(column, owner + ": every output is a Tensor; got " + base +
-                               (base == "tensor" ? "; did you mean 'Tensor'?" : "; return a 0-d Tensor"));
+    cursor.fail_at(column,
+                   owner + ": every output is a Tensor; got " + base +
+                       (base == "tensor" ? "; did you mean 'Tensor'?" : "; return a 0-d Tensor"));
   }
   if (cursor.looking_at("(") || cursor.looking_at("!")) {
     cursor.fail_here(owner +
-                     ": an output may not alias an input; declare the mutation on the argument, and return a new Tensor or nothing");
+                     ": an output may not alias an input; declare the mutation on the argument, "
+                     "and return a new Tensor or nothing");
   }
-  if (cursor.looking_at("?")) cursor.fail_here(owner + ": an output is never None; got Tensor?; return an empty Tensor");
+  if (cursor.looking_at("?"))
+    cursor.fail_here(owner + ": an output is never None; got Tensor?; return an empty Tensor");
   if (cursor.looking_at("[")) {
-    cursor.fail_here(owner + ": the number of outputs must be known from the schema; got Tensor[]; list them: (Tensor a, Tensor b)");
+    cursor.fail_here(owner +
+                     ": the number of outputs must be known from the schema; got Tensor[]; list "
+                     "them: (Tensor a, Tensor b)");
   }
 }
 

@@ -26,7 +26,8 @@ struct SchemaType {
 SchemaType take_argument_type(SchemaCursor& cursor, const std::string& owner);
 void take_result_type(SchemaCursor& cursor, const std::string& owner);  // accepts Tensor only
 
-// Whether expressions can read an argument of this type at all; Device, Layout and MemoryFormat they cannot.
+// Whether expressions can read an argument of this type at all; Device, Layout and MemoryFormat
+// they cannot.
 bool is_readable(std::string_view torch_type);
 
 }  // namespace opaq::spec

@@ -1,4 +1,5 @@
-// Defines ops with PyTorch's dispatcher. One handler serves every schema; each op has a plain function pointer of its own (a slot) that leads to it.
+// Defines ops with PyTorch's dispatcher. One handler serves every schema; each op has a plain
+// function pointer of its own (a slot) that leads to it.
 #include <array>
 #include <atomic>
 #include <functional>
@@ -38,7 +39,8 @@ struct Slot {
 };
 
 std::array<Slot, kSlots>& slots() {
-  static auto* all = new std::array<Slot, kSlots>;  // never destroyed: the dispatcher may call during process exit
+  static auto* all =
+      new std::array<Slot, kSlots>;  // never destroyed: the dispatcher may call during process exit
   return *all;
 }
 
@@ -55,7 +57,9 @@ Slot* find_slot(const std::string& name) {
 thread_local std::exception_ptr reference_error;
 std::atomic<void (*)()> kernel_error_hook{nullptr};
 
-std::string reference_name(const Schema& schema) { return "opaq_reference::" + schema.ns + "__" + schema.name; }
+std::string reference_name(const Schema& schema) {
+  return "opaq_reference::" + schema.ns + "__" + schema.name;
+}
 
 const TensorView& device_tensor(const Op& op, const std::vector<Arg>& args) {
   for (const Arg& arg : args) {
@@ -65,48 +69,64 @@ const TensorView& device_tensor(const Op& op, const std::vector<Arg>& args) {
 }
 
 void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView& first) {
-  const auto text = [](Device d) { return d.type == DeviceType::CPU ? std::string("cpu") : "cuda:" + std::to_string(d.index); };
+  const auto text = [](Device d) {
+    return d.type == DeviceType::CPU ? std::string("cpu") : "cuda:" + std::to_string(d.index);
+  };
   for (size_t i = 0; i < op.spec().schema.args.size(); ++i) {
     if (args[i].kind == Arg::Kind::Tensor && !(args[i].tensor.device == first.device)) {
-      fail(ErrorKind::Launch, op.name() + ": `" + op.spec().schema.args[i].name + "` is on " + text(args[i].tensor.device) + ", but another argument is on " +
-                                  text(first.device) + "; all tensors of a call must share a device");
+      fail(ErrorKind::Launch, op.name() + ": `" + op.spec().schema.args[i].name + "` is on " +
+                                  text(args[i].tensor.device) + ", but another argument is on " +
+                                  text(first.device) +
+                                  "; all tensors of a call must share a device");
     }
   }
 }
 
-// Runs `launch` on row-major copies of the arguments in `mask`, and copies back those that the op writes.
-void launch_on_copies(const Op& op, PreparedLaunch& launch, Inputs& inputs, uint64_t mask, Device device, void* stream) {
+// Runs `launch` on row-major copies of the arguments in `mask`, and copies back those that the op
+// writes.
+void launch_on_copies(const Op& op, PreparedLaunch& launch, Inputs& inputs, uint64_t mask,
+                      Device device, void* stream) {
   const Schema& schema = op.spec().schema;
-  const std::vector<RowMajorCopy> copies = row_major_copies(op.name(), schema, inputs.args.data(), mask);
+  const std::vector<RowMajorCopy> copies =
+      row_major_copies(op.name(), schema, inputs.args.data(), mask);
   std::vector<Tensor> made;
   std::vector<torch::TensorHandle> copy_of(schema.args.size());
   for (const auto& [i, same_as] : copies) {
     if (same_as == i) {
       const TensorView& original = inputs.args[i].tensor;
-      const std::vector<int64_t> strides = contiguous_strides({original.sizes, original.sizes + original.dim});
-      made.push_back(torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype));
-      torch::check(shim().copy_(made.back().get(), inputs.handle(static_cast<int>(i)), 0), "copying an argument to row-major order");
+      const std::vector<int64_t> strides =
+          contiguous_strides({original.sizes, original.sizes + original.dim});
+      made.push_back(
+          torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype));
+      torch::check(shim().copy_(made.back().get(), inputs.handle(static_cast<int>(i)), 0),
+                   "copying an argument to row-major order");
     }
     copy_of[i] = same_as == i ? made.back().get() : copy_of[same_as];
     inputs.args[i] = torch::view(copy_of[i], op.name(), schema.args[i].name);
   }
   launch.launch(inputs.args.data(), device, stream);
   for (const auto& [i, same_as] : copies) {
-    if (schema.args[i].mutated) torch::check(shim().copy_(inputs.handle(static_cast<int>(i)), copy_of[i], 0), "copying a written argument back");
+    if (schema.args[i].mutated)
+      torch::check(shim().copy_(inputs.handle(static_cast<int>(i)), copy_of[i], 0),
+                   "copying a written argument back");
   }
 }
 
 // Calls `launch(args)` under the contract check; `implementation` nullptr: the reference.
-void launch_checked(const Op& op, Inputs& inputs, size_t outputs, const Implementation* implementation, Device device, void* stream, const std::function<void(const Arg*)>& launch) {
+void launch_checked(const Op& op, Inputs& inputs, size_t outputs,
+                    const Implementation* implementation, Device device, void* stream,
+                    const std::function<void(const Arg*)>& launch) {
   std::vector<Tensor> kept;  // arguments that the launch may give away are looked at afterwards
   std::vector<Storage> storages(inputs.args.size());
   for (size_t i = 0; i < inputs.args.size() - outputs; ++i) {
     if (inputs.args[i].kind != Arg::Kind::Tensor) continue;
     torch::TensorHandle handle = nullptr;
-    torch::check(shim().new_tensor(inputs.handle(static_cast<int>(i)), &handle), "keeping an argument");
+    torch::check(shim().new_tensor(inputs.handle(static_cast<int>(i)), &handle),
+                 "keeping an argument");
     kept.emplace_back(handle);
     int64_t offset = 0;
-    torch::check(shim().get_storage_size(handle, &storages[i].bytes), "reading the size of a storage");
+    torch::check(shim().get_storage_size(handle, &storages[i].bytes),
+                 "reading the size of a storage");
     torch::check(shim().get_storage_offset(handle, &offset), "reading an offset in a storage");
     const TensorView& t = inputs.args[i].tensor;
     if (t.data) storages[i].data = static_cast<char*>(t.data) - offset * itemsize(t.dtype);
@@ -116,7 +136,8 @@ void launch_checked(const Op& op, Inputs& inputs, size_t outputs, const Implemen
     const std::string line = call_site();
     return line.empty() ? std::string() : " (called at " + line + ")";
   };
-  checked_launch({op.spec(), args.data(), storages.data(), implementation, device, stream, where}, launch);
+  checked_launch({op.spec(), args.data(), storages.data(), implementation, device, stream, where},
+                 launch);
 }
 
 void handle(Slot& slot, StableIValue* stack) {
@@ -132,19 +153,24 @@ void handle(Slot& slot, StableIValue* stack) {
   OutputShape shape;
   for (size_t i = 0; i < schema.returns.size(); ++i) {
     infer_output(op.spec(), i, inputs.args.data(), shape);
-    outputs.push_back(torch::empty(first, shape.sizes.data(), shape.strides.data(), static_cast<int32_t>(shape.sizes.size()), shape.dtype));
+    outputs.push_back(torch::empty(first, shape.sizes.data(), shape.strides.data(),
+                                   static_cast<int32_t>(shape.sizes.size()), shape.dtype));
     inputs.args.emplace_back(torch::view(outputs.back().get(), op.name(), schema.returns[i]));
   }
 
-  void* stream = first.device.type == DeviceType::CUDA ? torch::current_cuda_stream(first.device.index) : nullptr;
+  void* stream = first.device.type == DeviceType::CUDA
+                     ? torch::current_cuda_stream(first.device.index)
+                     : nullptr;
   const Choice choice = target.selector->select(inputs.args.data(), first.device.type);
   const bool checked = checking(target.checked);
-  const auto check = [&](const Implementation* implementation, const std::function<void(const Arg*)>& launch) {
+  const auto check = [&](const Implementation* implementation,
+                         const std::function<void(const Arg*)>& launch) {
     launch_checked(op, inputs, outputs.size(), implementation, first.device, stream, launch);
   };
   if (choice.launch) {
     if (checked) [[unlikely]] {
-      check(&choice.launch->implementation(), [&](const Arg* args) { choice.launch->launch(args, first.device, stream); });
+      check(&choice.launch->implementation(),
+            [&](const Arg* args) { choice.launch->launch(args, first.device, stream); });
     } else {
       choice.launch->launch(inputs.args.data(), first.device, stream);
     }
@@ -152,18 +178,22 @@ void handle(Slot& slot, StableIValue* stack) {
     if (checked) {
       check(&choice.if_contiguous->implementation(), [&](const Arg* args) {
         inputs.args.assign(args, args + inputs.args.size());
-        launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
+        launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device,
+                         stream);
       });
     } else {
-      launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device, stream);
+      launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device,
+                       stream);
     }
   } else if (slot.has_reference.load(std::memory_order_acquire)) {
     reference_error = nullptr;
     const auto call_reference = [&](const Arg*) {
       inputs.give_back();  // the callee consumes the stack's values and leaves its results there
-      if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) != 0) {
+      if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) !=
+          0) {
         if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
-        fail(ErrorKind::Launch, op.name() + ": its reference failed; torch printed the reason above");
+        fail(ErrorKind::Launch,
+             op.name() + ": its reference failed; torch printed the reason above");
       }
     };
     if (checked) {
@@ -175,7 +205,8 @@ void handle(Slot& slot, StableIValue* stack) {
   } else {
     target.selector->refuse(inputs.args.data(), first.device.type);
   }
-  for (size_t i = 0; i < outputs.size(); ++i) stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
+  for (size_t i = 0; i < outputs.size(); ++i)
+    stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
 }
 
 template <size_t I>
@@ -193,10 +224,12 @@ constexpr std::array<torch::BoxedKernel, sizeof...(I)> make_entries(std::index_s
 
 constexpr auto kEntries = make_entries(std::make_index_sequence<kSlots>{});
 
-// Library handles live for ever: PyTorch keeps the kernels, and calling one after its library is freed would crash.
+// Library handles live for ever: PyTorch keeps the kernels, and calling one after its library is
+// freed would crash.
 torch::LibraryHandle fragment(const std::string& ns) {
   torch::LibraryHandle library = nullptr;
-  torch::check(shim().library_init_fragment(ns.c_str(), "opaq", 0, &library), "opening a library fragment");
+  torch::check(shim().library_init_fragment(ns.c_str(), "opaq", 0, &library),
+               "opening a library fragment");
   return library;
 }
 
@@ -207,22 +240,30 @@ void define_with_torch(const Op& op) {
   const Target* target = new Target{&op, &selector(op), settings().check_contract};
   std::lock_guard lock(define_mutex);
   if (Slot* slot = find_slot(op.name())) {
-    slot->has_reference.store(false, std::memory_order_release);  // it was the earlier declaration's
+    slot->has_reference.store(false,
+                              std::memory_order_release);  // it was the earlier declaration's
     slot->target.store(target, std::memory_order_release);
     return;
   }
-  if (slots_used == kSlots) fail(ErrorKind::Declaration, "opaq can define " + std::to_string(kSlots) + " ops in one process; " + op.name() + " is one too many");
+  if (slots_used == kSlots)
+    fail(ErrorKind::Declaration, "opaq can define " + std::to_string(kSlots) +
+                                     " ops in one process; " + op.name() + " is one too many");
   const std::string text = schema.text.substr(schema.ns.size() + 2);
   if (shim().library_def(fragment(schema.ns), text.c_str()) != 0) {
-    fail(ErrorKind::Declaration, op.name() + ": PyTorch refused the schema `" + schema.text + "`; most often another library has defined an op of this name: choose another name");
+    fail(ErrorKind::Declaration,
+         op.name() + ": PyTorch refused the schema `" + schema.text +
+             "`; most often another library has defined an op of this name: choose another name");
   }
   Slot& slot = slots()[slots_used];
   slot.name = op.name();
   slot.target.store(target, std::memory_order_release);
   for (const char* key : {"CPU", "CUDA"}) {
     torch::LibraryHandle library = nullptr;
-    torch::check(shim().library_init_impl(schema.ns.c_str(), key, "opaq", 0, &library), "opening a kernel library");
-    torch::check(shim().library_impl(library, schema.name.c_str(), kEntries[slots_used], torch::kBuildVersion), "registering a kernel");
+    torch::check(shim().library_init_impl(schema.ns.c_str(), key, "opaq", 0, &library),
+                 "opening a kernel library");
+    torch::check(shim().library_impl(library, schema.name.c_str(), kEntries[slots_used],
+                                     torch::kBuildVersion),
+                 "registering a kernel");
   }
   ++slots_used;
 }
@@ -234,7 +275,9 @@ void set_has_reference(const Op& op) {
 
 void note_reference_error(std::exception_ptr error) { reference_error = std::move(error); }
 
-void on_kernel_error(void (*rethrow)()) { kernel_error_hook.store(rethrow, std::memory_order_release); }
+void on_kernel_error(void (*rethrow)()) {
+  kernel_error_hook.store(rethrow, std::memory_order_release);
+}
 
 bool has_reference(const Op& op) {
   std::lock_guard lock(define_mutex);

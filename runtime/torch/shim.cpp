@@ -14,7 +14,9 @@ namespace {
 template <typename F>
 void resolve(void* library, F& slot, const char* symbol) {
   slot = reinterpret_cast<F>(dlsym(library, symbol));
-  if (!slot) fail(ErrorKind::Missing, std::string("libtorch_cpu.so has no symbol ") + symbol + "; opaq needs torch 2.11 or newer");
+  if (!slot)
+    fail(ErrorKind::Missing, std::string("libtorch_cpu.so has no symbol ") + symbol +
+                                 "; opaq needs torch 2.11 or newer");
 }
 
 int32_t constant(void* library, const char* symbol) {
@@ -24,7 +26,10 @@ int32_t constant(void* library, const char* symbol) {
 
 Shim load() {
   void* library = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_NOW);
-  if (!library) fail(ErrorKind::Missing, "libtorch_cpu.so is not loaded in this process; `import torch`, or link libtorch, before opaq defines an op");
+  if (!library)
+    fail(ErrorKind::Missing,
+         "libtorch_cpu.so is not loaded in this process; `import torch`, or link libtorch, before "
+         "opaq defines an op");
   Shim s{};
   resolve(library, s.library_init_fragment, "aoti_torch_library_init_fragment");
   resolve(library, s.library_init_impl, "aoti_torch_library_init_impl");
@@ -58,7 +63,8 @@ Shim load() {
   for (int i = 0; i < kDTypeCount; ++i) {
     const std::string dtype(name(static_cast<DType>(i)));
     s.dtype_code[i] = constant(library, ("aoti_torch_dtype_" + dtype).c_str());
-    if (s.dtype_code[i] < 0) s.dtype_code[i] = constant(library, ("torch_dtype_" + dtype).c_str());  // names from 2.11 on
+    if (s.dtype_code[i] < 0)
+      s.dtype_code[i] = constant(library, ("torch_dtype_" + dtype).c_str());  // names from 2.11 on
   }
   return s;
 }
@@ -74,23 +80,28 @@ DType Shim::dtype(int32_t code) const {
   for (int i = 0; i < kDTypeCount; ++i) {
     if (dtype_code[i] == code) return static_cast<DType>(i);
   }
-  fail(ErrorKind::Launch, "a tensor has a dtype that opaq does not know (torch's number " + std::to_string(code) + ")");
+  fail(ErrorKind::Launch, "a tensor has a dtype that opaq does not know (torch's number " +
+                              std::to_string(code) + ")");
 }
 
 void* current_cuda_stream(int device) {
   using Get = Status (*)(int32_t, void**);
   static const Get get = [] {
     void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_NOW);
-    return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream")) : nullptr;
+    return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream"))
+                   : nullptr;
   }();
-  if (!get) fail(ErrorKind::Missing, "this torch has no CUDA support: libtorch_cuda.so is not loaded");
+  if (!get)
+    fail(ErrorKind::Missing, "this torch has no CUDA support: libtorch_cuda.so is not loaded");
   void* stream = nullptr;
   check(get(device, &stream), "reading the current CUDA stream");
   return stream;
 }
 
 void check(Status status, const char* what) {
-  if (status != 0) fail(ErrorKind::Internal, std::string("torch reported an error while ") + what + "; its message is in the log above");
+  if (status != 0)
+    fail(ErrorKind::Internal, std::string("torch reported an error while ") + what +
+                                  "; its message is in the log above");
 }
 
 }  // namespace opaq::torch

@@ -1,4 +1,5 @@
-// PyTorch's stable C interface (torch/csrc/inductor/aoti_torch/c/shim.h, torch/csrc/stable/c/shim.h), resolved from the loaded libtorch.
+// PyTorch's stable C interface (torch/csrc/inductor/aoti_torch/c/shim.h,
+// torch/csrc/stable/c/shim.h), resolved from the loaded libtorch.
 #pragma once
 
 #include <cstdint>
@@ -19,15 +20,18 @@ using StringHandle = StringOpaque*;
 using BoxedKernel = void (*)(StableIValue* stack, uint64_t num_args, uint64_t num_outputs);
 using Status = int32_t;  // 0 is success
 
-// The extension build version sent along, in torch's encoding (major.minor.patch in the three highest bytes): what the layout of values on the stack follows.
+// The extension build version sent along, in torch's encoding (major.minor.patch in the three
+// highest bytes): what the layout of values on the stack follows.
 inline constexpr uint64_t kBuildVersion = (uint64_t{2} << 56) | (uint64_t{11} << 48);
 
 struct Shim {
   Status (*library_init_fragment)(const char* ns, const char* file, uint32_t line, LibraryHandle*);
-  Status (*library_init_impl)(const char* ns, const char* key, const char* file, uint32_t line, LibraryHandle*);
+  Status (*library_init_impl)(const char* ns, const char* key, const char* file, uint32_t line,
+                              LibraryHandle*);
   Status (*library_def)(LibraryHandle, const char* schema);
   Status (*library_impl)(LibraryHandle, const char* name, BoxedKernel, uint64_t build_version);
-  Status (*call_dispatcher)(const char* op, const char* overload, StableIValue* stack, uint64_t build_version);
+  Status (*call_dispatcher)(const char* op, const char* overload, StableIValue* stack,
+                            uint64_t build_version);
 
   Status (*is_defined)(TensorHandle, bool*);
   Status (*get_data_ptr)(TensorHandle, void**);
@@ -38,10 +42,11 @@ struct Shim {
   Status (*get_device_type)(TensorHandle, int32_t*);
   Status (*get_device_index)(TensorHandle, int32_t*);
   Status (*get_layout)(TensorHandle, int32_t*);
-  Status (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype, int32_t device_type, int32_t device_index, TensorHandle*);
+  Status (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
+                          int32_t device_type, int32_t device_index, TensorHandle*);
   Status (*copy_)(TensorHandle dst, TensorHandle src, int32_t non_blocking);
   Status (*delete_tensor)(TensorHandle);
-  Status (*new_tensor)(TensorHandle, TensorHandle*);  // another handle of the same tensor
+  Status (*new_tensor)(TensorHandle, TensorHandle*);   // another handle of the same tensor
   Status (*get_storage_size)(TensorHandle, int64_t*);  // bytes
   Status (*get_storage_offset)(TensorHandle, int64_t*);
 
@@ -61,6 +66,7 @@ struct Shim {
 const Shim& shim();  // throws Missing when libtorch_cpu.so is not loaded in this process
 
 void* current_cuda_stream(int device);  // CUstream
-void check(Status status, const char* what);  // throws Internal: torch has printed or kept the reason
+void check(Status status,
+           const char* what);  // throws Internal: torch has printed or kept the reason
 
 }  // namespace opaq::torch

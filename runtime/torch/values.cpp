@@ -1,4 +1,5 @@
-// Reads dispatcher values by the schema's types; the encoding is that of torch/csrc/stable/stableivalue_conversions.h.
+// Reads dispatcher values by the schema's types; the encoding is that of
+// torch/csrc/stable/stableivalue_conversions.h.
 #include "values.h"
 
 #include <cstring>
@@ -41,9 +42,13 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
   int32_t dtype = 0, device = 0, index = 0, layout = 0;
   bool defined = false;
   torch.is_defined(tensor, &defined);
-  if (!defined) fail(ErrorKind::Launch, op + ": argument `" + what + "` is None; expected a torch.Tensor");
+  if (!defined)
+    fail(ErrorKind::Launch, op + ": argument `" + what + "` is None; expected a torch.Tensor");
   torch.get_layout(tensor, &layout);
-  if (layout != torch.layout_strided) fail(ErrorKind::Launch, op + ": `" + what + "` is sparse or opaque to strides; expected a strided tensor: call .to_dense()");
+  if (layout != torch.layout_strided)
+    fail(ErrorKind::Launch,
+         op + ": `" + what +
+             "` is sparse or opaque to strides; expected a strided tensor: call .to_dense()");
   torch.get_dim(tensor, &dim);
   torch.get_sizes(tensor, &sizes);
   torch.get_strides(tensor, &strides);
@@ -60,17 +65,22 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
   } else if (device == torch.device_cuda) {
     v.device = {DeviceType::CUDA, index};
   } else {
-    fail(ErrorKind::Launch, op + ": `" + what + "` is on a device that opaq does not serve; expected cpu or cuda");
+    fail(ErrorKind::Launch,
+         op + ": `" + what + "` is on a device that opaq does not serve; expected cpu or cuda");
   }
-  if (!v.data && v.numel() != 0) fail(ErrorKind::Launch, op + ": `" + what + "` has no memory: its storage was resized or freed");
+  if (!v.data && v.numel() != 0)
+    fail(ErrorKind::Launch,
+         op + ": `" + what + "` has no memory: its storage was resized or freed");
   return v;
 }
 
-Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim, DType dtype) {
+Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim,
+             DType dtype) {
   const Shim& torch = shim();
   TensorHandle handle = nullptr;
   const bool cuda = like.device.type == DeviceType::CUDA;
-  check(torch.empty_strided(dim, sizes, strides, torch.dtype_code[static_cast<int>(dtype)], cuda ? torch.device_cuda : torch.device_cpu,
+  check(torch.empty_strided(dim, sizes, strides, torch.dtype_code[static_cast<int>(dtype)],
+                            cuda ? torch.device_cuda : torch.device_cpu,
                             cuda ? like.device.index : 0, &handle),
         "allocating an output");
   return Tensor(handle);
@@ -136,10 +146,17 @@ void Inputs::release() noexcept {
     const StableIValue* value = unwrap(arg, values_[i]);
     if (!value) continue;
     switch (stored(arg)) {
-      case Stored::Tensor: shim().delete_tensor(as<TensorHandle>(*value)); break;
-      case Stored::String: shim().delete_string(as<StringHandle>(*value)); break;
-      case Stored::List: shim().delete_list(as<ListHandle>(*value)); break;
-      case Stored::Plain: break;
+      case Stored::Tensor:
+        shim().delete_tensor(as<TensorHandle>(*value));
+        break;
+      case Stored::String:
+        shim().delete_string(as<StringHandle>(*value));
+        break;
+      case Stored::List:
+        shim().delete_list(as<ListHandle>(*value));
+        break;
+      case Stored::Plain:
+        break;
     }
     if (arg.optional) delete value;
   }

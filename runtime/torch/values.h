@@ -36,10 +36,12 @@ class Tensor {  // owns one handle
   TensorHandle handle_ = nullptr;
 };
 
-// A view of the tensor; `what` names it in errors. Throws Launch for layouts and devices that we do not serve.
+// A view of the tensor; `what` names it in errors. Throws Launch for layouts and devices that we do
+// not serve.
 TensorView view(TensorHandle tensor, const std::string& op, const std::string& what);
 
-Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim, DType dtype);
+Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim,
+             DType dtype);
 
 // The inputs of one call. Owns what the stack handed over, until `give_back`.
 class Inputs {
@@ -48,8 +50,8 @@ class Inputs {
   Inputs(const Inputs&) = delete;
   ~Inputs();
 
-  std::vector<Arg> args;              // with room for the outputs behind
-  TensorHandle handle(int i) const;   // of a tensor argument; nullptr when absent
+  std::vector<Arg> args;                // with room for the outputs behind
+  TensorHandle handle(int i) const;     // of a tensor argument; nullptr when absent
   void give_back() { owned_ = false; }  // the stack's values belong to somebody else again
 
  private:

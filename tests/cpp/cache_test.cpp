@@ -41,7 +41,8 @@ CacheEntry entry_of(std::string_view key, size_t image_size, char writer = 'x') 
 }
 
 bool is_sound(std::string_view key, const CacheEntry& entry) {
-  return !entry.metadata.empty() && entry_of(key, entry.image.size(), entry.metadata.back()).image == entry.image &&
+  return !entry.metadata.empty() &&
+         entry_of(key, entry.image.size(), entry.metadata.back()).image == entry.image &&
          entry_of(key, 0, entry.metadata.back()).metadata == entry.metadata;
 }
 
@@ -51,7 +52,8 @@ std::string read_file(const fs::path& path) {
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  std::ofstream(path, std::ios::binary | std::ios::trunc)
+      .write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
 }
 
 void set_age(const fs::path& path, int seconds) {
@@ -106,7 +108,8 @@ class CacheTest : public ::testing::Test {
     for (const pid_t child : children) {
       int status = 0;
       ASSERT_EQ(waitpid(child, &status, 0), child);
-      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "a process saw a wrong entry; status " << status;
+      EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0)
+          << "a process saw a wrong entry; status " << status;
     }
   }
 
@@ -115,7 +118,9 @@ class CacheTest : public ::testing::Test {
 
 TEST_F(CacheTest, GivesBackWhatWasStored) {
   Cache cache(folder_, kLarge);
-  const CacheEntry entry{std::string("meta\0data", 9), std::string("\x7f" "ELF\0\n", 6)};
+  const CacheEntry entry{std::string("meta\0data", 9), std::string("\x7f"
+                                                                   "ELF\0\n",
+                                                                   6)};
   EXPECT_FALSE(cache.get(key_of(1)));
   cache.put(key_of(1), entry);
   const auto found = cache.get(key_of(1));
@@ -173,12 +178,13 @@ TEST_F(CacheTest, WorksWithARelativeFolderAndATrailingSlash) {
   EXPECT_TRUE(cache.get(key_of(1)));
 }
 
-// ---- damage ------------------------------------------------------------------------------------------------------------
+// ---- damage -------------------------------------------------------------------------------------
 
 TEST(CacheFormat, RefusesEveryTruncationFlippedBitAndTrailingByte) {
   const std::string key = key_of(7), bytes = Cache::encode(key, {"metadata", "image"});
   ASSERT_EQ(Cache::decode(key, bytes).value().image, "image");
-  for (size_t length = 0; length < bytes.size(); ++length) EXPECT_FALSE(Cache::decode(key, bytes.substr(0, length))) << length;
+  for (size_t length = 0; length < bytes.size(); ++length)
+    EXPECT_FALSE(Cache::decode(key, bytes.substr(0, length))) << length;
   for (size_t at = 0; at < bytes.size(); ++at) {
     for (int bit = 0; bit < 8; ++bit) {
       std::string flipped = bytes;
@@ -194,8 +200,10 @@ TEST(CacheFormat, RefusesEveryTruncationFlippedBitAndTrailingByte) {
 
 TEST(CacheFormat, RefusesSizesThatOverflow) {
   const std::string key = key_of(7), bytes = Cache::encode(key, {"metadata", "image"});
-  // Two 64-bit sizes follow magic, version and key; pairs whose sum wraps around to the true length must not pass.
-  for (const uint64_t metadata : {~uint64_t{0}, ~uint64_t{0} - 100, uint64_t{1} << 63, uint64_t{1} << 62}) {
+  // Two 64-bit sizes follow magic, version and key; pairs whose sum wraps around to the true length
+  // must not pass.
+  for (const uint64_t metadata :
+       {~uint64_t{0}, ~uint64_t{0} - 100, uint64_t{1} << 63, uint64_t{1} << 62}) {
     std::string forged = bytes;
     const uint64_t image = uint64_t{13} - metadata;
     for (int i = 0; i < 8; ++i) {
@@ -255,7 +263,7 @@ TEST_F(CacheTest, AHugeSparseFileIsNotReadIntoMemory) {
   EXPECT_FALSE(fs::exists(file));
 }
 
-// ---- intruders ---------------------------------------------------------------------------------------------------------
+// ---- intruders ----------------------------------------------------------------------------------
 
 TEST_F(CacheTest, ALinkIsRemovedAndItsTargetKept) {
   Cache cache(folder_, kLarge);
@@ -271,7 +279,8 @@ TEST_F(CacheTest, ALinkIsRemovedAndItsTargetKept) {
   fs::create_symlink(target, file);
   cache.put(key_of(1), {"m2", "image2"});
   EXPECT_FALSE(fs::is_symlink(file));
-  EXPECT_EQ(Cache::decode(key_of(1), read_file(target)).value().metadata, "m") << "the store went through the link";
+  EXPECT_EQ(Cache::decode(key_of(1), read_file(target)).value().metadata, "m")
+      << "the store went through the link";
 }
 
 TEST_F(CacheTest, AFifoDoesNotHangTheReader) {
@@ -300,7 +309,9 @@ TEST_F(CacheTest, AFolderThatOthersMayWriteToIsNotUsed) {
   for (const fs::perms others : {fs::perms::group_write, fs::perms::others_write}) {
     fs::permissions(folder_, fs::perms::owner_all | others);
     EXPECT_FALSE(cache.usable());
-    EXPECT_EQ(cache.why_not(), "'" + folder_.string() + "' can be written to by others; `chmod go-w '" + folder_.string() + "'`");
+    EXPECT_EQ(cache.why_not(), "'" + folder_.string() +
+                                   "' can be written to by others; `chmod go-w '" +
+                                   folder_.string() + "'`");
     EXPECT_FALSE(cache.get(key_of(1)));
     cache.put(key_of(2), {"m", "image"});
     EXPECT_EQ(files().size(), 1u);
@@ -320,7 +331,8 @@ TEST_F(CacheTest, AnotherUsersFolderAndFilesAreNotUsed) {
   EXPECT_FALSE(fs::exists(file));
 
   ASSERT_EQ(chown(folder_.c_str(), 12345, static_cast<gid_t>(-1)), 0);
-  EXPECT_NE(cache.why_not().find("belongs to user 12345, expected user 0"), std::string::npos) << cache.why_not();
+  EXPECT_NE(cache.why_not().find("belongs to user 12345, expected user 0"), std::string::npos)
+      << cache.why_not();
   cache.put(key_of(1), {"m", "image"});
   EXPECT_EQ(cache.stats().failed_writes, 1);
 }
@@ -331,7 +343,9 @@ TEST_F(CacheTest, ALinkInTheFoldersPlaceIsNotFollowed) {
   fs::create_directories(folder_.parent_path());
   fs::create_directory_symlink(root_ / "elsewhere", folder_);
   Cache cache(folder_.string() + "/", kLarge);
-  EXPECT_EQ(cache.why_not(), "'" + folder_.string() + "' is a symbolic link, expected a folder; name the folder that it points to");
+  EXPECT_EQ(cache.why_not(),
+            "'" + folder_.string() +
+                "' is a symbolic link, expected a folder; name the folder that it points to");
   cache.put(key_of(1), {"m", "image"});
   EXPECT_EQ(cache.stats().failed_writes, 1);
   EXPECT_TRUE(fs::is_empty(root_ / "elsewhere"));
@@ -340,7 +354,8 @@ TEST_F(CacheTest, ALinkInTheFoldersPlaceIsNotFollowed) {
 TEST_F(CacheTest, AFileInTheWayCostsNothingButTheEntry) {
   write_file(root_ / "parent", "in the way");
   Cache cache(folder_, kLarge);
-  EXPECT_EQ(cache.why_not(), "'" + folder_.string() + "' cannot be created: '" + (root_ / "parent").string() +
+  EXPECT_EQ(cache.why_not(), "'" + folder_.string() + "' cannot be created: '" +
+                                 (root_ / "parent").string() +
                                  "' is not a folder that this user can write to");
   cache.put(key_of(1), {"m", "image"});
   EXPECT_FALSE(cache.get(key_of(1)));
@@ -353,12 +368,14 @@ TEST_F(CacheTest, AFileInTheFoldersPlaceIsNamed) {
   fs::create_directories(folder_.parent_path());
   write_file(folder_, "in the way");
   EXPECT_EQ(Cache(folder_, kLarge).why_not(),
-            "'" + folder_.string() + "' is a file, expected a folder; name another place, or move the file away");
+            "'" + folder_.string() +
+                "' is a file, expected a folder; name another place, or move the file away");
 }
 
 TEST_F(CacheTest, AKeyThatIsNoKeyReachesNoFile) {
   Cache cache(folder_, kLarge);
-  const std::vector<std::string> keys = {"", "../../etc/passwd", std::string(64, 'A'), std::string(65, 'a'), "../" + std::string(61, 'a')};
+  const std::vector<std::string> keys = {"", "../../etc/passwd", std::string(64, 'A'),
+                                         std::string(65, 'a'), "../" + std::string(61, 'a')};
   for (const std::string& key : keys) {
     cache.put(key, {"m", "image"});
     EXPECT_FALSE(cache.get(key));
@@ -368,7 +385,7 @@ TEST_F(CacheTest, AKeyThatIsNoKeyReachesNoFile) {
   EXPECT_EQ(cache.bytes_on_disk(), 0);
 }
 
-// ---- many at once ------------------------------------------------------------------------------------------------------
+// ---- many at once -------------------------------------------------------------------------------
 
 TEST_F(CacheTest, ProcessesRacingOnOneKeyAllSeeWholeEntries) {
   const std::string key = key_of(1);
@@ -436,7 +453,8 @@ TEST_F(CacheTest, AWriterKilledAtAnyMomentLeavesNoDamage) {
   for (int i = 0; i < keys; ++i) cache.put(key_of(i), entry_of(key_of(i), 10));
   for (int i = 0; i < keys; ++i) EXPECT_EQ(cache.get(key_of(i)).value().image.size(), 10u);
 
-  // What the killed writers left goes once it is an hour old, and not before: its writer may be alive.
+  // What the killed writers left goes once it is an hour old, and not before: its writer may be
+  // alive.
   write_file(folder_ / ".tmp-1-0-0", "left behind");
   for (const fs::path& file : files()) {
     if (file.filename().string().starts_with(".tmp-")) set_age(file, 3700);
@@ -487,10 +505,12 @@ TEST_F(CacheTest, AForkedChildGoesOnWithItsParentsCache) {
   for (int process = 0; process < 3; ++process) EXPECT_TRUE(cache.get(key_of(10 + process)));
 }
 
-// ---- bound -------------------------------------------------------------------------------------------------------------
+// ---- bound --------------------------------------------------------------------------------------
 
 // Bytes of one entry's file with an image of this size.
-int64_t file_size(size_t image_size) { return static_cast<int64_t>(Cache::encode(key_of(0), entry_of(key_of(0), image_size)).size()); }
+int64_t file_size(size_t image_size) {
+  return static_cast<int64_t>(Cache::encode(key_of(0), entry_of(key_of(0), image_size)).size());
+}
 
 TEST_F(CacheTest, TheLeastRecentlyUsedEntriesGoFirst) {
   const int64_t bound = 10 * file_size(1000);
@@ -577,7 +597,8 @@ TEST_F(CacheTest, TheProcessesCacheFollowsTheEnvironment) {
     setenv("OPAQ_CACHE_SIZE", "64K", 1);
     disk_cache().put(key_of(1), {"m", "image"});
     disk_cache().put(key_of(2), {"m", std::string(100'000, 'i')});
-    return disk_cache().folder() == folder_.string() && disk_cache().get(key_of(1)) && !disk_cache().get(key_of(2));
+    return disk_cache().folder() == folder_.string() && disk_cache().get(key_of(1)) &&
+           !disk_cache().get(key_of(2));
   });
 }
 

@@ -32,7 +32,10 @@ TEST(Counter, LosesNothingWhenThreadsCountAtOnce) {
 
 TEST(Counter, GoesOnWhenItsFirstThreadIsGone) {
   Counter counter;
-  for (int t = 0; t < 50; ++t) std::thread([&] { counter.add(); }).join();  // where the system reuses an address, a later thread takes its place
+  for (int t = 0; t < 50; ++t)
+    std::thread([&] {
+      counter.add();
+    }).join();  // where the system reuses an address, a later thread takes its place
   counter.add();
   EXPECT_EQ(counter.total(), 51);
 }

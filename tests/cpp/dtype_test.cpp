@@ -33,7 +33,8 @@ TEST(DType, AliasesArePyTorchs) {
 }
 
 TEST(DType, OtherNamesAreUnknown) {
-  for (const char* text : {"", "torch.", "Float32", "float31", "torch.torch.float32", " float32", "fp16"}) {
+  for (const char* text :
+       {"", "torch.", "Float32", "float31", "torch.torch.float32", " float32", "fp16"}) {
     EXPECT_EQ(dtype_from_name(text), std::nullopt) << text;
   }
 }
@@ -63,7 +64,8 @@ TEST(DType, SpellingsForCudaAndHost) {
   EXPECT_EQ(host_type(DType::Int64), "long long");
   EXPECT_EQ(host_type(DType::Complex64), "std::complex<float>");
   for (int i = 0; i < kDTypeCount; ++i) {
-    const bool amd = at(i) == DType::Float8E4M3FNUZ || at(i) == DType::Float8E5M2FNUZ;  // NVIDIA has no types for AMD's variants
+    const bool amd = at(i) == DType::Float8E4M3FNUZ ||
+                     at(i) == DType::Float8E5M2FNUZ;  // NVIDIA has no types for AMD's variants
     EXPECT_EQ(cuda_type(at(i)).empty(), amd);
     EXPECT_EQ(host_type(at(i)).empty(), at(i) == DType::Float4E2M1FNx2);
   }

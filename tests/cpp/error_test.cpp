@@ -9,7 +9,8 @@ using namespace opaq;
 
 namespace {
 
-const std::vector<std::string> kNames = {"x", "weight", "eps", "size", "stride", "numel", "is_contiguous", "float32", "bfloat16"};
+const std::vector<std::string> kNames = {"x",     "weight",        "eps",     "size",    "stride",
+                                         "numel", "is_contiguous", "float32", "bfloat16"};
 
 TEST(Nearest, FindsTypingMistakes) {
   EXPECT_EQ(nearest("wieght", kNames), "weight");  // swapped letters
@@ -34,7 +35,8 @@ TEST(Nearest, TakesTheFirstOfEquallyCloseNames) {
 }
 
 TEST(DidYouMean, EndsAMessage) {
-  EXPECT_EQ("unknown name 'wieght'" + did_you_mean("wieght", kNames), "unknown name 'wieght'; did you mean 'weight'?");
+  EXPECT_EQ("unknown name 'wieght'" + did_you_mean("wieght", kNames),
+            "unknown name 'wieght'; did you mean 'weight'?");
   EXPECT_EQ(did_you_mean("bias", kNames), "");
 }
 

@@ -1,4 +1,5 @@
-// What a wrong expression is told: the text, a caret under the column, what was found and what would be right.
+// What a wrong expression is told: the text, a caret under the column, what was found and what
+// would be right.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -11,9 +12,10 @@ using namespace opaq;
 
 namespace {
 
-const std::vector<Symbol> kSymbols = {{"x", Type::Tensor},  {"weight", Type::Tensor}, {"bias", Type::Tensor, true},
-                                      {"n", Type::Int},     {"flag", Type::Bool},     {"eps", Type::Float},
-                                      {"k", Type::Int, true}, {"dims", Type::IntList},  {"mode", Type::String}};
+const std::vector<Symbol> kSymbols = {
+    {"x", Type::Tensor},    {"weight", Type::Tensor}, {"bias", Type::Tensor, true},
+    {"n", Type::Int},       {"flag", Type::Bool},     {"eps", Type::Float},
+    {"k", Type::Int, true}, {"dims", Type::IntList},  {"mode", Type::String}};
 
 template <class F>
 std::string declaration_error(F&& f) {
@@ -76,16 +78,22 @@ TEST(ExprError, ShowsTheLineAndCountsCharacters) {
 
 TEST(ExprError, UnknownNames) {
   EXPECT_EQ(reason("bfloat == x.dtype"), "unknown name 'bfloat'; did you mean 'bfloat16'?");
-  EXPECT_EQ(reason("quantity"), "unknown name 'quantity'; expected an argument (x, weight, bias, n, flag, eps, k, dims, mode) or a dtype");
+  EXPECT_EQ(reason("quantity"),
+            "unknown name 'quantity'; expected an argument (x, weight, bias, n, flag, eps, k, "
+            "dims, mode) or a dtype");
   EXPECT_EQ(reason("ceildiv(n, 2)"), "unknown function 'ceildiv'; did you mean 'ceil_div'?");
   EXPECT_EQ(reason("sqrt(n)"),
-            "unknown function 'sqrt'; expected one of min, max, ceil_div, abs, next_power_of_2, aligned, defined, len, int32, uint32, "
+            "unknown function 'sqrt'; expected one of min, max, ceil_div, abs, next_power_of_2, "
+            "aligned, defined, len, int32, uint32, "
             "int64, uint64, float32, float64, bool");
   EXPECT_EQ(reason("ceil_div"), "unknown name 'ceil_div'; it is a function: write ceil_div(...)");
   EXPECT_EQ(reason("x.dtype == torch.flaot32"), "unknown name 'flaot32'; did you mean 'float32'?");
-  EXPECT_EQ(reason("None"), "found 'None'; write defined(argument) to ask whether an optional argument is given");
-  EXPECT_EQ(reason("bias is None"), "found 'is', write defined(argument) to ask whether an optional argument is given");
-  EXPECT_EQ(declaration_error([] { parse("n", {}, "block"); }), "block: unknown name 'n'; there are no arguments here\n  n\n  ^");
+  EXPECT_EQ(reason("None"),
+            "found 'None'; write defined(argument) to ask whether an optional argument is given");
+  EXPECT_EQ(reason("bias is None"),
+            "found 'is', write defined(argument) to ask whether an optional argument is given");
+  EXPECT_EQ(declaration_error([] { parse("n", {}, "block"); }),
+            "block: unknown name 'n'; there are no arguments here\n  n\n  ^");
 }
 
 TEST(ExprError, Members) {
@@ -96,9 +104,11 @@ TEST(ExprError, Members) {
   EXPECT_EQ(reason("x.stride(0, 1)"), "stride takes 1 argument, found 2");
   EXPECT_EQ(reason("x.ndim"), "unknown member 'ndim' of Tensor x; write x.dim()");
   EXPECT_EQ(reason("x.data_ptr()"), "unknown method 'data_ptr' of Tensor x; write x.data");
-  EXPECT_EQ(reason("x.element_size()"), "unknown method 'element_size' of Tensor x; write x.itemsize");
+  EXPECT_EQ(reason("x.element_size()"),
+            "unknown method 'element_size' of Tensor x; write x.itemsize");
   EXPECT_EQ(reason("x.mean()"),
-            "unknown method 'mean' of Tensor x; expected one of numel(), size(i), stride(i), dim(), dtype, itemsize, shape, "
+            "unknown method 'mean' of Tensor x; expected one of numel(), size(i), stride(i), "
+            "dim(), dtype, itemsize, shape, "
             "is_contiguous(), data, alignment");
   EXPECT_EQ(reason("n.size(0)"), "'size' belongs to a Tensor argument, found n of type int");
   EXPECT_EQ(reason("(n + 1).dtype"), "'dtype' belongs to a Tensor argument, found int");
@@ -113,17 +123,26 @@ TEST(ExprError, Types) {
   EXPECT_EQ(reason("n % eps"), "'%' takes int, found float");
   EXPECT_EQ(reason("n // 2.0"), "'//' takes int, found float");
   EXPECT_EQ(reason("n and flag"), "'and' takes bool, found int; compare it, as in '... != 0'");
-  EXPECT_EQ(reason("not bias"), "'not' takes bool, found Tensor; write defined(bias) to ask whether it is None");
-  EXPECT_EQ(reason("1 if n else 2"), "the condition of 'if' takes bool, found int; compare it, as in '... != 0'");
-  EXPECT_EQ(reason("n if flag else mode"), "the two values of 'if' and 'else' must be alike, found int and str");
-  EXPECT_EQ(reason("x.dtype < float16"), "'<' cannot compare dtype with dtype; expected int or float");
+  EXPECT_EQ(reason("not bias"),
+            "'not' takes bool, found Tensor; write defined(bias) to ask whether it is None");
+  EXPECT_EQ(reason("1 if n else 2"),
+            "the condition of 'if' takes bool, found int; compare it, as in '... != 0'");
+  EXPECT_EQ(reason("n if flag else mode"),
+            "the two values of 'if' and 'else' must be alike, found int and str");
+  EXPECT_EQ(reason("x.dtype < float16"),
+            "'<' cannot compare dtype with dtype; expected int or float");
   EXPECT_EQ(reason("x.dtype == 'float16'"),
-            "'==' cannot compare dtype with str; expected two of int, float, bool, dtype, str or int[] that are alike");
+            "'==' cannot compare dtype with str; expected two of int, float, bool, dtype, str or "
+            "int[] that are alike");
   EXPECT_EQ(reason("x == weight"),
-            "'==' cannot compare Tensor with Tensor; expected two of int, float, bool, dtype, str or int[] that are alike");
+            "'==' cannot compare Tensor with Tensor; expected two of int, float, bool, dtype, str "
+            "or int[] that are alike");
   EXPECT_EQ(reason("x.dtype in (float16, 3)"),
-            "'==' cannot compare dtype with int; expected two of int, float, bool, dtype, str or int[] that are alike");
-  EXPECT_EQ(reason("n in dims"), "found 'dims', expected the values in parentheses, as in 'x.dtype in (float16, bfloat16)'");
+            "'==' cannot compare dtype with int; expected two of int, float, bool, dtype, str or "
+            "int[] that are alike");
+  EXPECT_EQ(
+      reason("n in dims"),
+      "found 'dims', expected the values in parentheses, as in 'x.dtype in (float16, bfloat16)'");
   EXPECT_EQ(reason("n[0]"), "'[...]' takes int[], found int");
   EXPECT_EQ(reason("dims[eps]"), "an index takes int, found float");
   EXPECT_EQ(reason("dims[::2]"), "a slice has no step here; expected ']'");
@@ -131,7 +150,8 @@ TEST(ExprError, Types) {
   EXPECT_EQ(reason("int32(mode)"), "int32 takes int, float or bool, found str");
   EXPECT_EQ(reason("min(n)"), "min takes 2 arguments or more, found 1");
   EXPECT_EQ(reason("ceil_div(n)"), "ceil_div takes 2 arguments, found 1");
-  EXPECT_EQ(reason("aligned(n, 16)"), "'aligned' belongs to a Tensor argument, found n of type int");
+  EXPECT_EQ(reason("aligned(n, 16)"),
+            "'aligned' belongs to a Tensor argument, found n of type int");
   EXPECT_EQ(reason("aligned(x, 0)"), "an alignment is 1 byte or more, found 0");
   EXPECT_EQ(reason("defined(n + 1)"), "'defined' takes the name of an argument");
 }
@@ -154,10 +174,12 @@ TEST(ExprError, Syntax) {
   EXPECT_EQ(reason("flag ? 1 : 2"), "found '?'; write 'a if condition else b'");
   EXPECT_EQ(reason("n = 2"), "found '='; write '==' to compare");
   EXPECT_EQ(reason("mode == 'mean"), "this string has no closing '");
-  EXPECT_EQ(reason("mode == '\\q'"), "unknown escape in a string; expected one of \\n \\t \\\\ \\' \\\"");
+  EXPECT_EQ(reason("mode == '\\q'"),
+            "unknown escape in a string; expected one of \\n \\t \\\\ \\' \\\"");
   EXPECT_EQ(list_error("n,, 1"), "args of mylib::op: found ',', expected a value\n  n,, 1\n    ^");
   EXPECT_EQ(list_error("*n"), "args of mylib::op: '*' takes int[], found int\n  *n\n   ^");
-  EXPECT_EQ(list_error("n n"), "args of mylib::op: found 'n', expected an operator, ',' or the end\n  n n\n    ^");
+  EXPECT_EQ(list_error("n n"),
+            "args of mylib::op: found 'n', expected an operator, ',' or the end\n  n n\n    ^");
 }
 
 TEST(ExprError, Numbers) {
@@ -170,8 +192,10 @@ TEST(ExprError, Numbers) {
 }
 
 TEST(ExprError, ConstantsThatAlwaysFail) {
-  EXPECT_EQ(error("n + 1 // 0"), "grid of mylib::op: division by zero: 1 // 0\n  n + 1 // 0\n        ^");
-  EXPECT_EQ(reason("4611686018427387904 * 2"), "4611686018427387904 * 2 overflows a 64-bit integer");
+  EXPECT_EQ(error("n + 1 // 0"),
+            "grid of mylib::op: division by zero: 1 // 0\n  n + 1 // 0\n        ^");
+  EXPECT_EQ(reason("4611686018427387904 * 2"),
+            "4611686018427387904 * 2 overflows a 64-bit integer");
   EXPECT_EQ(reason("int32(3000000000)"), "3000000000 does not fit int32");
   EXPECT_EQ(reason("eps * (1e300 * 1e300)"), "this constant does not fit a 64-bit float");
 }
@@ -187,11 +211,16 @@ TEST(ExprError, EndlessExpressionsAreRefused) {
   EXPECT_EQ(reason(repeat("-", 20000) + "n"), deep);
   EXPECT_EQ(reason(repeat("not ", 20000) + "flag"), deep);
   EXPECT_EQ(reason(repeat("1 if flag else ", 20000) + "2"), deep);
-  EXPECT_EQ(reason("n" + repeat(" + n", 20000)), "this expression is too long; split it, or give its parts as arguments");
+  EXPECT_EQ(reason("n" + repeat(" + n", 20000)),
+            "this expression is too long; split it, or give its parts as arguments");
   std::string doubling = "flag";
-  for (int i = 0; i < 40; ++i) doubling = "(" + doubling + ") in (true, flag)";  // 2^40 copies of `flag` when spelled out
-  EXPECT_EQ(reason(doubling), "this expression is too long or too deeply nested; split it, or give its parts as arguments");
-  EXPECT_EQ(parse("n" + repeat(" + n", 300), kSymbols, "t").type(), Type::Int);  // what people write is far inside
+  for (int i = 0; i < 40; ++i)
+    doubling = "(" + doubling + ") in (true, flag)";  // 2^40 copies of `flag` when spelled out
+  EXPECT_EQ(
+      reason(doubling),
+      "this expression is too long or too deeply nested; split it, or give its parts as arguments");
+  EXPECT_EQ(parse("n" + repeat(" + n", 300), kSymbols, "t").type(),
+            Type::Int);  // what people write is far inside
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Expressions in other languages: the texts. That they give what evaluation gives is shown by tests/python/test_expression_agreement.py.
+// Expressions in other languages: the texts. That they give what evaluation gives is shown by
+// tests/python/test_expression_agreement.py.
 #include <gtest/gtest.h>
 
 #include <string>
@@ -10,9 +11,10 @@ using namespace opaq;
 
 namespace {
 
-const std::vector<Symbol> kSymbols = {{"x", Type::Tensor},    {"y", Type::Tensor},     {"bias", Type::Tensor, true}, {"n", Type::Int},
-                                      {"k", Type::Int, true}, {"eps", Type::Float},    {"flag", Type::Bool},
-                                      {"mode", Type::String}, {"dims", Type::IntList}};
+const std::vector<Symbol> kSymbols = {
+    {"x", Type::Tensor},  {"y", Type::Tensor},    {"bias", Type::Tensor, true},
+    {"n", Type::Int},     {"k", Type::Int, true}, {"eps", Type::Float},
+    {"flag", Type::Bool}, {"mode", Type::String}, {"dims", Type::IntList}};
 
 std::string python(std::string_view text) { return parse(text, kSymbols, "t").print_python(); }
 std::string cpp(std::string_view text) { return parse(text, kSymbols, "t").print_cpp(); }
@@ -22,11 +24,14 @@ TEST(ExprPrint, Python) {
   EXPECT_EQ(python("eps / 2"), "opaq.Div(opaq.ToFloat(eps), 2.0)");
   EXPECT_EQ(python("n * eps"), "opaq.Mul(opaq.ToFloat(n), opaq.ToFloat(eps))");
   EXPECT_EQ(python("max(n, 3, 4)"), "opaq.Max(opaq.Max(n, 3), 4)");
-  EXPECT_EQ(python("x.dtype == bfloat16 or flag"), "opaq.Or(opaq.Eq(opaq.DType(x), opaq.torch.bfloat16), lambda: flag)");
+  EXPECT_EQ(python("x.dtype == bfloat16 or flag"),
+            "opaq.Or(opaq.Eq(opaq.DType(x), opaq.torch.bfloat16), lambda: flag)");
   EXPECT_EQ(python("dims[:n + 1][-1]"), "opaq.Item(opaq.Slice(dims, None, opaq.Add(n, 1)), -1)");
-  EXPECT_EQ(python("defined(bias) and aligned(x, 16)"), "opaq.And(opaq.Defined(bias), lambda: opaq.Aligned(x, 16))");
+  EXPECT_EQ(python("defined(bias) and aligned(x, 16)"),
+            "opaq.And(opaq.Defined(bias), lambda: opaq.Aligned(x, 16))");
   EXPECT_EQ(python("bias.size(0) if defined(bias) else k"),
-            "opaq.Where(opaq.Defined(bias), lambda: opaq.Size(opaq.Value(bias), 0), lambda: opaq.Value(k))");
+            "opaq.Where(opaq.Defined(bias), lambda: opaq.Size(opaq.Value(bias), 0), lambda: "
+            "opaq.Value(k))");
   EXPECT_EQ(python("mode == \"it's\""), "opaq.Eq(mode, 'it\\'s')");
   EXPECT_EQ(python("int32(n)"), "opaq.Cast('int32', n)");
   EXPECT_EQ(python("64 * 4"), "256");
@@ -34,15 +39,19 @@ TEST(ExprPrint, Python) {
 }
 
 TEST(ExprPrint, Cpp) {
-  EXPECT_EQ(cpp("x.numel() / x.size(-1)"), "opaq_divide(static_cast<double>(x.numel()), static_cast<double>(x.size(-1)))");
+  EXPECT_EQ(cpp("x.numel() / x.size(-1)"),
+            "opaq_divide(static_cast<double>(x.numel()), static_cast<double>(x.size(-1)))");
   EXPECT_EQ(cpp("(n + 1) * 2 - (n - 1)"), "opaq_sub(opaq_mul(opaq_add(n, 1), 2), opaq_sub(n, 1))");
-  EXPECT_EQ(parse("x.numel() / n", kSymbols, "t").as_integer().print_cpp(), "opaq_exact_div(x.numel(), n)");
+  EXPECT_EQ(parse("x.numel() / n", kSymbols, "t").as_integer().print_cpp(),
+            "opaq_exact_div(x.numel(), n)");
   EXPECT_EQ(cpp("min(n, 3)"), "opaq_min(n, 3)");
   EXPECT_EQ(cpp("max(n, 3, len(dims))"), "opaq_max(opaq_max(n, 3), dims.size)");
   EXPECT_EQ(cpp("n / eps"), "opaq_divide(static_cast<double>(n), eps)");
-  EXPECT_EQ(cpp("n % 8 == 0 and x.stride(-1) == 1 or flag"), "(opaq_mod(n, 8) == 0 && x.stride(-1) == 1) || flag");
+  EXPECT_EQ(cpp("n % 8 == 0 and x.stride(-1) == 1 or flag"),
+            "(opaq_mod(n, 8) == 0 && x.stride(-1) == 1) || flag");
   EXPECT_EQ(cpp("1 if not flag else n"), "!flag ? int64_t{1} : n");
-  EXPECT_EQ(cpp("bias.size(0) if defined(bias) else k"), "bias.has_value() ? bias.value().size(0) : k.value()");
+  EXPECT_EQ(cpp("bias.size(0) if defined(bias) else k"),
+            "bias.has_value() ? bias.value().size(0) : k.value()");
   EXPECT_EQ(cpp("x.dtype == bfloat16 and x.dim() > 1"), "x.dtype == opaq_bfloat16 && x.dim > 1");
   EXPECT_EQ(cpp("x.shape[1:] == dims[:-1]"), "x.shape().slice(1, INT64_MAX) == dims.slice(0, -1)");
   EXPECT_EQ(cpp("mode == 'a\"b'"), "mode == std::string_view(\"a\\\"b\")");

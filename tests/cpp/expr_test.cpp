@@ -1,4 +1,5 @@
-// What expressions mean: values, short circuits, 64-bit arithmetic, and evaluation from many threads.
+// What expressions mean: values, short circuits, 64-bit arithmetic, and evaluation from many
+// threads.
 #include "opaq/expr.h"
 
 #include <gtest/gtest.h>
@@ -18,15 +19,23 @@ namespace {
 
 __extension__ using Wide = __int128;
 
-// x: float16 [6, 4, 10], contiguous, 64-byte aligned.  t: float32 [10, 4] transposed, 4-byte aligned.  e: empty.  s: without dimensions.
+// x: float16 [6, 4, 10], contiguous, 64-byte aligned.  t: float32 [10, 4] transposed, 4-byte
+// aligned.  e: empty.  s: without dimensions.
 class Call {
  public:
   Call() {
-    args_ = {Arg(view(x_sizes_, x_strides_, 3, DType::Float16, 0)), Arg(view(t_sizes_, t_strides_, 2, DType::Float32, 4)),
-             Arg(view(e_sizes_, t_strides_, 2, DType::Float32, 0)), Arg(view(nullptr, nullptr, 0, DType::Int64, 8)),
+    args_ = {Arg(view(x_sizes_, x_strides_, 3, DType::Float16, 0)),
+             Arg(view(t_sizes_, t_strides_, 2, DType::Float32, 4)),
+             Arg(view(e_sizes_, t_strides_, 2, DType::Float32, 0)),
+             Arg(view(nullptr, nullptr, 0, DType::Int64, 8)),
              Arg(),  // bias
-             Arg::of_int(7), Arg::of_float(0.5), Arg::of_bool(true), Arg::of_dtype(DType::BFloat16), Arg::of_string("mean"),
-             Arg::of_ints(list_, 4), Arg()};  // eps
+             Arg::of_int(7),
+             Arg::of_float(0.5),
+             Arg::of_bool(true),
+             Arg::of_dtype(DType::BFloat16),
+             Arg::of_string("mean"),
+             Arg::of_ints(list_, 4),
+             Arg()};  // eps
     args_[2].tensor.data = nullptr;
   }
 
@@ -34,9 +43,15 @@ class Call {
   const Arg* args() const { return args_.data(); }
   void set(size_t i, const Arg& value) { args_[i] = value; }
 
-  Value eval(std::string_view text) const { return parse(text, symbols_, "test").eval(args_.data()); }
-  int64_t integer(std::string_view text) const { return parse(text, symbols_, "test").eval_int(args_.data()); }
-  bool boolean(std::string_view text) const { return parse(text, symbols_, "test").eval_bool(args_.data()); }
+  Value eval(std::string_view text) const {
+    return parse(text, symbols_, "test").eval(args_.data());
+  }
+  int64_t integer(std::string_view text) const {
+    return parse(text, symbols_, "test").eval_int(args_.data());
+  }
+  bool boolean(std::string_view text) const {
+    return parse(text, symbols_, "test").eval_bool(args_.data());
+  }
   double floating(std::string_view text) const {
     const Value v = eval(text);
     EXPECT_EQ(v.type, Type::Float) << text;
@@ -71,10 +86,11 @@ class Call {
   int64_t t_sizes_[2] = {10, 4}, t_strides_[2] = {1, 10};
   int64_t e_sizes_[2] = {0, 4};
   int64_t list_[4] = {3, 1, -4, 15};
-  std::vector<Symbol> symbols_ = {{"x", Type::Tensor},          {"t", Type::Tensor},      {"e", Type::Tensor},        {"s", Type::Tensor},
-                                  {"bias", Type::Tensor, true}, {"n", Type::Int},         {"scale", Type::Float},     {"flag", Type::Bool},
-                                  {"out_dtype", Type::DType},   {"mode", Type::String},   {"dims", Type::IntList},
-                                  {"eps", Type::Float, true}};
+  std::vector<Symbol> symbols_ = {
+      {"x", Type::Tensor},    {"t", Type::Tensor},          {"e", Type::Tensor},
+      {"s", Type::Tensor},    {"bias", Type::Tensor, true}, {"n", Type::Int},
+      {"scale", Type::Float}, {"flag", Type::Bool},         {"out_dtype", Type::DType},
+      {"mode", Type::String}, {"dims", Type::IntList},      {"eps", Type::Float, true}};
   std::vector<Arg> args_;
 };
 
@@ -99,7 +115,8 @@ TEST(Expr, FactsOfTensors) {
 
 TEST(Expr, AddressesAndAlignment) {
   Call c;
-  EXPECT_EQ(c.integer("x.data"), static_cast<int64_t>(reinterpret_cast<uintptr_t>(c.args()[0].tensor.data)));
+  EXPECT_EQ(c.integer("x.data"),
+            static_cast<int64_t>(reinterpret_cast<uintptr_t>(c.args()[0].tensor.data)));
   EXPECT_TRUE(c.boolean("aligned(x, 16)"));
   EXPECT_FALSE(c.boolean("aligned(t, 8)"));
   EXPECT_TRUE(c.boolean("aligned(t, t.itemsize)"));
@@ -201,7 +218,8 @@ TEST(Expr, DTypesAndStrings) {
 }
 
 TEST(Expr, ArgumentsHideDTypesButNotFunctions) {
-  const std::vector<Symbol> symbols = {{"min", Type::Int}, {"half", Type::Int}, {"torch", Type::Tensor}};
+  const std::vector<Symbol> symbols = {
+      {"min", Type::Int}, {"half", Type::Int}, {"torch", Type::Tensor}};
   const std::vector<Arg> args = {Arg::of_int(3), Arg::of_int(4), Arg(TensorView())};
   EXPECT_EQ(parse("min(min, half) + half", symbols, "t").eval_int(args.data()), 7);
   EXPECT_TRUE(parse("torch.dtype == float32", symbols, "t").eval_bool(args.data()));
@@ -215,10 +233,12 @@ TEST(Expr, OptionalArguments) {
   EXPECT_EQ(c.floating("eps if defined(eps) else 1e-6"), 1e-6);
   EXPECT_TRUE(c.boolean("not defined(bias) or bias.size(0) == x.size(-1)"));
   EXPECT_EQ(c.launch_error("eps * 2"),
-            "test: 'eps * 2': optional argument 'eps' is None, and a value is needed; guard it: <value> if defined(eps) else <other>");
-  EXPECT_EQ(c.launch_error("bias.numel()"),
-            "test: 'bias.numel()': optional argument 'bias' is None, and a value is needed; guard it: "
-            "<value> if defined(bias) else <other>");
+            "test: 'eps * 2': optional argument 'eps' is None, and a value is needed; guard it: "
+            "<value> if defined(eps) else <other>");
+  EXPECT_EQ(
+      c.launch_error("bias.numel()"),
+      "test: 'bias.numel()': optional argument 'bias' is None, and a value is needed; guard it: "
+      "<value> if defined(bias) else <other>");
   c.set(4, c.args()[0]);
   c.set(11, Arg::of_float(0.25));
   EXPECT_EQ(c.floating("eps * 2"), 0.5);
@@ -232,7 +252,8 @@ TEST(Expr, WhatIsNotReachedIsNotEvaluated) {
   EXPECT_TRUE(c.boolean("n == 7 or x.size(9) == 0"));
   EXPECT_EQ(c.integer("1 // 0 if n != 7 else 5"), 5);  // constants too
   EXPECT_EQ(c.integer("5 if 0 == 0 else x.size(99)"), 5);
-  EXPECT_EQ(c.launch_error("1 // 0 if n == 7 else 5"), "test: '1 // 0 if n == 7 else 5': division by zero: 1 // 0");
+  EXPECT_EQ(c.launch_error("1 // 0 if n == 7 else 5"),
+            "test: '1 // 0 if n == 7 else 5': division by zero: 1 // 0");
 }
 
 TEST(Expr, Casts) {
@@ -246,12 +267,15 @@ TEST(Expr, Casts) {
   EXPECT_EQ(parse("int32(n)", c.symbols(), "t").cast(), DType::Int32);
   EXPECT_EQ(parse("(uint32(5))", c.symbols(), "t").cast(), DType::UInt32);
   EXPECT_EQ(parse("int32(n) + 1", c.symbols(), "t").cast(), std::nullopt);
-  EXPECT_EQ(c.launch_error("int32(n * 1000000000)"), "test: 'int32(n * 1000000000)': 7000000000 does not fit int32");
+  EXPECT_EQ(c.launch_error("int32(n * 1000000000)"),
+            "test: 'int32(n * 1000000000)': 7000000000 does not fit int32");
   EXPECT_EQ(c.launch_error("uint32(-n)"), "test: 'uint32(-n)': -7 does not fit uint32");
   EXPECT_EQ(c.launch_error("uint64(-n)"), "test: 'uint64(-n)': -7 does not fit uint64");
   EXPECT_EQ(c.launch_error("int64(scale)"), "test: 'int64(scale)': 0.5 does not fit int64");
-  EXPECT_EQ(c.launch_error("int64(scale * 1e30)"), "test: 'int64(scale * 1e30)': 5e+29 does not fit int64");
-  EXPECT_EQ(c.launch_error("float32(scale * 1e300)"), "test: 'float32(scale * 1e300)': 5e+299 does not fit float32");
+  EXPECT_EQ(c.launch_error("int64(scale * 1e30)"),
+            "test: 'int64(scale * 1e30)': 5e+29 does not fit int64");
+  EXPECT_EQ(c.launch_error("float32(scale * 1e300)"),
+            "test: 'float32(scale * 1e300)': 5e+299 does not fit float32");
 }
 
 TEST(Expr, WhatAnExpressionReads) {
@@ -264,7 +288,8 @@ TEST(Expr, WhatAnExpressionReads) {
   EXPECT_TRUE(get("x.size(0) + n").reads(5));
   EXPECT_FALSE(get("x.size(0) + n").reads(1));
   EXPECT_TRUE(get("defined(bias)").reads(4));
-  for (const char* text : {"x.data", "x.alignment", "aligned(x, 16)", "aligned(x, n)"}) EXPECT_TRUE(get(text).reads_data()) << text;
+  for (const char* text : {"x.data", "x.alignment", "aligned(x, 16)", "aligned(x, n)"})
+    EXPECT_TRUE(get(text).reads_data()) << text;
   EXPECT_FALSE(get("x").reads_data());
   EXPECT_TRUE(get("4 * 64 if true else n").is_constant());
   EXPECT_FALSE(get("n * 0").is_constant());
@@ -289,40 +314,52 @@ TEST(Expr, ListsOfExpressions) {
 
 TEST(Expr, LaunchErrorsNameTheExpression) {
   Call c;
-  EXPECT_EQ(c.launch_error("x.size(3)"), "test: 'x.size(3)': dimension 3 of x is out of range: x has rank 3, expected -3 to 2");
+  EXPECT_EQ(c.launch_error("x.size(3)"),
+            "test: 'x.size(3)': dimension 3 of x is out of range: x has rank 3, expected -3 to 2");
   EXPECT_EQ(c.launch_error("n + t.stride(-n)"),
-            "test: 'n + t.stride(-n)': dimension -7 of t is out of range: t has rank 2, expected -2 to 1");
-  EXPECT_EQ(c.launch_error("s.size(0)"), "test: 's.size(0)': dimension 0 of s is out of range: s has rank 0, so it has no dimensions");
-  EXPECT_EQ(c.launch_error("dims[4]"), "test: 'dims[4]': index 4 is out of range: the list has length 4, expected -4 to 3");
+            "test: 'n + t.stride(-n)': dimension -7 of t is out of range: t has rank 2, expected "
+            "-2 to 1");
+  EXPECT_EQ(
+      c.launch_error("s.size(0)"),
+      "test: 's.size(0)': dimension 0 of s is out of range: s has rank 0, so it has no dimensions");
+  EXPECT_EQ(c.launch_error("dims[4]"),
+            "test: 'dims[4]': index 4 is out of range: the list has length 4, expected -4 to 3");
   EXPECT_EQ(c.launch_error("n // e.numel()"), "test: 'n // e.numel()': division by zero: 7 // 0");
   EXPECT_EQ(c.launch_error("n % (n - 7)"), "test: 'n % (n - 7)': division by zero: 7 % 0");
-  EXPECT_EQ(c.launch_error("ceil_div(n, n - 7)"), "test: 'ceil_div(n, n - 7)': division by zero: ceil_div(7, 0)");
-  EXPECT_EQ(c.launch_error("1 / (scale - 0.5)"), "test: '1 / (scale - 0.5)': division by zero: 1.0 / 0.0");
+  EXPECT_EQ(c.launch_error("ceil_div(n, n - 7)"),
+            "test: 'ceil_div(n, n - 7)': division by zero: ceil_div(7, 0)");
+  EXPECT_EQ(c.launch_error("1 / (scale - 0.5)"),
+            "test: '1 / (scale - 0.5)': division by zero: 1.0 / 0.0");
   EXPECT_EQ(c.launch_error("n * 9223372036854775807"),
             "test: 'n * 9223372036854775807': 7 * 9223372036854775807 overflows a 64-bit integer");
-  EXPECT_EQ(c.launch_error("aligned(x, n - 7)"), "test: 'aligned(x, n - 7)': alignment of 0 bytes; expected 1 or more");
+  EXPECT_EQ(c.launch_error("aligned(x, n - 7)"),
+            "test: 'aligned(x, n - 7)': alignment of 0 bytes; expected 1 or more");
   c.set(5, Arg::of_float(2.5));
   EXPECT_EQ(c.launch_error("n + 1"), "test: 'n + 1': argument 'n' is a float, expected int");
   c.set(0, Arg::of_ints(nullptr, 0));
-  EXPECT_EQ(c.launch_error("x.dim()"), "test: 'x.dim()': argument 'x' is an int[], expected Tensor");
+  EXPECT_EQ(c.launch_error("x.dim()"),
+            "test: 'x.dim()': argument 'x' is an int[], expected Tensor");
 }
 
 TEST(Expr, EdgesOf64Bits) {
   const std::vector<Symbol> symbols = {{"a", Type::Int}, {"b", Type::Int}};
   std::vector<Arg> args = {Arg::of_int(INT64_MIN), Arg::of_int(-1)};
-  const auto value = [&](const char* text) { return parse(text, symbols, "t").eval_int(args.data()); };
+  const auto value = [&](const char* text) {
+    return parse(text, symbols, "t").eval_int(args.data());
+  };
   EXPECT_EQ(value("-9223372036854775808"), INT64_MIN);
   EXPECT_EQ(value("9223372036854775807"), INT64_MAX);
   EXPECT_EQ(value("a % b"), 0);
   EXPECT_EQ(value("a // 2"), INT64_MIN / 2);
   EXPECT_EQ(value("a // (b - 1) + a % 3"), (int64_t{1} << 62) + 1);
-  for (const char* text : {"a // b", "a / b", "ceil_div(a, b)", "-a", "abs(a)", "a - 1", "a + b", "a * b",
-                           "a * 2", "next_power_of_2(-(a + 1))"}) {
+  for (const char* text : {"a // b", "a / b", "ceil_div(a, b)", "-a", "abs(a)", "a - 1", "a + b",
+                           "a * b", "a * 2", "next_power_of_2(-(a + 1))"}) {
     EXPECT_THROW(value(text), Error) << text;
   }
 }
 
-// Arithmetic of random operands against 128-bit arithmetic, and overflow exactly where the true result has no place.
+// Arithmetic of random operands against 128-bit arithmetic, and overflow exactly where the true
+// result has no place.
 TEST(Expr, ArithmeticIsExactOrAnError) {
   const std::vector<Symbol> symbols = {{"a", Type::Int}, {"b", Type::Int}};
   const auto floor_div = [](Wide a, Wide b) { return a / b - (a % b != 0 && (a < 0) != (b < 0)); };
@@ -349,9 +386,12 @@ TEST(Expr, ArithmeticIsExactOrAnError) {
     const auto bits = static_cast<int>(random() % 64);
     const int64_t value = static_cast<int64_t>(random()) >> bits;
     switch (random() % 8) {
-      case 0: return static_cast<int64_t>(random() % 5) - 2;
-      case 1: return random() % 2 != 0 ? INT64_MAX : INT64_MIN;
-      default: return value;
+      case 0:
+        return static_cast<int64_t>(random() % 5) - 2;
+      case 1:
+        return random() % 2 != 0 ? INT64_MAX : INT64_MIN;
+      default:
+        return value;
     }
   };
   for (const Case& c : cases) {
@@ -369,10 +409,12 @@ TEST(Expr, ArithmeticIsExactOrAnError) {
       ++(fits ? results : overflows);
       try {
         const int64_t got = variable.eval_int(args);
-        ASSERT_TRUE(fits && got == static_cast<int64_t>(expected)) << c.text << " with a = " << a << ", b = " << b << " gave " << got;
+        ASSERT_TRUE(fits && got == static_cast<int64_t>(expected))
+            << c.text << " with a = " << a << ", b = " << b << " gave " << got;
       } catch (const Error& error) {
         ASSERT_FALSE(fits) << error.what();
-        ASSERT_NE(std::string(error.what()).find("overflows a 64-bit integer"), std::string::npos) << error.what();
+        ASSERT_NE(std::string(error.what()).find("overflows a 64-bit integer"), std::string::npos)
+            << error.what();
       }
     }
     EXPECT_GT(results, 1000) << c.text;
@@ -381,7 +423,8 @@ TEST(Expr, ArithmeticIsExactOrAnError) {
 
 TEST(Expr, ManyThreadsShareOneExpression) {
   const std::vector<Symbol> symbols = {{"x", Type::Tensor}, {"n", Type::Int}};
-  const Expr shared = parse("ceil_div(x.numel(), n) + (x.shape[1:][0] if n > 2 else 1 // (n - n))", symbols, "grid of test");
+  const Expr shared = parse("ceil_div(x.numel(), n) + (x.shape[1:][0] if n > 2 else 1 // (n - n))",
+                            symbols, "grid of test");
   constexpr int kThreads = 8;
   std::barrier start(kThreads);
   std::atomic<int> wrong{0};

@@ -1,8 +1,9 @@
-// Images that the user brings: what is accepted, what is found in them, and that damage is an error, never a crash.
-#include "image_test.h"
-
+// Images that the user brings: what is accepted, what is found in them, and that damage is an
+// error, never a crash.
 #include <cstring>
 #include <random>
+
+#include "image_test.h"
 
 using opaq::binary_image;
 using opaq::ErrorKind;
@@ -19,7 +20,9 @@ class Cubin : public opaq_test::NvrtcTest {
     request.source = R"(
 struct S { int a[5]; };
 __device__ __noinline__ int helper(int x) { return x * 3; }
-template <class T, int N> __global__ void rms_norm(T* y, const T* x, S s, long n) { y[0] = x[0] * N + s.a[0] + helper(n); }
+template <class T, int N> __global__ void rms_norm(T* y, const T* x, S s, long n) {
+  y[0] = x[0] * N + s.a[0] + helper(n);
+}
 extern "C" __global__ void plain(float* y, int n) { y[n] = 1; })";
     request.entries = {"rms_norm<float, 4096>", "plain"};
     request.arch = arch;
@@ -30,7 +33,8 @@ extern "C" __global__ void plain(float* y, int n) { y[n] = 1; })";
 TEST_F(Cubin, EntryBySymbolOrByName) {
   const std::string bytes = make();
   const std::string symbol = "_Z8rms_normIfLi4096EEvPT_PKS0_1Sl";
-  for (const std::string& entry : {symbol, std::string("rms_norm<float, 4096>"), std::string("rms_norm<float,4096>")}) {
+  for (const std::string& entry :
+       {symbol, std::string("rms_norm<float, 4096>"), std::string("rms_norm<float,4096>")}) {
     const auto image = binary_image(bytes, "folder/k.cubin", entry);
     EXPECT_EQ(image->bytes, bytes);
     EXPECT_EQ(image->arch, "");
@@ -52,7 +56,8 @@ TEST_F(Cubin, ExternCHasNoReadableSignature) {
 }
 
 TEST_F(Cubin, UnknownEntryListsKernelsOnly) {
-  const std::string message = message_of(ErrorKind::Compile, [] { binary_image(make(), "folder/k.cubin", "plian"); });
+  const std::string message =
+      message_of(ErrorKind::Compile, [] { binary_image(make(), "folder/k.cubin", "plian"); });
   EXPECT_CONTAINS(message, "entry 'plian' is not in k.cubin, which has ");
   EXPECT_CONTAINS(message, "rms_norm<float, 4096>");
   EXPECT_CONTAINS(message, "did you mean 'plain'?");
@@ -62,8 +67,10 @@ TEST_F(Cubin, UnknownEntryListsKernelsOnly) {
 TEST_F(Cubin, EveryTruncationIsAnError) {
   const std::string bytes = make();
   for (size_t size = 0; size < bytes.size(); ++size) {
-    const std::string message = message_of(ErrorKind::Compile, [&] { binary_image(bytes.substr(0, size), "k.cubin", "plain"); });
-    if (::testing::Test::HasFailure()) FAIL() << "at " << size << " of " << bytes.size() << " bytes";
+    const std::string message = message_of(
+        ErrorKind::Compile, [&] { binary_image(bytes.substr(0, size), "k.cubin", "plain"); });
+    if (::testing::Test::HasFailure())
+      FAIL() << "at " << size << " of " << bytes.size() << " bytes";
     EXPECT_CONTAINS(message, "k.cubin");
   }
 }
@@ -73,7 +80,8 @@ TEST_F(Cubin, DamageNeverCrashes) {
   std::mt19937 random(1);
   for (int round = 0; round < 4000; ++round) {
     std::string damaged = bytes;
-    for (int i = 0; i < 1 + round % 8; ++i) damaged[random() % (round % 2 ? 64 : damaged.size())] = static_cast<char>(random());
+    for (int i = 0; i < 1 + round % 8; ++i)
+      damaged[random() % (round % 2 ? 64 : damaged.size())] = static_cast<char>(random());
     try {
       binary_image(damaged, "k.cubin", "plain");
     } catch (const opaq::Error& error) {
@@ -89,14 +97,19 @@ TEST(Binary, RandomBytesAreNoImage) {
     for (char& c : bytes) c = static_cast<char>(random());
     message_of(ErrorKind::Compile, [&] { binary_image(bytes, "k.bin", "k"); });
   }
-  EXPECT_EQ(message_of(ErrorKind::Compile, [] { binary_image("", "folder/k.bin", "k"); }).substr(0, 29), "k.bin (0 bytes) is no image: ");
-  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [] { binary_image("__global__ void k() {}", "", "k"); }), "source=");
+  EXPECT_EQ(
+      message_of(ErrorKind::Compile, [] { binary_image("", "folder/k.bin", "k"); }).substr(0, 29),
+      "k.bin (0 bytes) is no image: ");
+  EXPECT_CONTAINS(
+      message_of(ErrorKind::Compile, [] { binary_image("__global__ void k() {}", "", "k"); }),
+      "source=");
 }
 
 TEST(Binary, SharedLibraryIsNoCubin) {
   std::ifstream self("/proc/self/exe", std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(self), {}};
-  const std::string message = message_of(ErrorKind::Compile, [&] { binary_image(bytes, "libk.so", "k"); });
+  const std::string message =
+      message_of(ErrorKind::Compile, [&] { binary_image(bytes, "libk.so", "k"); });
   EXPECT_CONTAINS(message, "libk.so is an ELF file, but not a cubin");
   EXPECT_CONTAINS(message, "library=");
 }
@@ -115,7 +128,8 @@ TEST(Fatbin, IsAcceptedWithoutASymbolCheckButNotTruncated) {
   ASSERT_EQ(image->entries[0].params.size(), 2u);
   EXPECT_EQ(image->entries[0].params[0].text, "float*");
   EXPECT_FALSE(binary_image(bytes, "k.fatbin", "k")->entries[0].params_known);
-  for (size_t n = 0; n < bytes.size(); ++n) message_of(ErrorKind::Compile, [&] { binary_image(bytes.substr(0, n), "k.fatbin", "k"); });
+  for (size_t n = 0; n < bytes.size(); ++n)
+    message_of(ErrorKind::Compile, [&] { binary_image(bytes.substr(0, n), "k.fatbin", "k"); });
 }
 
 constexpr const char* kPtx = R"(//
@@ -168,8 +182,10 @@ TEST(Ptx, MangledNamesTellTypesAndPtxTheSizes) {
 }
 
 TEST(Ptx, UnknownEntry) {
-  const std::string message = message_of(ErrorKind::Compile, [] { binary_image(kPtx, "k.ptx", "not_this"); });
-  EXPECT_CONTAINS(message, "entry 'not_this' is not in k.ptx, which has plain, tmpl<__half>, nothing");
+  const std::string message =
+      message_of(ErrorKind::Compile, [] { binary_image(kPtx, "k.ptx", "not_this"); });
+  EXPECT_CONTAINS(message,
+                  "entry 'not_this' is not in k.ptx, which has plain, tmpl<__half>, nothing");
 }
 
 TEST(Ptx, DamageNeverCrashes) {

@@ -1,13 +1,13 @@
 // Host C++ to functions that are called as kernels are.
-#include "image_test.h"
-
-#include <barrier>
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <barrier>
 #include <thread>
+
+#include "image_test.h"
 
 using opaq::compile_host;
 using opaq::ErrorKind;
@@ -38,7 +38,8 @@ TEST(CompileHost, CallsWithPointersIntegersAndDoubles) {
 #include <cstdint>
 extern "C" void axpy(float* y, const float* x, std::int64_t n, double a, bool on, unsigned char k) {
   for (std::int64_t i = 0; i < n; ++i) y[i] = on ? a * x[i] + k : -1;
-})", "axpy"));
+})",
+                                             "axpy"));
   ASSERT_EQ(function->params.size(), 6u);
   EXPECT_EQ(function->params[0].text, "float*");
   EXPECT_EQ(function->params[1].pointee, "float");
@@ -72,7 +73,10 @@ namespace lib { template <class T, int N> void fill(T* y, Shape shape, Mode mode
   EXPECT_EQ(function->params[1].size, 32);
   EXPECT_EQ(function->params[2].kind, Kind::Int);
   EXPECT_EQ(function->params[2].size, 2);
-  struct { long sizes[3]; int dim; } shape{{1, 20, 3}, 3};
+  struct {
+    long sizes[3];
+    int dim;
+  } shape{{1, 20, 3}, 3};
   double y = 0;
   call(*function, &y, shape, static_cast<short>(1));
   EXPECT_EQ(y, 25);
@@ -85,7 +89,8 @@ namespace lib { template <class T, int N> void fill(T* y, Shape shape, Mode mode
 TEST(CompileHost, HalfPrecision) {
   std::shared_ptr<const opaq::HostFunction> function;
   try {
-    function = compile_host(request("void twice(_Float16* y, _Float16 a) { *y = a + a; }", "twice"));
+    function =
+        compile_host(request("void twice(_Float16* y, _Float16 a) { *y = a + a; }", "twice"));
   } catch (const opaq::Error& error) {  // clang before 15 on x86
     if (!opaq_test::contains(error.what(), "_Float16 is not supported on this target")) throw;
     GTEST_SKIP() << "this compiler has no _Float16";
@@ -100,7 +105,8 @@ TEST(CompileHost, HalfPrecision) {
 
 TEST(CompileHost, ErrorsNameTheUsersFileAndLine) {
   const std::string message = message_of(ErrorKind::Compile, [] {
-    compile_host(request("void k(float* y) {\n  *y = 1;\n  *y = undefined_name;\n}", "k", "kernels/k.cpp"));
+    compile_host(
+        request("void k(float* y) {\n  *y = 1;\n  *y = undefined_name;\n}", "k", "kernels/k.cpp"));
   });
   EXPECT_CONTAINS(message.substr(0, message.find('\n')), " could not compile k.cpp:");
   EXPECT_CONTAINS(message, "kernels/k.cpp:3:");
@@ -108,22 +114,29 @@ TEST(CompileHost, ErrorsNameTheUsersFileAndLine) {
 }
 
 TEST(CompileHost, UnknownEntry) {
-  const std::string message = message_of(ErrorKind::Compile, [] { compile_host(request("void scale(float* y) {}", "scael")); });
-  EXPECT_EQ(message.substr(0, message.find('\n')), "entry 'scael' names no function of toy.cpp: toy.cpp has scale; did you mean 'scale'?");
+  const std::string message = message_of(
+      ErrorKind::Compile, [] { compile_host(request("void scale(float* y) {}", "scael")); });
+  EXPECT_EQ(message.substr(0, message.find('\n')),
+            "entry 'scael' names no function of toy.cpp: toy.cpp has scale; did you mean 'scale'?");
 }
 
 TEST(CompileHost, ResultsAndReferencesAreRefused) {
-  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [] { compile_host(request("int k(float* y) { return 1; }", "k")); }),
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile,
+                             [] { compile_host(request("int k(float* y) { return 1; }", "k")); }),
                   "opaq: the entry returns a value; expected void");
-  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [] { compile_host(request("void k(const int& n) {}", "k")); }),
-                  "opaq: a parameter of the entry is a reference");
+  EXPECT_CONTAINS(
+      message_of(ErrorKind::Compile, [] { compile_host(request("void k(const int& n) {}", "k")); }),
+      "opaq: a parameter of the entry is a reference");
 }
 
 TEST(CompileHost, UndefinedSymbolIsAnErrorAtLoad) {
   const std::string message = message_of(ErrorKind::Compile, [] {
-    compile_host(request("extern \"C\" void not_in_any_library(); void k() { not_in_any_library(); }", "k"));
+    compile_host(
+        request("extern \"C\" void not_in_any_library(); void k() { not_in_any_library(); }", "k"));
   });
-  EXPECT_CONTAINS(message, "the library compiled from toy.cpp cannot be loaded: undefined symbol: not_in_any_library");
+  EXPECT_CONTAINS(
+      message,
+      "the library compiled from toy.cpp cannot be loaded: undefined symbol: not_in_any_library");
 }
 
 TEST(CompileHost, HeadersBesideTheFileOptionsAndIncludeFolders) {
@@ -131,7 +144,10 @@ TEST(CompileHost, HeadersBesideTheFileOptionsAndIncludeFolders) {
   const std::string file = folder.write("src/k.cpp", "");
   folder.write("src/beside.h", "inline int beside() { return 1; }");
   folder.write("inc/apart.h", "inline int apart() { return 20; }");
-  HostRequest r = request("#include \"beside.h\"\n#include <apart.h>\nvoid k(int* y) { *y = beside() + apart() + EXTRA; }", "k", file);
+  HostRequest r = request(
+      "#include \"beside.h\"\n#include <apart.h>\nvoid k(int* y) { *y = beside() + apart() + "
+      "EXTRA; }",
+      "k", file);
   r.include_dirs = {folder.path + "/inc"};
   r.options = {"-DEXTRA=300"};
   int y = 0;
@@ -194,10 +210,12 @@ TEST(CompileHost, SameRequestIsCompiledOnceAndSharedByThreads) {
   EXPECT_EQ(opaq::compile_stats().compiled - before.compiled, 1);
 }
 
-// Another process finds what this one compiled. A fork before anything of the kind was compiled stands for it.
+// Another process finds what this one compiled. A fork before anything of the kind was compiled
+// stands for it.
 TEST(CompileHost, AnotherProcessTakesItFromDisk) {
-  const HostRequest r =
-      request("#include <cmath>\nvoid root(double* y) { *y = std::sqrt(*y) + " + std::to_string(getpid()) + "; }", "root");
+  const HostRequest r = request("#include <cmath>\nvoid root(double* y) { *y = std::sqrt(*y) + " +
+                                    std::to_string(getpid()) + "; }",
+                                "root");
   for (const bool expect_hit : {false, true}) {
     const pid_t child = fork();
     if (child == 0) {
@@ -206,7 +224,10 @@ TEST(CompileHost, AnotherProcessTakesItFromDisk) {
         const auto function = compile_host(r);
         double y = 9;
         call(*function, &y);
-        code = function->from_cache == expect_hit && y == 3.0 + std::stod(r.source.substr(r.source.find("+ ") + 2)) ? 0 : 2;
+        code = function->from_cache == expect_hit &&
+                       y == 3.0 + std::stod(r.source.substr(r.source.find("+ ") + 2))
+                   ? 0
+                   : 2;
       } catch (...) {
       }
       _exit(code);
@@ -219,7 +240,8 @@ TEST(CompileHost, AnotherProcessTakesItFromDisk) {
 
 int work_folders() {
   int n = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(opaq_test::cache_folder.path + "/cache"))
+  for (const auto& entry :
+       std::filesystem::directory_iterator(opaq_test::cache_folder.path + "/cache"))
     n += entry.path().filename().string().starts_with(".opaq-work-") ? 1 : 0;
   return n;
 }
@@ -232,7 +254,8 @@ TEST(CompileHost, NoTemporaryFilesStay) {
 
 TEST(CompileHost, WhatADeadOwnerLeftIsRemovedAndWhatALivingOneUsesIsNot) {
   compile_host(request("void before(int* y) { *y = 5; }", "before"));
-  const std::string dead = opaq_test::cache_folder.path + "/cache/.opaq-work-dead", living = opaq_test::cache_folder.path + "/cache/.opaq-work-living";
+  const std::string dead = opaq_test::cache_folder.path + "/cache/.opaq-work-dead",
+                    living = opaq_test::cache_folder.path + "/cache/.opaq-work-living";
   std::filesystem::create_directories(dead + "/inner");
   std::filesystem::create_directories(living);
   const int owner = open(living.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -1,6 +1,4 @@
 // Include closures: no header that a compiler would read is missed.
-#include "image_test.h"
-
 #include <sys/wait.h>
 
 #include <chrono>
@@ -8,6 +6,7 @@
 
 #include "../../runtime/compile/includes.h"
 #include "../../runtime/compile/record.h"
+#include "image_test.h"
 #include "opaq/cache.h"
 
 using opaq::Include;
@@ -26,19 +25,25 @@ std::vector<std::string> names(const std::string& text) {
 using Names = std::vector<std::string>;
 
 TEST(ScanIncludes, EverySpelling) {
-  EXPECT_EQ(names("#include <a.h>\n#include \"b.h\"\n  #  include\t<c.h> // note\n"), (Names{"a.h", "b.h", "c.h"}));
-  EXPECT_EQ(names("/* x */ #include <a.h>\n# /* y */ include /* z */ \"b.h\"\n"), (Names{"a.h", "b.h"}));
+  EXPECT_EQ(names("#include <a.h>\n#include \"b.h\"\n  #  include\t<c.h> // note\n"),
+            (Names{"a.h", "b.h", "c.h"}));
+  EXPECT_EQ(names("/* x */ #include <a.h>\n# /* y */ include /* z */ \"b.h\"\n"),
+            (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("/* begins\n ends */ #include <a.h>\n"), (Names{"a.h"}));
   EXPECT_EQ(names("#inc\\\nlude <a.h>\n#include \\\r\n <b.h>\n"), (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("#include<b.h>\n#include\"c.h\"\n#import <d.h>\n"), (Names{"b.h", "c.h", "d.h"}));
   EXPECT_EQ(names("%:include <a.h>\n %: include \"b.h\"\n"), (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("#if 0\n#include <a.h>\n#endif"), (Names{"a.h"}));
-  EXPECT_EQ(names("#if defined(__has_include) && __has_include ( <a.h> )\n#elif __has_include(\"b.h\")\n"), (Names{"a.h", "b.h"}));
+  EXPECT_EQ(
+      names(
+          "#if defined(__has_include) && __has_include ( <a.h> )\n#elif __has_include(\"b.h\")\n"),
+      (Names{"a.h", "b.h"}));
   EXPECT_EQ(names("#include_next <a.h>"), (Names{"a.h"}));
 }
 
 TEST(ScanIncludes, ProseIsNoDirective) {
-  EXPECT_EQ(names("// see #include <a.h>\nint x; // the #include\nconst char* s = \"#include <b.h>\";\n#pragma once\n#define x(a) #a\n"),
+  EXPECT_EQ(names("// see #include <a.h>\nint x; // the #include\nconst char* s = \"#include "
+                  "<b.h>\";\n#pragma once\n#define x(a) #a\n"),
             Names{});
   EXPECT_EQ(scan_includes("// remember to #include the header\n").computed, "");
 }
@@ -46,13 +51,16 @@ TEST(ScanIncludes, ProseIsNoDirective) {
 TEST(ScanIncludes, ComputedIncludesAreNoticed) {
   EXPECT_EQ(scan_includes("int x;\n  #include HEADER\n").computed, "#include HEADER");
   EXPECT_EQ(scan_includes("#include CAT(<a, .h>)\n").computed, "#include CAT(<a, .h>)");
-  EXPECT_EQ(scan_includes("#define HAS(x) __has_include(x)\n").computed, "#define HAS(x) __has_include(x)");
+  EXPECT_EQ(scan_includes("#define HAS(x) __has_include(x)\n").computed,
+            "#define HAS(x) __has_include(x)");
 }
 
 class Closure : public ::testing::Test {
  protected:
   std::string digest(const std::string& source) {
-    const IncludeSearch search{folder_.path, {folder_.path + "/first", folder_.path + "/second"}, {folder_.path + "/toolkit"}};
+    const IncludeSearch search{folder_.path,
+                               {folder_.path + "/first", folder_.path + "/second"},
+                               {folder_.path + "/toolkit"}};
     return include_closure(source, "k.cu", search, {}).digest;
   }
   TemporaryFolder folder_;
@@ -112,7 +120,8 @@ TEST_F(Closure, ComputedIncludeOfAUsersHeaderIsReportedAndOneOfTheToolkitIsNot) 
   folder_.write("first/a.h", "#include WHICH\n");
   folder_.write("toolkit/t.h", "#include SYSTEM_HEADER\n");
   const IncludeSearch search{folder_.path, {folder_.path + "/first"}, {folder_.path + "/toolkit"}};
-  EXPECT_EQ(include_closure("#include <a.h>", "k.cu", search, {}).computed, folder_.path + "/first/a.h: #include WHICH");
+  EXPECT_EQ(include_closure("#include <a.h>", "k.cu", search, {}).computed,
+            folder_.path + "/first/a.h: #include WHICH");
   EXPECT_EQ(include_closure("#include <t.h>", "k.cu", search, {}).computed, "");
 }
 
@@ -124,7 +133,7 @@ TEST_F(Closure, ForcedHeadersCount) {
   EXPECT_NE(include_closure("", "k.cu", search, forced).digest, before);
 }
 
-// ---- what toolkit headers reach, remembered on disk --------------------------------------------------------------------
+// ---- what toolkit headers reach, remembered on disk ---------------------------------------------
 
 namespace fs = std::filesystem;
 
@@ -132,7 +141,8 @@ namespace fs = std::filesystem;
 struct Installation {
   fs::path root;
   explicit Installation(const fs::path& place) : root(place) {
-    write("cuda/top.h", "#include <lib/deep.h>\n#include \"beside.h\"\n/*" + std::string(300'000, ' ') + "*/\n");
+    write("cuda/top.h",
+          "#include <lib/deep.h>\n#include \"beside.h\"\n/*" + std::string(300'000, ' ') + "*/\n");
     write("cuda/beside.h", "");
     write("cccl/lib/deep.h", "#include <lib/deeper.h>\n#if __has_include(<later.h>)\n#endif\n");
     write("cccl/lib/deeper.h", "1");
@@ -166,14 +176,17 @@ class Elsewhere {
     const opaq::CacheStats before = opaq::disk_cache().stats();
     const std::string digest = closure_of(at);
     const opaq::CacheStats after = opaq::disk_cache().stats();
-    Outcome outcome{"", after.hits - before.hits, after.stores - before.stores, after.healed - before.healed};
+    Outcome outcome{"", after.hits - before.hits, after.stores - before.stores,
+                    after.healed - before.healed};
     digest.copy(outcome.digest, 64);
-    _exit(write(ends_[1], &outcome, sizeof outcome) == static_cast<ssize_t>(sizeof outcome) ? 0 : 1);
+    _exit(write(ends_[1], &outcome, sizeof outcome) == static_cast<ssize_t>(sizeof outcome) ? 0
+                                                                                            : 1);
   }
   Outcome outcome() {
     close(ends_[1]);
     Outcome outcome;
-    EXPECT_EQ(read(ends_[0], &outcome, sizeof outcome), static_cast<ssize_t>(sizeof outcome)) << "the other process failed";
+    EXPECT_EQ(read(ends_[0], &outcome, sizeof outcome), static_cast<ssize_t>(sizeof outcome))
+        << "the other process failed";
     close(ends_[0]);
     waitpid(child_, nullptr, 0);
     return outcome;
@@ -188,7 +201,9 @@ Outcome closure_elsewhere(const Installation& at) { return Elsewhere(at).outcome
 
 class ToolkitRecord : public ::testing::Test {
  protected:
-  Installation install(const std::string& name) const { return Installation(folder_.path + "/" + name); }
+  Installation install(const std::string& name) const {
+    return Installation(folder_.path + "/" + name);
+  }
 
   // Files that were just written are not trusted to stay as they are.
   static void wait_until_settled() { std::this_thread::sleep_for(std::chrono::milliseconds(2100)); }
@@ -197,7 +212,8 @@ class ToolkitRecord : public ::testing::Test {
 
   static fs::path only_record() {
     std::vector<fs::path> files;
-    for (const auto& item : fs::directory_iterator(opaq_test::cache_folder.path + "/cache")) files.push_back(item.path());
+    for (const auto& item : fs::directory_iterator(opaq_test::cache_folder.path + "/cache"))
+      files.push_back(item.path());
     EXPECT_EQ(files.size(), 1u);
     return files.at(0);
   }
@@ -229,7 +245,8 @@ TEST_F(ToolkitRecord, IsUsedByTheNextProcessAndGivesTheSameDigest) {
 }
 
 TEST_F(ToolkitRecord, AnyChangeOfWhatTheWalkSawCounts) {
-  // Edits that leave no trace in size and time of modification, as tools that synchronise folders can make them.
+  // Edits that leave no trace in size and time of modification, as tools that synchronise folders
+  // can make them.
   const auto keeping_time = [](const fs::path& file, const auto& edit) {
     const auto time = fs::last_write_time(file);
     edit();
@@ -239,7 +256,9 @@ TEST_F(ToolkitRecord, AnyChangeOfWhatTheWalkSawCounts) {
   const std::vector<std::pair<std::string, std::function<void(const Installation&)>>> edits{
       {"edited", [](const Installation& at) { at.write("cccl/lib/deeper.h", "22"); }},
       {"edited with size and time kept",
-       [&](const Installation& at) { keeping_time(at.root / "cccl/lib/deep.h", [&] { at.write("cccl/lib/deep.h", deep); }); }},
+       [&](const Installation& at) {
+         keeping_time(at.root / "cccl/lib/deep.h", [&] { at.write("cccl/lib/deep.h", deep); });
+       }},
       {"replaced with size and time kept",
        [&](const Installation& at) {
          keeping_time(at.root / "cccl/lib/deep.h", [&] {
@@ -253,9 +272,12 @@ TEST_F(ToolkitRecord, AnyChangeOfWhatTheWalkSawCounts) {
          fs::remove(at.root / "cccl/lib/deeper.h");
          fs::create_directory(at.root / "cccl/lib/deeper.h");
        }},
-      {"appeared in an earlier folder", [](const Installation& at) { at.write("cuda/lib/deeper.h", "1"); }},
-      {"appeared where there was none", [](const Installation& at) { at.write("cccl/later.h", ""); }},
-      {"appeared in the user's folder", [](const Installation& at) { at.write("user/lib/deeper.h", "1"); }},
+      {"appeared in an earlier folder",
+       [](const Installation& at) { at.write("cuda/lib/deeper.h", "1"); }},
+      {"appeared where there was none",
+       [](const Installation& at) { at.write("cccl/later.h", ""); }},
+      {"appeared in the user's folder",
+       [](const Installation& at) { at.write("user/lib/deeper.h", "1"); }},
   };
   std::vector<Installation> installations;
   for (const auto& [name, edit] : edits) installations.push_back(install(name));
@@ -270,7 +292,8 @@ TEST_F(ToolkitRecord, AnyChangeOfWhatTheWalkSawCounts) {
     const Outcome after = closure_elsewhere(at);
     EXPECT_STRNE(after.digest, before.digest);
     forget();
-    EXPECT_STREQ(closure_elsewhere(at).digest, after.digest) << "the digest depends on whether there was a record";
+    EXPECT_STREQ(closure_elsewhere(at).digest, after.digest)
+        << "the digest depends on whether there was a record";
   }
 }
 
@@ -278,7 +301,8 @@ TEST_F(ToolkitRecord, OfAChangedToolkitIsReplaced) {
   const Installation at = install("a");
   wait_until_settled();
   closure_elsewhere(at);
-  fs::last_write_time(at.root / "cccl/lib/deeper.h", fs::file_time_type::clock::now() - std::chrono::hours(1));
+  fs::last_write_time(at.root / "cccl/lib/deeper.h",
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
   wait_until_settled();
   const Outcome renewed = closure_elsewhere(at);
   EXPECT_EQ(renewed.stores, 1);
@@ -296,7 +320,11 @@ TEST_F(ToolkitRecord, DamageIsAMissThatHeals) {
   const auto size = fs::file_size(record);
   for (const auto& damage : std::vector<std::function<void()>>{
            [&] { fs::resize_file(record, size / 2); },
-           [&] { std::fstream(record, std::ios::binary | std::ios::in | std::ios::out).seekp(200).put('\x7f'); },
+           [&] {
+             std::fstream(record, std::ios::binary | std::ios::in | std::ios::out)
+                 .seekp(200)
+                 .put('\x7f');
+           },
        }) {
     damage();
     const Outcome healing = closure_elsewhere(at);
@@ -335,7 +363,11 @@ TEST(Record, RoundTripAndNothingElse) {
   entry.symbol = "_Z1k";
   entry.params_known = true;
   entry.params = opaq::parse_parameters("float const*, Shape");
-  entry.resources = opaq::Resources{.registers = 32, .shared = 1200, .stack = 9512, .spill_stores = 11008, .spill_loads = int64_t{1} << 40};
+  entry.resources = opaq::Resources{.registers = 32,
+                                    .shared = 1200,
+                                    .stack = 9512,
+                                    .spill_stores = 11008,
+                                    .spill_loads = int64_t{1} << 40};
   record.log = "two\nlines\n";
   record.files = {"/a b", "1 2"};
   const std::string text = opaq::write_record(record);

@@ -1,12 +1,11 @@
 // Compilations that are interrupted, forked from, or that crash.
-#include "image_test.h"
+#include <sys/wait.h>
 
 #include <atomic>
 #include <chrono>
 #include <thread>
 
-#include <sys/wait.h>
-
+#include "image_test.h"
 #include "opaq/settings.h"
 #include "opaq/wait.h"
 
@@ -27,7 +26,9 @@ std::thread::id stoppable;  // signals interrupt one thread only
 HostRequest slow(const std::string& name) {
   HostRequest r;
   r.source = "// " + name + " " + std::to_string(getpid()) + R"(
-template <int N, int M> struct A { static constexpr long v = A<N - 1, 2 * M>::v + A<N - 1, 2 * M + 1>::v; };
+template <int N, int M> struct A {
+  static constexpr long v = A<N - 1, 2 * M>::v + A<N - 1, 2 * M + 1>::v;
+};
 template <int M> struct A<0, M> { static constexpr long v = M; };
 void k(long* y) { *y = A<15, 1>::v; })";
   r.entry = "k";
@@ -49,7 +50,9 @@ class LifeTest : public ::testing::Test {
   void SetUp() override {
     stoppable = std::this_thread::get_id();
     asked_to_stop = false;
-    opaq::set_wait_hooks({nullptr, [] { return asked_to_stop.load() && std::this_thread::get_id() == stoppable; }, nullptr});
+    opaq::set_wait_hooks(
+        {nullptr, [] { return asked_to_stop.load() && std::this_thread::get_id() == stoppable; },
+         nullptr});
   }
   void TearDown() override { opaq::set_wait_hooks({}); }
 };
@@ -109,10 +112,12 @@ TEST_F(LifeTest, ACompilerThatCrashesIsAnError) {
   opaq_test::TemporaryFolder folder;
   opaq::settings().compile_helper = folder.write("crashes", "#!/bin/sh\nkill -SEGV $$\n");
   std::filesystem::permissions(opaq::settings().compile_helper, std::filesystem::perms::owner_all);
-  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { compile_host(r); }), "the compiler ended without a result: signal 11");
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { compile_host(r); }),
+                  "the compiler ended without a result: signal 11");
   opaq::settings().compile_helper = folder.path + "/absent";
   const std::string message = message_of(ErrorKind::Missing, [&] { compile_host(r); });
-  EXPECT_CONTAINS(message, "opaq's compile helper " + folder.path + "/absent cannot be started: No such file or directory");
+  EXPECT_CONTAINS(message, "opaq's compile helper " + folder.path +
+                               "/absent cannot be started: No such file or directory");
   EXPECT_CONTAINS(message, "OPAQ_COMPILE_HELPER");
   opaq::settings().compile_helper = before;
   EXPECT_NE(compile_host(r)->invoke, nullptr);

@@ -1,4 +1,5 @@
-// A machine without NVRTC and without a C++ compiler: the program runs, and what needs them says what to install.
+// A machine without NVRTC and without a C++ compiler: the program runs, and what needs them says
+// what to install.
 #include "image_test.h"
 
 using opaq::ErrorKind;
@@ -35,7 +36,9 @@ TEST(Missing, CompilerSaysWhatToInstall) {
   request.entry = "k";
   request.file = "k.cpp";
   const std::string message = message_of(ErrorKind::Missing, [&] { opaq::compile_host(request); });
-  EXPECT_CONTAINS(message, "the C++ compiler '/no/such/folder/c++' for k.cpp cannot be started: No such file or directory");
+  EXPECT_CONTAINS(message,
+                  "the C++ compiler '/no/such/folder/c++' for k.cpp cannot be started: No such "
+                  "file or directory");
   EXPECT_CONTAINS(message, "OPAQ_CXX");
 }
 

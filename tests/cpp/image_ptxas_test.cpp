@@ -1,7 +1,7 @@
-// Resource use of kernels: read from the assembler's words, known after a compile and from the cache, and no trace of it in the log.
-#include "image_test.h"
-
+// Resource use of kernels: read from the assembler's words, known after a compile and from the
+// cache, and no trace of it in the log.
 #include "../../runtime/compile/ptxas.h"
+#include "image_test.h"
 
 using opaq::compile_cuda;
 using opaq::CudaRequest;
@@ -15,19 +15,23 @@ namespace {
 
 std::string text(const Resources& r) {
   const auto number = [](int64_t value) { return std::to_string(value); };
-  return number(r.registers) + " registers, " + number(r.shared) + " shared, " + number(r.stack) + " stack, " + number(r.spill_stores) +
-         " stored, " + number(r.spill_loads) + " loaded";
+  return number(r.registers) + " registers, " + number(r.shared) + " shared, " + number(r.stack) +
+         " stack, " + number(r.spill_stores) + " stored, " + number(r.spill_loads) + " loaded";
 }
 
 std::string text(const PtxasReport& report) {
   std::string out;
-  for (const auto& [symbol, resources] : report.kernels) out += symbol + ": " + text(resources) + "\n";
+  for (const auto& [symbol, resources] : report.kernels)
+    out += symbol + ": " + text(resources) + "\n";
   return out;
 }
 
-std::string text(const std::optional<Resources>& resources) { return resources ? text(*resources) : "unknown"; }
+std::string text(const std::optional<Resources>& resources) {
+  return resources ? text(*resources) : "unknown";
+}
 
-constexpr const char* kLog = R"(k.cu(11): warning #177-D: variable "unused" was declared but never referenced
+constexpr const char* kLog =
+    R"(k.cu(11): warning #177-D: variable "unused" was declared but never referenced
   extern "C" __global__ void plain(float* y) { int unused; y[0] = 1; }
                                                    ^
 
@@ -73,20 +77,27 @@ TEST(Ptxas, WarningsAndOtherNotesStay) {
             "\n"
             "Remark: The warnings can be suppressed with \"-diag-suppress <warning-number>\"\n"
             "\n"
-            "ptxas warning : Value of threads per SM for entry _Z1tILi3EEvPf is out of range. .minnctapersm will be ignored\n"
-            "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized in function 'plain'");
+            "ptxas warning : Value of threads per SM for entry _Z1tILi3EEvPf is out of range. "
+            ".minnctapersm will be ignored\n"
+            "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are "
+            "serialized in function 'plain'");
   EXPECT_EQ(read_ptxas("").rest, "");
 }
 
 TEST(Ptxas, WhatIsNotToldInFullIsUnknown) {
   const std::string entry = "ptxas info    : Compiling entry function 'k' for 'sm_80'\n";
-  const std::string properties = "ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n";
+  const std::string properties =
+      "ptxas         .     0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads\n";
   const std::string used = "ptxas info    : Used 8 registers\n";
-  EXPECT_EQ(text(read_ptxas(entry + properties + used)), "k: 8 registers, 0 shared, 0 stack, 0 stored, 0 loaded\n");
-  for (const std::string& log : {entry + properties, entry + used, properties + used, entry}) EXPECT_EQ(text(read_ptxas(log)), "") << log;
+  EXPECT_EQ(text(read_ptxas(entry + properties + used)),
+            "k: 8 registers, 0 shared, 0 stack, 0 stored, 0 loaded\n");
+  for (const std::string& log : {entry + properties, entry + used, properties + used, entry})
+    EXPECT_EQ(text(read_ptxas(log)), "") << log;
   // In words that this version does not know.
-  for (const char* line : {"ptxas info    : Used many registers", "ptxas info    : Used registers: 8", "ptxas         .     no stack frame",
-                           "ptxas         .     0 bytes stack frame", "ptxas info    : Used 99999999999999999999 registers"}) {
+  for (const char* line :
+       {"ptxas info    : Used many registers", "ptxas info    : Used registers: 8",
+        "ptxas         .     no stack frame", "ptxas         .     0 bytes stack frame",
+        "ptxas info    : Used 99999999999999999999 registers"}) {
     const PtxasReport report = read_ptxas(entry + line + "\n");
     EXPECT_EQ(report.rest, line);
     EXPECT_TRUE(report.kernels.empty()) << line;
@@ -101,7 +112,7 @@ TEST(Ptxas, AnyPartOfALogIsRead) {
   }
 }
 
-// ---- compiled --------------------------------------------------------------------------------------------------------
+// ---- compiled -----------------------------------------------------------------------------------
 
 class KernelResources : public opaq_test::NvrtcTest {
  protected:
@@ -118,7 +129,10 @@ template <int N> __device__ __forceinline__ void keep(float* y) {
 }
 template <int N> __device__ __noinline__ void kept_apart(float* y) { keep<N>(y); }
 template <int N> __global__ void __launch_bounds__(1024, 1) spill(float* y) { keep<N>(y); }
-extern "C" __global__ void __launch_bounds__(1024, 1) calls(float* y) { kept_apart<128>(y); kept_apart<128>(y + 1); }
+extern "C" __global__ void __launch_bounds__(1024, 1) calls(float* y) {
+  kept_apart<128>(y);
+  kept_apart<128>(y + 1);
+}
 extern "C" __global__ void shared(float* y) {
   __shared__ float s[300];
   s[threadIdx.x] = y[0]; __syncthreads(); y[1] = s[threadIdx.x ^ 1];
@@ -139,9 +153,10 @@ extern "C" __global__ void local(float* y) {
 TEST_F(KernelResources, AreKnownAndTheLogIsSilentOfThem) {
   for (const char* arch : {"sm_80", "sm_90a"}) {
     const auto image = compile_cuda(request(arch));
-    for (const auto& entry : image->entries) ASSERT_TRUE(entry.resources) << arch << ' ' << entry.name;
-    const Resources &spill = *image->entries[0].resources, &calls = *image->entries[1].resources, &shared = *image->entries[2].resources,
-                    &local = *image->entries[3].resources;
+    for (const auto& entry : image->entries)
+      ASSERT_TRUE(entry.resources) << arch << ' ' << entry.name;
+    const Resources &spill = *image->entries[0].resources, &calls = *image->entries[1].resources,
+                    &shared = *image->entries[2].resources, &local = *image->entries[3].resources;
     EXPECT_EQ(spill.registers, 64) << "1024 threads share 65536";
     EXPECT_GT(spill.spill_stores, 0);
     EXPECT_GT(spill.spill_loads, 0);
@@ -167,37 +182,50 @@ TEST_F(KernelResources, AreKnownFromTheCacheToo) {
 
 TEST_F(KernelResources, AreUnknownOfPtxAndOfWhatTheUserBrings) {
   EXPECT_EQ(text(compile_cuda(request("compute_90"))->entries[2].resources), "unknown");
-  EXPECT_EQ(text(opaq::binary_image(compile_cuda(request())->bytes, "k.cubin", "shared")->entries[0].resources), "unknown");
+  EXPECT_EQ(text(opaq::binary_image(compile_cuda(request())->bytes, "k.cubin", "shared")
+                     ->entries[0]
+                     .resources),
+            "unknown");
 }
 
 TEST_F(KernelResources, UsersOptionsForTheAssemblerHold) {
   CudaRequest r = request();
-  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{{"-Xptxas=-O1"}, {"--ptxas-options", "-O1"}}) {
+  for (const std::vector<std::string>& options :
+       std::vector<std::vector<std::string>>{{"-Xptxas=-O1"}, {"--ptxas-options", "-O1"}}) {
     r.options = options;
     const auto image = compile_cuda(r);
     EXPECT_NE(text(image->entries[0].resources), "unknown");
     EXPECT_NE(image->bytes, compile_cuda(request())->bytes);
     EXPECT_EQ(image->log, "");
   }
-  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{{"-Xptxas=-v"}, {"--ptxas-options", "--verbose"}}) {
+  for (const std::vector<std::string>& options :
+       std::vector<std::vector<std::string>>{{"-Xptxas=-v"}, {"--ptxas-options", "--verbose"}}) {
     r.options = options;  // asked for, so it is there to read
     const auto image = compile_cuda(r);
     EXPECT_CONTAINS(image->log, "Compiling entry function 'shared' for 'sm_90a'");
-    EXPECT_EQ(text(image->entries[2].resources), text(compile_cuda(request())->entries[2].resources));
+    EXPECT_EQ(text(image->entries[2].resources),
+              text(compile_cuda(request())->entries[2].resources));
   }
   r.options = {"-Xptxas=-warn-spills"};
-  EXPECT_CONTAINS(compile_cuda(r)->log, "ptxas warning : Registers are spilled to local memory in function '_Z5spillILi128EEvPf'");
+  EXPECT_CONTAINS(
+      compile_cuda(r)->log,
+      "ptxas warning : Registers are spilled to local memory in function '_Z5spillILi128EEvPf'");
   EXPECT_LACKS(compile_cuda(r)->log, "ptxas info");
 }
 
 TEST_F(KernelResources, AssemblersErrorsAreTold) {
   CudaRequest r = request();
-  r.source = "extern \"C\" __global__ void k(float* y) { __shared__ float s[60000]; s[threadIdx.x] = *y; __syncthreads(); *y = s[5]; }";
+  r.source =
+      "extern \"C\" __global__ void k(float* y) { __shared__ float s[60000]; s[threadIdx.x] = *y; "
+      "__syncthreads(); *y = s[5]; }";
   r.entries = {"k"};
-  for (const std::vector<std::string>& options : std::vector<std::vector<std::string>>{{}, {"-Xptxas=-v"}}) {
+  for (const std::vector<std::string>& options :
+       std::vector<std::vector<std::string>>{{}, {"-Xptxas=-v"}}) {
     r.options = options;
     const std::string message = message_of(ErrorKind::Compile, [&] { compile_cuda(r); });
-    EXPECT_CONTAINS(message, "NVRTC could not compile resources.cu for sm_90a:\nptxas error   : Entry function 'k' uses too much shared");
+    EXPECT_CONTAINS(message,
+                    "NVRTC could not compile resources.cu for sm_90a:\nptxas error   : Entry "
+                    "function 'k' uses too much shared");
     EXPECT_LACKS(message, "ptxas info");
   }
 }

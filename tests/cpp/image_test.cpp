@@ -21,7 +21,8 @@ class CompileCuda : public opaq_test::NvrtcTest {
   TemporaryFolder folder_;
 };
 
-CudaRequest request(std::string source, std::vector<std::string> entries, std::string file = "toy.cu") {
+CudaRequest request(std::string source, std::vector<std::string> entries,
+                    std::string file = "toy.cu") {
   CudaRequest r;
   r.source = std::move(source);
   r.entries = std::move(entries);
@@ -32,14 +33,16 @@ CudaRequest request(std::string source, std::vector<std::string> entries, std::s
 
 // A kernel that no other test compiles, so that the cache cannot know it.
 std::string unique_kernel(const std::string& name) {
-  return "extern \"C\" __global__ void " + name + "(float* y) { y[threadIdx.x] = " + std::to_string(getpid()) + "; }\n";
+  return "extern \"C\" __global__ void " + name +
+         "(float* y) { y[threadIdx.x] = " + std::to_string(getpid()) + "; }\n";
 }
 
 TEST_F(CompileCuda, TemplateByNameExpression) {
   const auto image = compile_cuda(request(R"(
 template <typename T, int N> __global__ void rms_norm(T* y, const T* x, float eps, long long rows) {
   if (threadIdx.x < rows) y[threadIdx.x] = x[threadIdx.x] * T(N) + T(eps);
-})", {"rms_norm<float, 4096>", "rms_norm<double, 8>"}));
+})",
+                                          {"rms_norm<float, 4096>", "rms_norm<double, 8>"}));
   ASSERT_EQ(image->entries.size(), 2u);
   EXPECT_EQ(image->arch, "sm_90a");
   EXPECT_EQ(image->bytes.substr(0, 4), "\177ELF");
@@ -60,7 +63,9 @@ template <typename T, int N> __global__ void rms_norm(T* y, const T* x, float ep
 
 TEST_F(CompileCuda, ExternCHasParameterTypesToo) {
   const auto image =
-      compile_cuda(request("extern \"C\" __global__ void scale(float* __restrict__ y, unsigned char n, bool on, double a) {}", {"scale"}));
+      compile_cuda(request("extern \"C\" __global__ void scale(float* __restrict__ y, unsigned "
+                           "char n, bool on, double a) {}",
+                           {"scale"}));
   const auto& entry = image->entries[0];
   EXPECT_EQ(entry.symbol, "scale");
   ASSERT_EQ(entry.params.size(), 4u);
@@ -106,7 +111,9 @@ TEST_F(CompileCuda, HalfHeadersNeedNoFlag) {
   const auto image = compile_cuda(request(R"(
 #include <cuda_fp16.h>
 #include <cuda_bf16.h>
-extern "C" __global__ void mix(__half* h, const __nv_bfloat16* b, __half a) { h[0] = __float2half(__bfloat162float(b[0])) * a; })",
+extern "C" __global__ void mix(__half* h, const __nv_bfloat16* b, __half a) {
+  h[0] = __float2half(__bfloat162float(b[0])) * a;
+})",
                                           {"mix"}));
   const auto& params = image->entries[0].params;
   EXPECT_EQ(params[0].pointee, "__half");
@@ -117,7 +124,8 @@ extern "C" __global__ void mix(__half* h, const __nv_bfloat16* b, __half a) { h[
 
 TEST_F(CompileCuda, CubNeedsNoFlag) {
   bool found = false;
-  for (const auto& dir : opaq::nvrtc_info().include_dirs) found |= std::filesystem::exists(dir + "/cub/cub.cuh");
+  for (const auto& dir : opaq::nvrtc_info().include_dirs)
+    found |= std::filesystem::exists(dir + "/cub/cub.cuh");
   if (!found) GTEST_SKIP() << "CCCL (cub) not found";
   const auto image = compile_cuda(request(R"(
 #include <cub/block/block_reduce.cuh>
@@ -127,7 +135,8 @@ extern "C" __global__ void sum(float* y, const float* x, cuda::std::int64_t n) {
   __shared__ Reduce::TempStorage storage;
   const float total = Reduce(storage).Sum(threadIdx.x < n ? x[threadIdx.x] : 0.f);
   if (threadIdx.x == 0) y[0] = total;
-})", {"sum"}));
+})",
+                                          {"sum"}));
   EXPECT_EQ(image->entries[0].params[2].size, 8);
 }
 
@@ -140,29 +149,37 @@ TEST_F(CompileCuda, VirtualArchitectureGivesPtx) {
 
 TEST_F(CompileCuda, UsersStandardWins) {
   CudaRequest r = request(
-      "extern \"C\" __global__ void k(int* y) { *y = __cplusplus >= 202002L ? 20 : 0; static_assert(__cplusplus >= 202002L); }", {"k"});
+      "extern \"C\" __global__ void k(int* y) { *y = __cplusplus >= 202002L ? 20 : 0; "
+      "static_assert(__cplusplus >= 202002L); }",
+      {"k"});
   r.options = {"-std=c++20"};
   EXPECT_TRUE(compile_cuda(r)->log.empty());
-  r.source = "extern \"C\" __global__ void k(int* y) { *y = 1; static_assert(__cplusplus < 201402L, \"\"); }";
+  r.source =
+      "extern \"C\" __global__ void k(int* y) { *y = 1; static_assert(__cplusplus < 201402L, "
+      "\"\"); }";
   r.options = {"-std=c++11"};  // too old for the signature: the kernel still compiles
   EXPECT_FALSE(compile_cuda(r)->entries[0].params_known);
 }
 
-// ---- mistakes --------------------------------------------------------------------------------------------------------
+// ---- mistakes -----------------------------------------------------------------------------------
 
 TEST_F(CompileCuda, DiagnosticsNameTheUsersFileAndLine) {
   const std::string file = folder_.write("kernels/rms_norm.cu", "");
   const std::string message = message_of(ErrorKind::Compile, [&] {
-    compile_cuda(request("__global__ void k(int* y) {\n  *y = 1;\n  *y = undefined_name;\n}  // no line end", {"k"}, file));
+    compile_cuda(
+        request("__global__ void k(int* y) {\n  *y = 1;\n  *y = undefined_name;\n}  // no line end",
+                {"k"}, file));
   });
-  EXPECT_EQ(message.substr(0, message.find('\n')), "NVRTC could not compile rms_norm.cu for sm_90a:");
+  EXPECT_EQ(message.substr(0, message.find('\n')),
+            "NVRTC could not compile rms_norm.cu for sm_90a:");
   EXPECT_CONTAINS(message, file + "(3): error: identifier \"undefined_name\" is undefined");
   EXPECT_LACKS(message, "opaq_signature");
   EXPECT_LACKS(message, "__nv_name_map");
 }
 
 TEST_F(CompileCuda, SourceWithoutAFileHasLinesToo) {
-  const std::string message = message_of(ErrorKind::Compile, [&] { compile_cuda(request("\n\nint x = ;\n", {}, "")); });
+  const std::string message =
+      message_of(ErrorKind::Compile, [&] { compile_cuda(request("\n\nint x = ;\n", {}, "")); });
   EXPECT_CONTAINS(message, "NVRTC could not compile <opaq source> for sm_90a");
   EXPECT_CONTAINS(message, "<opaq source>(3): error");
 }
@@ -173,9 +190,11 @@ TEST_F(CompileCuda, UnknownEntryListsTheKernels) {
 template <class T> __global__ void __launch_bounds__(128) rms_norm(T* y) {}
 namespace ns { extern "C" __global__ void layer_norm(float* y) {} }
 __device__ void helper() {})";
-  const std::string message = message_of(ErrorKind::Compile, [&] { compile_cuda(request(source, {"rms_nrom<float>"})); });
+  const std::string message =
+      message_of(ErrorKind::Compile, [&] { compile_cuda(request(source, {"rms_nrom<float>"})); });
   EXPECT_EQ(message,
-            "entry 'rms_nrom<float>' names no kernel of toy.cu: toy.cu has the kernels rms_norm, layer_norm; did you mean 'rms_norm'?");
+            "entry 'rms_nrom<float>' names no kernel of toy.cu: toy.cu has the kernels rms_norm, "
+            "layer_norm; did you mean 'rms_norm'?");
 }
 
 TEST_F(CompileCuda, EntryWithWrongTemplateArgumentsSaysWhatNvrtcSays) {
@@ -188,7 +207,8 @@ TEST_F(CompileCuda, EntryWithWrongTemplateArgumentsSaysWhatNvrtcSays) {
 }
 
 TEST_F(CompileCuda, EntryOfASourceWithoutKernels) {
-  const std::string message = message_of(ErrorKind::Compile, [&] { compile_cuda(request("__device__ void k() {}", {"q"})); });
+  const std::string message = message_of(
+      ErrorKind::Compile, [&] { compile_cuda(request("__device__ void k() {}", {"q"})); });
   EXPECT_CONTAINS(message, "no __global__ function was found in toy.cu");
 }
 
@@ -200,12 +220,16 @@ TEST_F(CompileCuda, UnsupportedArchitecture) {
   EXPECT_CONTAINS(message, ", sm_90");
   r.arch = "hopper";
   EXPECT_EQ(message_of(ErrorKind::Compile, [&] { compile_cuda(r); }),
-            "architecture 'hopper' to compile toy.cu for is none; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
+            "architecture 'hopper' to compile toy.cu for is none; expected a name like 'sm_90a', "
+            "'sm_80' or 'compute_90'");
 }
 
 TEST_F(CompileCuda, MissingHeaderSaysWhatBringsIt) {
-  const std::string message = message_of(ErrorKind::Compile, [&] { compile_cuda(request("#include <vector>\n", {})); });
-  EXPECT_CONTAINS(message, "'vector' was not found: NVRTC has no standard library; device code has no containers that allocate");
+  const std::string message =
+      message_of(ErrorKind::Compile, [&] { compile_cuda(request("#include <vector>\n", {})); });
+  EXPECT_CONTAINS(message,
+                  "'vector' was not found: NVRTC has no standard library; device code has no "
+                  "containers that allocate");
 }
 
 TEST_F(CompileCuda, WrongOptionShowsNvrtcsWords) {
@@ -215,14 +239,17 @@ TEST_F(CompileCuda, WrongOptionShowsNvrtcsWords) {
 }
 
 TEST_F(CompileCuda, ZeroByteIsNoSource) {
-  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { compile_cuda(request(std::string("a\0b", 3), {})); }), "zero byte");
+  EXPECT_CONTAINS(
+      message_of(ErrorKind::Compile, [&] { compile_cuda(request(std::string("a\0b", 3), {})); }),
+      "zero byte");
 }
 
-// ---- cache -----------------------------------------------------------------------------------------------------------
+// ---- cache --------------------------------------------------------------------------------------
 
 TEST_F(CompileCuda, SecondTimeComesFromDiskWithEqualBytes) {
   const auto before = compile_stats();
-  const CudaRequest r = request(unique_kernel("second_time") + "#warning \"mind this\"\n", {"second_time"});
+  const CudaRequest r =
+      request(unique_kernel("second_time") + "#warning \"mind this\"\n", {"second_time"});
   const auto first = compile_cuda(r);
   const auto second = compile_cuda(r);
   EXPECT_FALSE(first->from_cache);
@@ -241,7 +268,8 @@ TEST_F(CompileCuda, SecondTimeComesFromDiskWithEqualBytes) {
 }
 
 TEST_F(CompileCuda, EverythingThatMattersChangesTheKey) {
-  const CudaRequest base = request(unique_kernel("a") + "extern \"C\" __global__ void b() {}", {"a"});
+  const CudaRequest base =
+      request(unique_kernel("a") + "extern \"C\" __global__ void b() {}", {"a"});
   const std::string key = compile_cuda(base)->key;
   CudaRequest other = base;
   other.source += " ";
@@ -264,7 +292,8 @@ TEST_F(CompileCuda, EditedHeaderIsCompiledAgain) {
   const std::string file = folder_.write("k.cu", "");
   folder_.write("outer.h", "#include \"deep/inner.h\"\n");
   folder_.write("deep/inner.h", "#define VALUE 1\n");
-  const CudaRequest r = request("#include \"outer.h\"\nextern \"C\" __global__ void k(int* y) { *y = VALUE; }", {"k"}, file);
+  const CudaRequest r = request(
+      "#include \"outer.h\"\nextern \"C\" __global__ void k(int* y) { *y = VALUE; }", {"k"}, file);
   const auto one = compile_cuda(r);
   folder_.write("deep/inner.h", "#define VALUE 2\n");
   const auto two = compile_cuda(r);
@@ -277,7 +306,10 @@ TEST_F(CompileCuda, EditedHeaderIsCompiledAgain) {
 
 TEST_F(CompileCuda, ComputedIncludeIsNeverCached) {
   folder_.write("value.h", "#define VALUE 1\n");
-  CudaRequest r = request("#define HEADER <value.h>\n#include HEADER\nextern \"C\" __global__ void k(int* y) { *y = VALUE; }", {"k"});
+  CudaRequest r = request(
+      "#define HEADER <value.h>\n#include HEADER\nextern \"C\" __global__ void k(int* y) { *y = "
+      "VALUE; }",
+      {"k"});
   r.include_dirs = {folder_.path};
   const auto one = compile_cuda(r);
   EXPECT_CONTAINS(one->log, "not kept in the cache");
@@ -314,7 +346,8 @@ TEST_F(CompileCuda, ThreadsThatAskForTheSameGetTheSameError) {
     for (int i = 0; i < kThreads; ++i) {
       threads.emplace_back([&, i] {
         start.arrive_and_wait();
-        messages[i] = message_of(ErrorKind::Compile, [] { compile_cuda(request("int broken(", {})); });
+        messages[i] =
+            message_of(ErrorKind::Compile, [] { compile_cuda(request("int broken(", {})); });
       });
     }
   }
@@ -323,16 +356,20 @@ TEST_F(CompileCuda, ThreadsThatAskForTheSameGetTheSameError) {
 
 TEST_F(CompileCuda, SeveralAtOnceKeepTheirOrder) {
   std::vector<CudaRequest> requests;
-  for (const char* name : {"k0", "k1", "k2", "k3"}) requests.push_back(request(unique_kernel(name), {name}));
+  for (const char* name : {"k0", "k1", "k2", "k3"})
+    requests.push_back(request(unique_kernel(name), {name}));
   const auto images = opaq::compile_cuda_all(requests);
   ASSERT_EQ(images.size(), 4u);
-  for (size_t i = 0; i < images.size(); ++i) EXPECT_EQ(images[i]->entries[0].name, "k" + std::to_string(i));
+  for (size_t i = 0; i < images.size(); ++i)
+    EXPECT_EQ(images[i]->entries[0].name, "k" + std::to_string(i));
 }
 
 TEST_F(CompileCuda, SeveralAtOnceThrowTheFirstErrorAfterAllHaveEnded) {
-  const std::vector<CudaRequest> requests{request(unique_kernel("good0"), {"good0"}), request("first bad", {}), request("second bad", {}),
+  const std::vector<CudaRequest> requests{request(unique_kernel("good0"), {"good0"}),
+                                          request("first bad", {}), request("second bad", {}),
                                           request(unique_kernel("good3"), {"good3"})};
-  const std::string message = message_of(ErrorKind::Compile, [&] { opaq::compile_cuda_all(requests); });
+  const std::string message =
+      message_of(ErrorKind::Compile, [&] { opaq::compile_cuda_all(requests); });
   EXPECT_CONTAINS(message, "first bad");
   EXPECT_TRUE(compile_cuda(requests[3])->from_cache);
 }

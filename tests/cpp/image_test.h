@@ -1,4 +1,5 @@
-// What the tests of image.h share: a cache of their own, files, and the rule about machines without NVRTC.
+// What the tests of image.h share: a cache of their own, files, and the rule about machines without
+// NVRTC.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -19,7 +20,8 @@ namespace opaq_test {
 struct TemporaryFolder {
   std::string path;
   TemporaryFolder() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "opaq-image-test-XXXXXX").string();
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "opaq-image-test-XXXXXX").string();
     if (mkdtemp(pattern.data()) == nullptr) std::abort();
     path = pattern;
   }
@@ -36,9 +38,11 @@ struct TemporaryFolder {
 };
 
 inline TemporaryFolder cache_folder;
-inline const bool cache_is_ours = setenv("OPAQ_CACHE_DIR", (cache_folder.path + "/cache").c_str(), 1) == 0;
+inline const bool cache_is_ours =
+    setenv("OPAQ_CACHE_DIR", (cache_folder.path + "/cache").c_str(), 1) == 0;
 
-// The message of the error that `action` throws; fails the test when it throws none, or one of another kind.
+// The message of the error that `action` throws; fails the test when it throws none, or one of
+// another kind.
 inline std::string message_of(opaq::ErrorKind kind, const std::function<void()>& action) {
   try {
     action();
@@ -50,10 +54,14 @@ inline std::string message_of(opaq::ErrorKind kind, const std::function<void()>&
   return "";
 }
 
-inline bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
-#define EXPECT_CONTAINS(text, part) EXPECT_TRUE(opaq_test::contains(text, part)) << "in: " << (text) << "\nmissing: " << (part)
-#define EXPECT_LACKS(text, part) EXPECT_FALSE(opaq_test::contains(text, part)) << "in: " << (text) << "\nunwanted: " << (part)
+#define EXPECT_CONTAINS(text, part) \
+  EXPECT_TRUE(opaq_test::contains(text, part)) << "in: " << (text) << "\nmissing: " << (part)
+#define EXPECT_LACKS(text, part) \
+  EXPECT_FALSE(opaq_test::contains(text, part)) << "in: " << (text) << "\nunwanted: " << (part)
 
 // Missing NVRTC skips, unless OPAQ_REQUIRE_NVRTC=1: machines where it must be there then fail.
 class NvrtcTest : public ::testing::Test {
@@ -62,7 +70,8 @@ class NvrtcTest : public ::testing::Test {
     const opaq::NvrtcInfo info = opaq::nvrtc_info();
     if (info.found) return;
     const char* required = std::getenv("OPAQ_REQUIRE_NVRTC");
-    if (required != nullptr && std::string(required) == "1") FAIL() << "OPAQ_REQUIRE_NVRTC=1, but: " << info.why_not;
+    if (required != nullptr && std::string(required) == "1")
+      FAIL() << "OPAQ_REQUIRE_NVRTC=1, but: " << info.why_not;
     GTEST_SKIP() << info.why_not;
   }
 };

@@ -1,4 +1,5 @@
-// What a prepared launch runs: kernels whose signatures are checked, CUDA source, host source, shared libraries.
+// What a prepared launch runs: kernels whose signatures are checked, CUDA source, host source,
+// shared libraries.
 #include <cstdlib>
 #include <fstream>
 
@@ -18,13 +19,16 @@ class CodeTest : public LaunchFixture {
   }
 
   // The error of launching a kernel of this mangled name with these arguments.
-  std::string refusal(const std::string& symbol, std::vector<size_t> sizes, const std::string& args, DType dtype = DType::Float32) {
-    auto prepared = binary("mylib::f(Tensor x, float eps=1e-6) -> (Tensor y)", {{symbol, std::move(sizes)}}, {.args = args});
+  std::string refusal(const std::string& symbol, std::vector<size_t> sizes, const std::string& args,
+                      DType dtype = DType::Float32) {
+    auto prepared = binary("mylib::f(Tensor x, float eps=1e-6) -> (Tensor y)",
+                           {{symbol, std::move(sizes)}}, {.args = args});
     const Tensor t({8, 16}, dtype);
     return message(*prepared, {t, Arg::of_float(1e-6), t}, ErrorKind::Compile);
   }
   bool accepted(const std::string& pointee, DType dtype) {
-    auto prepared = binary("mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kP" + pointee, {8}}}, {.args = "y"});
+    auto prepared =
+        binary("mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kP" + pointee, {8}}}, {.args = "y"});
     const Tensor t({4}, dtype);
     const std::vector<Arg> args = {t, t};
     try {
@@ -36,30 +40,35 @@ class CodeTest : public LaunchFixture {
     }
   }
 
-  const std::filesystem::path folder = std::filesystem::temp_directory_path() / ("opaq_launch_code_test." + std::to_string(getpid()));
+  const std::filesystem::path folder = std::filesystem::temp_directory_path() /
+                                       ("opaq_launch_code_test." + std::to_string(getpid()));
 };
 
-// ---- signatures --------------------------------------------------------------------------------------------------------
+// ---- signatures ---------------------------------------------------------------------------------
 
 TEST_F(CodeTest, ArgumentListMustMeetTheSignature) {
   EXPECT_EQ(refusal("_Z1kPfPKfi", {8, 8, 4}, "y, x, x.numel(), eps"),
-            "mylib::f: kernel `k` takes 3 parameters (float*, float const*, int); args lists 4: y, x, x.numel(), eps");
-  EXPECT_EQ(
-      refusal("_Z1kPfi", {8, 4}, "y, x"),
-      "mylib::f: argument 2 `x` is Tensor, but parameter 2 is `int`; pass a number of it, such as x.numel(), or declare the parameter as a "
-      "pointer");
+            "mylib::f: kernel `k` takes 3 parameters (float*, float const*, int); args lists 4: y, "
+            "x, x.numel(), eps");
+  EXPECT_EQ(refusal("_Z1kPfi", {8, 4}, "y, x"),
+            "mylib::f: argument 2 `x` is Tensor, but parameter 2 is `int`; pass a number of it, "
+            "such as x.numel(), or declare the parameter as a "
+            "pointer");
   EXPECT_EQ(refusal("_Z1kPfPf", {8, 8}, "y, x.numel()"),
-            "mylib::f: argument 2 `x.numel()` is int, but parameter 2 is `float*`; pass a tensor by its name, or declare the parameter as "
+            "mylib::f: argument 2 `x.numel()` is int, but parameter 2 is `float*`; pass a tensor "
+            "by its name, or declare the parameter as "
             "a scalar");
   EXPECT_EQ(refusal("_Z1kPfi", {8, 4}, "y, eps"),
-            "mylib::f: argument 2 `eps` is float, but parameter 2 is `int`; declare the parameter as float or double");
+            "mylib::f: argument 2 `eps` is float, but parameter 2 is `int`; declare the parameter "
+            "as float or double");
   EXPECT_EQ(refusal("_Z1kPfPKf", {8, 8}, "y, x", DType::Float16).substr(0, 69),
             "mylib::f: argument 1 `y` is float16, but parameter 1 is `float*`; con");
-  EXPECT_EQ(
-      refusal("_Z1kPKfPf", {8, 8}, "y, x"),
-      "mylib::f: `y` is written by this op, but parameter 1 is `float const*`; take the const away, or check the order of args: y, x");
+  EXPECT_EQ(refusal("_Z1kPKfPf", {8, 8}, "y, x"),
+            "mylib::f: `y` is written by this op, but parameter 1 is `float const*`; take the "
+            "const away, or check the order of args: y, x");
   EXPECT_EQ(refusal("_Z1kPf6Params", {8, 24}, "y, eps"),
-            "mylib::f: argument 2 `eps` is float, but parameter 2 is the struct `Params` of 24 bytes; structs cannot be passed by value: "
+            "mylib::f: argument 2 `eps` is float, but parameter 2 is the struct `Params` of 24 "
+            "bytes; structs cannot be passed by value: "
             "give the "
             "kernel the fields as separate scalar parameters, or pass a tensor that holds them");
   EXPECT_EQ(fake.launch_count(), 0);
@@ -68,7 +77,8 @@ TEST_F(CodeTest, ArgumentListMustMeetTheSignature) {
 TEST_F(CodeTest, MutatedArgumentsNeedPointersThatMayBeWritten) {
   auto prepared = binary("mylib::g(Tensor(a!) x) -> ()", {{"_Z1kPKf", {8}}}, {.args = "x"});
   EXPECT_EQ(message(*prepared, {x}, ErrorKind::Compile),
-            "mylib::g: `x` is written by this op, but parameter 1 is `float const*`; take the const away, or check the order of args: x");
+            "mylib::g: `x` is written by this op, but parameter 1 is `float const*`; take the "
+            "const away, or check the order of args: x");
 }
 
 TEST_F(CodeTest, PointersTakeTheDTypesTheyCanAddress) {
@@ -77,7 +87,8 @@ TEST_F(CodeTest, PointersTakeTheDTypesTheyCanAddress) {
     std::vector<DType> taken, refused;
   };
   using enum DType;
-  const std::vector<DType> all = {Bool, UInt8, Int8, Int32, Int64, Float16, BFloat16, Float32, Float64, Complex64, Float8E4M3FN};
+  const std::vector<DType> all = {Bool,     UInt8,   Int8,    Int32,     Int64,       Float16,
+                                  BFloat16, Float32, Float64, Complex64, Float8E4M3FN};
   for (const Case& c : std::vector<Case>{
            {"v", all, {}},
            {"c", all, {}},
@@ -102,12 +113,14 @@ TEST_F(CodeTest, PointersTakeTheDTypesTheyCanAddress) {
            {"a", {Int8}, {UInt8, Bool}},
            {"b", {Bool}, {UInt8, Int8}},
        }) {
-    for (const DType dtype : c.taken) EXPECT_TRUE(accepted(c.pointee, dtype)) << c.pointee << " must take " << name(dtype);
-    for (const DType dtype : c.refused) EXPECT_FALSE(accepted(c.pointee, dtype)) << c.pointee << " must refuse " << name(dtype);
+    for (const DType dtype : c.taken)
+      EXPECT_TRUE(accepted(c.pointee, dtype)) << c.pointee << " must take " << name(dtype);
+    for (const DType dtype : c.refused)
+      EXPECT_FALSE(accepted(c.pointee, dtype)) << c.pointee << " must refuse " << name(dtype);
   }
 }
 
-// ---- CUDA source -------------------------------------------------------------------------------------------------------
+// ---- CUDA source --------------------------------------------------------------------------------
 
 class SourceTest : public CodeTest {
  protected:
@@ -115,19 +128,20 @@ class SourceTest : public CodeTest {
     if (!nvrtc_info().found) GTEST_SKIP() << nvrtc_info().why_not;
   }
   const OpSpec spec = op("mylib::scale(Tensor x, float s=2.0) -> (Tensor y)");
-  ImplementationText text{.name = "cuda",
-                          .device = "cuda",
-                          .kind = "source",
-                          .code =
-                              "template <class T, int N> __global__ void scale(T* y, const T* x, int n, float s) {\n"
-                              "  __shared__ T tile[N];\n"
-                              "  tile[threadIdx.x % N] = x[0];\n"
-                              "  y[threadIdx.x] = tile[0] * T(s) * T(n);\n"
-                              "}\n",
-                          .file = "scale.cu",
-                          .entry = "scale<{x.dtype}, {x.size(-1)}>",
-                          .block = "16",
-                          .args = "y, x, x.numel(), s"};
+  ImplementationText text{
+      .name = "cuda",
+      .device = "cuda",
+      .kind = "source",
+      .code =
+          "template <class T, int N> __global__ void scale(T* y, const T* x, int n, float s) {\n"
+          "  __shared__ T tile[N];\n"
+          "  tile[threadIdx.x % N] = x[0];\n"
+          "  y[threadIdx.x] = tile[0] * T(s) * T(n);\n"
+          "}\n",
+      .file = "scale.cu",
+      .entry = "scale<{x.dtype}, {x.size(-1)}>",
+      .block = "16",
+      .args = "y, x, x.numel(), s"};
   const std::vector<Arg> args = {x, Arg::of_float(2), y};
 };
 
@@ -154,15 +168,19 @@ TEST_F(SourceTest, CompilesForANamedArchWithoutADevice) {
   EXPECT_EQ(image->entries[0].name, "scale<float, 16>");
   EXPECT_EQ(image->entries[0].params.size(), 4u);
   EXPECT_EQ(prepared->compile(args.data(), "sm_90"), image) << "compiled once";
-  EXPECT_EQ(fake.calls("cuInit") + fake.calls("cuDevicePrimaryCtxRetain") + fake.calls("cuLibraryLoadData"), 0);
-  EXPECT_STREQ(error_of([&] { prepared->compile(args.data(), ""); }).what(),
-               "mylib::scale: compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
+  EXPECT_EQ(fake.calls("cuInit") + fake.calls("cuDevicePrimaryCtxRetain") +
+                fake.calls("cuLibraryLoadData"),
+            0);
+  EXPECT_STREQ(
+      error_of([&] { prepared->compile(args.data(), ""); }).what(),
+      "mylib::scale: compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
 }
 
 TEST_F(SourceTest, SignatureIsCheckedWhenCompiling) {
   text.args = "y, x, s, x.numel()";
   EXPECT_STREQ(error_of([&] { prepare(spec, text)->compile(args.data(), "sm_90"); }).what(),
-               "mylib::scale: argument 3 `s` is float, but parameter 3 is `int`; declare the parameter as float or double");
+               "mylib::scale: argument 3 `s` is float, but parameter 3 is `int`; declare the "
+               "parameter as float or double");
   text.code += "oops\n";
   const Error error = error_of([&] { prepare(spec, text)->compile(args.data(), "sm_90"); });
   EXPECT_EQ(error.kind, ErrorKind::Compile);
@@ -172,7 +190,9 @@ TEST_F(SourceTest, SignatureIsCheckedWhenCompiling) {
 
 TEST_F(SourceTest, ACubinThatHidesItsTypesIsReadByTheDriver) {
   CudaRequest request;
-  request.source = "extern \"C\" __global__ void plain(float* y, const float* x, int n, double s) { y[n] = x[n] * s; }";
+  request.source =
+      "extern \"C\" __global__ void plain(float* y, const float* x, int n, double s) { y[n] = x[n] "
+      "* s; }";
   request.file = "plain.cu";
   request.entries = {"plain"};
   request.arch = "sm_90";
@@ -186,15 +206,17 @@ TEST_F(SourceTest, ACubinThatHidesItsTypesIsReadByTheDriver) {
   EXPECT_EQ(param<double>(last(), 3), 2.0);
   text.args = "y, x, x.numel()";
   EXPECT_EQ(message(*prepare(spec, text), args, ErrorKind::Compile),
-            "mylib::scale: kernel `plain` takes 4 parameters (8 bytes, 8 bytes, 4 bytes, 8 bytes); args lists 3: y, x, x.numel()");
+            "mylib::scale: kernel `plain` takes 4 parameters (8 bytes, 8 bytes, 4 bytes, 8 bytes); "
+            "args lists 3: y, x, x.numel()");
 }
 
-// ---- host code ---------------------------------------------------------------------------------------------------------
+// ---- host code ----------------------------------------------------------------------------------
 
 class HostTest : public CodeTest {
  protected:
   static Tensor on_host(std::vector<float>& data) {
-    return Tensor({static_cast<int64_t>(data.size())}, DType::Float32, reinterpret_cast<uintptr_t>(data.data()), kCpu);
+    return Tensor({static_cast<int64_t>(data.size())}, DType::Float32,
+                  reinterpret_cast<uintptr_t>(data.data()), kCpu);
   }
   std::vector<float> in{1, 2, 3, 4}, out{0, 0, 0, 0};
   const Tensor x = on_host(in), y = on_host(out);
@@ -203,17 +225,19 @@ class HostTest : public CodeTest {
 };
 
 TEST_F(HostTest, SourceRunsWithItsOwnParameterTypes) {
-  ImplementationText text{.name = "cpu",
-                          .device = "cpu",
-                          .kind = "source",
-                          .code =
-                              "#include <cstdint>\n"
-                              "template <class T> void scale(T* y, const T* x, int n, double s, bool all, int64_t step) {\n"
-                              "  for (int64_t i = 0; i < (all ? n : 1); i += step) y[i] = x[i] * s;\n"
-                              "}\n",
-                          .file = "scale.cpp",
-                          .entry = "scale<{x.dtype}>",
-                          .args = "y, x, n, s, x.is_contiguous(), 1"};
+  ImplementationText text{
+      .name = "cpu",
+      .device = "cpu",
+      .kind = "source",
+      .code =
+          "#include <cstdint>\n"
+          "template <class T> void scale(T* y, const T* x, int n, double s, bool all, int64_t "
+          "step) {\n"
+          "  for (int64_t i = 0; i < (all ? n : 1); i += step) y[i] = x[i] * s;\n"
+          "}\n",
+      .file = "scale.cpp",
+      .entry = "scale<{x.dtype}>",
+      .args = "y, x, n, s, x.is_contiguous(), 1"};
   auto prepared = prepare(spec, text);
   prepared->launch(args.data(), kCpu, nullptr);
   EXPECT_EQ(out, (std::vector<float>{2.5, 5, 7.5, 10}));
@@ -221,30 +245,37 @@ TEST_F(HostTest, SourceRunsWithItsOwnParameterTypes) {
 
   std::vector<Arg> too_long = args;
   too_long[2] = Arg::of_int(1ll << 31);
-  EXPECT_EQ(
-      message(*prepared, too_long, ErrorKind::Launch, kCpu),
-      "mylib::scale: argument 3 `n` is 2147483648, which does not fit the kernel's parameter `int`; declare the parameter as int64_t");
+  EXPECT_EQ(message(*prepared, too_long, ErrorKind::Launch, kCpu),
+            "mylib::scale: argument 3 `n` is 2147483648, which does not fit the kernel's parameter "
+            "`int`; declare the parameter as int64_t");
   const std::shared_ptr<const Image> described = prepared->compile(args.data(), "");
   EXPECT_EQ(described->entries.at(0).name, "scale<float>");
   EXPECT_TRUE(described->bytes.empty());
 
   text.args = "y, x, n, s";
-  EXPECT_EQ(
-      message(*prepare(spec, text), args, ErrorKind::Compile, kCpu),
-      "mylib::scale: function `scale<float>` takes 6 parameters (float*, float const*, int, double, bool, long); args lists 4: y, x, n, s");
+  EXPECT_EQ(message(*prepare(spec, text), args, ErrorKind::Compile, kCpu),
+            "mylib::scale: function `scale<float>` takes 6 parameters (float*, float const*, int, "
+            "double, bool, long); args lists 4: y, x, n, s");
 }
 
 class LibraryTest : public HostTest {
  protected:
   std::string build(const std::string& source) {
-    // A name of its own: a library stays loaded, and the loader may take another of its name for it.
-    const std::string library = folder / (std::string(testing::UnitTest::GetInstance()->current_test_info()->name()) + ".so");
-    const std::string command = settings().cxx + " -shared -fPIC -o '" + library + "' '" + file("k.cpp", source) + "'";
+    // A name of its own: a library stays loaded, and the loader may take another of its name for
+    // it.
+    const std::string library =
+        folder /
+        (std::string(testing::UnitTest::GetInstance()->current_test_info()->name()) + ".so");
+    const std::string command =
+        settings().cxx + " -shared -fPIC -o '" + library + "' '" + file("k.cpp", source) + "'";
     EXPECT_EQ(std::system(command.c_str()), 0);
     return library;
   }
-  ImplementationText text{
-      .name = "library", .device = "cpu", .kind = "library", .entry = "scale", .args = "y, x, int32(n), float32(s), s, n"};
+  ImplementationText text{.name = "library",
+                          .device = "cpu",
+                          .kind = "library",
+                          .entry = "scale",
+                          .args = "y, x, int32(n), float32(s), s, n"};
 };
 
 TEST_F(LibraryTest, SymbolIsCalledWithTheTypesOfTheArgumentList) {
@@ -258,10 +289,14 @@ TEST_F(LibraryTest, SymbolIsCalledWithTheTypesOfTheArgumentList) {
   text.entry = "scael";
   EXPECT_EQ(message(*prepare(spec, text), args, ErrorKind::Declaration, kCpu),
             "mylib::scale: " + text.code +
-                " has no symbol `scael`; declare the function as extern \"C\", export it, and check the name with `nm -D`");
+                " has no symbol `scael`; declare the function as extern \"C\", export it, and "
+                "check the name with `nm -D`");
   text.code = folder / "absent.so";
   const std::string absent = message(*prepare(spec, text), args, ErrorKind::Missing, kCpu);
-  EXPECT_EQ(absent.rfind("mylib::scale: the library of implementation `library` cannot be loaded: ", 0), 0u) << absent;
+  EXPECT_EQ(
+      absent.rfind("mylib::scale: the library of implementation `library` cannot be loaded: ", 0),
+      0u)
+      << absent;
   EXPECT_NE(absent.find("absent.so"), std::string::npos) << absent;
 }
 

@@ -1,4 +1,5 @@
-// What a generated C++ wrapper is made from: entry, parameters and launch rule of an implementation as C++ text.
+// What a generated C++ wrapper is made from: entry, parameters and launch rule of an implementation
+// as C++ text.
 #include "launch_fixture.h"
 
 namespace opaq {
@@ -7,7 +8,10 @@ namespace {
 class CppTest : public LaunchFixture {};
 
 TEST_F(CppTest, ABinaryGivesItsRuleAndTheFormOfEachParameter) {
-  auto prepared = copy({.grid = "ceil_div(x.numel(), 256)", .block = "256, n", .args = "y, x, x.numel() * n", .requires_ = {"aligned(x, 16)"}});
+  auto prepared = copy({.grid = "ceil_div(x.numel(), 256)",
+                        .block = "256, n",
+                        .args = "y, x, x.numel() * n",
+                        .requires_ = {"aligned(x, 16)"}});
   const std::vector<Arg> args = {x, Arg::of_int(2), y};
   const CppLaunch made = prepared->cpp(args.data(), {});
   EXPECT_EQ(made.entry, "k");
@@ -32,15 +36,22 @@ TEST_F(CppTest, ABinaryGivesItsRuleAndTheFormOfEachParameter) {
 
 TEST_F(CppTest, StridesAreNamedWhereAnExpressionReadsThem) {
   const std::vector<Arg> args = {x, Arg::of_int(2), y};
-  EXPECT_EQ(copy({.args = "y, x, x.stride(0)"})->cpp(args.data(), {}).strided, std::vector<std::string>{"x"});
-  EXPECT_EQ(copy({.args = "y, x, n", .requires_ = {"y.is_contiguous()"}})->cpp(args.data(), {}).strided, std::vector<std::string>{"y"});
+  EXPECT_EQ(copy({.args = "y, x, x.stride(0)"})->cpp(args.data(), {}).strided,
+            std::vector<std::string>{"x"});
+  EXPECT_EQ(
+      copy({.args = "y, x, n", .requires_ = {"y.is_contiguous()"}})->cpp(args.data(), {}).strided,
+      std::vector<std::string>{"y"});
 }
 
 TEST_F(CppTest, HostSourceBringsItsSharedObject) {
   const OpSpec spec = op("mylib::twice(Tensor x) -> (Tensor y)");
-  auto prepared = prepare(spec, {.name = "cpu", .device = "cpu", .kind = "source",
-                                 .code = "template <typename T> void twice(const T* x, T* y, long n) { while (n--) y[n] = 2 * x[n]; }",
-                                 .entry = "twice<{x.dtype}>", .args = "x, y, x.numel()"});
+  auto prepared = prepare(spec, {.name = "cpu",
+                                 .device = "cpu",
+                                 .kind = "source",
+                                 .code = "template <typename T> void twice(const T* x, T* y, long "
+                                         "n) { while (n--) y[n] = 2 * x[n]; }",
+                                 .entry = "twice<{x.dtype}>",
+                                 .args = "x, y, x.numel()"});
   const Tensor in({4}, DType::Float64, 4096, kCpu), out({4}, DType::Float64, 8192, kCpu);
   const std::vector<Arg> args = {in, out};
   const CppLaunch made = prepared->cpp(args.data(), {});
@@ -53,11 +64,18 @@ TEST_F(CppTest, HostSourceBringsItsSharedObject) {
 
 TEST_F(CppTest, SourceForADeviceNeedsAnArch) {
   const OpSpec spec = op("mylib::f(Tensor x) -> (Tensor y)");
-  auto prepared = prepare(spec, {.name = "cuda", .device = "cuda", .kind = "source", .code = "__global__ void f(float* y) {}", .entry = "f", .args = "y"});
+  auto prepared = prepare(spec, {.name = "cuda",
+                                 .device = "cuda",
+                                 .kind = "source",
+                                 .code = "__global__ void f(float* y) {}",
+                                 .entry = "f",
+                                 .args = "y"});
   const std::vector<Arg> args = {x, y};
   const Error error = error_of([&] { prepared->cpp(args.data(), {}); });
   EXPECT_EQ(error.kind, ErrorKind::Declaration);
-  EXPECT_STREQ(error.what(), "mylib::f: compiling for a device needs its architecture, such as \"sm_90a\"; got none");
+  EXPECT_STREQ(
+      error.what(),
+      "mylib::f: compiling for a device needs its architecture, such as \"sm_90a\"; got none");
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Launches through the fake driver: parameters to the byte, geometry, function attributes, devices, captures, threads.
+// Launches through the fake driver: parameters to the byte, geometry, function attributes, devices,
+// captures, threads.
 #include "opaq/launch.h"
 
 #include <atomic>
@@ -13,13 +14,15 @@ namespace {
 
 class LaunchTest : public LaunchFixture {};
 
-// ---- parameters --------------------------------------------------------------------------------------------------------
+// ---- parameters ---------------------------------------------------------------------------------
 
 TEST_F(LaunchTest, WritesEveryParameterInTheKernelsOwnType) {
   auto prepared =
       binary("mylib::f(Tensor x, int n, float eps, bool flag, Tensor? w=None) -> (Tensor y)",
-             {{"_Z1kPfPKfixhfdbS1_j", {8, 8, 4, 8, 1, 4, 8, 1, 8, 4}}}, {.args = "y, x, n, x.numel(), 7, eps, eps * 2, flag, w, n + 2"});
-  const std::vector<Arg> args = {x, Arg::of_int(-2), Arg::of_float(0.1), Arg::of_bool(true), Arg(), y};
+             {{"_Z1kPfPKfixhfdbS1_j", {8, 8, 4, 8, 1, 4, 8, 1, 8, 4}}},
+             {.args = "y, x, n, x.numel(), 7, eps, eps * 2, flag, w, n + 2"});
+  const std::vector<Arg> args = {x, Arg::of_int(-2), Arg::of_float(0.1), Arg::of_bool(true), Arg(),
+                                 y};
   prepared->launch(args.data(), kCuda, nullptr);
   const FakeLaunch* launch = last();
   EXPECT_EQ(param<uint64_t>(launch, 0), 8192u);
@@ -35,7 +38,8 @@ TEST_F(LaunchTest, WritesEveryParameterInTheKernelsOwnType) {
 }
 
 TEST_F(LaunchTest, IntegersPassToFloatingParameters) {
-  auto prepared = binary("mylib::f(Tensor x, int n) -> (Tensor y)", {{"_Z1kPffd", {8, 4, 8}}}, {.args = "y, n, n"});
+  auto prepared = binary("mylib::f(Tensor x, int n) -> (Tensor y)", {{"_Z1kPffd", {8, 4, 8}}},
+                         {.args = "y, n, n"});
   const std::vector<Arg> args = {x, Arg::of_int(3), y};
   prepared->launch(args.data(), kCuda, nullptr);
   EXPECT_EQ(param<float>(last(), 1), 3.0f);
@@ -43,15 +47,17 @@ TEST_F(LaunchTest, IntegersPassToFloatingParameters) {
 }
 
 TEST_F(LaunchTest, HalfParametersAreRoundedToNearestEven) {
-  auto prepared = binary("mylib::f(Tensor x, float s) -> (Tensor y)", {{"_Z1kPf6__half13__nv_bfloat16", {8, 2, 2}}}, {.args = "y, s, s"});
+  auto prepared = binary("mylib::f(Tensor x, float s) -> (Tensor y)",
+                         {{"_Z1kPf6__half13__nv_bfloat16", {8, 2, 2}}}, {.args = "y, s, s"});
   const struct {
     double value;
     uint16_t half, bfloat16;
   } cases[] = {
-      {1.0, 0x3c00, 0x3f80},         {-2.5, 0xc100, 0xc020},        {0.1, 0x2e66, 0x3dcd},         {65504, 0x7bff, 0x4780},
-      {65519.9, 0x7bff, 0x4780},     {0x1p-24, 0x0001, 0x3380},     {0x1p-25, 0x0000, 0x3300},     {0x1.8p-25, 0x0001, 0x3340},
-      {1 + 0x1p-11, 0x3c00, 0x3f80}, {1 + 0x3p-11, 0x3c02, 0x3f80}, {-0.0, 0x8000, 0x8000},        {0x1p-133, 0x0000, 0x0001},
-      {INFINITY, 0x7c00, 0x7f80},    {-INFINITY, 0xfc00, 0xff80},   {0x1.ffcp-15, 0x0400, 0x3880},
+      {1.0, 0x3c00, 0x3f80},         {-2.5, 0xc100, 0xc020},      {0.1, 0x2e66, 0x3dcd},
+      {65504, 0x7bff, 0x4780},       {65519.9, 0x7bff, 0x4780},   {0x1p-24, 0x0001, 0x3380},
+      {0x1p-25, 0x0000, 0x3300},     {0x1.8p-25, 0x0001, 0x3340}, {1 + 0x1p-11, 0x3c00, 0x3f80},
+      {1 + 0x3p-11, 0x3c02, 0x3f80}, {-0.0, 0x8000, 0x8000},      {0x1p-133, 0x0000, 0x0001},
+      {INFINITY, 0x7c00, 0x7f80},    {-INFINITY, 0xfc00, 0xff80}, {0x1.ffcp-15, 0x0400, 0x3880},
   };
   for (const auto& c : cases) {
     const std::vector<Arg> args = {x, Arg::of_float(c.value), y};
@@ -63,14 +69,15 @@ TEST_F(LaunchTest, HalfParametersAreRoundedToNearestEven) {
   prepared->launch(nan.data(), kCuda, nullptr);
   EXPECT_EQ(param<uint16_t>(last(), 1) & 0x7fff, 0x7e00);
   EXPECT_EQ(param<uint16_t>(last(), 2) & 0x7fff, 0x7fc0);
-  EXPECT_EQ(
-      message(*prepared, {x, Arg::of_float(65520), y}),
-      "mylib::f: argument 2 `s` is 65520, which does not fit the kernel's parameter `__half`; declare the parameter as float or double, "
-      "whose range is wider");
+  EXPECT_EQ(message(*prepared, {x, Arg::of_float(65520), y}),
+            "mylib::f: argument 2 `s` is 65520, which does not fit the kernel's parameter "
+            "`__half`; declare the parameter as float or double, "
+            "whose range is wider");
 }
 
 TEST_F(LaunchTest, SizesPast32BitsReach64BitParameters) {
-  auto prepared = binary("mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kPfxm", {8, 8, 8}}}, {.args = "y, x.numel(), x.numel()"});
+  auto prepared = binary("mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kPfxm", {8, 8, 8}}},
+                         {.args = "y, x.numel(), x.numel()"});
   const Tensor huge({1ll << 20, 1ll << 13});
   const std::vector<Arg> args = {huge, huge};
   prepared->launch(args.data(), kCuda, nullptr);
@@ -81,19 +88,24 @@ TEST_F(LaunchTest, SizesPast32BitsReach64BitParameters) {
 TEST_F(LaunchTest, NarrowingThatLosesAValueIsAnError) {
   const Tensor huge({1ll << 16, 1ll << 16});
   EXPECT_EQ(message(*copy(), {huge, Arg::of_int(1), huge}),
-            "mylib::copy: argument 3 `x.numel()` is 4294967296, which does not fit the kernel's parameter `int`; declare the parameter as "
+            "mylib::copy: argument 3 `x.numel()` is 4294967296, which does not fit the kernel's "
+            "parameter `int`; declare the parameter as "
             "int64_t");
-  auto prepared = binary("mylib::f(Tensor x, int n, float s) -> (Tensor y)", {{"_Z1kPfjfb", {8, 4, 4, 1}}}, {.args = "y, n, s, n"});
+  auto prepared = binary("mylib::f(Tensor x, int n, float s) -> (Tensor y)",
+                         {{"_Z1kPfjfb", {8, 4, 4, 1}}}, {.args = "y, n, s, n"});
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(-1), Arg::of_float(1), y}),
-            "mylib::f: argument 2 `n` is -1, which does not fit the kernel's parameter `unsigned int`; declare the parameter as a signed "
+            "mylib::f: argument 2 `n` is -1, which does not fit the kernel's parameter `unsigned "
+            "int`; declare the parameter as a signed "
             "type such "
             "as int64_t");
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(1), Arg::of_float(1e300), y}),
-            "mylib::f: argument 3 `s` is 1e+300, which does not fit the kernel's parameter `float`; declare the parameter as float or "
+            "mylib::f: argument 3 `s` is 1e+300, which does not fit the kernel's parameter "
+            "`float`; declare the parameter as float or "
             "double, whose "
             "range is wider");
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(2), Arg::of_float(1), y}),
-            "mylib::f: argument 4 `n` is 2, which does not fit the kernel's parameter `bool`; declare the parameter as int64_t");
+            "mylib::f: argument 4 `n` is 2, which does not fit the kernel's parameter `bool`; "
+            "declare the parameter as int64_t");
   EXPECT_EQ(fake.launch_count(), 0);
   const std::vector<Arg> infinite = {x, Arg::of_int(1), Arg::of_float(INFINITY), y};
   prepared->launch(infinite.data(), kCuda, nullptr);
@@ -101,8 +113,9 @@ TEST_F(LaunchTest, NarrowingThatLosesAValueIsAnError) {
 }
 
 TEST_F(LaunchTest, ParametersOfWhichOnlyTheSizeIsKnown) {
-  auto prepared = binary("mylib::f(Tensor x, int n, float s) -> (Tensor y)", {{"k", {8, 4, 8, 4, 8, 4, 4}}},
-                         {.args = "y, n, n, s, s, uint32(n + 2), float32(n)"});
+  auto prepared =
+      binary("mylib::f(Tensor x, int n, float s) -> (Tensor y)", {{"k", {8, 4, 8, 4, 8, 4, 4}}},
+             {.args = "y, n, n, s, s, uint32(n + 2), float32(n)"});
   const std::vector<Arg> args = {x, Arg::of_int(-1), Arg::of_float(0.5), y};
   prepared->launch(args.data(), kCuda, nullptr);
   EXPECT_EQ(param<uint64_t>(last(), 0), 8192u);
@@ -111,14 +124,20 @@ TEST_F(LaunchTest, ParametersOfWhichOnlyTheSizeIsKnown) {
   EXPECT_EQ(param<float>(last(), 3), 0.5f);
   EXPECT_EQ(param<double>(last(), 4), 0.5);
   EXPECT_EQ(param<uint32_t>(last(), 5), 1u);
-  EXPECT_EQ(param<float>(last(), 6), -1.0f) << "a cast names the type of a parameter that is not known";
+  EXPECT_EQ(param<float>(last(), 6), -1.0f)
+      << "a cast names the type of a parameter that is not known";
 
-  EXPECT_EQ(message(*binary("mylib::g(Tensor x) -> (Tensor y)", {{"k", {8, 4}}}, {.args = "y, x"}), {x, y}, ErrorKind::Compile),
-            "mylib::g: argument 2 `x` is Tensor, but parameter 2 has 4 bytes; pass a number of it, such as x.numel(), or declare the "
+  EXPECT_EQ(message(*binary("mylib::g(Tensor x) -> (Tensor y)", {{"k", {8, 4}}}, {.args = "y, x"}),
+                    {x, y}, ErrorKind::Compile),
+            "mylib::g: argument 2 `x` is Tensor, but parameter 2 has 4 bytes; pass a number of it, "
+            "such as x.numel(), or declare the "
             "parameter as a "
             "pointer");
-  EXPECT_EQ(message(*binary("mylib::g(Tensor x) -> (Tensor y)", {{"k", {8, 2}}}, {.args = "y, 1.5"}), {x, y}, ErrorKind::Compile),
-            "mylib::g: argument 2 `1.5` is float, but parameter 2 has 2 bytes; name the parameter's type by a cast, such as float32(1.5)");
+  EXPECT_EQ(
+      message(*binary("mylib::g(Tensor x) -> (Tensor y)", {{"k", {8, 2}}}, {.args = "y, 1.5"}),
+              {x, y}, ErrorKind::Compile),
+      "mylib::g: argument 2 `1.5` is float, but parameter 2 has 2 bytes; name the parameter's type "
+      "by a cast, such as float32(1.5)");
 }
 
 TEST_F(LaunchTest, TakesMoreParametersThanFitTheStack) {
@@ -140,19 +159,21 @@ TEST_F(LaunchTest, TensorsAreCheckedOnEveryLaunch) {
   auto prepared = copy();
   const std::vector<Arg> args = {x, Arg::of_int(1), y};
   prepared->launch(args.data(), kCuda, nullptr);
-  EXPECT_EQ(
-      message(*prepared, {Tensor({8, 16}, DType::Float16), Arg::of_int(1), y}),
-      "mylib::copy: argument 2 `x` is float16, but parameter 2 is `float const*`; convert the tensor, make the element type a template "
-      "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
+  EXPECT_EQ(message(*prepared, {Tensor({8, 16}, DType::Float16), Arg::of_int(1), y}),
+            "mylib::copy: argument 2 `x` is float16, but parameter 2 is `float const*`; convert "
+            "the tensor, make the element type a template "
+            "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
   EXPECT_EQ(message(*prepared, {Tensor({8, 16}, DType::Float32, 4096, kCpu), Arg::of_int(1), y}),
-            "mylib::copy: argument 2 `x` is on cpu, but the kernel runs on cuda:0; move the tensor, or pass the number it holds");
+            "mylib::copy: argument 2 `x` is on cpu, but the kernel runs on cuda:0; move the "
+            "tensor, or pass the number it holds");
   EXPECT_EQ(fake.launch_count(), 1);
 }
 
-// ---- geometry ----------------------------------------------------------------------------------------------------------
+// ---- geometry -----------------------------------------------------------------------------------
 
 TEST_F(LaunchTest, EvaluatesGridBlockAndSharedPerCall) {
-  auto prepared = copy({.grid = "ceil_div(x.size(0), 3), x.size(1), 2", .block = "32, n", .shared = "n * 128"});
+  auto prepared =
+      copy({.grid = "ceil_div(x.size(0), 3), x.size(1), 2", .block = "32, n", .shared = "n * 128"});
   const std::vector<Arg> args = {x, Arg::of_int(4), y};
   const CUstream stream = reinterpret_cast<CUstream>(0x1234);
   prepared->launch(args.data(), kCuda, stream);
@@ -194,26 +215,38 @@ TEST_F(LaunchTest, NothingIsLaunchedOrCompiledForEmptyWork) {
 }
 
 TEST_F(LaunchTest, GeometryOutOfRangeNamesExpressionValueAndLimit) {
-  const auto fails = [&](ImplementationText text, int64_t n) { return message(*copy(std::move(text)), {x, Arg::of_int(n), y}); };
-  EXPECT_EQ(fails({.grid = "n"}, -3), "mylib::copy: grid.x `n` is -3; it must be between 0 and 2147483647");
-  EXPECT_EQ(fails({.grid = "n"}, 1ll << 31), "mylib::copy: grid.x `n` is 2147483648; it must be between 0 and 2147483647");
-  EXPECT_EQ(fails({.grid = "1, n * 2"}, 32768), "mylib::copy: grid.y `n * 2` is 65536; it must be between 0 and 65535");
-  EXPECT_EQ(fails({.block = "n"}, 2048), "mylib::copy: block.x `n` is 2048; it must be between 1 and 1024");
-  EXPECT_EQ(fails({.block = "1, 1, n"}, 65), "mylib::copy: block.z `n` is 65; it must be between 1 and 64");
-  EXPECT_EQ(fails({.block = "n"}, 0), "mylib::copy: block.x `n` is 0; it must be between 1 and 1024");
-  EXPECT_EQ(fails({.block = "64, n"}, 32), "mylib::copy: block (`64` = 64, `n` = 32, `1` = 1) has 2048 threads; at most 1024 fit a block");
+  const auto fails = [&](ImplementationText text, int64_t n) {
+    return message(*copy(std::move(text)), {x, Arg::of_int(n), y});
+  };
+  EXPECT_EQ(fails({.grid = "n"}, -3),
+            "mylib::copy: grid.x `n` is -3; it must be between 0 and 2147483647");
+  EXPECT_EQ(fails({.grid = "n"}, 1ll << 31),
+            "mylib::copy: grid.x `n` is 2147483648; it must be between 0 and 2147483647");
+  EXPECT_EQ(fails({.grid = "1, n * 2"}, 32768),
+            "mylib::copy: grid.y `n * 2` is 65536; it must be between 0 and 65535");
+  EXPECT_EQ(fails({.block = "n"}, 2048),
+            "mylib::copy: block.x `n` is 2048; it must be between 1 and 1024");
+  EXPECT_EQ(fails({.block = "1, 1, n"}, 65),
+            "mylib::copy: block.z `n` is 65; it must be between 1 and 64");
+  EXPECT_EQ(fails({.block = "n"}, 0),
+            "mylib::copy: block.x `n` is 0; it must be between 1 and 1024");
+  EXPECT_EQ(fails({.block = "64, n"}, 32),
+            "mylib::copy: block (`64` = 64, `n` = 32, `1` = 1) has 2048 threads; at most 1024 fit "
+            "a block");
   EXPECT_EQ(fails({.shared = "n"}, -1), "mylib::copy: shared `n` is -1; it is a size in bytes");
   EXPECT_EQ(fails({.grid = "10", .cluster = "n"}, 4),
-            "mylib::copy: grid.x `10` is 10, which is not a multiple of cluster.x `n` is 4; round the grid up and let the extra blocks "
+            "mylib::copy: grid.x `10` is 10, which is not a multiple of cluster.x `n` is 4; round "
+            "the grid up and let the extra blocks "
             "return early");
-  EXPECT_EQ(fails({.grid = "64, 64", .cluster = "8, n"}, 4),
-            "mylib::copy: cluster (`8` = 8, `n` = 4, `1` = 1) has 32 blocks; at most 16 fit a cluster");
+  EXPECT_EQ(
+      fails({.grid = "64, 64", .cluster = "8, n"}, 4),
+      "mylib::copy: cluster (`8` = 8, `n` = 4, `1` = 1) has 32 blocks; at most 16 fit a cluster");
   const std::string division = fails({.grid = "8 // n"}, 0);
   EXPECT_NE(division.find("mylib::copy"), std::string::npos) << division;
   EXPECT_NE(division.find("8 // n"), std::string::npos) << division;
 }
 
-// ---- attributes --------------------------------------------------------------------------------------------------------
+// ---- attributes ---------------------------------------------------------------------------------
 
 TEST_F(LaunchTest, SharedMemoryPast48KIsAllowedOnceAndGrows) {
   auto prepared = copy({.shared = "n"});
@@ -227,9 +260,11 @@ TEST_F(LaunchTest, SharedMemoryPast48KIsAllowedOnceAndGrows) {
   EXPECT_EQ(launch(100000), 1);
   EXPECT_EQ(launch(60000), 1) << "the attribute never shrinks";
   EXPECT_EQ(launch(200000), 2);
-  EXPECT_EQ(fake.attribute("_Z1kPfPKfi", CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 0), 200000);
+  EXPECT_EQ(fake.attribute("_Z1kPfPKfi", CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, 0),
+            200000);
   EXPECT_EQ(message(*prepared, {x, Arg::of_int(300000), y}),
-            "mylib::copy: shared `n` is 300000 bytes, but cuda:0 allows a block at most 232448 bytes; use a smaller tile");
+            "mylib::copy: shared `n` is 300000 bytes, but cuda:0 allows a block at most 232448 "
+            "bytes; use a smaller tile");
   EXPECT_EQ(fake.launch_count(), 5);
 }
 
@@ -249,16 +284,18 @@ TEST_F(LaunchTest, ClusterCooperativeAndProgrammaticLaunches) {
 
   auto wide = copy({.grid = "32", .cluster = "16"});
   for (int i = 0; i < 3; ++i) wide->launch(args.data(), kCuda, nullptr);
-  EXPECT_EQ(fake.attribute("_Z1kPfPKfi", CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 0), 1);
+  EXPECT_EQ(fake.attribute("_Z1kPfPKfi", CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 0),
+            1);
   EXPECT_EQ(fake.calls("cuKernelSetAttribute"), 1);
 }
 
-// ---- instances, devices, captures --------------------------------------------------------------------------------------
+// ---- instances, devices, captures ---------------------------------------------------------------
 
 class TemplateTest : public LaunchFixture {
  protected:
   TemplateTest() {
-    prepared = binary("mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kIfEvPT_PKS0_i", {8, 8, 4}}, {"_Z1kI6__halfEvPT_PKS1_i", {8, 8, 4}}},
+    prepared = binary("mylib::f(Tensor x) -> (Tensor y)",
+                      {{"_Z1kIfEvPT_PKS0_i", {8, 8, 4}}, {"_Z1kI6__halfEvPT_PKS1_i", {8, 8, 4}}},
                       {.entry = "k<{x.dtype}>", .args = "y, x, x.numel()"});
   }
   const Tensor half{{8, 16}, DType::Float16};
@@ -299,17 +336,18 @@ TEST_F(TemplateTest, LoadingDuringACaptureIsRefusedAndWarmLaunchesAreNot) {
   fake.set_capture(stream, CU_STREAM_CAPTURE_STATUS_ACTIVE);
   const Error error = error_of([&] { prepared->launch(halves.data(), kCuda, stream); });
   EXPECT_EQ(error.kind, ErrorKind::Capture);
-  EXPECT_STREQ(
-      error.what(),
-      "mylib::f must compile and load k<__half> for cuda:0, which cannot be done while a stream is captured; call opaq.warmup(...) with "
-      "these arguments first");
+  EXPECT_STREQ(error.what(),
+               "mylib::f must compile and load k<__half> for cuda:0, which cannot be done while a "
+               "stream is captured; call opaq.warmup(...) with "
+               "these arguments first");
   prepared->launch(floats.data(), kCuda, stream);
   EXPECT_EQ(fake.launch_count(), 2);
 
   prepared->warmup(halves.data(), kCuda);
   prepared->launch(halves.data(), kCuda, stream);
   EXPECT_STREQ(last()->kernel, "_Z1kI6__halfEvPT_PKS1_i");
-  EXPECT_EQ(fake.capture(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE) << "nothing on the way broke the capture";
+  EXPECT_EQ(fake.capture(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE)
+      << "nothing on the way broke the capture";
 }
 
 TEST_F(TemplateTest, WarmupRaisesAttributesAndLaunchesNothing) {
@@ -331,12 +369,14 @@ TEST_F(TemplateTest, ManyThreadsShareOnePreparedLaunch) {
   for (int t = 0; t < kThreads; ++t) {
     threads.emplace_back([&, t] {
       const Device device{DeviceType::CUDA, t % 2};
-      const Tensor a({8, 16}, DType::Float32, 4096, device), b({8, 16}, DType::Float16, 4096, device);
+      const Tensor a({8, 16}, DType::Float32, 4096, device),
+          b({8, 16}, DType::Float16, 4096, device);
       const std::vector<Arg> args[2] = {{a, a}, {b, b}};
       ++ready;
       while (ready < kThreads) std::this_thread::yield();
       try {
-        for (int i = 0; i < kLaunches; ++i) prepared->launch(args[(i + t) % 2].data(), device, nullptr);
+        for (int i = 0; i < kLaunches; ++i)
+          prepared->launch(args[(i + t) % 2].data(), device, nullptr);
       } catch (const Error&) {
         ++failures;
       }
@@ -349,7 +389,7 @@ TEST_F(TemplateTest, ManyThreadsShareOnePreparedLaunch) {
   EXPECT_EQ(fake.calls("cuLibraryLoadData"), 2);
 }
 
-// ---- errors of the driver, misuse, counters ----------------------------------------------------------------------------
+// ---- errors of the driver, misuse, counters -----------------------------------------------------
 
 TEST_F(LaunchTest, DriverErrorsNameOpEntryAndGeometry) {
   auto prepared = copy();
@@ -359,7 +399,8 @@ TEST_F(LaunchTest, DriverErrorsNameOpEntryAndGeometry) {
   EXPECT_EQ(sticky.kind, ErrorKind::Driver);
   EXPECT_TRUE(sticky.sticky);
   EXPECT_EQ(std::string(sticky.what())
-                .rfind("mylib::copy: launching `k` on cuda:0 with grid (1, 1, 1), block (1, 1, 1), 0 bytes of dynamic shared "
+                .rfind("mylib::copy: launching `k` on cuda:0 with grid (1, 1, 1), block (1, 1, 1), "
+                       "0 bytes of dynamic shared "
                        "memory: CUDA_ERROR_ILLEGAL_ADDRESS",
                        0),
             0u)
@@ -367,7 +408,8 @@ TEST_F(LaunchTest, DriverErrorsNameOpEntryAndGeometry) {
   fake.fail("cuLibraryLoadData", CUDA_ERROR_NO_BINARY_FOR_GPU, 1);
   const Error loading = error_of([&] { copy()->launch(args.data(), kCuda, nullptr); });
   EXPECT_FALSE(loading.sticky);
-  EXPECT_EQ(std::string(loading.what()).rfind("mylib::copy: loading `k` on cuda:0: ", 0), 0u) << loading.what();
+  EXPECT_EQ(std::string(loading.what()).rfind("mylib::copy: loading `k` on cuda:0: ", 0), 0u)
+      << loading.what();
   prepared->launch(args.data(), kCuda, nullptr);
   EXPECT_EQ(prepared->stats().calls, 1) << "failed launches are not counted";
 }
@@ -385,12 +427,15 @@ TEST_F(LaunchTest, RefusesWhatIsNotItsOwn) {
   EXPECT_EQ(message(*copy(), {x, Arg::of_int(1), y}, ErrorKind::Launch, kCpu),
             "mylib::copy: implementation `cuda` runs on cuda, but was asked to run on cpu");
   const OpSpec spec = op("mylib::f(Tensor x) -> (Tensor y)");
-  EXPECT_EQ(message(*prepare(spec, {.name = "py", .device = "cuda", .kind = "python"}), {x, y}, ErrorKind::Internal),
+  EXPECT_EQ(message(*prepare(spec, {.name = "py", .device = "cuda", .kind = "python"}), {x, y},
+                    ErrorKind::Internal),
             "mylib::f: implementation `py` is a Python function, which PyTorch's dispatcher calls");
   std::string entry = "k<1";
   for (int i = 0; i < 17; ++i) entry += ", {x.size(0)}";
   const Error error = error_of([&] { copy({.entry = entry + ">"}); });
-  EXPECT_STREQ(error.what(), "mylib::copy: entry of implementation `cuda` has 17 holes; at most 16 are supported");
+  EXPECT_STREQ(
+      error.what(),
+      "mylib::copy: entry of implementation `cuda` has 17 holes; at most 16 are supported");
 }
 
 TEST_F(LaunchTest, CountsCallsAlwaysAndTheTimeThatItIsToldOf) {

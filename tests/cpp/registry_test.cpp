@@ -1,4 +1,5 @@
-// The registry: what declaring twice means, in which order implementations stand, and that threads may do all of it at once.
+// The registry: what declaring twice means, in which order implementations stand, and that threads
+// may do all of it at once.
 #include "opaq/registry.h"
 
 #include <gtest/gtest.h>
@@ -12,11 +13,13 @@ namespace opaq {
 namespace {
 
 // Tests share the process's registry: each declares names of its own.
-OpSpec spec(const std::string& name, const char* dtype = "x.dtype", const char* arguments = "Tensor x, int n") {
+OpSpec spec(const std::string& name, const char* dtype = "x.dtype",
+            const char* arguments = "Tensor x, int n") {
   return make_op(name + "(" + arguments + ") -> (Tensor y)", {{.like = "x", .dtype = dtype}});
 }
 
-Implementation implementation(const Op& op, const std::string& name, int priority = 0, const char* grid = "n") {
+Implementation implementation(const Op& op, const std::string& name, int priority = 0,
+                              const char* grid = "n") {
   ImplementationText text;
   text.name = name;
   text.device = "cuda";
@@ -59,8 +62,10 @@ TEST(Registry, TheSameDeclarationIsTheSameOp) {
 
 TEST(Registry, AnUnknownOpIsAnsweredWithTheNearest) {
   declare(spec("registry::rms_norm"));
-  EXPECT_EQ(refusal([] { get_op("registry::rmsnorm"); }), "no op is named 'registry::rmsnorm'; did you mean 'registry::rms_norm'?");
-  EXPECT_EQ(refusal([] { get_op("zzz"); }), "no op is named 'zzz'; declare it with opaq.op(\"zzz(...) -> ...\")");
+  EXPECT_EQ(refusal([] { get_op("registry::rmsnorm"); }),
+            "no op is named 'registry::rmsnorm'; did you mean 'registry::rms_norm'?");
+  EXPECT_EQ(refusal([] { get_op("zzz"); }),
+            "no op is named 'zzz'; declare it with opaq.op(\"zzz(...) -> ...\")");
 }
 
 TEST(Registry, OpsAreListedByName) {
@@ -77,12 +82,13 @@ TEST(Registry, OpsAreListedByName) {
 TEST(Registry, ADifferentRuleNeedsReplace) {
   Op& before = declare(spec("registry::rule"));
   before.add(implementation(before, "cuda"));
-  EXPECT_EQ(refusal([] { declare(spec("registry::rule", "float32")); }),
-            "registry::rule is already declared, and differs:\n"
-            "  schema: registry::rule(Tensor x, int n) -> (Tensor y)\n"
-            "  output 'y': 'shape [x.shape], dtype x.dtype, strides contiguous, device of x' before, "
-            "'shape [x.shape], dtype float32, strides contiguous, device of x' now\n"
-            "Pass replace=True to take the new one");
+  EXPECT_EQ(
+      refusal([] { declare(spec("registry::rule", "float32")); }),
+      "registry::rule is already declared, and differs:\n"
+      "  schema: registry::rule(Tensor x, int n) -> (Tensor y)\n"
+      "  output 'y': 'shape [x.shape], dtype x.dtype, strides contiguous, device of x' before, "
+      "'shape [x.shape], dtype float32, strides contiguous, device of x' now\n"
+      "Pass replace=True to take the new one");
   Op& now = declare(spec("registry::rule", "float32"), /*replace=*/true);
   EXPECT_NE(&now, &before);
   EXPECT_TRUE(now.implementations().empty());
@@ -101,18 +107,23 @@ TEST(Registry, ReplaceStartsAnewEvenWhenNothingChanged) {
 
 TEST(Registry, ASchemaIsForTheLifeOfTheProcess) {
   declare(spec("registry::schema"));
-  const auto other = [] { return spec("registry::schema", "x.dtype", "Tensor x, int n, float eps"); };
+  const auto other = [] {
+    return spec("registry::schema", "x.dtype", "Tensor x, int n, float eps");
+  };
   const std::string both =
       "\n  before: registry::schema(Tensor x, int n) -> (Tensor y)"
       "\n  now:    registry::schema(Tensor x, int n, float eps) -> (Tensor y)";
+  EXPECT_EQ(refusal([&] { declare(other()); }),
+            "registry::schema is already declared, and differs:" + both +
+                "\nPyTorch keeps a schema for the life of the process, so that replace=True cannot "
+                "change it; choose another name or start the "
+                "process anew");
   EXPECT_EQ(
-      refusal([&] { declare(other()); }),
-      "registry::schema is already declared, and differs:" + both +
-          "\nPyTorch keeps a schema for the life of the process, so that replace=True cannot change it; choose another name or start the "
-          "process anew");
-  EXPECT_EQ(refusal([&] { declare(other(), true); }),
-            "registry::schema is already declared with another schema, which PyTorch keeps for the life of the process:" + both +
-                "\nreplace=True cannot change a schema; choose another name or start the process anew");
+      refusal([&] { declare(other(), true); }),
+      "registry::schema is already declared with another schema, which PyTorch keeps for the life "
+      "of the process:" +
+          both +
+          "\nreplace=True cannot change a schema; choose another name or start the process anew");
 }
 
 TEST(Op, ImplementationsStandByPriorityThenDeclaration) {
@@ -142,7 +153,8 @@ TEST(Op, ADifferentImplementationOfTheSameNameNeedsReplace) {
   EXPECT_EQ(refusal([&] { op.add(changed); }),
             "m::other: implementation 'cuda:first' is already declared, and differs:\n"
             "  grid: 'n, 1, 1' before, 'n * 2, 1, 1' now\n"
-            "To take the new one, declare the op anew with opaq.op(..., replace=True) and its implementations after it; to have both, give this one "
+            "To take the new one, declare the op anew with opaq.op(..., replace=True) and its "
+            "implementations after it; to have both, give this one "
             "a name of its own, such as name='cuda:first:2'");
   op.add(changed, /*replace=*/true);
   EXPECT_EQ(names(op), (Names{"cuda:first", "cuda"}));  // its place is kept
@@ -205,7 +217,7 @@ TEST(Registry, RenewingAnImplementationMakesItAnotherObjectInItsPlace) {
   EXPECT_EQ(op.hash(), hash);
 }
 
-// ---- threads -------------------------------------------------------------------------------------------------------------
+// ---- threads ------------------------------------------------------------------------------------
 
 template <class F>
 void on_threads(int count, F work) {
@@ -224,13 +236,16 @@ constexpr int kThreads = 8;
 
 TEST(Threads, OneNameDeclaredByAllIsOneOp) {
   std::vector<Op*> ops(kThreads);
-  on_threads(kThreads, [&](int i) { ops[static_cast<size_t>(i)] = &declare(spec("registry_threads::one")); });
+  on_threads(kThreads,
+             [&](int i) { ops[static_cast<size_t>(i)] = &declare(spec("registry_threads::one")); });
   for (const Op* op : ops) EXPECT_EQ(op, ops[0]);
 }
 
 TEST(Threads, NamesAreFoundWhileOthersAreDeclared) {
   constexpr int kEach = 20;
-  const auto name = [](int thread, int i) { return "registry_threads::op_" + std::to_string(thread) + "_" + std::to_string(i); };
+  const auto name = [](int thread, int i) {
+    return "registry_threads::op_" + std::to_string(thread) + "_" + std::to_string(i);
+  };
   on_threads(kThreads, [&](int thread) {
     for (int i = 0; i < kEach; ++i) {
       Op& op = declare(spec(name(thread, i)));
@@ -250,7 +265,8 @@ TEST(Threads, ReadersSeeWholeListsWhileWritersAdd) {
   std::atomic<int> writing{kWriters};
   on_threads(kThreads, [&](int thread) {
     if (thread < kWriters) {
-      for (int i = 0; i < kEach; ++i) op.add(implementation(op, "cuda:" + std::to_string(thread * kEach + i), i));
+      for (int i = 0; i < kEach; ++i)
+        op.add(implementation(op, "cuda:" + std::to_string(thread * kEach + i), i));
       op.extend_hash("writer" + std::to_string(thread), "done");
       --writing;
       return;

@@ -12,7 +12,8 @@ namespace {
 
 // A tensor that needs no memory: selection reads sizes, strides and the address, never the data.
 struct Tensor {
-  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides = {}, uintptr_t address = 4096, DType dtype = DType::Float32)
+  Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides = {}, uintptr_t address = 4096,
+         DType dtype = DType::Float32)
       : sizes(std::move(sizes)), strides(std::move(strides)), address(address), dtype(dtype) {
     if (!this->strides.empty()) return;
     this->strides.resize(this->sizes.size());
@@ -20,14 +21,16 @@ struct Tensor {
     for (size_t i = this->sizes.size(); i-- > 0; step *= this->sizes[i]) this->strides[i] = step;
   }
   operator Arg() const {
-    return TensorView{reinterpret_cast<void*>(address), sizes.data(), strides.data(), static_cast<int32_t>(sizes.size()), dtype, Device{}};
+    return TensorView{reinterpret_cast<void*>(address),   sizes.data(), strides.data(),
+                      static_cast<int32_t>(sizes.size()), dtype,        Device{}};
   }
   std::vector<int64_t> sizes, strides;
   uintptr_t address;
   DType dtype;
 };
 
-ImplementationText source(std::string name, std::vector<std::string> requirements = {}, int priority = 0, std::string device = "cuda") {
+ImplementationText source(std::string name, std::vector<std::string> requirements = {},
+                          int priority = 0, std::string device = "cuda") {
   ImplementationText text;
   text.name = std::move(name);
   text.device = std::move(device);
@@ -43,7 +46,9 @@ ImplementationText source(std::string name, std::vector<std::string> requirement
 
 class SelectTest : public testing::Test {
  protected:
-  void add(const ImplementationText& text, bool replace = false) { op.add(make_implementation(op.spec(), text), replace); }
+  void add(const ImplementationText& text, bool replace = false) {
+    op.add(make_implementation(op.spec(), text), replace);
+  }
   std::string chosen(std::vector<Arg> args, DeviceType device = DeviceType::CUDA) {
     const Choice choice = selector.select(args.data(), device);
     return choice.launch ? choice.launch->implementation().name : "";
@@ -78,7 +83,8 @@ TEST_F(SelectTest, PythonImplementationsAreNotLaunched) {
   add(text);
   const std::vector<Arg> args = {plain, Arg(), plain};
   EXPECT_EQ(chosen(args), "");
-  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA), "python: is a Python function, which is called and not launched");
+  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+            "python: is a Python function, which is called and not launched");
 }
 
 TEST_F(SelectTest, RequirementThatCannotBeEvaluatedDoesNotHold) {
@@ -88,7 +94,8 @@ TEST_F(SelectTest, RequirementThatCannotBeEvaluatedDoesNotHold) {
   EXPECT_EQ(chosen(args), "cuda");
   const std::string text = selector.explain(args.data(), DeviceType::CUDA);
   EXPECT_EQ(text.rfind("cuda:3d: x.size(2) == 4 does not hold: ", 0), 0u) << text;
-  EXPECT_NE(text.find("x.size(2)", 30), std::string::npos) << "the reason names the expression: " << text;
+  EXPECT_NE(text.find("x.size(2)", 30), std::string::npos)
+      << "the reason names the expression: " << text;
   EXPECT_NE(text.find("\ncuda: chosen"), std::string::npos) << text;
 }
 
@@ -101,7 +108,8 @@ TEST_F(SelectTest, StridedArgumentIsOfferedToBeMadeContiguous) {
   EXPECT_EQ(choice.if_contiguous->implementation().name, "cuda");
   EXPECT_EQ(choice.make_contiguous, 1u);
   EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
-            "cuda: x must be contiguous, since its strides are read nowhere; its shape is (8, 16) with strides (1, 8)");
+            "cuda: x must be contiguous, since its strides are read nowhere; its shape is (8, 16) "
+            "with strides (1, 8)");
 }
 
 TEST_F(SelectTest, ImplementationThatReadsStridesNeedsNoCopy) {
@@ -124,7 +132,8 @@ TEST_F(SelectTest, CopyIsNotOfferedWhenSomethingElseStandsInTheWay) {
   EXPECT_EQ(choice.launch, nullptr);
   EXPECT_EQ(choice.if_contiguous, nullptr);
   const std::string text = selector.explain(args.data(), DeviceType::CUDA);
-  EXPECT_NE(text.find("x.size(0) == 9 does not hold; x must be contiguous"), std::string::npos) << text;
+  EXPECT_NE(text.find("x.size(0) == 9 does not hold; x must be contiguous"), std::string::npos)
+      << text;
 }
 
 TEST(SelectMutation, WhatTheOpWritesIsNamedLikeAnyOtherArgument) {  // the caller copies it back
@@ -151,10 +160,12 @@ TEST_F(SelectTest, ExplainSaysWhoComesFirst) {
   add(source("cpu", {}, 0, "cpu"));
   std::vector<Arg> args = {plain, Arg(), plain};
   EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
-            "cuda:vec4: chosen\ncuda: fits, but cuda:vec4 comes first\ncpu: runs on cpu, the arguments are on cuda");
+            "cuda:vec4: chosen\ncuda: fits, but cuda:vec4 comes first\ncpu: runs on cpu, the "
+            "arguments are on cuda");
   args[0] = misaligned;
   EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
-            "cuda:vec4: aligned(x, 16) does not hold\ncuda: chosen\ncpu: runs on cpu, the arguments are on cuda");
+            "cuda:vec4: aligned(x, 16) does not hold\ncuda: chosen\ncpu: runs on cpu, the "
+            "arguments are on cuda");
 }
 
 TEST_F(SelectTest, OpWithoutImplementationsSaysSo) {
@@ -169,7 +180,8 @@ TEST_F(SelectTest, FollowsTheOpAndKeepsWhatIsPrepared) {
   PreparedLaunch* const before = selector.find("cuda");
   add(source("cuda:fast", {}, 1));
   EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda:fast");
-  EXPECT_EQ(selector.find("cuda"), before) << "what is compiled and loaded survives another declaration";
+  EXPECT_EQ(selector.find("cuda"), before)
+      << "what is compiled and loaded survives another declaration";
   EXPECT_EQ(selector.find("cuda:slow"), nullptr);
   ASSERT_EQ(selector.all().size(), 2u);
   EXPECT_EQ(selector.all()[0], selector.find("cuda:fast"));
@@ -196,7 +208,8 @@ TEST_F(SelectTest, ManyThreadsSelectWhileImplementationsAreAdded) {
       ++ready;
       while (ready < 5) std::this_thread::yield();
       const std::vector<Arg> args = {plain, Arg(), plain};
-      for (int i = 0; i < 2000; ++i) wrong += selector.select(args.data(), DeviceType::CUDA).launch == nullptr;
+      for (int i = 0; i < 2000; ++i)
+        wrong += selector.select(args.data(), DeviceType::CUDA).launch == nullptr;
     });
   }
   ++ready;

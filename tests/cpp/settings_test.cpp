@@ -1,4 +1,5 @@
-// What each environment variable does. Settings are read once in a process, so every case runs in a child of its own.
+// What each environment variable does. Settings are read once in a process, so every case runs in a
+// child of its own.
 #include "opaq/settings.h"
 
 #include <gtest/gtest.h>
@@ -21,7 +22,8 @@ namespace {
 
 using Environment = std::map<std::string, std::string>;
 
-// Runs `read` in a child process whose environment is `environment` and nothing else; an error gives its message.
+// Runs `read` in a child process whose environment is `environment` and nothing else; an error
+// gives its message.
 std::string in_child(const Environment& environment, const std::function<std::string()>& read) {
   int ends[2];
   if (pipe(ends) != 0) return "pipe failed";
@@ -33,7 +35,8 @@ std::string in_child(const Environment& environment, const std::function<std::st
     try {
       out = read();
     } catch (const Error& e) {
-      out = std::string(e.kind == ErrorKind::Declaration ? "Declaration: " : "other kind: ") + e.what();
+      out = std::string(e.kind == ErrorKind::Declaration ? "Declaration: " : "other kind: ") +
+            e.what();
     }
     const bool written = write(ends[1], out.data(), out.size()) == static_cast<ssize_t>(out.size());
     _exit(written ? 0 : 1);
@@ -41,7 +44,8 @@ std::string in_child(const Environment& environment, const std::function<std::st
   close(ends[1]);
   std::string out;
   char buffer[4096];
-  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;) out.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = ::read(ends[0], buffer, sizeof buffer)) > 0;)
+    out.append(buffer, static_cast<size_t>(n));
   close(ends[0]);
   int status = 0;
   waitpid(child, &status, 0);
@@ -52,7 +56,8 @@ std::string cache_dir(const Environment& e) {
   return in_child(e, [] { return settings().cache_dir; });
 }
 std::string cache_bytes(const std::string& value) {
-  return in_child({{"HOME", "/h"}, {"OPAQ_CACHE_SIZE", value}}, [] { return std::to_string(settings().cache_bytes); });
+  return in_child({{"HOME", "/h"}, {"OPAQ_CACHE_SIZE", value}},
+                  [] { return std::to_string(settings().cache_bytes); });
 }
 
 TEST(Settings, CacheFolder) {
@@ -62,11 +67,14 @@ TEST(Settings, CacheFolder) {
 }
 
 TEST(Settings, EmptyVariablesAreUnset) {
-  EXPECT_EQ(cache_dir({{"OPAQ_CACHE_DIR", ""}, {"XDG_CACHE_HOME", ""}, {"HOME", "/h"}}), "/h/.cache/opaq");
+  EXPECT_EQ(cache_dir({{"OPAQ_CACHE_DIR", ""}, {"XDG_CACHE_HOME", ""}, {"HOME", "/h"}}),
+            "/h/.cache/opaq");
   EXPECT_EQ(cache_bytes(""), "1073741824");
 }
 
-TEST(Settings, RelativeXdgFolderIsIgnored) { EXPECT_EQ(cache_dir({{"XDG_CACHE_HOME", "x"}, {"HOME", "/h"}}), "/h/.cache/opaq"); }
+TEST(Settings, RelativeXdgFolderIsIgnored) {
+  EXPECT_EQ(cache_dir({{"XDG_CACHE_HOME", "x"}, {"HOME", "/h"}}), "/h/.cache/opaq");
+}
 
 TEST(Settings, WithoutHomeThePasswordEntryCounts) {
   const passwd* entry = getpwuid(getuid());
@@ -85,14 +93,19 @@ TEST(Settings, CacheSize) {
 
 TEST(Settings, BadCacheSizeSaysWhatIsAccepted) {
   const std::string expected =
-      "; expected bytes or a number with K, M, G or T (powers of 1024), such as 512M or 2G; 0 turns the disk cache off";
+      "; expected bytes or a number with K, M, G or T (powers of 1024), such as 512M or 2G; 0 "
+      "turns the disk cache off";
   EXPECT_EQ(cache_bytes("lots"), "Declaration: OPAQ_CACHE_SIZE='lots' is not a size" + expected);
   EXPECT_EQ(cache_bytes("-1"), "Declaration: OPAQ_CACHE_SIZE='-1' is negative" + expected);
   EXPECT_EQ(cache_bytes("2X"), "Declaration: OPAQ_CACHE_SIZE='2X' has an unknown unit" + expected);
-  EXPECT_EQ(cache_bytes("2GG"), "Declaration: OPAQ_CACHE_SIZE='2GG' has an unknown unit" + expected);
-  EXPECT_EQ(cache_bytes("1.5G"), "Declaration: OPAQ_CACHE_SIZE='1.5G' has an unknown unit" + expected);
-  EXPECT_EQ(cache_bytes("9000000T"), "Declaration: OPAQ_CACHE_SIZE='9000000T' is too large" + expected);
-  EXPECT_EQ(cache_bytes("99999999999999999999"), "Declaration: OPAQ_CACHE_SIZE='99999999999999999999' is too large" + expected);
+  EXPECT_EQ(cache_bytes("2GG"),
+            "Declaration: OPAQ_CACHE_SIZE='2GG' has an unknown unit" + expected);
+  EXPECT_EQ(cache_bytes("1.5G"),
+            "Declaration: OPAQ_CACHE_SIZE='1.5G' has an unknown unit" + expected);
+  EXPECT_EQ(cache_bytes("9000000T"),
+            "Declaration: OPAQ_CACHE_SIZE='9000000T' is too large" + expected);
+  EXPECT_EQ(cache_bytes("99999999999999999999"),
+            "Declaration: OPAQ_CACHE_SIZE='99999999999999999999' is too large" + expected);
 }
 
 TEST(Settings, BadValueIsReadAgainOnceMended) {
@@ -107,17 +120,23 @@ TEST(Settings, BadValueIsReadAgainOnceMended) {
 
 TEST(Settings, Threads) {
   const auto threads = [](const std::string& value) {
-    return in_child({{"HOME", "/h"}, {"OPAQ_COMPILE_THREADS", value}}, [] { return std::to_string(settings().compile_threads); });
+    return in_child({{"HOME", "/h"}, {"OPAQ_COMPILE_THREADS", value}},
+                    [] { return std::to_string(settings().compile_threads); });
   };
   EXPECT_EQ(threads("3"), "3");
-  EXPECT_EQ(threads("0"), "Declaration: OPAQ_COMPILE_THREADS='0' is not a number of threads; expected 1 to 1024");
-  EXPECT_EQ(threads("two"), "Declaration: OPAQ_COMPILE_THREADS='two' is not a number of threads; expected 1 to 1024");
+  EXPECT_EQ(threads("0"),
+            "Declaration: OPAQ_COMPILE_THREADS='0' is not a number of threads; expected 1 to 1024");
+  EXPECT_EQ(
+      threads("two"),
+      "Declaration: OPAQ_COMPILE_THREADS='two' is not a number of threads; expected 1 to 1024");
   EXPECT_GE(std::stoi(threads("")), 1);
 }
 
 TEST(Settings, Libraries) {
-  EXPECT_EQ(in_child({}, [] { return settings().driver + "|" + settings().nvrtc; }), "libcuda.so.1|");
-  EXPECT_EQ(in_child({{"OPAQ_DRIVER", "/d.so"}, {"OPAQ_NVRTC", "/n.so"}}, [] { return settings().driver + "|" + settings().nvrtc; }),
+  EXPECT_EQ(in_child({}, [] { return settings().driver + "|" + settings().nvrtc; }),
+            "libcuda.so.1|");
+  EXPECT_EQ(in_child({{"OPAQ_DRIVER", "/d.so"}, {"OPAQ_NVRTC", "/n.so"}},
+                     [] { return settings().driver + "|" + settings().nvrtc; }),
             "/d.so|/n.so");
 }
 

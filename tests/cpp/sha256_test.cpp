@@ -17,9 +17,11 @@ TEST(Sha256, PublishedVectors) {
   EXPECT_EQ(sha("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
   EXPECT_EQ(sha("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
             "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
-  EXPECT_EQ(sha("abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqklmnopqrlmnopqrsmnopqrstnopqrstu"),
+  EXPECT_EQ(sha("abcdefghbcdefghicdefghijdefghijkefghijklfghijklmghijklmnhijklmnoijklmnopjklmnopqkl"
+                "mnopqrlmnopqrsmnopqrstnopqrstu"),
             "cf5b16a778af8380036ce59e7b0492370b249b11e8f07a51afac45037afee9d1");
-  EXPECT_EQ(sha(std::string(1000000, 'a')), "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
+  EXPECT_EQ(sha(std::string(1000000, 'a')),
+            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
 }
 
 TEST(Sha256, AnySplitGivesTheSameDigest) {
@@ -49,7 +51,8 @@ TEST(Sha256, FieldsCannotRunIntoEachOther) {
   EXPECT_NE(Sha256().field("abc").hex(), Sha256().field("abc").field("").hex());
   EXPECT_NE(Sha256().field("abc").hex(), sha("abc"));
   EXPECT_EQ(Sha256().field("ab").field("c").hex(), Sha256().field("ab").field("c").hex());
-  // Part of every cache key ever written: eight bytes of length, least significant first, then the bytes.
+  // Part of every cache key ever written: eight bytes of length, least significant first, then the
+  // bytes.
   EXPECT_EQ(Sha256().field("abc").hex(), sha(std::string_view("\3\0\0\0\0\0\0\0abc", 11)));
 }
 

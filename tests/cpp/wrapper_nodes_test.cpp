@@ -1,4 +1,5 @@
-// Nodes that C++ wrappers announce: names, counts, unloading, threads, and the layout that generated code gives them.
+// Nodes that C++ wrappers announce: names, counts, unloading, threads, and the layout that
+// generated code gives them.
 #include "opaq/wrapper_nodes.h"
 
 #include <gtest/gtest.h>
@@ -14,12 +15,20 @@
 namespace opaq {
 namespace {
 
-// What a loaded wrapper holds: a label with an address of its own, and nodes. Announced for as long as it lives.
+// What a loaded wrapper holds: a label with an address of its own, and nodes. Announced for as long
+// as it lives.
 struct Wrapper {
   std::string label;
   const char* names[2] = {"cpu:even", "cpu"};
   Counter first_calls[3], second_calls[3];
-  const WrapperNode first{label.c_str(), "op0", "mylib::scale", "cpu", "checked at each launch: x.size(0) % 2 == 0", names, first_calls, 2};
+  const WrapperNode first{label.c_str(),
+                          "op0",
+                          "mylib::scale",
+                          "cpu",
+                          "checked at each launch: x.size(0) % 2 == 0",
+                          names,
+                          first_calls,
+                          2};
   const WrapperNode second{label.c_str(), "op1", "mylib::scale", "cpu", "", names, second_calls, 2};
 
   explicit Wrapper(const std::string& name) : label(name) {
@@ -59,7 +68,8 @@ TEST(WrapperNodes, AreListedWithTheirCallsByImplementation) {
 TEST(WrapperNodes, GraphsOfOneLabelHaveNamesOfTheirOwn) {
   EXPECT_EQ(unique_graph_name("model"), "model");  // a Python wrapper's
   Wrapper first("model"), second("model");
-  EXPECT_EQ(graphs(), (std::vector<std::string>{"model (2)", "model (2)", "model (3)", "model (3)"}));
+  EXPECT_EQ(graphs(),
+            (std::vector<std::string>{"model (2)", "model (2)", "model (3)", "model (3)"}));
   EXPECT_EQ(unique_graph_name("model"), "model (4)");
 }
 
@@ -104,10 +114,11 @@ TEST(WrapperNodes, AreCountedLoadedUnloadedAndReadByThreadsAtOnce) {
   EXPECT_EQ(unique_graph_name("own"), "own (" + std::to_string(kThreads * kCalls / 100 + 1) + ")");
 }
 
-// ---- what generated code holds -------------------------------------------------------------------------------------------
+// ---- what generated code holds ------------------------------------------------------------------
 
 TEST(WrapperNodes, HaveTheLayoutOfGeneratedCode) {
-  static_assert(sizeof(WrapperNode) == sizeof(opaq_node_facts) && sizeof(Counter) == sizeof(opaq_counter));
+  static_assert(sizeof(WrapperNode) == sizeof(opaq_node_facts) &&
+                sizeof(Counter) == sizeof(opaq_counter));
   EXPECT_EQ(offsetof(WrapperNode, graph), offsetof(opaq_node_facts, graph));
   EXPECT_EQ(offsetof(WrapperNode, node), offsetof(opaq_node_facts, node));
   EXPECT_EQ(offsetof(WrapperNode, op), offsetof(opaq_node_facts, op));
@@ -115,10 +126,12 @@ TEST(WrapperNodes, HaveTheLayoutOfGeneratedCode) {
   EXPECT_EQ(offsetof(WrapperNode, reason), offsetof(opaq_node_facts, reason));
   EXPECT_EQ(offsetof(WrapperNode, implementations), offsetof(opaq_node_facts, implementations));
   EXPECT_EQ(offsetof(WrapperNode, calls), offsetof(opaq_node_facts, calls));
-  EXPECT_EQ(offsetof(WrapperNode, implementation_count), offsetof(opaq_node_facts, implementation_count));
+  EXPECT_EQ(offsetof(WrapperNode, implementation_count),
+            offsetof(opaq_node_facts, implementation_count));
 }
 
-TEST(WrapperNodes, OfGeneratedCodeDoWithoutTheRuntime) {  // this program has no module opaq._runtime
+TEST(WrapperNodes,
+     OfGeneratedCodeDoWithoutTheRuntime) {  // this program has no module opaq._runtime
   opaq_node<2> node("graph", "op0", "mylib::scale", "cpu", {"cpu:even", "cpu"}, "");
   opaq_count(node.calls[1]);
   std::thread([&] { opaq_count(node.calls[1]); }).join();

@@ -46,7 +46,9 @@ int fake_launch_count() {
 const FakeLaunch* fake_launch(int index) {
   const std::lock_guard lock(state.mutex);
   const auto& launches = state.configuration.launches;
-  return index >= 0 && index < static_cast<int>(launches.size()) ? &launches[static_cast<size_t>(index)].launch : nullptr;
+  return index >= 0 && index < static_cast<int>(launches.size())
+             ? &launches[static_cast<size_t>(index)].launch
+             : nullptr;
 }
 int fake_calls(const char* function) {
   const std::lock_guard lock(state.mutex);
@@ -68,10 +70,14 @@ int fake_attribute(const char* symbol, CUfunction_attribute attribute, int devic
   int value = -1;
   for (const auto& library : state.libraries) {
     if (const auto kernel = library->kernels.find(symbol); kernel != library->kernels.end()) {
-      if (const auto it = kernel->second->attributes.find({attribute, device}); it != kernel->second->attributes.end()) value = it->second;
+      if (const auto it = kernel->second->attributes.find({attribute, device});
+          it != kernel->second->attributes.end())
+        value = it->second;
     }
   }
   return value;
 }
 int fake_context_depth() { return static_cast<int>(context_stack.depth); }
-int fake_context_device() { return context_stack.top() == nullptr ? -1 : context_stack.top()->device; }
+int fake_context_device() {
+  return context_stack.top() == nullptr ? -1 : context_stack.top()->device;
+}

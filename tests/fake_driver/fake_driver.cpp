@@ -1,4 +1,5 @@
-// The fake CUDA driver: the entry points of <opaq/driver.h> with the driver's rules and no device behind them.
+// The fake CUDA driver: the entry points of <opaq/driver.h> with the driver's rules and no device
+// behind them.
 #pragma GCC visibility push(default)
 #include <cuda.h>
 #pragma GCC visibility pop
@@ -23,7 +24,10 @@ thread_local CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
 // Never destroyed, as the state is.
 const auto& kErrors = *new const std::map<CUresult, std::pair<const char*, const char*>>{
-#define ERROR(name, text) {name, {#name, text}}
+#define ERROR(name, text) \
+  {                       \
+    name, { #name, text } \
+  }
     ERROR(CUDA_SUCCESS, "no error"),
     ERROR(CUDA_ERROR_INVALID_VALUE, "invalid argument"),
     ERROR(CUDA_ERROR_OUT_OF_MEMORY, "out of memory"),
@@ -37,7 +41,8 @@ const auto& kErrors = *new const std::map<CUresult, std::pair<const char*, const
     ERROR(CUDA_ERROR_NO_BINARY_FOR_GPU, "no kernel image is available for execution on the device"),
     ERROR(CUDA_ERROR_ECC_UNCORRECTABLE, "uncorrectable ECC error encountered"),
     ERROR(CUDA_ERROR_INVALID_PTX, "a PTX JIT compilation failed"),
-    ERROR(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "the provided PTX was compiled with an unsupported toolchain."),
+    ERROR(CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+          "the provided PTX was compiled with an unsupported toolchain."),
     ERROR(CUDA_ERROR_INVALID_HANDLE, "invalid resource handle"),
     ERROR(CUDA_ERROR_NOT_FOUND, "named symbol not found"),
     ERROR(CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered"),
@@ -47,36 +52,46 @@ const auto& kErrors = *new const std::map<CUresult, std::pair<const char*, const
     ERROR(CUDA_ERROR_HARDWARE_STACK_ERROR, "hardware stack error"),
     ERROR(CUDA_ERROR_ILLEGAL_INSTRUCTION, "an illegal instruction was encountered"),
     ERROR(CUDA_ERROR_MISALIGNED_ADDRESS, "misaligned address"),
-    ERROR(CUDA_ERROR_INVALID_ADDRESS_SPACE, "operation not supported on global/shared address space"),
+    ERROR(CUDA_ERROR_INVALID_ADDRESS_SPACE,
+          "operation not supported on global/shared address space"),
     ERROR(CUDA_ERROR_INVALID_PC, "invalid program counter"),
     ERROR(CUDA_ERROR_LAUNCH_FAILED, "unspecified launch failure"),
-    ERROR(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing"),
-    ERROR(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "operation failed due to a previous error during capture"),
-    ERROR(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "operation would make the legacy stream depend on a capturing blocking stream"),
+    ERROR(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,
+          "operation not permitted when stream is capturing"),
+    ERROR(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
+          "operation failed due to a previous error during capture"),
+    ERROR(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT,
+          "operation would make the legacy stream depend on a capturing blocking stream"),
 #undef ERROR
 };
 
-// What every entry point does first: count, fail on demand, and insist on cuInit by this very process.
+// What every entry point does first: count, fail on demand, and insist on cuInit by this very
+// process.
 CUresult enter(std::string_view function, bool needs_init = true) {
   if (function.ends_with("_v2")) function.remove_suffix(3);
   std::lock_guard lock(state.mutex);
   const std::string name(function);
   ++state.configuration.calls[name];
-  if (const auto it = state.configuration.failures.find(name); it != state.configuration.failures.end() && it->second.times != 0) {
+  if (const auto it = state.configuration.failures.find(name);
+      it != state.configuration.failures.end() && it->second.times != 0) {
     if (it->second.times > 0) --it->second.times;
     return it->second.result;
   }
   return needs_init && state.initialized_by != getpid() ? CUDA_ERROR_NOT_INITIALIZED : CUDA_SUCCESS;
 }
-#define ENTER(...)                                                                                \
-  if (const CUresult entered = enter(__func__ __VA_OPT__(, ) __VA_ARGS__); entered != CUDA_SUCCESS) return entered; \
+#define ENTER(...)                                                         \
+  if (const CUresult entered = enter(__func__ __VA_OPT__(, ) __VA_ARGS__); \
+      entered != CUDA_SUCCESS)                                             \
+    return entered;                                                        \
   const std::lock_guard lock(state.mutex)
 
-// Calls that the driver forbids to threads whose capture mode is not relaxed while a stream is captured in global mode.
+// Calls that the driver forbids to threads whose capture mode is not relaxed while a stream is
+// captured in global mode.
 CUresult unsafe_during_capture() {
   bool broken = false;
   for (auto& [stream, status] : state.configuration.captures) {
-    if (capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED || status == CU_STREAM_CAPTURE_STATUS_NONE) continue;
+    if (capture_mode == CU_STREAM_CAPTURE_MODE_RELAXED || status == CU_STREAM_CAPTURE_STATUS_NONE)
+      continue;
     status = CU_STREAM_CAPTURE_STATUS_INVALIDATED;
     broken = true;
   }
@@ -100,14 +115,18 @@ CUresult record(const void* function, FakeLaunch launch, void** params) {
   for (int i = 0; i < 3; ++i) {
     threads *= launch.block[i];
     if (launch.grid[i] == 0 || (i > 0 && launch.grid[i] > 65535)) return CUDA_ERROR_INVALID_VALUE;
-    if (launch.cluster[i] != 0 && launch.grid[i] % launch.cluster[i] != 0) return CUDA_ERROR_INVALID_VALUE;
+    if (launch.cluster[i] != 0 && launch.grid[i] % launch.cluster[i] != 0)
+      return CUDA_ERROR_INVALID_VALUE;
   }
   if (threads == 0 || threads > 1024) return CUDA_ERROR_INVALID_VALUE;
-  const auto allowed = kernel->attributes.find({CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, launch.device});
-  const int most = allowed == kernel->attributes.end() ? kSharedDefault : std::max(allowed->second, kSharedDefault);
+  const auto allowed =
+      kernel->attributes.find({CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, launch.device});
+  const int most = allowed == kernel->attributes.end() ? kSharedDefault
+                                                       : std::max(allowed->second, kSharedDefault);
   if (launch.shared > static_cast<unsigned>(most)) return CUDA_ERROR_INVALID_VALUE;
   if (const auto it = state.configuration.captures.find(launch.stream);
-      it != state.configuration.captures.end() && it->second == CU_STREAM_CAPTURE_STATUS_INVALIDATED) {
+      it != state.configuration.captures.end() &&
+      it->second == CU_STREAM_CAPTURE_STATUS_INVALIDATED) {
     return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   }
 
@@ -137,7 +156,7 @@ CUresult record(const void* function, FakeLaunch launch, void** params) {
 
 using namespace fake;
 
-// ---- errors, devices ---------------------------------------------------------------------------------------------------
+// ---- errors, devices ----------------------------------------------------------------------------
 
 CUresult cuGetErrorName(CUresult error, const char** text) {
   const auto it = kErrors.find(error);
@@ -157,7 +176,8 @@ CUresult cuDriverGetVersion(int* version) {
 CUresult cuInit(unsigned) {
   ENTER(false);
   if (state.configuration.devices == 0) return CUDA_ERROR_NO_DEVICE;
-  if (state.initialized_by != 0 && state.initialized_by != getpid()) return CUDA_ERROR_NOT_INITIALIZED;
+  if (state.initialized_by != 0 && state.initialized_by != getpid())
+    return CUDA_ERROR_NOT_INITIALIZED;
   state.initialized_by = getpid();
   return CUDA_SUCCESS;
 }
@@ -175,20 +195,37 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
   ENTER();
   if (!is_device(device)) return CUDA_ERROR_INVALID_DEVICE;
   switch (attribute) {
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: *value = state.configuration.capability[device].first; break;
-    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: *value = state.configuration.capability[device].second; break;
-    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = 132; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK: *value = 1024; break;
-    case CU_DEVICE_ATTRIBUTE_WARP_SIZE: *value = 32; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK: *value = kSharedDefault; break;
-    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN: *value = kSharedMost; break;
-    case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH: *value = 1; break;
-    default: return CUDA_ERROR_INVALID_VALUE;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR:
+      *value = state.configuration.capability[device].first;
+      break;
+    case CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR:
+      *value = state.configuration.capability[device].second;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
+      *value = 132;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
+      *value = 1024;
+      break;
+    case CU_DEVICE_ATTRIBUTE_WARP_SIZE:
+      *value = 32;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK:
+      *value = kSharedDefault;
+      break;
+    case CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN:
+      *value = kSharedMost;
+      break;
+    case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH:
+      *value = 1;
+      break;
+    default:
+      return CUDA_ERROR_INVALID_VALUE;
   }
   return CUDA_SUCCESS;
 }
 
-// ---- contexts ----------------------------------------------------------------------------------------------------------
+// ---- contexts -----------------------------------------------------------------------------------
 
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
   ENTER();
@@ -204,7 +241,8 @@ CUresult cuCtxGetCurrent(CUcontext* context) {
 }
 CUresult cuCtxPushCurrent(CUcontext context) {
   ENTER();
-  if (context == nullptr || context_stack.depth == context_stack.contexts.size()) return CUDA_ERROR_INVALID_CONTEXT;
+  if (context == nullptr || context_stack.depth == context_stack.contexts.size())
+    return CUDA_ERROR_INVALID_CONTEXT;
   context_stack.contexts[context_stack.depth++] = reinterpret_cast<Context*>(context);
   return CUDA_SUCCESS;
 }
@@ -218,22 +256,27 @@ CUresult cuCtxPopCurrent(CUcontext* context) {
 CUresult cuCtxSetCurrent(CUcontext context) {
   ENTER();
   if (context_stack.depth > 0) --context_stack.depth;
-  if (context != nullptr) context_stack.contexts[context_stack.depth++] = reinterpret_cast<Context*>(context);
+  if (context != nullptr)
+    context_stack.contexts[context_stack.depth++] = reinterpret_cast<Context*>(context);
   return CUDA_SUCCESS;
 }
 
-// ---- libraries, kernels ------------------------------------------------------------------------------------------------
+// ---- libraries, kernels -------------------------------------------------------------------------
 
-CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, void**, unsigned, CUlibraryOption*, void**, unsigned) {
+CUresult cuLibraryLoadData(CUlibrary* library, const void* code, CUjit_option*, void**, unsigned,
+                           CUlibraryOption*, void**, unsigned) {
   ENTER();
   const char* bytes = static_cast<const char*>(code);
   const bool elf = std::strncmp(bytes, ELFMAG, SELFMAG) == 0;
   if (!elf && std::strstr(bytes, ".version") == nullptr) return CUDA_ERROR_INVALID_IMAGE;
   if (const CUresult result = unsafe_during_capture(); result != CUDA_SUCCESS) return result;
   size_t size = std::strlen(bytes);
-  // A real cubin ends after its section or its program headers, whichever are last; a test's "\x7f" "ELF and names" at its NUL.
-  if (const auto* header = reinterpret_cast<const Elf64_Ehdr*>(bytes); elf && bytes[EI_CLASS] == ELFCLASS64) {
-    size = std::max(header->e_shoff + header->e_shnum * sizeof(Elf64_Shdr), header->e_phoff + header->e_phnum * sizeof(Elf64_Phdr));
+  // A real cubin ends after its section or its program headers, whichever are last; a test's "\x7f"
+  // "ELF and names" at its NUL.
+  if (const auto* header = reinterpret_cast<const Elf64_Ehdr*>(bytes);
+      elf && bytes[EI_CLASS] == ELFCLASS64) {
+    size = std::max(header->e_shoff + header->e_shnum * sizeof(Elf64_Shdr),
+                    header->e_phoff + header->e_phnum * sizeof(Elf64_Phdr));
   }
   state.libraries.push_back(std::make_unique<Library>(Library{std::string(bytes, size)}));
   *library = reinterpret_cast<CUlibrary>(state.libraries.back().get());
@@ -266,7 +309,8 @@ CUresult cuKernelGetFunction(CUfunction* function, CUkernel kernel) {
   *function = reinterpret_cast<CUfunction>(kernel);
   return CUDA_SUCCESS;
 }
-CUresult cuKernelGetAttribute(int* value, CUfunction_attribute attribute, CUkernel handle, CUdevice device) {
+CUresult cuKernelGetAttribute(int* value, CUfunction_attribute attribute, CUkernel handle,
+                              CUdevice device) {
   ENTER();
   const Kernel* kernel = as_kernel(handle);
   if (kernel == nullptr) return CUDA_ERROR_INVALID_HANDLE;
@@ -281,11 +325,14 @@ CUresult cuKernelGetAttribute(int* value, CUfunction_attribute attribute, CUkern
   }
   return CUDA_SUCCESS;
 }
-CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkernel handle, CUdevice device) {
+CUresult cuKernelSetAttribute(CUfunction_attribute attribute, int value, CUkernel handle,
+                              CUdevice device) {
   ENTER();
   Kernel* kernel = as_kernel(handle);
   if (kernel == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  if (attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES && (value < 0 || value > kSharedMost)) return CUDA_ERROR_INVALID_VALUE;
+  if (attribute == CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES &&
+      (value < 0 || value > kSharedMost))
+    return CUDA_ERROR_INVALID_VALUE;
   kernel->attributes[{attribute, device}] = value;
   return CUDA_SUCCESS;
 }
@@ -298,7 +345,10 @@ CUresult cuKernelGetParamInfo(CUkernel handle, size_t index, size_t* offset, siz
   if (index >= sizes.size()) return CUDA_ERROR_INVALID_VALUE;
   size_t at = 0;
   for (size_t i = 0;; at += sizes[i++]) {
-    const size_t alignment = sizes[i] % 8 == 0 ? 8 : sizes[i] % 4 == 0 ? 4 : sizes[i] % 2 == 0 ? 2 : 1;
+    const size_t alignment = sizes[i] % 8 == 0   ? 8
+                             : sizes[i] % 4 == 0 ? 4
+                             : sizes[i] % 2 == 0 ? 2
+                                                 : 1;
     at = (at + alignment - 1) / alignment * alignment;
     if (i == index) break;
   }
@@ -307,16 +357,21 @@ CUresult cuKernelGetParamInfo(CUkernel handle, size_t index, size_t* offset, siz
   return CUDA_SUCCESS;
 }
 
-// ---- launches, streams -------------------------------------------------------------------------------------------------
+// ---- launches, streams --------------------------------------------------------------------------
 
-CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
-                        unsigned block_z, unsigned shared, CUstream stream, void** params, void** extra) {
+CUresult cuLaunchKernel(CUfunction function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                        CUstream stream, void** params, void** extra) {
   ENTER();
   if (extra != nullptr) return CUDA_ERROR_INVALID_VALUE;
-  FakeLaunch launch{.grid = {grid_x, grid_y, grid_z}, .block = {block_x, block_y, block_z}, .shared = shared, .stream = stream};
+  FakeLaunch launch{.grid = {grid_x, grid_y, grid_z},
+                    .block = {block_x, block_y, block_z},
+                    .shared = shared,
+                    .stream = stream};
   return record(function, launch, params);
 }
-CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params, void** extra) {
+CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, void** params,
+                          void** extra) {
   ENTER();
   if (extra != nullptr) return CUDA_ERROR_INVALID_VALUE;
   FakeLaunch launch{.grid = {config->gridDimX, config->gridDimY, config->gridDimZ},
@@ -331,11 +386,14 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
         launch.cluster[1] = attribute.value.clusterDim.y;
         launch.cluster[2] = attribute.value.clusterDim.z;
         break;
-      case CU_LAUNCH_ATTRIBUTE_COOPERATIVE: launch.cooperative = attribute.value.cooperative; break;
+      case CU_LAUNCH_ATTRIBUTE_COOPERATIVE:
+        launch.cooperative = attribute.value.cooperative;
+        break;
       case CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION:
         launch.programmatic = attribute.value.programmaticStreamSerializationAllowed;
         break;
-      default: return CUDA_ERROR_INVALID_VALUE;
+      default:
+        return CUDA_ERROR_INVALID_VALUE;
     }
   }
   return record(function, launch, params);
@@ -352,7 +410,7 @@ CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
   return CUDA_SUCCESS;
 }
 
-// ---- memory: the host's, which a test reads and writes as if it were the device's ---------------------------------------
+// ---- memory: the host's, which a test reads and writes as if it were the device's ---------------
 
 CUresult cuMemAllocAsync(CUdeviceptr* memory, size_t bytes, CUstream) {
   ENTER();
@@ -383,5 +441,6 @@ CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstr
 }
 CUresult cuStreamSynchronize(CUstream stream) {
   ENTER();
-  return state.configuration.captures.contains(stream) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+  return state.configuration.captures.contains(stream) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+                                                       : CUDA_SUCCESS;
 }

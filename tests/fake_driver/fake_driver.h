@@ -1,11 +1,14 @@
-// Control of the fake CUDA driver: a shared library with the entry points of <opaq/driver.h> that runs nothing and records everything.
+// Control of the fake CUDA driver: a shared library with the entry points of <opaq/driver.h> that
+// runs nothing and records everything.
 //
-// Product code opens it as settings().driver (OPAQ_DRIVER) and needs to know nothing of it; a test reaches the functions below through
-// `Fake`, or by ctypes. The fake is as strict as a driver: no launch without a context, no unknown handle, no grid of 0, no dynamic
-// shared memory above 48 KB without its attribute, no load by a thread that would break another's capture, no use in a child
+// Product code opens it as settings().driver (OPAQ_DRIVER) and needs to know nothing of it; a test
+// reaches the functions below through `Fake`, or by ctypes. The fake is as strict as a driver: no
+// launch without a context, no unknown handle, no grid of 0, no dynamic shared memory above 48 KB
+// without its attribute, no load by a thread that would break another's capture, no use in a child
 // forked after cuInit.
-// Thread-safe. Handles (contexts, libraries, kernels, their attributes) last for the process's life, since code under test keeps them;
-// fake_reset() puts back everything else. What is returned by pointer lives until fake_reset().
+// Thread-safe. Handles (contexts, libraries, kernels, their attributes) last for the process's
+// life, since code under test keeps them; fake_reset() puts back everything else. What is returned
+// by pointer lives until fake_reset().
 #pragma once
 
 #include <cuda.h>
@@ -15,8 +18,8 @@
 #include <string>
 
 struct FakeLaunch {
-  const char* kernel;  // symbol
-  int device;          // of the context that was current
+  const char* kernel;                      // symbol
+  int device;                              // of the context that was current
   unsigned grid[3], block[3], cluster[3];  // cluster is 0, 0, 0 when not given
   unsigned shared;
   CUstream stream;
@@ -27,21 +30,23 @@ struct FakeLaunch {
 };
 
 extern "C" {
-void fake_reset();  // one device of compute capability 9.0, driver 13.0, no launches, counts, failures, captures or signatures
+void fake_reset();  // one device of compute capability 9.0, driver 13.0, no launches, counts,
+                    // failures, captures or signatures
 void fake_set_devices(int count);
 void fake_set_capability(int device, int major, int minor);
 void fake_set_version(int version);  // 12040; has effect on a driver that is opened afterwards
 
-// Status of a stream, as if another thread captured it in global mode: an unsafe call by a thread whose capture mode is not relaxed
-// invalidates the capture and fails.
+// Status of a stream, as if another thread captured it in global mode: an unsafe call by a thread
+// whose capture mode is not relaxed invalidates the capture and fails.
 void fake_set_capture(CUstream stream, CUstreamCaptureStatus status);
 CUstreamCaptureStatus fake_capture(CUstream stream);
 
-// The next `times` calls of `function` ("cuLaunchKernel"; no version suffix) return `result`; times < 0: all of them.
+// The next `times` calls of `function` ("cuLaunchKernel"; no version suffix) return `result`; times
+// < 0: all of them.
 void fake_fail(const char* function, CUresult result, int times);
 
-// Parameter sizes of a kernel. Without it they are read from the image where it is a cubin; else a mangled name tells the number of
-// parameters, of 8 bytes each; else there are none.
+// Parameter sizes of a kernel. Without it they are read from the image where it is a cubin; else a
+// mangled name tells the number of parameters, of 8 bytes each; else there are none.
 void fake_set_params(const char* symbol, int count, const size_t* sizes);
 
 int fake_launch_count();
@@ -49,9 +54,10 @@ const FakeLaunch* fake_launch(int index);  // nullptr when there is none
 int fake_calls(const char* function);      // since fake_reset()
 int fake_libraries();                      // loaded and not unloaded
 int fake_allocations();                    // of memory, not freed
-int fake_attribute(const char* symbol, CUfunction_attribute attribute, int device);  // as last set; -1 when never set
-int fake_context_depth();                  // contexts on this thread's stack
-int fake_context_device();                 // of this thread's current context; -1 when there is none
+int fake_attribute(const char* symbol, CUfunction_attribute attribute,
+                   int device);  // as last set; -1 when never set
+int fake_context_depth();        // contexts on this thread's stack
+int fake_context_device();       // of this thread's current context; -1 when there is none
 }
 
 // The functions above, resolved from the library at `path`.
@@ -59,7 +65,8 @@ struct Fake {
   explicit Fake(const char* path) {
     void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (library == nullptr) throw std::runtime_error(std::string("fake driver: ") + dlerror());
-#define OPAQ_FAKE_RESOLVE(name) name = reinterpret_cast<decltype(name)>(dlsym(library, "fake_" #name))
+#define OPAQ_FAKE_RESOLVE(name) \
+  name = reinterpret_cast<decltype(name)>(dlsym(library, "fake_" #name))
     OPAQ_FAKE_RESOLVE(reset);
     OPAQ_FAKE_RESOLVE(set_devices);
     OPAQ_FAKE_RESOLVE(set_capability);

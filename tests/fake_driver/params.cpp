@@ -16,14 +16,19 @@ namespace {
 
 template <class T>
 const T* at(const std::string& bytes, size_t offset) {
-  return offset + sizeof(T) <= bytes.size() ? reinterpret_cast<const T*>(bytes.data() + offset) : nullptr;
+  return offset + sizeof(T) <= bytes.size() ? reinterpret_cast<const T*>(bytes.data() + offset)
+                                            : nullptr;
 }
 
-// Parameter sizes as a cubin tells them: section .nv.info.<symbol>, attribute 0x17 (EIATTR_KPARAM_INFO), one per parameter, last first.
-std::optional<std::vector<size_t>> cubin_params(const std::string& image, const std::string& symbol) {
+// Parameter sizes as a cubin tells them: section .nv.info.<symbol>, attribute 0x17
+// (EIATTR_KPARAM_INFO), one per parameter, last first.
+std::optional<std::vector<size_t>> cubin_params(const std::string& image,
+                                                const std::string& symbol) {
   const auto* header = at<Elf64_Ehdr>(image, 0);
   if (header == nullptr || std::memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) return std::nullopt;
-  const auto section = [&](size_t i) { return at<Elf64_Shdr>(image, header->e_shoff + i * sizeof(Elf64_Shdr)); };
+  const auto section = [&](size_t i) {
+    return at<Elf64_Shdr>(image, header->e_shoff + i * sizeof(Elf64_Shdr));
+  };
   const Elf64_Shdr* names = section(header->e_shstrndx);
   for (size_t i = 0; names != nullptr && i < header->e_shnum; ++i) {
     const Elf64_Shdr* info = section(i);
@@ -31,8 +36,15 @@ std::optional<std::vector<size_t>> cubin_params(const std::string& image, const 
     if (".nv.info." + symbol != image.data() + names->sh_offset + info->sh_name) continue;
     std::vector<size_t> sizes;
     for (size_t offset = info->sh_offset; offset + 4 <= info->sh_offset + info->sh_size;) {
-      struct Attribute { uint8_t format, id; uint16_t size; };
-      struct Parameter { uint32_t index; uint16_t ordinal, offset; uint32_t flags; };
+      struct Attribute {
+        uint8_t format, id;
+        uint16_t size;
+      };
+      struct Parameter {
+        uint32_t index;
+        uint16_t ordinal, offset;
+        uint32_t flags;
+      };
       const auto* attribute = at<Attribute>(image, offset);
       if (attribute == nullptr) return std::nullopt;
       if (attribute->format == 4 && attribute->id == 0x17) {
@@ -50,7 +62,8 @@ std::optional<std::vector<size_t>> cubin_params(const std::string& image, const 
 
 std::vector<size_t> mangled_params(const std::string& symbol) {
   int status = 0;
-  const std::unique_ptr<char, void (*)(void*)> text(abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
+  const std::unique_ptr<char, void (*)(void*)> text(
+      abi::__cxa_demangle(symbol.c_str(), nullptr, nullptr, &status), std::free);
   if (!text) return {};
   std::string_view list(text.get());
   list.remove_prefix(list.rfind('(') == std::string_view::npos ? list.size() : list.rfind('(') + 1);

@@ -1,4 +1,5 @@
-// The fake driver's state: what it was told, what it was asked, and the handles it gave out. Private to tests/fake_driver.
+// The fake driver's state: what it was told, what it was asked, and the handles it gave out.
+// Private to tests/fake_driver.
 #pragma once
 
 #include <sys/types.h>
@@ -76,7 +77,8 @@ struct State {
 };
 extern State& state;
 
-// Trivially destructible: contexts are asked for while a process exits, when this thread's other objects are gone.
+// Trivially destructible: contexts are asked for while a process exits, when this thread's other
+// objects are gone.
 struct ContextStack {
   std::array<Context*, 64> contexts;
   size_t depth;
@@ -84,7 +86,8 @@ struct ContextStack {
 };
 extern thread_local constinit ContextStack context_stack;
 
-// Sizes of a kernel's parameters: as registered, as its cubin tells, or as its mangled name makes likely.
+// Sizes of a kernel's parameters: as registered, as its cubin tells, or as its mangled name makes
+// likely.
 std::vector<size_t> param_sizes(const Kernel& kernel);
 
 }  // namespace fake

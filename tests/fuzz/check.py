@@ -1,4 +1,6 @@
-"""Checks one program: opaq in eager against its twins, then each compiled form; and shrinks what differs."""
+"""Checks one program: opaq in eager against its twins, then each compiled form; and shrinks what
+differs.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-import opaq
 import prelude
 import torch
 import torch._inductor.config
 from prelude import Outcome, compiled, difference, run
 from program import Program, base, execute
+
+import opaq
 
 _names = itertools.count()  # of namespaces, which PyTorch keeps for good
 
@@ -49,7 +52,9 @@ class Checked:
         return self.expected(0, 0).error is None
 
     def check(self, form: str, folder: str) -> Finding | None:
-        """None where all agree, else the first finding. Counts the calls that were compared in `calls`."""
+        """None where all agree, else the first finding. Counts the calls that were compared in
+        `calls`.
+        """
         self.calls = 0
         function = self.ops
         sizes = (0, 1, 2) if form.startswith("dynamic") or form == "eager" else (0,)
@@ -69,21 +74,34 @@ class Checked:
         return None
 
     def stock(self, record: list[Any] | None = None) -> Any:
-        """The program over custom ops of PyTorch, which add to `record` what `prelude.choose` does."""
+        """The program over custom ops of PyTorch, which add to `record` what `prelude.choose`
+        does."""
         name = f"fuzz{next(_names)}"
         names = {**base(), "choose": functools.partial(prelude.choose, record=record)}
-        return execute(self.program.source(), execute(self.program.stock(name), names, f"<{name}>"), f"<program of {name}>")["program"]
+        return execute(
+            self.program.source(),
+            execute(self.program.stock(name), names, f"<{name}>"),
+            f"<program of {name}>",
+        )["program"]
 
     def traceable(self, seed: int, grow: int) -> Any:
-        """The twin for a compiler: without a question that has no answer while it traces, which would end its graph. For calls with inputs of this seed."""
+        """The twin for a compiler: without a question that has no answer while it traces, which
+        would end its graph. For calls with inputs of this seed.
+        """
         record: list[Any] = []
         for size in dict.fromkeys([0, grow]):
             self._twin(functools.partial(prelude.choose, record=record))(*self.inputs(seed, size))
         shared = [shares for _, _, shares in record if shares]
 
-        def choose(implementations: Any, tensors: Any, written: Any, reference: bool = False) -> Any:
+        def choose(
+            implementations: Any, tensors: Any, written: Any, reference: bool = False
+        ) -> Any:
             position, copied = prelude.pick(implementations, tensors, reference)
-            return position, *prelude.place(tensors, written, shared.pop(0) if copied and written else {name: name for name in copied})
+            return position, *prelude.place(
+                tensors,
+                written,
+                shared.pop(0) if copied and written else {name: name for name in copied},
+            )
 
         return self._twin(choose)
 
@@ -91,13 +109,18 @@ class Checked:
         names = execute(self.program.twins(), {**base(), "choose": choose}, f"<twins {id(choose)}>")
         return execute(self.program.source("twin"), names, f"<twin {id(choose)}>")["twin"]
 
-    def _judge(self, form: str, expected: Outcome, got: Outcome, seed: int, grow: int, folder: str) -> Finding:
+    def _judge(
+        self, form: str, expected: Outcome, got: Outcome, seed: int, grow: int, folder: str
+    ) -> Finding:
         text = difference(expected, got)
         if got.error is not None and refusal(got.error):
             return Finding(form, "refused", refusal(got.error), self.calls)
-        # What PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is not ours to answer for.
+        # What PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is
+        # not ours to answer for.
         if got.error:
-            torch_does = difference(expected, self._attempt(form, self.stock, seed, grow, folder)) or self._fails_without_ops(form, seed, grow, folder)
+            torch_does = difference(
+                expected, self._attempt(form, self.stock, seed, grow, folder)
+            ) or self._fails_without_ops(form, seed, grow, folder)
         else:
             control = self._attempt(form, lambda: self.traceable(seed, grow), seed, grow, folder)
             torch_does = (
@@ -113,7 +136,9 @@ class Checked:
         """What a function leaves in this form; it is compiled for inputs that do not grow."""
         try:
             function = make()
-            control = function if form == "eager" else compiled(form, function, self.inputs(seed), folder)
+            control = (
+                function if form == "eager" else compiled(form, function, self.inputs(seed), folder)
+            )
             if grow:
                 run(control, self.inputs(seed), self.program.gradients)
             return run(control, self.inputs(seed, grow), self.program.gradients)
@@ -126,15 +151,25 @@ class Checked:
         if not rest.results:
             return False
         expected, got = (
-            self._attempt(each, lambda: execute(rest.source("twin"), base(), f"<rest {id(self)}>")["twin"], seed, grow, folder) for each in ("eager", form)
+            self._attempt(
+                each,
+                lambda: execute(rest.source("twin"), base(), f"<rest {id(self)}>")["twin"],
+                seed,
+                grow,
+                folder,
+            )
+            for each in ("eager", form)
         )
         return not expected.error and bool(difference(expected, got))
 
-    def _given_other_strides(self, form: str, got: Outcome, seed: int, grow: int, folder: str) -> bool:
-        """Whether PyTorch hands custom ops of its own other strides than eager does, and opaq's ops leave what those ops leave, or what the
-        implementations leave that fit those strides.
+    def _given_other_strides(
+        self, form: str, got: Outcome, seed: int, grow: int, folder: str
+    ) -> bool:
+        """Whether PyTorch hands custom ops of its own other strides than eager does, and opaq's ops
+        leave what those ops leave, or what the implementations leave that fit those strides.
 
-        A value that PyTorch computes in place of a written tensor may lie otherwise than the tensor.
+        A value that PyTorch computes in place of a written tensor may lie otherwise than the
+        tensor.
         """
         record: list[Any] = []
         eager = self._attempt("eager", lambda: self.stock(record), seed, grow, folder)
@@ -145,8 +180,17 @@ class Checked:
             return False
         if not difference(outcome, got):
             return True
-        picks = [picked for _, picked, _ in record[-len(record) // (2 if grow else 1) :]]  # of the run with these inputs
-        return not difference(run(self._twin(functools.partial(prelude.choose, picks=picks)), self.inputs(seed, grow), self.program.gradients), got)
+        picks = [
+            picked for _, picked, _ in record[-len(record) // (2 if grow else 1) :]
+        ]  # of the run with these inputs
+        return not difference(
+            run(
+                self._twin(functools.partial(prelude.choose, picks=picks)),
+                self.inputs(seed, grow),
+                self.program.gradients,
+            ),
+            got,
+        )
 
 
 def refusal(error: Exception) -> str:
@@ -156,7 +200,11 @@ def refusal(error: Exception) -> str:
         if isinstance(seen, opaq.Error):
             return _general(f"{type(seen).__name__}: {seen}")
         seen = seen.__cause__ or seen.__context__
-    found = re.search(r"(Trying to backward through fuzz_\w+.\w+.default but no|\w+\.LaunchError|fuzz_\w+::).*", str(error), re.DOTALL)
+    found = re.search(
+        r"(Trying to backward through fuzz_\w+.\w+.default but no|\w+\.LaunchError|fuzz_\w+::).*",
+        str(error),
+        re.DOTALL,
+    )
     return _general(found.group(0)) if found else ""
 
 
@@ -170,12 +218,22 @@ def forms(rng: random.Random, program: Program) -> list[str]:
     """Eager always; what costs a C++ wrapper (some ten seconds of g++) rarely."""
     chosen = rng.sample(["stock", "backend", "dynamic"], 1 if program.gradients else 2)
     if not program.gradients:
-        chosen += [form for form, share in (("cpp_wrapper", 0.02), ("dynamic cpp_wrapper", 0.01), ("package", 0.01)) if rng.random() < share]
+        chosen += [
+            form
+            for form, share in (
+                ("cpp_wrapper", 0.02),
+                ("dynamic cpp_wrapper", 0.01),
+                ("package", 0.01),
+            )
+            if rng.random() < share
+        ]
     return ["eager", *chosen]
 
 
 def quiet() -> None:
-    """Settings of the process: no warnings, kernels of Inductor compiled fast, and sizes that are equal by chance not taken for one."""
+    """Settings of the process: no warnings, kernels of Inductor compiled fast, and sizes that are
+    equal by chance not taken for one.
+    """
     cpp = torch._inductor.config.cpp
     cpp.cxx = (None, os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast", "fast-g++"))
     cpp.simdlen, cpp.vec_isa_ok = 1, False
@@ -201,7 +259,11 @@ def shrink(checked: Checked, finding: Finding, folder: str, seconds: float = 60)
                 return checked
             candidate = Checked(program, ops, twins)
             found = candidate.check(finding.form, folder) if candidate.valid() else None
-            if found is not None and found.kind == "failed" and found.text.startswith("raised") == finding.text.startswith("raised"):
+            if (
+                found is not None
+                and found.kind == "failed"
+                and found.text.startswith("raised") == finding.text.startswith("raised")
+            ):
                 checked, smaller = candidate, True
                 break
     return checked
@@ -210,14 +272,21 @@ def shrink(checked: Checked, finding: Finding, folder: str, seconds: float = 60)
 def _smaller(program: Program) -> Iterator[Program]:
     if len(program.results) > 1:
         for result in program.results:
-            yield dataclasses.replace(program, results=tuple(name for name in program.results if name != result))
+            yield dataclasses.replace(
+                program, results=tuple(name for name in program.results if name != result)
+            )
     for i in reversed(range(len(program.statements))):
-        yield dataclasses.replace(program, statements=program.statements[:i] + program.statements[i + 1 :]).used()
+        yield dataclasses.replace(
+            program, statements=program.statements[:i] + program.statements[i + 1 :]
+        ).used()
     if len(program.inputs) > 1:
         yield dataclasses.replace(program, inputs=program.inputs[:-1])
     for i, text in enumerate(program.inputs):
         if text != "fill(seed, (4 + grow, 4))":
-            yield dataclasses.replace(program, inputs=(*program.inputs[:i], "fill(seed, (4 + grow, 4))", *program.inputs[i + 1 :]))
+            yield dataclasses.replace(
+                program,
+                inputs=(*program.inputs[:i], "fill(seed, (4 + grow, 4))", *program.inputs[i + 1 :]),
+            )
     if program.gradients:
         yield dataclasses.replace(program, gradients=False)
 
@@ -229,18 +298,27 @@ def reproducer(checked: Checked, finding: Finding, device: str, command: str) ->
     program = checked.program
     parts = [
         f'"""{finding.form}: {finding.text.splitlines()[0]}\n\nFound by: {command}"""',
-        prelude_source().split('"""', 2)[2].strip().replace('DEVICE = "cpu"', f'DEVICE = "{device}"'),
+        prelude_source()
+        .split('"""', 2)[2]
+        .strip()
+        .replace('DEVICE = "cpu"', f'DEVICE = "{device}"'),
         "# ---- the ops, and the same in plain PyTorch",
         program.declarations("found", device),
         program.source("program"),
-        "def twins():\n" + "\n".join("    " + line for line in f"{program.twins()}\n\n{program.source('twin')}\n\nreturn twin".splitlines()),
+        "def twins():\n"
+        + "\n".join(
+            "    " + line
+            for line in f"{program.twins()}\n\n{program.source('twin')}\n\nreturn twin".splitlines()
+        ),
         program.inputs_source(),
         f"""form = "{finding.form}"
 function = program if form == "eager" else compiled(form, program, inputs())
-for seed, grow in ((0, 0), (1, 0), (2, 1), (2, 2))[: 4 if "dynamic" in form or form == "eager" else 2]:
+for seed, grow in ((0, 0), (1, 0), (2, 1), (2,
+    2))[: 4 if "dynamic" in form or form == "eager" else 2]:
     expected = run(twins(), inputs(seed, grow), {program.gradients})
     got = run(function, inputs(seed, grow), {program.gradients})
-    print(f"seed {{seed}}, grow {{grow}}:", "twins raise" if expected.error else difference(expected, got) or "the same")
+    print(f"seed {{seed}}, grow {{grow}}:",
+        "twins raise" if expected.error else difference(expected, got) or "the same")
     if got.error and not expected.error:
         raise got.error""",
     ]

@@ -1,11 +1,14 @@
-"""What every fuzz program stands on: inputs, the steps of the twins, outcomes and their comparison. Printed at the head of each reproducer."""
+"""What every fuzz program stands on: inputs, the steps of the twins, outcomes and their comparison.
+Printed at the head of each reproducer.
+"""
 
 from __future__ import annotations
 
 import math
 
-import opaq
 import torch
+
+import opaq
 
 DEVICE = "cpu"
 
@@ -15,7 +18,8 @@ class Refused(Exception):
 
 
 def fill(seed, shape, dtype=torch.float32):
-    """A row-major tensor of small integers, so that every order of additions gives the same bits."""
+    """A row-major tensor of small integers, so that every order of additions gives the same
+    bits."""
     count = 1
     for size in shape:
         count *= size
@@ -41,7 +45,9 @@ def defined(value):
 
 
 def cond(predicate, on_true, on_false, operands):
-    """torch.cond where a compiler traces it; in eager, where it would start a compiler of its own, Python's if."""
+    """torch.cond where a compiler traces it; in eager, where it would start a compiler of its own,
+    Python's if.
+    """
     if torch.compiler.is_compiling():
         return torch.cond(predicate, on_true, on_false, operands)
     return on_true(*operands) if predicate else on_false(*operands)
@@ -50,7 +56,9 @@ def cond(predicate, on_true, on_false, operands):
 def span(tensor):
     """First byte and the byte after the last that a tensor covers."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
-    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size() if tensor.numel() else tensor.data_ptr()
+    return tensor.data_ptr(), tensor.data_ptr() + (
+        last + 1
+    ) * tensor.element_size() if tensor.numel() else tensor.data_ptr()
 
 
 def same_view(a, b):
@@ -58,31 +66,54 @@ def same_view(a, b):
 
 
 def alike(first, *others):
-    """The fuzz's gradients are of the shape and dtype of the first argument, whichever they are for."""
+    """The fuzz's gradients are of the shape and dtype of the first argument, whichever they are
+    for.
+    """
     for other in others:
         if other is not None and (other.shape != first.shape or other.dtype != first.dtype):
             raise Refused("shape or dtype")
 
 
 def choose(implementations, tensors, written, reference=False, record=None, picks=None):
-    """Which implementation eager runs, and its arguments: (position, tensors by name, function to call after the launch).
+    """Which implementation eager runs, and its arguments: (position, tensors by name, function to
+    call after the launch).
 
-    implementations: (condition as a function, names of the arguments it takes row-major only). One that takes the arguments as they are goes
-    before one for which some are copied, and that before the reference; a written argument that was copied is carried back.
-    record: a list to which (strides of the arguments, what `pick` said, which written ones share a copy) is appended.
+    implementations: (condition as a function, names of the arguments it takes row-major only). One
+    that takes the arguments as they are goes before one for which some are copied, and that before
+    the reference; a written argument that was copied is carried back. record: a list to which
+    (strides of the arguments, what `pick` said, which written ones share a copy) is appended.
     picks: what `pick` is to have said, call by call.
     """
     position, copied = picks.pop(0) if picks else pick(implementations, tensors, reference)
     for name in copied & set(written):
         for other, tensor in tensors.items():
-            alone = tensor is None or other == name or (other in copied and same_view(tensor, tensors[name]))
-            if not alone and span(tensor)[0] < span(tensors[name])[1] and span(tensors[name])[0] < span(tensor)[1]:
+            alone = (
+                tensor is None
+                or other == name
+                or (other in copied and same_view(tensor, tensors[name]))
+            )
+            if (
+                not alone
+                and span(tensor)[0] < span(tensors[name])[1]
+                and span(tensors[name])[0] < span(tensor)[1]
+            ):
                 raise Refused("a written argument that is copied overlaps another")
     for tensor in [tensors[name] for name in written if tensors[name] is not None]:
         extent = (span(tensor)[1] - span(tensor)[0]) // tensor.element_size()
-        if torch.arange(extent).as_strided(tensor.shape, tensor.stride()).unique().numel() != tensor.numel():
+        if (
+            torch.arange(extent).as_strided(tensor.shape, tensor.stride()).unique().numel()
+            != tensor.numel()
+        ):
             raise Refused("a written argument overlaps itself")
-    shared = {name: next(other for other in tensors if other in copied and same_view(tensors[other], tensors[name])) for name in tensors if name in copied}
+    shared = {
+        name: next(
+            other
+            for other in tensors
+            if other in copied and same_view(tensors[other], tensors[name])
+        )
+        for name in tensors
+        if name in copied
+    }
     if record is not None:
         strides = {name: tensor.stride() for name, tensor in tensors.items() if tensor is not None}
         record.append((strides, (position, copied), shared if written else {}))
@@ -90,13 +121,20 @@ def choose(implementations, tensors, written, reference=False, record=None, pick
 
 
 def pick(implementations, tensors, reference):
-    """(position, names of the arguments that are copied), by nothing but what a compiler can trace."""
+    """(position, names of the arguments that are copied), by nothing but what a compiler can
+    trace."""
     alike(*tensors.values())
     if next(iter(tensors.values())).dim() == 0:
         raise Refused("no dimensions")
     fitting = [(i, names) for i, (fits, names) in enumerate(implementations) if fits()]
-    strided = {name for name, tensor in tensors.items() if tensor is not None and not tensor.is_contiguous()}
-    best = next((item for item in fitting if not strided & set(item[1])), fitting[0] if fitting else None)
+    strided = {
+        name
+        for name, tensor in tensors.items()
+        if tensor is not None and not tensor.is_contiguous()
+    }
+    best = next(
+        (item for item in fitting if not strided & set(item[1])), fitting[0] if fitting else None
+    )
     if best is None and not reference:
         raise Refused("no implementation fits")
     best = best or (len(implementations), ())
@@ -104,11 +142,15 @@ def pick(implementations, tensors, reference):
 
 
 def place(tensors, written, shared):
-    """The arguments of a launch, and the function to call after it. `shared`: for each copied argument, the one whose copy it takes."""
+    """The arguments of a launch, and the function to call after it. `shared`: for each copied
+    argument, the one whose copy it takes.
+    """
     placed = dict(tensors)
     for name in tensors:
         if name in shared:
-            placed[name] = tensors[name].contiguous() if shared[name] == name else placed[shared[name]]
+            placed[name] = (
+                tensors[name].contiguous() if shared[name] == name else placed[shared[name]]
+            )
 
     def carry_back():
         for name in written:
@@ -131,16 +173,24 @@ class Outcome:
             self.tensors[f"result {i}"] = (result.detach().clone(), layout(result, shared), shared)
         for i, tensor in enumerate(inputs):
             storage = tensor.untyped_storage()
-            whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(storage, 0, (storage.nbytes() // tensor.element_size(),))
+            whole = torch.empty(0, dtype=tensor.dtype, device=tensor.device).set_(
+                storage, 0, (storage.nbytes() // tensor.element_size(),)
+            )
             self.tensors[f"storage of input {i}"] = (whole.clone(), None, None)
         for i, gradient in enumerate(gradients):
             self.tensors[f"gradient {i}"] = (gradient.detach().clone(), None, None)
 
 
 def layout(tensor, shared):
-    """Strides where they mean something. Those of a result with gaps between its elements PyTorch keeps only by chance where it is not a view of an input."""
-    order = sorted((stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1)
-    dense = all(stride == math.prod(size for _, size in order[:i]) for i, (stride, _) in enumerate(order))
+    """Strides where they mean something. Those of a result with gaps between its elements PyTorch
+    keeps only by chance where it is not a view of an input.
+    """
+    order = sorted(
+        (stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1
+    )
+    dense = all(
+        stride == math.prod(size for _, size in order[:i]) for i, (stride, _) in enumerate(order)
+    )
     if tensor.numel() == 0 or (shared is None and not dense):
         return None
     return [(size, stride) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1]
@@ -155,7 +205,10 @@ def difference(expected, got):
     for name, (value, strides, shared) in expected.tensors.items():
         other, other_strides, other_shared = got.tensors[name]
         if value.dtype != other.dtype or value.shape != other.shape:
-            return f"{name} is {other.dtype} {tuple(other.shape)}; expected {value.dtype} {tuple(value.shape)}"
+            return (
+                f"{name} is {other.dtype} {tuple(other.shape)}; expected {value.dtype} "
+                f"{tuple(value.shape)}"
+            )
         if not torch.equal(value, other):
             return f"{name} is\n{other}\nexpected\n{value}"
         if strides is not None and strides != other_strides:
@@ -169,15 +222,28 @@ def run(function, inputs, gradients=False):
     """Runs a program on fresh inputs; never raises."""
     try:
         if gradients:
-            inputs = [tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in inputs]
+            inputs = [
+                tensor.detach().requires_grad_(tensor.is_floating_point()) for tensor in inputs
+            ]
         results = function(*inputs)
         results = [results] if isinstance(results, torch.Tensor) else list(results)
         found = []
         if gradients:
-            terms = [(r * fill(i, r.shape, r.dtype)).sum() for i, r in enumerate(results) if r.requires_grad]
+            terms = [
+                (r * fill(i, r.shape, r.dtype)).sum()
+                for i, r in enumerate(results)
+                if r.requires_grad
+            ]
             leaves = [tensor for tensor in inputs if tensor.requires_grad]
-            found = torch.autograd.grad(sum(terms), leaves, allow_unused=True) if terms else [None] * len(leaves)
-            found = [torch.zeros_like(leaf) if gradient is None else gradient for leaf, gradient in zip(leaves, found)]
+            found = (
+                torch.autograd.grad(sum(terms), leaves, allow_unused=True)
+                if terms
+                else [None] * len(leaves)
+            )
+            found = [
+                torch.zeros_like(leaf) if gradient is None else gradient
+                for leaf, gradient in zip(leaves, found)
+            ]
         return Outcome(results, inputs, found)
     except Exception as error:  # noqa: BLE001  (every error is an outcome)
         return Outcome(error=error)
@@ -195,7 +261,9 @@ def compiled(form, function, inputs, folder="/tmp"):
         with torch.no_grad():
             exported = torch.export.export(Model(), tuple(inputs))
             return torch._inductor.aoti_load_package(opaq.package(exported, f"{folder}/fuzz.pt2"))
-    return torch.compile(function, fullgraph=not function.__name__.startswith("twin"), **FORMS[form])
+    return torch.compile(
+        function, fullgraph=not function.__name__.startswith("twin"), **FORMS[form]
+    )
 
 
 FORMS = {

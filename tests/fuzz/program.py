@@ -1,4 +1,5 @@
-"""Random programs over declared ops: a list of statements, each kept only where the twins run it."""
+"""Random programs over declared ops: a list of statements, each kept only where the twins run
+it."""
 
 from __future__ import annotations
 
@@ -42,16 +43,29 @@ class Program:
 
     def inputs_source(self) -> str:
         lines = [f"    x{i} = {text}" for i, text in enumerate(self.inputs)]
-        return "\n".join(["def inputs(seed=0, grow=0):", *lines, f"    return [{', '.join(f'x{i}' for i in range(len(self.inputs)))}]"])
+        return "\n".join(
+            [
+                "def inputs(seed=0, grow=0):",
+                *lines,
+                f"    return [{', '.join(f'x{i}' for i in range(len(self.inputs)))}]",
+            ]
+        )
 
     def source(self, name: str = "program") -> str:
-        lines = [f"def {name}({', '.join(f'x{i}' for i in range(len(self.inputs)))}):", *(f"    {line}" for line in self.statements)]
+        lines = [
+            f"def {name}({', '.join(f'x{i}' for i in range(len(self.inputs)))}):",
+            *(f"    {line}" for line in self.statements),
+        ]
         return "\n".join([*lines, f"    return ({', '.join(self.results)},)"])
 
     def used(self) -> Program:
         """Without the ops that no statement calls."""
-        return dataclasses.replace(self, ops=tuple(op for op in self.ops if any(f"{op.name}(" in line for line in self.statements)))
-
+        return dataclasses.replace(
+            self,
+            ops=tuple(
+                op for op in self.ops if any(f"{op.name}(" in line for line in self.statements)
+            ),
+        )
 
     def without_ops(self) -> Program:
         """What is left without the calls of ops, and without what needs their results."""
@@ -59,10 +73,16 @@ class Program:
         kept = []
         for line in self.statements:
             made, value = re.fullmatch(r"(?:([v\d, ]+) = )?(.*)", line).groups()
-            if set(re.findall(r"\b[vx]\d+\b", value)) <= known and not any(f"{op.name}(" in line for op in self.ops):
+            if set(re.findall(r"\b[vx]\d+\b", value)) <= known and not any(
+                f"{op.name}(" in line for op in self.ops
+            ):
                 kept.append(line)
                 known |= set((made or "").split(", "))
-        return dataclasses.replace(self, statements=tuple(kept), results=tuple(name for name in self.results if name in known))
+        return dataclasses.replace(
+            self,
+            statements=tuple(kept),
+            results=tuple(name for name in self.results if name in known),
+        )
 
 
 def execute(text: str, names: dict[str, Any], file: str) -> dict[str, Any]:
@@ -85,40 +105,119 @@ def random_inputs(rng: random.Random) -> list[str]:
     for i in range(rng.choice([1, 1, 2, 2, 3])):
         if made and rng.random() < 0.15:  # two inputs that share memory
             views = [f"x{i - 1}", f"x{i - 1}.t() if x{i - 1}.dim() == 2 else x{i - 1}"]
-            row_major = made[-1].startswith("fill(") and ")." not in made[-1] and not made[-1].endswith("]")
-            # PyTorch (2.11 to 2.15) does not see that two parts of rows overlap which begin at the same column: x[:, 1:5] and x[1:, 1:5].
-            made.append(rng.choice([*views, f"x{i - 1}[1:]", f"x{i - 1}[:-1]"] if row_major else views))
+            row_major = (
+                made[-1].startswith("fill(") and ")." not in made[-1] and not made[-1].endswith("]")
+            )
+            # PyTorch (2.11 to 2.15) does not see that two parts of rows overlap which begin at the
+            # same column: x[:, 1:5] and x[1:, 1:5].
+            made.append(
+                rng.choice([*views, f"x{i - 1}[1:]", f"x{i - 1}[:-1]"] if row_major else views)
+            )
             continue
         dtype = rng.choice([""] * 8 + [", torch.float64", ", torch.int64"])
-        shape = rng.choice(["(4 + grow, 4)", "(4 + grow, 4)", "(2 + grow, 4)", "(8 + grow,)", "(3 + grow, 5)", "(2 + grow, 2, 4)", "(1 + grow, 4)"])
+        shape = rng.choice(
+            [
+                "(4 + grow, 4)",
+                "(4 + grow, 4)",
+                "(2 + grow, 4)",
+                "(8 + grow,)",
+                "(3 + grow, 5)",
+                "(2 + grow, 2, 4)",
+                "(1 + grow, 4)",
+            ]
+        )
         plain = f"fill(seed + {i}, {shape}{dtype})"
         layouts = [
-            plain, plain, plain, f"{plain}.t()" if shape.count(",") == 1 and "," in shape[:-2] else plain, f"{plain}[1:]", f"{plain}[..., ::2]",
-            f"fill(seed + {i}, (6 + grow, 8){dtype})[1:5, 1:5]", f"fill(seed + {i}, (4 * (4 + grow) + 3,){dtype})[3:].view(4 + grow, 4)",
-            f"fill(seed + {i}, (4 + grow, 1){dtype}).expand(4 + grow, 4)", f"fill(seed + {i}, (6 + grow, 4){dtype})[::2]",
-        ]  # fmt: skip
+            plain,
+            plain,
+            plain,
+            f"{plain}.t()" if shape.count(",") == 1 and "," in shape[:-2] else plain,
+            f"{plain}[1:]",
+            f"{plain}[..., ::2]",
+            f"fill(seed + {i}, (6 + grow, 8){dtype})[1:5, 1:5]",
+            f"fill(seed + {i}, (4 * (4 + grow) + 3,){dtype})[3:].view(4 + grow, 4)",
+            f"fill(seed + {i}, (4 + grow, 1){dtype}).expand(4 + grow, 4)",
+            f"fill(seed + {i}, (6 + grow, 4){dtype})[::2]",
+        ]
         made.append(rng.choice(layouts))
     return made
 
 
 VIEWS = [
-    "{u}.t()", "{u}.transpose(0, -1)", "{u}[1:]", "{u}[:-1]", "{u}[..., ::2]", "{u}[:, 1:]", "{u}.view(-1)", "{u}.reshape(-1, 2)", "{u}.reshape(4, -1)",
-    "{u}.unsqueeze(0)", "{u}.squeeze()", "{u}[0]", "{u}[-1]", "{u}.select(-1, 0)", "{u}.unsqueeze(0).expand(2, *{u}.shape)", "{u}.expand(4, 4)",
-    "{u}.diagonal()", "{u}.detach()", "{u}.narrow(0, 0, 2)", "{u}.chunk(2)[1]", "{u}.view_as({u})", "{u}.view({u}.shape)",
-]  # fmt: skip
+    "{u}.t()",
+    "{u}.transpose(0, -1)",
+    "{u}[1:]",
+    "{u}[:-1]",
+    "{u}[..., ::2]",
+    "{u}[:, 1:]",
+    "{u}.view(-1)",
+    "{u}.reshape(-1, 2)",
+    "{u}.reshape(4, -1)",
+    "{u}.unsqueeze(0)",
+    "{u}.squeeze()",
+    "{u}[0]",
+    "{u}[-1]",
+    "{u}.select(-1, 0)",
+    "{u}.unsqueeze(0).expand(2, *{u}.shape)",
+    "{u}.expand(4, 4)",
+    "{u}.diagonal()",
+    "{u}.detach()",
+    "{u}.narrow(0, 0, 2)",
+    "{u}.chunk(2)[1]",
+    "{u}.view_as({u})",
+    "{u}.view({u}.shape)",
+]
 COPIES = [
-    "{u}.clone()", "{u}.clone()", "{u}.clone()", "{u}.contiguous()", "{u}.contiguous()", "{u} + 1", "{u} + 1", "{u} * 2", "{u} + {w}", "{u} - {w}", "rev({u})",
-    "{u}.flip(0)", "torch.cat([{u}, {w}])", "torch.zeros_like({u})", "torch.ones_like({u})", "torch.empty_like({u}).copy_({w})", "{u}.to(torch.float64)",
-    "{u}.float()", "{u}.t().contiguous()", "{u}.clone(memory_format=torch.contiguous_format)", "{u}.new_zeros({u}.shape)", "{u}.sum(0)", "{u} @ {w}",
-    "torch.stack([{u}, {w}])", "torch.where({u} > 0, {u}, {w})", "{u}.roll(1, 0)", "torch.relu({u})", "{u}.repeat(2, 1)", "torch.ops.aten.alias({u})",
-]  # fmt: skip
-WRITES = ["{u}.add_(1)", "{u}.mul_(2)", "{u}.copy_({w})", "{u}[0] = 3", "{u}.zero_()", "{u}.add_({w})", "{u}[..., 1:].sub_(1)", "{u}.t().add_(2)"]
+    "{u}.clone()",
+    "{u}.clone()",
+    "{u}.clone()",
+    "{u}.contiguous()",
+    "{u}.contiguous()",
+    "{u} + 1",
+    "{u} + 1",
+    "{u} * 2",
+    "{u} + {w}",
+    "{u} - {w}",
+    "rev({u})",
+    "{u}.flip(0)",
+    "torch.cat([{u}, {w}])",
+    "torch.zeros_like({u})",
+    "torch.ones_like({u})",
+    "torch.empty_like({u}).copy_({w})",
+    "{u}.to(torch.float64)",
+    "{u}.float()",
+    "{u}.t().contiguous()",
+    "{u}.clone(memory_format=torch.contiguous_format)",
+    "{u}.new_zeros({u}.shape)",
+    "{u}.sum(0)",
+    "{u} @ {w}",
+    "torch.stack([{u}, {w}])",
+    "torch.where({u} > 0, {u}, {w})",
+    "{u}.roll(1, 0)",
+    "torch.relu({u})",
+    "{u}.repeat(2, 1)",
+    "torch.ops.aten.alias({u})",
+]
+WRITES = [
+    "{u}.add_(1)",
+    "{u}.mul_(2)",
+    "{u}.copy_({w})",
+    "{u}[0] = 3",
+    "{u}.zero_()",
+    "{u}.add_({w})",
+    "{u}[..., 1:].sub_(1)",
+    "{u}.t().add_(2)",
+]
 
 
 class _Growing:
-    """A program while it is made: a statement that fails with the twins, or whose numbers grow too large, is taken back."""
+    """A program while it is made: a statement that fails with the twins, or whose numbers grow too
+    large, is taken back.
+    """
 
-    def __init__(self, rng: random.Random, ops: tuple[Op, ...], inputs: list[str], twins: dict[str, Any]) -> None:
+    def __init__(
+        self, rng: random.Random, ops: tuple[Op, ...], inputs: list[str], twins: dict[str, Any]
+    ) -> None:
         self.rng, self.ops, self.inputs, self.twins = rng, ops, inputs, twins
         self.statements: list[str] = []
         self.count = 0
@@ -133,7 +232,10 @@ class _Growing:
         except Exception:  # noqa: BLE001  (whatever the reason, the statement is no program)
             return None
         found = {name: value for name, value in names.items() if isinstance(value, torch.Tensor)}
-        small = all(value.numel() <= 256 and (not value.numel() or value.abs().max() < LIMIT) for value in found.values())
+        small = all(
+            value.numel() <= 256 and (not value.numel() or value.abs().max() < LIMIT)
+            for value in found.values()
+        )
         return found if small else None
 
     def add(self, statement: str) -> None:
@@ -153,9 +255,16 @@ class _Growing:
     def like(self, first: str) -> str:
         """An operand that goes with `first`: itself, another of its shape, or made from one."""
         shape, dtype = self.tensors[first].shape, self.tensors[first].dtype
-        same = [name for name, value in self.tensors.items() if value.shape == shape and value.dtype == dtype]
+        same = [
+            name
+            for name, value in self.tensors.items()
+            if value.shape == shape and value.dtype == dtype
+        ]
         name = self.rng.choice(same)
-        return name + self.rng.choice([""] * 6 + [".clone()", ".clone()", " + 1", ".flip(0)", ".t()", ".contiguous()", ".t().clone()"])
+        return name + self.rng.choice(
+            [""] * 6
+            + [".clone()", ".clone()", " + 1", ".flip(0)", ".t()", ".contiguous()", ".t().clone()"]
+        )
 
     def call(self, op: Op) -> str:
         rng, first = self.rng, self.any()
@@ -163,7 +272,9 @@ class _Growing:
         arguments += [self.like(first) for name in op.tensors[1:] if name != "c"]
         if op.optional and rng.random() < 0.6:
             arguments.append(f"c={self.like(first)}")
-        arguments += [f"{name}={rng.choice(SCALARS[name][2])}" for name in op.scalars if rng.random() < 0.5]
+        arguments += [
+            f"{name}={rng.choice(SCALARS[name][2])}" for name in op.scalars if rng.random() < 0.5
+        ]
         return f"{op.name}({', '.join(arguments)})"
 
     def op_statement(self) -> str:
@@ -175,12 +286,25 @@ class _Growing:
 
     def cond_statement(self) -> str:
         u = self.any()
-        op = self.rng.choice([op for op in self.ops if not op.written and len(op.outputs) == 1] or [None])
+        op = self.rng.choice(
+            [op for op in self.ops if not op.written and len(op.outputs) == 1] or [None]
+        )
         if op is None:
             return "pass"
-        arguments = ", ".join(self.rng.choice(["t", "t", "t + 1", "t.clone()"]) for name in op.tensors if name != "c")
-        other = self.rng.choice(["t + 1", "t.clone()", f"{op.name}({', '.join('t * 2' for name in op.tensors if name != 'c')})"])
-        return f"{self.new()} = cond({u}.sum() > 0, lambda t: {op.name}({arguments}), lambda t: {other}, ({u},))"
+        arguments = ", ".join(
+            self.rng.choice(["t", "t", "t + 1", "t.clone()"]) for name in op.tensors if name != "c"
+        )
+        other = self.rng.choice(
+            [
+                "t + 1",
+                "t.clone()",
+                f"{op.name}({', '.join('t * 2' for name in op.tensors if name != 'c')})",
+            ]
+        )
+        return (
+            f"{self.new()} = cond({u}.sum() > 0, lambda t: {op.name}({arguments}), lambda t: "
+            f"{other}, ({u},))"
+        )
 
     def torch_statement(self, texts: list[str]) -> str:
         u = self.any()
@@ -188,15 +312,24 @@ class _Growing:
         return text if texts is WRITES else f"{self.new()} = {text}"
 
 
-def random_program(rng: random.Random, ops: tuple[Op, ...], twins: dict[str, Any]) -> Program | None:
+def random_program(
+    rng: random.Random, ops: tuple[Op, ...], twins: dict[str, Any]
+) -> Program | None:
     """None where no call of an op came about. `twins`: names of the prelude and of the twins."""
     gradients = rng.random() < 0.25
     chosen = [op for op in ops if op.gradient or not gradients or rng.random() < 0.1] or list(ops)
-    growing = _Growing(rng, tuple(rng.sample(chosen, min(3, len(chosen)))), random_inputs(rng), twins)
+    growing = _Growing(
+        rng, tuple(rng.sample(chosen, min(3, len(chosen)))), random_inputs(rng), twins
+    )
     if growing.tensors is None:
         return None
-    kinds = {growing.op_statement: 5, lambda: growing.torch_statement(COPIES): 4, lambda: growing.torch_statement(VIEWS): 3,
-             lambda: growing.torch_statement(WRITES): 2, growing.cond_statement: 0.2}  # fmt: skip
+    kinds = {
+        growing.op_statement: 5,
+        lambda: growing.torch_statement(COPIES): 4,
+        lambda: growing.torch_statement(VIEWS): 3,
+        lambda: growing.torch_statement(WRITES): 2,
+        growing.cond_statement: 0.2,
+    }
     goal = rng.randint(2, 9)
     for _ in range(4 * goal):
         if len(growing.statements) >= goal:
@@ -206,6 +339,12 @@ def random_program(rng: random.Random, ops: tuple[Op, ...], twins: dict[str, Any
         growing.add(growing.op_statement())
     names = sorted(growing.tensors)
     late = [name for name in names if name.startswith("v")] or names
-    results = {rng.choice(late), late[-1], *rng.sample(names, rng.randint(0, 2) if len(names) > 2 else 0)}
-    program = Program(ops, tuple(growing.inputs), tuple(growing.statements), tuple(sorted(results)), gradients).used()
+    results = {
+        rng.choice(late),
+        late[-1],
+        *rng.sample(names, rng.randint(0, 2) if len(names) > 2 else 0),
+    }
+    program = Program(
+        ops, tuple(growing.inputs), tuple(growing.statements), tuple(sorted(results)), gradients
+    ).used()
     return program if program.ops else None

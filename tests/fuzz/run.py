@@ -1,4 +1,6 @@
-"""A differential fuzz: random ops and programs, opaq against PyTorch's own arithmetic. `python tests/run.py fuzz --help` lists the options."""
+"""A differential fuzz: random ops and programs, opaq against PyTorch's own arithmetic. `python
+tests/run.py fuzz --help` lists the options.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ HANG = 600  # seconds
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs workers and adds up what they found; 1 where something differs silently, fails or dies."""
+    """Runs workers and adds up what they found; 1 where something differs silently, fails or
+    dies."""
     options = parse(argv)
     if options.worker is not None:
         return work(options)
@@ -29,7 +32,10 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["OPAQ_FUZZ_HEADER"] = precompiled(folder)
         workers = [Worker(options, index, folder) for index in range(options.workers)]
         total: collections.Counter[str] = collections.Counter()
-        reasons: dict[str, collections.Counter[str]] = {"refused": collections.Counter(), "torch": collections.Counter()}
+        reasons: dict[str, collections.Counter[str]] = {
+            "refused": collections.Counter(),
+            "torch": collections.Counter(),
+        }
         failures = 0
         for worker in workers:
             report, texts = worker.result()
@@ -40,9 +46,13 @@ def main(argv: list[str] | None = None) -> int:
             for text in texts:
                 print(text, flush=True)
     line = {
-        "seed": options.seed, "seconds": round(time.monotonic() - started), "device": options.device, "failures": failures, **total,
+        "seed": options.seed,
+        "seconds": round(time.monotonic() - started),
+        "device": options.device,
+        "failures": failures,
+        **total,
         **{f"{kind} by reason": dict(found.most_common()) for kind, found in reasons.items()},
-    }  # fmt: skip
+    }
     print(json.dumps(line), flush=True)
     return 1 if failures else 0
 
@@ -50,13 +60,24 @@ def main(argv: list[str] | None = None) -> int:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/run.py fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=1)
-    parser.add_argument("--programs", type=int, help="end each worker after this many, before the minutes are over")
-    parser.add_argument("--seed", type=int, default=None, help="of the first batch of ops; the time of day when not given")
+    parser.add_argument(
+        "--programs", type=int, help="end each worker after this many, before the minutes are over"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=None,
+        help="of the first batch of ops; the time of day when not given",
+    )
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, help="run this batch of ops only")
     parser.add_argument("--program", type=int, help="run this program of the batch only")
-    parser.add_argument("--forms", help="only these, by commas: eager, stock, backend, dynamic, cpp_wrapper, dynamic cpp_wrapper, package")
+    parser.add_argument(
+        "--forms",
+        help="only these, by commas: eager, stock, backend, dynamic, cpp_wrapper, dynamic "
+        "cpp_wrapper, package",
+    )
     parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
     parser.add_argument("--found", help="a folder for a file for each failure")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
@@ -71,10 +92,26 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def precompiled(folder: str) -> str:
     """The header of fast/fast-g++, compiled; without it the kernels of Inductor take longer."""
-    here, header = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast"), os.path.join(folder, "kernel.h")
+    here, header = (
+        os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast"),
+        os.path.join(folder, "kernel.h"),
+    )
     includes = ["-I", here, "-I", sysconfig.get_path("include")]
     subprocess.run(
-        ["g++", "-std=c++20", "-O0", "-fPIC", "-w", *includes, "-x", "c++-header", os.path.join(here, "kernel.h"), "-o", f"{header}.gch"], check=False
+        [
+            "g++",
+            "-std=c++20",
+            "-O0",
+            "-fPIC",
+            "-w",
+            *includes,
+            "-x",
+            "c++-header",
+            os.path.join(here, "kernel.h"),
+            "-o",
+            f"{header}.gch",
+        ],
+        check=False,
     )
     return header
 
@@ -85,13 +122,23 @@ class Worker:
     def __init__(self, options: argparse.Namespace, index: int, folder: str) -> None:
         self.folder = os.path.join(folder, str(index))
         os.makedirs(self.folder)
-        given = {key.replace("_", "-"): value for key, value in vars(options).items() if key not in ("worker", "folder") and value is not None}
-        flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items() if value is not False]
+        given = {
+            key.replace("_", "-"): value
+            for key, value in vars(options).items()
+            if key not in ("worker", "folder") and value is not None
+        }
+        flags = [
+            f"--{key}" if value is True else f"--{key}={value}"
+            for key, value in given.items()
+            if value is not False
+        ]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         command = [sys.executable, __file__, *flags, f"--worker={index}", f"--folder={self.folder}"]
         with open(os.path.join(self.folder, "log"), "w") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
 
     def result(self) -> tuple[dict[str, Any], list[str]]:
         """What was counted, and the text of each failure; a worker that died is one."""
@@ -107,7 +154,9 @@ class Worker:
                 report = json.load(stream)
         if code != 0:
             with open(os.path.join(self.folder, "log")) as stream:
-                texts.append(f"A worker ended with {code} at {report['at']}:\n{stream.read()[-4000:]}")
+                texts.append(
+                    f"A worker ended with {code} at {report['at']}:\n{stream.read()[-4000:]}"
+                )
         return report, texts
 
 
@@ -121,7 +170,10 @@ def work(options: argparse.Namespace) -> int:
     prelude.DEVICE = options.device
     check.quiet()
     counts: collections.Counter[str] = collections.Counter()
-    reasons: dict[str, collections.Counter[str]] = {"refused": collections.Counter(), "torch": collections.Counter()}
+    reasons: dict[str, collections.Counter[str]] = {
+        "refused": collections.Counter(),
+        "torch": collections.Counter(),
+    }
     end = time.monotonic() + 60 * options.minutes
     batch = options.worker if options.batch is None else options.batch
 
@@ -133,7 +185,9 @@ def work(options: argparse.Namespace) -> int:
         rng = random.Random(f"{options.seed} {batch}")
         ops = tuple(declare.random_op(rng, f"f{i}") for i in range(8))
         everything = program.Program(ops, (), (), ())
-        declared = program.execute(everything.declarations(namespace, options.device), program.base(), f"<{namespace}>")
+        declared = program.execute(
+            everything.declarations(namespace, options.device), program.base(), f"<{namespace}>"
+        )
         twins = program.execute(everything.twins(), program.base(), f"<twins of {namespace}>")
         for index in range(BATCH) if options.program is None else [options.program]:
             if over():
@@ -147,7 +201,9 @@ def work(options: argparse.Namespace) -> int:
                 continue
             counts["programs"] += 1
             where = f"--seed {options.seed} --batch {batch} --program {index}"
-            for form in check.forms(rng, made) if options.forms is None else options.forms.split(","):
+            for form in (
+                check.forms(rng, made) if options.forms is None else options.forms.split(",")
+            ):
                 faulthandler.dump_traceback_later(HANG, exit=True)
                 save(options.folder, counts, reasons, f"{where} ({form})")
                 finding = checked.check(form, options.folder)

@@ -1,4 +1,6 @@
-"""Launching on a GPU: sources, binaries, templates, launch attributes, streams, CUDA graphs, big sizes, the generated wrapper."""
+"""Launching on a GPU: sources, binaries, templates, launch attributes, streams, CUDA graphs, big
+sizes, the generated wrapper.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from torch._inductor.utils import run_and_get_code
 
 import opaq
 
-ADDMUL = """extern "C" __global__ void addmul(const float* a, const float* b, float* out, long long n) {
+ADDMUL = """extern "C" __global__
+void addmul(const float* a, const float* b, float* out, long long n) {
   long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
   if (i < n) out[i] = a[i] * b[i] + a[i];
 }"""
@@ -16,7 +19,13 @@ ADDMUL = """extern "C" __global__ void addmul(const float* a, const float* b, fl
 
 def addmul(name: str, **code: object) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor a, Tensor b) -> Tensor", outputs=opaq.like("a"))
-    return op.cuda(**(code or {"source": ADDMUL}), entry="addmul", grid="ceil_div(a.numel(), 256)", block=256, args="a, b, out, a.numel()")
+    return op.cuda(
+        **(code or {"source": ADDMUL}),
+        entry="addmul",
+        grid="ceil_div(a.numel(), 256)",
+        block=256,
+        args="a, b, out, a.numel()",
+    )
 
 
 def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -29,7 +38,10 @@ def test_source_in_eager(unique: str, shape: tuple[int, ...]) -> None:
     a, b = pair(*shape)
     torch.testing.assert_close(op(a, b), a * b + a)
     torch.testing.assert_close(op.overload(a, b), a * b + a)
-    torch.testing.assert_close(op(a.double().float().t() if a.dim() == 2 else a, b.t() if b.dim() == 2 else b), (a * b + a).t() if a.dim() == 2 else a * b + a)
+    torch.testing.assert_close(
+        op(a.double().float().t() if a.dim() == 2 else a, b.t() if b.dim() == 2 else b),
+        (a * b + a).t() if a.dim() == 2 else a * b + a,
+    )
 
 
 def test_cubin_and_ptx(unique: str) -> None:
@@ -60,7 +72,9 @@ def test_compiled_launches_directly(unique: str, backend: str, dynamic: bool) ->
 
 
 def test_templates_follow_dtype_and_size(unique: str) -> None:
-    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.tensor("x.shape[:-1]", dtype="float32"))
+    op = opaq.op(
+        f"{unique}(Tensor x) -> Tensor", outputs=opaq.tensor("x.shape[:-1]", dtype="float32")
+    )
     op.cuda(
         source="""
         #include <cuda_fp16.h>
@@ -91,8 +105,11 @@ def test_dynamic_shared_memory_past_48_kb(unique: str) -> None:
           __syncthreads();
           for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = kept[n - 1 - i];
         }""",
-        entry="reverse", block=1024, shared="x.numel() * x.itemsize", args="x, out, x.numel()",
-    )  # fmt: skip
+        entry="reverse",
+        block=1024,
+        shared="x.numel() * x.itemsize",
+        args="x, out, x.numel()",
+    )
     for n in (100, 20000, 50000):
         x = torch.randn(n, device="cuda")
         torch.testing.assert_close(op(x), x.flip(0))
@@ -107,10 +124,15 @@ def test_cluster_and_cooperative(unique: str) -> None:
         #include <cooperative_groups.h>
         extern "C" __global__ void ranks(const float* x, float* out) {
           auto cluster = cooperative_groups::this_cluster();
-          if (threadIdx.x == 0) out[blockIdx.x] = x[blockIdx.x] + cluster.block_rank() + 100 * cluster.num_blocks();
+          if (threadIdx.x == 0) out[
+              blockIdx.x] = x[blockIdx.x] + cluster.block_rank() + 100 * cluster.num_blocks();
         }""",
-        entry="ranks", grid="x.numel()", block=32, cluster=2, args="x, out",
-    )  # fmt: skip
+        entry="ranks",
+        grid="x.numel()",
+        block=32,
+        cluster=2,
+        args="x, out",
+    )
     x = torch.zeros(6, device="cuda")
     assert cluster(x).tolist() == [200, 201, 200, 201, 200, 201]
     grid = opaq.op(f"{unique}_grid(Tensor x) -> Tensor", outputs=opaq.like("x"))
@@ -124,8 +146,12 @@ def test_cluster_and_cooperative(unique: str) -> None:
           cooperative_groups::this_grid().sync();
           if (threadIdx.x == 0) out[blockIdx.x] = next;
         }""",
-        entry="neighbour", grid="x.numel()", block=32, args="x, out, x.numel()", cooperative=True,
-    )  # fmt: skip
+        entry="neighbour",
+        grid="x.numel()",
+        block=32,
+        args="x, out, x.numel()",
+        cooperative=True,
+    )
     x = torch.arange(8.0, device="cuda")
     torch.testing.assert_close(grid(x), (x + 1).roll(-1))
 
@@ -163,9 +189,11 @@ def test_a_cold_kernel_under_capture_is_a_typed_error(unique: str) -> None:
     op = addmul(unique)
     a, b = pair(64)
     graph = torch.cuda.CUDAGraph()
-    with pytest.raises(RuntimeError, match=r"(?s)cannot be done while a stream is captured.*warmup"):
-        with torch.cuda.graph(graph):
-            op(a, b)
+    with (
+        pytest.raises(RuntimeError, match=r"(?s)cannot be done while a stream is captured.*warmup"),
+        torch.cuda.graph(graph),
+    ):
+        op(a, b)
     torch.cuda.synchronize()
     opaq.warmup(op, a, b)
     graph = torch.cuda.CUDAGraph()
@@ -178,11 +206,16 @@ def test_a_cold_kernel_under_capture_is_a_typed_error(unique: str) -> None:
 def test_more_than_2_to_the_31_elements(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cuda(
-        source="""extern "C" __global__ void invert(const unsigned char* x, unsigned char* out, long long n) {
-          for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += (long long)gridDim.x * blockDim.x) out[i] = ~x[i];
+        source="""extern "C" __global__
+        void invert(const unsigned char* x, unsigned char* out, long long n) {
+          for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n;
+              i += (long long)gridDim.x * blockDim.x) out[i] = ~x[i];
         }""",
-        entry="invert", grid=4096, block=512, args="x, out, x.numel()",
-    )  # fmt: skip
+        entry="invert",
+        grid=4096,
+        block=512,
+        args="x, out, x.numel()",
+    )
     x = torch.randint(0, 256, (2**31 + 17,), dtype=torch.uint8, device="cuda")
     assert torch.equal(op(x), ~x)
 
@@ -190,9 +223,12 @@ def test_more_than_2_to_the_31_elements(unique: str) -> None:
 def test_mutation_in_a_compiled_graph(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor(a!) cache, Tensor x) -> ()")
     op.cuda(
-        source='extern "C" __global__ void add(float* cache, const float* x, int n) { int i = threadIdx.x; if (i < n) cache[i] += x[i]; }',
-        entry="add", block=64, args="cache, x, x.numel()",
-    )  # fmt: skip
+        source='extern "C" __global__ void add(float* cache, const float* x, int n) { int i = '
+        "threadIdx.x; if (i < n) cache[i] += x[i]; }",
+        entry="add",
+        block=64,
+        args="cache, x, x.numel()",
+    )
 
     @torch.compile(fullgraph=True)
     def step(cache: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
@@ -239,5 +275,7 @@ cuda.cuDeviceGet(ctypes.byref(device), 0)
 cuda.cuDevicePrimaryCtxGetState(device, ctypes.byref(flags), ctypes.byref(state))
 print(state.value)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "0", done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""C++ wrappers and packages on a GPU: direct launches, beside Triton, on streams of the caller's, past 2^31 elements, and what is refused."""
+"""C++ wrappers and packages on a GPU: direct launches, beside Triton, on streams of the caller's,
+past 2^31 elements, and what is refused.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from torch._inductor.utils import run_and_get_code
 import opaq
 
 CPP = {"cpp_wrapper": True}
-ADDMUL = """extern "C" __global__ void addmul(const float* a, const float* b, float* out, long long n) {
+ADDMUL = """extern "C" __global__
+void addmul(const float* a, const float* b, float* out, long long n) {
   long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
   if (i < n) out[i] = a[i] * b[i] + a[i];
 }"""
@@ -23,7 +26,13 @@ ADDMUL = """extern "C" __global__ void addmul(const float* a, const float* b, fl
 
 def addmul(name: str) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor a, Tensor b) -> Tensor", outputs=opaq.like("a"))
-    return op.cuda(source=ADDMUL, entry="addmul", grid="ceil_div(a.numel(), 256)", block=256, args="a, b, out, a.numel()")
+    return op.cuda(
+        source=ADDMUL,
+        entry="addmul",
+        grid="ceil_div(a.numel(), 256)",
+        block=256,
+        args="a, b, out, a.numel()",
+    )
 
 
 def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +79,9 @@ def test_launches_beside_triton(unique: str, backend: str, dynamic: bool) -> Non
 
 
 def test_the_callers_stream_is_taken(unique: str) -> None:
-    """The second stream waits for work that the kernel's result depends on; on any other stream the kernel would run before it."""
+    """The second stream waits for work that the kernel's result depends on; on any other stream the
+    kernel would run before it.
+    """
     model = Alone(addmul(unique))
     compiled = torch.compile(model, fullgraph=True, options=CPP)
     with torch.no_grad():
@@ -95,18 +106,27 @@ def test_dynamic_shared_memory_past_48_kb(unique: str) -> None:
           __syncthreads();
           for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = held[n - 1 - i];
         }""",
-        entry="turn", args="x, out, x.numel()", block=256, shared="x.numel() * 4",
-    )  # fmt: skip
+        entry="turn",
+        args="x, out, x.numel()",
+        block=256,
+        shared="x.numel() * 4",
+    )
     compiled = torch.compile(lambda x: op(x), fullgraph=True, dynamic=True, options=CPP)
     for size in (100, 20_000, 16_000):
         x = torch.randn(size, device="cuda")
         torch.testing.assert_close(compiled(x), x.flip(0))
-    with pytest.raises(RuntimeError, match=rf"{unique}: shared `x.numel\(\) \* 4` is 4000000 bytes, but cuda:0 allows a block at most"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"{unique}: shared `x.numel\(\) \* 4` is 4000000 bytes, but cuda:0 allows a block "
+        r"at most",
+    ):
         compiled(torch.randn(1_000_000, device="cuda"))
 
 
 @pytest.mark.parametrize("kind", [Mixed, Alone])
-def test_a_package_runs_without_opaq_on_every_size(unique: str, kind: type[Mixed], tmp_path: pathlib.Path) -> None:
+def test_a_package_runs_without_opaq_on_every_size(
+    unique: str, kind: type[Mixed], tmp_path: pathlib.Path
+) -> None:
     model = kind(addmul(unique))
     path = pack(model, tmp_path)
     cases = []
@@ -126,9 +146,14 @@ def test_a_package_runs_without_opaq_on_every_size(unique: str, kind: type[Mixed
         print("equal")
     """
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "OPAQ_CACHE_DIR": str(tmp_path / "opaq")}
+    environment |= {
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "OPAQ_CACHE_DIR": str(tmp_path / "opaq"),
+    }
     command = [sys.executable, "-c", program, path, str(tmp_path / "cases.pt")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
     assert done.stdout.strip() == "equal", done.stderr
 
 
@@ -137,19 +162,25 @@ def test_a_package_past_two_to_the_31_elements(unique: str, tmp_path: pathlib.Pa
         pytest.skip("needs 12 GiB of free GPU memory")
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cuda(
-        source="""extern "C" __global__ void next(const signed char* x, signed char* out, long long n) {
+        source="""extern "C" __global__
+        void next(const signed char* x, signed char* out, long long n) {
           long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
           if (i < n) out[i] = x[i] + 1;
         }""",
-        entry="next", args="x, out, x.numel()", grid="ceil_div(x.numel(), 256)", block=256,
-    )  # fmt: skip
+        entry="next",
+        args="x, out, x.numel()",
+        grid="ceil_div(x.numel(), 256)",
+        block=256,
+    )
 
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return op(x)
 
     example = torch.zeros(1000, dtype=torch.int8, device="cuda")
-    exported = torch.export.export(Model(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    exported = torch.export.export(
+        Model(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+    )
     run = torch._inductor.aoti_load_package(opaq.package(exported, tmp_path / "model.pt2"))
     for size in (0, 1000, 2**31 + 1000):
         x = torch.zeros(size, dtype=torch.int8, device="cuda")
@@ -158,13 +189,18 @@ def test_a_package_past_two_to_the_31_elements(unique: str, tmp_path: pathlib.Pa
         assert bool((y[-2000:] == 1).all()) and int(y.sum(dtype=torch.int64)) == size
 
 
-def test_a_package_for_another_arch_says_which_it_has(unique: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_package_for_another_arch_says_which_it_has(
+    unique: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     if torch.cuda.get_device_capability()[0] == 7:
         pytest.skip("this device runs sm_75")
     run = torch._inductor.aoti_load_package(pack(Alone(addmul(unique)), tmp_path, archs=["sm_75"]))
     with pytest.raises(RuntimeError) as error:
         run(*pair(8, 64))
-    assert f"{unique}: `addmul` is compiled for sm_75; cuda:0 is sm_" in str(error.value) + capfd.readouterr().err
+    assert (
+        f"{unique}: `addmul` is compiled for sm_75; cuda:0 is sm_"
+        in str(error.value) + capfd.readouterr().err
+    )
 
 
 def test_ptx_serves_newer_devices(unique: str, tmp_path: pathlib.Path) -> None:
@@ -174,7 +210,9 @@ def test_ptx_serves_newer_devices(unique: str, tmp_path: pathlib.Path) -> None:
     torch.testing.assert_close(run(a, b), model(a, b))
 
 
-def test_a_damaged_image_is_an_error_that_names_the_entry(unique: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_an_error_that_names_the_entry(
+    unique: str, tmp_path: pathlib.Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = pack(Alone(addmul(unique)), tmp_path)
     changed = tmp_path / "changed.pt2"
     short = unique.split("::")[1]
@@ -187,4 +225,8 @@ def test_a_damaged_image_is_an_error_that_names_the_entry(unique: str, tmp_path:
     run = torch._inductor.aoti_load_package(str(changed))
     with pytest.raises(RuntimeError) as error:
         run(*pair(8, 64))
-    assert f"{unique}: the code of `addmul` for sm_" in (text := str(error.value) + capfd.readouterr().err) and "is damaged: " in text
+    assert (
+        f"{unique}: the code of `addmul` for sm_"
+        in (text := str(error.value) + capfd.readouterr().err)
+        and "is damaged: " in text
+    )

@@ -1,5 +1,6 @@
-// host_example model.pt2 cases.pt: runs a package on several inputs with LibTorch and nothing else, and compares with what eager gave.
-// cases.pt: a dict saved by torch.save, {"count": n, "x0": Tensor, "y0": Tensor, "x1": ...}; the model's result on x<i> must be y<i>.
+// host_example model.pt2 cases.pt: runs a package on several inputs with LibTorch and nothing else,
+// and compares with what eager gave. cases.pt: a dict saved by torch.save, {"count": n, "x0":
+// Tensor, "y0": Tensor, "x1": ...}; the model's result on x<i> must be y<i>.
 #include <ATen/ATen.h>
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/inductor/aoti_package/model_package_loader.h>
@@ -25,10 +26,12 @@ int main(int argc, char** argv) {
     torch::inductor::AOTIModelPackageLoader model(argv[1]);
     const int64_t count = cases.at("count").toInt();
     for (int64_t i = 0; i < count; ++i) {
-      const at::Tensor x = cases.at("x" + std::to_string(i)).toTensor(), expected = cases.at("y" + std::to_string(i)).toTensor();
+      const at::Tensor x = cases.at("x" + std::to_string(i)).toTensor(),
+                       expected = cases.at("y" + std::to_string(i)).toTensor();
       const at::Tensor y = model.run({x}).at(0);
       if (y.sizes() != expected.sizes() || !at::allclose(y, expected, 1e-5, 1e-6)) {
-        std::cerr << "case " << i << ", x of " << x.sizes() << ": the result differs from eager's\n";
+        std::cerr << "case " << i << ", x of " << x.sizes()
+                  << ": the result differs from eager's\n";
         return 1;
       }
       std::cout << "case " << i << ", x of " << x.sizes() << ": equal\n";

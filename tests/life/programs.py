@@ -1,4 +1,6 @@
-"""Small programs in processes of their own, for tests of what happens when they fork, are interrupted, end early or find the machine in a bad state."""
+"""Small programs in processes of their own, for tests of what happens when they fork, are
+interrupted, end early or find the machine in a bad state.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,14 @@ import time
 from collections.abc import Iterator, Mapping
 
 import pytest
+
 from opaq import _runtime
 
 LONG = os.environ.get("OPAQ_LIFE") == "long"
-needs_nvrtc = pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+needs_nvrtc = pytest.mark.skipif(
+    not _runtime.doctor()["nvrtc"]["found"],
+    reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc",
+)
 
 # What every program begins with. `slow(...)` takes its compiler seconds: 2 ** depth templates.
 PRELUDE = """
@@ -25,19 +31,22 @@ import torch, opaq
 from opaq import _runtime
 
 TEMPLATES = '''
-template <int N, int M> struct A { static constexpr long v = A<N - 1, 2 * M>::v + A<N - 1, 2 * M + 1>::v; };
+template <int N, int M> struct A { static constexpr long v = A<N - 1, 2 * M>::v + A<N - 1,
+    2 * M + 1>::v; };
 template <int M> struct A<0, M> { static constexpr long v = M; };
 '''
 
 def slow(name, depth=15, tag=""):
     op = opaq.op(f"life::{name}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     body = "{ if (A<%d, 1>::v) for (long i = 0; i < n; ++i) y[i] = x[i] + 1; }" % depth
-    op.cpu(source=f"// {tag}" + TEMPLATES + "void f(const float* x, float* y, long n) " + body, entry="f", args="x, y, x.numel()")
+    op.cpu(source=f"// {tag}" + TEMPLATES + "void f(const float* x, float* y, long n) " + body,
+        entry="f", args="x, y, x.numel()")
     return op
 
 def slow_cuda(name, depth=20, tag=""):
     op = opaq.op(f"life::{name}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    op.cuda(source=f"// {tag}" + TEMPLATES + "__global__ void f(float* y) { y[0] = A<%d, 1>::v; }" % depth, entry="f", args="y")
+    body = "__global__ void f(float* y) { y[0] = A<%d, 1>::v; }" % depth
+    op.cuda(source=f"// {tag}" + TEMPLATES + body, entry="f", args="y")
     return op
 
 def compile_cuda(op):
@@ -45,7 +54,9 @@ def compile_cuda(op):
 
 def plain(name, add=1):
     op = opaq.op(f"life::{name}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    op.cpu(source="void f(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i] + %d; }" % add, entry="f", args="x, y, x.numel()")
+    head = "void f(const float* x, float* y, long n) "
+    body = "{ for (long i = 0; i < n; ++i) y[i] = x[i] + %d; }" % add
+    op.cpu(source=head + body, entry="f", args="x, y, x.numel()")
     return op
 
 x = torch.ones(3)
@@ -59,30 +70,55 @@ class Places:
         self.cache, self.temporary = cache, temporary
 
     def environment(self, extra: Mapping[str, str | None] = {}) -> dict[str, str]:  # noqa: B006
-        chosen = {**os.environ, "OPAQ_CACHE_DIR": str(self.cache), "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", **extra}
+        chosen = {
+            **os.environ,
+            "OPAQ_CACHE_DIR": str(self.cache),
+            "TMPDIR": str(self.temporary),
+            "OMP_NUM_THREADS": "1",
+            **extra,
+        }
         return {key: value for key, value in chosen.items() if value is not None}
 
     def left_behind(self) -> list[str]:
         """Temporary files and folders, of opaq's compilers in either place."""
         found = [str(path) for path in self.temporary.iterdir()]
-        return found + [str(path) for path in (self.cache.iterdir() if self.cache.exists() else ()) if path.name.startswith(".opaq-work-")]
+        return found + [
+            str(path)
+            for path in (self.cache.iterdir() if self.cache.exists() else ())
+            if path.name.startswith(".opaq-work-")
+        ]
 
 
 @pytest.fixture
 def places(tmp_path: pathlib.Path) -> Iterator[Places]:
-    # The forkserver of multiprocessing binds a socket in TMPDIR, and the path of a socket holds no more than 107 characters.
+    # The forkserver of multiprocessing binds a socket in TMPDIR, and the path of a socket holds no
+    # more than 107 characters.
     with tempfile.TemporaryDirectory(prefix="life") as temporary:
         yield Places(tmp_path / "cache", pathlib.Path(temporary))
 
 
-def start(places: Places, program: str, *, environment: Mapping[str, str | None] = {}, before: str = "") -> subprocess.Popen[str]:  # noqa: B006
+def start(
+    places: Places, program: str, *, environment: Mapping[str, str | None] = {}, before: str = ""
+) -> subprocess.Popen[str]:  # noqa: B006
     text = before + PRELUDE + textwrap.dedent(program)
     return subprocess.Popen(
-        [sys.executable, "-c", text], env=places.environment(environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [sys.executable, "-c", text],
+        env=places.environment(environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
-def run(places: Places, program: str, *, environment: Mapping[str, str | None] = {}, before: str = "", timeout: float = 120) -> str:  # noqa: B006
+def run(
+    places: Places,
+    program: str,
+    *,
+    environment: Mapping[str, str | None] = {},
+    before: str = "",
+    timeout: float = 120,
+) -> str:  # noqa: B006
     """The program's output; fails the test when it does not end well, or hangs."""
     process = start(places, program, environment=environment, before=before)
     return finish(process, timeout)
@@ -109,15 +145,21 @@ def wait_for(condition, seconds: float = 20) -> bool:
 
 
 def compilers(marker: str) -> list[int]:
-    """Processes of this machine that have `marker` in their command line or environment: the compilers of a test's program."""
+    """Processes of this machine that have `marker` in their command line or environment: the
+    compilers of a test's program.
+    """
     found = []
     for folder in pathlib.Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
         try:
-            if marker.encode() in (folder / "environ").read_bytes() and b"cc1plus" in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-            elif marker.encode() in (folder / "environ").read_bytes() and b"opaq-compile" in (folder / "cmdline").read_bytes():
+            if (
+                marker.encode() in (folder / "environ").read_bytes()
+                and b"cc1plus" in (folder / "cmdline").read_bytes()
+            ) or (
+                marker.encode() in (folder / "environ").read_bytes()
+                and b"opaq-compile" in (folder / "cmdline").read_bytes()
+            ):
                 found.append(int(folder.name))
         except OSError:
             continue

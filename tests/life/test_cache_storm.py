@@ -1,4 +1,6 @@
-"""Many processes on one cache while some are killed and bytes of its files are flipped: every value is right, and the cache is whole afterwards."""
+"""Many processes on one cache while some are killed and bytes of its files are flipped: every value
+is right, and the cache is whole afterwards.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,15 @@ KEYS, PROCESSES, SECONDS = (200, 8, 60) if LONG else (30, 4, 4)
 
 OP = """
 def keyed(i, number):
-    op = opaq.op(f"life::k{i}(Tensor x) -> (Tensor y)", outputs=opaq.tensor("1", dtype="int64", device="x"))
-    op.cpu(source="volatile long number = %d; void f(long* y) { *y = number; }" % number, entry="f", args="y")
+    op = opaq.op(f"life::k{i}(Tensor x) -> (Tensor y)", outputs=opaq.tensor("1", dtype="int64",
+        device="x"))
+    op.cpu(source="volatile long number = %d; void f(long* y) { *y = number; }" % number, entry="f",
+        args="y")
     return op
 """
 
-# Stands for the compiler, which would take a fifth of a second for each key: hands out the library that has the source's number.
+# Stands for the compiler, which would take a fifth of a second for each key: hands out the library
+# that has the source's number.
 COMPILER = """#!/bin/sh
 while [ "$1" != -o ]; do case "$1" in *source.cpp) source=$1;; esac; shift; done
 exec cp "{libraries}/$(sed -n 's/^volatile long number = \\([0-9]*\\);.*/\\1/p' "$source")" "$2"
@@ -49,7 +54,8 @@ def flip():
             stream.seek(at); byte = stream.read(1)[0]
             stream.seek(at); stream.write(bytes([byte ^ (1 << chance.randrange(8))]))
         return 1
-    except (OSError, IndexError, ValueError): return 0  # nothing is stored yet, or another process has replaced or removed it
+    except (OSError, IndexError,
+        ValueError): return 0  # nothing is stored yet, or another process took it away
 
 running = [child() for _ in range({processes})]
 end = time.monotonic() + {seconds}
@@ -86,20 +92,28 @@ print("temporary", [name for name in os.listdir(cache) if name.startswith(".")])
 def test_a_storm(places: Places, tmp_path: pathlib.Path) -> None:
     libraries = tmp_path / "libraries"
     libraries.mkdir()
-    run(places, OP + f"""
+    run(
+        places,
+        OP
+        + f"""
 op = keyed("model", 1234567890123); op(x)
 library = _runtime.cpp_launch(op.name, "cpu", [("float32", (3,), (1,), "cpu", 64)], [])["library"]
 model = (1234567890123).to_bytes(8, "little")
 assert library.count(model) == 1
 for number in (1234567890123, *range(10**12, 10**12 + {KEYS})):
-    open(os.path.join({str(libraries)!r}, str(number)), "wb").write(library.replace(model, number.to_bytes(8, "little")))
-""")  # fmt: skip
+    open(os.path.join({str(libraries)!r}, str(number)), "wb").write(library.replace(model,
+        number.to_bytes(8, "little")))
+""",
+    )
     compiler = tmp_path / "compiler"
     compiler.write_text(COMPILER.format(libraries=libraries))
     compiler.chmod(0o700)
     places.cache = tmp_path / "storm" / "cache"
     output = run(
-        places, OP + STORM.format(keys=KEYS, processes=PROCESSES, seconds=SECONDS), environment={"OPAQ_CXX": str(compiler)}, timeout=SECONDS + 200
-    )  # fmt: skip
+        places,
+        OP + STORM.format(keys=KEYS, processes=PROCESSES, seconds=SECONDS),
+        environment={"OPAQ_CXX": str(compiler)},
+        timeout=SECONDS + 200,
+    )
     assert output.splitlines()[-2:] == ["compiled 0", "temporary []"], output
     assert places.left_behind() == []

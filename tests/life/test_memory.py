@@ -1,15 +1,16 @@
-"""Memory that calls and declarations keep. With OPAQ_LIFE=long: 10^6 calls, 1,000 declarations; `pytest -s` prints the figures.
+"""Memory that calls and declarations keep. With OPAQ_LIFE=long: 10^6 calls, 1,000 declarations;
+`pytest -s` prints the figures.
 
-A declaration with a CPU implementation keeps 38.9 KB (1,000 of them, x86-64, torch 2.11 and 2.15): about 12 KB are the schema in torch's dispatcher and its
-Python handle, 2 KB a kernel, 2 KB the fake, 16 KB the gradient's rule in torch (of any op, also one without a gradient of its own), and 3 KB opaq's
-implementation. torch.library.custom_op keeps 35.9 KB for the same op with its fake and gradient. A declaration in the place of another keeps 3.6 KB: the
-earlier one, which may be in use.
+A declaration with a CPU implementation keeps 38.9 KB (1,000 of them, x86-64, torch 2.11 and 2.15):
+about 12 KB are the schema in torch's dispatcher and its Python handle, 2 KB a kernel, 2 KB the
+fake, 16 KB the gradient's rule in torch (of any op, also one without a gradient of its own), and 3
+KB opaq's implementation. torch.library.custom_op keeps 35.9 KB for the same op with its fake and
+gradient. A declaration in the place of another keeps 3.6 KB: the earlier one, which may be in use.
 """
 
 from __future__ import annotations
 
 import pytest
-
 from programs import LONG, Places, places, run  # noqa: F401
 
 MEASURE = """
@@ -26,23 +27,33 @@ def test_calls_keep_nothing(places: Places, way: str) -> None:
     call = {
         "eager": "call = lambda: op(x)",
         "dispatcher": "call = lambda: torch.ops.life.f(x)",
-        "launch object": "y = x.clone(); launch = _runtime.launcher(op.name, op.info['hash'], 'cpu', 'op0', 'graph'); call = lambda: launch(x, y)",
-        "compiled graph": "call = (lambda compiled: lambda: compiled(x))(torch.compile(lambda x: op(x), fullgraph=True))",
+        "launch object": "y = x.clone(); launch = _runtime.launcher(op.name, op.info['hash'], "
+        "'cpu', 'op0', 'graph'); call = lambda: launch(x, y)",
+        "compiled graph": "call = (lambda compiled: lambda: compiled(x))(torch.compile(lambda "
+        "x: op(x), fullgraph=True))",
     }[way]
-    output = run(places, MEASURE + f"""
+    output = run(
+        places,
+        MEASURE
+        + f"""
 op = plain("f")
 {call}
 for _ in range(10_000): call()
 before = resident()
 for _ in range({count}): call()
 print((resident() - before) // 1024)
-""", timeout=300)  # fmt: skip
+""",
+        timeout=300,
+    )
     assert int(output) < 1024, f"{output} KB"
 
 
 def test_declarations_keep_little_and_no_more_the_more_there_are(places: Places) -> None:
     count = 1000 if LONG else 300
-    output = run(places, MEASURE + f"""
+    output = run(
+        places,
+        MEASURE
+        + f"""
 for i in range(50): plain(f"warm{{i}}")
 before = resident()
 for i in range({count}): plain(f"f{{i}}")
@@ -59,8 +70,14 @@ def stock(i):
 for i in range(50): stock(f"warm{{i}}")
 stock_before = resident()
 for i in range({count}): stock(i)
-print((middle - before) / {count} / 1024, (after - middle) / {count} / 1024, (resident() - stock_before) / {count} / 1024)
-""", timeout=300)  # fmt: skip
+print((middle - before) / {count} / 1024, (after - middle) / {count} / 1024,
+    (resident() - stock_before) / {count} / 1024)
+""",
+        timeout=300,
+    )
     declared, again, stock = map(float, output.split())
-    print(f"{declared:.1f} KB a declaration, {stock:.1f} KB in stock PyTorch, {again:.1f} KB one in the place of another")
+    print(
+        f"{declared:.1f} KB a declaration, {stock:.1f} KB in stock PyTorch, {again:.1f} KB one "
+        "in the place of another"
+    )
     assert declared < 1.3 * stock and again < 8

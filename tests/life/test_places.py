@@ -1,4 +1,6 @@
-"""Machines in a bad state: no files to open, no space, no folder to write to, no home. What can work works, what cannot says why and what to do."""
+"""Machines in a bad state: no files to open, no space, no folder to write to, no home. What can
+work works, what cannot says why and what to do.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,6 @@ import os
 import subprocess
 
 import pytest
-
 from programs import Places, places, run  # noqa: F401
 
 
@@ -17,14 +18,24 @@ def test_folders_that_are_not_there_or_not_to_be_used(places: Places, tmp_path) 
         {"OPAQ_CACHE_DIR": str(a_file)},
         {"OPAQ_CACHE_DIR": "/proc/nowhere"},
         {"OPAQ_CACHE_DIR": str(a_file), "TMPDIR": "/no/such/folder"},
-        {"OPAQ_CACHE_DIR": None, "HOME": None, "XDG_CACHE_HOME": str(tmp_path / "xdg"), "TMPDIR": "/no/such/folder"},
+        {
+            "OPAQ_CACHE_DIR": None,
+            "HOME": None,
+            "XDG_CACHE_HOME": str(tmp_path / "xdg"),
+            "TMPDIR": "/no/such/folder",
+        },
     ):
-        assert run(places, "print(plain('f')(x).tolist())", environment=environment).splitlines()[-1] == "[2.0, 2.0, 2.0]"
+        assert (
+            run(places, "print(plain('f')(x).tolist())", environment=environment).splitlines()[-1]
+            == "[2.0, 2.0, 2.0]"
+        )
     assert not [name for name in os.listdir("/tmp") if name.startswith(".opaq-work-")]
 
 
 def test_too_many_open_files(places: Places) -> None:
-    output = run(places, """
+    output = run(
+        places,
+        """
         import resource
         op = plain("f"); other = plain("g")
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -37,7 +48,8 @@ def test_too_many_open_files(places: Places) -> None:
         except opaq.Error as error: print(type(error).__name__, error)
         kept.clear()
         print(op(x).tolist())
-    """)  # fmt: skip
+    """,
+    )
     first, last = output.splitlines()
     assert first.startswith("CompileError") and "Too many open files" in first, output
     assert last == "[2.0, 2.0, 2.0]"
@@ -46,11 +58,21 @@ def test_too_many_open_files(places: Places) -> None:
 def test_no_space_left(places: Places, tmp_path) -> None:  # noqa: ANN001
     small = tmp_path / "small"
     small.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", small], capture_output=True, check=False).returncode != 0:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=16k,mode=700", "tmpfs", small],
+            capture_output=True,
+            check=False,
+        ).returncode
+        != 0
+    ):
         pytest.skip("a full file system takes the right to mount one")
     try:
         environment = {"OPAQ_CACHE_DIR": str(small), "TMPDIR": str(small)}
-        output = run(places, """
+        output = run(
+            places,
+            """
             op = plain("f")
             filler = os.path.join(os.environ["OPAQ_CACHE_DIR"], "filler")
             descriptor = os.open(filler, os.O_CREAT | os.O_WRONLY)
@@ -59,17 +81,27 @@ def test_no_space_left(places: Places, tmp_path) -> None:  # noqa: ANN001
             except OSError: pass
             def attempt():
                 try: print(op(x).tolist())
-                except opaq.Error as error: print(type(error).__name__, str(error).replace("\\n", " "))
+                except opaq.Error as error: print(type(error).__name__, str(error).replace("\\n",
+                    " "))
             attempt()
-            os.close(descriptor); os.remove(filler)  # the source can be written, but not the library
+            os.close(descriptor); os.remove(
+                filler)  # the source can be written, but not the library
             attempt()
             os.system("mount -o remount,size=4m " + os.environ["OPAQ_CACHE_DIR"])
             attempt()
-        """, environment=environment)  # fmt: skip
+        """,
+            environment=environment,
+        )
         full, nearly_full, enough = output.splitlines()
         advice = "free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR"
-        assert full.startswith("CompileError life::f: ") and "No space left on device; " + advice in full, output
-        assert nearly_full.startswith("CompileError life::f: ") and f"KB are free in {small}: {advice}" in nearly_full, output
+        assert (
+            full.startswith("CompileError life::f: ")
+            and "No space left on device; " + advice in full
+        ), output
+        assert (
+            nearly_full.startswith("CompileError life::f: ")
+            and f"KB are free in {small}: {advice}" in nearly_full
+        ), output
         assert enough == "[2.0, 2.0, 2.0]", output
     finally:
         subprocess.run(["umount", small], check=False)

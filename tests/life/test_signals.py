@@ -1,4 +1,6 @@
-"""Signals and ends of the process while something compiles: a Ctrl-C is prompt, nothing is left behind, and the next call compiles again."""
+"""Signals and ends of the process while something compiles: a Ctrl-C is prompt, nothing is left
+behind, and the next call compiles again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,6 @@ import signal
 import time
 
 import pytest
-
 from programs import Places, compilers, finish, needs_nvrtc, places, run, start, wait_for  # noqa: F401
 
 INTERRUPT = """
@@ -33,33 +34,46 @@ threading.Thread(target=tick, daemon=True).start()
 def test_ctrl_c_while_a_cpp_compiler_runs(places: Places, way: str) -> None:
     call = {
         "eager": "work = lambda: op(x)",
-        "dispatcher": "y = x.clone().requires_grad_(); op.backward(lambda ctx, g: g); work = lambda: op(y)",  # a gradient is wanted: through the dispatcher
-        "launch object": "y = x.clone(); launch = _runtime.launcher(op.name, op.info['hash'], 'cpu', 'op0', 'graph'); work = lambda: launch(x, y) or y",
+        "dispatcher": "y = x.clone().requires_grad_(); op.backward(lambda ctx, g: g); work = "
+        "lambda: op(y)",  # a gradient is wanted: through the dispatcher
+        "launch object": "y = x.clone(); launch = _runtime.launcher(op.name, op.info['hash'], "
+        "'cpu', 'op0', 'graph'); work = lambda: launch(x, y) or y",
     }[way]
-    output = run(places, INTERRUPT + f"""
+    output = run(
+        places,
+        INTERRUPT
+        + f"""
 op = slow("f", 15)
 {call}
 interrupted_after(0.3, work)
 assert ticks[0] > 5, "the GIL was held"
 print(work().tolist())
-""")  # fmt: skip
+""",
+    )
     assert output.splitlines() == ["interrupted", "[2.0, 2.0, 2.0]"], output
     assert places.left_behind() == []
 
 
 @needs_nvrtc
 def test_ctrl_c_while_nvrtc_runs(places: Places) -> None:
-    output = run(places, INTERRUPT + """
+    output = run(
+        places,
+        INTERRUPT
+        + """
 op = slow_cuda("f", 22)
 interrupted_after(0.3, lambda: compile_cuda(op))
 assert ticks[0] > 5, "the GIL was held"
 print(compile_cuda(slow_cuda("g", 3))["entry"])
-""")  # fmt: skip
+""",
+    )
     assert output.splitlines() == ["interrupted", "f"], output
 
 
 def test_ctrl_c_while_another_thread_compiles_for_this_one(places: Places) -> None:
-    output = run(places, INTERRUPT + """
+    output = run(
+        places,
+        INTERRUPT
+        + """
 op = slow("f", 15)
 results = []
 thread = threading.Thread(target=lambda: results.append(op(x).tolist())); thread.start()
@@ -67,35 +81,48 @@ time.sleep(0.2)
 interrupted_after(0.2, lambda: op(x))
 thread.join()
 print(results, op(x).tolist())
-""")  # fmt: skip
+""",
+    )
     assert output.splitlines() == ["interrupted", "[[2.0, 2.0, 2.0]] [2.0, 2.0, 2.0]"], output
 
 
 def test_a_handler_of_the_users_own_runs_while_a_compiler_does(places: Places) -> None:
-    output = run(places, """
+    output = run(
+        places,
+        """
 def handler(number, frame): raise TimeoutError("no time left")
 signal.signal(signal.SIGALRM, handler); signal.setitimer(signal.ITIMER_REAL, 0.3)
 op = slow("f", 15)
 try: op(x)
 except TimeoutError as error: print(error)
-signal.signal(signal.SIGALRM, lambda *args: print("handled", flush=True)); signal.setitimer(signal.ITIMER_REAL, 0.2)
+signal.signal(signal.SIGALRM, lambda *args: print("handled",
+    flush=True)); signal.setitimer(signal.ITIMER_REAL, 0.2)
 print(slow("g", 14)(x).tolist())
-""")  # fmt: skip
+""",
+    )
     assert output.splitlines() == ["no time left", "handled", "[2.0, 2.0, 2.0]"], output
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL", "exit", "os._exit"])
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("cuda", marks=needs_nvrtc)])
-def test_the_end_of_the_process_ends_its_compilers_and_their_folders(places: Places, end: str, kind: str) -> None:
-    work = {"cpu": "op = slow('f', 16); work = lambda: op(x)", "cuda": "op = slow_cuda('f', 22); work = lambda: compile_cuda(op)"}[kind]
+def test_the_end_of_the_process_ends_its_compilers_and_their_folders(
+    places: Places, end: str, kind: str
+) -> None:
+    work = {
+        "cpu": "op = slow('f', 16); work = lambda: op(x)",
+        "cuda": "op = slow_cuda('f', 22); work = lambda: compile_cuda(op)",
+    }[kind]
     finale = {"exit": "sys.exit(0)", "os._exit": "os._exit(0)"}.get(end, "thread.join()")
-    process = start(places, f"""
+    process = start(
+        places,
+        f"""
         {work}
         thread = threading.Thread(target=work, daemon=True); thread.start()
         time.sleep(0.5)
         print("compiling", flush=True)
         {finale}
-    """)  # fmt: skip
+    """,
+    )
     assert process.stdout.readline() == "compiling\n"
     if end.startswith("SIG"):
         assert wait_for(lambda: compilers(str(places.temporary))), "no compiler was seen"

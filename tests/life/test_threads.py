@@ -1,14 +1,17 @@
-"""Threads: many that declare an op at once or call it for the first time, and those that are at work when the process ends."""
+"""Threads: many that declare an op at once or call it for the first time, and those that are at
+work when the process ends.
+"""
 
 from __future__ import annotations
 
 import pytest
-
 from programs import Places, places, run, wait_for  # noqa: F401
 
 
 def test_many_threads_call_an_op_for_the_first_time(places: Places) -> None:
-    output = run(places, """
+    output = run(
+        places,
+        """
         ops = [plain(f"f{i}", i) for i in range(3)]
         barrier = threading.Barrier(8); failures = []
         def work(n):
@@ -18,8 +21,10 @@ def test_many_threads_call_an_op_for_the_first_time(places: Places) -> None:
         threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
-        print(failures, sorted(item["compiled"] for item in _runtime.implementation_stats() if item["op"].startswith("life::")))
-    """)  # fmt: skip
+        made = [item for item in _runtime.implementation_stats() if item["op"].startswith("life::")]
+        print(failures, sorted(item["compiled"] for item in made))
+    """,
+    )
     assert output.splitlines()[-1] == "[] [1, 1, 1]", output
 
 
@@ -27,7 +32,9 @@ DECLARATIONS = {
     "op": """
 def declare(i):
     op = opaq.op(f"life::d{i}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    op.cpu(source="void f(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i] + 1; }", entry="f", args="x, y, x.numel()",
+    head = "void f(const float* x, float* y, long n) "
+    body = "{ for (long i = 0; i < n; ++i) y[i] = x[i] + 1; }"
+    op.cpu(source=head + body, entry="f", args="x, y, x.numel()",
            requires="x.dim() == 1")
     op.reference(lambda x: x + 1)
     op.backward(lambda ctx, grad: grad)
@@ -55,13 +62,17 @@ def declare(i):
 
 @pytest.mark.parametrize("kind", DECLARATIONS)
 def test_threads_that_declare_the_same_op_at_once(places: Places, kind: str) -> None:
-    output = run(places, DECLARATIONS[kind] + """
+    output = run(
+        places,
+        DECLARATIONS[kind]
+        + """
 def slowly(function):  # as on a busy machine: other threads run in the middle of a declaration
     def slow(*args, **kwargs):
         time.sleep(0.002)
         return function(*args, **kwargs)
     return slow
-for module, name in [(torch.library, "register_fake"), (torch.library, "register_autograd"), (torch.library.Library, "define")]:
+for module, name in [(torch.library, "register_fake"), (torch.library, "register_autograd"),
+    (torch.library.Library, "define")]:
     setattr(module, name, slowly(getattr(module, name)))
 sys.setswitchinterval(1e-5)
 barrier = threading.Barrier(4); failures = []; made = [[] for _ in range(4)]
@@ -75,13 +86,16 @@ for thread in threads: thread.start()
 for thread in threads: thread.join()
 print(failures)
 print([op for op in made[0] if op(torch.ones(2)).tolist() != [2.0, 2.0]])
-""")  # fmt: skip
+""",
+    )
     assert output.splitlines()[-2:] == ["[]", "[]"], output
 
 
 def test_a_child_forked_while_threads_declare(places: Places) -> None:
     """The child finds every op either whole or not begun, and declares."""
-    output = run(places, """
+    output = run(
+        places,
+        """
         stop = []
         made = [0]
         def work(n):
@@ -94,22 +108,27 @@ def test_a_child_forked_while_threads_declare(places: Places) -> None:
             pid = os.fork()
             if pid == 0:
                 signal.alarm(60)  # a hang is an end by SIGALRM
-                for name in (f"f{made[0]}", f"f{made[0] + 1}"): assert plain(name)(x).tolist() == [2.0] * 3
+                for name in (f"f{made[0]}",
+                    f"f{made[0] + 1}"): assert plain(name)(x).tolist() == [2.0] * 3
                 os._exit(0)
             children.append(pid)
             time.sleep(0.003)
         stop.append(1)
         for thread in threads: thread.join()
         print("statuses", {os.waitpid(pid, 0)[1] for pid in children})
-    """)  # fmt: skip
+    """,
+    )
     assert output.splitlines()[-1] == "statuses {0}", output
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise SystemExit"])
 def test_daemon_threads_that_compile_while_the_interpreter_ends(places: Places, end: str) -> None:
-    """Up to Python 3.13 a thread that asks for the GIL then is ended by unwinding, which ended the process: "terminate called". No thread calls torch
-    here: one that is in `torch.add` then still ends the process so."""
-    output = run(places, f"""
+    """Up to Python 3.13 a thread that asks for the GIL then is ended by unwinding, which ended the
+    process: "terminate called". No thread calls torch here: one that is in `torch.add` then still
+    ends the process so."""
+    output = run(
+        places,
+        f"""
         ops = [[plain(f"{{name}}{{i}}", i) for i in range(100)] for name in "ab"]
         def compile(ops):
             for op in ops: op.warmup(x)
@@ -117,6 +136,7 @@ def test_daemon_threads_that_compile_while_the_interpreter_ends(places: Places, 
         time.sleep(0.5)
         print("end", flush=True)
         {end}
-    """)  # fmt: skip
+    """,
+    )
     assert output.splitlines() == ["end"], output
     assert wait_for(lambda: places.left_behind() == []), places.left_behind()

@@ -1,4 +1,6 @@
-"""Inductor's wrapper source for a device="cuda" graph on a machine with no GPU. Nothing is compiled or run: it shows the lines that we print."""
+"""Inductor's wrapper source for a device="cuda" graph on a machine with no GPU. Nothing is compiled
+or run: it shows the lines that we print.
+"""
 
 from __future__ import annotations
 
@@ -23,30 +25,48 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
-
 PROPERTIES = types.SimpleNamespace(
-    name="pretended", major=9, minor=0, multi_processor_count=132, total_memory=80 << 30, regs_per_multiprocessor=65536,
-    max_threads_per_multi_processor=2048, max_threads_per_block=1024, warp_size=32, shared_memory_per_block=49152,
-    shared_memory_per_block_optin=232448, shared_memory_per_multiprocessor=233472, gcnArchName="", L2_cache_size=50 << 20,
-)  # fmt: skip
+    name="pretended",
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    total_memory=80 << 30,
+    regs_per_multiprocessor=65536,
+    max_threads_per_multi_processor=2048,
+    max_threads_per_block=1024,
+    warp_size=32,
+    shared_memory_per_block=49152,
+    shared_memory_per_block_optin=232448,
+    shared_memory_per_multiprocessor=233472,
+    gcnArchName="",
+    L2_cache_size=50 << 20,
+)
 
 
 @contextlib.contextmanager
 def pretend_gpu(mixed: bool = False) -> Iterator[None]:
-    """Enough for graphs of opaque ops alone; `mixed`: for graphs with Triton kernels too, of which no code is made.
+    """Enough for graphs of opaque ops alone; `mixed`: for graphs with Triton kernels too, of which
+    no code is made.
 
     torch.cuda.is_available is left as it is: were it patched, torch would try to allocate.
     """
+    codegen = "torch._inductor.codegen"
     patches = {
         "torch._inductor.scheduler.has_triton": lambda: True,
-        "torch._inductor.codegen.wrapper.PythonWrapperCodegen.generate_and_run_autotune_block": lambda self: None,
+        f"{codegen}.wrapper.PythonWrapperCodegen.generate_and_run_autotune_block": lambda self: (
+            None
+        ),
     }
     if mixed:
         patches |= {
-            "torch._dynamo.device_interface.CudaInterface.get_device_properties": staticmethod(lambda device=None: PROPERTIES),
+            "torch._dynamo.device_interface.CudaInterface.get_device_properties": staticmethod(
+                lambda device=None: PROPERTIES
+            ),
             "torch.cuda.get_device_capability": lambda *_: (9, 0),
             "torch.utils._triton.triton_hash_with_backend": lambda: "pretended",
-            "torch._inductor.codegen.cpp_wrapper_gpu.DeferredTritonCallWrapper.generate": lambda self, wrapper: None,
+            f"{codegen}.cpp_wrapper_gpu.DeferredTritonCallWrapper.generate": lambda self, wrapper: (
+                None
+            ),
         }
     with contextlib.ExitStack() as stack:
         for name, value in patches.items():
@@ -63,14 +83,18 @@ def wrapper_source(
     package: bool = False,
     mixed: bool = False,
 ) -> str:
-    """The wrapper that Inductor writes for function(float32 tensors of these shapes): in Python, `cpp` or AOTInductor's `package`.
+    """The wrapper that Inductor writes for function(float32 tensors of these shapes): in Python,
+    `cpp` or AOTInductor's `package`.
 
     dynamic: every size above 1 is symbolic. mixed: the graph holds Triton kernels too.
     """
     shape_env = ShapeEnv()
     fake_mode = FakeTensorMode(shape_env=shape_env)
     with fake_mode:
-        args = [torch.empty(_sizes(shape, i, shape_env) if dynamic else shape, device=device) for i, shape in enumerate(shapes)]
+        args = [
+            torch.empty(_sizes(shape, i, shape_env) if dynamic else shape, device=device)
+            for i, shape in enumerate(shapes)
+        ]
     with fake_mode, tracing(TracingContext(fake_mode)):
         graph_module = make_fx(function, decomposition_table=select_decomp_table())(*args)
         decompose_auto_functionalized(graph_module.graph)
@@ -78,11 +102,20 @@ def wrapper_source(
     if package:  # where there is a GPU, Inductor tunes Triton kernels while it packages
         patches |= {"aot_inductor.package": True, "triton.autotune_at_compile_time": True}
     with (
-        pretend_gpu(mixed), V.set_debug_handler(DebugContext()), V.set_fake_mode(fake_mode), V.set_aot_compilation(package),
-        config.patch(patches), tracing(TracingContext(fake_mode)),
-    ):  # fmt: skip
+        pretend_gpu(mixed),
+        V.set_debug_handler(DebugContext()),
+        V.set_fake_mode(fake_mode),
+        V.set_aot_compilation(package),
+        config.patch(patches),
+        tracing(TracingContext(fake_mode)),
+    ):
         graph = GraphLowering(
-            graph_module, example_inputs=args, shape_env=shape_env, is_inference=True, cpp_wrapper=cpp or package, aot_mode=package
+            graph_module,
+            example_inputs=args,
+            shape_env=shape_env,
+            is_inference=True,
+            cpp_wrapper=cpp or package,
+            aot_mode=package,
         )
         with V.set_graph_handler(graph), V.set_extern_kernel_nodes([]):
             graph.freeze_runtime_asserts()
@@ -91,7 +124,9 @@ def wrapper_source(
 
 
 def cpp_part(source: str) -> str:
-    """The C++ in a wrapper that wrapper_source(..., cpp=True) gives, which is a Python module around it."""
+    """The C++ in a wrapper that wrapper_source(..., cpp=True) gives, which is a Python module
+    around it.
+    """
     return re.search(r"""cpp_wrapper_src = \(\s*r('''|\"\"\")(.*?)\1""", source, re.DOTALL)[2]
 
 

@@ -1,4 +1,6 @@
-"""What the tests of the shipped ops share: tolerances, gradients, compiled against eager, CUDA plans on a machine without a device."""
+"""What the tests of the shipped ops share: tolerances, gradients, compiled against eager, CUDA
+plans on a machine without a device.
+"""
 
 import importlib.util
 
@@ -9,35 +11,59 @@ from opaq import _runtime
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 ARCHS = ["sm_80", "sm_90a"]
-_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+_TOLERANCE = {
+    torch.float64: 1e-12,
+    torch.float32: 1e-5,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
 
 
-def close(actual: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype | None = None, scale: float = 1.0) -> None:
-    """`actual` is `exact` (float64) up to the rounding of `dtype`, its own unless given; `scale` widens the bound for long sums."""
+def close(
+    actual: torch.Tensor, exact: torch.Tensor, dtype: torch.dtype | None = None, scale: float = 1.0
+) -> None:
+    """`actual` is `exact` (float64) up to the rounding of `dtype`, its own unless given; `scale`
+    widens the bound for long sums.
+    """
     bound = _TOLERANCE[dtype or actual.dtype] * scale
-    torch.testing.assert_close(actual.double(), exact.double(), rtol=bound, atol=bound, equal_nan=True)
+    torch.testing.assert_close(
+        actual.double(), exact.double(), rtol=bound, atol=bound, equal_nan=True
+    )
 
 
 def gradients(function, inputs, which):
-    """Outputs of function(*inputs), and the gradients of sum(output * fixed weights) for the inputs at positions `which`."""
-    leaves = [value.detach().requires_grad_(i in which) if isinstance(value, torch.Tensor) else value for i, value in enumerate(inputs)]
+    """Outputs of function(*inputs), and the gradients of sum(output * fixed weights) for the inputs
+    at positions `which`.
+    """
+    leaves = [
+        value.detach().requires_grad_(i in which) if isinstance(value, torch.Tensor) else value
+        for i, value in enumerate(inputs)
+    ]
     outputs = function(*leaves)
     outputs = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
     generator = torch.Generator().manual_seed(7)
     total = 0
     for output in outputs:
-        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(device=output.device, dtype=output.dtype)
+        weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(
+            device=output.device, dtype=output.dtype
+        )
         total = total + (output * weights).sum(dtype=torch.float64)
-    return [output.detach() for output in outputs], list(torch.autograd.grad(total, [leaves[i] for i in which]))
+    return [output.detach() for output in outputs], list(
+        torch.autograd.grad(total, [leaves[i] for i in which])
+    )
 
 
 def node_calls(op) -> int:
-    return sum(node["calls"] for node in _runtime.node_stats() if node["op"] == op.name and node["implementation"] != "reference")
+    return sum(
+        node["calls"]
+        for node in _runtime.node_stats()
+        if node["op"] == op.name and node["implementation"] != "reference"
+    )
 
 
 def compiled_agrees(op, function, cases, which, dynamic: bool) -> None:
-    """torch.compile(function) gives what function gives, gradients included, for every case in turn (sizes may differ when dynamic); op runs as
-    a node of the compiled graph."""
+    """torch.compile(function) gives what function gives, gradients included, for every case in turn
+    (sizes may differ when dynamic); op runs as a node of the compiled graph."""
     torch.compiler.reset()
     before = node_calls(op)
     compiled = torch.compile(function, dynamic=dynamic, fullgraph=True)
@@ -50,7 +76,9 @@ def compiled_agrees(op, function, cases, which, dynamic: bool) -> None:
 
 
 def refuses(function, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """function() raises, and its reader sees `message`: in the exception, or, from code reached through the dispatcher, in what torch prints."""
+    """function() raises, and its reader sees `message`: in the exception, or, from code reached
+    through the dispatcher, in what torch prints.
+    """
     with pytest.raises((ValueError, RuntimeError)) as raised:
         function()
     assert message in str(raised.value) + capfd.readouterr().err
@@ -75,4 +103,6 @@ def compiles(op, facts, arch: str, implementation: str) -> None:
     assert image["bytes"], f"{op.name} {implementation} {arch}: empty image"
 
 
-needs_transformers = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+needs_transformers = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+)

@@ -1,4 +1,6 @@
-"""What a compiler's complaint is answered with is true: each advised include and name is put into the source, which then compiles."""
+"""What a compiler's complaint is answered with is true: each advised include and name is put into
+the source, which then compiles.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,16 @@ FOLDERS = NVRTC["include_dirs"]
 HAS_CCCL = any(os.path.exists(os.path.join(folder, "cuda/std/version")) for folder in FOLDERS)
 
 pytestmark = [
-    pytest.mark.skipif(not NVRTC["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc"),
-    pytest.mark.skipif(not FOLDERS, reason="CUDA's headers are not installed: pip install nvidia-cuda-runtime"),
+    pytest.mark.skipif(
+        not NVRTC["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc"
+    ),
+    pytest.mark.skipif(
+        not FOLDERS, reason="CUDA's headers are not installed: pip install nvidia-cuda-runtime"
+    ),
 ]
-needs_cccl = pytest.mark.skipif(not HAS_CCCL, reason="CCCL is not installed: pip install nvidia-cuda-cccl")
+needs_cccl = pytest.mark.skipif(
+    not HAS_CCCL, reason="CCCL is not installed: pip install nvidia-cuda-cccl"
+)
 
 _count = itertools.count()
 
@@ -38,7 +46,11 @@ def complaint(unique: str, includes: str, body: str) -> str:
 
 
 def advised(message: str) -> str:
-    return "\n".join(dict.fromkeys(re.findall(r"#include <[^>]+>", message.split("detected in", 1)[-1].rpartition("^")[2])))
+    return "\n".join(
+        dict.fromkeys(
+            re.findall(r"#include <[^>]+>", message.split("detected in", 1)[-1].rpartition("^")[2])
+        )
+    )
 
 
 def as_told(body: str, message: str) -> str:
@@ -53,7 +65,9 @@ def as_told(body: str, message: str) -> str:
 
 
 def follow(bodies: dict[str, str], unique: str) -> None:
-    """All that the messages advise, written into one source, which then compiles: CCCL's headers take long to compile one by one."""
+    """All that the messages advise, written into one source, which then compiles: CCCL's headers
+    take long to compile one by one.
+    """
     includes, blocks = [], []
     for body in bodies.values():
         message = complaint(unique, "", body)
@@ -69,13 +83,18 @@ def follow(bodies: dict[str, str], unique: str) -> None:
 
 BY_INCLUDE = {
     "mathematics": "y[0] = INFINITY; y[1] = NAN;",
-    "float": "y[0] = FLT_MAX; y[1] = FLT_EPSILON; y[2] = DBL_MAX; y[3] = DBL_MIN; y[4] = FLT_MIN + DBL_EPSILON;",
-    "limits": "y[0] = INT_MAX; y[1] = CHAR_BIT; y[2] = UINT_MAX; y[3] = LLONG_MIN; y[4] = SHRT_MAX;",
-    "integers": "int8_t a = 0; uint16_t b = 1; int32_t c = 2; uint64_t d = 3; uintptr_t e = 4; y[0] = a + b + c + d + e;",
+    "float": "y[0] = FLT_MAX; y[1] = FLT_EPSILON; y[2] = DBL_MAX; y[3] = DBL_MIN; y[4] = "
+    "FLT_MIN + DBL_EPSILON;",
+    "limits": "y[0] = INT_MAX; y[1] = CHAR_BIT; y[2] = UINT_MAX; y[3] = LLONG_MIN; y[4] = "
+    "SHRT_MAX;",
+    "integers": "int8_t a = 0; uint16_t b = 1; int32_t c = 2; uint64_t d = 3; uintptr_t e = 4; "
+    "y[0] = a + b + c + d + e;",
     "integer limits": "y[0] = INT64_MAX; y[1] = UINT32_MAX; y[2] = INT8_MIN;",
     "offsetof": "y[0] = offsetof(float4, y);",
-    "half": "__half a = __float2half(x[0]); half2 b = __half2half2(a); half c = a; y[0] = __half2float(c);",
-    "bfloat16": "__nv_bfloat16 a = __float2bfloat16(x[0]); nv_bfloat162 b; nv_bfloat16 c = a; y[0] = __bfloat162float(c);",
+    "half": "__half a = __float2half(x[0]); half2 b = __half2half2(a); half c = a; y[0] = "
+    "__half2float(c);",
+    "bfloat16": "__nv_bfloat16 a = __float2bfloat16(x[0]); nv_bfloat162 b; nv_bfloat16 c = a; "
+    "y[0] = __bfloat162float(c);",
     "fp8": "__nv_fp8_e4m3 a; __nv_fp8x2_e5m2 b;",
     "fp6": "__nv_fp6_e2m3 a;",
     "fp4": "__nv_fp4_e2m1 a;",
@@ -84,7 +103,7 @@ BY_INCLUDE = {
     "constants": "y[0] = CUDART_INF_F; y[1] = CUDART_NAN_F;",
     "cooperative groups": "auto block = cooperative_groups::this_thread_block();",
     "cuda::std": "y[0] = cuda::std::numeric_limits<float>::max();",
-}  # fmt: skip
+}
 
 
 @needs_cccl
@@ -93,19 +112,42 @@ def test_names_without_their_includes(unique: str) -> None:
 
 
 @needs_cccl
-@pytest.mark.parametrize("body", ["using Reduce = cub::BlockReduce<float, 128>;", "thrust::plus<float> plus;"])
+@pytest.mark.parametrize(
+    "body", ["using Reduce = cub::BlockReduce<float, 128>;", "thrust::plus<float> plus;"]
+)
 def test_a_library_without_its_include(body: str, unique: str) -> None:
     includes = advised(complaint(unique, "", body))
     assert includes
     after = complaint(unique, includes, body)
-    assert after == "" or "that header is for host code" in after, after  # CUDA 12.4's need a host compiler
+    assert after == "" or "that header is for host code" in after, (
+        after
+    )  # CUDA 12.4's need a host compiler
 
 
 @pytest.mark.parametrize(
     "name",
-    ["M_PI", "M_PI_2", "M_PI_4", "M_SQRT2", "M_LOG2E", "HUGE_VAL", "HUGE_VALF", "uint", "ushort", "uchar", "ulong", "ssize_t", "bfloat16",
-     "exit", "abort", "__shfl", "__shfl_up", "__shfl_down", "__shfl_xor"],
-)  # fmt: skip
+    [
+        "M_PI",
+        "M_PI_2",
+        "M_PI_4",
+        "M_SQRT2",
+        "M_LOG2E",
+        "HUGE_VAL",
+        "HUGE_VALF",
+        "uint",
+        "ushort",
+        "uchar",
+        "ulong",
+        "ssize_t",
+        "bfloat16",
+        "exit",
+        "abort",
+        "__shfl",
+        "__shfl_up",
+        "__shfl_down",
+        "__shfl_xor",
+    ],
+)
 def test_a_name_to_write_in_place_of_another(name: str, unique: str) -> None:
     if name.startswith("__"):
         write = lambda name, mask: f"y[0] = {name}({mask}1, 1);"
@@ -124,7 +166,10 @@ def test_a_name_to_write_in_place_of_another(name: str, unique: str) -> None:
 @pytest.mark.parametrize("name", ["__ballot", "__any", "__all"])
 def test_votes_without_a_mask(name: str, unique: str) -> None:
     message = complaint(unique, "", f"y[0] = {name}(1);")
-    assert "write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of threads" in message
+    assert (
+        "write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of threads"
+        in message
+    )
     assert complaint(unique, "", f"y[0] = {name}_sync(0xffffffff, 1);") == ""
 
 
@@ -134,9 +179,12 @@ STD = {
     "cstddef": "std::size_t a = 1; y[0] = a;",
     "cstdint": "std::int64_t a = 1; std::uint8_t b = 2; y[0] = a + b;",
     "type_traits": "y[0] = std::is_same_v<float, float> + std::is_integral<int>::value;",
-    "mathematics": "y[0] = std::sqrt(x[0]) + std::abs(x[0]) + std::exp(x[0]) + std::isnan(x[0]) + std::fma(x[0], x[1], x[2]) + std::erf(x[0]);",
-    "more": "y[0] = std::hypot(x[0], x[1]) + std::cbrt(x[0]) + std::fmod(x[0], 2.f) + std::atan2(x[0], x[1]) + std::lgamma(x[0]) + std::rint(x[0]);",
-    "yet more": "int i; y[0] = std::frexp(x[0], &i) + std::nextafter(x[0], 1.f) + std::signbit(x[0]) + std::lround(x[0]) + std::log1p(x[0]);",
+    "mathematics": "y[0] = std::sqrt(x[0]) + std::abs(x[0]) + std::exp(x[0]) + "
+    "std::isnan(x[0]) + std::fma(x[0], x[1], x[2]) + std::erf(x[0]);",
+    "more": "y[0] = std::hypot(x[0], x[1]) + std::cbrt(x[0]) + std::fmod(x[0], 2.f) + "
+    "std::atan2(x[0], x[1]) + std::lgamma(x[0]) + std::rint(x[0]);",
+    "yet more": "int i; y[0] = std::frexp(x[0], &i) + std::nextafter(x[0], 1.f) + "
+    "std::signbit(x[0]) + std::lround(x[0]) + std::log1p(x[0]);",
     "utility": "std::swap(y[0], y[1]); std::pair<int, int> a;",
     "array": "std::array<int, 3> a;",
     "tuple": "std::tuple<int, float> a;",
@@ -145,7 +193,7 @@ STD = {
     "span": "std::span<int> a;",
     "atomic": "std::atomic<int>* a;",
     "functional": "y[0] = std::plus<int>()(1, 2);",
-}  # fmt: skip
+}
 
 
 @needs_cccl
@@ -156,9 +204,16 @@ def test_names_of_the_standard_library(unique: str) -> None:
 @needs_cccl
 def test_members_that_this_cccl_lacks(unique: str) -> None:
     """The members are asked for with a header that brings others of cuda::std."""
-    message = complaint(unique, "#include <cuda/std/cstddef>", "y[0] = cuda::std::fma(1.f, 2.f, 3.f); cuda::std::optional<int> a; cuda::std::mine(1);")
+    message = complaint(
+        unique,
+        "#include <cuda/std/cstddef>",
+        "y[0] = cuda::std::fma(1.f, 2.f, 3.f); cuda::std::optional<int> a; cuda::std::mine(1);",
+    )
     assert "cuda::std::fma is not there: write fma, which needs no include" in message
-    assert "cuda::std::optional is not there: write cuda::std::optional, with #include <cuda/std/optional>" in message
+    assert (
+        "cuda::std::optional is not there: write cuda::std::optional, with #include "
+        "<cuda/std/optional>" in message
+    )
     assert "mine is not there" not in message
 
 
@@ -179,14 +234,59 @@ def test_what_to_write_for_clamp(unique: str) -> None:
 
 
 def test_what_the_standard_library_has_and_cccl_does_not(unique: str) -> None:
-    assert "std::vector is not there; CCCL's cuda::std has what device code can use" in complaint(unique, "", "std::vector<int> a;")
+    assert "std::vector is not there; CCCL's cuda::std has what device code can use" in complaint(
+        unique, "", "std::vector<int> a;"
+    )
 
 
-STANDARD_HEADERS = (
-    "algorithm array atomic barrier bit bitset charconv chrono complex concepts execution expected functional initializer_list iterator latch limits "
-    "mdspan memory numbers numeric optional random ranges ratio semaphore source_location span string_view tuple type_traits utility variant version "
-    "cfloat climits cmath cstddef cstdint ctime float.h limits.h math.h stddef.h stdint.h time.h"
-).split()
+STANDARD_HEADERS = [
+    "algorithm",
+    "array",
+    "atomic",
+    "barrier",
+    "bit",
+    "bitset",
+    "charconv",
+    "chrono",
+    "complex",
+    "concepts",
+    "execution",
+    "expected",
+    "functional",
+    "initializer_list",
+    "iterator",
+    "latch",
+    "limits",
+    "mdspan",
+    "memory",
+    "numbers",
+    "numeric",
+    "optional",
+    "random",
+    "ranges",
+    "ratio",
+    "semaphore",
+    "source_location",
+    "span",
+    "string_view",
+    "tuple",
+    "type_traits",
+    "utility",
+    "variant",
+    "version",
+    "cfloat",
+    "climits",
+    "cmath",
+    "cstddef",
+    "cstdint",
+    "ctime",
+    "float.h",
+    "limits.h",
+    "math.h",
+    "stddef.h",
+    "stdint.h",
+    "time.h",
+]
 
 
 def in_cccl(header: str) -> bool:
@@ -203,7 +303,10 @@ def test_headers_of_the_standard_library_that_cccl_has(unique: str) -> None:
         name = "c" + header[:-2] if header.endswith(".h") else header
         counterpart = "cuda/std/" + ("limits" if name == "cfloat" else name)
         if in_cccl(counterpart):
-            assert f"'{header}' was not found: NVRTC has no standard library; use CCCL's: #include <{counterpart}>" in message
+            assert (
+                f"'{header}' was not found: NVRTC has no standard library; use CCCL's: #include "
+                f"<{counterpart}>" in message
+            )
             includes.append(advised(message))
         else:
             assert f"has no <{counterpart}>; a newer CCCL has it: " in message
@@ -220,7 +323,9 @@ def test_a_newer_cccl_is_given_by_include_dirs(unique: str, tmp_path: pathlib.Pa
     op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     source = "#include <cuda/std/limits>\n__global__ void k(float* y) { y[0] = newer(); }"
     op.cuda(source=source, entry="k", args="y", include_dirs=[tmp_path])
-    assert _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")["bytes"]
+    assert _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")[
+        "bytes"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +344,9 @@ def test_a_newer_cccl_is_given_by_include_dirs(unique: str, tmp_path: pathlib.Pa
         ("thread", "device code has no threads of the host"),
     ],
 )
-def test_a_header_of_the_standard_library_that_cccl_lacks(header: str, advice: str, unique: str) -> None:
+def test_a_header_of_the_standard_library_that_cccl_lacks(
+    header: str, advice: str, unique: str
+) -> None:
     message = complaint(unique, f"#include <{header}>", "")
     assert f"'{header}' was not found: NVRTC has no standard library; " in message
     assert advice in message
@@ -248,7 +355,15 @@ def test_a_header_of_the_standard_library_that_cccl_lacks(header: str, advice: s
 
 
 def test_what_needs_no_include(unique: str) -> None:
-    assert complaint(unique, "", 'assert(y); printf("%d", 1); memcpy(y, x, 4); memset(y, 0, 4); size_t n = 4; y[0] = isnan(x[0]) + n; free(malloc(4));') == ""
+    assert (
+        complaint(
+            unique,
+            "",
+            'assert(y); printf("%d", 1); memcpy(y, x, 4); memset(y, 0, 4); size_t n = 4; y[0] '
+            "= isnan(x[0]) + n; free(malloc(4));",
+        )
+        == ""
+    )
 
 
 @needs_cccl
@@ -275,18 +390,37 @@ def test_a_header_of_a_newer_cccl(unique: str) -> None:
     if in_cccl("cuda/std/algorithm"):
         assert message == ""
     else:
-        assert "'cuda/std/algorithm' was not found: it belongs to CCCL, and the folder in use for that, " in message
+        assert (
+            "'cuda/std/algorithm' was not found: it belongs to CCCL, and the folder in use for "
+            "that, " in message
+        )
         assert "has no such file; a newer CCCL has it: " in message
 
 
 @pytest.mark.parametrize(
     ("header", "missing", "advice"),
     [
-        ("curand_kernel.h", "curand_kernel.h", "it belongs to cuRAND: `pip install \"nvidia-curand\"`, or give the folder that holds it in include_dirs="),
-        ("mma.h", "crt/mma.h", "NVIDIA's own mma.h includes it; it belongs to the compiler's own headers: `pip install \"nvidia-cuda-crt=="),
+        (
+            "curand_kernel.h",
+            "curand_kernel.h",
+            (
+                "it belongs to cuRAND: `pip install "
+                '"nvidia-curand"`, or give the folder that holds it in include_dirs='
+            ),
+        ),
+        (
+            "mma.h",
+            "crt/mma.h",
+            (
+                "NVIDIA's own mma.h includes it; it belongs to the compiler's "
+                'own headers: `pip install "nvidia-cuda-crt=='
+            ),
+        ),
     ],
-)  # fmt: skip
-def test_a_header_of_a_package_that_is_not_installed(header: str, missing: str, advice: str, unique: str) -> None:
+)
+def test_a_header_of_a_package_that_is_not_installed(
+    header: str, missing: str, advice: str, unique: str
+) -> None:
     if any(os.path.exists(os.path.join(folder, missing)) for folder in FOLDERS):
         assert complaint(unique, f"#include <{header}>", "") == ""
         return
@@ -303,15 +437,24 @@ def test_a_header_for_host_code(unique: str) -> None:
     message = complaint(unique, "#include <cuda.h>", "")
     if not message:
         pytest.skip("this NVRTC can read cuda.h")
-    assert "'stdlib.h' was not found: NVIDIA's own cuda.h includes it; that header is for host code" in message
+    assert (
+        "'stdlib.h' was not found: NVIDIA's own cuda.h includes it; that header is for host code"
+        in message
+    )
     assert "leave out its include" in message
     assert "use CCCL's" not in message
 
 
-@pytest.mark.parametrize("header", ["helpers.cuh", "cuda/helpers.cuh", "cuda_helpers.h", "../common.h", "limits_of_mine.h"])
+@pytest.mark.parametrize(
+    "header",
+    ["helpers.cuh", "cuda/helpers.cuh", "cuda_helpers.h", "../common.h", "limits_of_mine.h"],
+)
 def test_a_header_of_the_users_own(header: str, unique: str, tmp_path: pathlib.Path) -> None:
     message = complaint(unique, f'#include "{header}"', "")
-    assert f"'{header}' was not found: the folder of the source's file (where it came by opaq.file) and include_dirs= were searched; " in message
+    assert (
+        f"'{header}' was not found: the folder of the source's file (where it came by "
+        "opaq.file) and include_dirs= were searched; " in message
+    )
     assert 'give the folder that holds it, as in include_dirs=["/path/to/folder"]' in message
     assert "pip install" not in message
 
@@ -321,30 +464,47 @@ def test_include_dirs_is_the_remedy(unique: str, tmp_path: pathlib.Path) -> None
     op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     source = '#include "helpers.cuh"\nextern "C" __global__ void k(float* y) { y[0] = one(); }'
     op.cuda(source=source, entry="k", args="y", include_dirs=[tmp_path])
-    assert _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")["bytes"]
+    assert _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")[
+        "bytes"
+    ]
     op = opaq.op(f"{unique}_host(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     op.cpu(source='#include "helpers.h"\nvoid f(float* y) { y[0] = 1; }', entry="f", args="y")
-    with pytest.raises(opaq.CompileError, match=r"'helpers\.h' was not found: give the folder that holds it, as in include_dirs="):
+    with pytest.raises(
+        opaq.CompileError,
+        match=r"'helpers\.h' was not found: give the folder that holds it, as in include_dirs=",
+    ):
         _runtime.compile(op.name, [("float32", (4,), (1,), "cpu", 256)], "", "cpu")
 
 
 @pytest.mark.parametrize("include", ["torch/extension.h", "ATen/ATen.h", "c10/util/Half.h"])
 def test_headers_of_torch(include: str, unique: str) -> None:
-    assert "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them" in complaint(unique, f"#include <{include}>", "")
+    assert "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them" in complaint(
+        unique, f"#include <{include}>", ""
+    )
     assert "PyTorch's C++ headers need a host compiler" in complaint(unique, "", "at::Half a;")
 
 
 def test_functions_of_the_host_in_the_source(unique: str) -> None:
     inner = "__global__ void inner(float* y) {}\n"
-    assert "opaq launches the entry: leave functions that launch kernels out of the source" in complaint(unique, inner, "inner<<<1, 1>>>(y);")
+    assert (
+        "opaq launches the entry: leave functions that launch kernels out of the source"
+        in complaint(unique, inner, "inner<<<1, 1>>>(y);")
+    )
     message = complaint(unique, inner + "float one() { return 1; }", "y[0] = one();")
-    assert "mark functions that the kernel calls __device__; leave those of the host out of the source, since opaq launches the entry" in message
+    assert (
+        "mark functions that the kernel calls __device__; leave those of the host out of the "
+        "source, since opaq launches the entry" in message
+    )
     assert complaint(unique, inner + "__device__ float one() { return 1; }", "y[0] = one();") == ""
 
 
 def test_a_template_argument_without_its_include(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    op.cuda(source="template <class T> __global__ void k(T* y) { y[0] = T(1); }", entry="k<{x.dtype}>", args="y")
+    op.cuda(
+        source="template <class T> __global__ void k(T* y) { y[0] = T(1); }",
+        entry="k<{x.dtype}>",
+        args="y",
+    )
     with pytest.raises(opaq.CompileError, match=r"needs an include: #include <cuda_fp16\.h>"):
         _runtime.compile(op.name, [("float16", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")
 

@@ -1,4 +1,6 @@
-"""Eager calls and every compiled form choose the same implementation, make the same copies and take the same defaults."""
+"""Eager calls and every compiled form choose the same implementation, make the same copies and take
+the same defaults.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +14,26 @@ import torch
 import opaq
 
 STRIDED = """void k(const float* x, long s0, long s1, float* y, long rows, long columns) {
-  for (long i = 0; i < rows; ++i) for (long j = 0; j < columns; ++j) y[i * columns + j] = x[i * s0 + j * s1] + 100;
+  for (long i = 0; i < rows; ++i) for (long j = 0; j < columns;
+      ++j) y[i * columns + j] = x[i * s0 + j * s1] + 100;
 }"""
 ROW_MAJOR = "void k(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i]; }"
 _names = (f"opaq_choices::op{i}" for i in itertools.count())
 
 
 def two(requirement: str) -> Any:
-    """The first implementation reads strides and adds 100, the second takes rows alone: values tell which ran."""
+    """The first implementation reads strides and adds 100, the second takes rows alone: values tell
+    which ran.
+    """
     op = opaq.op(f"{next(_names)}(Tensor x) -> Tensor", outputs=opaq.like("x"))
-    op.cpu(name="strided", priority=1, requires=requirement, source=STRIDED, entry="k", args="x, x.stride(0), x.stride(1), out, x.size(0), x.size(1)")
+    op.cpu(
+        name="strided",
+        priority=1,
+        requires=requirement,
+        source=STRIDED,
+        entry="k",
+        args="x, x.stride(0), x.stride(1), out, x.size(0), x.size(1)",
+    )
     op.cpu(name="rows", source=ROW_MAJOR, entry="k", args="x, out, x.numel()")
     return op
 
@@ -58,7 +70,12 @@ def test_a_cpp_wrapper_makes_row_major_copies_where_eager_does() -> None:
 
 def test_a_written_argument_is_copied_and_carried_back_at_a_launch() -> None:
     op = opaq.op(f"{next(_names)}(Tensor(a!) x) -> ()")
-    op.cpu(requires="aligned(x, 4)", source="void k(float* x, long n) { for (long i = 0; i < n; ++i) x[i] += i; }", entry="k", args="x, x.numel()")
+    op.cpu(
+        requires="aligned(x, 4)",
+        source="void k(float* x, long n) { for (long i = 0; i < n; ++i) x[i] += i; }",
+        entry="k",
+        args="x, x.numel()",
+    )
     want, got = torch.zeros(3, 2).t(), torch.zeros(3, 2).t()
     op(want)
     compiled(lambda x: op(x))(got)
@@ -66,13 +83,14 @@ def test_a_written_argument_is_copied_and_carried_back_at_a_launch() -> None:
     torch.testing.assert_close(want, torch.arange(6.0).reshape(2, 3))
 
 
-# ---- two written arguments that share memory ---------------------------------------------------------------------------
+# ---- two written arguments that share memory -----------------------------------------------------
 
 
 def writing() -> Any:
     op = opaq.op(f"{next(_names)}(Tensor(a!) x, Tensor(b!) y) -> ()")
     op.cpu(
-        source="void k(float* x, long n, float* y, long m) { for (long i = 0; i < n; ++i) x[i] *= 10; for (long i = 0; i < m; ++i) y[i] += 1; }",
+        source="void k(float* x, long n, float* y, long m) { for (long i = 0; i < n; ++i) x[i] "
+        "*= 10; for (long i = 0; i < m; ++i) y[i] += 1; }",
         entry="k",
         args="x, x.numel(), y, y.numel()",
     )
@@ -93,11 +111,19 @@ def test_written_arguments_that_never_meet_are_copied() -> None:
     assert base.tolist() == [[10, 2]] * 3
 
 
-@pytest.mark.parametrize("views", [lambda b: (b[:, 0], b[0]), lambda b: (b[:3, 0], b[1:, 0]), lambda b: (b.t(), b)])
-def test_written_arguments_that_overlap_in_part_are_refused(views: Callable[[torch.Tensor], Any]) -> None:
+@pytest.mark.parametrize(
+    "views", [lambda b: (b[:, 0], b[0]), lambda b: (b[:3, 0], b[1:, 0]), lambda b: (b.t(), b)]
+)
+def test_written_arguments_that_overlap_in_part_are_refused(
+    views: Callable[[torch.Tensor], Any],
+) -> None:
     f, base = writing(), torch.ones(4, 4)
     for call in (f, f.overload):
-        with pytest.raises(Exception, match="is written and not row-major, .* but it shares memory with `[xy]`; pass tensors that share no memory"):
+        with pytest.raises(
+            Exception,
+            match="is written and not row-major, .* but it shares memory with `[xy]`; pass "
+            "tensors that share no memory",
+        ):
             call(*views(base))
     assert base.tolist() == torch.ones(4, 4).tolist()
 
@@ -109,7 +135,7 @@ def test_a_written_argument_that_overlaps_itself_is_refused() -> None:
     assert base.tolist() == [1] * 4
 
 
-# ---- addresses ---------------------------------------------------------------------------------------------------------
+# ---- addresses -----------------------------------------------------------------------------------
 
 
 def aligned_op() -> Any:
@@ -119,12 +145,23 @@ def aligned_op() -> Any:
 
 @pytest.mark.parametrize(
     "program",
-    [lambda t: t[1:].clone(), lambda t: t[1:] + 0, lambda t: t[1:] * 1, lambda t: (t + 1)[1:].clone(), lambda t: torch.cat([t[1:], t]), lambda t: t[1:9].clone()[4:]],
-)  # fmt: skip
+    [
+        lambda t: t[1:].clone(),
+        lambda t: t[1:] + 0,
+        lambda t: t[1:] * 1,
+        lambda t: (t + 1)[1:].clone(),
+        lambda t: torch.cat([t[1:], t]),
+        lambda t: t[1:9].clone()[4:],
+    ],
+)
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_memory_that_eager_makes_is_aligned_when_compiled_too(program: Callable[[torch.Tensor], torch.Tensor], dynamic: bool) -> None:
+def test_memory_that_eager_makes_is_aligned_when_compiled_too(
+    program: Callable[[torch.Tensor], torch.Tensor], dynamic: bool
+) -> None:
     op, t = aligned_op(), torch.arange(16.0)
-    torch.testing.assert_close(compiled(lambda t: op(program(t)), dynamic=dynamic)(t), op(program(t)))
+    torch.testing.assert_close(
+        compiled(lambda t: op(program(t)), dynamic=dynamic)(t), op(program(t))
+    )
 
 
 def test_what_eager_refuses_for_its_address_is_refused_when_compiled() -> None:
@@ -143,22 +180,26 @@ def test_an_argument_of_the_graph_is_not_copied_for_its_address() -> None:
     assert code.count("empty_strided_cpu(") == 1  # the result
 
 
-# ---- defaults ----------------------------------------------------------------------------------------------------------
+# ---- defaults ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_defaults_are_those_of_eager(dynamic: bool) -> None:
     op = opaq.op(
-        f"{next(_names)}(Tensor x, ScalarType dt=float64, int n=-3, float f=2.5, bool b=True, str s='it\\'s', int[] l=[1, -2], int? k=None, "
-        "ScalarType? od=None, MemoryFormat m=contiguous_format, Layout lay=strided, *, float g=1e-6) -> Tensor",
+        f"{next(_names)}(Tensor x, ScalarType dt=float64, int n=-3, float f=2.5, bool b=True, "
+        "str s='it\\'s', int[] l=[1, -2], int? k=None, "
+        "ScalarType? od=None, MemoryFormat m=contiguous_format, Layout lay=strided, *, float "
+        "g=1e-6) -> Tensor",
         outputs=opaq.tensor("x.shape", dtype="dt"),
     )
     op.cpu(
-        source="""template <class T, class O> void k(const T* x, O* y, long n, double f, bool b, int s, long l, double g) {
+        source="""template <class T, class O>
+        void k(const T* x, O* y, long n, double f, bool b, int s, long l, double g) {
           y[0] = x[0] + n + b + s + l + g + (f == 2.5);
         }""",
         entry="k<{x.dtype}, {dt}>",
-        args="x, out, n if not defined(k) else k, f, b, 5 if s == 'it\\'s' else 0, l[1] if not defined(od) else 0, g",
+        args="x, out, n if not defined(k) else k, f, b, 5 if s == 'it\\'s' else 0, l[1] if not "
+        "defined(od) else 0, g",
     )
     x = torch.zeros(3)
     want = op(x)

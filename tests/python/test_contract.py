@@ -1,4 +1,6 @@
-"""The contract check: one of each violation is found, named by op, node, argument and the user's line, and right programs pass."""
+"""The contract check: one of each violation is found, named by op, node, argument and the user's
+line, and right programs pass.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
-import opaq
 import pytest
 import torch
+
+import opaq
 from opaq import _runtime
 from opaq.lowering import generated
 
@@ -20,15 +23,20 @@ CHECK = {"check": "contract"}
 SOURCE = """
 #include <cstdint>
 void twice(float* y, const float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = 2 * x[i]; }
-void scribbles(float* y, float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = 2 * x[i]; x[1] = 7; }
-void stops_early(float* y, const float* x, int64_t n) { for (int64_t i = 0; i < n - 1; ++i) y[i] = 2 * x[i]; }
+void scribbles(float* y, float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = 2 * x[i];
+    x[1] = 7; }
+void stops_early(float* y, const float* x, int64_t n) { for (int64_t i = 0; i < n - 1;
+    ++i) y[i] = 2 * x[i]; }
 void runs_over(float* y, const float* x, int64_t n) { for (int64_t i = 0; i <= n; ++i) y[i] = 2; }
-void starts_before(float* y, const float* x, int64_t n) { for (int64_t i = -1; i < n; ++i) y[i] = 2; }
+void starts_before(float* y, const float* x, int64_t n) { for (int64_t i = -1; i < n; ++i) y[i] = 2;
+    }
 void doubles(float* x, int64_t n) { for (int64_t i = 0; i < n; ++i) x[i] *= 2; }
 void doubles_one_more(float* x, int64_t n) { for (int64_t i = 0; i <= n; ++i) x[i] *= 2; }
-void reversed(const float* x, float* z, int64_t n) { for (int64_t i = 0; i < n; ++i) z[i] = x[n - 1 - i]; }
+void reversed(const float* x, float* z, int64_t n) { for (int64_t i = 0; i < n;
+    ++i) z[i] = x[n - 1 - i]; }
 void bytes(int8_t* y, const int8_t* x, int64_t n) { for (int64_t i = 0; i < n; ++i) y[i] = x[i]; }
-void bytes_but_one(int8_t* y, const int8_t* x, int64_t n) { for (int64_t i = 0; i < n; ++i) if (i != 2) y[i] = x[i]; }
+void bytes_but_one(int8_t* y, const int8_t* x, int64_t n) { for (int64_t i = 0; i < n;
+    ++i) if (i != 2) y[i] = x[i]; }
 """
 
 
@@ -63,7 +71,8 @@ def test_a_write_to_an_argument_that_is_not_declared(unique: str) -> None:
     text = violation(lambda x: op(x + 1), torch.ones(2, 3))
     assert f"{unique} (node op" in text and "test_contract.py:" in text
     assert (
-        "argument `x` is not declared as written, but implementation `cpu` changed it: x[0, 1] had the bytes 00 00 00 40, and has 00 00 e0 40" in text
+        "argument `x` is not declared as written, but implementation `cpu` changed it: x[0, 1] "
+        "had the bytes 00 00 00 40, and has 00 00 e0 40" in text
     )
     assert "declare it `Tensor(a!) x` in the schema, or correct the kernel" in text
 
@@ -76,13 +85,19 @@ def test_a_write_beside_a_view(unique: str) -> None:
         op(base[2:5])
 
     text = violation(program, base)
-    assert "wrote beside argument `x`, in the tensor that it is a view of: 14 bytes from its first element was 80, and is 00" in text
+    assert (
+        "wrote beside argument `x`, in the tensor that it is a view of: 14 bytes from its "
+        "first element was 80, and is 00" in text
+    )
 
 
 def test_an_output_that_is_not_wholly_written(unique: str) -> None:
     op = made(unique, "stops_early")
     text = violation(lambda x: op(x), torch.ones(2, 3))
-    assert "left an element of result `y` (6 elements) unwritten, the first at y[1, 2]; write them, or declare the output with partial=True" in text
+    assert (
+        "left an element of result `y` (6 elements) unwritten, the first at y[1, 2]; write "
+        "them, or declare the output with partial=True" in text
+    )
 
 
 def test_an_output_declared_as_partial(unique: str) -> None:
@@ -90,7 +105,13 @@ def test_an_output_declared_as_partial(unique: str) -> None:
     assert compiled(lambda x: op(x))(torch.ones(3))[:2].tolist() == [2, 2]
 
 
-@pytest.mark.parametrize(("entry", "place"), [("runs_over", "0 bytes past its last element"), ("starts_before", "bytes before its first element")])
+@pytest.mark.parametrize(
+    ("entry", "place"),
+    [
+        ("runs_over", "0 bytes past its last element"),
+        ("starts_before", "bytes before its first element"),
+    ],
+)
 def test_a_write_outside_an_output(unique: str, entry: str, place: str) -> None:
     op = made(unique, entry)
     text = violation(lambda x: op(x), torch.ones(64))
@@ -99,7 +120,16 @@ def test_a_write_outside_an_output(unique: str, entry: str, place: str) -> None:
 
 def launch_object(op: opaq.Op, **options: Any) -> Callable[..., None]:
     graph = generated.Graph("planted")
-    return graph.launch(op.name, op.info["hash"], device="cpu", node="op7", implementation="cpu", check=True, source="model.py:3", **options)
+    return graph.launch(
+        op.name,
+        op.info["hash"],
+        device="cpu",
+        node="op7",
+        implementation="cpu",
+        check=True,
+        source="model.py:3",
+        **options,
+    )
 
 
 def test_a_result_in_another_layout_than_its_rule_says(unique: str) -> None:
@@ -108,18 +138,28 @@ def test_a_result_in_another_layout_than_its_rule_says(unique: str) -> None:
         launch(torch.ones(4), torch.empty(5), laid_out=(None, None))
     text = str(caught.value)
     assert text.startswith(f"{unique} (node op7 of planted") and "from model.py:3)" in text
-    assert "result `y` is float32 (5,) with strides (1,) on cpu; its output rule says float32 (4,) with strides (1,) on cpu" in text
+    assert (
+        "result `y` is float32 (5,) with strides (1,) on cpu; its output rule says float32 "
+        "(4,) with strides (1,) on cpu" in text
+    )
 
 
 def test_an_argument_in_another_layout_than_the_graph_was_compiled_for(unique: str) -> None:
     launch = launch_object(made(unique, "twice"))
-    with pytest.raises(opaq.ContractError, match=r"`x` is torch.float32 \(4,\) with strides \(1,\); the graph was compiled for torch.float64 \(4,\)"):
+    with pytest.raises(
+        opaq.ContractError,
+        match=r"`x` is torch.float32 \(4,\) with strides \(1,\); the graph was compiled for "
+        r"torch.float64 \(4,\)",
+    ):
         launch(torch.ones(4), torch.empty(4), laid_out=(((4,), (1,), torch.float64), None))
 
 
 def test_a_result_in_the_memory_of_an_argument(unique: str) -> None:
     launch, x = launch_object(made(unique, "twice")), torch.ones(8)
-    with pytest.raises(opaq.ContractError, match="result `y` lies in the memory of argument `x`, which no op of opaq declares"):
+    with pytest.raises(
+        opaq.ContractError,
+        match="result `y` lies in the memory of argument `x`, which no op of opaq declares",
+    ):
         launch(x[:4], x[2:6], laid_out=(None, None))
 
 
@@ -130,7 +170,9 @@ def test_a_requirement_that_does_not_hold_at_the_launch(unique: str) -> None:
         launch(torch.ones(5), torch.empty(5), laid_out=(None, None))
     text = str(caught.value)
     assert (
-        "implementation `cpu` was chosen when the graph was compiled, but it does not fit at the launch" in text
+        "implementation `cpu` was chosen when the graph was compiled, but it does not fit at "
+        "the launch"
+        in text
         and "x.size(0) % 4 == 0 does not hold" in text
     )
 
@@ -149,10 +191,15 @@ def test_a_dropped_copy(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     without_mending(monkeypatch)
     text = violation(program, x)
     assert f"{unique} (node op" in text and "in program" in text
-    assert "argument `z` after the call is " in text and "that the op gives when it is run alone on what the traced graph gives it" in text
+    assert (
+        "argument `z` after the call is " in text
+        and "that the op gives when it is run alone on what the traced graph gives it" in text
+    )
 
 
-def test_a_value_that_is_read_after_it_was_overwritten(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_read_after_it_was_overwritten(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     op = opaq.op(f"{unique}(Tensor x, Tensor(a!) z) -> ()")
     op.cpu(source=SOURCE, entry="reversed", args="x, z, x.numel()")
     read = made(unique + "_read", "twice")
@@ -168,7 +215,9 @@ def test_a_value_that_is_read_after_it_was_overwritten(unique: str, monkeypatch:
         assert torch.equal(got, wanted)
 
 
-def test_an_input_that_is_overwritten_for_want_of_a_copy(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_is_overwritten_for_want_of_a_copy(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     doubles, read = written(f"{unique}_doubles", "doubles"), made(f"{unique}_read", "twice")
 
     def program(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,11 +231,16 @@ def test_an_input_that_is_overwritten_for_want_of_a_copy(unique: str, monkeypatc
     without_mending(monkeypatch)
     drops_clones(monkeypatch)
     text = violation(program, x)
-    assert "_read (node op" in text and "argument `x` is 2.0 at [1], and not the 1.0 that the traced graph gives it" in text
+    assert (
+        "_read (node op" in text
+        and "argument `x` is 2.0 at [1], and not the 1.0 that the traced graph gives it" in text
+    )
 
 
 def drops_clones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plants what no torch does: every clone in Inductor's graph is taken for its original, after the traced graph was kept."""
+    """Plants what no torch does: every clone in Inductor's graph is taken for its original, after
+    the traced graph was kept.
+    """
     from opaq.lowering.contract import traced
 
     original = traced.keep
@@ -225,7 +279,10 @@ def test_a_function_that_writes_to_another_argument_than_it_says(unique: str) ->
 
     bad.register_fake(torch.empty_like)
     text = violation(lambda x: bad(x + 1), torch.ones(3))
-    assert "argument `x` is not declared as written, but the function changed it: x[1] was 2.0, and is 7.0; name it in mutates_args" in text
+    assert (
+        "argument `x` is not declared as written, but the function changed it: x[1] was 2.0, "
+        "and is 7.0; name it in mutates_args" in text
+    )
 
 
 def test_a_function_that_writes_to_a_tensor_of_a_list(unique: str) -> None:
@@ -247,12 +304,13 @@ def test_a_function_that_writes_to_a_tensor_of_a_list(unique: str) -> None:
         xs[1].zero_()
 
     op = opaq.custom_op(f"{unique}_bad", scribbles, mutates_args=("to",))
-    assert "argument `xs[1]` is not declared as written, but the function changed it: xs[1][0] was 3.0, and is 0.0" in violation(
-        program, torch.ones(2)
+    assert (
+        "argument `xs[1]` is not declared as written, but the function changed it: xs[1][0] "
+        "was 3.0, and is 0.0" in violation(program, torch.ones(2))
     )
 
 
-# ---- right programs pass -------------------------------------------------------------------------------------------------
+# ---- right programs pass -------------------------------------------------------------------------
 
 
 def test_values_that_look_like_unwritten_memory(unique: str) -> None:
@@ -262,7 +320,9 @@ def test_values_that_look_like_unwritten_memory(unique: str) -> None:
     assert torch.equal(compiled(lambda x: op(x))(x), x)
     bad = opaq.op(f"{unique}_bad(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     bad.cpu(source=SOURCE, entry="bytes_but_one", args="y, x, x.numel()")
-    assert "left an element of result `y` (256 elements) unwritten, the first at y[2]" in violation(lambda x: bad(x), x)
+    assert "left an element of result `y` (256 elements) unwritten, the first at y[2]" in violation(
+        lambda x: bad(x), x
+    )
 
 
 def test_right_programs(unique: str) -> None:
@@ -316,7 +376,9 @@ def test_other_arithmetic_of_compiled_code_does_not_add_up(unique: str) -> None:
 
     torch.manual_seed(2)
     x = torch.randn(33, 7)
-    unchecked = torch.compile(program, backend="opaq")(x)  # far from eager: a small difference grows from sine to sine
+    unchecked = torch.compile(program, backend="opaq")(
+        x
+    )  # far from eager: a small difference grows from sine to sine
     assert torch.equal(compiled(program)(x), unchecked)
 
 
@@ -330,10 +392,14 @@ def test_functions_that_draw_random_numbers(unique: str) -> None:
     torch.manual_seed(7)
     got, state = run(x), torch.get_rng_state()
     torch.manual_seed(7)
-    assert torch.equal(got, torch.rand(5) + torch.rand(5)) and torch.equal(state, torch.get_rng_state())
+    assert torch.equal(got, torch.rand(5) + torch.rand(5)) and torch.equal(
+        state, torch.get_rng_state()
+    )
 
 
-def test_calls_that_are_launched_in_another_order_than_they_were_traced(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_that_are_launched_in_another_order_than_they_were_traced(
+    unique: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from opaq.lowering.contract import traced
     from opaq.lowering.contract.replay import Replay
 
@@ -369,17 +435,22 @@ def test_nothing_lasts_of_the_replay(unique: str) -> None:
     assert x.tolist() == [2.0] * 4 and torch.equal(torch.get_rng_state(), state)
 
 
-# ---- the option and the variable -----------------------------------------------------------------------------------------
+# ---- the option and the variable -----------------------------------------------------------------
 
 
 def test_the_option_takes_contract_or_nothing(unique: str) -> None:
-    with pytest.raises(opaq.DeclarationError, match='option "check" of backend="opaq": got \'contracts\'; expected "" or "contract"'):
+    with pytest.raises(
+        opaq.DeclarationError,
+        match='option "check" of backend="opaq": got \'contracts\'; expected "" or "contract"',
+    ):
         opaq.options.split({"check": "contracts"}, [])
 
 
 def test_forms_without_the_check_refuse_it(unique: str) -> None:
     op = made(unique, "twice")
-    with pytest.raises(Exception, match="the contract check looks at launches of Inductor's Python wrapper"):
+    with pytest.raises(
+        Exception, match="the contract check looks at launches of Inductor's Python wrapper"
+    ):
         compiled(lambda x: op(x), cpp_wrapper=True)(torch.ones(3))
 
 
@@ -400,16 +471,19 @@ def test_the_variable_checks_eager_calls_and_stock_compilation(tmp_path: Any) ->
         import torch, opaq
         SOURCE = """@SOURCE@"""
         def made(name, entry, schema="(Tensor x) -> (Tensor y)", args="y, x, x.numel()"):
-            op = opaq.op("contract_env::" + name + schema, **({} if "-> ()" in schema else {"outputs": opaq.like("x")}))
+            op = opaq.op("contract_env::" + name + schema,
+                **({} if "-> ()" in schema else {"outputs": opaq.like("x")}))
             op.cpu(source=SOURCE, entry=entry, args=args)
             return op
-        bad, early, over = made("bad", "scribbles"), made("early", "stops_early"), made("over", "runs_over")
+        bad, early, over = made("bad", "scribbles"), made("early", "stops_early"), made("over",
+            "runs_over")
         good = made("good", "twice")
         beside = made("beside", "doubles_one_more", "(Tensor(a!) x) -> ()", "x, x.numel()")
         def lying(x):
             x.zero_()
             return x + 1
-        lying = opaq.custom_op("contract_env::lying", lying, mutates_args=(), schema="(Tensor x) -> Tensor")
+        lying = opaq.custom_op("contract_env::lying", lying, mutates_args=(),
+            schema="(Tensor x) -> Tensor")
         def tell(name, call):
             try:
                 call()
@@ -429,20 +503,46 @@ def test_the_variable_checks_eager_calls_and_stock_compilation(tmp_path: Any) ->
         ''').replace("@SOURCE@", SOURCE)
     )
     done = subprocess.run(
-        [sys.executable, str(program)], check=False, env={**os.environ, "OPAQ_CHECK": "contract"}, capture_output=True, text=True, timeout=300
+        [sys.executable, str(program)],
+        check=False,
+        env={**os.environ, "OPAQ_CHECK": "contract"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
-    assert f"(called at {program}:" in lines["direct"] and "argument `x` is not declared as written" in lines["direct"]
-    assert f"(called at {program}:" in lines["ops"] and "argument `x` is not declared as written" in lines["ops"]
-    assert "unwritten, the first at y[3]" in lines["early"] and "wrote outside result `y`" in lines["over"]
-    assert "wrote beside argument `x`" in lines["beside"] and "name it in mutates_args" in lines["function"]
+    assert (
+        f"(called at {program}:" in lines["direct"]
+        and "argument `x` is not declared as written" in lines["direct"]
+    )
+    assert (
+        f"(called at {program}:" in lines["ops"]
+        and "argument `x` is not declared as written" in lines["ops"]
+    )
+    assert (
+        "unwritten, the first at y[3]" in lines["early"]
+        and "wrote outside result `y`" in lines["over"]
+    )
+    assert (
+        "wrote beside argument `x`" in lines["beside"]
+        and "name it in mutates_args" in lines["function"]
+    )
     assert lines["good"] == lines["stock good"] == "passes"
     assert "(node op" in lines["stock"] and "program.py:" in lines["stock"]
 
 
 def test_the_variable_takes_contract_or_nothing() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import opaq"], check=False, env={**os.environ, "OPAQ_CHECK": "yes"}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", "import opaq"],
+        check=False,
+        env={**os.environ, "OPAQ_CHECK": "yes"},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    assert done.returncode != 0 and "OPAQ_CHECK='yes' is no kind of check; expected \"contract\", or nothing for none" in done.stderr
+    assert (
+        done.returncode != 0
+        and "OPAQ_CHECK='yes' is no kind of check; expected \"contract\", or nothing for none"
+        in done.stderr
+    )

@@ -1,18 +1,35 @@
-"""opaq.extern_kernels.cross_entropy: against float64 PyTorch, ignored and invalid targets, masked logits, layouts, compiled graphs, CUDA plans."""
+"""opaq.extern_kernels.cross_entropy: against float64 PyTorch, ignored and invalid targets, masked
+logits, layouts, compiled graphs, CUDA plans.
+"""
 
 import pytest
 import torch
-from kernel_checks import ARCHS, DTYPES, close, compiled_agrees, compiles, cuda, gradients, plan, refuses
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
 
 from opaq.extern_kernels import cross_entropy, cross_entropy_backward, cross_entropy_mean
-from opaq.extern_kernels.cross_entropy.cross_entropy import cross_entropy_backward_reference, cross_entropy_reference
+from opaq.extern_kernels.cross_entropy.cross_entropy import (
+    cross_entropy_backward_reference,
+    cross_entropy_reference,
+)
 
 SHAPES = [(1, 1), (5, 7), (70, 256), (3, 1000), (4, 33000), (0, 16), (9, 2), (2, 8192)]
 
 
 def exact(logits, target, ignore_index=-100):
     logits = logits.double()
-    loss = torch.nn.functional.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    loss = torch.nn.functional.cross_entropy(
+        logits, target, ignore_index=ignore_index, reduction="none"
+    )
     return loss, torch.logsumexp(logits, 1)
 
 
@@ -26,8 +43,12 @@ def make(shape, dtype, device, ignored=True):
 
 
 def check(logits, target, ignore_index=-100):
-    outputs, (grad,) = gradients(lambda x, t: cross_entropy(x, t, ignore_index), (logits, target), [0])
-    wide, (wide_grad,) = gradients(lambda x, t: exact(x, t, ignore_index), (logits.double(), target), [0])
+    outputs, (grad,) = gradients(
+        lambda x, t: cross_entropy(x, t, ignore_index), (logits, target), [0]
+    )
+    wide, (wide_grad,) = gradients(
+        lambda x, t: exact(x, t, ignore_index), (logits.double(), target), [0]
+    )
     for actual, expected in zip(outputs, wide):
         assert actual.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
         close(actual, expected, scale=2)
@@ -94,7 +115,9 @@ def test_a_target_outside_the_classes_is_nan_and_only_there(device):
 def test_the_mean_is_pytorchs(device):
     logits, target = make((30, 50), torch.float32, device)
     (loss,), (grad,) = gradients(cross_entropy_mean, (logits, target), [0])
-    (wide,), (wide_grad,) = gradients(lambda x, t: torch.nn.functional.cross_entropy(x, t), (logits.double(), target), [0])
+    (wide,), (wide_grad,) = gradients(
+        lambda x, t: torch.nn.functional.cross_entropy(x, t), (logits.double(), target), [0]
+    )
     close(loss, wide)
     close(grad, wide_grad, torch.float32)
     assert cross_entropy_mean(logits, torch.full_like(target, -100)).isnan()
@@ -123,12 +146,16 @@ def test_the_references_mean_the_same(device):
     for actual, expected in zip((loss, lse), cross_entropy_reference(logits, target)):
         torch.testing.assert_close(actual, expected, equal_nan=True)
     args = (torch.randn_like(loss), torch.randn_like(lse), logits, target, lse, -100)
-    torch.testing.assert_close(cross_entropy_backward(*args), cross_entropy_backward_reference(*args), equal_nan=True)
+    torch.testing.assert_close(
+        cross_entropy_backward(*args), cross_entropy_backward_reference(*args), equal_nan=True
+    )
 
 
 def test_logits_of_three_dimensions_are_refused(device, capfd):
     logits, target = make((12, 40), torch.float32, device)
-    message = "cross_entropy: logits have shape (3, 4, 40) and target (12,); expected [N, V] and [N]"
+    message = (
+        "cross_entropy: logits have shape (3, 4, 40) and target (12,); expected [N, V] and [N]"
+    )
     refuses(lambda: cross_entropy(logits.view(3, 4, 40), target), message, capfd)
 
 
@@ -167,4 +194,6 @@ def test_cuda_sources_compile(implementation, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         logits = cuda((64, 4096), dtype)
         compiles(cross_entropy, (logits, target, -100), arch, implementation)
-        compiles(cross_entropy_backward, (rows, rows, logits, target, rows, -100), arch, implementation)
+        compiles(
+            cross_entropy_backward, (rows, rows, logits, target, rows, -100), arch, implementation
+        )

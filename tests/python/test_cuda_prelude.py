@@ -1,4 +1,6 @@
-"""The C++ that CUDA wrappers stand on, run without a GPU on a driver that records: choice of image, digests, limits, messages."""
+"""The C++ that CUDA wrappers stand on, run without a GPU on a driver that records: choice of image,
+digests, limits, messages.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from opaq import _runtime, lowering
 
 DECLARATIONS = """
 #include <cstdint>
+#include <stdexcept>
 typedef struct AtenTensorOpaque* AtenTensorHandle;
 typedef int32_t AOTITorchError;
 extern "C" {
@@ -22,7 +25,8 @@ AOTITorchError aoti_torch_get_dim(AtenTensorHandle, int64_t*);
 AOTITorchError aoti_torch_get_numel(AtenTensorHandle, int64_t*);
 AOTITorchError aoti_torch_get_device_type(AtenTensorHandle, int32_t*);
 AOTITorchError aoti_torch_get_device_index(AtenTensorHandle, int32_t*);
-AOTITorchError aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t, int32_t, AtenTensorHandle*);
+AOTITorchError aoti_torch_empty_strided(int64_t, const int64_t*, const int64_t*, int32_t, int32_t,
+    int32_t, AtenTensorHandle*);
 AOTITorchError aoti_torch_copy_(AtenTensorHandle, AtenTensorHandle, int32_t);
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t, void**);
 }
@@ -32,7 +36,10 @@ struct RAIIAtenTensorHandle {
   explicit RAIIAtenTensorHandle(AtenTensorHandle) {}
 };
 }
-#define AOTI_TORCH_ERROR_CODE_CHECK(call) do { if (call) throw std::runtime_error("call failed"); } while (0)
+inline void check_call(AOTITorchError error) {
+  if (error) throw std::runtime_error("call failed");
+}
+#define AOTI_TORCH_ERROR_CODE_CHECK(call) check_call(call)
 """
 
 
@@ -44,16 +51,33 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
     folder = tmp_path_factory.mktemp("prelude")
     files = {"old.cubin": "OLD", "new.cubin": "NEW", "any.ptx": "ANY", "bad.cubin": "CHANGED"}
-    digests = "".join(f'#define {text} "{hashlib.sha256(text.encode()).hexdigest()}"\n' for text in ("OLD", "NEW", "ANY"))
+    digests = "".join(
+        f'#define {text} "{hashlib.sha256(text.encode()).hexdigest()}"\n'
+        for text in ("OLD", "NEW", "ANY")
+    )
     for name, text in files.items():
         (folder / name).write_text(text)
     source = DECLARATIONS + digests + emit_cpp.prelude("launch.h", "files.h", "cuda.h")
-    (folder / "check.cpp").write_text(source + (pathlib.Path(__file__).parent / "cuda_prelude_check.cpp").read_text())
+    (folder / "check.cpp").write_text(
+        source + (pathlib.Path(__file__).parent / "cuda_prelude_check.cpp").read_text()
+    )
     includes = [f"-I{path}" for path in _runtime.doctor()["nvrtc"]["include_dirs"]]
-    command = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", *includes, folder / "check.cpp", "-o", folder / "check"]
+    command = [
+        "g++",
+        "-std=c++17",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *includes,
+        folder / "check.cpp",
+        "-o",
+        folder / "check",
+    ]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
-    output = subprocess.run([folder / "check", folder], capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(
+        [folder / "check", folder], capture_output=True, text=True, check=True
+    ).stdout
     return dict(line.split(": ", 1) for line in output.splitlines())
 
 
@@ -70,13 +94,19 @@ def test_the_best_image_is_loaded_once(said: dict[str, str]) -> None:
 
 def test_files_are_checked(said: dict[str, str]) -> None:
     assert said["damaged"].startswith("lib::op: the code of `f<float>` for sm_75 is damaged: ")
-    assert f"has SHA-256 {hashlib.sha256(b'CHANGED').hexdigest()}; expected {hashlib.sha256(b'OLD').hexdigest()}" in said["damaged"]
+    assert (
+        f"has SHA-256 {hashlib.sha256(b'CHANGED').hexdigest()}; expected "
+        f"{hashlib.sha256(b'OLD').hexdigest()}" in said["damaged"]
+    )
     assert said["missing"].startswith("lib::op: the code of `f<float>` for sm_90a is missing: ")
 
 
 def test_limits_and_messages_are_the_runtimes(said: dict[str, str]) -> None:
     assert said["empty grid"] == said["again"]
-    assert said["grid too large"] == "lib::op: grid.x `n` is 2147483648; it must be between 0 and 2147483647"
+    assert (
+        said["grid too large"]
+        == "lib::op: grid.x `n` is 2147483648; it must be between 0 and 2147483647"
+    )
     assert said["negative grid"] == "lib::op: grid.x `n` is -1; it must be between 0 and 2147483647"
     assert said["block too large"] == "lib::op: block.x `b` is 1025; it must be between 1 and 1024"
     assert said["more shared"].endswith("shared 100000 of 100000, loads 1, launches 3")
@@ -85,10 +115,12 @@ def test_limits_and_messages_are_the_runtimes(said: dict[str, str]) -> None:
         "of which `f<float>` declares 1024 itself; use a smaller tile"
     )
     assert said["driver error"] == (
-        "lib::op: launching `f<float>` on cuda:0 with grid (666, 1, 1), block (128, 1, 1), 0 bytes of dynamic shared memory: "
+        "lib::op: launching `f<float>` on cuda:0 with grid (666, 1, 1), block (128, 1, 1), 0 "
+        "bytes of dynamic shared memory: "
         "CUDA_ERROR_OF_THE_TEST, as asked for"
     )
     assert said["half"] == (
-        "3c00 7bff 1 ae66 lib::op: argument 1 `v` is 65520, which does not fit the kernel's parameter `__half`; "
+        "3c00 7bff 1 ae66 lib::op: argument 1 `v` is 65520, which does not fit the kernel's "
+        "parameter `__half`; "
         "declare the parameter as float or double, whose range is wider"
     )

@@ -22,7 +22,9 @@ def test_an_opaque_python_function_is_called_directly(unique: str) -> None:
     compiled = torch.compile(lambda x: host_side(x.sin(), 3.0) + 1, fullgraph=True)
     result, code = run_and_get_code(compiled, x)
     torch.testing.assert_close(result, x.sin() * 3 + 1)
-    assert f"torch.ops.{unique.replace('::', '.')}.default(" not in code[0]  # its name stays in messages
+    assert (
+        f"torch.ops.{unique.replace('::', '.')}.default(" not in code[0]
+    )  # its name stays in messages
     assert set(seen) == {torch.Tensor}
 
 
@@ -40,7 +42,10 @@ def test_mutation_and_gradients(unique: str) -> None:
         return x**3
 
     cube.register_fake(torch.empty_like)
-    cube.register_autograd(lambda ctx, grad: grad * 3 * ctx.saved_tensors[0] ** 2, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+    cube.register_autograd(
+        lambda ctx, grad: grad * 3 * ctx.saved_tensors[0] ** 2,
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+    )
     x = torch.randn(3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(cube, (x,))
     torch.compile(lambda x: cube(x).sum(), fullgraph=True)(x).backward()

@@ -1,4 +1,6 @@
-"""Files in Inductor's cache folder that are damaged after they were written: a graph with opaque ops never runs them, and they heal."""
+"""Files in Inductor's cache folder that are damaged after they were written: a graph with opaque
+ops never runs them, and they heal.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,20 @@ from torch._dynamo.utils import counters
 from torch._inductor.codecache import PyCodeCache
 
 op = opaq.op("damaged_caches::scale(Tensor x, float by) -> Tensor", outputs=opaq.like("x"))
-op.cpu(source="void f(const float* x, float by, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i] * by; }", entry="f", args="x, by, out, x.numel()")
+body = "{ for (long i = 0; i < n; ++i) y[i] = x[i] * by; }"
+source = "void f(const float* x, float by, float* y, long n) " + body
+op.cpu(source=source, entry="f", args="x, by, out, x.numel()")
 folder = os.environ["TORCHINDUCTOR_CACHE_DIR"]
 
 def compiled():
     torch.compiler.reset(); PyCodeCache.cache_clear(); counters.clear()
     value = torch.compile(lambda x: op(x, 1.5), fullgraph=True)(torch.ones(1)).item()
-    return value, counters["inductor"]["fxgraph_cache_hit"], counters["aot_autograd"]["autograd_cache_hit"]
+    return value, counters[
+        "inductor"]["fxgraph_cache_hit"], counters["aot_autograd"]["autograd_cache_hit"]
 
 def files(pattern):
-    return [path for path in glob.glob(f"{folder}/{pattern}", recursive=True) if os.path.isfile(path)]
+    return [path for path in glob.glob(f"{folder}/{pattern}",
+        recursive=True) if os.path.isfile(path)]
 
 def contents(paths):
     return [open(path, "rb").read() for path in paths]
@@ -36,34 +42,49 @@ damages = {
     "empty": lambda content: b"",
     "cut": lambda content: content[: len(content) // 2],
     "zeros": lambda content: bytes(len(content)),
-    **{f"flipped at {part}/9": lambda content, at=part: bytes(byte ^ (i == len(content) * at // 9) for i, byte in enumerate(content)) for part in range(9)},
+    **{f"flipped at {part}/9": lambda content,
+        at=part: bytes(byte ^ (i == len(content) * at // 9) for i,
+            byte in enumerate(content)) for part in range(9)},
 }
 expected = {wrapper: (1.5, 1, 1), graph: (1.5, 0, 0), traced: (1.5, 1, 0)}
 for path in expected:
     for what, damage in damages.items():
         for other, content in whole.items(): open(other, "wb").write(content)
-        for other in (set(files("fxgraph/**") + files("aotautograd/**")) - set(whole)): os.unlink(other)  # compiled anew by the last round
+        for other in (set(files("fxgraph/**") + files("aotautograd/**")) - set(whole)): os.unlink(
+            other)  # compiled anew by the last round
         damaged = damage(whole[path])
         if path == graph: os.unlink(wrapper)  # or its text would not be taken from the graph
-        if damaged == whole[path]: continue  # a graph's entry in AOTAutogradCache does not hold its code
+        if damaged == whole[path]: continue  # in AOTAutogradCache, which holds no code
         open(path, "wb").write(damaged)
         found = compiled()
         if found != expected[path]: print(what, path, found)
         if path == wrapper and contents([path]) != [whole[path]]: print(what, path, "stays")
-        if path != wrapper and os.path.exists(path) and contents([path]) == [damaged]: print(what, path, "stays")
+        if path != wrapper and os.path.exists(path) and contents([path]) == [damaged]: print(what,
+            path, "stays")
 
 # Code that is written anew, and finds a damaged file of its name.
 open(wrapper, "wb").write(damages["another value"](whole[wrapper]))
-assert PyCodeCache.write(whole[wrapper].decode())[1] == wrapper and contents([wrapper]) == [whole[wrapper]]
+assert PyCodeCache.write(
+    whole[wrapper].decode())[1] == wrapper and contents([wrapper]) == [whole[wrapper]]
 print("healed")
 """
 
 
 def test_pickles_and_wrappers_heal(tmp_path: Path) -> None:
     environment = {
-        **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_AUTOGRAD_CACHE": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+        "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=300, env=environment, check=False)
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "healed\n"

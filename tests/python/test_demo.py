@@ -1,4 +1,6 @@
-"""`opaq demo`: the compiled model agrees with plain PyTorch, the facts are complete, bad arguments are refused."""
+"""`opaq demo`: the compiled model agrees with plain PyTorch, the facts are complete, bad arguments
+are refused.
+"""
 
 import importlib.util
 import json
@@ -8,9 +10,20 @@ import torch
 
 from opaq import MissingError, _runtime, demo
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+)
 
-OPS = ["cross_entropy", "cross_entropy_backward", "rms_norm", "rms_norm_backward", "rope", "rope_backward", "silu_mul", "silu_mul_backward"]
+OPS = [
+    "cross_entropy",
+    "cross_entropy_backward",
+    "rms_norm",
+    "rms_norm_backward",
+    "rope",
+    "rope_backward",
+    "silu_mul",
+    "silu_mul_backward",
+]
 
 
 def test_a_short_run_agrees_and_tells_all(device, capsys):
@@ -23,7 +36,9 @@ def test_a_short_run_agrees_and_tells_all(device, capsys):
     called = [entry["name"].removeprefix("opaq_kernels::") for entry in facts["ops"]]
     assert sorted(set(called)) == OPS
     for entry in facts["ops"]:
-        assert entry["implementation"].startswith(device), f"{entry['name']} ran {entry['implementation']}"
+        assert entry["implementation"].startswith(device), (
+            f"{entry['name']} ran {entry['implementation']}"
+        )
         assert entry["calls"] >= 4 and entry["host_us_per_call"] > 0
     if _runtime.doctor()["nvrtc"]["found"]:
         assert facts["cuda_sources_compiled"] == 4
@@ -53,5 +68,9 @@ def test_an_unknown_device_is_refused():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_missing_gpu_is_told():
-    with pytest.raises(MissingError, match="device 'cuda' was asked for, but torch sees no GPU; run `opaq doctor`, or pass --device cpu"):
+    with pytest.raises(
+        MissingError,
+        match="device 'cuda' was asked for, but torch sees no GPU; run `opaq doctor`, or pass "
+        "--device cpu",
+    ):
         demo.run(steps=1, device="cuda", json=True)

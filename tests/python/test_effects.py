@@ -1,4 +1,6 @@
-"""Ops with hidden state: their calls are made in compiled graphs as in eager, each once and in order."""
+"""Ops with hidden state: their calls are made in compiled graphs as in eager, each once and in
+order.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,29 @@ from torch.utils.checkpoint import checkpoint
 
 import opaq
 
-TICKET = "void ticket(const float* x, long a, float* y, long n) { long v = ++*(long*)a; for (long i = 0; i < n; ++i) y[i] = x[i] + v; }"
+TICKET = (
+    "void ticket(const float* x, long a, float* y, long n) { long v = ++*(long*)a; for "
+    "(long i = 0; i < n; ++i) y[i] = x[i] + v; }"
+)
 TICKETS = """void tickets(const float* x, long a, float* y, float* z, long n) {
   long v = ++*(long*)a; for (long i = 0; i < n; ++i) { y[i] = x[i] + v; z[i] = x[i] * v; } }"""
 
 
 def ticket(name: str, effects: str | None = "ordered") -> opaq.Op:
-    op = opaq.op(f"{name}(Tensor x, int address) -> Tensor", outputs=opaq.like("x"), effects=effects)
+    op = opaq.op(
+        f"{name}(Tensor x, int address) -> Tensor", outputs=opaq.like("x"), effects=effects
+    )
     op.cpu(source=TICKET, entry="ticket", args="x, address, out, x.numel()")
     return op.backward(lambda ctx, grad: (grad, None))
 
 
 def many_calls(name: str, address: int) -> Callable[[torch.Tensor], torch.Tensor]:
     one = ticket(name)
-    two = opaq.op(f"{name}_two(Tensor x, int address) -> (Tensor y, Tensor z)", outputs={"y": opaq.like("x"), "z": opaq.like("x")}, effects="ordered")
+    two = opaq.op(
+        f"{name}_two(Tensor x, int address) -> (Tensor y, Tensor z)",
+        outputs={"y": opaq.like("x"), "z": opaq.like("x")},
+        effects="ordered",
+    )
     two.cpu(source=TICKETS, entry="tickets", args="x, address, y, z, x.numel()")
     two.backward(lambda ctx, grad_y, grad_z: (grad_y + grad_z, None))
     double = opaq.op(f"{name}_double(int address, Tensor x) -> ()", effects="ordered")
@@ -59,13 +70,19 @@ def test_every_call_is_made_once_and_in_order(unique: str, training: bool, backe
         torch.testing.assert_close(seen[1], seen[0])
 
 
-@pytest.mark.skipif(torch.__version__.startswith("2.11"), reason="Inductor of torch 2.11 fails, with an error, on a checkpointed op with effects")
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.11"),
+    reason="Inductor of torch 2.11 fails, with an error, on a checkpointed op with effects",
+)
 def test_a_checkpoint_does_not_call_again_when_compiled(unique: str) -> None:
     state = torch.zeros(1, dtype=torch.int64)
     op = ticket(unique)
     address = state.data_ptr()
     x = torch.ones(3, requires_grad=True)
-    compiled = torch.compile(lambda x: checkpoint(lambda x: op(x.sin(), address).sin(), x, use_reentrant=False), fullgraph=True)
+    compiled = torch.compile(
+        lambda x: checkpoint(lambda x: op(x.sin(), address).sin(), x, use_reentrant=False),
+        fullgraph=True,
+    )
     compiled(x).sum().backward()
     assert state.item() == 1
     torch.testing.assert_close(x.grad, (x.sin() + 1).cos() * x.cos())
@@ -94,15 +111,29 @@ def test_effects_registered_with_torch(unique: str) -> None:
         noted(x, 1)
         return noted(x, 2) - noted(x, 2)
 
-    assert torch.compile(model, fullgraph=True)(torch.ones(2, requires_grad=True)).tolist() == [-1, -1] and calls == [1, 2, 2]
+    assert torch.compile(model, fullgraph=True)(torch.ones(2, requires_grad=True)).tolist() == [
+        -1,
+        -1,
+    ] and calls == [1, 2, 2]
 
 
 def test_declarations_that_contradict(unique: str) -> None:
-    with pytest.raises(opaq.DeclarationError, match=rf'{unique}: got effects=True; expected "ordered", or None for a function of its arguments'):
+    with pytest.raises(
+        opaq.DeclarationError,
+        match=rf'{unique}: got effects=True; expected "ordered", or None for a function of its '
+        r"arguments",
+    ):
         ticket(unique, effects=True)
-    with pytest.raises(opaq.DeclarationError, match=r'effects="ordered" is not for an op that writes to arguments \(`state`\).*leave effects out'):
+    with pytest.raises(
+        opaq.DeclarationError,
+        match=r'effects="ordered" is not for an op that writes to arguments \(`state`\).*leave '
+        r"effects out",
+    ):
         opaq.op(f"{unique}(Tensor(a!) state) -> ()", effects="ordered")
     op = ticket(unique + "_kept")
     assert ticket(unique + "_kept") is op
-    with pytest.raises(opaq.DeclarationError, match=r"is declared with effects='ordered'; got None. Give the same, or replace=True"):
+    with pytest.raises(
+        opaq.DeclarationError,
+        match=r"is declared with effects='ordered'; got None. Give the same, or replace=True",
+    ):
         ticket(unique + "_kept", effects=None)

@@ -8,7 +8,9 @@ import sys
 
 
 def run(script: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -19,8 +21,10 @@ import sys, torch
 modules, maps = set(sys.modules), open("/proc/self/maps").read()  # torch itself may link NVRTC
 import opaq
 new = set(sys.modules) - modules
-loaded = [name for name in ("libnvrtc", "libcuda.so") if name in open("/proc/self/maps").read() and name not in maps]
-print([name for name in new if name.startswith(("torch._inductor", "torch._dynamo", "triton", "rich", "transformers"))], loaded, torch.cuda.is_initialized())
+loaded = [name for name in ("libnvrtc",
+    "libcuda.so") if name in open("/proc/self/maps").read() and name not in maps]
+print([name for name in new if name.startswith(("torch._inductor", "torch._dynamo", "triton",
+    "rich", "transformers"))], loaded, torch.cuda.is_initialized())
 """
     assert run(script).strip() == "[] [] False"
 
@@ -52,7 +56,12 @@ print(os.waitpid(child, 0)[1])
 
 
 def test_doctor_speaks_json() -> None:
-    done = subprocess.run([sys.executable, "-m", "opaq", "doctor", "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "opaq", "doctor", "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     parts = {part["name"]: part for part in json.loads(done.stdout)["parts"]}
     assert parts["torch"]["found"] and parts["C++ compiler"]["found"]

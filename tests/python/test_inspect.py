@@ -1,4 +1,6 @@
-"""`opaq inspect`: what the images of a package take, from the compiler's words where it was there, else from the cubin. No GPU is needed."""
+"""`opaq inspect`: what the images of a package take, from the compiler's words where it was there,
+else from the cubin. No GPU is needed.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,16 @@ import zipfile
 from typing import Any
 
 import pytest
+from fake_cuda import wrapper_source
 
 import opaq
-from fake_cuda import wrapper_source
 from opaq import _runtime, cli, lowering
 from opaq.elf import Kernel, read_kernel
 
-pytestmark = pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+pytestmark = pytest.mark.skipif(
+    not _runtime.doctor()["nvrtc"]["found"],
+    reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc",
+)
 
 FACTS = ("registers", "shared", "stack", "spill_stores", "spill_loads")
 SOURCE = r"""
@@ -37,12 +42,15 @@ __device__ __noinline__ float recurse(float* p, int n) {
 #define KERNEL extern "C" __global__ void __launch_bounds__(1024, 1)
 KERNEL plain(float* y) { y[0] = 1; }
 KERNEL spill(float* y) { keep<128>(y); }
-KERNEL local(float* y) { float a[64]; for (int i = 0; i < 99; ++i) a[int(y[i]) & 63] = y[i]; y[0] = a[threadIdx.x & 63]; }
-KERNEL statics(float* y) { __shared__ float s[300]; s[threadIdx.x] = y[0]; __syncthreads(); y[1] = s[threadIdx.x ^ 1]; }
+KERNEL local(float* y) { float a[64]; for (int i = 0; i < 99; ++i) a[int(y[i]) & 63] = y[i];
+    y[0] = a[threadIdx.x & 63]; }
+KERNEL statics(float* y) { __shared__ float s[300]; s[threadIdx.x] = y[0]; __syncthreads();
+    y[1] = s[threadIdx.x ^ 1]; }
 KERNEL both(float* y) {
   __shared__ float s[3];
   extern __shared__ float d[];
-  s[threadIdx.x % 3] = y[0]; d[threadIdx.x] = y[1]; __syncthreads(); y[2] = s[threadIdx.x % 2] + d[threadIdx.x ^ 1];
+  s[threadIdx.x % 3] = y[0]; d[threadIdx.x] = y[1]; __syncthreads();
+      y[2] = s[threadIdx.x % 2] + d[threadIdx.x ^ 1];
 }
 KERNEL calls(float* y) { apart<128>(y); apart<128>(y + 1); }
 KERNEL recurses(float* y) { y[0] = recurse(y, 7); }
@@ -55,7 +63,9 @@ def declare(name: str, **code: Any) -> opaq.Op:
 
 
 def compiled(op: opaq.Op, *archs: str) -> list[dict[str, Any]]:
-    return _runtime.cpp_launch(op.name, "cuda", [("float32", (4096,), (1,), "cuda:0", 256)], archs)["images"]
+    return _runtime.cpp_launch(op.name, "cuda", [("float32", (4096,), (1,), "cuda:0", 256)], archs)[
+        "images"
+    ]
 
 
 def package(op: opaq.Op, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *archs: str) -> str:
@@ -82,32 +92,55 @@ def inspected(path: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[
 
 
 def test_of_compiled_source_everything_is_known(
-    unique: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unique: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     op = declare(unique, source=SOURCE, entry="spill")
-    images, text = inspected(package(op, tmp_path, monkeypatch, "sm_80", "sm_90a", "compute_80"), capsys)
+    images, text = inspected(
+        package(op, tmp_path, monkeypatch, "sm_80", "sm_90a", "compute_80"), capsys
+    )
     assert [image["arch"] for image in images] == ["sm_80", "sm_90a", "compute_80"]
     for image, made in zip(images[:2], compiled(op, "sm_80", "sm_90a")):
         assert image["state"] == "whole"
         assert {key: image[key] for key in FACTS} == made["resources"]
         assert image["registers"] == 64  # 1024 threads share 65536
         assert image["spill_stores"] > 0 and image["spill_loads"] > 0
-        expected = "registers {registers}, shared 0 bytes, stack {stack} bytes, spills {spill_stores} bytes stored, {spill_loads} loaded"
+        expected = (
+            "registers {registers}, shared 0 bytes, stack {stack} bytes, spills "
+            "{spill_stores} bytes stored, {spill_loads} loaded"
+        )
         assert f"    {expected.format(**image)}\n" in text
-    assert [images[2][key] for key in FACTS] == [None] * 5  # what PTX takes is decided where it is loaded
+    assert [images[2][key] for key in FACTS] == [
+        None
+    ] * 5  # what PTX takes is decided where it is loaded
     assert text.endswith("registers unknown, shared unknown, stack unknown, spills unknown\n")
 
 
 @pytest.mark.parametrize(("entry", "spills"), [("statics", 0), ("local", None)])
 def test_of_a_users_cubin_spills_are_known_where_there_is_no_stack(
-    unique: str, entry: str, spills: int | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unique: str,
+    entry: str,
+    spills: int | None,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (made,) = compiled(declare(f"{unique}_source", source=SOURCE, entry=entry), "sm_90a")
     op = declare(unique, binary=made["bytes"], entry=entry)
     assert compiled(op)[0]["resources"] is None
     (image,), text = inspected(package(op, tmp_path, monkeypatch), capsys)
-    assert {key: image[key] for key in FACTS} == {**made["resources"], "spill_stores": spills, "spill_loads": spills}
-    assert re.search(rf"registers \d+, shared \d+ bytes, stack \d+ bytes, spills {'unknown' if spills is None else '0 bytes'}\n", text)
+    assert {key: image[key] for key in FACTS} == {
+        **made["resources"],
+        "spill_stores": spills,
+        "spill_loads": spills,
+    }
+    assert re.search(
+        r"registers \d+, shared \d+ bytes, stack \d+ bytes, spills "
+        rf"{'unknown' if spills is None else '0 bytes'}\n",
+        text,
+    )
 
 
 @pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90", "sm_90a", "sm_100a", "sm_120"])
@@ -118,14 +151,24 @@ def test_a_cubin_tells_nothing_that_the_compiler_contradicts(unique: str, arch: 
         (made,) = compiled(declare(f"{unique}_{entry}", source=SOURCE, entry=entry), arch)
         told, found = made["resources"], read_kernel(made["bytes"], entry)
         assert (found.registers, found.shared) == (told["registers"], told["shared"]), entry
-        assert found.stack == told["stack"] or (found.stack is None and entry in ("calls", "recurses")), entry
-        assert found.spill_bytes is None or found.spill_bytes == told["spill_stores"] == told["spill_loads"], entry
+        assert found.stack == told["stack"] or (
+            found.stack is None and entry in ("calls", "recurses")
+        ), entry
+        assert (
+            found.spill_bytes is None
+            or found.spill_bytes == told["spill_stores"] == told["spill_loads"]
+        ), entry
         assert (found.spill_bytes == 0) == (entry in ("plain", "statics", "both")), entry
 
 
 def test_what_is_no_whole_cubin_tells_nothing(unique: str) -> None:
     (made,) = compiled(declare(unique, source=SOURCE, entry="plain"), "sm_90a")
     assert read_kernel(made["bytes"], "another") == Kernel()
-    assert read_kernel(b"\x50\xed\x55\xba" + made["bytes"], "plain") == Kernel()  # a fatbin: an image for each of several archs, compressed mostly
+    assert (
+        read_kernel(b"\x50\xed\x55\xba" + made["bytes"], "plain") == Kernel()
+    )  # a fatbin: an image for each of several archs, compressed mostly
     for size in range(0, len(made["bytes"]), 7):
-        assert read_kernel(made["bytes"][:size], "plain") in (Kernel(), read_kernel(made["bytes"], "plain"))
+        assert read_kernel(made["bytes"][:size], "plain") in (
+            Kernel(),
+            read_kernel(made["bytes"], "plain"),
+        )

@@ -1,4 +1,6 @@
-"""`opaq inspect` on files that are damaged, hostile or no packages: one line, status 2, bounded time and memory, nothing a terminal obeys."""
+"""`opaq inspect` on files that are damaged, hostile or no packages: one line, status 2, bounded
+time and memory, nothing a terminal obeys.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +29,31 @@ from opaq.terminal import plain
 
 FOLDER = "model/data/aotinductor/model"
 IMAGE = {"arch": "", "file": "k.host", "sha256": hashlib.sha256(b"code").hexdigest(), "bytes": 4}
-RULE = {"args": ["x"], "grid": ["1"], "block": ["32"], "cluster": [], "shared": "0", "cooperative": False, "programmatic": False}
-IMPLEMENTATION = {"name": "cuda", "entry": "k", "symbol": "k", "checked_at_launch": [], "rule": RULE, "images": [IMAGE]}
-OP = {"op": "a::b", "schema": "a::b()", "function": "f", "device": "cuda", "nodes": ["op0"], "implementations": [IMPLEMENTATION]}
+RULE = {
+    "args": ["x"],
+    "grid": ["1"],
+    "block": ["32"],
+    "cluster": [],
+    "shared": "0",
+    "cooperative": False,
+    "programmatic": False,
+}
+IMPLEMENTATION = {
+    "name": "cuda",
+    "entry": "k",
+    "symbol": "k",
+    "checked_at_launch": [],
+    "rule": RULE,
+    "images": [IMAGE],
+}
+OP = {
+    "op": "a::b",
+    "schema": "a::b()",
+    "function": "f",
+    "device": "cuda",
+    "nodes": ["op0"],
+    "implementations": [IMPLEMENTATION],
+}
 
 
 def package(folder: pathlib.Path, manifest: Any, **members: bytes) -> str:
@@ -64,21 +88,38 @@ def changed(field: str, value: Any) -> dict[str, Any]:
     return manifest
 
 
-def test_a_manifest_as_opaq_writes_it_is_shown(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_manifest_as_opaq_writes_it_is_shown(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for content, state, status in ((b"code", "whole", 0), (b"c0de", "damaged", 1)):
-        assert cli.main(["inspect", package(tmp_path, {"format": 1, "ops": [OP]}, **{"k.host": content})]) == status
+        assert (
+            cli.main(
+                ["inspect", package(tmp_path, {"format": 1, "ops": [OP]}, **{"k.host": content})]
+            )
+            == status
+        )
         assert f"k.host, -, 4 bytes, {state}" in capsys.readouterr().out
 
 
 def _fields(value: Any, path: str = "") -> list[str]:
     found = [path] if path else []
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         found += _fields(inner, f"{path}.{key}" if path else str(key))
     return found
 
 
-@pytest.mark.parametrize("field", [field for field in _fields({"ops": [OP]}) if field != "ops.0.op"])
-def test_a_field_of_another_type_is_refused_by_name(field: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "field", [field for field in _fields({"ops": [OP]}) if field != "ops.0.op"]
+)
+def test_a_field_of_another_type_is_refused_by_name(
+    field: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for value in (None, 7, True, "text", [], [7], {}, {"a": 1}, [[]], 1.5):
         manifest = changed(field, value)
         *_, last = re.findall(r"[a-z_]+[0-9]*[a-z_]*", field)
@@ -107,8 +148,14 @@ def test_a_field_of_another_type_is_refused_by_name(field: str, tmp_path: pathli
         (f'{{"ops": {"9" * 1_000_000}}}', "a number of 1000000 digits"),
         (b'{"ops": [{"schema": "\xff"}]}', "it is not UTF-8 text: invalid start byte at byte 21"),
         ('{"format": 2, "ops": []}', "its format is 2, and this opaq reads format 1"),
-        (changed("ops.0.implementations.0.images.0.file", "../../k"), "image file '../../k' is no plain file name"),
-        (changed("ops.0.implementations.0.images.0.file", "/etc/passwd"), "image file '/etc/passwd' is no plain file name"),
+        (
+            changed("ops.0.implementations.0.images.0.file", "../../k"),
+            "image file '../../k' is no plain file name",
+        ),
+        (
+            changed("ops.0.implementations.0.images.0.file", "/etc/passwd"),
+            "image file '/etc/passwd' is no plain file name",
+        ),
     ],
     ids=str,
 )
@@ -123,7 +170,9 @@ def test_a_manifest_that_opaq_did_not_write_is_refused(
 ESCAPES = "\x1b]0;pwned\x07\x1b[2J\r\x9b31m\u202egnp.exe\u2066\u200b\n\ud800\x7f\u2028"
 
 
-def test_nothing_from_the_file_reaches_the_terminal_raw(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_from_the_file_reaches_the_terminal_raw(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def poisoned(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: poisoned(inner) for key, inner in value.items()}
@@ -153,28 +202,39 @@ def eval_field(op: dict[str, Any], field: str) -> Any:
     return place
 
 
-def test_names_with_escapes_are_shown_plainly(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_with_escapes_are_shown_plainly(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model\x1b[2J\n.pt2"
-    assert "model\\x1b[2J\\n.pt2 cannot be read as a package: No such file" in refused(str(path), capsys)
+    assert "model\\x1b[2J\\n.pt2 cannot be read as a package: No such file" in refused(
+        str(path), capsys
+    )
     with zipfile.ZipFile(path, "w") as made:
         made.writestr("m\x1b[31m/data/aotinductor/\x1b[2J/opaq.json", "[]")
     assert "m\\x1b[31m/data/aotinductor/\\x1b[2J/opaq.json is damaged" in refused(str(path), capsys)
 
 
 def limited(*arguments: str, seconds: float = 20) -> subprocess.CompletedProcess[str]:
-    """`opaq inspect` in a process of its own that may take no more than 2 GiB over what `import opaq` maps."""
+    """`opaq inspect` in a process of its own that may take no more than 2 GiB over what `import
+    opaq` maps.
+    """
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (64 << 30, 64 << 30))
         resource.setrlimit(resource.RLIMIT_DATA, (2 << 30, 2 << 30))
 
     command = [sys.executable, "-m", "opaq", "inspect", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=seconds * 3, preexec_fn=limit, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=seconds * 3, preexec_fn=limit, check=False
+    )
 
 
 def test_a_manifest_that_expands_without_end_is_not_read(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "bomb.pt2"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made, made.open(f"{FOLDER}/opaq.json", "w", force_zip64=True) as stream:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
+        made.open(f"{FOLDER}/opaq.json", "w", force_zip64=True) as stream,
+    ):
         for _ in range(300):
             stream.write(b" " * (1 << 20))
     done = limited(str(path))
@@ -194,32 +254,53 @@ def test_a_member_that_declares_less_than_it_holds_is_bounded(tmp_path: pathlib.
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
-def test_methods_that_expand_without_bound_are_refused(method: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_methods_that_expand_without_bound_are_refused(
+    method: int, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.pt2"
     with zipfile.ZipFile(path, "w", method) as made:
         made.writestr(f"{FOLDER}/opaq.json", '{"ops": []}')
-    assert f"it is compressed by method {method}; expected stored or deflated" in refused(str(path), capsys)
+    assert f"it is compressed by method {method}; expected stored or deflated" in refused(
+        str(path), capsys
+    )
 
 
-def test_a_directory_of_millions_of_members_is_not_read(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_of_millions_of_members_is_not_read(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.pt2"
-    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    entry = (
+        struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)
+        + b"a"
+    )
     directory = entry * (1 << 18)
     end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFE, 0xFFFE, len(directory), 0, 0)
     path.write_bytes(directory + end)
     assert "its directory is larger than 8 MiB" in refused(str(path), capsys)
 
 
-def test_members_that_stand_twice_or_lead_outside_are_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_members_that_stand_twice_or_lead_outside_are_refused(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "model.pt2"
-    for names, reason in ((["a", "a"], "it holds 'a' twice"), (["../a"], "leads out"), (["/a"], "leads out"), (["a\\..\\b"], "leads out")):
-        with zipfile.ZipFile(path, "w") as made, pytest.warns() if names == ["a", "a"] else open(os.devnull):
+    for names, reason in (
+        (["a", "a"], "it holds 'a' twice"),
+        (["../a"], "leads out"),
+        (["/a"], "leads out"),
+        (["a\\..\\b"], "leads out"),
+    ):
+        with (
+            zipfile.ZipFile(path, "w") as made,
+            pytest.warns() if names == ["a", "a"] else open(os.devnull),
+        ):
             for name in names:
                 made.writestr(name, "")
         assert reason in refused(str(path), capsys)
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_regular_file_is_refused_without_waiting(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(tmp_path / "fifo")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
@@ -242,14 +323,20 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: pathlib.Pa
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read anything")
-def test_a_file_that_may_not_be_read_is_refused(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_may_not_be_read_is_refused(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = package(tmp_path, {"ops": []})
     os.chmod(path, 0)
     assert "Permission denied" in refused(path, capsys)
 
 
-def test_cut_or_encrypted_packages_are_refused_or_told_as_damaged(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = pathlib.Path(package(tmp_path, {"format": 1, "ops": [OP]}, **{"k.host": os.urandom(400)}))
+def test_cut_or_encrypted_packages_are_refused_or_told_as_damaged(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pathlib.Path(
+        package(tmp_path, {"format": 1, "ops": [OP]}, **{"k.host": os.urandom(400)})
+    )
     content = path.read_bytes()
     for size in range(0, len(content), 9):
         path.write_bytes(content[:size])
@@ -263,7 +350,9 @@ def test_cut_or_encrypted_packages_are_refused_or_told_as_damaged(tmp_path: path
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    return pathlib.Path(package(tmp_path_factory.mktemp("whole"), {"format": 1, "ops": [OP]}, **{"k.host": b"code"})).read_bytes()
+    return pathlib.Path(
+        package(tmp_path_factory.mktemp("whole"), {"format": 1, "ops": [OP]}, **{"k.host": b"code"})
+    ).read_bytes()
 
 
 FLIPS = st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), min_size=1, max_size=4)
@@ -271,7 +360,9 @@ FLIPS = st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), min_size=
 
 @settings(max_examples=400, deadline=None)
 @given(flips=FLIPS)
-def test_any_bytes_changed_give_a_result_or_one_error(flips: list[tuple[int, int]], whole: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_bytes_changed_give_a_result_or_one_error(
+    flips: list[tuple[int, int]], whole: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     content = bytearray(whole)
     for place, value in flips:
         content[place % len(content)] = value
@@ -285,9 +376,12 @@ def test_any_bytes_changed_give_a_result_or_one_error(flips: list[tuple[int, int
 
 
 @settings(max_examples=300, deadline=None)
-@given(text=st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner)
-))  # fmt: skip
+@given(
+    text=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+    )
+)
 def test_any_json_gives_ops_or_one_error(text: Any) -> None:
     for value in (text, {"ops": text}, {"ops": [text]}, changed("ops.0.implementations.0", text)):
         try:
@@ -296,22 +390,56 @@ def test_any_json_gives_ops_or_one_error(text: Any) -> None:
             assert str(error)
 
 
-# ---- cubins ---------------------------------------------------------------------------------------------------------------
+# ---- cubins --------------------------------------------------------------------------------------
 
 
 def cubin(symbol: bytes = b"k", records: int = 1) -> bytes:
-    """The parts of an ELF file that read_kernel looks at: a kernel of 40 registers and 24 bytes of stack."""
-    names = b"\0.text." + symbol + b"\0.nv.info\0.symtab\0.strtab\0.shstrtab\0.nv.shared." + symbol + b"\0"
-    info = b"".join(struct.pack("<BBHII", 4, attribute, 8, 0, value) for attribute, value in ((0x2F, 40), (0x11, 24))) * records
+    """The parts of an ELF file that read_kernel looks at: a kernel of 40 registers and 24 bytes of
+    stack.
+    """
+    names = (
+        b"\0.text."
+        + symbol
+        + b"\0.nv.info\0.symtab\0.strtab\0.shstrtab\0.nv.shared."
+        + symbol
+        + b"\0"
+    )
+    info = (
+        b"".join(
+            struct.pack("<BBHII", 4, attribute, 8, 0, value)
+            for attribute, value in ((0x2F, 40), (0x11, 24))
+        )
+        * records
+    )
     symtab = struct.pack("<I", 1) + bytes(20)
     strtab = b"\0" + symbol + b"\0"
-    contents = {b".text." + symbol: b"", b".nv.info": info, b".symtab": symtab, b".strtab": strtab, b".shstrtab": names}
+    contents = {
+        b".text." + symbol: b"",
+        b".nv.info": info,
+        b".symtab": symtab,
+        b".strtab": strtab,
+        b".shstrtab": names,
+    }
     body, headers, place = b"", b"", 64
     for name, content in contents.items():
-        headers += struct.pack("<IIQQQQIIQQ", names.index(b"\0" + name + b"\0") + 1, 1, 0, 0, place, len(content), 0, 0, 0, 0)
+        headers += struct.pack(
+            "<IIQQQQIIQQ",
+            names.index(b"\0" + name + b"\0") + 1,
+            1,
+            0,
+            0,
+            place,
+            len(content),
+            0,
+            0,
+            0,
+            0,
+        )
         body += content
         place += len(content)
-    headers += struct.pack("<IIQQQQIIQQ", names.index(b".nv.shared"), 8, 0, 0, place, 1024 + 12, 0, 0, 0, 0)
+    headers += struct.pack(
+        "<IIQQQQIIQQ", names.index(b".nv.shared"), 8, 0, 0, place, 1024 + 12, 0, 0, 0, 0
+    )
     head = bytearray(64)
     head[:9] = b"\x7fELF\x02\x01\x01\x33\x08"
     struct.pack_into("<Q", head, 0x28, place)
@@ -326,12 +454,17 @@ def test_the_small_cubin_is_read() -> None:
 
 @settings(max_examples=1500, deadline=None)
 @given(flips=FLIPS, cut=st.integers(0, 2000))
-def test_any_bytes_changed_in_a_cubin_give_facts_or_none(flips: list[tuple[int, int]], cut: int) -> None:
+def test_any_bytes_changed_in_a_cubin_give_facts_or_none(
+    flips: list[tuple[int, int]], cut: int
+) -> None:
     content = bytearray(cubin())
     for place, value in flips:
         content[place % len(content)] = value
     kernel = read_kernel(bytes(content[: cut + 64] if cut < 500 else content), "k")
-    assert all(value is None or 0 <= value < 1 << 32 for value in (kernel.registers, kernel.shared, kernel.stack))
+    assert all(
+        value is None or 0 <= value < 1 << 32
+        for value in (kernel.registers, kernel.shared, kernel.stack)
+    )
 
 
 def test_numbers_in_a_cubin_decide_no_amount_of_work() -> None:
@@ -341,7 +474,9 @@ def test_numbers_in_a_cubin_decide_no_amount_of_work() -> None:
             content = bytearray(cubin())
             struct.pack_into("<H", content, place, value)
             read_kernel(bytes(content), "k")
-    content = bytearray(cubin(b"k" * 5) + b"a" * (32 << 20))  # every section's name would be 32 MB long
+    content = bytearray(
+        cubin(b"k" * 5) + b"a" * (32 << 20)
+    )  # every section's name would be 32 MB long
     struct.pack_into("<HH", content, 0x3A, 0, 0xFFFF)
     read_kernel(bytes(content), "k")
     assert read_kernel(cubin(records=1_000_000), "k") == Kernel(None, None, None)
@@ -349,9 +484,13 @@ def test_numbers_in_a_cubin_decide_no_amount_of_work() -> None:
     assert time.monotonic() - began < 5
 
 
-def test_the_crc_of_a_member_is_checked(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_crc_of_a_member_is_checked(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     text = json.dumps({"format": 1, "ops": []}).encode()
     path = package(tmp_path, text)
     content = pathlib.Path(path).read_bytes()
-    pathlib.Path(path).write_bytes(content.replace(struct.pack("<I", zlib.crc32(text)), struct.pack("<I", 7)))
+    pathlib.Path(path).write_bytes(
+        content.replace(struct.pack("<I", zlib.crc32(text)), struct.pack("<I", 7))
+    )
     assert "Bad CRC-32" in refused(path, capsys)

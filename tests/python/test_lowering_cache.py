@@ -1,4 +1,6 @@
-"""Inductor's compile caches across processes: an unchanged kernel hits, a changed one misses and is never served stale."""
+"""Inductor's compile caches across processes: an unchanged kernel hits, a changed one misses and is
+never served stale.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ import opaq
 from opaq import lowering
 
 factor, strict, kind = sys.argv[1], sys.argv[2] == "strict", sys.argv[3]
-SOURCE = "void scale(const float* x, float* out, long n) {{ for (long i = 0; i < n; ++i) out[i] = x[i] * {}; }}"
+SOURCE = '''void scale(const float* x, float* out, long n) {{
+  for (long i = 0; i < n; ++i) out[i] = x[i] * {}; }}'''
 
 
 def declare(name, factor):
@@ -29,10 +32,12 @@ def declare(name, factor):
 if kind == "backward":
     declare("scale_backward", factor)
     op = declare("scale", 2)
-    op.backward(lambda ctx, grad: torch.ops.cachetest.scale_backward(grad), setup_context=lambda ctx, inputs, output: None)
+    op.backward(lambda ctx, grad: torch.ops.cachetest.scale_backward(grad),
+        setup_context=lambda ctx, inputs, output: None)
 elif kind == "mutation":
     op = opaq.op("cachetest::bump(Tensor(a!) x) -> ()")
-    op.cpu(source="void bump(float* x, long n) { for (long i = 0; i < n; ++i) x[i] *= %s; }" % factor, entry="bump", args="x, x.numel()")
+    body = "{ for (long i = 0; i < n; ++i) x[i] *= %s; }" % factor
+    op.cpu(source="void bump(float* x, long n) " + body, entry="bump", args="x, x.numel()")
 else:
     op = declare("scale", factor)
 if kind == "another opaq":
@@ -53,10 +58,12 @@ with lowering.options.use(strict=strict):
             result.sum().backward()
             result = x.grad
         result = result[0].item()
+inductor, autograd = counters["inductor"], counters["aot_autograd"]
 print(json.dumps({
     "result": result,
-    "fx_hits": counters["inductor"]["fxgraph_cache_hit"], "fx_misses": counters["inductor"]["fxgraph_cache_miss"],
-    "autograd_hits": counters["aot_autograd"]["autograd_cache_hit"], "autograd_misses": counters["aot_autograd"]["autograd_cache_miss"],
+    "fx_hits": inductor["fxgraph_cache_hit"], "fx_misses": inductor["fxgraph_cache_miss"],
+    "autograd_hits": autograd["autograd_cache_hit"],
+    "autograd_misses": autograd["autograd_cache_miss"],
     "nodes": len(lowering.nodes()),
 }))
 """
@@ -69,10 +76,16 @@ def process(tmp_path: Path):
     program.write_text(PROGRAM)
 
     def run(factor: int, strict: str = "", kind: str = "forward") -> dict:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
-                       "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}  # fmt: skip
+        environment = {
+            **os.environ,
+            "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+            "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
         command = [sys.executable, str(program), str(factor), strict, kind]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=600
+        )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])
 
@@ -83,7 +96,12 @@ def process(tmp_path: Path):
 def test_unchanged_hits_and_changed_misses(process, kind: str) -> None:
     first, again, changed = process(2, kind=kind), process(2, kind=kind), process(3, kind=kind)
     assert (first["result"], first["fx_misses"], first["autograd_misses"]) == (2, 1, 1)
-    assert (again["result"], again["fx_misses"], again["autograd_hits"], again["nodes"]) == (2, 0, 1, 1)
+    assert (again["result"], again["fx_misses"], again["autograd_hits"], again["nodes"]) == (
+        2,
+        0,
+        1,
+        1,
+    )
     assert (changed["result"], changed["fx_hits"], changed["autograd_hits"]) == (3, 0, 0)
 
 
@@ -113,9 +131,12 @@ from torch._inductor.codecache import FxGraphCache
 import opaq
 
 op = opaq.op("cachetest::aligned(Tensor x) -> Tensor", outputs=opaq.like("x"))
-op.cpu(source="void k(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i]; }", entry="k", args="x, out, x.numel()", requires="aligned(x, 16)")
+copy = "void k(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = x[i]; }"
+op.cpu(source=copy, entry="k", args="x, out, x.numel()", requires="aligned(x, 16)")
 add = opaq.op("cachetest::add(Tensor(a!) x, Tensor y) -> ()")
-add.cpu(source="void k(float* x, const float* y, long n) { for (long i = 0; i < n; ++i) x[i] += y[n - 1 - i]; }", entry="k", args="x, y, x.numel()")
+body = "{ for (long i = 0; i < n; ++i) x[i] += y[n - 1 - i]; }"
+reversed_sum = "void k(float* x, const float* y, long n) " + body
+add.cpu(source=reversed_sum, entry="k", args="x, y, x.numel()")
 
 
 def run(program, *inputs):
@@ -132,19 +153,28 @@ def with_add(written, read):
 
 for programs in (
     [lambda t: op(t[1:]), lambda t: op(t[1:] * 1), lambda t: op(t[1:] + 0)],
-    [lambda t: with_add((z := t + 1), z), lambda t: with_add((z := t + 1), z * 1), lambda t: with_add((z := t + 1) + 0, z)],
-    [lambda t: with_add(t, t), lambda t: with_add(t, t + 0), lambda t: with_add(t + 0, t), lambda t: with_add(t + 0, t * 1)],
+    [lambda t: with_add((z := t + 1), z), lambda t: with_add((z := t + 1), z * 1),
+        lambda t: with_add((z := t + 1) + 0, z)],
+    [lambda t: with_add(t, t), lambda t: with_add(t, t + 0), lambda t: with_add(t + 0, t),
+        lambda t: with_add(t + 0, t * 1)],
 ):
     for order in programs, programs[::-1]:
         FxGraphCache.clear()
         for program in order:
             torch._dynamo.reset()
             t = torch.arange(16.0)
-            got, want = run(torch.compile(program, fullgraph=True), t.clone()), run(program, t.clone())
+            got, want = run(torch.compile(program, fullgraph=True), t.clone()), run(program,
+                t.clone())
             assert got == want, (programs.index(program), got, want)
 """
 
 
-def test_programs_that_look_alike_after_inductor_dropped_their_copies_are_told_apart(tmp_path: Path) -> None:
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"), "OPAQ_CACHE_DIR": str(tmp_path / "opaq")}
+def test_programs_that_look_alike_after_inductor_dropped_their_copies_are_told_apart(
+    tmp_path: Path,
+) -> None:
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
+        "OPAQ_CACHE_DIR": str(tmp_path / "opaq"),
+    }
     subprocess.run([sys.executable, "-c", LOOK_ALIKE], env=environment, check=True, timeout=600)

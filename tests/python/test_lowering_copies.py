@@ -1,4 +1,6 @@
-"""Copies made before a write, and memory that arguments share: every compiled form writes and reads what eager does."""
+"""Copies made before a write, and memory that arguments share: every compiled form writes and reads
+what eager does.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +8,52 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import opaq
 import pytest
 import torch
-from copy_programs import PROGRAMS, add_and_reverse, check, example_inputs, packaged, reverse_into, write_both
+from copy_programs import (
+    PROGRAMS,
+    add_and_reverse,
+    check,
+    example_inputs,
+    packaged,
+    reverse_into,
+    write_both,
+)
 from torch._inductor.utils import run_and_get_code
+
+import opaq
 
 
 def reverse_op(name: str) -> Callable[..., Any]:
     op = opaq.op(f"{name}(Tensor src, Tensor(a!) dst) -> ()")
     return op.cpu(
-        source="void f(const float* s, long ss, float* d, long ds, long n) { for (long i = 0; i < n; ++i) d[(n - 1 - i) * ds] = s[i * ss]; }",
-        entry="f", args="src, src.stride(0), dst, dst.stride(0), src.numel()",
-    )  # fmt: skip
+        source="void f(const float* s, long ss, float* d, long ds, long n) { for (long i = 0; "
+        "i < n; ++i) d[(n - 1 - i) * ds] = s[i * ss]; }",
+        entry="f",
+        args="src, src.stride(0), dst, dst.stride(0), src.numel()",
+    )
 
 
 def both_op(name: str) -> Callable[..., Any]:
     op = opaq.op(f"{name}(Tensor(a!) a, Tensor(b!) b) -> ()")
     return op.cpu(
         source="""void f(float* a, long as, float* b, long bs, long n) {
-          for (long i = 0; i < n; ++i) { a[i * as] = a[i * as] * 2 + b[(n - 1 - i) * bs]; b[i * bs] += 3; } }""",
-        entry="f", args="a, a.stride(0), b, b.stride(0), a.numel()",
-    )  # fmt: skip
+          for (long i = 0; i < n; ++i) { a[i * as] = a[i * as] * 2 + b[(n - 1 - i) * bs];
+              b[i * bs] += 3; } }""",
+        entry="f",
+        args="a, a.stride(0), b, b.stride(0), a.numel()",
+    )
 
 
 def returning_op(name: str) -> Callable[..., Any]:
     op = opaq.op(f"{name}(Tensor src, Tensor(a!) dst) -> Tensor", outputs=opaq.like("src"))
     return op.cpu(
         source="""void f(const float* s, long ss, float* d, long ds, float* o, long n) {
-          for (long i = 0; i < n; ++i) { o[i] = s[i * ss] + d[i * ds]; d[(n - 1 - i) * ds] = s[i * ss]; } }""",
-        entry="f", args="src, src.stride(0), dst, dst.stride(0), out, src.numel()",
-    )  # fmt: skip
+          for (long i = 0; i < n; ++i) { o[i] = s[i * ss] + d[i * ds];
+              d[(n - 1 - i) * ds] = s[i * ss]; } }""",
+        entry="f",
+        args="src, src.stride(0), dst, dst.stride(0), out, src.numel()",
+    )
 
 
 def python_op(name: str) -> Callable[..., Any]:
@@ -62,9 +79,17 @@ MAKERS = {
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
-def test_every_program_agrees_with_eager(unique: str, kind: str, dynamic: bool, parts: bool) -> None:
+def test_every_program_agrees_with_eager(
+    unique: str, kind: str, dynamic: bool, parts: bool
+) -> None:
     make, meaning = MAKERS[kind]
-    check(make(unique), meaning, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, dynamic=dynamic), parts=parts)
+    check(
+        make(unique),
+        meaning,
+        PROGRAMS,
+        lambda f: torch.compile(f, fullgraph=True, dynamic=dynamic),
+        parts=parts,
+    )
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -85,7 +110,14 @@ def test_with_the_first_version_of_functionalization(unique: str, kind: str) -> 
         else set()
     )
     programs = [each for each in PROGRAMS if each.__name__ not in refused]
-    check(make(unique), meaning, programs, lambda f: torch.compile(f, fullgraph=True, options={"enable_auto_functionalized_v2": False}))
+    check(
+        make(unique),
+        meaning,
+        programs,
+        lambda f: torch.compile(
+            f, fullgraph=True, options={"enable_auto_functionalized_v2": False}
+        ),
+    )
 
 
 def test_the_first_version_refuses_a_graph_input_and_a_copy_of_it(unique: str) -> None:
@@ -99,25 +131,45 @@ def test_the_first_version_refuses_a_graph_input_and_a_copy_of_it(unique: str) -
     expected = torch.arange(6.0)
     write_both(expected, torch.arange(6.0))
     try:
-        result = torch.compile(model, fullgraph=True, options={"enable_auto_functionalized_v2": False})(torch.arange(6.0))
+        result = torch.compile(
+            model, fullgraph=True, options={"enable_auto_functionalized_v2": False}
+        )(torch.arange(6.0))
     except Exception as error:
-        assert re.search("it writes to `a` and `b`, a graph input and a copy of it; .*leave the option at True", str(error))
+        assert re.search(
+            "it writes to `a` and `b`, a graph input and a copy of it; .*leave the option at True",
+            str(error),
+        )
     else:  # a newer Inductor keeps the copy
         assert torch.equal(result, expected)
 
 
 def test_without_inductors_pattern_matcher(unique: str) -> None:
-    check(reverse_op(unique), reverse_into, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, options={"pattern_matcher": False}))
+    check(
+        reverse_op(unique),
+        reverse_into,
+        PROGRAMS,
+        lambda f: torch.compile(f, fullgraph=True, options={"pattern_matcher": False}),
+    )
 
 
 @pytest.mark.parametrize("kind", ["op", "reference"])
 def test_in_a_cpp_wrapper(unique: str, kind: str) -> None:
     make, meaning = MAKERS[kind]
-    check(make(unique), meaning, PROGRAMS, lambda f: torch.compile(f, fullgraph=True, options={"cpp_wrapper": True}))
+    check(
+        make(unique),
+        meaning,
+        PROGRAMS,
+        lambda f: torch.compile(f, fullgraph=True, options={"cpp_wrapper": True}),
+    )
 
 
 def test_in_a_package(unique: str, tmp_path: Any) -> None:
-    check(reverse_op(unique), reverse_into, PROGRAMS, lambda f: packaged(f, example_inputs(PROGRAMS), tmp_path / "model.pt2"))
+    check(
+        reverse_op(unique),
+        reverse_into,
+        PROGRAMS,
+        lambda f: packaged(f, example_inputs(PROGRAMS), tmp_path / "model.pt2"),
+    )
 
 
 def test_in_branches_of_cond(unique: str) -> None:
@@ -138,7 +190,9 @@ def test_in_branches_of_cond(unique: str) -> None:
         return torch.cond(t.sum() > 0, copied, shared, (t,))
 
     for t in (torch.arange(6.0), -torch.arange(6.0)):
-        expected = torch.arange(6.0)  # eager torch.cond would trace: the branches are called by hand
+        expected = torch.arange(
+            6.0
+        )  # eager torch.cond would trace: the branches are called by hand
         s = t + 1
         if t.sum() > 0:
             reverse_into(s.clone(), s)
@@ -169,7 +223,9 @@ def test_in_a_training_graph(unique: str) -> None:
     assert torch.equal(*grads)
 
 
-def test_graphs_that_differ_by_a_dropped_copy_alone_are_two_graphs_in_the_cache(unique: str) -> None:
+def test_graphs_that_differ_by_a_dropped_copy_alone_are_two_graphs_in_the_cache(
+    unique: str,
+) -> None:
     """Inductor drops `+ 0` before it makes a graph's cache key."""
     op = reverse_op(unique)
 
@@ -190,12 +246,16 @@ def test_graphs_that_differ_by_a_dropped_copy_alone_are_two_graphs_in_the_cache(
 
 
 def test_a_cache_is_never_copied(unique: str) -> None:
-    """Rows of a key/value cache, written through views, as an input and as an intermediate: the generated code allocates nothing of its size."""
+    """Rows of a key/value cache, written through views, as an input and as an intermediate: the
+    generated code allocates nothing of its size.
+    """
     op = opaq.op(f"{unique}(Tensor(a!) cache, Tensor row, int at) -> ()")
     op.cpu(
-        source="void f(float* cache, long stride, const float* row, long at, long n) { for (long i = 0; i < n; ++i) cache[at * stride + i] = row[i]; }",
-        entry="f", args="cache, cache.stride(0), row, at, row.numel()",
-    )  # fmt: skip
+        source="void f(float* cache, long stride, const float* row, long at, long n) { for "
+        "(long i = 0; i < n; ++i) cache[at * stride + i] = row[i]; }",
+        entry="f",
+        args="cache, cache.stride(0), row, at, row.numel()",
+    )
 
     def model(cache: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
         op(cache, row * 2, 3)
@@ -205,7 +265,11 @@ def test_a_cache_is_never_copied(unique: str) -> None:
 
     cache, row = torch.zeros(32, 8), torch.arange(8.0)
     result, code = run_and_get_code(torch.compile(model, fullgraph=True), cache, row)
-    assert torch.equal(cache[3], row * 2) and torch.equal(cache[10], row + 1) and torch.equal(cache[17], torch.zeros(8))
+    assert (
+        torch.equal(cache[3], row * 2)
+        and torch.equal(cache[10], row + 1)
+        and torch.equal(cache[17], torch.zeros(8))
+    )
     assert torch.equal(result, row * 3 + 1)
     assert "empty_strided_cpu((32, 8)" not in code[0]
 
@@ -224,11 +288,19 @@ def test_only_what_may_overlap_is_copied(unique: str, shift: int, copies: int) -
     reverse_into((t + 1)[:4], expected[shift : shift + 4])
     result, code = run_and_get_code(torch.compile(model, fullgraph=True), t)
     assert torch.equal(result, expected)
-    assert code[0].partition("def call(")[2].partition("benchmark_compiled_module")[0].count("empty_strided_cpu(") == 1 + copies
+    assert (
+        code[0]
+        .partition("def call(")[2]
+        .partition("benchmark_compiled_module")[0]
+        .count("empty_strided_cpu(")
+        == 1 + copies
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_returned_copy_of_what_was_written_is_a_tensor_of_its_own(unique: str, training: bool) -> None:
+def test_a_returned_copy_of_what_was_written_is_a_tensor_of_its_own(
+    unique: str, training: bool
+) -> None:
     op = reverse_op(unique)
 
     def model(t: torch.Tensor, w: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -238,9 +310,13 @@ def test_a_returned_copy_of_what_was_written_is_a_tensor_of_its_own(unique: str,
     t, w = torch.arange(6.0), torch.ones(1, requires_grad=training)
     results = torch.compile(model, fullgraph=True)(t, w)
     expected = torch.tensor([0.0, 1, 2, 2, 1, 0])
-    for result, value in zip(results, (expected, expected, expected.view(2, 3).t(), expected[:2], expected, expected[3:])):
+    for result, value in zip(
+        results, (expected, expected, expected.view(2, 3).t(), expected[:2], expected, expected[3:])
+    ):
         assert torch.equal(result, value)
-    shared = [result.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for result in results]
+    shared = [
+        result.untyped_storage().data_ptr() == t.untyped_storage().data_ptr() for result in results
+    ]
     assert shared == [False, False, False, False, True, True, False]
 
 
@@ -253,7 +329,13 @@ def test_a_written_cache_that_is_returned_is_not_copied(unique: str) -> None:
 
     cache = torch.arange(64.0)
     _, code = run_and_get_code(torch.compile(model, fullgraph=True), cache)
-    assert code[0].partition("def call(")[2].partition("benchmark_compiled_module")[0].count("empty_strided_cpu(") == 1
+    assert (
+        code[0]
+        .partition("def call(")[2]
+        .partition("benchmark_compiled_module")[0]
+        .count("empty_strided_cpu(")
+        == 1
+    )
 
 
 def test_in_the_body_of_a_while_loop(unique: str) -> None:

@@ -1,4 +1,6 @@
-"""Compiled graphs hand every implementation the sizes and strides that it gets in eager, and choose as eager does."""
+"""Compiled graphs hand every implementation the sizes and strides that it gets in eager, and choose
+as eager does.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,18 @@ from opaq import lowering
 
 # Writes the strides it was given (and which implementation this is) into its result.
 STRIDES = """
-template <int TAG> void strides_of(const float* x, long s0, long s1, long* out) { out[0] = s0; out[1] = s1; out[2] = TAG; }
+template <int TAG> void strides_of(const float* x, long s0, long s1, long* out) { out[0] = s0;
+    out[1] = s1; out[2] = TAG; }
 """
-TAGGED = {"source": STRIDES, "entry": "strides_of<1>", "args": "x, x.stride(0), x.stride(1), out", "priority": 1}
-COPY = "void copy(const float* x, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i]; }"
+TAGGED = {
+    "source": STRIDES,
+    "entry": "strides_of<1>",
+    "args": "x, x.stride(0), x.stride(1), out",
+    "priority": 1,
+}
+COPY = (
+    "void copy(const float* x, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i]; }"
+)
 
 
 def strides_op(name: str) -> opaq.Op:
@@ -22,11 +32,17 @@ def strides_op(name: str) -> opaq.Op:
 
 
 def copy_op(name: str) -> opaq.Op:
-    return opaq.op(f"{name}(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(source=COPY, entry="copy", args="x, out, x.numel()")
+    return opaq.op(f"{name}(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
+        source=COPY, entry="copy", args="x, out, x.numel()"
+    )
 
 
 def decided(op: opaq.Op) -> list[tuple[str, str]]:
-    return [(record.implementation, record.reason) for record in lowering.nodes() if record.op == op.name]
+    return [
+        (record.implementation, record.reason)
+        for record in lowering.nodes()
+        if record.op == op.name
+    ]
 
 
 VIEWS = {
@@ -58,7 +74,9 @@ def test_strides_that_are_read_are_those_of_eager(unique: str, view: str, dynami
 def test_strides_that_are_not_read_are_row_major(unique: str, view: str) -> None:
     op = copy_op(unique)
     x = torch.randn(4, 6)
-    torch.testing.assert_close(torch.compile(lambda x: op(VIEWS[view](x)), fullgraph=True)(x), VIEWS[view](x).contiguous())
+    torch.testing.assert_close(
+        torch.compile(lambda x: op(VIEWS[view](x)), fullgraph=True)(x), VIEWS[view](x).contiguous()
+    )
     copied = not VIEWS[view](x).is_contiguous()
     assert decided(op) == [("cpu", "made contiguous: x" if copied else "")]
 
@@ -119,7 +137,10 @@ def test_strict_refuses_what_is_not_the_first_choice(unique: str) -> None:
     with lowering.options.use(strict=True), pytest.raises(Exception) as error:
         torch.compile(lambda x: op(x), fullgraph=True)(torch.randn(2, 3, dtype=torch.float64))
     text = str(error.value)
-    assert f"{unique} (node " in text and ", cpu): strict: its first implementation does not fit, reference would run" in text
+    assert (
+        f"{unique} (node " in text
+        and ", cpu): strict: its first implementation does not fit, reference would run" in text
+    )
     assert "cpu: x.dtype == float32 does not hold" in text
     assert "x float64[2, 3] strides [3, 1]" in text
 
@@ -141,9 +162,17 @@ def test_without_a_reference_the_error_names_everything(unique: str) -> None:
 
 
 def test_options_refuse_unknown_names_and_types() -> None:
-    with pytest.raises(TypeError, match="lowering option `strct` does not exist; did you mean `strict`"), lowering.options.use(strct=True):
+    with (
+        pytest.raises(
+            TypeError, match="lowering option `strct` does not exist; did you mean `strict`"
+        ),
+        lowering.options.use(strct=True),
+    ):
         pass
-    with pytest.raises(TypeError, match="lowering option `strict` is a bool; got 1"), lowering.options.use(strict=1):
+    with (
+        pytest.raises(TypeError, match="lowering option `strict` is a bool; got 1"),
+        lowering.options.use(strict=1),
+    ):
         pass
     assert not lowering.options.current().strict
 
@@ -153,7 +182,8 @@ def test_several_results_of_which_one_is_used(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> (Tensor same, Tensor rows)", outputs=rules)
     op.cpu(
         source="""void both(const float* x, float* same, float* rows, long n, long m) {
-          for (long i = 0; i < n; ++i) { rows[i] = 0; for (long j = 0; j < m; ++j) rows[i] += same[i * m + j] = x[i * m + j]; } }""",
+          for (long i = 0; i < n; ++i) { rows[i] = 0; for (long j = 0; j < m;
+              ++j) rows[i] += same[i * m + j] = x[i * m + j]; } }""",
         entry="both",
         args="x, same, rows, x.size(0), x.size(1)",
     )
@@ -163,11 +193,30 @@ def test_several_results_of_which_one_is_used(unique: str) -> None:
 
 
 def test_a_stride_of_a_dimension_of_size_1_is_eagers(unique: str) -> None:
-    """Such a tensor is row-major whatever that stride, and is handed over as it is; the implementations are asked about it at the launch."""
+    """Such a tensor is row-major whatever that stride, and is handed over as it is; the
+    implementations are asked about it at the launch.
+    """
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
-    source = "void f(const float* x, float* o, long n, long k) { for (long i = 0; i < n; ++i) o[i] = x[i] + k; }"
-    op.cpu(source=source, entry="f", args="x, out, x.numel(), 1 + 0 * x.stride(0)", requires=["x.stride(-1) == 1"], name="unit", priority=3)
-    op.cpu(source=source, entry="f", args="x, out, x.numel(), 2 + 0 * x.stride(0)", requires=["x.numel() >= 8"], name="large", priority=2)
+    source = (
+        "void f(const float* x, float* o, long n, long k) { for (long i = 0; i < n; ++i) "
+        "o[i] = x[i] + k; }"
+    )
+    op.cpu(
+        source=source,
+        entry="f",
+        args="x, out, x.numel(), 1 + 0 * x.stride(0)",
+        requires=["x.stride(-1) == 1"],
+        name="unit",
+        priority=3,
+    )
+    op.cpu(
+        source=source,
+        entry="f",
+        args="x, out, x.numel(), 2 + 0 * x.stride(0)",
+        requires=["x.numel() >= 8"],
+        name="large",
+        priority=2,
+    )
     op.cpu(source=source, entry="f", args="x, out, x.numel(), 3", name="row-major", priority=1)
     compiled = torch.compile(op, fullgraph=True, dynamic=True)
     for size in (4, 5, 9):

@@ -1,4 +1,6 @@
-"""Arguments that an op writes to, in compiled graphs: inputs, views, intermediates, whatever their layout. The write lands, as in eager."""
+"""Arguments that an op writes to, in compiled graphs: inputs, views, intermediates, whatever their
+layout. The write lands, as in eager.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,19 @@ from torch._inductor.utils import run_and_get_code
 
 import opaq
 
-ADD = "void add(float* cache, const float* x, double by, long n) { for (long i = 0; i < n; ++i) cache[i] += x[i] * by; }"
+ADD = (
+    "void add(float* cache, const float* x, double by, long n) { for (long i = 0; i < n; "
+    "++i) cache[i] += x[i] * by; }"
+)
 ADD_STRIDED = """
 void add(float* cache, long c0, long c1, const float* x, double by, long n, long m) {
-  for (long i = 0; i < n; ++i) for (long j = 0; j < m; ++j) cache[i * c0 + j * c1] += x[i * m + j] * by;
+  for (long i = 0; i < n; ++i) for (long j = 0; j < m;
+      ++j) cache[i * c0 + j * c1] += x[i * m + j] * by;
 }"""
 ADD_AND_SUM = """
 void add(float* cache, const float* x, float* total, long n, long m) {
-  for (long i = 0; i < n; ++i) { total[i] = 0; for (long j = 0; j < m; ++j) total[i] += cache[i * m + j] += x[i * m + j]; }
+  for (long i = 0; i < n; ++i) { total[i] = 0; for (long j = 0; j < m;
+      ++j) total[i] += cache[i * m + j] += x[i * m + j]; }
 }"""
 
 
@@ -28,7 +35,11 @@ def row_major(name: str) -> opaq.Op:
 
 def strided(name: str) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor(a!) cache, Tensor x, float by=1.0) -> ()")
-    return op.cpu(source=ADD_STRIDED, entry="add", args="cache, cache.stride(0), cache.stride(1), x, by, x.size(0), x.size(1)")
+    return op.cpu(
+        source=ADD_STRIDED,
+        entry="add",
+        args="cache, cache.stride(0), cache.stride(1), x, by, x.size(0), x.size(1)",
+    )
 
 
 def input_itself(op, cache, x):
@@ -108,7 +119,20 @@ def in_torch(cache: torch.Tensor, x: torch.Tensor, by: float = 1.0) -> None:
     cache.add_(x, alpha=by)
 
 
-CASES = [input_itself, rows, columns, transposed, intermediate, intermediate_views, row_as_column, columns_first, fresh, read_before_write, same_tensor_twice, loop]
+CASES = [
+    input_itself,
+    rows,
+    columns,
+    transposed,
+    intermediate,
+    intermediate_views,
+    row_as_column,
+    columns_first,
+    fresh,
+    read_before_write,
+    same_tensor_twice,
+    loop,
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -129,12 +153,16 @@ def test_the_write_lands(unique: str, case: Callable, make: Callable, dynamic: b
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 @pytest.mark.parametrize("make", [row_major, strided], ids=["row-major", "strided"])
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-def test_the_write_lands_in_a_part_of_a_tensor(unique: str, case: Callable, make: Callable, dynamic: bool) -> None:
+def test_the_write_lands_in_a_part_of_a_tensor(
+    unique: str, case: Callable, make: Callable, dynamic: bool
+) -> None:
     op = make(unique)
     whole, x = torch.randn(7, 9), torch.randn(4, 6)
     expected_whole, compiled_whole = whole.clone(), whole.clone()
     expected = case(in_torch, expected_whole[2:6, 1:7], x)
-    compiled = torch.compile(lambda cache, x: case(op, cache, x), fullgraph=True, dynamic=dynamic)(compiled_whole[2:6, 1:7], x)
+    compiled = torch.compile(lambda cache, x: case(op, cache, x), fullgraph=True, dynamic=dynamic)(
+        compiled_whole[2:6, 1:7], x
+    )
     torch.testing.assert_close(compiled, expected, check_stride=True)
     torch.testing.assert_close(compiled_whole, expected_whole)
 
@@ -142,14 +170,19 @@ def test_the_write_lands_in_a_part_of_a_tensor(unique: str, case: Callable, make
 def test_an_input_is_written_in_place(unique: str) -> None:
     op = row_major(unique)
     cache, x = torch.zeros(4, 6), torch.randn(4, 6)
-    _, code = run_and_get_code(torch.compile(lambda cache, x: op(cache, x), fullgraph=True), cache, x)
+    _, code = run_and_get_code(
+        torch.compile(lambda cache, x: op(cache, x), fullgraph=True), cache, x
+    )
     torch.testing.assert_close(cache, x)
     assert "empty_strided_cpu(" not in code[0][code[0].index("def call(") :]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_an_op_may_write_and_return(unique: str, dynamic: bool) -> None:
-    op = opaq.op(f"{unique}(Tensor(a!) cache, Tensor x) -> (Tensor total)", outputs=opaq.tensor("x.size(0)", dtype="x.dtype"))
+    op = opaq.op(
+        f"{unique}(Tensor(a!) cache, Tensor x) -> (Tensor total)",
+        outputs=opaq.tensor("x.size(0)", dtype="x.dtype"),
+    )
     op.cpu(source=ADD_AND_SUM, entry="add", args="cache, x, total, x.size(0), x.size(1)")
 
     def model(cache: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -172,13 +205,19 @@ def test_an_absent_optional_that_would_be_written(unique: str) -> None:
     )
     x, cache = torch.randn(5), torch.zeros(5)
     torch.testing.assert_close(torch.compile(lambda x: op(x, None), fullgraph=True)(x), x * 2)
-    torch.testing.assert_close(torch.compile(lambda x, cache: op(x, cache), fullgraph=True)(x, cache), x * 2)
+    torch.testing.assert_close(
+        torch.compile(lambda x, cache: op(x, cache), fullgraph=True)(x, cache), x * 2
+    )
     torch.testing.assert_close(cache, x)
 
 
 def test_an_op_that_neither_writes_nor_returns_still_runs(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x, int address) -> ()")
-    op.cpu(source="void tell(const float* x, long address) { ++*(long*)address; }", entry="tell", args="x, address")
+    op.cpu(
+        source="void tell(const float* x, long address) { ++*(long*)address; }",
+        entry="tell",
+        args="x, address",
+    )
     counter = torch.zeros(1, dtype=torch.int64)
     address = counter.data_ptr()
 
@@ -202,14 +241,21 @@ def test_autograd_notices_a_write_through_the_dispatcher(unique: str) -> None:
 
 @pytest.mark.parametrize("kind", ["op", "custom_op"])
 def test_what_an_op_reads_is_written_after_it(unique: str, kind: str) -> None:
-    """torch 2.11 loses this dependency where the kernel that writes is fused of several, and then moves it to the front to save memory."""
+    """torch 2.11 loses this dependency where the kernel that writes is fused of several, and then
+    moves it to the front to save memory.
+    """
 
     def meaning(a: torch.Tensor) -> torch.Tensor:
         return a * 2
 
     if kind == "op":
         op = opaq.op(f"{unique}(Tensor a) -> Tensor", outputs=opaq.like("a"))
-        op.cpu(source="void f(const float* a, float* y, long n) { for (long i = 0; i < n; ++i) y[i] = a[i] * 2; }", entry="f", args="a, out, a.numel()")
+        op.cpu(
+            source="void f(const float* a, float* y, long n) { for (long i = 0; i < n; ++i) "
+            "y[i] = a[i] * 2; }",
+            entry="f",
+            args="a, out, a.numel()",
+        )
     else:
         op = opaq.custom_op(unique, meaning, mutates_args=())
         op.register_fake(torch.empty_like)
@@ -227,9 +273,13 @@ def test_what_an_op_reads_is_written_after_it(unique: str, kind: str) -> None:
 
 @pytest.mark.parametrize("name", ["mode", "ctx", "fake_mode", "self", "op", "kwargs", "args"])
 def test_an_argument_of_a_writing_op_may_have_any_name(unique: str, name: str) -> None:
-    """torch's functional calls hand arguments on by keyword to functions that have parameters of such names."""
+    """torch's functional calls hand arguments on by keyword to functions that have parameters of
+    such names.
+    """
     op = opaq.op(f"{unique}(Tensor(a!) x, float {name}) -> ()").cpu(
-        source="void f(float* x, double by, long n) { for (long i = 0; i < n; ++i) x[i] *= by; }", entry="f", args=f"x, {name}, x.numel()"
+        source="void f(float* x, double by, long n) { for (long i = 0; i < n; ++i) x[i] *= by; }",
+        entry="f",
+        args=f"x, {name}, x.numel()",
     )
     x = torch.randn(8)
     expected = x * 3

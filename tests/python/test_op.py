@@ -1,4 +1,6 @@
-"""Declaring and calling ops: eager, through torch.ops, with gradients, scalars of every kind, mutation, several outputs."""
+"""Declaring and calling ops: eager, through torch.ops, with gradients, scalars of every kind,
+mutation, several outputs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import opaq
 from opaq.lowering.compat import eager as compat_eager
 
-SCALE = "template <class T> void scale(const T* x, double by, T* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] * by; }"
+SCALE = (
+    "template <class T> void scale(const T* x, double by, T* out, long n) { for (long i = "
+    "0; i < n; ++i) out[i] = x[i] * by; }"
+)
 
 
 def scale_op(name: str) -> opaq.Op:
@@ -55,15 +60,23 @@ def test_tensors_without_memory(unique: str) -> None:
     torch.testing.assert_close(op(torch._efficientzerotensor(3)), torch.zeros(3))
     freed = torch.ones(3)
     freed.untyped_storage().resize_(0)
-    with pytest.raises(RuntimeError, match=rf"{unique}: `x` has no memory: its storage was resized or freed"):
+    with pytest.raises(
+        RuntimeError, match=rf"{unique}: `x` has no memory: its storage was resized or freed"
+    ):
         op(freed)
     launch = opaq._runtime.launcher(op.name, op.info["hash"], "cpu", "op0", "test")
-    with pytest.raises(opaq.LaunchError, match=r"argument `x` cannot be launched on: it has no memory: its storage was resized or freed"):
+    with pytest.raises(
+        opaq.LaunchError,
+        match=r"argument `x` cannot be launched on: it has no memory: its storage was resized "
+        r"or freed",
+    ):
         launch(freed, 2.0, torch.empty(3))
     assert op(torch.ones(0, 3)).shape == (0, 3)
 
 
-def test_a_torch_whose_tensors_lie_otherwise_is_read_through_the_exchange_table(unique: str) -> None:
+def test_a_torch_whose_tensors_lie_otherwise_is_read_through_the_exchange_table(
+    unique: str,
+) -> None:
     with mock.patch.object(torch.Tensor, "_cdata", 0):
         assert compat_eager.tensor_reader() == {"read_tensor": 0, "tensor_offset": 0}
     found = compat_eager.tensor_reader()
@@ -107,10 +120,15 @@ def test_modes_and_profilers_see_eager_calls(unique: str) -> None:
 
 
 def test_a_torch_without_the_symbol_is_asked_through_python() -> None:
-    address = compat_eager._address(types.SimpleNamespace(), "absent", ctypes.c_bool, torch.is_grad_enabled)
+    address = compat_eager._address(
+        types.SimpleNamespace(), "absent", ctypes.c_bool, torch.is_grad_enabled
+    )
     for enabled in (True, False):
         with torch.set_grad_enabled(enabled):
-            told = [ctypes.CFUNCTYPE(ctypes.c_bool)(a)() for a in (address, compat_eager.state_addresses()["grad_enabled"])]
+            told = [
+                ctypes.CFUNCTYPE(ctypes.c_bool)(a)()
+                for a in (address, compat_eager.state_addresses()["grad_enabled"])
+            ]
             assert told == [enabled, enabled]
 
 
@@ -125,14 +143,18 @@ def test_each_call_gets_outputs_of_its_own_shape(unique: str) -> None:
 def test_outputs_by_expression(unique: str) -> None:
     op = opaq.op(
         f"{unique}(Tensor x) -> (Tensor total, Tensor twice)",
-        outputs={"total": opaq.tensor("x.shape[:-1]", dtype="float64"), "twice": opaq.tensor(["x.shape[:-1]", "2 * x.size(-1)"], dtype="x.dtype")},
+        outputs={
+            "total": opaq.tensor("x.shape[:-1]", dtype="float64"),
+            "twice": opaq.tensor(["x.shape[:-1]", "2 * x.size(-1)"], dtype="x.dtype"),
+        },
     )
     op.cpu(
         source="""
         void rows(const float* x, double* total, float* twice, long rows, long n) {
           for (long r = 0; r < rows; ++r) {
             total[r] = 0;
-            for (long i = 0; i < n; ++i) { total[r] += x[r * n + i]; twice[r * 2 * n + i] = twice[r * 2 * n + n + i] = x[r * n + i]; }
+            for (long i = 0; i < n; ++i) { total[r] += x[r * n + i];
+                twice[r * 2 * n + i] = twice[r * 2 * n + n + i] = x[r * n + i]; }
           }
         }""",
         entry="rows",
@@ -146,21 +168,44 @@ def test_outputs_by_expression(unique: str) -> None:
 
 def test_scalars_of_every_kind(unique: str) -> None:
     op = opaq.op(
-        f"{unique}(Tensor x, int i, SymInt s, float f, bool b, int[] pads, ScalarType dtype, str mode, int? n=None, *, bool flip=False) -> Tensor",
+        f"{unique}(Tensor x, int i, SymInt s, float f, bool b, int[] pads, ScalarType dtype, "
+        "str mode, int? n=None, *, bool flip=False) -> Tensor",
         outputs=opaq.tensor("8", dtype="dtype"),
     )
     op.cpu(
         source="""
-        void fill(double* out, int i, long s, double f, bool b, long p, long length, bool wide, long n, bool flip) {
-          out[0] = i; out[1] = s; out[2] = f; out[3] = b; out[4] = p; out[5] = length; out[6] = wide; out[7] = flip ? -n : n;
+        void fill(double* out,
+            int i, long s, double f, bool b, long p, long length, bool wide, long n, bool flip) {
+          out[0] = i; out[1] = s; out[2] = f; out[3] = b; out[4] = p; out[5] = length;
+          out[6] = wide; out[7] = flip ? -n : n;
         }""",
         entry="fill",
         args="out, i, s, f, b, pads[-1], len(pads), mode == 'wide', n if defined(n) else 7, flip",
     )
     x = torch.zeros(1)
-    assert op(x, 1, 2, 0.5, True, [4, 9], torch.float64, "wide").tolist() == [1, 2, 0.5, 1, 9, 2, 1, 7]
-    assert op(x, 1, 2, 1, False, (5,), torch.float64, "thin", 3, flip=True).tolist() == [1, 2, 1, 0, 5, 1, 0, -3]
-    assert op.overload(x, 1, 2, 0.5, True, [4, 9], torch.float64, "wide", None, flip=False).tolist() == [1, 2, 0.5, 1, 9, 2, 1, 7]
+    assert op(x, 1, 2, 0.5, True, [4, 9], torch.float64, "wide").tolist() == [
+        1,
+        2,
+        0.5,
+        1,
+        9,
+        2,
+        1,
+        7,
+    ]
+    assert op(x, 1, 2, 1, False, (5,), torch.float64, "thin", 3, flip=True).tolist() == [
+        1,
+        2,
+        1,
+        0,
+        5,
+        1,
+        0,
+        -3,
+    ]
+    assert op.overload(
+        x, 1, 2, 0.5, True, [4, 9], torch.float64, "wide", None, flip=False
+    ).tolist() == [1, 2, 0.5, 1, 9, 2, 1, 7]
     assert op.explain(x, 1, 2, 0.5, True, [4], torch.float64, "wide") == "cpu: chosen"
     with pytest.raises(opaq.LaunchError, match=r"argument `i` is a str; expected an int"):
         op(x, "one", 2, 0.5, True, [4], torch.float64, "wide")
@@ -171,7 +216,8 @@ def test_scalars_of_every_kind(unique: str) -> None:
 def test_optional_tensor(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x, Tensor? bias=None) -> Tensor", outputs=opaq.like("x"))
     op.cpu(
-        source="void add(const float* x, const float* bias, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] + (bias ? bias[i] : 0); }",
+        source="void add(const float* x, const float* bias, float* out, long n) { for (long i "
+        "= 0; i < n; ++i) out[i] = x[i] + (bias ? bias[i] : 0); }",
         entry="add",
         args="x, bias, out, x.numel()",
     )
@@ -185,7 +231,8 @@ def test_optional_tensor(unique: str) -> None:
 def add_into_op(name: str) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor(a!) cache, Tensor x) -> ()")
     return op.cpu(
-        source="void add_into(float* cache, const float* x, long n) { for (long i = 0; i < n; ++i) cache[i] += x[i]; }",
+        source="void add_into(float* cache, const float* x, long n) { for (long i = 0; i < n; "
+        "++i) cache[i] += x[i]; }",
         entry="add_into",
         args="cache, x, x.numel()",
     )
@@ -213,8 +260,13 @@ def test_mutation_lands_and_is_noticed_by_autograd(unique: str) -> None:
 def test_gradient_by_name(unique: str) -> None:
     forward = opaq.op(f"{unique}(Tensor x, float by) -> (Tensor y)", outputs=opaq.like("x"))
     forward.cpu(source=SCALE, entry="scale<{x.dtype}>", args="x, by, y, x.numel()")
-    backward = opaq.op(f"{unique}_backward(Tensor grad_y, float by) -> (Tensor grad_x)", outputs=opaq.like("grad_y"))
-    backward.cpu(source=SCALE, entry="scale<{grad_y.dtype}>", args="grad_y, by, grad_x, grad_y.numel()")
+    backward = opaq.op(
+        f"{unique}_backward(Tensor grad_y, float by) -> (Tensor grad_x)",
+        outputs=opaq.like("grad_y"),
+    )
+    backward.cpu(
+        source=SCALE, entry="scale<{grad_y.dtype}>", args="grad_y, by, grad_x, grad_y.numel()"
+    )
     forward.backward(backward, saves="")
     x = torch.randn(5, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: forward(x, 3.0), (x,))
@@ -226,18 +278,32 @@ def test_gradient_by_name(unique: str) -> None:
 def test_gradient_errors(unique: str) -> None:
     op = scale_op(unique)
     x = torch.randn(3, requires_grad=True)
-    with pytest.raises(opaq.DeclarationError, match=r"has no gradient, but one was asked for; declare it with \.backward"):
+    with pytest.raises(
+        opaq.DeclarationError,
+        match=r"has no gradient, but one was asked for; declare it with \.backward",
+    ):
         op(x).sum().backward()
     opaq.op(f"{unique}_bad(Tensor grad_z) -> Tensor", outputs=opaq.like("grad_z"))
-    with pytest.raises(opaq.DeclarationError, match=r"argument `grad_z` .* accepted: grad_out, x, by, out"):
+    with pytest.raises(
+        opaq.DeclarationError, match=r"argument `grad_z` .* accepted: grad_out, x, by, out"
+    ):
         op.backward(f"{unique}_bad")
 
 
 def test_reference_serves_what_no_implementation_fits(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"))
-    op.cpu(source=SCALE, entry="scale<{x.dtype}>", args="x, by, out, x.numel()", requires="x.dtype in (float32, float64)")
+    op.cpu(
+        source=SCALE,
+        entry="scale<{x.dtype}>",
+        args="x, by, out, x.numel()",
+        requires="x.dtype in (float32, float64)",
+    )
     ints = torch.arange(4)
-    with pytest.raises(RuntimeError, match=r"(?s)no implementation fits this call, and there is no reference:.*cpu: x.dtype in \(float32, float64\) does not hold"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)no implementation fits this call, and there is no reference:.*cpu: x.dtype "
+        r"in \(float32, float64\) does not hold",
+    ):
         op(ints)
 
     @op.reference
@@ -245,21 +311,35 @@ def test_reference_serves_what_no_implementation_fits(unique: str) -> None:
         return (x * by).to(x.dtype)
 
     torch.testing.assert_close(op(ints), ints * 2)
-    torch.testing.assert_close(torch.compile(lambda x: op(x) + 1, fullgraph=True)(ints), ints * 2 + 1)
+    torch.testing.assert_close(
+        torch.compile(lambda x: op(x) + 1, fullgraph=True)(ints), ints * 2 + 1
+    )
 
 
 def test_a_reference_that_breaks_the_rule_is_refused(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.reference(lambda x: x.double())
-    with pytest.raises(RuntimeError, match=r"returned `out` as torch.float64 \(3,\); the output rule says torch.float32"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"returned `out` as torch.float64 \(3,\); the output rule says torch.float32",
+    ):
         op(torch.randn(3))
 
 
 def test_highest_priority_that_fits_runs(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
-    body = "void f(const float*, float* out, long n) {{ for (long i = 0; i < n; ++i) out[i] = {}; }}"
+    body = (
+        "void f(const float*, float* out, long n) {{ for (long i = 0; i < n; ++i) out[i] = {}; }}"
+    )
     op.cpu(name="plain", source=body.format(1), entry="f", args="x, out, x.numel()")
-    op.cpu(name="even", source=body.format(2), entry="f", args="x, out, x.numel()", requires=["x.numel() % 2 == 0"], priority=1)
+    op.cpu(
+        name="even",
+        source=body.format(2),
+        entry="f",
+        args="x, out, x.numel()",
+        requires=["x.numel() % 2 == 0"],
+        priority=1,
+    )
     assert op(torch.zeros(3)).tolist() == [1, 1, 1]
     assert op(torch.zeros(2)).tolist() == [2, 2]
     assert "even: x.numel() % 2 == 0 does not hold" in op.explain(torch.zeros(3))
@@ -273,8 +353,14 @@ def test_declaring_again(unique: str) -> None:
     x = torch.ones(3)
     compiled = torch.compile(lambda x: first(x), fullgraph=True)
     assert compiled(x).tolist() == [2, 2, 2]
-    again = opaq.op(f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"), replace=True)
-    again.cpu(source=SCALE.replace("* by", "* by + 1"), entry="scale<{x.dtype}>", args="x, by, out, x.numel()")
+    again = opaq.op(
+        f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"), replace=True
+    )
+    again.cpu(
+        source=SCALE.replace("* by", "* by + 1"),
+        entry="scale<{x.dtype}>",
+        args="x, by, out, x.numel()",
+    )
     assert again(x).tolist() == [3, 3, 3]
     assert torch.ops.opaq_test.__getattr__(unique.split("::")[1])(x).tolist() == [3, 3, 3]
     assert compiled(x).tolist() == [3, 3, 3]

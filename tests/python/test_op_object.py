@@ -1,4 +1,6 @@
-"""An op as a Python object: wherever it is kept, eager and compiled code call it alike; copies are the op itself."""
+"""An op as a Python object: wherever it is kept, eager and compiled code call it alike; copies are
+the op itself.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ import torch
 
 import opaq
 
-PLUS = "void plus(const float* x, double by, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] + by; }"
+PLUS = (
+    "void plus(const float* x, double by, float* out, long n) { for (long i = 0; i < n; "
+    "++i) out[i] = x[i] + by; }"
+)
 
 
 @pytest.fixture
@@ -35,11 +40,15 @@ def test_an_op_is_found_wherever_a_model_keeps_it(plus: opaq.Op) -> None:
 
     x, model = torch.randn(4), Model()
     with warnings.catch_warnings():
-        warnings.simplefilter("error", FutureWarning)  # Python 3.13 tells of partials that will be methods
+        warnings.simplefilter(
+            "error", FutureWarning
+        )  # Python 3.13 tells of partials that will be methods
         assert Model.of_class is plus and model.of_class is plus
         torch.testing.assert_close(model(x), x + 112)
     for backend in ("inductor", "opaq"):
-        torch.testing.assert_close(torch.compile(model, fullgraph=True, backend=backend)(x), x + 112)
+        torch.testing.assert_close(
+            torch.compile(model, fullgraph=True, backend=backend)(x), x + 112
+        )
     torch.testing.assert_close(torch.export.export(model, (x,), strict=False).module()(x), x + 112)
 
 
@@ -72,12 +81,23 @@ def test_copies_are_the_op_itself(plus: opaq.Op) -> None:
 
 def test_an_op_has_the_signature_of_its_schema(unique: str, plus: opaq.Op) -> None:
     assert inspect.signature(plus).bind(1).arguments == {"x": 1}
-    schema = f"{unique}_kinds(Tensor self, int n, Tensor? z=None, *, str how='sum', int[] pads=[0, 0], ScalarType to=float64) -> Tensor"
+    schema = (
+        f"{unique}_kinds(Tensor self, int n, Tensor? z=None, *, str how='sum', int[] "
+        "pads=[0, 0], ScalarType to=float64) -> Tensor"
+    )
     shown = str(inspect.signature(opaq.op(schema, outputs=opaq.like("self")))).replace('"', "'")
-    assert shown == "(self: 'Tensor', n: 'int', z: 'Tensor?' = None, *, how: 'str' = 'sum', pads: 'int[]' = [0, 0], to: 'ScalarType' = torch.float64)"
+    assert (
+        shown == "(self: 'Tensor', n: 'int', z: 'Tensor?' = None, *, how: 'str' = 'sum', pads: "
+        "'int[]' = [0, 0], to: 'ScalarType' = torch.float64)"
+    )
 
 
 def test_a_pickled_op_must_be_declared_where_it_is_read(plus: opaq.Op) -> None:
-    absent = pickle.dumps(plus).replace(plus.name.encode(), plus.name.replace("opaq_test::op", "opaq_none::op").encode())
-    with pytest.raises(opaq.DeclarationError, match=r"opaq_none::op\d+ was pickled as an op, but is not declared in this process; import"):
+    absent = pickle.dumps(plus).replace(
+        plus.name.encode(), plus.name.replace("opaq_test::op", "opaq_none::op").encode()
+    )
+    with pytest.raises(
+        opaq.DeclarationError,
+        match=r"opaq_none::op\d+ was pickled as an op, but is not declared in this process; import",
+    ):
         pickle.loads(absent)

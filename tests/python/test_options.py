@@ -26,13 +26,18 @@ def test_unknown_key_names_the_nearest_and_lists_all() -> None:
 
 
 def test_wrong_value_names_what_is_accepted() -> None:
-    with pytest.raises(opaq.DeclarationError, match=r'option "strict" of backend="opaq": got \'yes\'; expected True or False'):
+    with pytest.raises(
+        opaq.DeclarationError,
+        match=r'option "strict" of backend="opaq": got \'yes\'; expected True or False',
+    ):
         options.split({"strict": "yes"}, KNOWN)
 
 
 def test_backend_is_found_without_an_import_and_takes_options() -> None:
     assert "opaq" in torch.compiler.list_backends(exclude_tags=None)
-    compiled = torch.compile(lambda x: x.sin() + 1, backend="opaq", options={"strict": True, "epilogue_fusion": False})
+    compiled = torch.compile(
+        lambda x: x.sin() + 1, backend="opaq", options={"strict": True, "epilogue_fusion": False}
+    )
     x = torch.randn(3)
     torch.testing.assert_close(compiled(x), x.sin() + 1)
     with pytest.raises(Exception, match="did you mean"):

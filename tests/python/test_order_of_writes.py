@@ -1,4 +1,6 @@
-"""Programs in which what an op writes must come before or after other reads and writes, and in which written views begin or lie otherwise than in eager."""
+"""Programs in which what an op writes must come before or after other reads and writes, and in
+which written views begin or lie otherwise than in eager.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import copy_programs
-import opaq
 import pytest
 import torch
 import torch._inductor.config
+
+import opaq
 
 
 class Ops(NamedTuple):
@@ -21,13 +24,20 @@ class Ops(NamedTuple):
 
 def declared(name: str) -> Ops:
     write = opaq.op(f"{name}_write(Tensor(a!) d, Tensor a) -> ()").cpu(
-        source="void f(float* d, const float* a, long n) { for (long i = 0; i < n; ++i) d[i] *= 2; for (long i = 0; i < n; ++i) d[i] += a[i]; }",
-        entry="f", args="d, a, d.numel()",
-    )  # fmt: skip
-    make = opaq.op(f"{name}_make(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
-        source="void f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = 3 * x[i]; }", entry="f", args="x, out, x.numel()"
+        source="void f(float* d, const float* a, long n) { for (long i = 0; i < n; ++i) d[i] "
+        "*= 2; for (long i = 0; i < n; ++i) d[i] += a[i]; }",
+        entry="f",
+        args="d, a, d.numel()",
     )
-    by_function = opaq.custom_op(f"{name}_function", mutates_args=("d",), schema="(Tensor(a!) d, Tensor a) -> ()")(plain.write_by_function)
+    make = opaq.op(f"{name}_make(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
+        source="void f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = "
+        "3 * x[i]; }",
+        entry="f",
+        args="x, out, x.numel()",
+    )
+    by_function = opaq.custom_op(
+        f"{name}_function", mutates_args=("d",), schema="(Tensor(a!) d, Tensor a) -> ()"
+    )(plain.write_by_function)
     return Ops(write, by_function, make)
 
 
@@ -162,24 +172,45 @@ def three_rows(size: int) -> torch.Tensor:
 
 
 PROGRAMS = [
-    (read_after_an_inductor_write, window), (kept_beside_a_later_write, whole), (copied_onto_itself, whole), (view_of_a_value_written_before, late),
-    (transposed_view_of_a_value_written_before, window), (computed_before_a_function_writes, whole), (written_twice_through_a_view, window),
-    (view_of_a_written_intermediate, whole), (transposed_after_a_write, whole), (shared_with_an_argument_in_other_strides, window), (reshaped, three_rows),
-    (written_after_a_cat, whole), (last_row_of_a_value_written_before, every_second_row),
+    (read_after_an_inductor_write, window),
+    (kept_beside_a_later_write, whole),
+    (copied_onto_itself, whole),
+    (view_of_a_value_written_before, late),
+    (transposed_view_of_a_value_written_before, window),
+    (computed_before_a_function_writes, whole),
+    (written_twice_through_a_view, window),
+    (view_of_a_written_intermediate, whole),
+    (transposed_after_a_write, whole),
+    (shared_with_an_argument_in_other_strides, window),
+    (reshaped, three_rows),
+    (written_after_a_cat, whole),
+    (last_row_of_a_value_written_before, every_second_row),
     (parts_of_a_value_written_before, window),
-]  # fmt: skip
+]
 
 
-@torch._inductor.config.patch({"cpp.simdlen": 1})  # loops over single elements, which Inductor fuses most
+@torch._inductor.config.patch(
+    {"cpp.simdlen": 1}
+)  # loops over single elements, which Inductor fuses most
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize(("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS])
+@pytest.mark.parametrize(
+    ("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS]
+)
 def test_compiled_code_leaves_what_eager_leaves(
-    program: Callable[..., Any], make_input: Callable[[int], torch.Tensor], dynamic: bool, unique: str
+    program: Callable[..., Any],
+    make_input: Callable[[int], torch.Tensor],
+    dynamic: bool,
+    unique: str,
 ) -> None:
-    compiled = torch.compile(functools.partial(program, declared(unique)), fullgraph=True, dynamic=dynamic)
+    compiled = torch.compile(
+        functools.partial(program, declared(unique)), fullgraph=True, dynamic=dynamic
+    )
     for size in (4, 5) if dynamic and program is not transposed_after_a_write else (4,):
         x, y = make_input(size), make_input(size)
-        results, expected = (value if isinstance(value, tuple) else (value,) for value in (compiled(x), program(plain, y)))
+        results, expected = (
+            value if isinstance(value, tuple) else (value,)
+            for value in (compiled(x), program(plain, y))
+        )
         for result, value in zip(results, expected, strict=True):
             assert torch.equal(result, value)
             assert result.stride() == value.stride()

@@ -1,4 +1,6 @@
-"""Kernels that somebody registers for our ops, before or after a compile: eager and compiled code run what the dispatcher runs."""
+"""Kernels that somebody registers for our ops, before or after a compile: eager and compiled code
+run what the dispatcher runs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ import torch
 import opaq
 from opaq import _runtime, lowering
 
-SCALE = "void scale(const float* x, double by, float* out, long n) { for (long i = 0; i < n; ++i) out[i] = x[i] * by; }"
+SCALE = (
+    "void scale(const float* x, double by, float* out, long n) { for (long i = 0; i < n; "
+    "++i) out[i] = x[i] * by; }"
+)
 
 
 def scale_op(name: str, by: float = 2.0) -> opaq.Op:
@@ -23,11 +28,16 @@ def scale_op(name: str, by: float = 2.0) -> opaq.Op:
 
 def add_into_op(name: str) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor(a!) cache, Tensor x) -> ()")
-    source = "void add(float* cache, const float* x, long n) { for (long i = 0; i < n; ++i) cache[i] += x[i]; }"
+    source = (
+        "void add(float* cache, const float* x, long n) { for (long i = 0; i < n; ++i) "
+        "cache[i] += x[i]; }"
+    )
     return op.cpu(source=source, entry="add", args="cache, x, x.numel()")
 
 
-def register(name: str, function: Callable[..., Any], key: str, **keywords: Any) -> torch.library.Library:
+def register(
+    name: str, function: Callable[..., Any], key: str, **keywords: Any
+) -> torch.library.Library:
     library = torch.library.Library(name.split("::")[0], "IMPL")
     library.impl(name.split("::")[1], function, key, allow_override=True, **keywords)
     return library
@@ -45,7 +55,9 @@ def test_this_torch_shows_its_dispatch_table(unique: str) -> None:
     assert library and symbol and included and excluded
 
 
-@pytest.mark.parametrize("key", ["CPU", "BackendSelect", "ADInplaceOrView", "AutogradCPU", "Autograd"])
+@pytest.mark.parametrize(
+    "key", ["CPU", "BackendSelect", "ADInplaceOrView", "AutogradCPU", "Autograd"]
+)
 def test_a_kernel_registered_later_runs_and_leaves_with_its_library(unique: str, key: str) -> None:
     op, x = scale_op(unique), torch.ones(3)
     assert op(x).tolist() == [2, 2, 2]
@@ -107,7 +119,14 @@ def test_register_kernel_of_torch_library(unique: str) -> None:
 
 def test_autocast_rules_are_obeyed(unique: str) -> None:
     op, x = scale_op(unique), torch.ones(1, dtype=torch.float64)
-    op.cpu(name="wide", source=SCALE.replace("float*", "double*"), entry="scale", args="x, by, out, x.numel()", requires="x.dtype == float64", priority=1)
+    op.cpu(
+        name="wide",
+        source=SCALE.replace("float*", "double*"),
+        entry="scale",
+        args="x, by, out, x.numel()",
+        requires="x.dtype == float64",
+        priority=1,
+    )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert op(x).dtype == torch.float64  # no rule: as it is
     torch.library.register_autocast(unique, "cpu", torch.float32)
@@ -134,8 +153,8 @@ def test_direct_calls_stay_direct_in_inference_mode_and_under_autocast(unique: s
 
 
 def with_dispatcher_events(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What a call gives, and the ops that the dispatcher saw meanwhile. A profiler would send direct calls to the dispatcher; an observer of its
-    record functions does not."""
+    """What a call gives, and the ops that the dispatcher saw meanwhile. A profiler would send
+    direct calls to the dispatcher; an observer of its record functions does not."""
     seen: list[str] = []
     original = torch._ops.OpOverload.__call__
 
@@ -182,23 +201,31 @@ def test_a_c_wrapper_refuses_what_it_was_not_compiled_for(unique: str) -> None:
     compiled = torch.compile(lambda x: op(x), fullgraph=True, options={"cpp_wrapper": True})
     assert compiled(x).item() == 2
     library = register(unique, plus_100, "CPU")
-    with pytest.raises(RuntimeError, match=rf"{unique}: another kernel was registered for it after this graph was compiled for a C\+\+ wrapper"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"{unique}: another kernel was registered for it after this graph was compiled "
+        r"for a C\+\+ wrapper",
+    ):
         compiled(x)
     library._destroy()
     assert compiled(x).item() == 2
 
 
-# ---- torch.library.custom_op by another name ----------------------------------------------------------------------------
+# ---- torch.library.custom_op by another name -----------------------------------------------------
 
 
 def custom(name: str, add: float = 1.0, **keywords: Any) -> Any:
-    made = opaq.custom_op(name, lambda x: x + add, mutates_args=(), schema="(Tensor x) -> Tensor", **keywords)
+    made = opaq.custom_op(
+        name, lambda x: x + add, mutates_args=(), schema="(Tensor x) -> Tensor", **keywords
+    )
     made.register_fake(torch.empty_like)
     return made
 
 
 @pytest.mark.parametrize("device_types", [None, "cpu"])
-def test_a_kernel_registered_for_a_compiled_python_function_runs(unique: str, device_types: str | None) -> None:
+def test_a_kernel_registered_for_a_compiled_python_function_runs(
+    unique: str, device_types: str | None
+) -> None:
     op, x = custom(unique, device_types=device_types), torch.ones(1)
     compiled = torch.compile(lambda x: op(x), fullgraph=True)
     assert compiled(x).item() == 2
@@ -227,7 +254,12 @@ def test_a_python_function_declared_again_replaces_the_first(unique: str) -> Non
 
 
 def test_an_overload_name(unique: str) -> None:
-    two = opaq.custom_op(f"{unique}.two", lambda x, y: x * y, mutates_args=(), schema="(Tensor x, Tensor y) -> Tensor")
+    two = opaq.custom_op(
+        f"{unique}.two",
+        lambda x, y: x * y,
+        mutates_args=(),
+        schema="(Tensor x, Tensor y) -> Tensor",
+    )
     two.register_fake(lambda x, y: torch.empty_like(x))
     one = custom(f"{unique}.one", 30.0)
     x = torch.full((2,), 3.0)
@@ -239,7 +271,7 @@ def test_an_overload_name(unique: str) -> None:
     assert {node.implementation for node in nodes} == {"python"}
 
 
-# ---- replace=True -------------------------------------------------------------------------------------------------------
+# ---- replace=True --------------------------------------------------------------------------------
 
 
 def test_every_handle_means_the_newest_declaration(unique: str) -> None:
@@ -249,7 +281,11 @@ def test_every_handle_means_the_newest_declaration(unique: str) -> None:
     assert compiled(x).tolist() == [2, 2]
     doubled = opaq.tensor(["2 * x.size(0)"], dtype="x.dtype")
     new = opaq.op(f"{unique}(Tensor x, float by=2.0) -> Tensor", outputs=doubled, replace=True)
-    new.cpu(source=SCALE.replace("x[i] * by", "x[i / 2] * 9"), entry="scale", args="x, by, out, out.numel()")
+    new.cpu(
+        source=SCALE.replace("x[i] * by", "x[i / 2] * 9"),
+        entry="scale",
+        args="x, by, out, out.numel()",
+    )
     for call in (old, new, new.overload, compiled):
         assert call(x).tolist() == [9, 9, 9, 9]
     assert old.explain(x) == new.explain(x) == "cpu: chosen"

@@ -1,4 +1,6 @@
-"""opaq.report() while Python collects garbage, and what `profile` measures: the launches of its own graph, without compiling."""
+"""opaq.report() while Python collects garbage, and what `profile` measures: the launches of its own
+graph, without compiling.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def test_garbage_collection_inside_the_walk_over_launch_objects(unique: str) -> 
         pass
 
     def garbage(count: int) -> None:
-        for i in range(count):  # as the modules of generated wrappers are after torch.compiler.reset()
+        for i in range(
+            count
+        ):  # as the modules of generated wrappers are after torch.compiler.reset()
             cycle = Cycle()
             cycle.me = cycle
             cycle.launch = _runtime.launcher(op.name, op.info["hash"], "cpu", f"op{i}", "graph")
@@ -51,14 +55,18 @@ def test_garbage_collection_inside_the_walk_over_launch_objects(unique: str) -> 
             gc.enable()
             gc.set_threshold(50, 1, 1)
             found = [node for node in _runtime.node_stats() if node["op"] == unique]
-            assert len(found) <= 1000 and all(node["graph"] == "graph" and node["calls"] == 0 for node in found)
+            assert len(found) <= 1000 and all(
+                node["graph"] == "graph" and node["calls"] == 0 for node in found
+            )
     finally:
         gc.set_threshold(*thresholds)
         gc.enable()
 
 
 def test_a_finalizer_that_calls_the_op_while_its_result_is_allocated(unique: str) -> None:
-    """Made to happen at every collection: the finalizer's call may not leave its shape behind for the call that it interrupts."""
+    """Made to happen at every collection: the finalizer's call may not leave its shape behind for
+    the call that it interrupts.
+    """
     op = copy(unique)
     sizes = iter(range(10, 10_000))
 
@@ -87,7 +95,11 @@ def test_profile_counts_only_timed_calls_of_its_own_graph(unique: str) -> None:
     x = torch.ones(3)
     for _ in range(6):
         op(x)
-    assert row(unique)["calls"] == 6 and row(unique)["timed_calls"] == 0 and row(unique)["host_us_per_call"] is None
+    assert (
+        row(unique)["calls"] == 6
+        and row(unique)["timed_calls"] == 0
+        and row(unique)["host_us_per_call"] is None
+    )
     timed = torch.compile(lambda x: op(x) + 1, backend="opaq", options={"profile": True})
     for _ in range(3):
         timed(x)
@@ -108,5 +120,7 @@ def test_profile_does_not_count_compiling(unique: str) -> None:
         compiled(torch.ones(4))
     found = row(unique)
     assert found["compile_seconds"] > 0 and found["calls"] == 4 and found["timed_calls"] == 3
-    assert found["host_us_per_call"] < 1e6 * found["compile_seconds"] / 5  # a quarter or more if one of the calls counted it
+    assert (
+        found["host_us_per_call"] < 1e6 * found["compile_seconds"] / 5
+    )  # a quarter or more if one of the calls counted it
     assert "timed  host us/call" in str(opaq.report())

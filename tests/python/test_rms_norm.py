@@ -1,13 +1,37 @@
-"""opaq.extern_kernels.rms_norm: values and gradients against float64 PyTorch, layouts, compiled graphs, CUDA plans."""
+"""opaq.extern_kernels.rms_norm: values and gradients against float64 PyTorch, layouts, compiled
+graphs, CUDA plans.
+"""
 
 import pytest
 import torch
-from kernel_checks import ARCHS, DTYPES, close, compiled_agrees, compiles, cuda, gradients, plan, refuses
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
 
 from opaq.extern_kernels import rms_norm, rms_norm_backward
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
 
-SHAPES = [(1, 1), (3, 7), (7,), (2, 5, 128), (37, 8), (300, 24), (5, 1000), (4, 4096), (2, 9000), (0, 16), (2, 0, 16)]
+SHAPES = [
+    (1, 1),
+    (3, 7),
+    (7,),
+    (2, 5, 128),
+    (37, 8),
+    (300, 24),
+    (5, 1000),
+    (4, 4096),
+    (2, 9000),
+    (0, 16),
+    (2, 0, 16),
+]
 
 
 def exact(x, weight, eps):
@@ -19,14 +43,20 @@ def exact(x, weight, eps):
 def make(shape, dtype, device):
     generator = torch.Generator().manual_seed(sum(shape))
     x = torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
-    weight = (1 + torch.randn(shape[-1], generator=generator, dtype=torch.float64) / 4).to(device, dtype)
+    weight = (1 + torch.randn(shape[-1], generator=generator, dtype=torch.float64) / 4).to(
+        device, dtype
+    )
     return x, weight
 
 
 def check(x, weight, eps=1e-6):
     rows, length = x[..., 0].numel(), x.shape[-1]
-    (y, rstd), (grad_x, grad_weight) = gradients(lambda x, w: rms_norm(x, w, eps), (x, weight), [0, 1])
-    wide_outputs, wide_grads = gradients(lambda x, w: exact(x, w, eps), (x.double(), weight.double()), [0, 1])
+    (y, rstd), (grad_x, grad_weight) = gradients(
+        lambda x, w: rms_norm(x, w, eps), (x, weight), [0, 1]
+    )
+    wide_outputs, wide_grads = gradients(
+        lambda x, w: exact(x, w, eps), (x.double(), weight.double()), [0, 1]
+    )
     assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, x.shape, True)
     assert (grad_x.dtype, grad_weight.dtype) == (x.dtype, x.dtype)
     assert rstd.dtype == (torch.float64 if x.dtype == torch.float64 else torch.float32)
@@ -108,7 +138,9 @@ def test_a_weight_of_another_length_is_refused(device, capfd):
 
 def test_opcheck(device):
     x, weight = make((5, 32), torch.float32, device)
-    torch.library.opcheck(rms_norm.overload, (x.requires_grad_(), weight.requires_grad_()), {"eps": 1e-5})
+    torch.library.opcheck(
+        rms_norm.overload, (x.requires_grad_(), weight.requires_grad_()), {"eps": 1e-5}
+    )
     torch.library.opcheck(rms_norm.overload, (x.detach()[:, ::2], weight.detach()[::2]))
 
 
@@ -117,7 +149,10 @@ def test_compiled(dynamic, device):
     shapes = [(6, 48), (9, 48), (33, 48)] if dynamic else [(6, 48)]
     compiled_agrees(
         rms_norm,
-        lambda x, w: rms_norm(x * 2, w, 1e-5)[0].sin(), [make(shape, torch.float32, device) for shape in shapes], [0, 1], dynamic
+        lambda x, w: rms_norm(x * 2, w, 1e-5)[0].sin(),
+        [make(shape, torch.float32, device) for shape in shapes],
+        [0, 1],
+        dynamic,
     )
 
 

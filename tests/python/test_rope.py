@@ -1,14 +1,35 @@
-"""opaq.extern_kernels.rope: against transformers' apply_rotary_pos_emb and float64 PyTorch, transposed views, compiled graphs, CUDA plans."""
+"""opaq.extern_kernels.rope: against transformers' apply_rotary_pos_emb and float64 PyTorch,
+transposed views, compiled graphs, CUDA plans.
+"""
 
 import pytest
 import torch
-from kernel_checks import ARCHS, DTYPES, close, compiled_agrees, compiles, cuda, gradients, needs_transformers, plan, refuses
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    needs_transformers,
+    plan,
+    refuses,
+)
 
 from opaq.extern_kernels import rope, rope_backward
 from opaq.extern_kernels.rope.rope import rope_backward_reference, rope_reference
 
 # batch, query heads, key heads, tokens, head dimension
-SHAPES = [(1, 1, 1, 1, 2), (2, 4, 2, 9, 64), (2, 3, 1, 5, 6), (1, 8, 8, 3, 128), (3, 2, 2, 4, 40), (2, 4, 2, 0, 64), (0, 4, 2, 5, 64)]
+SHAPES = [
+    (1, 1, 1, 1, 2),
+    (2, 4, 2, 9, 64),
+    (2, 3, 1, 5, 6),
+    (1, 8, 8, 3, 128),
+    (3, 2, 2, 4, 40),
+    (2, 4, 2, 0, 64),
+    (0, 4, 2, 5, 64),
+]
 
 
 def exact(q, k, cos, sin):
@@ -22,11 +43,20 @@ def exact(q, k, cos, sin):
 
 
 def make(shape, dtype, device, cos_batch=None):
-    """q and k as a projection yields them: [B, S, H, D] seen as [B, H, S, D]; cos and sin with halves that differ."""
+    """q and k as a projection yields them: [B, S, H, D] seen as [B, H, S, D]; cos and sin with
+    halves that differ.
+    """
     batch, q_heads, k_heads, tokens, dim = shape
     generator = torch.Generator().manual_seed(dim)
-    sizes = [(batch, tokens, q_heads, dim), (batch, tokens, k_heads, dim), *[(batch if cos_batch is None else cos_batch, tokens, dim)] * 2]
-    q, k, cos, sin = (torch.randn(size, generator=generator, dtype=torch.float64).to(device, dtype) for size in sizes)
+    sizes = [
+        (batch, tokens, q_heads, dim),
+        (batch, tokens, k_heads, dim),
+        *[(batch if cos_batch is None else cos_batch, tokens, dim)] * 2,
+    ]
+    q, k, cos, sin = (
+        torch.randn(size, generator=generator, dtype=torch.float64).to(device, dtype)
+        for size in sizes
+    )
     return q.transpose(1, 2), k.transpose(1, 2), cos, sin
 
 
@@ -55,7 +85,9 @@ def test_layouts(dtype, device):
     check(q[:, :, ::2], k[:, :, 1::2], cos[:, ::2], sin[:, ::2])
     check(q[..., ::2], k[..., ::2], cos[..., ::2], sin[..., ::2])
     check(q[..., 1:33], k[..., 3:35], cos[..., :32], sin[..., 5:37])
-    fused = torch.cat([q, k, k], 1).transpose(1, 2).contiguous()  # one projection for q, k and v: token stride of all heads
+    fused = (
+        torch.cat([q, k, k], 1).transpose(1, 2).contiguous()
+    )  # one projection for q, k and v: token stride of all heads
     check(fused[:, :, :4].transpose(1, 2), fused[:, :, 4:6].transpose(1, 2), cos, sin)
 
 
@@ -87,7 +119,9 @@ def test_the_references_mean_the_same(device):
 
 def test_an_odd_head_dimension_is_refused(device, capfd):
     args = [value[..., :63] for value in make((2, 4, 2, 9, 64), torch.float32, device)]
-    refuses(lambda: rope(*args), "rope: q has a head dimension of 63; expected an even number", capfd)
+    refuses(
+        lambda: rope(*args), "rope: q has a head dimension of 63; expected an even number", capfd
+    )
 
 
 def test_a_cos_of_another_length_is_refused(device, capfd):
@@ -109,25 +143,45 @@ def test_compiled(dynamic, device):
         q, k = rope(q * 2, k + 1, cos, sin)
         return q.sin(), k
 
-    compiled_agrees(rope, function, [make(shape, torch.float32, device, cos_batch=1) for shape in shapes], [0, 1], dynamic)
+    compiled_agrees(
+        rope,
+        function,
+        [make(shape, torch.float32, device, cos_batch=1) for shape in shapes],
+        [0, 1],
+        dynamic,
+    )
 
 
 def test_cuda_plan():
     def facts(batch, q_heads, k_heads, tokens, dim, dtype=torch.bfloat16):
-        views = [cuda((batch, h, tokens, dim), dtype, (tokens * h * dim, dim, h * dim, 1)) for h in (q_heads, k_heads)]
+        views = [
+            cuda((batch, h, tokens, dim), dtype, (tokens * h * dim, dim, h * dim, 1))
+            for h in (q_heads, k_heads)
+        ]
         return (*views, cuda((1, tokens, dim), dtype), cuda((1, tokens, dim), dtype))
 
     chosen = plan(rope, *facts(4, 32, 8, 4096, 128))
-    assert (chosen["implementation"], chosen["entry"]) == ("cuda:packs", "rope<__nv_bfloat16, 128, 8, false>")
+    assert (chosen["implementation"], chosen["entry"]) == (
+        "cuda:packs",
+        "rope<__nv_bfloat16, 128, 8, false>",
+    )
     assert list(chosen["grid"]) == [4 * 4096, 1, 1]
     chosen = plan(rope_backward, *facts(4, 32, 8, 100, 6, torch.float32))
-    assert (chosen["implementation"], chosen["entry"]) == ("cuda:elements", "rope<float, 6, 1, true>")
+    assert (chosen["implementation"], chosen["entry"]) == (
+        "cuda:elements",
+        "rope<float, 6, 1, true>",
+    )
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("implementation", ["cuda:packs", "cuda:elements"])
 def test_cuda_sources_compile(implementation, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        facts = (cuda((2, 8, 64, 128), dtype), cuda((2, 2, 64, 128), dtype), cuda((1, 64, 128), dtype), cuda((1, 64, 128), dtype))
+        facts = (
+            cuda((2, 8, 64, 128), dtype),
+            cuda((2, 2, 64, 128), dtype),
+            cuda((1, 64, 128), dtype),
+            cuda((1, 64, 128), dtype),
+        )
         compiles(rope, facts, arch, implementation)
         compiles(rope_backward, facts, arch, implementation)

@@ -1,4 +1,6 @@
-"""The table of schemas that tests/cpp/schema_test.cpp asserts on, against the PyTorch that is installed."""
+"""The table of schemas that tests/cpp/schema_test.cpp asserts on, against the PyTorch that is
+installed.
+"""
 
 import pathlib
 
@@ -13,14 +15,20 @@ VERDICT_DIFFERS = {"m::f(Dimname x) -> Tensor"}
 
 
 def rows():
-    lines = [line for line in TABLE.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    lines = [
+        line
+        for line in TABLE.read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith("#")
+    ]
     return list(zip(lines[::2], lines[1::2], strict=True))
 
 
 def parse(text):
     try:
         return torch._C.parse_schema(text)
-    except Exception:  # PyTorch raises RuntimeError, IndexError, ValueError, by the place where it stumbles
+    except (
+        Exception
+    ):  # PyTorch raises RuntimeError, IndexError, ValueError, by the place where it stumbles
         return None
 
 
@@ -28,12 +36,23 @@ def meaning(schema):
     def facts(value):
         alias = value.alias_info
         default = value.default_value if value.has_default_value() else "required"
-        return value.name, str(value.real_type), value.N, value.kwarg_only, str(default), bool(alias and alias.is_write)
+        return (
+            value.name,
+            str(value.real_type),
+            value.N,
+            value.kwarg_only,
+            str(default),
+            bool(alias and alias.is_write),
+        )
 
     def number_like(fact):  # `float? x=1` is 1 to PyTorch, and 1.0 as we write it
         return tuple(item.removesuffix(".0") if isinstance(item, str) else item for item in fact)
 
-    return schema.name, [number_like(facts(arg)) for arg in schema.arguments], [(ret.name, str(ret.type)) for ret in schema.returns]
+    return (
+        schema.name,
+        [number_like(facts(arg)) for arg in schema.arguments],
+        [(ret.name, str(ret.type)) for ret in schema.returns],
+    )
 
 
 @pytest.mark.parametrize(("verdict", "outcome"), rows(), ids=lambda line: line[:80])

@@ -1,8 +1,20 @@
-"""opaq.extern_kernels.silu_mul: values and gradients against float64 PyTorch, halves of one projection, compiled graphs, CUDA plans."""
+"""opaq.extern_kernels.silu_mul: values and gradients against float64 PyTorch, halves of one
+projection, compiled graphs, CUDA plans.
+"""
 
 import pytest
 import torch
-from kernel_checks import ARCHS, DTYPES, close, compiled_agrees, compiles, cuda, gradients, plan, refuses
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
 
 from opaq.extern_kernels import silu_mul, silu_mul_backward
 from opaq.extern_kernels.silu_mul.silu_mul import silu_mul_backward_reference, silu_mul_reference
@@ -16,7 +28,10 @@ def exact(gate, up):
 
 def make(shape, dtype, device):
     generator = torch.Generator().manual_seed(len(shape))
-    return [torch.randn(shape, generator=generator, dtype=torch.float64).mul(3).to(device, dtype) for _ in range(2)]
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64).mul(3).to(device, dtype)
+        for _ in range(2)
+    ]
 
 
 def check(gate, up):
@@ -70,7 +85,10 @@ def test_the_references_mean_the_same(device):
 
 def test_another_shape_is_refused(device, capfd):
     gate, up = make((16, 64), torch.float32, device)
-    message = "silu_mul: gate is torch.float32 (16, 64), up is torch.float32 (64,); expected one shape and one dtype"
+    message = (
+        "silu_mul: gate is torch.float32 (16, 64), up is torch.float32 (64,); expected "
+        "one shape and one dtype"
+    )
     refuses(lambda: silu_mul(gate, up[0]), message, capfd)
     message = "up is torch.float64 (16, 64); expected one shape and one dtype: broadcast or cast"
     refuses(lambda: silu_mul(gate, up.double()), message, capfd)
@@ -85,17 +103,32 @@ def test_opcheck(device):
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiled(dynamic, device):
     shapes = [(6, 32), (9, 32), (33, 40)] if dynamic else [(6, 32)]
-    compiled_agrees(silu_mul, lambda g, u: silu_mul(g + 1, u).cos(), [make(shape, torch.float32, device) for shape in shapes], [0, 1], dynamic)
+    compiled_agrees(
+        silu_mul,
+        lambda g, u: silu_mul(g + 1, u).cos(),
+        [make(shape, torch.float32, device) for shape in shapes],
+        [0, 1],
+        dynamic,
+    )
 
 
 def test_compiled_halves(device):
-    compiled_agrees(silu_mul, lambda h: silu_mul(*(h * 2).chunk(2, -1)), [make((2, 6, 64), torch.float32, device)[:1]], [0], False)
+    compiled_agrees(
+        silu_mul,
+        lambda h: silu_mul(*(h * 2).chunk(2, -1)),
+        [make((2, 6, 64), torch.float32, device)[:1]],
+        [0],
+        False,
+    )
 
 
 def test_cuda_plan():
     whole = cuda((8192, 14336))
     chosen = plan(silu_mul, whole, whole)
-    assert (chosen["implementation"], chosen["entry"]) == ("cuda:packs", "silu_mul<__nv_bfloat16, 8>")
+    assert (chosen["implementation"], chosen["entry"]) == (
+        "cuda:packs",
+        "silu_mul<__nv_bfloat16, 8>",
+    )
     assert list(chosen["grid"]) == [8192 * 14336 // (256 * 8), 1, 1]
     half = cuda((4, 2048, 14336), strides=(2048 * 28672, 28672, 1))
     chosen = plan(silu_mul, half, half)

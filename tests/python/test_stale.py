@@ -1,4 +1,6 @@
-"""Nothing that decided a result yesterday is served today: Python functions of an op, its registrations, headers, files in Inductor's folder."""
+"""Nothing that decided a result yesterday is served today: Python functions of an op, its
+registrations, headers, files in Inductor's folder.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
-import opaq
 import pytest
 import torch
 
-# Each kind is a small model whose gradient (or result) is the number given, which is hidden in one part of the declaration.
+import opaq
+
+# Each kind is a small model whose gradient (or result) is the number given, which is hidden in one
+# part of the declaration.
 PROGRAM = """
 import contextlib, functools, json, sys
 import torch
@@ -24,7 +28,8 @@ import helpers  # written beside this program: NUMBER, and scale(x)
 number = float(sys.argv[1])
 KINDS = {}
 COPY = "void f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = x[i]; }"
-SCALE = "void f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = x[i] * %s; }"
+SCALE = '''void f(const float* x, float* o, long n) {
+  for (long i = 0; i < n; ++i) o[i] = x[i] * %s; }'''
 
 
 def kind(make):
@@ -33,7 +38,8 @@ def kind(make):
 
 
 def copy_op(name, source=COPY):
-    return opaq.op(f"stale::{name}(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(source=source, entry="f", args="x, out, x.numel()")
+    return opaq.op(f"stale::{name}(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(source=source,
+        entry="f", args="x, out, x.numel()")
 
 
 def copy_custom(name):
@@ -112,10 +118,13 @@ def op_formula_calls_an_op_object():
 
 @kind
 def op_named_backward():
-    op = opaq.op("stale::g(Tensor x) -> (Tensor y)", outputs=opaq.like("x")).cpu(source=COPY, entry="f", args="x, y, x.numel()")
-    back = opaq.op("stale::g_backward(Tensor grad_y) -> (Tensor grad_x)", outputs=opaq.like("grad_y"))
+    op = opaq.op("stale::g(Tensor x) -> (Tensor y)", outputs=opaq.like("x")).cpu(source=COPY,
+        entry="f", args="x, y, x.numel()")
+    back = opaq.op("stale::g_backward(Tensor grad_y) -> (Tensor grad_x)",
+        outputs=opaq.like("grad_y"))
     op.backward("stale::g_backward")
-    back.cpu(source=SCALE % number, entry="f", args="grad_y, grad_x, grad_y.numel()")  # later than it was named
+    back.cpu(source=SCALE % number, entry="f",
+        args="grad_y, grad_x, grad_y.numel()")  # later than it was named
     return op
 
 
@@ -123,7 +132,8 @@ def op_named_backward():
 def op_formula_by_torch_library():
     op = copy_op("h")
     try:
-        torch.library.register_autograd("stale::h", lambda ctx, g: g * number, setup_context=nothing)
+        torch.library.register_autograd("stale::h", lambda ctx, g: g * number,
+            setup_context=nothing)
     except RuntimeError:
         return None  # torch 2.11 refuses a second formula
     return op
@@ -192,19 +202,26 @@ for name, make in KINDS.items():
     y = torch.compile(lambda x: op(x), fullgraph=True)(x)
     y.sum().backward()
     found = counters["aot_autograd"]
-    results[name] = [read(y, x), found["autograd_cache_hit"], found["autograd_cache_miss"], found["autograd_cache_bypass"]]
+    results[name] = [read(y, x), found["autograd_cache_hit"], found["autograd_cache_miss"],
+        found["autograd_cache_bypass"]]
 print(json.dumps(results))
 """
-UNSEEN = {"op_formula_by_torch_library"}  # kept in no cache, since PyTorch does not tell the function
+UNSEEN = {
+    "op_formula_by_torch_library"
+}  # kept in no cache, since PyTorch does not tell the function
 
 
 def run(program: Path, *arguments: object, **environment: str) -> str:
     """The last line that a process of its own prints."""
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, str(program), *map(str, arguments)], capture_output=True, text=True, timeout=600,
+        [sys.executable, str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
         env={**os.environ, "TORCHINDUCTOR_AUTOGRAD_CACHE": "1", "PYTHONPATH": paths, **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
@@ -215,25 +232,37 @@ def test_no_python_function_or_registration_is_served_stale(tmp_path: Path) -> N
     program.write_text(PROGRAM)
 
     def results(number: int) -> dict[str, list[float]]:
-        (tmp_path / "helpers.py").write_text(f"NUMBER = {number}.0\n\ndef scale(x):\n    return x * NUMBER\n")
+        (tmp_path / "helpers.py").write_text(
+            f"NUMBER = {number}.0\n\ndef scale(x):\n    return x * NUMBER\n"
+        )
         return json.loads(run(program, number, TORCHINDUCTOR_CACHE_DIR=cache))
 
     first, again, changed = results(2), results(2), results(5)
     for kind in first:
         assert (first[kind][0], again[kind][0], changed[kind][0]) == (2, 2, 5), kind
         unseen = kind in UNSEEN
-        assert again[kind][1:] == ([0, 0, 1] if unseen else [1, 0, 0]), f"{kind}: an unchanged program did not hit"
+        assert again[kind][1:] == ([0, 0, 1] if unseen else [1, 0, 0]), (
+            f"{kind}: an unchanged program did not hit"
+        )
         assert changed[kind][1] == 0, kind
 
 
-# ---- headers -----------------------------------------------------------------------------------------------------------
+# ---- headers -------------------------------------------------------------------------------------
 
-SOURCE = '#include "factor.h"\nvoid f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = x[i] * FACTOR; }'
+SOURCE = (
+    '#include "factor.h"\nvoid f(const float* x, float* o, long n) { for (long i = 0; i < '
+    "n; ++i) o[i] = x[i] * FACTOR; }"
+)
 
 
 def declare(name: str, folder: Path, **changes: object) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor x) -> Tensor", outputs=opaq.like("x"), **changes)
-    return op.cpu(source=SOURCE, entry="f", args="x, out, x.numel()", include_dirs=[folder / "first", folder / "second"])
+    return op.cpu(
+        source=SOURCE,
+        entry="f",
+        args="x, out, x.numel()",
+        include_dirs=[folder / "first", folder / "second"],
+    )
 
 
 def write(file: Path, factor: int) -> None:
@@ -248,7 +277,9 @@ def test_a_header_edited_while_the_process_runs(unique: str, tmp_path: Path) -> 
     model = torch.compile(lambda x: op(x) + 0, fullgraph=True)
     assert (op(x)[0].item(), model(x)[0].item()) == (2, 2)
     write(tmp_path / "second/factor.h", 3)
-    assert op(x)[0].item() == model(x)[0].item() == 2, "what is loaded stays, everywhere, until something is compiled"
+    assert op(x)[0].item() == model(x)[0].item() == 2, (
+        "what is loaded stays, everywhere, until something is compiled"
+    )
     torch.compiler.reset()
     assert (model(x)[0].item(), op(x)[0].item()) == (3, 3)
     write(tmp_path / "first/factor.h", 4)  # shadows the other
@@ -259,15 +290,24 @@ def test_a_header_edited_while_the_process_runs(unique: str, tmp_path: Path) -> 
     assert (again(x)[0].item(), torch.compile(lambda x: again(x))(x)[0].item()) == (5, 5)
 
 
-def test_kernels_of_one_op_never_come_from_two_versions_of_a_header(unique: str, tmp_path: Path) -> None:
+def test_kernels_of_one_op_never_come_from_two_versions_of_a_header(
+    unique: str, tmp_path: Path
+) -> None:
     (tmp_path / "k.h").write_text("#define FACTOR 2\n")
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
-        source='#include "k.h"\ntemplate <class T> void f(const T* x, T* o, long n) { for (long i = 0; i < n; ++i) o[i] = x[i] * FACTOR; }',
-        entry="f<{x.dtype}>", args="x, out, x.numel()", include_dirs=[tmp_path],
-    )  # fmt: skip
+        source='#include "k.h"\ntemplate <class T> void f(const T* x, T* o, long n) { for '
+        "(long i = 0; i < n; ++i) o[i] = x[i] * FACTOR; }",
+        entry="f<{x.dtype}>",
+        args="x, out, x.numel()",
+        include_dirs=[tmp_path],
+    )
     assert op(torch.ones(1)).item() == 2
     (tmp_path / "k.h").write_text("#define FACTOR 30\n")
-    with pytest.raises(opaq.CompileError, match=r"has changed since this process first compiled it.*torch.compiler.reset\(\).*replace=True"):
+    with pytest.raises(
+        opaq.CompileError,
+        match=r"has changed since this process first compiled "
+        r"it.*torch.compiler.reset\(\).*replace=True",
+    ):
         op(torch.ones(1, dtype=torch.float64))
     torch.compiler.reset()
     assert torch.compile(lambda x: op(x))(torch.ones(1, dtype=torch.float64)).item() == 30
@@ -279,7 +319,9 @@ def test_what_cannot_be_known_is_kept_in_no_cache(unique: str, tmp_path: Path) -
 
     (tmp_path / "factor.h").write_text("#define FACTOR 2\n")
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
-        source=f'#define NAME "{tmp_path}/factor.h"\n#include NAME\n' + SOURCE.split("\n", 1)[1], entry="f", args="x, out, x.numel()"
+        source=f'#define NAME "{tmp_path}/factor.h"\n#include NAME\n' + SOURCE.split("\n", 1)[1],
+        entry="f",
+        args="x, out, x.numel()",
     )
     counters.clear()
     assert torch.compile(lambda x: op(x) + 0)(torch.ones(2))[0].item() == 2
@@ -287,15 +329,17 @@ def test_what_cannot_be_known_is_kept_in_no_cache(unique: str, tmp_path: Path) -
     assert not counters["inductor"]["fxgraph_cache_miss"]
 
 
-# ---- files in Inductor's folder ----------------------------------------------------------------------------------------
+# ---- files in Inductor's folder ------------------------------------------------------------------
 
 FILES = """
 import sys, torch, opaq
 op = opaq.op("stalefiles::scale(Tensor x) -> Tensor", outputs=opaq.like("x")).cpu(
-    source='#include "factor.h"\\nvoid f(const float* x, float* o, long n) { for (long i = 0; i < n; ++i) o[i] = x[i] * FACTOR; }',
+    source='#include "factor.h"\\nvoid f(const float* x, float* o, long n) '
+    '{ for (long i = 0; i < n; ++i) o[i] = x[i] * FACTOR; }',
     entry="f", args="x, out, x.numel()", include_dirs=[sys.argv[1]])
 from torch._dynamo.utils import counters
-y = torch.compile(lambda x: op(x), fullgraph=True, options={"cpp_wrapper": True})(torch.ones(1)).item()
+y = torch.compile(lambda x: op(x), fullgraph=True,
+    options={"cpp_wrapper": True})(torch.ones(1)).item()
 print(y, counters["inductor"]["fxgraph_cache_hit"])
 """
 
@@ -324,7 +368,9 @@ def test_files_of_a_cpp_wrapper_heal_and_headers_count(tmp_path: Path) -> None:
     assert (result(), result()) == ("5.0 0", "5.0 1")
 
 
-def test_code_is_written_where_no_whole_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_is_written_where_no_whole_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opaq.lowering.activate()
     from opaq.lowering import cpp_files
 
@@ -335,7 +381,9 @@ def test_code_is_written_where_no_whole_file_is(tmp_path: Path, monkeypatch: pyt
     assert os.stat(path).st_ino == before, "a whole file is left alone"
     for damage in (b"", b"cod", b"c0de"):
         Path(path).write_bytes(damage)
-        with pytest.raises(OSError, match=r"mylib::k: the code .*_.*\.host is damaged .*; compile the model again"):
+        with pytest.raises(
+            OSError, match=r"mylib::k: the code .*_.*\.host is damaged .*; compile the model again"
+        ):
             cpp_files.check_code(path, digest, "mylib::k")
         assert Path(cpp_files.write_code(b"code", "k", ".host")[0]).read_bytes() == b"code"
     cpp_files.check_code(path, digest, "mylib::k")

@@ -1,13 +1,16 @@
-"""Graph inputs that begin inside their storage: compiled code writes to and reads from their views where eager does."""
+"""Graph inputs that begin inside their storage: compiled code writes to and reads from their views
+where eager does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-import opaq
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
+
+import opaq
 
 Program = Callable[[Callable[..., None], torch.Tensor], object]
 
@@ -49,9 +52,16 @@ def values(offset: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("program", [transposed, as_strided, without_an_offset, written_before, copied_for_the_first_write])
-def test_views_of_an_input_are_taken_where_they_are(program: Program, dynamic: bool, unique: str) -> None:
-    """Torch 2.11 counts their offsets from where the input begins; one compilation serves all offsets where nothing else depends on them."""
+@pytest.mark.parametrize(
+    "program",
+    [transposed, as_strided, without_an_offset, written_before, copied_for_the_first_write],
+)
+def test_views_of_an_input_are_taken_where_they_are(
+    program: Program, dynamic: bool, unique: str
+) -> None:
+    """Torch 2.11 counts their offsets from where the input begins; one compilation serves all
+    offsets where nothing else depends on them.
+    """
 
     def write(target: torch.Tensor, source: torch.Tensor) -> None:
         target.mul_(2).add_(source)

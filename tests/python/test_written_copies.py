@@ -1,25 +1,36 @@
-"""An argument that an op writes in a row-major copy: in compiled code the copy is carried back into the argument's own memory, in its strides."""
+"""An argument that an op writes in a row-major copy: in compiled code the copy is carried back into
+the argument's own memory, in its strides.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import opaq
 import pytest
 import torch
 
+import opaq
+
 
 def declared(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """An op that takes only row-major tensors and writes to one, and an op whose result is not row-major."""
+    """An op that takes only row-major tensors and writes to one, and an op whose result is not
+    row-major.
+    """
     writes = opaq.op(f"{name}_write(Tensor(a!) d, Tensor a) -> ()").cpu(
-        source="void f(float* d, const float* a, long n) { for (long i = 0; i < n; ++i) d[i] = 2 * d[i] + a[n - 1 - i]; }",
-        entry="f", args="d, a, d.numel()",
-    )  # fmt: skip
-    makes = opaq.op(f"{name}_make(Tensor x) -> Tensor", outputs=opaq.like("x", strides="1, x.size(0)")).cpu(
-        source="void f(const float* x, float* o, long n, long m) { for (long i = 0; i < n; ++i) o[(i % m) * (n / m) + i / m] = x[i] + 1; }",
-        entry="f", args="x, out, x.numel(), x.size(-1)",
-    )  # fmt: skip
+        source="void f(float* d, const float* a, long n) { for (long i = 0; i < n; ++i) d[i] = "
+        "2 * d[i] + a[n - 1 - i]; }",
+        entry="f",
+        args="d, a, d.numel()",
+    )
+    makes = opaq.op(
+        f"{name}_make(Tensor x) -> Tensor", outputs=opaq.like("x", strides="1, x.size(0)")
+    ).cpu(
+        source="void f(const float* x, float* o, long n, long m) { for (long i = 0; i < n; "
+        "++i) o[(i % m) * (n / m) + i / m] = x[i] + 1; }",
+        entry="f",
+        args="x, out, x.numel(), x.size(-1)",
+    )
     return writes, makes
 
 
@@ -55,7 +66,9 @@ def made_by_inductor(write: Any, make: Any, x: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("program", [returned, read_by_its_strides, made_by_inductor])
-def test_a_written_intermediate_keeps_its_memory_and_strides(program: Callable[..., Any], unique: str) -> None:
+def test_a_written_intermediate_keeps_its_memory_and_strides(
+    program: Callable[..., Any], unique: str
+) -> None:
     x = torch.arange(16.0).view(4, 4)
     expected = program(write, make, x)
     results = torch.compile(program, fullgraph=True)(*declared(unique), x)

@@ -1,14 +1,19 @@
-// opaq-compile: runs one compiler for a process of opaq and ends. The request comes through standard input, a socket, and the answer goes back
-// through it:
+// opaq-compile: runs one compiler for a process of opaq and ends. The request comes through
+// standard input, a socket, and the answer goes back through it:
 //
-//   {"run", folder, program, arguments...}                      -> {errno of the start or 0, "succeeded" or "failed", how it ended}
+//   {"run", folder, program, arguments...}                      -> {errno of the start or 0,
+//   "succeeded" or "failed", how it ended}
 //   {"nvrtc", library}                                          -> {"info", version, architectures}
 //   {"nvrtc", library, "cubin" or "ptx", name, source,
-//    number of options, options..., name expressions...}        -> {"compiled", version, architectures, result, its text, log, image,
+//    number of options, options..., name expressions...}        -> {"compiled", version,
+//    architectures, result, its text, log, image,
 //                                                                  lowered names...}
-//   or, where NVRTC is no use, {"missing", why}, and where one of its functions fails, {"failed", why}
+//   or, where NVRTC is no use, {"missing", why}, and where one of its functions fails, {"failed",
+//   why}
 //
-// When the socket closes, since the process has ended or wants no answer any more, the compiler is stopped and its folder removed.
+// When the socket closes, since the process has ended or wants no answer any more, the compiler is
+// stopped and its folder removed.
+#include <fcntl.h>
 #include <poll.h>
 #include <spawn.h>
 #include <sys/signalfd.h>
@@ -21,8 +26,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
-
-#include <fcntl.h>
 
 #include "../message.h"
 #include "nvrtc.h"
@@ -69,7 +72,8 @@ bool closed() {
   std::vector<char*> argv;
   for (size_t i = 2; i < request.size(); ++i) argv.push_back(const_cast<char*>(request[i].c_str()));
   argv.push_back(nullptr);
-  setenv("TMPDIR", folder.c_str(), 1);  // what the compiler leaves behind when it is killed goes with the folder
+  setenv("TMPDIR", folder.c_str(),
+         1);  // what the compiler leaves behind when it is killed goes with the folder
 
   sigset_t child, none;
   sigemptyset(&none);
@@ -81,7 +85,8 @@ bool closed() {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(),
+                                   O_WRONLY | O_CREAT | O_TRUNC, 0600);
   posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
   posix_spawnattr_t attributes;
   posix_spawnattr_init(&attributes);
@@ -89,7 +94,8 @@ bool closed() {
   posix_spawnattr_setpgroup(&attributes, 0);  // a compiler is several processes, which end together
   posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETPGROUP);
   pid_t pid = 0;
-  if (const int problem = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ); problem != 0)
+  if (const int problem = posix_spawnp(&pid, argv[0], &actions, &attributes, argv.data(), environ);
+      problem != 0)
     answer({std::to_string(problem), "failed", "not started"});
 
   for (;;) {
@@ -104,7 +110,9 @@ bool closed() {
     }
     int status = 0;
     if (waitpid(pid, &status, WNOHANG) != pid) continue;
-    if (WIFEXITED(status)) answer({"0", WEXITSTATUS(status) == 0 ? "succeeded" : "failed", "exit status " + std::to_string(WEXITSTATUS(status))});
+    if (WIFEXITED(status))
+      answer({"0", WEXITSTATUS(status) == 0 ? "succeeded" : "failed",
+              "exit status " + std::to_string(WEXITSTATUS(status))});
     answer({"0", "failed", "signal " + std::to_string(WTERMSIG(status))});
   }
 }

@@ -24,7 +24,8 @@ struct Nvrtc {
 
   const char* (*error_string)(int) = nullptr;
   int (*version)(int*, int*) = nullptr;
-  int (*create)(Program*, const char* source, const char* name, int headers, const char* const*, const char* const*) = nullptr;
+  int (*create)(Program*, const char* source, const char* name, int headers, const char* const*,
+                const char* const*) = nullptr;
   int (*add_name)(Program, const char* expression) = nullptr;
   int (*compile)(Program, int count, const char* const* options) = nullptr;
   int (*log_size)(Program, size_t*) = nullptr;
@@ -36,25 +37,30 @@ struct Nvrtc {
   int (*ptx)(Program, char*) = nullptr;
 
   void check(int result, const char* what) const {
-    if (result != 0) throw std::runtime_error(std::string(what) + " failed: " + error_string(result));
+    if (result != 0)
+      throw std::runtime_error(std::string(what) + " failed: " + error_string(result));
   }
   std::string version_text() const { return std::to_string(major) + "." + std::to_string(minor); }
-  bool has_cache() const { return major > 12 || (major == 12 && minor >= 9); }  // of its own, where there is a driver
+  bool has_cache() const {
+    return major > 12 || (major == 12 && minor >= 9);
+  }  // of its own, where there is a driver
 };
 
 template <class F>
 void resolve(void* handle, const std::string& path, const char* symbol, F& function) {
   function = reinterpret_cast<F>(dlsym(handle, symbol));
-  if (function == nullptr) throw Missing("NVRTC at " + path + " has no " + symbol + ": CUDA 12 or newer is needed");
+  if (function == nullptr)
+    throw Missing("NVRTC at " + path + " has no " + symbol + ": CUDA 12 or newer is needed");
 }
 
-// NVRTC opens its builtins by bare name and relies on its own RUNPATH, which does not count where dlopen is intercepted (sanitizers, preloaded
-// libraries). What is loaded already is found by name.
+// NVRTC opens its builtins by bare name and relies on its own RUNPATH, which does not count where
+// dlopen is intercepted (sanitizers, preloaded libraries). What is loaded already is found by name.
 void open_builtins(const std::string& library) {
   std::error_code error;
   const fs::path folder = fs::canonical(library, error).parent_path();
   for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with("libnvrtc-builtins.so")) dlopen(it->path().c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (it->path().filename().string().starts_with("libnvrtc-builtins.so"))
+      dlopen(it->path().c_str(), RTLD_NOW | RTLD_LOCAL);
   }
 }
 
@@ -82,7 +88,8 @@ Nvrtc open(const std::string& path) {
   int (*arch_list)(int*) = nullptr;
   resolve(handle, path, "nvrtcGetNumSupportedArchs", arch_count);
   resolve(handle, path, "nvrtcGetSupportedArchs", arch_list);
-  if (n.version(&n.major, &n.minor) != 0) throw Missing("NVRTC at " + path + " does not tell its version");
+  if (n.version(&n.major, &n.minor) != 0)
+    throw Missing("NVRTC at " + path + " does not tell its version");
   int count = 0;
   if (arch_count(&count) == 0 && count > 0) {
     std::vector<int> archs(static_cast<size_t>(count));
@@ -93,7 +100,8 @@ Nvrtc open(const std::string& path) {
   return n;
 }
 
-std::string bytes(const Nvrtc& n, Program program, int (*get_size)(Program, size_t*), int (*get)(Program, char*), const char* what) {
+std::string bytes(const Nvrtc& n, Program program, int (*get_size)(Program, size_t*),
+                  int (*get)(Program, char*), const char* what) {
   size_t size = 0;
   n.check(get_size(program, &size), what);
   std::string out(size, '\0');
@@ -106,17 +114,23 @@ Message compile(const Nvrtc& n, const Message& request) {
   const std::string &name = request.at(3), &source = request.at(4);
   const size_t option_count = std::stoul(request.at(5)), first_name = 6 + option_count;
   Program program = nullptr;  // never destroyed: this process ends
-  n.check(n.create(&program, source.c_str(), name.c_str(), 0, nullptr, nullptr), "nvrtcCreateProgram");
-  for (size_t i = first_name; i < request.size(); ++i) n.check(n.add_name(program, request[i].c_str()), "nvrtcAddNameExpression");
+  n.check(n.create(&program, source.c_str(), name.c_str(), 0, nullptr, nullptr),
+          "nvrtcCreateProgram");
+  for (size_t i = first_name; i < request.size(); ++i)
+    n.check(n.add_name(program, request[i].c_str()), "nvrtcAddNameExpression");
   std::vector<const char*> options;
   for (size_t i = 6; i < first_name; ++i) options.push_back(request.at(i).c_str());
-  if (n.has_cache()) options.push_back("--no-cache");  // what it finds there comes without warnings and without what ptxas tells
+  if (n.has_cache())
+    options.push_back(
+        "--no-cache");  // what it finds there comes without warnings and without what ptxas tells
   const int result = n.compile(program, static_cast<int>(options.size()), options.data());
 
-  Message answer = {"compiled", n.version_text(), n.archs, std::to_string(result), n.error_string(result)};
+  Message answer = {"compiled", n.version_text(), n.archs, std::to_string(result),
+                    n.error_string(result)};
   answer.push_back(bytes(n, program, n.log_size, n.log, "nvrtcGetProgramLog"));
   if (result != 0) return answer;
-  answer.push_back(ptx ? bytes(n, program, n.ptx_size, n.ptx, "nvrtcGetPTX") : bytes(n, program, n.cubin_size, n.cubin, "nvrtcGetCUBIN"));
+  answer.push_back(ptx ? bytes(n, program, n.ptx_size, n.ptx, "nvrtcGetPTX")
+                       : bytes(n, program, n.cubin_size, n.cubin, "nvrtcGetCUBIN"));
   for (size_t i = first_name; i < request.size(); ++i) {
     const char* lowered = nullptr;
     n.check(n.lowered_name(program, request[i].c_str(), &lowered), "nvrtcGetLoweredName");

@@ -1,4 +1,5 @@
-// Arguments of one call as the runtime sees them: views that own nothing and live as long as the call.
+// Arguments of one call as the runtime sees them: views that own nothing and live as long as the
+// call.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +18,8 @@ struct Device {
 };
 
 struct TensorView {
-  void* data = nullptr;  // address of the first element (storage offset applied); nullptr when empty
+  void* data =
+      nullptr;  // address of the first element (storage offset applied); nullptr when empty
   const int64_t* sizes = nullptr;
   const int64_t* strides = nullptr;  // in elements
   int32_t dim = 0;
@@ -61,12 +63,42 @@ struct Arg {
 
   Arg() : integer(0) {}
   Arg(const TensorView& v) : kind(Kind::Tensor), tensor(v) {}
-  static Arg of_int(int64_t v) { Arg a; a.kind = Kind::Int; a.integer = v; return a; }
-  static Arg of_float(double v) { Arg a; a.kind = Kind::Float; a.floating = v; return a; }
-  static Arg of_bool(bool v) { Arg a; a.kind = Kind::Bool; a.boolean = v; return a; }
-  static Arg of_dtype(opaq::DType v) { Arg a; a.kind = Kind::DType; a.dtype = v; return a; }
-  static Arg of_string(std::string_view v) { Arg a; a.kind = Kind::String; a.string = v; return a; }
-  static Arg of_ints(const int64_t* p, int64_t n) { Arg a; a.kind = Kind::IntList; a.ints = {p, n}; return a; }
+  static Arg of_int(int64_t v) {
+    Arg a;
+    a.kind = Kind::Int;
+    a.integer = v;
+    return a;
+  }
+  static Arg of_float(double v) {
+    Arg a;
+    a.kind = Kind::Float;
+    a.floating = v;
+    return a;
+  }
+  static Arg of_bool(bool v) {
+    Arg a;
+    a.kind = Kind::Bool;
+    a.boolean = v;
+    return a;
+  }
+  static Arg of_dtype(opaq::DType v) {
+    Arg a;
+    a.kind = Kind::DType;
+    a.dtype = v;
+    return a;
+  }
+  static Arg of_string(std::string_view v) {
+    Arg a;
+    a.kind = Kind::String;
+    a.string = v;
+    return a;
+  }
+  static Arg of_ints(const int64_t* p, int64_t n) {
+    Arg a;
+    a.kind = Kind::IntList;
+    a.ints = {p, n};
+    return a;
+  }
 };
 
 }  // namespace opaq

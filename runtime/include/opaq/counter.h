@@ -1,5 +1,6 @@
-// Counts of calls, from any thread. An atomic addition waits until the CPU's earlier writes are done, among them the one that tells a GPU of a
-// launch; so the thread that counts first adds without one, and only other threads pay for it.
+// Counts of calls, from any thread. An atomic addition waits until the CPU's earlier writes are
+// done, among them the one that tells a GPU of a launch; so the thread that counts first adds
+// without one, and only other threads pay for it.
 #pragma once
 
 #include <atomic>
@@ -12,13 +13,16 @@ class Counter {
   void add() {
     static thread_local const char here = 0;  // its address names the thread
     const void* owner = owner_.load(std::memory_order_relaxed);
-    if (owner == nullptr && owner_.compare_exchange_strong(owner, &here, std::memory_order_relaxed)) owner = &here;
+    if (owner == nullptr && owner_.compare_exchange_strong(owner, &here, std::memory_order_relaxed))
+      owner = &here;
     if (owner == &here) [[likely]]
       own_.store(own_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     else
       others_.fetch_add(1, std::memory_order_relaxed);
   }
-  int64_t total() const { return own_.load(std::memory_order_relaxed) + others_.load(std::memory_order_relaxed); }
+  int64_t total() const {
+    return own_.load(std::memory_order_relaxed) + others_.load(std::memory_order_relaxed);
+  }
 
  private:
   std::atomic<const void*> owner_{nullptr};

@@ -1,5 +1,5 @@
-// The CUDA driver, opened at run time. Thread-safe. Only a ContextScope creates a context; a missing driver is a fact, not an error, until
-// it is required.
+// The CUDA driver, opened at run time. Thread-safe. Only a ContextScope creates a context; a
+// missing driver is a fact, not an error, until it is required.
 #pragma once
 
 #include <cuda.h>
@@ -17,7 +17,8 @@ struct Driver {
   std::string path, why_not;
   int version = 0;  // 13000
 
-  decltype(&cuInit) init = nullptr;  // called by require_driver(), not by driver(): a process that only asks can still fork workers
+  decltype(&cuInit) init = nullptr;  // called by require_driver(), not by driver(): a process that
+                                     // only asks can still fork workers
   decltype(&cuGetErrorName) get_error_name = nullptr;
   decltype(&cuGetErrorString) get_error_string = nullptr;
   decltype(&cuDeviceGet) device_get = nullptr;
@@ -34,7 +35,8 @@ struct Driver {
   decltype(&cuKernelGetFunction) kernel_get_function = nullptr;
   decltype(&cuKernelGetAttribute) kernel_get_attribute = nullptr;
   decltype(&cuKernelSetAttribute) kernel_set_attribute = nullptr;
-  decltype(&cuKernelGetParamInfo) kernel_get_param_info = nullptr;  // optional: CUDA 12.4; needs a current context
+  decltype(&cuKernelGetParamInfo) kernel_get_param_info =
+      nullptr;  // optional: CUDA 12.4; needs a current context
   decltype(&cuLaunchKernel) launch_kernel = nullptr;
   decltype(&cuLaunchKernelEx) launch_kernel_ex = nullptr;
   decltype(&cuStreamIsCapturing) stream_is_capturing = nullptr;
@@ -52,22 +54,25 @@ const Driver& driver();  // opens settings().driver at first use
 // The driver, initialised. Throws Missing: why there is none, and what to do.
 const Driver& require_driver();
 
-// Throws Driver, naming `what`, the CUDA error's name and text, and whether the context is lost (sticky):
-// "launching rms_norm: CUDA_ERROR_INVALID_VALUE (invalid argument)".
+// Throws Driver, naming `what`, the CUDA error's name and text, and whether the context is lost
+// (sticky): "launching rms_norm: CUDA_ERROR_INVALID_VALUE (invalid argument)".
 [[noreturn]] void throw_driver_error(CUresult result, std::string_view what);
 inline void check(CUresult result, std::string_view what) {
-  if (result != CUDA_SUCCESS) [[unlikely]] throw_driver_error(result, what);
+  if (result != CUDA_SUCCESS) [[unlikely]]
+    throw_driver_error(result, what);
 }
 
 // Whether the stream is captured, or, for the legacy stream, blocked by the capture of another.
 bool is_capturing(CUstream stream);
 
-std::string device_arch(int device);  // "sm_90a": the arch to compile for on this device. Throws Missing when there is no such device
+std::string device_arch(int device);  // "sm_90a": the arch to compile for on this device. Throws
+                                      // Missing when there is no such device
 
 inline constexpr int kMaxDevices = 128;
 
-// Makes the device's primary context current for the scope; costs one comparison when it already is. The context is retained at first use
-// and kept for the process's life. In a child forked after CUDA was used, CUDA itself refuses: an error of kind Driver that says so.
+// Makes the device's primary context current for the scope; costs one comparison when it already
+// is. The context is retained at first use and kept for the process's life. In a child forked after
+// CUDA was used, CUDA itself refuses: an error of kind Driver that says so.
 class ContextScope {
  public:
   explicit ContextScope(int device);
@@ -79,8 +84,8 @@ class ContextScope {
   bool pushed_ = false;
 };
 
-// Lets this thread load and unload code while another captures a stream in global mode. Without it that capture is invalidated by unloading
-// (seen with driver 580), and may be by loading.
+// Lets this thread load and unload code while another captures a stream in global mode. Without it
+// that capture is invalidated by unloading (seen with driver 580), and may be by loading.
 class RelaxedCapture {
  public:
   RelaxedCapture();
@@ -92,15 +97,17 @@ class RelaxedCapture {
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
-// A loaded image; CUDA may read it, and find it bad, only when a kernel is asked for. Kernels live as long as the module; modules are kept
-// by the instances that use them.
+// A loaded image; CUDA may read it, and find it bad, only when a kernel is asked for. Kernels live
+// as long as the module; modules are kept by the instances that use them.
 class Module {
  public:
-  explicit Module(const std::string& image);  // cubin, fatbin or PTX; context-independent, breaks no other thread's capture; throws Driver
+  explicit Module(const std::string& image);  // cubin, fatbin or PTX; context-independent, breaks
+                                              // no other thread's capture; throws Driver
   ~Module();
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
-  CUkernel kernel(const std::string& symbol) const;  // throws Driver when the image has no such kernel
+  CUkernel kernel(
+      const std::string& symbol) const;  // throws Driver when the image has no such kernel
 
  private:
   CUlibrary library_ = nullptr;

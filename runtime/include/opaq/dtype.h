@@ -9,20 +9,40 @@
 namespace opaq {
 
 enum class DType : uint8_t {
-  Bool, UInt8, Int8, UInt16, Int16, UInt32, Int32, UInt64, Int64,
-  Float16, BFloat16, Float32, Float64,
-  Complex32, Complex64, Complex128,
-  Float8E4M3FN, Float8E5M2, Float8E4M3FNUZ, Float8E5M2FNUZ, Float8E8M0FNU,
+  Bool,
+  UInt8,
+  Int8,
+  UInt16,
+  Int16,
+  UInt32,
+  Int32,
+  UInt64,
+  Int64,
+  Float16,
+  BFloat16,
+  Float32,
+  Float64,
+  Complex32,
+  Complex64,
+  Complex128,
+  Float8E4M3FN,
+  Float8E5M2,
+  Float8E4M3FNUZ,
+  Float8E5M2FNUZ,
+  Float8E8M0FNU,
   Float4E2M1FNx2,
 };
 inline constexpr int kDTypeCount = 22;
 
-std::string_view name(DType);                              // "float32", "bfloat16", "float8_e4m3fn", ...
-std::optional<DType> dtype_from_name(std::string_view);    // also accepts "torch.float32" and PyTorch's aliases
-int itemsize(DType);                                       // bytes
-std::string_view cuda_type(DType);                         // "float", "__half", "__nv_bfloat16", "long long", ...; "" where there is none
-std::string_view host_type(DType);                         // "float", "opaq::float16", "long long", ...; "" where there is none
+std::string_view name(DType);  // "float32", "bfloat16", "float8_e4m3fn", ...
+std::optional<DType> dtype_from_name(
+    std::string_view);  // also accepts "torch.float32" and PyTorch's aliases
+int itemsize(DType);    // bytes
+std::string_view cuda_type(
+    DType);  // "float", "__half", "__nv_bfloat16", "long long", ...; "" where there is none
+std::string_view host_type(
+    DType);  // "float", "opaq::float16", "long long", ...; "" where there is none
 bool is_floating(DType);
-bool is_integral(DType);                                   // without bool
+bool is_integral(DType);  // without bool
 
 }  // namespace opaq

@@ -13,11 +13,11 @@ enum class ErrorKind {
   Declaration,  // a schema, rule, expression or option is wrong
   Compile,      // a kernel's source does not compile or does not fit its argument list
   Launch,       // this call's arguments are wrong
-  Contract,     // a launch did something else than its op declares; only where the contract is checked
-  Driver,       // CUDA reported an error; `sticky` when the context is lost
-  Capture,      // something must load while a stream is captured
-  Missing,      // a library or device that this call needs is not there
-  Internal,     // a bug of ours
+  Contract,  // a launch did something else than its op declares; only where the contract is checked
+  Driver,    // CUDA reported an error; `sticky` when the context is lost
+  Capture,   // something must load while a stream is captured
+  Missing,   // a library or device that this call needs is not there
+  Internal,  // a bug of ours
 };
 
 class Error : public std::runtime_error {
@@ -28,7 +28,9 @@ class Error : public std::runtime_error {
   const bool sticky;  // nothing may fall back after a sticky error
 };
 
-[[noreturn]] inline void fail(ErrorKind kind, const std::string& message) { throw Error(kind, message); }
+[[noreturn]] inline void fail(ErrorKind kind, const std::string& message) {
+  throw Error(kind, message);
+}
 
 // The valid name closest to `given` by edit distance, or "" when none is close enough to suggest.
 std::string nearest(std::string_view given, std::span<const std::string> valid);

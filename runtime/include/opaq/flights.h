@@ -1,4 +1,5 @@
-// Work that several threads may ask for at once and one does: the others wait for its result, or its error.
+// Work that several threads may ask for at once and one does: the others wait for its result, or
+// its error.
 #pragma once
 
 #include <sys/types.h>
@@ -22,8 +23,8 @@ class Flights {
   // With `keep`, results stay and are given to later callers too; errors never stay.
   explicit Flights(bool keep) : keep_(keep) {}
 
-  // Throws what `make` throws, and Interrupted, from `make` or from waiting for another thread's. Where the thread that does the work is
-  // interrupted, one of those that wait takes over.
+  // Throws what `make` throws, and Interrupted, from `make` or from waiting for another thread's.
+  // Where the thread that does the work is interrupted, one of those that wait takes over.
   template <class Make>
   std::shared_ptr<const T> run(const Key& key, Make make) {
     const pid_t pid = getpid();
@@ -50,7 +51,8 @@ class Flights {
       try {
         outcome.result = make();
       } catch (const Error& error) {
-        outcome.error = std::make_shared<const Failure>(Failure{error.kind, error.what(), error.sticky});
+        outcome.error =
+            std::make_shared<const Failure>(Failure{error.kind, error.what(), error.sticky});
       } catch (const Interrupted&) {
         outcome.abandoned = true;
       } catch (...) {
@@ -90,7 +92,8 @@ class Flights {
   }
 
   static std::shared_ptr<const T> unpack(const Outcome& outcome) {
-    if (outcome.error) throw Error(outcome.error->kind, outcome.error->message, outcome.error->sticky);
+    if (outcome.error)
+      throw Error(outcome.error->kind, outcome.error->message, outcome.error->sticky);
     if (outcome.other) std::rethrow_exception(outcome.other);
     return outcome.result;
   }

@@ -1,4 +1,5 @@
-// Compiled code: NVRTC turns CUDA C++ into an image, the system's C++ compiler turns host C++ into a loaded function.
+// Compiled code: NVRTC turns CUDA C++ into an image, the system's C++ compiler turns host C++ into
+// a loaded function.
 #pragma once
 
 #include <cstdint>
@@ -16,67 +17,80 @@ namespace opaq {
 struct ParamType {
   enum class Kind : uint8_t { Pointer, Int, UInt, Float, Bool, Struct, Unknown };
   Kind kind = Kind::Unknown;
-  int size = 0;              // bytes; 0 when unknown
-  std::string text;          // C++ spelling, "float const*"; "" when unknown
-  std::string pointee;       // for pointers: "float", "__half", "void", ...; "" when unknown
+  int size = 0;         // bytes; 0 when unknown
+  std::string text;     // C++ spelling, "float const*"; "" when unknown
+  std::string pointee;  // for pointers: "float", "__half", "void", ...; "" when unknown
   bool pointee_const = false;
 };
 
-// What a kernel takes, functions that it calls without inlining included; bytes but for the registers.
+// What a kernel takes, functions that it calls without inlining included; bytes but for the
+// registers.
 struct Resources {
-  int64_t registers = 0;                      // of a thread
-  int64_t shared = 0;                         // of a block, static
-  int64_t stack = 0;                          // of a thread; more where functions call themselves
-  int64_t spill_stores = 0, spill_loads = 0;  // of a thread: registers kept in memory for want of room
+  int64_t registers = 0;  // of a thread
+  int64_t shared = 0;     // of a block, static
+  int64_t stack = 0;      // of a thread; more where functions call themselves
+  int64_t spill_stores = 0,
+          spill_loads = 0;  // of a thread: registers kept in memory for want of room
 };
 
 struct Entry {
   std::string name;    // as asked for: "rms_norm<float, 4096>"
   std::string symbol;  // in the image: mangled, or the name itself for extern "C"
   std::vector<ParamType> params;
-  bool params_known = false;  // false: a binary without a readable signature; sizes come from the driver at load
-  std::optional<Resources> resources;  // what the compiler told; unknown for PTX and for what the user brought
+  bool params_known =
+      false;  // false: a binary without a readable signature; sizes come from the driver at load
+  std::optional<Resources>
+      resources;  // what the compiler told; unknown for PTX and for what the user brought
 };
 
 struct Image {
   std::string bytes;  // cubin, fatbin or PTX
   std::string arch;   // "sm_90a"; "" for what the user brought
   std::vector<Entry> entries;
-  std::string log;    // warnings; and why this image is not cached, when an include is computed (#include MACRO)
-  double seconds = 0; // spent compiling; 0 from a cache
+  std::string log;     // warnings; and why this image is not cached, when an include is computed
+                       // (#include MACRO)
+  double seconds = 0;  // spent compiling; 0 from a cache
   bool from_cache = false;
-  std::string key;    // cache key, 64 hex digits
-  std::string sources;  // SourceDigest::digest of what it was compiled from; "" for what the user brought
+  std::string key;  // cache key, 64 hex digits
+  std::string
+      sources;  // SourceDigest::digest of what it was compiled from; "" for what the user brought
 };
 
-// Everything beside entry and architecture that decides what a source compiles to: its text, the headers that it includes, options and
-// compiler. Two looks with equal digests would compile the same.
+// Everything beside entry and architecture that decides what a source compiles to: its text, the
+// headers that it includes, options and compiler. Two looks with equal digests would compile the
+// same.
 struct SourceDigest {
   std::string digest;
-  std::string unknown;  // why some of it cannot be known before compiling ("k.cu: #include MACRO"), so that nothing may be kept; else ""
+  std::string unknown;  // why some of it cannot be known before compiling ("k.cu: #include MACRO"),
+                        // so that nothing may be kept; else ""
 };
 
 struct CudaRequest {
   std::string source;
-  std::string file;                        // name in diagnostics; its folder is searched for #include "..."
-  std::vector<std::string> entries;        // name expressions
-  std::string arch;                        // "sm_90a"; "compute_90" gives PTX
+  std::string file;  // name in diagnostics; its folder is searched for #include "..."
+  std::vector<std::string> entries;  // name expressions
+  std::string arch;                  // "sm_90a"; "compute_90" gives PTX
   std::vector<std::string> options;
   std::vector<std::string> include_dirs;
 };
 
 SourceDigest source_digest(const CudaRequest& request);  // entries and arch are not read
 
-// Compiles, or takes from the disk cache. Never touches a device. Throws Compile (the message holds NVRTC's log, in the user's file and
-// line, and for an unknown entry the names that look like kernels), or Missing when NVRTC is not to be found (places searched, what to install).
+// Compiles, or takes from the disk cache. Never touches a device. Throws Compile (the message holds
+// NVRTC's log, in the user's file and line, and for an unknown entry the names that look like
+// kernels), or Missing when NVRTC is not to be found (places searched, what to install).
 std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
 
-// Several at once, on settings().compile_threads threads. The first error is thrown after all have ended.
-std::vector<std::shared_ptr<const Image>> compile_cuda_all(const std::vector<CudaRequest>& requests);
+// Several at once, on settings().compile_threads threads. The first error is thrown after all have
+// ended.
+std::vector<std::shared_ptr<const Image>> compile_cuda_all(
+    const std::vector<CudaRequest>& requests);
 
-// Wraps a cubin, fatbin or PTX; `entry` must be among its symbols (checked where the format allows: ELF symbol table, PTX text).
-// Parameter types come from the mangled name or from PTX; else params_known is false.
-std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file, std::string_view entry);
+// Wraps a cubin, fatbin or PTX; `entry` must be among its symbols (checked where the format allows:
+// ELF symbol table, PTX text). Parameter types come from the mangled name or from PTX; else
+// params_known is false.
+std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
+                                          std::string_view entry);
 
 // Reads "void f<...>(float*, float const*, int)" style demangled parameter lists.
 std::vector<ParamType> parse_parameters(std::string_view demangled_list);
@@ -98,13 +112,14 @@ struct HostRequest {
 
 SourceDigest source_digest(const HostRequest& request);  // the entry is not read
 
-// Compiles host C++ with settings().cxx (no shell) and loads it; the library stays loaded, and equal requests share one function. The entry
-// returns void and takes pointers, numbers, enumerations or plain structs. Throws Compile or Missing.
+// Compiles host C++ with settings().cxx (no shell) and loads it; the library stays loaded, and
+// equal requests share one function. The entry returns void and takes pointers, numbers,
+// enumerations or plain structs. Throws Compile or Missing.
 std::shared_ptr<const HostFunction> compile_host(const HostRequest& request);
 
 struct NvrtcInfo {
   bool found = false;
-  std::string path, version, why_not;  // version "13.0"
+  std::string path, version, why_not;     // version "13.0"
   std::vector<std::string> include_dirs;  // CUDA and CCCL headers in use
   std::vector<std::string> archs;         // supported: "sm_75", ...
 };

@@ -1,4 +1,5 @@
-// Prepared launches: an implementation, instantiated for one set of template values on one device, with everything constant folded in.
+// Prepared launches: an implementation, instantiated for one set of template values on one device,
+// with everything constant folded in.
 #pragma once
 
 #include <cstdint>
@@ -16,11 +17,12 @@ namespace opaq {
 // Counters of one implementation; written with relaxed atomics, read by report().
 struct LaunchStats {
   int64_t calls = 0, skipped_empty = 0;
-  int64_t timed_calls = 0;             // calls that `add_host_time` told of
-  double host_seconds = 0;             // of those, together
+  int64_t timed_calls = 0;  // calls that `add_host_time` told of
+  double host_seconds = 0;  // of those, together
   double compile_seconds = 0;
   int64_t compiled = 0, disk_hits = 0;
-  std::optional<int64_t> spill_bytes;  // Resources::spill_stores + spill_loads, of the image where they are most; unknown when none tells
+  std::optional<int64_t> spill_bytes;  // Resources::spill_stores + spill_loads, of the image where
+                                       // they are most; unknown when none tells
 };
 
 // What a launch would do, for tests, `explain` and reports.
@@ -39,17 +41,19 @@ struct CppText {
 // One item of an argument list, and what the kernel's parameter takes.
 struct CppArgument : CppText {
   Type type = Type::Int;
-  std::string form;            // "pointer", "integer", "half", "bfloat16", "float", "double"
-  int64_t low = 0, high = 0;   // integers: what fits
-  std::string parameter;       // for messages: "`int`", "of 4 bytes"; for a library's function its C type
+  std::string form;           // "pointer", "integer", "half", "bfloat16", "float", "double"
+  int64_t low = 0, high = 0;  // integers: what fits
+  std::string
+      parameter;  // for messages: "`int`", "of 4 bytes"; for a library's function its C type
 };
 
-// What a generated C++ wrapper needs to launch an implementation without this runtime: its code compiled, its launch rule as C++.
+// What a generated C++ wrapper needs to launch an implementation without this runtime: its code
+// compiled, its launch rule as C++.
 struct CppLaunch {
   std::string entry, symbol;
   std::vector<std::shared_ptr<const Image>> images;  // device code: one for each arch asked for
   std::shared_ptr<const HostFunction> host;          // host source
-  std::vector<CppText> grid, block, cluster;         // CUDA: three each; cluster empty when not used
+  std::vector<CppText> grid, block, cluster;  // CUDA: three each; cluster empty when not used
   CppText shared;
   std::vector<CppArgument> args;
   std::vector<std::string> reads;    // symbols that any expression of the implementation refers to
@@ -57,19 +61,22 @@ struct CppLaunch {
   std::vector<std::string> strided;  // of those, tensors of which the strides are read
 };
 
-// One implementation of one op, ready to launch on any device of its kind. Thread-safe. The steady path takes no lock, allocates nothing and
-// looks nothing up: template values are compared with those of the last instance on the device.
+// One implementation of one op, ready to launch on any device of its kind. Thread-safe. The steady
+// path takes no lock, allocates nothing and looks nothing up: template values are compared with
+// those of the last instance on the device.
 class PreparedLaunch {
  public:
-  PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation, std::vector<Symbol> symbols);
+  PreparedLaunch(std::string op, std::shared_ptr<const Implementation> implementation,
+                 std::vector<Symbol> symbols);
   ~PreparedLaunch();
 
-  // `args`: inputs then outputs, in schema order; already checked against requirements. `stream`: CUstream, ignored on CPU.
-  // Throws Compile, Launch, Driver, or Capture (a load is needed while `stream` is captured).
+  // `args`: inputs then outputs, in schema order; already checked against requirements. `stream`:
+  // CUstream, ignored on CPU. Throws Compile, Launch, Driver, or Capture (a load is needed while
+  // `stream` is captured).
   void launch(const Arg* args, Device device, void* stream);
 
-  // The same, but false and nothing done where something must be compiled or loaded first: for callers that hold a lock (Python's) they would
-  // rather release for that.
+  // The same, but false and nothing done where something must be compiled or loaded first: for
+  // callers that hold a lock (Python's) they would rather release for that.
   bool launch_if_loaded(const Arg* args, Device device, void* stream);
 
   // For who times calls: one call that compiled and loaded nothing took this long.
@@ -81,13 +88,15 @@ class PreparedLaunch {
   // Compiles for a named arch without a device: image only. Empty arch: this is host code.
   std::shared_ptr<const Image> compile(const Arg* args, const std::string& arch);
 
-  // The implementation for the template values of `args`, which must not change from launch to launch; device code for each arch ("sm_90a",
-  // "compute_90" for PTX). Throws as `compile` does, and Compile for a parameter of which nothing but the loaded kernel knows the form.
+  // The implementation for the template values of `args`, which must not change from launch to
+  // launch; device code for each arch ("sm_90a", "compute_90" for PTX). Throws as `compile` does,
+  // and Compile for a parameter of which nothing but the loaded kernel knows the form.
   CppLaunch cpp(const Arg* args, const std::vector<std::string>& archs);
 
   LaunchPlan plan(const Arg* args) const;
   LaunchStats stats() const;
-  std::string sources() const;  // SourceDigest::digest of what has been compiled; "" when nothing has been
+  std::string sources()
+      const;  // SourceDigest::digest of what has been compiled; "" when nothing has been
   const Implementation& implementation() const { return *implementation_; }
 
   struct State;
@@ -100,13 +109,15 @@ class PreparedLaunch {
   std::unique_ptr<State> state_;
 };
 
-// Of an implementation's code, as it would be compiled now. Where it cannot be told (no compiler), the digest is of the reason.
+// Of an implementation's code, as it would be compiled now. Where it cannot be told (no compiler),
+// the digest is of the reason.
 SourceDigest source_digest(const Implementation& implementation);
 
-// Checks that a kernel's parameters can take the argument list; throws Compile, naming the argument's index, expression and type or dtype,
-// and the parameter's type. `args`: as for launch; tensor dtypes are read from it, an absent optional is not checked. Symbols marked
-// `written` may not go to a pointer to const.
-void check_signature(const std::string& op, const Implementation& implementation, const std::vector<Symbol>& symbols, const Entry& entry,
-                     const Arg* args);
+// Checks that a kernel's parameters can take the argument list; throws Compile, naming the
+// argument's index, expression and type or dtype, and the parameter's type. `args`: as for launch;
+// tensor dtypes are read from it, an absent optional is not checked. Symbols marked `written` may
+// not go to a pointer to const.
+void check_signature(const std::string& op, const Implementation& implementation,
+                     const std::vector<Symbol>& symbols, const Entry& entry, const Arg* args);
 
 }  // namespace opaq

@@ -16,6 +16,7 @@ struct OutputShape {  // reused from call to call, so that the steady path alloc
 // `args`: the inputs. Throws Launch for a negative size, naming op, output and expression.
 void infer_output(const OpSpec& op, size_t output, const Arg* args, OutputShape& result);
 
-std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes);  // row-major; as torch computes them, sizes of 0 count as 1
+std::vector<int64_t> contiguous_strides(
+    const std::vector<int64_t>& sizes);  // row-major; as torch computes them, sizes of 0 count as 1
 
 }  // namespace opaq

@@ -13,24 +13,28 @@ namespace opaq {
 
 struct Choice {
   PreparedLaunch* launch = nullptr;  // nullptr: none fits
-  // When contiguity alone stands in the way of some implementation: that implementation, once these arguments (bit i: symbol i) are made
-  // contiguous. Only then; `launch` is nullptr. Who launches on copies copies back those that the op writes.
+  // When contiguity alone stands in the way of some implementation: that implementation, once these
+  // arguments (bit i: symbol i) are made contiguous. Only then; `launch` is nullptr. Who launches
+  // on copies copies back those that the op writes.
   PreparedLaunch* if_contiguous = nullptr;
   uint64_t make_contiguous = 0;
 };
 
-// An argument of which a call makes a row-major copy. Arguments that are one view of memory share one copy, that of `same_as`.
+// An argument of which a call makes a row-major copy. Arguments that are one view of memory share
+// one copy, that of `same_as`.
 struct RowMajorCopy {
   size_t argument;
   size_t same_as;
 };
 
-// The copies for Choice::make_contiguous, in order. A written argument is copied back after the launch; where that could lose a write, since it
-// shares memory with another argument, the call is refused: throws Launch.
-std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& schema, const Arg* args, uint64_t mask);
+// The copies for Choice::make_contiguous, in order. A written argument is copied back after the
+// launch; where that could lose a write, since it shares memory with another argument, the call is
+// refused: throws Launch.
+std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& schema,
+                                           const Arg* args, uint64_t mask);
 
-// The prepared launches of one op, kept in step with its implementations. Thread-safe; `select` takes no lock and allocates nothing unless the
-// op's implementations changed since the last call.
+// The prepared launches of one op, kept in step with its implementations. Thread-safe; `select`
+// takes no lock and allocates nothing unless the op's implementations changed since the last call.
 class Selector {
  public:
   explicit Selector(const Op& op);
@@ -39,7 +43,8 @@ class Selector {
 
   Choice select(const Arg* args, DeviceType device);
 
-  // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16) does not hold". For errors and report().
+  // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16)
+  // does not hold". For errors and report().
   std::string explain(const Arg* args, DeviceType device);
 
   // Throws Launch: no implementation fits; for each why not, then the arguments.
@@ -56,13 +61,16 @@ class Selector {
   std::atomic<const List*> list_{nullptr};
 };
 
-// Throws Launch when an argument that the op writes overlaps itself (an expanded tensor): what it would hold afterwards is undefined.
+// Throws Launch when an argument that the op writes overlaps itself (an expanded tensor): what it
+// would hold afterwards is undefined.
 void check_written(const Op& op, const Arg* args);
 
-// Of the code of all implementations, as it would be compiled now. Those that were compiled from something else, a header having been edited
-// since, are renewed: the next call compiles them again.
+// Of the code of all implementations, as it would be compiled now. Those that were compiled from
+// something else, a header having been edited since, are renewed: the next call compiles them
+// again.
 SourceDigest refresh_sources(Op& op);
 
-Selector& selector(const Op& op);  // one per op, never destroyed; look it up once and keep the reference
+Selector& selector(
+    const Op& op);  // one per op, never destroyed; look it up once and keep the reference
 
 }  // namespace opaq

@@ -8,17 +8,21 @@
 namespace opaq {
 
 struct Settings {
-  std::string cache_dir;        // OPAQ_CACHE_DIR, else $XDG_CACHE_HOME/opaq, else ~/.cache/opaq
-  int64_t cache_bytes;          // OPAQ_CACHE_SIZE: "512M", "2G" or bytes; default 1 GiB; 0 turns the disk cache off
-  std::string driver;           // OPAQ_DRIVER: path of the CUDA driver library; default libcuda.so.1
-  std::string nvrtc;            // OPAQ_NVRTC: path of libnvrtc; default: see compile/
-  std::string cxx;              // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
-  std::string compile_helper;   // OPAQ_COMPILE_HELPER: path of the program opaq-compile; default: beside the runtime
-  std::string temporary_dir;    // TMPDIR, else /tmp
-  bool check_contract;          // OPAQ_CHECK=contract: every launch is held against its op's declaration
-  int compile_threads;          // OPAQ_COMPILE_THREADS; default: number of cores
-  std::vector<std::string> library_dirs;  // where packages keep libraries; set by Python (the nvidia wheels)
-  std::vector<std::string> cuda_include_dirs;  // set by Python (the nvidia wheels), then CUDA_HOME, CUDA_PATH, /usr/local/cuda
+  std::string cache_dir;  // OPAQ_CACHE_DIR, else $XDG_CACHE_HOME/opaq, else ~/.cache/opaq
+  int64_t cache_bytes;    // OPAQ_CACHE_SIZE: "512M", "2G" or bytes; default 1 GiB; 0 turns the disk
+                          // cache off
+  std::string driver;     // OPAQ_DRIVER: path of the CUDA driver library; default libcuda.so.1
+  std::string nvrtc;      // OPAQ_NVRTC: path of libnvrtc; default: see compile/
+  std::string cxx;        // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
+  std::string compile_helper;  // OPAQ_COMPILE_HELPER: path of the program opaq-compile; default:
+                               // beside the runtime
+  std::string temporary_dir;   // TMPDIR, else /tmp
+  bool check_contract;  // OPAQ_CHECK=contract: every launch is held against its op's declaration
+  int compile_threads;  // OPAQ_COMPILE_THREADS; default: number of cores
+  std::vector<std::string>
+      library_dirs;  // where packages keep libraries; set by Python (the nvidia wheels)
+  std::vector<std::string> cuda_include_dirs;  // set by Python (the nvidia wheels), then CUDA_HOME,
+                                               // CUDA_PATH, /usr/local/cuda
 };
 
 Settings& settings();  // Python adds directories before the first use; after that it is read-only

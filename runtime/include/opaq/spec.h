@@ -1,4 +1,5 @@
-// Declarations: an op's schema and output rules, and its implementations. Parsed and checked here; nothing else reads the texts.
+// Declarations: an op's schema and output rules, and its implementations. Parsed and checked here;
+// nothing else reads the texts.
 #pragma once
 
 #include <cstdint>
@@ -14,27 +15,33 @@ namespace opaq {
 // One argument of a schema.
 struct ArgSpec {
   std::string name;
-  std::string torch_type;     // as in the schema without `?` and alias marks: "Tensor", "SymInt", "ScalarType", "int[]", "int[2]", ...
-  Type type;                  // how expressions see it; String for Device, Layout and MemoryFormat, which no expression may read
+  std::string torch_type;  // as in the schema without `?` and alias marks: "Tensor", "SymInt",
+                           // "ScalarType", "int[]", "int[2]", ...
+  Type type;  // how expressions see it; String for Device, Layout and MemoryFormat, which no
+              // expression may read
   bool optional = false;
   bool mutated = false;       // Tensor(a!)
   bool keyword_only = false;  // after `*`
   bool has_default = false;
-  std::string default_text;   // canonical: "1e-6", "None", "True", "'mean'", "[1, 1]", "float32", "'cpu'"
+  std::string
+      default_text;  // canonical: "1e-6", "None", "True", "'mean'", "[1, 1]", "float32", "'cpu'"
 };
 
 struct Schema {
-  std::string ns, name;              // "mylib", "rms_norm"
+  std::string ns, name;  // "mylib", "rms_norm"
   std::vector<ArgSpec> args;
-  std::vector<std::string> returns;  // names; every return is a Tensor. A single unnamed one is `out`, several are out0, out1, ...
-  std::string text;                  // canonical, for PyTorch: "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)"
+  std::vector<std::string> returns;  // names; every return is a Tensor. A single unnamed one is
+                                     // `out`, several are out0, out1, ...
+  std::string text;  // canonical, for PyTorch: "mylib::rms_norm(Tensor x, Tensor weight, float
+                     // eps=1e-6) -> (Tensor y)"
 
   std::string qualname() const { return ns + "::" + name; }
   int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
 };
 
-// PyTorch's schema grammar. What we cannot run (Tensor[], Scalar, complex, Dict, Generator, non-Tensor returns, aliased returns, overload
-// names) is refused with its name and the reason. A name without `ns::` is refused, and so is one that Python, C++ or expressions reserve.
+// PyTorch's schema grammar. What we cannot run (Tensor[], Scalar, complex, Dict, Generator,
+// non-Tensor returns, aliased returns, overload names) is refused with its name and the reason. A
+// name without `ns::` is refused, and so is one that Python, C++ or expressions reserve.
 Schema parse_schema(std::string_view text);
 
 // Shape, dtype, device and strides of one output, over the inputs.
@@ -42,8 +49,8 @@ struct OutputRule {
   std::vector<Expr> shape;    // Int and int[] items; int[] items are spliced
   Expr dtype;                 // of type DType
   std::vector<Expr> strides;  // empty: contiguous
-  int device_of = -1;         // the argument whose device it shares; default: the first tensor argument
-  bool partial = false;       // implementations may leave elements unwritten
+  int device_of = -1;    // the argument whose device it shares; default: the first tensor argument
+  bool partial = false;  // implementations may leave elements unwritten
 };
 
 struct OpSpec {
@@ -56,8 +63,9 @@ struct OpSpec {
   std::vector<Symbol> all_symbols() const;
 };
 
-// Output rule as declared: every field is text, empty when not given. `like` names a tensor argument that supplies shape, dtype and device
-// where they are not given; strides are contiguous unless given. shape "[]" is a 0-d output. `device` names a tensor argument.
+// Output rule as declared: every field is text, empty when not given. `like` names a tensor
+// argument that supplies shape, dtype and device where they are not given; strides are contiguous
+// unless given. shape "[]" is a 0-d output. `device` names a tensor argument.
 struct OutputText {
   std::string name;  // "" with a single output
   std::string like, shape, dtype, strides, device;
@@ -70,7 +78,8 @@ enum class CodeKind : uint8_t {
   CudaSource,   // CUDA C++ text, compiled by NVRTC
   CudaBinary,   // cubin, fatbin or PTX bytes
   HostSource,   // C++ text, compiled by the system's compiler
-  HostLibrary,  // a symbol of a shared library, called as  symbol(args...), on CUDA as  symbol(args..., stream)
+  HostLibrary,  // a symbol of a shared library, called as  symbol(args...), on CUDA as
+                // symbol(args..., stream)
   Python,       // a Python callable, registered by backend/
 };
 
@@ -78,8 +87,9 @@ enum class CodeKind : uint8_t {
 struct EntryTemplate {
   std::vector<std::string> pieces;  // pieces.size() == holes.size() + 1
   std::vector<Expr> holes;          // Int, Bool or DType
-  std::string fill(const std::vector<int64_t>& values, DeviceType target) const;  // DTypes by their number, spelled for the target
-  std::string text() const;         // as written
+  std::string fill(const std::vector<int64_t>& values,
+                   DeviceType target) const;  // DTypes by their number, spelled for the target
+  std::string text() const;                   // as written
 };
 
 struct LaunchRule {
@@ -88,28 +98,33 @@ struct LaunchRule {
   Expr shared;                             // bytes of dynamic shared memory
   std::vector<Expr> args;                  // Tensor items pass the address
   bool cooperative = false;
-  bool programmatic = false;               // programmatic dependent launch
+  bool programmatic = false;  // programmatic dependent launch
 };
 
 struct Implementation {
-  std::string name;                 // "cuda", "cuda:vec4", ...; unique within the op
+  std::string name;  // "cuda", "cuda:vec4", ...; unique within the op
   DeviceType target;
   CodeKind kind;
-  std::string code;                 // source text, binary bytes, or path of the library
-  std::string file;                 // where the code came from, for diagnostics and for #include "..." beside it; may be empty
-  std::vector<std::string> options; // compiler options
+  std::string code;  // source text, binary bytes, or path of the library
+  std::string file;  // where the code came from, for diagnostics and for #include "..." beside it;
+                     // may be empty
+  std::vector<std::string> options;  // compiler options
   std::vector<std::string> include_dirs;
   LaunchRule launch;
-  std::vector<Expr> requires_;      // Bool, over arguments and outputs
-  int priority = 0;                 // higher is tried first; ties in order of declaration
-  std::vector<bool> needs_contiguous;  // per argument and output: its strides are read nowhere in this implementation, so it must be
-                                       // contiguous; false for outputs (their rule lays them out) and throughout for kind Python
-  std::string hash;                 // of everything above, 64 hex digits (headers are the image cache's business; `file` by its base name)
+  std::vector<Expr> requires_;  // Bool, over arguments and outputs
+  int priority = 0;             // higher is tried first; ties in order of declaration
+  std::vector<bool>
+      needs_contiguous;  // per argument and output: its strides are read nowhere in this
+                         // implementation, so it must be contiguous; false for outputs (their rule
+                         // lays them out) and throughout for kind Python
+  std::string hash;  // of everything above, 64 hex digits (headers are the image cache's business;
+                     // `file` by its base name)
 };
 
 // Implementation as declared; every expression is text.
 struct ImplementationText {
-  std::string name, device, kind;   // name "": the device; device "cuda", "cpu"; kind "source", "binary" (cuda only), "library", "python"
+  std::string name, device, kind;  // name "": the device; device "cuda", "cpu"; kind "source",
+                                   // "binary" (cuda only), "library", "python"
   std::string code, file;
   std::vector<std::string> options, include_dirs;
   std::string entry;

@@ -1,4 +1,5 @@
-// Waiting for a compiler, or for another thread's: what may end the wait, and what the host language does meanwhile.
+// Waiting for a compiler, or for another thread's: what may end the wait, and what the host
+// language does meanwhile.
 #pragma once
 
 #include <atomic>
@@ -7,16 +8,19 @@
 
 namespace opaq {
 
-// A wait was ended by a signal's handler. Nothing is lost but the work: the next call does it again. What the handler raised is kept by the host
-// language, which throws it on in place of this.
+// A wait was ended by a signal's handler. Nothing is lost but the work: the next call does it
+// again. What the handler raised is kept by the host language, which throws it on in place of this.
 class Interrupted : public std::exception {
  public:
-  const char* what() const noexcept override { return "a signal ended the wait for a compiler; the next call compiles again"; }
+  const char* what() const noexcept override {
+    return "a signal ended the wait for a compiler; the next call compiles again";
+  }
 };
 
 // How waits treat the host language: called by the waiting thread. Set once, at start.
 struct WaitHooks {
-  void* (*begin)() = nullptr;      // lets others run meanwhile, such as by releasing a lock; what it returns is given to `end`
+  void* (*begin)() = nullptr;  // lets others run meanwhile, such as by releasing a lock; what it
+                               // returns is given to `end`
   bool (*interrupted)() = nullptr;  // has a signal's handler asked to stop?
   void (*end)(void*) = nullptr;
 };
@@ -36,7 +40,8 @@ class Waiting {
   void* const token_;
 };
 
-// While it lives, waits of this thread also end when `stop` is set: for threads that work for another one.
+// While it lives, waits of this thread also end when `stop` is set: for threads that work for
+// another one.
 class StopWith {
  public:
   explicit StopWith(const std::atomic<bool>& stop);
