@@ -39,23 +39,22 @@ def op(
 ) -> Op:
     """Declares an opaque operator.
 
-    schema: PyTorch's grammar with a namespace, "mylib::rms_norm(Tensor x, Tensor weight, float
-    eps=1e-6) -> (Tensor y)"; `Tensor(a!) cache` is
-        written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`,
-        `out1`, ...
-    outputs: how each result is made from the arguments: opaq.like("x"), opaq.tensor("x.shape[:-1]",
-    dtype="float32"); a dict by name when
-        there are several; nothing for `-> ()`.
+    schema: PyTorch's grammar with a namespace,
+        "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)".
+        `Tensor(a!) cache` is written to. Every result is a Tensor; a single unnamed one is called
+        `out`, several `out0`, `out1`, ...
+    outputs: how each result is made from the arguments: opaq.like("x"), or
+        opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when there are several; nothing
+        for `-> ()`.
     effects: "ordered" for an op that reads or changes state which is not among its arguments (a
-    counter, a random generator, a file). Compiled
-        graphs then make its calls as eager does: each once, in their order, and in training not
-        again for the backward pass. Without it an op is taken to be a function of its arguments: of
-        calls with the same arguments one may be made for all, or none where the result is not used.
-        Not for an op that writes to arguments; state in a tensor is better declared as one,
-        `Tensor(a!) state`.
+        counter, a random generator, a file). Compiled graphs then make its calls as eager does:
+        each once, in their order, and in training not again for the backward pass. Without it an op
+        is taken to be a function of its arguments: of calls with the same arguments one may be made
+        for all, or none where the result is not used. Not for an op that writes to arguments; state
+        in a tensor is better declared as one, `Tensor(a!) state`.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
-    compiled again. The operator stays the same object, so
-        that whoever holds it uses the new declaration.
+        compiled again. The operator stays the same object, so that whoever holds it uses the new
+        declaration.
 
     The same declaration again gives the same operator. Raises opaq.DeclarationError: what was
     given, what is accepted, the nearest name.
@@ -199,15 +198,19 @@ class Op(*_unbound, functools.partial):
     ) -> Op:
         """Adds a CUDA implementation.
 
-        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the device at hand. binary:
-        a cubin, fatbin or PTX instead. entry: the __global__ function; template arguments may hold
-        expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>". args: the kernel's argument
-        list, expressions over arguments and results; a tensor passes its address. grid, block,
-        cluster: up to three expressions; shared: bytes of dynamic shared memory. requires:
-        conditions on the arguments; where one fails the next implementation is tried. An argument
-        whose strides no expression
-            here reads is handed over row-major; it is copied first where it is not.
-        priority: higher is tried first. cooperative, programmatic: launch attributes.
+        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the device at hand.
+        binary: a cubin, fatbin or PTX instead.
+        entry: the __global__ function; template arguments may hold expressions in braces:
+            "rms_norm<{x.dtype}, {x.size(-1)}>".
+        args: the kernel's argument list, expressions over arguments and results; a tensor passes
+            its address.
+        grid, block, cluster: up to three expressions each.
+        shared: bytes of dynamic shared memory.
+        requires: conditions on the arguments; where one fails the next implementation is tried. An
+            argument whose strides no expression here reads is handed over row-major; it is copied
+            first where it is not.
+        priority: higher is tried first.
+        cooperative, programmatic: launch attributes.
         """
         where = f"{self.name}: .cuda(...)"
         code, path = _code(where, source, binary)

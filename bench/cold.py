@@ -1,7 +1,7 @@
 """Cold starts in fresh processes: import, first compile of a toy kernel against bare NVRTC, and the
 same kernel from the disk cache, plain and with headers.
 
-python bench/cold.py                (needs NVRTC and CUDA's headers; no GPU)
+    python bench/cold.py                (needs NVRTC and CUDA's headers; no GPU)
 """
 
 from __future__ import annotations

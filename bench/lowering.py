@@ -1,7 +1,7 @@
 """Time to lower and print opaque nodes: Inductor's compile time of chains of 10 to 1000 ops, and
 what one more op costs.
 
-python bench/lowering.py            (no GPU needed)
+    python bench/lowering.py            (no GPU needed)
 """
 
 from __future__ import annotations

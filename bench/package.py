@@ -1,8 +1,10 @@
 """What opaque ops add to an AOTInductor package (time and bytes per op), and to the C++ compiler's
 time for a first C++ wrapper.
 
-python bench/package.py            (packages for the GPU where there is one; the C++ wrapper for
-CUDA is printed and compiled without one)
+    python bench/package.py
+
+It packages for the GPU where there is one; the C++ wrapper for CUDA is printed and compiled without
+one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ compares each call with what was traced:
 
     distinct in eager, the same memory now    the argument that is only read is copied first
     the same memory in eager, apart now       the written value is copied here, and every argument
-    that shared it becomes a view of the copy
+                                              that shared it becomes a view of the copy
 
 Values whose memory cannot overlap are left alone, so a cache that is written in place is never
 copied.

@@ -2,10 +2,11 @@
 
 A wrapper's header, written by `emit`, reads
 
-    from opaq.lowering.generated import Graph as OpaqGraph opaq_graph =
-    OpaqGraph("model__0_inference_0") # mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) ->
-    (Tensor y) rms_norm_0 = opaq_graph.launch("mylib::rms_norm", "<hash>", device="cuda:0",
-    node="op0", implementation="cuda")
+    from opaq.lowering.generated import Graph as OpaqGraph
+    opaq_graph = OpaqGraph("model__0_inference_0")
+    # mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)
+    rms_norm_0 = opaq_graph.launch(
+        "mylib::rms_norm", "<hash>", device="cuda:0", node="op0", implementation="cuda")
 
 It may come out of a compile cache in another process: ops are found by name and held to the hash
 they were compiled with.
