@@ -323,19 +323,17 @@ class Op(*_unbound, functools.partial):
         """Declares the gradient.
 
         formula: the name of a backward op, bound by the names in its schema: an argument
-        `grad_<result>` is that result's gradient, any other
-            is an argument or result of this op; results are `grad_<argument>`. `saves` may list
-            what is kept, to be checked. Or a function (ctx, *grads), with setup_context(ctx,
-            inputs, output), as for torch.library.register_autograd; it returns one gradient for
-            each argument of the schema. Or None: no gradient flows through this op, its results are
-            constants.
+            `grad_<result>` is that result's gradient, any other is an argument or result of this
+            op; results are `grad_<argument>`. `saves` may list what is kept, to be checked. Or a
+            function (ctx, *grads), with setup_context(ctx, inputs, output), as for
+            torch.library.register_autograd; it returns one gradient for each argument of the
+            schema. Or None: no gradient flows through this op, its results are constants.
         written: for a function, the arguments that the op writes to and whose new values are
-        differentiated, "cache"; by default all of
-            them where the op returns nothing, else none. The function is given their gradients
-            after those of the results, and returns, in their places, gradients of the values before
-            the call. A backward op says the same by an argument `grad_<written argument>`. What is
-            written to other arguments (scratch, statistics) carries no gradient, and they may not
-            require grad.
+            differentiated, "cache"; by default all of them where the op returns nothing, else none.
+            The function is given their gradients after those of the results, and returns, in their
+            places, gradients of the values before the call. A backward op says the same by an
+            argument `grad_<written argument>`. What is written to other arguments (scratch,
+            statistics) carries no gradient, and they may not require grad.
         """
         where = f"{self.name}: .backward(...)"
         if isinstance(formula, Op):

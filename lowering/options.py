@@ -14,12 +14,16 @@ from opaq import _runtime
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """strict: a node that the op's first implementation for its device cannot serve is an error,
-    not a decision in the log. archs: what to compile CUDA source for in a C++ wrapper or a package
-    ("sm_90a", "compute_90" for PTX); empty: the device at hand. ptx: PTX too, of the lowest arch,
-    so that newer devices can run the package. profile: the Python wrapper's launches are timed.
+    """How opaque ops are lowered.
+
+    strict: a node that the op's first implementation for its device cannot serve is an error, not a
+        decision in the log.
+    archs: what to compile CUDA source for in a C++ wrapper or a package ("sm_90a", "compute_90" for
+        PTX); empty: the device at hand.
+    ptx: PTX too, of the lowest arch, so that newer devices can run the package.
+    profile: the Python wrapper's launches are timed.
     check: "contract": each launch is held against its op's declaration and the traced graph; "" for
-    none. OPAQ_CHECK gives the default.
+        none. OPAQ_CHECK gives the default.
     """
 
     strict: bool = False

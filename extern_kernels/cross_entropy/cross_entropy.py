@@ -15,8 +15,8 @@ import opaq
 _FLOAT = "float64 if logits.dtype == float64 else float32"
 
 cross_entropy = opaq.op(
-    "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) -> "
-    "(Tensor loss, Tensor lse)",
+    "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) "
+    "-> (Tensor loss, Tensor lse)",
     outputs={
         "loss": opaq.tensor("logits.size(0)", dtype=_FLOAT),
         "lse": opaq.tensor("logits.size(0)", dtype=_FLOAT),

@@ -1,8 +1,13 @@
 """RMSNorm over the last dimension, with its gradient: declaration and reference.
 
-rms_norm(x, weight, eps=1e-6) -> (y, rstd). x: [..., n], floating; weight: [n], of x's dtype. y: x's
-shape and dtype, rounded once from float32. rstd: 1 / sqrt(mean(x^2) + eps), [...], float32 (float64
-for a float64 x); differentiable too. Formula: Zhang and Sennrich 2019, arXiv:1910.07467.
+rms_norm(x, weight, eps=1e-6) -> (y, rstd)
+
+x: [..., n], floating
+weight: [n], of x's dtype
+y: x's shape and dtype, rounded once from float32
+rstd: 1 / sqrt(mean(x^2) + eps), [...], float32 (float64 for a float64 x); differentiable too
+
+Formula: Zhang and Sennrich 2019, arXiv:1910.07467.
 """
 
 import torch
@@ -19,8 +24,7 @@ rms_norm = opaq.op(
 )
 rms_norm_backward = opaq.op(
     "opaq_kernels::rms_norm_backward(Tensor grad_y, Tensor grad_rstd, Tensor x, Tensor weight, "
-    "Tensor rstd) "
-    "-> (Tensor grad_x, Tensor grad_weight_partial)",
+    "Tensor rstd) -> (Tensor grad_x, Tensor grad_weight_partial)",
     outputs={
         "grad_x": opaq.like("x"),
         "grad_weight_partial": opaq.tensor(f"{_BLOCKS}, x.size(-1)", dtype=_FLOAT),

@@ -12,8 +12,8 @@ import torch
 import opaq
 
 rope = opaq.op(
-    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) -> (Tensor q_out, Tensor "
-    "k_out)",
+    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) "
+    "-> (Tensor q_out, Tensor k_out)",
     outputs={"q_out": opaq.like("q"), "k_out": opaq.like("k")},
 )
 rope_backward = opaq.op(

@@ -13,8 +13,8 @@ silu_mul = opaq.op(
     "opaq_kernels::silu_mul(Tensor gate, Tensor up) -> (Tensor y)", outputs=opaq.like("gate")
 )
 silu_mul_backward = opaq.op(
-    "opaq_kernels::silu_mul_backward(Tensor grad_y, Tensor gate, Tensor up) -> (Tensor "
-    "grad_gate, Tensor grad_up)",
+    "opaq_kernels::silu_mul_backward(Tensor grad_y, Tensor gate, Tensor up) "
+    "-> (Tensor grad_gate, Tensor grad_up)",
     outputs={"grad_gate": opaq.like("gate"), "grad_up": opaq.like("up")},
 )
 
