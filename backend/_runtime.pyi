@@ -2,7 +2,7 @@
 facts out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 class Error(RuntimeError): ...  # base of all that opaq raises
@@ -100,18 +100,41 @@ def launcher(
     node: str,
     graph: str,
     timed: bool = False,
-    only: str = "",
+    implementation: str = "",
+    chosen: str = "at launch",
     check: bool = False,
     source: str = "",
-    promised: str = "",
 ) -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
     On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed:
-    measure its calls that compile and load nothing. only: the implementation that serves every
-    launch; "": each launch chooses. check: hold each launch against the op's declaration;
-    ContractError names the user's line `source`. promised: the implementation that must serve.
-    Raises LaunchError when the op's hash is not `hash`."""
+    measure its calls that compile and load nothing. chosen: "compiled": `implementation` serves
+    every launch; "at launch": each launch chooses; "verified": each launch chooses, and must find
+    `implementation`. check: hold each launch against the op's declaration; ContractError names the
+    user's line `source`. Raises LaunchError when the op's hash is not `hash`."""
+
+class LaunchChoice(TypedDict):
+    implementation: str
+    requirements: list[int]  # of the implementation: evaluated at each launch
+    row_major: list[str]  # arguments that must be row-major as they are: told at the launch
+    copied: list[str]  # arguments that the launch copies where they are not row-major
+
+class NodeChoice(TypedDict):
+    launches: list[LaunchChoice]  # in the order tried, up to the first that always fits
+    always_fits: bool
+    placed_row_major: list[str]  # arguments that the graph hands over row-major
+    placed_copies: list[str]  # those of them that it copies for it
+    skipped: list[str]  # "cuda:vec4: aligned(x, 16) does not hold"
+
+def choose(
+    op: str,
+    device_type: str,
+    requirements: Mapping[str, Sequence[bool | None]],
+    row_major: Sequence[bool | None],
+) -> NodeChoice:
+    """Which implementations may serve a node of a compiled graph. requirements: by name of the
+    implementation, whether each of its requirements holds; None where only the launch can tell.
+    row_major: the same of each argument and result: whether it is row-major."""
 
 def watch(op: str, entries: list[list[int]]) -> None:
     """Addresses of the dispatcher's entries for this op (lowering.compat.kernel_entries). What they

@@ -60,7 +60,9 @@ def launches(op: opaq.Op, *args: Any) -> dict[str, float]:
         for result in (results if isinstance(results, tuple) else (results,))
     ]
     plain, checked = (
-        _runtime.launcher(op.name, op.info["hash"], "cpu", "op0", "bench", False, "", check)
+        _runtime.launcher(
+            op.name, op.info["hash"], "cpu", "op0", "bench", False, "", "at launch", check
+        )
         for check in (False, True)
     )
     return cost(

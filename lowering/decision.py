@@ -1,14 +1,16 @@
-"""Which implementations may serve a node, in the order in which a launch tries them: as Selector
-(runtime/select) does with real arguments.
+"""What the compiler knows of the conditions of an op's implementations; which of them may serve a
+node the runtime decides, as it does for a call (runtime/choose).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .symbolic import UNKNOWN, Facts, Names, Truth
+from opaq import _runtime
+
+from .symbolic import Facts, Names, Truth, Unknown
 
 if TYPE_CHECKING:
     from opaq._runtime import ImplementationInfo, OpInfo, Requirement
@@ -19,13 +21,9 @@ class Candidate:
     """An implementation that serves a launch where what only the launch can tell holds."""
 
     implementation: ImplementationInfo
-    at_launch: tuple[Requirement, ...]
-    contiguous: tuple[
-        str, ...
-    ] = ()  # arguments that must be row-major as they are, which only the launch can tell
-    copied: tuple[
-        str, ...
-    ] = ()  # arguments that it gets in row-major copies, where they are not row-major
+    at_launch: tuple[Requirement, ...]  # requirements that each launch evaluates
+    contiguous: tuple[str, ...]  # arguments that must be row-major as they are: told at the launch
+    copied: tuple[str, ...]  # arguments that the launch copies where they are not row-major
 
     @property
     def conditions(self) -> list[str]:
@@ -36,15 +34,16 @@ class Candidate:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """`candidates` ends with the first that always fits; where none does, the reference serves, or
-    nothing can.
+    """The runtime's answer (NodeChoice in runtime/choose): `candidates` ends with the first that
+    always fits; where none does, the reference serves, or nothing can.
     """
 
     candidates: tuple[Candidate, ...]
     has_reference: bool
-    contiguous: frozenset[str] = frozenset()  # arguments to be placed row-major before the launch
-    copied: tuple[str, ...] = ()  # those of them that are not row-major in eager
-    skipped: tuple[str, ...] = ()  # "cuda:vec4: aligned(x, 16) does not hold"
+    always_fits: bool
+    contiguous: frozenset[str]  # arguments to be placed row-major before the launch
+    copied: tuple[str, ...]  # those of them that are not row-major in eager
+    skipped: tuple[str, ...]  # "cuda:vec4: aligned(x, 16) does not hold"
 
     @property
     def implementation(self) -> str | None:
@@ -54,8 +53,9 @@ class Decision:
         return "reference" if self.has_reference else None
 
     @property
-    def always_fits(self) -> bool:
-        return bool(self.candidates) and not self.candidates[-1].conditions
+    def chooses(self) -> bool:
+        """Whether each launch takes the first candidate that fits it."""
+        return not self.always_fits or len(self.candidates) > 1
 
     @property
     def reason(self) -> str:
@@ -70,96 +70,52 @@ class Decision:
 
 
 def decide(info: OpInfo, device_type: str, values: Mapping[str, Any], names: Names) -> Decision:
-    """`values`: the arguments as eager has them, and the results, by name; Facts for tensors, None
+    """Evaluates the conditions of the op's implementations for the device, and asks the runtime
+    which of them may serve.
+
+    `values`: the arguments as eager has them, and the results, by name; Facts for tensors, None
     where an optional one is absent.
-
-    As in eager: an implementation that takes the arguments as they are goes before one for which
-    some must be made contiguous first.
     """
-    skipped: list[str] = []
-    as_they_are: list[Candidate] = []
-    on_copies: list[Candidate] = []
-    for implementation in info["implementations"]:
-        name = implementation["name"]
-        if implementation["device"] != device_type:
-            continue
-        failed, at_launch = _judge(implementation, values, names)
-        if failed:
-            skipped.append(f"{name}: {failed}")
-            continue
-        row_major = {
-            arg: _row_major(values[arg], names) for arg in implementation["needs_contiguous"]
-        }
-        strided = tuple(arg for arg, truth in row_major.items() if truth is False)
-        unknown = tuple(arg for arg, truth in row_major.items() if truth is UNKNOWN)
-        if strided:
-            skipped.append(f"{name}: {', '.join(strided)} would have to be made contiguous")
-        else:
-            as_they_are.append(Candidate(implementation, at_launch, contiguous=unknown))
-        if strided or unknown:
-            on_copies.append(Candidate(implementation, at_launch, copied=strided + unknown))
-    tried = _up_to_the_first_that_fits([*as_they_are, *on_copies])
-    if tried and not as_they_are:  # what was skipped for its layout is served on copies
-        skipped = [
-            text for text in skipped if not text.startswith(f"{tried[0].implementation['name']}: ")
-        ]
-    if not tried and not skipped:
-        skipped.append(f"no implementation for {device_type}")
-    decision = Decision(tried, info["has_reference"], skipped=tuple(skipped))
-    return _place_copies(decision, values, names)
-
-
-def _up_to_the_first_that_fits(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    tried = []
-    for candidate in candidates:
-        tried.append(candidate)
-        if not candidate.conditions:
-            break
-    return tuple(tried)
-
-
-def _place_copies(decision: Decision, values: Mapping[str, Any], names: Names) -> Decision:
-    """Leaves a copy to the graph, which may find the argument's producer able to write it
-    row-major, where every launch needs it.
-
-    That is where one implementation serves all launches: no condition of another is evaluated on
-    the arguments as they are."""
-    known = frozenset(
-        arg
-        for c in decision.candidates
-        for arg in c.implementation["needs_contiguous"]
-        if _row_major(values[arg], names) is True
+    implementations = {i["name"]: i for i in info["implementations"] if i["device"] == device_type}
+    choice = _runtime.choose(
+        info["name"],
+        device_type,
+        {name: _answers(i["requires"], values, names) for name, i in implementations.items()},
+        [_row_major(values[item["name"]], names) for item in (*info["args"], *info["outputs"])],
     )
-    if len(decision.candidates) == 1 and not decision.candidates[0].conditions:
-        (only,) = decision.candidates
-        placed = dataclasses.replace(only, copied=())
-        return dataclasses.replace(
-            decision,
-            candidates=(placed,),
-            contiguous=known | frozenset(only.copied),
-            copied=only.copied,
+    candidates = []
+    for launch in choice["launches"]:
+        implementation = implementations[launch["implementation"]]
+        at_launch = tuple(implementation["requires"][index] for index in launch["requirements"])
+        candidates.append(
+            Candidate(
+                implementation, at_launch, tuple(launch["row_major"]), tuple(launch["copied"])
+            )
         )
-    return dataclasses.replace(decision, contiguous=known)
+    return Decision(
+        tuple(candidates),
+        info["has_reference"],
+        choice["always_fits"],
+        frozenset(choice["placed_row_major"]),
+        tuple(choice["placed_copies"]),
+        tuple(choice["skipped"]),
+    )
 
 
-def _judge(
-    implementation: ImplementationInfo, values: Mapping[str, Any], names: Names
-) -> tuple[str, tuple[Requirement, ...]]:
-    """Why the implementation cannot serve, or ""; and what only the launch can tell."""
-    at_launch = []
-    for requirement in implementation["requires"]:
-        truth = names.evaluate(requirement["python"], values)
-        if truth is UNKNOWN:
-            at_launch.append(requirement)
-        elif not truth:
-            return f"{requirement['text']} does not hold", ()
-    return "", tuple(at_launch)
+def _answers(
+    requirements: Sequence[Requirement], values: Mapping[str, Any], names: Names
+) -> list[bool | None]:
+    """Whether each requirement holds; None where only the launch can tell."""
+    return [_answer(names.evaluate(each["python"], values)) for each in requirements]
 
 
-def _row_major(value: Any, names: Names) -> Truth:
-    return (
-        names.IsContiguous(value) if isinstance(value, Facts) else True
-    )  # an absent optional argument
+def _row_major(value: Any, names: Names) -> bool | None:
+    """True for what is no tensor, an absent optional argument too."""
+    return _answer(names.IsContiguous(value)) if isinstance(value, Facts) else True
+
+
+def _answer(truth: Truth) -> bool | None:
+    return None if isinstance(truth, Unknown) else bool(truth)
 
 
 def explain_misfit(

@@ -65,15 +65,10 @@ def launch_object(
         facts["reason"] = decision.reason
     if options.current().profile:
         facts["profile"] = True
-    if not decision.always_fits or len(decision.candidates) > 1:
-        facts["chooses"] = True
-    if (
-        traced is not None
-        and decision.candidates
-        and not decision.candidates[0].conditions
-        and not decision.copied
-    ):  # on copies an earlier one may fit, too
-        facts["promised"] = True
+    if decision.chooses:
+        facts["chosen"] = "at launch"
+    elif traced is not None and not decision.copied:  # on copies an earlier one may fit, too
+        facts["chosen"] = "verified"
     return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts, traced)
 
 

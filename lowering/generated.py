@@ -67,22 +67,21 @@ class Graph:
         implementation: str,
         reason: str = "",
         profile: bool = False,
-        chooses: bool = False,
+        chosen: str = "compiled",
         check: bool = False,
         source: str = "",
         traced: list[int] | None = None,
-        promised: bool = False,
     ) -> Callable[..., None]:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args,
         *outputs) on CPU.
 
-        profile: its calls are timed, for the report. chooses: each launch takes the first
-        implementation that fits; otherwise `implementation` serves all, also where the graph's own
-        buffers, in the place of eager's tensors, would fit another. check: they are held against
-        the op's declaration and, by `traced`, against the traced graph; they take `laid_out` too.
-        source: the user's line. promised: `implementation` must serve every launch.
+        profile: its calls are timed, for the report. chosen: when an implementation is chosen.
+        "compiled": `implementation` serves all launches, also where the graph's own buffers, in the
+        place of eager's tensors, would fit another; "at launch": each launch takes the first that
+        fits, or the reference; "verified": as "at launch", and it must be `implementation`. check:
+        launches are held against the op's declaration and, by `traced`, against the traced graph;
+        they take `laid_out` too. source: the user's line.
         """
-        only = "" if chooses or promised or implementation == "reference" else implementation
         launcher = _runtime.launcher(
             op,
             hash,
@@ -90,17 +89,17 @@ class Graph:
             node,
             self.name,
             profile,
-            only,
+            implementation,
+            chosen,
             check,
             source,
-            implementation if promised else "",
         )
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:
             return launcher
-        return self._checked(
-            op, node, source, traced, chooses or implementation == "reference"
-        ).launch(launcher, [output["name"] for output in _runtime.describe(op)["outputs"]])
+        return self._checked(op, node, source, traced, chosen == "at launch").launch(
+            launcher, [output["name"] for output in _runtime.describe(op)["outputs"]]
+        )
 
     def replay(self, number: int, inputs: list[Any]) -> None:
         """Begins to run the traced graph on the inputs of a call that begins, for the contract

@@ -42,6 +42,9 @@ PyObject* compare_tensors(PyObject*, PyObject* args);
 PyObject* eager(PyObject*, PyObject* args);
 Ref unbound_type();  // a base class whose instances, as attributes of a class, are no methods
 
+// choose.cpp
+PyObject* choose(PyObject*, PyObject* args);
+
 // cpp.cpp
 PyObject* cpp_launch(PyObject*, PyObject* args);
 PyObject* cpp_prelude(PyObject*, PyObject*);

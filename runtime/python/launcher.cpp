@@ -25,12 +25,11 @@ struct Launcher {
   const Watch* watch;
   Device device;
   std::string node, graph;
-  bool timed;            // the graph was compiled with the option `profile`
-  PreparedLaunch* only;  // what serves every launch; nullptr: each launch chooses
-  bool checked;          // each launch is held against the op's declaration
-  std::string source;    // for checks: the user's line
-  std::string promised;  // for checks: the implementation, where nothing was left to be checked at
-                         // the launch
+  bool timed;               // the graph was compiled with the option `profile`
+  PreparedLaunch* only;     // what serves every launch; nullptr: each launch chooses
+  bool checked;             // each launch is held against the op's declaration
+  std::string source;       // for checks: the user's line
+  std::string verified;     // for checks: the implementation that each launch must choose, or ""
   std::vector<Read> reads;  // inputs, then outputs
   bool mutates;
   int64_t calls = 0;      // guarded by the GIL, as everything here
@@ -155,9 +154,9 @@ void launch_checked(Launcher& l, PyObject* const* values, Args& args, const Choi
                     void* stream) {
   PreparedLaunch* const serving = choice.launch ? choice.launch : choice.if_contiguous;
   const Implementation* implementation = serving ? &serving->implementation() : nullptr;
-  if (!l.promised.empty() && (!implementation || implementation->name != l.promised)) {
+  if (!l.verified.empty() && (!implementation || implementation->name != l.verified)) {
     fail(ErrorKind::Contract,
-         l.op->name() + place(l) + ": implementation `" + l.promised +
+         l.op->name() + place(l) + ": implementation `" + l.verified +
              "` was chosen when the graph was compiled, but it does not fit at the launch:\n" +
              l.selector->explain(args.data(), l.device.type));
   }
@@ -244,7 +243,13 @@ PyObject* launcher(PyObject*, PyObject* args) {
     std::vector<std::string> items;
     for (size_t i = 0; i < 5; ++i) items.push_back(to_string(objects.at(i).get(), "launcher"));
     const bool timed = objects.size() > 5 && to_bool(objects[5].get());
-    const std::string only = objects.size() > 6 ? to_string(objects[6].get(), "launcher") : "";
+    const std::string implementation =
+        objects.size() > 6 ? to_string(objects[6].get(), "implementation") : "";
+    const std::string chosen =
+        objects.size() > 7 ? to_string(objects[7].get(), "chosen") : "at launch";
+    if (chosen != "compiled" && chosen != "at launch" && chosen != "verified")
+      fail(ErrorKind::Launch, items.at(0) + ": chosen: got `" + chosen +
+                                  "`; expected `compiled`, `at launch` or `verified`");
     const Op& op = get_op(items.at(0));
     if (op.hash() != items.at(1)) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " +
@@ -252,9 +257,8 @@ PyObject* launcher(PyObject*, PyObject* args) {
                                   items.at(1).substr(0, 12) + "); compile the model again");
     }
     const bool checked =
-        settings().check_contract || (objects.size() > 7 && to_bool(objects[7].get()));
-    const std::string source = objects.size() > 8 ? to_string(objects[8].get(), "source") : "";
-    const std::string promised = objects.size() > 9 ? to_string(objects[9].get(), "promised") : "";
+        settings().check_contract || (objects.size() > 8 && to_bool(objects[8].get()));
+    const std::string source = objects.size() > 9 ? to_string(objects[9].get(), "source") : "";
     auto* l = new Launcher{&op,
                            &selector(op),
                            &op.spec(),
@@ -263,10 +267,10 @@ PyObject* launcher(PyObject*, PyObject* args) {
                            items.at(3),
                            items.at(4),
                            timed,
-                           only.empty() ? nullptr : selector(op).find(only),
+                           chosen == "compiled" ? selector(op).find(implementation) : nullptr,
                            checked,
                            source,
-                           promised,
+                           chosen == "verified" ? implementation : "",
                            reads_of(op.spec()),
                            mutates(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));

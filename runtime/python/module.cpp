@@ -41,6 +41,7 @@ PyMethodDef methods[] = {
     {"cpp_launch", cpp_launch, METH_VARARGS, nullptr},
     {"cpp_prelude", cpp_prelude, METH_NOARGS, nullptr},
     {"device_arch", device_arch, METH_O, nullptr},
+    {"choose", choose, METH_VARARGS, nullptr},
     {"refresh_sources", refresh_sources, METH_O, nullptr},
     {"warmup", warmup, METH_VARARGS, nullptr},
     {"implementation_stats", implementation_stats, METH_NOARGS, nullptr},

@@ -4,6 +4,7 @@
 
 #include <map>
 
+#include "candidates.h"
 #include "describe.h"
 #include "opaq/error.h"
 #include "opaq/sha256.h"
@@ -14,21 +15,28 @@ namespace {
 
 constexpr size_t kMaskBits = 64;  // arguments that Choice::make_contiguous can name
 
-std::string_view name(DeviceType device) { return device == DeviceType::CPU ? "cpu" : "cuda"; }
+// The conditions of a call, from its arguments.
+struct CallConditions {
+  // The arguments that are not row-major though they must be. Bit i: argument i.
+  struct Layout {
+    uint64_t copied = 0;
+    bool beyond_mask = false;  // one of them is an argument that the mask cannot name
+    bool strided() const { return copied != 0 || beyond_mask; }
+    bool row_major() const { return !strided(); }
+  };
 
-struct Candidate {
-  std::shared_ptr<const Implementation> implementation;
-  std::shared_ptr<PreparedLaunch> launch;  // shared by all lists that hold the implementation
-  std::vector<uint32_t> contiguous;        // symbols that must be contiguous
+  const Arg* args;
+  DeviceType device;
 
-  bool runs_on(DeviceType device) const {
-    return implementation->target == device && implementation->kind != CodeKind::Python;
+  bool is_strided(uint32_t symbol) const {
+    return args[symbol].kind == Arg::Kind::Tensor && !args[symbol].tensor.is_contiguous();
   }
 
   // A requirement that cannot be evaluated (a dimension out of range) does not hold.
-  bool requirements_hold(const Arg* args) const {
+  bool may_hold(const Candidate& candidate) const {
+    if (!launches_on(*candidate.implementation, device)) return false;
     try {
-      for (const Expr& requirement : implementation->requires_)
+      for (const Expr& requirement : candidate.implementation->requires_)
         if (!requirement.eval_bool(args)) return false;
       return true;
     } catch (const Error&) {
@@ -36,51 +44,40 @@ struct Candidate {
     }
   }
 
-  bool strided(uint32_t symbol, const Arg* args) const {
-    return args[symbol].kind == Arg::Kind::Tensor && !args[symbol].tensor.is_contiguous();
-  }
-};
-
-}  // namespace
-
-struct Selector::List {
-  const Implementations* of;  // the op's list that this one follows
-  std::vector<Symbol> symbols;
-  std::vector<Candidate> candidates;
-
-  // 0: nothing stands in the way; nullopt: an argument beyond those the mask can name does.
-  std::optional<uint64_t> to_make_contiguous(const Candidate& candidate, const Arg* args) const {
-    uint64_t mask = 0;
+  Layout layout(const Candidate& candidate) const {
+    Layout layout;
     for (const uint32_t symbol : candidate.contiguous) {
-      if (!candidate.strided(symbol, args)) continue;
-      if (symbol >= kMaskBits) return std::nullopt;
-      mask |= uint64_t{1} << symbol;
+      if (!is_strided(symbol)) continue;
+      if (symbol >= kMaskBits)
+        layout.beyond_mask = true;
+      else
+        layout.copied |= uint64_t{1} << symbol;
     }
-    return mask;
+    return layout;
   }
-
-  std::string why_not(const Candidate& candidate, const Arg* args, DeviceType device) const;
 };
 
-std::string Selector::List::why_not(const Candidate& candidate, const Arg* args,
-                                    DeviceType device) const {
+// Why an implementation does not serve a call; "" when it does.
+std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbols,
+                    const CallConditions& call) {
   const Implementation& implementation = *candidate.implementation;
-  if (implementation.target != device)
+  if (implementation.target != call.device)
     return "runs on " + std::string(name(implementation.target)) + ", the arguments are on " +
-           std::string(name(device));
+           std::string(name(call.device));
   if (implementation.kind == CodeKind::Python)
     return "is a Python function, which is called and not launched";
   std::vector<std::string> reasons;
   for (const Expr& requirement : implementation.requires_) {
     try {
-      if (!requirement.eval_bool(args)) reasons.push_back(requirement.text() + " does not hold");
+      if (!requirement.eval_bool(call.args))
+        reasons.push_back(requirement.text() + " does not hold");
     } catch (const Error& error) {
       reasons.push_back(requirement.text() + " does not hold: " + error.what());
     }
   }
   for (const uint32_t symbol : candidate.contiguous) {
-    if (!candidate.strided(symbol, args)) continue;
-    const TensorView& tensor = args[symbol].tensor;
+    if (!call.is_strided(symbol)) continue;
+    const TensorView& tensor = call.args[symbol].tensor;
     reasons.push_back(symbols[symbol].name +
                       " must be contiguous, since its strides are read nowhere; its shape is " +
                       tuple(tensor.sizes, tensor.dim) + " with strides " +
@@ -88,6 +85,8 @@ std::string Selector::List::why_not(const Candidate& candidate, const Arg* args,
   }
   return join(reasons, "; ");
 }
+
+}  // namespace
 
 Selector::Selector(const Op& op) : op_(op) {}
 Selector::~Selector() = default;
@@ -126,28 +125,26 @@ const Selector::List& Selector::current() {
 }
 
 Choice Selector::select(const Arg* args, DeviceType device) {
-  const List& list = current();
   Choice choice;
-  for (const Candidate& candidate : list.candidates) {
-    if (!candidate.runs_on(device) || !candidate.requirements_hold(args)) continue;
-    const std::optional<uint64_t> strided = list.to_make_contiguous(candidate, args);
-    if (strided == 0) return {candidate.launch.get(), nullptr, 0};
-    if (strided && !choice.if_contiguous) {
-      choice.if_contiguous = candidate.launch.get();
-      choice.make_contiguous = *strided;
-    }
-  }
+  in_order(current().candidates, CallConditions{args, device},
+           [&](const Candidate& candidate, const CallConditions::Layout& layout, bool on_copies) {
+             if (layout.beyond_mask) return false;
+             (on_copies ? choice.if_contiguous : choice.launch) = candidate.launch.get();
+             choice.make_contiguous = layout.copied;
+             return true;
+           });
   return choice;
 }
 
 std::string Selector::explain(const Arg* args, DeviceType device) {
   const List& list = current();
   if (list.candidates.empty()) return op_.name() + " has no implementations";
+  const CallConditions call{args, device};
   std::vector<std::string> lines;
   const Candidate* first = nullptr;
   for (const Candidate& candidate : list.candidates) {
     std::string line = candidate.implementation->name + ": ";
-    if (const std::string reason = list.why_not(candidate, args, device); !reason.empty()) {
+    if (const std::string reason = why_not(candidate, list.symbols, call); !reason.empty()) {
       line += reason;
     } else if (!first) {
       first = &candidate;

@@ -193,6 +193,81 @@ TEST_F(SelectTest, FollowsTheOpAndKeepsWhatIsPrepared) {
   EXPECT_EQ(before->implementation().code, "// kernel k") << "a launch in flight keeps its own";
 }
 
+// What a compiled graph knows of a call before it is made.
+class NodeChoiceTest : public SelectTest {
+ protected:
+  std::string chosen_for_node(std::map<std::string, std::vector<Truth>, std::less<>> requirements,
+                              Truth x_is_row_major) {
+    const NodeChoice choice =
+        selector.select_for_node({std::move(requirements), {x_is_row_major}}, DeviceType::CUDA);
+    std::string text;
+    for (const NodeLaunch& launch : choice.launches) {
+      text += (text.empty() ? "" : ", ") + launch.implementation->name;
+      if (!launch.requirements.empty()) text += " if required";
+      if (!launch.row_major.empty()) text += " if row-major";
+      if (!launch.copied.empty()) text += " on copies";
+    }
+    for (const uint32_t symbol : choice.placed_copies)
+      text += "; graph copies " + std::to_string(symbol);
+    for (const std::string& why : choice.skipped) text += "; " + why;
+    return text;
+  }
+  void SetUp() override {
+    add(source("cuda:vec4", {"aligned(x, 16)"}, 1));
+    add(source("cuda"));
+  }
+};
+
+TEST_F(NodeChoiceTest, EndsWithTheFirstThatAlwaysFits) {
+  EXPECT_EQ(chosen_for_node({{"cuda:vec4", {Truth::Yes}}, {"cuda", {}}}, Truth::Yes), "cuda:vec4");
+  EXPECT_EQ(chosen_for_node({{"cuda:vec4", {Truth::AtLaunch}}, {"cuda", {}}}, Truth::Yes),
+            "cuda:vec4 if required, cuda");
+  EXPECT_EQ(chosen_for_node({{"cuda:vec4", {Truth::No}}, {"cuda", {}}}, Truth::Yes),
+            "cuda; cuda:vec4: aligned(x, 16) does not hold");
+}
+
+TEST_F(NodeChoiceTest, LeavesCopiesToTheGraphWhereOneImplementationAlwaysServes) {
+  EXPECT_EQ(chosen_for_node({{"cuda:vec4", {Truth::No}}, {"cuda", {}}}, Truth::No),
+            "cuda; graph copies 0; cuda:vec4: aligned(x, 16) does not hold");
+  EXPECT_EQ(chosen_for_node({{"cuda:vec4", {Truth::AtLaunch}}, {"cuda", {}}}, Truth::No),
+            "cuda:vec4 if required on copies, cuda on copies; "
+            "cuda: x would have to be made contiguous");
+}
+
+TEST_F(NodeChoiceTest, TriesArgumentsAsTheyAreFirstWhereTheLayoutIsUnknown) {
+  EXPECT_EQ(chosen_for_node({{"cuda:vec4", {Truth::No}}, {"cuda", {}}}, Truth::AtLaunch),
+            "cuda if row-major, cuda on copies; cuda:vec4: aligned(x, 16) does not hold");
+}
+
+TEST_F(NodeChoiceTest, SaysThatThereIsNoneForTheDevice) {
+  const NodeChoice choice = selector.select_for_node({{}, {}}, DeviceType::CPU);
+  EXPECT_FALSE(choice.always_fits());
+  EXPECT_EQ(choice.skipped, std::vector<std::string>{"no implementation for cpu"});
+}
+
+TEST_F(NodeChoiceTest, FindsWhatACallFindsWhereAllIsKnown) {
+  add(source("cuda:even", {"x.size(0) % 2 == 0"}, 2));
+  for (const Tensor& x : {plain, misaligned, transposed, Tensor({7, 16}), Tensor({7, 16}, {1, 7}),
+                          Tensor({8, 16}, {1, 8}, 4100)}) {
+    const std::vector<Arg> args = {x, Arg(), plain};
+    const auto truth = [](bool holds) { return holds ? Truth::Yes : Truth::No; };
+    const Choice call = selector.select(args.data(), DeviceType::CUDA);
+    const NodeChoice node = selector.select_for_node({{{"cuda:even", {truth(x.sizes[0] % 2 == 0)}},
+                                                       {"cuda:vec4", {truth(x.address % 16 == 0)}},
+                                                       {"cuda", {}}},
+                                                      {truth(args[0].tensor.is_contiguous())}},
+                                                     DeviceType::CUDA);
+    ASSERT_EQ(node.launches.size(), 1u);
+    const PreparedLaunch* launch = call.launch ? call.launch : call.if_contiguous;
+    EXPECT_EQ(node.launches[0].implementation->name, launch->implementation().name);
+    EXPECT_EQ(node.placed_copies.empty(), call.make_contiguous == 0);
+  }
+}
+
+TEST_F(NodeChoiceTest, RefusesAnswersThatDoNotMatchTheRequirements) {
+  EXPECT_THROW(chosen_for_node({{"cuda:vec4", {}}, {"cuda", {}}}, Truth::Yes), Error);
+}
+
 TEST_F(SelectTest, OneSelectorPerOp) {
   const Op other(make_op("mylib::g(Tensor x) -> (Tensor y)", {OutputText{.like = "x"}}));
   EXPECT_EQ(&opaq::selector(op), &opaq::selector(op));

@@ -164,7 +164,7 @@ def test_a_result_in_the_memory_of_an_argument(unique: str) -> None:
 
 
 def test_a_requirement_that_does_not_hold_at_the_launch(unique: str) -> None:
-    launch = launch_object(made(unique, "twice", requires="x.size(0) % 4 == 0"), promised=True)
+    launch = launch_object(made(unique, "twice", requires="x.size(0) % 4 == 0"), chosen="verified")
     launch(torch.ones(4), torch.empty(4), laid_out=(None, None))
     with pytest.raises(opaq.ContractError) as caught:
         launch(torch.ones(5), torch.empty(5), laid_out=(None, None))

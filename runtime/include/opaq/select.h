@@ -2,6 +2,8 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -33,6 +35,39 @@ struct RowMajorCopy {
 std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& schema,
                                            const Arg* args, uint64_t mask);
 
+// What is known of a condition before a call is made.
+enum class Truth : uint8_t { No, Yes, AtLaunch };
+
+// Answers about a call whose sizes may be symbols.
+struct KnownConditions {
+  // By name of the implementation, one answer for each of its requirements. An implementation that
+  // is not here is not considered.
+  std::map<std::string, std::vector<Truth>, std::less<>> requirements;
+  // By argument: whether the tensor is row-major. Yes for what is no tensor and for all beyond.
+  std::vector<Truth> row_major;
+};
+
+// An implementation that serves a node where what only the launch can tell holds.
+struct NodeLaunch {
+  std::shared_ptr<const Implementation> implementation;
+  std::vector<size_t> requirements;  // indices of those that are evaluated at each launch
+  std::vector<uint32_t> row_major;   // arguments that must be row-major as they are: told at launch
+  std::vector<uint32_t> copied;      // arguments that are copied at the launch where not row-major
+
+  bool always_fits() const { return requirements.empty() && row_major.empty(); }
+};
+
+// Which implementations may serve a node of a compiled graph.
+struct NodeChoice {
+  std::vector<NodeLaunch> launches;  // in the order tried, up to the first that always fits
+  // Arguments that the graph hands over row-major, and those of them that it has to copy for it.
+  std::vector<uint32_t> placed_row_major, placed_copies;
+  std::vector<std::string>
+      skipped;  // why others are not: "cuda:vec4: aligned(x, 16) does not hold"
+
+  bool always_fits() const { return !launches.empty() && launches.back().always_fits(); }
+};
+
 // The prepared launches of one op, kept in step with its implementations. Thread-safe; `select`
 // takes no lock and allocates nothing unless the op's implementations changed since the last call.
 class Selector {
@@ -42,6 +77,9 @@ class Selector {
   Selector(const Selector&) = delete;
 
   Choice select(const Arg* args, DeviceType device);
+
+  // As `select`, for calls that are yet to be made.
+  NodeChoice select_for_node(const KnownConditions& known, DeviceType device);
 
   // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16)
   // does not hold". For errors and report().
@@ -53,8 +91,9 @@ class Selector {
   PreparedLaunch* find(std::string_view implementation);  // nullptr when there is none
   std::vector<PreparedLaunch*> all();                     // best first
 
- private:
   struct List;
+
+ private:
   const List& current();
   const Op& op_;
   std::vector<std::unique_ptr<const List>> lists_;

@@ -1,0 +1,69 @@
+// Choosing for a node of a compiled graph, from what the compiler knows of the call's conditions.
+#include <string>
+
+#include "functions.h"
+#include "opaq/select.h"
+
+namespace opaq::python {
+namespace {
+
+Truth to_truth(PyObject* answer) {
+  if (answer == Py_True) return Truth::Yes;
+  if (answer == Py_False) return Truth::No;
+  if (answer == Py_None) return Truth::AtLaunch;
+  fail(ErrorKind::Launch, "an answer is True, False or None (known at the launch only)");
+}
+
+std::vector<Truth> to_truths(PyObject* answers, const char* what) {
+  std::vector<Truth> truths;
+  for (const Ref& answer : to_items(answers, what)) truths.push_back(to_truth(answer.get()));
+  return truths;
+}
+
+std::vector<std::string> names_of(const std::vector<uint32_t>& symbols,
+                                  const std::vector<Symbol>& all) {
+  std::vector<std::string> names;
+  for (const uint32_t symbol : symbols) names.push_back(all[symbol].name);
+  return names;
+}
+
+}  // namespace
+
+PyObject* choose(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "choose");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const DeviceType device =
+        to_string(items.at(1).get(), "device_type") == "cuda" ? DeviceType::CUDA : DeviceType::CPU;
+    KnownConditions known;
+    PyObject *name = nullptr, *answers = nullptr;
+    for (Py_ssize_t at = 0; PyDict_Next(items.at(2).get(), &at, &name, &answers);)
+      known.requirements[to_string(name, "implementation")] = to_truths(answers, "requirements");
+    known.row_major = to_truths(items.at(3).get(), "row_major");
+
+    const std::vector<Symbol> symbols = op.spec().all_symbols();
+    const NodeChoice choice = selector(op).select_for_node(known, device);
+    List launches;
+    for (const NodeLaunch& launch : choice.launches) {
+      List requirements;
+      for (const size_t index : launch.requirements)
+        requirements.add(from(static_cast<int64_t>(index)));
+      launches.add(Dict()
+                       .set("implementation", launch.implementation->name)
+                       .put("requirements", requirements.take())
+                       .set("row_major", names_of(launch.row_major, symbols))
+                       .set("copied", names_of(launch.copied, symbols))
+                       .take());
+    }
+    return Dict()
+        .put("launches", launches.take())
+        .set("always_fits", choice.always_fits())
+        .set("placed_row_major", names_of(choice.placed_row_major, symbols))
+        .set("placed_copies", names_of(choice.placed_copies, symbols))
+        .set("skipped", choice.skipped)
+        .take()
+        .release();
+  });
+}
+
+}  // namespace opaq::python

@@ -1,0 +1,142 @@
+// Choosing before the call: which implementations a node of a compiled graph may launch, from
+// conditions of which some are known at the launch only.
+#include <algorithm>
+#include <string_view>
+
+#include "candidates.h"
+#include "opaq/error.h"
+
+namespace opaq {
+namespace {
+
+struct Layout {
+  std::vector<uint32_t> certain, possible;  // arguments that are not row-major, or may not be
+  bool strided() const { return !certain.empty(); }
+  bool row_major() const { return certain.empty() && possible.empty(); }
+};
+
+class Conditions {
+ public:
+  Conditions(const KnownConditions& known, DeviceType device) : known_(known), device_(device) {}
+
+  bool may_hold(const Candidate& candidate) const {
+    return considered(candidate) && !failed(candidate);
+  }
+
+  bool considered(const Candidate& candidate) const {
+    return launches_on(*candidate.implementation, device_) &&
+           known_.requirements.count(candidate.implementation->name) != 0;
+  }
+
+  // The first requirement that does not hold; nullptr when none is known not to.
+  const Expr* failed(const Candidate& candidate) const {
+    const std::vector<Truth>& truths = answers(candidate);
+    const auto no = std::find(truths.begin(), truths.end(), Truth::No);
+    return no == truths.end() ? nullptr : &candidate.implementation->requires_[no - truths.begin()];
+  }
+
+  std::vector<size_t> left_to_launch(const Candidate& candidate) const {
+    const std::vector<Truth>& truths = answers(candidate);
+    std::vector<size_t> left;
+    for (size_t i = 0; i < truths.size(); ++i)
+      if (truths[i] == Truth::AtLaunch) left.push_back(i);
+    return left;
+  }
+
+  Layout layout(const Candidate& candidate) const {
+    Layout layout;
+    for (const uint32_t symbol : candidate.contiguous) {
+      if (row_major(symbol) == Truth::No) layout.certain.push_back(symbol);
+      if (row_major(symbol) == Truth::AtLaunch) layout.possible.push_back(symbol);
+    }
+    return layout;
+  }
+
+  Truth row_major(uint32_t symbol) const {
+    return symbol < known_.row_major.size() ? known_.row_major[symbol] : Truth::Yes;
+  }
+
+ private:
+  const std::vector<Truth>& answers(const Candidate& candidate) const {
+    const auto found = known_.requirements.find(candidate.implementation->name);
+    if (found->second.size() != candidate.implementation->requires_.size())
+      fail(ErrorKind::Launch, candidate.implementation->name + " has " +
+                                  std::to_string(candidate.implementation->requires_.size()) +
+                                  " requirements; got " + std::to_string(found->second.size()) +
+                                  " answers");
+    return found->second;
+  }
+
+  const KnownConditions& known_;
+  DeviceType device_;
+};
+
+std::string names(const std::vector<uint32_t>& symbols, const std::vector<Symbol>& all) {
+  std::vector<std::string> texts;
+  for (const uint32_t symbol : symbols) texts.push_back(all[symbol].name);
+  return join(texts, ", ");
+}
+
+std::vector<uint32_t> sorted_union(std::vector<uint32_t> a, const std::vector<uint32_t>& b) {
+  a.insert(a.end(), b.begin(), b.end());
+  std::sort(a.begin(), a.end());
+  a.erase(std::unique(a.begin(), a.end()), a.end());
+  return a;
+}
+
+// Leaves the copies of a node that one implementation always serves to the graph, which may find
+// that an argument's producer can write it row-major. Where a launch chooses, conditions are
+// evaluated on the arguments as they are, so that copies are made after the choice.
+void place_copies(NodeChoice& result, const Conditions& conditions,
+                  const std::vector<const Candidate*>& tried) {
+  for (const Candidate* candidate : tried) {
+    for (const uint32_t symbol : candidate->contiguous)
+      if (conditions.row_major(symbol) == Truth::Yes)
+        result.placed_row_major = sorted_union(std::move(result.placed_row_major), {symbol});
+  }
+  if (result.launches.size() != 1 || !result.launches[0].always_fits()) return;
+  result.placed_copies = std::move(result.launches[0].copied);
+  result.launches[0].copied.clear();
+  result.placed_row_major = sorted_union(std::move(result.placed_row_major), result.placed_copies);
+}
+
+}  // namespace
+
+NodeChoice Selector::select_for_node(const KnownConditions& known, DeviceType device) {
+  const List& list = current();
+  const Conditions conditions(known, device);
+  NodeChoice result;
+  std::vector<const Candidate*> tried;
+  in_order(
+      list.candidates, conditions,
+      [&](const Candidate& candidate, const Layout& layout, bool on_copies) {
+        NodeLaunch launch{candidate.implementation, conditions.left_to_launch(candidate), {}, {}};
+        if (on_copies) {
+          launch.copied = layout.certain;
+          launch.copied.insert(launch.copied.end(), layout.possible.begin(), layout.possible.end());
+        } else {
+          launch.row_major = layout.possible;
+        }
+        const bool last = launch.always_fits();
+        result.launches.push_back(std::move(launch));
+        tried.push_back(&candidate);
+        return last;
+      });
+  for (const Candidate& candidate : list.candidates) {
+    if (!conditions.considered(candidate)) continue;
+    const std::string& who = candidate.implementation->name;
+    if (const Expr* failed = conditions.failed(candidate)) {
+      result.skipped.push_back(who + ": " + failed->text() + " does not hold");
+    } else if (const Layout layout = conditions.layout(candidate);
+               layout.strided() && (tried.empty() || tried.front() != &candidate)) {
+      result.skipped.push_back(who + ": " + names(layout.certain, list.symbols) +
+                               " would have to be made contiguous");
+    }
+  }
+  if (result.launches.empty() && result.skipped.empty())
+    result.skipped.push_back("no implementation for " + std::string(name(device)));
+  place_copies(result, conditions, tried);
+  return result;
+}
+
+}  // namespace opaq
