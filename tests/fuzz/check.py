@@ -173,10 +173,10 @@ class Checked:
         """
         record: list[Any] = []
         eager = self._attempt("eager", lambda: self.stock(record), seed, grow, folder)
-        in_eager = [strides for strides, _, _ in record]
+        in_eager = [given for given, _, _ in record]
         record.clear()
         outcome = self._attempt(form, lambda: self.stock(record), seed, grow, folder)
-        if eager.error or outcome.error or all(strides in in_eager for strides, _, _ in record):
+        if eager.error or outcome.error or all(given in in_eager for given, _, _ in record):
             return False
         if not difference(outcome, got):
             return True

@@ -5,6 +5,7 @@ Printed at the head of each reproducer.
 from __future__ import annotations
 
 import math
+import sys
 
 import torch
 
@@ -81,8 +82,8 @@ def choose(implementations, tensors, written, reference=False, record=None, pick
     implementations: (condition as a function, names of the arguments it takes row-major only). One
     that takes the arguments as they are goes before one for which some are copied, and that before
     the reference; a written argument that was copied is carried back. record: a list to which
-    (strides of the arguments, what `pick` said, which written ones share a copy) is appended.
-    picks: what `pick` is to have said, call by call.
+    ((name of the caller, strides of its arguments), what `pick` said, which written ones share a
+    copy) is appended. picks: what `pick` is to have said, call by call.
     """
     position, copied = picks.pop(0) if picks else pick(implementations, tensors, reference)
     for name in copied & set(written):
@@ -116,7 +117,8 @@ def choose(implementations, tensors, written, reference=False, record=None, pick
     }
     if record is not None:
         strides = {name: tensor.stride() for name, tensor in tensors.items() if tensor is not None}
-        record.append((strides, (position, copied), shared if written else {}))
+        caller = sys._getframe(1).f_code.co_name
+        record.append(((caller, strides), (position, copied), shared if written else {}))
     return position, *place(tensors, written, shared)
 
 
