@@ -26,7 +26,7 @@ from .package import package  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
 
-__version__ = "0.1.0"
+__version__: str
 __all__ = [
     "CaptureError",
     "CompileError",
@@ -55,3 +55,11 @@ def warmup(op: Op, *args: Any) -> None:
     graph.
     """
     op.warmup(*args)
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":  # read when asked for: importing opaq stays fast
+        import importlib.metadata
+
+        return importlib.metadata.version("opaq")
+    raise AttributeError(f"module 'opaq' has no attribute {name!r}")

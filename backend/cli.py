@@ -1,5 +1,5 @@
-"""The command `opaq`: demo, doctor, inspect. What the user got wrong is one line on stderr and exit
-status 2.
+"""The command `opaq`: demo, doctor, inspect. Results go to stdout, progress and messages to stderr.
+A mistake of the user's is one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ WRONG_USE = 2
 DAMAGED = 1  # a package can be read, but not all of its files are whole
 INTERRUPTED = 130  # as shells report Ctrl-C
 
+# Exceptions of torch that speak of this machine; importing their classes would load Inductor.
+_TOLD_BY_TORCH = ("OutOfMemoryError", "InvalidCxxCompiler", "CppCompileError")
+
 
 class UserError(Exception):
-    """What the user can mend, in one line."""
+    """A mistake of the user's, in one line."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -53,12 +56,47 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # as `opaq inspect model.pt2 | head` does: nobody is left to tell
         _discard_output()
         return 1
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+    except Exception as error:
+        if _is_of_output(error):
+            _discard_output()
+        told = _told(error)
+        if told is None:
             raise
-        _discard_output()
-        print(f"the output cannot be written: {error.strerror}", file=sys.stderr)
+        print(plain(told), file=sys.stderr)
         return WRONG_USE
+
+
+def _is_of_output(error: BaseException) -> bool:
+    return (
+        isinstance(error, OSError)
+        and error.filename is None
+        and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    )
+
+
+def _told(error: BaseException) -> str | None:
+    """What a user can do something about (a missing part, a file, a bad setting), in one line,
+    where that is what `error` or an exception that led to it says; None for anything else, which is
+    a defect.
+    """
+    from . import Error
+
+    seen: list[BaseException | None] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        found = queue.pop(0)
+        if found is None or found in seen:
+            continue
+        seen.append(found)
+        if _is_of_output(found):
+            return f"the output cannot be written: {found.strerror}"
+        if isinstance(found, OSError) and found.filename is not None:
+            return f"{found.filename}: {found.strerror}"
+        if isinstance(found, (Error, MemoryError)) or type(found).__name__ in _TOLD_BY_TORCH:
+            return (str(found) or "out of memory").strip().splitlines()[0]
+        queue += [found.__cause__, found.__context__]
+        queue += [getattr(found, "inner_exception", None)]  # of the exceptions of torch.compile
+    return None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Opaque operators that torch.compile's Inductor launches directly.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser(
@@ -83,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
         "--json", action="store_true", help="print the facts as JSON and nothing else"
     )
 
-    doctor = commands.add_parser("doctor", help="show the parts opaq stands on and what is missing")
+    doctor = commands.add_parser(
+        "doctor", help="show the software that opaq depends on, and what is missing"
+    )
     doctor.add_argument("--json", action="store_true")
 
     inspect = commands.add_parser(
@@ -94,6 +135,16 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("model", help="a package that AOTInductor wrote")
     inspect.add_argument("--json", action="store_true")
     return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; it is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from . import __version__
+
+        print(f"opaq {__version__}")
+        parser.exit()
 
 
 def _whole_number(least: int) -> Any:
@@ -123,15 +174,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from . import _runtime
     from . import demo as app
 
-    try:
-        facts = app.run(
-            steps=arguments.steps, device=arguments.device, json=arguments.json, seed=arguments.seed
-        )
-    except _runtime.MissingError as error:
-        raise UserError(str(error)) from error
+    facts = app.run(
+        steps=arguments.steps, device=arguments.device, json=arguments.json, seed=arguments.seed
+    )
     if arguments.json:
         print(json.dumps(facts, indent=2))
     return 0 if facts["agree"] else 1

@@ -6,14 +6,81 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import torch
 
 from . import _runtime, autograd, given, lowering
 from .op import declaring
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R", covariant=True)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
+
+class CustomOp(Protocol[_P, _R]):
+    """What `opaq.custom_op` returns, for type checkers: called as the user's function, and with the
+    methods of torch.library.CustomOpDef.
+    """
+
+    def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> _R: ...
+
+    def register_fake(self, fn: _Function, /) -> _Function: ...
+
+    def register_autograd(
+        self,
+        backward: Callable[..., Any] | None,
+        /,
+        *,
+        setup_context: Callable[..., Any] | None = None,
+        written: str | None = None,
+    ) -> None: ...
+
+    @overload
+    def register_kernel(
+        self, device_types: str | Iterable[str] | None, fn: _Function, /
+    ) -> _Function: ...
+    @overload
+    def register_kernel(
+        self, device_types: str | Iterable[str] | None, fn: None = None, /
+    ) -> Callable[[_Function], _Function]: ...
+
+    @overload
+    def register_vmap(self, func: _Function) -> _Function: ...
+    @overload
+    def register_vmap(self, func: None = None) -> Callable[[_Function], _Function]: ...
+
+    def register_autocast(self, device_type: str, cast_inputs: torch.dtype) -> Any: ...
+
+    def register_torch_dispatch(
+        self, torch_dispatch_class: Any, fn: Callable[..., Any] | None = None, /
+    ) -> Any: ...
+
+    def set_kernel_enabled(self, device_type: str, enabled: bool = True) -> Any: ...
+
+
+@overload
+def custom_op(
+    name: str,
+    fn: Callable[_P, _R],
+    /,
+    *,
+    mutates_args: str | Iterable[str],
+    device_types: str | Iterable[str] | None = None,
+    schema: str | None = None,
+    tags: Any = None,
+) -> CustomOp[_P, _R]: ...
+@overload
+def custom_op(
+    name: str,
+    fn: None = None,
+    /,
+    *,
+    mutates_args: str | Iterable[str],
+    device_types: str | Iterable[str] | None = None,
+    schema: str | None = None,
+    tags: Any = None,
+) -> Callable[[Callable[_P, _R]], CustomOp[_P, _R]]: ...
 def custom_op(
     name: str,
     fn: Callable[..., Any] | None = None,

@@ -10,6 +10,7 @@ every Python brings (pydoc_data.topics).
 from __future__ import annotations
 
 import copy
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from . import _runtime
+
+# What only the demo imports; the extra `demo` of pyproject.toml.
+DEMO_PACKAGES = ("rich", "transformers")
 
 CHECKED_STEPS = 3  # steps whose loss and gradients are compared
 TOLERANCE = 1e-4  # of the relative error norm, in float32; two correct runs differ by about 1e-6
@@ -393,8 +397,13 @@ def run(
 
     steps: training steps, at least 1; the device's usual number when None. device: "cpu" or "cuda";
     the GPU, if there is one, when None. Raises ValueError for steps below 1, opaq.MissingError for
-    a device that is not there.
+    a device or a package that is not there.
     """
+    missing = [name for name in DEMO_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise _runtime.MissingError(
+            f"the demo needs {' and '.join(missing)}; run `pip install {' '.join(missing)}`"
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     kind = device.split(":")[0]
     if kind not in SIZES:
@@ -436,10 +445,11 @@ def run(
 
 @contextmanager
 def progress(steps: int, *, shown: bool) -> Iterator[Callable[[int, float], None]]:
-    """A progress bar; gives the function (step, loss) that moves it."""
+    """A progress bar on stderr; gives the function (step, loss) that moves it."""
     if not shown:
         yield lambda step, loss: None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -448,7 +458,7 @@ def progress(steps: int, *, shown: bool) -> Iterator[Callable[[int, float], None
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("compiling the first step", total=steps)
         yield lambda step, loss: bar.update(task, completed=step, description=f"loss {loss:.3f}")
 

@@ -1,5 +1,5 @@
-"""`opaq doctor`: the parts opaq stands on, where each was found, and what to do about what is
-missing.
+"""`opaq doctor`: the software that opaq depends on, where each part was found, and what to do about
+what is missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from typing import Any
 import torch
 
 from . import _runtime
+from .demo import DEMO_PACKAGES
+from .terminal import table
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def examine() -> list[Part]:
         Part("python", True, platform.python_version(), sys.executable, "everything"),
         Part("torch", True, torch.__version__, os.path.dirname(torch.__file__), "everything"),
         _package("triton", "Inductor's own kernels on a GPU"),
-        _package("transformers", "opaq demo"),
+        *(_package(name, "opaq demo") for name in DEMO_PACKAGES),
         Part(
             "CUDA driver",
             driver["found"],
@@ -101,18 +103,11 @@ def as_json(parts: list[Part]) -> dict[str, Any]:
 
 
 def show(parts: list[Part]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for title in ("part", "", "version", "path", "needed for"):
-        table.add_column(title, overflow="fold")
+    rows = [("part", "", "version", "needed for", "where, or what to do")]
     for part in parts:
-        mark = "[green]found[/]" if part.found else "[yellow]missing[/]"
-        table.add_row(
-            part.name, mark, part.version, part.path if part.found else part.advice, part.needed_for
-        )
-    Console().print(table)
+        state, place = ("found", part.path) if part.found else ("MISSING", part.advice)
+        rows.append((part.name, state, part.version, part.needed_for, place))
+    print(table(rows))
 
 
 def _package(name: str, needed_for: str) -> Part:
@@ -174,7 +169,7 @@ def _tool(name: str, command: str, needed_for: str, advice: str) -> Part:
 
 
 def _googletest() -> Part:
-    advice = "apt-get install libgtest-dev, or dnf install gtest-devel"
+    advice = "nothing: tests/run.py downloads it; or apt-get install libgtest-dev"
     for pattern in (
         "/usr/lib/*/cmake/GTest",
         "/usr/lib*/cmake/GTest",

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 
 import torch
 
@@ -18,6 +18,8 @@ from .fake import make_fake
 from .given import File
 from .reference import define_reference
 from .rules import Output
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _ops: dict[str, Op] = {}
 
@@ -119,12 +121,43 @@ def _output_texts(
     return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
-# As an attribute of a class, an op takes no self; a partial of Python 3.14 does, and one of 3.13
-# warns of it.
-_unbound = (_runtime.Unbound,) if hasattr(functools.partial, "__get__") else ()
+if TYPE_CHECKING:
+    # What an op takes for one argument; numbers also as NumPy's, which PyTorch converts.
+    Argument = (
+        torch.Tensor
+        | SupportsFloat
+        | SupportsIndex
+        | str
+        | torch.dtype
+        | torch.device
+        | Sequence[SupportsIndex]
+        | None
+    )
+
+    class _Callable:
+        """The base of Op as type checkers see it. Results are Any: one tensor, a tuple of tensors
+        or None, as the schema says."""
+
+        func: Any
+        overload: Any
+
+        def __new__(cls, *args: Any) -> Any: ...
+        def __call__(self, *args: Argument, **kwargs: Argument) -> Any: ...
+
+elif hasattr(functools.partial, "__get__"):
+
+    class _Callable(_runtime.Unbound, functools.partial):
+        """From Python 3.14 on, a partial that is an attribute of a class is bound as a method (3.13
+        warns of it); Unbound prevents this.
+        """
+
+        __slots__ = ()
+
+else:
+    _Callable = functools.partial
 
 
-class Op(*_unbound, functools.partial):
+class Op(_Callable):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
     It is a partial of no arguments: a call goes straight to the runtime's entry, with no Python
@@ -295,7 +328,7 @@ class Op(*_unbound, functools.partial):
         self._changed()
         return self
 
-    def reference(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def reference(self, function: _Function) -> _Function:
         """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests
         compare against it.
         """

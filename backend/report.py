@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import _runtime, lowering
+from .terminal import table
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Report:
             for i in self.implementations
             if i.spill_bytes
         ]
-        return "\n\n".join([_table(nodes), _table(rows), *spilling])
+        return "\n\n".join([table(nodes), table(rows), *spilling])
 
 
 def report() -> Report:
@@ -164,11 +165,4 @@ def _served_by(served: dict[str, int]) -> str:
         next(iter(used))
         if len(used) == 1
         else ", ".join(f"{name} {calls}" for name, calls in used.items())
-    )
-
-
-def _table(rows: list[tuple[str, ...]]) -> str:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
     )

@@ -4,7 +4,9 @@ traceback.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -15,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from opaq import cli
+import opaq
+from opaq import cli, demo
 
 OPAQ = [sys.executable, "-m", "opaq"]
 
@@ -70,6 +73,100 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
         == "device 'cuda' was asked for, but torch sees no GPU; run `opaq doctor`, or pass "
         "--device cpu\n"
     )
+
+
+def run(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own, after the Python code `before`."""
+    start = f"import sys\n{before}\nimport opaq_command\nsys.exit(opaq_command.main())"
+    return subprocess.run(
+        [sys.executable, "-c", start, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_version() -> None:
+    done = run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"opaq {opaq.__version__}\n", "")
+
+
+def test_pyproject_alone_says_the_version() -> None:
+    root = Path(__file__).parents[2]
+    stated = re.search(r'^version = "([\d.]+)"', (root / "pyproject.toml").read_text(), re.M)
+    assert stated is not None and stated[1] == opaq.__version__
+    for path in ("CMakeLists.txt", "backend/__init__.py", "backend/cli.py"):
+        assert stated[1] not in (root / path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("OPAQ_CACHE_SIZE", "lots", "OPAQ_CACHE_SIZE='lots' is not a size; expected"),
+        ("OPAQ_CHECK", "yes", "OPAQ_CHECK='yes' is no kind of check"),
+    ],
+)
+def test_a_bad_variable_is_one_line(variable: str, value: str, message: str) -> None:
+    done = run("doctor", **{variable: value})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"opaq: {message}") and done.stderr.count("\n") == 1
+
+
+def test_only_the_demo_needs_the_packages_of_the_demo() -> None:
+    hidden = "for name in ('rich', 'transformers'): sys.modules[name] = None"
+    done = run("demo", before=hidden)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "the demo needs rich and transformers; run `pip install rich transformers`\n"
+    )
+    done = run("doctor", before=hidden)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"rich +found|rich +MISSING .* pip install rich", done.stdout)
+
+
+def test_the_extra_holds_what_the_demo_imports() -> None:
+    needed = importlib.metadata.requires("opaq") or []
+    stated = {name.split(";")[0].strip() for name in needed if "demo" in name.partition(";")[2]}
+    assert stated == set(demo.DEMO_PACKAGES)
+    assert [name for name in needed if "extra" not in name] == ["torch>=2.11"]
+
+
+def wrapped(error: Exception) -> Exception:
+    """As torch.compile raises what a compilation raised."""
+    outer = RuntimeError(f"BackendCompilerFailed: {error}")
+    outer.__cause__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (opaq.MissingError("no C++ compiler; set CXX"), "no C++ compiler; set CXX\n"),
+        (wrapped(opaq.MissingError("no C++ compiler")), "no C++ compiler\n"),
+        (wrapped(opaq.CompileError("x.cpp: it is wrong\nline\nline")), "x.cpp: it is wrong\n"),
+        (FileNotFoundError(2, "No such file", "/x"), "/x: No such file\n"),
+        (wrapped(torch.OutOfMemoryError("CUDA out of memory.")), "CUDA out of memory.\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(
+    error: Exception,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def failing(**_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(demo, "run", failing)
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr() == ("", message)
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "run", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["demo"])
 
 
 def test_ctrl_c_ends_quietly(
@@ -142,7 +239,7 @@ def _ascii(many_ops: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("run", "status", "message"),
+    ("write", "status", "message"),
     [
         (_full, 2, "the output cannot be written: No space left on device\n"),
         (_closed, 0, ""),
@@ -150,9 +247,12 @@ def _ascii(many_ops: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_an_output_that_takes_less(
-    run: Callable[[str], subprocess.CompletedProcess[str]], status: int, message: str, many_ops: str
+    write: Callable[[str], subprocess.CompletedProcess[str]],
+    status: int,
+    message: str,
+    many_ops: str,
 ) -> None:
-    done = run(many_ops)
+    done = write(many_ops)
     assert done.returncode == status
     assert message in done.stderr
     assert done.stderr.count("\n") <= 1

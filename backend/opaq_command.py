@@ -1,0 +1,18 @@
+"""Where the command `opaq` starts. It is a module outside the package because importing opaq reads
+the environment, and a bad value there is reported like any other mistake of the user's.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    try:
+        from opaq import cli
+    except (ImportError, ValueError) as error:
+        if isinstance(error, ValueError) and type(error).__name__ != "DeclarationError":
+            raise
+        print(f"opaq: {error}", file=sys.stderr)
+        return 2
+    return cli.main()
