@@ -181,9 +181,8 @@ def googletest(name: str, sanitizers: str, env: dict[str, str] | None = None) ->
 
 
 def configure(name: str, sanitizers: str) -> str:
-    need_googletest()
     build = os.path.join(ROOT, "build", name)
-    run(
+    command = [
         "cmake",
         "-S",
         ROOT,
@@ -197,29 +196,32 @@ def configure(name: str, sanitizers: str) -> str:
         "-DOPAQ_TESTS=ON",
         f"-DOPAQ_SANITIZE={sanitizers}",
         f"-DPython_EXECUTABLE={sys.executable}",
+    ]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment(), check=False, stderr=subprocess.PIPE, text=True
     )
+    print(done.stderr, end="", file=sys.stderr, flush=True)
+    if "GoogleTest is missing" in done.stderr:  # as tests/CMakeLists.txt says
+        install_googletest()
+        run(*command)
+    elif done.returncode != 0:
+        sys.exit(f"failed ({done.returncode}): {' '.join(command)}")
     return build
 
 
-def need_googletest() -> None:
-    """GoogleTest comes from the distribution; where this user may install packages, it is
-    installed.
-    """
-    places = (
-        "/usr/include/gtest",
-        "/usr/local/include/gtest",
-        os.path.join(os.environ.get("GTest_ROOT", "/nonexistent"), "include/gtest"),
-    )
-    if any(os.path.isdir(place) for place in places):
-        return
-    if shutil.which("apt-get") and os.geteuid() == 0:
+def install_googletest() -> None:
+    """The distribution's package: the last resort, and only where this user may install it."""
+    packages = {"apt-get": "libgtest-dev", "dnf": "gtest-devel"}
+    manager = next((program for program in packages if shutil.which(program)), None)
+    if manager is None or os.geteuid() != 0:
+        sys.exit(
+            "GoogleTest is missing and cannot be downloaded: `sudo apt-get install libgtest-dev` "
+            "(Debian, Ubuntu) or `sudo dnf install gtest-devel` (Fedora), then run this again"
+        )
+    print(f"==== installing the system package {packages[manager]} with {manager}", flush=True)
+    if manager == "apt-get":
         run("apt-get", "update", "-qq")
-        run("apt-get", "install", "-y", "-qq", "libgtest-dev")
-        return
-    sys.exit(
-        "GoogleTest is missing: `sudo apt-get install libgtest-dev` (Debian, Ubuntu) or `sudo "
-        "dnf install gtest-devel` (Fedora), then run this again"
-    )
+    run(manager, "install", "-y", packages[manager])
 
 
 def nvrtc() -> dict[str, str]:
@@ -231,15 +233,16 @@ def nvrtc() -> dict[str, str]:
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> None:
-    bin_folder = os.path.dirname(sys.executable)  # cmake and ninja of this environment
-    environment = {
-        **os.environ,
-        "PATH": bin_folder + os.pathsep + os.environ["PATH"],
-        **(env or {}),
-    }
-    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment(env), check=False)
     if done.returncode != 0:
         sys.exit(f"failed ({done.returncode}): {' '.join(command)}")
+
+
+def environment(changes: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's variables, with cmake and ninja of this Python's environment on the path."""
+    bin_folder = os.path.dirname(sys.executable)
+    path = bin_folder + os.pathsep + os.environ["PATH"]
+    return {**os.environ, "PATH": path, **(changes or {})}
 
 
 if __name__ == "__main__":
