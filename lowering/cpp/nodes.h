@@ -7,8 +7,8 @@
 #include <stdexcept>
 #include <string>
 
-// As runtime/include/opaq/counter.h, which says why: the thread that counts first adds by load and
-// store.
+// As runtime/base/include/base/counter.h, which says why: the thread that counts first adds by load
+// and store.
 struct opaq_counter {
   std::atomic<const void*> owner;
   std::atomic<int64_t> own, others;
@@ -26,8 +26,8 @@ inline void opaq_count(opaq_counter& calls) {
   }
 }
 
-// As opaq's runtime reads it (runtime/include/opaq/wrapper_nodes.h); another layout takes another
-// number in the runtime's functions.
+// As opaq's runtime reads it (runtime/registry/include/registry/wrapper_nodes.h); another layout
+// takes another number in the runtime's functions.
 struct opaq_node_facts {
   const char* graph;
   const char* node;

@@ -1,5 +1,5 @@
 // The table of element types.
-#include "opaq/dtype.h"
+#include "base/dtype.h"
 
 #include <array>
 

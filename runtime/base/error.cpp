@@ -1,5 +1,5 @@
 // Suggestions and lists for error messages.
-#include "opaq/error.h"
+#include "base/error.h"
 
 #include <algorithm>
 #include <cstdint>

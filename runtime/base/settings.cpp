@@ -1,5 +1,5 @@
 // Reads the environment into Settings.
-#include "opaq/settings.h"
+#include "base/settings.h"
 
 #include <pwd.h>
 #include <unistd.h>
@@ -13,7 +13,7 @@
 #include <string_view>
 #include <thread>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

@@ -1,5 +1,5 @@
 // SHA-256 as FIPS 180-4 writes it, with the processor's SHA instructions where it has them.
-#include "opaq/sha256.h"
+#include "base/sha256.h"
 
 #include <algorithm>
 #include <bit>

@@ -1,5 +1,5 @@
 // The lock of shared state, and what a fork does with it.
-#include "opaq/shared_state.h"
+#include "base/shared_state.h"
 
 #include <pthread.h>
 

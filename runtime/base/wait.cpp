@@ -1,5 +1,5 @@
 // Waits and what ends them.
-#include "opaq/wait.h"
+#include "base/wait.h"
 
 namespace opaq {
 namespace {

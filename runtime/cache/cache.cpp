@@ -3,7 +3,7 @@
 // There is no lock, in memory or on disk: a thread or process that dies or forks at any point holds
 // nothing up. Readers see whole files because files appear by rename; counters are atomics; the
 // size of the folder is an estimate that is corrected by scans.
-#include "opaq/cache.h"
+#include "cache/cache.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -15,10 +15,10 @@
 #include <numeric>
 #include <tuple>
 
+#include "base/settings.h"
+#include "base/shared_state.h"
 #include "folder.h"
 #include "format.h"
-#include "opaq/settings.h"
-#include "opaq/shared_state.h"
 
 namespace opaq {
 

@@ -5,9 +5,9 @@
 #include <array>
 #include <limits>
 
-#include "opaq/cache.h"
-#include "opaq/error.h"
-#include "opaq/sha256.h"
+#include "base/error.h"
+#include "base/sha256.h"
+#include "cache/cache.h"
 
 namespace opaq {
 

@@ -1,6 +1,6 @@
 // Holds one launch against its op's declaration: what lies in memory before and after, byte by
 // byte.
-#include "opaq/check.h"
+#include "check/check.h"
 
 #include <algorithm>
 #include <array>
@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/error.h"
 #include "device_memory.h"
-#include "opaq/error.h"
-#include "opaq/outputs.h"
 #include "spans.h"
+#include "spec/outputs.h"
 #include "stand_in.h"
 
 namespace opaq {

@@ -7,7 +7,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "opaq/check.h"
+#include "check/check.h"
 #include "spans.h"
 
 namespace opaq {

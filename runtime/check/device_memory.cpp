@@ -4,8 +4,8 @@
 #include <cstring>
 #include <string>
 
-#include "opaq/driver.h"
-#include "opaq/error.h"
+#include "base/error.h"
+#include "driver/driver.h"
 
 namespace opaq::contract {
 

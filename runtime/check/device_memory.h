@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "opaq/arg.h"
+#include "expr/arg.h"
 
 namespace opaq::contract {
 

@@ -8,8 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "base/error.h"
 #include "headers.h"
-#include "opaq/error.h"
 
 namespace opaq {
 namespace {

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <filesystem>
 
-#include "opaq/error.h"
-#include "opaq/image.h"
-#include "opaq/sha256.h"
+#include "base/error.h"
+#include "base/sha256.h"
+#include "compile/image.h"
 #include "signature.h"
 
 namespace opaq {

@@ -5,7 +5,7 @@
 #include <cctype>
 
 #include "advice.h"
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "base/settings.h"
+#include "base/shared_state.h"
 #include "nvrtc.h"
-#include "opaq/settings.h"
-#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {

@@ -6,8 +6,8 @@
 #include <unordered_map>
 #include <unordered_set>
 
-#include "opaq/sha256.h"
-#include "opaq/shared_state.h"
+#include "base/sha256.h"
+#include "base/shared_state.h"
 #include "toolkit.h"
 
 namespace opaq {

@@ -9,7 +9,7 @@
 #include <atomic>
 #include <cerrno>
 
-#include "opaq/error.h"
+#include "base/error.h"
 #include "private_folder.h"
 
 namespace opaq {

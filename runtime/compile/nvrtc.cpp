@@ -13,9 +13,9 @@
 #include <sstream>
 #include <string_view>
 
-#include "opaq/error.h"
-#include "opaq/settings.h"
-#include "opaq/shared_state.h"
+#include "base/error.h"
+#include "base/settings.h"
+#include "base/shared_state.h"
 #include "process.h"
 
 namespace opaq {

@@ -12,9 +12,9 @@
 #include <filesystem>
 #include <vector>
 
-#include "opaq/cache.h"
-#include "opaq/error.h"
-#include "opaq/settings.h"
+#include "base/error.h"
+#include "base/settings.h"
+#include "cache/cache.h"
 
 namespace opaq {
 namespace {

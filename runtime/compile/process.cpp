@@ -13,9 +13,9 @@
 #include <csignal>
 #include <filesystem>
 
-#include "opaq/error.h"
-#include "opaq/settings.h"
-#include "opaq/wait.h"
+#include "base/error.h"
+#include "base/settings.h"
+#include "base/wait.h"
 
 namespace opaq {
 namespace {

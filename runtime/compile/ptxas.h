@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "opaq/image.h"
+#include "compile/image.h"
 
 namespace opaq {
 

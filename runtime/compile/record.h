@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "opaq/image.h"
+#include "compile/image.h"
 
 namespace opaq {
 

@@ -1,8 +1,8 @@
 // Counters of compilations and disk cache hits.
 #include "stats.h"
 
-#include "opaq/image.h"
-#include "opaq/shared_state.h"
+#include "base/shared_state.h"
+#include "compile/image.h"
 
 namespace opaq {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <sstream>
 
-#include "opaq/cache.h"
-#include "opaq/sha256.h"
+#include "base/sha256.h"
+#include "cache/cache.h"
 #include "record.h"
 
 namespace opaq {

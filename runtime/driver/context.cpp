@@ -2,8 +2,8 @@
 #include <array>
 #include <atomic>
 
-#include "opaq/driver.h"
-#include "opaq/error.h"
+#include "base/error.h"
+#include "driver/driver.h"
 
 namespace opaq {
 

@@ -1,14 +1,14 @@
 // Opens the CUDA driver and tells its errors.
-#include "opaq/driver.h"
+#include "driver/driver.h"
 
 #include <dlfcn.h>
 
 #include <atomic>
 #include <vector>
 
-#include "opaq/error.h"
-#include "opaq/settings.h"
-#include "opaq/shared_state.h"
+#include "base/error.h"
+#include "base/settings.h"
+#include "base/shared_state.h"
 
 namespace opaq {
 

@@ -1,5 +1,5 @@
 // Loads images and finds their kernels.
-#include "opaq/driver.h"
+#include "driver/driver.h"
 
 namespace opaq {
 

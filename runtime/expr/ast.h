@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "opaq/expr.h"
+#include "expr/expr.h"
 
 namespace opaq::syntax {
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <utility>
 
-#include "opaq/error.h"
+#include "base/error.h"
 #include "program.h"
 
 namespace opaq::syntax {

@@ -1,6 +1,6 @@
 // Members of tensors, functions and casts: their names, arguments and types.
+#include "base/error.h"
 #include "build.h"
-#include "opaq/error.h"
 
 namespace opaq::syntax {
 namespace {

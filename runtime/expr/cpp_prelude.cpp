@@ -1,5 +1,5 @@
 // The C++17 that printed expressions stand on.
-#include "opaq/expr.h"
+#include "expr/expr.h"
 
 namespace opaq {
 

@@ -2,8 +2,8 @@
 // ...".
 #include "eval_errors.h"
 
+#include "base/error.h"
 #include "number.h"
-#include "opaq/error.h"
 
 namespace opaq::syntax {
 namespace {

@@ -1,7 +1,7 @@
 // The public face of expressions.
-#include "opaq/expr.h"
+#include "expr/expr.h"
 
-#include "opaq/error.h"
+#include "base/error.h"
 #include "print.h"
 #include "program.h"
 

@@ -1,9 +1,9 @@
 // Recursive descent over Python's grammar of expressions; types are Builder's business.
 #include <algorithm>
 
+#include "base/error.h"
 #include "build.h"
 #include "lexer.h"
-#include "opaq/error.h"
 #include "program.h"
 
 namespace opaq {

@@ -1,6 +1,6 @@
 // C++17, over the types and functions of cpp_prelude().
+#include "base/error.h"
 #include "number.h"
-#include "opaq/error.h"
 #include "print.h"
 
 namespace opaq::syntax {

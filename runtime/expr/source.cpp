@@ -1,7 +1,7 @@
 // Errors that point into the text.
 #include "source.h"
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq::syntax {
 

@@ -9,9 +9,9 @@
 #include <mutex>
 #include <string>
 
+#include "compile/image.h"
+#include "driver/driver.h"
 #include "geometry.h"
-#include "opaq/driver.h"
-#include "opaq/image.h"
 #include "pack.h"
 
 namespace opaq {

@@ -1,5 +1,5 @@
 // The launch itself, and what else can be asked of a prepared launch.
-#include "opaq/launch.h"
+#include "launch/launch.h"
 
 #include "state.h"
 

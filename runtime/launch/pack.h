@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "opaq/image.h"
+#include "compile/image.h"
 #include "signature.h"
 #include "subject.h"
 

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "opaq/image.h"
-#include "opaq/launch.h"
+#include "compile/image.h"
+#include "launch/launch.h"
 #include "subject.h"
 
 namespace opaq {

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "opaq/shared_state.h"
+#include "base/shared_state.h"
 
 namespace opaq {
 namespace {

@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/counter.h"
+#include "base/flights.h"
 #include "instance.h"
-#include "opaq/counter.h"
-#include "opaq/flights.h"
-#include "opaq/launch.h"
+#include "launch/launch.h"
 
 namespace opaq {
 

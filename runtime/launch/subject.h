@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
-#include "opaq/arg.h"
-#include "opaq/error.h"
-#include "opaq/image.h"
-#include "opaq/spec.h"
+#include "base/error.h"
+#include "compile/image.h"
+#include "expr/arg.h"
+#include "spec/spec.h"
 
 namespace opaq {
 

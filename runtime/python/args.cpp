@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq::python {
 namespace {

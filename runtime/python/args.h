@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "bind.h"
-#include "opaq/check.h"
-#include "opaq/launch.h"
+#include "check/check.h"
+#include "launch/launch.h"
 
 namespace opaq::python {
 

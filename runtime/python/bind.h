@@ -2,8 +2,8 @@
 // call may skip the dispatcher.
 #pragma once
 
+#include "expr/arg.h"
 #include "object.h"
-#include "opaq/arg.h"
 
 namespace opaq::python {
 

@@ -1,6 +1,6 @@
 // The contract check, seen from Python: calls that are checked, and where the user's code called an
 // op, which opaq.call_site knows.
-#include "opaq/check.h"
+#include "check/check.h"
 
 #include <algorithm>
 

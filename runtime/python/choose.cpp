@@ -2,7 +2,7 @@
 #include <string>
 
 #include "functions.h"
-#include "opaq/select.h"
+#include "select/select.h"
 
 namespace opaq::python {
 namespace {

@@ -1,10 +1,10 @@
 // What lowering prints into C++ wrappers: compiled code and launch rules as C++ text.
 #include <string>
 
+#include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
-#include "opaq/driver.h"
-#include "opaq/select.h"
+#include "select/select.h"
 
 namespace opaq::python {
 namespace {

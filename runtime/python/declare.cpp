@@ -4,8 +4,8 @@
 
 #include "args.h"
 #include "functions.h"
-#include "opaq/registry.h"
-#include "opaq/torch.h"
+#include "registry/registry.h"
+#include "torch/dispatcher.h"
 
 namespace opaq::python {
 namespace {

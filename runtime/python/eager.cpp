@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "args.h"
+#include "base/settings.h"
 #include "functions.h"
 #include "interruption.h"
-#include "opaq/outputs.h"
-#include "opaq/select.h"
-#include "opaq/settings.h"
+#include "select/select.h"
+#include "spec/outputs.h"
 #include "watch.h"
 
 namespace opaq::python {

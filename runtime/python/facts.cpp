@@ -4,13 +4,13 @@
 #include <string>
 
 #include "args.h"
+#include "base/settings.h"
+#include "cache/cache.h"
+#include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
-#include "opaq/cache.h"
-#include "opaq/driver.h"
-#include "opaq/outputs.h"
-#include "opaq/select.h"
-#include "opaq/settings.h"
+#include "select/select.h"
+#include "spec/outputs.h"
 
 namespace opaq::python {
 namespace {

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "args.h"
-#include "opaq/outputs.h"
-#include "opaq/registry.h"
+#include "registry/registry.h"
+#include "spec/outputs.h"
 
 namespace opaq::python {
 

@@ -1,8 +1,8 @@
 // The module's functions, by file; backend/_runtime.pyi documents them.
 #pragma once
 
+#include "compile/image.h"
 #include "object.h"
-#include "opaq/image.h"
 
 namespace opaq::python {
 

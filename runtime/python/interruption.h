@@ -1,8 +1,8 @@
-// What Python signals mean to waits of the runtime (opaq/wait.h): Ctrl-C ends a compilation.
+// What Python signals mean to waits of the runtime (base/wait.h): Ctrl-C ends a compilation.
 #pragma once
 
+#include "base/wait.h"
 #include "object.h"
-#include "opaq/wait.h"
 
 namespace opaq::python {
 

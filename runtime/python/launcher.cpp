@@ -8,9 +8,9 @@
 #include <vector>
 
 #include "args.h"
+#include "base/settings.h"
 #include "functions.h"
-#include "opaq/select.h"
-#include "opaq/settings.h"
+#include "select/select.h"
 #include "watch.h"
 
 namespace opaq::python {

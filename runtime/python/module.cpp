@@ -1,10 +1,10 @@
 // The extension module opaq._runtime. One binary for Python 3.10 and newer.
 #include "bind.h"
+#include "check/check.h"
 #include "functions.h"
 #include "interruption.h"
-#include "opaq/check.h"
-#include "opaq/torch.h"
 #include "raised.h"
+#include "torch/dispatcher.h"
 
 namespace {
 

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq::python {
 

@@ -5,7 +5,7 @@
 #include <stdexcept>
 
 #include "functions.h"
-#include "opaq/torch.h"
+#include "torch/dispatcher.h"
 
 // pybind11's interface for exceptions that set the Python error themselves
 // (pybind11/detail/common.h). Its handlers, which torch's bindings are made of, find a derived

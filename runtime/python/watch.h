@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "opaq/arg.h"
+#include "expr/arg.h"
 
 namespace opaq::python {
 

@@ -1,6 +1,6 @@
 // Nodes of C++ wrappers: the C functions that wrappers look up by name when they are loaded, and
 // what Python is told.
-#include "opaq/wrapper_nodes.h"
+#include "registry/wrapper_nodes.h"
 
 #include "functions.h"
 

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "opaq/error.h"
-#include "opaq/sha256.h"
+#include "base/error.h"
+#include "base/sha256.h"
 
 namespace opaq {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq {
 

@@ -1,11 +1,11 @@
 // One op and its implementations.
 #include <algorithm>
 
+#include "base/error.h"
+#include "base/sha256.h"
+#include "base/shared_state.h"
 #include "differences.h"
-#include "opaq/error.h"
-#include "opaq/registry.h"
-#include "opaq/sha256.h"
-#include "opaq/shared_state.h"
+#include "registry/registry.h"
 
 namespace opaq {
 

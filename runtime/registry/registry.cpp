@@ -1,12 +1,12 @@
 // All ops of the process by name.
-#include "opaq/registry.h"
+#include "registry/registry.h"
 
 #include <map>
 #include <mutex>
 
+#include "base/error.h"
+#include "base/shared_state.h"
 #include "differences.h"
-#include "opaq/error.h"
-#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {

@@ -1,10 +1,10 @@
 // The list of nodes that loaded wrappers have announced.
-#include "opaq/wrapper_nodes.h"
+#include "registry/wrapper_nodes.h"
 
 #include <algorithm>
 #include <map>
 
-#include "opaq/shared_state.h"
+#include "base/shared_state.h"
 
 namespace opaq {
 namespace {

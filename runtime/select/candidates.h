@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "opaq/launch.h"
-#include "opaq/registry.h"
-#include "opaq/select.h"
+#include "launch/launch.h"
+#include "registry/registry.h"
+#include "select/select.h"
 
 namespace opaq {
 

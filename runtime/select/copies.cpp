@@ -4,8 +4,8 @@
 #include <cstdlib>
 #include <numeric>
 
-#include "opaq/error.h"
-#include "opaq/select.h"
+#include "base/error.h"
+#include "select/select.h"
 
 namespace opaq {
 namespace {

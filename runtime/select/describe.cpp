@@ -5,8 +5,8 @@
 #include <cstdio>
 #include <vector>
 
-#include "opaq/error.h"
-#include "opaq/select.h"
+#include "base/error.h"
+#include "select/select.h"
 
 namespace opaq {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "opaq/registry.h"
+#include "registry/registry.h"
 
 namespace opaq {
 

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "base/error.h"
 #include "candidates.h"
-#include "opaq/error.h"
 
 namespace opaq {
 namespace {

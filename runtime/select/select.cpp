@@ -1,14 +1,14 @@
 // Choosing an implementation: the first, best first, whose device, requirements and contiguity fit
 // the call.
-#include "opaq/select.h"
+#include "select/select.h"
 
 #include <map>
 
+#include "base/error.h"
+#include "base/sha256.h"
+#include "base/shared_state.h"
 #include "candidates.h"
 #include "describe.h"
-#include "opaq/error.h"
-#include "opaq/sha256.h"
-#include "opaq/shared_state.h"
 
 namespace opaq {
 namespace {

@@ -1,7 +1,7 @@
 // Entry texts with {expression} holes.
 #include "entry_template.h"
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace spec {

@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "expressions.h"
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq::spec {
 

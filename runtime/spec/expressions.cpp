@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "base/error.h"
 #include "names.h"
-#include "opaq/error.h"
 #include "schema_type.h"
 
 namespace opaq::spec {

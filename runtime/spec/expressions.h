@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq::spec {
 

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <array>
 
+#include "base/error.h"
+#include "base/sha256.h"
 #include "entry_template.h"
 #include "expressions.h"
-#include "opaq/error.h"
-#include "opaq/sha256.h"
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq {
 namespace {

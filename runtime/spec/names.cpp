@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <iterator>
 
-#include "opaq/dtype.h"
+#include "base/dtype.h"
 
 namespace opaq::spec {
 namespace {

@@ -2,10 +2,10 @@
 #include <algorithm>
 #include <optional>
 
+#include "base/error.h"
+#include "base/sha256.h"
 #include "expressions.h"
-#include "opaq/error.h"
-#include "opaq/sha256.h"
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq {
 namespace {

@@ -1,10 +1,10 @@
 // Evaluates output rules.
-#include "opaq/outputs.h"
+#include "spec/outputs.h"
 
 #include <algorithm>
 #include <string>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

@@ -6,12 +6,12 @@
 // has one text, whatever its spacing, quotes or spelling of defaults.
 #include <algorithm>
 
+#include "base/error.h"
 #include "names.h"
-#include "opaq/error.h"
-#include "opaq/spec.h"
 #include "schema_cursor.h"
 #include "schema_default.h"
 #include "schema_type.h"
+#include "spec/spec.h"
 
 namespace opaq {
 namespace {

@@ -1,8 +1,8 @@
 // A reading position in a schema's text.
 #include "schema_cursor.h"
 
+#include "base/error.h"
 #include "names.h"
-#include "opaq/error.h"
 
 namespace opaq::spec {
 namespace {

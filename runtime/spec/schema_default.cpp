@@ -7,9 +7,9 @@
 #include <charconv>
 #include <vector>
 
+#include "base/dtype.h"
+#include "base/error.h"
 #include "names.h"
-#include "opaq/dtype.h"
-#include "opaq/error.h"
 
 namespace opaq::spec {
 namespace {

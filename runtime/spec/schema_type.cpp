@@ -5,8 +5,8 @@
 #include <charconv>
 #include <vector>
 
+#include "base/error.h"
 #include "names.h"
-#include "opaq/error.h"
 
 namespace opaq::spec {
 namespace {

@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "opaq/expr.h"
+#include "expr/expr.h"
 #include "schema_cursor.h"
 
 namespace opaq::spec {

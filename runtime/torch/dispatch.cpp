@@ -8,12 +8,12 @@
 #include <utility>
 #include <vector>
 
-#include "opaq/check.h"
-#include "opaq/error.h"
-#include "opaq/outputs.h"
-#include "opaq/select.h"
-#include "opaq/settings.h"
-#include "opaq/torch.h"
+#include "base/error.h"
+#include "base/settings.h"
+#include "check/check.h"
+#include "select/select.h"
+#include "spec/outputs.h"
+#include "torch/dispatcher.h"
 #include "values.h"
 
 namespace opaq {

@@ -6,7 +6,7 @@
 #include <array>
 #include <string>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq::torch {
 namespace {

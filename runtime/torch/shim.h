@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "opaq/arg.h"
+#include "expr/arg.h"
 
 namespace opaq::torch {
 

@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq::torch {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "opaq/spec.h"
 #include "shim.h"
+#include "spec/spec.h"
 
 namespace opaq::torch {
 

@@ -1,5 +1,5 @@
 // The image cache: what damage, intruders, races and dying writers may do to it, and its bound.
-#include "opaq/cache.h"
+#include "cache/cache.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>

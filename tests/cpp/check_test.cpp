@@ -1,5 +1,5 @@
 // The contract check of one launch, with C++ lambdas in the place of kernels.
-#include "opaq/check.h"
+#include "check/check.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../fake_driver/fake_driver.h"
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

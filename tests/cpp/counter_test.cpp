@@ -1,4 +1,4 @@
-#include "opaq/counter.h"
+#include "base/counter.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // The CUDA driver at run time, against the fake driver: absence, errors, devices, contexts,
 // captures, modules, launches.
-#include "opaq/driver.h"
+#include "driver/driver.h"
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "../fake_driver/fake_driver.h"
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

@@ -1,5 +1,5 @@
 // Names, sizes and spellings of element types.
-#include "opaq/dtype.h"
+#include "base/dtype.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Suggestions for misspelt names, and lists, as error messages use them.
-#include "opaq/error.h"
+#include "base/error.h"
 
 #include <gtest/gtest.h>
 

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "opaq/error.h"
-#include "opaq/expr.h"
+#include "base/error.h"
+#include "expr/expr.h"
 
 using namespace opaq;
 

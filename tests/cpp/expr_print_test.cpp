@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "opaq/expr.h"
+#include "expr/expr.h"
 
 using namespace opaq;
 

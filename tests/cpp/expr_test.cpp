@@ -1,6 +1,6 @@
 // What expressions mean: values, short circuits, 64-bit arithmetic, and evaluation from many
 // threads.
-#include "opaq/expr.h"
+#include "expr/expr.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 using namespace opaq;
 

@@ -6,8 +6,8 @@
 
 #include "../../runtime/compile/includes.h"
 #include "../../runtime/compile/record.h"
+#include "cache/cache.h"
 #include "image_test.h"
-#include "opaq/cache.h"
 
 using opaq::Include;
 using opaq::include_closure;

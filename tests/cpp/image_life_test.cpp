@@ -5,9 +5,9 @@
 #include <chrono>
 #include <thread>
 
+#include "base/settings.h"
+#include "base/wait.h"
 #include "image_test.h"
-#include "opaq/settings.h"
-#include "opaq/wait.h"
 
 using opaq::compile_host;
 using opaq::ErrorKind;

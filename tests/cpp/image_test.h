@@ -11,8 +11,8 @@
 #include <functional>
 #include <string>
 
-#include "opaq/error.h"
-#include "opaq/image.h"
+#include "base/error.h"
+#include "compile/image.h"
 
 namespace opaq_test {
 

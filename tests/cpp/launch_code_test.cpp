@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "base/settings.h"
 #include "launch_fixture.h"
-#include "opaq/settings.h"
 
 namespace opaq {
 namespace {

@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "../fake_driver/fake_driver.h"
-#include "opaq/error.h"
-#include "opaq/launch.h"
+#include "base/error.h"
+#include "launch/launch.h"
 
 namespace opaq {
 

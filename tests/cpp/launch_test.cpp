@@ -1,13 +1,13 @@
 // Launches through the fake driver: parameters to the byte, geometry, function attributes, devices,
 // captures, threads.
-#include "opaq/launch.h"
+#include "launch/launch.h"
 
 #include <atomic>
 #include <cmath>
 #include <thread>
 
+#include "driver/driver.h"
 #include "launch_fixture.h"
-#include "opaq/driver.h"
 
 namespace opaq {
 namespace {

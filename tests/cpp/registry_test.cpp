@@ -1,13 +1,13 @@
 // The registry: what declaring twice means, in which order implementations stand, and that threads
 // may do all of it at once.
-#include "opaq/registry.h"
+#include "registry/registry.h"
 
 #include <gtest/gtest.h>
 
 #include <barrier>
 #include <thread>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

@@ -3,8 +3,8 @@
 
 #include <fstream>
 
-#include "opaq/error.h"
-#include "opaq/spec.h"
+#include "base/error.h"
+#include "spec/spec.h"
 
 namespace opaq {
 namespace {

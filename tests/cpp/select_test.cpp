@@ -1,11 +1,11 @@
 // Selection: which implementation serves a call, and what is said of those that do not.
-#include "opaq/select.h"
+#include "select/select.h"
 
 #include <gtest/gtest.h>
 
 #include <thread>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

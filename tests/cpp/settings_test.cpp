@@ -1,6 +1,6 @@
 // What each environment variable does. Settings are read once in a process, so every case runs in a
 // child of its own.
-#include "opaq/settings.h"
+#include "base/settings.h"
 
 #include <gtest/gtest.h>
 #include <pwd.h>
@@ -14,7 +14,7 @@
 #include <map>
 #include <string>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 using namespace opaq;
 

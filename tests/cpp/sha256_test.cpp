@@ -1,5 +1,5 @@
 // SHA-256 against the vectors of FIPS 180-4 and NIST's examples.
-#include "opaq/sha256.h"
+#include "base/sha256.h"
 
 #include <gtest/gtest.h>
 

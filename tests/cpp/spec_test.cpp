@@ -1,10 +1,10 @@
 // Output rules and implementations: what a declaration says, and what is refused with which words.
 // Schemas: schema_test.cpp.
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 #include <gtest/gtest.h>
 
-#include "opaq/error.h"
+#include "base/error.h"
 
 namespace opaq {
 namespace {

@@ -1,6 +1,6 @@
 // Nodes that C++ wrappers announce: names, counts, unloading, threads, and the layout that
 // generated code gives them.
-#include "opaq/wrapper_nodes.h"
+#include "registry/wrapper_nodes.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-// The fake CUDA driver: the entry points of <opaq/driver.h> with the driver's rules and no device
+// The fake CUDA driver: the entry points of <driver/driver.h> with the driver's rules and no device
 // behind them.
 #pragma GCC visibility push(default)
 #include <cuda.h>

@@ -1,4 +1,4 @@
-// Control of the fake CUDA driver: a shared library with the entry points of <opaq/driver.h> that
+// Control of the fake CUDA driver: a shared library with the entry points of <driver/driver.h> that
 // runs nothing and records everything.
 //
 // Product code opens it as settings().driver (OPAQ_DRIVER) and needs to know nothing of it; a test

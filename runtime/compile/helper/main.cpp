@@ -28,8 +28,8 @@
 #include <thread>
 
 #include "../message.h"
+#include "base/error.h"
 #include "nvrtc.h"
-#include "opaq/error.h"
 
 namespace opaq {
 namespace {

@@ -5,7 +5,7 @@
 #include <exception>
 #include <string>
 
-#include "opaq/registry.h"
+#include "registry/registry.h"
 
 namespace opaq {
 

@@ -6,8 +6,8 @@
 #include <functional>
 #include <string>
 
-#include "opaq/launch.h"
-#include "opaq/spec.h"
+#include "launch/launch.h"
+#include "spec/spec.h"
 
 namespace opaq {
 

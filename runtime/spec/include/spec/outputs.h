@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq {
 

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "opaq/dtype.h"
+#include "base/dtype.h"
 
 namespace opaq {
 

@@ -11,9 +11,9 @@
 #include <memory>
 #include <string>
 
-#include "opaq/error.h"
-#include "opaq/shared_state.h"
-#include "opaq/wait.h"
+#include "base/error.h"
+#include "base/shared_state.h"
+#include "base/wait.h"
 
 namespace opaq {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "opaq/counter.h"
+#include "base/counter.h"
 
 namespace opaq {
 

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "opaq/arg.h"
-#include "opaq/image.h"
-#include "opaq/spec.h"
+#include "compile/image.h"
+#include "expr/arg.h"
+#include "spec/spec.h"
 
 namespace opaq {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "opaq/dtype.h"
+#include "base/dtype.h"
 
 namespace opaq {
 

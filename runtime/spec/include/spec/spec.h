@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "opaq/expr.h"
+#include "expr/expr.h"
 
 namespace opaq {
 

@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "opaq/spec.h"
+#include "spec/spec.h"
 
 namespace opaq {
 

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "opaq/launch.h"
-#include "opaq/registry.h"
+#include "launch/launch.h"
+#include "registry/registry.h"
 
 namespace opaq {
 

@@ -39,7 +39,7 @@
 #include <utility>
 #include <vector>
 
-#include "opaq/arg.h"
+#include "expr/arg.h"
 
 namespace opaq {
 
