@@ -1,0 +1,28 @@
+"""Every file of tests/examples runs alone; each checks its own results against PyTorch."""
+
+from __future__ import annotations
+
+import pathlib
+import runpy
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_runs(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, where torch is loaded already; what a module keeps goes with it."""
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def test_an_example_runs_as_a_program() -> None:
+    with tempfile.TemporaryDirectory() as elsewhere:
+        command = [sys.executable, str(EXAMPLES / "elementwise.py")]
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "examples::scale_add" in done.stdout  # the report
