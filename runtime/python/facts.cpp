@@ -223,6 +223,8 @@ PyObject* warmup(PyObject*, PyObject* args) {
     if (PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous) {
       AllowThreads allow;
       launch->warmup(values.data(), device);
+    } else if (!reference_of(op.name())) {
+      selector(op).refuse(values.data(), device.type);
     }
     return none().release();
   });

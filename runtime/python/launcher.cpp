@@ -1,6 +1,5 @@
 // Launch objects: what a node of a generated wrapper calls. One Python call in, one kernel launch
 // out.
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <set>
@@ -9,8 +8,8 @@
 
 #include "args.h"
 #include "base/settings.h"
+#include "call/call.h"
 #include "functions.h"
-#include "select/select.h"
 #include "watch.h"
 
 namespace opaq::python {
@@ -34,7 +33,7 @@ struct Launcher {
   bool mutates;
   int64_t calls = 0;      // guarded by the GIL, as everything here
   std::string last = "";  // implementation that served the last call
-  const PreparedLaunch* last_launch = nullptr;
+  PreparedLaunch* last_launch = nullptr;
 };
 
 std::set<Launcher*>& alive() {
@@ -95,26 +94,6 @@ std::vector<Read> reads_of(const OpSpec& spec) {
   return reads;
 }
 
-// Launches on row-major copies of the arguments in `mask`, as the dispatcher's handler does: one
-// that is written is copied back.
-void launch_on_copies(const Launcher& l, const Choice& choice, PyObject* const* values, Args& args,
-                      void* stream) {
-  const Schema& schema = l.spec->schema;
-  const std::vector<RowMajorCopy> copies =
-      row_major_copies(l.op->name(), schema, args.data(), choice.make_contiguous);
-  std::vector<Ref> copy_of(schema.args.size());
-  for (const auto& [i, same_as] : copies) {
-    copy_of[i] = same_as == i ? check(PyObject_CallMethod(values[i], "contiguous", nullptr))
-                              : copy_of[same_as];
-    if (!read_tensor(copy_of[i].get(), args.tensor(i))) throw PythonError{};
-  }
-  launch_loading_without_gil(*choice.if_contiguous, args.data(), l.device, stream);
-  for (const auto& [i, same_as] : copies) {
-    if (schema.args[i].mutated)
-      check(PyObject_CallMethod(values[i], "copy_", "O", copy_of[i].get()));
-  }
-}
-
 Ref tuple_of(PyObject* const* values, size_t count) {
   Ref tuple = check(PyTuple_New(static_cast<Py_ssize_t>(count)));
   for (size_t i = 0; i < count; ++i) {
@@ -136,49 +115,52 @@ void run_through_dispatcher(Launcher& l, PyObject* const* values, size_t count) 
   l.last_launch = nullptr;
 }
 
-void run_reference(Launcher& l, PyObject* const* values, size_t count, const Arg* args) {
-  const Ref reference =
-      reference_of(l.op->name());  // held: the function may declare another in its own place
-  if (!reference) l.selector->refuse(args, l.device.type);
-  check(PyObject_CallObject(reference.get(), tuple_of(values, count).get()));
-  l.last = "reference";
-  l.last_launch = nullptr;
-}
+// The tensors of one launch.
+class LaunchTensors final : public CallTensors {
+ public:
+  LaunchTensors(const Launcher& launcher, PyObject* const* values)
+      : launcher_(launcher), values_(values) {}
 
-std::string place(const Launcher& l) {
-  return " (node " + l.node + " of " + l.graph + (l.source.empty() ? "" : ", from " + l.source) +
-         ")";
-}
+  void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) override {
+    was_loaded = launch_loading_without_gil(launch, args, device, stream);
+  }
 
-void launch_checked(Launcher& l, PyObject* const* values, Args& args, const Choice& choice,
-                    void* stream) {
-  PreparedLaunch* const serving = choice.launch ? choice.launch : choice.if_contiguous;
-  const Implementation* implementation = serving ? &serving->implementation() : nullptr;
-  if (!l.verified.empty() && (!implementation || implementation->name != l.verified)) {
-    fail(ErrorKind::Contract,
-         l.op->name() + place(l) + ": implementation `" + l.verified +
-             "` was chosen when the graph was compiled, but it does not fit at the launch:\n" +
-             l.selector->explain(args.data(), l.device.type));
+  TensorView copy_row_major(size_t argument) override {
+    copied = true;
+    copies_.resize(launcher_.reads.size());
+    copies_[argument] = check(PyObject_CallMethod(values_[argument], "contiguous", nullptr));
+    TensorView view;
+    if (!read_tensor(copies_[argument].get(), view)) throw PythonError{};
+    return view;
   }
-  const std::vector<Arg> given(args.data(), args.data() + l.reads.size());
-  std::vector<Storage> storages(l.reads.size());
-  for (size_t i = 0; i < storages.size(); ++i) {
-    if (args[i].kind == Arg::Kind::Tensor) storages[i] = storage_of(values[i]);
+
+  void copy_back(size_t argument, size_t copied) override {
+    check(PyObject_CallMethod(values_[argument], "copy_", "O", copies_[copied].get()));
   }
-  checked_launch({*l.spec, given.data(), storages.data(), implementation, l.device, stream,
-                  [&] { return place(l); }, l.only == nullptr},
-                 [&](const Arg* buffers) {
-                   if (choice.launch) {
-                     launch_loading_without_gil(*choice.launch, buffers, l.device, stream);
-                   } else if (choice.if_contiguous) {
-                     std::copy(buffers, buffers + given.size(), args.data());
-                     launch_on_copies(l, choice, values, args, stream);
-                   } else {
-                     run_reference(l, values, l.reads.size(), buffers);
-                   }
-                 });
-  if (serving) l.last_launch = serving;
-}
+
+  bool run_reference() override {
+    // Held: the function may declare another in its own place.
+    const Ref reference = reference_of(launcher_.op->name());
+    if (!reference) return false;
+    check(PyObject_CallObject(reference.get(), tuple_of(values_, launcher_.reads.size()).get()));
+    return true;
+  }
+
+  Storage storage_of(size_t i) override { return python::storage_of(values_[i]); }
+
+  std::string where() override {
+    const std::string from = launcher_.source.empty() ? "" : ", from " + launcher_.source;
+    return " (node " + launcher_.node + " of " + launcher_.graph + from + ")";
+  }
+
+  bool was_loaded = false;  // the launch compiled and loaded nothing
+  bool copied = false;
+
+ private:
+  const Launcher& launcher_;
+  PyObject* const* values_;
+  std::vector<Ref> copies_;
+};
 
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
   auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(self, "opaq.launcher"));
@@ -204,21 +186,14 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
       Py_RETURN_NONE;
     }
     if (l->mutates) check_written(*l->op, args.data());
-    const Choice choice =
-        l->only ? Choice{l->only} : l->selector->select(args.data(), l->device.type);
-    if (l->checked) [[unlikely]] {
-      launch_checked(*l, values, args, choice, stream);
-    } else if (choice.launch) {
-      const bool was_loaded =
-          launch_loading_without_gil(*choice.launch, args.data(), l->device, stream);
-      if (l->timed && was_loaded) choice.launch->add_host_time(now() - start);
-      l->last_launch = choice.launch;
-    } else if (choice.if_contiguous) {
-      launch_on_copies(*l, choice, values, args, stream);
-      l->last_launch = choice.if_contiguous;
-    } else {
-      run_reference(*l, values, count, args.data());
-    }
+    LaunchTensors tensors(*l, values);
+    l->last_launch = serve(Call{*l->op, *l->selector, args.data(), count, l->device, stream,
+                                l->only, l->checked, l->verified.empty() ? nullptr : &l->verified},
+                           tensors);
+    if (!l->last_launch) [[unlikely]]
+      l->last = "reference";
+    else if (l->timed && tensors.was_loaded && !tensors.copied && !l->checked)
+      l->last_launch->add_host_time(now() - start);
     Py_RETURN_NONE;
   } catch (...) {
     return raise_current();

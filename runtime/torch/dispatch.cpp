@@ -2,7 +2,6 @@
 // function pointer of its own (a slot) that leads to it.
 #include <array>
 #include <atomic>
-#include <functional>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -10,8 +9,7 @@
 
 #include "base/error.h"
 #include "base/settings.h"
-#include "check/check.h"
-#include "select/select.h"
+#include "call/call.h"
 #include "spec/outputs.h"
 #include "torch/dispatcher.h"
 #include "values.h"
@@ -82,63 +80,79 @@ void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView&
   }
 }
 
-// Runs `launch` on row-major copies of the arguments in `mask`, and copies back those that the op
-// writes.
-void launch_on_copies(const Op& op, PreparedLaunch& launch, Inputs& inputs, uint64_t mask,
-                      Device device, void* stream) {
-  const Schema& schema = op.spec().schema;
-  const std::vector<RowMajorCopy> copies =
-      row_major_copies(op.name(), schema, inputs.args.data(), mask);
-  std::vector<Tensor> made;
-  std::vector<torch::TensorHandle> copy_of(schema.args.size());
-  for (const auto& [i, same_as] : copies) {
-    if (same_as == i) {
-      const TensorView& original = inputs.args[i].tensor;
-      const std::vector<int64_t> strides =
-          contiguous_strides({original.sizes, original.sizes + original.dim});
-      made.push_back(
-          torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype));
-      torch::check(shim().copy_(made.back().get(), inputs.handle(static_cast<int>(i)), 0),
-                   "copying an argument to row-major order");
-    }
-    copy_of[i] = same_as == i ? made.back().get() : copy_of[same_as];
-    inputs.args[i] = torch::view(copy_of[i], op.name(), schema.args[i].name);
-  }
-  launch.launch(inputs.args.data(), device, stream);
-  for (const auto& [i, same_as] : copies) {
-    if (schema.args[i].mutated)
-      torch::check(shim().copy_(inputs.handle(static_cast<int>(i)), copy_of[i], 0),
-                   "copying a written argument back");
-  }
-}
+// The tensors of one call of the dispatcher.
+class StackTensors final : public CallTensors {
+ public:
+  StackTensors(const Slot& slot, const Op& op, Inputs& inputs, StableIValue* stack)
+      : slot_(slot), op_(op), inputs_(inputs), stack_(stack) {}
 
-// Calls `launch(args)` under the contract check; `implementation` nullptr: the reference.
-void launch_checked(const Op& op, Inputs& inputs, size_t outputs,
-                    const Implementation* implementation, Device device, void* stream,
-                    const std::function<void(const Arg*)>& launch) {
-  std::vector<Tensor> kept;  // arguments that the launch may give away are looked at afterwards
-  std::vector<Storage> storages(inputs.args.size());
-  for (size_t i = 0; i < inputs.args.size() - outputs; ++i) {
-    if (inputs.args[i].kind != Arg::Kind::Tensor) continue;
-    torch::TensorHandle handle = nullptr;
-    torch::check(shim().new_tensor(inputs.handle(static_cast<int>(i)), &handle),
-                 "keeping an argument");
-    kept.emplace_back(handle);
-    int64_t offset = 0;
-    torch::check(shim().get_storage_size(handle, &storages[i].bytes),
-                 "reading the size of a storage");
-    torch::check(shim().get_storage_offset(handle, &offset), "reading an offset in a storage");
-    const TensorView& t = inputs.args[i].tensor;
-    if (t.data) storages[i].data = static_cast<char*>(t.data) - offset * itemsize(t.dtype);
+  void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) override {
+    launch.launch(args, device, stream);
   }
-  const std::vector<Arg> args = inputs.args;
-  const auto where = [] {
+
+  TensorView copy_row_major(size_t argument) override {
+    const TensorView& original = inputs_.args[argument].tensor;
+    const std::vector<int64_t> strides =
+        contiguous_strides({original.sizes, original.sizes + original.dim});
+    copies_.resize(op_.spec().schema.args.size());
+    copies_[argument] =
+        torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype);
+    torch::check(shim().copy_(copies_[argument].get(), handle(argument), 0),
+                 "copying an argument to row-major order");
+    return torch::view(copies_[argument].get(), op_.name(), op_.spec().schema.args[argument].name);
+  }
+
+  void copy_back(size_t argument, size_t copied) override {
+    torch::check(shim().copy_(handle(argument), copies_[copied].get(), 0),
+                 "copying a written argument back");
+  }
+
+  // The reference takes the stack's values and leaves its results there.
+  bool run_reference() override {
+    if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
+    reference_error = nullptr;
+    inputs_.give_back();
+    if (shim().call_dispatcher(reference_name(op_.spec().schema).c_str(), "", stack_,
+                               torch::kBuildVersion) != 0) {
+      if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
+      fail(ErrorKind::Launch,
+           op_.name() + ": its reference failed; torch printed the reason above");
+    }
+    return true;
+  }
+
+  // Of arguments alone: the results are new. What the reference may give away is kept until it has
+  // been looked at.
+  Storage storage_of(size_t i) override {
+    Storage storage;
+    if (i >= op_.spec().schema.args.size()) return storage;
+    torch::TensorHandle kept = nullptr;
+    torch::check(shim().new_tensor(handle(i), &kept), "keeping an argument");
+    kept_.emplace_back(kept);
+    int64_t offset = 0;
+    torch::check(shim().get_storage_size(kept, &storage.bytes), "reading the size of a storage");
+    torch::check(shim().get_storage_offset(kept, &offset), "reading an offset in a storage");
+    const TensorView& t = inputs_.args[i].tensor;
+    if (t.data) storage.data = static_cast<char*>(t.data) - offset * itemsize(t.dtype);
+    return storage;
+  }
+
+  std::string where() override {
     const std::string line = call_site();
     return line.empty() ? std::string() : " (called at " + line + ")";
-  };
-  checked_launch({op.spec(), args.data(), storages.data(), implementation, device, stream, where},
-                 launch);
-}
+  }
+
+ private:
+  torch::TensorHandle handle(size_t argument) const {
+    return inputs_.handle(static_cast<int>(argument));
+  }
+
+  const Slot& slot_;
+  const Op& op_;
+  Inputs& inputs_;
+  StableIValue* stack_;
+  std::vector<Tensor> copies_, kept_;
+};
 
 void handle(Slot& slot, StableIValue* stack) {
   const Target& target = *slot.target.load(std::memory_order_acquire);
@@ -161,50 +175,11 @@ void handle(Slot& slot, StableIValue* stack) {
   void* stream = first.device.type == DeviceType::CUDA
                      ? torch::current_cuda_stream(first.device.index)
                      : nullptr;
-  const Choice choice = target.selector->select(inputs.args.data(), first.device.type);
-  const bool checked = checking(target.checked);
-  const auto check = [&](const Implementation* implementation,
-                         const std::function<void(const Arg*)>& launch) {
-    launch_checked(op, inputs, outputs.size(), implementation, first.device, stream, launch);
-  };
-  if (choice.launch) {
-    if (checked) [[unlikely]] {
-      check(&choice.launch->implementation(),
-            [&](const Arg* args) { choice.launch->launch(args, first.device, stream); });
-    } else {
-      choice.launch->launch(inputs.args.data(), first.device, stream);
-    }
-  } else if (choice.if_contiguous) {
-    if (checked) {
-      check(&choice.if_contiguous->implementation(), [&](const Arg* args) {
-        inputs.args.assign(args, args + inputs.args.size());
-        launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device,
-                         stream);
-      });
-    } else {
-      launch_on_copies(op, *choice.if_contiguous, inputs, choice.make_contiguous, first.device,
-                       stream);
-    }
-  } else if (slot.has_reference.load(std::memory_order_acquire)) {
-    reference_error = nullptr;
-    const auto call_reference = [&](const Arg*) {
-      inputs.give_back();  // the callee consumes the stack's values and leaves its results there
-      if (shim().call_dispatcher(reference_name(schema).c_str(), "", stack, torch::kBuildVersion) !=
-          0) {
-        if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
-        fail(ErrorKind::Launch,
-             op.name() + ": its reference failed; torch printed the reason above");
-      }
-    };
-    if (checked) {
-      check(nullptr, call_reference);
-    } else {
-      call_reference(nullptr);
-    }
-    return;
-  } else {
-    target.selector->refuse(inputs.args.data(), first.device.type);
-  }
+  StackTensors tensors(slot, op, inputs, stack);
+  const Call call{
+      op,     *target.selector, inputs.args.data(),      inputs.args.size(), first.device,
+      stream, nullptr,          checking(target.checked)};
+  if (!serve(call, tensors)) return;  // the reference has left its results on the stack
   for (size_t i = 0; i < outputs.size(); ++i)
     stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
 }

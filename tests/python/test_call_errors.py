@@ -195,3 +195,14 @@ def test_many_arguments(unique: str) -> None:
     tensors = [torch.full((1,), float(i)) for i in range(64)]
     for call in (op, op.overload, torch.compile(op, fullgraph=True)):
         assert call(*tensors).item() == sum(range(64))
+
+
+def test_warmup_refuses_what_a_call_refuses(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    source = "void g(float* y, const float* x, long n) { for (long i = 0; i < n; ++i) y[i] = x[i]; }"
+    op.cpu(source=source, entry="g", args="y, x, x.numel()", requires="x.dim() == 2")
+    opaq.warmup(op, torch.ones(2, 2))
+    with pytest.raises(opaq.LaunchError, match=f"{unique}: no implementation fits this call"):
+        opaq.warmup(op, torch.ones(2))
+    op.reference(lambda x: x.clone())
+    opaq.warmup(op, torch.ones(2))  # the reference has nothing to compile

@@ -1,0 +1,65 @@
+// One call of an op on arguments and results that have been read and checked: the implementation
+// that serves it, launched on row-major copies where it must be, or the reference. Calls through
+// PyTorch's dispatcher and launches of compiled graphs differ only in who holds the tensors.
+#pragma once
+
+#include <string>
+
+#include "check/check.h"
+#include "select/select.h"
+
+namespace opaq {
+
+// Who holds the tensors of a call: Python objects, or handles on the dispatcher's stack.
+class CallTensors {
+ public:
+  virtual void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) = 0;
+
+  // A row-major copy of a tensor argument, which lives until the call is over.
+  virtual TensorView copy_row_major(size_t argument) = 0;
+
+  // Writes the copy that was made of argument `copied` into `argument`, which is the same view.
+  virtual void copy_back(size_t argument, size_t copied) = 0;
+
+  // Runs the op's reference, which fills the results; false when there is none.
+  virtual bool run_reference() = 0;
+
+  // For the contract check: the memory that an argument or result is a view of, where it is known;
+  // and where the call is made, as CheckedCall::where.
+  virtual Storage storage_of(size_t i) = 0;
+  virtual std::string where() = 0;
+
+ protected:
+  ~CallTensors() = default;
+};
+
+struct Call {
+  const Op& op;
+  Selector& selector;
+  Arg* args;  // inputs, then results, in schema order; replaced by copies where these are made
+  size_t count;
+  Device device;
+  void* stream;                    // CUstream, ignored on CPU
+  PreparedLaunch* only = nullptr;  // what serves the call; nullptr: it is chosen now
+
+  bool checked = false;                   // held against the op's declaration
+  const std::string* verified = nullptr;  // for checks: the implementation that must be chosen
+};
+
+// Serves a call by what was chosen for it. Returns the launch that served; nullptr: the reference
+// did. Throws Launch where nothing can serve, and Contract.
+PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tensors);
+
+// Chooses, and serves the call. The plain case is inlined: it is the path of every launch.
+template <class Tensors>
+inline PreparedLaunch* serve(const Call& call, Tensors& tensors) {
+  const Choice choice =
+      call.only ? Choice{call.only} : call.selector.select(call.args, call.device.type);
+  if (choice.launch && !call.checked) [[likely]] {
+    tensors.launch(*choice.launch, call.args, call.device, call.stream);
+    return choice.launch;
+  }
+  return serve(call, choice, static_cast<CallTensors&>(tensors));
+}
+
+}  // namespace opaq
