@@ -124,7 +124,7 @@ def _copy_together(
     copied: list[Any],
     buffers: dict[Any, Any],
 ) -> None:
-    """Row-major copies as the runtime makes them (runtime/select/copies.cpp): one for each view,
+    """Row-major copies as the runtime makes them (runtime/choose/copies.cpp): one for each view,
     and none of what is written where another argument overlaps it."""
     for index, name in enumerate(copied):
         same = next(

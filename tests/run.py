@@ -31,7 +31,7 @@ THREADED = [
     "cache_test",
     "driver_test",
     "launch_test",
-    "select_test",
+    "choose_test",
 ]
 
 

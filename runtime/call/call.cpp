@@ -27,7 +27,7 @@ void run(const Call& call, const Choice& choice, CallTensors& tensors) {
   } else if (choice.if_contiguous) {
     launch_on_copies(call, choice, tensors);
   } else if (!tensors.run_reference()) {
-    call.selector.refuse(call.args, call.device.type);
+    call.chooser.refuse(call.args, call.device.type);
   }
 }
 
@@ -37,7 +37,7 @@ void run_checked(const Call& call, const Choice& choice, const Implementation* i
     fail(ErrorKind::Contract,
          call.op.name() + tensors.where() + ": implementation `" + *call.verified +
              "` was chosen when the graph was compiled, but it does not fit at the launch:\n" +
-             call.selector.explain(call.args, call.device.type));
+             call.chooser.explain(call.args, call.device.type));
   }
   const std::vector<Arg> given(call.args, call.args + call.count);
   std::vector<Storage> storages(call.count);

@@ -1,8 +1,9 @@
 // Choosing for a node of a compiled graph, from what the compiler knows of the call's conditions.
+#include "choose/choose.h"
+
 #include <string>
 
 #include "functions.h"
-#include "select/select.h"
 
 namespace opaq::python {
 namespace {
@@ -42,7 +43,7 @@ PyObject* choose(PyObject*, PyObject* args) {
     known.row_major = to_truths(items.at(3).get(), "row_major");
 
     const std::vector<Symbol> symbols = op.spec().all_symbols();
-    const NodeChoice choice = selector(op).select_for_node(known, device);
+    const NodeChoice choice = chooser(op).choose_for_node(known, device);
     List launches;
     for (const NodeLaunch& launch : choice.launches) {
       List requirements;

@@ -1,10 +1,10 @@
 // What lowering prints into C++ wrappers: compiled code and launch rules as C++ text.
 #include <string>
 
+#include "choose/choose.h"
 #include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
-#include "select/select.h"
 
 namespace opaq::python {
 namespace {
@@ -47,7 +47,7 @@ PyObject* cpp_launch(PyObject*, PyObject* args) {
     const std::string wanted = to_string(items.at(1).get(), "implementation");
     const FakeArgs facts(op, items.at(2).get());
     const std::vector<std::string> archs = to_strings(items.at(3).get(), "archs");
-    PreparedLaunch* launch = selector(op).find(wanted);
+    PreparedLaunch* launch = chooser(op).find(wanted);
     if (!launch) fail(ErrorKind::Launch, op.name() + " has no implementation `" + wanted + "`");
     CppLaunch made;
     {

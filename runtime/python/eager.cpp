@@ -5,9 +5,9 @@
 
 #include "args.h"
 #include "base/settings.h"
+#include "choose/choose.h"
 #include "functions.h"
 #include "interruption.h"
-#include "select/select.h"
 #include "spec/outputs.h"
 #include "watch.h"
 
@@ -63,7 +63,7 @@ class Allocator {
 
 struct Eager {
   const Op* op;
-  Selector* selector;
+  Chooser* chooser;
   const OpSpec* spec;
   const Watch* watch;
   Ref overload;                       // torch.ops.<ns>.<name>.default
@@ -223,7 +223,7 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
     if (!(view.device == device))
       return nullptr;  // the current device is another one: torch allocates there
   }
-  const Choice choice = e.selector->select(args.data(), device.type);
+  const Choice choice = e.chooser->choose(args.data(), device.type);
   if (!choice.launch) return nullptr;
   if (e.checked) [[unlikely]] {
     launch_checked(e, bound, made, args.data(), *choice.launch, device);
@@ -242,7 +242,7 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
 // The op was declared again, with the same schema: every handle of it means the newest declaration.
 void follow(Eager& e) {
   while (const Op* next = e.op->successor()) e.op = next;
-  e.selector = &selector(*e.op);
+  e.chooser = &chooser(*e.op);
   e.spec = &e.op->spec();
 }
 
@@ -268,7 +268,7 @@ PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "eager");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    auto* e = new Eager{&op,         &selector(op),
+    auto* e = new Eager{&op,         &chooser(op),
                         &op.spec(),  &watch_of(op.name()),
                         items.at(1), {},
                         {},          std::vector<Allocator>(op.spec().schema.returns.size()),

@@ -6,10 +6,10 @@
 #include "args.h"
 #include "base/settings.h"
 #include "cache/cache.h"
+#include "choose/choose.h"
 #include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
-#include "select/select.h"
 #include "spec/outputs.h"
 
 namespace opaq::python {
@@ -81,11 +81,11 @@ PyObject* plan(PyObject*, PyObject* args) {
     const std::vector<Ref> items = to_items(args, "plan");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
     const FakeArgs facts(op, items.at(1).get());
-    Selector& chooser = selector(op);
+    Chooser& of_op = chooser(op);
     const DeviceType device = facts.device().type;
-    const Choice choice = chooser.select(facts.args(), device);
+    const Choice choice = of_op.choose(facts.args(), device);
     Dict d;
-    d.set("reasons", chooser.explain(facts.args(), device));
+    d.set("reasons", of_op.explain(facts.args(), device));
     const PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous;
     d.set("implementation", launch                    ? launch->implementation().name
                             : reference_of(op.name()) ? std::string("reference")
@@ -158,12 +158,12 @@ PyObject* compile(PyObject*, PyObject* args) {
     const std::string wanted =
         items.size() > 3 ? to_string(items.at(3).get(), "implementation") : "";
     PreparedLaunch* launch = wanted.empty()
-                                 ? selector(op).select(facts.args(), DeviceType::CUDA).launch
-                                 : selector(op).find(wanted);
+                                 ? chooser(op).choose(facts.args(), DeviceType::CUDA).launch
+                                 : chooser(op).find(wanted);
     if (!launch) {
       fail(ErrorKind::Launch,
            op.name() + (wanted.empty() ? ": no CUDA implementation fits:\n" +
-                                             selector(op).explain(facts.args(), DeviceType::CUDA)
+                                             chooser(op).explain(facts.args(), DeviceType::CUDA)
                                        : " has no implementation `" + wanted + "`"));
     }
     std::shared_ptr<const Image> image;
@@ -219,12 +219,12 @@ PyObject* warmup(PyObject*, PyObject* args) {
       values.emplace_back(v);
     }
     check_written(op, values.data());
-    const Choice choice = selector(op).select(values.data(), device.type);
+    const Choice choice = chooser(op).choose(values.data(), device.type);
     if (PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous) {
       AllowThreads allow;
       launch->warmup(values.data(), device);
     } else if (!reference_of(op.name())) {
-      selector(op).refuse(values.data(), device.type);
+      chooser(op).refuse(values.data(), device.type);
     }
     return none().release();
   });
@@ -234,7 +234,7 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
   return guarded([&]() -> PyObject* {
     List list;
     for (const Op* op : all_ops()) {
-      for (PreparedLaunch* launch : selector(*op).all()) {
+      for (PreparedLaunch* launch : chooser(*op).all()) {
         const LaunchStats s = launch->stats();
         Dict d;
         d.set("op", op->name())

@@ -19,7 +19,7 @@ enum class Read : uint8_t { Tensor, OptionalTensor, Scalar };  // how a value is
 
 struct Launcher {
   const Op* op;
-  Selector* selector;
+  Chooser* chooser;
   const OpSpec* spec;
   const Watch* watch;
   Device device;
@@ -187,8 +187,8 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     }
     if (l->mutates) check_written(*l->op, args.data());
     LaunchTensors tensors(*l, values);
-    l->last_launch = serve(Call{*l->op, *l->selector, args.data(), count, l->device, stream,
-                                l->only, l->checked, l->verified.empty() ? nullptr : &l->verified},
+    l->last_launch = serve(Call{*l->op, *l->chooser, args.data(), count, l->device, stream, l->only,
+                                l->checked, l->verified.empty() ? nullptr : &l->verified},
                            tensors);
     if (!l->last_launch) [[unlikely]]
       l->last = "reference";
@@ -235,14 +235,14 @@ PyObject* launcher(PyObject*, PyObject* args) {
         settings().check_contract || (objects.size() > 8 && to_bool(objects[8].get()));
     const std::string source = objects.size() > 9 ? to_string(objects[9].get(), "source") : "";
     auto* l = new Launcher{&op,
-                           &selector(op),
+                           &chooser(op),
                            &op.spec(),
                            &watch_of(op.name()),
                            parse_device(items.at(2)),
                            items.at(3),
                            items.at(4),
                            timed,
-                           chosen == "compiled" ? selector(op).find(implementation) : nullptr,
+                           chosen == "compiled" ? chooser(op).find(implementation) : nullptr,
                            checked,
                            source,
                            chosen == "verified" ? implementation : "",

@@ -26,7 +26,7 @@ constexpr size_t kSlots = 2048;
 
 struct Target {  // what a slot runs; replaced as a whole when an op is re-declared, never destroyed
   const Op* op;
-  Selector* selector;
+  Chooser* chooser;
   bool checked;  // OPAQ_CHECK=contract
 };
 
@@ -177,8 +177,8 @@ void handle(Slot& slot, StableIValue* stack) {
                      : nullptr;
   StackTensors tensors(slot, op, inputs, stack);
   const Call call{
-      op,     *target.selector, inputs.args.data(),      inputs.args.size(), first.device,
-      stream, nullptr,          checking(target.checked)};
+      op,     *target.chooser, inputs.args.data(),      inputs.args.size(), first.device,
+      stream, nullptr,         checking(target.checked)};
   if (!serve(call, tensors)) return;  // the reference has left its results on the stack
   for (size_t i = 0; i < outputs.size(); ++i)
     stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
@@ -212,7 +212,7 @@ torch::LibraryHandle fragment(const std::string& ns) {
 
 void define_with_torch(const Op& op) {
   const Schema& schema = op.spec().schema;
-  const Target* target = new Target{&op, &selector(op), settings().check_contract};
+  const Target* target = new Target{&op, &chooser(op), settings().check_contract};
   std::lock_guard lock(define_mutex);
   if (Slot* slot = find_slot(op.name())) {
     slot->has_reference.store(false,

@@ -199,10 +199,10 @@ def test_many_arguments(unique: str) -> None:
 
 def test_warmup_refuses_what_a_call_refuses(unique: str) -> None:
     op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    source = "void g(float* y, const float* x, long n) { for (long i = 0; i < n; ++i) y[i] = x[i]; }"
+    source = "void g(float* y, const float* x, long n) { for (long i = 0; i < n; ++i) y[i] = 0; }"
     op.cpu(source=source, entry="g", args="y, x, x.numel()", requires="x.dim() == 2")
     opaq.warmup(op, torch.ones(2, 2))
-    with pytest.raises(opaq.LaunchError, match=f"{unique}: no implementation fits this call"):
+    with pytest.raises(opaq.LaunchError, match="no implementation fits this call"):
         opaq.warmup(op, torch.ones(2))
     op.reference(lambda x: x.clone())
     opaq.warmup(op, torch.ones(2))  # the reference has nothing to compile

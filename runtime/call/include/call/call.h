@@ -6,7 +6,7 @@
 #include <string>
 
 #include "check/check.h"
-#include "select/select.h"
+#include "choose/choose.h"
 
 namespace opaq {
 
@@ -35,7 +35,7 @@ class CallTensors {
 
 struct Call {
   const Op& op;
-  Selector& selector;
+  Chooser& chooser;
   Arg* args;  // inputs, then results, in schema order; replaced by copies where these are made
   size_t count;
   Device device;
@@ -54,7 +54,7 @@ PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tenso
 template <class Tensors>
 inline PreparedLaunch* serve(const Call& call, Tensors& tensors) {
   const Choice choice =
-      call.only ? Choice{call.only} : call.selector.select(call.args, call.device.type);
+      call.only ? Choice{call.only} : call.chooser.choose(call.args, call.device.type);
   if (choice.launch && !call.checked) [[likely]] {
     tensors.launch(*choice.launch, call.args, call.device, call.stream);
     return choice.launch;

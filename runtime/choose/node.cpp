@@ -102,7 +102,7 @@ void place_copies(NodeChoice& result, const Conditions& conditions,
 
 }  // namespace
 
-NodeChoice Selector::select_for_node(const KnownConditions& known, DeviceType device) {
+NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType device) {
   const List& list = current();
   const Conditions conditions(known, device);
   NodeChoice result;

@@ -1,13 +1,12 @@
 // Choosing an implementation: the first, best first, whose device, requirements and contiguity fit
 // the call.
-#include "select/select.h"
-
 #include <map>
 
 #include "base/error.h"
 #include "base/sha256.h"
 #include "base/shared_state.h"
 #include "candidates.h"
+#include "choose/choose.h"
 #include "describe.h"
 
 namespace opaq {
@@ -88,10 +87,10 @@ std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbo
 
 }  // namespace
 
-Selector::Selector(const Op& op) : op_(op) {}
-Selector::~Selector() = default;
+Chooser::Chooser(const Op& op) : op_(op) {}
+Chooser::~Chooser() = default;
 
-const Selector::List& Selector::current() {
+const Chooser::List& Chooser::current() {
   const Implementations& implementations = op_.implementations();
   if (const List* list = list_.load(std::memory_order_acquire);
       list && list->of == &implementations) [[likely]]
@@ -124,7 +123,7 @@ const Selector::List& Selector::current() {
   return *lists_.back();
 }
 
-Choice Selector::select(const Arg* args, DeviceType device) {
+Choice Chooser::choose(const Arg* args, DeviceType device) {
   Choice choice;
   in_order(current().candidates, CallConditions{args, device},
            [&](const Candidate& candidate, const CallConditions::Layout& layout, bool on_copies) {
@@ -136,7 +135,7 @@ Choice Selector::select(const Arg* args, DeviceType device) {
   return choice;
 }
 
-std::string Selector::explain(const Arg* args, DeviceType device) {
+std::string Chooser::explain(const Arg* args, DeviceType device) {
   const List& list = current();
   if (list.candidates.empty()) return op_.name() + " has no implementations";
   const CallConditions call{args, device};
@@ -157,7 +156,7 @@ std::string Selector::explain(const Arg* args, DeviceType device) {
   return join(lines, "\n");
 }
 
-void Selector::refuse(const Arg* args, DeviceType device) {
+void Chooser::refuse(const Arg* args, DeviceType device) {
   std::string text =
       op_.name() + ": no implementation fits this call, and there is no reference:\n  ";
   for (const char c : explain(args, device))
@@ -167,13 +166,13 @@ void Selector::refuse(const Arg* args, DeviceType device) {
            "\n  relax a requirement, add an implementation, or declare a reference");
 }
 
-PreparedLaunch* Selector::find(std::string_view implementation) {
+PreparedLaunch* Chooser::find(std::string_view implementation) {
   for (const Candidate& candidate : current().candidates)
     if (candidate.implementation->name == implementation) return candidate.launch.get();
   return nullptr;
 }
 
-std::vector<PreparedLaunch*> Selector::all() {
+std::vector<PreparedLaunch*> Chooser::all() {
   std::vector<PreparedLaunch*> launches;
   for (const Candidate& candidate : current().candidates)
     launches.push_back(candidate.launch.get());
@@ -183,7 +182,7 @@ std::vector<PreparedLaunch*> Selector::all() {
 SourceDigest refresh_sources(Op& op) {
   SourceDigest all;
   Sha256 hash;
-  for (const PreparedLaunch* launch : selector(op).all()) {
+  for (const PreparedLaunch* launch : chooser(op).all()) {
     const Implementation& implementation = launch->implementation();
     const SourceDigest now = source_digest(implementation);
     hash.field(implementation.name).field(now.digest);
@@ -195,13 +194,13 @@ SourceDigest refresh_sources(Op& op) {
   return all;
 }
 
-Selector& selector(const Op& op) {
+Chooser& chooser(const Op& op) {
   // Never destroyed: generated code keeps references, and threads may launch while the process
   // exits.
-  static auto& selectors = *new std::map<const Op*, std::unique_ptr<Selector>>;
+  static auto& choosers = *new std::map<const Op*, std::unique_ptr<Chooser>>;
   std::lock_guard lock(shared_state());
-  std::unique_ptr<Selector>& entry = selectors[&op];
-  if (!entry) entry = std::make_unique<Selector>(op);
+  std::unique_ptr<Chooser>& entry = choosers[&op];
+  if (!entry) entry = std::make_unique<Chooser>(op);
   return *entry;
 }
 

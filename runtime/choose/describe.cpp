@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "select/select.h"
+#include "choose/choose.h"
 
 namespace opaq {
 namespace {

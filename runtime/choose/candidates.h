@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
+#include "choose/choose.h"
 #include "launch/launch.h"
 #include "registry/registry.h"
-#include "select/select.h"
 
 namespace opaq {
 
@@ -18,7 +18,7 @@ struct Candidate {
   std::vector<uint32_t> contiguous;        // arguments and results that must be row-major
 };
 
-struct Selector::List {
+struct Chooser::List {
   const Implementations* of;  // the op's list that this one follows
   std::vector<Symbol> symbols;
   std::vector<Candidate> candidates;

@@ -1,5 +1,5 @@
-// Selection: which implementation serves a call, and what is said of those that do not.
-#include "select/select.h"
+// Choosing: which implementation serves a call, and what is said of those that do not.
+#include "choose/choose.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 namespace opaq {
 namespace {
 
-// A tensor that needs no memory: selection reads sizes, strides and the address, never the data.
+// A tensor that needs no memory: choosing reads sizes, strides and the address, never the data.
 struct Tensor {
   Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides = {}, uintptr_t address = 4096,
          DType dtype = DType::Float32)
@@ -44,24 +44,24 @@ ImplementationText source(std::string name, std::vector<std::string> requirement
   return text;
 }
 
-class SelectTest : public testing::Test {
+class ChooseTest : public testing::Test {
  protected:
   void add(const ImplementationText& text, bool replace = false) {
     op.add(make_implementation(op.spec(), text), replace);
   }
   std::string chosen(std::vector<Arg> args, DeviceType device = DeviceType::CUDA) {
-    const Choice choice = selector.select(args.data(), device);
+    const Choice choice = chooser.choose(args.data(), device);
     return choice.launch ? choice.launch->implementation().name : "";
   }
 
   Op op{make_op("mylib::f(Tensor x, Tensor? w=None) -> (Tensor y)", {OutputText{.like = "x"}})};
-  Selector selector{op};
+  Chooser chooser{op};
   const Tensor plain{{8, 16}};
   const Tensor misaligned{{8, 16}, {}, 4100};
   const Tensor transposed{{8, 16}, {1, 8}};
 };
 
-TEST_F(SelectTest, TakesTheBestImplementationWhoseRequirementsHold) {
+TEST_F(ChooseTest, TakesTheBestImplementationWhoseRequirementsHold) {
   add(source("cuda"));
   add(source("cuda:vec4", {"x.size(-1) % 4 == 0", "aligned(x, 16)"}, 1));
   EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda:vec4");
@@ -69,13 +69,13 @@ TEST_F(SelectTest, TakesTheBestImplementationWhoseRequirementsHold) {
   EXPECT_EQ(chosen({Tensor({8, 15}), Arg(), plain}), "cuda");
 }
 
-TEST_F(SelectTest, NeverCrossesDevices) {
+TEST_F(ChooseTest, NeverCrossesDevices) {
   add(source("cpu", {}, 5, "cpu"));
   EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CUDA), "");
   EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CPU), "cpu");
 }
 
-TEST_F(SelectTest, PythonImplementationsAreNotLaunched) {
+TEST_F(ChooseTest, PythonImplementationsAreNotLaunched) {
   ImplementationText text;
   text.name = "python";
   text.device = "cuda";
@@ -83,123 +83,123 @@ TEST_F(SelectTest, PythonImplementationsAreNotLaunched) {
   add(text);
   const std::vector<Arg> args = {plain, Arg(), plain};
   EXPECT_EQ(chosen(args), "");
-  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+  EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA),
             "python: is a Python function, which is called and not launched");
 }
 
-TEST_F(SelectTest, RequirementThatCannotBeEvaluatedDoesNotHold) {
+TEST_F(ChooseTest, RequirementThatCannotBeEvaluatedDoesNotHold) {
   add(source("cuda:3d", {"x.size(2) == 4"}, 1));
   add(source("cuda"));
   const std::vector<Arg> args = {plain, Arg(), plain};
   EXPECT_EQ(chosen(args), "cuda");
-  const std::string text = selector.explain(args.data(), DeviceType::CUDA);
+  const std::string text = chooser.explain(args.data(), DeviceType::CUDA);
   EXPECT_EQ(text.rfind("cuda:3d: x.size(2) == 4 does not hold: ", 0), 0u) << text;
   EXPECT_NE(text.find("x.size(2)", 30), std::string::npos)
       << "the reason names the expression: " << text;
   EXPECT_NE(text.find("\ncuda: chosen"), std::string::npos) << text;
 }
 
-TEST_F(SelectTest, StridedArgumentIsOfferedToBeMadeContiguous) {
+TEST_F(ChooseTest, StridedArgumentIsOfferedToBeMadeContiguous) {
   add(source("cuda"));
   std::vector<Arg> args = {transposed, Arg(), plain};
-  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  const Choice choice = chooser.choose(args.data(), DeviceType::CUDA);
   EXPECT_EQ(choice.launch, nullptr);
   ASSERT_NE(choice.if_contiguous, nullptr);
   EXPECT_EQ(choice.if_contiguous->implementation().name, "cuda");
   EXPECT_EQ(choice.make_contiguous, 1u);
-  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+  EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA),
             "cuda: x must be contiguous, since its strides are read nowhere; its shape is (8, 16) "
             "with strides (1, 8)");
 }
 
-TEST_F(SelectTest, ImplementationThatReadsStridesNeedsNoCopy) {
+TEST_F(ChooseTest, ImplementationThatReadsStridesNeedsNoCopy) {
   add(source("cuda", {}, 1));
   ImplementationText strided = source("cuda:strided");
   strided.args = "y, x, x.stride(0), x.stride(1)";
   add(strided);
   std::vector<Arg> args = {transposed, Arg(), plain};
-  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  const Choice choice = chooser.choose(args.data(), DeviceType::CUDA);
   ASSERT_NE(choice.launch, nullptr);
   EXPECT_EQ(choice.launch->implementation().name, "cuda:strided");
   EXPECT_EQ(choice.if_contiguous, nullptr);
   EXPECT_EQ(choice.make_contiguous, 0u);
 }
 
-TEST_F(SelectTest, CopyIsNotOfferedWhenSomethingElseStandsInTheWay) {
+TEST_F(ChooseTest, CopyIsNotOfferedWhenSomethingElseStandsInTheWay) {
   add(source("cuda", {"x.size(0) == 9"}));
   std::vector<Arg> args = {transposed, Arg(), plain};
-  const Choice choice = selector.select(args.data(), DeviceType::CUDA);
+  const Choice choice = chooser.choose(args.data(), DeviceType::CUDA);
   EXPECT_EQ(choice.launch, nullptr);
   EXPECT_EQ(choice.if_contiguous, nullptr);
-  const std::string text = selector.explain(args.data(), DeviceType::CUDA);
+  const std::string text = chooser.explain(args.data(), DeviceType::CUDA);
   EXPECT_NE(text.find("x.size(0) == 9 does not hold; x must be contiguous"), std::string::npos)
       << text;
 }
 
-TEST(SelectMutation, WhatTheOpWritesIsNamedLikeAnyOtherArgument) {  // the caller copies it back
+TEST(ChooseMutation, WhatTheOpWritesIsNamedLikeAnyOtherArgument) {  // the caller copies it back
   Op op(make_op("mylib::scale_(Tensor(a!) x, Tensor w) -> ()", {}));
   ImplementationText text = source("cuda");
   text.args = "x, w";
   op.add(make_implementation(op.spec(), text));
-  Selector selector(op);
+  Chooser chooser(op);
   const Tensor plain({8, 16}), transposed({8, 16}, {1, 8});
   std::vector<Arg> args = {transposed, plain};
-  EXPECT_EQ(selector.select(args.data(), DeviceType::CUDA).make_contiguous, 1u);
+  EXPECT_EQ(chooser.choose(args.data(), DeviceType::CUDA).make_contiguous, 1u);
   args = {plain, transposed};
-  EXPECT_EQ(selector.select(args.data(), DeviceType::CUDA).make_contiguous, 2u);
+  EXPECT_EQ(chooser.choose(args.data(), DeviceType::CUDA).make_contiguous, 2u);
 }
 
-TEST_F(SelectTest, AbsentAndEmptyTensorsAreContiguous) {
+TEST_F(ChooseTest, AbsentAndEmptyTensorsAreContiguous) {
   add(source("cuda"));
   EXPECT_EQ(chosen({Tensor({0, 16}, {1, 8}), Arg(), Tensor({0, 16})}), "cuda");
 }
 
-TEST_F(SelectTest, ExplainSaysWhoComesFirst) {
+TEST_F(ChooseTest, ExplainSaysWhoComesFirst) {
   add(source("cuda:vec4", {"aligned(x, 16)"}, 1));
   add(source("cuda"));
   add(source("cpu", {}, 0, "cpu"));
   std::vector<Arg> args = {plain, Arg(), plain};
-  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+  EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA),
             "cuda:vec4: chosen\ncuda: fits, but cuda:vec4 comes first\ncpu: runs on cpu, the "
             "arguments are on cuda");
   args[0] = misaligned;
-  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA),
+  EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA),
             "cuda:vec4: aligned(x, 16) does not hold\ncuda: chosen\ncpu: runs on cpu, the "
             "arguments are on cuda");
 }
 
-TEST_F(SelectTest, OpWithoutImplementationsSaysSo) {
+TEST_F(ChooseTest, OpWithoutImplementationsSaysSo) {
   const std::vector<Arg> args = {plain, Arg(), plain};
   EXPECT_EQ(chosen(args), "");
-  EXPECT_EQ(selector.explain(args.data(), DeviceType::CUDA), "mylib::f has no implementations");
+  EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA), "mylib::f has no implementations");
 }
 
-TEST_F(SelectTest, FollowsTheOpAndKeepsWhatIsPrepared) {
+TEST_F(ChooseTest, FollowsTheOpAndKeepsWhatIsPrepared) {
   add(source("cuda"));
   EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda");
-  PreparedLaunch* const before = selector.find("cuda");
+  PreparedLaunch* const before = chooser.find("cuda");
   add(source("cuda:fast", {}, 1));
   EXPECT_EQ(chosen({plain, Arg(), plain}), "cuda:fast");
-  EXPECT_EQ(selector.find("cuda"), before)
+  EXPECT_EQ(chooser.find("cuda"), before)
       << "what is compiled and loaded survives another declaration";
-  EXPECT_EQ(selector.find("cuda:slow"), nullptr);
-  ASSERT_EQ(selector.all().size(), 2u);
-  EXPECT_EQ(selector.all()[0], selector.find("cuda:fast"));
+  EXPECT_EQ(chooser.find("cuda:slow"), nullptr);
+  ASSERT_EQ(chooser.all().size(), 2u);
+  EXPECT_EQ(chooser.all()[0], chooser.find("cuda:fast"));
 
   ImplementationText other = source("cuda");
   other.code = "// another kernel k";
   add(other, true);
-  EXPECT_NE(selector.find("cuda"), before);
+  EXPECT_NE(chooser.find("cuda"), before);
   EXPECT_EQ(before->implementation().code, "// kernel k") << "a launch in flight keeps its own";
 }
 
 // What a compiled graph knows of a call before it is made.
-class NodeChoiceTest : public SelectTest {
+class NodeChoiceTest : public ChooseTest {
  protected:
   std::string chosen_for_node(std::map<std::string, std::vector<Truth>, std::less<>> requirements,
                               Truth x_is_row_major) {
     const NodeChoice choice =
-        selector.select_for_node({std::move(requirements), {x_is_row_major}}, DeviceType::CUDA);
+        chooser.choose_for_node({std::move(requirements), {x_is_row_major}}, DeviceType::CUDA);
     std::string text;
     for (const NodeLaunch& launch : choice.launches) {
       text += (text.empty() ? "" : ", ") + launch.implementation->name;
@@ -240,7 +240,7 @@ TEST_F(NodeChoiceTest, TriesArgumentsAsTheyAreFirstWhereTheLayoutIsUnknown) {
 }
 
 TEST_F(NodeChoiceTest, SaysThatThereIsNoneForTheDevice) {
-  const NodeChoice choice = selector.select_for_node({{}, {}}, DeviceType::CPU);
+  const NodeChoice choice = chooser.choose_for_node({{}, {}}, DeviceType::CPU);
   EXPECT_FALSE(choice.always_fits());
   EXPECT_EQ(choice.skipped, std::vector<std::string>{"no implementation for cpu"});
 }
@@ -251,12 +251,12 @@ TEST_F(NodeChoiceTest, FindsWhatACallFindsWhereAllIsKnown) {
                           Tensor({8, 16}, {1, 8}, 4100)}) {
     const std::vector<Arg> args = {x, Arg(), plain};
     const auto truth = [](bool holds) { return holds ? Truth::Yes : Truth::No; };
-    const Choice call = selector.select(args.data(), DeviceType::CUDA);
-    const NodeChoice node = selector.select_for_node({{{"cuda:even", {truth(x.sizes[0] % 2 == 0)}},
-                                                       {"cuda:vec4", {truth(x.address % 16 == 0)}},
-                                                       {"cuda", {}}},
-                                                      {truth(args[0].tensor.is_contiguous())}},
-                                                     DeviceType::CUDA);
+    const Choice call = chooser.choose(args.data(), DeviceType::CUDA);
+    const NodeChoice node = chooser.choose_for_node({{{"cuda:even", {truth(x.sizes[0] % 2 == 0)}},
+                                                      {"cuda:vec4", {truth(x.address % 16 == 0)}},
+                                                      {"cuda", {}}},
+                                                     {truth(args[0].tensor.is_contiguous())}},
+                                                    DeviceType::CUDA);
     ASSERT_EQ(node.launches.size(), 1u);
     const PreparedLaunch* launch = call.launch ? call.launch : call.if_contiguous;
     EXPECT_EQ(node.launches[0].implementation->name, launch->implementation().name);
@@ -268,13 +268,13 @@ TEST_F(NodeChoiceTest, RefusesAnswersThatDoNotMatchTheRequirements) {
   EXPECT_THROW(chosen_for_node({{"cuda:vec4", {}}, {"cuda", {}}}, Truth::Yes), Error);
 }
 
-TEST_F(SelectTest, OneSelectorPerOp) {
+TEST_F(ChooseTest, OneChooserPerOp) {
   const Op other(make_op("mylib::g(Tensor x) -> (Tensor y)", {OutputText{.like = "x"}}));
-  EXPECT_EQ(&opaq::selector(op), &opaq::selector(op));
-  EXPECT_NE(&opaq::selector(op), &opaq::selector(other));
+  EXPECT_EQ(&opaq::chooser(op), &opaq::chooser(op));
+  EXPECT_NE(&opaq::chooser(op), &opaq::chooser(other));
 }
 
-TEST_F(SelectTest, ManyThreadsSelectWhileImplementationsAreAdded) {
+TEST_F(ChooseTest, ManyThreadsChooseWhileImplementationsAreAdded) {
   add(source("cuda"));
   std::atomic<int> ready{0}, wrong{0};
   std::vector<std::thread> threads;
@@ -284,7 +284,7 @@ TEST_F(SelectTest, ManyThreadsSelectWhileImplementationsAreAdded) {
       while (ready < 5) std::this_thread::yield();
       const std::vector<Arg> args = {plain, Arg(), plain};
       for (int i = 0; i < 2000; ++i)
-        wrong += selector.select(args.data(), DeviceType::CUDA).launch == nullptr;
+        wrong += chooser.choose(args.data(), DeviceType::CUDA).launch == nullptr;
     });
   }
   ++ready;

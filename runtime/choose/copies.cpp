@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "base/error.h"
-#include "select/select.h"
+#include "choose/choose.h"
 
 namespace opaq {
 namespace {

@@ -68,18 +68,18 @@ struct NodeChoice {
   bool always_fits() const { return !launches.empty() && launches.back().always_fits(); }
 };
 
-// The prepared launches of one op, kept in step with its implementations. Thread-safe; `select`
+// The prepared launches of one op, kept in step with its implementations. Thread-safe; `choose`
 // takes no lock and allocates nothing unless the op's implementations changed since the last call.
-class Selector {
+class Chooser {
  public:
-  explicit Selector(const Op& op);
-  ~Selector();
-  Selector(const Selector&) = delete;
+  explicit Chooser(const Op& op);
+  ~Chooser();
+  Chooser(const Chooser&) = delete;
 
-  Choice select(const Arg* args, DeviceType device);
+  Choice choose(const Arg* args, DeviceType device);
 
-  // As `select`, for calls that are yet to be made.
-  NodeChoice select_for_node(const KnownConditions& known, DeviceType device);
+  // As `choose`, for calls that are yet to be made.
+  NodeChoice choose_for_node(const KnownConditions& known, DeviceType device);
 
   // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16)
   // does not hold". For errors and report().
@@ -109,7 +109,7 @@ void check_written(const Op& op, const Arg* args);
 // again.
 SourceDigest refresh_sources(Op& op);
 
-Selector& selector(
+Chooser& chooser(
     const Op& op);  // one per op, never destroyed; look it up once and keep the reference
 
 }  // namespace opaq
