@@ -54,7 +54,7 @@ void run_checked(const Call& call, const Choice& choice, const Implementation* i
 }  // namespace
 
 PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tensors) {
-  PreparedLaunch* serving = choice.launch ? choice.launch : choice.if_contiguous;
+  PreparedLaunch* serving = choice.serving();
   if (call.checked) {
     run_checked(call, choice, serving ? &serving->implementation() : nullptr, tensors);
   } else {

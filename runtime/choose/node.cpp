@@ -71,12 +71,6 @@ class Conditions {
   DeviceType device_;
 };
 
-std::string names(const std::vector<uint32_t>& symbols, const std::vector<Symbol>& all) {
-  std::vector<std::string> texts;
-  for (const uint32_t symbol : symbols) texts.push_back(all[symbol].name);
-  return join(texts, ", ");
-}
-
 std::vector<uint32_t> sorted_union(std::vector<uint32_t> a, const std::vector<uint32_t>& b) {
   a.insert(a.end(), b.begin(), b.end());
   std::sort(a.begin(), a.end());
@@ -101,6 +95,13 @@ void place_copies(NodeChoice& result, const Conditions& conditions,
 }
 
 }  // namespace
+
+std::vector<std::string> names_of(const std::vector<uint32_t>& symbols,
+                                  const std::vector<Symbol>& all) {
+  std::vector<std::string> names;
+  for (const uint32_t symbol : symbols) names.push_back(all[symbol].name);
+  return names;
+}
 
 NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType device) {
   const List& list = current();
@@ -129,7 +130,7 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
       result.skipped.push_back(who + ": " + failed->text() + " does not hold");
     } else if (const Layout layout = conditions.layout(candidate);
                layout.strided() && (tried.empty() || tried.front() != &candidate)) {
-      result.skipped.push_back(who + ": " + names(layout.certain, list.symbols) +
+      result.skipped.push_back(who + ": " + join(names_of(layout.certain, list.symbols), ", ") +
                                " would have to be made contiguous");
     }
   }

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "args.h"
 #include "functions.h"
 
 namespace opaq::python {
@@ -21,21 +22,13 @@ std::vector<Truth> to_truths(PyObject* answers, const char* what) {
   return truths;
 }
 
-std::vector<std::string> names_of(const std::vector<uint32_t>& symbols,
-                                  const std::vector<Symbol>& all) {
-  std::vector<std::string> names;
-  for (const uint32_t symbol : symbols) names.push_back(all[symbol].name);
-  return names;
-}
-
 }  // namespace
 
 PyObject* choose(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "choose");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    const DeviceType device =
-        to_string(items.at(1).get(), "device_type") == "cuda" ? DeviceType::CUDA : DeviceType::CPU;
+    const DeviceType device = parse_device(to_string(items.at(1).get(), "device_type")).type;
     KnownConditions known;
     PyObject *name = nullptr, *answers = nullptr;
     for (Py_ssize_t at = 0; PyDict_Next(items.at(2).get(), &at, &name, &answers);)

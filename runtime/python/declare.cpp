@@ -70,21 +70,6 @@ Ref describe_outputs(const OpSpec& spec) {
   return list.take();
 }
 
-const char* kind_name(CodeKind kind) {
-  switch (kind) {
-    case CodeKind::CudaSource:
-    case CodeKind::HostSource:
-      return "source";
-    case CodeKind::CudaBinary:
-      return "binary";
-    case CodeKind::HostLibrary:
-      return "library";
-    case CodeKind::Python:
-      return "python";
-  }
-  return "";
-}
-
 Ref describe_implementations(const Op& op) {
   List list;
   const std::vector<Symbol> symbols = op.spec().all_symbols();

@@ -86,7 +86,7 @@ PyObject* plan(PyObject*, PyObject* args) {
     const Choice choice = of_op.choose(facts.args(), device);
     Dict d;
     d.set("reasons", of_op.explain(facts.args(), device));
-    const PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous;
+    const PreparedLaunch* launch = choice.serving();
     d.set("implementation", launch                    ? launch->implementation().name
                             : reference_of(op.name()) ? std::string("reference")
                                                       : std::string());
@@ -220,7 +220,7 @@ PyObject* warmup(PyObject*, PyObject* args) {
     }
     check_written(op, values.data());
     const Choice choice = chooser(op).choose(values.data(), device.type);
-    if (PreparedLaunch* launch = choice.launch ? choice.launch : choice.if_contiguous) {
+    if (PreparedLaunch* launch = choice.serving()) {
       AllowThreads allow;
       launch->warmup(values.data(), device);
     } else if (!reference_of(op.name())) {

@@ -122,11 +122,10 @@ class LaunchTensors final : public CallTensors {
       : launcher_(launcher), values_(values) {}
 
   void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) override {
-    was_loaded = launch_loading_without_gil(launch, args, device, stream);
+    was_loaded_ = launch_loading_without_gil(launch, args, device, stream);
   }
 
   TensorView copy_row_major(size_t argument) override {
-    copied = true;
     copies_.resize(launcher_.reads.size());
     copies_[argument] = check(PyObject_CallMethod(values_[argument], "contiguous", nullptr));
     TensorView view;
@@ -153,13 +152,14 @@ class LaunchTensors final : public CallTensors {
     return " (node " + launcher_.node + " of " + launcher_.graph + from + ")";
   }
 
-  bool was_loaded = false;  // the launch compiled and loaded nothing
-  bool copied = false;
+  // Whether the launch was all there was: nothing compiled or loaded, nothing copied.
+  bool launched_only() const { return was_loaded_ && copies_.empty(); }
 
  private:
   const Launcher& launcher_;
   PyObject* const* values_;
   std::vector<Ref> copies_;
+  bool was_loaded_ = false;
 };
 
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
@@ -192,7 +192,7 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
                            tensors);
     if (!l->last_launch) [[unlikely]]
       l->last = "reference";
-    else if (l->timed && tensors.was_loaded && !tensors.copied && !l->checked)
+    else if (l->timed && tensors.launched_only() && !l->checked)
       l->last_launch->add_host_time(now() - start);
     Py_RETURN_NONE;
   } catch (...) {

@@ -35,21 +35,6 @@ class Lines {
   std::string lines_;
 };
 
-const char* kind_name(CodeKind kind) {
-  switch (kind) {
-    case CodeKind::CudaSource:
-    case CodeKind::HostSource:
-      return "source";
-    case CodeKind::CudaBinary:
-      return "binary";
-    case CodeKind::HostLibrary:
-      return "library";
-    case CodeKind::Python:
-      return "python";
-  }
-  return "";
-}
-
 std::string describe(const Schema& schema, const OutputRule& rule) {
   const std::string strides = rule.strides.empty() ? "contiguous" : texts(rule.strides);
   const bool known = rule.device_of >= 0 && rule.device_of < static_cast<int>(schema.args.size());

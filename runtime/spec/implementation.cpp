@@ -277,6 +277,21 @@ class ImplementationParser {
 
 }  // namespace
 
+const char* kind_name(CodeKind kind) {
+  switch (kind) {
+    case CodeKind::CudaSource:
+    case CodeKind::HostSource:
+      return "source";
+    case CodeKind::CudaBinary:
+      return "binary";
+    case CodeKind::HostLibrary:
+      return "library";
+    case CodeKind::Python:
+      return "python";
+  }
+  return "";
+}
+
 Implementation make_implementation(const OpSpec& op, const ImplementationText& text) {
   return ImplementationParser(op, text).parse();
 }

@@ -20,6 +20,8 @@ struct Choice {
   // on copies copies back those that the op writes.
   PreparedLaunch* if_contiguous = nullptr;
   uint64_t make_contiguous = 0;
+
+  PreparedLaunch* serving() const { return launch ? launch : if_contiguous; }  // nullptr: none can
 };
 
 // An argument of which a call makes a row-major copy. Arguments that are one view of memory share
@@ -67,6 +69,10 @@ struct NodeChoice {
 
   bool always_fits() const { return !launches.empty() && launches.back().always_fits(); }
 };
+
+// Names of arguments and results, in the order of `symbols`, which are indices into `all`.
+std::vector<std::string> names_of(const std::vector<uint32_t>& symbols,
+                                  const std::vector<Symbol>& all);
 
 // The prepared launches of one op, kept in step with its implementations. Thread-safe; `choose`
 // takes no lock and allocates nothing unless the op's implementations changed since the last call.

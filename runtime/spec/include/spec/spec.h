@@ -82,6 +82,7 @@ enum class CodeKind : uint8_t {
                 // symbol(args..., stream)
   Python,       // a Python callable, registered by backend/
 };
+const char* kind_name(CodeKind kind);  // as in ImplementationText::kind: "source", "binary", ...
 
 // Text with {expression} holes, filled at instantiation: "rms_norm<{x.dtype}, {x.size(-1)}>".
 struct EntryTemplate {
