@@ -224,45 +224,38 @@ void PreparedLaunch::State::load_host_code(Instance& instance, const Arg* args) 
 std::shared_ptr<const Module> PreparedLaunch::State::module(const std::string& entry,
                                                             const std::string& arch,
                                                             const Image& image) {
-  const ImageKey key{entry, arch};
-  {
-    std::lock_guard lock(shared_state());
-    if (const auto found = modules_.find(key); found != modules_.end()) return found->second;
-  }
-  auto loaded = std::make_shared<const Module>(
-      image.bytes);  // another device's thread may load it too: one of the two is kept
-  std::lock_guard lock(shared_state());
-  return modules_.emplace(key, loaded).first->second;
+  return modules_.run({entry, arch}, [&] { return std::make_shared<const Module>(image.bytes); });
 }
 
 std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry,
                                                           const std::string& arch,
                                                           const Arg* args) {
-  const Implementation& implementation = *subject.implementation;
-  const ImageKey key{entry, arch};
-  std::shared_ptr<const Image> image;
-  {
-    std::lock_guard lock(shared_state());
-    if (const auto found = images_.find(key); found != images_.end()) image = found->second;
-  }
-  if (!image) {
-    if (implementation.kind == CodeKind::CudaSource) {
-      auto request = request_of<CudaRequest>(implementation);
-      request.entries = {entry};
-      request.arch = arch;
-      image = compile_cuda(request);
-      hold_sources(entry, image->sources);
-      count(image->seconds, image->from_cache);
-    } else {
-      image = binary_image(implementation.code, implementation.file, entry);
-    }
-    std::lock_guard lock(shared_state());
-    image = images_.emplace(key, image).first->second;
-    if (const auto& used = find_entry(subject, *image, entry).resources) {
-      spill_bytes = std::max(spill_bytes.load(), used->spill_stores + used->spill_loads);
-    }
-  }
+  const std::shared_ptr<const Image> image =
+      images_.run({entry, arch}, [&] { return make_image(entry, arch); });
   check_signature(subject, find_entry(subject, *image, entry), args);
+  return image;
+}
+
+std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string& entry,
+                                                               const std::string& arch) {
+  const Implementation& implementation = *subject.implementation;
+  std::shared_ptr<const Image> image;
+  if (implementation.kind == CodeKind::CudaSource) {
+    auto request = request_of<CudaRequest>(implementation);
+    request.entries = {entry};
+    request.arch = arch;
+    image = compile_cuda(request);
+    hold_sources(entry, image->sources);
+    count(image->seconds, image->from_cache);
+  } else {
+    image = binary_image(implementation.code, implementation.file, entry);
+  }
+  if (const auto& used = find_entry(subject, *image, entry).resources) {
+    const int64_t spilled = used->spill_stores + used->spill_loads;
+    int64_t most = spill_bytes.load();
+    while (spilled > most && !spill_bytes.compare_exchange_weak(most, spilled)) {
+    }
+  }
   return image;
 }
 

@@ -4,7 +4,6 @@
 
 #include <array>
 #include <atomic>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -48,7 +47,7 @@ struct PreparedLaunch::State {
   std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0},
       disk_hits{0};
   std::string sources();  // digest of what has been compiled; "" when nothing has been
-  std::atomic<int64_t> spill_bytes{-1};  // of the image where they are most; -1 until one tells
+  std::atomic<int64_t> spill_bytes{-1};  // maximum over the images; -1 while unknown
 
  private:
   struct PerDevice {
@@ -58,6 +57,7 @@ struct PreparedLaunch::State {
   PerDevice& on(Device device);
   Instance* find(PerDevice& list, const HoleValues& values) const;
   std::unique_ptr<Instance> make(const HoleValues& values, const Arg* args, Device device);
+  std::shared_ptr<const Image> make_image(const std::string& entry, const std::string& arch);
   std::shared_ptr<const Module> module(const std::string& entry, const std::string& arch,
                                        const Image& image);
   void load_device_code(Instance& instance, const Arg* args);
@@ -73,11 +73,10 @@ struct PreparedLaunch::State {
       /*keep=*/false};   // each is made by one thread; others wait for it
   std::string sources_;  // of all that is compiled here: kernels of one implementation never come
                          // from different versions of a header; guarded by shared_state()
-  using ImageKey = std::pair<std::string, std::string>;  // entry and arch
-  // Guarded by shared_state().
-  std::map<ImageKey, std::shared_ptr<const Image>> images_;
-  std::map<ImageKey, std::shared_ptr<const Module>>
-      modules_;  // a module serves every device of its arch
+  // By entry and arch; each is compiled or loaded once, and serves every device of its arch.
+  using ImageKey = std::pair<std::string, std::string>;
+  Flights<Image, ImageKey> images_{/*keep=*/true};
+  Flights<Module, ImageKey> modules_{/*keep=*/true};
 };
 
 }  // namespace opaq
