@@ -113,10 +113,11 @@ def launcher(
     `implementation`. check: hold each launch against the op's declaration; ContractError names the
     user's line `source`. Raises LaunchError when the op's hash is not `hash`."""
 
+class NodeChoiceHandle: ...  # the whole answer, for cpp_node
+
 class LaunchChoice(TypedDict):
     implementation: str
-    requirements: list[int]  # of the implementation: evaluated at each launch
-    row_major: list[str]  # arguments that must be row-major as they are: told at the launch
+    conditions: list[str]  # evaluated at each launch: "aligned(x, 16)", "x.is_contiguous()"
     copied: list[str]  # arguments that the launch copies where they are not row-major
 
 class NodeChoice(TypedDict):
@@ -125,6 +126,7 @@ class NodeChoice(TypedDict):
     placed_row_major: list[str]  # arguments that the graph hands over row-major
     placed_copies: list[str]  # those of them that it copies for it
     skipped: list[str]  # "cuda:vec4: aligned(x, 16) does not hold"
+    handle: NodeChoiceHandle
 
 def choose(
     op: str,
@@ -205,47 +207,48 @@ def warmup(
 
 # ---- C++ wrappers --------------------------------------------------------------------------------
 
-class CppText(TypedDict):
-    text: str  # as declared
-    cpp: str  # over cpp_prelude()
+class CppNode: ...  # a node's implementations, compiled ahead
 
-class CppArgument(CppText):
-    type: str  # of the expression: "int", "float", "bool", "Tensor"
-    form: str  # of the parameter: "pointer", "integer", "half", "bfloat16", "float", "double"
-    low: int  # integers: what fits
-    high: int
-    parameter: str  # for messages: "`int`"
+class CppFile(TypedDict):  # code of an implementation, which goes with the wrapper as a file
+    arch: str  # "sm_90a", "compute_90" for PTX, "" for host code and for what the user brought
+    suffix: str  # of the file's name: ".sm_90a.cubin", ".host"
+    bytes: bytes | None  # None: a library that stays at `path`
+    path: str
+    resources: Resources | None  # None: no kernel that was compiled here, or PTX
 
-class CppImage(TypedDict):
-    arch: str  # "sm_90a", "compute_90" for PTX, "" for what the user brought
-    bytes: bytes
-    log: str
-    resources: Resources | None  # None: PTX, or what the user brought
+class CppFunction(TypedDict):
+    parameters: list[tuple[str, str]]  # arguments and results, each with its type in the schema
+    name: str  # equal definitions have equal names
+    definition: str
+    manifest_entry: str  # JSON
 
-class CppLaunch(TypedDict):
-    entry: str
-    symbol: str
-    images: list[CppImage]  # device code, one for each arch
-    library: bytes | None  # host source: a shared object that exports opaq_invoke(void** args)
-    path: str  # kind "library": the library's path
-    grid: list[CppText]  # CUDA: three; cluster empty when not used
-    block: list[CppText]
-    cluster: list[CppText]
-    shared: CppText
-    args: list[CppArgument]
-    reads: list[str]  # arguments and results that expressions refer to
-    shaped: list[str]  # tensors of which more than the address is read
-    strided: list[str]  # tensors of which the strides are read
-    cooperative: bool
-    programmatic: bool
+def cpp_node(
+    op: str,
+    choice: NodeChoiceHandle,
+    facts: Sequence[Fact],
+    device: str,
+    archs: Sequence[str],
+    ptx: bool,
+    package: bool,
+) -> CppNode:
+    """Compiles the implementations that may serve a node. Template values are taken from `facts`,
+    and must be the same at every launch. archs: what CUDA source is compiled for; empty: the
+    device's own. ptx: PTX of the lowest of them, too. package: libraries are packed, and calls are
+    not counted."""
 
-def cpp_launch(
-    op: str, implementation: str, facts: Sequence[Fact], archs: Sequence[str]
-) -> CppLaunch:
-    """Compiles an implementation ahead. Template values are taken from `facts`, and must be the
-    same at every launch.
-    """
+def cpp_code(node: CppNode) -> list[list[CppFile]]: ...  # of each implementation
+def cpp_function(
+    node: CppNode, files: Sequence[Sequence[tuple[str, str]]], never_empty: Sequence[str]
+) -> CppFunction:
+    """The function that launches the node. files: as in cpp_code, for each the name by which C++
+    finds it, and its SHA-256; "" for a library that stays where it is. never_empty: arguments and
+    results that have elements at every call."""
 
+def cpp_graph(label: str) -> str: ...  # what the report reads of the graph
+def cpp_counters(
+    node: str, op: str, device: str, implementations: Sequence[str], reason: str
+) -> str: ...  # the definition of a node's counters, opaq_<node>
+def cpp_string(text: str) -> str: ...  # a string literal
 def cpp_prelude() -> str: ...
 def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no such device
 

@@ -127,7 +127,9 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     op = opaq_op()
     out = torch.empty_like(x)
     facts = [("float32", SIZE, x.stride(), "cuda:0", 256)] * 2
-    (image,) = _runtime.cpp_launch(op.name, "cuda", facts, [_runtime.device_arch(0)])["images"]
+    choice = _runtime.choose(op.name, "cuda", {"cuda": []}, [])["handle"]
+    node = _runtime.cpp_node(op.name, choice, facts, "cuda:0", [], False, False)
+    ((image,),) = _runtime.cpp_code(node)
     module.load(image["bytes"])
     pointers = (x.data_ptr(), y.data_ptr(), out.data_ptr(), OPS)
     launchers = {

@@ -1,5 +1,5 @@
-"""What a node's C++ form is made of: the implementations to try at a launch, each compiled ahead
-and with its launch rule as C++ text.
+"""What a node is in a C++ wrapper: the implementations to try at a launch, compiled ahead by the
+runtime (runtime/wrapper); or why it has no such form.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .emit import device_text
 from .symbolic import Facts, Names
 
 if TYPE_CHECKING:
-    from opaq._runtime import CppLaunch, Fact, ImplementationInfo, OpInfo
+    from opaq._runtime import CppNode, Fact, ImplementationInfo, OpInfo
 
 
 class NoCppForm(Exception):
@@ -33,15 +33,12 @@ class NoCppForm(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """One way to launch, taken where the candidate's conditions hold."""
+class CppForm:
+    """What a node prints into a C++ wrapper."""
 
-    candidate: Candidate
-    launch: CppLaunch
-
-    @property
-    def implementation(self) -> ImplementationInfo:
-        return self.candidate.implementation
+    compiled: CppNode
+    implementations: list[ImplementationInfo]  # in the order tried
+    known: Mapping[str, Any]  # of each argument and result, Facts for tensors
 
 
 def plan(
@@ -51,7 +48,7 @@ def plan(
     names: Names,
     decision: Decision,
     language: str,
-) -> list[Form]:
+) -> CppForm:
     """`values`: as for decide(). Raises NoCppForm, and what compiling raises."""
     if inductor.prints_two_wrappers():
         raise NoCppForm(
@@ -88,40 +85,18 @@ def plan(
             "order is known at each launch only",
             "make it contiguous before the call, or let the kernel take its strides",
         )
-    _check_devices(info, device, values)
     _check_holes(found, values, names)
-    facts = [_fact(values[arg["name"]]) for arg in info["args"]]
-    return [Form(c, _compile(info, c, facts, device)) for c in found]
-
-
-def archs_for(device: torch.device) -> list[str]:
-    """What to compile for: the option's archs, else the device's own; PTX of the lowest on
-    request."""
     chosen = options.current()
-    archs = list(chosen.archs)
-    if not archs:
-        try:
-            archs = [_runtime.device_arch(device.index or 0)]
-        except _runtime.Error as error:
-            raise _runtime.MissingError(
-                "no arch to compile CUDA source for: none is given, and there is no device to "
-                f"ask ({error}); "
-                'name them: opaq.package(..., archs=["sm_90a"]), or the option "archs"'
-            ) from error
-    if chosen.ptx and not any(arch.startswith("compute_") for arch in archs):
-        lowest = min(archs, key=lambda arch: int("".join(c for c in arch if c.isdigit())))
-        archs.append("compute_" + "".join(c for c in lowest if c.isdigit()))
-    return archs
-
-
-def _compile(
-    info: OpInfo, candidate: Candidate, facts: Sequence[Fact], device: torch.device
-) -> CppLaunch:
-    implementation = candidate.implementation
-    compiled_here = implementation["device"] == "cuda" and implementation["kind"] == "source"
-    return _runtime.cpp_launch(
-        info["name"], implementation["name"], facts, archs_for(device) if compiled_here else []
+    compiled = _runtime.cpp_node(
+        info["name"],
+        decision.handle,
+        [_fact(values[arg["name"]]) for arg in info["args"]],
+        device_text(device),
+        chosen.archs,
+        chosen.ptx,
+        language == "package",
     )
+    return CppForm(compiled, [candidate.implementation for candidate in found], values)
 
 
 def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: Names) -> None:
@@ -135,18 +110,6 @@ def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: N
                     f"`{hole['text']}`, which changes from call to call",
                     "pass it as an argument of the kernel, or mark the dimension as static",
                 )
-
-
-def _check_devices(info: OpInfo, device: torch.device, values: Mapping[str, Any]) -> None:
-    for name, value in values.items():
-        if isinstance(value, Facts) and (value.device.type, value.device.index or 0) != (
-            device.type,
-            device.index or 0,
-        ):
-            raise _runtime.LaunchError(
-                f"{info['name']}: argument `{name}` is on {value.device}; this node was "
-                f"compiled for {device}; move the tensor, or pass the number it holds"
-            )
 
 
 def _fact(value: Any) -> Fact:

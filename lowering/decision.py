@@ -13,7 +13,7 @@ from opaq import _runtime
 from .symbolic import Facts, Names, Truth, Unknown
 
 if TYPE_CHECKING:
-    from opaq._runtime import ImplementationInfo, OpInfo, Requirement
+    from opaq._runtime import ImplementationInfo, NodeChoiceHandle, OpInfo, Requirement
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,15 +21,8 @@ class Candidate:
     """An implementation that serves a launch where what only the launch can tell holds."""
 
     implementation: ImplementationInfo
-    at_launch: tuple[Requirement, ...]  # requirements that each launch evaluates
-    contiguous: tuple[str, ...]  # arguments that must be row-major as they are: told at the launch
+    conditions: tuple[str, ...]  # what each launch evaluates: "aligned(x, 16)"
     copied: tuple[str, ...]  # arguments that the launch copies where they are not row-major
-
-    @property
-    def conditions(self) -> list[str]:
-        return [r["text"] for r in self.at_launch] + [
-            f"{name}.is_contiguous()" for name in self.contiguous
-        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +37,7 @@ class Decision:
     contiguous: frozenset[str]  # arguments to be placed row-major before the launch
     copied: tuple[str, ...]  # those of them that are not row-major in eager
     skipped: tuple[str, ...]  # "cuda:vec4: aligned(x, 16) does not hold"
+    handle: NodeChoiceHandle  # the answer itself, for the runtime
 
     @property
     def implementation(self) -> str | None:
@@ -83,22 +77,22 @@ def decide(info: OpInfo, device_type: str, values: Mapping[str, Any], names: Nam
         {name: _answers(i["requires"], values, names) for name, i in implementations.items()},
         [_row_major(values[item["name"]], names) for item in (*info["args"], *info["outputs"])],
     )
-    candidates = []
-    for launch in choice["launches"]:
-        implementation = implementations[launch["implementation"]]
-        at_launch = tuple(implementation["requires"][index] for index in launch["requirements"])
-        candidates.append(
-            Candidate(
-                implementation, at_launch, tuple(launch["row_major"]), tuple(launch["copied"])
-            )
+    candidates = tuple(
+        Candidate(
+            implementations[launch["implementation"]],
+            tuple(launch["conditions"]),
+            tuple(launch["copied"]),
         )
+        for launch in choice["launches"]
+    )
     return Decision(
-        tuple(candidates),
+        candidates,
         info["has_reference"],
         choice["always_fits"],
         frozenset(choice["placed_row_major"]),
         tuple(choice["placed_copies"]),
         tuple(choice["skipped"]),
+        choice["handle"],
     )
 
 

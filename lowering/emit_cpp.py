@@ -5,9 +5,8 @@ each node. Users read it.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import json
 import math
-import re
 import weakref
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -28,11 +27,12 @@ from .compat.inductor import (
     user_stream,
     wrapper_language,
 )
-from .cpp_plan import Form
-from .cpp_text import c_string, function_text
+from .symbolic import Facts
 
 if TYPE_CHECKING:
-    from opaq._runtime import OpInfo
+    from opaq._runtime import CppFile, OpInfo
+
+    from .cpp_plan import CppForm
 
 
 @dataclasses.dataclass
@@ -41,7 +41,7 @@ class _Printed:
 
     manifest: cpp_files.Manifest | None  # of a package
     parts: set[str] = dataclasses.field(default_factory=set)
-    functions: dict[str, str] = dataclasses.field(default_factory=dict)  # body -> name
+    functions: set[str] = dataclasses.field(default_factory=set)
     nodes: set[str] = dataclasses.field(
         default_factory=set
     )  # a subgraph's may be printed at each of its calls
@@ -56,45 +56,44 @@ _printed: weakref.WeakKeyDictionary[Any, _Printed] = weakref.WeakKeyDictionary()
 def launch(
     wrapper: Any,
     info: OpInfo,
-    forms: Sequence[Form],
+    form: CppForm,
     node: str,
     device: torch.device,
     reason: str,
-    values: Mapping[str, Any],
     references: Mapping[str, str],
 ) -> None:
-    """Prints the call of one node and what it needs. `reason`: why these forms; `values`: what the
-    node knows of each argument and result, Facts for tensors; `references`: C++ of the tensors."""
+    """Prints the call of one node and what it needs. `reason`: why these implementations;
+    `references`: C++ of the tensors."""
     printed = _printed_by(wrapper)
     package = wrapper_language() == "package"
     for part in ("launch.h", "files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
         if (
             part != "host.h"
             or device.type == "cpu"
-            or any(form.implementation["kind"] == "library" for form in forms)
+            or any(item["kind"] == "library" for item in form.implementations)
         ):
             _print_prelude(wrapper, printed, part)
-    codes = [_attach(wrapper, info, form, device) for form in forms]
+    files = [
+        [_attach(wrapper, info, file) for file in launch]
+        for launch in _runtime.cpp_code(form.compiled)
+    ]
     if not package:
-        _check_when_loaded(wrapper, printed, info["name"], codes)
-    parameters, body = function_text(info, forms, codes, device.type, values, counted=not package)
-    function = printed.functions.get(body)
-    if function is None:
-        function = printed.functions[body] = (
-            f"opaq_{_short(info)}_{hashlib.sha256(body.encode()).hexdigest()[:8]}"
-        )
-        wrapper.prefix.splice(
-            _guarded(function, f"// {info['schema']}\n" + body.replace("OPAQ_FUNCTION", function))
-        )
+        _check_when_loaded(wrapper, printed, info["name"], files)
+    never_empty = [name for name, value in form.known.items() if _never_empty(value)]
+    function = _runtime.cpp_function(form.compiled, files, never_empty)
+    name = function["name"]
+    if name not in printed.functions:
+        printed.functions.add(name)
+        wrapper.prefix.splice(_guarded(name, function["definition"]))
     if printed.manifest:
         printed.manifest.add(
             f"constants:{node}" if folds_constants() else node,
-            function,
-            _facts(info, forms, codes, device),
+            name,
+            json.loads(function["manifest_entry"]),
         )
     args = [
-        references[name] if name in references else scalar(values[name], kind)
-        for name, kind in parameters
+        references[argument] if argument in references else scalar(form.known[argument], kind)
+        for argument, kind in function["parameters"]
     ]
     if device.type == "cuda":
         index = str(device.index or 0)
@@ -105,10 +104,10 @@ def launch(
             else [index, stream, "std::nullopt"]
         )
     if not package:
-        names = [form.implementation["name"] for form in forms]
+        names = [item["name"] for item in form.implementations]
         args.append(_define_node(wrapper, printed, info["name"], node, device, names, reason))
         wrapper.writeline(f"opaq_{node}.check();")
-    wrapper.writeline(f"{function}({', '.join(args)});")
+    wrapper.writeline(f"{name}({', '.join(args)});")
 
 
 def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -> None:
@@ -147,7 +146,7 @@ def scalar(value: Any, kind: str) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"std::string_view({c_string(value)})"
+        return f"std::string_view({_runtime.cpp_string(value)})"
     if isinstance(value, float) or kind == "float":
         value = float(value)
         if math.isfinite(value):
@@ -175,18 +174,11 @@ def _define_node(
     """Prints what the report reads of a node, once; the name of its counters."""
     if "nodes.h" not in printed.parts:
         _print_prelude(wrapper, printed, "nodes.h")
-        wrapper.prefix.splice(
-            "\n// What opaq.report() lists.\nstatic const char opaq_graph[] = "
-            f"{c_string(graph_label())};\n"
-        )
+        wrapper.prefix.splice(_runtime.cpp_graph(graph_label()))
     if node not in printed.nodes:
         printed.nodes.add(node)
         where = emit.device_text(device)
-        facts, names = (
-            ", ".join(map(c_string, texts)) for texts in ((node, op, where), implementations)
-        )
-        constructed = f"opaq_{node}(opaq_graph, {facts}, {{{names}}}, {c_string(reason)})"
-        wrapper.prefix.splice(f"static opaq_node<{len(implementations)}> {constructed};\n")
+        wrapper.prefix.splice(_runtime.cpp_counters(node, op, where, implementations, reason))
         record.log_decision(
             record.NodeRecord(graph_label(), node, op, where, " or ".join(implementations), reason)
         )
@@ -223,51 +215,30 @@ def _guarded(name: str, text: str) -> str:
     return f"#ifndef {name}_PRINTED\n#define {name}_PRINTED\n{text}#endif\n"
 
 
-def _short(info: OpInfo) -> str:
-    return re.sub(r"\W", "_", info["name"].split("::")[1])
+def _never_empty(value: Any) -> bool:
+    return isinstance(value, Facts) and all(
+        isinstance(size, (int, sympy.Integer)) and size != 0 for size in value.sizes
+    )
 
 
-def _attach(wrapper: Any, info: OpInfo, form: Form, device: torch.device) -> list[dict[str, Any]]:
-    """Writes the code of an implementation; for each image arch, file (as C++ names it), digest,
-    size and resource use.
-    """
-    launch, short = form.launch, _short(info)
-    if form.implementation["kind"] == "library":
-        if wrapper_language() != "package":
-            return [{"arch": "", "file": launch["path"], "sha256": "", "bytes": None}]
-        with open(launch["path"], "rb") as stream:
-            images = [("", stream.read(), ".host", {})]
-    elif launch["library"] is not None:
-        images = [("", launch["library"], ".host", {})]
-    else:
-        images = [
-            (image["arch"], image["bytes"], _image_suffix(image["bytes"]), image["resources"] or {})
-            for image in launch["images"]
-        ]
-    codes = []
-    for arch, content, suffix, limits in images:
-        path, digest = cpp_files.write_code(content, short, f".{arch}{suffix}" if arch else suffix)
-        codes.append(
-            {
-                "arch": arch,
-                "file": cpp_files.attach(wrapper, path),
-                "sha256": digest,
-                "bytes": len(content),
-                **limits,
-            }
-        )
-    return codes
+def _attach(wrapper: Any, info: OpInfo, file: CppFile) -> tuple[str, str]:
+    """Writes a file of code, unless it stays where it is: its name, as C++ finds it, and digest."""
+    if file["bytes"] is None:
+        return file["path"], ""
+    stem = info["name"].split("::")[1]
+    path, digest = cpp_files.write_code(file["bytes"], stem, file["suffix"])
+    return cpp_files.attach(wrapper, path), digest
 
 
 def _check_when_loaded(
-    wrapper: Any, printed: _Printed, op: str, codes: Sequence[list[dict[str, Any]]]
+    wrapper: Any, printed: _Printed, op: str, files: Sequence[Sequence[tuple[str, str]]]
 ) -> None:
     """Prints Python that looks at the files before a wrapper out of Inductor's cache is used."""
     lines = [
-        f"opaq_check_code({item['file']!r}, {item['sha256']!r}, {op!r})"
-        for code in codes
-        for item in code
-        if item["sha256"]
+        f"opaq_check_code({name!r}, {sha256!r}, {op!r})"
+        for launch in files
+        for name, sha256 in launch
+        if sha256
     ]
     if lines and not printed.checks:
         lines = [*_CHECK, *lines]
@@ -284,48 +255,3 @@ _CHECK = (
     "except ImportError:",
     "    opaq_check_code = lambda *code: None",
 )
-
-
-def _image_suffix(content: bytes) -> str:
-    return (
-        ".cubin"
-        if content[:4] == b"\x7fELF"
-        else ".fatbin"
-        if content[:4] == b"\x50\xed\x55\xba"
-        else ".ptx"
-    )
-
-
-def _facts(
-    info: OpInfo, forms: Sequence[Form], codes: Sequence[list[dict[str, Any]]], device: torch.device
-) -> dict[str, Any]:
-    """Of one function, for the manifest."""
-    implementations = []
-    for form, code in zip(forms, codes):
-        launch = form.launch
-        rule: dict[str, Any] = {"args": [arg["text"] for arg in launch["args"]]}
-        if device.type == "cuda":
-            for key in ("grid", "block", "cluster"):
-                rule[key] = [item["text"] for item in launch[key]]
-            rule |= {
-                "shared": launch["shared"]["text"],
-                "cooperative": launch["cooperative"],
-                "programmatic": launch["programmatic"],
-            }
-        implementations.append(
-            {
-                "name": form.implementation["name"],
-                "kind": form.implementation["kind"],
-                "entry": launch["entry"],
-                "symbol": launch["symbol"],
-                "checked_at_launch": form.candidate.conditions,
-                "rule": rule,
-                "images": [{**item, "file": item["file"].rsplit("/", 1)[-1]} for item in code],
-            }
-        )
-    return {
-        "op": info["name"],
-        "schema": info["schema"],
-        "device": device.type,
-        "implementations": implementations,
-    }

@@ -18,7 +18,7 @@ from .compat import inductor, returned_names, written_names
 from .compat.inductor import V, ir
 from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
-from .node import CppForm, OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
+from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .place import place
 from .symbolic import Facts, Names
 
@@ -70,7 +70,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     cpp = None
     if language != "python":
         try:
-            cpp = CppForm(plan(info, device, known, names, decision, language), known)
+            cpp = plan(info, device, known, names, decision, language)
         except NoCppForm as error:
             _refuse_in_package(info["name"], device, error)
             return _through_dispatcher(info, overload, values, traced, device, error.reason)

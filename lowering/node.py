@@ -4,7 +4,6 @@ a call of a Python function.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,18 +17,8 @@ from .contract.traced import facts_of
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
 
-    from .cpp_plan import Form
+    from .cpp_plan import CppForm
     from .decision import Decision
-
-
-@dataclasses.dataclass(frozen=True)
-class CppForm:
-    """What a node prints into a C++ wrapper: the ways to launch it, and what is known of its
-    arguments and results.
-    """
-
-    forms: list[Form]
-    known: Mapping[str, Any]
 
 
 class _InOrder:
@@ -117,9 +106,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             self.codegen_comment(wrapper, self.info["name"])
             named = dict(zip(self.names, references))
             node, reason = self.get_operation_name(), self.decision.reason
-            emit_cpp.launch(
-                wrapper, self.info, self.cpp.forms, node, self.device, reason, self.cpp.known, named
-            )
+            emit_cpp.launch(wrapper, self.info, self.cpp, node, self.device, reason, named)
             return
         split = len(references) - self.result_count
         args = [

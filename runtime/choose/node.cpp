@@ -103,6 +103,14 @@ std::vector<std::string> names_of(const std::vector<uint32_t>& symbols,
   return names;
 }
 
+std::vector<std::string> NodeLaunch::conditions(const std::vector<Symbol>& symbols) const {
+  std::vector<std::string> texts;
+  for (const size_t index : requirements) texts.push_back(implementation->requires_[index].text());
+  for (const std::string& name : names_of(row_major, symbols))
+    texts.push_back(name + ".is_contiguous()");
+  return texts;
+}
+
 NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType device) {
   const List& list = current();
   const Conditions conditions(known, device);

@@ -259,6 +259,19 @@ const Symbol& find_entry(const std::vector<Symbol>& kernels, const std::string& 
 
 }  // namespace
 
+std::optional<Resources> Image::resources(std::string_view entry) const {
+  for (const Entry& found : entries)
+    if (found.name == entry) return found.resources;
+  return std::nullopt;
+}
+
+std::string_view image_suffix(std::string_view bytes) {
+  uint32_t magic = 0;
+  if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
+  if (magic == kFatbinMagic) return ".fatbin";
+  return bytes.substr(0, SELFMAG) == ELFMAG ? ".cubin" : ".ptx";
+}
+
 std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
                                           std::string_view entry) {
   const std::string what =

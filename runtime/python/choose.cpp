@@ -36,27 +36,22 @@ PyObject* choose(PyObject*, PyObject* args) {
     known.row_major = to_truths(items.at(3).get(), "row_major");
 
     const std::vector<Symbol> symbols = op.spec().all_symbols();
-    const NodeChoice choice = chooser(op).choose_for_node(known, device);
+    auto choice = std::make_unique<const NodeChoice>(chooser(op).choose_for_node(known, device));
     List launches;
-    for (const NodeLaunch& launch : choice.launches) {
-      List requirements;
-      for (const size_t index : launch.requirements)
-        requirements.add(from(static_cast<int64_t>(index)));
+    for (const NodeLaunch& launch : choice->launches) {
       launches.add(Dict()
                        .set("implementation", launch.implementation->name)
-                       .put("requirements", requirements.take())
-                       .set("row_major", names_of(launch.row_major, symbols))
+                       .set("conditions", launch.conditions(symbols))
                        .set("copied", names_of(launch.copied, symbols))
                        .take());
     }
-    return Dict()
-        .put("launches", launches.take())
-        .set("always_fits", choice.always_fits())
-        .set("placed_row_major", names_of(choice.placed_row_major, symbols))
-        .set("placed_copies", names_of(choice.placed_copies, symbols))
-        .set("skipped", choice.skipped)
-        .take()
-        .release();
+    Dict d;
+    d.put("launches", launches.take())
+        .set("always_fits", choice->always_fits())
+        .set("placed_row_major", names_of(choice->placed_row_major, symbols))
+        .set("placed_copies", names_of(choice->placed_copies, symbols))
+        .set("skipped", choice->skipped);
+    return d.put("handle", keep(std::move(choice), kNodeChoice)).take().release();
   });
 }
 

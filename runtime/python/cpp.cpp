@@ -1,87 +1,116 @@
-// What lowering prints into C++ wrappers: compiled code and launch rules as C++ text.
+// What lowering puts into C++ wrappers: the code of a node's implementations, and C++ text.
+#include <set>
 #include <string>
 
-#include "choose/choose.h"
 #include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
+#include "wrapper/wrapper.h"
 
 namespace opaq::python {
 namespace {
 
-Ref text(const CppText& value) {
-  return Dict().set("text", value.text).set("cpp", value.cpp).take();
+constexpr const char* kNode = "opaq.cpp_node";
+
+Ref code_file(const CodeFile& file) {
+  Ref bytes = none();
+  if (file.bytes)
+    bytes = check(
+        PyBytes_FromStringAndSize(file.bytes->data(), static_cast<Py_ssize_t>(file.bytes->size())));
+  return Dict()
+      .set("arch", file.arch)
+      .set("suffix", file.suffix)
+      .put("bytes", bytes)
+      .set("path", file.path)
+      .put("resources", resources(file.resources))
+      .take();
 }
 
-Ref texts(const std::vector<CppText>& values) {
-  List list;
-  for (const CppText& value : values) list.add(text(value));
-  return list.take();
-}
-
-Ref bytes(const std::string& value) {
-  return check(PyBytes_FromStringAndSize(value.data(), static_cast<Py_ssize_t>(value.size())));
-}
-
-Ref arguments(const std::vector<CppArgument>& args) {
-  List list;
-  for (const CppArgument& arg : args) {
-    Dict d;
-    d.set("text", arg.text)
-        .set("cpp", arg.cpp)
-        .set("type", name(arg.type))
-        .set("form", arg.form)
-        .set("low", arg.low)
-        .set("high", arg.high);
-    list.add(d.set("parameter", arg.parameter).take());
+AttachedFiles to_attached(PyObject* object) {
+  AttachedFiles attached;
+  for (const Ref& launch : to_items(object, "files")) {
+    std::vector<AttachedFile>& files = attached.emplace_back();
+    for (const Ref& file : to_items(launch.get(), "files")) {
+      const std::vector<std::string> fields = to_strings(file.get(), "file");
+      files.push_back({fields.at(0), fields.at(1)});
+    }
   }
-  return list.take();
+  return attached;
 }
 
 }  // namespace
 
-PyObject* cpp_launch(PyObject*, PyObject* args) {
+PyObject* cpp_node(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
-    const std::vector<Ref> items = to_items(args, "cpp_launch");
+    const std::vector<Ref> items = to_items(args, "cpp_node");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    const std::string wanted = to_string(items.at(1).get(), "implementation");
+    const NodeChoice& choice = kept<NodeChoice>(items.at(1).get(), kNodeChoice);
     const FakeArgs facts(op, items.at(2).get());
-    const std::vector<std::string> archs = to_strings(items.at(3).get(), "archs");
-    PreparedLaunch* launch = chooser(op).find(wanted);
-    if (!launch) fail(ErrorKind::Launch, op.name() + " has no implementation `" + wanted + "`");
-    CppLaunch made;
+    const WrapperTarget target{.device = parse_device(to_string(items.at(3).get(), "device")),
+                               .archs = to_strings(items.at(4).get(), "archs"),
+                               .ptx = to_bool(items.at(5).get()),
+                               .package = to_bool(items.at(6).get())};
+    std::unique_ptr<const CppNode> node;
     {
       AllowThreads allow;
-      made = launch->cpp(facts.args(), archs);
+      node = std::make_unique<const CppNode>(op, choice.launches, facts.args(), target);
     }
-    const Implementation& implementation = launch->implementation();
-    List images;
-    for (const auto& image : made.images) {
-      Dict d;
-      d.set("arch", image->arch)
-          .put("bytes", bytes(image->bytes))
-          .set("log", image->log)
-          .put("resources", resources(*image, made.entry));
-      images.add(d.take());
-    }
-    Dict d;
-    d.set("entry", made.entry)
-        .set("symbol", made.symbol)
-        .put("images", images.take())
-        .put("library", made.host ? bytes(made.host->library) : none());
-    d.set("path", implementation.kind == CodeKind::HostLibrary ? implementation.code : "");
-    d.put("grid", texts(made.grid))
-        .put("block", texts(made.block))
-        .put("cluster", texts(made.cluster))
-        .put("shared", text(made.shared));
-    d.put("args", arguments(made.args))
-        .set("reads", made.reads)
-        .set("shaped", made.shaped)
-        .set("strided", made.strided);
-    d.set("cooperative", implementation.launch.cooperative)
-        .set("programmatic", implementation.launch.programmatic);
-    return d.take().release();
+    return keep(std::move(node), kNode).release();
   });
+}
+
+PyObject* cpp_code(PyObject*, PyObject* node) {
+  return guarded([&]() -> PyObject* {
+    List launches;
+    for (const std::vector<CodeFile>& files : kept<CppNode>(node, kNode).files()) {
+      List list;
+      for (const CodeFile& file : files) list.add(code_file(file));
+      launches.add(list.take());
+    }
+    return launches.take().release();
+  });
+}
+
+PyObject* cpp_function(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "cpp_function");
+    const CppNode& node = kept<CppNode>(items.at(0).get(), kNode);
+    const std::vector<std::string> never_empty = to_strings(items.at(2).get(), "never_empty");
+    const WrapperFunction function =
+        node.print(to_attached(items.at(1).get()), {never_empty.begin(), never_empty.end()});
+    List parameters;
+    for (const auto& [name, type] : function.parameters)
+      parameters.add(check(PyTuple_Pack(2, from(name).get(), from(type).get())));
+    return Dict()
+        .put("parameters", parameters.take())
+        .set("name", function.name)
+        .set("definition", function.definition)
+        .set("manifest_entry", function.manifest_entry)
+        .take()
+        .release();
+  });
+}
+
+PyObject* cpp_graph(PyObject*, PyObject* label) {
+  return guarded(
+      [&]() -> PyObject* { return from(print_graph(to_string(label, "graph"))).release(); });
+}
+
+PyObject* cpp_counters(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "cpp_counters");
+    return from(print_counters(to_string(items.at(0).get(), "node"),
+                               to_string(items.at(1).get(), "op"),
+                               to_string(items.at(2).get(), "device"),
+                               to_strings(items.at(3).get(), "implementations"),
+                               to_string(items.at(4).get(), "reason")))
+        .release();
+  });
+}
+
+PyObject* cpp_string(PyObject*, PyObject* text) {
+  return guarded(
+      [&]() -> PyObject* { return from(string_literal(to_string(text, "text"))).release(); });
 }
 
 PyObject* cpp_prelude(PyObject*, PyObject*) {

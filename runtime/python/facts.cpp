@@ -65,15 +65,11 @@ Ref describe_settings() {
 
 }  // namespace
 
-Ref resources(const Image& image, const std::string& entry) {
-  for (const Entry& found : image.entries) {
-    if (found.name != entry || !found.resources) continue;
-    const Resources& r = *found.resources;
-    Dict d;
-    d.set("registers", r.registers).set("shared", r.shared).set("stack", r.stack);
-    return d.set("spill_stores", r.spill_stores).set("spill_loads", r.spill_loads).take();
-  }
-  return none();
+Ref resources(const std::optional<Resources>& found) {
+  if (!found) return none();
+  Dict d;
+  d.set("registers", found->registers).set("shared", found->shared).set("stack", found->stack);
+  return d.set("spill_stores", found->spill_stores).set("spill_loads", found->spill_loads).take();
 }
 
 PyObject* plan(PyObject*, PyObject* args) {
@@ -179,7 +175,7 @@ PyObject* compile(PyObject*, PyObject* args) {
     d.set("seconds", image->seconds)
         .set("from_cache", image->from_cache)
         .set("log", image->log)
-        .put("resources", resources(*image, entry));
+        .put("resources", resources(image->resources(entry)));
     return d.take().release();
   });
 }

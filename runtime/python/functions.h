@@ -43,15 +43,21 @@ PyObject* eager(PyObject*, PyObject* args);
 Ref unbound_type();  // a base class whose instances, as attributes of a class, are no methods
 
 // choose.cpp
+inline constexpr const char* kNodeChoice = "opaq.node_choice";  // the handle of a NodeChoice
 PyObject* choose(PyObject*, PyObject* args);
 
 // cpp.cpp
-PyObject* cpp_launch(PyObject*, PyObject* args);
+PyObject* cpp_node(PyObject*, PyObject* args);
+PyObject* cpp_code(PyObject*, PyObject* node);
+PyObject* cpp_function(PyObject*, PyObject* args);
+PyObject* cpp_graph(PyObject*, PyObject* label);
+PyObject* cpp_counters(PyObject*, PyObject* args);
+PyObject* cpp_string(PyObject*, PyObject* text);
 PyObject* cpp_prelude(PyObject*, PyObject*);
 PyObject* device_arch(PyObject*, PyObject* index);
 
 // facts.cpp
-Ref resources(const Image& image, const std::string& entry);  // None where they are unknown
+Ref resources(const std::optional<Resources>& found);  // None where they are unknown
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);

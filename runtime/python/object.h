@@ -7,6 +7,7 @@
 #endif
 #include <Python.h>
 
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -101,6 +102,22 @@ class List {
  private:
   Ref list_;
 };
+
+// An object of C++ that Python keeps and hands back. `name` tells its kind.
+template <class T>
+Ref keep(std::unique_ptr<const T> object, const char* name) {
+  Ref capsule = check(PyCapsule_New(const_cast<T*>(object.get()), name, [](PyObject* c) {
+    delete static_cast<const T*>(PyCapsule_GetPointer(c, PyCapsule_GetName(c)));
+  }));
+  object.release();
+  return capsule;
+}
+template <class T>
+const T& kept(PyObject* capsule, const char* name) {
+  const void* object = PyCapsule_GetPointer(capsule, name);
+  if (!object) throw PythonError{};
+  return *static_cast<const T*>(object);
+}
 
 // Takes the GIL again. Up to 3.13 Python ends a thread that asks for it while the interpreter shuts
 // down, by unwinding its stack, which ends the process where it meets a destructor; here the thread

@@ -97,7 +97,10 @@ def test_a_storm(places: Places, tmp_path: pathlib.Path) -> None:
         OP
         + f"""
 op = keyed("model", 1234567890123); op(x)
-library = _runtime.cpp_launch(op.name, "cpu", [("float32", (3,), (1,), "cpu", 64)], [])["library"]
+choice = _runtime.choose(op.name, "cpu", {{"cpu": []}}, [])["handle"]
+facts = [("float32", (3,), (1,), "cpu", 64)]
+node = _runtime.cpp_node(op.name, choice, facts, "cpu", [], False, False)
+library = _runtime.cpp_code(node)[0][0]["bytes"]
 model = (1234567890123).to_bytes(8, "little")
 assert library.count(model) == 1
 for number in (1234567890123, *range(10**12, 10**12 + {KEYS})):

@@ -63,9 +63,10 @@ def declare(name: str, **code: Any) -> opaq.Op:
 
 
 def compiled(op: opaq.Op, *archs: str) -> list[dict[str, Any]]:
-    return _runtime.cpp_launch(op.name, "cuda", [("float32", (4096,), (1,), "cuda:0", 256)], archs)[
-        "images"
-    ]
+    choice = _runtime.choose(op.name, "cuda", {"cuda": []}, [])["handle"]
+    facts = [("float32", (4096,), (1,), "cuda:0", 256)]
+    node = _runtime.cpp_node(op.name, choice, facts, "cuda:0", archs, False, False)
+    return _runtime.cpp_code(node)[0]
 
 
 def package(op: opaq.Op, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *archs: str) -> str:

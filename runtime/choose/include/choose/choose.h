@@ -57,6 +57,8 @@ struct NodeLaunch {
   std::vector<uint32_t> copied;      // arguments that are copied at the launch where not row-major
 
   bool always_fits() const { return requirements.empty() && row_major.empty(); }
+  // What the launch tells, as expressions: "aligned(x, 16)", "x.is_contiguous()".
+  std::vector<std::string> conditions(const std::vector<Symbol>& symbols) const;
 };
 
 // Which implementations may serve a node of a compiled graph.

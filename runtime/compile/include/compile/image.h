@@ -54,6 +54,9 @@ struct Image {
   std::string key;  // cache key, 64 hex digits
   std::string
       sources;  // SourceDigest::digest of what it was compiled from; "" for what the user brought
+
+  // Of an entry; nullopt where they are unknown.
+  std::optional<Resources> resources(std::string_view entry) const;
 };
 
 // Everything beside entry and architecture that decides what a source compiles to: its text, the
@@ -91,6 +94,9 @@ std::vector<std::shared_ptr<const Image>> compile_cuda_all(
 // params_known is false.
 std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
                                           std::string_view entry);
+
+// How a file that holds an image is called: ".cubin", ".fatbin", ".ptx".
+std::string_view image_suffix(std::string_view bytes);
 
 // Reads "void f<...>(float*, float const*, int)" style demangled parameter lists.
 std::vector<ParamType> parse_parameters(std::string_view demangled_list);

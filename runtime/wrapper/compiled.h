@@ -1,0 +1,41 @@
+// What a node is printed from: its launches, each compiled ahead.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "wrapper/wrapper.h"
+
+namespace opaq {
+
+struct CompiledLaunch {
+  std::shared_ptr<const Implementation> implementation;
+  NodeLaunch choice;  // what the launch has to check and to copy
+  CppLaunch rule;     // the launch rule as C++
+
+  bool calls_library() const { return implementation->kind == CodeKind::HostLibrary; }
+};
+
+struct CppNode::Compiled {
+  const Op& op;
+  const WrapperTarget target;
+  const std::vector<Symbol> symbols;         // arguments and results
+  std::vector<std::optional<DType>> dtypes;  // of each; none: no tensor, or an absent one
+  std::vector<CompiledLaunch> launches;
+  std::vector<std::vector<CodeFile>> files;  // of each launch
+
+  bool on_cuda() const { return target.device.type == DeviceType::CUDA; }
+  std::vector<std::string> names(const std::vector<uint32_t>& indices) const {
+    return names_of(indices, symbols);
+  }
+};
+
+// Fills in `parameters`, and `definition` of a function of this name.
+void print_function(const CppNode::Compiled& node, const AttachedFiles& attached,
+                    const std::set<std::string>& never_empty, WrapperFunction& result);
+
+std::string print_manifest_entry(const CppNode::Compiled& node, const AttachedFiles& attached);
+
+}  // namespace opaq

@@ -1,0 +1,392 @@
+// Prints the C++ function of a node: views of its arguments, then one block for each implementation
+// that may serve. A name that begins with opaq_ and is no variable of the function is of the
+// wrapper's prelude; each is written in one place here.
+#include <algorithm>
+
+#include "base/error.h"
+#include "compiled.h"
+
+namespace opaq {
+namespace {
+
+using Lines = std::vector<std::string>;
+
+void append(Lines& lines, const Lines& more) {
+  lines.insert(lines.end(), more.begin(), more.end());
+}
+
+std::string call(const std::string& function, const Lines& arguments) {
+  return function + "(" + join(arguments) + ")";
+}
+
+std::string braced(const Lines& items) { return "{" + join(items) + "}"; }
+
+Lines string_literals(const Lines& texts) {
+  Lines quotes;
+  for (const std::string& text : texts) quotes.push_back(string_literal(text));
+  return quotes;
+}
+
+bool can_fail(const std::string& cpp) { return cpp.find('(') != std::string::npos; }
+
+// The names of prelude types and of values that are written more than once.
+std::string tensor_type(bool optional) {
+  return optional ? "std::optional<opaq_tensor>" : "opaq_tensor";
+}
+std::string handle(const std::string& name) { return "opaq_" + name; }
+std::string value_of(const std::string& name, bool optional) {
+  return optional ? name + ".value()" : name;
+}
+std::string dtype_name(DType dtype) { return "opaq_" + std::string(name(dtype)); }
+std::string count(size_t counter) {
+  return "opaq_count(opaq_node_calls[" + std::to_string(counter) + "]);";
+}
+
+// Where an error that follows belongs.
+std::string set_place(const std::string& place) {
+  return "opaq_place = " + string_literal(place) + ";";
+}
+
+// A C type without the quotes of a message.
+std::string bare_type(std::string parameter) {
+  parameter.erase(std::remove(parameter.begin(), parameter.end(), '`'), parameter.end());
+  return parameter;
+}
+
+std::string int64(int64_t value) {
+  if (value == INT64_MIN) return "INT64_MIN";
+  if (value == INT64_MAX) return "INT64_MAX";
+  return call("INT64_C", {std::to_string(value)});
+}
+
+Lines texts_of(const std::vector<CppText>& items) {
+  Lines texts;
+  for (const CppText& item : items) texts.push_back(item.text);
+  return texts;
+}
+
+// ---- parameters and views -----------------------------------------------------------------------
+
+// A parameter that is no tensor. Lists come under another name: they are read through a view.
+std::string scalar_parameter(const ArgSpec& arg) {
+  std::string type = arg.torch_type == "float"        ? "double"
+                     : arg.torch_type == "bool"       ? "bool"
+                     : arg.torch_type == "str"        ? "std::string_view"
+                     : arg.torch_type == "ScalarType" ? "opaq_dtype"
+                                                      : "int64_t";
+  const bool list = arg.type == Type::IntList;
+  if (list) type = "std::initializer_list<int64_t>";
+  if (arg.optional) type = "std::optional<" + type + ">";
+  return list ? "const " + type + "& " + handle(arg.name) : type + " " + arg.name;
+}
+
+std::string list_view(const ArgSpec& arg) {
+  const auto view = [](const std::string& list) { return call("opaq_list", {list}); };
+  const std::string given = handle(arg.name);
+  if (!arg.optional) return "const opaq_ints " + arg.name + " = " + view(given) + ";";
+  return "const auto " + arg.name + " = " + given + " ? std::optional<opaq_ints>(" +
+         view("*" + given) + ") : std::nullopt;";
+}
+
+// What expressions read of each argument and result, over all implementations. An argument that is
+// copied or must be row-major is read with its strides.
+struct Reads {
+  explicit Reads(const CppNode::Compiled& node) {
+    for (const CompiledLaunch& launch : node.launches) {
+      any.insert(launch.rule.reads.begin(), launch.rule.reads.end());
+      shapes.insert(launch.rule.shaped.begin(), launch.rule.shaped.end());
+      strides.insert(launch.rule.strided.begin(), launch.rule.strided.end());
+      for (const auto* symbols : {&launch.choice.row_major, &launch.choice.copied}) {
+        for (const std::string& name : node.names(*symbols)) {
+          for (auto* names : {&any, &shapes, &strides}) names->insert(name);
+        }
+      }
+    }
+  }
+  std::set<std::string> any, shapes, strides;
+};
+
+// A view of a tensor that holds what is read of it.
+std::string tensor_view(const Symbol& symbol, std::optional<DType> dtype, const Reads& reads) {
+  const std::string declared = tensor_type(symbol.optional) + " " + symbol.name;
+  if (!dtype) return "[[maybe_unused]] const " + declared + ";";
+  Lines arguments{handle(symbol.name)};
+  std::string function = "opaq_address_of";
+  if (reads.shapes.count(symbol.name) || reads.strides.count(symbol.name)) {
+    function = reads.strides.count(symbol.name) ? "opaq_strided_view" : "opaq_view";
+    arguments.push_back(dtype_name(*dtype));
+    arguments.push_back(std::to_string(itemsize(*dtype)));
+  }
+  return "const " + declared + " = " + call(function, arguments) + ";";
+}
+
+// ---- one implementation -------------------------------------------------------------------------
+
+// The value of an argument in the low bytes of 64 bits.
+std::string packed(const CppArgument& arg, const std::string& where) {
+  const Lines names = {string_literal(where), string_literal(arg.parameter)};  // for messages
+  Lines arguments{arg.cpp};
+  if (arg.type == Type::Tensor) return call("opaq_as_pointer", arguments);
+  if (arg.form == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
+  if (arg.form != "double") append(arguments, names);
+  return call("opaq_as_" + arg.form, arguments);  // integer, half, bfloat16, float, double
+}
+
+class LaunchBlock {
+ public:
+  LaunchBlock(const CppNode::Compiled& node, size_t index, const std::vector<AttachedFile>& files)
+      : node_(node),
+        launch_(node.launches[index]),
+        rule_(launch_.rule),
+        code_(node.files[index]),
+        files_(files) {}
+
+  Lines lines(const Lines& first) const {
+    Lines body = first;
+    append(body, copies());
+    if (launch_.calls_library()) {
+      append(body, library_call());
+    } else if (node_.on_cuda()) {
+      append(body, kernel_launch());
+    } else {
+      append(body, host_call());
+    }
+    const Lines conditions = this->conditions();
+    Lines lines{(conditions.empty() ? "" : "if (" + join(conditions, " && ") + ") ") + "{  // " +
+                launch_.implementation->name};
+    for (const std::string& line : body) lines.push_back("  " + line);
+    append(lines, {"  return;", "}"});
+    return lines;
+  }
+
+ private:
+  const std::string& op() const { return node_.op.name(); }
+
+  Lines conditions() const {
+    Lines conditions;
+    for (const size_t index : launch_.choice.requirements)
+      conditions.push_back(
+          call("opaq_holds",
+               {"[&] { return " + launch_.implementation->requires_[index].print_cpp() + "; }"}));
+    for (const uint32_t symbol : launch_.choice.row_major)
+      conditions.push_back(value(symbol) + ".is_contiguous()");
+    return conditions;
+  }
+
+  std::string value(uint32_t symbol) const {
+    return value_of(node_.symbols[symbol].name, node_.symbols[symbol].optional);
+  }
+
+  // Row-major copies, which hide the arguments that they are of for the rest of the block.
+  Lines copies() const {
+    Lines made, views;
+    for (const uint32_t symbol : launch_.choice.copied) {
+      const Symbol& argument = node_.symbols[symbol];
+      const std::string copy = "opaq_copy_of_" + argument.name;
+      made.push_back("const opaq_row_major " + call(copy, {handle(argument.name), value(symbol)}) +
+                     ";");
+      views.push_back("const " + tensor_type(argument.optional) + " " + argument.name + " = " +
+                      copy + ".view;");
+    }
+    append(made, views);
+    return made;
+  }
+
+  // ---- code on the host -------------------------------------------------------------------------
+
+  // A static variable: the function in its loaded library.
+  std::string loaded_function(const std::string& type) const {
+    const AttachedFile& file = files_.front();
+    const std::string symbol = call(
+        "opaq_symbol", string_literals({op(), rule_.entry, file.name, file.sha256, rule_.symbol}));
+    return "static const auto opaq_call = reinterpret_cast<" + type + ">(" + symbol + ");";
+  }
+
+  // What the function itself throws is not the fault of an argument.
+  std::string place_of_call() const {
+    return set_place("its function `" + rule_.entry + "` threw");
+  }
+
+  Lines library_call() const {
+    Lines types, values;
+    for (const CppArgument& arg : rule_.args) {
+      const std::string type = bare_type(arg.parameter);
+      types.push_back(type);
+      values.push_back(arg.type == Type::Tensor ? "reinterpret_cast<void*>(" + packed(arg, "") + ")"
+                                                : "static_cast<" + type + ">(" + arg.cpp + ")");
+    }
+    if (node_.on_cuda()) {
+      types.push_back("void*");
+      values.push_back("opaq_stream");
+    }
+    return {"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type"),
+            place_of_call(), call("opaq_call", values) + ";"};
+  }
+
+  Lines host_call() const {
+    Lines lines{loaded_function("opaq_invoke_type")};
+    append(lines, values());
+    append(lines, {place_of_call(), "opaq_call(opaq_pointers);"});
+    return lines;
+  }
+
+  // The arguments as pointers to 64 bits each.
+  Lines values() const {
+    const size_t count = rule_.args.size();
+    if (count == 0) return {"void** opaq_pointers = nullptr;"};
+    Lines lines{"uint64_t opaq_values[" + std::to_string(count) + "];"}, pointers;
+    for (size_t i = 0; i < count; ++i) {
+      const CppArgument& arg = rule_.args[i];
+      const std::string where = "argument " + std::to_string(i + 1) + " `" + arg.text + "`";
+      const std::string slot = "opaq_values[" + std::to_string(i) + "]";
+      if (arg.type != Type::Tensor && can_fail(arg.cpp)) lines.push_back(set_place(where));
+      lines.push_back(slot + " = " + packed(arg, op() + ": " + where) + ";");
+      pointers.push_back("&" + slot);
+    }
+    lines.push_back("void* opaq_pointers[] = " + braced(pointers) + ";");
+    return lines;
+  }
+
+  // ---- kernels ----------------------------------------------------------------------------------
+
+  Lines kernel_launch() const {
+    Lines lines{declared_rule(), images()};
+    append(lines, geometry());
+    append(lines, values());
+    const Lines constructed = {"opaq_this_rule", string_literal(rule_.entry),
+                               string_literal(rule_.symbol), "opaq_images"};
+    lines.push_back("static opaq_kernel<" + std::to_string(files_.size()) + "> " +
+                    call("opaq_code", constructed) + ";");
+    lines.push_back(
+        "opaq_code.launch(opaq_shape, opaq_device, opaq_dir, opaq_stream, opaq_pointers);");
+    return lines;
+  }
+
+  // The texts of the launch rule, for messages.
+  std::string declared_rule() const {
+    Lines fields{string_literal(op())};
+    for (const auto* dims : {&rule_.grid, &rule_.block, &rule_.cluster})
+      fields.push_back(dims->empty() ? "{nullptr}" : braced(string_literals(texts_of(*dims))));
+    const LaunchRule& launch = launch_.implementation->launch;
+    fields.push_back(string_literal(rule_.shared.text));
+    for (const bool flag : {launch.cooperative, launch.programmatic})
+      fields.push_back(flag ? "true" : "false");
+    return "static constexpr opaq_rule opaq_this_rule = " + braced(fields) + ";";
+  }
+
+  std::string images() const {
+    Lines images;
+    for (size_t i = 0; i < files_.size(); ++i)
+      images.push_back(braced(string_literals({code_[i].arch, files_[i].name, files_[i].sha256})));
+    return "static constexpr opaq_image opaq_images[] = " + braced(images) + ";";
+  }
+
+  Lines geometry() const {
+    const auto evaluated = [](const std::string& function, const std::vector<CppText>& items) {
+      Lines arguments{"opaq_this_rule", "opaq_shape"};
+      for (const CppText& item : items) arguments.push_back(item.cpp);
+      return call(function, arguments);
+    };
+    Lines lines{"opaq_geometry opaq_shape{};"};
+    append(lines, place("grid", rule_.grid));
+    lines.push_back("if (!" + evaluated("opaq_grid", rule_.grid) + ") return;");
+    append(lines, place("block", rule_.block));
+    lines.push_back(evaluated("opaq_block", rule_.block) + ";");
+    if (!rule_.cluster.empty()) {
+      append(lines, place("cluster", rule_.cluster));
+      lines.push_back(evaluated("opaq_cluster", rule_.cluster) + ";");
+    }
+    append(lines, place("shared", {rule_.shared}));
+    lines.push_back(evaluated("opaq_shared", {rule_.shared}) + ";");
+    return lines;
+  }
+
+  // Nothing for expressions that cannot fail.
+  static Lines place(const std::string& what, const std::vector<CppText>& items) {
+    if (std::none_of(items.begin(), items.end(),
+                     [](const CppText& item) { return can_fail(item.cpp); }))
+      return {};
+    Lines texts = texts_of(items);
+    while (texts.size() > 1 && texts.back() == "1") texts.pop_back();
+    return {set_place(what + " `" + join(texts) + "`")};
+  }
+
+  const CppNode::Compiled& node_;
+  const CompiledLaunch& launch_;
+  const CppLaunch& rule_;
+  const std::vector<CodeFile>& code_;
+  const std::vector<AttachedFile>& files_;
+};
+
+// ---- the function -------------------------------------------------------------------------------
+
+// Returns at once where all that is written is empty. Nothing where some of it never is.
+Lines return_if_empty(const CppNode::Compiled& node, const std::set<std::string>& never_empty,
+                      bool counted) {
+  Lines empty;
+  for (size_t i = 0; i < node.symbols.size(); ++i) {
+    if (!node.symbols[i].written || !node.dtypes[i]) continue;
+    if (never_empty.count(node.symbols[i].name)) return {};
+    empty.push_back(call("opaq_empty", {handle(node.symbols[i].name)}));
+  }
+  if (empty.empty()) return {};
+  return {"if (" + join(empty, " && ") + ") return" +
+          (counted ? " " + count(node.launches.size()) : ";")};
+}
+
+// Throws where no implementation fits; nothing where the last always does.
+Lines refuse(const CppNode::Compiled& node) {
+  if (node.launches.back().choice.always_fits()) return {};
+  Lines unmet;
+  for (const CompiledLaunch& launch : node.launches)
+    unmet.push_back(launch.implementation->name + " requires " +
+                    join(launch.choice.conditions(node.symbols), " and "));
+  const std::string message =
+      node.op.name() + ": no implementation fits this call: " + join(unmet, "; ") +
+      "; change the argument, or add an implementation without the requirement";
+  return {call("opaq_raise", {string_literal("%s"), string_literal(message)}) + ";"};
+}
+
+}  // namespace
+
+void print_function(const CppNode::Compiled& node, const AttachedFiles& attached,
+                    const std::set<std::string>& never_empty, WrapperFunction& result) {
+  const Reads reads(node);
+  const std::vector<ArgSpec>& args = node.op.spec().schema.args;
+  const bool counted = !node.target.package;
+  Lines declared, views;
+  for (size_t i = 0; i < node.symbols.size(); ++i) {
+    const Symbol& symbol = node.symbols[i];
+    const bool read = reads.any.count(symbol.name) != 0;
+    if (symbol.type == Type::Tensor) {
+      if (node.dtypes[i] && (read || symbol.written)) {
+        result.parameters.emplace_back(symbol.name, "Tensor");
+        declared.push_back("AtenTensorHandle " + handle(symbol.name));
+      }
+      if (read) views.push_back(tensor_view(symbol, node.dtypes[i], reads));
+    } else if (read) {
+      result.parameters.emplace_back(symbol.name, args[i].torch_type);
+      declared.push_back(scalar_parameter(args[i]));
+      if (args[i].type == Type::IntList) views.push_back(list_view(args[i]));
+    }
+  }
+  if (node.on_cuda())
+    append(declared, {"int opaq_device", "CUstream opaq_stream", "const opaq_folder& opaq_dir"});
+  if (counted) declared.push_back("opaq_counter* opaq_node_calls");
+
+  Lines body = return_if_empty(node, never_empty, counted);
+  append(body, views);
+  for (size_t i = 0; i < node.launches.size(); ++i)
+    append(body, LaunchBlock(node, i, attached[i]).lines(counted ? Lines{count(i)} : Lines{}));
+  append(body, refuse(node));
+
+  std::string& text = result.definition;
+  text = "static void " + call(result.name, declared) + " {\n";
+  text += "  const char* opaq_place = \"\";\n  try {\n";
+  for (const std::string& line : body) text += "    " + line + "\n";
+  text += "  } catch (const std::exception& opaq_error) {\n    " +
+          call("opaq_rethrow", {string_literal(node.op.name()), "opaq_place", "opaq_error"}) +
+          ";\n  }\n}\n";
+}
+
+}  // namespace opaq

@@ -1,0 +1,98 @@
+// Prints JSON: what the manifest of a package says of one function.
+#include <algorithm>
+
+#include "base/error.h"
+#include "compiled.h"
+
+namespace opaq {
+namespace {
+
+class JsonObject {
+ public:
+  JsonObject& raw(const std::string& key, const std::string& json) {
+    fields_.push_back(string_literal(key) + ": " + json);
+    return *this;
+  }
+  JsonObject& set(const std::string& key, const std::string& value) {
+    return raw(key, string_literal(value));
+  }
+  JsonObject& set(const std::string& key, bool value) { return raw(key, value ? "true" : "false"); }
+  JsonObject& set(const std::string& key, int64_t value) { return raw(key, std::to_string(value)); }
+  JsonObject& set(const std::string& key, const std::vector<std::string>& values) {
+    std::vector<std::string> items;
+    for (const std::string& value : values) items.push_back(string_literal(value));
+    return raw(key, list(items));
+  }
+  std::string text() const { return "{" + join(fields_) + "}"; }
+
+  static std::string list(const std::vector<std::string>& items) { return "[" + join(items) + "]"; }
+
+ private:
+  std::vector<std::string> fields_;
+};
+
+std::vector<std::string> texts(const std::vector<CppText>& items) {
+  std::vector<std::string> texts;
+  for (const CppText& item : items) texts.push_back(item.text);
+  return texts;
+}
+
+std::string rule(const CompiledLaunch& launch, bool on_cuda) {
+  const CppLaunch& rule = launch.rule;
+  JsonObject json;
+  json.set("args", texts({rule.args.begin(), rule.args.end()}));
+  if (on_cuda) {
+    json.set("grid", texts(rule.grid))
+        .set("block", texts(rule.block))
+        .set("cluster", texts(rule.cluster))
+        .set("shared", rule.shared.text)
+        .set("cooperative", launch.implementation->launch.cooperative)
+        .set("programmatic", launch.implementation->launch.programmatic);
+  }
+  return json.text();
+}
+
+std::string image(const CodeFile& file, const AttachedFile& attached) {
+  JsonObject json;
+  json.set("arch", file.arch)
+      .set("file", attached.name.substr(attached.name.rfind('/') + 1))
+      .set("sha256", attached.sha256)
+      .raw("bytes", file.bytes ? std::to_string(file.bytes->size()) : "null");
+  if (const std::optional<Resources>& resources = file.resources) {
+    json.set("registers", resources->registers)
+        .set("shared", resources->shared)
+        .set("stack", resources->stack)
+        .set("spill_stores", resources->spill_stores)
+        .set("spill_loads", resources->spill_loads);
+  }
+  return json.text();
+}
+
+}  // namespace
+
+std::string print_manifest_entry(const CppNode::Compiled& node, const AttachedFiles& attached) {
+  std::vector<std::string> implementations;
+  for (size_t i = 0; i < node.launches.size(); ++i) {
+    const CompiledLaunch& launch = node.launches[i];
+    std::vector<std::string> images;
+    for (size_t j = 0; j < node.files[i].size(); ++j)
+      images.push_back(image(node.files[i][j], attached[i][j]));
+    implementations.push_back(JsonObject()
+                                  .set("name", launch.implementation->name)
+                                  .set("kind", std::string(kind_name(launch.implementation->kind)))
+                                  .set("entry", launch.rule.entry)
+                                  .set("symbol", launch.rule.symbol)
+                                  .set("checked_at_launch", launch.choice.conditions(node.symbols))
+                                  .raw("rule", rule(launch, node.on_cuda()))
+                                  .raw("images", JsonObject::list(images))
+                                  .text());
+  }
+  return JsonObject()
+      .set("op", node.op.name())
+      .set("schema", node.op.spec().schema.text)
+      .set("device", std::string(node.on_cuda() ? "cuda" : "cpu"))
+      .raw("implementations", JsonObject::list(implementations))
+      .text();
+}
+
+}  // namespace opaq

@@ -1,0 +1,147 @@
+// Compiles the implementations of a node ahead, and puts together what is printed of it.
+#include <algorithm>
+#include <cctype>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "compiled.h"
+#include "driver/driver.h"
+
+namespace opaq {
+namespace {
+
+std::string device_name(Device device) {
+  return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index);
+}
+
+int arch_number(const std::string& arch) {  // 90 of "sm_90a"
+  std::string digits;
+  std::copy_if(arch.begin(), arch.end(), std::back_inserter(digits),
+               [](unsigned char c) { return std::isdigit(c); });
+  return digits.empty() ? 0 : std::stoi(digits);
+}
+
+std::vector<std::string> archs_for(const WrapperTarget& target) {
+  std::vector<std::string> archs = target.archs;
+  if (archs.empty()) {
+    try {
+      archs.push_back(device_arch(target.device.index));
+    } catch (const Error& error) {
+      fail(ErrorKind::Missing,
+           "no arch to compile CUDA source for: none is given, and there is no device to ask (" +
+               std::string(error.what()) +
+               "); name them: opaq.package(..., archs=[\"sm_90a\"]), or the option \"archs\"");
+    }
+  }
+  const auto is_ptx = [](const std::string& arch) { return arch.rfind("compute_", 0) == 0; };
+  if (target.ptx && std::none_of(archs.begin(), archs.end(), is_ptx)) {
+    const auto lowest = std::min_element(
+        archs.begin(), archs.end(),
+        [](const auto& a, const auto& b) { return arch_number(a) < arch_number(b); });
+    archs.push_back("compute_" + std::to_string(arch_number(*lowest)));
+  }
+  return archs;
+}
+
+std::shared_ptr<const std::string> read_library(const std::string& op, const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  if (!stream.good() && !stream.eof())
+    fail(ErrorKind::Missing,
+         op + ": the library " + path + " cannot be read for the package: " + std::strerror(errno));
+  return std::make_shared<const std::string>(std::move(bytes));
+}
+
+std::vector<CodeFile> files_of(const std::string& op, const CompiledLaunch& launch, bool package) {
+  if (launch.calls_library()) {
+    CodeFile file{.suffix = ".host", .path = launch.implementation->code};
+    if (package) file.bytes = read_library(op, file.path);
+    return {file};
+  }
+  if (const std::shared_ptr<const HostFunction>& host = launch.rule.host)
+    return {{.suffix = ".host", .bytes = {host, &host->library}}};
+  std::vector<CodeFile> files;
+  for (const std::shared_ptr<const Image>& image : launch.rule.images) {
+    CodeFile file{.arch = image->arch,
+                  .suffix = (image->arch.empty() ? "" : "." + image->arch) +
+                            std::string(image_suffix(image->bytes)),
+                  .bytes = {image, &image->bytes},
+                  .resources = image->resources(launch.rule.entry)};
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+void check_devices(const Op& op, const Arg* args, Device device) {
+  const std::vector<ArgSpec>& specs = op.spec().schema.args;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (args[i].kind != Arg::Kind::Tensor || args[i].tensor.device == device) continue;
+    fail(ErrorKind::Launch, op.name() + ": argument `" + specs[i].name + "` is on " +
+                                device_name(args[i].tensor.device) +
+                                "; this node was compiled for " + device_name(device) +
+                                "; move the tensor, or pass the number it holds");
+  }
+}
+
+constexpr std::string_view kPlaceholder = "OPAQ_FUNCTION";  // for a name that is made of the rest
+
+}  // namespace
+
+CppNode::CppNode(const Op& op, const std::vector<NodeLaunch>& launches, const Arg* args,
+                 const WrapperTarget& target) {
+  auto compiled =
+      std::make_unique<Compiled>(Compiled{op, target, op.spec().all_symbols(), {}, {}, {}});
+  check_devices(op, args, target.device);
+  for (size_t i = 0; i < compiled->symbols.size(); ++i)
+    compiled->dtypes.push_back(
+        args[i].kind == Arg::Kind::Tensor ? std::optional(args[i].tensor.dtype) : std::nullopt);
+  for (const NodeLaunch& choice : launches) {
+    PreparedLaunch* prepared = chooser(op).find(choice.implementation->name);
+    if (!prepared)
+      fail(ErrorKind::Launch,
+           op.name() + " has no implementation `" + choice.implementation->name + "`");
+    CompiledLaunch launch{choice.implementation, choice, {}};
+    const bool source = launch.implementation->kind == CodeKind::CudaSource;
+    launch.rule = prepared->cpp(args, source ? archs_for(target) : std::vector<std::string>{});
+    compiled->files.push_back(files_of(op.name(), launch, target.package));
+    compiled->launches.push_back(std::move(launch));
+  }
+  compiled_ = std::move(compiled);
+}
+
+CppNode::~CppNode() = default;
+
+const std::vector<std::vector<CodeFile>>& CppNode::files() const { return compiled_->files; }
+
+WrapperFunction CppNode::print(const AttachedFiles& attached,
+                               const std::set<std::string>& never_empty) const {
+  const auto as_many = [](const auto& code, const auto& files) {
+    return code.size() == files.size();
+  };
+  if (!std::equal(files().begin(), files().end(), attached.begin(), attached.end(), as_many))
+    fail(ErrorKind::Internal, compiled_->op.name() +
+                                  ": its code was attached to a wrapper in "
+                                  "another number of files than it has");
+  WrapperFunction result;
+  result.name = kPlaceholder;
+  print_function(*compiled_, attached, never_empty, result);
+  result.name = "opaq_" + short_name(compiled_->op) + "_" +
+                Sha256().update(result.definition).hex().substr(0, 8);
+  result.definition.replace(result.definition.find(kPlaceholder), kPlaceholder.size(), result.name);
+  result.definition = "// " + compiled_->op.spec().schema.text + "\n" + result.definition;
+  result.manifest_entry = print_manifest_entry(*compiled_, attached);
+  return result;
+}
+
+std::string short_name(const Op& op) {
+  std::string name = op.spec().schema.name;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c) && c != '_'; }, '_');
+  return name;
+}
+
+}  // namespace opaq
