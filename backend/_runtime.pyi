@@ -139,7 +139,7 @@ def choose(
     row_major: the same of each argument and result: whether it is row-major."""
 
 def watch(op: str, entries: list[list[int]]) -> None:
-    """Addresses of the dispatcher's entries for this op (lowering.compat.kernel_entries). What they
+    """Addresses of the dispatcher's entries for this op (the adapter's `kernel_entries`). What they
     hold now is ours: direct launches are right until one changes. None given: they never are."""
 
 def watcher(

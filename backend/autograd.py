@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import _runtime, lowering
+from .lowering.compat import pytorch
 
 if TYPE_CHECKING:
     from .op import Op
@@ -29,12 +30,11 @@ class Gradient:
 
     def __init__(self, name: str, overload: Any, declare: str = ".backward(...)") -> None:
         self.name, self._declare = name, declare
-        arguments = overload._schema.arguments
-        self._arguments = [argument.name for argument in arguments]
-        self._positional = sum(not argument.kwarg_only for argument in arguments)
-        self._writes = lowering.compat.written_names(overload)
-        self._returned = lowering.compat.returned_names(overload)
-        self._returns = len(overload._schema.returns)
+        self._arguments = pytorch.argument_names(overload)
+        self._positional = len(self._arguments) - len(pytorch.keyword_only_names(overload))
+        self._writes = pytorch.written_names(overload)
+        self._returned = pytorch.returned_names(overload)
+        self._returns = pytorch.result_count(overload)
         self.formula: ByName | ByFunction | None = None
         self.constant = False  # declared: no gradient flows through the op
 
@@ -109,7 +109,7 @@ class Gradient:
         for tensor in value if isinstance(value, (list, tuple)) else [value]:
             if not _requires_grad(tensor):
                 continue
-            base = tensor._base if tensor._is_view() else None
+            base = pytorch.base_of_view(tensor)
             if tensor.is_leaf or (base is not None and base.is_leaf and base.requires_grad):
                 raise _runtime.LaunchError(
                     f"{self.name} writes to `{name}`: a "
@@ -134,7 +134,8 @@ class Gradient:
         views = [
             name
             for name in self.written
-            if isinstance(values[name], torch.Tensor) and values[name]._is_view()
+            if isinstance(values[name], torch.Tensor)
+            and pytorch.base_of_view(values[name]) is not None
         ]
         if views:
             raise _runtime.LaunchError(

@@ -23,13 +23,13 @@ def compile_graph(
     options: `opaq.options.OPTIONS` and Inductor's. mode: Inductor's ("reduce-overhead",
     "max-autotune", ...); options win over it.
     """
-    from torch import _inductor as inductor  # costs seconds: only where something is compiled
+    from .lowering.compat.inductor import inductor  # costs seconds: only where this compiles
 
     ours, theirs = split(options or {}, inductor.list_options())
     patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
     lowering.activate()
     settings = {key: ours[key] for key in ("strict", "archs", "ptx", "profile", "check")}
-    return lowering.compat.inductor.compile_fx(
+    return inductor.compile_fx(
         graph_module, example_inputs, patches, lambda: lowering.options.use(**settings)
     )
 

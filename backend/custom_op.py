@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 import torch
 
 from . import _runtime, autograd, given, lowering
+from .lowering.compat import pytorch
 from .op import declaring
 
 _P = ParamSpec("_P")
@@ -135,9 +136,9 @@ def custom_op(
         )
         lowering.register(name)
         _differentiate(made, name)
-        _runtime.watch(name, lowering.compat.pinned_kernel_entries(name))
+        _runtime.watch(name, pytorch.pinned_kernel_entries(name))
         _activate_when_traced(made)
-        if lowering.compat.returns_nothing(lowering.overload_of(name)):
+        if pytorch.result_count(lowering.overload_of(name)) == 0:
             made.register_fake(lambda *args, **kwargs: None)
         _narrow_by_kernels(made, name)
         return made
@@ -186,9 +187,9 @@ def _differentiate(made: Any, name: str) -> None:
     """opaq's kernel takes the place of torch's under the Autograd key."""
     overload = lowering.overload_of(name)
     gradient = autograd.Gradient(name, overload, "register_autograd(...)")
-    lowering.compat.register_autograd(overload, lambda: gradient, made)
+    pytorch.register_autograd(overload, lambda: gradient, made)
     lowering.formulas[name] = lambda: gradient
-    keyword_only = [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
+    keyword_only = pytorch.keyword_only_names(overload)
 
     def register(
         backward: Callable[..., Any] | None,

@@ -6,7 +6,6 @@ import ast
 import functools
 import inspect
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
@@ -16,6 +15,7 @@ import torch
 from . import _runtime, autograd, given, lowering
 from .fake import make_fake
 from .given import File
+from .lowering.compat import pytorch
 from .reference import define_reference
 from .rules import Output
 
@@ -168,7 +168,7 @@ class Op(_Callable):
     __slots__ = ("func",)  # in the place of functools.partial's own, which is the runtime's entry
 
     def __new__(cls, name: str) -> Op:
-        strangers = lowering.compat.is_known(
+        strangers = pytorch.is_known(
             name
         )  # somebody has registered kernels for an op of this name already
         _runtime.define(name)
@@ -184,13 +184,13 @@ class Op(_Callable):
         self.effects: str | None = None
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
-            lowering.compat.count_mutations(
+            pytorch.count_mutations(
                 self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]]
             )
-        lowering.compat.register_autograd(self.overload, lambda: _ops[name].gradient)
+        pytorch.register_autograd(self.overload, lambda: _ops[name].gradient)
         lowering.formulas[name] = lambda: _ops[name].gradient
         if not self._strangers:
-            _runtime.watch(name, lowering.compat.kernel_entries(name))
+            _runtime.watch(name, pytorch.kernel_entries(name))
         self._redeclared()
 
     def _redeclared(self) -> None:
@@ -203,7 +203,7 @@ class Op(_Callable):
 
     def _set_effects(self, effects: str | None) -> None:
         if effects != self.effects:
-            lowering.compat.set_effects(self.overload, bool(effects))
+            pytorch.set_effects(self.overload, bool(effects))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
         self.effects = effects
@@ -416,7 +416,7 @@ class Op(_Callable):
             lowering.register(self.name)
 
     def _forget_graphs(self) -> None:
-        if "torch._dynamo" in sys.modules and any(
+        if pytorch.tracer_is_loaded() and any(
             node["op"] == self.name for node in (*_runtime.node_stats(), *_runtime.wrapper_nodes())
         ):
             torch.compiler.reset()  # graphs that hold the earlier declaration must not outlive it

@@ -51,7 +51,7 @@ def package(
         "strict": given.flag(where, "strict", strict),
     }
     lowering.activate()
+    from .lowering.compat.inductor import inductor
+
     with lowering.options.use(**options):
-        return torch._inductor.aoti_compile_and_package(
-            exported, package_path=os.fspath(path), inductor_configs=inductor_configs
-        )
+        return inductor.compile_package(exported, os.fspath(path), inductor_configs)

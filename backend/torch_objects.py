@@ -10,7 +10,8 @@ import sys
 
 import torch
 
-from . import _runtime, lowering
+from . import _runtime
+from .lowering.compat import pytorch
 
 _DTYPES = [
     "bool",
@@ -50,15 +51,15 @@ def bind() -> None:
         device=torch.device,
         symbolic=(torch.SymInt, torch.SymFloat, torch.SymBool),
         empty_strided=torch.empty_strided,
-        empty_strided_cuda=lowering.compat.empty_strided_cuda,
-        empty_strided_cpu=lowering.compat.empty_strided_cpu,
-        **lowering.compat.state_addresses(),
-        **lowering.compat.tensor_reader(),
-        local_state=lowering.compat.local_state(),
+        empty_strided_cuda=pytorch.empty_strided_cuda,
+        empty_strided_cpu=pytorch.empty_strided_cpu,
+        **pytorch.state_addresses(),
+        **pytorch.tensor_reader(),
+        local_state=pytorch.local_state(),
         is_neg=some.is_neg,
         is_conj=some.is_conj,
         is_inference=some.is_inference,
-        forward_levels=lowering.compat.forward_levels(),
+        forward_levels=pytorch.forward_levels(),
         increment_version=torch.autograd.graph.increment_version,
     )
 

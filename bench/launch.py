@@ -137,7 +137,7 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
         for i in range(OPS)
     }
     scope = {"x": x, "y": y, "out": out, "op": op, **launchers}
-    scope["allocate"] = lowering.compat.empty_strided_cuda
+    scope["allocate"] = lowering.compat.pytorch.empty_strided_cuda
     compiled = torch.compile(chain_of(op, OPS), fullgraph=True)
     compiled(x, y)
     return {

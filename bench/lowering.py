@@ -29,7 +29,7 @@ def main() -> None:
     op(x, 1.0)
     lowering.activate()
     from opaq.lowering import node
-    from opaq.lowering.compat import inductor
+    from opaq.lowering.compat.inductor import inductor
 
     spent, total = {}, 0.0
 
@@ -44,7 +44,7 @@ def main() -> None:
 
         return call
 
-    lowerings = inductor.lowering.lowerings
+    lowerings = inductor.lowerings()
     lowerings[op.overload], node.OpaqueKernel.codegen = (
         timed(lowerings[op.overload]),
         timed(node.OpaqueKernel.codegen),

@@ -5,7 +5,6 @@ import Inductor.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -75,7 +74,7 @@ def register(qualname: str) -> None:
     """
     new = qualname not in _registered
     if new:
-        _registered[qualname] = compat.library.own_kernels(qualname)
+        _registered[qualname] = compat.pytorch.own_kernels(qualname)
     if new and _active:
         _install(qualname)
 
@@ -87,14 +86,13 @@ def activate() -> None:
     global _active
     if _active:
         return
-    from . import cache_key, copies, node
-    from .compat.cache_files import heal_files
+    from . import cache_key, copies
+    from .compat.inductor import inductor
     from .contract import traced
 
-    heal_files()
+    inductor.install_mends()
     cache_key.install(_registered)
     copies.install(_registered)
-    node.install()
     traced.install(_registered)  # after copies: it sees a graph first
     _active = True
     for qualname in list(_registered):
@@ -105,7 +103,7 @@ def activate_when_compiling() -> None:
     """For fake implementations: they run before Inductor lowers a graph, but also with no compiler
     at work, where none is to be imported.
     """
-    if not _active and "torch._dynamo" in sys.modules:
+    if not _active and compat.pytorch.tracer_is_loaded():
         activate()
 
 

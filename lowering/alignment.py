@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .compat import inductor
-from .compat.inductor import V, ir
+from .compat.inductor import V, inductor, ir
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo

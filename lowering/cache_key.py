@@ -23,7 +23,8 @@ import opaq
 from opaq import _runtime
 
 from . import formulas, options, overload_of, python_functions, record
-from .compat import inductor, library
+from .compat import pytorch
+from .compat.inductor import inductor
 from .function_digest import Unknown, digest
 
 Registered = Mapping[
@@ -49,7 +50,7 @@ def key_of(
     called = set(_op_names(graph_module))
     found = called & registered.keys()
     if traced and any(
-        name not in registered and not library.is_stock(name) and library.in_python(name)
+        name not in registered and not pytorch.is_stock(name) and pytorch.in_python(name)
         for name in called
     ):
         found = set(registered)  # that op may be traced into any of ours
@@ -85,7 +86,7 @@ def _described(value: Any, memories: dict[int, int]) -> Any:
     None of other values, which the text of the graph tells.
     """
     if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-        memory = memories.setdefault(inductor.storage_id(value), len(memories))
+        memory = memories.setdefault(pytorch.storage_id(value), len(memories))
         return (
             memory,
             str(value.dtype),
@@ -139,12 +140,12 @@ def _digest(name: str, registered: Registered, traced: bool) -> str:
 
 def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
     """What an op stands for: texts, and objects to be digested."""
-    if library.is_stock(name):
+    if pytorch.is_stock(name):
         return []
     overload = overload_of(name)
-    rules = library.rules(name)
+    rules = pytorch.rules(name)
     parts: list[Any] = [
-        inductor.schema_text(overload),
+        pytorch.schema_text(overload),
         sorted(map(str, overload.tags)),
         rules["fake"],
         rules.get("kernels"),
@@ -159,9 +160,9 @@ def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
                 f"files that are not known before they are compiled ({sources['unknown']})"
             )
         parts += [_runtime.describe(name)["hash"], sources["digest"]]
-    others = sorted((Counter(library.kernels(name)) - Counter(registered.get(name, ()))).elements())
+    others = sorted((Counter(pytorch.kernels(name)) - Counter(registered.get(name, ()))).elements())
     for key, place in others:
-        if not library.is_live(key) and (name in registered or ".py:" in place):
+        if not pytorch.is_live(key) and (name in registered or ".py:" in place):
             raise Unknown(
                 f"a kernel that was registered for {key} at {place}, whose content cannot be seen"
             )
@@ -179,6 +180,6 @@ def _op_names(graph_module: torch.fx.GraphModule | None) -> Iterator[str]:
         for node in module.graph.nodes:
             if node.op == "call_function":
                 for value in (node.target, *node.args, *node.kwargs.values()):
-                    name = library.op_name(value)
+                    name = pytorch.op_name(value)
                     if name is not None:
                         yield name

@@ -29,7 +29,8 @@ import torch.fx
 
 from opaq import _runtime
 
-from .compat import inductor, library
+from .compat import pytorch
+from .compat.inductor import WrittenValue, inductor
 
 Place = tuple[
     str, int | None
@@ -53,7 +54,7 @@ class _Tensor:
 class _Written(_Tensor):
     """A value that the op writes to, or the tensor of which it writes views."""
 
-    written: inductor.WrittenValue
+    written: WrittenValue
 
     @property
     def copied(self) -> bool:
@@ -62,14 +63,12 @@ class _Written(_Tensor):
 
 
 def install(registered: Container[str]) -> None:
-    inductor.free_argument_names()
-    inductor.lower_storage_offsets()
     inductor.before_writes(lambda graph: restore_sharing(graph, registered))
 
 
 def restore_sharing(graph: torch.fx.Graph, registered: Container[str]) -> None:
     for node in inductor.functional_calls(graph):
-        if library.op_name(node.args[0]) in registered and "eager_input_vals" in node.meta:
+        if pytorch.op_name(node.args[0]) in registered and "eager_input_vals" in node.meta:
             _restore(graph, node)
 
 
@@ -187,7 +186,7 @@ def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]
         for other in others:
             if _shares(other.now, base.now) and not _shares(other.eager, base.eager):
                 raise _runtime.LaunchError(
-                    f"{library.op_name(call.args[0])}: it writes to `{base.place[0]}` and "
+                    f"{pytorch.op_name(call.args[0])}: it writes to `{base.place[0]}` and "
                     f"`{other.place[0]}`, a graph input and a copy of it; with Inductor's "
                     "option "
                     "enable_auto_functionalized_v2=False this cannot be compiled correctly: "
@@ -238,7 +237,7 @@ def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
         chain = _chain(tensor.node, root)
         if chain is None:
             raise _runtime.LaunchError(
-                f"{library.op_name(call.args[0])}: argument "
+                f"{pytorch.op_name(call.args[0])}: argument "
                 f"`{tensor.place[0].removeprefix('_')}` shares memory with an argument that "
                 "the op writes to, in a way "
                 f"that cannot be kept in a compiled graph ({tensor.node.name} is not a view of "

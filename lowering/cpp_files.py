@@ -15,13 +15,13 @@ from typing import Any
 from opaq import _runtime
 
 from . import MANIFEST
-from .compat.inductor import cache_dir, packaged
+from .compat.inductor import inductor
 
 
 def write_code(content: bytes, stem: str, suffix: str) -> tuple[str, str]:
     """(path, SHA-256). Named by content; written where no whole file of the name exists."""
     digest = hashlib.sha256(content).hexdigest()
-    folder = os.path.join(cache_dir(), "opaq", digest[:2])
+    folder = os.path.join(inductor.cache_dir(), "opaq", digest[:2])
     path = os.path.join(folder, f"{re.sub(r'[^A-Za-z0-9_]+', '_', stem)}_{digest[:16]}{suffix}")
     if _damage(path, digest):
         _write(path, content)
@@ -50,14 +50,16 @@ def attach(wrapper: Any, path: str) -> str:
     """Adds a file to what AOTInductor packages; the name by which the wrapper's C++ finds it."""
     if path not in wrapper.additional_files:
         wrapper.additional_files.append(path)
-    return os.path.basename(path) if packaged() else path
+    return os.path.basename(path) if inductor.packaged() else path
 
 
 class Manifest:
     """Of one package: rewritten with each op, since a wrapper does not say which op is its last."""
 
     def __init__(self, wrapper: Any) -> None:
-        self._path = os.path.join(cache_dir(), "opaq", f"manifest_{uuid.uuid4().hex}", MANIFEST)
+        self._path = os.path.join(
+            inductor.cache_dir(), "opaq", f"manifest_{uuid.uuid4().hex}", MANIFEST
+        )
         self._functions: dict[str, dict[str, Any]] = {}
         wrapper.additional_files.append(self._path)
 

@@ -14,7 +14,7 @@ import torch
 from opaq import _runtime
 
 from . import options
-from .compat import inductor
+from .compat.inductor import inductor
 from .decision import Candidate, Decision
 from .emit import device_text
 from .symbolic import Facts, Names

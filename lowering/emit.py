@@ -17,8 +17,8 @@ import sympy
 import torch
 
 from . import options
-from .compat.inductor import V, before_body, graph_label, is_root, pexpr, root_wrapper, schema_text
-from .compat.library import op_name
+from .compat import pytorch
+from .compat.inductor import V, inductor
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -80,9 +80,11 @@ def python_object(
     traced: Traced | None = None,
 ) -> str:
     """As launch_object, for an op that is a Python function."""
-    name = op_name(overload)
+    name = pytorch.op_name(overload)
     facts = {"device": device_text(device or torch.device("cpu")), "node": node}
-    return _define(wrapper, name, schema_text(overload), None, "python_function", facts, traced)
+    return _define(
+        wrapper, name, pytorch.schema_text(overload), None, "python_function", facts, traced
+    )
 
 
 def launch(
@@ -111,9 +113,9 @@ def launch(
 def scalar(value: Any) -> str:
     """Python text of an argument that is not a tensor."""
     if isinstance(value, (sympy.Expr, sympy.logic.boolalg.Boolean)):
-        return pexpr(value)
+        return inductor.pexpr(value)
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        return pexpr(value.node.expr)
+        return inductor.pexpr(value.node.expr)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(scalar(item) for item in value)}]"
     if isinstance(value, float) and not math.isfinite(value):
@@ -135,9 +137,9 @@ def _check_facts(traced: Traced) -> dict[str, Any]:
 
 def _print_replay(root: Any, header: _Header, traced: Traced) -> None:
     """The line that runs the traced graph on the graph's inputs, once."""
-    if traced.call is not None and is_root() and not header.replayed:
+    if traced.call is not None and inductor.is_root() and not header.replayed:
         header.replayed = True
-        before_body(
+        inductor.before_body(
             root,
             f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # "
             "for the contract check",
@@ -157,14 +159,14 @@ def _define(
     facts: dict[str, Any],
     traced: Traced | None,
 ) -> str:
-    root = root_wrapper(wrapper)
+    root = inductor.root_wrapper(wrapper)
     header = _headers.get(root)
     if header is None:
         header = _headers[root] = _Header()
         root.header.splice(f"""
             from opaq.lowering.generated import Graph as OpaqGraph
 
-            opaq_graph = OpaqGraph({json.dumps(graph_label())})
+            opaq_graph = OpaqGraph({json.dumps(inductor.graph_label())})
         """)
     if traced is not None:
         facts |= _check_facts(traced)

@@ -18,15 +18,7 @@ import torch
 from opaq import _runtime
 
 from . import PRELUDE, cpp_files, emit, record
-from .compat.inductor import (
-    cexpr,
-    constants_wrapper,
-    folds_constants,
-    graph_label,
-    prepend_python,
-    user_stream,
-    wrapper_language,
-)
+from .compat.inductor import inductor
 from .symbolic import Facts
 
 if TYPE_CHECKING:
@@ -65,7 +57,7 @@ def launch(
     """Prints the call of one node and what it needs. `reason`: why these implementations;
     `references`: C++ of the tensors."""
     printed = _printed_by(wrapper)
-    package = wrapper_language() == "package"
+    package = inductor.wrapper_language() == "package"
     for part in ("launch.h", "files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
         if (
             part != "host.h"
@@ -87,7 +79,7 @@ def launch(
         wrapper.prefix.splice(_guarded(name, function["definition"]))
     if printed.manifest:
         printed.manifest.add(
-            f"constants:{node}" if folds_constants() else node,
+            f"constants:{node}" if inductor.folds_constants() else node,
             name,
             json.loads(function["manifest_entry"]),
         )
@@ -97,7 +89,9 @@ def launch(
     ]
     if device.type == "cuda":
         index = str(device.index or 0)
-        stream = (user_stream() or "stream") if package else f"opaq_current_stream({index})"
+        stream = (
+            (inductor.user_stream() or "stream") if package else f"opaq_current_stream({index})"
+        )
         args += (
             ["this->device_idx_", stream, "this->cubin_dir_"]
             if package
@@ -119,8 +113,8 @@ def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -
 def _printed_by(wrapper: Any) -> _Printed:
     if wrapper not in _printed:
         manifest = None
-        if wrapper_language() == "package":
-            constants = constants_wrapper()
+        if inductor.wrapper_language() == "package":
+            constants = inductor.constants_wrapper()
             packaged_with = (
                 _printed.get(constants) if constants else None
             )  # which share one manifest: a package cannot hold two
@@ -136,7 +130,7 @@ def scalar(value: Any, kind: str) -> str:
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
         value = value.node.expr
     if isinstance(value, (sympy.Expr, sympy.logic.boolalg.Boolean)):
-        return cexpr(value)
+        return inductor.cexpr(value)
     if isinstance(value, (list, tuple)):
         return (
             f"std::initializer_list<int64_t>{{{', '.join(scalar(item, 'int') for item in value)}}}"
@@ -174,13 +168,15 @@ def _define_node(
     """Prints what the report reads of a node, once; the name of its counters."""
     if "nodes.h" not in printed.parts:
         _print_prelude(wrapper, printed, "nodes.h")
-        wrapper.prefix.splice(_runtime.cpp_graph(graph_label()))
+        wrapper.prefix.splice(_runtime.cpp_graph(inductor.graph_label()))
     if node not in printed.nodes:
         printed.nodes.add(node)
         where = emit.device_text(device)
         wrapper.prefix.splice(_runtime.cpp_counters(node, op, where, implementations, reason))
         record.log_decision(
-            record.NodeRecord(graph_label(), node, op, where, " or ".join(implementations), reason)
+            record.NodeRecord(
+                inductor.graph_label(), node, op, where, " or ".join(implementations), reason
+            )
         )
     return f"opaq_{node}.calls"
 
@@ -244,7 +240,7 @@ def _check_when_loaded(
         lines = [*_CHECK, *lines]
     for line in dict.fromkeys(lines):
         if line not in printed.checks:
-            prepend_python(wrapper, len(printed.checks), line)
+            inductor.prepend_python(wrapper, len(printed.checks), line)
             printed.checks.append(line)
 
 

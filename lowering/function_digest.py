@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 from .code_facts import code_facts
-from .compat import library
+from .compat import pytorch
 from .libraries import library_of
 
 MOST_BYTES = 4 << 20  # of one tensor or array; reading more would be felt
@@ -161,7 +161,7 @@ class _Walk:
             return self.put("seen", self.seen[id(value)])
         self.seen[id(value)] = len(self.seen)
         self.kept.append(value)
-        op = library.op_name(value)
+        op = pytorch.op_name(value)
         if op is not None:
             return self.op(op)
         for kinds, method in _VISITS:
@@ -308,7 +308,7 @@ class _Walk:
 
     def looked_for(self, module: types.ModuleType) -> list[str]:
         if id(module) not in self.op_names:
-            self.op_names[id(module)] = library.op_names_in(module)
+            self.op_names[id(module)] = pytorch.op_names_in(module)
         known = self.op_names[id(module)]
         if known is not None:
             if self.computes_names:
@@ -327,7 +327,7 @@ class _Walk:
         if library_of(module) is not None and not isinstance(
             value, (*_BY_NAME, *_PLAIN, types.ModuleType, types.MethodType)
         ):
-            if library.op_name(value) is None and library_of(type(value).__module__) is not None:
+            if pytorch.op_name(value) is None and library_of(type(value).__module__) is not None:
                 return  # the library's own state
         self.put("attribute", module.__name__, name)
         self.visit(value)

@@ -19,7 +19,8 @@ from typing import Any
 
 from opaq import _runtime
 
-from . import compat, overload_of, python_functions, record
+from . import overload_of, python_functions, record
+from .compat import pytorch
 from .cpp_files import check_code
 
 __all__ = ["Graph", "check_code"]
@@ -150,8 +151,8 @@ class Graph:
         function, is_ours = declared.function, _runtime.watcher(op, device)
         serves = declared.devices is None or device.split(":")[0] in declared.devices
         overload = overload_of(op)
-        returned = compat.returned_names(overload)
-        names = [argument.name for argument in overload._schema.arguments]
+        returned = pytorch.returned_names(overload)
+        names = pytorch.argument_names(overload)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not serves or not is_ours() or python_functions.get(op) is not declared:
@@ -164,10 +165,10 @@ class Graph:
                 if len(found) != len(written) or any(a is not b for a, b in zip(found, written)):
                     raise _runtime.LaunchError(
                         f"{op} must return the arguments it writes to, {', '.join(returned)}, "
-                        f"as {overload._schema} says"
+                        f"as {pytorch.schema_text(overload)} says"
                     )
                 return results
-            compat.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
+            pytorch.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results
 
         return self._checked(op, node, source, traced, True).function(call) if check else call

@@ -14,8 +14,8 @@ import torch
 from opaq import _runtime
 
 from . import alignment, options, overload_of, python_functions, record
-from .compat import inductor, returned_names, written_names
-from .compat.inductor import V, ir
+from .compat import pytorch
+from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
@@ -29,7 +29,7 @@ def install(qualname: str) -> None:
     """
     overload = overload_of(qualname)
     if qualname in python_functions:
-        if not written_names(overload):  # else _placed lays out the arguments
+        if not pytorch.written_names(overload):  # else _placed lays out the arguments
             inductor.use_layout_tag(overload)
         inductor.register_lowering(overload, functools.partial(lower_python, qualname, overload))
     else:
@@ -84,7 +84,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         alignment.arguments(info),
     )
     results = [
-        inductor.lowering.empty_strided(
+        inductor.empty_strided(
             list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device
         )
         for facts in outputs
@@ -115,14 +115,12 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     # Inductor takes what a call returns for new memory, and would write into it; results that are
     # written arguments are handed on as those.
     by_name = {
-        **dict(zip((argument.name for argument in overload._schema.arguments), args)),
+        **dict(zip(pytorch.argument_names(overload), args)),
         **kwargs,
     }
-    returned = tuple(by_name[name] for name in returned_names(overload))
+    returned = tuple(by_name[name] for name in pytorch.returned_names(overload))
     args, kwargs, carry_back = _placed(qualname, overload, args, kwargs)
-    tensors = [
-        value for value in inductor.tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)
-    ]
+    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
     _refuse_check(qualname, inductor.wrapper_language())
@@ -150,7 +148,7 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
         results = PythonFunctionKernel.call(overload, args, kwargs)
     carry_back()
     if returned:
-        return returned if len(overload._schema.returns) > 1 else returned[0]
+        return returned if pytorch.result_count(overload) > 1 else returned[0]
     return results
 
 
@@ -160,7 +158,7 @@ def _placed(
     """The arguments of an op that writes, as buffers with eager's strides that share memory as in
     eager; those of another op as they are.
     """
-    if not written_names(overload):
+    if not pytorch.written_names(overload):
         return args, kwargs, lambda: None
     node = V.graph.current_node
     node_args, node_kwargs = (node.args, node.kwargs) if node.target is overload else ((), {})
@@ -168,7 +166,7 @@ def _placed(
         (node_args, node_kwargs)
     )
     values, nodes, traced = (
-        inductor.leaves_by_argument(overload, *given)
+        pytorch.leaves_by_argument(overload, *given)
         for given in ((args, kwargs), (node_args, node_kwargs), (traced_args, traced_kwargs))
     )
     eager = {
@@ -178,13 +176,13 @@ def _placed(
         for key, value in values.items()
         if isinstance(value, ir.TensorBox)
     }
-    written = {key for key in eager if key[0] in written_names(overload)}
+    written = {key for key in eager if key[0] in pytorch.written_names(overload)}
     buffers, carry_back = place(qualname, values, eager, nodes, written)
     placed = {
         key: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)
         for key, buffer in buffers.items()
     }
-    return *inductor.with_leaves(overload, args, kwargs, placed), carry_back
+    return *pytorch.with_leaves(overload, args, kwargs, placed), carry_back
 
 
 # ---- arguments -----------------------------------------------------------------------------------

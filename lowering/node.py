@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import emit, emit_cpp
-from .compat import inductor
-from .compat.inductor import OrderedSet, V, effect_before, ir, obey_partition_rule, tree_map
+from .compat.inductor import OrderedSet, V, inductor, ir, tree_map
 from .contract.traced import facts_of
 
 if TYPE_CHECKING:
@@ -63,8 +62,8 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             for name, value in values.items()
         ]
         self.result_count = len(results)
-        obey_partition_rule(self, info["name"])
-        self.effect_before = effect_before()
+        inductor.obey_partition_rule(self, info["name"])
+        self.effect_before = inductor.effect_before()
         mutated = [
             buffers[tensors.index(arg["name"])]
             for arg in info["args"]
@@ -150,7 +149,7 @@ class _ReturningKernel(_InOrder, ir.FallbackKernel):
 
     @classmethod
     def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        before, known = effect_before(), len(V.graph.operations)
+        before, known = inductor.effect_before(), len(V.graph.operations)
         results = cls.create(overload, *args, **kwargs)
         for node in V.graph.operations[known:]:
             if isinstance(node, cls):
@@ -186,8 +185,3 @@ def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
             super().codegen(wrapper)
 
     return DispatcherKernel
-
-
-def install() -> None:
-    inductor.keep_arrays_apart()
-    inductor.keep_dependencies()

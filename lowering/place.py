@@ -18,8 +18,7 @@ import torch
 from opaq import _runtime
 
 from . import alignment
-from .compat import inductor
-from .compat.inductor import ir
+from .compat.inductor import inductor, ir
 from .copies import extent, extent_of, may_overlap
 
 
@@ -195,7 +194,7 @@ def _share(
     ends = inductor.expressions(
         [extent(fake.shape, fake.stride(), fake.storage_offset(), 1)[1] - begin for fake in fakes]
     )
-    memory = inductor.lowering.empty_strided(
+    memory = inductor.empty_strided(
         [sympy.Max(1, *ends)], [1], dtype=eager[name].dtype, device=eager[name].device
     )
     for other in sharing:

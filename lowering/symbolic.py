@@ -17,7 +17,7 @@ import torch
 
 from opaq import _runtime
 
-from .compat import sympy_functions
+from .compat import pytorch
 from .functions import INT_MAX, Functions, compiled
 
 
@@ -173,7 +173,7 @@ class Names(Functions):
                 if factor not in sizes:
                     bound *= float("inf") if factor.is_Pow else self._magnitude(factor)
             return bound
-        functions = sympy_functions()
+        functions = pytorch.sympy_functions()
         if isinstance(value, functions.floor_div):
             return self._magnitude(value.args[0])
         if isinstance(value, functions.remainders):
@@ -225,13 +225,21 @@ class Names(Functions):
 
     def Mod(self, a: Int, b: Int) -> Int:
         def symbolic(a: Any, b: Any) -> Any:
-            return self._argument(sympy_functions().mod(a, b)) if self._positive(b) else FAILING
+            return (
+                self._argument(pytorch.sympy_functions().mod(a, b))
+                if self._positive(b)
+                else FAILING
+            )
 
         return self._apply("Mod", a, b, symbolic=symbolic, unknown=_divides_by_unknown)
 
     def _quotient(self, a: Any, b: Any) -> Any:
         """By a positive number: torch's FloorDiv takes no care of signs when it simplifies."""
-        return self._argument(sympy_functions().floor_div(a, b)) if self._positive(b) else FAILING
+        return (
+            self._argument(pytorch.sympy_functions().floor_div(a, b))
+            if self._positive(b)
+            else FAILING
+        )
 
     def NextPowerOf2(self, a: Int) -> Int:
         return self._apply("NextPowerOf2", a)
@@ -241,7 +249,7 @@ class Names(Functions):
             "Min",
             a,
             b,
-            symbolic=lambda a, b: self._argument(sympy_functions().minimum(a, b)),
+            symbolic=lambda a, b: self._argument(pytorch.sympy_functions().minimum(a, b)),
             unknown=_never,
         )
 
@@ -250,7 +258,7 @@ class Names(Functions):
             "Max",
             a,
             b,
-            symbolic=lambda a, b: self._argument(sympy_functions().maximum(a, b)),
+            symbolic=lambda a, b: self._argument(pytorch.sympy_functions().maximum(a, b)),
             unknown=_never,
         )
 

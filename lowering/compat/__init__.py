@@ -1,46 +1,15 @@
-"""PyTorch's private names, for each torch minor: nothing else in this package uses them.
+"""Adapters to PyTorch: the only place that names what is private to torch, Dynamo or Inductor.
 
-This part is cheap: it does not import Inductor. `compat.inductor` does, and is imported by the
-modules that `lowering.activate()` loads.
+    pytorch/   `pytorch`: ops, dispatcher, autograd. Cheap: does not import Inductor.
+    inductor/  `inductor`: graphs, layouts, wrappers, caches of Inductor. Importing it takes
+               seconds; only modules that `lowering.activate()` loads do so.
+    mends/     what torch does wrong, and the patches that correct it.
+
+An adapter is a class for the oldest torch, with a subclass for each later minor that differs.
 """
 
 from __future__ import annotations
 
-from . import library
-from .autograd import forward_levels, register_autograd, returned_names, written_names
-from .dispatcher import is_known, kernel_entries, pinned_kernel_entries
-from .eager import (
-    check_no_alias,
-    count_mutations,
-    empty_strided_cpu,
-    empty_strided_cuda,
-    local_state,
-    returns_nothing,
-    set_effects,
-    state_addresses,
-    sympy_functions,
-    tensor_reader,
-)
-from .version import adapter_name
+from .pytorch import pytorch
 
-__all__ = [
-    "adapter_name",
-    "check_no_alias",
-    "count_mutations",
-    "empty_strided_cpu",
-    "empty_strided_cuda",
-    "forward_levels",
-    "is_known",
-    "kernel_entries",
-    "library",
-    "local_state",
-    "pinned_kernel_entries",
-    "register_autograd",
-    "returned_names",
-    "returns_nothing",
-    "set_effects",
-    "state_addresses",
-    "sympy_functions",
-    "tensor_reader",
-    "written_names",
-]
+__all__ = ["pytorch"]

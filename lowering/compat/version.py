@@ -1,5 +1,5 @@
-"""Which adapter serves which torch: one file per minor that renamed something; a minor in between
-is served by the nearest older file.
+"""Which class adapts which torch: a subclass for each minor that differs; a minor without one is
+served by the class of the nearest older minor.
 """
 
 from __future__ import annotations
@@ -7,32 +7,40 @@ from __future__ import annotations
 import functools
 import re
 import warnings
+from collections.abc import Iterable
 
-ADAPTERS = {(2, 11): "torch_2_11", (2, 15): "torch_2_15"}
+Minor = tuple[int, int]
+
+OLDEST: Minor = (2, 11)
+NEWEST: Minor = (2, 15)  # that opaq is tested with
+
+
+def nearest(known: Iterable[Minor], torch_version: str) -> Minor:
+    """The newest of `known` that is not newer than torch.__version__. `known` holds OLDEST.
+    ImportError for a torch that is older than that.
+    """
+    minor = supported_minor(torch_version)
+    return max(each for each in known if each <= minor)
 
 
 @functools.cache  # so that the warning is given once
-def adapter_name(torch_version: str) -> str:
-    """The adapter's module name for torch.__version__. ImportError for a torch older than the
-    oldest adapter.
-    """
+def supported_minor(torch_version: str) -> Minor:
     match = re.match(r"(\d+)\.(\d+)", torch_version)
     minor = (int(match[1]), int(match[2])) if match else (0, 0)
-    oldest, newest = min(ADAPTERS), max(ADAPTERS)
-    if minor < oldest:
+    if minor < OLDEST:
         raise ImportError(
-            f"opaq lowers ops for torch {_text(oldest)} and newer; got torch {torch_version}: "
+            f"opaq lowers ops for torch {_text(OLDEST)} and newer; got torch {torch_version}: "
             "upgrade torch"
         )
-    if minor > newest:
+    if minor > NEWEST:
         warnings.warn(
             f"torch {torch_version} is newer than the newest that opaq is tested with, "
-            f"{_text(newest)}; going on as for {_text(newest)}. "
+            f"{_text(NEWEST)}; going on as for {_text(NEWEST)}. "
             f"If a compilation fails inside opaq.lowering, look for a newer opaq",
             stacklevel=2,
         )
-    return ADAPTERS[max(known for known in ADAPTERS if known <= minor)]
+    return minor
 
 
-def _text(minor: tuple[int, int]) -> str:
+def _text(minor: Minor) -> str:
     return f"{minor[0]}.{minor[1]}"

@@ -13,7 +13,7 @@ import torch
 from opaq import _runtime, call_site
 
 from .. import overload_of
-from ..compat import written_names
+from ..compat import pytorch
 from .compare import CLOSE, OTHER_SHAPE, SAME_LAYOUT, compare, index_of
 from .replay import UNKNOWN, Replay, copy_together, run_alone
 from .traced import kept, partial_results, tensors_in, with_tensors
@@ -88,10 +88,9 @@ class Checked:
             place,
             draws,
         )
-        arguments = overload._schema.arguments
-        self.names = [argument.name for argument in arguments]
-        self.keyword_only = {argument.name for argument in arguments if argument.kwarg_only}
-        self.written = written_names(overload)
+        self.names = pytorch.argument_names(overload)
+        self.keyword_only = set(pytorch.keyword_only_names(overload))
+        self.written = pytorch.written_names(overload)
         self.partial = partial_results(op)
         self.groups = (
             kept[call[0]].calls[call[1]].groups if call is not None and call[0] in kept else None

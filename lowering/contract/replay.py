@@ -11,7 +11,7 @@ import torch
 
 from opaq import _runtime
 
-from ..compat import written_names
+from ..compat import pytorch
 from .traced import Step, Traced, tensors_in, with_tensors
 
 
@@ -85,7 +85,7 @@ class Replay:
             {name: self._argument(step, name) for name in written}
         ).items():
             if results is None:
-                self._lost.add(_storage(value))
+                self._lost.add(pytorch.storage_id(value))
             elif given[name] is not value:
                 value.copy_(given[name])
         if results is not None:
@@ -98,14 +98,15 @@ class Replay:
         self._values[step.node] = UNKNOWN
         args, kwargs, tensors = self._filled(step)
         named = {**dict(zip(self._traced.calls[step.call].names, args)), **kwargs}
-        if self._lost and any(_storage(value) in self._lost for value in tensors):
+        if self._lost and any(pytorch.storage_id(value) in self._lost for value in tensors):
             return dict.fromkeys(named, UNKNOWN)
         if self._unwritten:
             unwritten = {
                 name
                 for name, value in named.items()
                 if any(
-                    _storage(item) in self._unwritten for item in tensors_in({name: value}).values()
+                    pytorch.storage_id(item) in self._unwritten
+                    for item in tensors_in({name: value}).values()
                 )
             }
             return {name: UNKNOWN if name in unwritten else value for name, value in named.items()}
@@ -165,7 +166,8 @@ class Replay:
         if result is UNKNOWN:
             self._values[step.node] = result
             self._lost.update(
-                _storage(value) for value in _written(step.node.target, args, kwargs, tensors)
+                pytorch.storage_id(value)
+                for value in _written(step.node.target, args, kwargs, tensors)
             )
         elif step.call is not None:
             self._keep(step, result if isinstance(result, (tuple, list)) else (result,))
@@ -193,7 +195,7 @@ class Replay:
         if (
             not known
             or not step.runs
-            or (self._lost and any(_storage(value) in self._lost for value in tensors))
+            or (self._lost and any(pytorch.storage_id(value) in self._lost for value in tensors))
         ):
             return UNKNOWN
         try:
@@ -209,11 +211,13 @@ class Replay:
         """Remembers which memory nothing has written."""
         if step.allocates:
             self._unwritten |= _storages(result)
-        elif self._unwritten and any(_storage(value) in self._unwritten for value in tensors):
+        elif self._unwritten and any(
+            pytorch.storage_id(value) in self._unwritten for value in tensors
+        ):
             made = _storages(result)
             if step.keeps:
                 self._unwritten |= made
-            elif not made <= {_storage(value) for value in tensors}:  # not a view
+            elif not made <= {pytorch.storage_id(value) for value in tensors}:  # not a view
                 self._lost |= made
 
     def _keep(self, step: Step, results: Sequence[Any]) -> None:
@@ -221,7 +225,7 @@ class Replay:
         assert step.call is not None
         call = self._traced.calls[step.call]
         self._values[step.node] = results[0] if len(results) == 1 else tuple(results)
-        self._unwritten.update(_storage(results[index]) for index in call.partial)
+        self._unwritten.update(pytorch.storage_id(results[index]) for index in call.partial)
 
 
 def run_alone(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], *, check: bool) -> Any:
@@ -252,13 +256,9 @@ def copy_together(values: Sequence[Any]) -> list[Any]:
     return copies
 
 
-def _storage(value: torch.Tensor) -> int:
-    return value.untyped_storage()._cdata
-
-
 def _storages(result: Any) -> set[int]:
     return {
-        _storage(value)
+        pytorch.storage_id(value)
         for value in (result if isinstance(result, (tuple, list)) else (result,))
         if isinstance(value, torch.Tensor)
     }
@@ -268,9 +268,11 @@ def _written(
     target: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     """The tensors that a call writes to; of what has no schema, all."""
-    if not isinstance(target, torch._ops.OpOverload):
+    if not pytorch.is_overload(target):
         return list(tensors)
-    named = {**dict(zip((argument.name for argument in target._schema.arguments), args)), **kwargs}
+    named = {**dict(zip(pytorch.argument_names(target), args)), **kwargs}
     return list(
-        tensors_in({name: named[name] for name in written_names(target) if name in named}).values()
+        tensors_in(
+            {name: named[name] for name in pytorch.written_names(target) if name in named}
+        ).values()
     )

@@ -18,7 +18,8 @@ import torch.fx
 from opaq import _runtime, call_site
 
 from .. import copies, emit, options, python_functions
-from ..compat import inductor, library, written_names
+from ..compat import pytorch
+from ..compat.inductor import inductor
 
 # in the meta of a node of Inductor's graph: (number of the kept graph, number of the call in it)
 MARK = "opaq_traced_call"
@@ -128,7 +129,7 @@ def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
             *([] if node in needed else [node]),
         ]
         needed.update(node.all_input_nodes)
-        name = node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+        name = pytorch.base_name(node.target) if pytorch.is_overload(node.target) else ""
         runs = node.op == "call_function" and _repeatable(node.target)
         steps.append(
             Step(node, numbers.get(node), runs, name in _ALLOCATIONS, name in _KEEPS, last_uses)
@@ -150,12 +151,12 @@ def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
 
 
 def _call(node: torch.fx.Node) -> Call:
-    names = [argument.name for argument in node.target._schema.arguments]
+    names = pytorch.argument_names(node.target)
     return Call(
         names,
-        written_names(node.target),
+        pytorch.written_names(node.target),
         _groups(node),
-        partial_results(library.op_name(node.target)),
+        partial_results(pytorch.op_name(node.target)),
     )
 
 
@@ -169,14 +170,14 @@ def partial_results(op: str) -> frozenset[int]:
 
 def writes(target: Any) -> bool:
     """Whether a call writes to arguments; of what has no schema, that is not known."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return isinstance(target, torch._ops.HigherOrderOperator)
-    return bool(written_names(target))
+    if not pytorch.is_overload(target):
+        return pytorch.is_higher_order(target)
+    return bool(pytorch.written_names(target))
 
 
 def _repeatable(target: Any) -> bool:
     """Whether a call may be run again: it draws no random numbers and talks to nobody."""
-    if isinstance(target, torch._ops.OpOverload):
+    if pytorch.is_overload(target):
         random = torch.Tag.nondeterministic_seeded in target.tags
         return not random and target.namespace not in (
             "prims",
@@ -185,11 +186,11 @@ def _repeatable(target: Any) -> bool:
             "_c10d_functional",
             "c10d_functional",
         )
-    return not isinstance(target, torch._ops.HigherOrderOperator)
+    return not pytorch.is_higher_order(target)
 
 
 def _holds_any(graph: torch.fx.Graph, registered: Container[str]) -> bool:
-    functional = (library.op_name(call.args[0]) for call in inductor.functional_calls(graph))
+    functional = (pytorch.op_name(call.args[0]) for call in inductor.functional_calls(graph))
     return any(name in registered for name in functional) or any(
         True for _ in _calls(graph, registered)
     )
@@ -199,15 +200,15 @@ def _calls(graph: torch.fx.Graph, registered: Container[str]) -> Iterator[torch.
     for node in graph.nodes:
         if (
             node.op == "call_function"
-            and isinstance(node.target, torch._ops.OpOverload)
-            and library.op_name(node.target) in registered
+            and pytorch.is_overload(node.target)
+            and pytorch.op_name(node.target) in registered
         ):
             yield node
 
 
 def _groups(node: torch.fx.Node) -> dict[str, int]:
     args, kwargs = node.meta.get("eager_input_vals") or inductor.fakes_of((node.args, node.kwargs))
-    names = [argument.name for argument in node.target._schema.arguments]
+    names = pytorch.argument_names(node.target)
     tensors = tensors_in({**dict(zip(names, args)), **kwargs})
     values = list(tensors.values())
     return {

@@ -38,7 +38,7 @@ class Watch {
     uintptr_t functor, function;
   };
   static constexpr size_t kBelowTracing = 2,
-                          kKeys = 5;  // lowering/compat/dispatcher.py lists the keys
+                          kKeys = 5;  // lowering/compat/pytorch/dispatcher.py lists the keys
   bool unchanged(DeviceType device, size_t keys) const {
     const auto& entries = entries_[device == DeviceType::CUDA];
     for (size_t i = 0; i < keys; ++i) {

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import opaq
-from opaq.lowering.compat import eager as compat_eager
+from opaq.lowering.compat import pytorch
+from opaq.lowering.compat.pytorch import state
 
 SCALE = (
     "template <class T> void scale(const T* x, double by, T* out, long n) { for (long i = "
@@ -78,13 +79,13 @@ def test_a_torch_whose_tensors_lie_otherwise_is_read_through_the_exchange_table(
     unique: str,
 ) -> None:
     with mock.patch.object(torch.Tensor, "_cdata", 0):
-        assert compat_eager.tensor_reader() == {"read_tensor": 0, "tensor_offset": 0}
-    found = compat_eager.tensor_reader()
+        assert pytorch.tensor_reader() == {"read_tensor": 0, "tensor_offset": 0}
+    found = pytorch.tensor_reader()
     assert found["read_tensor"] and found["tensor_offset"] == object.__basicsize__
     code = f"""
 import torch, opaq
 from opaq import lowering, torch_objects
-lowering.compat.tensor_reader = lambda: {{"read_tensor": 0, "tensor_offset": 0}}
+lowering.compat.pytorch.tensor_reader = lambda: {{"read_tensor": 0, "tensor_offset": 0}}
 torch_objects.bind()
 op = opaq.op("{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"))
 op.cpu(source={SCALE!r}, entry="scale<{{x.dtype}}>", args="x, by, out, x.numel()")
@@ -120,14 +121,14 @@ def test_modes_and_profilers_see_eager_calls(unique: str) -> None:
 
 
 def test_a_torch_without_the_symbol_is_asked_through_python() -> None:
-    address = compat_eager._address(
+    address = state._address(
         types.SimpleNamespace(), "absent", ctypes.c_bool, torch.is_grad_enabled
     )
     for enabled in (True, False):
         with torch.set_grad_enabled(enabled):
             told = [
                 ctypes.CFUNCTYPE(ctypes.c_bool)(a)()
-                for a in (address, compat_eager.state_addresses()["grad_enabled"])
+                for a in (address, pytorch.state_addresses()["grad_enabled"])
             ]
             assert told == [enabled, enabled]
 

@@ -49,9 +49,9 @@ def plus_100(x: torch.Tensor, by: float = 2.0) -> torch.Tensor:
 
 def test_this_torch_shows_its_dispatch_table(unique: str) -> None:
     scale_op(unique)
-    assert [len(device) for device in lowering.compat.kernel_entries(unique)] == [5, 5]
+    assert [len(device) for device in lowering.compat.pytorch.kernel_entries(unique)] == [5, 5]
     assert _runtime.kernel_is_ours(unique, "cpu") and _runtime.kernel_is_ours(unique, "cuda:0")
-    library, symbol, included, excluded = lowering.compat.local_state()
+    library, symbol, included, excluded = lowering.compat.pytorch.local_state()
     assert library and symbol and included and excluded
 
 
@@ -173,7 +173,7 @@ def test_an_unknown_torch_always_asks_the_dispatcher(unique: str) -> None:
     code = f"""
 import torch, opaq
 from opaq import lowering, _runtime
-lowering.compat.kernel_entries = lambda name: []
+lowering.compat.pytorch.kernel_entries = lambda name: []
 op = opaq.op("{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"))
 op.cpu(source={SCALE!r}, entry="scale", args="x, by, out, x.numel()")
 assert not _runtime.kernel_is_ours("{unique}", "cpu")

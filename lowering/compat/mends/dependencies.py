@@ -11,12 +11,7 @@ from torch._inductor.dependencies import StarDep, WeakDep
 from torch.utils._ordered_set import OrderedSet
 
 
-def keep_dependencies() -> None:
-    _keep_what_is_added()
-    _keep_fused_reads_before_writes()
-
-
-def _keep_what_is_added() -> None:
+def keep_added_dependencies() -> None:
     """Keeps what a kernel depends on when Inductor works out its loops anew, as it does on the CPU
     to fuse it.
 
@@ -36,7 +31,7 @@ def _keep_what_is_added() -> None:
     scheduler.SchedulerNode.recompute_size_and_body = recompute_size_and_body
 
 
-def _keep_fused_reads_before_writes() -> None:
+def keep_reads_before_writes() -> None:
     """Keeps Inductor from fusing a write in place with a reader of the same memory that names it by
     an earlier write, since it then does not look whether both go over the elements in the same
     order: `op(x); x.add_(x.t())`. torch 2.15 looks."""

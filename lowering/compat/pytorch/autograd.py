@@ -18,7 +18,7 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-__all__ = ["Gradient", "forward_levels", "register_autograd", "returned_names", "written_names"]
+from .schemas import argument_of_results
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
 
@@ -42,61 +42,38 @@ class Gradient(Protocol):
         """
 
 
-def forward_levels() -> dict[str, Any]:
-    """The variables of the module that counts the open levels of forward-mode differentiation:
-    `_current_level` is -1 where none is open.
-    """
-    return vars(forward_ad)
+class Autograd:
+    def base_of_view(self, tensor: torch.Tensor) -> torch.Tensor | None:
+        """The tensor of which `tensor` is a view for autograd; None where it is no view."""
+        return tensor._base if tensor._is_view() else None
 
+    def forward_levels(self) -> dict[str, Any]:
+        """The variables of the module that counts the open levels of forward-mode differentiation:
+        `_current_level` is -1 where none is open.
+        """
+        return vars(forward_ad)
 
-def written_names(overload: Any) -> tuple[str, ...]:
-    """The arguments that an op writes to."""
-    return tuple(
-        arg.name
-        for arg in overload._schema.arguments
-        if arg.alias_info is not None and arg.alias_info.is_write
-    )
-
-
-def returned_names(overload: Any) -> tuple[str, ...]:
-    """The arguments that an op writes to and returns (Tensor(a!) -> Tensor(a!)), in the order of
-    its results.
-    """
-    return tuple(name for name in _returned(overload) if name is not None)
-
-
-def _returned(overload: Any) -> list[str | None]:
-    """For each result, the written argument that it is."""
-    sets = {
-        tuple(arg.alias_info.before_set): arg.name
-        for arg in overload._schema.arguments
-        if arg.alias_info is not None and arg.alias_info.is_write
-    }
-    return [
-        sets.get(tuple(result.alias_info.before_set)) if result.alias_info is not None else None
-        for result in overload._schema.returns
-    ]
-
-
-def register_autograd(overload: Any, gradient: Callable[[], Gradient], owner: Any = None) -> None:
-    """Registers the kernel in the place of any other; `gradient` is asked at each call, so that it
-    may change. owner: the object that torch.library.custom_op made, with which the registration
-    ends; None: it lasts for ever."""
-    namespace, name = overload.name().split("::")
-    library = torch.library.Library(namespace, "FRAGMENT") if owner is None else owner._lib
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Warning only once for all operators", category=UserWarning
-        )
-        library.impl(
-            name.removesuffix(".default"),
-            _kernel(overload, gradient),
-            "Autograd",
-            with_keyset=True,
-            allow_override=True,
-        )
-    if owner is None:
-        _libraries.append(library)
+    def register_autograd(
+        self, overload: Any, gradient: Callable[[], Gradient], owner: Any = None
+    ) -> None:
+        """Registers the kernel in the place of any other; `gradient` is asked at each call, so
+        that it may change. owner: the object that torch.library.custom_op made, with which the
+        registration ends; None: it lasts for ever."""
+        namespace, name = overload.name().split("::")
+        library = torch.library.Library(namespace, "FRAGMENT") if owner is None else owner._lib
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="Warning only once for all operators", category=UserWarning
+            )
+            library.impl(
+                name.removesuffix(".default"),
+                _kernel(overload, gradient),
+                "Autograd",
+                with_keyset=True,
+                allow_override=True,
+            )
+        if owner is None:
+            _libraries.append(library)
 
 
 def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., Any]:
@@ -152,7 +129,7 @@ def _record(node: Any, call: _Call, values: dict[str, Any]) -> Any:
 
 def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
     names = [name for name, _, _ in arguments]
-    returned = _returned(overload)
+    returned = argument_of_results(overload)
     positional = sum(not keyword_only for _, keyword_only, _ in arguments)
 
     def forward(ctx: Any, call: _Call, *flat: Any) -> Any:

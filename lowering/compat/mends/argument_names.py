@@ -9,7 +9,7 @@ from typing import Any
 from torch._higher_order_ops.auto_functionalize import auto_functionalized, auto_functionalized_v2
 
 
-def free_argument_names() -> None:
+def make_own_parameters_positional() -> None:
     """Lets a writing op have arguments of any name. torch (2.11 to 2.15) hands an op's arguments by
     keyword to functions whose own parameters have names like `mode` and `ctx`; those are made
     positional, as they are given."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from typing import Any
 
 import torch
@@ -24,36 +25,63 @@ _libraries: list[Any] = []  # a registration lasts as long as its library
 _pins: dict[str, Any] = {}  # by name
 
 
-def local_state(libc10: ctypes.CDLL) -> tuple[str, str, int, int]:
-    """(library, symbol of the thread-local pair of included and excluded keys, bits of each that
-    inference mode and autocast set).
+class Dispatcher:
+    def local_state(self) -> tuple[str, str, int, int]:
+        """Of this thread: (library, symbol of the pair of included and excluded keys, bits of each
+        that inference mode and autocast set).
 
-    The variable holds the difference to the default, so that both words are zero where nothing is
-    special. ("", "", 0, 0) where this torch has it otherwise.
-    """
-    try:
-        words = (ctypes.c_uint64 * 2).in_dll(libc10, _STATE[1])
-    except ValueError:
-        return ("", "", 0, 0)
+        The variable holds the difference to the default, so that both words are zero where
+        nothing is special. ("", "", 0, 0) where this torch has it otherwise."""
+        libc10 = ctypes.CDLL(_STATE[0], mode=os.RTLD_LAZY | os.RTLD_NOLOAD)  # loaded by torch
+        try:
+            words = (ctypes.c_uint64 * 2).in_dll(libc10, _STATE[1])
+        except ValueError:
+            return ("", "", 0, 0)
 
-    def state() -> tuple[int, int, int, int]:
-        include, exclude = (
-            torch._C._dispatch_tls_local_include_set(),
-            torch._C._dispatch_tls_local_exclude_set(),
+        def state() -> tuple[int, int, int, int]:
+            include, exclude = (
+                torch._C._dispatch_tls_local_include_set(),
+                torch._C._dispatch_tls_local_exclude_set(),
+            )
+            return words[0], words[1], include.raw_repr(), exclude.raw_repr()
+
+        with torch.inference_mode(False):
+            before = state()
+            with torch.inference_mode(True):
+                inference = state()
+        included, excluded, told_included, told_excluded = (
+            a ^ b for a, b in zip(before, inference)
         )
-        return words[0], words[1], include.raw_repr(), exclude.raw_repr()
+        if not included or not excluded or included != told_included or excluded != told_excluded:
+            return ("", "", 0, 0)
+        autocast = torch._C.DispatchKeySet(
+            torch._C._dispatch_key_parse("AutocastCPU")
+        ) | torch._C.DispatchKeySet(torch._C._dispatch_key_parse("AutocastCUDA"))
+        return (*_STATE, included, excluded | autocast.raw_repr())
 
-    with torch.inference_mode(False):
-        before = state()
-        with torch.inference_mode(True):
-            inference = state()
-    included, excluded, told_included, told_excluded = (a ^ b for a, b in zip(before, inference))
-    if not included or not excluded or included != told_included or excluded != told_excluded:
-        return ("", "", 0, 0)
-    autocast = torch._C.DispatchKeySet(
-        torch._C._dispatch_key_parse("AutocastCPU")
-    ) | torch._C.DispatchKeySet(torch._C._dispatch_key_parse("AutocastCUDA"))
-    return (*_STATE, included, excluded | autocast.raw_repr())
+    def kernel_entries(self, qualname: str) -> list[list[int]]:
+        """For each device, the addresses at which the dispatcher keeps the op's kernels for KEYS
+        (two words each: functor, boxed function); empty where they cannot be known. Valid while
+        the op is defined."""
+        name, _, overload = qualname.partition(".")
+        address = _operator(name, overload)[0]
+        if not address or not _table():
+            return []
+        return [[address + _table()[key] for key in device] for device in KEYS]
+
+    def pinned_kernel_entries(self, qualname: str) -> list[list[int]]:
+        """As kernel_entries, and valid for ever: torch.library.custom_op undefines an op that is
+        declared again, and the dispatcher forgets an op without definition and kernels. A kernel
+        for a device that torch has given up keeps it."""
+        namespace, name = qualname.split("::")
+        if qualname not in _pins:
+            _pins[qualname] = library = torch._C._dispatch_library("IMPL", namespace, "", "opaq", 0)
+            library.impl(name, "FPGA", _no_such_device, False)
+        return self.kernel_entries(qualname)
+
+    def is_known(self, qualname: str) -> bool:
+        """Whether anybody has defined an op of this name or registered a kernel for it."""
+        return torch._C._dispatch_has_kernel(qualname)
 
 
 @functools.cache
@@ -88,35 +116,8 @@ def _table() -> dict[str, int]:
     return offsets if len(functions) == 1 and len(set(offsets.values())) == len(keys) else {}
 
 
-def kernel_entries(qualname: str) -> list[list[int]]:
-    """For each device, the addresses at which the dispatcher keeps the op's kernels for KEYS (two
-    words each: functor, boxed function); empty where they cannot be known. Valid while the op is
-    defined."""
-    name, _, overload = qualname.partition(".")
-    address = _operator(name, overload)[0]
-    if not address or not _table():
-        return []
-    return [[address + _table()[key] for key in device] for device in KEYS]
-
-
-def pinned_kernel_entries(qualname: str) -> list[list[int]]:
-    """As kernel_entries, and valid for ever: torch.library.custom_op undefines an op that is
-    declared again, and the dispatcher forgets an op without definition and kernels. A kernel for a
-    device that torch has given up keeps it."""
-    namespace, name = qualname.split("::")
-    if qualname not in _pins:
-        _pins[qualname] = library = torch._C._dispatch_library("IMPL", namespace, "", "opaq", 0)
-        library.impl(name, "FPGA", _no_such_device, False)
-    return kernel_entries(qualname)
-
-
 def _no_such_device(*args: Any, **kwargs: Any) -> Any:
     raise NotImplementedError("opaq has no kernels for this device")
-
-
-def is_known(qualname: str) -> bool:
-    """Whether anybody has defined an op of this name or registered a kernel for it."""
-    return torch._C._dispatch_has_kernel(qualname)
 
 
 def _operator(name: str, overload: str) -> tuple[int, int]:

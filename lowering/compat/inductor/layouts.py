@@ -1,0 +1,150 @@
+"""Sizes, strides and memory of fake tensors and of Inductor's buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch._C import _is_alias_of
+from torch._inductor import ir, lowering
+from torch._inductor.virtualized import V
+from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
+
+from .views import Views
+
+_UNKNOWN_SIZE = 8192
+
+
+class Layouts(Views):
+    # ---- numbers ---------------------------------------------------------------------------------
+
+    def known_true(self, relation: Any) -> bool:
+        """Whether a relation of sympy expressions is known to hold; adds no guard."""
+        return V.graph.sizevars.statically_known_true(relation)
+
+    def known_at_most(self, a: Any, b: Any) -> bool:
+        """Whether a <= b is known, over ints and SymInts anywhere, sympy expressions while a graph
+        is lowered. Adds no guard.
+        """
+        relation = a <= b
+        if isinstance(relation, (bool, torch.SymBool)):
+            return statically_known_true(relation)
+        return self.known_true(relation)
+
+    def size_hint(self, value: Any) -> int:
+        """A likely value of a size or stride: an int, a SymInt or, while nodes are lowered, a sympy
+        expression.
+        """
+        if isinstance(value, torch.SymInt):
+            hint = value.node.hint
+            return _UNKNOWN_SIZE if hint is None else int(hint)
+        if isinstance(value, int):
+            return value
+        return int(V.graph.sizevars.optimization_hint(value, fallback=_UNKNOWN_SIZE))
+
+    def expressions(self, values: Sequence[Any]) -> list[Any]:
+        """Sizes or strides of a fake tensor as sympy expressions."""
+        return ir.convert_shape_to_inductor(values)
+
+    # ---- fake tensors ----------------------------------------------------------------------------
+
+    def shares_storage(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+        """Whether two tensors, fake or not, lie in one storage."""
+        return _is_alias_of(a, b)
+
+    def has_strides_of(self, fake: torch.Tensor, other: torch.Tensor) -> bool:
+        """Whether two fake tensors are known to have the same strides; adds no guard."""
+        return statically_known_true(sym_eq(fake.stride(), other.stride()))
+
+    def has_row_major(self, fake: torch.Tensor) -> bool:
+        """Whether a fake tensor is known to be row-major; adds no guard."""
+        expected: Any = 1
+        for size, stride in zip(reversed(fake.shape), reversed(fake.stride())):
+            if not statically_known_true(size == 1) and not statically_known_true(
+                stride == expected
+            ):
+                return False
+            expected = expected * size
+        return True
+
+    def views_of_one(self, a: Any, b: Any) -> bool:
+        """Whether two nodes of the graph are tensors in one memory by what the graph says."""
+        fakes = [node.meta.get("val") for node in (a, b)]
+        if not all(isinstance(fake, torch.Tensor) for fake in fakes):
+            return True
+        return self.shares_storage(*fakes) or self.viewed(a) is self.viewed(b)
+
+    # ---- buffers ---------------------------------------------------------------------------------
+
+    def holder(self, value: Any) -> Any:
+        """Inductor's StorageBox of a tensor, the same for all views of it; for another value, the
+        value.
+        """
+        while isinstance(value, (ir.TensorBox, ir.BaseView)):
+            value = value.data
+        return value
+
+    def fake_of(self, value: Any) -> Any:
+        """A fake tensor with the layout that an IR node has now."""
+        return ir.ir_node_to_tensor(value)
+
+    def has_strides(self, value: Any, strides: Sequence[Any]) -> bool:
+        """Whether a realised value's layout is fixed and spelled with exactly these strides. Cheap;
+        False proves nothing.
+        """
+        if not ir.is_storage_and_layout(value):
+            return False
+        layout = value.get_layout()
+        return isinstance(layout, ir.FixedLayout) and list(layout.stride) == list(strides)
+
+    def as_strided(self, value: Any, like: torch.Tensor, begin: Any) -> Any:
+        """A view of a one-dimensional value with the sizes and strides of a fake tensor, and with
+        its offset less `begin`.
+        """
+        geometry = (
+            self.expressions(like.shape),
+            self.expressions(like.stride()),
+            self.expressions([like.storage_offset() - begin])[0],
+        )
+        return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
+
+    def copy_into(self, target: Any, source: Any) -> None:
+        """Copies into the memory of `target`, and so with its strides. (The lowering of `copy_` may
+        give `target` the memory of a copy of `source` instead, with other strides.)
+        """
+        target.realize()
+        self.holder(target).freeze_layout()
+        ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
+
+    def lay_out_as_traced(self, value: Any, node: Any) -> None:
+        """Where Inductor has not yet decided how to lay out the tensor that `value`, the graph's
+        `node`, is or is a view of: decides for the order of its strides in the graph, so that the
+        view, too, has those."""
+        value.realize()
+        buffer = self.holder(value).data
+        fake = self.viewed(node).meta.get("val") if isinstance(node, torch.fx.Node) else None
+        if (
+            isinstance(fake, torch.Tensor)
+            and isinstance(buffer, ir.Buffer)
+            and isinstance(buffer.layout, ir.FlexibleLayout)
+            and list(buffer.get_size()) == list(self.expressions(fake.shape))
+        ):
+            buffer.freeze_layout_with_stride_order(
+                ir.get_stride_order([self.size_hint(stride) for stride in fake.stride()])
+            )
+
+    def place_in_memory(self, value: Any) -> Any:
+        """The offset, in elements, of a realised value in a buffer that Inductor allocates; None
+        where it lies in an argument or a constant of the graph.
+        """
+        layout = value.get_layout()
+        name = value.get_name()
+        if (
+            name in V.graph.graph_inputs
+            or name in V.graph.constants
+            or isinstance(layout, ir.NonOwningLayout)
+        ):
+            return None
+        offset = layout.offset
+        return int(offset) if getattr(offset, "is_Integer", True) else offset

@@ -1,0 +1,157 @@
+"""Lowerings: registering them, the node being lowered, and the compilation that calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import _inductor as public
+from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
+from torch._inductor import compile_fx as inductor_compile
+from torch._inductor import config, dependencies, lowering
+from torch._inductor.virtualized import V
+from torch._library.effects import EffectType
+from torch._library.utils import get_layout_constraint_tag
+from torch.utils._pytree import tree_leaves
+
+
+class Lowerings:
+    def list_options(self) -> list[str]:
+        """The names of Inductor's options."""
+        return public.list_options()
+
+    def list_mode_options(self, mode: str) -> dict[str, Any]:
+        """The options that a mode of torch.compile ("max-autotune", ...) stands for."""
+        return public.list_mode_options(mode)
+
+    def compile_fx(
+        self,
+        graph_module: Any,
+        example_inputs: Sequence[Any],
+        patches: dict[str, Any],
+        settings: Callable[[], Any],
+    ) -> Any:
+        """Inductor, with `patches` to its options, inside settings() each time it compiles: a
+        backward graph is compiled after this returns.
+        """
+
+        def compile_inner(*args: Any, **kwargs: Any) -> Any:
+            with settings():
+                return inductor_compile.compile_fx_inner(*args, **kwargs)
+
+        with settings():
+            return inductor_compile.compile_fx(
+                graph_module,
+                example_inputs,
+                inner_compile=compile_inner,
+                config_patches=patches or None,
+            )
+
+    def compile_package(
+        self, exported: Any, path: str, inductor_configs: dict[str, Any] | None
+    ) -> str:
+        """AOTInductor: compiles an exported program into the .pt2 file `path`, and returns that."""
+        return public.aoti_compile_and_package(
+            exported, package_path=path, inductor_configs=inductor_configs
+        )
+
+    def graph_label(self) -> str:
+        """The name by which torch's logs call the graph being compiled: "model__0_inference_0"."""
+        return get_aot_graph_name()
+
+    def register_lowering(self, overload: Any, lower: Callable[..., Any]) -> None:
+        """Has Inductor call `lower(*args, **kwargs)` for each call of the op in a graph."""
+        lowering.register_lowering(overload, type_promotion_kind=None)(lower)
+        if any(argument.name == "out" for argument in overload._schema.arguments):
+            # register_lowering's wrapper takes a keyword `out` for an out= overload and refuses it
+            lowering.lowerings[overload] = lower
+        lowering.add_needs_realized_inputs(overload)
+        if not overload._schema.returns and not overload._schema.is_mutable:
+            torch.fx.node.has_side_effect(overload)  # called for an effect the graph cannot see
+
+    def lowerings(self) -> dict[Any, Callable[..., Any]]:
+        """The lowering of every op, by overload; may be changed."""
+        return lowering.lowerings
+
+    def use_layout_tag(self, overload: Any) -> None:
+        """Lets Inductor lay out the arguments as the op's tag says, by default with eager's
+        strides, and carry mutations back from copies.
+        """
+        constraint = lowering.tag_to_layout_constraint(
+            get_layout_constraint_tag(overload, with_default=True)
+        )
+        if constraint is not None:
+            lowering.add_layout_constraint(overload, constraint)
+
+    def stock_fallback(self, overload: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Inductor's own node for an op without lowering: a call through the dispatcher."""
+        return lowering.fallback_handler(overload, add_to_fallback_set=False)(*args, **kwargs)
+
+    def empty_strided(
+        self, sizes: Sequence[Any], strides: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> Any:
+        """A new buffer that nothing has written."""
+        return lowering.empty_strided(sizes, strides, dtype=dtype, device=device)
+
+    # ---- the node being lowered ------------------------------------------------------------------
+
+    def called_by(self, node: Any) -> tuple[Any, Sequence[Any], dict[str, Any], Any]:
+        """What a node calls: target, arguments, keyword arguments, results on fake tensors (None:
+        not recorded). Arguments are as eager had them where that is recorded. A call of an op with
+        ordered effects is wrapped: with_effects(token, op, *args) -> (token, *results)."""
+        args, kwargs = node.meta.get("eager_input_vals") or (node.args, node.kwargs)
+        results = node.meta.get("val")
+        if node.target is not torch.ops.higher_order.with_effects:
+            return node.target, args, kwargs, results
+        results = results and results[1:]
+        return (
+            node.args[1],
+            args[2:],
+            kwargs,
+            results[0] if results is not None and len(results) == 1 else results,
+        )
+
+    def effect_before(self) -> Any:
+        """The dependency of the node being lowered on the last one with ordered effects; None where
+        it has no such effects, or is the first.
+
+        Inductor's lowering of with_effects adds such dependencies by itself, but before 2.15 under
+        names that its scheduler does not look up.
+        """
+        if V.graph.current_node.target is not torch.ops.higher_order.with_effects:
+            return None
+        last = V.graph.effectful_ops.get(EffectType.ORDERED)
+        return last and dependencies.StarDep(last.get_name())
+
+    def fakes_of(self, nodes: Any) -> Any:
+        """The fake values of the graph's nodes among `nodes`, a nest of tuples, lists and dicts."""
+        return torch.fx.map_arg(nodes, lambda node: node.meta.get("val"))
+
+    def traced_values(self, node: Any) -> list[Any]:
+        """The values, tensors as fakes, that a node was given, where that is recorded, and returned
+        when the graph was traced.
+        """
+        return tree_leaves((node.meta.get("eager_input_vals"), node.meta.get("val")))
+
+    def live_values(self) -> list[tuple[Any, Any]]:
+        """(the graph's node, its value) of those that nodes after the one being lowered take."""
+        done = V.graph.user_to_last_uses.get(V.graph.current_node, ())
+        return [(node, value) for node, value in V.graph.env.items() if node not in done]
+
+    def replace_value(self, node: Any, value: Any) -> None:
+        """What nodes that are lowered from now on take for the value of `node`."""
+        V.graph.env[node] = value
+
+    def compute_readers(self, buffer: Any) -> None:
+        """Before a write to a buffer: has Inductor compute what reads it and is not computed yet.
+        Its own calls do so only after they are in the order of operations, so that the readers come
+        behind them."""
+        V.graph.mark_buffer_mutated(buffer.get_name())
+
+    def obey_partition_rule(self, node: Any, qualname: str) -> None:
+        """Keeps a node out of CUDA graphs where `custom_should_partition_ops` names its op.
+        Inductor asks that only of its own fallback nodes; of any node it asks whether it binds
+        unbacked sizes, and partitions the graph there."""
+        if {qualname, f"{qualname}.default"} & set(config.custom_should_partition_ops):
+            node.unbacked_bindings = True

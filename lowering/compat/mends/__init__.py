@@ -1,0 +1,84 @@
+"""What torch does wrong with graphs that hold opaque ops, and how it is corrected: patches of
+torch, installed by `Inductor211.install_mends` and nowhere else.
+
+Each fault is in torch 2.11, the oldest that opaq supports, and in later torches until
+`fixed_in`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from . import (
+    argument_names,
+    cache_files,
+    cpp_arrays,
+    dependencies,
+    storage_offsets,
+    written_views,
+)
+
+__all__ = ["MENDS", "Mend"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mend:
+    wrong: str  # what is wrong upstream
+    install: Callable[[], None]
+    fixed_in: tuple[int, int] | None  # the first torch minor without the fault; None: no torch yet
+
+
+MENDS = (
+    Mend(
+        "Inductor loads graphs and wrappers from its cache folder without checking that the files "
+        "are as they were written.",
+        cache_files.heal_files,
+        fixed_in=None,
+    ),
+    Mend(
+        "An op that writes cannot be traced if an argument is called `mode` or `ctx`, since torch "
+        "hands it by keyword to functions that have parameters of these names.",
+        argument_names.make_own_parameters_positional,
+        fixed_in=None,
+    ),
+    Mend(
+        "Inductor lowers `sym_storage_offset` to 0.",
+        storage_offsets.lower_storage_offset,
+        fixed_in=None,
+    ),
+    Mend(
+        "Inductor counts the offset of `as_strided` on a graph input from where the input begins, "
+        "instead of from the start of its storage.",
+        storage_offsets.count_from_storage_start,
+        fixed_in=(2, 15),
+    ),
+    Mend(
+        "A written view of a graph input that does not begin at the start of its storage is "
+        "recorded as a wrong slice of it, so other elements are written.",
+        written_views.record_slices,
+        fixed_in=None,
+    ),
+    Mend(
+        "A written view of a tensor that was written before is recorded by its place in eager's "
+        "tensor, though its base is then a dense tensor of its own.",
+        written_views.record_places,
+        fixed_in=None,
+    ),
+    Mend(
+        "The scheduler forgets that a write waits for readers of the old value when it computes "
+        "the loops of a CPU kernel again to fuse it.",
+        dependencies.keep_added_dependencies,
+        fixed_in=(2, 15),
+    ),
+    Mend(
+        "The scheduler fuses a write in place with a reader of the same memory without checking "
+        "that both visit the elements in the same order.",
+        dependencies.keep_reads_before_writes,
+        fixed_in=(2, 15),
+    ),
+    Mend(
+        "A C++ wrapper can use an array of sizes or strides before the line that declares it.",
+        cpp_arrays.keep_arrays_apart,
+        fixed_in=(2, 15),
+    ),
+)

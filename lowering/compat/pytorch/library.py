@@ -1,0 +1,114 @@
+"""What torch.library and the dispatcher know of an operator. Private names that need no Inductor;
+spelled alike by every torch that opaq supports.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+from typing import Any
+
+import torch
+from torch._library import custom_ops, simple_registry
+
+_STOCK = (
+    "aten",
+    "prims",
+    "prim",
+    "higher_order",
+    "inductor",
+    "inductor_prims",
+    "_c10d_functional",
+    "c10d",
+    "quantized",
+    "profiler",
+)
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_OPAQ = (
+    os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
+)  # this package: the only one that registers kernels by itself
+_OURS = (
+    "opaq:",
+    _OPAQ,
+)  # where opaq's runtime, and this package, say that their kernels were registered
+_CUSTOM_OPS = os.path.join("torch", "_library", "custom_ops.py")
+_KERNEL = re.compile(
+    r"^(?P<key>\w+)(?P<alias>\[alias\])?( \(inactive\))?: registered at (?P<place>\S+)"
+)
+_LIVE = (
+    "CPU",
+    "CUDA",
+)  # kernels that are looked up whenever the op is called: compiled code holds nothing of them
+
+
+class Library:
+    def op_names_in(self, module: types.ModuleType) -> set[str] | None:
+        """The names that may be looked up in torch.ops, or in a namespace of it; None for any other
+        module.
+        """
+        if isinstance(module, torch._ops._Ops):
+            return {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}
+        if isinstance(module, torch._ops._OpNamespace):
+            prefix = f"{module.name}::"
+            names = (name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names())
+            return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        return None
+
+    def is_stock(self, name: str) -> bool:
+        """Whether PyTorch itself defines the op."""
+        return name.partition("::")[0] in _STOCK
+
+    def rules(self, name: str) -> dict[str, Any]:
+        """What torch.library was given for an op that decides what a compiled graph looks like, by
+        role: functions, dtypes, names of device types.
+
+        "fake" decides the layouts of results; the others, but for the kernels' device types, decide
+        what the op is traced into.
+        """
+        entry = simple_registry.singleton.find(name)
+        kernel = entry.fake_impl.kernel
+        found = {"fake": kernel and kernel.func, "dispatch": dict(entry.torch_dispatch_rules._data)}
+        definition = custom_ops.OPDEFS.get(name)
+        if definition is not None:
+            found |= {
+                "fake": definition._abstract_fn,
+                "kernels": sorted(map(str, definition._backend_fns)),
+                "disabled": sorted(map(str, definition._disabled_kernel)),
+                "backward": definition._backward_fn,
+                "setup_context": definition._setup_context_fn,
+                "dispatch": dict(definition._torch_dispatch_fns),
+                "vmap": definition._vmap_fn,
+                "autocast": [
+                    getattr(definition, f"_autocast{part}_dtype", None)
+                    for part in ("", "_cpu", "_cuda")
+                ],
+            }
+        return found
+
+    def kernels(self, name: str) -> list[tuple[str, str]]:
+        """(dispatch key, where it was registered) of every kernel, but for opaq's own and those
+        that rules() tells of."""
+        found = map(_KERNEL.match, torch._C._dispatch_dump(name).splitlines())
+        places = [(line["key"], line["place"]) for line in found if line]
+        return [
+            (key, place)
+            for key, place in places
+            if _CUSTOM_OPS not in place and not place.startswith(_OURS)
+        ]
+
+    def own_kernels(self, name: str) -> list[tuple[str, str]]:
+        """Those of self.kernels() that opaq let torch.library register, when it has just
+        declared the op."""
+        return [(key, place) for key, place in self.kernels(name) if place.startswith(_TORCH)]
+
+    def is_live(self, key: str) -> bool:
+        return key in _LIVE
+
+    def in_python(self, name: str) -> bool:
+        """Whether someone outside PyTorch has registered a Python function for the op: how it is
+        traced is not known."""
+        return (
+            any(".py:" in place and not place.startswith(_TORCH) for _, place in self.kernels(name))
+            or name in custom_ops.OPDEFS
+        )

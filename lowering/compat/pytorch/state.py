@@ -1,0 +1,157 @@
+"""State and memory of eager PyTorch: addresses that the runtime reads, versions, effects."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import sys
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch._C import _len_torch_function_stack
+from torch._C._autograd import _profiler_enabled
+from torch._C._dynamo.guards import _empty_strided_cpu, _empty_strided_cuda
+from torch._library.utils import _c_check_aliasing_constraint
+
+from opaq import _runtime
+
+_libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
+_functions: list[Any] = []  # whose addresses were given out
+
+
+class State:
+    # torch.empty_strided without its overhead
+    empty_strided_cpu = staticmethod(_empty_strided_cpu)
+    empty_strided_cuda = staticmethod(_empty_strided_cuda)
+
+    # check_no_alias(op, args, kwargs, results, module) raises where a result shares memory with an
+    # argument, or another result. module(): where the op's function is defined, for the message.
+    check_no_alias = staticmethod(_c_check_aliasing_constraint)
+
+    def state_addresses(self) -> dict[str, int]:
+        """C functions of no argument that tell this thread's state: how many modes are entered
+        (int64_t), whether a profiler or autograd is on (bool).
+
+        torch's own, which cost two nanoseconds; where a torch lacks one, Python's way to the same.
+        """
+        cpu = _loaded("libtorch_cpu.so")
+        found = {
+            "function_modes": (
+                cpu,
+                "_ZN2at4impl22PythonTorchFunctionTLS9stack_lenEv",
+                ctypes.c_int64,
+                _len_torch_function_stack,
+            ),
+            "profiler_enabled": (
+                cpu,
+                "_ZN5torch8profiler4impl15profilerEnabledEv",
+                ctypes.c_bool,
+                _profiler_enabled,
+            ),
+            "grad_enabled": (
+                cpu,
+                "aoti_torch_grad_mode_is_enabled",
+                ctypes.c_bool,
+                torch.is_grad_enabled,
+            ),
+        }
+        return {key: _address(*place) for key, place in found.items()}
+
+    def tensor_reader(self) -> dict[str, int]:
+        """How to read a tensor without counting a reference: the address of
+        at::toDLPackNonOwning(at::Tensor, DLTensor*, bool read_only), whose last argument torch
+        2.11 lacks and ignores, and how many bytes into a tensor object its at::Tensor lies. 0
+        and 0 where this torch has it otherwise."""
+        cpu = _loaded("libtorch_cpu.so")
+        mangled = "_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensor"
+        function = getattr(cpu, mangled + "b", None) or getattr(cpu, mangled, None)
+        offset = object.__basicsize__
+        samples = [torch.empty(0), torch.empty(2, 3)[1], torch.nn.Parameter(torch.empty(1))]
+        if function is None or any(
+            ctypes.c_void_p.from_address(id(sample) + offset).value != sample._cdata
+            for sample in samples
+        ):
+            return {"read_tensor": 0, "tensor_offset": 0}
+        return {
+            "read_tensor": ctypes.cast(function, ctypes.c_void_p).value or 0,
+            "tensor_offset": offset,
+        }
+
+    def storage_id(self, tensor: torch.Tensor) -> int:
+        """The same for tensors, fake or not, that share memory, while one of them lives."""
+        return tensor.untyped_storage()._cdata
+
+    def count_mutations(self, overload: Any, positions: Sequence[int]) -> None:
+        """Makes calls through the dispatcher raise the version of the arguments the op writes
+        to, so that autograd notices stale saved values."""
+        names = [argument.name for argument in overload._schema.arguments]
+
+        def raise_versions(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            for position in positions:
+                value = args[position] if position < len(args) else kwargs.get(names[position])
+                if isinstance(value, torch.Tensor):
+                    _refuse_inference(overload, names[position], value)
+                    torch.autograd.graph.increment_version(value)
+            return overload.redispatch(
+                keyset & torch._C._after_ADInplaceOrView_keyset, *args, **kwargs
+            )
+
+        namespace, name = overload.name().split("::")
+        library = torch.library.Library(namespace, "FRAGMENT")
+        library.impl(name.split(".")[0], raise_versions, "ADInplaceOrView", with_keyset=True)
+        _libraries.append(library)
+
+    def set_effects(self, overload: Any, ordered: bool) -> None:
+        """Whether the op has effects that a graph cannot see: PyTorch then neither merges,
+        reorders, drops nor repeats its calls in compiled graphs."""
+        from torch._higher_order_ops.effects import _register_effectful_op
+        from torch._library.effects import EffectType
+
+        _register_effectful_op(overload.name(), EffectType.ORDERED if ordered else None)
+
+    def sympy_functions(self) -> types.SimpleNamespace:
+        """floor_div, mod (Python's sign rule), minimum, maximum over ints and sympy expressions, in
+        the forms that the shape prover knows; remainders: the classes of what mod gives."""
+        return _sympy_functions()
+
+    def tracer_is_loaded(self) -> bool:
+        """Whether Dynamo has been imported: before that nothing has been compiled."""
+        return "torch._dynamo" in sys.modules
+
+
+def _loaded(name: str) -> ctypes.CDLL:
+    """A library that torch has loaded."""
+    return ctypes.CDLL(name, mode=os.RTLD_LAZY | os.RTLD_NOLOAD)
+
+
+def _address(library: ctypes.CDLL, symbol: str, result: Any, python: Callable[[], Any]) -> int:
+    function = getattr(library, symbol, None) or ctypes.PYFUNCTYPE(result)(python)
+    _functions.append(function)
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def _refuse_inference(overload: Any, argument: str, value: torch.Tensor) -> None:
+    if value.is_inference() and not torch.is_inference_mode_enabled():
+        raise _runtime.LaunchError(
+            f"{overload.name()}: argument `{argument}` is an inference tensor and is written "
+            "outside torch.inference_mode(), where autograd could not "
+            f"notice; call the op in inference mode, or pass a copy (.clone())"
+        )
+
+
+@functools.cache
+def _sympy_functions() -> types.SimpleNamespace:
+    from torch.utils._sympy.functions import FloorDiv, Max, Min, Mod, PythonMod
+
+    def mod(a: Any, b: Any) -> Any:
+        nonnegative = all(
+            value >= 0 if isinstance(value, int) else value.is_nonnegative for value in (a, b)
+        )
+        return (Mod if nonnegative else PythonMod)(a, b)
+
+    return types.SimpleNamespace(
+        floor_div=FloorDiv, mod=mod, remainders=(Mod, PythonMod), minimum=Min, maximum=Max
+    )

@@ -1,0 +1,13 @@
+"""The adapter of torch without Inductor, for torch 2.11 and later."""
+
+from __future__ import annotations
+
+from .autograd import Autograd
+from .dispatcher import Dispatcher
+from .library import Library
+from .schemas import Schemas
+from .state import State
+
+
+class PyTorch211(Schemas, Library, Dispatcher, State, Autograd):
+    """PyTorch's private names, by subject."""
