@@ -16,7 +16,7 @@ from opaq import _runtime
 from . import options
 from .compat.inductor import inductor
 from .decision import Candidate, Decision
-from .emit import device_text
+from .python_wrapper import device_text
 from .symbolic import Facts, Names
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What Inductor's generated wrappers import: the launch objects of one compiled graph.
 
-A wrapper's header, written by `emit`, reads
+A wrapper's header, written by `python_wrapper`, reads
 
     from opaq.lowering.generated import Graph as OpaqGraph
     opaq_graph = OpaqGraph("model__0_inference_0")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import emit, emit_cpp
+from . import cpp_wrapper, python_wrapper
 from .compat.inductor import OrderedSet, V, inductor, ir, tree_map
 from .contract.traced import facts_of
 
@@ -105,21 +105,21 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             self.codegen_comment(wrapper, self.info["name"])
             named = dict(zip(self.names, references))
             node, reason = self.get_operation_name(), self.decision.reason
-            emit_cpp.launch(wrapper, self.info, self.cpp, node, self.device, reason, named)
+            cpp_wrapper.launch(wrapper, self.info, self.cpp, node, self.device, reason, named)
             return
         split = len(references) - self.result_count
         args = [
-            emit.scalar(item.value) if isinstance(item, _Scalar) else references[item]
+            python_wrapper.scalar(item.value) if isinstance(item, _Scalar) else references[item]
             for item in self.arguments
         ]
-        kernel = emit.launch_object(
+        kernel = python_wrapper.launch_object(
             wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.traced
         )
         self.codegen_comment(wrapper, kernel)
         tensors = [
             None if isinstance(item, _Scalar) else self.inputs[item] for item in self.arguments
         ]
-        emit.launch(
+        python_wrapper.launch(
             wrapper,
             kernel,
             [*args, *references[split:]],
@@ -168,7 +168,7 @@ class PythonFunctionKernel(_ReturningKernel):
         self.traced = facts_of(V.graph.current_node)
 
     def codegen(self, wrapper: Any) -> None:
-        self.python_kernel_name = emit.python_object(
+        self.python_kernel_name = python_wrapper.python_object(
             wrapper, self.op_overload, self.get_operation_name(), self.get_device(), self.traced
         )
         super().codegen(wrapper)
@@ -181,7 +181,7 @@ def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
     class DispatcherKernel(_ReturningKernel):
         def codegen(self, wrapper: Any) -> None:
             device = self.get_device() or torch.device("cpu")
-            emit_cpp.count(wrapper, op, self.get_operation_name(), device, reason)
+            cpp_wrapper.count(wrapper, op, self.get_operation_name(), device, reason)
             super().codegen(wrapper)
 
     return DispatcherKernel

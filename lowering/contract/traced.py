@@ -17,7 +17,7 @@ import torch.fx
 
 from opaq import _runtime, call_site
 
-from .. import copies, emit, options, python_functions
+from .. import copies, options, python_functions, python_wrapper
 from ..compat import pytorch
 from ..compat.inductor import inductor
 
@@ -90,14 +90,14 @@ def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None
     return mark
 
 
-def facts_of(node: torch.fx.Node) -> emit.Traced | None:
+def facts_of(node: torch.fx.Node) -> python_wrapper.Traced | None:
     """What a checked launch is told of the call that is being lowered; None where nothing is
     checked.
     """
     if not options.current().check:
         return None
     mark = node.meta.get(MARK)
-    return emit.Traced(
+    return python_wrapper.Traced(
         call_site.of_trace(node.meta.get("stack_trace")), None if mark is None else list(mark)
     )
 

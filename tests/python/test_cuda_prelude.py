@@ -47,7 +47,7 @@ inline void check_call(AOTITorchError error) {
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the program said of each case."""
     lowering.activate()
-    from opaq.lowering import emit_cpp
+    from opaq.lowering import cpp_wrapper
 
     folder = tmp_path_factory.mktemp("prelude")
     files = {"old.cubin": "OLD", "new.cubin": "NEW", "any.ptx": "ANY", "bad.cubin": "CHANGED"}
@@ -57,7 +57,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     for name, text in files.items():
         (folder / name).write_text(text)
-    source = DECLARATIONS + digests + emit_cpp.prelude("launch.h", "files.h", "cuda.h")
+    source = DECLARATIONS + digests + cpp_wrapper.prelude("launch.h", "files.h", "cuda.h")
     (folder / "check.cpp").write_text(
         source + (pathlib.Path(__file__).parent / "cuda_prelude_check.cpp").read_text()
     )

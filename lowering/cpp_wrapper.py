@@ -17,7 +17,7 @@ import torch
 
 from opaq import _runtime
 
-from . import PRELUDE, cpp_files, emit, record
+from . import PRELUDE, cpp_files, python_wrapper, record
 from .compat.inductor import inductor
 from .symbolic import Facts
 
@@ -171,7 +171,7 @@ def _define_node(
         wrapper.prefix.splice(_runtime.cpp_graph(inductor.graph_label()))
     if node not in printed.nodes:
         printed.nodes.add(node)
-        where = emit.device_text(device)
+        where = python_wrapper.device_text(device)
         wrapper.prefix.splice(_runtime.cpp_counters(node, op, where, implementations, reason))
         record.log_decision(
             record.NodeRecord(
