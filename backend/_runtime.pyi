@@ -1,5 +1,5 @@
-"""The C++ runtime as Python sees it. Everything here is thin: texts and tensors in, launches and
-facts out.
+"""The Python interface of the C++ runtime: declarations, launches, and information about ops, nodes
+and kernels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,25 +32,24 @@ class ArgInfo(TypedDict):
     default: str | None  # schema text, None when required
     default_value: Any  # what the text stands for
 
-class OutputInfo(
-    TypedDict
-):  # expressions over the arguments, as Requirement's `python`, for fake tensors
+class OutputInfo(TypedDict):
+    # For fake tensors: Python expressions over the arguments, as in Requirement.python.
     name: str
-    shape: list[str]  # items; an item that yields a list is marked with a leading "*"
+    shape: list[str]  # items; one that gives several sizes begins with "*"
     strides: list[str]  # [] when contiguous
     dtype: str
     partial: bool  # implementations may leave elements unwritten
     device_of: str  # the argument whose device it shares
 
 class Requirement(TypedDict):
-    text: str  # as written: "aligned(x, 16)"
+    text: str  # as declared: "aligned(x, 16)"
     python: str  # calls of the functions of lowering/functions.py or lowering/symbolic.py
     cpp: str  # over cpp_prelude()
-    reads_data: list[str]  # tensors whose address it reads: aligned(x, 16)
+    reads_data: list[str]  # tensors whose address it reads, as aligned(x, 16) does
 
-class Hole(TypedDict):  # a template value of an entry
+class TemplateArg(TypedDict):  # an expression in braces in an entry: rms_norm<{x.dtype}>
     text: str
-    python: str
+    python: str  # as in Requirement
 
 class ImplementationInfo(TypedDict):
     name: str
@@ -58,11 +57,10 @@ class ImplementationInfo(TypedDict):
     kind: str  # "source" | "binary" | "library" | "python"
     priority: int
     requires: list[Requirement]
-    needs_contiguous: list[
-        str
-    ]  # arguments that must be contiguous: their strides are read nowhere in this implementation
+    # arguments that must be contiguous: no expression of this implementation reads their strides
+    needs_contiguous: list[str]
     entry: str
-    holes: list[Hole]
+    template_args: list[TemplateArg]
     hash: str
 
 class OpInfo(TypedDict):
@@ -70,9 +68,9 @@ class OpInfo(TypedDict):
     schema: str  # canonical
     args: list[ArgInfo]
     outputs: list[OutputInfo]
-    implementations: list[ImplementationInfo]  # best first
+    implementations: list[ImplementationInfo]  # highest priority first
     has_reference: bool
-    hash: str  # of the declaration: generated code is held to it
+    hash: str  # of the declaration: generated code refuses an op with another
 
 def declare(
     schema: str, outputs: Sequence[dict[str, str]], replace: bool
@@ -80,13 +78,13 @@ def declare(
 def implement(
     op: str, implementation: dict[str, Any], replace: bool
 ) -> str: ...  # ImplementationText's fields; returns its hash
-def define(op: str) -> None: ...  # with PyTorch's dispatcher, once
+def define(op: str) -> None: ...  # registers the op with PyTorch's dispatcher, once
 def set_reference(
     op: str, fallback: Callable[..., None]
 ) -> None: ...  # fallback(*args, *outputs): fills the outputs
 def note_reference_error(
     error: BaseException,
-) -> None: ...  # what this thread's reference raised, for its C++ caller to raise again
+) -> None: ...  # the exception of this thread's reference, which its C++ caller raises again
 def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
 def ops() -> list[str]: ...
@@ -108,10 +106,11 @@ def launcher(
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
     On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed:
-    measure its calls that compile and load nothing. chosen: "compiled": `implementation` serves
-    every launch; "at launch": each launch chooses; "verified": each launch chooses, and must find
-    `implementation`. check: hold each launch against the op's declaration; ContractError names the
-    user's line `source`. Raises LaunchError when the op's hash is not `hash`."""
+    measure calls, except those that compile or load something. chosen: "compiled": `implementation`
+    runs at every launch; "at launch": each launch chooses; "verified": each launch chooses, and it
+    is an error if it chooses another. check: compare each launch with the op's declaration;
+    ContractError names the line `source` of user code. Raises LaunchError when the op's hash is not
+    `hash`."""
 
 class NodeChoiceHandle: ...  # the whole answer, for cpp_node
 
@@ -122,9 +121,9 @@ class LaunchChoice(TypedDict):
 
 class NodeChoice(TypedDict):
     launches: list[LaunchChoice]  # in the order tried, up to the first that always fits
-    always_fits: bool
-    placed_row_major: list[str]  # arguments that the graph hands over row-major
-    placed_copies: list[str]  # those of them that it copies for it
+    always_fits: bool  # whether the last one does
+    placed_row_major: list[str]  # arguments that the graph must pass row-major
+    placed_copies: list[str]  # those of them that the graph copies for this
     skipped: list[str]  # "cuda:vec4: aligned(x, 16) does not hold"
     handle: NodeChoiceHandle
 
@@ -134,73 +133,75 @@ def choose(
     requirements: Mapping[str, Sequence[bool | None]],
     row_major: Sequence[bool | None],
 ) -> NodeChoice:
-    """Which implementations may serve a node of a compiled graph. requirements: by name of the
-    implementation, whether each of its requirements holds; None where only the launch can tell.
-    row_major: the same of each argument and result: whether it is row-major."""
+    """Which implementations may serve a node of a compiled graph. requirements: for each
+    implementation by name, whether each of its requirements holds; None: known only at the launch.
+    row_major: whether each argument and result is row-major; None likewise."""
 
 def watch(op: str, entries: list[list[int]]) -> None:
-    """Addresses of the dispatcher's entries for this op (the adapter's `kernel_entries`). What they
-    hold now is ours: direct launches are right until one changes. None given: they never are."""
+    """Takes the addresses of the dispatcher's table entries for this op (`kernel_entries` in
+    lowering/compat). They hold opaq's kernels now; as soon as one changes, calls go through the
+    dispatcher. With an empty list they always do."""
 
 def watcher(
     op: str, device: str
-) -> Callable[[], bool]: ...  # kernel_is_ours, for one op and device: faster
+) -> Callable[[], bool]: ...  # kernel_is_ours for one op and device, faster
 def kernel_is_ours(op: str, device: str) -> bool:
-    """Whether a call of the op on this device ("cpu", "cuda:0") still comes to the kernel that was
-    there at `watch`.
+    """Whether a call of the op on this device ("cpu", "cuda:0") still reaches the kernel that was
+    registered at `watch`.
     """
 
 def call_alone(
     overload: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], check: bool
 ) -> Any:
-    """overload(*args, **kwargs), under the contract check or not, whatever OPAQ_CHECK says."""
+    """overload(*args, **kwargs) with the contract check on or off, whatever OPAQ_CHECK is."""
 
 def compare_tensors(got: Any, expected: Any, bits: bool) -> int | None:
-    """The number of the first element that differs (bits: is not the same to the bit), in row-major
-    order; -1: none, with the same strides and alignment; -2: none, the same bits; -3: none, floats
-    up to another order of arithmetic; -4: other sizes or another dtype. None: on a device, or
-    negated or conjugated by a bit, so that there are no values to read."""
+    """The number, in row-major order, of the first element that differs. If none does: -1: same
+    bits, strides and alignment; -2: same bits; -3: floats within the tolerance for another order of
+    arithmetic (never with `bits`). -4: sizes or dtypes differ. None: the values cannot be read here
+    (on a GPU, or with the negative or conjugate bit set)."""
 
 def eager(op: str, overload: Callable[..., Any]) -> Callable[..., Any]:
     """call(*args, **kwargs) -> outputs. Plain tensors are launched directly; anything else goes to
     `overload` (the dispatcher).
     """
 
-# a base class: its instances are no methods where they are attributes of a class
+# A base class whose instances do not become methods when they are attributes of a class.
 class Unbound: ...
 
-# A tensor that need not exist: (dtype name, sizes, strides, device "cuda:0", alignment in bytes).
-# Scalars stand for themselves.
-Fact = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
+# An argument without memory: a tensor as (dtype name, sizes, strides, device "cuda:0", alignment of
+# its address in bytes), a scalar as itself.
+FakeArgument = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
 
-class Resources(
-    TypedDict
-):  # of a kernel, functions that it calls without inlining included; bytes but for the registers
-    registers: int  # of a thread
-    shared: int  # of a block, static
-    stack: int  # of a thread; more where functions call themselves
-    spill_stores: int  # of a thread: registers kept in memory for want of room
+class Resources(TypedDict):
+    # Of a kernel, with the functions that it calls; in bytes, except `registers`.
+    registers: int  # per thread
+    shared: int  # per block, static
+    stack: int  # per thread; recursive functions need more
+    spill_stores: int  # per thread: registers that are kept in memory for lack of registers
     spill_loads: int
 
-def expression(op: str, text: str, facts: Sequence[Fact]) -> dict[str, Any]:
-    """Any expression over the op's arguments and results: type, python, cpp, and its value for
-    these facts or the error of evaluating it.
+def expression(op: str, text: str, args: Sequence[FakeArgument]) -> dict[str, Any]:
+    """Any expression over the op's arguments and results: its type, its text in Python and C++
+    (`python`, `cpp`), and its value for these arguments or the error of evaluating it.
     """
 
 def plan(
-    op: str, facts: Sequence[Fact]
+    op: str, args: Sequence[FakeArgument]
 ) -> dict[str, Any]: ...  # implementation, entry, grid, block, cluster, shared, reasons (text)
-def compile(op: str, facts: Sequence[Fact], arch: str, implementation: str = "") -> dict[str, Any]:
+def compile(
+    op: str, args: Sequence[FakeArgument], arch: str, implementation: str = ""
+) -> dict[str, Any]:
     ...
     # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None
 
 class Sources(TypedDict):  # of an op's implementations: source text, headers, options, compilers
     digest: str
-    unknown: str  # why it cannot be known before compiling what they include; else ""
+    unknown: str  # why the headers are not known before compiling; else ""
 
 def refresh_sources(
     op: str,
-) -> Sources: ...  # those compiled from other headers than there are now are compiled anew
+) -> Sources: ...  # kernels whose headers have changed are compiled again when next used
 def warmup(
     op: str, args: Sequence[Any]
 ) -> None: ...  # compiles and loads what these arguments need
@@ -225,13 +226,13 @@ class CppFunction(TypedDict):
 def cpp_node(
     op: str,
     choice: NodeChoiceHandle,
-    facts: Sequence[Fact],
+    args: Sequence[FakeArgument],
     device: str,
     archs: Sequence[str],
     ptx: bool,
     package: bool,
 ) -> CppNode:
-    """Compiles the implementations that may serve a node. Template values are taken from `facts`,
+    """Compiles the implementations that may serve a node. Template values are computed from `args`,
     and must be the same at every launch. archs: what CUDA source is compiled for; empty: the
     device's own. ptx: PTX of the lowest of them, too. package: libraries are packed, and calls are
     not counted."""
@@ -257,7 +258,7 @@ def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no s
 def implementation_stats() -> list[dict[str, Any]]:
     ...
     # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds,
-    # compiled, disk_hits, spill_bytes (None: not told)
+    # compiled, disk_hits, spill_bytes (None: unknown)
 
 def node_stats() -> list[
     dict[str, Any]
@@ -270,7 +271,7 @@ class WrapperNode(TypedDict):  # of a C++ wrapper that is loaded in this process
     device: str
     reason: str  # why not an earlier implementation, and what each launch checks
     served: dict[str, int]  # calls by implementation, in the order in which a launch tries them
-    calls: int  # those with empty results too, which launch nothing
+    calls: int  # includes calls with empty results, which launch nothing
 
 def wrapper_nodes() -> list[WrapperNode]: ...  # in order of loading
 def graph_name(

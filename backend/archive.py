@@ -1,5 +1,5 @@
-"""Reads a zip file that may be damaged or hostile: only regular files, within bounds, and every
-fault is one kind of error.
+"""Reads a zip file that may be damaged or hostile: reads only regular files, limits how much is
+read, and reports every fault as Damaged.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import zlib
 from collections.abc import Iterator
 from types import TracebackType
 
-MOST_AT_ONCE = (
-    8 << 20
-    # bytes of one read: bounds the directory of a zip file, which zipfile reads whole, to some
-    # 100,000 members
-)
-PIECE = 1 << 20  # bytes that members are read by
+# Limit of one read, in bytes. zipfile reads the directory of the archive at once, so that this
+# limits it to about 100,000 members.
+MOST_AT_ONCE = 8 << 20
+PIECE = 1 << 20  # members are read in pieces of this many bytes
 
 # What zipfile and zlib raise, besides their own classes, where a file breaks the format's rules
 # (RuntimeError: encryption, unknown methods).
@@ -36,16 +34,15 @@ _DAMAGE = (
 
 
 class Damaged(ValueError):
-    """The file, or a member of it, cannot be read; the message says why, and not which."""
+    """The file, or a member of it, cannot be read; the message does not name it."""
 
 
 class TooLarge(Damaged):
-    """Reading on would take more memory or time than what is read can be worth."""
+    """It is larger than the limit for what is read."""
 
 
 class _Stream(io.BufferedReader):
-    """Refuses large single reads, so that no number in the file decides how much memory is
-    taken."""
+    """Refuses large single reads, so that no number in the file can use up memory."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         found = super().read(
@@ -57,8 +54,8 @@ class _Stream(io.BufferedReader):
 
 
 class Archive:
-    """An open zip file. `names`: its members, each once, none of them a path out of the archive;
-    `size`: of the file. Raises Damaged.
+    """An open zip file. `names`: its members, no duplicates and no paths that leave the archive;
+    `size`: of the file in bytes. Raises Damaged.
     """
 
     def __init__(self, path: str) -> None:
@@ -92,19 +89,17 @@ class Archive:
         stream = self._zip.fp
         self._zip.close()
         if stream is not None:
-            stream.close()  # zipfile leaves open what it did not open
+            stream.close()  # zipfile closes only files that it has opened
 
     def pieces(self, name: str, most: int) -> Iterator[bytes]:
-        """The member's bytes in order. KeyError: there is none of this name. TooLarge: it has more
-        than `most` bytes, whatever it declares.
+        """The member's bytes in order. KeyError: there is no such member. TooLarge: it has more
+        than `most` bytes, whatever size the archive gives for it.
         """
         entry = self._zip.getinfo(name)
         if entry.flag_bits & 1:
             raise Damaged("it is encrypted")
-        if entry.compress_type not in (
-            zipfile.ZIP_STORED,
-            zipfile.ZIP_DEFLATED,
-        ):  # of the others a few bytes may expand without bound
+        # With the other methods, a few bytes may expand without limit.
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise Damaged(
                 f"it is compressed by method {entry.compress_type}; expected stored or deflated"
             )
@@ -129,8 +124,8 @@ class Archive:
 
 
 def _open_regular(path: str) -> _Stream:
-    """Never waits: a pipe or device is told before it is opened, and again after, since the name
-    may have changed hands.
+    """Opens a regular file, without ever waiting. Checks before opening it that it is no pipe or
+    device, and again afterwards, since it may have been replaced in between.
     """
     _refuse_irregular(os.stat(path).st_mode)
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

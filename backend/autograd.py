@@ -1,8 +1,7 @@
 """Gradients: a backward op binds to its forward by the names in its schema, or a Python function
 takes (ctx, *grads).
 
-Every op has a `Gradient`, asked at each call that autograd must know of: its formula, or the reason
-for which there is none.
+Every op has a `Gradient`, which is asked at each call that may have to be recorded.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ Formula = Callable[..., Any]
 
 
 class Gradient:
-    """The gradient of one op: a formula, which may be given later; "none of its results has one";
-    or nothing said.
+    """The gradient of one op: a formula, or that no gradient flows through it (`constant`), or, as
+    long as neither is declared, an error for each call that needs one.
 
-    declare: what the user of this op calls to give a formula, for messages.
+    declare: the call by which a user declares a formula, for messages.
     """
 
     def __init__(self, name: str, overload: Any, declare: str = ".backward(...)") -> None:
@@ -36,7 +35,7 @@ class Gradient:
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)
         self.formula: ByName | ByFunction | None = None
-        self.constant = False  # declared: no gradient flows through the op
+        self.constant = False  # whether no gradient flows through the op
 
     def by_name(self, forward: Op, backward_name: str, saves: str | None) -> None:
         self.formula, self.constant = ByName(forward, backward_name, saves), False
@@ -44,8 +43,8 @@ class Gradient:
     def by_function(
         self, backward: Formula | None, setup_context: Formula | None, written: str | None
     ) -> None:
-        """written: names of written arguments; None: all where the op returns nothing or returns
-        them, else none.
+        """written: names of the written arguments whose new values are differentiated; None: those
+        that the op returns, or all if it returns nothing.
         """
         if written is None:
             names = self._writes if not self._returns else self._returned
@@ -200,10 +199,11 @@ def _differentiable(value: Any) -> bool:
 
 
 class ByName:
-    """Gradient by a backward op: `grad_<output>` arguments are output gradients, `grad_<argument>`
-    that of the value which the forward wrote to the argument, others are arguments or outputs of
-    the forward; its results are `grad_<argument>`, or, unnamed, the gradients of the tensor
-    arguments in order."""
+    """Gradient by a backward op. Its arguments: `grad_<output>` is the gradient of an output,
+    `grad_<argument>` that of the value which the forward op wrote to the argument, any other is an
+    argument or output of the forward op. Its results are `grad_<argument>`, or, without names, the
+    gradients of the first tensor arguments in order.
+    """
 
     def __init__(self, forward: Op, backward_name: str, saves: str | None) -> None:
         backward = _runtime.describe(backward_name)
@@ -304,9 +304,8 @@ class ByName:
         for kind, key in self._sources:
             if kind == "grad":
                 grad = grads[key]
-                if (
-                    grad is None and ctx.differentiated_like[key] is not None
-                ):  # the output took no part in the loss
+                # None: the loss does not depend on the output
+                if grad is None and ctx.differentiated_like[key] is not None:
                     shape, dtype, device = ctx.differentiated_like[key]
                     grad = torch.zeros(shape, dtype=dtype, device=device)
                 values.append(grad)
@@ -320,7 +319,7 @@ class ByName:
 
 
 class ByFunction:
-    """Gradient by Python functions, as torch.library.register_autograd takes them: backward(ctx,
+    """Gradient by the Python functions that torch.library.register_autograd takes: backward(ctx,
     *grads), setup_context(ctx, inputs, output).
     """
 

@@ -1,5 +1,5 @@
-"""The user's line that called an op: for messages of the contract check, which the runtime asks for
-when something is wrong.
+"""The line of user code that called an op, for messages of the contract check. The runtime asks for
+it when it reports a violation.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _OURS = tuple(
 
 
 def find() -> str:
-    """ "model.py:12, in forward" of the innermost frame that is neither opaq's nor torch's; ""
-    where this thread runs no such code.
+    """ "model.py:12, in forward": the innermost frame that is neither opaq's nor torch's; "" if
+    there is none.
     """
     frame = sys._getframe()
     while frame is not None:
@@ -31,7 +31,7 @@ def find() -> str:
 
 
 def of_trace(stack_trace: str | None) -> str:
-    """The same of a graph node's stack trace, as torch records it: the last line of the user's."""
+    """The same from the stack trace that torch records for a graph node."""
     found = ""
     for line in (stack_trace or "").splitlines():
         head, separator, rest = line.strip().partition('", line ')

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 from .terminal import plain
 
 WRONG_USE = 2
-DAMAGED = 1  # a package can be read, but not all of its files are whole
+DAMAGED = 1  # the package can be read, but files in it are damaged
 INTERRUPTED = 130  # as shells report Ctrl-C
 
-# Exceptions of torch that speak of this machine; importing their classes would load Inductor.
-_TOLD_BY_TORCH = ("OutOfMemoryError", "InvalidCxxCompiler", "CppCompileError")
+# torch's exceptions about this machine, by name: importing their classes would load Inductor.
+_MACHINE_ERRORS = ("OutOfMemoryError", "InvalidCxxCompiler", "CppCompileError")
 
 
 class UserError(Exception):
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Reports an error in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_USE, plain(f"{self.prog}: {message}; see {self.prog} --help") + "\n")
@@ -36,16 +36,15 @@ def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="backslashreplace"
-            )  # a terminal may have fewer letters than a package
+            # the terminal's encoding may lack characters of the text
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         status = {"demo": _demo, "doctor": _doctor, "inspect": _inspect}[arguments.command](
             arguments
         )
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a reader that has gone away can be told
+            sys.stdout.flush()  # here, so that a closed pipe is handled below
         return status
     except UserError as error:
         print(plain(str(error)), file=sys.stderr)
@@ -53,16 +52,16 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # as `opaq inspect model.pt2 | head` does: nobody is left to tell
+    except BrokenPipeError:  # as with `opaq inspect model.pt2 | head`
         _discard_output()
         return 1
     except Exception as error:
         if _is_of_output(error):
             _discard_output()
-        told = _told(error)
-        if told is None:
+        message = _message_for_user(error)
+        if message is None:
             raise
-        print(plain(told), file=sys.stderr)
+        print(plain(message), file=sys.stderr)
         return WRONG_USE
 
 
@@ -74,10 +73,9 @@ def _is_of_output(error: BaseException) -> bool:
     )
 
 
-def _told(error: BaseException) -> str | None:
-    """What a user can do something about (a missing part, a file, a bad setting), in one line,
-    where that is what `error` or an exception that led to it says; None for anything else, which is
-    a defect.
+def _message_for_user(error: BaseException) -> str | None:
+    """The problem in one line, if `error` or an exception that caused it is one that a user can
+    solve (a missing part, a file, a bad setting); None for any other, which is a bug.
     """
     from . import Error
 
@@ -92,7 +90,7 @@ def _told(error: BaseException) -> str | None:
             return f"the output cannot be written: {found.strerror}"
         if isinstance(found, OSError) and found.filename is not None:
             return f"{found.filename}: {found.strerror}"
-        if isinstance(found, (Error, MemoryError)) or type(found).__name__ in _TOLD_BY_TORCH:
+        if isinstance(found, (Error, MemoryError)) or type(found).__name__ in _MACHINE_ERRORS:
             return (str(found) or "out of memory").strip().splitlines()[0]
         queue += [found.__cause__, found.__context__]
         queue += [getattr(found, "inner_exception", None)]  # of the exceptions of torch.compile
@@ -129,7 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser(
         "inspect",
-        help="list the ops, images and launch rules inside a model.pt2; status 1 where a file "
+        help="list the ops, images and launch rules inside a model.pt2; exit status 1 if a file "
         "in it is damaged",
     )
     inspect.add_argument("model", help="a package that AOTInductor wrote")
@@ -138,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _Version(argparse.Action):
-    """Prints the version; it is looked up only then."""
+    """Prints the version, which is looked up only when asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
         from . import __version__

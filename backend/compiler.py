@@ -17,11 +17,11 @@ def compile_graph(
     options: dict[str, Any] | None = None,
     mode: str | None = None,
 ) -> Any:
-    """Compiles one graph; found by torch.compile through the entry point group
-    `torch_dynamo_backends`, with no import of opaq.
+    """Compiles one graph. torch.compile finds this function through the entry point group
+    `torch_dynamo_backends`, so that opaq need not be imported.
 
     options: `opaq.options.OPTIONS` and Inductor's. mode: Inductor's ("reduce-overhead",
-    "max-autotune", ...); options win over it.
+    "max-autotune", ...); options take precedence. Raises opaq.DeclarationError for options.
     """
     from .lowering.compat.inductor import inductor  # costs seconds: only where this compiles
 

@@ -92,20 +92,18 @@ def custom_op(
     schema: str | None = None,
     tags: Any = None,
 ) -> Any:
-    """As torch.library.custom_op: the function is never traced into. In a compiled graph it is
-    called directly, not through the dispatcher.
+    """Makes a Python function an op that torch.compile does not trace into, as
+    torch.library.custom_op does, with the same parameters. A compiled graph calls the function
+    directly, not through the dispatcher.
 
-    The result has register_fake, register_autograd, register_kernel and register_vmap, as
-    torch.library.custom_op's has. Unlike there, register_autograd also serves functions that write
-    to arguments (see `written` of opaq.Op.backward), takes None for "no gradient flows through it",
-    and a call that would lose a gradient is an error.
+    The result has the methods of torch.library.custom_op's: register_fake, register_autograd,
+    register_kernel, register_vmap. In addition, register_autograd serves functions that write to
+    arguments (see `written` of opaq.Op.backward) and takes None for "no gradient flows through it",
+    and a call that would lose a gradient is an error. Raises opaq.DeclarationError.
     """
     where = f"opaq.custom_op({given.text('opaq.custom_op(...)', 'name', name)!r})"
-    if (
-        mutates_args != "unknown"
-        # names in any container, as torch.library.custom_op takes them, but not one str, letter by
-        # letter
-    ):
+    if mutates_args != "unknown":
+        # torch.library.custom_op takes names in any container; of a str it would take each letter
         written = (
             mutates_args
             if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable)
@@ -147,8 +145,8 @@ def custom_op(
 
 
 def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as eager calls it: with OPAQ_CHECK=contract, held to write to nothing but what
-    mutates_args names.
+    """The function that eager calls; with OPAQ_CHECK=contract it checks that only the arguments in
+    mutates_args are written.
     """
     if _runtime.settings()["check"] != "contract":
         return function
@@ -164,8 +162,8 @@ def _device_set(device_types: str | Iterable[str] | None) -> frozenset[str] | No
 
 
 def _narrow_by_kernels(made: Any, name: str) -> None:
-    """A kernel registered for a device type takes the place of the function there: its graphs go
-    through the dispatcher.
+    """Makes made.register_kernel also remove its device types from those that the function serves:
+    compiled graphs then call the dispatcher there.
     """
     register_kernel = made.register_kernel
 
@@ -184,7 +182,7 @@ def _narrow_by_kernels(made: Any, name: str) -> None:
 
 
 def _differentiate(made: Any, name: str) -> None:
-    """opaq's kernel takes the place of torch's under the Autograd key."""
+    """Replaces torch's kernel for the Autograd key by opaq's."""
     overload = lowering.overload_of(name)
     gradient = autograd.Gradient(name, overload, "register_autograd(...)")
     pytorch.register_autograd(overload, lambda: gradient, made)
@@ -215,8 +213,8 @@ def _differentiate(made: Any, name: str) -> None:
 
 
 def _activate_when_traced(made: Any) -> None:
-    """Inductor must know the op before it lowers a graph that holds it; the fake implementation
-    runs first, so it says so.
+    """Has the fake implementation activate opaq's lowerings: it runs before Inductor lowers a graph
+    with the op.
     """
     register_fake = made.register_fake
 

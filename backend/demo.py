@@ -1,10 +1,10 @@
-"""`opaq demo`: a small Llama trains on real text with the shipped ops, compiled, and is held
-against plain eager PyTorch.
+"""`opaq demo`: trains a small Llama with the shipped ops on real text, compiled, and compares it
+with plain eager PyTorch.
 
 The model is transformers' LlamaForCausalLM with random weights over bytes; its norms, SwiGLU
 activations, rotary embeddings and loss are replaced by opaq.extern_kernels on this one instance. A
-second, untouched copy is the reference for the first steps. The text is Python's own manual, which
-every Python brings (pydoc_data.topics).
+second, unchanged copy is the reference for the first steps. The text is Python's own manual, which
+is part of every Python (pydoc_data.topics).
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def batches(text: Tensor, size: Size, device: str, seed: int) -> Iterator[tuple[
 
 
 def relative_error(actual: Tensor, expected: Tensor) -> float:
-    """Norm of the difference over the norm of what is expected."""
+    """|actual - expected| / |expected|, Euclidean norms over all elements."""
     return float((actual - expected).norm() / expected.norm().clamp(min=1e-30))
 
 
@@ -284,14 +284,14 @@ def statistics() -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def images_compiled() -> int:
-    """By this process, of all shipped ops; an image that it holds or finds in the cache is not
-    compiled again.
+    """How many images of the shipped ops this process has compiled; those from the disk cache are
+    not counted.
     """
     return sum(entry["compiled"] for entry in statistics().values())
 
 
 def op_facts(before: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was called since `before`, one entry per op and implementation."""
+    """The calls since `before`: one entry per op and implementation."""
     facts = []
     for key, entry in sorted(statistics().items()):
         earlier = before.get(key, {})
@@ -319,16 +319,16 @@ def compile_cuda_sources(size: Size) -> dict[str, Any]:
     """
     from . import extern_kernels
 
-    def fact(*shape: int, dtype: str = "bfloat16") -> tuple[Any, ...]:
+    def tensor(*shape: int, dtype: str = "bfloat16") -> tuple[Any, ...]:
         return (dtype, shape, torch.empty(shape, device="meta").stride(), "cuda:0", 256)
 
     rows, head = size.batch * size.tokens, size.hidden // size.heads
-    x, gate, logits = fact(rows, size.hidden), fact(rows, size.intermediate), fact(rows, 256)
-    per_row, target = fact(rows, dtype="float32"), fact(rows, dtype="int64")
+    x, gate, logits = tensor(rows, size.hidden), tensor(rows, size.intermediate), tensor(rows, 256)
+    per_row, target = tensor(rows, dtype="float32"), tensor(rows, dtype="int64")
     heads = [
-        fact(size.batch, count, size.tokens, head) for count in (size.heads, size.kv_heads)
-    ] + [fact(1, size.tokens, head)] * 2
-    weight = fact(size.hidden)
+        tensor(size.batch, count, size.tokens, head) for count in (size.heads, size.kv_heads)
+    ] + [tensor(1, size.tokens, head)] * 2
+    weight = tensor(size.hidden)
     arguments = {
         "rms_norm": [x, weight, 1e-6],
         "rms_norm_backward": [x, per_row, x, weight, per_row],
@@ -341,11 +341,11 @@ def compile_cuda_sources(size: Size) -> dict[str, Any]:
     }
     before, images = images_compiled(), 0
     try:
-        for name, facts in arguments.items():
+        for name, values in arguments.items():
             op = getattr(extern_kernels, name)
             for implementation in op.info["implementations"]:
                 if implementation["device"] == "cuda":
-                    _runtime.compile(op.name, facts, ARCH, implementation["name"])
+                    _runtime.compile(op.name, values, ARCH, implementation["name"])
                     images += 1
     except _runtime.MissingError as error:
         return {

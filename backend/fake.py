@@ -1,5 +1,5 @@
-"""Fake (meta) behaviour of an op: its output rules, printed by the runtime as Python, made into a
-function of its arguments.
+"""The fake (meta) implementation of an op: a Python function made from its output rules, which the
+runtime prints as Python.
 """
 
 from __future__ import annotations

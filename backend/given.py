@@ -1,8 +1,8 @@
-"""Values as users give them to a declaration: taken in every form that can mean one thing, refused
-by name otherwise.
+"""Checks and converts the values that users give to a declaration: accepts every form with only one
+possible meaning, and refuses others with the parameter's name.
 
 `where` is what a message begins with, such as "mylib::rms_norm: .cuda(...)". Every function raises
-DeclarationError: what was given, what is accepted.
+DeclarationError, which says what was given and what is accepted.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ class File(str):
 
 
 def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn:
-    """Raises DeclarationError: what was given, of which type, and what is accepted."""
+    """Raises DeclarationError with the value, its type, and what is accepted."""
     given = repr(value)
     given = given if len(given) <= 80 else given[:77] + "..."
     kind = "" if value is None else f" ({type(value).__name__})"
     raise _runtime.DeclarationError(f"{where}: {parameter}: got {given}{kind}; expected {expected}")
 
 
-# A line that can only be a file's name: a mistake for opaq.file(...), since code of one line has
-# other signs in it.
+# The name of a file in the place of code (which has other characters in it, such as parentheses):
+# the user forgot opaq.file(...).
 _FILE_NAME = re.compile(r"[\w\-./\\ ~]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)")
 
 
 def text(where: str, parameter: str, value: Any) -> str:
-    """A str, and no file in its place."""
+    """A str, which must not be an opaq.file."""
     if isinstance(value, File):
         refuse(where, parameter, value, "text; a file is for source= and binary= only")
     if not isinstance(value, str):
@@ -53,7 +53,7 @@ def flag(where: str, parameter: str, value: Any) -> bool:
 
 
 def number(where: str, parameter: str, value: Any) -> int:
-    """An int of 32 bits."""
+    """An int that fits 32 bits."""
     taken = _integer(value)
     if taken is None or not -(1 << 31) <= taken < 1 << 31:
         refuse(where, parameter, value, "an int of 32 bits")
@@ -61,7 +61,7 @@ def number(where: str, parameter: str, value: Any) -> int:
 
 
 def expressions(where: str, parameter: str, value: Any) -> str:
-    """Expressions and ints, one or a list of them, as the text that the runtime parses."""
+    """One expression or int, or a list of them, as the text that the runtime parses."""
     items = value if isinstance(value, (list, tuple)) else (value,)
     texts = []
     for item in items:
@@ -73,8 +73,9 @@ def expressions(where: str, parameter: str, value: Any) -> str:
 
 
 def texts(where: str, parameter: str, value: Any) -> list[str]:
-    """Several texts that may hold commas and spaces of their own, so that one str could be
-    misread."""
+    """A list of texts. A single str is refused: texts may hold commas and spaces, so it is not
+    clear where to split it.
+    """
     return _several(
         where,
         parameter,
@@ -107,7 +108,7 @@ def folders(where: str, parameter: str, value: Any) -> list[str]:
 
 
 def names(where: str, parameter: str, value: Any) -> str:
-    """Names by comma in one str, or a list of them."""
+    """Names in one str, separated by commas, or in a list."""
     return (
         text(where, parameter, value)
         if isinstance(value, str)
@@ -176,9 +177,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int | None:
-    """Of an int or what stands for one (numpy's); None for anything else, truth values and tensors
-    included.
-    """
+    """The value of an int, NumPy's included; None for anything else, such as a bool or a tensor."""
     if isinstance(value, bool) or type(value).__module__.partition(".")[0] == "torch":
         return None
     try:

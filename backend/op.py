@@ -23,9 +23,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _ops: dict[str, Op] = {}
 
-# Held while an op is made or changed: threads may declare the same one at once, and a child that is
-# forked meanwhile needs it whole. Who holds it runs no code of a user's and resets no compiler:
-# these may wait for a thread that wants to declare.
+# Held while an op is made or changed, since several threads may declare the same one, and held
+# during fork(), so that a child process never gets an op that is half made. Whoever holds it must
+# not run user code or reset the compiler: these may wait for a thread that waits for this lock.
 declaring = threading.RLock()
 os.register_at_fork(
     before=declaring.acquire, after_in_parent=declaring.release, after_in_child=declaring.release
@@ -49,17 +49,17 @@ def op(
         opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when there are several; nothing
         for `-> ()`.
     effects: "ordered" for an op that reads or changes state which is not among its arguments (a
-        counter, a random generator, a file). Compiled graphs then make its calls as eager does:
-        each once, in their order, and in training not again for the backward pass. Without it an op
-        is taken to be a function of its arguments: of calls with the same arguments one may be made
-        for all, or none where the result is not used. Not for an op that writes to arguments; state
-        in a tensor is better declared as one, `Tensor(a!) state`.
+        counter, a random generator, a file). Compiled graphs then make each of its calls once and
+        in order, as eager does, and do not repeat them for the backward pass. Without it, an op is
+        taken to be a function of its arguments: equal calls may be merged into one, and a call
+        whose result is not used may be dropped. Not for an op that writes to arguments; state in a
+        tensor is better declared as an argument, `Tensor(a!) state`.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
-        compiled again. The operator stays the same object, so that whoever holds it uses the new
+        compiled again. The operator stays the same object, so code that has it uses the new
         declaration.
 
-    The same declaration again gives the same operator. Raises opaq.DeclarationError: what was
-    given, what is accepted, the nearest name.
+    Repeating a declaration returns the same operator. Raises opaq.DeclarationError, which says what
+    was given, what is accepted, and the nearest valid name.
     """
     given.text("opaq.op(...)", "schema", schema)
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
@@ -122,7 +122,7 @@ def _output_texts(
 
 
 if TYPE_CHECKING:
-    # What an op takes for one argument; numbers also as NumPy's, which PyTorch converts.
+    # The type of one argument of an op. PyTorch also converts NumPy's numbers.
     Argument = (
         torch.Tensor
         | SupportsFloat
@@ -147,8 +147,8 @@ if TYPE_CHECKING:
 elif hasattr(functools.partial, "__get__"):
 
     class _Callable(_runtime.Unbound, functools.partial):
-        """From Python 3.14 on, a partial that is an attribute of a class is bound as a method (3.13
-        warns of it); Unbound prevents this.
+        """From Python 3.14 on, a partial that is an attribute of a class becomes a method of it
+        (3.13 warns of this); Unbound prevents it.
         """
 
         __slots__ = ()
@@ -160,22 +160,22 @@ else:
 class Op(_Callable):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
-    It is a partial of no arguments: a call goes straight to the runtime's entry, with no Python
-    frame between, and torch.compile, which looks through partials at their `func`, finds the op of
-    PyTorch's dispatcher there. Compiled code can call it, but not read its other attributes.
+    It derives from functools.partial, without bound arguments, for two reasons: a call enters the
+    C++ runtime with no Python frame between, and torch.compile, which replaces a partial by its
+    `func`, finds the op of PyTorch's dispatcher there. Compiled code can therefore call an op, but
+    not read its other attributes.
     """
 
-    __slots__ = ("func",)  # in the place of functools.partial's own, which is the runtime's entry
+    __slots__ = ("func",)  # hides that of functools.partial, which is the runtime's function
 
     def __new__(cls, name: str) -> Op:
-        strangers = pytorch.is_known(
-            name
-        )  # somebody has registered kernels for an op of this name already
+        # whether somebody else has registered kernels for an op of this name
+        known_before = pytorch.is_known(name)
         _runtime.define(name)
         overload = lowering.overload_of(name)
         made = super().__new__(cls, _runtime.eager(name, overload))
         made.func = made.overload = overload
-        made._strangers = strangers
+        made.known_before = known_before
         return made
 
     def __init__(self, name: str) -> None:
@@ -189,12 +189,12 @@ class Op(_Callable):
             )
         pytorch.register_autograd(self.overload, lambda: _ops[name].gradient)
         lowering.formulas[name] = lambda: _ops[name].gradient
-        if not self._strangers:
+        if not self.known_before:
             _runtime.watch(name, pytorch.kernel_entries(name))
         self._redeclared()
 
     def _redeclared(self) -> None:
-        """The op has a new declaration, as yet without implementations."""
+        """Resets everything to a new declaration, which has no implementations yet."""
         _runtime.define(self.name)
         self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
@@ -239,11 +239,15 @@ class Op(_Callable):
             its address.
         grid, block, cluster: up to three expressions each.
         shared: bytes of dynamic shared memory.
-        requires: conditions on the arguments; where one fails the next implementation is tried. An
-            argument whose strides no expression here reads is handed over row-major; it is copied
-            first where it is not.
-        priority: higher is tried first.
-        cooperative, programmatic: launch attributes.
+        requires: conditions on the arguments; if one is false, the next implementation is tried. An
+            argument is passed row-major, and copied first if it is not, unless an expression given
+            here reads its strides.
+        options, include_dirs: further options of NVRTC, and folders of headers.
+        priority: implementations with a higher one are tried first.
+        name: of this implementation, in reports and errors.
+        cooperative: a cooperative launch: all blocks run at once, so that the grid can synchronize.
+        programmatic: programmatic dependent launch: the kernel may start before the kernel in front
+            of it in the stream has ended.
         """
         where = f"{self.name}: .cuda(...)"
         code, path = _code(where, source, binary)
@@ -312,8 +316,9 @@ class Op(_Callable):
         where: str = "",
         **implementation: Any,
     ) -> Op:
-        """Adds an implementation: what every kind has, checked here, and what the caller has
-        checked. Messages begin with `where`, or the op's name.
+        """Adds an implementation. The named parameters, which every kind has, are checked here;
+        `implementation` holds those that the caller has checked. Messages begin with `where`, or
+        the op's name.
         """
         where = where or self.name
         implementation |= {
@@ -329,8 +334,8 @@ class Op(_Callable):
         return self
 
     def reference(self, function: _Function) -> _Function:
-        """Decorator: the op's meaning in PyTorch. It runs where no implementation fits, and tests
-        compare against it.
+        """Decorator for the op written in PyTorch. It runs when no implementation fits, and tests
+        compare with it.
         """
         given.function(
             f"{self.name}: .reference(...)",
@@ -355,18 +360,22 @@ class Op(_Callable):
     ) -> Op:
         """Declares the gradient.
 
-        formula: the name of a backward op, bound by the names in its schema: an argument
-            `grad_<result>` is that result's gradient, any other is an argument or result of this
-            op; results are `grad_<argument>`. `saves` may list what is kept, to be checked. Or a
-            function (ctx, *grads), with setup_context(ctx, inputs, output), as for
+        formula: one of three.
+            The name of a backward op, bound by the names in its schema: an argument
+            `grad_<result>` is the gradient of that result, any other is an argument or result of
+            this op; its results are `grad_<argument>`.
+            A function (ctx, *grads), with setup_context(ctx, inputs, output), as for
             torch.library.register_autograd; it returns one gradient for each argument of the
-            schema. Or None: no gradient flows through this op, its results are constants.
-        written: for a function, the arguments that the op writes to and whose new values are
-            differentiated, "cache"; by default all of them where the op returns nothing, else none.
-            The function is given their gradients after those of the results, and returns, in their
-            places, gradients of the values before the call. A backward op says the same by an
-            argument `grad_<written argument>`. What is written to other arguments (scratch,
-            statistics) carries no gradient, and they may not require grad.
+            schema.
+            None: no gradient flows through this op.
+        saves: with a backward op, the names of the arguments and results that are kept for it; only
+            to have them checked.
+        written: with a function, the names of the written arguments whose new values are
+            differentiated, such as "cache"; by default all of them if the op returns nothing, else
+            none. The function gets their gradients after those of the results, and returns, in
+            their places, the gradients of the values before the call. A backward op says the same
+            by an argument `grad_<written argument>`. Other written arguments (scratch memory,
+            statistics) carry no gradient and must not require grad.
         """
         where = f"{self.name}: .backward(...)"
         if isinstance(formula, Op):
@@ -419,7 +428,7 @@ class Op(_Callable):
         if pytorch.tracer_is_loaded() and any(
             node["op"] == self.name for node in (*_runtime.node_stats(), *_runtime.wrapper_nodes())
         ):
-            torch.compiler.reset()  # graphs that hold the earlier declaration must not outlive it
+            torch.compiler.reset()  # or compiled graphs would go on using the old declaration
 
     # ---- use -------------------------------------------------------------------------------------
 
@@ -431,9 +440,9 @@ class Op(_Callable):
 
     def explain(self, *args: Any) -> str:
         """Which implementation a call with these arguments (tensors on any device, meta too) would
-        run, and why; a line for each.
+        run, and why: one line for each implementation.
         """
-        return _runtime.plan(self.name, [fact(value) for value in args])["reasons"]
+        return _runtime.plan(self.name, [fake_argument(value) for value in args])["reasons"]
 
     def __repr__(self) -> str:
         return f"<opaq.op {self.info['schema']}>"
@@ -472,10 +481,8 @@ def _parameter(arg: dict[str, Any]) -> inspect.Parameter:
     )
 
 
-def fact(value: Any) -> Any:
-    """A value as the runtime's planner takes it: a tensor by dtype, sizes, strides, device and
-    alignment.
-    """
+def fake_argument(value: Any) -> Any:
+    """A value as _runtime.plan and _runtime.compile take it: see `FakeArgument` in _runtime.pyi."""
     if isinstance(value, torch.Tensor):
         address = value.data_ptr() if value.device.type != "meta" and value.numel() else 0
         device = f"cuda:{value.device.index or 0}" if value.device.type == "cuda" else "cpu"
@@ -508,6 +515,6 @@ def _code(where: str, source: object, binary: object = None) -> tuple[str | byte
         raise _runtime.DeclarationError(f"{where}: cannot read {code}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise _runtime.DeclarationError(
-            f"{where}: {code} is not UTF-8 text: byte {error.start}; a compiled kernel is given "
-            "as binary=, source in UTF-8"
+            f"{where}: {code} is not UTF-8 text: byte {error.start}; give a compiled kernel as "
+            "binary=, and save source as UTF-8"
         ) from error

@@ -1,5 +1,5 @@
-"""Where the command `opaq` starts. It is a module outside the package because importing opaq reads
-the environment, and a bad value there is reported like any other mistake of the user's.
+"""The entry point of the command `opaq`. It is outside the package, so that an error while
+importing opaq (a bad environment variable) is reported like any other mistake of the user's.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`opaq.package`: an exported model as one file that AOTInductor's loaders run with neither opaq
-nor its sources at hand.
+"""`opaq.package`: an exported model as one file, which AOTInductor's loaders run without opaq and
+without the kernels' sources.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def package(
 ) -> str:
     """torch._inductor.aoti_compile_and_package with opaq's options; returns the path of the .pt2.
 
-    archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the device at hand.
-    ptx: PTX of the lowest of them too, so that newer devices run the package. strict: as the option
-    of backend="opaq". inductor_configs: Inductor's options.
+    archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the current GPU.
+    ptx: also add PTX of the lowest arch, so that newer devices run the package. strict: as the
+    option of backend="opaq". inductor_configs: Inductor's options.
 
     Raises DeclarationError for an argument of a wrong type and, through torch's InductorError,
     LaunchError for an op that cannot go into a package (its only implementation is a Python

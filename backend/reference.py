@@ -1,5 +1,5 @@
-"""A reference: the op's meaning in PyTorch, made to keep the declared contract and reachable from
-C++ through the dispatcher.
+"""References, the ops written in PyTorch: their results are checked against the declaration, and
+C++ calls them through the dispatcher.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import torch
 
 from . import _runtime
 
-NAMESPACE = (
-    "opaq_reference"  # the dispatcher name that runtime/torch calls when no implementation fits
-)
+# The dispatcher's namespace in which runtime/torch finds the reference when no implementation fits.
+NAMESPACE = "opaq_reference"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-_functions: dict[
-    str, tuple[_runtime.OpInfo, Callable[..., Any], Callable[..., Any]]
-] = {}  # info, reference, fake
+# (declaration, reference, fake implementation) by the name of the op
+_functions: dict[str, tuple[_runtime.OpInfo, Callable[..., Any], Callable[..., Any]]] = {}
 
 
 def define_reference(
@@ -58,8 +56,8 @@ def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs the reference and holds its results against the output rules: count, shape and dtype;
-    strides are made to fit.
+    """Runs the reference and checks number, shapes and dtypes of its results against the output
+    rules. A result with other strides, or in the memory of an argument, is copied.
     """
     info, function, fake = _functions[name]
     keyword_only = [arg["name"] for arg in info["args"] if arg["keyword_only"]]
@@ -107,9 +105,7 @@ def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def add_note(error: Exception, text: str) -> None:
-    """As BaseException.add_note of Python 3.11: a line below the message where the traceback is
-    printed.
-    """
+    """As BaseException.add_note of Python 3.11: a line that is printed below the message."""
     notes = getattr(error, "__notes__", [])
     if text not in notes:
         error.__notes__ = [*notes, text]

@@ -18,9 +18,9 @@ class NodeFacts:
     node: str
     op: str
     device: str
-    implementation: str  # decided when the graph was compiled
-    # by the last call; in a C++ wrapper each implementation that served, with its calls; "" before
-    # the first
+    implementation: str  # chosen when the graph was compiled
+    # that the last call ran; in a C++ wrapper all that calls ran, each with its number of calls; ""
+    # before the first call
     served_by: str
     reason: str
     calls: int
@@ -32,27 +32,25 @@ class ImplementationFacts:
     implementation: str
     device: str
     calls: int
-    timed_calls: int  # those of `calls` that were timed
-    host_us_per_call: float | None  # mean of the timed calls; None: there were none
+    timed_calls: int  # how many of `calls` were timed
+    host_us_per_call: float | None  # mean over the timed calls; None: there were none
     compile_seconds: float
     compiled: int
     disk_hits: int
-    spill_bytes: (
-        int | None
-        # of one thread, stored and loaded, in the image where they are most; None: not told (CPU,
-        # binaries, PTX)
-    )
+    # per thread, stored and loaded: the maximum over images; None: unknown (CPU, binaries, PTX)
+    spill_bytes: int | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Timed are the launches of graphs compiled with options={"profile": True} for Python wrappers,
-    but for those that compile or load something first; the time is that of the launch as the
-    wrapper calls it: arguments read, implementation chosen, kernel launched. A CPU kernel runs
-    within it.
+    """Launches are timed in Python wrappers of graphs that are compiled with
+    options={"profile": True}, except launches that compile or load something first. The time is
+    that of the call in the wrapper: reading arguments, choosing the implementation, launching the
+    kernel. On the CPU it includes the kernel's run.
 
-    Prints as two tables and a line for each implementation that spills registers; `as_dict` gives
-    the same facts."""
+    str() gives two tables and a line for each implementation that spills registers; `as_dict` the
+    same as JSON-like data.
+    """
 
     nodes: list[NodeFacts] = field(default_factory=list)
     implementations: list[ImplementationFacts] = field(default_factory=list)
@@ -157,8 +155,8 @@ def report() -> Report:
 
 
 def _served_by(served: dict[str, int]) -> str:
-    """ "cpu:vec4 3, cpu 1": C++ wrappers count calls and keep no order. One that serves all calls
-    is named alone.
+    """ "cpu:vec4 3, cpu 1": calls by implementation (C++ wrappers do not record which was last);
+    only the name if one serves all calls.
     """
     used = {name: calls for name, calls in served.items() if calls}
     return (

@@ -1,4 +1,4 @@
-"""What a declaration is made of: output rules and code from files."""
+"""Parts of a declaration: rules for outputs, and code from files."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def like(
     strides: object = "",
     partial: bool = False,
 ) -> Output:
-    """An output with the shape, dtype and device of `argument`, row-major; what is given replaces
-    the argument's.
+    """An output with the shape, dtype and device of `argument`, row-major.
 
-    like("x", dtype="float32") is x's shape in float32. partial: implementations may leave elements
-    unwritten, which the contract check then allows.
+    dtype, shape, strides (in elements): replace those. like("x", dtype="float32") has x's shape and
+    is float32. partial: implementations may leave elements unwritten; the contract check allows it.
+    Raises opaq.DeclarationError.
     """
     where = "opaq.like(...)"
     _name(where, "argument", argument)
@@ -54,10 +54,11 @@ def tensor(
 ) -> Output:
     """An output of the given shape and dtype; row-major unless `strides` (in elements) are given.
 
-    shape: "x.size(0), 2 * y.size(-1)", or a sequence of ints and expressions; "x.shape[:-1]" is
-    spliced. dtype: a torch.dtype, its name, or an expression such as "x.dtype". device: the
-    argument whose device the output shares; the first tensor argument when not given. partial:
-    implementations may leave elements unwritten, which the contract check then allows.
+    shape: "x.size(0), 2 * y.size(-1)", or a sequence of ints and expressions; "x.shape[:-1]" stands
+    for several sizes. dtype: a torch.dtype, its name, or an expression such as "x.dtype". device:
+    the argument whose device the output shares; by default the first tensor. partial:
+    implementations may leave elements unwritten; the contract check allows it. Raises
+    opaq.DeclarationError.
     """
     where = "opaq.tensor(...)"
     if not isinstance(device, str):
@@ -112,9 +113,8 @@ def _dtype(where: str, value: Any) -> str:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     if not isinstance(value, str) or isinstance(value, File):
-        name = getattr(value, "__name__", None) or getattr(
-            value, "name", None
-        )  # of numpy's, or Python's float
+        # a dtype of NumPy's, or Python's float
+        name = getattr(value, "__name__", None) or getattr(value, "name", None)
         hint = (
             f"; write dtype={name!r}"
             if isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype)

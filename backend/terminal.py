@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 
 def plain(text: str) -> str:
-    """`text` on one line, with nothing in it that a terminal obeys or that reorders what a reader
-    sees.
-
-    Control characters, line ends, marks of text direction, lone surrogates and unassigned
-    characters come out as Python escapes (`\\x1b`).
+    """`text` on one line and safe to print on a terminal: control characters, line ends, marks of
+    text direction, lone surrogates and unassigned characters become Python escapes (`\\x1b`).
     """
     if text.isprintable():
         return text

@@ -1,5 +1,5 @@
-"""How opaque ops become Inductor nodes. The public surface of this package; importing it does not
-import Inductor.
+"""How opaque ops become Inductor nodes: the interface of this package. Importing it does not import
+Inductor.
 """
 
 from __future__ import annotations
@@ -30,31 +30,29 @@ __all__ = [
 ]
 
 MANIFEST = "opaq.json"  # the file in a package that lists its opaque ops, for `opaq inspect`
-PRELUDE = (
-    "// Expressions of opaque ops."  # a line in the C++ source of every wrapper that has opaque ops
-)
+# A line in the C++ source of every wrapper that has opaque ops.
+PRELUDE = "// Expressions of opaque ops."
 
 
 @dataclasses.dataclass(frozen=True)
 class PythonFunction:
     """An op that is one Python function, called as function(*args, **keyword_only_args) -> results;
-    its fake gives their layouts.
+    its fake implementation gives their layouts.
     """
 
     function: Callable[..., Any]
-    devices: frozenset[str] | None = None  # device types it serves; None: all
+    devices: frozenset[str] | None = None  # the device types that it serves; None: all
 
 
-python_functions: dict[
-    str, PythonFunction
-] = {}  # by qualified name; to be filled before `register`
+# By qualified name; an op is put here before `register`.
+python_functions: dict[str, PythonFunction] = {}
 
-# What AOTAutograd traces of an op beside what torch.library knows of it: a function that returns
-# the gradient's formula, for the cache keys.
+# For each op, a function that returns its gradient formula. AOTAutograd traces the formula, so it
+# is part of the cache keys.
 formulas: dict[str, Callable[[], Any]] = {}
 
-# In order of declaration; for each the kernels that it was declared with: others are registered by
-# somebody else.
+# Ops in order of declaration, each with the dispatcher's kernels that its declaration registered;
+# any other kernels come from somebody else.
 _registered: dict[str, list[tuple[str, str]]] = {}
 _active = False
 
@@ -69,8 +67,8 @@ def overload_of(qualname: str) -> Any:
 
 
 def register(qualname: str) -> None:
-    """Remembers an op ("mylib::rms_norm"), declared or changed. Cheap; takes effect at once when
-    active, else at `activate`.
+    """Records an op ("mylib::rms_norm") that is declared or changed. Cheap. Its lowering is
+    installed at once if lowerings are active, else by `activate`.
     """
     new = qualname not in _registered
     if new:
@@ -80,8 +78,8 @@ def register(qualname: str) -> None:
 
 
 def activate() -> None:
-    """Imports Inductor and gives it a lowering for every registered op. Called when tracing starts;
-    does its work once.
+    """Imports Inductor and gives it a lowering for every registered op, once. Called when tracing
+    starts.
     """
     global _active
     if _active:
@@ -93,15 +91,15 @@ def activate() -> None:
     inductor.install_mends()
     cache_key.install(_registered)
     copies.install(_registered)
-    traced.install(_registered)  # after copies: it sees a graph first
+    traced.install(_registered)  # the hook that is installed last sees a graph first
     _active = True
     for qualname in list(_registered):
         _install(qualname)
 
 
 def activate_when_compiling() -> None:
-    """For fake implementations: they run before Inductor lowers a graph, but also with no compiler
-    at work, where none is to be imported.
+    """Activates if Dynamo has been imported. Fake implementations call it: they run before Inductor
+    lowers a graph, but also in programs that compile nothing and should not import Inductor.
     """
     if not _active and compat.pytorch.tracer_is_loaded():
         activate()

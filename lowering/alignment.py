@@ -1,5 +1,5 @@
-"""Addresses of arguments: what eager has at the start of memory of its own may be a view in the
-compiled graph, since Inductor drops copies.
+"""Keeps addresses of arguments aligned as in eager: a tensor that has memory of its own there may
+be a view in the compiled graph, since Inductor removes copies.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from .compat.inductor import V, inductor, ir
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
 
-ALIGNMENT = (
-    64  # bytes; that of every buffer that Inductor allocates, and of every tensor that torch does
-)
+ALIGNMENT = 64  # bytes; of every buffer that Inductor allocates, and every tensor that torch does
 
 
 def arguments(info: OpInfo) -> set[str]:
-    """Those whose address some requirement reads."""
+    """The names of the arguments whose address some requirement reads."""
     return {
         name
         for implementation in info["implementations"]
@@ -29,9 +27,9 @@ def arguments(info: OpInfo) -> set[str]:
 
 
 def restored(value: Any, traced: torch.Tensor) -> Any:
-    """The realised value, or a copy of it: where the traced graph has memory of its own for this
-    argument, and the value may lie otherwise in its memory than there, or in that of an argument of
-    the graph, whose address nothing is known of."""
+    """The realised value, or a copy of it if its address may be aligned worse than in eager: if the
+    argument has memory of its own there, and here it lies at another place in its buffer, or in an
+    argument of the graph, whose address is unknown."""
     if not _in_own_memory(traced):
         return value
     where = inductor.place_in_memory(ir.ExternKernel.realize_input(value))
@@ -43,7 +41,7 @@ def restored(value: Any, traced: torch.Tensor) -> Any:
 
 
 def _in_own_memory(traced: torch.Tensor) -> bool:
-    """Whether the traced tensor lies in no argument of the graph."""
+    """Whether the traced tensor shares no memory with an argument of the graph."""
     inputs = (
         node.meta.get("val")
         for node in V.graph.current_node.graph.nodes

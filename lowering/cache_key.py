@@ -1,10 +1,10 @@
-"""Inductor's cache keys hold all that decides what an opaque op in the graph becomes, and opaq
-itself: no cache serves yesterday's kernel, header, fake or gradient, nor code that another opaq
-wrote.
+"""Adds to the keys of Inductor's caches everything that decides what an opaque op in a graph
+becomes, and opaq's own code. So no cache returns a graph that was compiled with an older kernel,
+header, fake implementation or gradient, or by another version of opaq.
 
-Inductor's FxGraphCache keeps a traced graph, compiled: in it count kernels, fakes (which lay out
-results), and who serves which device. AOTAutogradCache keeps what a graph is traced into: there
-count gradients, vmap rules and the like too, and the ops that they call.
+FxGraphCache keeps compiled graphs. Its keys need the kernels, the fake implementations (they give
+the layouts of results), and which device types an op serves. AOTAutogradCache keeps what a graph is
+traced into. Its keys also need gradients, vmap rules and the like, and the ops that these call.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ from .compat import pytorch
 from .compat.inductor import inductor
 from .function_digest import Unknown, digest
 
-Registered = Mapping[
-    str, list[tuple[str, str]]
-]  # ops, each with the kernels that it was declared with
+# The ops, each with the dispatcher's kernels that its declaration registered.
+Registered = Mapping[str, list[tuple[str, str]]]
 
 
 def install(registered: Registered) -> None:
@@ -41,11 +40,12 @@ def install(registered: Registered) -> None:
 def key_of(
     graph_module: torch.fx.GraphModule | None, registered: Registered, traced: bool
 ) -> tuple[Any, ...] | None:
-    """(op, digest) of the opaque ops in the graph and its subgraphs, the lowering options and the
-    writer; None for a graph without any.
+    """What the key of a graph must hold: (op, digest) of each opaque op in it and its subgraphs,
+    the lowering options, memory layouts, and opaq's own digest; None for a graph without opaque
+    ops.
 
-    traced: as in on_cache_key. Raises Unknown, naming op and reason, where something that decides
-    the result cannot be digested.
+    traced: as in on_cache_key. Raises Unknown, with op and reason, if something that decides the
+    result cannot be digested.
     """
     called = set(_op_names(graph_module))
     found = called & registered.keys()
@@ -53,7 +53,7 @@ def key_of(
         name not in registered and not pytorch.is_stock(name) and pytorch.in_python(name)
         for name in called
     ):
-        found = set(registered)  # that op may be traced into any of ours
+        found = set(registered)  # a Python implementation of another op may call any opaque op
     settings = dataclasses.astuple(options.current())
     if found and options.current().check:
         raise inductor.CacheBypass(
@@ -61,19 +61,22 @@ def key_of(
         )
     if not found and options.current() == options.Options():
         return None
-    values = [_traced(module.graph) for module in _graph_modules(graph_module)] if found else []
+    layouts = (
+        [_memory_layouts(module.graph) for module in _graph_modules(graph_module)] if found else []
+    )
     return (
         tuple((name, _digest(name, registered, traced)) for name in sorted(found)),
         settings,
-        values,
-        writer(),
+        layouts,
+        own_digest(),
     )
 
 
-def _traced(graph: torch.fx.Graph) -> list[Any]:
-    """What the lowering goes by and the text of the graph does not tell: how values lay in memory
-    when the graph was traced, and which of them shared it. Inductor drops copies before it makes
-    the key, and a call without its copies looks like one that had none."""
+def _memory_layouts(graph: torch.fx.Graph) -> list[Any]:
+    """How values were laid out in memory when the graph was traced, and which of them shared
+    memory. The lowering depends on this, and the text of the graph does not contain it: Inductor
+    removes copies before it makes the key, so that a graph with a copy can look like one without.
+    """
     memories: dict[int, int] = {}
     return [
         [_described(value, memories) for value in inductor.traced_values(node)]
@@ -82,8 +85,8 @@ def _traced(graph: torch.fx.Graph) -> list[Any]:
 
 
 def _described(value: Any, memories: dict[int, int]) -> Any:
-    """Text of a number; number, in order of appearance, of the memory of a tensor, and its layout;
-    None of other values, which the text of the graph tells.
+    """For a tensor, a number that stands for its memory, and its layout; for a number, its text;
+    None for other values, which the text of the graph contains.
     """
     if isinstance(value, torch.Tensor) and value.layout is torch.strided:
         memory = memories.setdefault(pytorch.storage_id(value), len(memories))
@@ -108,9 +111,9 @@ def _graph_modules(graph_module: torch.fx.GraphModule | None) -> Iterator[torch.
 
 
 @functools.cache
-def writer() -> str:
-    """SHA-256 of what writes generated code and traces ops: this package, opaq's own, and the
-    runtime.
+def own_digest() -> str:
+    """SHA-256 of opaq's own code, which writes generated code and traces ops: the packages opaq and
+    opaq.lowering, and the runtime.
     """
     folders = [pathlib.Path(__file__).parent, *map(pathlib.Path, opaq.__path__)]
     found = {
@@ -139,7 +142,7 @@ def _digest(name: str, registered: Registered, traced: bool) -> str:
 
 
 def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
-    """What an op stands for: texts, and objects to be digested."""
+    """All that decides what an op does: texts, and objects that are digested in turn."""
     if pytorch.is_stock(name):
         return []
     overload = overload_of(name)

@@ -1,5 +1,5 @@
-"""What byte code says of a function: its content as a digest, and the names through which it
-reaches other objects.
+"""Reads the byte code of a function: a digest of it, and the names by which it reaches other
+objects.
 """
 
 from __future__ import annotations
@@ -17,15 +17,12 @@ _GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 @dataclasses.dataclass(frozen=True)
 class CodeFacts:
-    """Of a code object and those nested in it. Positions in files, and names of files, are no part
-    of it.
-    """
+    """Facts about a code object and those nested in it, without file names and line numbers."""
 
     digest: str
     globals: tuple[str, ...]  # read by name from the function's globals, or from the builtins
-    names: frozenset[
-        str
-    ]  # attributes, imported names, and strings that could be names of attributes
+    # attributes, imported names, and strings that could be names of attributes
+    names: frozenset[str]
     imports: tuple[tuple[str, int], ...]  # modules imported while the function runs: name, level
 
 

@@ -1,12 +1,12 @@
-"""Which arguments of a writing op share memory: what the traced graph says holds, whatever
-Inductor's passes did to the graph before.
+"""Makes arguments of a writing op share memory exactly as in the traced graph, whatever Inductor's
+passes have done to the graph.
 
 AOTAutograd turns a call that writes into a functional one: auto_functionalized(op, arguments)
 returns the new values. Inductor later decides which written arguments may be written in place and
-copies the others. In between its passes drop copies that look redundant in a functional graph
-(`clone`, `x * 1`, `x + 0`, casts there and back), so that two arguments which were different
-tensors may now be one value. And where a written argument must be copied, the arguments that shared
-its memory in eager go on reading the original.
+copies the others. In between, its passes remove copies that look redundant in a functional graph
+(`clone`, `x * 1`, `x + 0`, casts to another dtype and back), so that two arguments which were
+different tensors may now be one value. And if a written argument is copied, arguments that shared
+its memory in eager still read the original.
 
 `restore_sharing` runs after these decisions, just before the calls become writing ones again, and
 compares each call with what was traced:
@@ -15,7 +15,7 @@ compares each call with what was traced:
     the same memory in eager, apart now       the written value is copied here, and every argument
                                               that shared it becomes a view of the copy
 
-Values whose memory cannot overlap are left alone, so a cache that is written in place is never
+Values whose memory cannot overlap are not changed, so a cache that is written in place is never
 copied.
 """
 
@@ -32,9 +32,8 @@ from opaq import _runtime
 from .compat import pytorch
 from .compat.inductor import WrittenValue, inductor
 
-Place = tuple[
-    str, int | None
-]  # an argument of a functional call by keyword, and its index where the argument is a list
+# An argument of a functional call: its keyword, and an index if the argument is a list.
+Place = tuple[str, int | None]
 
 
 @dataclasses.dataclass
@@ -43,7 +42,7 @@ class _Tensor:
 
     place: Place
     node: torch.fx.Node
-    eager: torch.Tensor  # fake, as it was traced: it tells which arguments shared memory
+    eager: torch.Tensor  # the fake tensor that was traced: it tells which arguments shared memory
 
     @property
     def now(self) -> torch.Tensor:
@@ -52,7 +51,7 @@ class _Tensor:
 
 @dataclasses.dataclass
 class _Written(_Tensor):
-    """A value that the op writes to, or the tensor of which it writes views."""
+    """A value that the op writes to, or the tensor whose views it writes to."""
 
     written: WrittenValue
 
@@ -122,8 +121,8 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
 
 
 def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
-    """Where a graph input is written: copies its views that are used after the write though they
-    are from before; dropping their copies made them views.
+    """If a graph input is written: copies its views from before the write that are used after it.
+    They were copies in eager, which a pass has removed.
     """
     root = inductor.memory_of(base.node)
     write = (
@@ -157,8 +156,8 @@ def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) 
 
 
 def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:
-    """Where a graph input is written in place: copies the new value where the graph returns it as a
-    tensor of its own; dropping its copy has made it the input.
+    """If a graph input is written in place and the graph returns the new value as another tensor:
+    copies it for that. A pass has removed the copy that eager made.
     """
     if base.copied or inductor.memory_of(base.node).op not in ("placeholder", "get_attr"):
         return
@@ -178,8 +177,8 @@ def _keep_results_apart(graph: torch.fx.Graph, call: torch.fx.Node, base: _Writt
 
 
 def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]) -> None:
-    """By the first version of functionalization Inductor takes any new value of a call for that of
-    the graph input which the call writes in place.
+    """Refuses calls that the first version of auto_functionalized would get wrong: Inductor takes
+    any new value of such a call for that of the graph input which it writes in place.
     """
     root = inductor.memory_of(base.node)
     if inductor.is_first_version(call) and root.op in ("placeholder", "get_attr"):
@@ -195,7 +194,7 @@ def _refuse_confused(call: torch.fx.Node, base: _Written, others: list[_Written]
 
 
 def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> None:
-    """Puts tensors into one memory: that of one that is written in place where all lie there, or
+    """Puts tensors into one memory: that of a tensor that is written in place if all lie there,
     else a copy.
     """
     written = [tensor for tensor in group if isinstance(tensor, _Written)]
@@ -212,8 +211,8 @@ def _join(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
 
 
 def _laid_out_anew(call: torch.fx.Node, base: _Written) -> bool:
-    """Whether a pass has put another tensor in a written one's place, with other strides; the call
-    tells by those in eager which views of it are written.
+    """Whether a pass has replaced a written tensor by one with other strides. The call describes
+    the written views of it by the strides in eager, which would then be wrong.
     """
     return not inductor.is_first_version(call) and not inductor.has_strides_of(base.now, base.eager)
 
@@ -252,7 +251,7 @@ def _copy(graph: torch.fx.Graph, call: torch.fx.Node, group: list[_Tensor]) -> N
 
 
 def _ancestors(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
-    """`node`, what it is a view of, and so on."""
+    """`node`, the node that it is a view of, and so on."""
     yield node
     while inductor.is_view(node):
         node = node.args[0]
@@ -260,7 +259,7 @@ def _ancestors(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
 
 
 def _chain(node: torch.fx.Node, base: torch.fx.Node) -> list[torch.fx.Node] | None:
-    """The view operations that make `node` of `base`, in order; None where it is not made so."""
+    """The view operations that make `node` from `base`, in order; None if it is no view of it."""
     chain: list[torch.fx.Node] = []
     for ancestor in _ancestors(node):
         if ancestor is base:
@@ -320,7 +319,9 @@ def _copied(tensor: _Tensor) -> bool:
 
 
 def _views(tensor: _Tensor, when: str) -> list[torch.Tensor]:
-    """What the op reads or writes of an argument, as fake tensors: "eager", as traced, or "now"."""
+    """What the op reads or writes of an argument, as fake tensors. when: "eager" (as traced) or
+    "now".
+    """
     value = getattr(tensor, when)
     return tensor.written.views(value) if isinstance(tensor, _Written) else [value]
 
@@ -334,8 +335,8 @@ def extent_of(tensor: torch.Tensor) -> tuple[Any, Any]:
 
 
 def extent(sizes: Any, strides: Any, offset: Any, itemsize: int) -> tuple[Any, Any]:
-    """(first, past the last) byte in the storage, from what is counted in elements: ints, SymInts
-    or sympy expressions. PyTorch has no negative strides.
+    """(first byte, past the last byte) in the storage. Strides and offset are in elements: ints,
+    SymInts or sympy expressions. PyTorch has no negative strides.
     """
     return offset * itemsize, (
         offset + sum((size - 1) * stride for size, stride in zip(sizes, strides)) + 1

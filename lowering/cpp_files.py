@@ -19,7 +19,9 @@ from .compat.inductor import inductor
 
 
 def write_code(content: bytes, stem: str, suffix: str) -> tuple[str, str]:
-    """(path, SHA-256). Named by content; written where no whole file of the name exists."""
+    """Writes code into Inductor's cache folder, under a name that holds its digest, unless it is
+    there and undamaged. Returns (path, SHA-256).
+    """
     digest = hashlib.sha256(content).hexdigest()
     folder = os.path.join(inductor.cache_dir(), "opaq", digest[:2])
     path = os.path.join(folder, f"{re.sub(r'[^A-Za-z0-9_]+', '_', stem)}_{digest[:16]}{suffix}")
@@ -29,15 +31,15 @@ def write_code(content: bytes, stem: str, suffix: str) -> tuple[str, str]:
 
 
 def check_code(path: str, sha256: str, op: str) -> None:
-    """OSError where the file is not the one that was written: Inductor then takes what its cache
-    holds of the wrapper for lost, and compiles the graph anew, which writes the file."""
+    """Raises OSError if the file is missing or damaged. Inductor then takes its cache entry of the
+    wrapper for lost and compiles the graph again, which writes the file."""
     damage = _damage(path, sha256)
     if damage:
         raise OSError(f"{op}: the code {path} {damage}; compile the model again")
 
 
 def _damage(path: str, sha256: str) -> str:
-    """What is wrong with a file; "" where it has this content."""
+    """What is wrong with a file; "" if its content has this digest."""
     try:
         with open(path, "rb") as stream:
             found = hashlib.sha256(stream.read()).hexdigest()
@@ -47,14 +49,16 @@ def _damage(path: str, sha256: str) -> str:
 
 
 def attach(wrapper: Any, path: str) -> str:
-    """Adds a file to what AOTInductor packages; the name by which the wrapper's C++ finds it."""
+    """Has AOTInductor package a file; returns the name by which the wrapper's C++ finds it."""
     if path not in wrapper.additional_files:
         wrapper.additional_files.append(path)
     return os.path.basename(path) if inductor.packaged() else path
 
 
 class Manifest:
-    """Of one package: rewritten with each op, since a wrapper does not say which op is its last."""
+    """The list of the ops in one package. Its file is written again for each op, since a wrapper
+    does not say which op is its last.
+    """
 
     def __init__(self, wrapper: Any) -> None:
         self._path = os.path.join(
@@ -73,16 +77,15 @@ class Manifest:
 
 
 def _write(path: str, content: bytes) -> None:
-    """Whole or not at all: other processes write the same file."""
+    """Writes a file atomically: other processes may write the same one."""
     temporary = None
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-        if os.path.isdir(path) and not os.path.islink(
-            path
-        ):  # nobody's: nothing but this function makes such names
+        # A folder in the way can be moved: nothing else makes files of such names.
+        if os.path.isdir(path) and not os.path.islink(path):
             os.replace(path, f"{temporary}.folder")
         os.replace(temporary, path)
     except OSError as error:

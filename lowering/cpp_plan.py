@@ -17,10 +17,10 @@ from . import options
 from .compat.inductor import inductor
 from .decision import Candidate, Decision
 from .python_wrapper import device_text
-from .symbolic import Facts, Names
+from .symbolic import SymbolicEvaluator, SymbolicTensor
 
 if TYPE_CHECKING:
-    from opaq._runtime import CppNode, Fact, ImplementationInfo, OpInfo
+    from opaq._runtime import CppNode, FakeArgument, ImplementationInfo, OpInfo
 
 
 class NoCppForm(Exception):
@@ -38,14 +38,14 @@ class CppForm:
 
     compiled: CppNode
     implementations: list[ImplementationInfo]  # in the order tried
-    known: Mapping[str, Any]  # of each argument and result, Facts for tensors
+    known: Mapping[str, Any]  # of each argument and result, SymbolicTensor for tensors
 
 
 def plan(
     info: OpInfo,
     device: torch.device,
     values: Mapping[str, Any],
-    names: Names,
+    evaluator: SymbolicEvaluator,
     decision: Decision,
     language: str,
 ) -> CppForm:
@@ -85,7 +85,7 @@ def plan(
             "order is known at each launch only",
             "make it contiguous before the call, or let the kernel take its strides",
         )
-    _check_holes(found, values, names)
+    _check_holes(found, values, evaluator)
     chosen = options.current()
     compiled = _runtime.cpp_node(
         info["name"],
@@ -99,10 +99,12 @@ def plan(
     return CppForm(compiled, [candidate.implementation for candidate in found], values)
 
 
-def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: Names) -> None:
+def _check_holes(
+    found: Sequence[Candidate], values: Mapping[str, Any], evaluator: SymbolicEvaluator
+) -> None:
     for candidate in found:
         for hole in candidate.implementation["holes"]:
-            value = names.value(hole["python"], values)
+            value = evaluator.value(hole["python"], values)
             if not isinstance(value, (int, bool, torch.dtype, sympy.Integer)):
                 raise NoCppForm(
                     f"the entry `{candidate.implementation['entry']}` of "
@@ -112,11 +114,11 @@ def _check_holes(found: Sequence[Candidate], values: Mapping[str, Any], names: N
                 )
 
 
-def _fact(value: Any) -> Fact:
+def _fact(value: Any) -> FakeArgument:
     """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely
     ones: no template value depends on them.
     """
-    if isinstance(value, Facts):
+    if isinstance(value, SymbolicTensor):
         sizes, strides = (
             [_number(item) for item in items] for items in (value.sizes, value.strides)
         )

@@ -19,7 +19,7 @@ from opaq import _runtime
 
 from . import PRELUDE, cpp_files, python_wrapper, record
 from .compat.inductor import inductor
-from .symbolic import Facts
+from .symbolic import SymbolicTensor
 
 if TYPE_CHECKING:
     from opaq._runtime import CppFile, OpInfo
@@ -212,7 +212,7 @@ def _guarded(name: str, text: str) -> str:
 
 
 def _never_empty(value: Any) -> bool:
-    return isinstance(value, Facts) and all(
+    return isinstance(value, SymbolicTensor) and all(
         isinstance(size, (int, sympy.Integer)) and size != 0 for size in value.sizes
     )
 

@@ -1,5 +1,5 @@
-"""What the compiler knows of the conditions of an op's implementations; which of them may serve a
-node the runtime decides, as it does for a call (runtime/choose).
+"""Evaluates the requirements of an op's implementations as far as the compiler knows the arguments.
+The runtime then decides which of them may serve a node, as it does for a call (runtime/choose).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from opaq import _runtime
 
-from .symbolic import Facts, Names, Truth, Unknown
+from .symbolic import SymbolicEvaluator, SymbolicTensor, Truth, Unknown
 
 if TYPE_CHECKING:
     from opaq._runtime import ImplementationInfo, NodeChoiceHandle, OpInfo, Requirement
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """An implementation that serves a launch where what only the launch can tell holds."""
+    """An implementation that serves a launch if the conditions below, which only the launch can
+    evaluate, hold.
+    """
 
     implementation: ImplementationInfo
     conditions: tuple[str, ...]  # what each launch evaluates: "aligned(x, 16)"
@@ -28,13 +30,14 @@ class Candidate:
 @dataclasses.dataclass(frozen=True)
 class Decision:
     """The runtime's answer (NodeChoice in runtime/choose): `candidates` ends with the first that
-    always fits; where none does, the reference serves, or nothing can.
+    always fits. If none does, the reference comes last; without a reference, a launch that no
+    candidate fits is an error.
     """
 
     candidates: tuple[Candidate, ...]
     has_reference: bool
     always_fits: bool
-    contiguous: frozenset[str]  # arguments to be placed row-major before the launch
+    contiguous: frozenset[str]  # arguments that the graph must make row-major
     copied: tuple[str, ...]  # those of them that are not row-major in eager
     skipped: tuple[str, ...]  # "cuda:vec4: aligned(x, 16) does not hold"
     handle: NodeChoiceHandle  # the answer itself, for the runtime
@@ -63,19 +66,21 @@ class Decision:
         return "; ".join(parts)
 
 
-def decide(info: OpInfo, device_type: str, values: Mapping[str, Any], names: Names) -> Decision:
-    """Evaluates the conditions of the op's implementations for the device, and asks the runtime
+def decide(
+    info: OpInfo, device_type: str, values: Mapping[str, Any], evaluator: SymbolicEvaluator
+) -> Decision:
+    """Evaluates the requirements of the op's implementations for the device, and asks the runtime
     which of them may serve.
 
-    `values`: the arguments as eager has them, and the results, by name; Facts for tensors, None
-    where an optional one is absent.
+    values: the arguments as eager has them, and the results, by name: a SymbolicTensor for each
+    tensor, None for an absent optional one.
     """
     implementations = {i["name"]: i for i in info["implementations"] if i["device"] == device_type}
     choice = _runtime.choose(
         info["name"],
         device_type,
-        {name: _answers(i["requires"], values, names) for name, i in implementations.items()},
-        [_row_major(values[item["name"]], names) for item in (*info["args"], *info["outputs"])],
+        {name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()},
+        [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["outputs"])],
     )
     candidates = tuple(
         Candidate(
@@ -97,15 +102,15 @@ def decide(info: OpInfo, device_type: str, values: Mapping[str, Any], names: Nam
 
 
 def _answers(
-    requirements: Sequence[Requirement], values: Mapping[str, Any], names: Names
+    requirements: Sequence[Requirement], values: Mapping[str, Any], evaluator: SymbolicEvaluator
 ) -> list[bool | None]:
     """Whether each requirement holds; None where only the launch can tell."""
-    return [_answer(names.evaluate(each["python"], values)) for each in requirements]
+    return [_answer(evaluator.evaluate(each["python"], values)) for each in requirements]
 
 
-def _row_major(value: Any, names: Names) -> bool | None:
-    """True for what is no tensor, an absent optional argument too."""
-    return _answer(names.IsContiguous(value)) if isinstance(value, Facts) else True
+def _row_major(value: Any, evaluator: SymbolicEvaluator) -> bool | None:
+    """True for scalars and absent optional tensors."""
+    return _answer(evaluator.IsContiguous(value)) if isinstance(value, SymbolicTensor) else True
 
 
 def _answer(truth: Truth) -> bool | None:
@@ -115,8 +120,8 @@ def _answer(truth: Truth) -> bool | None:
 def explain_misfit(
     info: OpInfo, node: str, device: str, values: Mapping[str, Any], decision: Decision
 ) -> str:
-    """The text of the error: op, node, device, each implementation and why not, the arguments, what
-    to do.
+    """The text of the error: op, node, device, why each implementation does not fit, the arguments,
+    what to do.
     """
     if decision.implementation is None:
         head, todo = (

@@ -1,11 +1,12 @@
-"""A digest of Python objects, functions above all: of everything that decides what a call computes,
-found without calling anything.
+"""A digest of Python objects, mainly functions, over everything that decides what a call computes.
+It is made without calling anything.
 
-A function counts by its byte code, defaults, captured values, and the globals, attributes of
-modules and imports that its code names, all of them digested in turn; an object by its class and
-its state; a tensor by its bytes; an installed library by its version. What cannot be told with
-certainty (a lock, a file, a CUDA tensor, eval) raises Unknown: who asked keeps nothing then. Equal
-digests mean equal behaviour, in another process too; unequal ones may mean nothing.
+Of a function it covers the byte code, defaults, captured values, and the globals, attributes of
+modules and imports that its code names, all of them digested in turn; of an object its class and
+state; of a tensor its bytes; of an installed library its version. What cannot be digested with
+certainty (a lock, a file, a CUDA tensor, eval) raises Unknown, and the caller then uses no cache.
+Equal digests mean equal behaviour, also between processes; behaviour may be equal though digests
+differ.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .code_facts import code_facts
 from .compat import pytorch
 from .libraries import library_of
 
-MOST_BYTES = 4 << 20  # of one tensor or array; reading more would be felt
+MOST_BYTES = 4 << 20  # of one tensor or array; reading more would take noticeable time
 
 _PLAIN = (
     type(None),
@@ -69,21 +70,11 @@ _DESCRIPTORS = (
 )
 _SCALARS = (int, float, complex, str, bytes)  # that a user's class may derive from
 _BY_NAME = (*_DESCRIPTORS, types.FunctionType, types.BuiltinFunctionType, type)
-_REFUSED = {
-    "eval",
-    "exec",
-    "globals",
-    "__import__",
-    "compile",
-}  # what they reach is not to be seen in the byte code
-_COMPUTED = {
-    "getattr",
-    "vars",
-    "attrgetter",
-    "methodcaller",
-    "__dict__",
-    "__getattribute__",
-}  # may reach any attribute
+# The byte code does not show what these reach.
+_REFUSED = {"eval", "exec", "globals", "__import__", "compile"}
+# These may reach any attribute.
+_COMPUTED = {"getattr", "vars", "attrgetter", "methodcaller", "__dict__", "__getattribute__"}
+# Members of a class that Python makes.
 _OF_CLASSES = {
     "__dict__",
     "__weakref__",
@@ -108,12 +99,12 @@ _OF_CLASSES = {
 
 
 class Unknown(Exception):
-    """The message names what cannot be digested."""
+    """Something cannot be digested; the message names it."""
 
 
 def digest(value: Any, op_parts: Callable[[str], Any]) -> str:
-    """SHA-256. op_parts(name): what an operator that is called stands for, itself to be digested;
-    it may raise Unknown.
+    """The SHA-256 of `value`. op_parts(name): an object that is digested for an operator that is
+    called; it may raise Unknown.
     """
     walk = _Walk(op_parts)
     try:
@@ -123,7 +114,7 @@ def digest(value: Any, op_parts: Callable[[str], Any]) -> str:
         raise
     except RecursionError:
         raise Unknown("objects that are nested too deeply") from None
-    except Exception as error:  # of a user's object that is looked at
+    except Exception as error:  # raised by code of a user's object
         raise Unknown(
             f"an object that cannot be looked at ({type(error).__name__}: {error})"
         ) from error
@@ -139,9 +130,8 @@ class _Walk:
         self.ops: set[str] = set()
         self.modules: dict[int, types.ModuleType] = {}
         self.op_names: dict[int, set[str] | None] = {}
-        self.names: set[str] = (
-            set()
-        )  # that any function reached could look up in any module reached
+        # used by any visited function, which may look them up in any visited module
+        self.names: set[str] = set()
         self.looked_up: set[tuple[int, str]] = set()
         self.computes_names = False
 
@@ -248,7 +238,7 @@ class _Walk:
             self.visit(owner)
 
     def native(self, module: str | None) -> None:
-        """A module in C: a user's own counts by its file."""
+        """A module written in C. One of the user's is digested by its file."""
         content = library_of(module)
         if content is None:
             file = getattr(sys.modules.get(module or ""), "__file__", None)
@@ -288,14 +278,14 @@ class _Walk:
     # ---- modules ---------------------------------------------------------------------------------
 
     def module(self, value: types.ModuleType) -> None:
-        """By name here; what the functions look up in it, follow_modules() finds."""
+        """Digests only the name; follow_modules() adds what functions look up in the module."""
         self.put("module", value.__name__)
         self.put(library_of(value) or "user's")
         self.modules[id(value)] = value
 
     def follow_modules(self) -> None:
-        """Every name that a function uses, looked up in every module that one can reach: more than
-        is looked up when it runs, and never less.
+        """Digests the attributes of all visited modules that have a name which some visited
+        function uses: at least all those that the functions look up when they run.
         """
         before = -1
         while before != len(self.looked_up):
@@ -374,7 +364,7 @@ class _Walk:
         self.subclass(value)
 
     def subclass(self, value: Any) -> None:
-        """What a user's class adds to the builtin that it derives from."""
+        """Digests what a user's class adds to the builtin class that it derives from."""
         if type(value).__module__ != "builtins":
             self.visit(type(value))
             self.state(value)
@@ -455,7 +445,7 @@ class _Walk:
                     self.visit(getattr(value, private, None))
 
     def reduced(self, value: Any) -> None:
-        """An object of a class in C: by what pickle would write."""
+        """An object of a class written in C: digests what pickle would write."""
         kind = type(value)
         try:
             parts = (
@@ -480,8 +470,8 @@ def _found_by_name(module: str | None, qualname: str) -> Any:
 
 @functools.lru_cache(maxsize=1024)
 def _has_hidden_state(kind: type) -> bool:
-    """Whether objects are larger than what __dict__, weak references and slots take: a class in C
-    keeps something else in them.
+    """Whether objects are larger than __dict__, weak references and slots need: then a class
+    written in C keeps something else in them.
     """
     while kind is not object:
         members = vars(kind)

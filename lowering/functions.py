@@ -1,9 +1,9 @@
-"""The functions of the expression language over numbers and tensors, by the names that runtime/expr
-prints: what evaluation in C++ computes.
+"""The functions of the expression language for numbers and tensors in Python, under the names that
+runtime/expr prints. They compute what the evaluator in C++ computes.
 
-Errors are LaunchError, as there. A symbolic size stays symbolic where PyTorch can keep it so, and
-is not checked for overflow: no size is that large. `lowering/symbolic.py` answers for sizes that
-only the launch knows.
+Errors are LaunchError, as there. Symbolic sizes stay symbolic where PyTorch allows it, and are not
+checked for overflow, since no size is that large. lowering/symbolic.py evaluates expressions whose
+sizes are known only at the launch.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _LARGEST_ALIGNMENT = 4096
 
 
 class Functions:
-    """What expressions call `opaq`. One instance serves them all; it holds nothing."""
+    """The object that printed expressions call `opaq`. It has no state."""
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Any:
         """The value of an expression that runtime/expr printed, over arguments by name."""
         return eval(compiled(text), {**values, "__builtins__": {}, "opaq": self})
 
-    torch = torch  # of dtypes
+    torch = torch  # expressions write dtypes as opaq.torch.float32
 
     # ---- arithmetic: two ints or two floats ------------------------------------------------------
 
@@ -82,7 +82,7 @@ class Functions:
         return _int64(1 << max(int(a) - 1, 0).bit_length(), f"next_power_of_2({a})")
 
     def Min(self, a: Any, b: Any) -> Any:
-        """The first of two that are equal, and where one is NaN."""
+        """The first if they are equal or one is NaN."""
         return (
             torch.sym_min(a, b)
             if isinstance(a, torch.SymInt) or isinstance(b, torch.SymInt)
@@ -155,7 +155,7 @@ class Functions:
         return argument is not None
 
     def Value(self, argument: Any) -> Any:
-        """Of an optional argument."""
+        """The value of an optional argument, which must not be None."""
         if argument is None:
             _fail(
                 "an optional argument is None, and a value is needed; guard it: <value> if "

@@ -8,8 +8,8 @@ A wrapper's header, written by `python_wrapper`, reads
     rms_norm_0 = opaq_graph.launch(
         "mylib::rms_norm", "<hash>", device="cuda:0", node="op0", implementation="cuda")
 
-It may come out of a compile cache in another process: ops are found by name and held to the hash
-they were compiled with.
+The wrapper may come from a compile cache that another process has filled: ops are found by name,
+and an op whose hash differs from the one in the wrapper is refused.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["Graph", "check_code"]
 
 
 def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
-    """One launch, (*arguments, *results), by a call of the dispatcher, whose results are copied
-    into these.
+    """Does one launch through the dispatcher. values: (*arguments, *results); the results are
+    written.
     """
     overload = overload_of(op)
     arguments = _runtime.describe(op)["args"]
@@ -52,11 +52,13 @@ def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
 
 
 class Graph:
-    """One load of one wrapper; its name is unique in the process."""
+    """One wrapper that was loaded. `name` is unique in the process, even if a wrapper is loaded
+    twice.
+    """
 
     def __init__(self, label: str) -> None:
         self.name = _runtime.graph_name(label)
-        self._run: Any = None  # of the contract check
+        self._run: Any = None  # contract.checked.Run, if the graph is checked
 
     def launch(
         self,
@@ -76,12 +78,12 @@ class Graph:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args,
         *outputs) on CPU.
 
-        profile: its calls are timed, for the report. chosen: when an implementation is chosen.
-        "compiled": `implementation` serves all launches, also where the graph's own buffers, in the
-        place of eager's tensors, would fit another; "at launch": each launch takes the first that
-        fits, or the reference; "verified": as "at launch", and it must be `implementation`. check:
-        launches are held against the op's declaration and, by `traced`, against the traced graph;
-        they take `laid_out` too. source: the user's line.
+        profile: time its calls, for the report. chosen: when the implementation is chosen.
+        "compiled": `implementation` serves all launches, even if another would fit the graph's
+        buffers, which may differ from eager's tensors; "at launch": each launch takes the first
+        that fits, or the reference; "verified": as "at launch", and it is an error if that is not
+        `implementation`. check: compare each launch with the op's declaration and, if `traced` is
+        given, with the traced graph; calls then take `laid_out` too. source: the line of user code.
         """
         launcher = _runtime.launcher(
             op,
@@ -103,8 +105,8 @@ class Graph:
         )
 
     def replay(self, number: int, inputs: list[Any]) -> None:
-        """Begins to run the traced graph on the inputs of a call that begins, for the contract
-        check.
+        """For the contract check, called when a call of the compiled graph begins: starts a run of
+        the traced graph on the same inputs.
         """
         self._run.start(number, inputs)
 
@@ -134,12 +136,12 @@ class Graph:
         source: str = "",
         traced: list[int] | None = None,
     ) -> Callable[..., Any]:
-        """The function that an op written in Python has now: nothing in the graph depends on its
-        text. Its results are the arguments that its schema says (Tensor(a!) -> Tensor(a!)), and
-        otherwise may not alias its arguments.
+        """The current function of an op that is written in Python; nothing in the graph depends on
+        its code. A result must be the argument that the schema gives for it (Tensor(a!) ->
+        Tensor(a!)), and otherwise must not share memory with an argument.
 
-        While another kernel is registered for the op on this device, the dispatcher is called
-        instead. LaunchError: the op is not declared.
+        If another kernel is registered for the op on this device, the dispatcher is called instead.
+        Raises LaunchError if the op is not declared.
         """
         declared = python_functions.get(op)
         if declared is None:

@@ -1,5 +1,5 @@
-"""Which modules are installed libraries, that count by name and version, and which are the user's
-own code, that counts by content.
+"""Tells installed libraries, which a digest identifies by name and version, from the user's own
+modules, which it identifies by content.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PYTHON = f"python {sys.version}"
 
 
 def library_of(module: types.ModuleType | str | None) -> str | None:
-    """What tells an installed library's version, and another's; None for a user's module. Takes a
-    module or its name.
+    """A text that identifies an installed library and its version; None for a user's module. Takes
+    a module or its name.
     """
     name = module.__name__ if isinstance(module, types.ModuleType) else module
     if not isinstance(name, str) or name == "__main__":
@@ -29,7 +29,7 @@ def library_of(module: types.ModuleType | str | None) -> str | None:
     if top == "torch":
         return f"torch {torch.__version__} {torch.version.git_version}"
     if top == "opaq":
-        return "opaq"  # cache_key.writer() holds its content
+        return "opaq"  # cache_key.own_digest() holds its content
     if top in sys.builtin_module_names:
         return _PYTHON
     found = module if isinstance(module, types.ModuleType) else sys.modules.get(name)
@@ -41,7 +41,7 @@ def library_of(module: types.ModuleType | str | None) -> str | None:
 
 @functools.lru_cache(maxsize=4096)
 def library_at(file: str) -> str | None:
-    """The same of a file."""
+    """The same for a file."""
     path = os.path.realpath(file)
     for folder in _installed():
         if path.startswith(folder + os.sep):
@@ -77,8 +77,8 @@ def _installed() -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=256)
 def _stamp(folder: str, top: str) -> str:
-    """Of an installed package's code: an installation of other code changes the size or the time of
-    some file.
+    """Identifies the code of an installed package by the sizes and times of its files: installing
+    other code changes some of them.
     """
     root = pathlib.Path(folder, top)
     hash = hashlib.sha256()

@@ -1,5 +1,5 @@
-"""The lowering of every opaque op: arguments in the layouts that eager has, a decision, a node,
-mutations carried back.
+"""The lowering of every opaque op: chooses implementations, gives the arguments the layouts that
+they need, makes the node, and copies back what it writes to copies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .cpp_plan import NoCppForm, plan
 from .decision import Decision, decide, explain_misfit
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .place import place
-from .symbolic import Facts, Names
+from .symbolic import SymbolicEvaluator, SymbolicTensor
 
 
 def install(qualname: str) -> None:
@@ -40,15 +40,15 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     _runtime.refresh_sources(qualname)
     info = _runtime.describe(qualname)
     values = _bind(info, args, kwargs)
-    traced, outputs = _traced(info, overload, values)
-    inputs = {name: _facts(fake) for name, fake in traced.items()}
+    traced, outputs = _as_traced(info, overload, values)
+    inputs = {name: _symbolic(fake) for name, fake in traced.items()}
     device = _device(inputs.values(), outputs)
     known = {
         **values,
         **inputs,
         **dict(zip((output["name"] for output in info["outputs"]), outputs)),
     }
-    language, names = inductor.wrapper_language(), Names(inductor.known_true)
+    language, evaluator = inductor.wrapper_language(), SymbolicEvaluator(inductor.known_true)
     _refuse_check(qualname, language)
     if not language:
         return _through_dispatcher(
@@ -59,10 +59,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         return _through_dispatcher(
             info, overload, values, traced, device, _another_kernel(device).reason
         )
-    decision = decide(info, device.type, known, names)
+    decision = decide(info, device.type, known, evaluator)
     if decision.implementation is None and language == "python" and not options.current().strict:
-        # The call is refused when it is made, by the error that eager gives, which an error of the
-        # compiler could not be.
+        # Compiling succeeds, and the call raises the error that eager raises.
         return _through_dispatcher(
             info, overload, values, traced, device, "; ".join(decision.skipped)
         )
@@ -70,7 +69,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     cpp = None
     if language != "python":
         try:
-            cpp = plan(info, device, known, names, decision, language)
+            cpp = plan(info, device, known, evaluator, decision, language)
         except NoCppForm as error:
             _refuse_in_package(info["name"], device, error)
             return _through_dispatcher(info, overload, values, traced, device, error.reason)
@@ -85,9 +84,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     )
     results = [
         inductor.empty_strided(
-            list(facts.sizes), list(facts.strides), dtype=facts.dtype, device=facts.device
+            list(output.sizes), list(output.strides), dtype=output.dtype, device=output.device
         )
-        for facts in outputs
+        for output in outputs
     ]
     OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
     carry_back()
@@ -97,9 +96,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _unpacked(overload: Any) -> bool:
-    """Whether the graph takes item 0 of the node's only result. Inductor's decomposition of
-    auto_functionalized leaves that behind (2.11 to 2.15) when an argument that would be written to
-    is None."""
+    """Whether the graph takes item 0 of the node's only result, as if it were a tuple. Inductor's
+    decomposition of auto_functionalized makes such graphs (2.11 to 2.15) if a written argument is
+    None."""
     node = V.graph.current_node
     return (
         node.target is overload
@@ -109,11 +108,11 @@ def _unpacked(overload: Any) -> bool:
 
 
 def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
-    """An op that is a Python function. Where it writes to none of its arguments, Inductor has laid
-    them out (use_layout_tag) before it calls this.
+    """Lowers an op that is a Python function. If it writes to no argument, Inductor has laid them
+    out (use_layout_tag) before it calls this.
     """
-    # Inductor takes what a call returns for new memory, and would write into it; results that are
-    # written arguments are handed on as those.
+    # Inductor takes results for new memory, which it may write to. For results that are written
+    # arguments, return these arguments.
     by_name = {
         **dict(zip(pytorch.argument_names(overload), args)),
         **kwargs,
@@ -155,8 +154,8 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
 def _placed(
     qualname: str, overload: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[Any, Any, Callable[[], None]]:
-    """The arguments of an op that writes, as buffers with eager's strides that share memory as in
-    eager; those of another op as they are.
+    """(arguments, keyword arguments, function to call after the launch). If the op writes, tensors
+    become buffers with eager's strides that share memory as in eager.
     """
     if not pytorch.written_names(overload):
         return args, kwargs, lambda: None
@@ -194,11 +193,11 @@ def _bind(info: _runtime.OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any])
     return {arg["name"]: given.get(arg["name"], arg["default_value"]) for arg in info["args"]}
 
 
-def _traced(
+def _as_traced(
     info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]
-) -> tuple[dict[str, torch.Tensor], list[Facts]]:
-    """Tensor arguments, as fake tensors, and results as they are in eager: the traced graph records
-    it; Inductor's own buffers may be laid out otherwise.
+) -> tuple[dict[str, torch.Tensor], list[SymbolicTensor]]:
+    """(tensor arguments as fake tensors, results), with the layouts that they have in eager and the
+    traced graph records. Inductor's buffers may have other layouts.
     """
     tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
     target, node_args, node_kwargs, results = inductor.called_by(V.graph.current_node)
@@ -211,9 +210,8 @@ def _traced(
         }
     else:
         results = None
-    for name in (
-        tensors
-    ):  # a node made by a pass that recorded nothing: what Inductor has now is what there is
+    for name in tensors:
+        # A pass that makes a node may record nothing; then the layout is Inductor's.
         if not isinstance(fakes.get(name), torch.Tensor):
             values[name].realize()
             fakes[name] = inductor.fake_of(ir.ExternKernel.realize_input(values[name]))
@@ -222,7 +220,7 @@ def _traced(
     elif results is None:
         results = _propagate(info, overload, {**values, **{name: fakes[name] for name in tensors}})
     results = results if isinstance(results, (tuple, list)) else (results,)
-    return {name: fakes[name] for name in tensors}, [_facts(result) for result in results]
+    return {name: fakes[name] for name in tensors}, [_symbolic(result) for result in results]
 
 
 def _written(info: _runtime.OpInfo) -> set[str]:
@@ -247,19 +245,19 @@ def _propagate(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) 
         )
 
 
-def _facts(fake: torch.Tensor) -> Facts:
+def _symbolic(fake: torch.Tensor) -> SymbolicTensor:
     sizes, strides = (
         tuple(int(e) if e.is_Integer else e for e in inductor.expressions(values))
         for values in (fake.shape, fake.stride())
     )
-    return Facts(sizes, strides, fake.dtype, fake.device)
+    return SymbolicTensor(sizes, strides, fake.dtype, fake.device)
 
 
-def _device(inputs: Iterable[Facts], outputs: Sequence[Facts]) -> torch.device:
-    """A CUDA device if any tensor is on one (others are scalars on the host), else that of the
-    first tensor.
+def _device(inputs: Iterable[SymbolicTensor], outputs: Sequence[SymbolicTensor]) -> torch.device:
+    """The CUDA device if any tensor is on one (tensors on the CPU are then scalars), else the
+    device of the first tensor.
     """
-    devices = [facts.device for facts in (*inputs, *outputs)]
+    devices = [tensor.device for tensor in (*inputs, *outputs)]
     return next(
         (device for device in devices if device.type == "cuda"),
         devices[0] if devices else torch.device("cpu"),
@@ -301,8 +299,8 @@ def _refuse_check(qualname: str, language: str) -> None:
 
 
 def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) -> None:
-    """A package is loaded where nobody has declared the op, so there is no dispatcher to go
-    through.
+    """Raises LaunchError in a package: the op is not declared where a package is loaded, so that
+    the dispatcher cannot be called.
     """
     if inductor.wrapper_language() == "package":
         node = V.graph.current_node.name
@@ -320,7 +318,7 @@ def _through_dispatcher(
     device: torch.device,
     why: str,
 ) -> Any:
-    """Inductor's stock call, with eager's exact strides."""
+    """Inductor's own call of the dispatcher, with arguments that have exactly eager's strides."""
     buffers, carry_back = place(
         info["name"],
         values,

@@ -11,7 +11,7 @@ import torch
 
 from . import cpp_wrapper, python_wrapper
 from .compat.inductor import OrderedSet, V, inductor, ir, tree_map
-from .contract.traced import facts_of
+from .contract.traced import checked_call
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -35,10 +35,10 @@ class _InOrder:
 
 
 class OpaqueKernel(_InOrder, ir.ExternKernel):
-    """One launch. It has no buffer of its own: it writes to its results and to the arguments that
-    its schema marks.
+    """One launch. It has no buffer of its own: it writes to the buffers of its results and of the
+    arguments that its schema declares as written.
 
-    `inputs`: tensor arguments in schema order, then results.
+    inputs: tensor arguments in schema order, then results.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         scalars = [value for name, value in values.items() if name not in tensors]
         super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
         self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
-        self.traced = facts_of(V.graph.current_node)
+        self.checked = checked_call(V.graph.current_node)
         self.names = [*tensors, *(output["name"] for output in info["outputs"])]
         self.arguments = [
             tensors.index(name) if name in tensors else _Scalar(value)
@@ -81,8 +81,8 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         return list(self.mutation_outputs) or [self]
 
     def get_name(self) -> str:
-        """A buffer by which others can wait for the launch: Inductor chains the nodes of ops with
-        ordered effects so.
+        """The name of a buffer that others can depend on to wait for the launch, as Inductor does
+        to keep ops with ordered effects in order.
         """
         return self.get_outputs()[0].name
 
@@ -93,7 +93,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         return False
 
     def has_side_effects(self) -> bool:
-        """An op that writes nothing is called for something that Inductor cannot see."""
+        """An op that writes nothing is called for an effect that Inductor cannot see."""
         return not self.mutation_outputs
 
     def get_unbacked_symbol_defs(self) -> Any:
@@ -113,7 +113,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             for item in self.arguments
         ]
         kernel = python_wrapper.launch_object(
-            wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.traced
+            wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.checked
         )
         self.codegen_comment(wrapper, kernel)
         tensors = [
@@ -143,9 +143,7 @@ def _flat(values: Sequence[Any]) -> list[Any]:
 
 
 class _ReturningKernel(_InOrder, ir.FallbackKernel):
-    """A call that returns its results; their layouts, and mutation, are Inductor's business, as for
-    any op.
-    """
+    """A call that returns its results. Inductor handles layouts and mutation as for any op."""
 
     @classmethod
     def call(cls, overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -165,18 +163,19 @@ class PythonFunctionKernel(_ReturningKernel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.traced = facts_of(V.graph.current_node)
+        self.checked = checked_call(V.graph.current_node)
 
     def codegen(self, wrapper: Any) -> None:
         self.python_kernel_name = python_wrapper.python_object(
-            wrapper, self.op_overload, self.get_operation_name(), self.get_device(), self.traced
+            wrapper, self.op_overload, self.get_operation_name(), self.get_device(), self.checked
         )
         super().codegen(wrapper)
 
 
 def dispatcher_kernel(op: str, reason: str) -> type[_ReturningKernel]:
-    """The class of a call through the dispatcher in a C++ wrapper: Inductor's stock call,
-    counted."""
+    """The class of a node that calls the dispatcher from a C++ wrapper: Inductor's own code for it,
+    preceded by code that counts the call for the report.
+    """
 
     class DispatcherKernel(_ReturningKernel):
         def codegen(self, wrapper: Any) -> None:

@@ -1,10 +1,9 @@
-"""Makes buffers of a node's tensor arguments: laid out as its kernel takes them, and sharing memory
-where they did in eager, and only there.
+"""Makes the buffers that a node takes as tensor arguments: in the layout that its kernel needs, and
+sharing memory exactly where eager's tensors share it.
 
-The traced graph records each argument as eager has it, as a fake tensor (`eager`): strides, and
-whose memory it is. Inductor's buffers may differ in both: it lays out intermediates as it likes, a
-lowering may hand on a value where eager makes a copy, and an argument in another layout takes a
-copy.
+The traced graph records each argument as a fake tensor (`eager`), with eager's strides and memory.
+Inductor's buffers may differ in both: it chooses the layouts of intermediates, a lowering may
+return its input where eager makes a copy, and changing a layout makes a copy.
 """
 
 from __future__ import annotations
@@ -31,13 +30,14 @@ def place(
     contiguous: Container[Any] = (),
     aligned: Container[Any] = (),
 ) -> tuple[dict[Any, Any], Callable[[], None]]:
-    """Buffers by argument, of those in `eager`; row-major for those in `contiguous`, with eager's
-    strides for all others; those in `aligned` at addresses as well aligned as eager's.
+    """Returns (the buffers of the arguments in `eager`, a function that must be called after the
+    launch and copies back what was written to copies).
 
-    Keys are names of arguments, or what else tells them apart. `nodes`: the graph's nodes, where
-    known; `written`: the arguments that `op` writes to. Where it takes a copy of one of these, the
-    second result, to be called after the launch, copies back. LaunchError: two written arguments of
-    different tensors lie in the same memory.
+    Buffers of arguments in `contiguous` are row-major, all others have eager's strides. Addresses
+    of those in `aligned` are aligned as well as in eager. Keys are names of arguments, or whatever
+    else identifies them. nodes: the graph's nodes of arguments, where known. written: the arguments
+    that `op` writes to. Raises LaunchError if two written arguments that are different tensors in
+    eager lie in the same memory.
     """
     written = [name for name in eager if name in written]
     for name in written:
@@ -85,11 +85,10 @@ def place(
 
 
 def keep_old_values(value: Any, node: Any) -> None:
-    """Before a write to `value`, the graph's `node`: copies what later nodes read in the same
-    memory without being a view of `node`.
+    """To be called before a write to `value`, which is the graph's `node`: copies values in the
+    same memory that later nodes read and that are not views of `node`.
 
-    Such values are there where the lowering of an operation that copies in eager hands on its
-    input."""
+    They exist where the lowering of an operation that copies in eager returns its input."""
     memory = _storage(value)
     if memory is None or node is None:
         return
@@ -123,8 +122,9 @@ def _copy_together(
     copied: list[Any],
     buffers: dict[Any, Any],
 ) -> None:
-    """Row-major copies as the runtime makes them (runtime/choose/copies.cpp): one for each view,
-    and none of what is written where another argument overlaps it."""
+    """Makes row-major copies as the runtime does (runtime/choose/copies.cpp): arguments that are
+    the same view share one, and a written argument that overlaps another one is refused.
+    """
     for index, name in enumerate(copied):
         same = next(
             (other for other in copied[:index] if _same_view(eager[other], eager[name])), name
@@ -168,11 +168,11 @@ def _share(
     contiguous: Container[Any],
     buffers: dict[Any, Any],
 ) -> None:
-    """Puts a written argument and those that share its memory in eager into one buffer, where
-    Inductor has them in several.
+    """Puts a written argument and those that share its memory in eager into one buffer, if Inductor
+    has them in several.
     """
 
-    def taken_as_is(other: Any) -> bool:  # eager copies the others to row-major order
+    def taken_as_is(other: Any) -> bool:  # eager makes row-major copies of the others
         return other not in contiguous or inductor.has_row_major(eager[other])
 
     sharing = [
@@ -215,8 +215,8 @@ def _same_memory(a: Any, b: Any) -> bool:
 
 
 def _storage(value: Any) -> Any:
-    """What holds a value's data: the same object for all values in one memory; None for what is not
-    a tensor.
+    """The object that holds a value's data, which is the same for all values in one memory; None
+    for a value that is not a tensor.
     """
     while True:
         value = inductor.holder(value)
@@ -225,7 +225,7 @@ def _storage(value: Any) -> Any:
         layout = value.data.layout if isinstance(value.data, ir.Buffer) else None
         if not isinstance(layout, ir.NonOwningLayout):
             return value.data
-        value = layout.view  # Inductor computes it in its place in the result of a `cat`
+        value = layout.view  # a part of the result of `cat`, where Inductor computes it
 
 
 def _extent(buffer: Any) -> tuple[Any, Any]:

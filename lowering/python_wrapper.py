@@ -1,5 +1,5 @@
-"""What nodes print into Inductor's Python wrapper: launch objects in its header, launches in its
-body. Users read it.
+"""Prints nodes into Inductor's Python wrapper: launch objects into its header, launches into its
+body. Users read the result.
 """
 
 from __future__ import annotations
@@ -27,15 +27,12 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Traced:
-    """What the contract check wants to know of a node's call."""
+class CheckedCall:
+    """A node's call, as the contract check identifies it."""
 
-    source: str  # the user's line, or ""
-    call: (
-        list[int] | None
-        # number of the kept graph (contract/traced.py) and of the call in it; None where it is not
-        # in one
-    )
+    source: str  # the line of user code, or ""
+    # number of the kept graph (contract/traced.py) and of the call in it; None: it is in none
+    call: list[int] | None
 
 
 @dataclasses.dataclass
@@ -43,7 +40,7 @@ class _Header:
     """What has been printed into one wrapper's header."""
 
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
-    replayed: bool = False  # by its wrapper's first line
+    replayed: bool = False  # whether the wrapper's first line replays the traced graph
 
 
 _headers: weakref.WeakKeyDictionary[Any, _Header] = weakref.WeakKeyDictionary()
@@ -55,11 +52,9 @@ def launch_object(
     node: str,
     device: torch.device,
     decision: Decision,
-    traced: Traced | None = None,
+    checked: CheckedCall | None = None,
 ) -> str:
-    """Prints the header lines of one node's launch object and returns its name. traced: for the
-    contract check.
-    """
+    """Prints the header lines of one node's launch object and returns its name."""
     facts = {"device": device_text(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
@@ -67,9 +62,9 @@ def launch_object(
         facts["profile"] = True
     if decision.chooses:
         facts["chosen"] = "at launch"
-    elif traced is not None and not decision.copied:  # on copies an earlier one may fit, too
+    elif checked is not None and not decision.copied:  # an earlier one may fit the copies
         facts["chosen"] = "verified"
-    return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts, traced)
+    return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts, checked)
 
 
 def python_object(
@@ -77,13 +72,13 @@ def python_object(
     overload: Any,
     node: str,
     device: torch.device | None,
-    traced: Traced | None = None,
+    checked: CheckedCall | None = None,
 ) -> str:
     """As launch_object, for an op that is a Python function."""
     name = pytorch.op_name(overload)
     facts = {"device": device_text(device or torch.device("cpu")), "node": node}
     return _define(
-        wrapper, name, pytorch.schema_text(overload), None, "python_function", facts, traced
+        wrapper, name, pytorch.schema_text(overload), None, "python_function", facts, checked
     )
 
 
@@ -96,7 +91,7 @@ def launch(
 ) -> None:
     """Prints the launch; on CUDA the last argument is the current stream of the node's device.
 
-    laid_out: for the contract check, the buffers of `args`; None for what is not a tensor."""
+    laid_out: for the contract check, the buffers of `args`, None for those that are no tensors."""
     if device.type == "cuda":
         args = [*args, wrapper.write_get_raw_stream(device.index or 0, V.graph.name)]
     if options.current().check:
@@ -125,23 +120,23 @@ def scalar(value: Any) -> str:
     return repr(value)
 
 
-def _check_facts(traced: Traced) -> dict[str, Any]:
-    """What a checked node tells its launch object."""
-    facts: dict[str, Any] = {"check": True}
-    if traced.source:
-        facts["source"] = traced.source
-    if traced.call is not None:
-        facts["traced"] = traced.call
-    return facts
+def _check_options(checked: CheckedCall) -> dict[str, Any]:
+    """Keyword arguments of a checked node's launch object."""
+    options: dict[str, Any] = {"check": True}
+    if checked.source:
+        options["source"] = checked.source
+    if checked.call is not None:
+        options["traced"] = checked.call
+    return options
 
 
-def _print_replay(root: Any, header: _Header, traced: Traced) -> None:
-    """The line that runs the traced graph on the graph's inputs, once."""
-    if traced.call is not None and inductor.is_root() and not header.replayed:
+def _print_replay(root: Any, header: _Header, checked: CheckedCall) -> None:
+    """Prints, once in a wrapper, the line that runs the traced graph on the graph's inputs."""
+    if checked.call is not None and inductor.is_root() and not header.replayed:
         header.replayed = True
         inductor.before_body(
             root,
-            f"opaq_graph.replay({traced.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # "
+            f"opaq_graph.replay({checked.call[0]}, [{', '.join(V.graph.graph_input_names)}])  # "
             "for the contract check",
         )
 
@@ -157,7 +152,7 @@ def _define(
     hash: str | None,
     method: str,
     facts: dict[str, Any],
-    traced: Traced | None,
+    checked: CheckedCall | None,
 ) -> str:
     root = inductor.root_wrapper(wrapper)
     header = _headers.get(root)
@@ -168,10 +163,10 @@ def _define(
 
             opaq_graph = OpaqGraph({json.dumps(inductor.graph_label())})
         """)
-    if traced is not None:
-        facts |= _check_facts(traced)
-        _print_replay(root, header, traced)
-    name = _name(qualname, header)
+    if checked is not None:
+        facts |= _check_options(checked)
+        _print_replay(root, header, checked)
+    name = _unique_name(qualname, header)
     arguments = [json.dumps(qualname), *([] if hash is None else [json.dumps(hash)])]
     arguments += [
         f"{key}={value if isinstance(value, bool) else json.dumps(value)}"
@@ -182,9 +177,9 @@ def _define(
     return name
 
 
-def _name(qualname: str, header: _Header) -> str:
-    """Valid, unique, and not the name of a graph input: saved results of the op itself are called
-    `rms_norm_1` in a backward graph.
+def _unique_name(qualname: str, header: _Header) -> str:
+    """A valid and unique name that is not that of a graph input: in a backward graph, results of
+    the op that were saved for it are called `rms_norm_1`.
     """
     base = re.sub(r"\W", "_", qualname.split("::")[1])
     if keyword.iskeyword(base) or base[0].isdigit():

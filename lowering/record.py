@@ -1,5 +1,6 @@
-"""What was decided for each node of each compiled graph of this process: the facts behind
-report()."""
+"""The implementation that was chosen for each node of each compiled graph in this process, for
+opaq.report().
+"""
 
 from __future__ import annotations
 
@@ -17,11 +18,10 @@ class NodeRecord:
     node: str
     op: str
     device: str
-    # its name ("a or b" where each launch from C++ decides), "reference", "python", or
-    # "dispatcher": Inductor's stock call
+    # its name ("a or b" if each launch from C++ chooses), "reference", "python", or "dispatcher"
+    # (Inductor's own call of the op)
     implementation: str
-    # why not an earlier one, and what is left to be checked at each launch; "" when there is
-    # nothing to say
+    # why not an implementation that is tried earlier, and what each launch checks; may be ""
     reason: str
 
 
@@ -29,8 +29,8 @@ _nodes: list[NodeRecord] = []
 
 
 def nodes() -> list[NodeRecord]:
-    """Of Python wrappers, then of C++ wrappers, each in order of loading: a graph that comes out of
-    a compile cache is there too.
+    """Those of Python wrappers, then those of C++ wrappers, in order of loading. Graphs that come
+    from a compile cache are included.
     """
     announced = _runtime.wrapper_nodes()
     return [
@@ -50,7 +50,9 @@ def add(record: NodeRecord) -> None:
 
 
 def log_decision(record: NodeRecord) -> None:
-    """For a node of a C++ wrapper, which announces itself to the runtime when it is loaded."""
+    """Logs a record. Nodes of C++ wrappers are only logged: they register with the runtime when the
+    wrapper is loaded.
+    """
     why = record.reason and f" ({record.reason})"
     log.info(
         "%s %s: %s on %s runs %s%s",

@@ -1,9 +1,9 @@
-"""Requirements over symbolic sizes: the functions of the expression language, answering value,
-symbolic expression, or that only the launch knows.
+"""Evaluates requirements over symbolic sizes: the functions of the expression language, whose
+results are values, symbolic expressions, or unknown until the launch.
 
-Three-valued (Kleene) logic, no guard is added to the graph. An answer is never another than that of
-the launch: what the shapes known at compile time do not decide is left to each launch, and so is
-what may be an error there (a division by zero, an overflow, a dimension out of range).
+The logic is three-valued (Kleene), and no guard is added to the graph. A known result is always
+that of the launch. What the shapes known at compile time do not decide is unknown, and so is what
+may be an error at the launch (a division by zero, an overflow, a dimension out of range).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .functions import INT_MAX, Functions, compiled
 
 
 class Unknown:
-    """A value that only the launch knows. `fails`: evaluating it may be an error there, so that no
-    `and` or `or` around it is decided.
+    """A value that only the launch knows. fails: whether evaluating it there may raise an error, so
+    that an `and` or `or` around it stays undecided.
     """
 
     def __init__(self, name: str, fails: bool) -> None:
@@ -38,23 +38,19 @@ class Unknown:
 
 UNKNOWN = Unknown("UNKNOWN", False)
 FAILING = Unknown("FAILING", True)
-REFUSED = Unknown(
-    "REFUSED", True
-)  # false or an error: as a whole requirement it does not hold, whichever it is
+REFUSED = Unknown("REFUSED", True)  # false or an error: as a requirement, it does not hold
 
 Int = Any  # int, sympy.Expr or Unknown
 Truth = Any  # bool or Unknown
 
-# No memory has room for more elements. Sizes of expanded tensors may be larger; a product of sizes
-# of one tensor is a count of elements too.
+# A bound on sizes, and on products of sizes of one tensor (numbers of elements): no memory holds
+# more elements. Only expanded tensors could exceed it.
 _LARGEST_SIZE = 1 << 48
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """What the compiler knows of a tensor argument: sizes and strides are ints or sympy
-    expressions.
-    """
+class SymbolicTensor:
+    """What the compiler knows of a tensor: sizes and strides are ints or sympy expressions."""
 
     sizes: tuple[Int, ...]
     strides: tuple[Int, ...]
@@ -66,31 +62,31 @@ class Facts:
         return f"{str(self.dtype).removeprefix('torch.')}[{sizes}] strides [{strides}]"
 
 
-class Names(Functions):
-    """The functions over what a compiler knows. `known_true(relation)` proves a sympy relation from
-    what is known of the sizes.
+class SymbolicEvaluator(Functions):
+    """Evaluates expressions over SymbolicTensors. known_true(relation): whether a sympy relation
+    follows from what is known about sizes.
     """
 
     def __init__(self, known_true: Callable[[Any], bool]) -> None:
         self._known_true = known_true
-        self._sizes: set[Any] = set()  # symbols that are sizes or strides of the arguments at hand
+        self._sizes: set[Any] = set()  # symbols in sizes or strides of the arguments
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Truth:
-        """The truth of a requirement printed by runtime/expr, over arguments by name (Facts,
-        scalars, None): True, False or UNKNOWN.
+        """Whether a requirement printed by runtime/expr holds: True, False or UNKNOWN. values: the
+        arguments by name (SymbolicTensors, scalars, None).
         """
         truth = self.value(text, values)
         return False if truth is REFUSED else UNKNOWN if isinstance(truth, Unknown) else truth
 
     def value(self, text: str, values: Mapping[str, Any]) -> Any:
-        """The value of any printed expression; a sympy expression where it changes with a size, an
-        Unknown where only the launch knows it.
+        """The value of any printed expression: a sympy expression if it depends on symbolic sizes,
+        an Unknown if only the launch knows it.
         """
-        facts = [value for value in values.values() if isinstance(value, Facts)]
+        tensors = [value for value in values.values() if isinstance(value, SymbolicTensor)]
         self._sizes = {
             s
-            for f in facts
-            for e in (*f.sizes, *f.strides)
+            for tensor in tensors
+            for e in (*tensor.sizes, *tensor.strides)
             if isinstance(e, sympy.Expr)
             for s in e.free_symbols
         }
@@ -117,15 +113,15 @@ class Names(Functions):
         name: str,
         *args: Any,
         symbolic: Callable[..., Any] = lambda *_: FAILING,
-        unknown: Callable[..., bool] = lambda *_: True,
+        may_fail: Callable[..., bool] = lambda *_: True,
     ) -> Any:
-        """One function: computed where all is known, `symbolic` over sympy expressions, else
-        unknown.
+        """Applies a function: computes it if all arguments are known, calls `symbolic` if some are
+        sympy expressions, and gives an Unknown if some are unknown.
 
-        `unknown(*args)`: whether it may fail though no argument does."""
+        may_fail(*args): whether the function itself may fail on these unknown arguments."""
         if any(isinstance(arg, Unknown) for arg in args):
             fails = any(isinstance(arg, Unknown) and arg.fails for arg in args)
-            return FAILING if fails or unknown(*args) else UNKNOWN
+            return FAILING if fails or may_fail(*args) else UNKNOWN
         if any(isinstance(arg, sympy.Expr) for arg in args):
             return symbolic(*args)
         try:
@@ -148,13 +144,13 @@ class Names(Functions):
         return self._known_true(relation)
 
     def _int64(self, value: Any) -> Int:
-        """A result that fits 64 bits, whatever the sizes are."""
+        """`value` if it fits 64 bits whatever the sizes are, else FAILING."""
         if isinstance(value, (int, sympy.Integer)):
             return int(value) if -INT_MAX <= value <= INT_MAX else FAILING
         return value if value.is_Symbol or self._magnitude(value) <= INT_MAX else FAILING
 
     def _magnitude(self, value: Any) -> float:
-        """A bound of the absolute value."""
+        """An upper bound of the absolute value."""
         if value.is_Integer:
             return abs(int(value))
         if value.is_Symbol:
@@ -205,17 +201,17 @@ class Names(Functions):
         return self._apply("Mul", a, b, symbolic=lambda a, b: self._int64(a * b))
 
     def Div(self, a: Any, b: Any) -> Any:
-        return self._apply("Div", a, b, unknown=_divides_by_unknown)
+        return self._apply("Div", a, b, may_fail=_divides_by_unknown)
 
     def FloorDiv(self, a: Int, b: Int) -> Int:
-        return self._apply("FloorDiv", a, b, symbolic=self._quotient, unknown=_divides_by_unknown)
+        return self._apply("FloorDiv", a, b, symbolic=self._quotient, may_fail=_divides_by_unknown)
 
     def CeilDiv(self, a: Int, b: Int) -> Int:
         def symbolic(a: Any, b: Any) -> Any:
             sum_ = self._int64(a + b - 1)
             return sum_ if isinstance(sum_, Unknown) else self._quotient(sum_, b)
 
-        return self._apply("CeilDiv", a, b, symbolic=symbolic, unknown=_divides_by_unknown)
+        return self._apply("CeilDiv", a, b, symbolic=symbolic, may_fail=_divides_by_unknown)
 
     def ExactDiv(self, a: Int, b: Int) -> Int:
         def symbolic(a: Any, b: Any) -> Any:
@@ -231,10 +227,10 @@ class Names(Functions):
                 else FAILING
             )
 
-        return self._apply("Mod", a, b, symbolic=symbolic, unknown=_divides_by_unknown)
+        return self._apply("Mod", a, b, symbolic=symbolic, may_fail=_divides_by_unknown)
 
     def _quotient(self, a: Any, b: Any) -> Any:
-        """By a positive number: torch's FloorDiv takes no care of signs when it simplifies."""
+        """a // b for a positive b: torch's FloorDiv ignores signs when it simplifies."""
         return (
             self._argument(pytorch.sympy_functions().floor_div(a, b))
             if self._positive(b)
@@ -250,7 +246,7 @@ class Names(Functions):
             a,
             b,
             symbolic=lambda a, b: self._argument(pytorch.sympy_functions().minimum(a, b)),
-            unknown=_never,
+            may_fail=_never,
         )
 
     def Max(self, a: Int, b: Int) -> Int:
@@ -259,11 +255,11 @@ class Names(Functions):
             a,
             b,
             symbolic=lambda a, b: self._argument(pytorch.sympy_functions().maximum(a, b)),
-            unknown=_never,
+            may_fail=_never,
         )
 
     def ToFloat(self, a: Any) -> Any:
-        return self._apply("ToFloat", a, symbolic=lambda _: UNKNOWN, unknown=_never)
+        return self._apply("ToFloat", a, symbolic=lambda _: UNKNOWN, may_fail=_never)
 
     def Cast(self, to: str, a: Any) -> Any:
         def symbolic(to: str, a: Any) -> Any:
@@ -276,7 +272,7 @@ class Names(Functions):
             return a if fits and not low else FAILING
 
         return self._apply(
-            "Cast", to, a, symbolic=symbolic, unknown=lambda to, _: to not in ("bool", "float64")
+            "Cast", to, a, symbolic=symbolic, may_fail=lambda to, _: to not in ("bool", "float64")
         )
 
     # ---- truth -----------------------------------------------------------------------------------
@@ -306,7 +302,7 @@ class Names(Functions):
 
     def _relation(self, name: str, relation: Callable[..., Any], a: Any, b: Any) -> Truth:
         return self._apply(
-            name, a, b, symbolic=lambda a, b: self._decide(relation(a, b)), unknown=_never
+            name, a, b, symbolic=lambda a, b: self._decide(relation(a, b)), may_fail=_never
         )
 
     def And(self, a: Truth, b: Callable[[], Truth]) -> Truth:
@@ -368,7 +364,9 @@ class Names(Functions):
         return x if isinstance(x, Unknown) else x.sizes
 
     def IsContiguous(self, x: Any) -> Truth:
-        """Row-major and dense; sizes of 1 and empty tensors impose nothing."""
+        """Row-major and dense. Strides of dimensions of size 1, and of empty tensors, do not
+        matter.
+        """
         if isinstance(x, Unknown):
             return x
         empty = [self.Eq(size, 0) for size in x.sizes]
@@ -418,5 +416,5 @@ def _never(*_: Any) -> bool:
 
 
 def _divides_by_unknown(_: Any, b: Any) -> bool:
-    """By what may be 0, or -1: the smallest int has no negative."""
+    """Whether the divisor may be 0, or -1 (the smallest int divided by -1 overflows)."""
     return isinstance(b, (Unknown, sympy.Expr)) or b in (0, -1)

@@ -3,7 +3,7 @@
     pytorch/   `pytorch`: ops, dispatcher, autograd. Cheap: does not import Inductor.
     inductor/  `inductor`: graphs, layouts, wrappers, caches of Inductor. Importing it takes
                seconds; only modules that `lowering.activate()` loads do so.
-    mends/     what torch does wrong, and the patches that correct it.
+    mends/     faults of torch, and the patches that correct them.
 
 An adapter is a class for the oldest torch, with a subclass for each later minor that differs.
 """

@@ -1,5 +1,5 @@
-"""Which class adapts which torch: a subclass for each minor that differs; a minor without one is
-served by the class of the nearest older minor.
+"""Chooses the adapter class for a torch: there is a subclass for each minor version that differs; a
+minor version without one uses the class of the nearest older one.
 """
 
 from __future__ import annotations

@@ -19,13 +19,15 @@ from .replay import UNKNOWN, Replay, copy_together, run_alone
 from .traced import kept, partial_results, tensors_in, with_tensors
 
 _OF_GRAPH = "the traced graph gives it"
-_OF_OP = "the op gives when it is run alone on what the traced graph gives it"
+_OF_OP = "the op gives when it is run by itself on what the traced graph gives it"
 
 Layout = tuple[Sequence[int], Sequence[int], torch.dtype]  # sizes, strides, dtype
 
 
 class Run:
-    """The kept graph, run beside the graph that this thread runs."""
+    """The run of the kept graph that accompanies the current call of the compiled graph, per
+    thread.
+    """
 
     def __init__(self) -> None:
         self._threads = threading.local()
@@ -51,22 +53,23 @@ class Run:
         self._threads.replay = None
 
     def keep(self, results: Any) -> None:
-        """Keeps what an op gave alone until the next is run: memory that comes from the system for
-        each call, and goes back to it, costs more than the rest of the check."""
+        """Keeps the results of an op that was run by itself until the next one is run. Getting
+        their memory from the system at each call would cost more than the rest of the check.
+        """
         self._threads.kept = results
 
 
 @dataclasses.dataclass
 class _Alone:
-    """What to run the op on by itself, to compare its launch with."""
+    """How to run the op by itself, to compare the launch with it."""
 
     args: Mapping[str, Any]
-    check: bool  # False: a launch that passes the check does the same
-    replay: Replay | None  # to be told the outcome
+    check: bool  # under the contract check; not needed if the launch does the same and is checked
+    replay: Replay | None  # gets the results
 
 
 class Checked:
-    """Holds calls of one node against what was traced."""
+    """Compares the calls of one node with those in the traced graph."""
 
     def __init__(
         self,
@@ -77,8 +80,8 @@ class Checked:
         call: tuple[int, int] | None,
         draws: bool,
     ) -> None:
-        """place: where the call is, for messages. draws: Python code runs, which may draw random
-        numbers.
+        """place: where the call is, for messages. draws: whether Python code may run, which may
+        draw random numbers.
         """
         self.run, self.op, self.overload, self.call, self.place, self.draws = (
             run,
@@ -97,8 +100,8 @@ class Checked:
         )
 
     def launch(self, launcher: Callable[..., None], results: Sequence[str]) -> Callable[..., None]:
-        """The launch object, called with what it takes and with how its tensors were laid out when
-        the graph was compiled.
+        """The checked launch object. Calls take, besides its arguments, the layouts that its
+        tensors had when the graph was compiled.
         """
         names = [*self.names, *results]
         arguments, count = len(self.names), len(names)
@@ -115,8 +118,8 @@ class Checked:
         return checked
 
     def function(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A Python function, which may write to the arguments that its op declares as written, and
-        to no other.
+        """The checked Python function, which may write only to arguments that its op declares as
+        written.
         """
 
         def checked(*args: Any, **kwargs: Any) -> Any:
@@ -161,13 +164,13 @@ class Checked:
                 self._violated(
                     f"`{name}` is {value.dtype} {tuple(value.shape)} with strides "
                     f"{value.stride()}; the graph was compiled for {dtype} {sizes} with "
-                    f"strides {strides}: an op before it makes something else than its fake "
+                    f"strides {strides}: an op before it does not return what its fake "
                     "implementation says"
                 )
 
     def _before(self, args: Mapping[str, Any]) -> _Alone | None:
-        """Compares the arguments of a call with those that were traced. None: there is nothing to
-        compare its outcome with.
+        """Compares the arguments of a call with those in the traced graph. None: there is nothing
+        to compare its results with.
         """
         if self.groups is None or self.call is None:
             return None
@@ -195,7 +198,7 @@ class Checked:
         return _Alone(self._copies(args), True, replay)
 
     def _copies(self, args: Mapping[str, Any]) -> dict[str, Any]:
-        """Of arguments, with memory that they share only where they do in eager."""
+        """Copies of the arguments, which share memory only where eager's tensors do."""
         assert self.groups is not None
         groups: dict[int, dict[str, torch.Tensor]] = {}
         for name, value in tensors_in(args).items():
@@ -216,7 +219,7 @@ class Checked:
         names: Sequence[str],
         drawn: _RandomNumbers | None,
     ) -> None:
-        """Runs the op by itself, and compares what the call has made with what it makes."""
+        """Runs the op by itself, and compares the results of the call with those."""
         assert self.call is not None
         positional = [
             alone.args[name]
@@ -305,7 +308,7 @@ class Checked:
 
 
 def eager_function(op: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A Python function of an op that is declared with it next, checked where it is called."""
+    """The function of an op of custom_op, checked at each call in eager mode."""
 
     def place() -> str:
         line = call_site.find()
@@ -334,7 +337,7 @@ class _RandomNumbers:
         self.before = self._now()
 
     def again(self, run: Callable[[], Any]) -> Any:
-        """run(), which draws the numbers again that were drawn since, and no others."""
+        """run(), with the random numbers that were drawn since; the generators' state stays."""
         after = self._now()
         self._set(self.before)
         try:

@@ -1,5 +1,5 @@
-"""When a value of a compiled graph is the value that was traced: the runtime decides
-(runtime/check/compare.cpp), on values in the host's memory.
+"""Whether a value of a compiled graph is the one of the traced graph. The runtime compares them
+(runtime/check/compare.cpp), in the memory of the host.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 
 from opaq import _runtime
 
-# What `compare` gives where no element differs (opaq._runtime.compare_tensors).
+# Results of `compare` if no element differs (see opaq._runtime.compare_tensors).
 SAME_LAYOUT, SAME_BITS, CLOSE, OTHER_SHAPE = -1, -2, -3, -4
 
 
 def compare(got: torch.Tensor, expected: torch.Tensor, *, bits: bool = False) -> int:
-    """The number of the first element that differs, or one of the four above. bits: floats to the
-    bit, too.
+    """The number of the first element that differs, or one of the four above. bits: compare floats
+    bit by bit, too.
     """
     found = _runtime.compare_tensors(got, expected, bits)
     if found is not None:

@@ -1,5 +1,5 @@
-"""Runs a kept graph beside the compiled one, as far as each launch needs it: what each opaque call
-is given there, by values of its own.
+"""Runs a kept graph beside the compiled one, as far as each launch needs it, to know the arguments
+of each opaque call there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from opaq import _runtime
 
 from ..compat import pytorch
-from .traced import Step, Traced, tensors_in, with_tensors
+from .traced import KeptGraph, Step, tensors_in, with_tensors
 
 
 class _Unknown:
@@ -26,14 +26,13 @@ UNKNOWN = _Unknown()
 
 
 class Replay:
-    """One run. Nothing that it does lasts: what may be written is a copy.
+    """One run. It changes no tensor of the compiled graph: what may be written is copied first.
 
-    Calls are taken as they are launched. What a call gives is told by whoever runs it alone, so
-    that the run goes on with the values of the compiled graph where these differ from its own by
-    another order of arithmetic.
+    `take` gives the arguments of the next call that is launched. The caller runs the op by itself
+    and hands its results to `give`, so that the run continues with them.
     """
 
-    def __init__(self, traced: Traced, inputs: Sequence[Any]) -> None:
+    def __init__(self, traced: KeptGraph, inputs: Sequence[Any]) -> None:
         self._traced = traced
         self._next = 0  # of traced.steps
         self._values: dict[torch.fx.Node, Any] = {
@@ -46,20 +45,19 @@ class Replay:
                 copy_together(used) if traced.copies_inputs else used,
             )
         )
-        self._ahead: dict[
-            int, dict[str, Any]
-        ] = {}  # arguments of calls that are launched later than they were traced
+        # arguments of calls that were run here, but are launched later
+        self._ahead: dict[int, dict[str, Any]] = {}
         self._left = len(traced.calls)
-        self._unwritten: set[int] = set()  # storages with memory that nothing has written
-        self._lost: set[int] = set()  # storages with values that are unknown
+        self._unwritten: set[int] = set()  # storages with memory that was never written
+        self._lost: set[int] = set()  # storages with unknown values
 
     @property
     def done(self) -> bool:
         return self._left == 0
 
     def take(self, number: int) -> dict[str, Any] | None:
-        """The arguments of a call by name, UNKNOWN where they are; None where the call cannot be
-        found, or a second time.
+        """The arguments of a call by name, some of which may be UNKNOWN; None if there is no such
+        call or it was taken before.
         """
         while number not in self._ahead and self._next < len(self._traced.steps):
             step = self._traced.steps[self._next]
@@ -73,8 +71,8 @@ class Replay:
         return self._ahead.pop(number, None)
 
     def give(self, number: int, args: Mapping[str, Any], results: Sequence[Any] | None) -> None:
-        """What the call that was taken last gives: `args` as they are afterwards, written ones with
-        new values; results None: not known.
+        """Takes the outcome of the call that was taken last: its arguments, written ones with their
+        new values, and its results; None if they are unknown.
         """
         step = self._traced.steps[self._next - 1]
         if step.call != number:
@@ -93,7 +91,7 @@ class Replay:
         self._forget(step)
 
     def _arguments(self, step: Step) -> dict[str, Any]:
-        """Of a call that is about to run. Its results are unknown meanwhile."""
+        """The arguments of a call that is about to run; until it has, its results are unknown."""
         assert step.call is not None
         self._values[step.node] = UNKNOWN
         args, kwargs, tensors = self._filled(step)
@@ -150,8 +148,8 @@ class Replay:
         )
 
     def _run(self, step: Step) -> None:
-        """Runs what comes before the call that is launched; if that is another call, ahead of its
-        launch.
+        """Runs a step that comes before the call that is launched. If it is an opaque call too, it
+        is launched later, and its arguments are kept until then.
         """
         args, kwargs, tensors = self._filled(step)
         if step.call is not None:
@@ -177,8 +175,8 @@ class Replay:
         self._forget(step)
 
     def _forget(self, step: Step) -> None:
-        """Frees what no later step needs; nothing once memory is marked by its address, which
-        another value would get.
+        """Frees what no later step needs, unless storages are marked as lost or unwritten: another
+        value could get the address of a freed one, and with it the mark.
         """
         if not self._lost and not self._unwritten:
             for node in step.last_uses:
@@ -204,11 +202,11 @@ class Replay:
                 if step.call is None
                 else run_alone(step.node.target, args, kwargs, check=True)
             )
-        except Exception:  # noqa: BLE001  what cannot be run by itself is not compared; the compiled graph says what is wrong, if anything is
+        except Exception:  # noqa: BLE001  not compared; the compiled graph reports errors itself
             return UNKNOWN
 
     def _mark(self, step: Step, result: Any, tensors: Sequence[torch.Tensor]) -> None:
-        """Remembers which memory nothing has written."""
+        """Records which memory was never written."""
         if step.allocates:
             self._unwritten |= _storages(result)
         elif self._unwritten and any(
@@ -221,7 +219,7 @@ class Replay:
                 self._lost |= made
 
     def _keep(self, step: Step, results: Sequence[Any]) -> None:
-        """The results of a call, for what comes after it."""
+        """Keeps the results of a call for the steps after it."""
         assert step.call is not None
         call = self._traced.calls[step.call]
         self._values[step.node] = results[0] if len(results) == 1 else tuple(results)
@@ -229,7 +227,7 @@ class Replay:
 
 
 def run_alone(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], *, check: bool) -> Any:
-    """An opaque op by itself."""
+    """Runs an opaque op by itself."""
     if not torch.is_grad_enabled():
         return _runtime.call_alone(overload, tuple(args), kwargs, check)
     with torch.no_grad():
@@ -237,9 +235,7 @@ def run_alone(overload: Any, args: Sequence[Any], kwargs: dict[str, Any], *, che
 
 
 def copy_together(values: Sequence[Any]) -> list[Any]:
-    """Copies of the tensors among `values`, in memory of their own that they share as the originals
-    do.
-    """
+    """`values` with the tensors copied; the copies share memory among them as the originals do."""
     storages: dict[int, torch.UntypedStorage] = {}
     copies = []
     for value in values:
@@ -267,7 +263,7 @@ def _storages(result: Any) -> set[int]:
 def _written(
     target: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """The tensors that a call writes to; of what has no schema, all."""
+    """The tensors that a call writes to; all, if the target has no schema."""
     if not pytorch.is_overload(target):
         return list(tensors)
     named = {**dict(zip(pytorch.argument_names(target), args)), **kwargs}

@@ -1,8 +1,7 @@
-"""Keeps graphs as they were traced: functional, with every copy that a write needs, before Inductor
-decides which of them it leaves out.
+"""Keeps traced graphs: functional, with every copy that a write needs, before Inductor decides
+which copies it leaves out.
 
-Of a graph only that is kept which decides what its opaque calls get: what comes after the last of
-them, or leads to none, is not run again.
+Only the nodes on which arguments of opaque calls depend are run again.
 """
 
 from __future__ import annotations
@@ -31,10 +30,9 @@ class Call:
 
     names: list[str]  # of its arguments
     written: tuple[str, ...]  # of those that it writes to
-    groups: dict[
-        str, int
-    ]  # tensors by name (tensors_in): those that share memory in eager have the same number
-    partial: frozenset[int]  # the results of which it may leave elements unwritten
+    # tensors by name (tensors_in): those that share memory in eager have the same number
+    groups: dict[str, int]
+    partial: frozenset[int]  # indices of the results that may have unwritten elements
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,27 +40,25 @@ class Step:
     """One node that is run again."""
 
     node: torch.fx.Node
-    call: int | None  # its number, where it calls an opaque op
-    runs: bool  # False: its value cannot be known by running it again
-    allocates: bool  # its result is memory that nothing has written
-    keeps: bool  # its result is a copy of its argument, and no more written than that
-    last_uses: list[torch.fx.Node]  # what no later step needs
+    call: int | None  # the number of the call, if it calls an opaque op
+    runs: bool  # whether running it again gives the same value
+    allocates: bool  # its result is memory that was never written
+    keeps: bool  # its result is a copy of its argument, unwritten where that is
+    last_uses: list[torch.fx.Node]  # nodes that no later step needs
 
 
 @dataclasses.dataclass(frozen=True)
-class Traced:
+class KeptGraph:
     module: torch.fx.GraphModule  # owns the nodes
     inputs: list[tuple[int, torch.fx.Node]]  # those that the steps need, with their numbers
     input_count: int
     constants: list[torch.fx.Node]
     calls: list[Call]
     steps: list[Step]  # in order
-    copies_inputs: (
-        bool  # the compiled graph may write to the inputs, and so before the last call, too
-    )
+    copies_inputs: bool  # the compiled graph may write to its inputs before the last call
 
 
-kept: dict[int, Traced] = {}  # for the process's life, as the code that refers to them may be
+kept: dict[int, KeptGraph] = {}  # by number; never removed, since generated code refers to them
 _numbers = itertools.count()
 
 
@@ -71,15 +67,15 @@ def install(registered: Container[str]) -> None:
 
 
 def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None] | None:
-    """Keeps a copy of `graph`; the result, to be called once Inductor's has writing calls again,
-    marks these with the kept ones that they were.
+    """Keeps a copy of `graph`. Returns a function to be called when the functional calls have
+    become writing ones again: it marks each of them with the number of its call in the kept graph.
     """
     if not options.current().check or not _holds_any(graph, registered):
         return None
     module = inductor.functional_copy(graph, lambda copy: copies.restore_sharing(copy, registered))
     nodes = list(_calls(module.graph, registered))
     number = next(_numbers)
-    kept[number] = _traced(module, nodes)
+    kept[number] = _kept_graph(module, nodes)
 
     def mark() -> None:
         now = list(_calls(graph, registered))
@@ -90,14 +86,12 @@ def keep(graph: torch.fx.Graph, registered: Container[str]) -> Callable[[], None
     return mark
 
 
-def facts_of(node: torch.fx.Node) -> python_wrapper.Traced | None:
-    """What a checked launch is told of the call that is being lowered; None where nothing is
-    checked.
-    """
+def checked_call(node: torch.fx.Node) -> python_wrapper.CheckedCall | None:
+    """The call that is being lowered, for the contract check; None if that is off."""
     if not options.current().check:
         return None
     mark = node.meta.get(MARK)
-    return python_wrapper.Traced(
+    return python_wrapper.CheckedCall(
         call_site.of_trace(node.meta.get("stack_trace")), None if mark is None else list(mark)
     )
 
@@ -115,7 +109,7 @@ _ALLOCATIONS = {
 _KEEPS = {"clone", "copy", "copy_", "lift_fresh_copy", "contiguous"}
 
 
-def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
+def _kept_graph(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> KeptGraph:
     numbers = {node: number for number, node in enumerate(calls)}
     needed: set[torch.fx.Node] = set()
     steps: list[Step] = []
@@ -134,11 +128,10 @@ def _traced(module: torch.fx.GraphModule, calls: list[torch.fx.Node]) -> Traced:
         steps.append(
             Step(node, numbers.get(node), runs, name in _ALLOCATIONS, name in _KEEPS, last_uses)
         )
-    backward = (
-        "backward" in inductor.graph_label()
-    )  # its inputs, saved for it alone, may be used for its own values
+    # Inductor may reuse memory of a backward graph's inputs, which were saved only for it.
+    backward = "backward" in inductor.graph_label()
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-    return Traced(
+    return KeptGraph(
         module,
         [(index, node) for index, node in enumerate(inputs) if node in needed],
         len(inputs),
@@ -169,23 +162,19 @@ def partial_results(op: str) -> frozenset[int]:
 
 
 def writes(target: Any) -> bool:
-    """Whether a call writes to arguments; of what has no schema, that is not known."""
+    """Whether a call may write to arguments."""
     if not pytorch.is_overload(target):
         return pytorch.is_higher_order(target)
     return bool(pytorch.written_names(target))
 
 
 def _repeatable(target: Any) -> bool:
-    """Whether a call may be run again: it draws no random numbers and talks to nobody."""
+    """Whether running a call again gives the same result: it neither draws random numbers nor
+    communicates with other processes.
+    """
     if pytorch.is_overload(target):
         random = torch.Tag.nondeterministic_seeded in target.tags
-        return not random and target.namespace not in (
-            "prims",
-            "inductor",
-            "c10d",
-            "_c10d_functional",
-            "c10d_functional",
-        )
+        return not random and not pytorch.draws_or_communicates(target)
     return not pytorch.is_higher_order(target)
 
 

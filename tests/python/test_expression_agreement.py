@@ -20,7 +20,14 @@ from hypothesis import strategies as st
 import opaq
 from opaq import _runtime
 from opaq.lowering.functions import functions
-from opaq.lowering.symbolic import FAILING, REFUSED, UNKNOWN, Facts, Names, Unknown
+from opaq.lowering.symbolic import (
+    FAILING,
+    REFUSED,
+    UNKNOWN,
+    SymbolicEvaluator,
+    SymbolicTensor,
+    Unknown,
+)
 
 op = opaq.op(
     "opaq_agreement::op(Tensor x, Tensor? bias, int n, int? k, float eps, bool flag, str mode, "
@@ -338,7 +345,7 @@ def symbolic(
             sizes, strides = (
                 tuple(number(v, True) for v in items) for items in (value.shape, value._strides)
             )
-            out[name] = Facts(sizes, strides, value.dtype, torch.device("cpu"))
+            out[name] = SymbolicTensor(sizes, strides, value.dtype, torch.device("cpu"))
         else:
             out[name] = number(value, False) if name in ("n", "k") and value is not None else value
     return out, hints
@@ -351,13 +358,13 @@ def test_symbolic_answers_are_never_another_truth(rng: random.Random) -> None:
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     prover = SizeVarAllocator(ShapeEnv())
-    names = Names(prover.statically_known_true)
+    evaluator = SymbolicEvaluator(prover.statically_known_true)
     text, given = expression(rng), values(rng)
     truth = evaluate(text, given)
     if truth is None:
         return
     known, hints = symbolic(given, rng, prover)
-    got = names.value(truth["python"], known)
+    got = evaluator.value(truth["python"], known)
     about = (
         f"{show(text, given)}\n{truth['python']}\n{known}\nsymbolic: {got!r}\nevaluation: {truth}"
     )
@@ -395,7 +402,7 @@ def test_symbolic_truth(text: str, expected: Any) -> None:
     prover = SizeVarAllocator(ShapeEnv())
     rows, n = sympy.Symbol("s0", positive=True, integer=True), sympy.Symbol("n", integer=True)
     known = {
-        "x": Facts((rows, 8), (8, 1), torch.float32, torch.device("cpu")),
+        "x": SymbolicTensor((rows, 8), (8, 1), torch.float32, torch.device("cpu")),
         "n": n,
         "eps": 0.1,
         "flag": True,
@@ -404,7 +411,7 @@ def test_symbolic_truth(text: str, expected: Any) -> None:
     printed = _runtime.expression(
         op.name, text, [("float32", (2, 8), (8, 1), "cpu", 64), None, 3, None, 0.1, True, "", []]
     )["python"]
-    assert Names(prover.statically_known_true).evaluate(printed, known) is expected
+    assert SymbolicEvaluator(prover.statically_known_true).evaluate(printed, known) is expected
 
 
 # ---- printed C++ ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 
 class Caches:
-    # raised while a graph's key is made: the graph is kept in no cache
+    # raised while a graph's key is made: the graph is not cached
     CacheBypass: type[Exception] = codecache.BypassFxGraphCache
 
     def cache_dir(self) -> str:
@@ -19,12 +19,12 @@ class Caches:
         return cache_dir()
 
     def on_cache_key(self, details_of: Callable[[Any, bool], Any], bypass: type[Exception]) -> None:
-        """Adds `details_of(graph_module, traced)` to what FxGraphCache and AOTAutogradCache hash of
-        a graph; None adds nothing. traced: the key is AOTAutogradCache's, of a graph that is yet to
-        be traced through fakes and gradients. Where it raises `bypass`, the graph is kept in no
-        cache.
+        """Adds `details_of(graph_module, traced)` to the keys of a graph in FxGraphCache and
+        AOTAutogradCache; None adds nothing. traced: whether the key is AOTAutogradCache's, for a
+        graph that will be traced with fake tensors and gradients. If it raises `bypass`, the graph
+        is not cached.
 
-        Both keys are digests of an FxGraphHashDetails object's attributes (AOTAutograd's class
+        Both keys are digests of the attributes of an FxGraphHashDetails object (AOTAutograd's class
         derives from it).
         """
         original = codecache.FxGraphHashDetails.__init__

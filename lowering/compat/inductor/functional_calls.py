@@ -1,5 +1,5 @@
-"""Calls that write, while they are functional: auto_functionalized(op, arguments) -> (results, new
-values). Inductor makes them writing calls again after it chose which arguments are copied first.
+"""Functional calls of writing ops: auto_functionalized(op, arguments) -> (results, new values).
+Inductor makes them writing calls again after it has chosen which arguments are copied first.
 """
 
 from __future__ import annotations
@@ -32,19 +32,17 @@ class WrittenValue:
     views."""
 
     place: tuple[str, int | None]  # keyword of the call, and index where the argument is a list
-    copied: bool  # before the write
-    views: Callable[
-        [torch.Tensor], list[torch.Tensor]
-    ]  # what is written, made of a fake tensor in the value's place
-    key: Any  # in the call's record of what is copied
+    copied: bool  # whether Inductor copies it before the write
+    # the written views, given a fake tensor that stands for the value
+    views: Callable[[torch.Tensor], list[torch.Tensor]]
+    key: Any  # of the value in the call's list of copied values
 
 
 class FunctionalCalls(Layouts):
     def before_writes(self, change: Callable[[Any], Callable[[], None] | None]) -> None:
-        """Runs `change(graph)` on every graph after Inductor chose which written arguments are
-        copied, before functional calls become writing ones again.
-
-        What it returns, if anything, is called after that."""
+        """Runs `change(graph)` on every graph after Inductor has chosen which written arguments are
+        copied, before functional calls become writing ones again. If it returns a function, this is
+        called after that."""
         original = post_grad.decompose_auto_functionalized
 
         def decompose_auto_functionalized(graph: Any) -> Any:
@@ -57,8 +55,8 @@ class FunctionalCalls(Layouts):
         post_grad.decompose_auto_functionalized = decompose_auto_functionalized
 
     def functional_copy(self, graph: Any, change: Callable[[Any], None]) -> Any:
-        """A module with a copy of a graph that holds functional calls, which become writing
-        calls on copies of all that they write. `change(copy)` runs before that."""
+        """A module with a copy of a graph, in which functional calls have become writing calls on
+        copies of everything that they write. `change(copy)` runs before that."""
         copied = torch.fx.Graph()
         copied.output(copied.graph_copy(graph, {}))
         module = torch.fx.GraphModule(graph.owning_module or torch.nn.Module(), copied)
@@ -72,8 +70,8 @@ class FunctionalCalls(Layouts):
         return module
 
     def is_first_version(self, call: Any) -> bool:
-        """Whether a functional call takes written arguments as they are, and not the tensors
-        that they are views of."""
+        """Whether a functional call is of the first version of auto_functionalized, which takes
+        written arguments themselves; the second takes the tensors that they are views of."""
         return call.target is _V1
 
     def functional_calls(self, graph: Any) -> Iterator[Any]:
@@ -143,7 +141,7 @@ class FunctionalCalls(Layouts):
         return node.target is torch.ops.aten.copy_.default and node.args[0] is target
 
     def memory_of(self, node: Any) -> Any:
-        """The graph's node in whose memory `node` lies: through views, and through calls that
+        """The graph's node that owns the memory of `node`, found through views and calls that
         write in place."""
         while True:
             node = self.viewed(node)
@@ -164,8 +162,8 @@ class FunctionalCalls(Layouts):
             node = call.kwargs[name] if index is None else call.kwargs[name][index]
 
     def overwritten(self, call: Any, value: WrittenValue) -> bool:
-        """Whether a new value that lies in a graph input's memory, written there in place, is still
-        used when the graph copies another value into that input.
+        """Whether a new value that a call writes in place into a graph input is still used after
+        the graph copies another value into that input.
         """
         name, index = value.place
         if call.target is _V1:
@@ -183,12 +181,12 @@ class FunctionalCalls(Layouts):
         if not copies:
             return False
         used = self.new_values(call, value)
-        for node in used:  # grows by the views of what is in it
+        for node in used:  # the list grows: views are appended
             used += [user for user in node.users if self.is_view(user)]
         return any(copy < user for copy in copies for node in used for user in node.users)
 
     def new_values(self, call: Any, value: WrittenValue) -> list[Any]:
-        """The graph's nodes that are, after the call, what it wrote into `value`."""
+        """The graph's nodes that stand for `value` after the call."""
         name, index = value.place
         names = (
             list(range(len(call.kwargs[name])))
@@ -201,15 +199,13 @@ class FunctionalCalls(Layouts):
             for user in call.users
             if user.target is operator.getitem and user.args[1] == position
         ]
-        if (
-            call.target is _V1 and index is None and not value.copied
-        ):  # Inductor has put what is written in place of the new value
+        # Inductor replaces the new value by the argument that is written in place.
+        if call.target is _V1 and index is None and not value.copied:
             nodes.append(call.kwargs[name])
         return nodes
 
     def outputs_that_are_inputs(self, graph: Any) -> set[int]:
-        """Positions of the graph's outputs that are graph inputs, or views of them, in eager
-        too."""
+        """Positions of the graph's outputs that in eager are graph inputs or views of them."""
         context = TracingContext.try_get()
         metadata = context.fw_metadata if context is not None else None
         backward = any(
@@ -224,8 +220,9 @@ class FunctionalCalls(Layouts):
         }
 
     def insert_copy(self, graph: Any, node: Any, like: torch.Tensor) -> Any:
-        """A copy of a graph's value, with the strides of `like`: the value's in eager, of which
-        those in the graph may differ where a pass dropped a copy."""
+        """A copy of a graph's value with the strides of `like`, its tensor in eager; in the graph,
+        the value may have other strides if a pass has removed a copy.
+        """
         aten = torch.ops.aten
         if self.has_row_major(like):
             return self.insert_call(
@@ -233,7 +230,7 @@ class FunctionalCalls(Layouts):
             )
 
         def asked(op: Any, values: Sequence[Any]) -> list[Any]:
-            """Sizes or strides that `node` has."""
+            """Sizes or strides of `node`: ints, or nodes that compute them."""
             return [
                 value if isinstance(value, int) else self.insert_call(graph, op, node, dim)
                 for dim, value in enumerate(values)

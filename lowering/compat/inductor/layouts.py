@@ -24,8 +24,8 @@ class Layouts(Views):
         return V.graph.sizevars.statically_known_true(relation)
 
     def known_at_most(self, a: Any, b: Any) -> bool:
-        """Whether a <= b is known, over ints and SymInts anywhere, sympy expressions while a graph
-        is lowered. Adds no guard.
+        """Whether a <= b is known to hold, for ints, SymInts and, while a graph is lowered, sympy
+        expressions. Adds no guard.
         """
         relation = a <= b
         if isinstance(relation, (bool, torch.SymBool)):
@@ -50,7 +50,7 @@ class Layouts(Views):
     # ---- fake tensors ----------------------------------------------------------------------------
 
     def shares_storage(self, a: torch.Tensor, b: torch.Tensor) -> bool:
-        """Whether two tensors, fake or not, lie in one storage."""
+        """Whether two tensors, fake or not, have the same storage."""
         return _is_alias_of(a, b)
 
     def has_strides_of(self, fake: torch.Tensor, other: torch.Tensor) -> bool:
@@ -69,7 +69,7 @@ class Layouts(Views):
         return True
 
     def views_of_one(self, a: Any, b: Any) -> bool:
-        """Whether two nodes of the graph are tensors in one memory by what the graph says."""
+        """Whether two nodes of the graph share memory according to the graph."""
         fakes = [node.meta.get("val") for node in (a, b)]
         if not all(isinstance(fake, torch.Tensor) for fake in fakes):
             return True
@@ -78,8 +78,8 @@ class Layouts(Views):
     # ---- buffers ---------------------------------------------------------------------------------
 
     def holder(self, value: Any) -> Any:
-        """Inductor's StorageBox of a tensor, the same for all views of it; for another value, the
-        value.
+        """Inductor's StorageBox of a tensor, which is the same for all views of it; any other value
+        itself.
         """
         while isinstance(value, (ir.TensorBox, ir.BaseView)):
             value = value.data
@@ -90,8 +90,8 @@ class Layouts(Views):
         return ir.ir_node_to_tensor(value)
 
     def has_strides(self, value: Any, strides: Sequence[Any]) -> bool:
-        """Whether a realised value's layout is fixed and spelled with exactly these strides. Cheap;
-        False proves nothing.
+        """Whether a realised value has a fixed layout with exactly these expressions as strides.
+        Cheap; strides may be equal though it says False.
         """
         if not ir.is_storage_and_layout(value):
             return False
@@ -99,8 +99,8 @@ class Layouts(Views):
         return isinstance(layout, ir.FixedLayout) and list(layout.stride) == list(strides)
 
     def as_strided(self, value: Any, like: torch.Tensor, begin: Any) -> Any:
-        """A view of a one-dimensional value with the sizes and strides of a fake tensor, and with
-        its offset less `begin`.
+        """A view of a one-dimensional value with the sizes and strides of a fake tensor, at that
+        tensor's storage offset minus `begin`.
         """
         geometry = (
             self.expressions(like.shape),
@@ -110,17 +110,17 @@ class Layouts(Views):
         return lowering.lowerings[torch.ops.aten.as_strided.default](value, *geometry)
 
     def copy_into(self, target: Any, source: Any) -> None:
-        """Copies into the memory of `target`, and so with its strides. (The lowering of `copy_` may
-        give `target` the memory of a copy of `source` instead, with other strides.)
+        """Copies into the memory of `target`, keeping its strides. (The lowering of `copy_` may
+        give `target` new memory with other strides instead.)
         """
         target.realize()
         self.holder(target).freeze_layout()
         ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
 
     def lay_out_as_traced(self, value: Any, node: Any) -> None:
-        """Where Inductor has not yet decided how to lay out the tensor that `value`, the graph's
-        `node`, is or is a view of: decides for the order of its strides in the graph, so that the
-        view, too, has those."""
+        """If Inductor has not yet chosen the layout of the buffer of `value`, the graph's `node`:
+        chooses the order of strides that the buffer has in the traced graph, so that views of it
+        have the traced strides too."""
         value.realize()
         buffer = self.holder(value).data
         fake = self.viewed(node).meta.get("val") if isinstance(node, torch.fx.Node) else None
@@ -135,8 +135,8 @@ class Layouts(Views):
             )
 
     def place_in_memory(self, value: Any) -> Any:
-        """The offset, in elements, of a realised value in a buffer that Inductor allocates; None
-        where it lies in an argument or a constant of the graph.
+        """The offset, in elements, of a realised value in a buffer that Inductor allocates; None if
+        it is in an argument or a constant of the graph.
         """
         layout = value.get_layout()
         name = value.get_name()

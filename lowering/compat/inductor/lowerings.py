@@ -32,8 +32,8 @@ class Lowerings:
         patches: dict[str, Any],
         settings: Callable[[], Any],
     ) -> Any:
-        """Inductor, with `patches` to its options, inside settings() each time it compiles: a
-        backward graph is compiled after this returns.
+        """Compiles with Inductor, with `patches` to its options. Each compilation runs inside
+        settings(); that of a backward graph comes after this function has returned.
         """
 
         def compile_inner(*args: Any, **kwargs: Any) -> Any:
@@ -57,7 +57,7 @@ class Lowerings:
         )
 
     def graph_label(self) -> str:
-        """The name by which torch's logs call the graph being compiled: "model__0_inference_0"."""
+        """The name of the graph being compiled in torch's logs: "model__0_inference_0"."""
         return get_aot_graph_name()
 
     def register_lowering(self, overload: Any, lower: Callable[..., Any]) -> None:
@@ -75,8 +75,8 @@ class Lowerings:
         return lowering.lowerings
 
     def use_layout_tag(self, overload: Any) -> None:
-        """Lets Inductor lay out the arguments as the op's tag says, by default with eager's
-        strides, and carry mutations back from copies.
+        """Has Inductor lay out the arguments as the op's tag says, by default with eager's strides,
+        and copy back what is written to copies.
         """
         constraint = lowering.tag_to_layout_constraint(
             get_layout_constraint_tag(overload, with_default=True)
@@ -91,7 +91,7 @@ class Lowerings:
     def empty_strided(
         self, sizes: Sequence[Any], strides: Sequence[Any], dtype: torch.dtype, device: torch.device
     ) -> Any:
-        """A new buffer that nothing has written."""
+        """A new uninitialized buffer."""
         return lowering.empty_strided(sizes, strides, dtype=dtype, device=device)
 
     # ---- the node being lowered ------------------------------------------------------------------
@@ -125,33 +125,33 @@ class Lowerings:
         return last and dependencies.StarDep(last.get_name())
 
     def fakes_of(self, nodes: Any) -> Any:
-        """The fake values of the graph's nodes among `nodes`, a nest of tuples, lists and dicts."""
+        """`nodes`, nested tuples, lists and dicts, with each node replaced by its fake value."""
         return torch.fx.map_arg(nodes, lambda node: node.meta.get("val"))
 
     def traced_values(self, node: Any) -> list[Any]:
-        """The values, tensors as fakes, that a node was given, where that is recorded, and returned
-        when the graph was traced.
+        """The arguments (if recorded) and results of a node when the graph was traced; tensors are
+        fake.
         """
         return tree_leaves((node.meta.get("eager_input_vals"), node.meta.get("val")))
 
     def live_values(self) -> list[tuple[Any, Any]]:
-        """(the graph's node, its value) of those that nodes after the one being lowered take."""
+        """(node, value) of each node whose value is used after the node being lowered."""
         done = V.graph.user_to_last_uses.get(V.graph.current_node, ())
         return [(node, value) for node, value in V.graph.env.items() if node not in done]
 
     def replace_value(self, node: Any, value: Any) -> None:
-        """What nodes that are lowered from now on take for the value of `node`."""
+        """Nodes that are lowered from now on use `value` for `node`."""
         V.graph.env[node] = value
 
     def compute_readers(self, buffer: Any) -> None:
-        """Before a write to a buffer: has Inductor compute what reads it and is not computed yet.
-        Its own calls do so only after they are in the order of operations, so that the readers come
-        behind them."""
+        """To be called before a write to a buffer: has Inductor compute first what reads the buffer
+        and is not computed yet. Inductor's own calls do this too late, so that the readers come
+        after the write."""
         V.graph.mark_buffer_mutated(buffer.get_name())
 
     def obey_partition_rule(self, node: Any, qualname: str) -> None:
-        """Keeps a node out of CUDA graphs where `custom_should_partition_ops` names its op.
-        Inductor asks that only of its own fallback nodes; of any node it asks whether it binds
-        unbacked sizes, and partitions the graph there."""
+        """Keeps a node out of CUDA graphs if `custom_should_partition_ops` names its op. Inductor
+        applies this option only to its own fallback nodes, but it partitions the graph at any node
+        that has unbacked sizes, so this claims some."""
         if {qualname, f"{qualname}.default"} & set(config.custom_should_partition_ops):
             node.unbacked_bindings = True

@@ -28,14 +28,14 @@ class Views:
         return node.op == "call_function" and bool(_is_view_op(node.target))
 
     def viewed(self, node: Any) -> Any:
-        """What a graph's node is a view of, through all views; the node itself where it is none."""
+        """The node that a graph's node is a view of, through all views; itself if it is no view."""
         while self.is_view(node):
             node = node.args[0]
         return node
 
     def replay_view(self, graph: Any, view: Any, value: Any, moved: Any) -> Any:
-        """The view operation `view` of another value, which lies `moved` elements further into its
-        storage than the one whose view it is.
+        """Applies the view operation of the node `view` to another value, whose storage offset is
+        larger by `moved` elements than that of the node's own argument.
         """
         args, kwargs = list(view.args[1:]), dict(view.kwargs)
         if view.target is torch.ops.aten.as_strided.default:
@@ -54,10 +54,11 @@ class Views:
         eager: torch.Tensor,
         results: Sequence[Any],
     ) -> None:
-        """Where a call of auto_functionalized_v2 gets `value` for its base of that index:
-        records the sizes and strides that the written views of it had when they were traced, and
-        where they begin in `value`, whose storage offset may be another than that of `eager`;
-        and in `results`, the value after the write, and in views of those, where they begin."""
+        """Corrects what a call of auto_functionalized_v2 records, if it gets `value` for its base
+        with this index: the written views get their traced sizes and strides, and offsets into
+        `value`, whose storage offset may differ from that of `eager`. Corrects the storage offsets
+        of `results` (the nodes for the value after the write) and of their views, too.
+        """
         traced, kwargs = call.meta["eager_input_vals"][1], dict(call.kwargs)
         begin = value.meta["val"].storage_offset()
         for prefix in (

@@ -12,8 +12,8 @@ from torch._inductor.virtualized import V
 
 class Wrappers:
     def wrapper_language(self) -> str:
-        """What the graph's wrapper is written in: "python"; "cpp", compiled for this process;
-        "package", C++ of AOTInductor; "" for any other.
+        """The language of the graph's wrapper: "python"; "cpp", compiled for this process;
+        "package", the C++ of AOTInductor; "" for any other.
         """
         if getattr(V.graph, "fx_wrapper", False):
             return ""
@@ -22,38 +22,36 @@ class Wrappers:
         return "cpp" if V.graph.cpp_wrapper else "python"
 
     def prints_two_wrappers(self) -> bool:
-        """Whether each line of AOTInductor's wrapper goes into a second one too, which runs while
-        compiling (2.15, on request).
+        """Whether AOTInductor prints each line into a second wrapper too, which runs during
+        compilation (an option of 2.15).
         """
         return bool(getattr(V.graph, "is_dual_wrapper_mode", False))
 
     def is_root(self) -> bool:
-        """Whether the graph being lowered is the one that is called, and no branch or body in
-        it."""
+        """Whether the graph being lowered is the whole graph, not the branch of a condition or the
+        body of a loop."""
         return not hasattr(V.graph, "parent")
 
     def folds_constants(self) -> bool:
-        """Whether the graph computes the constants of another, when a package is loaded and when
-        its weights change; the two are packaged together.
+        """Whether the graph computes constants of another graph in the same package: when the
+        package is loaded, and when its weights change.
         """
         return _root_graph().is_const_graph
 
     def constants_wrapper(self) -> Any:
-        """The wrapper, printed before, of the graph that computes the constants of this one; None
-        where nothing is folded.
+        """The wrapper of the graph that computes constants of this one, which is printed before;
+        None if there is none.
         """
         constants = _root_graph().const_module
         return constants and constants.wrapper_code
 
     def packaged(self) -> bool:
-        """Whether AOTInductor's files will lie together in a .pt2, rather than where they are
-        written now.
-        """
+        """Whether AOTInductor's files go into a .pt2; else they stay where they are written."""
         return bool(config.aot_inductor.package)
 
     def user_stream(self) -> str | None:
-        """The C++ variable of the user's stream that the node being printed runs on; None: that on
-        which the graph is called.
+        """The C++ variable of the stream of the user's that the node being printed runs on; None:
+        the stream on which the graph is called.
         """
         return None  # before 2.15 a C++ wrapper knows no others
 
@@ -75,14 +73,14 @@ class Wrappers:
         return wrapper
 
     def before_body(self, wrapper: Any, line: str) -> None:
-        """Prints a line into a Python wrapper before those that run anything; the graph's inputs
-        have names there.
+        """Puts a line at the start of the body of a Python wrapper, where the graph's inputs have
+        names.
         """
         wrapper.lines.insert(0, line)
 
     def prepend_python(self, wrapper: Any, position: int, line: str) -> None:
-        """Puts a line of Python at the head of a C++ wrapper that is not packaged, whose text
-        begins and ends in Python. position: its line there.
+        """Puts a line of Python into the header of a C++ wrapper for this process, whose text
+        begins and ends with Python. position: the line's index.
         """
         self.root_wrapper(wrapper).header._lines.insert(position, line)
 

@@ -1,7 +1,7 @@
-"""What torch does wrong with graphs that hold opaque ops, and how it is corrected: patches of
-torch, installed by `Inductor211.install_mends` and nowhere else.
+"""Faults of torch that affect graphs with opaque ops, and the patches that correct them. Only
+`Inductor211.install_mends` installs them.
 
-Each fault is in torch 2.11, the oldest that opaq supports, and in later torches until
+Each fault is in torch 2.11, the oldest that opaq supports, and in later torches before
 `fixed_in`."""
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Mend:
 
 MENDS = (
     Mend(
-        "Inductor loads graphs and wrappers from its cache folder without checking that the files "
-        "are as they were written.",
+        "Inductor loads graphs and wrappers from its cache folder without checking whether the "
+        "files are damaged.",
         cache_files.heal_files,
         fixed_in=None,
     ),
     Mend(
-        "An op that writes cannot be traced if an argument is called `mode` or `ctx`, since torch "
-        "hands it by keyword to functions that have parameters of these names.",
+        "An op that writes cannot be traced if an argument is called `mode` or `ctx`: torch passes "
+        "arguments by keyword to functions that have parameters of these names.",
         argument_names.make_own_parameters_positional,
         fixed_in=None,
     ),
@@ -59,8 +59,8 @@ MENDS = (
         fixed_in=None,
     ),
     Mend(
-        "A written view of a tensor that was written before is recorded by its place in eager's "
-        "tensor, though its base is then a dense tensor of its own.",
+        "A written view of a tensor that was written before is recorded with eager's strides and "
+        "offset, though its base is then a new, dense tensor.",
         written_views.record_places,
         fixed_in=None,
     ),

@@ -1,4 +1,4 @@
-"""Names of arguments with which torch's functional calls of writing ops cannot be traced."""
+"""Argument names of writing ops that conflict with parameters of torch's own functions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch._higher_order_ops.auto_functionalize import auto_functionalized, auto
 
 
 def make_own_parameters_positional() -> None:
-    """Lets a writing op have arguments of any name. torch (2.11 to 2.15) hands an op's arguments by
-    keyword to functions whose own parameters have names like `mode` and `ctx`; those are made
-    positional, as they are given."""
+    """Lets a writing op have arguments of any name. torch (2.11 to 2.15) passes an op's arguments
+    by keyword to functions whose own parameters have names like `mode` and `ctx`. This makes these
+    parameters positional-only, as they are given.
+    """
     for call in (auto_functionalized, auto_functionalized_v2):
         for table in (call.python_key_table, call.py_kernels):
             for key, function in table.items():

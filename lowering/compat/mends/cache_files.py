@@ -1,9 +1,9 @@
-"""Holds what Inductor reads from its cache folder against what was written: a file that was damaged
-since is written again or taken for lost.
+"""Checks what Inductor reads from its cache folder: a damaged file is written again or removed.
 
-Inductor itself reads pickles of compiled graphs and runs Python wrappers as it finds them; a
-changed byte can be another value in a launch. The names of the pickles are digests of their
-content, and of a wrapper its source is at hand. Inductor's own C++ kernels (.so) carry no digest.
+Inductor itself loads pickles of compiled graphs and runs Python wrappers without a check; a changed
+byte can change a value in a launch. Names of pickles are digests of their content; a wrapper is
+compared with its source, which is in the pickle. Inductor's own C++ kernels (.so) have no digest
+and are not checked.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ __all__ = ["heal_files"]
 
 
 def heal_files() -> None:
-    """From now on, for every graph of the process."""
-    candidates = (
-        codecache.GuardedCache.iterate_over_candidates.__func__
-    )  # of FxGraphCache and AOTAutogradCache
+    """Installs the check for all graphs of the process."""
+    # the base class of FxGraphCache and AOTAutogradCache
+    candidates = codecache.GuardedCache.iterate_over_candidates.__func__
     write_to_disk, write = CompiledFxGraph.write_to_disk, codecache.PyCodeCache.write.__func__
 
     def iterate_over_candidates(cls: Any, local: bool, remote_cache: Any, key: str) -> Any:
@@ -43,12 +42,11 @@ def heal_files() -> None:
 
 
 def _remove_damaged(folder: str) -> bool:
-    """Whether every pickle that is left in the folder is as it was written."""
+    """Removes damaged pickles from the folder. False if some may be left, or there is no folder."""
     try:
-        paths = [
-            entry.path for entry in os.scandir(folder) if not entry.name.startswith(".")
-        ]  # others are being written
-    except OSError:  # there is none, mostly
+        # names that start with a dot are files being written
+        paths = [entry.path for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError:  # most often there is no such folder
         return False
     for path in paths:
         content = _content(path)
@@ -64,14 +62,13 @@ def _remove_damaged(folder: str) -> bool:
 
 def _rewrite_damaged(path: str, source: str) -> None:
     content = _content(path)
-    if (
-        content is not None and content.strip() != source.strip().encode()
-    ):  # Inductor names sources by what stands between their blanks
+    # Inductor's digest of a source ignores white space at both ends
+    if content is not None and content.strip() != source.strip().encode():
         codecache.write_atomic(path, source, make_dirs=True)
 
 
 def _content(path: str) -> bytes | None:
-    """None where there is no such file, or it cannot be read, which Inductor tells."""
+    """None if the file cannot be read; Inductor then reports the error."""
     try:
         with open(path, "rb") as stream:
             return stream.read()

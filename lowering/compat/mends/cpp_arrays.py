@@ -9,19 +9,17 @@ from torch._inductor.codegen.cpp_wrapper_cpu import CppWrapperCpu
 
 
 def keep_arrays_apart() -> None:
-    """Keeps Inductor from naming an array that it declares further down: it remembers arrays by
-    where it writes them, and tells places apart by the address of a bound method, which the next
-    such method may have. torch 2.15 does not; stock graphs too fail there with a C++ error, by
-    chance."""
+    """Keeps Inductor from using an array above its declaration. torch 2.11 remembers arrays by the
+    place to which it prints them, and identifies a place by the address of a bound method, which
+    another such method may get later. Graphs without opaque ops are affected too."""
     original = CppWrapperCpu.codegen_int_array_var
 
     def codegen_int_array_var(
         self: Any, int_array: str, writeline: Callable[..., None], *args: Any, **kwargs: Any
     ) -> str:
         places = self.__dict__.setdefault("opaq_places_of_arrays", {})
-        writeline = places.setdefault(
-            id(getattr(writeline, "__self__", writeline)), writeline
-        )  # kept, so that no other gets its address
+        # kept alive, so that no other method gets the same address
+        writeline = places.setdefault(id(getattr(writeline, "__self__", writeline)), writeline)
         return original(self, int_array, writeline, *args, **kwargs)
 
     CppWrapperCpu.codegen_int_array_var = codegen_int_array_var

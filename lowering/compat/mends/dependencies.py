@@ -1,5 +1,5 @@
-"""Where torch 2.11's scheduler loses what a kernel depends on, so that reads and writes change
-places: stock custom ops are wrong there, too.
+"""Dependencies of kernels that torch 2.11's scheduler loses, so that it reorders reads and writes.
+PyTorch's own custom ops are affected too.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from torch.utils._ordered_set import OrderedSet
 
 
 def keep_added_dependencies() -> None:
-    """Keeps what a kernel depends on when Inductor works out its loops anew, as it does on the CPU
-    to fuse it.
+    """Keeps the dependencies of a kernel when Inductor computes its loops again, as it does on the
+    CPU to fuse it.
 
-    torch 2.11 reads the dependencies from the loops then, and forgets which write of a buffer is
-    read and what had been added by hand: that a write waits for the readers of the old value. torch
-    2.15 keeps both.
+    torch 2.11 then takes the dependencies from the loops, and loses which write of a buffer is read
+    and the dependencies that were added explicitly, such as that of a write on the readers of the
+    old value. torch 2.15 keeps both.
     """
     original = scheduler.SchedulerNode.recompute_size_and_body
 
@@ -32,9 +32,10 @@ def keep_added_dependencies() -> None:
 
 
 def keep_reads_before_writes() -> None:
-    """Keeps Inductor from fusing a write in place with a reader of the same memory that names it by
-    an earlier write, since it then does not look whether both go over the elements in the same
-    order: `op(x); x.add_(x.t())`. torch 2.15 looks."""
+    """Keeps Inductor from fusing a write in place with a reader of the same memory that refers to
+    it by the name of an earlier write: torch 2.11 then does not check that both visit the elements
+    in the same order, as they do not in `op(x); x.add_(x.t())`. torch 2.15 checks it.
+    """
     original = scheduler.Scheduler.fusable_weak_dep
 
     def fusable_weak_dep(self: Any, weak_dep: Any, node1: Any, node2: Any) -> bool:

@@ -13,15 +13,15 @@ from torch._inductor.virtualized import V
 
 
 def lower_storage_offset() -> None:
-    """Lowers `sym_storage_offset` to the offset as it was traced, as for sizes and strides."""
+    """Lowers `sym_storage_offset` to the offset in the traced graph, as it is done for sizes."""
     lowering.register_lowering(torch.ops.aten.sym_storage_offset.default, type_promotion_kind=None)(
         _traced_offset
     )
 
 
 def count_from_storage_start() -> None:
-    """Lowers `as_strided` so that its offset counts from the start of the storage of a graph input,
-    though the input's pointer is where the input begins."""
+    """Lowers `as_strided` of a graph input so that its offset counts from the start of the storage.
+    Inductor's pointer to the input points to the input's first element."""
     if (
         "storage_offset_relative_to_input_storage"
         in inspect.signature(lowering.as_strided).parameters
@@ -49,7 +49,7 @@ def _from_the_start_of_the_input(lower: Callable[..., Any]) -> Callable[..., Any
 
 
 def _offset_of_input(x: Any) -> Any:
-    """Of the graph input that `x` is, or is a view of; 0 for what Inductor computes."""
+    """The storage offset of the graph input that `x` is or is a view of; 0 for other buffers."""
     data = x.data
     while isinstance(data, (ir.BaseView, ir.StorageBox)):
         data = data.data

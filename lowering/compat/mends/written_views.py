@@ -1,4 +1,4 @@
-"""What a functional call of a writing op records of the views that the op writes to."""
+"""How a functional call of a writing op records the views that the op writes to."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def record_slices() -> None:
 
 
 def record_places() -> None:
-    """Records the sizes, strides and offset of a written view as it lies in the base that the
-    functional graph has, not as it lies in eager's."""
+    """Records the sizes, strides and offset that a written view has in its base in the functional
+    graph, not those in eager's base."""
     auto_functionalize.write_view_information_to_args = _record_view_places
 
 
 def _slice_of(base: torch.Tensor, view: torch.Tensor) -> Any:
     """(dim, start, end) of a view that an op writes to; None: it is recorded by sizes, strides and
-    offset instead. Upstream takes the storage's start for that of `base` (up to torch 2.15), so
-    that of a graph input `x[1:]` other elements are written."""
+    offset instead. torch (up to 2.15) computes slices as if `base` began at the start of its
+    storage, so that wrong elements of a graph input `x[1:]` are written."""
     return (
         _original_slice(base, view) if statically_known_true(base.storage_offset() == 0) else None
     )
@@ -43,9 +43,9 @@ def _record_view_places(
 ) -> None:
     """Adds to the arguments of a functional call which views of their bases an op writes to.
 
-    A base that was written before lies otherwise than the tensor whose value it is: densely, and
-    from the start of a storage. Upstream records the sizes, strides and offset that the view has in
-    eager, as if it were a view of that tensor.
+    A base that was written before is a new tensor in the functional graph: dense, and at the start
+    of its storage. torch records the sizes, strides and offset that the view has in eager, where
+    the base may be laid out differently.
     """
     views = {
         f"_{name}": kwargs[name] for name in names if isinstance(kwargs[name], FunctionalTensor)
@@ -59,9 +59,8 @@ def _record_view_places(
                     if isinstance(item, FunctionalTensor)
                 }
             )
-    values = {
-        prefix: view.from_functional() for prefix, view in views.items()
-    }  # brings the views up to date with their bases
+    # also brings the views up to date with their bases
+    values = {prefix: view.from_functional() for prefix, view in views.items()}
     _original_record(names, types, kwargs, base_indices)
     for prefix, value in values.items():
         if f"{prefix}_storage_offset" in kwargs:

@@ -1,9 +1,9 @@
-"""The kernel that an op has under PyTorch's Autograd key: it makes the op differentiable, or
-refuses a call that autograd would get wrong.
+"""The kernel of an op for PyTorch's Autograd key: makes the op differentiable, or refuses a call
+whose gradient would be wrong.
 
-It builds its graph node as PyTorch's own operators do, at the level of the transform that calls it
-(torch.func.grad, vjp, vmap of them), so that every transform of reverse mode composes with it.
-torch.library.register_autograd does not: its node is one that torch.func refuses.
+It makes its graph node as PyTorch's own operators do, at the level of the transform that calls it
+(torch.func.grad, vjp, vmap of them), so that it composes with all transforms of reverse mode.
+torch.func refuses the nodes that torch.library.register_autograd makes.
 """
 
 from __future__ import annotations
@@ -26,15 +26,17 @@ _libraries: list[torch.library.Library] = []  # a registration lasts as long as 
 class Gradient(Protocol):
     """What the kernel must know of an op."""
 
-    written: tuple[
-        str, ...
-    ]  # arguments that the op writes to and whose new values are differentiated
+    # arguments that the op writes to and whose new values are differentiated
+    written: tuple[str, ...]
 
     def admit(self, values: Mapping[str, Any], tangents: list[str]) -> bool:
-        """Called with every argument by name when one requires grad, or when those in `tangents`
-        have one. Whether the call is to be recorded; raises where its gradient would be wrong."""
+        """Called if an argument requires grad or has a tangent (forward mode). values: all
+        arguments by name; tangents: names of those with a tangent. Returns whether to record the
+        call; raises if its gradient would be wrong.
+        """
 
-    def save(self, ctx: Any, values: Mapping[str, Any], result: Any) -> None: ...
+    def save(self, ctx: Any, values: Mapping[str, Any], result: Any) -> None:
+        """Keeps in `ctx` what `run` needs."""
 
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
         """Gradients with respect to every argument of the schema, from those of the results and
@@ -44,7 +46,7 @@ class Gradient(Protocol):
 
 class Autograd:
     def base_of_view(self, tensor: torch.Tensor) -> torch.Tensor | None:
-        """The tensor of which `tensor` is a view for autograd; None where it is no view."""
+        """The tensor of which `tensor` is a view for autograd; None if it is no view."""
         return tensor._base if tensor._is_view() else None
 
     def forward_levels(self) -> dict[str, Any]:
@@ -56,9 +58,10 @@ class Autograd:
     def register_autograd(
         self, overload: Any, gradient: Callable[[], Gradient], owner: Any = None
     ) -> None:
-        """Registers the kernel in the place of any other; `gradient` is asked at each call, so
-        that it may change. owner: the object that torch.library.custom_op made, with which the
-        registration ends; None: it lasts for ever."""
+        """Registers the kernel, replacing any other. `gradient` is called at each call of the op,
+        so that its gradient may change. owner: the object that torch.library.custom_op made, with
+        which the registration ends; None: it lasts until the process ends.
+        """
         namespace, name = overload.name().split("::")
         library = torch.library.Library(namespace, "FRAGMENT") if owner is None else owner._lib
         with warnings.catch_warnings():
@@ -106,16 +109,15 @@ def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., An
 
 
 class _Call:
-    """One call that is recorded: travels through the node beside the tensors."""
+    """One recorded call: passed to the node as an argument beside the tensors."""
 
     def __init__(self, gradient: Gradient, below: Any) -> None:
         self.gradient, self.below = gradient, below
         self.inputs: list[int] = []  # how the arguments were flattened
         self.results: list[int] = []
         self.single = False  # one result that is not in a tuple
-        self.written: list[
-            bool
-        ] = []  # for each differentiated argument that is not also a result: whether it was given
+        # for each differentiated written argument that is not a result too: whether it was given
+        self.written: list[bool] = []
 
 
 def _record(node: Any, call: _Call, values: dict[str, Any]) -> Any:
@@ -179,8 +181,8 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
 
 @contextlib.contextmanager
 def _outer_transforms() -> Iterator[None]:
-    """A node's forward runs with gradients off; the transforms of torch.func around this one
-    differentiate the same call once more, each by itself.
+    """A node's forward runs with gradients off. This turns them on for the outer transforms of
+    torch.func, which differentiate the same call too.
     """
     if not torch._C._are_functorch_transforms_active():
         yield
@@ -190,8 +192,8 @@ def _outer_transforms() -> Iterator[None]:
 
 
 def _flatten(parts: Iterable[Any]) -> tuple[list[Any], list[int]]:
-    """Values with the tensors of lists among them, and for each part the length of such a list, -1
-    for anything else.
+    """(the parts, with lists of tensors replaced by their items; for each part the length of its
+    list, or -1 if it is none).
     """
     flat: list[Any] = []
     counts: list[int] = []

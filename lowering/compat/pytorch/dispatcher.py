@@ -1,8 +1,8 @@
-"""Where PyTorch's dispatcher keeps its state, learned by experiment: each fact is used only where
-this torch shows it as expected.
+"""Where PyTorch's dispatcher keeps its state in memory. These addresses are no documented
+interface: each is found by an experiment, and used only if this torch behaves as expected.
 
-The runtime reads these places at every call, in a few nanoseconds, to see whether a direct launch
-still means what the dispatcher would do.
+The runtime reads them at every call, in a few nanoseconds, to see whether a direct launch still
+does what the dispatcher would do.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-# What a call on plain tensors of a device passes, from the kernel upwards. Tracing happens between
-# the second and the third.
+# The dispatch keys that a call on plain tensors of a device passes, in reverse order. Tracing
+# happens between the second and the third.
 KEYS = (
     ("CPU", "BackendSelect", "ADInplaceOrView", "AutogradCPU", "AutocastCPU"),
     ("CUDA", "BackendSelect", "ADInplaceOrView", "AutogradCUDA", "AutocastCUDA"),
@@ -27,11 +27,12 @@ _pins: dict[str, Any] = {}  # by name
 
 class Dispatcher:
     def local_state(self) -> tuple[str, str, int, int]:
-        """Of this thread: (library, symbol of the pair of included and excluded keys, bits of each
-        that inference mode and autocast set).
+        """This thread's included and excluded dispatch keys: (library, symbol of the thread-local
+        pair of words, bits of the first word and of the second that inference mode and autocast
+        set).
 
-        The variable holds the difference to the default, so that both words are zero where
-        nothing is special. ("", "", 0, 0) where this torch has it otherwise."""
+        The words hold the difference to the default, so both are normally zero. ("", "", 0, 0) if
+        this torch keeps them in another way."""
         libc10 = ctypes.CDLL(_STATE[0], mode=os.RTLD_LAZY | os.RTLD_NOLOAD)  # loaded by torch
         try:
             words = (ctypes.c_uint64 * 2).in_dll(libc10, _STATE[1])
@@ -61,8 +62,8 @@ class Dispatcher:
 
     def kernel_entries(self, qualname: str) -> list[list[int]]:
         """For each device, the addresses at which the dispatcher keeps the op's kernels for KEYS
-        (two words each: functor, boxed function); empty where they cannot be known. Valid while
-        the op is defined."""
+        (two words each: functor, boxed function); empty if they are unknown. Valid as long as the
+        op is defined."""
         name, _, overload = qualname.partition(".")
         address = _operator(name, overload)[0]
         if not address or not _table():
@@ -70,9 +71,9 @@ class Dispatcher:
         return [[address + _table()[key] for key in device] for device in KEYS]
 
     def pinned_kernel_entries(self, qualname: str) -> list[list[int]]:
-        """As kernel_entries, and valid for ever: torch.library.custom_op undefines an op that is
-        declared again, and the dispatcher forgets an op without definition and kernels. A kernel
-        for a device that torch has given up keeps it."""
+        """As kernel_entries, but valid until the process ends. torch.library.custom_op undefines an
+        op that is declared again, and the dispatcher frees an op without definition and kernels; a
+        kernel for an obsolete device type (FPGA) prevents that."""
         namespace, name = qualname.split("::")
         if qualname not in _pins:
             _pins[qualname] = library = torch._C._dispatch_library("IMPL", namespace, "", "opaq", 0)
@@ -86,9 +87,10 @@ class Dispatcher:
 
 @functools.cache
 def _table() -> dict[str, int]:
-    """Offset in bytes, from an operator's address, of the kernel that its dispatch table holds for
-    each of KEYS; empty where this torch has it otherwise. Found by giving an operator of our own a
-    kernel for one key after another."""
+    """For each key in KEYS, the offset in bytes of its kernel from the address of an operator;
+    empty if this torch keeps kernels in another way. Found by registering kernels for one key after
+    another with an operator made for this.
+    """
     library = torch._C._dispatch_library("FRAGMENT", "opaq_probe", "", "opaq", 0)
     library.def_("table(Tensor x) -> Tensor", "")
     _libraries.append(library)
@@ -121,8 +123,9 @@ def _no_such_device(*args: Any, **kwargs: Any) -> Any:
 
 
 def _operator(name: str, overload: str) -> tuple[int, int]:
-    """(address, bytes that may be read there); (0, 0) where the handle is not what it was in every
-    torch so far: an object that points to (address of the entry, the list node that holds it)."""
+    """(address of an operator's entry, bytes that may be read there). (0, 0) if its handle is not,
+    as in every torch so far, an object with two pointers: to the entry, and to its node in a list.
+    """
     handle = torch._C._dispatch_find_schema_or_throw(name, overload)
     place = ctypes.c_void_p.from_address(id(handle) + object.__basicsize__).value
     if not place:

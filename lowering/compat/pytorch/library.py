@@ -1,6 +1,4 @@
-"""What torch.library and the dispatcher know of an operator. Private names that need no Inductor;
-spelled alike by every torch that opaq supports.
-"""
+"""What torch.library and the dispatcher know of an operator."""
 
 from __future__ import annotations
 
@@ -25,21 +23,15 @@ _STOCK = (
     "profiler",
 )
 _TORCH = os.path.dirname(torch.__file__) + os.sep
-_OPAQ = (
-    os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
-)  # this package: the only one that registers kernels by itself
-_OURS = (
-    "opaq:",
-    _OPAQ,
-)  # where opaq's runtime, and this package, say that their kernels were registered
+_OPAQ = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep  # opaq.lowering
+# The places at which kernels of the runtime and of opaq.lowering are registered.
+_OURS = ("opaq:", _OPAQ)
 _CUSTOM_OPS = os.path.join("torch", "_library", "custom_ops.py")
 _KERNEL = re.compile(
     r"^(?P<key>\w+)(?P<alias>\[alias\])?( \(inactive\))?: registered at (?P<place>\S+)"
 )
-_LIVE = (
-    "CPU",
-    "CUDA",
-)  # kernels that are looked up whenever the op is called: compiled code holds nothing of them
+# Keys whose kernels are looked up at each call, so that compiled code does not depend on them.
+_LIVE = ("CPU", "CUDA")
 
 
 class Library:
@@ -60,11 +52,11 @@ class Library:
         return name.partition("::")[0] in _STOCK
 
     def rules(self, name: str) -> dict[str, Any]:
-        """What torch.library was given for an op that decides what a compiled graph looks like, by
-        role: functions, dtypes, names of device types.
+        """What was registered with torch.library for an op and decides what a compiled graph looks
+        like, by role: functions, dtypes, names of device types.
 
-        "fake" decides the layouts of results; the others, but for the kernels' device types, decide
-        what the op is traced into.
+        "fake" decides the layouts of results, "kernels" and "disabled" which devices are served;
+        the others decide what the op is traced into.
         """
         entry = simple_registry.singleton.find(name)
         kernel = entry.fake_impl.kernel
@@ -87,8 +79,8 @@ class Library:
         return found
 
     def kernels(self, name: str) -> list[tuple[str, str]]:
-        """(dispatch key, where it was registered) of every kernel, but for opaq's own and those
-        that rules() tells of."""
+        """(dispatch key, where it was registered) of every kernel, except opaq's own and those in
+        rules()."""
         found = map(_KERNEL.match, torch._C._dispatch_dump(name).splitlines())
         places = [(line["key"], line["place"]) for line in found if line]
         return [
@@ -98,16 +90,17 @@ class Library:
         ]
 
     def own_kernels(self, name: str) -> list[tuple[str, str]]:
-        """Those of self.kernels() that opaq let torch.library register, when it has just
-        declared the op."""
+        """Those of self.kernels() that opaq has registered through torch.library; to be called
+        when opaq has just declared the op."""
         return [(key, place) for key, place in self.kernels(name) if place.startswith(_TORCH)]
 
     def is_live(self, key: str) -> bool:
+        """Whether kernels for this key are looked up at each call, also from compiled code."""
         return key in _LIVE
 
     def in_python(self, name: str) -> bool:
-        """Whether someone outside PyTorch has registered a Python function for the op: how it is
-        traced is not known."""
+        """Whether someone outside PyTorch has registered a Python function for the op, so that
+        tracing it may call any op."""
         return (
             any(".py:" in place and not place.startswith(_TORCH) for _, place in self.kernels(name))
             or name in custom_ops.OPDEFS

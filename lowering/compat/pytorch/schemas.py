@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from torch._library import custom_ops
 
+_NOT_REPEATABLE = ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
+
+
+_NOT_REPEATABLE = ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
+
 
 class Schemas:
     def is_overload(self, value: Any) -> bool:
@@ -28,6 +33,18 @@ class Schemas:
         if isinstance(value, torch._ops.HigherOrderOperator):
             return f"higher_order::{value.name()}"
         return value._qualname if isinstance(value, custom_ops.CustomOpDef) else None
+
+    def draws_or_communicates(self, overload: Any) -> bool:
+        """Whether an op is of a namespace in which untagged ops draw random numbers or communicate
+        with other processes.
+        """
+        return overload.namespace in _NOT_REPEATABLE
+
+    def draws_or_communicates(self, overload: Any) -> bool:
+        """Whether an op is of a namespace in which untagged ops draw random numbers or communicate
+        with other processes.
+        """
+        return overload.namespace in _NOT_REPEATABLE
 
     def base_name(self, overload: Any) -> str:
         """ "rms_norm" of the op "mylib::rms_norm.overload"."""

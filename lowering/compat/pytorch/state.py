@@ -32,10 +32,10 @@ class State:
     check_no_alias = staticmethod(_c_check_aliasing_constraint)
 
     def state_addresses(self) -> dict[str, int]:
-        """C functions of no argument that tell this thread's state: how many modes are entered
-        (int64_t), whether a profiler or autograd is on (bool).
+        """Addresses of C functions without arguments that return this thread's state: the number of
+        active modes (int64_t), whether a profiler is on, whether autograd is on (bool).
 
-        torch's own, which cost two nanoseconds; where a torch lacks one, Python's way to the same.
+        torch's own functions take two nanoseconds; if a torch lacks one, a Python function does it.
         """
         cpu = _loaded("libtorch_cpu.so")
         found = {
@@ -61,10 +61,10 @@ class State:
         return {key: _address(*place) for key, place in found.items()}
 
     def tensor_reader(self) -> dict[str, int]:
-        """How to read a tensor without counting a reference: the address of
-        at::toDLPackNonOwning(at::Tensor, DLTensor*, bool read_only), whose last argument torch
-        2.11 lacks and ignores, and how many bytes into a tensor object its at::Tensor lies. 0
-        and 0 where this torch has it otherwise."""
+        """How to read a tensor without changing its reference count: the address of
+        at::toDLPackNonOwning(at::Tensor, DLTensor*, bool read_only), whose last argument torch 2.11
+        does not have and ignores, and the offset in bytes of the at::Tensor in a tensor object.
+        Both are 0 if this torch works in another way."""
         cpu = _loaded("libtorch_cpu.so")
         mangled = "_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensor"
         function = getattr(cpu, mangled + "b", None) or getattr(cpu, mangled, None)
@@ -81,12 +81,14 @@ class State:
         }
 
     def storage_id(self, tensor: torch.Tensor) -> int:
-        """The same for tensors, fake or not, that share memory, while one of them lives."""
+        """A number that tensors have in common, fake ones too, exactly if they share memory. Valid
+        while one of them is alive.
+        """
         return tensor.untyped_storage()._cdata
 
     def count_mutations(self, overload: Any, positions: Sequence[int]) -> None:
-        """Makes calls through the dispatcher raise the version of the arguments the op writes
-        to, so that autograd notices stale saved values."""
+        """Makes calls through the dispatcher increment the version of the arguments that the op
+        writes to, so that autograd notices if it has saved them."""
         names = [argument.name for argument in overload._schema.arguments]
 
         def raise_versions(keyset: Any, *args: Any, **kwargs: Any) -> Any:
@@ -105,7 +107,7 @@ class State:
         _libraries.append(library)
 
     def set_effects(self, overload: Any, ordered: bool) -> None:
-        """Whether the op has effects that a graph cannot see: PyTorch then neither merges,
+        """ordered: the op has effects that a graph does not show; PyTorch then neither merges,
         reorders, drops nor repeats its calls in compiled graphs."""
         from torch._higher_order_ops.effects import _register_effectful_op
         from torch._library.effects import EffectType
@@ -113,8 +115,8 @@ class State:
         _register_effectful_op(overload.name(), EffectType.ORDERED if ordered else None)
 
     def sympy_functions(self) -> types.SimpleNamespace:
-        """floor_div, mod (Python's sign rule), minimum, maximum over ints and sympy expressions, in
-        the forms that the shape prover knows; remainders: the classes of what mod gives."""
+        """floor_div, mod (with Python's sign), minimum, maximum for ints and sympy expressions, in
+        the forms that torch can reason about; remainders: the classes of the results of mod."""
         return _sympy_functions()
 
     def tracer_is_loaded(self) -> bool:
