@@ -59,7 +59,7 @@ def bind() -> None:
         is_neg=some.is_neg,
         is_conj=some.is_conj,
         is_inference=some.is_inference,
-        forward_levels=pytorch.forward_levels(),
+        **pytorch.forward_level(),
         increment_version=torch.autograd.graph.increment_version,
     )
 

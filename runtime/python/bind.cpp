@@ -180,12 +180,12 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     t.is_conj = function_of(keep(kwargs, "is_conj"));
     t.is_inference = function_of(keep(kwargs, "is_inference"));
     t.increment_version = keep(kwargs, "increment_version");
-    t.forward_levels = keep(kwargs, "forward_levels");
-    t.name_current_level = check(PyUnicode_InternFromString("_current_level")).release();
-    if (!PyDict_GetItemWithError(t.forward_levels, t.name_current_level)) {
-      fail(ErrorKind::Missing,
-           "this torch keeps no torch.autograd.forward_ad._current_level, by which opaq knows of "
-           "forward-mode differentiation");
+    t.forward_variables = keep(kwargs, "forward_variables");
+    t.forward_level = keep(kwargs, "forward_level");
+    if (!PyDict_GetItemWithError(t.forward_variables, t.forward_level)) {
+      fail(ErrorKind::Missing, "this torch has no torch.autograd.forward_ad." +
+                                   to_string(t.forward_level, "forward_level") +
+                                   ", by which opaq knows of forward-mode differentiation");
     }
     t.device = keep(kwargs, "device");
     t.symbolic = keep(kwargs, "symbolic");
@@ -225,7 +225,7 @@ bool read_tensor(PyObject* object, TensorView& view) noexcept {
   view.dtype = *dtype;
   view.device = t.device.type == kDLCUDA ? Device{DeviceType::CUDA, t.device.index} : Device{};
   if (!t.data && view.numel() != 0)
-      [[unlikely]] {  // torch._efficientzerotensor, or a storage that was resized away
+      [[unlikely]] {  // zeros that torch keeps without memory, or a storage that was freed
     PyErr_SetString(PyExc_TypeError, "it has no memory: its storage was resized or freed");
     return false;
   }

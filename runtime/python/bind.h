@@ -31,9 +31,9 @@ struct Torch {
   PyCFunction is_conj = nullptr;
   PyCFunction is_inference = nullptr;
   PyObject* increment_version = nullptr;
-  PyObject* forward_levels = nullptr;  // the dict in which torch counts the open levels of
-                                       // forward-mode differentiation, and its key there
-  PyObject* name_current_level = nullptr;
+  // the dict in which torch keeps the level of forward-mode differentiation, and its key there
+  PyObject* forward_variables = nullptr;
+  PyObject* forward_level = nullptr;
   PyObject* device = nullptr;    // torch.device
   PyObject* symbolic = nullptr;  // (torch.SymInt, torch.SymFloat, torch.SymBool)
   PyObject *name_requires_grad = nullptr, *name_dtype = nullptr,

@@ -129,7 +129,7 @@ bool is_true(const Ref& object) { return object.get() == Py_True; }
 // Whether tensors may carry tangents: a level of forward-mode differentiation is open.
 bool in_forward_mode() {
   PyObject* level = PyDict_GetItemWithError(
-      torch().forward_levels, torch().name_current_level);  // borrowed; -1 where none is open
+      torch().forward_variables, torch().forward_level);  // borrowed; -1 if no level is open
   return !level || PyLong_AsLong(level) >= 0;
 }
 

@@ -17,23 +17,27 @@ FOLDERS = ("lowering", "backend", "extern_kernels", "bench")
 # Private modules that are not torch's: ours, and those of Python.
 OURS = {"opaq._runtime", "._runtime", "_runtime"}
 
+# Strings that are parts of names of ours.
+ENDINGS = {"_backward", "_1_op"}
+
 # (file, private name): why it may stand there.
 EXEMPT = {
     ("backend/call_site.py", "sys._getframe"): "Python's own, documented",
     ("backend/rules.py", "sys._getframe"): "Python's own, documented",
+    ("lowering/function_digest.py", "'_abc_impl'"): "an attribute of Python's abstract classes",
     ("bench/boundary.py", "torch.cuda._compile_kernel"): "measured, as torch's counterpart",
     ("bench/boundary.py", "torch._inductor"): "measured: AOTInductor without opaq",
     ("bench/package.py", "torch._inductor.config"): "sets the stock options it measures under",
 }
 
 
-def private_names(source: str, ours: frozenset[str] = frozenset()) -> Iterator[tuple[int, str]]:
-    """(line, name) of every private name of something that `source` does not define itself: an
-    imported module or name, an attribute, a name handed to getattr, the name of a private module of
-    torch as a string. `ours`: private names that may be taken from other objects than self.
+def private_names(source: str) -> Iterator[tuple[int, str]]:
+    """(line, name) of every private name in `source` that it does not define itself: of an imported
+    module or name, an attribute, a keyword argument, or a string that is such a name or a path to
+    it ("_schema", "torch._inductor").
     """
     tree = ast.parse(source)
-    ours |= defined_by_classes(tree)
+    own = names_defined_in(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -47,48 +51,48 @@ def private_names(source: str, ours: frozenset[str] = frozenset()) -> Iterator[t
                 if has_private_part(name) and not known:
                     yield node.lineno, name
         elif isinstance(node, ast.Attribute) and is_private(node.attr):
-            if not is_own(node.value) and node.attr not in ours:
+            of_self = ast.unparse(node.value) == "self"
+            if node.attr not in (own if of_self else own - OF_TORCH):
                 yield node.lineno, ast.unparse(node)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ACCESSORS:
-            for argument in node.args[1:2]:
-                text = argument.value if isinstance(argument, ast.Constant) else None
-                if isinstance(text, str) and has_private_part(text) and text not in ours:
-                    yield node.lineno, f"{ast.unparse(node.func)}(..., {text!r})"
+        elif isinstance(node, ast.keyword) and is_private(node.arg or "") and node.arg not in own:
+            yield node.value.lineno, f"{node.arg}="
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            if re.fullmatch(r"torch(\.\w+)+", node.value) and has_private_part(node.value):
+            path = re.fullmatch(r"\w+(\.\w+)*", node.value)
+            own_name = node.value in own | OURS | ENDINGS
+            if path and has_private_part(node.value) and not own_name:
                 yield node.lineno, repr(node.value)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ACCESSORS:
+            # getattr(x, "_" + name), getattr(x, f"_{name}")
+            computed = [part for argument in node.args[1:2] for part in ast.walk(argument)]
+            if any(isinstance(part, ast.Constant) and part.value == "_" for part in computed):
+                yield node.lineno, ast.unparse(node)
 
 
-ACCESSORS = {"getattr", "setattr", "hasattr", "delattr", "operator.attrgetter"}
+ACCESSORS = {"getattr", "setattr", "hasattr", "delattr"}
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not name.startswith("__")
+    return re.match(r"_[^_]", name) is not None
 
 
 def has_private_part(name: str) -> bool:
     return any(map(is_private, name.split(".")))
 
 
-def is_own(value: ast.expr) -> bool:
-    """Whether an attribute is taken from self, cls, or super()."""
-    return ast.unparse(value) in ("self", "cls", "super()")
-
-
-def defined_by_classes(tree: ast.Module) -> frozenset[str]:
-    """The private methods and attributes of the classes in a file: any object may be one of
-    theirs.
+def names_defined_in(tree: ast.Module) -> frozenset[str]:
+    """The private names that a file gives to functions, classes, variables and attributes of
+    `self`; any object may be of one of its classes.
     """
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef):
-            found |= {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
-            found |= {
-                inner.attr
-                for inner in ast.walk(node)
-                if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == "self"
-            }
-    return frozenset(filter(is_private, found)) - OF_TORCH
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if ast.unparse(node.value) == "self":
+                found.add(node.attr)
+    return frozenset(filter(is_private, found))
 
 
 # What torch's objects hold under these names is torch's, even where a class of ours has such a
@@ -120,6 +124,36 @@ def test_no_private_names_outside_compat() -> None:
     )
 
 
+def test_no_private_names_in_cpp() -> None:
+    """The runtime reads attributes of Python objects by name; private ones come from the adapter."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {name}"
+        for path in sorted((ROOT / "runtime").rglob("*.cpp"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if "Py" in line or "torch" in line
+        for name in private_cpp_names(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+def private_cpp_names(line: str) -> list[str]:
+    """String literals that hold a private name, or a path to one."""
+    return re.findall(r'"(?!opaq\._runtime)(?:[\w.]*\.)?_[a-zA-Z][\w.]*[^"]*"', line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'PyObject_GetAttrString(value, "_base")',
+        'PyImport_ImportModule("torch._C")',
+        'check(PyUnicode_InternFromString("_current_level")).release();',
+        'fail("torch.autograd.forward_ad._current_level is missing")',
+    ],
+)
+def test_a_private_name_in_cpp_is_found(line: str) -> None:
+    assert private_cpp_names(line)
+
+
 def test_every_exemption_is_used() -> None:
     used = {
         (name, private)
@@ -148,6 +182,16 @@ def test_every_exemption_is_used() -> None:
         "x = getattr(overload, '_schema')",
         "x = getattr(torch, '_inductor', None)",
         "x = 'torch._dynamo' in sys.modules",
+        "x = importlib.import_module('torch._inductor')",
+        "x = vars(tensor)['_base']",
+        "x = operator.attrgetter('_base')(tensor)",
+        "x = operator.attrgetter('storage._cdata')(tensor)",
+        "x = getattr(tensor, '_' + name)",
+        "x = getattr(tensor, f'_{name}')",
+        "x = mock.patch('torch._inductor.config')",
+        "x = op.namespace == '_c10d_functional'",
+        "x = call(_keyset=keys)",
+        "class Module(torch.nn.Module):\n    def count(self): return len(self._parameters)",
         "class Op:\n    def __init__(self): self._schema = 1\nx = overload._schema",
     ],
 )
@@ -163,7 +207,8 @@ def test_a_private_name_is_found(line: str) -> None:
         "from ._runtime import LaunchError",
         "x = _runtime.describe",
         "class Op:\n    def _changed(self): other._changed()",
-        "x = self._schema",
+        "class Op:\n    def __init__(self): self._made = 1\nx = op._made",
+        "_T = TypeVar('_T')",
         "x = value.__dict__",
         "x = 'torch.ops'",
     ],

@@ -49,11 +49,11 @@ class Autograd:
         """The tensor of which `tensor` is a view for autograd; None if it is no view."""
         return tensor._base if tensor._is_view() else None
 
-    def forward_levels(self) -> dict[str, Any]:
-        """The variables of the module that counts the open levels of forward-mode differentiation:
-        `_current_level` is -1 where none is open.
+    def forward_level(self) -> dict[str, Any]:
+        """Where torch keeps the number of the innermost open level of forward-mode differentiation,
+        -1 if none is open: a dict, and the key in it.
         """
-        return vars(forward_ad)
+        return {"forward_variables": vars(forward_ad), "forward_level": "_current_level"}
 
     def register_autograd(
         self, overload: Any, gradient: Callable[[], Gradient], owner: Any = None
