@@ -85,7 +85,7 @@ def plan(
             "order is known at each launch only",
             "make it contiguous before the call, or let the kernel take its strides",
         )
-    _check_holes(found, values, evaluator)
+    _check_template_args(found, values, evaluator)
     chosen = options.current()
     compiled = _runtime.cpp_node(
         info["name"],
@@ -99,17 +99,17 @@ def plan(
     return CppForm(compiled, [candidate.implementation for candidate in found], values)
 
 
-def _check_holes(
+def _check_template_args(
     found: Sequence[Candidate], values: Mapping[str, Any], evaluator: SymbolicEvaluator
 ) -> None:
     for candidate in found:
-        for hole in candidate.implementation["holes"]:
-            value = evaluator.value(hole["python"], values)
+        for argument in candidate.implementation["template_args"]:
+            value = evaluator.value(argument["python"], values)
             if not isinstance(value, (int, bool, torch.dtype, sympy.Integer)):
                 raise NoCppForm(
                     f"the entry `{candidate.implementation['entry']}` of "
                     f"{candidate.implementation['name']} has the template value "
-                    f"`{hole['text']}`, which changes from call to call",
+                    f"`{argument['text']}`, which changes from call to call",
                     "pass it as an argument of the kernel, or mark the dimension as static",
                 )
 

@@ -73,7 +73,7 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
   State& state = *state_;
   const Implementation& implementation = *implementation_;
   CppLaunch out;
-  out.entry = state.entry(state.holes(args));
+  out.entry = state.entry(state.template_args(args));
   out.symbol = out.entry;
   std::vector<ParamType> params;
   switch (implementation.kind) {

@@ -16,13 +16,13 @@
 
 namespace opaq {
 
-inline constexpr size_t kMaxHoles = 16;  // template values of an entry
+inline constexpr size_t kMaxTemplateArgs = 16;  // template arguments of an entry
 
-// The values of an entry template's holes; those past the implementation's count stay 0.
-using HoleValues = std::array<int64_t, kMaxHoles>;
+// The values of an entry.s template arguments; those past the implementation's count stay 0.
+using TemplateArgs = std::array<int64_t, kMaxTemplateArgs>;
 
 struct Instance {
-  HoleValues values{};
+  TemplateArgs values{};
   Device device;
   std::string entry;  // "rms_norm<float, 4096>"
   Packer packer;

@@ -90,9 +90,9 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
     state.skipped_empty.add();
     return true;
   }
-  const HoleValues holes = state.holes(args);
-  Instance* const loaded =
-      may_load ? &state.instance(holes, args, device, &stream) : state.find(holes, device);
+  const TemplateArgs template_args = state.template_args(args);
+  Instance* const loaded = may_load ? &state.instance(template_args, args, device, &stream)
+                                    : state.find(template_args, device);
   if (!loaded) return false;
   Instance& instance = *loaded;
   if (host) {
@@ -124,7 +124,7 @@ void PreparedLaunch::warmup(const Arg* args, Device device) try {
   const bool host = on_host(implementation_->kind);
   if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry)))
     return;
-  Instance& instance = state.instance(state.holes(args), args, device, nullptr);
+  Instance& instance = state.instance(state.template_args(args), args, device, nullptr);
   if (host) return;
   const ContextScope scope(device.index);
   instance.allow(state.subject, state.geometry, geometry);
@@ -135,7 +135,7 @@ void PreparedLaunch::warmup(const Arg* args, Device device) try {
 std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std::string& arch) try {
   State& state = *state_;
   const Implementation& implementation = *implementation_;
-  const std::string entry = state.entry(state.holes(args));
+  const std::string entry = state.entry(state.template_args(args));
   switch (implementation.kind) {
     case CodeKind::CudaSource:
       if (arch.empty())
@@ -172,7 +172,7 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
   plan.empty = state.writes_nothing(args);
   if (!plan.empty && !on_host(implementation_->kind) && implementation_->kind != CodeKind::Python)
     plan.empty = !state.geometry.eval(state.subject, args, geometry);
-  if (!plan.empty) plan.entry = state.entry(state.holes(args));
+  if (!plan.empty) plan.entry = state.entry(state.template_args(args));
   for (int i = 0; i < 3; ++i) {
     plan.grid[i] = geometry.grid[i];
     plan.block[i] = geometry.block[i];

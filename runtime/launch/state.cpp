@@ -64,11 +64,12 @@ PreparedLaunch::State::State(const std::string& op,
     : subject{op, std::move(implementation), symbols},
       geometry(subject.implementation->launch),
       written(written_symbols(symbols)),
-      hole_count_(subject.implementation->launch.entry.holes.size()) {
-  if (hole_count_ > kMaxHoles)
+      template_arg_count_(subject.implementation->launch.entry.template_args.size()) {
+  if (template_arg_count_ > kMaxTemplateArgs)
     fail(ErrorKind::Declaration, op + ": entry of implementation `" + subject.implementation->name +
-                                     "` has " + std::to_string(hole_count_) + " holes; at most " +
-                                     std::to_string(kMaxHoles) + " are supported");
+                                     "` has " + std::to_string(template_arg_count_) +
+                                     " template arguments; at most " +
+                                     std::to_string(kMaxTemplateArgs) + " are supported");
 }
 
 PreparedLaunch::State::~State() {
@@ -76,21 +77,21 @@ PreparedLaunch::State::~State() {
     for (Instance* i = device.newest.load(); i;) delete std::exchange(i, i->next);
 }
 
-HoleValues PreparedLaunch::State::holes(const Arg* args) const {
-  HoleValues values{};
-  for (size_t i = 0; i < hole_count_; ++i) {
-    const Expr& hole = subject.implementation->launch.entry.holes[i];
-    const Value value = hole.eval(args);
-    values[i] = hole.type() == Type::DType  ? static_cast<int64_t>(value.dtype)
-                : hole.type() == Type::Bool ? value.boolean
-                                            : value.integer;
+TemplateArgs PreparedLaunch::State::template_args(const Arg* args) const {
+  TemplateArgs values{};
+  for (size_t i = 0; i < template_arg_count_; ++i) {
+    const Expr& argument = subject.implementation->launch.entry.template_args[i];
+    const Value value = argument.eval(args);
+    values[i] = argument.type() == Type::DType  ? static_cast<int64_t>(value.dtype)
+                : argument.type() == Type::Bool ? value.boolean
+                                                : value.integer;
   }
   return values;
 }
 
-std::string PreparedLaunch::State::entry(const HoleValues& values) const {
+std::string PreparedLaunch::State::entry(const TemplateArgs& values) const {
   const Implementation& implementation = *subject.implementation;
-  return implementation.launch.entry.fill({values.begin(), values.begin() + hole_count_},
+  return implementation.launch.entry.fill({values.begin(), values.begin() + template_arg_count_},
                                           implementation.target);
 }
 
@@ -100,9 +101,9 @@ bool PreparedLaunch::State::writes_nothing(const Arg* args) const {
   return !written.empty();
 }
 
-Instance* PreparedLaunch::State::find(PerDevice& list, const HoleValues& values) const {
+Instance* PreparedLaunch::State::find(PerDevice& list, const TemplateArgs& values) const {
   const auto same = [&](const Instance& i) {
-    return std::equal(values.begin(), values.begin() + hole_count_, i.values.begin());
+    return std::equal(values.begin(), values.begin() + template_arg_count_, i.values.begin());
   };
   Instance* last = list.last.load(std::memory_order_acquire);
   if (last && same(*last)) [[likely]]
@@ -122,12 +123,12 @@ PreparedLaunch::State::PerDevice& PreparedLaunch::State::on(Device device) {
   return devices_[index];
 }
 
-Instance* PreparedLaunch::State::find(const HoleValues& values, Device device) {
+Instance* PreparedLaunch::State::find(const TemplateArgs& values, Device device) {
   return find(on(device), values);
 }
 
-Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* args, Device device,
-                                          const CUstream* stream) {
+Instance& PreparedLaunch::State::instance(const TemplateArgs& values, const Arg* args,
+                                          Device device, const CUstream* stream) {
   PerDevice& list = on(device);
   if (Instance* found = find(list, values)) return *found;
 
@@ -155,7 +156,7 @@ Instance& PreparedLaunch::State::instance(const HoleValues& values, const Arg* a
   return *find(list, values);
 }
 
-std::unique_ptr<Instance> PreparedLaunch::State::make(const HoleValues& values, const Arg* args,
+std::unique_ptr<Instance> PreparedLaunch::State::make(const TemplateArgs& values, const Arg* args,
                                                       Device device) {
   auto instance = std::make_unique<Instance>();
   instance->values = values;

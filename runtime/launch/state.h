@@ -28,15 +28,15 @@ struct PreparedLaunch::State {
   const GeometryRule geometry;
   std::vector<int> written;  // symbols
 
-  HoleValues holes(const Arg* args) const;
-  std::string entry(const HoleValues& values) const;
+  TemplateArgs template_args(const Arg* args) const;
+  std::string entry(const TemplateArgs& values) const;
   bool writes_nothing(const Arg* args) const;  // the op writes tensors, and all of them are empty
 
   // The instance for these template values, made when there is none. `stream`: where a capture
   // would forbid that; nullptr when warming up. Lock-free when the instance exists.
-  Instance& instance(const HoleValues& values, const Arg* args, Device device,
+  Instance& instance(const TemplateArgs& values, const Arg* args, Device device,
                      const CUstream* stream);
-  Instance* find(const HoleValues& values, Device device);  // nullptr when there is none yet
+  Instance* find(const TemplateArgs& values, Device device);  // nullptr when there is none yet
 
   // From memory, the disk cache or the compiler; signature checked.
   std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch,
@@ -55,8 +55,8 @@ struct PreparedLaunch::State {
     std::atomic<Instance*> newest{nullptr};  // head of the list of all
   };
   PerDevice& on(Device device);
-  Instance* find(PerDevice& list, const HoleValues& values) const;
-  std::unique_ptr<Instance> make(const HoleValues& values, const Arg* args, Device device);
+  Instance* find(PerDevice& list, const TemplateArgs& values) const;
+  std::unique_ptr<Instance> make(const TemplateArgs& values, const Arg* args, Device device);
   std::shared_ptr<const Image> make_image(const std::string& entry, const std::string& arch);
   std::shared_ptr<const Module> module(const std::string& entry, const std::string& arch,
                                        const Image& image);
@@ -65,10 +65,10 @@ struct PreparedLaunch::State {
   void count(double seconds, bool from_cache);
   void hold_sources(const std::string& entry, const std::string& digest);
 
-  const size_t hole_count_;
+  const size_t template_arg_count_;
   std::array<PerDevice, kMaxDevices> devices_;
 
-  using Key = std::pair<int32_t, HoleValues>;  // device index
+  using Key = std::pair<int32_t, TemplateArgs>;  // device index
   Flights<Instance, Key> in_progress_{
       /*keep=*/false};   // each is made by one thread; others wait for it
   std::string sources_;  // of all that is compiled here: kernels of one implementation never come

@@ -91,11 +91,11 @@ Ref describe_implementations(const Op& op) {
     for (size_t i = 0; i < implementation->needs_contiguous.size(); ++i) {
       if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
     }
-    List holes;
-    for (const Expr& e : implementation->launch.entry.holes)
-      holes.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
+    List template_args;
+    for (const Expr& e : implementation->launch.entry.template_args)
+      template_args.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
     Dict d;
-    d.put("holes", holes.take());
+    d.put("template_args", template_args.take());
     d.set("name", implementation->name)
         .set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu")
         .set("kind", kind_name(implementation->kind));

@@ -1,4 +1,4 @@
-// Entry texts with {expression} holes.
+// Entry texts with expressions in braces.
 #include "entry_template.h"
 
 #include "base/error.h"
@@ -7,9 +7,9 @@ namespace opaq {
 namespace spec {
 namespace {
 
-// The end of the hole that begins at `begin`: the first `}` outside a string. npos when there is
-// none, or another `{` comes first.
-size_t hole_end(std::string_view text, size_t begin) {
+// The end of the expression that begins at `begin`: the first `}` outside a string. npos when there
+// is none, or another `{` comes first.
+size_t expression_end(std::string_view text, size_t begin) {
   for (size_t i = begin; i < text.size();) {
     const char c = text[i];
     if (c == '}') return i;
@@ -34,18 +34,19 @@ EntryTemplate parse_entry(std::string_view text, const Scope& scope) {
       scope.fail("entry", "'}' closes nothing in '" + std::string(text) +
                               "'; a brace itself is written '}}'");
     } else if (c == '{') {
-      const size_t end = hole_end(text, i + 1);
+      const size_t end = expression_end(text, i + 1);
       if (end == std::string_view::npos) {
         scope.fail("entry", "'{' is not closed in '" + std::string(text) +
                                 "'; a brace itself is written '{{'");
       }
-      const std::string_view hole = trimmed(text.substr(i + 1, end - i - 1));
-      if (hole.empty())
+      const std::string_view expression = trimmed(text.substr(i + 1, end - i - 1));
+      if (expression.empty())
         scope.fail("entry", "'{}' holds no expression in '" + std::string(text) +
                                 "'; write one, such as {x.dtype}");
       entry.pieces.push_back(std::move(piece));
       piece.clear();
-      entry.holes.push_back(scope.one(hole, "entry", {Type::Int, Type::Bool, Type::DType}));
+      entry.template_args.push_back(
+          scope.one(expression, "entry", {Type::Int, Type::Bool, Type::DType}));
       i = end;
     } else {
       piece += c;
@@ -58,13 +59,14 @@ EntryTemplate parse_entry(std::string_view text, const Scope& scope) {
 }  // namespace spec
 
 std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType target) const {
-  if (values.size() != holes.size()) {
-    fail(ErrorKind::Internal, "entry '" + text() + "' has " + std::to_string(holes.size()) +
-                                  " holes, got " + std::to_string(values.size()) + " values");
+  if (values.size() != template_args.size()) {
+    fail(ErrorKind::Internal, "entry '" + text() + "' has " + std::to_string(template_args.size()) +
+                                  " template arguments, got " + std::to_string(values.size()) +
+                                  " values");
   }
   std::string filled = pieces.empty() ? "" : pieces[0];
-  for (size_t i = 0; i < holes.size(); ++i) {
-    switch (holes[i].type()) {
+  for (size_t i = 0; i < template_args.size(); ++i) {
+    switch (template_args[i].type()) {
       case Type::Bool:
         filled += values[i] ? "true" : "false";
         break;
@@ -77,7 +79,7 @@ std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType t
         const std::string_view type =
             target == DeviceType::CUDA ? cuda_type(dtype) : host_type(dtype);
         if (type.empty()) {
-          fail(ErrorKind::Launch, "entry '" + text() + "': {" + holes[i].text() + "} is " +
+          fail(ErrorKind::Launch, "entry '" + text() + "': {" + template_args[i].text() + "} is " +
                                       std::string(name(dtype)) + ", which has no type in " +
                                       (target == DeviceType::CUDA ? "CUDA C++" : "host C++") +
                                       "; keep it out by requires, or give an implementation whose "
@@ -98,7 +100,7 @@ std::string EntryTemplate::text() const {
   std::string text;
   for (size_t i = 0; i < pieces.size(); ++i) {
     for (char c : pieces[i]) text.append(c == '{' || c == '}' ? 2 : 1, c);
-    if (i < holes.size()) text += "{" + holes[i].text() + "}";
+    if (i < template_args.size()) text += "{" + template_args[i].text() + "}";
   }
   return text;
 }

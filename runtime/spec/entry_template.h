@@ -1,4 +1,4 @@
-// Parsing of entry texts with {expression} holes: private to runtime/spec.
+// Parsing of entry texts with expressions in braces: private to runtime/spec.
 #pragma once
 
 #include <string_view>

@@ -225,7 +225,7 @@ class ImplementationParser {
     std::vector<bool> needs(scope_.symbols.size(), false);
     if (kind_.code == CodeKind::Python) return needs;
     const LaunchRule& launch = result.launch;
-    std::vector<Expr> all = launch.entry.holes;
+    std::vector<Expr> all = launch.entry.template_args;
     for (const auto* list :
          {&launch.grid, &launch.block, &launch.cluster, &launch.args, &result.requires_})
       all.insert(all.end(), list->begin(), list->end());

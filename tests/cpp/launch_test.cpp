@@ -433,9 +433,9 @@ TEST_F(LaunchTest, RefusesWhatIsNotItsOwn) {
   std::string entry = "k<1";
   for (int i = 0; i < 17; ++i) entry += ", {x.size(0)}";
   const Error error = error_of([&] { copy({.entry = entry + ">"}); });
-  EXPECT_STREQ(
-      error.what(),
-      "mylib::copy: entry of implementation `cuda` has 17 holes; at most 16 are supported");
+  EXPECT_STREQ(error.what(),
+               "mylib::copy: entry of implementation `cuda` has 17 template arguments; at most 16 "
+               "are supported");
 }
 
 TEST_F(LaunchTest, CountsCallsAlwaysAndTheTimeThatItIsToldOf) {

@@ -466,9 +466,9 @@ EntryTemplate entry(const char* text) {
   return cuda_with([&](auto& t) { t.entry = text; }).launch.entry;
 }
 
-TEST(EntryTemplate, FillsItsHoles) {
+TEST(EntryTemplate, FillsInItsExpressions) {
   const EntryTemplate filled = entry(" f<{x.dtype}, { x.size(-1) }, {n > 1}> ");
-  ASSERT_EQ(filled.holes.size(), 3u);
+  ASSERT_EQ(filled.template_args.size(), 3u);
   ASSERT_EQ(filled.pieces.size(), 4u);
   EXPECT_EQ(filled.text(), "f<{x.dtype}, {x.size(-1)}, {n > 1}>");
   const auto half = static_cast<int64_t>(DType::Float16);
@@ -481,10 +481,10 @@ TEST(EntryTemplate, TakesPlainNamesAndEscapedBraces) {
   const EntryTemplate braces = entry("f<S{{{n}}}>");
   EXPECT_EQ(braces.fill({7}, DeviceType::CUDA), "f<S{7}>");
   EXPECT_EQ(braces.text(), "f<S{{{n}}}>");
-  EXPECT_EQ(entry("f<{mode == '}'}>").holes.size(), 1u);
+  EXPECT_EQ(entry("f<{mode == '}'}>").template_args.size(), 1u);
 }
 
-TEST(EntryTemplate, RefusesBrokenHoles) {
+TEST(EntryTemplate, RefusesBrokenExpressions) {
   EXPECT_REFUSED(entry("f<{x.dtype>"),
                  "entry of mylib::f, implementation 'cuda': '{' is not closed in 'f<{x.dtype>'; a "
                  "brace itself is written '{{'");

@@ -84,10 +84,10 @@ enum class CodeKind : uint8_t {
 };
 const char* kind_name(CodeKind kind);  // as in ImplementationText::kind: "source", "binary", ...
 
-// Text with {expression} holes, filled at instantiation: "rms_norm<{x.dtype}, {x.size(-1)}>".
+// Text with expressions in braces, filled at instantiation: "rms_norm<{x.dtype}, {x.size(-1)}>".
 struct EntryTemplate {
-  std::vector<std::string> pieces;  // pieces.size() == holes.size() + 1
-  std::vector<Expr> holes;          // Int, Bool or DType
+  std::vector<std::string> pieces;  // pieces.size() == template_args.size() + 1
+  std::vector<Expr> template_args;  // Int, Bool or DType
   std::string fill(const std::vector<int64_t>& values,
                    DeviceType target) const;  // DTypes by their number, spelled for the target
   std::string text() const;                   // as written
