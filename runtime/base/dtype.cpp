@@ -16,8 +16,8 @@ struct Row {
   std::string_view cuda, host;
 };
 
-// "": the language has no such type. Host C++ gets small floats of our own
-// (runtime/compile/host_types.cpp): compilers lack them or have them in part.
+// "": the language has no such type. Host C++ uses opaq's own small floats
+// (runtime/compile/host_types.cpp), since not all compilers have them.
 constexpr std::array<Row, kDTypeCount> kRows = {{
     {DType::Bool, "bool", 1, Family::Bool, "bool", "bool"},
     {DType::UInt8, "uint8", 1, Family::Integral, "unsigned char", "unsigned char"},

@@ -11,8 +11,7 @@ namespace {
 
 char lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
 
-// Edit distance with adjacent transpositions (optimal string alignment); case counts as no
-// difference.
+// Edit distance with adjacent transpositions (optimal string alignment), ignoring case.
 size_t distance(std::string_view a, std::string_view b) {
   std::vector<size_t> before(b.size() + 1), previous(b.size() + 1), row(b.size() + 1);
   std::iota(previous.begin(), previous.end(), size_t{0});
@@ -35,9 +34,9 @@ size_t distance(std::string_view a, std::string_view b) {
 }  // namespace
 
 std::string nearest(std::string_view given, std::span<const std::string> valid) {
-  // A third of the letters may differ, and never all of them: a suggestion that shares nothing with
-  // what was written misleads.
-  constexpr size_t kLongest = 256;  // texts beyond any name; keeps the quadratic cost bounded
+  // A third of the letters may differ, but not all of them: a suggestion that has nothing in common
+  // with what was written would mislead.
+  constexpr size_t kLongest = 256;  // longer than any name; limits the quadratic cost
   if (given.empty() || given.size() > kLongest) return "";
   std::string best;
   size_t best_distance = SIZE_MAX;

@@ -110,7 +110,7 @@ std::string first_on_path(std::initializer_list<const char*> programs) {
       const std::string folder = path.substr(at, colon - at);
       at = colon + 1;
       if (folder.empty())
-        continue;  // would mean the current folder: never run a compiler from there
+        continue;  // an empty item means the current folder: never run a compiler from there
       const std::string file = folder + "/" + program;
       if (access(file.c_str(), X_OK) == 0) return file;
     }
@@ -146,7 +146,7 @@ Settings read() {
 }  // namespace
 
 Settings& settings() {
-  // A bad value throws at every use until it is mended: initialisation is retried. Never destroyed:
+  // A bad value throws at every use, since initialisation is then tried again. Never destroyed:
   // threads may compile while the process exits.
   static Settings& instance = *new Settings(read());
   return instance;

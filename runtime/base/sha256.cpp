@@ -1,4 +1,4 @@
-// SHA-256 as FIPS 180-4 writes it, with the processor's SHA instructions where it has them.
+// SHA-256 (FIPS 180-4), with the processor's SHA instructions if it has them.
 #include "base/sha256.h"
 
 #include <algorithm>
@@ -42,7 +42,7 @@ void block_portable(uint32_t* state, const uint8_t* p) {
     h = t + (std::rotr(a, 2) ^ std::rotr(a, 13) ^ std::rotr(a, 22)) + ((a & b) | (c & (a | b)));
   };
   for (int i = 0; i < 64;
-       i += 8) {  // eight rounds a turn: the letters rotate through names, not through moves
+       i += 8) {  // eight rounds at once, so that the variables need not be moved
     if (i >= 16) {
       for (int j = i; j < i + 8; ++j) {
         const uint32_t w15 = w[(j + 1) & 15], w2 = w[(j + 14) & 15];
@@ -68,7 +68,7 @@ void block_portable(uint32_t* state, const uint8_t* p) {
 #if defined(__x86_64__) && defined(__GNUC__)
 
 bool has_sha_instructions() {
-  // __builtin_cpu_supports knows no "sha" in the compilers we build with: CPUID leaf 7, EBX bit 29.
+  // CPUID leaf 7, EBX bit 29; __builtin_cpu_supports("sha") does not exist in all our compilers.
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx >> 29 & 1) &&
          __builtin_cpu_supports("sse4.1");

@@ -1,4 +1,4 @@
-// The lock of shared state, and what a fork does with it.
+// The lock of shared state, which fork() holds.
 #include "base/shared_state.h"
 
 #include <pthread.h>
@@ -9,7 +9,7 @@ namespace {
 std::mutex* make_lock() {
   static std::mutex& lock =
       *new std::mutex;  // never destroyed: threads may take it while the process exits
-  // The child's one thread is the copy of the one that locked.
+  // The only thread of the child is a copy of the one that has taken the lock, so it may unlock.
   pthread_atfork([] { lock.lock(); }, [] { lock.unlock(); }, [] { lock.unlock(); });
   return &lock;
 }
@@ -22,7 +22,7 @@ std::mutex& shared_state() {
 }
 
 namespace {
-// Made while the program or module is loaded, so that no fork falls into its making.
+// Made while the program or module is loaded, before it can fork.
 [[maybe_unused]] std::mutex& made_early = shared_state();
 }  // namespace
 

@@ -1,8 +1,8 @@
 // The image cache: look-up, store, eviction.
 //
-// There is no lock, in memory or on disk: a thread or process that dies or forks at any point holds
-// nothing up. Readers see whole files because files appear by rename; counters are atomics; the
-// size of the folder is an estimate that is corrected by scans.
+// There is no lock, in memory or on disk, so a thread or process that dies or forks at any point
+// blocks no other. Readers see complete files because files are renamed into place; counters are
+// atomics; the size of the folder is an estimate that scans correct.
 #include "cache/cache.h"
 
 #include <fcntl.h>
@@ -80,8 +80,8 @@ void Cache::put(std::string_view key, const CacheEntry& entry) noexcept {
       if (const std::optional<int64_t> grown =
               cache_folder::publish(folder.get(), name, bytes, counters_->serial++)) {
         ++counters_->stores;
-        // What other processes store is known only by scanning. A scan per sixteenth of the bound
-        // keeps n processes within 1 + n/16 of it.
+        // Only a scan shows what other processes store. With a scan for each sixteenth of the limit
+        // stored, n processes exceed it by at most n/16.
         const int64_t since = counters_->stored_since_scan += size;
         const bool known = counters_->estimate.load() >= 0;
         const int64_t estimate = counters_->estimate += *grown;
@@ -90,15 +90,15 @@ void Cache::put(std::string_view key, const CacheEntry& entry) noexcept {
       }
     }
   } catch (...) {
-    // no memory, or no key: the caller has compiled and goes on with the bytes in hand
+    // no memory, or not a key: the caller still has what it compiled
   }
   ++counters_->failed_writes;
 }
 
-// Least recently used first. Several processes may do this at once: they see the same files in the
-// same order, and a file that is already gone counts as removed, so together they remove no more
-// than one would. An entry that is used between the scan and its removal is lost to the next
-// reader, who compiles it again; one who has it open reads on.
+// Removes the least recently used entries. Several processes may do this at the same time: they see
+// the same files in the same order, and a file that is already gone counts as removed, so together
+// they remove no more than one would. An entry that is used between the scan and its removal has to
+// be compiled again; a reader that has it open can read it to the end.
 void Cache::evict(int folder, std::string_view keep) noexcept {
   try {
     cache_folder::remove_stale_temporaries(folder);

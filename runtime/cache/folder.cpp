@@ -20,7 +20,8 @@ constexpr std::string_view kTemporary = ".tmp-";
 constexpr int64_t kStaleSeconds = 3600;
 constexpr int kFolderFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
-// "" when it is a real directory of this user's that nobody else may write to.
+// Why the folder cannot be trusted; "" if it is a directory that this user owns and nobody else may
+// write to.
 std::string objection(const std::string& path, const struct stat& status) {
   if (S_ISLNK(status.st_mode))
     return "'" + path +
@@ -64,7 +65,7 @@ ssize_t read_all(int fd, char* out, size_t size) {
   return static_cast<ssize_t>(done);
 }
 
-// Some file systems have no fsync to offer; that is no reason to keep no cache on them.
+// A file system without fsync may hold a cache too.
 bool flush(int fd) {
   while (fsync(fd) != 0) {
     if (errno == EINTR) continue;
@@ -73,9 +74,9 @@ bool flush(int fd) {
   return true;
 }
 
-// A new file under a name of its own, removed unless renamed. Process, serial and random number
-// together keep threads, forked children and processes of other PID namespaces apart; O_EXCL makes
-// sure.
+// A new file with a unique name, which is removed unless it is renamed. The name has the process, a
+// serial number and a random number, since threads, forked children and processes of other PID
+// namespaces may share the folder; O_EXCL guarantees that it is new.
 class Temporary {
  public:
   Temporary(int folder, uint64_t serial) : folder_(folder), file_(create(folder, serial, name_)) {}
@@ -110,7 +111,7 @@ class Temporary {
 
 template <class Visit>
 void for_each_name(int folder, Visit visit) {
-  // A descriptor of its own: a duplicate would share the position in the folder with other scans.
+  // Opened again: a duplicated descriptor would share its position in the folder with other scans.
   const int own = openat(folder, ".", kFolderFlags);
   const std::unique_ptr<DIR, int (*)(DIR*)> stream(own < 0 ? nullptr : fdopendir(own), closedir);
   if (!stream) {
@@ -189,7 +190,7 @@ std::optional<int64_t> publish(int folder, const std::string& name, std::string_
 
 Read read(int folder, const std::string& name, size_t header_size,
           std::optional<uint64_t> (*stated_size)(std::string_view header)) {
-  // O_NONBLOCK: a FIFO planted here must not hang us.
+  // O_NONBLOCK: opening a FIFO must not wait.
   Read result{Descriptor(
       openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC))};
   if (!result.file) {
@@ -205,8 +206,8 @@ Read read(int folder, const std::string& name, size_t header_size,
   if (!S_ISREG(result.status.st_mode) || result.status.st_uid != geteuid() || size < header_size)
     return result;
 
-  // The header first: the length that the file claims to have is not to be trusted with memory
-  // before the header agrees.
+  // Reads the header first: no memory is allocated for the file's length before the header confirms
+  // it.
   std::string bytes(header_size, '\0');
   ssize_t n = read_all(result.file.get(), bytes.data(), header_size);
   if (n == static_cast<ssize_t>(header_size)) {

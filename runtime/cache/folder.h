@@ -1,9 +1,8 @@
-// The cache's folder: what makes it and its files trustworthy, and the few file operations that the
-// cache is made of. Private to this room.
+// The cache's folder: checks that it and its files can be trusted, and does the file operations of
+// the cache. Private to this room.
 //
-// Paths are absolute. Everything works on descriptors of the folder, so that a path that is
-// exchanged midway is not followed. Nothing here throws but for want of memory; failure is an empty
-// result.
+// Paths are absolute. All functions work on a descriptor of the folder, so that replacing the path
+// in between has no effect. They throw only std::bad_alloc; a failure is an empty result.
 #pragma once
 
 #include <sys/stat.h>
@@ -31,8 +30,8 @@ class Descriptor {
   int fd_;
 };
 
-// An entry's file: "<64 hex digits>.v<format version>". Other versions' entries share the bound,
-// and are otherwise left alone.
+// An entry's file: "<64 hex digits>.v<format version>". Entries of other versions count towards the
+// size limit, and are otherwise ignored.
 struct File {
   std::string name;
   int64_t size;
@@ -41,25 +40,26 @@ struct File {
 
 bool is_entry_name(std::string_view name);
 
-// The folder, when it is a real directory (no link) of this user's that nobody else may write to;
-// created with its parents, mode 0700, if `create`.
+// Opens the folder, which must be a directory (no link) that this user owns and nobody else may
+// write to. create: makes it and its parents, with mode 0700, if they do not exist.
 Descriptor open_folder(const std::string& path, bool create);
 
-// Why `open_folder(path, true)` would fail, and what to do; "" when it would not. Creates nothing.
+// Why `open_folder(path, true)` would fail, and what to do; "" if it would succeed. Creates
+// nothing.
 std::string why_not(const std::string& path);
 
-// Marks as used now. The exact time rather than UTIME_NOW, which has the resolution of the kernel's
-// tick (4 ms): order within it would be lost.
+// Sets the time of the last use to now. It does not use UTIME_NOW, which has the resolution of the
+// kernel's tick (4 ms), so that the order of uses within a tick would be lost.
 void touch(int file);
 
-// Makes `bytes` appear under `name` at once and whole, or not at all; returns the bytes by which
-// the folder grew. `serial` differs from call to call in this process.
+// Writes a file atomically. Returns by how many bytes the folder grew. serial: a number that this
+// process uses only once.
 std::optional<int64_t> publish(int folder, const std::string& name, std::string_view bytes,
                                uint64_t serial);
 
-// The file's bytes. `damaged` is set when what is there can be no entry of ours (a link, a FIFO,
-// another user's file, a length other than `stated_size(header)` tells); then, and when it cannot
-// be read, the result is empty.
+// The content of a file. damaged: it cannot be an entry of this cache (a link, a FIFO, another
+// user's file, or of another length than stated_size(header)). `bytes` is empty if it is damaged or
+// cannot be read.
 struct Read {
   Descriptor file;
   std::string bytes;
@@ -69,14 +69,14 @@ struct Read {
 Read read(int folder, const std::string& name, size_t header_size,
           std::optional<uint64_t> (*stated_size)(std::string_view header));
 
-// Removes `name` if it is still the file that `status` describes. Closes the race with a process
-// that has replaced the damaged file since we read it: its good entry stays. Leaves the moment
-// between comparison and removal, in which a good entry can be lost: a miss, no damage.
+// Removes `name` if it is still the file that `status` describes, so that a good entry with which
+// another process has replaced it stays. If it is replaced between this comparison and the removal,
+// the good entry is lost, and the next reader compiles again.
 bool remove_if_same(int folder, const std::string& name, const struct stat& status);
 
 std::vector<File> entries(int folder);
 
-// Removes what writers that died left behind: temporary files older than an hour.
+// Removes temporary files older than an hour, which processes that ended early have left.
 void remove_stale_temporaries(int folder);
 
 }  // namespace opaq::cache_folder

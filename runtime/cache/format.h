@@ -10,9 +10,9 @@
 //     92+m     n  image
 //   92+m+n    32  SHA-256 of all before it
 //
-// Integers are little-endian. A change of this layout takes a new version, which is also in the
-// file's name: versions of opaq that share a folder do not take each other's entries for damaged
-// ones.
+// Integers are little-endian. A change of this layout needs a new version number. The number is
+// also in the file's name, so that versions of opaq that share a folder do not take each other's
+// entries for damaged ones.
 #pragma once
 
 #include <cstddef>
@@ -28,8 +28,8 @@ inline constexpr size_t kHeaderSize = 92;
 bool is_key(std::string_view key);  // 64 hex digits in lower case
 std::string file_name(std::string_view key);
 
-// Size of the whole file as its header tells it; nothing when these bytes begin no entry of this
-// version.
+// The size of the whole file according to its header; nullopt if these bytes are not the header of
+// an entry of this version.
 std::optional<uint64_t> stated_size(std::string_view header);
 
 }  // namespace opaq::cache_format

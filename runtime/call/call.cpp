@@ -1,4 +1,4 @@
-// What a call does beyond a plain launch: copies, the reference, refusal, the contract check.
+// Calls that are more than a plain launch: copies, the reference, refusal, the contract check.
 #include "call/call.h"
 
 #include <algorithm>

@@ -1,5 +1,4 @@
-// Holds one launch against its op's declaration: what lies in memory before and after, byte by
-// byte.
+// Compares one launch with its op's declaration, by memory before and after it, byte by byte.
 #include "check/check.h"
 
 #include <algorithm>
@@ -46,9 +45,8 @@ std::string hex(const char* bytes, int64_t count) {
   return text;
 }
 
-// Host memory of one check. It is kept for the thread's next check, which does not wait for the
-// system's allocator then; a check within a check (a reference that calls other ops) has memory of
-// its own.
+// Host memory of one check. It is kept for the thread's next check, which saves an allocation by
+// the system. A check inside a check (a reference that calls other ops) has memory of its own.
 class Room {
  public:
   Room() { std::swap(bytes_, spare()); }
@@ -60,8 +58,7 @@ class Room {
   std::vector<char>& before() { return bytes_[0]; }
   std::vector<char>& after() { return bytes_[1]; }
 
-  // For outputs: all bytes are Fill::First. Where no check has failed, they are so again at its
-  // end.
+  // For outputs: all bytes are Fill::First, and are so again at the end of a check that succeeds.
   char* outputs(size_t size) {
     if (filled().size() < size) filled().assign(size, static_cast<char>(Fill::First));
     restored_ = false;
@@ -85,7 +82,7 @@ char* sized(std::vector<char>& bytes, size_t size) {
   return bytes.data();
 }
 
-struct Region {  // memory that arguments lie in, as it was before the launch
+struct Region {  // memory of arguments, with its content before the launch
   Span span;
   size_t offset;  // in Room::before()
 };
@@ -313,7 +310,7 @@ class Check {
     }
   }
 
-  // Fills the outputs with what a launch made; the elements that look as if it had left them alone.
+  // Copies what a launch wrote to the outputs. Returns the elements that still hold the pattern.
   Unwritten hand_over(Fill fill) {
     Unwritten found(stand_ins_.size());
     for (size_t k = 0; k < stand_ins_.size(); ++k) {
@@ -329,7 +326,7 @@ class Check {
     return found;
   }
 
-  // Elements that held each of two patterns after a launch on it were written by neither.
+  // An element that still holds its pattern after both launches was not written.
   void wholly_written(const Unwritten& first, const Unwritten& second) {
     for (size_t k = 0; k < first.size(); ++k) {
       std::vector<int64_t> never;
@@ -359,7 +356,7 @@ class Check {
   DeviceMemory memory_;
   const size_t inputs_, count_;
   std::vector<Arg> args_;      // with stand-ins for the outputs
-  std::vector<Span> written_;  // of declared writes
+  std::vector<Span> written_;  // memory of written arguments
   std::vector<Region> regions_;
   std::vector<StandIn> stand_ins_;
 };

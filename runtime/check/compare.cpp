@@ -1,4 +1,4 @@
-// Two tensors element by element: bits first, and arithmetic only where they differ.
+// Compares two tensors element by element: their bits, and only if these differ, their values.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -20,8 +20,8 @@ constexpr int64_t kBlock = 2048;  // elements
 
 enum class Special { InfinityAndNaN, OneNaN, NegativeZeroIsNaN };
 
-// A float of one or two bytes. Its exponent and mantissa, moved to where float has them, are its
-// value but for the exponent's bias.
+// A float of one or two bytes. Its exponent and mantissa, shifted to their places in a float, give
+// its value up to the difference of the exponents' biases.
 template <typename Bits, int exponent_bits, int mantissa_bits, int bias, Special special>
 struct Small {
   using Stored = Bits;
@@ -78,7 +78,7 @@ T load(const char* at) {
   return v;
 }
 
-// Without a step that is known when compiling, there are no vector instructions.
+// Compilers use vector instructions only if the step is a compile-time constant.
 template <typename Stored, typename Visit>
 void for_block(const Run& r, int64_t from, int64_t to, Visit&& visit) {
   constexpr int64_t size = sizeof(Stored);
@@ -91,8 +91,8 @@ void for_block(const Run& r, int64_t from, int64_t to, Visit&& visit) {
   }
 }
 
-// The bits of the largest finite absolute value; as integers they have the order of the values, and
-// make vector instructions.
+// The bits of the largest finite absolute value. Compared as integers, bits have the order of the
+// values, which compilers can vectorize.
 template <typename Format>
 using Magnitude = std::conditional_t<sizeof(typename Format::Value) == 4, int32_t, int64_t>;
 
@@ -108,7 +108,7 @@ Magnitude<Format> largest(const Run& r, Magnitude<Format> so_far) {
   return so_far;
 }
 
-// The first element of the run that differs; `count` where none does.
+// The first element of the run that differs; `count` if none does.
 template <typename Format>
 int64_t first_apart(const Run& r, double tolerance, double largest) {
   using Stored = typename Format::Stored;
@@ -152,7 +152,7 @@ int64_t first_unequal(const Run& r) {
 
 // ---- tensors ------------------------------------------------------------------------------------
 
-// The dimensions in row-major order, as few as say the same.
+// The dimensions in row-major order, merged where possible.
 std::vector<Dim> dims_of(const TensorView& a, const TensorView& b, int64_t component) {
   const int64_t size = itemsize(a.dtype);
   std::vector<Dim> dims;
@@ -208,8 +208,7 @@ int64_t difference(const TensorView& a, const TensorView& b, double tolerance) {
     });
     return found;
   };
-  if (first(0) < 0)
-    return -1;  // as most often: each is close to its own value, however large others are
+  if (first(0) < 0) return -1;  // the common case: each is close to its own value
   Magnitude<Format> scale = 0;
   for_each_run(dims, a, b, [&](const Run& run, int64_t) {
     scale = largest<Format>(run, scale);
@@ -244,8 +243,8 @@ int64_t difference_in_bits(const TensorView& a, const TensorView& b) {
   }
 }
 
-// Inductor fuses arithmetic, in higher precision than eager has between its ops; a dropped copy is
-// wrong by far more.
+// The tolerance allows for Inductor's fused arithmetic, which rounds less often than eager; the
+// error of a missing copy is far larger.
 int64_t difference_in_value(const TensorView& a, const TensorView& b) {
   switch (a.dtype) {
     case DType::Float64:

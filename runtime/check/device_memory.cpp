@@ -69,7 +69,7 @@ void DeviceMemory::release(void* memory) const noexcept {
   try {
     const ContextScope scope(device_.index);
     driver().mem_free_async(reinterpret_cast<CUdeviceptr>(memory), static_cast<CUstream>(stream_));
-  } catch (...) {  // the launch's own error is in flight, and says more
+  } catch (...) {  // an error of the launch is being thrown, which is more informative
   }
 }
 

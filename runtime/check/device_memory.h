@@ -1,5 +1,5 @@
-// Memory that a check reads and fills from the host: host memory itself, or device memory by copies
-// in the order of a stream.
+// Memory that a check reads and writes from the host: host memory directly, or device memory by
+// copies in stream order.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace opaq::contract {
 
-// Throws Capture while the stream is captured, Missing where the driver cannot copy, Driver.
+// Throws Capture while the stream is captured, Missing if the driver cannot copy, and Driver.
 class DeviceMemory {
  public:
   DeviceMemory(Device device, void* stream, const char* op);

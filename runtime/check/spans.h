@@ -1,4 +1,4 @@
-// Which bytes a tensor's elements lie in.
+// The bytes that a tensor's elements occupy.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +15,15 @@ struct Span {  // bytes [begin, end)
   bool overlaps(const Span& other) const { return begin < other.end && other.begin < end; }
 };
 
-Span extent(const TensorView& tensor);  // from the first byte of any element to past the last;
-                                        // empty where there is none
-bool is_dense(
-    const TensorView& tensor);  // whether its elements fill its extent, in any order of dimensions
+// From the first byte of any element to past the last one; empty for an empty tensor.
+Span extent(const TensorView& tensor);
+// Whether the elements fill the extent, in any order of dimensions.
+bool is_dense(const TensorView& tensor);
 std::vector<Span> element_spans(const TensorView& tensor);  // sorted, merged
-std::string index_text(
-    const TensorView& tensor,
-    int64_t number);  // "[2, 0]": the index of the element that comes `number`th in row-major order
-int64_t element_at(
-    const TensorView& tensor,
-    const char* byte);  // the number of the first element that covers a byte; -1: none
+// "[2, 0]": the index of the element with this number in row-major order.
+std::string index_text(const TensorView& tensor, int64_t number);
+// The number of the first element that contains the byte; -1: none does.
+int64_t element_at(const TensorView& tensor, const char* byte);
 
 std::vector<Span> merged(std::vector<Span> spans);  // sorted, overlapping and touching ones joined
 

@@ -1,5 +1,5 @@
-// One pass over an output: looks for unwritten elements, copies, and fills again, block by block in
-// the processor's cache.
+// One pass over an output finds unwritten elements, copies, and fills again, in blocks that fit the
+// processor's cache.
 #include "stand_in.h"
 
 #include <algorithm>
@@ -10,14 +10,14 @@ namespace {
 
 constexpr int64_t kGuard = 1024;  // bytes before and after
 constexpr uintptr_t kAlign =
-    256;  // a stand-in has its output's alignment up to this: requirements hold or fail alike
+    256;  // up to this, a stand-in has the alignment of its output, so requirements give the same
 constexpr int64_t kBlock = 16384;
 
 template <typename Word>
 bool holds_word(const char* from, const char* to, Fill fill) {
   Word pattern;
   std::memset(&pattern, static_cast<int>(fill), sizeof pattern);
-  Word hits = 0;  // no early end: compilers make vector instructions of this
+  Word hits = 0;  // without an early exit, so that compilers use vector instructions
   for (; from < to; from += sizeof(Word)) {
     Word word;
     std::memcpy(&word, from, sizeof word);

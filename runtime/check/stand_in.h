@@ -1,5 +1,5 @@
-// Memory in the place of an output during a checked launch: a guard, the output's elements, a
-// guard, all filled with a pattern before.
+// Memory that takes the place of an output during a checked launch: a guard, the output's elements,
+// a guard, all filled with a pattern before the launch.
 #pragma once
 
 #include <cstdint>
@@ -11,31 +11,30 @@
 
 namespace opaq::contract {
 
-// Of outputs and guards. The second tells elements whose value looks like the first from elements
-// that were not written.
+// The patterns. A second launch, on memory with the second pattern, shows whether an element that
+// holds the first pattern was written.
 enum class Fill : unsigned char { First = 0xA5, Second = 0x5A };
 
 class StandIn {
  public:
   static size_t bytes_for(const TensorView& output);
 
-  // `host`: bytes_for(output) bytes, filled with Fill::First. On the host the launch runs on them;
-  // otherwise they are what the host sees of memory on the device, which is allocated here, and
-  // which the caller of release() gives back.
+  // host: bytes_for(output) bytes, filled with Fill::First. For an output on the host, the launch
+  // runs on them; otherwise they are a copy of device memory, which is allocated here and freed by
+  // release().
   StandIn(const TensorView& output, const DeviceMemory& memory, char* host);
   void release() noexcept;
 
   const TensorView& view() const { return view_; }  // what to launch on
 
-  void fill(Fill fill);  // anew, for another launch
-  void fetch();          // makes what a launch wrote visible to the two functions below
+  void fill(Fill fill);  // fills it again, for another launch
+  void fetch();  // after a launch: copies what it wrote to the host, for the functions below
 
-  // Where bytes that are no elements have changed: "4 bytes past its last element"; "" where none
-  // has.
+  // Where bytes outside the elements have changed: "4 bytes past its last element"; "" if none has.
   std::string written_outside(Fill fill) const;
 
-  // Moves the elements to the output and fills their place with Fill::First again. The result: the
-  // elements that hold the pattern `fill`, as offsets in bytes from the first, ascending.
+  // Copies the elements to the output and fills them with Fill::First again. Returns the elements
+  // that hold the pattern `fill`, as offsets in bytes from the first, in ascending order.
   std::vector<int64_t> hand_over(Fill fill);
 
  private:

@@ -1,5 +1,5 @@
-// Choosing an implementation: the first, best first, whose device, requirements and contiguity fit
-// the call.
+// Chooses the implementation of a call: the first, by priority, whose device, requirements and
+// layouts fit.
 #include <map>
 
 #include "base/error.h"
@@ -19,7 +19,7 @@ struct CallConditions {
   // The arguments that are not row-major though they must be. Bit i: argument i.
   struct Layout {
     uint64_t copied = 0;
-    bool beyond_mask = false;  // one of them is an argument that the mask cannot name
+    bool beyond_mask = false;  // one of them has no bit in the mask
     bool strided() const { return copied != 0 || beyond_mask; }
     bool row_major() const { return !strided(); }
   };
@@ -31,7 +31,7 @@ struct CallConditions {
     return args[symbol].kind == Arg::Kind::Tensor && !args[symbol].tensor.is_contiguous();
   }
 
-  // A requirement that cannot be evaluated (a dimension out of range) does not hold.
+  // A requirement whose evaluation fails (a dimension out of range) does not hold.
   bool may_hold(const Candidate& candidate) const {
     if (!launches_on(*candidate.implementation, device)) return false;
     try {
@@ -56,7 +56,7 @@ struct CallConditions {
   }
 };
 
-// Why an implementation does not serve a call; "" when it does.
+// Why an implementation cannot serve a call; "" if it can.
 std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbols,
                     const CallConditions& call) {
   const Implementation& implementation = *candidate.implementation;
@@ -99,7 +99,7 @@ const Chooser::List& Chooser::current() {
   std::lock_guard lock(shared_state());
   const List* previous = list_.load(std::memory_order_relaxed);
   const Implementations& newest =
-      op_.implementations();  // lists replace each other in one order only, that of the lock
+      op_.implementations();  // read under the lock, so that an older list never replaces a newer
   if (previous && previous->of == &newest) return *previous;
   auto list = std::make_unique<List>();
   list->of = &newest;

@@ -1,4 +1,4 @@
-// The implementations of an op, best first, and the one order in which they are tried.
+// The implementations of an op, and the one order in which they are tried.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Candidate {
 };
 
 struct Chooser::List {
-  const Implementations* of;  // the op's list that this one follows
+  const Implementations* of;  // the op's list from which this one was made
   std::vector<Symbol> symbols;
   std::vector<Candidate> candidates;
 };
@@ -28,21 +28,20 @@ inline std::string_view name(DeviceType device) {
   return device == DeviceType::CPU ? "cpu" : "cuda";
 }
 
-// Whether an implementation for `device` can be launched there. A Python function is called
-// instead.
+// Whether an implementation can be launched on `device`. Python functions are called instead.
 inline bool launches_on(const Implementation& implementation, DeviceType device) {
   return implementation.target == device && implementation.kind != CodeKind::Python;
 }
 
-// Goes through the implementations in the order in which a call tries them, until `take` returns
-// true: first those that take the arguments as they are, then those for which some are copied to
-// row-major order. Within each group, the order of the op.
+// Goes through the implementations in the order in which a call tries them, until `take(candidate,
+// layout, on_copies)` returns true: first those that take the arguments as they are, then those
+// that need row-major copies of some. Both groups have the order of the op.
 //
-// `conditions` answers for one candidate:
+// `conditions` tells about a candidate:
 //   may_hold(candidate)   false: a requirement does not hold, or it is for another device
-//   layout(candidate)     .row_major(): all arguments that must be row-major are, for certain;
-//                         .strided(): one of them is not, for certain
-// Where neither is certain, the candidate is tried both ways. `take(candidate, layout, on_copies)`.
+//   layout(candidate)     .row_major(): all arguments that must be row-major certainly are;
+//                         .strided(): one of them certainly is not
+// If neither is certain, the candidate is tried in both groups.
 template <class Conditions, class Take>
 void in_order(const std::vector<Candidate>& candidates, const Conditions& conditions, Take&& take) {
   for (const bool on_copies : {false, true}) {

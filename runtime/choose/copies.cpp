@@ -1,5 +1,5 @@
-// Row-major copies of a call's arguments: which are made, and where they would not mean the same as
-// the arguments themselves.
+// Row-major copies of a call's arguments: which are made, and when a copy would give another result
+// than the argument itself.
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
@@ -11,8 +11,7 @@ namespace opaq {
 namespace {
 
 constexpr int64_t kMostElements =
-    int64_t{1}
-    << 22;  // of what is compared element by element; beyond, tensors that may overlap do
+    int64_t{1} << 22;  // limit of comparing element by element; larger tensors count as overlapping
 
 struct Range {  // of bytes
   intptr_t begin, end;
@@ -53,7 +52,7 @@ bool overlap(const TensorView& a, const TensorView& b) {
   const Range first = range(a), second = range(b);
   if (first.end <= second.begin || second.end <= first.begin) return false;
   if (const int64_t common = std::gcd(common_stride(a), common_stride(b));
-      common != 0) {  // two columns of one matrix never meet
+      common != 0) {  // two columns of one matrix do not overlap
     const int64_t distance =
         reinterpret_cast<intptr_t>(b.data) - reinterpret_cast<intptr_t>(a.data);
     const int64_t offset = (distance % common + common) % common;

@@ -1,4 +1,4 @@
-// Arguments of a call in words, and what is wrong with those that are written.
+// Describes the arguments of a call, and checks those that are written.
 #include "describe.h"
 
 #include <algorithm>
@@ -47,8 +47,8 @@ std::string describe(const Arg& arg) {
   return "";
 }
 
-// Do two elements share an address? Exact, but for tensors so spread that it would take long to
-// tell: those count as not overlapping.
+// Whether two elements have the same address. Exact, except for tensors whose elements are so
+// spread that the test would take long: these count as not overlapping.
 bool overlaps_itself(const TensorView& t) {
   if (t.is_contiguous()) return false;
   std::vector<std::pair<int64_t, int64_t>> dims;  // (stride, size)
@@ -59,7 +59,7 @@ bool overlaps_itself(const TensorView& t) {
     dims.emplace_back(t.strides[i], t.sizes[i]);
   }
   std::sort(dims.begin(), dims.end());
-  int64_t extent = 0;  // of the dimensions so far: how far the last element lies from the first
+  int64_t extent = 0;  // distance of the last element from the first, in the dimensions so far
   bool nested = true;
   for (const auto& [stride, size] : dims) {
     nested = nested && stride > extent;
@@ -70,7 +70,7 @@ bool overlaps_itself(const TensorView& t) {
   std::vector<int64_t> offsets{0};
   for (const auto& [stride, size] : dims) {
     const size_t before = offsets.size();
-    if (static_cast<int64_t>(before) * size > extent + 1) return true;  // more elements than places
+    if (static_cast<int64_t>(before) * size > extent + 1) return true;  // more elements than room
     for (int64_t k = 1; k < size; ++k) {
       for (size_t i = 0; i < before; ++i) offsets.push_back(offsets[i] + k * stride);
     }

@@ -1,4 +1,4 @@
-// Arguments of a call in words, for errors.
+// Describes the arguments of a call, for errors.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// Choosing before the call: which implementations a node of a compiled graph may launch, from
-// conditions of which some are known at the launch only.
+// Chooses the implementations that a node of a compiled graph may launch. Some conditions are known
+// only at the launch.
 #include <algorithm>
 #include <string_view>
 
@@ -28,7 +28,7 @@ class Conditions {
            known_.requirements.count(candidate.implementation->name) != 0;
   }
 
-  // The first requirement that does not hold; nullptr when none is known not to.
+  // The first requirement that is known not to hold; nullptr if there is none.
   const Expr* failed(const Candidate& candidate) const {
     const std::vector<Truth>& truths = answers(candidate);
     const auto no = std::find(truths.begin(), truths.end(), Truth::No);
@@ -78,9 +78,9 @@ std::vector<uint32_t> sorted_union(std::vector<uint32_t> a, const std::vector<ui
   return a;
 }
 
-// Leaves the copies of a node that one implementation always serves to the graph, which may find
-// that an argument's producer can write it row-major. Where a launch chooses, conditions are
-// evaluated on the arguments as they are, so that copies are made after the choice.
+// If one implementation serves all launches of a node, the graph makes the row-major copies, and
+// may avoid them by having the producer of an argument write it row-major. If launches choose, they
+// evaluate conditions on the arguments as they are, and copies are made after the choice.
 void place_copies(NodeChoice& result, const Conditions& conditions,
                   const std::vector<const Candidate*>& tried) {
   for (const Candidate* candidate : tried) {

@@ -1,5 +1,5 @@
-// 64-bit integer arithmetic with Python's meaning: true when the result fits, else the caller
-// reports an overflow.
+// 64-bit integer arithmetic with Python's semantics. Functions return false if the result does not
+// fit, and the caller reports an overflow.
 #pragma once
 
 #include <bit>
@@ -7,7 +7,7 @@
 
 namespace opaq::syntax {
 
-// Divisors are not 0 in what follows.
+// Divisors must not be 0.
 
 inline bool floor_div(int64_t a, int64_t b, int64_t* out) {
   if (b == -1)
@@ -24,7 +24,7 @@ inline bool ceil_div(int64_t a, int64_t b, int64_t* out) {
   return true;
 }
 
-// False where a remainder is left, and where the quotient does not fit.
+// False if there is a remainder or the quotient does not fit.
 inline bool exact_div(int64_t a, int64_t b, int64_t* out) {
   if (b == -1) return !__builtin_sub_overflow(int64_t{0}, a, out);
   *out = a / b;

@@ -24,16 +24,16 @@ enum class Op : uint8_t {
   Sub,
   Mul,
   Div,       // floats
-  ExactDiv,  // ints: a / b where an int is needed; an error where it leaves a remainder
+  ExactDiv,  // ints: a / b where an int is needed; an error if there is a remainder
   FloorDiv,
   Mod,
   CeilDiv,
   NextPowerOf2,  // ints
   Min,
   Max,
-  ToFloat,  // int to float, where the two meet
+  ToFloat,  // an int operand of an operation on floats
   Cast,     // to `cast`, checked
-  // comparisons; Eq and Ne are of any type but Tensor, the others of numbers
+  // comparisons; Eq and Ne take any type but Tensor, the others take numbers
   Eq,
   Ne,
   Lt,
@@ -44,7 +44,7 @@ enum class Op : uint8_t {
   Or,
   Not,
   If,  // a if b else c: operands in this order
-  // facts of the tensor argument `symbol`
+  // properties of the tensor argument `symbol`
   Numel,
   Size,
   Stride,
@@ -70,8 +70,8 @@ struct Node {
   Type type = Type::Int;
   int32_t a = kNone, b = kNone, c = kNone;  // operands
   int32_t symbol = kNone;
-  int32_t at = 0;             // where it is in the text, for errors
-  std::optional<DType> cast;  // of a Cast, kept when its operand is folded into a Constant
+  int32_t at = 0;             // its position in the text, for errors
+  std::optional<DType> cast;  // of a Cast; kept if it is folded into a Constant
   int64_t integer = 0;        // constants
   double floating = 0;
   std::string string;
@@ -88,7 +88,7 @@ struct Tree {
   }
 };
 
-// Names of the language, as texts and errors spell them.
+// The name of an operation in texts and errors.
 std::string_view spelling(Op op);  // "+", "min", "numel", ...
 
 }  // namespace opaq::syntax

@@ -11,13 +11,13 @@
 namespace opaq::syntax {
 namespace {
 
-constexpr size_t kMostNodes = 1024;  // bounds the recursion of everything that walks the tree
+constexpr size_t kMostNodes = 1024;  // limits the depth of recursion over the tree
 
 bool is_constant(const Tree& tree, int32_t node) {
   return node == kNone || tree[node].op == Op::Constant;
 }
 
-// Operands are constants and there is something to compute.
+// Whether the operands are constants and there is something to compute.
 bool can_fold(const Tree& tree, const Node& n) {
   return n.a != kNone && n.symbol == kNone && is_constant(tree, n.a) && is_constant(tree, n.b) &&
          is_constant(tree, n.c);
@@ -57,7 +57,7 @@ int32_t Builder::as_integer(int32_t node) const {
                                                       : kNone;
 }
 
-// Notes the form of a Float node as an int.
+// Records the node that has the value of a Float node as an int.
 int32_t Builder::with_integer(int32_t node, int32_t integer) {
   integers_.resize(tree_.nodes.size(), kNone);
   integers_[static_cast<size_t>(node)] = integer;
@@ -91,7 +91,7 @@ int32_t Builder::node(Op op, Type type, size_t at, int32_t a, int32_t b, int32_t
   return add(std::move(n));
 }
 
-// A constant that fails to compute stays as it is: it may be in a branch that is never taken.
+// A constant part whose evaluation fails is not folded: its branch may never be taken.
 void Builder::fold(Node& n) {
   if (!can_fold(tree_, n)) return;
   tree_.nodes.push_back(n);
@@ -193,7 +193,7 @@ int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
 int32_t Builder::logical(Op op, size_t at, int32_t a, int32_t b) {
   expect(a, Type::Bool, quoted(spelling(op)));
   expect(b, Type::Bool, quoted(spelling(op)));
-  if (tree_[a].op == Op::Constant) {  // the right side may be one that fails when evaluated
+  if (tree_[a].op == Op::Constant) {  // the right side may fail when it is evaluated
     const bool decided = (tree_[a].integer != 0) == (op == Op::Or);
     return decided ? a : b;
   }
@@ -238,12 +238,12 @@ int32_t Builder::slice(size_t at, int32_t list, int32_t low, int32_t high) {
   return node(Op::Slice, Type::IntList, at, list, low, high);
 }
 
-// Walks what is evaluated whatever the arguments are.
+// Checks the nodes that are evaluated for all arguments.
 void Builder::check_constants(int32_t index, std::vector<bool>& seen) const {
   if (index == kNone || seen[static_cast<size_t>(index)]) return;
   seen[static_cast<size_t>(index)] = true;
   const Node& n = tree_[index];
-  if (can_fold(tree_, n)) {  // and yet was not folded
+  if (can_fold(tree_, n)) {  // but was not folded, since evaluating it fails
     try {
       run(*flatten(tree_, index), nullptr);
     } catch (const Error& error) {

@@ -1,7 +1,7 @@
-// Builds the nodes of an expression: every rule about types is here, and constants are folded as
+// Builds the nodes of an expression. All rules about types are here, and constants are folded as
 // nodes are made.
 //
-// Each function takes the place in the text that its errors point at, and throws Declaration.
+// Each function takes `at`, the position in the text to which its errors point. Throws Declaration.
 #pragma once
 
 #include <cstdint>
@@ -48,12 +48,11 @@ class Builder {
   int32_t index(size_t at, int32_t list, int32_t position);
   int32_t slice(size_t at, int32_t list, int32_t low, int32_t high);
 
-  // The same value as an int: the node itself where it is an Int, its other form where only `/` of
-  // ints made it a Float, else kNone.
+  // The node with the same value as an int: the node itself if it is an Int; the exact quotient if
+  // it is a Float only because it divides ints by `/`; else kNone.
   int32_t as_integer(int32_t node) const;
 
-  // The finished tree. A constant part that is always evaluated and always fails (1 // 0) is an
-  // error here.
+  // The finished tree. Throws if a constant part is always evaluated and always fails (1 // 0).
   Tree finish(int32_t root);
 
  private:
@@ -76,8 +75,9 @@ class Builder {
 
   const Source& source_;
   Tree tree_;
-  std::vector<int32_t> integers_;  // for a Float node, by index: its form as an int; kNone or
-                                   // nothing where it has none
+  // For each Float node, by index: the node with its value as an int; kNone, or beyond the end, if
+  // there is none.
+  std::vector<int32_t> integers_;
 };
 
 std::span<const std::string> function_names();  // including casts

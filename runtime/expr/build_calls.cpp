@@ -25,7 +25,7 @@ constexpr Member kMembers[] = {
     {"alignment", Op::Alignment, Type::Int, false, 0},
 };
 
-// What PyTorch has and this language spells otherwise.
+// Names of PyTorch for which this language has others.
 struct Synonym {
   std::string_view written, instead;
 };

@@ -1,4 +1,4 @@
-// The C++17 that printed expressions stand on.
+// The C++17 types and functions that printed expressions use.
 #include "expr/expr.h"
 
 namespace opaq {
@@ -42,10 +42,9 @@ enum opaq_dtype : int32_t {
 
 [[noreturn]] inline void opaq_int_overflow() { opaq_fail("opaq: integer overflow"); }
 
-// Operands are converted as a call converts them: an int literal beside an int64_t is one, and two
-// floats are never ints.
+// An int literal beside an int64_t becomes an int64_t; two floats never become ints.
 #define OPAQ_FLOAT \
-  [[gnu::noinline]] inline  // else the compiler's flags could let it forget the sign of a zero
+  [[gnu::noinline]] inline  // when inlined, compiler flags may lose the sign of a zero
 inline int64_t opaq_neg(int64_t a) { return a == INT64_MIN ? (opaq_int_overflow(), a) : -a; }
 inline int64_t opaq_abs(int64_t a) { return a < 0 ? opaq_neg(a) : a; }
 inline int64_t opaq_add(int64_t a, int64_t b) {
@@ -108,7 +107,7 @@ inline int64_t opaq_next_power_of_2(int64_t a) {
 template <class To, class From>
 To opaq_cast(From v) {
   if constexpr (std::is_floating_point_v<To>) {
-    const auto wide = static_cast<double>(v);  // an int meets a float as one of 64 bits
+    const auto wide = static_cast<double>(v);  // compared with ints as a 64-bit float
     const auto narrow = static_cast<To>(wide);
     if (std::isinf(narrow) && !std::isinf(wide)) opaq_fail("opaq: a value does not fit its type");
     return narrow;

@@ -1,4 +1,4 @@
-// The evaluator. Allocates nothing and takes no lock; what fails is reported by cold functions in
+// The evaluator. Allocates nothing and takes no lock. Errors are reported by the functions in
 // eval_errors.cpp.
 #include <algorithm>
 #include <cmath>
@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kLargestAlignment = 4096;
 
-// The symbol's value, known to be of this kind.
+// The symbol's value; throws if it is not of this kind.
 inline const Arg& checked(const Program& p, const Instruction& i, const Arg* args, Arg::Kind kind) {
   const Arg& arg = args[i.index];
   if (arg.kind != kind) [[unlikely]]
@@ -24,7 +24,7 @@ inline const TensorView& tensor(const Program& p, const Instruction& i, const Ar
   return checked(p, i, args, Arg::Kind::Tensor).tensor;
 }
 
-// Position in a list of `length`; Python's negative ones count from the end. -1 when there is none.
+// Index into a list of `length`; negative ones count from the end, as in Python. -1: out of range.
 inline int64_t position(int64_t index, int64_t length) {
   const int64_t wrapped = index < 0 ? index + length : index;
   return wrapped >= 0 && wrapped < length ? wrapped : -1;
@@ -111,7 +111,7 @@ Slot run(const Program& p, const Arg* args) {
       case Code::LoadInts:
         (++top)->ints = checked(p, i, args, Arg::Kind::IntList).ints;
         break;
-      case Code::LoadTensor: {  // an absent optional tensor is a null address in an argument list
+      case Code::LoadTensor: {  // an absent optional tensor is passed as a null address
         const Arg& arg = args[i.index];
         const bool absent =
             arg.kind == Arg::Kind::None && (*p.tree.symbols)[static_cast<size_t>(i.index)].optional;

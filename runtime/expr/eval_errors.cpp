@@ -10,7 +10,7 @@ namespace {
 
 [[noreturn]] void launch_error(const Program& p, const std::string& message) {
   if (p.text.empty())
-    fail(ErrorKind::Launch, message);  // constants being folded: the parser shows the text
+    fail(ErrorKind::Launch, message);  // while constants are folded; the parser adds the text
   fail(ErrorKind::Launch, p.what + ": '" + p.text + "': " + message);
 }
 

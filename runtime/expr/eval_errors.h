@@ -1,5 +1,5 @@
-// What evaluation reports. Out of line, so that the evaluator's loop stays small; each throws
-// Launch and names the expression.
+// Errors of evaluation. Each function throws Launch with the expression. They are not inlined, so
+// that the evaluator's loop stays small.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ namespace opaq::syntax {
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t operand);
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t left,
                            int64_t right);
-[[noreturn]] void no_whole_number(const Program& program, int64_t dividend,
-                                  int64_t divisor);  // or too large a one
+// The exact quotient has a remainder, or does not fit.
+[[noreturn]] void no_whole_number(const Program& program, int64_t dividend, int64_t divisor);
 [[noreturn]] void division_by_zero(const Program& program, int64_t dividend,
                                    std::string_view operation);
 [[noreturn]] void division_by_zero(const Program& program, double dividend);

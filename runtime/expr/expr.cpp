@@ -1,4 +1,4 @@
-// The public face of expressions.
+// The class Expr: a shared, immutable program.
 #include "expr/expr.h"
 
 #include "base/error.h"

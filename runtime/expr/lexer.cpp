@@ -1,4 +1,4 @@
-// Tokens, and the errors of characters that are not any.
+// Splits a text into tokens, and reports characters that begin none.
 #include "lexer.h"
 
 #include <charconv>
@@ -10,7 +10,7 @@ bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; }
 
-// Spellings of other languages, and what this one writes.
+// Spellings of other languages, and how this one writes them.
 struct Foreign {
   std::string_view written, instead;
 };
@@ -150,7 +150,7 @@ class Lexer {
     }
     constexpr std::string_view one = "+-*/%<>()[],.:";
     if (one.find(text_[at_]) != std::string_view::npos) return take(token, 1);
-    size_t length = 1;  // the whole of a UTF-8 character
+    size_t length = 1;  // bytes of the UTF-8 character
     while ((static_cast<unsigned char>(peek(length)) & 0xc0) == 0x80) ++length;
     source_.error(at_, "unexpected character '" + std::string(text_.substr(at_, length)) + "'");
   }

@@ -1,4 +1,4 @@
-// Texts of numbers and strings.
+// Prints numbers and strings.
 #include "number.h"
 
 #include <charconv>

@@ -1,4 +1,4 @@
-// Recursive descent over Python's grammar of expressions; types are Builder's business.
+// A recursive-descent parser for Python's grammar of expressions; Builder checks types.
 #include <algorithm>
 
 #include "base/error.h"
@@ -11,7 +11,7 @@ namespace syntax {
 namespace {
 
 constexpr int kDeepest =
-    64;  // nested parentheses, calls, conditionals: bounds the parser's recursion
+    64;  // nested parentheses, calls, conditionals; limits the depth of recursion
 
 constexpr std::string_view kKeywords[] = {"and",  "or",    "not",  "if",    "else", "in",
                                           "true", "false", "True", "False", "None", "is"};
@@ -289,8 +289,8 @@ class Parser {
     unexpected("expected a value");
   }
 
-  // A literal, a function that is called, an argument, a dtype: arguments hide dtypes, and a name
-  // before '(' is a function.
+  // A literal, a function call, an argument or a dtype. A name before '(' is a function; an
+  // argument hides a dtype of the same name.
   int32_t named() {
     const Token& first = token();
     if (first.is("true") || first.is("True")) return advance(), builder_->boolean(first.at, true);

@@ -1,4 +1,4 @@
-// C++17, over the types and functions of cpp_prelude().
+// Prints expressions as C++17 that uses the types and functions of cpp_prelude().
 #include "base/error.h"
 #include "number.h"
 #include "print.h"
@@ -135,8 +135,8 @@ class CppPrinter {
     return tree_.symbol(n).name + (tree_.symbol(n).optional ? ".value()" : "");
   }
 
-  // An int literal beside an int64_t widens; where two literals could meet, branch() and extreme()
-  // name the type.
+  // An int literal becomes an int64_t beside one; where both operands could be literals, branch()
+  // and extreme() name the type.
   Text constant(const Node& n) const {
     switch (n.type) {
       case Type::Float:
@@ -181,7 +181,7 @@ class CppPrinter {
     return "opaq_cast<" + std::string(c_type(*n.cast)) + ">(" + at(n.a, Ternary) + ")";
   }
 
-  // Inside an expression a cast checks; its value goes on as int64_t or double.
+  // Inside an expression, a cast only checks its operand; the value stays int64_t or double.
   Text cast(const Node& n) const {
     if (n.type == Type::Bool)
       return tree_[n.a].type == Type::Bool ? print(tree_[n.a])

@@ -1,4 +1,4 @@
-// Python: calls of functions that compute with numbers (lowering/functions.py) or answer for
+// Prints expressions as Python: calls of functions for numbers (lowering/functions.py) and for
 // symbolic sizes (lowering/symbolic.py).
 #include "number.h"
 #include "print.h"
@@ -123,7 +123,7 @@ class PythonPrinter {
         break;
     }
     std::vector<std::string> operands;
-    if (n.symbol != kNone) operands.push_back(value(n));  // a fact of a tensor
+    if (n.symbol != kNone) operands.push_back(value(n));  // a property of a tensor
     for (const int32_t operand : {n.a, n.b, n.c}) {
       if (operand != kNone) operands.push_back(print(operand));
     }

@@ -1,4 +1,5 @@
-// Flattening: operands first, then the operation; conditionals and `and`, `or` become jumps.
+// Turns a tree into a program: operands first, then the operation; conditionals, `and` and `or`
+// become jumps.
 #include "program.h"
 
 #include <algorithm>
@@ -14,7 +15,7 @@ class Flattener {
 
   void emit(int32_t index) {
     if (program_.code.size() > kMostInstructions)
-      return;  // operands that are shared could make this exponential
+      return;  // shared operands could make this exponential
     const Node& n = tree_[index];
     const bool floats = n.a != kNone && tree_[n.a].type == Type::Float;
     switch (n.op) {

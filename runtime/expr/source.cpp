@@ -1,4 +1,4 @@
-// Errors that point into the text.
+// Errors that point to a position in the text.
 #include "source.h"
 
 #include "base/error.h"

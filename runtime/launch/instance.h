@@ -18,7 +18,7 @@ namespace opaq {
 
 inline constexpr size_t kMaxTemplateArgs = 16;  // template arguments of an entry
 
-// The values of an entry.s template arguments; those past the implementation's count stay 0.
+// The values of an entry's template arguments; those past the implementation's count stay 0.
 using TemplateArgs = std::array<int64_t, kMaxTemplateArgs>;
 
 struct Instance {

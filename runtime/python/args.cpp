@@ -1,4 +1,4 @@
-// Reads scalars and lists, and says precisely what is wrong with an argument.
+// Reads scalars and lists, and explains what is wrong with an argument.
 #include "args.h"
 
 #include <optional>
@@ -44,8 +44,8 @@ bool is_torch_number(PyObject* value) {
          PyObject_IsInstance(value, torch().symbolic) == 1;
 }
 
-// An int, or what says of itself that it is one (numpy.int64). Objects of torch's are not asked: a
-// SymInt would be specialised.
+// Reads an int, or an object with __index__ (numpy.int64). Objects of torch are not asked for it,
+// since that would specialise a SymInt.
 bool read_int(PyObject* value, int64_t& result, bool& fits) {
   Ref index;
   if (!PyLong_Check(value)) {
@@ -68,8 +68,7 @@ bool has_method(PyObject* value, const char* name) {
   return PyObject_HasAttrString(type.get(), name) == 1;
 }
 
-// A number by PyTorch's rules for an argument of this type, as an exact one; null where it has
-// none.
+// Converts a number by PyTorch's rules for an argument of this type; null if they allow none.
 Ref as_exact(const ArgSpec& spec, PyObject* value) {
   if (PyUnicode_Check(value) || PyBytes_Check(value) || PyList_Check(value) ||
       PyTuple_Check(value) || PyDict_Check(value))
@@ -165,7 +164,8 @@ void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value
   const bool text = PyUnicode_Check(value),
              list = PyList_Check(value) || PyTuple_Check(value) || PyDict_Check(value);
   const bool number = PyLong_Check(value) || PyFloat_Check(value);
-  bool hopeless = value == Py_None && spec.type != Type::Bool;  // which PyTorch takes as False
+  // PyTorch takes None for a bool as False.
+  bool hopeless = value == Py_None && spec.type != Type::Bool;
   if (spec.torch_type == "ScalarType" || spec.torch_type == "str") {
     hopeless = hopeless || list || (number && spec.torch_type == "str") ||
                (text && spec.torch_type != "str");
@@ -234,8 +234,8 @@ Ref default_value(const ArgSpec& spec) {
     Ref module = check(PyImport_ImportModule("torch"));
     return check(PyObject_GetAttrString(module.get(), spec.default_text.c_str()));
   }
-  // Not kept in a static variable: its initialisation would be locked while Python code runs, which
-  // may wait for a thread that wants both.
+  // Not a static variable: its initialisation would hold a lock while Python code runs, which could
+  // wait for a thread that waits for this lock.
   Ref ast = check(PyImport_ImportModule("ast"));
   Ref literal_eval = check(PyObject_GetAttrString(ast.get(), "literal_eval"));
   Ref text = from(spec.default_text);

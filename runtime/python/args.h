@@ -1,4 +1,5 @@
-// Python arguments of one call, read by the schema's types into the runtime's arguments.
+// Converts the Python arguments of one call, by the types in the schema, to arguments of the
+// runtime.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +14,7 @@
 
 namespace opaq::python {
 
-// Room for the arguments of one call; lives on the stack and allocates only for integer lists and
-// for more than kInline arguments.
+// The arguments of one call. Allocates only for integer lists and for more than kInline arguments.
 class Args {
  public:
   static constexpr size_t kInline = 24;
@@ -26,8 +26,8 @@ class Args {
   Args(const Args&) = delete;
   Arg* data() { return first_; }
   Arg& operator[](size_t i) { return first_[i]; }
-  // Makes argument i a tensor, which the caller fills in: a view that was just written field by
-  // field is slow to copy (store forwarding).
+  // Makes argument i a tensor, which the caller fills in. Filling in another view and copying it
+  // would be slow: a load of fields that were just written one by one stalls (store forwarding).
   TensorView& tensor(size_t i) {
     first_[i].kind = Arg::Kind::Tensor;
     return *new (&first_[i].tensor) TensorView;
@@ -42,17 +42,17 @@ class Args {
   std::vector<std::vector<int64_t>> lists_;
 };
 
-// Reads one non-tensor value of the type that the schema names: an int, a float (or an int), a
-// bool, a str, a dtype, a list of ints. False for another value, which PyTorch may take
-// nevertheless (a NumPy number, a tensor of no dimensions, a SymInt).
+// Reads a value that is not a tensor and has exactly the type in the schema: an int, a float (or an
+// int), a bool, a str, a dtype, a list of ints. False for any other value; PyTorch may accept it (a
+// NumPy number, a tensor without dimensions, a SymInt).
 bool read_exact(const ArgSpec& spec, PyObject* value, Args& room, Arg& arg);
 
-// As read_exact, where there is no dispatcher to ask: numbers are converted as PyTorch does. Throws
-// Launch with op, argument, got and expected.
+// As read_exact, for calls without a dispatcher: converts numbers as PyTorch does. Throws Launch
+// with op, argument, what was given and what is expected.
 Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Args& room);
 
-// Launches; releases the GIL only where something must be compiled or loaded first, and then
-// returns false. The caller owns the tensors meanwhile.
+// Launches. If something must be compiled or loaded first, it releases the GIL for that and returns
+// false. The caller must own references to the tensors.
 inline bool launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, Device device,
                                        void* stream) {
   if (launch.launch_if_loaded(args, device, stream)) return true;
@@ -61,25 +61,24 @@ inline bool launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, 
   return false;
 }
 
-// Throws Launch for a value that PyTorch takes no more than we do; returns for one on which PyTorch
-// is to decide.
+// Throws Launch for a value that PyTorch cannot accept either; returns if PyTorch may accept it.
 void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value);
 
 // The memory of a plain tensor.
 Storage storage_of(PyObject* tensor);
 
-// " (called at model.py:12)", or "" where no Python code of the user's called.
+// " (called at model.py:12)", or "" if no Python code of the user's has called.
 std::string called_at();
 
-// Why a value was refused as a tensor argument; takes the place of the Python exception that is
-// set, if any.
+// Throws Launch with the reason why a value is not accepted as a tensor argument. Clears the
+// current Python exception, if any.
 [[noreturn]] void refuse_tensor(const std::string& op, const std::string& argument,
                                 PyObject* value);
 
 // A schema default as a Python object: "1e-6", "None", "True", "'mean'", "[0, 0]".
 Ref default_value(const ArgSpec& spec);
 
-Device parse_device(
-    const std::string& text);  // "cpu", "cuda" or "cuda:<index>"; throws Launch for anything else
+// "cpu", "cuda" or "cuda:<index>"; throws Launch for anything else.
+Device parse_device(const std::string& text);
 
 }  // namespace opaq::python

@@ -1,5 +1,5 @@
-// Binds torch's objects, and reads tensors through the DLPack exchange table (DLPack 1.3, dlpack.h:
-// layouts below).
+// Takes torch's objects, and reads tensors through the DLPack exchange table. The structs below are
+// those of dlpack.h, version 1.3.
 #include "bind.h"
 
 #include <dlfcn.h>
@@ -43,11 +43,10 @@ constexpr int32_t kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3;
 Torch bound;
 const DLExchangeApi* exchange = nullptr;
 
-// torch's own function behind the exchange table, which makes a counted reference first: two atomic
-// operations for each tensor.
-void (*read_directly)(const void* tensor, DLTensor* out,
-                      bool read_only) = nullptr;  // nullptr where this torch has none
-size_t tensor_offset = 0;                         // of the at::Tensor in a tensor object
+// The function of torch that the exchange table calls after it has changed the reference count, by
+// two atomic operations for each tensor. nullptr if this torch has none.
+void (*read_directly)(const void* tensor, DLTensor* out, bool read_only) = nullptr;
+size_t tensor_offset = 0;  // of the at::Tensor in a tensor object
 
 bool fill(PyObject* object, DLTensor& t) noexcept try {
   if (!read_directly) return exchange->tensor_from_object(object, &t) == 0;
@@ -122,8 +121,8 @@ void address(PyObject* dict, const char* key, Function& function) {
   if (!function) fail(ErrorKind::Internal, std::string("bind_torch: no address for ") + key);
 }
 
-// What a built-in method bound to a tensor calls: a third of the cost of a call by way of Python.
-// Any tensor's serves all.
+// The C function of a built-in method, which takes a third of the time of a call through Python.
+// The method may be bound to any tensor.
 PyCFunction function_of(PyObject* bound_method) {
   if (!PyCFunction_Check(bound_method) || PyCFunction_GetFlags(bound_method) != METH_NOARGS) {
     fail(ErrorKind::Missing,

@@ -1,5 +1,5 @@
-// What the module knows of torch: types, dtypes, allocation and the state that decides whether a
-// call may skip the dispatcher.
+// Objects and functions of torch that the module uses: types, dtypes, allocation, and the state
+// that decides whether a call may skip the dispatcher.
 #pragma once
 
 #include "expr/arg.h"
@@ -7,27 +7,28 @@
 
 namespace opaq::python {
 
-// Filled once by bind_torch; alive as long as the process.
+// Filled once by bind_torch, and never freed.
 struct Torch {
   PyTypeObject* tensor = nullptr;
   PyTypeObject* parameter = nullptr;
-  PyObject* no_torch_dispatch =
-      nullptr;  // torch.Tensor.__torch_dispatch__: what a subclass that overrides nothing has
-  PyObject* dtypes[kDTypeCount] =
-      {};  // torch.dtype of each DType; nullptr where this torch has none
+  // torch.Tensor.__torch_dispatch__, which subclasses that do not override it have too
+  PyObject* no_torch_dispatch = nullptr;
+  // the torch.dtype of each DType; nullptr if this torch has none
+  PyObject* dtypes[kDTypeCount] = {};
   PyObject* empty_strided = nullptr;  // torch.empty_strided
-  PyObject* empty_strided_cuda =
-      nullptr;  // fast paths: (sizes, strides, dtype) on the current device
+  // faster ones: (sizes, strides, dtype), on the current device
+  PyObject* empty_strided_cuda = nullptr;
   PyObject* empty_strided_cpu = nullptr;
-  std::string local_state[2];  // library and name of the thread-local (included, excluded) key
-                               // sets; "" where this torch has none
-  uint64_t harmless[2] =
-      {};  // their bits that do not matter to a plain call: inference mode, autocast
-  int64_t (*function_modes)() = nullptr;  // of this thread: modes entered
+  // library and symbol of the thread-local sets of included and excluded dispatch keys; "" if this
+  // torch has none
+  std::string local_state[2];
+  // bits of these sets that do not change what a plain call does: inference mode, autocast
+  uint64_t harmless[2] = {};
+  int64_t (*function_modes)() = nullptr;  // the number of this thread's active modes
   bool (*profiler_enabled)() = nullptr;
   bool (*grad_enabled)() = nullptr;
-  PyCFunction is_neg =
-      nullptr;  // torch.Tensor.is_neg and is_conj: called with the tensor and nullptr
+  // torch.Tensor.is_neg and so on, to be called with the tensor and nullptr
+  PyCFunction is_neg = nullptr;
   PyCFunction is_conj = nullptr;
   PyCFunction is_inference = nullptr;
   PyObject* increment_version = nullptr;
@@ -44,24 +45,25 @@ const Torch& torch();  // throws Internal before bind_torch
 
 PyObject* bind_torch(PyObject* module, PyObject* args, PyObject* kwargs);
 
-// Is its data its own: a tensor of a type that does not override __torch_dispatch__, such as a
-// subclass of Parameter?
+// Whether the object is a tensor with data of its own: its type does not override
+// __torch_dispatch__, as a subclass of Parameter does not.
 bool has_data(PyObject* object);
 
-// Reads an object that has_data, through the function behind
-// torch.Tensor.__dlpack_c_exchange_api__: no Python call. The view is valid while the tensor lives
-// and is not resized. On failure a Python exception is set and false returned.
+// Reads a tensor for which has_data is true, through torch.Tensor.__dlpack_c_exchange_api__,
+// without calling Python. The view is valid as long as the tensor exists and is not resized. On
+// failure, sets a Python exception and returns false.
 bool read_tensor(PyObject* object, TensorView& view) noexcept;
 
-// Is it exactly a torch.Tensor or Parameter? Any other type may override what a call does.
+// Whether the object is exactly a torch.Tensor or Parameter; any other type may override what a
+// call does.
 inline bool is_plain(PyObject* object) {
   const PyTypeObject* type = Py_TYPE(object);
   return type == torch().tensor || type == torch().parameter;
 }
 
-// Whether this thread's dispatcher state adds nothing to a call: no mode, tracer, functorch level
-// or fake tensors. Autocast is for the caller to judge (Watch::call_is_ours), and inference mode
-// changes nothing.
+// Whether the dispatcher would do nothing special in this thread: there is no active mode, tracer,
+// functorch level or fake tensor. Autocast is checked elsewhere (Watch::call_is_ours); inference
+// mode does not matter.
 bool local_state_is_plain();
 
 void* current_stream(Device device);  // CUstream of torch's current stream on that device

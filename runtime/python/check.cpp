@@ -1,5 +1,5 @@
-// The contract check, seen from Python: calls that are checked, and where the user's code called an
-// op, which opaq.call_site knows.
+// Functions of the contract check for Python, and the line of user code that called an op, which
+// opaq.call_site finds.
 #include "check/check.h"
 
 #include <algorithm>
@@ -35,8 +35,7 @@ PyObject* call_alone(PyObject*, PyObject* args) {
 
 namespace {
 
-// Reads memory that holds a tensor's values as they are: on the host, not negated or conjugated by
-// a bit.
+// Reads a tensor whose memory holds its values: on the host, without negative or conjugate bit.
 bool read_values(PyObject* tensor, TensorView& view) {
   if (!read_tensor(tensor, view)) throw PythonError{};
   if (view.device.type != DeviceType::CPU) return false;

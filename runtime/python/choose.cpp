@@ -1,4 +1,4 @@
-// Choosing for a node of a compiled graph, from what the compiler knows of the call's conditions.
+// Chooses for a node of a compiled graph, given what the compiler knows of the call's conditions.
 #include "choose/choose.h"
 
 #include <string>

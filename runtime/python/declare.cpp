@@ -1,4 +1,4 @@
-// Declarations: texts from Python to specs, and specs described back.
+// Declares ops and implementations from Python's texts, and describes them to Python.
 #include <map>
 #include <string>
 
@@ -169,7 +169,7 @@ PyObject* set_reference(PyObject*, PyObject* args) {
     const std::vector<Ref> items = to_items(args, "set_reference");
     Op& op = get_op(to_string(items.at(0).get(), "op"));
     references().insert_or_assign(op.name(), Ref(items.at(1)));
-    op.extend_hash("reference", "declared");  // its content is looked at when it is called
+    op.extend_hash("reference", "declared");  // calls look up its current content
     set_has_reference(op);
     return none().release();
   });

@@ -1,5 +1,5 @@
-// Eager calls: plain tensors are launched directly, outputs allocated by torch; whatever needs
-// PyTorch's dispatcher goes to it.
+// Eager calls: launches on plain tensors directly, with outputs that torch allocates, and calls
+// PyTorch's dispatcher for everything else.
 #include <string>
 #include <vector>
 
@@ -22,16 +22,16 @@ Ref int_tuple(const std::vector<int64_t>& values) {
   return tuple;
 }
 
-// Allocates one output. Most calls ask for what the last one asked for: its arguments as Python
-// objects are kept.
+// Allocates one output. Keeps sizes, strides and dtype of the last one as Python objects, since
+// most calls need the same.
 class Allocator {
  public:
   Ref allocate(const OutputShape& shape, Device device) {
     if (!args_ || shape.dtype != last_.dtype || shape.sizes != last_.sizes ||
         shape.strides != last_.strides) {
       // Making Python objects may run other Python code (a finalizer, another thread) that calls
-      // the op and comes by here: `shape` and the two members are read and written with nothing of
-      // that between.
+      // the op and changes `shape` and the two members. So they are copied before, and written
+      // after it.
       OutputShape wanted = shape;
       Ref sizes = int_tuple(wanted.sizes), strides = int_tuple(wanted.strides);
       Ref made = check(PyTuple_Pack(3, sizes.get(), strides.get(),
@@ -92,12 +92,12 @@ PyObject* call_overload(const Eager& e, PyObject* const* values, Py_ssize_t coun
   }
   forget_interruption();
   PyObject* result = PyObject_Call(e.overload.get(), positional.get(), dict.get());
-  if (!result) raise_interruption();  // the dispatcher has made a RuntimeError of it
+  if (!result) raise_interruption();  // the dispatcher has turned it into a RuntimeError
   return check(result).release();
 }
 
-// Arguments in schema order, borrowed; false when the call does not match the schema (the
-// dispatcher then says why).
+// Puts the arguments into schema order (borrowed references). False if the call does not match the
+// schema; the dispatcher then reports the error.
 bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* keywords,
           PyObject** bound) {
   const std::vector<ArgSpec>& specs = e.spec->schema.args;
@@ -126,21 +126,22 @@ bool bind(const Eager& e, PyObject* const* values, Py_ssize_t count, PyObject* k
 
 bool is_true(const Ref& object) { return object.get() == Py_True; }
 
-// Whether tensors may carry tangents: a level of forward-mode differentiation is open.
+// Whether a level of forward-mode differentiation is open, so that tensors may have tangents.
 bool in_forward_mode() {
   PyObject* level = PyDict_GetItemWithError(
       torch().forward_variables, torch().forward_level);  // borrowed; -1 if no level is open
   return !level || PyLong_AsLong(level) >= 0;
 }
 
-// No mode, tracer, transformation, forward-mode differentiation or profiler may be bypassed.
+// Whether no mode, tracer, transform, forward-mode differentiation or profiler is active.
 bool torch_state_is_plain() {
   const Torch& t = torch();
   return local_state_is_plain() && t.function_modes() == 0 && !t.profiler_enabled() &&
          !in_forward_mode();
 }
 
-// A tensor that may be launched on: plain, readable, without gradient, negation or conjugation bit.
+// Whether a tensor can be launched on directly: plain, readable, no gradient, no negative or
+// conjugate bit.
 bool readable(PyObject* value, TensorView& view, bool grad) {
   const Torch& t = torch();
   if (!is_plain(value)) return false;
@@ -178,7 +179,8 @@ void launch_checked(const Eager& e, PyObject* const* bound, const Ref* made, con
       [&](const Arg* values) { launch_loading_without_gil(launch, values, device, stream); });
 }
 
-// Runs the call without the dispatcher, or returns nullptr (no exception set) when it must not.
+// Runs the call without the dispatcher. Returns nullptr, with no exception set, if the dispatcher
+// must be called.
 PyObject* run_directly(Eager& e, PyObject* const* bound) {
   if (!torch_state_is_plain()) return nullptr;
   const Schema& schema = e.spec->schema;
@@ -221,7 +223,7 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
     TensorView& view = args.tensor(inputs + i);
     if (!read_tensor(made[i].get(), view)) throw PythonError{};
     if (!(view.device == device))
-      return nullptr;  // the current device is another one: torch allocates there
+      return nullptr;  // torch allocates on the current device, which is another one
   }
   const Choice choice = e.chooser->choose(args.data(), device.type);
   if (!choice.launch) return nullptr;
@@ -239,7 +241,7 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   return tuple.release();
 }
 
-// The op was declared again, with the same schema: every handle of it means the newest declaration.
+// Switches to the newest declaration if the op was declared again, with the same schema.
 void follow(Eager& e) {
   while (const Op* next = e.op->successor()) e.op = next;
   e.chooser = &chooser(*e.op);

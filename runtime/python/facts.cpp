@@ -1,5 +1,5 @@
-// Plans and compilations for arguments that need not exist, warm-up for those that do, counters,
-// and what was found on this machine.
+// Plans and compiles for fake arguments, warms up for real ones, and reports counters and what was
+// found on this machine.
 #include <deque>
 #include <string>
 
@@ -205,8 +205,7 @@ PyObject* warmup(PyObject*, PyObject* args) {
       OutputShape& shape = shapes.emplace_back();
       infer_output(op.spec(), i, values.data(), shape);
       TensorView v;
-      v.data = reinterpret_cast<void*>(
-          4096);  // torch's allocations are aligned to more than any requirement can ask
+      v.data = reinterpret_cast<void*>(4096);  // the largest alignment that expressions can see
       v.sizes = shape.sizes.data();
       v.strides = shape.strides.data();
       v.dim = static_cast<int32_t>(shape.sizes.size());

@@ -1,5 +1,5 @@
-// Arguments of a call that need not exist, made from facts: (dtype name, sizes, strides, device,
-// alignment) for a tensor.
+// Arguments of a call without memory: a tensor is described by (dtype name, sizes, strides, device,
+// alignment).
 #pragma once
 
 #include <deque>
@@ -18,13 +18,13 @@ inline std::vector<int64_t> to_ints(PyObject* sequence, const char* what) {
   return values;
 }
 
-// Arguments and outputs that stand for tensors which need not exist: the address is a number of the
-// alignment given, never followed.
+// Arguments and outputs without memory. The address of a tensor is a number with the given
+// alignment, and must not be dereferenced.
 class FakeArgs {
  public:
-  FakeArgs(const Op& op, PyObject* facts) : op_(op), room_(op.spec().schema.args.size()) {
+  FakeArgs(const Op& op, PyObject* values) : op_(op), room_(op.spec().schema.args.size()) {
     const Schema& schema = op.spec().schema;
-    const std::vector<Ref> items = to_items(facts, "facts");
+    const std::vector<Ref> items = to_items(values, "args");
     if (items.size() > schema.args.size()) {
       fail(ErrorKind::Launch, op.name() + " takes " + std::to_string(schema.args.size()) +
                                   " arguments; got " + std::to_string(items.size()));
@@ -52,10 +52,10 @@ class FakeArgs {
  private:
   Arg tensor(PyObject* value) {
     if (value == Py_None) return {};
-    const std::vector<Ref> fields = to_items(value, "a tensor's facts");
+    const std::vector<Ref> fields = to_items(value, "a fake tensor");
     if (fields.size() != 5)
       fail(ErrorKind::Launch,
-           op_.name() + ": a tensor's facts are (dtype, sizes, strides, device, alignment); got " +
+           op_.name() + ": a fake tensor is (dtype, sizes, strides, device, alignment); got " +
                std::to_string(fields.size()) + " fields");
     const std::string dtype_name = to_string(fields[0].get(), "dtype");
     const std::optional<DType> dtype = dtype_from_name(dtype_name);

@@ -14,8 +14,8 @@ PyObject* set_reference(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* ops(PyObject*, PyObject*);
-Ref reference_of(
-    const std::string& op);  // the fallback given to set_reference; empty when there is none
+// The fallback given to set_reference; empty if there is none.
+Ref reference_of(const std::string& op);
 
 // launcher.cpp
 PyObject* launcher(PyObject*, PyObject* args);
@@ -34,13 +34,14 @@ PyObject* kernel_is_ours(PyObject*, PyObject* args);
 PyObject* watcher(PyObject*, PyObject* args);
 
 // check.cpp
-std::string find_call_site();  // of the op that this thread runs; takes the GIL
+// The line of user code that called the op which this thread runs; takes the GIL.
+std::string find_call_site();
 PyObject* call_alone(PyObject*, PyObject* args);
 PyObject* compare_tensors(PyObject*, PyObject* args);
 
 // eager.cpp
 PyObject* eager(PyObject*, PyObject* args);
-Ref unbound_type();  // a base class whose instances, as attributes of a class, are no methods
+Ref unbound_type();  // a base class whose instances do not become methods of a class
 
 // choose.cpp
 inline constexpr const char* kNodeChoice = "opaq.node_choice";  // the handle of a NodeChoice

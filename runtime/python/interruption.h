@@ -1,4 +1,4 @@
-// What Python signals mean to waits of the runtime (base/wait.h): Ctrl-C ends a compilation.
+// Lets Python's signal handlers end waits of the runtime (base/wait.h): Ctrl-C ends a compilation.
 #pragma once
 
 #include "base/wait.h"
@@ -8,10 +8,10 @@ namespace opaq::python {
 
 void watch_for_signals();  // sets the hooks
 
-// The exception that a signal's handler raised while this thread waited is kept, since what carries
-// the news out, Interrupted, may pass through torch's dispatcher, which makes a RuntimeError of it.
-bool raise_interruption();  // sets it as the current exception, in the place of any other; false
-                            // when there is none
+// The exception of a signal handler that ran while this thread waited is kept: the wait throws
+// Interrupted, which torch's dispatcher may turn into a RuntimeError.
+// Sets it as the current exception, replacing any other; false if there is none.
+bool raise_interruption();
 void forget_interruption();
 
 }  // namespace opaq::python

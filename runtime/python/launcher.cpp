@@ -1,5 +1,4 @@
-// Launch objects: what a node of a generated wrapper calls. One Python call in, one kernel launch
-// out.
+// Launch objects, which generated Python wrappers call: one Python call makes one kernel launch.
 #include <chrono>
 #include <cstdint>
 #include <set>
@@ -25,10 +24,10 @@ struct Launcher {
   Device device;
   std::string node, graph;
   bool timed;               // the graph was compiled with the option `profile`
-  PreparedLaunch* only;     // what serves every launch; nullptr: each launch chooses
-  bool checked;             // each launch is held against the op's declaration
-  std::string source;       // for checks: the user's line
-  std::string verified;     // for checks: the implementation that each launch must choose, or ""
+  PreparedLaunch* only;     // serves every launch; nullptr: each launch chooses
+  bool checked;             // whether each launch is compared with the op's declaration
+  std::string source;       // for the check: the line of user code
+  std::string verified;     // for the check: the implementation that each launch must choose, or ""
   std::vector<Read> reads;  // inputs, then outputs
   bool mutates;
   int64_t calls = 0;      // guarded by the GIL, as everything here
@@ -103,8 +102,8 @@ Ref tuple_of(PyObject* const* values, size_t count) {
   return tuple;
 }
 
-// The op was declared again, or somebody registered another kernel for it, after the code was
-// generated: what the dispatcher runs now is right.
+// For an op that was declared again, or for which another kernel was registered, after the code was
+// generated: calls the dispatcher, which runs the current kernel.
 void run_through_dispatcher(Launcher& l, PyObject* const* values, size_t count) {
   Ref module = check(PyImport_ImportModule("opaq.lowering.generated"));
   Ref function = check(PyObject_GetAttrString(module.get(), "through_dispatcher")),
@@ -138,7 +137,7 @@ class LaunchTensors final : public CallTensors {
   }
 
   bool run_reference() override {
-    // Held: the function may declare another in its own place.
+    // Owned, since the function may replace itself by another reference.
     const Ref reference = reference_of(launcher_.op->name());
     if (!reference) return false;
     check(PyObject_CallObject(reference.get(), tuple_of(values_, launcher_.reads.size()).get()));
@@ -152,7 +151,7 @@ class LaunchTensors final : public CallTensors {
     return " (node " + launcher_.node + " of " + launcher_.graph + from + ")";
   }
 
-  // Whether the launch was all there was: nothing compiled or loaded, nothing copied.
+  // Whether nothing but the launch was done: nothing was compiled, loaded or copied.
   bool launched_only() const { return was_loaded_ && copies_.empty(); }
 
  private:
@@ -264,8 +263,8 @@ PyObject* node_stats(PyObject*, PyObject*) {
       std::string graph, node, op, device, implementation;
       int64_t calls;
     };
-    // Copied first: making Python objects may start a garbage collection, which destroys launchers,
-    // or let other threads make new ones.
+    // Copied first, since making Python objects may start a garbage collection that destroys
+    // launchers, or let other threads make new ones.
     std::vector<Facts> facts;
     for (const Launcher* l : alive()) {
       const std::string implementation =

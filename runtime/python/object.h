@@ -1,5 +1,5 @@
-// Python objects in C++: owned references, conversions of texts and lists, and exceptions both
-// ways. Limited API of Python 3.10.
+// Python objects in C++: owned references, conversions, and exceptions in both directions. Uses the
+// limited API of Python 3.10.
 #pragma once
 
 #ifndef Py_LIMITED_API
@@ -47,7 +47,7 @@ inline void check(int status) {
   if (status < 0) throw PythonError{};
 }
 
-// Sets the Python exception for the C++ one in flight. Call in a catch block; returns nullptr.
+// Sets the Python exception for the current C++ exception. Call in a catch block; returns nullptr.
 PyObject* raise_current() noexcept;
 void set_error_classes(PyObject* module);  // creates opaq.Error and its kin
 
@@ -61,7 +61,8 @@ PyObject* guarded(F&& body) noexcept {
   }
 }
 
-std::string to_string(PyObject* object, const char* what);  // str; bytes are taken as they are
+// Converts a str, or bytes without decoding them. `what` names the object in errors.
+std::string to_string(PyObject* object, const char* what);
 int64_t to_int(PyObject* object, const char* what);
 bool to_bool(PyObject* object);
 std::vector<std::string> to_strings(PyObject* sequence, const char* what);
@@ -119,9 +120,9 @@ const T& kept(PyObject* capsule, const char* name) {
   return *static_cast<const T*>(object);
 }
 
-// Takes the GIL again. Up to 3.13 Python ends a thread that asks for it while the interpreter shuts
-// down, by unwinding its stack, which ends the process where it meets a destructor; here the thread
-// waits for the end of the process, as it does since 3.14.
+// Takes the GIL again. While the interpreter shuts down, Python up to 3.13 ends a thread that asks
+// for the GIL by unwinding its stack, which aborts the process at the first destructor. Here the
+// thread waits for the end of the process instead, as Python does since 3.14.
 void take_gil(PyThreadState* state) noexcept;
 
 // Releases the GIL for its scope.

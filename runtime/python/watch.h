@@ -1,9 +1,9 @@
-// Whether PyTorch's dispatcher would lead a call of an op to opaq's own kernels, read from the op's
+// Tells whether PyTorch's dispatcher would call opaq's own kernels for an op, by reading the op's
 // dispatch table. Guarded by the GIL.
 //
-// Anybody may register another kernel for our op, later and from C++ too, and torch tells nobody.
-// The table is where such a registration takes effect: an entry that still holds what we registered
-// (those kernels are never freed, so that their addresses are theirs alone) proves that none did.
+// Anybody may register another kernel for the op at any time, also from C++, and torch reports this
+// to nobody. Such a registration changes the table. An entry that still holds opaq's kernel shows
+// that there was none: opaq's kernels are never freed, so nothing else can get their addresses.
 #pragma once
 
 #include <array>
@@ -17,20 +17,20 @@ namespace opaq::python {
 
 class Watch {
  public:
-  // A launch in the place of the op's call in a compiled graph: what lies above was traced through
-  // already.
+  // For a launch that replaces the op's call in a compiled graph: the keys above tracing have
+  // already had their effect.
   bool kernel_is_ours(DeviceType device) const { return unchanged(device, kBelowTracing); }
-  // A launch in the place of an eager call on plain tensors.
+  // For a launch that replaces an eager call on plain tensors.
   bool call_is_ours(DeviceType device) const { return unchanged(device, kKeys); }
 
   const void* entries(DeviceType device) const {
     return entries_[device == DeviceType::CUDA].data();
   }  // as lowering/cpp/nodes.h reads them
 
-  // Addresses of the table's entries that a call passes: for the CPU, then for CUDA; the kernel's
-  // own first, then upwards. What they hold now is ours.
+  // Takes the addresses of the table's entries that a call passes, for the CPU and for CUDA; that
+  // of the kernel itself comes first. They must hold opaq's kernels now.
   void look_at(const std::vector<const uintptr_t*> (&entries)[2]);
-  void distrust();  // no call is ours
+  void distrust();  // from now on, no call counts as opaq's own
 
  private:
   struct Entry {  // functor and boxed function of a kernel in the table
@@ -52,7 +52,7 @@ class Watch {
   friend Watch& watch_of(const std::string& op);
 };
 
-Watch& watch_of(const std::string&
-                    op);  // one per name, never destroyed; distrusts an op that was never looked at
+// The Watch of an op, which is never destroyed. Before `look_at`, no call counts as opaq's own.
+Watch& watch_of(const std::string& op);
 
 }  // namespace opaq::python

@@ -17,7 +17,7 @@ std::string texts(const std::vector<Expr>& items) {
 
 std::string text(const Expr& expr) { return expr ? expr.text() : ""; }
 
-// Code is long, and may be bytes: its size and the start of its digest.
+// Code is shown by its size and the start of its digest: it is long, and may be binary.
 std::string sketch(const std::string& code) {
   return std::to_string(code.size()) + " bytes, SHA-256 " +
          Sha256().update(code).hex().substr(0, 12) + "...";

@@ -23,8 +23,7 @@ void Op::add(Implementation implementation, bool replace) {
   if (same == list.end()) {
     list.push_back(std::move(added));
   } else {
-    // One declared again from another folder differs in `file` alone: the list keeps the first,
-    // whose code is the same.
+    // Declared again, perhaps with the same code in another folder: the list keeps the first.
     if ((*same)->hash == added->hash) return;
     if (!replace) {
       fail(ErrorKind::Declaration,
@@ -35,7 +34,7 @@ void Op::add(Implementation implementation, bool replace) {
                "one a name of its own, such as name='" +
                added->name + ":2'");
     }
-    *same = std::move(added);  // keeps its place among those of its priority
+    *same = std::move(added);  // keeps its place among implementations of equal priority
   }
   std::stable_sort(list.begin(), list.end(),
                    [](const auto& a, const auto& b) { return a->priority > b->priority; });
@@ -67,7 +66,7 @@ std::string Op::hash() const {
 
 void Op::extend_hash(std::string_view key, std::string_view content) {
   const std::lock_guard lock(shared_state());
-  // Sorted by key: the order of decorators in the user's module changes nothing.
+  // Sorted by key, so that the order of decorators in the user's module does not matter.
   auto it = std::lower_bound(extra_.begin(), extra_.end(), key,
                              [](const auto& entry, std::string_view k) { return entry.first < k; });
   if (it != extra_.end() && it->first == key) {

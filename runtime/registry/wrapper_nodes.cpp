@@ -1,4 +1,4 @@
-// The list of nodes that loaded wrappers have announced.
+// The list of nodes that loaded C++ wrappers have registered.
 #include "registry/wrapper_nodes.h"
 
 #include <algorithm>
@@ -48,7 +48,7 @@ void remove_wrapper_node(const WrapperNode& node) {
 
 std::vector<WrapperNodeFacts> wrapper_nodes() {
   Known& all = known();
-  std::lock_guard lock(shared_state());  // no wrapper is unloaded while its texts are read
+  std::lock_guard lock(shared_state());  // a wrapper cannot be unloaded while its texts are read
   std::vector<WrapperNodeFacts> facts;
   for (const auto& [node, graph] : all.nodes) {
     WrapperNodeFacts& f = facts.emplace_back(

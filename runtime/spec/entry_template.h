@@ -1,4 +1,4 @@
-// Parsing of entry texts with expressions in braces: private to runtime/spec.
+// Parses the texts of entries, with expressions in braces. Private to runtime/spec.
 #pragma once
 
 #include <string_view>

@@ -1,4 +1,4 @@
-// Texts of a declaration turned into checked expressions.
+// Parses and checks the expressions of a declaration.
 #include "expressions.h"
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 namespace opaq::spec {
 namespace {
 
-// What may be written instead of `text`, by the type that was found where another was expected.
+// What to write instead of `text`, which has another type than those accepted.
 std::string advice(const std::string& text, Type found, std::initializer_list<Type> accepted) {
   const auto accepts = [&](Type type) {
     return std::find(accepted.begin(), accepted.end(), type) != accepted.end();
@@ -43,7 +43,7 @@ std::string_view trimmed(std::string_view text) {
 size_t string_end(std::string_view text, size_t begin) {
   for (size_t i = begin + 1; i < text.size(); ++i) {
     if (text[i] == text[begin]) return i + 1;
-    if (text[i] == '\\') ++i;  // what follows is no closing quote
+    if (text[i] == '\\') ++i;  // an escaped quote does not close the string
   }
   return text.size();
 }
@@ -56,7 +56,7 @@ void Scope::fail(std::string_view field, const std::string& problem) const {
   opaq::fail(ErrorKind::Declaration, what(field) + ": " + problem);
 }
 
-// The names in the text, outside quotes and not behind a dot, are arguments, functions or literals.
+// Checks the names in the text, outside quotes and not after a dot: arguments, functions, literals.
 void Scope::check_readable(std::string_view text, std::string_view field) const {
   for (size_t i = 0; i < text.size();) {
     const char c = text[i];
@@ -81,7 +81,7 @@ void Scope::check_readable(std::string_view text, std::string_view field) const 
   }
 }
 
-// The expression, of an accepted type; a quotient of ints is an int where no float is accepted.
+// The expression, if its type is accepted. A quotient of ints becomes an int if only that is.
 Expr Scope::typed(const Expr& expr, std::string_view field,
                   std::initializer_list<Type> accepted) const {
   const auto accepts = [&](Type type) {
@@ -92,7 +92,7 @@ Expr Scope::typed(const Expr& expr, std::string_view field,
     if (integer.is_constant()) {
       try {
         integer.eval_int(nullptr);
-      } catch (const Error& error) {  // whatever the arguments are
+      } catch (const Error& error) {  // it fails for all arguments
         opaq::fail(ErrorKind::Declaration, error.what());
       }
     }

@@ -1,4 +1,4 @@
-// Texts of a declaration turned into checked expressions: private to runtime/spec.
+// Parses and checks the expressions of a declaration. Private to runtime/spec.
 #pragma once
 
 #include <initializer_list>
@@ -12,18 +12,18 @@ namespace opaq::spec {
 
 std::string_view trimmed(std::string_view text);
 
-// The end of the string that begins with the quote at `begin`: past its closing quote, or that of
-// the text where it has none.
+// The end of the string literal whose opening quote is at `begin`: past the closing quote, or the
+// end of the text if there is none.
 size_t string_end(std::string_view text, size_t begin);
 
-// What the expressions of one rule may refer to, and how errors name its owner.
+// The names that the expressions of one rule may refer to, and the rule's owner, for errors.
 struct Scope {
   const Schema& schema;
   std::vector<Symbol> symbols;
   std::string owner;  // "mylib::rms_norm, implementation 'cuda'"
 
-  // `field` is the part of the rule that is read: "grid". Throw Declaration when the text does not
-  // parse, refers to an argument that expressions cannot read, or has a type other than those
+  // field: the part of the rule that is parsed, such as "grid". Throws Declaration if the text does
+  // not parse, refers to an argument that expressions cannot read, or has a type that is not
   // accepted.
   Expr one(std::string_view text, std::string_view field,
            std::initializer_list<Type> accepted) const;

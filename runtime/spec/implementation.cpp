@@ -1,5 +1,5 @@
-// An implementation's declaration: what each kind takes, its launch rule and requirements, its
-// content hash.
+// The declaration of an implementation: the fields of each kind, the launch rule and requirements,
+// the hash of its content.
 #include <algorithm>
 #include <array>
 
@@ -110,8 +110,7 @@ class ImplementationParser {
     return name.empty() ? text.device : name;
   }
 
-  // What a kind does not use is refused: a rule that nothing reads would be silently without
-  // effect.
+  // Fields that the kind does not use are refused: they would have no effect.
   void check_fields() const {
     const std::string kind = "kind '" + text_.kind + "' on device '" + text_.device + "'";
     const ImplementationText defaults;
@@ -205,7 +204,7 @@ class ImplementationParser {
     return dims;
   }
 
-  // Constant dimensions only; the others are checked when they are known.
+  // Checks constant dimensions; others are checked at the launch.
   void check_product(const std::vector<Expr>& dims, const char* field, int64_t most,
                      const char* unit) const {
     int64_t product = 1;
@@ -219,8 +218,8 @@ class ImplementationParser {
     }
   }
 
-  // Outputs are laid out by their own rules, and a Python function reads strides by itself: for
-  // both nothing is asked.
+  // Outputs have the layouts of their rules, and a Python function can read strides itself: neither
+  // needs to be contiguous.
   std::vector<bool> needs_contiguous(const Implementation& result) const {
     std::vector<bool> needs(scope_.symbols.size(), false);
     if (kind_.code == CodeKind::Python) return needs;
@@ -239,7 +238,8 @@ class ImplementationParser {
     return needs;
   }
 
-  // The file counts by its name alone: the same code in another folder is the same implementation.
+  // Of the file's path, only the name is hashed: the same code in another folder is the same
+  // implementation.
   static std::string hash(const Implementation& result) {
     Sha256 hash;
     const auto list = [&](const std::vector<std::string>& items) {

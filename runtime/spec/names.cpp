@@ -1,4 +1,4 @@
-// Which names a schema may use: what PyTorch's parser, Python and C++ leave free.
+// Which names a schema may use: those that PyTorch's parser, Python and C++ do not reserve.
 #include "names.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ constexpr std::string_view kPython[] = {
     "not",   "or",    "pass",     "raise", "return", "try",  "while",  "with",   "yield",
 };
 
-// Legal to PyTorch, but the C++ wrapper and host code use the names of arguments.
+// PyTorch accepts these, but C++ wrappers and host code use the names of arguments.
 // clang-format off
 constexpr std::string_view kCpp[] = {
     "alignas", "alignof", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "case", "catch",

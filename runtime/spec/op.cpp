@@ -1,4 +1,4 @@
-// Output rules, and an op's declaration as a whole.
+// Output rules, and the declaration of an op.
 #include <algorithm>
 #include <optional>
 
@@ -113,7 +113,7 @@ class OutputParser {
     return expr;
   }
 
-  // Outputs are planned before there are addresses.
+  // Outputs are planned at compile time, when addresses are unknown.
   void check_static(const Expr& expr, const char* field) const {
     if (expr.reads_data())
       scope_.fail(field,
@@ -144,7 +144,7 @@ std::string outputs_named(const Schema& schema) {
              : "outputs of " + schema.qualname() + " are " + join(schema.returns);
 }
 
-// The rule of each return; every one must have exactly one.
+// The rule of each result; each must have exactly one.
 std::vector<const OutputText*> match_rules(const Schema& schema,
                                            const std::vector<OutputText>& texts) {
   if (schema.returns.empty() && !texts.empty()) {

@@ -1,9 +1,9 @@
 // PyTorch's schema grammar: "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor
 // y)".
 //
-// What PyTorch accepts was tried with its own parser (2.11 and 2.15); tests/cpp/schema_test.cpp
-// holds the table. The canonical text is what is handed to PyTorch and what is hashed: one schema
-// has one text, whatever its spacing, quotes or spelling of defaults.
+// tests/cpp/data/schemas.txt lists what PyTorch's own parser accepts (2.11 and 2.15). The canonical
+// text, in which spaces, quotes and defaults are always written in the same way, is given to
+// PyTorch and hashed.
 #include <algorithm>
 
 #include "base/error.h"
@@ -20,7 +20,7 @@ using spec::SchemaCursor;
 using spec::SchemaType;
 
 constexpr size_t kMostArguments =
-    64;  // bits of what PyTorch's dispatcher keeps of an op's arguments (DispatchKeyExtractor)
+    64;  // bits in the mask of arguments of PyTorch's dispatcher (DispatchKeyExtractor)
 
 class SchemaParser {
  public:
@@ -125,7 +125,7 @@ class SchemaParser {
     schema_.args.push_back(std::move(arg));
   }
 
-  // Two mutated arguments of one alias set would be the same memory.
+  // Two mutated arguments with the same alias set would share memory.
   void check_alias(const SchemaType& type) {
     if (type.alias.empty()) return;
     if (std::find(aliases_.begin(), aliases_.end(), type.alias) != aliases_.end()) {
@@ -145,8 +145,8 @@ class SchemaParser {
     return name;
   }
 
-  // " 'g'" for "Generator? g=None, ...": the last name before what ends the argument; errors about
-  // its type name it.
+  // " 'g'" for "Generator? g=None, ...": the name of the argument whose type is read, for errors
+  // about the type.
   std::string name_ahead() {
     const std::string_view text = cursor_.text();
     size_t i = cursor_.at();

@@ -1,4 +1,4 @@
-// A reading position in a schema's text, and errors that point at it: private to runtime/spec.
+// A reading position in a schema's text, and errors that point to it. Private to runtime/spec.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +26,7 @@ class SchemaCursor {
               std::string_view where);  // or fails: "expected ')' after the arguments, found ..."
   std::string_view take_name();         // "" when there is none
   std::string_view take_while(bool (*accept)(char));  // without skipping blanks first
-  std::string found();                                // what stands here: "'x'", "the end"
+  std::string found();                                // what is here: "'x'", "the end"
 
   // Throws Declaration: op, problem, the text with a caret under `column`.
   [[noreturn]] void fail_at(size_t column, const std::string& problem) const;

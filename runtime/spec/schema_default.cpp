@@ -1,6 +1,6 @@
-// Default values of a schema's arguments. PyTorch's parser takes more than this, but what it takes
-// beyond has the wrong type at the call (int x=1.5, float? x=1, Device? x='cpu'), or another value
-// than was written (int x=0x10 is 0).
+// Default values of a schema's arguments. PyTorch's parser accepts more, but the further values
+// have the wrong type at the call (int x=1.5, float? x=1, Device? x='cpu') or are read wrongly (int
+// x=0x10 is 0).
 #include "schema_default.h"
 
 #include <algorithm>
@@ -23,7 +23,7 @@ struct Number {
   size_t column = 0;
 };
 
-// Sign, digits, fraction, exponent; text is empty when no number stands here.
+// Sign, digits, fraction, exponent; `text` is empty if there is no number here.
 Number take_number(SchemaCursor& cursor, const std::string& expected) {
   Number number;
   number.column = cursor.at();

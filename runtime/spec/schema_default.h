@@ -1,4 +1,4 @@
-// Default values of a schema's arguments: private to runtime/spec.
+// Default values of a schema's arguments. Private to runtime/spec.
 #pragma once
 
 #include <string>
@@ -8,9 +8,9 @@
 
 namespace opaq::spec {
 
-// Reads what follows `=` and gives its canonical text, which PyTorch's parser and Python's literal
-// syntax both read as the same value: 7, 1e-6, 1.0, True, None, 'mean', [1, 1], float32, strided.
-// int[2] x=1 gives [1, 1].
+// Reads the text after `=` and returns it in canonical form, which PyTorch's parser and Python read
+// as the same value: 7, 1e-6, 1.0, True, None, 'mean', [1, 1], float32, strided. int[2] x=1 gives
+// [1, 1].
 std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std::string& owner);
 
 }  // namespace opaq::spec

@@ -1,4 +1,4 @@
-// Types of a schema's arguments and results, with what is refused and why.
+// Types of a schema's arguments and results: which are refused, and why.
 #include "schema_type.h"
 
 #include <algorithm>
@@ -88,7 +88,7 @@ void take_base(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   }
 }
 
-// "(a!)". Every other form says something of views, which an opaque op has none of.
+// "(a!)". All other alias annotations describe views, which an opaque op cannot return.
 void take_alias(SchemaCursor& cursor, SchemaType& type, const std::string& owner) {
   const size_t column = cursor.at();
   if (cursor.take("!"))

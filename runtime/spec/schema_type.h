@@ -1,4 +1,4 @@
-// Types of a schema's arguments and results, with what is refused and why: private to runtime/spec.
+// Types of a schema's arguments and results: which are refused, and why. Private to runtime/spec.
 #pragma once
 
 #include <string>
@@ -26,8 +26,7 @@ struct SchemaType {
 SchemaType take_argument_type(SchemaCursor& cursor, const std::string& owner);
 void take_result_type(SchemaCursor& cursor, const std::string& owner);  // accepts Tensor only
 
-// Whether expressions can read an argument of this type at all; Device, Layout and MemoryFormat
-// they cannot.
+// Whether expressions can read an argument of this type: all but Device, Layout and MemoryFormat.
 bool is_readable(std::string_view torch_type);
 
 }  // namespace opaq::spec

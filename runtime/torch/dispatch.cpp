@@ -1,5 +1,6 @@
-// Defines ops with PyTorch's dispatcher. One handler serves every schema; each op has a plain
-// function pointer of its own (a slot) that leads to it.
+// Registers ops with PyTorch's dispatcher. One handler serves all schemas; since the dispatcher
+// takes a plain function pointer, each op has a function of its own (a slot) that calls the
+// handler.
 #include <array>
 #include <atomic>
 #include <mutex>
@@ -107,7 +108,7 @@ class StackTensors final : public CallTensors {
                  "copying a written argument back");
   }
 
-  // The reference takes the stack's values and leaves its results there.
+  // The reference takes the values on the stack and leaves its results there.
   bool run_reference() override {
     if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
     reference_error = nullptr;
@@ -121,8 +122,8 @@ class StackTensors final : public CallTensors {
     return true;
   }
 
-  // Of arguments alone: the results are new. What the reference may give away is kept until it has
-  // been looked at.
+  // Only of arguments, since results are new. Keeps handles of the tensors, which the reference may
+  // free.
   Storage storage_of(size_t i) override {
     Storage storage;
     if (i >= op_.spec().schema.args.size()) return storage;
@@ -199,7 +200,7 @@ constexpr std::array<torch::BoxedKernel, sizeof...(I)> make_entries(std::index_s
 
 constexpr auto kEntries = make_entries(std::make_index_sequence<kSlots>{});
 
-// Library handles live for ever: PyTorch keeps the kernels, and calling one after its library is
+// Library handles are never freed: PyTorch keeps the kernels, and calling one after its library is
 // freed would crash.
 torch::LibraryHandle fragment(const std::string& ns) {
   torch::LibraryHandle library = nullptr;

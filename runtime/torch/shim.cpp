@@ -1,4 +1,5 @@
-// Resolves PyTorch's stable C interface with dlsym: nothing of torch is linked or included.
+// Finds the functions of PyTorch's stable C interface with dlsym: torch is neither linked nor
+// included.
 #include "shim.h"
 
 #include <dlfcn.h>

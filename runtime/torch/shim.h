@@ -20,8 +20,8 @@ using StringHandle = StringOpaque*;
 using BoxedKernel = void (*)(StableIValue* stack, uint64_t num_args, uint64_t num_outputs);
 using Status = int32_t;  // 0 is success
 
-// The extension build version sent along, in torch's encoding (major.minor.patch in the three
-// highest bytes): what the layout of values on the stack follows.
+// The torch version whose layout of values on the stack this code uses, in torch's encoding
+// (major.minor.patch in the three highest bytes).
 inline constexpr uint64_t kBuildVersion = (uint64_t{2} << 56) | (uint64_t{11} << 48);
 
 struct Shim {
@@ -58,7 +58,7 @@ struct Shim {
   Status (*delete_string)(StringHandle);
 
   int32_t device_cpu = 0, device_cuda = 0, layout_strided = 0;
-  int32_t dtype_code[kDTypeCount];  // torch's number of each DType; -1 where this torch has none
+  int32_t dtype_code[kDTypeCount];  // torch's number of each DType; -1 if this torch has none
 
   DType dtype(int32_t code) const;  // throws Launch for a dtype without a counterpart
 };

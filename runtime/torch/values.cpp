@@ -16,7 +16,7 @@ T as(StableIValue value) {
   return result;
 }
 
-enum class Stored { Plain, Tensor, String, List };  // what an owned value holds on to
+enum class Stored { Plain, Tensor, String, List };  // what has to be freed with a value
 
 Stored stored(const ArgSpec& arg) {
   if (arg.torch_type == "Tensor") return Stored::Tensor;

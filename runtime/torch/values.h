@@ -1,4 +1,4 @@
-// Values on the dispatcher's stack, read as the runtime's arguments.
+// Reads values on the dispatcher's stack as arguments of the runtime.
 #pragma once
 
 #include <vector>
@@ -36,21 +36,21 @@ class Tensor {  // owns one handle
   TensorHandle handle_ = nullptr;
 };
 
-// A view of the tensor; `what` names it in errors. Throws Launch for layouts and devices that we do
-// not serve.
+// A view of the tensor; `what` names it in errors. Throws Launch for unsupported layouts and
+// devices.
 TensorView view(TensorHandle tensor, const std::string& op, const std::string& what);
 
 Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim,
              DType dtype);
 
-// The inputs of one call. Owns what the stack handed over, until `give_back`.
+// The inputs of one call. Owns the values that were on the stack, until `give_back`.
 class Inputs {
  public:
   Inputs(const std::string& op, const Schema& schema, StableIValue* stack);
   Inputs(const Inputs&) = delete;
   ~Inputs();
 
-  std::vector<Arg> args;                // with room for the outputs behind
+  std::vector<Arg> args;                // inputs; capacity for the outputs is reserved
   TensorHandle handle(int i) const;     // of a tensor argument; nullptr when absent
   void give_back() { owned_ = false; }  // the stack's values belong to somebody else again
 

@@ -1,6 +1,6 @@
-// Counts of calls, from any thread. An atomic addition waits until the CPU's earlier writes are
-// done, among them the one that tells a GPU of a launch; so the thread that counts first adds
-// without one, and only other threads pay for it.
+// A counter that any thread may increment. An atomic addition waits for the CPU's earlier writes,
+// one of which starts a launch on the GPU. So the first thread that counts uses none, and only
+// other threads pay for it.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@ namespace opaq {
 class Counter {
  public:
   void add() {
-    static thread_local const char here = 0;  // its address names the thread
+    static thread_local const char here = 0;  // its address identifies the thread
     const void* owner = owner_.load(std::memory_order_relaxed);
     if (owner == nullptr && owner_.compare_exchange_strong(owner, &here, std::memory_order_relaxed))
       owner = &here;

@@ -35,13 +35,13 @@ enum class DType : uint8_t {
 inline constexpr int kDTypeCount = 22;
 
 std::string_view name(DType);  // "float32", "bfloat16", "float8_e4m3fn", ...
-std::optional<DType> dtype_from_name(
-    std::string_view);  // also accepts "torch.float32" and PyTorch's aliases
-int itemsize(DType);    // bytes
-std::string_view cuda_type(
-    DType);  // "float", "__half", "__nv_bfloat16", "long long", ...; "" where there is none
-std::string_view host_type(
-    DType);  // "float", "opaq::float16", "long long", ...; "" where there is none
+// Also accepts "torch.float32" and PyTorch's aliases.
+std::optional<DType> dtype_from_name(std::string_view);
+int itemsize(DType);  // bytes
+// "float", "__half", "__nv_bfloat16", "long long", ...; "" if CUDA has no such type.
+std::string_view cuda_type(DType);
+// "float", "opaq::float16", "long long", ...; "" if there is no such type.
+std::string_view host_type(DType);
 bool is_floating(DType);
 bool is_integral(DType);  // without bool
 

@@ -1,4 +1,5 @@
-// Errors: one exception type whose message says what, got, expected, what to do.
+// Errors: one exception type. A message says what is wrong, what was given, what is expected, and
+// what to do.
 #pragma once
 
 #include <span>
@@ -8,16 +9,16 @@
 
 namespace opaq {
 
-// Who is at fault decides the kind; Python maps each kind to a class of its own.
+// The kinds of errors, by who is at fault. Python has a class for each.
 enum class ErrorKind {
   Declaration,  // a schema, rule, expression or option is wrong
   Compile,      // a kernel's source does not compile or does not fit its argument list
   Launch,       // this call's arguments are wrong
-  Contract,  // a launch did something else than its op declares; only where the contract is checked
-  Driver,    // CUDA reported an error; `sticky` when the context is lost
-  Capture,   // something must load while a stream is captured
-  Missing,   // a library or device that this call needs is not there
-  Internal,  // a bug of ours
+  Contract,     // a launch did not do what its op declares; only thrown by the contract check
+  Driver,       // CUDA reported an error; `sticky` if the context is lost
+  Capture,      // something must load while a stream is captured
+  Missing,      // a library or device that this call needs is not there
+  Internal,     // a bug of opaq
 };
 
 class Error : public std::runtime_error {
@@ -25,7 +26,7 @@ class Error : public std::runtime_error {
   Error(ErrorKind kind, const std::string& message, bool sticky = false)
       : std::runtime_error(message), kind(kind), sticky(sticky) {}
   const ErrorKind kind;
-  const bool sticky;  // nothing may fall back after a sticky error
+  const bool sticky;  // after a sticky error, no other implementation may be tried
 };
 
 [[noreturn]] inline void fail(ErrorKind kind, const std::string& message) {

@@ -1,5 +1,5 @@
-// Work that several threads may ask for at once and one does: the others wait for its result, or
-// its error.
+// Work that several threads may request at the same time: one does it, the others wait for its
+// result or its error.
 #pragma once
 
 #include <sys/types.h>
@@ -20,11 +20,11 @@ namespace opaq {
 template <class T, class Key = std::string>
 class Flights {
  public:
-  // With `keep`, results stay and are given to later callers too; errors never stay.
+  // keep: whether to keep results for later callers, too; errors are never kept.
   explicit Flights(bool keep) : keep_(keep) {}
 
-  // Throws what `make` throws, and Interrupted, from `make` or from waiting for another thread's.
-  // Where the thread that does the work is interrupted, one of those that wait takes over.
+  // Throws what `make` throws; and Interrupted, if `make` or the wait for another thread is
+  // interrupted. If the thread that does the work is interrupted, one that waits takes over.
   template <class Make>
   std::shared_ptr<const T> run(const Key& key, Make make) {
     const pid_t pid = getpid();
@@ -34,7 +34,7 @@ class Flights {
       {
         std::lock_guard lock(shared_state());
         auto [it, mine] = flights_.try_emplace(key);
-        // A flight begun in the parent of a fork has no thread here that would end it.
+        // Work that the parent of a fork has begun will never be done by a thread of this process.
         if (mine || (it->second.pid != pid && !it->second.done)) {
           it->second = {promise.get_future().share(), pid, false};
         } else {

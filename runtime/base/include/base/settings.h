@@ -17,12 +17,13 @@ struct Settings {
   std::string compile_helper;  // OPAQ_COMPILE_HELPER: path of the program opaq-compile; default:
                                // beside the runtime
   std::string temporary_dir;   // TMPDIR, else /tmp
-  bool check_contract;  // OPAQ_CHECK=contract: every launch is held against its op's declaration
+  bool check_contract;  // OPAQ_CHECK=contract: every launch is compared with its op's declaration
   int compile_threads;  // OPAQ_COMPILE_THREADS; default: number of cores
-  std::vector<std::string>
-      library_dirs;  // where packages keep libraries; set by Python (the nvidia wheels)
-  std::vector<std::string> cuda_include_dirs;  // set by Python (the nvidia wheels), then CUDA_HOME,
-                                               // CUDA_PATH, /usr/local/cuda
+  // The library folders of the nvidia wheels; set by Python.
+  std::vector<std::string> library_dirs;
+  // The include folders of the nvidia wheels, set by Python; then those of CUDA_HOME, CUDA_PATH and
+  // /usr/local/cuda.
+  std::vector<std::string> cuda_include_dirs;
 };
 
 Settings& settings();  // Python adds directories before the first use; after that it is read-only

@@ -1,5 +1,5 @@
-// State that threads share, in a process that may fork at any moment: one lock for all of it, which
-// a fork waits for, and values made without a lock.
+// State that threads share in a process that may fork at any time: one lock for all of it, which
+// fork() takes first, and values that are made without a lock.
 #pragma once
 
 #include <atomic>
@@ -8,15 +8,15 @@
 
 namespace opaq {
 
-// The lock of everything that threads share and change: registries, memos, what is being compiled.
-// A fork takes it first, so that a child finds the lock free and the state whole. Hold it for a few
-// instructions: never while compiling, loading, waiting, calling the driver or Python, or taking it
-// again.
+// The lock of all state that threads share and change: registries, caches in memory, the list of
+// running compilations. fork() takes it first, so that in the child the lock is free and the state
+// consistent. Hold it for a few instructions only: never while compiling, loading, waiting, or
+// calling the driver or Python. It is not recursive.
 std::mutex& shared_state();
 
-// A value of the process that is made at its first use. Several threads may make it at once, and
-// one result stays; a static variable's initialisation would leave a child that was forked
-// meanwhile waiting for ever. An exception makes the next use try again. Never destroyed.
+// A value of the process that is made at its first use. Several threads may make it at the same
+// time; one result is kept. (If a process forks during the initialisation of a static variable, the
+// child waits for it forever.) If making it throws, the next use tries again. Never destroyed.
 template <class T>
 class Lazy {
  public:

@@ -1,5 +1,5 @@
-// Waiting for a compiler, or for another thread's: what may end the wait, and what the host
-// language does meanwhile.
+// Waiting for a compiler or for another thread: what may end the wait, and what the host language
+// (Python) does in the meantime.
 #pragma once
 
 #include <atomic>
@@ -8,8 +8,8 @@
 
 namespace opaq {
 
-// A wait was ended by a signal's handler. Nothing is lost but the work: the next call does it
-// again. What the handler raised is kept by the host language, which throws it on in place of this.
+// A wait was ended by a signal handler. The next call does the work again. The host language keeps
+// the exception of the handler, and raises it instead of this one.
 class Interrupted : public std::exception {
  public:
   const char* what() const noexcept override {
@@ -17,18 +17,18 @@ class Interrupted : public std::exception {
   }
 };
 
-// How waits treat the host language: called by the waiting thread. Set once, at start.
+// Functions of the host language that a waiting thread calls. Set once, at start.
 struct WaitHooks {
-  void* (*begin)() = nullptr;  // lets others run meanwhile, such as by releasing a lock; what it
-                               // returns is given to `end`
-  bool (*interrupted)() = nullptr;  // has a signal's handler asked to stop?
-  void (*end)(void*) = nullptr;
+  void* (*begin)() = nullptr;       // releases the GIL; its result is passed to `end`
+  bool (*interrupted)() = nullptr;  // whether a signal handler has asked to stop
+  void (*end)(void*) = nullptr;     // takes the GIL again
 };
 void set_wait_hooks(const WaitHooks& hooks);
 
-constexpr std::chrono::milliseconds kWaitStep{50};  // between two looks
+constexpr std::chrono::milliseconds kWaitStep{50};  // between two calls of Waiting::check
 
-// One wait. `check` is called at each step, and throws Interrupted when it is to end.
+// One wait. The waiting thread calls `check` every kWaitStep; it throws Interrupted to end the
+// wait.
 class Waiting {
  public:
   Waiting();
@@ -40,8 +40,8 @@ class Waiting {
   void* const token_;
 };
 
-// While it lives, waits of this thread also end when `stop` is set: for threads that work for
-// another one.
+// While this object exists, setting `stop` also ends waits of this thread: for threads that work
+// for another thread.
 class StopWith {
  public:
   explicit StopWith(const std::atomic<bool>& stop);

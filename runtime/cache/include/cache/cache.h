@@ -1,11 +1,11 @@
-// Cache on disk of compiled images, and of what the toolkit's headers include: one file an entry.
-// Many processes and threads may use one folder at once.
+// A disk cache of compiled images, and of the includes of the CUDA toolkit's headers: one file for
+// each entry. Many processes and threads may use one folder at the same time.
 //
-// Reading a damaged, foreign or half-written file is a miss that removes the file. A failed write
-// loses nothing but the entry. The folder is created with mode 0700; entries 0600. A folder that is
-// a link, another user's, or writable by others is neither read nor written. Contents are data:
-// nothing read here is executed by this file. Least recently used entries go when the total exceeds
-// `max_bytes`.
+// Reading a damaged, foreign or half-written file is a miss and removes the file. If a write fails,
+// only the entry is lost. The folder has mode 0700, entries 0600. A folder that is a link, belongs
+// to another user, or is writable by others is neither read nor written. Contents are data: nothing
+// that is read here is executed here. If the total exceeds `max_bytes`, the least recently used
+// entries are removed.
 #pragma once
 
 #include <cstdint>
@@ -27,24 +27,25 @@ struct CacheStats {
 
 class Cache {
  public:
-  Cache(std::string folder,
-        int64_t max_bytes);  // touches nothing until the first put; 0 bytes: off
+  // Creates no folder before the first put. 0 bytes turn the cache off.
+  Cache(std::string folder, int64_t max_bytes);
 
-  std::optional<CacheEntry> get(
-      std::string_view key);  // key: 64 hex digits in lower case. Marks the entry as recently used
-  void put(std::string_view key,
-           const CacheEntry& entry) noexcept;  // an entry larger than `max_bytes` is a failed write
+  // key: 64 hex digits in lower case. Marks the entry as recently used.
+  std::optional<CacheEntry> get(std::string_view key);
+  // An entry larger than `max_bytes` counts as a failed write.
+  void put(std::string_view key, const CacheEntry& entry) noexcept;
   bool usable() const { return why_not().empty(); }
-  std::string why_not() const;  // "" when on, and the folder is ours (owned by this user, not
-                                // writable by others) or could be created
-  std::string folder_to_write_to()
-      const;  // for temporary folders of compilers: the folder, made; "" when off or not usable
+  // "" if the cache is on, and the folder can be created or is owned by this user and not writable
+  // by others.
+  std::string why_not() const;
+  // The folder, created if needed, for temporary folders of compilers; "" if off or not usable.
+  std::string folder_to_write_to() const;
   CacheStats stats() const;
   int64_t bytes_on_disk() const;
   const std::string& folder() const { return folder_; }  // absolute
 
-  // The bytes of a file, and the reading of them: echoed key, sizes and a digest are verified.
-  // Exposed for tests.
+  // Makes and reads the bytes of a file; reading verifies the key, sizes and digest in it. Public
+  // for tests.
   static std::string encode(std::string_view key, const CacheEntry& entry);
   static std::optional<CacheEntry> decode(std::string_view key, std::string_view bytes);
 

@@ -1,6 +1,6 @@
-// One call of an op on arguments and results that have been read and checked: the implementation
-// that serves it, launched on row-major copies where it must be, or the reference. Calls through
-// PyTorch's dispatcher and launches of compiled graphs differ only in who holds the tensors.
+// Serves one call of an op, whose arguments and results have been read and checked: launches an
+// implementation, on row-major copies if needed, or runs the reference. Calls through PyTorch's
+// dispatcher and launches of compiled graphs differ only in who holds the tensors.
 #pragma once
 
 #include <string>
@@ -15,17 +15,17 @@ class CallTensors {
  public:
   virtual void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) = 0;
 
-  // A row-major copy of a tensor argument, which lives until the call is over.
+  // A row-major copy of a tensor argument, which exists until the call ends.
   virtual TensorView copy_row_major(size_t argument) = 0;
 
   // Writes the copy that was made of argument `copied` into `argument`, which is the same view.
   virtual void copy_back(size_t argument, size_t copied) = 0;
 
-  // Runs the op's reference, which fills the results; false when there is none.
+  // Runs the op's reference, which writes the results; false if there is none.
   virtual bool run_reference() = 0;
 
-  // For the contract check: the memory that an argument or result is a view of, where it is known;
-  // and where the call is made, as CheckedCall::where.
+  // For the contract check: the memory that an argument or result is a view of, if known, and where
+  // the call is made, as CheckedCall::where.
   virtual Storage storage_of(size_t i) = 0;
   virtual std::string where() = 0;
 
@@ -40,14 +40,14 @@ struct Call {
   size_t count;
   Device device;
   void* stream;                    // CUstream, ignored on CPU
-  PreparedLaunch* only = nullptr;  // what serves the call; nullptr: it is chosen now
+  PreparedLaunch* only = nullptr;  // serves the call; nullptr: an implementation is chosen
 
-  bool checked = false;                   // held against the op's declaration
-  const std::string* verified = nullptr;  // for checks: the implementation that must be chosen
+  bool checked = false;                   // whether the contract is checked
+  const std::string* verified = nullptr;  // for the check: the implementation that must be chosen
 };
 
-// Serves a call by what was chosen for it. Returns the launch that served; nullptr: the reference
-// did. Throws Launch where nothing can serve, and Contract.
+// Serves a call as `choice` says. Returns the launch that served it; nullptr: the reference did.
+// Throws Launch if nothing can serve it, and Contract.
 PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tensors);
 
 // Chooses, and serves the call. The plain case is inlined: it is the path of every launch.

@@ -1,4 +1,4 @@
-// The contract check: one launch, held against what its op declares. Slow and thorough; for
+// The contract check: compares one launch with the declaration of its op. Slow and thorough; for
 // options={"check": "contract"} and OPAQ_CHECK=contract.
 #pragma once
 
@@ -11,8 +11,7 @@
 
 namespace opaq {
 
-// The memory that a tensor is a view of, as far as torch knows it; `data` nullptr: unknown or
-// empty.
+// The memory that a tensor is a view of; data is nullptr if it is unknown or empty.
 struct Storage {
   void* data = nullptr;
   int64_t bytes = 0;
@@ -22,49 +21,48 @@ struct CheckedCall {
   const OpSpec& spec;
   const Arg* args;                       // inputs then outputs, in schema order
   const Storage* storages;               // one for each of `args`
-  const Implementation* implementation;  // that will run; nullptr: the reference, whose outputs are
-                                         // checked where it is called
+  const Implementation* implementation;  // the one that will run; nullptr: the reference, whose
+                                         // outputs are checked where it is called
   Device device;
   void* stream;  // CUstream, ignored on CPU
-  std::function<std::string()>
-      where;  // " (node op0 of model__0, called at model.py:12)"; asked for when something is wrong
-  bool requirements = true;  // false: they were judged on arguments of which `args` holds copies
+  // " (node op0 of model__0, called at model.py:12)"; called only for an error.
+  std::function<std::string()> where;
+  // Whether to check the implementation's requirements; false if `args` holds copies of the
+  // arguments with which they were evaluated.
+  bool requirements = true;
 };
 
-// Runs `launch(args)`, with outputs in memory of the check's own, and then fills the outputs.
-// Throws Contract where
-//   - an output is not laid out as its rule says, or shares memory with an argument or another
-//   output,
+// Runs `launch(args)` with memory of the check in place of the outputs, then copies the outputs.
+// Throws Contract if
+//   - an output is not laid out as its rule says, or shares memory with an argument or an output,
 //   - a requirement of the implementation does not hold,
-//   - the launch changes memory of an argument, or beside it in its storage, that no argument
-//   declared as written covers,
-//   - it writes beside an output, or leaves an element of one unwritten whose rule is not
-//   `partial`.
-// Throws Capture while `stream` is captured: the check reads memory back to the host.
-// An output where an element happens to hold the fill pattern is told from an unwritten one by a
-// second launch with another pattern.
+//   - the launch changes memory of an argument's storage that no written argument covers,
+//   - it writes outside an output, or leaves an element unwritten though the rule is not `partial`.
+// Throws Capture while `stream` is captured, since the check copies memory to the host. An element
+// that holds the fill pattern may have been written with this value; a second launch with another
+// pattern decides that.
 void checked_launch(const CheckedCall& call, const std::function<void(const Arg*)>& launch);
 
 struct Comparison {
   enum class Kind {
-    SameLayout,  // the same bits, strides, and alignment up to 256 bytes: an op does the same with
-                 // either
+    // the same bits, strides, and alignment up to 256 bytes: ops cannot tell them apart
+    SameLayout,
     SameBits,
-    Close,  // floats that differ by no more than another order of arithmetic explains; NaN is NaN,
-            // whatever its bits
+    // floats within the tolerance for another order of arithmetic; all NaNs are equal
+    Close,
     Different,
   };
   Kind kind;
   int64_t element = -1;  // Different: the first in row-major order
 };
 
-// Of two tensors in host memory with the same sizes and dtype. bits: anything but the same bits is
-// Different.
+// Compares two tensors in host memory with the same sizes and dtype. bits: they are Different if
+// any bits differ.
 Comparison compare(const TensorView& got, const TensorView& expected, bool bits);
 
-// Whether calls of the dispatcher by this thread are checked while it is alive, whatever OPAQ_CHECK
-// says: what runs an op again, to compare with, must not let a wrong kernel write where it likes,
-// and need not check what has just been checked on the same values.
+// While this object exists, calls of the dispatcher by this thread are checked, or not, whatever
+// OPAQ_CHECK says. It is used when an op is run once more for comparison: that run must be checked,
+// since the kernel may write to wrong memory, unless the same call has just been checked.
 class CheckingScope {
  public:
   explicit CheckingScope(bool check);
@@ -75,10 +73,10 @@ class CheckingScope {
  private:
   int before_;
 };
-bool checking(bool configured);  // one relaxed load where no thread is in a scope
+bool checking(bool configured);  // one relaxed load if no thread has a CheckingScope
 
-// Where the user's code called the op that this thread runs, "model.py:12", or "": by a function
-// that the Python module sets once.
+// The line of user code that called the op which this thread runs, "model.py:12", or "". The Python
+// module sets, once, the function that finds it.
 void set_call_site(std::string (*find)());
 std::string call_site();
 

@@ -1,4 +1,5 @@
-// Which implementation serves a call: device, requirements, contiguity, priority.
+// Chooses the implementation that serves a call, by device, requirements, layouts of arguments and
+// priority.
 #pragma once
 
 #include <atomic>
@@ -14,47 +15,47 @@
 namespace opaq {
 
 struct Choice {
-  PreparedLaunch* launch = nullptr;  // nullptr: none fits
-  // When contiguity alone stands in the way of some implementation: that implementation, once these
-  // arguments (bit i: symbol i) are made contiguous. Only then; `launch` is nullptr. Who launches
-  // on copies copies back those that the op writes.
+  PreparedLaunch* launch = nullptr;  // nullptr: none fits the arguments as they are
+  // Only if `launch` is nullptr: an implementation that fits if these arguments (bit i: symbol i)
+  // are made contiguous. Copies of arguments that the op writes must be copied back after the
+  // launch.
   PreparedLaunch* if_contiguous = nullptr;
   uint64_t make_contiguous = 0;
 
-  PreparedLaunch* serving() const { return launch ? launch : if_contiguous; }  // nullptr: none can
+  // The implementation that will serve the call; nullptr if none can.
+  PreparedLaunch* serving() const { return launch ? launch : if_contiguous; }
 };
 
-// An argument of which a call makes a row-major copy. Arguments that are one view of memory share
-// one copy, that of `same_as`.
+// An argument of which a call makes a row-major copy. Arguments that are the same view share the
+// copy of `same_as`.
 struct RowMajorCopy {
   size_t argument;
   size_t same_as;
 };
 
 // The copies for Choice::make_contiguous, in order. A written argument is copied back after the
-// launch; where that could lose a write, since it shares memory with another argument, the call is
-// refused: throws Launch.
+// launch. Throws Launch if that could lose a write, since the argument shares memory with another.
 std::vector<RowMajorCopy> row_major_copies(const std::string& op, const Schema& schema,
                                            const Arg* args, uint64_t mask);
 
-// What is known of a condition before a call is made.
+// What is known of a condition before the call.
 enum class Truth : uint8_t { No, Yes, AtLaunch };
 
-// Answers about a call whose sizes may be symbols.
+// What is known about the conditions of a call whose sizes may be symbolic.
 struct KnownConditions {
-  // By name of the implementation, one answer for each of its requirements. An implementation that
+  // For each implementation by name, whether each of its requirements holds. An implementation that
   // is not here is not considered.
   std::map<std::string, std::vector<Truth>, std::less<>> requirements;
-  // By argument: whether the tensor is row-major. Yes for what is no tensor and for all beyond.
+  // For each argument, whether the tensor is row-major. Yes for scalars, and beyond the end.
   std::vector<Truth> row_major;
 };
 
-// An implementation that serves a node where what only the launch can tell holds.
+// An implementation that serves a launch if the conditions that only the launch can evaluate hold.
 struct NodeLaunch {
   std::shared_ptr<const Implementation> implementation;
-  std::vector<size_t> requirements;  // indices of those that are evaluated at each launch
-  std::vector<uint32_t> row_major;   // arguments that must be row-major as they are: told at launch
-  std::vector<uint32_t> copied;      // arguments that are copied at the launch where not row-major
+  std::vector<size_t> requirements;  // indices of those that each launch evaluates
+  std::vector<uint32_t> row_major;   // arguments that must be row-major, which each launch checks
+  std::vector<uint32_t> copied;      // arguments that the launch copies if they are not row-major
 
   bool always_fits() const { return requirements.empty() && row_major.empty(); }
   // What the launch tells, as expressions: "aligned(x, 16)", "x.is_contiguous()".
@@ -64,20 +65,21 @@ struct NodeLaunch {
 // Which implementations may serve a node of a compiled graph.
 struct NodeChoice {
   std::vector<NodeLaunch> launches;  // in the order tried, up to the first that always fits
-  // Arguments that the graph hands over row-major, and those of them that it has to copy for it.
+  // Arguments that the graph must pass row-major, and those of them that it has to copy for this.
   std::vector<uint32_t> placed_row_major, placed_copies;
-  std::vector<std::string>
-      skipped;  // why others are not: "cuda:vec4: aligned(x, 16) does not hold"
+  // Why others cannot serve: "cuda:vec4: aligned(x, 16) does not hold".
+  std::vector<std::string> skipped;
 
   bool always_fits() const { return !launches.empty() && launches.back().always_fits(); }
 };
 
-// Names of arguments and results, in the order of `symbols`, which are indices into `all`.
+// Names of arguments and results. symbols: indices into `all`.
 std::vector<std::string> names_of(const std::vector<uint32_t>& symbols,
                                   const std::vector<Symbol>& all);
 
-// The prepared launches of one op, kept in step with its implementations. Thread-safe; `choose`
-// takes no lock and allocates nothing unless the op's implementations changed since the last call.
+// The prepared launches of one op, which follow changes of its implementations. Thread-safe;
+// `choose` takes no lock and allocates nothing unless the implementations have changed since the
+// last call.
 class Chooser {
  public:
   explicit Chooser(const Op& op);
@@ -86,18 +88,18 @@ class Chooser {
 
   Choice choose(const Arg* args, DeviceType device);
 
-  // As `choose`, for calls that are yet to be made.
+  // As `choose`, for a node of a compiled graph.
   NodeChoice choose_for_node(const KnownConditions& known, DeviceType device);
 
-  // A line per implementation of the op, the first that fits marked: "cuda:vec4: aligned(x, 16)
-  // does not hold". For errors and report().
+  // A line for each implementation of the op: "cuda:vec4: aligned(x, 16) does not hold". The first
+  // that fits is marked. For errors and report().
   std::string explain(const Arg* args, DeviceType device);
 
-  // Throws Launch: no implementation fits; for each why not, then the arguments.
+  // Throws Launch: no implementation fits, why each does not, and the arguments.
   [[noreturn]] void refuse(const Arg* args, DeviceType device);
 
-  PreparedLaunch* find(std::string_view implementation);  // nullptr when there is none
-  std::vector<PreparedLaunch*> all();                     // best first
+  PreparedLaunch* find(std::string_view implementation);  // nullptr if there is none
+  std::vector<PreparedLaunch*> all();                     // in the order in which they are tried
 
   struct List;
 
@@ -108,16 +110,16 @@ class Chooser {
   std::atomic<const List*> list_{nullptr};
 };
 
-// Throws Launch when an argument that the op writes overlaps itself (an expanded tensor): what it
-// would hold afterwards is undefined.
+// Throws Launch if an argument that the op writes overlaps itself (an expanded tensor), since its
+// content would be undefined afterwards.
 void check_written(const Op& op, const Arg* args);
 
-// Of the code of all implementations, as it would be compiled now. Those that were compiled from
-// something else, a header having been edited since, are renewed: the next call compiles them
-// again.
+// The digest of the sources of all implementations, as they would be compiled now. Implementations
+// that were compiled from other sources, since a header has changed, are compiled again by the next
+// call.
 SourceDigest refresh_sources(Op& op);
 
-Chooser& chooser(
-    const Op& op);  // one per op, never destroyed; look it up once and keep the reference
+// The chooser of an op, which is never destroyed. Look it up once and keep the reference.
+Chooser& chooser(const Op& op);
 
 }  // namespace opaq

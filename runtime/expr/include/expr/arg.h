@@ -1,5 +1,5 @@
-// Arguments of one call as the runtime sees them: views that own nothing and live as long as the
-// call.
+// Arguments of one call as the runtime sees them. They own nothing: what they point to must live as
+// long as the call.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,7 @@ struct Device {
 };
 
 struct TensorView {
-  void* data =
-      nullptr;  // address of the first element (storage offset applied); nullptr when empty
+  void* data = nullptr;  // address of the first element (storage offset added); nullptr if empty
   const int64_t* sizes = nullptr;
   const int64_t* strides = nullptr;  // in elements
   int32_t dim = 0;
@@ -31,7 +30,8 @@ struct TensorView {
     for (int32_t i = 0; i < dim; ++i) n *= sizes[i];
     return n;
   }
-  bool is_contiguous() const {  // row-major and dense; sizes of 1 and empty tensors impose nothing
+  // Row-major and dense. Strides of dimensions of size 1, and of empty tensors, do not matter.
+  bool is_contiguous() const {
     int64_t expected = 1;
     for (int32_t i = dim - 1; i >= 0; --i) {
       if (sizes[i] == 0) return true;

@@ -13,9 +13,8 @@
 
 namespace opaq {
 
-using Implementations =
-    std::vector<std::shared_ptr<const Implementation>>;  // best first: by priority, then in order
-                                                         // of declaration
+// In the order in which they are tried: by priority, then in order of declaration.
+using Implementations = std::vector<std::shared_ptr<const Implementation>>;
 
 class Op {
  public:
@@ -26,27 +25,29 @@ class Op {
   const OpSpec& spec() const { return spec_; }       // never changes for a given Op
   const std::string& name() const { return name_; }  // "mylib::rms_norm"
 
-  // Same name and hash: nothing happens. Same name, another hash: Declaration error, unless
-  // `replace`.
+  // Adds an implementation. If there is one with the same name and hash, nothing happens; with the
+  // same name and another hash, it is an error (Declaration), or replaced if `replace`.
   void add(Implementation implementation, bool replace = false);
 
-  // The same implementation as a new object, so that nothing that was made of the old one serves
-  // further calls: its headers have changed. Nothing happens when there is none of this name.
+  // For an implementation whose headers have changed: replaces it by a new object with the same
+  // content, so that what was compiled for the old object is no longer used. Nothing happens if
+  // there is none of this name.
   void renew(std::string_view implementation);
 
-  // The current list; valid for the process's life (old lists are kept: a launch may be in flight).
+  // The current list. Valid until the process ends: old lists are kept, since launches may use
+  // them.
   const Implementations& implementations() const {
     return *current_.load(std::memory_order_acquire);
   }
 
-  // Of schema, output rules, every implementation, and what `extend_hash` added (reference).
-  // Generated code is held to it. Inductor's cache keys hold it, and what may change under one
-  // declaration: headers, Python functions (lowering/cache_key.py).
+  // Of schema, output rules, all implementations, and what `extend_hash` added (a reference, say).
+  // Generated code refuses an op with another hash. Inductor's cache keys contain it, beside what
+  // may change while the declaration stays the same: headers, Python functions
+  // (lowering/cache_key.py).
   std::string hash() const;
   void extend_hash(std::string_view key, std::string_view content);
 
-  // The declaration that took this one's place (`replace`), with the same schema; nullptr while
-  // this one is current.
+  // The declaration that has replaced this one, with the same schema; nullptr if none has.
   const Op* successor() const { return successor_.load(std::memory_order_acquire); }
 
  private:
@@ -59,13 +60,13 @@ class Op {
   friend Op& declare(OpSpec spec, bool replace);
 };
 
-// Identical declaration: the same Op. A different one of the same name: Declaration error that
-// shows both and says `replace=True`. With `replace`, the name gets a new, empty Op if the schema
-// is the same, even for an identical declaration; another schema is refused, since PyTorch's
-// dispatcher keeps a schema for the process's life. Ops are never destroyed.
+// Declares an op. An identical declaration returns the same Op; a different one of the same name
+// throws Declaration, with both and the advice `replace=True`. With `replace`, the name gets a new
+// Op without implementations, even for an identical declaration; another schema is refused, since
+// PyTorch's dispatcher keeps a schema until the process ends. Ops are never destroyed.
 Op& declare(OpSpec spec, bool replace = false);
-Op* find_op(std::string_view qualname);  // nullptr when there is none
-Op& get_op(std::string_view qualname);   // Declaration error with the nearest name
+Op* find_op(std::string_view qualname);  // nullptr if there is none
+Op& get_op(std::string_view qualname);   // throws Declaration, with the nearest name
 std::vector<Op*> all_ops();              // in order of name
 
 }  // namespace opaq

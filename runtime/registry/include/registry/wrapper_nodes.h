@@ -1,4 +1,4 @@
-// Nodes of Inductor's C++ wrappers that are loaded in this process, and names for its graphs.
+// Nodes of the C++ wrappers that are loaded in this process, and unique names for graphs.
 // Thread-safe.
 #pragma once
 
@@ -11,17 +11,18 @@
 
 namespace opaq {
 
-// A node as its wrapper lays it out (lowering/cpp/nodes.h), in plain C. It lives until it is
-// removed; only the wrapper writes to it.
+// A node as its wrapper defines it (lowering/cpp/nodes.h): a C struct that exists until the node is
+// removed. Only the wrapper writes to it.
 struct WrapperNode {
-  const char* graph;  // as it was compiled; the nodes of one wrapper share the address
+  const char* graph;  // the label when it was compiled; the same pointer in all nodes of a wrapper
   const char* node;
   const char* op;
   const char* device;
   const char* reason;
   const char* const* implementations;  // tried in this order
-  const Counter* calls;  // that each implementation served; one more: that launched nothing, since
-                         // the results are empty
+  // Calls by implementation, and one more counter: calls with empty results, which launched
+  // nothing.
+  const Counter* calls;
   int64_t implementation_count;
 };
 static_assert(std::atomic<int64_t>::is_always_lock_free &&
@@ -39,7 +40,7 @@ void remove_wrapper_node(const WrapperNode& node);  // before its wrapper is unl
 std::vector<WrapperNodeFacts> wrapper_nodes();      // in order of loading
 
 // "model__0_inference_0", then "model__0_inference_0 (2)": each process numbers its graphs from 0,
-// so labels out of a compile cache repeat.
+// so graphs from a compile cache may have the same label.
 std::string unique_graph_name(std::string_view label);
 
 }  // namespace opaq

@@ -8,7 +8,7 @@
 
 namespace opaq {
 
-struct OutputShape {  // reused from call to call, so that the steady path allocates nothing
+struct OutputShape {  // reused from call to call, so that calls allocate nothing
   std::vector<int64_t> sizes, strides;
   DType dtype = DType::Float32;
 };
@@ -16,7 +16,7 @@ struct OutputShape {  // reused from call to call, so that the steady path alloc
 // `args`: the inputs. Throws Launch for a negative size, naming op, output and expression.
 void infer_output(const OpSpec& op, size_t output, const Arg* args, OutputShape& result);
 
-std::vector<int64_t> contiguous_strides(
-    const std::vector<int64_t>& sizes);  // row-major; as torch computes them, sizes of 0 count as 1
+// Row-major strides. Sizes of 0 count as 1, as in torch.
+std::vector<int64_t> contiguous_strides(const std::vector<int64_t>& sizes);
 
 }  // namespace opaq

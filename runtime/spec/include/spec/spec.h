@@ -1,5 +1,5 @@
-// Declarations: an op's schema and output rules, and its implementations. Parsed and checked here;
-// nothing else reads the texts.
+// Declarations: an op's schema and output rules, and its implementations. Only this room parses and
+// checks the texts of a declaration.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,8 @@ struct ArgSpec {
   std::string name;
   std::string torch_type;  // as in the schema without `?` and alias marks: "Tensor", "SymInt",
                            // "ScalarType", "int[]", "int[2]", ...
-  Type type;  // how expressions see it; String for Device, Layout and MemoryFormat, which no
-              // expression may read
+  Type type;  // in expressions; String for Device, Layout and MemoryFormat, which expressions
+              // cannot read
   bool optional = false;
   bool mutated = false;       // Tensor(a!)
   bool keyword_only = false;  // after `*`
@@ -39,14 +39,15 @@ struct Schema {
   int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
 };
 
-// PyTorch's schema grammar. What we cannot run (Tensor[], Scalar, complex, Dict, Generator,
-// non-Tensor returns, aliased returns, overload names) is refused with its name and the reason. A
-// name without `ns::` is refused, and so is one that Python, C++ or expressions reserve.
+// Parses PyTorch's schema grammar. Throws Declaration, with the name and the reason, for what opaq
+// does not support: Tensor[], Scalar, complex, Dict, Generator, results that are not Tensors or
+// alias arguments, overload names, names without `ns::`, names that Python, C++ or expressions
+// reserve.
 Schema parse_schema(std::string_view text);
 
-// Shape, dtype, device and strides of one output, over the inputs.
+// Shape, dtype, device and strides of one output, as expressions over the inputs.
 struct OutputRule {
-  std::vector<Expr> shape;    // Int and int[] items; int[] items are spliced
+  std::vector<Expr> shape;    // Int and int[] items; an int[] stands for several sizes
   Expr dtype;                 // of type DType
   std::vector<Expr> strides;  // empty: contiguous
   int device_of = -1;    // the argument whose device it shares; default: the first tensor argument
@@ -58,14 +59,14 @@ struct OpSpec {
   std::vector<OutputRule> outputs;  // one per return
   std::string hash;                 // of schema and output rules, 64 hex digits
 
-  // Arguments, then (for launch rules) outputs; the order of every `Arg` array.
+  // The arguments, then (for launch rules) the outputs: the order of every array of Args.
   std::vector<Symbol> input_symbols() const;
   std::vector<Symbol> all_symbols() const;
 };
 
-// Output rule as declared: every field is text, empty when not given. `like` names a tensor
-// argument that supplies shape, dtype and device where they are not given; strides are contiguous
-// unless given. shape "[]" is a 0-d output. `device` names a tensor argument.
+// An output rule as declared: every field is text, "" if not given. like: a tensor argument whose
+// shape, dtype and device are the defaults. Strides are row-major by default. A shape of "[]" is a
+// 0-d output. device: a tensor argument.
 struct OutputText {
   std::string name;  // "" with a single output
   std::string like, shape, dtype, strides, device;
@@ -78,19 +79,20 @@ enum class CodeKind : uint8_t {
   CudaSource,   // CUDA C++ text, compiled by NVRTC
   CudaBinary,   // cubin, fatbin or PTX bytes
   HostSource,   // C++ text, compiled by the system's compiler
-  HostLibrary,  // a symbol of a shared library, called as  symbol(args...), on CUDA as
-                // symbol(args..., stream)
+  HostLibrary,  // a symbol of a shared library, called as symbol(args...), or
+                // symbol(args..., stream) on CUDA
   Python,       // a Python callable, registered by backend/
 };
 const char* kind_name(CodeKind kind);  // as in ImplementationText::kind: "source", "binary", ...
 
-// Text with expressions in braces, filled at instantiation: "rms_norm<{x.dtype}, {x.size(-1)}>".
+// An entry with expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>".
 struct EntryTemplate {
   std::vector<std::string> pieces;  // pieces.size() == template_args.size() + 1
   std::vector<Expr> template_args;  // Int, Bool or DType
-  std::string fill(const std::vector<int64_t>& values,
-                   DeviceType target) const;  // DTypes by their number, spelled for the target
-  std::string text() const;                   // as written
+  // The entry with these values in place of the expressions. A DType is given by its number and
+  // printed as the type's name in the target's language.
+  std::string fill(const std::vector<int64_t>& values, DeviceType target) const;
+  std::string text() const;  // as declared
 };
 
 struct LaunchRule {
@@ -114,18 +116,19 @@ struct Implementation {
   LaunchRule launch;
   std::vector<Expr> requires_;  // Bool, over arguments and outputs
   int priority = 0;             // higher is tried first; ties in order of declaration
-  std::vector<bool>
-      needs_contiguous;  // per argument and output: its strides are read nowhere in this
-                         // implementation, so it must be contiguous; false for outputs (their rule
-                         // lays them out) and throughout for kind Python
-  std::string hash;  // of everything above, 64 hex digits (headers are the image cache's business;
-                     // `file` by its base name)
+  // For each argument and output: whether it must be contiguous, since no expression of this
+  // implementation reads its strides. False for outputs (their rules lay them out) and for the kind
+  // Python.
+  std::vector<bool> needs_contiguous;
+  // Of everything above, 64 hex digits; without headers, and with only the base name of `file`.
+  std::string hash;
 };
 
-// Implementation as declared; every expression is text.
+// An implementation as declared; every expression is text.
 struct ImplementationText {
-  std::string name, device, kind;  // name "": the device; device "cuda", "cpu"; kind "source",
-                                   // "binary" (cuda only), "library", "python"
+  std::string name;    // "": that of the device
+  std::string device;  // "cuda", "cpu"
+  std::string kind;    // "source", "binary" (cuda only), "library", "python"
   std::string code, file;
   std::vector<std::string> options, include_dirs;
   std::string entry;

@@ -1,5 +1,5 @@
-// Ops as PyTorch's dispatcher sees them, through its stable C interface: no torch header, one
-// binary for every torch from 2.11.
+// Registers ops with PyTorch's dispatcher through its stable C interface: no torch header is
+// needed, and one binary serves every torch from 2.11 on.
 #pragma once
 
 #include <exception>
@@ -9,10 +9,10 @@
 
 namespace opaq {
 
-// Defines the op's schema and its CPU and CUDA kernels with the dispatcher, so that
-// torch.ops.<ns>.<name> works from Python and from C++. A second call for the same name points the
-// existing definition at this Op. Throws Missing when libtorch is not loaded in the process,
-// Declaration when the schema is taken by somebody else.
+// Registers the op's schema and its CPU and CUDA kernels with the dispatcher, so that
+// torch.ops.<ns>.<name> works from Python and C++. A second call for the same name makes the
+// existing kernels run this Op. Throws Missing if libtorch is not loaded in the process,
+// Declaration if somebody else has defined an op of this name.
 void define_with_torch(const Op& op);
 
 // Says that `opaq_reference::<ns>__<name>` is defined with the dispatcher: it serves calls that no
@@ -20,12 +20,13 @@ void define_with_torch(const Op& op);
 void set_has_reference(const Op& op);
 bool has_reference(const Op& op);
 
-// Keeps, for this thread, what a reference threw: PyTorch's C interface prints the reason but does
-// not hand it to the caller.
+// Keeps, for this thread, the exception of a reference: PyTorch's C interface prints its message,
+// but does not pass it to the caller.
 void note_reference_error(std::exception_ptr error);
 
-// What is called while an exception leaves a kernel for the dispatcher; it may throw another in its
-// place. Set once, by the Python module: torch's bindings know none of our exceptions.
+// Sets the function that is called when an exception is about to leave a kernel for the dispatcher;
+// it may throw another instead. The Python module sets it once, since torch's bindings do not know
+// opaq's exceptions.
 void on_kernel_error(void (*rethrow)());
 
 }  // namespace opaq
