@@ -1,13 +1,14 @@
-"""Host time of one opaque op inside a chain of 50, for opaq and its peers, against a raw
-cuLaunchKernel loop of the same run.
+"""Host time of one opaque op in a chain of 50, for opaq and other ways to add a kernel, relative to
+a raw cuLaunchKernel loop in the same run.
 
     python bench/boundary.py                (needs a GPU, nvcc's headers and g++)
     python bench/boundary.py --only opaq    (one of the ops, in a process without the others)
 
 Every op computes a * b + a on 4096 floats and allocates its output. A figure is the median over
-rounds, a ratio that of its rounds' ratios to the floor beside it; "quietest" is the best round. A
-call of a compiled function costs the same whatever is in it, a fiftieth of that is in the chain's
-figure; "added_op" is what one more op costs: the chain less a chain of one op.
+rounds; a ratio is the median of the rounds' ratios to the floor, the raw loop, which is measured
+next to it; "quietest" is the best round. Calling a compiled function has a fixed cost, of which a
+fiftieth is in the figure of the chain; "added_op" is the cost of one more op without it: the time
+of the chain minus that of a chain of one op.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ IN_CPP = (
     "opaq",
     "cpp TORCH_LIBRARY",
     "triton_op",
-)  # what can be launched from C++ wrappers without Python
+)  # those that C++ wrappers can launch without Python
 _numbers = itertools.count()
 
 
@@ -197,21 +198,21 @@ def package(chain, x, y, load):
 
 
 def chain_of(op, count):
-    """x -> op(op(...op(x, y)..., y), y), under a name of its own: torch.compile keeps the graphs of
-    equal code together, and limits their number.
+    """x -> op(op(...op(x, y)..., y), y), as a function with its own code: torch.compile limits the
+    number of graphs for the same code.
     """
     name = f"chain_{next(_numbers)}"
     scope = {"op": op, "count": count}
     source = f"def {name}(x, y):\n    for _ in range(count):\n        x = op(x, y)\n    return x"
     exec(
         compile(source, __file__, "exec"), scope
-    )  # torch.compile wraps code that comes from no file, which would be measured too
+    )  # code without a file gets a wrapper from torch.compile, which would be measured too
     return scope[name]
 
 
 def ways(name, op, x, y, load):
-    """How chains of OPS ops and of one op ("..._1_op") are run, by name: functions that measure
-    microseconds per op. Each is checked against PyTorch first.
+    """The ways to run chains of OPS ops and of one op ("..._1_op"), by name: functions that measure
+    microseconds per op. The result of each is compared with PyTorch's first.
     """
     found = {}
     for count, suffix in ((OPS, ""), (1, "_1_op")):
@@ -249,14 +250,16 @@ def ways(name, op, x, y, load):
 
 
 def with_floor(measure, raw):
-    """One figure of a round, and the floor around it, in microseconds: the machine drifts."""
+    """(a figure, the floor), both in microseconds. The floor is measured before and after it, since
+    the machine's speed changes.
+    """
     before = raw()
     return measure(), (before + raw()) / 2
 
 
 def row(chain, one_op):
-    """What is reported of one way to run, from (microseconds per op, floor) of every round, for the
-    chain and for one op.
+    """The reported figures of one way to run, from the (microseconds per op, floor) of all rounds,
+    for the chain and for one op.
     """
     added = [
         ((OPS * us - call) / (OPS - 1), floor)

@@ -1,12 +1,12 @@
-"""What the contract check costs: nothing while it is off, and how many times a launch or a call
-while it is on.
+"""What the contract check costs: the time of a launch and of a call with the check, relative to the
+time without it.
 
     python bench/check.py               (on the CPU, one thread)
 
-Each op runs as the launch object of a generated wrapper, in a compiled graph of its own, and
-between other operations: processor time of the thread, off and on in turn, the least of many, so
-that what else the machine does counts little. A compiled call with the check runs the op twice, by
-itself the second time, and the other operations that lead to it twice, too.
+Each op runs as the launch object of a generated wrapper, in a compiled graph by itself, and between
+other operations. Figures are processor time of the thread: the minimum of many, measured in turn
+with the check off and on, so that other load matters little. With the check, a compiled call runs
+the op, and the operations that it depends on, a second time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TWICE = (
 
 
 def cpu_us(call: Callable[[], Any], repeats: int) -> float:
-    """Least processor time of a call, in microseconds."""
+    """The minimum of the processor time of a call, in microseconds."""
     start = time.thread_time_ns()
     call()
     per = max(1, 100_000 // (time.thread_time_ns() - start + 1))

@@ -1,5 +1,5 @@
-"""Cold starts in fresh processes: import, first compile of a toy kernel against bare NVRTC, and the
-same kernel from the disk cache, plain and with headers.
+"""Cold starts in fresh processes: import, the first compile of a small kernel compared with NVRTC
+alone, and the same kernel from the disk cache, with and without headers.
 
     python bench/cold.py                (needs NVRTC and CUDA's headers; no GPU)
 """
@@ -28,8 +28,8 @@ from opaq import _runtime
 op = opaq.op("bench::addmul(Tensor a, Tensor b) -> Tensor", outputs=opaq.like("a"))
 op.cuda(source={KERNEL!r}, entry="addmul", grid="ceil_div(a.numel(), 256)", block=256,
     args="a, b, out, a.numel()")
-fact = ("float32", [4096], [1], "cuda:0", 4096)
-start = time.perf_counter(); made = _runtime.compile("bench::addmul", [fact, fact],
+fake = ("float32", [4096], [1], "cuda:0", 4096)
+start = time.perf_counter(); made = _runtime.compile("bench::addmul", [fake, fake],
     "sm_90a"); seconds = time.perf_counter() - start
 assert made["from_cache"] == EXPECTED, made
 print(seconds * 1e3)
@@ -54,7 +54,7 @@ print((time.perf_counter() - start) * 1e3)
 
 
 def run(script: str, **environment: str) -> float:
-    """Milliseconds that the script prints, in a process of its own."""
+    """Runs a script in a process of its own; returns the milliseconds that it prints."""
     done = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, **environment},
@@ -78,8 +78,8 @@ def main() -> None:
         cold, bare, cached, cached_headers, imports = [], [], [], [], []
         for _ in range(
             rounds
-            # interleaved, so that drift of the machine falls on all alike; without the driver's
-            # cache, which NVRTC looks into
+            # in turn, so that changes of the machine's speed affect all alike; without the
+            # driver's cache, which NVRTC uses
         ):
             cold.append(
                 run(OPAQ.replace("EXPECTED", "False"), OPAQ_CACHE_SIZE="0", CUDA_CACHE_DISABLE="1")

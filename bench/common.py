@@ -1,4 +1,4 @@
-"""What every benchmark shares: facts about the machine, host timing, and the one format of
+"""What all benchmarks share: a description of the machine, timing on the host, the format of
 results."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
 
 
 def machine() -> dict[str, Any]:
-    """Device, driver and versions that a result depends on."""
+    """The device, driver and versions on which a result depends."""
     import torch
 
     facts: dict[str, Any] = {
@@ -94,7 +94,7 @@ def save(name: str, measured: dict[str, Any], *, what: str) -> str:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What every benchmark takes; a parent for the parser of one that takes more."""
+    """The arguments of every benchmark, as a parent for a parser with more."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--output", default=RESULTS, help="folder of the result; bench/results by default"

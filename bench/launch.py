@@ -110,7 +110,7 @@ def straight_line(count: int, statement: str, scope: dict[str, object]) -> Calla
 
 
 def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """Ways to launch OPS times, each a little more than the one before."""
+    """Ways to launch OPS times, each of which does a little more than the one before."""
     from torch.utils.cpp_extension import load_inline
 
     from opaq import _runtime, lowering

@@ -28,8 +28,8 @@ OPS, ROUNDS = 8, 3
 IMAGES = (".cubin", ".host")
 TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "python")
 
-# A chain of matrix products, which Inductor leaves to a library: an opaque op after each of them
-# keeps nothing from being fused.
+# A chain of matrix products, for which Inductor calls a library: an opaque op after each of them
+# prevents no fusion.
 PACKAGE = """
 import os, sys, time, torch
 opaque, ops, device, folder = OPAQUE, OPS, DEVICE, os.environ["TORCHINDUCTOR_CACHE_DIR"]
@@ -80,7 +80,7 @@ package(functions[:1], "one")
 
 
 def packaging(device: str) -> dict[str, object]:
-    """`with` and `without`: the model with its opaque ops, and the same model with them left out;
+    """ "with" and "without": the model with its opaque ops, and the same model without them;
     medians over rounds.
     """
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -174,9 +174,7 @@ def wrapper_source(device: str) -> str:
 
 
 def without_ops(source: str) -> str:
-    """What is left are headers of ours: the functions of the ops, their calls and their nodes are
-    gone.
-    """
+    """The wrapper without the functions, calls and nodes of the ops, but with opaq's headers."""
     bare = re.sub(
         r"^#ifndef opaq_\w+_PRINTED\n.*?^#endif\n", "", source, flags=re.DOTALL | re.MULTILINE
     )
@@ -189,7 +187,7 @@ def without_ops(source: str) -> str:
 
 
 def without_headers(source: str) -> str:
-    """Nothing of ours is left."""
+    """The wrapper without anything of opaq."""
     bare = re.sub(
         r"^#ifndef OPAQ_\w+_PRINTED\n.*?^#endif\n",
         "",
@@ -201,8 +199,8 @@ def without_headers(source: str) -> str:
 
 
 def compiler(device: str) -> list[str]:
-    """g++ as Inductor calls it for a C++ wrapper, but for what only its vectorised CPU kernels
-    need.
+    """The g++ command of Inductor for a C++ wrapper, without the options that only its vectorised
+    CPU kernels need.
     """
     from opaq import _runtime
 
@@ -228,7 +226,7 @@ def compiler(device: str) -> list[str]:
 
 
 def cpu_seconds(command: list[str]) -> float:
-    """User and system time of a command: the wall clock would count what else the machine does."""
+    """User and system time of a command, which other load affects less than wall-clock time."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

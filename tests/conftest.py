@@ -20,7 +20,7 @@ _counter = itertools.count()
 
 @pytest.fixture
 def unique() -> str:
-    """An op name that no other test uses; PyTorch keeps a schema for the process's life."""
+    """An op name that no other test uses, since PyTorch keeps a schema until the process ends."""
     return f"opaq_test::op{next(_counter)}"
 
 

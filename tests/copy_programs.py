@@ -1,5 +1,5 @@
-"""Programs that copy tensors before an op writes to them, or give it tensors that share memory;
-what ops do to them in PyTorch's own arithmetic.
+"""Programs that copy tensors before an op writes to them, or pass tensors that share memory to it,
+and the ops written in PyTorch, to compare with.
 """
 
 from __future__ import annotations
@@ -498,7 +498,9 @@ def add_and_reverse(src: torch.Tensor, dst: torch.Tensor) -> torch.Tensor:
 def results(
     function: Callable[..., Any], inputs: list[torch.Tensor], programs: list[Callable[..., Any]]
 ) -> dict[str, list[torch.Tensor]]:
-    """What each program returns and leaves in its input, and in what its input is a part of."""
+    """What each program returns, and the values of its input and of the tensor of which that is a
+    part.
+    """
     inputs = copy.deepcopy(inputs)
     returned = function(*inputs)
     leaves = [torch.utils._pytree.tree_leaves(value) for value in returned]
@@ -511,7 +513,7 @@ def results(
 def packaged(
     function: Callable[..., Any], inputs: list[torch.Tensor], path: Any
 ) -> Callable[..., Any]:
-    """`function` of the inputs, put into a package and loaded out of it."""
+    """`function` as a package for these inputs, loaded again."""
 
     class Model(torch.nn.Module):
         def forward(self, *inputs: torch.Tensor) -> Any:
@@ -523,7 +525,7 @@ def packaged(
 
 
 def whole(part: torch.Tensor) -> torch.Tensor:
-    """All of the memory of which a tensor is a part."""
+    """The whole storage of a tensor, as a tensor."""
     return torch.empty(0, dtype=part.dtype, device=part.device).set_(part.untyped_storage())
 
 

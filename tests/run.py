@@ -1,11 +1,11 @@
 """Builds and runs the tests.
 
-    python tests/run.py                 what a change is tested with: cpp, python, fuzz
+    python tests/run.py                 the parts that every change must pass: cpp, python, fuzz
     python tests/run.py python          one part: format, cpp, asan, tsan, python, life, fuzz,
                                         oldest
     python tests/run.py format --fix    formats the tree (clang-format, ruff)
     python tests/run.py all             every part that needs no GPU
-    python tests/run.py gpu             what needs a GPU, which must be there
+    python tests/run.py gpu             the tests that need a GPU; without one they fail
     python tests/run.py fuzz --minutes 60 [--seed N] [--workers N] [--device cpu|cuda]
                                         random programs against PyTorch's own arithmetic, for longer
 
@@ -22,7 +22,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-# Tests of what threads share; the rest of the C++ runs under AddressSanitizer only.
+# Tests of state that threads share. The other C++ tests run under AddressSanitizer only.
 THREADED = [
     "counter_test",
     "expr_test",
@@ -86,8 +86,8 @@ def cpp() -> None:
 
 def asan() -> None:
     """GoogleTest under AddressSanitizer and UBSan"""
-    # Leaks are looked for without reading the thread-local memory of libraries opened at run time:
-    # with NVRTC's, LeakSanitizer itself crashes ("Tracer caught signal 11") in some environments.
+    # LeakSanitizer must not read the thread-local memory of libraries that are opened at run time:
+    # with NVRTC, it crashes ("Tracer caught signal 11") in some environments.
     googletest(
         "asan", "address,undefined", {"ASAN_OPTIONS": "detect_leaks=1:intercept_tls_get_addr=0"}
     )
@@ -123,7 +123,7 @@ def oldest() -> None:
         run(sys.executable, "-m", "venv", folder)
         interpreter = os.path.join(folder, "bin", "python")
         run(interpreter, "-m", "pip", "install", "-q", "torch==2.11.*", ".[test]")
-        # What does not depend on torch's version, or takes longest, runs with the newest alone.
+        # Tests that do not depend on torch's version, or take longest, run only with the newest.
         newest = [
             "test_advice",
             "test_cli",
@@ -147,13 +147,13 @@ def oldest() -> None:
 
 
 def gpu() -> None:
-    """pytest on a GPU; skipping is failing"""
+    """pytest on a GPU; a skipped test is a failure"""
     pytest("gpu", "python", env={"OPAQ_REQUIRE_GPU": "1"})
 
 
 def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
-    """By a worker for each core, each with a thread; a test is handed out when a worker is free,
-    since some take a hundred times as long as others.
+    """Runs one worker with one thread on each core. Each worker takes one test at a time, since
+    some take a hundred times as long as others.
     """
     workers = min(14, os.cpu_count() or 1)
     paths = [os.path.join(ROOT, "tests", folder) for folder in folders]
@@ -214,7 +214,7 @@ def configure(name: str, sanitizers: str) -> str:
 
 
 def install_googletest() -> None:
-    """The distribution's package: the last resort, and only where this user may install it."""
+    """Installs the distribution's package, the last resort, if this user is root."""
     packages = {"apt-get": "libgtest-dev", "dnf": "gtest-devel"}
     manager = next((program for program in packages if shutil.which(program)), None)
     if manager is None or os.geteuid() != 0:

@@ -49,8 +49,8 @@ def _requires_backward(float_type: str) -> list[str]:
 
 
 def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> None:
-    """Rows in 16-byte packs where every row is aligned, else element by element; a block of one to
-    sixteen warps a row.
+    """Two kernels: one reads rows in packs of 16 bytes if every row is aligned, the other reads
+    single elements. A block of 1 to 16 warps computes a row.
     """
     for name, vec, aligned, priority in (
         ("cuda:packs", "16 / logits.itemsize", True, 1),
@@ -104,7 +104,9 @@ cross_entropy_backward.cpu(
 def _safe_index(
     target: torch.Tensor, classes: int, ignore_index: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Class index made safe to gather with, where it counts, where it lies outside."""
+    """(class index that is safe to gather with, whether the row counts, whether the index is
+    invalid)
+    """
     counts = target != ignore_index
     outside = counts & ((target < 0) | (target >= classes))
     return torch.where(counts & ~outside, target, 0), counts, outside

@@ -45,7 +45,7 @@ _CUDA = [
 
 
 def _lanes(most: int) -> str:
-    """Threads that share a row: one pack each up to a warp, about four packs each beyond."""
+    """The number of threads for a row: one per pack up to a warp, then one per about four packs."""
     return (
         f"min({most}, max(min(32, next_power_of_2({_PACKS})), "
         f"next_power_of_2(ceil_div({_PACKS}, 4))))"

@@ -1,6 +1,6 @@
 """Rotary position embedding of queries and keys, with its gradient: declaration and reference.
 
-rope(q, k, cos, sin) -> (q_out, k_out), the meaning of `apply_rotary_pos_emb` in transformers'
+rope(q, k, cos, sin) -> (q_out, k_out), as `apply_rotary_pos_emb` in transformers'
 Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even; cos, sin: [B or 1, S, D]; one floating dtype. q
 and k may be transposed views, as they come from a projection; results are row-major, rounded once
 from float32. cos and sin get no gradient. Formula: Su et al. 2021, arXiv:2104.09864, with halves in
@@ -24,7 +24,7 @@ rope_backward = opaq.op(
 
 
 def _requires(q: str, k: str, *dtypes: str) -> list[str]:
-    """Dtypes, shapes that belong together, and unit strides in the head dimension."""
+    """Requirements: dtypes, matching shapes, unit strides in the head dimension."""
     return [
         " or ".join(f"{q}.dtype == {dtype}" for dtype in dtypes),
         *(f"{name}.dtype == {q}.dtype" for name in (k, "cos", "sin")),

@@ -25,8 +25,8 @@ _VEC = "16 / gate.itemsize"
 
 
 def _rows(name: str) -> list[str]:
-    """`name` is rows with an even stride: two-dimensional, or three-dimensional with leading
-    dimensions that could be merged.
+    """Requirements that `name` is rows at a constant stride: two-dimensional, or three-dimensional
+    with leading dimensions that could be merged.
     """
     return [
         f"{name}.stride(-1) == 1",
@@ -38,8 +38,8 @@ def _rows(name: str) -> list[str]:
 def _declare_cuda(
     op: opaq.Op, kernel: str, tensors: str, inputs: list[str], requires: list[str]
 ) -> None:
-    """The same kernel three ways: packs over one long row, packs over strided rows as they lie,
-    elements over one long row.
+    """Three kernels: packs of one long row, packs of strided rows without a copy, single elements
+    of one long row.
     """
     source = opaq.file("silu_mul.cu")
     rows = "gate.numel() / gate.size(-1)"

@@ -1,4 +1,4 @@
-// The image cache: what damage, intruders, races and dying writers may do to it, and its bound.
+// The image cache: damage, hostile files, races, writers that are killed, and its size limit.
 #include "cache/cache.h"
 
 #include <fcntl.h>
@@ -33,7 +33,7 @@ std::string key_of(int i) {
   return std::string(64 - digits.size(), 'a') + digits;
 }
 
-// An entry that tells from its own content whether it is whole and belongs to the key.
+// An entry whose content shows whether it is complete and belongs to the key.
 CacheEntry entry_of(std::string_view key, size_t image_size, char writer = 'x') {
   std::string image(image_size, writer);
   for (size_t i = 0; i < image.size(); i += 64) image[i] = key[(i / 64) % key.size()];

@@ -1,4 +1,4 @@
-// Choosing: which implementation serves a call, and what is said of those that do not.
+// Choosing: which implementation serves a call, and why the others do not.
 #include "choose/choose.h"
 
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 namespace opaq {
 namespace {
 
-// A tensor that needs no memory: choosing reads sizes, strides and the address, never the data.
+// A tensor without memory: choosing reads sizes, strides and the address, never the data.
 struct Tensor {
   Tensor(std::vector<int64_t> sizes, std::vector<int64_t> strides = {}, uintptr_t address = 4096,
          DType dtype = DType::Float32)

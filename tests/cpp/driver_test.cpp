@@ -40,8 +40,8 @@ Error error_of(const std::function<void()>& body) {
   return Error(ErrorKind::Internal, "");
 }
 
-// Runs in a process of its own that prints the error's message; for what can be had once in a
-// process. Exits with the error's kind.
+// Runs in a process of its own, for what can happen only once in a process. It prints the error's
+// message and exits with the error's kind.
 void exit_with_error(const std::function<void()>& body) {
   try {
     body();

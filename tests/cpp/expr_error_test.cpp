@@ -1,5 +1,5 @@
-// What a wrong expression is told: the text, a caret under the column, what was found and what
-// would be right.
+// Errors of wrong expressions: the text, a caret under the column, what was found and what is
+// expected.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -1,5 +1,5 @@
-// Expressions in other languages: the texts. That they give what evaluation gives is shown by
-// tests/python/test_expression_agreement.py.
+// The texts of expressions in other languages. tests/python/test_expression_agreement.py tests that
+// they have the same values.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -1,5 +1,4 @@
-// What expressions mean: values, short circuits, 64-bit arithmetic, and evaluation from many
-// threads.
+// Evaluation of expressions: values, short circuits, 64-bit arithmetic, many threads.
 #include "expr/expr.h"
 
 #include <gtest/gtest.h>
@@ -122,7 +121,7 @@ TEST(Expr, AddressesAndAlignment) {
   EXPECT_TRUE(c.boolean("aligned(t, t.itemsize)"));
   EXPECT_EQ(c.integer("t.alignment"), 4);
   EXPECT_GE(c.integer("x.alignment"), 64);
-  EXPECT_EQ(c.integer("e.alignment"), 4096);  // an empty tensor has no address: aligned as you like
+  EXPECT_EQ(c.integer("e.alignment"), 4096);  // an empty tensor has no address
   EXPECT_TRUE(c.boolean("aligned(e, 128)"));
   TensorView far = c.args()[0].tensor;
   far.data = reinterpret_cast<void*>(uintptr_t{1} << 40);

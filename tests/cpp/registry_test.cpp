@@ -1,5 +1,4 @@
-// The registry: what declaring twice means, in which order implementations stand, and that threads
-// may do all of it at once.
+// The registry: declaring twice, the order of implementations, and many threads.
 #include "registry/registry.h"
 
 #include <gtest/gtest.h>

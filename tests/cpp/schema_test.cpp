@@ -1,4 +1,4 @@
-// Schemas: what PyTorch's grammar gives us, what is refused and with which words.
+// Schemas: how PyTorch's grammar is parsed, and the errors of what is refused.
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -24,7 +24,7 @@ void expect_refusal(std::string_view schema, std::string_view part) {
       << "for " << schema << "\nexpected: " << part << "\ngot: " << message;
 }
 
-// tests/python/test_schema_table.py holds the same lines against the PyTorch that is installed.
+// tests/python/test_schema_table.py compares the same lines with the installed PyTorch.
 TEST(Schema, AcceptsAndRefusesAsTheTableSays) {
   std::ifstream file(OPAQ_TEST_DATA "/schemas.txt");
   ASSERT_TRUE(file) << "missing: " OPAQ_TEST_DATA "/schemas.txt";

@@ -22,8 +22,8 @@ namespace {
 
 using Environment = std::map<std::string, std::string>;
 
-// Runs `read` in a child process whose environment is `environment` and nothing else; an error
-// gives its message.
+// Runs `read` in a child process with only these environment variables. Returns its result, or the
+// message of its error.
 std::string in_child(const Environment& environment, const std::function<std::string()>& read) {
   int ends[2];
   if (pipe(ends) != 0) return "pipe failed";

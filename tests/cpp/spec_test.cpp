@@ -1,4 +1,4 @@
-// Output rules and implementations: what a declaration says, and what is refused with which words.
+// Output rules and implementations: how declarations are parsed, and the errors of what is refused.
 // Schemas: schema_test.cpp.
 #include "spec/spec.h"
 
@@ -70,7 +70,7 @@ TEST(OutputRule, TensorNeedsNoLike) {
   const OutputRule rule = rule_of({.shape = "n, x.size(0)", .dtype = "x.dtype", .strides = "1, n"});
   EXPECT_EQ(texts(rule.shape), (Texts{"n", "x.size(0)"}));
   EXPECT_EQ(texts(rule.strides), (Texts{"1", "n"}));
-  EXPECT_EQ(rule.device_of, 0);  // the first tensor that is always there
+  EXPECT_EQ(rule.device_of, 0);  // the first tensor that is not optional
   EXPECT_EQ(rule_of({.shape = "4", .dtype = "int32"}, "m::f(int n, Tensor? t, Tensor x) -> Tensor")
                 .device_of,
             2);

@@ -1,5 +1,5 @@
-// Nodes that C++ wrappers announce: names, counts, unloading, threads, and the layout that
-// generated code gives them.
+// Nodes that C++ wrappers register: names, counts, unloading, threads, and the layout of the struct
+// in generated code.
 #include "registry/wrapper_nodes.h"
 
 #include <gtest/gtest.h>
@@ -15,8 +15,8 @@
 namespace opaq {
 namespace {
 
-// What a loaded wrapper holds: a label with an address of its own, and nodes. Announced for as long
-// as it lives.
+// The contents of a loaded wrapper: a label with its own address, and nodes, which are registered
+// as long as this object exists.
 struct Wrapper {
   std::string label;
   const char* names[2] = {"cpu:even", "cpu"};

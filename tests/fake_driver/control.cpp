@@ -1,4 +1,4 @@
-// The fake driver's control functions: what a test tells it and asks it.
+// The functions by which a test controls the fake driver and asks what it has recorded.
 #include <algorithm>
 
 #pragma GCC visibility push(default)

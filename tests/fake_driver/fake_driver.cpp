@@ -1,5 +1,5 @@
-// The fake CUDA driver: the entry points of <driver/driver.h> with the driver's rules and no device
-// behind them.
+// The fake CUDA driver: the functions of <driver/driver.h>, with the driver's rules but without a
+// device.
 #pragma GCC visibility push(default)
 #include <cuda.h>
 #pragma GCC visibility pop

@@ -1,14 +1,13 @@
 // Control of the fake CUDA driver: a shared library with the entry points of <driver/driver.h> that
 // runs nothing and records everything.
 //
-// Product code opens it as settings().driver (OPAQ_DRIVER) and needs to know nothing of it; a test
-// reaches the functions below through `Fake`, or by ctypes. The fake is as strict as a driver: no
-// launch without a context, no unknown handle, no grid of 0, no dynamic shared memory above 48 KB
-// without its attribute, no load by a thread that would break another's capture, no use in a child
-// forked after cuInit.
-// Thread-safe. Handles (contexts, libraries, kernels, their attributes) last for the process's
-// life, since code under test keeps them; fake_reset() puts back everything else. What is returned
-// by pointer lives until fake_reset().
+// The runtime opens it as its driver (OPAQ_DRIVER), without knowing that it is not real; a test
+// calls the functions below through `Fake`, or by ctypes. The fake is as strict as a driver: it
+// refuses a launch without a context, an unknown handle, a grid of 0, dynamic shared memory above
+// 48 KB without its attribute, a load that would break the capture of another thread, and use in a
+// child forked after cuInit. Thread-safe. Handles (contexts, libraries, kernels, their attributes)
+// stay valid until the process ends, since the tested code keeps them; fake_reset() resets
+// everything else. Returned pointers are valid until fake_reset().
 #pragma once
 
 #include <cuda.h>

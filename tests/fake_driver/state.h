@@ -1,4 +1,4 @@
-// The fake driver's state: what it was told, what it was asked, and the handles it gave out.
+// The fake driver's state: its settings, the recorded calls, and the handles that it has returned.
 // Private to tests/fake_driver.
 #pragma once
 
@@ -86,8 +86,8 @@ struct ContextStack {
 };
 extern thread_local constinit ContextStack context_stack;
 
-// Sizes of a kernel's parameters: as registered, as its cubin tells, or as its mangled name makes
-// likely.
+// The sizes of a kernel's parameters: as registered, else from its cubin, else guessed from its
+// mangled name.
 std::vector<size_t> param_sizes(const Kernel& kernel);
 
 }  // namespace fake

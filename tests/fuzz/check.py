@@ -1,5 +1,5 @@
-"""Checks one program: opaq in eager against its twins, then each compiled form; and shrinks what
-differs.
+"""Checks one program: compares opaq, in eager and in each compiled form, with the twins (the same
+ops in PyTorch), and shrinks a program that differs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _names = itertools.count()  # of namespaces, which PyTorch keeps for good
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """`kind`: refused (an error of opaq), torch (plain PyTorch compiled does the same), failed."""
+    """kind: "refused" (an error of opaq), "torch" (compiled PyTorch fails too), "failed"."""
 
     form: str
     kind: str
@@ -37,7 +37,7 @@ class Finding:
 
 
 class Checked:
-    """A program with its ops declared, its twins, and what the twins leave."""
+    """A program with its declared ops and their twins, and the outcome with the twins."""
 
     def __init__(self, program: Program, ops: dict[str, Any], twins: dict[str, Any]) -> None:
         self.program = program
@@ -52,9 +52,7 @@ class Checked:
         return self.expected(0, 0).error is None
 
     def check(self, form: str, folder: str) -> Finding | None:
-        """None where all agree, else the first finding. Counts the calls that were compared in
-        `calls`.
-        """
+        """The first finding; None if all forms agree. Counts the compared calls in `calls`."""
         self.calls = 0
         function = self.ops
         sizes = (0, 1, 2) if form.startswith("dynamic") or form == "eager" else (0,)
@@ -85,8 +83,8 @@ class Checked:
         )["program"]
 
     def traceable(self, seed: int, grow: int) -> Any:
-        """The twin for a compiler: without a question that has no answer while it traces, which
-        would end its graph. For calls with inputs of this seed.
+        """The twin for a compiler: without conditions that are unknown while it traces, which would
+        break the graph. For calls with inputs of this seed.
         """
         record: list[Any] = []
         for size in dict.fromkeys([0, grow]):
@@ -115,8 +113,8 @@ class Checked:
         text = difference(expected, got)
         if got.error is not None and refusal(got.error):
             return Finding(form, "refused", refusal(got.error), self.calls)
-        # What PyTorch itself gets wrong with the twins, or cannot do with custom ops of its own, is
-        # not ours to answer for.
+        # It is no failure of opaq if compiled PyTorch gets the program wrong with the twins, or
+        # cannot run it with custom ops of its own.
         if got.error:
             torch_does = difference(
                 expected, self._attempt(form, self.stock, seed, grow, folder)
@@ -133,7 +131,7 @@ class Checked:
         return Finding(form, "failed", f"{text}\n(seed {seed}, grow {grow})", self.calls)
 
     def _attempt(self, form: str, make: Any, seed: int, grow: int, folder: str) -> Outcome:
-        """What a function leaves in this form; it is compiled for inputs that do not grow."""
+        """The outcome of a function in this form. It is compiled for inputs that do not grow."""
         try:
             function = make()
             control = (
@@ -146,7 +144,7 @@ class Checked:
             return Outcome(error=error)
 
     def _fails_without_ops(self, form: str, seed: int, grow: int, folder: str) -> bool:
-        """Whether what the program does beside the calls of ops is wrong, or raises, by itself."""
+        """Whether the program without its calls of ops is wrong, or raises, in this form too."""
         rest = self.program.without_ops()
         if not rest.results:
             return False
@@ -165,11 +163,11 @@ class Checked:
     def _given_other_strides(
         self, form: str, got: Outcome, seed: int, grow: int, folder: str
     ) -> bool:
-        """Whether PyTorch hands custom ops of its own other strides than eager does, and opaq's ops
-        leave what those ops leave, or what the implementations leave that fit those strides.
+        """Whether compiled PyTorch passes other strides to custom ops of its own than eager does,
+        and the outcome of opaq is that of those ops, or of the implementations that fit those
+        strides.
 
-        A value that PyTorch computes in place of a written tensor may lie otherwise than the
-        tensor.
+        PyTorch may compute the new value of a written tensor with other strides than the tensor's.
         """
         record: list[Any] = []
         eager = self._attempt("eager", lambda: self.stock(record), seed, grow, folder)
@@ -209,13 +207,13 @@ def refusal(error: Exception) -> str:
 
 
 def _general(text: str) -> str:
-    """Without what differs from program to program, so that reasons can be counted."""
+    """An error's text without names and numbers of the program, so that reasons can be counted."""
     text = re.sub(r"fuzz_\w+::\w+", "OP", text.strip().split("\n\n")[0])
     return re.sub(r"\s+", " ", re.sub(r"\d+", "N", text))[:240]
 
 
 def forms(rng: random.Random, program: Program) -> list[str]:
-    """Eager always; what costs a C++ wrapper (some ten seconds of g++) rarely."""
+    """The forms to check: eager always, forms with a C++ wrapper (ten seconds of g++) rarely."""
     chosen = rng.sample(["stock", "backend", "dynamic"], 1 if program.gradients else 2)
     if not program.gradients:
         chosen += [
@@ -231,8 +229,8 @@ def forms(rng: random.Random, program: Program) -> list[str]:
 
 
 def quiet() -> None:
-    """Settings of the process: no warnings, kernels of Inductor compiled fast, and sizes that are
-    equal by chance not taken for one.
+    """Settings of the process: no warnings, Inductor's kernels are compiled without optimization,
+    and sizes that are equal by chance are not assumed to be equal.
     """
     cpp = torch._inductor.config.cpp
     cpp.cxx = (None, os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast", "fast-g++"))
@@ -248,7 +246,7 @@ def quiet() -> None:
 
 
 def shrink(checked: Checked, finding: Finding, folder: str, seconds: float = 60) -> Checked:
-    """The smallest program found in the time that fails in the same form."""
+    """The smallest program that fails in the same form, as far as the time allows to find it."""
     end = time.monotonic() + seconds
     ops, twins = checked.ops.__globals__, checked.twin.__globals__
     smaller = True

@@ -1,5 +1,5 @@
-"""Random declarations: an op of a small algebra, printed as opaq's declaration with its kernels and
-as its twin in PyTorch.
+"""Random declarations: an op that computes sums of products, printed as opaq's declaration with its
+kernels and as its twin in PyTorch.
 """
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 import random
 
-# A coefficient is a text that is Python and opaq's expression language at once; the scalar
-# arguments it needs come first.
+# (scalar arguments, coefficient). A coefficient is valid in both Python and opaq's expression
+# language.
 SCALARS = {
     "s": ("float s", "2.0", ["3.0", "-1.0", "2"], ["s", "s if s > 0 else 2"]),
     "k": ("int k", "1", ["2", "-3", "5"], ["k", "k % 3", "k // 2"]),
@@ -22,8 +22,8 @@ SCALARS = {
         ["2 if dtype == float64 else 1"],
     ),
 }
-# Not of alignment: what Inductor allocates may be aligned where the tensor that eager has is not,
-# and then another implementation is right.
+# Not of alignment: Inductor's buffer may be aligned where eager's tensor is not, and another
+# implementation is then right.
 CONDITIONS = [
     "{t}.stride(-1) == 1",
     "{t}.stride(0) == 1",
@@ -73,7 +73,7 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """One target is computed whole and then written; `rows` sums over the last dimension."""
+    """Computes one target completely, then writes it. rows: sums over the last dimension."""
 
     target: str
     terms: tuple[Term, ...]
@@ -82,7 +82,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Implementation:
-    """`strided`: reads two-dimensional tensors by their strides; else row-major."""
+    """strided: reads two-dimensional tensors by their strides; else they must be row-major."""
 
     strided: bool
     requires: tuple[str, ...]
@@ -146,7 +146,7 @@ class Op:
         return ", ".join(tensors + ["*"] * bool(self.keyword_only and scalars) + scalars)
 
     def body(self) -> str:
-        """`<name>_body(tensors..., scalars..., mark)`: the meaning in PyTorch."""
+        """`<name>_body(tensors..., scalars..., mark)`: the op in PyTorch."""
         lines = [f"def {self.name}_body({', '.join([*self.tensors, *self.scalars, 'mark'])}):"]
         lines += [f"    {name} = {made}" for name, made in self._made()]
         for phase in self.phases:
@@ -171,8 +171,8 @@ class Op:
         return [(name, shapes[kind]) for name, kind in self.outputs]
 
     def twin(self) -> str:
-        """The function `<name>` in PyTorch: which implementation opaq's documentation says eager
-        takes, and then the body.
+        """The function `<name>` in PyTorch: chooses the implementation by the rules in opaq's
+        documentation, and calls the body.
         """
         arguments = ", ".join([*(f"placed['{name}']" for name in self.tensors), *self.scalars])
         if self.python:
@@ -199,7 +199,9 @@ class Op:
     return result"""
 
     def stock(self, namespace: str) -> str:
-        """The twin as a custom op of PyTorch: what a stock op cannot do compiled, ours need not."""
+        """The twin as a custom op of PyTorch. What it cannot do when compiled, opaq need not do
+        either.
+        """
         text = self._custom_op(f"{namespace}_stock").replace(
             "@opaq.custom_op", "@torch.library.custom_op", 1
         )
@@ -330,8 +332,8 @@ def _({self.parameters()}):
         return "\n".join([*lines, "  delete[] t;", "}"]), arguments
 
     def backward(self) -> Op:
-        """The op that computes the gradient, of the same algebra: order reversal is its own
-        inverse.
+        """The op that computes the gradient. It is a sum of products too, since reversing the order
+        is its own inverse.
         """
         phases, used = [], set()
         for name in self.tensors:
@@ -434,7 +436,7 @@ def random_op(rng: random.Random, name: str) -> Op:
         )
 
     # A written argument is changed before the others are read, and results are written before the
-    # last read: memory that is shared by mistake shows.
+    # last read, so that memory which is shared by mistake gives wrong values.
     phases = [Phase(target, (term([target]), Term(rng.choice(coefficients)))) for target in writes]
     for target, kind in outputs:
         terms = (
@@ -460,7 +462,7 @@ def random_op(rng: random.Random, name: str) -> Op:
         ]
         reads_strides = any(
             "stride" in text for text in requires
-        )  # then opaq hands the tensor over as it is
+        )  # then opaq passes the tensor as it is
         implementations.append(Implementation(reads_strides or rng.random() < 0.5, tuple(requires)))
     reference = bool(implementations) and rng.random() < 0.3
     if not reference:

@@ -1,5 +1,5 @@
-"""What every fuzz program stands on: inputs, the steps of the twins, outcomes and their comparison.
-Printed at the head of each reproducer.
+"""Functions that every fuzz program uses: inputs, parts of the twins, outcomes and their
+comparison. This text is printed at the start of each reproducer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ DEVICE = "cpu"
 
 
 class Refused(Exception):
-    """The twin's word for a call that opaq may refuse, or whose meaning is not defined."""
+    """Raised by a twin for a call that opaq may refuse, or whose result is undefined."""
 
 
 def fill(seed, shape, dtype=torch.float32):
@@ -46,8 +46,8 @@ def defined(value):
 
 
 def cond(predicate, on_true, on_false, operands):
-    """torch.cond where a compiler traces it; in eager, where it would start a compiler of its own,
-    Python's if.
+    """torch.cond if a compiler traces it; in eager, where torch.cond would start a compiler,
+    Python's `if`.
     """
     if torch.compiler.is_compiling():
         return torch.cond(predicate, on_true, on_false, operands)
@@ -55,7 +55,7 @@ def cond(predicate, on_true, on_false, operands):
 
 
 def span(tensor):
-    """First byte and the byte after the last that a tensor covers."""
+    """(the first byte of a tensor, the byte after its last)."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride()))
     return tensor.data_ptr(), tensor.data_ptr() + (
         last + 1
@@ -67,8 +67,8 @@ def same_view(a, b):
 
 
 def alike(first, *others):
-    """The fuzz's gradients are of the shape and dtype of the first argument, whichever they are
-    for.
+    """Gradients of the fuzz's ops have the shape and dtype of the first argument, for all
+    arguments. This gives them those of their own argument.
     """
     for other in others:
         if other is not None and (other.shape != first.shape or other.dtype != first.dtype):
@@ -79,11 +79,11 @@ def choose(implementations, tensors, written, reference=False, record=None, pick
     """Which implementation eager runs, and its arguments: (position, tensors by name, function to
     call after the launch).
 
-    implementations: (condition as a function, names of the arguments it takes row-major only). One
-    that takes the arguments as they are goes before one for which some are copied, and that before
-    the reference; a written argument that was copied is carried back. record: a list to which
-    ((name of the caller, strides of its arguments), what `pick` said, which written ones share a
-    copy) is appended. picks: what `pick` is to have said, call by call.
+    implementations: (condition as a function, names of the arguments that must be row-major). One
+    that takes the arguments as they are comes before one for which some are copied, and that before
+    the reference; a written argument that was copied is copied back. record: a list to which
+    ((name of the caller, strides of its arguments), result of `pick`, which written ones share a
+    copy) is appended. picks: if given, the results of `pick` to use, call by call.
     """
     position, copied = picks.pop(0) if picks else pick(implementations, tensors, reference)
     for name in copied & set(written):
@@ -123,8 +123,7 @@ def choose(implementations, tensors, written, reference=False, record=None, pick
 
 
 def pick(implementations, tensors, reference):
-    """(position, names of the arguments that are copied), by nothing but what a compiler can
-    trace."""
+    """(position, names of the arguments that are copied), from what a compiler can trace alone."""
     alike(*tensors.values())
     if next(iter(tensors.values())).dim() == 0:
         raise Refused("no dimensions")
@@ -144,8 +143,8 @@ def pick(implementations, tensors, reference):
 
 
 def place(tensors, written, shared):
-    """The arguments of a launch, and the function to call after it. `shared`: for each copied
-    argument, the one whose copy it takes.
+    """(the arguments of a launch, a function to call after it). shared: for each copied argument,
+    the one whose copy it uses.
     """
     placed = dict(tensors)
     for name in tensors:
@@ -163,7 +162,7 @@ def place(tensors, written, shared):
 
 
 class Outcome:
-    """What a run left: the results, the storages of the inputs, the gradients; or the error."""
+    """The outcome of a run: results, storages of the inputs, gradients; or the error."""
 
     def __init__(self, results=(), inputs=(), gradients=(), error=None):
         self.error = error
@@ -184,8 +183,8 @@ class Outcome:
 
 
 def layout(tensor, shared):
-    """Strides where they mean something. Those of a result with gaps between its elements PyTorch
-    keeps only by chance where it is not a view of an input.
+    """The strides to compare. PyTorch does not always keep those of a result with gaps between its
+    elements, if it is not a view of an input.
     """
     order = sorted(
         (stride, size) for size, stride in zip(tensor.shape, tensor.stride()) if size > 1

@@ -1,5 +1,4 @@
-"""Random programs over declared ops: a list of statements, each kept only where the twins run
-it."""
+"""Random programs over declared ops: lists of statements, all of which the twins can run."""
 
 from __future__ import annotations
 
@@ -59,7 +58,7 @@ class Program:
         return "\n".join([*lines, f"    return ({', '.join(self.results)},)"])
 
     def used(self) -> Program:
-        """Without the ops that no statement calls."""
+        """The program without the ops that no statement calls."""
         return dataclasses.replace(
             self,
             ops=tuple(
@@ -68,7 +67,7 @@ class Program:
         )
 
     def without_ops(self) -> Program:
-        """What is left without the calls of ops, and without what needs their results."""
+        """The program without calls of ops and the statements that need their results."""
         known = {"x" + str(i) for i in range(len(self.inputs))}
         kept = []
         for line in self.statements:
@@ -108,8 +107,8 @@ def random_inputs(rng: random.Random) -> list[str]:
             row_major = (
                 made[-1].startswith("fill(") and ")." not in made[-1] and not made[-1].endswith("]")
             )
-            # PyTorch (2.11 to 2.15) does not see that two parts of rows overlap which begin at the
-            # same column: x[:, 1:5] and x[1:, 1:5].
+            # PyTorch (2.11 to 2.15) does not notice that two parts of rows overlap if they begin at
+            # the same column: x[:, 1:5] and x[1:, 1:5].
             made.append(
                 rng.choice([*views, f"x{i - 1}[1:]", f"x{i - 1}[:-1]"] if row_major else views)
             )
@@ -211,8 +210,8 @@ WRITES = [
 
 
 class _Growing:
-    """A program while it is made: a statement that fails with the twins, or whose numbers grow too
-    large, is taken back.
+    """A program that is being made. A statement that fails with the twins, or makes numbers too
+    large, is removed again.
     """
 
     def __init__(
@@ -315,7 +314,7 @@ class _Growing:
 def random_program(
     rng: random.Random, ops: tuple[Op, ...], twins: dict[str, Any]
 ) -> Program | None:
-    """None where no call of an op came about. `twins`: names of the prelude and of the twins."""
+    """A random program; None if it calls no op. twins: names of the prelude and the twins."""
     gradients = rng.random() < 0.25
     chosen = [op for op in ops if op.gradient or not gradients or rng.random() < 0.1] or list(ops)
     growing = _Growing(

@@ -22,7 +22,7 @@ HANG = 600  # seconds
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs workers and adds up what they found; 1 where something differs silently, fails or
+    """Runs workers and sums up what they found; 1 if something differs silently, fails or
     dies."""
     options = parse(argv)
     if options.worker is not None:
@@ -91,7 +91,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def precompiled(folder: str) -> str:
-    """The header of fast/fast-g++, compiled; without it the kernels of Inductor take longer."""
+    """Precompiles PyTorch's header, so that Inductor's kernels compile faster."""
     here, header = (
         os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast"),
         os.path.join(folder, "kernel.h"),
@@ -117,7 +117,7 @@ def precompiled(folder: str) -> str:
 
 
 class Worker:
-    """A process of its own, which may crash without taking the report along."""
+    """A process of its own: if it crashes, the report is still made."""
 
     def __init__(self, options: argparse.Namespace, index: int, folder: str) -> None:
         self.folder = os.path.join(folder, str(index))
@@ -141,7 +141,7 @@ class Worker:
             )
 
     def result(self) -> tuple[dict[str, Any], list[str]]:
-        """What was counted, and the text of each failure; a worker that died is one."""
+        """The counts, and the text of each failure. A worker that died is a failure."""
         code = self.process.wait()
         texts = []
         for name in sorted(os.listdir(self.folder)):

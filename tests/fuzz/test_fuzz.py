@@ -1,4 +1,4 @@
-"""Some programs of the fuzz, and that it finds and prints what it is for."""
+"""Runs some programs of the fuzz, and tests that it finds and prints a wrong kernel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_opaq_never_differs_from_pytorch_in_silence() -> None:
     assert report["failures"] == 0
     assert (
         report["programs"] >= 5 and report["calls compared"] >= 40
-    )  # 25 and 200 where the machine has no other work
+    )  # 25 and 200 on an idle machine
 
 
 def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path) -> None:

@@ -1,5 +1,5 @@
-"""The contract check on a GPU: one of each violation that a kernel can commit, right programs, and
-CUDA graphs, which the check refuses.
+"""The contract check on a GPU: a test for each violation by a kernel, right programs, and CUDA
+graphs, which the check refuses.
 """
 
 from __future__ import annotations

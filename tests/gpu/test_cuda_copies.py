@@ -13,7 +13,7 @@ from copy_programs import PROGRAMS, check, example_inputs, packaged, reverse_int
 
 import opaq
 
-# One thread: it reads and writes in order, as the loop of the meaning does.
+# One thread, which reads and writes in the same order as the loop in PyTorch.
 REVERSE = """extern "C" __global__ void reverse(
     const volatile float* s, long long ss, volatile float* d, long long ds, long long n) {
   for (long long i = 0; i < n; ++i) { d[(n - 1 - i) * ds] = s[i * ss]; }

@@ -1,5 +1,5 @@
-"""C++ wrappers and packages on a GPU: direct launches, beside Triton, on streams of the caller's,
-past 2^31 elements, and what is refused.
+"""C++ wrappers and packages on a GPU: direct launches, together with Triton kernels, on the
+caller's streams, with more than 2^31 elements, and what is refused.
 """
 
 from __future__ import annotations

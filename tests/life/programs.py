@@ -24,7 +24,7 @@ needs_nvrtc = pytest.mark.skipif(
     reason="NVRTC is not installed: pip install nvidia-cuda-nvrtc",
 )
 
-# What every program begins with. `slow(...)` takes its compiler seconds: 2 ** depth templates.
+# The start of every program. Compiling `slow(...)` takes seconds: it has 2 ** depth templates.
 PRELUDE = """
 import os, signal, sys, threading, time
 import torch, opaq
@@ -80,7 +80,7 @@ class Places:
         return {key: value for key, value in chosen.items() if value is not None}
 
     def left_behind(self) -> list[str]:
-        """Temporary files and folders, of opaq's compilers in either place."""
+        """Temporary files and folders that opaq's compilers have left in either folder."""
         found = [str(path) for path in self.temporary.iterdir()]
         return found + [
             str(path)
@@ -119,7 +119,7 @@ def run(
     before: str = "",
     timeout: float = 120,
 ) -> str:  # noqa: B006
-    """The program's output; fails the test when it does not end well, or hangs."""
+    """The program's output. The test fails if it hangs or exits with an error."""
     process = start(places, program, environment=environment, before=before)
     return finish(process, timeout)
 

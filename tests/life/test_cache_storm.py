@@ -1,5 +1,5 @@
-"""Many processes on one cache while some are killed and bytes of its files are flipped: every value
-is right, and the cache is whole afterwards.
+"""Many processes use one cache while some are killed and bits of its files are flipped: every value
+is right, and the cache is undamaged afterwards.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def keyed(i, number):
     return op
 """
 
-# Stands for the compiler, which would take a fifth of a second for each key: hands out the library
-# that has the source's number.
+# Replaces the compiler, which would take 0.2 s for each key: gives the library with the number that
+# is in the source.
 COMPILER = """#!/bin/sh
 while [ "$1" != -o ]; do case "$1" in *source.cpp) source=$1;; esac; shift; done
 exec cp "{libraries}/$(sed -n 's/^volatile long number = \\([0-9]*\\);.*/\\1/p' "$source")" "$2"

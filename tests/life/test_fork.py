@@ -1,4 +1,4 @@
-"""A process may fork at any moment; the child compiles, loads and launches."""
+"""A process may fork at any time; the child can compile, load and launch."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 `pytest -s` prints the figures.
 
 A declaration with a CPU implementation keeps 38.9 KB (1,000 of them, x86-64, torch 2.11 and 2.15):
-about 12 KB are the schema in torch's dispatcher and its Python handle, 2 KB a kernel, 2 KB the
-fake, 16 KB the gradient's rule in torch (of any op, also one without a gradient of its own), and 3
-KB opaq's implementation. torch.library.custom_op keeps 35.9 KB for the same op with its fake and
-gradient. A declaration in the place of another keeps 3.6 KB: the earlier one, which may be in use.
+about 12 KB for the schema in torch's dispatcher and its Python handle, 2 KB for a kernel, 2 KB for
+the fake implementation, 16 KB for the autograd kernel in torch (every op has one), and 3 KB for
+opaq's implementation. torch.library.custom_op keeps 35.9 KB for the same op with fake and gradient.
+A declaration that replaces another keeps 3.6 KB for the earlier one, which may be in use.
 """
 
 from __future__ import annotations

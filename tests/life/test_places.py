@@ -1,5 +1,5 @@
-"""Machines in a bad state: no files to open, no space, no folder to write to, no home. What can
-work works, what cannot says why and what to do.
+"""Machines in a bad state: no file descriptors left, no space, no writable folder, no home. What
+can work does, and errors say why something cannot, and what to do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signals and ends of the process while something compiles: a Ctrl-C is prompt, nothing is left
+"""Signals, and exits of the process, during a compilation: Ctrl-C acts at once, no files are left
 behind, and the next call compiles again.
 """
 
@@ -35,7 +35,7 @@ def test_ctrl_c_while_a_cpp_compiler_runs(places: Places, way: str) -> None:
     call = {
         "eager": "work = lambda: op(x)",
         "dispatcher": "y = x.clone().requires_grad_(); op.backward(lambda ctx, g: g); work = "
-        "lambda: op(y)",  # a gradient is wanted: through the dispatcher
+        "lambda: op(y)",  # requires grad: the call goes through the dispatcher
         "launch object": "y = x.clone(); launch = _runtime.launcher(op.name, op.info['hash'], "
         "'cpu', 'op0', 'graph'); work = lambda: launch(x, y) or y",
     }[way]

@@ -1,5 +1,5 @@
-"""Threads: many that declare an op at once or call it for the first time, and those that are at
-work when the process ends.
+"""Threads: many that declare an op or call it for the first time at the same time, and threads that
+still run when the process ends.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ print([op for op in made[0] if op(torch.ones(2)).tolist() != [2.0, 2.0]])
 
 
 def test_a_child_forked_while_threads_declare(places: Places) -> None:
-    """The child finds every op either whole or not begun, and declares."""
+    """In the child, every op is either complete or not declared, and it can declare more."""
     output = run(
         places,
         """
@@ -123,9 +123,9 @@ def test_a_child_forked_while_threads_declare(places: Places) -> None:
 
 @pytest.mark.parametrize("end", ["", "sys.exit(0)", "raise SystemExit"])
 def test_daemon_threads_that_compile_while_the_interpreter_ends(places: Places, end: str) -> None:
-    """Up to Python 3.13 a thread that asks for the GIL then is ended by unwinding, which ended the
-    process: "terminate called". No thread calls torch here: one that is in `torch.add` then still
-    ends the process so."""
+    """Python up to 3.13 ends a thread that then asks for the GIL by unwinding its stack, which
+    aborted the process ("terminate called"). No thread calls torch here, where this still happens.
+    """
     output = run(
         places,
         f"""

@@ -1,5 +1,5 @@
-"""Inductor's wrapper source for a device="cuda" graph on a machine with no GPU. Nothing is compiled
-or run: it shows the lines that we print.
+"""Makes Inductor's wrapper source for a graph on "cuda" without a GPU, to test the lines that opaq
+prints. Nothing is compiled or run.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ PROPERTIES = types.SimpleNamespace(
 
 @contextlib.contextmanager
 def pretend_gpu(mixed: bool = False) -> Iterator[None]:
-    """Enough for graphs of opaque ops alone; `mixed`: for graphs with Triton kernels too, of which
-    no code is made.
+    """Patches torch so that it lowers graphs of opaque ops for "cuda"; mixed: also graphs with
+    Triton kernels, for which no code is made.
 
-    torch.cuda.is_available is left as it is: were it patched, torch would try to allocate.
+    torch.cuda.is_available is not patched, since torch would then try to allocate.
     """
     codegen = "torch._inductor.codegen"
     patches = {

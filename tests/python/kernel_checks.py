@@ -1,5 +1,5 @@
-"""What the tests of the shipped ops share: tolerances, gradients, compiled against eager, CUDA
-plans on a machine without a device.
+"""What tests of the shipped ops share: tolerances, gradients, comparison of compiled code with
+eager, CUDA plans without a device.
 """
 
 import importlib.util
@@ -76,8 +76,8 @@ def compiled_agrees(op, function, cases, which, dynamic: bool) -> None:
 
 
 def refuses(function, message: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """function() raises, and its reader sees `message`: in the exception, or, from code reached
-    through the dispatcher, in what torch prints.
+    """function() raises, and the user sees `message`: in the exception, or, for calls through the
+    dispatcher, in what torch prints.
     """
     with pytest.raises((ValueError, RuntimeError)) as raised:
         function()

@@ -1,5 +1,5 @@
-"""What a compiler's complaint is answered with is true: each advised include and name is put into
-the source, which then compiles.
+"""opaq's advice on compiler errors is right: with each advised include and name in the source, it
+compiles.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _count = itertools.count()
 
 
 def complaint(unique: str, includes: str, body: str) -> str:
-    """What opaq says of the source; "" where it compiles."""
+    """opaq's error message for the source; "" if it compiles."""
     op = opaq.op(f"{unique}_{next(_count)}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     source = f"{includes}\n__global__ void k(float* y, const float* x) {{\n{body}\n}}\n"
     op.cuda(source=source, entry="k", args="y, x")
@@ -65,8 +65,8 @@ def as_told(body: str, message: str) -> str:
 
 
 def follow(bodies: dict[str, str], unique: str) -> None:
-    """All that the messages advise, written into one source, which then compiles: CCCL's headers
-    take long to compile one by one.
+    """One source with everything that the messages advise compiles. (One source for each would take
+    long, because of CCCL's headers.)
     """
     includes, blocks = [], []
     for body in bodies.values():
@@ -121,7 +121,7 @@ def test_a_library_without_its_include(body: str, unique: str) -> None:
     after = complaint(unique, includes, body)
     assert after == "" or "that header is for host code" in after, (
         after
-    )  # CUDA 12.4's need a host compiler
+    )  # those of CUDA 12.4 need a host compiler
 
 
 @pytest.mark.parametrize(

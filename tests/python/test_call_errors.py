@@ -1,5 +1,5 @@
-"""Errors of calls: opaq's type and the same text, in eager, through torch.ops and compiled; an
-exception of the user's own keeps its type.
+"""Errors of calls have opaq's type and the same text in eager, through torch.ops and compiled; an
+exception of user code keeps its type.
 """
 
 from __future__ import annotations

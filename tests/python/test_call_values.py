@@ -1,5 +1,5 @@
-"""Numbers, strings and dtypes as arguments: eager, torch.ops and compiled code take the same, which
-is what PyTorch takes for the same schema.
+"""Numbers, strings and dtypes as arguments: eager, torch.ops and compiled code accept the same
+values, those that PyTorch accepts for the same schema.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ _names = (f"opaq_choices::op{i}" for i in itertools.count())
 
 
 def two(requirement: str) -> Any:
-    """The first implementation reads strides and adds 100, the second takes rows alone: values tell
-    which ran.
+    """An op with two implementations: the first reads strides and adds 100, the second takes only
+    row-major tensors, so that values tell which ran.
     """
     op = opaq.op(f"{next(_names)}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cpu(
@@ -39,7 +39,7 @@ def two(requirement: str) -> Any:
 
 
 def transposed(rows: int, columns: int, offset: int) -> torch.Tensor:
-    """At `offset` floats from a multiple of 64 bytes."""
+    """A transposed tensor that begins `offset` floats after a multiple of 64 bytes."""
     base = torch.arange(200.0)
     start = (-base.data_ptr() // 4) % 16 + offset
     return base[start : start + rows * columns].reshape(columns, rows).t()

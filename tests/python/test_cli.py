@@ -1,4 +1,4 @@
-"""The command `opaq`: what the user got wrong is one line on stderr and status 2; never a
+"""The command `opaq`: a mistake of the user's is one line on stderr and exit status 2, never a
 traceback.
 """
 
@@ -133,7 +133,7 @@ def test_the_extra_holds_what_the_demo_imports() -> None:
 
 
 def wrapped(error: Exception) -> Exception:
-    """As torch.compile raises what a compilation raised."""
+    """An exception of a compilation, as torch.compile raises it."""
     outer = RuntimeError(f"BackendCompilerFailed: {error}")
     outer.__cause__ = error
     return outer

@@ -1,5 +1,5 @@
-"""The contract check: one of each violation is found, named by op, node, argument and the user's
-line, and right programs pass.
+"""The contract check: it finds each kind of violation and names op, node, argument and line of user
+code; right programs pass.
 """
 
 from __future__ import annotations
@@ -238,8 +238,8 @@ def test_an_input_that_is_overwritten_for_want_of_a_copy(
 
 
 def drops_clones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plants what no torch does: every clone in Inductor's graph is taken for its original, after
-    the traced graph was kept.
+    """Plants a fault that no torch has: after the traced graph is kept, every clone in Inductor's
+    graph is replaced by its original.
     """
     from opaq.lowering.contract import traced
 
@@ -262,7 +262,7 @@ def drops_clones(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def without_mending(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes away what keeps copies that Inductor drops."""
+    """Turns off the code of opaq that restores copies which Inductor removes."""
     from opaq.lowering import copies, place
 
     monkeypatch.setattr(copies, "restore_sharing", lambda *_: None)
@@ -418,7 +418,7 @@ def test_calls_that_are_launched_in_another_order_than_they_were_traced(
     run = Replay(traced.kept[number], [x])
     later = run.take(1)
     assert later is not None and later["x"].tolist() == [2, 2, 2]
-    doubles(later["x"])  # what runs the call alone writes to it
+    doubles(later["x"])  # the run by itself writes to it
     run.give(1, later, ())
     earlier = run.take(0)
     assert earlier is not None and earlier["x"].tolist() == [2, 2, 2] and run.done

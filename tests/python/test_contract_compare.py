@@ -51,7 +51,7 @@ def test_every_bit_pattern_of_a_small_float(dtype: torch.dtype) -> None:
     )
     values = bits.view(dtype)
     assert compare(values, values.clone()) in (SAME_LAYOUT, SAME_BITS)
-    # Each value alone against one near it and one far away, so that no other sets the scale.
+    # Each value by itself, with one near it and one far away: the tolerance depends on all values.
     chosen = bits if dtype.itemsize == 1 else bits[:: 1 << 6]
     for pattern in chosen.tolist():
         one = torch.tensor([pattern], dtype=bits.dtype).view(dtype)
@@ -124,7 +124,7 @@ def test_complex(dtype: torch.dtype) -> None:
     got[1, 2] += 1j
     assert compare(got, wanted) == 7 and compare(got.t(), wanted.t()) == 2 * 3 + 1
     assert compare(wanted.conj(), wanted.conj().resolve_conj()) == SAME_BITS
-    assert compare(wanted.conj().imag, (-wanted.imag).clone()) == SAME_BITS  # negated by a bit
+    assert compare(wanted.conj().imag, (-wanted.imag).clone()) == SAME_BITS  # with the negative bit
 
 
 def test_layouts() -> None:

@@ -128,7 +128,7 @@ def test_a_dynamic_graph_of_direct_launches_equals_eager(unique: str) -> None:
 
 
 def test_the_backend_takes_inductors_option(unique: str, tmp_path: pathlib.Path) -> None:
-    """And a function of a library is called directly, inside the branches of torch.cond too."""
+    """A function of a library is called directly, also inside the branches of torch.cond."""
     (tmp_path / "triple.c").write_text(
         "void triple(const float* x, float* out, long long n) { for (long long i = 0; i < n; "
         "++i) out[i] = x[i] * 3; }"
@@ -244,7 +244,7 @@ print(json.dumps({"hits": counters["inductor"]["fxgraph_cache_hit"],
 
 
 def test_a_wrapper_out_of_inductors_cache_is_listed_and_counted(tmp_path: pathlib.Path) -> None:
-    """And runs, uncounted, where there is no opaq."""
+    """It also runs, without counting, in a process without opaq."""
     environment = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
@@ -326,7 +326,7 @@ def cuda_source(function, *shapes, archs=("sm_90a",), ptx=False, **kwargs) -> st
 
 
 def entry_body(source: str) -> str:
-    """What comes after the definitions: the calls."""
+    """The text after the definitions: the calls."""
     return source[source.rindex("_PRINTED") :]
 
 

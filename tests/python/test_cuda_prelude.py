@@ -1,5 +1,5 @@
-"""The C++ that CUDA wrappers stand on, run without a GPU on a driver that records: choice of image,
-digests, limits, messages.
+"""The C++ functions that CUDA wrappers use, run without a GPU on a driver that records launches:
+choice of image, digests, limits, messages.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ inline void check_call(AOTITorchError error) {
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What the program said of each case."""
+    """What the program printed for each case."""
     lowering.activate()
     from opaq.lowering import cpp_wrapper
 

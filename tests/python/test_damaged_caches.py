@@ -1,5 +1,5 @@
 """Files in Inductor's cache folder that are damaged after they were written: a graph with opaque
-ops never runs them, and they heal.
+ops never uses them, and they are written again.
 """
 
 from __future__ import annotations

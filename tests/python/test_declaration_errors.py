@@ -1,5 +1,5 @@
-"""Wrong declarations, as newcomers write them: opaq.DeclarationError names op and parameter, what
-was given, what is accepted.
+"""Wrong declarations, as newcomers write them: opaq.DeclarationError says op and parameter, what
+was given, and what is accepted.
 """
 
 from __future__ import annotations

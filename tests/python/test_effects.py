@@ -1,6 +1,4 @@
-"""Ops with hidden state: their calls are made in compiled graphs as in eager, each once and in
-order.
-"""
+"""Ops with hidden state: compiled graphs make each call once and in order, as eager does."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_runs(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process, where torch is loaded already; what a module keeps goes with it."""
+    """Runs in this process, where torch is already loaded."""
     monkeypatch.setattr(sys, "argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
 

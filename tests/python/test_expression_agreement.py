@@ -1,5 +1,5 @@
-"""One truth for each expression: evaluation in C++, printed Python, printed C++ and the answers
-over symbolic sizes are held against each other.
+"""Evaluation in C++, printed Python, printed C++ and evaluation over symbolic sizes give the same
+result for each expression.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ SHAPES = [
 
 
 class FakeTensor:
-    """A tensor at any address."""
+    """A tensor without memory, at any address."""
 
     def __init__(
         self, dtype: torch.dtype, sizes: tuple[int, ...], strides: tuple[int, ...], address: int
@@ -256,7 +256,7 @@ def expression(rng: random.Random) -> str:
 
 
 def evaluate(text: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """None: refused where it is declared, since it fails whatever the arguments are."""
+    """None: the declaration is refused, since the expression fails for all arguments."""
     try:
         return _runtime.expression(
             op.name,
@@ -388,7 +388,7 @@ def test_symbolic_answers_are_never_another_truth(rng: random.Random) -> None:
         ("aligned(x, 16) and x.size(1) == 9", False),
         ("n // n == 1 or flag", UNKNOWN),  # 0 // 0 would be an error first
         ("aligned(x, 16) or flag", True),
-        ("aligned(x, 4)", UNKNOWN),  # not each float32 lies at a multiple of 4
+        ("aligned(x, 4)", UNKNOWN),  # not every float32 is at a multiple of 4
         ("x.size(3) == 1", UNKNOWN),
         ("ceil_div(n, -2) == -1", UNKNOWN),
         ("n * n >= 0", UNKNOWN),  # it may overflow

@@ -1,5 +1,5 @@
-"""Digests of Python functions: the same for the same behaviour, in another process too; another
-when anything that decides a result changes.
+"""Digests of Python functions are the same for the same behaviour, also in another process, and
+change with anything that affects a result.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def of(source: str, name: str = "f", **scope: Any) -> str:
     return digest(space[name], no_ops)
 
 
-# Each pair differs in one thing that a call of f would show.
+# The two sources of a pair differ in one thing that changes the result of f.
 CHANGES = {
     "code": ("def f(g): return g * 2", "def f(g): return g * 3"),
     "default": ("def f(g, k=2): return g * k", "def f(g, k=3): return g * k"),

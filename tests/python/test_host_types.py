@@ -1,5 +1,5 @@
-"""Element types that host C++ lacks: small floats of our own, against PyTorch's conversions; and
-what division means.
+"""Element types that host C++ lacks: opaq's small floats, compared with PyTorch's conversions; and
+division.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def test_small_floats_convert_as_pytorch_does(dtype: torch.dtype) -> None:
     want = every.float()
     torch.testing.assert_close(convert(every, torch.float32), want, rtol=0, atol=0, equal_nan=True)
     finite = want[torch.isfinite(want)].sort().values
-    middle = (finite[1:] + finite[:-1]) / 2  # ties, and what is just beside them
+    middle = (finite[1:] + finite[:-1]) / 2  # ties, and the values next to them
     edges = torch.tensor(
         [
             0.0,
@@ -108,7 +108,7 @@ def test_small_floats_have_limits_and_arithmetic(dtype: torch.dtype) -> None:
     info, values = torch.finfo(dtype), codes(dtype).float()
     eps = (
         values[values > 1].min().item() - 1
-    )  # torch 2.11's finfo tells half of it for float8_e5m2fnuz
+    )  # torch 2.11's finfo gives half of it for float8_e5m2fnuz
     assert op(torch.tensor([1.0, 1.5]).to(dtype)).tolist() == [
         info.max,
         info.smallest_normal,

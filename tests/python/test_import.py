@@ -1,4 +1,4 @@
-"""What importing opaq must not do, seen from fresh processes."""
+"""What importing opaq must not do, tested in fresh processes."""
 
 from __future__ import annotations
 

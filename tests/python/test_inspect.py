@@ -1,5 +1,5 @@
-"""`opaq inspect`: what the images of a package take, from the compiler's words where it was there,
-else from the cubin. No GPU is needed.
+"""`opaq inspect`: the resources that images of a package use, from the compiler's output if it was
+compiled by opaq, else from the cubin. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def compiled(op: opaq.Op, *archs: str) -> list[dict[str, Any]]:
 
 
 def package(op: opaq.Op, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, *archs: str) -> str:
-    """What AOTInductor would pack for a graph of one node, in a zip file; nothing is linked."""
+    """A zip file with what AOTInductor packs for a graph of one node; nothing is linked."""
     lowering.activate()
     from opaq.lowering import cpp_files
 
@@ -85,7 +85,7 @@ def package(op: opaq.Op, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, 
 
 
 def inspected(path: str, capsys: pytest.CaptureFixture[str]) -> tuple[list[dict[str, Any]], str]:
-    """Its images, and the text."""
+    """(the images of the package, the text of `opaq inspect`)"""
     assert cli.main(["inspect", path, "--json"]) == 0
     (model,) = json.loads(capsys.readouterr().out)["models"]
     assert cli.main(["inspect", path]) == 0
@@ -113,9 +113,7 @@ def test_of_compiled_source_everything_is_known(
             "{spill_stores} bytes stored, {spill_loads} loaded"
         )
         assert f"    {expected.format(**image)}\n" in text
-    assert [images[2][key] for key in FACTS] == [
-        None
-    ] * 5  # what PTX takes is decided where it is loaded
+    assert [images[2][key] for key in FACTS] == [None] * 5  # the driver that loads PTX decides
     assert text.endswith("registers unknown, shared unknown, stack unknown, spills unknown\n")
 
 

@@ -1,5 +1,5 @@
-"""`opaq inspect` on files that are damaged, hostile or no packages: one line, status 2, bounded
-time and memory, nothing a terminal obeys.
+"""`opaq inspect` on files that are damaged, hostile or no packages: one line, exit status 2,
+limited time and memory, no control characters.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def refused(path: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def changed(field: str, value: Any) -> dict[str, Any]:
-    """A manifest with one field, named by its path, of another value."""
+    """A manifest with another value in one field, which is given by its path."""
     manifest = json.loads(json.dumps({"format": 1, "ops": [OP]}))
     *parents, last = (int(part) if part.isdigit() else part for part in field.split("."))
     place: Any = manifest

@@ -1,5 +1,5 @@
-"""Copies made before a write, and memory that arguments share: every compiled form writes and reads
-what eager does.
+"""Copies before a write, and arguments that share memory: every compiled form reads and writes the
+same values as eager.
 """
 
 from __future__ import annotations

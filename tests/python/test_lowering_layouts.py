@@ -1,5 +1,5 @@
-"""Compiled graphs hand every implementation the sizes and strides that it gets in eager, and choose
-as eager does.
+"""In compiled graphs, implementations get the sizes and strides that they get in eager, and the
+same ones are chosen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 import opaq
 from opaq import lowering
 
-# Writes the strides it was given (and which implementation this is) into its result.
+# Writes the strides of its argument, and which implementation this is, into its result.
 STRIDES = """
 template <int TAG> void strides_of(const float* x, long s0, long s1, long* out) { out[0] = s0;
     out[1] = s1; out[2] = TAG; }
@@ -193,8 +193,8 @@ def test_several_results_of_which_one_is_used(unique: str) -> None:
 
 
 def test_a_stride_of_a_dimension_of_size_1_is_eagers(unique: str) -> None:
-    """Such a tensor is row-major whatever that stride, and is handed over as it is; the
-    implementations are asked about it at the launch.
+    """Such a tensor is row-major whatever that stride is, and is passed as it is; requirements on
+    it are evaluated at the launch.
     """
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     source = (

@@ -1,5 +1,5 @@
-"""Arguments that an op writes to, in compiled graphs: inputs, views, intermediates, whatever their
-layout. The write lands, as in eager.
+"""Arguments that an op writes to in compiled graphs: inputs, views and intermediates of any layout
+have the same values afterwards as in eager.
 """
 
 from __future__ import annotations
@@ -241,8 +241,8 @@ def test_autograd_notices_a_write_through_the_dispatcher(unique: str) -> None:
 
 @pytest.mark.parametrize("kind", ["op", "custom_op"])
 def test_what_an_op_reads_is_written_after_it(unique: str, kind: str) -> None:
-    """torch 2.11 loses this dependency where the kernel that writes is fused of several, and then
-    moves it to the front to save memory.
+    """torch 2.11 loses this dependency if the kernel that writes is fused from several, and then
+    moves that kernel forward to save memory.
     """
 
     def meaning(a: torch.Tensor) -> torch.Tensor:

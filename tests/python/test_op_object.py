@@ -1,5 +1,5 @@
-"""An op as a Python object: wherever it is kept, eager and compiled code call it alike; copies are
-the op itself.
+"""An op as a Python object: eager and compiled code can call it wherever it is stored; copying it
+gives the op itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def plus(unique: str) -> opaq.Op:
 
 def test_an_op_is_found_wherever_a_model_keeps_it(plus: opaq.Op) -> None:
     class Model(torch.nn.Module):
-        of_class = plus  # no method: it takes no self
+        of_class = plus  # no method: it gets no `self`
 
         def __init__(self) -> None:
             super().__init__()
@@ -42,7 +42,7 @@ def test_an_op_is_found_wherever_a_model_keeps_it(plus: opaq.Op) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter(
             "error", FutureWarning
-        )  # Python 3.13 tells of partials that will be methods
+        )  # Python 3.13 warns of partials that will become methods
         assert Model.of_class is plus and model.of_class is plus
         torch.testing.assert_close(model(x), x + 112)
     for backend in ("inductor", "opaq"):

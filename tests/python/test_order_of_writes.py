@@ -1,5 +1,5 @@
-"""Programs in which what an op writes must come before or after other reads and writes, and in
-which written views begin or lie otherwise than in eager.
+"""Programs in which an op's write must come before or after other reads and writes, and programs in
+which written views have another offset or other strides than in eager.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ PROGRAMS = [
 
 @torch._inductor.config.patch(
     {"cpp.simdlen": 1}
-)  # loops over single elements, which Inductor fuses most
+)  # loops over single elements, which Inductor fuses most often often often
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize(
     ("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS]

@@ -171,7 +171,7 @@ class OnWeights(torch.nn.Module):
 
 @pytest.mark.parametrize("fold", [False, True])
 def test_an_op_on_a_weight_follows_its_updates(fold: bool, tmp_path: pathlib.Path) -> None:
-    """Also where AOTInductor computes it once, when the package is loaded and when the weights
+    """Also if AOTInductor computes the op only when the package is loaded and when the weights
     change.
     """
     model, x = OnWeights(), torch.randn(3, 32)
@@ -244,11 +244,11 @@ def test_a_damaged_package_is_an_error_that_names_the_entry(
 
 
 def damaged_packages(package: str) -> Iterator[tuple[str, bytes, set[str], int]]:
-    """(what is wrong, the file, what comes of loading and launching it, status of `opaq inspect`).
+    """(what is wrong, the file, outcomes of loading and launching it, status of `opaq inspect`).
 
-    Outcomes: "refused" by torch's loader, "error" of opaq at the launch, "right" values. The
-    wrapper's own library is torch's, which runs it unchecked: flipped bytes of its code may do
-    anything, so that it is only inspected here, unless torch refuses it.
+    Outcomes: "refused" by torch's loader, "error" of opaq at the launch, "right" values. torch runs
+    the wrapper's own library without a check, so that flipped bytes in it may do anything: it is
+    only inspected here, unless torch refuses it.
     """
     whole = pathlib.Path(package).read_bytes()
     with zipfile.ZipFile(package) as archive:

@@ -1,4 +1,4 @@
-"""The pages: the README's declaration runs, links lead somewhere, tables are complete."""
+"""The pages: the README's declaration runs, links have targets, tables are complete."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_variable_that_is_read_is_in_the_table_and_no_other() -> None:
     read = set(re.findall(r'\benv\("(\w+)"\)', source))
     for names in re.findall(r"const char\* variable : \{(.*?)\}", source):
         read |= set(re.findall(r'"(\w+)"', names))
-    assert {"OPAQ_CACHE_DIR", "CUDA_HOME"} <= read  # the expressions above still fit the source
+    assert {"OPAQ_CACHE_DIR", "CUDA_HOME"} <= read  # the expressions above still match the source
     rows = table("Environment variables")
     listed = [name for row in rows for name in re.findall("`(.*?)`", row[0])]
     assert sorted(listed) == sorted(read)

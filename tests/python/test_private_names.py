@@ -1,5 +1,5 @@
-"""Only lowering/compat names what is private to torch, Dynamo or Inductor, so that one folder shows
-what a new torch may break.
+"""Only lowering/compat uses private names of torch, Dynamo and Inductor, so that everything that a
+new torch may break is in one folder.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def test_no_private_names_outside_compat() -> None:
 
 
 def test_no_private_names_in_cpp() -> None:
-    """The runtime reads attributes of Python objects by name; private ones come from the adapter."""
+    """The runtime reads Python attributes by name; private names come from the adapter."""
     found = [
         f"{path.relative_to(ROOT)}:{number}: {name}"
         for path in sorted((ROOT / "runtime").rglob("*.cpp"))

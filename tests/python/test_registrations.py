@@ -1,5 +1,5 @@
-"""Kernels that somebody registers for our ops, before or after a compile: eager and compiled code
-run what the dispatcher runs.
+"""Kernels that somebody else registers for opaque ops, before or after compiling: eager and
+compiled code run the kernel that the dispatcher runs.
 """
 
 from __future__ import annotations
@@ -153,8 +153,9 @@ def test_direct_calls_stay_direct_in_inference_mode_and_under_autocast(unique: s
 
 
 def with_dispatcher_events(call: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """What a call gives, and the ops that the dispatcher saw meanwhile. A profiler would send
-    direct calls to the dispatcher; an observer of its record functions does not."""
+    """(the result of a call, the ops that the dispatcher ran for it). With a profiler, opaq would
+    call the dispatcher; this observer does not change what opaq does.
+    """
     seen: list[str] = []
     original = torch._ops.OpOverload.__call__
 

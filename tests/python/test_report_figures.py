@@ -1,5 +1,5 @@
-"""opaq.report() while Python collects garbage, and what `profile` measures: the launches of its own
-graph, without compiling.
+"""opaq.report() during garbage collection, and what `profile` measures: launches of the profiled
+graph, without those that compile.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def test_garbage_collection_inside_the_walk_over_launch_objects(unique: str) -> 
 
 
 def test_a_finalizer_that_calls_the_op_while_its_result_is_allocated(unique: str) -> None:
-    """Made to happen at every collection: the finalizer's call may not leave its shape behind for
-    the call that it interrupts.
+    """Garbage collection is forced to happen there. The call by the finalizer must not change the
+    shape that the interrupted call allocates.
     """
     op = copy(unique)
     sizes = iter(range(10, 10_000))

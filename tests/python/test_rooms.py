@@ -1,4 +1,4 @@
-"""The walls between the rooms of the runtime: who may include what."""
+"""The rooms of the runtime: which may include which."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""tests/run.py where GoogleTest is neither installed nor downloadable: root gets the distribution's
-package, announced first; anybody else is told how to install it.
+"""tests/run.py if GoogleTest is neither installed nor downloadable: for root it installs the
+distribution's package and says so first; others are told how to install it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,4 @@
-"""The table of schemas that tests/cpp/schema_test.cpp asserts on, against the PyTorch that is
-installed.
-"""
+"""Compares the table of schemas that tests/cpp/schema_test.cpp uses with the installed PyTorch."""
 
 import pathlib
 
@@ -26,9 +24,7 @@ def rows():
 def parse(text):
     try:
         return torch._C.parse_schema(text)
-    except (
-        Exception
-    ):  # PyTorch raises RuntimeError, IndexError, ValueError, by the place where it stumbles
+    except Exception:  # PyTorch raises RuntimeError, IndexError or ValueError
         return None
 
 

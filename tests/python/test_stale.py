@@ -1,5 +1,5 @@
-"""Nothing that decided a result yesterday is served today: Python functions of an op, its
-registrations, headers, files in Inductor's folder.
+"""Compiled code is not reused after a change of something that affects its result: Python functions
+of an op, its registrations, headers, files in Inductor's folder.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 import opaq
 
-# Each kind is a small model whose gradient (or result) is the number given, which is hidden in one
-# part of the declaration.
+# Each kind is a small model whose gradient (or result) is a given number, which is in one part of
+# the declaration.
 PROGRAM = """
 import contextlib, functools, json, sys
 import torch
@@ -208,11 +208,11 @@ print(json.dumps(results))
 """
 UNSEEN = {
     "op_formula_by_torch_library"
-}  # kept in no cache, since PyTorch does not tell the function
+}  # not cached, since PyTorch does not say which function it is
 
 
 def run(program: Path, *arguments: object, **environment: str) -> str:
-    """The last line that a process of its own prints."""
+    """Runs a program in a process of its own; returns the last line that it prints."""
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, str(program), *map(str, arguments)],
@@ -374,7 +374,7 @@ def test_code_is_written_where_no_whole_file_is(
     opaq.lowering.activate()
     from opaq.lowering import cpp_files
 
-    monkeypatch.setattr(cpp_files, "cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(cpp_files.inductor, "cache_dir", lambda: str(tmp_path))
     path, digest = cpp_files.write_code(b"code", "k", ".host")
     before = os.stat(path).st_ino
     assert cpp_files.write_code(b"code", "k", ".host") == (path, digest)

@@ -1,5 +1,5 @@
-"""Graph inputs that begin inside their storage: compiled code writes to and reads from their views
-where eager does.
+"""Graph inputs that do not begin at the start of their storage: compiled code reads and writes the
+same elements through their views as eager.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def values(offset: int) -> torch.Tensor:
 def test_views_of_an_input_are_taken_where_they_are(
     program: Program, dynamic: bool, unique: str
 ) -> None:
-    """Torch 2.11 counts their offsets from where the input begins; one compilation serves all
-    offsets where nothing else depends on them.
+    """torch 2.11 counts their offsets from the start of the input. One compilation serves all
+    offsets if nothing else depends on them.
     """
 
     def write(target: torch.Tensor, source: torch.Tensor) -> None:

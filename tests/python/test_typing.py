@@ -1,5 +1,5 @@
-"""Type checkers see opaq's types: mypy on two files as users write them, one right and one with
-mistakes.
+"""Type checkers use opaq's types: runs mypy on two files as users write them, one right and one
+with mistakes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ shift.register_autograd(None, setup_contxt=None)  # wrong: setup_contxt
 text: str = shift(1)  # wrong: int
 """
 
-# torch is not read: checking it takes a minute, and what is looked for here does not need it.
+# mypy does not read torch, which would take a minute and is not needed here.
 CONFIGURATION = """
 [mypy]
 follow_imports = silent
@@ -110,8 +110,8 @@ def test_mypy_finds_misspelled_names_and_nothing_in_a_right_file(tmp_path: pathl
 
 
 def show_to_mypy(folder: pathlib.Path) -> None:
-    """mypy runs no import hooks, by which an editable install works: there it gets the package as
-    links to its parts.
+    """An editable install works by import hooks, which mypy does not run: for it, this makes the
+    package as links to its parts.
     """
     package = pathlib.Path(opaq.__file__).parent
     if package.name != "opaq":

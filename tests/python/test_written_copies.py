@@ -1,5 +1,5 @@
-"""An argument that an op writes in a row-major copy: in compiled code the copy is carried back into
-the argument's own memory, in its strides.
+"""A written argument of which an op gets a row-major copy: compiled code copies the result back to
+the argument, whose strides stay.
 """
 
 from __future__ import annotations
