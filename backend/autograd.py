@@ -94,11 +94,10 @@ class Gradient:
             lost = [name for name in self._writes if _differentiable(values[name])]
             if lost:
                 raise _runtime.LaunchError(
-                    f"{self.name} writes to {_names(lost)} what depends on {_names(needing)}, "
-                    "which requires grad, but it has no gradient; declare it "
+                    f"{self.name} writes values to {_names(lost)} that depend on "
+                    f"{_names(needing)}, which requires grad, but it has no gradient; declare it "
                     f"with {self._declare}, say that none flows with "
-                    f"{self._declare.replace('...', 'None')}, or call the op under "
-                    "torch.no_grad()"
+                    f"{self._declare.replace('...', 'None')}, or call the op under torch.no_grad()"
                 )
         if len(set(self.written) - set(self._returned)) + self._returns > 1:
             self._check_views(values)

@@ -167,8 +167,8 @@ class Check {
       const Span output = contract::extent(call_.args[i].tensor);
       for (size_t j = 0; j < i; ++j) {
         if (!is_tensor(j) || !output.overlaps(contract::extent(call_.args[j].tensor))) continue;
-        violated(symbol(i) + " lies in the memory of " + symbol(j) +
-                 ", which no op of opaq declares; a result must have memory of its own");
+        violated(symbol(i) + " shares memory with " + symbol(j) +
+                 "; a result must have memory of its own");
       }
     }
   }
@@ -186,7 +186,7 @@ class Check {
       if (!holds)
         violated("requirement `" + requirement.text() + "` of " + running() +
                  " does not hold at the launch" + why +
-                 "; another implementation had to be chosen");
+                 "; another implementation should have been chosen");
     }
   }
 

@@ -78,7 +78,7 @@ std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbo
     if (!call.is_strided(symbol)) continue;
     const TensorView& tensor = call.args[symbol].tensor;
     reasons.push_back(symbols[symbol].name +
-                      " must be contiguous, since its strides are read nowhere; its shape is " +
+                      " must be contiguous, since no expression reads its strides; its shape is " +
                       tuple(tensor.sizes, tensor.dim) + " with strides " +
                       tuple(tensor.strides, tensor.dim));
   }

@@ -183,7 +183,8 @@ int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
   const bool equality = op == Op::Eq || op == Op::Ne;
   if (!equality || type(a) != type(b) || type(a) == Type::Tensor) {
     const std::string expected =
-        equality ? "two of int, float, bool, dtype, str or int[] that are alike" : "int or float";
+        equality ? "two values of the same type: int, float, bool, dtype, str or int[]"
+                 : "int or float";
     source_.error(at, of + " cannot compare " + type_name(a) + " with " + type_name(b) +
                           "; expected " + expected);
   }
@@ -209,8 +210,8 @@ int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t 
   expect(condition, Type::Bool, "the condition of 'if'");
   if (type(yes) != type(no)) {
     if (!is_number(type(yes)) || !is_number(type(no))) {
-      source_.error(at, "the two values of 'if' and 'else' must be alike, found " + type_name(yes) +
-                            " and " + type_name(no));
+      source_.error(at, "the two values of 'if' and 'else' must have the same type, found " +
+                            type_name(yes) + " and " + type_name(no));
     }
   }
   const int32_t integer_yes = as_integer(yes), integer_no = as_integer(no);

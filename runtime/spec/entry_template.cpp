@@ -82,7 +82,7 @@ std::string EntryTemplate::fill(const std::vector<int64_t>& values, DeviceType t
           fail(ErrorKind::Launch, "entry '" + text() + "': {" + template_args[i].text() + "} is " +
                                       std::string(name(dtype)) + ", which has no type in " +
                                       (target == DeviceType::CUDA ? "CUDA C++" : "host C++") +
-                                      "; keep it out by requires, or give an implementation whose "
+                                      "; exclude it with requires, or give an implementation whose "
                                       "kernel takes the bytes as uint8_t*");
         }
         filled += type;

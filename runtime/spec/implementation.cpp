@@ -146,7 +146,8 @@ class ImplementationParser {
     if (args.empty() && text_.device == "cuda") {
       std::vector<std::string> names;
       for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);
-      scope_.fail("args", "empty; list what it is called with, in order, out of " + join(names));
+      scope_.fail("args", "empty; list the arguments of the function, in order; available are " +
+                              join(names));
     }
     for (size_t i = op_.schema.args.size(); i < scope_.symbols.size(); ++i) {
       const auto passes = [&](const Expr& arg) {

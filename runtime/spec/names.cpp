@@ -60,7 +60,7 @@ std::string why_not_value_name(std::string_view name) {
            std::string(name) + "_'";
   }
   if (name == "opaq" || name.starts_with("opaq_"))
-    return "is a name that generated code uses; choose another, without opaq in front";
+    return "is a name that generated code uses; choose one that does not begin with opaq";
   return "";
 }
 

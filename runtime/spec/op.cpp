@@ -43,7 +43,7 @@ class OutputParser {
     check_strides(rule);
     rule.partial = text.partial;
     rule.device_of = !device.empty()
-                         ? tensor_argument(device, "device", "name a tensor that is always there")
+                         ? tensor_argument(device, "device", "name a tensor that is not optional")
                      : like_index >= 0 ? like_index
                                        : first_tensor();
     return rule;
@@ -60,7 +60,7 @@ class OutputParser {
 
   int tensor_argument(std::string_view name, const char* field, const char* if_optional) const {
     const std::vector<std::string> names = tensor_names();
-    const std::string choices = names.empty() ? "the op has no tensor argument that is always there"
+    const std::string choices = names.empty() ? "the op has no tensor argument that is not optional"
                                               : "tensor arguments are " + join(names);
     const std::string given = "'" + std::string(name) + "'";
     const int index = schema_.index_of(name);
@@ -85,7 +85,7 @@ class OutputParser {
     }
     scope_.fail(
         "device",
-        "no tensor argument is always there to share a device with; give the op a Tensor argument");
+        "an output takes its device from a tensor argument that is not optional; give the op one");
   }
 
   std::vector<Expr> parse_sizes(std::string_view text, const char* field) const {

@@ -128,18 +128,19 @@ TEST(ExprError, Types) {
   EXPECT_EQ(reason("1 if n else 2"),
             "the condition of 'if' takes bool, found int; compare it, as in '... != 0'");
   EXPECT_EQ(reason("n if flag else mode"),
-            "the two values of 'if' and 'else' must be alike, found int and str");
+            "the two values of 'if' and 'else' must have the same type, found int and str");
   EXPECT_EQ(reason("x.dtype < float16"),
             "'<' cannot compare dtype with dtype; expected int or float");
   EXPECT_EQ(reason("x.dtype == 'float16'"),
-            "'==' cannot compare dtype with str; expected two of int, float, bool, dtype, str or "
-            "int[] that are alike");
-  EXPECT_EQ(reason("x == weight"),
-            "'==' cannot compare Tensor with Tensor; expected two of int, float, bool, dtype, str "
-            "or int[] that are alike");
+            "'==' cannot compare dtype with str; expected two values of the same type: int, float, "
+            "bool, dtype, str or int[]");
+  EXPECT_EQ(
+      reason("x == weight"),
+      "'==' cannot compare Tensor with Tensor; expected two values of the same type: int, float, "
+      "bool, dtype, str or int[]");
   EXPECT_EQ(reason("x.dtype in (float16, 3)"),
-            "'==' cannot compare dtype with int; expected two of int, float, bool, dtype, str or "
-            "int[] that are alike");
+            "'==' cannot compare dtype with int; expected two values of the same type: int, float, "
+            "bool, dtype, str or int[]");
   EXPECT_EQ(
       reason("n in dims"),
       "found 'dims', expected the values in parentheses, as in 'x.dtype in (float16, bfloat16)'");

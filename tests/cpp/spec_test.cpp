@@ -138,14 +138,14 @@ TEST(OutputRule, RefusesWhatCannotSupplyIt) {
                  "arguments are x, cache");
   EXPECT_REFUSED(
       rule_of({.like = "x", .device = "bias"}),
-      "device of mylib::f, output 'y': 'bias' may be None; name a tensor that is always there");
+      "device of mylib::f, output 'y': 'bias' may be None; name a tensor that is not optional");
   EXPECT_REFUSED(rule_of({.like = "x", .device = "device"}),
                  "'device' is of type Device; expected a tensor argument");
   EXPECT_REFUSED(rule_of({.like = "x", .device = "cuda"}),
                  "device of mylib::f, output 'y': no argument is named 'cuda'");
   EXPECT_REFUSED(rule_of({.shape = "4", .dtype = "int32"}, "m::f(int n, Tensor? t) -> Tensor"),
-                 "device of m::f, output 'out': no tensor argument is always there to share a "
-                 "device with; give the op a Tensor argument");
+                 "device of m::f, output 'out': an output takes its device from a tensor argument "
+                 "that is not optional; give the op one");
 }
 
 TEST(OutputRule, RefusesIncompleteAndIllTypedRules) {
@@ -346,10 +346,10 @@ TEST(Implementation, RefusesWhatIsMissing) {
   EXPECT_REFUSED(
       cuda_with([](auto& t) { t.entry = " "; }),
       "entry of mylib::f, implementation 'cuda': not given; name the function that is called");
-  EXPECT_REFUSED(cuda_with([](auto& t) { t.args = ""; }),
-                 "args of mylib::f, implementation 'cuda': empty; list what it is called with, in "
-                 "order, out of x, bias, cache, n, eps, "
-                 "mode, dtype, device, pad, y");
+  EXPECT_REFUSED(
+      cuda_with([](auto& t) { t.args = ""; }),
+      "args of mylib::f, implementation 'cuda': empty; list the arguments of the "
+      "function, in order; available are x, bias, cache, n, eps, mode, dtype, device, pad, y");
   EXPECT_REFUSED(cuda_with([](auto& t) { t.args = "x, eps"; }),
                  "output 'y' is not among them, so that nothing would write it; pass it");
   EXPECT_REFUSED(cuda_with([](auto& t) { t.args = "x, y.numel()"; }),

@@ -230,8 +230,8 @@ def test_writing_what_depends_on_a_gradient_is_refused_without_a_formula(unique:
     x, scratch = torch.ones(2, requires_grad=True), torch.zeros(2)
     with pytest.raises(
         opaq.LaunchError,
-        match=rf"{unique} writes to `scratch` what depends on `x`, which requires grad, but it "
-        r"has no gradient; declare",
+        match=rf"{unique} writes values to `scratch` that depend on `x`, which requires grad, but "
+        r"it has no gradient; declare",
     ):
         op(x, scratch)
     op.backward(None)
@@ -510,14 +510,14 @@ def test_functions_that_return_what_they_write(unique: str, compiled: bool) -> N
     z = torch.ones(2, requires_grad=True)
     with pytest.raises(
         RuntimeError,
-        match=f"{unique}_ writes to `x` what depends on `y`, which requires grad, but it has no "
-        "gradient",
+        match=f"{unique}_ writes values to `x` that depend on `y`, which requires grad, but it has "
+        "no gradient",
     ):
         form(lambda x, y: add_(x * 1, y * 1))(x, z)
     with pytest.raises(
         RuntimeError,
-        match=f"{unique}_out writes to `out` what depends on `x`, which requires grad, but it "
-        "has no gradient",
+        match=f"{unique}_out writes values to `out` that depend on `x`, which requires grad, but "
+        "it has no gradient",
     ):
         form(lambda x, y, out: add_out(x * 1, y, out=out))(z, y, out)
     add_.register_autograd(lambda ctx, grad: (grad, grad))

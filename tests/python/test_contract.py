@@ -158,7 +158,7 @@ def test_a_result_in_the_memory_of_an_argument(unique: str) -> None:
     launch, x = launch_object(made(unique, "twice")), torch.ones(8)
     with pytest.raises(
         opaq.ContractError,
-        match="result `y` lies in the memory of argument `x`, which no op of opaq declares",
+        match="result `y` shares memory with argument `x`; a result must have memory of its own",
     ):
         launch(x[:4], x[2:6], laid_out=(None, None))
 

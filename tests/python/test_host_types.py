@@ -143,7 +143,7 @@ def test_a_type_that_cpp_lacks_is_refused_by_name() -> None:
     x = torch.zeros(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     with pytest.raises(
         Exception,
-        match="float4_e2m1fn_x2, which has no type in host C\\+\\+; keep it out by requires",
+        match="float4_e2m1fn_x2, which has no type in host C\\+\\+; exclude it with requires",
     ):
         op(x)
     op.cuda(
