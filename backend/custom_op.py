@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import torch
 
-from . import _runtime, autograd, given, lowering
+from . import _runtime, autograd, lowering, validate
 from .lowering.compat import pytorch
 from .op import declaring
 
@@ -101,7 +101,7 @@ def custom_op(
     arguments (see `written` of opaq.Op.backward) and takes None for "no gradient flows through it",
     and a call that would lose a gradient is an error. Raises opaq.DeclarationError.
     """
-    where = f"opaq.custom_op({given.text('opaq.custom_op(...)', 'name', name)!r})"
+    where = f"opaq.custom_op({validate.text('opaq.custom_op(...)', 'name', name)!r})"
     if mutates_args != "unknown":
         # torch.library.custom_op takes names in any container; of a str it would take each letter
         written = (
@@ -109,10 +109,10 @@ def custom_op(
             if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable)
             else list(mutates_args)
         )
-        given.texts(where, "mutates_args", written)
+        validate.texts(where, "mutates_args", written)
 
     def make(function: Callable[..., Any]) -> Any:
-        given.function(where, "fn", function, "a Python function of the op's arguments")
+        validate.function(where, "fn", function, "a Python function of the op's arguments")
         with declaring:
             return declare(function)
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 
 import torch
 
-from . import _runtime, autograd, given, lowering
+from . import _runtime, autograd, lowering, validate
 from .fake import make_fake
-from .given import File
 from .lowering.compat import pytorch
 from .reference import define_reference
 from .rules import Output
+from .validate import File
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -61,7 +61,7 @@ def op(
     Repeating a declaration returns the same operator. Raises opaq.DeclarationError, which says what
     was given, what is accepted, and the nearest valid name.
     """
-    given.text("opaq.op(...)", "schema", schema)
+    validate.text("opaq.op(...)", "schema", schema)
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
     if effects not in (None, "ordered"):
         raise _runtime.DeclarationError(
@@ -70,7 +70,7 @@ def op(
         )
     texts = _output_texts(where, outputs)
     with declaring:
-        name = _runtime.declare(schema, texts, given.flag(where, "replace", replace))
+        name = _runtime.declare(schema, texts, validate.flag(where, "replace", replace))
         known = _ops.get(name)
         if effects:
             _refuse_effects_of_writes(_runtime.describe(name))
@@ -111,7 +111,7 @@ def _output_texts(
     if not isinstance(rules, Mapping) or not all(
         isinstance(key, str) and isinstance(rule, Output) for key, rule in rules.items()
     ):
-        given.refuse(
+        validate.refuse(
             where,
             "outputs",
             outputs,
@@ -262,14 +262,14 @@ class Op(_Callable):
             kind="binary" if binary is not None else "source",
             code=code,
             file=path,
-            grid=given.expressions(where, "grid", grid),
-            block=given.expressions(where, "block", block),
-            cluster=given.expressions(where, "cluster", cluster),
-            shared=given.expressions(where, "shared", shared),
-            options=given.texts(where, "options", options),
-            include_dirs=given.folders(where, "include_dirs", include_dirs),
-            cooperative=given.flag(where, "cooperative", cooperative),
-            programmatic=given.flag(where, "programmatic", programmatic),
+            grid=validate.expressions(where, "grid", grid),
+            block=validate.expressions(where, "block", block),
+            cluster=validate.expressions(where, "cluster", cluster),
+            shared=validate.expressions(where, "shared", shared),
+            options=validate.texts(where, "options", options),
+            include_dirs=validate.folders(where, "include_dirs", include_dirs),
+            cooperative=validate.flag(where, "cooperative", cooperative),
+            programmatic=validate.flag(where, "programmatic", programmatic),
         )
 
     def cpu(
@@ -300,8 +300,8 @@ class Op(_Callable):
             kind="source",
             code=code,
             file=path,
-            options=given.texts(where, "options", options),
-            include_dirs=given.folders(where, "include_dirs", include_dirs),
+            options=validate.texts(where, "options", options),
+            include_dirs=validate.folders(where, "include_dirs", include_dirs),
         )
 
     def _implement(
@@ -322,12 +322,12 @@ class Op(_Callable):
         """
         where = where or self.name
         implementation |= {
-            "name": given.text(where, "name", name),
+            "name": validate.text(where, "name", name),
             "device": device,
-            "entry": given.text(where, "entry", entry),
-            "args": given.expressions(where, "args", args),
-            "requires": given.conditions(where, "requires", requires),
-            "priority": given.number(where, "priority", priority),
+            "entry": validate.text(where, "entry", entry),
+            "args": validate.expressions(where, "args", args),
+            "requires": validate.conditions(where, "requires", requires),
+            "priority": validate.number(where, "priority", priority),
         }
         _runtime.implement(self.name, implementation, False)
         self._changed()
@@ -337,7 +337,7 @@ class Op(_Callable):
         """Decorator for the op written in PyTorch. It runs when no implementation fits, and tests
         compare with it.
         """
-        given.function(
+        validate.function(
             f"{self.name}: .reference(...)",
             "function",
             function,
@@ -381,31 +381,31 @@ class Op(_Callable):
         if isinstance(formula, Op):
             formula = formula.name
         if isinstance(formula, str):
-            given.text(where, "formula", formula)
+            validate.text(where, "formula", formula)
             if setup_context is not None:
-                given.refuse(
+                validate.refuse(
                     where,
                     "setup_context",
                     setup_context,
                     f"none with a backward op, here {formula}; leave it out",
                 )
-            saves = None if saves is None else given.names(where, "saves", saves)
+            saves = None if saves is None else validate.names(where, "saves", saves)
         else:
             if formula is not None:
                 expected = (
                     "the name of a backward op, the op itself, a function (ctx, "
                     "*grads), or None for no gradient"
                 )
-                given.function(where, "formula", formula, expected)
+                validate.function(where, "formula", formula, expected)
             if saves is not None:
-                given.refuse(
+                validate.refuse(
                     where,
                     "saves",
                     saves,
                     "none with a function, which saves in setup_context; leave it out",
                 )
             if setup_context is not None:
-                given.function(
+                validate.function(
                     where, "setup_context", setup_context, "a function (ctx, inputs, output)"
                 )
         if isinstance(formula, str):
@@ -504,7 +504,7 @@ def _code(where: str, source: object, binary: object = None) -> tuple[str | byte
         raise _runtime.DeclarationError(
             f"{where}: takes {accepted}; got {'none' if source is None else 'both'}"
         )
-    code = given.source(where, source) if source is not None else given.binary(where, binary)
+    code = validate.source(where, source) if source is not None else validate.binary(where, binary)
     if not isinstance(code, File):
         return code, ""
     try:

@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from . import _runtime, given
+from . import _runtime, validate
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def split(
     ours = {option.name: option.default for option in OPTIONS}
     theirs = {}
     if not isinstance(options, dict) or not all(isinstance(key, str) for key in options):
-        given.refuse(
+        validate.refuse(
             'torch.compile(backend="opaq")', "options", options, "a dict of options by name"
         )
     for key, value in options.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import given, lowering
+from . import lowering, validate
 
 
 def package(
@@ -35,20 +35,20 @@ def package(
     """
     where = "opaq.package(...)"
     if not isinstance(exported, torch.export.ExportedProgram):
-        given.refuse(
+        validate.refuse(
             where,
             "exported",
             exported,
             "an exported program; write torch.export.export(model, args)",
         )
     if not isinstance(path, (str, os.PathLike)) or not str(path).endswith(".pt2"):
-        given.refuse(where, "path", path, "the path of the file to write, which ends in .pt2")
+        validate.refuse(where, "path", path, "the path of the file to write, which ends in .pt2")
     if inductor_configs is not None and not isinstance(inductor_configs, dict):
-        given.refuse(where, "inductor_configs", inductor_configs, "a dict of Inductor's options")
+        validate.refuse(where, "inductor_configs", inductor_configs, "a dict of Inductor's options")
     options = {
-        "archs": tuple(given.texts(where, "archs", archs)),
-        "ptx": given.flag(where, "ptx", ptx),
-        "strict": given.flag(where, "strict", strict),
+        "archs": tuple(validate.texts(where, "archs", archs)),
+        "ptx": validate.flag(where, "ptx", ptx),
+        "strict": validate.flag(where, "strict", strict),
     }
     lowering.activate()
     from .lowering.compat.inductor import inductor

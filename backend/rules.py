@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .given import File, expressions, flag, refuse
+from .validate import File, expressions, flag, refuse
 
 
 @dataclass(frozen=True)

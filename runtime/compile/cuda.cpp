@@ -8,9 +8,9 @@
 #include <thread>
 
 #include "base/error.h"
-#include "base/flights.h"
 #include "base/settings.h"
 #include "base/sha256.h"
+#include "base/single_flight.h"
 #include "base/wait.h"
 #include "cache/cache.h"
 #include "compile/image.h"
@@ -30,8 +30,8 @@ namespace {
 constexpr std::string_view kFormat =
     "opaq cuda image 3";  // changes when the same request would give other bytes or another record
 
-Flights<Image>& flights() {
-  static Flights<Image>& instance = *new Flights<Image>(
+SingleFlight<Image>& compilations() {
+  static SingleFlight<Image>& instance = *new SingleFlight<Image>(
       /*keep=*/false);  // never destroyed: threads may compile while the process exits
   return instance;
 }
@@ -246,7 +246,7 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request) {
                                             sources.unknown);
     return image;
   }
-  return flights().run(key, [&]() -> std::shared_ptr<const Image> {
+  return compilations().run(key, [&]() -> std::shared_ptr<const Image> {
     if (auto image = from_disk(job, key)) {
       image->sources = sources.digest;
       return image;

@@ -10,10 +10,10 @@
 #include <fstream>
 
 #include "base/error.h"
-#include "base/flights.h"
 #include "base/settings.h"
 #include "base/sha256.h"
 #include "base/shared_state.h"
+#include "base/single_flight.h"
 #include "cache/cache.h"
 #include "compile/image.h"
 #include "diagnostics.h"
@@ -77,9 +77,9 @@ template <class R, class... P> unsigned parameter(R (*)(P...), unsigned index, c
 )";
 constexpr unsigned kEnumFlag = 1u << 30;
 
-Flights<HostFunction>& flights() {
-  static Flights<HostFunction>& instance =
-      *new Flights<HostFunction>(/*keep=*/true);  // what is loaded stays loaded: once is enough
+SingleFlight<HostFunction>& compilations() {
+  static SingleFlight<HostFunction>& instance = *new SingleFlight<HostFunction>(
+      /*keep=*/true);  // what is loaded stays loaded: once is enough
   return instance;
 }
 
@@ -396,7 +396,7 @@ std::shared_ptr<const HostFunction> compile_host(const HostRequest& request) {
   };
   if (!sources.unknown.empty()) return with_sources(compile_and_load(job, closure, ""));
   const std::string key = key_of(job, sources);
-  return flights().run(key, [&]() -> std::shared_ptr<const HostFunction> {
+  return compilations().run(key, [&]() -> std::shared_ptr<const HostFunction> {
     if (auto function = from_disk(job, key)) return with_sources(std::move(function));
     return with_sources(compile_and_load(job, closure, key));
   });

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "base/counter.h"
-#include "base/flights.h"
+#include "base/single_flight.h"
 #include "instance.h"
 #include "launch/launch.h"
 
@@ -69,14 +69,14 @@ struct PreparedLaunch::State {
   std::array<PerDevice, kMaxDevices> devices_;
 
   using Key = std::pair<int32_t, TemplateArgs>;  // device index
-  Flights<Instance, Key> in_progress_{
+  SingleFlight<Instance, Key> in_progress_{
       /*keep=*/false};   // each is made by one thread; others wait for it
   std::string sources_;  // of all that is compiled here: kernels of one implementation never come
                          // from different versions of a header; guarded by shared_state()
   // By entry and arch; each is compiled or loaded once, and serves every device of its arch.
   using ImageKey = std::pair<std::string, std::string>;
-  Flights<Image, ImageKey> images_{/*keep=*/true};
-  Flights<Module, ImageKey> modules_{/*keep=*/true};
+  SingleFlight<Image, ImageKey> images_{/*keep=*/true};
+  SingleFlight<Module, ImageKey> modules_{/*keep=*/true};
 };
 
 }  // namespace opaq

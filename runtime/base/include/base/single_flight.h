@@ -18,10 +18,10 @@
 namespace opaq {
 
 template <class T, class Key = std::string>
-class Flights {
+class SingleFlight {
  public:
   // keep: whether to keep results for later callers, too; errors are never kept.
-  explicit Flights(bool keep) : keep_(keep) {}
+  explicit SingleFlight(bool keep) : keep_(keep) {}
 
   // Throws what `make` throws; and Interrupted, if `make` or the wait for another thread is
   // interrupted. If the thread that does the work is interrupted, one that waits takes over.
@@ -33,7 +33,7 @@ class Flights {
       std::shared_future<Outcome> theirs;
       {
         std::lock_guard lock(shared_state());
-        auto [it, mine] = flights_.try_emplace(key);
+        auto [it, mine] = works_.try_emplace(key);
         // Work that the parent of a fork has begun will never be done by a thread of this process.
         if (mine || (it->second.pid != pid && !it->second.done)) {
           it->second = {promise.get_future().share(), pid, false};
@@ -77,7 +77,7 @@ class Flights {
     std::exception_ptr other;
     bool abandoned = false;
   };
-  struct Flight {
+  struct Work {
     std::shared_future<Outcome> outcome;
     pid_t pid = 0;
     bool done = false;
@@ -101,14 +101,14 @@ class Flights {
   void land(const Key& key, bool keep) {
     std::lock_guard lock(shared_state());
     if (keep) {
-      flights_[key].done = true;
+      works_[key].done = true;
     } else {
-      flights_.erase(key);
+      works_.erase(key);
     }
   }
 
   const bool keep_;
-  std::map<Key, Flight> flights_;  // guarded by shared_state()
+  std::map<Key, Work> works_;  // guarded by shared_state()
 };
 
 }  // namespace opaq
