@@ -193,7 +193,7 @@ def test_a_dropped_copy(unique: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert f"{unique} (node op" in text and "in program" in text
     assert (
         "argument `z` after the call is " in text
-        and "that the op gives when it is run alone on what the traced graph gives it" in text
+        and "that the op gives when it is run by itself on what the traced graph gives it" in text
     )
 
 

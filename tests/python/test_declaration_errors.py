@@ -157,7 +157,7 @@ def test_source_that_is_no_text(unique: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "k.cu").write_bytes(b"\x7fELF\xff\xfe")
     with pytest.raises(
         opaq.DeclarationError,
-        match=r"k\.cu is not UTF-8 text: byte 4; a compiled kernel is given as binary=",
+        match=r"k\.cu is not UTF-8 text: byte 4; give a compiled kernel as binary=",
     ):
         declare(unique).cuda(source=opaq.file(tmp_path / "k.cu"), entry="k", args="y")
     with pytest.raises(opaq.DeclarationError, match=r"takes either source= or binary=; got both"):

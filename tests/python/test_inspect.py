@@ -74,7 +74,7 @@ def package(op: opaq.Op, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, 
     lowering.activate()
     from opaq.lowering import cpp_files
 
-    monkeypatch.setattr(cpp_files, "cache_dir", lambda: str(folder))
+    monkeypatch.setattr(cpp_files.inductor, "cache_dir", lambda: str(folder))
     with lowering.options.use(archs=archs):
         wrapper_source(lambda y: op.overload(y), (4096,), package=True)
     with zipfile.ZipFile(folder / "model.pt2", "w") as archive:

@@ -391,6 +391,6 @@ def test_code_is_written_where_no_whole_file_is(
     with pytest.raises(OSError, match="cannot be read"):
         cpp_files.check_code(path, digest, "mylib::k")
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(cpp_files, "cache_dir", lambda: str(tmp_path / "file"))
+    monkeypatch.setattr(cpp_files.inductor, "cache_dir", lambda: str(tmp_path / "file"))
     with pytest.raises(opaq.MissingError, match="set TORCHINDUCTOR_CACHE_DIR"):
         cpp_files.write_code(b"code", "k", ".host")
