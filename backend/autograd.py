@@ -34,13 +34,13 @@ class Gradient:
         self._writes = pytorch.written_names(overload)
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)
-        self.formula: ByName | ByFunction | None = None
+        self.formula: BackwardOp | BackwardFunctions | None = None
         self.constant = False  # whether no gradient flows through the op
 
-    def by_name(self, forward: Op, backward_name: str, saves: str | None) -> None:
-        self.formula, self.constant = ByName(forward, backward_name, saves), False
+    def set_backward_op(self, forward: Op, backward_name: str, saves: str | None) -> None:
+        self.formula, self.constant = BackwardOp(forward, backward_name, saves), False
 
-    def by_function(
+    def set_backward_functions(
         self, backward: Formula | None, setup_context: Formula | None, written: str | None
     ) -> None:
         """written: names of the written arguments whose new values are differentiated; None: those
@@ -67,7 +67,7 @@ class Gradient:
         self.formula, self.constant = (
             (None, True)
             if backward is None
-            else (ByFunction(backward, setup_context, names), False)
+            else (BackwardFunctions(backward, setup_context, names), False)
         )
 
     @property
@@ -197,7 +197,7 @@ def _differentiable(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and (value.is_floating_point() or value.is_complex())
 
 
-class ByName:
+class BackwardOp:
     """Gradient by a backward op. Its arguments: `grad_<output>` is the gradient of an output,
     `grad_<argument>` that of the value which the forward op wrote to the argument, any other is an
     argument or output of the forward op. Its results are `grad_<argument>`, or, without names, the
@@ -317,7 +317,7 @@ class ByName:
         return tuple(by_name.get(name) for name in self._inputs)
 
 
-class ByFunction:
+class BackwardFunctions:
     """Gradient by the Python functions that torch.library.register_autograd takes: backward(ctx,
     *grads), setup_context(ctx, inputs, output).
     """

@@ -207,7 +207,7 @@ def _differentiate(made: Any, name: str) -> None:
             )
             setup_context(ctx=ctx, inputs=inputs[:split], output=output, **named)
 
-        gradient.by_function(backward, setup, written)
+        gradient.set_backward_functions(backward, setup, written)
 
     made.register_autograd = register
 

@@ -409,9 +409,9 @@ class Op(_Callable):
                     where, "setup_context", setup_context, "a function (ctx, inputs, output)"
                 )
         if isinstance(formula, str):
-            self.gradient.by_name(self, formula, saves)
+            self.gradient.set_backward_op(self, formula, saves)
         else:
-            self.gradient.by_function(formula, setup_context, written)
+            self.gradient.set_backward_functions(formula, setup_context, written)
         self._changed()
         return self
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ALIGNMENT = 64  # bytes; of every buffer that Inductor allocates, and every tensor that torch does
 
 
-def arguments(info: OpInfo) -> set[str]:
+def sensitive_arguments(info: OpInfo) -> set[str]:
     """The names of the arguments whose address some requirement reads."""
     return {
         name
@@ -26,7 +26,7 @@ def arguments(info: OpInfo) -> set[str]:
     }
 
 
-def restored(value: Any, traced: torch.Tensor) -> Any:
+def as_aligned_as_traced(value: Any, traced: torch.Tensor) -> Any:
     """The realised value, or a copy of it if its address may be aligned worse than in eager: if the
     argument has memory of its own there, and here it lies at another place in its buffer, or in an
     argument of the graph, whose address is unknown."""

@@ -25,7 +25,7 @@ from opaq import _runtime
 from . import formulas, options, overload_of, python_functions, record
 from .compat import pytorch
 from .compat.inductor import inductor
-from .function_digest import Unknown, digest
+from .function_digest import CannotDigest, digest
 
 # The ops, each with the dispatcher's kernels that its declaration registered.
 Registered = Mapping[str, list[tuple[str, str]]]
@@ -33,7 +33,7 @@ Registered = Mapping[str, list[tuple[str, str]]]
 
 def install(registered: Registered) -> None:
     inductor.on_cache_key(
-        lambda graph_module, traced: key_of(graph_module, registered, traced), Unknown
+        lambda graph_module, traced: key_of(graph_module, registered, traced), CannotDigest
     )
 
 
@@ -44,8 +44,8 @@ def key_of(
     the lowering options, memory layouts, and opaq's own digest; None for a graph without opaque
     ops.
 
-    traced: as in on_cache_key. Raises Unknown, with op and reason, if something that decides the
-    result cannot be digested.
+    traced: as in on_cache_key. Raises CannotDigest, with op and reason, if something that decides
+    the result cannot be digested.
     """
     called = set(_op_names(graph_module))
     found = called & registered.keys()
@@ -135,10 +135,10 @@ def _digest(name: str, registered: Registered, traced: bool) -> str:
         return digest(
             _parts(name, registered, traced), lambda called: _parts(called, registered, traced)
         )
-    except Unknown as error:
+    except CannotDigest as error:
         why = f"{name} is kept in no compile cache: it depends on {error}"
         record.log.info("%s", why)
-        raise Unknown(why) from error
+        raise CannotDigest(why) from error
 
 
 def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
@@ -159,14 +159,14 @@ def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
     elif name in registered:
         sources = _runtime.refresh_sources(name)
         if sources["unknown"]:
-            raise Unknown(
+            raise CannotDigest(
                 f"files that are not known before they are compiled ({sources['unknown']})"
             )
         parts += [_runtime.describe(name)["hash"], sources["digest"]]
     others = sorted((Counter(pytorch.kernels(name)) - Counter(registered.get(name, ()))).elements())
     for key, place in others:
         if not pytorch.is_live(key) and (name in registered or ".py:" in place):
-            raise Unknown(
+            raise CannotDigest(
                 f"a kernel that was registered for {key} at {place}, whose content cannot be seen"
             )
     parts.append(others)

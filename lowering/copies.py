@@ -117,7 +117,9 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
                     _replace(call, tensor)
             if not inductor.is_first_version(call):
                 results = inductor.new_values(call, base.written)
-                inductor.settle_views(graph, call, base.written.key, base.node, base.eager, results)
+                inductor.correct_views(
+                    graph, call, base.written.key, base.node, base.eager, results
+                )
 
 
 def _keep_old_value(graph: torch.fx.Graph, call: torch.fx.Node, base: _Written) -> None:

@@ -4,9 +4,9 @@ It is made without calling anything.
 Of a function it covers the byte code, defaults, captured values, and the globals, attributes of
 modules and imports that its code names, all of them digested in turn; of an object its class and
 state; of a tensor its bytes; of an installed library its version. What cannot be digested with
-certainty (a lock, a file, a CUDA tensor, eval) raises Unknown, and the caller then uses no cache.
-Equal digests mean equal behaviour, also between processes; behaviour may be equal though digests
-differ.
+certainty (a lock, a file, a CUDA tensor, eval) raises CannotDigest, and the caller then uses no
+cache. Equal digests mean equal behaviour, also between processes; behaviour may be equal though
+digests differ.
 """
 
 from __future__ import annotations
@@ -98,24 +98,24 @@ _OF_CLASSES = {
 }
 
 
-class Unknown(Exception):
+class CannotDigest(Exception):
     """Something cannot be digested; the message names it."""
 
 
 def digest(value: Any, op_parts: Callable[[str], Any]) -> str:
     """The SHA-256 of `value`. op_parts(name): an object that is digested for an operator that is
-    called; it may raise Unknown.
+    called; it may raise CannotDigest.
     """
     walk = _Walk(op_parts)
     try:
         walk.visit(value)
         walk.follow_modules()
-    except Unknown:
+    except CannotDigest:
         raise
     except RecursionError:
-        raise Unknown("objects that are nested too deeply") from None
+        raise CannotDigest("objects that are nested too deeply") from None
     except Exception as error:  # raised by code of a user's object
-        raise Unknown(
+        raise CannotDigest(
             f"an object that cannot be looked at ({type(error).__name__}: {error})"
         ) from error
     return walk.hash.hexdigest()
@@ -198,11 +198,11 @@ class _Walk:
                 self.put("global", name)
                 self.visit(value.__globals__[name])
             elif name in _REFUSED:
-                raise Unknown(f"`{value.__qualname__}`, which calls {name}()")
+                raise CannotDigest(f"`{value.__qualname__}`, which calls {name}()")
             else:
                 self.put("builtin" if hasattr(builtins, name) else "absent", name)
         if "import_module" in facts.names:
-            raise Unknown(f"`{value.__qualname__}`, which imports a module by a computed name")
+            raise CannotDigest(f"`{value.__qualname__}`, which imports a module by a computed name")
         for name, level in facts.imports:
             self.imported(value, name, level)
 
@@ -214,7 +214,7 @@ class _Walk:
         if found[0] is None:
             top = absolute.partition(".")[0]
             if top not in sys.stdlib_module_names:
-                raise Unknown(
+                raise CannotDigest(
                     f"`{function.__qualname__}`, which imports {absolute} when it is called; "
                     "import it at the top of its file"
                 )
@@ -243,7 +243,7 @@ class _Walk:
         if content is None:
             file = getattr(sys.modules.get(module or ""), "__file__", None)
             if file is None:
-                raise Unknown(f"code of `{module}`, whose file is not known")
+                raise CannotDigest(f"code of `{module}`, whose file is not known")
             with open(file, "rb") as stream:
                 content = hashlib.sha256(stream.read()).hexdigest()
         self.put(content)
@@ -302,7 +302,7 @@ class _Walk:
         known = self.op_names[id(module)]
         if known is not None:
             if self.computes_names:
-                raise Unknown(
+                raise CannotDigest(
                     "a function that may pick an operator by a computed name (getattr beside "
                     "torch.ops)"
                 )
@@ -382,7 +382,9 @@ class _Walk:
             or value.layout != torch.strided
             or value.device.type not in ("cpu", "meta")
         ):
-            raise Unknown(f"a captured tensor of type {type(value).__name__} on {value.device}")
+            raise CannotDigest(
+                f"a captured tensor of type {type(value).__name__} on {value.device}"
+            )
         self.put(
             "tensor",
             value.dtype,
@@ -398,7 +400,7 @@ class _Walk:
 
     def content(self, address: int, size: int) -> None:
         if size > MOST_BYTES:
-            raise Unknown(
+            raise CannotDigest(
                 f"a captured tensor or array of {size} bytes (up to {MOST_BYTES} are looked at)"
             )
         self.put(ctypes.string_at(address, size) if size else b"")
@@ -406,7 +408,7 @@ class _Walk:
     def instance(self, value: Any) -> None:
         kind = type(value)
         if isinstance(value, _NEVER):
-            raise Unknown(f"an object of type {kind.__module__}.{kind.__qualname__}")
+            raise CannotDigest(f"an object of type {kind.__module__}.{kind.__qualname__}")
         if kind.__module__ == "numpy" and hasattr(value, "__array_interface__"):
             return self.array(value)
         self.put("object")
@@ -421,9 +423,9 @@ class _Walk:
 
     def array(self, value: Any) -> None:
         if value.dtype.hasobject:
-            raise Unknown("a NumPy array of Python objects")
+            raise CannotDigest("a NumPy array of Python objects")
         if value.nbytes > MOST_BYTES:
-            raise Unknown(
+            raise CannotDigest(
                 f"a captured tensor or array of {value.nbytes} bytes (up to {MOST_BYTES} are "
                 "looked at)"
             )
@@ -454,7 +456,7 @@ class _Walk:
                 else value.__reduce_ex__(4)
             )
         except Exception:
-            raise Unknown(f"an object of type {kind.__module__}.{kind.__qualname__}") from None
+            raise CannotDigest(f"an object of type {kind.__module__}.{kind.__qualname__}") from None
         if isinstance(parts, str):
             return self.put(parts)
         for part in parts:

@@ -80,7 +80,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         _nodes(info, overload),
         _written(info),
         decision.contiguous,
-        alignment.arguments(info),
+        alignment.sensitive_arguments(info),
     )
     results = [
         inductor.empty_strided(
@@ -325,7 +325,7 @@ def _through_dispatcher(
         traced,
         _nodes(info, overload),
         _written(info),
-        aligned=alignment.arguments(info),
+        aligned=alignment.sensitive_arguments(info),
     )
     placed = {
         **values,

@@ -100,7 +100,7 @@ def keep_old_values(value: Any, node: Any) -> None:
 def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -> Any:
     value.realize()
     if aligned:
-        value = alignment.restored(value, eager)
+        value = alignment.as_aligned_as_traced(value, eager)
     if contiguous and not inductor.has_row_major(
         eager
     ):  # a dimension of size 1 may have any stride
@@ -219,7 +219,7 @@ def _storage(value: Any) -> Any:
     for a value that is not a tensor.
     """
     while True:
-        value = inductor.holder(value)
+        value = inductor.storage_box(value)
         if not isinstance(value, ir.StorageBox):
             return None
         layout = value.data.layout if isinstance(value.data, ir.Buffer) else None

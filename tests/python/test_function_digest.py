@@ -18,7 +18,7 @@ import torch
 from opaq import lowering
 
 lowering.activate()
-from opaq.lowering.function_digest import Unknown, digest  # noqa: E402  (needs Inductor's adapter)
+from opaq.lowering.function_digest import CannotDigest, digest  # noqa: E402  (needs Inductor's adapter)
 
 
 def no_ops(name: str) -> Any:
@@ -308,7 +308,7 @@ def test_modules_of_the_user_count_by_what_is_looked_up_in_them(
     ],
 )
 def test_what_cannot_be_told_is_said(source: str, names: str) -> None:
-    with pytest.raises(Unknown, match=names.replace("(", r"\(").replace(")", r"\)")):
+    with pytest.raises(CannotDigest, match=names.replace("(", r"\(").replace(")", r"\)")):
         of(source)
 
 

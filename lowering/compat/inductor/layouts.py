@@ -77,7 +77,7 @@ class Layouts(Views):
 
     # ---- buffers ---------------------------------------------------------------------------------
 
-    def holder(self, value: Any) -> Any:
+    def storage_box(self, value: Any) -> Any:
         """Inductor's StorageBox of a tensor, which is the same for all views of it; any other value
         itself.
         """
@@ -114,7 +114,7 @@ class Layouts(Views):
         give `target` new memory with other strides instead.)
         """
         target.realize()
-        self.holder(target).freeze_layout()
+        self.storage_box(target).freeze_layout()
         ir.MutationLayoutSHOULDREMOVE.realize_into(source, target.data)
 
     def lay_out_as_traced(self, value: Any, node: Any) -> None:
@@ -122,7 +122,7 @@ class Layouts(Views):
         chooses the order of strides that the buffer has in the traced graph, so that views of it
         have the traced strides too."""
         value.realize()
-        buffer = self.holder(value).data
+        buffer = self.storage_box(value).data
         fake = self.viewed(node).meta.get("val") if isinstance(node, torch.fx.Node) else None
         if (
             isinstance(fake, torch.Tensor)

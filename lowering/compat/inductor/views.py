@@ -45,7 +45,7 @@ class Views:
                 kwargs["storage_offset"] = self._plus(graph, kwargs["storage_offset"], moved)
         return self.insert_call(graph, view.target, value, *args, **kwargs)
 
-    def settle_views(
+    def correct_views(
         self,
         graph: Any,
         call: Any,
