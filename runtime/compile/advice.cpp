@@ -1,4 +1,4 @@
-// Tables of headers and names, and the complaints that they answer.
+// Tables of headers and names, and the compiler errors for which they have advice.
 #include "advice.h"
 
 #include <algorithm>
@@ -25,8 +25,8 @@ constexpr std::string_view kNoContainers =
 constexpr std::string_view kNoInclude =
     "what device code can use of it needs no include: leave the line out";
 
-// Headers of the standard library, by their C++ names: the one of CCCL that stands in for it, or
-// why there is none. Where the CCCL in use is older than the header, `why` is what remains.
+// Headers of the standard library, by their C++ names: the one of CCCL to use instead, or why there
+// is none (also said if the CCCL in use is older than its header).
 struct Standard {
   std::string_view names, instead, why;
 };
@@ -53,13 +53,12 @@ constexpr Standard kStandard[] = {
      "", "device code has no counterpart"},
 };
 
-// Names that no header has been included for. What is said of one holds for each CCCL since that of
-// CUDA 12.4: where they differ, a name has several rows, of which the first counts whose header is
-// there.
+// Names whose header is not included. The advice is right for every CCCL since that of CUDA 12.4:
+// if versions differ, a name has several rows, and the first whose header exists is used.
 struct Name {
-  std::string_view names;    // a '*' at its end stands for any letters
-  std::string_view header;   // brings it; "" where none is needed for what to write instead
-  std::string_view instead;  // what to write, where that is not the name itself
+  std::string_view names;    // a '*' at the end stands for any letters
+  std::string_view header;   // that defines it; "" if `instead` needs none
+  std::string_view instead;  // what to write in place of the name; may be ""
 };
 constexpr Name kNames[] = {
     {"INFINITY NAN", "cuda/std/cmath", ""},
@@ -118,8 +117,8 @@ constexpr Name kNames[] = {
     {"__shfl_xor", "", "__shfl_xor_sync, whose first argument is the mask of threads"},
 };
 
-// Members of std: what CCCL has in cuda::std, and what CUDA itself has with no include, under the
-// same name ("") or another.
+// Members of std that CCCL has in cuda::std, or that CUDA has without any include, under the same
+// name ("") or another.
 constexpr Name kStdMembers[] = {
     {"max min clamp", "cuda/std/algorithm", ""},
     {"max min", "", ""},
@@ -156,7 +155,7 @@ constexpr std::string_view kNoTorch =
     "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them; keep the kernel in a "
     "source of its own, with pointers and numbers";
 
-// Names that stand before "::".
+// Names that are used before "::".
 constexpr Name kNamespaces[] = {
     {"cub", "cub/block/block_reduce.cuh", "the header of what is used, such as"},
     {"thrust", "thrust/functional.h", "the header of what is used, such as"},
@@ -165,8 +164,8 @@ constexpr Name kNamespaces[] = {
     {"nvcuda wmma", "mma.h", ""},
 };
 
-// What pip calls the holder of a header of NVIDIA's: in CUDA 13, where its version must be the
-// compiler's or not, and in CUDA 12.
+// The pip package of a header of NVIDIA's: for CUDA 13, whether its version must be the compiler's;
+// and for CUDA 12.
 struct Package {
   std::string_view prefixes, name, cuda12, holds;
   bool of_version;
@@ -217,7 +216,7 @@ const Standard* find(std::string_view name) {
   return nullptr;
 }
 
-// The first row whose header is there; where none is, the first one, since it can be installed.
+// The first row whose header exists; if none does, the first row, whose header can be installed.
 const Name* find(std::span<const Name> rows, std::string_view name) {
   const Name* first = nullptr;
   for (const Name& row : rows) {
@@ -228,8 +227,7 @@ const Name* find(std::span<const Name> rows, std::string_view name) {
   return first;
 }
 
-// The folder that holds it, where what pip would install stands already, and so does not hold the
-// header.
+// The folder in which the package that pip would install already is, but without the header.
 std::string folder_of_package(const Package& package) {
   const std::string_view mark = package.name == "nvidia-cuda-cccl"  ? "cuda/std/version"
                                 : package.name == "nvidia-curand"   ? "curand_kernel.h"
@@ -241,7 +239,7 @@ std::string folder_of_package(const Package& package) {
   return "";
 }
 
-// Files beside where the header would be, to suggest one from.
+// Files in the folder where the header would be, among which to suggest one.
 std::vector<std::string> neighbours(const std::string& dir, std::string_view header) {
   std::vector<std::string> names;
   const std::string folder(
@@ -257,7 +255,7 @@ std::vector<std::string> neighbours(const std::string& dir, std::string_view hea
   return names;
 }
 
-// Where to get a header of cuda/std that the CCCL in use is too old for; "" when no CCCL has it.
+// Where to get a header of cuda/std that the CCCL in use is too old for; "" if no CCCL has it.
 std::string newer_cccl(std::string_view header) {
   const auto slash = header.rfind('/') + 1;
   const Standard* row =
@@ -269,7 +267,7 @@ std::string newer_cccl(std::string_view header) {
          "give its folder in include_dirs=";
 }
 
-// `own`: the header may as well be one of the user's own, as in #include "cuda/helpers.cuh".
+// own: whether the header may be the user's, as in #include "cuda/helpers.cuh".
 std::string package_advice(const std::string& header, bool own) {
   for (const Package& package : kPackages) {
     if (!any_word(package.prefixes,

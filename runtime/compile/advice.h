@@ -1,7 +1,7 @@
-// What a user can do about a compiler's complaint of a header or a name that it does not know.
+// Advice on compiler errors about unknown headers and names.
 //
-// Every header, name and package that these functions can advise is tried by
-// tests/python/test_advice.py: headers compile, packages hold the file.
+// tests/python/test_advice.py tries every header, name and package that these functions can advise:
+// headers compile, packages contain the file.
 #pragma once
 
 #include <string>
@@ -9,8 +9,8 @@
 
 namespace opaq {
 
-// For NVRTC's whole log: "\n" and a line for each header that was not found and each name that CUDA
-// sources often expect; "" when there is nothing to say.
+// Advice on a log of NVRTC: "\n" and a line for each header that was not found, and for each
+// unknown name that CUDA sources often use; "" if there is no advice.
 std::string cuda_advice(std::string_view log);
 
 // The same for the log of the host's C++ compiler.

@@ -28,7 +28,7 @@ namespace opaq {
 namespace {
 
 constexpr std::string_view kFormat =
-    "opaq cuda image 3";  // changes when the same request would give other bytes or another record
+    "opaq cuda image 3";  // to be changed if the same request would give another image or record
 
 SingleFlight<Image>& compilations() {
   static SingleFlight<Image>& instance = *new SingleFlight<Image>(
@@ -36,7 +36,7 @@ SingleFlight<Image>& compilations() {
   return instance;
 }
 
-// A request with everything that NVRTC gets spelled out.
+// A request, completed with everything that NVRTC gets.
 struct Job {
   const CudaRequest& request;
   std::string file;  // name in diagnostics; NVRTC looks for #include "..." in its folder, or in the
@@ -62,9 +62,8 @@ void check_arch_text(const std::string& arch, const std::string& file) {
   const std::string_view suffix = rest.substr(digits);
   if (rest.size() == arch.size() || digits < 2 || digits > 3 ||
       !(suffix.empty() || suffix == "a" || suffix == "f")) {
-    fail(ErrorKind::Compile,
-         "architecture '" + arch + "' to compile " + file +
-             " for is none; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
+    fail(ErrorKind::Compile, file + ": unknown architecture '" + arch +
+                                 "'; expected a name like 'sm_90a', 'sm_80' or 'compute_90'");
   }
 }
 
@@ -109,7 +108,8 @@ SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
   hash.field(kFormat)
       .field(job.request.source)
       .field(job.facts.embeds_paths ? job.file : job.basename);
-  // Folders count through what is found in them, so that a moved project finds its images again.
+  // Of folders, only the files found in them are hashed, so that a project that was moved finds its
+  // images again.
   hash.field(std::to_string(job.request.options.size()));
   for (const std::string& option : job.request.options) hash.field(option);
   hash.field(nvrtc_place().identity).field(closure.digest);
@@ -153,7 +153,7 @@ void check_arch_supported(const NvrtcAnswer& told, const Job& job) {
                                arch + "; it supports " + join(names));
 }
 
-// With -v, ptxas keeps errors to itself that it finds late, such as too much shared memory.
+// With -v, ptxas does not print errors that it finds late, such as too much shared memory.
 std::string log_without_verbose(const Job& job) {
   std::vector<std::string> options = job.options;
   std::erase(options, kPtxasVerbose);

@@ -1,4 +1,4 @@
-// Turns compilers' logs into messages in terms of the user's source and entries.
+// Turns compilers' logs into messages about the user's source and entries.
 #include "diagnostics.h"
 
 #include <algorithm>
@@ -62,7 +62,7 @@ std::vector<std::string> names_after(std::string_view source, std::string_view w
   return names;
 }
 
-// NVRTC's log is made of diagnostics with an empty line after each.
+// NVRTC's log consists of diagnostics, each followed by an empty line.
 std::vector<std::string> blocks_of(const std::string& log) {
   std::vector<std::string> blocks;
   std::string block;
@@ -82,7 +82,7 @@ std::vector<std::string> blocks_of(const std::string& log) {
 }
 
 constexpr std::string_view kNameMap =
-    "__nv_name_map(";  // where NVRTC says that name expressions stand
+    "__nv_name_map(";  // the place of name expressions in NVRTC's diagnostics
 constexpr std::string_view kNamePragma = "#pragma nv_mangled_name ";
 
 bool is_count(const std::string& block) {
@@ -143,7 +143,7 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
   if (std::find(kernels.begin(), kernels.end(), name) == kernels.end()) {
     return message + list_kernels(kernels, file) + did_you_mean(name, kernels);
   }
-  // The name is right, so what stands around it is not: NVRTC's first words on it.
+  // The name is right, so the error is in the rest of the entry: NVRTC's first diagnostic of it.
   std::string reason = about_entries.substr(about_entries.find("): ") + 3);
   reason = reason.substr(0, reason.find('\n'));
   return message + "NVRTC says \"" + reason + "\"; " + list_kernels(kernels, file) +

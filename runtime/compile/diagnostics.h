@@ -16,13 +16,13 @@ std::vector<std::string> scan_host_functions(std::string_view source);
 // "k" of "ns::k<float, 4>".
 std::string base_name(std::string_view entry);
 
-// "NVRTC could not compile k.cu for sm_90a:\n<log>"; when the log complains of nothing but an
-// entry: the entry, and the kernels there are.
+// "NVRTC could not compile k.cu for sm_90a:\n<log>". If the only error is about an entry: the
+// entry, and the kernels in the source.
 std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
                          std::string_view source, std::span<const std::string> entries);
 
-// "the host compiler could not compile k.cpp:\n<log>", with the functions there are when the entry
-// is none of them.
+// "the host compiler could not compile k.cpp:\n<log>". If the entry is no function of the source,
+// with the functions in it.
 std::string host_failure(const std::string& file, const std::string& compiler,
                          const std::string& log, std::string_view source, const std::string& entry);
 

@@ -1,4 +1,4 @@
-// Looks at files through stat and reads them whole.
+// Reads stamps and contents of files.
 #include "files.h"
 
 #include <fcntl.h>
@@ -49,8 +49,8 @@ int64_t clock_now() {
 
 bool FileReader::read(const std::string& path, std::string_view& text, Stamp& stamp) {
   text = {};
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK |
-                                          O_NOCTTY);  // a FIFO put here must not hang us
+  const int file = open(
+      path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);  // opening a FIFO must not wait
   if (file < 0) return false;
   struct stat facts{};
   size_t done = 0;

@@ -1,4 +1,4 @@
-// Looks at files: stamps that tell whether a file is still the one that was read, and its text.
+// Reads files, and their stamps, which tell whether a file has changed since it was read.
 #pragma once
 
 #include <cstdint>
@@ -8,22 +8,22 @@
 
 namespace opaq {
 
-// What one look at a path tells. Two looks with equal stamps saw the same content, provided that
-// the stamp was settled at the first.
+// What stat tells of a path. If two stamps are equal, the content was the same, provided that the
+// first one was settled.
 struct Stamp {
   enum class Kind : uint8_t { Absent, File, Other };
   Kind kind = Kind::Absent;
-  // Of a file; times in ns. Edits that restore `modified`, as tools that synchronise folders make
-  // them, show in `changed`.
+  // Times in ns. If an edit restores `modified`, as tools that synchronise folders do, `changed`
+  // still shows it.
   int64_t size = 0, modified = 0, changed = 0;
   uint64_t inode = 0;
 
   bool operator==(const Stamp&) const = default;
-  // False for a file that was written so shortly before `now` that it may be written again without
-  // its times changing.
+  // False if the file was written so shortly before `now` that another write may leave its times
+  // unchanged.
   bool settled(int64_t now) const;
-  // Size and time of modification: what copies of an installation have in common, and so may be
-  // part of a key.
+  // Size and time of modification, which copies of an installation have in common, so that it may
+  // be part of a key.
   std::string text() const;
 };
 

@@ -1,5 +1,5 @@
-// Finds CUDA's and CCCL's headers: beside NVRTC first, since versions then agree, else where the
-// settings say.
+// Finds CUDA's and CCCL's headers: first beside NVRTC, so that versions agree, else in the folders
+// of the settings.
 #include "headers.h"
 
 #include <algorithm>

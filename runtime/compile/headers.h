@@ -11,7 +11,7 @@ namespace opaq {
 // process; empty when there are none.
 const std::vector<std::string>& cuda_header_dirs();
 
-// How NVRTC was installed, which decides what brings a header that is missing beside it.
+// How NVRTC was installed, which decides how to install a missing header.
 struct HeaderOrigin {
   enum class Layout { Cuda13Wheels, Cuda12Wheels, Toolkit } layout;
   std::string version;  // of NVRTC, "13.2"

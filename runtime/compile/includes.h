@@ -1,4 +1,4 @@
-// What a source includes, directly or not: the part of a cache key that stands for headers.
+// The headers that a source includes, directly or indirectly, as a part of the cache key.
 #pragma once
 
 #include <set>
@@ -14,12 +14,13 @@ namespace opaq {
 struct IncludeSearch {
   std::string folder;  // of the source; "." when it has none, since compilers then search the
                        // working folder
-  std::vector<std::string> dirs;     // the user's, in the order in which the compiler gets them
-  std::vector<std::string> toolkit;  // those found by us, searched last; taken as installed once,
-                                     // not edited while the process runs
+  std::vector<std::string> dirs;  // the user's, in the order in which the compiler gets them
+  // Folders of the CUDA toolkit that opaq has found, searched last. Their files are assumed not to
+  // be edited while the process runs.
+  std::vector<std::string> toolkit;
 };
 
-// Over-approximated: every #include and __has_include counts, whatever #if stands around it.
+// A superset of what is read: every #include and __has_include counts, even if #if excludes it.
 struct IncludeClosure {
   std::string digest;    // changes when a header is edited, appears or vanishes
   std::string computed;  // "k.cu: #include MACRO": what the file includes is unknown, so nothing
@@ -33,7 +34,7 @@ struct IncludeClosure {
 IncludeClosure include_closure(std::string_view source, std::string_view file,
                                const IncludeSearch& search, std::span<const std::string> forced);
 
-// One directive as written; exposed for tests.
+// One directive as written; public for tests.
 struct Include {
   std::string name;
   bool quoted = false;

@@ -1,4 +1,4 @@
-// memfd_create and dlopen; a private file where that is not to be had.
+// Uses memfd_create and dlopen, or a private file if that does not work.
 #include "loaded.h"
 
 #include <dlfcn.h>
@@ -25,9 +25,9 @@ bool write_all(int fd, const std::string& bytes) {
   return true;
 }
 
-// The loader takes a path that it has seen before for the library that it has loaded from there,
-// and descriptors' numbers come again. The path therefore differs each time, by "./" and ".//" in
-// the place of the binary digits of a counter.
+// The loader returns the library that it has already loaded if it gets the same path again, and
+// numbers of descriptors are reused. The path therefore differs each time, by "./" and ".//" for
+// the binary digits of a counter.
 std::string path_of(int fd) {
   static std::atomic<uint32_t> serial{0};
   std::string path = "/proc/self/fd/";

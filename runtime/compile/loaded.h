@@ -1,4 +1,4 @@
-// Loads the bytes of a shared library, such that the bytes in hand are the bytes loaded.
+// Loads a shared library from memory, so that no other process can replace the code in between.
 #pragma once
 
 #include <string>

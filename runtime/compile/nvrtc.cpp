@@ -94,7 +94,7 @@ NvrtcPlace search() {
     return place;
   };
 
-  if (!s.nvrtc.empty()) {  // named by the user: nothing else is tried, so that a wrong path is seen
+  if (!s.nvrtc.empty()) {  // set by the user: only this is tried, so that a wrong path is noticed
     if (s.nvrtc.find('/') == std::string::npos) {
       if (auto path = in_loader_path(s.nvrtc)) return accept(*path);
     } else if (fs::exists(s.nvrtc)) {

@@ -1,5 +1,5 @@
-// The NVRTC library: found by its file, and opened by the compile helper alone. Its header is not
-// needed to build.
+// The NVRTC library. This process only finds its file; the compile helper opens it. Building opaq
+// does not need NVRTC's header.
 #pragma once
 
 #include <string>
@@ -7,8 +7,8 @@
 
 namespace opaq {
 
-// The library's file. It is found once per process by looking at folders only, so that a warm start
-// opens nothing.
+// The library's file. It is searched once per process without opening any library, so that a start
+// with cached kernels is fast.
 struct NvrtcPlace {
   std::string path;      // "" when not found
   std::string why_not;   // places searched and what to install
@@ -17,7 +17,7 @@ struct NvrtcPlace {
 };
 const NvrtcPlace& nvrtc_place();
 
-// What NVRTC answers, by way of the compile helper.
+// An answer of NVRTC, from the compile helper.
 struct NvrtcAnswer {
   std::string version;     // "13.0"
   std::vector<int> archs;  // 75, 80, ...; empty when the library cannot tell

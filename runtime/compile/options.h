@@ -1,5 +1,5 @@
-// What a compiler's options say about headers and language, for the cache key; the options
-// themselves are the user's business.
+// What compiler options say about headers and language, for the cache key. The options themselves
+// are not checked.
 #pragma once
 
 #include <span>
@@ -13,7 +13,7 @@ struct OptionFacts {
   std::vector<std::string> forced;  // -include
   std::string standard;             // "c++17"; "" when not given
   bool embeds_paths = false;   // line or debug information: the file's full path is in the image
-  bool ptxas_verbose = false;  // -Xptxas=-v: what the assembler tells is for the user to read
+  bool ptxas_verbose = false;  // -Xptxas=-v: the user wants to see the assembler's output
   bool native = false;         // -march=native: the result depends on this machine's processor
   std::string
       opaque;  // an option that reads more options from a file; nothing may be cached. Else ""

@@ -65,8 +65,7 @@ PrivateFolder::PrivateFolder() {
   std::vector<std::string> reasons;
   for (const std::string& parent : parents) {
     remove_abandoned(parent);
-    // A sweep of another process may take a folder between its making and its locking: then another
-    // is made.
+    // Another process may remove the folder before it is locked; then another one is made.
     for (int attempt = 0; attempt < 20 && lock_ < 0; ++attempt) {
       path_ = parent + "/" + std::string(kPrefix) + "XXXXXX";
       if (mkdtemp(path_.data()) == nullptr) {  // makes it with mode 0700
@@ -77,7 +76,7 @@ PrivateFolder::PrivateFolder() {
       lock_ = lock_folder(path_, problem);
       if (lock_ >= 0 || problem == EWOULDBLOCK || problem == ENOENT) continue;
       if (problem != EMFILE && problem != ENFILE && problem != ENOMEM)
-        return;  // no locks here: nobody removes it, and at worst it stays
+        return;  // the file system has no locks: nobody else removes the folder
       rmdir(path_.c_str());
       fail(ErrorKind::Compile, std::string("nothing can be compiled: ") + std::strerror(problem) +
                                    "; close files, or raise the limit (`ulimit -n`)");

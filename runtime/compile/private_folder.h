@@ -5,9 +5,9 @@
 
 namespace opaq {
 
-// A folder of mode 0700, in the cache's folder if that can be written to, else where temporary
-// files go; removed with all it holds. It is locked while its owner lives: what owners that died
-// have left behind is removed when the next is made.
+// A folder of mode 0700, in the cache's folder if that is writable, else in that of temporary
+// files. It is removed with its content when this object is destroyed. It is locked as long as its
+// owner exists; making another one removes folders whose owners have died.
 class PrivateFolder {
  public:
   PrivateFolder();  // throws Compile when none can be made

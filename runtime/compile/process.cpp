@@ -22,7 +22,7 @@ namespace {
 
 constexpr const char* kName = "opaq-compile";
 
-// Beside the library or program that this code is part of, where it is installed.
+// The helper is installed beside the library or program that contains this code.
 std::string helper_path() {
   if (!settings().compile_helper.empty()) return settings().compile_helper;
   Dl_info info{};
@@ -31,7 +31,7 @@ std::string helper_path() {
           ? info.dli_fname
           : "";
   std::error_code error;
-  // The name of a program itself is what it was started by.
+  // For a program, this is the path by which it was started.
   if (!std::filesystem::is_regular_file(file, error))
     file = std::filesystem::read_symlink("/proc/self/exe", error).string();
   return (std::filesystem::absolute(file, error).parent_path() / kName).string();
@@ -47,8 +47,8 @@ class Helper {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, ends[1], STDIN_FILENO);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-    // The caller's blocked or ignored signals are not the compiler's, and a Ctrl-C of the terminal
-    // is the caller's alone.
+    // The compiler does not inherit blocked or ignored signals, and a Ctrl-C in the terminal
+    // reaches only the caller.
     posix_spawnattr_t attributes;
     posix_spawnattr_init(&attributes);
     sigset_t none, all;

@@ -1,10 +1,10 @@
 // Runs compilers outside of this process, by the helper program opaq-compile: NVRTC, and the
 // system's C++ compiler without a shell.
 //
-// A compiler may run for minutes, hold locks of its own and crash. Outside, it can be stopped, this
-// process can fork at any moment, and what it leaves behind is removed: when the calling thread is
-// interrupted or this process ends, however it ends, the helper stops the compiler, removes its
-// folder and ends.
+// A compiler may run for minutes, hold locks, and crash. In another process, it can be stopped,
+// this process can fork at any time, and temporary files are always removed: if the calling thread
+// is interrupted or this process ends in any way, the helper stops the compiler, removes its folder
+// and exits.
 #pragma once
 
 #include <string>
@@ -14,9 +14,8 @@
 
 namespace opaq {
 
-// Starts a helper, hands it `request` and waits for the answer (helper/main.cpp lists both). Throws
-// Missing when the helper cannot be started, Compile when it ends without an answer, and
-// Interrupted.
+// Starts a helper, sends it `request` and waits for the answer (helper/main.cpp lists both). Throws
+// Missing if the helper cannot be started, Compile if it exits without an answer, and Interrupted.
 Message ask_helper(const Message& request);
 
 struct ProcessResult {
@@ -25,9 +24,9 @@ struct ProcessResult {
   std::string ending;  // "exit status 1", "signal 9"
 };
 
-// arguments[0] is the program, looked up on PATH when it has no slash. Output of both kinds goes to
-// the file "log" in `folder`, as do temporary files; the folder is removed when this process ends
-// while the program runs.
+// Runs a program. arguments[0] is its path, or its name on PATH. stdout and stderr go to the file
+// "log" in `folder`, where temporary files go too. The folder is removed if this process ends while
+// the program runs.
 ProcessResult run_process(const std::vector<std::string>& arguments, const std::string& folder);
 
 }  // namespace opaq

@@ -4,11 +4,11 @@
 //   ptxas info    : Compiling entry function '_Z1kPf' for 'sm_90a'
 //   ptxas info    : Function properties for _Z1kPf
 //   ptxas         .     96 bytes stack frame, 8 bytes spill stores, 8 bytes spill loads
-//   ptxas info    : Used 32 registers, used 1 barriers, 96 bytes cumulative stack size, 1200 bytes
-//   smem ptxas info    : Compile time = 17.081 ms
+//   ptxas info    : Used 32 registers, used 1 barriers, 96 bytes cumulative stack size,
+//                   1200 bytes smem                              (on the same line)
+//   ptxas info    : Compile time = 17.081 ms
 //
-// Functions that a kernel calls without inlining follow it, with properties of their own and
-// nothing else.
+// Functions that a kernel calls and that are not inlined follow it, only with their properties.
 #include "ptxas.h"
 
 #include <algorithm>
@@ -21,7 +21,7 @@ namespace {
 constexpr std::string_view kInfo = "ptxas info    : ";
 constexpr std::string_view kMore = "ptxas         . ";
 
-// 96 of "..., 96 bytes stack frame" for " bytes stack frame".
+// The number before `unit`: 96 in "..., 96 bytes stack frame" for " bytes stack frame".
 std::optional<int64_t> number_before(std::string_view line, std::string_view what) {
   const size_t end = line.find(what);
   if (end == std::string_view::npos) return std::nullopt;
@@ -34,7 +34,7 @@ std::optional<int64_t> number_before(std::string_view line, std::string_view wha
 
 class Reader {
  public:
-  // Whether -v is why the line is there.
+  // Whether the line is there because of -v.
   bool take(std::string_view line) {
     if (line.starts_with(kMore)) return properties(line);
     if (!line.starts_with(kInfo)) return false;

@@ -1,4 +1,4 @@
-// What the assembler tells of each kernel under -v, in lines that stand in NVRTC's log.
+// The resource use that the assembler prints for each kernel under -v, in NVRTC's log.
 #pragma once
 
 #include <map>
@@ -12,7 +12,7 @@ namespace opaq {
 constexpr const char* kPtxasVerbose = "-Xptxas=-v";  // costs no time
 
 struct PtxasReport {
-  std::map<std::string, Resources> kernels;  // by symbol; those that are told in full
+  std::map<std::string, Resources> kernels;  // by symbol; only those with all figures
   std::string rest;  // the log without the lines that -v adds; no line end after the last
 };
 

@@ -1,5 +1,5 @@
-// The metadata text beside a cached image: fields with their lengths first, so that any text may
-// stand in them.
+// The metadata of a cached image: fields that begin with their lengths, so that they can hold any
+// text.
 #pragma once
 
 #include <optional>

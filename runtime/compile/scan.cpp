@@ -1,5 +1,5 @@
-// Finds the #include directives of a text without preprocessing it: none is missed, some may be too
-// many.
+// Finds the #include directives of a text without preprocessing it. It finds all of them, and
+// perhaps some that are excluded by #if.
 #include <algorithm>
 #include <cctype>
 #include <cstring>
@@ -53,8 +53,8 @@ std::string_view line_of(std::string_view text, size_t at) {
   return line;
 }
 
-// A '#' is a directive's only where nothing but space and comments stands before it on its line; a
-// comment that ends there may have begun lines above.
+// A '#' begins a directive only if nothing but space and comments is before it on its line; such a
+// comment may have begun on an earlier line.
 bool starts_directive(std::string_view text, size_t at) {
   while (at > 0) {
     const char c = text[at - 1];
@@ -66,13 +66,13 @@ bool starts_directive(std::string_view text, size_t at) {
   return true;
 }
 
-// Length of the line splice at this backslash; 0 when it is none.
+// The length of the line splice at this backslash; 0 if it is none.
 size_t splice_at(std::string_view text, size_t at) {
   if (text.substr(at + 1, 1) == "\n") return 2;
   return text.substr(at + 1, 2) == "\r\n" ? 3 : 0;
 }
 
-// Returns `text` itself where there is none, else the contents of `joined`.
+// Returns `text` itself if there is no line splice, else the contents of `joined`.
 std::string_view without_line_splices(std::string_view text, std::string& joined) {
   size_t kept = 0;  // all before it is joined or left out
   for (size_t at = 0; (at = text.find('\\', at)) != std::string_view::npos;) {
@@ -88,8 +88,7 @@ std::string_view without_line_splices(std::string_view text, std::string& joined
   return joined += text.substr(kept);
 }
 
-// As text.find(part, at), which would stop at every first character of `part`: several times slower
-// where that is frequent.
+// As text.find(part, at), but several times faster if the first character of `part` is frequent.
 size_t find_fast(std::string_view text, std::string_view part, size_t at) {
   if (at >= text.size()) return std::string_view::npos;
   const void* found = memmem(text.data() + at, text.size() - at, part.data(), part.size());

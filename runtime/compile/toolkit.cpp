@@ -12,9 +12,9 @@ namespace opaq {
 namespace {
 
 constexpr std::string_view kFormat =
-    "opaq toolkit closure 1";  // changes when the same headers would be scanned or walked otherwise
+    "opaq toolkit closure 1";  // to be changed if the same headers would give another record
 
-// Bytes of headers below which a record saves nothing: looking one up costs as much as reading a
+// For fewer bytes of headers, a record saves nothing: looking it up takes as long as reading a
 // dozen small files.
 constexpr int64_t kWorthKeeping = 256 << 10;
 

@@ -1,9 +1,9 @@
-// What a header of the toolkit reaches, remembered on disk: comparing the stamps of hundreds of
-// headers costs a fraction of reading them.
+// Records on disk of the headers that a toolkit header includes: comparing the stamps of hundreds
+// of headers takes a fraction of the time of reading them.
 //
-// A record holds every question that the walk through the headers asked the file system, with the
-// answers. It is used only when all of them are answered the same again; the walk would then take
-// the same steps, so that digests do not depend on whether a record was used.
+// A record holds every query to the file system that following the includes has made, with its
+// result. It is used only if all queries have the same results again. Following the includes would
+// then take the same steps, so digests do not depend on whether a record was used.
 #pragma once
 
 #include <memory>
@@ -18,25 +18,25 @@ namespace opaq {
 
 struct ToolkitClosure {
   std::string digest;
-  // First folder or file of each name searched for: a user's folder that has none of them changes
-  // nothing.
+  // The first component of each name that was searched for. A user's folder that contains none of
+  // them cannot change the result.
   std::set<std::string> components;
 };
 
 using Answers = std::unordered_map<std::string, Stamp>;  // by path
 
-// The disk cache's key for what `header` reaches in the folders `dirs`. Takes in the header's
-// stamp, so that installations that come and go under one path (containers) do not overwrite each
-// other's records.
+// The key in the disk cache for the includes of `header`, searched in `dirs`. It contains the
+// header's stamp, so that different installations under one path (in containers) do not overwrite
+// each other's records.
 std::string closure_key(const std::string& header, const Stamp& stamp,
                         std::span<const std::string> dirs);
 
-// Null when there is no record, or the file system no longer gives the same answers.
+// Null if there is no record, or the file system now gives other results.
 std::shared_ptr<const ToolkitClosure> recall_closure(const std::string& key);
 
-// Keeps nothing when the answers could change unnoticed (a file was written shortly before
-// `started`, when the walk began) or when reading the headers anew is as fast. A failed write loses
-// nothing but the record.
+// Stores no record if the results could change unnoticed (a file was written shortly before
+// `started`, when following the includes began), or if reading the headers again is as fast. If the
+// write fails, only the record is lost.
 void keep_closure(const std::string& key, const ToolkitClosure& closure, const Answers& answers,
                   int64_t started);
 

@@ -9,8 +9,7 @@ namespace opaq {
 
 namespace {
 
-// Facts of the process's devices: they do not change once known, and 0 and nullptr stand for not
-// known yet.
+// Properties of the devices, which never change; 0 and nullptr: not known yet.
 std::array<std::atomic<int>, kMaxDevices> capabilities{};  // 90 for 9.0
 std::array<std::atomic<CUcontext>, kMaxDevices> primary_contexts{};
 
@@ -50,8 +49,8 @@ CUcontext retain_primary(int device) {
   CUcontext context = nullptr;
   check(driver().primary_ctx_retain(&context, handle),
         "retaining the primary context of CUDA device " + std::to_string(device));
-  // Two threads may both get here: the second reference to the same context, which is never
-  // released, changes nothing.
+  // Two threads may both get here. The second one only adds a reference to the same context, which
+  // is never released.
   primary_contexts[device].store(context, std::memory_order_release);
   return context;
 }
@@ -68,8 +67,8 @@ bool is_capturing(CUstream stream) {
 
 std::string device_arch(int device) {
   const int capability = capability_of(device);
-  // From 9.0 on, the instructions that a fast kernel wants (wgmma, TMA multicast, tcgen05) are only
-  // in the arch-specific target.
+  // From 9.0 on, some instructions of fast kernels (wgmma, TMA multicast, tcgen05) exist only in
+  // the arch-specific target.
   return "sm_" + std::to_string(capability) + (capability >= 90 ? "a" : "");
 }
 

@@ -1,4 +1,4 @@
-// Opens the CUDA driver and tells its errors.
+// Opens the CUDA driver and describes its errors.
 #include "driver/driver.h"
 
 #include <dlfcn.h>
@@ -20,8 +20,8 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
-// The symbol's text after cuda.h's macros, so that a name and its type agree: cuCtxPushCurrent is
-// cuCtxPushCurrent_v2.
+// The name of a symbol after cuda.h's macros, so that it belongs to the type: cuCtxPushCurrent
+// becomes cuCtxPushCurrent_v2.
 #define OPAQ_TEXT_OF(token) #token
 #define OPAQ_SYMBOL(name) OPAQ_TEXT_OF(name)
 
@@ -104,8 +104,8 @@ std::string error_text(CUresult result) {
   return "CUDA error " + std::to_string(static_cast<int>(result));
 }
 
-// Errors after which cuda.h says that the process must be relaunched or the context is gone. By
-// number: those that CUDA 12.0 did not know.
+// Errors after which, according to cuda.h, the process must be relaunched or the context is lost.
+// Those that CUDA 12.0 does not have are given by number.
 bool is_sticky(CUresult result) {
   switch (static_cast<int>(result)) {
     case CUDA_ERROR_ECC_UNCORRECTABLE:
@@ -130,7 +130,7 @@ bool is_sticky(CUresult result) {
   }
 }
 
-// What to do, where the error alone does not tell.
+// What to do about errors whose text does not say it.
 std::string advice(CUresult result) {
   if (is_sticky(result)) {
     return "; the CUDA context is lost, restart the process. An earlier kernel may be at fault: "

@@ -12,9 +12,8 @@ Module::Module(const std::string& image) {
 }
 
 Module::~Module() {
-  // A module may outlive the driver at exit, belong to the parent of a forked process, or be in a
-  // context that an error has lost. Then there is nothing to unload, and whatever the driver says
-  // about it is no news.
+  // At exit, the driver may be gone; the module may belong to the parent of a forked process, or to
+  // a context that is lost after an error. Then there is nothing to unload, and errors are ignored.
   const Driver& d = driver();
   CUcontext current = nullptr;
   CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;

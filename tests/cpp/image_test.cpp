@@ -220,8 +220,8 @@ TEST_F(CompileCuda, UnsupportedArchitecture) {
   EXPECT_CONTAINS(message, ", sm_90");
   r.arch = "hopper";
   EXPECT_EQ(message_of(ErrorKind::Compile, [&] { compile_cuda(r); }),
-            "architecture 'hopper' to compile toy.cu for is none; expected a name like 'sm_90a', "
-            "'sm_80' or 'compute_90'");
+            "toy.cu: unknown architecture 'hopper'; expected a name like 'sm_90a', 'sm_80' or "
+            "'compute_90'");
 }
 
 TEST_F(CompileCuda, MissingHeaderSaysWhatBringsIt) {

@@ -1,5 +1,5 @@
-// The CUDA driver, opened at run time. Thread-safe. Only a ContextScope creates a context; a
-// missing driver is a fact, not an error, until it is required.
+// The CUDA driver, opened at run time. Thread-safe. Only a ContextScope creates a context. A
+// missing driver is an error only when it is required.
 #pragma once
 
 #include <cuda.h>
@@ -11,7 +11,7 @@
 
 namespace opaq {
 
-// Entry points in use. All are non-null when `available`, but those marked optional.
+// The functions in use. If `available`, all are non-null except those marked optional.
 struct Driver {
   bool available = false;
   std::string path, why_not;
@@ -51,7 +51,7 @@ struct Driver {
 
 const Driver& driver();  // opens settings().driver at first use
 
-// The driver, initialised. Throws Missing: why there is none, and what to do.
+// The driver, initialised. Throws Missing if there is none, with the reason and what to do.
 const Driver& require_driver();
 
 // Throws Driver, naming `what`, the CUDA error's name and text, and whether the context is lost
@@ -70,9 +70,9 @@ std::string device_arch(int device);  // "sm_90a": the arch to compile for on th
 
 inline constexpr int kMaxDevices = 128;
 
-// Makes the device's primary context current for the scope; costs one comparison when it already
-// is. The context is retained at first use and kept for the process's life. In a child forked after
-// CUDA was used, CUDA itself refuses: an error of kind Driver that says so.
+// Makes the device's primary context current as long as this object exists; one comparison if it
+// already is. The context is retained at first use and never released. In a child that was forked
+// after CUDA was used, throws Driver, since CUDA does not support that.
 class ContextScope {
  public:
   explicit ContextScope(int device);
@@ -84,8 +84,8 @@ class ContextScope {
   bool pushed_ = false;
 };
 
-// Lets this thread load and unload code while another captures a stream in global mode. Without it
-// that capture is invalidated by unloading (seen with driver 580), and may be by loading.
+// Lets this thread load and unload code while another thread captures a stream in global mode.
+// Otherwise unloading (seen with driver 580), and perhaps loading, invalidates that capture.
 class RelaxedCapture {
  public:
   RelaxedCapture();
@@ -97,8 +97,8 @@ class RelaxedCapture {
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
-// A loaded image; CUDA may read it, and find it bad, only when a kernel is asked for. Kernels live
-// as long as the module; modules are kept by the instances that use them.
+// A loaded image. CUDA may read it, and report that it is damaged, only when a kernel is requested.
+// Kernels are valid as long as the module; the instances that use a module keep it.
 class Module {
  public:
   explicit Module(const std::string& image);  // cubin, fatbin or PTX; context-independent, breaks
