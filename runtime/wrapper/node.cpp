@@ -87,6 +87,14 @@ void check_devices(const Op& op, const Arg* args, Device device) {
   }
 }
 
+// The op in the name of a function: "rms_norm".
+std::string short_name(const Op& op) {
+  std::string name = op.spec().schema.name;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c) && c != '_'; }, '_');
+  return name;
+}
+
 constexpr std::string_view kPlaceholder = "OPAQ_FUNCTION";  // for a name that is made of the rest
 
 }  // namespace
@@ -135,13 +143,6 @@ WrapperFunction CppNode::print(const AttachedFiles& attached,
   result.definition = "// " + compiled_->op.spec().schema.text + "\n" + result.definition;
   result.manifest_entry = print_manifest_entry(*compiled_, attached);
   return result;
-}
-
-std::string short_name(const Op& op) {
-  std::string name = op.spec().schema.name;
-  std::replace_if(
-      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c) && c != '_'; }, '_');
-  return name;
 }
 
 }  // namespace opaq

@@ -74,9 +74,6 @@ class CppNode {
   std::unique_ptr<const Compiled> compiled_;
 };
 
-// The name of an op in the names of functions and files: "rms_norm".
-std::string short_name(const Op& op);
-
 // What report() reads of a wrapper: the graph, once in a wrapper, and each node with its counters,
 // one for each implementation.
 std::string print_graph(std::string_view graph);
