@@ -51,9 +51,7 @@ __all__ = [
 
 
 def warmup(op: Op, *args: Any) -> None:
-    """Compiles and loads what op(*args) needs, and runs nothing; do it before capturing a CUDA
-    graph.
-    """
+    """As op.warmup(*args): compiles and loads what op(*args) needs, without running it."""
     op.warmup(*args)
 
 

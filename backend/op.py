@@ -229,14 +229,15 @@ class Op(_Callable):
         cooperative: bool = False,
         programmatic: bool = False,
     ) -> Op:
-        """Adds a CUDA implementation.
+        """Adds a CUDA implementation. Returns the op. Raises opaq.DeclarationError; source is
+        compiled when it is first needed, which may raise opaq.CompileError.
 
-        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the device at hand.
-        binary: a cubin, fatbin or PTX instead.
+        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the current device.
+        binary: a cubin, fatbin or PTX instead, as bytes or opaq.file(path).
         entry: the __global__ function; template arguments may hold expressions in braces:
             "rms_norm<{x.dtype}, {x.size(-1)}>".
-        args: the kernel's argument list, expressions over arguments and results; a tensor passes
-            its address.
+        args: the kernel's argument list, expressions over arguments and results; of a tensor, its
+            address is passed. Checked against the kernel's signature when it is compiled.
         grid, block, cluster: up to three expressions each.
         shared: bytes of dynamic shared memory.
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
@@ -284,8 +285,13 @@ class Op(_Callable):
         priority: int = 0,
         name: str = "cpu",
     ) -> Op:
-        """Adds a C++20 implementation for the CPU: a function of pointers and scalars, compiled by
-        the system's C++ compiler.
+        """Adds a CPU implementation: a C++20 function of pointers and scalars that returns void,
+        compiled by the system's C++ compiler. Returns the op. Raises opaq.DeclarationError; source
+        is compiled when it is first needed, which may raise opaq.CompileError.
+
+        entry: the function, with template arguments as for .cuda(...).
+        options, include_dirs: further options of the compiler, and folders of headers.
+        source, args, requires, priority, name: as for .cuda(...).
         """
         where = f"{self.name}: .cpu(...)"
         code, path = _code(where, source)
@@ -334,8 +340,9 @@ class Op(_Callable):
         return self
 
     def reference(self, function: _Function) -> _Function:
-        """Decorator for the op written in PyTorch. It runs when no implementation fits, and tests
-        compare with it.
+        """Decorator for the op written in PyTorch: a function of the op's arguments that returns
+        its results. It runs when no implementation fits, and tests compare with it. A result whose
+        shape or dtype differs from the output rule is an opaq.LaunchError.
         """
         validate.function(
             f"{self.name}: .reference(...)",
@@ -358,7 +365,7 @@ class Op(_Callable):
         setup_context: Callable[..., Any] | None = None,
         written: str | None = None,
     ) -> Op:
-        """Declares the gradient.
+        """Declares the gradient. Returns the op. Raises opaq.DeclarationError.
 
         formula: one of three.
             The name of a backward op, bound by the names in its schema: an argument
@@ -433,8 +440,9 @@ class Op(_Callable):
     # ---- use -------------------------------------------------------------------------------------
 
     def warmup(self, *args: Any) -> None:
-        """Compiles and loads what a call with these arguments needs, and runs nothing; do it before
-        capturing a CUDA graph.
+        """Compiles and loads what a call with these arguments needs, without running it; to be
+        called before a CUDA graph is captured. Raises what the call would raise: opaq.CompileError,
+        or opaq.LaunchError if nothing can serve it.
         """
         _runtime.warmup(self.name, args)
 

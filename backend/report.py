@@ -107,7 +107,7 @@ class Report:
 
 
 def report() -> Report:
-    """Facts of this process up to now."""
+    """What ran in this process so far: nodes of compiled graphs, and implementations."""
     counts = {
         (stats["graph"], stats["node"]): (stats["implementation"], stats["calls"])
         for stats in _runtime.node_stats()

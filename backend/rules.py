@@ -78,7 +78,10 @@ def tensor(
 
 
 def file(path: str | os.PathLike[str]) -> File:
-    """Code from a file. A relative path is taken from the folder of the module that calls this."""
+    """Code from a file, for `source` or `binary`. A relative path begins at the folder of the
+    module that calls this. The file is read by the declaration, which raises opaq.DeclarationError
+    if it cannot be.
+    """
     if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
         refuse("opaq.file(...)", "path", path, "a path (str or pathlib.Path)")
     path = os.fspath(path)

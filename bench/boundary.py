@@ -175,11 +175,12 @@ def triton_op():
     return addmul
 
 
+# those that C++ wrappers can launch without Python
 IN_CPP = (
     "opaq",
     "cpp TORCH_LIBRARY",
     "triton_op",
-)  # those that C++ wrappers can launch without Python
+)
 _numbers = itertools.count()
 
 
@@ -204,9 +205,8 @@ def chain_of(op, count):
     name = f"chain_{next(_numbers)}"
     scope = {"op": op, "count": count}
     source = f"def {name}(x, y):\n    for _ in range(count):\n        x = op(x, y)\n    return x"
-    exec(
-        compile(source, __file__, "exec"), scope
-    )  # code without a file gets a wrapper from torch.compile, which would be measured too
+    # code without a file gets a wrapper from torch.compile, which would be measured too
+    exec(compile(source, __file__, "exec"), scope)
     return scope[name]
 
 

@@ -98,9 +98,8 @@ def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:
             elif apart:
                 _join(graph, call, [base, *sharing])
             elif copied:
-                _copy(
-                    graph, call, [base]
-                )  # Inductor's own copies fail for some views and symbolic sizes
+                # Inductor's own copies fail for some views and symbolic sizes
+                _copy(graph, call, [base])
         for base in written:
             _keep_results_apart(graph, call, base)
             for tensor in reads:

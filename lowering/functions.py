@@ -130,9 +130,8 @@ class Functions:
     Lt, Le, Gt, Ge = (staticmethod(f) for f in (operator.lt, operator.le, operator.gt, operator.ge))
 
     def Eq(self, a: Any, b: Any) -> Any:
-        return (
-            tuple(a) == tuple(b) if isinstance(a, (list, tuple)) else a == b
-        )  # a torch.Size equals no list
+        # a torch.Size equals no list
+        return tuple(a) == tuple(b) if isinstance(a, (list, tuple)) else a == b
 
     def Ne(self, a: Any, b: Any) -> Any:
         return tuple(a) != tuple(b) if isinstance(a, (list, tuple)) else a != b

@@ -101,9 +101,8 @@ def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -
     value.realize()
     if aligned:
         value = alignment.as_aligned_as_traced(value, eager)
-    if contiguous and not inductor.has_row_major(
-        eager
-    ):  # a dimension of size 1 may have any stride
+    # a dimension of size 1 may have any stride
+    if contiguous and not inductor.has_row_major(eager):
         strides = ir.FlexibleLayout.contiguous_strides(value.get_size())
     else:
         strides = inductor.expressions(eager.stride())

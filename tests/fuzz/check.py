@@ -178,9 +178,8 @@ class Checked:
             return False
         if not difference(outcome, got):
             return True
-        picks = [
-            picked for _, picked, _ in record[-len(record) // (2 if grow else 1) :]
-        ]  # of the run with these inputs
+        # of the run with these inputs
+        picks = [picked for _, picked, _ in record[-len(record) // (2 if grow else 1) :]]
         return not difference(
             run(
                 self._twin(functools.partial(prelude.choose, picks=picks)),

@@ -460,9 +460,8 @@ def random_op(rng: random.Random, name: str) -> Op:
             for s in (*scalars, *optional)
             if s in SCALAR_CONDITIONS and rng.random() < 0.3
         ]
-        reads_strides = any(
-            "stride" in text for text in requires
-        )  # then opaq passes the tensor as it is
+        # then opaq passes the tensor as it is
+        reads_strides = any("stride" in text for text in requires)
         implementations.append(Implementation(reads_strides or rng.random() < 0.5, tuple(requires)))
     reference = bool(implementations) and rng.random() < 0.3
     if not reference:

@@ -28,9 +28,8 @@ def test_opaq_never_differs_from_pytorch_in_silence() -> None:
     assert code == 0, output
     report = json.loads(output.splitlines()[-1])
     assert report["failures"] == 0
-    assert (
-        report["programs"] >= 5 and report["calls compared"] >= 40
-    )  # 25 and 200 on an idle machine
+    # 25 and 200 on an idle machine
+    assert report["programs"] >= 5 and report["calls compared"] >= 40
 
 
 def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path) -> None:
@@ -57,6 +56,5 @@ def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path
     )
     (program,) = (tmp_path / "found").iterdir()
     alone = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
-    assert (
-        "seed 0, grow 0: the same" in alone.stdout
-    )  # the wrong kernels are this test's, not opaq's
+    # the wrong kernels are this test's, not opaq's
+    assert "seed 0, grow 0: the same" in alone.stdout

@@ -119,9 +119,8 @@ def test_a_library_without_its_include(body: str, unique: str) -> None:
     includes = advised(complaint(unique, "", body))
     assert includes
     after = complaint(unique, includes, body)
-    assert after == "" or "that header is for host code" in after, (
-        after
-    )  # those of CUDA 12.4 need a host compiler
+    # those of CUDA 12.4 need a host compiler
+    assert after == "" or "that header is for host code" in after, after
 
 
 @pytest.mark.parametrize(

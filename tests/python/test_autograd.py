@@ -75,9 +75,8 @@ def accumulate(name: str) -> opaq.Op:
     op.cpu(source=ACCUMULATE, entry="accumulate<{x.dtype}>", args="total, x, by, y, x.numel()")
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        ctx.save_for_backward(
-            inputs[0].clone(), inputs[1]
-        )  # what is written once more would be stale
+        # what is written once more would be stale
+        ctx.save_for_backward(inputs[0].clone(), inputs[1])
         ctx.by = inputs[2]
 
     def backward(ctx: Any, grad_y: torch.Tensor, grad_total: torch.Tensor) -> tuple[Any, ...]:
@@ -117,9 +116,8 @@ def test_every_transform_of_reverse_mode(unique: str, make: Callable) -> None:
     same(
         func.grad(lambda x: func.grad(f)(x).sum())(x), func.grad(lambda x: func.grad(g)(x).sum())(x)
     )
-    same(
-        func.grad(lambda x: func.vjp(op, x)[0].sum())(x), 3 * x**2
-    )  # the inner transform hands its value to the outer one
+    # the inner transform hands its value to the outer one
+    same(func.grad(lambda x: func.vjp(op, x)[0].sum())(x), 3 * x**2)
     same(func.vmap(op)(x), x**3)
     rows = torch.randn(3, 4, dtype=torch.float64)
     same(func.vmap(func.grad(f))(rows), func.vmap(func.grad(g))(rows))

@@ -376,9 +376,8 @@ def test_other_arithmetic_of_compiled_code_does_not_add_up(unique: str) -> None:
 
     torch.manual_seed(2)
     x = torch.randn(33, 7)
-    unchecked = torch.compile(program, backend="opaq")(
-        x
-    )  # far from eager: a small difference grows from sine to sine
+    # far from eager: a small difference grows from sine to sine
+    unchecked = torch.compile(program, backend="opaq")(x)
     assert torch.equal(compiled(program)(x), unchecked)
 
 

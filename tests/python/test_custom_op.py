@@ -22,9 +22,8 @@ def test_an_opaque_python_function_is_called_directly(unique: str) -> None:
     compiled = torch.compile(lambda x: host_side(x.sin(), 3.0) + 1, fullgraph=True)
     result, code = run_and_get_code(compiled, x)
     torch.testing.assert_close(result, x.sin() * 3 + 1)
-    assert (
-        f"torch.ops.{unique.replace('::', '.')}.default(" not in code[0]
-    )  # its name stays in messages
+    # its name stays in messages
+    assert f"torch.ops.{unique.replace('::', '.')}.default(" not in code[0]
     assert set(seen) == {torch.Tensor}
 
 

@@ -55,9 +55,8 @@ def test_cuda_launches_are_direct_on_the_current_stream(unique: str) -> None:
 def test_each_device_has_its_own_stream(unique: str) -> None:
     op = scale_op(unique)
     short = unique.split("::")[1]
-    index = (
-        0 if torch.cuda.device_count() == 1 else 1
-    )  # with GPUs here, torch asks the named one for its properties
+    # with GPUs here, torch asks the named one for its properties
+    index = 0 if torch.cuda.device_count() == 1 else 1
     source = wrapper_source(lambda x: op.overload(x), (8, 8), device=f"cuda:{index}")
     assert f'device="cuda:{index}"' in source
     assert re.search(

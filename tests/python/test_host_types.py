@@ -75,13 +75,11 @@ def test_small_floats_convert_as_pytorch_does(dtype: torch.dtype) -> None:
             edges,
         ]
     )
-    values = values.repeat(2)[
-        : values.numel() + 3
-    ]  # both the vectorised part and the rest of a loop
+    # both the vectorised part and the rest of a loop
+    values = values.repeat(2)[: values.numel() + 3]
     got, expected = convert(values, dtype), values.to(dtype)
-    if (
-        dtype is torch.float8_e4m3fn
-    ):  # torch 2.11 gives NaN for what is too large, torch 2.15 and CUDA's type the largest number
+    # torch 2.11 gives NaN for what is too large, torch 2.15 and CUDA's type the largest number
+    if dtype is torch.float8_e4m3fn:
         expected = torch.where(values.isnan(), values, values.clamp(-448, 448)).to(dtype)
     unequal = (got.float() != expected.float()) & ~(got.float().isnan() & expected.float().isnan())
     signs = got.float().signbit() != expected.float().signbit()
@@ -106,9 +104,8 @@ def test_small_floats_have_limits_and_arithmetic(dtype: torch.dtype) -> None:
         args="x, out",
     )
     info, values = torch.finfo(dtype), codes(dtype).float()
-    eps = (
-        values[values > 1].min().item() - 1
-    )  # torch 2.11's finfo gives half of it for float8_e5m2fnuz
+    # torch 2.11's finfo gives half of it for float8_e5m2fnuz
+    eps = values[values > 1].min().item() - 1
     assert op(torch.tensor([1.0, 1.5]).to(dtype)).tolist() == [
         info.max,
         info.smallest_normal,

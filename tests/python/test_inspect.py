@@ -163,9 +163,8 @@ def test_a_cubin_tells_nothing_that_the_compiler_contradicts(unique: str, arch: 
 def test_what_is_no_whole_cubin_tells_nothing(unique: str) -> None:
     (made,) = compiled(declare(unique, source=SOURCE, entry="plain"), "sm_90a")
     assert read_kernel(made["bytes"], "another") == Kernel()
-    assert (
-        read_kernel(b"\x50\xed\x55\xba" + made["bytes"], "plain") == Kernel()
-    )  # a fatbin: an image for each of several archs, compressed mostly
+    # a fatbin: an image for each of several archs, compressed mostly
+    assert read_kernel(b"\x50\xed\x55\xba" + made["bytes"], "plain") == Kernel()
     for size in range(0, len(made["bytes"]), 7):
         assert read_kernel(made["bytes"][:size], "plain") in (
             Kernel(),

@@ -474,9 +474,8 @@ def test_numbers_in_a_cubin_decide_no_amount_of_work() -> None:
             content = bytearray(cubin())
             struct.pack_into("<H", content, place, value)
             read_kernel(bytes(content), "k")
-    content = bytearray(
-        cubin(b"k" * 5) + b"a" * (32 << 20)
-    )  # every section's name would be 32 MB long
+    # every section's name would be 32 MB long
+    content = bytearray(cubin(b"k" * 5) + b"a" * (32 << 20))
     struct.pack_into("<HH", content, 0x3A, 0, 0xFFFF)
     read_kernel(bytes(content), "k")
     assert read_kernel(cubin(records=1_000_000), "k") == Kernel(None, None, None)

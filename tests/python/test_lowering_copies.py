@@ -190,9 +190,8 @@ def test_in_branches_of_cond(unique: str) -> None:
         return torch.cond(t.sum() > 0, copied, shared, (t,))
 
     for t in (torch.arange(6.0), -torch.arange(6.0)):
-        expected = torch.arange(
-            6.0
-        )  # eager torch.cond would trace: the branches are called by hand
+        # eager torch.cond would trace: the branches are called by hand
+        expected = torch.arange(6.0)
         s = t + 1
         if t.sum() > 0:
             reverse_into(s.clone(), s)

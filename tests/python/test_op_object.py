@@ -40,9 +40,8 @@ def test_an_op_is_found_wherever_a_model_keeps_it(plus: opaq.Op) -> None:
 
     x, model = torch.randn(4), Model()
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "error", FutureWarning
-        )  # Python 3.13 warns of partials that will become methods
+        # Python 3.13 warns of partials that will become methods
+        warnings.simplefilter("error", FutureWarning)
         assert Model.of_class is plus and model.of_class is plus
         torch.testing.assert_close(model(x), x + 112)
     for backend in ("inductor", "opaq"):

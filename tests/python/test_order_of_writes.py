@@ -189,9 +189,8 @@ PROGRAMS = [
 ]
 
 
-@torch._inductor.config.patch(
-    {"cpp.simdlen": 1}
-)  # loops over single elements, which Inductor fuses most often often often
+# loops over single elements, which Inductor fuses most often
+@torch._inductor.config.patch({"cpp.simdlen": 1})
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize(
     ("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS]

@@ -216,9 +216,8 @@ def change(package: str, to: pathlib.Path, edit) -> str:
         for item in source.infolist():
             content = edit(item.filename, source.read(item))
             if content is not None:
-                target.writestr(
-                    item.filename.replace("model/", "changed/", 1), content
-                )  # the folder is named after the file
+                # the folder is named after the file
+                target.writestr(item.filename.replace("model/", "changed/", 1), content)
     return str(to)
 
 

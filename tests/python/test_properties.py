@@ -52,9 +52,8 @@ def test_an_output_size_is_what_python_computes(
         outputs=opaq.tensor(f"abs({expression}) % 64", dtype="float32"),
     )
     op.reference(lambda x, n: torch.zeros(expected))
-    assert op(x, n).shape == (
-        expected,
-    )  # evaluated in C++, and checked against the Python text of the same expression
+    # evaluated in C++, and checked against the Python text of the same expression
+    assert op(x, n).shape == (expected,)
     assert op.overload(x.to("meta"), n).shape == (expected,)
 
 

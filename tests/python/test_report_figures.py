@@ -39,9 +39,8 @@ def test_garbage_collection_inside_the_walk_over_launch_objects(unique: str) -> 
         pass
 
     def garbage(count: int) -> None:
-        for i in range(
-            count
-        ):  # as the modules of generated wrappers are after torch.compiler.reset()
+        # as the modules of generated wrappers are after torch.compiler.reset()
+        for i in range(count):
             cycle = Cycle()
             cycle.me = cycle
             cycle.launch = _runtime.launcher(op.name, op.info["hash"], "cpu", f"op{i}", "graph")
@@ -120,7 +119,6 @@ def test_profile_does_not_count_compiling(unique: str) -> None:
         compiled(torch.ones(4))
     found = row(unique)
     assert found["compile_seconds"] > 0 and found["calls"] == 4 and found["timed_calls"] == 3
-    assert (
-        found["host_us_per_call"] < 1e6 * found["compile_seconds"] / 5
-    )  # a quarter or more if one of the calls counted it
+    # a quarter or more if one of the calls counted it
+    assert found["host_us_per_call"] < 1e6 * found["compile_seconds"] / 5
     assert "timed  host us/call" in str(opaq.report())

@@ -85,9 +85,8 @@ def test_layouts(dtype, device):
     check(q[:, :, ::2], k[:, :, 1::2], cos[:, ::2], sin[:, ::2])
     check(q[..., ::2], k[..., ::2], cos[..., ::2], sin[..., ::2])
     check(q[..., 1:33], k[..., 3:35], cos[..., :32], sin[..., 5:37])
-    fused = (
-        torch.cat([q, k, k], 1).transpose(1, 2).contiguous()
-    )  # one projection for q, k and v: token stride of all heads
+    # one projection for q, k and v: token stride of all heads
+    fused = torch.cat([q, k, k], 1).transpose(1, 2).contiguous()
     check(fused[:, :, :4].transpose(1, 2), fused[:, :, 4:6].transpose(1, 2), cos, sin)
 
 

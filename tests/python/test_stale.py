@@ -206,9 +206,8 @@ for name, make in KINDS.items():
         found["autograd_cache_bypass"]]
 print(json.dumps(results))
 """
-UNSEEN = {
-    "op_formula_by_torch_library"
-}  # not cached, since PyTorch does not say which function it is
+# not cached, since PyTorch does not say which function it is
+UNSEEN = {"op_formula_by_torch_library"}
 
 
 def run(program: Path, *arguments: object, **environment: str) -> str:

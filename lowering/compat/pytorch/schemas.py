@@ -11,9 +11,6 @@ from torch._library import custom_ops
 _NOT_REPEATABLE = ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
 
 
-_NOT_REPEATABLE = ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
-
-
 class Schemas:
     def is_overload(self, value: Any) -> bool:
         """Whether a value is an op of the dispatcher, which has a schema."""
@@ -33,12 +30,6 @@ class Schemas:
         if isinstance(value, torch._ops.HigherOrderOperator):
             return f"higher_order::{value.name()}"
         return value._qualname if isinstance(value, custom_ops.CustomOpDef) else None
-
-    def draws_or_communicates(self, overload: Any) -> bool:
-        """Whether an op is of a namespace in which untagged ops draw random numbers or communicate
-        with other processes.
-        """
-        return overload.namespace in _NOT_REPEATABLE
 
     def draws_or_communicates(self, overload: Any) -> bool:
         """Whether an op is of a namespace in which untagged ops draw random numbers or communicate
