@@ -114,8 +114,8 @@ bool has_sha_instructions() { return false; }
 void block_sha_ni(uint32_t* state, const uint8_t* p) { block_portable(state, p); }
 #endif
 
-const bool kShaInstructions =
-    has_sha_instructions();  // a fact of the processor; before it is set, the portable code runs
+// a fact of the processor; before it is set, the portable code runs
+const bool kShaInstructions = has_sha_instructions();
 
 }  // namespace
 

@@ -7,8 +7,8 @@ namespace opaq {
 namespace {
 
 std::mutex* make_lock() {
-  static std::mutex& lock =
-      *new std::mutex;  // never destroyed: threads may take it while the process exits
+  // never destroyed: threads may take it while the process exits
+  static std::mutex& lock = *new std::mutex;
   // The only thread of the child is a copy of the one that has taken the lock, so it may unlock.
   pthread_atfork([] { lock.lock(); }, [] { lock.unlock(); }, [] { lock.unlock(); });
   return &lock;

@@ -57,8 +57,8 @@ std::optional<uint64_t> stated_size(std::string_view header) {
   if (integer_at<uint32_t>(header, kMagic.size()) != kVersion) return std::nullopt;
   const uint64_t metadata = integer_at<uint64_t>(header, kMetadataSizeAt),
                  image = integer_at<uint64_t>(header, kImageSizeAt);
-  constexpr uint64_t kMost =
-      std::numeric_limits<int64_t>::max() / 4;  // the sum below cannot overflow
+  // the sum below cannot overflow
+  constexpr uint64_t kMost = std::numeric_limits<int64_t>::max() / 4;
   if (metadata > kMost || image > kMost) return std::nullopt;
   return kHeaderSize + metadata + image + kDigestSize;
 }

@@ -294,8 +294,8 @@ class Check {
 
   // ---- outputs ----------------------------------------------------------------------------------
 
-  using Unwritten =
-      std::vector<std::vector<int64_t>>;  // for each output, elements as offsets in bytes
+  // for each output, elements as offsets in bytes
+  using Unwritten = std::vector<std::vector<int64_t>>;
 
   void make_stand_ins() {
     size_t total = 0;

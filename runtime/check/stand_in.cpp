@@ -9,8 +9,8 @@ namespace opaq::contract {
 namespace {
 
 constexpr int64_t kGuard = 1024;  // bytes before and after
-constexpr uintptr_t kAlign =
-    256;  // up to this, a stand-in has the alignment of its output, so requirements give the same
+// up to this, a stand-in has the alignment of its output, so requirements give the same
+constexpr uintptr_t kAlign = 256;
 constexpr int64_t kBlock = 16384;
 
 template <typename Word>

@@ -98,8 +98,8 @@ const Chooser::List& Chooser::current() {
 
   std::lock_guard lock(shared_state());
   const List* previous = list_.load(std::memory_order_relaxed);
-  const Implementations& newest =
-      op_.implementations();  // read under the lock, so that an older list never replaces a newer
+  // read under the lock, so that an older list never replaces a newer
+  const Implementations& newest = op_.implementations();
   if (previous && previous->of == &newest) return *previous;
   auto list = std::make_unique<List>();
   list->of = &newest;

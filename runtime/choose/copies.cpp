@@ -10,8 +10,8 @@
 namespace opaq {
 namespace {
 
-constexpr int64_t kMostElements =
-    int64_t{1} << 22;  // limit of comparing element by element; larger tensors count as overlapping
+// limit of comparing element by element; larger tensors count as overlapping
+constexpr int64_t kMostElements = int64_t{1} << 22;
 
 struct Range {  // of bytes
   intptr_t begin, end;

@@ -27,12 +27,13 @@
 namespace opaq {
 namespace {
 
-constexpr std::string_view kFormat =
-    "opaq cuda image 3";  // to be changed if the same request would give another image or record
+// to be changed if the same request would give another image or record
+constexpr std::string_view kFormat = "opaq cuda image 3";
 
 SingleFlight<Image>& compilations() {
+  // never destroyed: threads may compile while the process exits
   static SingleFlight<Image>& instance = *new SingleFlight<Image>(
-      /*keep=*/false);  // never destroyed: threads may compile while the process exits
+      /*keep=*/false);
   return instance;
 }
 

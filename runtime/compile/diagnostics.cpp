@@ -81,8 +81,8 @@ std::vector<std::string> blocks_of(const std::string& log) {
   return blocks;
 }
 
-constexpr std::string_view kNameMap =
-    "__nv_name_map(";  // the place of name expressions in NVRTC's diagnostics
+// the place of name expressions in NVRTC's diagnostics
+constexpr std::string_view kNameMap = "__nv_name_map(";
 constexpr std::string_view kNamePragma = "#pragma nv_mangled_name ";
 
 bool is_count(const std::string& block) {

@@ -49,8 +49,8 @@ int64_t clock_now() {
 
 bool FileReader::read(const std::string& path, std::string_view& text, Stamp& stamp) {
   text = {};
-  const int file = open(
-      path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);  // opening a FIFO must not wait
+  // opening a FIFO must not wait
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (file < 0) return false;
   struct stat facts{};
   size_t done = 0;

@@ -42,8 +42,8 @@ class FileReader {
   size_t size_ = 0;
 };
 
-std::string file_stamp(
-    const std::string& path);  // Stamp::text() of whatever is there, "" when nothing is
+// Stamp::text() of whatever is there, "" when nothing is
+std::string file_stamp(const std::string& path);
 std::string file_text(const std::string& path);  // "" when it cannot be read
 
 }  // namespace opaq

@@ -37,8 +37,8 @@ struct Memo {  // guarded by shared_state()
 };
 
 Memo& memo() {
-  static Memo& instance =
-      *new Memo;  // never destroyed: threads may compile while the process exits
+  // never destroyed: threads may compile while the process exits
+  static Memo& instance = *new Memo;
   return instance;
 }
 

@@ -51,8 +51,8 @@ std::string in_folder(const std::string& folder) {
 }
 
 std::optional<std::string> in_loader_path(const std::string& name) {
-  void* handle = dlopen(
-      name.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays open: the path learnt here is all that is used
+  // stays open: the path learnt here is all that is used
+  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return std::nullopt;
   link_map* map = nullptr;
   if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr)

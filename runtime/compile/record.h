@@ -19,7 +19,7 @@ struct Record {
 };
 
 std::string write_record(const Record& record);
-std::optional<Record> read_record(
-    std::string_view text);  // nullopt for anything that write_record does not write
+// nullopt for anything that write_record does not write
+std::optional<Record> read_record(std::string_view text);
 
 }  // namespace opaq

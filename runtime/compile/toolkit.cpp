@@ -11,8 +11,8 @@
 namespace opaq {
 namespace {
 
-constexpr std::string_view kFormat =
-    "opaq toolkit closure 1";  // to be changed if the same headers would give another record
+// to be changed if the same headers would give another record
+constexpr std::string_view kFormat = "opaq toolkit closure 1";
 
 // For fewer bytes of headers, a record saves nothing: looking it up takes as long as reading a
 // dozen small files.

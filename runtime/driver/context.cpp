@@ -87,8 +87,8 @@ ContextScope::ContextScope(int device) {
 ContextScope::~ContextScope() {
   CUcontext popped = nullptr;
   if (pushed_)
-    driver().ctx_pop_current(
-        &popped);  // fails only when the driver is lost, which the next call reports
+    // fails only when the driver is lost, which the next call reports
+    driver().ctx_pop_current(&popped);
 }
 
 RelaxedCapture::RelaxedCapture() {

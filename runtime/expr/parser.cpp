@@ -10,8 +10,8 @@ namespace opaq {
 namespace syntax {
 namespace {
 
-constexpr int kDeepest =
-    64;  // nested parentheses, calls, conditionals; limits the depth of recursion
+// nested parentheses, calls, conditionals; limits the depth of recursion
+constexpr int kDeepest = 64;
 
 constexpr std::string_view kKeywords[] = {"and",  "or",    "not",  "if",    "else", "in",
                                           "true", "false", "True", "False", "None", "is"};

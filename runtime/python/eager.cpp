@@ -128,8 +128,8 @@ bool is_true(const Ref& object) { return object.get() == Py_True; }
 
 // Whether a level of forward-mode differentiation is open, so that tensors may have tangents.
 bool in_forward_mode() {
-  PyObject* level = PyDict_GetItemWithError(
-      torch().forward_variables, torch().forward_level);  // borrowed; -1 if no level is open
+  // borrowed; -1 if no level is open
+  PyObject* level = PyDict_GetItemWithError(torch().forward_variables, torch().forward_level);
   return !level || PyLong_AsLong(level) >= 0;
 }
 

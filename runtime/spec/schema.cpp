@@ -19,8 +19,8 @@ namespace {
 using spec::SchemaCursor;
 using spec::SchemaType;
 
-constexpr size_t kMostArguments =
-    64;  // bits in the mask of arguments of PyTorch's dispatcher (DispatchKeyExtractor)
+// bits in the mask of arguments of PyTorch's dispatcher (DispatchKeyExtractor)
+constexpr size_t kMostArguments = 64;
 
 class SchemaParser {
  public:

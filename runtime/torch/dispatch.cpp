@@ -38,8 +38,8 @@ struct Slot {
 };
 
 std::array<Slot, kSlots>& slots() {
-  static auto* all =
-      new std::array<Slot, kSlots>;  // never destroyed: the dispatcher may call during process exit
+  // never destroyed: the dispatcher may call during process exit
+  static auto* all = new std::array<Slot, kSlots>;
   return *all;
 }
 

@@ -188,16 +188,15 @@ TEST_F(CheckTest, FindsUnwrittenElementsOfEverySizeAndPlace) {
       for (const int64_t left : {int64_t{-1}, int64_t{0}, count / 2, count - 1}) {
         std::string text = "none";
         try {
-          checked_launch(
-              {spec, args, storages, &implementation, Device{}, nullptr, nullptr},
-              [&](const Arg* a) {
-                auto* bytes = static_cast<unsigned char*>(a[1].tensor.data);
-                for (int64_t i = 0; i < count * size; ++i) {
-                  if (i / size != left)
-                    bytes[i] =
-                        i % 3 ? 0xA5 : static_cast<unsigned char>(i);  // much of it looks unwritten
-                }
-              });
+          checked_launch({spec, args, storages, &implementation, Device{}, nullptr, nullptr},
+                         [&](const Arg* a) {
+                           auto* bytes = static_cast<unsigned char*>(a[1].tensor.data);
+                           for (int64_t i = 0; i < count * size; ++i) {
+                             if (i / size != left)
+                               // much of it looks unwritten
+                               bytes[i] = i % 3 ? 0xA5 : static_cast<unsigned char>(i);
+                           }
+                         });
         } catch (const Error& e) {
           text = e.what();
         }

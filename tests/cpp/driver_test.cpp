@@ -57,8 +57,8 @@ class DriverTest : public ::testing::Test {
  protected:
   DriverTest() : fake(OPAQ_FAKE_DRIVER) {
     fake.reset();
-    testing::FLAGS_gtest_death_test_style =
-        "threadsafe";  // the child starts anew: nothing is opened in it yet
+    // the child starts anew: nothing is opened in it yet
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
   }
   Fake fake;
 };
@@ -194,8 +194,8 @@ TEST_F(DriverTest, TheArchIsSpecificFromHopperOn) {
       {{7, 5}, "sm_75"},    {{8, 0}, "sm_80"},    {{8, 9}, "sm_89"},   {{9, 0}, "sm_90a"},
       {{10, 0}, "sm_100a"}, {{10, 3}, "sm_103a"}, {{12, 1}, "sm_121a"}};
   for (size_t i = 0; i < expected.size(); ++i) {
-    const int device =
-        static_cast<int>(i) + 8;  // facts of a device are kept; no other test asks for these
+    // facts of a device are kept; no other test asks for these
+    const int device = static_cast<int>(i) + 8;
     fake.set_capability(device, expected[i].first.first, expected[i].first.second);
     EXPECT_EQ(device_arch(device), expected[i].second);
   }

@@ -35,8 +35,8 @@ struct Driver {
   decltype(&cuKernelGetFunction) kernel_get_function = nullptr;
   decltype(&cuKernelGetAttribute) kernel_get_attribute = nullptr;
   decltype(&cuKernelSetAttribute) kernel_set_attribute = nullptr;
-  decltype(&cuKernelGetParamInfo) kernel_get_param_info =
-      nullptr;  // optional: CUDA 12.4; needs a current context
+  // optional: CUDA 12.4; needs a current context
+  decltype(&cuKernelGetParamInfo) kernel_get_param_info = nullptr;
   decltype(&cuLaunchKernel) launch_kernel = nullptr;
   decltype(&cuLaunchKernelEx) launch_kernel_ex = nullptr;
   decltype(&cuStreamIsCapturing) stream_is_capturing = nullptr;
@@ -106,8 +106,8 @@ class Module {
   ~Module();
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
-  CUkernel kernel(
-      const std::string& symbol) const;  // throws Driver when the image has no such kernel
+  // throws Driver when the image has no such kernel
+  CUkernel kernel(const std::string& symbol) const;
 
  private:
   CUlibrary library_ = nullptr;
