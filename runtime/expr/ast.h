@@ -14,7 +14,7 @@
 
 namespace opaq::syntax {
 
-enum class Op : uint8_t {
+enum class Operation : uint8_t {
   Constant,  // integer (also bool and dtype), floating or string
   Argument,  // the symbol's value
   // arithmetic; operands are both int or both float
@@ -66,7 +66,7 @@ enum class Op : uint8_t {
 inline constexpr int32_t kNone = -1;
 
 struct Node {
-  Op op = Op::Constant;
+  Operation op = Operation::Constant;
   Type type = Type::Int;
   int32_t a = kNone, b = kNone, c = kNone;  // operands
   int32_t symbol = kNone;
@@ -89,6 +89,6 @@ struct Tree {
 };
 
 // The name of an operation in texts and errors.
-std::string_view spelling(Op op);  // "+", "min", "numel", ...
+std::string_view spelling(Operation op);  // "+", "min", "numel", ...
 
 }  // namespace opaq::syntax

@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kMostNodes = 1024;  // limits the depth of recursion over the tree
 
 bool is_constant(const Tree& tree, int32_t node) {
-  return node == kNone || tree[node].op == Op::Constant;
+  return node == kNone || tree[node].op == Operation::Constant;
 }
 
 // Whether the operands are constants and there is something to compute.
@@ -35,7 +35,7 @@ void Builder::expect(int32_t node, Type expected, std::string_view of) const {
   if (type(node) == expected) return;
   std::string hint;
   if (expected == Type::Bool && is_number(type(node))) hint = "; compare it, as in '... != 0'";
-  if (expected == Type::Bool && tree_[node].op == Op::Argument &&
+  if (expected == Type::Bool && tree_[node].op == Operation::Argument &&
       tree_.symbol(tree_[node]).optional) {
     hint = "; write defined(" + tree_.symbol(tree_[node]).name + ") to ask whether it is None";
   }
@@ -81,7 +81,7 @@ int32_t Builder::add(Node node) {
   return static_cast<int32_t>(tree_.nodes.size()) - 1;
 }
 
-int32_t Builder::node(Op op, Type type, size_t at, int32_t a, int32_t b, int32_t c) {
+int32_t Builder::node(Operation op, Type type, size_t at, int32_t a, int32_t b, int32_t c) {
   Node n;
   n.op = op;
   n.type = type;
@@ -100,7 +100,7 @@ void Builder::fold(Node& n) {
   try {
     const Slot value = run(*program, nullptr);
     if (n.type == Type::Float && !std::isfinite(value.floating)) return;
-    n.op = Op::Constant;
+    n.op = Operation::Constant;
     n.a = n.b = n.c = kNone;
     if (n.type == Type::Float)
       n.floating = value.floating;
@@ -138,7 +138,7 @@ int32_t Builder::string(size_t at, std::string value) {
 
 int32_t Builder::argument(size_t at, int32_t symbol) {
   Node n;
-  n.op = Op::Argument;
+  n.op = Operation::Argument;
   n.type = (*tree_.symbols)[static_cast<size_t>(symbol)].type;
   n.symbol = symbol;
   n.at = static_cast<int32_t>(at);
@@ -146,41 +146,44 @@ int32_t Builder::argument(size_t at, int32_t symbol) {
 }
 
 int32_t Builder::to_float(int32_t a) {
-  return type(a) == Type::Float ? a : node(Op::ToFloat, Type::Float, at(a), a);
+  return type(a) == Type::Float ? a : node(Operation::ToFloat, Type::Float, at(a), a);
 }
 
 int32_t Builder::negate(size_t at, int32_t a) {
   expect_number(a, "'-'");
   const int32_t integer = type(a) == Type::Float ? as_integer(a) : kNone;
-  const int32_t result = node(Op::Neg, type(a), at, a);
-  return integer == kNone ? result : with_integer(result, node(Op::Neg, Type::Int, at, integer));
+  const int32_t result = node(Operation::Neg, type(a), at, a);
+  return integer == kNone ? result
+                          : with_integer(result, node(Operation::Neg, Type::Int, at, integer));
 }
 
-int32_t Builder::arithmetic(Op op, size_t at, int32_t a, int32_t b) {
+int32_t Builder::arithmetic(Operation op, size_t at, int32_t a, int32_t b) {
   const std::string of = quoted(spelling(op));
-  const bool ints_only = op == Op::FloorDiv || op == Op::Mod || op == Op::CeilDiv;
+  const bool ints_only =
+      op == Operation::FloorDiv || op == Operation::Mod || op == Operation::CeilDiv;
   for (int32_t* operand : {&a, &b}) {
     if (ints_only)
       *operand = expect_integer(*operand, of);
     else
       expect_number(*operand, of);
   }
-  if (op != Op::Div && type(a) == Type::Int && type(b) == Type::Int)
+  if (op != Operation::Div && type(a) == Type::Int && type(b) == Type::Int)
     return node(op, Type::Int, at, a, b);
   const int32_t left = as_integer(a), right = as_integer(b);
   a = to_float(a), b = to_float(b);
   const int32_t result = node(op, Type::Float, at, a, b);
   if (left == kNone || right == kNone) return result;
-  return with_integer(result, node(op == Op::Div ? Op::ExactDiv : op, Type::Int, at, left, right));
+  return with_integer(
+      result, node(op == Operation::Div ? Operation::ExactDiv : op, Type::Int, at, left, right));
 }
 
-int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
+int32_t Builder::compare(Operation op, size_t at, int32_t a, int32_t b) {
   const std::string of = quoted(spelling(op));
   if (is_number(type(a)) && is_number(type(b))) {
     if (type(a) != type(b)) a = to_float(a), b = to_float(b);
     return node(op, Type::Bool, at, a, b);
   }
-  const bool equality = op == Op::Eq || op == Op::Ne;
+  const bool equality = op == Operation::Eq || op == Operation::Ne;
   if (!equality || type(a) != type(b) || type(a) == Type::Tensor) {
     const std::string expected =
         equality ? "two values of the same type: int, float, bool, dtype, str or int[]"
@@ -191,11 +194,11 @@ int32_t Builder::compare(Op op, size_t at, int32_t a, int32_t b) {
   return node(op, Type::Bool, at, a, b);
 }
 
-int32_t Builder::logical(Op op, size_t at, int32_t a, int32_t b) {
+int32_t Builder::logical(Operation op, size_t at, int32_t a, int32_t b) {
   expect(a, Type::Bool, quoted(spelling(op)));
   expect(b, Type::Bool, quoted(spelling(op)));
-  if (tree_[a].op == Op::Constant) {  // the right side may fail when it is evaluated
-    const bool decided = (tree_[a].integer != 0) == (op == Op::Or);
+  if (tree_[a].op == Operation::Constant) {  // the right side may fail when it is evaluated
+    const bool decided = (tree_[a].integer != 0) == (op == Operation::Or);
     return decided ? a : b;
   }
   return node(op, Type::Bool, at, a, b);
@@ -203,7 +206,7 @@ int32_t Builder::logical(Op op, size_t at, int32_t a, int32_t b) {
 
 int32_t Builder::negation(size_t at, int32_t a) {
   expect(a, Type::Bool, "'not'");
-  return node(Op::Not, Type::Bool, at, a);
+  return node(Operation::Not, Type::Bool, at, a);
 }
 
 int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t no) {
@@ -216,27 +219,28 @@ int32_t Builder::conditional(size_t at, int32_t yes, int32_t condition, int32_t 
   }
   const int32_t integer_yes = as_integer(yes), integer_no = as_integer(no);
   if (type(yes) != type(no)) yes = to_float(yes), no = to_float(no);
-  if (tree_[condition].op == Op::Constant) {
+  if (tree_[condition].op == Operation::Constant) {
     const bool holds = tree_[condition].integer != 0;
     const int32_t taken = holds ? yes : no, integer = holds ? integer_yes : integer_no;
     return type(taken) == Type::Float && integer != kNone ? with_integer(taken, integer) : taken;
   }
-  const int32_t result = node(Op::If, type(yes), at, yes, condition, no);
+  const int32_t result = node(Operation::If, type(yes), at, yes, condition, no);
   if (type(result) != Type::Float || integer_yes == kNone || integer_no == kNone) return result;
-  return with_integer(result, node(Op::If, Type::Int, at, integer_yes, condition, integer_no));
+  return with_integer(result,
+                      node(Operation::If, Type::Int, at, integer_yes, condition, integer_no));
 }
 
 int32_t Builder::index(size_t at, int32_t list, int32_t position) {
   expect(list, Type::IntList, "'[...]'");
   position = expect_integer(position, "an index");
-  return node(Op::Index, Type::Int, at, list, position);
+  return node(Operation::Index, Type::Int, at, list, position);
 }
 
 int32_t Builder::slice(size_t at, int32_t list, int32_t low, int32_t high) {
   expect(list, Type::IntList, "'[...]'");
   if (low != kNone) low = expect_integer(low, "a bound of a slice");
   if (high != kNone) high = expect_integer(high, "a bound of a slice");
-  return node(Op::Slice, Type::IntList, at, list, low, high);
+  return node(Operation::Slice, Type::IntList, at, list, low, high);
 }
 
 // Checks the nodes that are evaluated for all arguments.
@@ -252,9 +256,9 @@ void Builder::check_constants(int32_t index, std::vector<bool>& seen) const {
     }
     source_.error(at(index), "this constant does not fit a 64-bit float");
   }
-  if (n.op == Op::If) return check_constants(n.b, seen);
+  if (n.op == Operation::If) return check_constants(n.b, seen);
   check_constants(n.a, seen);
-  if (n.op == Op::And || n.op == Op::Or) return;
+  if (n.op == Operation::And || n.op == Operation::Or) return;
   check_constants(n.b, seen);
   check_constants(n.c, seen);
 }

@@ -34,9 +34,10 @@ class Builder {
   int32_t argument(size_t at, int32_t symbol);
 
   int32_t negate(size_t at, int32_t a);
-  int32_t arithmetic(Op op, size_t at, int32_t a, int32_t b);  // of two operands; Div gives a Float
-  int32_t compare(Op op, size_t at, int32_t a, int32_t b);
-  int32_t logical(Op op, size_t at, int32_t a, int32_t b);
+  int32_t arithmetic(Operation op, size_t at, int32_t a,
+                     int32_t b);  // of two operands; Div gives a Float
+  int32_t compare(Operation op, size_t at, int32_t a, int32_t b);
+  int32_t logical(Operation op, size_t at, int32_t a, int32_t b);
   int32_t negation(size_t at, int32_t a);
   int32_t conditional(size_t at, int32_t yes, int32_t condition, int32_t no);
 
@@ -57,11 +58,11 @@ class Builder {
 
  private:
   int32_t add(Node node);
-  int32_t node(Op op, Type type, size_t at, int32_t a = kNone, int32_t b = kNone,
+  int32_t node(Operation op, Type type, size_t at, int32_t a = kNone, int32_t b = kNone,
                int32_t c = kNone);
   int32_t constant(size_t at, Type type, int64_t value);
   int32_t to_float(int32_t a);
-  int32_t fact(Op op, Type type, size_t at, int32_t object, int32_t operand = kNone);
+  int32_t fact(Operation op, Type type, size_t at, int32_t object, int32_t operand = kNone);
   int32_t cast(DType to, size_t at, int32_t a);
   void fold(Node& node);
   void check_constants(int32_t index, std::vector<bool>& seen) const;

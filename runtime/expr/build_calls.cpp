@@ -7,22 +7,22 @@ namespace {
 
 struct Member {
   std::string_view name;
-  Op op;
+  Operation op;
   Type type;
   bool method;
   size_t arguments;
 };
 constexpr Member kMembers[] = {
-    {"numel", Op::Numel, Type::Int, true, 0},
-    {"size", Op::Size, Type::Int, true, 1},
-    {"stride", Op::Stride, Type::Int, true, 1},
-    {"dim", Op::Dim, Type::Int, true, 0},
-    {"dtype", Op::DTypeOf, Type::DType, false, 0},
-    {"itemsize", Op::ItemSize, Type::Int, false, 0},
-    {"shape", Op::Shape, Type::IntList, false, 0},
-    {"is_contiguous", Op::IsContiguous, Type::Bool, true, 0},
-    {"data", Op::Data, Type::Int, false, 0},
-    {"alignment", Op::Alignment, Type::Int, false, 0},
+    {"numel", Operation::Numel, Type::Int, true, 0},
+    {"size", Operation::Size, Type::Int, true, 1},
+    {"stride", Operation::Stride, Type::Int, true, 1},
+    {"dim", Operation::Dim, Type::Int, true, 0},
+    {"dtype", Operation::DTypeOf, Type::DType, false, 0},
+    {"itemsize", Operation::ItemSize, Type::Int, false, 0},
+    {"shape", Operation::Shape, Type::IntList, false, 0},
+    {"is_contiguous", Operation::IsContiguous, Type::Bool, true, 0},
+    {"data", Operation::Data, Type::Int, false, 0},
+    {"alignment", Operation::Alignment, Type::Int, false, 0},
 };
 
 // Names of PyTorch for which this language has others.
@@ -83,15 +83,15 @@ std::span<const std::string> function_names() {
 
 int32_t Builder::tensor_argument(size_t at, int32_t object, std::string_view of) {
   const Node& n = tree_[object];
-  if (n.op != Op::Argument || n.type != Type::Tensor) {
-    const std::string found = n.op == Op::Argument ? tree_.symbol(n).name + " of type " : "";
+  if (n.op != Operation::Argument || n.type != Type::Tensor) {
+    const std::string found = n.op == Operation::Argument ? tree_.symbol(n).name + " of type " : "";
     source_.error(
         at, std::string(of) + " belongs to a Tensor argument, found " + found + type_name(object));
   }
   return n.symbol;
 }
 
-int32_t Builder::fact(Op op, Type type, size_t at, int32_t object, int32_t operand) {
+int32_t Builder::fact(Operation op, Type type, size_t at, int32_t object, int32_t operand) {
   Node n;
   n.op = op;
   n.type = type;
@@ -124,7 +124,7 @@ int32_t Builder::method(size_t at, int32_t object, std::string_view name,
   if (!m.method)
     source_.error(at,
                   "'" + std::string(name) + "' is not a method; write " + of + "." + spelled(m));
-  if (m.op == Op::Size && args.empty())
+  if (m.op == Operation::Size && args.empty())
     source_.error(at, "size takes 1 argument, found 0; all sizes are " + of + ".shape");
   expect_count(at, name, args.size(), m.arguments);
   return fact(m.op, m.type, at, object,
@@ -137,7 +137,7 @@ int32_t Builder::cast(DType to, size_t at, int32_t a) {
                   std::string(name(to)) + " takes int, float or bool, found " + type_name(a));
   }
   Node n;
-  n.op = Op::Cast;
+  n.op = Operation::Cast;
   n.type = to == DType::Bool ? Type::Bool : is_floating(to) ? Type::Float : Type::Int;
   n.at = static_cast<int32_t>(at);
   n.a = a;
@@ -158,47 +158,49 @@ int32_t Builder::call(size_t at, std::string_view name, std::span<const int32_t>
                             std::to_string(args.size()));
     int32_t result = args[0];
     for (int32_t arg : args.subspan(1))
-      result = arithmetic(name == "min" ? Op::Min : Op::Max, at, result, arg);
+      result = arithmetic(name == "min" ? Operation::Min : Operation::Max, at, result, arg);
     return result;
   }
   if (name == "ceil_div") {
     expect_count(at, name, args.size(), 2);
-    return arithmetic(Op::CeilDiv, at, args[0], args[1]);
+    return arithmetic(Operation::CeilDiv, at, args[0], args[1]);
   }
   if (name == "abs") {
     expect_count(at, name, args.size(), 1);
     expect_number(args[0], "'abs'");
     const int32_t integer = type(args[0]) == Type::Float ? as_integer(args[0]) : kNone;
-    const int32_t result = node(Op::Abs, type(args[0]), at, args[0]);
-    return integer == kNone ? result : with_integer(result, node(Op::Abs, Type::Int, at, integer));
+    const int32_t result = node(Operation::Abs, type(args[0]), at, args[0]);
+    return integer == kNone ? result
+                            : with_integer(result, node(Operation::Abs, Type::Int, at, integer));
   }
   if (name == "next_power_of_2") {
     expect_count(at, name, args.size(), 1);
-    return node(Op::NextPowerOf2, Type::Int, at, expect_integer(args[0], "'next_power_of_2'"));
+    return node(Operation::NextPowerOf2, Type::Int, at,
+                expect_integer(args[0], "'next_power_of_2'"));
   }
   if (name == "len") {
     expect_count(at, name, args.size(), 1);
     expect(args[0], Type::IntList, "'len'");
-    return node(Op::Len, Type::Int, at, args[0]);
+    return node(Operation::Len, Type::Int, at, args[0]);
   }
   if (name == "aligned") {
     expect_count(at, name, args.size(), 2);
     tensor_argument(this->at(args[0]), args[0], "'aligned'");
     const int32_t operand = expect_integer(args[1], "'aligned'");
     const Node& bytes = tree_[operand];
-    if (bytes.op == Op::Constant && bytes.integer < 1) {
+    if (bytes.op == Operation::Constant && bytes.integer < 1) {
       source_.error(this->at(args[1]),
                     "an alignment is 1 byte or more, found " + std::to_string(bytes.integer));
     }
-    return fact(Op::Aligned, Type::Bool, at, args[0], operand);
+    return fact(Operation::Aligned, Type::Bool, at, args[0], operand);
   }
   if (name == "defined") {
     expect_count(at, name, args.size(), 1);
     const Node& argument = tree_[args[0]];
-    if (argument.op != Op::Argument)
+    if (argument.op != Operation::Argument)
       source_.error(this->at(args[0]), "'defined' takes the name of an argument");
     if (!tree_.symbol(argument).optional) return boolean(at, true);
-    return fact(Op::Defined, Type::Bool, at, args[0]);
+    return fact(Operation::Defined, Type::Bool, at, args[0]);
   }
   const std::span<const std::string> known = function_names();
   const std::string ending = did_you_mean(name, known);

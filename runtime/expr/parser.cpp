@@ -118,7 +118,7 @@ class Parser {
     int32_t left = conjunction();
     for (size_t at = token().at; accept("or"); at = token().at) {
       const int32_t right = conjunction();
-      left = builder_->logical(Op::Or, at, left, right);
+      left = builder_->logical(Operation::Or, at, left, right);
     }
     return left;
   }
@@ -127,7 +127,7 @@ class Parser {
     int32_t left = inversion();
     for (size_t at = token().at; accept("and"); at = token().at) {
       const int32_t right = inversion();
-      left = builder_->logical(Op::And, at, left, right);
+      left = builder_->logical(Operation::And, at, left, right);
     }
     return left;
   }
@@ -155,14 +155,15 @@ class Parser {
       } else {
         return result == kNone ? left : result;
       }
-      result = result == kNone ? outcome : builder_->logical(Op::And, at, result, outcome);
+      result = result == kNone ? outcome : builder_->logical(Operation::And, at, result, outcome);
       if (right == kNone) return result;
       left = right;
     }
   }
 
-  std::optional<Op> comparison_operator() {
-    for (Op op : {Op::Eq, Op::Ne, Op::Lt, Op::Le, Op::Gt, Op::Ge}) {
+  std::optional<Operation> comparison_operator() {
+    for (Operation op : {Operation::Eq, Operation::Ne, Operation::Lt, Operation::Le, Operation::Gt,
+                         Operation::Ge}) {
       if (accept(spelling(op))) return op;
     }
     return std::nullopt;
@@ -177,9 +178,11 @@ class Parser {
     do {
       if (result != kNone && token().is(close)) break;
       const int32_t value = expression();
-      const int32_t one = builder_->compare(absent ? Op::Ne : Op::Eq, at, left, value);
-      result =
-          result == kNone ? one : builder_->logical(absent ? Op::And : Op::Or, at, result, one);
+      const int32_t one =
+          builder_->compare(absent ? Operation::Ne : Operation::Eq, at, left, value);
+      result = result == kNone
+                   ? one
+                   : builder_->logical(absent ? Operation::And : Operation::Or, at, result, one);
     } while (accept(","));
     require(close, "or ',' after a value of 'in'");
     return result;
@@ -189,7 +192,7 @@ class Parser {
     int32_t left = product();
     while (token().is("+") || token().is("-")) {
       const size_t at = token().at;
-      const Op op = advance().is("+") ? Op::Add : Op::Sub;
+      const Operation op = advance().is("+") ? Operation::Add : Operation::Sub;
       const int32_t right = product();
       left = builder_->arithmetic(op, at, left, right);
     }
@@ -200,8 +203,9 @@ class Parser {
     int32_t left = unary();
     for (;;) {
       const size_t at = token().at;
-      std::optional<Op> op;
-      for (Op candidate : {Op::Mul, Op::Div, Op::FloorDiv, Op::Mod}) {
+      std::optional<Operation> op;
+      for (Operation candidate :
+           {Operation::Mul, Operation::Div, Operation::FloorDiv, Operation::Mod}) {
         if (!op && accept(spelling(candidate))) op = candidate;
       }
       if (!op) return left;

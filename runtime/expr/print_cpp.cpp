@@ -36,7 +36,8 @@ class CppPrinter {
     const Node& root = tree_[tree_.root];
     if (!root.cast || root.type == Type::Bool) return at(tree_.root, Ternary);
     const std::string type(c_type(*root.cast));
-    if (root.op == Op::Constant) return "static_cast<" + type + ">(" + constant(root).text + ")";
+    if (root.op == Operation::Constant)
+      return "static_cast<" + type + ">(" + constant(root).text + ")";
     return checked_cast(root);
   }
 
@@ -45,87 +46,87 @@ class CppPrinter {
 
   Text print(const Node& n) const {
     switch (n.op) {
-      case Op::Constant:
+      case Operation::Constant:
         return constant(n);
-      case Op::Argument:
+      case Operation::Argument:
         return {n.type == Type::Tensor ? tree_.symbol(n).name : value(n), Atom};
-      case Op::Neg:
+      case Operation::Neg:
         return call("opaq_neg", {n.a});
-      case Op::Add:
+      case Operation::Add:
         return call("opaq_add", {n.a, n.b});
-      case Op::Sub:
+      case Operation::Sub:
         return call("opaq_sub", {n.a, n.b});
-      case Op::Mul:
+      case Operation::Mul:
         return call("opaq_mul", {n.a, n.b});
-      case Op::Div:
+      case Operation::Div:
         return call("opaq_divide", {n.a, n.b});
-      case Op::ExactDiv:
+      case Operation::ExactDiv:
         return call("opaq_exact_div", {n.a, n.b});
-      case Op::FloorDiv:
+      case Operation::FloorDiv:
         return call("opaq_floor_div", {n.a, n.b});
-      case Op::Mod:
+      case Operation::Mod:
         return call("opaq_mod", {n.a, n.b});
-      case Op::CeilDiv:
+      case Operation::CeilDiv:
         return call("opaq_ceil_div", {n.a, n.b});
-      case Op::NextPowerOf2:
+      case Operation::NextPowerOf2:
         return call("opaq_next_power_of_2", {n.a});
-      case Op::Min:
+      case Operation::Min:
         return call("opaq_min", {n.a, n.b});
-      case Op::Max:
+      case Operation::Max:
         return call("opaq_max", {n.a, n.b});
-      case Op::Abs:
+      case Operation::Abs:
         return call("opaq_abs", {n.a});
-      case Op::ToFloat:
+      case Operation::ToFloat:
         return call("static_cast<double>", {n.a});
-      case Op::Cast:
+      case Operation::Cast:
         return cast(n);
-      case Op::Eq:
-      case Op::Ne:
+      case Operation::Eq:
+      case Operation::Ne:
         return infix(n, Equality, Sum);
-      case Op::Lt:
-      case Op::Le:
-      case Op::Gt:
-      case Op::Ge:
+      case Operation::Lt:
+      case Operation::Le:
+      case Operation::Gt:
+      case Operation::Ge:
         return infix(n, Relation, Sum);
-      case Op::And:
+      case Operation::And:
         return {at(n.a, And) + " && " + at(n.b, And), And};
-      case Op::Or:
+      case Operation::Or:
         return {alternative(n.a) + " || " + alternative(n.b), Or};
-      case Op::Not:
+      case Operation::Not:
         return {"!" + at(n.a, Unary), Unary};
-      case Op::If:
+      case Operation::If:
         return {at(n.b, Or) + " ? " + branch(n.a) + " : " + branch(n.c), Ternary};
-      case Op::Numel:
+      case Operation::Numel:
         return {value(n) + ".numel()", Atom};
-      case Op::Size:
+      case Operation::Size:
         return {value(n) + ".size(" + at(n.a, Ternary) + ")", Atom};
-      case Op::Stride:
+      case Operation::Stride:
         return {value(n) + ".stride(" + at(n.a, Ternary) + ")", Atom};
-      case Op::Dim:
+      case Operation::Dim:
         return {value(n) + ".dim", Atom};
-      case Op::DTypeOf:
+      case Operation::DTypeOf:
         return {value(n) + ".dtype", Atom};
-      case Op::ItemSize:
+      case Operation::ItemSize:
         return {value(n) + ".itemsize", Atom};
-      case Op::Shape:
+      case Operation::Shape:
         return {value(n) + ".shape()", Atom};
-      case Op::IsContiguous:
+      case Operation::IsContiguous:
         return {value(n) + ".is_contiguous()", Atom};
-      case Op::Data:
+      case Operation::Data:
         return {value(n) + ".address()", Atom};
-      case Op::Alignment:
+      case Operation::Alignment:
         return {value(n) + ".alignment()", Atom};
-      case Op::Aligned:
+      case Operation::Aligned:
         return {value(n) + ".aligned(" + at(n.a, Ternary) + ")", Atom};
-      case Op::Defined:
+      case Operation::Defined:
         return {tree_.symbol(n).name + ".has_value()", Atom};
-      case Op::Index:
+      case Operation::Index:
         return {at(n.a, Atom) + ".at(" + at(n.b, Ternary) + ")", Atom};
-      case Op::Slice:
+      case Operation::Slice:
         return {at(n.a, Atom) + ".slice(" + (n.b == kNone ? "0" : at(n.b, Ternary)) + ", " +
                     (n.c == kNone ? "INT64_MAX" : at(n.c, Ternary)) + ")",
                 Atom};
-      case Op::Len:
+      case Operation::Len:
         return {at(n.a, Atom) + ".size", Atom};
     }
     return {};
@@ -168,13 +169,14 @@ class CppPrinter {
 
   std::string branch(int32_t index) const {
     const Node& n = tree_[index];
-    if (n.op == Op::Constant && n.type == Type::Int) return "int64_t{" + constant(n).text + "}";
+    if (n.op == Operation::Constant && n.type == Type::Int)
+      return "int64_t{" + constant(n).text + "}";
     return at(index, Ternary);
   }
 
   // && inside || keeps its parentheses: compilers warn without them.
   std::string alternative(int32_t index) const {
-    return tree_[index].op == Op::And ? "(" + at(index, Ternary) + ")" : at(index, Or);
+    return tree_[index].op == Operation::And ? "(" + at(index, Ternary) + ")" : at(index, Or);
   }
 
   std::string checked_cast(const Node& n) const {

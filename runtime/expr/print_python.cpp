@@ -6,90 +6,90 @@
 namespace opaq::syntax {
 namespace {
 
-std::string_view function(Op op) {
+std::string_view function(Operation op) {
   switch (op) {
-    case Op::Neg:
+    case Operation::Neg:
       return "Neg";
-    case Op::Abs:
+    case Operation::Abs:
       return "Abs";
-    case Op::Add:
+    case Operation::Add:
       return "Add";
-    case Op::Sub:
+    case Operation::Sub:
       return "Sub";
-    case Op::Mul:
+    case Operation::Mul:
       return "Mul";
-    case Op::Div:
+    case Operation::Div:
       return "Div";
-    case Op::ExactDiv:
+    case Operation::ExactDiv:
       return "ExactDiv";
-    case Op::FloorDiv:
+    case Operation::FloorDiv:
       return "FloorDiv";
-    case Op::Mod:
+    case Operation::Mod:
       return "Mod";
-    case Op::CeilDiv:
+    case Operation::CeilDiv:
       return "CeilDiv";
-    case Op::NextPowerOf2:
+    case Operation::NextPowerOf2:
       return "NextPowerOf2";
-    case Op::Min:
+    case Operation::Min:
       return "Min";
-    case Op::Max:
+    case Operation::Max:
       return "Max";
-    case Op::ToFloat:
+    case Operation::ToFloat:
       return "ToFloat";
-    case Op::Cast:
+    case Operation::Cast:
       return "Cast";
-    case Op::Eq:
+    case Operation::Eq:
       return "Eq";
-    case Op::Ne:
+    case Operation::Ne:
       return "Ne";
-    case Op::Lt:
+    case Operation::Lt:
       return "Lt";
-    case Op::Le:
+    case Operation::Le:
       return "Le";
-    case Op::Gt:
+    case Operation::Gt:
       return "Gt";
-    case Op::Ge:
+    case Operation::Ge:
       return "Ge";
-    case Op::And:
+    case Operation::And:
       return "And";
-    case Op::Or:
+    case Operation::Or:
       return "Or";
-    case Op::Not:
+    case Operation::Not:
       return "Not";
-    case Op::If:
+    case Operation::If:
       return "Where";
-    case Op::Numel:
+    case Operation::Numel:
       return "Numel";
-    case Op::Size:
+    case Operation::Size:
       return "Size";
-    case Op::Stride:
+    case Operation::Stride:
       return "Stride";
-    case Op::Dim:
+    case Operation::Dim:
       return "Dim";
-    case Op::DTypeOf:
+    case Operation::DTypeOf:
       return "DType";
-    case Op::ItemSize:
+    case Operation::ItemSize:
       return "ItemSize";
-    case Op::Shape:
+    case Operation::Shape:
       return "Shape";
-    case Op::IsContiguous:
+    case Operation::IsContiguous:
       return "IsContiguous";
-    case Op::Data:
+    case Operation::Data:
       return "Data";
-    case Op::Alignment:
+    case Operation::Alignment:
       return "Alignment";
-    case Op::Aligned:
+    case Operation::Aligned:
       return "Aligned";
-    case Op::Defined:
+    case Operation::Defined:
       return "Defined";
-    case Op::Index:
+    case Operation::Index:
       return "Item";
-    case Op::Slice:
+    case Operation::Slice:
       return "Slice";
-    case Op::Len:
+    case Operation::Len:
       return "Len";
-    case Op::Constant:
-    case Op::Argument:
+    case Operation::Constant:
+    case Operation::Argument:
       return "";
   }
   return "";
@@ -102,22 +102,22 @@ class PythonPrinter {
   std::string print(int32_t index) const {
     const Node& n = tree_[index];
     switch (n.op) {
-      case Op::Constant:
+      case Operation::Constant:
         return constant(n);
-      case Op::Argument:
+      case Operation::Argument:
         return n.type == Type::Float    ? "opaq.ToFloat(" + value(n) + ")"
                : n.type == Type::Tensor ? tree_.symbol(n).name
                                         : value(n);
-      case Op::Cast:
+      case Operation::Cast:
         return "opaq.Cast('" + std::string(name(*n.cast)) + "', " + print(n.a) + ")";
-      case Op::And:
-      case Op::Or:
+      case Operation::And:
+      case Operation::Or:
         return call(n, {print(n.a), later(n.b)});
-      case Op::If:
+      case Operation::If:
         return call(n, {print(n.b), later(n.a), later(n.c)});
-      case Op::Defined:
+      case Operation::Defined:
         return call(n, {tree_.symbol(n).name});
-      case Op::Slice:
+      case Operation::Slice:
         return call(n, {print(n.a), bound(n.b), bound(n.c)});
       default:
         break;

@@ -19,84 +19,84 @@ class Flattener {
     const Node& n = tree_[index];
     const bool floats = n.a != kNone && tree_[n.a].type == Type::Float;
     switch (n.op) {
-      case Op::Constant:
+      case Operation::Constant:
         return constant(n);
-      case Op::Argument:
+      case Operation::Argument:
         return read(load(n.type), n);
-      case Op::Neg:
+      case Operation::Neg:
         return unary(n, floats ? Code::NegF : Code::NegI);
-      case Op::Abs:
+      case Operation::Abs:
         return unary(n, floats ? Code::AbsF : Code::AbsI);
-      case Op::Add:
+      case Operation::Add:
         return binary(n, floats ? Code::AddF : Code::AddI);
-      case Op::Sub:
+      case Operation::Sub:
         return binary(n, floats ? Code::SubF : Code::SubI);
-      case Op::Mul:
+      case Operation::Mul:
         return binary(n, floats ? Code::MulF : Code::MulI);
-      case Op::Div:
+      case Operation::Div:
         return binary(n, Code::DivF);
-      case Op::ExactDiv:
+      case Operation::ExactDiv:
         return binary(n, Code::ExactDiv);
-      case Op::FloorDiv:
+      case Operation::FloorDiv:
         return binary(n, Code::FloorDiv);
-      case Op::Mod:
+      case Operation::Mod:
         return binary(n, Code::Mod);
-      case Op::CeilDiv:
+      case Operation::CeilDiv:
         return binary(n, Code::CeilDiv);
-      case Op::NextPowerOf2:
+      case Operation::NextPowerOf2:
         return unary(n, Code::NextPowerOf2);
-      case Op::Min:
+      case Operation::Min:
         return binary(n, floats ? Code::MinF : Code::MinI);
-      case Op::Max:
+      case Operation::Max:
         return binary(n, floats ? Code::MaxF : Code::MaxI);
-      case Op::ToFloat:
+      case Operation::ToFloat:
         return unary(n, Code::IntToFloat);
-      case Op::Cast:
+      case Operation::Cast:
         return cast(n);
-      case Op::Eq:
-      case Op::Ne:
-      case Op::Lt:
-      case Op::Le:
-      case Op::Gt:
-      case Op::Ge:
+      case Operation::Eq:
+      case Operation::Ne:
+      case Operation::Lt:
+      case Operation::Le:
+      case Operation::Gt:
+      case Operation::Ge:
         return binary(n, comparison(n));
-      case Op::And:
+      case Operation::And:
         return lazy(n, Code::JumpAnd);
-      case Op::Or:
+      case Operation::Or:
         return lazy(n, Code::JumpOr);
-      case Op::Not:
+      case Operation::Not:
         return unary(n, Code::Not);
-      case Op::If:
+      case Operation::If:
         return conditional(n);
-      case Op::Numel:
+      case Operation::Numel:
         return read(Code::Numel, n);
-      case Op::Size:
+      case Operation::Size:
         return dimension(n, Code::SizeAt, Code::Size);
-      case Op::Stride:
+      case Operation::Stride:
         return dimension(n, Code::StrideAt, Code::Stride);
-      case Op::Aligned:
+      case Operation::Aligned:
         return dimension(n, Code::AlignedTo, Code::Aligned);
-      case Op::Dim:
+      case Operation::Dim:
         return read(Code::Dim, n);
-      case Op::DTypeOf:
+      case Operation::DTypeOf:
         return read(Code::DTypeOf, n);
-      case Op::ItemSize:
+      case Operation::ItemSize:
         return read(Code::ItemSize, n);
-      case Op::Shape:
+      case Operation::Shape:
         return read(Code::Shape, n);
-      case Op::IsContiguous:
+      case Operation::IsContiguous:
         return read(Code::IsContiguous, n);
-      case Op::Data:
+      case Operation::Data:
         return read(Code::Data, n);
-      case Op::Alignment:
+      case Operation::Alignment:
         return read(Code::Alignment, n);
-      case Op::Defined:
+      case Operation::Defined:
         return read(Code::Defined, n);
-      case Op::Index:
+      case Operation::Index:
         return binary(n, Code::Index);
-      case Op::Slice:
+      case Operation::Slice:
         return slice(n);
-      case Op::Len:
+      case Operation::Len:
         return unary(n, Code::Len);
     }
   }
@@ -164,7 +164,7 @@ class Flattener {
   Code comparison(const Node& n) const {
     const auto offset = [&](Code first) {  // both enumerations go Eq, Ne, Lt, Le, Gt, Ge
       return static_cast<Code>(static_cast<int>(first) + static_cast<int>(n.op) -
-                               static_cast<int>(Op::Eq));
+                               static_cast<int>(Operation::Eq));
     };
     switch (tree_[n.a].type) {
       case Type::Float:
@@ -197,7 +197,7 @@ class Flattener {
   }
 
   void dimension(const Node& n, Code immediate, Code dynamic) {
-    if (tree_[n.a].op == Op::Constant) {
+    if (tree_[n.a].op == Operation::Constant) {
       add(immediate, +1, n.symbol).integer = tree_[n.a].integer;
     } else {
       emit(n.a);
@@ -249,84 +249,84 @@ std::optional<Program> flatten(const Tree& tree, int32_t root) {
   return flattener.finish(tree[root].type);
 }
 
-std::string_view spelling(Op op) {
+std::string_view spelling(Operation op) {
   switch (op) {
-    case Op::Neg:
-    case Op::Sub:
+    case Operation::Neg:
+    case Operation::Sub:
       return "-";
-    case Op::Abs:
+    case Operation::Abs:
       return "abs";
-    case Op::Add:
+    case Operation::Add:
       return "+";
-    case Op::Mul:
+    case Operation::Mul:
       return "*";
-    case Op::Div:
-    case Op::ExactDiv:
+    case Operation::Div:
+    case Operation::ExactDiv:
       return "/";
-    case Op::FloorDiv:
+    case Operation::FloorDiv:
       return "//";
-    case Op::Mod:
+    case Operation::Mod:
       return "%";
-    case Op::CeilDiv:
+    case Operation::CeilDiv:
       return "ceil_div";
-    case Op::NextPowerOf2:
+    case Operation::NextPowerOf2:
       return "next_power_of_2";
-    case Op::Min:
+    case Operation::Min:
       return "min";
-    case Op::Max:
+    case Operation::Max:
       return "max";
-    case Op::Eq:
+    case Operation::Eq:
       return "==";
-    case Op::Ne:
+    case Operation::Ne:
       return "!=";
-    case Op::Lt:
+    case Operation::Lt:
       return "<";
-    case Op::Le:
+    case Operation::Le:
       return "<=";
-    case Op::Gt:
+    case Operation::Gt:
       return ">";
-    case Op::Ge:
+    case Operation::Ge:
       return ">=";
-    case Op::And:
+    case Operation::And:
       return "and";
-    case Op::Or:
+    case Operation::Or:
       return "or";
-    case Op::Not:
+    case Operation::Not:
       return "not";
-    case Op::If:
+    case Operation::If:
       return "if";
-    case Op::Numel:
+    case Operation::Numel:
       return "numel";
-    case Op::Size:
+    case Operation::Size:
       return "size";
-    case Op::Stride:
+    case Operation::Stride:
       return "stride";
-    case Op::Dim:
+    case Operation::Dim:
       return "dim";
-    case Op::DTypeOf:
+    case Operation::DTypeOf:
       return "dtype";
-    case Op::ItemSize:
+    case Operation::ItemSize:
       return "itemsize";
-    case Op::Shape:
+    case Operation::Shape:
       return "shape";
-    case Op::IsContiguous:
+    case Operation::IsContiguous:
       return "is_contiguous";
-    case Op::Data:
+    case Operation::Data:
       return "data";
-    case Op::Alignment:
+    case Operation::Alignment:
       return "alignment";
-    case Op::Aligned:
+    case Operation::Aligned:
       return "aligned";
-    case Op::Defined:
+    case Operation::Defined:
       return "defined";
-    case Op::Len:
+    case Operation::Len:
       return "len";
-    case Op::Constant:
-    case Op::Argument:
-    case Op::ToFloat:
-    case Op::Cast:
-    case Op::Index:
-    case Op::Slice:
+    case Operation::Constant:
+    case Operation::Argument:
+    case Operation::ToFloat:
+    case Operation::Cast:
+    case Operation::Index:
+    case Operation::Slice:
       return "";
   }
   return "";

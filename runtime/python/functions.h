@@ -57,13 +57,15 @@ PyObject* cpp_string(PyObject*, PyObject* text);
 PyObject* cpp_prelude(PyObject*, PyObject*);
 PyObject* device_arch(PyObject*, PyObject* index);
 
-// facts.cpp
+// plan.cpp
 Ref resources(const std::optional<Resources>& found);  // None where they are unknown
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);
 PyObject* refresh_sources(PyObject*, PyObject* op);
+
+// status.cpp
 PyObject* implementation_stats(PyObject*, PyObject*);
 PyObject* doctor(PyObject*, PyObject*);
 PyObject* settings_dict(PyObject*, PyObject*);

@@ -1,13 +1,9 @@
-// Plans and compiles for fake arguments, warms up for real ones, and reports counters and what was
-// found on this machine.
+// Plans and compiles for fake arguments, and warms up for real ones.
 #include <deque>
 #include <string>
 
 #include "args.h"
-#include "base/settings.h"
-#include "cache/cache.h"
 #include "choose/choose.h"
-#include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
 #include "spec/outputs.h"
@@ -48,21 +44,6 @@ void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& roo
     fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
 }
 
-Ref describe_settings() {
-  const Settings& s = settings();
-  Dict d;
-  d.set("cache_dir", s.cache_dir)
-      .set("cache_bytes", s.cache_bytes)
-      .set("driver", s.driver)
-      .set("nvrtc", s.nvrtc)
-      .set("cxx", s.cxx);
-  d.set("compile_threads", int64_t{s.compile_threads})
-      .set("library_dirs", s.library_dirs)
-      .set("cuda_include_dirs", s.cuda_include_dirs);
-  d.set("check", s.check_contract ? "contract" : "");
-  return d.take();
-}
-
 }  // namespace
 
 Ref resources(const std::optional<Resources>& found) {
@@ -76,18 +57,18 @@ PyObject* plan(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "plan");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    const FakeArgs facts(op, items.at(1).get());
+    const FakeArgs fake(op, items.at(1).get());
     Chooser& of_op = chooser(op);
-    const DeviceType device = facts.device().type;
-    const Choice choice = of_op.choose(facts.args(), device);
+    const DeviceType device = fake.device().type;
+    const Choice choice = of_op.choose(fake.args(), device);
     Dict d;
-    d.set("reasons", of_op.explain(facts.args(), device));
+    d.set("reasons", of_op.explain(fake.args(), device));
     const PreparedLaunch* launch = choice.serving();
     d.set("implementation", launch                    ? launch->implementation().name
                             : reference_of(op.name()) ? std::string("reference")
                                                       : std::string());
     if (choice.launch) {
-      const LaunchPlan p = choice.launch->plan(facts.args());
+      const LaunchPlan p = choice.launch->plan(fake.args());
       d.set("entry", p.entry)
           .put("grid", dims(p.grid))
           .put("block", dims(p.block))
@@ -105,13 +86,13 @@ PyObject* expression(PyObject*, PyObject* args) {
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
     const Expr expr = parse(to_string(items.at(1).get(), "text"), op.spec().all_symbols(),
                             "an expression of " + op.name());
-    const FakeArgs facts(op, items.at(2).get());
+    const FakeArgs fake(op, items.at(2).get());
     Dict d;
     d.set("type", name(expr.type()))
         .set("python", expr.print_python())
         .set("cpp", expr.print_cpp());
     try {
-      const Value value = expr.eval(facts.args());
+      const Value value = expr.eval(fake.args());
       switch (value.type) {
         case Type::Int:
           d.set("value", value.integer);
@@ -149,25 +130,25 @@ PyObject* compile(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "compile");
     const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    const FakeArgs facts(op, items.at(1).get());
+    const FakeArgs fake(op, items.at(1).get());
     const std::string arch = to_string(items.at(2).get(), "arch");
     const std::string wanted =
         items.size() > 3 ? to_string(items.at(3).get(), "implementation") : "";
     PreparedLaunch* launch = wanted.empty()
-                                 ? chooser(op).choose(facts.args(), DeviceType::CUDA).launch
+                                 ? chooser(op).choose(fake.args(), DeviceType::CUDA).launch
                                  : chooser(op).find(wanted);
     if (!launch) {
       fail(ErrorKind::Launch,
            op.name() + (wanted.empty() ? ": no CUDA implementation fits:\n" +
-                                             chooser(op).explain(facts.args(), DeviceType::CUDA)
+                                             chooser(op).explain(fake.args(), DeviceType::CUDA)
                                        : " has no implementation `" + wanted + "`"));
     }
     std::shared_ptr<const Image> image;
     {
       AllowThreads allow;
-      image = launch->compile(facts.args(), arch);
+      image = launch->compile(fake.args(), arch);
     }
-    const std::string entry = launch->plan(facts.args()).entry;
+    const std::string entry = launch->plan(fake.args()).entry;
     Dict d;
     d.set("implementation", launch->implementation().name)
         .set("entry", entry)
@@ -220,94 +201,6 @@ PyObject* warmup(PyObject*, PyObject* args) {
       launch->warmup(values.data(), device);
     } else if (!reference_of(op.name())) {
       chooser(op).refuse(values.data(), device.type);
-    }
-    return none().release();
-  });
-}
-
-PyObject* implementation_stats(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    List list;
-    for (const Op* op : all_ops()) {
-      for (PreparedLaunch* launch : chooser(*op).all()) {
-        const LaunchStats s = launch->stats();
-        Dict d;
-        d.set("op", op->name())
-            .set("implementation", launch->implementation().name)
-            .set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
-        d.set("calls", s.calls)
-            .set("skipped_empty", s.skipped_empty)
-            .set("timed_calls", s.timed_calls)
-            .set("host_seconds", s.host_seconds)
-            .set("compile_seconds", s.compile_seconds);
-        d.set("compiled", s.compiled)
-            .set("disk_hits", s.disk_hits)
-            .put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
-        list.add(d.take());
-      }
-    }
-    return list.take().release();
-  });
-}
-
-PyObject* doctor(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    const Driver& cuda = driver();
-    const NvrtcInfo nvrtc = nvrtc_info();
-    const CacheStats c = disk_cache().stats();
-    const CompileStats compiled = compile_stats();
-    Dict d;
-    const std::string driver_version = cuda.available ? std::to_string(cuda.version / 1000) + "." +
-                                                            std::to_string(cuda.version % 1000 / 10)
-                                                      : "";
-    d.put("driver", Dict()
-                        .set("found", cuda.available)
-                        .set("path", cuda.path)
-                        .set("version", driver_version)
-                        .set("why_not", cuda.why_not)
-                        .take());
-    d.put("nvrtc", Dict()
-                       .set("found", nvrtc.found)
-                       .set("path", nvrtc.path)
-                       .set("version", nvrtc.version)
-                       .set("why_not", nvrtc.why_not)
-                       .set("include_dirs", nvrtc.include_dirs)
-                       .set("archs", nvrtc.archs)
-                       .take());
-    d.put("cache", Dict()
-                       .set("path", disk_cache().folder())
-                       .set("usable", disk_cache().usable())
-                       .set("bytes", disk_cache().bytes_on_disk())
-                       .set("hits", c.hits)
-                       .set("misses", c.misses)
-                       .set("stores", c.stores)
-                       .set("healed", c.healed)
-                       .set("evicted", c.evicted)
-                       .set("failed_writes", c.failed_writes)
-                       .take());
-    d.put("compile", Dict()
-                         .set("compiled", compiled.compiled)
-                         .set("disk_hits", compiled.disk_hits)
-                         .set("seconds", compiled.seconds)
-                         .take());
-    d.put("cxx", Dict().set("found", !settings().cxx.empty()).set("path", settings().cxx).take());
-    return d.take().release();
-  });
-}
-
-PyObject* settings_dict(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* { return describe_settings().release(); });
-}
-
-PyObject* configure(PyObject*, PyObject*, PyObject* kwargs) {
-  return guarded([&]() -> PyObject* {
-    Settings& s = settings();
-    if (PyObject* dirs = PyDict_GetItemString(kwargs, "library_dirs"))
-      s.library_dirs = to_strings(dirs, "library_dirs");
-    if (PyObject* dirs = PyDict_GetItemString(kwargs, "cuda_include_dirs")) {
-      std::vector<std::string> merged = to_strings(dirs, "cuda_include_dirs");
-      for (const std::string& dir : s.cuda_include_dirs) merged.push_back(dir);
-      s.cuda_include_dirs = merged;
     }
     return none().release();
   });

@@ -1,0 +1,119 @@
+// Reports settings, counters, and the software that was found on this machine.
+#include <string>
+
+#include "base/settings.h"
+#include "cache/cache.h"
+#include "choose/choose.h"
+#include "driver/driver.h"
+#include "functions.h"
+#include "registry/registry.h"
+
+namespace opaq::python {
+namespace {
+
+Ref describe_settings() {
+  const Settings& s = settings();
+  Dict d;
+  d.set("cache_dir", s.cache_dir)
+      .set("cache_bytes", s.cache_bytes)
+      .set("driver", s.driver)
+      .set("nvrtc", s.nvrtc)
+      .set("cxx", s.cxx);
+  d.set("compile_threads", int64_t{s.compile_threads})
+      .set("library_dirs", s.library_dirs)
+      .set("cuda_include_dirs", s.cuda_include_dirs);
+  d.set("check", s.check_contract ? "contract" : "");
+  return d.take();
+}
+
+}  // namespace
+
+PyObject* implementation_stats(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    List list;
+    for (const Op* op : all_ops()) {
+      for (PreparedLaunch* launch : chooser(*op).all()) {
+        const LaunchStats s = launch->stats();
+        Dict d;
+        d.set("op", op->name())
+            .set("implementation", launch->implementation().name)
+            .set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
+        d.set("calls", s.calls)
+            .set("skipped_empty", s.skipped_empty)
+            .set("timed_calls", s.timed_calls)
+            .set("host_seconds", s.host_seconds)
+            .set("compile_seconds", s.compile_seconds);
+        d.set("compiled", s.compiled)
+            .set("disk_hits", s.disk_hits)
+            .put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
+        list.add(d.take());
+      }
+    }
+    return list.take().release();
+  });
+}
+
+PyObject* doctor(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* {
+    const Driver& cuda = driver();
+    const NvrtcInfo nvrtc = nvrtc_info();
+    const CacheStats c = disk_cache().stats();
+    const CompileStats compiled = compile_stats();
+    Dict d;
+    const std::string driver_version = cuda.available ? std::to_string(cuda.version / 1000) + "." +
+                                                            std::to_string(cuda.version % 1000 / 10)
+                                                      : "";
+    d.put("driver", Dict()
+                        .set("found", cuda.available)
+                        .set("path", cuda.path)
+                        .set("version", driver_version)
+                        .set("why_not", cuda.why_not)
+                        .take());
+    d.put("nvrtc", Dict()
+                       .set("found", nvrtc.found)
+                       .set("path", nvrtc.path)
+                       .set("version", nvrtc.version)
+                       .set("why_not", nvrtc.why_not)
+                       .set("include_dirs", nvrtc.include_dirs)
+                       .set("archs", nvrtc.archs)
+                       .take());
+    d.put("cache", Dict()
+                       .set("path", disk_cache().folder())
+                       .set("usable", disk_cache().usable())
+                       .set("bytes", disk_cache().bytes_on_disk())
+                       .set("hits", c.hits)
+                       .set("misses", c.misses)
+                       .set("stores", c.stores)
+                       .set("healed", c.healed)
+                       .set("evicted", c.evicted)
+                       .set("failed_writes", c.failed_writes)
+                       .take());
+    d.put("compile", Dict()
+                         .set("compiled", compiled.compiled)
+                         .set("disk_hits", compiled.disk_hits)
+                         .set("seconds", compiled.seconds)
+                         .take());
+    d.put("cxx", Dict().set("found", !settings().cxx.empty()).set("path", settings().cxx).take());
+    return d.take().release();
+  });
+}
+
+PyObject* settings_dict(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* { return describe_settings().release(); });
+}
+
+PyObject* configure(PyObject*, PyObject*, PyObject* kwargs) {
+  return guarded([&]() -> PyObject* {
+    Settings& s = settings();
+    if (PyObject* dirs = PyDict_GetItemString(kwargs, "library_dirs"))
+      s.library_dirs = to_strings(dirs, "library_dirs");
+    if (PyObject* dirs = PyDict_GetItemString(kwargs, "cuda_include_dirs")) {
+      std::vector<std::string> merged = to_strings(dirs, "cuda_include_dirs");
+      for (const std::string& dir : s.cuda_include_dirs) merged.push_back(dir);
+      s.cuda_include_dirs = merged;
+    }
+    return none().release();
+  });
+}
+
+}  // namespace opaq::python
