@@ -26,7 +26,7 @@ def sensitive_arguments(info: OpInfo) -> set[str]:
     }
 
 
-def as_aligned_as_traced(value: Any, traced: torch.Tensor) -> Any:
+def aligned_as_traced(value: Any, traced: torch.Tensor) -> Any:
     """The realised value, or a copy of it if its address may be aligned worse than in eager: if the
     argument has memory of its own there, and here it lies at another place in its buffer, or in an
     argument of the graph, whose address is unknown."""

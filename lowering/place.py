@@ -100,7 +100,7 @@ def keep_old_values(value: Any, node: Any) -> None:
 def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -> Any:
     value.realize()
     if aligned:
-        value = alignment.as_aligned_as_traced(value, eager)
+        value = alignment.aligned_as_traced(value, eager)
     # a dimension of size 1 may have any stride
     if contiguous and not inductor.has_row_major(eager):
         strides = ir.FlexibleLayout.contiguous_strides(value.get_size())

@@ -7,8 +7,8 @@ from __future__ import annotations
 import dataclasses
 import random
 
-# (scalar arguments, coefficient). A coefficient is valid in both Python and opaq's expression
-# language.
+# For each scalar argument: its schema, its default, values, and coefficients of terms that use it.
+# A coefficient is valid both in Python and in opaq's expression language.
 SCALARS = {
     "s": ("float s", "2.0", ["3.0", "-1.0", "2"], ["s", "s if s > 0 else 2"]),
     "k": ("int k", "1", ["2", "-3", "5"], ["k", "k % 3", "k // 2"]),
@@ -22,8 +22,8 @@ SCALARS = {
         ["2 if dtype == float64 else 1"],
     ),
 }
-# Not of alignment: Inductor's buffer may be aligned where eager's tensor is not, and another
-# implementation is then right.
+# Requirements. None is about alignment: Inductor's buffer may be aligned where eager's tensor is
+# not, and another implementation is then right.
 CONDITIONS = [
     "{t}.stride(-1) == 1",
     "{t}.stride(0) == 1",

@@ -67,8 +67,8 @@ def same_view(a, b):
 
 
 def alike(first, *others):
-    """Gradients of the fuzz's ops have the shape and dtype of the first argument, for all
-    arguments. This gives them those of their own argument.
+    """Refuses tensors of different shapes or dtypes: gradients of the fuzz's ops have the shape and
+    dtype of the first argument, whichever argument they are for.
     """
     for other in others:
         if other is not None and (other.shape != first.shape or other.dtype != first.dtype):
