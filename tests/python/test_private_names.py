@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-FOLDERS = ("lowering", "backend", "extern_kernels", "bench")
+FOLDERS = ("lowering", "backend", "extern_kernels", "bench", "tests/examples")
 
 # Private modules that are not torch's: ours, and those of Python.
 OURS = {"opaq._runtime", "._runtime", "_runtime"}
@@ -27,6 +27,7 @@ EXEMPT = {
     ("lowering/function_digest.py", "'_abc_impl'"): "an attribute of Python's abstract classes",
     ("bench/boundary.py", "torch.cuda._compile_kernel"): "measured, as torch's counterpart",
     ("bench/boundary.py", "torch._inductor"): "measured: AOTInductor without opaq",
+    ("tests/examples/package.py", "torch._inductor"): "as PyTorch documents loading a package",
     ("bench/package.py", "torch._inductor.config"): "sets the stock options it measures under",
 }
 
