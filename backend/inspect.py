@@ -13,10 +13,10 @@ from .elf import read_kernel
 from .lowering import MANIFEST, PRELUDE
 from .terminal import plain
 
-# A package may come from anywhere: no more is read than these, of all its manifests, of all its
-# images and, when every file is checked, of all files together: AOTInductor stores files
-# uncompressed, so that this is enough for a package of any size, also where somebody compressed it
-# a little.
+# A package may come from anywhere, so reading is limited to this many bytes: of all its manifests,
+# of all its images, and, when every file is checked, of all files together. AOTInductor stores
+# files uncompressed, so that the last limit is enough for any package, even if somebody has
+# compressed it a little.
 MOST_OF_MANIFESTS = 64 << 20
 MOST_OF_IMAGES = 2 << 30
 MOST_OF_FILES = 64 << 20  # and four times the package's size
@@ -31,10 +31,10 @@ def read(path: str) -> dict[str, Any]:
     """{"path", "models": [{"model", "ops": [...]}], "damaged": [{"file", "reason"}]}; facts that an
     image does not tell are None.
 
-    "damaged": the files, torch's own among them, that are not as the zip directory has them: torch
-    loads them unchecked, but for opaq's images. The file may be damaged or hostile: what is not as
-    opaq writes it raises NotAPackage, and reading is bounded. Texts are as the file has them: JSON
-    is safe to print as json.dumps writes it, other text after `terminal.plain`.
+    "damaged": the files whose content does not match the zip directory, torch's own included, which
+    torch loads without a check. The package may be damaged or hostile: reading is limited, and
+    anything that opaq does not write raises NotAPackage. Texts are those in the package: to print
+    them, use json.dumps or `terminal.plain`.
     """
     try:
         with Archive(path) as archive:
@@ -55,7 +55,7 @@ def read(path: str) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads the models of one package within the bounds above."""
+    """Reads the models of one package within the limits above."""
 
     def __init__(self, path: str, archive: Archive) -> None:
         self._path, self._archive = path, archive
@@ -101,7 +101,7 @@ class _Reader:
         image["bytes"] = len(content)
         if "registers" not in image and (
             image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))
-        ):  # the compiler was not there to tell
+        ):  # opaq has not compiled it
             kernel = read_kernel(content, symbol)
             spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
             image |= {
@@ -112,8 +112,8 @@ class _Reader:
             }
 
     def damaged_files(self) -> list[dict[str, str]]:
-        """What is wrong with each file that is not whole. NotAPackage where the list of opaque ops
-        is not there, though a source has some.
+        """What is wrong with each damaged file. Raises NotAPackage if a source has opaque ops, but
+        the list of them is missing.
         """
         found = []
         for name in self._archive.names:
@@ -172,8 +172,8 @@ _MANIFEST = {"ops": [_OP]}
 
 
 def parse_manifest(text: bytes) -> list[dict[str, Any]]:
-    """The manifest's ops, every field of the type that opaq writes. Raises ValueError: which field
-    is not.
+    """The ops in a manifest. Raises ValueError if a field is missing or has another type than opaq
+    writes, with the name of the field.
     """
     try:
         manifest = json.loads(
@@ -210,7 +210,9 @@ def parse_manifest(text: bytes) -> list[dict[str, Any]]:
 
 
 def _check(value: Any, form: Any, where: str) -> None:
-    """form: a type; a tuple of types and None; [form of each item]; {key: form of its value}."""
+    """Raises ValueError unless `value` has this form: a type; a tuple of types and None; [the form
+    of all items]; {key: the form of its value}.
+    """
     if isinstance(form, dict):
         _check(value, dict, where)
         for key, inner in form.items():
@@ -241,9 +243,8 @@ def _check(value: Any, form: Any, where: str) -> None:
 
 
 def _integer(digits: str) -> int:
-    if (
-        len(digits) > 20
-    ):  # beyond 64 bits; and Python takes quadratic time to read digits by the million
+    # More than 64 bits; and Python's time to read a number is quadratic in its digits.
+    if len(digits) > 20:
         raise ValueError(f"it holds a number of {len(digits)} digits")
     return int(digits)
 
@@ -263,7 +264,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def whole(found: dict[str, Any]) -> bool:
-    """Whether every file that `read` found is as it was written."""
+    """Whether no file that `read` found is damaged or missing."""
     images = (
         image
         for model in found["models"]
@@ -275,7 +276,7 @@ def whole(found: dict[str, Any]) -> bool:
 
 
 def as_text(found: dict[str, Any]) -> str:
-    """What `read` found, a fact or two a line, safe to print."""
+    """What `read` found, as lines that are safe to print."""
     lines = [found["path"]]
     lines += [
         f"  {item['file']} is damaged: {item['reason']}; copy the package again or package the "
