@@ -167,15 +167,15 @@ class Op(_Callable):
     """
 
     __slots__ = ("func",)  # hides that of functools.partial, which is the runtime's function
+    _known_before: bool  # whether somebody else had registered kernels for an op of this name
 
     def __new__(cls, name: str) -> Op:
-        # whether somebody else has registered kernels for an op of this name
         known_before = pytorch.is_known(name)
         _runtime.define(name)
         overload = lowering.overload_of(name)
         made = super().__new__(cls, _runtime.eager(name, overload))
         made.func = made.overload = overload
-        made.known_before = known_before
+        made._known_before = known_before
         return made
 
     def __init__(self, name: str) -> None:
@@ -189,7 +189,7 @@ class Op(_Callable):
             )
         pytorch.register_autograd(self.overload, lambda: _ops[name].gradient)
         lowering.formulas[name] = lambda: _ops[name].gradient
-        if not self.known_before:
+        if not self._known_before:
             _runtime.watch(name, pytorch.kernel_entries(name))
         self._redeclared()
 
