@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch  # noqa: F401  libtorch must be loaded before the runtime looks for it
 
+from . import _runtime
 from ._runtime import (
     CaptureError,
     CompileError,
@@ -41,6 +43,8 @@ __all__ = [
     "Report",
     "custom_op",
     "file",
+    "get_cmake_dir",
+    "get_include",
     "like",
     "op",
     "package",
@@ -53,6 +57,27 @@ __all__ = [
 def warmup(op: Op, *args: Any) -> None:
     """As op.warmup(*args): compiles and loads what op(*args) needs, without running it."""
     op.warmup(*args)
+
+
+def get_include() -> str:
+    """The folder of opaq's C++ headers, for a compiler's -I.
+
+    <opaq/host_types.h>  opaq::bfloat16, opaq::float16, opaq::float8_e4m3fn and the other element
+                         types that host sources of Op.cpu may name (C++17)
+    <opaq/version.h>     OPAQ_VERSION ("0.1.0"), OPAQ_VERSION_MAJOR, _MINOR, _PATCH
+    """
+    return str(Path(_runtime.__file__).parent / "include")
+
+
+def get_cmake_dir() -> str:
+    """The folder of opaq's CMake package. It gives the target opaq::opaq, opaq's C++ headers:
+
+    cmake -DCMAKE_PREFIX_PATH=$(python -c "import opaq; print(opaq.get_cmake_dir())") ...
+
+    find_package(opaq REQUIRED)
+    target_link_libraries(my_kernels PRIVATE opaq::opaq)
+    """
+    return str(Path(_runtime.__file__).parent / "share" / "cmake" / "opaq")
 
 
 def __getattr__(name: str) -> str:

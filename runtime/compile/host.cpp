@@ -167,9 +167,11 @@ std::string processor_identity() {
 
 // The text of our element types, where the source or the entry may use them.
 std::string_view types_for(const Job& job) {
-  return names_host_type(job.request.source) || names_host_type(job.request.entry)
-             ? host_types()
-             : std::string_view();
+  const auto may_use = [](std::string_view text) {
+    return text.find("opaq::") != std::string_view::npos;
+  };
+  return may_use(job.request.source) || may_use(job.request.entry) ? host_types()
+                                                                   : std::string_view();
 }
 
 SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {

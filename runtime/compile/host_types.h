@@ -1,12 +1,10 @@
-// Element types of our own for host sources: opaq::float16, opaq::bfloat16, opaq::float8_e4m3fn,
-// ... Private to runtime/compile.
+// The text of <opaq/host_types.h>, which goes before host sources that name its types.
 #pragma once
 
 #include <string_view>
 
 namespace opaq {
 
-std::string_view host_types();                // C++17, without warnings
-bool names_host_type(std::string_view text);  // a source or an entry that may refer to them
+std::string_view host_types();  // defined by opaq_embed in runtime/CMakeLists.txt
 
 }  // namespace opaq

@@ -1,16 +1,18 @@
-// Element types that C++20 compilers lack or have in part: small floats, as the text of a header
-// that goes before a host source.
-#include "host_types.h"
+// Element types for host C++ that C++20 compilers lack or have only in part: opaq::float16,
+// opaq::bfloat16, opaq::float8_e4m3fn, ... A value behaves as a float that is rounded where it is
+// stored. C++17, free of warnings.
+//
+// opaq puts this header before host sources that name one of its types, so a source that is given
+// to Op.cpu needs no #include; a library of your own, or a test of a kernel, includes it.
+//
+// Conversions are those of PyTorch: to the nearest value, ties to even; double and integers are
+// converted to float first. What is too large becomes infinity, or NaN where the type has no
+// infinity; but float8_e4m3fn takes the largest number instead, as CUDA's __nv_fp8_e4m3 and
+// PyTorch 2.15 do (2.11 gave NaN). Conversions have no branches, so that compilers vectorise loops.
+#ifndef OPAQ_HOST_TYPES_H
+#define OPAQ_HOST_TYPES_H
 
-namespace opaq {
-
-// Conversions are those of PyTorch: to the nearest value, ties to even, from double and from
-// integers by way of float; what is too large becomes infinity, or NaN where the type has no
-// infinity; but float8_e4m3fn takes the largest number instead, as CUDA's __nv_fp8_e4m3 does, and
-// PyTorch 2.15 does (2.11 gave NaN). They are free of branches, so that loops over them can be
-// vectorised.
-std::string_view host_types() {
-  return R"code(#include <limits>
+#include <limits>
 
 namespace opaq {
 namespace small_float {
@@ -233,11 +235,5 @@ struct std::numeric_limits<opaq::float8_e8m0fnu> : opaq::small_float::Limits<opa
   static constexpr opaq::float8_e8m0fnu min() { return opaq::float8_e8m0fnu::from_bits(0); }
   static constexpr opaq::float8_e8m0fnu lowest() { return min(); }
 };
-)code";
-}
 
-bool names_host_type(std::string_view text) {
-  return text.find("opaq::") != std::string_view::npos;
-}
-
-}  // namespace opaq
+#endif  // OPAQ_HOST_TYPES_H
