@@ -64,7 +64,7 @@ def get_include() -> str:
 
     <opaq/host_types.h>  opaq::bfloat16, opaq::float16, opaq::float8_e4m3fn and the other element
                          types that host sources of Op.cpu may name (C++17)
-    <opaq/version.h>     OPAQ_VERSION ("0.1.0"), OPAQ_VERSION_MAJOR, _MINOR, _PATCH
+    <opaq/version.h>     OPAQ_VERSION (a string), OPAQ_VERSION_MAJOR, _MINOR, _PATCH
     """
     return str(Path(_runtime.__file__).parent / "include")
 

@@ -161,7 +161,7 @@ def _whole_number(least: int) -> Any:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from . import inspect as app
+    from . import package_contents as app
 
     try:
         found = app.read(arguments.model)

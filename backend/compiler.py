@@ -28,9 +28,8 @@ def compile_graph(
     ours, theirs = split(options or {}, inductor.list_options())
     patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
     lowering.activate()
-    settings = {key: ours[key] for key in ("strict", "archs", "ptx", "profile", "check")}
     return inductor.compile_fx(
-        graph_module, example_inputs, patches, lambda: lowering.options.use(**settings)
+        graph_module, example_inputs, patches, lambda: lowering.options.use(**ours)
     )
 
 

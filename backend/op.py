@@ -15,6 +15,7 @@ import torch
 from . import _runtime, autograd, lowering, validate
 from .fake import make_fake
 from .lowering.compat import pytorch
+from .lowering.devices import device_name
 from .reference import define_reference
 from .rules import Output
 from .validate import File
@@ -493,7 +494,8 @@ def fake_argument(value: Any) -> Any:
     """A value as _runtime.plan and _runtime.compile take it: see `FakeArgument` in _runtime.pyi."""
     if isinstance(value, torch.Tensor):
         address = value.data_ptr() if value.device.type != "meta" and value.numel() else 0
-        device = f"cuda:{value.device.index or 0}" if value.device.type == "cuda" else "cpu"
+        on_cuda = value.device.type == "cuda"  # else planned as on the CPU, meta tensors too
+        device = device_name(value.device if on_cuda else torch.device("cpu"))
         alignment = 4096 if address == 0 else address & -address
         return (
             str(value.dtype).removeprefix("torch."),

@@ -1,12 +1,13 @@
-"""The options of backend="opaq": one table; Inductor's own options pass through."""
+"""The options of backend="opaq": those of lowering/options.py; Inductor's own pass through."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from . import _runtime, validate
+from . import _runtime, lowering, validate
 
 
 @dataclass(frozen=True)
@@ -18,36 +19,14 @@ class Option:
     accepted: tuple[Any, ...] = ()  # its values, where they are few
 
 
-OPTIONS = [
-    Option(
-        "strict",
-        bool,
-        False,
-        "a node that its op's first implementation for the device cannot serve is an error",
-    ),
-    Option(
-        "archs",
-        list,
-        [],
-        "what a C++ wrapper compiles CUDA source for, such as "
-        '["sm_90a"]; empty: the device at hand',
-    ),
-    Option("ptx", bool, False, "with a C++ wrapper, PTX too, for devices newer than the archs"),
-    Option(
-        "profile",
-        bool,
-        False,
-        "measure the host time of this graph's launches from Python, for opaq.report()",
-    ),
-    Option(
-        "check",
-        str,
-        _runtime.settings()["check"],
-        '"contract": hold every launch against its op\'s declaration and the traced graph; "" '
-        "for none",
-        ("", "contract"),
-    ),
-]
+def _from_field(field: dataclasses.Field[Any]) -> Option:
+    default = getattr(lowering.options.DEFAULT, field.name)
+    if isinstance(default, tuple):
+        default = list(default)  # as users write it
+    return Option(field.name, type(default), default, **field.metadata)
+
+
+OPTIONS = [_from_field(field) for field in dataclasses.fields(lowering.options.Options)]
 
 
 def split(

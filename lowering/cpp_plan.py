@@ -16,7 +16,7 @@ from opaq import _runtime
 from . import options
 from .compat.inductor import inductor
 from .decision import Candidate, Decision
-from .python_wrapper import device_text
+from .devices import device_name
 from .symbolic import SymbolicEvaluator, SymbolicTensor
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def plan(
         info["name"],
         decision.handle,
         [_fact(values[arg["name"]]) for arg in info["args"]],
-        device_text(device),
+        device_name(device),
         chosen.archs,
         chosen.ptx,
         language == "package",
@@ -126,7 +126,7 @@ def _fact(value: Any) -> FakeArgument:
             str(value.dtype).removeprefix("torch."),
             sizes,
             strides,
-            device_text(value.device),
+            device_name(value.device),
             4096,
         )
     if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):

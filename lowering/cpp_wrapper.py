@@ -17,8 +17,9 @@ import torch
 
 from opaq import _runtime
 
-from . import PRELUDE, cpp_files, python_wrapper, record
+from . import PRELUDE, cpp_files, record
 from .compat.inductor import inductor
+from .devices import device_name
 from .symbolic import SymbolicTensor
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ def launch(
     `references`: C++ of the tensors."""
     printed = _printed_by(wrapper)
     package = inductor.wrapper_language() == "package"
-    for part in ("launch.h", "files.h", "cuda.h" if device.type == "cuda" else "host.h", "host.h"):
-        if (
-            part != "host.h"
-            or device.type == "cpu"
-            or any(item["kind"] == "library" for item in form.implementations)
-        ):
-            _print_prelude(wrapper, printed, part)
+    parts = ["launch.h", "files.h"]
+    if device.type == "cuda":
+        parts.append("launch_cuda.h")
+    if device.type == "cpu" or any(item["kind"] == "library" for item in form.implementations):
+        parts.append("launch_host.h")
+    for part in parts:
+        _print_prelude(wrapper, printed, part)
     files = [
         [_attach(wrapper, info, file) for file in launch]
         for launch in _runtime.cpp_code(form.compiled)
@@ -171,7 +172,7 @@ def _define_node(
         wrapper.prefix.splice(_runtime.cpp_graph(inductor.graph_label()))
     if node not in printed.nodes:
         printed.nodes.add(node)
-        where = python_wrapper.device_text(device)
+        where = device_name(device)
         wrapper.prefix.splice(_runtime.cpp_counters(node, op, where, implementations, reason))
         record.log_decision(
             record.NodeRecord(

@@ -12,29 +12,39 @@ from typing import Any
 from opaq import _runtime
 
 
+def _option(default: Any, meaning: str, accepted: tuple[Any, ...] = ()) -> Any:
+    return dataclasses.field(default=default, metadata={"meaning": meaning, "accepted": accepted})
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How opaque ops are lowered.
-
-    strict: a node that the op's first implementation for its device cannot serve is an error, not a
-        decision in the log.
-    archs: what to compile CUDA source for in a C++ wrapper or a package ("sm_90a", "compute_90" for
-        PTX); empty: the device at hand.
-    ptx: PTX too, of the lowest arch, so that newer devices can run the package.
-    profile: the Python wrapper's launches are timed.
-    check: "contract": each launch is held against its op's declaration and the traced graph; "" for
-        none. OPAQ_CHECK gives the default.
+    """How opaque ops are lowered; also the options of torch.compile(backend="opaq"), whose messages
+    give these meanings. `accepted` lists an option's values, where they are few.
     """
 
-    strict: bool = False
-    archs: tuple[str, ...] = ()
-    ptx: bool = False
-    profile: bool = False
-    check: str = ""
+    strict: bool = _option(
+        False, "a node that its op's first implementation for the device cannot serve is an error"
+    )
+    archs: tuple[str, ...] = _option(
+        (),
+        "what a C++ wrapper compiles CUDA source for, such as "
+        '["sm_90a"]; empty: the device at hand',
+    )
+    ptx: bool = _option(False, "with a C++ wrapper, PTX too, for devices newer than the archs")
+    profile: bool = _option(
+        False, "measure the host time of this graph's launches from Python, for opaq.report()"
+    )
+    check: str = _option(
+        "",
+        '"contract": hold every launch against its op\'s declaration and the traced graph; "" '
+        "for none",
+        ("", "contract"),
+    )
 
 
+DEFAULT = Options(check=_runtime.settings()["check"])  # OPAQ_CHECK
 _current: contextvars.ContextVar[Options] = contextvars.ContextVar(
-    "opaq_lowering_options", default=Options(check=_runtime.settings()["check"])
+    "opaq_lowering_options", default=DEFAULT
 )
 
 

@@ -19,6 +19,7 @@ import torch
 from . import options
 from .compat import pytorch
 from .compat.inductor import V, inductor
+from .devices import device_name
 
 if TYPE_CHECKING:
     from opaq._runtime import OpInfo
@@ -55,7 +56,7 @@ def launch_object(
     checked: CheckedCall | None = None,
 ) -> str:
     """Prints the header lines of one node's launch object and returns its name."""
-    facts = {"device": device_text(device), "node": node, "implementation": decision.implementation}
+    facts = {"device": device_name(device), "node": node, "implementation": decision.implementation}
     if decision.reason:
         facts["reason"] = decision.reason
     if options.current().profile:
@@ -76,7 +77,7 @@ def python_object(
 ) -> str:
     """As launch_object, for an op that is a Python function."""
     name = pytorch.op_name(overload)
-    facts = {"device": device_text(device or torch.device("cpu")), "node": node}
+    facts = {"device": device_name(device or torch.device("cpu")), "node": node}
     return _define(
         wrapper, name, pytorch.schema_text(overload), None, "python_function", facts, checked
     )
@@ -190,7 +191,3 @@ def _unique_name(qualname: str, header: _Header) -> str:
         name = f"{base}_{count}"
         if name not in V.graph.graph_input_names and name not in V.graph.constants:
             return name
-
-
-def device_text(device: torch.device) -> str:
-    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type

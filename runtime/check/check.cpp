@@ -29,10 +29,6 @@ std::string tuple(const int64_t* values, size_t count) {
   return text + (count == 1 ? ",)" : ")");
 }
 
-std::string device_text(Device d) {
-  return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index);
-}
-
 std::string hex(const char* bytes, int64_t count) {
   static constexpr char digits[] = "0123456789abcdef";
   std::string text;
@@ -154,11 +150,11 @@ class Check {
       same = t.sizes[d] == 1 || t.strides[d] == shape.strides[d];
     if (same) return;
     violated(symbol(i) + " is " + std::string(name(t.dtype)) + " " + tuple(t.sizes, sizes.size()) +
-             " with strides " + tuple(t.strides, sizes.size()) + " on " + device_text(t.device) +
+             " with strides " + tuple(t.strides, sizes.size()) + " on " + device_name(t.device) +
              "; its output rule says " + std::string(name(shape.dtype)) + " " +
              tuple(shape.sizes.data(), shape.sizes.size()) + " with strides " +
              tuple(shape.strides.data(), shape.strides.size()) + " on " +
-             device_text(call_.device) +
+             device_name(call_.device) +
              ": correct the rule, or report a bug of opaq where it is right");
   }
 

@@ -61,8 +61,8 @@ std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbo
                     const CallConditions& call) {
   const Implementation& implementation = *candidate.implementation;
   if (implementation.target != call.device)
-    return "runs on " + std::string(name(implementation.target)) + ", the arguments are on " +
-           std::string(name(call.device));
+    return "runs on " + std::string(device_type_name(implementation.target)) +
+           ", the arguments are on " + std::string(device_type_name(call.device));
   if (implementation.kind == CodeKind::Python)
     return "is a Python function, which is called and not launched";
   std::vector<std::string> reasons;

@@ -24,10 +24,6 @@ struct Chooser::List {
   std::vector<Candidate> candidates;
 };
 
-inline std::string_view name(DeviceType device) {
-  return device == DeviceType::CPU ? "cpu" : "cuda";
-}
-
 // Whether an implementation can be launched on `device`. Python functions are called instead.
 inline bool launches_on(const Implementation& implementation, DeviceType device) {
   return implementation.target == device && implementation.kind != CodeKind::Python;

@@ -38,10 +38,8 @@ std::string describe(const Arg& arg) {
     }
     case Arg::Kind::Tensor: {
       const TensorView& t = arg.tensor;
-      const std::string device =
-          t.device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(t.device.index);
       return std::string(name(t.dtype)) + list(t.sizes, t.dim) + " strides " +
-             list(t.strides, t.dim) + " on " + device;
+             list(t.strides, t.dim) + " on " + device_name(t.device);
     }
   }
   return "";

@@ -143,7 +143,7 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
     }
   }
   if (result.launches.empty() && result.skipped.empty())
-    result.skipped.push_back("no implementation for " + std::string(name(device)));
+    result.skipped.push_back("no implementation for " + std::string(device_type_name(device)));
   place_copies(result, conditions, tried);
   return result;
 }

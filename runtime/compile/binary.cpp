@@ -10,7 +10,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "compile/image.h"
-#include "signature.h"
+#include "param_types.h"
 
 namespace opaq {
 namespace {

@@ -1,17 +1,12 @@
 // CUDA C++ source to an image: disk cache, else NVRTC.
 #include <algorithm>
-#include <atomic>
 #include <cctype>
 #include <chrono>
-#include <exception>
 #include <filesystem>
-#include <thread>
 
 #include "base/error.h"
-#include "base/settings.h"
 #include "base/sha256.h"
 #include "base/single_flight.h"
-#include "base/wait.h"
 #include "cache/cache.h"
 #include "compile/image.h"
 #include "diagnostics.h"
@@ -19,9 +14,9 @@
 #include "includes.h"
 #include "nvrtc.h"
 #include "options.h"
+#include "param_types.h"
 #include "ptxas.h"
 #include "record.h"
-#include "signature.h"
 #include "stats.h"
 
 namespace opaq {
@@ -258,41 +253,6 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request) {
     disk_cache().put(key, {write_record({image->entries, image->log, {}}), image->bytes});
     return image;
   });
-}
-
-std::vector<std::shared_ptr<const Image>> compile_cuda_all(
-    const std::vector<CudaRequest>& requests) {
-  std::vector<std::shared_ptr<const Image>> images(requests.size());
-  std::vector<std::exception_ptr> errors(requests.size());
-  std::atomic<size_t> next{0};
-  std::atomic<bool> stop{
-      false};  // set when this thread, the only one that signals interrupt, is to stop
-  const auto work = [&] {
-    const StopWith with(stop);
-    for (size_t i; (i = next.fetch_add(1)) < requests.size() && !stop;) {
-      try {
-        images[i] = compile_cuda(requests[i]);
-      } catch (const Interrupted&) {
-        errors[i] = std::current_exception();
-        stop = true;
-      } catch (...) {
-        errors[i] = std::current_exception();
-      }
-    }
-  };
-  const size_t most = static_cast<size_t>(std::max(1, settings().compile_threads));
-  {
-    std::vector<std::jthread> threads;  // this thread is one of them
-    for (size_t i = 1; i < std::min(most, requests.size()); ++i) threads.emplace_back(work);
-    work();
-  }
-  if (stop)
-    throw Interrupted();  // before an image that is missing for that reason is taken for one that
-                          // failed
-  for (const auto& error : errors) {
-    if (error) std::rethrow_exception(error);
-  }
-  return images;
 }
 
 NvrtcInfo nvrtc_info() {

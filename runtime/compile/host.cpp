@@ -21,10 +21,10 @@
 #include "includes.h"
 #include "loaded.h"
 #include "options.h"
+#include "param_types.h"
 #include "private_folder.h"
 #include "process.h"
 #include "record.h"
-#include "signature.h"
 #include "stats.h"
 
 namespace opaq {

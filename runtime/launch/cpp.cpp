@@ -83,8 +83,7 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
       if (source && archs.empty())
         fail(ErrorKind::Declaration,
              op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
-      for (const std::string& arch : source ? archs : std::vector<std::string>{""})
-        out.images.push_back(state.image(out.entry, arch, args));
+      out.images = state.images(out.entry, source ? archs : std::vector<std::string>{""}, args);
       const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
       out.symbol = entry.symbol;
       params = entry.params;

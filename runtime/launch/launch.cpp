@@ -34,7 +34,7 @@ void check_target(const Subject& subject, Device device) {
                                   "` is a Python function, which PyTorch's dispatcher calls");
   if (implementation.target != device.type) [[unlikely]]
     fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
-                                (implementation.target == DeviceType::CPU ? "cpu" : "cuda") +
+                                std::string(device_type_name(implementation.target)) +
                                 ", but was asked to run on " + device_name(device));
 }
 

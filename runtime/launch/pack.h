@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "argument_check.h"
 #include "compile/image.h"
-#include "signature.h"
 #include "subject.h"
 
 namespace opaq {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/parallel.h"
 #include "base/shared_state.h"
 
 namespace opaq {
@@ -226,6 +227,13 @@ std::shared_ptr<const Module> PreparedLaunch::State::module(const std::string& e
                                                             const std::string& arch,
                                                             const Image& image) {
   return modules_.run({entry, arch}, [&] { return std::make_shared<const Module>(image.bytes); });
+}
+
+std::vector<std::shared_ptr<const Image>> PreparedLaunch::State::images(
+    const std::string& entry, const std::vector<std::string>& archs, const Arg* args) {
+  std::vector<std::shared_ptr<const Image>> images(archs.size());
+  in_parallel(archs.size(), [&](size_t i) { images[i] = image(entry, archs[i], args); });
+  return images;
 }
 
 std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry,

@@ -36,11 +36,6 @@ inline bool on_host(CodeKind kind) {
   return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary;
 }
 
-// "cuda:0", "cpu"
-inline std::string device_name(Device device) {
-  return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index);
-}
-
 // The same error with the op's name in front, unless the message has it already.
 inline Error naming(const Error& error, const std::string& op) {
   const std::string_view message = error.what();

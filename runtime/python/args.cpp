@@ -194,15 +194,15 @@ void refuse_tensor(const std::string& op, const std::string& argument, PyObject*
   }
   Ref layout = check(PyObject_GetAttrString(value, "layout")),
       layout_text = check(PyObject_Str(layout.get()));
-  Ref device = check(PyObject_GetAttr(value, torch().name_device)),
-      device_text = check(PyObject_Str(device.get()));
+  Ref device_object = check(PyObject_GetAttr(value, torch().name_device)),
+      device_text = check(PyObject_Str(device_object.get()));
   const std::string layout_name = to_string(layout_text.get(), "layout"),
-                    device_name = to_string(device_text.get(), "device");
+                    device = to_string(device_text.get(), "device");
   if (layout_name != "torch.strided")
     fail(ErrorKind::Launch,
          where + "has layout " + layout_name + "; expected torch.strided: call .to_dense()");
-  if (device_name.rfind("cpu", 0) != 0 && device_name.rfind("cuda", 0) != 0) {
-    fail(ErrorKind::Launch, where + "is on device " + device_name + "; expected cpu or cuda");
+  if (!device_from_name(device)) {
+    fail(ErrorKind::Launch, where + "is on device " + device + "; expected cpu or cuda");
   }
   std::string reason = "it cannot be read through DLPack";
   if (text) {
@@ -246,13 +246,7 @@ Ref default_value(const ArgSpec& spec) {
 }
 
 Device parse_device(const std::string& text) {
-  if (text == "cpu") return {DeviceType::CPU, 0};
-  if (text.rfind("cuda", 0) == 0) {
-    if (text.size() == 4) return {DeviceType::CUDA, 0};
-    if (text.size() > 5 && text[4] == ':' &&
-        text.find_first_not_of("0123456789", 5) == std::string::npos)
-      return {DeviceType::CUDA, std::stoi(text.substr(5))};
-  }
+  if (const auto device = device_from_name(text)) return *device;
   fail(ErrorKind::Launch, "device `" + text + "`; expected \"cpu\" or \"cuda:<index>\"");
 }
 

@@ -97,7 +97,7 @@ Ref describe_implementations(const Op& op) {
     Dict d;
     d.put("template_args", template_args.take());
     d.set("name", implementation->name)
-        .set("device", implementation->target == DeviceType::CUDA ? "cuda" : "cpu")
+        .set("device", device_type_name(implementation->target))
         .set("kind", kind_name(implementation->kind));
     d.set("priority", int64_t{implementation->priority})
         .put("requires", requires_list.take())
@@ -200,14 +200,6 @@ PyObject* describe(PyObject*, PyObject* name) {
         .set("has_reference", bool(reference_of(op.name())))
         .set("hash", op.hash());
     return d.take().release();
-  });
-}
-
-PyObject* ops(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    std::vector<std::string> names;
-    for (const Op* op : all_ops()) names.push_back(op->name());
-    return from(names).release();
   });
 }
 

@@ -49,7 +49,7 @@ class Allocator {
 
  private:
   static PyObject* on(Device device, PyObject* args) {
-    Ref name = from("cuda:" + std::to_string(device.index));
+    Ref name = from(device_name(device));
     Ref positional = check(PyTuple_GetSlice(args, 0, 2));
     Dict keywords;
     keywords.put("dtype", Ref::borrow(PyTuple_GetItem(args, 2)))

@@ -13,7 +13,6 @@ PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
-PyObject* ops(PyObject*, PyObject*);
 // The fallback given to set_reference; empty if there is none.
 Ref reference_of(const std::string& op);
 

@@ -40,10 +40,6 @@ std::set<Launcher*>& alive() {
   return *all;
 }
 
-std::string device_name(Device d) {
-  return d.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(d.index);
-}
-
 int64_t now() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(
              std::chrono::steady_clock::now().time_since_epoch())

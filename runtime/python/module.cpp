@@ -25,7 +25,6 @@ PyMethodDef methods[] = {
     {"note_reference_error", note_reference_error, METH_O, nullptr},
     {"extend_hash", extend_hash, METH_VARARGS, nullptr},
     {"describe", describe, METH_O, nullptr},
-    {"ops", ops, METH_NOARGS, nullptr},
     {"call_alone", call_alone, METH_VARARGS, nullptr},
     {"compare_tensors", compare_tensors, METH_VARARGS, nullptr},
     {"launcher", launcher, METH_VARARGS, nullptr},

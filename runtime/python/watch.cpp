@@ -12,8 +12,7 @@ extern "C" {
 // What the node of a C++ wrapper checks at each call; the number stands for the entries' layout.
 __attribute__((visibility("default"))) const void* opaq_dispatch_entries_1(const char* op,
                                                                            const char* device) {
-  return opaq::python::watch_of(op).entries(device[1] == 'u' ? opaq::DeviceType::CUDA
-                                                             : opaq::DeviceType::CPU);
+  return opaq::python::watch_of(op).entries(opaq::device_from_name(device)->type);
 }
 }
 

@@ -46,8 +46,8 @@ std::string describe(const Schema& schema, const OutputRule& rule) {
 
 std::string differences(const Implementation& before, const Implementation& now) {
   Lines lines;
-  lines.compare("device", before.target == DeviceType::CUDA ? "cuda" : "cpu",
-                now.target == DeviceType::CUDA ? "cuda" : "cpu");
+  lines.compare("device", std::string(device_type_name(before.target)),
+                std::string(device_type_name(now.target)));
   lines.compare("kind", kind_name(before.kind), kind_name(now.kind));
   if (before.code != now.code) {
     const bool path = before.kind == CodeKind::HostLibrary && now.kind == CodeKind::HostLibrary;

@@ -36,8 +36,8 @@ constexpr Kind kKinds[] = {
 };
 
 const Kind& find_kind(const std::string& op, const ImplementationText& text) {
-  const std::vector<std::string> devices = {"cuda", "cpu"};
-  if (std::find(devices.begin(), devices.end(), text.device) == devices.end()) {
+  if (!device_type_from_name(text.device)) {
+    const std::vector<std::string> devices = {"cuda", "cpu"};
     fail(ErrorKind::Declaration, op + ": implementation on device '" + text.device +
                                      "' is not supported; expected one of " + join(devices) +
                                      did_you_mean(text.device, devices));
@@ -69,7 +69,7 @@ class ImplementationParser {
     check_fields();
     Implementation result;
     result.name = name_;
-    result.target = text_.device == "cuda" ? DeviceType::CUDA : DeviceType::CPU;
+    result.target = *device_type_from_name(text_.device);
     result.kind = kind_.code;
     result.code = text_.code;
     result.file = text_.file;
@@ -143,7 +143,7 @@ class ImplementationParser {
   std::vector<Expr> parse_args() const {
     std::vector<Expr> args =
         scope_.list(text_.args, "args", {Type::Tensor, Type::Int, Type::Float, Type::Bool});
-    if (args.empty() && text_.device == "cuda") {
+    if (args.empty() && device_type_from_name(text_.device) == DeviceType::CUDA) {
       std::vector<std::string> names;
       for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);
       scope_.fail("args", "empty; list the arguments of the function, in order; available are " +

@@ -157,14 +157,8 @@ std::string take_string(SchemaCursor& cursor, const std::string& expected) {
 std::string take_device(SchemaCursor& cursor, const std::string& expected) {
   const size_t column = cursor.at();
   const std::string text = take_string(cursor, expected);
-  std::string_view device = std::string_view(text).substr(1, text.size() - 2);
-  const size_t colon = device.find(':');
-  const std::string_view index = colon == std::string_view::npos ? "0" : device.substr(colon + 1);
-  device = device.substr(0, colon);
-  if ((device != "cpu" && device != "cuda") || index.empty() ||
-      !std::all_of(index.begin(), index.end(), is_digit)) {
+  if (!device_from_name(std::string_view(text).substr(1, text.size() - 2)))
     cursor.fail_at(column, expected + ", got " + text);
-  }
   return text;
 }
 

@@ -255,10 +255,4 @@ void on_kernel_error(void (*rethrow)()) {
   kernel_error_hook.store(rethrow, std::memory_order_release);
 }
 
-bool has_reference(const Op& op) {
-  std::lock_guard lock(define_mutex);
-  const Slot* slot = find_slot(op.name());
-  return slot && slot->has_reference.load(std::memory_order_acquire);
-}
-
 }  // namespace opaq

@@ -14,10 +14,6 @@
 namespace opaq {
 namespace {
 
-std::string device_name(Device device) {
-  return device.type == DeviceType::CPU ? "cpu" : "cuda:" + std::to_string(device.index);
-}
-
 int arch_number(const std::string& arch) {  // 90 of "sm_90a"
   std::string digits;
   std::copy_if(arch.begin(), arch.end(), std::back_inserter(digits),

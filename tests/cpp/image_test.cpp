@@ -358,8 +358,8 @@ TEST_F(CompileCuda, SeveralAtOnceKeepTheirOrder) {
   std::vector<CudaRequest> requests;
   for (const char* name : {"k0", "k1", "k2", "k3"})
     requests.push_back(request(unique_kernel(name), {name}));
-  const auto images = opaq::compile_cuda_all(requests);
-  ASSERT_EQ(images.size(), 4u);
+  std::vector<std::shared_ptr<const opaq::Image>> images(4);
+  opaq::in_parallel(4, [&](size_t i) { images[i] = compile_cuda(requests[i]); });
   for (size_t i = 0; i < images.size(); ++i)
     EXPECT_EQ(images[i]->entries[0].name, "k" + std::to_string(i));
 }
@@ -368,8 +368,9 @@ TEST_F(CompileCuda, SeveralAtOnceThrowTheFirstErrorAfterAllHaveEnded) {
   const std::vector<CudaRequest> requests{request(unique_kernel("good0"), {"good0"}),
                                           request("first bad", {}), request("second bad", {}),
                                           request(unique_kernel("good3"), {"good3"})};
-  const std::string message =
-      message_of(ErrorKind::Compile, [&] { opaq::compile_cuda_all(requests); });
+  const std::string message = message_of(ErrorKind::Compile, [&] {
+    opaq::in_parallel(4, [&](size_t i) { compile_cuda(requests[i]); });
+  });
   EXPECT_CONTAINS(message, "first bad");
   EXPECT_TRUE(compile_cuda(requests[3])->from_cache);
 }

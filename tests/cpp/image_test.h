@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "compile/image.h"
 
 namespace opaq_test {

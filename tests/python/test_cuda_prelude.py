@@ -57,7 +57,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     for name, text in files.items():
         (folder / name).write_text(text)
-    source = DECLARATIONS + digests + cpp_wrapper.prelude("launch.h", "files.h", "cuda.h")
+    source = DECLARATIONS + digests + cpp_wrapper.prelude("launch.h", "files.h", "launch_cuda.h")
     (folder / "check.cpp").write_text(
         source + (pathlib.Path(__file__).parent / "cuda_prelude_check.cpp").read_text()
     )

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opaq import archive, cli, inspect
+from opaq import archive, cli, package_contents
 from opaq.elf import Kernel, read_kernel
 from opaq.terminal import plain
 
@@ -239,7 +239,8 @@ def test_a_manifest_that_expands_without_end_is_not_read(tmp_path: pathlib.Path)
             stream.write(b" " * (1 << 20))
     done = limited(str(path))
     assert done.returncode == 2
-    assert f"it has {300 << 20} bytes; at most {inspect.MOST_OF_MANIFESTS} are read" in done.stderr
+    most = package_contents.MOST_OF_MANIFESTS
+    assert f"it has {300 << 20} bytes; at most {most} are read" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -369,8 +370,8 @@ def test_any_bytes_changed_give_a_result_or_one_error(
     path = tmp_path_factory.getbasetemp() / "flipped.pt2"
     path.write_bytes(content)
     try:
-        text = inspect.as_text(inspect.read(str(path)))
-    except inspect.NotAPackage as error:
+        text = package_contents.as_text(package_contents.read(str(path)))
+    except package_contents.NotAPackage as error:
         text = plain(str(error))
     assert all(line.isprintable() for line in text.split("\n"))
 
@@ -385,7 +386,7 @@ def test_any_bytes_changed_give_a_result_or_one_error(
 def test_any_json_gives_ops_or_one_error(text: Any) -> None:
     for value in (text, {"ops": text}, {"ops": [text]}, changed("ops.0.implementations.0", text)):
         try:
-            assert isinstance(inspect.parse_manifest(json.dumps(value).encode()), list)
+            assert isinstance(package_contents.parse_manifest(json.dumps(value).encode()), list)
         except ValueError as error:
             assert str(error)
 

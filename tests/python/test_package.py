@@ -20,7 +20,7 @@ import torch
 from fake_cuda import wrapper_source
 
 import opaq
-from opaq import cli, inspect, lowering
+from opaq import cli, lowering, package_contents
 
 SIZES = (0, 1, 2, 7, 64, 1000)
 HOST_EXAMPLE = pathlib.Path(__file__).parent.parent / "host_example"
@@ -179,7 +179,7 @@ def test_an_op_on_a_weight_follows_its_updates(fold: bool, tmp_path: pathlib.Pat
     path = opaq.package(
         export(model, torch.randn(8, 32)), tmp_path / "model.pt2", inductor_configs=configs
     )
-    (found,) = inspect.read(path)["models"]
+    (found,) = package_contents.read(path)["models"]
     assert [node.startswith("constants:") for op in found["ops"] for node in op["nodes"]] == [
         fold,
         False,

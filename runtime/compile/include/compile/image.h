@@ -84,11 +84,6 @@ SourceDigest source_digest(const CudaRequest& request);  // entries and arch are
 // kernels), or Missing when NVRTC is not to be found (places searched, what to install).
 std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
 
-// Several at once, on settings().compile_threads threads. The first error is thrown after all have
-// ended.
-std::vector<std::shared_ptr<const Image>> compile_cuda_all(
-    const std::vector<CudaRequest>& requests);
-
 // Wraps a cubin, fatbin or PTX; `entry` must be among its symbols (checked where the format allows:
 // ELF symbol table, PTX text). Parameter types come from the mangled name or from PTX; else
 // params_known is false.

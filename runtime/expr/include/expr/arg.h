@@ -5,17 +5,10 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/device.h"
 #include "base/dtype.h"
 
 namespace opaq {
-
-enum class DeviceType : uint8_t { CPU, CUDA };
-
-struct Device {
-  DeviceType type = DeviceType::CPU;
-  int32_t index = 0;
-  bool operator==(const Device&) const = default;
-};
 
 struct TensorView {
   void* data = nullptr;  // address of the first element (storage offset added); nullptr if empty

@@ -18,7 +18,6 @@ void define_with_torch(const Op& op);
 // Says that `opaq_reference::<ns>__<name>` is defined with the dispatcher: it serves calls that no
 // implementation fits.
 void set_has_reference(const Op& op);
-bool has_reference(const Op& op);
 
 // Keeps, for this thread, the exception of a reference: PyTorch's C interface prints its message,
 // but does not pass it to the caller.

@@ -1,5 +1,5 @@
 // Reads parameter types from demangled names.
-#include "signature.h"
+#include "param_types.h"
 
 #include <cxxabi.h>
 

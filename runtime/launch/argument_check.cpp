@@ -1,6 +1,6 @@
 // Checks a kernel's parameters against an argument list, and decides the form in which each value
 // is written.
-#include "signature.h"
+#include "argument_check.h"
 
 #include <array>
 #include <limits>

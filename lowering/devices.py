@@ -1,0 +1,10 @@
+"""How devices are written where texts name them: generated code, the runtime, reports."""
+
+from __future__ import annotations
+
+import torch
+
+
+def device_name(device: torch.device) -> str:
+    """The name that the runtime reads and writes (runtime/base/device.h): "cpu", "cuda:0"."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
