@@ -54,7 +54,10 @@ class TemplateArg(TypedDict):  # an expression in braces in an entry: rms_norm<{
 class ImplementationInfo(TypedDict):
     name: str
     device: str  # "cuda" | "cpu"
-    kind: str  # "source" | "binary" | "library" | "python"
+    kind: str  # "source" | "binary" | "library" | "python"; shown to users, compared by nobody
+    article: str  # the kind in messages: "a Python function"
+    native: bool  # launched by the runtime; else Python calls it
+    kernel: bool  # device code; else a function on the host
     priority: int
     requires: list[Requirement]
     # arguments that must be contiguous: no expression of this implementation reads their strides

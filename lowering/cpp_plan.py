@@ -63,9 +63,9 @@ def plan(
         )
     found = decision.candidates
     for candidate in found:
-        if candidate.implementation["kind"] == "python":
+        if not candidate.implementation["native"]:
             raise NoCppForm(
-                f"{candidate.implementation['name']} is a Python function",
+                f"{candidate.implementation['name']} is {candidate.implementation['article']}",
                 "give the op an implementation in CUDA or C++",
             )
     if language == "cpp" and not decision.always_fits and info["has_reference"]:

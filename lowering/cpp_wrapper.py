@@ -62,7 +62,7 @@ def launch(
     parts = ["launch.h", "files.h"]
     if device.type == "cuda":
         parts.append("launch_cuda.h")
-    if device.type == "cpu" or any(item["kind"] == "library" for item in form.implementations):
+    if not all(item["kernel"] for item in form.implementations):
         parts.append("launch_host.h")
     for part in parts:
         _print_prelude(wrapper, printed, part)

@@ -63,8 +63,8 @@ std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbo
   if (implementation.target != call.device)
     return "runs on " + std::string(device_type_name(implementation.target)) +
            ", the arguments are on " + std::string(device_type_name(call.device));
-  if (implementation.kind == CodeKind::Python)
-    return "is a Python function, which is called and not launched";
+  if (!implementation.kind->native)
+    return "is " + std::string(implementation.kind->article) + ", which is called and not launched";
   std::vector<std::string> reasons;
   for (const Expr& requirement : implementation.requires_) {
     try {
@@ -179,12 +179,25 @@ std::vector<PreparedLaunch*> Chooser::all() {
   return launches;
 }
 
+namespace {
+
+// Where the digest cannot be told (there is no compiler), it is that of the reason.
+SourceDigest current_sources(const Implementation& implementation) {
+  try {
+    return implementation.kind->sources(implementation);
+  } catch (const Error& error) {
+    return {error.what(), ""};
+  }
+}
+
+}  // namespace
+
 SourceDigest refresh_sources(Op& op) {
   SourceDigest all;
   Sha256 hash;
   for (const PreparedLaunch* launch : chooser(op).all()) {
     const Implementation& implementation = launch->implementation();
-    const SourceDigest now = source_digest(implementation);
+    const SourceDigest now = current_sources(implementation);
     hash.field(implementation.name).field(now.digest);
     if (all.unknown.empty()) all.unknown = now.unknown;
     const std::string before = launch->sources();

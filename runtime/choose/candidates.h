@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "choose/choose.h"
+#include "kinds/kind.h"
 #include "launch/launch.h"
 #include "registry/registry.h"
 
@@ -26,7 +27,7 @@ struct Chooser::List {
 
 // Whether an implementation can be launched on `device`. Python functions are called instead.
 inline bool launches_on(const Implementation& implementation, DeviceType device) {
-  return implementation.target == device && implementation.kind != CodeKind::Python;
+  return implementation.target == device && implementation.kind->native;
 }
 
 // Goes through the implementations in the order in which a call tries them, until `take(candidate,

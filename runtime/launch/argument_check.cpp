@@ -150,7 +150,7 @@ Destination of_size(Type type, int size) {
 }
 
 std::string kernel_text(const Subject& subject, const Entry& entry) {
-  return (on_host(subject.implementation->kind) ? "function `" : "kernel `") + entry.name + "`";
+  return (subject.implementation->kind->kernel ? "kernel `" : "function `") + entry.name + "`";
 }
 
 std::string count_text(size_t n) {

@@ -74,37 +74,30 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
   const Implementation& implementation = *implementation_;
   CppLaunch out;
   out.entry = state.entry(state.template_args(args));
-  out.symbol = out.entry;
   std::vector<ParamType> params;
-  switch (implementation.kind) {
-    case CodeKind::CudaSource:
-    case CodeKind::CudaBinary: {
-      const bool source = implementation.kind == CodeKind::CudaSource;
-      if (source && archs.empty())
-        fail(ErrorKind::Declaration,
-             op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
-      out.images = state.images(out.entry, source ? archs : std::vector<std::string>{""}, args);
-      const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
-      out.symbol = entry.symbol;
-      params = entry.params;
-      if (!entry.params_known) params.assign(implementation.launch.args.size(), ParamType{});
-      break;
-    }
-    case CodeKind::HostSource:
-      out.host = state.host_function(out.entry, args);
-      out.symbol = "opaq_invoke";
-      params = out.host->params;
-      break;
-    case CodeKind::HostLibrary:
-      for (const Expr& argument : implementation.launch.args)
-        params.push_back(host_param(argument));
-      break;
-    case CodeKind::Python:
-      fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name +
-                                       "` is a Python function, which has no C++ form");
+  const Kind& kind = *implementation.kind;
+  if (!kind.native)
+    fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
+                                     std::string(kind.article) + ", which has no C++ form");
+  if (kind.kernel) {
+    if (kind.compiled && archs.empty())
+      fail(ErrorKind::Declaration,
+           op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
+    out.images =
+        state.images(out.entry, kind.compiled ? archs : std::vector<std::string>{""}, args);
+    const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
+    out.symbol = entry.symbol;
+    params = entry.params;
+    if (!entry.params_known) params.assign(implementation.launch.args.size(), ParamType{});
+  } else {
+    WrapperHostCode code = state.wrapper_code(out.entry, args);
+    out.host = std::move(code.function);
+    out.library = std::move(code.path);
+    out.symbol = std::move(code.symbol);
+    params = std::move(code.params);
   }
   out.args = arguments(state.subject, params);
-  if (!on_host(implementation.kind)) {
+  if (kind.kernel) {
     out.grid = dims(implementation.launch.grid);
     out.block = dims(implementation.launch.block);
     if (!implementation.launch.cluster.empty()) out.cluster = dims(implementation.launch.cluster);

@@ -52,19 +52,4 @@ struct Instance {
               CUstream stream, void** pointers);
 };
 
-// The library of a HostLibrary implementation, and a function that calls its symbol as the argument
-// list says.
-struct LibraryCall {
-  std::shared_ptr<const HostFunction> host;  // invoke({&function, args..., [&stream]})
-  uint64_t function = 0;
-  std::vector<ParamType> params;  // of the argument list alone
-};
-
-// The C type with which an item of an argument list is handed to a library's function.
-ParamType host_param(const Expr& argument);
-
-// Opens the library, finds the symbol, compiles the call. Throws Missing (library), Declaration
-// (symbol) or Compile.
-LibraryCall load_library_call(const Subject& subject, const std::string& symbol);
-
 }  // namespace opaq

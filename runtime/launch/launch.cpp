@@ -29,9 +29,10 @@ class Parameters {
 
 void check_target(const Subject& subject, Device device) {
   const Implementation& implementation = *subject.implementation;
-  if (implementation.kind == CodeKind::Python) [[unlikely]]
-    fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name +
-                                  "` is a Python function, which PyTorch's dispatcher calls");
+  if (!implementation.kind->native) [[unlikely]]
+    fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name + "` is " +
+                                  std::string(implementation.kind->article) +
+                                  ", which PyTorch's dispatcher calls");
   if (implementation.target != device.type) [[unlikely]]
     fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
                                 std::string(device_type_name(implementation.target)) +
@@ -83,7 +84,7 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   check_target(state.subject, device);
   const CUstream stream = static_cast<CUstream>(raw_stream);
   Geometry geometry;
-  const bool host = on_host(implementation_->kind);
+  const bool host = !state.kernel;
   if (state.writes_nothing(args) ||
       (!host && !state.geometry.eval(state.subject, args, geometry))) {
     state.calls.add();
@@ -121,7 +122,7 @@ void PreparedLaunch::warmup(const Arg* args, Device device) try {
   State& state = *state_;
   check_target(state.subject, device);
   Geometry geometry;
-  const bool host = on_host(implementation_->kind);
+  const bool host = !state.kernel;
   if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry)))
     return;
   Instance& instance = state.instance(state.template_args(args), args, device, nullptr);
@@ -136,31 +137,23 @@ std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std:
   State& state = *state_;
   const Implementation& implementation = *implementation_;
   const std::string entry = state.entry(state.template_args(args));
-  switch (implementation.kind) {
-    case CodeKind::CudaSource:
-      if (arch.empty())
-        fail(ErrorKind::Declaration,
-             op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
-      return state.image(entry, arch, args);
-    case CodeKind::CudaBinary:
-      return state.image(entry, "", args);
-    case CodeKind::HostSource: {
-      const std::shared_ptr<const HostFunction> function = state.host_function(entry, args);
-      Image image;
-      image.entries.push_back(
-          Entry{.name = entry, .params = function->params, .params_known = true});
-      image.seconds = function->seconds;
-      image.from_cache = function->from_cache;
-      return std::make_shared<const Image>(std::move(image));
-    }
-    case CodeKind::HostLibrary:
-    case CodeKind::Python:
-      break;
+  const Kind& kind = *implementation.kind;
+  if (kind.kernel) {
+    if (kind.compiled && arch.empty())
+      fail(ErrorKind::Declaration,
+           op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
+    return state.image(entry, kind.compiled ? arch : "", args);
   }
-  fail(ErrorKind::Declaration,
-       op_ + ": implementation `" + implementation.name + "` is " +
-           (implementation.kind == CodeKind::Python ? "a Python function" : "a library") +
-           ", so there is nothing to compile");
+  if (!kind.compiled)
+    fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
+                                     std::string(kind.article) +
+                                     ", so there is nothing to compile");
+  const std::shared_ptr<const HostFunction> function = state.host_code(entry, args).function;
+  Image image;
+  image.entries.push_back(Entry{.name = entry, .params = function->params, .params_known = true});
+  image.seconds = function->seconds;
+  image.from_cache = function->from_cache;
+  return std::make_shared<const Image>(std::move(image));
 } catch (const Error& error) {
   throw naming(error, op_);
 }
@@ -170,8 +163,7 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
   LaunchPlan plan;
   Geometry geometry;
   plan.empty = state.writes_nothing(args);
-  if (!plan.empty && !on_host(implementation_->kind) && implementation_->kind != CodeKind::Python)
-    plan.empty = !state.geometry.eval(state.subject, args, geometry);
+  if (!plan.empty && state.kernel) plan.empty = !state.geometry.eval(state.subject, args, geometry);
   if (!plan.empty) plan.entry = state.entry(state.template_args(args));
   for (int i = 0; i < 3; ++i) {
     plan.grid[i] = geometry.grid[i];

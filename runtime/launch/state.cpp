@@ -17,17 +17,6 @@ std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
   return written;
 }
 
-// A CudaRequest or a HostRequest, without what is compiled of the source.
-template <class Request>
-Request request_of(const Implementation& implementation) {
-  Request request;
-  request.source = implementation.code;
-  request.file = implementation.file;
-  request.options = implementation.options;
-  request.include_dirs = implementation.include_dirs;
-  return request;
-}
-
 // Sizes of parameters that nothing but the loaded kernel knows.
 void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry) {
   if (!driver().kernel_get_param_info) {  // before CUDA 12.4: sizes follow from the argument list,
@@ -63,6 +52,7 @@ PreparedLaunch::State::State(const std::string& op,
                              std::shared_ptr<const Implementation> implementation,
                              const std::vector<Symbol>& symbols)
     : subject{op, std::move(implementation), symbols},
+      kernel(subject.implementation->kind->kernel),
       geometry(subject.implementation->launch),
       written(written_symbols(symbols)),
       template_arg_count_(subject.implementation->launch.entry.template_args.size()) {
@@ -163,7 +153,7 @@ std::unique_ptr<Instance> PreparedLaunch::State::make(const TemplateArgs& values
   instance->values = values;
   instance->device = device;
   instance->entry = entry(values);
-  if (device.type == DeviceType::CUDA && subject.implementation->kind != CodeKind::HostLibrary)
+  if (kernel)
     load_device_code(*instance, args);
   else
     load_host_code(*instance, args);
@@ -176,8 +166,7 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
       subject.op + ": loading `" + instance.entry + "` on " + device_name(instance.device);
   const ContextScope scope(device);
   const RelaxedCapture relaxed;  // another thread may be capturing in global mode
-  const std::string arch =
-      subject.implementation->kind == CodeKind::CudaSource ? device_arch(device) : "";
+  const std::string arch = subject.implementation->kind->compiled ? device_arch(device) : "";
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);
 
@@ -210,16 +199,10 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
 }
 
 void PreparedLaunch::State::load_host_code(Instance& instance, const Arg* args) {
-  if (subject.implementation->kind == CodeKind::HostLibrary) {
-    LibraryCall call = load_library_call(subject, instance.entry);
-    count(call.host->seconds, call.host->from_cache);
-    instance.host = call.host;
-    instance.library_function = call.function;
-    instance.packer = Packer(subject, std::move(call.params));
-  } else {
-    instance.host = host_function(instance.entry, args);
-    instance.packer = Packer(subject, instance.host->params);
-  }
+  HostCode code = host_code(instance.entry, args);
+  instance.host = std::move(code.function);
+  instance.library_function = code.address;
+  instance.packer = Packer(subject, std::move(code.params));
   instance.invoke = instance.host->invoke;
 }
 
@@ -248,16 +231,11 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
 std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string& entry,
                                                                const std::string& arch) {
   const Implementation& implementation = *subject.implementation;
-  std::shared_ptr<const Image> image;
-  if (implementation.kind == CodeKind::CudaSource) {
-    auto request = request_of<CudaRequest>(implementation);
-    request.entries = {entry};
-    request.arch = arch;
-    image = compile_cuda(request);
+  const std::shared_ptr<const Image> image =
+      implementation.kind->image(implementation, entry, arch);
+  if (implementation.kind->compiled) {
     hold_sources(entry, image->sources);
     count(image->seconds, image->from_cache);
-  } else {
-    image = binary_image(implementation.code, implementation.file, entry);
   }
   if (const auto& used = find_entry(subject, *image, entry).resources) {
     const int64_t spilled = used->spill_stores + used->spill_loads;
@@ -268,16 +246,28 @@ std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string
   return image;
 }
 
-std::shared_ptr<const HostFunction> PreparedLaunch::State::host_function(const std::string& entry,
-                                                                         const Arg* args) {
-  auto request = request_of<HostRequest>(*subject.implementation);
-  request.entry = entry;
-  std::shared_ptr<const HostFunction> function = compile_host(request);
-  hold_sources(entry, function->sources);
-  count(function->seconds, function->from_cache);
-  check_signature(subject, Entry{.name = entry, .params = function->params, .params_known = true},
-                  args);
-  return function;
+HostCode PreparedLaunch::State::host_code(const std::string& entry, const Arg* args) {
+  const Implementation& implementation = *subject.implementation;
+  HostCode code = implementation.kind->host_code(subject.op, implementation, entry);
+  note_compiled(entry, *code.function, args);
+  return code;
+}
+
+WrapperHostCode PreparedLaunch::State::wrapper_code(const std::string& entry, const Arg* args) {
+  const Implementation& implementation = *subject.implementation;
+  WrapperHostCode code = implementation.kind->wrapper_code(subject.op, implementation, entry);
+  if (code.function) note_compiled(entry, *code.function, args);
+  return code;
+}
+
+void PreparedLaunch::State::note_compiled(const std::string& entry, const HostFunction& function,
+                                          const Arg* args) {
+  const bool compiled = subject.implementation->kind->compiled;
+  if (compiled) hold_sources(entry, function.sources);
+  count(function.seconds, function.from_cache);
+  if (compiled)
+    check_signature(subject, Entry{.name = entry, .params = function.params, .params_known = true},
+                    args);
 }
 
 void PreparedLaunch::State::hold_sources(const std::string& entry, const std::string& digest) {
@@ -307,18 +297,6 @@ std::string PreparedLaunch::State::sources() {
 void PreparedLaunch::State::count(double seconds, bool from_cache) {
   (from_cache ? disk_hits : compiled).fetch_add(1, std::memory_order_relaxed);
   compile_nanoseconds.fetch_add(static_cast<int64_t>(seconds * 1e9), std::memory_order_relaxed);
-}
-
-SourceDigest source_digest(const Implementation& implementation) {
-  try {
-    if (implementation.kind == CodeKind::CudaSource)
-      return source_digest(request_of<CudaRequest>(implementation));
-    if (implementation.kind == CodeKind::HostSource)
-      return source_digest(request_of<HostRequest>(implementation));
-  } catch (const Error& error) {
-    return {error.what(), ""};
-  }
-  return {};
 }
 
 }  // namespace opaq

@@ -25,6 +25,7 @@ struct PreparedLaunch::State {
   ~State();
 
   const Subject subject;
+  const bool kernel;  // Kind::kernel
   const GeometryRule geometry;
   std::vector<int> written;  // symbols
 
@@ -45,7 +46,9 @@ struct PreparedLaunch::State {
   std::vector<std::shared_ptr<const Image>> images(const std::string& entry,
                                                    const std::vector<std::string>& archs,
                                                    const Arg* args);
-  std::shared_ptr<const HostFunction> host_function(const std::string& entry, const Arg* args);
+  // The same for host code.
+  HostCode host_code(const std::string& entry, const Arg* args);
+  WrapperHostCode wrapper_code(const std::string& entry, const Arg* args);
 
   Counter calls, skipped_empty;
   std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0},
@@ -68,6 +71,7 @@ struct PreparedLaunch::State {
   void load_host_code(Instance& instance, const Arg* args);
   void count(double seconds, bool from_cache);
   void hold_sources(const std::string& entry, const std::string& digest);
+  void note_compiled(const std::string& entry, const HostFunction& function, const Arg* args);
 
   const size_t template_arg_count_;
   std::array<PerDevice, kMaxDevices> devices_;

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "compile/image.h"
 #include "expr/arg.h"
+#include "kinds/kind.h"
 #include "spec/spec.h"
 
 namespace opaq {
@@ -30,10 +31,6 @@ inline std::string argument_text(const Subject& subject, size_t index) {
 inline std::string parameter_text(const ParamType& param) {
   return param.text.empty() ? "of " + std::to_string(param.size) + " bytes"
                             : "`" + param.text + "`";
-}
-
-inline bool on_host(CodeKind kind) {
-  return kind == CodeKind::HostSource || kind == CodeKind::HostLibrary;
 }
 
 // The same error with the op's name in front, unless the message has it already.

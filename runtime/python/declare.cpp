@@ -4,6 +4,7 @@
 
 #include "args.h"
 #include "functions.h"
+#include "kinds/kind.h"
 #include "registry/registry.h"
 #include "torch/dispatcher.h"
 
@@ -98,7 +99,10 @@ Ref describe_implementations(const Op& op) {
     d.put("template_args", template_args.take());
     d.set("name", implementation->name)
         .set("device", device_type_name(implementation->target))
-        .set("kind", kind_name(implementation->kind));
+        .set("kind", implementation->kind->name)
+        .set("article", implementation->kind->article)
+        .set("native", implementation->kind->native)
+        .set("kernel", implementation->kind->kernel);
     d.set("priority", int64_t{implementation->priority})
         .put("requires", requires_list.take())
         .set("needs_contiguous", contiguous);

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/sha256.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {
@@ -16,12 +16,6 @@ std::string texts(const std::vector<Expr>& items) {
 }
 
 std::string text(const Expr& expr) { return expr ? expr.text() : ""; }
-
-// Code is shown by its size and the start of its digest: it is long, and may be binary.
-std::string sketch(const std::string& code) {
-  return std::to_string(code.size()) + " bytes, SHA-256 " +
-         Sha256().update(code).hex().substr(0, 12) + "...";
-}
 
 class Lines {
  public:
@@ -48,12 +42,10 @@ std::string differences(const Implementation& before, const Implementation& now)
   Lines lines;
   lines.compare("device", std::string(device_type_name(before.target)),
                 std::string(device_type_name(now.target)));
-  lines.compare("kind", kind_name(before.kind), kind_name(now.kind));
-  if (before.code != now.code) {
-    const bool path = before.kind == CodeKind::HostLibrary && now.kind == CodeKind::HostLibrary;
-    lines.compare("code", path ? before.code : sketch(before.code),
-                  path ? now.code : sketch(now.code));
-  }
+  lines.compare("kind", std::string(before.kind->name), std::string(now.kind->name));
+  if (before.code != now.code)
+    lines.compare("code", before.kind->code_in_messages(before.code),
+                  now.kind->code_in_messages(now.code));
   lines.compare("file", before.file, now.file);
   lines.compare("options", join(before.options, " "), join(now.options, " "));
   lines.compare("include_dirs", join(before.include_dirs), join(now.include_dirs));

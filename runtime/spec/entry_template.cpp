@@ -1,5 +1,5 @@
 // Entry texts with expressions in braces.
-#include "entry_template.h"
+#include "spec/entry_template.h"
 
 #include "base/error.h"
 

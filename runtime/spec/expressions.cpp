@@ -1,5 +1,5 @@
 // Parses and checks the expressions of a declaration.
-#include "expressions.h"
+#include "spec/expressions.h"
 
 #include <algorithm>
 

@@ -4,7 +4,7 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
-#include "expressions.h"
+#include "spec/expressions.h"
 #include "spec/spec.h"
 
 namespace opaq {

@@ -15,7 +15,7 @@ struct CompiledLaunch {
   NodeLaunch choice;  // what the launch has to check and to copy
   CppLaunch rule;     // the launch rule as C++
 
-  bool calls_library() const { return implementation->kind == CodeKind::HostLibrary; }
+  bool calls_library() const { return !rule.library.empty(); }
 };
 
 struct CppNode::Compiled {

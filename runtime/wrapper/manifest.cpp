@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "compiled.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {
@@ -79,7 +80,7 @@ std::string print_manifest_entry(const CppNode::Compiled& node, const AttachedFi
       images.push_back(image(node.files[i][j], attached[i][j]));
     implementations.push_back(JsonObject()
                                   .set("name", launch.implementation->name)
-                                  .set("kind", std::string(kind_name(launch.implementation->kind)))
+                                  .set("kind", std::string(launch.implementation->kind->name))
                                   .set("entry", launch.rule.entry)
                                   .set("symbol", launch.rule.symbol)
                                   .set("checked_at_launch", launch.choice.conditions(node.symbols))

@@ -10,6 +10,7 @@
 #include "base/sha256.h"
 #include "compiled.h"
 #include "driver/driver.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {
@@ -54,7 +55,7 @@ std::shared_ptr<const std::string> read_library(const std::string& op, const std
 
 std::vector<CodeFile> files_of(const std::string& op, const CompiledLaunch& launch, bool package) {
   if (launch.calls_library()) {
-    CodeFile file{.suffix = ".host", .path = launch.implementation->code};
+    CodeFile file{.suffix = ".host", .path = launch.rule.library};
     if (package) file.bytes = read_library(op, file.path);
     return {file};
   }
@@ -109,8 +110,9 @@ CppNode::CppNode(const Op& op, const std::vector<NodeLaunch>& launches, const Ar
       fail(ErrorKind::Launch,
            op.name() + " has no implementation `" + choice.implementation->name + "`");
     CompiledLaunch launch{choice.implementation, choice, {}};
-    const bool source = launch.implementation->kind == CodeKind::CudaSource;
-    launch.rule = prepared->cpp(args, source ? archs_for(target) : std::vector<std::string>{});
+    const Kind& kind = *launch.implementation->kind;
+    const bool needs_archs = kind.kernel && kind.compiled;
+    launch.rule = prepared->cpp(args, needs_archs ? archs_for(target) : std::vector<std::string>{});
     compiled->files.push_back(files_of(op.name(), launch, target.package));
     compiled->launches.push_back(std::move(launch));
   }

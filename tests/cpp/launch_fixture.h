@@ -15,6 +15,7 @@
 
 #include "../fake_driver/fake_driver.h"
 #include "base/error.h"
+#include "kinds/kind.h"
 #include "launch/launch.h"
 
 namespace opaq {

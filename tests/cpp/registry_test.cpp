@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "base/error.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {

@@ -52,7 +52,8 @@ struct CppArgument : CppText {
 struct CppLaunch {
   std::string entry, symbol;
   std::vector<std::shared_ptr<const Image>> images;  // device code: one for each arch asked for
-  std::shared_ptr<const HostFunction> host;          // host source
+  std::shared_ptr<const HostFunction> host;          // host code that is shipped with the wrapper
+  std::string library;  // path of the library that holds the symbol, which is called directly
   std::vector<CppText> grid, block, cluster;  // CUDA: three each; cluster empty when not used
   CppText shared;
   std::vector<CppArgument> args;
@@ -108,10 +109,6 @@ class PreparedLaunch {
   std::vector<Symbol> symbols_;
   std::unique_ptr<State> state_;
 };
-
-// Of an implementation's code, as it would be compiled now. Where it cannot be told (no compiler),
-// the digest is of the reason.
-SourceDigest source_digest(const Implementation& implementation);
 
 // Checks that a kernel's parameters can take the argument list; throws Compile, naming the
 // argument's index, expression and type or dtype, and the parameter's type. `args`: as for launch;

@@ -75,16 +75,6 @@ struct OutputText {
 
 OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs);
 
-enum class CodeKind : uint8_t {
-  CudaSource,   // CUDA C++ text, compiled by NVRTC
-  CudaBinary,   // cubin, fatbin or PTX bytes
-  HostSource,   // C++ text, compiled by the system's compiler
-  HostLibrary,  // a symbol of a shared library, called as symbol(args...), or
-                // symbol(args..., stream) on CUDA
-  Python,       // a Python callable, registered by backend/
-};
-const char* kind_name(CodeKind kind);  // as in ImplementationText::kind: "source", "binary", ...
-
 // An entry with expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>".
 struct EntryTemplate {
   std::vector<std::string> pieces;  // pieces.size() == template_args.size() + 1
@@ -104,10 +94,12 @@ struct LaunchRule {
   bool programmatic = false;  // programmatic dependent launch
 };
 
+class Kind;  // kinds/kind.h
+
 struct Implementation {
   std::string name;  // "cuda", "cuda:vec4", ...; unique within the op
   DeviceType target;
-  CodeKind kind;
+  const Kind* kind;
   std::string code;  // source text, binary bytes, or path of the library
   std::string file;  // where the code came from, for diagnostics and for #include "..." beside it;
                      // may be empty
@@ -117,18 +109,19 @@ struct Implementation {
   std::vector<Expr> requires_;  // Bool, over arguments and outputs
   int priority = 0;             // higher is tried first; ties in order of declaration
   // For each argument and output: whether it must be contiguous, since no expression of this
-  // implementation reads its strides. False for outputs (their rules lay them out) and for the kind
-  // Python.
+  // implementation reads its strides. False for outputs (their rules lay them out) and for Python
+  // functions.
   std::vector<bool> needs_contiguous;
   // Of everything above, 64 hex digits; without headers, and with only the base name of `file`.
   std::string hash;
 };
 
-// An implementation as declared; every expression is text.
+// An implementation as declared; every expression is text. make_implementation (kinds/kind.h)
+// checks it.
 struct ImplementationText {
   std::string name;    // "": that of the device
   std::string device;  // "cuda", "cpu"
-  std::string kind;    // "source", "binary" (cuda only), "library", "python"
+  std::string kind;    // Kind::name
   std::string code, file;
   std::vector<std::string> options, include_dirs;
   std::string entry;
@@ -137,7 +130,5 @@ struct ImplementationText {
   int priority = 0;
   bool cooperative = false, programmatic = false;
 };
-
-Implementation make_implementation(const OpSpec& op, const ImplementationText& text);
 
 }  // namespace opaq

@@ -1,4 +1,4 @@
-// Parses and checks the expressions of a declaration. Private to runtime/spec.
+// Parses and checks the expressions of a declaration.
 #pragma once
 
 #include <initializer_list>

@@ -1,12 +1,13 @@
 // The declaration of an implementation: the fields of each kind, the launch rule and requirements,
 // the hash of its content.
 #include <algorithm>
-#include <array>
+#include <optional>
 
 #include "base/error.h"
 #include "base/sha256.h"
-#include "entry_template.h"
-#include "expressions.h"
+#include "kinds/kind.h"
+#include "spec/entry_template.h"
+#include "spec/expressions.h"
 #include "spec/spec.h"
 
 namespace opaq {
@@ -20,39 +21,31 @@ using spec::trimmed;
 constexpr int64_t kMaxBlock[3] = {1024, 1024, 64};
 constexpr int64_t kMaxThreads = 1024, kMaxCluster = 16;
 
-struct Kind {
-  std::string_view name, device;
-  CodeKind code;
-  std::string_view code_is;
-};
-constexpr Kind kKinds[] = {
-    {"source", "cuda", CodeKind::CudaSource, "CUDA C++ source"},
-    {"binary", "cuda", CodeKind::CudaBinary, "cubin, fatbin or PTX bytes"},
-    {"library", "cuda", CodeKind::HostLibrary, "library path"},
-    {"python", "cuda", CodeKind::Python, ""},
-    {"source", "cpu", CodeKind::HostSource, "C++ source"},
-    {"library", "cpu", CodeKind::HostLibrary, "library path"},
-    {"python", "cpu", CodeKind::Python, ""},
-};
-
 const Kind& find_kind(const std::string& op, const ImplementationText& text) {
-  if (!device_type_from_name(text.device)) {
+  const std::optional<DeviceType> device = device_type_from_name(text.device);
+  if (!device) {
     const std::vector<std::string> devices = {"cuda", "cpu"};
     fail(ErrorKind::Declaration, op + ": implementation on device '" + text.device +
                                      "' is not supported; expected one of " + join(devices) +
                                      did_you_mean(text.device, devices));
   }
-  std::vector<std::string> kinds;
-  for (const Kind& kind : kKinds) {
-    if (kind.device != text.device) continue;
-    if (kind.name == text.kind) return kind;
-    kinds.emplace_back(kind.name);
+  std::vector<std::string> names;
+  const Kind* elsewhere = nullptr;
+  for (const Kind* kind : kinds()) {
+    if (kind->runs_on(*device)) {
+      if (kind->name == text.kind) return *kind;
+      names.emplace_back(kind->name);
+    } else if (kind->name == text.kind) {
+      elsewhere = kind;
+    }
   }
-  const std::string hint =
-      text.kind == "binary" ? "; a binary holds device code" : did_you_mean(text.kind, kinds);
+  const std::string hint = elsewhere ? "; '" + text.kind + "' (" + std::string(elsewhere->code) +
+                                           ") is for " +
+                                           std::string(device_type_name(elsewhere->devices.front()))
+                                     : did_you_mean(text.kind, names);
   fail(ErrorKind::Declaration, op + ": implementation of kind '" + text.kind +
                                    "' is not supported on device '" + text.device +
-                                   "'; expected one of " + join(kinds) + hint);
+                                   "'; expected one of " + join(names) + hint);
 }
 
 class ImplementationParser {
@@ -70,17 +63,17 @@ class ImplementationParser {
     Implementation result;
     result.name = name_;
     result.target = *device_type_from_name(text_.device);
-    result.kind = kind_.code;
+    result.kind = &kind_;
     result.code = text_.code;
     result.file = text_.file;
     result.options = text_.options;
     result.include_dirs = text_.include_dirs;
     result.priority = text_.priority;
-    if (kind_.code != CodeKind::Python) {
+    if (kind_.native) {
       result.launch.entry = spec::parse_entry(text_.entry, scope_);
       result.launch.args = parse_args();
     }
-    if (on_gpu()) parse_launch(result.launch);
+    if (kind_.kernel) parse_launch(result.launch);
     for (const std::string& requirement : text_.requires_)
       result.requires_.push_back(scope_.one(requirement, "requires", {Type::Bool}));
     result.needs_contiguous = needs_contiguous(result);
@@ -89,13 +82,6 @@ class ImplementationParser {
   }
 
  private:
-  bool on_gpu() const {
-    return kind_.code == CodeKind::CudaSource || kind_.code == CodeKind::CudaBinary;
-  }
-  bool is_compiled() const {
-    return kind_.code == CodeKind::CudaSource || kind_.code == CodeKind::HostSource;
-  }
-
   static std::string implementation_name(const OpSpec& op, const ImplementationText& text) {
     const std::string name(trimmed(text.name));
     const auto allowed = [](char c) {
@@ -119,21 +105,19 @@ class ImplementationParser {
       if (!takes && trimmed(given) != unused)
         scope_.fail(field, kind + " takes no " + field + ", got '" + given + "'; leave it out");
     };
-    refuse_unless(on_gpu(), "grid", text_.grid, defaults.grid);
-    refuse_unless(on_gpu(), "block", text_.block, defaults.block);
-    refuse_unless(on_gpu(), "cluster", text_.cluster, "");
-    refuse_unless(on_gpu(), "shared", text_.shared, defaults.shared);
-    refuse_unless(on_gpu(), "cooperative", text_.cooperative ? "true" : "", "");
-    refuse_unless(on_gpu(), "programmatic", text_.programmatic ? "true" : "", "");
-    refuse_unless(is_compiled(), "options", join(text_.options), "");
-    refuse_unless(is_compiled(), "include_dirs", join(text_.include_dirs), "");
-    if (kind_.code == CodeKind::Python) {
-      refuse_unless(false, "entry", text_.entry, "");
-      refuse_unless(false, "args", text_.args, "");
-      return;
-    }
+    refuse_unless(kind_.kernel, "grid", text_.grid, defaults.grid);
+    refuse_unless(kind_.kernel, "block", text_.block, defaults.block);
+    refuse_unless(kind_.kernel, "cluster", text_.cluster, "");
+    refuse_unless(kind_.kernel, "shared", text_.shared, defaults.shared);
+    refuse_unless(kind_.kernel, "cooperative", text_.cooperative ? "true" : "", "");
+    refuse_unless(kind_.kernel, "programmatic", text_.programmatic ? "true" : "", "");
+    refuse_unless(kind_.compiled, "options", join(text_.options), "");
+    refuse_unless(kind_.compiled, "include_dirs", join(text_.include_dirs), "");
+    refuse_unless(kind_.native, "entry", text_.entry, "");
+    refuse_unless(kind_.native, "args", text_.args, "");
+    if (!kind_.native) return;
     if (text_.code.empty())
-      scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code_is));
+      scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code));
     if (trimmed(text_.entry).empty())
       scope_.fail(
           "entry",
@@ -158,14 +142,7 @@ class ImplementationParser {
                                 "' is not among them, so that nothing would write it; pass it");
       }
     }
-    for (const Expr& arg : args) {
-      if (kind_.code != CodeKind::HostLibrary || arg.type() != Type::Float || !arg.as_integer())
-        continue;
-      scope_.fail("args", "'" + arg.text() +
-                              "' is an int or a float, and a library does not tell which its "
-                              "parameter is; write int64(" +
-                              arg.text() + ") or float64(" + arg.text() + ")");
-    }
+    for (const Expr& arg : args) kind_.check_argument(scope_, arg);
     return args;
   }
 
@@ -219,11 +196,11 @@ class ImplementationParser {
     }
   }
 
-  // Outputs have the layouts of their rules, and a Python function can read strides itself: neither
-  // needs to be contiguous.
+  // Outputs have the layouts of their rules, and a function that is called with whole tensors can
+  // read strides itself: neither needs to be contiguous.
   std::vector<bool> needs_contiguous(const Implementation& result) const {
     std::vector<bool> needs(scope_.symbols.size(), false);
-    if (kind_.code == CodeKind::Python) return needs;
+    if (!kind_.native) return needs;
     const LaunchRule& launch = result.launch;
     std::vector<Expr> all = launch.entry.template_args;
     for (const auto* list :
@@ -251,9 +228,8 @@ class ImplementationParser {
       hash.field(std::to_string(items.size()));
       for (const Expr& item : items) hash.field(item.text());
     };
-    hash.field("opaq implementation 2").field(result.name);
-    hash.field(std::to_string(static_cast<int>(result.target)))
-        .field(std::to_string(static_cast<int>(result.kind)));
+    hash.field("opaq implementation 3").field(result.name);
+    hash.field(std::to_string(static_cast<int>(result.target))).field(result.kind->name);
     hash.field(result.code)
         .field(std::string_view(result.file).substr(result.file.find_last_of('/') + 1));
     list(result.options);
@@ -277,21 +253,6 @@ class ImplementationParser {
 };
 
 }  // namespace
-
-const char* kind_name(CodeKind kind) {
-  switch (kind) {
-    case CodeKind::CudaSource:
-    case CodeKind::HostSource:
-      return "source";
-    case CodeKind::CudaBinary:
-      return "binary";
-    case CodeKind::HostLibrary:
-      return "library";
-    case CodeKind::Python:
-      return "python";
-  }
-  return "";
-}
 
 Implementation make_implementation(const OpSpec& op, const ImplementationText& text) {
   return ImplementationParser(op, text).parse();

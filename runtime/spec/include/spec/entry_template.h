@@ -1,9 +1,9 @@
-// Parses the texts of entries, with expressions in braces. Private to runtime/spec.
+// Parses the texts of entries, with expressions in braces.
 #pragma once
 
 #include <string_view>
 
-#include "expressions.h"
+#include "spec/expressions.h"
 #include "spec/spec.h"
 
 namespace opaq::spec {

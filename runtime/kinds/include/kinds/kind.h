@@ -1,0 +1,100 @@
+// Kinds of implementations. A kind is one object of a class in a file of this room: it says what a
+// declaration of that kind holds, and how its code is prepared for a launch or a generated C++
+// wrapper. Other rooms ask it and never compare kinds. A new kind is one new file, and its name in
+// the list of kinds.cpp.
+//
+// Kinds are constant, live as long as the process, and may be used by several threads at once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compile/image.h"
+#include "spec/expressions.h"
+#include "spec/spec.h"
+
+namespace opaq {
+
+// What is the same for all implementations of a kind.
+struct KindFacts {
+  std::string_view name;     // as in ImplementationText::kind: "source"
+  std::string_view article;  // in messages: "a library"
+  std::string_view code;     // what a declaration gives as code: "library path"; "": no code
+  std::vector<DeviceType> devices;
+
+  bool kernel = false;    // the driver launches it, with a grid; else it is a function on the host
+  bool compiled = false;  // from source, by a compiler that takes options and include folders
+  bool native = true;     // launched with an entry and an argument list; else Python calls it
+};
+
+// Host code, ready to be called.
+struct HostCode {
+  std::shared_ptr<const HostFunction> function;  // its `invoke` takes pointers to the arguments
+  std::vector<ParamType> params;                 // of the argument list
+
+  // The address of a library's function. Then `invoke` takes a pointer to it before the arguments,
+  // and on CUDA a pointer to the stream after them. 0: the arguments alone.
+  uint64_t address = 0;
+};
+
+// What a generated C++ wrapper calls in the place of HostCode.
+struct WrapperHostCode {
+  std::shared_ptr<const HostFunction> function;  // to be shipped; nullptr: there is a path
+  std::string path;                              // of the library that holds the symbol
+  std::string symbol;
+  std::vector<ParamType> params;  // of the argument list
+};
+
+class Kind : public KindFacts {
+ public:
+  explicit Kind(KindFacts facts) : KindFacts(std::move(facts)) {}
+  Kind(const Kind&) = delete;
+  virtual ~Kind() = default;
+
+  bool runs_on(DeviceType device) const;
+
+  // ---- declarations ----
+
+  // Throws Declaration, through `scope`, where code of this kind cannot take this item of its
+  // argument list whatever the arguments are.
+  virtual void check_argument(const spec::Scope& scope, const Expr& argument) const;
+
+  // An implementation's code as messages show it: its size and digest, unless it is short.
+  virtual std::string code_in_messages(const std::string& code) const;
+
+  // ---- code ----
+  // `op` names the op in errors. `entry`: the entry template, filled.
+
+  // Of the source and everything that it includes, as it would be compiled now. Both strings are
+  // empty for what is not compiled from source. Throws Compile, or Missing (no compiler).
+  virtual SourceDigest sources(const Implementation& implementation) const;
+
+  // Kernels only: device code that holds the entry. `arch`: what it is compiled for ("sm_90a";
+  // "compute_90" for PTX), "" for code that is not compiled here. Throws Compile, Declaration (the
+  // entry is not in it), Missing.
+  virtual std::shared_ptr<const Image> image(const Implementation& implementation,
+                                             const std::string& entry,
+                                             const std::string& arch) const;
+
+  // Host functions only. Throws Compile, Declaration (there is no such symbol), Missing (a compiler
+  // or a library).
+  virtual HostCode host_code(const std::string& op, const Implementation& implementation,
+                             const std::string& entry) const;
+
+  // The same for generated C++ wrappers. What compiles `host_code` of a compiled kind is what is
+  // shipped; kinds that are not compiled override this, too.
+  virtual WrapperHostCode wrapper_code(const std::string& op, const Implementation& implementation,
+                                       const std::string& entry) const;
+};
+
+// All of them, in the order in which messages list them.
+const std::vector<const Kind*>& kinds();
+
+// Finds the kind, parses and checks the declaration. Throws Declaration, naming op, field, what was
+// given and what is accepted.
+Implementation make_implementation(const OpSpec& op, const ImplementationText& text);
+
+}  // namespace opaq
