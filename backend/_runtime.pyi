@@ -85,9 +85,15 @@ def define(op: str) -> None: ...  # registers the op with PyTorch's dispatcher, 
 def set_reference(
     op: str, fallback: Callable[..., None]
 ) -> None: ...  # fallback(*args, *outputs): fills the outputs
-def note_reference_error(
+def set_python_function(
+    op: str, implementation: str, function: Callable[..., None]
+) -> None: ...  # function(*args, *outputs): fills the outputs
+def python_kernel(
+    op: str, implementation: str
+) -> tuple[str, str]: ...  # name and schema of the dispatcher's op that calls that function
+def note_python_error(
     error: BaseException,
-) -> None: ...  # the exception of this thread's reference, which its C++ caller raises again
+) -> None: ...  # the exception of this thread's Python function, which its C++ caller raises again
 def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
 
@@ -134,10 +140,12 @@ def choose(
     device_type: str,
     requirements: Mapping[str, Sequence[bool | None]],
     row_major: Sequence[bool | None],
+    packaged: bool = False,
 ) -> NodeChoice:
     """Which implementations may serve a node of a compiled graph. requirements: for each
     implementation by name, whether each of its requirements holds; None: known only at the launch.
-    row_major: whether each argument and result is row-major; None likewise."""
+    row_major: whether each argument and result is row-major; None likewise. packaged: the node goes
+    into a package, so that no Python function may serve it."""
 
 def watch(op: str, entries: list[list[int]]) -> None:
     """Takes the addresses of the dispatcher's table entries for this op (`kernel_entries` in

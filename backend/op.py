@@ -16,6 +16,7 @@ from . import _runtime, autograd, lowering, validate
 from .fake import make_fake
 from .lowering.compat import pytorch
 from .lowering.devices import device_name
+from .python_function import define as define_python
 from .reference import define_reference
 from .rules import Output
 from .validate import File
@@ -311,13 +312,104 @@ class Op(_Callable):
             include_dirs=validate.folders(where, "include_dirs", include_dirs),
         )
 
+    def library(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        symbol: str,
+        args: str | Sequence[str],
+        device: str,
+        signature: str = "",
+        requires: str | Sequence[str] = (),
+        priority: int = 0,
+        name: str = "library",
+    ) -> Op:
+        """Adds a C function of a shared library.
+
+        path: the library; a name without a folder, "libk.so", is looked for by the loader.
+            `opaq.file("libk.so")` is taken from the folder of the calling module. The library is
+            opened at the first call, never closed, and copied into packages.
+        symbol: the function's name, declared extern "C" and exported. It returns nothing. As in an
+            `entry`, expressions may stand in braces: "scale_{x.dtype}".
+        args: the function's argument list, expressions over arguments and results; a tensor passes
+            its address.
+        device: "cpu" or "cuda". On CUDA the function is called with the CUDA stream as one more
+            argument, the last, while the tensors' device is current; it launches on that stream and
+            does not wait.
+        signature: types of the function's parameters, the stream included,
+            "void(const float*, float*, int64_t)". Numbers are converted to them, and a number that
+            does not fit or a tensor of another dtype is an error. Without it an int is passed as
+            int64_t, a float as double, unless a cast says otherwise: "int32(n)".
+        requires, priority: as for `cuda`; strides, too.
+
+        Raises DeclarationError; calls raise MissingError where the library cannot be opened.
+        """
+        where = f"{self.name}: .library(...)"
+        if not validate.text(where, "symbol", symbol).strip():
+            validate.refuse(where, "symbol", symbol, "the name of the function that is called")
+        return self._implement(
+            where=where,
+            name=name,
+            device=validate.device_type(where, device),
+            entry=symbol,
+            args=args,
+            requires=requires,
+            priority=priority,
+            kind="library",
+            code=validate.library(where, path),
+            signature=validate.text(where, "signature", signature),
+        )
+
+    def python(
+        self,
+        function: Callable[..., None],
+        *,
+        device: str,
+        requires: str | Sequence[str] = (),
+        priority: int = 0,
+        name: str = "python",
+    ) -> Op:
+        """Adds a Python function, such as one that launches kernels of another compiler.
+
+        function: called as function(*arguments, *results) with the op's arguments in the order of
+            the schema and then its results, new tensors that it fills; it returns None. It is never
+            traced into, and runs without autograd: `backward` declares the gradient. The strides of
+            its arguments are those of the call. On CUDA it launches on the current stream.
+        device: "cuda" or "cpu", that of the op's tensors.
+        requires, priority: as for `cuda`.
+
+        Eager calls and graphs in a C++ wrapper reach it through PyTorch's dispatcher, and graphs in
+        Inductor's Python wrapper call it directly. It cannot go into a package. A function that
+        returns what an op means, on any device, is its `reference`; for an op that is a Python
+        function and nothing else there is opaq.custom_op.
+
+        Raises DeclarationError.
+        """
+        where = f"{self.name}: .python(...)"
+        validate.function(
+            where,
+            "function",
+            function,
+            "a function that is called with the op's arguments and the results to be filled",
+        )
+        with declaring:
+            define_python(self.info, validate.text(where, "name", name), function)
+        return self._implement(
+            where=where,
+            name=name,
+            device=validate.device_type(where, device),
+            requires=requires,
+            priority=priority,
+            kind="python",
+        )
+
     def _implement(
         self,
         *,
         name: object,
         device: str,
-        entry: object,
-        args: object,
+        entry: object = "",
+        args: object = "",
         requires: object = (),
         priority: object = 0,
         where: str = "",

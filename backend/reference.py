@@ -51,7 +51,7 @@ def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     try:
         return _checked(name, args, kwargs)
     except Exception as error:
-        _runtime.note_reference_error(error)
+        _runtime.note_python_error(error)
         raise
 
 

@@ -36,7 +36,7 @@ _FILE_NAME = re.compile(r"[\w\-./\\ ~]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fa
 def text(where: str, parameter: str, value: Any) -> str:
     """A str, which must not be an opaq.file."""
     if isinstance(value, File):
-        refuse(where, parameter, value, "text; a file is for source= and binary= only")
+        refuse(where, parameter, value, "text; a file is for source=, binary= and libraries")
     if not isinstance(value, str):
         refuse(where, parameter, value, "a str")
     try:
@@ -150,6 +150,23 @@ def binary(where: str, value: Any) -> bytes | File:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         refuse(where, "binary", value, "the bytes of a cubin, fatbin or PTX, or opaq.file(path)")
     return bytes(value)
+
+
+def library(where: str, value: Any) -> str:
+    """Path of a shared library; a name without a folder is one that the loader looks for."""
+    if not _is_path(value):
+        refuse(where, "path", value, "the path of a shared library (str or pathlib.Path)")
+    path = text(where, "path", str(os.fspath(value)))
+    if not path:
+        refuse(where, "path", value, "the path of a shared library (str or pathlib.Path)")
+    return os.path.abspath(path) if os.path.dirname(path) else path
+
+
+def device_type(where: str, value: Any) -> str:
+    """What an implementation runs on, not which of them."""
+    if value not in ("cuda", "cpu"):
+        refuse(where, "device", value, '"cuda" or "cpu"')
+    return str(value)
 
 
 def _several(

@@ -67,13 +67,17 @@ class Decision:
 
 
 def decide(
-    info: OpInfo, device_type: str, values: Mapping[str, Any], evaluator: SymbolicEvaluator
+    info: OpInfo,
+    device_type: str,
+    values: Mapping[str, Any],
+    evaluator: SymbolicEvaluator,
+    packaged: bool = False,
 ) -> Decision:
     """Evaluates the requirements of the op's implementations for the device, and asks the runtime
     which of them may serve.
 
     values: the arguments as eager has them, and the results, by name: a SymbolicTensor for each
-    tensor, None for an absent optional one.
+    tensor, None for an absent optional one. packaged: the node goes into a package.
     """
     implementations = {i["name"]: i for i in info["implementations"] if i["device"] == device_type}
     choice = _runtime.choose(
@@ -81,6 +85,7 @@ def decide(
         device_type,
         {name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()},
         [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["outputs"])],
+        packaged,
     )
     candidates = tuple(
         Candidate(

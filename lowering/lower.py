@@ -59,12 +59,14 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         return _through_dispatcher(
             info, overload, values, traced, device, _another_kernel(device).reason
         )
-    decision = decide(info, device.type, known, evaluator)
+    decision = decide(info, device.type, known, evaluator, language == "package")
     if decision.implementation is None and language == "python" and not options.current().strict:
         # Compiling succeeds, and the call raises the error that eager raises.
         return _through_dispatcher(
             info, overload, values, traced, device, "; ".join(decision.skipped)
         )
+    if language == "package":
+        _refuse_without_native(info, device, decision)
     _enforce(info, known, device, decision)
     cpp = None
     if language != "python":
@@ -279,6 +281,18 @@ def _enforce(
     record.log.debug(
         "%s (node %s, %s): %s%s", info["name"], node, device, decision.implementation, why
     )
+
+
+def _refuse_without_native(info: _runtime.OpInfo, device: torch.device, decision: Decision) -> None:
+    """Where nothing else can serve the node than what cannot go into a package."""
+    if decision.implementation is None and not all(
+        i["native"] for i in info["implementations"] if i["device"] == device.type
+    ):
+        why = NoCppForm(
+            "; ".join(decision.skipped),
+            "give the op an implementation in CUDA or C++, or of a library",
+        )
+        _refuse_in_package(info["name"], device, why)
 
 
 def _another_kernel(device: torch.device) -> NoCppForm:

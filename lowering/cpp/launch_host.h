@@ -7,6 +7,14 @@
 
 using opaq_invoke_type = void (*)(void** args);
 
+// A value as the parameter of a library's function takes it, of the low bytes of 64 bits.
+template <class T>
+T opaq_from_bits(uint64_t bits) {
+  T value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 // Where this wrapper's own shared object lies: a package is unpacked into one folder.
 [[gnu::cold, gnu::noinline]] inline opaq_folder opaq_own_folder() {
   static const char here = 0;

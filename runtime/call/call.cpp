@@ -24,6 +24,9 @@ void launch_on_copies(const Call& call, const Choice& choice, CallTensors& tenso
 void run(const Call& call, const Choice& choice, CallTensors& tensors) {
   if (choice.launch) {
     tensors.launch(*choice.launch, call.args, call.device, call.stream);
+  } else if (choice.python) {
+    tensors.call_python(choice.python->implementation());
+    choice.python->count_call();
   } else if (choice.if_contiguous) {
     launch_on_copies(call, choice, tensors);
   } else if (!tensors.run_reference()) {

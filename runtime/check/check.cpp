@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "device_memory.h"
+#include "kinds/kind.h"
 #include "spans.h"
 #include "spec/outputs.h"
 #include "stand_in.h"
@@ -103,7 +104,7 @@ class Check {
     requirements(call_.args);
     written_spans();
     snapshot();
-    if (!call_.implementation) {
+    if (in_place()) {
       launch(call_.args);
       unchanged();
       return;
@@ -130,6 +131,8 @@ class Check {
     return i < inputs_ ? "argument `" + schema_.args[i].name + "`"
                        : "result `" + schema_.returns[i - inputs_] + "`";
   }
+  // What is called with tensors, and not with addresses, fills the results where they are.
+  bool in_place() const { return !call_.implementation || !call_.implementation->kind->native; }
   std::string running() const {
     return call_.implementation ? "implementation `" + call_.implementation->name + "`"
                                 : "the reference";
@@ -190,7 +193,7 @@ class Check {
 
   void written_spans() {
     for (size_t i = 0; i < count_; ++i) {
-      if (!is_tensor(i) || !may_write(i) || (i >= inputs_ && call_.implementation)) continue;
+      if (!is_tensor(i) || !may_write(i) || (i >= inputs_ && !in_place())) continue;
       const std::vector<Span> spans = contract::element_spans(call_.args[i].tensor);
       written_.insert(written_.end(), spans.begin(), spans.end());
     }

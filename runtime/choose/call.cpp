@@ -8,6 +8,7 @@
 #include "candidates.h"
 #include "choose/choose.h"
 #include "describe.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {
@@ -33,7 +34,7 @@ struct CallConditions {
 
   // A requirement whose evaluation fails (a dimension out of range) does not hold.
   bool may_hold(const Candidate& candidate) const {
-    if (!launches_on(*candidate.implementation, device)) return false;
+    if (candidate.implementation->target != device) return false;
     try {
       for (const Expr& requirement : candidate.implementation->requires_)
         if (!requirement.eval_bool(args)) return false;
@@ -63,8 +64,6 @@ std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbo
   if (implementation.target != call.device)
     return "runs on " + std::string(device_type_name(implementation.target)) +
            ", the arguments are on " + std::string(device_type_name(call.device));
-  if (!implementation.kind->native)
-    return "is " + std::string(implementation.kind->article) + ", which is called and not launched";
   std::vector<std::string> reasons;
   for (const Expr& requirement : implementation.requires_) {
     try {
@@ -128,7 +127,9 @@ Choice Chooser::choose(const Arg* args, DeviceType device) {
   in_order(current().candidates, CallConditions{args, device},
            [&](const Candidate& candidate, const CallConditions::Layout& layout, bool on_copies) {
              if (layout.beyond_mask) return false;
-             (on_copies ? choice.if_contiguous : choice.launch) = candidate.launch.get();
+             (on_copies                                ? choice.if_contiguous
+              : candidate.implementation->kind->native ? choice.launch
+                                                       : choice.python) = candidate.launch.get();
              choice.make_contiguous = layout.copied;
              return true;
            });

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "choose/choose.h"
-#include "kinds/kind.h"
 #include "launch/launch.h"
 #include "registry/registry.h"
 
@@ -24,11 +23,6 @@ struct Chooser::List {
   std::vector<Symbol> symbols;
   std::vector<Candidate> candidates;
 };
-
-// Whether an implementation can be launched on `device`. Python functions are called instead.
-inline bool launches_on(const Implementation& implementation, DeviceType device) {
-  return implementation.target == device && implementation.kind->native;
-}
 
 // Goes through the implementations in the order in which a call tries them, until `take(candidate,
 // layout, on_copies)` returns true: first those that take the arguments as they are, then those

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "candidates.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {
@@ -24,8 +25,14 @@ class Conditions {
   }
 
   bool considered(const Candidate& candidate) const {
-    return launches_on(*candidate.implementation, device_) &&
+    return candidate.implementation->target == device_ && !left_out(candidate) &&
            known_.requirements.count(candidate.implementation->name) != 0;
+  }
+
+  // Whether it serves calls on this device, but cannot go where the node goes.
+  bool left_out(const Candidate& candidate) const {
+    return known_.packaged && candidate.implementation->target == device_ &&
+           !candidate.implementation->kind->native;
   }
 
   // The first requirement that is known not to hold; nullptr if there is none.
@@ -132,8 +139,12 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
         return last;
       });
   for (const Candidate& candidate : list.candidates) {
-    if (!conditions.considered(candidate)) continue;
     const std::string& who = candidate.implementation->name;
+    if (conditions.left_out(candidate))
+      result.skipped.push_back(who + ": is " +
+                               std::string(candidate.implementation->kind->article) +
+                               ", which a package cannot hold");
+    if (!conditions.considered(candidate)) continue;
     if (const Expr* failed = conditions.failed(candidate)) {
       result.skipped.push_back(who + ": " + failed->text() + " does not hold");
     } else if (const Layout layout = conditions.layout(candidate);

@@ -72,7 +72,7 @@ std::vector<Symbol> cubin_kernels(std::string_view bytes, const std::string& wha
     fail(ErrorKind::Compile, what + " is an ELF file, but not a cubin: machine " +
                                  std::to_string(header.e_machine) +
                                  ", expected 190 (NVIDIA CUDA); a shared library of host code is "
-                                 "declared with library=");
+                                 "declared with .library(path, symbol=...)");
   }
   if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shnum == 0)
     in.damaged("it has no section table");

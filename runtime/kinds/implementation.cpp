@@ -68,6 +68,7 @@ class ImplementationParser {
     result.file = text_.file;
     result.options = text_.options;
     result.include_dirs = text_.include_dirs;
+    result.signature = trimmed(text_.signature);
     result.priority = text_.priority;
     if (kind_.native) {
       result.launch.entry = spec::parse_entry(text_.entry, scope_);
@@ -76,6 +77,7 @@ class ImplementationParser {
     if (kind_.kernel) parse_launch(result.launch);
     for (const std::string& requirement : text_.requires_)
       result.requires_.push_back(scope_.one(requirement, "requires", {Type::Bool}));
+    kind_.check(scope_, result);
     result.needs_contiguous = needs_contiguous(result);
     result.hash = hash(result);
     return result;
@@ -113,6 +115,7 @@ class ImplementationParser {
     refuse_unless(kind_.kernel, "programmatic", text_.programmatic ? "true" : "", "");
     refuse_unless(kind_.compiled, "options", join(text_.options), "");
     refuse_unless(kind_.compiled, "include_dirs", join(text_.include_dirs), "");
+    refuse_unless(kind_.takes_signature, "signature", text_.signature, "");
     refuse_unless(kind_.native, "entry", text_.entry, "");
     refuse_unless(kind_.native, "args", text_.args, "");
     if (!kind_.native) return;
@@ -142,7 +145,6 @@ class ImplementationParser {
                                 "' is not among them, so that nothing would write it; pass it");
       }
     }
-    for (const Expr& arg : args) kind_.check_argument(scope_, arg);
     return args;
   }
 
@@ -234,7 +236,7 @@ class ImplementationParser {
         .field(std::string_view(result.file).substr(result.file.find_last_of('/') + 1));
     list(result.options);
     list(result.include_dirs);
-    hash.field(result.launch.entry.text());
+    hash.field(result.signature).field(result.launch.entry.text());
     for (const auto* items : {&result.launch.grid, &result.launch.block, &result.launch.cluster})
       texts(*items);
     hash.field(result.launch.shared ? result.launch.shared.text() : "");

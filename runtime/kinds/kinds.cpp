@@ -24,7 +24,7 @@ bool Kind::runs_on(DeviceType device) const {
   return std::find(devices.begin(), devices.end(), device) != devices.end();
 }
 
-void Kind::check_argument(const spec::Scope&, const Expr&) const {}
+void Kind::check(const spec::Scope&, const Implementation&) const {}
 
 std::string Kind::code_in_messages(const std::string& code) const {
   return std::to_string(code.size()) + " bytes, SHA-256 " +

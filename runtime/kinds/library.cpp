@@ -1,7 +1,14 @@
-// A C function of a shared library. Libraries carry no types: those of the argument list are taken.
-// A small function, compiled once for each list of types, moves the values from an array of
-// pointers into a call. On CUDA the stream is handed over last.
+// A C function of a shared library. Libraries carry no types: the declaration gives the function's
+// signature, or the types of the argument list are taken. A small function, compiled once for each
+// list of types, moves the values from an array of pointers into a call. On CUDA the stream is
+// handed over last.
 #include <dlfcn.h>
+#include <link.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <optional>
 
 #include "base/error.h"
 #include "kinds/kind.h"
@@ -17,7 +24,10 @@ std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
     signature += (signature.empty() ? "" : ", ") + type;
     values += (values.empty() ? "" : ", ") + name;
   };
-  for (size_t i = 0; i < types.size(); ++i) add(types[i].text, "a" + std::to_string(i));
+  for (size_t i = 0; i < types.size(); ++i) {
+    const bool pointer = types[i].kind == ParamType::Kind::Pointer;  // to a type that is not known
+    add(pointer ? "void*" : types[i].text, "a" + std::to_string(i));
+  }
   if (with_stream) add("void*", "stream");
   return "// Calls a library's function with the argument list of one op.\n"
          "void call(unsigned long long function" +
@@ -45,10 +55,70 @@ ParamType param_type(const Expr& argument) {
   }
 }
 
-std::vector<ParamType> param_types(const Implementation& implementation) {
+std::vector<ParamType> types_of_arguments(const Implementation& implementation) {
   std::vector<ParamType> types;
   for (const Expr& argument : implementation.launch.args) types.push_back(param_type(argument));
   return types;
+}
+
+struct Typedef {
+  std::string_view name, type;
+};
+constexpr std::array kTypedefs = {
+    Typedef{"int8_t", "signed char"},
+    Typedef{"uint8_t", "unsigned char"},
+    Typedef{"int16_t", "short"},
+    Typedef{"uint16_t", "unsigned short"},
+    Typedef{"int32_t", "int"},
+    Typedef{"uint32_t", "unsigned int"},
+    Typedef{"int64_t", "long"},
+    Typedef{"uint64_t", "unsigned long"},
+    Typedef{"ssize_t", "long"},
+    Typedef{"size_t", "unsigned long"},
+    Typedef{"ptrdiff_t", "long"},
+    Typedef{"intptr_t", "long"},
+    Typedef{"uintptr_t", "unsigned long"},
+    Typedef{"cudaStream_t", "void*"},
+    Typedef{"CUstream", "void*"},
+};
+
+// Names of <cstdint> and of streams replaced by what they stand for.
+std::string without_typedefs(std::string_view text) {
+  const auto is_name = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == ':';
+  };
+  std::string out;
+  while (!text.empty()) {
+    size_t end = 0;
+    while (end < text.size() && is_name(text[end])) ++end;
+    std::string_view word = text.substr(0, end);
+    if (word.starts_with("std::")) word.remove_prefix(5);
+    const auto* found = std::find_if(kTypedefs.begin(), kTypedefs.end(),
+                                     [&](const Typedef& each) { return each.name == word; });
+    out += found != kTypedefs.end() ? found->type : text.substr(0, end);
+    if (end < text.size()) out += text[end++];
+    text.remove_prefix(end);
+  }
+  return out;
+}
+
+// "void(const float*, int64_t)": the types of all parameters; nullopt for a text of another form.
+std::optional<std::vector<ParamType>> parse_signature(std::string_view signature) {
+  std::string_view rest = spec::trimmed(signature);
+  if (!rest.starts_with("void")) return std::nullopt;
+  rest = spec::trimmed(rest.substr(4));
+  if (!rest.starts_with('(') || !rest.ends_with(')')) return std::nullopt;
+  const std::string_view list = spec::trimmed(rest.substr(1, rest.size() - 2));
+  if (list.empty()) return std::vector<ParamType>{};
+  return parse_parameters(without_typedefs(list));
+}
+
+// Whether a value of the type can be handed over: an address, an integer, a float, a truth value.
+bool can_be_passed(const ParamType& type) {
+  using Kind = ParamType::Kind;
+  return type.kind == Kind::Pointer || (type.kind == Kind::Bool && type.size == 1) ||
+         ((type.kind == Kind::Int || type.kind == Kind::UInt) && type.size <= 8) ||
+         (type.kind == Kind::Float && (type.size == 4 || type.size == 8));
 }
 
 class Library final : public Kind {
@@ -57,14 +127,14 @@ class Library final : public Kind {
       : Kind({.name = "library",
               .article = "a library",
               .code = "library path",
-              .devices = {DeviceType::CUDA, DeviceType::CPU}}) {}
+              .devices = {DeviceType::CUDA, DeviceType::CPU},
+              .takes_signature = true}) {}
 
-  void check_argument(const spec::Scope& scope, const Expr& argument) const override {
-    if (argument.type() != Type::Float || !argument.as_integer()) return;
-    scope.fail("args", "'" + argument.text() +
-                           "' is an int or a float, and a library does not tell which its "
-                           "parameter is; write int64(" +
-                           argument.text() + ") or float64(" + argument.text() + ")");
+  void check(const spec::Scope& scope, const Implementation& implementation) const override {
+    if (implementation.signature.empty())
+      check_arguments(scope, implementation.launch.args);
+    else
+      check_signature(scope, implementation);
   }
 
   std::string code_in_messages(const std::string& path) const override { return path; }
@@ -82,25 +152,79 @@ class Library final : public Kind {
     return code;
   }
 
-  WrapperHostCode wrapper_code(const std::string&, const Implementation& implementation,
+  WrapperHostCode wrapper_code(const std::string& op, const Implementation& implementation,
                                const std::string& entry) const override {
-    return {nullptr, implementation.code, entry, param_types(implementation)};
+    return {nullptr, full_path(op, implementation), entry, param_types(implementation)};
   }
 
  private:
+  static void check_arguments(const spec::Scope& scope, const std::vector<Expr>& arguments) {
+    for (const Expr& argument : arguments) {
+      if (argument.type() != Type::Float || !argument.as_integer()) continue;
+      scope.fail("args", "'" + argument.text() +
+                             "' is an int or a float, and a library does not tell which its "
+                             "parameter is; write int64(" +
+                             argument.text() + ") or float64(" + argument.text() +
+                             "), or give the signature");
+    }
+  }
+
+  static void check_signature(const spec::Scope& scope, const Implementation& implementation) {
+    const std::string given = "'" + implementation.signature + "'";
+    const auto parsed = parse_signature(implementation.signature);
+    if (!parsed)
+      scope.fail("signature", given +
+                                  " is not of the form void(types of the parameters), such as "
+                                  "void(const float*, float*, int64_t)");
+    for (size_t i = 0; i < parsed->size(); ++i) {
+      if (can_be_passed((*parsed)[i])) continue;
+      scope.fail("signature", given + ": parameter " + std::to_string(i + 1) + ", '" +
+                                  (*parsed)[i].text +
+                                  "', is neither a pointer nor an integer, float, double or bool; "
+                                  "give types without the names of parameters");
+    }
+    const bool cuda = implementation.target == DeviceType::CUDA;
+    const size_t arguments = implementation.launch.args.size();
+    if (cuda && (parsed->empty() || parsed->back().kind != ParamType::Kind::Pointer))
+      scope.fail("signature", given +
+                                  ": on CUDA the function is called with the stream last, as "
+                                  "cudaStream_t or void*");
+    if (parsed->size() != arguments + cuda)
+      scope.fail("signature", given + " has " + std::to_string(parsed->size()) +
+                                  " parameters; args lists " + std::to_string(arguments) +
+                                  (cuda ? ", and the stream comes last" : ""));
+  }
+
+  // Of the argument list.
+  static std::vector<ParamType> param_types(const Implementation& implementation) {
+    if (implementation.signature.empty()) return types_of_arguments(implementation);
+    std::vector<ParamType> types = *parse_signature(implementation.signature);
+    types.resize(implementation.launch.args.size());  // without the stream
+    return types;
+  }
+
+  // RTLD_LOCAL: two libraries may define one symbol. Never closed: kernels in flight and atexit
+  // handlers may be inside.
+  static void* open(const std::string& op, const Implementation& implementation) {
+    if (void* library = dlopen(implementation.code.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
+    const char* reason = dlerror();
+    fail(ErrorKind::Missing, op + ": the library of implementation `" + implementation.name +
+                                 "` cannot be loaded: " + (reason ? reason : implementation.code) +
+                                 "; check the path and the libraries it needs (ldd)");
+  }
+
+  // A name without a folder is one that the loader looks for.
+  static std::string full_path(const std::string& op, const Implementation& implementation) {
+    if (implementation.code.find('/') != std::string::npos) return implementation.code;
+    const link_map* found = nullptr;
+    if (dlinfo(open(op, implementation), RTLD_DI_LINKMAP, &found) != 0 || !found)
+      return implementation.code;
+    return found->l_name;
+  }
+
   static uint64_t find_symbol(const std::string& op, const Implementation& implementation,
                               const std::string& symbol) {
-    // RTLD_LOCAL: two libraries may define one symbol. Never closed: kernels in flight and atexit
-    // handlers may be inside.
-    void* library = dlopen(implementation.code.c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) {
-      const char* reason = dlerror();
-      fail(ErrorKind::Missing,
-           op + ": the library of implementation `" + implementation.name +
-               "` cannot be loaded: " + (reason ? reason : implementation.code) +
-               "; check the path and the libraries it needs (ldd)");
-    }
-    void* function = dlsym(library, symbol.c_str());
+    void* function = dlsym(open(op, implementation), symbol.c_str());
     if (!function)
       fail(ErrorKind::Declaration, op + ": " + implementation.code + " has no symbol `" + symbol +
                                        "`; declare the function as extern \"C\", export it, and "

@@ -73,12 +73,12 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
   State& state = *state_;
   const Implementation& implementation = *implementation_;
   CppLaunch out;
-  out.entry = state.entry(state.template_args(args));
-  std::vector<ParamType> params;
   const Kind& kind = *implementation.kind;
   if (!kind.native)
     fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
                                      std::string(kind.article) + ", which has no C++ form");
+  out.entry = state.entry(state.template_args(args));
+  std::vector<ParamType> params;
   if (kind.kernel) {
     if (kind.compiled && archs.empty())
       fail(ErrorKind::Declaration,

@@ -32,7 +32,7 @@ void check_target(const Subject& subject, Device device) {
   if (!implementation.kind->native) [[unlikely]]
     fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name + "` is " +
                                   std::string(implementation.kind->article) +
-                                  ", which PyTorch's dispatcher calls");
+                                  ", which is called and not launched");
   if (implementation.target != device.type) [[unlikely]]
     fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
                                 std::string(device_type_name(implementation.target)) +
@@ -113,6 +113,8 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   throw naming(error, op_);
 }
 
+void PreparedLaunch::count_call() { state_->calls.add(); }
+
 void PreparedLaunch::add_host_time(int64_t nanoseconds) {
   state_->timed_calls.fetch_add(1, std::memory_order_relaxed);
   state_->host_nanoseconds.fetch_add(nanoseconds, std::memory_order_relaxed);
@@ -120,6 +122,7 @@ void PreparedLaunch::add_host_time(int64_t nanoseconds) {
 
 void PreparedLaunch::warmup(const Arg* args, Device device) try {
   State& state = *state_;
+  if (!implementation_->kind->native) return;
   check_target(state.subject, device);
   Geometry geometry;
   const bool host = !state.kernel;
@@ -136,18 +139,18 @@ void PreparedLaunch::warmup(const Arg* args, Device device) try {
 std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std::string& arch) try {
   State& state = *state_;
   const Implementation& implementation = *implementation_;
-  const std::string entry = state.entry(state.template_args(args));
   const Kind& kind = *implementation.kind;
+  if (!kind.kernel && !kind.compiled)
+    fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
+                                     std::string(kind.article) +
+                                     ", so there is nothing to compile");
+  const std::string entry = state.entry(state.template_args(args));
   if (kind.kernel) {
     if (kind.compiled && arch.empty())
       fail(ErrorKind::Declaration,
            op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
     return state.image(entry, kind.compiled ? arch : "", args);
   }
-  if (!kind.compiled)
-    fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
-                                     std::string(kind.article) +
-                                     ", so there is nothing to compile");
   const std::shared_ptr<const HostFunction> function = state.host_code(entry, args).function;
   Image image;
   image.entries.push_back(Entry{.name = entry, .params = function->params, .params_known = true});
@@ -164,7 +167,8 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
   Geometry geometry;
   plan.empty = state.writes_nothing(args);
   if (!plan.empty && state.kernel) plan.empty = !state.geometry.eval(state.subject, args, geometry);
-  if (!plan.empty) plan.entry = state.entry(state.template_args(args));
+  if (!plan.empty && implementation_->kind->native)
+    plan.entry = state.entry(state.template_args(args));
   for (int i = 0; i < 3; ++i) {
     plan.grid[i] = geometry.grid[i];
     plan.block[i] = geometry.block[i];

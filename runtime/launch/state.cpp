@@ -249,25 +249,28 @@ std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string
 HostCode PreparedLaunch::State::host_code(const std::string& entry, const Arg* args) {
   const Implementation& implementation = *subject.implementation;
   HostCode code = implementation.kind->host_code(subject.op, implementation, entry);
-  note_compiled(entry, *code.function, args);
+  note_compiled(entry, *code.function);
+  check_host_signature(entry, code.params, args);
   return code;
 }
 
 WrapperHostCode PreparedLaunch::State::wrapper_code(const std::string& entry, const Arg* args) {
   const Implementation& implementation = *subject.implementation;
   WrapperHostCode code = implementation.kind->wrapper_code(subject.op, implementation, entry);
-  if (code.function) note_compiled(entry, *code.function, args);
+  if (code.function) note_compiled(entry, *code.function);
+  check_host_signature(entry, code.params, args);
   return code;
 }
 
-void PreparedLaunch::State::note_compiled(const std::string& entry, const HostFunction& function,
-                                          const Arg* args) {
-  const bool compiled = subject.implementation->kind->compiled;
-  if (compiled) hold_sources(entry, function.sources);
+void PreparedLaunch::State::note_compiled(const std::string& entry, const HostFunction& function) {
+  if (subject.implementation->kind->compiled) hold_sources(entry, function.sources);
   count(function.seconds, function.from_cache);
-  if (compiled)
-    check_signature(subject, Entry{.name = entry, .params = function.params, .params_known = true},
-                    args);
+}
+
+void PreparedLaunch::State::check_host_signature(const std::string& entry,
+                                                 const std::vector<ParamType>& params,
+                                                 const Arg* args) const {
+  check_signature(subject, Entry{.name = entry, .params = params, .params_known = true}, args);
 }
 
 void PreparedLaunch::State::hold_sources(const std::string& entry, const std::string& digest) {

@@ -71,7 +71,9 @@ struct PreparedLaunch::State {
   void load_host_code(Instance& instance, const Arg* args);
   void count(double seconds, bool from_cache);
   void hold_sources(const std::string& entry, const std::string& digest);
-  void note_compiled(const std::string& entry, const HostFunction& function, const Arg* args);
+  void note_compiled(const std::string& entry, const HostFunction& function);
+  void check_host_signature(const std::string& entry, const std::vector<ParamType>& params,
+                            const Arg* args) const;
 
   const size_t template_arg_count_;
   std::array<PerDevice, kMaxDevices> devices_;

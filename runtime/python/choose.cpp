@@ -35,6 +35,8 @@ PyObject* choose(PyObject*, PyObject* args) {
       known.requirements[to_string(name, "implementation")] = to_truths(answers, "requirements");
     known.row_major = to_truths(items.at(3).get(), "row_major");
 
+    known.packaged = items.size() > 4 && to_bool(items[4].get());
+
     const std::vector<Symbol> symbols = op.spec().all_symbols();
     auto choice = std::make_unique<const NodeChoice>(chooser(op).choose_for_node(known, device));
     List launches;

@@ -17,6 +17,12 @@ std::map<std::string, Ref>& references() {
   return *all;
 }
 
+// By op and implementation, as `references`.
+std::map<std::pair<std::string, std::string>, Ref>& python_functions() {
+  static auto* all = new std::map<std::pair<std::string, std::string>, Ref>;
+  return *all;
+}
+
 std::string field(PyObject* dict, const char* key, const char* otherwise = "") {
   PyObject* value = PyDict_GetItemString(dict, key);  // borrowed
   return value ? to_string(value, key) : otherwise;
@@ -125,7 +131,10 @@ PyObject* declare(PyObject*, PyObject* args) {
     }
     const bool replace = to_bool(items.at(2).get());
     Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), replace);
-    if (replace) references().erase(op.name());
+    if (replace) {
+      references().erase(op.name());
+      std::erase_if(python_functions(), [&](const auto& e) { return e.first.first == op.name(); });
+    }
     return from(op.name()).release();
   });
 }
@@ -143,6 +152,7 @@ PyObject* implement(PyObject*, PyObject* args) {
     text.file = field(d, "file");
     text.options = texts(d, "options");
     text.include_dirs = texts(d, "include_dirs");
+    text.signature = field(d, "signature");
     text.entry = field(d, "entry");
     text.grid = field(d, "grid", "1");
     text.block = field(d, "block", "1");
@@ -177,6 +187,29 @@ PyObject* set_reference(PyObject*, PyObject* args) {
     set_has_reference(op);
     return none().release();
   });
+}
+
+PyObject* set_python_function(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "set_python_function");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    python_functions().insert_or_assign({op.name(), to_string(items.at(1).get(), "implementation")},
+                                        Ref(items.at(2)));
+    return none().release();
+  });
+}
+
+PyObject* python_kernel(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<std::string> items = to_strings(args, "python_kernel");
+    const PythonKernel kernel = opaq::python_kernel(get_op(items.at(0)), items.at(1));
+    return check(PyTuple_Pack(2, from(kernel.name).get(), from(kernel.schema).get())).release();
+  });
+}
+
+Ref python_function_of(const std::string& op, const std::string& implementation) {
+  const auto found = python_functions().find({op, implementation});
+  return found == python_functions().end() ? Ref() : found->second;
 }
 
 Ref reference_of(const std::string& op) {

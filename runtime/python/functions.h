@@ -11,10 +11,14 @@ PyObject* declare(PyObject*, PyObject* args);
 PyObject* implement(PyObject*, PyObject* args);
 PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
+PyObject* set_python_function(PyObject*, PyObject* args);
+PyObject* python_kernel(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 // The fallback given to set_reference; empty if there is none.
 Ref reference_of(const std::string& op);
+// The function given to set_python_function; empty if there is none.
+Ref python_function_of(const std::string& op, const std::string& implementation);
 
 // launcher.cpp
 PyObject* launcher(PyObject*, PyObject* args);
@@ -25,7 +29,7 @@ PyObject* wrapper_nodes(PyObject*, PyObject*);
 PyObject* graph_name(PyObject*, PyObject* label);
 
 // raised.cpp
-PyObject* note_reference_error(PyObject*, PyObject* exception);
+PyObject* note_python_error(PyObject*, PyObject* exception);
 
 // watch.cpp
 PyObject* watch(PyObject*, PyObject* args);

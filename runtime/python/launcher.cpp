@@ -9,6 +9,7 @@
 #include "base/settings.h"
 #include "call/call.h"
 #include "functions.h"
+#include "kinds/kind.h"
 #include "watch.h"
 
 namespace opaq::python {
@@ -132,6 +133,16 @@ class LaunchTensors final : public CallTensors {
     check(PyObject_CallMethod(values_[argument], "copy_", "O", copies_[copied].get()));
   }
 
+  void call_python(const Implementation& implementation) override {
+    const std::string& op = launcher_.op->name();
+    // Held: the function may declare another in its own place.
+    const Ref function = python_function_of(op, implementation.name);
+    if (!function)
+      fail(ErrorKind::Launch, op + ": the Python function of implementation `" +
+                                  implementation.name + "` is not known in this process");
+    check(PyObject_CallObject(function.get(), tuple_of(values_, launcher_.reads.size()).get()));
+  }
+
   bool run_reference() override {
     // Owned, since the function may replace itself by another reference.
     const Ref reference = reference_of(launcher_.op->name());
@@ -201,6 +212,12 @@ void destroy(PyObject* capsule) {
   delete l;
 }
 
+// nullptr where each launch chooses, as it does for a Python function.
+PreparedLaunch* launched_always(const Op& op, const std::string& implementation) {
+  PreparedLaunch* found = chooser(op).find(implementation);
+  return found && found->implementation().kind->native ? found : nullptr;
+}
+
 PyMethodDef call_def = {"launch", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(call)),
                         METH_FASTCALL,
                         "launch(*args, *outputs[, stream]): runs the op on buffers that exist"};
@@ -237,7 +254,7 @@ PyObject* launcher(PyObject*, PyObject* args) {
                            items.at(3),
                            items.at(4),
                            timed,
-                           chosen == "compiled" ? chooser(op).find(implementation) : nullptr,
+                           chosen == "compiled" ? launched_always(op, implementation) : nullptr,
                            checked,
                            source,
                            chosen == "verified" ? implementation : "",

@@ -134,9 +134,11 @@ PyObject* compile(PyObject*, PyObject* args) {
     const std::string arch = to_string(items.at(2).get(), "arch");
     const std::string wanted =
         items.size() > 3 ? to_string(items.at(3).get(), "implementation") : "";
-    PreparedLaunch* launch = wanted.empty()
-                                 ? chooser(op).choose(fake.args(), DeviceType::CUDA).launch
-                                 : chooser(op).find(wanted);
+    const Choice choice =
+        wanted.empty() ? chooser(op).choose(fake.args(), DeviceType::CUDA) : Choice{};
+    PreparedLaunch* launch = !wanted.empty() ? chooser(op).find(wanted)
+                             : choice.launch ? choice.launch
+                                             : choice.python;
     if (!launch) {
       fail(ErrorKind::Launch,
            op.name() + (wanted.empty() ? ": no CUDA implementation fits:\n" +

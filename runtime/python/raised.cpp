@@ -93,10 +93,10 @@ void throw_as_python() {
   }
 }
 
-PyObject* note_reference_error(PyObject*, PyObject* exception) {
+PyObject* note_python_error(PyObject*, PyObject* exception) {
   return guarded([&]() -> PyObject* {
     PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception)), exception);
-    opaq::note_reference_error(std::make_exception_ptr(take_raised()));
+    opaq::note_python_error(std::make_exception_ptr(take_raised()));
     return none().release();
   });
 }

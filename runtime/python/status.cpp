@@ -37,7 +37,7 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
         Dict d;
         d.set("op", op->name())
             .set("implementation", launch->implementation().name)
-            .set("device", launch->implementation().target == DeviceType::CUDA ? "cuda" : "cpu");
+            .set("device", device_type_name(launch->implementation().target));
         d.set("calls", s.calls)
             .set("skipped_empty", s.skipped_empty)
             .set("timed_calls", s.timed_calls)

@@ -1,8 +1,10 @@
 // Registers ops with PyTorch's dispatcher. One handler serves all schemas; since the dispatcher
 // takes a plain function pointer, each op has a function of its own (a slot) that calls the
 // handler.
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cctype>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -53,11 +55,36 @@ Slot* find_slot(const std::string& name) {
   return nullptr;
 }
 
-thread_local std::exception_ptr reference_error;
+thread_local std::exception_ptr python_error;
 std::atomic<void (*)()> kernel_error_hook{nullptr};
 
 std::string reference_name(const Schema& schema) {
   return "opaq_reference::" + schema.ns + "__" + schema.name;
+}
+
+// A name of the dispatcher's for any text; two texts never give the same.
+std::string as_name(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    const auto code = static_cast<unsigned char>(c);
+    if (std::isalnum(code))
+      out += c;
+    else if (c == '_')
+      out += "__";
+    else
+      out += {'_', 'x', kDigits[code >> 4], kDigits[code & 15]};
+  }
+  return out;
+}
+
+// Calls an op that Python implements: it takes what the stack holds, and leaves its results there.
+// `what` names it in errors.
+void call_python_op(const std::string& name, StableIValue* stack, const std::string& what) {
+  python_error = nullptr;
+  if (shim().call_dispatcher(name.c_str(), "", stack, torch::kBuildVersion) == 0) return;
+  if (python_error) std::rethrow_exception(std::exchange(python_error, nullptr));
+  fail(ErrorKind::Launch, what + " failed; torch printed the reason above");
 }
 
 const TensorView& device_tensor(const Op& op, const std::vector<Arg>& args) {
@@ -84,8 +111,9 @@ void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView&
 // The tensors of one call of the dispatcher.
 class StackTensors final : public CallTensors {
  public:
-  StackTensors(const Slot& slot, const Op& op, Inputs& inputs, StableIValue* stack)
-      : slot_(slot), op_(op), inputs_(inputs), stack_(stack) {}
+  StackTensors(const Slot& slot, const Op& op, Inputs& inputs, const std::vector<Tensor>& outputs,
+               StableIValue* stack)
+      : slot_(slot), op_(op), inputs_(inputs), outputs_(outputs), stack_(stack) {}
 
   void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) override {
     launch.launch(args, device, stream);
@@ -108,17 +136,27 @@ class StackTensors final : public CallTensors {
                  "copying a written argument back");
   }
 
+  // The function takes the values on the stack, and new handles of the results.
+  void call_python(const Implementation& implementation) override {
+    std::vector<StableIValue> values(stack_, stack_ + op_.spec().schema.args.size());
+    std::vector<Tensor> results;
+    for (const Tensor& output : outputs_) {
+      torch::TensorHandle handle = nullptr;
+      torch::check(shim().new_tensor(output.get(), &handle), "handing over a result");
+      results.emplace_back(handle);
+    }
+    for (Tensor& result : results)
+      values.push_back(reinterpret_cast<StableIValue>(result.release()));
+    inputs_.give_back();
+    call_python_op(python_kernel(op_, implementation.name).name, values.data(),
+                   op_.name() + ": implementation `" + implementation.name + "`");
+  }
+
   // The reference takes the values on the stack and leaves its results there.
   bool run_reference() override {
     if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
-    reference_error = nullptr;
     inputs_.give_back();
-    if (shim().call_dispatcher(reference_name(op_.spec().schema).c_str(), "", stack_,
-                               torch::kBuildVersion) != 0) {
-      if (reference_error) std::rethrow_exception(std::exchange(reference_error, nullptr));
-      fail(ErrorKind::Launch,
-           op_.name() + ": its reference failed; torch printed the reason above");
-    }
+    call_python_op(reference_name(op_.spec().schema), stack_, op_.name() + ": its reference");
     return true;
   }
 
@@ -151,6 +189,7 @@ class StackTensors final : public CallTensors {
   const Slot& slot_;
   const Op& op_;
   Inputs& inputs_;
+  const std::vector<Tensor>& outputs_;
   StableIValue* stack_;
   std::vector<Tensor> copies_, kept_;
 };
@@ -176,7 +215,7 @@ void handle(Slot& slot, StableIValue* stack) {
   void* stream = first.device.type == DeviceType::CUDA
                      ? torch::current_cuda_stream(first.device.index)
                      : nullptr;
-  StackTensors tensors(slot, op, inputs, stack);
+  StackTensors tensors(slot, op, inputs, outputs, stack);
   const Call call{
       op,     *target.chooser, inputs.args.data(),      inputs.args.size(), first.device,
       stream, nullptr,         checking(target.checked)};
@@ -249,7 +288,24 @@ void set_has_reference(const Op& op) {
   if (Slot* slot = find_slot(op.name())) slot->has_reference.store(true, std::memory_order_release);
 }
 
-void note_reference_error(std::exception_ptr error) { reference_error = std::move(error); }
+PythonKernel python_kernel(const Op& op, const std::string& implementation) {
+  const Schema& schema = op.spec().schema;
+  PythonKernel kernel;
+  kernel.name = "opaq_python::" + as_name(schema.ns) + "__" + as_name(schema.name) + "__" +
+                as_name(implementation);
+  const std::string name = schema.qualname();
+  std::string args =
+      schema.text.substr(name.size() + 1, schema.text.rfind(") -> ") - name.size() - 1);
+  const auto keyword_only = [](const ArgSpec& arg) { return arg.keyword_only; };
+  if (!schema.returns.empty() && std::none_of(schema.args.begin(), schema.args.end(), keyword_only))
+    args += args.empty() ? "*" : ", *";  // a default may come before what has none
+  for (size_t i = 0; i < schema.returns.size(); ++i)
+    args += ", Tensor(opaq" + std::to_string(i) + "!) " + schema.returns[i];
+  kernel.schema = kernel.name + "(" + args + ") -> ()";
+  return kernel;
+}
+
+void note_python_error(std::exception_ptr error) { python_error = std::move(error); }
 
 void on_kernel_error(void (*rethrow)()) {
   kernel_error_hook.store(rethrow, std::memory_order_release);

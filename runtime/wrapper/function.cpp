@@ -209,18 +209,19 @@ class LaunchBlock {
 
   Lines library_call() const {
     Lines types, values;
-    for (const CppArgument& arg : rule_.args) {
-      const std::string type = bare_type(arg.parameter);
-      types.push_back(type);
-      values.push_back(arg.type == Type::Tensor ? "reinterpret_cast<void*>(" + packed(arg, "") + ")"
-                                                : "static_cast<" + type + ">(" + arg.cpp + ")");
+    for (size_t i = 0; i < rule_.args.size(); ++i) {
+      const CppArgument& arg = rule_.args[i];  // what an address points to is not known here
+      types.push_back(arg.type == Type::Tensor ? "void*" : bare_type(arg.parameter));
+      values.push_back(call("opaq_from_bits<" + types.back() + ">", {slot(i)}));
     }
     if (node_.on_cuda()) {
       types.push_back("void*");
       values.push_back("opaq_stream");
     }
-    return {"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type"),
-            place_of_call(), call("opaq_call", values) + ";"};
+    Lines lines{"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type")};
+    append(lines, packed_values());
+    append(lines, {place_of_call(), call("opaq_call", values) + ";"});
+    return lines;
   }
 
   Lines host_call() const {
@@ -230,19 +231,29 @@ class LaunchBlock {
     return lines;
   }
 
-  // The arguments as pointers to 64 bits each.
-  Lines values() const {
+  static std::string slot(size_t argument) {
+    return "opaq_values[" + std::to_string(argument) + "]";
+  }
+
+  // The arguments in 64 bits each.
+  Lines packed_values() const {
     const size_t count = rule_.args.size();
-    if (count == 0) return {"void** opaq_pointers = nullptr;"};
-    Lines lines{"uint64_t opaq_values[" + std::to_string(count) + "];"}, pointers;
+    if (count == 0) return {};
+    Lines lines{"uint64_t opaq_values[" + std::to_string(count) + "];"};
     for (size_t i = 0; i < count; ++i) {
       const CppArgument& arg = rule_.args[i];
       const std::string where = "argument " + std::to_string(i + 1) + " `" + arg.text + "`";
-      const std::string slot = "opaq_values[" + std::to_string(i) + "]";
       if (arg.type != Type::Tensor && can_fail(arg.cpp)) lines.push_back(set_place(where));
-      lines.push_back(slot + " = " + packed(arg, op() + ": " + where) + ";");
-      pointers.push_back("&" + slot);
+      lines.push_back(slot(i) + " = " + packed(arg, op() + ": " + where) + ";");
     }
+    return lines;
+  }
+
+  // And pointers to them.
+  Lines values() const {
+    if (rule_.args.empty()) return {"void** opaq_pointers = nullptr;"};
+    Lines lines = packed_values(), pointers;
+    for (size_t i = 0; i < rule_.args.size(); ++i) pointers.push_back("&" + slot(i));
     lines.push_back("void* opaq_pointers[] = " + braced(pointers) + ";");
     return lines;
   }

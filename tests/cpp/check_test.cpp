@@ -11,6 +11,7 @@
 
 #include "../fake_driver/fake_driver.h"
 #include "base/error.h"
+#include "kinds/kind.h"
 
 namespace opaq {
 namespace {
@@ -80,7 +81,7 @@ class CheckTest : public ::testing::Test {
   }
 
   Device device;
-  Implementation implementation;
+  Implementation implementation{.kind = kinds().front()};
   Matrix x{12, {2, 2}, {4, 2}, 1};
   Matrix y{6, {2, 2}, {3, 1}, 0};  // with gaps
 };
@@ -88,6 +89,23 @@ class CheckTest : public ::testing::Test {
 TEST_F(CheckTest, FillsOnlyTheElementsOfAnOutput) {
   run(copy, copying());
   EXPECT_EQ(y.memory, (std::vector<float>{2, 4, 3, 6, 8, 6}));
+}
+
+TEST_F(CheckTest, APythonFunctionFillsTheOutputsThemselves) {
+  implementation.name = "python";
+  implementation.kind = kinds().back();
+  ASSERT_EQ(implementation.kind->name, "python");
+  const float* filled = nullptr;
+  run(
+      [&](float* x, float* y) {
+        filled = y;
+        copy(x, y);
+      },
+      copying());
+  EXPECT_EQ(filled, y.memory.data());
+  EXPECT_EQ(y.memory, (std::vector<float>{2, 4, 3, 6, 8, 6}));
+  const std::string text = error([](float* x, float*) { x[2] = 0; }, copying());
+  EXPECT_NE(text.find("implementation `python` changed"), std::string::npos) << text;
 }
 
 TEST_F(CheckTest, FindsAChangedElementOfAnArgument) {

@@ -76,16 +76,31 @@ TEST_F(ChooseTest, NeverCrossesDevices) {
   EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CPU), "cpu");
 }
 
-TEST_F(ChooseTest, PythonImplementationsAreNotLaunched) {
+TEST_F(ChooseTest, PythonFunctionsAreCalledAndNotLaunched) {
   ImplementationText text;
   text.name = "python";
   text.device = "cuda";
   text.kind = "python";
+  text.requires_ = {"x.size(-1) > 15"};
+  text.priority = 1;
   add(text);
-  const std::vector<Arg> args = {plain, Arg(), plain};
-  EXPECT_EQ(chosen(args), "");
+  add(source("cuda"));
+  std::vector<Arg> args = {plain, Arg(), plain};
+  Choice choice = chooser.choose(args.data(), DeviceType::CUDA);
+  EXPECT_EQ(choice.launch, nullptr);
+  ASSERT_NE(choice.python, nullptr);
+  EXPECT_EQ(choice.python, choice.serving());
+  EXPECT_EQ(choice.python->implementation().name, "python");
   EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA),
-            "python: is a Python function, which is called and not launched");
+            "python: chosen\ncuda: fits, but python comes first");
+  args = {transposed, Arg(), plain};  // a Python function takes any strides
+  EXPECT_EQ(chooser.choose(args.data(), DeviceType::CUDA).python, choice.python);
+  const Tensor narrow({8, 15});
+  args = {narrow, Arg(), plain};
+  choice = chooser.choose(args.data(), DeviceType::CUDA);
+  EXPECT_EQ(choice.python, nullptr);
+  ASSERT_NE(choice.launch, nullptr);
+  EXPECT_EQ(choice.launch->implementation().name, "cuda");
 }
 
 TEST_F(ChooseTest, RequirementThatCannotBeEvaluatedDoesNotHold) {
@@ -245,6 +260,25 @@ TEST_F(NodeChoiceTest, SaysThatThereIsNoneForTheDevice) {
   const NodeChoice choice = chooser.choose_for_node({{}, {}}, DeviceType::CPU);
   EXPECT_FALSE(choice.always_fits());
   EXPECT_EQ(choice.skipped, std::vector<std::string>{"no implementation for cpu"});
+}
+
+TEST_F(NodeChoiceTest, APackageTakesWhatIsNotPython) {
+  ImplementationText text;
+  text.name = "python";
+  text.device = "cuda";
+  text.kind = "python";
+  text.priority = 3;
+  add(text);
+  KnownConditions known{{{"python", {}}, {"cuda", {}}}, {Truth::Yes}};
+  NodeChoice choice = chooser.choose_for_node(known, DeviceType::CUDA);
+  ASSERT_EQ(choice.launches.size(), 1u);
+  EXPECT_EQ(choice.launches[0].implementation->name, "python");
+  known.packaged = true;
+  choice = chooser.choose_for_node(known, DeviceType::CUDA);
+  ASSERT_EQ(choice.launches.size(), 1u);
+  EXPECT_EQ(choice.launches[0].implementation->name, "cuda");
+  EXPECT_EQ(choice.skipped,
+            std::vector<std::string>{"python: is a Python function, which a package cannot hold"});
 }
 
 TEST_F(NodeChoiceTest, FindsWhatACallFindsWhereAllIsKnown) {

@@ -111,7 +111,7 @@ TEST(Binary, SharedLibraryIsNoCubin) {
   const std::string message =
       message_of(ErrorKind::Compile, [&] { binary_image(bytes, "libk.so", "k"); });
   EXPECT_CONTAINS(message, "libk.so is an ELF file, but not a cubin");
-  EXPECT_CONTAINS(message, "library=");
+  EXPECT_CONTAINS(message, ".library(path, symbol=...)");
 }
 
 TEST(Fatbin, IsAcceptedWithoutASymbolCheckButNotTruncated) {

@@ -159,6 +159,8 @@ TEST(Implementation, RefusesWhatItsKindDoesNotUse) {
   EXPECT_REFUSED(with([](auto& t) { t.cooperative = true; }), "takes no cooperative");
   EXPECT_REFUSED(with([](auto& t) { t.kind = "library", t.options = {"-O3"}; }),
                  "kind 'library' on device 'cpu' takes no options, got '-O3'");
+  EXPECT_REFUSED(with([](auto& t) { t.signature = "void(float*)"; }),
+                 "kind 'source' on device 'cpu' takes no signature, got 'void(float*)'");
   EXPECT_REFUSED(with([](auto& t) { t.kind = "python"; }),
                  "kind 'python' on device 'cpu' takes no entry, got 'f'");
   EXPECT_REFUSED(with([](auto& t) { t.kind = "python", t.entry = ""; }), "takes no args, got 'y'");
@@ -300,6 +302,41 @@ TEST(Kind, SaysWhatItIsAndHowItsCodeIsShown) {
                           "python on cuda"}));
   EXPECT_EQ(kinds()[0]->code_in_messages("abc"), "3 bytes, SHA-256 ba7816bf8f01...");
   EXPECT_EQ(kinds()[3]->code_in_messages("/lib/k.so"), "/lib/k.so");
+}
+
+TEST(Kind, ALibraryIsHeldToItsSignature) {
+  ImplementationText text;
+  text.device = "cpu";
+  text.kind = "library";
+  text.code = "libk.so";
+  text.entry = "f";
+  text.args = "y, x, n, eps";
+  const auto with = [&](const char* signature, const char* device = "cpu") {
+    ImplementationText changed = text;
+    changed.signature = signature;
+    changed.device = device;
+    return make_implementation(op(), changed);
+  };
+  EXPECT_NO_THROW(with("void(float*, const float *, std::int64_t, double)"));
+  EXPECT_NO_THROW(with(" void (float* , const struct mine*, unsigned short, float) "));
+  EXPECT_NO_THROW(with("void(__half*, const __half*, size_t, double, cudaStream_t)", "cuda"));
+  EXPECT_NE(with("void(float*, const float*, int, double)").hash, with("").hash);
+  EXPECT_REFUSED(with("int(float*, const float*, int, double)"),
+                 "signature of mylib::f, implementation 'cpu': 'int(float*, const float*, int, "
+                 "double)' is not of the form void(types of the parameters), such as "
+                 "void(const float*, float*, int64_t)");
+  EXPECT_REFUSED(with("float*, float*"), "is not of the form void(");
+  EXPECT_REFUSED(
+      with("void(float*, const float*, int n, double)"),
+      "parameter 3, 'int n', is neither a pointer nor an integer, float, double or bool; "
+      "give types without the names of parameters");
+  EXPECT_REFUSED(with("void(float*, const float*, __int128, double)"), "parameter 3, '__int128',");
+  EXPECT_REFUSED(with("void(float*, const float*, int)"), "has 3 parameters; args lists 4");
+  EXPECT_REFUSED(with("void()"), "'void()' has 0 parameters; args lists 4");
+  EXPECT_REFUSED(with("void(float*, const float*, int, double)", "cuda"),
+                 "on CUDA the function is called with the stream last, as cudaStream_t or void*");
+  EXPECT_REFUSED(with("void(float*, const float*, double, void*)", "cuda"),
+                 "has 4 parameters; args lists 4, and the stream comes last");
 }
 
 TEST(Kind, OnlyCompiledKindsHaveSources) {

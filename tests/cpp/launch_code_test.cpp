@@ -300,6 +300,29 @@ TEST_F(LibraryTest, SymbolIsCalledWithTheTypesOfTheArgumentList) {
   EXPECT_NE(absent.find("absent.so"), std::string::npos) << absent;
 }
 
+TEST_F(LibraryTest, NumbersAreConvertedToTheTypesOfTheSignature) {
+  text.code = build(
+      "extern \"C\" void scale(float* y, const float* x, short n, float s) {\n"
+      "  for (short i = 0; i < n; ++i) y[i] = x[i] * s;\n"
+      "}\n");
+  text.args = "y, x, n, s";
+  text.signature = "void(float*, const float*, int16_t, float)";
+  prepare(spec, text)->launch(args.data(), kCpu, nullptr);
+  EXPECT_EQ(out, (std::vector<float>{2.5, 5, 7.5, 10}));
+
+  text.args = "y, x, n + 40000, s";
+  EXPECT_EQ(message(*prepare(spec, text), args, ErrorKind::Launch, kCpu),
+            "mylib::scale: argument 3 `n + 40000` is 40004, which does not fit the kernel's "
+            "parameter `short`; declare the parameter as int64_t");
+  text.signature = "void(float*, const double*, int16_t, float)";
+  const std::string dtype = message(*prepare(spec, text), args, ErrorKind::Compile, kCpu);
+  EXPECT_NE(dtype.find("argument 2 `x`"), std::string::npos) << dtype;
+  EXPECT_NE(dtype.find("double const*"), std::string::npos) << dtype;
+  text.signature = "void(const float*, const float*, int16_t, float)";
+  const std::string constant = message(*prepare(spec, text), args, ErrorKind::Compile, kCpu);
+  EXPECT_NE(constant.find("const"), std::string::npos) << constant;
+}
+
 TEST_F(LibraryTest, OnCudaTheStreamComesLastAndTheDeviceIsCurrent) {
   const std::string seen = folder / "seen";
   text.code = build(

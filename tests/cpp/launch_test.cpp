@@ -429,7 +429,7 @@ TEST_F(LaunchTest, RefusesWhatIsNotItsOwn) {
   const OpSpec spec = op("mylib::f(Tensor x) -> (Tensor y)");
   EXPECT_EQ(message(*prepare(spec, {.name = "py", .device = "cuda", .kind = "python"}), {x, y},
                     ErrorKind::Internal),
-            "mylib::f: implementation `py` is a Python function, which PyTorch's dispatcher calls");
+            "mylib::f: implementation `py` is a Python function, which is called and not launched");
   std::string entry = "k<1";
   for (int i = 0; i < 17; ++i) entry += ", {x.size(0)}";
   const Error error = error_of([&] { copy({.entry = entry + ">"}); });

@@ -218,8 +218,13 @@ TEST_F(WrapperTest, ALibraryIsCalledDirectlyAndPackedWithAPackage) {
   EXPECT_TRUE(has(print(node).definition, R"(
       using opaq_type = void (*)(void*, void*, long long, void*);
       static const auto opaq_call = reinterpret_cast<opaq_type>(opaq_symbol("wrapper_test::library", "k", "/cache/k.host", "", "k"));
+      uint64_t opaq_values[3];
+      opaq_values[0] = opaq_as_pointer(x);
+      opaq_values[1] = opaq_as_pointer(y);
+      opaq_place = "argument 3 `x.numel()`";
+      opaq_values[2] = opaq_as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::library: argument 3 `x.numel()`", "`long long`");
       opaq_place = "its function `k` threw";
-      opaq_call(reinterpret_cast<void*>(opaq_as_pointer(x)), reinterpret_cast<void*>(opaq_as_pointer(y)), static_cast<long long>(x.numel()), opaq_stream);
+      opaq_call(opaq_from_bits<void*>(opaq_values[0]), opaq_from_bits<void*>(opaq_values[1]), opaq_from_bits<long long>(opaq_values[2]), opaq_stream);
       return;
 )")) << print(node).definition;
 

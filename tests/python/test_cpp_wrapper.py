@@ -137,14 +137,7 @@ def test_the_backend_takes_inductors_option(unique: str, tmp_path: pathlib.Path)
         ["gcc", "-shared", "-fPIC", tmp_path / "triple.c", "-o", tmp_path / "triple.so"], check=True
     )
     op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
-    op._implement(
-        name="library",
-        device="cpu",
-        kind="library",
-        code=str(tmp_path / "triple.so"),
-        entry="triple",
-        args="x, out, x.numel()",
-    )
+    op.library(tmp_path / "triple.so", symbol="triple", args="x, out, x.numel()", device="cpu")
 
     def model(x: torch.Tensor) -> torch.Tensor:
         return torch.cond(x.sum() > 0, lambda x: op(op(x)), lambda x: -op(x), (x,))

@@ -59,7 +59,7 @@ CUDA = {"source": KERNEL, "entry": "k", "args": "y"}
         (
             "entry",
             opaq.file("/k.cu"),
-            "got '/k.cu' (File); expected text; a file is for source= and binary= only",
+            "got '/k.cu' (File); expected text; a file is for source=, binary= and libraries",
         ),
         ("entry", None, "got None; expected a str"),
         ("args", None, "got None; expected an int, an expression (a str), or a list of them"),

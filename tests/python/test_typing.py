@@ -23,6 +23,14 @@ scale = opaq.op(
 )
 scale.cpu(source="...", entry="scale", args="x, by, out, x.numel()", requires=["x.dim() == 1"])
 scale.cuda(source="...", entry="f", args=["x", "by", "out"], grid="x.numel()", block=(32, 1, 1))
+scale.library("libk.so", symbol="f", args="x, out", device="cpu", signature="void(void*, void*)")
+
+
+def fill(x: torch.Tensor, by: float, out: torch.Tensor) -> None:
+    out.copy_(x * by)
+
+
+scale.python(fill, device="cuda", requires="x.dim() == 1", priority=1)
 
 
 @scale.reference
@@ -57,6 +65,8 @@ scale = opaq.op("typed::scale(Tensor x) -> Tensor", output=opaq.like("x"))  # wr
 scale.cpu(sorce="...", entry="scale", args="x, out")  # wrong: sorce
 scale.cuda(source="...", entry="scale", args="x, out", gird="1")  # wrong: gird
 scale.cdua(source="...", entry="scale", args="x, out")  # wrong: cdua
+scale.library("libk.so", symbl="f", args="x, out", device="cpu")  # wrong: symbl
+scale.python(print, devcie="cpu")  # wrong: devcie
 opaq.like("x", dtyp="float32")  # wrong: dtyp
 
 

@@ -21,6 +21,10 @@ class CallTensors {
   // Writes the copy that was made of argument `copied` into `argument`, which is the same view.
   virtual void copy_back(size_t argument, size_t copied) = 0;
 
+  // Calls an implementation that is a Python function, with the arguments and the results that it
+  // fills.
+  virtual void call_python(const Implementation& implementation) = 0;
+
   // Runs the op's reference, which writes the results; false if there is none.
   virtual bool run_reference() = 0;
 

@@ -33,7 +33,8 @@ struct CheckedCall {
 };
 
 // Runs `launch(args)` with memory of the check in place of the outputs, then copies the outputs.
-// Throws Contract if
+// The reference and Python functions are run on the outputs themselves, whose elements are not
+// checked. Throws Contract if
 //   - an output is not laid out as its rule says, or shares memory with an argument or an output,
 //   - a requirement of the implementation does not hold,
 //   - the launch changes memory of an argument's storage that no written argument covers,

@@ -15,15 +15,18 @@
 namespace opaq {
 
 struct Choice {
-  PreparedLaunch* launch = nullptr;  // nullptr: none fits the arguments as they are
-  // Only if `launch` is nullptr: an implementation that fits if these arguments (bit i: symbol i)
-  // are made contiguous. Copies of arguments that the op writes must be copied back after the
-  // launch.
+  PreparedLaunch* launch =
+      nullptr;  // nullptr: none that is launched fits the arguments as they are
+  // If the first that fits is a Python function, which is called with the tensors and not launched;
+  // then the others are nullptr.
+  PreparedLaunch* python = nullptr;
+  // Only if both are nullptr: an implementation that fits if these arguments (bit i: symbol i) are
+  // made contiguous. Copies of arguments that the op writes must be copied back after the launch.
   PreparedLaunch* if_contiguous = nullptr;
   uint64_t make_contiguous = 0;
 
   // The implementation that will serve the call; nullptr if none can.
-  PreparedLaunch* serving() const { return launch ? launch : if_contiguous; }
+  PreparedLaunch* serving() const { return launch ? launch : python ? python : if_contiguous; }
 };
 
 // An argument of which a call makes a row-major copy. Arguments that are the same view share the
@@ -48,6 +51,7 @@ struct KnownConditions {
   std::map<std::string, std::vector<Truth>, std::less<>> requirements;
   // For each argument, whether the tensor is row-major. Yes for scalars, and beyond the end.
   std::vector<Truth> row_major;
+  bool packaged = false;  // the node goes into a package, where there is no Python
 };
 
 // An implementation that serves a launch if the conditions that only the launch can evaluate hold.

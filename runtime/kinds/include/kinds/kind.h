@@ -28,6 +28,7 @@ struct KindFacts {
   bool kernel = false;    // the driver launches it, with a grid; else it is a function on the host
   bool compiled = false;  // from source, by a compiler that takes options and include folders
   bool native = true;     // launched with an entry and an argument list; else Python calls it
+  bool takes_signature = false;  // a declaration may give the function's C signature
 };
 
 // Host code, ready to be called.
@@ -58,9 +59,9 @@ class Kind : public KindFacts {
 
   // ---- declarations ----
 
-  // Throws Declaration, through `scope`, where code of this kind cannot take this item of its
-  // argument list whatever the arguments are.
-  virtual void check_argument(const spec::Scope& scope, const Expr& argument) const;
+  // Throws Declaration, through `scope`, where code of this kind cannot be what the implementation,
+  // whose parts have been parsed, says it is.
+  virtual void check(const spec::Scope& scope, const Implementation& implementation) const;
 
   // An implementation's code as messages show it: its size and digest, unless it is short.
   virtual std::string code_in_messages(const std::string& code) const;

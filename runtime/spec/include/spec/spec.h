@@ -99,12 +99,13 @@ class Kind;  // kinds/kind.h
 struct Implementation {
   std::string name;  // "cuda", "cuda:vec4", ...; unique within the op
   DeviceType target;
-  const Kind* kind;
-  std::string code;  // source text, binary bytes, or path of the library
+  const Kind* kind = nullptr;  // always one, once it is made
+  std::string code;            // source text, binary bytes, or path of the library
   std::string file;  // where the code came from, for diagnostics and for #include "..." beside it;
                      // may be empty
   std::vector<std::string> options;  // compiler options
   std::vector<std::string> include_dirs;
+  std::string signature;  // of a library's function: "void(const float*, int64_t)"; may be empty
   LaunchRule launch;
   std::vector<Expr> requires_;  // Bool, over arguments and outputs
   int priority = 0;             // higher is tried first; ties in order of declaration
@@ -124,7 +125,7 @@ struct ImplementationText {
   std::string kind;    // Kind::name
   std::string code, file;
   std::vector<std::string> options, include_dirs;
-  std::string entry;
+  std::string signature, entry;
   std::string grid = "1", block = "1", cluster, shared = "0", args;
   std::vector<std::string> requires_;
   int priority = 0;

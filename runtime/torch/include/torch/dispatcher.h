@@ -19,9 +19,17 @@ void define_with_torch(const Op& op);
 // implementation fits.
 void set_has_reference(const Op& op);
 
-// Keeps, for this thread, the exception of a reference: PyTorch's C interface prints its message,
-// but does not pass it to the caller.
-void note_reference_error(std::exception_ptr error);
+// The op of the dispatcher that calls an implementation which is a Python function. It takes the
+// arguments of the op, and the results, which it fills.
+struct PythonKernel {
+  std::string name;    // "opaq_python::mylib__rms_norm__fast"
+  std::string schema;  // "opaq_python::mylib__rms_norm__fast(Tensor x, *, Tensor(opaq0!) y) -> ()"
+};
+PythonKernel python_kernel(const Op& op, const std::string& implementation);
+
+// Keeps, for this thread, the exception of a reference or another Python function: PyTorch's C
+// interface prints its message, but does not pass it to the caller.
+void note_python_error(std::exception_ptr error);
 
 // Sets the function that is called when an exception is about to leave a kernel for the dispatcher;
 // it may throw another instead. The Python module sets it once, since torch's bindings do not know

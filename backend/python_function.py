@@ -1,0 +1,61 @@
+"""Implementations that are Python functions: called with the op's arguments and the results, which
+they fill. Compiled graphs call them directly, and the dispatcher through an op of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import _runtime
+from .reference import add_note
+
+_library = torch.library.Library("opaq_python", "FRAGMENT")
+_fills: dict[str, Callable[..., None]] = {}  # by the name of the dispatcher's op
+
+
+def define(info: _runtime.OpInfo, implementation: str, function: Callable[..., Any]) -> None:
+    """Makes `function` the implementation of this name, in the place of an earlier one."""
+    op, results = info["name"], [output["name"] for output in info["outputs"]]
+
+    def fill(*values: Any) -> None:
+        try:
+            with torch.no_grad():
+                returned = function(*values)
+        except Exception as error:
+            add_note(error, f"raised by implementation `{implementation}` of {op}")
+            raise
+        if returned is not None:
+            raise _runtime.LaunchError(
+                f"{op}: implementation `{implementation}` returned {type(returned).__name__}; it "
+                f"fills its last arguments ({', '.join(results)}) and returns nothing"
+                if results
+                else f"{op}: implementation `{implementation}` returned "
+                f"{type(returned).__name__}; the op has no results: return nothing"
+            )
+
+    name, schema = _runtime.python_kernel(op, implementation)
+    first = name not in _fills
+    _fills[name] = fill
+    if first:
+        _library.define(schema.partition("::")[2])
+        _library.impl(
+            name.partition("::")[2],
+            lambda *args, **kwargs: _from_dispatcher(info, name, args, kwargs),
+            "CompositeExplicitAutograd",
+        )
+    _runtime.set_python_function(op, implementation, fill)
+
+
+def _from_dispatcher(
+    info: _runtime.OpInfo, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
+    values = [given.get(arg["name"], arg["default_value"]) for arg in info["args"]]
+    try:
+        _fills[name](*values, *(given[output["name"]] for output in info["outputs"]))
+    except Exception as error:
+        _runtime.note_python_error(error)
+        raise
