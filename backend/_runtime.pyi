@@ -44,7 +44,7 @@ class OutputInfo(TypedDict):
 class Requirement(TypedDict):
     text: str  # as declared: "aligned(x, 16)"
     python: str  # calls of the functions of lowering/functions.py or lowering/symbolic.py
-    cpp: str  # over cpp_prelude()
+    cpp: str  # C++17 after cpp_prelude("expressions")
     reads_data: list[str]  # tensors whose address it reads, as aligned(x, 16) does
 
 class TemplateArg(TypedDict):  # an expression in braces in an entry: rms_norm<{x.dtype}>
@@ -230,6 +230,7 @@ class CppFile(TypedDict):  # code of an implementation, which goes with the wrap
 class CppFunction(TypedDict):
     parameters: list[tuple[str, str]]  # arguments and results, each with its type in the schema
     name: str  # equal definitions have equal names
+    prelude: list[str]  # the parts of cpp_prelude() that it needs, in order
     definition: str
     manifest_entry: str  # JSON
 
@@ -260,7 +261,7 @@ def cpp_counters(
     node: str, op: str, device: str, implementations: Sequence[str], reason: str
 ) -> str: ...  # the definition of a node's counters, opaq_<node>
 def cpp_string(text: str) -> str: ...  # a string literal
-def cpp_prelude() -> str: ...
+def cpp_prelude(part: str) -> str: ...  # runtime/wrapper/include/wrapper/prelude.h lists them
 def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no such device
 
 # ---- facts ---------------------------------------------------------------------------------------

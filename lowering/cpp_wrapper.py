@@ -9,7 +9,6 @@ import json
 import math
 import weakref
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -17,7 +16,7 @@ import torch
 
 from opaq import _runtime
 
-from . import PRELUDE, cpp_files, record
+from . import cpp_files, record
 from .compat.inductor import inductor
 from .devices import device_name
 from .symbolic import SymbolicTensor
@@ -59,13 +58,6 @@ def launch(
     `references`: C++ of the tensors."""
     printed = _printed_by(wrapper)
     package = inductor.wrapper_language() == "package"
-    parts = ["launch.h", "files.h"]
-    if device.type == "cuda":
-        parts.append("launch_cuda.h")
-    if not all(item["kernel"] for item in form.implementations):
-        parts.append("launch_host.h")
-    for part in parts:
-        _print_prelude(wrapper, printed, part)
     files = [
         [_attach(wrapper, info, file) for file in launch]
         for launch in _runtime.cpp_code(form.compiled)
@@ -75,6 +67,8 @@ def launch(
     never_empty = [name for name, value in form.known.items() if _never_empty(value)]
     function = _runtime.cpp_function(form.compiled, files, never_empty)
     name = function["name"]
+    for part in function["prelude"]:
+        _print_prelude(wrapper, printed, part)
     if name not in printed.functions:
         printed.functions.add(name)
         wrapper.prefix.splice(_guarded(name, function["definition"]))
@@ -108,7 +102,7 @@ def launch(
 def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -> None:
     """Prints the counting of a node that Inductor itself prints: a call through the dispatcher."""
     counters = _define_node(wrapper, _printed_by(wrapper), op, node, device, ["dispatcher"], reason)
-    wrapper.writeline(f"opaq_count({counters}[0]);")
+    wrapper.writeline(f"{counters}[0].add();")
 
 
 def _printed_by(wrapper: Any) -> _Printed:
@@ -167,8 +161,9 @@ def _define_node(
     reason: str,
 ) -> str:
     """Prints what the report reads of a node, once; the name of its counters."""
-    if "nodes.h" not in printed.parts:
-        _print_prelude(wrapper, printed, "nodes.h")
+    if not printed.nodes:
+        for part in ("errors", "nodes"):
+            _print_prelude(wrapper, printed, part)
         wrapper.prefix.splice(_runtime.cpp_graph(inductor.graph_label()))
     if node not in printed.nodes:
         printed.nodes.add(node)
@@ -188,23 +183,7 @@ def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
     """
     if part not in printed.parts:
         printed.parts.add(part)
-        wrapper.header.splice(_guarded(f"OPAQ_{part.upper().replace('.', '_')}", prelude(part)))
-
-
-def prelude(*parts: str) -> str:
-    """Files of lowering/cpp as a wrapper holds them; the runtime's expressions go before
-    launch.h."""
-    texts = [(resources.files(__package__) / "cpp" / part).read_text() for part in parts]
-    if "launch.h" in parts:
-        texts.insert(0, PRELUDE + "\n" + _runtime.cpp_prelude())
-    return "".join(map(_internal, texts))
-
-
-def _internal(text: str) -> str:
-    lines = text.splitlines()
-    includes = [line for line in lines if line.startswith("#include")]
-    rest = "\n".join(line for line in lines if not line.startswith("#include"))
-    return "\n".join(includes) + f"\n\nnamespace {{\n{rest}\n}}  // namespace\n\n"
+        wrapper.header.splice(_guarded(f"OPAQ_{part.upper()}", _runtime.cpp_prelude(part)))
 
 
 def _guarded(name: str, text: str) -> str:

@@ -170,8 +170,9 @@ std::string_view types_for(const Job& job) {
   const auto may_use = [](std::string_view text) {
     return text.find("opaq::") != std::string_view::npos;
   };
-  return may_use(job.request.source) || may_use(job.request.entry) ? host_types()
-                                                                   : std::string_view();
+  return may_use(job.request.source) || may_use(job.request.entry)
+             ? public_header("opaq/host_types.h")
+             : std::string_view();
 }
 
 SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {

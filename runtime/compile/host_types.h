@@ -5,6 +5,7 @@
 
 namespace opaq {
 
-std::string_view host_types();  // defined by opaq_embed in runtime/CMakeLists.txt
+// The text of <name>, of runtime/include; defined by opaq_embed in runtime/CMakeLists.txt.
+std::string_view public_header(std::string_view name);
 
 }  // namespace opaq

@@ -26,7 +26,7 @@ std::string version_text(int version) {
 #define OPAQ_SYMBOL(name) OPAQ_TEXT_OF(name)
 
 Driver open(const std::string& name) {
-  Driver d;
+  Driver d{};
   d.path = name;
   void* const library = dlopen(
       name.c_str(),
@@ -94,73 +94,6 @@ Driver open(const std::string& name) {
   return d;
 }
 
-std::string error_text(CUresult result) {
-  const char *name = nullptr, *text = nullptr;
-  const Driver& d = driver();
-  if (d.available && d.get_error_name(result, &name) == CUDA_SUCCESS && name != nullptr) {
-    d.get_error_string(result, &text);
-    return std::string(name) + (text != nullptr ? " (" + std::string(text) + ")" : "");
-  }
-  return "CUDA error " + std::to_string(static_cast<int>(result));
-}
-
-// Errors after which, according to cuda.h, the process must be relaunched or the context is lost.
-// Those that CUDA 12.0 does not have are given by number.
-bool is_sticky(CUresult result) {
-  switch (static_cast<int>(result)) {
-    case CUDA_ERROR_ECC_UNCORRECTABLE:
-    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
-    case 226:  // CUDA_ERROR_CONTAINED
-    case CUDA_ERROR_ILLEGAL_ADDRESS:
-    case CUDA_ERROR_LAUNCH_TIMEOUT:
-    case CUDA_ERROR_CONTEXT_IS_DESTROYED:
-    case CUDA_ERROR_ASSERT:
-    case CUDA_ERROR_HARDWARE_STACK_ERROR:
-    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
-    case CUDA_ERROR_MISALIGNED_ADDRESS:
-    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
-    case CUDA_ERROR_INVALID_PC:
-    case CUDA_ERROR_LAUNCH_FAILED:
-    case 721:  // CUDA_ERROR_TENSOR_MEMORY_LEAK
-    case CUDA_ERROR_MPS_CLIENT_TERMINATED:
-    case 911:  // CUDA_ERROR_EXTERNAL_DEVICE
-      return true;
-    default:
-      return false;
-  }
-}
-
-// What to do about errors whose text does not say it.
-std::string advice(CUresult result) {
-  if (is_sticky(result)) {
-    return "; the CUDA context is lost, restart the process. An earlier kernel may be at fault: "
-           "CUDA_LAUNCH_BLOCKING=1 or "
-           "compute-sanitizer tells";
-  }
-  switch (result) {
-    case CUDA_ERROR_NOT_INITIALIZED:
-      return "; a process forked after CUDA was in use cannot use it: start workers with the "
-             "method 'spawn' or 'forkserver'";
-    case CUDA_ERROR_NO_DEVICE:
-      return "; see `nvidia-smi` and CUDA_VISIBLE_DEVICES";
-    case CUDA_ERROR_NO_BINARY_FOR_GPU:
-      return "; the image was built for another arch: build it for this device's, or give PTX or "
-             "source";
-    case CUDA_ERROR_INVALID_PTX:
-      return "; `ptxas` on the same text tells the line";
-    case CUDA_ERROR_UNSUPPORTED_PTX_VERSION:
-      return "; the PTX comes from a newer toolkit than the driver knows: give a cubin or source, "
-             "or update the driver";
-    case CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES:
-      return "; the block needs more registers than there are: use a smaller block, or "
-             "__launch_bounds__";
-    case CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED:
-      return "; run once, or call opaq.warmup, before the capture";
-    default:
-      return "";
-  }
-}
-
 std::atomic<bool> initialized{false};  // of the process, as cuInit is
 
 }  // namespace
@@ -180,7 +113,8 @@ const Driver& require_driver() {
   if (!initialized.load(std::memory_order_acquire)) {
     if (const CUresult result = d.init(0); result != CUDA_SUCCESS) {
       fail(ErrorKind::Missing, "the CUDA driver '" + d.path + "' (CUDA " + version_text(d.version) +
-                                   ") does not start: " + error_text(result) + advice(result));
+                                   ") does not start: " + standalone::error_text(d, result) +
+                                   standalone::error_advice(result));
     }
     initialized.store(true, std::memory_order_release);
   }
@@ -188,8 +122,7 @@ const Driver& require_driver() {
 }
 
 void throw_driver_error(CUresult result, std::string_view what) {
-  throw Error(ErrorKind::Driver, std::string(what) + ": " + error_text(result) + advice(result),
-              is_sticky(result));
+  standalone::throw_driver_error(driver(), result, std::string(what));
 }
 
 }  // namespace opaq

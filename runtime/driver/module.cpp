@@ -3,13 +3,8 @@
 
 namespace opaq {
 
-Module::Module(const std::string& image) {
-  const Driver& d = require_driver();
-  const RelaxedCapture relaxed;
-  // PTX must end in a NUL, as the bytes of a std::string do.
-  check(d.library_load_data(&library_, image.c_str(), nullptr, nullptr, 0, nullptr, nullptr, 0),
-        "loading a kernel image");
-}
+Module::Module(const std::string& image)
+    : library_(standalone::load_image(require_driver(), image.c_str())) {}
 
 Module::~Module() {
   // At exit, the driver may be gone; the module may belong to the parent of a forked process, or to
@@ -25,13 +20,7 @@ Module::~Module() {
 }
 
 CUkernel Module::kernel(const std::string& symbol) const {
-  const RelaxedCapture relaxed;  // PTX is compiled here, not when it is loaded
-  CUkernel kernel = nullptr;
-  if (const CUresult result = driver().library_get_kernel(&kernel, library_, symbol.c_str());
-      result != CUDA_SUCCESS) {
-    throw_driver_error(result, "finding kernel '" + symbol + "' in its image");
-  }
-  return kernel;
+  return standalone::find_kernel(driver(), library_, symbol.c_str());
 }
 
 }  // namespace opaq

@@ -1,4 +1,5 @@
-// Prints expressions as C++17 that uses the types and functions of cpp_prelude().
+// Prints expressions as C++17 that uses the types and functions of
+// runtime/wrapper/prelude/expressions.h.
 #include "base/error.h"
 #include "number.h"
 #include "print.h"

@@ -1,12 +1,14 @@
-// Grid, block, cluster and dynamic shared memory of a launch: evaluated per call, constants folded,
-// checked against CUDA's limits.
+// Grid, block, cluster and dynamic shared memory of a launch: evaluated at each call, constants
+// folded, checked against CUDA's limits.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <string>
 
-#include "subject.h"
+#include "base/error.h"
+#include "spec/spec.h"
+#include "standalone/geometry.h"
 
 namespace opaq {
 
@@ -23,7 +25,6 @@ class FoldedInt {
     }
   }
   int64_t operator()(const Arg* args) const { return constant_ ? value_ : expr_.eval_int(args); }
-  std::string text() const { return expr_ ? expr_.text() : std::to_string(value_); }
 
  private:
   Expr expr_;
@@ -31,26 +32,30 @@ class FoldedInt {
   bool constant_ = false;
 };
 
-struct Geometry {
-  std::array<int64_t, 3> grid{1, 1, 1}, block{1, 1, 1}, cluster{0, 0, 0};
-  int64_t shared = 0;
-};
+using standalone::Geometry;
 
 class GeometryRule {
  public:
-  explicit GeometryRule(const LaunchRule& rule);
+  GeometryRule(const std::string& op, const LaunchRule& rule);
+  GeometryRule(const GeometryRule&) = delete;  // declared() points into it
 
   // False when a grid dimension is 0; then only `grid` is set. Throws Launch, naming the
   // expression, its value and the limit.
-  bool eval(const Subject& subject, const Arg* args, Geometry& out) const;
+  bool eval(const Arg* args, Geometry& out) const;
 
-  bool clustered() const { return clustered_; }
-  std::string shared_text() const { return shared_.text(); }
+  // The texts live as long as this does.
+  const standalone::DeclaredLaunch& declared() const { return declared_; }
 
  private:
-  std::array<FoldedInt, 3> grid_, block_, cluster_;
-  FoldedInt shared_;
+  struct Dim {
+    FoldedInt value;
+    std::string text = "1";
+  };
+  const std::string op_;
+  std::array<Dim, 3> grid_, block_, cluster_;
+  Dim shared_;
   bool clustered_ = false;
+  standalone::DeclaredLaunch declared_;
 };
 
 }  // namespace opaq

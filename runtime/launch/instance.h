@@ -3,16 +3,16 @@
 #pragma once
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <string>
 
 #include "compile/image.h"
 #include "driver/driver.h"
 #include "geometry.h"
 #include "pack.h"
+#include "standalone/kernel.h"
 
 namespace opaq {
 
@@ -30,26 +30,13 @@ struct Instance {
 
   // Device code
   std::shared_ptr<const Module> module;
-  CUkernel kernel = nullptr;
-  CUfunction function = nullptr;
-  std::atomic<bool> wide_clusters{false};  // clusters of more than 8 blocks are allowed
-  std::atomic<int64_t> shared_allowed{
-      0};                 // bytes of dynamic shared memory that the function may be launched with
-  std::mutex attributes;  // held while the two above are raised
-  int64_t shared_static = 0;
+  std::optional<standalone::LoadedKernel> kernel;
 
   // Host code
   void (*invoke)(void** args) = nullptr;
   std::shared_ptr<const HostFunction> host;
   uint64_t library_function =
       0;  // address of a library's symbol, the first argument of `invoke`; 0 for source
-
-  // Raises what the driver limits unless told: dynamic shared memory past 48 KB, clusters of more
-  // than 8 blocks.
-  void allow(const Subject& subject, const GeometryRule& rule, const Geometry& geometry);
-
-  void launch(const Subject& subject, const GeometryRule& rule, const Geometry& geometry,
-              CUstream stream, void** pointers);
 };
 
 }  // namespace opaq

@@ -1,6 +1,7 @@
 // The launch itself, and what else can be asked of a prepared launch.
 #include "launch/launch.h"
 
+#include "standalone/host_call.h"
 #include "state.h"
 
 namespace opaq {
@@ -48,16 +49,8 @@ void launch_host(const Subject& subject, const Instance& instance, const Arg* ar
     parameters.pointers()[0] = const_cast<uint64_t*>(&instance.library_function);
     parameters.pointers()[1 + instance.packer.size()] = &stream;
   }
-  const auto threw = [&](const char* what) {
-    fail(ErrorKind::Launch, subject.op + ": its function `" + instance.entry + "` threw" + what);
-  };
-  try {
-    instance.invoke(parameters.pointers());
-  } catch (const std::exception& error) {
-    threw((std::string(": ") + error.what()).c_str());
-  } catch (...) {
-    threw(" something that is no std::exception");
-  }
+  standalone::call_host(subject.op.c_str(), instance.entry.c_str(),
+                        [&] { instance.invoke(parameters.pointers()); });
 }
 
 }  // namespace
@@ -85,8 +78,7 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   const CUstream stream = static_cast<CUstream>(raw_stream);
   Geometry geometry;
   const bool host = !state.kernel;
-  if (state.writes_nothing(args) ||
-      (!host && !state.geometry.eval(state.subject, args, geometry))) {
+  if (state.writes_nothing(args) || (!host && !state.geometry.eval(args, geometry))) {
     state.calls.add();
     state.skipped_empty.add();
     return true;
@@ -104,8 +96,7 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
     Parameters parameters(instance.packer.size());
     instance.packer.pack(state.subject, args, device, parameters.values(), parameters.pointers());
     const ContextScope scope(device.index);
-    instance.allow(state.subject, state.geometry, geometry);
-    instance.launch(state.subject, state.geometry, geometry, stream, parameters.pointers());
+    instance.kernel->launch(geometry, stream, parameters.pointers());
   }
   state.calls.add();
   return true;
@@ -126,12 +117,11 @@ void PreparedLaunch::warmup(const Arg* args, Device device) try {
   check_target(state.subject, device);
   Geometry geometry;
   const bool host = !state.kernel;
-  if (state.writes_nothing(args) || (!host && !state.geometry.eval(state.subject, args, geometry)))
-    return;
+  if (state.writes_nothing(args) || (!host && !state.geometry.eval(args, geometry))) return;
   Instance& instance = state.instance(state.template_args(args), args, device, nullptr);
   if (host) return;
   const ContextScope scope(device.index);
-  instance.allow(state.subject, state.geometry, geometry);
+  instance.kernel->allow(geometry);
 } catch (const Error& error) {
   throw naming(error, op_);
 }
@@ -166,7 +156,7 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
   LaunchPlan plan;
   Geometry geometry;
   plan.empty = state.writes_nothing(args);
-  if (!plan.empty && state.kernel) plan.empty = !state.geometry.eval(state.subject, args, geometry);
+  if (!plan.empty && state.kernel) plan.empty = !state.geometry.eval(args, geometry);
   if (!plan.empty && implementation_->kind->native)
     plan.entry = state.entry(state.template_args(args));
   for (int i = 0; i < 3; ++i) {

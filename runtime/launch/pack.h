@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "argument_check.h"
@@ -53,13 +54,13 @@ class Packer {
   uint64_t of_float(const Subject& subject, size_t index, double value) const;
   uint64_t evaluate(const Subject& subject, size_t index, const Arg* args) const;
 
+  struct Texts {  // for messages
+    std::string argument, parameter;
+  };
+
   std::vector<Slot> slots_;
   std::vector<ParamType> params_;
+  std::vector<Texts> texts_;
 };
-
-// The bits of the nearest IEEE binary16 or bfloat16 (ties to even); a finite value out of range
-// becomes infinite.
-uint16_t half_bits(double value);
-uint16_t bfloat16_bits(double value);
 
 }  // namespace opaq

@@ -53,7 +53,7 @@ PreparedLaunch::State::State(const std::string& op,
                              const std::vector<Symbol>& symbols)
     : subject{op, std::move(implementation), symbols},
       kernel(subject.implementation->kind->kernel),
-      geometry(subject.implementation->launch),
+      geometry(op, subject.implementation->launch),
       written(written_symbols(symbols)),
       template_arg_count_(subject.implementation->launch.entry.template_args.size()) {
   if (template_arg_count_ > kMaxTemplateArgs)
@@ -123,13 +123,9 @@ Instance& PreparedLaunch::State::instance(const TemplateArgs& values, const Arg*
   PerDevice& list = on(device);
   if (Instance* found = find(list, values)) return *found;
 
-  if (device.type == DeviceType::CUDA) {
-    const ContextScope scope(device.index);  // is_capturing(nullptr) asks the current context
-    if (stream && is_capturing(*stream))
-      fail(ErrorKind::Capture, subject.op + " must compile and load " + entry(values) + " for " +
-                                   device_name(device) +
-                                   ", which cannot be done while a stream is captured; call "
-                                   "opaq.warmup(...) with these arguments first");
+  if (device.type == DeviceType::CUDA && stream) {
+    standalone::check_not_capturing(require_driver(), device.index, *stream, subject.op.c_str(),
+                                    entry(values).c_str());
   }
 
   const auto unowned = [](Instance* instance) {
@@ -163,38 +159,26 @@ std::unique_ptr<Instance> PreparedLaunch::State::make(const TemplateArgs& values
 void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args) {
   const int device = instance.device.index;
   const std::string where =
-      subject.op + ": loading `" + instance.entry + "` on " + device_name(instance.device);
+      standalone::LoadedKernel::loading_text(geometry.declared(), instance.entry.c_str(), device);
   const ContextScope scope(device);
-  const RelaxedCapture relaxed;  // another thread may be capturing in global mode
   const std::string arch = subject.implementation->kind->compiled ? device_arch(device) : "";
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);
 
+  CUkernel kernel = nullptr;
   try {
     instance.module = module(instance.entry, arch, *image);
-    instance.kernel =
-        instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
+    kernel = instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
   } catch (const Error& error) {
     throw Error(error.kind, where + ": " + error.what(), error.sticky);
   }
-  // Loads the function into this device's context now, so that nothing is left to be loaded during
-  // a capture.
-  check(driver().kernel_get_function(&instance.function, instance.kernel), where);
+  instance.kernel.emplace(require_driver(), geometry.declared(), instance.entry.c_str(), device,
+                          kernel);
   const auto unsized = [](const ParamType& param) { return param.size == 0; };
   if (!entry.params_known || std::any_of(entry.params.begin(), entry.params.end(), unsized)) {
-    ask_driver_for_sizes(subject, instance.kernel, entry);
+    ask_driver_for_sizes(subject, kernel, entry);
     check_signature(subject, entry, args);
   }
-  CUdevice handle = 0;
-  int shared_static = 0;
-  check(driver().device_get(&handle, device), where);
-  check(driver().kernel_get_attribute(&shared_static, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES,
-                                      instance.kernel, handle),
-        where);
-  constexpr int64_t kDefaultShared =
-      48 * 1024;  // static and dynamic together, unless the attribute is set
-  instance.shared_static = shared_static;
-  instance.shared_allowed = std::max<int64_t>(kDefaultShared - shared_static, 0);
   instance.packer = Packer(subject, std::move(entry.params));
 }
 

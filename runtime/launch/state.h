@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
-#include "base/counter.h"
 #include "base/single_flight.h"
 #include "instance.h"
 #include "launch/launch.h"
+#include "standalone/counter.h"
 
 namespace opaq {
 
@@ -50,7 +50,7 @@ struct PreparedLaunch::State {
   HostCode host_code(const std::string& entry, const Arg* args);
   WrapperHostCode wrapper_code(const std::string& entry, const Arg* args);
 
-  Counter calls, skipped_empty;
+  standalone::Counter calls, skipped_empty;
   std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0},
       disk_hits{0};
   std::string sources();  // digest of what has been compiled; "" when nothing has been

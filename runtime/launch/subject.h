@@ -4,7 +4,6 @@
 
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/error.h"
@@ -33,13 +32,7 @@ inline std::string parameter_text(const ParamType& param) {
                             : "`" + param.text + "`";
 }
 
-// The same error with the op's name in front, unless the message has it already.
-inline Error naming(const Error& error, const std::string& op) {
-  const std::string_view message = error.what();
-  if (message.find(op) != std::string_view::npos)
-    return Error(error.kind, std::string(message), error.sticky);
-  return Error(error.kind, op + ": " + std::string(message), error.sticky);
-}
+using standalone::naming;
 
 // The symbol that an expression consists of, -1 when it is anything more.
 inline int bare_symbol(const Expr& expr, const std::vector<Symbol>& symbols) {

@@ -5,6 +5,7 @@
 #include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
+#include "wrapper/prelude.h"
 #include "wrapper/wrapper.h"
 
 namespace opaq::python {
@@ -84,6 +85,7 @@ PyObject* cpp_function(PyObject*, PyObject* args) {
     return Dict()
         .put("parameters", parameters.take())
         .set("name", function.name)
+        .set("prelude", function.prelude)
         .set("definition", function.definition)
         .set("manifest_entry", function.manifest_entry)
         .take()
@@ -113,8 +115,9 @@ PyObject* cpp_string(PyObject*, PyObject* text) {
       [&]() -> PyObject* { return from(string_literal(to_string(text, "text"))).release(); });
 }
 
-PyObject* cpp_prelude(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* { return from(opaq::cpp_prelude()).release(); });
+PyObject* cpp_prelude(PyObject*, PyObject* part) {
+  return guarded(
+      [&]() -> PyObject* { return from(wrapper_prelude(to_string(part, "part"))).release(); });
 }
 
 PyObject* device_arch(PyObject*, PyObject* index) {

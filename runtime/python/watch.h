@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "expr/arg.h"
+#include "standalone/wrapper_node.h"
 
 namespace opaq::python {
 
@@ -23,9 +24,9 @@ class Watch {
   // For a launch that replaces an eager call on plain tensors.
   bool call_is_ours(DeviceType device) const { return unchanged(device, kKeys); }
 
-  const void* entries(DeviceType device) const {
+  const standalone::DispatchEntry* entries(DeviceType device) const {
     return entries_[device == DeviceType::CUDA].data();
-  }  // as lowering/cpp/nodes.h reads them
+  }
 
   // Takes the addresses of the table's entries that a call passes, for the CPU and for CUDA; that
   // of the kernel itself comes first. They must hold opaq's kernels now.
@@ -33,22 +34,17 @@ class Watch {
   void distrust();  // from now on, no call counts as opaq's own
 
  private:
-  struct Entry {  // functor and boxed function of a kernel in the table
-    const uintptr_t* at;
-    uintptr_t functor, function;
-  };
   static constexpr size_t kBelowTracing = 2,
                           kKeys = 5;  // lowering/compat/pytorch/dispatcher.py lists the keys
   bool unchanged(DeviceType device, size_t keys) const {
     const auto& entries = entries_[device == DeviceType::CUDA];
     for (size_t i = 0; i < keys; ++i) {
-      if (entries[i].at[0] != entries[i].functor || entries[i].at[1] != entries[i].function)
-          [[unlikely]]
+      if (!entries[i].unchanged()) [[unlikely]]
         return false;
     }
     return true;
   }
-  std::array<std::array<Entry, kKeys>, 2> entries_{};
+  std::array<std::array<standalone::DispatchEntry, kKeys>, 2> entries_{};
   friend Watch& watch_of(const std::string& op);
 };
 

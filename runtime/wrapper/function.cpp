@@ -1,6 +1,6 @@
 // Prints the C++ function of a node: views of its arguments, then one block for each implementation
-// that may serve. A name that begins with opaq_ and is no variable of the function is of the
-// wrapper's prelude; each is written in one place here.
+// that may serve. A name that begins with opaq_ and is no variable of the function is of
+// runtime/wrapper/prelude; one in opaq::standalone is of runtime/standalone.
 #include <algorithm>
 
 #include "base/error.h"
@@ -21,6 +21,9 @@ std::string call(const std::string& function, const Lines& arguments) {
 
 std::string braced(const Lines& items) { return "{" + join(items) + "}"; }
 
+// A name of runtime/standalone
+std::string in_standalone(const std::string& name) { return "opaq::standalone::" + name; }
+
 Lines string_literals(const Lines& texts) {
   Lines quotes;
   for (const std::string& text : texts) quotes.push_back(string_literal(text));
@@ -37,9 +40,10 @@ std::string handle(const std::string& name) { return "opaq_" + name; }
 std::string value_of(const std::string& name, bool optional) {
   return optional ? name + ".value()" : name;
 }
+std::string linked_driver() { return in_standalone("kLinkedDriver"); }
 std::string dtype_name(DType dtype) { return "opaq_" + std::string(name(dtype)); }
 std::string count(size_t counter) {
-  return "opaq_count(opaq_node_calls[" + std::to_string(counter) + "]);";
+  return "opaq_node_calls[" + std::to_string(counter) + "].add();";
 }
 
 // Where an error that follows belongs.
@@ -129,7 +133,8 @@ std::string packed(const CppArgument& arg, const std::string& where) {
   if (arg.type == Type::Tensor) return call("opaq_as_pointer", arguments);
   if (arg.form == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
   if (arg.form != "double") append(arguments, names);
-  return call("opaq_as_" + arg.form, arguments);  // integer, half, bfloat16, float, double
+  return call(in_standalone("as_" + arg.form),
+              arguments);  // integer, half, bfloat16, float, double
 }
 
 class LaunchBlock {
@@ -199,12 +204,18 @@ class LaunchBlock {
     const AttachedFile& file = files_.front();
     const std::string symbol = call(
         "opaq_symbol", string_literals({op(), rule_.entry, file.name, file.sha256, rule_.symbol}));
-    return "static const auto opaq_call = reinterpret_cast<" + type + ">(" + symbol + ");";
+    const std::string loaded = "reinterpret_cast<" + type + ">(" + symbol + ")";
+    if (!node_.on_cuda()) return "static const auto opaq_call = " + loaded + ";";
+    const std::string check = call(in_standalone("check_not_capturing"),
+                                   {linked_driver(), "opaq_device", "opaq_stream",
+                                    string_literal(op()), string_literal(rule_.entry)});
+    return "static const auto opaq_call = [&] { " + check + "; return " + loaded + "; }();";
   }
 
-  // What the function itself throws is not the fault of an argument.
-  std::string place_of_call() const {
-    return set_place("its function `" + rule_.entry + "` threw");
+  std::string call_host(const Lines& arguments) const {
+    return call(in_standalone("call_host"), {string_literal(op()), string_literal(rule_.entry),
+                                             "[&] { " + call("opaq_call", arguments) + "; }"}) +
+           ";";
   }
 
   Lines library_call() const {
@@ -214,20 +225,24 @@ class LaunchBlock {
       types.push_back(arg.type == Type::Tensor ? "void*" : bare_type(arg.parameter));
       values.push_back(call("opaq_from_bits<" + types.back() + ">", {slot(i)}));
     }
+    Lines lines;
     if (node_.on_cuda()) {
       types.push_back("void*");
       values.push_back("opaq_stream");
+      lines = {"const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
+               ", opaq_device);"};
     }
-    Lines lines{"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type")};
+    append(lines,
+           {"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type")});
     append(lines, packed_values());
-    append(lines, {place_of_call(), call("opaq_call", values) + ";"});
+    lines.push_back(call_host(values));
     return lines;
   }
 
   Lines host_call() const {
     Lines lines{loaded_function("opaq_invoke_type")};
     append(lines, values());
-    append(lines, {place_of_call(), "opaq_call(opaq_pointers);"});
+    lines.push_back(call_host({"opaq_pointers"}));
     return lines;
   }
 
@@ -264,12 +279,12 @@ class LaunchBlock {
     Lines lines{declared_rule(), images()};
     append(lines, geometry());
     append(lines, values());
-    const Lines constructed = {"opaq_this_rule", string_literal(rule_.entry),
+    const Lines constructed = {linked_driver(), "opaq_declared", string_literal(rule_.entry),
                                string_literal(rule_.symbol), "opaq_images"};
-    lines.push_back("static opaq_kernel<" + std::to_string(files_.size()) + "> " +
-                    call("opaq_code", constructed) + ";");
+    lines.push_back("static " + in_standalone("PackagedKernel<") + std::to_string(files_.size()) +
+                    "> " + call("opaq_kernel", constructed) + ";");
     lines.push_back(
-        "opaq_code.launch(opaq_shape, opaq_device, opaq_dir, opaq_stream, opaq_pointers);");
+        "opaq_kernel.launch(opaq_geometry, opaq_device, opaq_dir, opaq_stream, opaq_pointers);");
     return lines;
   }
 
@@ -282,33 +297,38 @@ class LaunchBlock {
     fields.push_back(string_literal(rule_.shared.text));
     for (const bool flag : {launch.cooperative, launch.programmatic})
       fields.push_back(flag ? "true" : "false");
-    return "static constexpr opaq_rule opaq_this_rule = " + braced(fields) + ";";
+    return "static constexpr " + in_standalone("DeclaredLaunch") +
+           " opaq_declared = " + braced(fields) + ";";
   }
 
   std::string images() const {
     Lines images;
     for (size_t i = 0; i < files_.size(); ++i)
       images.push_back(braced(string_literals({code_[i].arch, files_[i].name, files_[i].sha256})));
-    return "static constexpr opaq_image opaq_images[] = " + braced(images) + ";";
+    return "static constexpr " + in_standalone("PackagedImage") +
+           " opaq_images[] = " + braced(images) + ";";
   }
 
   Lines geometry() const {
-    const auto evaluated = [](const std::string& function, const std::vector<CppText>& items) {
-      Lines arguments{"opaq_this_rule", "opaq_shape"};
-      for (const CppText& item : items) arguments.push_back(item.cpp);
-      return call(function, arguments);
+    const auto set = [](const std::string& what, const std::string& value) {
+      return call(in_standalone("set_" + what), {"opaq_declared", "opaq_geometry", value});
     };
-    Lines lines{"opaq_geometry opaq_shape{};"};
+    const auto set_dims = [&](const std::string& what, const std::vector<CppText>& items) {
+      Lines values;
+      for (const CppText& item : items) values.push_back(item.cpp);
+      return set(what, braced(values));
+    };
+    Lines lines{in_standalone("Geometry") + " opaq_geometry;"};
     append(lines, place("grid", rule_.grid));
-    lines.push_back("if (!" + evaluated("opaq_grid", rule_.grid) + ") return;");
+    lines.push_back("if (!" + set_dims("grid", rule_.grid) + ") return;");
     append(lines, place("block", rule_.block));
-    lines.push_back(evaluated("opaq_block", rule_.block) + ";");
+    lines.push_back(set_dims("block", rule_.block) + ";");
     if (!rule_.cluster.empty()) {
       append(lines, place("cluster", rule_.cluster));
-      lines.push_back(evaluated("opaq_cluster", rule_.cluster) + ";");
+      lines.push_back(set_dims("cluster", rule_.cluster) + ";");
     }
     append(lines, place("shared", {rule_.shared}));
-    lines.push_back(evaluated("opaq_shared", {rule_.shared}) + ";");
+    lines.push_back(set("shared", rule_.shared.cpp) + ";");
     return lines;
   }
 
@@ -355,7 +375,9 @@ Lines refuse(const CppNode::Compiled& node) {
   const std::string message =
       node.op.name() + ": no implementation fits this call: " + join(unmet, "; ") +
       "; change the argument, or add an implementation without the requirement";
-  return {call("opaq_raise", {string_literal("%s"), string_literal(message)}) + ";"};
+  return {
+      call(in_standalone("fail"), {in_standalone("ErrorKind::Launch"), string_literal(message)}) +
+      ";"};
 }
 
 }  // namespace
@@ -382,14 +404,22 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
     }
   }
   if (node.on_cuda())
-    append(declared, {"int opaq_device", "CUstream opaq_stream", "const opaq_folder& opaq_dir"});
-  if (counted) declared.push_back("opaq_counter* opaq_node_calls");
+    append(declared, {"int opaq_device", "CUstream opaq_stream",
+                      "const " + in_standalone("Folder") + "& opaq_dir"});
+  if (counted) declared.push_back(in_standalone("Counter") + "* opaq_node_calls");
 
   Lines body = return_if_empty(node, never_empty, counted);
   append(body, views);
   for (size_t i = 0; i < node.launches.size(); ++i)
     append(body, LaunchBlock(node, i, attached[i]).lines(counted ? Lines{count(i)} : Lines{}));
   append(body, refuse(node));
+
+  result.prelude = {"errors", "expressions", "launch", "files"};
+  const auto calls_library = [](const CompiledLaunch& launch) { return launch.calls_library(); };
+  if (node.on_cuda()) result.prelude.push_back("cuda");
+  if (!node.on_cuda() || std::any_of(node.launches.begin(), node.launches.end(), calls_library))
+    result.prelude.push_back("host");
+  if (counted) result.prelude.push_back("nodes");
 
   std::string& text = result.definition;
   text = "static void " + call(result.name, declared) + " {\n";

@@ -1,4 +1,4 @@
-#include "base/counter.h"
+#include "standalone/counter.h"
 
 #include <gtest/gtest.h>
 
@@ -7,6 +7,8 @@
 
 namespace opaq {
 namespace {
+
+using standalone::Counter;
 
 TEST(Counter, CountsCallsOfOneThread) {
   Counter counter;

@@ -337,9 +337,9 @@ TEST_F(TemplateTest, LoadingDuringACaptureIsRefusedAndWarmLaunchesAreNot) {
   const Error error = error_of([&] { prepared->launch(halves.data(), kCuda, stream); });
   EXPECT_EQ(error.kind, ErrorKind::Capture);
   EXPECT_STREQ(error.what(),
-               "mylib::f must compile and load k<__half> for cuda:0, which cannot be done while a "
-               "stream is captured; call opaq.warmup(...) with "
-               "these arguments first");
+               "mylib::f: `k<__half>` is not loaded on cuda:0 yet, and nothing can be loaded while "
+               "a stream is captured; run it once with these arguments, or call opaq.warmup(...) "
+               "with them, before the capture");
   prepared->launch(floats.data(), kCuda, stream);
   EXPECT_EQ(fake.launch_count(), 2);
 

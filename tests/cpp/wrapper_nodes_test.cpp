@@ -5,15 +5,16 @@
 #include <gtest/gtest.h>
 
 #include <barrier>
-#include <cstddef>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "../../lowering/cpp/nodes.h"
+#include "../../runtime/wrapper/prelude/nodes.h"
 
 namespace opaq {
 namespace {
+
+using standalone::Counter;
 
 // The contents of a loaded wrapper: a label with its own address, and nodes, which are registered
 // as long as this object exists.
@@ -116,27 +117,12 @@ TEST(WrapperNodes, AreCountedLoadedUnloadedAndReadByThreadsAtOnce) {
 
 // ---- what generated code holds ------------------------------------------------------------------
 
-TEST(WrapperNodes, HaveTheLayoutOfGeneratedCode) {
-  static_assert(sizeof(WrapperNode) == sizeof(opaq_node_facts) &&
-                sizeof(Counter) == sizeof(opaq_counter));
-  EXPECT_EQ(offsetof(WrapperNode, graph), offsetof(opaq_node_facts, graph));
-  EXPECT_EQ(offsetof(WrapperNode, node), offsetof(opaq_node_facts, node));
-  EXPECT_EQ(offsetof(WrapperNode, op), offsetof(opaq_node_facts, op));
-  EXPECT_EQ(offsetof(WrapperNode, device), offsetof(opaq_node_facts, device));
-  EXPECT_EQ(offsetof(WrapperNode, reason), offsetof(opaq_node_facts, reason));
-  EXPECT_EQ(offsetof(WrapperNode, implementations), offsetof(opaq_node_facts, implementations));
-  EXPECT_EQ(offsetof(WrapperNode, calls), offsetof(opaq_node_facts, calls));
-  EXPECT_EQ(offsetof(WrapperNode, implementation_count),
-            offsetof(opaq_node_facts, implementation_count));
-}
-
 TEST(WrapperNodes,
      OfGeneratedCodeDoWithoutTheRuntime) {  // this program has no module opaq._runtime
   opaq_node<2> node("graph", "op0", "mylib::scale", "cpu", {"cpu:even", "cpu"}, "");
-  opaq_count(node.calls[1]);
-  std::thread([&] { opaq_count(node.calls[1]); }).join();
-  EXPECT_EQ(reinterpret_cast<const Counter&>(node.calls[1]).total(), 2);
-  EXPECT_EQ(node.calls[1].own, 1);
+  node.calls[1].add();
+  std::thread([&] { node.calls[1].add(); }).join();
+  EXPECT_EQ(node.calls[1].total(), 2);
   EXPECT_TRUE(wrapper_nodes().empty());
 }
 

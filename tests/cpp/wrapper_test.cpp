@@ -115,7 +115,7 @@ TEST_F(WrapperTest, AnArgumentIsCopiedInTheBlockOfTheImplementationThatNeedsIt) 
   EXPECT_LT(first, second);
   EXPECT_LT(second, copies);
   EXPECT_TRUE(has(definition, "= opaq_strided_view(opaq_w, opaq_float32, 4);"));
-  EXPECT_FALSE(has(definition, "opaq_raise"));  // the last always fits
+  EXPECT_FALSE(has(definition, "no implementation fits"));  // the last always fits
 }
 
 TEST_F(WrapperTest, AFunctionReturnsAtOnceWhereAllThatIsWrittenMayBeEmptyAndIs) {
@@ -126,7 +126,7 @@ TEST_F(WrapperTest, AFunctionReturnsAtOnceWhereAllThatIsWrittenMayBeEmptyAndIs) 
   const CppNode node(op, launches, args.data(), {kCuda});
   EXPECT_TRUE(has(print(node).definition,
                   "if (opaq_empty(opaq_x) && opaq_empty(opaq_y)) "
-                  "return opaq_count(opaq_node_calls[1]);"));
+                  "return opaq_node_calls[1].add();"));
   EXPECT_TRUE(has(print(node, {"w"}).definition, "opaq_empty"));
   EXPECT_FALSE(has(print(node, {"x"}).definition, "opaq_empty"));
 }
@@ -139,9 +139,9 @@ TEST_F(WrapperTest, APackageCountsNothing) {
   const std::string counted = print(CppNode(op, launches, args.data(), {kCuda})).definition;
   const std::string packed =
       print(CppNode(op, launches, args.data(), {.device = kCuda, .package = true})).definition;
-  EXPECT_TRUE(has(counted, "opaq_count(opaq_node_calls[0]);"));
+  EXPECT_TRUE(has(counted, "opaq_node_calls[0].add();"));
   EXPECT_TRUE(has(packed, "if (opaq_empty(opaq_y)) return;"));
-  EXPECT_FALSE(has(packed, "opaq_count") || has(packed, "opaq_node_calls"));
+  EXPECT_FALSE(has(packed, "opaq_node_calls"));
 }
 
 TEST_F(WrapperTest, EqualFunctionsHaveEqualNames) {
@@ -172,25 +172,24 @@ TEST_F(WrapperTest, HostSourceIsCalledThroughItsSharedObject) {
   const WrapperFunction function = print(node);
   EXPECT_EQ(renamed(function),
             R"(// wrapper_test::host(Tensor x, float by) -> (Tensor y)
-static void NAME(AtenTensorHandle opaq_x, double by, AtenTensorHandle opaq_y, opaq_counter* opaq_node_calls) {
+static void NAME(AtenTensorHandle opaq_x, double by, AtenTensorHandle opaq_y, opaq::standalone::Counter* opaq_node_calls) {
   const char* opaq_place = "";
   try {
-    if (opaq_empty(opaq_y)) return opaq_count(opaq_node_calls[1]);
+    if (opaq_empty(opaq_y)) return opaq_node_calls[1].add();
     const opaq_tensor x = opaq_view(opaq_x, opaq_float32, 4);
     const opaq_tensor y = opaq_address_of(opaq_y);
     {  // cpu
-      opaq_count(opaq_node_calls[0]);
+      opaq_node_calls[0].add();
       static const auto opaq_call = reinterpret_cast<opaq_invoke_type>(opaq_symbol("wrapper_test::host", "k", "/cache/k.host", "5ac4a2", "opaq_invoke"));
       uint64_t opaq_values[4];
       opaq_values[0] = opaq_as_pointer(x);
       opaq_place = "argument 2 `by * 2`";
-      opaq_values[1] = opaq_as_float(opaq_mul(by, 2.0), "wrapper_test::host: argument 2 `by * 2`", "`float`");
+      opaq_values[1] = opaq::standalone::as_float(opaq_mul(by, 2.0), "wrapper_test::host: argument 2 `by * 2`", "`float`");
       opaq_values[2] = opaq_as_pointer(y);
       opaq_place = "argument 4 `x.numel()`";
-      opaq_values[3] = opaq_as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::host: argument 4 `x.numel()`", "`long`");
+      opaq_values[3] = opaq::standalone::as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::host: argument 4 `x.numel()`", "`long`");
       void* opaq_pointers[] = {&opaq_values[0], &opaq_values[1], &opaq_values[2], &opaq_values[3]};
-      opaq_place = "its function `k` threw";
-      opaq_call(opaq_pointers);
+      opaq::standalone::call_host("wrapper_test::host", "k", [&] { opaq_call(opaq_pointers); });
       return;
     }
   } catch (const std::exception& opaq_error) {
@@ -216,15 +215,15 @@ TEST_F(WrapperTest, ALibraryIsCalledDirectlyAndPackedWithAPackage) {
   EXPECT_FALSE(node.files()[0][0].bytes);
   EXPECT_EQ(node.files()[0][0].path, path);
   EXPECT_TRUE(has(print(node).definition, R"(
+      const opaq::standalone::ContextScope opaq_context(opaq::standalone::kLinkedDriver, opaq_device);
       using opaq_type = void (*)(void*, void*, long long, void*);
-      static const auto opaq_call = reinterpret_cast<opaq_type>(opaq_symbol("wrapper_test::library", "k", "/cache/k.host", "", "k"));
+      static const auto opaq_call = [&] { opaq::standalone::check_not_capturing(opaq::standalone::kLinkedDriver, opaq_device, opaq_stream, "wrapper_test::library", "k"); return reinterpret_cast<opaq_type>(opaq_symbol("wrapper_test::library", "k", "/cache/k.host", "", "k")); }();
       uint64_t opaq_values[3];
       opaq_values[0] = opaq_as_pointer(x);
       opaq_values[1] = opaq_as_pointer(y);
       opaq_place = "argument 3 `x.numel()`";
-      opaq_values[2] = opaq_as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::library: argument 3 `x.numel()`", "`long long`");
-      opaq_place = "its function `k` threw";
-      opaq_call(opaq_from_bits<void*>(opaq_values[0]), opaq_from_bits<void*>(opaq_values[1]), opaq_from_bits<long long>(opaq_values[2]), opaq_stream);
+      opaq_values[2] = opaq::standalone::as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::library: argument 3 `x.numel()`", "`long long`");
+      opaq::standalone::call_host("wrapper_test::library", "k", [&] { opaq_call(opaq_from_bits<void*>(opaq_values[0]), opaq_from_bits<void*>(opaq_values[1]), opaq_from_bits<long long>(opaq_values[2]), opaq_stream); });
       return;
 )")) << print(node).definition;
 

@@ -190,7 +190,7 @@ def test_a_cold_kernel_under_capture_is_a_typed_error(unique: str) -> None:
     a, b = pair(64)
     graph = torch.cuda.CUDAGraph()
     with (
-        pytest.raises(RuntimeError, match=r"(?s)cannot be done while a stream is captured.*warmup"),
+        pytest.raises(RuntimeError, match=r"(?s)while a stream is captured.*warmup"),
         torch.cuda.graph(graph),
     ):
         op(a, b)

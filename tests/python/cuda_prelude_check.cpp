@@ -1,9 +1,12 @@
 // Runs the CUDA part of the C++ prelude on a driver of its own that records launches;
 // test_cuda_prelude.py compiles it below the prelude. Prints what each case gave, one a line.
 #include <iostream>
+#include <utility>
 #include <vector>
 
-static int capability = 90, loads = 0, launches = 0, shared_limit = 0;
+static int capability = 90, loads = 0, launches = 0, shared_limit = 0, pushes = 0;
+static CUcontext current = nullptr;
+static CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 static unsigned last_grid = 0, last_shared = 0;
 static std::string loaded;
 
@@ -28,25 +31,46 @@ CUresult cuGetErrorString(CUresult, const char** text) {
   return *text = "as asked for", CUDA_SUCCESS;
 }
 CUresult cuDeviceGet(CUdevice* device, int index) { return *device = index, CUDA_SUCCESS; }
+CUresult cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
 CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice) {
   *value = attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR   ? capability / 10
            : attribute == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR ? capability % 10
                                                                        : 200000;
   return CUDA_SUCCESS;
 }
-CUresult cuModuleLoadData(CUmodule* module, const void* image) {
-  loaded = static_cast<const char*>(image);
-  ++loads;
-  *module = reinterpret_cast<CUmodule>(1);
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
+  return *context = reinterpret_cast<CUcontext>(1), CUDA_SUCCESS;
+}
+CUresult cuCtxGetCurrent(CUcontext* context) { return *context = current, CUDA_SUCCESS; }
+CUresult cuCtxPushCurrent(CUcontext context) { return current = context, ++pushes, CUDA_SUCCESS; }
+CUresult cuCtxPopCurrent(CUcontext*) { return current = nullptr, CUDA_SUCCESS; }
+CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
   return CUDA_SUCCESS;
 }
-CUresult cuModuleGetFunction(CUfunction* function, CUmodule, const char*) {
-  return *function = reinterpret_cast<CUfunction>(1), CUDA_SUCCESS;
+CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
+  *status = stream ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+  return CUDA_SUCCESS;
 }
-CUresult cuFuncGetAttribute(int* value, CUfunction_attribute, CUfunction) {
+CUresult cuLibraryLoadData(CUlibrary* library, const void* image, CUjit_option*, void**, unsigned,
+                           CUlibraryOption*, void**, unsigned) {
+  if (capture_mode != CU_STREAM_CAPTURE_MODE_RELAXED) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  loaded = static_cast<const char*>(image);
+  ++loads;
+  *library = reinterpret_cast<CUlibrary>(1);
+  return CUDA_SUCCESS;
+}
+CUresult cuLibraryGetKernel(CUkernel* kernel, CUlibrary, const char*) {
+  return *kernel = reinterpret_cast<CUkernel>(1), CUDA_SUCCESS;
+}
+CUresult cuKernelGetFunction(CUfunction* function, CUkernel) {
+  return *function = reinterpret_cast<CUfunction>(1),
+         current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+}
+CUresult cuKernelGetAttribute(int* value, CUfunction_attribute, CUkernel, CUdevice) {
   return *value = 1024, CUDA_SUCCESS;
 }
-CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int value) {
+CUresult cuKernelSetAttribute(CUfunction_attribute, int value, CUkernel, CUdevice) {
   return shared_limit = value, CUDA_SUCCESS;
 }
 CUresult cuLaunchKernel(CUfunction, unsigned x, unsigned, unsigned, unsigned, unsigned, unsigned,
@@ -54,29 +78,31 @@ CUresult cuLaunchKernel(CUfunction, unsigned x, unsigned, unsigned, unsigned, un
   ++launches;
   last_grid = x;
   last_shared = shared;
-  return x == 666 ? CUDA_ERROR_INVALID_VALUE : CUDA_SUCCESS;
+  return x == 666 ? CUDA_ERROR_INVALID_VALUE : current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction, void**, void**) {
   return CUDA_SUCCESS;
 }
 }
 
+using namespace opaq::standalone;
+
 // A launch as the emitter prints it; a template, so that each case starts with nothing loaded.
 template <int Case>
-static void launch(const opaq_folder& folder, int64_t grid, int64_t block = 128,
-                   int64_t shared = 0) {
-  static constexpr opaq_rule rule = {
+static void launch(const Folder& folder, int64_t grid, int64_t block = 128, int64_t shared = 0,
+                   CUstream stream = nullptr) {
+  static constexpr DeclaredLaunch declared = {
       "lib::op", {"n", "1", "1"}, {"b", "1", "1"}, {nullptr}, "s", false, false};
-  static constexpr opaq_image images[] = {{"sm_80", "old.cubin", OLD},
-                                          {"sm_90a", "new.cubin", NEW},
-                                          {"compute_80", "any.ptx", ANY},
-                                          {"sm_75", "bad.cubin", OLD}};
-  static opaq_kernel<4> kernel(rule, "f<float>", "_Z1f", images);
-  opaq_geometry shape{};
-  if (!opaq_grid(rule, shape, grid, 1, 1)) return;
-  opaq_block(rule, shape, block, 1, 1);
-  opaq_shared(rule, shape, shared);
-  kernel.launch(shape, 0, folder, nullptr, nullptr);
+  static constexpr PackagedImage images[] = {{"sm_80", "old.cubin", OLD},
+                                             {"sm_90a", "new.cubin", NEW},
+                                             {"compute_80", "any.ptx", ANY},
+                                             {"sm_75", "bad.cubin", OLD}};
+  static PackagedKernel<4> kernel(kLinkedDriver, declared, "f<float>", "_Z1f", images);
+  Geometry geometry;
+  if (!set_grid(declared, geometry, {grid, 1, 1})) return;
+  set_block(declared, geometry, {block, 1, 1});
+  set_shared(declared, geometry, shared);
+  kernel.launch(geometry, 0, folder, stream, nullptr);
 }
 
 template <class F>
@@ -92,7 +118,9 @@ static void report(const char* what, F&& body) {
 }
 
 int main(int, char** argv) {
-  const opaq_folder folder = std::string(argv[1]);
+  const Folder folder = std::string(argv[1]);
+  const auto captured = reinterpret_cast<CUstream>(2);
+  report("captured too early", [&] { launch<0>(folder, 7, 128, 0, captured); });
   report("first", [&] { launch<0>(folder, 7); });
   report("again", [&] { launch<0>(folder, 8); });
   report("empty grid", [&] { launch<0>(folder, 0); });
@@ -112,9 +140,11 @@ int main(int, char** argv) {
   report("damaged", [&] { launch<4>(folder, 1); });
   capability = 90;
   report("missing", [&] { launch<5>(folder->substr(0, folder->size() - 1) + "/nowhere", 1); });
+  report("captured", [&] { launch<0>(folder, 9, 128, 0, captured); });
+  std::cout << "contexts: pushed " << (pushes > 0) << ", left " << (current != nullptr) << "\n";
   report("half", [] {
     for (double value : {1.0, 65504.0, 5.9604644775390625e-08, -0.1})
-      std::cout << std::hex << opaq_as_half(value, "", "") << " " << std::dec;
-    opaq_as_half(65520, "lib::op: argument 1 `v`", "`__half`");
+      std::cout << std::hex << as_half(value, "", "") << " " << std::dec;
+    as_half(65520, "lib::op: argument 1 `v`", "`__half`");
   });
 }

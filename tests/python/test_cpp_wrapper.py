@@ -330,11 +330,12 @@ def test_one_named_function_serves_the_nodes_of_an_op(unique: str) -> None:
     assert f"// {op.info['schema']}\nstatic void opaq_{short}_" in source
     assert source.count(f"static void opaq_{short}_") == 1
     assert (
-        "if (!opaq_grid(opaq_this_rule, opaq_shape, opaq_ceil_div(x.numel(), 256), 1, 1)) return;"
-        in source
+        "if (!opaq::standalone::set_grid(opaq_declared, opaq_geometry, "
+        "{opaq_ceil_div(x.numel(), 256), 1, 1})) return;" in source
     )
     assert re.search(
-        r'static opaq_kernel<1> opaq_code\(opaq_this_rule, "scale<float>", '
+        r"static opaq::standalone::PackagedKernel<1> opaq_kernel\("
+        r'opaq::standalone::kLinkedDriver, opaq_declared, "scale<float>", '
         r'"_Z5scaleIfEvPKT_fPS0_i", opaq_images\);',
         source,
     )
@@ -377,7 +378,7 @@ def test_a_launch_reads_of_its_tensors_what_its_rule_needs(unique: str) -> None:
     )
     source = cuda_source(lambda x: op.overload(x), (16, 256), dynamic=True, cpp=True)
     assert "const opaq_tensor x = opaq_strided_view(opaq_x, opaq_float32, 4);" in source
-    assert "if (opaq_empty(opaq_out)) return opaq_count(opaq_node_calls[1]);" in source
+    assert "if (opaq_empty(opaq_out)) return opaq_node_calls[1].add();" in source
 
 
 @pytest.mark.parametrize("order", ["opaque first", "Triton first"])
@@ -484,7 +485,7 @@ def test_a_package_holds_an_image_for_each_arch(unique: str) -> None:
     images = re.search(r"opaq_images\[\] = \{(.*)\};", source)[1]
     found = re.findall(r'\{"(\w+)", "(\w+)\.(\w+)\.(\w+)", "([0-9a-f]{64})"\}', images)
     assert (
-        "opaq_node" not in source and "opaq_count" not in source
+        "opaq_node" not in source and "Counter" not in source
     )  # counting is for wrappers of this process
     assert [(arch, suffix) for arch, _, _, suffix, _ in found] == [
         ("sm_80", "cubin"),

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from opaq import _runtime, lowering
+from opaq import _runtime
 
 DECLARATIONS = """
 #include <cstdint>
@@ -46,9 +46,6 @@ inline void check_call(AOTITorchError error) {
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the program printed for each case."""
-    lowering.activate()
-    from opaq.lowering import cpp_wrapper
-
     folder = tmp_path_factory.mktemp("prelude")
     files = {"old.cubin": "OLD", "new.cubin": "NEW", "any.ptx": "ANY", "bad.cubin": "CHANGED"}
     digests = "".join(
@@ -57,7 +54,11 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     for name, text in files.items():
         (folder / name).write_text(text)
-    source = DECLARATIONS + digests + cpp_wrapper.prelude("launch.h", "files.h", "launch_cuda.h")
+    source = (
+        DECLARATIONS
+        + digests
+        + "".join(map(_runtime.cpp_prelude, ("errors", "expressions", "launch", "files", "cuda")))
+    )
     (folder / "check.cpp").write_text(
         source + (pathlib.Path(__file__).parent / "cuda_prelude_check.cpp").read_text()
     )
@@ -117,10 +118,20 @@ def test_limits_and_messages_are_the_runtimes(said: dict[str, str]) -> None:
     assert said["driver error"] == (
         "lib::op: launching `f<float>` on cuda:0 with grid (666, 1, 1), block (128, 1, 1), 0 "
         "bytes of dynamic shared memory: "
-        "CUDA_ERROR_OF_THE_TEST, as asked for"
+        "CUDA_ERROR_OF_THE_TEST (as asked for)"
     )
     assert said["half"] == (
         "3c00 7bff 1 ae66 lib::op: argument 1 `v` is 65520, which does not fit the kernel's "
         "parameter `__half`; "
         "declare the parameter as float or double, whose range is wider"
     )
+
+
+def test_captures_and_contexts(said: dict[str, str]) -> None:
+    assert said["captured too early"] == (
+        "lib::op: `f<float>` is not loaded on cuda:0 yet, and nothing can be loaded while a stream "
+        "is captured; run it once with these arguments, or call opaq.warmup(...) with them, before "
+        "the capture"
+    )
+    assert said["captured"].startswith("loaded ")  # what is loaded can be launched
+    assert said["contexts"] == "pushed 1, left 0"

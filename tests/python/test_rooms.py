@@ -35,7 +35,8 @@ def includes(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_every_folder_is_a_room() -> None:
-    folders = {path.parent.relative_to(RUNTIME).parts[0] for path in RUNTIME.glob("*/*.cpp")}
+    files = [*RUNTIME.glob("*/*.cpp"), *RUNTIME.glob("*/include/*/*.h")]
+    folders = {path.relative_to(RUNTIME).parts[0] for path in files}
     assert folders == set(rooms())
 
 

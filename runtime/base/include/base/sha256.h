@@ -18,6 +18,7 @@ class Sha256 {
   std::string hex();  // 64 digits; ends the computation, as digest() does
 
  private:
+  void finish();
   void block(const uint8_t* p);
   std::array<uint32_t, 8> state_;
   std::array<uint8_t, 64> buffer_;

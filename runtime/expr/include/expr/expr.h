@@ -105,10 +105,11 @@ class Expr {
   // Value(k) for an optional argument. Operands that may be skipped are lambdas: And(a, lambda: b),
   // Where(c, lambda: a, lambda: b).
   //
-  // C++: C++17, to be placed after cpp_prelude(). Arguments are opaq_tensor, int64_t, double, bool,
-  // opaq_dtype, std::string_view and opaq_ints, or std::optional of these:
-  // opaq_floor_div(x.numel(), x.size(-1)), bias.has_value(), bias.value().size(0). The outermost
-  // cast is opaq_cast<int32_t>(e). Errors throw std::runtime_error or std::bad_optional_access.
+  // C++: C++17, to be placed after runtime/wrapper/prelude/expressions.h. Arguments are
+  // opaq_tensor, int64_t, double, bool, opaq_dtype, std::string_view and opaq_ints, or
+  // std::optional of these: opaq_floor_div(x.numel(), x.size(-1)), bias.has_value(),
+  // bias.value().size(0). The outermost cast is opaq_cast<int32_t>(e). Errors throw
+  // std::runtime_error or std::bad_optional_access.
   std::string print_python() const;
   std::string print_cpp() const;
 
@@ -136,8 +137,5 @@ Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_v
 // has no effect.
 std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols,
                              std::string_view what);
-
-// The types and inline functions that printed C++ uses: C++17, to be placed once before it.
-std::string_view cpp_prelude();
 
 }  // namespace opaq

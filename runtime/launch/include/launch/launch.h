@@ -33,7 +33,7 @@ struct LaunchPlan {
   bool empty = false;  // a grid dimension is 0: nothing is launched
 };
 
-// An expression as it was declared, and as C++ over cpp_prelude().
+// An expression as it was declared, and as C++ (Expr::print_cpp).
 struct CppText {
   std::string text, cpp;
 };

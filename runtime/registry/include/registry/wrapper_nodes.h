@@ -7,26 +7,11 @@
 #include <string_view>
 #include <vector>
 
-#include "base/counter.h"
+#include "standalone/wrapper_node.h"
 
 namespace opaq {
 
-// A node as its wrapper defines it (lowering/cpp/nodes.h): a C struct that exists until the node is
-// removed. Only the wrapper writes to it.
-struct WrapperNode {
-  const char* graph;  // the label when it was compiled; the same pointer in all nodes of a wrapper
-  const char* node;
-  const char* op;
-  const char* device;
-  const char* reason;
-  const char* const* implementations;  // tried in this order
-  // Calls by implementation, and one more counter: calls with empty results, which launched
-  // nothing.
-  const Counter* calls;
-  int64_t implementation_count;
-};
-static_assert(std::atomic<int64_t>::is_always_lock_free &&
-              sizeof(Counter) == sizeof(void*) + 2 * sizeof(int64_t));
+using standalone::WrapperNode;
 
 struct WrapperNodeFacts {
   std::string graph;  // unique in the process

@@ -46,9 +46,10 @@ struct WrapperFunction {
   // these it takes, on CUDA, the device's index, the stream and the folder of the code; and where
   // calls are counted, the node's counters.
   std::vector<std::pair<std::string, std::string>> parameters;
-  std::string name;            // "opaq_rms_norm_1a2b3c4d"; equal definitions have equal names
-  std::string definition;      // C++17 over the wrapper's prelude
-  std::string manifest_entry;  // JSON: op, implementations, launch rules, files
+  std::string name;                  // "opaq_rms_norm_1a2b3c4d"; equal definitions have equal names
+  std::vector<std::string> prelude;  // the parts of wrapper_prelude() that it needs, in order
+  std::string definition;            // C++17
+  std::string manifest_entry;        // JSON: op, implementations, launch rules, files
 };
 
 // Immutable.

@@ -6,7 +6,7 @@
 #include <atomic>
 #include <cstdint>
 
-namespace opaq {
+namespace opaq::standalone {
 
 class Counter {
  public:
@@ -15,10 +15,11 @@ class Counter {
     const void* owner = owner_.load(std::memory_order_relaxed);
     if (owner == nullptr && owner_.compare_exchange_strong(owner, &here, std::memory_order_relaxed))
       owner = &here;
-    if (owner == &here) [[likely]]
+    if (owner == &here) {
       own_.store(own_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-    else
+    } else {
       others_.fetch_add(1, std::memory_order_relaxed);
+    }
   }
   int64_t total() const {
     return own_.load(std::memory_order_relaxed) + others_.load(std::memory_order_relaxed);
@@ -29,4 +30,4 @@ class Counter {
   std::atomic<int64_t> own_{0}, others_{0};
 };
 
-}  // namespace opaq
+}  // namespace opaq::standalone

@@ -1,10 +1,9 @@
-// The C++17 types and functions that printed expressions use.
-#include "expr/expr.h"
+// Expressions of opaque ops.
+// C++17 that printed expressions (runtime/expr/print_cpp.cpp) are written in: element types, views
+// of tensors, and arithmetic that finds what C++ leaves undefined.
+#pragma once
 
-namespace opaq {
-
-std::string_view cpp_prelude() {
-  return R"code(#include <algorithm>
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <optional>
@@ -179,7 +178,3 @@ struct opaq_tensor {
     return data == nullptr ? 4096 : std::min<int64_t>(address() & -address(), 4096);
   }
 };
-)code";
-}
-
-}  // namespace opaq

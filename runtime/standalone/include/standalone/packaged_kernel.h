@@ -1,0 +1,123 @@
+// A kernel of which the images lie in files beside a wrapper, one for each arch: the best one for a
+// device is loaded at the first launch there.
+#pragma once
+
+#include <cuda.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+#include "standalone/driver.h"
+#include "standalone/files.h"
+#include "standalone/geometry.h"
+#include "standalone/kernel.h"
+
+namespace opaq::standalone {
+
+struct PackagedImage {
+  const char* arch;  // "sm_90a", "sm_100f"; "compute_90" for PTX; "" for what the user brought
+  const char* file;
+  const char* digest;  // SHA-256
+};
+
+// How well an image fits a device of a compute capability (90 for 9.0): 0 not at all, else more is
+// better. A plain target serves its major version from its minor on, an "f" target too, an "a"
+// target only its own; PTX serves all that is newer.
+inline int image_fit(const char* arch, int capability) {
+  if (!*arch) return 1;
+  const bool ptx = std::strncmp(arch, "compute_", 8) == 0;
+  char* suffix = nullptr;
+  const int number = static_cast<int>(std::strtol(arch + (ptx ? 8 : 3), &suffix, 10));
+  if (*suffix == 'a') return number == capability ? (ptx ? 1000 : 4000) : 0;
+  if (number > capability) return 0;
+  if (ptx && *suffix != 'f') return number;
+  return number / 10 == capability / 10 ? 2000 + number : 0;
+}
+
+// Thread-safe; constant-initialised as a static variable, never destroyed. A launch on a device
+// where the kernel is loaded takes no lock.
+template <int Images>
+class PackagedKernel {
+ public:
+  constexpr PackagedKernel(const DriverApi& api, const DeclaredLaunch& declared, const char* entry,
+                           const char* symbol, const PackagedImage (&images)[Images])
+      : api_(api), declared_(declared), entry_(entry), symbol_(symbol), images_(images) {}
+
+  void launch(const Geometry& geometry, int device, const Folder& folder, CUstream stream,
+              void** args) try {
+    if (device < 0 || device >= kMaxDevices)
+      fail_with(ErrorKind::Launch, "%s: there is no device cuda:%d", declared_.op, device);
+    LoadedKernel* loaded = loaded_[device].load(std::memory_order_acquire);
+    if (!loaded) loaded = &load(device, folder, stream);
+    const ContextScope scope(api_, device);
+    loaded->launch(geometry, stream, args);
+  } catch (const Error& error) {
+    throw naming(error, declared_.op);
+  }
+
+ private:
+  [[gnu::cold, gnu::noinline]] LoadedKernel& load(int device, const Folder& folder,
+                                                  CUstream stream) {
+    check_not_capturing(api_, device, stream, declared_.op, entry_);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (LoadedKernel* loaded = loaded_[device].load(std::memory_order_relaxed)) return *loaded;
+    const int index = best_image(device);
+    const PackagedImage& image = images_[index];
+    const ContextScope scope(api_, device);
+    const std::string where = LoadedKernel::loading_text(declared_, entry_, device);
+    if (!libraries_[index]) {
+      const std::string what = format_text("%s: the code of `%s`%s%s", declared_.op, entry_,
+                                           *image.arch ? " for " : "", image.arch);
+      const std::string bytes = read_checked(path_of(image.file, folder), image.digest, what);
+      libraries_[index] = loading(where, [&] { return load_image(api_, bytes.c_str()); });
+    }
+    const CUkernel kernel =
+        loading(where, [&] { return find_kernel(api_, libraries_[index], symbol_); });
+    // Stays for the process's life: launches may be in flight when it ends.
+    auto* loaded = new LoadedKernel(api_, declared_, entry_, device, kernel);
+    loaded_[device].store(loaded, std::memory_order_release);
+    return *loaded;
+  }
+
+  template <class F>
+  static auto loading(const std::string& where, F&& load) {
+    try {
+      return load();
+    } catch (const Error& error) {
+      throw Error(error.kind, where + ": " + error.what(), error.sticky);
+    }
+  }
+
+  int best_image(int device) const {
+    const int capability = compute_capability(api_, device);
+    int best = -1, best_fit = 0;
+    std::string archs;
+    for (int i = 0; i < Images; ++i) {
+      archs += (i ? ", " : "") + std::string(images_[i].arch);
+      if (const int fit = image_fit(images_[i].arch, capability); fit > best_fit) {
+        best = i;
+        best_fit = fit;
+      }
+    }
+    if (best < 0) {
+      fail_with(ErrorKind::Missing,
+                "%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch "
+                "in archs=[...], or with ptx=True",
+                declared_.op, entry_, archs.c_str(), device, capability);
+    }
+    return best;
+  }
+
+  const DriverApi& api_;
+  const DeclaredLaunch& declared_;
+  const char *const entry_, *const symbol_;
+  const PackagedImage (&images_)[Images];
+  std::mutex mutex_;                  // held while an image is read and loaded
+  CUlibrary libraries_[Images] = {};  // guarded by mutex_
+  std::atomic<LoadedKernel*> loaded_[kMaxDevices] = {};
+};
+
+}  // namespace opaq::standalone
