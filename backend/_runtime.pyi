@@ -54,7 +54,7 @@ class TemplateArg(TypedDict):  # an expression in braces in an entry: rms_norm<{
 class ImplementationInfo(TypedDict):
     name: str
     device: str  # "cuda" | "cpu"
-    kind: str  # "source" | "binary" | "library" | "python"; shown to users, compared by nobody
+    kind: str  # "source" | "binary" | "library" | "python"; for users, not to be compared in code
     article: str  # the kind in messages: "a Python function"
     native: bool  # launched by the runtime; else Python calls it
     kernel: bool  # device code; else a function on the host

@@ -326,23 +326,22 @@ class Op(_Callable):
     ) -> Op:
         """Adds a C function of a shared library.
 
-        path: the library; a name without a folder, "libk.so", is looked for by the loader.
-            `opaq.file("libk.so")` is taken from the folder of the calling module. The library is
-            opened at the first call, never closed, and copied into packages.
-        symbol: the function's name, declared extern "C" and exported. It returns nothing. As in an
-            `entry`, expressions may stand in braces: "scale_{x.dtype}".
-        args: the function's argument list, expressions over arguments and results; a tensor passes
-            its address.
-        device: "cpu" or "cuda". On CUDA the function is called with the CUDA stream as one more
-            argument, the last, while the tensors' device is current; it launches on that stream and
-            does not wait.
+        path: the library. The loader searches for a name without a folder, such as "libk.so";
+            `opaq.file("libk.so")` is in the folder of the calling module. The library is opened at
+            the first call, never closed, and copied into packages.
+        symbol: the name of the function, which is declared extern "C", exported, and returns
+            nothing. As in an `entry`, expressions may be in braces: "scale_{x.dtype}".
+        args: the function's argument list, expressions over arguments and results; of a tensor, its
+            address is passed.
+        device: "cpu" or "cuda". On CUDA, the function gets the CUDA stream as its last argument,
+            and the tensors' device is current. It must launch on that stream and not wait for it.
         signature: types of the function's parameters, the stream included,
             "void(const float*, float*, int64_t)". Numbers are converted to them, and a number that
-            does not fit or a tensor of another dtype is an error. Without it an int is passed as
-            int64_t, a float as double, unless a cast says otherwise: "int32(n)".
-        requires, priority: as for `cuda`; strides, too.
+            does not fit or a tensor of another dtype is an error. Without a signature, an int is
+            passed as int64_t and a float as double, unless there is a cast: "int32(n)".
+        requires, priority, name: as for `cuda`, and so is the treatment of strides.
 
-        Raises DeclarationError; calls raise MissingError where the library cannot be opened.
+        Raises DeclarationError; calls raise MissingError if the library cannot be opened.
         """
         where = f"{self.name}: .library(...)"
         if not validate.text(where, "symbol", symbol).strip():
@@ -371,17 +370,16 @@ class Op(_Callable):
     ) -> Op:
         """Adds a Python function, such as one that launches kernels of another compiler.
 
-        function: called as function(*arguments, *results) with the op's arguments in the order of
-            the schema and then its results, new tensors that it fills; it returns None. It is never
-            traced into, and runs without autograd: `backward` declares the gradient. The strides of
-            its arguments are those of the call. On CUDA it launches on the current stream.
-        device: "cuda" or "cpu", that of the op's tensors.
-        requires, priority: as for `cuda`.
+        function: called as function(*arguments, *results) with the op's arguments in schema order,
+            and then its results, new tensors that it must write; it returns None. It is never
+            traced into, and runs without autograd: `backward` declares the gradient. Its arguments
+            have the strides of the call. On CUDA it must launch on the current stream.
+        device: "cuda" or "cpu", where the op's tensors are.
+        requires, priority, name: as for `cuda`.
 
-        Eager calls and graphs in a C++ wrapper reach it through PyTorch's dispatcher, and graphs in
-        Inductor's Python wrapper call it directly. It cannot go into a package. A function that
-        returns what an op means, on any device, is its `reference`; for an op that is a Python
-        function and nothing else there is opaq.custom_op.
+        Eager calls and C++ wrappers call it through PyTorch's dispatcher; Inductor's Python wrapper
+        calls it directly. It cannot go into a package. For a function that returns the results, on
+        any device, use `reference`; for an op that is only a Python function, use opaq.custom_op.
 
         Raises DeclarationError.
         """

@@ -1,5 +1,5 @@
-"""Implementations that are Python functions: called with the op's arguments and the results, which
-they fill. Compiled graphs call them directly, and the dispatcher through an op of its own.
+"""Implementations that are Python functions, called with the op's arguments and its results, which
+they write. Compiled graphs call them directly; the dispatcher calls them through another op.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _fills: dict[str, Callable[..., None]] = {}  # by the name of the dispatcher's o
 
 
 def define(info: _runtime.OpInfo, implementation: str, function: Callable[..., Any]) -> None:
-    """Makes `function` the implementation of this name, in the place of an earlier one."""
+    """Makes `function` the implementation of this name; replaces an earlier one."""
     op, results = info["name"], [output["name"] for output in info["outputs"]]
 
     def fill(*values: Any) -> None:

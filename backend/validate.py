@@ -153,7 +153,7 @@ def binary(where: str, value: Any) -> bytes | File:
 
 
 def library(where: str, value: Any) -> str:
-    """Path of a shared library; a name without a folder is one that the loader looks for."""
+    """Path of a shared library. The loader searches for a name without a folder."""
     if not _is_path(value):
         refuse(where, "path", value, "the path of a shared library (str or pathlib.Path)")
     path = text(where, "path", str(os.fspath(value)))
@@ -163,7 +163,7 @@ def library(where: str, value: Any) -> str:
 
 
 def device_type(where: str, value: Any) -> str:
-    """What an implementation runs on, not which of them."""
+    """The type of the devices that an implementation runs on, without an index."""
     if value not in ("cuda", "cpu"):
         refuse(where, "device", value, '"cuda" or "cpu"')
     return str(value)

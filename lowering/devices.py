@@ -1,4 +1,4 @@
-"""How devices are written where texts name them: generated code, the runtime, reports."""
+"""The names of devices in generated code, the runtime and reports."""
 
 from __future__ import annotations
 

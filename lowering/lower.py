@@ -284,7 +284,9 @@ def _enforce(
 
 
 def _refuse_without_native(info: _runtime.OpInfo, device: torch.device, decision: Decision) -> None:
-    """Where nothing else can serve the node than what cannot go into a package."""
+    """Raises LaunchError if only implementations that cannot go into a package could serve the
+    node.
+    """
     if decision.implementation is None and not all(
         i["native"] for i in info["implementations"] if i["device"] == device.type
     ):

@@ -18,26 +18,26 @@ def _option(default: Any, meaning: str, accepted: tuple[Any, ...] = ()) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How opaque ops are lowered; also the options of torch.compile(backend="opaq"), whose messages
-    give these meanings. `accepted` lists an option's values, where they are few.
+    """How opaque ops are lowered, and the options of torch.compile(backend="opaq"), whose error
+    messages show the meanings. accepted: all values of an option, if they are few.
     """
 
     strict: bool = _option(
-        False, "a node that its op's first implementation for the device cannot serve is an error"
+        False, "it is an error if the first implementation for the device cannot serve a node"
     )
     archs: tuple[str, ...] = _option(
         (),
         "what a C++ wrapper compiles CUDA source for, such as "
-        '["sm_90a"]; empty: the device at hand',
+        '["sm_90a"]; empty: the device of this machine',
     )
-    ptx: bool = _option(False, "with a C++ wrapper, PTX too, for devices newer than the archs")
+    ptx: bool = _option(False, "with a C++ wrapper: PTX as well, for devices newer than archs")
     profile: bool = _option(
         False, "measure the host time of this graph's launches from Python, for opaq.report()"
     )
     check: str = _option(
         "",
-        '"contract": hold every launch against its op\'s declaration and the traced graph; "" '
-        "for none",
+        '"contract": check every launch against its op\'s declaration and the traced graph; "": '
+        "do not",
         ("", "contract"),
     )
 

@@ -1,5 +1,5 @@
 """AOTInductor packages: one file that runs from Python and from C++ with neither opaq, its cache
-nor the sources at hand.
+nor the sources present.
 """
 
 from __future__ import annotations
