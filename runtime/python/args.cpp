@@ -219,11 +219,6 @@ Storage storage_of(PyObject* tensor) {
   return {PyLong_AsVoidPtr(address.get()), to_int(bytes.get(), "nbytes")};
 }
 
-std::string called_at() {
-  const std::string line = call_site();
-  return line.empty() ? "" : " (called at " + line + ")";
-}
-
 Ref default_value(const ArgSpec& spec) {
   if (spec.torch_type == "ScalarType") {
     if (const std::optional<DType> dtype = dtype_from_name(spec.default_text))

@@ -67,9 +67,6 @@ void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value
 // The memory of a plain tensor.
 Storage storage_of(PyObject* tensor);
 
-// " (called at model.py:12)", or "" if no Python code of the user's has called.
-std::string called_at();
-
 // Throws Launch with the reason why a value is not accepted as a tensor argument. Clears the
 // current Python exception, if any.
 [[noreturn]] void refuse_tensor(const std::string& op, const std::string& argument,

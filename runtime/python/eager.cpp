@@ -165,24 +165,11 @@ void count_mutations(const Eager& e, PyObject* const* bound) {
   }
 }
 
-void launch_checked(const Eager& e, PyObject* const* bound, const Ref* made, const Arg* args,
-                    PreparedLaunch& launch, Device device) {
-  const size_t inputs = e.spec->schema.args.size();
-  std::vector<Storage> storages(inputs + e.spec->schema.returns.size());
-  for (size_t i = 0; i < storages.size(); ++i) {
-    if (args[i].kind == Arg::Kind::Tensor)
-      storages[i] = storage_of(i < inputs ? bound[i] : made[i - inputs].get());
-  }
-  void* const stream = current_stream(device);
-  checked_launch(
-      {*e.spec, args, storages.data(), &launch.implementation(), device, stream, called_at},
-      [&](const Arg* values) { launch_loading_without_gil(launch, values, device, stream); });
-}
-
 // Runs the call without the dispatcher. Returns nullptr, with no exception set, if the dispatcher
 // must be called.
 PyObject* run_directly(Eager& e, PyObject* const* bound) {
-  if (!torch_state_is_plain()) return nullptr;
+  // Only the dispatcher's kernel checks contracts, makes row-major copies and runs references.
+  if (e.checked || !torch_state_is_plain()) return nullptr;
   const Schema& schema = e.spec->schema;
   const size_t inputs = schema.args.size(), outputs = schema.returns.size();
   const bool grad = torch().grad_enabled();
@@ -227,11 +214,7 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   }
   const Choice choice = e.chooser->choose(args.data(), device.type);
   if (!choice.launch) return nullptr;
-  if (e.checked) [[unlikely]] {
-    launch_checked(e, bound, made, args.data(), *choice.launch, device);
-  } else {
-    launch_loading_without_gil(*choice.launch, args.data(), device, current_stream(device));
-  }
+  launch_loading_without_gil(*choice.launch, args.data(), device, current_stream(device));
   if (e.mutates) count_mutations(e, bound);
   if (outputs == 0) return none().release();
   if (outputs == 1) return made[0].release();
