@@ -34,7 +34,7 @@ inline int64_t dimension(const Program& p, const Instruction& i, const TensorVie
                          int64_t index) {
   const int64_t found = position(index, t.dim);
   if (found < 0) [[unlikely]]
-    dimension_out_of_range(p, i.index, index, t.dim);
+    dimension_out_of_range(p, index, t.dim);
   return found;
 }
 

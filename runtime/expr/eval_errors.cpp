@@ -11,7 +11,7 @@ namespace {
 [[noreturn]] void launch_error(const Program& p, const std::string& message) {
   if (p.text.empty())
     fail(ErrorKind::Launch, message);  // while constants are folded; the parser adds the text
-  fail(ErrorKind::Launch, p.what + ": '" + p.text + "': " + message);
+  fail(ErrorKind::Launch, place(p) + ": " + message);
 }
 
 // "5 // 0", "ceil_div(5, 0)"
@@ -50,6 +50,8 @@ std::string valid_range(int64_t length) {
 
 }  // namespace
 
+std::string place(const Program& p) { return p.what + ": '" + p.text + "'"; }
+
 void wrong_argument(const Program& p, int32_t index, const Arg& got) {
   const Symbol& symbol = (*p.tree.symbols)[static_cast<size_t>(index)];
   if (got.kind == Arg::Kind::None && symbol.optional) {
@@ -61,10 +63,9 @@ void wrong_argument(const Program& p, int32_t index, const Arg& got) {
                       ", expected " + std::string(name(symbol.type)));
 }
 
-void dimension_out_of_range(const Program& p, int32_t symbol, int64_t dimension, int64_t rank) {
-  const std::string& x = (*p.tree.symbols)[static_cast<size_t>(symbol)].name;
-  launch_error(p, "dimension " + std::to_string(dimension) + " of " + x + " is out of range: " + x +
-                      " has rank " + std::to_string(rank) +
+void dimension_out_of_range(const Program& p, int64_t dimension, int64_t rank) {
+  launch_error(p, "dimension " + std::to_string(dimension) +
+                      " is out of range: the tensor has rank " + std::to_string(rank) +
                       (rank == 0 ? ", so it has no dimensions" : ", " + valid_range(rank)));
 }
 

@@ -3,15 +3,17 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "program.h"
 
 namespace opaq::syntax {
 
+std::string place(const Program& program);  // Expr::place
+
 [[noreturn]] void wrong_argument(const Program& program, int32_t symbol, const Arg& got);
-[[noreturn]] void dimension_out_of_range(const Program& program, int32_t symbol, int64_t dimension,
-                                         int64_t rank);
+[[noreturn]] void dimension_out_of_range(const Program& program, int64_t dimension, int64_t rank);
 [[noreturn]] void index_out_of_range(const Program& program, int64_t index, int64_t length);
 [[noreturn]] void bad_alignment(const Program& program, int64_t bytes);
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t operand);

@@ -2,6 +2,7 @@
 #include "expr/expr.h"
 
 #include "base/error.h"
+#include "eval_errors.h"
 #include "print.h"
 #include "program.h"
 
@@ -46,6 +47,7 @@ std::string_view name(Type type) {
 
 Type Expr::type() const { return get(program_).type; }
 const std::string& Expr::text() const { return get(program_).text; }
+std::string Expr::place() const { return syntax::place(get(program_)); }
 
 Value Expr::eval(const Arg* args) const {
   const syntax::Program& p = get(program_);

@@ -134,7 +134,9 @@ class CppPrinter {
   }
 
   std::string value(const Node& n) const {
-    return tree_.symbol(n).name + (tree_.symbol(n).optional ? ".value()" : "");
+    const Symbol& symbol = tree_.symbol(n);
+    return symbol.optional ? "opaq_given(" + symbol.name + ", \"" + symbol.name + "\")"
+                           : symbol.name;
   }
 
   // An int literal becomes an int64_t beside one; where both operands could be literals, branch()

@@ -24,10 +24,10 @@ std::string_view form_name(Form form) {
   return "";
 }
 
-CppText printed(const Expr& expr) { return {expr.text(), expr.print_cpp()}; }
+CppText printed(const Expr& expr) { return {expr.text(), expr.print_cpp(), expr.place()}; }
 
 std::vector<CppText> dims(const std::vector<Expr>& exprs) {
-  std::vector<CppText> texts(3, CppText{"1", "1"});
+  std::vector<CppText> texts(3, CppText{"1", "1", ""});
   for (size_t i = 0; i < exprs.size(); ++i) texts[i] = printed(exprs[i]);
   return texts;
 }
@@ -101,8 +101,8 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
     out.grid = dims(implementation.launch.grid);
     out.block = dims(implementation.launch.block);
     if (!implementation.launch.cluster.empty()) out.cluster = dims(implementation.launch.cluster);
-    out.shared =
-        implementation.launch.shared ? printed(implementation.launch.shared) : CppText{"0", "0"};
+    out.shared = implementation.launch.shared ? printed(implementation.launch.shared)
+                                              : CppText{"0", "0", ""};
   }
   note_reads(state.subject, out);
   return out;

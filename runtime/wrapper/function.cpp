@@ -46,7 +46,7 @@ std::string count(size_t counter) {
   return "opaq_node_calls[" + std::to_string(counter) + "].add();";
 }
 
-// Where an error that follows belongs.
+// What begins the message of an error of the expression that follows.
 std::string set_place(const std::string& place) {
   return "opaq_place = " + string_literal(place) + ";";
 }
@@ -258,7 +258,7 @@ class LaunchBlock {
     for (size_t i = 0; i < count; ++i) {
       const CppArgument& arg = rule_.args[i];
       const std::string where = "argument " + std::to_string(i + 1) + " `" + arg.text + "`";
-      if (arg.type != Type::Tensor && can_fail(arg.cpp)) lines.push_back(set_place(where));
+      if (arg.type != Type::Tensor && can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
       lines.push_back(slot(i) + " = " + packed(arg, op() + ": " + where) + ";");
     }
     return lines;
@@ -315,31 +315,23 @@ class LaunchBlock {
     };
     const auto set_dims = [&](const std::string& what, const std::vector<CppText>& items) {
       Lines values;
-      for (const CppText& item : items) values.push_back(item.cpp);
+      for (const CppText& item : items) values.push_back(evaluated(item));
       return set(what, braced(values));
     };
     Lines lines{in_standalone("Geometry") + " opaq_geometry;"};
-    append(lines, place("grid", rule_.grid));
     lines.push_back("if (!" + set_dims("grid", rule_.grid) + ") return;");
-    append(lines, place("block", rule_.block));
     lines.push_back(set_dims("block", rule_.block) + ";");
     if (!rule_.cluster.empty()) {
-      append(lines, place("cluster", rule_.cluster));
       lines.push_back(set_dims("cluster", rule_.cluster) + ";");
     }
-    append(lines, place("shared", {rule_.shared}));
-    lines.push_back(set("shared", rule_.shared.cpp) + ";");
+    lines.push_back(set("shared", evaluated(rule_.shared)) + ";");
     return lines;
   }
 
-  // Nothing for expressions that cannot fail.
-  static Lines place(const std::string& what, const std::vector<CppText>& items) {
-    if (std::none_of(items.begin(), items.end(),
-                     [](const CppText& item) { return can_fail(item.cpp); }))
-      return {};
-    Lines texts = texts_of(items);
-    while (texts.size() > 1 && texts.back() == "1") texts.pop_back();
-    return {set_place(what + " `" + join(texts) + "`")};
+  // The value of an expression; one that can fail first tells its place.
+  static std::string evaluated(const CppText& item) {
+    if (!can_fail(item.cpp)) return item.cpp;
+    return "(opaq_place = " + string_literal(item.place) + ", " + item.cpp + ")";
   }
 
   const CppNode::Compiled& node_;

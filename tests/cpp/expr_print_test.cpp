@@ -51,7 +51,7 @@ TEST(ExprPrint, Cpp) {
             "(opaq_mod(n, 8) == 0 && x.stride(-1) == 1) || flag");
   EXPECT_EQ(cpp("1 if not flag else n"), "!flag ? int64_t{1} : n");
   EXPECT_EQ(cpp("bias.size(0) if defined(bias) else k"),
-            "bias.has_value() ? bias.value().size(0) : k.value()");
+            "bias.has_value() ? opaq_given(bias, \"bias\").size(0) : opaq_given(k, \"k\")");
   EXPECT_EQ(cpp("x.dtype == bfloat16 and x.dim() > 1"), "x.dtype == opaq_bfloat16 && x.dim > 1");
   EXPECT_EQ(cpp("x.shape[1:] == dims[:-1]"), "x.shape().slice(1, INT64_MAX) == dims.slice(0, -1)");
   EXPECT_EQ(cpp("mode == 'a\"b'"), "mode == std::string_view(\"a\\\"b\")");

@@ -313,14 +313,16 @@ TEST(Expr, ListsOfExpressions) {
 
 TEST(Expr, LaunchErrorsNameTheExpression) {
   Call c;
-  EXPECT_EQ(c.launch_error("x.size(3)"),
-            "test: 'x.size(3)': dimension 3 of x is out of range: x has rank 3, expected -3 to 2");
-  EXPECT_EQ(c.launch_error("n + t.stride(-n)"),
-            "test: 'n + t.stride(-n)': dimension -7 of t is out of range: t has rank 2, expected "
-            "-2 to 1");
   EXPECT_EQ(
-      c.launch_error("s.size(0)"),
-      "test: 's.size(0)': dimension 0 of s is out of range: s has rank 0, so it has no dimensions");
+      c.launch_error("x.size(3)"),
+      "test: 'x.size(3)': dimension 3 is out of range: the tensor has rank 3, expected -3 to 2");
+  EXPECT_EQ(
+      c.launch_error("n + t.stride(-n)"),
+      "test: 'n + t.stride(-n)': dimension -7 is out of range: the tensor has rank 2, expected "
+      "-2 to 1");
+  EXPECT_EQ(c.launch_error("s.size(0)"),
+            "test: 's.size(0)': dimension 0 is out of range: the tensor has rank 0, so it has no "
+            "dimensions");
   EXPECT_EQ(c.launch_error("dims[4]"),
             "test: 'dims[4]': index 4 is out of range: the list has length 4, expected -4 to 3");
   EXPECT_EQ(c.launch_error("n // e.numel()"), "test: 'n // e.numel()': division by zero: 7 // 0");

@@ -183,10 +183,10 @@ static void NAME(AtenTensorHandle opaq_x, double by, AtenTensorHandle opaq_y, op
       static const auto opaq_call = reinterpret_cast<opaq_invoke_type>(opaq_symbol("wrapper_test::host", "k", "/cache/k.host", "5ac4a2", "opaq_invoke"));
       uint64_t opaq_values[4];
       opaq_values[0] = opaq_as_pointer(x);
-      opaq_place = "argument 2 `by * 2`";
+      opaq_place = "args of wrapper_test::host, implementation 'cpu': 'by * 2'";
       opaq_values[1] = opaq::standalone::as_float(opaq_mul(by, 2.0), "wrapper_test::host: argument 2 `by * 2`", "`float`");
       opaq_values[2] = opaq_as_pointer(y);
-      opaq_place = "argument 4 `x.numel()`";
+      opaq_place = "args of wrapper_test::host, implementation 'cpu': 'x.numel()'";
       opaq_values[3] = opaq::standalone::as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::host: argument 4 `x.numel()`", "`long`");
       void* opaq_pointers[] = {&opaq_values[0], &opaq_values[1], &opaq_values[2], &opaq_values[3]};
       opaq::standalone::call_host("wrapper_test::host", "k", [&] { opaq_call(opaq_pointers); });
@@ -221,7 +221,7 @@ TEST_F(WrapperTest, ALibraryIsCalledDirectlyAndPackedWithAPackage) {
       uint64_t opaq_values[3];
       opaq_values[0] = opaq_as_pointer(x);
       opaq_values[1] = opaq_as_pointer(y);
-      opaq_place = "argument 3 `x.numel()`";
+      opaq_place = "args of wrapper_test::library, implementation 'library': 'x.numel()'";
       opaq_values[2] = opaq::standalone::as_integer(x.numel(), INT64_MIN, INT64_MAX, "wrapper_test::library: argument 3 `x.numel()`", "`long long`");
       opaq::standalone::call_host("wrapper_test::library", "k", [&] { opaq_call(opaq_from_bits<void*>(opaq_values[0]), opaq_from_bits<void*>(opaq_values[1]), opaq_from_bits<long long>(opaq_values[2]), opaq_stream); });
       return;

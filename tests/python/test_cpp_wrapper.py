@@ -331,7 +331,8 @@ def test_one_named_function_serves_the_nodes_of_an_op(unique: str) -> None:
     assert source.count(f"static void opaq_{short}_") == 1
     assert (
         "if (!opaq::standalone::set_grid(opaq_declared, opaq_geometry, "
-        "{opaq_ceil_div(x.numel(), 256), 1, 1})) return;" in source
+        f"{{(opaq_place = \"grid of {unique}, implementation 'cuda': 'ceil_div(x.numel(), 256)'\", "
+        "opaq_ceil_div(x.numel(), 256)), 1, 1})) return;" in source
     )
     assert re.search(
         r"static opaq::standalone::PackagedKernel<1> opaq_kernel\("

@@ -501,7 +501,8 @@ def test_printed_cpp_gives_what_evaluation_gives(tmp_path: Any) -> None:
         results = [evaluate(text, given) for given in environments]
         if None not in results:
             cases.append((text, results[0]["cpp"], results))
-    lines = [_runtime.cpp_prelude("expressions"), HEAD, f"using Case = void (*)({PARAMETERS});"]
+    lines = [*map(_runtime.cpp_prelude, ("errors", "expressions")), HEAD]
+    lines.append(f"using Case = void (*)({PARAMETERS});")
     lines += [
         f"static void case_{i}([[maybe_unused]] {PARAMETERS}) {{ show({cpp}); }}"
         for i, (_, cpp, _) in enumerate(cases)

@@ -4,12 +4,16 @@
 #pragma once
 
 #include <algorithm>
+#include <cinttypes>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <optional>
-#include <stdexcept>
+#include <string>
 #include <string_view>
 #include <type_traits>
+
+#include "standalone/error.h"
 
 // Element types, by PyTorch's numbers.
 enum opaq_dtype : int32_t {
@@ -37,23 +41,88 @@ enum opaq_dtype : int32_t {
   opaq_float4_e2m1fn_x2 = 45,
 };
 
-[[noreturn]] inline void opaq_fail(const char* reason) { throw std::runtime_error(reason); }
+// ---- errors: the messages of runtime/expr/eval_errors.cpp ---------------------------------------
 
-[[noreturn]] inline void opaq_int_overflow() { opaq_fail("opaq: integer overflow"); }
+#define OPAQ_ERROR [[noreturn, gnu::cold, gnu::noinline]] inline void
+#define OPAQ_FAIL(...) opaq::standalone::fail_with(opaq::standalone::ErrorKind::Launch, __VA_ARGS__)
+
+// "5 // 0", "ceil_div(5, 0)"
+[[gnu::cold, gnu::noinline]] inline std::string opaq_application(const char* operation, int64_t a,
+                                                                 int64_t b) {
+  const bool function = *operation >= 'a' && *operation <= 'z';
+  return function ? opaq::standalone::format_text("%s(%" PRId64 ", %" PRId64 ")", operation, a, b)
+                  : opaq::standalone::format_text("%" PRId64 " %s %" PRId64, a, operation, b);
+}
+// The shortest text that reads back as the same double, and not as an int.
+[[gnu::cold, gnu::noinline]] inline std::string opaq_float_text(double value) {
+  std::string text;
+  for (int digits = 1; digits <= 17; ++digits) {
+    text = opaq::standalone::format_text("%.*g", digits, value);
+    if (std::strtod(text.c_str(), nullptr) == value) break;
+  }
+  return text.find_first_not_of("-0123456789") == std::string::npos ? text + ".0" : text;
+}
+
+OPAQ_ERROR opaq_overflow(const char* operation, int64_t a) {
+  OPAQ_FAIL("%s(%" PRId64 ") overflows a 64-bit integer", operation, a);
+}
+OPAQ_ERROR opaq_overflow(const char* operation, int64_t a, int64_t b) {
+  OPAQ_FAIL("%s overflows a 64-bit integer", opaq_application(operation, a, b).c_str());
+}
+OPAQ_ERROR opaq_division_by_zero(const char* operation, int64_t a) {
+  OPAQ_FAIL("division by zero: %s", opaq_application(operation, a, 0).c_str());
+}
+OPAQ_ERROR opaq_division_by_zero(double a) {
+  OPAQ_FAIL("division by zero: %s / 0.0", opaq_float_text(a).c_str());
+}
+OPAQ_ERROR opaq_no_whole_number(int64_t a, int64_t b) {
+  OPAQ_FAIL("%" PRId64 " / %" PRId64
+            " is no whole number, and an int is needed here; write // to round down, or "
+            "ceil_div(a, b) to round up",
+            a, b);
+}
+OPAQ_ERROR opaq_does_not_fit(const std::string& value, const char* type) {
+  OPAQ_FAIL("%s does not fit %s", value.c_str(), type);
+}
+OPAQ_ERROR opaq_out_of_range(const char* what, int64_t index, const char* of, int64_t length,
+                             const char* none) {
+  const std::string expected = length == 0
+                                   ? none
+                                   : opaq::standalone::format_text(
+                                         ", expected %" PRId64 " to %" PRId64, -length, length - 1);
+  OPAQ_FAIL("%s %" PRId64 " is out of range: %s %" PRId64 "%s", what, index, of, length,
+            expected.c_str());
+}
+OPAQ_ERROR opaq_bad_alignment(int64_t bytes) {
+  OPAQ_FAIL("alignment of %" PRId64 " bytes; expected 1 or more", bytes);
+}
+OPAQ_ERROR opaq_is_none(const char* argument) {
+  OPAQ_FAIL(
+      "optional argument '%s' is None, and a value is needed; guard it: <value> if "
+      "defined(%s) else <other>",
+      argument, argument);
+}
+
+// ---- arithmetic ---------------------------------------------------------------------------------
 
 // An int literal beside an int64_t becomes an int64_t; two floats never become ints.
 #define OPAQ_FLOAT \
   [[gnu::noinline]] inline  // when inlined, compiler flags may lose the sign of a zero
-inline int64_t opaq_neg(int64_t a) { return a == INT64_MIN ? (opaq_int_overflow(), a) : -a; }
-inline int64_t opaq_abs(int64_t a) { return a < 0 ? opaq_neg(a) : a; }
+inline int64_t opaq_neg(int64_t a) { return a == INT64_MIN ? (opaq_overflow("-", a), a) : -a; }
+inline int64_t opaq_abs(int64_t a) {
+  return a >= 0 ? a : a == INT64_MIN ? (opaq_overflow("abs", a), a) : -a;
+}
 inline int64_t opaq_add(int64_t a, int64_t b) {
-  return __builtin_add_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a;
+  int64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? (opaq_overflow("+", a, b), a) : sum;
 }
 inline int64_t opaq_sub(int64_t a, int64_t b) {
-  return __builtin_sub_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a;
+  int64_t difference;
+  return __builtin_sub_overflow(a, b, &difference) ? (opaq_overflow("-", a, b), a) : difference;
 }
 inline int64_t opaq_mul(int64_t a, int64_t b) {
-  return __builtin_mul_overflow(a, b, &a) ? (opaq_int_overflow(), a) : a;
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? (opaq_overflow("*", a, b), a) : product;
 }
 inline int64_t opaq_min(int64_t a, int64_t b) { return b < a ? b : a; }
 inline int64_t opaq_max(int64_t a, int64_t b) { return a < b ? b : a; }
@@ -67,37 +136,34 @@ OPAQ_FLOAT double opaq_min(double a, double b) {
 }  // the first of two equal ones, and where one is NaN
 OPAQ_FLOAT double opaq_max(double a, double b) { return a < b ? b : a; }
 inline double opaq_divide(double a, double b) {
-  return b == 0 ? (opaq_fail("opaq: division by zero"), 0.0) : a / b;
+  return b == 0 ? (opaq_division_by_zero(a), 0.0) : a / b;
 }
 #undef OPAQ_FLOAT
 
-inline void opaq_divisor(int64_t a, int64_t b) {
-  if (b == 0) opaq_fail("opaq: division by zero");
-  if (b == -1 && a == INT64_MIN) opaq_int_overflow();
+inline void opaq_check_division(const char* operation, int64_t a, int64_t b) {
+  if (b == 0) opaq_division_by_zero(operation, a);
+  if (b == -1 && a == INT64_MIN) opaq_overflow(operation, a, b);
 }
 inline int64_t opaq_exact_div(int64_t a, int64_t b) {
-  opaq_divisor(a, b);
-  if (a % b != 0)
-    opaq_fail(
-        "opaq: a quotient is no whole number, and an int is needed here; write // to round down, "
-        "or ceil_div(a, b) to round up");
+  opaq_check_division("/", a, b);
+  if (a % b != 0) opaq_no_whole_number(a, b);
   return a / b;
 }
 inline int64_t opaq_floor_div(int64_t a, int64_t b) {
-  opaq_divisor(a, b);
+  opaq_check_division("//", a, b);
   return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
 inline int64_t opaq_ceil_div(int64_t a, int64_t b) {
-  opaq_divisor(a, b);
+  opaq_check_division("ceil_div", a, b);
   return a / b + (a % b != 0 && (a < 0) == (b < 0));
 }
 inline int64_t opaq_mod(int64_t a, int64_t b) {
-  if (b == 0) opaq_fail("opaq: division by zero");
+  if (b == 0) opaq_division_by_zero("%", a);
   if (b == -1) return 0;
   return a % b + (a % b != 0 && (a < 0) != (b < 0) ? b : 0);
 }
 inline int64_t opaq_next_power_of_2(int64_t a) {
-  if (a > INT64_MAX / 2 + 1) opaq_int_overflow();
+  if (a > INT64_MAX / 2 + 1) opaq_overflow("next_power_of_2", a);
   int64_t power = 1;
   while (power < a) power *= 2;
   return power;
@@ -108,17 +174,20 @@ To opaq_cast(From v) {
   if constexpr (std::is_floating_point_v<To>) {
     const auto wide = static_cast<double>(v);  // compared with ints as a 64-bit float
     const auto narrow = static_cast<To>(wide);
-    if (std::isinf(narrow) && !std::isinf(wide)) opaq_fail("opaq: a value does not fit its type");
+    if (std::isinf(narrow) && !std::isinf(wide))
+      opaq_does_not_fit(opaq_float_text(wide), "float32");
     return narrow;
   } else if constexpr (std::is_floating_point_v<From>) {
     if (!(v >= -0x1p63 && v < 0x1p63) || v != std::trunc(v))
-      opaq_fail("opaq: a value does not fit its type");
+      opaq_does_not_fit(opaq_float_text(v), "int64");
     return opaq_cast<To>(static_cast<int64_t>(v));
   } else {
     const int64_t wide = v;
     if (static_cast<int64_t>(static_cast<To>(wide)) != wide ||
         (std::is_unsigned_v<To> && wide < 0)) {
-      opaq_fail("opaq: a value does not fit its type");
+      opaq_does_not_fit(std::to_string(wide), sizeof(To) == 8          ? "uint64"
+                                              : std::is_unsigned_v<To> ? "uint32"
+                                                                       : "int32");
     }
     return static_cast<To>(wide);
   }
@@ -126,8 +195,21 @@ To opaq_cast(From v) {
 
 inline int64_t opaq_position(int64_t index, int64_t length) {
   const int64_t at = index < 0 ? index + length : index;
-  if (at < 0 || at >= length) opaq_fail("opaq: a dimension or an index is out of range");
+  if (at < 0 || at >= length) opaq_out_of_range("index", index, "the list has length", length, "");
   return at;
+}
+inline int64_t opaq_dimension(int64_t index, int64_t rank) {
+  const int64_t at = index < 0 ? index + rank : index;
+  if (at < 0 || at >= rank) {
+    opaq_out_of_range("dimension", index, "the tensor has rank", rank, ", so it has no dimensions");
+  }
+  return at;
+}
+
+template <class T>
+const T& opaq_given(const std::optional<T>& value, const char* argument) {
+  if (!value) opaq_is_none(argument);
+  return *value;
 }
 
 struct opaq_ints {
@@ -152,8 +234,8 @@ struct opaq_tensor {
   int64_t dim;
   opaq_dtype dtype;
   int64_t itemsize;
-  int64_t size(int64_t i) const { return sizes[opaq_position(i, dim)]; }
-  int64_t stride(int64_t i) const { return strides[opaq_position(i, dim)]; }
+  int64_t size(int64_t i) const { return sizes[opaq_dimension(i, dim)]; }
+  int64_t stride(int64_t i) const { return strides[opaq_dimension(i, dim)]; }
   opaq_ints shape() const { return {sizes, dim}; }
   int64_t numel() const {
     int64_t n = 1;
@@ -171,10 +253,12 @@ struct opaq_tensor {
   }
   int64_t address() const { return static_cast<int64_t>(reinterpret_cast<uintptr_t>(data)); }
   bool aligned(int64_t bytes) const {
-    return bytes < 1 ? (opaq_fail("opaq: an alignment is 1 byte or more"), false)
-                     : address() % bytes == 0;
+    return bytes < 1 ? (opaq_bad_alignment(bytes), false) : address() % bytes == 0;
   }
   int64_t alignment() const {
     return data == nullptr ? 4096 : std::min<int64_t>(address() & -address(), 4096);
   }
 };
+
+#undef OPAQ_ERROR
+#undef OPAQ_FAIL

@@ -9,16 +9,13 @@
 
 #include "standalone/error.h"
 
-// Rethrows what an expression raised, with the op and the expression's place in front.
+// Rethrows what was thrown, with the op's name: of an expression that cannot be evaluated with
+// `place` in front, which names the op, the field and the expression.
 [[noreturn, gnu::cold, gnu::noinline]] inline void opaq_rethrow(const char* op, const char* place,
                                                                 const std::exception& error) {
-  const char* message = error.what();
-  if (std::strncmp(message, op, std::strlen(op)) == 0) throw;
-  if (std::strncmp(message, "opaq: ", 6) == 0) message += 6;
-  if (dynamic_cast<const std::bad_optional_access*>(&error))
-    message = "an optional argument that is None is read";
-  opaq::standalone::fail_with(opaq::standalone::ErrorKind::Launch, "%s: %s%s%s", op, place,
-                              *place ? ": " : "", message);
+  if (std::strncmp(error.what(), op, std::strlen(op)) == 0) throw;
+  opaq::standalone::fail_with(opaq::standalone::ErrorKind::Launch, "%s: %s", *place ? place : op,
+                              error.what());
 }
 
 // ---- tensors ------------------------------------------------------------------------------------

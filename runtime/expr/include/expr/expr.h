@@ -89,6 +89,7 @@ class Expr {
 
   Type type() const;
   const std::string& text() const;  // as written, trimmed
+  std::string place() const;        // begins errors of evaluation: "grid of mylib::f: 'x.size(3)'"
 
   // args[i] is the value of the i-th symbol that `parse` got. Throws Launch.
   // An optional tensor that is None gives tensor == nullptr. A string or list in the result points
@@ -109,7 +110,7 @@ class Expr {
   // opaq_tensor, int64_t, double, bool, opaq_dtype, std::string_view and opaq_ints, or
   // std::optional of these: opaq_floor_div(x.numel(), x.size(-1)), bias.has_value(),
   // bias.value().size(0). The outermost cast is opaq_cast<int32_t>(e). Errors throw
-  // std::runtime_error or std::bad_optional_access.
+  // an error with the same text, but for place().
   std::string print_python() const;
   std::string print_cpp() const;
 

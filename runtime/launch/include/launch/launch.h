@@ -33,9 +33,9 @@ struct LaunchPlan {
   bool empty = false;  // a grid dimension is 0: nothing is launched
 };
 
-// An expression as it was declared, and as C++ (Expr::print_cpp).
+// An expression as it was declared, as C++ (Expr::print_cpp), and Expr::place.
 struct CppText {
-  std::string text, cpp;
+  std::string text, cpp, place;
 };
 
 // One item of an argument list, and what the kernel's parameter takes.
