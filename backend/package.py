@@ -30,7 +30,7 @@ def package(
 
     Raises DeclarationError for an argument of a wrong type and, through torch's InductorError,
     LaunchError for an op that cannot go into a package (its only implementation is a Python
-    function, none fits, a template value changes with a size), and MissingError where no arch is
+    function, none fits, a template argument changes with a size), and MissingError where no arch is
     given and there is no GPU.
     """
     where = "opaq.package(...)"

@@ -108,7 +108,7 @@ def _check_template_args(
             if not isinstance(value, (int, bool, torch.dtype, sympy.Integer)):
                 raise NoCppForm(
                     f"the entry `{candidate.implementation['entry']}` of "
-                    f"{candidate.implementation['name']} has the template value "
+                    f"{candidate.implementation['name']} has the template argument "
                     f"`{argument['text']}`, which changes from call to call",
                     "pass it as an argument of the kernel, or mark the dimension as static",
                 )
@@ -116,7 +116,7 @@ def _check_template_args(
 
 def _fact(value: Any) -> FakeArgument:
     """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely
-    ones: no template value depends on them.
+    ones: no template argument depends on them.
     """
     if isinstance(value, SymbolicTensor):
         sizes, strides = (

@@ -1,4 +1,4 @@
-// Checks a kernel's parameters against an argument list, and decides the form in which each value
+// Checks a kernel's parameters against an argument list, and decides how each value
 // is written.
 #include "argument_check.h"
 
@@ -97,23 +97,23 @@ Destination integer(int size, bool is_signed) {
   const int width = size * 8;
   const int64_t most = std::numeric_limits<int64_t>::max();
   if (is_signed)
-    return {Form::Integer, width == 64 ? -most - 1 : -(int64_t{1} << (width - 1)),
+    return {Encoding::Integer, width == 64 ? -most - 1 : -(int64_t{1} << (width - 1)),
             most >> (64 - width)};
-  return {Form::Integer, 0, width == 64 ? most : (int64_t{1} << width) - 1};
+  return {Encoding::Integer, 0, width == 64 ? most : (int64_t{1} << width) - 1};
 }
 
 Destination of_cast(DType cast) {
   switch (cast) {
     case DType::Bool:
-      return {Form::Integer, 0, 1};
+      return {Encoding::Integer, 0, 1};
     case DType::Float32:
-      return {Form::Float};
+      return {Encoding::Float};
     case DType::Float64:
-      return {Form::Double};
+      return {Encoding::Double};
     case DType::Float16:
-      return {Form::Half};
+      return {Encoding::Half};
     case DType::BFloat16:
-      return {Form::BFloat16};
+      return {Encoding::BFloat16};
     case DType::UInt8:
     case DType::UInt16:
     case DType::UInt32:
@@ -124,28 +124,28 @@ Destination of_cast(DType cast) {
   }
 }
 
-Form half_form(const ParamType& param) {
+Encoding half_encoding(const ParamType& param) {
   if (param.text.find("bfloat16") != std::string::npos ||
       param.text.find("__bf16") != std::string::npos)
-    return Form::BFloat16;
+    return Encoding::BFloat16;
   if (param.text.find("half") != std::string::npos ||
       param.text.find("Half") != std::string::npos ||
       param.text.find("Float16") != std::string::npos ||
       param.text.find("float16") != std::string::npos)
-    return Form::Half;
-  return Form::Unknown;
+    return Encoding::Half;
+  return Encoding::Unknown;
 }
 
 // A parameter of which only the size is known.
 Destination of_size(Type type, int size) {
-  if (type == Type::Tensor) return size == 8 ? Destination{Form::Pointer} : Destination{};
-  if (type == Type::Bool) return size == 1 ? Destination{Form::Integer, 0, 1} : Destination{};
+  if (type == Type::Tensor) return size == 8 ? Destination{Encoding::Pointer} : Destination{};
+  if (type == Type::Bool) return size == 1 ? Destination{Encoding::Integer, 0, 1} : Destination{};
   if (type == Type::Float)
-    return size == 4   ? Destination{Form::Float}
-           : size == 8 ? Destination{Form::Double}
+    return size == 4   ? Destination{Encoding::Float}
+           : size == 8 ? Destination{Encoding::Double}
                        : Destination{};
   Destination wide = integer(size, true);  // signed or unsigned: both ranges fit the bytes
-  if (wide.form == Form::Integer) wide.high = integer(size, false).high;
+  if (wide.encoding == Encoding::Integer) wide.high = integer(size, false).high;
   return wide;
 }
 
@@ -214,10 +214,10 @@ Destination destination(const Expr& argument, const ParamType& param) {
     return {};
   switch (param.kind) {
     case ParamType::Kind::Pointer:
-      return type == Type::Tensor ? Destination{Form::Pointer} : Destination{};
+      return type == Type::Tensor ? Destination{Encoding::Pointer} : Destination{};
     case ParamType::Kind::Unknown: {
       if (type == Type::Tensor)
-        return param.size == 0 ? Destination{Form::Pointer} : of_size(type, param.size);
+        return param.size == 0 ? Destination{Encoding::Pointer} : of_size(type, param.size);
       if (type == Type::Float && argument.as_integer())
         return {};  // a quotient of ints: only the parameter's type tells which is meant
       const std::optional<DType> cast = argument.cast();
@@ -229,16 +229,16 @@ Destination destination(const Expr& argument, const ParamType& param) {
   }
   if (type == Type::Tensor) return {};
   const bool is_float = type == Type::Float && !argument.as_integer();
-  if (const Form half = half_form(param);
-      half != Form::Unknown && (param.size == 2 || param.size == 0))
+  if (const Encoding half = half_encoding(param);
+      half != Encoding::Unknown && (param.size == 2 || param.size == 0))
     return {half};
   switch (param.kind) {
     case ParamType::Kind::Float:
-      return param.size == 8   ? Destination{Form::Double}
-             : param.size == 4 ? Destination{Form::Float}
+      return param.size == 8   ? Destination{Encoding::Double}
+             : param.size == 4 ? Destination{Encoding::Float}
                                : Destination{};
     case ParamType::Kind::Bool:
-      return type == Type::Float ? Destination{} : Destination{Form::Integer, 0, 1};
+      return type == Type::Float ? Destination{} : Destination{Encoding::Integer, 0, 1};
     case ParamType::Kind::Int:
       return is_float ? Destination{} : integer(param.size, true);
     case ParamType::Kind::UInt:
@@ -249,11 +249,11 @@ Destination destination(const Expr& argument, const ParamType& param) {
 }
 
 Expr as_passed(const Expr& argument, const Destination& to) {
-  return to.form == Form::Integer && argument.type() == Type::Float ? argument.as_integer()
-                                                                    : argument;
+  return to.encoding == Encoding::Integer && argument.type() == Type::Float ? argument.as_integer()
+                                                                            : argument;
 }
 
-std::string parameter_text(size_t index, const ParamType& param) {
+std::string describe_parameter(size_t index, const ParamType& param) {
   std::string text = "parameter " + std::to_string(index + 1);
   if (param.kind == ParamType::Kind::Struct) {
     text += param.text.empty() ? " is a struct" : " is the struct `" + param.text + "`";
@@ -269,7 +269,7 @@ void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,
                 const ParamType& param) {
   fail(kind,
        argument_text(subject, index) + " is " + std::string(name(got)) + ", but " +
-           parameter_text(index, param) +
+           describe_parameter(index, param) +
            "; convert the tensor, make the element type a template " +
            "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
 }
@@ -287,17 +287,18 @@ void check_signature(const Subject& subject, const Entry& entry, const Arg* args
     const Expr& argument = list[i];
     const ParamType& param = entry.params[i];
     const bool size_comes_later = param.kind == ParamType::Kind::Unknown && param.size == 0;
-    if (destination(argument, param).form == Form::Unknown && !size_comes_later)
+    if (destination(argument, param).encoding == Encoding::Unknown && !size_comes_later)
       fail_argument(subject, i,
                     "is " + std::string(name(argument.type())) + ", but " +
-                        parameter_text(i, param) + advice(argument, param));
+                        describe_parameter(i, param) + advice(argument, param));
     if (argument.type() != Type::Tensor) continue;
 
     for (size_t s = 0; s < subject.symbols.size(); ++s) {
       const Symbol& symbol = subject.symbols[s];
       if (param.pointee_const && symbol.written && symbol.name == argument.text())
         fail(ErrorKind::Compile, subject.op + ": `" + symbol.name +
-                                     "` is written by this op, but " + parameter_text(i, param) +
+                                     "` is written by this op, but " +
+                                     describe_parameter(i, param) +
                                      "; take the const away, or check the order of args" +
                                      list_args(*subject.implementation));
     }

@@ -1,4 +1,4 @@
-// How an argument list meets a kernel's parameters: which argument may go where, and in which form
+// How an argument list meets a kernel's parameters: which argument may go where, and how
 // it is written.
 #pragma once
 
@@ -12,17 +12,17 @@
 
 namespace opaq {
 
-// The form in which a value is written into a parameter. Integers of every width are a range and
+// How a value is written into a parameter. Integers of every width are a range and
 // the low bytes of 64 bits.
-enum class Form : uint8_t { Unknown, Pointer, Integer, Half, BFloat16, Float, Double };
+enum class Encoding : uint8_t { Unknown, Pointer, Integer, Half, BFloat16, Float, Double };
 
 struct Destination {
-  Form form = Form::Unknown;
+  Encoding encoding = Encoding::Unknown;
   int64_t low = 0, high = 0;  // Integer: what fits
 };
 
-// Where an argument's value goes. Form::Unknown: the parameter cannot take it, or its size is not
-// known and no cast names its type.
+// Where an argument's value goes. Encoding::Unknown: the parameter cannot take it, or its size is
+// not known and no cast names its type.
 Destination destination(const Expr& argument, const ParamType& param);
 
 // The argument as it is written there: a quotient of ints as an int where the parameter is one.
@@ -36,7 +36,7 @@ uint32_t accepted_dtypes(const std::string& pointee);
 inline bool accepts(uint32_t dtypes, DType dtype) { return dtypes >> static_cast<int>(dtype) & 1; }
 
 // "parameter 2 is `float const*`"
-std::string parameter_text(size_t index, const ParamType& param);
+std::string describe_parameter(size_t index, const ParamType& param);
 
 // The error for a tensor whose dtype the parameter does not take; index counts from 0.
 [[noreturn]] void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,

@@ -4,21 +4,21 @@
 namespace opaq {
 namespace {
 
-std::string_view form_name(Form form) {
-  switch (form) {
-    case Form::Pointer:
+std::string_view encoding_name(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::Pointer:
       return "pointer";
-    case Form::Integer:
+    case Encoding::Integer:
       return "integer";
-    case Form::Half:
+    case Encoding::Half:
       return "half";
-    case Form::BFloat16:
+    case Encoding::BFloat16:
       return "bfloat16";
-    case Form::Float:
+    case Encoding::Float:
       return "float";
-    case Form::Double:
+    case Encoding::Double:
       return "double";
-    case Form::Unknown:
+    case Encoding::Unknown:
       break;
   }
   return "";
@@ -33,13 +33,13 @@ std::vector<CppText> dims(const std::vector<Expr>& exprs) {
 }
 
 std::vector<CppArgument> arguments(const Subject& subject, const std::vector<ParamType>& params) {
-  const Packer checked(subject, params);  // throws where a parameter's form is not known
+  const Packer checked(subject, params);  // throws if the encoding of a parameter is not known
   std::vector<CppArgument> args;
   const std::vector<Expr>& list = subject.implementation->launch.args;
   for (size_t i = 0; i < list.size(); ++i) {
     const Destination to = destination(list[i], params[i]);
     const Expr passed = as_passed(list[i], to);
-    args.push_back({printed(passed), passed.type(), std::string(form_name(to.form)), to.low,
+    args.push_back({printed(passed), passed.type(), std::string(encoding_name(to.encoding)), to.low,
                     to.high, parameter_text(params[i])});
   }
   return args;

@@ -1,5 +1,5 @@
-// Instances: one implementation compiled and loaded for one set of template values on one device.
-// Never destroyed while the process lives.
+// Instances: one implementation compiled and loaded for one set of template arguments on one
+// device. Never destroyed while the process lives.
 #pragma once
 
 #include <array>

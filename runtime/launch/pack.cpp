@@ -17,7 +17,7 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : params_(
               .to = to,
               .symbol = bare_symbol(expr, subject.symbols),
               .expr = expr};
-    if (slot.to.form == Form::Unknown)
+    if (slot.to.encoding == Encoding::Unknown)
       fail(ErrorKind::Compile, subject.op + ": the size of parameter " + std::to_string(i + 1) +
                                    ", which takes `" + expr.text() +
                                    "`, is not known: the binary does not tell it, and reading it "
@@ -63,24 +63,25 @@ uint64_t Packer::address(const Subject& subject, size_t index, const TensorView&
 
 uint64_t Packer::of_int(const Subject& subject, size_t index, int64_t value) const {
   const Destination& to = slots_[index].to;
-  if (to.form != Form::Integer) return of_float(subject, index, static_cast<double>(value));
+  if (to.encoding != Encoding::Integer) return of_float(subject, index, static_cast<double>(value));
   const auto& [argument, parameter] = texts_[index];
   return standalone::as_integer(value, to.low, to.high, argument.c_str(), parameter.c_str());
 }
 
 uint64_t Packer::of_float(const Subject& subject, size_t index, double value) const {
   const auto& [argument, parameter] = texts_[index];
-  switch (slots_[index].to.form) {
-    case Form::Double:
+  switch (slots_[index].to.encoding) {
+    case Encoding::Double:
       return standalone::as_double(value);
-    case Form::Float:
+    case Encoding::Float:
       return standalone::as_float(value, argument.c_str(), parameter.c_str());
-    case Form::Half:
+    case Encoding::Half:
       return standalone::as_half(value, argument.c_str(), parameter.c_str());
-    case Form::BFloat16:
+    case Encoding::BFloat16:
       return standalone::as_bfloat16(value, argument.c_str(), parameter.c_str());
     default:
-      fail(ErrorKind::Internal, subject.op + ": a floating-point value has no form for parameter " +
+      fail(ErrorKind::Internal, subject.op +
+                                    ": a floating-point value has no encoding for parameter " +
                                     std::to_string(index + 1));
   }
 }

@@ -16,8 +16,8 @@ class Packer {
  public:
   Packer() = default;
 
-  // `params`: one for each item of the argument list. Throws Compile when a parameter's form cannot
-  // be known.
+  // `params`: one for each item of the argument list. Throws Compile if the encoding of a parameter
+  // cannot be known.
   Packer(const Subject& subject, std::vector<ParamType> params);
 
   size_t size() const { return slots_.size(); }

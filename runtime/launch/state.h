@@ -33,7 +33,7 @@ struct PreparedLaunch::State {
   std::string entry(const TemplateArgs& values) const;
   bool writes_nothing(const Arg* args) const;  // the op writes tensors, and all of them are empty
 
-  // The instance for these template values, made when there is none. `stream`: where a capture
+  // The instance for these template arguments, made when there is none. `stream`: where a capture
   // would forbid that; nullptr when warming up. Lock-free when the instance exists.
   Instance& instance(const TemplateArgs& values, const Arg* args, Device device,
                      const CUstream* stream);

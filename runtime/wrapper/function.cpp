@@ -131,9 +131,9 @@ std::string packed(const CppArgument& arg, const std::string& where) {
   const Lines names = {string_literal(where), string_literal(arg.parameter)};  // for messages
   Lines arguments{arg.cpp};
   if (arg.type == Type::Tensor) return call("opaq_as_pointer", arguments);
-  if (arg.form == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
-  if (arg.form != "double") append(arguments, names);
-  return call(in_standalone("as_" + arg.form),
+  if (arg.encoding == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
+  if (arg.encoding != "double") append(arguments, names);
+  return call(in_standalone("as_" + arg.encoding),
               arguments);  // integer, half, bfloat16, float, double
 }
 

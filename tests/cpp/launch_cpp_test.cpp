@@ -24,8 +24,8 @@ TEST_F(CppTest, ABinaryGivesItsRuleAndTheFormOfEachParameter) {
   EXPECT_EQ(made.block[1].cpp, "n");
   EXPECT_TRUE(made.cluster.empty());
   ASSERT_EQ(made.args.size(), 3u);
-  EXPECT_EQ(made.args[0].form, "pointer");
-  EXPECT_EQ(made.args[2].form, "integer");
+  EXPECT_EQ(made.args[0].encoding, "pointer");
+  EXPECT_EQ(made.args[2].encoding, "integer");
   EXPECT_EQ(made.args[2].low, INT32_MIN);
   EXPECT_EQ(made.args[2].high, INT32_MAX);
   EXPECT_EQ(made.args[2].parameter, "`int`");

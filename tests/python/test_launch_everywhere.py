@@ -1,6 +1,6 @@
 """Every property of a launch is the same in eager, in the Python wrapper, in the C++ wrapper and in
 a package: results, empty results, and the text of each error. Here for host functions; for kernels
-see tests/cpp/launch_everywhere_test.cpp (on a fake driver) and tests/gpu/test_launch_everywhere.py.
+see tests/cpp/launch_everywhere_test.cpp, on a fake driver.
 """
 
 from __future__ import annotations

@@ -481,7 +481,7 @@ def test_a_template_value_that_changes_is_refused(unique: str, tmp_path: pathlib
     )
     message = refusal(Call(op), torch.randn(4, 4), tmp_path)
     assert (
-        "the entry `f<{x.size(0)}>` of cpu has the template value `x.size(0)`, which changes "
+        "the entry `f<{x.size(0)}>` of cpu has the template argument `x.size(0)`, which changes "
         "from call to call" in message
     )
     assert "pass it as an argument of the kernel, or mark the dimension as static" in message

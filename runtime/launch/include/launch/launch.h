@@ -1,5 +1,5 @@
-// Prepared launches: an implementation, instantiated for one set of template values on one device,
-// with everything constant folded in.
+// Prepared launches: an implementation, instantiated for one set of template arguments on one
+// device, with everything constant folded in.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@ struct CppText {
 // One item of an argument list, and what the kernel's parameter takes.
 struct CppArgument : CppText {
   Type type = Type::Int;
-  std::string form;           // "pointer", "integer", "half", "bfloat16", "float", "double"
+  std::string encoding;       // "pointer", "integer", "half", "bfloat16", "float", "double"
   int64_t low = 0, high = 0;  // integers: what fits
   std::string
       parameter;  // for messages: "`int`", "of 4 bytes"; for a library's function its C type
@@ -63,7 +63,7 @@ struct CppLaunch {
 };
 
 // One implementation of one op, ready to launch on any device of its kind. Thread-safe. The steady
-// path takes no lock, allocates nothing and looks nothing up: template values are compared with
+// path takes no lock, allocates nothing and looks nothing up: template arguments are compared with
 // those of the last instance on the device.
 class PreparedLaunch {
  public:
@@ -92,9 +92,9 @@ class PreparedLaunch {
   // Compiles for a named arch without a device: image only. Empty arch: this is host code.
   std::shared_ptr<const Image> compile(const Arg* args, const std::string& arch);
 
-  // The implementation for the template values of `args`, which must not change from launch to
+  // The implementation for the template arguments of `args`, which must not change from launch to
   // launch; device code for each arch ("sm_90a", "compute_90" for PTX). Throws as `compile` does,
-  // and Compile for a parameter of which nothing but the loaded kernel knows the form.
+  // and Compile for a parameter whose encoding only the loaded kernel tells.
   CppLaunch cpp(const Arg* args, const std::vector<std::string>& archs);
 
   LaunchPlan plan(const Arg* args) const;

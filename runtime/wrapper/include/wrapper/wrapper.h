@@ -56,7 +56,7 @@ struct WrapperFunction {
 class CppNode {
  public:
   // `launches`: as Chooser::choose_for_node gives them. `args`: inputs then outputs; their data is
-  // not read, and sizes count only where a template value depends on them. Throws what compiling
+  // not read, and sizes count only where a template argument depends on them. Throws what compiling
   // throws; Launch for a tensor on another device; Missing where no arch is known, or a library to
   // be packed cannot be read.
   CppNode(const Op& op, const std::vector<NodeLaunch>& launches, const Arg* args,
