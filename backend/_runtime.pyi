@@ -191,6 +191,18 @@ class Resources(TypedDict):
     spill_stores: int  # per thread: registers that are kept in memory for lack of registers
     spill_loads: int
 
+class CubinResources(TypedDict):
+    # As Resources; None where a cubin does not tell. Spills: 0 if there is no stack, else unknown.
+    registers: int | None
+    shared: int | None
+    stack: int | None
+    spill_stores: int | None
+    spill_loads: int | None
+
+def cubin_resources(content: bytes, symbol: bytes) -> CubinResources:
+    """Of a kernel, by its symbol. All None for what is no whole 64-bit cubin: PTX, a fatbin, a
+    damaged file."""
+
 def expression(op: str, text: str, args: Sequence[FakeArgument]) -> dict[str, Any]:
     """Any expression over the op's arguments and results: its type, its text in Python and C++
     (`python`, `cpp`), and its value for these arguments or the error of evaluating it.

@@ -8,8 +8,8 @@ import hashlib
 import json
 from typing import Any
 
+from . import _runtime
 from .archive import Archive, Damaged, TooLarge
-from .elf import read_kernel
 from .lowering import MANIFEST, PRELUDE
 from .terminal import plain
 
@@ -102,14 +102,7 @@ class _Reader:
         if "registers" not in image and (
             image["arch"] or name.endswith((".cubin", ".fatbin", ".ptx"))
         ):  # opaq has not compiled it
-            kernel = read_kernel(content, symbol)
-            spills = dict.fromkeys(("spill_stores", "spill_loads"), kernel.spill_bytes)
-            image |= {
-                "registers": kernel.registers,
-                "shared": kernel.shared,
-                "stack": kernel.stack,
-                **spills,
-            }
+            image |= _runtime.cubin_resources(content, symbol.encode(errors="surrogatepass"))
 
     def damaged_files(self) -> list[dict[str, str]]:
         """What is wrong with each damaged file. Raises NotAPackage if a source has opaque ops, but

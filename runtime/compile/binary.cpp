@@ -9,15 +9,14 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "bytes.h"
 #include "compile/image.h"
+#include "cubin.h"
 #include "param_types.h"
 
 namespace opaq {
 namespace {
 
-constexpr Elf64_Half kCudaMachine = 190;  // EM_CUDA
-constexpr unsigned char kEntryFlag =
-    0x10;  // STO_CUDA_ENTRY in st_other: a kernel, not a device function
 constexpr uint32_t kFatbinMagic = 0xBA55ED50;
 
 struct Symbol {
@@ -26,83 +25,11 @@ struct Symbol {
   bool params_known = false;
 };
 
-class Bytes {
- public:
-  Bytes(std::string_view bytes, const std::string& what) : bytes_(bytes), what_(what) {}
-
-  template <class T>
-  T read(uint64_t offset) const {
-    T value;
-    require(offset, sizeof(T));
-    std::memcpy(&value, bytes_.data() + offset, sizeof(T));
-    return value;
-  }
-
-  void require(uint64_t offset, uint64_t size) const {
-    if (offset > bytes_.size() || size > bytes_.size() - offset) {
-      damaged("it ends after " + std::to_string(bytes_.size()) +
-              " bytes, where a part of it begins at byte " + std::to_string(offset) + " with " +
-              std::to_string(size) + " bytes");
-    }
-  }
-
-  std::string text(uint64_t offset, uint64_t end) const {
-    require(offset, 0);
-    end = std::min<uint64_t>(end, bytes_.size());
-    const auto zero =
-        offset < end ? bytes_.substr(offset, end - offset).find('\0') : std::string_view::npos;
-    if (zero == std::string_view::npos) damaged("a symbol's name does not end");
-    return std::string(bytes_.substr(offset, zero));
-  }
-
-  [[noreturn]] void damaged(const std::string& why) const {
-    fail(ErrorKind::Compile, what_ + " is damaged: " + why);
-  }
-
- private:
-  std::string_view bytes_;
-  const std::string& what_;
-};
-
-std::vector<Symbol> cubin_kernels(std::string_view bytes, const std::string& what) {
-  const Bytes in(bytes, what);
-  const auto header = in.read<Elf64_Ehdr>(0);
-  if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
-      header.e_machine != kCudaMachine) {
-    fail(ErrorKind::Compile, what + " is an ELF file, but not a cubin: machine " +
-                                 std::to_string(header.e_machine) +
-                                 ", expected 190 (NVIDIA CUDA); a shared library of host code is "
-                                 "declared with .library(path, symbol=...)");
-  }
-  if (header.e_shentsize != sizeof(Elf64_Shdr) || header.e_shnum == 0)
-    in.damaged("it has no section table");
-  in.require(header.e_shoff, uint64_t{header.e_shnum} * sizeof(Elf64_Shdr));
-  in.require(header.e_phoff, uint64_t{header.e_phnum} * header.e_phentsize);
-  std::vector<Elf64_Shdr> sections;
-  for (uint64_t i = 0; i < header.e_shnum; ++i)
-    sections.push_back(in.read<Elf64_Shdr>(header.e_shoff + i * sizeof(Elf64_Shdr)));
-  for (const Elf64_Shdr& section : sections) {
-    if (section.sh_type != SHT_NOBITS && section.sh_type != SHT_NULL)
-      in.require(section.sh_offset, section.sh_size);
-  }
-
-  std::vector<Symbol> kernels;
-  for (const Elf64_Shdr& section : sections) {
-    if (section.sh_type != SHT_SYMTAB) continue;
-    if (section.sh_link >= sections.size()) in.damaged("its symbol table has no names");
-    const Elf64_Shdr& names = sections[section.sh_link];
-    for (uint64_t at = 0; at + sizeof(Elf64_Sym) <= section.sh_size; at += sizeof(Elf64_Sym)) {
-      const auto symbol = in.read<Elf64_Sym>(section.sh_offset + at);
-      const auto bind = ELF64_ST_BIND(symbol.st_info);  // instances of templates are weak
-      if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || (bind != STB_GLOBAL && bind != STB_WEAK))
-        continue;
-      if (symbol.st_shndx == SHN_UNDEF || (symbol.st_other & kEntryFlag) == 0) continue;
-      if (symbol.st_name >= names.sh_size) in.damaged("a symbol's name lies outside the names");
-      kernels.push_back(
-          {in.text(names.sh_offset + symbol.st_name, names.sh_offset + names.sh_size), {}, false});
-    }
-  }
-  return kernels;
+std::vector<Symbol> cubin_symbols(std::string_view bytes, const std::string& what) {
+  std::vector<Symbol> symbols;
+  for (std::string& name : cubin_kernels(bytes, what))
+    symbols.push_back({std::move(name), {}, false});
+  return symbols;
 }
 
 void check_fatbin(std::string_view bytes, const std::string& what) {
@@ -291,7 +218,7 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
     check_fatbin(bytes, what);
     symbol.name = entry;
   } else if (begins(ELFMAG)) {
-    symbol = find_entry(cubin_kernels(bytes, what), found.name, what);
+    symbol = find_entry(cubin_symbols(bytes, what), found.name, what);
   } else if (looks_like_ptx(bytes)) {
     symbol = find_entry(ptx_kernels(bytes), found.name, what);
   } else {

@@ -63,6 +63,7 @@ PyObject* device_arch(PyObject*, PyObject* index);
 // plan.cpp
 Ref resources(const std::optional<Resources>& found);  // None where they are unknown
 PyObject* plan(PyObject*, PyObject* args);
+PyObject* cubin_resources(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);

@@ -37,6 +37,7 @@ PyMethodDef methods[] = {
     {"kernel_is_ours", kernel_is_ours, METH_VARARGS, nullptr},
     {"watcher", watcher, METH_VARARGS, nullptr},
     {"plan", plan, METH_VARARGS, nullptr},
+    {"cubin_resources", cubin_resources, METH_VARARGS, nullptr},
     {"expression", expression, METH_VARARGS, nullptr},
     {"compile", compile, METH_VARARGS, nullptr},
     {"cpp_node", cpp_node, METH_VARARGS, nullptr},

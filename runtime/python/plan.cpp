@@ -53,6 +53,30 @@ Ref resources(const std::optional<Resources>& found) {
   return d.set("spill_stores", found->spill_stores).set("spill_loads", found->spill_loads).take();
 }
 
+PyObject* cubin_resources(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "cubin_resources");
+    const auto text = [](PyObject* object) -> std::string_view {
+      char* bytes = nullptr;
+      Py_ssize_t size = 0;
+      if (PyBytes_AsStringAndSize(object, &bytes, &size) != 0) throw PythonError{};
+      return {bytes, static_cast<size_t>(size)};
+    };
+    const CubinResources found =
+        opaq::cubin_resources(text(items.at(0).get()), std::string(text(items.at(1).get())));
+    Dict d;
+    const auto put = [&](const char* name, const std::optional<int64_t>& value) {
+      d.put(name, value ? from(*value) : none());
+    };
+    put("registers", found.registers);
+    put("shared", found.shared);
+    put("stack", found.stack);
+    put("spill_stores", found.spills);
+    put("spill_loads", found.spills);
+    return d.take().release();
+  });
+}
+
 PyObject* plan(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "plan");

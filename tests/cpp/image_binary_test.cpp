@@ -105,6 +105,16 @@ TEST(Binary, RandomBytesAreNoImage) {
       "source=");
 }
 
+TEST(Binary, OnlyACubinTellsWhatAKernelUses) {
+  for (const std::string bytes : {"", ".version 8.0\n.entry k() {}",
+                                  "\x7f"
+                                  "ELF\2\1"}) {
+    const opaq::CubinResources found = opaq::cubin_resources(bytes, "k");
+    for (const auto& fact : {found.registers, found.shared, found.stack, found.spills})
+      EXPECT_EQ(fact, std::nullopt);
+  }
+}
+
 TEST(Binary, SharedLibraryIsNoCubin) {
   std::ifstream self("/proc/self/exe", std::ios::binary);
   const std::string bytes{std::istreambuf_iterator<char>(self), {}};

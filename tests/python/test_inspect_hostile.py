@@ -23,8 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from opaq import archive, cli, package_contents
-from opaq.elf import Kernel, read_kernel
+from opaq import _runtime, archive, cli, package_contents
 from opaq.terminal import plain
 
 FOLDER = "model/data/aotinductor/model"
@@ -395,7 +394,7 @@ def test_any_json_gives_ops_or_one_error(text: Any) -> None:
 
 
 def cubin(symbol: bytes = b"k", records: int = 1) -> bytes:
-    """The parts of an ELF file that read_kernel looks at: a kernel of 40 registers and 24 bytes of
+    """The parts of an ELF file that cubin_resources reads: a kernel of 40 registers and 24 bytes of
     stack.
     """
     names = (
@@ -449,8 +448,16 @@ def cubin(symbol: bytes = b"k", records: int = 1) -> bytes:
     return bytes(head) + body + headers
 
 
+def read(content: bytes) -> tuple[int | None, ...]:
+    found = _runtime.cubin_resources(content, b"k")
+    return (found["registers"], found["shared"], found["stack"])
+
+
+NOTHING = (None, None, None)
+
+
 def test_the_small_cubin_is_read() -> None:
-    assert read_kernel(cubin(), "k") == Kernel(40, 12, 24)
+    assert read(cubin()) == (40, 12, 24)
 
 
 @settings(max_examples=1500, deadline=None)
@@ -461,11 +468,8 @@ def test_any_bytes_changed_in_a_cubin_give_facts_or_none(
     content = bytearray(cubin())
     for place, value in flips:
         content[place % len(content)] = value
-    kernel = read_kernel(bytes(content[: cut + 64] if cut < 500 else content), "k")
-    assert all(
-        value is None or 0 <= value < 1 << 32
-        for value in (kernel.registers, kernel.shared, kernel.stack)
-    )
+    found = read(bytes(content[: cut + 64] if cut < 500 else content))
+    assert all(value is None or 0 <= value < 1 << 32 for value in found)
 
 
 def test_numbers_in_a_cubin_decide_no_amount_of_work() -> None:
@@ -474,13 +478,14 @@ def test_numbers_in_a_cubin_decide_no_amount_of_work() -> None:
         for value in (0, 0xFFFF):
             content = bytearray(cubin())
             struct.pack_into("<H", content, place, value)
-            read_kernel(bytes(content), "k")
+            read(bytes(content))
     # every section's name would be 32 MB long
     content = bytearray(cubin(b"k" * 5) + b"a" * (32 << 20))
     struct.pack_into("<HH", content, 0x3A, 0, 0xFFFF)
-    read_kernel(bytes(content), "k")
-    assert read_kernel(cubin(records=1_000_000), "k") == Kernel(None, None, None)
-    assert read_kernel(cubin(), "\ud800") == Kernel()
+    read(bytes(content))
+    assert read(cubin(records=1_000_000)) == NOTHING
+    surrogate = "\ud800".encode(errors="surrogatepass")
+    assert set(_runtime.cubin_resources(cubin(), surrogate).values()) == {None}
     assert time.monotonic() - began < 5
 
 

@@ -33,6 +33,13 @@ struct Resources {
           spill_loads = 0;  // of a thread: registers kept in memory for want of room
 };
 
+// The same as a cubin tells it; nullopt where it does not. `spills`: registers that are stored, and
+// loaded as well: known only if there is no stack to store them in (then there are none), since a
+// cubin does not tell spills from local arrays.
+struct CubinResources {
+  std::optional<int64_t> registers, shared, stack, spills;
+};
+
 struct Entry {
   std::string name;    // as asked for: "rms_norm<float, 4096>"
   std::string symbol;  // in the image: mangled, or the name itself for extern "C"
@@ -89,6 +96,10 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
 // params_known is false.
 std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
                                           std::string_view entry);
+
+// What a kernel uses, by its symbol. All unknown for what is no 64-bit cubin (PTX, a fatbin), is
+// cut short or damaged: the bytes may be anything. Nothing is thrown.
+CubinResources cubin_resources(std::string_view bytes, const std::string& symbol);
 
 // How a file that holds an image is called: ".cubin", ".fatbin", ".ptx".
 std::string_view image_suffix(std::string_view bytes);
