@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 
 import torch
 
-from . import _runtime, autograd, lowering, validate
+from . import _runtime, autograd, lowering, rules, validate
 from .fake import make_fake
 from .lowering.compat import pytorch
 from .lowering.devices import device_name
@@ -70,7 +70,7 @@ def op(
             f'{where}: got effects={effects!r}; expected "ordered", or None for a function of '
             "its arguments"
         )
-    texts = _output_texts(where, outputs)
+    texts = rules.output_texts(where, outputs)
     with declaring:
         name = _runtime.declare(schema, texts, validate.flag(where, "replace", replace))
         known = _ops.get(name)
@@ -102,25 +102,6 @@ def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
             "arguments in order. Declare the state as a written argument too, `Tensor(a!) "
             "state`, and leave effects out"
         )
-
-
-def _output_texts(
-    where: str, outputs: Output | Mapping[str, Output] | None
-) -> list[dict[str, str]]:
-    if outputs is None:
-        return []
-    rules = {"": outputs} if isinstance(outputs, Output) else outputs
-    if not isinstance(rules, Mapping) or not all(
-        isinstance(key, str) and isinstance(rule, Output) for key, rule in rules.items()
-    ):
-        validate.refuse(
-            where,
-            "outputs",
-            outputs,
-            "opaq.like(...), opaq.tensor(...), or a dict of them by result name, such as {'y': "
-            "opaq.like('x')}",
-        )
-    return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
 if TYPE_CHECKING:
@@ -253,7 +234,7 @@ class Op(_Callable):
             of it in the stream has ended.
         """
         where = f"{self.name}: .cuda(...)"
-        code, path = _code(where, source, binary)
+        code, path = rules.code(where, source, binary)
         return self._implement(
             where=where,
             name=name,
@@ -296,7 +277,7 @@ class Op(_Callable):
         source, args, requires, priority, name: as for .cuda(...).
         """
         where = f"{self.name}: .cpu(...)"
-        code, path = _code(where, source)
+        code, path = rules.code(where, source)
         return self._implement(
             where=where,
             name=name,
@@ -595,26 +576,3 @@ def fake_argument(value: Any) -> Any:
             min(alignment, 4096),
         )
     return value
-
-
-def _code(where: str, source: object, binary: object = None) -> tuple[str | bytes, str]:
-    """(code, path of the file that it came from)."""
-    if (source is None) == (binary is None):
-        accepted = "either source= or binary=" if where.endswith(".cuda(...)") else "source="
-        raise _runtime.DeclarationError(
-            f"{where}: takes {accepted}; got {'none' if source is None else 'both'}"
-        )
-    code = validate.source(where, source) if source is not None else validate.binary(where, binary)
-    if not isinstance(code, File):
-        return code, ""
-    try:
-        with open(code, "rb") as stream:
-            content = stream.read()
-        return (content if source is None else content.decode()), str(code)
-    except OSError as error:
-        raise _runtime.DeclarationError(f"{where}: cannot read {code}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise _runtime.DeclarationError(
-            f"{where}: {code} is not UTF-8 text: byte {error.start}; give a compiled kernel as "
-            "binary=, and save source as UTF-8"
-        ) from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from . import _runtime, validate
 from .validate import File, expressions, flag, refuse
 
 
@@ -98,6 +100,50 @@ def file(path: str | os.PathLike[str]) -> File:
             os.path.dirname(os.path.abspath(caller)) if caller else os.getcwd(), path
         )
     return File(os.path.normpath(path))
+
+
+def output_texts(where: str, outputs: Output | Mapping[str, Output] | None) -> list[dict[str, str]]:
+    """Rules by result name, as _runtime.define takes them; one rule alone is that of a single
+    result."""
+    if outputs is None:
+        return []
+    rules = {"": outputs} if isinstance(outputs, Output) else outputs
+    if not isinstance(rules, Mapping) or not all(
+        isinstance(key, str) and isinstance(rule, Output) for key, rule in rules.items()
+    ):
+        refuse(
+            where,
+            "outputs",
+            outputs,
+            "opaq.like(...), opaq.tensor(...), or a dict of them by result name, such as {'y': "
+            "opaq.like('x')}",
+        )
+    return [{"name": key, **vars(rule)} for key, rule in rules.items()]
+
+
+def code(where: str, source: object, binary: object = None) -> tuple[str | bytes, str]:
+    """(code, path of the file that it came from)."""
+    if (source is None) == (binary is None):
+        accepted = "either source= or binary=" if where.endswith(".cuda(...)") else "source="
+        raise _runtime.DeclarationError(
+            f"{where}: takes {accepted}; got {'none' if source is None else 'both'}"
+        )
+    given = validate.source(where, source) if source is not None else validate.binary(where, binary)
+    if not isinstance(given, File):
+        return given, ""
+    try:
+        with open(given, "rb") as stream:
+            content = stream.read()
+        return (content if source is None else content.decode()), str(given)
+    except OSError as error:
+        raise _runtime.DeclarationError(
+            f"{where}: cannot read {given}: {error.strerror}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _runtime.DeclarationError(
+            f"{where}: {given} is not UTF-8 text: byte {error.start}; give a compiled kernel as "
+            "binary=, and save source as UTF-8"
+        ) from error
 
 
 def _name(where: str, parameter: str, value: object) -> None:
