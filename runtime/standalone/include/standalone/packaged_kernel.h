@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <string>
 
 #include "standalone/driver.h"
@@ -76,8 +77,8 @@ class PackagedKernel {
     }
     const CUkernel kernel =
         loading(where, [&] { return find_kernel(api_, libraries_[index], symbol_); });
-    // Stays for the process's life: launches may be in flight when it ends.
-    auto* loaded = new LoadedKernel(api_, declared_, entry_, device, kernel);
+    // Never destroyed: launches may be in flight when the process ends.
+    auto* loaded = new (storage_[device]) LoadedKernel(api_, declared_, entry_, device, kernel);
     loaded_[device].store(loaded, std::memory_order_release);
     return *loaded;
   }
@@ -118,6 +119,7 @@ class PackagedKernel {
   std::mutex mutex_;                  // held while an image is read and loaded
   CUlibrary libraries_[Images] = {};  // guarded by mutex_
   std::atomic<LoadedKernel*> loaded_[kMaxDevices] = {};
+  alignas(LoadedKernel) unsigned char storage_[kMaxDevices][sizeof(LoadedKernel)] = {};
 };
 
 }  // namespace opaq::standalone
