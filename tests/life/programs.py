@@ -27,6 +27,8 @@ needs_nvrtc = pytest.mark.skipif(
 # The start of every program. Compiling `slow(...)` takes seconds: it has 2 ** depth templates.
 PRELUDE = """
 import os, signal, sys, threading, time
+# A shell that starts the tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch, opaq
 from opaq import _runtime
 
