@@ -6,8 +6,8 @@
 #include <barrier>
 #include <thread>
 
-#include "base/error.h"
 #include "kinds/kind.h"
+#include "refusal.h"
 
 namespace opaq {
 namespace {
@@ -36,17 +36,6 @@ std::vector<std::string> names(const Op& op) {
   std::vector<std::string> out;
   for (const auto& item : op.implementations()) out.push_back(item->name);
   return out;
-}
-
-template <class F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind, ErrorKind::Declaration) << error.what();
-    return error.what();
-  }
-  return "accepted";
 }
 
 using Names = std::vector<std::string>;

@@ -2,47 +2,14 @@
 // schema_test.cpp; implementations: kinds_test.cpp.
 #include "spec/spec.h"
 
-#include <gtest/gtest.h>
-
-#include "base/error.h"
+#include "refusal.h"
 
 namespace opaq {
 namespace {
 
-constexpr const char* kSchema =
-    "mylib::f(Tensor x, Tensor? bias, Tensor(a!) cache, int n, float eps, str mode, ScalarType? "
-    "dtype, Device device, int[] pad) -> "
-    "(Tensor y)";
-
-template <class F>
-std::string refusal(F&& declare) {
-  try {
-    declare();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.kind, ErrorKind::Declaration) << error.what();
-    return error.what();
-  }
-  return "accepted";
-}
-
-#define EXPECT_REFUSED(statement, part)                                  \
-  do {                                                                   \
-    const std::string message = refusal([&] { statement; });             \
-    EXPECT_NE(message.find(part), std::string::npos)                     \
-        << #statement << "\nexpected: " << part << "\ngot: " << message; \
-  } while (false)
-
-std::vector<std::string> texts(const std::vector<Expr>& items) {
-  std::vector<std::string> out;
-  for (const Expr& item : items) out.push_back(item.text());
-  return out;
-}
-
 OutputRule rule_of(const OutputText& text, const char* schema = kSchema) {
   return make_op(schema, {text}).outputs.at(0);
 }
-
-using Texts = std::vector<std::string>;
 
 // ---- outputs ------------------------------------------------------------------------------------
 
