@@ -165,13 +165,10 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);
 
-  CUkernel kernel = nullptr;
-  try {
+  const CUkernel kernel = standalone::within(where, [&] {
     instance.module = module(instance.entry, arch, *image);
-    kernel = instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
-  } catch (const Error& error) {
-    throw Error(error.kind, where + ": " + error.what(), error.sticky);
-  }
+    return instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
+  });
   instance.kernel.emplace(require_driver(), geometry.declared(), instance.entry.c_str(), device,
                           kernel);
   const auto unsized = [](const ParamType& param) { return param.size == 0; };

@@ -41,6 +41,16 @@ class Error : public std::runtime_error {
   return Error(error.kind, named ? message : op + ": " + message, error.sticky);
 }
 
+// `work()`, whose errors get `where` in front: "mylib::scale: loading `scale<float>` on cuda:0".
+template <class Work>
+auto within(const std::string& where, Work&& work) {
+  try {
+    return work();
+  } catch (const Error& error) {
+    throw Error(error.kind, where + ": " + error.what(), error.sticky);
+  }
+}
+
 // As vsprintf, into a string. Messages are put together out of line: sums of strings, inlined,
 // would be most of what the compiler spends on a generated wrapper.
 [[gnu::cold, gnu::noinline, gnu::format(printf, 1, 0)]] inline std::string format_list(

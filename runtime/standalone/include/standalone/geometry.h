@@ -46,38 +46,33 @@ constexpr int64_t kMaxThreads = 1024, kMaxCluster = 16;
                      values[0], texts[1], values[1], texts[2], values[2]);
 }
 
-[[noreturn, gnu::cold, gnu::noinline]] inline void fail_dim(const DeclaredLaunch& declared,
-                                                            const char* what, int axis,
-                                                            const char* text, int64_t value,
-                                                            int64_t least, int64_t most) {
-  fail_with(ErrorKind::Launch, "%s: %s; it must be between %" PRId64 " and %" PRId64, declared.op,
-            dim_text(what, axis, text, value).c_str(), least, most);
+// One dimension of "grid", "block" or "cluster" (`what`).
+inline void check_dim(const DeclaredLaunch& declared, const char* what, int axis, const char* text,
+                      int64_t value, int64_t least, int64_t most) {
+  if (value < least || value > most) {
+    fail_with(ErrorKind::Launch, "%s: %s; it must be between %" PRId64 " and %" PRId64, declared.op,
+              dim_text(what, axis, text, value).c_str(), least, most);
+  }
 }
 
 // False when a dimension is 0: there is nothing to launch.
 inline bool set_grid(const DeclaredLaunch& declared, Geometry& geometry, const Dim3& values) {
   constexpr Dim3 kMost = {2147483647, 65535, 65535};
   geometry.grid = values;
-  for (int i = 0; i < 3; ++i) {
-    const int64_t value = geometry.grid[i];
-    if (value < 0 || value > kMost[i])
-      fail_dim(declared, "grid", i, declared.grid[i], value, 0, kMost[i]);
-  }
+  for (int i = 0; i < 3; ++i)
+    check_dim(declared, "grid", i, declared.grid[i], values[i], 0, kMost[i]);
   return values[0] != 0 && values[1] != 0 && values[2] != 0;
 }
 
 inline void set_block(const DeclaredLaunch& declared, Geometry& geometry, const Dim3& values) {
   constexpr Dim3 kMost = {1024, 1024, 64};
   geometry.block = values;
-  for (int i = 0; i < 3; ++i) {
-    const int64_t value = geometry.block[i];
-    if (value < 1 || value > kMost[i])
-      fail_dim(declared, "block", i, declared.block[i], value, 1, kMost[i]);
-  }
+  for (int i = 0; i < 3; ++i)
+    check_dim(declared, "block", i, declared.block[i], values[i], 1, kMost[i]);
   if (product(values) > kMaxThreads) {
     fail_with(ErrorKind::Launch,
               "%s: block %s has %" PRId64 " threads; at most %" PRId64 " fit a block", declared.op,
-              dims_text(declared.block, geometry.block).c_str(), product(values), kMaxThreads);
+              dims_text(declared.block, values).c_str(), product(values), kMaxThreads);
   }
 }
 
@@ -85,21 +80,19 @@ inline void set_block(const DeclaredLaunch& declared, Geometry& geometry, const 
 inline void set_cluster(const DeclaredLaunch& declared, Geometry& geometry, const Dim3& values) {
   geometry.cluster = values;
   for (int i = 0; i < 3; ++i) {
-    const int64_t value = geometry.cluster[i];
-    if (value < 1 || value > kMaxCluster)
-      fail_dim(declared, "cluster", i, declared.cluster[i], value, 1, kMaxCluster);
-    if (geometry.grid[i] % value != 0) {
+    check_dim(declared, "cluster", i, declared.cluster[i], values[i], 1, kMaxCluster);
+    if (geometry.grid[i] % values[i] != 0) {
       fail_with(ErrorKind::Launch,
                 "%s: %s, which is not a multiple of %s; round the grid up and let the extra blocks "
                 "return early",
                 declared.op, dim_text("grid", i, declared.grid[i], geometry.grid[i]).c_str(),
-                dim_text("cluster", i, declared.cluster[i], value).c_str());
+                dim_text("cluster", i, declared.cluster[i], values[i]).c_str());
     }
   }
   if (product(values) > kMaxCluster) {
     fail_with(ErrorKind::Launch,
               "%s: cluster %s has %" PRId64 " blocks; at most %" PRId64 " fit a cluster",
-              declared.op, dims_text(declared.cluster, geometry.cluster).c_str(), product(values),
+              declared.op, dims_text(declared.cluster, values).c_str(), product(values),
               kMaxCluster);
   }
 }

@@ -73,23 +73,14 @@ class PackagedKernel {
       const std::string what = format_text("%s: the code of `%s`%s%s", declared_.op, entry_,
                                            *image.arch ? " for " : "", image.arch);
       const std::string bytes = read_checked(path_of(image.file, folder), image.digest, what);
-      libraries_[index] = loading(where, [&] { return load_image(api_, bytes.c_str()); });
+      libraries_[index] = within(where, [&] { return load_image(api_, bytes.c_str()); });
     }
     const CUkernel kernel =
-        loading(where, [&] { return find_kernel(api_, libraries_[index], symbol_); });
+        within(where, [&] { return find_kernel(api_, libraries_[index], symbol_); });
     // Never destroyed: launches may be in flight when the process ends.
     auto* loaded = new (storage_[device]) LoadedKernel(api_, declared_, entry_, device, kernel);
     loaded_[device].store(loaded, std::memory_order_release);
     return *loaded;
-  }
-
-  template <class F>
-  static auto loading(const std::string& where, F&& load) {
-    try {
-      return load();
-    } catch (const Error& error) {
-      throw Error(error.kind, where + ": " + error.what(), error.sticky);
-    }
   }
 
   int best_image(int device) const {
