@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from . import _runtime
-from .reference import add_note
+from .reference import add_note, define_for_dispatcher
 
 _library = torch.library.Library("opaq_python", "FRAGMENT")
 _fills: dict[str, Callable[..., None]] = {}  # by the name of the dispatcher's op
@@ -40,22 +40,17 @@ def define(info: _runtime.OpInfo, implementation: str, function: Callable[..., A
     first = name not in _fills
     _fills[name] = fill
     if first:
-        _library.define(schema.partition("::")[2])
-        _library.impl(
-            name.partition("::")[2],
-            lambda *args, **kwargs: _from_dispatcher(info, name, args, kwargs),
-            "CompositeExplicitAutograd",
+        define_for_dispatcher(
+            _library,
+            schema.partition("::")[2],
+            lambda *args, **kw: _fill_in_order(info, name, args, kw),
         )
     _runtime.set_python_function(op, implementation, fill)
 
 
-def _from_dispatcher(
+def _fill_in_order(
     info: _runtime.OpInfo, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
     values = [given.get(arg["name"], arg["default_value"]) for arg in info["args"]]
-    try:
-        _fills[name](*values, *(given[output["name"]] for output in info["outputs"]))
-    except Exception as error:
-        _runtime.note_python_error(error)
-        raise
+    _fills[name](*values, *(given[output["name"]] for output in info["outputs"]))

@@ -29,12 +29,8 @@ def define_reference(
     first = name not in _functions
     _functions[name] = (info, function, fake)
     if first:
-        _library.define(f"{name.replace('::', '__')}{info['schema'][len(name) :]}")
-        _library.impl(
-            name.replace("::", "__"),
-            lambda *args, **kwargs: _from_dispatcher(name, args, kwargs),
-            "CompositeExplicitAutograd",
-        )
+        schema = f"{name.replace('::', '__')}{info['schema'][len(name) :]}"
+        define_for_dispatcher(_library, schema, lambda *args, **kw: _checked(name, args, kw))
     arity = len(info["args"])
 
     def fallback(*values: Any) -> None:
@@ -47,12 +43,21 @@ def define_reference(
     return fallback
 
 
-def _from_dispatcher(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    try:
-        return _checked(name, args, kwargs)
-    except Exception as error:
-        _runtime.note_python_error(error)
-        raise
+def define_for_dispatcher(
+    library: torch.library.Library, schema: str, function: Callable[..., Any]
+) -> None:
+    """Defines an op of the dispatcher that calls `function` on every device. What it raises is kept
+    for the runtime: PyTorch's C interface, through which the runtime calls the op, loses it."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            _runtime.note_python_error(error)
+            raise
+
+    library.define(schema)
+    library.impl(schema.partition("(")[0], call, "CompositeExplicitAutograd")
 
 
 def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -90,7 +90,7 @@ def plan(
     compiled = _runtime.cpp_node(
         info["name"],
         decision.handle,
-        [_fact(values[arg["name"]]) for arg in info["args"]],
+        [_fake_argument(values[arg["name"]]) for arg in info["args"]],
         device_name(device),
         chosen.archs,
         chosen.ptx,
@@ -114,7 +114,7 @@ def _check_template_args(
                 )
 
 
-def _fact(value: Any) -> FakeArgument:
+def _fake_argument(value: Any) -> FakeArgument:
     """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely
     ones: no template argument depends on them.
     """
@@ -134,7 +134,7 @@ def _fact(value: Any) -> FakeArgument:
     if isinstance(value, sympy.Basic):
         return _number(value)
     if isinstance(value, (list, tuple)):
-        return [_fact(item) for item in value]
+        return [_fake_argument(item) for item in value]
     return value
 
 

@@ -17,7 +17,7 @@ struct Row {
 };
 
 // "": the language has no such type. Host C++ uses opaq's own small floats
-// (runtime/compile/host_types.cpp), since not all compilers have them.
+// (runtime/include/opaq/host_types.h), since not all compilers have them.
 constexpr std::array<Row, kDTypeCount> kRows = {{
     {DType::Bool, "bool", 1, Family::Bool, "bool", "bool"},
     {DType::UInt8, "uint8", 1, Family::Integral, "unsigned char", "unsigned char"},
