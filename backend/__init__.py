@@ -22,6 +22,7 @@ from .torch_objects import bind
 
 bind()
 
+from .arguments import cast  # noqa: E402
 from .custom_op import custom_op  # noqa: E402
 from .op import Op, op  # noqa: E402
 from .package import package  # noqa: E402
@@ -41,6 +42,7 @@ __all__ = [
     "Op",
     "Output",
     "Report",
+    "cast",
     "custom_op",
     "file",
     "get_cmake_dir",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 import torch
 
 from . import _runtime, autograd, lowering, rules, validate
+from .arguments import Argument, argument_list
 from .fake import make_fake
 from .lowering.compat import pytorch
 from .lowering.devices import device_name
@@ -199,7 +200,7 @@ class Op(_Callable):
         source: str | File | None = None,
         binary: bytes | File | None = None,
         entry: str,
-        args: str | Sequence[str],
+        args: str | Sequence[str | Argument],
         grid: object = "1",
         block: object = "1",
         cluster: object = "",
@@ -220,7 +221,8 @@ class Op(_Callable):
         entry: the __global__ function; template arguments may hold expressions in braces:
             "rms_norm<{x.dtype}, {x.size(-1)}>".
         args: the kernel's argument list, expressions over arguments and results; of a tensor, its
-            address is passed. Checked against the kernel's signature when it is compiled.
+            address is passed. Checked against the kernel's signature when it is compiled. A list
+            may hold opaq.cast(...) too.
         grid, block, cluster: up to three expressions each.
         shared: bytes of dynamic shared memory.
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
@@ -261,7 +263,7 @@ class Op(_Callable):
         *,
         source: str | File,
         entry: str,
-        args: str | Sequence[str],
+        args: str | Sequence[str | Argument],
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
         include_dirs: Sequence[str] = (),
@@ -298,7 +300,7 @@ class Op(_Callable):
         path: str | os.PathLike[str],
         *,
         symbol: str,
-        args: str | Sequence[str],
+        args: str | Sequence[str | Argument],
         device: str,
         signature: str = "",
         requires: str | Sequence[str] = (),
@@ -403,7 +405,7 @@ class Op(_Callable):
             "name": validate.text(where, "name", name),
             "device": device,
             "entry": validate.text(where, "entry", entry),
-            "args": validate.expressions(where, "args", args),
+            "args": argument_list(where, args),
             "requires": validate.conditions(where, "requires", requires),
             "priority": validate.number(where, "priority", priority),
         }

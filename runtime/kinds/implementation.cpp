@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/sha256.h"
 #include "kinds/kind.h"
+#include "spec/argument_list.h"
 #include "spec/entry_template.h"
 #include "spec/expressions.h"
 #include "spec/spec.h"
@@ -127,9 +128,9 @@ class ImplementationParser {
           "not given; name the function that is called, as in entry=\"rms_norm<{x.dtype}>\"");
   }
 
-  std::vector<Expr> parse_args() const {
-    std::vector<Expr> args =
-        scope_.list(text_.args, "args", {Type::Tensor, Type::Int, Type::Float, Type::Bool});
+  std::vector<Argument> parse_args() const {
+    std::vector<Argument> args = spec::parse_arguments(text_.args, scope_);
+    const std::vector<Expr> exprs = exprs_of(args);
     if (args.empty() && device_type_from_name(text_.device) == DeviceType::CUDA) {
       std::vector<std::string> names;
       for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);
@@ -140,7 +141,7 @@ class ImplementationParser {
       const auto passes = [&](const Expr& arg) {
         return arg.reads(static_cast<int>(i)) && (arg.type() == Type::Tensor || arg.reads_data());
       };
-      if (std::none_of(args.begin(), args.end(), passes)) {
+      if (std::none_of(exprs.begin(), exprs.end(), passes)) {
         scope_.fail("args", "output '" + scope_.symbols[i].name +
                                 "' is not among them, so that nothing would write it; pass it");
       }
@@ -205,8 +206,9 @@ class ImplementationParser {
     if (!kind_.native) return needs;
     const LaunchRule& launch = result.launch;
     std::vector<Expr> all = launch.entry.template_args;
+    const std::vector<Expr> args = exprs_of(launch.args);
     for (const auto* list :
-         {&launch.grid, &launch.block, &launch.cluster, &launch.args, &result.requires_})
+         {&launch.grid, &launch.block, &launch.cluster, &args, &result.requires_})
       all.insert(all.end(), list->begin(), list->end());
     if (launch.shared) all.push_back(launch.shared);
     for (size_t i = 0; i < op_.schema.args.size(); ++i) {
@@ -240,7 +242,8 @@ class ImplementationParser {
     for (const auto* items : {&result.launch.grid, &result.launch.block, &result.launch.cluster})
       texts(*items);
     hash.field(result.launch.shared ? result.launch.shared.text() : "");
-    texts(result.launch.args);
+    hash.field(std::to_string(result.launch.args.size()));
+    for (const Argument& arg : result.launch.args) hash.field(arg.text);
     hash.field(result.launch.cooperative ? "1" : "0").field(result.launch.programmatic ? "1" : "0");
     texts(result.requires_);
     hash.field(std::to_string(result.priority));

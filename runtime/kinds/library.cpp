@@ -6,7 +6,6 @@
 #include <link.h>
 
 #include <algorithm>
-#include <array>
 #include <cctype>
 #include <optional>
 
@@ -36,8 +35,9 @@ std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
 }
 
 // The C type with which an item of an argument list is handed over.
-ParamType param_type(const Expr& argument) {
+ParamType param_type(const Argument& item) {
   using Kind = ParamType::Kind;
+  const Expr& argument = item.expr;
   if (argument.type() == Type::Tensor) return {Kind::Pointer, 8, "void*", "void", false};
   if (argument.type() == Type::Float && argument.cast() == DType::Float32)
     return {Kind::Float, 4, "float", "", false};
@@ -57,49 +57,8 @@ ParamType param_type(const Expr& argument) {
 
 std::vector<ParamType> types_of_arguments(const Implementation& implementation) {
   std::vector<ParamType> types;
-  for (const Expr& argument : implementation.launch.args) types.push_back(param_type(argument));
+  for (const Argument& argument : implementation.launch.args) types.push_back(param_type(argument));
   return types;
-}
-
-struct Typedef {
-  std::string_view name, type;
-};
-constexpr std::array kTypedefs = {
-    Typedef{"int8_t", "signed char"},
-    Typedef{"uint8_t", "unsigned char"},
-    Typedef{"int16_t", "short"},
-    Typedef{"uint16_t", "unsigned short"},
-    Typedef{"int32_t", "int"},
-    Typedef{"uint32_t", "unsigned int"},
-    Typedef{"int64_t", "long"},
-    Typedef{"uint64_t", "unsigned long"},
-    Typedef{"ssize_t", "long"},
-    Typedef{"size_t", "unsigned long"},
-    Typedef{"ptrdiff_t", "long"},
-    Typedef{"intptr_t", "long"},
-    Typedef{"uintptr_t", "unsigned long"},
-    Typedef{"cudaStream_t", "void*"},
-    Typedef{"CUstream", "void*"},
-};
-
-// Names of <cstdint> and of streams replaced by what they stand for.
-std::string without_typedefs(std::string_view text) {
-  const auto is_name = [](char c) {
-    return std::isalnum(static_cast<unsigned char>(c)) || c == '_' || c == ':';
-  };
-  std::string out;
-  while (!text.empty()) {
-    size_t end = 0;
-    while (end < text.size() && is_name(text[end])) ++end;
-    std::string_view word = text.substr(0, end);
-    if (word.starts_with("std::")) word.remove_prefix(5);
-    const auto* found = std::find_if(kTypedefs.begin(), kTypedefs.end(),
-                                     [&](const Typedef& each) { return each.name == word; });
-    out += found != kTypedefs.end() ? found->type : text.substr(0, end);
-    if (end < text.size()) out += text[end++];
-    text.remove_prefix(end);
-  }
-  return out;
 }
 
 // "void(const float*, int64_t)": the types of all parameters; nullopt for a text of another form.
@@ -110,7 +69,7 @@ std::optional<std::vector<ParamType>> parse_signature(std::string_view signature
   if (!rest.starts_with('(') || !rest.ends_with(')')) return std::nullopt;
   const std::string_view list = spec::trimmed(rest.substr(1, rest.size() - 2));
   if (list.empty()) return std::vector<ParamType>{};
-  return parse_parameters(without_typedefs(list));
+  return parse_parameters(spelled_out(list));
 }
 
 // Whether a value of the type can be handed over: an address, an integer, a float, a truth value.
@@ -158,8 +117,8 @@ class Library final : public Kind {
   }
 
  private:
-  static void check_arguments(const spec::Scope& scope, const std::vector<Expr>& arguments) {
-    for (const Expr& argument : arguments) {
+  static void check_arguments(const spec::Scope& scope, const std::vector<Argument>& arguments) {
+    for (const Expr& argument : exprs_of(arguments)) {
       if (argument.type() != Type::Float || !argument.as_integer()) continue;
       scope.fail("args", "'" + argument.text() +
                              "' is an int or a float, and a library does not tell which its "

@@ -170,7 +170,7 @@ std::string list_params(const Entry& entry) {
 
 std::string list_args(const Implementation& implementation) {
   std::vector<std::string> texts;
-  for (const Expr& arg : implementation.launch.args) texts.push_back(arg.text());
+  for (const Argument& arg : implementation.launch.args) texts.push_back(arg.text);
   return texts.empty() ? "" : ": " + join(texts);
 }
 
@@ -265,17 +265,31 @@ std::string describe_parameter(size_t index, const ParamType& param) {
   return text + " is of unknown type";
 }
 
+bool takes_cast(const std::string& cast, const ParamType& param) {
+  if (param.text.empty()) return true;
+  const auto comparable = [](std::string text) {  // int64_t is either
+    if (const size_t at = text.find("long long"); at != std::string::npos) text.erase(at, 5);
+    return text;
+  };
+  const std::vector<ParamType> types = parse_parameters(spelled_out(cast));
+  return types.size() == 1 && types[0].kind == param.kind &&
+         comparable(types[0].pointee) == comparable(param.pointee) &&
+         (param.pointee_const || !types[0].pointee_const);
+}
+
 void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,
                 const ParamType& param) {
-  fail(kind,
-       argument_text(subject, index) + " is " + std::string(name(got)) + ", but " +
-           describe_parameter(index, param) +
-           "; convert the tensor, make the element type a template " +
-           "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
+  const std::string& argument = subject.implementation->launch.args[index].text;
+  fail(kind, argument_text(subject, index) + " is " + std::string(name(got)) + ", but " +
+                 describe_parameter(index, param) +
+                 "; convert the tensor, make the element type a template parameter filled from "
+                 ".dtype, declare the parameter as void* to take any dtype, or, where the kernel "
+                 "reads its bytes as another type, write cast(\"" +
+                 param.text + "\", " + argument + ")");
 }
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args) {
-  const std::vector<Expr>& list = subject.implementation->launch.args;
+  const std::vector<Argument>& list = subject.implementation->launch.args;
   if (!entry.params_known) return;
   if (entry.params.size() != list.size())
     fail(ErrorKind::Compile, subject.op + ": " + kernel_text(subject, entry) + " takes " +
@@ -284,7 +298,7 @@ void check_signature(const Subject& subject, const Entry& entry, const Arg* args
                                  list_args(*subject.implementation));
 
   for (size_t i = 0; i < list.size(); ++i) {
-    const Expr& argument = list[i];
+    const Expr& argument = list[i].expr;
     const ParamType& param = entry.params[i];
     const bool size_comes_later = param.kind == ParamType::Kind::Unknown && param.size == 0;
     if (destination(argument, param).encoding == Encoding::Unknown && !size_comes_later)
@@ -292,6 +306,12 @@ void check_signature(const Subject& subject, const Entry& entry, const Arg* args
                     "is " + std::string(name(argument.type())) + ", but " +
                         describe_parameter(i, param) + advice(argument, param));
     if (argument.type() != Type::Tensor) continue;
+    const std::string& cast = list[i].cast;
+    if (!cast.empty() && !takes_cast(cast, param))
+      fail_argument(subject, i,
+                    "does not fit: " + describe_parameter(i, param) +
+                        "; cast to the parameter's type, cast(\"" + param.text + "\", " +
+                        argument.text() + ")");
 
     for (size_t s = 0; s < subject.symbols.size(); ++s) {
       const Symbol& symbol = subject.symbols[s];
@@ -302,7 +322,7 @@ void check_signature(const Subject& subject, const Entry& entry, const Arg* args
                                      "; take the const away, or check the order of args" +
                                      list_args(*subject.implementation));
     }
-    if (param.kind != ParamType::Kind::Pointer) continue;
+    if (param.kind != ParamType::Kind::Pointer || !cast.empty()) continue;
     const TensorView* tensor = nullptr;
     if (const int symbol = bare_symbol(argument, subject.symbols); symbol >= 0) {
       if (args[symbol].kind == Arg::Kind::Tensor) tensor = &args[symbol].tensor;

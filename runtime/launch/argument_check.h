@@ -25,6 +25,9 @@ struct Destination {
 // not known and no cast names its type.
 Destination destination(const Expr& argument, const ParamType& param);
 
+// Whether a tensor that is cast to a pointer type may go there.
+bool takes_cast(const std::string& cast, const ParamType& param);
+
 // The argument as it is written there: a quotient of ints as an int where the parameter is one.
 Expr as_passed(const Expr& argument, const Destination& to);
 std::string_view cast_example(const Expr& argument);  // "int32": a cast that names the type of a

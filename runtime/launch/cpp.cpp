@@ -35,12 +35,16 @@ std::vector<CppText> dims(const std::vector<Expr>& exprs) {
 std::vector<CppArgument> arguments(const Subject& subject, const std::vector<ParamType>& params) {
   const Packer checked(subject, params);  // throws if the encoding of a parameter is not known
   std::vector<CppArgument> args;
-  const std::vector<Expr>& list = subject.implementation->launch.args;
+  const std::vector<Argument>& list = subject.implementation->launch.args;
   for (size_t i = 0; i < list.size(); ++i) {
-    const Destination to = destination(list[i], params[i]);
-    const Expr passed = as_passed(list[i], to);
-    args.push_back({printed(passed), passed.type(), std::string(encoding_name(to.encoding)), to.low,
-                    to.high, parameter_text(params[i])});
+    const Destination to = destination(list[i].expr, params[i]);
+    const Expr passed = as_passed(list[i].expr, to);
+    args.push_back({{list[i].text, passed.print_cpp(), passed.place()},
+                    passed.type(),
+                    std::string(encoding_name(to.encoding)),
+                    to.low,
+                    to.high,
+                    parameter_text(params[i])});
   }
   return args;
 }
@@ -49,7 +53,8 @@ void note_reads(const Subject& subject, CppLaunch& out) {
   const Implementation& implementation = *subject.implementation;
   const LaunchRule& rule = implementation.launch;
   std::vector<Expr> all = implementation.requires_;
-  for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &rule.args})
+  const std::vector<Expr> args = exprs_of(rule.args);
+  for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &args})
     all.insert(all.end(), list->begin(), list->end());
   if (rule.shared) all.push_back(rule.shared);
   for (size_t s = 0; s < subject.symbols.size(); ++s) {

@@ -6,12 +6,12 @@
 namespace opaq {
 
 Packer::Packer(const Subject& subject, std::vector<ParamType> params) : params_(std::move(params)) {
-  const std::vector<Expr>& list = subject.implementation->launch.args;
+  const std::vector<Argument>& list = subject.implementation->launch.args;
   slots_.reserve(list.size());
   texts_.reserve(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
-    const Destination to = destination(list[i], params_[i]);
-    const Expr expr = as_passed(list[i], to);
+    const Destination to = destination(list[i].expr, params_[i]);
+    const Expr expr = as_passed(list[i].expr, to);
     const Type type = expr.type();
     Slot slot{.source = Source::Int,
               .to = to,
@@ -27,7 +27,7 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : params_(
     switch (type) {
       case Type::Tensor:
         slot.source = slot.symbol >= 0 ? Source::TensorSymbol : Source::Tensor;
-        slot.dtypes = accepted_dtypes(params_[i].pointee);
+        slot.dtypes = accepted_dtypes(list[i].cast.empty() ? params_[i].pointee : "void");
         break;
       case Type::Float:
         slot.source = slot.symbol >= 0 ? Source::FloatSymbol : Source::Float;

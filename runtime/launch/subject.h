@@ -23,7 +23,7 @@ struct Subject {
 // "mylib::rms_norm: argument 3 `x.numel()`"; index counts from 0.
 inline std::string argument_text(const Subject& subject, size_t index) {
   return subject.op + ": argument " + std::to_string(index + 1) + " `" +
-         subject.implementation->launch.args[index].text() + "`";
+         subject.implementation->launch.args[index].text + "`";
 }
 
 // For messages: "`int`"; "of 4 bytes" where a binary tells no more.

@@ -15,6 +15,12 @@ std::string texts(const std::vector<Expr>& items) {
   return join(out);
 }
 
+std::string texts(const std::vector<Argument>& items) {
+  std::vector<std::string> out;
+  for (const Argument& item : items) out.push_back(item.text);
+  return join(out);
+}
+
 std::string text(const Expr& expr) { return expr ? expr.text() : ""; }
 
 class Lines {

@@ -49,7 +49,7 @@ TEST(Implementation, HoldsTheLaunchRule) {
   EXPECT_EQ(texts(cuda.launch.block), (Texts{"32", "4", "1"}));
   EXPECT_EQ(texts(cuda.launch.cluster), (Texts{"2", "1", "1"}));
   EXPECT_EQ(cuda.launch.shared.text(), "4 * x.size(-1)");
-  EXPECT_EQ(texts(cuda.launch.args), (Texts{"y", "x", "eps"}));
+  EXPECT_EQ(texts(exprs_of(cuda.launch.args)), (Texts{"y", "x", "eps"}));
   EXPECT_EQ(texts(cuda.requires_), (Texts{"x.stride(-1) == 1", "aligned(x, 16)"}));
   EXPECT_EQ(cuda.priority, 3);
   EXPECT_TRUE(cuda.launch.cooperative);

@@ -162,7 +162,8 @@ TEST_F(LaunchTest, TensorsAreCheckedOnEveryLaunch) {
   EXPECT_EQ(message(*prepared, {Tensor({8, 16}, DType::Float16), Arg::of_int(1), y}),
             "mylib::copy: argument 2 `x` is float16, but parameter 2 is `float const*`; convert "
             "the tensor, make the element type a template "
-            "parameter filled from .dtype, or declare the parameter as void* to take any dtype");
+            "parameter filled from .dtype, declare the parameter as void* to take any dtype, or, "
+            "where the kernel reads its bytes as another type, write cast(\"float const*\", x)");
   EXPECT_EQ(message(*prepared, {Tensor({8, 16}, DType::Float32, 4096, kCpu), Arg::of_int(1), y}),
             "mylib::copy: argument 2 `x` is on cpu, but the kernel runs on cuda:0; move the "
             "tensor, or pass the number it holds");

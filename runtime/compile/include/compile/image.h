@@ -107,6 +107,10 @@ std::string_view image_suffix(std::string_view bytes);
 // Reads "void f<...>(float*, float const*, int)" style demangled parameter lists.
 std::vector<ParamType> parse_parameters(std::string_view demangled_list);
 
+// A type as a user writes it, with the names of <cstdint>, of streams and of half-precision types
+// replaced by what they stand for, as parse_parameters reads them.
+std::string spelled_out(std::string_view type);
+
 // A host function, called with an array of pointers to its arguments, as a kernel is.
 struct HostFunction {
   void (*invoke)(void** args) = nullptr;

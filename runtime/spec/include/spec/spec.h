@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "expr/expr.h"
+#include "spec/argument.h"
 
 namespace opaq {
 
@@ -89,7 +90,7 @@ struct LaunchRule {
   EntryTemplate entry;
   std::vector<Expr> grid, block, cluster;  // 3 each; cluster empty when not used. CUDA only
   Expr shared;                             // bytes of dynamic shared memory
-  std::vector<Expr> args;                  // Tensor items pass the address
+  std::vector<Argument> args;
   bool cooperative = false;
   bool programmatic = false;  // programmatic dependent launch
 };
