@@ -329,7 +329,7 @@ def main() -> None:
             for name, by_way in found.items()
         },
     }
-    save("boundary", measured, what=__doc__.split("\n")[0])
+    save("boundary", measured, what=__doc__)
 
 
 if __name__ == "__main__":

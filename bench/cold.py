@@ -112,7 +112,7 @@ def main() -> None:
             ),
             "rounds": rounds,
         },
-        what=__doc__.split("\n")[0],
+        what=__doc__,
     )
 
 

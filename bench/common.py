@@ -74,10 +74,10 @@ def host_us(
 
 
 def save(name: str, measured: dict[str, Any], *, what: str) -> str:
-    """Writes bench/results/<name>.json and prints it."""
+    """Writes bench/results/<name>.json and prints it. Of `what`, the first paragraph is kept."""
     result = {
         "benchmark": name,
-        "what": what,
+        "what": " ".join(what.strip().split("\n\n")[0].split()),
         "command": "python " + " ".join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),

@@ -182,7 +182,7 @@ def main() -> None:
             for name, t in times.items()
         },
     }
-    save("launch", measured, what=__doc__.split("\n")[0])
+    save("launch", measured, what=__doc__)
 
 
 if __name__ == "__main__":

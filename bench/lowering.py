@@ -65,7 +65,7 @@ def main() -> None:
                 "compile_s": round(time.perf_counter() - start, 3),
                 "ours_ms_per_node": round(total * 1e3 / length, 4),
             }
-    save("lowering", {"by_length": spent}, what=__doc__.split("\n")[0])
+    save("lowering", {"by_length": spent}, what=__doc__)
 
 
 if __name__ == "__main__":

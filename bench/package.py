@@ -286,7 +286,7 @@ def main() -> None:
         "packaging": packaging(device),
         "wrapper_compile": {name: wrapper(name) for name in ("cpu", "cuda")},
     }
-    save("package", measured, what=__doc__.split("\n")[0])
+    save("package", measured, what=__doc__)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,11 @@ def in_library(name: str, library: pathlib.Path) -> opaq.Op:
 
 def in_python(name: str, library: pathlib.Path) -> opaq.Op:
     op = opaq.op(f"{name}(Tensor x) -> Tensor", outputs=opaq.like("x"))
-    return op.python(lambda x, out: torch.add(x, 1, out=out), device="cuda")
+
+    def add_one(x: torch.Tensor, out: torch.Tensor) -> None:
+        torch.add(x, 1, out=out)
+
+    return op.python(add_one, device="cuda")
 
 
 @pytest.mark.parametrize("declare", [in_library, in_python])

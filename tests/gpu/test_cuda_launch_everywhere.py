@@ -142,14 +142,18 @@ def test_errors_have_one_text(
 
 @pytest.mark.parametrize("form", ["eager", "package"])
 def test_a_cold_kernel_under_capture(
-    form: str, unique: str, tmp_path_factory: pytest.TempPathFactory
+    form: str,
+    unique: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """The first launch may not load a kernel while a stream is captured; a later one can launch."""
     call = in_form(form, declare(unique, {}), tmp_path_factory)
     x = torch.arange(6, device="cuda")
     graph = torch.cuda.CUDAGraph()
-    with pytest.raises(RuntimeError), torch.cuda.graph(graph):
+    with pytest.raises(RuntimeError) as error, torch.cuda.graph(graph):
         call(6, 5, 32)
+    assert "while a stream is captured" in str(error.value) + capfd.readouterr().err
     torch.cuda.synchronize()
     torch.testing.assert_close(call(6, 5, 32), x * 0.5 + 10)
     graph = torch.cuda.CUDAGraph()
