@@ -40,8 +40,10 @@ def cast(type: str, tensor: str) -> Argument:
 def argument_list(where: str, value: Any) -> str:
     """An argument list as one text: a str, or a list of expressions, ints and Arguments."""
     items = value if isinstance(value, (list, tuple)) else (value,)
-    if not all(isinstance(item, (str, int, Argument)) and not isinstance(item, bool | File)
-               for item in items):
+    if not all(
+        isinstance(item, (str, int, Argument)) and not isinstance(item, bool | File)
+        for item in items
+    ):
         return validate.expressions(where, "args", value)  # refuses, or takes NumPy's ints
     return ", ".join(
         str(item) if isinstance(item, (int, Argument)) else validate.text(where, "args", item)

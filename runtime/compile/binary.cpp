@@ -231,6 +231,7 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   found.symbol = symbol.name;
   found.params = std::move(symbol.params);
   found.params_known = symbol.params_known;
+  if (begins(ELFMAG)) found.resources = cubin_resources(bytes, found.symbol);
   image->bytes = std::move(bytes);
   image->key = Sha256().field("opaq binary").field(image->bytes).field(entry).hex();
   return image;

@@ -77,7 +77,7 @@ std::optional<int64_t> static_shared(const Elf64_Ehdr& file, const Section& shar
   return size >= 0 ? std::optional(size) : std::nullopt;
 }
 
-CubinResources read_resources(const Bytes& in, const std::string& kernel) {
+Resources read_resources(const Bytes& in, const std::string& kernel) {
   const auto file = in.read<Elf64_Ehdr>(0);
   const std::string_view ident(reinterpret_cast<const char*>(file.e_ident), EI_NIDENT);
   if (!ident.starts_with(ELFMAG) || file.e_ident[EI_CLASS] != ELFCLASS64 ||
@@ -100,7 +100,7 @@ CubinResources read_resources(const Bytes& in, const std::string& kernel) {
   if (!code.header) return {};
 
   const Attributes own = read_attributes(in, info, symbols, strings, kernel);
-  CubinResources result;
+  Resources result;
   if (const auto found = own.values.find(kRegisters); found != own.values.end())
     result.registers = found->second;
   else if (const uint32_t count = code.header->sh_info >> 24)  // older compilers
@@ -113,7 +113,8 @@ CubinResources read_resources(const Bytes& in, const std::string& kernel) {
   if (result.stack == int64_t{kUnbounded} || (result.stack == 0 && own.has_callees))
     result.stack.reset();
   result.shared = static_shared(file, shared);
-  if (result.stack == 0) result.spills = 0;
+  // A cubin does not tell spilled registers from local arrays: only without a stack there are none.
+  if (result.stack == 0) result.spill_stores = result.spill_loads = 0;
   return result;
 }
 
@@ -159,7 +160,7 @@ std::vector<std::string> cubin_kernels(std::string_view bytes, const std::string
   return kernels;
 }
 
-CubinResources cubin_resources(std::string_view bytes, const std::string& symbol) {
+Resources cubin_resources(std::string_view bytes, const std::string& symbol) {
   try {
     return read_resources(Bytes(bytes, "the image"), symbol);
   } catch (const Error&) {  // cut short or damaged

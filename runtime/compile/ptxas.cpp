@@ -68,9 +68,9 @@ class Reader {
                stores = number_before(line, " bytes spill stores"),
                loads = number_before(line, " bytes spill loads");
     if (!stack || !stores || !loads) return false;
-    kernel_.stack = std::max(kernel_.stack, *stack);
-    kernel_.spill_stores += *stores;
-    kernel_.spill_loads += *loads;
+    kernel_.stack = std::max(kernel_.stack.value_or(0), *stack);
+    kernel_.spill_stores = kernel_.spill_stores.value_or(0) + *stores;
+    kernel_.spill_loads = kernel_.spill_loads.value_or(0) + *loads;
     return has_properties_ = true;
   }
 
@@ -79,8 +79,8 @@ class Reader {
     if (!registers) return false;
     kernel_.registers = *registers;
     kernel_.shared = number_before(line, " bytes smem").value_or(0);
-    kernel_.stack =
-        std::max(kernel_.stack, number_before(line, " bytes cumulative stack size").value_or(0));
+    kernel_.stack = std::max(kernel_.stack.value_or(0),
+                             number_before(line, " bytes cumulative stack size").value_or(0));
     return has_used_ = true;
   }
 

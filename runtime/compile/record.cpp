@@ -12,7 +12,7 @@ constexpr size_t kMostItems = 1 << 20;
 constexpr size_t kMostBytes = std::numeric_limits<int64_t>::max();
 constexpr std::array kResources{&Resources::registers, &Resources::shared, &Resources::stack,
                                 &Resources::spill_stores, &Resources::spill_loads};
-constexpr std::string_view kHeader = "opaq record 2\n";
+constexpr std::string_view kHeader = "opaq record 3\n";
 
 void put(std::string& out, std::string_view field) {
   out += std::to_string(field.size());
@@ -76,7 +76,11 @@ std::string write_record(const Record& record) {
     }
     put(out, entry.resources ? 1 : 0);
     if (entry.resources) {
-      for (const auto field : kResources) put(out, static_cast<size_t>((*entry.resources).*field));
+      for (const auto field : kResources) {
+        const std::optional<int64_t>& value = (*entry.resources).*field;
+        put(out, value ? 1 : 0);
+        if (value) put(out, static_cast<size_t>(*value));
+      }
     }
   }
   put(out, record.log);
@@ -105,8 +109,10 @@ std::optional<Record> read_record(std::string_view text) {
     }
     if (in.number(1) != 0) {
       entry.resources.emplace();
-      for (const auto field : kResources)
-        (*entry.resources).*field = static_cast<int64_t>(in.number(kMostBytes));
+      for (const auto field : kResources) {
+        if (in.number(1) != 0)
+          (*entry.resources).*field = static_cast<int64_t>(in.number(kMostBytes));
+      }
     }
   }
   record.log = in.field();

@@ -219,7 +219,7 @@ std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string
     count(image->seconds, image->from_cache);
   }
   if (const auto& used = find_entry(subject, *image, entry).resources) {
-    const int64_t spilled = used->spill_stores + used->spill_loads;
+    const int64_t spilled = used->spill_stores.value_or(0) + used->spill_loads.value_or(0);
     int64_t most = spill_bytes.load();
     while (spilled > most && !spill_bytes.compare_exchange_weak(most, spilled)) {
     }

@@ -46,12 +46,20 @@ void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& roo
 
 }  // namespace
 
-Ref resources(const std::optional<Resources>& found) {
-  if (!found) return none();
+Ref resources(const Resources& found) {
   Dict d;
-  d.set("registers", found->registers).set("shared", found->shared).set("stack", found->stack);
-  return d.set("spill_stores", found->spill_stores).set("spill_loads", found->spill_loads).take();
+  const auto put = [&](const char* name, const std::optional<int64_t>& value) {
+    d.put(name, value ? from(*value) : none());
+  };
+  put("registers", found.registers);
+  put("shared", found.shared);
+  put("stack", found.stack);
+  put("spill_stores", found.spill_stores);
+  put("spill_loads", found.spill_loads);
+  return d.take();
 }
+
+Ref resources(const std::optional<Resources>& found) { return found ? resources(*found) : none(); }
 
 PyObject* cubin_resources(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
@@ -62,18 +70,9 @@ PyObject* cubin_resources(PyObject*, PyObject* args) {
       if (PyBytes_AsStringAndSize(object, &bytes, &size) != 0) throw PythonError{};
       return {bytes, static_cast<size_t>(size)};
     };
-    const CubinResources found =
-        opaq::cubin_resources(text(items.at(0).get()), std::string(text(items.at(1).get())));
-    Dict d;
-    const auto put = [&](const char* name, const std::optional<int64_t>& value) {
-      d.put(name, value ? from(*value) : none());
-    };
-    put("registers", found.registers);
-    put("shared", found.shared);
-    put("stack", found.stack);
-    put("spill_stores", found.spills);
-    put("spill_loads", found.spills);
-    return d.take().release();
+    return resources(
+               opaq::cubin_resources(text(items.at(0).get()), std::string(text(items.at(1).get()))))
+        .release();
   });
 }
 

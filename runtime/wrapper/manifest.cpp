@@ -60,11 +60,14 @@ std::string image(const CodeFile& file, const AttachedFile& attached) {
       .set("sha256", attached.sha256)
       .raw("bytes", file.bytes ? std::to_string(file.bytes->size()) : "null");
   if (const std::optional<Resources>& resources = file.resources) {
-    json.set("registers", resources->registers)
-        .set("shared", resources->shared)
-        .set("stack", resources->stack)
-        .set("spill_stores", resources->spill_stores)
-        .set("spill_loads", resources->spill_loads);
+    const auto set = [&](const char* name, const std::optional<int64_t>& value) {
+      json.raw(name, value ? std::to_string(*value) : "null");
+    };
+    set("registers", resources->registers);
+    set("shared", resources->shared);
+    set("stack", resources->stack);
+    set("spill_stores", resources->spill_stores);
+    set("spill_loads", resources->spill_loads);
   }
   return json.text();
 }

@@ -109,8 +109,9 @@ TEST(Binary, OnlyACubinTellsWhatAKernelUses) {
   for (const std::string bytes : {"", ".version 8.0\n.entry k() {}",
                                   "\x7f"
                                   "ELF\2\1"}) {
-    const opaq::CubinResources found = opaq::cubin_resources(bytes, "k");
-    for (const auto& fact : {found.registers, found.shared, found.stack, found.spills})
+    const opaq::Resources found = opaq::cubin_resources(bytes, "k");
+    for (const auto& fact :
+         {found.registers, found.shared, found.stack, found.spill_stores, found.spill_loads})
       EXPECT_EQ(fact, std::nullopt);
   }
 }

@@ -14,7 +14,9 @@ using opaq_test::message_of;
 namespace {
 
 std::string text(const Resources& r) {
-  const auto number = [](int64_t value) { return std::to_string(value); };
+  const auto number = [](std::optional<int64_t> value) {
+    return value ? std::to_string(*value) : "unknown";
+  };
   return number(r.registers) + " registers, " + number(r.shared) + " shared, " + number(r.stack) +
          " stack, " + number(r.spill_stores) + " stored, " + number(r.spill_loads) + " loaded";
 }
@@ -180,12 +182,17 @@ TEST_F(KernelResources, AreKnownFromTheCacheToo) {
   }
 }
 
-TEST_F(KernelResources, AreUnknownOfPtxAndOfWhatTheUserBrings) {
+TEST_F(KernelResources, AreReadOfACubinThatTheUserBringsAndUnknownOfPtx) {
   EXPECT_EQ(text(compile_cuda(request("compute_90"))->entries[2].resources), "unknown");
-  EXPECT_EQ(text(opaq::binary_image(compile_cuda(request())->bytes, "k.cubin", "shared")
-                     ->entries[0]
-                     .resources),
-            "unknown");
+  const auto compiled = compile_cuda(request());
+  for (const opaq::Entry& entry : compiled->entries) {
+    const auto brought = opaq::binary_image(compiled->bytes, "k.cubin", entry.symbol);
+    const Resources &told = *entry.resources, &read = *brought->entries[0].resources;
+    EXPECT_EQ(read.registers, told.registers) << entry.name;
+    EXPECT_EQ(read.shared, told.shared) << entry.name;
+    if (read.stack) EXPECT_EQ(read.stack, told.stack) << entry.name;
+    if (read.spill_stores) EXPECT_EQ(read.spill_stores, told.spill_stores) << entry.name;
+  }
 }
 
 TEST_F(KernelResources, UsersOptionsForTheAssemblerHold) {

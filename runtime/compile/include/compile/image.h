@@ -23,21 +23,14 @@ struct ParamType {
   bool pointee_const = false;
 };
 
-// What a kernel takes, functions that it calls without inlining included; bytes but for the
-// registers.
+// What a kernel takes, including the functions that it calls without inlining; nullopt where it is
+// unknown.
 struct Resources {
-  int64_t registers = 0;  // of a thread
-  int64_t shared = 0;     // of a block, static
-  int64_t stack = 0;      // of a thread; more where functions call themselves
-  int64_t spill_stores = 0,
-          spill_loads = 0;  // of a thread: registers kept in memory for want of room
-};
-
-// The same as a cubin tells it; nullopt where it does not. `spills`: registers that are stored, and
-// loaded as well: known only if there is no stack to store them in (then there are none), since a
-// cubin does not tell spills from local arrays.
-struct CubinResources {
-  std::optional<int64_t> registers, shared, stack, spills;
+  std::optional<int64_t> registers;  // of a thread
+  std::optional<int64_t> shared;     // static, of a block, in bytes
+  std::optional<int64_t> stack;      // of a thread, in bytes; more where functions call themselves
+  // Of a thread, in bytes: registers that are kept in memory for want of room.
+  std::optional<int64_t> spill_stores, spill_loads;
 };
 
 struct Entry {
@@ -47,7 +40,7 @@ struct Entry {
   bool params_known =
       false;  // false: a binary without a readable signature; sizes come from the driver at load
   std::optional<Resources>
-      resources;  // what the compiler told; unknown for PTX and for what the user brought
+      resources;  // as the compiler told them, or a cubin that the user brought; nullopt for PTX
 };
 
 struct Image {
@@ -99,7 +92,7 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
 
 // What a kernel uses, by its symbol. All unknown for what is no 64-bit cubin (PTX, a fatbin), is
 // cut short or damaged: the bytes may be anything. Nothing is thrown.
-CubinResources cubin_resources(std::string_view bytes, const std::string& symbol);
+Resources cubin_resources(std::string_view bytes, const std::string& symbol);
 
 // How a file that holds an image is called: ".cubin", ".fatbin", ".ptx".
 std::string_view image_suffix(std::string_view bytes);
