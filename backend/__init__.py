@@ -22,7 +22,7 @@ from .torch_objects import bind
 
 bind()
 
-from .arguments import cast  # noqa: E402
+from .arguments import cast, struct  # noqa: E402
 from .custom_op import custom_op  # noqa: E402
 from .op import Op, op  # noqa: E402
 from .package import package  # noqa: E402
@@ -51,6 +51,7 @@ __all__ = [
     "op",
     "package",
     "report",
+    "struct",
     "tensor",
     "warmup",
 ]

@@ -222,7 +222,7 @@ class Op(_Callable):
             "rms_norm<{x.dtype}, {x.size(-1)}>".
         args: the kernel's argument list, expressions over arguments and results; of a tensor, its
             address is passed. Checked against the kernel's signature when it is compiled. A list
-            may hold opaq.cast(...) too.
+            may hold opaq.cast(...) and opaq.struct(...) too.
         grid, block, cluster: up to three expressions each.
         shared: bytes of dynamic shared memory.
         requires: conditions on the arguments; if one is false, the next implementation is tried. An

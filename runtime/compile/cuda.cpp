@@ -12,6 +12,7 @@
 #include "diagnostics.h"
 #include "headers.h"
 #include "includes.h"
+#include "layout.h"
 #include "nvrtc.h"
 #include "options.h"
 #include "param_types.h"
@@ -23,7 +24,7 @@ namespace opaq {
 namespace {
 
 // to be changed if the same request would give another image or record
-constexpr std::string_view kFormat = "opaq cuda image 3";
+constexpr std::string_view kFormat = "opaq cuda image 4";
 
 SingleFlight<Image>& compilations() {
   // never destroyed: threads may compile while the process exits
@@ -120,6 +121,7 @@ std::string key_of(const Job& job, const SourceDigest& sources) {
   Sha256 hash;
   hash.field(sources.digest).field(job.request.arch);
   for (const std::string& entry : job.request.entries) hash.field(entry);
+  if (job.request.layouts) hash.field("layouts");
   return hash.hex();
 }
 
@@ -154,6 +156,44 @@ std::string log_without_verbose(const Job& job) {
   std::vector<std::string> options = job.options;
   std::erase(options, kPtxasVerbose);
   return run_nvrtc(job, options).log;
+}
+
+// Without options that -G would contradict.
+std::vector<std::string> debug_options(const Job& job) {
+  std::vector<std::string> options;
+  for (const std::string& option : job.options) {
+    if (option == kPtxasVerbose || option == "-G" || option == "--device-debug" ||
+        option.find("lineinfo") != std::string::npos || option == "--generate-line-info" ||
+        option.starts_with("--gpu-architecture="))
+      continue;
+    options.push_back(option);
+  }
+  const std::string& arch = job.request.arch;
+  options.push_back("--gpu-architecture=compute_" + arch.substr(arch.find('_') + 1));
+  options.push_back("-G");
+  return options;
+}
+
+// Completes the structs among the parameters with their fields. The compiler writes these into its
+// debug information, so the source is compiled a second time, to PTX: that takes no assembler.
+void add_layouts(const Job& job, Image& image) {
+  Job debug = job;
+  debug.ptx = true;
+  const NvrtcAnswer answer = run_nvrtc(debug, debug_options(job));
+  const std::string what = "the debug information of " + job.basename;
+  if (answer.result != 0)
+    fail(ErrorKind::Compile, "reading the structs that kernels of " + job.basename +
+                                 " take: compiling it with -G failed:\n" + answer.log);
+  for (Entry& entry : image.entries) {
+    const std::vector<ParamType> params = read_layouts(answer.image, entry.symbol, what);
+    const auto agree = [](const ParamType& a, const ParamType& b) { return a.size == b.size; };
+    if (!std::equal(params.begin(), params.end(), entry.params.begin(), entry.params.end(), agree))
+      fail(ErrorKind::Compile, what + " does not tell the parameters of `" + entry.name + "`");
+    for (size_t i = 0; i < params.size(); ++i) {
+      if (entry.params[i].kind == ParamType::Kind::Struct)
+        entry.params[i].fields = params[i].fields;
+    }
+  }
 }
 
 std::shared_ptr<Image> compile(const Job& job) {
@@ -195,6 +235,7 @@ std::shared_ptr<Image> compile(const Job& job) {
       }
     }
   }
+  if (request.layouts) add_layouts(job, *image);
   image->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   count_compiled(image->seconds);
   return image;

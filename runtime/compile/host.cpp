@@ -19,6 +19,7 @@
 #include "diagnostics.h"
 #include "host_types.h"
 #include "includes.h"
+#include "layout.h"
 #include "loaded.h"
 #include "options.h"
 #include "param_types.h"
@@ -32,7 +33,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::string_view kFormat = "opaq host library 2";
+constexpr std::string_view kFormat = "opaq host library 3";
 
 // The function takes an array of pointers to its arguments, and tells its parameters one by one:
 // size (with a flag for enumerations), and the name of the type within the compiler's text for the
@@ -201,7 +202,10 @@ IncludeClosure closure_of(const Job& job) {
 }
 
 std::string key_of(const Job& job, const SourceDigest& sources) {
-  return Sha256().field(sources.digest).field(job.request.entry).field(types_for(job)).hex();
+  Sha256 hash;
+  hash.field(sources.digest).field(job.request.entry).field(types_for(job));
+  if (job.request.layouts) hash.field("layouts");
+  return hash.hex();
 }
 
 // The files of a make rule "target: a b\ c \<newline> d".
@@ -282,11 +286,14 @@ std::string lack_of_space(const std::string& folder) {
          ": free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR";
 }
 
-Library compile(const Job& job, const IncludeClosure& closure) {
+// `more`: for the end of the source, and options for the end of the list.
+Library compile(const Job& job, const IncludeClosure& closure, const std::string& trailer = "",
+                const std::vector<std::string>& more = {}) {
   PrivateFolder folder;
   const std::string source = folder.path() + "/source.cpp", library = folder.path() + "/library.so";
   const std::string output = folder.path() + "/log", dependencies = folder.path() + "/dependencies";
-  if (std::ofstream stream(source, std::ios::binary); !(stream << source_text(job) << std::flush)) {
+  if (std::ofstream stream(source, std::ios::binary);
+      !(stream << source_text(job) << trailer << std::flush)) {
     fail(ErrorKind::Compile,
          job.basename + " cannot be compiled: writing " + source +
              " failed: " + std::strerror(errno) +
@@ -301,6 +308,7 @@ Library compile(const Job& job, const IncludeClosure& closure) {
   arguments.insert(arguments.end(), {source, "-o", library});
   arguments.insert(arguments.end(), job.request.options.begin(),
                    job.request.options.end());  // libraries come after what needs them
+  arguments.insert(arguments.end(), more.begin(), more.end());
 
   const ProcessResult result = run_process(arguments, folder.path());
   if (result.start_error != 0) {
@@ -352,11 +360,33 @@ std::shared_ptr<HostFunction> load(const Library& library, const Job& job) {
   return function;
 }
 
+// Structs with their fields, as the compiler's debug information tells them: the source is compiled
+// a second time, without optimization.
+std::vector<ParamType> layouts(const Job& job, const IncludeClosure& closure,
+                               std::vector<ParamType> params) {
+  const Library debug =
+      compile(job, closure, layout_trailer(job.request.entry, params.size()),
+              {"-O0", "-g", "-gdwarf-4", "-gz=none", "-gno-split-dwarf", "-fno-lto"});
+  const std::string what = "the debug information of " + job.basename;
+  const std::vector<ParamType> told = read_host_layouts(debug.bytes, params.size(), what);
+  for (size_t i = 0; i < params.size(); ++i) {
+    if (params[i].kind != ParamType::Kind::Struct) continue;
+    if (told[i].size != params[i].size)
+      fail(ErrorKind::Compile, what + " does not tell the struct `" + params[i].text + "`");
+    params[i].fields = told[i].fields;
+  }
+  return params;
+}
+
 std::shared_ptr<HostFunction> compile_and_load(const Job& job, const IncludeClosure& closure,
                                                const std::string& key) {
   const auto start = std::chrono::steady_clock::now();
-  const Library library = compile(job, closure);
+  Library library = compile(job, closure);
   auto function = load(library, job);
+  if (job.request.layouts) {
+    function->params = layouts(job, closure, std::move(function->params));
+    library.record.entries.push_back({.name = job.request.entry, .params = function->params});
+  }
   function->seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   count_compiled(function->seconds);
@@ -375,7 +405,9 @@ std::shared_ptr<HostFunction> from_disk(const Job& job, const std::string& key) 
   for (size_t i = 0; i < record->files.size(); i += 2) {
     if (file_stamp(record->files[i]) != record->files[i + 1]) return nullptr;
   }
-  auto function = load({std::move(cached->image), std::move(*record)}, job);
+  if (job.request.layouts && record->entries.size() != 1) return nullptr;
+  auto function = load({std::move(cached->image), *record}, job);
+  if (job.request.layouts) function->params = std::move(record->entries[0].params);
   function->from_cache = true;
   count_disk_hit();
   return function;

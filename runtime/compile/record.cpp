@@ -9,10 +9,11 @@ namespace opaq {
 namespace {
 
 constexpr size_t kMostItems = 1 << 20;
+constexpr int kDeepest = 64;  // structs within structs
 constexpr size_t kMostBytes = std::numeric_limits<int64_t>::max();
 constexpr std::array kResources{&Resources::registers, &Resources::shared, &Resources::stack,
                                 &Resources::spill_stores, &Resources::spill_loads};
-constexpr std::string_view kHeader = "opaq record 3\n";
+constexpr std::string_view kHeader = "opaq record 4\n";
 
 void put(std::string& out, std::string_view field) {
   out += std::to_string(field.size());
@@ -21,6 +22,23 @@ void put(std::string& out, std::string_view field) {
   out += '\n';
 }
 void put(std::string& out, size_t number) { put(out, std::to_string(number)); }
+
+void put(std::string& out, const ParamType& type) {
+  put(out, static_cast<size_t>(type.kind));
+  put(out, static_cast<size_t>(type.size));
+  put(out, type.text);
+  put(out, type.pointee);
+  put(out, type.pointee_const ? 1 : 0);
+  put(out, type.extents.size());
+  for (const int64_t extent : type.extents) put(out, static_cast<size_t>(extent));
+  put(out, type.fields.size());
+  for (const FieldType& field : type.fields) {
+    put(out, field.name);
+    put(out, static_cast<size_t>(field.offset));
+    put(out, static_cast<size_t>(field.bits));
+    put(out, field.type);
+  }
+}
 
 class Reader {
  public:
@@ -49,6 +67,24 @@ class Reader {
     return good_ ? value : 0;
   }
 
+  void type(ParamType& type, int depth = 0) {
+    if (depth > kDeepest) good_ = false;
+    type.kind = static_cast<ParamType::Kind>(number(static_cast<size_t>(ParamType::Kind::Unknown)));
+    type.size = static_cast<int>(number(kMostItems));
+    type.text = field();
+    type.pointee = field();
+    type.pointee_const = number(1) != 0;
+    for (size_t n = number(kMostItems); n > 0 && good_; --n)
+      type.extents.push_back(static_cast<int64_t>(number(kMostItems)));
+    for (size_t n = number(kMostItems); n > 0 && good_; --n) {
+      FieldType& member = type.fields.emplace_back();
+      member.name = field();
+      member.offset = static_cast<int64_t>(number(kMostItems));
+      member.bits = static_cast<int>(number(kMostItems));
+      this->type(member.type, depth + 1);
+    }
+  }
+
   bool good() const { return good_; }
   bool at_end() const { return rest_.empty(); }
 
@@ -68,11 +104,7 @@ std::string write_record(const Record& record) {
     put(out, entry.params_known ? 1 : 0);
     put(out, entry.params.size());
     for (const ParamType& param : entry.params) {
-      put(out, static_cast<size_t>(param.kind));
-      put(out, static_cast<size_t>(param.size));
-      put(out, param.text);
-      put(out, param.pointee);
-      put(out, param.pointee_const ? 1 : 0);
+      put(out, param);
     }
     put(out, entry.resources ? 1 : 0);
     if (entry.resources) {
@@ -99,13 +131,7 @@ std::optional<Record> read_record(std::string_view text) {
     entry.symbol = in.field();
     entry.params_known = in.number(1) != 0;
     for (size_t m = in.number(kMostItems); m > 0 && in.good(); --m) {
-      ParamType& param = entry.params.emplace_back();
-      param.kind =
-          static_cast<ParamType::Kind>(in.number(static_cast<size_t>(ParamType::Kind::Unknown)));
-      param.size = static_cast<int>(in.number(kMostItems));
-      param.text = in.field();
-      param.pointee = in.field();
-      param.pointee_const = in.number(1) != 0;
+      in.type(entry.params.emplace_back());
     }
     if (in.number(1) != 0) {
       entry.resources.emplace();

@@ -24,6 +24,7 @@ class CudaSource final : public Kind {
     auto request = request_of<CudaRequest>(implementation);
     request.entries = {entry};
     request.arch = arch;
+    request.layouts = takes_structs(implementation);
     return compile_cuda(request);
   }
 };

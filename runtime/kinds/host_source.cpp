@@ -23,6 +23,7 @@ class HostSource final : public Kind {
                      const std::string& entry) const override {
     auto request = request_of<HostRequest>(implementation);
     request.entry = entry;
+    request.layouts = takes_structs(implementation);
     std::shared_ptr<const HostFunction> function = compile_host(request);
     return {function, function->params};
   }

@@ -131,6 +131,12 @@ class ImplementationParser {
   std::vector<Argument> parse_args() const {
     std::vector<Argument> args = spec::parse_arguments(text_.args, scope_);
     const std::vector<Expr> exprs = exprs_of(args);
+    for (const Argument& arg : args) {
+      if (kind_.compiled || arg.form == Argument::Form::Value) continue;
+      scope_.fail("args", arg.text + " is a struct, and " + std::string(kind_.article) +
+                              " does not tell how its fields lie in memory; give source, or pass "
+                              "the fields in a tensor");
+    }
     if (args.empty() && device_type_from_name(text_.device) == DeviceType::CUDA) {
       std::vector<std::string> names;
       for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);

@@ -1,6 +1,8 @@
 // What the compilers of both devices are asked for, as far as an implementation says it.
 #pragma once
 
+#include <algorithm>
+
 #include "spec/spec.h"
 
 namespace opaq {
@@ -14,6 +16,13 @@ Request request_of(const Implementation& implementation) {
   request.options = implementation.options;
   request.include_dirs = implementation.include_dirs;
   return request;
+}
+
+// Whether structs are passed by value, so that their layouts must be known.
+inline bool takes_structs(const Implementation& implementation) {
+  const std::vector<Argument>& args = implementation.launch.args;
+  return std::any_of(args.begin(), args.end(),
+                     [](const Argument& arg) { return arg.form != Argument::Form::Value; });
 }
 
 }  // namespace opaq

@@ -149,6 +149,11 @@ Destination of_size(Type type, int size) {
   return wide;
 }
 
+// Where a pointer is taken, a null pointer.
+bool is_zero(const Expr& argument) {
+  return argument.type() == Type::Int && argument.text() == "0";
+}
+
 std::string kernel_text(const Subject& subject, const Entry& entry) {
   return (subject.implementation->kind->kernel ? "kernel `" : "function `") + entry.name + "`";
 }
@@ -174,18 +179,13 @@ std::string list_args(const Implementation& implementation) {
   return texts.empty() ? "" : ": " + join(texts);
 }
 
-[[noreturn]] void fail_argument(const Subject& subject, size_t index, const std::string& rest) {
-  fail(ErrorKind::Compile, argument_text(subject, index) + " " + rest);
-}
-
 std::string advice(const Expr& argument, const ParamType& param) {
   const Type type = argument.type();
   if (param.kind == ParamType::Kind::Struct)
-    return "; structs cannot be passed by value: give the kernel the fields as separate scalar "
-           "parameters, or pass a tensor that holds "
-           "them";
+    return "; give the struct's fields, opaq.struct(\"" + param.text + "\", field=...)";
   if (param.kind == ParamType::Kind::Pointer)
-    return "; pass a tensor by its name, or declare the parameter as a scalar";
+    return "; pass a tensor by its name, 0 for a null pointer, or declare the parameter as a "
+           "scalar";
   if (type == Type::Tensor)
     return "; pass a number of it, such as " + argument.text() +
            ".numel(), or declare the parameter as a pointer";
@@ -210,10 +210,15 @@ uint32_t accepted_dtypes(const std::string& pointee) {
 
 Destination destination(const Expr& argument, const ParamType& param) {
   const Type type = argument.type();
+  if (type == Type::IntList)  // each of its ints
+    return param.kind == ParamType::Kind::Int    ? integer(param.size, true)
+           : param.kind == ParamType::Kind::UInt ? integer(param.size, false)
+                                                 : Destination{};
   if (type != Type::Tensor && type != Type::Int && type != Type::Float && type != Type::Bool)
     return {};
   switch (param.kind) {
     case ParamType::Kind::Pointer:
+      if (is_zero(argument)) return {Encoding::Integer, 0, 0};
       return type == Type::Tensor ? Destination{Encoding::Pointer} : Destination{};
     case ParamType::Kind::Unknown: {
       if (type == Type::Tensor)
@@ -253,18 +258,6 @@ Expr as_passed(const Expr& argument, const Destination& to) {
                                                                             : argument;
 }
 
-std::string describe_parameter(size_t index, const ParamType& param) {
-  std::string text = "parameter " + std::to_string(index + 1);
-  if (param.kind == ParamType::Kind::Struct) {
-    text += param.text.empty() ? " is a struct" : " is the struct `" + param.text + "`";
-    return param.size ? text + " of " + std::to_string(param.size) + " bytes" : text;
-  }
-  if (!param.text.empty()) return text + " is `" + param.text + "`";
-  if (param.size)
-    return text + " has " + std::to_string(param.size) + (param.size == 1 ? " byte" : " bytes");
-  return text + " is of unknown type";
-}
-
 bool takes_cast(const std::string& cast, const ParamType& param) {
   if (param.text.empty()) return true;
   const auto comparable = [](std::string text) {  // int64_t is either
@@ -277,15 +270,46 @@ bool takes_cast(const std::string& cast, const ParamType& param) {
          (param.pointee_const || !types[0].pointee_const);
 }
 
-void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,
-                const ParamType& param) {
-  const std::string& argument = subject.implementation->launch.args[index].text;
-  fail(kind, argument_text(subject, index) + " is " + std::string(name(got)) + ", but " +
-                 describe_parameter(index, param) +
+void fail_dtype(const PlacedValue& value, ErrorKind kind, DType got) {
+  fail(kind, value.text + " is " + std::string(name(got)) + ", but " +
+                 describe(value.target, value.type) +
                  "; convert the tensor, make the element type a template parameter filled from "
-                 ".dtype, declare the parameter as void* to take any dtype, or, where the kernel "
-                 "reads its bytes as another type, write cast(\"" +
-                 param.text + "\", " + argument + ")");
+                 ".dtype, declare the " +
+                 (value.offset < 0 ? "parameter" : "field") +
+                 " as void* to take any dtype, or, where the kernel reads its bytes as another "
+                 "type, write cast(\"" +
+                 value.type.text + "\", " + value.argument->text + ")");
+}
+
+// One value against its parameter or field.
+void check_value(const Subject& subject, const PlacedValue& value, const Arg* args) {
+  const Expr& argument = value.argument->expr;
+  const ParamType& type = value.type;
+  const bool size_comes_later = type.kind == ParamType::Kind::Unknown && type.size == 0;
+  if (destination(argument, type).encoding == Encoding::Unknown && !size_comes_later)
+    fail(ErrorKind::Compile, value.text + " is " + std::string(name(argument.type())) + ", but " +
+                                 describe(value.target, type) + advice(argument, type));
+  if (argument.type() != Type::Tensor) return;
+  const std::string& cast = value.argument->cast;
+  if (!cast.empty() && !takes_cast(cast, type))
+    fail(ErrorKind::Compile, value.text + " does not fit: " + describe(value.target, type) +
+                                 "; cast to its own type, cast(\"" + type.text + "\", " +
+                                 argument.text() + ")");
+
+  const int symbol = bare_symbol(argument, subject.symbols);
+  if (type.pointee_const && symbol >= 0 && subject.symbols[symbol].written)
+    fail(ErrorKind::Compile, subject.op + ": `" + argument.text() +
+                                 "` is written by this op, but " + describe(value.target, type) +
+                                 "; take the const away, or check the order of args" +
+                                 list_args(*subject.implementation));
+  if (type.kind != ParamType::Kind::Pointer || !cast.empty()) return;
+  const TensorView* tensor = nullptr;
+  if (symbol < 0)
+    tensor = argument.eval(args).tensor;
+  else if (args[symbol].kind == Arg::Kind::Tensor)
+    tensor = &args[symbol].tensor;
+  if (tensor && !accepts(accepted_dtypes(type.pointee), tensor->dtype))
+    fail_dtype(value, ErrorKind::Compile, tensor->dtype);
 }
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args) {
@@ -296,42 +320,8 @@ void check_signature(const Subject& subject, const Entry& entry, const Arg* args
                                  count_text(entry.params.size()) + list_params(entry) +
                                  "; args lists " + std::to_string(list.size()) +
                                  list_args(*subject.implementation));
-
-  for (size_t i = 0; i < list.size(); ++i) {
-    const Expr& argument = list[i].expr;
-    const ParamType& param = entry.params[i];
-    const bool size_comes_later = param.kind == ParamType::Kind::Unknown && param.size == 0;
-    if (destination(argument, param).encoding == Encoding::Unknown && !size_comes_later)
-      fail_argument(subject, i,
-                    "is " + std::string(name(argument.type())) + ", but " +
-                        describe_parameter(i, param) + advice(argument, param));
-    if (argument.type() != Type::Tensor) continue;
-    const std::string& cast = list[i].cast;
-    if (!cast.empty() && !takes_cast(cast, param))
-      fail_argument(subject, i,
-                    "does not fit: " + describe_parameter(i, param) +
-                        "; cast to the parameter's type, cast(\"" + param.text + "\", " +
-                        argument.text() + ")");
-
-    for (size_t s = 0; s < subject.symbols.size(); ++s) {
-      const Symbol& symbol = subject.symbols[s];
-      if (param.pointee_const && symbol.written && symbol.name == argument.text())
-        fail(ErrorKind::Compile, subject.op + ": `" + symbol.name +
-                                     "` is written by this op, but " +
-                                     describe_parameter(i, param) +
-                                     "; take the const away, or check the order of args" +
-                                     list_args(*subject.implementation));
-    }
-    if (param.kind != ParamType::Kind::Pointer || !cast.empty()) continue;
-    const TensorView* tensor = nullptr;
-    if (const int symbol = bare_symbol(argument, subject.symbols); symbol >= 0) {
-      if (args[symbol].kind == Arg::Kind::Tensor) tensor = &args[symbol].tensor;
-    } else {
-      tensor = argument.eval(args).tensor;
-    }
-    if (tensor && !accepts(accepted_dtypes(param.pointee), tensor->dtype))
-      fail_dtype(subject, ErrorKind::Compile, i, tensor->dtype, param);
-  }
+  for (const PlacedValue& value : placed_values(subject, entry.params))
+    check_value(subject, value, args);
 }
 
 void check_signature(const std::string& op, const Implementation& implementation,

@@ -8,6 +8,7 @@
 
 #include "compile/image.h"
 #include "launch/launch.h"
+#include "placement.h"
 #include "subject.h"
 
 namespace opaq {
@@ -38,12 +39,8 @@ std::string_view cast_example(const Expr& argument);  // "int32": a cast that na
 uint32_t accepted_dtypes(const std::string& pointee);
 inline bool accepts(uint32_t dtypes, DType dtype) { return dtypes >> static_cast<int>(dtype) & 1; }
 
-// "parameter 2 is `float const*`"
-std::string describe_parameter(size_t index, const ParamType& param);
-
-// The error for a tensor whose dtype the parameter does not take; index counts from 0.
-[[noreturn]] void fail_dtype(const Subject& subject, ErrorKind kind, size_t index, DType got,
-                             const ParamType& param);
+// The error for a tensor whose dtype its place does not take.
+[[noreturn]] void fail_dtype(const PlacedValue& value, ErrorKind kind, DType got);
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args);
 

@@ -32,19 +32,35 @@ std::vector<CppText> dims(const std::vector<Expr>& exprs) {
   return texts;
 }
 
+CppArgument printed(const PlacedValue& value) {
+  const Destination to = destination(value.argument->expr, value.type);
+  const Expr passed = as_passed(value.argument->expr, to);
+  return {{value.argument->text, passed.print_cpp(), passed.place()},
+          passed.type(),
+          std::string(encoding_name(to.encoding)),
+          to.low,
+          to.high,
+          parameter_text(value.type),
+          value.text,
+          0,
+          {}};
+}
+
 std::vector<CppArgument> arguments(const Subject& subject, const std::vector<ParamType>& params) {
   const Packer checked(subject, params);  // throws if the encoding of a parameter is not known
-  std::vector<CppArgument> args;
   const std::vector<Argument>& list = subject.implementation->launch.args;
+  std::vector<CppArgument> args(list.size());
   for (size_t i = 0; i < list.size(); ++i) {
-    const Destination to = destination(list[i].expr, params[i]);
-    const Expr passed = as_passed(list[i].expr, to);
-    args.push_back({{list[i].text, passed.print_cpp(), passed.place()},
-                    passed.type(),
-                    std::string(encoding_name(to.encoding)),
-                    to.low,
-                    to.high,
-                    parameter_text(params[i])});
+    if (list[i].form == Argument::Form::Value) continue;
+    args[i].text = list[i].text;
+    args[i].size = params[i].size;
+  }
+  for (const PlacedValue& value : placed_values(subject, params)) {
+    if (value.offset < 0)
+      args[value.parameter] = printed(value);
+    else
+      args[value.parameter].fields.push_back({printed(value), value.offset, value.type.size,
+                                              value.count, value.argument->rest_is_zero});
   }
   return args;
 }

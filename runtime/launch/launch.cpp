@@ -7,24 +7,31 @@
 namespace opaq {
 namespace {
 
-// Room for the parameters of one launch: on the stack for as many as kernels have, on the heap
-// beyond.
+// Room for the parameters of one launch: on the stack for as many as kernels have (with structs,
+// 4 KB), on the heap beyond.
 class Parameters {
  public:
-  explicit Parameters(size_t count) {
-    if (count <= kInline) return;
-    more_values_ = std::make_unique<uint64_t[]>(count);
-    more_pointers_ = std::make_unique<void*[]>(count);
+  Parameters(size_t values, size_t pointers) {
+    if (values > kInlineValues) {
+      more_values_.reset(new (std::align_val_t{kAlignment}) uint64_t[values]);
+    }
+    if (pointers > kInlinePointers) more_pointers_ = std::make_unique<void*[]>(pointers);
   }
   Parameters(const Parameters&) = delete;
   uint64_t* values() { return more_values_ ? more_values_.get() : inline_values_; }
   void** pointers() { return more_pointers_ ? more_pointers_.get() : inline_pointers_; }
 
  private:
-  static constexpr size_t kInline = 64;
-  uint64_t inline_values_[kInline];
-  void* inline_pointers_[kInline];
-  std::unique_ptr<uint64_t[]> more_values_;
+  static constexpr size_t kInlineValues = 512, kInlinePointers = 64;
+  static constexpr size_t kAlignment = 64;
+  alignas(kAlignment) uint64_t inline_values_[kInlineValues];
+  void* inline_pointers_[kInlinePointers];
+  struct Free {
+    void operator()(uint64_t* values) const {
+      ::operator delete[](values, std::align_val_t{kAlignment});
+    }
+  };
+  std::unique_ptr<uint64_t[], Free> more_values_;
   std::unique_ptr<void*[]> more_pointers_;
 };
 
@@ -43,7 +50,7 @@ void check_target(const Subject& subject, Device device) {
 void launch_host(const Subject& subject, const Instance& instance, const Arg* args, Device device,
                  CUstream stream) {
   const size_t before = instance.library_function ? 1 : 0;
-  Parameters parameters(instance.packer.size() + 2);
+  Parameters parameters(instance.packer.room(), instance.packer.size() + 2);
   instance.packer.pack(subject, args, device, parameters.values(), parameters.pointers() + before);
   if (before) {
     parameters.pointers()[0] = const_cast<uint64_t*>(&instance.library_function);
@@ -93,7 +100,7 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
     if (device.type == DeviceType::CUDA) scope.emplace(device.index);
     launch_host(state.subject, instance, args, device, stream);
   } else {
-    Parameters parameters(instance.packer.size());
+    Parameters parameters(instance.packer.room(), instance.packer.size());
     instance.packer.pack(state.subject, args, device, parameters.values(), parameters.pointers());
     const ContextScope scope(device.index);
     instance.kernel->launch(geometry, stream, parameters.pointers());

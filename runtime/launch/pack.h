@@ -20,11 +20,12 @@ class Packer {
   // cannot be known.
   Packer(const Subject& subject, std::vector<ParamType> params);
 
-  size_t size() const { return slots_.size(); }
+  size_t size() const { return count_; }
+  size_t room() const { return room_; }  // of `values` below
 
-  // Writes the address of every parameter's value into `pointers`; values that are not constant go
-  // to `values`. Both have room for size(). Throws Launch: a value does not fit, a tensor is of a
-  // dtype the parameter does not take, or not on `device`.
+  // Writes the address of every parameter's value into `pointers`, which has room for size(); what
+  // is not constant goes to `values`, which are aligned to 64 bytes. Throws Launch: a value does
+  // not fit, a tensor is of a dtype that its place does not take, or not on `device`.
   void pack(const Subject& subject, const Arg* args, Device device, uint64_t* values,
             void** pointers) const;
 
@@ -37,7 +38,9 @@ class Packer {
     Int,
     FloatSymbol,
     Float,
-    Bool
+    Bool,
+    IntList,
+    Struct
   };
   struct Slot {
     Source source;
@@ -47,20 +50,35 @@ class Packer {
     uint64_t constant = 0;
     Expr expr;
   };
+  struct Field {
+    size_t slot;
+    int64_t offset, count;
+    int width;
+  };
+  struct Struct {
+    std::string bytes;          // with the constants among its fields; the others are zero
+    std::vector<Field> fields;  // that are written at each launch
+    size_t at = 0;              // in `values`
+  };
 
-  uint64_t address(const Subject& subject, size_t index, const TensorView& tensor,
-                   Device device) const;
+  Slot slot_of(const Subject& subject, size_t index) const;
+  void fold(const Subject& subject, size_t index);
+  void add_field(Struct& packed, size_t slot);
+
+  uint64_t value(const Subject& subject, size_t index, const Arg* args, Device device) const;
+  void pack_struct(const Subject& subject, const Struct& packed, const Arg* args, Device device,
+                   unsigned char* to) const;
+  void pack_list(const Field& field, const Arg* args, unsigned char* to) const;
+  uint64_t address(size_t index, const TensorView& tensor, Device device) const;
   uint64_t of_int(const Subject& subject, size_t index, int64_t value) const;
   uint64_t of_float(const Subject& subject, size_t index, double value) const;
   uint64_t evaluate(const Subject& subject, size_t index, const Arg* args) const;
 
-  struct Texts {  // for messages
-    std::string argument, parameter;
-  };
-
-  std::vector<Slot> slots_;
-  std::vector<ParamType> params_;
-  std::vector<Texts> texts_;
+  std::vector<Slot> slots_;          // of the parameters, then of fields
+  std::vector<PlacedValue> placed_;  // of each slot, for messages
+  std::vector<std::string> types_;   // "`int`", for messages
+  std::vector<Struct> structs_;
+  size_t count_ = 0, room_ = 0;
 };
 
 }  // namespace opaq

@@ -1,21 +1,32 @@
 // Parses argument lists: splits them at their commas and reads what is no plain expression.
 #include "spec/argument_list.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "names.h"
 
 namespace opaq {
 
+void Argument::add_exprs(std::vector<Expr>& to) const {
+  if (form == Form::Value) to.push_back(expr);
+  for (const Argument& item : items) item.add_exprs(to);
+}
+
 std::vector<Expr> exprs_of(const std::vector<Argument>& args) {
   std::vector<Expr> exprs;
-  for (const Argument& arg : args) exprs.push_back(arg.expr);
+  for (const Argument& arg : args) arg.add_exprs(exprs);
   return exprs;
 }
 
 namespace spec {
 namespace {
 
-constexpr std::string_view kField = "args";
+constexpr std::string_view kField = "args", kRest = "...";
+constexpr std::initializer_list<Type> kValues = {Type::Tensor, Type::Int, Type::Float, Type::Bool};
+constexpr std::initializer_list<Type> kFieldValues = {Type::Tensor, Type::Int, Type::Float,
+                                                      Type::Bool, Type::IntList};
+constexpr int kDeepest = 16;  // structs and lists within each other
 
 // The text between commas that are in no brackets and no string; a comma at the end is allowed.
 std::vector<std::string_view> split(std::string_view text) {
@@ -47,24 +58,43 @@ bool is_call(std::string_view item, std::string_view name) {
          trimmed(item.substr(name.size())).starts_with('(');
 }
 
+bool is_list(std::string_view item) { return item.starts_with('[') && item.ends_with(']'); }
+
+bool is_plain(std::string_view item) {
+  return !is_call(item, "cast") && !is_call(item, "struct") && !is_list(item);
+}
+
 // What is in the parentheses of a call.
 std::string_view inside(std::string_view call) {
   const size_t open = call.find('(');
   return trimmed(call.substr(open + 1, call.size() - open - 2));
 }
 
+bool is_string(std::string_view text) {
+  return text.size() >= 2 && (text[0] == '"' || text[0] == '\'') &&
+         string_end(text, 0) == text.size() && text.back() == text[0];
+}
+
+std::string unquoted(std::string_view text) {
+  return std::string(trimmed(text.substr(1, text.size() - 2)));
+}
+
 class Parser {
  public:
   explicit Parser(const Scope& scope) : scope_(scope) {}
 
-  Argument argument(std::string_view item) const {
-    return is_call(item, "cast") ? cast(item) : value(item);
+  Argument argument(std::string_view item, std::initializer_list<Type> accepted, int depth = 0) {
+    if (depth > kDeepest) fail(item, "structs and lists are nested too deeply");
+    if (is_call(item, "cast")) return cast(item);
+    if (is_call(item, "struct")) return structure(item, depth);
+    if (is_list(item)) return list(item, depth);
+    return value(item, accepted);
   }
 
  private:
-  Argument value(std::string_view item) const {
+  Argument value(std::string_view item, std::initializer_list<Type> accepted) const {
     Argument arg;
-    arg.expr = scope_.one(item, kField, {Type::Tensor, Type::Int, Type::Float, Type::Bool});
+    arg.expr = scope_.one(item, kField, accepted);
     arg.text = arg.expr.text();
     return arg;
   }
@@ -73,7 +103,7 @@ class Parser {
     const std::vector<std::string_view> parts = split(inside(item));
     if (parts.size() != 2 || !is_string(parts[0]))
       fail(item, "takes a pointer type and a tensor, as in cast(\"const uint16_t*\", x)");
-    Argument arg = value(parts[1]);
+    Argument arg = value(parts[1], kValues);
     arg.cast = unquoted(parts[0]);
     arg.text = "cast(\"" + arg.cast + "\", " + arg.expr.text() + ")";
     if (arg.expr.type() != Type::Tensor) {
@@ -90,12 +120,72 @@ class Parser {
     return arg;
   }
 
-  static bool is_string(std::string_view text) {
-    return text.size() >= 2 && (text[0] == '"' || text[0] == '\'') &&
-           string_end(text, 0) == text.size() && text.back() == text[0];
+  Argument structure(std::string_view item, int depth) {
+    Argument arg;
+    arg.form = Argument::Form::Struct;
+    std::vector<std::string> texts;
+    bool first = true;
+    for (const std::string_view part : split(inside(item))) {
+      if (first && is_string(part)) {
+        arg.struct_name = unquoted(part);
+        texts.push_back("\"" + arg.struct_name + "\"");
+      } else if (part == kRest) {
+        arg.rest_is_zero = true;
+      } else {
+        field(item, part, depth, arg);
+        texts.push_back(arg.names.back() + "=" + arg.items.back().text);
+      }
+      first = false;
+    }
+    if (arg.rest_is_zero) texts.emplace_back(kRest);
+    arg.text = "struct(" + join(texts) + ")";
+    return arg;
   }
-  static std::string unquoted(std::string_view text) {
-    return std::string(trimmed(text.substr(1, text.size() - 2)));
+
+  // `n=x.numel()`
+  void field(std::string_view item, std::string_view part, int depth, Argument& arg) {
+    size_t end = 0;
+    while (end < part.size() && is_name_char(part[end])) ++end;
+    const std::string name(part.substr(0, end));
+    const std::string_view rest = trimmed(part.substr(end));
+    if (name.empty() || !is_name_start(name[0]) || !rest.starts_with('=') ||
+        rest.starts_with("==")) {
+      fail(item,
+           "'" + std::string(part) +
+               "' is no field; a struct is written struct(\"Params\", x=x, n=x.numel()), with "
+               "... at the end where the other fields are zero");
+    }
+    if (std::find(arg.names.begin(), arg.names.end(), name) != arg.names.end())
+      fail(item, "field '" + name + "' is given twice");
+    arg.names.push_back(name);
+    arg.items.push_back(argument(trimmed(rest.substr(1)), kFieldValues, depth + 1));
+  }
+
+  Argument list(std::string_view item, int depth) {
+    std::vector<std::string_view> parts = split(item.substr(1, item.size() - 2));
+    const bool rest = !parts.empty() && parts.back() == kRest;
+    if (rest) parts.pop_back();
+    const auto spread = [](std::string_view part) { return part.starts_with('*'); };
+    if (std::any_of(parts.begin(), parts.end(), spread)) {
+      if (parts.size() > 1)
+        fail(item,
+             "'*' stands for all items of an array, so that nothing but ... may be beside it");
+      Argument arg = value(trimmed(parts[0].substr(1)), {Type::IntList});
+      arg.rest_is_zero = rest;
+      arg.text = "[*" + arg.expr.text() + (rest ? ", ...]" : "]");
+      return arg;
+    }
+    Argument arg;
+    arg.form = Argument::Form::List;
+    arg.rest_is_zero = rest;
+    std::vector<std::string> texts;
+    for (const std::string_view part : parts) {
+      arg.items.push_back(argument(part, kFieldValues, depth + 1));
+      texts.push_back(arg.items.back().text);
+    }
+    if (rest) texts.emplace_back(kRest);
+    arg.text = "[" + join(texts) + "]";
+    return arg;
   }
 
   [[noreturn]] void fail(std::string_view item, const std::string& problem) const {
@@ -110,17 +200,16 @@ class Parser {
 std::vector<Argument> parse_arguments(std::string_view text, const Scope& scope) {
   std::vector<Argument> args;
   const std::vector<std::string_view> items = split(text);
-  const auto plain = [](std::string_view item) { return !is_call(item, "cast"); };
-  if (std::all_of(items.begin(), items.end(), plain)) {  // errors show the whole list
-    for (Expr& expr :
-         scope.list(text, kField, {Type::Tensor, Type::Int, Type::Float, Type::Bool})) {
-      const std::string text_of = expr.text();
-      args.push_back({std::move(expr), "", text_of});
+  if (std::all_of(items.begin(), items.end(), is_plain)) {  // errors show the whole list
+    for (Expr& expr : scope.list(text, kField, kValues)) {
+      Argument& arg = args.emplace_back();
+      arg.text = expr.text();
+      arg.expr = std::move(expr);
     }
     return args;
   }
-  const Parser parser(scope);
-  for (const std::string_view item : items) args.push_back(parser.argument(item));
+  Parser parser(scope);
+  for (const std::string_view item : items) args.push_back(parser.argument(item, kValues));
   return args;
 }
 

@@ -127,8 +127,8 @@ std::string tensor_view(const Symbol& symbol, std::optional<DType> dtype, const 
 // ---- one implementation -------------------------------------------------------------------------
 
 // The value of an argument in the low bytes of 64 bits.
-std::string packed(const CppArgument& arg, const std::string& where) {
-  const Lines names = {string_literal(where), string_literal(arg.parameter)};  // for messages
+std::string packed(const CppArgument& arg) {
+  const Lines names = {string_literal(arg.where), string_literal(arg.parameter)};  // for messages
   Lines arguments{arg.cpp};
   if (arg.type == Type::Tensor) return call("opaq_as_pointer", arguments);
   if (arg.encoding == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
@@ -257,9 +257,41 @@ class LaunchBlock {
     Lines lines{"uint64_t opaq_values[" + std::to_string(count) + "];"};
     for (size_t i = 0; i < count; ++i) {
       const CppArgument& arg = rule_.args[i];
-      const std::string where = "argument " + std::to_string(i + 1) + " `" + arg.text + "`";
+      if (arg.size) {
+        append(lines, packed_struct(i));
+        continue;
+      }
       if (arg.type != Type::Tensor && can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
-      lines.push_back(slot(i) + " = " + packed(arg, op() + ": " + where) + ";");
+      lines.push_back(slot(i) + " = " + packed(arg) + ";");
+    }
+    return lines;
+  }
+
+  static std::string struct_of(size_t argument) {
+    return "opaq_struct_" + std::to_string(argument);
+  }
+
+  // A struct that is passed by value, byte by byte.
+  Lines packed_struct(size_t i) const {
+    const CppArgument& arg = rule_.args[i];
+    Lines lines{"alignas(64) unsigned char " + struct_of(i) + "[" + std::to_string(arg.size) +
+                "] = {};  // " + string_literal(arg.text)};
+    for (const CppField& field : arg.fields) {
+      const CppArgument& value = field.value;
+      if (value.type != Type::Tensor && can_fail(value.cpp))
+        lines.push_back(set_place(value.place));
+      const Lines to = {struct_of(i) + " + " + std::to_string(field.offset),
+                        std::to_string(field.width)};
+      Lines arguments = to;
+      if (value.type == Type::IntList) {
+        append(arguments, {std::to_string(field.count), field.may_have_fewer ? "true" : "false",
+                           value.cpp, int64(value.low), int64(value.high),
+                           string_literal(value.where), string_literal(value.parameter)});
+        lines.push_back(call("opaq_put_list", arguments) + ";");
+      } else {
+        arguments.push_back(packed(value));
+        lines.push_back(call(in_standalone("put"), arguments) + ";");
+      }
     }
     return lines;
   }
@@ -268,7 +300,8 @@ class LaunchBlock {
   Lines values() const {
     if (rule_.args.empty()) return {"void** opaq_pointers = nullptr;"};
     Lines lines = packed_values(), pointers;
-    for (size_t i = 0; i < rule_.args.size(); ++i) pointers.push_back("&" + slot(i));
+    for (size_t i = 0; i < rule_.args.size(); ++i)
+      pointers.push_back(rule_.args[i].size ? struct_of(i) : "&" + slot(i));
     lines.push_back("void* opaq_pointers[] = " + braced(pointers) + ";");
     return lines;
   }

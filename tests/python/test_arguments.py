@@ -66,8 +66,10 @@ def test_a_cast_passes_another_pointer(form: str, tmp_path: Any) -> None:
         (
             "x, y, x.numel()",
             (
-                "OP: argument 1 `x` is bfloat16, but parameter 1 is `unsigned short const*`; convert "
-                "the tensor, make the element type a template parameter filled from .dtype, declare "
+                "OP: argument 1 `x` is bfloat16, but parameter 1 is `unsigned short const*`; "
+                "convert "
+                "the tensor, make the element type a template parameter filled from .dtype, "
+                "declare "
                 "the parameter as void* to take any dtype, or, where the kernel reads its bytes as "
                 'another type, write cast("unsigned short const*", x)'
             ),
@@ -76,28 +78,32 @@ def test_a_cast_passes_another_pointer(form: str, tmp_path: Any) -> None:
             'cast("const float*", x), y, x.numel()',
             (
                 'OP: argument 1 `cast("const float*", x)` does not fit: parameter 1 is `unsigned '
-                'short const*`; cast to the parameter\'s type, cast("unsigned short const*", x)'
+                "short "
+                'const*`; cast to its own type, cast("unsigned short const*", x)'
             ),
         ),
         (
             'cast("const uint16_t", x), y, x.numel()',
             (
-                "args of OP, implementation 'cpu': cast(\"const uint16_t\", x): 'const uint16_t' "
-                "is no pointer type; a tensor is passed as its address, as in "
+                "args of OP, implementation 'cpu': cast(\"const uint16_t\", x): 'const "
+                "uint16_t' is no "
+                "pointer type; a tensor is passed as its address, as in "
                 'cast("const uint16_t*", x)'
             ),
         ),
         (
             'cast("int", x.numel()), y, x.numel()',
             (
-                "args of OP, implementation 'cpu': cast(\"int\", x.numel()): casts tensors; "
+                "args of OP, implementation 'cpu': cast(\"int\", x.numel()): casts "
+                "tensors; "
                 "'x.numel()' is int: a number is cast by int32(...), float32(...) and their like"
             ),
         ),
         (
             "cast(x), y, x.numel()",
             (
-                "args of OP, implementation 'cpu': cast(x): takes a pointer type and a tensor, as in "
+                "args of OP, implementation 'cpu': cast(x): takes a pointer type and a tensor, "
+                "as in "
                 'cast("const uint16_t*", x)'
             ),
         ),

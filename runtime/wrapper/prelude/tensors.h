@@ -86,6 +86,13 @@ inline bool opaq_holds(F&& requirement) {
   }
 }
 
+inline void opaq_put_list(unsigned char* to, int width, int64_t count, bool may_have_fewer,
+                          const opaq_ints& list, int64_t low, int64_t high, const char* argument,
+                          const char* parameter) {
+  opaq::standalone::put_list(to, width, count, may_have_fewer, list.data, list.size, low, high,
+                             argument, parameter);
+}
+
 inline uint64_t opaq_as_pointer(const opaq_tensor& tensor) {
   return reinterpret_cast<uint64_t>(tensor.data);
 }

@@ -13,6 +13,8 @@
 
 namespace opaq {
 
+struct FieldType;
+
 // One parameter of a kernel as its signature, its mangled name or its binary tells it.
 struct ParamType {
   enum class Kind : uint8_t { Pointer, Int, UInt, Float, Bool, Struct, Unknown };
@@ -21,6 +23,16 @@ struct ParamType {
   std::string text;     // C++ spelling, "float const*"; "" when unknown
   std::string pointee;  // for pointers: "float", "__half", "void", ...; "" when unknown
   bool pointee_const = false;
+  std::vector<int64_t> extents;   // of a field that is an array: the rest tells of its items
+  std::vector<FieldType> fields;  // of a struct whose layout was asked for
+};
+
+// A field of a struct. Those of bases and of nameless members are fields of the struct itself.
+struct FieldType {
+  std::string name;
+  int64_t offset = 0;  // bytes, in the struct
+  int bits = 0;        // of a bit-field; else 0
+  ParamType type;
 };
 
 // What a kernel takes, including the functions that it calls without inlining; nullopt where it is
@@ -75,6 +87,7 @@ struct CudaRequest {
   std::string arch;                  // "sm_90a"; "compute_90" gives PTX
   std::vector<std::string> options;
   std::vector<std::string> include_dirs;
+  bool layouts = false;  // whether the fields of structs that entries take are asked for, too
 };
 
 SourceDigest source_digest(const CudaRequest& request);  // entries and arch are not read
@@ -117,6 +130,7 @@ struct HostFunction {
 struct HostRequest {
   std::string source, file, entry;
   std::vector<std::string> options, include_dirs;
+  bool layouts = false;  // as CudaRequest::layouts
 };
 
 SourceDigest source_digest(const HostRequest& request);  // the entry is not read

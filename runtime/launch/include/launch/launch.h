@@ -38,13 +38,29 @@ struct CppText {
   std::string text, cpp, place;
 };
 
+struct CppField;
+
 // One item of an argument list, and what the kernel's parameter takes.
 struct CppArgument : CppText {
   Type type = Type::Int;
   std::string encoding;       // "pointer", "integer", "half", "bfloat16", "float", "double"
   int64_t low = 0, high = 0;  // integers: what fits
   std::string
-      parameter;  // for messages: "`int`", "of 4 bytes"; for a library's function its C type
+      parameter;      // for messages: "`int`", "of 4 bytes"; for a library's function its C type
+  std::string where;  // for messages: "mylib::f: argument 2 `n`"
+
+  // Of a struct
+  int64_t size = 0;  // bytes; 0: no struct
+  std::vector<CppField> fields;
+};
+
+// One field of a struct that an argument list fills; what no field fills is zero.
+struct CppField {
+  CppArgument value;
+  int64_t offset = 0;
+  int width = 0;
+  int64_t count = 1;            // of an int[]: items of the array
+  bool may_have_fewer = false;  // of an int[]
 };
 
 // What a generated C++ wrapper needs to launch an implementation without this runtime: its code

@@ -1,6 +1,7 @@
 // One item of a kernel's or function's argument list.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -9,10 +10,25 @@
 namespace opaq {
 
 struct Argument {
-  Expr expr;         // a tensor (its address is passed), an int, a float or a bool
+  enum class Form : uint8_t {
+    Value,   // an expression
+    Struct,  // a struct by value, its fields by their names
+    List,    // an array within a struct, or the fields of a struct in their order
+  };
+  Form form = Form::Value;
+  Expr expr;         // Value: a tensor (its address is passed), an int, a float or a bool; within a
+                     // struct also an int[], which fills an array
   std::string cast;  // of a tensor: the pointer type as which it is passed whatever its dtype is,
                      // "const uint16_t*"; "" without a cast
-  std::string text;  // for messages and reports: `x.numel()`, `cast("const uint16_t*", x)`
+
+  std::string struct_name;         // as declared; "" where none is given
+  std::vector<std::string> names;  // Struct: of the items
+  std::vector<Argument> items;     // Struct, List
+  bool rest_is_zero = false;  // Struct, List, int[]: fields and items that are not given are zero
+
+  std::string text;  // for messages and reports: `x.numel()`, `struct("Params", x=x, n=2)`
+
+  void add_exprs(std::vector<Expr>& to) const;
 };
 
 // The expressions of all of them.

@@ -81,4 +81,26 @@ inline uint64_t as_bfloat16(double value, const char* argument, const char* para
   return as_small_float(value, 8, -126, 127, argument, parameter);
 }
 
+// ---- fields of structs --------------------------------------------------------------------------
+
+inline void put(unsigned char* to, int width, uint64_t bits) {
+  std::memcpy(to, &bits, static_cast<size_t>(width));
+}
+
+// An array of `count` integers from a list, which must have as many items, or may have fewer, the
+// others being zero.
+inline void put_list(unsigned char* to, int width, int64_t count, bool may_have_fewer,
+                     const int64_t* items, int64_t size, int64_t low, int64_t high,
+                     const char* argument, const char* parameter) {
+  if (size > count || (size < count && !may_have_fewer)) {
+    fail_with(ErrorKind::Launch,
+              "%s has %" PRId64 " items, but the field is an array of %" PRId64 "; %s", argument,
+              size, count,
+              size < count ? "write [*list, ...] where the other items are zero"
+                           : "make the array larger");
+  }
+  for (int64_t i = 0; i < size; ++i)
+    put(to + i * width, width, as_integer(items[i], low, high, argument, parameter));
+}
+
 }  // namespace opaq::standalone
