@@ -16,7 +16,12 @@ class MissingError(Error): ...  # a library or device is not there
 
 # ---- set-up (called by backend/__init__.py) ------------------------------------------------------
 
-def configure(*, library_dirs: Sequence[str], cuda_include_dirs: Sequence[str]) -> None: ...
+def configure(
+    *,
+    library_dirs: Sequence[str],
+    cuda_include_dirs: Sequence[str],
+    torch_include_dirs: Sequence[str],
+) -> None: ...
 def bind_torch(
     **objects: Any,
 ) -> None: ...  # torch.Tensor, Parameter, dtypes, allocation: see runtime/python/bind.cpp
@@ -281,7 +286,7 @@ def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no s
 def implementation_stats() -> list[dict[str, Any]]:
     ...
     # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds,
-    # compiled, disk_hits, spill_bytes (None: unknown)
+    # compiled, disk_hits, compiler, spill_bytes (None: unknown)
 
 def node_stats() -> list[
     dict[str, Any]
@@ -300,5 +305,7 @@ def wrapper_nodes() -> list[WrapperNode]: ...  # in order of loading
 def graph_name(
     label: str,
 ) -> str: ...  # unique in this process: "model__0_inference_0 (2)" when the label is taken
-def doctor() -> dict[str, Any]: ...  # driver, nvrtc, cache, cxx: found, path, version, why_not
+
+# driver, nvrtc, nvcc, cache, cxx: found, path, version, why_not
+def doctor() -> dict[str, Any]: ...
 def settings() -> dict[str, Any]: ...

@@ -37,7 +37,7 @@ def examine() -> list[Part]:
     """Every part, found or not. Creates no CUDA context."""
     facts = _runtime.doctor()
     settings = _runtime.settings()
-    driver, nvrtc = facts["driver"], facts["nvrtc"]
+    driver, nvrtc, nvcc = facts["driver"], facts["nvrtc"], facts["nvcc"]
     return [
         Part("python", True, platform.python_version(), sys.executable, "everything"),
         Part("torch", True, torch.__version__, os.path.dirname(torch.__file__), "everything"),
@@ -60,6 +60,14 @@ def examine() -> list[Part]:
             nvrtc["why_not"] or "pip install nvidia-cuda-nvrtc",
         ),
         _headers(nvrtc["include_dirs"]),
+        Part(
+            "nvcc",
+            nvcc["found"] and not nvcc["why_not"],
+            nvcc["version"],
+            nvcc["path"],
+            "CUDA sources with host code, or headers of torch",
+            nvcc["why_not"],
+        ),
         _library(
             "nvJitLink",
             "libnvJitLink.so*",

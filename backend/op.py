@@ -208,6 +208,7 @@ class Op(_Callable):
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
         include_dirs: Sequence[str] = (),
+        compiler: str = "auto",
         priority: int = 0,
         name: str = "cuda",
         cooperative: bool = False,
@@ -216,7 +217,7 @@ class Op(_Callable):
         """Adds a CUDA implementation. Returns the op. Raises opaq.DeclarationError; source is
         compiled when it is first needed, which may raise opaq.CompileError.
 
-        source: CUDA C++ text, or opaq.file(path); compiled by NVRTC for the current device.
+        source: CUDA C++ text, or opaq.file(path); compiled for the current device.
         binary: a cubin, fatbin or PTX instead, as bytes or opaq.file(path).
         entry: the __global__ function; template arguments may hold expressions in braces:
             "rms_norm<{x.dtype}, {x.size(-1)}>".
@@ -228,7 +229,10 @@ class Op(_Callable):
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
             argument is passed row-major, and copied first if it is not, unless an expression given
             here reads its strides.
-        options, include_dirs: further options of NVRTC, and folders of headers.
+        options, include_dirs: further options of the compiler, and folders of headers.
+        compiler: "nvrtc", fast and without a host compiler; "nvcc", for a file as its author wrote
+            it, with torch's or other host headers, host functions and launchers; "auto": NVRTC, and
+            nvcc for what NVRTC refuses. opaq.report() says which one served.
         priority: implementations with a higher one are tried first.
         name: of this implementation, in reports and errors.
         cooperative: a cooperative launch: all blocks run at once, so that the grid can synchronize.
@@ -254,6 +258,7 @@ class Op(_Callable):
             shared=validate.expressions(where, "shared", shared),
             options=validate.texts(where, "options", options),
             include_dirs=validate.folders(where, "include_dirs", include_dirs),
+            compiler=validate.text(where, "compiler", compiler),
             cooperative=validate.flag(where, "cooperative", cooperative),
             programmatic=validate.flag(where, "programmatic", programmatic),
         )

@@ -37,6 +37,8 @@ class ImplementationFacts:
     compile_seconds: float
     compiled: int
     disk_hits: int
+    # of its device code: "NVRTC", "nvcc" or both; "" for other code, and before the first compile
+    compiler: str
     # per thread, stored and loaded: the maximum over images; None: unknown (CPU, binaries, PTX)
     spill_bytes: int | None
 
@@ -81,6 +83,7 @@ class Report:
                 "compile s",
                 "compiled",
                 "from cache",
+                "compiler",
             )
         ]
         for i in self.implementations:
@@ -96,6 +99,7 @@ class Report:
                     f"{i.compile_seconds:.3f}",
                     str(i.compiled),
                     str(i.disk_hits),
+                    i.compiler or "-",
                 )
             )
         spilling = [
@@ -148,6 +152,7 @@ def report() -> Report:
                 compile_seconds=stats["compile_seconds"],
                 compiled=stats["compiled"],
                 disk_hits=stats["disk_hits"],
+                compiler=stats["compiler"],
                 spill_bytes=stats["spill_bytes"],
             )
         )

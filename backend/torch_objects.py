@@ -7,6 +7,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
+import sysconfig
 
 import torch
 
@@ -42,7 +43,11 @@ _DTYPES = [
 def bind() -> None:
     """Once, at import."""
     libraries, includes = wheel_folders()
-    _runtime.configure(library_dirs=libraries, cuda_include_dirs=includes)
+    _runtime.configure(
+        library_dirs=libraries,
+        cuda_include_dirs=includes,
+        torch_include_dirs=torch_include_folders(),
+    )
     some = torch.empty(0)
     _runtime.bind_torch(
         tensor=torch.Tensor,
@@ -62,6 +67,18 @@ def bind() -> None:
         **pytorch.forward_level(),
         increment_version=torch.autograd.graph.increment_version,
     )
+
+
+def torch_include_folders() -> list[str]:
+    """Where the headers of the installed torch and Python are, as torch.utils.cpp_extension gives
+    them to compilers (whose import would cost time).
+    """
+    torch_include = os.path.join(os.path.dirname(torch.__file__), "include")
+    return [
+        torch_include,
+        os.path.join(torch_include, "torch", "csrc", "api", "include"),
+        sysconfig.get_path("include"),
+    ]
 
 
 def wheel_folders() -> tuple[list[str], list[str]]:

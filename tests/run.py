@@ -14,7 +14,9 @@ Run it with the Python in which opaq is installed.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +83,7 @@ def format_check(fix: bool = False) -> None:
 
 def cpp() -> None:
     """GoogleTest"""
+    install_nvcc()
     googletest("plain", "")
 
 
@@ -98,11 +101,12 @@ def tsan() -> None:
     build = configure("tsan", "thread")
     run("cmake", "--build", build, "--target", *THREADED)
     for name in THREADED:
-        run(os.path.join(build, "tests", name), "--gtest_brief=1", env=nvrtc())
+        run(os.path.join(build, "tests", name), "--gtest_brief=1", env=cuda_compilers())
 
 
 def python() -> None:
     """pytest"""
+    install_nvcc()
     pytest("python")
 
 
@@ -180,7 +184,7 @@ def googletest(name: str, sanitizers: str, env: dict[str, str] | None = None) ->
         "--no-tests=error",
         "-j",
         str(os.cpu_count() or 1),
-        env={**nvrtc(), **(env or {})},
+        env={**cuda_compilers(), **(env or {})},
     )
 
 
@@ -228,12 +232,32 @@ def install_googletest() -> None:
     run(manager, "install", "-y", packages[manager])
 
 
-def nvrtc() -> dict[str, str]:
-    """Where the wheels keep NVRTC, for C++ tests that compile; they skip without it."""
+def install_nvcc() -> None:
+    """Installs nvcc's wheels, 320 MB, in the version of torch's CUDA headers, unless there is one.
+    (No extra of the package can say which version that is.)
+    """
     from opaq import _runtime
 
-    found = _runtime.doctor()["nvrtc"]
-    return {"OPAQ_NVRTC": found["path"], "OPAQ_REQUIRE_NVRTC": "1"} if found["found"] else {}
+    nvrtc, nvcc = _runtime.doctor()["nvrtc"], _runtime.doctor()["nvcc"]
+    if not nvrtc["found"] or (nvcc["found"] and not nvcc["why_not"]):
+        return
+    packages = re.findall(r"'(nvidia-[\w-]+==[\d.*]+)'", nvcc["why_not"])
+    if packages and importlib.util.find_spec("pip"):
+        print(f"==== installing {' '.join(packages)}", flush=True)
+        run(sys.executable, "-m", "pip", "install", "-q", *packages)
+
+
+def cuda_compilers() -> dict[str, str]:
+    """Where the wheels keep NVRTC and nvcc, for C++ tests that compile; they skip without them."""
+    from opaq import _runtime
+
+    facts = _runtime.doctor()
+    env = {}
+    if facts["nvrtc"]["found"]:
+        env |= {"OPAQ_NVRTC": facts["nvrtc"]["path"], "OPAQ_REQUIRE_NVRTC": "1"}
+    if facts["nvcc"]["found"] and not facts["nvcc"]["why_not"]:
+        env |= {"OPAQ_NVCC": facts["nvcc"]["path"], "OPAQ_REQUIRE_NVCC": "1"}
+    return env
 
 
 def run(*command: str, env: dict[str, str] | None = None) -> None:

@@ -102,15 +102,22 @@ bool parse_check(const std::string& value) {
       "OPAQ_CHECK='" + value + "' is no kind of check; expected \"contract\", or nothing for none");
 }
 
-std::string first_on_path(std::initializer_list<const char*> programs) {
+// An empty item of PATH means the current folder: never run a compiler from there.
+std::vector<std::string> program_dirs() {
   const std::string path = env("PATH").value_or("/usr/local/bin:/usr/bin:/bin");
+  std::vector<std::string> folders;
+  for (size_t at = 0; at <= path.size();) {
+    const size_t colon = std::min(path.find(':', at), path.size());
+    if (colon > at) folders.push_back(path.substr(at, colon - at));
+    at = colon + 1;
+  }
+  return folders;
+}
+
+std::string first_of(std::initializer_list<const char*> programs,
+                     const std::vector<std::string>& folders) {
   for (const char* program : programs) {
-    for (size_t at = 0; at <= path.size();) {
-      const size_t colon = std::min(path.find(':', at), path.size());
-      const std::string folder = path.substr(at, colon - at);
-      at = colon + 1;
-      if (folder.empty())
-        continue;  // an empty item means the current folder: never run a compiler from there
+    for (const std::string& folder : folders) {
       const std::string file = folder + "/" + program;
       if (access(file.c_str(), X_OK) == 0) return file;
     }
@@ -126,9 +133,13 @@ Settings read() {
   if (s.cache_dir.empty()) s.cache_bytes = 0;
   s.driver = env("OPAQ_DRIVER").value_or("libcuda.so.1");
   s.nvrtc = env("OPAQ_NVRTC").value_or("");
+  s.nvcc = env("OPAQ_NVCC").value_or("");
+  s.nvcc_flags =
+      env("NVCC_PREPEND_FLAGS").value_or("") + '\n' + env("NVCC_APPEND_FLAGS").value_or("");
+  s.program_dirs = program_dirs();
   const auto cxx = env("OPAQ_CXX");
   s.cxx = cxx ? *cxx : env("CXX").value_or("");
-  if (s.cxx.empty()) s.cxx = first_on_path({"c++", "g++", "clang++"});
+  if (s.cxx.empty()) s.cxx = first_of({"c++", "g++", "clang++"}, s.program_dirs);
   s.compile_helper = env("OPAQ_COMPILE_HELPER").value_or("");
   s.temporary_dir = env("TMPDIR").value_or("/tmp");
   s.check_contract = parse_check(env("OPAQ_CHECK").value_or(""));

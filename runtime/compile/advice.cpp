@@ -433,6 +433,19 @@ std::vector<std::string> split(std::string_view log) {
 
 }  // namespace
 
+// g++: "fatal error: a.h: No such file or
+// directory"; clang++: "fatal error: 'a.h' file not found".
+std::vector<std::string> missing_for_host(std::string_view log) {
+  static const std::regex no_file(
+      R"re(fatal error: '?([^':]+)'?(?:: No such file or directory| file not found))re");
+  std::vector<std::string> headers;
+  for (const std::string& line : split(log)) {
+    std::smatch match;
+    if (line.size() <= 4096 && std::regex_search(line, match, no_file)) headers.push_back(match[1]);
+  }
+  return headers;
+}
+
 std::string cuda_advice(std::string_view log) {
   static const std::regex no_file(R"re(^(.*?)\(\d+\): .*cannot open source file "([^"]+)")re");
   static const std::regex no_name(R"re(error: identifier "([^"]+)" is undefined)re");
@@ -490,15 +503,8 @@ std::string cuda_advice(std::string_view log) {
 }
 
 std::string host_advice(std::string_view log) {
-  // g++: "fatal error: a.h: No such file or directory"; clang++: "fatal error: 'a.h' file not
-  // found"
-  static const std::regex no_file(
-      R"re(fatal error: '?([^':]+)'?(?:: No such file or directory| file not found))re");
   Lines lines;
-  for (const std::string& line : split(log)) {
-    std::smatch match;
-    if (line.size() > 4096 || !std::regex_search(line, match, no_file)) continue;
-    const std::string header = match[1];
+  for (const std::string& header : missing_for_host(log)) {
     const auto begins = [&](std::string_view prefix) { return header.starts_with(prefix); };
     std::string advice(kGiveFolder);
     if (begins("cuda") || begins("cub/") || begins("thrust/") || begins("curand")) {

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cctype>
+#include <regex>
+#include <sstream>
 
 #include "advice.h"
 #include "base/error.h"
@@ -95,6 +97,44 @@ std::string list_kernels(const std::vector<std::string>& kernels, const std::str
   return file + " has " + (kernels.size() == 1 ? "the kernel " : "the kernels ") + join(kernels);
 }
 
+// What is wrong with an entry, which is all that a compiler complained of. `reason`: its first
+// complaint.
+CudaFailure entry_failure(const std::string& file, const std::string& entry,
+                          std::string_view source, const std::string& compiler,
+                          const std::string& reason, const std::string& advice) {
+  const auto kernels = scan_kernels(source);
+  const std::string name = base_name(entry);
+  const std::string message = "entry '" + entry + "' names no kernel of " + file + ": ";
+  if (std::find(kernels.begin(), kernels.end(), name) == kernels.end())
+    return {message + list_kernels(kernels, file) + did_you_mean(name, kernels), true};
+  // The name is right, so the error is in the rest of the entry.
+  return {message + compiler + " says \"" + reason + "\"; " + list_kernels(kernels, file) +
+              "; write the entry as C++ would name one function: namespaces, and template "
+              "arguments that fit the declaration" +
+              advice,
+          false};
+}
+
+// Without nvcc's notes on functions that do not fit, of which torch's headers have dozens:
+//   f.h(388): note #3326-D: function "c10::operator>(...)" does not match because ...
+//     <the line, and a caret below it>
+std::string without_notes(const std::string& block) {
+  std::istringstream lines(block);
+  std::string out;
+  bool in_note = false;
+  for (std::string line; std::getline(lines, line);) {
+    const bool indented = line.starts_with("  ");
+    in_note = line.find("): note #332") != std::string::npos ||
+              (in_note && indented && !line.starts_with("          detected"));
+    if (!in_note) out += line + '\n';
+  }
+  return out;
+}
+
+void remove_line_ends(std::string& text) {
+  while (text.ends_with('\n')) text.pop_back();
+}
+
 }  // namespace
 
 std::string base_name(std::string_view entry) {
@@ -112,7 +152,7 @@ std::vector<std::string> scan_host_functions(std::string_view source) {
   return names_after(source, "void");
 }
 
-std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
+CudaFailure cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
                          std::string_view source, std::span<const std::string> entries) {
   std::string in_source, about_entries;
   bool source_fails = false;
@@ -125,10 +165,11 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
       source_fails |= is_error(block);
     }
   }
-  while (in_source.ends_with('\n')) in_source.pop_back();
-  const std::string head = "NVRTC could not compile " + file + " for " + arch + ":\n";
+  remove_line_ends(in_source);
   if (source_fails || about_entries.empty())
-    return head + (in_source.empty() ? log : in_source) + cuda_advice(log);
+    return {"NVRTC could not compile " + file + " for " + arch + ":\n" +
+                (in_source.empty() ? log : in_source) + cuda_advice(log),
+            false};
 
   std::string unknown = entries.empty() ? "" : entries[0];
   for (const std::string& entry : entries) {
@@ -137,19 +178,49 @@ std::string cuda_failure(const std::string& file, const std::string& arch, const
       break;
     }
   }
-  const auto kernels = scan_kernels(source);
-  const std::string name = base_name(unknown);
-  std::string message = "entry '" + unknown + "' names no kernel of " + file + ": ";
-  if (std::find(kernels.begin(), kernels.end(), name) == kernels.end()) {
-    return message + list_kernels(kernels, file) + did_you_mean(name, kernels);
-  }
-  // The name is right, so the error is in the rest of the entry: NVRTC's first diagnostic of it.
   std::string reason = about_entries.substr(about_entries.find("): ") + 3);
   reason = reason.substr(0, reason.find('\n'));
-  return message + "NVRTC says \"" + reason + "\"; " + list_kernels(kernels, file) +
-         "; write the entry as C++ would name one function: namespaces, and template arguments "
-         "that fit the declaration" +
-         cuda_advice(about_entries);
+  return entry_failure(file, unknown, source, "NVRTC", reason, cuda_advice(about_entries));
+}
+
+CudaFailure nvcc_failure(const std::string& file, const std::string& arch, const std::string& log,
+                         std::string_view source, const std::string& entry) {
+  std::string in_source, reason;
+  bool source_fails = false;
+  for (const std::string& block : blocks_of(log)) {
+    if (is_count(block)) continue;
+    if (block.starts_with(kEntryPlace)) {
+      const size_t at = block.find(": ", kEntryPlace.size());
+      if (reason.empty() && is_error(block))
+        reason = block.substr(at + 2, block.find('\n', at) - at - 2);
+    } else {
+      in_source += without_notes(block) + '\n';
+      source_fails |= is_error(block);
+    }
+  }
+  remove_line_ends(in_source);
+  if (source_fails || reason.empty())
+    return {"nvcc could not compile " + file + " for " + arch + ":\n" +
+                (in_source.empty() ? log : in_source) + nvcc_advice(log),
+            false};
+  return entry_failure(file, entry, source, "nvcc", reason, "");
+}
+
+std::string both_failures(const std::string& nvrtc, const std::string& nvcc) {
+  // nvcc numbers its errors: "k.cu(3): error #20: identifier ..."
+  static const std::regex number(R"re(error #\d+(-D)?: )re");
+  bool same = true;
+  std::istringstream lines(nvcc);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.size() > 4096 || line.find("): error") == std::string::npos) continue;
+    same = same && nvrtc.find(std::regex_replace(line, number, "error: ")) != std::string::npos;
+  }
+  if (same && nvcc.find("): error") != std::string::npos) return nvrtc + "\nnvcc says the same";
+  return nvrtc + "\n\nNVRTC failed as said above, and so did nvcc, which was tried next: " + nvcc;
+}
+
+std::string list_kernels(std::string_view source, const std::string& file) {
+  return list_kernels(scan_kernels(source), file);
 }
 
 std::string host_failure(const std::string& file, const std::string& compiler,

@@ -16,10 +16,26 @@ std::vector<std::string> scan_host_functions(std::string_view source);
 // "k" of "ns::k<float, 4>".
 std::string base_name(std::string_view entry);
 
+struct CudaFailure {
+  std::string message;
+  bool no_kernel = false;  // the entry's name is that of no kernel in the source
+};
+
 // "NVRTC could not compile k.cu for sm_90a:\n<log>". If the only error is about an entry: the
 // entry, and the kernels in the source.
-std::string cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
+CudaFailure cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
                          std::string_view source, std::span<const std::string> entries);
+
+// The same for nvcc, whose log names the line "opaq: entry" where the source's end uses the entry.
+CudaFailure nvcc_failure(const std::string& file, const std::string& arch, const std::string& log,
+                         std::string_view source, const std::string& entry);
+constexpr std::string_view kEntryPlace = "opaq: entry";
+
+// The message where NVRTC and then nvcc have failed.
+std::string both_failures(const std::string& nvrtc, const std::string& nvcc);
+
+// "k.cu has the kernels a, b".
+std::string list_kernels(std::string_view source, const std::string& file);
 
 // "the host compiler could not compile k.cpp:\n<log>". If the entry is no function of the source,
 // with the functions in it.

@@ -16,6 +16,7 @@
 #include "base/single_flight.h"
 #include "cache/cache.h"
 #include "compile/image.h"
+#include "cxx.h"
 #include "diagnostics.h"
 #include "host_types.h"
 #include "includes.h"
@@ -93,23 +94,9 @@ struct Job {
   OptionFacts facts;
 };
 
-std::vector<std::string> words(const std::string& text) {
-  std::error_code error;
-  if (fs::is_regular_file(text, error)) return {text};
-  std::vector<std::string> out;
-  for (size_t i = 0; i < text.size();) {
-    const size_t end = std::min(text.find(' ', i), text.size());
-    if (end > i) out.push_back(text.substr(i, end - i));
-    i = end + 1;
-  }
-  return out;
-}
-
-constexpr const char* kCompilerAdvice = "install g++ or clang++, or name one in OPAQ_CXX";
-
 Job make_job(const HostRequest& request) {
   Job job{request, request.file.empty() ? "<opaq source>" : request.file,
-          {},      words(settings().cxx),
+          {},      cxx_command(),
           {},      read_options(request.options)};
   std::replace_if(
       job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
@@ -117,7 +104,7 @@ Job make_job(const HostRequest& request) {
   if (job.compiler.empty()) {
     fail(ErrorKind::Missing, "no C++ compiler for " + job.basename +
                                  " was found: neither c++, g++ nor clang++ is on PATH; " +
-                                 kCompilerAdvice);
+                                 kCxxAdvice);
   }
   job.search.folder = ".";
   if (!request.file.empty()) {
@@ -134,25 +121,6 @@ Job make_job(const HostRequest& request) {
   // the compiler names the rest itself.
   job.search.toolkit = {"/usr/local/include", "/usr/include"};
   return job;
-}
-
-// What tells this compiler from another, without running it where its file can be seen.
-std::string compiler_identity(const Job& job) {
-  std::string identity = join(job.compiler, " ");
-  std::error_code error;
-  for (const std::string& word : job.compiler) {
-    if (word.find('/') == std::string::npos) continue;
-    const std::string real = fs::canonical(word, error).string();
-    identity += " " + (error ? word : real) + " " + file_stamp(word);
-  }
-  if (job.compiler.back().find('/') == std::string::npos) {
-    PrivateFolder folder;
-    std::vector<std::string> arguments = job.compiler;
-    arguments.emplace_back("--version");
-    if (run_process(arguments, folder.path()).start_error == 0)
-      identity += file_text(folder.path() + "/log");
-  }
-  return identity;
 }
 
 std::string processor_identity() {
@@ -177,16 +145,13 @@ std::string_view types_for(const Job& job) {
 }
 
 SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
-  constinit static Lazy<std::string> compiler;
-  const std::string& identity = compiler.get(
-      [&] { return compiler_identity(job); });  // of settings().cxx, which does not change
   utsname machine{};
   uname(&machine);
   Sha256 hash;
   hash.field(kFormat)
       .field(job.request.source)
       .field(job.facts.embeds_paths ? job.file : job.basename);
-  hash.field(identity)
+  hash.field(cxx_identity())
       .field(machine.machine)
       .field(job.facts.native ? processor_identity() : "")
       .field(closure.digest);
@@ -206,53 +171,6 @@ std::string key_of(const Job& job, const SourceDigest& sources) {
   hash.field(sources.digest).field(job.request.entry).field(types_for(job));
   if (job.request.layouts) hash.field("layouts");
   return hash.hex();
-}
-
-// The files of a make rule "target: a b\ c \<newline> d".
-std::vector<std::string> read_dependencies(const std::string& rule) {
-  std::vector<std::string> files;
-  std::string file;
-  size_t i = rule.find(": ");
-  for (i = i == std::string::npos ? rule.size() : i + 2; i <= rule.size(); ++i) {
-    const char c = i < rule.size() ? rule[i] : ' ';
-    const char next = i + 1 < rule.size() ? rule[i + 1] : '\0';
-    if (c == '\\' && (next == ' ' || next == '#' || next == '\\')) {
-      file += next;
-      ++i;
-    } else if (c == '$' && next == '$') {
-      file += c;
-      ++i;
-    } else if (c == ' ' || c == '\n' || (c == '\\' && next == '\n')) {
-      if (!file.empty()) files.push_back(std::move(file));
-      file.clear();
-    } else {
-      file += c;
-    }
-  }
-  return files;
-}
-
-// Paths and stamps of the headers that only the compiler can find: its own, the system's.
-std::vector<std::string> outside_files(const std::string& rule, const IncludeClosure& closure,
-                                       const std::string& private_folder) {
-  std::vector<std::string> out;
-  for (const std::string& file : read_dependencies(rule)) {
-    if (file.starts_with(private_folder) || closure.files.contains(file)) continue;
-    std::error_code error;
-    const std::string path = fs::absolute(file, error).string();
-    out.push_back(path);
-    out.push_back(file_stamp(path));
-  }
-  return out;
-}
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += c;
-  }
-  return out;
 }
 
 std::string source_text(const Job& job) {
@@ -275,30 +193,13 @@ struct Library {
   Record record;
 };
 
-// A compiler on a full disk may fail without a word: it cannot write its messages either. It has
-// removed what it wrote by the time it ends.
-std::string lack_of_space(const std::string& folder) {
-  std::error_code error;
-  const fs::space_info space = fs::space(folder, error);
-  if (error || space.available >= (uintmax_t{1} << 20)) return "";
-  return "\nonly " + std::to_string(space.available / 1024) + " KB are free in " +
-         fs::path(folder).parent_path().string() +
-         ": free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR";
-}
-
 // `more`: for the end of the source, and options for the end of the list.
 Library compile(const Job& job, const IncludeClosure& closure, const std::string& trailer = "",
                 const std::vector<std::string>& more = {}) {
   PrivateFolder folder;
   const std::string source = folder.path() + "/source.cpp", library = folder.path() + "/library.so";
   const std::string output = folder.path() + "/log", dependencies = folder.path() + "/dependencies";
-  if (std::ofstream stream(source, std::ios::binary);
-      !(stream << source_text(job) << trailer << std::flush)) {
-    fail(ErrorKind::Compile,
-         job.basename + " cannot be compiled: writing " + source +
-             " failed: " + std::strerror(errno) +
-             "; free space there, or name another folder in OPAQ_CACHE_DIR or TMPDIR");
-  }
+  write_source(source, source_text(job) + trailer, job.basename);
 
   std::vector<std::string> arguments = job.compiler;
   for (const char* option : {"-std=c++20", "-O3", "-shared", "-fPIC"})
@@ -314,7 +215,7 @@ Library compile(const Job& job, const IncludeClosure& closure, const std::string
   if (result.start_error != 0) {
     fail(ErrorKind::Missing, "the C++ compiler '" + job.compiler[0] + "' for " + job.basename +
                                  " cannot be started: " + std::strerror(result.start_error) + "; " +
-                                 kCompilerAdvice);
+                                 kCxxAdvice);
   }
   Library made;
   made.bytes = file_text(library);
@@ -327,7 +228,7 @@ Library compile(const Job& job, const IncludeClosure& closure, const std::string
          host_failure(job.basename, fs::path(job.compiler.back()).filename().string(), log,
                       job.request.source, job.request.entry));
   }
-  made.record.files = outside_files(file_text(dependencies), closure, folder.path());
+  made.record.files = outside_files(file_text(dependencies), closure.files, {folder.path()});
   return made;
 }
 
@@ -401,10 +302,7 @@ std::shared_ptr<HostFunction> from_disk(const Job& job, const std::string& key) 
   auto cached = disk_cache().get(key);
   if (!cached) return nullptr;
   auto record = read_record(cached->metadata);
-  if (!record || record->files.size() % 2 != 0) return nullptr;
-  for (size_t i = 0; i < record->files.size(); i += 2) {
-    if (file_stamp(record->files[i]) != record->files[i + 1]) return nullptr;
-  }
+  if (!record || !files_unchanged(*record)) return nullptr;
   if (job.request.layouts && record->entries.size() != 1) return nullptr;
   auto function = load({std::move(cached->image), *record}, job);
   if (job.request.layouts) function->params = std::move(record->entries[0].params);

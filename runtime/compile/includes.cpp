@@ -106,7 +106,10 @@ class Walk {
     }
     auto [it, first] = resolved_.try_emplace(include.name);
     if (first) it->second = matches(include.name, false);
-    if (it->second.empty()) hash_.field("none");
+    if (it->second.empty()) {
+      hash_.field("none");
+      closure_.missing.insert(include.name);
+    }
     for (const std::string& path : it->second) reach(path);
   }
 

@@ -26,6 +26,8 @@ struct IncludeClosure {
   std::string computed;  // "k.cu: #include MACRO": what the file includes is unknown, so nothing
                          // may be cached. Else ""
   std::set<std::string> files;  // the user's headers
+  // Names that the source and the user's headers include, and that are in no folder searched.
+  std::set<std::string> missing;
 };
 
 // `forced`: headers named by compiler options (-include). Thread-safe; files are read once and

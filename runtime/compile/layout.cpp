@@ -320,4 +320,17 @@ std::vector<ParamType> read_layouts(std::string_view ptx, std::string_view symbo
   return {};
 }
 
+void take_layouts(std::vector<Entry>& entries, std::string_view ptx, const std::string& what) {
+  for (Entry& entry : entries) {
+    const std::vector<ParamType> params = read_layouts(ptx, entry.symbol, what);
+    const auto agree = [](const ParamType& a, const ParamType& b) { return a.size == b.size; };
+    if (!std::equal(params.begin(), params.end(), entry.params.begin(), entry.params.end(), agree))
+      fail(ErrorKind::Compile, what + " does not tell the parameters of `" + entry.name + "`");
+    for (size_t i = 0; i < params.size(); ++i) {
+      if (entry.params[i].kind == ParamType::Kind::Struct)
+        entry.params[i].fields = params[i].fields;
+    }
+  }
+}
+
 }  // namespace opaq

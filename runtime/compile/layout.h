@@ -17,6 +17,10 @@ namespace opaq {
 std::vector<ParamType> read_layouts(std::string_view ptx, std::string_view symbol,
                                     const std::string& what);
 
+// Completes the structs among the parameters of the entries with their fields, from such PTX.
+// Throws Compile where it tells other parameters.
+void take_layouts(std::vector<Entry>& entries, std::string_view ptx, const std::string& what);
+
 // The same for a host function. The trailer goes to the end of its source, which is then compiled
 // with -g into a shared library. Parameters that are not found have no fields.
 std::string layout_trailer(std::string_view entry, size_t parameters);

@@ -71,4 +71,13 @@ OptionFacts read_options(std::span<const std::string> options) {
   return facts;
 }
 
+std::vector<std::string> for_debug_information(std::vector<std::string> options) {
+  std::erase_if(options, [](const std::string& option) {
+    return option == "-G" || option == "--device-debug" || option == "--generate-line-info" ||
+           option.find("lineinfo") != std::string::npos;
+  });
+  options.emplace_back("-G");
+  return options;
+}
+
 }  // namespace opaq

@@ -19,6 +19,9 @@ struct OptionFacts {
       opaque;  // an option that reads more options from a file; nothing may be cached. Else ""
 };
 
+// With -G, and without those that it would contradict.
+std::vector<std::string> for_debug_information(std::vector<std::string> options);
+
 OptionFacts read_options(std::span<const std::string> options);
 
 }  // namespace opaq

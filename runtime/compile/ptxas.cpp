@@ -19,7 +19,7 @@ namespace opaq {
 namespace {
 
 constexpr std::string_view kInfo = "ptxas info    : ";
-constexpr std::string_view kMore = "ptxas         . ";
+constexpr std::string_view kMore = "ptxas         . ";  // four spaces where nvcc runs ptxas
 
 // The number before `unit`: 96 in "..., 96 bytes stack frame" for " bytes stack frame".
 std::optional<int64_t> number_before(std::string_view line, std::string_view what) {
@@ -36,7 +36,7 @@ class Reader {
  public:
   // Whether the line is there because of -v.
   bool take(std::string_view line) {
-    if (line.starts_with(kMore)) return properties(line);
+    if (line.starts_with(kMore) || line.starts_with("    ")) return properties(line);
     if (!line.starts_with(kInfo)) return false;
     const std::string_view text = line.substr(kInfo.size());
     if (text.starts_with("Compiling entry function '")) return begin(text);

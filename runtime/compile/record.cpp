@@ -5,6 +5,8 @@
 #include <charconv>
 #include <limits>
 
+#include "files.h"
+
 namespace opaq {
 namespace {
 
@@ -94,6 +96,14 @@ class Reader {
 };
 
 }  // namespace
+
+bool files_unchanged(const Record& record) {
+  if (record.files.size() % 2 != 0) return false;
+  for (size_t i = 0; i < record.files.size(); i += 2) {
+    if (file_stamp(record.files[i]) != record.files[i + 1]) return false;
+  }
+  return true;
+}
 
 std::string write_record(const Record& record) {
   std::string out(kHeader);

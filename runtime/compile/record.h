@@ -18,6 +18,9 @@ struct Record {
       files;  // what the compiler says it read beside the user's headers: path and stamp in turn
 };
 
+// Whether every file of the record still has its stamp.
+bool files_unchanged(const Record& record);
+
 std::string write_record(const Record& record);
 // nullopt for anything that write_record does not write
 std::optional<Record> read_record(std::string_view text);

@@ -1,4 +1,4 @@
-// CUDA C++ source, compiled by NVRTC for each architecture it is launched on.
+// CUDA C++ source, compiled by NVRTC or nvcc for each architecture it is launched on.
 #include "kinds/kind.h"
 #include "request.h"
 
@@ -13,19 +13,29 @@ class CudaSource final : public Kind {
               .code = "CUDA C++ source",
               .devices = {DeviceType::CUDA},
               .kernel = true,
-              .compiled = true}) {}
+              .compiled = true,
+              .compilers = {"nvrtc", "nvcc"}}) {}
 
   SourceDigest sources(const Implementation& implementation) const override {
-    return source_digest(request_of<CudaRequest>(implementation));
+    return source_digest(request(implementation));
   }
 
   std::shared_ptr<const Image> image(const Implementation& implementation, const std::string& entry,
                                      const std::string& arch) const override {
+    CudaRequest wanted = request(implementation);
+    wanted.entries = {entry};
+    wanted.arch = arch;
+    wanted.layouts = takes_structs(implementation);
+    return compile_cuda(wanted);
+  }
+
+ private:
+  static CudaRequest request(const Implementation& implementation) {
     auto request = request_of<CudaRequest>(implementation);
-    request.entries = {entry};
-    request.arch = arch;
-    request.layouts = takes_structs(implementation);
-    return compile_cuda(request);
+    request.compiler = implementation.compiler == "nvrtc"  ? CudaCompiler::Nvrtc
+                       : implementation.compiler == "nvcc" ? CudaCompiler::Nvcc
+                                                           : CudaCompiler::Auto;
+    return request;
   }
 };
 

@@ -69,6 +69,7 @@ class ImplementationParser {
     result.file = text_.file;
     result.options = text_.options;
     result.include_dirs = text_.include_dirs;
+    if (!kind_.compilers.empty()) result.compiler = trimmed(text_.compiler);
     result.signature = trimmed(text_.signature);
     result.priority = text_.priority;
     if (kind_.native) {
@@ -116,9 +117,11 @@ class ImplementationParser {
     refuse_unless(kind_.kernel, "programmatic", text_.programmatic ? "true" : "", "");
     refuse_unless(kind_.compiled, "options", join(text_.options), "");
     refuse_unless(kind_.compiled, "include_dirs", join(text_.include_dirs), "");
+    refuse_unless(!kind_.compilers.empty(), "compiler", text_.compiler, defaults.compiler);
     refuse_unless(kind_.takes_signature, "signature", text_.signature, "");
     refuse_unless(kind_.native, "entry", text_.entry, "");
     refuse_unless(kind_.native, "args", text_.args, "");
+    check_compiler();
     if (!kind_.native) return;
     if (text_.code.empty())
       scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code));
@@ -126,6 +129,16 @@ class ImplementationParser {
       scope_.fail(
           "entry",
           "not given; name the function that is called, as in entry=\"rms_norm<{x.dtype}>\"");
+  }
+
+  void check_compiler() const {
+    if (kind_.compilers.empty()) return;
+    std::vector<std::string> names = {"auto"};
+    names.insert(names.end(), kind_.compilers.begin(), kind_.compilers.end());
+    const std::string given(trimmed(text_.compiler));
+    if (std::find(names.begin(), names.end(), given) == names.end())
+      scope_.fail("compiler", "got '" + given + "'; expected one of " + join(names) +
+                                  did_you_mean(given, names));
   }
 
   std::vector<Argument> parse_args() const {
@@ -238,12 +251,13 @@ class ImplementationParser {
       hash.field(std::to_string(items.size()));
       for (const Expr& item : items) hash.field(item.text());
     };
-    hash.field("opaq implementation 3").field(result.name);
+    hash.field("opaq implementation 4").field(result.name);
     hash.field(std::to_string(static_cast<int>(result.target))).field(result.kind->name);
     hash.field(result.code)
         .field(std::string_view(result.file).substr(result.file.find_last_of('/') + 1));
     list(result.options);
     list(result.include_dirs);
+    hash.field(result.compiler);
     hash.field(result.signature).field(result.launch.entry.text());
     for (const auto* items : {&result.launch.grid, &result.launch.block, &result.launch.cluster})
       texts(*items);

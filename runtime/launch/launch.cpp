@@ -191,6 +191,7 @@ LaunchStats PreparedLaunch::stats() const {
       static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
   stats.compiled = state.compiled.load(std::memory_order_relaxed);
   stats.disk_hits = state.disk_hits.load(std::memory_order_relaxed);
+  stats.compiler = state_->compilers();
   if (const int64_t spilled = state.spill_bytes.load(std::memory_order_relaxed); spilled >= 0)
     stats.spill_bytes = spilled;
   return stats;

@@ -217,6 +217,8 @@ std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string
   if (implementation.kind->compiled) {
     hold_sources(entry, image->sources);
     count(image->seconds, image->from_cache);
+    std::lock_guard lock(shared_state());
+    compilers_.insert(image->compiler);
   }
   if (const auto& used = find_entry(subject, *image, entry).resources) {
     const int64_t spilled = used->spill_stores.value_or(0) + used->spill_loads.value_or(0);
@@ -271,6 +273,11 @@ void PreparedLaunch::State::hold_sources(const std::string& entry, const std::st
              "again, or declare the op "
              "again with replace=True");
   }
+}
+
+std::string PreparedLaunch::State::compilers() {
+  std::lock_guard lock(shared_state());
+  return join(std::vector<std::string>(compilers_.begin(), compilers_.end()));
 }
 
 std::string PreparedLaunch::State::sources() {

@@ -5,6 +5,7 @@
 #include <array>
 #include <atomic>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -53,7 +54,8 @@ struct PreparedLaunch::State {
   standalone::Counter calls, skipped_empty;
   std::atomic<int64_t> timed_calls{0}, host_nanoseconds{0}, compile_nanoseconds{0}, compiled{0},
       disk_hits{0};
-  std::string sources();  // digest of what has been compiled; "" when nothing has been
+  std::string sources();    // digest of what has been compiled; "" when nothing has been
+  std::string compilers();  // LaunchStats::compiler
   std::atomic<int64_t> spill_bytes{-1};  // maximum over the images; -1 while unknown
 
  private:
@@ -83,6 +85,7 @@ struct PreparedLaunch::State {
       /*keep=*/false};   // each is made by one thread; others wait for it
   std::string sources_;  // of all that is compiled here: kernels of one implementation never come
                          // from different versions of a header; guarded by shared_state()
+  std::set<std::string> compilers_;  // guarded by shared_state()
   // By entry and arch; each is compiled or loaded once, and serves every device of its arch.
   using ImageKey = std::pair<std::string, std::string>;
   SingleFlight<Image, ImageKey> images_{/*keep=*/true};

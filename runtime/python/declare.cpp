@@ -152,6 +152,7 @@ PyObject* implement(PyObject*, PyObject* args) {
     text.file = field(d, "file");
     text.options = texts(d, "options");
     text.include_dirs = texts(d, "include_dirs");
+    text.compiler = field(d, "compiler", "auto");
     text.signature = field(d, "signature");
     text.entry = field(d, "entry");
     text.grid = field(d, "grid", "1");

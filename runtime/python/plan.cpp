@@ -181,6 +181,7 @@ PyObject* compile(PyObject*, PyObject* args) {
     d.set("seconds", image->seconds)
         .set("from_cache", image->from_cache)
         .set("log", image->log)
+        .set("compiler", image->compiler)
         .put("resources", resources(image->resources(entry)));
     return d.take().release();
   });

@@ -18,6 +18,7 @@ Ref describe_settings() {
       .set("cache_bytes", s.cache_bytes)
       .set("driver", s.driver)
       .set("nvrtc", s.nvrtc)
+      .set("nvcc", s.nvcc)
       .set("cxx", s.cxx);
   d.set("compile_threads", int64_t{s.compile_threads})
       .set("library_dirs", s.library_dirs)
@@ -45,6 +46,7 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
             .set("compile_seconds", s.compile_seconds);
         d.set("compiled", s.compiled)
             .set("disk_hits", s.disk_hits)
+            .set("compiler", s.compiler)
             .put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
         list.add(d.take());
       }
@@ -77,6 +79,14 @@ PyObject* doctor(PyObject*, PyObject*) {
                        .set("include_dirs", nvrtc.include_dirs)
                        .set("archs", nvrtc.archs)
                        .take());
+    const NvccInfo nvcc = nvcc_info();
+    d.put("nvcc", Dict()
+                      .set("found", nvcc.found)
+                      .set("path", nvcc.path)
+                      .set("version", nvcc.version)
+                      .set("why_not", nvcc.why_not)
+                      .set("include_dirs", nvcc.include_dirs)
+                      .take());
     d.put("cache", Dict()
                        .set("path", disk_cache().folder())
                        .set("usable", disk_cache().usable())
@@ -112,6 +122,8 @@ PyObject* configure(PyObject*, PyObject*, PyObject* kwargs) {
       for (const std::string& dir : s.cuda_include_dirs) merged.push_back(dir);
       s.cuda_include_dirs = merged;
     }
+    if (PyObject* dirs = PyDict_GetItemString(kwargs, "torch_include_dirs"))
+      s.torch_include_dirs = to_strings(dirs, "torch_include_dirs");
     return none().release();
   });
 }

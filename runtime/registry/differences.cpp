@@ -55,6 +55,7 @@ std::string differences(const Implementation& before, const Implementation& now)
   lines.compare("file", before.file, now.file);
   lines.compare("options", join(before.options, " "), join(now.options, " "));
   lines.compare("include_dirs", join(before.include_dirs), join(now.include_dirs));
+  lines.compare("compiler", before.compiler, now.compiler);
   lines.compare("signature", before.signature, now.signature);
   lines.compare("entry", before.launch.entry.text(), now.launch.entry.text());
   lines.compare("grid", texts(before.launch.grid), texts(now.launch.grid));

@@ -9,6 +9,7 @@ namespace {
 
 const bool environment_is_set = [] {
   setenv("OPAQ_NVRTC", "/no/such/folder/libnvrtc.so.13", 1);
+  setenv("OPAQ_NVCC", "/no/such/folder/nvcc", 1);
   setenv("OPAQ_CXX", "/no/such/folder/c++", 1);
   return true;
 }();
@@ -22,6 +23,18 @@ TEST(Missing, NvrtcSaysWhereItLookedAndWhatToInstall) {
   EXPECT_CONTAINS(message, "NVRTC, the CUDA C++ compiler library, was not found");
   EXPECT_CONTAINS(message, "OPAQ_NVRTC is '/no/such/folder/libnvrtc.so.13'");
   EXPECT_CONTAINS(message, "pip install nvidia-cuda-nvrtc");
+}
+
+TEST(Missing, NvccSaysWhereItLookedAndWhatToInstall) {
+  opaq::CudaRequest request;
+  request.source = "extern \"C\" __global__ void k() {}";
+  request.entries = {"k"};
+  request.arch = "sm_90a";
+  request.compiler = opaq::CudaCompiler::Nvcc;
+  const std::string message = message_of(ErrorKind::Missing, [&] { opaq::compile_cuda(request); });
+  EXPECT_CONTAINS(message, "nvcc was not found: OPAQ_NVCC is '/no/such/folder/nvcc'");
+  EXPECT_CONTAINS(message, "`pip install 'nvidia-cuda-nvcc");
+  EXPECT_FALSE(opaq::nvcc_info().found);
 }
 
 TEST(Missing, InfoIsAFactNotAnError) {

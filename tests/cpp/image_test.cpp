@@ -28,6 +28,7 @@ CudaRequest request(std::string source, std::vector<std::string> entries,
   r.entries = std::move(entries);
   r.file = std::move(file);
   r.arch = "sm_90a";
+  r.compiler = opaq::CudaCompiler::Nvrtc;
   return r;
 }
 

@@ -13,7 +13,9 @@ struct Settings {
                           // cache off
   std::string driver;     // OPAQ_DRIVER: path of the CUDA driver library; default libcuda.so.1
   std::string nvrtc;      // OPAQ_NVRTC: path of libnvrtc; default: see compile/
-  std::string cxx;        // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
+  std::string nvcc;       // OPAQ_NVCC: path of nvcc; default: see compile/
+  std::string nvcc_flags;      // NVCC_PREPEND_FLAGS and NVCC_APPEND_FLAGS, which nvcc itself reads
+  std::string cxx;             // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH
   std::string compile_helper;  // OPAQ_COMPILE_HELPER: path of the program opaq-compile; default:
                                // beside the runtime
   std::string temporary_dir;   // TMPDIR, else /tmp
@@ -24,6 +26,9 @@ struct Settings {
   // The include folders of the nvidia wheels, set by Python; then those of CUDA_HOME, CUDA_PATH and
   // /usr/local/cuda.
   std::vector<std::string> cuda_include_dirs;
+  // The include folders of torch and Python, for sources that nvcc compiles; set by Python.
+  std::vector<std::string> torch_include_dirs;
+  std::vector<std::string> program_dirs;  // PATH, without the current folder
 };
 
 Settings& settings();  // Python adds directories before the first use; after that it is read-only

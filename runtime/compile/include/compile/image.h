@@ -1,5 +1,5 @@
-// Compiled code: NVRTC turns CUDA C++ into an image, the system's C++ compiler turns host C++ into
-// a loaded function.
+// Compiled code: NVRTC or nvcc turns CUDA C++ into an image, the system's C++ compiler turns host
+// C++ into a loaded function.
 #pragma once
 
 #include <cstdint>
@@ -56,8 +56,9 @@ struct Entry {
 };
 
 struct Image {
-  std::string bytes;  // cubin, fatbin or PTX
-  std::string arch;   // "sm_90a"; "" for what the user brought
+  std::string bytes;     // cubin, fatbin or PTX
+  std::string arch;      // "sm_90a"; "" for what the user brought
+  std::string compiler;  // "NVRTC" or "nvcc"; "" for what the user brought
   std::vector<Entry> entries;
   std::string log;     // warnings; and why this image is not cached, when an include is computed
                        // (#include MACRO)
@@ -80,6 +81,9 @@ struct SourceDigest {
                         // so that nothing may be kept; else ""
 };
 
+// Which compiler serves a CUDA source. Auto: NVRTC, and nvcc for what NVRTC refuses.
+enum class CudaCompiler : uint8_t { Auto, Nvrtc, Nvcc };
+
 struct CudaRequest {
   std::string source;
   std::string file;  // name in diagnostics; its folder is searched for #include "..."
@@ -88,13 +92,16 @@ struct CudaRequest {
   std::vector<std::string> options;
   std::vector<std::string> include_dirs;
   bool layouts = false;  // whether the fields of structs that entries take are asked for, too
+  CudaCompiler compiler = CudaCompiler::Auto;
 };
 
-SourceDigest source_digest(const CudaRequest& request);  // entries and arch are not read
+// Entries and arch are not read. With Auto, it changes when either compiler does.
+SourceDigest source_digest(const CudaRequest& request);
 
 // Compiles, or takes from the disk cache. Never touches a device. Throws Compile (the message holds
-// NVRTC's log, in the user's file and line, and for an unknown entry the names that look like
-// kernels), or Missing when NVRTC is not to be found (places searched, what to install).
+// the compiler's log, or those of both, in the user's file and line, and for an unknown entry the
+// names that look like kernels), or Missing when the compiler is not to be found (places searched,
+// what to install).
 std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
 
 // Wraps a cubin, fatbin or PTX; `entry` must be among its symbols (checked where the format allows:
@@ -147,6 +154,14 @@ struct NvrtcInfo {
   std::vector<std::string> archs;         // supported: "sm_75", ...
 };
 NvrtcInfo nvrtc_info();
+
+struct NvccInfo {
+  bool found = false;
+  std::string path, version;  // version "13.0"; "" when it cannot be run
+  std::string why_not;        // what is wrong: not found, or no match for the CUDA headers in use
+  std::vector<std::string> include_dirs;  // CUDA and CCCL headers that it uses
+};
+NvccInfo nvcc_info();
 
 struct CompileStats {
   int64_t compiled = 0, disk_hits = 0;

@@ -21,6 +21,8 @@ struct LaunchStats {
   double host_seconds = 0;  // of those, together
   double compile_seconds = 0;
   int64_t compiled = 0, disk_hits = 0;
+  std::string compiler;  // that made its device code: "NVRTC", "nvcc" or "NVRTC, nvcc"; "" for
+                         // other code, and before the first
   std::optional<int64_t> spill_bytes;  // Resources::spill_stores + spill_loads, of the image where
                                        // they are most; unknown when none tells
 };

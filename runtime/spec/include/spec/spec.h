@@ -106,6 +106,7 @@ struct Implementation {
                      // may be empty
   std::vector<std::string> options;  // compiler options
   std::vector<std::string> include_dirs;
+  std::string compiler;   // which one; "" where the kind leaves no choice
   std::string signature;  // of a library's function: "void(const float*, int64_t)"; may be empty
   LaunchRule launch;
   std::vector<Expr> requires_;  // Bool, over arguments and outputs
@@ -126,6 +127,7 @@ struct ImplementationText {
   std::string kind;    // Kind::name
   std::string code, file;
   std::vector<std::string> options, include_dirs;
+  std::string compiler = "auto";
   std::string signature, entry;
   std::string grid = "1", block = "1", cluster, shared = "0", args;
   std::vector<std::string> requires_;

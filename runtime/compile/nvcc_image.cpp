@@ -1,0 +1,328 @@
+// CUDA C++ source to an image: disk cache, else nvcc, which reads the host's headers and host code
+// in the source as well. Only device code is made.
+//
+// nvcc has no name expressions. The end of the source gets variables that hold the addresses of the
+// entry and of a variable named after its signature (param_types.h); the PTX that nvcc makes says
+// which symbols these are. They are taken out before it is assembled.
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/settings.h"
+#include "base/sha256.h"
+#include "compile/image.h"
+#include "cuda_compilers.h"
+#include "cxx.h"
+#include "diagnostics.h"
+#include "image_cache.h"
+#include "includes.h"
+#include "layout.h"
+#include "nvcc.h"
+#include "options.h"
+#include "param_types.h"
+#include "private_folder.h"
+#include "process.h"
+#include "ptx_symbols.h"
+#include "ptxas.h"
+#include "stats.h"
+
+namespace opaq {
+namespace {
+
+namespace fs = std::filesystem;
+
+// to be changed if the same request would give another image or record
+constexpr std::string_view kFormat = "opaq nvcc image 1";
+
+constexpr std::string_view kEntryName = "opaq_entry_", kSignatureName = "opaq_signature_";
+
+// Those of torch.utils.cpp_extension, for which files with torch's headers are written: c10::Half
+// has its own operators. A user's -U options come later.
+constexpr std::array<const char*, 6> kTorchOptions = {
+    "-D__CUDA_NO_HALF_OPERATORS__",       "-D__CUDA_NO_HALF_CONVERSIONS__",
+    "-D__CUDA_NO_BFLOAT16_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__",
+    "-DTORCH_API_INCLUDE_EXTENSION_H",    "-DTORCH_EXTENSION_NAME=opaq_source",
+};
+
+struct Job {
+  const CudaRequest& request;
+  std::string file, basename;
+  IncludeSearch search;
+  std::vector<std::string> include_dirs;  // CUDA's, and where they are needed torch's and Python's
+  OptionFacts facts;
+  bool torch = false;  // it includes headers of torch, ATen, c10 or Python
+  bool ptx = false, signatures = false;
+};
+
+bool is_torch_header(std::string_view name) {
+  for (std::string_view prefix : {"torch/", "ATen/", "c10/", "caffe2/", "pybind11/", "Python.h"})
+    if (name.starts_with(prefix)) return true;
+  return false;
+}
+
+Job make_job(const CudaRequest& request) {
+  Job job{request, shown_file(request),          base_of(shown_file(request)), {},
+          {},      read_options(request.options)};
+  job.ptx = request.arch.starts_with("compute_");
+  job.signatures = job.facts.standard != "c++03" && job.facts.standard != "c++11";
+  check_source_text(request, job.basename);
+  add_own_folders(request, job.search);
+  job.search.dirs.insert(job.search.dirs.end(), job.facts.dirs.begin(), job.facts.dirs.end());
+  job.include_dirs = nvcc_place().include_dirs;
+  return job;
+}
+
+// Headers of torch count only where the source, or a header of its own, includes one: they are
+// thousands of files.
+IncludeClosure closure_of(Job& job) {
+  const auto follow = [&] {
+    // Not all that is searched of the system, but where headers come and go; nvcc itself names what
+    // it reads there.
+    job.search.toolkit = job.include_dirs;
+    job.search.toolkit.insert(job.search.toolkit.end(), {"/usr/local/include", "/usr/include"});
+    return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
+  };
+  IncludeClosure closure = follow();
+  job.torch = std::any_of(closure.missing.begin(), closure.missing.end(), is_torch_header);
+  const std::vector<std::string>& dirs = settings().torch_include_dirs;
+  if (!job.torch || dirs.empty()) return closure;
+  job.include_dirs.insert(job.include_dirs.begin(), dirs.begin(), dirs.end());
+  return follow();
+}
+
+CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
+  Sha256 hash;
+  hash.field(kFormat)
+      .field(job.request.source)
+      .field(job.facts.embeds_paths ? job.file : job.basename);
+  hash.field(std::to_string(job.request.options.size()));
+  for (const std::string& option : job.request.options) hash.field(option);
+  hash.field(nvcc_place().identity)
+      .field(settings().nvcc_flags)
+      .field(cxx_identity())
+      .field(closure.digest);
+  return {{hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque},
+          closure.missing.empty()};
+}
+
+// PyTorch's C++ type for the one that {x.dtype} stands for in an entry, as kernels that AT_DISPATCH
+// instantiates have it: opaq::torch_type<__half> is c10::Half.
+constexpr std::string_view kTorchTypes = R"(
+#line 1 "opaq: torch_type"
+#include <c10/util/BFloat16.h>
+#include <c10/util/Float8_e4m3fn.h>
+#include <c10/util/Float8_e5m2.h>
+#include <c10/util/Float8_e8m0fnu.h>
+#include <c10/util/Half.h>
+#include <c10/util/complex.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+#include <cuda/std/complex>
+namespace opaq {
+template <class T> struct TorchType { using type = T; };
+template <> struct TorchType<long long> { using type = int64_t; };
+template <> struct TorchType<unsigned long long> { using type = uint64_t; };
+template <> struct TorchType<__half> { using type = c10::Half; };
+template <> struct TorchType<__nv_bfloat16> { using type = c10::BFloat16; };
+template <> struct TorchType<__nv_fp8_e4m3> { using type = c10::Float8_e4m3fn; };
+template <> struct TorchType<__nv_fp8_e5m2> { using type = c10::Float8_e5m2; };
+template <> struct TorchType<__nv_fp8_e8m0> { using type = c10::Float8_e8m0fnu; };
+template <class T> struct TorchType<cuda::std::complex<T>> {
+  using type = c10::complex<typename TorchType<T>::type>;
+};
+template <class T> using torch_type = typename TorchType<T>::type;
+}
+)";
+
+std::string source_text(const Job& job) {
+  std::string text = "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source;
+  if (job.signatures) text += signature_trailer(job.basename);
+  text += "\n\n";
+  const auto& entries = job.request.entries;
+  if (job.torch && std::any_of(entries.begin(), entries.end(), [](const std::string& entry) {
+        return entry.find("opaq::torch_type") != std::string::npos;
+      }))
+    text += kTorchTypes;
+  const auto hold = [&](std::string_view name, size_t i, const std::string& address) {
+    text += "#line 1 \"" + std::string(kEntryPlace) + "\"\nextern \"C\" __device__ const void* " +
+            std::string(name) + std::to_string(i) + " = (const void*)(" + address + ");\n";
+  };
+  for (size_t i = 0; i < job.request.entries.size(); ++i) {
+    hold(kEntryName, i, job.request.entries[i]);
+    if (job.signatures) hold(kSignatureName, i, signature_expression(job.request.entries[i]));
+  }
+  return text;
+}
+
+// nvcc's options for both of its runs, from source to PTX and from PTX to a cubin.
+std::vector<std::string> command(const Job& job, const std::string& kind) {
+  std::vector<std::string> arguments = {nvcc_place().path, kind, "-arch=" + job.request.arch};
+  if (job.facts.standard.empty()) arguments.emplace_back(job.torch ? "-std=c++20" : "-std=c++17");
+  for (const char* option : {"--expt-relaxed-constexpr", "--expt-extended-lambda"})
+    arguments.emplace_back(option);
+  if (job.torch) arguments.insert(arguments.end(), kTorchOptions.begin(), kTorchOptions.end());
+  // nvcc takes no more than the program: of "ccache g++ -m64", g++.
+  std::vector<std::string> cxx = cxx_command();
+  while (!cxx.empty() && cxx.back().starts_with('-')) cxx.pop_back();
+  if (!cxx.empty()) arguments.insert(arguments.end(), {"-ccbin", cxx.back()});
+  arguments.insert(arguments.end(), job.request.options.begin(), job.request.options.end());
+  return arguments;
+}
+
+std::string without(std::string text, const std::string& unwanted) {
+  for (size_t at; (at = text.find(unwanted)) != std::string::npos;) text.erase(at, unwanted.size());
+  return text;
+}
+
+constexpr std::string_view kHalfAdvice =
+    "\nsources with torch's headers are compiled without CUDA's own operators of __half, as "
+    "torch.utils.cpp_extension does; to have them: options=[\"-U__CUDA_NO_HALF_OPERATORS__\", "
+    "\"-U__CUDA_NO_HALF_CONVERSIONS__\", \"-U__CUDA_NO_HALF2_OPERATORS__\", "
+    "\"-U__CUDA_NO_BFLOAT16_CONVERSIONS__\"]";
+
+bool lacks_half_operators(const std::string& log) {
+  const auto says = [&](std::string_view text) { return log.find(text) != std::string::npos; };
+  return (says("error: no operator") || says("error: no suitable")) &&
+         (says("__half") || says("__nv_bfloat16"));
+}
+
+// Runs nvcc; what it prints. Throws Refused for a source that does not compile.
+std::string run_nvcc(const Job& job, const std::vector<std::string>& arguments,
+                     const std::string& folder, const std::string& output) {
+  const ProcessResult result = run_process(arguments, folder);
+  if (result.start_error != 0) {
+    fail(ErrorKind::Missing, "nvcc at " + nvcc_place().path + " cannot be started: " +
+                                 std::strerror(result.start_error) + "; " + nvcc_install_advice());
+  }
+  const std::string log = without(file_text(folder + "/log"), folder + "/");
+  std::error_code error;
+  if (result.succeeded && fs::is_regular_file(output, error)) return log;
+  if (result.succeeded) {
+    fail(ErrorKind::Compile,
+         "nvcc made no image of " + job.basename + " for " + job.request.arch +
+             "; it was given the options " + join(job.request.options) +
+             ": leave out those that ask for another kind of output, such as -c or -o");
+  }
+  const std::string told = read_ptxas(log).rest;
+  const std::string entry = job.request.entries.empty() ? "" : job.request.entries[0];
+  const std::string why =
+      (told.empty() ? result.ending + ", and nothing was printed" : told) + lack_of_space(folder);
+  CudaFailure failure =
+      nvcc_failure(job.basename, job.request.arch, why, job.request.source, entry);
+  if (job.torch && lacks_half_operators(log)) failure.message += kHalfAdvice;
+  throw Refused(failure.message, failure.no_kernel);
+}
+
+Entry read_entry(const Job& job, std::string& ptx, size_t i) {
+  Entry entry;
+  entry.name = job.request.entries[i];
+  entry.symbol = take_address(ptx, std::string(kEntryName) + std::to_string(i));
+  if (!is_kernel(ptx, entry.symbol)) {
+    throw Refused("entry '" + entry.name +
+                      "' is no kernel: " + list_kernels(job.request.source, job.basename),
+                  true);
+  }
+  if (!job.signatures) return entry;
+  const std::string signature = take_address(ptx, std::string(kSignatureName) + std::to_string(i));
+  if (auto params = read_signature(signature)) {
+    entry.params = std::move(*params);
+    entry.params_known = true;
+  }
+  return entry;
+}
+
+// From source to PTX.
+std::vector<std::string> source_command(const Job& job, const std::string& folder,
+                                        const std::string& output) {
+  std::vector<std::string> arguments = command(job, "-ptx");
+  for (const std::string& dir : job.search.dirs) arguments.push_back("-I" + dir);
+  for (const std::string& dir : job.include_dirs)
+    arguments.insert(arguments.end(), {"-isystem", dir});
+  arguments.insert(arguments.end(), {"-Xcompiler", "-MD,-MF," + folder + "/dependencies", "-o",
+                                     output, folder + "/source.cu"});
+  return arguments;
+}
+
+Compiled compile(const Job& job, const IncludeClosure& closure) {
+  const auto start = std::chrono::steady_clock::now();
+  PrivateFolder folder;
+  const auto path = [&](const char* name) { return folder.path() + "/" + name; };
+  write_source(path("source.cu"), source_text(job), job.basename);
+  std::string log = run_nvcc(job, source_command(job, folder.path(), path("image.ptx")),
+                             folder.path(), path("image.ptx"));
+
+  auto image = std::make_shared<Image>();
+  std::string ptx = file_text(path("image.ptx"));
+  for (size_t i = 0; i < job.request.entries.size(); ++i)
+    image->entries.push_back(read_entry(job, ptx, i));
+  if (image->entries.size() == 1) keep_kernel(ptx, image->entries[0].symbol);
+
+  if (job.ptx) {
+    image->bytes = std::move(ptx);
+  } else {
+    write_source(path("kernel.ptx"), ptx, job.basename);
+    std::vector<std::string> arguments = command(job, "-cubin");
+    arguments.insert(arguments.end(),
+                     {kPtxasVerbose, "-o", path("image.cubin"), path("kernel.ptx")});
+    PtxasReport told = read_ptxas(run_nvcc(job, arguments, folder.path(), path("image.cubin")));
+    log += told.rest;
+    for (Entry& entry : image->entries) {
+      if (const auto found = told.kernels.find(entry.symbol); found != told.kernels.end())
+        entry.resources = found->second;
+    }
+    image->bytes = file_text(path("image.cubin"));
+  }
+  if (job.request.layouts) {  // NVRTC's are read in the same way
+    run_nvcc(job, for_debug_information(source_command(job, folder.path(), path("debug.ptx"))),
+             folder.path(), path("debug.ptx"));
+    take_layouts(image->entries, file_text(path("debug.ptx")),
+                 "the debug information of " + job.basename);
+  }
+  image->log = std::move(log);
+  while (image->log.ends_with('\n')) image->log.pop_back();
+  image->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  count_compiled(image->seconds);
+  std::vector<std::string> known = job.include_dirs;  // in the closure, as the user's files are
+  known.push_back(folder.path());
+  return {std::move(image), outside_files(file_text(path("dependencies")), closure.files, known)};
+}
+
+}  // namespace
+
+CudaSources nvcc_sources(const CudaRequest& request) {
+  Job job = make_job(request);
+  const IncludeClosure closure = closure_of(job);
+  return digest_of(job, closure);
+}
+
+std::shared_ptr<const Image> nvcc_image(const CudaRequest& request, const std::string& told) {
+  Job job = make_job(request);
+  check_arch_text(request.arch, job.basename);
+  if (nvcc_place().path.empty())
+    fail(ErrorKind::Missing, nvcc_place().why_not + "; " + nvcc_install_advice());
+  const IncludeClosure closure = closure_of(job);
+  return kept_image(request, digest_of(job, closure), told, "nvcc",
+                    [&] { return compile(job, closure); });
+}
+
+NvccInfo nvcc_info() {
+  const NvccPlace& place = nvcc_place();
+  NvccInfo info{!place.path.empty(), place.path, nvcc_version(), place.why_not, place.include_dirs};
+  if (!info.found) {
+    info.why_not += "; " + nvcc_install_advice();
+  } else if (info.version.empty()) {
+    info.why_not = "it cannot be run";
+  } else if (const std::string& headers = nvcc_headers_version();
+             !headers.empty() && headers != info.version) {
+    info.why_not = "nvcc " + info.version + " does not fit the CUDA headers that it finds, of " +
+                   headers + ": " + nvcc_install_advice();
+  }
+  return info;
+}
+
+}  // namespace opaq

@@ -1,0 +1,212 @@
+// CUDA C++ source to an image: disk cache, else NVRTC. (nvcc_image.cpp: the same with nvcc.)
+#include <algorithm>
+#include <cctype>
+#include <chrono>
+#include <filesystem>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "compile/image.h"
+#include "cuda_compilers.h"
+#include "diagnostics.h"
+#include "headers.h"
+#include "image_cache.h"
+#include "includes.h"
+#include "layout.h"
+#include "nvrtc.h"
+#include "options.h"
+#include "param_types.h"
+#include "ptxas.h"
+#include "stats.h"
+
+namespace opaq {
+namespace {
+
+// to be changed if the same request would give another image or record
+constexpr std::string_view kFormat = "opaq cuda image 4";
+
+// A request, completed with everything that NVRTC gets.
+struct Job {
+  const CudaRequest& request;
+  std::string file;  // name in diagnostics; NVRTC looks for #include "..." in its folder, or in the
+                     // working folder when it has none
+  std::string basename;
+  std::vector<std::string> options;
+  IncludeSearch search;
+  OptionFacts facts;
+  bool ptx = false;  // a virtual architecture was asked for
+  bool signatures = false;
+};
+
+Job make_job(const CudaRequest& request) {
+  Job job{request, shown_file(request),          base_of(shown_file(request)), {},
+          {},      read_options(request.options)};
+  job.ptx = request.arch.starts_with("compute_");
+  const std::string& standard = job.facts.standard;
+  job.signatures = standard != "c++03" && standard != "c++11";
+  check_source_text(request, job.basename);
+  add_own_folders(request, job.search);
+  job.search.toolkit = cuda_header_dirs();
+
+  job.options.push_back("--gpu-architecture=" + request.arch);
+  if (standard.empty()) job.options.push_back("-std=c++17");
+  if (!job.ptx) job.options.push_back(kPtxasVerbose);
+  for (const std::string& dir : job.search.dirs) job.options.push_back("-I" + dir);
+  job.options.insert(job.options.end(), request.options.begin(), request.options.end());
+  for (const std::string& dir : job.search.toolkit) job.options.push_back("-I" + dir);
+  job.search.dirs.insert(job.search.dirs.end(), job.facts.dirs.begin(), job.facts.dirs.end());
+  return job;
+}
+
+CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
+  Sha256 hash;
+  hash.field(kFormat)
+      .field(job.request.source)
+      .field(job.facts.embeds_paths ? job.file : job.basename);
+  // Of folders, only the files found in them are hashed, so that a project that was moved finds its
+  // images again.
+  hash.field(std::to_string(job.request.options.size()));
+  for (const std::string& option : job.request.options) hash.field(option);
+  hash.field(nvrtc_place().identity).field(closure.digest);
+  return {{hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque},
+          closure.missing.empty()};
+}
+
+IncludeClosure closure_of(const Job& job) {
+  return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
+}
+
+NvrtcAnswer run_nvrtc(const Job& job, const std::vector<std::string>& options) {
+  NvrtcRequest request;
+  request.name = job.file;
+  request.source =
+      job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
+  request.ptx = job.ptx;
+  request.options = options;
+  for (const std::string& entry : job.request.entries) {
+    request.expressions.push_back(entry);
+    if (job.signatures) request.expressions.push_back(signature_expression(entry));
+  }
+  return nvrtc_compile(request);
+}
+
+void check_arch_supported(const NvrtcAnswer& told, const Job& job) {
+  const std::string& arch = job.request.arch;
+  const int number = std::stoi(arch.substr(arch.find('_') + 1));
+  if (told.archs.empty() ||
+      std::find(told.archs.begin(), told.archs.end(), number) != told.archs.end())
+    return;
+  std::vector<std::string> names;
+  for (int a : told.archs) names.push_back("sm_" + std::to_string(a));
+  fail(ErrorKind::Compile, "NVRTC " + told.version + " cannot compile " + job.basename + " for " +
+                               arch + "; it supports " + join(names));
+}
+
+// With -v, ptxas does not print errors that it finds late, such as too much shared memory.
+std::string log_without_verbose(const Job& job) {
+  std::vector<std::string> options = job.options;
+  std::erase(options, kPtxasVerbose);
+  return run_nvrtc(job, options).log;
+}
+
+std::vector<std::string> debug_options(const Job& job) {
+  std::vector<std::string> options = for_debug_information(job.options);
+  std::erase_if(options, [](const std::string& option) {
+    return option == kPtxasVerbose || option.starts_with("--gpu-architecture=");
+  });
+  const std::string& arch = job.request.arch;
+  options.push_back("--gpu-architecture=compute_" + arch.substr(arch.find('_') + 1));
+  return options;
+}
+
+// Completes the structs among the parameters with their fields. The compiler writes these into its
+// debug information, so the source is compiled a second time, to PTX: that takes no assembler.
+void add_layouts(const Job& job, Image& image) {
+  Job debug = job;
+  debug.ptx = true;
+  const NvrtcAnswer answer = run_nvrtc(debug, debug_options(job));
+  if (answer.result != 0)
+    fail(ErrorKind::Compile, "reading the structs that kernels of " + job.basename +
+                                 " take: compiling it with -G failed:\n" + answer.log);
+  take_layouts(image.entries, answer.image, "the debug information of " + job.basename);
+}
+
+std::shared_ptr<Image> compile(const Job& job) {
+  const auto start = std::chrono::steady_clock::now();
+  const CudaRequest& request = job.request;
+  NvrtcAnswer answer = run_nvrtc(job, job.options);
+  check_arch_supported(answer, job);
+  std::string log = std::move(answer.log);
+  PtxasReport told = read_ptxas(log);
+  if (!job.facts.ptxas_verbose) log = std::move(told.rest);
+  if (answer.result != 0) {
+    if (!told.kernels.empty()) log = log_without_verbose(job);
+    if (log.empty()) log = answer.error;
+    const CudaFailure failure =
+        cuda_failure(job.basename, request.arch, log, request.source, request.entries);
+    throw Refused(failure.message, failure.no_kernel);
+  }
+
+  auto image = std::make_shared<Image>();
+  image->log = std::move(log);
+  image->bytes = std::move(answer.image);
+  if (image->bytes.empty()) {
+    fail(ErrorKind::Compile,
+         "NVRTC made no image of " + job.basename + " for " + request.arch +
+             "; it was given the options " + join(request.options) +
+             ": leave out those that ask for another kind of output, such as -dlto");
+  }
+  for (size_t i = 0; i < request.entries.size(); ++i) {
+    const size_t at = job.signatures ? 2 * i : i;  // among the lowered names
+    Entry& entry = image->entries.emplace_back();
+    entry.name = request.entries[i];
+    entry.symbol = answer.lowered.at(at);
+    if (const auto found = told.kernels.find(entry.symbol); found != told.kernels.end())
+      entry.resources = found->second;
+    if (job.signatures) {
+      if (auto params = read_signature(answer.lowered.at(at + 1))) {
+        entry.params = std::move(*params);
+        entry.params_known = true;
+      }
+    }
+  }
+  if (request.layouts) add_layouts(job, *image);
+  image->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  count_compiled(image->seconds);
+  return image;
+}
+
+}  // namespace
+
+CudaSources nvrtc_sources(const CudaRequest& request) {
+  const Job job = make_job(request);
+  return digest_of(job, closure_of(job));
+}
+
+std::shared_ptr<const Image> nvrtc_image(const CudaRequest& request, const CudaSources& sources,
+                                         const std::string& told) {
+  const Job job = make_job(request);
+  check_arch_text(request.arch, job.basename);
+  if (nvrtc_place().path.empty()) fail(ErrorKind::Missing, nvrtc_place().why_not);
+  return kept_image(request, sources, told, "NVRTC", [&] { return Compiled{compile(job), {}}; });
+}
+
+NvrtcInfo nvrtc_info() {
+  NvrtcInfo info;
+  const NvrtcPlace& place = nvrtc_place();
+  info.path = place.path;
+  info.why_not = place.why_not;
+  info.include_dirs = cuda_header_dirs();
+  if (place.path.empty()) return info;
+  try {
+    const NvrtcAnswer told = nvrtc_facts();
+    info.found = true;
+    info.version = told.version;
+    for (int arch : told.archs) info.archs.push_back("sm_" + std::to_string(arch));
+  } catch (const Error& error) {
+    info.why_not = error.what();
+  }
+  return info;
+}
+
+}  // namespace opaq

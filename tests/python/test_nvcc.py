@@ -1,0 +1,188 @@
+"""CUDA sources with host code and host headers, which nvcc compiles."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import torch
+from fake_cuda import wrapper_source
+
+import opaq
+from opaq import _runtime
+
+NVCC = _runtime.doctor()["nvcc"]
+needs_nvcc = pytest.mark.skipif(
+    not NVCC["found"] or bool(NVCC["why_not"]), reason=f"nvcc: {NVCC['why_not']}"
+)
+
+# A launcher, and a header that only the host has.
+SOURCE = """
+#include <vector>
+template <class T> __global__ void scale(const T* x, T* y, long n, float factor) {
+  const long i = blockIdx.x * (long)blockDim.x + threadIdx.x;
+  if (i < n) y[i] = x[i] * T(factor);
+}
+void launch(const std::vector<float*>& x, long n) { scale<<<1, 32>>>(x[0], x[1], n, 2.f); }
+"""
+
+
+def declare(unique: str, source: Any = SOURCE, **options: Any) -> opaq.Op:
+    op = opaq.op(f"{unique}(Tensor x, float factor) -> (Tensor y)", outputs=opaq.like("x"))
+    return op.cuda(
+        source=source,
+        entry="scale<{x.dtype}>",
+        grid="ceil_div(x.numel(), 256)",
+        block=256,
+        args="x, y, x.numel(), factor",
+        **options,
+    )
+
+
+def compile(op: opaq.Op, arch: str = "sm_90a", dtype: str = "float32") -> dict[str, Any]:
+    return _runtime.compile(op.name, [(dtype, (64,), (1,), "cuda:0", 256), 2.0], arch, "cuda")
+
+
+@needs_nvcc
+def test_the_report_says_which_compiler_served(unique: str) -> None:
+    op = declare(unique)
+    made = compile(op)
+    assert made["compiler"] == "nvcc" and made["resources"]["registers"] > 0
+    (facts,) = [item for item in opaq.report().implementations if item.op == unique]
+    assert facts.compiler == "nvcc"
+    assert "nvcc" in str(opaq.report())
+
+
+@needs_nvcc
+@pytest.mark.parametrize("arch", ["sm_80", "sm_100a", "compute_90"])
+def test_other_archs(unique: str, arch: str) -> None:
+    assert compile(declare(unique), arch)["bytes"] > 0
+
+
+@needs_nvcc
+def test_a_file_with_headers_of_torch_compiles_as_it_is() -> None:
+    example = pathlib.Path(__file__).parents[1] / "examples" / "torch_kernel_file.py"
+    op = runpy.run_path(str(example))["leaky_relu"]
+    argument = ("float16", (64,), (1,), "cuda:0", 256)
+    made = _runtime.compile(op.name, [argument, 0.5], "sm_90a", "cuda")
+    assert made["compiler"] == "nvcc" and made["entry"].endswith("torch_type<__half>>")
+
+
+@needs_nvcc
+def test_a_cpp_wrapper_holds_what_nvcc_made(unique: str) -> None:
+    op = declare(unique)
+    with opaq.lowering.options.use(archs=["sm_90a"]):
+        source = wrapper_source(lambda x: op(x, 2.0) + 1, (4, 8), cpp=True, mixed=True)
+    assert f"// {unique}(" in source and "_Z5scaleIfEvPKT_PS0_lf" in source
+
+
+@needs_nvcc
+def test_a_signature_that_does_not_fit_is_refused(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x", dtype="float16"))
+    op.cuda(source=SOURCE, entry="scale<{x.dtype}>", args="x, y, x.numel(), 1.0")
+    with pytest.raises(opaq.CompileError, match="float16"):
+        _runtime.compile(op.name, [("float32", (64,), (1,), "cuda:0", 256)], "sm_90a", "cuda")
+
+
+def test_nvrtc_by_request_is_not_followed_by_nvcc(unique: str) -> None:
+    with pytest.raises(opaq.CompileError) as refused:
+        compile(declare(unique, compiler="nvrtc", source="#include <no_such_header>" + SOURCE))
+    assert "NVRTC could not compile" in str(refused.value)
+    assert "nvcc could not" not in str(refused.value)
+
+
+def test_the_compiler_is_checked_and_part_of_the_declaration(unique: str) -> None:
+    with pytest.raises(opaq.DeclarationError) as refused:
+        declare(unique, compiler="nvc")
+    assert "compiler of" in str(refused.value)
+    assert "got 'nvc'; expected one of auto, nvrtc, nvcc; did you mean 'nvcc'?" in str(
+        refused.value
+    )
+    declare(unique, compiler="nvcc")
+    with pytest.raises(opaq.DeclarationError, match="compiler: 'nvcc' before, 'nvrtc' now"):
+        declare(unique, compiler="nvrtc")
+    other = opaq.op(f"{unique}_b(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    with pytest.raises(opaq.DeclarationError, match="takes no compiler, got 'nvcc'; leave it out"):
+        other.cuda(binary=b"\x7fELF", entry="k", args="x, out", compiler="nvcc")
+
+
+def without_nvcc(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PATH": "/usr/bin:/bin", "OPAQ_NVCC": "/no/such/nvcc", "HOME": "/tmp"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_nvcc_the_message_says_how_to_get_it() -> None:
+    done = without_nvcc(
+        "import opaq\nfrom opaq import _runtime\n"
+        'op = opaq.op("t::k(Tensor x) -> Tensor", outputs=opaq.like("x"))\n'
+        'op.cuda(source="#include <ATen/core/Tensor.h>", entry="k", args="x, out")\n'
+        'arguments = [("float32", (4,), (1,), "cuda:0", 256)]\n'
+        'try: _runtime.compile(op.name, arguments, "sm_90a", "cuda")\n'
+        "except opaq.CompileError as error: print(error)\n"
+        "from opaq import doctor\n"
+        'print(*[p.advice for p in doctor.examine() if p.name == "nvcc" and not p.found])'
+    )
+    assert "NVRTC could not compile" in done.stdout, done.stderr
+    assert "nvcc compiles sources with headers and functions of the host" in done.stdout
+    assert done.stdout.count("`pip install 'nvidia-cuda-nvcc==") == 2
+    minor = torch.version.cuda
+    assert minor is None or f"'nvidia-cuda-nvcc=={minor}.*'" in done.stdout
+
+
+@needs_nvcc
+def test_ctrl_c_ends_nvcc(unique: str, tmp_path: pathlib.Path) -> None:
+    program = (
+        "import opaq\nfrom opaq import _runtime\n"
+        'op = opaq.op("t::k(Tensor x) -> Tensor", outputs=opaq.like("x"))\n'
+        'op.cuda(source="#include <ATen/ATen.h>", entry="k", args="x, out", compiler="nvcc")\n'
+        'print("ready", flush=True)\n'
+        "try: _runtime.compile("
+        'op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")\n'
+        'except KeyboardInterrupt: print("interrupted", flush=True)'
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, "OPAQ_CACHE_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".opaq-work-*/tmpxft*")):  # nvcc's own files
+        assert time.monotonic() < deadline, "nvcc has not started"
+        time.sleep(0.05)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == "interrupted\n"
+    assert time.monotonic() - started < 5
+    assert not list(tmp_path.glob(".opaq-work-*"))
+
+
+@needs_nvcc
+def test_structs_by_value_of_a_kernel_that_nvcc_compiles(unique: str) -> None:
+    source = """
+    #include <string>
+    struct Params { const float* x; long n; };
+    namespace { __global__ void k(float* y, Params params) { *y = params.x[params.n]; } }
+    """
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    op.cuda(source=source, entry="k", args=["y", opaq.struct("Params", x="x", n="x.numel()")])
+    arguments = [("float32", (64,), (1,), "cuda:0", 256)]
+    assert _runtime.compile(op.name, arguments, "sm_90a", "cuda")["compiler"] == "nvcc"
+    other = opaq.op(f"{unique}_b(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    other.cuda(source=source, entry="k", args=["y", opaq.struct("Params", x="x", m="x.numel()")])
+    with pytest.raises(opaq.CompileError, match="`Params`, which has no field `m`"):
+        _runtime.compile(other.name, arguments, "sm_90a", "cuda")
