@@ -455,6 +455,7 @@ std::string cuda_advice(std::string_view log) {
       "name followed by \"::\" must be a class or namespace name";
   static constexpr std::string_view kNoLaunch = "device-side kernel launch could not be processed";
   static constexpr std::string_view kNoVote = "Instruction 'vote' without '.sync'";
+  static constexpr std::string_view kNoRoom = "Formal parameter space overflowed";
   static constexpr std::string_view kNoHost = "A function without execution space annotations";
   const std::vector<std::string> all = split(log);
   const auto line = [&](size_t i) { return i < all.size() ? all[i] : std::string(); };
@@ -487,6 +488,10 @@ std::string cuda_advice(std::string_view log) {
       lines.add(
           "write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of "
           "threads");
+    } else if (all[i].find(kNoRoom) != std::string::npos) {
+      lines.add(
+          "a kernel takes at most 32764 bytes of parameters (4096 before CUDA 12.1); pass what is "
+          "larger in a tensor");
     } else if (all[i].find(kNoHost) != std::string::npos) {
       lines.add(
           "mark functions that the kernel calls __device__; leave those of the host out of the "

@@ -5,6 +5,8 @@
 #include <array>
 #include <limits>
 
+#include "base/warnings.h"
+
 namespace opaq {
 namespace {
 
@@ -302,7 +304,16 @@ void check_value(const Subject& subject, const PlacedValue& value, const Arg* ar
                                  "` is written by this op, but " + describe(value.target, type) +
                                  "; take the const away, or check the order of args" +
                                  list_args(*subject.implementation));
-  if (type.kind != ParamType::Kind::Pointer || !cast.empty()) return;
+  if (type.kind != ParamType::Kind::Pointer) return;
+  if (symbol >= 0 && !subject.symbols[symbol].written && !type.pointee_const &&
+      !type.pointee.empty() && type.pointee != "void") {
+    const std::string& tensor = subject.symbols[symbol].name;
+    warn(subject.op + ": `" + tensor + "` is not written according to the schema, but " +
+         describe(value.target, type) + " without const; if the kernel only reads it, declare `" +
+         type.pointee + " const*`; if it writes to it, declare `Tensor(a!) " + tensor +
+         "` in the schema: otherwise compiled graphs may reuse or reorder what it overwrites");
+  }
+  if (!cast.empty()) return;
   const TensorView* tensor = nullptr;
   if (symbol < 0)
     tensor = argument.eval(args).tensor;

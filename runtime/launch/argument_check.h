@@ -17,6 +17,22 @@ namespace opaq {
 // the low bytes of 64 bits.
 enum class Encoding : uint8_t { Unknown, Pointer, Integer, Half, BFloat16, Float, Double };
 
+// The bits of a floating-point type's significand; 0 for the rest.
+constexpr int precision(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::Half:
+      return 11;
+    case Encoding::BFloat16:
+      return 8;
+    case Encoding::Float:
+      return 24;
+    case Encoding::Double:
+      return 53;
+    default:
+      return 0;
+  }
+}
+
 struct Destination {
   Encoding encoding = Encoding::Unknown;
   int64_t low = 0, high = 0;  // Integer: what fits

@@ -40,6 +40,7 @@ CppArgument printed(const PlacedValue& value) {
           std::string(encoding_name(to.encoding)),
           to.low,
           to.high,
+          precision(to.encoding),
           parameter_text(value.type),
           value.text,
           0,

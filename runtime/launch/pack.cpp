@@ -104,8 +104,11 @@ uint64_t Packer::address(size_t index, const TensorView& tensor, Device device) 
 
 uint64_t Packer::of_int(const Subject& subject, size_t index, int64_t value) const {
   const Destination& to = slots_[index].to;
-  if (to.encoding != Encoding::Integer) return of_float(subject, index, static_cast<double>(value));
   const std::string &argument = placed_[index].text, &parameter = types_[index];
+  if (const int bits = precision(to.encoding); bits != 0) {
+    return of_float(subject, index,
+                    standalone::exactly(value, bits, argument.c_str(), parameter.c_str()));
+  }
   return standalone::as_integer(value, to.low, to.high, argument.c_str(), parameter.c_str());
 }
 

@@ -179,4 +179,14 @@ Ref from(const std::vector<std::string>& items) {
   return list.take();
 }
 
+PyObject* show_warnings(PyObject* result) noexcept {
+  for (const std::string& text : take_warnings()) {
+    if (PyErr_WarnEx(PyExc_UserWarning, text.c_str(), 1) < 0) {
+      Py_DECREF(result);
+      return nullptr;
+    }
+  }
+  return result;
+}
+
 }  // namespace opaq::python

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/warnings.h"
 
 namespace opaq::python {
 
@@ -51,11 +52,16 @@ inline void check(int status) {
 PyObject* raise_current() noexcept;
 void set_error_classes(PyObject* module);  // creates opaq.Error and its kin
 
+// Shows what runtime/base/warnings.h has collected as UserWarnings. Returns `result`; or nullptr,
+// with the exception set, where the user has made warnings errors.
+PyObject* show_warnings(PyObject* result) noexcept;
+
 // Runs `body` and turns what it throws into a Python exception.
 template <typename F>
 PyObject* guarded(F&& body) noexcept {
   try {
-    return body();
+    PyObject* result = body();
+    return result && has_warnings() ? show_warnings(result) : result;
   } catch (...) {
     return raise_current();
   }

@@ -130,6 +130,10 @@ std::string tensor_view(const Symbol& symbol, std::optional<DType> dtype, const 
 std::string packed(const CppArgument& arg) {
   const Lines names = {string_literal(arg.where), string_literal(arg.parameter)};  // for messages
   Lines arguments{arg.cpp};
+  if (arg.type == Type::Int && arg.precision != 0) {
+    arguments = {call(in_standalone("exactly"),
+                      {arg.cpp, std::to_string(arg.precision), names[0], names[1]})};
+  }
   if (arg.type == Type::Tensor) return call("opaq_as_pointer", arguments);
   if (arg.encoding == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
   if (arg.encoding != "double") append(arguments, names);

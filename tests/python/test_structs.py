@@ -369,3 +369,28 @@ def test_a_warm_start_compiles_nothing(tmp_path: Any) -> None:
     )
     assert warm.returncode == 0, warm.stderr
     assert warm.stdout.startswith("True"), warm.stdout
+
+
+def test_a_struct_that_no_launch_can_pass() -> None:
+    source = "struct S { float v[9000]; }; __global__ void k(const __grid_constant__ S s, float* y)"
+    op = declare()
+    op.cuda(
+        source=source + " { y[0] = s.v[threadIdx.x]; }",
+        entry="k",
+        args="struct(...), y",
+        grid=1,
+        block=1,
+        compiler="nvrtc",
+    )
+    with pytest.raises(opaq.CompileError) as error:
+        compile_for(op)
+    assert "36008 bytes required, max 32764 bytes allowed" in str(error.value)
+    assert (
+        str(error.value)
+        .rstrip()
+        .endswith(
+            "a kernel takes at most 32764 bytes of parameters (4096 before CUDA 12.1); pass what "
+            "is "
+            "larger in a tensor"
+        )
+    )

@@ -47,6 +47,7 @@ struct CppArgument : CppText {
   Type type = Type::Int;
   std::string encoding;       // "pointer", "integer", "half", "bfloat16", "float", "double"
   int64_t low = 0, high = 0;  // integers: what fits
+  int precision = 0;          // of a floating-point type: bits of the significand
   std::string
       parameter;      // for messages: "`int`", "of 4 bytes"; for a library's function its C type
   std::string where;  // for messages: "mylib::f: argument 2 `n`"

@@ -46,6 +46,21 @@ inline uint64_t as_double(double value) {
                "float or double, whose range is wider");
 }
 
+// An int for a floating-point parameter of `precision` bits, which must hold it exactly.
+inline double exactly(int64_t value, int precision, const char* argument, const char* parameter) {
+  const uint64_t magnitude = value < 0 ? -static_cast<uint64_t>(value) : value;
+  const uint64_t lost = magnitude >> precision;  // not 0: it is too wide, unless it ends in zeros
+  if (lost != 0 &&
+      magnitude % (uint64_t{1} << (64 - precision - __builtin_clzll(magnitude))) != 0) {
+    fail_with(ErrorKind::Launch,
+              "%s is the int %" PRId64
+              ", which the kernel's parameter %s cannot hold exactly; write float64(...) around it "
+              "to have it rounded, or declare the parameter as an integer",
+              argument, value, parameter);
+  }
+  return static_cast<double>(value);
+}
+
 inline uint64_t as_float(double value, const char* argument, const char* parameter) {
   const float narrow = static_cast<float>(value);
   if (std::isinf(narrow) && !std::isinf(value)) overflows(value, argument, parameter);
