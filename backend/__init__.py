@@ -28,6 +28,7 @@ from .op import Op, op  # noqa: E402
 from .package import package  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
+from .steps import Step, Zeros, step, zeros  # noqa: E402
 
 __version__: str
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
     "Op",
     "Output",
     "Report",
+    "Step",
+    "Zeros",
     "cast",
     "custom_op",
     "file",
@@ -51,9 +54,11 @@ __all__ = [
     "op",
     "package",
     "report",
+    "step",
     "struct",
     "tensor",
     "warmup",
+    "zeros",
 ]
 
 

@@ -56,6 +56,13 @@ class TemplateArg(TypedDict):  # an expression in braces in an entry: rms_norm<{
     text: str
     python: str  # as in Requirement
 
+class ScratchInfo(TypedDict):
+    name: str
+    shape: list[str]  # Python; "*" in front of an item that is a list of sizes
+    dtype: str  # Python
+    zeros: bool
+    once: bool
+
 class ImplementationInfo(TypedDict):
     name: str
     device: str  # "cuda" | "cpu"
@@ -67,8 +74,10 @@ class ImplementationInfo(TypedDict):
     requires: list[Requirement]
     # arguments that must be contiguous: no expression of this implementation reads their strides
     needs_contiguous: list[str]
-    entry: str
-    template_args: list[TemplateArg]
+    entry: str  # of all steps, separated by commas
+    template_args: list[TemplateArg]  # of all steps
+    scratch: list[ScratchInfo]
+    steps: int
     hash: str
 
 class OpInfo(TypedDict):
@@ -104,6 +113,8 @@ def describe(op: str) -> OpInfo: ...
 
 # ---- launching -----------------------------------------------------------------------------------
 
+SCRATCH_ALIGNMENT: int  # bytes; of each scratch tensor in its workspace
+
 def launcher(
     op: str,
     hash: str,
@@ -115,11 +126,13 @@ def launcher(
     chosen: str = "at launch",
     check: bool = False,
     source: str = "",
+    workspace: bool = False,
 ) -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
-    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. timed:
-    measure calls, except those that compile or load something. chosen: "compiled": `implementation`
+    On CUDA call(*args, *outputs, stream), on CPU call(*args, *outputs), in schema order. workspace:
+    a tensor for scratch memory comes after the outputs. timed: measure calls, except those that
+    compile or load something. chosen: "compiled": `implementation`
     runs at every launch; "at launch": each launch chooses; "verified": each launch chooses, and it
     is an error if it chooses another. check: compare each launch with the op's declaration;
     ContractError names the line `source` of user code. Raises LaunchError when the op's hash is not
@@ -213,14 +226,17 @@ def expression(op: str, text: str, args: Sequence[FakeArgument]) -> dict[str, An
     (`python`, `cpp`), and its value for these arguments or the error of evaluating it.
     """
 
-def plan(
-    op: str, args: Sequence[FakeArgument]
-) -> dict[str, Any]: ...  # implementation, entry, grid, block, cluster, shared, reasons (text)
+def plan(op: str, args: Sequence[FakeArgument]) -> dict[str, Any]: ...
+
+# implementation, reasons (text), workspace_bytes; entry, grid, block, cluster, shared, empty of its
+# first step; steps: the same of each
+
 def compile(
     op: str, args: Sequence[FakeArgument], arch: str, implementation: str = ""
 ) -> dict[str, Any]:
     ...
-    # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None
+    # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None of its
+    # first step; steps: the same of each
 
 class Sources(TypedDict):  # of an op's implementations: source text, headers, options, compilers
     digest: str

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 import torch
 
 from . import _runtime, autograd, lowering, rules, validate
+from . import steps as steps_
 from .arguments import Argument, argument_list
 from .fake import make_fake
 from .lowering.compat import pytorch
@@ -20,6 +21,7 @@ from .lowering.devices import device_name
 from .python_function import define as define_python
 from .reference import define_reference
 from .rules import Output
+from .steps import Step, Zeros
 from .validate import File
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -199,12 +201,14 @@ class Op(_Callable):
         *,
         source: str | File | None = None,
         binary: bytes | File | None = None,
-        entry: str,
-        args: str | Sequence[str | Argument],
+        entry: str = "",
+        args: str | Sequence[str | Argument] = "",
         grid: object = "1",
         block: object = "1",
         cluster: object = "",
         shared: object = "0",
+        scratch: Mapping[str, Output | Zeros] | None = None,
+        steps: Sequence[Step] = (),
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
         include_dirs: Sequence[str] = (),
@@ -226,6 +230,11 @@ class Op(_Callable):
             may hold opaq.cast(...) and opaq.struct(...) too.
         grid, block, cluster: up to three expressions each.
         shared: bytes of dynamic shared memory.
+        scratch: memory that the implementation needs while it runs, by name: opaq.tensor(...) for
+            uninitialised memory, opaq.zeros(...) for zeros. `args`, grid, block, cluster and shared
+            may refer to the names. Compiled graphs plan it with their other buffers.
+        steps: for several launches, one after the other: a list of opaq.step(...), each with entry,
+            args, grid and so on, in the place of those here.
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
             argument is passed row-major, and copied first if it is not, unless an expression given
             here reads its strides.
@@ -240,7 +249,8 @@ class Op(_Callable):
             of it in the stream has ended.
         """
         where = f"{self.name}: .cuda(...)"
-        code, path = rules.code(where, source, binary)
+        step_fields = steps_.step_texts(where, steps)
+        code, path, kind = steps_.code(where, source, binary, step_fields)
         return self._implement(
             where=where,
             name=name,
@@ -249,9 +259,11 @@ class Op(_Callable):
             args=args,
             requires=requires,
             priority=priority,
-            kind="binary" if binary is not None else "source",
+            kind=kind,
             code=code,
             file=path,
+            scratch=steps_.scratch_texts(where, scratch),
+            steps=step_fields,
             grid=validate.expressions(where, "grid", grid),
             block=validate.expressions(where, "block", block),
             cluster=validate.expressions(where, "cluster", cluster),
@@ -266,9 +278,11 @@ class Op(_Callable):
     def cpu(
         self,
         *,
-        source: str | File,
-        entry: str,
-        args: str | Sequence[str | Argument],
+        source: str | File | None = None,
+        entry: str = "",
+        args: str | Sequence[str | Argument] = "",
+        scratch: Mapping[str, Output | Zeros] | None = None,
+        steps: Sequence[Step] = (),
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
         include_dirs: Sequence[str] = (),
@@ -281,10 +295,11 @@ class Op(_Callable):
 
         entry: the function, with template arguments as for .cuda(...).
         options, include_dirs: further options of the compiler, and folders of headers.
-        source, args, requires, priority, name: as for .cuda(...).
+        source, args, scratch, steps, requires, priority, name: as for .cuda(...).
         """
         where = f"{self.name}: .cpu(...)"
-        code, path = rules.code(where, source)
+        step_fields = steps_.step_texts(where, steps)
+        code, path, kind = steps_.code(where, source, None, step_fields)
         return self._implement(
             where=where,
             name=name,
@@ -293,9 +308,11 @@ class Op(_Callable):
             args=args,
             requires=requires,
             priority=priority,
-            kind="source",
+            kind=kind,
             code=code,
             file=path,
+            scratch=steps_.scratch_texts(where, scratch),
+            steps=step_fields,
             options=validate.texts(where, "options", options),
             include_dirs=validate.folders(where, "include_dirs", include_dirs),
         )
@@ -308,6 +325,7 @@ class Op(_Callable):
         args: str | Sequence[str | Argument],
         device: str,
         signature: str = "",
+        scratch: Mapping[str, Output | Zeros] | None = None,
         requires: str | Sequence[str] = (),
         priority: int = 0,
         name: str = "library",
@@ -327,7 +345,7 @@ class Op(_Callable):
             "void(const float*, float*, int64_t)". Numbers are converted to them, and a number that
             does not fit or a tensor of another dtype is an error. Without a signature, an int is
             passed as int64_t and a float as double, unless there is a cast: "int32(n)".
-        requires, priority, name: as for `cuda`, and so is the treatment of strides.
+        scratch, requires, priority, name: as for `cuda`, and so is the treatment of strides.
 
         Raises DeclarationError; calls raise MissingError if the library cannot be opened.
         """
@@ -344,6 +362,7 @@ class Op(_Callable):
             priority=priority,
             kind="library",
             code=validate.library(where, path),
+            scratch=steps_.scratch_texts(where, scratch),
             signature=validate.text(where, "signature", signature),
         )
 

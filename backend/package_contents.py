@@ -74,12 +74,13 @@ class _Reader:
             ) from error
         for op in ops:
             for implementation in op["implementations"]:
-                for image in implementation["images"]:
-                    self._examine(
-                        f"{folder}/{image['file']}" if folder else image["file"],
-                        implementation["symbol"],
-                        image,
-                    )
+                for step in _steps(implementation):
+                    for image in step["images"]:
+                        self._examine(
+                            f"{folder}/{image['file']}" if folder else image["file"],
+                            step["symbol"],
+                            image,
+                        )
         return {"model": folder.rpartition("/")[2], "ops": ops}
 
     def _examine(self, name: str, symbol: str, image: dict[str, Any]) -> None:
@@ -146,14 +147,9 @@ _IMAGE_WITH_RESOURCES = {
     **_IMAGE,
     **dict.fromkeys(("registers", "shared", "stack", "spill_stores", "spill_loads"), _NUMBER),
 }
-_IMPLEMENTATION = {
-    "name": str,
-    "entry": str,
-    "symbol": str,
-    "checked_at_launch": _TEXTS,
-    "rule": dict,
-    "images": [dict],
-}
+_STEP = {"entry": str, "symbol": str, "rule": dict, "images": [dict]}
+_IMPLEMENTATION = {"name": str, "checked_at_launch": _TEXTS}  # of one step: and what a step has
+_SCRATCH = {"name": str, "shape": _TEXTS, "dtype": str, "zeros": bool}
 _OP = {
     "schema": str,
     "function": str,
@@ -189,17 +185,26 @@ def parse_manifest(text: bytes) -> list[dict[str, Any]]:
     for op in manifest["ops"]:
         for implementation in op["implementations"]:
             where = f"implementation {implementation['name']!r}"
-            rule = implementation["rule"]
-            _check(rule, _CUDA_RULE if "grid" in rule else _RULE, f"{where}: rule")
-            for image in implementation["images"]:
-                _check(
-                    image,
-                    _IMAGE_WITH_RESOURCES if "registers" in image else _IMAGE,
-                    f"{where}: image",
-                )
-                if "/" in image["file"] or image["file"] in ("", ".", ".."):
-                    raise ValueError(f"{where}: image file {image['file']!r} is no plain file name")
+            _check(implementation.get("scratch", []), [_SCRATCH], f"{where}: scratch")
+            _check(implementation.get("steps", []), [_STEP], f"{where}: steps")
+            for step in _steps(implementation):
+                _check_step(step, where)
     return manifest["ops"]
+
+
+def _steps(implementation: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an implementation launches, in order; most launch one kernel."""
+    return implementation.get("steps", [implementation])
+
+
+def _check_step(step: dict[str, Any], where: str) -> None:
+    _check(step, _STEP, where)
+    rule = step["rule"]
+    _check(rule, _CUDA_RULE if "grid" in rule else _RULE, f"{where}: rule")
+    for image in step["images"]:
+        _check(image, _IMAGE_WITH_RESOURCES if "registers" in image else _IMAGE, f"{where}: image")
+        if "/" in image["file"] or image["file"] in ("", ".", ".."):
+            raise ValueError(f"{where}: image file {image['file']!r} is no plain file name")
 
 
 def _check(value: Any, form: Any, where: str) -> None:
@@ -263,7 +268,8 @@ def whole(found: dict[str, Any]) -> bool:
         for model in found["models"]
         for op in model["ops"]
         for item in op["implementations"]
-        for image in item["images"]
+        for step in _steps(item)
+        for image in step["images"]
     )
     return not found["damaged"] and all(image["state"] == "whole" for image in images)
 
@@ -292,8 +298,22 @@ def as_text(found: dict[str, Any]) -> str:
 
 
 def _implementation(implementation: dict[str, Any]) -> list[str]:
-    rule = implementation["rule"]
-    lines = [f"{implementation['name']}: {implementation['entry']}({', '.join(rule['args'])})"]
+    lines: list[str] = []
+    for step in _steps(implementation):
+        lines += _step(implementation["name"] if not lines else "then", step)
+    for scratch in implementation.get("scratch", []):
+        zeros = ", zeros" if scratch["zeros"] else ""
+        lines.append(
+            f"  scratch {scratch['name']}: {scratch['dtype']}[{', '.join(scratch['shape'])}]{zeros}"
+        )
+    if implementation["checked_at_launch"]:
+        lines.append(f"  where {' and '.join(implementation['checked_at_launch'])}")
+    return lines
+
+
+def _step(name: str, step: dict[str, Any]) -> list[str]:
+    rule = step["rule"]
+    lines = [f"{name}: {step['entry']}({', '.join(rule['args'])})"]
     if "grid" in rule:
         launch = (
             f"  grid ({', '.join(rule['grid'])}), block ({', '.join(rule['block'])}), "
@@ -303,9 +323,7 @@ def _implementation(implementation: dict[str, Any]) -> list[str]:
         lines.append(
             launch + "".join(f", {flag}" for flag in ("cooperative", "programmatic") if rule[flag])
         )
-    if implementation["checked_at_launch"]:
-        lines.append(f"  where {' and '.join(implementation['checked_at_launch'])}")
-    for image in implementation["images"]:
+    for image in step["images"]:
         size = "unknown size" if image["bytes"] is None else f"{image['bytes']} bytes"
         facts = [image["file"], image["arch"] or "-", size, image["state"]]
         lines += ["  " + ", ".join(facts)] + (

@@ -44,9 +44,9 @@ def like(
     _name(where, "argument", argument)
     return Output(
         like=argument,
-        shape=_sizes(where, "shape", shape),
-        dtype=_dtype(where, dtype),
-        strides=_sizes(where, "strides", strides),
+        shape=sizes_text(where, "shape", shape),
+        dtype=dtype_text(where, dtype),
+        strides=sizes_text(where, "strides", strides),
         partial=flag(where, "partial", partial),
     )
 
@@ -71,9 +71,9 @@ def tensor(
             "the name of the tensor argument whose device the output shares",
         )
     return Output(
-        shape=_sizes(where, "shape", shape),
-        dtype=_dtype(where, dtype),
-        strides=_sizes(where, "strides", strides),
+        shape=sizes_text(where, "shape", shape),
+        dtype=dtype_text(where, dtype),
+        strides=sizes_text(where, "strides", strides),
         device=device,
         partial=flag(where, "partial", partial),
     )
@@ -121,10 +121,13 @@ def output_texts(where: str, outputs: Output | Mapping[str, Output] | None) -> l
     return [{"name": key, **vars(rule)} for key, rule in rules.items()]
 
 
-def code(where: str, source: object, binary: object = None) -> tuple[str | bytes, str]:
-    """(code, path of the file that it came from)."""
+def code(
+    where: str, source: object, binary: object = None, takes: tuple[str, ...] = ()
+) -> tuple[str | bytes, str]:
+    """(code, path of the file that it came from). takes: what may give it, for errors."""
     if (source is None) == (binary is None):
-        accepted = "either source= or binary=" if where.endswith(".cuda(...)") else "source="
+        both = takes or (("source=", "binary=") if where.endswith(".cuda(...)") else ("source=",))
+        accepted = f"either {' or '.join(both)}" if len(both) > 1 else both[0]
         raise _runtime.DeclarationError(
             f"{where}: takes {accepted}; got {'none' if source is None else 'both'}"
         )
@@ -151,14 +154,14 @@ def _name(where: str, parameter: str, value: object) -> None:
         refuse(where, parameter, value, 'the name of a tensor argument, as in opaq.like("x")')
 
 
-def _sizes(where: str, parameter: str, value: object) -> str:
+def sizes_text(where: str, parameter: str, value: object) -> str:
     """Sizes or strides: an expression, an int, or a sequence of them."""
     if isinstance(value, (list, tuple)) and not value:
         return "[]"  # the shape of a 0-d tensor
     return expressions(where, parameter, value)
 
 
-def _dtype(where: str, value: Any) -> str:
+def dtype_text(where: str, value: Any) -> str:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     if not isinstance(value, str) or isinstance(value, File):

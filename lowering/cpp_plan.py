@@ -86,6 +86,7 @@ def plan(
             "make it contiguous before the call, or let the kernel take its strides",
         )
     _check_template_args(found, values, evaluator)
+    _check_scratch_dtypes(found, values, evaluator)
     chosen = options.current()
     compiled = _runtime.cpp_node(
         info["name"],
@@ -111,6 +112,19 @@ def _check_template_args(
                     f"{candidate.implementation['name']} has the template argument "
                     f"`{argument['text']}`, which changes from call to call",
                     "pass it as an argument of the kernel, or mark the dimension as static",
+                )
+
+
+def _check_scratch_dtypes(
+    found: Sequence[Candidate], values: Mapping[str, Any], evaluator: SymbolicEvaluator
+) -> None:
+    for candidate in found:
+        for scratch in candidate.implementation["scratch"]:
+            if not isinstance(evaluator.value(scratch["dtype"], values), torch.dtype):
+                raise NoCppForm(
+                    f"the dtype of scratch `{scratch['name']}` of "
+                    f"{candidate.implementation['name']} changes from call to call",
+                    "make it depend on dtypes only",
                 )
 
 

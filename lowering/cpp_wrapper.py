@@ -53,9 +53,10 @@ def launch(
     device: torch.device,
     reason: str,
     references: Mapping[str, str],
+    workspace: str | None = None,
 ) -> None:
     """Prints the call of one node and what it needs. `reason`: why these implementations;
-    `references`: C++ of the tensors."""
+    `references`, `workspace`: C++ of the tensors."""
     printed = _printed_by(wrapper)
     package = inductor.wrapper_language() == "package"
     files = [
@@ -82,6 +83,8 @@ def launch(
         references[argument] if argument in references else scalar(form.known[argument], kind)
         for argument, kind in function["parameters"]
     ]
+    if function["workspace"]:
+        args.append("nullptr" if workspace is None else workspace)  # nullptr: allocated there
     if device.type == "cuda":
         index = str(device.index or 0)
         stream = (

@@ -74,9 +74,10 @@ class Graph:
         check: bool = False,
         source: str = "",
         traced: list[int] | None = None,
+        workspace: bool = False,
     ) -> Callable[..., None]:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args,
-        *outputs) on CPU.
+        *outputs) on CPU. workspace: a tensor comes after the outputs, for scratch memory.
 
         profile: time its calls, for the report. chosen: when the implementation is chosen.
         "compiled": `implementation` serves all launches, even if another would fit the graph's
@@ -96,6 +97,7 @@ class Graph:
             chosen,
             check,
             source,
+            workspace,
         )
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:

@@ -13,7 +13,7 @@ import torch
 
 from opaq import _runtime
 
-from . import alignment, options, overload_of, python_functions, record
+from . import alignment, options, overload_of, python_functions, record, workspace
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
@@ -90,7 +90,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         )
         for output in outputs
     ]
-    OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp)
+    planned = workspace.plan(decision.candidates, known)
+    memory = None if planned is None else planned.buffer(device)
+    OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp, memory)
     carry_back()
     if len(results) == 1 and _unpacked(overload):
         return results

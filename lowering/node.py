@@ -35,10 +35,10 @@ class _InOrder:
 
 
 class OpaqueKernel(_InOrder, ir.ExternKernel):
-    """One launch. It has no buffer of its own: it writes to the buffers of its results and of the
-    arguments that its schema declares as written.
+    """One launch. It has no buffer of its own: it writes to the buffers of its results, of the
+    arguments that its schema declares as written, and of its workspace.
 
-    inputs: tensor arguments in schema order, then results.
+    inputs: tensor arguments in schema order, then results, then the workspace if it has one.
     """
 
     def __init__(
@@ -49,9 +49,11 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         device: torch.device,
         decision: Decision,
         cpp: CppForm | None = None,
+        workspace: Any = None,
     ) -> None:
         tensors = [name for name, value in values.items() if isinstance(value, ir.IRNode)]
-        buffers = self.unwrap_storage([*(values[name] for name in tensors), *results])
+        written_here = [*results, *([] if workspace is None else [workspace])]
+        buffers = self.unwrap_storage([*(values[name] for name in tensors), *written_here])
         scalars = [value for name, value in values.items() if name not in tensors]
         super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
         self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
@@ -61,7 +63,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             tensors.index(name) if name in tensors else _Scalar(value)
             for name, value in values.items()
         ]
-        self.result_count = len(results)
+        self.result_count, self.has_workspace = len(results), workspace is not None
         inductor.obey_partition_rule(self, info["name"])
         self.effect_before = inductor.effect_before()
         mutated = [
@@ -74,6 +76,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             ir.MutationOutput(ir.NoneLayout(device=device), buffer, self)
             for buffer in written.values()
         ]
+        self.effect_only = not results and not mutated
         self.name = None if self.mutation_outputs else V.graph.register_buffer(self)
         V.graph.register_operation(self)
 
@@ -94,7 +97,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
 
     def has_side_effects(self) -> bool:
         """An op that writes nothing is called for an effect that Inductor cannot see."""
-        return not self.mutation_outputs
+        return self.effect_only
 
     def get_unbacked_symbol_defs(self) -> Any:
         return OrderedSet()
@@ -105,15 +108,24 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             self.codegen_comment(wrapper, self.info["name"])
             named = dict(zip(self.names, references))
             node, reason = self.get_operation_name(), self.decision.reason
-            cpp_wrapper.launch(wrapper, self.info, self.cpp, node, self.device, reason, named)
+            workspace = references[-1] if self.has_workspace else None
+            cpp_wrapper.launch(
+                wrapper, self.info, self.cpp, node, self.device, reason, named, workspace
+            )
             return
-        split = len(references) - self.result_count
+        split = len(references) - self.result_count - self.has_workspace
         args = [
             python_wrapper.scalar(item.value) if isinstance(item, _Scalar) else references[item]
             for item in self.arguments
         ]
         kernel = python_wrapper.launch_object(
-            wrapper, self.info, self.get_operation_name(), self.device, self.decision, self.checked
+            wrapper,
+            self.info,
+            self.get_operation_name(),
+            self.device,
+            self.decision,
+            self.checked,
+            self.has_workspace,
         )
         self.codegen_comment(wrapper, kernel)
         tensors = [

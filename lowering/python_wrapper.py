@@ -54,6 +54,7 @@ def launch_object(
     device: torch.device,
     decision: Decision,
     checked: CheckedCall | None = None,
+    workspace: bool = False,
 ) -> str:
     """Prints the header lines of one node's launch object and returns its name."""
     facts = {"device": device_name(device), "node": node, "implementation": decision.implementation}
@@ -61,6 +62,8 @@ def launch_object(
         facts["reason"] = decision.reason
     if options.current().profile:
         facts["profile"] = True
+    if workspace:
+        facts["workspace"] = True
     if decision.chooses:
         facts["chosen"] = "at launch"
     elif checked is not None and not decision.copied:  # an earlier one may fit the copies

@@ -16,14 +16,16 @@ void launch_on_copies(const Call& call, const Choice& choice, CallTensors& tenso
       row_major_copies(call.op.name(), schema, call.args, choice.make_contiguous);
   for (const auto& [i, same_as] : copies)
     call.args[i] = same_as == i ? Arg(tensors.copy_row_major(i)) : call.args[same_as];
-  tensors.launch(*choice.if_contiguous, call.args, call.device, call.stream);
+  tensors.launch(*choice.if_contiguous, call.args, call.device, call.stream,
+                 workspace_of(*choice.if_contiguous, call, tensors));
   for (const auto& [i, same_as] : copies)
     if (schema.args[i].mutated) tensors.copy_back(i, same_as);
 }
 
 void run(const Call& call, const Choice& choice, CallTensors& tensors) {
   if (choice.launch) {
-    tensors.launch(*choice.launch, call.args, call.device, call.stream);
+    tensors.launch(*choice.launch, call.args, call.device, call.stream,
+                   workspace_of(*choice.launch, call, tensors));
   } else if (choice.python) {
     tensors.call_python(choice.python->implementation());
     choice.python->count_call();

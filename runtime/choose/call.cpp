@@ -198,11 +198,15 @@ SourceDigest refresh_sources(Op& op) {
   Sha256 hash;
   for (const PreparedLaunch* launch : chooser(op).all()) {
     const Implementation& implementation = launch->implementation();
-    const SourceDigest now = current_sources(implementation);
-    hash.field(implementation.name).field(now.digest);
-    if (all.unknown.empty()) all.unknown = now.unknown;
-    const std::string before = launch->sources();
-    if (!before.empty() && before != now.digest) op.renew(implementation.name);
+    bool changed = false;
+    for (size_t i = 0; i < implementation.step_count(); ++i) {
+      const SourceDigest now = current_sources(implementation.step(i));
+      hash.field(implementation.name).field(now.digest);
+      if (all.unknown.empty()) all.unknown = now.unknown;
+      const std::string before = launch->sources(i);
+      changed = changed || (!before.empty() && before != now.digest);
+    }
+    if (changed) op.renew(implementation.name);
   }
   all.digest = hash.hex();
   return all;

@@ -9,6 +9,7 @@
 #include "spec/argument_list.h"
 #include "spec/entry_template.h"
 #include "spec/expressions.h"
+#include "spec/scratch.h"
 #include "spec/spec.h"
 
 namespace opaq {
@@ -57,10 +58,68 @@ class ImplementationParser {
         kind_(find_kind(op.schema.qualname(), text)),
         name_(implementation_name(op, text)),
         scope_{op.schema, op.all_symbols(),
-               op.schema.qualname() + ", implementation '" + name_ + "'"} {}
+               op.schema.qualname() + ", implementation '" + name_ + "'"},
+        rule_scope_(scope_) {}
 
   Implementation parse() {
     check_fields();
+    Implementation result = code_and_name();
+    result.signature = trimmed(text_.signature);
+    result.priority = text_.priority;
+    result.scratch = spec::parse_scratch(op_, scope_.owner, text_.scratch);
+    rule_scope_.symbols = result.with_scratch(scope_.symbols);
+    if (kind_.native && text_.steps.empty()) parse_rule(result.launch);
+    for (size_t i = 0; i < text_.steps.size(); ++i) result.steps.push_back(parse_step(result, i));
+    if (kind_.native) check_passed(result);
+    for (const std::string& requirement : text_.requires_) {
+      result.requires_.push_back(rule_scope_.one(requirement, "requires", {Type::Bool}));
+      check_reads_no_scratch(result.requires_.back(), "requires",
+                             "exists only when an implementation has been chosen");
+    }
+    for (size_t i = 0; i < result.step_count(); ++i)
+      result.step(i).kind->check(rule_scope_, result.step(i));
+    result.needs_contiguous = needs_contiguous(result);
+    result.hash = hash(result);
+    return result;
+  }
+
+ private:
+  // Step `index` of `whole`, whose scratch tensors are known. Its code is that of the whole unless
+  // it has its own.
+  ImplementationParser(const ImplementationParser& whole, const ImplementationText& text,
+                       size_t index)
+      : op_(whole.op_),
+        text_(text),
+        kind_(find_kind(whole.op_.schema.qualname(), text)),
+        name_(whole.name_),
+        scope_{whole.op_.schema, whole.scope_.symbols,
+               whole.scope_.owner + ", step " + std::to_string(index + 1)},
+        rule_scope_{whole.op_.schema, whole.rule_scope_.symbols, scope_.owner} {}
+
+  std::shared_ptr<const Implementation> parse_step(const Implementation& whole,
+                                                   size_t index) const {
+    ImplementationText text = text_.steps[index];
+    text.device = text_.device;
+    if (text.code.empty()) {
+      text.kind = text_.kind;
+      text.code = text_.code;
+      text.file = text_.file;
+    }
+    if (text.kind == text_.kind) text.compiler = text_.compiler;
+    if (text.options.empty()) text.options = text_.options;
+    if (text.include_dirs.empty()) text.include_dirs = text_.include_dirs;
+    const ImplementationParser parser(*this, text, index);
+    if (!text.steps.empty() || !text.scratch.empty() || !text.requires_.empty() || text.priority)
+      parser.scope_.fail("steps", "a step has a launch rule and code, and nothing else");
+    parser.check_fields();
+    Implementation step = parser.code_and_name();
+    parser.parse_rule(step.launch);
+    step.needs_contiguous.assign(whole.with_scratch(scope_.symbols).size(), false);
+    step.hash = hash(step);
+    return std::make_shared<const Implementation>(std::move(step));
+  }
+
+  Implementation code_and_name() const {
     Implementation result;
     result.name = name_;
     result.target = *device_type_from_name(text_.device);
@@ -70,22 +129,17 @@ class ImplementationParser {
     result.options = text_.options;
     result.include_dirs = text_.include_dirs;
     if (!kind_.compilers.empty()) result.compiler = trimmed(text_.compiler);
-    result.signature = trimmed(text_.signature);
-    result.priority = text_.priority;
-    if (kind_.native) {
-      result.launch.entry = spec::parse_entry(text_.entry, scope_);
-      result.launch.args = parse_args();
-    }
-    if (kind_.kernel) parse_launch(result.launch);
-    for (const std::string& requirement : text_.requires_)
-      result.requires_.push_back(scope_.one(requirement, "requires", {Type::Bool}));
-    kind_.check(scope_, result);
-    result.needs_contiguous = needs_contiguous(result);
-    result.hash = hash(result);
     return result;
   }
 
- private:
+  void parse_rule(LaunchRule& launch) const {
+    launch.entry = spec::parse_entry(text_.entry, rule_scope_);
+    for (const Expr& argument : launch.entry.template_args)
+      check_reads_no_scratch(argument, "entry", "is not known when a kernel is compiled");
+    launch.args = parse_args();
+    if (kind_.kernel) parse_launch(launch);
+  }
+
   static std::string implementation_name(const OpSpec& op, const ImplementationText& text) {
     const std::string name(trimmed(text.name));
     const auto allowed = [](char c) {
@@ -122,7 +176,10 @@ class ImplementationParser {
     refuse_unless(kind_.native, "entry", text_.entry, "");
     refuse_unless(kind_.native, "args", text_.args, "");
     check_compiler();
+    if (!kind_.native && (!text_.scratch.empty() || !text_.steps.empty()))
+      scope_.fail("scratch", kind + " takes neither scratch nor steps; leave them out");
     if (!kind_.native) return;
+    if (!text_.steps.empty()) return check_fields_beside_steps(kind);
     if (text_.code.empty())
       scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code));
     if (trimmed(text_.entry).empty())
@@ -141,9 +198,33 @@ class ImplementationParser {
                                   did_you_mean(given, names));
   }
 
+  // With steps, the launch rule is theirs.
+  void check_fields_beside_steps(const std::string& kind) const {
+    if (kind_.takes_signature)
+      scope_.fail("steps", kind + " takes no steps; give each function to its own implementation");
+    const ImplementationText defaults;
+    const auto refuse = [&](const char* field, const std::string& given,
+                            const std::string& unused) {
+      if (trimmed(given) != unused)
+        scope_.fail(field,
+                    "got '" + given + "' beside steps; give " + field + " to each opaq.step(...)");
+    };
+    refuse("entry", text_.entry, "");
+    refuse("args", text_.args, "");
+    refuse("grid", text_.grid, defaults.grid);
+    refuse("block", text_.block, defaults.block);
+    refuse("cluster", text_.cluster, "");
+    refuse("shared", text_.shared, defaults.shared);
+    refuse("cooperative", text_.cooperative ? "true" : "", "");
+    refuse("programmatic", text_.programmatic ? "true" : "", "");
+    constexpr size_t kMostSteps = 16;
+    if (text_.steps.size() > kMostSteps)
+      scope_.fail("steps", std::to_string(text_.steps.size()) + " steps; at most " +
+                               std::to_string(kMostSteps) + " are supported");
+  }
+
   std::vector<Argument> parse_args() const {
-    std::vector<Argument> args = spec::parse_arguments(text_.args, scope_);
-    const std::vector<Expr> exprs = exprs_of(args);
+    std::vector<Argument> args = spec::parse_arguments(text_.args, rule_scope_);
     for (const Argument& arg : args) {
       if (kind_.compiled || arg.form == Argument::Form::Value) continue;
       scope_.fail("args", arg.text + " is a struct, and " + std::string(kind_.article) +
@@ -152,20 +233,41 @@ class ImplementationParser {
     }
     if (args.empty() && device_type_from_name(text_.device) == DeviceType::CUDA) {
       std::vector<std::string> names;
-      for (const Symbol& symbol : scope_.symbols) names.push_back(symbol.name);
+      for (const Symbol& symbol : rule_scope_.symbols) names.push_back(symbol.name);
       scope_.fail("args", "empty; list the arguments of the function, in order; available are " +
                               join(names));
     }
-    for (size_t i = op_.schema.args.size(); i < scope_.symbols.size(); ++i) {
+    return args;
+  }
+
+  void check_reads_no_scratch(const Expr& expr, const char* field, const char* reason) const {
+    for (size_t i = scope_.symbols.size(); i < rule_scope_.symbols.size(); ++i) {
+      const std::string& name = rule_scope_.symbols[i].name;
+      if (expr.reads(static_cast<int>(i)))
+        scope_.fail(field, "'" + expr.text() + "' reads the scratch tensor '" + name + "', which " +
+                               reason + "; read arguments and results instead");
+    }
+  }
+
+  // Every result and every scratch tensor goes to a kernel.
+  void check_passed(const Implementation& result) const {
+    for (size_t i = op_.schema.args.size(); i < rule_scope_.symbols.size(); ++i) {
       const auto passes = [&](const Expr& arg) {
         return arg.reads(static_cast<int>(i)) && (arg.type() == Type::Tensor || arg.reads_data());
       };
-      if (std::none_of(exprs.begin(), exprs.end(), passes)) {
-        scope_.fail("args", "output '" + scope_.symbols[i].name +
-                                "' is not among them, so that nothing would write it; pass it");
+      bool passed = false;
+      for (size_t k = 0; k < result.step_count(); ++k) {
+        const std::vector<Expr> args = exprs_of(result.step(k).launch.args);
+        passed = passed || std::any_of(args.begin(), args.end(), passes);
       }
+      if (passed) continue;
+      const std::string where = result.steps.empty() ? "them" : "those of any step";
+      const bool output = i < scope_.symbols.size();
+      scope_.fail("args", (output ? "output '" : "scratch '") + rule_scope_.symbols[i].name +
+                              "' is not among " + where +
+                              (output ? ", so that nothing would write it; pass it"
+                                      : "; pass it, or leave it out of scratch"));
     }
-    return args;
   }
 
   void parse_launch(LaunchRule& launch) const {
@@ -183,7 +285,7 @@ class ImplementationParser {
       launch.cluster = parse_dims(text_.cluster, "cluster");
       check_product(launch.cluster, "cluster", kMaxCluster, "blocks");
     }
-    launch.shared = scope_.one(text_.shared, "shared", {Type::Int});
+    launch.shared = rule_scope_.one(text_.shared, "shared", {Type::Int});
     if (launch.shared.is_constant() && launch.shared.eval_int(nullptr) < 0)
       scope_.fail("shared", "'" + launch.shared.text() + "' is negative");
     launch.cooperative = text_.cooperative;
@@ -191,7 +293,7 @@ class ImplementationParser {
   }
 
   std::vector<Expr> parse_dims(const std::string& text, const char* field) const {
-    std::vector<Expr> dims = scope_.list(text, field, {Type::Int});
+    std::vector<Expr> dims = rule_scope_.list(text, field, {Type::Int});
     if (dims.empty() || dims.size() > 3) {
       scope_.fail(field, "'" + text + "' has " + std::to_string(dims.size()) +
                              " items; expected 1 to 3: x, y, z");
@@ -223,13 +325,17 @@ class ImplementationParser {
   std::vector<bool> needs_contiguous(const Implementation& result) const {
     std::vector<bool> needs(scope_.symbols.size(), false);
     if (!kind_.native) return needs;
-    const LaunchRule& launch = result.launch;
-    std::vector<Expr> all = launch.entry.template_args;
-    const std::vector<Expr> args = exprs_of(launch.args);
-    for (const auto* list :
-         {&launch.grid, &launch.block, &launch.cluster, &args, &result.requires_})
-      all.insert(all.end(), list->begin(), list->end());
-    if (launch.shared) all.push_back(launch.shared);
+    std::vector<Expr> all = result.requires_;
+    for (size_t i = 0; i < result.step_count(); ++i) {
+      const LaunchRule& launch = result.step(i).launch;
+      const std::vector<Expr> args = exprs_of(launch.args);
+      for (const auto* list :
+           {&launch.entry.template_args, &launch.grid, &launch.block, &launch.cluster, &args})
+        all.insert(all.end(), list->begin(), list->end());
+      if (launch.shared) all.push_back(launch.shared);
+    }
+    for (const ScratchRule& scratch : result.scratch)
+      all.insert(all.end(), scratch.shape.begin(), scratch.shape.end());
     for (size_t i = 0; i < op_.schema.args.size(); ++i) {
       const int symbol = static_cast<int>(i);
       needs[i] = op_.schema.args[i].type == Type::Tensor &&
@@ -258,7 +364,7 @@ class ImplementationParser {
     list(result.options);
     list(result.include_dirs);
     hash.field(result.compiler);
-    hash.field(result.signature).field(result.launch.entry.text());
+    hash.field(result.signature).field(result.steps.empty() ? result.launch.entry.text() : "");
     for (const auto* items : {&result.launch.grid, &result.launch.block, &result.launch.cluster})
       texts(*items);
     hash.field(result.launch.shared ? result.launch.shared.text() : "");
@@ -267,6 +373,12 @@ class ImplementationParser {
     hash.field(result.launch.cooperative ? "1" : "0").field(result.launch.programmatic ? "1" : "0");
     texts(result.requires_);
     hash.field(std::to_string(result.priority));
+    for (const ScratchRule& scratch : result.scratch) {
+      hash.field("scratch").field(scratch.name).field(scratch.dtype.text());
+      hash.field(std::to_string(static_cast<int>(scratch.content)));
+      texts(scratch.shape);
+    }
+    for (const auto& step : result.steps) hash.field("step").field(step->hash);
     return hash.hex();
   }
 
@@ -274,7 +386,8 @@ class ImplementationParser {
   const ImplementationText& text_;
   const Kind& kind_;
   const std::string name_;
-  const Scope scope_;
+  const Scope scope_;  // arguments and results
+  Scope rule_scope_;   // the scratch tensors, too
 };
 
 }  // namespace

@@ -305,8 +305,8 @@ void check_value(const Subject& subject, const PlacedValue& value, const Arg* ar
                                  "; take the const away, or check the order of args" +
                                  list_args(*subject.implementation));
   if (type.kind != ParamType::Kind::Pointer) return;
-  if (symbol >= 0 && !subject.symbols[symbol].written && !type.pointee_const &&
-      !type.pointee.empty() && type.pointee != "void") {
+  if (symbol >= 0 && !subject.symbols[symbol].written && !subject.symbols[symbol].scratch &&
+      !type.pointee_const && !type.pointee.empty() && type.pointee != "void") {
     const std::string& tensor = subject.symbols[symbol].name;
     warn(subject.op + ": `" + tensor + "` is not written according to the schema, but " +
          describe(value.target, type) + " without const; if the kernel only reads it, declare `" +

@@ -1,4 +1,5 @@
 // Implementations for generated C++ wrappers: code compiled ahead, launch rules printed as C++.
+#include "scratch.h"
 #include "state.h"
 
 namespace opaq {
@@ -66,45 +67,45 @@ std::vector<CppArgument> arguments(const Subject& subject, const std::vector<Par
   return args;
 }
 
-void note_reads(const Subject& subject, CppLaunch& out) {
-  const Implementation& implementation = *subject.implementation;
-  const LaunchRule& rule = implementation.launch;
+void note_reads(const Implementation& implementation, const std::vector<Symbol>& symbols,
+                CppImplementation& out) {
   std::vector<Expr> all = implementation.requires_;
-  const std::vector<Expr> args = exprs_of(rule.args);
-  for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &args})
-    all.insert(all.end(), list->begin(), list->end());
-  if (rule.shared) all.push_back(rule.shared);
-  for (size_t s = 0; s < subject.symbols.size(); ++s) {
+  for (size_t i = 0; i < implementation.step_count(); ++i) {
+    const LaunchRule& rule = implementation.step(i).launch;
+    const std::vector<Expr> args = exprs_of(rule.args);
+    for (const auto* list : {&rule.grid, &rule.block, &rule.cluster, &args})
+      all.insert(all.end(), list->begin(), list->end());
+    if (rule.shared) all.push_back(rule.shared);
+  }
+  for (const ScratchRule& rule : implementation.scratch)
+    all.insert(all.end(), rule.shape.begin(), rule.shape.end());
+  for (size_t s = 0; s < symbols.size(); ++s) {
     bool read = false, shaped = false, strided = false;
     for (const Expr& expr : all) {
       if (!expr.reads(static_cast<int>(s))) continue;
       read = true;
-      shaped |= expr.text() != subject.symbols[s].name;
+      shaped |= expr.text() != symbols[s].name;
       strided |= expr.reads_strides(static_cast<int>(s));
     }
-    if (read) out.reads.push_back(subject.symbols[s].name);
-    if (shaped && subject.symbols[s].type == Type::Tensor)
-      out.shaped.push_back(subject.symbols[s].name);
-    if (strided) out.strided.push_back(subject.symbols[s].name);
+    if (read) out.reads.push_back(symbols[s].name);
+    if (shaped && symbols[s].type == Type::Tensor) out.shaped.push_back(symbols[s].name);
+    if (strided) out.strided.push_back(symbols[s].name);
   }
 }
 
-}  // namespace
-
-CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& archs) try {
-  State& state = *state_;
-  const Implementation& implementation = *implementation_;
-  CppLaunch out;
+// One step. `args` holds the scratch tensors, too.
+CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
+                    const std::vector<std::string>& archs) {
+  const Implementation& implementation = *state.subject.implementation;
   const Kind& kind = *implementation.kind;
-  if (!kind.native)
-    fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
-                                     std::string(kind.article) + ", which has no C++ form");
+  CppLaunch out;
   out.entry = state.entry(state.template_args(args));
   std::vector<ParamType> params;
   if (kind.kernel) {
     if (kind.compiled && archs.empty())
       fail(ErrorKind::Declaration,
-           op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
+           state.subject.op +
+               ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
     out.images =
         state.images(out.entry, kind.compiled ? archs : std::vector<std::string>{""}, args);
     const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
@@ -126,7 +127,32 @@ CppLaunch PreparedLaunch::cpp(const Arg* args, const std::vector<std::string>& a
     out.shared = implementation.launch.shared ? printed(implementation.launch.shared)
                                               : CppText{"0", "0", ""};
   }
-  note_reads(state.subject, out);
+  return out;
+}
+
+}  // namespace
+
+CppImplementation PreparedLaunch::cpp(const Arg* given, const std::vector<std::string>& archs) try {
+  const Implementation& implementation = *implementation_;
+  const Kind& kind = *implementation.kind;
+  if (!kind.native)
+    fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
+                                     std::string(kind.article) + ", which has no C++ form");
+  const ScratchArgs scratch(*scratch_, given, {implementation.target, 0});
+  CppImplementation out;
+  for (size_t i = 0; i < implementation.step_count(); ++i)
+    out.steps.push_back(launch_of(state(i), scratch.args(), archs));
+  for (const ScratchRules::Rule& each : scratch_->rules()) {
+    CppScratch made{.name = each.rule->name, .place = each.place};
+    for (const Expr& item : each.rule->shape) {
+      made.shape.push_back(printed(item));
+      made.lists.push_back(item.type() == Type::IntList);
+    }
+    made.dtype = each.rule->dtype.eval(given).dtype;
+    made.content = each.rule->content;
+    out.scratch.push_back(std::move(made));
+  }
+  note_reads(implementation, symbols_, out);
   return out;
 } catch (const Error& error) {
   throw naming(error, op_);

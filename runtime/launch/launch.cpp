@@ -1,64 +1,18 @@
 // The launch itself, and what else can be asked of a prepared launch.
 #include "launch/launch.h"
 
-#include "standalone/host_call.h"
+#include <algorithm>
+
+#include "parameters.h"
+#include "scratch.h"
+#include "standalone/kept_zeros.h"
 #include "state.h"
 
 namespace opaq {
 namespace {
 
-// Room for the parameters of one launch: on the stack for as many as kernels have (with structs,
-// 4 KB), on the heap beyond.
-class Parameters {
- public:
-  Parameters(size_t values, size_t pointers) {
-    if (values > kInlineValues) {
-      more_values_.reset(new (std::align_val_t{kAlignment}) uint64_t[values]);
-    }
-    if (pointers > kInlinePointers) more_pointers_ = std::make_unique<void*[]>(pointers);
-  }
-  Parameters(const Parameters&) = delete;
-  uint64_t* values() { return more_values_ ? more_values_.get() : inline_values_; }
-  void** pointers() { return more_pointers_ ? more_pointers_.get() : inline_pointers_; }
-
- private:
-  static constexpr size_t kInlineValues = 512, kInlinePointers = 64;
-  static constexpr size_t kAlignment = 64;
-  alignas(kAlignment) uint64_t inline_values_[kInlineValues];
-  void* inline_pointers_[kInlinePointers];
-  struct Free {
-    void operator()(uint64_t* values) const {
-      ::operator delete[](values, std::align_val_t{kAlignment});
-    }
-  };
-  std::unique_ptr<uint64_t[], Free> more_values_;
-  std::unique_ptr<void*[]> more_pointers_;
-};
-
-void check_target(const Subject& subject, Device device) {
-  const Implementation& implementation = *subject.implementation;
-  if (!implementation.kind->native) [[unlikely]]
-    fail(ErrorKind::Internal, subject.op + ": implementation `" + implementation.name + "` is " +
-                                  std::string(implementation.kind->article) +
-                                  ", which is called and not launched");
-  if (implementation.target != device.type) [[unlikely]]
-    fail(ErrorKind::Launch, subject.op + ": implementation `" + implementation.name + "` runs on " +
-                                std::string(device_type_name(implementation.target)) +
-                                ", but was asked to run on " + device_name(device));
-}
-
-void launch_host(const Subject& subject, const Instance& instance, const Arg* args, Device device,
-                 CUstream stream) {
-  const size_t before = instance.library_function ? 1 : 0;
-  Parameters parameters(instance.packer.room(), instance.packer.size() + 2);
-  instance.packer.pack(subject, args, device, parameters.values(), parameters.pointers() + before);
-  if (before) {
-    parameters.pointers()[0] = const_cast<uint64_t*>(&instance.library_function);
-    parameters.pointers()[1 + instance.packer.size()] = &stream;
-  }
-  standalone::call_host(subject.op.c_str(), instance.entry.c_str(),
-                        [&] { instance.invoke(parameters.pointers()); });
-}
+// For what needs no device: where scratch tensors would lie.
+Device device_of(const Implementation& implementation) { return {implementation.target, 0}; }
 
 }  // namespace
 
@@ -67,19 +21,46 @@ PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementat
     : op_(std::move(op)),
       implementation_(std::move(implementation)),
       symbols_(std::move(symbols)),
-      state_(std::make_unique<State>(op_, implementation_, symbols_)) {}
+      needs_workspace_(!implementation_->scratch.empty()),
+      plain_(!needs_workspace_ && implementation_->steps.empty()),
+      scratch_(std::make_unique<ScratchRules>(op_, *implementation_, symbols_.size())),
+      kept_(std::make_unique<standalone::KeptZeros>()) {
+  const std::vector<Symbol> all = implementation_->with_scratch(symbols_);
+  if (implementation_->steps.empty()) {
+    state_ = std::make_unique<State>(op_, implementation_, all);
+    return;
+  }
+  for (size_t i = 0; i < implementation_->steps.size(); ++i) {
+    auto state = std::make_unique<State>(op_ + ", step " + std::to_string(i + 1),
+                                         implementation_->steps[i], all);
+    if (i == 0)
+      state_ = std::move(state);
+    else
+      later_.push_back(std::move(state));
+  }
+}
 
 PreparedLaunch::~PreparedLaunch() = default;
 
-void PreparedLaunch::launch(const Arg* args, Device device, void* stream) {
-  run(args, device, stream, true);
+int64_t PreparedLaunch::workspace_bytes(const Arg* args, Device device) const try {
+  return !needs_workspace_ || state_->writes_nothing(args) ? 0 : scratch_->bytes(args, device);
+} catch (const Error& error) {
+  throw naming(error, op_);
 }
 
-bool PreparedLaunch::launch_if_loaded(const Arg* args, Device device, void* stream) {
-  return run(args, device, stream, false);
+void PreparedLaunch::launch(const Arg* args, Device device, void* stream, void* workspace) {
+  run(args, device, stream, workspace, true);
 }
 
-bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool may_load) try {
+bool PreparedLaunch::launch_if_loaded(const Arg* args, Device device, void* stream,
+                                      void* workspace) {
+  return run(args, device, stream, workspace, false);
+}
+
+bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, void* workspace,
+                         bool may_load) try {
+  if (!plain_) [[unlikely]]
+    return run_steps(args, device, raw_stream, workspace, may_load);
   State& state = *state_;
   check_target(state.subject, device);
   const CUstream stream = static_cast<CUstream>(raw_stream);
@@ -98,7 +79,10 @@ bool PreparedLaunch::run(const Arg* args, Device device, void* raw_stream, bool 
   if (host) {
     std::optional<ContextScope> scope;
     if (device.type == DeviceType::CUDA) scope.emplace(device.index);
-    launch_host(state.subject, instance, args, device, stream);
+    Parameters parameters(instance.packer.room(), instance.packer.size() + 2);
+    pack_host(state.subject, instance, args, device, stream, parameters.values(),
+              parameters.pointers());
+    call_host(state.subject, instance, parameters.pointers());
   } else {
     Parameters parameters(instance.packer.room(), instance.packer.size());
     instance.packer.pack(state.subject, args, device, parameters.values(), parameters.pointers());
@@ -118,24 +102,31 @@ void PreparedLaunch::add_host_time(int64_t nanoseconds) {
   state_->host_nanoseconds.fetch_add(nanoseconds, std::memory_order_relaxed);
 }
 
-void PreparedLaunch::warmup(const Arg* args, Device device) try {
-  State& state = *state_;
+void PreparedLaunch::warmup(const Arg* given, Device device) try {
   if (!implementation_->kind->native) return;
-  check_target(state.subject, device);
-  Geometry geometry;
-  const bool host = !state.kernel;
-  if (state.writes_nothing(args) || (!host && !state.geometry.eval(args, geometry))) return;
-  Instance& instance = state.instance(state.template_args(args), args, device, nullptr);
-  if (host) return;
-  const ContextScope scope(device.index);
-  instance.kernel->allow(geometry);
+  check_target(state_->subject, device);
+  if (state_->writes_nothing(given)) return;
+  const ScratchArgs scratch(*scratch_, given, device);
+  const Arg* args = scratch.args();
+  for (size_t i = 0; i < implementation_->step_count(); ++i) {
+    State& state = this->state(i);
+    Geometry geometry;
+    if (state.kernel && !state.geometry.eval(args, geometry)) continue;
+    Instance& instance = state.instance(state.template_args(args), args, device, nullptr);
+    if (!state.kernel) continue;
+    const ContextScope scope(device.index);
+    instance.kernel->allow(geometry);
+  }
 } catch (const Error& error) {
   throw naming(error, op_);
 }
 
-std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std::string& arch) try {
-  State& state = *state_;
-  const Implementation& implementation = *implementation_;
+std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* given, const std::string& arch,
+                                                     size_t step) try {
+  State& state = this->state(step);
+  const Implementation& implementation = *state.subject.implementation;
+  const ScratchArgs scratch(*scratch_, given, device_of(implementation));
+  const Arg* args = scratch.args();
   const Kind& kind = *implementation.kind;
   if (!kind.kernel && !kind.compiled)
     fail(ErrorKind::Declaration, op_ + ": implementation `" + implementation.name + "` is " +
@@ -158,11 +149,13 @@ std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* args, const std:
   throw naming(error, op_);
 }
 
-LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
-  const State& state = *state_;
+LaunchPlan PreparedLaunch::plan(const Arg* given, size_t step) const try {
+  const State& state = this->state(step);
   LaunchPlan plan;
   Geometry geometry;
-  plan.empty = state.writes_nothing(args);
+  plan.empty = state.writes_nothing(given);
+  const ScratchArgs scratch(*scratch_, given, device_of(*implementation_));
+  const Arg* args = scratch.args();
   if (!plan.empty && state.kernel) plan.empty = !state.geometry.eval(args, geometry);
   if (!plan.empty && implementation_->kind->native)
     plan.entry = state.entry(state.template_args(args));
@@ -177,23 +170,29 @@ LaunchPlan PreparedLaunch::plan(const Arg* args) const try {
   throw naming(error, op_);
 }
 
-std::string PreparedLaunch::sources() const { return state_->sources(); }
+std::string PreparedLaunch::sources(size_t step) const { return state(step).sources(); }
 
 LaunchStats PreparedLaunch::stats() const {
-  const State& state = *state_;
   LaunchStats stats;
-  stats.calls = state.calls.total();
-  stats.skipped_empty = state.skipped_empty.total();
-  stats.timed_calls = state.timed_calls.load(std::memory_order_relaxed);
+  const State& first = *state_;
+  stats.calls = first.calls.total();
+  stats.skipped_empty = first.skipped_empty.total();
+  stats.timed_calls = first.timed_calls.load(std::memory_order_relaxed);
   stats.host_seconds =
-      static_cast<double>(state.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
-  stats.compile_seconds =
-      static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
-  stats.compiled = state.compiled.load(std::memory_order_relaxed);
-  stats.disk_hits = state.disk_hits.load(std::memory_order_relaxed);
-  stats.compiler = state_->compilers();
-  if (const int64_t spilled = state.spill_bytes.load(std::memory_order_relaxed); spilled >= 0)
-    stats.spill_bytes = spilled;
+      static_cast<double>(first.host_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
+  for (size_t i = 0; i < implementation_->step_count(); ++i) {
+    State& state = this->state(i);
+    if (const std::string one = state.compilers(); stats.compiler.find(one) == std::string::npos)
+      stats.compiler = stats.compiler.empty() || one.find(stats.compiler) != std::string::npos
+                           ? one
+                           : stats.compiler + ", " + one;
+    stats.compile_seconds +=
+        static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
+    stats.compiled += state.compiled.load(std::memory_order_relaxed);
+    stats.disk_hits += state.disk_hits.load(std::memory_order_relaxed);
+    if (const int64_t spilled = state.spill_bytes.load(std::memory_order_relaxed); spilled >= 0)
+      stats.spill_bytes = std::max(stats.spill_bytes.value_or(0), spilled);
+  }
   return stats;
 }
 

@@ -54,12 +54,15 @@ Arg read_scalar(const std::string& op, const ArgSpec& spec, PyObject* value, Arg
 // Launches. If something must be compiled or loaded first, it releases the GIL for that and returns
 // false. The caller must own references to the tensors.
 inline bool launch_loading_without_gil(PreparedLaunch& launch, const Arg* args, Device device,
-                                       void* stream) {
-  if (launch.launch_if_loaded(args, device, stream)) return true;
+                                       void* stream, void* workspace) {
+  if (launch.launch_if_loaded(args, device, stream, workspace)) return true;
   const AllowThreads allow;
-  launch.launch(args, device, stream);
+  launch.launch(args, device, stream, workspace);
   return false;
 }
+
+// A new tensor of bytes on the device, for a workspace, and its address.
+Ref allocate_bytes(int64_t bytes, Device device, void** address);
 
 // Throws Launch for a value that PyTorch cannot accept either; returns if PyTorch may accept it.
 void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value);

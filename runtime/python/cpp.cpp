@@ -87,6 +87,7 @@ PyObject* cpp_function(PyObject*, PyObject* args) {
         .set("name", function.name)
         .set("prelude", function.prelude)
         .set("definition", function.definition)
+        .set("workspace", function.workspace)
         .set("manifest_entry", function.manifest_entry)
         .take()
         .release();

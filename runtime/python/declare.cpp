@@ -77,6 +77,19 @@ Ref describe_outputs(const OpSpec& spec) {
   return list.take();
 }
 
+Ref describe_scratch(const Implementation& implementation) {
+  List list;
+  for (const ScratchRule& rule : implementation.scratch) {
+    Dict d;
+    d.set("name", rule.name).put("shape", shape_items(rule.shape));
+    d.set("dtype", rule.dtype.print_python())
+        .set("zeros", rule.content != ScratchRule::Content::Undefined)
+        .set("once", rule.content == ScratchRule::Content::LeftAtZero);
+    list.add(d.take());
+  }
+  return list.take();
+}
+
 Ref describe_implementations(const Op& op) {
   List list;
   const std::vector<Symbol> symbols = op.spec().all_symbols();
@@ -99,10 +112,17 @@ Ref describe_implementations(const Op& op) {
       if (implementation->needs_contiguous[i]) contiguous.push_back(symbols[i].name);
     }
     List template_args;
-    for (const Expr& e : implementation->launch.entry.template_args)
-      template_args.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
+    std::vector<std::string> entries;
+    for (size_t i = 0; i < implementation->step_count(); ++i) {
+      const EntryTemplate& entry = implementation->step(i).launch.entry;
+      for (const Expr& e : entry.template_args)
+        template_args.add(Dict().set("text", e.text()).set("python", e.print_python()).take());
+      entries.push_back(entry.text());
+    }
     Dict d;
-    d.put("template_args", template_args.take());
+    d.put("template_args", template_args.take())
+        .put("scratch", describe_scratch(*implementation))
+        .set("steps", static_cast<int64_t>(implementation->step_count()));
     d.set("name", implementation->name)
         .set("device", device_type_name(implementation->target))
         .set("kind", implementation->kind->name)
@@ -112,7 +132,7 @@ Ref describe_implementations(const Op& op) {
     d.set("priority", int64_t{implementation->priority})
         .put("requires", requires_list.take())
         .set("needs_contiguous", contiguous);
-    d.set("entry", implementation->launch.entry.text()).set("hash", implementation->hash);
+    d.set("entry", join(entries)).set("hash", implementation->hash);
     list.add(d.take());
   }
   return list.take();
@@ -139,33 +159,51 @@ PyObject* declare(PyObject*, PyObject* args) {
   });
 }
 
+namespace {
+
+ImplementationText implementation_text(PyObject* d) {
+  ImplementationText text;
+  text.name = field(d, "name");
+  text.device = field(d, "device");
+  text.kind = field(d, "kind");
+  text.code = field(d, "code");
+  text.file = field(d, "file");
+  text.options = texts(d, "options");
+  text.include_dirs = texts(d, "include_dirs");
+  text.compiler = field(d, "compiler", "auto");
+  text.signature = field(d, "signature");
+  text.entry = field(d, "entry");
+  text.grid = field(d, "grid", "1");
+  text.block = field(d, "block", "1");
+  text.cluster = field(d, "cluster");
+  text.shared = field(d, "shared", "0");
+  text.args = field(d, "args");
+  text.requires_ = texts(d, "requires");
+  PyObject* priority = PyDict_GetItemString(d, "priority");
+  text.priority = priority ? static_cast<int>(to_int(priority, "priority")) : 0;
+  text.cooperative = flag(d, "cooperative");
+  text.programmatic = flag(d, "programmatic");
+  if (PyObject* scratch = PyDict_GetItemString(d, "scratch")) {
+    for (const Ref& item : to_items(scratch, "scratch")) {
+      PyObject* s = item.get();
+      text.scratch.push_back({field(s, "name"), field(s, "like"), field(s, "shape"),
+                              field(s, "dtype"), flag(s, "zeros"), flag(s, "once")});
+    }
+  }
+  if (PyObject* steps = PyDict_GetItemString(d, "steps")) {
+    for (const Ref& item : to_items(steps, "steps"))
+      text.steps.push_back(implementation_text(item.get()));
+  }
+  return text;
+}
+
+}  // namespace
+
 PyObject* implement(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "implement");
     Op& op = get_op(to_string(items.at(0).get(), "op"));
-    PyObject* d = items.at(1).get();
-    ImplementationText text;
-    text.name = field(d, "name");
-    text.device = field(d, "device");
-    text.kind = field(d, "kind");
-    text.code = field(d, "code");
-    text.file = field(d, "file");
-    text.options = texts(d, "options");
-    text.include_dirs = texts(d, "include_dirs");
-    text.compiler = field(d, "compiler", "auto");
-    text.signature = field(d, "signature");
-    text.entry = field(d, "entry");
-    text.grid = field(d, "grid", "1");
-    text.block = field(d, "block", "1");
-    text.cluster = field(d, "cluster");
-    text.shared = field(d, "shared", "0");
-    text.args = field(d, "args");
-    text.requires_ = texts(d, "requires");
-    PyObject* priority = PyDict_GetItemString(d, "priority");
-    text.priority = priority ? static_cast<int>(to_int(priority, "priority")) : 0;
-    text.cooperative = flag(d, "cooperative");
-    text.programmatic = flag(d, "programmatic");
-    Implementation made = make_implementation(op.spec(), text);
+    Implementation made = make_implementation(op.spec(), implementation_text(items.at(1).get()));
     Ref hash = from(made.hash);
     op.add(std::move(made), to_bool(items.at(2).get()));
     return hash.release();

@@ -22,6 +22,27 @@ Ref int_tuple(const std::vector<int64_t>& values) {
   return tuple;
 }
 
+// args: (sizes, strides, dtype)
+Ref empty_strided_on(Device device, PyObject* args) {
+  const Torch& t = torch();
+  Ref name = from(device_name(device));
+  Ref positional = check(PyTuple_GetSlice(args, 0, 2));
+  Dict keywords;
+  keywords.put("dtype", Ref::borrow(PyTuple_GetItem(args, 2)))
+      .put("device", check(PyObject_CallFunctionObjArgs(t.device, name.get(), nullptr)));
+  return check(PyObject_Call(t.empty_strided, positional.get(), keywords.take().get()));
+}
+
+// As empty_strided_on, but faster; on device 0 only if that is torch's current device, else on
+// that.
+Ref empty_strided(Device device, PyObject* args) {
+  const Torch& t = torch();
+  PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu
+                   : device.index == 0            ? t.empty_strided_cuda
+                                                  : nullptr;
+  return fast ? check(PyObject_Call(fast, args, nullptr)) : empty_strided_on(device, args);
+}
+
 // Allocates one output. Keeps sizes, strides and dtype of the last one as Python objects, since
 // most calls need the same.
 class Allocator {
@@ -40,23 +61,10 @@ class Allocator {
       std::swap(args_, made);
     }
     const Ref args = args_;  // an allocation may run Python code that calls the op again
-    const Torch& t = torch();
-    PyObject* fast = device.type == DeviceType::CPU ? t.empty_strided_cpu
-                     : device.index == 0            ? t.empty_strided_cuda
-                                                    : nullptr;
-    return check(fast ? PyObject_Call(fast, args.get(), nullptr) : on(device, args.get()));
+    return empty_strided(device, args.get());
   }
 
  private:
-  static PyObject* on(Device device, PyObject* args) {
-    Ref name = from(device_name(device));
-    Ref positional = check(PyTuple_GetSlice(args, 0, 2));
-    Dict keywords;
-    keywords.put("dtype", Ref::borrow(PyTuple_GetItem(args, 2)))
-        .put("device", check(PyObject_CallFunctionObjArgs(torch().device, name.get(), nullptr)));
-    return PyObject_Call(torch().empty_strided, positional.get(), keywords.take().get());
-  }
-
   OutputShape last_;
   Ref args_;  // (sizes, strides, dtype)
 };
@@ -214,7 +222,14 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   }
   const Choice choice = e.chooser->choose(args.data(), device.type);
   if (!choice.launch) return nullptr;
-  launch_loading_without_gil(*choice.launch, args.data(), device, current_stream(device));
+  PreparedLaunch& launch = *choice.launch;
+  Ref workspace;
+  void* address = nullptr;
+  if (launch.needs_workspace()) [[unlikely]] {
+    if (const int64_t bytes = launch.workspace_bytes(args.data(), device))
+      workspace = allocate_bytes(bytes, device, &address);
+  }
+  launch_loading_without_gil(launch, args.data(), device, current_stream(device), address);
   if (e.mutates) count_mutations(e, bound);
   if (outputs == 0) return none().release();
   if (outputs == 1) return made[0].release();
@@ -248,6 +263,21 @@ PyMethodDef call_def = {"call", reinterpret_cast<PyCFunction>(reinterpret_cast<v
                         METH_FASTCALL | METH_KEYWORDS, "call(*args, **kwargs): runs the op"};
 
 }  // namespace
+
+Ref allocate_bytes(int64_t bytes, Device device, void** address) {
+  const Ref dtype = Ref::borrow(torch().dtypes[static_cast<int>(DType::UInt8)]);
+  const Ref args =
+      check(PyTuple_Pack(3, int_tuple({bytes}).get(), int_tuple({1}).get(), dtype.get()));
+  Ref made = empty_strided(device, args.get());
+  TensorView view;
+  if (!read_tensor(made.get(), view)) throw PythonError{};
+  if (!(view.device == device)) {
+    made = empty_strided_on(device, args.get());
+    if (!read_tensor(made.get(), view)) throw PythonError{};
+  }
+  *address = view.data;
+  return made;
+}
 
 PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {

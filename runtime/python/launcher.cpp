@@ -30,6 +30,7 @@ struct Launcher {
   std::string source;       // for the check: the line of user code
   std::string verified;     // for the check: the implementation that each launch must choose, or ""
   std::vector<Read> reads;  // inputs, then outputs
+  bool workspace;           // whether a launch gets one, after the outputs
   bool mutates;
   int64_t calls = 0;      // guarded by the GIL, as everything here
   std::string last = "";  // implementation that served the last call
@@ -117,8 +118,25 @@ class LaunchTensors final : public CallTensors {
   LaunchTensors(const Launcher& launcher, PyObject* const* values)
       : launcher_(launcher), values_(values) {}
 
-  void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) override {
-    was_loaded_ = launch_loading_without_gil(launch, args, device, stream);
+  void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream,
+              void* workspace) override {
+    was_loaded_ = launch_loading_without_gil(launch, args, device, stream, workspace);
+  }
+
+  // The buffer that the graph has planned. A launch on copies may need more than was planned for
+  // the arguments as they are.
+  void* workspace(int64_t bytes) override {
+    if (launcher_.workspace) {
+      TensorView view;
+      PyObject* planned = values_[launcher_.reads.size()];
+      if (!has_data(planned) || !read_tensor(planned, view))
+        refuse_tensor(launcher_.op->name(), "its workspace", planned);
+      if (view.device == launcher_.device && view.numel() * itemsize(view.dtype) >= bytes)
+        return view.data;
+    }
+    void* address = nullptr;
+    workspace_ = allocate_bytes(bytes, launcher_.device, &address);
+    return address;
   }
 
   TensorView copy_row_major(size_t argument) override {
@@ -165,6 +183,7 @@ class LaunchTensors final : public CallTensors {
   const Launcher& launcher_;
   PyObject* const* values_;
   std::vector<Ref> copies_;
+  Ref workspace_;
   bool was_loaded_ = false;
 };
 
@@ -174,16 +193,17 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     const int64_t start = l->timed ? now() : 0;
     const size_t count = l->reads.size();
     const bool cuda = l->device.type == DeviceType::CUDA;
-    if (static_cast<size_t>(given) != count + cuda) {
+    const size_t planned = count + l->workspace;
+    if (static_cast<size_t>(given) != planned + cuda) {
       fail(ErrorKind::Launch, l->op->name() + ": a launch takes " + std::to_string(count) +
-                                  " arguments and results" + (cuda ? " and a stream" : "") +
-                                  "; got " + std::to_string(given));
+                                  " arguments and results" + (l->workspace ? ", a workspace" : "") +
+                                  (cuda ? " and a stream" : "") + "; got " + std::to_string(given));
     }
     Args args(count);
     read(*l, values, args);
     void* stream = nullptr;
     if (cuda) {
-      stream = PyLong_AsVoidPtr(values[count]);
+      stream = PyLong_AsVoidPtr(values[planned]);
       if (!stream && PyErr_Occurred()) return nullptr;
     }
     ++l->calls;
@@ -259,6 +279,7 @@ PyObject* launcher(PyObject*, PyObject* args) {
                            source,
                            chosen == "verified" ? implementation : "",
                            reads_of(op.spec()),
+                           objects.size() > 10 && to_bool(objects[10].get()),
                            mutates(op.spec())};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {

@@ -4,6 +4,7 @@
 #include "functions.h"
 #include "interruption.h"
 #include "raised.h"
+#include "standalone/scratch.h"
 #include "torch/dispatcher.h"
 
 namespace {
@@ -78,6 +79,8 @@ PyMODINIT_FUNC PyInit__runtime() {
     opaq::on_kernel_error(throw_as_python);
     opaq::set_call_site(find_call_site);
     check(PyModule_AddObjectRef(module.get(), "Unbound", unbound_type().get()));
+    check(PyModule_AddIntConstant(module.get(), "SCRATCH_ALIGNMENT",
+                                  static_cast<long>(opaq::standalone::kScratchAlignment)));
     return module.release();
   });
 }

@@ -94,6 +94,7 @@ class Dict {  // a new dict, filled item by item
     check(PyDict_SetItemString(dict_.get(), key, value.get()));
     return *this;
   }
+  PyObject* get() const { return dict_.get(); }
   Ref take() { return std::move(dict_); }
 
  private:

@@ -17,6 +17,17 @@ Ref dims(const int64_t (&values)[3]) {
   return list.take();
 }
 
+Dict plan_of(const LaunchPlan& p) {
+  Dict d;
+  d.set("entry", p.entry)
+      .put("grid", dims(p.grid))
+      .put("block", dims(p.block))
+      .put("cluster", dims(p.cluster))
+      .set("shared", p.shared)
+      .set("empty", p.empty);
+  return d;
+}
+
 void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& room, Device& device) {
   const Schema& schema = op.spec().schema;
   const std::vector<Ref> items = to_items(values, "args");
@@ -91,13 +102,13 @@ PyObject* plan(PyObject*, PyObject* args) {
                             : reference_of(op.name()) ? std::string("reference")
                                                       : std::string());
     if (choice.launch) {
-      const LaunchPlan p = choice.launch->plan(fake.args());
-      d.set("entry", p.entry)
-          .put("grid", dims(p.grid))
-          .put("block", dims(p.block))
-          .put("cluster", dims(p.cluster))
-          .set("shared", p.shared)
-          .set("empty", p.empty);
+      d.set("workspace_bytes", choice.launch->workspace_bytes(fake.args(), fake.device()));
+      List steps;
+      for (size_t i = 0; i < launch->implementation().step_count(); ++i)
+        steps.add(plan_of(choice.launch->plan(fake.args(), i)).take());
+      Ref all = steps.take();
+      check(PyDict_Update(d.get(), PyList_GetItem(all.get(), 0)));
+      d.put("steps", all);
     }
     return d.take().release();
   });
@@ -168,22 +179,29 @@ PyObject* compile(PyObject*, PyObject* args) {
                                              chooser(op).explain(fake.args(), DeviceType::CUDA)
                                        : " has no implementation `" + wanted + "`"));
     }
-    std::shared_ptr<const Image> image;
-    {
-      AllowThreads allow;
-      image = launch->compile(fake.args(), arch);
+    List steps;
+    for (size_t i = 0; i < launch->implementation().step_count(); ++i) {
+      std::shared_ptr<const Image> image;
+      {
+        AllowThreads allow;
+        image = launch->compile(fake.args(), arch, i);
+      }
+      const std::string entry = launch->plan(fake.args(), i).entry;
+      Dict d;
+      d.set("implementation", launch->implementation().name)
+          .set("entry", entry)
+          .set("bytes", static_cast<int64_t>(image->bytes.size()));
+      d.set("seconds", image->seconds)
+          .set("from_cache", image->from_cache)
+          .set("log", image->log)
+          .set("compiler", image->compiler)
+          .put("resources", resources(image->resources(entry)));
+      steps.add(d.take());
     }
-    const std::string entry = launch->plan(fake.args()).entry;
+    Ref all = steps.take();
     Dict d;
-    d.set("implementation", launch->implementation().name)
-        .set("entry", entry)
-        .set("bytes", static_cast<int64_t>(image->bytes.size()));
-    d.set("seconds", image->seconds)
-        .set("from_cache", image->from_cache)
-        .set("log", image->log)
-        .set("compiler", image->compiler)
-        .put("resources", resources(image->resources(entry)));
-    return d.take().release();
+    check(PyDict_Update(d.get(), PyList_GetItem(all.get(), 0)));
+    return d.put("steps", all).take().release();
   });
 }
 

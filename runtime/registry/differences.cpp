@@ -1,6 +1,7 @@
 // What differs between two declarations, for errors.
 #include "differences.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
@@ -44,29 +45,61 @@ std::string describe(const Schema& schema, const OutputRule& rule) {
 
 }  // namespace
 
+namespace {
+
+std::string describe(const std::vector<ScratchRule>& scratch) {
+  std::vector<std::string> out;
+  for (const ScratchRule& rule : scratch) {
+    const std::string content = rule.content == ScratchRule::Content::LeftAtZero ? ", zeros once"
+                                : rule.content == ScratchRule::Content::Zeros    ? ", zeros"
+                                                                                 : "";
+    out.push_back(rule.name + ": [" + texts(rule.shape) + "], " + text(rule.dtype) + content);
+  }
+  return join(out, "; ");
+}
+
+// Of the code and the launch rule. step: begins the names of fields, "step 2: ".
+void compare_launches(Lines& lines, const Implementation& before, const Implementation& now,
+                      const std::string& step) {
+  const auto compare = [&](const char* field, const std::string& one, const std::string& other) {
+    lines.compare((step + field).c_str(), one, other);
+  };
+  compare("kind", std::string(before.kind->name), std::string(now.kind->name));
+  if (before.code != now.code)
+    compare("code", before.kind->code_in_messages(before.code),
+            now.kind->code_in_messages(now.code));
+  compare("file", before.file, now.file);
+  compare("options", join(before.options, " "), join(now.options, " "));
+  compare("include_dirs", join(before.include_dirs), join(now.include_dirs));
+  compare("compiler", before.compiler, now.compiler);
+  compare("signature", before.signature, now.signature);
+  const auto entry = [](const Implementation& one) {
+    return one.steps.empty() ? one.launch.entry.text() : "";
+  };
+  compare("entry", entry(before), entry(now));
+  compare("grid", texts(before.launch.grid), texts(now.launch.grid));
+  compare("block", texts(before.launch.block), texts(now.launch.block));
+  compare("cluster", texts(before.launch.cluster), texts(now.launch.cluster));
+  compare("shared", text(before.launch.shared), text(now.launch.shared));
+  compare("args", texts(before.launch.args), texts(now.launch.args));
+  compare("cooperative", before.launch.cooperative ? "true" : "false",
+          now.launch.cooperative ? "true" : "false");
+  compare("programmatic", before.launch.programmatic ? "true" : "false",
+          now.launch.programmatic ? "true" : "false");
+}
+
+}  // namespace
+
 std::string differences(const Implementation& before, const Implementation& now) {
   Lines lines;
   lines.compare("device", std::string(device_type_name(before.target)),
                 std::string(device_type_name(now.target)));
-  lines.compare("kind", std::string(before.kind->name), std::string(now.kind->name));
-  if (before.code != now.code)
-    lines.compare("code", before.kind->code_in_messages(before.code),
-                  now.kind->code_in_messages(now.code));
-  lines.compare("file", before.file, now.file);
-  lines.compare("options", join(before.options, " "), join(now.options, " "));
-  lines.compare("include_dirs", join(before.include_dirs), join(now.include_dirs));
-  lines.compare("compiler", before.compiler, now.compiler);
-  lines.compare("signature", before.signature, now.signature);
-  lines.compare("entry", before.launch.entry.text(), now.launch.entry.text());
-  lines.compare("grid", texts(before.launch.grid), texts(now.launch.grid));
-  lines.compare("block", texts(before.launch.block), texts(now.launch.block));
-  lines.compare("cluster", texts(before.launch.cluster), texts(now.launch.cluster));
-  lines.compare("shared", text(before.launch.shared), text(now.launch.shared));
-  lines.compare("args", texts(before.launch.args), texts(now.launch.args));
-  lines.compare("cooperative", before.launch.cooperative ? "true" : "false",
-                now.launch.cooperative ? "true" : "false");
-  lines.compare("programmatic", before.launch.programmatic ? "true" : "false",
-                now.launch.programmatic ? "true" : "false");
+  compare_launches(lines, before, now, "");
+  lines.compare("scratch", describe(before.scratch), describe(now.scratch));
+  lines.compare("steps", std::to_string(before.steps.size()), std::to_string(now.steps.size()));
+  for (size_t i = 0; i < std::min(before.steps.size(), now.steps.size()); ++i)
+    compare_launches(lines, *before.steps[i], *now.steps[i],
+                     "step " + std::to_string(i + 1) + ": ");
   lines.compare("requires", texts(before.requires_), texts(now.requires_));
   lines.compare("priority", std::to_string(before.priority), std::to_string(now.priority));
   return lines.take();

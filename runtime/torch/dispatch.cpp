@@ -115,8 +115,16 @@ class StackTensors final : public CallTensors {
                StableIValue* stack)
       : slot_(slot), op_(op), inputs_(inputs), outputs_(outputs), stack_(stack) {}
 
-  void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) override {
-    launch.launch(args, device, stream);
+  void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream,
+              void* workspace) override {
+    launch.launch(args, device, stream, workspace);
+  }
+
+  void* workspace(int64_t bytes) override {
+    const int64_t stride = 1;
+    const TensorView& like = device_tensor(op_, inputs_.args);
+    workspace_ = torch::empty(like, &bytes, &stride, 1, DType::UInt8);
+    return torch::view(workspace_.get(), op_.name(), "its workspace").data;
   }
 
   TensorView copy_row_major(size_t argument) override {
@@ -192,6 +200,7 @@ class StackTensors final : public CallTensors {
   const std::vector<Tensor>& outputs_;
   StableIValue* stack_;
   std::vector<Tensor> copies_, kept_;
+  Tensor workspace_;
 };
 
 void handle(Slot& slot, StableIValue* stack) {

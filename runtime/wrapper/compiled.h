@@ -12,10 +12,10 @@ namespace opaq {
 
 struct CompiledLaunch {
   std::shared_ptr<const Implementation> implementation;
-  NodeLaunch choice;  // what the launch has to check and to copy
-  CppLaunch rule;     // the launch rule as C++
+  NodeLaunch choice;       // what the launch has to check and to copy
+  CppImplementation rule;  // the launch rules as C++
 
-  bool calls_library() const { return !rule.library.empty(); }
+  bool calls_library() const { return !rule.steps.front().library.empty(); }
 };
 
 struct CppNode::Compiled {
@@ -24,13 +24,18 @@ struct CppNode::Compiled {
   const std::vector<Symbol> symbols;         // arguments and results
   std::vector<std::optional<DType>> dtypes;  // of each; none: no tensor, or an absent one
   std::vector<CompiledLaunch> launches;
-  std::vector<std::vector<CodeFile>> files;  // of each launch
+  std::vector<std::vector<CodeFile>> files;  // of each launch: those of its steps, in order
 
   bool on_cuda() const { return target.device.type == DeviceType::CUDA; }
   std::vector<std::string> names(const std::vector<uint32_t>& indices) const {
     return names_of(indices, symbols);
   }
 };
+
+// How many files a step has.
+inline size_t file_count(const CppLaunch& step) {
+  return step.images.empty() ? 1 : step.images.size();
+}
 
 // Fills in `parameters`, and `definition` of a function of this name.
 void print_function(const CppNode::Compiled& node, const AttachedFiles& attached,

@@ -15,6 +15,10 @@ void append(Lines& lines, const Lines& more) {
   lines.insert(lines.end(), more.begin(), more.end());
 }
 
+void append_indented(Lines& lines, const Lines& more) {
+  for (const std::string& line : more) lines.push_back("  " + line);
+}
+
 std::string call(const std::string& function, const Lines& arguments) {
   return function + "(" + join(arguments) + ")";
 }
@@ -29,6 +33,9 @@ Lines string_literals(const Lines& texts) {
   for (const std::string& text : texts) quotes.push_back(string_literal(text));
   return quotes;
 }
+
+// The parameter that WrapperFunction::workspace tells of.
+constexpr std::string_view kPlannedWorkspace = "opaq_planned_workspace";
 
 bool can_fail(const std::string& cpp) { return cpp.find('(') != std::string::npos; }
 
@@ -141,83 +148,48 @@ std::string packed(const CppArgument& arg) {
               arguments);  // integer, half, bfloat16, float, double
 }
 
-class LaunchBlock {
- public:
-  LaunchBlock(const CppNode::Compiled& node, size_t index, const std::vector<AttachedFile>& files)
-      : node_(node),
-        launch_(node.launches[index]),
-        rule_(launch_.rule),
-        code_(node.files[index]),
-        files_(files) {}
+// The value of an expression; one that can fail first tells its place.
+std::string evaluated(const CppText& item) {
+  if (!can_fail(item.cpp)) return item.cpp;
+  return "(opaq_place = " + string_literal(item.place) + ", " + item.cpp + ")";
+}
 
-  Lines lines(const Lines& first) const {
-    Lines body = first;
-    append(body, copies());
-    if (launch_.calls_library()) {
-      append(body, library_call());
-    } else if (node_.on_cuda()) {
-      append(body, kernel_launch());
-    } else {
-      append(body, host_call());
-    }
-    const Lines conditions = this->conditions();
-    Lines lines{(conditions.empty() ? "" : "if (" + join(conditions, " && ") + ") ") + "{  // " +
-                launch_.implementation->name};
-    for (const std::string& line : body) lines.push_back("  " + line);
-    append(lines, {"  return;", "}"});
-    return lines;
+// One launch of an implementation: a kernel or a function.
+class StepBlock {
+ public:
+  // op: the op's name, and the step's number where there are several. `files`: of the step alone.
+  StepBlock(const CppNode::Compiled& node, std::string op, const Implementation& implementation,
+            const CppLaunch& rule, std::vector<CodeFile> code, std::vector<AttachedFile> files)
+      : node_(node),
+        op_(std::move(op)),
+        implementation_(implementation),
+        rule_(rule),
+        code_(std::move(code)),
+        files_(std::move(files)) {}
+
+  Lines lines(const std::string& if_empty) const {
+    if (!rule_.library.empty()) return library_call();
+    return node_.on_cuda() ? kernel_launch(if_empty) : host_call();
   }
 
  private:
-  const std::string& op() const { return node_.op.name(); }
-
-  Lines conditions() const {
-    Lines conditions;
-    for (const size_t index : launch_.choice.requirements)
-      conditions.push_back(
-          call("opaq_holds",
-               {"[&] { return " + launch_.implementation->requires_[index].print_cpp() + "; }"}));
-    for (const uint32_t symbol : launch_.choice.row_major)
-      conditions.push_back(value(symbol) + ".is_contiguous()");
-    return conditions;
-  }
-
-  std::string value(uint32_t symbol) const {
-    return value_of(node_.symbols[symbol].name, node_.symbols[symbol].optional);
-  }
-
-  // Row-major copies, which hide the arguments that they are of for the rest of the block.
-  Lines copies() const {
-    Lines made, views;
-    for (const uint32_t symbol : launch_.choice.copied) {
-      const Symbol& argument = node_.symbols[symbol];
-      const std::string copy = "opaq_copy_of_" + argument.name;
-      made.push_back("const opaq_row_major " + call(copy, {handle(argument.name), value(symbol)}) +
-                     ";");
-      views.push_back("const " + tensor_type(argument.optional) + " " + argument.name + " = " +
-                      copy + ".view;");
-    }
-    append(made, views);
-    return made;
-  }
-
   // ---- code on the host -------------------------------------------------------------------------
 
   // A static variable: the function in its loaded library.
   std::string loaded_function(const std::string& type) const {
     const AttachedFile& file = files_.front();
     const std::string symbol = call(
-        "opaq_symbol", string_literals({op(), rule_.entry, file.name, file.sha256, rule_.symbol}));
+        "opaq_symbol", string_literals({op_, rule_.entry, file.name, file.sha256, rule_.symbol}));
     const std::string loaded = "reinterpret_cast<" + type + ">(" + symbol + ")";
     if (!node_.on_cuda()) return "static const auto opaq_call = " + loaded + ";";
     const std::string check = call(in_standalone("check_not_capturing"),
                                    {linked_driver(), "opaq_device", "opaq_stream",
-                                    string_literal(op()), string_literal(rule_.entry)});
+                                    string_literal(op_), string_literal(rule_.entry)});
     return "static const auto opaq_call = [&] { " + check + "; return " + loaded + "; }();";
   }
 
   std::string call_host(const Lines& arguments) const {
-    return call(in_standalone("call_host"), {string_literal(op()), string_literal(rule_.entry),
+    return call(in_standalone("call_host"), {string_literal(op_), string_literal(rule_.entry),
                                              "[&] { " + call("opaq_call", arguments) + "; }"}) +
            ";";
   }
@@ -312,9 +284,10 @@ class LaunchBlock {
 
   // ---- kernels ----------------------------------------------------------------------------------
 
-  Lines kernel_launch() const {
+  // `if_empty`: what is done where the grid is empty.
+  Lines kernel_launch(const std::string& if_empty) const {
     Lines lines{declared_rule(), images()};
-    append(lines, geometry());
+    append(lines, geometry(if_empty));
     append(lines, values());
     const Lines constructed = {linked_driver(), "opaq_declared", string_literal(rule_.entry),
                                string_literal(rule_.symbol), "opaq_images"};
@@ -327,10 +300,10 @@ class LaunchBlock {
 
   // The texts of the launch rule, for messages.
   std::string declared_rule() const {
-    Lines fields{string_literal(op())};
+    Lines fields{string_literal(op_)};
     for (const auto* dims : {&rule_.grid, &rule_.block, &rule_.cluster})
       fields.push_back(dims->empty() ? "{nullptr}" : braced(string_literals(texts_of(*dims))));
-    const LaunchRule& launch = launch_.implementation->launch;
+    const LaunchRule& launch = implementation_.launch;
     fields.push_back(string_literal(rule_.shared.text));
     for (const bool flag : {launch.cooperative, launch.programmatic})
       fields.push_back(flag ? "true" : "false");
@@ -346,7 +319,7 @@ class LaunchBlock {
            " opaq_images[] = " + braced(images) + ";";
   }
 
-  Lines geometry() const {
+  Lines geometry(const std::string& if_empty) const {
     const auto set = [](const std::string& what, const std::string& value) {
       return call(in_standalone("set_" + what), {"opaq_declared", "opaq_geometry", value});
     };
@@ -356,7 +329,7 @@ class LaunchBlock {
       return set(what, braced(values));
     };
     Lines lines{in_standalone("Geometry") + " opaq_geometry;"};
-    lines.push_back("if (!" + set_dims("grid", rule_.grid) + ") return;");
+    lines.push_back("if (!" + set_dims("grid", rule_.grid) + ") " + if_empty + ";");
     lines.push_back(set_dims("block", rule_.block) + ";");
     if (!rule_.cluster.empty()) {
       lines.push_back(set_dims("cluster", rule_.cluster) + ";");
@@ -365,15 +338,178 @@ class LaunchBlock {
     return lines;
   }
 
-  // The value of an expression; one that can fail first tells its place.
-  static std::string evaluated(const CppText& item) {
-    if (!can_fail(item.cpp)) return item.cpp;
-    return "(opaq_place = " + string_literal(item.place) + ", " + item.cpp + ")";
+  const CppNode::Compiled& node_;
+  const std::string op_;
+  const Implementation& implementation_;
+  const CppLaunch& rule_;
+  const std::vector<CodeFile> code_;
+  const std::vector<AttachedFile> files_;
+};
+
+class LaunchBlock {
+ public:
+  LaunchBlock(const CppNode::Compiled& node, size_t index, const std::vector<AttachedFile>& files)
+      : node_(node), launch_(node.launches[index]), code_(node.files[index]), files_(files) {}
+
+  Lines lines(const Lines& first) const {
+    Lines body = first;
+    append(body, copies());
+    append(body, scratch());
+    append(body, steps());
+    if (keeps_zeros()) body.push_back("opaq_use.ended();");
+    const Lines conditions = this->conditions();
+    Lines lines{(conditions.empty() ? "" : "if (" + join(conditions, " && ") + ") ") + "{  // " +
+                launch_.implementation->name};
+    append_indented(lines, body);
+    append(lines, {"  return;", "}"});
+    return lines;
+  }
+
+ private:
+  const std::string& op() const { return node_.op.name(); }
+
+  Lines conditions() const {
+    Lines conditions;
+    for (const size_t index : launch_.choice.requirements)
+      conditions.push_back(
+          call("opaq_holds",
+               {"[&] { return " + launch_.implementation->requires_[index].print_cpp() + "; }"}));
+    for (const uint32_t symbol : launch_.choice.row_major)
+      conditions.push_back(value(symbol) + ".is_contiguous()");
+    return conditions;
+  }
+
+  std::string value(uint32_t symbol) const {
+    return value_of(node_.symbols[symbol].name, node_.symbols[symbol].optional);
+  }
+
+  // Row-major copies, which hide the arguments that they are of for the rest of the block.
+  Lines copies() const {
+    Lines made, views;
+    for (const uint32_t symbol : launch_.choice.copied) {
+      const Symbol& argument = node_.symbols[symbol];
+      const std::string copy = "opaq_copy_of_" + argument.name;
+      made.push_back("const opaq_row_major " + call(copy, {handle(argument.name), value(symbol)}) +
+                     ";");
+      views.push_back("const " + tensor_type(argument.optional) + " " + argument.name + " = " +
+                      copy + ".view;");
+    }
+    append(made, views);
+    return made;
+  }
+
+  // Views of the scratch tensors, which lie in the workspace that the caller has planned, and what
+  // zeroes them.
+  Lines scratch() const {
+    using Content = ScratchRule::Content;
+    const std::vector<CppScratch>& tensors = launch_.rule.scratch;
+    if (tensors.empty()) return {};
+    Lines lines{in_standalone("ScratchLayout") + " opaq_layout;"}, views;
+    const auto offset = [&](const std::string& name, const std::string& of) {
+      lines.push_back("const int64_t " + name + " = opaq_layout." + of + "();");
+    };
+    size_t next = 0;
+    const auto declare = [&](Content content) {
+      for (; next < tensors.size() && tensors[next].content == content; ++next) {
+        lines.push_back(declared(tensors[next]));
+        const bool kept = node_.on_cuda() && content == Content::LeftAtZero;
+        views.push_back("[[maybe_unused]] const opaq_tensor " + tensors[next].name + " = " +
+                        memory_of(tensors[next]) +
+                        (kept ? ".at(opaq_kept);" : ".at(opaq_workspace.data());"));
+      }
+    };
+    declare(Content::Zeros);
+    if (next > 0) offset("opaq_zeros_end", "bytes");
+    const size_t zeros = next;
+    const bool keeps = next < tensors.size() && tensors[next].content == Content::LeftAtZero;
+    if (keeps) offset("opaq_kept_begin", "next");
+    declare(Content::LeftAtZero);
+    if (keeps) offset("opaq_kept_end", "bytes");
+    declare(Content::Undefined);
+    lines.push_back(
+        "const " +
+        call("opaq_scratch_memory opaq_workspace",
+             {std::string(kPlannedWorkspace), "opaq_layout.bytes()",
+              node_.on_cuda() ? "aoti_torch_device_type_cuda()" : "aoti_torch_device_type_cpu()",
+              node_.on_cuda() ? "opaq_device" : "0"}) +
+        ";");
+    const std::string zeros_end = zeros > 0 ? "opaq_zeros_end" : "0";
+    if (keeps && node_.on_cuda()) {
+      append(lines, kept());
+      append(lines, zero("opaq_use.memory() ? " + zeros_end + " : opaq_kept_end"));
+    } else if (zeros > 0 || keeps) {
+      append(lines, zero(keeps ? "opaq_kept_end" : zeros_end));
+    }
+    append(lines, views);
+    return lines;
+  }
+
+  static std::string memory_of(const CppScratch& tensor) { return "opaq_scratch_" + tensor.name; }
+
+  static std::string declared(const CppScratch& tensor) {
+    Lines sizes;
+    for (const CppText& item : tensor.shape) sizes.push_back(evaluated(item));
+    return "const opaq_scratch " +
+           call(memory_of(tensor),
+                {"opaq_layout", string_literal(tensor.place), dtype_name(tensor.dtype),
+                 std::to_string(itemsize(tensor.dtype)), braced(sizes)}) +
+           ";";
+  }
+
+  // Where the tensors lie that the kernels leave at zero.
+  Lines kept() const {
+    return {"static " + in_standalone("KeptZeros") + " opaq_zeros;",
+            "const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
+                ", opaq_device);",
+            "auto opaq_use = " +
+                call("opaq_zeros.use", {linked_driver(), string_literal(op()), "opaq_device",
+                                        "opaq_stream", "opaq_kept_end - opaq_kept_begin"}) +
+                ";",
+            "char* const opaq_kept = opaq_use.memory() ? opaq_use.memory() - opaq_kept_begin : "
+            "opaq_workspace.data();"};
+  }
+
+  Lines zero(const std::string& bytes) const {
+    if (!node_.on_cuda())
+      return {"std::memset(opaq_workspace.data(), 0, static_cast<size_t>(" + bytes + "));"};
+    return {call("opaq_zero", {string_literal(op()), "opaq_workspace.data()", bytes, "opaq_device",
+                               "opaq_stream"}) +
+            ";"};
+  }
+
+  bool keeps_zeros() const {
+    const auto keeps = [](const CppScratch& tensor) {
+      return tensor.content == ScratchRule::Content::LeftAtZero;
+    };
+    const std::vector<CppScratch>& all = launch_.rule.scratch;
+    return node_.on_cuda() && std::any_of(all.begin(), all.end(), keeps);
+  }
+
+  Lines steps() const {
+    Lines lines;
+    size_t first_file = 0;
+    const size_t count = launch_.rule.steps.size();
+    for (size_t i = 0; i < count; ++i) {
+      const CppLaunch& rule = launch_.rule.steps[i];
+      const auto files_of = [&](const auto& all) {
+        const auto begin = all.begin() + static_cast<std::ptrdiff_t>(first_file);
+        return std::vector(begin, begin + static_cast<std::ptrdiff_t>(file_count(rule)));
+      };
+      const std::string step = "step " + std::to_string(i + 1);
+      const StepBlock block(node_, count == 1 ? op() : op() + ", " + step,
+                            launch_.implementation->step(i), rule, files_of(code_),
+                            files_of(files_));
+      first_file += file_count(rule);
+      if (count == 1) return block.lines("return");
+      lines.push_back("do {  // " + step);
+      append_indented(lines, block.lines("break"));
+      lines.push_back("} while (false);");
+    }
+    return lines;
   }
 
   const CppNode::Compiled& node_;
   const CompiledLaunch& launch_;
-  const CppLaunch& rule_;
   const std::vector<CodeFile>& code_;
   const std::vector<AttachedFile>& files_;
 };
@@ -432,6 +568,11 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
       if (args[i].type == Type::IntList) views.push_back(list_view(args[i]));
     }
   }
+  const auto has_scratch = [](const CompiledLaunch& launch) {
+    return !launch.rule.scratch.empty();
+  };
+  result.workspace = std::any_of(node.launches.begin(), node.launches.end(), has_scratch);
+  if (result.workspace) declared.push_back("AtenTensorHandle " + std::string(kPlannedWorkspace));
   if (node.on_cuda())
     append(declared, {"int opaq_device", "CUstream opaq_stream",
                       "const " + in_standalone("Folder") + "& opaq_dir"});
@@ -448,6 +589,8 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
   if (node.on_cuda()) result.prelude.push_back("cuda");
   if (!node.on_cuda() || std::any_of(node.launches.begin(), node.launches.end(), calls_library))
     result.prelude.push_back("host");
+  if (result.workspace) result.prelude.push_back("scratch");
+  if (result.workspace && node.on_cuda()) result.prelude.push_back("zeros");
   if (counted) result.prelude.push_back("nodes");
 
   std::string& text = result.definition;

@@ -38,8 +38,7 @@ std::vector<std::string> texts(const std::vector<CppText>& items) {
   return texts;
 }
 
-std::string rule(const CompiledLaunch& launch, bool on_cuda) {
-  const CppLaunch& rule = launch.rule;
+std::string rule(const CppLaunch& rule, const LaunchRule& launch, bool on_cuda) {
   JsonObject json;
   json.set("args", texts({rule.args.begin(), rule.args.end()}));
   if (on_cuda) {
@@ -47,10 +46,19 @@ std::string rule(const CompiledLaunch& launch, bool on_cuda) {
         .set("block", texts(rule.block))
         .set("cluster", texts(rule.cluster))
         .set("shared", rule.shared.text)
-        .set("cooperative", launch.implementation->launch.cooperative)
-        .set("programmatic", launch.implementation->launch.programmatic);
+        .set("cooperative", launch.cooperative)
+        .set("programmatic", launch.programmatic);
   }
   return json.text();
+}
+
+std::string scratch(const CppScratch& tensor) {
+  return JsonObject()
+      .set("name", tensor.name)
+      .set("shape", texts(tensor.shape))
+      .set("dtype", std::string(name(tensor.dtype)))
+      .set("zeros", tensor.content != ScratchRule::Content::Undefined)
+      .text();
 }
 
 std::string image(const CodeFile& file, const AttachedFile& attached) {
@@ -78,18 +86,39 @@ std::string print_manifest_entry(const CppNode::Compiled& node, const AttachedFi
   std::vector<std::string> implementations;
   for (size_t i = 0; i < node.launches.size(); ++i) {
     const CompiledLaunch& launch = node.launches[i];
-    std::vector<std::string> images;
-    for (size_t j = 0; j < node.files[i].size(); ++j)
-      images.push_back(image(node.files[i][j], attached[i][j]));
-    implementations.push_back(JsonObject()
-                                  .set("name", launch.implementation->name)
-                                  .set("kind", std::string(launch.implementation->kind->name))
-                                  .set("entry", launch.rule.entry)
-                                  .set("symbol", launch.rule.symbol)
-                                  .set("checked_at_launch", launch.choice.conditions(node.symbols))
-                                  .raw("rule", rule(launch, node.on_cuda()))
-                                  .raw("images", JsonObject::list(images))
-                                  .text());
+    JsonObject json;
+    json.set("name", launch.implementation->name)
+        .set("kind", std::string(launch.implementation->kind->name));
+    const std::vector<std::string> conditions = launch.choice.conditions(node.symbols);
+    size_t file = 0;
+    const auto add_step = [&](JsonObject& to, size_t k) {
+      const CppLaunch& step = launch.rule.steps[k];
+      std::vector<std::string> images;
+      for (size_t j = 0; j < file_count(step); ++j, ++file)
+        images.push_back(image(node.files[i][file], attached[i][file]));
+      to.set("entry", step.entry).set("symbol", step.symbol);
+      if (&to == &json) to.set("checked_at_launch", conditions);
+      to.raw("rule", rule(step, launch.implementation->step(k).launch, node.on_cuda()))
+          .raw("images", JsonObject::list(images));
+    };
+    if (launch.rule.steps.size() == 1) {
+      add_step(json, 0);
+    } else {
+      json.set("checked_at_launch", conditions);
+      std::vector<std::string> steps;
+      for (size_t k = 0; k < launch.rule.steps.size(); ++k) {
+        JsonObject step;
+        add_step(step, k);
+        steps.push_back(step.text());
+      }
+      json.raw("steps", JsonObject::list(steps));
+    }
+    if (!launch.rule.scratch.empty()) {
+      std::vector<std::string> tensors;
+      for (const CppScratch& tensor : launch.rule.scratch) tensors.push_back(scratch(tensor));
+      json.raw("scratch", JsonObject::list(tensors));
+    }
+    implementations.push_back(json.text());
   }
   return JsonObject()
       .set("op", node.op.name())

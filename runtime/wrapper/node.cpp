@@ -54,21 +54,23 @@ std::shared_ptr<const std::string> read_library(const std::string& op, const std
 }
 
 std::vector<CodeFile> files_of(const std::string& op, const CompiledLaunch& launch, bool package) {
-  if (launch.calls_library()) {
-    CodeFile file{.suffix = ".host", .path = launch.rule.library};
-    if (package) file.bytes = read_library(op, file.path);
-    return {file};
-  }
-  if (const std::shared_ptr<const HostFunction>& host = launch.rule.host)
-    return {{.suffix = ".host", .bytes = {host, &host->library}}};
   std::vector<CodeFile> files;
-  for (const std::shared_ptr<const Image>& image : launch.rule.images) {
-    CodeFile file{.arch = image->arch,
-                  .suffix = (image->arch.empty() ? "" : "." + image->arch) +
-                            std::string(image_suffix(image->bytes)),
-                  .bytes = {image, &image->bytes},
-                  .resources = image->resources(launch.rule.entry)};
-    files.push_back(std::move(file));
+  for (const CppLaunch& step : launch.rule.steps) {
+    if (!step.library.empty()) {
+      CodeFile file{.suffix = ".host", .path = step.library};
+      if (package) file.bytes = read_library(op, file.path);
+      files.push_back(std::move(file));
+    } else if (const std::shared_ptr<const HostFunction>& host = step.host) {
+      files.push_back({.suffix = ".host", .bytes = {host, &host->library}});
+    }
+    for (const std::shared_ptr<const Image>& image : step.images) {
+      CodeFile file{.arch = image->arch,
+                    .suffix = (image->arch.empty() ? "" : "." + image->arch) +
+                              std::string(image_suffix(image->bytes)),
+                    .bytes = {image, &image->bytes},
+                    .resources = image->resources(step.entry)};
+      files.push_back(std::move(file));
+    }
   }
   return files;
 }
@@ -110,8 +112,11 @@ CppNode::CppNode(const Op& op, const std::vector<NodeLaunch>& launches, const Ar
       fail(ErrorKind::Launch,
            op.name() + " has no implementation `" + choice.implementation->name + "`");
     CompiledLaunch launch{choice.implementation, choice, {}};
-    const Kind& kind = *launch.implementation->kind;
-    const bool needs_archs = kind.kernel && kind.compiled;
+    bool needs_archs = false;
+    for (size_t i = 0; i < launch.implementation->step_count(); ++i) {
+      const Kind& kind = *launch.implementation->step(i).kind;
+      needs_archs = needs_archs || (kind.kernel && kind.compiled);
+    }
     launch.rule = prepared->cpp(args, needs_archs ? archs_for(target) : std::vector<std::string>{});
     compiled->files.push_back(files_of(op.name(), launch, target.package));
     compiled->launches.push_back(std::move(launch));

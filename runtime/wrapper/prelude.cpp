@@ -23,6 +23,8 @@ const std::vector<Part>& parts() {
       {"expressions", {"wrapper/prelude/expressions.h"}},
       {"launch", {"standalone/values.h", "wrapper/prelude/tensors.h"}},
       {"files", {"standalone/sha256.h", "standalone/files.h"}},
+      {"scratch", {"standalone/scratch.h", "wrapper/prelude/scratch.h"}},
+      {"zeros", {"standalone/kept_zeros.h", "wrapper/prelude/zeros.h"}},
       {"cuda",
        {"standalone/driver.h", "standalone/geometry.h", "standalone/kernel.h",
         "standalone/packaged_kernel.h", "wrapper/prelude/linked_driver.h"}},

@@ -13,7 +13,9 @@ TEST_F(CppTest, ABinaryGivesItsRuleAndTheFormOfEachParameter) {
                         .args = "y, x, x.numel() * n",
                         .requires_ = {"aligned(x, 16)"}});
   const std::vector<Arg> args = {x, Arg::of_int(2), y};
-  const CppLaunch made = prepared->cpp(args.data(), {});
+  const CppImplementation whole = prepared->cpp(args.data(), {});
+  ASSERT_EQ(whole.steps.size(), 1u);
+  const CppLaunch& made = whole.steps[0];
   EXPECT_EQ(made.entry, "k");
   EXPECT_EQ(made.symbol, "_Z1kPfPKfi");
   ASSERT_EQ(made.images.size(), 1u);
@@ -29,9 +31,9 @@ TEST_F(CppTest, ABinaryGivesItsRuleAndTheFormOfEachParameter) {
   EXPECT_EQ(made.args[2].low, INT32_MIN);
   EXPECT_EQ(made.args[2].high, INT32_MAX);
   EXPECT_EQ(made.args[2].parameter, "`int`");
-  EXPECT_EQ(made.reads, (std::vector<std::string>{"x", "n", "y"}));
-  EXPECT_EQ(made.shaped, std::vector<std::string>{"x"});  // of y the address alone
-  EXPECT_TRUE(made.strided.empty());
+  EXPECT_EQ(whole.reads, (std::vector<std::string>{"x", "n", "y"}));
+  EXPECT_EQ(whole.shaped, std::vector<std::string>{"x"});  // of y the address alone
+  EXPECT_TRUE(whole.strided.empty());
 }
 
 TEST_F(CppTest, StridesAreNamedWhereAnExpressionReadsThem) {
@@ -54,7 +56,7 @@ TEST_F(CppTest, HostSourceBringsItsSharedObject) {
                                  .args = "x, y, x.numel()"});
   const Tensor in({4}, DType::Float64, 4096, kCpu), out({4}, DType::Float64, 8192, kCpu);
   const std::vector<Arg> args = {in, out};
-  const CppLaunch made = prepared->cpp(args.data(), {});
+  const CppLaunch made = prepared->cpp(args.data(), {}).steps.at(0);
   EXPECT_EQ(made.entry, "twice<double>");
   EXPECT_EQ(made.symbol, "opaq_invoke");
   ASSERT_TRUE(made.host);

@@ -89,7 +89,7 @@ TEST_F(StructTest, ACppWrapperGetsOffsetsAndWidths) {
       source("k<{x.dtype}>",
              "struct(x=x, y=y, n=n, inner=struct(d=eps, on=[true, ...]), h=7), n, "
              "[n, 3]");
-  const CppLaunch launch = prepared->cpp(args(1).data(), {"sm_90a"});
+  const CppLaunch launch = prepared->cpp(args(1).data(), {"sm_90a"}).steps.at(0);
   ASSERT_EQ(launch.args.size(), 3u);
   EXPECT_EQ(launch.args[0].size, static_cast<int64_t>(sizeof(Params)));
   ASSERT_EQ(launch.args[0].fields.size(), 6u);

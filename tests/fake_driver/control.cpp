@@ -50,6 +50,13 @@ const FakeLaunch* fake_launch(int index) {
              ? &launches[static_cast<size_t>(index)].launch
              : nullptr;
 }
+const FakeMemset* fake_memset(int index) {
+  const std::lock_guard lock(state.mutex);
+  const auto& memsets = state.configuration.memsets;
+  return index >= 0 && index < static_cast<int>(memsets.size())
+             ? &memsets[static_cast<size_t>(index)]
+             : nullptr;
+}
 int fake_calls(const char* function) {
   const std::lock_guard lock(state.mutex);
   const auto it = state.configuration.calls.find(function);

@@ -412,6 +412,20 @@ CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
 
 // ---- memory: the host's, which a test reads and writes as if it were the device's ---------------
 
+CUresult cuMemAlloc(CUdeviceptr* memory, size_t bytes) {
+  ENTER();
+  if (const CUresult result = unsafe_during_capture(); result != CUDA_SUCCESS) return result;
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  char* const made = new char[bytes];
+  state.configuration.allocations.insert(made);
+  *memory = reinterpret_cast<CUdeviceptr>(made);
+  return CUDA_SUCCESS;
+}
+CUresult cuStreamGetId(CUstream stream, unsigned long long* id) {
+  ENTER();
+  *id = reinterpret_cast<unsigned long long>(stream) + 1000;
+  return CUDA_SUCCESS;
+}
 CUresult cuMemAllocAsync(CUdeviceptr* memory, size_t bytes, CUstream) {
   ENTER();
   if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
@@ -437,6 +451,14 @@ CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t bytes, CUstr
   ENTER();
   if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+  return CUDA_SUCCESS;
+}
+// Recorded, not done: tests give addresses that nothing may write to.
+CUresult cuMemsetD8Async(CUdeviceptr memory, unsigned char value, size_t bytes, CUstream stream) {
+  ENTER();
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  state.configuration.memsets.push_back(
+      {memory, bytes, value, stream, static_cast<int>(state.configuration.launches.size())});
   return CUDA_SUCCESS;
 }
 CUresult cuStreamSynchronize(CUstream stream) {

@@ -28,6 +28,14 @@ struct FakeLaunch {
   const void* const* params;  // copies, of these sizes
 };
 
+struct FakeMemset {
+  CUdeviceptr memory;
+  size_t bytes;
+  unsigned char value;
+  CUstream stream;
+  int launches_before;
+};
+
 extern "C" {
 void fake_reset();  // one device of compute capability 9.0, driver 13.0, no launches, counts,
                     // failures, captures or signatures
@@ -50,6 +58,7 @@ void fake_set_params(const char* symbol, int count, const size_t* sizes);
 
 int fake_launch_count();
 const FakeLaunch* fake_launch(int index);  // nullptr when there is none
+const FakeMemset* fake_memset(int index);  // nullptr when there is none
 int fake_calls(const char* function);      // since fake_reset()
 int fake_libraries();                      // loaded and not unloaded
 int fake_allocations();                    // of memory, not freed
@@ -76,6 +85,7 @@ struct Fake {
     OPAQ_FAKE_RESOLVE(set_params);
     OPAQ_FAKE_RESOLVE(launch_count);
     OPAQ_FAKE_RESOLVE(launch);
+    OPAQ_FAKE_RESOLVE(memset);
     OPAQ_FAKE_RESOLVE(calls);
     OPAQ_FAKE_RESOLVE(libraries);
     OPAQ_FAKE_RESOLVE(allocations);
@@ -95,6 +105,7 @@ struct Fake {
   decltype(&fake_set_params) set_params;
   decltype(&fake_launch_count) launch_count;
   decltype(&fake_launch) launch;
+  decltype(&fake_memset) memset;
   decltype(&fake_calls) calls;
   decltype(&fake_libraries) libraries;
   decltype(&fake_allocations) allocations;

@@ -61,6 +61,7 @@ struct Configuration {
   std::map<std::string, std::vector<size_t>> signatures;
   std::map<std::string, int> calls;
   std::deque<Record> launches;
+  std::deque<FakeMemset> memsets;
   std::set<char*> allocations;
   Configuration() { capability.fill({9, 0}); }
 };

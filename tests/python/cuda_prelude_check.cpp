@@ -80,6 +80,9 @@ CUresult cuLaunchKernel(CUfunction, unsigned x, unsigned, unsigned, unsigned, un
   last_shared = shared;
   return x == 666 ? CUDA_ERROR_INVALID_VALUE : current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
+CUresult cuMemAlloc(CUdeviceptr*, size_t) { return CUDA_ERROR_OUT_OF_MEMORY; }
+CUresult cuStreamGetId(CUstream, unsigned long long* id) { return *id = 0, CUDA_SUCCESS; }
+CUresult cuMemsetD8Async(CUdeviceptr, unsigned char, size_t, CUstream) { return CUDA_SUCCESS; }
 CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction, void**, void**) {
   return CUDA_SUCCESS;
 }

@@ -12,6 +12,7 @@ constexpr DriverApi kLinkedDriver = {
     &cuLibraryLoadData,    &cuLibraryGetKernel,   &cuKernelGetFunction,
     &cuKernelGetAttribute, &cuKernelSetAttribute, &cuLaunchKernel,
     &cuLaunchKernelEx,     &cuStreamIsCapturing,  &cuThreadExchangeStreamCaptureMode,
+    &cuMemsetD8Async,      &cuMemAlloc,           &cuStreamGetId,
 };
 
 }  // namespace opaq::standalone

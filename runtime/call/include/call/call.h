@@ -13,7 +13,12 @@ namespace opaq {
 // Who holds the tensors of a call: Python objects, or handles on the dispatcher's stack.
 class CallTensors {
  public:
-  virtual void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream) = 0;
+  // `workspace`: as PreparedLaunch::launch takes it.
+  virtual void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream,
+                      void* workspace) = 0;
+
+  // Memory on the call's device, which may be used again by what comes later on its stream.
+  virtual void* workspace(int64_t bytes) = 0;
 
   // A row-major copy of a tensor argument, which exists until the call ends.
   virtual TensorView copy_row_major(size_t argument) = 0;
@@ -50,6 +55,15 @@ struct Call {
   const std::string* verified = nullptr;  // for the check: the implementation that must be chosen
 };
 
+// The memory that a launch of `launch` needs while it runs; nullptr where it needs none.
+template <class Tensors>
+inline void* workspace_of(const PreparedLaunch& launch, const Call& call, Tensors& tensors) {
+  if (!launch.needs_workspace()) [[likely]]
+    return nullptr;
+  const int64_t bytes = launch.workspace_bytes(call.args, call.device);
+  return bytes ? tensors.workspace(bytes) : nullptr;
+}
+
 // Serves a call as `choice` says. Returns the launch that served it; nullptr: the reference did.
 // Throws Launch if nothing can serve it, and Contract.
 PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tensors);
@@ -60,7 +74,8 @@ inline PreparedLaunch* serve(const Call& call, Tensors& tensors) {
   const Choice choice =
       call.only ? Choice{call.only} : call.chooser.choose(call.args, call.device.type);
   if (choice.launch && !call.checked) [[likely]] {
-    tensors.launch(*choice.launch, call.args, call.device, call.stream);
+    tensors.launch(*choice.launch, call.args, call.device, call.stream,
+                   workspace_of(*choice.launch, call, tensors));
     return choice.launch;
   }
   return serve(call, choice, static_cast<CallTensors&>(tensors));

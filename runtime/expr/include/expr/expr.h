@@ -57,6 +57,7 @@ struct Symbol {
   Type type;
   bool optional = false;
   bool written = false;  // an output, or an argument that the schema marks as mutated: Tensor(a!)
+  bool scratch = false;  // an implementation's own: its kernels read and write it as they like
 };
 
 // Result of an evaluation; Expr::type() tells which field holds it.

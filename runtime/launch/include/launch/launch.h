@@ -14,6 +14,11 @@
 
 namespace opaq {
 
+class ScratchRules;  // launch/scratch.h
+namespace standalone {
+class KeptZeros;  // standalone/kept_zeros.h
+}
+
 // Counters of one implementation; written with relaxed atomics, read by report().
 struct LaunchStats {
   int64_t calls = 0, skipped_empty = 0;
@@ -27,7 +32,7 @@ struct LaunchStats {
                                        // they are most; unknown when none tells
 };
 
-// What a launch would do, for tests, `explain` and reports.
+// What one step of a launch would do, for tests, `explain` and reports.
 struct LaunchPlan {
   std::string entry;
   int64_t grid[3] = {1, 1, 1}, block[3] = {1, 1, 1}, cluster[3] = {0, 0, 0};
@@ -66,8 +71,8 @@ struct CppField {
   bool may_have_fewer = false;  // of an int[]
 };
 
-// What a generated C++ wrapper needs to launch an implementation without this runtime: its code
-// compiled, its launch rule as C++.
+// What a generated C++ wrapper needs to launch one kernel or function without this runtime: its
+// code compiled, its launch rule as C++.
 struct CppLaunch {
   std::string entry, symbol;
   std::vector<std::shared_ptr<const Image>> images;  // device code: one for each arch asked for
@@ -76,6 +81,20 @@ struct CppLaunch {
   std::vector<CppText> grid, block, cluster;  // CUDA: three each; cluster empty when not used
   CppText shared;
   std::vector<CppArgument> args;
+};
+
+struct CppScratch {
+  std::string name, place;  // place: begins errors
+  std::vector<CppText> shape;
+  std::vector<bool> lists;  // of each item of the shape: whether it is a list of sizes
+  DType dtype = DType::Float32;
+  ScratchRule::Content content = ScratchRule::Content::Undefined;
+};
+
+struct CppImplementation {
+  std::vector<CppLaunch> steps;
+  // In the order of their memory: what is zeroed by each launch, what is left at zero, the rest.
+  std::vector<CppScratch> scratch;
   std::vector<std::string> reads;    // symbols that any expression of the implementation refers to
   std::vector<std::string> shaped;   // of those, tensors of which more than the address is read
   std::vector<std::string> strided;  // of those, tensors of which the strides are read
@@ -90,14 +109,20 @@ class PreparedLaunch {
                  std::vector<Symbol> symbols);
   ~PreparedLaunch();
 
+  // Bytes of memory on the device that a launch with these arguments uses while it runs: its
+  // scratch tensors. Throws Launch.
+  bool needs_workspace() const { return needs_workspace_; }
+  int64_t workspace_bytes(const Arg* args, Device device) const;
+
   // `args`: inputs then outputs, in schema order; already checked against requirements. `stream`:
-  // CUstream, ignored on CPU. Throws Compile, Launch, Driver, or Capture (a load is needed while
-  // `stream` is captured).
-  void launch(const Arg* args, Device device, void* stream);
+  // CUstream, ignored on CPU. `workspace`: of workspace_bytes(), aligned to kScratchAlignment or as
+  // torch aligns memory; it may be used again by whatever comes later on the stream. Throws
+  // Compile, Launch, Driver, or Capture (a load is needed while `stream` is captured).
+  void launch(const Arg* args, Device device, void* stream, void* workspace = nullptr);
 
   // The same, but false and nothing done where something must be compiled or loaded first: for
   // callers that hold a lock (Python's) they would rather release for that.
-  bool launch_if_loaded(const Arg* args, Device device, void* stream);
+  bool launch_if_loaded(const Arg* args, Device device, void* stream, void* workspace = nullptr);
 
   // For who calls a Python function: there is nothing here to launch.
   void count_call();
@@ -108,28 +133,34 @@ class PreparedLaunch {
   // Compiles and loads what `launch` with these arguments would need.
   void warmup(const Arg* args, Device device);
 
-  // Compiles for a named arch without a device: image only. Empty arch: this is host code.
-  std::shared_ptr<const Image> compile(const Arg* args, const std::string& arch);
+  // Compiles one step for a named arch without a device: image only. Empty arch: this is host code.
+  std::shared_ptr<const Image> compile(const Arg* args, const std::string& arch, size_t step = 0);
 
   // The implementation for the template arguments of `args`, which must not change from launch to
   // launch; device code for each arch ("sm_90a", "compute_90" for PTX). Throws as `compile` does,
   // and Compile for a parameter whose encoding only the loaded kernel tells.
-  CppLaunch cpp(const Arg* args, const std::vector<std::string>& archs);
+  CppImplementation cpp(const Arg* args, const std::vector<std::string>& archs);
 
-  LaunchPlan plan(const Arg* args) const;
-  LaunchStats stats() const;
-  std::string sources()
-      const;  // SourceDigest::digest of what has been compiled; "" when nothing has been
+  LaunchPlan plan(const Arg* args, size_t step = 0) const;
+  LaunchStats stats() const;  // of all steps together
+  // SourceDigest::digest of what has been compiled of a step; "" when nothing has been
+  std::string sources(size_t step = 0) const;
   const Implementation& implementation() const { return *implementation_; }
 
   struct State;
 
  private:
-  bool run(const Arg* args, Device device, void* stream, bool may_load);
+  bool run(const Arg* args, Device device, void* stream, void* workspace, bool may_load);
+  bool run_steps(const Arg* args, Device device, void* stream, void* workspace, bool may_load);
+  State& state(size_t step) const { return step == 0 ? *state_ : *later_[step - 1]; }
   std::string op_;
   std::shared_ptr<const Implementation> implementation_;
-  std::vector<Symbol> symbols_;
-  std::unique_ptr<State> state_;
+  std::vector<Symbol> symbols_;                   // of the op
+  bool needs_workspace_ = false, plain_ = false;  // plain: one step without scratch
+  std::unique_ptr<State> state_;                  // of the first step
+  std::vector<std::unique_ptr<State>> later_;     // of the others
+  std::unique_ptr<const ScratchRules> scratch_;
+  std::unique_ptr<standalone::KeptZeros> kept_;  // for scratch tensors that are left at zero
 };
 
 // Checks that a kernel's parameters can take the argument list; throws Compile, naming the

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -95,6 +96,20 @@ struct LaunchRule {
   bool programmatic = false;  // programmatic dependent launch
 };
 
+// A tensor that an implementation uses while it runs and nobody else sees. Row-major, on the device
+// of the launch.
+struct ScratchRule {
+  enum class Content : uint8_t {
+    Undefined,
+    Zeros,       // when the first kernel starts
+    LeftAtZero,  // as Zeros, and the kernels promise to leave it zero: it need not be zeroed again
+  };
+  std::string name;
+  std::vector<Expr> shape;  // Int and int[] items, over arguments and results
+  Expr dtype;
+  Content content = Content::Undefined;
+};
+
 class Kind;  // kinds/kind.h
 
 struct Implementation {
@@ -115,8 +130,24 @@ struct Implementation {
   // implementation reads its strides. False for outputs (their rules lay them out) and for Python
   // functions.
   std::vector<bool> needs_contiguous;
+  // After arguments and results, expressions of the launch rule may refer to these.
+  std::vector<ScratchRule> scratch;
+  // If it is more than one launch: each of them, in order, with its own code and launch rule. Then
+  // `launch` is empty, and of the code only the kind means anything.
+  std::vector<std::shared_ptr<const Implementation>> steps;
   // Of everything above, 64 hex digits; without headers, and with only the base name of `file`.
   std::string hash;
+
+  size_t step_count() const { return steps.empty() ? 1 : steps.size(); }
+  const Implementation& step(size_t i) const { return steps.empty() ? *this : *steps[i]; }
+  // `symbols`, those of the op, and the scratch tensors.
+  std::vector<Symbol> with_scratch(std::vector<Symbol> symbols) const;
+};
+
+// A scratch tensor as declared: shape and dtype as of an OutputText.
+struct ScratchText {
+  std::string name, like, shape, dtype;
+  bool zeros = false, once = false;  // once: left at zero
 };
 
 // An implementation as declared; every expression is text. make_implementation (kinds/kind.h)
@@ -133,6 +164,9 @@ struct ImplementationText {
   std::vector<std::string> requires_;
   int priority = 0;
   bool cooperative = false, programmatic = false;
+  std::vector<ScratchText> scratch;
+  // What each launch has for itself: the launch rule, and code where it is not that of the whole.
+  std::vector<ImplementationText> steps;
 };
 
 }  // namespace opaq

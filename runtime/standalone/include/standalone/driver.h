@@ -31,6 +31,9 @@ struct DriverApi {
   decltype(&cuLaunchKernelEx) launch_kernel_ex;
   decltype(&cuStreamIsCapturing) stream_is_capturing;
   decltype(&cuThreadExchangeStreamCaptureMode) thread_exchange_capture_mode;
+  decltype(&cuMemsetD8Async) memset_d8_async;
+  decltype(&cuMemAlloc) mem_alloc;
+  decltype(&cuStreamGetId) stream_get_id;
 };
 
 constexpr int kMaxDevices = 128;
@@ -232,6 +235,17 @@ class RelaxedCapture {
   const DriverApi& api_;
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
+
+// ---- memory -------------------------------------------------------------------------------------
+
+// Zeroes memory in stream order. The device's context must be current.
+inline void zero_scratch(const DriverApi& api, const char* op, void* memory, int64_t bytes,
+                         CUstream stream) {
+  const CUresult result = api.memset_d8_async(reinterpret_cast<CUdeviceptr>(memory), 0,
+                                              static_cast<size_t>(bytes), stream);
+  if (result != CUDA_SUCCESS)
+    throw_driver_error(api, result, format_text("%s: zeroing its scratch memory", op));
+}
 
 // ---- images -------------------------------------------------------------------------------------
 

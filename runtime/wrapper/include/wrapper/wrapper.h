@@ -43,9 +43,11 @@ using AttachedFiles = std::vector<std::vector<AttachedFile>>;  // as CppNode::fi
 
 struct WrapperFunction {
   // The arguments and results that it takes, in order, each with its type in the schema. Beyond
-  // these it takes, on CUDA, the device's index, the stream and the folder of the code; and where
-  // calls are counted, the node's counters.
+  // these it takes, where an implementation has scratch tensors, a workspace for them (a tensor);
+  // on CUDA, the device's index, the stream and the folder of the code; and where calls are
+  // counted, the node's counters.
   std::vector<std::pair<std::string, std::string>> parameters;
+  bool workspace = false;
   std::string name;                  // "opaq_rms_norm_1a2b3c4d"; equal definitions have equal names
   std::vector<std::string> prelude;  // the parts of wrapper_prelude() that it needs, in order
   std::string definition;            // C++17

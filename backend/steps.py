@@ -1,0 +1,151 @@
+"""Parts of an implementation that is more than one launch: scratch tensors and steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import _runtime, rules, validate
+from .arguments import Argument, argument_list
+from .rules import Output
+from .validate import File, flag, refuse
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A scratch tensor that is zero when the first kernel starts; texts as in rules.Output."""
+
+    shape: str
+    dtype: str
+    once: bool
+
+
+def zeros(shape: object, *, dtype: object, once: bool = False) -> Zeros:
+    """For `scratch`: a tensor of zeros. shape, dtype: as for opaq.tensor.
+
+    once: the kernels leave it all zero whenever they end, as kernels do that count finished blocks
+    and reset the counter. Then it need not be zeroed before each launch. Memory that is left
+    otherwise makes later launches wrong. Raises opaq.DeclarationError.
+    """
+    where = "opaq.zeros(...)"
+    return Zeros(
+        rules.sizes_text(where, "shape", shape),
+        rules.dtype_text(where, dtype),
+        flag(where, "once", once),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One launch of several, as texts that the runtime parses."""
+
+    fields: Mapping[str, Any]
+
+
+def step(
+    *,
+    entry: str,
+    args: str | Sequence[str | Argument],
+    grid: object = "1",
+    block: object = "1",
+    cluster: object = "",
+    shared: object = "0",
+    cooperative: bool = False,
+    programmatic: bool = False,
+    source: str | File | None = None,
+    binary: bytes | File | None = None,
+    options: Sequence[str] = (),
+    include_dirs: Sequence[str] = (),
+) -> Step:
+    """One launch of an implementation that makes several, for `steps`. All parameters are as for
+    .cuda(...) and .cpu(...); args, grid and the like may also refer to the scratch tensors.
+
+    source, binary, options, include_dirs: if they are not those of the whole implementation. A step
+    whose grid is empty is left out. programmatic: it may start before the step in front of it, or
+    the kernel in front of the first step, has ended. Raises opaq.DeclarationError.
+    """
+    where = "opaq.step(...)"
+    fields = {
+        "entry": validate.text(where, "entry", entry),
+        "args": argument_list(where, args),
+        "grid": validate.expressions(where, "grid", grid),
+        "block": validate.expressions(where, "block", block),
+        "cluster": validate.expressions(where, "cluster", cluster),
+        "shared": validate.expressions(where, "shared", shared),
+        "cooperative": flag(where, "cooperative", cooperative),
+        "programmatic": flag(where, "programmatic", programmatic),
+        "options": validate.texts(where, "options", options),
+        "include_dirs": validate.folders(where, "include_dirs", include_dirs),
+    }
+    if source is not None or binary is not None:
+        code, path = rules.code(where, source, binary, ("source=", "binary="))
+        fields |= {
+            "code": code,
+            "file": path,
+            "kind": "binary" if binary is not None else "source",
+        }
+    return Step(fields)
+
+
+def scratch_texts(where: str, scratch: object) -> list[dict[str, Any]]:
+    """Scratch tensors as _runtime.implement takes them."""
+    if scratch is None:
+        return []
+    if not isinstance(scratch, Mapping) or not all(
+        isinstance(name, str) and isinstance(rule, (Output, Zeros))
+        for name, rule in scratch.items()
+    ):
+        refuse(
+            where,
+            "scratch",
+            scratch,
+            "a dict of opaq.tensor(...) or opaq.zeros(...) by name, such as {'partial': "
+            "opaq.tensor('64', dtype='float32')}",
+        )
+    return [
+        _scratch_text(f"{where}: scratch {name!r}", name, rule) for name, rule in scratch.items()
+    ]
+
+
+def _scratch_text(where: str, name: str, rule: Output | Zeros) -> dict[str, Any]:
+    if isinstance(rule, Zeros):
+        return {
+            "name": name,
+            "shape": rule.shape,
+            "dtype": rule.dtype,
+            "zeros": True,
+            "once": rule.once,
+        }
+    for field in ("strides", "device", "partial"):
+        if value := getattr(rule, field):
+            refuse(
+                where,
+                field,
+                value,
+                "none: scratch is row-major, on the launch's device, and may be left unwritten",
+            )
+    return {"name": name, "like": rule.like, "shape": rule.shape, "dtype": rule.dtype}
+
+
+def step_texts(where: str, steps: object) -> list[Mapping[str, Any]]:
+    """Steps as _runtime.implement takes them."""
+    if not isinstance(steps, (list, tuple)) or not all(isinstance(item, Step) for item in steps):
+        refuse(where, "steps", steps, "a list of opaq.step(...)")
+    return [item.fields for item in steps]
+
+
+def code(
+    where: str, source: object, binary: object, steps: Sequence[Mapping[str, Any]]
+) -> tuple[str | bytes, str, str]:
+    """(code, path of its file, kind) of an implementation; no code if each step has its own."""
+    if source is None and binary is None and steps:
+        for index, fields in enumerate(steps):
+            if "code" not in fields:
+                raise _runtime.DeclarationError(
+                    f"{where}: step {index + 1} has no code; give it source=, or give source= to "
+                    "the implementation"
+                )
+        return "", "", steps[0]["kind"]
+    given, path = rules.code(where, source, binary)
+    return given, path, "binary" if binary is not None else "source"
