@@ -1,0 +1,149 @@
+"""Scratch memory and several launches on a GPU: streams, CUDA graphs, both wrappers, packages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch._inductor.utils import run_and_get_code
+
+import opaq
+
+# The mean of x * x: a sum for each block, then the sum of these. `ticket` counts finished blocks,
+# `check` counts launches that found it other than zero.
+SOURCE = """
+__device__ float block_sum(float value) {
+  __shared__ float sums[256];
+  sums[threadIdx.x] = value;
+  __syncthreads();
+  for (int half = 128; half > 0; half /= 2) {
+    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    __syncthreads();
+  }
+  return sums[0];
+}
+__global__ void partial_sums(const float* x, float* partial, int* ticket, long n) {
+  const long i = blockIdx.x * 256L + threadIdx.x;
+  const float value = i < n ? x[i] : 0;
+  const float sum = block_sum(value * value);
+  if (threadIdx.x != 0) return;
+  partial[blockIdx.x] = sum;
+  atomicAdd(ticket, 1);
+}
+__global__ void finish(const float* partial, float* mean, int* ticket, const int* zeros, int parts,
+                       long n) {
+  float sum = 0;
+  for (int p = threadIdx.x; p < parts; p += 256) sum += partial[p];
+  sum = block_sum(sum);
+  if (threadIdx.x != 0) return;
+  *mean = *ticket == parts && *zeros == 0 ? sum / n : __int_as_float(0x7fc00000);
+  *ticket = 0;
+}"""
+
+
+@pytest.fixture(params=[False, True], ids=["zeros", "once"])
+def op(request: pytest.FixtureRequest, unique: str) -> opaq.Op:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor mean)", outputs=opaq.tensor([], dtype="float32"))
+    return op.cuda(
+        source=SOURCE,
+        scratch={
+            "partial": opaq.tensor("ceil_div(x.numel(), 256)", dtype="float32"),
+            "ticket": opaq.zeros(1, dtype="int32", once=request.param),
+            "zeros": opaq.zeros("x.numel()", dtype="int32"),
+        },
+        steps=[
+            opaq.step(
+                entry="partial_sums",
+                grid="partial.size(0)",
+                block=256,
+                args="x, partial, ticket, x.numel()",
+            ),
+            opaq.step(
+                entry="finish",
+                block=256,
+                args="partial, mean, ticket, zeros, partial.size(0), x.numel()",
+            ),
+        ],
+    )
+
+
+def check(result: torch.Tensor, x: torch.Tensor) -> None:
+    torch.testing.assert_close(result, x.square().mean())
+
+
+def test_eager_and_dispatcher(op: opaq.Op) -> None:
+    for size in (5000, 300, 100_000, 1, 5000):
+        x = torch.randn(size, device="cuda")
+        check(op(x), x)
+        check(op.overload(x), x)
+
+
+@pytest.mark.parametrize("options", [{}, {"cpp_wrapper": True}, {"triton.cudagraphs": True}])
+def test_compiled(op: opaq.Op, options: dict[str, Any]) -> None:
+    compiled = torch.compile(
+        lambda x: op(x * 2) + op(x), fullgraph=True, dynamic=False, options=options
+    )
+    for _ in range(4):
+        x = torch.randn(5000, device="cuda")
+        torch.testing.assert_close(compiled(x), 5 * x.square().mean())
+
+
+def test_dynamic_sizes_are_planned(op: opaq.Op) -> None:
+    compiled = torch.compile(lambda x: op(x), fullgraph=True, dynamic=True)
+    x = torch.randn(70_000, device="cuda")
+    result, (code,) = run_and_get_code(compiled, x)
+    check(result, x)
+    assert "workspace=True" in code
+    check(compiled(x[:999]), x[:999])
+
+
+def test_many_streams_at_once(op: opaq.Op) -> None:
+    streams = [torch.cuda.Stream() for _ in range(8)]
+    xs = [torch.randn(200_000 + i, device="cuda") for i in range(8)]
+    op(xs[0])
+    torch.cuda.synchronize()
+    results: list[list[torch.Tensor]] = [[] for _ in streams]
+    for _ in range(50):
+        for stream, x, found in zip(streams, xs, results):
+            with torch.cuda.stream(stream):
+                found.append(op(x))
+    torch.cuda.synchronize()
+    for x, found in zip(xs, results):
+        for result in found:
+            check(result, x)
+
+
+def test_a_captured_graph_replayed_beside_eager_calls(op: opaq.Op) -> None:
+    x = torch.randn(300_000, device="cuda")
+    op(x)  # loads it
+    torch.cuda.synchronize()
+    graphs, results = [], []
+    for _ in range(2):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = op(x)
+        graphs.append(graph)
+        results.append(result)
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    eager = []
+    for _ in range(50):
+        for graph, stream in zip(graphs, streams):
+            with torch.cuda.stream(stream):
+                graph.replay()
+        eager.append(op(x))
+    torch.cuda.synchronize()
+    for result in (*results, *eager):
+        check(result, x)
+
+
+def test_package(op: opaq.Op, tmp_path: Any) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return op(x * 2)
+
+    x = torch.randn(5000, device="cuda")
+    program = torch.export.export(Model(), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    model = torch._inductor.aoti_load_package(opaq.package(program, tmp_path / "model.pt2"))
+    for size in (5000, 5000, 70):
+        torch.testing.assert_close(model(x[:size]), 4 * x[:size].square().mean())
