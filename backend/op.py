@@ -203,8 +203,8 @@ class Op(_Callable):
         binary: bytes | File | None = None,
         entry: str = "",
         args: str | Sequence[str | Argument] = "",
-        grid: object = "1",
-        block: object = "1",
+        grid: object = rules.NOT_GIVEN,
+        block: object = rules.NOT_GIVEN,
         cluster: object = "",
         shared: object = "0",
         scratch: Mapping[str, Output | Zeros] | None = None,
@@ -228,7 +228,8 @@ class Op(_Callable):
         args: the kernel's argument list, expressions over arguments and results; of a tensor, its
             address is passed. Checked against the kernel's signature when it is compiled. A list
             may hold opaq.cast(...) and opaq.struct(...) too.
-        grid, block, cluster: up to three expressions each.
+        grid, block, cluster: up to three expressions each. A grid or block that is not given is 1,
+            with a warning: a kernel is rarely meant to run as one block, or as one thread.
         shared: bytes of dynamic shared memory.
         scratch: memory that the implementation needs while it runs, by name: opaq.tensor(...) for
             uninitialised memory, opaq.zeros(...) for zeros. `args`, grid, block, cluster and shared
@@ -264,8 +265,8 @@ class Op(_Callable):
             file=path,
             scratch=steps_.scratch_texts(where, scratch),
             steps=step_fields,
-            grid=validate.expressions(where, "grid", grid),
-            block=validate.expressions(where, "block", block),
+            grid=rules.launch_size(where, "grid", grid, steps),
+            block=rules.launch_size(where, "block", block, steps),
             cluster=validate.expressions(where, "cluster", cluster),
             shared=validate.expressions(where, "shared", shared),
             options=validate.texts(where, "options", options),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +148,29 @@ def code(
             f"{where}: {given} is not UTF-8 text: byte {error.start}; give a compiled kernel as "
             "binary=, and save source as UTF-8"
         ) from error
+
+
+class _NotGiven:
+    def __repr__(self) -> str:
+        return "1"
+
+
+NOT_GIVEN = _NotGiven()  # the default of a grid and of a block
+_FORGOTTEN = {
+    "grid": 'one block is launched; say how many, as in grid="ceil_div(x.numel(), 256)", or grid=1',
+    "block": "a block has one thread; say how many, as in block=256, or block=1",
+}
+
+
+def launch_size(where: str, parameter: str, value: object, steps: object) -> str:
+    """The grid or the block of a kernel; one, with a warning, where it was not given. Each of the
+    steps has its own."""
+    if not isinstance(value, _NotGiven):
+        return expressions(where, parameter, value)
+    if not steps:
+        told = f"{where}: {parameter} is not given: {_FORGOTTEN[parameter]}"
+        warnings.warn(told, stacklevel=3)
+    return "1"
 
 
 def _name(where: str, parameter: str, value: object) -> None:

@@ -60,8 +60,24 @@ bool is_call(std::string_view item, std::string_view name) {
 
 bool is_list(std::string_view item) { return item.starts_with('[') && item.ends_with(']'); }
 
+// What is not supported, by its name, and what to do instead.
+struct Missing {
+  std::string_view name, instead;
+};
+constexpr Missing kMissing[] = {
+    {"philox",
+     "the state of PyTorch's random generator cannot be passed to kernels; give the op an argument "
+     "`Tensor seed` and call it with torch.randint(0, 2**62, (1,), device=x.device), which CUDA "
+     "graphs and compiled graphs advance too (tests/examples/random_numbers.py)"},
+    {"tensor_map",
+     "tensor maps (CUtensorMap) cannot be passed to kernels yet; encode the map in a launcher of a "
+     "shared library, which .library(...) calls with the stream"},
+};
+
 bool is_plain(std::string_view item) {
-  return !is_call(item, "cast") && !is_call(item, "struct") && !is_list(item);
+  const auto missing = [&](const Missing& each) { return is_call(item, each.name); };
+  return !is_call(item, "cast") && !is_call(item, "struct") && !is_list(item) &&
+         std::none_of(std::begin(kMissing), std::end(kMissing), missing);
 }
 
 // What is in the parentheses of a call.
@@ -85,6 +101,9 @@ class Parser {
 
   Argument argument(std::string_view item, std::initializer_list<Type> accepted, int depth = 0) {
     if (depth > kDeepest) fail(item, "structs and lists are nested too deeply");
+    for (const Missing& missing : kMissing) {
+      if (is_call(item, missing.name)) fail(item, std::string(missing.instead));
+    }
     if (is_call(item, "cast")) return cast(item);
     if (is_call(item, "struct")) return structure(item, depth);
     if (is_list(item)) return list(item, depth);

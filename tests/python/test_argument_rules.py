@@ -118,3 +118,83 @@ def test_written_tensors_and_results_give_no_warning() -> None:
         warnings.simplefilter("error")
         op(x, X)
     assert x[0] == 1
+
+
+# ---- a grid or a block that was forgotten --------------------------------------------------------
+
+KERNEL = "__global__ void k(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            {"block": 256},
+            [
+                (
+                    "OP: .cuda(...): grid is not given: one block is launched; say how many, as in "
+                    'grid="ceil_div(x.numel(), 256)", or grid=1'
+                )
+            ],
+        ),
+        (
+            {"grid": "x.numel()"},
+            [
+                (
+                    "OP: .cuda(...): block is not given: a block has one thread; say how many, "
+                    "as in "
+                    "block=256, or block=1"
+                )
+            ],
+        ),
+        ({"grid": 1, "block": 1}, []),
+    ],
+)
+def test_a_forgotten_grid_or_block_is_a_warning(given: dict[str, Any], told: list[str]) -> None:
+    op = declare()
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        op.cuda(source=KERNEL, entry="k", args="x, y", **given)
+    assert [str(warning.message).replace(op.name, "OP") for warning in shown] == told
+    assert all(warning.filename == __file__ for warning in shown)
+
+
+# ---- what is not supported -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (
+            "x, y, philox(4)",
+            (
+                "args of OP, implementation 'cuda': philox(4): the state of PyTorch's random "
+                "generator "
+                "cannot be passed to kernels; give the op an argument `Tensor seed` and call it "
+                "with "
+                "torch.randint(0, 2**62, (1,), device=x.device), which CUDA graphs and compiled "
+                "graphs "
+                "advance too (tests/examples/random_numbers.py)"
+            ),
+        ),
+        (
+            'struct(map=tensor_map(x, box=(64, 64), swizzle="128B"), y=y)',
+            (
+                "args of OP, implementation 'cuda': tensor_map(x, box=(64, 64), swizzle=\"128B\"): "
+                "tensor maps (CUtensorMap) cannot be passed to kernels yet; encode the map in a "
+                "launcher of a shared library, which .library(...) calls with the stream"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_passed_is_refused_by_name(args: str, message: str) -> None:
+    op = declare()
+    with pytest.raises(opaq.DeclarationError) as error:
+        op.cuda(source=KERNEL, entry="k", args=args, grid=1, block=1)
+    assert str(error.value).replace(op.name, "OP") == message
+
+
+def test_lists_of_tensors_are_refused_by_name() -> None:
+    with pytest.raises(opaq.DeclarationError) as error:
+        opaq.op("argument_rules::total(Tensor[] xs) -> (Tensor y)", outputs=opaq.like("xs"))
+    assert "Tensor[]" in str(error.value)
