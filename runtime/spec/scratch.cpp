@@ -115,7 +115,8 @@ std::vector<ScratchRule> parse_scratch(const OpSpec& op, const std::string& owne
 }  // namespace spec
 
 std::vector<Symbol> Implementation::with_scratch(std::vector<Symbol> symbols) const {
-  for (const ScratchRule& rule : scratch) symbols.push_back({rule.name, Type::Tensor, false, false, true});
+  for (const ScratchRule& rule : scratch)
+    symbols.push_back({rule.name, Type::Tensor, false, false, true});
   return symbols;
 }
 

@@ -394,3 +394,26 @@ def test_a_struct_that_no_launch_can_pass() -> None:
             "larger in a tensor"
         )
     )
+
+
+STEPS = """
+struct P { const float* x; double* sum; long n; };
+void add(P p) { *p.sum = 0; for (long i = 0; i < p.n; ++i) *p.sum += p.x[i]; }
+void divide(P p, float* y) { for (long i = 0; i < p.n; ++i) y[i] = p.x[i] / *p.sum; }
+"""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_structs_in_steps_hold_scratch_memory(form: str, tmp_path: Any) -> None:
+    op = declare()
+    params = opaq.struct("P", x="x", sum="total", n="x.numel()")
+    op.cpu(
+        source=STEPS,
+        scratch={"total": opaq.tensor("1", dtype="float64")},
+        steps=[
+            opaq.step(entry="add", args=[params]),
+            opaq.step(entry="divide", args=[params, "y"]),
+        ],
+    )
+    x = torch.rand(10)
+    torch.testing.assert_close(in_form(form, op, tmp_path, x)(x), x / x.sum())
