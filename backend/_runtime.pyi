@@ -238,9 +238,42 @@ def compile(
     # implementation, entry, bytes, seconds, from_cache, log, resources: Resources | None of its
     # first step; steps: the same of each
 
+class Occupancy(TypedDict):  # an estimate, for one SM
+    blocks: int  # that it holds at once
+    warps: int  # of these
+    most_warps: int  # that it could hold
+    limit: str  # "warps" | "blocks" | "registers" | "shared memory": why there are no more blocks
+
+class CheckedCode(TypedDict):
+    arch: str  # "" for host code and binaries
+    problem: str  # "": none was found
+    parameters: list[str]  # types of the kernel's parameters, as far as they are known
+    resources: Resources | None
+    occupancy: Occupancy | None
+    bytes: int
+    seconds: float
+    from_cache: bool
+    log: str
+
+class LaunchCheck(TypedDict):
+    why_not: str  # a requirement that the example does not meet: checked as if there were none
+    entry: str
+    problem: str  # of the launch rule
+    assumed: list[str]  # without an example: "x.dtype = float32"
+    unchecked: list[str]  # without an example: what depends on the arguments
+    launch: dict[str, Any] | None  # entry, grid, block, cluster, shared, empty
+    code: list[CheckedCode]
+
+def check_code(
+    op: str, implementation: str, args: Sequence[FakeArgument] | None, archs: Sequence[str]
+) -> list[LaunchCheck]:
+    """Compiles the steps of an implementation that is not a Python function for each arch, checks its signature,
+    and tells what it takes; None: no example is known. Problems of the user's code are texts."""
+
 class Sources(TypedDict):  # of an op's implementations: source text, headers, options, compilers
     digest: str
     unknown: str  # why the headers are not known before compiling; else ""
+    changed: bool  # whether an implementation will be compiled again
 
 def refresh_sources(
     op: str,

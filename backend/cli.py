@@ -1,5 +1,5 @@
-"""The command `opaq`: demo, doctor, inspect. Results go to stdout, progress and messages to stderr.
-A mistake of the user's is one line on stderr and exit status 2.
+"""The command `opaq`: check, demo, doctor, inspect, new. Results go to stdout, progress and
+messages to stderr. A mistake of the user's is one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from .terminal import plain
 
 WRONG_USE = 2
 DAMAGED = 1  # the package can be read, but files in it are damaged
+PROBLEMS = 1  # `opaq check` found some
 INTERRUPTED = 130  # as shells report Ctrl-C
 
 # torch's exceptions about this machine, by name: importing their classes would load Inductor.
@@ -40,9 +41,13 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
-        status = {"demo": _demo, "doctor": _doctor, "inspect": _inspect}[arguments.command](
-            arguments
-        )
+        status = {
+            "check": _check,
+            "demo": _demo,
+            "doctor": _doctor,
+            "inspect": _inspect,
+            "new": _new,
+        }[arguments.command](arguments)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, so that a closed pipe is handled below
         return status
@@ -106,6 +111,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
 
+    check = commands.add_parser(
+        "check",
+        help="compile every implementation of the ops in a file, check argument lists, and tell "
+        "registers, shared memory, spills and occupancy, without a GPU; exit status 1 if there "
+        "are problems",
+    )
+    check.add_argument(
+        "target",
+        metavar="FILE_OR_MODULE[:OP]",
+        help="a Python file or module that declares ops; and the name of one",
+    )
+    check.add_argument(
+        "--arch",
+        action="append",
+        default=[],
+        metavar="ARCH[,ARCH]",
+        help="what CUDA source is compiled for, such as sm_80,sm_90a; default: this GPU's",
+    )
+    check.add_argument(
+        "--example",
+        action="append",
+        default=[],
+        metavar="ARGUMENTS",
+        help="arguments of a call, such as 'bfloat16[8, 4096], bfloat16[4096], eps=1e-6'; beside "
+        "those that the file gives with Op.example",
+    )
+    check.add_argument("--json", action="store_true")
+
     demo = commands.add_parser(
         "demo",
         help="train a small language model whose kernels are opaque ops, and check it against "
@@ -132,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("model", help="a package that AOTInductor wrote")
     inspect.add_argument("--json", action="store_true")
+
+    new = commands.add_parser(
+        "new", help="print a declaration, to be completed, for each kernel in a CUDA C++ file"
+    )
+    new.add_argument("file", help="CUDA C++ source")
+    new.add_argument("--namespace", default="mylib", help="of the ops; default: mylib")
     return parser
 
 
@@ -169,6 +208,35 @@ def _inspect(arguments: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     print(json.dumps(found, indent=2) if arguments.json else app.as_text(found))
     return 0 if app.whole(found) else DAMAGED
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from . import check_command as app
+
+    archs = [arch.strip() for item in arguments.arch for arch in item.split(",")]
+    try:
+        found = app.run(arguments.target, archs, arguments.example, _tell)
+    except app.WrongTarget as error:
+        raise UserError(str(error)) from error
+    if arguments.json:
+        print(json.dumps({key: found[key] for key in found if key != "reports"}, indent=2))
+    else:
+        print("\n".join(map(plain, app.as_text(found).splitlines())))
+    return 0 if found["ok"] else PROBLEMS
+
+
+def _tell(line: str) -> None:
+    print(f"checking {plain(line)}", file=sys.stderr, flush=True)
+
+
+def _new(arguments: argparse.Namespace) -> int:
+    from . import skeleton as app
+
+    try:
+        print(app.declarations(arguments.file, arguments.namespace), end="")
+    except app.NoKernels as error:
+        raise UserError(str(error)) from error
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import inspect
 import os
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
 
 import torch
 
-from . import _runtime, autograd, lowering, rules, validate
+from . import _runtime, autograd, code_check, lowering, rules, validate
 from . import steps as steps_
 from .arguments import Argument, argument_list
+from .example_arguments import example_argument, fake_argument
 from .fake import make_fake
 from .lowering.compat import pytorch
-from .lowering.devices import device_name
 from .python_function import define as define_python
 from .reference import define_reference
 from .rules import Output
+from .signature import signature_of
 from .steps import Step, Zeros
 from .validate import File
 
@@ -61,7 +61,7 @@ def op(
         tensor is better declared as an argument, `Tensor(a!) state`.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
-        declaration.
+        declaration. Not needed for an implementation that never compiled, nor for an edited file.
 
     Repeating a declaration returns the same operator. Raises opaq.DeclarationError, which says what
     was given, what is accepted, and the nearest valid name.
@@ -185,6 +185,7 @@ class Op(_Callable):
         self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
         self._fake = make_fake(_runtime.describe(self.name))
+        self.examples: list[list[_runtime.FakeArgument]] = []
         self._describe()
 
     def _set_effects(self, effects: str | None) -> None:
@@ -434,8 +435,15 @@ class Op(_Callable):
             "requires": validate.conditions(where, "requires", requires),
             "priority": validate.number(where, "priority", priority),
         }
+        before = self.info["hash"]
         _runtime.implement(self.name, implementation, False)
-        self._changed()
+        self._describe()
+        if (
+            self.info["hash"] != before
+            or implementation["kind"] == "python"  # the function may be another
+            or _runtime.refresh_sources(self.name)["changed"]  # a header was edited
+        ):
+            self._forget_graphs()
         return self
 
     def reference(self, function: _Function) -> _Function:
@@ -551,15 +559,51 @@ class Op(_Callable):
         """
         return _runtime.plan(self.name, [fake_argument(value) for value in args])["reasons"]
 
+    def example(self, *args: Any) -> Op:
+        """Adds an example of a call, for `check` and the command `opaq check`. Returns the op.
+
+        args: all required arguments, in the order of the schema. Of tensors (meta tensors, say),
+        dtype, sizes and strides are kept, and they stand for tensors on any device.
+        Raises opaq.LaunchError if the op takes no such arguments.
+        """
+        example = [example_argument(value) for value in args]
+        _runtime.plan(self.name, example)
+        self.examples.append(example)
+        return self
+
+    def check(self, *args: Any, arch: str | Sequence[str] = ()) -> code_check.CodeCheck:
+        """Checks every implementation without running anything; no GPU is needed. Source is
+        compiled, and argument lists are compared with signatures. The result has what the kernels
+        take (registers, shared memory, spills), an estimate of their occupancy, and the launch
+        sizes. A kernel that does not compile is a problem in it (`ok`, `problems`), no exception.
+
+        args: an example of a call: tensors on any device, meta tensors too, which stand for tensors
+            on each implementation's device. Without any, the op's examples (`example`) are used; if
+            there are none, what depends on the arguments is left out, and template arguments that
+            are dtypes are filled with one that fits.
+        arch: what CUDA source is compiled for, such as "sm_90a", or several in a list; by default
+            the current GPU's.
+
+        Raises opaq.DeclarationError for `arch`, opaq.LaunchError if the op takes no such arguments.
+        """
+        archs = code_check.archs_of(f"{self.name}: .check(...)", arch)
+        examples = [[example_argument(value) for value in args]] if args else self.examples
+        return code_check.check(self.name, examples, archs)
+
     def __repr__(self) -> str:
         return f"<opaq.op {self.info['schema']}>"
 
     @property
     def __signature__(self) -> inspect.Signature:
-        return inspect.Signature([_parameter(arg) for arg in self.info["args"]])
+        return signature_of(self.info["args"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _declared, (self.name,)  # copies are the op itself
+
+
+def declared_ops() -> list[Op]:
+    """All ops of this process, in the order of their first declaration."""
+    return list(_ops.values())
 
 
 def _declared(name: str) -> Op:
@@ -569,37 +613,3 @@ def _declared(name: str) -> Op:
             "module that declares it"
         )
     return _ops[name]
-
-
-def _parameter(arg: dict[str, Any]) -> inspect.Parameter:
-    kind = (
-        inspect.Parameter.KEYWORD_ONLY
-        if arg["keyword_only"]
-        else inspect.Parameter.POSITIONAL_OR_KEYWORD
-    )
-    default = inspect.Parameter.empty
-    if arg["default"] is not None:
-        try:
-            default = ast.literal_eval(arg["default"])
-        except (SyntaxError, ValueError):
-            default = getattr(torch, arg["default"], arg["default"])  # a dtype
-    return inspect.Parameter(
-        arg["name"], kind, default=default, annotation=arg["torch_type"] + "?" * arg["optional"]
-    )
-
-
-def fake_argument(value: Any) -> Any:
-    """A value as _runtime.plan and _runtime.compile take it: see `FakeArgument` in _runtime.pyi."""
-    if isinstance(value, torch.Tensor):
-        address = value.data_ptr() if value.device.type != "meta" and value.numel() else 0
-        on_cuda = value.device.type == "cuda"  # else planned as on the CPU, meta tensors too
-        device = device_name(value.device if on_cuda else torch.device("cpu"))
-        alignment = 4096 if address == 0 else address & -address
-        return (
-            str(value.dtype).removeprefix("torch."),
-            tuple(value.shape),
-            value.stride(),
-            device,
-            min(alignment, 4096),
-        )
-    return value

@@ -32,6 +32,8 @@ def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn
 # the user forgot opaq.file(...).
 _FILE_NAME = re.compile(r"[\w\-./\\ ~]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)")
 
+ARCH = re.compile(r"(sm|compute)_\d{2,3}[af]?")
+
 
 def text(where: str, parameter: str, value: Any) -> str:
     """A str, which must not be an opaq.file."""

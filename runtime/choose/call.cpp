@@ -58,8 +58,8 @@ struct CallConditions {
 };
 
 // Why an implementation cannot serve a call; "" if it can.
-std::string why_not(const Candidate& candidate, const std::vector<Symbol>& symbols,
-                    const CallConditions& call) {
+std::string reasons_against(const Candidate& candidate, const std::vector<Symbol>& symbols,
+                            const CallConditions& call) {
   const Implementation& implementation = *candidate.implementation;
   if (implementation.target != call.device)
     return "runs on " + std::string(device_type_name(implementation.target)) +
@@ -144,7 +144,8 @@ std::string Chooser::explain(const Arg* args, DeviceType device) {
   const Candidate* first = nullptr;
   for (const Candidate& candidate : list.candidates) {
     std::string line = candidate.implementation->name + ": ";
-    if (const std::string reason = why_not(candidate, list.symbols, call); !reason.empty()) {
+    if (const std::string reason = reasons_against(candidate, list.symbols, call);
+        !reason.empty()) {
       line += reason;
     } else if (!first) {
       first = &candidate;
@@ -155,6 +156,15 @@ std::string Chooser::explain(const Arg* args, DeviceType device) {
     lines.push_back(std::move(line));
   }
   return join(lines, "\n");
+}
+
+std::string Chooser::why_not(std::string_view implementation, const Arg* args, DeviceType device) {
+  const List& list = current();
+  for (const Candidate& candidate : list.candidates)
+    if (candidate.implementation->name == implementation)
+      return reasons_against(candidate, list.symbols, CallConditions{args, device});
+  fail(ErrorKind::Declaration,
+       op_.name() + " has no implementation `" + std::string(implementation) + "`");
 }
 
 void Chooser::refuse(const Arg* args, DeviceType device) {

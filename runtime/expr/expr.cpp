@@ -104,6 +104,16 @@ bool Expr::reads(int symbol) const {
   return false;
 }
 
+bool Expr::reads_beyond_dtype(int symbol) const {
+  using syntax::Code;
+  for (const syntax::Instruction& i : get(program_).code) {
+    if (reads_argument(i.code) && i.index == symbol && i.code != Code::DTypeOf &&
+        i.code != Code::ItemSize)
+      return true;
+  }
+  return false;
+}
+
 bool Expr::reads_strides(int symbol) const {
   using syntax::Code;
   for (const syntax::Instruction& i : get(program_).code) {

@@ -156,6 +156,12 @@ bool is_zero(const Expr& argument) {
   return argument.type() == Type::Int && argument.text() == "0";
 }
 
+bool is_known(const Expr& expr, const std::vector<Symbol>& symbols, const Arg* args) {
+  for (size_t i = 0; i < symbols.size(); ++i)
+    if (is_unknown(symbols[i], args[i]) && expr.reads(static_cast<int>(i))) return false;
+  return true;
+}
+
 std::string kernel_text(const Subject& subject, const Entry& entry) {
   return (subject.implementation->kind->kernel ? "kernel `" : "function `") + entry.name + "`";
 }
@@ -315,10 +321,10 @@ void check_value(const Subject& subject, const PlacedValue& value, const Arg* ar
   }
   if (!cast.empty()) return;
   const TensorView* tensor = nullptr;
-  if (symbol < 0)
-    tensor = argument.eval(args).tensor;
-  else if (args[symbol].kind == Arg::Kind::Tensor)
+  if (symbol >= 0 && args[symbol].kind == Arg::Kind::Tensor)
     tensor = &args[symbol].tensor;
+  else if (symbol < 0 && is_known(argument, subject.symbols, args))
+    tensor = argument.eval(args).tensor;
   if (tensor && !accepts(accepted_dtypes(type.pointee), tensor->dtype))
     fail_dtype(value, ErrorKind::Compile, tensor->dtype);
 }

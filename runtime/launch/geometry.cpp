@@ -35,4 +35,11 @@ bool GeometryRule::eval(const Arg* args, Geometry& out) const {
   return true;
 }
 
+void GeometryRule::eval_block(const Arg* args, Geometry& out) const {
+  standalone::set_block(
+      declared_, out,
+      standalone::Dim3{block_[0].value(args), block_[1].value(args), block_[2].value(args)});
+  standalone::set_shared(declared_, out, shared_.value(args));
+}
+
 }  // namespace opaq

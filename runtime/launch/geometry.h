@@ -43,6 +43,9 @@ class GeometryRule {
   // expression, its value and the limit.
   bool eval(const Arg* args, Geometry& out) const;
 
+  // Block and dynamic shared memory alone.
+  void eval_block(const Arg* args, Geometry& out) const;
+
   // The texts live as long as this does.
   const standalone::DeclaredLaunch& declared() const { return declared_; }
 

@@ -170,6 +170,18 @@ LaunchPlan PreparedLaunch::plan(const Arg* given, size_t step) const try {
   throw naming(error, op_);
 }
 
+bool PreparedLaunch::never_compiled() const {
+  for (size_t i = 0; i < implementation_->step_count(); ++i) {
+    const State& state = this->state(i);
+    if (state.has_failed.load(std::memory_order_relaxed) &&
+        !state.has_compiled.load(std::memory_order_relaxed))
+      return true;
+  }
+  return false;
+}
+
+void PreparedLaunch::note_failure() { state_->has_failed.store(true, std::memory_order_relaxed); }
+
 std::string PreparedLaunch::sources(size_t step) const { return state(step).sources(); }
 
 LaunchStats PreparedLaunch::stats() const {

@@ -203,10 +203,12 @@ std::vector<std::shared_ptr<const Image>> PreparedLaunch::State::images(
 std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& entry,
                                                           const std::string& arch,
                                                           const Arg* args) {
-  const std::shared_ptr<const Image> image =
-      images_.run({entry, arch}, [&] { return make_image(entry, arch); });
-  check_signature(subject, find_entry(subject, *image, entry), args);
-  return image;
+  return noting_success([&] {
+    const std::shared_ptr<const Image> image =
+        images_.run({entry, arch}, [&] { return make_image(entry, arch); });
+    check_signature(subject, find_entry(subject, *image, entry), args);
+    return image;
+  });
 }
 
 std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string& entry,
@@ -230,19 +232,23 @@ std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string
 }
 
 HostCode PreparedLaunch::State::host_code(const std::string& entry, const Arg* args) {
-  const Implementation& implementation = *subject.implementation;
-  HostCode code = implementation.kind->host_code(subject.op, implementation, entry);
-  note_compiled(entry, *code.function);
-  check_host_signature(entry, code.params, args);
-  return code;
+  return noting_success([&] {
+    const Implementation& implementation = *subject.implementation;
+    HostCode code = implementation.kind->host_code(subject.op, implementation, entry);
+    note_compiled(entry, *code.function);
+    check_host_signature(entry, code.params, args);
+    return code;
+  });
 }
 
 WrapperHostCode PreparedLaunch::State::wrapper_code(const std::string& entry, const Arg* args) {
-  const Implementation& implementation = *subject.implementation;
-  WrapperHostCode code = implementation.kind->wrapper_code(subject.op, implementation, entry);
-  if (code.function) note_compiled(entry, *code.function);
-  check_host_signature(entry, code.params, args);
-  return code;
+  return noting_success([&] {
+    const Implementation& implementation = *subject.implementation;
+    WrapperHostCode code = implementation.kind->wrapper_code(subject.op, implementation, entry);
+    if (code.function) note_compiled(entry, *code.function);
+    check_host_signature(entry, code.params, args);
+    return code;
+  });
 }
 
 void PreparedLaunch::State::note_compiled(const std::string& entry, const HostFunction& function) {

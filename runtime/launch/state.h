@@ -56,6 +56,8 @@ struct PreparedLaunch::State {
       disk_hits{0};
   std::string sources();    // digest of what has been compiled; "" when nothing has been
   std::string compilers();  // LaunchStats::compiler
+  // Whether an attempt to compile it has succeeded, its signature included; whether one has failed.
+  std::atomic<bool> has_compiled{false}, has_failed{false};
   std::atomic<int64_t> spill_bytes{-1};  // maximum over the images; -1 while unknown
 
  private:
@@ -72,6 +74,17 @@ struct PreparedLaunch::State {
   void load_device_code(Instance& instance, const Arg* args);
   void load_host_code(Instance& instance, const Arg* args);
   void count(double seconds, bool from_cache);
+  template <class Work>
+  auto noting_success(Work&& work) {
+    try {
+      auto result = work();
+      has_compiled.store(true, std::memory_order_relaxed);
+      return result;
+    } catch (const Error&) {
+      has_failed.store(true, std::memory_order_relaxed);
+      throw;
+    }
+  }
   void hold_sources(const std::string& entry, const std::string& digest);
   void note_compiled(const std::string& entry, const HostFunction& function);
   void check_host_signature(const std::string& entry, const std::vector<ParamType>& params,

@@ -41,4 +41,9 @@ inline int bare_symbol(const Expr& expr, const std::vector<Symbol>& symbols) {
   return -1;
 }
 
+// Whether the value is not known: a check without a device may leave out required arguments.
+inline bool is_unknown(const Symbol& symbol, const Arg& arg) {
+  return arg.kind == Arg::Kind::None && !symbol.optional;
+}
+
 }  // namespace opaq

@@ -37,7 +37,7 @@ class FakeArgs {
       if (!value)
         fail(ErrorKind::Launch, op.name() + ": argument `" + schema.args[i].name + "` is missing");
       args_.push_back(schema.args[i].type == Type::Tensor
-                          ? tensor(value.get())
+                          ? tensor(schema.args[i], value.get())
                           : read_scalar(op.name(), schema.args[i], value.get(), room_));
     }
     OutputShape shape;
@@ -50,8 +50,9 @@ class FakeArgs {
   Device device() const { return device_; }
 
  private:
-  Arg tensor(PyObject* value) {
-    if (value == Py_None) return {};
+  Arg tensor(const ArgSpec& arg, PyObject* value) {
+    if (value == Py_None && arg.optional) return {};
+    if (!PyTuple_Check(value) && !PyList_Check(value)) refuse_tensor(op_.name(), arg.name, value);
     const std::vector<Ref> fields = to_items(value, "a fake tensor");
     if (fields.size() != 5)
       fail(ErrorKind::Launch,

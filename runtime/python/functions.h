@@ -2,6 +2,7 @@
 #pragma once
 
 #include "compile/image.h"
+#include "launch/launch.h"
 #include "object.h"
 
 namespace opaq::python {
@@ -62,12 +63,16 @@ PyObject* device_arch(PyObject*, PyObject* index);
 
 // plan.cpp
 Ref resources(const std::optional<Resources>& found);  // None where they are unknown
+Ref plan_dict(const LaunchPlan& plan);
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* cubin_resources(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);
 PyObject* refresh_sources(PyObject*, PyObject* op);
+
+// check_code.cpp
+PyObject* check_code(PyObject*, PyObject* args);
 
 // status.cpp
 PyObject* implementation_stats(PyObject*, PyObject*);

@@ -41,6 +41,7 @@ PyMethodDef methods[] = {
     {"cubin_resources", cubin_resources, METH_VARARGS, nullptr},
     {"expression", expression, METH_VARARGS, nullptr},
     {"compile", compile, METH_VARARGS, nullptr},
+    {"check_code", check_code, METH_VARARGS, nullptr},
     {"cpp_node", cpp_node, METH_VARARGS, nullptr},
     {"cpp_code", cpp_code, METH_O, nullptr},
     {"cpp_function", cpp_function, METH_VARARGS, nullptr},

@@ -17,17 +17,6 @@ Ref dims(const int64_t (&values)[3]) {
   return list.take();
 }
 
-Dict plan_of(const LaunchPlan& p) {
-  Dict d;
-  d.set("entry", p.entry)
-      .put("grid", dims(p.grid))
-      .put("block", dims(p.block))
-      .put("cluster", dims(p.cluster))
-      .set("shared", p.shared)
-      .set("empty", p.empty);
-  return d;
-}
-
 void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& room, Device& device) {
   const Schema& schema = op.spec().schema;
   const std::vector<Ref> items = to_items(values, "args");
@@ -56,6 +45,17 @@ void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& roo
 }
 
 }  // namespace
+
+Ref plan_dict(const LaunchPlan& plan) {
+  Dict d;
+  d.set("entry", plan.entry)
+      .put("grid", dims(plan.grid))
+      .put("block", dims(plan.block))
+      .put("cluster", dims(plan.cluster))
+      .set("shared", plan.shared)
+      .set("empty", plan.empty);
+  return d.take();
+}
 
 Ref resources(const Resources& found) {
   Dict d;
@@ -105,7 +105,7 @@ PyObject* plan(PyObject*, PyObject* args) {
       d.set("workspace_bytes", choice.launch->workspace_bytes(fake.args(), fake.device()));
       List steps;
       for (size_t i = 0; i < launch->implementation().step_count(); ++i)
-        steps.add(plan_of(choice.launch->plan(fake.args(), i)).take());
+        steps.add(plan_dict(choice.launch->plan(fake.args(), i)));
       Ref all = steps.take();
       check(PyDict_Update(d.get(), PyList_GetItem(all.get(), 0)));
       d.put("steps", all);
@@ -208,12 +208,18 @@ PyObject* compile(PyObject*, PyObject* args) {
 PyObject* refresh_sources(PyObject*, PyObject* name) {
   return guarded([&]() -> PyObject* {
     Op& op = get_op(to_string(name, "op"));
+    const Implementations* before = &op.implementations();
     SourceDigest sources;
     {
       AllowThreads allow;
       sources = opaq::refresh_sources(op);
     }
-    return Dict().set("digest", sources.digest).set("unknown", sources.unknown).take().release();
+    return Dict()
+        .set("digest", sources.digest)
+        .set("unknown", sources.unknown)
+        .set("changed", before != &op.implementations())
+        .take()
+        .release();
   });
 }
 

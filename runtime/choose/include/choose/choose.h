@@ -99,6 +99,10 @@ class Chooser {
   // that fits is marked. For errors and report().
   std::string explain(const Arg* args, DeviceType device);
 
+  // Why this implementation cannot serve the call; "" if it can. Throws Declaration if there is
+  // none of this name.
+  std::string why_not(std::string_view implementation, const Arg* args, DeviceType device);
+
   // Throws Launch: no implementation fits, why each does not, and the arguments.
   [[noreturn]] void refuse(const Arg* args, DeviceType device);
 

@@ -117,6 +117,7 @@ class Expr {
 
   bool reads_strides(int symbol) const;  // stride(), is_contiguous() of that argument
   bool reads(int symbol) const;
+  bool reads_beyond_dtype(int symbol) const;  // more of that argument than a tensor's dtype
   // Whether it reads an address or alignment, of that argument or of any: known only at the launch.
   bool reads_data(std::optional<int> symbol = std::nullopt) const;
   bool is_constant() const;           // refers to no argument

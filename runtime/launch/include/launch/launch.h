@@ -10,6 +10,7 @@
 
 #include "compile/image.h"
 #include "expr/arg.h"
+#include "launch/occupancy.h"
 #include "spec/spec.h"
 
 namespace opaq {
@@ -38,6 +39,29 @@ struct LaunchPlan {
   int64_t grid[3] = {1, 1, 1}, block[3] = {1, 1, 1}, cluster[3] = {0, 0, 0};
   int64_t shared = 0;
   bool empty = false;  // a grid dimension is 0: nothing is launched
+};
+
+// What `check_code` found for one architecture; host code and binaries have one of these, with no
+// arch.
+struct CheckedCode {
+  std::string arch;
+  std::string problem;              // why it cannot be launched; "" where nothing was found
+  std::vector<std::string> params;  // types of the entry's parameters, as far as they are known
+  std::optional<Resources> resources;
+  std::optional<Occupancy> occupancy;
+  int64_t bytes = 0;  // of the image
+  double seconds = 0;
+  bool from_cache = false;
+  std::string log;  // the compiler's warnings
+};
+
+struct LaunchCheck {
+  std::string entry;                   // filled
+  std::string problem;                 // of the launch rule, whatever the architecture
+  std::vector<std::string> assumed;    // without arguments: "x.dtype = float32"
+  std::vector<std::string> unchecked;  // without arguments: what depends on them
+  std::optional<LaunchPlan> plan;
+  std::vector<CheckedCode> code;
 };
 
 // An expression as it was declared, as C++ (Expr::print_cpp), and Expr::place.
@@ -141,10 +165,19 @@ class PreparedLaunch {
   // and Compile for a parameter whose encoding only the loaded kernel tells.
   CppImplementation cpp(const Arg* args, const std::vector<std::string>& archs);
 
+  // Compiles a step for each arch, checks the signature and computes what a launch would take,
+  // without a device. A required argument, and a result, may be Arg::Kind::None: it is not known, and
+  // what depends on it is left out; where template arguments read a dtype, one that fits is assumed.
+  // Errors of the user's code become a `problem`. Not for Python functions.
+  LaunchCheck check_code(const Arg* given, const std::vector<std::string>& archs, size_t step = 0);
+
   LaunchPlan plan(const Arg* args, size_t step = 0) const;
   LaunchStats stats() const;  // of all steps together
   // SourceDigest::digest of what has been compiled of a step; "" when nothing has been
   std::string sources(size_t step = 0) const;
+  // Whether it was to be compiled, and never could be as a whole: no launch has used it.
+  bool never_compiled() const;
+  void note_failure();  // for who has seen elsewhere that it does not compile
   const Implementation& implementation() const { return *implementation_; }
 
   struct State;

@@ -1,0 +1,108 @@
+// Checks an implementation without a device, for an example of a call or for none.
+#include <string>
+
+#include "args.h"
+#include "choose/choose.h"
+#include "fake_args.h"
+#include "functions.h"
+#include "kinds/kind.h"
+
+namespace opaq::python {
+namespace {
+
+// The arguments of a call of which nothing is known: defaults, where there are any; None elsewhere.
+class NoArgs {
+ public:
+  explicit NoArgs(const Op& op) : room_(op.spec().schema.args.size()) {
+    for (const ArgSpec& arg : op.spec().schema.args) {
+      Arg& value = args_.emplace_back();
+      if (!arg.has_default || arg.type == Type::Tensor) continue;
+      defaults_.push_back(default_value(arg));
+      value = read_scalar(op.name(), arg, defaults_.back().get(), room_);
+    }
+    args_.resize(args_.size() + op.spec().schema.returns.size());
+  }
+  const Arg* args() const { return args_.data(); }
+
+ private:
+  Args room_;
+  std::vector<Ref> defaults_;
+  std::vector<Arg> args_;
+};
+
+Ref occupancy_dict(const std::optional<Occupancy>& found) {
+  if (!found) return none();
+  return Dict()
+      .set("blocks", found->blocks)
+      .set("warps", found->warps)
+      .set("most_warps", found->most_warps)
+      .set("limit", found->limit)
+      .take();
+}
+
+Ref code_dict(const CheckedCode& code) {
+  return Dict()
+      .set("arch", code.arch)
+      .set("problem", code.problem)
+      .set("parameters", code.params)
+      .put("resources", resources(code.resources))
+      .put("occupancy", occupancy_dict(code.occupancy))
+      .set("bytes", code.bytes)
+      .set("seconds", code.seconds)
+      .set("from_cache", code.from_cache)
+      .set("log", code.log)
+      .take();
+}
+
+}  // namespace
+
+PyObject* check_code(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "check_code");
+    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const std::string name = to_string(items.at(1).get(), "implementation");
+    const std::vector<std::string> archs = to_strings(items.at(3).get(), "archs");
+    std::optional<FakeArgs> fake;
+    std::optional<NoArgs> none_known;
+    if (items.at(2).get() == Py_None)
+      none_known.emplace(op);
+    else
+      fake.emplace(op, items.at(2).get());
+    const Arg* values = fake ? fake->args() : none_known->args();
+    PreparedLaunch* const found = chooser(op).find(name);
+    if (!found) fail(ErrorKind::Declaration, op.name() + " has no implementation `" + name + "`");
+    std::string why_not;
+    if (fake) why_not = chooser(op).why_not(name, values, found->implementation().target);
+    if (!why_not.empty()) values = none_known.emplace(op).args();
+    std::vector<LaunchCheck> steps;
+    {
+      AllowThreads allow;
+      // One of its own, so that launches keep their images and counters.
+      PreparedLaunch launch(
+          op.name(), std::make_shared<const Implementation>(found->implementation()),
+          op.spec().all_symbols());
+      for (size_t i = 0; i < found->implementation().step_count(); ++i)
+        steps.push_back(launch.check_code(values, archs, i));
+    }
+    List list;
+    for (const LaunchCheck& step : steps) {
+      List code;
+      for (const CheckedCode& each : step.code) {
+        if (!each.problem.empty()) found->note_failure();
+        code.add(code_dict(each));
+      }
+      list.add(Dict()
+                   .set("why_not", why_not)
+                   .set("entry", step.entry)
+                   .set("problem", step.problem)
+                   .set("assumed", step.assumed)
+                   .set("unchecked", step.unchecked)
+                   .put("launch", step.plan ? plan_dict(*step.plan) : none())
+                   .put("code", code.take())
+                   .take());
+    }
+    return list.take().release();
+  });
+}
+
+}  // namespace opaq::python
