@@ -3,6 +3,7 @@
 #include <string>
 
 #include "args.h"
+#include "choose/choose.h"
 #include "functions.h"
 #include "kinds/kind.h"
 #include "registry/registry.h"
@@ -205,7 +206,8 @@ PyObject* implement(PyObject*, PyObject* args) {
     Op& op = get_op(to_string(items.at(0).get(), "op"));
     Implementation made = make_implementation(op.spec(), implementation_text(items.at(1).get()));
     Ref hash = from(made.hash);
-    op.add(std::move(made), to_bool(items.at(2).get()));
+    const PreparedLaunch* before = chooser(op).find(made.name);
+    op.add(std::move(made), to_bool(items.at(2).get()) || (before && before->never_compiled()));
     return hash.release();
   });
 }

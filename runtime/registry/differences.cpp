@@ -88,7 +88,20 @@ void compare_launches(Lines& lines, const Implementation& before, const Implemen
           now.launch.programmatic ? "true" : "false");
 }
 
+// `now`, with the code of `before` where both have it from the same file.
+Implementation with_files_of(const Implementation& before, Implementation now) {
+  if (!now.file.empty() && now.file == before.file) now.code = before.code;
+  for (size_t i = 0; i < std::min(before.steps.size(), now.steps.size()); ++i)
+    now.steps[i] = std::make_shared<const Implementation>(
+        with_files_of(*before.steps[i], Implementation(*now.steps[i])));
+  return now;
+}
+
 }  // namespace
+
+bool is_edited_file(const Implementation& before, const Implementation& now) {
+  return differences(before, with_files_of(before, now)).empty();
+}
 
 std::string differences(const Implementation& before, const Implementation& now) {
   Lines lines;

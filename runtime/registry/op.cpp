@@ -25,7 +25,7 @@ void Op::add(Implementation implementation, bool replace) {
   } else {
     // Declared again, perhaps with the same code in another folder: the list keeps the first.
     if ((*same)->hash == added->hash) return;
-    if (!replace) {
+    if (!replace && !is_edited_file(**same, *added)) {
       fail(ErrorKind::Declaration,
            name_ + ": implementation '" + added->name +
                "' is already declared, and differs:" + differences(**same, *added) +

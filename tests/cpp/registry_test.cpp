@@ -162,6 +162,26 @@ TEST(Op, ADifferenceInCodeShowsSizesNotTheCode) {
   EXPECT_EQ(message.find("__global__"), std::string::npos) << message;
 }
 
+TEST(Op, AnEditedFileNeedsNoReplace) {
+  Op& op = declare(spec("registry::edited"));
+  Implementation before = implementation(op, "cuda"), now = implementation(op, "cuda");
+  before.file = now.file = "/kernels/k.cu";
+  now.code += " // edited";
+  now.hash = "edited";
+  op.add(before);
+  op.add(now);
+  EXPECT_EQ(op.implementations().at(0)->code, now.code);
+
+  Implementation elsewhere = before;  // the same name in another folder
+  elsewhere.file = "/other/k.cu";
+  EXPECT_NE(refusal([&] { op.add(elsewhere); }).find("file: '/kernels/k.cu' before"),
+            std::string::npos);
+  Implementation other_rule = before;
+  other_rule.priority = 3;
+  EXPECT_NE(refusal([&] { op.add(other_rule); }).find("priority: '0' before, '3' now"),
+            std::string::npos);
+}
+
 TEST(Op, HashSeesImplementationsAndExtensions) {
   Op op(spec("m::hash"));
   const std::string empty = op.hash();

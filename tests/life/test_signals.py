@@ -6,10 +6,13 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from programs import Places, compilers, finish, needs_nvrtc, places, run, start, wait_for  # noqa: F401
+from programs import PRELUDE, Places, compilers, finish, needs_nvrtc, places, run, start, wait_for  # noqa: F401
 
 INTERRUPT = """
 def interrupted_after(seconds, work):
@@ -67,6 +70,78 @@ print(compile_cuda(slow_cuda("g", 3))["entry"])
 """,
     )
     assert output.splitlines() == ["interrupted", "f"], output
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("archs", [["sm_90a"], ["sm_80", "sm_90a", "sm_100a"]])
+def test_ctrl_c_ends_a_check(places: Places, archs: list[str]) -> None:
+    output = run(
+        places,
+        INTERRUPT
+        + f"""
+op = slow_cuda("f", 22)
+interrupted_after(0.3, lambda: op.check(arch={archs}))
+assert ticks[0] > 5, "the GIL was held"
+print(slow_cuda("g", 3).check(arch="sm_90a").ok)
+""",
+    )
+    assert output.splitlines() == ["interrupted", "True"], output
+    assert places.left_behind() == []
+
+
+@needs_nvrtc
+@pytest.mark.parametrize("form", ["package", "C++ wrapper"])
+def test_ctrl_c_while_a_node_is_compiled_ahead(places: Places, form: str) -> None:
+    work = {
+        "package": "program = torch.export.export(Model(), (x,))\nwork = lambda: "
+        "opaq.package(program, path)",
+        "C++ wrapper": "work = lambda: torch.compile(Model(), options={'cpp_wrapper': True})(x)",
+    }[form]
+    output = run(
+        places,
+        INTERRUPT
+        + f"""
+op = slow("f", 16)
+class Model(torch.nn.Module):
+    def forward(self, x): return op(x)
+path = os.environ["TMPDIR"] + "/model.pt2"
+{work}
+def interrupt():
+    global sent
+    sent = time.monotonic()
+    os.kill(os.getpid(), signal.SIGINT)
+def cpp_node_with_interruption(*args):
+    threading.Timer(0.3, interrupt).start()
+    return cpp_node(*args)
+cpp_node, _runtime.cpp_node = _runtime.cpp_node, cpp_node_with_interruption
+try: work()
+except KeyboardInterrupt: print("interrupted", time.monotonic() - sent < 1)
+""",
+    )
+    assert output.splitlines()[-1] == "interrupted True", output
+
+
+@needs_nvrtc
+def test_ctrl_c_ends_the_command(places: Places, tmp_path: Path) -> None:
+    program = PRELUDE[PRELUDE.index("import torch, opaq") :] + "slow_cuda('f', 22)\n"
+    (tmp_path / "kernels.py").write_text(program)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "opaq", "check", "kernels.py", "--arch", "sm_80,sm_90a"],
+        cwd=tmp_path,
+        env=places.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stderr.readline() == "checking life::f: cuda for sm_80, sm_90a\n"
+    time.sleep(0.5)
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert time.monotonic() - start < 2
+    assert wait_for(lambda: not compilers(str(places.temporary))), "a compiler runs on"
 
 
 def test_ctrl_c_while_another_thread_compiles_for_this_one(places: Places) -> None:

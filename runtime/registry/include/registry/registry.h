@@ -25,8 +25,9 @@ class Op {
   const OpSpec& spec() const { return spec_; }       // never changes for a given Op
   const std::string& name() const { return name_; }  // "mylib::rms_norm"
 
-  // Adds an implementation. If there is one with the same name and hash, nothing happens; with the
-  // same name and another hash, it is an error (Declaration), or replaced if `replace`.
+  // Adds an implementation. If there is one with the same name and hash, nothing happens. One with
+  // the same name and another hash is replaced if `replace`, or if only the content of the file
+  // that it comes from has changed; else it is an error (Declaration).
   void add(Implementation implementation, bool replace = false);
 
   // For an implementation whose headers have changed: replaces it by a new object with the same
