@@ -253,6 +253,7 @@ class CheckedCode(TypedDict):
     bytes: int
     seconds: float
     from_cache: bool
+    compiler: str  # "NVRTC" or "nvcc"; "" for host code and binaries
     log: str
 
 class LaunchCheck(TypedDict):

@@ -29,7 +29,8 @@ class CheckedImplementation:
     unchecked: list[str] = field(default_factory=list)  # what an example is needed for
     launch: dict[str, Any] | None = None  # grid, block, cluster, shared, empty
     # For each architecture: arch, problem, parameters, resources, occupancy, bytes, seconds,
-    # from_cache, log; None where it is not known. Host code and binaries have one, with arch "".
+    # from_cache, compiler, log; None where it is not known. Host code and binaries have one item,
+    # with arch "".
     code: list[_runtime.CheckedCode] = field(default_factory=list)
 
     @property
@@ -223,6 +224,7 @@ def _launch_text(launch: dict[str, Any]) -> str:
 
 def _row(code: _runtime.CheckedCode) -> tuple[str, ...]:
     arch = code["arch"] or "as given"
+    by = " by nvcc" if code["compiler"] == "nvcc" else ""
     if code["problem"]:
         return (arch, "PROBLEM", "", "", "", "")
     used = code["resources"] or {}
@@ -232,7 +234,7 @@ def _row(code: _runtime.CheckedCode) -> tuple[str, ...]:
         return "unknown" if None in values else str(sum(values))
 
     return (
-        arch,
+        arch + by,
         told("registers"),
         told("shared"),
         told("stack"),

@@ -229,6 +229,7 @@ LaunchCheck PreparedLaunch::check_code(const Arg* given, const std::vector<std::
       code.bytes = static_cast<int64_t>(image->bytes.size());
       code.seconds = image->seconds;
       code.from_cache = image->from_cache;
+      code.compiler = image->compiler;
       code.log = image->log;
     });
     if (!code.problem.empty() || !code.resources || !block) return;

@@ -50,6 +50,7 @@ Ref code_dict(const CheckedCode& code) {
       .set("bytes", code.bytes)
       .set("seconds", code.seconds)
       .set("from_cache", code.from_cache)
+      .set("compiler", code.compiler)
       .set("log", code.log)
       .take();
 }

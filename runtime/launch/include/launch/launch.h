@@ -52,7 +52,8 @@ struct CheckedCode {
   int64_t bytes = 0;  // of the image
   double seconds = 0;
   bool from_cache = false;
-  std::string log;  // the compiler's warnings
+  std::string compiler;  // Image::compiler
+  std::string log;       // the compiler's warnings
 };
 
 struct LaunchCheck {
