@@ -268,8 +268,9 @@ class LaunchCheck(TypedDict):
 def check_code(
     op: str, implementation: str, args: Sequence[FakeArgument] | None, archs: Sequence[str]
 ) -> list[LaunchCheck]:
-    """Compiles the steps of an implementation that is not a Python function for each arch, checks its signature,
-    and tells what it takes; None: no example is known. Problems of the user's code are texts."""
+    """Compiles each step of an implementation (not of a Python function) for each arch, checks the
+    signature, and tells what it takes. args: None if there is no example. Problems of the user's
+    code are texts."""
 
 class Sources(TypedDict):  # of an op's implementations: source text, headers, options, compilers
     digest: str

@@ -16,7 +16,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class CheckedImplementation:
-    """One implementation, for one example or for none."""
+    """One implementation, or one step of it, for one example or for none."""
 
     name: str
     device: str
@@ -27,6 +27,7 @@ class CheckedImplementation:
     problem: str  # of the launch rule, for every architecture; "": none
     assumed: list[str] = field(default_factory=list)  # without an example: "x.dtype = float32"
     unchecked: list[str] = field(default_factory=list)  # what an example is needed for
+    step: int | None = None  # counted from 1; None: there is only one launch
     launch: dict[str, Any] | None = None  # grid, block, cluster, shared, empty
     # For each architecture: arch, problem, parameters, resources, occupancy, bytes, seconds,
     # from_cache, compiler, log; None where it is not known. Host code and binaries have one item,
@@ -119,7 +120,7 @@ def check(
         for item in info["implementations"]:
             for_archs = f" for {', '.join(archs)}" if item["kernel"] and archs else ""
             progress(f"{name}: {item['name']}{for_archs}")
-            found.append(_check(info, item, example, archs))
+            found += _check(info, item, example, archs)
             served[item["device"]] = served[item["device"]] or not found[-1].why_not
         if example is not None and not info["has_reference"]:
             no_fit += [
@@ -157,35 +158,41 @@ def _check(
     item: _runtime.ImplementationInfo,
     example: Sequence[_runtime.FakeArgument] | None,
     archs: Sequence[str],
-) -> CheckedImplementation:
+) -> list[CheckedImplementation]:
+    """Its steps."""
     text = None if example is None else example_arguments.as_text(example, info)
     facts = (item["name"], item["device"], item["kind"])
     if not item["native"]:
         note = f"{item['article']}: there is nothing to compile"
-        return CheckedImplementation(*facts, text, "", "", "", unchecked=[note])
+        return [CheckedImplementation(*facts, text, "", "", "", unchecked=[note])]
     arguments = None
     if example is not None:
         device = "cuda:0" if item["device"] == "cuda" else "cpu"
         arguments = example_arguments.on_device(example, info, device, item["needs_contiguous"])
-    found = _runtime.check_code(info["name"], item["name"], arguments, archs)
-    return CheckedImplementation(
-        *facts,
-        example=text,
-        why_not=found["why_not"],
-        entry=found["entry"],
-        problem=found["problem"],
-        assumed=found["assumed"],
-        unchecked=found["unchecked"],
-        launch=found["launch"],
-        code=found["code"],
-    )
+    steps = _runtime.check_code(info["name"], item["name"], arguments, archs)
+    return [
+        CheckedImplementation(
+            *facts,
+            example=text,
+            why_not=found["why_not"],
+            entry=found["entry"],
+            problem=found["problem"],
+            assumed=found["assumed"],
+            unchecked=found["unchecked"],
+            step=i + 1 if len(steps) > 1 else None,
+            launch=found["launch"],
+            code=found["code"],
+        )
+        for i, found in enumerate(steps)
+    ]
 
 
 # ---- as text -------------------------------------------------------------------------------------
 
 
 def _lines(item: CheckedImplementation) -> list[str]:
-    head = f"{item.name} ({item.device}): {item.entry}"
+    step = f", step {item.step}" if item.step else ""
+    head = f"{item.name} ({item.device}){step}: {item.entry}"
     parameters = next((code["parameters"] for code in item.code if code["parameters"]), None)
     lines = [head + (f"({', '.join(parameters)})" if parameters else "")]
     if item.example is not None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from . import _runtime, autograd, code_check, lowering, rules, validate
 from . import steps as steps_
 from .arguments import Argument, argument_list
+from .callable_base import CallableBase
 from .example_arguments import example_argument, fake_argument
 from .fake import make_fake
 from .lowering.compat import pytorch
@@ -107,43 +107,7 @@ def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
         )
 
 
-if TYPE_CHECKING:
-    # The type of one argument of an op. PyTorch also converts NumPy's numbers.
-    Argument = (
-        torch.Tensor
-        | SupportsFloat
-        | SupportsIndex
-        | str
-        | torch.dtype
-        | torch.device
-        | Sequence[SupportsIndex]
-        | None
-    )
-
-    class _Callable:
-        """The base of Op as type checkers see it. Results are Any: one tensor, a tuple of tensors
-        or None, as the schema says."""
-
-        func: Any
-        overload: Any
-
-        def __new__(cls, *args: Any) -> Any: ...
-        def __call__(self, *args: Argument, **kwargs: Argument) -> Any: ...
-
-elif hasattr(functools.partial, "__get__"):
-
-    class _Callable(_runtime.Unbound, functools.partial):
-        """From Python 3.14 on, a partial that is an attribute of a class becomes a method of it
-        (3.13 warns of this); Unbound prevents it.
-        """
-
-        __slots__ = ()
-
-else:
-    _Callable = functools.partial
-
-
-class Op(_Callable):
+class Op(CallableBase):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
     It derives from functools.partial, without bound arguments, for two reasons: a call enters the

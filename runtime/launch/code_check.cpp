@@ -14,9 +14,7 @@ namespace {
 class KnownArgs {
  public:
   KnownArgs(const Subject& subject, const std::vector<Expr>& requirements, const Arg* args)
-      : subject_(subject),
-        requirements_(requirements),
-        args_(args, args + subject.symbols.size()) {
+      : subject_(subject), requirements_(requirements), args_(args, args + subject.symbols.size()) {
     for (size_t i = 0; i < args_.size(); ++i)
       unknown_.push_back(is_unknown(subject.symbols[i], args_[i]));
   }

@@ -79,9 +79,9 @@ PyObject* check_code(PyObject*, PyObject* args) {
     {
       AllowThreads allow;
       // One of its own, so that launches keep their images and counters.
-      PreparedLaunch launch(
-          op.name(), std::make_shared<const Implementation>(found->implementation()),
-          op.spec().all_symbols());
+      PreparedLaunch launch(op.name(),
+                            std::make_shared<const Implementation>(found->implementation()),
+                            op.spec().all_symbols());
       for (size_t i = 0; i < found->implementation().step_count(); ++i)
         steps.push_back(launch.check_code(values, archs, i));
     }

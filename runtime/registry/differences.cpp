@@ -100,7 +100,8 @@ Implementation with_files_of(const Implementation& before, Implementation now) {
 }  // namespace
 
 bool is_edited_file(const Implementation& before, const Implementation& now) {
-  return differences(before, with_files_of(before, now)).empty();
+  return !differences(before, now).empty() &&
+         differences(before, with_files_of(before, now)).empty();
 }
 
 std::string differences(const Implementation& before, const Implementation& now) {

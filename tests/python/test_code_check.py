@@ -210,3 +210,35 @@ def test_examples_as_text(unique: str, text: str, expected: str) -> None:
     except ValueError as error:
         shown = str(error)
     assert shown.startswith(expected)
+
+
+STEPS = """
+__global__ void partial_sums(const float* x, float* partial, long n) { partial[blockIdx.x] = x[0]; }
+__global__ void finish(const float* partial, float* total, long n) { total[0] = partial[n - 1]; }
+"""
+
+
+def test_each_step_is_checked(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor total)", outputs=opaq.tensor([], dtype="float32"))
+    op.cuda(
+        source=STEPS,
+        scratch={"partial": opaq.tensor("ceil_div(x.numel(), 1024)", dtype="float32")},
+        steps=[
+            opaq.step(
+                entry="partial_sums",
+                grid="partial.size(0)",
+                block=1024,
+                args="x, partial, x.numel()",
+            ),
+            opaq.step(entry="finish", block=256, args="partial, total, partial.size(0)"),
+        ],
+    )
+    report = op.check(torch.empty(5000, device="meta"), arch="sm_90a")
+    first, second = report.implementations
+    assert report.ok and (first.step, second.step) == (1, 2)
+    assert first.launch["grid"] == [5, 1, 1] and second.launch["block"] == [256, 1, 1]
+    assert "cuda (cuda), step 2: finish(float const*, float*, long)" in repr(report)
+    report = op.check(arch="sm_90a")  # the sizes of the scratch tensor are not known either
+    assert report.ok
+    assert report.implementations[0].unchecked == ["launch sizes: `partial.size(0)`"]
+    assert [item.code[0]["bytes"] > 0 for item in report.implementations] == [True, True]

@@ -167,9 +167,9 @@ class PreparedLaunch {
   CppImplementation cpp(const Arg* args, const std::vector<std::string>& archs);
 
   // Compiles a step for each arch, checks the signature and computes what a launch would take,
-  // without a device. A required argument, and a result, may be Arg::Kind::None: it is not known, and
-  // what depends on it is left out; where template arguments read a dtype, one that fits is assumed.
-  // Errors of the user's code become a `problem`. Not for Python functions.
+  // without a device. A required argument, and a result, may be Arg::Kind::None: it is not known,
+  // and what depends on it is left out; where template arguments read a dtype, one that fits is
+  // assumed. Errors of the user's code become a `problem`. Not for Python functions.
   LaunchCheck check_code(const Arg* given, const std::vector<std::string>& archs, size_t step = 0);
 
   LaunchPlan plan(const Arg* args, size_t step = 0) const;
