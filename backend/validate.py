@@ -30,7 +30,9 @@ def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn
 
 # The name of a file in the place of code (which has other characters in it, such as parentheses):
 # the user forgot opaq.file(...).
-_FILE_NAME = re.compile(r"[\w\-./\\ ~]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)")
+_FILE_NAME = re.compile(r"[^\n;{}]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)", re.IGNORECASE)
+# A path of another name: code that defines a function has one of these characters.
+_NO_CODE = re.compile(r"[^\n(){};#]*\w[./]\w[^\n(){};#]*")
 
 ARCH = re.compile(r"(sm|compute)_\d{2,3}[af]?")
 
@@ -128,7 +130,11 @@ def source(where: str, value: Any) -> str | File:
     """Code as text, or the file that holds it."""
     if isinstance(value, File):
         return value
-    if _is_path(value) and (not isinstance(value, str) or _FILE_NAME.fullmatch(value.strip())):
+    if _is_path(value) and (
+        not isinstance(value, str)
+        or _FILE_NAME.fullmatch(value.strip())
+        or _NO_CODE.fullmatch(value.strip())
+    ):
         refuse(
             where,
             "source",

@@ -518,7 +518,16 @@ std::string host_advice(std::string_view log) {
       advice =
           "an entry takes pointers and numbers, and needs none of PyTorch's headers; " + advice;
     }
+    if (header == "omp.h")
+      advice = "it is OpenMP's, which comes with g++, and for clang++ with the package libomp-dev";
     lines.add("'" + header + "' was not found: " + advice);
+  }
+  // g++, clang++
+  if (log.find("target specific option mismatch") != std::string_view::npos ||
+      log.find("requires target feature") != std::string_view::npos) {
+    lines.add(
+        "vector instructions need their option, such as options=[\"-mavx2\", \"-mfma\"], or "
+        "options=[\"-march=native\"] for processors like this one alone");
   }
   return lines.take();
 }

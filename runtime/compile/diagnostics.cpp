@@ -50,6 +50,52 @@ std::string declared_name(const std::string& text, size_t at) {
   }
 }
 
+// Whether a declaration of a template goes on at `at`: "template <...> static" stands before it.
+bool is_template(std::string_view text, size_t at) {
+  text = text.substr(0, at);
+  for (bool skipped = true; skipped;) {
+    skipped = false;
+    while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back())))
+      text.remove_suffix(1);
+    for (std::string_view word : {"static", "inline", "constexpr", "extern"}) {
+      if (!text.ends_with(word)) continue;
+      text.remove_suffix(word.size());
+      skipped = true;
+    }
+  }
+  return text.ends_with('>');
+}
+
+// The functions called `name` that are declared after the whole word `word`.
+struct Declarations {
+  int count = 0;
+  bool templates = false;
+};
+Declarations declarations_of(std::string_view source, std::string_view word,
+                             const std::string& name) {
+  const std::string text = without_comments(source);
+  Declarations found;
+  for (size_t at = 0; (at = text.find(word, at)) != std::string::npos; at += word.size()) {
+    if (declared_name(text, at + word.size()) != name) continue;
+    ++found.count;
+    found.templates |= is_template(text, at);
+  }
+  return found;
+}
+
+// Why an entry whose name is right names no single function; "" where that is not known.
+std::string ambiguity(const std::string& entry, const Declarations& found,
+                      const std::string& file) {
+  if (found.templates && entry.find('<') == std::string::npos)
+    return "entry '" + entry + "' of " + file +
+           " is a template: give its arguments, as in entry=\"" + entry + "<{x.dtype}>\"";
+  if (found.count > 1 && !found.templates && entry.find('(') == std::string::npos)
+    return "entry '" + entry + "' names " + std::to_string(found.count) + " functions of " + file +
+           ": name one by its type, as in entry=\"(void (*)(const float*, float*, int))" + entry +
+           "\"";
+  return "";
+}
+
 std::vector<std::string> names_after(std::string_view source, std::string_view word) {
   const std::string text = without_comments(source);
   std::vector<std::string> names;
@@ -108,6 +154,9 @@ CudaFailure entry_failure(const std::string& file, const std::string& entry,
   if (std::find(kernels.begin(), kernels.end(), name) == kernels.end())
     return {message + list_kernels(kernels, file) + did_you_mean(name, kernels), true};
   // The name is right, so the error is in the rest of the entry.
+  if (const std::string why = ambiguity(entry, declarations_of(source, "__global__", name), file);
+      !why.empty())
+    return {why, false};
   return {message + compiler + " says \"" + reason + "\"; " + list_kernels(kernels, file) +
               "; write the entry as C++ would name one function: namespaces, and template "
               "arguments that fit the declaration" +
@@ -129,6 +178,20 @@ std::string without_notes(const std::string& block) {
     if (!in_note) out += line + '\n';
   }
   return out;
+}
+
+// The host compiler's first error where all are about the call of the entry; "" if any is not, or
+// if it is one that explains itself (opaq's static_assert).
+std::string complaint_about_call(const std::string& log) {
+  std::istringstream lines(log);
+  std::string first;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t at = line.find("error: ");
+    if (at == std::string::npos) continue;
+    if (!line.starts_with(kCallPlace) || line.find("opaq: ", at) != std::string::npos) return "";
+    if (first.empty()) first = line.substr(at + 7);
+  }
+  return first;
 }
 
 void remove_line_ends(std::string& text) {
@@ -227,16 +290,22 @@ std::string host_failure(const std::string& file, const std::string& compiler,
                          const std::string& log, std::string_view source,
                          const std::string& entry) {
   std::string message = compiler + " could not compile " + file + ":\n" + log;
-  while (message.ends_with('\n')) message.pop_back();
+  remove_line_ends(message);
+  const std::string reason = complaint_about_call(log);
+  if (reason.empty()) return message + host_advice(log);
+
   const auto functions = scan_host_functions(source);
   const std::string name = base_name(entry);
-  if (std::find(functions.begin(), functions.end(), name) != functions.end() ||
-      source.find(name) != std::string_view::npos)
-    return message + host_advice(log);
-  return "entry '" + entry + "' names no function of " + file + ": " +
-         (functions.empty() ? "no function returning void was found"
-                            : file + " has " + join(functions)) +
-         did_you_mean(name, functions) + "\n" + message + host_advice(log);
+  const std::string has =
+      functions.empty() ? "no function returning void was found" : file + " has " + join(functions);
+  const std::string head = "entry '" + entry + "' names no function of " + file + ": ";
+  if (std::find(functions.begin(), functions.end(), name) == functions.end())
+    return head + has + did_you_mean(name, functions);
+  const std::string why = ambiguity(entry, declarations_of(source, "void", name), file);
+  if (!why.empty()) return why;
+  return head + compiler + " says \"" + reason + "\"; " + has +
+         "; write the entry as C++ would name one function: namespaces, and template arguments "
+         "that fit the declaration";
 }
 
 }  // namespace opaq

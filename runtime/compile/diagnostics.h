@@ -37,8 +37,9 @@ std::string both_failures(const std::string& nvrtc, const std::string& nvcc);
 // "k.cu has the kernels a, b".
 std::string list_kernels(std::string_view source, const std::string& file);
 
-// "the host compiler could not compile k.cpp:\n<log>". If the entry is no function of the source,
-// with the functions in it.
+// "the host compiler could not compile k.cpp:\n<log>". If the only errors are about the entry,
+// which the line "opaq: call of <entry>" at the source's end calls: one line about it.
+constexpr std::string_view kCallPlace = "opaq: call of ";
 std::string host_failure(const std::string& file, const std::string& compiler,
                          const std::string& log, std::string_view source, const std::string& entry);
 

@@ -134,14 +134,17 @@ std::string processor_identity() {
   return identity;
 }
 
-// The text of our element types, where the source or the entry may use them.
-std::string_view types_for(const Job& job) {
-  const auto may_use = [](std::string_view text) {
+// What defines the types that stand for {x.dtype}: our own, where the source or the entry may use
+// them, and the standard library's complex numbers, where the entry does.
+std::string types_for(const Job& job) {
+  const auto uses_ours = [](std::string_view text) {
     return text.find("opaq::") != std::string_view::npos;
   };
-  return may_use(job.request.source) || may_use(job.request.entry)
-             ? public_header("opaq/host_types.h")
-             : std::string_view();
+  std::string types;
+  if (job.request.entry.find("std::complex") != std::string::npos) types += "#include <complex>\n";
+  if (uses_ours(job.request.source) || uses_ours(job.request.entry))
+    types += public_header("opaq/host_types.h");
+  return types;
 }
 
 SourceDigest digest_of(const Job& job, const IncludeClosure& closure) {
@@ -175,11 +178,10 @@ std::string key_of(const Job& job, const SourceDigest& sources) {
 
 std::string source_text(const Job& job) {
   const std::string& entry = job.request.entry;
-  const std::string types = types_for(job).empty()
-                                ? ""
-                                : "#line 1 \"opaq: element types\"\n" + std::string(types_for(job));
-  return types + "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source +
-         "\n\n#line 1 \"opaq: call of " + escaped(entry) + "\"" + std::string(kTrailer) +
+  std::string types = types_for(job);
+  if (!types.empty()) types = "#line 1 \"opaq: element types\"\n" + types;
+  return types + "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source + "\n\n#line 1 \"" +
+         std::string(kCallPlace) + escaped(entry) + "\"" + std::string(kTrailer) +
          "extern \"C\" __attribute__((visibility(\"default\"))) void opaq_invoke(void** arguments) "
          "{\n" +
          "  opaq_host::call(" + entry + ", arguments);\n}\n" +

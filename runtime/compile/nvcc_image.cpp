@@ -40,12 +40,19 @@ constexpr std::string_view kFormat = "opaq nvcc image 1";
 
 constexpr std::string_view kEntryName = "opaq_entry_", kSignatureName = "opaq_signature_";
 
-// Those of torch.utils.cpp_extension, for which files with torch's headers are written: c10::Half
-// has its own operators. A user's -U options come later.
-constexpr std::array<const char*, 6> kTorchOptions = {
-    "-D__CUDA_NO_HALF_OPERATORS__",       "-D__CUDA_NO_HALF_CONVERSIONS__",
-    "-D__CUDA_NO_BFLOAT16_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__",
-    "-DTORCH_API_INCLUDE_EXTENSION_H",    "-DTORCH_EXTENSION_NAME=opaq_source",
+// Those of torch.utils.cpp_extension, for which files with torch's headers are written.
+constexpr std::array<const char*, 2> kTorchOptions = {
+    "-DTORCH_API_INCLUDE_EXTENSION_H",
+    "-DTORCH_EXTENSION_NAME=opaq_source",
+};
+// Those as well: c10::Half has its own operators, with which CUDA's of __half are ambiguous.
+// Sources that use CUDA's are built with -U of each, and compiled here without them if they fail
+// with them.
+constexpr std::array<const char*, 4> kNoHalfOperators = {
+    "-D__CUDA_NO_HALF_OPERATORS__",
+    "-D__CUDA_NO_HALF_CONVERSIONS__",
+    "-D__CUDA_NO_BFLOAT16_CONVERSIONS__",
+    "-D__CUDA_NO_HALF2_OPERATORS__",
 };
 
 struct Job {
@@ -54,7 +61,8 @@ struct Job {
   IncludeSearch search;
   std::vector<std::string> include_dirs;  // CUDA's, and where they are needed torch's and Python's
   OptionFacts facts;
-  bool torch = false;  // it includes headers of torch, ATen, c10 or Python
+  bool torch = false;           // it includes headers of torch, ATen, c10 or Python
+  bool half_operators = false;  // CUDA's own, with torch's headers
   bool ptx = false, signatures = false;
 };
 
@@ -166,6 +174,8 @@ std::vector<std::string> command(const Job& job, const std::string& kind) {
   for (const char* option : {"--expt-relaxed-constexpr", "--expt-extended-lambda"})
     arguments.emplace_back(option);
   if (job.torch) arguments.insert(arguments.end(), kTorchOptions.begin(), kTorchOptions.end());
+  if (job.torch && !job.half_operators)
+    arguments.insert(arguments.end(), kNoHalfOperators.begin(), kNoHalfOperators.end());
   // nvcc takes no more than the program: of "ccache g++ -m64", g++.
   std::vector<std::string> cxx = cxx_command();
   while (!cxx.empty() && cxx.back().starts_with('-')) cxx.pop_back();
@@ -179,19 +189,18 @@ std::string without(std::string text, const std::string& unwanted) {
   return text;
 }
 
-constexpr std::string_view kHalfAdvice =
-    "\nsources with torch's headers are compiled without CUDA's own operators of __half, as "
-    "torch.utils.cpp_extension does; to have them: options=[\"-U__CUDA_NO_HALF_OPERATORS__\", "
-    "\"-U__CUDA_NO_HALF_CONVERSIONS__\", \"-U__CUDA_NO_HALF2_OPERATORS__\", "
-    "\"-U__CUDA_NO_BFLOAT16_CONVERSIONS__\"]";
+// The source is to be compiled again, with CUDA's operators of __half.
+struct NoHalfOperators {};
 
 bool lacks_half_operators(const std::string& log) {
   const auto says = [&](std::string_view text) { return log.find(text) != std::string::npos; };
-  return (says("error: no operator") || says("error: no suitable")) &&
-         (says("__half") || says("__nv_bfloat16"));
+  return (says("error: no operator") || says("error: no suitable") ||
+          says("error: no instance of")) &&
+         (says("half") || says("bfloat16"));
 }
 
-// Runs nvcc; what it prints. Throws Refused for a source that does not compile.
+// Runs nvcc; what it prints. Throws Refused for a source that does not compile, and
+// NoHalfOperators.
 std::string run_nvcc(const Job& job, const std::vector<std::string>& arguments,
                      const std::string& folder, const std::string& output) {
   const ProcessResult result = run_process(arguments, folder);
@@ -208,13 +217,13 @@ std::string run_nvcc(const Job& job, const std::vector<std::string>& arguments,
              "; it was given the options " + join(job.request.options) +
              ": leave out those that ask for another kind of output, such as -c or -o");
   }
+  if (job.torch && !job.half_operators && lacks_half_operators(log)) throw NoHalfOperators();
   const std::string told = read_ptxas(log).rest;
   const std::string entry = job.request.entries.empty() ? "" : job.request.entries[0];
   const std::string why =
       (told.empty() ? result.ending + ", and nothing was printed" : told) + lack_of_space(folder);
-  CudaFailure failure =
+  const CudaFailure failure =
       nvcc_failure(job.basename, job.request.arch, why, job.request.source, entry);
-  if (job.torch && lacks_half_operators(log)) failure.message += kHalfAdvice;
   throw Refused(failure.message, failure.no_kernel);
 }
 
@@ -248,7 +257,7 @@ std::vector<std::string> source_command(const Job& job, const std::string& folde
   return arguments;
 }
 
-Compiled compile(const Job& job, const IncludeClosure& closure) {
+Compiled compile_once(const Job& job, const IncludeClosure& closure) {
   const auto start = std::chrono::steady_clock::now();
   PrivateFolder folder;
   const auto path = [&](const char* name) { return folder.path() + "/" + name; };
@@ -290,6 +299,15 @@ Compiled compile(const Job& job, const IncludeClosure& closure) {
   std::vector<std::string> known = job.include_dirs;  // in the closure, as the user's files are
   known.push_back(folder.path());
   return {std::move(image), outside_files(file_text(path("dependencies")), closure.files, known)};
+}
+
+Compiled compile(Job job, const IncludeClosure& closure) {
+  try {
+    return compile_once(job, closure);
+  } catch (const NoHalfOperators&) {
+    job.half_operators = true;
+    return compile_once(job, closure);
+  }
 }
 
 }  // namespace

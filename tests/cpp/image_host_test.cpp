@@ -120,6 +120,41 @@ TEST(CompileHost, UnknownEntry) {
             "entry 'scael' names no function of toy.cpp: toy.cpp has scale; did you mean 'scale'?");
 }
 
+TEST(CompileHost, AnEntryThatNamesNoSingleFunctionIsAnsweredInOneLine) {
+  const auto error = [](const std::string& source, const std::string& entry) {
+    return message_of(ErrorKind::Compile, [&] { compile_host(request(source, entry)); });
+  };
+  const std::string scale = "template <class T>\nstatic inline void scale(T* y) {}";
+  EXPECT_EQ(error(scale, "scale"),
+            "entry 'scale' of toy.cpp is a template: give its arguments, as in "
+            "entry=\"scale<{x.dtype}>\"");
+  EXPECT_EQ(error("void k(float*) {}\nvoid k(double*) {}", "k"),
+            "entry 'k' names 2 functions of toy.cpp: name one by its type, as in "
+            "entry=\"(void (*)(const float*, float*, int))k\"");
+  EXPECT_EQ(compile_host(request("void k(float*) {}\nvoid k(double*) {}", "(void (*)(double*))k"))
+                ->params.at(0)
+                .pointee,
+            "double");
+  const std::string wrong = error(scale, "scale<float, 3>");
+  EXPECT_CONTAINS(wrong, "entry 'scale<float, 3>' names no function of toy.cpp: ");
+  EXPECT_CONTAINS(wrong, " says \"");
+  EXPECT_CONTAINS(wrong, "toy.cpp has scale; write the entry as C++ would name one function");
+  EXPECT_LACKS(wrong, "\n");
+  EXPECT_EQ(error("struct k {};", "k"),
+            "entry 'k' names no function of toy.cpp: no function returning void was found");
+  EXPECT_LACKS(error("void scale(float* y) {}", "scael"), "\n");
+}
+
+TEST(CompileHost, VectorInstructionsWithoutTheirOptionAreExplained) {
+#if defined(__x86_64__)
+  const std::string source =
+      "#include <immintrin.h>\n"
+      "void k(float* y) { _mm256_storeu_ps(y, _mm256_loadu_ps(y)); }";
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { compile_host(request(source, "k")); }),
+                  "vector instructions need their option, such as options=[\"-mavx2\"");
+#endif
+}
+
 TEST(CompileHost, ResultsAndReferencesAreRefused) {
   EXPECT_CONTAINS(message_of(ErrorKind::Compile,
                              [] { compile_host(request("int k(float* y) { return 1; }", "k")); }),

@@ -207,6 +207,22 @@ TEST_F(CompileCuda, EntryWithWrongTemplateArgumentsSaysWhatNvrtcSays) {
   EXPECT_CONTAINS(message, "template arguments that fit");
 }
 
+TEST_F(CompileCuda, TemplatesAndOverloadsAreAnsweredInOneLine) {
+  EXPECT_EQ(
+      message_of(
+          ErrorKind::Compile,
+          [&] { compile_cuda(request("template <class T> __global__ void k(T* y) {}", {"k"})); }),
+      "entry 'k' of toy.cu is a template: give its arguments, as in "
+      "entry=\"k<{x.dtype}>\"");
+  EXPECT_CONTAINS(
+      message_of(ErrorKind::Compile,
+                 [&] {
+                   compile_cuda(
+                       request("__global__ void k(int*) {}\n__global__ void k(float*) {}", {"k"}));
+                 }),
+      "entry 'k' names 2 functions of toy.cu: name one by its type");
+}
+
 TEST_F(CompileCuda, EntryOfASourceWithoutKernels) {
   const std::string message = message_of(
       ErrorKind::Compile, [&] { compile_cuda(request("__device__ void k() {}", {"q"})); });

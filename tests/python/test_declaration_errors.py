@@ -84,6 +84,8 @@ CUDA = {"source": KERNEL, "entry": "k", "args": "y"}
             ),
         ),
         ("source", "../kernels/norm.cpp", "write source=opaq.file('../kernels/norm.cpp')"),
+        ("source", "/my kernels (new)/norm.CU", "source=opaq.file('/my kernels (new)/norm.CU')"),
+        ("source", "kernels/norm.cu.in", "write source=opaq.file('kernels/norm.cu.in')"),
         ("source", pathlib.Path("norm.cu"), "write source=opaq.file('norm.cu')"),
         ("source", 7, "got 7 (int); expected a str"),
         ("source", None, "takes"),

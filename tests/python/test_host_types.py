@@ -134,6 +134,20 @@ def test_a_scalar_parameter_may_be_a_small_float() -> None:
         )
 
 
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_complex_numbers_need_no_include(dtype: torch.dtype, unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.cpu(
+        source="template <class T> void f(const T* x, T* out, long n) {\n"
+        "  for (long i = 0; i < n; ++i) out[i] = x[i] * x[i] + x[i];\n}",
+        entry="f<{x.dtype}>",
+        args="x, out, x.numel()",
+    )
+    x = torch.tensor([1 + 2j, -0.5j, 3.0], dtype=torch.complex128)
+    torch.testing.assert_close(op(x.to(dtype)).to(torch.complex128), x * x + x)
+
+
 def test_a_type_that_cpp_lacks_is_refused_by_name() -> None:
     op = opaq.op(f"{next(_names)}(Tensor x) -> Tensor", outputs=opaq.like("x"))
     op.cpu(source=LOOP, entry="k<{x.dtype}, {x.dtype}>", args="x, out, x.numel()")

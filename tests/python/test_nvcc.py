@@ -186,3 +186,23 @@ def test_structs_by_value_of_a_kernel_that_nvcc_compiles(unique: str) -> None:
     other.cuda(source=source, entry="k", args=["y", opaq.struct("Params", x="x", m="x.numel()")])
     with pytest.raises(opaq.CompileError, match="`Params`, which has no field `m`"):
         _runtime.compile(other.name, arguments, "sm_90a", "cuda")
+
+
+@needs_nvcc
+def test_with_torch_headers_either_set_of_operators_of_half_serves(unique: str) -> None:
+    """torch.utils.cpp_extension leaves CUDA's out; some projects undo that."""
+    source = """
+    #include <c10/util/Half.h>
+    #include <cuda_fp16.h>
+    template <class T> __global__ void scale(const T* x, T* y, long n, float factor) {
+      y[0] = x[0] > x[1] ? x[0] * x[0] : x[1];
+    }
+    """
+    cuda = declare(f"{unique}_a", source)
+    assert compile(cuda, dtype="float16")["compiler"] == "nvcc"
+    torch_types = opaq.op(f"{unique}_b(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    torch_types.cuda(
+        source=source, entry="scale<opaq::torch_type<{x.dtype}>>", args="x, y, x.numel(), 1.0"
+    )
+    arguments = [("float16", (64,), (1,), "cuda:0", 256)]
+    assert _runtime.compile(torch_types.name, arguments, "sm_90a", "cuda")["compiler"] == "nvcc"
