@@ -202,24 +202,19 @@ class Unbound: ...
 FakeArgument = tuple[str, Sequence[int], Sequence[int], str, int] | int | float | bool | str | None
 
 class Resources(TypedDict):
-    # Of a kernel, with the functions that it calls; in bytes, except `registers`.
-    registers: int  # per thread
-    shared: int  # per block, static
-    stack: int  # per thread; recursive functions need more
-    spill_stores: int  # per thread: registers that are kept in memory for lack of registers
-    spill_loads: int
-
-class CubinResources(TypedDict):
-    # As Resources; None where a cubin does not tell. Spills: 0 if there is no stack, else unknown.
-    registers: int | None
-    shared: int | None
-    stack: int | None
-    spill_stores: int | None
+    # Of a kernel, with the functions that it calls; in bytes, except `registers`; None: unknown.
+    registers: int | None  # per thread
+    shared: int | None  # per block, static
+    stack: int | None  # per thread; recursive functions need more
+    spill_stores: int | None  # per thread: registers that are kept in memory for lack of registers
     spill_loads: int | None
 
-def cubin_resources(content: bytes, symbol: bytes) -> CubinResources:
+def cubin_resources(content: bytes, symbol: bytes) -> Resources:
     """Of a kernel, by its symbol. All None for what is no whole 64-bit cubin: PTX, a fatbin, a
     damaged file."""
+
+def image_set(images: Sequence[tuple[str, str, bytes]]) -> bytes:
+    """One code of several images: (target, file or "", cubin or PTX)."""
 
 def expression(op: str, text: str, args: Sequence[FakeArgument]) -> dict[str, Any]:
     """Any expression over the op's arguments and results: its type, its text in Python and C++

@@ -165,7 +165,7 @@ class Op(CallableBase):
         self,
         *,
         source: str | File | None = None,
-        binary: bytes | File | None = None,
+        binary: bytes | File | Mapping[str, bytes | File] | None = None,
         entry: str = "",
         args: str | Sequence[str | Argument] = "",
         grid: object = rules.NOT_GIVEN,
@@ -187,7 +187,9 @@ class Op(CallableBase):
         compiled when it is first needed, which may raise opaq.CompileError.
 
         source: CUDA C++ text, or opaq.file(path); compiled for the current device.
-        binary: a cubin, fatbin or PTX instead, as bytes or opaq.file(path).
+        binary: a cubin, fatbin or PTX instead, as bytes or opaq.file(path); or several by target,
+            {"sm_80": ..., "sm_90a": ..., "compute_80": ...} (PTX), of which each device gets the
+            best. One that fits no device is opaq.MissingError at the first launch there.
         entry: the __global__ function; template arguments may hold expressions in braces:
             "rms_norm<{x.dtype}, {x.size(-1)}>".
         args: the kernel's argument list, expressions over arguments and results; of a tensor, its

@@ -132,17 +132,24 @@ def code(
         raise _runtime.DeclarationError(
             f"{where}: takes {accepted}; got {'none' if source is None else 'both'}"
         )
-    given = validate.source(where, source) if source is not None else validate.binary(where, binary)
+    if isinstance(binary, Mapping):
+        images = validate.images(where, binary)
+        try:
+            return _runtime.image_set([(arch, *_read(where, given)) for arch, given in images]), ""
+        except _runtime.DeclarationError as error:
+            text = str(error)
+            raise _runtime.DeclarationError(
+                text if text.startswith(where) else f"{where}: {text}"
+            ) from None
+    if source is None:
+        path, content = _read(where, validate.binary(where, binary))
+        return content, path
+    given = validate.source(where, source)
     if not isinstance(given, File):
         return given, ""
+    path, content = _read(where, given)
     try:
-        with open(given, "rb") as stream:
-            content = stream.read()
-        return (content if source is None else content.decode()), str(given)
-    except OSError as error:
-        raise _runtime.DeclarationError(
-            f"{where}: cannot read {given}: {error.strerror}"
-        ) from error
+        return content.decode(), path
     except UnicodeDecodeError as error:
         raise _runtime.DeclarationError(
             f"{where}: {given} is not UTF-8 text: byte {error.start}; give a compiled kernel as "
@@ -171,6 +178,19 @@ def launch_size(where: str, parameter: str, value: object, steps: object) -> str
         told = f"{where}: {parameter} is not given: {_FORGOTTEN[parameter]}"
         warnings.warn(told, stacklevel=3)
     return "1"
+
+
+def _read(where: str, given: bytes | File) -> tuple[str, bytes]:
+    """(path of the file, "" for bytes; content)."""
+    if not isinstance(given, File):
+        return "", given
+    try:
+        with open(given, "rb") as stream:
+            return str(given), stream.read()
+    except OSError as error:
+        raise _runtime.DeclarationError(
+            f"{where}: cannot read {given}: {error.strerror}"
+        ) from error
 
 
 def _name(where: str, parameter: str, value: object) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from . import _runtime
@@ -158,6 +158,16 @@ def binary(where: str, value: Any) -> bytes | File:
     if not isinstance(value, (bytes, bytearray, memoryview)):
         refuse(where, "binary", value, "the bytes of a cubin, fatbin or PTX, or opaq.file(path)")
     return bytes(value)
+
+
+def images(where: str, value: Mapping[Any, Any]) -> list[tuple[str, bytes | File]]:
+    """Binaries by target, as {"sm_90a": opaq.file("k90.cubin")}."""
+    if not value:
+        refuse(where, "binary", value, 'images by target, such as {"sm_90a": opaq.file(path)}')
+    return [
+        (text(where, "binary", arch), binary(f"{where}: binary[{arch!r}]", image))
+        for arch, image in value.items()
+    ]
 
 
 def library(where: str, value: Any) -> str:

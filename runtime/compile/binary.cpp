@@ -12,6 +12,7 @@
 #include "bytes.h"
 #include "compile/image.h"
 #include "cubin.h"
+#include "fatbin.h"
 #include "param_types.h"
 
 namespace opaq {
@@ -21,22 +22,27 @@ constexpr uint32_t kFatbinMagic = 0xBA55ED50;
 
 struct Symbol {
   std::string name;
-  std::vector<ParamType> params;  // as the format tells them; empty for cubins
+  std::vector<ParamType> params;  // as the format tells them
   bool params_known = false;
 };
 
 std::vector<Symbol> cubin_symbols(std::string_view bytes, const std::string& what) {
   std::vector<Symbol> symbols;
-  for (std::string& name : cubin_kernels(bytes, what))
-    symbols.push_back({std::move(name), {}, false});
+  for (CubinKernel& kernel : cubin_kernels(bytes, what)) {
+    Symbol& symbol = symbols.emplace_back(Symbol{std::move(kernel.symbol), {}, false});
+    if (!kernel.param_sizes) continue;
+    symbol.params_known = true;
+    for (const int size : *kernel.param_sizes)
+      symbol.params.push_back({.kind = ParamType::Kind::Unknown, .size = size});
+  }
   return symbols;
 }
 
-void check_fatbin(std::string_view bytes, const std::string& what) {
-  const Bytes in(bytes, what);
-  in.read<uint32_t>(0);
-  const auto header_size = in.read<uint16_t>(6);
-  in.require(header_size, in.read<uint64_t>(8));
+// The first cubin of a fatbin; empty where all are compressed.
+std::string_view first_cubin(std::string_view bytes, const std::string& what) {
+  for (const FatbinPart& part : fatbin_parts(bytes, what))
+    if (part.bytes.starts_with(ELFMAG)) return part.bytes;
+  return {};
 }
 
 // ---- PTX ----------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ void take_types(Symbol& symbol) {
     if (params[i].kind != ParamType::Kind::Struct && params[i].kind != ParamType::Kind::Unknown)
       continue;
     params[i].size = told.size;
-    params[i].kind = told.kind;
+    if (told.kind != ParamType::Kind::Unknown) params[i].kind = told.kind;
   }
   symbol.params = std::move(params);
   symbol.params_known = true;
@@ -213,10 +219,13 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   uint32_t magic = 0;
   if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
   Symbol symbol;
-  if (magic == kFatbinMagic) {  // its images may be compressed: the driver finds the symbol, or
-                                // says that it is not there
-    check_fatbin(bytes, what);
-    symbol.name = entry;
+  std::string_view cubin = begins(ELFMAG) ? std::string_view(bytes) : std::string_view();
+  if (magic == kFatbinMagic) {
+    cubin = first_cubin(bytes, what);
+    if (cubin.empty())
+      symbol.name = entry;  // the driver finds the symbol, or says that it is not there
+    else
+      symbol = find_entry(cubin_symbols(cubin, what), found.name, what);
   } else if (begins(ELFMAG)) {
     symbol = find_entry(cubin_symbols(bytes, what), found.name, what);
   } else if (looks_like_ptx(bytes)) {
@@ -231,8 +240,9 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   found.symbol = symbol.name;
   found.params = std::move(symbol.params);
   found.params_known = symbol.params_known;
-  if (begins(ELFMAG)) found.resources = cubin_resources(bytes, found.symbol);
+  if (!cubin.empty()) found.resources = cubin_resources(cubin, found.symbol);
   image->bytes = std::move(bytes);
+  image->arch = image_archs(image->bytes);
   image->key = Sha256().field("opaq binary").field(image->bytes).field(entry).hex();
   return image;
 }

@@ -20,6 +20,10 @@ constexpr unsigned char kEntryFlag =
 // Attributes in .nv.info, each followed by a symbol's index and a value. The least stack of a
 // kernel includes the functions that it calls.
 constexpr uint8_t kFrameSize = 0x11, kLeastStack = 0x12, kRegisters = 0x2F;
+// In .nv.info.<kernel>, for each parameter: 4 bytes, its position (2), its offset (2), and 4 bytes
+// of which the upper 14 bits are its size. Compared with what NVRTC and nvcc 12 and 13 write.
+constexpr uint8_t kParameter = 0x17;
+constexpr int kParameterSizeShift = 18;
 constexpr uint8_t kValueFormat = 4;          // of an attribute: the value follows, with its length
 constexpr uint32_t kUnbounded = 0xFFFFFFFF;  // by older compilers: a stack that recursion grows
 constexpr uint64_t kMostInfo = 16 << 20;     // bytes of .nv.info, a thousand times what is usual
@@ -32,6 +36,21 @@ struct Section {
   std::optional<Elf64_Shdr> header;
 };
 
+// Calls visit(attribute, offset of its value) for each attribute with a value.
+template <class Visit>
+void for_each_attribute(const Bytes& in, const Elf64_Shdr& info, Visit visit) {
+  if (info.sh_size > kMostInfo) in.damaged("it has more attributes than any cubin");
+  in.require(info.sh_offset, info.sh_size);
+  for (uint64_t at = info.sh_offset, end = at + info.sh_size; at < end;) {
+    const auto format = in.read<uint8_t>(at), attribute = in.read<uint8_t>(at + 1);
+    const auto length = in.read<uint16_t>(at + 2);
+    at += 4;
+    if (format != kValueFormat) continue;  // the value, if any, stands in place of the length
+    visit(attribute, at);
+    at += length;
+  }
+}
+
 // The attributes of one kernel. Functions that kernel k calls have symbols that begin with $k$.
 struct Attributes {
   std::map<uint8_t, uint32_t> values;
@@ -42,29 +61,35 @@ Attributes read_attributes(const Bytes& in, const Section& info, const Section& 
                            const Section& strings, const std::string& kernel) {
   Attributes found;
   if (!info.header || !symbols.header || !strings.header) return found;
-  if (info.header->sh_size > kMostInfo) in.damaged("it has more attributes than any cubin");
-  in.require(info.header->sh_offset, info.header->sh_size);
   in.require(symbols.header->sh_offset, 0);
   in.require(strings.header->sh_offset, 0);
   const std::string callee = "$" + kernel + "$";
-  uint64_t at = info.header->sh_offset;
-  const uint64_t end = at + info.header->sh_size;
-  while (at < end) {
-    const auto format = in.read<uint8_t>(at), attribute = in.read<uint8_t>(at + 1);
-    const auto length = in.read<uint16_t>(at + 2);
-    at += 4;
-    if (format != kValueFormat) continue;  // the value, if any, stands in place of the length
-    if (attribute == kFrameSize || attribute == kLeastStack || attribute == kRegisters) {
-      const auto index = in.read<uint32_t>(at), value = in.read<uint32_t>(at + 4);
-      const auto name =
-          in.read<uint32_t>(symbols.header->sh_offset + uint64_t{index} * sizeof(Elf64_Sym));
-      const uint64_t place = strings.header->sh_offset + name;
-      if (in.has_text(place, kernel)) found.values[attribute] = value;
-      found.has_callees = found.has_callees || in.has_prefix(place, callee);
-    }
-    at += length;
-  }
+  for_each_attribute(in, *info.header, [&](uint8_t attribute, uint64_t at) {
+    if (attribute != kFrameSize && attribute != kLeastStack && attribute != kRegisters) return;
+    const auto index = in.read<uint32_t>(at), value = in.read<uint32_t>(at + 4);
+    const auto name =
+        in.read<uint32_t>(symbols.header->sh_offset + uint64_t{index} * sizeof(Elf64_Sym));
+    const uint64_t place = strings.header->sh_offset + name;
+    if (in.has_text(place, kernel)) found.values[attribute] = value;
+    found.has_callees = found.has_callees || in.has_prefix(place, callee);
+  });
   return found;
+}
+
+// Of a kernel, from its own section of attributes; nullopt where they are not all told.
+std::optional<std::vector<int>> param_sizes(const Bytes& in, const Elf64_Shdr& info) {
+  std::map<uint16_t, int> sizes;
+  for_each_attribute(in, info, [&](uint8_t attribute, uint64_t at) {
+    if (attribute != kParameter) return;
+    const auto position = in.read<uint16_t>(at + 4);
+    sizes[position] = static_cast<int>(in.read<uint32_t>(at + 8) >> kParameterSizeShift);
+  });
+  std::vector<int> found;
+  for (const auto& [position, size] : sizes) {
+    if (position != found.size()) return std::nullopt;
+    found.push_back(size);
+  }
+  return found.empty() ? std::nullopt : std::optional(found);  // none: there may be another form
 }
 
 std::optional<int64_t> static_shared(const Elf64_Ehdr& file, const Section& shared) {
@@ -120,7 +145,7 @@ Resources read_resources(const Bytes& in, const std::string& kernel) {
 
 }  // namespace
 
-std::vector<std::string> cubin_kernels(std::string_view bytes, const std::string& what) {
+std::vector<CubinKernel> cubin_kernels(std::string_view bytes, const std::string& what) {
   const Bytes in(bytes, what);
   const auto header = in.read<Elf64_Ehdr>(0);
   if (header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_ident[EI_DATA] != ELFDATA2LSB ||
@@ -142,7 +167,7 @@ std::vector<std::string> cubin_kernels(std::string_view bytes, const std::string
       in.require(section.sh_offset, section.sh_size);
   }
 
-  std::vector<std::string> kernels;
+  std::vector<CubinKernel> kernels;
   for (const Elf64_Shdr& section : sections) {
     if (section.sh_type != SHT_SYMTAB) continue;
     if (section.sh_link >= sections.size()) in.damaged("its symbol table has no names");
@@ -154,7 +179,17 @@ std::vector<std::string> cubin_kernels(std::string_view bytes, const std::string
         continue;
       if (symbol.st_shndx == SHN_UNDEF || (symbol.st_other & kEntryFlag) == 0) continue;
       if (symbol.st_name >= names.sh_size) in.damaged("a symbol's name lies outside the names");
-      kernels.push_back(in.text(names.sh_offset + symbol.st_name, names.sh_offset + names.sh_size));
+      kernels.push_back(
+          {in.text(names.sh_offset + symbol.st_name, names.sh_offset + names.sh_size), {}});
+    }
+  }
+  if (header.e_shstrndx >= sections.size()) return kernels;
+  const uint64_t names = sections[header.e_shstrndx].sh_offset;
+  in.require(names, 0);
+  for (CubinKernel& kernel : kernels) {
+    for (const Elf64_Shdr& section : sections) {
+      if (in.has_text(names + section.sh_name, ".nv.info." + kernel.symbol))
+        kernel.param_sizes = param_sizes(in, section);
     }
   }
   return kernels;

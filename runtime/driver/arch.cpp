@@ -30,4 +30,11 @@ std::string device_arch(int device) {
   return "sm_" + std::to_string(capability) + (capability >= 90 ? "a" : "");
 }
 
+int arch_number(std::string_view arch) {
+  int number = 0;
+  for (const char c : arch.substr(0, 16))
+    if (c >= '0' && c <= '9') number = number * 10 + (c - '0');
+  return number;
+}
+
 }  // namespace opaq

@@ -1,4 +1,7 @@
-// Device code that the user has compiled: a cubin, a fatbin or PTX, launched as it is.
+// Device code that the user has compiled: a cubin, a fatbin or PTX, or one for each of several
+// targets, launched as it is.
+#include <algorithm>
+
 #include "kinds/kind.h"
 
 namespace opaq {
@@ -13,9 +16,22 @@ class CudaBinary final : public Kind {
               .devices = {DeviceType::CUDA},
               .kernel = true}) {}
 
+  std::vector<std::string> archs(const Implementation& implementation) const override {
+    std::vector<std::string> archs;
+    for (const ArchImage& image : read_image_set(implementation.code, implementation.file))
+      archs.push_back(image.arch);
+    return archs;
+  }
+
   std::shared_ptr<const Image> image(const Implementation& implementation, const std::string& entry,
-                                     const std::string&) const override {
-    return binary_image(implementation.code, implementation.file, entry);
+                                     const std::string& arch) const override {
+    const std::vector<ArchImage> all = read_image_set(implementation.code, implementation.file);
+    const auto found =
+        std::find_if(all.begin(), all.end(), [&](const ArchImage& i) { return i.arch == arch; });
+    auto image =
+        std::make_shared<Image>(*binary_image(std::string(found->bytes), found->file, entry));
+    image->arch = arch;
+    return image;
   }
 };
 

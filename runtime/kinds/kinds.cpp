@@ -33,6 +33,8 @@ std::string Kind::code_in_messages(const std::string& code) const {
 
 SourceDigest Kind::sources(const Implementation&) const { return {}; }
 
+std::vector<std::string> Kind::archs(const Implementation&) const { return {}; }
+
 std::shared_ptr<const Image> Kind::image(const Implementation& implementation, const std::string&,
                                          const std::string&) const {
   fail(ErrorKind::Internal,

@@ -106,8 +106,8 @@ CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
       fail(ErrorKind::Declaration,
            state.subject.op +
                ": compiling for a device needs its architecture, such as \"sm_90a\"; got none");
-    out.images =
-        state.images(out.entry, kind.compiled ? archs : std::vector<std::string>{""}, args);
+    out.images = state.images(
+        out.entry, kind.compiled ? archs : kind.archs(*state.subject.implementation), args);
     const Entry& entry = find_entry(state.subject, *out.images.front(), out.entry);
     out.symbol = entry.symbol;
     params = entry.params;

@@ -5,6 +5,7 @@
 
 #include "base/parallel.h"
 #include "base/shared_state.h"
+#include "standalone/arch.h"
 
 namespace opaq {
 namespace {
@@ -156,12 +157,27 @@ std::unique_ptr<Instance> PreparedLaunch::State::make(const TemplateArgs& values
   return instance;
 }
 
+std::string PreparedLaunch::State::best_arch(const std::string& entry, int capability,
+                                             int device) const {
+  const Implementation& implementation = *subject.implementation;
+  const std::vector<std::string> archs = implementation.kind->archs(implementation);
+  std::vector<const char*> texts;
+  for (const std::string& arch : archs) texts.push_back(arch.c_str());
+  return archs[static_cast<size_t>(
+      standalone::best_image(subject.op.c_str(), entry.c_str(), texts.data(),
+                             static_cast<int>(texts.size()), device, capability))];
+}
+
 void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args) {
   const int device = instance.device.index;
   const std::string where =
       standalone::LoadedKernel::loading_text(geometry.declared(), instance.entry.c_str(), device);
   const ContextScope scope(device);
-  const std::string arch = subject.implementation->kind->compiled ? device_arch(device) : "";
+  const std::string arch =
+      subject.implementation->kind->compiled
+          ? device_arch(device)
+          : best_arch(instance.entry, standalone::compute_capability(require_driver(), device),
+                      device);
   const std::shared_ptr<const Image> image = this->image(instance.entry, arch, args);
   Entry entry = find_entry(subject, *image, instance.entry);
 

@@ -60,6 +60,10 @@ struct PreparedLaunch::State {
   std::atomic<bool> has_compiled{false}, has_failed{false};
   std::atomic<int64_t> spill_bytes{-1};  // maximum over the images; -1 while unknown
 
+  // Which of the images that the declaration brings is best for a compute capability (90 for 9.0).
+  // `device`: for the message that none fits; -1 for none.
+  std::string best_arch(const std::string& entry, int capability, int device) const;
+
  private:
   struct PerDevice {
     std::atomic<Instance*> last{nullptr};    // used last; most calls end here

@@ -66,6 +66,7 @@ Ref resources(const std::optional<Resources>& found);  // None where they are un
 Ref plan_dict(const LaunchPlan& plan);
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* cubin_resources(PyObject*, PyObject* args);
+PyObject* image_set(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);

@@ -72,18 +72,33 @@ Ref resources(const Resources& found) {
 
 Ref resources(const std::optional<Resources>& found) { return found ? resources(*found) : none(); }
 
+std::string_view bytes_of(PyObject* object) {
+  char* bytes = nullptr;
+  Py_ssize_t size = 0;
+  if (PyBytes_AsStringAndSize(object, &bytes, &size) != 0) throw PythonError{};
+  return {bytes, static_cast<size_t>(size)};
+}
+
 PyObject* cubin_resources(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "cubin_resources");
-    const auto text = [](PyObject* object) -> std::string_view {
-      char* bytes = nullptr;
-      Py_ssize_t size = 0;
-      if (PyBytes_AsStringAndSize(object, &bytes, &size) != 0) throw PythonError{};
-      return {bytes, static_cast<size_t>(size)};
-    };
-    return resources(
-               opaq::cubin_resources(text(items.at(0).get()), std::string(text(items.at(1).get()))))
+    return resources(opaq::cubin_resources(bytes_of(items.at(0).get()),
+                                           std::string(bytes_of(items.at(1).get()))))
         .release();
+  });
+}
+
+PyObject* image_set(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    std::vector<ArchImage> images;
+    const std::vector<Ref> items = to_items(to_items(args, "image_set").at(0).get(), "images");
+    for (const Ref& item : items) {
+      const std::vector<Ref> parts = to_items(item.get(), "image");
+      images.push_back({to_string(parts.at(0).get(), "arch"), to_string(parts.at(1).get(), "file"),
+                        bytes_of(parts.at(2).get())});
+    }
+    const std::string code = write_image_set(images);
+    return PyBytes_FromStringAndSize(code.data(), static_cast<Py_ssize_t>(code.size()));
   });
 }
 

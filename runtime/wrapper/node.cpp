@@ -15,13 +15,6 @@
 namespace opaq {
 namespace {
 
-int arch_number(const std::string& arch) {  // 90 of "sm_90a"
-  std::string digits;
-  std::copy_if(arch.begin(), arch.end(), std::back_inserter(digits),
-               [](unsigned char c) { return std::isdigit(c); });
-  return digits.empty() ? 0 : std::stoi(digits);
-}
-
 std::vector<std::string> archs_for(const WrapperTarget& target) {
   std::vector<std::string> archs = target.archs;
   if (archs.empty()) {

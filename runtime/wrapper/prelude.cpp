@@ -26,7 +26,7 @@ const std::vector<Part>& parts() {
       {"scratch", {"standalone/scratch.h", "wrapper/prelude/scratch.h"}},
       {"zeros", {"standalone/kept_zeros.h", "wrapper/prelude/zeros.h"}},
       {"cuda",
-       {"standalone/driver.h", "standalone/geometry.h", "standalone/kernel.h",
+       {"standalone/driver.h", "standalone/geometry.h", "standalone/kernel.h", "standalone/arch.h",
         "standalone/packaged_kernel.h", "wrapper/prelude/linked_driver.h"}},
       {"host", {"standalone/host_call.h", "wrapper/prelude/host.h"}},
       {"nodes", {"standalone/counter.h", "standalone/wrapper_node.h", "wrapper/prelude/nodes.h"}},

@@ -37,7 +37,7 @@ TEST_F(Cubin, EntryBySymbolOrByName) {
        {symbol, std::string("rms_norm<float, 4096>"), std::string("rms_norm<float,4096>")}) {
     const auto image = binary_image(bytes, "folder/k.cubin", entry);
     EXPECT_EQ(image->bytes, bytes);
-    EXPECT_EQ(image->arch, "");
+    EXPECT_EQ(image->arch, "sm_90");  // a cubin does not tell that it is for sm_90a
     ASSERT_EQ(image->entries.size(), 1u);
     EXPECT_EQ(image->entries[0].name, entry);
     EXPECT_EQ(image->entries[0].symbol, symbol);
@@ -49,10 +49,16 @@ TEST_F(Cubin, EntryBySymbolOrByName) {
   }
 }
 
-TEST_F(Cubin, ExternCHasNoReadableSignature) {
+TEST_F(Cubin, ExternCTellsTheSizesOfItsParametersAlone) {
   const auto image = binary_image(make(), "k.cubin", "plain");
-  EXPECT_FALSE(image->entries[0].params_known);
-  EXPECT_TRUE(image->entries[0].params.empty());
+  ASSERT_TRUE(image->entries[0].params_known);
+  ASSERT_EQ(image->entries[0].params.size(), 2u);
+  for (const int i : {0, 1}) {
+    const ParamType& param = image->entries[0].params[static_cast<size_t>(i)];
+    EXPECT_EQ(param.kind, Kind::Unknown);
+    EXPECT_EQ(param.size, i == 0 ? 8 : 4);
+    EXPECT_EQ(param.text, "");
+  }
 }
 
 TEST_F(Cubin, UnknownEntryListsKernelsOnly) {
@@ -125,15 +131,50 @@ TEST(Binary, SharedLibraryIsNoCubin) {
   EXPECT_CONTAINS(message, ".library(path, symbol=...)");
 }
 
-TEST(Fatbin, IsAcceptedWithoutASymbolCheckButNotTruncated) {
-  std::string bytes(64, '\0');
+// A part of a fatbin: 1 is PTX, 2 a cubin; a packed size of 0 is one that is not compressed.
+std::string fatbin_part(uint16_t kind, uint32_t arch, uint64_t flags, std::string_view bytes,
+                        uint32_t packed_size = 0) {
+  std::string part(64, '\0');
+  const uint32_t header_size = 64;
+  const uint64_t size = bytes.size();
+  std::memcpy(part.data(), &kind, 2);
+  std::memcpy(part.data() + 4, &header_size, 4);
+  std::memcpy(part.data() + 8, &size, 8);
+  std::memcpy(part.data() + 16, &packed_size, 4);
+  std::memcpy(part.data() + 28, &arch, 4);
+  std::memcpy(part.data() + 40, &flags, 8);
+  return part.append(bytes);
+}
+
+std::string fatbin(const std::vector<std::string>& parts) {
+  std::string bytes(16, '\0');
   const uint32_t magic = 0xBA55ED50;
   const uint16_t version = 1, header = 16;
-  const uint64_t size = 48;
   std::memcpy(bytes.data(), &magic, 4);
   std::memcpy(bytes.data() + 4, &version, 2);
   std::memcpy(bytes.data() + 6, &header, 2);
+  for (const std::string& part : parts) bytes += part;
+  const uint64_t size = bytes.size() - 16;
   std::memcpy(bytes.data() + 8, &size, 8);
+  return bytes;
+}
+
+TEST_F(Cubin, InAFatbinIsReadAsOneAlone) {
+  const std::string cubin = make();
+  const std::string bytes = fatbin({fatbin_part(1, 80, 0, "packed", 100), fatbin_part(8, 90, 0, ""),
+                                    fatbin_part(2, 90, 0x100000, cubin)});
+  const auto image = binary_image(bytes, "k.fatbin", "rms_norm<float, 4096>"),
+             alone = binary_image(cubin, "k.cubin", "rms_norm<float, 4096>");
+  EXPECT_EQ(image->arch, "compute_80,sm_90a");
+  EXPECT_EQ(image->entries[0].symbol, alone->entries[0].symbol);
+  EXPECT_EQ(image->entries[0].resources->registers, alone->entries[0].resources->registers);
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { binary_image(bytes, "k.fatbin", "k"); }),
+                  "entry 'k' is not in k.fatbin, which has");
+}
+
+TEST(Fatbin, IsAcceptedWithoutASymbolCheckButNotTruncated) {
+  const std::string bytes = fatbin({fatbin_part(2, 90, 0x200000, "", 1)});
+  EXPECT_EQ(opaq::image_archs(bytes), "sm_90f");
   const auto image = binary_image(bytes, "k.fatbin", "_Z1kPfi");
   EXPECT_EQ(image->entries[0].symbol, "_Z1kPfi");
   ASSERT_EQ(image->entries[0].params.size(), 2u);

@@ -89,7 +89,8 @@ def test_the_best_image_is_loaded_once(said: dict[str, str]) -> None:
     assert said["newer"].startswith("loaded ANY")  # PTX on 10.0: sm_90a serves 9.0 alone
     assert said["none"] == (
         "lib::op: `f<float>` is compiled for sm_80, sm_90a, compute_80, sm_75; cuda:0 is sm_70; "
-        "package the model with this arch in archs=[...], or with ptx=True"
+        "for a package, add this arch to opaq.package(archs=[...]), or pass ptx=True; for an op "
+        'that brings binaries, declare one for it: binary={"sm_70": ...}'
     )
 
 

@@ -138,7 +138,7 @@ def test_of_a_users_cubin_spills_are_known_where_there_is_no_stack(
     )
 
 
-def read(content: bytes, symbol: str) -> _runtime.CubinResources:
+def read(content: bytes, symbol: str) -> _runtime.Resources:
     return _runtime.cubin_resources(content, symbol.encode())
 
 

@@ -57,7 +57,7 @@ struct Entry {
 
 struct Image {
   std::string bytes;     // cubin, fatbin or PTX
-  std::string arch;      // "sm_90a"; "" for what the user brought
+  std::string arch;      // "sm_90a"; "sm_80,sm_90" for a fatbin; "" if unknown
   std::string compiler;  // "NVRTC" or "nvcc"; "" for what the user brought
   std::vector<Entry> entries;
   std::string log;     // warnings; and why this image is not cached, when an include is computed
@@ -109,6 +109,25 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
 // params_known is false.
 std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
                                           std::string_view entry);
+
+// The targets of an image as its bytes tell them: "sm_90" of a cubin (which does not tell "sm_90a"
+// apart), "compute_80" of PTX, "sm_80,sm_90a" of a fatbin; "" if unknown.
+std::string image_archs(std::string_view bytes);
+
+// One of several images that the user brings for one kernel.
+struct ArchImage {
+  std::string arch;        // "sm_90a", "compute_80" for PTX; of one alone, as image_archs
+  std::string file;        // "" for bytes
+  std::string_view bytes;  // of a cubin or PTX; of one alone, a fatbin too
+};
+
+// Images as the code of one implementation. Throws Declaration where a name is no target, or the
+// image is for another.
+std::string write_image_set(const std::vector<ArchImage>& images);
+
+// What write_image_set wrote, or one image alone. `file`: that of one alone. The code must outlive
+// the result.
+std::vector<ArchImage> read_image_set(std::string_view code, std::string_view file);
 
 // What a kernel uses, by its symbol. All unknown for what is no 64-bit cubin (PTX, a fatbin), is
 // cut short or damaged: the bytes may be anything. Nothing is thrown.

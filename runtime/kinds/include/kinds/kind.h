@@ -74,9 +74,13 @@ class Kind : public KindFacts {
   // empty for what is not compiled from source. Throws Compile, or Missing (no compiler).
   virtual SourceDigest sources(const Implementation& implementation) const;
 
+  // Kernels that are not compiled here: what the images that the declaration brings are for, as
+  // Image::arch.
+  virtual std::vector<std::string> archs(const Implementation& implementation) const;
+
   // Kernels only: device code that holds the entry. `arch`: what it is compiled for ("sm_90a";
-  // "compute_90" for PTX), "" for code that is not compiled here. Throws Compile, Declaration (the
-  // entry is not in it), Missing.
+  // "compute_90" for PTX), or one of `archs`. Throws Compile, Declaration (the entry is not in it),
+  // Missing.
   virtual std::shared_ptr<const Image> image(const Implementation& implementation,
                                              const std::string& entry,
                                              const std::string& arch) const;

@@ -5,12 +5,11 @@
 #include <cuda.h>
 
 #include <atomic>
-#include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <new>
 #include <string>
 
+#include "standalone/arch.h"
 #include "standalone/driver.h"
 #include "standalone/files.h"
 #include "standalone/geometry.h"
@@ -19,24 +18,10 @@
 namespace opaq::standalone {
 
 struct PackagedImage {
-  const char* arch;  // "sm_90a", "sm_100f"; "compute_90" for PTX; "" for what the user brought
+  const char* arch;  // "sm_90a"; "compute_90" for PTX; "sm_80,sm_90" for a fatbin; "" if unknown
   const char* file;
   const char* digest;  // SHA-256
 };
-
-// How well an image fits a device of a compute capability (90 for 9.0): 0 not at all, else more is
-// better. A plain target serves its major version from its minor on, an "f" target too, an "a"
-// target only its own; PTX serves all that is newer.
-inline int image_fit(const char* arch, int capability) {
-  if (!*arch) return 1;
-  const bool ptx = std::strncmp(arch, "compute_", 8) == 0;
-  char* suffix = nullptr;
-  const int number = static_cast<int>(std::strtol(arch + (ptx ? 8 : 3), &suffix, 10));
-  if (*suffix == 'a') return number == capability ? (ptx ? 1000 : 4000) : 0;
-  if (number > capability) return 0;
-  if (ptx && *suffix != 'f') return number;
-  return number / 10 == capability / 10 ? 2000 + number : 0;
-}
 
 // Thread-safe; constant-initialised as a static variable, never destroyed. A launch on a device
 // where the kernel is loaded takes no lock.
@@ -65,7 +50,7 @@ class PackagedKernel {
     check_not_capturing(api_, device, stream, declared_.op, entry_);
     const std::lock_guard<std::mutex> lock(mutex_);
     if (LoadedKernel* loaded = loaded_[device].load(std::memory_order_relaxed)) return *loaded;
-    const int index = best_image(device);
+    const int index = best_image_for(device);
     const PackagedImage& image = images_[index];
     const ContextScope scope(api_, device);
     const std::string where = LoadedKernel::loading_text(declared_, entry_, device);
@@ -83,24 +68,11 @@ class PackagedKernel {
     return *loaded;
   }
 
-  int best_image(int device) const {
-    const int capability = compute_capability(api_, device);
-    int best = -1, best_fit = 0;
-    std::string archs;
-    for (int i = 0; i < Images; ++i) {
-      archs += (i ? ", " : "") + std::string(images_[i].arch);
-      if (const int fit = image_fit(images_[i].arch, capability); fit > best_fit) {
-        best = i;
-        best_fit = fit;
-      }
-    }
-    if (best < 0) {
-      fail_with(ErrorKind::Missing,
-                "%s: `%s` is compiled for %s; cuda:%d is sm_%d; package the model with this arch "
-                "in archs=[...], or with ptx=True",
-                declared_.op, entry_, archs.c_str(), device, capability);
-    }
-    return best;
+  int best_image_for(int device) const {
+    const char* archs[Images];
+    for (int i = 0; i < Images; ++i) archs[i] = images_[i].arch;
+    return best_image(declared_.op, entry_, archs, Images, device,
+                      compute_capability(api_, device));
   }
 
   const DriverApi& api_;
