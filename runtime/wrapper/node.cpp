@@ -57,11 +57,12 @@ std::vector<CodeFile> files_of(const std::string& op, const CompiledLaunch& laun
       files.push_back({.suffix = ".host", .bytes = {host, &host->library}});
     }
     for (const std::shared_ptr<const Image>& image : step.images) {
-      CodeFile file{.arch = image->arch,
-                    .suffix = (image->arch.empty() ? "" : "." + image->arch) +
-                              std::string(image_suffix(image->bytes)),
-                    .bytes = {image, &image->bytes},
-                    .resources = image->resources(step.entry)};
+      const bool one_arch = !image->arch.empty() && image->arch.find(',') == std::string::npos;
+      CodeFile file{
+          .arch = image->arch,
+          .suffix = (one_arch ? "." + image->arch : "") + std::string(image_suffix(image->bytes)),
+          .bytes = {image, &image->bytes},
+          .resources = image->resources(step.entry)};
       files.push_back(std::move(file));
     }
   }

@@ -149,7 +149,8 @@ TEST_F(Nvcc, WrongEntries) {
             "hidden, nameless, overloaded, plain");
   EXPECT_CONTAINS(error(request("ns::k<float>")), "nvcc says \"");
   EXPECT_CONTAINS(error(request("overloaded")),
-                  "entry 'overloaded' names no kernel of scale.cu: nvcc says \"");
+                  "entry 'overloaded' names 2 functions of scale.cu: name one by its type, as in "
+                  "entry=\"(void (*)(const float*, float*, int))overloaded\"");
   EXPECT_CONTAINS(error(request("no_kernel")), "entry 'no_kernel' is no kernel: scale.cu has");
 }
 

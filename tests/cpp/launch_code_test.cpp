@@ -56,8 +56,7 @@ TEST_F(CodeTest, ArgumentListMustMeetTheSignature) {
             "pointer");
   EXPECT_EQ(refusal("_Z1kPfPf", {8, 8}, "y, x.numel()"),
             "mylib::f: argument 2 `x.numel()` is int, but parameter 2 is `float*`; pass a tensor "
-            "by its name, or declare the parameter as "
-            "a scalar");
+            "by its name, 0 for a null pointer, or declare the parameter as a scalar");
   EXPECT_EQ(refusal("_Z1kPfi", {8, 4}, "y, eps"),
             "mylib::f: argument 2 `eps` is float, but parameter 2 is `int`; declare the parameter "
             "as float or double");
@@ -68,9 +67,7 @@ TEST_F(CodeTest, ArgumentListMustMeetTheSignature) {
             "const away, or check the order of args: y, x");
   EXPECT_EQ(refusal("_Z1kPf6Params", {8, 24}, "y, eps"),
             "mylib::f: argument 2 `eps` is float, but parameter 2 is the struct `Params` of 24 "
-            "bytes; structs cannot be passed by value: "
-            "give the "
-            "kernel the fields as separate scalar parameters, or pass a tensor that holds them");
+            "bytes; give the struct's fields, opaq.struct(\"Params\", field=...)");
   EXPECT_EQ(fake.launch_count(), 0);
 }
 

@@ -76,7 +76,7 @@ TEST_F(WrapperTest, AKernelWithArgumentsOfManyKinds) {
   const CppNode node(op, left_to_launch(op, {{"cuda", {Truth::AtLaunch}}}), args.data(), {kCuda});
   ASSERT_EQ(node.files().size(), 1u);
   ASSERT_EQ(node.files()[0].size(), 1u);
-  EXPECT_EQ(node.files()[0][0].suffix, ".ptx");
+  EXPECT_EQ(node.files()[0][0].suffix, ".compute_90.ptx");
   EXPECT_EQ(node.files()[0][0].bytes->substr(0, 8), ".version");
 
   const WrapperFunction function = print(node);
@@ -252,7 +252,7 @@ TEST_F(WrapperTest, TheManifestTellsRuleAndFiles) {
       R"json("symbol": "_Z1kPfPKf", "checked_at_launch": ["aligned(x, 4)"], )json"
       R"json("rule": {"args": ["y", "x"], "grid": ["x.size(0)", "1", "1"], "block": ["1", "1", "1"], )json"
       R"json("cluster": [], "shared": "0", "cooperative": false, "programmatic": false}, )json"
-      R"json("images": [{"arch": "", "file": "k.ptx", "sha256": "5ac4a2", "bytes": )json";
+      R"json("images": [{"arch": "compute_90", "file": "k.compute_90.ptx", "sha256": "5ac4a2", "bytes": )json";
   EXPECT_EQ(print(node).manifest_entry, expected + bytes + "}]}]}");
 }
 
