@@ -1,4 +1,4 @@
-"""Kernels that nvcc compiled, brought as one image, as a fatbin, or as one image for each target."""
+"""Kernels that nvcc compiled: one image, a fatbin, or one image for each target."""
 
 from __future__ import annotations
 
