@@ -1,5 +1,5 @@
 """What nodes print into Inductor's C++ wrappers: a prelude once, a function for each op, a call for
-each node. Users read it.
+each node. The text is meant to be read by users.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class _Printed:
-    """What one wrapper holds already."""
+    """What has been printed into one wrapper so far."""
 
     manifest: cpp_files.Manifest | None  # of a package
     parts: set[str] = dataclasses.field(default_factory=set)
@@ -103,7 +103,7 @@ def launch(
 
 
 def count(wrapper: Any, op: str, node: str, device: torch.device, reason: str) -> None:
-    """Prints the counting of a node that Inductor itself prints: a call through the dispatcher."""
+    """Prints the counter of a node that Inductor itself prints as a call through the dispatcher."""
     counters = _define_node(wrapper, _printed_by(wrapper), op, node, device, ["dispatcher"], reason)
     wrapper.writeline(f"{counters}[0].add();")
 
@@ -163,7 +163,7 @@ def _define_node(
     implementations: Sequence[str],
     reason: str,
 ) -> str:
-    """Prints what the report reads of a node, once; the name of its counters."""
+    """Prints what the report reads of a node, once. Returns the name of its counters."""
     if not printed.nodes:
         for part in ("errors", "nodes"):
             _print_prelude(wrapper, printed, part)
@@ -181,8 +181,8 @@ def _define_node(
 
 
 def _print_prelude(wrapper: Any, printed: _Printed, part: str) -> None:
-    """Into the wrapper's header, which comes before any namespace; internal to it, so that wrappers
-    in one process share nothing.
+    """Adds a part of the prelude to the wrapper's header, which comes before any namespace. What it
+    defines is internal to the wrapper: wrappers in one process share nothing.
     """
     if part not in printed.parts:
         printed.parts.add(part)
@@ -201,7 +201,8 @@ def _never_empty(value: Any) -> bool:
 
 
 def _attach(wrapper: Any, info: OpInfo, file: CppFile) -> tuple[str, str]:
-    """Writes a file of code, unless it stays where it is: its name, as C++ finds it, and digest."""
+    """Writes a file of code beside the wrapper, unless it stays where it is. Returns the name by
+    which the C++ code finds it, and its digest."""
     if file["bytes"] is None:
         return file["path"], ""
     stem = info["name"].split("::")[1]
@@ -212,7 +213,8 @@ def _attach(wrapper: Any, info: OpInfo, file: CppFile) -> tuple[str, str]:
 def _check_when_loaded(
     wrapper: Any, printed: _Printed, op: str, files: Sequence[Sequence[tuple[str, str]]]
 ) -> None:
-    """Prints Python that looks at the files before a wrapper out of Inductor's cache is used."""
+    """Prints Python that checks the files of code when Inductor loads the wrapper from its
+    cache."""
     lines = [
         f"opaq_check_code({name!r}, {sha256!r}, {op!r})"
         for launch in files
@@ -227,7 +229,7 @@ def _check_when_loaded(
             printed.checks.append(line)
 
 
-# Without opaq the wrapper's C++ alone looks at the files, when it first launches.
+# Where opaq is not installed, only the wrapper's C++ checks the files, at its first launch.
 _CHECK = (
     "try:",
     "    from opaq.lowering.generated import check_code as opaq_check_code",

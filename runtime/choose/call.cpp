@@ -17,7 +17,7 @@ constexpr size_t kMaskBits = 64;  // arguments that Choice::make_contiguous can 
 
 // The conditions of a call, from its arguments.
 struct CallConditions {
-  // The arguments that are not row-major though they must be. Bit i: argument i.
+  // Arguments that must be row-major and are not. Bit i: argument i.
   struct Layout {
     uint64_t copied = 0;
     bool beyond_mask = false;  // one of them has no bit in the mask
@@ -192,7 +192,7 @@ std::vector<PreparedLaunch*> Chooser::all() {
 
 namespace {
 
-// Where the digest cannot be told (there is no compiler), it is that of the reason.
+// If the digest cannot be computed (there is no compiler), it is the digest of the reason.
 SourceDigest current_sources(const Implementation& implementation) {
   try {
     return implementation.kind->sources(implementation);

@@ -198,7 +198,7 @@ class ImplementationParser {
                                   did_you_mean(given, names));
   }
 
-  // With steps, the launch rule is theirs.
+  // With steps, each step has its own launch rule.
   void check_fields_beside_steps(const std::string& kind) const {
     if (kind_.takes_signature)
       scope_.fail("steps", kind + " takes no steps; give each function to its own implementation");

@@ -1,7 +1,7 @@
-// A C function of a shared library. Libraries carry no types: the declaration gives the function's
-// signature, or the types of the argument list are taken. A small function, compiled once for each
-// list of types, moves the values from an array of pointers into a call. On CUDA the stream is
-// handed over last.
+// A C function of a shared library. A library does not tell the types of its functions: the
+// declaration gives the signature, or the types follow from the argument list. A small adapter,
+// compiled once for each list of types, calls the function with values from an array of pointers.
+// On CUDA, the stream is the last argument.
 #include <dlfcn.h>
 #include <link.h>
 
@@ -15,7 +15,7 @@
 namespace opaq {
 namespace {
 
-// The function is given as a number, since its type is the list's.
+// The adapter gets the function's address as an integer and casts it to its type.
 std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
   std::string params, values, signature;
   const auto add = [&](const std::string& type, const std::string& name) {
@@ -34,7 +34,7 @@ std::string call_source(const std::vector<ParamType>& types, bool with_stream) {
          ");\n}\n";
 }
 
-// The C type with which an item of an argument list is handed over.
+// The C type as which an item of an argument list is passed.
 ParamType param_type(const Argument& item) {
   using Kind = ParamType::Kind;
   const Expr& argument = item.expr;
@@ -72,7 +72,7 @@ std::optional<std::vector<ParamType>> parse_signature(std::string_view signature
   return parse_parameters(spelled_out(list));
 }
 
-// Whether a value of the type can be handed over: an address, an integer, a float, a truth value.
+// Whether values of the type can be passed: pointers, integers, floating point, bool.
 bool can_be_passed(const ParamType& type) {
   using Kind = ParamType::Kind;
   return type.kind == Kind::Pointer || (type.kind == Kind::Bool && type.size == 1) ||
@@ -172,7 +172,7 @@ class Library final : public Kind {
                                  "; check the path and the libraries it needs (ldd)");
   }
 
-  // A name without a folder is one that the loader looks for.
+  // The loader searches for a name without a folder.
   static std::string full_path(const std::string& op, const Implementation& implementation) {
     if (implementation.code.find('/') != std::string::npos) return implementation.code;
     const link_map* found = nullptr;

@@ -1,4 +1,4 @@
-// A Python function, which backend/ keeps and calls: there is nothing to compile, load or ship.
+// A Python function. backend/ holds and calls it, so there is nothing to compile, load or ship.
 #include "kinds/kind.h"
 
 namespace opaq {

@@ -25,8 +25,8 @@ struct Spelling {
 };
 
 // Every spelling that demanglers, NVRTC and host compilers use for an element type; int64 is `long`
-// or `long long`. A type that is not here says nothing of its elements, and takes all: void, bytes,
-// vectors used as raw words, the user's own structs.
+// or `long long`. A pointer to any other type accepts every dtype: void, bytes, vectors that are
+// used as raw words, the user's own structs.
 constexpr std::array kSpellings = {
     Spelling{"bool", bit(DType::Bool)},
     Spelling{"signed char", bit(DType::Int8)},
@@ -232,7 +232,7 @@ Destination destination(const Expr& argument, const ParamType& param) {
       if (type == Type::Tensor)
         return param.size == 0 ? Destination{Encoding::Pointer} : of_size(type, param.size);
       if (type == Type::Float && argument.as_integer())
-        return {};  // a quotient of ints: only the parameter's type tells which is meant
+        return {};  // a quotient of ints: int or float, as the parameter's type says
       const std::optional<DType> cast = argument.cast();
       if (!cast) return param.size == 0 ? Destination{} : of_size(type, param.size);
       return param.size == 0 || param.size == itemsize(*cast) ? of_cast(*cast) : Destination{};
@@ -268,7 +268,7 @@ Expr as_passed(const Expr& argument, const Destination& to) {
 
 bool takes_cast(const std::string& cast, const ParamType& param) {
   if (param.text.empty()) return true;
-  const auto comparable = [](std::string text) {  // int64_t is either
+  const auto comparable = [](std::string text) {  // int64_t is `long` or `long long`
     if (const size_t at = text.find("long long"); at != std::string::npos) text.erase(at, 5);
     return text;
   };

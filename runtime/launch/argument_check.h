@@ -13,11 +13,11 @@
 
 namespace opaq {
 
-// How a value is written into a parameter. Integers of every width are a range and
-// the low bytes of 64 bits.
+// How a value is written into a parameter. For integers of every width: a range of values that
+// fit, of which the low bytes of 64 bits are written.
 enum class Encoding : uint8_t { Unknown, Pointer, Integer, Half, BFloat16, Float, Double };
 
-// The bits of a floating-point type's significand; 0 for the rest.
+// The number of significand bits of a floating-point type; 0 for other types.
 constexpr int precision(Encoding encoding) {
   switch (encoding) {
     case Encoding::Half:
@@ -42,10 +42,10 @@ struct Destination {
 // not known and no cast names its type.
 Destination destination(const Expr& argument, const ParamType& param);
 
-// Whether a tensor that is cast to a pointer type may go there.
+// Whether a tensor that is cast to a pointer type may be passed to this parameter.
 bool takes_cast(const std::string& cast, const ParamType& param);
 
-// The argument as it is written there: a quotient of ints as an int where the parameter is one.
+// The argument as it is passed: a quotient of two ints becomes an int if the parameter is one.
 Expr as_passed(const Expr& argument, const Destination& to);
 std::string_view cast_example(const Expr& argument);  // "int32": a cast that names the type of a
                                                       // parameter which a binary does not tell
@@ -55,7 +55,7 @@ std::string_view cast_example(const Expr& argument);  // "int32": a cast that na
 uint32_t accepted_dtypes(const std::string& pointee);
 inline bool accepts(uint32_t dtypes, DType dtype) { return dtypes >> static_cast<int>(dtype) & 1; }
 
-// The error for a tensor whose dtype its place does not take.
+// The error for a tensor whose dtype the parameter does not accept.
 [[noreturn]] void fail_dtype(const PlacedValue& value, ErrorKind kind, DType got);
 
 void check_signature(const Subject& subject, const Entry& entry, const Arg* args);

@@ -1,5 +1,5 @@
 // Checks an implementation without a device: compiles, compares signatures, computes what a launch
-// would take; as far as the arguments are known.
+// would take, as far as the arguments are known.
 #include <array>
 
 #include "base/parallel.h"
@@ -103,7 +103,7 @@ std::vector<std::string> texts(const std::vector<ParamType>& params) {
   return list;
 }
 
-// Runs `work`; the text of an error of the user's, or of a part that is missing, is returned.
+// Runs `work`. Returns the text of an error in the user's code, or about a missing component.
 template <class Work>
 std::string problem_of(const std::string& op, Work&& work) {
   try {

@@ -21,7 +21,7 @@ class FoldedInt {
     try {
       value_ = expr_.eval_int(nullptr);
       constant_ = true;
-    } catch (const Error&) {  // "1 / 0": an error of each launch, not of the declaration's loading
+    } catch (const Error&) {  // "1 / 0" is an error at each launch, not when the rule is made
     }
   }
   int64_t operator()(const Arg* args) const { return constant_ ? value_ : expr_.eval_int(args); }

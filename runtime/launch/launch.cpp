@@ -11,7 +11,7 @@
 namespace opaq {
 namespace {
 
-// For what needs no device: where scratch tensors would lie.
+// A device to describe scratch tensors on where nothing is launched.
 Device device_of(const Implementation& implementation) { return {implementation.target, 0}; }
 
 }  // namespace

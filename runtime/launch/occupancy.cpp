@@ -57,7 +57,7 @@ int64_t warps_of(const standalone::Geometry& geometry) {
   return rounded_up(standalone::product(geometry.block), kWarp) / kWarp;
 }
 
-// Blocks that the registers of an SM suffice for.
+// How many blocks the registers of an SM allow.
 int64_t blocks_by_registers(int64_t registers, int64_t warps) {
   const int64_t of_warp = rounded_up(registers * kWarp, kRegisterUnit);
   if (of_warp == 0) return kRegisters;

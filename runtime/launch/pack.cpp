@@ -72,7 +72,7 @@ Packer::Slot Packer::slot_of(const Subject& subject, size_t index) const {
   return slot;
 }
 
-// What refers to no argument is evaluated once.
+// Expressions that refer to no argument are evaluated once.
 void Packer::fold(const Subject& subject, size_t index) {
   Slot& slot = slots_[index];
   if (!slot.expr.is_constant()) return;

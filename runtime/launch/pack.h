@@ -23,9 +23,10 @@ class Packer {
   size_t size() const { return count_; }
   size_t room() const { return room_; }  // of `values` below
 
-  // Writes the address of every parameter's value into `pointers`, which has room for size(); what
-  // is not constant goes to `values`, which are aligned to 64 bytes. Throws Launch: a value does
-  // not fit, a tensor is of a dtype that its place does not take, or not on `device`.
+  // Writes the address of every parameter's value into `pointers`, which has room for size(), and
+  // values that are not constant into `values`, which is aligned to 64 bytes. Throws Launch if a
+  // value does not fit, a parameter does not accept a tensor's dtype, or a tensor is not on
+  // `device`.
   void pack(const Subject& subject, const Arg* args, Device device, uint64_t* values,
             void** pointers) const;
 

@@ -1,4 +1,4 @@
-// Holds structs of an argument list against the layouts that the compiler told.
+// Compares the structs of an argument list with the layouts that the compiler reported.
 #include "placement.h"
 
 #include <algorithm>

@@ -20,8 +20,8 @@ struct PlacedValue {
   std::string target;  // "parameter 2", "field `n` of parameter 2"
 };
 
-// In the order of the parameters, one of which each argument meets. Throws Compile for an argument
-// that does not fit the struct, naming the field and what there is.
+// In the order of the parameters, one for each argument. Throws Compile for an argument that does
+// not fit the struct, naming the field and the fields that exist.
 std::vector<PlacedValue> placed_values(const Subject& subject,
                                        const std::vector<ParamType>& params);
 

@@ -18,7 +18,7 @@ std::vector<int> written_symbols(const std::vector<Symbol>& symbols) {
   return written;
 }
 
-// Sizes of parameters that nothing but the loaded kernel knows.
+// The sizes of parameters that only the loaded kernel knows.
 void ask_driver_for_sizes(const Subject& subject, CUkernel kernel, Entry& entry) {
   if (!driver().kernel_get_param_info) {  // before CUDA 12.4: sizes follow from the argument list,
                                           // where it tells them
@@ -183,7 +183,8 @@ void PreparedLaunch::State::load_device_code(Instance& instance, const Arg* args
 
   const CUkernel kernel = standalone::within(where, [&] {
     instance.module = module(instance.entry, arch, *image);
-    return instance.module->kernel(entry.symbol);  // a bad image is noticed here at the latest
+    return instance.module->kernel(
+        entry.symbol);  // the driver reports a damaged image here at the latest
   });
   instance.kernel.emplace(require_driver(), geometry.declared(), instance.entry.c_str(), device,
                           kernel);

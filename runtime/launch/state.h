@@ -40,8 +40,8 @@ struct PreparedLaunch::State {
                      const CUstream* stream);
   Instance* find(const TemplateArgs& values, Device device);  // nullptr when there is none yet
 
-  // From memory, the disk cache or the compiler; signature checked. Several architectures are
-  // compiled at once; `images` has the order of `archs`.
+  // From memory, the disk cache or the compiler; the signature is checked. Several architectures
+  // are compiled at once; `images` has the order of `archs`.
   std::shared_ptr<const Image> image(const std::string& entry, const std::string& arch,
                                      const Arg* args);
   std::vector<std::shared_ptr<const Image>> images(const std::string& entry,

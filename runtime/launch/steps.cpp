@@ -21,7 +21,7 @@ constexpr size_t kMostSteps = 16;  // as kinds/implementation.cpp allows
 
 }  // namespace
 
-// Nothing is launched before everything is known to fit.
+// All steps are prepared and checked before the first is launched.
 bool PreparedLaunch::run_steps(const Arg* given, Device device, void* raw_stream, void* workspace,
                                bool may_load) {
   const CUstream stream = static_cast<CUstream>(raw_stream);

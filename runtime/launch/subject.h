@@ -1,5 +1,5 @@
-// What the messages of one implementation speak of: its op, its declaration and the names of its
-// arguments.
+// What error messages about one implementation refer to: its op, its declaration and the names of
+// its arguments.
 #pragma once
 
 #include <memory>
@@ -26,7 +26,7 @@ inline std::string argument_text(const Subject& subject, size_t index) {
          subject.implementation->launch.args[index].text + "`";
 }
 
-// For messages: "`int`"; "of 4 bytes" where a binary tells no more.
+// For messages: "`int`", or "of 4 bytes" if only the size is known.
 inline std::string parameter_text(const ParamType& param) {
   return param.text.empty() ? "of " + std::to_string(param.size) + " bytes"
                             : "`" + param.text + "`";

@@ -22,7 +22,7 @@ struct CppNode::Compiled {
   const Op& op;
   const WrapperTarget target;
   const std::vector<Symbol> symbols;         // arguments and results
-  std::vector<std::optional<DType>> dtypes;  // of each; none: no tensor, or an absent one
+  std::vector<std::optional<DType>> dtypes;  // of each; nullopt for a scalar or an absent tensor
   std::vector<CompiledLaunch> launches;
   std::vector<std::vector<CodeFile>> files;  // of each launch: those of its steps, in order
 

@@ -1,4 +1,4 @@
-// Prints what report() reads of a wrapper, and string literals.
+// Prints what opaq.report() reads from a wrapper, and string literals.
 #include "base/error.h"
 #include "wrapper/wrapper.h"
 

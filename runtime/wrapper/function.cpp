@@ -34,7 +34,7 @@ Lines string_literals(const Lines& texts) {
   return quotes;
 }
 
-// The parameter that WrapperFunction::workspace tells of.
+// The parameter for WrapperFunction::workspace.
 constexpr std::string_view kPlannedWorkspace = "opaq_planned_workspace";
 
 bool can_fail(const std::string& cpp) { return cpp.find('(') != std::string::npos; }
@@ -53,7 +53,7 @@ std::string count(size_t counter) {
   return "opaq_node_calls[" + std::to_string(counter) + "].add();";
 }
 
-// What begins the message of an error of the expression that follows.
+// Records where an error in the expression that follows occurs, for its message.
 std::string set_place(const std::string& place) {
   return "opaq_place = " + string_literal(place) + ";";
 }
@@ -78,7 +78,7 @@ Lines texts_of(const std::vector<CppText>& items) {
 
 // ---- parameters and views -----------------------------------------------------------------------
 
-// A parameter that is no tensor. Lists come under another name: they are read through a view.
+// A parameter that is not a tensor. Lists get another name, since they are read through a view.
 std::string scalar_parameter(const ArgSpec& arg) {
   std::string type = arg.torch_type == "float"        ? "double"
                      : arg.torch_type == "bool"       ? "bool"
@@ -148,7 +148,7 @@ std::string packed(const CppArgument& arg) {
               arguments);  // integer, half, bfloat16, float, double
 }
 
-// The value of an expression; one that can fail first tells its place.
+// The value of an expression. One that can fail is preceded by its place, for the message.
 std::string evaluated(const CppText& item) {
   if (!can_fail(item.cpp)) return item.cpp;
   return "(opaq_place = " + string_literal(item.place) + ", " + item.cpp + ")";
@@ -197,7 +197,7 @@ class StepBlock {
   Lines library_call() const {
     Lines types, values;
     for (size_t i = 0; i < rule_.args.size(); ++i) {
-      const CppArgument& arg = rule_.args[i];  // what an address points to is not known here
+      const CppArgument& arg = rule_.args[i];  // a void*: the pointee's type is not known here
       types.push_back(arg.type == Type::Tensor ? "void*" : bare_type(arg.parameter));
       values.push_back(call("opaq_from_bits<" + types.back() + ">", {slot(i)}));
     }
@@ -456,7 +456,7 @@ class LaunchBlock {
            ";";
   }
 
-  // Where the tensors lie that the kernels leave at zero.
+  // The addresses of the tensors that the kernels leave at zero.
   Lines kept() const {
     return {"static " + in_standalone("KeptZeros") + " opaq_zeros;",
             "const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
@@ -516,7 +516,7 @@ class LaunchBlock {
 
 // ---- the function -------------------------------------------------------------------------------
 
-// Returns at once where all that is written is empty. Nothing where some of it never is.
+// Returns at once if all results are empty. Prints nothing if one of them never is.
 Lines return_if_empty(const CppNode::Compiled& node, const std::set<std::string>& never_empty,
                       bool counted) {
   Lines empty;
@@ -530,7 +530,7 @@ Lines return_if_empty(const CppNode::Compiled& node, const std::set<std::string>
           (counted ? " " + count(node.launches.size()) : ";")};
 }
 
-// Throws where no implementation fits; nothing where the last always does.
+// Throws if no implementation fits. Prints nothing if the last one always fits.
 Lines refuse(const CppNode::Compiled& node) {
   if (node.launches.back().choice.always_fits()) return {};
   Lines unmet;

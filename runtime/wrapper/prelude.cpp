@@ -34,7 +34,7 @@ const std::vector<Part>& parts() {
   return all;
 }
 
-// Headers without lines for the preprocessor but #include <...>, which come first, once each.
+// Joins headers. Of preprocessor lines only #include <...> are kept, each once, at the top.
 class Text {
  public:
   void add(std::string_view header) {

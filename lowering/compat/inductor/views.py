@@ -92,9 +92,9 @@ class Views:
                         )
 
     def computed(self, graph: Any, value: Any) -> Any:
-        """An int or SymInt as an int, or as a node that computes it of the graph's inputs.
+        """An int or SymInt as an int, or as a node that computes it from the graph's inputs.
 
-        LaunchError: it cannot be computed of those."""
+        Raises LaunchError if it cannot be computed from them."""
         if not isinstance(value, torch.SymInt):
             return value
         given = (
@@ -109,9 +109,9 @@ class Views:
         )
 
     def _as_traced(self, graph: Any, now: Any, traced: Any) -> Any:
-        """A size, stride or offset of a view, which was `traced` when the call was. `now`: the
-        same in the graph; a node that asks a view for it tells another where a pass has put a
-        value in the place of the view's base that lies otherwise."""
+        """A size, stride or offset of a view, as it was when the call was traced (`traced`). `now`:
+        the same in the graph. If it is a node that asks a view, its value is another after a pass
+        has replaced the view's base by a value with other strides; then it is computed anew."""
         if not isinstance(now, torch.fx.Node) or statically_known_true(now.meta["val"] == traced):
             return now
         return self.computed(graph, traced)
@@ -127,7 +127,7 @@ class Views:
         )
 
     def _computed(self, graph: Any, expression: Any, known: Mapping[Any, Any]) -> Any:
-        """A symbolic expression as a node that computes it of the graph's inputs, or an int."""
+        """A symbolic expression as a node that computes it from the graph's inputs, or an int."""
         if expression in known:
             return known[expression]
         if expression.is_Integer:

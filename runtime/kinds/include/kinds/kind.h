@@ -60,8 +60,8 @@ class Kind : public KindFacts {
 
   // ---- declarations ----
 
-  // Throws Declaration, through `scope`, where code of this kind cannot be what the implementation,
-  // whose parts have been parsed, says it is.
+  // Checks a declaration of this kind, whose parts have been parsed. Throws Declaration, through
+  // `scope`.
   virtual void check(const spec::Scope& scope, const Implementation& implementation) const;
 
   // An implementation's code as messages show it: its size and digest, unless it is short.
@@ -70,12 +70,13 @@ class Kind : public KindFacts {
   // ---- code ----
   // `op` names the op in errors. `entry`: the entry template, filled.
 
-  // Of the source and everything that it includes, as it would be compiled now. Both strings are
-  // empty for what is not compiled from source. Throws Compile, or Missing (no compiler).
+  // The digest of the source and everything that it includes, as it would be compiled now. Both
+  // strings are empty for code that is not compiled from source. Throws Compile, or Missing (no
+  // compiler).
   virtual SourceDigest sources(const Implementation& implementation) const;
 
-  // Kernels that are not compiled here: what the images that the declaration brings are for, as
-  // Image::arch.
+  // For kernels that are not compiled here: the targets of the images that the declaration brings,
+  // as in Image::arch.
   virtual std::vector<std::string> archs(const Implementation& implementation) const;
 
   // Kernels only: device code that holds the entry. `arch`: what it is compiled for ("sm_90a";
@@ -90,8 +91,8 @@ class Kind : public KindFacts {
   virtual HostCode host_code(const std::string& op, const Implementation& implementation,
                              const std::string& entry) const;
 
-  // The same for generated C++ wrappers. What compiles `host_code` of a compiled kind is what is
-  // shipped; kinds that are not compiled override this, too.
+  // The same for generated C++ wrappers. Compiled kinds ship the code of `host_code`, which is the
+  // default; other kinds with host code override this, too.
   virtual WrapperHostCode wrapper_code(const std::string& op, const Implementation& implementation,
                                        const std::string& entry) const;
 };

@@ -23,14 +23,14 @@ class KeptZeros;  // standalone/kept_zeros.h
 // Counters of one implementation; written with relaxed atomics, read by report().
 struct LaunchStats {
   int64_t calls = 0, skipped_empty = 0;
-  int64_t timed_calls = 0;  // calls that `add_host_time` told of
+  int64_t timed_calls = 0;  // calls given to add_host_time
   double host_seconds = 0;  // of those, together
   double compile_seconds = 0;
   int64_t compiled = 0, disk_hits = 0;
-  std::string compiler;  // that made its device code: "NVRTC", "nvcc" or "NVRTC, nvcc"; "" for
+  std::string compiler;  // of its device code: "NVRTC", "nvcc" or "NVRTC, nvcc"; "" for
                          // other code, and before the first
-  std::optional<int64_t> spill_bytes;  // Resources::spill_stores + spill_loads, of the image where
-                                       // they are most; unknown when none tells
+  // Resources::spill_stores + spill_loads, maximum over the images; nullopt if unknown.
+  std::optional<int64_t> spill_bytes;
 };
 
 // What one step of a launch would do, for tests, `explain` and reports.
@@ -149,10 +149,10 @@ class PreparedLaunch {
   // callers that hold a lock (Python's) they would rather release for that.
   bool launch_if_loaded(const Arg* args, Device device, void* stream, void* workspace = nullptr);
 
-  // For who calls a Python function: there is nothing here to launch.
+  // Counts a call of a Python function, which the caller makes: there is nothing to launch.
   void count_call();
 
-  // For who times calls: one call that compiled and loaded nothing took this long.
+  // Adds the host time of one call. Calls that compile or load something are not timed.
   void add_host_time(int64_t nanoseconds);
 
   // Compiles and loads what `launch` with these arguments would need.
@@ -178,7 +178,7 @@ class PreparedLaunch {
   std::string sources(size_t step = 0) const;
   // Whether it was to be compiled, and never could be as a whole: no launch has used it.
   bool never_compiled() const;
-  void note_failure();  // for who has seen elsewhere that it does not compile
+  void note_failure();  // records that compiling it failed elsewhere
   const Implementation& implementation() const { return *implementation_; }
 
   struct State;
