@@ -22,12 +22,12 @@ scale = opaq.op("check_command::scale(Tensor x, float by=2.0) -> Tensor", output
 scale.cuda(
     source="template <typename T> __global__ void scale(const T* x, float by, T* out) "
     "{ out[threadIdx.x] = x[threadIdx.x] * T(by); }",
-    entry="scale<{x.dtype}>", block="x.numel()", args="x, by, out")
+    entry="scale<{x.dtype}>", grid=1, block="x.numel()", args="x, by, out")
 """
 WRONG = """
 other = opaq.op("check_command::other(Tensor x) -> Tensor", outputs=opaq.like("x"))
 other.cuda(source="__global__ void other(const float* x, float* out) { out[0] = y[0]; }",
-    entry="other", args="x, out")
+    entry="other", grid=1, block=1, args="x, out")
 """
 REFUSED = FINE.replace('args="x, by, out"', 'args="x, by, uot"')
 
