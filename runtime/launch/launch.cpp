@@ -2,6 +2,7 @@
 #include "launch/launch.h"
 
 #include <algorithm>
+#include <mutex>
 
 #include "parameters.h"
 #include "scratch.h"
@@ -40,7 +41,15 @@ PreparedLaunch::PreparedLaunch(std::string op, std::shared_ptr<const Implementat
   }
 }
 
-PreparedLaunch::~PreparedLaunch() = default;
+PreparedLaunch::~PreparedLaunch() {
+  if (!kept_) return;
+  // Launches may be using the memory that is zeroed once, and freeing it would wait for the device:
+  // it is kept, also when the implementation is replaced.
+  static std::mutex mutex;
+  static auto* const all = new std::vector<std::unique_ptr<standalone::KeptZeros>>;
+  const std::lock_guard lock(mutex);
+  all->push_back(std::move(kept_));
+}
 
 int64_t PreparedLaunch::workspace_bytes(const Arg* args, Device device) const try {
   return !needs_workspace_ || state_->writes_nothing(args) ? 0 : scratch_->bytes(args, device);

@@ -17,6 +17,10 @@ namespace opaq::standalone {
 // may run at the same time. Thread-safe; constant-initialised as a static variable, never
 // destroyed: launches may be in flight when the process ends.
 class KeptZeros {
+  struct Memory {
+    CUdeviceptr address;
+    Memory* smaller;
+  };
   struct Piece {
     int device = 0;
     unsigned long long stream = 0;  // the driver's number, which no other stream ever has
@@ -24,7 +28,8 @@ class KeptZeros {
     std::mutex in_use;  // from the first kernel of a launch to its last; guards what follows
     CUdeviceptr memory = 0;
     int64_t bytes = 0;
-    bool zero = false;  // when all launches so far have ended
+    Memory* smaller = nullptr;  // what it had before it grew
+    bool zero = false;          // when all launches so far have ended
   };
 
  public:
@@ -107,6 +112,7 @@ class KeptZeros {
                          format_text("%s: allocating %lld bytes of scratch memory that is zeroed "
                                      "once",
                                      op, static_cast<long long>(wanted)));
+    if (piece.memory) piece.smaller = new Memory{piece.memory, piece.smaller};
     piece.memory = memory;
     piece.bytes = wanted;
     piece.zero = false;
