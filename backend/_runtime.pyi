@@ -240,7 +240,7 @@ class Occupancy(TypedDict):  # an estimate, for one SM
     limit: str  # "warps" | "blocks" | "registers" | "shared memory": why there are no more blocks
 
 class CheckedCode(TypedDict):
-    arch: str  # "" for host code and binaries
+    arch: str  # "" for host code, and for a binary if none was asked for
     problem: str  # "": none was found
     parameters: list[str]  # types of the kernel's parameters, as far as they are known
     resources: Resources | None

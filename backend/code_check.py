@@ -30,8 +30,8 @@ class CheckedImplementation:
     step: int | None = None  # counted from 1; None: there is only one launch
     launch: dict[str, Any] | None = None  # grid, block, cluster, shared, empty
     # For each architecture: arch, problem, parameters, resources, occupancy, bytes, seconds,
-    # from_cache, compiler, log; None where it is not known. Host code and binaries have one item,
-    # with arch "".
+    # from_cache, compiler, log; None where it is not known. Host code has one item, with
+    # arch "", and so has a binary if no arch is asked for.
     code: list[_runtime.CheckedCode] = field(default_factory=list)
 
     @property

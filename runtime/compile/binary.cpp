@@ -206,7 +206,7 @@ std::string_view image_suffix(std::string_view bytes) {
 }
 
 std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
-                                          std::string_view entry) {
+                                          std::string_view entry, std::string arch) {
   const std::string what =
       file.empty() ? "the binary" : std::filesystem::path(file).filename().string();
   const auto begins = [&](std::string_view magic) {
@@ -242,7 +242,7 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
   found.params_known = symbol.params_known;
   if (!cubin.empty()) found.resources = cubin_resources(cubin, found.symbol);
   image->bytes = std::move(bytes);
-  image->arch = image_archs(image->bytes);
+  image->arch = arch.empty() ? image_archs(image->bytes) : std::move(arch);
   image->key = Sha256().field("opaq binary").field(image->bytes).field(entry).hex();
   return image;
 }

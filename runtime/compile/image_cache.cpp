@@ -88,6 +88,14 @@ void add_own_folders(const CudaRequest& request, IncludeSearch& search) {
   search.dirs.insert(search.dirs.end(), request.include_dirs.begin(), request.include_dirs.end());
 }
 
+Sha256 begin_digest(std::string_view format, const CudaRequest& request, const std::string& name) {
+  Sha256 hash;
+  hash.field(format).field(request.source).field(name);
+  hash.field(std::to_string(request.options.size()));
+  for (const std::string& option : request.options) hash.field(option);
+  return hash;
+}
+
 std::string image_key(const CudaRequest& request, const SourceDigest& sources) {
   Sha256 hash;
   hash.field(sources.digest).field(request.arch);

@@ -4,7 +4,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
+#include "base/sha256.h"
 #include "compile/image.h"
 #include "includes.h"
 
@@ -21,6 +23,12 @@ void check_source_text(const CudaRequest& request, const std::string& file);
 // The folders where the source's own headers are, in the order in which a compiler gets them:
 // `folder` and `dirs` of the search.
 void add_own_folders(const CudaRequest& request, IncludeSearch& search);
+
+// Begins the digest of what a source compiles to: `format` of the compiler's images, the source,
+// its name (with its folder where options put it into the image) and the options. Of folders, only
+// the files found in them are hashed, by the caller: a project that was moved finds its images
+// again.
+Sha256 begin_digest(std::string_view format, const CudaRequest& request, const std::string& name);
 
 std::string image_key(const CudaRequest& request, const SourceDigest& sources);
 

@@ -103,12 +103,8 @@ IncludeClosure closure_of(Job& job) {
 }
 
 CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
-  Sha256 hash;
-  hash.field(kFormat)
-      .field(job.request.source)
-      .field(job.facts.embeds_paths ? job.file : job.basename);
-  hash.field(std::to_string(job.request.options.size()));
-  for (const std::string& option : job.request.options) hash.field(option);
+  Sha256 hash =
+      begin_digest(kFormat, job.request, job.facts.embeds_paths ? job.file : job.basename);
   hash.field(nvcc_place().identity)
       .field(settings().nvcc_flags)
       .field(cxx_identity())

@@ -59,14 +59,8 @@ Job make_job(const CudaRequest& request) {
 }
 
 CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
-  Sha256 hash;
-  hash.field(kFormat)
-      .field(job.request.source)
-      .field(job.facts.embeds_paths ? job.file : job.basename);
-  // Of folders, only the files found in them are hashed, so that a project that was moved finds its
-  // images again.
-  hash.field(std::to_string(job.request.options.size()));
-  for (const std::string& option : job.request.options) hash.field(option);
+  Sha256 hash =
+      begin_digest(kFormat, job.request, job.facts.embeds_paths ? job.file : job.basename);
   hash.field(nvrtc_place().identity).field(closure.digest);
   return {{hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque},
           closure.missing.empty()};

@@ -2,6 +2,7 @@
 // targets, launched as it is.
 #include <algorithm>
 
+#include "base/error.h"
 #include "kinds/kind.h"
 
 namespace opaq {
@@ -28,10 +29,9 @@ class CudaBinary final : public Kind {
     const std::vector<ArchImage> all = read_image_set(implementation.code, implementation.file);
     const auto found =
         std::find_if(all.begin(), all.end(), [&](const ArchImage& i) { return i.arch == arch; });
-    auto image =
-        std::make_shared<Image>(*binary_image(std::string(found->bytes), found->file, entry));
-    image->arch = arch;
-    return image;
+    if (found == all.end())
+      fail(ErrorKind::Internal, implementation.name + " brings no image for '" + arch + "'");
+    return binary_image(std::string(found->bytes), found->file, entry, arch);
   }
 };
 

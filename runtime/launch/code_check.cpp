@@ -214,13 +214,13 @@ LaunchCheck PreparedLaunch::check_code(const Arg* given, const std::vector<std::
     });
     return check;
   }
-  const std::vector<std::string> wanted = kind.compiled ? archs : std::vector<std::string>{""};
+  const std::vector<std::string> wanted = archs.empty() ? std::vector<std::string>{""} : archs;
   check.code.resize(wanted.size());
   in_parallel(wanted.size(), [&](size_t i) {
     CheckedCode& code = check.code[i];
     code.arch = wanted[i];
     code.problem = problem_of(op_, [&] {
-      const std::shared_ptr<const Image> image = state.image(check.entry, code.arch, args);
+      const std::shared_ptr<const Image> image = state.image_for(check.entry, code.arch, args);
       const Entry& entry = find_entry(state.subject, *image, check.entry);
       if (entry.params_known) code.params = texts(entry.params);
       code.resources = entry.resources;

@@ -146,10 +146,7 @@ std::shared_ptr<const Image> PreparedLaunch::compile(const Arg* given, const std
     if (kind.compiled && arch.empty())
       fail(ErrorKind::Declaration,
            op_ + ": compiling for a device needs its architecture, such as \"sm_90a\"; got \"\"");
-    const std::string brought = kind.compiled  ? ""
-                                : arch.empty() ? kind.archs(implementation).front()
-                                               : state.best_arch(entry, arch_number(arch), -1);
-    return state.image(entry, kind.compiled ? arch : brought, args);
+    return state.image_for(entry, arch, args);
   }
   const std::shared_ptr<const HostFunction> function = state.host_code(entry, args).function;
   Image image;

@@ -157,6 +157,15 @@ std::unique_ptr<Instance> PreparedLaunch::State::make(const TemplateArgs& values
   return instance;
 }
 
+std::shared_ptr<const Image> PreparedLaunch::State::image_for(const std::string& entry,
+                                                              const std::string& arch,
+                                                              const Arg* args) {
+  const Implementation& implementation = *subject.implementation;
+  if (implementation.kind->compiled) return image(entry, arch, args);
+  if (arch.empty()) return image(entry, implementation.kind->archs(implementation).front(), args);
+  return image(entry, best_arch(entry, arch_number(arch), -1), args);
+}
+
 std::string PreparedLaunch::State::best_arch(const std::string& entry, int capability,
                                              int device) const {
   const Implementation& implementation = *subject.implementation;

@@ -60,6 +60,11 @@ struct PreparedLaunch::State {
   std::atomic<bool> has_compiled{false}, has_failed{false};
   std::atomic<int64_t> spill_bytes{-1};  // maximum over the images; -1 while unknown
 
+  // The image for an architecture that need not be a device's: compiled for it, or the best that
+  // the declaration brings (of these, the first if `arch` is ""). Throws Missing where none fits.
+  std::shared_ptr<const Image> image_for(const std::string& entry, const std::string& arch,
+                                         const Arg* args);
+
   // Which of the images that the declaration brings is best for a compute capability (90 for 9.0).
   // `device`: for the message that none fits; -1 for none.
   std::string best_arch(const std::string& entry, int capability, int device) const;

@@ -139,3 +139,16 @@ def test_the_argument_list_is_checked_without_a_driver(
     op.cuda(entry="add_one", args="x, out", binary={"sm_80": images["sm_80"]})
     with pytest.raises(opaq.CompileError, match=r"takes 3 parameters \(8 bytes, 8 bytes, 4 "):
         compiled_for(op, "sm_80")
+
+
+def test_a_check_tells_which_architectures_have_no_image(
+    unique: str, images: dict[str, bytes]
+) -> None:
+    report = declare(unique, binary=images["sm_80"]).check(arch=["sm_80", "sm_90a"])
+    (found,) = report.implementations
+    fits, missing = found.code
+    assert (fits["arch"], fits["problem"]) == ("sm_80", "") and fits["resources"] is not None
+    assert missing["arch"] == "sm_90a" and not report.ok
+    assert "is compiled for sm_80; the device is sm_90; " in missing["problem"]
+    fits_all = declare(f"{unique}_all", binary=images)
+    assert fits_all.check(arch=["sm_80", "sm_90a", "sm_100a"]).ok

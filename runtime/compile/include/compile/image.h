@@ -106,9 +106,9 @@ std::shared_ptr<const Image> compile_cuda(const CudaRequest& request);
 
 // Wraps a cubin, fatbin or PTX; `entry` must be among its symbols (checked where the format allows:
 // ELF symbol table, PTX text). Parameter types come from the mangled name or from PTX; else
-// params_known is false.
+// params_known is false. `arch`: Image::arch; "": as image_archs(bytes).
 std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view file,
-                                          std::string_view entry);
+                                          std::string_view entry, std::string arch = "");
 
 // The targets of an image as its bytes tell them: "sm_90" of a cubin (which does not tell "sm_90a"
 // apart), "compute_80" of PTX, "sm_80,sm_90a" of a fatbin; "" if unknown.

@@ -41,8 +41,8 @@ struct LaunchPlan {
   bool empty = false;  // a grid dimension is 0: nothing is launched
 };
 
-// What `check_code` found for one architecture; host code and binaries have one of these, with no
-// arch.
+// What `check_code` found for one architecture; host code has one of these, with no arch,
+// and so has a binary if none is asked for.
 struct CheckedCode {
   std::string arch;
   std::string problem;              // why it cannot be launched; "" where nothing was found
