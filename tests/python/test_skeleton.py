@@ -71,10 +71,11 @@ void launch(float* y, const float* x) { overloaded<<<1, 1>>>(y, x); }
 
 
 @pytest.fixture
-def made(tmp_path: Path, unique: str) -> dict[str, object]:
+def made(tmp_path: Path, unique: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the printed module defines, and its text."""
-    (tmp_path / "kernels.cu").write_text(KERNELS)
-    text = skeleton.declarations(str(tmp_path / "kernels.cu"), unique.replace("::", "_"))
+    monkeypatch.chdir(tmp_path)  # the module names the file as it is named here, in few characters
+    Path("kernels.cu").write_text(KERNELS)
+    text = skeleton.declarations("kernels.cu", unique.replace("::", "_"))
     namespace: dict[str, object] = {"__name__": "made", "text": text}
     exec(compile(text, "made.py", "exec"), namespace)
     return namespace
