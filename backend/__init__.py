@@ -28,7 +28,7 @@ from .op import Op, op  # noqa: E402
 from .package import package  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
-from .steps import Step, Zeros, step, zeros  # noqa: E402
+from .steps import Philox, Step, Zeros, philox, step, zeros  # noqa: E402
 
 __version__: str
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "MissingError",
     "Op",
     "Output",
+    "Philox",
     "Report",
     "Step",
     "Zeros",
@@ -53,6 +54,7 @@ __all__ = [
     "like",
     "op",
     "package",
+    "philox",
     "report",
     "step",
     "struct",

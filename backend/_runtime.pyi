@@ -62,6 +62,7 @@ class ScratchInfo(TypedDict):
     dtype: str  # Python
     zeros: bool
     once: bool
+    philox: bool
 
 class ImplementationInfo(TypedDict):
     name: str

@@ -21,7 +21,7 @@ from .python_function import define as define_python
 from .reference import define_reference
 from .rules import Output
 from .signature import signature_of
-from .steps import Step, Zeros
+from .steps import Philox, Step, Zeros
 from .validate import File
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -53,12 +53,15 @@ def op(
     outputs: how each result is made from the arguments: opaq.like("x"), or
         opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when there are several; nothing
         for `-> ()`.
-    effects: "ordered" for an op that reads or changes state which is not among its arguments (a
-        counter, a random generator, a file). Compiled graphs then make each of its calls once and
-        in order, as eager does, and do not repeat them for the backward pass. Without it, an op is
-        taken to be a function of its arguments: equal calls may be merged into one, and a call
-        whose result is not used may be dropped. Not for an op that writes to arguments; state in a
-        tensor is better declared as an argument, `Tensor(a!) state`.
+    effects: what a call does beside computing its results from its arguments. Without it, equal
+        calls may be merged into one, and a call whose result is not used may be dropped.
+        "random": it draws random numbers with PyTorch's generators, as an implementation with
+        opaq.philox() does, or a Python function with torch.rand. Calls are never merged; activation
+        checkpoints draw the same numbers again.
+        "ordered": it reads or changes other state which is not among its arguments (a counter, a
+        file). Compiled graphs make each of its calls once and in order, as eager does, and do not
+        repeat them for the backward pass. Not for an op that writes to arguments; state in a tensor
+        is better declared as an argument, `Tensor(a!) state`.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.
@@ -68,16 +71,16 @@ def op(
     """
     validate.text("opaq.op(...)", "schema", schema)
     where = schema.partition("(")[0].strip() or "opaq.op(...)"
-    if effects not in (None, "ordered"):
+    if effects not in (None, "ordered", "random"):
         raise _runtime.DeclarationError(
-            f'{where}: got effects={effects!r}; expected "ordered", or None for a function of '
-            "its arguments"
+            f'{where}: got effects={effects!r}; expected "random", "ordered", or None for a '
+            "function of its arguments"
         )
     texts = rules.output_texts(where, outputs)
     with declaring:
         name = _runtime.declare(schema, texts, validate.flag(where, "replace", replace))
         known = _ops.get(name)
-        if effects:
+        if effects == "ordered":
             _refuse_effects_of_writes(_runtime.describe(name))
         if known is None:
             known = Op(name)
@@ -153,8 +156,10 @@ class Op(CallableBase):
         self._describe()
 
     def _set_effects(self, effects: str | None) -> None:
-        if effects != self.effects:
-            pytorch.set_effects(self.overload, bool(effects))
+        if (effects == "ordered") != (self.effects == "ordered"):
+            pytorch.set_ordered(self.overload, effects == "ordered")
+        if (effects == "random") != (self.effects == "random"):
+            pytorch.set_random(self.overload, effects == "random")
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
         self.effects = effects
@@ -172,7 +177,7 @@ class Op(CallableBase):
         block: object = rules.NOT_GIVEN,
         cluster: object = "",
         shared: object = "0",
-        scratch: Mapping[str, Output | Zeros] | None = None,
+        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
         steps: Sequence[Step] = (),
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
@@ -199,8 +204,9 @@ class Op(CallableBase):
             with a warning: a kernel is rarely meant to run as one block, or as one thread.
         shared: bytes of dynamic shared memory.
         scratch: memory that the implementation needs while it runs, by name: opaq.tensor(...) for
-            uninitialised memory, opaq.zeros(...) for zeros. `args`, grid, block, cluster and shared
-            may refer to the names. Compiled graphs plan it with their other buffers.
+            uninitialised memory, opaq.zeros(...) for zeros, opaq.philox() for a seed and an offset
+            of random numbers. `args`, grid, block, cluster and shared may refer to the names.
+            Compiled graphs plan it with their other buffers.
         steps: for several launches, one after the other: a list of opaq.step(...), each with entry,
             args, grid and so on, in the place of those here.
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
@@ -249,7 +255,7 @@ class Op(CallableBase):
         source: str | File | None = None,
         entry: str = "",
         args: str | Sequence[str | Argument] = "",
-        scratch: Mapping[str, Output | Zeros] | None = None,
+        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
         steps: Sequence[Step] = (),
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
@@ -293,7 +299,7 @@ class Op(CallableBase):
         args: str | Sequence[str | Argument],
         device: str,
         signature: str = "",
-        scratch: Mapping[str, Output | Zeros] | None = None,
+        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
         requires: str | Sequence[str] = (),
         priority: int = 0,
         name: str = "library",
@@ -393,6 +399,13 @@ class Op(CallableBase):
         the op's name.
         """
         where = where or self.name
+        for scratch in implementation.get("scratch", ()):
+            if "philox" in scratch and self.effects is None:
+                raise _runtime.DeclarationError(
+                    f"{where}: scratch {scratch['name']!r} holds random numbers; declare the op "
+                    'with opaq.op(..., effects="random"), so that compiled graphs do not merge its '
+                    "calls"
+                )
         implementation |= {
             "name": validate.text(where, "name", name),
             "device": device,

@@ -37,6 +37,28 @@ def zeros(shape: object, *, dtype: object, once: bool = False) -> Zeros:
 
 
 @dataclass(frozen=True)
+class Philox:
+    """A scratch tensor that holds a seed and an offset; text as in rules.Output."""
+
+    dtype: str
+
+
+def philox(*, dtype: object = "uint64") -> Philox:
+    """For `scratch`: two 64-bit integers in the memory of the device, a seed and an offset for a
+    counter-based generator such as Philox (curand_init, at::Philox4_32). PyTorch's default
+    generator of the device draws both anew for each launch, from 0 to 2^62 - 1, so
+    torch.manual_seed decides them, and in a CUDA graph each replay has its own.
+
+    A kernel that takes the tensor reads `rng[0]` and `rng[1]` and may use as many random numbers as
+    it likes. All steps of an implementation get the same two: give them subsequences of their own.
+    dtype: "uint64" or "int64", as the kernel's pointer says.
+
+    Only for ops that are declared with effects="random". Raises opaq.DeclarationError.
+    """
+    return Philox(rules.dtype_text("opaq.philox(...)", dtype))
+
+
+@dataclass(frozen=True)
 class Step:
     """One launch of several, as texts that the runtime parses."""
 
@@ -93,22 +115,24 @@ def scratch_texts(where: str, scratch: object) -> list[dict[str, Any]]:
     if scratch is None:
         return []
     if not isinstance(scratch, Mapping) or not all(
-        isinstance(name, str) and isinstance(rule, (Output, Zeros))
+        isinstance(name, str) and isinstance(rule, (Output, Zeros, Philox))
         for name, rule in scratch.items()
     ):
         refuse(
             where,
             "scratch",
             scratch,
-            "a dict of opaq.tensor(...) or opaq.zeros(...) by name, such as {'partial': "
-            "opaq.tensor('64', dtype='float32')}",
+            "a dict of opaq.tensor(...), opaq.zeros(...) or opaq.philox() by name, such as "
+            "{'partial': opaq.tensor('64', dtype='float32')}",
         )
     return [
         _scratch_text(f"{where}: scratch {name!r}", name, rule) for name, rule in scratch.items()
     ]
 
 
-def _scratch_text(where: str, name: str, rule: Output | Zeros) -> dict[str, Any]:
+def _scratch_text(where: str, name: str, rule: Output | Zeros | Philox) -> dict[str, Any]:
+    if isinstance(rule, Philox):
+        return {"name": name, "shape": "2", "dtype": rule.dtype, "philox": True}
     if isinstance(rule, Zeros):
         return {
             "name": name,

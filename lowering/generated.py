@@ -102,7 +102,8 @@ class Graph:
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:
             return launcher
-        return self._checked(op, node, source, traced, chosen == "at launch").launch(
+        draws = chosen == "at launch" or pytorch.draws(overload_of(op))
+        return self._checked(op, node, source, traced, draws).launch(
             launcher, [output["name"] for output in _runtime.describe(op)["outputs"]]
         )
 

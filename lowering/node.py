@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import cpp_wrapper, python_wrapper
+from . import cpp_wrapper, overload_of, python_wrapper
+from .compat import pytorch
 from .compat.inductor import OrderedSet, V, inductor, ir, tree_map
 from .contract.traced import checked_call
 
@@ -22,16 +23,24 @@ if TYPE_CHECKING:
 
 class _InOrder:
     """A node that waits for the one before it that has ordered effects, if it has such effects
-    itself.
+    itself; and the same for nodes that draw random numbers.
     """
 
     effect_before: Any = None
+    draw_before: Any = None
 
     def get_read_writes(self) -> Any:
         read_writes = super().get_read_writes()
-        if self.effect_before is not None:
-            read_writes.reads.add(self.effect_before)
+        for before in (self.effect_before, self.draw_before):
+            if before is not None:
+                read_writes.reads.add(before)
         return read_writes
+
+    def keep_draws_in_order(self, overload: Any) -> None:
+        """To be called when the node has been registered."""
+        if pytorch.draws(overload):
+            self.draw_before = inductor.draw_before()
+            inductor.note_draw(self.get_name())
 
 
 class OpaqueKernel(_InOrder, ir.ExternKernel):
@@ -79,6 +88,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         self.effect_only = not results and not mutated
         self.name = None if self.mutation_outputs else V.graph.register_buffer(self)
         V.graph.register_operation(self)
+        self.keep_draws_in_order(overload_of(info["name"]))
 
     def get_outputs(self) -> list[Any]:
         return list(self.mutation_outputs) or [self]
@@ -164,6 +174,7 @@ class _ReturningKernel(_InOrder, ir.FallbackKernel):
         for node in V.graph.operations[known:]:
             if isinstance(node, cls):
                 node.effect_before = before
+                node.keep_draws_in_order(overload)
         return tree_map(
             lambda value: ir.TensorBox.create(value) if isinstance(value, ir.IRNode) else value,
             results,

@@ -80,8 +80,8 @@ class Checked:
         call: tuple[int, int] | None,
         draws: bool,
     ) -> None:
-        """place: where the call is, for messages. draws: whether Python code may run, which may
-        draw random numbers.
+        """place: where the call is, for messages. draws: whether random numbers may be drawn, by
+        the op or by Python code.
         """
         self.run, self.op, self.overload, self.call, self.place, self.draws = (
             run,

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "launch/philox.h"
 
 namespace opaq {
 
@@ -22,7 +23,8 @@ ScratchRules::ScratchRules(const std::string& op, const Implementation& implemen
   const auto rank = [](const Rule& each) {
     return each.rule->content == Content::Zeros        ? 0
            : each.rule->content == Content::LeftAtZero ? 1
-                                                       : 2;
+           : each.rule->content == Content::Undefined  ? 2
+                                                       : 3;
   };
   std::stable_sort(rules_.begin(), rules_.end(),
                    [&](const Rule& a, const Rule& b) { return rank(a) < rank(b); });
@@ -64,6 +66,15 @@ ScratchArgs::ScratchArgs(const ScratchRules& rules, const Arg* args, Device devi
     view.dim = shape.rank;
     view.device = device;
     new (&args_[rules.given_ + index]) Arg(view);
+  }
+}
+
+void ScratchArgs::draw(const std::string& op, void* stream) const {
+  for (size_t i = rules_.rules_.size(); i-- > 0;) {
+    const auto& [index, rule, ignored] = rules_.rules_[i];
+    if (rule->content != Content::Philox) return;  // they come last
+    const TensorView& tensor = args_[rules_.given_ + index].tensor;
+    draw_philox(op, tensor.data, tensor.device, stream);
   }
 }
 

@@ -28,7 +28,8 @@ class ScratchRules {
     const ScratchRule* rule;
     std::string place;  // for errors
   };
-  // In the order of their memory: what is zeroed by each launch, what is left at zero, the rest.
+  // In the order of their memory: what is zeroed by each launch, what is left at zero, what is
+  // undefined, random numbers.
   const std::vector<Rule>& rules() const { return rules_; }
 
  private:
@@ -53,6 +54,9 @@ class ScratchArgs {
 
   // Addresses are 0 before this. kept: nullptr, or memory of kept_bytes() for what is left at zero.
   void place(void* workspace, char* kept);
+
+  // Fills the tensors that hold random numbers, which have been placed, on the stream.
+  void draw(const std::string& op, void* stream) const;
 
  private:
   static_assert(std::is_trivially_copyable_v<Arg> && std::is_trivially_destructible_v<Arg>);

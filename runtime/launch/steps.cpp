@@ -79,6 +79,7 @@ bool PreparedLaunch::run_steps(const Arg* given, Device device, void* raw_stream
     else
       std::memset(workspace, 0, static_cast<size_t>(zeroed));
   }
+  scratch.draw(op_, raw_stream);
   for (size_t i = 0; i < used; ++i) {
     Step& step = steps[i];
     if (step.state->kernel)

@@ -84,8 +84,9 @@ Ref describe_scratch(const Implementation& implementation) {
     Dict d;
     d.set("name", rule.name).put("shape", shape_items(rule.shape));
     d.set("dtype", rule.dtype.print_python())
-        .set("zeros", rule.content != ScratchRule::Content::Undefined)
-        .set("once", rule.content == ScratchRule::Content::LeftAtZero);
+        .set("zeros", holds_zeros(rule.content))
+        .set("once", rule.content == ScratchRule::Content::LeftAtZero)
+        .set("philox", rule.content == ScratchRule::Content::Philox);
     list.add(d.take());
   }
   return list.take();
@@ -188,7 +189,8 @@ ImplementationText implementation_text(PyObject* d) {
     for (const Ref& item : to_items(scratch, "scratch")) {
       PyObject* s = item.get();
       text.scratch.push_back({field(s, "name"), field(s, "like"), field(s, "shape"),
-                              field(s, "dtype"), flag(s, "zeros"), flag(s, "once")});
+                              field(s, "dtype"), flag(s, "zeros"), flag(s, "once"),
+                              flag(s, "philox")});
     }
   }
   if (PyObject* steps = PyDict_GetItemString(d, "steps")) {

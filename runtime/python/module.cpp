@@ -79,6 +79,7 @@ PyMODINIT_FUNC PyInit__runtime() {
     set_error_classes(module.get());
     watch_for_signals();
     opaq::on_kernel_error(throw_as_python);
+    opaq::draw_with_torch();
     opaq::set_call_site(find_call_site);
     check(PyModule_AddObjectRef(module.get(), "Unbound", unbound_type().get()));
     check(PyModule_AddIntConstant(module.get(), "SCRATCH_ALIGNMENT",

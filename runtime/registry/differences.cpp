@@ -52,6 +52,7 @@ std::string describe(const std::vector<ScratchRule>& scratch) {
   for (const ScratchRule& rule : scratch) {
     const std::string content = rule.content == ScratchRule::Content::LeftAtZero ? ", zeros once"
                                 : rule.content == ScratchRule::Content::Zeros    ? ", zeros"
+                                : rule.content == ScratchRule::Content::Philox   ? ", philox"
                                                                                  : "";
     out.push_back(rule.name + ": [" + texts(rule.shape) + "], " + text(rule.dtype) + content);
   }

@@ -66,9 +66,9 @@ struct Missing {
 };
 constexpr Missing kMissing[] = {
     {"philox",
-     "the state of PyTorch's random generator cannot be passed to kernels; give the op an argument "
-     "`Tensor seed` and call it with torch.randint(0, 2**62, (1,), device=x.device), which CUDA "
-     "graphs and compiled graphs advance too (tests/examples/random_numbers.py)"},
+     "a seed and an offset are scratch memory that PyTorch's generator fills for each launch: "
+     "give the implementation scratch={'rng': opaq.philox()} and pass rng, a pointer to the two "
+     "(tests/examples/random_numbers.py)"},
     {"tensor_map",
      "tensor maps (CUtensorMap) cannot be passed to kernels yet; encode the map in a launcher of a "
      "shared library, which .library(...) calls with the stream"},

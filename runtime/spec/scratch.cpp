@@ -31,11 +31,13 @@ class ScratchParser {
     if (dtype.empty()) scope_.fail("dtype", "not given; give dtype, such as \"float32\"");
     rule.shape = sizes(shape);
     rule.dtype = one_dtype(dtype);
+    if (text_.philox) check_philox(rule);
     if (text_.once && !text_.zeros)
       scope_.fail("once", "memory that is not zeroed takes no once; use opaq.zeros(...)");
-    rule.content = text_.once    ? ScratchRule::Content::LeftAtZero
-                   : text_.zeros ? ScratchRule::Content::Zeros
-                                 : ScratchRule::Content::Undefined;
+    rule.content = text_.once     ? ScratchRule::Content::LeftAtZero
+                   : text_.zeros  ? ScratchRule::Content::Zeros
+                   : text_.philox ? ScratchRule::Content::Philox
+                                  : ScratchRule::Content::Undefined;
     return rule;
   }
 
@@ -86,6 +88,15 @@ class ScratchParser {
     Expr dtype = scope_.one(text, "dtype", {Type::DType});
     check_planned(dtype, "dtype");
     return dtype;
+  }
+
+  void check_philox(const ScratchRule& rule) const {
+    const bool constant = rule.dtype.is_constant();
+    const DType dtype = constant ? rule.dtype.eval(nullptr).dtype : DType::Float32;
+    if (dtype != DType::Int64 && dtype != DType::UInt64)
+      scope_.fail("dtype", "'" + rule.dtype.text() +
+                               "'; a seed and an offset are int64 or uint64, as the kernel's "
+                               "parameter says");
   }
 
   void check_planned(const Expr& expr, const char* field) const {

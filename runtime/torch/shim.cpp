@@ -25,12 +25,17 @@ int32_t constant(void* library, const char* symbol) {
   return get ? get() : -1;
 }
 
-Shim load() {
+void* loaded_torch() {
   void* library = dlopen("libtorch_cpu.so", RTLD_NOLOAD | RTLD_NOW);
   if (!library)
     fail(ErrorKind::Missing,
          "libtorch_cpu.so is not loaded in this process; `import torch`, or link libtorch, before "
          "opaq defines an op");
+  return library;
+}
+
+Shim load() {
+  void* library = loaded_torch();
   Shim s{};
   resolve(library, s.library_init_fragment, "aoti_torch_library_init_fragment");
   resolve(library, s.library_init_impl, "aoti_torch_library_init_impl");
@@ -47,6 +52,7 @@ Shim load() {
   resolve(library, s.get_device_index, "aoti_torch_get_device_index");
   resolve(library, s.get_layout, "aoti_torch_get_layout");
   resolve(library, s.empty_strided, "aoti_torch_empty_strided");
+  resolve(library, s.from_blob, "aoti_torch_create_tensor_from_blob");
   resolve(library, s.copy_, "aoti_torch_copy_");
   resolve(library, s.delete_tensor, "aoti_torch_delete_tensor_object");
   resolve(library, s.new_tensor, "aoti_torch_new_tensor_handle");
@@ -85,15 +91,26 @@ DType Shim::dtype(int32_t code) const {
                               std::to_string(code) + ")");
 }
 
-void* current_cuda_stream(int device) {
-  using Get = Status (*)(int32_t, void**);
-  static const Get get = [] {
-    void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_NOW);
-    return library ? reinterpret_cast<Get>(dlsym(library, "aoti_torch_get_current_cuda_stream"))
-                   : nullptr;
-  }();
-  if (!get)
+void* cpu_function(const char* symbol) {
+  void* function = nullptr;
+  resolve(loaded_torch(), function, symbol);
+  return function;
+}
+
+void* cuda_function(const char* symbol) {
+  void* library = dlopen("libtorch_cuda.so", RTLD_NOLOAD | RTLD_NOW);
+  if (!library)
     fail(ErrorKind::Missing, "this torch has no CUDA support: libtorch_cuda.so is not loaded");
+  void* function = dlsym(library, symbol);
+  if (!function)
+    fail(ErrorKind::Missing, std::string("libtorch_cuda.so has no symbol ") + symbol +
+                                 "; opaq needs torch 2.11 or newer");
+  return function;
+}
+
+void* current_cuda_stream(int device) {
+  static const auto get = reinterpret_cast<Status (*)(int32_t, void**)>(
+      cuda_function("aoti_torch_get_current_cuda_stream"));
   void* stream = nullptr;
   check(get(device, &stream), "reading the current CUDA stream");
   return stream;

@@ -44,6 +44,9 @@ struct Shim {
   Status (*get_layout)(TensorHandle, int32_t*);
   Status (*empty_strided)(int64_t dim, const int64_t* sizes, const int64_t* strides, int32_t dtype,
                           int32_t device_type, int32_t device_index, TensorHandle*);
+  Status (*from_blob)(void* data, int64_t dim, const int64_t* sizes, const int64_t* strides,
+                      int64_t storage_offset, int32_t dtype, int32_t device_type,
+                      int32_t device_index, TensorHandle*);
   Status (*copy_)(TensorHandle dst, TensorHandle src, int32_t non_blocking);
   Status (*delete_tensor)(TensorHandle);
   Status (*new_tensor)(TensorHandle, TensorHandle*);   // another handle of the same tensor
@@ -66,6 +69,10 @@ struct Shim {
 const Shim& shim();  // throws Missing when libtorch_cpu.so is not loaded in this process
 
 void* current_cuda_stream(int device);  // CUstream
+// Functions of libtorch_cpu.so and libtorch_cuda.so. They throw Missing where there is none, and
+// where this torch has no CUDA support.
+void* cpu_function(const char* symbol);
+void* cuda_function(const char* symbol);
 void check(Status status,
            const char* what);  // throws Internal: torch has printed or kept the reason
 

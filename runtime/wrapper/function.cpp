@@ -426,6 +426,8 @@ class LaunchBlock {
     declare(Content::LeftAtZero);
     if (keeps) offset("opaq_kept_end", "bytes");
     declare(Content::Undefined);
+    const size_t drawn = next;
+    declare(Content::Philox);
     lines.push_back(
         "const " +
         call("opaq_scratch_memory opaq_workspace",
@@ -440,8 +442,20 @@ class LaunchBlock {
     } else if (zeros > 0 || keeps) {
       append(lines, zero(keeps ? "opaq_kept_end" : zeros_end));
     }
+    for (size_t i = drawn; i < tensors.size(); ++i) lines.push_back(draw(tensors[i]));
     append(lines, views);
     return lines;
+  }
+
+  // Fills a tensor with a seed and an offset.
+  std::string draw(const CppScratch& tensor) const {
+    const bool cuda = node_.on_cuda();
+    return call("opaq_draw_philox",
+                {cuda ? "aoti_torch_cuda_randint_low_out" : "aoti_torch_cpu_randint_low_out",
+                 memory_of(tensor) + ".at(opaq_workspace.data()).data",
+                 cuda ? "aoti_torch_device_type_cuda()" : "aoti_torch_device_type_cpu()",
+                 cuda ? "opaq_device" : "0"}) +
+           ";";
   }
 
   static std::string memory_of(const CppScratch& tensor) { return "opaq_scratch_" + tensor.name; }
@@ -591,6 +605,12 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
     result.prelude.push_back("host");
   if (result.workspace) result.prelude.push_back("scratch");
   if (result.workspace && node.on_cuda()) result.prelude.push_back("zeros");
+  const auto draws = [](const CompiledLaunch& launch) {
+    return std::any_of(launch.rule.scratch.begin(), launch.rule.scratch.end(),
+                       [](const auto& one) { return one.content == ScratchRule::Content::Philox; });
+  };
+  if (std::any_of(node.launches.begin(), node.launches.end(), draws))
+    result.prelude.push_back("philox");
   if (counted) result.prelude.push_back("nodes");
 
   std::string& text = result.definition;

@@ -57,7 +57,8 @@ std::string scratch(const CppScratch& tensor) {
       .set("name", tensor.name)
       .set("shape", texts(tensor.shape))
       .set("dtype", std::string(name(tensor.dtype)))
-      .set("zeros", tensor.content != ScratchRule::Content::Undefined)
+      .set("zeros", holds_zeros(tensor.content))
+      .set("philox", tensor.content == ScratchRule::Content::Philox)
       .text();
 }
 

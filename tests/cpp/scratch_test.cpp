@@ -1,4 +1,5 @@
 // Scratch tensors and steps: declarations, their errors, and launches on a fake driver.
+#include "launch/philox.h"
 #include "launch_fixture.h"
 
 namespace opaq {
@@ -68,6 +69,44 @@ TEST_F(ScratchTest, AScratchTensorIsAnAddressInTheWorkspace) {
   EXPECT_EQ(zeroed->stream, at(77));
   EXPECT_EQ(zeroed->launches_before, 0);
   EXPECT_EQ(fake.memset(1), nullptr);
+}
+
+struct Drawn {
+  void* memory;
+  Device device;
+  void* stream;
+};
+std::vector<Drawn> drawn;
+
+TEST_F(ScratchTest, RandomNumbersAreDrawnForEachLaunch) {
+  ImplementationText text = three_tensors();
+  text.scratch[1] = {.name = "b", .shape = "n", .dtype = "int32"};
+  text.scratch[2] = {.name = "c", .shape = "2", .dtype = "int64", .philox = true};
+  auto prepared = prepare(spec, text);
+  const std::vector<Arg> given = args(10);
+  drawn.clear();
+  set_draw_philox(nullptr);
+  const Error missing = error_of([&] { prepared->launch(given.data(), kCuda, at(77), at(65536)); });
+  EXPECT_EQ(missing.kind, ErrorKind::Missing);
+  EXPECT_STREQ(missing.what(),
+               "mylib::sum: draws random numbers with PyTorch, which is not loaded");
+  set_draw_philox(
+      [](void* memory, Device device, void* stream) { drawn.push_back({memory, device, stream}); });
+  EXPECT_EQ(prepared->workspace_bytes(given.data(), kCuda), 512 + 16);
+  for (int launches = 1; launches <= 2; ++launches) {
+    prepared->launch(given.data(), kCuda, at(77), at(65536));
+    EXPECT_EQ(param<uint64_t>(last(), 3), 65536u + 512);
+    ASSERT_EQ(drawn.size(), static_cast<size_t>(launches));
+    EXPECT_EQ(drawn.back().memory, at(65536 + 512));
+    EXPECT_EQ(drawn.back().device, kCuda);
+    EXPECT_EQ(drawn.back().stream, at(77));
+  }
+  EXPECT_EQ(fake.memset(0), nullptr);
+  // Where nothing is launched, nothing is drawn.
+  text.grid = "n";
+  prepared = prepare(spec, text);
+  prepared->launch(args(0).data(), kCuda, at(77), at(65536));
+  EXPECT_EQ(drawn.size(), 2u);
 }
 
 TEST_F(ScratchTest, MemoryThatIsLeftAtZeroIsZeroedOnceForEachStream) {

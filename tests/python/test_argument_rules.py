@@ -168,13 +168,10 @@ def test_a_forgotten_grid_or_block_is_a_warning(given: dict[str, Any], told: lis
         (
             "x, y, philox(4)",
             (
-                "args of OP, implementation 'cuda': philox(4): the state of PyTorch's random "
-                "generator "
-                "cannot be passed to kernels; give the op an argument `Tensor seed` and call it "
-                "with "
-                "torch.randint(0, 2**62, (1,), device=x.device), which CUDA graphs and compiled "
-                "graphs "
-                "advance too (tests/examples/random_numbers.py)"
+                "args of OP, implementation 'cuda': philox(4): a seed and an offset are scratch "
+                "memory that PyTorch's generator fills for each launch: give the implementation "
+                "scratch={'rng': opaq.philox()} and pass rng, a pointer to the two "
+                "(tests/examples/random_numbers.py)"
             ),
         ),
         (

@@ -118,8 +118,8 @@ def test_effects_registered_with_torch(unique: str) -> None:
 def test_declarations_that_contradict(unique: str) -> None:
     with pytest.raises(
         opaq.DeclarationError,
-        match=rf'{unique}: got effects=True; expected "ordered", or None for a function of its '
-        r"arguments",
+        match=rf'{unique}: got effects=True; expected "random", "ordered", or None for a function '
+        r"of its arguments",
     ):
         ticket(unique, effects=True)
     with pytest.raises(

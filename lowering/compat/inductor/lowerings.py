@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch._inductor.virtualized import V
 from torch._library.effects import EffectType
 from torch._library.utils import get_layout_constraint_tag
 from torch.utils._pytree import tree_leaves
+
+# The last node of each graph that draws random numbers, by the name of its first buffer.
+_last_draws: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
 
 
 class Lowerings:
@@ -123,6 +127,16 @@ class Lowerings:
             return None
         last = V.graph.effectful_ops.get(EffectType.ORDERED)
         return last and dependencies.StarDep(last.get_name())
+
+    def draw_before(self) -> Any:
+        """The dependency on the last node of this graph that was noted as drawing random numbers;
+        None where there is none."""
+        last = _last_draws.get(V.graph)
+        return last and dependencies.StarDep(last)
+
+    def note_draw(self, name: str) -> None:
+        """name: that of a node's first buffer."""
+        _last_draws[V.graph] = name
 
     def fakes_of(self, nodes: Any) -> Any:
         """`nodes`, nested tuples, lists and dicts, with each node replaced by its fake value."""

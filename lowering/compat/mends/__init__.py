@@ -14,6 +14,7 @@ from . import (
     cache_files,
     cpp_arrays,
     dependencies,
+    random_calls,
     storage_offsets,
     written_views,
 )
@@ -74,6 +75,11 @@ MENDS = (
         "The scheduler fuses a write in place with a reader of the same memory without checking "
         "that both visit the elements in the same order.",
         dependencies.keep_reads_before_writes,
+        fixed_in=(2, 15),
+    ),
+    Mend(
+        "Equal calls of a custom op that draws random numbers are merged into one.",
+        random_calls.keep_random_calls_apart,
         fixed_in=(2, 15),
     ),
     Mend(

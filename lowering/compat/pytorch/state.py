@@ -15,6 +15,7 @@ from torch._C import _len_torch_function_stack
 from torch._C._autograd import _profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu, _empty_strided_cuda
 from torch._library.utils import _c_check_aliasing_constraint
+from torch.fx.node import _side_effectful_functions
 
 from opaq import _runtime
 
@@ -106,13 +107,27 @@ class State:
         library.impl(name.split(".")[0], raise_versions, "ADInplaceOrView", with_keyset=True)
         _libraries.append(library)
 
-    def set_effects(self, overload: Any, ordered: bool) -> None:
+    def set_ordered(self, overload: Any, ordered: bool) -> None:
         """ordered: the op has effects that a graph does not show; PyTorch then neither merges,
         reorders, drops nor repeats its calls in compiled graphs."""
         from torch._higher_order_ops.effects import _register_effectful_op
         from torch._library.effects import EffectType
 
         _register_effectful_op(overload.name(), EffectType.ORDERED if ordered else None)
+
+    def set_random(self, overload: Any, random: bool) -> None:
+        """random: the op draws random numbers with PyTorch's generators, so that its calls are not
+        merged and what is computed again draws the same numbers. (Before torch 2.15 merging also
+        needs a patch of opaq, mends/random_calls.py.)"""
+        tag = torch.Tag.nondeterministic_seeded
+        overload._tags = [each for each in overload._tags if each != tag] + [tag] * random
+        overload._nondeterministic_seeded = random
+        # torch.fx asks this set about ops that are called through auto_functionalized
+        (_side_effectful_functions.add if random else _side_effectful_functions.discard)(overload)
+
+    def draws(self, overload: Any) -> bool:
+        """Whether the op draws random numbers with PyTorch's generators."""
+        return torch.Tag.nondeterministic_seeded in overload.tags
 
     def sympy_functions(self) -> types.SimpleNamespace:
         """floor_div, mod (with Python's sign), minimum, maximum for ints and sympy expressions, in

@@ -118,7 +118,8 @@ struct CppScratch {
 
 struct CppImplementation {
   std::vector<CppLaunch> steps;
-  // In the order of their memory: what is zeroed by each launch, what is left at zero, the rest.
+  // In the order of their memory: what is zeroed by each launch, what is left at zero, what is
+  // undefined, random numbers.
   std::vector<CppScratch> scratch;
   std::vector<std::string> reads;    // symbols that any expression of the implementation refers to
   std::vector<std::string> shaped;   // of those, tensors of which more than the address is read

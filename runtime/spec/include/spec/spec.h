@@ -103,12 +103,17 @@ struct ScratchRule {
     Undefined,
     Zeros,       // when the first kernel starts
     LeftAtZero,  // as Zeros, and the kernels promise to leave it zero: it need not be zeroed again
+    Philox,      // a seed and an offset that PyTorch's generator has drawn for this launch
   };
   std::string name;
   std::vector<Expr> shape;  // Int and int[] items, over arguments and results
   Expr dtype;
   Content content = Content::Undefined;
 };
+
+constexpr bool holds_zeros(ScratchRule::Content content) {
+  return content == ScratchRule::Content::Zeros || content == ScratchRule::Content::LeftAtZero;
+}
 
 class Kind;  // kinds/kind.h
 
@@ -148,6 +153,7 @@ struct Implementation {
 struct ScratchText {
   std::string name, like, shape, dtype;
   bool zeros = false, once = false;  // once: left at zero
+  bool philox = false;               // of two 64-bit integers
 };
 
 // An implementation as declared; every expression is text. make_implementation (kinds/kind.h)

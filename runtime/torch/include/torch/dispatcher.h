@@ -31,6 +31,10 @@ PythonKernel python_kernel(const Op& op, const std::string& implementation);
 // interface prints its message, but does not pass it to the caller.
 void note_python_error(std::exception_ptr error);
 
+// Makes launches that need random numbers draw them with PyTorch's default generators
+// (launch/philox.h). Nothing is looked up before the first draw.
+void draw_with_torch();
+
 // Sets the function that is called when an exception is about to leave a kernel for the dispatcher;
 // it may throw another instead. The Python module sets it once, since torch's bindings do not know
 // opaq's exceptions.
