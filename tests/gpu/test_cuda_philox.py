@@ -65,6 +65,36 @@ def test_each_replay_of_a_captured_graph_draws(op: opaq.Op) -> None:
     assert len({*runs[0], *runs[2]}) == 12
 
 
+def test_a_state_of_a_pytorch_extension(unique: str) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x) -> (Tensor drawn)",
+        outputs=opaq.tensor(2, dtype="int64"),
+        effects="random",
+    )
+    rng = {"ptr": "rng"}
+    op.cuda(
+        source="""
+        struct State {  // at::PhiloxCudaState
+          union Payload { unsigned long val; long* ptr; };
+          Payload seed_, offset_;
+          unsigned long offset_intragraph_;
+          bool captured_;
+        };
+        __global__ void draw(const float* x, State s, long* drawn) {
+          drawn[0] = s.captured_ ? *s.seed_.ptr : -1;
+          drawn[1] = *s.offset_.ptr + s.offset_intragraph_;
+        }""",
+        entry="draw",
+        grid=1,
+        block=1,
+        scratch={"rng": opaq.philox(dtype="int64")},
+        args=["x", opaq.struct("State", ..., seed_=rng, offset_=rng, captured_=True), "drawn"],
+    )
+    torch.cuda.manual_seed(3)
+    drawn = op(torch.ones(1, device="cuda")).tolist()
+    assert drawn == [expected(3, 1)[0][0]] * 2
+
+
 def test_package(op: opaq.Op, tmp_path: Any) -> None:
     class Model(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -189,6 +189,33 @@ def test_structs_by_value_of_a_kernel_that_nvcc_compiles(unique: str) -> None:
 
 
 @needs_nvcc
+def test_random_numbers_of_a_kernel_of_a_pytorch_extension(unique: str) -> None:
+    source = """
+    #include <ATen/cuda/PhiloxUtils.cuh>
+    #include <curand_kernel.h>
+    __global__ void noise(const float* x, float* y, at::PhiloxCudaState state, long n) {
+      auto [seed, offset] = at::cuda::philox::unpack(state);
+      curandStatePhilox4_32_10_t numbers;
+      const long i = blockIdx.x * 256L + threadIdx.x;
+      curand_init(seed, i, offset, &numbers);
+      if (i < n) y[i] = x[i] * curand_uniform(&numbers);
+    }"""
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"), effects="random")
+    rng = {"ptr": "rng"}
+    state = opaq.struct("at::PhiloxCudaState", ..., seed_=rng, offset_=rng, captured_=True)
+    op.cuda(
+        source=source,
+        entry="noise",
+        grid="ceil_div(x.numel(), 256)",
+        block=256,
+        scratch={"rng": opaq.philox(dtype="int64")},
+        args=["x", "y", state, "x.numel()"],
+    )
+    report = op.check(torch.empty(1000, device="meta"), arch="sm_90a")
+    assert report.ok, report
+
+
+@needs_nvcc
 def test_with_torch_headers_either_set_of_operators_of_half_serves(unique: str) -> None:
     """torch.utils.cpp_extension leaves CUDA's out; some projects undo that."""
     source = """
