@@ -29,6 +29,7 @@ from .package import package  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
 from .steps import Philox, Step, Zeros, philox, step, zeros  # noqa: E402
+from .tensor_map import tensor_map  # noqa: E402
 
 __version__: str
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "step",
     "struct",
     "tensor",
+    "tensor_map",
     "warmup",
     "zeros",
 ]

@@ -199,7 +199,7 @@ class Op(CallableBase):
             "rms_norm<{x.dtype}, {x.size(-1)}>".
         args: the kernel's argument list, expressions over arguments and results; of a tensor, its
             address is passed. Checked against the kernel's signature when it is compiled. A list
-            may hold opaq.cast(...) and opaq.struct(...) too.
+            may hold opaq.cast(...), opaq.struct(...) and opaq.tensor_map(...) too.
         grid, block, cluster: up to three expressions each. A grid or block that is not given is 1,
             with a warning: a kernel is rarely meant to run as one block, or as one thread.
         shared: bytes of dynamic shared memory.

@@ -14,6 +14,7 @@ from .kernel_source import Kernel, Parameter, find_kernels, find_structs
 FILL_IN = "FILL IN"
 
 # Types that kernels spell in several ways; a wrong guess is seen by `Op.check`.
+_MAP = "CUtensorMap"
 _DTYPES = {
     "float": "float32",
     "double": "float64",
@@ -83,6 +84,7 @@ class _Values:
     """What a declaration says of each parameter of a kernel, and of each field of a struct."""
 
     def __init__(self, kernel: Kernel, structs: dict[str, list[Parameter]]) -> None:
+        kernel = replace(kernel, params=[_mapped(param) for param in kernel.params])
         self.kernel = kernel
         self.fields: dict[str, list[Parameter]] = {}  # of each struct parameter
         self.all: list[Parameter] = []
@@ -92,7 +94,7 @@ class _Values:
                 continue
             fields = structs.get(param.type.partition("<")[0].rpartition("::")[2], [])
             self.fields[param.name] = [
-                replace(field) for field in fields if not self.is_struct(field)
+                replace(field) for field in map(_mapped, fields) if not self.is_struct(field)
             ]
             self.all += self.fields[param.name]
         self.names: dict[int, str] = {}
@@ -277,8 +279,11 @@ def _arguments(values: _Values) -> list[str]:
     notes = [f"the other fields of {name}, if there are any" for name in values.fields]
     tables = [param for param in values.all if param.pointee.endswith("*")]
     notes += [f"{values.of(param)} is a table of pointers" for param in tables]
+    maps = [param for param in values.all if _is_map(param)]
+    if maps:
+        notes.append(f"box and swizzle of {', '.join(map(values.of, maps))}")
     comment = f"  # {FILL_IN}: {'; '.join(notes)}" if notes else ""
-    if not values.fields:
+    if not values.fields and not maps:
         names = [values.of(param) for param in values.kernel.params]
         text = ", ".join(names)
         if len(text) <= 80:
@@ -289,17 +294,34 @@ def _arguments(values: _Values) -> list[str]:
     for param in values.kernel.params:
         fields = values.fields.get(param.name)
         if fields is None:
-            lines.append(f"        {_quoted(values.of(param))},")
+            lines.append(f"        {_item(values, param)},")
             continue
         lines += ["        opaq.struct(", f"            {_quoted(param.type.partition('<')[0])},"]
         lines += ["            ...,"]
         plain = [field for field in fields if not keyword.iskeyword(field.name)]
-        lines += [f"            {field.name}={_quoted(values.of(field))}," for field in plain]
+        lines += [f"            {field.name}={_item(values, field)}," for field in plain]
         for field in fields:
             if field not in plain:
-                lines.append(f'            **{{"{field.name}": {_quoted(values.of(field))}}},')
+                lines.append(f'            **{{"{field.name}": {_item(values, field)}}},')
         lines.append("        ),")
     return [*lines, "    ],"]
+
+
+def _is_map(param: Parameter) -> bool:
+    """Whether it is a tensor map (TMA descriptor) by value."""
+    return param.pointee == _MAP
+
+
+def _mapped(param: Parameter) -> Parameter:
+    """A tensor map as the tensor that it is made from, one that is only read."""
+    if param.type.rpartition("::")[2] not in (_MAP, "CUtensorMap_st", "TmaDescriptor"):
+        return param
+    return replace(param, pointee=_MAP, const=True)
+
+
+def _item(values: _Values, param: Parameter) -> str:
+    name = _quoted(values.of(param))
+    return f"opaq.tensor_map({name}, box=[64, 64])" if _is_map(param) else name
 
 
 def _is_type(item: Parameter) -> bool:

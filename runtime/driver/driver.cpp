@@ -70,6 +70,7 @@ Driver open(const std::string& name) {
   find(d.memset_d8_async, OPAQ_SYMBOL(cuMemsetD8Async));
   find(d.mem_alloc, OPAQ_SYMBOL(cuMemAlloc));
   find(d.stream_get_id, OPAQ_SYMBOL(cuStreamGetId));
+  find(d.tensor_map_encode_tiled, OPAQ_SYMBOL(cuTensorMapEncodeTiled));
   find(d.thread_exchange_capture_mode, OPAQ_SYMBOL(cuThreadExchangeStreamCaptureMode));
   find(d.memcpy_dtoh_async, OPAQ_SYMBOL(cuMemcpyDtoHAsync), true);
   find(d.memcpy_htod_async, OPAQ_SYMBOL(cuMemcpyHtoDAsync), true);

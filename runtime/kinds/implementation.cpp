@@ -225,8 +225,14 @@ class ImplementationParser {
 
   std::vector<Argument> parse_args() const {
     std::vector<Argument> args = spec::parse_arguments(text_.args, rule_scope_);
+    using Form = Argument::Form;
     for (const Argument& arg : args) {
-      if (kind_.compiled || arg.form == Argument::Form::Value) continue;
+      if (arg.holds(Form::TensorMap) && !kind_.kernel)
+        scope_.fail("args", arg.text + ": tensor maps go to CUDA kernels, and this is " +
+                                std::string(kind_.article) +
+                                "; pass the tensor, and where the function launches a kernel "
+                                "itself, encode the map there");
+      if (kind_.compiled || arg.form == Form::Value || arg.form == Form::TensorMap) continue;
       scope_.fail("args", arg.text + " is a struct, and " + std::string(kind_.article) +
                               " does not tell how its fields lie in memory; give source, or pass "
                               "the fields in a tensor");

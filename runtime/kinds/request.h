@@ -21,8 +21,9 @@ Request request_of(const Implementation& implementation) {
 // Whether structs are passed by value, so that their layouts must be known.
 inline bool takes_structs(const Implementation& implementation) {
   const std::vector<Argument>& args = implementation.launch.args;
-  return std::any_of(args.begin(), args.end(),
-                     [](const Argument& arg) { return arg.form != Argument::Form::Value; });
+  return std::any_of(args.begin(), args.end(), [](const Argument& arg) {
+    return arg.form == Argument::Form::Struct || arg.form == Argument::Form::List;
+  });
 }
 
 }  // namespace opaq

@@ -189,6 +189,8 @@ std::string list_args(const Implementation& implementation) {
 
 std::string advice(const Expr& argument, const ParamType& param) {
   const Type type = argument.type();
+  if (param.text == "CUtensorMap")
+    return "; give a tensor map, such as opaq.tensor_map(\"x\", box=[64, 64])";
   if (param.kind == ParamType::Kind::Struct)
     return "; give the struct's fields, opaq.struct(\"" + param.text + "\", field=...)";
   if (param.kind == ParamType::Kind::Pointer)
@@ -291,6 +293,7 @@ void fail_dtype(const PlacedValue& value, ErrorKind kind, DType got) {
 
 // One value against its parameter or field.
 void check_value(const Subject& subject, const PlacedValue& value, const Arg* args) {
+  if (value.argument->map) return;
   const Expr& argument = value.argument->expr;
   const ParamType& type = value.type;
   const bool size_comes_later = type.kind == ParamType::Kind::Unknown && type.size == 0;

@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "scratch.h"
 #include "state.h"
+#include "tensor_map.h"
 
 namespace opaq {
 namespace {
@@ -103,6 +104,23 @@ std::vector<std::string> texts(const std::vector<ParamType>& params) {
   return list;
 }
 
+// Checks the tensor maps in `args` whose tensors and numbers are known; `where` begins messages.
+void check_tensor_maps(const std::vector<Argument>& args, const Subject& subject,
+                       const KnownArgs& known, const std::string& where) {
+  for (size_t i = 0; i < args.size(); ++i) {
+    const Argument& argument = args[i];
+    const std::string place = where.empty() ? argument_text(subject, i) : where;
+    check_tensor_maps(argument.items, subject, known, place);
+    if (!argument.map) continue;
+    std::vector<Expr> exprs{argument.expr};
+    argument.map->add_exprs(exprs);
+    if (!known.knows(exprs)) continue;
+    const Arg& tensor = known.values()[bare_symbol(argument.expr, subject.symbols)];
+    if (tensor.kind == Arg::Kind::Tensor)
+      PreparedTensorMap(argument, place).check(known.values(), tensor.tensor);
+  }
+}
+
 // Runs `work`. Returns the text of an error in the user's code, or about a missing component.
 template <class Work>
 std::string problem_of(const std::string& op, Work&& work) {
@@ -179,6 +197,7 @@ LaunchCheck PreparedLaunch::check_code(const Arg* given, const std::vector<std::
         state.geometry.eval_block(known.values(), geometry);
         block = geometry;
       }
+      if (!check.plan || !check.plan->empty) check_tensor_maps(rule.args, state.subject, known, "");
     });
     if (!all) {
       std::vector<Expr> exprs = rule.grid;

@@ -1,6 +1,9 @@
 // Implementations for generated C++ wrappers: code compiled ahead, launch rules printed as C++.
+#include <algorithm>
+
 #include "scratch.h"
 #include "state.h"
+#include "tensor_map.h"
 
 namespace opaq {
 namespace {
@@ -33,7 +36,35 @@ std::vector<CppText> dims(const std::vector<Expr>& exprs) {
   return texts;
 }
 
-CppArgument printed(const PlacedValue& value) {
+CppArgument printed_map(const Subject& subject, const PlacedValue& value, const Arg* args) {
+  const TensorMapRule& rule = *value.argument->map;
+  const Arg& tensor = args[bare_symbol(value.argument->expr, subject.symbols)];
+  CppTensorMap map;
+  map.tensor = value.argument->expr.text();
+  map.interleave = rule.interleave;
+  map.swizzle = rule.swizzle;
+  map.l2_promotion = rule.l2_promotion;
+  map.oob_fill = rule.oob_fill;
+  if (tensor.kind == Arg::Kind::Tensor)
+    map.type = tensor_map_type(rule, tensor.tensor.dtype, value.text);
+  const auto texts = [](const std::vector<Expr>& exprs) {
+    std::vector<CppText> texts;
+    for (const Expr& expr : exprs) texts.push_back(printed(expr));
+    return texts;
+  };
+  map.shape = texts(rule.shape);
+  map.strides = texts(rule.strides);
+  map.box = texts(rule.box);
+  map.element_strides = texts(rule.element_strides);
+  CppArgument argument;
+  argument.text = value.argument->text;
+  argument.where = value.text;
+  argument.map = std::make_shared<const CppTensorMap>(std::move(map));
+  return argument;
+}
+
+CppArgument printed(const Subject& subject, const PlacedValue& value, const Arg* args) {
+  if (value.argument->map) return printed_map(subject, value, args);
   const Destination to = destination(value.argument->expr, value.type);
   const Expr passed = as_passed(value.argument->expr, to);
   return {{value.argument->text, passed.print_cpp(), passed.place()},
@@ -44,11 +75,13 @@ CppArgument printed(const PlacedValue& value) {
           precision(to.encoding),
           parameter_text(value.type),
           value.text,
+          nullptr,
           0,
           {}};
 }
 
-std::vector<CppArgument> arguments(const Subject& subject, const std::vector<ParamType>& params) {
+std::vector<CppArgument> arguments(const Subject& subject, const std::vector<ParamType>& params,
+                                   const Arg* given) {
   const Packer checked(subject, params);  // throws if the encoding of a parameter is not known
   const std::vector<Argument>& list = subject.implementation->launch.args;
   std::vector<CppArgument> args(list.size());
@@ -59,12 +92,20 @@ std::vector<CppArgument> arguments(const Subject& subject, const std::vector<Par
   }
   for (const PlacedValue& value : placed_values(subject, params)) {
     if (value.offset < 0)
-      args[value.parameter] = printed(value);
+      args[value.parameter] = printed(subject, value, given);
     else
-      args[value.parameter].fields.push_back({printed(value), value.offset, value.type.size,
-                                              value.count, value.argument->rest_is_zero});
+      args[value.parameter].fields.push_back({printed(subject, value, given), value.offset,
+                                              value.type.size, value.count,
+                                              value.argument->rest_is_zero});
   }
   return args;
+}
+
+// Whether a tensor map is made of the tensor, with its sizes and strides.
+bool is_mapped(const std::vector<Argument>& args, const std::string& tensor) {
+  return std::any_of(args.begin(), args.end(), [&](const Argument& arg) {
+    return (arg.map && arg.expr.text() == tensor) || is_mapped(arg.items, tensor);
+  });
 }
 
 void note_reads(const Implementation& implementation, const std::vector<Symbol>& symbols,
@@ -86,6 +127,9 @@ void note_reads(const Implementation& implementation, const std::vector<Symbol>&
       read = true;
       shaped |= expr.text() != symbols[s].name;
       strided |= expr.reads_strides(static_cast<int>(s));
+    }
+    for (size_t i = 0; i < implementation.step_count(); ++i) {
+      if (is_mapped(implementation.step(i).launch.args, symbols[s].name)) shaped = strided = true;
     }
     if (read) out.reads.push_back(symbols[s].name);
     if (shaped && symbols[s].type == Type::Tensor) out.shaped.push_back(symbols[s].name);
@@ -119,7 +163,7 @@ CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
     out.symbol = std::move(code.symbol);
     params = std::move(code.params);
   }
-  out.args = arguments(state.subject, params);
+  out.args = arguments(state.subject, params, args);
   if (kind.kernel) {
     out.grid = dims(implementation.launch.grid);
     out.block = dims(implementation.launch.block);

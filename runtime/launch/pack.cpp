@@ -13,7 +13,8 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : count_(p
     placed_.push_back(value);
     types_.push_back(parameter_text(value.type));
     slots_.push_back(slot_of(subject, slots_.size()));
-    if (slots_.back().source != Source::IntList) fold(subject, slots_.size() - 1);
+    if (slots_.back().source != Source::IntList && !slots_.back().map)
+      fold(subject, slots_.size() - 1);
   };
   size_t next = 0;
   room_ = count_;
@@ -40,6 +41,17 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : count_(p
 
 Packer::Slot Packer::slot_of(const Subject& subject, size_t index) const {
   const PlacedValue& value = placed_[index];
+  if (value.argument->map) {
+    if (value.type.size == 0)
+      fail(ErrorKind::Compile, value.text + " is a tensor map, but the size of " + value.target +
+                                   " is not known: the binary does not tell it, and reading it "
+                                   "from the driver needs CUDA 12.4; give the kernel's source");
+    return {.source = Source::TensorMap,
+            .dtypes = accepted_dtypes("void"),
+            .symbol = bare_symbol(value.argument->expr, subject.symbols),
+            .expr = value.argument->expr,
+            .map = std::make_shared<PreparedTensorMap>(*value.argument, value.text)};
+  }
   const Destination to = destination(value.argument->expr, value.type);
   const Expr expr = as_passed(value.argument->expr, to);
   Slot slot{
@@ -174,6 +186,7 @@ inline uint64_t Packer::value(const Subject& subject, size_t index, const Arg* a
     case Source::Bool:
       return evaluate(subject, index, args);
     case Source::IntList:
+    case Source::TensorMap:
     case Source::Struct:
       break;
   }
@@ -205,8 +218,22 @@ void Packer::pack_struct(const Subject& subject, const Struct& packed, const Arg
       pack_list(field, args, to + field.offset);
       continue;
     }
+    if (slots_[field.slot].source == Source::TensorMap) {
+      pack_tensor_map(field.slot, args, device, to + field.offset);
+      continue;
+    }
     standalone::put(to + field.offset, field.width, value(subject, field.slot, args, device));
   }
+}
+
+// An absent optional tensor leaves zeros, as it is a null pointer elsewhere.
+void Packer::pack_tensor_map(size_t index, const Arg* args, Device device,
+                             unsigned char* to) const {
+  const Slot& slot = slots_[index];
+  const Arg& arg = args[slot.symbol];
+  if (arg.kind == Arg::Kind::None) return;
+  address(index, arg.tensor, device);
+  slot.map->put(args, arg.tensor, device, to);
 }
 
 void Packer::pack_list(const Field& field, const Arg* args, unsigned char* to) const {

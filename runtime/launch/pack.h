@@ -3,12 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "argument_check.h"
 #include "compile/image.h"
 #include "subject.h"
+#include "tensor_map.h"
 
 namespace opaq {
 
@@ -41,6 +43,7 @@ class Packer {
     Float,
     Bool,
     IntList,
+    TensorMap,
     Struct
   };
   struct Slot {
@@ -50,6 +53,7 @@ class Packer {
     int symbol = -1;
     uint64_t constant = 0;
     Expr expr;
+    std::shared_ptr<PreparedTensorMap> map = nullptr;
   };
   struct Field {
     size_t slot;
@@ -70,6 +74,7 @@ class Packer {
   void pack_struct(const Subject& subject, const Struct& packed, const Arg* args, Device device,
                    unsigned char* to) const;
   void pack_list(const Field& field, const Arg* args, unsigned char* to) const;
+  void pack_tensor_map(size_t slot, const Arg* args, Device device, unsigned char* to) const;
   uint64_t address(size_t index, const TensorView& tensor, Device device) const;
   uint64_t of_int(const Subject& subject, size_t index, int64_t value) const;
   uint64_t of_float(const Subject& subject, size_t index, double value) const;

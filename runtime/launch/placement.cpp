@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "tensor_map.h"
 
 namespace opaq {
 namespace {
@@ -44,7 +45,11 @@ class Placement {
     const std::vector<Argument>& list = subject_.implementation->launch.args;
     for (size_t i = 0; i < list.size(); ++i) {
       parameter_ = i;
-      if (list[i].form == Form::Value) {
+      if (list[i].form == Form::TensorMap) {
+        placed_.push_back(
+            {i, 0, 1, &list[i], params_[i], argument_text(subject_, i), parameter_name(i)});
+        check_holds_tensor_map(placed_.back());
+      } else if (list[i].form == Form::Value) {
         placed_.push_back(
             {i, -1, 1, &list[i], params_[i], argument_text(subject_, i), parameter_name(i)});
       } else {
@@ -78,6 +83,10 @@ class Placement {
     if (type.text.ends_with('&'))
       refuse(path, "is " + spelled(type) + ", a reference, which cannot be set; make it a pointer");
     if (!type.extents.empty()) return array(argument, type, offset, path);
+    if (argument.form == Form::TensorMap) {
+      add(argument, type, offset, 1, path);
+      return check_holds_tensor_map(placed_.back());
+    }
     if (type.kind == ParamType::Kind::Struct) return structure(argument, type, offset, path);
     if (argument.form != Form::Value)
       refuse(path, "is " + spelled(type) + ", which takes one value; got " + argument.text);

@@ -12,9 +12,10 @@ namespace opaq {
 
 struct PlacedValue {
   size_t parameter = 0;                // index
-  int64_t offset = -1;                 // of the field, in bytes; -1: the parameter itself
+  int64_t offset = -1;                 // of the field, in bytes; -1: the parameter itself; a
+                                       // tensor map is at 0 of its parameter
   int64_t count = 1;                   // of an int[] that fills an array: the array's items
-  const Argument* argument = nullptr;  // of Form::Value
+  const Argument* argument = nullptr;  // of Form::Value or TensorMap
   ParamType type;                      // of the parameter, or of the field (of an item of an array)
   std::string text;    // "mylib::f: argument 2 `n`"; "...: argument 2, field `n`: `2`"
   std::string target;  // "parameter 2", "field `n` of parameter 2"

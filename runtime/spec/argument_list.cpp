@@ -3,14 +3,22 @@
 
 #include <algorithm>
 
+#include "argument_text.h"
 #include "base/error.h"
 #include "names.h"
+#include "tensor_map.h"
 
 namespace opaq {
 
 void Argument::add_exprs(std::vector<Expr>& to) const {
-  if (form == Form::Value) to.push_back(expr);
+  if (form == Form::Value || form == Form::TensorMap) to.push_back(expr);
+  if (map) map->add_exprs(to);
   for (const Argument& item : items) item.add_exprs(to);
+}
+
+bool Argument::holds(Form wanted) const {
+  return form == wanted || std::any_of(items.begin(), items.end(),
+                                       [&](const Argument& item) { return item.holds(wanted); });
 }
 
 std::vector<Expr> exprs_of(const std::vector<Argument>& args) {
@@ -28,38 +36,6 @@ constexpr std::initializer_list<Type> kFieldValues = {Type::Tensor, Type::Int, T
                                                       Type::Bool, Type::IntList};
 constexpr int kDeepest = 16;  // structs and lists within each other
 
-// The text between commas that are in no brackets and no string; a comma at the end is allowed.
-std::vector<std::string_view> split(std::string_view text) {
-  std::vector<std::string_view> items;
-  size_t begin = 0;
-  int depth = 0;
-  for (size_t i = 0; i < text.size();) {
-    const char c = text[i];
-    if (c == '"' || c == '\'') {
-      i = string_end(text, i);
-      continue;
-    }
-    if (c == '(' || c == '[' || c == '{') ++depth;
-    if (c == ')' || c == ']' || c == '}') --depth;
-    if (c == ',' && depth == 0) {
-      items.push_back(trimmed(text.substr(begin, i - begin)));
-      begin = i + 1;
-    }
-    ++i;
-  }
-  const std::string_view last = trimmed(text.substr(begin));
-  if (!last.empty()) items.push_back(last);
-  return items;
-}
-
-// Whether the item is a call of this name: `name(...)`.
-bool is_call(std::string_view item, std::string_view name) {
-  return item.starts_with(name) && item.ends_with(')') &&
-         trimmed(item.substr(name.size())).starts_with('(');
-}
-
-bool is_list(std::string_view item) { return item.starts_with('[') && item.ends_with(']'); }
-
 // What is not supported, by its name, and what to do instead.
 struct Missing {
   std::string_view name, instead;
@@ -69,30 +45,12 @@ constexpr Missing kMissing[] = {
      "a seed and an offset are scratch memory that PyTorch's generator fills for each launch: "
      "give the implementation scratch={'rng': opaq.philox()} and pass rng, a pointer to the two "
      "(tests/examples/random_numbers.py)"},
-    {"tensor_map",
-     "tensor maps (CUtensorMap) cannot be passed to kernels yet; encode the map in a launcher of a "
-     "shared library, which .library(...) calls with the stream"},
 };
 
 bool is_plain(std::string_view item) {
   const auto missing = [&](const Missing& each) { return is_call(item, each.name); };
-  return !is_call(item, "cast") && !is_call(item, "struct") && !is_list(item) &&
-         std::none_of(std::begin(kMissing), std::end(kMissing), missing);
-}
-
-// What is in the parentheses of a call.
-std::string_view inside(std::string_view call) {
-  const size_t open = call.find('(');
-  return trimmed(call.substr(open + 1, call.size() - open - 2));
-}
-
-bool is_string(std::string_view text) {
-  return text.size() >= 2 && (text[0] == '"' || text[0] == '\'') &&
-         string_end(text, 0) == text.size() && text.back() == text[0];
-}
-
-std::string unquoted(std::string_view text) {
-  return std::string(trimmed(text.substr(1, text.size() - 2)));
+  return !is_call(item, "cast") && !is_call(item, "struct") && !is_call(item, "tensor_map") &&
+         !is_list(item) && std::none_of(std::begin(kMissing), std::end(kMissing), missing);
 }
 
 class Parser {
@@ -106,6 +64,7 @@ class Parser {
     }
     if (is_call(item, "cast")) return cast(item);
     if (is_call(item, "struct")) return structure(item, depth);
+    if (is_call(item, "tensor_map")) return tensor_map(item, scope_, kField);
     if (is_list(item)) return list(item, depth);
     return value(item, accepted);
   }
@@ -163,12 +122,8 @@ class Parser {
 
   // `n=x.numel()`
   void field(std::string_view item, std::string_view part, int depth, Argument& arg) {
-    size_t end = 0;
-    while (end < part.size() && is_name_char(part[end])) ++end;
-    const std::string name(part.substr(0, end));
-    const std::string_view rest = trimmed(part.substr(end));
-    if (name.empty() || !is_name_start(name[0]) || !rest.starts_with('=') ||
-        rest.starts_with("==")) {
+    const auto [name, value] = named(part);
+    if (name.empty()) {
       fail(item,
            "'" + std::string(part) +
                "' is no field; a struct is written struct(\"Params\", x=x, n=x.numel()), with "
@@ -177,7 +132,7 @@ class Parser {
     if (std::find(arg.names.begin(), arg.names.end(), name) != arg.names.end())
       fail(item, "field '" + name + "' is given twice");
     arg.names.push_back(name);
-    arg.items.push_back(argument(trimmed(rest.substr(1)), kFieldValues, depth + 1));
+    arg.items.push_back(argument(value, kFieldValues, depth + 1));
   }
 
   Argument list(std::string_view item, int depth) {

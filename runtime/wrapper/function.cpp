@@ -5,39 +5,14 @@
 
 #include "base/error.h"
 #include "compiled.h"
+#include "print.h"
+#include "tensor_map.h"
 
 namespace opaq {
 namespace {
 
-using Lines = std::vector<std::string>;
-
-void append(Lines& lines, const Lines& more) {
-  lines.insert(lines.end(), more.begin(), more.end());
-}
-
-void append_indented(Lines& lines, const Lines& more) {
-  for (const std::string& line : more) lines.push_back("  " + line);
-}
-
-std::string call(const std::string& function, const Lines& arguments) {
-  return function + "(" + join(arguments) + ")";
-}
-
-std::string braced(const Lines& items) { return "{" + join(items) + "}"; }
-
-// A name of runtime/standalone
-std::string in_standalone(const std::string& name) { return "opaq::standalone::" + name; }
-
-Lines string_literals(const Lines& texts) {
-  Lines quotes;
-  for (const std::string& text : texts) quotes.push_back(string_literal(text));
-  return quotes;
-}
-
 // The parameter for WrapperFunction::workspace.
 constexpr std::string_view kPlannedWorkspace = "opaq_planned_workspace";
-
-bool can_fail(const std::string& cpp) { return cpp.find('(') != std::string::npos; }
 
 // The names of prelude types and of values that are written more than once.
 std::string tensor_type(bool optional) {
@@ -51,11 +26,6 @@ std::string linked_driver() { return in_standalone("kLinkedDriver"); }
 std::string dtype_name(DType dtype) { return "opaq_" + std::string(name(dtype)); }
 std::string count(size_t counter) {
   return "opaq_node_calls[" + std::to_string(counter) + "].add();";
-}
-
-// Records where an error in the expression that follows occurs, for its message.
-std::string set_place(const std::string& place) {
-  return "opaq_place = " + string_literal(place) + ";";
 }
 
 // A C type without the quotes of a message.
@@ -146,12 +116,6 @@ std::string packed(const CppArgument& arg) {
   if (arg.encoding != "double") append(arguments, names);
   return call(in_standalone("as_" + arg.encoding),
               arguments);  // integer, half, bfloat16, float, double
-}
-
-// The value of an expression. One that can fail is preceded by its place, for the message.
-std::string evaluated(const CppText& item) {
-  if (!can_fail(item.cpp)) return item.cpp;
-  return "(opaq_place = " + string_literal(item.place) + ", " + item.cpp + ")";
 }
 
 // One launch of an implementation: a kernel or a function.
@@ -254,6 +218,10 @@ class StepBlock {
                 "] = {};  // " + string_literal(arg.text)};
     for (const CppField& field : arg.fields) {
       const CppArgument& value = field.value;
+      if (value.map) {
+        append(lines, tensor_map_lines(value, struct_of(i) + " + " + std::to_string(field.offset)));
+        continue;
+      }
       if (value.type != Type::Tensor && can_fail(value.cpp))
         lines.push_back(set_place(value.place));
       const Lines to = {struct_of(i) + " + " + std::to_string(field.offset),
@@ -601,6 +569,9 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
   result.prelude = {"errors", "expressions", "launch", "files"};
   const auto calls_library = [](const CompiledLaunch& launch) { return launch.calls_library(); };
   if (node.on_cuda()) result.prelude.push_back("cuda");
+  if (std::any_of(node.launches.begin(), node.launches.end(),
+                  [](const CompiledLaunch& launch) { return has_tensor_map(launch.rule); }))
+    result.prelude.push_back("tensor_maps");
   if (!node.on_cuda() || std::any_of(node.launches.begin(), node.launches.end(), calls_library))
     result.prelude.push_back("host");
   if (result.workspace) result.prelude.push_back("scratch");

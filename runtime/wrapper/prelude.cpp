@@ -29,6 +29,7 @@ const std::vector<Part>& parts() {
       {"cuda",
        {"standalone/driver.h", "standalone/geometry.h", "standalone/kernel.h", "standalone/arch.h",
         "standalone/packaged_kernel.h", "wrapper/prelude/linked_driver.h"}},
+      {"tensor_maps", {"standalone/tensor_map.h", "wrapper/prelude/tensor_maps.h"}},
       {"host", {"standalone/host_call.h", "wrapper/prelude/host.h"}},
       {"nodes", {"standalone/counter.h", "standalone/wrapper_node.h", "wrapper/prelude/nodes.h"}},
   };

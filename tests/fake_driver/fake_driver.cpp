@@ -426,6 +426,40 @@ CUresult cuStreamGetId(CUstream stream, unsigned long long* id) {
   *id = reinterpret_cast<unsigned long long>(stream) + 1000;
   return CUDA_SUCCESS;
 }
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t dim,
+                                void* address, const cuuint64_t* sizes, const cuuint64_t* strides,
+                                const cuuint32_t* box, const cuuint32_t* element_strides,
+                                CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion l2_promotion,
+                                CUtensorMapFloatOOBfill oob_fill) {
+  ENTER();
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  const auto at = reinterpret_cast<unsigned long long>(address);
+  if (reinterpret_cast<unsigned long long>(map) % 64 != 0 || dim < 1 || dim > 5 || at % 16 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  FakeTensorMap made{};
+  made.address = at;
+  made.type = static_cast<unsigned char>(type);
+  made.dim = static_cast<unsigned char>(dim);
+  made.interleave = static_cast<unsigned char>(interleave);
+  made.swizzle = static_cast<unsigned char>(swizzle);
+  made.l2_promotion = static_cast<unsigned char>(l2_promotion);
+  made.oob_fill = static_cast<unsigned char>(oob_fill);
+  for (cuuint32_t i = 0; i < dim; ++i) {
+    if (sizes[i] < 1 || sizes[i] > 1ull << 32 || box[i] < 1 || box[i] > 256 ||
+        element_strides[i] < 1 || element_strides[i] > 8)
+      return CUDA_ERROR_INVALID_VALUE;
+    made.sizes[i] = static_cast<unsigned>(sizes[i] - 1);
+    made.box[i] = static_cast<unsigned short>(box[i]);
+    made.element_strides[i] = static_cast<unsigned char>(element_strides[i]);
+    if (i + 1 == dim) break;
+    if (strides[i] % 16 != 0 || strides[i] >= 1ull << 40) return CUDA_ERROR_INVALID_VALUE;
+    made.strides[i] = strides[i];
+  }
+  std::memset(map, 0, sizeof *map);
+  std::memcpy(map, &made, sizeof made);
+  return CUDA_SUCCESS;
+}
 CUresult cuMemAllocAsync(CUdeviceptr* memory, size_t bytes, CUstream) {
   ENTER();
   if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;

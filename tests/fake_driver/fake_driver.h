@@ -36,6 +36,18 @@ struct FakeMemset {
   int launches_before;
 };
 
+// What cuTensorMapEncodeTiled writes here: what it was given, innermost dimension first.
+struct FakeTensorMap {
+  unsigned long long address;
+  unsigned char type, dim, interleave, swizzle, l2_promotion, oob_fill;
+  unsigned char element_strides[5];
+  unsigned short box[5];
+  unsigned sizes[5];  // less 1
+  unsigned long long strides[4];
+  unsigned char unused[36];
+};
+static_assert(sizeof(FakeTensorMap) <= sizeof(CUtensorMap));
+
 extern "C" {
 void fake_reset();  // one device of compute capability 9.0, driver 13.0, no launches, counts,
                     // failures, captures or signatures

@@ -5,6 +5,7 @@
 #include <vector>
 
 static int capability = 90, loads = 0, launches = 0, shared_limit = 0, pushes = 0;
+static int encoded = 0;
 static CUcontext current = nullptr;
 static CUstreamCaptureMode capture_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 static unsigned last_grid = 0, last_shared = 0;
@@ -82,6 +83,15 @@ CUresult cuLaunchKernel(CUfunction, unsigned x, unsigned, unsigned, unsigned, un
 }
 CUresult cuMemAlloc(CUdeviceptr*, size_t) { return CUDA_ERROR_OUT_OF_MEMORY; }
 CUresult cuStreamGetId(CUstream, unsigned long long* id) { return *id = 0, CUDA_SUCCESS; }
+CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t, void*,
+                                const cuuint64_t* sizes, const cuuint64_t*, const cuuint32_t*,
+                                const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  ++encoded;
+  map->opaque[0] = type;
+  map->opaque[1] = sizes[0];
+  return current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+}
 CUresult cuMemsetD8Async(CUdeviceptr, unsigned char, size_t, CUstream) { return CUDA_SUCCESS; }
 CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction, void**, void**) {
   return CUDA_SUCCESS;
@@ -145,6 +155,28 @@ int main(int, char** argv) {
   report("missing", [&] { launch<5>(folder->substr(0, folder->size() - 1) + "/nowhere", 1); });
   report("captured", [&] { launch<0>(folder, 9, 128, 0, captured); });
   std::cout << "contexts: pushed " << (pushes > 0) << ", left " << (current != nullptr) << "\n";
+  report("tensor maps", [] {
+    static constexpr DeclaredTensorMap declared = {"lib::op: argument 1 `map`", "x", 0, 0, 0, 0};
+    static KeptTensorMap kept;
+    const int64_t sizes[] = {3, 8}, strides[] = {8, 1};
+    opaq_tensor x{};
+    x.data = reinterpret_cast<void*>(4096);
+    x.sizes = sizes;
+    x.strides = strides;
+    x.dim = 2;
+    x.itemsize = 4;
+    CUtensorMap map{};
+    const auto put = [&](std::optional<opaq_tensor> tensor, int64_t box) {
+      opaq_put_tensor_map(reinterpret_cast<unsigned char*>(&map), kept, declared, tensor, 7, {}, {},
+                          {1, box}, {}, 0);
+      std::cout << map.opaque[0] << " " << map.opaque[1] << " encoded " << encoded << ", ";
+    };
+    put(std::nullopt, 4);
+    put(x, 4);
+    put(x, 4);
+    put(x, 8);
+    put(x, 3);
+  });
   report("half", [] {
     for (double value : {1.0, 65504.0, 5.9604644775390625e-08, -0.1})
       std::cout << std::hex << as_half(value, "", "") << " " << std::dec;

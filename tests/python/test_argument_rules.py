@@ -174,14 +174,6 @@ def test_a_forgotten_grid_or_block_is_a_warning(given: dict[str, Any], told: lis
                 "(tests/examples/random_numbers.py)"
             ),
         ),
-        (
-            'struct(map=tensor_map(x, box=(64, 64), swizzle="128B"), y=y)',
-            (
-                "args of OP, implementation 'cuda': tensor_map(x, box=(64, 64), swizzle=\"128B\"): "
-                "tensor maps (CUtensorMap) cannot be passed to kernels yet; encode the map in a "
-                "launcher of a shared library, which .library(...) calls with the stream"
-            ),
-        ),
     ],
 )
 def test_what_cannot_be_passed_is_refused_by_name(args: str, message: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from opaq import _runtime
 
+PRELUDE = ("errors", "expressions", "launch", "files", "cuda", "tensor_maps")
 DECLARATIONS = """
 #include <cstdint>
 #include <stdexcept>
@@ -54,11 +55,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     )
     for name, text in files.items():
         (folder / name).write_text(text)
-    source = (
-        DECLARATIONS
-        + digests
-        + "".join(map(_runtime.cpp_prelude, ("errors", "expressions", "launch", "files", "cuda")))
-    )
+    source = DECLARATIONS + digests + "".join(map(_runtime.cpp_prelude, PRELUDE))
     (folder / "check.cpp").write_text(
         source + (pathlib.Path(__file__).parent / "cuda_prelude_check.cpp").read_text()
     )
@@ -136,3 +133,11 @@ def test_captures_and_contexts(said: dict[str, str]) -> None:
     )
     assert said["captured"].startswith("loaded ")  # what is loaded can be launched
     assert said["contexts"] == "pushed 1, left 0"
+
+
+def test_tensor_maps_are_encoded_where_something_changed(said: dict[str, str]) -> None:
+    assert said["tensor maps"] == (
+        "0 0 encoded 0, 7 8 encoded 1, 7 8 encoded 1, 7 8 encoded 2, lib::op: argument 1 `map`: "
+        "the last item of box is 3 elements of 4 bytes, but together they must be a multiple of 16 "
+        "bytes"
+    )

@@ -150,6 +150,25 @@ def test_what_is_complete_compiles(tmp_path: Path, unique: str) -> None:
     assert namespace["add_in_place"].check(x, 512, arch="sm_90a").ok
 
 
+def test_tensor_maps_are_made_from_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tma.cu").write_text(
+        "struct alignas(64) CUtensorMap { long long opaque[16]; };\n"
+        "struct P { CUtensorMap weight; int n; };\n"
+        "__global__ void tiles(const __grid_constant__ CUtensorMap x, const __grid_constant__ P p,"
+        " float* y) { y[0] = p.n; }"
+    )
+    text = skeleton.declarations("tma.cu", "skeleton_of_maps")
+    assert '"skeleton_of_maps::tiles(Tensor x, Tensor weight, int n) -> (Tensor y)"' in text
+    assert 'weight=opaq.tensor_map("weight", box=[64, 64]),' in text
+    assert "if there are any; box and swizzle of x, weight" in text
+    namespace: dict[str, object] = {"__name__": "made"}
+    exec(compile(text, "made.py", "exec"), namespace)
+    x = torch.empty(128, 64, device="meta")
+    report = namespace["tiles"].check(x, x, 4, arch="sm_90a")
+    assert report.ok, report
+
+
 def test_the_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

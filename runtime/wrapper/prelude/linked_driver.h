@@ -6,13 +6,14 @@
 namespace opaq::standalone {
 
 constexpr DriverApi kLinkedDriver = {
-    &cuGetErrorName,       &cuGetErrorString,     &cuDeviceGet,
-    &cuDeviceGetCount,     &cuDeviceGetAttribute, &cuDevicePrimaryCtxRetain,
-    &cuCtxGetCurrent,      &cuCtxPushCurrent,     &cuCtxPopCurrent,
-    &cuLibraryLoadData,    &cuLibraryGetKernel,   &cuKernelGetFunction,
-    &cuKernelGetAttribute, &cuKernelSetAttribute, &cuLaunchKernel,
-    &cuLaunchKernelEx,     &cuStreamIsCapturing,  &cuThreadExchangeStreamCaptureMode,
-    &cuMemsetD8Async,      &cuMemAlloc,           &cuStreamGetId,
+    &cuGetErrorName,         &cuGetErrorString,     &cuDeviceGet,
+    &cuDeviceGetCount,       &cuDeviceGetAttribute, &cuDevicePrimaryCtxRetain,
+    &cuCtxGetCurrent,        &cuCtxPushCurrent,     &cuCtxPopCurrent,
+    &cuLibraryLoadData,      &cuLibraryGetKernel,   &cuKernelGetFunction,
+    &cuKernelGetAttribute,   &cuKernelSetAttribute, &cuLaunchKernel,
+    &cuLaunchKernelEx,       &cuStreamIsCapturing,  &cuThreadExchangeStreamCaptureMode,
+    &cuMemsetD8Async,        &cuMemAlloc,           &cuStreamGetId,
+    &cuTensorMapEncodeTiled,
 };
 
 }  // namespace opaq::standalone

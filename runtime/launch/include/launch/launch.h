@@ -70,6 +70,15 @@ struct CppText {
   std::string text, cpp, place;
 };
 
+// A tensor map, encoded with the numbers of these expressions (none: not given). The modes and the
+// element type are numbers of cuda.h's enumerations.
+struct CppTensorMap {
+  std::string tensor;
+  int interleave = 0, swizzle = 0, l2_promotion = 0, oob_fill = 0;
+  int type = -1;  // -1: the tensor is absent
+  std::vector<CppText> shape, strides, box, element_strides;
+};
+
 struct CppField;
 
 // One item of an argument list, and what the kernel's parameter takes.
@@ -82,8 +91,10 @@ struct CppArgument : CppText {
       parameter;      // for messages: "`int`", "of 4 bytes"; for a library's function its C type
   std::string where;  // for messages: "mylib::f: argument 2 `n`"
 
-  // Of a struct
-  int64_t size = 0;  // bytes; 0: no struct
+  std::shared_ptr<const CppTensorMap> map;  // of a tensor map
+
+  // Of a struct, or of a tensor map that is the parameter, as its only field
+  int64_t size = 0;  // bytes; 0: neither
   std::vector<CppField> fields;
 };
 

@@ -16,6 +16,7 @@ namespace opaq::spec {
 //   struct("Params", x=x, n=2, ...)   a struct by value; `...`: fields that are not given are zero.
 //                                     The name may be left out
 //   [1, 2]                            a struct by value, its fields in their order
+//   tensor_map(x, box=[64, 64], ...)  a CUtensorMap by value; see tensor_map.cpp for its options
 // clang-format on
 // The fields of a struct are such items, too; of an array, a list ([1, 2], [1, ...]) or an int[]
 // (x.shape, or [*x.shape, ...] where the array may be longer). Throws Declaration.

@@ -34,6 +34,7 @@ struct DriverApi {
   decltype(&cuMemsetD8Async) memset_d8_async;
   decltype(&cuMemAlloc) mem_alloc;
   decltype(&cuStreamGetId) stream_get_id;
+  decltype(&cuTensorMapEncodeTiled) tensor_map_encode_tiled;
 };
 
 constexpr int kMaxDevices = 128;
