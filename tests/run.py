@@ -33,6 +33,7 @@ THREADED = [
     "cache_test",
     "driver_test",
     "launch_test",
+    "tensor_map_test",
     "choose_test",
 ]
 

@@ -13,8 +13,12 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : count_(p
     placed_.push_back(value);
     types_.push_back(parameter_text(value.type));
     slots_.push_back(slot_of(subject, slots_.size()));
-    if (slots_.back().source != Source::IntList && !slots_.back().map)
+    if (value.argument->map) {
+      slots_.back().constant = tensor_maps_.size();
+      tensor_maps_.push_back(std::make_unique<PreparedTensorMap>(*value.argument, value.text));
+    } else if (slots_.back().source != Source::IntList) {
       fold(subject, slots_.size() - 1);
+    }
   };
   size_t next = 0;
   room_ = count_;
@@ -49,8 +53,7 @@ Packer::Slot Packer::slot_of(const Subject& subject, size_t index) const {
     return {.source = Source::TensorMap,
             .dtypes = accepted_dtypes("void"),
             .symbol = bare_symbol(value.argument->expr, subject.symbols),
-            .expr = value.argument->expr,
-            .map = std::make_shared<PreparedTensorMap>(*value.argument, value.text)};
+            .expr = value.argument->expr};
   }
   const Destination to = destination(value.argument->expr, value.type);
   const Expr expr = as_passed(value.argument->expr, to);
@@ -233,7 +236,7 @@ void Packer::pack_tensor_map(size_t index, const Arg* args, Device device,
   const Arg& arg = args[slot.symbol];
   if (arg.kind == Arg::Kind::None) return;
   address(index, arg.tensor, device);
-  slot.map->put(args, arg.tensor, device, to);
+  tensor_maps_[slot.constant]->put(args, arg.tensor, device, to);
 }
 
 void Packer::pack_list(const Field& field, const Arg* args, unsigned char* to) const {

@@ -51,9 +51,8 @@ class Packer {
     Destination to;
     uint32_t dtypes = 0;  // tensors: accepted
     int symbol = -1;
-    uint64_t constant = 0;
+    uint64_t constant = 0;  // of a tensor map: its index in tensor_maps_
     Expr expr;
-    std::shared_ptr<PreparedTensorMap> map = nullptr;
   };
   struct Field {
     size_t slot;
@@ -84,6 +83,7 @@ class Packer {
   std::vector<PlacedValue> placed_;  // of each slot, for messages
   std::vector<std::string> types_;   // "`int`", for messages
   std::vector<Struct> structs_;
+  std::vector<std::unique_ptr<PreparedTensorMap>> tensor_maps_;
   size_t count_ = 0, room_ = 0;
 };
 

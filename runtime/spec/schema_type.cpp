@@ -123,7 +123,9 @@ void take_list(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
     cursor.fail_at(type.column,
                    owner + ": type " + item +
                        "[] is not supported: the number of tensors must be known from the schema; "
-                       "make each an argument of its own (Tensor? where it may be absent)");
+                       "declare an op for each length, each tensor an argument of its own, which a "
+                       "kernel takes as an array of pointers in opaq.struct(...) "
+                       "(tests/examples/multi_tensor.py)");
   }
   if (type.base != "int" && type.base != "SymInt") {
     cursor.fail_at(type.column,

@@ -186,4 +186,5 @@ def test_what_cannot_be_passed_is_refused_by_name(args: str, message: str) -> No
 def test_lists_of_tensors_are_refused_by_name() -> None:
     with pytest.raises(opaq.DeclarationError) as error:
         opaq.op("argument_rules::total(Tensor[] xs) -> (Tensor y)", outputs=opaq.like("xs"))
-    assert "Tensor[]" in str(error.value)
+    assert "type Tensor[] is not supported" in str(error.value)
+    assert "in opaq.struct(...) (tests/examples/multi_tensor.py)" in str(error.value)
