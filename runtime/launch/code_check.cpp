@@ -121,6 +121,18 @@ void check_tensor_maps(const std::vector<Argument>& args, const Subject& subject
   }
 }
 
+// Why no device of the architecture takes the arguments; "" where it may.
+std::string argument_problem(const std::string& arch, const Subject& subject) {
+  if (arch.empty() || arch_number(arch) >= 90) return "";
+  const std::vector<Argument>& args = subject.implementation->launch.args;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (args[i].holds(Argument::Form::TensorMap))
+      return argument_text(subject, i) + ": tensor maps need compute capability 9.0, and " + arch +
+             " is older; declare another implementation for it, without them";
+  }
+  return "";
+}
+
 // Runs `work`. Returns the text of an error in the user's code, or about a missing component.
 template <class Work>
 std::string problem_of(const std::string& op, Work&& work) {
@@ -249,6 +261,7 @@ LaunchCheck PreparedLaunch::check_code(const Arg* given, const std::vector<std::
       code.compiler = image->compiler;
       code.log = image->log;
     });
+    if (code.problem.empty()) code.problem = argument_problem(code.arch, state.subject);
     if (!code.problem.empty() || !code.resources || !block) return;
     code.occupancy = occupancy(code.arch, *code.resources, *block);
     const std::string cannot =

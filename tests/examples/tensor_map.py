@@ -1,6 +1,6 @@
 """A kernel for Hopper and newer that copies tiles by a tensor map (TMA): `opaq.tensor_map` encodes
-the descriptor from the tensor, again only when its address or sizes change. Other devices take the
-plain kernel.
+the descriptor from the tensor, again only when its address or sizes change. Tensors that cannot be
+mapped go to the plain kernel.
 """
 
 import torch

@@ -67,6 +67,18 @@ def test_a_check_holds_the_map_against_the_example() -> None:
     )
 
 
+def test_a_check_names_devices_without_maps() -> None:
+    op = declare()
+    args = [opaq.tensor_map("x", box=8), "struct(n=1, ...)", "y"]
+    op.cuda(source=KERNEL, entry="k", args=args, grid=1, block=1)
+    old, new = op.check(torch.empty(64), arch=["sm_80", "sm_90"]).implementations[0].code
+    assert not new["problem"]
+    assert old["problem"] == (
+        f"{op.name}: argument 1 `tensor_map(x, box=[8])`: tensor maps need compute capability 9.0, "
+        "and sm_80 is older; declare another implementation for it, without them"
+    )
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
