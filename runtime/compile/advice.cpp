@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "device_headers.h"
 #include "headers.h"
 
 namespace opaq {
@@ -18,40 +19,12 @@ namespace fs = std::filesystem;
 
 // ---- tables -------------------------------------------------------------------------------------
 
-constexpr std::string_view kNoStreams =
-    "device code has no streams or files; printf needs no include";
-constexpr std::string_view kNoContainers =
-    "device code has no containers that allocate; use pointers, arrays or <cuda/std/array>";
-constexpr std::string_view kNoInclude =
-    "what device code can use of it needs no include: leave the line out";
-
-// Headers of the standard library, by their C++ names: the one of CCCL to use instead, or why there
-// is none (also said if the CCCL in use is older than its header).
-struct Standard {
-  std::string_view names, instead, why;
-};
-constexpr Standard kStandard[] = {
-    {"array atomic barrier bit bitset charconv chrono complex concepts execution expected "
-     "functional initializer_list iterator latch limits mdspan "
-     "memory numbers numeric optional random ranges ratio semaphore source_location span "
-     "string_view tuple type_traits utility variant version "
-     "climits cstddef cstdint ctime",
-     "cuda/std/", ""},
-    {"algorithm", "cuda/std/algorithm", "max and min of two numbers need no include"},
-    {"cfloat", "cuda/std/limits",
-     "for FLT_MAX write cuda::std::numeric_limits<float>::max(), and so on"},
-    {"cmath", "cuda/std/cmath", "mathematical functions themselves need no include"},
-    {"cassert cstring cstdlib cstdbool", "", kNoInclude},
-    {"cstdio iostream ostream istream fstream sstream iomanip print format", "", kNoStreams},
-    {"vector string map set list deque queue stack unordered_map unordered_set forward_list", "",
-     kNoContainers},
-    {"thread mutex future condition_variable shared_mutex", "",
-     "device code has no threads of the host; <cuda/std/atomic> and <cuda/barrier> serve"},
-    {"exception stdexcept new typeinfo system_error cerrno csignal csetjmp clocale cwchar cctype "
-     "filesystem regex locale any stop_token coroutine "
-     "memory_resource cfenv cinttypes valarray",
-     "", "device code has no counterpart"},
-};
+// Headers of cuda/std that some CCCL has; others are typing errors.
+constexpr std::string_view kCudaStd =
+    "algorithm array atomic barrier bit bitset charconv chrono complex concepts execution expected "
+    "functional initializer_list iterator latch limits mdspan memory numbers numeric optional "
+    "random ranges ratio semaphore source_location span string_view tuple type_traits utility "
+    "variant version cfloat climits cmath cstddef cstdint cstdlib cstring ctime";
 
 // Names whose header is not included. The advice is right for every CCCL since that of CUDA 12.4:
 // if versions differ, a name has several rows, and the first whose header exists is used.
@@ -61,43 +34,8 @@ struct Name {
   std::string_view instead;  // what to write in place of the name; may be ""
 };
 constexpr Name kNames[] = {
-    {"INFINITY NAN", "cuda/std/cmath", ""},
-    {"HUGE_VAL HUGE_VALF", "math_constants.h", "CUDART_INF or CUDART_INF_F"},
     {"CUDART_*", "math_constants.h", ""},
-    {"M_PI", "math_constants.h", "CUDART_PI or CUDART_PI_F"},
-    {"M_PI_2", "math_constants.h", "CUDART_PIO2 or CUDART_PIO2_F"},
-    {"M_PI_4", "math_constants.h", "CUDART_PIO4 or CUDART_PIO4_F"},
-    {"M_SQRT2", "math_constants.h", "CUDART_SQRT_TWO or CUDART_SQRT_TWO_F"},
-    {"M_LOG2E", "math_constants.h", "CUDART_L2E or CUDART_L2E_F"},
-    {"FLT_MAX", "cuda/std/limits", "cuda::std::numeric_limits<float>::max()"},
-    {"FLT_MIN", "cuda/std/limits", "cuda::std::numeric_limits<float>::min()"},
-    {"FLT_EPSILON", "cuda/std/limits", "cuda::std::numeric_limits<float>::epsilon()"},
-    {"FLT_*", "cuda/std/limits",
-     "the member of cuda::std::numeric_limits<float> that stands for it"},
-    {"DBL_MAX", "cuda/std/limits", "cuda::std::numeric_limits<double>::max()"},
-    {"DBL_MIN", "cuda/std/limits", "cuda::std::numeric_limits<double>::min()"},
-    {"DBL_EPSILON", "cuda/std/limits", "cuda::std::numeric_limits<double>::epsilon()"},
-    {"DBL_*", "cuda/std/limits",
-     "the member of cuda::std::numeric_limits<double> that stands for it"},
-    {"CHAR_BIT CHAR_MIN CHAR_MAX SCHAR_MIN SCHAR_MAX UCHAR_MAX SHRT_MIN SHRT_MAX USHRT_MAX INT_MIN "
-     "INT_MAX UINT_MAX LONG_MIN LONG_MAX "
-     "ULONG_MAX LLONG_MIN LLONG_MAX ULLONG_MAX",
-     "cuda/std/climits", ""},
-    {"int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t "
-     "intmax_t uintmax_t",
-     "cuda/std/cstdint", ""},
-    {"INT8_MAX INT16_MAX INT32_MAX INT64_MAX INT8_MIN INT16_MIN INT32_MIN INT64_MIN UINT8_MAX "
-     "UINT16_MAX UINT32_MAX UINT64_MAX",
-     "cuda/std/cstdint", ""},
-    {"offsetof", "cuda/std/cstddef", ""},
     {"uchar", "", "unsigned char"},
-    {"ushort", "", "unsigned short"},
-    {"uint", "", "unsigned int"},
-    {"ulong", "", "unsigned long"},
-    {"ssize_t", "", "ptrdiff_t"},
-    {"exit abort", "", "__trap()"},
-    {"swap", "cuda/std/utility", "cuda::std::swap"},
-    {"string vector", "", "pointers and arrays"},
     {"half half2 __half __half2 __float2half __half2float __float2half_rn __hadd __hmul __hfma "
      "__hmax __hmin",
      "cuda_fp16.h", ""},
@@ -117,8 +55,8 @@ constexpr Name kNames[] = {
     {"__shfl_xor", "", "__shfl_xor_sync, whose first argument is the mask of threads"},
 };
 
-// Members of std that CCCL has in cuda::std, or that CUDA has without any include, under the same
-// name ("") or another.
+// Members of cuda::std, or what CUDA has instead without any include, under the same name ("") or
+// another. In std, they are in the header of the same name.
 constexpr Name kStdMembers[] = {
     {"max min clamp", "cuda/std/algorithm", ""},
     {"max min", "", ""},
@@ -149,11 +87,17 @@ constexpr Name kStdMembers[] = {
     {"bit_cast", "", "__builtin_bit_cast(type, value)"},
     {"atomic", "cuda/std/atomic", ""},
     {"plus multiplies less greater", "cuda/std/functional", ""},
+    {"accumulate gcd lcm iota", "cuda/std/numeric", ""},
+    {"popcount countl_zero countr_zero bit_ceil bit_width", "cuda/std/bit", ""},
+    {"variant visit", "cuda/std/variant", ""},
+    {"string_view", "cuda/std/string_view", ""},
+    {"bitset", "cuda/std/bitset", ""},
 };
 
 constexpr std::string_view kNoTorch =
-    "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them; keep the kernel in a "
-    "source of its own, with pointers and numbers";
+    "PyTorch's C++ headers need a host compiler, and NVRTC cannot read them; functions that use "
+    "them are left out, but device code needs something of theirs: write it with pointers and "
+    "numbers, and half types as in CUDA";
 
 // Names that are used before "::".
 constexpr Name kNamespaces[] = {
@@ -209,13 +153,6 @@ bool found(std::string_view header) {
                      [&](const std::string& dir) { return holds(dir, header); });
 }
 
-const Standard* find(std::string_view name) {
-  for (const Standard& row : kStandard) {
-    if (covers(row.names, name)) return &row;
-  }
-  return nullptr;
-}
-
 // The first row whose header exists; if none does, the first row, whose header can be installed.
 const Name* find(std::span<const Name> rows, std::string_view name) {
   const Name* first = nullptr;
@@ -258,9 +195,7 @@ std::vector<std::string> neighbours(const std::string& dir, std::string_view hea
 // Where to get a header of cuda/std that the CCCL in use is too old for; "" if no CCCL has it.
 std::string newer_cccl(std::string_view header) {
   const auto slash = header.rfind('/') + 1;
-  const Standard* row =
-      header.substr(0, slash) == "cuda/std/" ? find(header.substr(slash)) : nullptr;
-  if (row == nullptr || row->instead.empty()) return "";
+  if (header.substr(0, slash) != "cuda/std/" || !covers(kCudaStd, header.substr(slash))) return "";
   const bool pip = header_origin().layout == HeaderOrigin::Layout::Cuda13Wheels;
   return std::string("; a newer CCCL has it: ") +
          (pip ? "`pip install --upgrade nvidia-cuda-cccl`, or " : "") +
@@ -300,11 +235,6 @@ std::string package_advice(const std::string& header, bool own) {
   return "";
 }
 
-// "cstdint" of "stdint.h".
-std::string cpp_name(const std::string& header) {
-  return header.ends_with(".h") ? "c" + header.substr(0, header.size() - 2) : header;
-}
-
 std::string include_of(std::string_view header) {
   const std::string text(header);
   std::string line = "#include <" + text + ">";
@@ -313,22 +243,6 @@ std::string include_of(std::string_view header) {
       line += " (" + advice + ")";
   }
   return line;
-}
-
-std::string standard_advice(const std::string& header) {
-  const std::string name = cpp_name(header);
-  const Standard* row = find(name);
-  if (row == nullptr) return "";
-  const std::string text = "NVRTC has no standard library; ";
-  if (row->instead.empty()) return text + std::string(row->why);
-  const std::string instead =
-      row->instead.ends_with('/') ? std::string(row->instead) + name : std::string(row->instead);
-  const std::string why = row->why.empty() ? "" : "; " + std::string(row->why);
-  if (const std::string dir = folder_of_package(kPackages[0]); !dir.empty() && !found(instead)) {
-    return "NVRTC has no standard library, and the CCCL in use, " + dir + ", has no <" + instead +
-           ">" + newer_cccl(instead) + why;
-  }
-  return text + "use CCCL's: " + include_of(instead) + why;
 }
 
 // ---- complaints ---------------------------------------------------------------------------------
@@ -364,15 +278,11 @@ std::string missing_header(const std::string& header, const std::string& include
       nested ? "NVIDIA's own " + fs::path(includer).filename().string() + " includes it; " : "";
   if (std::string advice = package_advice(header, quoted && !nested); !advice.empty())
     return head + inside + advice;
-  if (nested)
-    return head + inside +
-           "that header is for host code, and NVRTC has no standard library: leave out its include";
-  const auto begins = [&](std::string_view prefix) { return header.starts_with(prefix); };
-  if (begins("torch/") || begins("ATen/") || begins("c10/") || begins("pybind11/") ||
-      begins("Python.h"))
-    return head + std::string(kNoTorch);
-  if (!quoted) {
-    if (const std::string advice = standard_advice(header); !advice.empty()) return head + advice;
+  if (nested) return head + inside + "that header is for host code: leave out its include";
+  if (is_torch_header(header)) {
+    return head +
+           "PyTorch's C++ headers need a host compiler; NVRTC goes without them, but for a "
+           "condition (#if) that asks for a macro of theirs";
   }
   return head +
          (quoted ? "the folder of the source's file (where it came by opaq.file) and include_dirs= "
@@ -395,17 +305,23 @@ void about_name(const Name* row, const std::string& given, Lines& lines) {
 // Of a member of std, or of cuda::std where `cccl`.
 void about_member(const std::string& member, bool cccl, Lines& lines) {
   const Name* row = find(kStdMembers, member);
-  const std::string head =
-      cccl ? "cuda::std::" + member + " is not there: " : "NVRTC has no standard library: ";
+  const std::string space = cccl ? "cuda::std::" : "std::", name = space + member;
   if (row == nullptr) {
     if (!cccl)
-      lines.add("NVRTC has no standard library, so that std::" + member +
-                " is not there; CCCL's cuda::std has what device code can use");
+      lines.add(name +
+                " is not there for device code: use pointers, arrays, and what CCCL has in "
+                "cuda::std");
   } else if (row->header.empty()) {
-    lines.add(head + "write " + (row->instead.empty() ? member : std::string(row->instead)) +
+    lines.add(name + " is not there: write " +
+              (row->instead.empty() ? member : std::string(row->instead)) +
               ", which needs no include");
+  } else if (cccl) {
+    lines.add(name + " is not there: write " + name + ", with " + include_of(row->header));
   } else {
-    lines.add(head + "write cuda::std::" + member + ", with " + include_of(row->header));
+    // the header of std stands for that of CCCL, whose name says where to get it
+    const std::string_view header = row->header.substr(row->header.rfind('/') + 1);
+    lines.add("'" + name + "' needs an include: #include <" + std::string(header) + ">" +
+              (found(row->header) ? "" : ", with CCCL's " + include_of(row->header)));
   }
 }
 
@@ -448,7 +364,10 @@ std::vector<std::string> missing_for_host(std::string_view log) {
 
 std::string cuda_advice(std::string_view log) {
   static const std::regex no_file(R"re(^(.*?)\(\d+\): .*cannot open source file "([^"]+)")re");
-  static const std::regex no_name(R"re(error: identifier "([^"]+)" is undefined)re");
+  // (CCCL declares the types of cuda_fp16.h without defining them.)
+  static const std::regex no_name(
+      R"re(error: identifier "([^"]+)" is undefined|incomplete type "(?:\w+" \(aka ")?(__half2?|__nv_\w+)")re");
+  static const std::regex no_type(R"re(\[with .*=(__half2?|__nv_\w+)\W)re");
   static const std::regex no_member(
       R"re(error: namespace "(cuda::)?std" has no member(?: class)? "([^"]+)")re");
   static constexpr std::string_view kNoNamespace =
@@ -456,10 +375,10 @@ std::string cuda_advice(std::string_view log) {
   static constexpr std::string_view kNoLaunch = "device-side kernel launch could not be processed";
   static constexpr std::string_view kNoVote = "Instruction 'vote' without '.sync'";
   static constexpr std::string_view kNoRoom = "Formal parameter space overflowed";
-  static constexpr std::string_view kNoHost = "A function without execution space annotations";
   const std::vector<std::string> all = split(log);
   const auto line = [&](size_t i) { return i < all.size() ? all[i] : std::string(); };
   Lines lines;
+  const bool incomplete = log.find("pointer to a complete object type") != std::string_view::npos;
   bool missing = false;
   for (size_t i = 0; i < all.size(); ++i) {
     std::smatch match;
@@ -468,6 +387,9 @@ std::string cuda_advice(std::string_view log) {
       missing = true;
       lines.add(missing_header(match[2], match[1], line(i + 1).find('"') != std::string::npos));
     } else if (std::regex_search(all[i], match, no_name)) {
+      const std::string name = match[1].matched ? match[1] : match[2];
+      about_name(find(kNames, name), name, lines);
+    } else if (incomplete && std::regex_search(all[i], match, no_type)) {
       about_name(find(kNames, match[1].str()), match[1], lines);
     } else if (std::regex_search(all[i], match, no_member)) {
       about_member(match[2], match[1].matched, lines);
@@ -482,8 +404,8 @@ std::string cuda_advice(std::string_view log) {
       }
     } else if (all[i].find(kNoLaunch) != std::string::npos) {
       lines.add(
-          "opaq launches the entry: leave functions that launch kernels out of the source, and "
-          "give grid= and block=");
+          "device code cannot launch kernels here: let the host launch them, as several ops or "
+          "steps of one");
     } else if (all[i].find(kNoVote) != std::string::npos) {
       lines.add(
           "write __ballot_sync, __any_sync or __all_sync, whose first argument is the mask of "
@@ -492,10 +414,6 @@ std::string cuda_advice(std::string_view log) {
       lines.add(
           "a kernel takes at most 32764 bytes of parameters (4096 before CUDA 12.1); pass what is "
           "larger in a tensor");
-    } else if (all[i].find(kNoHost) != std::string::npos) {
-      lines.add(
-          "mark functions that the kernel calls __device__; leave those of the host out of the "
-          "source, since opaq launches the entry");
     }
   }
   std::string text = lines.take();

@@ -215,6 +215,30 @@ std::vector<std::string> scan_host_functions(std::string_view source) {
   return names_after(source, "void");
 }
 
+bool may_be_host_code(std::string_view log) {
+  for (std::string_view part :
+       {"in JIT mode", "is undefined", "has no member", "has no tag member",
+        "must be a class or namespace name", "more than one instance of overloaded function",
+        "required runtime APIs are not declared", "cannot open source file",
+        "is not supported when compiling with NVRTC", "this declaration has no storage class",
+        "incomplete type", "is not a template"}) {
+    if (log.find(part) != std::string_view::npos) return true;
+  }
+  return false;
+}
+
+std::string asked_of(std::string_view log, const std::set<std::string>& names) {
+  constexpr std::string_view kBefore = "identifier \"";
+  for (size_t at = 0; (at = log.find(kBefore, at)) != std::string_view::npos;) {
+    at += kBefore.size();
+    const std::string_view rest = log.substr(at);
+    if (const auto found = names.find(std::string(rest.substr(0, rest.find('"'))));
+        found != names.end())
+      return *found;
+  }
+  return "";
+}
+
 CudaFailure cuda_failure(const std::string& file, const std::string& arch, const std::string& log,
                          std::string_view source, std::span<const std::string> entries) {
   std::string in_source, about_entries;

@@ -1,6 +1,7 @@
 // Messages for sources that do not compile.
 #pragma once
 
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +21,10 @@ struct CudaFailure {
   std::string message;
   bool no_kernel = false;  // the entry's name is that of no kernel in the source
 };
+// Of NVRTC's log: whether what nvcc would give to the host's compiler may be the reason, or a name
+// that nvcc knows without an #include; the first undefined name that is one of `names`, or "".
+bool may_be_host_code(std::string_view log);
+std::string asked_of(std::string_view log, const std::set<std::string>& names);
 
 // "NVRTC could not compile k.cu for sm_90a:\n<log>". If the only error is about an entry: the
 // entry, and the kernels in the source.

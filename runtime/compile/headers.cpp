@@ -3,10 +3,14 @@
 #include "headers.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <string_view>
 
 #include "base/settings.h"
 #include "base/shared_state.h"
+#include "files.h"
 #include "nvrtc.h"
 
 namespace opaq {
@@ -32,6 +36,18 @@ std::vector<fs::path> candidates() {
   }
   for (const std::string& dir : settings().cuda_include_dirs) dirs.emplace_back(dir);
   return dirs;
+}
+
+// Of the CUDA whose headers are in a folder: "13"; "" if they are not there.
+std::string major_version(const fs::path& dir) {
+  std::ifstream file(dir / "cuda_runtime_api.h");
+  std::string text(32 << 10, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  constexpr std::string_view kDefine = "#define CUDART_VERSION";
+  const size_t at = text.find(kDefine);
+  if (at == std::string::npos) return "";
+  const int version = std::atoi(text.c_str() + at + kDefine.size());  // 13020
+  return std::to_string(version / 1000);
 }
 
 std::vector<std::string> search() {
@@ -60,13 +76,18 @@ std::vector<std::string> search() {
     return fs::is_regular_file(dir / "cuda" / "std" / "version", error) &&
            fs::is_regular_file(dir / "cub" / "cub.cuh", error);
   };
-  for (const fs::path& dir : dirs) {
-    for (const fs::path& place : {dir / "cccl", dir}) {
-      if (has_cccl(place)) {
-        add(place);
-        return found;
+  const auto add_cccl = [&] {
+    for (const fs::path& dir : dirs) {
+      for (const fs::path& place : {dir / "cccl", dir}) {
+        if (has_cccl(place)) return add(place);
       }
     }
+  };
+  add_cccl();
+  // What is missing there, such as curand_kernel.h, may be in a toolkit of the same CUDA.
+  const std::string version = found.empty() ? "" : major_version(found[0]);
+  for (const fs::path& dir : dirs) {
+    if (!version.empty() && major_version(dir) == version) add(dir);
   }
   return found;
 }
@@ -76,6 +97,18 @@ std::vector<std::string> search() {
 const std::vector<std::string>& cuda_header_dirs() {
   constinit static Lazy<std::vector<std::string>> dirs;
   return dirs.get(search);
+}
+
+const std::string& header_identity() {
+  constinit static Lazy<std::string> identity;
+  return identity.get([] {
+    std::string text = OPAQ_DEVICE_HEADERS;  // a digest of all files in device_headers/
+    for (const std::string& dir : cuda_header_dirs()) {
+      for (const char* header : {"cuda_fp16.h", "cuda/std/version", "cub/version.cuh"})
+        text += ' ' + file_stamp(dir + '/' + header);
+    }
+    return text;
+  });
 }
 
 HeaderOrigin header_origin() {

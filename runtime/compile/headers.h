@@ -11,6 +11,9 @@ namespace opaq {
 // process; empty when there are none.
 const std::vector<std::string>& cuda_header_dirs();
 
+// Changes when other headers are installed at the same places: opaq's own, CUDA's or CCCL's.
+const std::string& header_identity();
+
 // How NVRTC was installed, which decides how to install a missing header.
 struct HeaderOrigin {
   enum class Layout { Cuda13Wheels, Cuda12Wheels, Toolkit } layout;

@@ -94,6 +94,12 @@ class Walk {
 
   void follow(const Include& include, const std::string& folder) {
     hash_.field(include.name);
+    std::set<std::string>* found = nullptr;
+    if (!in_toolkit(folder + "/x")) found = &closure_.names[include.name];
+    const auto reach = [&](const std::string& path) {
+      if (found != nullptr) found->insert(path);
+      this->reach(path);
+    };
     if (include.name.starts_with('/')) return reach(include.name);
     if (include.quoted && !include.next) {
       const std::string beside = folder + '/' + include.name;

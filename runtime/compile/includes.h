@@ -1,6 +1,7 @@
 // The headers that a source includes, directly or indirectly, as a part of the cache key.
 #pragma once
 
+#include <map>
 #include <set>
 #include <span>
 #include <string>
@@ -28,6 +29,8 @@ struct IncludeClosure {
   std::set<std::string> files;  // the user's headers
   // Names that the source and the user's headers include, and that are in no folder searched.
   std::set<std::string> missing;
+  // What the source and the user's headers include, by name; where it was found, or nothing.
+  std::map<std::string, std::set<std::string>> names;
 };
 
 // `forced`: headers named by compiler options (-include). Thread-safe; files are read once and

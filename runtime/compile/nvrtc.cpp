@@ -161,6 +161,8 @@ NvrtcAnswer nvrtc_compile(const NvrtcRequest& request) {
   Message message = {request.ptx ? "ptx" : "cubin", request.name, request.source,
                      std::to_string(request.options.size())};
   message.insert(message.end(), request.options.begin(), request.options.end());
+  message.push_back(std::to_string(request.headers.size()));
+  message.insert(message.end(), request.headers.begin(), request.headers.end());
   message.insert(message.end(), request.expressions.begin(), request.expressions.end());
   return ask(std::move(message));
 }

@@ -31,6 +31,8 @@ struct NvrtcRequest {
   std::string name, source;
   bool ptx = false;
   std::vector<std::string> options, expressions;
+  // Texts by the name that #include gives; NVRTC takes them before files. Names and texts in turn.
+  std::vector<std::string> headers;
 };
 
 NvrtcAnswer nvrtc_compile(const NvrtcRequest& request);  // throws Missing when it cannot be found

@@ -8,6 +8,8 @@
 #include "base/sha256.h"
 #include "compile/image.h"
 #include "cuda_compilers.h"
+#include "device_code.h"
+#include "device_headers.h"
 #include "diagnostics.h"
 #include "headers.h"
 #include "image_cache.h"
@@ -23,7 +25,7 @@ namespace opaq {
 namespace {
 
 // to be changed if the same request would give another image or record
-constexpr std::string_view kFormat = "opaq cuda image 4";
+constexpr std::string_view kFormat = "opaq cuda image 5";
 
 // A request, completed with everything that NVRTC gets.
 struct Job {
@@ -46,7 +48,8 @@ Job make_job(const CudaRequest& request) {
   job.signatures = standard != "c++03" && standard != "c++11";
   check_source_text(request, job.basename);
   add_own_folders(request, job.search);
-  job.search.toolkit = cuda_header_dirs();
+  job.search.toolkit.push_back(device_header_dir());
+  for (const std::string& dir : cuda_header_dirs()) job.search.toolkit.push_back(dir);
 
   job.options.push_back("--gpu-architecture=" + request.arch);
   if (standard.empty()) job.options.push_back("-std=c++17");
@@ -61,7 +64,8 @@ Job make_job(const CudaRequest& request) {
 CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
   Sha256 hash =
       begin_digest(kFormat, job.request, job.facts.embeds_paths ? job.file : job.basename);
-  hash.field(nvrtc_place().identity).field(closure.digest);
+  // What a second attempt includes is not in the closure, see without_host_code().
+  hash.field(nvrtc_place().identity).field(header_identity()).field(closure.digest);
   return {{hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque},
           closure.missing.empty()};
 }
@@ -70,18 +74,56 @@ IncludeClosure closure_of(const Job& job) {
   return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
 }
 
-NvrtcAnswer run_nvrtc(const Job& job, const std::vector<std::string>& options) {
+// What NVRTC gets of a job.
+struct Given {
+  std::string source;
+  std::vector<std::string> options;
+  std::vector<std::string> headers;  // as NvrtcRequest::headers
+};
+
+NvrtcAnswer run_nvrtc(const Job& job, const Given& given) {
   NvrtcRequest request;
   request.name = job.file;
-  request.source =
-      job.signatures ? job.request.source + signature_trailer(job.basename) : job.request.source;
+  request.source = job.signatures ? given.source + signature_trailer(job.basename) : given.source;
   request.ptx = job.ptx;
-  request.options = options;
+  request.options = given.options;
+  request.headers = given.headers;
   for (const std::string& entry : job.request.entries) {
     request.expressions.push_back(entry);
     if (job.signatures) request.expressions.push_back(signature_expression(entry));
   }
   return nvrtc_compile(request);
+}
+
+// Compiles a source that holds what nvcc would give to the host's compiler, or names that nvcc
+// knows without an #include. `given` becomes what NVRTC got at last.
+//
+// Functions without a mark are device code at first. Those that do not compile as such are left
+// out, one after another, until the rest compiles or nothing can be left out any more.
+NvrtcAnswer without_host_code(const Job& job, DeviceCode& code, Given& given) {
+  constexpr int kAttempts = 16;
+  code.leave_out_obvious();
+  std::vector<std::string> options = job.options;
+  options.push_back("-default-device");
+  if (job.facts.cpp17()) options.push_back("--pre-include=nvcc_names.h");
+  const auto attempt = [&] {
+    given = {code.source(), options, code.headers()};
+    for (const std::string& dir : code.dirs()) given.options.push_back("-I" + dir);
+    return run_nvrtc(job, given);
+  };
+  NvrtcAnswer answer = attempt();
+  const std::string log = answer.log;
+  for (int i = 0; i < kAttempts && answer.result != 0 && code.leave_out(answer.log); ++i)
+    answer = attempt();
+  // Where device code needs what was left out, the errors in that are the reason.
+  const std::string needed = asked_of(answer.log, code.names());
+  if (answer.result != 0 && !needed.empty()) {
+    if (asked_of(log, {needed}).empty()) answer.log = log;
+    answer.log += "\n\nopaq left '" + needed +
+                  "' out as a function of the host: it launches a kernel, uses a library of the "
+                  "host, or does not compile as device code";
+  }
+  return answer;
 }
 
 void check_arch_supported(const NvrtcAnswer& told, const Job& job) {
@@ -97,14 +139,13 @@ void check_arch_supported(const NvrtcAnswer& told, const Job& job) {
 }
 
 // With -v, ptxas does not print errors that it finds late, such as too much shared memory.
-std::string log_without_verbose(const Job& job) {
-  std::vector<std::string> options = job.options;
-  std::erase(options, kPtxasVerbose);
-  return run_nvrtc(job, options).log;
+std::string log_without_verbose(const Job& job, Given given) {
+  std::erase(given.options, kPtxasVerbose);
+  return run_nvrtc(job, given).log;
 }
 
-std::vector<std::string> debug_options(const Job& job) {
-  std::vector<std::string> options = for_debug_information(job.options);
+std::vector<std::string> debug_options(const Job& job, const Given& given) {
+  std::vector<std::string> options = for_debug_information(given.options);
   std::erase_if(options, [](const std::string& option) {
     return option == kPtxasVerbose || option.starts_with("--gpu-architecture=");
   });
@@ -115,26 +156,36 @@ std::vector<std::string> debug_options(const Job& job) {
 
 // Completes the structs among the parameters with their fields. The compiler writes these into its
 // debug information, so the source is compiled a second time, to PTX: that takes no assembler.
-void add_layouts(const Job& job, Image& image) {
+void add_layouts(const Job& job, Given given, Image& image) {
   Job debug = job;
   debug.ptx = true;
-  const NvrtcAnswer answer = run_nvrtc(debug, debug_options(job));
+  given.options = debug_options(job, given);
+  const NvrtcAnswer answer = run_nvrtc(debug, given);
   if (answer.result != 0)
     fail(ErrorKind::Compile, "reading the structs that kernels of " + job.basename +
                                  " take: compiling it with -G failed:\n" + answer.log);
   take_layouts(image.entries, answer.image, "the debug information of " + job.basename);
 }
 
-std::shared_ptr<Image> compile(const Job& job) {
+std::shared_ptr<Image> compile(const Job& job, const IncludeClosure& closure) {
   const auto start = std::chrono::steady_clock::now();
   const CudaRequest& request = job.request;
-  NvrtcAnswer answer = run_nvrtc(job, job.options);
+  DeviceCode code(request.source, job.file, closure);
+  Given given{request.source, job.options, code.headers()};
+  NvrtcAnswer answer;
+  // As it is, a source that launches kernels never compiles. Without an entry, nothing says what of
+  // the source is wanted.
+  const bool some = !request.entries.empty();
+  const bool launches = some && request.source.find("<<<") != std::string::npos;
+  if (!launches) answer = run_nvrtc(job, given);
+  if (launches || (some && answer.result != 0 && may_be_host_code(answer.log)))
+    answer = without_host_code(job, code, given);
   check_arch_supported(answer, job);
   std::string log = std::move(answer.log);
   PtxasReport told = read_ptxas(log);
   if (!job.facts.ptxas_verbose) log = std::move(told.rest);
   if (answer.result != 0) {
-    if (!told.kernels.empty()) log = log_without_verbose(job);
+    if (!told.kernels.empty()) log = log_without_verbose(job, given);
     if (log.empty()) log = answer.error;
     const CudaFailure failure =
         cuda_failure(job.basename, request.arch, log, request.source, request.entries);
@@ -164,7 +215,7 @@ std::shared_ptr<Image> compile(const Job& job) {
       }
     }
   }
-  if (request.layouts) add_layouts(job, *image);
+  if (request.layouts) add_layouts(job, given, *image);
   image->seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   count_compiled(image->seconds);
   return image;
@@ -182,7 +233,8 @@ std::shared_ptr<const Image> nvrtc_image(const CudaRequest& request, const CudaS
   const Job job = make_job(request);
   check_arch_text(request.arch, job.basename);
   if (nvrtc_place().path.empty()) fail(ErrorKind::Missing, nvrtc_place().why_not);
-  return kept_image(request, sources, told, "NVRTC", [&] { return Compiled{compile(job), {}}; });
+  return kept_image(request, sources, told, "NVRTC",
+                    [&] { return Compiled{compile(job, closure_of(job)), {}}; });
 }
 
 NvrtcInfo nvrtc_info() {

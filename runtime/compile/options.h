@@ -17,6 +17,8 @@ struct OptionFacts {
   bool native = false;         // -march=native: the result depends on this machine's processor
   std::string
       opaque;  // an option that reads more options from a file; nothing may be cached. Else ""
+
+  bool cpp17() const { return standard != "c++03" && standard != "c++11" && standard != "c++14"; }
 };
 
 // With -G, and without those that it would contradict.

@@ -22,19 +22,9 @@ namespace {
 
 constexpr const char* kName = "opaq-compile";
 
-// The helper is installed beside the library or program that contains this code.
 std::string helper_path() {
-  if (!settings().compile_helper.empty()) return settings().compile_helper;
-  Dl_info info{};
-  std::string file =
-      dladdr(reinterpret_cast<void*>(&helper_path), &info) != 0 && info.dli_fname != nullptr
-          ? info.dli_fname
-          : "";
-  std::error_code error;
-  // For a program, this is the path by which it was started.
-  if (!std::filesystem::is_regular_file(file, error))
-    file = std::filesystem::read_symlink("/proc/self/exe", error).string();
-  return (std::filesystem::absolute(file, error).parent_path() / kName).string();
+  const std::string& given = settings().compile_helper;
+  return given.empty() ? beside_runtime(kName) : given;
 }
 
 class Helper {
@@ -143,6 +133,19 @@ class Helper {
 };
 
 }  // namespace
+
+std::string beside_runtime(const std::string& name) {
+  Dl_info info{};
+  std::string file =
+      dladdr(reinterpret_cast<void*>(&beside_runtime), &info) != 0 && info.dli_fname != nullptr
+          ? info.dli_fname
+          : "";
+  std::error_code error;
+  // For a program, this is the path by which it was started.
+  if (!std::filesystem::is_regular_file(file, error))
+    file = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  return (std::filesystem::absolute(file, error).parent_path() / name).string();
+}
 
 Message ask_helper(const Message& request) {
   Helper helper;

@@ -18,6 +18,9 @@ namespace opaq {
 // Missing if the helper cannot be started, Compile if it exits without an answer, and Interrupted.
 Message ask_helper(const Message& request);
 
+// The path of a file that is installed beside the library or program which contains this code.
+std::string beside_runtime(const std::string& name);
+
 struct ProcessResult {
   int start_error = 0;  // errno when the program could not be started
   bool succeeded = false;

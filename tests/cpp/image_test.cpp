@@ -179,8 +179,8 @@ TEST_F(CompileCuda, DiagnosticsNameTheUsersFileAndLine) {
 }
 
 TEST_F(CompileCuda, SourceWithoutAFileHasLinesToo) {
-  const std::string message =
-      message_of(ErrorKind::Compile, [&] { compile_cuda(request("\n\nint x = ;\n", {}, "")); });
+  const std::string message = message_of(
+      ErrorKind::Compile, [&] { compile_cuda(request("\n\n__device__ int x = ;\n", {}, "")); });
   EXPECT_CONTAINS(message, "NVRTC could not compile <opaq source> for sm_90a");
   EXPECT_CONTAINS(message, "<opaq source>(3): error");
 }
@@ -242,11 +242,11 @@ TEST_F(CompileCuda, UnsupportedArchitecture) {
 }
 
 TEST_F(CompileCuda, MissingHeaderSaysWhatBringsIt) {
-  const std::string message =
-      message_of(ErrorKind::Compile, [&] { compile_cuda(request("#include <vector>\n", {})); });
+  const std::string message = message_of(
+      ErrorKind::Compile, [&] { compile_cuda(request("#include <projects/own.h>\n", {})); });
   EXPECT_CONTAINS(message,
-                  "'vector' was not found: NVRTC has no standard library; device code has no "
-                  "containers that allocate");
+                  "'projects/own.h' was not found: give the folder that holds it, as in "
+                  "include_dirs=[\"/path/to/folder\"]");
 }
 
 TEST_F(CompileCuda, WrongOptionShowsNvrtcsWords) {

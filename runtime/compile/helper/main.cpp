@@ -5,7 +5,8 @@
 //   "succeeded" or "failed", how it ended}
 //   {"nvrtc", library}                                          -> {"info", version, architectures}
 //   {"nvrtc", library, "cubin" or "ptx", name, source,
-//    number of options, options..., name expressions...}        -> {"compiled", version,
+//    number of options, options..., number of headers' names and texts,
+//    names and texts in turn..., name expressions...}           -> {"compiled", version,
 //    architectures, result, its text, log, image,
 //                                                                  lowered names...}
 //   or, where NVRTC is no use, {"missing", why}, and where one of its functions fails, {"failed",

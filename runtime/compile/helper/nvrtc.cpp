@@ -112,14 +112,21 @@ std::string bytes(const Nvrtc& n, Program program, int (*get_size)(Program, size
 Message compile(const Nvrtc& n, const Message& request) {
   const bool ptx = request.at(2) == "ptx";
   const std::string &name = request.at(3), &source = request.at(4);
-  const size_t option_count = std::stoul(request.at(5)), first_name = 6 + option_count;
+  const size_t options_end = 6 + std::stoul(request.at(5));
+  const size_t first_name = options_end + 1 + std::stoul(request.at(options_end));
+  std::vector<const char*> header_names, header_texts;
+  for (size_t i = options_end + 1; i < first_name; i += 2) {
+    header_names.push_back(request.at(i).c_str());
+    header_texts.push_back(request.at(i + 1).c_str());
+  }
   Program program = nullptr;  // never destroyed: this process ends
-  n.check(n.create(&program, source.c_str(), name.c_str(), 0, nullptr, nullptr),
+  n.check(n.create(&program, source.c_str(), name.c_str(), static_cast<int>(header_names.size()),
+                   header_texts.data(), header_names.data()),
           "nvrtcCreateProgram");
   for (size_t i = first_name; i < request.size(); ++i)
     n.check(n.add_name(program, request[i].c_str()), "nvrtcAddNameExpression");
   std::vector<const char*> options;
-  for (size_t i = 6; i < first_name; ++i) options.push_back(request.at(i).c_str());
+  for (size_t i = 6; i < options_end; ++i) options.push_back(request.at(i).c_str());
   if (n.has_cache())
     options.push_back(
         "--no-cache");  // what it finds there comes without warnings and without what ptxas tells

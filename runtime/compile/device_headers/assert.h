@@ -1,0 +1,2 @@
+// <assert.h> for device code.
+#include <cassert>

@@ -1,0 +1,4 @@
+// <float.h> for device code.
+#pragma once
+
+#include <cfloat>

@@ -1,0 +1,4 @@
+// <inttypes.h> for device code.
+#pragma once
+
+#include <cinttypes>

@@ -1,0 +1,4 @@
+// <limits.h> for device code.
+#pragma once
+
+#include <climits>

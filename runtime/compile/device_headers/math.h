@@ -1,0 +1,4 @@
+// <math.h> for device code.
+#pragma once
+
+#include <cmath>

@@ -1,0 +1,4 @@
+// <stdarg.h> for device code.
+#pragma once
+
+#include <cstdarg>

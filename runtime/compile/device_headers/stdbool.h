@@ -1,0 +1,2 @@
+// <stdbool.h> for device code: C++ has bool.
+#pragma once

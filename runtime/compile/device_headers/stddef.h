@@ -1,0 +1,4 @@
+// <stddef.h> for device code.
+#pragma once
+
+#include <cstddef>

@@ -1,0 +1,4 @@
+// <stdint.h> for device code.
+#pragma once
+
+#include <cstdint>

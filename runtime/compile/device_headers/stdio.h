@@ -1,0 +1,4 @@
+// <stdio.h> for device code.
+#pragma once
+
+#include <cstdio>

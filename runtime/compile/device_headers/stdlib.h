@@ -1,0 +1,4 @@
+// <stdlib.h> for device code.
+#pragma once
+
+#include <cstdlib>

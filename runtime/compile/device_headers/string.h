@@ -1,0 +1,4 @@
+// <string.h> for device code.
+#pragma once
+
+#include <cstring>

@@ -1,0 +1,4 @@
+// <time.h> for device code.
+#pragma once
+
+#include <ctime>
