@@ -36,7 +36,7 @@ constexpr std::array<std::string_view, 6> kWithArguments = {
 // Words that device code cannot use, or their beginnings (with a '*').
 constexpr std::array<std::string_view, 16> kHostWords = {
     "TORCH_*", "AT_*",   "PYBIND11_*", "C10_CUDA_*", "cublas*", "cudnn*", "nccl*", "fprintf",
-    "stderr",  "stdout", "fopen",      "getenv",     "throw",   "fwrite", "fread", "gettimeofday"};
+    "stderr",  "stdout", "fopen",      "perror",     "throw",   "fwrite", "fread", "gettimeofday"};
 // Namespaces of the host's libraries, and members of std.
 constexpr std::array<std::string_view, 6> kHostNamespaces = {"torch", "pybind11", "py",
                                                              "tvm",   "thrust",   "testing"};
