@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "device_headers.h"
 #include "headers.h"
+#include "torch_headers.h"
 
 namespace opaq {
 namespace {

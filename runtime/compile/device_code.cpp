@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "device_headers.h"
+#include "torch_headers.h"
 
 namespace opaq {
 namespace {

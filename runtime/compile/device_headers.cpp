@@ -7,12 +7,10 @@
 
 #include "base/shared_state.h"
 #include "process.h"
+#include "torch_headers.h"
 
 namespace opaq {
 namespace {
-
-constexpr std::string_view kTorch[] = {"torch/",  "ATen/",     "c10/",
-                                       "caffe2/", "pybind11/", "Python.h"};
 
 // Beginnings of the names of headers that declare nothing for device code.
 constexpr std::string_view kHost[] = {
@@ -126,12 +124,11 @@ std::string_view device_part(std::string_view name) {
   return "";
 }
 
-bool is_torch_header(std::string_view name) { return begins(name, kTorch); }
-
 std::vector<std::string> host_headers(const std::set<std::string>& names,
                                       const std::vector<std::string_view>& texts) {
   std::vector<std::string> found;
   for (const std::string& name : names) {
+    if (is_torch_device_header(name)) continue;
     if (is_torch_header(name) || begins(name, kHost)) found.push_back(name);
   }
   if (found.empty()) return found;

@@ -24,7 +24,4 @@ std::vector<std::string> host_headers(const std::set<std::string>& names,
 // What NVRTC gets in place of such a header: nothing, or CUDA's headers that it includes.
 std::string_view device_part(std::string_view name);
 
-// Whether a name is PyTorch's own: "torch/extension.h".
-bool is_torch_header(std::string_view name);
-
 }  // namespace opaq

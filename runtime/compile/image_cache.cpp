@@ -44,14 +44,6 @@ std::shared_ptr<Image> from_disk(const CudaRequest& request, const std::string& 
 
 }  // namespace
 
-std::string shown_file(const CudaRequest& request) {
-  std::string file = request.file.empty() ? "<opaq source>" : request.file;
-  std::replace_if(file.begin(), file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
-  return file;
-}
-
-std::string base_of(const std::string& file) { return fs::path(file).filename().string(); }
-
 void check_arch_text(const std::string& arch, const std::string& file) {
   std::string_view rest = arch;
   for (std::string_view prefix : {"sm_", "compute_"}) {
@@ -70,29 +62,37 @@ void check_arch_text(const std::string& arch, const std::string& file) {
   }
 }
 
-void check_source_text(const CudaRequest& request, const std::string& file) {
+CudaJob begin_job(const CudaRequest& request) {
+  CudaJob job{request, request.file, {}, {}, read_options(request.options)};
+  if (job.file.empty()) job.file = "<opaq source>";
+  std::replace_if(
+      job.file.begin(), job.file.end(), [](unsigned char c) { return std::iscntrl(c); }, ' ');
+  job.basename = fs::path(job.file).filename().string();
+  job.ptx = request.arch.starts_with("compute_");
+  job.signatures = job.facts.standard != "c++03" && job.facts.standard != "c++11";
   if (request.source.find('\0') != std::string::npos) {
     fail(ErrorKind::Compile,
-         "the source of " + file +
+         "the source of " + job.basename +
              " holds a zero byte; expected CUDA C++ text (a cubin is declared with binary=)");
   }
-}
-
-void add_own_folders(const CudaRequest& request, IncludeSearch& search) {
-  search.folder = ".";
+  job.search.folder = ".";
   if (!request.file.empty()) {
-    if (auto folder = fs::path(shown_file(request)).parent_path().string(); !folder.empty())
-      search.folder = folder;
-    search.dirs.push_back(search.folder);
+    if (auto folder = fs::path(job.file).parent_path().string(); !folder.empty())
+      job.search.folder = folder;
+    job.search.dirs.push_back(job.search.folder);
   }
-  search.dirs.insert(search.dirs.end(), request.include_dirs.begin(), request.include_dirs.end());
+  job.search.dirs.insert(job.search.dirs.end(), request.include_dirs.begin(),
+                         request.include_dirs.end());
+  return job;
 }
 
-Sha256 begin_digest(std::string_view format, const CudaRequest& request, const std::string& name) {
+Sha256 begin_digest(std::string_view format, const CudaJob& job) {
+  const std::vector<std::string>& options = job.request.options;
   Sha256 hash;
-  hash.field(format).field(request.source).field(name);
-  hash.field(std::to_string(request.options.size()));
-  for (const std::string& option : request.options) hash.field(option);
+  hash.field(format).field(job.request.source);
+  hash.field(job.facts.embeds_paths ? job.file : job.basename);
+  hash.field(std::to_string(options.size()));
+  for (const std::string& option : options) hash.field(option);
   return hash;
 }
 

@@ -9,26 +9,33 @@
 #include "base/sha256.h"
 #include "compile/image.h"
 #include "includes.h"
+#include "options.h"
 
 namespace opaq {
 
-// How messages name the source: without its folder, control characters replaced.
-std::string shown_file(const CudaRequest& request);  // the path, or "<opaq source>"
-std::string base_of(const std::string& file);
+// A request, with what both compilers need to know of it.
+struct CudaJob {
+  const CudaRequest& request;
+  std::string file;  // name in diagnostics; #include "..." is looked for in its folder, or in the
+                     // working folder when it has none
+  std::string basename;
+  IncludeSearch search;  // the source's own headers, in the order in which a compiler gets them
+  OptionFacts facts;
+  bool ptx = false;  // a virtual architecture was asked for
+  bool signatures = false;
+};
 
-// Throw Compile: the name of an architecture, a zero byte in the source.
+// Throws Compile: a zero byte in the source.
+CudaJob begin_job(const CudaRequest& request);
+
+// Throws Compile: the name of an architecture.
 void check_arch_text(const std::string& arch, const std::string& file);
-void check_source_text(const CudaRequest& request, const std::string& file);
 
-// The folders where the source's own headers are, in the order in which a compiler gets them:
-// `folder` and `dirs` of the search.
-void add_own_folders(const CudaRequest& request, IncludeSearch& search);
-
-// Begins the digest of what a source compiles to: `format` of the compiler's images, the source,
+// Begins the digest of what a job compiles to: `format` of the compiler's images, the source,
 // its name (with its folder where options put it into the image) and the options. Of folders, only
 // the files found in them are hashed, by the caller: a project that was moved finds its images
 // again.
-Sha256 begin_digest(std::string_view format, const CudaRequest& request, const std::string& name);
+Sha256 begin_digest(std::string_view format, const CudaJob& job);
 
 std::string image_key(const CudaRequest& request, const SourceDigest& sources);
 

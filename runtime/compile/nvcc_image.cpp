@@ -17,6 +17,7 @@
 #include "compile/image.h"
 #include "cuda_compilers.h"
 #include "cxx.h"
+#include "device_headers.h"
 #include "diagnostics.h"
 #include "image_cache.h"
 #include "includes.h"
@@ -29,6 +30,7 @@
 #include "ptx_symbols.h"
 #include "ptxas.h"
 #include "stats.h"
+#include "torch_headers.h"
 
 namespace opaq {
 namespace {
@@ -45,40 +47,14 @@ constexpr std::array<const char*, 2> kTorchOptions = {
     "-DTORCH_API_INCLUDE_EXTENSION_H",
     "-DTORCH_EXTENSION_NAME=opaq_source",
 };
-// Those as well: c10::Half has its own operators, with which CUDA's of __half are ambiguous.
-// Sources that use CUDA's are built with -U of each, and compiled here without them if they fail
-// with them.
-constexpr std::array<const char*, 4> kNoHalfOperators = {
-    "-D__CUDA_NO_HALF_OPERATORS__",
-    "-D__CUDA_NO_HALF_CONVERSIONS__",
-    "-D__CUDA_NO_BFLOAT16_CONVERSIONS__",
-    "-D__CUDA_NO_HALF2_OPERATORS__",
-};
-
-struct Job {
-  const CudaRequest& request;
-  std::string file, basename;
-  IncludeSearch search;
+struct Job : CudaJob {
   std::vector<std::string> include_dirs;  // CUDA's, and where they are needed torch's and Python's
-  OptionFacts facts;
-  bool torch = false;           // it includes headers of torch, ATen, c10 or Python
-  bool half_operators = false;  // CUDA's own, with torch's headers
-  bool ptx = false, signatures = false;
+  bool torch = false;                     // it includes headers of torch, ATen, c10 or Python
+  bool half_operators = false;            // CUDA's own, with torch's headers
 };
-
-bool is_torch_header(std::string_view name) {
-  for (std::string_view prefix : {"torch/", "ATen/", "c10/", "caffe2/", "pybind11/", "Python.h"})
-    if (name.starts_with(prefix)) return true;
-  return false;
-}
 
 Job make_job(const CudaRequest& request) {
-  Job job{request, shown_file(request),          base_of(shown_file(request)), {},
-          {},      read_options(request.options)};
-  job.ptx = request.arch.starts_with("compute_");
-  job.signatures = job.facts.standard != "c++03" && job.facts.standard != "c++11";
-  check_source_text(request, job.basename);
-  add_own_folders(request, job.search);
+  Job job{begin_job(request)};
   job.search.dirs.insert(job.search.dirs.end(), job.facts.dirs.begin(), job.facts.dirs.end());
   job.include_dirs = nvcc_place().include_dirs;
   return job;
@@ -95,7 +71,7 @@ IncludeClosure closure_of(Job& job) {
     return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
   };
   IncludeClosure closure = follow();
-  job.torch = std::any_of(closure.missing.begin(), closure.missing.end(), is_torch_header);
+  job.torch = needs_torch_headers(closure);
   const std::vector<std::string>& dirs = settings().torch_include_dirs;
   if (!job.torch || dirs.empty()) return closure;
   job.include_dirs.insert(job.include_dirs.begin(), dirs.begin(), dirs.end());
@@ -103,8 +79,7 @@ IncludeClosure closure_of(Job& job) {
 }
 
 CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
-  Sha256 hash =
-      begin_digest(kFormat, job.request, job.facts.embeds_paths ? job.file : job.basename);
+  Sha256 hash = begin_digest(kFormat, job);
   hash.field(nvcc_place().identity)
       .field(settings().nvcc_flags)
       .field(cxx_identity())
@@ -113,45 +88,12 @@ CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
           closure.missing.empty()};
 }
 
-// PyTorch's C++ type for the one that {x.dtype} stands for in an entry, as kernels that AT_DISPATCH
-// instantiates have it: opaq::torch_type<__half> is c10::Half.
-constexpr std::string_view kTorchTypes = R"(
-#line 1 "opaq: torch_type"
-#include <c10/util/BFloat16.h>
-#include <c10/util/Float8_e4m3fn.h>
-#include <c10/util/Float8_e5m2.h>
-#include <c10/util/Float8_e8m0fnu.h>
-#include <c10/util/Half.h>
-#include <c10/util/complex.h>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_fp8.h>
-#include <cuda/std/complex>
-namespace opaq {
-template <class T> struct TorchType { using type = T; };
-template <> struct TorchType<long long> { using type = int64_t; };
-template <> struct TorchType<unsigned long long> { using type = uint64_t; };
-template <> struct TorchType<__half> { using type = c10::Half; };
-template <> struct TorchType<__nv_bfloat16> { using type = c10::BFloat16; };
-template <> struct TorchType<__nv_fp8_e4m3> { using type = c10::Float8_e4m3fn; };
-template <> struct TorchType<__nv_fp8_e5m2> { using type = c10::Float8_e5m2; };
-template <> struct TorchType<__nv_fp8_e8m0> { using type = c10::Float8_e8m0fnu; };
-template <class T> struct TorchType<cuda::std::complex<T>> {
-  using type = c10::complex<typename TorchType<T>::type>;
-};
-template <class T> using torch_type = typename TorchType<T>::type;
-}
-)";
-
 std::string source_text(const Job& job) {
   std::string text = "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source;
   if (job.signatures) text += signature_trailer(job.basename);
   text += "\n\n";
-  const auto& entries = job.request.entries;
-  if (job.torch && std::any_of(entries.begin(), entries.end(), [](const std::string& entry) {
-        return entry.find("opaq::torch_type") != std::string::npos;
-      }))
-    text += kTorchTypes;
+  if (job.torch && names_torch_types(job.request.entries))
+    text += "#include \"" + escaped(device_header_dir()) + "/torch_types.h\"\n";
   const auto hold = [&](std::string_view name, size_t i, const std::string& address) {
     text += "#line 1 \"" + std::string(kEntryPlace) + "\"\nextern \"C\" __device__ const void* " +
             std::string(name) + std::to_string(i) + " = (const void*)(" + address + ");\n";
@@ -185,15 +127,11 @@ std::string without(std::string text, const std::string& unwanted) {
   return text;
 }
 
-// The source is to be compiled again, with CUDA's operators of __half.
-struct NoHalfOperators {};
-
-bool lacks_half_operators(const std::string& log) {
-  const auto says = [&](std::string_view text) { return log.find(text) != std::string::npos; };
-  return (says("error: no operator") || says("error: no suitable") ||
-          says("error: no instance of")) &&
-         (says("half") || says("bfloat16"));
-}
+// The source is to be compiled again, with CUDA's operators of __half; if that fails too, this is
+// why.
+struct NoHalfOperators {
+  Refused why;
+};
 
 // Runs nvcc; what it prints. Throws Refused for a source that does not compile, and
 // NoHalfOperators.
@@ -213,14 +151,15 @@ std::string run_nvcc(const Job& job, const std::vector<std::string>& arguments,
              "; it was given the options " + join(job.request.options) +
              ": leave out those that ask for another kind of output, such as -c or -o");
   }
-  if (job.torch && !job.half_operators && lacks_half_operators(log)) throw NoHalfOperators();
   const std::string told = read_ptxas(log).rest;
   const std::string entry = job.request.entries.empty() ? "" : job.request.entries[0];
   const std::string why =
       (told.empty() ? result.ending + ", and nothing was printed" : told) + lack_of_space(folder);
   const CudaFailure failure =
       nvcc_failure(job.basename, job.request.arch, why, job.request.source, entry);
-  throw Refused(failure.message, failure.no_kernel);
+  const Refused refused(failure.message, failure.no_kernel);
+  if (job.torch && !job.half_operators && lacks_half_operators(log)) throw NoHalfOperators{refused};
+  throw refused;
 }
 
 Entry read_entry(const Job& job, std::string& ptx, size_t i) {
@@ -300,9 +239,13 @@ Compiled compile_once(const Job& job, const IncludeClosure& closure) {
 Compiled compile(Job job, const IncludeClosure& closure) {
   try {
     return compile_once(job, closure);
-  } catch (const NoHalfOperators&) {
+  } catch (const NoHalfOperators& lacking) {
     job.half_operators = true;
-    return compile_once(job, closure);
+    try {
+      return compile_once(job, closure);
+    } catch (const Refused&) {
+      throw lacking.why;
+    }
   }
 }
 

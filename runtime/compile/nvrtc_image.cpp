@@ -20,6 +20,7 @@
 #include "param_types.h"
 #include "ptxas.h"
 #include "stats.h"
+#include "torch_headers.h"
 
 namespace opaq {
 namespace {
@@ -28,31 +29,17 @@ namespace {
 constexpr std::string_view kFormat = "opaq cuda image 5";
 
 // A request, completed with everything that NVRTC gets.
-struct Job {
-  const CudaRequest& request;
-  std::string file;  // name in diagnostics; NVRTC looks for #include "..." in its folder, or in the
-                     // working folder when it has none
-  std::string basename;
+struct Job : CudaJob {
   std::vector<std::string> options;
-  IncludeSearch search;
-  OptionFacts facts;
-  bool ptx = false;  // a virtual architecture was asked for
-  bool signatures = false;
+  bool torch = false;  // it includes headers of torch
 };
 
 Job make_job(const CudaRequest& request) {
-  Job job{request, shown_file(request),          base_of(shown_file(request)), {},
-          {},      read_options(request.options)};
-  job.ptx = request.arch.starts_with("compute_");
-  const std::string& standard = job.facts.standard;
-  job.signatures = standard != "c++03" && standard != "c++11";
-  check_source_text(request, job.basename);
-  add_own_folders(request, job.search);
+  Job job{begin_job(request)};
   job.search.toolkit.push_back(device_header_dir());
   for (const std::string& dir : cuda_header_dirs()) job.search.toolkit.push_back(dir);
 
   job.options.push_back("--gpu-architecture=" + request.arch);
-  if (standard.empty()) job.options.push_back("-std=c++17");
   if (!job.ptx) job.options.push_back(kPtxasVerbose);
   for (const std::string& dir : job.search.dirs) job.options.push_back("-I" + dir);
   job.options.insert(job.options.end(), request.options.begin(), request.options.end());
@@ -61,17 +48,28 @@ Job make_job(const CudaRequest& request) {
   return job;
 }
 
-CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
-  Sha256 hash =
-      begin_digest(kFormat, job.request, job.facts.embeds_paths ? job.file : job.basename);
-  // What a second attempt includes is not in the closure, see without_host_code().
-  hash.field(nvrtc_place().identity).field(header_identity()).field(closure.digest);
-  return {{hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque},
-          closure.missing.empty()};
+// Completes the job with what depends on the headers that it includes.
+IncludeClosure closure_of(Job& job) {
+  IncludeClosure closure =
+      include_closure(job.request.source, job.basename, job.search, job.facts.forced);
+  job.torch = needs_torch_headers(closure);
+  if (job.facts.standard.empty()) job.options.emplace_back(job.torch ? "-std=c++20" : "-std=c++17");
+  if (!job.torch) return closure;
+  for (const std::string& dir : torch_device_dirs()) job.options.push_back("-I" + dir);
+  if (names_torch_types(job.request.entries))
+    job.options.emplace_back("--pre-include=torch_types.h");
+  // before the user's, which may take them back
+  job.options.insert(job.options.begin(), kNoHalfOperators.begin(), kNoHalfOperators.end());
+  return closure;
 }
 
-IncludeClosure closure_of(const Job& job) {
-  return include_closure(job.request.source, job.basename, job.search, job.facts.forced);
+CudaSources digest_of(const Job& job, const IncludeClosure& closure) {
+  Sha256 hash = begin_digest(kFormat, job);
+  // What a second attempt includes is not in the closure, see without_host_code().
+  hash.field(nvrtc_place().identity).field(header_identity()).field(closure.digest);
+  if (job.torch) hash.field(torch_header_identity());
+  return {{hash.hex(), job.facts.opaque.empty() ? closure.computed : job.facts.opaque},
+          closure.missing.empty()};
 }
 
 // What NVRTC gets of a job.
@@ -167,11 +165,11 @@ void add_layouts(const Job& job, Given given, Image& image) {
   take_layouts(image.entries, answer.image, "the debug information of " + job.basename);
 }
 
-std::shared_ptr<Image> compile(const Job& job, const IncludeClosure& closure) {
-  const auto start = std::chrono::steady_clock::now();
+// `given` becomes what NVRTC got at last.
+NvrtcAnswer compile_as_written(const Job& job, const IncludeClosure& closure, Given& given) {
   const CudaRequest& request = job.request;
   DeviceCode code(request.source, job.file, closure);
-  Given given{request.source, job.options, code.headers()};
+  given = {request.source, job.options, code.headers()};
   NvrtcAnswer answer;
   // As it is, a source that launches kernels never compiles. Without an entry, nothing says what of
   // the source is wanted.
@@ -180,6 +178,24 @@ std::shared_ptr<Image> compile(const Job& job, const IncludeClosure& closure) {
   if (!launches) answer = run_nvrtc(job, given);
   if (launches || (some && answer.result != 0 && may_be_host_code(answer.log)))
     answer = without_host_code(job, code, given);
+  return answer;
+}
+
+std::shared_ptr<Image> compile(Job job) {
+  const auto start = std::chrono::steady_clock::now();
+  const CudaRequest& request = job.request;
+  const IncludeClosure closure = closure_of(job);
+  Given given;
+  NvrtcAnswer answer = compile_as_written(job, closure, given);
+  if (job.torch && answer.result != 0 && lacks_half_operators(answer.log)) {
+    for (const char* option : kNoHalfOperators) std::erase(job.options, option);
+    Given other;
+    NvrtcAnswer with_operators = compile_as_written(job, closure, other);
+    if (with_operators.result == 0) {
+      answer = std::move(with_operators);
+      given = std::move(other);
+    }
+  }
   check_arch_supported(answer, job);
   std::string log = std::move(answer.log);
   PtxasReport told = read_ptxas(log);
@@ -224,8 +240,9 @@ std::shared_ptr<Image> compile(const Job& job, const IncludeClosure& closure) {
 }  // namespace
 
 CudaSources nvrtc_sources(const CudaRequest& request) {
-  const Job job = make_job(request);
-  return digest_of(job, closure_of(job));
+  Job job = make_job(request);
+  const IncludeClosure closure = closure_of(job);
+  return digest_of(job, closure);
 }
 
 std::shared_ptr<const Image> nvrtc_image(const CudaRequest& request, const CudaSources& sources,
@@ -233,8 +250,7 @@ std::shared_ptr<const Image> nvrtc_image(const CudaRequest& request, const CudaS
   const Job job = make_job(request);
   check_arch_text(request.arch, job.basename);
   if (nvrtc_place().path.empty()) fail(ErrorKind::Missing, nvrtc_place().why_not);
-  return kept_image(request, sources, told, "NVRTC",
-                    [&] { return Compiled{compile(job, closure_of(job)), {}}; });
+  return kept_image(request, sources, told, "NVRTC", [&] { return Compiled{compile(job), {}}; });
 }
 
 NvrtcInfo nvrtc_info() {

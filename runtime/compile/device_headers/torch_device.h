@@ -8,22 +8,83 @@
 #include "nvcc_names.h"
 
 #if __has_include(<torch/headeronly/util/BFloat16.h>)
-#include <torch/headeronly/macros/Macros.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
+
+#include "torch_types.h"
+
 namespace at {
+
 using c10::BFloat16;
+using c10::Float8_e4m3fn;
+using c10::Float8_e5m2;
+using c10::Float8_e8m0fnu;
 using c10::Half;
+
+// The types in which sums are taken (ATen/OpMathType.h, ATen/AccumulateType.h).
+template <class T>
+struct OpMathType {
+  using type = T;
+};
+template <>
+struct OpMathType<Half> {
+  using type = float;
+};
+template <>
+struct OpMathType<BFloat16> {
+  using type = float;
+};
+template <>
+struct OpMathType<Float8_e4m3fn> {
+  using type = float;
+};
+template <>
+struct OpMathType<Float8_e5m2> {
+  using type = float;
+};
+template <>
+struct OpMathType<c10::complex<Half>> {
+  using type = c10::complex<float>;
+};
+template <class T>
+using opmath_type = typename OpMathType<T>::type;
+
+// On CUDA alone: is_cuda must be true.
+template <class T, bool is_cuda>
+struct AccumulateType {
+  static_assert(is_cuda, "at::acc_type is asked for the CPU's type in device code");
+  using type = std::conditional_t<std::is_integral_v<T> && !std::is_same_v<T, bool>, int64_t,
+                                  opmath_type<T>>;
+};
+template <>
+struct AccumulateType<__half, true> {
+  using type = float;
+};
+template <class T, bool is_cuda>
+using acc_type = typename AccumulateType<T, is_cuda>::type;
+
 }  // namespace at
+
 namespace torch {
 using c10::BFloat16;
 using c10::Half;
 }  // namespace torch
+
 #else
+
 #define C10_HOST_DEVICE __host__ __device__
 #define C10_DEVICE __device__
 #define C10_HOST __host__
 #define C10_WARP_SIZE 32
 #define C10_LAUNCH_BOUNDS_1(threads) __launch_bounds__(threads)
 #define C10_LAUNCH_BOUNDS_2(threads, blocks) __launch_bounds__(threads, blocks)
+
+#endif
+
+// ATen/cuda/detail/KernelUtils.h: the index cannot overflow while the loop runs.
+#ifndef CUDA_KERNEL_LOOP
+#define CUDA_KERNEL_LOOP_TYPE(i, n, index_type)                                   \
+  int64_t opaq_##i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; \
+  for (index_type i = static_cast<index_type>(opaq_##i); opaq_##i < (n);          \
+       opaq_##i += static_cast<int64_t>(blockDim.x) * gridDim.x,                  \
+                  i = static_cast<index_type>(opaq_##i))
+#define CUDA_KERNEL_LOOP(i, n) CUDA_KERNEL_LOOP_TYPE(i, n, int)
 #endif
