@@ -118,6 +118,8 @@ const std::string& device_header_dir() {
 }
 
 std::string_view device_part(std::string_view name) {
+  if (is_torch_header(name) && name.ends_with("/complex.h"))
+    return "#include <torch_device.h>\n#include <torch_complex.h>\n";
   if (is_torch_header(name)) return "#include <torch_device.h>\n";
   if (name.starts_with("cublas") || name.starts_with("nccl"))
     return "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n";
@@ -132,10 +134,13 @@ std::vector<std::string> host_headers(const std::set<std::string>& names,
     if (is_torch_header(name) || begins(name, kHost)) found.push_back(name);
   }
   if (found.empty()) return found;
+  const std::vector<std::string> of_torch = torch_macros();
   for (std::string_view text : texts) {
     for (const std::string& macro : asked_macros(text)) {
       const auto defined = [&](std::string_view other) { return defines(other, macro); };
-      if (std::none_of(texts.begin(), texts.end(), defined)) return {};
+      if (std::none_of(texts.begin(), texts.end(), defined) &&
+          std::none_of(of_torch.begin(), of_torch.end(), defined))
+        return {};
     }
   }
   return found;

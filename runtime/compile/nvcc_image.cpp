@@ -92,8 +92,9 @@ std::string source_text(const Job& job) {
   std::string text = "#line 1 \"" + escaped(job.file) + "\"\n" + job.request.source;
   if (job.signatures) text += signature_trailer(job.basename);
   text += "\n\n";
-  if (job.torch && names_torch_types(job.request.entries))
-    text += "#include \"" + escaped(device_header_dir()) + "/torch_types.h\"\n";
+  const std::string_view types = torch_types_header(job.request.entries);
+  if (job.torch && !types.empty())
+    text += "#include \"" + escaped(device_header_dir()) + '/' + std::string(types) + "\"\n";
   const auto hold = [&](std::string_view name, size_t i, const std::string& address) {
     text += "#line 1 \"" + std::string(kEntryPlace) + "\"\nextern \"C\" __device__ const void* " +
             std::string(name) + std::to_string(i) + " = (const void*)(" + address + ");\n";

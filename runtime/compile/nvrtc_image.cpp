@@ -56,8 +56,8 @@ IncludeClosure closure_of(Job& job) {
   if (job.facts.standard.empty()) job.options.emplace_back(job.torch ? "-std=c++20" : "-std=c++17");
   if (!job.torch) return closure;
   for (const std::string& dir : torch_device_dirs()) job.options.push_back("-I" + dir);
-  if (names_torch_types(job.request.entries))
-    job.options.emplace_back("--pre-include=torch_types.h");
+  if (const std::string_view types = torch_types_header(job.request.entries); !types.empty())
+    job.options.push_back("--pre-include=" + std::string(types));
   // before the user's, which may take them back
   job.options.insert(job.options.begin(), kNoHalfOperators.begin(), kNoHalfOperators.end());
   return closure;

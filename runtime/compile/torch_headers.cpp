@@ -40,6 +40,14 @@ const std::vector<std::string>& torch_device_dirs() {
   });
 }
 
+std::vector<std::string> torch_macros() {
+  std::vector<std::string> texts;
+  for (const std::string& dir : torch_device_dirs())
+    for (const char* header : {"version.h", "macros/Macros.h"})
+      texts.push_back(file_text(dir + '/' + std::string(kDevice) + header));
+  return texts;
+}
+
 const std::string& torch_header_identity() {
   constinit static Lazy<std::string> identity;
   return identity.get([] {
@@ -58,10 +66,14 @@ bool lacks_half_operators(std::string_view log) {
          (says("half") || says("bfloat16"));
 }
 
-bool names_torch_types(const std::vector<std::string>& entries) {
-  return std::any_of(entries.begin(), entries.end(), [](const std::string& entry) {
-    return entry.find("opaq::torch_type") != std::string::npos;
-  });
+std::string_view torch_types_header(const std::vector<std::string>& entries) {
+  std::string_view header;
+  for (const std::string& entry : entries) {
+    if (entry.find("opaq::torch_type") == std::string::npos) continue;
+    if (entry.find("complex") != std::string::npos) return "torch_complex.h";
+    header = "torch_types.h";
+  }
+  return header;
 }
 
 }  // namespace opaq

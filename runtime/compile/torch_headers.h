@@ -25,6 +25,10 @@ bool needs_torch_headers(const IncludeClosure& closure);
 const std::vector<std::string>& torch_device_dirs();
 const std::string& torch_header_identity();
 
+// What NVRTC reads of them in place of PyTorch's other headers and that conditions (#if) ask for:
+// the texts that define TORCH_VERSION_MAJOR and the like. Empty if they are not there.
+std::vector<std::string> torch_macros();
+
 // Those of torch.utils.cpp_extension: c10::Half has its own operators, with which CUDA's of __half
 // are ambiguous. Sources that use CUDA's are built with -U of each, and compiled by opaq without
 // them if they fail with them.
@@ -38,7 +42,8 @@ constexpr std::array<const char*, 4> kNoHalfOperators = {
 // Whether a compiler's complaints may be about those operators being absent.
 bool lacks_half_operators(std::string_view log);
 
-// Whether an entry names opaq::torch_type, which device_headers/torch_types.h defines.
-bool names_torch_types(const std::vector<std::string>& entries);
+// The header of device_headers/ that defines opaq::torch_type for these entries; "" if none names
+// it.
+std::string_view torch_types_header(const std::vector<std::string>& entries);
 
 }  // namespace opaq

@@ -37,7 +37,7 @@ def complaint(unique: str, includes: str, body: str) -> str:
     """opaq's error message for the source; "" if it compiles."""
     op = opaq.op(f"{unique}_{next(_count)}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
     source = f"{includes}\n__global__ void k(float* y, const float* x) {{\n{body}\n}}\n"
-    op.cuda(source=source, entry="k", args="y, x", compiler="nvrtc")
+    op.cuda(source=source, entry="k", args="y, x", grid=1, block=1, compiler="nvrtc")
     try:
         _runtime.compile(op.name, [("float32", (4,), (1,), "cuda:0", 256)], "sm_90a", "cuda")
     except opaq.CompileError as error:

@@ -41,12 +41,12 @@ def compile_cuda(
     unique: str,
     source: object,
     entry: str = "k",
-    args: str = "y, x",
+    args: object = "y, x",
     arch: str = "sm_90a",
     **options: object,
 ) -> dict[str, object]:
     op = opaq.op(f"{unique}_{next(_count)}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    op.cuda(source=source, entry=entry, args=args, **options)
+    op.cuda(source=source, entry=entry, args=args, grid=1, block=1, compiler="nvrtc", **options)
     fake = ("float32", (4,), (1,), "cuda:0", 256)
     return _runtime.compile(op.name, [fake], arch, "cuda")
 
@@ -254,22 +254,79 @@ def test_functions_of_the_host_in_headers(unique: str, tmp_path: pathlib.Path) -
 def test_a_condition_on_a_macro_of_torch_is_not_taken_as_false(unique: str) -> None:
     source = """
     #include <torch/extension.h>
-    #if TORCH_VERSION_MAJOR >= 2
+    #if AT_PARALLEL_OPENMP
     #define VALUE 1
     #endif
     __global__ void k(float* y, const float* x) {}
     """
     with pytest.raises(
-        opaq.CompileError, match=r"'torch/extension\.h' was not found: .*condition \(#if\)"
+        opaq.CompileError, match=r"'torch/\w+\.h' was not found: .*condition \(#if\)"
     ):
         compile_cuda(unique, source)
+
+
+def test_a_condition_on_the_version_of_torch(unique: str) -> None:
+    source = """
+    #include <torch/extension.h>
+    #if TORCH_VERSION_MAJOR >= 2 && defined(C10_HOST_DEVICE)
+    __global__ void k(float* y, const float* x) {}
+    #endif
+    """
+    assert compile_cuda(unique, source)["bytes"]
+
+
+TORCH_TYPES = """
+#include <ATen/AccumulateType.h>
+#include <ATen/OpMathType.h>
+#include <ATen/cuda/detail/KernelUtils.h>
+#include <torch/extension.h>
+
+template <typename T>
+__global__ void k(T* y, const T* x, int n) {
+  using acc_t = at::acc_type<T, true>;
+  using math_t = at::opmath_type<T>;
+  static_assert(std::is_same_v<math_t, acc_t> || std::is_integral_v<T>);
+  CUDA_KERNEL_LOOP(i, n) {
+    acc_t sum = x[i];
+    if (x[i] > T(0)) sum += static_cast<acc_t>(x[i] * x[i]);
+    if constexpr (sizeof(T) > 1) sum += static_cast<acc_t>(at::numeric_limits<T>::lower_bound());
+    gpuAtomicAdd(reinterpret_cast<float*>(y), WARP_SHFL_DOWN(float(sum), 1));
+    y[i] = static_cast<T>(sum);
+  }
+}
+torch::Tensor f(torch::Tensor x) {
+  AT_DISPATCH_ALL_TYPES(x.scalar_type(), "f", [&] {
+    k<scalar_t><<<1, 1>>>(x.data_ptr<scalar_t>(), x.data_ptr<scalar_t>(), x.numel());
+  });
+  return x;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "k<opaq::torch_type<{x.dtype}>>",
+        "k<float>",
+        "k<c10::Half>",
+        "k<c10::BFloat16>",
+        "k<c10::Float8_e4m3fn>",
+        "k<int64_t>",
+    ],
+)
+def test_the_number_types_of_torch(unique: str, entry: str) -> None:
+    args: list[object] = ["y", "x", "x.numel()"]
+    if "torch_type" not in entry:
+        pointee = entry[2:-1]
+        args[:2] = [opaq.cast(f"{pointee}*", "y"), opaq.cast(f"const {pointee}*", "x")]
+    assert compile_cuda(unique, TORCH_TYPES, entry, args)["bytes"]
 
 
 STANDARD = sorted(
     str(path.relative_to(folder))
     for folder in [pathlib.Path(_runtime.__file__).parent / "device_headers"]
     for path in folder.rglob("*")
-    if path.is_file() and path.name not in ("torch_device.h",)
+    if path.is_file() and not path.name.startswith("torch_")
 )
 
 

@@ -1,6 +1,6 @@
-// PyTorch's number types, from its headers for device code, and opaq::torch_type: the one that
-// stands for a type of CUDA's in entries. AT_DISPATCH instantiates kernels for PyTorch's types:
-// opaq::torch_type<__half> is c10::Half.
+// PyTorch's number types but complex ones (torch_complex.h), from its headers for device code, and
+// opaq::torch_type: the one that stands for a type of CUDA's in entries. AT_DISPATCH instantiates
+// kernels for PyTorch's types: opaq::torch_type<__half> is c10::Half.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,9 +19,6 @@
 #include <torch/headeronly/util/Float8_e5m2.h>
 #include <torch/headeronly/util/Float8_e8m0fnu.h>
 #include <torch/headeronly/util/Half.h>
-#include <torch/headeronly/util/complex.h>
-
-#include <cuda/std/complex>
 
 namespace opaq {
 
@@ -57,11 +54,6 @@ template <>
 struct TorchType<__nv_fp8_e8m0> {
   using type = c10::Float8_e8m0fnu;
 };
-template <class T>
-struct TorchType<cuda::std::complex<T>> {
-  using type = c10::complex<typename TorchType<T>::type>;
-};
-
 template <class T>
 using torch_type = typename TorchType<T>::type;
 
