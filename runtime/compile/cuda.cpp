@@ -44,8 +44,10 @@ void keep_refusal(const std::string& key, const std::string& message) {
 
 // Complaints that end where a compiler has the host's headers and reads host code.
 bool is_about_host_code(std::string_view complaint) {
-  constexpr std::array<std::string_view, 6> kSigns = {
+  constexpr std::array<std::string_view, 8> kSigns = {
       "open source file",
+      "incomplete type \"std::",        // opaq's <string> for device code declares no more
+      "out as a function of the host",  // what device code needs was left out by opaq
       "without execution space annotations",
       "kernel launch could not be processed",
       "must be a class or namespace name",

@@ -320,9 +320,11 @@ std::vector<ParamType> read_layouts(std::string_view ptx, std::string_view symbo
   return {};
 }
 
-void take_layouts(std::vector<Entry>& entries, std::string_view ptx, const std::string& what) {
-  for (Entry& entry : entries) {
-    const std::vector<ParamType> params = read_layouts(ptx, entry.symbol, what);
+void take_layouts(std::vector<Entry>& entries, const std::vector<std::string>& symbols,
+                  std::string_view ptx, const std::string& what) {
+  for (size_t at = 0; at < entries.size(); ++at) {
+    Entry& entry = entries[at];
+    const std::vector<ParamType> params = read_layouts(ptx, symbols.at(at), what);
     const auto agree = [](const ParamType& a, const ParamType& b) { return a.size == b.size; };
     if (!std::equal(params.begin(), params.end(), entry.params.begin(), entry.params.end(), agree))
       fail(ErrorKind::Compile, what + " does not tell the parameters of `" + entry.name + "`");

@@ -18,8 +18,9 @@ std::vector<ParamType> read_layouts(std::string_view ptx, std::string_view symbo
                                     const std::string& what);
 
 // Completes the structs among the parameters of the entries with their fields, from such PTX.
-// Throws Compile where it tells other parameters.
-void take_layouts(std::vector<Entry>& entries, std::string_view ptx, const std::string& what);
+// `symbols`: of the entries there. Throws Compile where it tells other parameters.
+void take_layouts(std::vector<Entry>& entries, const std::vector<std::string>& symbols,
+                  std::string_view ptx, const std::string& what);
 
 // The same for a host function. The trailer goes to the end of its source, which is then compiled
 // with -g into a shared library. Parameters that are not found have no fields.

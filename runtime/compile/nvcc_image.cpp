@@ -225,7 +225,9 @@ Compiled compile_once(const Job& job, const IncludeClosure& closure) {
   if (job.request.layouts) {  // NVRTC's are read in the same way
     run_nvcc(job, for_debug_information(source_command(job, folder.path(), path("debug.ptx"))),
              folder.path(), path("debug.ptx"));
-    take_layouts(image->entries, file_text(path("debug.ptx")),
+    std::vector<std::string> symbols;
+    for (const Entry& entry : image->entries) symbols.push_back(entry.symbol);
+    take_layouts(image->entries, symbols, file_text(path("debug.ptx")),
                  "the debug information of " + job.basename);
   }
   image->log = std::move(log);

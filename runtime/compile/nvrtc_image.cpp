@@ -142,6 +142,9 @@ std::string log_without_verbose(const Job& job, Given given) {
   return run_nvrtc(job, given).log;
 }
 
+// Where an entry's symbol is among the lowered names: its signature follows it.
+size_t name_index(const Job& job, size_t entry) { return job.signatures ? 2 * entry : entry; }
+
 std::vector<std::string> debug_options(const Job& job, const Given& given) {
   std::vector<std::string> options = for_debug_information(given.options);
   std::erase_if(options, [](const std::string& option) {
@@ -162,7 +165,11 @@ void add_layouts(const Job& job, Given given, Image& image) {
   if (answer.result != 0)
     fail(ErrorKind::Compile, "reading the structs that kernels of " + job.basename +
                                  " take: compiling it with -G failed:\n" + answer.log);
-  take_layouts(image.entries, answer.image, "the debug information of " + job.basename);
+  // A kernel in an unnamed namespace has another symbol here.
+  std::vector<std::string> symbols;
+  for (size_t i = 0; i < image.entries.size(); ++i)
+    symbols.push_back(answer.lowered.at(name_index(job, i)));
+  take_layouts(image.entries, symbols, answer.image, "the debug information of " + job.basename);
 }
 
 // `given` becomes what NVRTC got at last.
@@ -218,7 +225,7 @@ std::shared_ptr<Image> compile(Job job) {
              ": leave out those that ask for another kind of output, such as -dlto");
   }
   for (size_t i = 0; i < request.entries.size(); ++i) {
-    const size_t at = job.signatures ? 2 * i : i;  // among the lowered names
+    const size_t at = name_index(job, i);
     Entry& entry = image->entries.emplace_back();
     entry.name = request.entries[i];
     entry.symbol = answer.lowered.at(at);

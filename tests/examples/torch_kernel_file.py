@@ -1,7 +1,5 @@
 """A kernel file as it is in an extension of PyTorch, with PyTorch's headers, AT_DISPATCH and a
-launcher: nvcc compiles it, and opaq launches the kernel itself.
-
-Needs nvcc where it is compiled (`opaq doctor` says how to get it), not where it runs.
+launcher: NVRTC compiles the kernel, and opaq launches it.
 """
 
 import torch
@@ -37,7 +35,7 @@ leaky_relu = opaq.op(
 )
 leaky_relu.cuda(
     source=SOURCE,  # or opaq.file("leaky_relu.cu")
-    compiler="auto",  # the default: NVRTC first, and nvcc for what NVRTC refuses
+    compiler="auto",  # the default: NVRTC first, and nvcc for what NVRTC refuses (`opaq doctor`)
     # torch_type gives c10::Half for float16, and so on, as AT_DISPATCH does.
     entry="leaky_relu_kernel<opaq::torch_type<{x.dtype}>>",
     grid="ceil_div(x.numel(), 256)",
@@ -57,4 +55,4 @@ if __name__ == "__main__":
     expected = torch.nn.functional.leaky_relu(x, 0.2)
     torch.testing.assert_close(leaky_relu(x, 0.2), expected)
     torch.testing.assert_close(torch.compile(leaky_relu)(x, 0.2), expected)
-    print(opaq.report())  # on a GPU, its column `compiler` says nvcc
+    print(opaq.report())  # on a GPU, its column `compiler` says which one served

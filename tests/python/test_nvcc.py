@@ -23,10 +23,13 @@ needs_nvcc = pytest.mark.skipif(
     not NVCC["found"] or bool(NVCC["why_not"]), reason=f"nvcc: {NVCC['why_not']}"
 )
 
-# A launcher, and a header that only the host has.
+# A launcher, and device code that needs a type which only the host has: NVRTC refuses it.
 SOURCE = """
+#include <string>
 #include <vector>
+struct Named { std::string name; };
 template <class T> __global__ void scale(const T* x, T* y, long n, float factor) {
+  static_assert(sizeof(Named) > 1);
   const long i = blockIdx.x * (long)blockDim.x + threadIdx.x;
   if (i < n) y[i] = x[i] * T(factor);
 }
@@ -67,12 +70,26 @@ def test_other_archs(unique: str, arch: str) -> None:
 
 
 @needs_nvcc
-def test_a_file_with_headers_of_torch_compiles_as_it_is() -> None:
+def test_a_file_with_headers_of_torch_compiles_as_it_is(unique: str) -> None:
     example = pathlib.Path(__file__).parents[1] / "examples" / "torch_kernel_file.py"
-    op = runpy.run_path(str(example))["leaky_relu"]
+    made = runpy.run_path(str(example))
+    by_nvcc = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    by_nvcc.cuda(
+        source=made["SOURCE"],
+        compiler="nvcc",
+        entry="leaky_relu_kernel<opaq::torch_type<{x.dtype}>>",
+        grid="ceil_div(x.numel(), 256)",
+        block=256,
+        args="x, y, x.numel(), 0.01",
+    )
     argument = ("float16", (64,), (1,), "cuda:0", 256)
-    made = _runtime.compile(op.name, [argument, 0.5], "sm_90a", "cuda")
-    assert made["compiler"] == "nvcc" and made["entry"].endswith("torch_type<__half>>")
+    for name, arguments, compiler in (
+        (made["leaky_relu"].name, [argument, 0.5], "NVRTC"),
+        (by_nvcc.name, [argument], "nvcc"),
+    ):
+        image = _runtime.compile(name, arguments, "sm_90a", "cuda")
+        assert image["compiler"] == compiler
+        assert image["entry"].endswith("torch_type<__half>>")
 
 
 @needs_nvcc
@@ -127,7 +144,9 @@ def test_without_nvcc_the_message_says_how_to_get_it() -> None:
     done = without_nvcc(
         "import opaq\nfrom opaq import _runtime\n"
         'op = opaq.op("t::k(Tensor x) -> Tensor", outputs=opaq.like("x"))\n'
-        'op.cuda(source="#include <ATen/core/Tensor.h>", entry="k", args="x, out")\n'
+        'kernel = "__global__ void k(float* y, const float* x) { *y = sizeof(std::string); }"\n'
+        'source = "#include <string>\\n" + kernel\n'
+        'op.cuda(source=source, entry="k", args="out, x", grid=1, block=1)\n'
         'arguments = [("float32", (4,), (1,), "cuda:0", 256)]\n'
         'try: _runtime.compile(op.name, arguments, "sm_90a", "cuda")\n'
         "except opaq.CompileError as error: print(error)\n"
@@ -172,18 +191,22 @@ def test_ctrl_c_ends_nvcc(unique: str, tmp_path: pathlib.Path) -> None:
 
 
 @needs_nvcc
-def test_structs_by_value_of_a_kernel_that_nvcc_compiles(unique: str) -> None:
+def test_structs_by_value_of_a_kernel_in_an_unnamed_namespace(unique: str) -> None:
     source = """
     #include <string>
     struct Params { const float* x; long n; };
     namespace { __global__ void k(float* y, Params params) { *y = params.x[params.n]; } }
     """
-    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    op.cuda(source=source, entry="k", args=["y", opaq.struct("Params", x="x", n="x.numel()")])
     arguments = [("float32", (64,), (1,), "cuda:0", 256)]
-    assert _runtime.compile(op.name, arguments, "sm_90a", "cuda")["compiler"] == "nvcc"
+    options: dict[str, Any] = {"source": source, "entry": "k", "grid": 1, "block": 1}
+    for compiler, kept in (("nvcc", "nvcc"), ("nvrtc", "NVRTC")):
+        op = opaq.op(f"{unique}_{compiler}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+        params = opaq.struct("Params", x="x", n="x.numel()")
+        op.cuda(args=["y", params], compiler=compiler, **options)
+        assert _runtime.compile(op.name, arguments, "sm_90a", "cuda")["compiler"] == kept
     other = opaq.op(f"{unique}_b(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    other.cuda(source=source, entry="k", args=["y", opaq.struct("Params", x="x", m="x.numel()")])
+    params = opaq.struct("Params", x="x", m="x.numel()")
+    other.cuda(args=["y", params], compiler="nvcc", **options)
     with pytest.raises(opaq.CompileError, match="`Params`, which has no field `m`"):
         _runtime.compile(other.name, arguments, "sm_90a", "cuda")
 
@@ -225,11 +248,19 @@ def test_with_torch_headers_either_set_of_operators_of_half_serves(unique: str) 
       y[0] = x[0] > x[1] ? x[0] * x[0] : x[1];
     }
     """
-    cuda = declare(f"{unique}_a", source)
-    assert compile(cuda, dtype="float16")["compiler"] == "nvcc"
-    torch_types = opaq.op(f"{unique}_b(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
-    torch_types.cuda(
-        source=source, entry="scale<opaq::torch_type<{x.dtype}>>", args="x, y, x.numel(), 1.0"
-    )
     arguments = [("float16", (64,), (1,), "cuda:0", 256)]
-    assert _runtime.compile(torch_types.name, arguments, "sm_90a", "cuda")["compiler"] == "nvcc"
+    for compiler, kept in (("nvcc", "nvcc"), ("nvrtc", "NVRTC")):
+        cuda = declare(f"{unique}_{compiler}_a", source, compiler=compiler)
+        assert compile(cuda, dtype="float16")["compiler"] == kept
+        torch_types = opaq.op(
+            f"{unique}_{compiler}_b(Tensor x) -> (Tensor y)", outputs=opaq.like("x")
+        )
+        torch_types.cuda(
+            source=source,
+            compiler=compiler,
+            entry="scale<opaq::torch_type<{x.dtype}>>",
+            grid=1,
+            block=1,
+            args="x, y, x.numel(), 1.0",
+        )
+        assert _runtime.compile(torch_types.name, arguments, "sm_90a", "cuda")["compiler"] == kept
