@@ -56,12 +56,12 @@ void DeviceCode::leave_out_obvious() {
   source_.leave_out_obvious();
   for (const std::string& path : closure_.files) {
     if (names_of(path, closure_).empty()) continue;
-    HostCode code(file_text(path));
+    HostCodeFilter code(file_text(path));
     if (code.leave_out_obvious()) headers_.try_emplace(path, std::move(code));
   }
 }
 
-HostCode* DeviceCode::code_of(const std::string& file) {
+HostCodeFilter* DeviceCode::code_of(const std::string& file) {
   if (file == file_) return &source_;
   if (!closure_.files.contains(file) || names_of(file, closure_).empty()) return nullptr;
   const auto found = headers_.find(file);
@@ -72,7 +72,7 @@ HostCode* DeviceCode::code_of(const std::string& file) {
 bool DeviceCode::leave_out(std::string_view log) {
   bool any = false;
   for (const auto& [file, lines] : lines_of_errors(log)) {
-    if (HostCode* code = code_of(file)) any |= code->leave_out(lines);
+    if (HostCodeFilter* code = code_of(file)) any |= code->leave_out(lines);
   }
   return any;
 }

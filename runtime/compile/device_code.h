@@ -21,7 +21,7 @@ class DeviceCode {
   // Leaves out what cannot be device code.
   void leave_out_obvious();
 
-  // Leaves out what NVRTC's log has errors about, see HostCode::leave_out. False if there was
+  // Leaves out what NVRTC's log has errors about, see HostCodeFilter::leave_out. False if there was
   // nothing that could be left out.
   bool leave_out(std::string_view log);
 
@@ -31,13 +31,13 @@ class DeviceCode {
   std::set<std::string> names() const;       // of what was left out
 
  private:
-  HostCode* code_of(const std::string& file);  // null for files that are not the user's
+  HostCodeFilter* code_of(const std::string& file);  // null for files that are not the user's
 
   const IncludeClosure& closure_;
   std::string file_;
-  HostCode source_;
+  HostCodeFilter source_;
   std::vector<std::string> host_headers_;
-  std::map<std::string, HostCode> headers_;  // of those with something left out, by path
+  std::map<std::string, HostCodeFilter> headers_;  // of those with something left out, by path
 };
 
 // The lines with errors in a log of NVRTC, by file; where a template has an error, the lines that

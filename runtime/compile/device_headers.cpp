@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cctype>
 #include <span>
+#include <utility>
 
 #include "base/shared_state.h"
 #include "process.h"
@@ -71,6 +72,18 @@ constexpr std::string_view kMacros[] = {"TORCH_",   "AT_",       "ATEN_",   "C10
                                         "PYTORCH_", "CAFFE2_",   "CUBLAS_", "CUDNN_",
                                         "NCCL_",    "CUSPARSE_", "PY_",     "PYBIND11_"};
 
+// PyTorch's headers of what device code uses, and what has it in device_headers/. What a file does
+// not include is not there for it, either: files often define such functions themselves.
+constexpr std::pair<std::string_view, std::string_view> kTorchParts[] = {
+    {"ATen/cuda/Atomic.cuh", "#include <torch_atomic.h>\n"},
+    {"THC/THCAtomics.cuh", "#include <torch_atomic.h>\n"},
+    {"ATen/cuda/CUDAApplyUtils.cuh", "#include <torch_atomic.h>\n"},
+    {"ATen/cuda/DeviceUtils.cuh", "#include <torch_warp.h>\n"},
+    {"ATen/cuda/NumericLimits.cuh", "#include <torch_numeric_limits.h>\n"},
+    {"ATen/cuda/detail/KernelUtils.h", "#include <torch_loop.h>\n"},
+    {"c10/util/complex.h", "#include <torch_device.h>\n#include <torch_complex.h>\n"},
+};
+
 bool begins(std::string_view name, std::span<const std::string_view> prefixes) {
   return std::any_of(prefixes.begin(), prefixes.end(),
                      [&](std::string_view prefix) { return name.starts_with(prefix); });
@@ -118,8 +131,9 @@ const std::string& device_header_dir() {
 }
 
 std::string_view device_part(std::string_view name) {
-  if (is_torch_header(name) && name.ends_with("/complex.h"))
-    return "#include <torch_device.h>\n#include <torch_complex.h>\n";
+  for (const auto& [torch, part] : kTorchParts) {
+    if (name == torch) return part;
+  }
   if (is_torch_header(name)) return "#include <torch_device.h>\n";
   if (name.starts_with("cublas") || name.starts_with("nccl"))
     return "#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n";

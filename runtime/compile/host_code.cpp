@@ -7,7 +7,7 @@
 
 namespace opaq {
 
-struct HostCode::Token {
+struct HostCodeFilter::Token {
   enum class Kind : uint8_t { Word, Mark, Literal } kind = Kind::Mark;
   size_t begin = 0, end = 0;
   std::string_view text;
@@ -69,9 +69,9 @@ bool is_host_word(std::string_view word) {
 }  // namespace
 
 // The tokens of a text, and from them its declarations.
-class HostCode::Parser {
+class HostCodeFilter::Parser {
  public:
-  Parser(HostCode& code) : code_(code), text_(code.source_) {
+  Parser(HostCodeFilter& code) : code_(code), text_(code.source_) {
     code_.directive_.assign(text_.size(), false);
     lex();
   }
@@ -403,7 +403,7 @@ class HostCode::Parser {
     return line_;
   }
 
-  HostCode& code_;
+  HostCodeFilter& code_;
   const std::string& text_;
   std::vector<Token> tokens_;
   std::set<std::string> device_macros_;
@@ -412,11 +412,11 @@ class HostCode::Parser {
   int line_ = 1;
 };
 
-HostCode::HostCode(std::string_view text) : source_(text), text_(text) {
+HostCodeFilter::HostCodeFilter(std::string_view text) : source_(text), text_(text) {
   declarations_ = Parser(*this).declarations();
 }
 
-void HostCode::blank(Declaration& declaration) {
+void HostCodeFilter::blank(Declaration& declaration) {
   declaration.left_out = true;
   if (!declaration.name.empty()) names_.insert(declaration.name);
   for (size_t i = declaration.begin; i < declaration.end; ++i) {
@@ -425,7 +425,7 @@ void HostCode::blank(Declaration& declaration) {
 }
 
 // Words are looked for in comments and strings as well: to leave a function out is no loss.
-bool HostCode::names_the_host(const Declaration& declaration) const {
+bool HostCodeFilter::names_the_host(const Declaration& declaration) const {
   const std::string_view text =
       std::string_view(source_).substr(declaration.begin, declaration.end - declaration.begin);
   if (text.find("<<<") != std::string_view::npos) return true;
@@ -451,7 +451,7 @@ bool HostCode::names_the_host(const Declaration& declaration) const {
   return false;
 }
 
-bool HostCode::leave_out_obvious(Declaration& declaration, bool member) {
+bool HostCodeFilter::leave_out_obvious(Declaration& declaration, bool member) {
   bool any = false;
   for (Declaration& part : declaration.members) any |= leave_out_obvious(part, true);
   if (declaration.left_out || declaration.device || declaration.is_virtual) return any;
@@ -465,13 +465,13 @@ bool HostCode::leave_out_obvious(Declaration& declaration, bool member) {
   return true;
 }
 
-bool HostCode::leave_out_obvious() {
+bool HostCodeFilter::leave_out_obvious() {
   bool any = false;
   for (Declaration& declaration : declarations_) any |= leave_out_obvious(declaration, false);
   return any;
 }
 
-bool HostCode::leave_out(Declaration& declaration, const std::set<int>& lines, bool member) {
+bool HostCodeFilter::leave_out(Declaration& declaration, const std::set<int>& lines, bool member) {
   const auto line = lines.lower_bound(declaration.first_line);
   if (declaration.left_out || line == lines.end() || *line > declaration.last_line) return false;
   bool any = false;
@@ -482,7 +482,7 @@ bool HostCode::leave_out(Declaration& declaration, const std::set<int>& lines, b
   return true;
 }
 
-bool HostCode::leave_out(const std::set<int>& lines) {
+bool HostCodeFilter::leave_out(const std::set<int>& lines) {
   bool any = false;
   for (Declaration& declaration : declarations_) any |= leave_out(declaration, lines, false);
   return any;

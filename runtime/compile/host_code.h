@@ -15,9 +15,9 @@ namespace opaq {
 
 // A source or header, divided into its declarations without preprocessing it. All that is left out
 // is replaced by spaces: lines keep their numbers, and preprocessor directives stay.
-class HostCode {
+class HostCodeFilter {
  public:
-  explicit HostCode(std::string_view text);
+  explicit HostCodeFilter(std::string_view text);
 
   const std::string& text() const { return text_; }  // without what was left out
 

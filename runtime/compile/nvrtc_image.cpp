@@ -102,7 +102,7 @@ NvrtcAnswer without_host_code(const Job& job, DeviceCode& code, Given& given) {
   constexpr int kAttempts = 16;
   code.leave_out_obvious();
   std::vector<std::string> options = job.options;
-  options.push_back("-default-device");
+  options.insert(options.end(), {"-default-device", "--device-int128"});
   if (job.facts.cpp17()) options.push_back("--pre-include=nvcc_names.h");
   const auto attempt = [&] {
     given = {code.source(), options, code.headers()};

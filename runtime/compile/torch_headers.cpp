@@ -18,7 +18,8 @@ constexpr std::string_view kDevice = "torch/headeronly/";
 }  // namespace
 
 bool is_torch_header(std::string_view name) {
-  for (std::string_view prefix : {"torch/", "ATen/", "c10/", "caffe2/", "pybind11/", "Python.h"})
+  for (std::string_view prefix :
+       {"torch/", "ATen/", "c10/", "caffe2/", "THC/", "pybind11/", "Python.h"})
     if (name.starts_with(prefix)) return true;
   return false;
 }

@@ -278,6 +278,9 @@ def test_a_condition_on_the_version_of_torch(unique: str) -> None:
 TORCH_TYPES = """
 #include <ATen/AccumulateType.h>
 #include <ATen/OpMathType.h>
+#include <ATen/cuda/Atomic.cuh>
+#include <ATen/cuda/DeviceUtils.cuh>
+#include <ATen/cuda/NumericLimits.cuh>
 #include <ATen/cuda/detail/KernelUtils.h>
 #include <torch/extension.h>
 

@@ -59,37 +59,7 @@ struct AccumulateType<__half, true> {
 template <class T, bool is_cuda>
 using acc_type = typename AccumulateType<T, is_cuda>::type;
 
-// ATen/cuda/NumericLimits.cuh
-template <class T>
-struct numeric_limits {
-  using of = std::numeric_limits<T>;
-  static __device__ T lowest() { return of::lowest(); }
-  static __device__ T max() { return of::max(); }
-  static __device__ T lower_bound() { return of::has_infinity ? -of::infinity() : of::lowest(); }
-  static __device__ T upper_bound() { return of::has_infinity ? of::infinity() : of::max(); }
-};
-
 }  // namespace at
-
-// ATen/cuda/Atomic.cuh
-#if __has_include(<torch/headeronly/cuda/Atomic.h>)
-#include <torch/headeronly/cuda/Atomic.h>
-#else
-template <class T>
-__device__ T gpuAtomicAdd(T* address, T value) {
-  return atomicAdd(address, value);
-}
-__device__ inline c10::Half gpuAtomicAdd(c10::Half* address, c10::Half value) {
-  return atomicAdd(reinterpret_cast<__half*>(address), static_cast<__half>(value));
-}
-__device__ inline c10::BFloat16 gpuAtomicAdd(c10::BFloat16* address, c10::BFloat16 value) {
-  return atomicAdd(reinterpret_cast<__nv_bfloat16*>(address), static_cast<__nv_bfloat16>(value));
-}
-template <class T>
-__device__ void gpuAtomicAddNoReturn(T* address, T value) {
-  gpuAtomicAdd(address, value);
-}
-#endif
 
 namespace torch {
 using c10::BFloat16;
@@ -105,40 +75,4 @@ using c10::Half;
 #define C10_LAUNCH_BOUNDS_1(threads) __launch_bounds__(threads)
 #define C10_LAUNCH_BOUNDS_2(threads, blocks) __launch_bounds__(threads, blocks)
 
-#endif
-
-// ATen/cuda/DeviceUtils.cuh
-template <class T>
-__device__ T WARP_SHFL(T value, int lane, int width = 32, unsigned int mask = 0xffffffff) {
-  return __shfl_sync(mask, value, lane, width);
-}
-template <class T>
-__device__ T WARP_SHFL_XOR(T value, int lanes, int width = 32, unsigned int mask = 0xffffffff) {
-  return __shfl_xor_sync(mask, value, lanes, width);
-}
-template <class T>
-__device__ T WARP_SHFL_UP(T value, unsigned int delta, int width = 32,
-                          unsigned int mask = 0xffffffff) {
-  return __shfl_up_sync(mask, value, delta, width);
-}
-template <class T>
-__device__ T WARP_SHFL_DOWN(T value, unsigned int delta, int width = 32,
-                            unsigned int mask = 0xffffffff) {
-  return __shfl_down_sync(mask, value, delta, width);
-}
-__device__ inline int WARP_ANY(int predicate, unsigned int mask = 0xffffffff) {
-  return __any_sync(mask, predicate);
-}
-__device__ inline unsigned int WARP_BALLOT(int predicate, unsigned int mask = 0xffffffff) {
-  return __ballot_sync(mask, predicate);
-}
-
-// ATen/cuda/detail/KernelUtils.h: the index cannot overflow while the loop runs.
-#ifndef CUDA_KERNEL_LOOP
-#define CUDA_KERNEL_LOOP_TYPE(i, n, index_type)                                   \
-  int64_t opaq_##i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; \
-  for (index_type i = static_cast<index_type>(opaq_##i); opaq_##i < (n);          \
-       opaq_##i += static_cast<int64_t>(blockDim.x) * gridDim.x,                  \
-                  i = static_cast<index_type>(opaq_##i))
-#define CUDA_KERNEL_LOOP(i, n) CUDA_KERNEL_LOOP_TYPE(i, n, int)
 #endif
