@@ -178,7 +178,7 @@ TEST_F(SourceTest, SignatureIsCheckedWhenCompiling) {
   EXPECT_STREQ(error_of([&] { prepare(spec, text)->compile(args.data(), "sm_90"); }).what(),
                "mylib::scale: argument 3 `s` is float, but parameter 3 is `int`; declare the "
                "parameter as float or double");
-  text.code += "oops\n";
+  text.code += "__device__ oops\n";
   const Error error = error_of([&] { prepare(spec, text)->compile(args.data(), "sm_90"); });
   EXPECT_EQ(error.kind, ErrorKind::Compile);
   EXPECT_NE(std::string(error.what()).find("mylib::scale"), std::string::npos) << error.what();
