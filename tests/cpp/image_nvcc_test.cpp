@@ -171,7 +171,8 @@ TEST_F(Nvcc, BothCompilersAreHeard) {
   EXPECT_TRUE(message.starts_with("NVRTC could not compile scale.cu")) << message;
   EXPECT_TRUE(message.ends_with("\nnvcc says the same")) << message;
   r.source =
-      "#include <string>\n__global__ void k(int* y) {\n  *y = oops + sizeof(std::string);\n}";
+      "#include <string>\n__global__ void k(int* y) { *y = sizeof(std::string); }\n"
+      "void launch() { oops(); }";
   message = error(r);
   EXPECT_CONTAINS(message, "incomplete type \"std::string\"");
   EXPECT_CONTAINS(message,
