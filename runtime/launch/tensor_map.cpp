@@ -100,13 +100,11 @@ standalone::TensorMapContent PreparedTensorMap::content(
 
 void PreparedTensorMap::put(const Arg* args, const TensorView& tensor, Device device,
                             unsigned char* to) {
-  const standalone::TensorMapSource source = this->source(tensor);
-  kept_.put(to, require_driver(), declared_, source, content(args, source), device.index);
+  kept_.put(to, require_driver(), declared_, content(args, source(tensor)), device.index);
 }
 
 void PreparedTensorMap::check(const Arg* args, const TensorView& tensor) const {
-  const standalone::TensorMapSource source = this->source(tensor);
-  standalone::check_tensor_map(declared_, source, content(args, source));
+  standalone::check_tensor_map(declared_, content(args, source(tensor)));
 }
 
 }  // namespace opaq

@@ -96,6 +96,9 @@ TEST_F(TensorMapTest, AShapeOfItsOwn) {
   EXPECT_EQ(map.strides[0], 32u);
   const auto every_second = mapped("tensor_map(x, box=[4, 8], shape=[4, 16], strides=[32, 1])");
   EXPECT_EQ(map_of(*every_second, args(x)).strides[0], 128u);
+  EXPECT_EQ(message(*every_second, args(Tensor({4, 16}))),  // at the same address
+            "mylib::f: argument 1 `tensor_map(x, box=[4, 8], shape=[4, 16], strides=[32, 1])`: "
+            "shape [4, 16] with strides [32, 1] reaches to element 112, but `x` ends after 64");
   const auto outside = mapped("tensor_map(x, box=[4, 8], shape=[n + 5, 16])");
   EXPECT_EQ(message(*outside, args(x)),
             "mylib::f: argument 1 `tensor_map(x, box=[4, 8], shape=[n + 5, 16])`: shape [9, 16] "

@@ -22,7 +22,7 @@ inline void opaq_put_tensor_map(unsigned char* to, opaq::standalone::KeptTensorM
     return TensorMapList{items.begin(),
                          items.size() == 0 ? -1 : static_cast<int64_t>(items.size())};
   };
-  kept.put(to, kLinkedDriver, declared, source,
+  kept.put(to, kLinkedDriver, declared,
            tensor_map_content(declared, source, list(shape), list(strides), list(box),
                               list(element_strides)),
            device);

@@ -45,6 +45,7 @@ struct TensorMapContent {
   int64_t address, type, item_bytes, dim;
   int64_t sizes[kMostTensorMapDims], strides[kMostTensorMapDims];  // strides in elements
   int64_t box[kMostTensorMapDims], element_strides[kMostTensorMapDims];
+  int64_t elements;  // that the tensor reaches over, where the map has a layout of its own; else -1
 
   bool operator==(const TensorMapContent& other) const {
     return std::memcmp(this, &other, sizeof *this) == 0;
@@ -74,6 +75,19 @@ inline void fill_tensor_map_list(const DeclaredTensorMap& declared, const char* 
                                           what, list.size, dim));
   }
   for (int64_t i = 0; i < dim; ++i) to[i] = list.items[i];
+}
+
+// Elements from the first to behind the last one.
+inline int64_t span_of(const int64_t* sizes, const int64_t* strides, int64_t dim) {
+  int64_t span = 1;
+  for (int64_t i = 0; i < dim; ++i) {
+    int64_t length;
+    if (sizes[i] == 0) return 0;
+    if (__builtin_mul_overflow(sizes[i] - 1, strides[i], &length) ||
+        __builtin_add_overflow(span, length, &span))
+      return INT64_MAX;
+  }
+  return span;
 }
 
 inline TensorMapContent tensor_map_content(const DeclaredTensorMap& declared,
@@ -111,25 +125,13 @@ inline TensorMapContent tensor_map_content(const DeclaredTensorMap& declared,
   }
   for (int64_t i = 0; i < dim; ++i) content.element_strides[i] = 1;
   if (element_strides.size >= 0) fill("element_strides", element_strides, content.element_strides);
+  const bool own_layout = shape.size >= 0 || strides.size >= 0;
+  content.elements = own_layout ? span_of(source.sizes, source.strides, source.dim) : -1;
   return content;
-}
-
-// Elements from the first to behind the last one.
-inline int64_t span_of(const int64_t* sizes, const int64_t* strides, int64_t dim) {
-  int64_t span = 1;
-  for (int64_t i = 0; i < dim; ++i) {
-    int64_t length;
-    if (sizes[i] == 0) return 0;
-    if (__builtin_mul_overflow(sizes[i] - 1, strides[i], &length) ||
-        __builtin_add_overflow(span, length, &span))
-      return INT64_MAX;
-  }
-  return span;
 }
 
 // Throws Launch for what CUDA does not encode.
 [[gnu::noinline]] inline void check_tensor_map(const DeclaredTensorMap& declared,
-                                               const TensorMapSource& source,
                                                const TensorMapContent& content) {
   const int64_t dim = content.dim, last = dim - 1;
   const char* const tensor = declared.tensor;
@@ -189,12 +191,11 @@ inline int64_t span_of(const int64_t* sizes, const int64_t* strides, int64_t dim
                          " bytes at most; make the box narrower",
                          content.box[last], content.item_bytes, span, span));
   const int64_t mapped = span_of(content.sizes, content.strides, dim);
-  const int64_t own = span_of(source.sizes, source.strides, source.dim);
-  if (mapped > own)
-    fail_map(format_text("shape %s with strides %s reaches to element %" PRId64
-                         ", but `%s` ends after %" PRId64,
-                         dims_text(content.sizes, dim).c_str(),
-                         dims_text(content.strides, dim).c_str(), mapped, tensor, own));
+  if (content.elements >= 0 && mapped > content.elements)
+    fail_map(format_text(
+        "shape %s with strides %s reaches to element %" PRId64 ", but `%s` ends after %" PRId64,
+        dims_text(content.sizes, dim).c_str(), dims_text(content.strides, dim).c_str(), mapped,
+        tensor, content.elements));
 }
 
 // ---- encoding -----------------------------------------------------------------------------------
@@ -254,14 +255,14 @@ class KeptTensorMap {
 
   // Writes the map's bytes.
   void put(unsigned char* to, const DriverApi& api, const DeclaredTensorMap& declared,
-           const TensorMapSource& source, const TensorMapContent& content, int device) {
+           const TensorMapContent& content, int device) {
     if (!in_use_.test_and_set(std::memory_order_acquire)) {
       const bool same = known_ && content == content_;
       if (same) std::memcpy(to, &map_, sizeof map_);
       in_use_.clear(std::memory_order_release);
       if (same) return;
     }
-    check_tensor_map(declared, source, content);
+    check_tensor_map(declared, content);
     const CUtensorMap map = encode_tensor_map(api, declared, content, device);
     std::memcpy(to, &map, sizeof map);
     if (in_use_.test_and_set(std::memory_order_acquire)) return;
