@@ -59,13 +59,13 @@ def examine() -> list[Part]:
             "compiling CUDA source",
             nvrtc["why_not"] or "pip install nvidia-cuda-nvrtc",
         ),
-        _headers(nvrtc["include_dirs"]),
+        *(_headers(part) for part in facts["headers"]),
         Part(
             "nvcc",
             nvcc["found"] and not nvcc["why_not"],
             nvcc["version"],
             nvcc["path"],
-            "CUDA sources with host code, or headers of torch",
+            "CUDA sources that NVRTC refuses",
             nvcc["why_not"],
         ),
         _library(
@@ -128,18 +128,15 @@ def _package(name: str, needed_for: str) -> Part:
         return Part(name, False, "", "", needed_for, f"pip install {name}")
 
 
-def _headers(include_dirs: list[str]) -> Part:
-    folder = next(
-        (folder for folder in include_dirs if os.path.exists(os.path.join(folder, "cuda_fp16.h"))),
-        "",
-    )
+def _headers(part: dict[str, str]) -> Part:
+    name = part["holds"].removeprefix("the ").removesuffix(" for device code")
     return Part(
-        "CUDA headers",
-        bool(folder),
+        name if "headers" in name else f"{name} headers",
+        bool(part["folder"]),
         "",
-        folder,
-        "CUDA sources that include cuda_fp16.h and its like",
-        "pip install nvidia-cuda-runtime",
+        part["folder"],
+        "CUDA sources that include them",
+        part["advice"],
     )
 
 

@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "base/error.h"
+#include "compile/image.h"
 #include "device_headers.h"
 #include "headers.h"
+#include "nvrtc.h"
 #include "torch_headers.h"
 
 namespace opaq {
@@ -113,16 +115,20 @@ constexpr Name kNamespaces[] = {
 // and for CUDA 12.
 struct Package {
   std::string_view prefixes, name, cuda12, holds;
+  std::string_view mark;  // a header of it that every version has
   bool of_version;
 };
 constexpr Package kPackages[] = {
-    {"cub/ thrust/ cuda/ nv/", "nvidia-cuda-cccl", "nvidia-cuda-cccl-cu12", "CCCL", false},
-    {"curand", "nvidia-curand", "nvidia-curand-cu12", "cuRAND", false},
-    {"crt/", "nvidia-cuda-crt", "nvidia-cuda-nvcc-cu12", "the compiler's own headers", true},
+    {"cub/ thrust/ cuda/ nv/", "nvidia-cuda-cccl", "nvidia-cuda-cccl-cu12", "CCCL",
+     "cuda/std/version", false},
+    {"curand", "nvidia-curand", "nvidia-curand-cu12", "cuRAND", "curand_kernel.h", false},
+    {"crt/", "nvidia-cuda-crt", "nvidia-cuda-nvcc-cu12", "the compiler's own headers",
+     "crt/host_defines.h", true},
     {"cuda_fp16.h cuda_bf16.h cuda_fp8.h cuda_fp6.h cuda_fp4.h cooperative_group mma.h "
      "math_constants.h cuComplex.h cuda_pipeline cuda_runtime "
      "cuda.h vector_types.h vector_functions.h",
-     "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "the headers of CUDA's runtime", true},
+     "nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12", "the headers of CUDA's runtime",
+     "cuda_fp16.h", true},
 };
 
 // ---- looking up ---------------------------------------------------------------------------------
@@ -167,12 +173,8 @@ const Name* find(std::span<const Name> rows, std::string_view name) {
 
 // The folder in which the package that pip would install already is, but without the header.
 std::string folder_of_package(const Package& package) {
-  const std::string_view mark = package.name == "nvidia-cuda-cccl"  ? "cuda/std/version"
-                                : package.name == "nvidia-curand"   ? "curand_kernel.h"
-                                : package.name == "nvidia-cuda-crt" ? "crt/host_defines.h"
-                                                                    : "cuda_fp16.h";
   for (const std::string& dir : cuda_header_dirs()) {
-    if (holds(dir, mark)) return dir;
+    if (holds(dir, package.mark)) return dir;
   }
   return "";
 }
@@ -203,12 +205,31 @@ std::string newer_cccl(std::string_view header) {
          "give its folder in include_dirs=";
 }
 
+// How to get what is in no folder.
+std::string install_advice(const Package& package) {
+  switch (const HeaderOrigin origin = header_origin(); origin.layout) {
+    case HeaderOrigin::Layout::Cuda13Wheels: {
+      const std::string version =
+          package.of_version && !origin.version.empty() ? "==" + origin.version + ".*" : "";
+      return "`pip install \"" + std::string(package.name) + version + "\"`";
+    }
+    case HeaderOrigin::Layout::Cuda12Wheels:
+      return "`pip install " + std::string(package.cuda12) + "`";
+    case HeaderOrigin::Layout::Toolkit:
+      break;
+  }
+  return "";
+}
+
+bool belongs(std::string_view header, const Package& package) {
+  return any_word(package.prefixes,
+                  [&](std::string_view prefix) { return header.starts_with(prefix); });
+}
+
 // own: whether the header may be the user's, as in #include "cuda/helpers.cuh".
 std::string package_advice(const std::string& header, bool own) {
   for (const Package& package : kPackages) {
-    if (!any_word(package.prefixes,
-                  [&](std::string_view prefix) { return header.starts_with(prefix); }))
-      continue;
+    if (!belongs(header, package)) continue;
     const std::string what(package.holds);
     if (const std::string dir = folder_of_package(package); !dir.empty()) {
       if (own) return "";
@@ -217,21 +238,12 @@ std::string package_advice(const std::string& header, bool own) {
              ", has no such file" +
              (newer.empty() ? did_you_mean(header, neighbours(dir, header)) : newer);
     }
-    const std::string folder = ", or give the folder that holds it in include_dirs=";
-    switch (const HeaderOrigin origin = header_origin(); origin.layout) {
-      case HeaderOrigin::Layout::Cuda13Wheels: {
-        const std::string version =
-            package.of_version && !origin.version.empty() ? "==" + origin.version + ".*" : "";
-        return "it belongs to " + what + ": `pip install \"" + std::string(package.name) + version +
-               "\"`" + folder;
-      }
-      case HeaderOrigin::Layout::Cuda12Wheels:
-        return "it belongs to " + what + ": `pip install " + std::string(package.cuda12) + "`" +
-               folder;
-      case HeaderOrigin::Layout::Toolkit:
-        return "it belongs to " + what +
-               ", which is missing from the CUDA toolkit in use: install that part of it" + folder;
-    }
+    const std::string install = install_advice(package);
+    return "it belongs to " + what +
+           (install.empty()
+                ? ", which is missing from the CUDA toolkit in use: install that part of it"
+                : ": " + install) +
+           ", or give the folder that holds it in include_dirs=";
   }
   return "";
 }
@@ -449,6 +461,36 @@ std::string host_advice(std::string_view log) {
         "options=[\"-march=native\"] for processors like this one alone");
   }
   return lines.take();
+}
+
+std::vector<HeaderSet> header_sets() {
+  std::vector<HeaderSet> sets;
+  for (const Package& package : kPackages) {
+    HeaderSet& set = sets.emplace_back();
+    set.holds = package.holds;
+    set.folder = folder_of_package(package);
+    if (set.folder.empty() && nvrtc_place().path.empty()) {
+      set.advice = "`pip install " + std::string(package.name) + "`";
+    } else if (set.folder.empty()) {
+      set.advice = install_advice(package);
+      if (set.advice.empty()) set.advice = "install that part of the CUDA toolkit";
+    }
+    const auto add = [&](std::span<const Name> names) {
+      for (const Name& name : names) {
+        const std::string header(name.header);
+        if (belongs(header, package) &&
+            std::find(set.examples.begin(), set.examples.end(), header) == set.examples.end())
+          set.examples.push_back(header);
+      }
+    };
+    add(kNames);
+    add(kStdMembers);
+    add(kNamespaces);
+  }
+  HeaderSet torch{"PyTorch's headers for device code", "", "", {}};
+  if (!torch_device_dirs().empty()) torch.folder = torch_device_dirs()[0];
+  sets.push_back(std::move(torch));
+  return sets;
 }
 
 }  // namespace opaq

@@ -79,6 +79,15 @@ PyObject* doctor(PyObject*, PyObject*) {
                        .set("include_dirs", nvrtc.include_dirs)
                        .set("archs", nvrtc.archs)
                        .take());
+    List headers;
+    for (const HeaderSet& set : header_sets())
+      headers.add(Dict()
+                      .set("holds", set.holds)
+                      .set("folder", set.folder)
+                      .set("advice", set.advice)
+                      .set("examples", set.examples)
+                      .take());
+    d.put("headers", headers.take());
     const NvccInfo nvcc = nvcc_info();
     d.put("nvcc", Dict()
                       .set("found", nvcc.found)

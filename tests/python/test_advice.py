@@ -211,6 +211,33 @@ def test_what_needs_no_include(unique: str) -> None:
     )
 
 
+HEADERS = _runtime.doctor()["headers"]
+
+
+@pytest.mark.parametrize(
+    "header", [header for part in HEADERS if part["folder"] for header in part["examples"]]
+)
+def test_every_header_that_is_advised(header: str, unique: str) -> None:
+    """Those that are installed: it compiles, or the message says which package brings the rest."""
+    message = complaint(unique, f"#include <{header}>", "")
+    if message:
+        assert re.search(
+            "it belongs to .*(`pip install|a newer CCCL has it|install that part of it)", message
+        )
+
+
+def test_each_part_of_the_headers_is_found_or_advised() -> None:
+    named = {part["holds"]: part["folder"] or part["advice"] for part in HEADERS}
+    assert set(named) == {
+        "CCCL",
+        "cuRAND",
+        "the compiler's own headers",
+        "the headers of CUDA's runtime",
+        "PyTorch's headers for device code",
+    }
+    assert all(named.values()), named
+
+
 @needs_cccl
 @pytest.mark.parametrize(
     ("header", "advice"),

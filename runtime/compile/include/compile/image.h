@@ -166,6 +166,15 @@ SourceDigest source_digest(const HostRequest& request);  // the entry is not rea
 // enumerations or plain structs. Throws Compile or Missing.
 std::shared_ptr<const HostFunction> compile_host(const HostRequest& request);
 
+// Headers that come together: a part of CUDA, or PyTorch's for device code.
+struct HeaderSet {
+  std::string holds;                  // "CCCL"
+  std::string folder;                 // where they were found; "" if they were not
+  std::string advice;                 // how to get them
+  std::vector<std::string> examples;  // headers of it that messages advise to include
+};
+std::vector<HeaderSet> header_sets();
+
 struct NvrtcInfo {
   bool found = false;
   std::string path, version, why_not;     // version "13.0"
