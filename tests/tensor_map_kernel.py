@@ -8,7 +8,7 @@ import opaq
 
 ROWS, COLUMNS = 16, 32  # of a tile: 128 bytes of a float row, as the swizzle needs
 SOURCE = r"""
-struct alignas(64) CUtensorMap { unsigned long long opaque[16]; };  // that of cuda.h
+#include <cuda.h>
 struct Params { float by; CUtensorMap x; int* loads; };
 
 constexpr int kRows = 16, kColumns = 32;

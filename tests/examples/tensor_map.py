@@ -12,7 +12,7 @@ scale.cuda(
     name="cuda:tma",
     priority=1,
     source=r"""
-    struct alignas(64) CUtensorMap { unsigned long long opaque[16]; };  // that of cuda.h
+    #include <cuda.h>
     constexpr int kRows = 16, kColumns = 64;
 
     __device__ unsigned shared_address(const void* p) {

@@ -4,6 +4,7 @@ What is encoded is tested in tests/cpp/tensor_map_test.cpp, launches in tests/gp
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sysconfig
 
@@ -18,7 +19,7 @@ import opaq
 from opaq import _runtime, lowering
 
 KERNEL = """
-struct alignas(64) CUtensorMap { unsigned long long opaque[16]; };
+#include <cuda.h>
 struct Params { int n; CUtensorMap maps[2]; };
 __global__ void k(const __grid_constant__ CUtensorMap m, const __grid_constant__ Params p,
                   float* y) {
@@ -199,7 +200,10 @@ def test_the_cpp_wrapper_makes_each_map(language: str) -> None:
         f"{{(opaq_place = \"args of {name}, implementation 'cuda': 'x.size(0) // 2'\", "
         "opaq_floor_div(x.size(0), 2)), 16}, {}, opaq_device);" in text
     )
-    assert "opaq_put_tensor_map(opaq_struct_1 + 192, opaq_map, opaq_declared_map, b, 7" in text
+    # CUDA 13 aligns a map to 128 bytes, CUDA 12 to 64
+    assert re.search(
+        r"opaq_put_tensor_map\(opaq_struct_1 \+ (256|192), opaq_map, opaq_declared_map, b, 7", text
+    )
     cuda = [
         f"{cpp_extension.CUDA_HOME}/include",
         *_runtime.doctor()["nvrtc"]["include_dirs"],

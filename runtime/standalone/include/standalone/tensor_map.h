@@ -228,7 +228,7 @@ inline TensorMapContent tensor_map_content(const DeclaredTensorMap& declared,
     if (i > 0) strides[i - 1] = static_cast<cuuint64_t>(stride);
     extent = stride * content.sizes[from];
   }
-  alignas(64) CUtensorMap map;
+  CUtensorMap map;  // aligned as CUDA needs it, by its type
   const CUresult result = api.tensor_map_encode_tiled(
       &map, static_cast<CUtensorMapDataType>(content.type), static_cast<cuuint32_t>(dim),
       reinterpret_cast<void*>(static_cast<uintptr_t>(content.address)), sizes, strides, box,
