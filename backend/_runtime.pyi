@@ -67,7 +67,8 @@ class ScratchInfo(TypedDict):
 class ImplementationInfo(TypedDict):
     name: str
     device: str  # "cuda" | "cpu"
-    kind: str  # "source" | "binary" | "library" | "python"; for users, not to be compared in code
+    # "source" | "binary" | "library" | "tvm_ffi" | "python"; for users, not to be compared in code
+    kind: str
     article: str  # the kind in messages: "a Python function"
     native: bool  # launched by the runtime; else Python calls it
     kernel: bool  # device code; else a function on the host

@@ -22,6 +22,7 @@ from .reference import define_reference
 from .rules import Output
 from .signature import signature_of
 from .steps import Philox, Step, Zeros
+from .tvm_ffi import load_tvm_ffi
 from .validate import File
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -338,6 +339,64 @@ class Op(CallableBase):
             code=validate.library(where, path),
             scratch=steps_.scratch_texts(where, scratch),
             signature=validate.text(where, "signature", signature),
+        )
+
+    def tvm_ffi(
+        self,
+        module: str | os.PathLike[str],
+        function: str,
+        *,
+        args: str | Sequence[str | Argument],
+        device: str,
+        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
+        requires: str | Sequence[str] = (),
+        priority: int = 0,
+        name: str = "tvm_ffi",
+    ) -> Op:
+        """Adds a function that a shared library exports through TVM-FFI, by
+        TVM_FFI_DLL_EXPORT_TYPED_FUNC or a compiler that uses TVM-FFI.
+
+        module: path of the library, which is opened, kept and packaged as that of `library`;
+            tvm_ffi.cpp.build(...) returns it. It needs libtvm_ffi.so: opaq loads that of the
+            package apache-tvm-ffi if it is installed.
+        function: the name with which it was exported. As in an `entry`, expressions may be in
+            braces: "scale_{x.dtype}".
+        args: the function's argument list, expressions over arguments and results. A tensor is
+            passed whole, as a tvm::ffi::TensorView, an absent one as None; ints, floats and bools
+            as themselves. The function checks them itself. It returns nothing: it writes the
+            results that it is given.
+        device: "cpu" or "cuda". On CUDA the function finds the stream by TVMFFIEnvGetStream, and
+            the tensors' device is current.
+        scratch, requires, priority, name: as for `cuda`, and so is the treatment of strides.
+
+        Raises DeclarationError; calls raise MissingError if the library cannot be opened, and
+        LaunchError with the function's own error.
+        """
+        where = f"{self.name}: .tvm_ffi(...)"
+        if not validate.text(where, "function", function).strip():
+            validate.refuse(
+                where, "function", function, "the name with which the function is exported"
+            )
+        if type(module).__module__.partition(".")[0] == "tvm_ffi":
+            validate.refuse(
+                where,
+                "module",
+                module,
+                "the path of the module's library, which tvm_ffi.cpp.build(...) returns",
+            )
+        code = validate.library(where, module, "module")
+        load_tvm_ffi()
+        return self._implement(
+            where=where,
+            name=name,
+            device=validate.device_type(where, device),
+            entry=function,
+            args=args,
+            requires=requires,
+            priority=priority,
+            kind="tvm_ffi",
+            code=code,
+            scratch=steps_.scratch_texts(where, scratch),
         )
 
     def python(

@@ -170,13 +170,13 @@ def images(where: str, value: Mapping[Any, Any]) -> list[tuple[str, bytes | File
     ]
 
 
-def library(where: str, value: Any) -> str:
+def library(where: str, value: Any, parameter: str = "path") -> str:
     """Path of a shared library. The loader searches for a name without a folder."""
     if not _is_path(value):
-        refuse(where, "path", value, "the path of a shared library (str or pathlib.Path)")
-    path = text(where, "path", str(os.fspath(value)))
+        refuse(where, parameter, value, "the path of a shared library (str or pathlib.Path)")
+    path = text(where, parameter, str(os.fspath(value)))
     if not path:
-        refuse(where, "path", value, "the path of a shared library (str or pathlib.Path)")
+        refuse(where, parameter, value, "the path of a shared library (str or pathlib.Path)")
     return os.path.abspath(path) if os.path.dirname(path) else path
 
 

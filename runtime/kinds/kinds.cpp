@@ -6,8 +6,9 @@
 #include "kinds/kind.h"
 
 // One line for each kind, which is defined in the file of that name.
-#define OPAQ_KINDS(kind) \
-  kind(cuda_source) kind(cuda_binary) kind(host_source) kind(library) kind(python_function)
+#define OPAQ_KINDS(kind)                                                            \
+  kind(cuda_source) kind(cuda_binary) kind(host_source) kind(library) kind(tvm_ffi) \
+      kind(python_function)
 
 namespace opaq {
 

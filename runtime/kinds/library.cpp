@@ -2,15 +2,13 @@
 // declaration gives the signature, or the types follow from the argument list. A small adapter,
 // compiled once for each list of types, calls the function with values from an array of pointers.
 // On CUDA, the stream is the last argument.
-#include <dlfcn.h>
-#include <link.h>
-
 #include <algorithm>
 #include <cctype>
 #include <optional>
 
 #include "base/error.h"
 #include "kinds/kind.h"
+#include "shared_library.h"
 
 namespace opaq {
 namespace {
@@ -101,7 +99,9 @@ class Library final : public Kind {
   HostCode host_code(const std::string& op, const Implementation& implementation,
                      const std::string& entry) const override {
     HostCode code;
-    code.address = find_symbol(op, implementation, entry);
+    code.address = library_symbol(op, implementation, entry,
+                                  "declare the function as extern \"C\", export it, and check the "
+                                  "name with `nm -D`");
     code.params = param_types(implementation);
     HostRequest request;
     request.source = call_source(code.params, implementation.target == DeviceType::CUDA);
@@ -113,7 +113,7 @@ class Library final : public Kind {
 
   WrapperHostCode wrapper_code(const std::string& op, const Implementation& implementation,
                                const std::string& entry) const override {
-    return {nullptr, full_path(op, implementation), entry, param_types(implementation)};
+    return {nullptr, library_path(op, implementation), entry, param_types(implementation)};
   }
 
  private:
@@ -160,35 +160,6 @@ class Library final : public Kind {
     std::vector<ParamType> types = *parse_signature(implementation.signature);
     types.resize(implementation.launch.args.size());  // without the stream
     return types;
-  }
-
-  // RTLD_LOCAL: two libraries may define one symbol. Never closed: kernels in flight and atexit
-  // handlers may be inside.
-  static void* open(const std::string& op, const Implementation& implementation) {
-    if (void* library = dlopen(implementation.code.c_str(), RTLD_NOW | RTLD_LOCAL)) return library;
-    const char* reason = dlerror();
-    fail(ErrorKind::Missing, op + ": the library of implementation `" + implementation.name +
-                                 "` cannot be loaded: " + (reason ? reason : implementation.code) +
-                                 "; check the path and the libraries it needs (ldd)");
-  }
-
-  // The loader searches for a name without a folder.
-  static std::string full_path(const std::string& op, const Implementation& implementation) {
-    if (implementation.code.find('/') != std::string::npos) return implementation.code;
-    const link_map* found = nullptr;
-    if (dlinfo(open(op, implementation), RTLD_DI_LINKMAP, &found) != 0 || !found)
-      return implementation.code;
-    return found->l_name;
-  }
-
-  static uint64_t find_symbol(const std::string& op, const Implementation& implementation,
-                              const std::string& symbol) {
-    void* function = dlsym(open(op, implementation), symbol.c_str());
-    if (!function)
-      fail(ErrorKind::Declaration, op + ": " + implementation.code + " has no symbol `" + symbol +
-                                       "`; declare the function as extern \"C\", export it, and "
-                                       "check the name with `nm -D`");
-    return reinterpret_cast<uint64_t>(function);
   }
 };
 

@@ -239,6 +239,8 @@ Destination destination(const Expr& argument, const ParamType& param) {
       if (!cast) return param.size == 0 ? Destination{} : of_size(type, param.size);
       return param.size == 0 || param.size == itemsize(*cast) ? of_cast(*cast) : Destination{};
     }
+    case ParamType::Kind::Tensor:
+      return type == Type::Tensor ? Destination{Encoding::Pointer} : Destination{};
     default:
       break;
   }

@@ -75,6 +75,7 @@ CppArgument printed(const Subject& subject, const PlacedValue& value, const Arg*
           precision(to.encoding),
           parameter_text(value.type),
           value.text,
+          "",
           nullptr,
           0,
           {}};
@@ -125,8 +126,9 @@ void note_reads(const Implementation& implementation, const std::vector<Symbol>&
     for (const Expr& expr : all) {
       if (!expr.reads(static_cast<int>(s))) continue;
       read = true;
-      shaped |= expr.text() != symbols[s].name;
-      strided |= expr.reads_strides(static_cast<int>(s));
+      const bool whole = implementation.kind->takes_tensors && expr.text() == symbols[s].name;
+      shaped |= whole || expr.text() != symbols[s].name;
+      strided |= whole || expr.reads_strides(static_cast<int>(s));
     }
     for (size_t i = 0; i < implementation.step_count(); ++i) {
       if (is_mapped(implementation.step(i).launch.args, symbols[s].name)) shaped = strided = true;
@@ -164,6 +166,14 @@ CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
     params = std::move(code.params);
   }
   out.args = arguments(state.subject, params, args);
+  out.takes_tensors = kind.takes_tensors;
+  for (size_t i = 0; kind.takes_tensors && i < out.args.size(); ++i) {
+    if (out.args[i].type != Type::Tensor) continue;
+    const TensorView* tensor = implementation.launch.args[i].expr.eval(args).tensor;
+    const standalone::DlDataType type = dlpack_type(tensor ? tensor->dtype : DType::Float32);
+    out.args[i].dlpack = "{" + std::to_string(type.code) + ", " + std::to_string(type.bits) + ", " +
+                         std::to_string(type.lanes) + "}";
+  }
   if (kind.kernel) {
     out.grid = dims(implementation.launch.grid);
     out.block = dims(implementation.launch.block);

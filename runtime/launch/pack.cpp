@@ -2,7 +2,9 @@
 #include "pack.h"
 
 #include <cstring>
+#include <new>
 
+#include "standalone/dlpack.h"
 #include "standalone/values.h"
 
 namespace opaq {
@@ -25,6 +27,11 @@ Packer::Packer(const Subject& subject, std::vector<ParamType> params) : count_(p
   for (size_t i = 0; i < count_; ++i) {
     if (next < values.size() && values[next].parameter == i && values[next].offset < 0) {
       add(values[next++]);
+      if (params[i].kind == ParamType::Kind::Tensor) {
+        slots_[i].source = Source::WholeTensor;
+        slots_[i].constant = room_;
+        room_ += sizeof(standalone::DlTensor) / sizeof(uint64_t);
+      }
       continue;
     }
     Struct& packed = structs_.emplace_back();
@@ -191,6 +198,7 @@ inline uint64_t Packer::value(const Subject& subject, size_t index, const Arg* a
     case Source::IntList:
     case Source::TensorMap:
     case Source::Struct:
+    case Source::WholeTensor:
       break;
   }
   fail(ErrorKind::Internal, subject.op + ": `" + slot.expr.text() + "` is no single value");
@@ -206,11 +214,27 @@ void Packer::pack(const Subject& subject, const Arg* args, Device device, uint64
       const Struct& packed = structs_[slot.symbol];
       pointers[i] = values + packed.at;
       pack_struct(subject, packed, args, device, static_cast<unsigned char*>(pointers[i]));
+    } else if (slot.source == Source::WholeTensor) [[unlikely]] {
+      pointers[i] = pack_tensor(i, args, device, values + slot.constant);
     } else {
       values[i] = value(subject, i, args, device);
       pointers[i] = &values[i];
     }
   }
+}
+
+void* Packer::pack_tensor(size_t index, const Arg* args, Device device, void* to) const {
+  const TensorView* tensor = slots_[index].expr.eval(args).tensor;
+  if (!tensor) return nullptr;
+  const bool cuda = device.type == DeviceType::CUDA;
+  return new (to) standalone::DlTensor{
+      .data = reinterpret_cast<void*>(address(index, *tensor, device)),
+      .device = {cuda ? standalone::kDlCuda : standalone::kDlCpu, cuda ? device.index : 0},
+      .ndim = tensor->dim,
+      .dtype = dlpack_type(tensor->dtype),
+      .shape = const_cast<int64_t*>(tensor->sizes),
+      .strides = const_cast<int64_t*>(tensor->strides),
+      .byte_offset = 0};
 }
 
 void Packer::pack_struct(const Subject& subject, const Struct& packed, const Arg* args,

@@ -44,14 +44,16 @@ class Packer {
     Bool,
     IntList,
     TensorMap,
-    Struct
+    Struct,
+    WholeTensor  // a DLTensor
   };
   struct Slot {
     Source source;
     Destination to;
     uint32_t dtypes = 0;  // tensors: accepted
     int symbol = -1;
-    uint64_t constant = 0;  // of a tensor map: its index in tensor_maps_
+    uint64_t constant = 0;  // of a tensor map: its index in tensor_maps_; of a WholeTensor: its
+                            // place in `values`
     Expr expr;
   };
   struct Field {
@@ -74,6 +76,8 @@ class Packer {
                    unsigned char* to) const;
   void pack_list(const Field& field, const Arg* args, unsigned char* to) const;
   void pack_tensor_map(size_t slot, const Arg* args, Device device, unsigned char* to) const;
+  // nullptr for an absent one. `to`: room for it.
+  void* pack_tensor(size_t index, const Arg* args, Device device, void* to) const;
   uint64_t address(size_t index, const TensorView& tensor, Device device) const;
   uint64_t of_int(const Subject& subject, size_t index, int64_t value) const;
   uint64_t of_float(const Subject& subject, size_t index, double value) const;

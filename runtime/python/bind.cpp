@@ -1,5 +1,4 @@
-// Takes torch's objects, and reads tensors through the DLPack exchange table. The structs below are
-// those of dlpack.h, version 1.3.
+// Takes torch's objects, and reads tensors through the DLPack exchange table.
 #include "bind.h"
 
 #include <dlfcn.h>
@@ -7,25 +6,17 @@
 #include <optional>
 #include <string>
 
+#include "standalone/dlpack.h"
+
 namespace opaq::python {
 namespace {
 
-struct DLDevice {
-  int32_t type, index;
-};
-struct DLDataType {
-  uint8_t code, bits;
-  uint16_t lanes;
-};
-struct DLTensor {
-  void* data;
-  DLDevice device;
-  int32_t ndim;
-  DLDataType dtype;
-  int64_t* shape;
-  int64_t* strides;
-  uint64_t byte_offset;
-};
+using standalone::kDlCpu;
+using standalone::kDlCuda;
+using standalone::kDlCudaHost;
+using DLDataType = standalone::DlDataType;
+using DLTensor = standalone::DlTensor;
+
 struct DLExchangeApi {
   struct {
     uint32_t major, minor;
@@ -37,8 +28,6 @@ struct DLExchangeApi {
   int (*tensor_from_object)(void* object, DLTensor* out);
   int (*current_work_stream)(int32_t device_type, int32_t device_index, void** stream);
 };
-
-constexpr int32_t kDLCPU = 1, kDLCUDA = 2, kDLCUDAHost = 3;
 
 Torch bound;
 const DLExchangeApi* exchange = nullptr;
@@ -211,7 +200,7 @@ bool read_tensor(PyObject* object, TensorView& view) noexcept {
   if (!fill(object, t)) return false;
   const std::optional<DType> dtype = dtype_of(t.dtype);
   if (!dtype ||
-      (t.device.type != kDLCPU && t.device.type != kDLCUDA && t.device.type != kDLCUDAHost)) {
+      (t.device.type != kDlCpu && t.device.type != kDlCuda && t.device.type != kDlCudaHost)) {
     PyErr_SetString(PyExc_TypeError,
                     dtype ? "a tensor on this device cannot be read; expected cpu or cuda"
                           : "a tensor of this dtype cannot be read");
@@ -222,7 +211,7 @@ bool read_tensor(PyObject* object, TensorView& view) noexcept {
   view.strides = t.strides;
   view.dim = t.ndim;
   view.dtype = *dtype;
-  view.device = t.device.type == kDLCUDA ? Device{DeviceType::CUDA, t.device.index} : Device{};
+  view.device = t.device.type == kDlCuda ? Device{DeviceType::CUDA, t.device.index} : Device{};
   if (!t.data && view.numel() != 0)
       [[unlikely]] {  // zeros that torch keeps without memory, or a storage that was freed
     PyErr_SetString(PyExc_TypeError, "it has no memory: its storage was resized or freed");
@@ -248,7 +237,7 @@ bool local_state_is_plain() {
 void* current_stream(Device device) {
   if (device.type != DeviceType::CUDA) return nullptr;
   void* stream = nullptr;
-  check(exchange->current_work_stream(kDLCUDA, device.index, &stream));
+  check(exchange->current_work_stream(kDlCuda, device.index, &stream));
   return stream;
 }
 

@@ -132,6 +132,7 @@ class StepBlock {
         files_(std::move(files)) {}
 
   Lines lines(const std::string& if_empty) const {
+    if (rule_.takes_tensors) return tvm_ffi_call();
     if (!rule_.library.empty()) return library_call();
     return node_.on_cuda() ? kernel_launch(if_empty) : host_call();
   }
@@ -176,6 +177,48 @@ class StepBlock {
            {"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type")});
     append(lines, packed_values());
     lines.push_back(call_host(values));
+    return lines;
+  }
+
+  Lines tvm_ffi_call() const {
+    const bool cuda = node_.on_cuda();
+    const std::string device = cuda ? "opaq_device" : "0",
+                      stream = cuda ? "opaq_stream" : "nullptr";
+    Lines lines, values;
+    if (cuda)
+      lines = {"const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
+               ", opaq_device);"};
+    lines.push_back(loaded_function("void*"));
+    const Lines loaded = {string_literal(op_), string_literal(rule_.entry), "opaq_call",
+                          cuda ? "true" : "false"};
+    lines.push_back("static const " +
+                    call(in_standalone("TvmFunction") + " opaq_function", loaded) + ";");
+    const std::string count = std::to_string(rule_.args.size());
+    lines.push_back(in_standalone("DlTensor") + " opaq_tensors[" + count + "];");
+    lines.push_back(in_standalone("TvmValue") + " opaq_values[" + count + "];");
+    for (size_t i = 0; i < rule_.args.size(); ++i) {
+      const CppArgument& arg = rule_.args[i];
+      if (arg.type == Type::Tensor) {
+        const std::string to = "opaq_tensors[" + std::to_string(i) + "]";
+        const std::string type = in_standalone(cuda ? "kDlCuda" : "kDlCpu");
+        lines.push_back(
+            slot(i) + " = " +
+            call("opaq_tvm_tensor", {arg.cpp, arg.dlpack, "{" + type + ", " + device + "}", to}) +
+            ";");
+        continue;
+      }
+      if (can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
+      const char* kind = arg.encoding == "double" ? "Float"
+                         : arg.type == Type::Bool ? "Bool"
+                                                  : "Int";
+      lines.push_back(slot(i) + " = {" + in_standalone("TvmValue::") + kind + ", " + packed(arg) +
+                      "};");
+    }
+    lines.push_back(
+        call(in_standalone("call_host"),
+             {string_literal(op_), string_literal(rule_.entry),
+              "[&] { " + call("opaq_function", {"opaq_values", count, device, stream}) + "; }"}) +
+        ";");
     return lines;
   }
 
@@ -574,6 +617,11 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
     result.prelude.push_back("tensor_maps");
   if (!node.on_cuda() || std::any_of(node.launches.begin(), node.launches.end(), calls_library))
     result.prelude.push_back("host");
+  const auto takes_tensors = [](const CompiledLaunch& launch) {
+    return launch.rule.steps.front().takes_tensors;
+  };
+  if (std::any_of(node.launches.begin(), node.launches.end(), takes_tensors))
+    result.prelude.push_back("tvm_ffi");
   if (result.workspace) result.prelude.push_back("scratch");
   if (result.workspace && node.on_cuda()) result.prelude.push_back("zeros");
   const auto draws = [](const CompiledLaunch& launch) {

@@ -71,6 +71,22 @@ TEST(DType, SpellingsForCudaAndHost) {
   }
 }
 
+TEST(DType, OfDlpack) {
+  const auto text = [](DType dtype) {
+    const standalone::DlDataType type = dlpack_type(dtype);
+    return std::to_string(type.code) + ":" + std::to_string(type.bits) + "x" +
+           std::to_string(type.lanes);
+  };
+  EXPECT_EQ(text(DType::Bool), "6:8x1");
+  EXPECT_EQ(text(DType::Int16), "0:16x1");
+  EXPECT_EQ(text(DType::UInt64), "1:64x1");
+  EXPECT_EQ(text(DType::Float16), "2:16x1");
+  EXPECT_EQ(text(DType::BFloat16), "4:16x1");
+  EXPECT_EQ(text(DType::Complex128), "5:128x1");
+  EXPECT_EQ(text(DType::Float8E4M3FN), "10:8x1");
+  EXPECT_EQ(text(DType::Float4E2M1FNx2), "17:4x2");
+}
+
 TEST(DType, Families) {
   EXPECT_TRUE(is_floating(DType::Float8E4M3FN));
   EXPECT_TRUE(is_floating(DType::BFloat16));

@@ -89,6 +89,8 @@ TEST(Implementation, EachKindHasItsCode) {
   EXPECT_FALSE(kind("cuda", "library")->kernel);
   EXPECT_EQ(kind("cuda", "library"), kind("cpu", "library"));
   EXPECT_TRUE(kind("cpu", "library")->native);
+  EXPECT_EQ(kind("cuda", "tvm_ffi"), kind("cpu", "tvm_ffi"));
+  EXPECT_TRUE(kind("cpu", "tvm_ffi")->takes_tensors);
   EXPECT_FALSE(kind("cpu", "python")->native);
   EXPECT_EQ(kind("cuda", "python"), kind("cpu", "python"));
   EXPECT_REFUSED(
@@ -97,12 +99,12 @@ TEST(Implementation, EachKindHasItsCode) {
   EXPECT_REFUSED(make("CUDA", "source"), "did you mean 'cuda'?");
   EXPECT_REFUSED(make("cuda", "sorce"),
                  "mylib::f: implementation of kind 'sorce' is not supported on device 'cuda'; "
-                 "expected one of source, binary, library, python; "
+                 "expected one of source, binary, library, tvm_ffi, python; "
                  "did you mean 'source'?");
-  EXPECT_REFUSED(
-      make("cpu", "binary"),
-      "expected one of source, library, python; 'binary' (cubin, fatbin or PTX bytes) is for "
-      "cuda");
+  EXPECT_REFUSED(make("cpu", "binary"),
+                 "expected one of source, library, tvm_ffi, python; 'binary' (cubin, fatbin or PTX "
+                 "bytes) is for "
+                 "cuda");
 }
 
 TEST(Implementation, RefusesWhatItsKindDoesNotUse) {
@@ -267,7 +269,7 @@ TEST(Kind, SaysWhatItIsAndHowItsCodeIsShown) {
     EXPECT_FALSE(kind->article.empty());
   }
   EXPECT_EQ(names, (Texts{"source on cuda", "binary on cuda", "source on cpu", "library on cuda",
-                          "python on cuda"}));
+                          "tvm_ffi on cuda", "python on cuda"}));
   EXPECT_EQ(kinds()[0]->code_in_messages("abc"), "3 bytes, SHA-256 ba7816bf8f01...");
   EXPECT_EQ(kinds()[3]->code_in_messages("/lib/k.so"), "/lib/k.so");
 }

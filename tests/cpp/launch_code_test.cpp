@@ -345,5 +345,72 @@ TEST_F(LibraryTest, OnCudaTheStreamComesLastAndTheDeviceIsCurrent) {
   EXPECT_EQ(fake.launch_count(), 0);
 }
 
+// A function of TVM-FFI, in a library that has the function of its runtime which sets the stream.
+TEST_F(LibraryTest, AFunctionOfTvmFfiGetsWholeTensorsAndTheStream) {
+  const std::string seen = folder / "seen";
+  text.code = build(
+      "#include <cstdio>\n"
+      "struct Value { int type; unsigned zero; union { long long i; double f; struct Tensor* t; }; "
+      "};\n"
+      "struct Tensor { void* data; int device, index, ndim; unsigned char code, bits;\n"
+      "                unsigned short lanes; long long *shape, *strides; unsigned long long "
+      "offset; };\n"
+      "static FILE* f;\n"
+      "extern \"C\" int TVMFFIEnvSetStream(int device, int index, void* stream, void** before) {\n"
+      "  if (!f) f = fopen(\"" +
+      seen +
+      "\", \"w\");\n"
+      "  if (before) *before = (void*)0x123;\n"
+      "  fprintf(f, \"stream %d:%d %p, \", device, index, stream);\n"
+      "  fflush(f);\n"
+      "  return 0;\n"
+      "}\n"
+      "extern \"C\" int __tvm_ffi_scale(void* self, const Value* v, int count, Value* result) {\n"
+      "  const Tensor& t = *v[0].t;\n"
+      "  fprintf(f, \"%d values, %d: %p %d:%d %d-d %d %d %d [%lld] [%lld] %llu, %d: %lld, %d: %g, "
+      "\"\n"
+      "          \"%d: %lld, %d, \", count, v[0].type, t.data, t.device, t.index, t.ndim, t.code,\n"
+      "          t.bits, t.lanes, *t.shape, *t.strides, t.offset, v[1].type, v[1].i, v[2].type,\n"
+      "          v[2].f, v[3].type, v[3].i, result->type);\n"
+      "  return v[1].i == 5 ? -1 : 0;\n"
+      "}\n");
+  text.kind = "tvm_ffi";
+  text.device = "cuda";
+  text.args = "y, n, s, n == 4";
+  const Tensor on_device({4});
+  std::vector<Arg> there = {on_device, Arg::of_float(2.5), Arg::of_int(4), on_device};
+  auto prepared = prepare(spec, text);
+  prepared->launch(there.data(), kCuda, reinterpret_cast<void*>(0xabc));
+  std::string line;
+  std::getline(std::ifstream(seen) >> std::ws, line);
+  EXPECT_EQ(
+      line,
+      "stream 2:0 0xabc, 4 values, 7: 0x1000 2:0 1-d 2 32 1 [4] [1] 0, 1: 4, 3: 2.5, 2: 1, 0, "
+      "stream 2:0 0x123, ");
+  EXPECT_EQ(fake.context_depth(), 0);
+
+  there[2] = Arg::of_int(5);
+  EXPECT_EQ(message(*prepared, there),
+            "mylib::scale: its function `scale` threw: an error without a text");
+
+  text.entry = "scael";
+  EXPECT_EQ(message(*prepare(spec, text), there, ErrorKind::Declaration),
+            "mylib::scale: " + text.code +
+                " has no symbol `__tvm_ffi_scael`; export the function by "
+                "TVM_FFI_DLL_EXPORT_TYPED_FUNC(scael, ...), and check the name with `nm -D`");
+}
+
+TEST_F(LibraryTest, AFunctionOfTvmFfiOnCudaNeedsItsRuntime) {
+  text.code = build("extern \"C\" int __tvm_ffi_scale(void*, void*, int, void*) { return 0; }");
+  text.kind = "tvm_ffi";
+  text.device = "cuda";
+  text.args = "y";
+  const Tensor on_device({4});
+  EXPECT_EQ(message(*prepare(spec, text), {on_device, Arg::of_float(1), Arg::of_int(4), on_device},
+                    ErrorKind::Missing),
+            "mylib::scale: the library of `scale` is not linked with libtvm_ffi, through which it "
+            "would get the CUDA stream; link it with -ltvm_ffi");
+}
+
 }  // namespace
 }  // namespace opaq

@@ -6,6 +6,8 @@
 #include <span>
 #include <string_view>
 
+#include "standalone/dlpack.h"
+
 namespace opaq {
 
 enum class DType : uint8_t {
@@ -42,6 +44,7 @@ int itemsize(DType);  // bytes
 std::string_view cuda_type(DType);
 // "float", "opaq::float16", "long long", ...; "" if there is no such type.
 std::string_view host_type(DType);
+standalone::DlDataType dlpack_type(DType);
 bool is_floating(DType);
 bool is_integral(DType);  // without bool
 

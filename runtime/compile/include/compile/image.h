@@ -17,7 +17,8 @@ struct FieldType;
 
 // One parameter of a kernel as its signature, its mangled name or its binary tells it.
 struct ParamType {
-  enum class Kind : uint8_t { Pointer, Int, UInt, Float, Bool, Struct, Unknown };
+  // Tensor: a DLTensor, by its address.
+  enum class Kind : uint8_t { Pointer, Int, UInt, Float, Bool, Struct, Tensor, Unknown };
   Kind kind = Kind::Unknown;
   int size = 0;         // bytes; 0 when unknown
   std::string text;     // C++ spelling, "float const*"; "" when unknown

@@ -28,7 +28,8 @@ struct KindFacts {
   bool kernel = false;    // the driver launches it, with a grid; else it is a function on the host
   bool compiled = false;  // from source, by a compiler that takes options and include folders
   bool native = true;     // launched with an entry and an argument list; else Python calls it
-  bool takes_signature = false;             // a declaration may give the function's C signature
+  bool takes_signature = false;  // a declaration may give the function's C signature
+  bool takes_tensors = false;    // a function of TVM-FFI, which is given tensors and no addresses
   std::vector<std::string> compilers = {};  // that a declaration may name, beside "auto"
 };
 

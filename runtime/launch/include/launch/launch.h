@@ -91,6 +91,7 @@ struct CppArgument : CppText {
       parameter;      // for messages: "`int`", "of 4 bytes"; for a library's function its C type
   std::string where;  // for messages: "mylib::f: argument 2 `n`"
 
+  std::string dlpack;  // of a tensor that is passed whole: its DLDataType, "{2, 32, 1}"
   std::shared_ptr<const CppTensorMap> map;  // of a tensor map
 
   // Of a struct, or of a tensor map that is the parameter, as its only field
@@ -114,6 +115,7 @@ struct CppLaunch {
   std::vector<std::shared_ptr<const Image>> images;  // device code: one for each arch asked for
   std::shared_ptr<const HostFunction> host;          // host code that is shipped with the wrapper
   std::string library;  // path of the library that holds the symbol, which is called directly
+  bool takes_tensors = false;                 // KindFacts::takes_tensors
   std::vector<CppText> grid, block, cluster;  // CUDA: three each; cluster empty when not used
   CppText shared;
   std::vector<CppArgument> args;
