@@ -299,10 +299,12 @@ class HostCodeFilter::Parser {
     return 0;
   }
 
+  // Macros of other files count by their names: HOST_DEVICE_INLINE, but not
+  // REGISTER_DEVICE_IMPL(...).
   bool marks_device(std::string_view word) const {
     return any_of(word, kDeviceMarks) || device_macros_.contains(std::string(word)) ||
-           word.find("DEVICE") != std::string_view::npos ||
-           word.find("GLOBAL") != std::string_view::npos;
+           (peek(1) != "(" && (word.find("DEVICE") != std::string_view::npos ||
+                               word.find("GLOBAL") != std::string_view::npos));
   }
 
   Declaration declaration() {

@@ -114,6 +114,12 @@ TEST(HostCodeFilter, WhatDidNotCompileGoesAndDeviceCodeStays) {
             "int good() { return 1; }\n__device__ int device() { return nope(); }\n");
 }
 
+TEST(HostCodeFilter, MacrosNamedAfterDevicesAreMarksWithoutArgumentsOnly) {
+  HostCodeFilter code("HOST_DEVICE int f(int a);\nREGISTER_DEVICE(f, CUDA, g);\n");
+  EXPECT_TRUE(code.leave_out({1, 2}));
+  EXPECT_EQ(code.text(), "HOST_DEVICE int f(int a);\n                            \n");
+}
+
 TEST(HostCodeFilter, OfClassesOnlyFunctionsGoUnlessAllOfItDoes) {
   EXPECT_EQ(left("struct P {\n  float* x;\n  int size() const { return nope(); }\n"
                  "  __device__ int n() const { return 1; }\n};\n",
