@@ -23,8 +23,8 @@ struct Callee {
   std::vector<TvmValue::Type> types;
 };
 
-// HostFunction::invoke: `values` are the callee, the arguments and, on CUDA, the stream.
-void invoke(void** values) {
+// `values` are the callee, the arguments and, on CUDA, the stream.
+void call(void** values) {
   const auto& callee = **static_cast<const Callee* const*>(values[0]);
   const size_t count = callee.types.size();
   std::array<TvmValue, 32> few;
@@ -44,6 +44,12 @@ void invoke(void** values) {
   callee.function(to, static_cast<int32_t>(count), device,
                   *static_cast<void* const*>(values[1 + count]));
 }
+
+// Whoever keeps the function keeps the callee.
+struct TvmHostFunction : HostFunction {
+  explicit TvmHostFunction(Callee callee) : callee(std::move(callee)) { invoke = call; }
+  const Callee callee;
+};
 
 TvmValue::Type type_of(const Argument& argument) {
   switch (argument.expr.type()) {
@@ -121,19 +127,14 @@ class TvmFfi final : public Kind {
 
   HostCode host_code(const std::string& op, const Implementation& implementation,
                      const std::string& entry) const override {
-    static const auto function = [] {
-      auto made = std::make_shared<HostFunction>();
-      made->invoke = invoke;
-      return made;
-    }();
-    HostCode code{function, param_types(implementation)};
     std::vector<TvmValue::Type> types;
     for (const Argument& argument : implementation.launch.args) types.push_back(type_of(argument));
     void* address = reinterpret_cast<void*>(find_symbol(op, implementation, entry));
     const bool cuda = implementation.target == DeviceType::CUDA;
-    // Never freed, as the library is never closed.
-    code.address = reinterpret_cast<uint64_t>(
-        new Callee{TvmFunction(op.c_str(), entry.c_str(), address, cuda), std::move(types)});
+    const auto function = std::make_shared<const TvmHostFunction>(
+        Callee{TvmFunction(op.c_str(), entry.c_str(), address, cuda), std::move(types)});
+    HostCode code{function, param_types(implementation)};
+    code.address = reinterpret_cast<uint64_t>(&function->callee);
     return code;
   }
 
