@@ -2,7 +2,6 @@
 #include "advice.h"
 
 #include <algorithm>
-#include <cctype>
 #include <filesystem>
 #include <regex>
 #include <span>
@@ -14,6 +13,7 @@
 #include "headers.h"
 #include "nvrtc.h"
 #include "torch_headers.h"
+#include "words.h"
 
 namespace opaq {
 namespace {
@@ -338,15 +338,13 @@ void about_member(const std::string& member, bool cccl, Lines& lines) {
   }
 }
 
-bool is_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
-
 // The word in `line` at or after the column of the caret in the line below it.
 std::string word_at_caret(const std::string& line, const std::string& caret) {
   size_t at = caret.find('^');
   if (at == std::string::npos || at >= line.size()) return "";
-  while (at > 0 && is_letter(line[at]) && is_letter(line[at - 1])) --at;
+  while (at > 0 && is_word_char(line[at]) && is_word_char(line[at - 1])) --at;
   size_t end = at;
-  while (end < line.size() && is_letter(line[end])) ++end;
+  while (end < line.size() && is_word_char(line[end])) ++end;
   return line.substr(at, end - at);
 }
 

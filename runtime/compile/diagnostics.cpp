@@ -8,11 +8,10 @@
 
 #include "advice.h"
 #include "base/error.h"
+#include "words.h"
 
 namespace opaq {
 namespace {
-
-bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 
 std::string without_comments(std::string_view source) {
   std::string out;
@@ -37,7 +36,7 @@ std::string declared_name(const std::string& text, size_t at) {
     size_t end = open;
     while (end > at && std::isspace(static_cast<unsigned char>(text[end - 1]))) --end;
     size_t begin = end;
-    while (begin > at && is_name(text[begin - 1])) --begin;
+    while (begin > at && is_word_char(text[begin - 1])) --begin;
     std::string name = text.substr(begin, end - begin);
     if (!name.starts_with("__") && name != "alignas") return name;
     int depth = 0;
@@ -100,8 +99,8 @@ std::vector<std::string> names_after(std::string_view source, std::string_view w
   const std::string text = without_comments(source);
   std::vector<std::string> names;
   for (size_t at = 0; (at = text.find(word, at)) != std::string::npos; at += word.size()) {
-    const bool whole = (at == 0 || !is_name(text[at - 1])) &&
-                       (at + word.size() >= text.size() || !is_name(text[at + word.size()]));
+    const bool whole = (at == 0 || !is_word_char(text[at - 1])) &&
+                       (at + word.size() >= text.size() || !is_word_char(text[at + word.size()]));
     if (!whole) continue;
     std::string name = declared_name(text, at + word.size());
     if (!name.empty() && std::find(names.begin(), names.end(), name) == names.end())
@@ -202,9 +201,9 @@ void remove_line_ends(std::string& text) {
 
 std::string base_name(std::string_view entry) {
   std::string_view name = entry.substr(0, entry.find('<'));
-  while (!name.empty() && !is_name(name.back())) name.remove_suffix(1);
+  while (!name.empty() && !is_word_char(name.back())) name.remove_suffix(1);
   size_t begin = name.size();
-  while (begin > 0 && is_name(name[begin - 1])) --begin;
+  while (begin > 0 && is_word_char(name[begin - 1])) --begin;
   return std::string(name.substr(begin));
 }
 

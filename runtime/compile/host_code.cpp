@@ -5,6 +5,8 @@
 #include <array>
 #include <cctype>
 
+#include "words.h"
+
 namespace opaq {
 
 struct HostCodeFilter::Token {
@@ -15,7 +17,6 @@ struct HostCodeFilter::Token {
 
 namespace {
 
-bool is_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)); }
 
 template <size_t N>
@@ -162,14 +163,14 @@ class HostCodeFilter::Parser {
     size_t begin = 1;
     while (begin < line.size() && is_space(line[begin])) ++begin;
     size_t end = begin;
-    while (end < line.size() && is_letter(line[end])) ++end;
+    while (end < line.size() && is_word_char(line[end])) ++end;
     return line.substr(begin, end - begin);
   }
 
   static bool condition_is_zero(std::string_view line) {
     std::string_view rest = line.substr(line.find("if") + 2);
     while (!rest.empty() && is_space(rest.front())) rest.remove_prefix(1);
-    return rest.starts_with('0') && (rest.size() == 1 || !is_letter(rest[1]));
+    return rest.starts_with('0') && (rest.size() == 1 || !is_word_char(rest[1]));
   }
 
   // A macro that stands for a mark of device code.
@@ -178,7 +179,7 @@ class HostCodeFilter::Parser {
     size_t begin = name;
     while (begin < line.size() && is_space(line[begin])) ++begin;
     size_t end = begin;
-    while (end < line.size() && is_letter(line[end])) ++end;
+    while (end < line.size() && is_word_char(line[end])) ++end;
     const std::string_view rest = line.substr(end);
     if (rest.find("__device__") != std::string_view::npos ||
         rest.find("__global__") != std::string_view::npos)
@@ -188,11 +189,11 @@ class HostCodeFilter::Parser {
   // Reads one token and moves `i` to its end.
   Kind token(size_t& i) const {
     const char c = text_[i];
-    if (is_letter(c)) {
+    if (is_word_char(c)) {
       const size_t begin = i;
       while (i < text_.size() &&
-             (is_letter(text_[i]) || (text_[i] == '\'' && digit_at(begin) && i + 1 < text_.size() &&
-                                      is_letter(text_[i + 1]))))
+             (is_word_char(text_[i]) || (text_[i] == '\'' && digit_at(begin) &&
+                                         i + 1 < text_.size() && is_word_char(text_[i + 1]))))
         ++i;
       if (i < text_.size() && (text_[i] == '"' || text_[i] == '\'') && i - begin <= 3) {
         const std::string_view prefix = std::string_view(text_).substr(begin, i - begin);
@@ -434,7 +435,7 @@ bool HostCodeFilter::names_the_host(const Declaration& declaration) const {
   std::string_view space, space_end;  // the word before "::", and where what follows begins
   for (size_t i = 0; i < text.size();) {
     size_t end = i;
-    while (end < text.size() && is_letter(text[end])) ++end;
+    while (end < text.size() && is_word_char(text[end])) ++end;
     const std::string_view word = text.substr(i, end - i);
     i = std::max(end, i + 1);
     if (word.empty()) continue;

@@ -9,14 +9,14 @@
 #include <cstdlib>
 #include <memory>
 
+#include "words.h"
+
 namespace opaq {
 namespace {
 
 constexpr unsigned kEnumFlag = 1u << 30;  // beside the size in the mangled name
 
 bool is_space(char c) { return std::isspace(static_cast<unsigned char>(c)); }
-bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
-
 std::string_view trim(std::string_view text) {
   while (!text.empty() && is_space(text.front())) text.remove_prefix(1);
   while (!text.empty() && is_space(text.back())) text.remove_suffix(1);
@@ -57,10 +57,10 @@ std::vector<std::string_view> split(std::string_view list) {
 bool take_word(std::string_view& text, std::string_view word, bool front) {
   if (text.size() <= word.size()) return false;
   if (front) {
-    if (!text.starts_with(word) || is_name(text[word.size()])) return false;
+    if (!text.starts_with(word) || is_word_char(text[word.size()])) return false;
     text.remove_prefix(word.size());
   } else {
-    if (!text.ends_with(word) || is_name(text[text.size() - word.size() - 1])) return false;
+    if (!text.ends_with(word) || is_word_char(text[text.size() - word.size() - 1])) return false;
     text.remove_suffix(word.size());
   }
   text = trim(text);
@@ -105,7 +105,7 @@ std::string canonical_integer(std::string_view text, Scalar& scalar) {
   int longs = 0, shorts = 0, chars = 0, ints = 0, wide = 0, is_signed = 0, is_unsigned = 0;
   while (!(text = trim(text)).empty()) {
     size_t end = 0;
-    while (end < text.size() && is_name(text[end])) ++end;
+    while (end < text.size() && is_word_char(text[end])) ++end;
     const std::string_view word = text.substr(0, end);
     int* count = word == "long"       ? &longs
                  : word == "short"    ? &shorts
@@ -231,7 +231,7 @@ std::vector<ParamType> parse_parameters(std::string_view list) {
          open = list.find('(', open + 1)) {
       if (closing(list, open) != list.size() - 1) continue;
       const std::string_view before = trim(list.substr(0, open));
-      if (before.empty() || is_name(before.back()) || before.back() == '>')
+      if (before.empty() || is_word_char(before.back()) || before.back() == '>')
         list = list.substr(open + 1, list.size() - open - 2);
       break;
     }
@@ -306,7 +306,7 @@ std::optional<std::vector<ParamType>> read_signature(const std::string& mangled)
     if (problem != std::errc{}) return std::nullopt;
     sizes.push_back(value);
     rest.remove_prefix(static_cast<size_t>(end - rest.data()));
-    while (!rest.empty() && is_name(rest.front())) rest.remove_prefix(1);  // "u"
+    while (!rest.empty() && is_word_char(rest.front())) rest.remove_prefix(1);  // "u"
   }
   if (sizes.size() != types.size()) return std::nullopt;
   std::vector<ParamType> params;

@@ -6,11 +6,10 @@
 #include <optional>
 
 #include "includes.h"
+#include "words.h"
 
 namespace opaq {
 namespace {
-
-bool is_name(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
 
 size_t skip_space(std::string_view text, size_t at) {
   while (at < text.size()) {
@@ -29,7 +28,7 @@ size_t skip_space(std::string_view text, size_t at) {
 
 std::string_view word_at(std::string_view text, size_t at) {
   size_t end = at;
-  while (end < text.size() && is_name(text[end])) ++end;
+  while (end < text.size() && is_word_char(text[end])) ++end;
   return text.substr(at, end - at);
 }
 
