@@ -153,10 +153,15 @@ class StepBlock {
     return "static const auto opaq_call = [&] { " + check + "; return " + loaded + "; }();";
   }
 
-  std::string call_host(const Lines& arguments) const {
+  std::string call_host(const std::string& function, const Lines& arguments) const {
     return call(in_standalone("call_host"), {string_literal(op_), string_literal(rule_.entry),
-                                             "[&] { " + call("opaq_call", arguments) + "; }"}) +
+                                             "[&] { " + call(function, arguments) + "; }"}) +
            ";";
+  }
+
+  static std::string make_context_current() {
+    return "const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
+           ", opaq_device);";
   }
 
   Lines library_call() const {
@@ -170,13 +175,12 @@ class StepBlock {
     if (node_.on_cuda()) {
       types.push_back("void*");
       values.push_back("opaq_stream");
-      lines = {"const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
-               ", opaq_device);"};
+      lines = {make_context_current()};
     }
     append(lines,
            {"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type")});
     append(lines, packed_values());
-    lines.push_back(call_host(values));
+    lines.push_back(call_host("opaq_call", values));
     return lines;
   }
 
@@ -185,9 +189,7 @@ class StepBlock {
     const std::string device = cuda ? "opaq_device" : "0",
                       stream = cuda ? "opaq_stream" : "nullptr";
     Lines lines, values;
-    if (cuda)
-      lines = {"const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
-               ", opaq_device);"};
+    if (cuda) lines = {make_context_current()};
     lines.push_back(loaded_function("void*"));
     const Lines loaded = {string_literal(op_), string_literal(rule_.entry), "opaq_call",
                           cuda ? "true" : "false"};
@@ -214,18 +216,14 @@ class StepBlock {
       lines.push_back(slot(i) + " = {" + in_standalone("TvmValue::") + kind + ", " + packed(arg) +
                       "};");
     }
-    lines.push_back(
-        call(in_standalone("call_host"),
-             {string_literal(op_), string_literal(rule_.entry),
-              "[&] { " + call("opaq_function", {"opaq_values", count, device, stream}) + "; }"}) +
-        ";");
+    lines.push_back(call_host("opaq_function", {"opaq_values", count, device, stream}));
     return lines;
   }
 
   Lines host_call() const {
     Lines lines{loaded_function("opaq_invoke_type")};
     append(lines, values());
-    lines.push_back(call_host({"opaq_pointers"}));
+    lines.push_back(call_host("opaq_call", {"opaq_pointers"}));
     return lines;
   }
 
