@@ -20,21 +20,24 @@ int number_at(std::string_view text, size_t at) {
   return number;
 }
 
+// Of what the source and the user's headers include, what NVRTC goes without.
 std::vector<std::string> host_headers_of(const std::string& source, const IncludeClosure& closure) {
   const auto is_users = [&](const std::string& path) { return closure.files.contains(path); };
-  std::set<std::string> names;
+  std::vector<std::string> names;
   for (const auto& [name, found] : closure.names) {
-    if (is_torch_header(name) || std::none_of(found.begin(), found.end(), is_users))
-      names.insert(name);
+    if (is_host_header(name) &&
+        (is_torch_header(name) || std::none_of(found.begin(), found.end(), is_users)))
+      names.push_back(name);
   }
+  if (names.empty()) return names;
   std::vector<std::string> files;
   for (const std::string& file : closure.files) files.push_back(file_text(file));
   std::vector<std::string_view> texts(files.begin(), files.end());
   texts.push_back(source);
-  return host_headers(names, texts);
+  return ask_macros_of_host(texts) ? std::vector<std::string>() : names;
 }
 
-// The name by which this file, and no other, is included; "" if there is none.
+// The names by which this file, and no other, is included.
 std::vector<std::string> names_of(const std::string& path, const IncludeClosure& closure) {
   std::vector<std::string> names;
   for (const auto& [name, found] : closure.names) {

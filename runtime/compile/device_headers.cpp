@@ -2,13 +2,14 @@
 #include "device_headers.h"
 
 #include <algorithm>
-#include <cctype>
+#include <set>
 #include <span>
 #include <utility>
 
 #include "base/shared_state.h"
 #include "process.h"
 #include "torch_headers.h"
+#include "words.h"
 
 namespace opaq {
 namespace {
@@ -89,8 +90,6 @@ bool begins(std::string_view name, std::span<const std::string_view> prefixes) {
                      [&](std::string_view prefix) { return name.starts_with(prefix); });
 }
 
-bool is_letter(char c) { return std::isalnum(static_cast<unsigned char>(c)) || c == '_'; }
-
 // The words of the conditions (#if and its kin) of a text that begin like a macro of the host's.
 std::set<std::string> asked_macros(std::string_view text) {
   std::set<std::string> words;
@@ -103,7 +102,7 @@ std::set<std::string> asked_macros(std::string_view text) {
     while (end < text.size() && (text[end] != '\n' || text[end - 1] == '\\')) ++end;
     for (size_t i = word; i < end;) {
       size_t last = i;
-      while (last < end && is_letter(text[last])) ++last;
+      while (last < end && is_word_char(text[last])) ++last;
       const std::string_view found = text.substr(i, last - i);
       if (begins(found, kMacros)) words.emplace(found);
       i = std::max(last, i + 1);
@@ -140,24 +139,21 @@ std::string_view device_part(std::string_view name) {
   return "";
 }
 
-std::vector<std::string> host_headers(const std::set<std::string>& names,
-                                      const std::vector<std::string_view>& texts) {
-  std::vector<std::string> found;
-  for (const std::string& name : names) {
-    if (is_torch_device_header(name)) continue;
-    if (is_torch_header(name) || begins(name, kHost)) found.push_back(name);
-  }
-  if (found.empty()) return found;
+bool is_host_header(std::string_view name) {
+  return !is_torch_device_header(name) && (is_torch_header(name) || begins(name, kHost));
+}
+
+bool ask_macros_of_host(const std::vector<std::string_view>& texts) {
   const std::vector<std::string> of_torch = torch_macros();
   for (std::string_view text : texts) {
     for (const std::string& macro : asked_macros(text)) {
       const auto defined = [&](std::string_view other) { return defines(other, macro); };
       if (std::none_of(texts.begin(), texts.end(), defined) &&
           std::none_of(of_torch.begin(), of_torch.end(), defined))
-        return {};
+        return true;
     }
   }
-  return found;
+  return false;
 }
 
 }  // namespace opaq

@@ -2,7 +2,6 @@
 // runtime), and those that only functions of the host need.
 #pragma once
 
-#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,13 +12,12 @@ namespace opaq {
 // folders and before CUDA's.
 const std::string& device_header_dir();
 
-// Of the names that a source and the user's headers include, those that are for functions of the
-// host alone, such as <torch/extension.h>.
-//
-// None if a condition in `texts` (#if) asks for a macro that such headers define: without them, it
-// would silently be false.
-std::vector<std::string> host_headers(const std::set<std::string>& names,
-                                      const std::vector<std::string_view>& texts);
+// Whether a header is for functions of the host alone, such as <torch/extension.h>.
+bool is_host_header(std::string_view name);
+
+// Whether a condition in these texts (#if) asks for a macro that such headers define: without them,
+// it would silently be false.
+bool ask_macros_of_host(const std::vector<std::string_view>& texts);
 
 // What NVRTC gets in place of such a header: nothing, or CUDA's headers that it includes.
 std::string_view device_part(std::string_view name);
