@@ -5,17 +5,13 @@
 #include <string>
 #include <vector>
 
+#include "library_place.h"
+
 namespace opaq {
 
-// The library's file. It is searched once per process without opening any library, so that a start
-// with cached kernels is fast.
-struct NvrtcPlace {
-  std::string path;      // "" when not found
-  std::string why_not;   // places searched and what to install
-  std::string identity;  // changes with the installed build: file names, sizes and times of the
-                         // library and its builtins
-};
-const NvrtcPlace& nvrtc_place();
+// The library's file. It is searched once per process, so that a start with cached kernels is fast.
+// The identity includes that of its builtins.
+const LibraryPlace& nvrtc_place();
 
 // An answer of NVRTC, from the compile helper.
 struct NvrtcAnswer {

@@ -262,7 +262,7 @@ std::shared_ptr<const Image> nvrtc_image(const CudaRequest& request, const CudaS
 
 NvrtcInfo nvrtc_info() {
   NvrtcInfo info;
-  const NvrtcPlace& place = nvrtc_place();
+  const LibraryPlace& place = nvrtc_place();
   info.path = place.path;
   info.why_not = place.why_not;
   info.include_dirs = cuda_header_dirs();

@@ -6,16 +6,14 @@
 #include <filesystem>
 #include <stdexcept>
 
+#include "library.h"
+
 namespace opaq {
 namespace {
 
 namespace fs = std::filesystem;
 
 using Program = struct ProgramOpaque*;
-
-struct Missing : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 // Entry points, as declared by NVIDIA's NVRTC reference; results are 0 on success.
 struct Nvrtc {
@@ -46,13 +44,6 @@ struct Nvrtc {
   }  // of its own, where there is a driver
 };
 
-template <class F>
-void resolve(void* handle, const std::string& path, const char* symbol, F& function) {
-  function = reinterpret_cast<F>(dlsym(handle, symbol));
-  if (function == nullptr)
-    throw Missing("NVRTC at " + path + " has no " + symbol + ": CUDA 12 or newer is needed");
-}
-
 // NVRTC opens its builtins by bare name and relies on its own RUNPATH, which does not count where
 // dlopen is intercepted (sanitizers, preloaded libraries). What is loaded already is found by name.
 void open_builtins(const std::string& library) {
@@ -66,30 +57,26 @@ void open_builtins(const std::string& library) {
 
 Nvrtc open(const std::string& path) {
   open_builtins(path);
-  void* handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
-    const char* why = dlerror();
-    throw Missing("NVRTC at " + path + " cannot be opened: " + (why ? why : "no reason given"));
-  }
+  const Library library("NVRTC", path, "CUDA 12");
   Nvrtc n;
-  resolve(handle, path, "nvrtcGetErrorString", n.error_string);
-  resolve(handle, path, "nvrtcVersion", n.version);
-  resolve(handle, path, "nvrtcCreateProgram", n.create);
-  resolve(handle, path, "nvrtcAddNameExpression", n.add_name);
-  resolve(handle, path, "nvrtcCompileProgram", n.compile);
-  resolve(handle, path, "nvrtcGetProgramLogSize", n.log_size);
-  resolve(handle, path, "nvrtcGetProgramLog", n.log);
-  resolve(handle, path, "nvrtcGetLoweredName", n.lowered_name);
-  resolve(handle, path, "nvrtcGetCUBINSize", n.cubin_size);
-  resolve(handle, path, "nvrtcGetCUBIN", n.cubin);
-  resolve(handle, path, "nvrtcGetPTXSize", n.ptx_size);
-  resolve(handle, path, "nvrtcGetPTX", n.ptx);
+  library.resolve("nvrtcGetErrorString", n.error_string);
+  library.resolve("nvrtcVersion", n.version);
+  library.resolve("nvrtcCreateProgram", n.create);
+  library.resolve("nvrtcAddNameExpression", n.add_name);
+  library.resolve("nvrtcCompileProgram", n.compile);
+  library.resolve("nvrtcGetProgramLogSize", n.log_size);
+  library.resolve("nvrtcGetProgramLog", n.log);
+  library.resolve("nvrtcGetLoweredName", n.lowered_name);
+  library.resolve("nvrtcGetCUBINSize", n.cubin_size);
+  library.resolve("nvrtcGetCUBIN", n.cubin);
+  library.resolve("nvrtcGetPTXSize", n.ptx_size);
+  library.resolve("nvrtcGetPTX", n.ptx);
   int (*arch_count)(int*) = nullptr;
   int (*arch_list)(int*) = nullptr;
-  resolve(handle, path, "nvrtcGetNumSupportedArchs", arch_count);
-  resolve(handle, path, "nvrtcGetSupportedArchs", arch_list);
+  library.resolve("nvrtcGetNumSupportedArchs", arch_count);
+  library.resolve("nvrtcGetSupportedArchs", arch_list);
   if (n.version(&n.major, &n.minor) != 0)
-    throw Missing("NVRTC at " + path + " does not tell its version");
+    throw Missing(library.title() + " does not tell its version");
   int count = 0;
   if (arch_count(&count) == 0 && count > 0) {
     std::vector<int> archs(static_cast<size_t>(count));
