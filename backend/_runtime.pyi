@@ -216,7 +216,10 @@ def cubin_resources(content: bytes, symbol: bytes) -> Resources:
     damaged file."""
 
 def image_set(images: Sequence[tuple[str, str, bytes]]) -> bytes:
-    """One code of several images: (target, file or "", cubin or PTX)."""
+    """One code of several images: (target, file or "", cubin, PTX or LTO-IR, or link_inputs)."""
+
+def link_inputs(inputs: Sequence[tuple[str, bytes]]) -> bytes:
+    """One code of what is linked together: (file or "", content)."""
 
 def expression(op: str, text: str, args: Sequence[FakeArgument]) -> dict[str, Any]:
     """Any expression over the op's arguments and results: its type, its text in Python and C++
@@ -354,6 +357,6 @@ def graph_name(
     label: str,
 ) -> str: ...  # unique in this process: "model__0_inference_0 (2)" when the label is taken
 
-# driver, nvrtc, nvcc, cache, cxx: found, path, version, why_not
+# driver, nvrtc, nvjitlink, nvcc, cache, cxx: found, path, version, why_not
 def doctor() -> dict[str, Any]: ...
 def settings() -> dict[str, Any]: ...

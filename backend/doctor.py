@@ -38,6 +38,7 @@ def examine() -> list[Part]:
     facts = _runtime.doctor()
     settings = _runtime.settings()
     driver, nvrtc, nvcc = facts["driver"], facts["nvrtc"], facts["nvcc"]
+    nvjitlink = facts["nvjitlink"]
     return [
         Part("python", True, platform.python_version(), sys.executable, "everything"),
         Part("torch", True, torch.__version__, os.path.dirname(torch.__file__), "everything"),
@@ -68,13 +69,13 @@ def examine() -> list[Part]:
             "CUDA sources that NVRTC refuses",
             nvcc["why_not"],
         ),
-        _library(
+        Part(
             "nvJitLink",
-            "libnvJitLink.so*",
-            settings["library_dirs"],
-            _nvjitlink_version,
-            "linking device code",
-            "pip install nvidia-nvjitlink",
+            nvjitlink["found"],
+            nvjitlink["version"],
+            nvjitlink["path"],
+            "linking LTO-IR",
+            nvjitlink["why_not"],
         ),
         _library(
             "cuBLASLt",
@@ -150,12 +151,6 @@ def _library(
             except (OSError, AttributeError):
                 continue
     return Part(name, False, "", "", needed_for, advice)
-
-
-def _nvjitlink_version(library: ctypes.CDLL) -> str:
-    major, minor = ctypes.c_uint(), ctypes.c_uint()
-    library.nvJitLinkVersion(ctypes.byref(major), ctypes.byref(minor))
-    return f"{major.value}.{minor.value}"
 
 
 def _cublaslt_version(library: ctypes.CDLL) -> str:

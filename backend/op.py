@@ -23,7 +23,7 @@ from .rules import Output
 from .signature import signature_of
 from .steps import Philox, Step, Zeros
 from .tvm_ffi import load_tvm_ffi
-from .validate import File
+from .validate import Binary, File
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -171,7 +171,7 @@ class Op(CallableBase):
         self,
         *,
         source: str | File | None = None,
-        binary: bytes | File | Mapping[str, bytes | File] | None = None,
+        binary: Binary | Mapping[str, Binary] | None = None,
         entry: str = "",
         args: str | Sequence[str | Argument] = "",
         grid: object = rules.NOT_GIVEN,
@@ -196,6 +196,8 @@ class Op(CallableBase):
         binary: a cubin, fatbin or PTX instead, as bytes or opaq.file(path); or several by target,
             {"sm_80": ..., "sm_90a": ..., "compute_80": ...} (PTX), of which each device gets the
             best. One that fits no device is opaq.MissingError at the first launch there.
+            LTO-IR, alone or in a fatbin, is linked for the current device by nvJitLink. A list is
+            linked together, for a kernel that calls functions of a device library.
         entry: the __global__ function; template arguments may hold expressions in braces:
             "rms_norm<{x.dtype}, {x.size(-1)}>".
         args: the kernel's argument list, expressions over arguments and results; of a tensor, its
@@ -213,7 +215,8 @@ class Op(CallableBase):
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
             argument is passed row-major, and copied first if it is not, unless an expression given
             here reads its strides.
-        options, include_dirs: further options of the compiler, and folders of headers.
+        options, include_dirs: further options of the compiler, or of nvJitLink, and folders of
+            headers.
         compiler: "nvrtc", fast and without a host compiler; "nvcc", for a file as its author wrote
             it, with torch's or other host headers, host functions and launchers; "auto": NVRTC, and
             nvcc for what NVRTC refuses. opaq.report() says which one served.

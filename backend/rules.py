@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,13 +134,12 @@ def code(
         )
     if isinstance(binary, Mapping):
         images = validate.images(where, binary)
-        try:
-            return _runtime.image_set([(arch, *_read(where, given)) for arch, given in images]), ""
-        except _runtime.DeclarationError as error:
-            text = str(error)
-            raise _runtime.DeclarationError(
-                text if text.startswith(where) else f"{where}: {text}"
-            ) from None
+        return _joined(
+            where, lambda: _runtime.image_set([(arch, *_content(where, i)) for arch, i in images])
+        ), ""
+    if isinstance(binary, (list, tuple)):
+        path, content = _content(where, validate.binaries(where, binary))
+        return content, path
     if source is None:
         path, content = _read(where, validate.binary(where, binary))
         return content, path
@@ -191,6 +190,24 @@ def _read(where: str, given: bytes | File) -> tuple[str, bytes]:
         raise _runtime.DeclarationError(
             f"{where}: cannot read {given}: {error.strerror}"
         ) from error
+
+
+def _content(where: str, given: bytes | File | list[bytes | File]) -> tuple[str, bytes]:
+    """As _read, of a list that is linked together, too."""
+    if not isinstance(given, list):
+        return _read(where, given)
+    return "", _joined(where, lambda: _runtime.link_inputs([_read(where, i) for i in given]))
+
+
+def _joined(where: str, join: Callable[[], bytes]) -> bytes:
+    """Several binaries as one code; errors name the place."""
+    try:
+        return join()
+    except _runtime.DeclarationError as error:
+        text = str(error)
+        raise _runtime.DeclarationError(
+            text if text.startswith(where) else f"{where}: {text}"
+        ) from None
 
 
 def _name(where: str, parameter: str, value: object) -> None:

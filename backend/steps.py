@@ -9,7 +9,7 @@ from typing import Any
 from . import _runtime, rules, validate
 from .arguments import Argument, argument_list
 from .rules import Output
-from .validate import File, flag, refuse
+from .validate import Binary, File, flag, refuse
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def step(
     cooperative: bool = False,
     programmatic: bool = False,
     source: str | File | None = None,
-    binary: bytes | File | None = None,
+    binary: Binary | Mapping[str, Binary] | None = None,
     options: Sequence[str] = (),
     include_dirs: Sequence[str] = (),
 ) -> Step:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from . import _runtime
@@ -18,6 +18,9 @@ from . import _runtime
 
 class File(str):
     """Path of a file that holds code; made by `opaq.file`."""
+
+
+Binary = bytes | File | Sequence[bytes | File]  # a sequence is linked together
 
 
 def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn:
@@ -30,7 +33,9 @@ def refuse(where: str, parameter: str, value: object, expected: str) -> NoReturn
 
 # The name of a file in the place of code (which has other characters in it, such as parentheses):
 # the user forgot opaq.file(...).
-_FILE_NAME = re.compile(r"[^\n;{}]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin)", re.IGNORECASE)
+_FILE_NAME = re.compile(
+    r"[^\n;{}]+\.(cu|cuh|c|cc|cpp|cxx|h|hpp|ptx|cubin|fatbin|ltoir|o|a)", re.IGNORECASE
+)
 # A path of another name: code that defines a function has one of these characters.
 _NO_CODE = re.compile(r"[^\n(){};#]*\w[./]\w[^\n(){};#]*")
 
@@ -145,7 +150,7 @@ def source(where: str, value: Any) -> str | File:
 
 
 def binary(where: str, value: Any) -> bytes | File:
-    """A cubin, fatbin or PTX, or the file that holds it."""
+    """A cubin, fatbin, PTX or LTO-IR, or the file that holds it."""
     if isinstance(value, File):
         return value
     if _is_path(value) and (not isinstance(value, str) or _FILE_NAME.fullmatch(value.strip())):
@@ -156,18 +161,30 @@ def binary(where: str, value: Any) -> bytes | File:
             f"bytes, or a file; write binary=opaq.file({os.fspath(value)!r})",
         )
     if not isinstance(value, (bytes, bytearray, memoryview)):
-        refuse(where, "binary", value, "the bytes of a cubin, fatbin or PTX, or opaq.file(path)")
+        expected = "the bytes of a cubin, fatbin, PTX or LTO-IR, or opaq.file(path)"
+        refuse(where, "binary", value, expected)
     return bytes(value)
 
 
-def images(where: str, value: Mapping[Any, Any]) -> list[tuple[str, bytes | File]]:
-    """Binaries by target, as {"sm_90a": opaq.file("k90.cubin")}."""
+def binaries(where: str, value: Sequence[Any]) -> list[bytes | File]:
+    """Binaries that are linked together."""
+    if not value:
+        refuse(where, "binary", value, "what is linked together, such as [opaq.file(path), ...]")
+    return [binary(f"{where}: binary[{i}]", item) for i, item in enumerate(value)]
+
+
+def images(
+    where: str, value: Mapping[Any, Any]
+) -> list[tuple[str, bytes | File | list[bytes | File]]]:
+    """Binaries by target, as {"sm_90a": opaq.file("k90.cubin")}; lists are linked together."""
     if not value:
         refuse(where, "binary", value, 'images by target, such as {"sm_90a": opaq.file(path)}')
-    return [
-        (text(where, "binary", arch), binary(f"{where}: binary[{arch!r}]", image))
-        for arch, image in value.items()
-    ]
+
+    def image(arch: object, given: Any) -> bytes | File | list[bytes | File]:
+        place = f"{where}: binary[{arch!r}]"
+        return binaries(place, given) if isinstance(given, (list, tuple)) else binary(place, given)
+
+    return [(text(where, "binary", arch), image(arch, given)) for arch, given in value.items()]
 
 
 def library(where: str, value: Any, parameter: str = "path") -> str:

@@ -133,6 +133,7 @@ Settings read() {
   if (s.cache_dir.empty()) s.cache_bytes = 0;
   s.driver = env("OPAQ_DRIVER").value_or("libcuda.so.1");
   s.nvrtc = env("OPAQ_NVRTC").value_or("");
+  s.nvjitlink = env("OPAQ_NVJITLINK").value_or("");
   s.nvcc = env("OPAQ_NVCC").value_or("");
   s.nvcc_flags =
       env("NVCC_PREPEND_FLAGS").value_or("") + '\n' + env("NVCC_APPEND_FLAGS").value_or("");

@@ -1,10 +1,11 @@
 // Images that the user brought: cubin, fatbin or PTX. Every read is checked, since the bytes may be
 // anything.
+#include "binary.h"
+
 #include <elf.h>
 
 #include <algorithm>
 #include <cctype>
-#include <cstring>
 #include <filesystem>
 
 #include "base/error.h"
@@ -17,8 +18,6 @@
 
 namespace opaq {
 namespace {
-
-constexpr uint32_t kFatbinMagic = 0xBA55ED50;
 
 struct Symbol {
   std::string name;
@@ -134,13 +133,6 @@ std::vector<Symbol> ptx_kernels(std::string_view bytes) {
   return kernels;
 }
 
-bool looks_like_ptx(std::string_view bytes) {
-  const std::string start = ptx_without_comments(bytes.substr(0, 1 << 16));
-  size_t at = 0;
-  while (at < start.size() && is_space(start[at])) ++at;
-  return start.compare(at, 8, ".version") == 0;
-}
-
 // ---- entries ------------------------------------------------------------------------------------
 
 std::string squeezed(std::string_view text) {
@@ -192,6 +184,13 @@ const Symbol& find_entry(const std::vector<Symbol>& kernels, const std::string& 
 
 }  // namespace
 
+bool looks_like_ptx(std::string_view bytes) {
+  const std::string start = ptx_without_comments(bytes.substr(0, 1 << 16));
+  size_t at = 0;
+  while (at < start.size() && is_space(start[at])) ++at;
+  return start.compare(at, 8, ".version") == 0;
+}
+
 std::optional<Resources> Image::resources(std::string_view entry) const {
   for (const Entry& found : entries)
     if (found.name == entry) return found.resources;
@@ -199,9 +198,7 @@ std::optional<Resources> Image::resources(std::string_view entry) const {
 }
 
 std::string_view image_suffix(std::string_view bytes) {
-  uint32_t magic = 0;
-  if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
-  if (magic == kFatbinMagic) return ".fatbin";
+  if (bytes.starts_with(kFatbinMagic)) return ".fatbin";
   return bytes.substr(0, SELFMAG) == ELFMAG ? ".cubin" : ".ptx";
 }
 
@@ -209,31 +206,26 @@ std::shared_ptr<const Image> binary_image(std::string bytes, std::string_view fi
                                           std::string_view entry, std::string arch) {
   const std::string what =
       file.empty() ? "the binary" : std::filesystem::path(file).filename().string();
-  const auto begins = [&](std::string_view magic) {
-    return bytes.compare(0, magic.size(), magic) == 0;
-  };
   auto image = std::make_shared<Image>();
   Entry& found = image->entries.emplace_back();
   found.name = entry;
 
-  uint32_t magic = 0;
-  if (bytes.size() >= sizeof(magic)) std::memcpy(&magic, bytes.data(), sizeof(magic));
   Symbol symbol;
-  std::string_view cubin = begins(ELFMAG) ? std::string_view(bytes) : std::string_view();
-  if (magic == kFatbinMagic) {
+  std::string_view cubin = bytes.starts_with(ELFMAG) ? std::string_view(bytes) : std::string_view();
+  if (bytes.starts_with(kFatbinMagic)) {
     cubin = first_cubin(bytes, what);
     if (cubin.empty())
       symbol.name = entry;  // the driver finds the symbol, or says that it is not there
     else
       symbol = find_entry(cubin_symbols(cubin, what), found.name, what);
-  } else if (begins(ELFMAG)) {
+  } else if (!cubin.empty()) {
     symbol = find_entry(cubin_symbols(bytes, what), found.name, what);
   } else if (looks_like_ptx(bytes)) {
     symbol = find_entry(ptx_kernels(bytes), found.name, what);
   } else {
     fail(ErrorKind::Compile, what + " (" + std::to_string(bytes.size()) +
-                                 " bytes) is no image: expected a cubin (ELF), a fatbin, or PTX "
-                                 "text that begins with .version; CUDA C++ is declared "
+                                 " bytes) is no image: expected a cubin (ELF), a fatbin, LTO-IR, "
+                                 "or PTX text that begins with .version; CUDA C++ is declared "
                                  "with source=");
   }
   take_types(symbol);

@@ -8,7 +8,7 @@
 namespace opaq {
 
 struct FatbinPart {
-  std::string arch;        // "sm_90a"; "compute_90" for PTX; "" for LTO-IR
+  std::string arch;        // "sm_90a"; "compute_90" for PTX; "lto_90" for LTO-IR
   std::string_view bytes;  // a cubin or PTX, in the fatbin; empty if it is compressed
 };
 

@@ -18,8 +18,7 @@ constexpr uint64_t kArchSpecific = 0x100000, kFamily = 0x200000;  // flags: "a" 
 std::string fatbin_archs(std::string_view bytes) {
   std::string archs;
   for (const FatbinPart& part : fatbin_parts(bytes, "the image")) {
-    if (part.arch.empty() || (',' + archs + ',').find(',' + part.arch + ',') != std::string::npos)
-      continue;
+    if ((',' + archs + ',').find(',' + part.arch + ',') != std::string::npos) continue;
     archs += (archs.empty() ? "" : ",") + part.arch;
   }
   return archs;
@@ -64,13 +63,12 @@ std::vector<FatbinPart> fatbin_parts(std::string_view bytes, const std::string& 
     const auto flags = in.read<uint64_t>(at + 40);
     in.require(at + header_size, size);
     if (header_size < 48) in.damaged("a part of it has no header");
-    if (number >= 30 && number < 1000 && (kind == kPtx || kind == kElf)) {
+    if (number >= 30 && number < 1000 && (kind == kPtx || kind == kElf || kind == kLtoIr)) {
       const std::string suffix = flags & kArchSpecific ? "a" : flags & kFamily ? "f" : "";
-      FatbinPart part{(kind == kPtx ? "compute_" : "sm_") + std::to_string(number) + suffix, {}};
+      const std::string prefix = kind == kPtx ? "compute_" : kind == kElf ? "sm_" : "lto_";
+      FatbinPart part{prefix + std::to_string(number) + suffix, {}};
       if (packed_size == 0) part.bytes = bytes.substr(at + header_size, size);
       parts.push_back(std::move(part));
-    } else if (kind == kLtoIr) {
-      parts.push_back({"", {}});
     }
     at += header_size + size;
   }

@@ -1,10 +1,10 @@
 // Images for several targets in one string, as the code of one implementation. They are read by
 // length, so that images may hold any bytes.
 #include <algorithm>
-#include <charconv>
 
 #include "base/error.h"
 #include "compile/image.h"
+#include "fields.h"
 
 namespace opaq {
 namespace {
@@ -28,19 +28,18 @@ std::string plain(std::string arch) {  // without the suffix, which a cubin does
   return arch;
 }
 
-void put(std::string& out, std::string_view field) {
-  out.append(std::to_string(field.size())).append(" ").append(field);
-}
-
-std::string_view take(std::string_view& rest) {
-  size_t size = 0;
-  const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), size);
-  const size_t digits = static_cast<size_t>(end - rest.data());
-  if (error != std::errc{} || digits >= rest.size() || size > rest.size() - digits - 1)
-    fail(ErrorKind::Internal, "a set of images is damaged");
-  const std::string_view field = rest.substr(digits + 1, size);
-  rest.remove_prefix(digits + 1 + size);
-  return field;
+// Of an image that is loaded as it is. `key` is for messages.
+void check_target(const ArchImage& image, const std::string& key) {
+  const std::string found = image_archs(image.bytes);
+  if (image_suffix(image.bytes) == ".fatbin") {
+    fail(ErrorKind::Declaration, key + " holds a fatbin (for " + found +
+                                     "), which has images of its own; give it alone, as binary=");
+  }
+  if (!found.empty() && plain(found) != plain(image.arch)) {
+    fail(ErrorKind::Declaration, key + " holds " +
+                                     (found.starts_with("sm_") ? "a cubin for " : "PTX for ") +
+                                     found + "; name it so, or give the right file");
+  }
 }
 
 }  // namespace
@@ -53,19 +52,10 @@ std::string write_image_set(const std::vector<ArchImage>& images) {
       fail(ErrorKind::Declaration,
            key + ": expected a target such as \"sm_80\", \"sm_90a\", or \"compute_80\" for PTX");
     }
-    const std::string found = image_archs(image.bytes);
-    if (image_suffix(image.bytes) == ".fatbin") {
-      fail(ErrorKind::Declaration, key + " holds a fatbin (for " + found +
-                                       "), which has images of its own; give it alone, as binary=");
-    }
-    if (!found.empty() && plain(found) != plain(image.arch)) {
-      fail(ErrorKind::Declaration, key + " holds " +
-                                       (found.starts_with("sm_") ? "a cubin for " : "PTX for ") +
-                                       found + "; name it so, or give the right file");
-    }
-    put(out, image.arch);
-    put(out, image.file);
-    put(out, image.bytes);
+    if (!needs_linking(image.bytes)) check_target(image, key);
+    put_field(out, image.arch);
+    put_field(out, image.file);
+    put_field(out, image.bytes);
   }
   return out;
 }
@@ -74,7 +64,8 @@ std::vector<ArchImage> read_image_set(std::string_view code, std::string_view fi
   if (!code.starts_with(kMagic)) return {{image_archs(code), std::string(file), code}};
   std::vector<ArchImage> images;
   for (std::string_view rest = code.substr(kMagic.size()); !rest.empty();) {
-    const std::string_view arch = take(rest), path = take(rest), bytes = take(rest);
+    const std::string_view arch = take_field(rest), path = take_field(rest),
+                           bytes = take_field(rest);
     images.push_back({std::string(arch), std::string(path), bytes});
   }
   return images;

@@ -14,6 +14,7 @@ class CudaSource final : public Kind {
               .devices = {DeviceType::CUDA},
               .kernel = true,
               .compiled = true,
+              .source = true,
               .compilers = {"nvrtc", "nvcc"}}) {}
 
   SourceDigest sources(const Implementation& implementation) const override {

@@ -13,7 +13,8 @@ class HostSource final : public Kind {
               .article = "C++ source",
               .code = "C++ source",
               .devices = {DeviceType::CPU},
-              .compiled = true}) {}
+              .compiled = true,
+              .source = true}) {}
 
   SourceDigest sources(const Implementation& implementation) const override {
     return source_digest(request_of<HostRequest>(implementation));

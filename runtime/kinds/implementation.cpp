@@ -35,7 +35,7 @@ const Kind& find_kind(const std::string& op, const ImplementationText& text) {
   const Kind* elsewhere = nullptr;
   for (const Kind* kind : kinds()) {
     if (kind->runs_on(*device)) {
-      if (kind->name == text.kind) return *kind;
+      if (kind->name == text.kind) return kind->of_code(text.code);
       names.emplace_back(kind->name);
     } else if (kind->name == text.kind) {
       elsewhere = kind;
@@ -170,7 +170,7 @@ class ImplementationParser {
     refuse_unless(kind_.kernel, "cooperative", text_.cooperative ? "true" : "", "");
     refuse_unless(kind_.kernel, "programmatic", text_.programmatic ? "true" : "", "");
     refuse_unless(kind_.compiled, "options", join(text_.options), "");
-    refuse_unless(kind_.compiled, "include_dirs", join(text_.include_dirs), "");
+    refuse_unless(kind_.source, "include_dirs", join(text_.include_dirs), "");
     refuse_unless(!kind_.compilers.empty(), "compiler", text_.compiler, defaults.compiler);
     refuse_unless(kind_.takes_signature, "signature", text_.signature, "");
     refuse_unless(kind_.native, "entry", text_.entry, "");
@@ -232,7 +232,7 @@ class ImplementationParser {
                                 std::string(kind_.article) +
                                 "; pass the tensor, and where the function launches a kernel "
                                 "itself, encode the map there");
-      if (kind_.compiled || arg.form == Form::Value || arg.form == Form::TensorMap) continue;
+      if (kind_.source || arg.form == Form::Value || arg.form == Form::TensorMap) continue;
       scope_.fail("args", arg.text + " is a struct, and " + std::string(kind_.article) +
                               " does not tell how its fields lie in memory; give source, or pass "
                               "the fields in a tensor");

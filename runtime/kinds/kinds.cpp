@@ -25,6 +25,8 @@ bool Kind::runs_on(DeviceType device) const {
   return std::find(devices.begin(), devices.end(), device) != devices.end();
 }
 
+const Kind& Kind::of_code(std::string_view) const { return *this; }
+
 void Kind::check(const spec::Scope&, const Implementation&) const {}
 
 std::string Kind::code_in_messages(const std::string& code) const {

@@ -67,6 +67,7 @@ Ref plan_dict(const LaunchPlan& plan);
 PyObject* plan(PyObject*, PyObject* args);
 PyObject* cubin_resources(PyObject*, PyObject* args);
 PyObject* image_set(PyObject*, PyObject* args);
+PyObject* link_inputs(PyObject*, PyObject* args);
 PyObject* expression(PyObject*, PyObject* args);
 PyObject* compile(PyObject*, PyObject* args);
 PyObject* warmup(PyObject*, PyObject* args);

@@ -40,6 +40,7 @@ PyMethodDef methods[] = {
     {"plan", plan, METH_VARARGS, nullptr},
     {"cubin_resources", cubin_resources, METH_VARARGS, nullptr},
     {"image_set", image_set, METH_VARARGS, nullptr},
+    {"link_inputs", link_inputs, METH_VARARGS, nullptr},
     {"expression", expression, METH_VARARGS, nullptr},
     {"compile", compile, METH_VARARGS, nullptr},
     {"check_code", check_code, METH_VARARGS, nullptr},

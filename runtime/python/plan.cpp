@@ -88,6 +88,19 @@ PyObject* cubin_resources(PyObject*, PyObject* args) {
   });
 }
 
+PyObject* link_inputs(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    std::vector<LinkInput> inputs;
+    const std::vector<Ref> items = to_items(to_items(args, "link_inputs").at(0).get(), "inputs");
+    for (const Ref& item : items) {
+      const std::vector<Ref> parts = to_items(item.get(), "input");
+      inputs.push_back({to_string(parts.at(0).get(), "file"), bytes_of(parts.at(1).get())});
+    }
+    const std::string code = write_link_inputs(inputs);
+    return PyBytes_FromStringAndSize(code.data(), static_cast<Py_ssize_t>(code.size()));
+  });
+}
+
 PyObject* image_set(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     std::vector<ArchImage> images;

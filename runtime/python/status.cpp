@@ -18,6 +18,7 @@ Ref describe_settings() {
       .set("cache_bytes", s.cache_bytes)
       .set("driver", s.driver)
       .set("nvrtc", s.nvrtc)
+      .set("nvjitlink", s.nvjitlink)
       .set("nvcc", s.nvcc)
       .set("cxx", s.cxx);
   d.set("compile_threads", int64_t{s.compile_threads})
@@ -88,6 +89,13 @@ PyObject* doctor(PyObject*, PyObject*) {
                       .set("examples", set.examples)
                       .take());
     d.put("headers", headers.take());
+    const NvJitLinkInfo nvjitlink = nvjitlink_info();
+    d.put("nvjitlink", Dict()
+                           .set("found", nvjitlink.found)
+                           .set("path", nvjitlink.path)
+                           .set("version", nvjitlink.version)
+                           .set("why_not", nvjitlink.why_not)
+                           .take());
     const NvccInfo nvcc = nvcc_info();
     d.put("nvcc", Dict()
                       .set("found", nvcc.found)

@@ -1,13 +1,15 @@
 // Images that the user brings: what is accepted, what is found in them, and that damage is an
 // error, never a crash.
-#include <cstring>
 #include <random>
 
+#include "fatbin_bytes.h"
 #include "image_test.h"
 
 using opaq::binary_image;
 using opaq::ErrorKind;
 using opaq::ParamType;
+using opaq_test::fatbin;
+using opaq_test::fatbin_part;
 using opaq_test::message_of;
 using Kind = ParamType::Kind;
 
@@ -131,41 +133,13 @@ TEST(Binary, SharedLibraryIsNoCubin) {
   EXPECT_CONTAINS(message, ".library(path, symbol=...)");
 }
 
-// A part of a fatbin: 1 is PTX, 2 a cubin; a packed size of 0 is one that is not compressed.
-std::string fatbin_part(uint16_t kind, uint32_t arch, uint64_t flags, std::string_view bytes,
-                        uint32_t packed_size = 0) {
-  std::string part(64, '\0');
-  const uint32_t header_size = 64;
-  const uint64_t size = bytes.size();
-  std::memcpy(part.data(), &kind, 2);
-  std::memcpy(part.data() + 4, &header_size, 4);
-  std::memcpy(part.data() + 8, &size, 8);
-  std::memcpy(part.data() + 16, &packed_size, 4);
-  std::memcpy(part.data() + 28, &arch, 4);
-  std::memcpy(part.data() + 40, &flags, 8);
-  return part.append(bytes);
-}
-
-std::string fatbin(const std::vector<std::string>& parts) {
-  std::string bytes(16, '\0');
-  const uint32_t magic = 0xBA55ED50;
-  const uint16_t version = 1, header = 16;
-  std::memcpy(bytes.data(), &magic, 4);
-  std::memcpy(bytes.data() + 4, &version, 2);
-  std::memcpy(bytes.data() + 6, &header, 2);
-  for (const std::string& part : parts) bytes += part;
-  const uint64_t size = bytes.size() - 16;
-  std::memcpy(bytes.data() + 8, &size, 8);
-  return bytes;
-}
-
 TEST_F(Cubin, InAFatbinIsReadAsOneAlone) {
   const std::string cubin = make();
   const std::string bytes = fatbin({fatbin_part(1, 80, 0, "packed", 100), fatbin_part(8, 90, 0, ""),
                                     fatbin_part(2, 90, 0x100000, cubin)});
   const auto image = binary_image(bytes, "k.fatbin", "rms_norm<float, 4096>"),
              alone = binary_image(cubin, "k.cubin", "rms_norm<float, 4096>");
-  EXPECT_EQ(image->arch, "compute_80,sm_90a");
+  EXPECT_EQ(image->arch, "compute_80,lto_90,sm_90a");
   EXPECT_EQ(image->entries[0].symbol, alone->entries[0].symbol);
   EXPECT_EQ(image->entries[0].resources->registers, alone->entries[0].resources->registers);
   EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { binary_image(bytes, "k.fatbin", "k"); }),

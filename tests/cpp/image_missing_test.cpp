@@ -9,6 +9,7 @@ namespace {
 
 const bool environment_is_set = [] {
   setenv("OPAQ_NVRTC", "/no/such/folder/libnvrtc.so.13", 1);
+  setenv("OPAQ_NVJITLINK", "/no/such/folder/libnvJitLink.so.13", 1);
   setenv("OPAQ_NVCC", "/no/such/folder/nvcc", 1);
   setenv("OPAQ_CXX", "/no/such/folder/c++", 1);
   return true;
@@ -35,6 +36,22 @@ TEST(Missing, NvccSaysWhereItLookedAndWhatToInstall) {
   EXPECT_CONTAINS(message, "nvcc was not found: OPAQ_NVCC is '/no/such/folder/nvcc'");
   EXPECT_CONTAINS(message, "`pip install 'nvidia-cuda-nvcc");
   EXPECT_FALSE(opaq::nvcc_info().found);
+}
+
+TEST(Missing, NvJitLinkSaysWhereItLookedAndWhatToInstall) {
+  opaq::LinkRequest request;
+  request.code = "\xED\x43\x4E\x7F";
+  request.entry = "k";
+  request.arch = "sm_90a";
+  EXPECT_EQ(message_of(ErrorKind::Missing, [&] { opaq::link_image(request); }),
+            "nvJitLink, the CUDA library that links LTO-IR, was not found: OPAQ_NVJITLINK is "
+            "'/no/such/folder/libnvJitLink.so.13', and there is no such library; install it with "
+            "`pip install 'nvidia-nvjitlink'`, or a CUDA toolkit named in CUDA_HOME, or name the "
+            "library in OPAQ_NVJITLINK");
+  EXPECT_FALSE(opaq::nvjitlink_info().found);
+  request.arch = "90";
+  EXPECT_CONTAINS(message_of(ErrorKind::Compile, [&] { opaq::link_image(request); }),
+                  "the binary: unknown architecture '90'");
 }
 
 TEST(Missing, InfoIsAFactNotAnError) {

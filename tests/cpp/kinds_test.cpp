@@ -56,6 +56,23 @@ TEST(Implementation, HoldsTheLaunchRule) {
   EXPECT_FALSE(cuda.launch.programmatic);
 }
 
+TEST(Implementation, OfABinaryIsLinkedWhereTheBytesSayIt) {
+  const auto kind_of = [](const std::string& code) {
+    return cuda_with([&](ImplementationText& t) {
+             t.kind = "binary";
+             t.code = code;
+             t.entry = "f";
+           })
+        .kind;
+  };
+  EXPECT_EQ(kind_of("\x7F"
+                    "ELF")
+                ->name,
+            "binary");
+  EXPECT_EQ(kind_of("\xED\x43\x4E\x7F")->name, "linked");
+  EXPECT_TRUE(kind_of(write_link_inputs({{"k.ltoir", "\xED\x43\x4E\x7F"}}))->compiled);
+}
+
 TEST(Implementation, IsNamedAfterItsDeviceUnlessNamed) {
   EXPECT_EQ(make_implementation(op(), cuda_text()).name, "cuda");
   EXPECT_TRUE(make_implementation(op(), cuda_text()).launch.cluster.empty());
@@ -101,10 +118,11 @@ TEST(Implementation, EachKindHasItsCode) {
                  "mylib::f: implementation of kind 'sorce' is not supported on device 'cuda'; "
                  "expected one of source, binary, library, tvm_ffi, python; "
                  "did you mean 'source'?");
-  EXPECT_REFUSED(make("cpu", "binary"),
-                 "expected one of source, library, tvm_ffi, python; 'binary' (cubin, fatbin or PTX "
-                 "bytes) is for "
-                 "cuda");
+  EXPECT_REFUSED(
+      make("cpu", "binary"),
+      "expected one of source, library, tvm_ffi, python; 'binary' (cubin, fatbin, PTX or "
+      "LTO-IR bytes) is for "
+      "cuda");
 }
 
 TEST(Implementation, RefusesWhatItsKindDoesNotUse) {

@@ -1,4 +1,4 @@
-"""Kernels that nvcc compiled: one image, a fatbin, or one image for each target."""
+"""Kernels that nvcc compiled: one image, a fatbin, one image for each target, or LTO-IR."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ SOURCE = """extern "C" __global__ void add_one(const float* x, float* out, int n
   if (i < n) out[i] = x[i] + 1;
 }"""
 
+CALLER = """extern __device__ float plus_one(float);
+extern "C" __global__ void add_one(const float* x, float* out, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = plus_one(x[i]);
+}"""
+HELPER = "__device__ float plus_one(float x) { return x + 1; }"
+
+
+FORMS = ["own.cubin", "80.ptx", "all.fatbin", "set", "k.ltoir", "lto.fatbin", "list"]
+
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
@@ -29,10 +39,16 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path
         "80.ptx": ["-ptx", "-arch=compute_80"],
         "all.fatbin": ["-fatbin", *(word for part in parts for word in ("-gencode", part))],
         "old.fatbin": ["-fatbin", "-gencode", "arch=compute_80,code=sm_80"],
+        "k.ltoir": ["-dlto", "-ltoir", "-arch=sm_80"],
+        "lto.fatbin": ["-dlto", "-fatbin", f"-arch=sm_{own}"],
     }
     for name, flags in options.items():
         subprocess.run(["nvcc", *flags, "-o", folder / name, folder / "k.cu"], check=True)
-    return {name: folder / name for name in options}
+    for name, source in {"caller": CALLER, "helper": HELPER}.items():
+        (folder / f"{name}.cu").write_text(source)
+        flags = ["-dlto", "-ltoir", "-dc", "-arch=sm_80", "-o", folder / f"{name}.ltoir"]
+        subprocess.run(["nvcc", *flags, folder / f"{name}.cu"], check=True)
+    return {path.name: path for path in folder.iterdir()}
 
 
 def declare(name: str, binary: object) -> opaq.Op:
@@ -47,6 +63,8 @@ def declare(name: str, binary: object) -> opaq.Op:
 
 
 def binaries(compiled: dict[str, pathlib.Path], kind: str) -> object:
+    if kind == "list":
+        return [opaq.file(compiled["caller.ltoir"]), opaq.file(compiled["helper.ltoir"])]
     if kind != "set":
         return opaq.file(compiled[kind])
     own = "sm_{}{}".format(*torch.cuda.get_device_capability())
@@ -57,7 +75,7 @@ def binaries(compiled: dict[str, pathlib.Path], kind: str) -> object:
     }
 
 
-@pytest.mark.parametrize("kind", ["own.cubin", "80.ptx", "all.fatbin", "set"])
+@pytest.mark.parametrize("kind", FORMS)
 def test_in_all_forms(
     unique: str, compiled: dict[str, pathlib.Path], kind: str, tmp_path: pathlib.Path
 ) -> None:

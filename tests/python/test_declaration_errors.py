@@ -144,7 +144,7 @@ def test_a_wrong_launch(parameter: str, value: Any, message: str, unique: str) -
     [
         ("k.cubin", "write binary=opaq.file('k.cubin')"),
         (pathlib.Path("k.cubin"), "write binary=opaq.file('k.cubin')"),
-        ("ELF", "expected the bytes of a cubin, fatbin or PTX, or opaq.file(path)"),
+        ("ELF", "expected the bytes of a cubin, fatbin, PTX or LTO-IR, or opaq.file(path)"),
         (7, "got 7 (int); expected the bytes of a cubin"),
         (b"", "empty"),
     ],

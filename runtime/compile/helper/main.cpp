@@ -9,8 +9,13 @@
 //    names and texts in turn..., name expressions...}           -> {"compiled", version,
 //    architectures, result, its text, log, image,
 //                                                                  lowered names...}
-//   or, where NVRTC is no use, {"missing", why}, and where one of its functions fails, {"failed",
-//   why}
+//   {"nvjitlink", library}                                      -> {"info", version}
+//   {"nvjitlink", library, "cubin" or "ptx",
+//    number of options, options..., and for each input its
+//    format (LinkFormat), name and bytes}                       -> {"linked", version, result,
+//    input that was not taken, error, log, image}
+//   or, where the library is no use, {"missing", why}, and where one of its functions fails,
+//   {"failed", why}
 //
 // When the socket closes, since the process has ended or wants no answer any more, the compiler is
 // stopped and its folder removed.
@@ -30,6 +35,7 @@
 
 #include "../message.h"
 #include "base/error.h"
+#include "nvjitlink.h"
 #include "nvrtc.h"
 
 namespace opaq {
@@ -118,13 +124,13 @@ bool closed() {
   }
 }
 
-[[noreturn]] void nvrtc(const Message& request) {
+[[noreturn]] void ask_library(const Message& request) {
   std::thread([] {
     for (pollfd event{kSocket, POLLIN, 0};;) {
       if (poll(&event, 1, -1) > 0 && closed()) _exit(1);
     }
   }).detach();
-  answer(ask_nvrtc(request));
+  answer(request.at(0) == "nvjitlink" ? ask_nvjitlink(request) : ask_nvrtc(request));
 }
 
 }  // namespace
@@ -134,7 +140,7 @@ int main() {
   try {
     const opaq::Message request = opaq::receive();
     if (request.at(0) == "run") opaq::run(request);
-    opaq::nvrtc(request);
+    opaq::ask_library(request);
   } catch (const std::exception& error) {
     opaq::answer({"failed", error.what()});
   }

@@ -13,6 +13,7 @@ struct Settings {
                           // cache off
   std::string driver;     // OPAQ_DRIVER: path of the CUDA driver library; default libcuda.so.1
   std::string nvrtc;      // OPAQ_NVRTC: path of libnvrtc; default: see compile/
+  std::string nvjitlink;  // OPAQ_NVJITLINK: path of libnvJitLink; default: see compile/
   std::string nvcc;       // OPAQ_NVCC: path of nvcc; default: see compile/
   std::string nvcc_flags;      // NVCC_PREPEND_FLAGS and NVCC_APPEND_FLAGS, which nvcc itself reads
   std::string cxx;             // OPAQ_CXX, else CXX, else the first of c++, g++, clang++ on PATH

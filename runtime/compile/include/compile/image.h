@@ -1,5 +1,5 @@
-// Compiled code: NVRTC or nvcc turns CUDA C++ into an image, the system's C++ compiler turns host
-// C++ into a loaded function.
+// Compiled code: NVRTC or nvcc turns CUDA C++ into an image, nvJitLink links one of LTO-IR, the
+// system's C++ compiler turns host C++ into a loaded function.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +59,7 @@ struct Entry {
 struct Image {
   std::string bytes;     // cubin, fatbin or PTX
   std::string arch;      // "sm_90a"; "sm_80,sm_90" for a fatbin; "" if unknown
-  std::string compiler;  // "NVRTC" or "nvcc"; "" for what the user brought
+  std::string compiler;  // "NVRTC", "nvcc" or "nvJitLink"; "" for what the user brought
   std::vector<Entry> entries;
   std::string log;     // warnings; and why this image is not cached, when an include is computed
                        // (#include MACRO)
@@ -130,6 +130,35 @@ std::string write_image_set(const std::vector<ArchImage>& images);
 // the result.
 std::vector<ArchImage> read_image_set(std::string_view code, std::string_view file);
 
+// Device code that is linked with other device code: LTO-IR, relocatable cubins, fatbins and PTX,
+// objects and archives of the host with such inside.
+struct LinkInput {
+  std::string file;  // "" for bytes
+  std::string_view bytes;
+};
+
+// A list as the code of one implementation. Throws Declaration for what is no device code.
+std::string write_link_inputs(const std::vector<LinkInput>& inputs);
+
+// Whether code is to be linked: what write_link_inputs wrote, LTO-IR, or a fatbin with LTO-IR.
+bool needs_linking(std::string_view code);
+
+struct LinkRequest {
+  std::string_view code;             // which needs_linking; it must outlive the request
+  std::string file;                  // that of one input alone
+  std::string entry;                 // as binary_image takes it
+  std::string arch;                  // "sm_90a"; "compute_90" gives PTX, of LTO-IR alone
+  std::vector<std::string> options;  // of nvJitLink
+};
+
+// Entry and arch are not read. It changes when nvJitLink does.
+SourceDigest source_digest(const LinkRequest& request);
+
+// Links with nvJitLink, or takes the result from the disk cache. Never touches a device. Throws
+// Compile (the message holds nvJitLink's log, and for an unknown entry the names of the kernels),
+// or Missing when nvJitLink is not to be found.
+std::shared_ptr<const Image> link_image(const LinkRequest& request);
+
 // What a kernel uses, by its symbol. All unknown for what is no 64-bit cubin (PTX, a fatbin), is
 // cut short or damaged: the bytes may be anything. Nothing is thrown.
 Resources cubin_resources(std::string_view bytes, const std::string& symbol);
@@ -183,6 +212,12 @@ struct NvrtcInfo {
   std::vector<std::string> archs;         // supported: "sm_75", ...
 };
 NvrtcInfo nvrtc_info();
+
+struct NvJitLinkInfo {
+  bool found = false;
+  std::string path, version, why_not;  // version "13.0"
+};
+NvJitLinkInfo nvjitlink_info();
 
 struct NvccInfo {
   bool found = false;

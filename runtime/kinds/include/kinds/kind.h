@@ -26,7 +26,8 @@ struct KindFacts {
   std::vector<DeviceType> devices;
 
   bool kernel = false;    // the driver launches it, with a grid; else it is a function on the host
-  bool compiled = false;  // from source, by a compiler that takes options and include folders
+  bool compiled = false;  // here, by a compiler or a linker that takes options
+  bool source = false;    // from source, which tells layouts of structs; takes include folders
   bool native = true;     // launched with an entry and an argument list; else Python calls it
   bool takes_signature = false;  // a declaration may give the function's C signature
   bool takes_tensors = false;    // a function of TVM-FFI, which is given tensors and no addresses
@@ -60,6 +61,9 @@ class Kind : public KindFacts {
   bool runs_on(DeviceType device) const;
 
   // ---- declarations ----
+
+  // The kind of a declaration that names this one and gives this code.
+  virtual const Kind& of_code(std::string_view code) const;
 
   // Checks a declaration of this kind, whose parts have been parsed. Throws Declaration, through
   // `scope`.
@@ -98,7 +102,8 @@ class Kind : public KindFacts {
                                        const std::string& entry) const;
 };
 
-// All of them, in the order in which messages list them.
+// Those that declarations name, in the order in which messages list them. (Kind::of_code may give
+// others.)
 const std::vector<const Kind*>& kinds();
 
 // Finds the kind, parses and checks the declaration. Throws Declaration, naming op, field, what was
