@@ -87,6 +87,7 @@ class OpInfo(TypedDict):
     schema: str  # canonical
     args: list[ArgInfo]
     outputs: list[OutputInfo]
+    lists: list[tuple[str, int]]  # of a form (lowering/lists.py): names and lengths of its lists
     implementations: list[ImplementationInfo]  # highest priority first
     has_reference: bool
     hash: str  # of the declaration: generated code refuses an op with another
@@ -112,6 +113,9 @@ def note_python_error(
 ) -> None: ...  # the exception of this thread's Python function, which its C++ caller raises again
 def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
+# The name of the op's form for lists of these lengths, which is made if need be. Without lengths,
+# that of the form which stands for the others; of an op without lists, its own.
+def form(op: str, lengths: Sequence[int]) -> str: ...
 
 # ---- launching -----------------------------------------------------------------------------------
 

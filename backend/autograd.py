@@ -13,6 +13,7 @@ import torch
 
 from . import _runtime, lowering
 from .lowering.compat import pytorch
+from .lowering.lists import has_lists
 
 if TYPE_CHECKING:
     from .op import Op
@@ -206,6 +207,13 @@ class BackwardOp:
 
     def __init__(self, forward: Op, backward_name: str, saves: str | None) -> None:
         backward = _runtime.describe(backward_name)
+        for info in (forward.info, backward):
+            if has_lists(info):
+                raise _runtime.DeclarationError(
+                    f"gradient of {forward.name}: {info['name']} takes a list of tensors, whose "
+                    "items a backward op cannot name; give a function (ctx, *grads), which returns "
+                    "a list of gradients for it"
+                )
         inputs = [arg["name"] for arg in forward.info["args"]]
         tensors = [arg["name"] for arg in forward.info["args"] if arg["torch_type"] == "Tensor"]
         outputs = [output["name"] for output in forward.info["outputs"]]

@@ -4,7 +4,7 @@ GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -98,12 +98,13 @@ class CodeCheck:
 
 def check(
     name: str,
-    examples: Sequence[Sequence[_runtime.FakeArgument]],
+    examples: Mapping[str, Sequence[Sequence[_runtime.FakeArgument]]],
     archs: Sequence[str],
     progress: Progress = lambda _: None,
 ) -> CodeCheck:
-    """Checks an op, for each example, or for none. `archs` must not be empty if the op has CUDA
-    source. `progress` gets a line before each implementation.
+    """Checks an op, for each example, or for none. examples: by the name of the op, or of its form
+    for lists of certain lengths. `archs` must not be empty if the op has CUDA source. `progress`
+    gets a line before each implementation.
     """
     info = _runtime.describe(name)
     if not archs and _needs_arch(info):
@@ -113,8 +114,11 @@ def check(
             list(archs),
             'what CUDA source is compiled for, such as "sm_90a", as there is no GPU here',
         )
-    checked, no_fit = [], []
-    for example in examples or [None]:
+    checked, no_fit, has_reference = [], [], info["has_reference"]
+    schema = info["schema"]
+    cases = [(form, example) for form, several in examples.items() for example in several]
+    for form, example in cases or [(_runtime.form(name, []), None)]:
+        info = _runtime.describe(form)
         served = dict.fromkeys(item["device"] for item in info["implementations"])
         found = []
         for item in info["implementations"]:
@@ -122,7 +126,7 @@ def check(
             progress(f"{name}: {item['name']}{for_archs}")
             found += _check(info, item, example, archs)
             served[item["device"]] = served[item["device"]] or not found[-1].why_not
-        if example is not None and not info["has_reference"]:
+        if example is not None and not has_reference:
             no_fit += [
                 f"{name}: no implementation for {device} fits this example, and there is no "
                 f"reference: {example_arguments.as_text(example, info)}"
@@ -130,9 +134,9 @@ def check(
                 if not fits
             ]
         checked += found
-    if not info["implementations"] and not info["has_reference"]:
+    if not info["implementations"] and not has_reference:
         no_fit.append(f"{name} has neither implementations nor a reference: every call would fail")
-    return CodeCheck(name, info["schema"], checked, no_fit)
+    return CodeCheck(name, schema, checked, no_fit)
 
 
 def archs_of(where: str, arch: Any) -> list[str]:

@@ -98,6 +98,8 @@ def _value(node: ast.expr) -> Any:
             return torch.empty(sizes, dtype=_dtype(node.value), device="meta")
     elif isinstance(node, (ast.Name, ast.Attribute)):
         return _dtype(node)
+    elif isinstance(node, ast.List):
+        return [_value(item) for item in node.elts]
     else:
         try:
             return ast.literal_eval(node)

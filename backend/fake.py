@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import _runtime, lowering
+from .lowering import lists
 from .lowering.functions import functions
 
 
@@ -32,6 +33,8 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     """A function of the op's arguments that returns empty outputs; works on real, meta and fake
     tensors, with symbolic sizes.
     """
+    if lists.has_lists(info):
+        return _fake_of_forms(info)
     results = []
     for output in info["outputs"]:
         shape = "[" + ", ".join(output["shape"]) + "]"
@@ -53,6 +56,24 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     def fake(*args: Any, **kwargs: Any) -> Any:
         lowering.activate_when_compiling()
         return compute(*args, **kwargs)
+
+    return fake
+
+
+def _fake_of_forms(info: _runtime.OpInfo) -> Callable[..., Any]:
+    """The same for an op with lists of tensors."""
+    names = [arg["name"] for arg in info["args"]]
+    forms: dict[str, Callable[..., Any]] = {}
+
+    def fake(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args)), **kwargs}
+        values = [given.get(arg["name"], arg["default_value"]) for arg in info["args"]]
+        form, flat = lists.form_of(info, values)
+        if form["name"] not in forms:
+            forms[form["name"]] = make_fake(form)
+        positional = sum(not arg["keyword_only"] for arg in form["args"])
+        keywords = zip((arg["name"] for arg in form["args"][positional:]), flat[positional:])
+        return forms[form["name"]](*flat[:positional], **dict(keywords))
 
     return fake
 

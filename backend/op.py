@@ -16,6 +16,7 @@ from .arguments import Argument, argument_list
 from .callable_base import CallableBase
 from .example_arguments import example_argument, fake_argument
 from .fake import make_fake
+from .lowering import lists
 from .lowering.compat import pytorch
 from .python_function import define as define_python
 from .reference import define_reference
@@ -153,7 +154,8 @@ class Op(CallableBase):
         self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
         self._fake = make_fake(_runtime.describe(self.name))
-        self.examples: list[list[_runtime.FakeArgument]] = []
+        # by the name of the op, or of its form if it takes lists of tensors
+        self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
         self._describe()
 
     def _set_effects(self, effects: str | None) -> None:
@@ -581,7 +583,8 @@ class Op(CallableBase):
 
     def _forget_graphs(self) -> None:
         if pytorch.tracer_is_loaded() and any(
-            node["op"] == self.name for node in (*_runtime.node_stats(), *_runtime.wrapper_nodes())
+            lists.declared_name(node["op"]) == self.name
+            for node in (*_runtime.node_stats(), *_runtime.wrapper_nodes())
         ):
             torch.compiler.reset()  # or compiled graphs would go on using the old declaration
 
@@ -592,13 +595,15 @@ class Op(CallableBase):
         called before a CUDA graph is captured. Raises what the call would raise: opaq.CompileError,
         or opaq.LaunchError if nothing can serve it.
         """
-        _runtime.warmup(self.name, args)
+        form, values = self._form_of(args)
+        _runtime.warmup(form, values)
 
     def explain(self, *args: Any) -> str:
         """Which implementation a call with these arguments (tensors on any device, meta too) would
         run, and why: one line for each implementation.
         """
-        return _runtime.plan(self.name, [fake_argument(value) for value in args])["reasons"]
+        form, values = self._form_of(args)
+        return _runtime.plan(form, [fake_argument(value) for value in values])["reasons"]
 
     def example(self, *args: Any) -> Op:
         """Adds an example of a call, for `check` and the command `opaq check`. Returns the op.
@@ -607,9 +612,10 @@ class Op(CallableBase):
         dtype, sizes and strides are kept, and they stand for tensors on any device.
         Raises opaq.LaunchError if the op takes no such arguments.
         """
-        example = [example_argument(value) for value in args]
-        _runtime.plan(self.name, example)
-        self.examples.append(example)
+        form, values = self._form_of(args)
+        example = [example_argument(value) for value in values]
+        _runtime.plan(form, example)
+        self.examples.setdefault(form, []).append(example)
         return self
 
     def check(self, *args: Any, arch: str | Sequence[str] = ()) -> code_check.CodeCheck:
@@ -628,8 +634,19 @@ class Op(CallableBase):
         Raises opaq.DeclarationError for `arch`, opaq.LaunchError if the op takes no such arguments.
         """
         archs = code_check.archs_of(f"{self.name}: .check(...)", arch)
-        examples = [[example_argument(value) for value in args]] if args else self.examples
-        return code_check.check(self.name, examples, archs)
+        form, values = self._form_of(args) if args else (self.name, ())
+        example = [example_argument(value) for value in values]
+        return code_check.check(self.name, {form: [example]} if args else self.examples, archs)
+
+    def _form_of(self, args: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+        """Of a call of an op with lists of tensors: the name of the op's form for it, and that
+        form's arguments. Else the op's name and `args`.
+        """
+        if not lists.has_lists(self.info):
+            return self.name, args
+        defaults = [arg["default_value"] for arg in self.info["args"][len(args) :]]
+        form, values = lists.form_of(self.info, [*args, *defaults])
+        return form["name"], values
 
     def __repr__(self) -> str:
         return f"<opaq.op {self.info['schema']}>"

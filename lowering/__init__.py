@@ -61,7 +61,7 @@ def overload_of(qualname: str) -> Any:
     """The op of PyTorch's dispatcher: torch.ops.<namespace>.<name>.<overload, else default>.
     AttributeError where none is defined.
     """
-    namespace, name = qualname.split("::")
+    namespace, name = qualname.partition("[")[0].split("::")  # a form is called as its op is
     name, _, overload = name.partition(".")
     return getattr(getattr(getattr(torch.ops, namespace), name), overload or "default")
 

@@ -19,6 +19,7 @@ from opaq import _runtime
 from . import cpp_files, record
 from .compat.inductor import inductor
 from .devices import device_name
+from .lists import declared_name
 from .symbolic import SymbolicTensor
 
 if TYPE_CHECKING:
@@ -205,7 +206,7 @@ def _attach(wrapper: Any, info: OpInfo, file: CppFile) -> tuple[str, str]:
     which the C++ code finds it, and its digest."""
     if file["bytes"] is None:
         return file["path"], ""
-    stem = info["name"].split("::")[1]
+    stem = declared_name(info["name"]).split("::")[1]
     path, digest = cpp_files.write_code(file["bytes"], stem, file["suffix"])
     return cpp_files.attach(wrapper, path), digest
 

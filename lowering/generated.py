@@ -22,6 +22,7 @@ from opaq import _runtime
 from . import overload_of, python_functions, record
 from .compat import pytorch
 from .cpp_files import check_code
+from .lists import declared_name, grouped
 
 __all__ = ["Graph", "check_code"]
 
@@ -31,7 +32,10 @@ def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
     written.
     """
     overload = overload_of(op)
-    arguments = _runtime.describe(op)["args"]
+    declared = _runtime.describe(declared_name(op))
+    if declared["name"] != op:
+        values = tuple(grouped(declared, _runtime.describe(op), values))
+    arguments = declared["args"]
     args = [value for argument, value in zip(arguments, values) if not argument["keyword_only"]]
     kwargs = {
         argument["name"]: value

@@ -13,7 +13,7 @@ import torch
 
 from opaq import _runtime
 
-from . import alignment, options, overload_of, python_functions, record, workspace
+from . import alignment, lists, options, overload_of, python_functions, record, workspace
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
@@ -38,9 +38,9 @@ def install(qualname: str) -> None:
 
 def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     _runtime.refresh_sources(qualname)
-    info = _runtime.describe(qualname)
-    values = _bind(info, args, kwargs)
-    traced, outputs = _as_traced(info, overload, values)
+    call = _Call(overload, _runtime.describe(qualname), args, kwargs)
+    info, values = call.info, call.values
+    traced, outputs = _as_traced(call)
     inputs = {name: _symbolic(fake) for name, fake in traced.items()}
     device = _device(inputs.values(), outputs)
     known = {
@@ -52,19 +52,17 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     _refuse_check(qualname, language)
     if not language:
         return _through_dispatcher(
-            info, overload, values, traced, device, "this wrapper is neither in Python nor in C++"
+            call, traced, device, "this wrapper is neither in Python nor in C++"
         )
     if not _runtime.kernel_is_ours(qualname, device.type):
         _refuse_in_package(qualname, device, _another_kernel(device))
-        return _through_dispatcher(
-            info, overload, values, traced, device, _another_kernel(device).reason
-        )
+        return _through_dispatcher(call, traced, device, _another_kernel(device).reason)
     decision = decide(info, device.type, known, evaluator, language == "package")
     if decision.implementation is None and language == "python" and not options.current().strict:
         # Compiling succeeds, and the call raises the error that eager raises.
-        return _through_dispatcher(
-            info, overload, values, traced, device, "; ".join(decision.skipped)
-        )
+        return _through_dispatcher(call, traced, device, "; ".join(decision.skipped))
+    if language == "python" and call.may_run_python(decision):
+        return _through_dispatcher(call, traced, device, "it takes lists, and Python may serve it")
     if language == "package":
         _refuse_without_native(info, device, decision)
     _enforce(info, known, device, decision)
@@ -74,12 +72,12 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
             cpp = plan(info, device, known, evaluator, decision, language)
         except NoCppForm as error:
             _refuse_in_package(info["name"], device, error)
-            return _through_dispatcher(info, overload, values, traced, device, error.reason)
+            return _through_dispatcher(call, traced, device, error.reason)
     buffers, carry_back = place(
         info["name"],
         values,
         traced,
-        _nodes(info, overload),
+        call.nodes(),
         _written(info),
         decision.contiguous,
         alignment.sensitive_arguments(info),
@@ -191,26 +189,68 @@ def _placed(
 # ---- arguments -----------------------------------------------------------------------------------
 
 
-def _bind(info: _runtime.OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Every argument by name, in schema order, defaults filled in."""
-    given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
-    return {arg["name"]: given.get(arg["name"], arg["default_value"]) for arg in info["args"]}
+class _Call:
+    """The call that is lowered. info: of the op, or of its form if it takes lists of tensors.
+    values: its arguments by name, in schema order, defaults filled in.
+    """
+
+    def __init__(
+        self,
+        overload: Any,
+        declared: _runtime.OpInfo,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        self.overload, self.declared = overload, declared
+        given = {**dict(zip((arg["name"] for arg in declared["args"]), args)), **kwargs}
+        self.info, flat = lists.form_of(
+            declared,
+            [given.get(arg["name"], arg["default_value"]) for arg in declared["args"]],
+        )
+        # its reference is the declared op's
+        self.info["has_reference"] = declared["has_reference"]
+        self.values: dict[str, Any] = dict(zip((arg["name"] for arg in self.info["args"]), flat))
+
+    def flat(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the overload by the names of `values`."""
+        given = {**dict(zip((arg["name"] for arg in self.declared["args"]), args)), **kwargs}
+        return lists.flat_names(self.info, given)
+
+    def nodes(self) -> dict[str, Any]:
+        """The graph's nodes that are arguments of the call being lowered, by name."""
+        node = V.graph.current_node
+        return self.flat(node.args, node.kwargs) if node.target is self.overload else {}
+
+    def for_overload(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """(arguments, keyword arguments) with which PyTorch calls the op."""
+        flat = [values[arg["name"]] for arg in self.info["args"]]
+        pairs = list(zip(self.declared["args"], lists.grouped(self.declared, self.info, flat)))
+        return [value for arg, value in pairs if not arg["keyword_only"]], {
+            arg["name"]: value for arg, value in pairs if arg["keyword_only"]
+        }
+
+    def may_run_python(self, decision: Decision) -> bool:
+        """Whether it has lists, which Python functions take as they are, and a launch may choose
+        one.
+        """
+        return self.info is not self.declared and (
+            not all(candidate.implementation["native"] for candidate in decision.candidates)
+            or (self.declared["has_reference"] and not decision.always_fits)
+        )
 
 
-def _as_traced(
-    info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]
-) -> tuple[dict[str, torch.Tensor], list[SymbolicTensor]]:
+def _as_traced(call: _Call) -> tuple[dict[str, torch.Tensor], list[SymbolicTensor]]:
     """(tensor arguments as fake tensors, results), with the layouts that they have in eager and the
     traced graph records. Inductor's buffers may have other layouts.
     """
+    values = call.values
     tensors = [name for name, value in values.items() if isinstance(value, ir.TensorBox)]
     target, node_args, node_kwargs, results = inductor.called_by(V.graph.current_node)
     fakes: dict[str, Any] = {}
-    if target is overload:
-        bound = {**dict(zip(values, node_args)), **node_kwargs}
+    if target is call.overload:
         fakes = {
             name: value.meta.get("val") if isinstance(value, torch.fx.Node) else value
-            for name, value in bound.items()
+            for name, value in call.flat(node_args, node_kwargs).items()
         }
     else:
         results = None
@@ -219,34 +259,18 @@ def _as_traced(
         if not isinstance(fakes.get(name), torch.Tensor):
             values[name].realize()
             fakes[name] = inductor.fake_of(ir.ExternKernel.realize_input(values[name]))
-    if not info["outputs"]:
+    if not call.info["outputs"]:
         results = ()
     elif results is None:
-        results = _propagate(info, overload, {**values, **{name: fakes[name] for name in tensors}})
+        args, kwargs = call.for_overload({**values, **{name: fakes[name] for name in tensors}})
+        with V.fake_mode:
+            results = call.overload(*args, **kwargs)
     results = results if isinstance(results, (tuple, list)) else (results,)
     return {name: fakes[name] for name in tensors}, [_symbolic(result) for result in results]
 
 
 def _written(info: _runtime.OpInfo) -> set[str]:
     return {arg["name"] for arg in info["args"] if arg["mutated"]}
-
-
-def _nodes(info: _runtime.OpInfo, overload: Any) -> dict[str, Any]:
-    """The graph's nodes that are arguments of the call being lowered, by name."""
-    node = V.graph.current_node
-    if node.target is not overload:
-        return {}
-    return {**dict(zip((arg["name"] for arg in info["args"]), node.args)), **node.kwargs}
-
-
-def _propagate(info: _runtime.OpInfo, overload: Any, values: Mapping[str, Any]) -> Any:
-    """The op's results on fake tensors."""
-    args = [values[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
-    with V.fake_mode:
-        return overload(
-            *args,
-            **{arg["name"]: values[arg["name"]] for arg in info["args"] if arg["keyword_only"]},
-        )
 
 
 def _symbolic(fake: torch.Tensor) -> SymbolicTensor:
@@ -329,32 +353,27 @@ def _refuse_in_package(qualname: str, device: torch.device, error: NoCppForm) ->
 
 
 def _through_dispatcher(
-    info: _runtime.OpInfo,
-    overload: Any,
-    values: Mapping[str, Any],
-    traced: Mapping[str, torch.Tensor],
-    device: torch.device,
-    why: str,
+    call: _Call, traced: Mapping[str, torch.Tensor], device: torch.device, why: str
 ) -> Any:
     """Inductor's own call of the dispatcher, with arguments that have exactly eager's strides."""
     buffers, carry_back = place(
-        info["name"],
-        values,
+        call.info["name"],
+        call.values,
         traced,
-        _nodes(info, overload),
-        _written(info),
-        aligned=alignment.sensitive_arguments(info),
+        call.nodes(),
+        _written(call.info),
+        aligned=alignment.sensitive_arguments(call.info),
     )
-    placed = {
-        **values,
-        **{
-            name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)
-            for name, buffer in buffers.items()
-        },
-    }
-    args = [placed[arg["name"]] for arg in info["args"] if not arg["keyword_only"]]
-    kwargs = {arg["name"]: placed[arg["name"]] for arg in info["args"] if arg["keyword_only"]}
-    results = _stock(info["name"], overload, args, kwargs, device, why)
+    args, kwargs = call.for_overload(
+        {
+            **call.values,
+            **{
+                name: buffer if isinstance(buffer, ir.TensorBox) else ir.TensorBox(buffer)
+                for name, buffer in buffers.items()
+            },
+        }
+    )
+    results = _stock(call.info["name"], call.overload, args, kwargs, device, why)
     carry_back()
     return results
 

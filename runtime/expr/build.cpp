@@ -11,7 +11,8 @@
 namespace opaq::syntax {
 namespace {
 
-constexpr size_t kMostNodes = 1024;  // limits the depth of recursion over the tree
+constexpr size_t kMostNodes = 1024;              // limits the depth of recursion over the tree
+constexpr size_t kMostNodesOverLists = 1 << 14;  // of balanced trees
 
 bool is_constant(const Tree& tree, int32_t node) {
   return node == kNone || tree[node].op == Operation::Constant;
@@ -73,7 +74,7 @@ void Builder::expect_number(int32_t node, std::string_view of) const {
 }
 
 int32_t Builder::add(Node node) {
-  if (tree_.nodes.size() == kMostNodes) {
+  if (tree_.nodes.size() >= (over_lists_ ? kMostNodesOverLists : kMostNodes)) {
     source_.error(static_cast<size_t>(node.at),
                   "this expression is too long; split it, or give its parts as arguments");
   }

@@ -46,6 +46,9 @@ class Builder {
                  std::span<const int32_t> args);  // x.size(0)
   int32_t call(size_t at, std::string_view name,
                std::span<const int32_t> args);  // min(a, b), int32(e)
+  // Whether what is built now is the value of each item of a list, or joins such values.
+  void set_over_lists(bool on) { over_lists_ = on; }
+
   int32_t index(size_t at, int32_t list, int32_t position);
   int32_t slice(size_t at, int32_t list, int32_t low, int32_t high);
 
@@ -75,6 +78,7 @@ class Builder {
   std::string type_name(int32_t node) const;
 
   const Source& source_;
+  bool over_lists_ = false;
   Tree tree_;
   // For each Float node, by index: the node with its value as an int; kNone, or beyond the end, if
   // there is none.

@@ -41,6 +41,8 @@ std::string_view name(Type type) {
       return "Tensor";
     case Type::IntList:
       return "int[]";
+    case Type::TensorList:
+      return "Tensor[]";
   }
   return "";
 }
@@ -75,6 +77,8 @@ Value Expr::eval(const Arg* args) const {
       break;
     case Type::IntList:
       value.ints = slot.ints;
+      break;
+    case Type::TensorList:  // expressions see its items
       break;
   }
   return value;

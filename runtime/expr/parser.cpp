@@ -1,5 +1,6 @@
 // A recursive-descent parser for Python's grammar of expressions; Builder checks types.
 #include <algorithm>
+#include <array>
 
 #include "base/error.h"
 #include "build.h"
@@ -13,7 +14,7 @@ namespace {
 // nested parentheses, calls, conditionals; limits the depth of recursion
 constexpr int kDeepest = 64;
 
-constexpr std::string_view kKeywords[] = {"and",  "or",    "not",  "if",    "else", "in",
+constexpr std::string_view kKeywords[] = {"and",  "or",    "not",  "if",    "else", "in", "for",
                                           "true", "false", "True", "False", "None", "is"};
 
 bool is_keyword(std::string_view text) {
@@ -22,8 +23,12 @@ bool is_keyword(std::string_view text) {
 
 class Parser {
  public:
-  Parser(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols)
-      : source_(source), symbols_(std::move(symbols)), tokens_(tokenize(source)) {}
+  Parser(const Source& source, std::shared_ptr<const std::vector<Symbol>> symbols,
+         std::span<const SymbolList> lists)
+      : source_(source),
+        symbols_(std::move(symbols)),
+        lists_(lists.begin(), lists.end()),
+        tokens_(tokenize(source)) {}
 
   bool at_end() const { return token().kind == Token::Kind::End; }
 
@@ -306,10 +311,13 @@ class Parser {
           "found 'None'; write defined(argument) to ask whether an optional argument is given");
     if (is_keyword(first.text)) unexpected("expected a value");
     advance();
-    if (accept("(")) return builder_->call(first.at, first.text, arguments());
+    if (accept("(")) return called(first);
+    for (size_t i = lists_.size(); i-- > 0;) {  // the innermost `for` first
+      if (lists_[i].name != first.text) continue;
+      return lists_[i].item ? argument(first.at, lists_[i].first) : item_of(first.at, lists_[i]);
+    }
     for (size_t i = 0; i < symbols_->size(); ++i) {
-      if ((*symbols_)[i].name == first.text)
-        return builder_->argument(first.at, static_cast<int32_t>(i));
+      if ((*symbols_)[i].name == first.text) return argument(first.at, i);
     }
     if (first.text == "torch" && token().is(".") && token(1).kind == Token::Kind::Name) {
       advance();
@@ -318,11 +326,148 @@ class Parser {
     return dtype(first);
   }
 
+  int32_t argument(size_t at, size_t symbol) {
+    return builder_->argument(at, static_cast<int32_t>(symbol));
+  }
+
+  int32_t called(const Token& function) {
+    const size_t for_ = find_for();
+    if (for_ != 0) return over_lists(function, for_);
+    const SymbolList* list = token(1).is(")") ? list_named(token().text) : nullptr;
+    if (function.is("len") && list && !list->item) {
+      advance(), advance();
+      return builder_->integer(function.at, static_cast<int64_t>(list->size));
+    }
+    return builder_->call(function.at, function.text, arguments());
+  }
+
+  const SymbolList* list_named(std::string_view name) const {
+    const auto found = std::find_if(lists_.rbegin(), lists_.rend(),
+                                    [&](const SymbolList& list) { return list.name == name; });
+    return found == lists_.rend() ? nullptr : &*found;
+  }
+
+  // xs[i]: one of the tensors.
+  int32_t item_of(size_t at, SymbolList list) {
+    if (!accept("["))
+      source_.error(at, "'" + list.name + "' is a list of tensors; take an item, " + list.name +
+                            "[0], its length, len(" + list.name + "), or a value of all, max(x" +
+                            ".numel() for x in " + list.name + ")");
+    const size_t place = token().at;
+    const bool negative = accept("-");
+    const Token& index = token();
+    if (index.kind != Token::Kind::Integer || !token(1).is("]"))
+      source_.error(
+          place, "an item of a list of tensors is given by a constant, as in " + list.name + "[0]");
+    advance(), advance();
+    const size_t i = negative ? list.size - index.integer : index.integer;
+    if (i >= list.size)
+      source_.error(place, list.name + " has " + std::to_string(list.size) + " tensor" +
+                               (list.size == 1 ? "" : "s"));
+    return argument(at, list.first + i);
+  }
+
+  // The position of the `for` that belongs to the parenthesis that was just opened; 0 if it has
+  // none.
+  size_t find_for() const {
+    int depth = 0;
+    for (size_t i = next_; i < tokens_.size(); ++i) {
+      if (tokens_[i].is("(") || tokens_[i].is("[")) ++depth;
+      if (tokens_[i].is(")") || tokens_[i].is("]")) {
+        if (depth-- == 0) return 0;
+      }
+      if (depth == 0 && tokens_[i].is("for")) return i;
+    }
+    return 0;
+  }
+
+  // sum(e for x in xs) is xs[0]'s e + xs[1]'s e + ...; max, min, all and any likewise.
+  int32_t over_lists(const Token& function, size_t for_) {
+    constexpr std::string_view kFolds[] = {"sum", "min", "max", "all", "any"};
+    if (std::ranges::find(kFolds, function.text) == std::end(kFolds))
+      source_.error(function.at,
+                    "'for' belongs in sum(...), min(...), max(...), all(...) or "
+                    "any(...) here; found " +
+                        std::string(function.text) + "(...)");
+    const size_t body = next_;
+    next_ = for_;
+    const std::vector<SymbolList> over = for_clause();
+    const size_t end = next_;
+    const size_t count = over.front().size;
+    std::vector<int32_t> values;
+    builder_->set_over_lists(true);
+    for (size_t i = 0; i < count; ++i) {
+      for (const SymbolList& list : over) lists_.push_back({list.name, list.first + i, 1, true});
+      next_ = body;
+      values.push_back(expression());
+      if (next_ != for_) unexpected("expected 'for'");
+      lists_.resize(lists_.size() - over.size());
+    }
+    next_ = end;
+    require(")", "after the list");
+    const int32_t result = folded(function, values);
+    builder_->set_over_lists(false);
+    return result;
+  }
+
+  // A balanced tree, since there may be hundreds of values.
+  int32_t folded(const Token& function, std::span<const int32_t> values) {
+    if (values.empty()) {
+      if (function.is("sum")) return builder_->integer(function.at, 0);
+      if (function.is("all") || function.is("any"))
+        return builder_->boolean(function.at, function.is("all"));
+      source_.error(function.at, std::string(function.text) + " of no tensors");
+    }
+    if (values.size() == 1) return values[0];
+    const int32_t left = folded(function, values.first(values.size() / 2)),
+                  right = folded(function, values.subspan(values.size() / 2));
+    if (function.is("sum")) return builder_->arithmetic(Operation::Add, function.at, left, right);
+    if (function.is("all") || function.is("any"))
+      return builder_->logical(function.is("all") ? Operation::And : Operation::Or, function.at,
+                               left, right);
+    return builder_->call(function.at, function.text, std::array{left, right});
+  }
+
+  // `for x in xs` or `for x, y in zip(xs, ys)`: the lists, each by the name of its item.
+  std::vector<SymbolList> for_clause() {
+    require("for", "");
+    std::vector<std::string> names;
+    do {
+      if (token().kind != Token::Kind::Name || is_keyword(token().text))
+        unexpected("expected a name for the item");
+      names.emplace_back(advance().text);
+    } while (accept(","));
+    require("in", "after the item's name");
+    const size_t at = token().at;
+    const bool zip = token().is("zip") && token(1).is("(");
+    if (zip) advance(), advance();
+    std::vector<SymbolList> over;
+    do {
+      const SymbolList* list = list_named(token().text);
+      if (!list || list->item) unexpected("expected a list of tensors");
+      advance();
+      over.push_back(*list);
+    } while (zip && accept(","));
+    if (zip) require(")", "after the lists");
+    if (over.size() != names.size())
+      source_.error(at, std::to_string(names.size()) + " names for the items of " +
+                            std::to_string(over.size()) + " lists");
+    for (size_t i = 0; i < over.size(); ++i) {
+      if (over[i].size != over[0].size)
+        source_.error(at, over[0].name + " and " + over[i].name + " have different lengths, " +
+                              std::to_string(over[0].size) + " and " +
+                              std::to_string(over[i].size));
+      over[i].name = names[i];
+    }
+    return over;
+  }
+
   int32_t dtype(const Token& written) {
     if (const auto dtype = dtype_from_name(written.text))
       return builder_->dtype(written.at, *dtype);
     std::vector<std::string> arguments, valid;
     for (const Symbol& symbol : *symbols_) arguments.push_back(symbol.name);
+    for (const SymbolList& list : lists_) arguments.push_back(list.name);
     valid = arguments;
     for (int i = 0; i < kDTypeCount; ++i) valid.emplace_back(name(static_cast<DType>(i)));
     const std::span<const std::string> functions = function_names();
@@ -337,6 +482,7 @@ class Parser {
 
   const Source& source_;
   std::shared_ptr<const std::vector<Symbol>> symbols_;
+  std::vector<SymbolList> lists_;  // and, within `for`, its items
   std::vector<Token> tokens_;
   size_t next_ = 0, previous_end_ = 0;
   int depth_ = 0;
@@ -354,18 +500,20 @@ std::string_view trim(std::string_view text) {
 }  // namespace
 }  // namespace syntax
 
-Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what) {
+Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what,
+           std::span<const SymbolList> lists) {
   const syntax::Source source{syntax::trim(text), what};
   return syntax::Parser(source,
-                        std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()))
+                        std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()),
+                        lists)
       .item(false);
 }
 
 std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols,
-                             std::string_view what) {
+                             std::string_view what, std::span<const SymbolList> lists) {
   const syntax::Source source{syntax::trim(text), what};
   syntax::Parser parser(
-      source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()));
+      source, std::make_shared<const std::vector<Symbol>>(symbols.begin(), symbols.end()), lists);
   std::vector<Expr> items;
   while (!parser.at_end()) {  // a comma at the end is allowed, as in Python
     items.push_back(parser.item(true));

@@ -7,7 +7,7 @@
 namespace opaq::syntax {
 namespace {
 
-constexpr size_t kMostInstructions = 4096;
+constexpr size_t kMostInstructions = 1 << 15;
 
 class Flattener {
  public:
@@ -157,6 +157,8 @@ class Flattener {
         return Code::LoadTensor;
       case Type::IntList:
         return Code::LoadInts;
+      case Type::TensorList:  // expressions see its items
+        break;
     }
     return Code::LoadInt;
   }

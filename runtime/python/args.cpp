@@ -25,6 +25,8 @@ const char* expected(const ArgSpec& spec) {
       return "a bool";
     case Type::IntList:
       return "a list of ints";
+    case Type::TensorList:
+      return "a list of torch.Tensors";
     case Type::String:
       return spec.torch_type == "str" ? "a str" : spec.torch_type.c_str();
     default:
@@ -173,6 +175,8 @@ void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value
     hopeless = hopeless || text || list || (spec.type == Type::Int && PyFloat_Check(value));
   } else if (spec.type == Type::IntList) {
     hopeless = hopeless || text || PyFloat_Check(value);
+  } else if (spec.type == Type::TensorList) {
+    hopeless = true;
   }
   if (hopeless) wrong(op, spec, value);
 }

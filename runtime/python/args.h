@@ -11,6 +11,7 @@
 #include "bind.h"
 #include "check/check.h"
 #include "launch/launch.h"
+#include "registry/lists.h"
 
 namespace opaq::python {
 

@@ -60,7 +60,7 @@ Ref code_dict(const CheckedCode& code) {
 PyObject* check_code(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "check_code");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     const std::string name = to_string(items.at(1).get(), "implementation");
     const std::vector<std::string> archs = to_strings(items.at(3).get(), "archs");
     std::optional<FakeArgs> fake;

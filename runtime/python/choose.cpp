@@ -27,7 +27,7 @@ std::vector<Truth> to_truths(PyObject* answers, const char* what) {
 PyObject* choose(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "choose");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     const DeviceType device = parse_device(to_string(items.at(1).get(), "device_type")).type;
     KnownConditions known;
     PyObject *name = nullptr, *answers = nullptr;

@@ -44,7 +44,7 @@ AttachedFiles to_attached(PyObject* object) {
 PyObject* cpp_node(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "cpp_node");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     const NodeChoice& choice = kept<NodeChoice>(items.at(1).get(), kNodeChoice);
     const FakeArgs facts(op, items.at(2).get());
     const WrapperTarget target{.device = parse_device(to_string(items.at(3).get(), "device")),

@@ -152,7 +152,7 @@ PyObject* declare(PyObject*, PyObject* args) {
                          field(d, "strides"), field(d, "device"), flag(d, "partial")});
     }
     const bool replace = to_bool(items.at(2).get());
-    Op& op = opaq::declare(make_op(to_string(items.at(0).get(), "schema"), outputs), replace);
+    Op& op = opaq::declare(to_string(items.at(0).get(), "schema"), outputs, replace);
     if (replace) {
       references().erase(op.name());
       std::erase_if(python_functions(), [&](const auto& e) { return e.first.first == op.name(); });
@@ -205,18 +205,22 @@ ImplementationText implementation_text(PyObject* d) {
 PyObject* implement(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "implement");
-    Op& op = get_op(to_string(items.at(0).get(), "op"));
-    Implementation made = make_implementation(op.spec(), implementation_text(items.at(1).get()));
-    Ref hash = from(made.hash);
-    const PreparedLaunch* before = chooser(op).find(made.name);
-    op.add(std::move(made), to_bool(items.at(2).get()) || (before && before->never_compiled()));
-    return hash.release();
+    Op& op = op_named(to_string(items.at(0).get(), "op"));
+    const ImplementationText text = implementation_text(items.at(1).get());
+    const std::string name = text.name.empty() ? text.device : text.name;
+    bool never_compiled = false, compiled = false;
+    for (Op* each : forms(op)) {
+      const PreparedLaunch* before = chooser(*each).find(name);
+      (before && before->never_compiled() ? never_compiled : compiled) |= before != nullptr;
+    }
+    const bool replace = to_bool(items.at(2).get()) || (never_compiled && !compiled);
+    return from(opaq::implement(op, text, replace)).release();
   });
 }
 
 PyObject* define(PyObject*, PyObject* name) {
   return guarded([&]() -> PyObject* {
-    define_with_torch(get_op(to_string(name, "op")));
+    define_with_torch(op_named(to_string(name, "op")));
     return none().release();
   });
 }
@@ -224,9 +228,9 @@ PyObject* define(PyObject*, PyObject* name) {
 PyObject* set_reference(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "set_reference");
-    Op& op = get_op(to_string(items.at(0).get(), "op"));
+    Op& op = op_named(to_string(items.at(0).get(), "op"));
     references().insert_or_assign(op.name(), Ref(items.at(1)));
-    op.extend_hash("reference", "declared");  // calls look up its current content
+    opaq::extend_hash(op, "reference", "declared");  // calls look up its current content
     set_has_reference(op);
     return none().release();
   });
@@ -235,7 +239,7 @@ PyObject* set_reference(PyObject*, PyObject* args) {
 PyObject* set_python_function(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "set_python_function");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     python_functions().insert_or_assign({op.name(), to_string(items.at(1).get(), "implementation")},
                                         Ref(items.at(2)));
     return none().release();
@@ -245,7 +249,7 @@ PyObject* set_python_function(PyObject*, PyObject* args) {
 PyObject* python_kernel(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<std::string> items = to_strings(args, "python_kernel");
-    const PythonKernel kernel = opaq::python_kernel(get_op(items.at(0)), items.at(1));
+    const PythonKernel kernel = opaq::python_kernel(op_named(items.at(0)), items.at(1));
     return check(PyTuple_Pack(2, from(kernel.name).get(), from(kernel.schema).get())).release();
   });
 }
@@ -263,20 +267,37 @@ Ref reference_of(const std::string& op) {
 PyObject* extend_hash(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<std::string> items = to_strings(args, "extend_hash");
-    get_op(items.at(0)).extend_hash(items.at(1), items.at(2));
+    opaq::extend_hash(op_named(items.at(0)), items.at(1), items.at(2));
     return none().release();
+  });
+}
+
+PyObject* form(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "form");
+    std::vector<int64_t> lengths;
+    for (const Ref& length : to_items(items.at(1).get(), "lengths"))
+      lengths.push_back(to_int(length.get(), "length"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
+    return from((lengths.empty() ? typical_form(op) : opaq::form(op, lengths)).name()).release();
   });
 }
 
 PyObject* describe(PyObject*, PyObject* name) {
   return guarded([&]() -> PyObject* {
-    const Op& op = get_op(to_string(name, "op"));
+    const Op& op = op_named(to_string(name, "op"));
+    const Op& shown = typical_form(op);
     Dict d;
     d.set("name", op.name())
         .set("schema", op.spec().schema.text)
         .put("args", describe_args(op.spec().schema))
-        .put("outputs", describe_outputs(op.spec()));
-    d.put("implementations", describe_implementations(op))
+        .put("outputs", describe_outputs(shown.spec()));
+    List lists;
+    for (const SymbolList& list : op.spec().schema.lists)
+      lists.add(check(
+          PyTuple_Pack(2, from(list.name).get(), from(static_cast<int64_t>(list.size)).get())));
+    d.put("lists", lists.take());
+    d.put("implementations", describe_implementations(shown))
         .set("has_reference", bool(reference_of(op.name())))
         .set("hash", op.hash());
     return d.take().release();

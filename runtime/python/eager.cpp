@@ -1,5 +1,7 @@
 // Eager calls: launches on plain tensors directly, with outputs that torch allocates, and calls
 // PyTorch's dispatcher for everything else.
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -70,16 +72,19 @@ class Allocator {
 };
 
 struct Eager {
-  const Op* op;
-  Chooser* chooser;
-  const OpSpec* spec;
-  const Watch* watch;
+  const Op* op = nullptr;
+  Chooser* chooser = nullptr;
+  const OpSpec* spec = nullptr;
+  const Watch* watch = nullptr;
   Ref overload;                       // torch.ops.<ns>.<name>.default
   std::vector<Ref> names;             // interned argument names
   std::vector<Ref> defaults;          // null where required
   std::vector<Allocator> allocators;  // one for each output
   bool mutates = false;
   bool checked = false;  // OPAQ_CHECK=contract
+  bool has_lists = false;
+  // For an op with lists, the forms that were called, by the lengths of the lists.
+  std::map<std::vector<int64_t>, std::unique_ptr<Eager>> forms;
 };
 
 constexpr size_t kMaxArgs = 64;
@@ -239,11 +244,55 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
   return tuple.release();
 }
 
+// Of an op with lists of tensors: the form for these lists, with an argument for each item.
+PyObject* run_form(Eager& e, PyObject* const* bound) {
+  const std::vector<ArgSpec>& specs = e.spec->schema.args;
+  std::vector<int64_t> lengths;
+  std::vector<Ref> items;
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (specs[i].type != Type::TensorList) {
+      items.push_back(Ref::borrow(bound[i]));
+      continue;
+    }
+    if (!PyList_Check(bound[i]) && !PyTuple_Check(bound[i])) {
+      refuse_hopeless(e.op->name(), specs[i], bound[i]);
+      return nullptr;
+    }
+    for (Ref& item : to_items(bound[i], "a list of tensors")) items.push_back(std::move(item));
+    lengths.push_back(static_cast<int64_t>(items.size()));
+  }
+  // Each length so far counts the items before the list, too.
+  size_t begin = 0;
+  for (size_t i = 0, list = 0; i < specs.size(); ++i) {
+    const bool is_list = specs[i].type == Type::TensorList;
+    const size_t end = is_list ? static_cast<size_t>(lengths[list]) : begin + 1;
+    if (is_list) lengths[list++] = static_cast<int64_t>(end - begin);
+    begin = end;
+  }
+  auto found = e.forms.find(lengths);
+  if (found == e.forms.end()) {
+    Op& op = form(*e.op, lengths);
+    auto made = std::make_unique<Eager>();
+    made->op = &op;
+    made->chooser = &chooser(op);
+    made->spec = &op.spec();
+    made->watch = e.watch;
+    made->allocators.resize(op.spec().schema.returns.size());
+    made->mutates = e.mutates;
+    made->checked = e.checked;
+    found = e.forms.emplace(std::move(lengths), std::move(made)).first;
+  }
+  std::vector<PyObject*> flat;
+  for (const Ref& item : items) flat.push_back(item.get());
+  return run_directly(*found->second, flat.data());
+}
+
 // Switches to the newest declaration if the op was declared again, with the same schema.
 void follow(Eager& e) {
   while (const Op* next = e.op->successor()) e.op = next;
   e.chooser = &chooser(*e.op);
   e.spec = &e.op->spec();
+  e.forms.clear();
 }
 
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObject* keywords) {
@@ -253,7 +302,8 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t count, PyObje
       follow(*e);
     PyObject* bound[kMaxArgs];
     if (e->spec->schema.args.size() <= kMaxArgs && bind(*e, values, count, keywords, bound)) {
-      if (PyObject* result = run_directly(*e, bound)) return result;
+      PyObject* result = e->has_lists ? run_form(*e, bound) : run_directly(*e, bound);
+      if (result) return result;
     }
     return call_overload(*e, values, count, keywords);
   });
@@ -282,12 +332,16 @@ Ref allocate_bytes(int64_t bytes, Device device, void** address) {
 PyObject* eager(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "eager");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
-    auto* e = new Eager{&op,         &chooser(op),
-                        &op.spec(),  &watch_of(op.name()),
-                        items.at(1), {},
-                        {},          std::vector<Allocator>(op.spec().schema.returns.size()),
-                        false,       settings().check_contract};
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
+    auto* e = new Eager;
+    e->op = &op;
+    e->chooser = &chooser(op);
+    e->spec = &op.spec();
+    e->watch = &watch_of(op.name());
+    e->overload = Ref(items.at(1));
+    e->allocators.resize(op.spec().schema.returns.size());
+    e->checked = settings().check_contract;
+    e->has_lists = op.spec().schema.has_lists();
     Ref capsule(PyCapsule_New(e, "opaq.eager", [](PyObject* c) {
       delete static_cast<Eager*>(PyCapsule_GetPointer(c, "opaq.eager"));
     }));

@@ -16,6 +16,7 @@ PyObject* set_python_function(PyObject*, PyObject* args);
 PyObject* python_kernel(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
+PyObject* form(PyObject*, PyObject* args);
 // The fallback given to set_reference; empty if there is none.
 Ref reference_of(const std::string& op);
 // The function given to set_python_function; empty if there is none.

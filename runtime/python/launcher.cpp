@@ -257,7 +257,7 @@ PyObject* launcher(PyObject*, PyObject* args) {
     if (chosen != "compiled" && chosen != "at launch" && chosen != "verified")
       fail(ErrorKind::Launch, items.at(0) + ": chosen: got `" + chosen +
                                   "`; expected `compiled`, `at launch` or `verified`");
-    const Op& op = get_op(items.at(0));
+    const Op& op = op_named(items.at(0));
     if (op.hash() != items.at(1)) {
       fail(ErrorKind::Launch, op.name() + " has changed since this code was generated (hash " +
                                   op.hash().substr(0, 12) + ", generated for " +

@@ -28,6 +28,7 @@ PyMethodDef methods[] = {
     {"note_python_error", note_python_error, METH_O, nullptr},
     {"extend_hash", extend_hash, METH_VARARGS, nullptr},
     {"describe", describe, METH_O, nullptr},
+    {"form", form, METH_VARARGS, nullptr},
     {"call_alone", call_alone, METH_VARARGS, nullptr},
     {"compare_tensors", compare_tensors, METH_VARARGS, nullptr},
     {"launcher", launcher, METH_VARARGS, nullptr},

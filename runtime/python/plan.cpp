@@ -118,7 +118,7 @@ PyObject* image_set(PyObject*, PyObject* args) {
 PyObject* plan(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "plan");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     const FakeArgs fake(op, items.at(1).get());
     Chooser& of_op = chooser(op);
     const DeviceType device = fake.device().type;
@@ -145,9 +145,9 @@ PyObject* plan(PyObject*, PyObject* args) {
 PyObject* expression(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "expression");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     const Expr expr = parse(to_string(items.at(1).get(), "text"), op.spec().all_symbols(),
-                            "an expression of " + op.name());
+                            "an expression of " + op.name(), op.spec().schema.lists);
     const FakeArgs fake(op, items.at(2).get());
     Dict d;
     d.set("type", name(expr.type()))
@@ -178,6 +178,7 @@ PyObject* expression(PyObject*, PyObject* args) {
           break;
         }
         case Type::Tensor:
+        case Type::TensorList:
           d.put("value", none());
           break;
       }
@@ -191,7 +192,7 @@ PyObject* expression(PyObject*, PyObject* args) {
 PyObject* compile(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "compile");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     const FakeArgs fake(op, items.at(1).get());
     const std::string arch = to_string(items.at(2).get(), "arch");
     const std::string wanted =
@@ -235,17 +236,20 @@ PyObject* compile(PyObject*, PyObject* args) {
 
 PyObject* refresh_sources(PyObject*, PyObject* name) {
   return guarded([&]() -> PyObject* {
-    Op& op = get_op(to_string(name, "op"));
-    const Implementations* before = &op.implementations();
+    Op& op = op_named(to_string(name, "op"));
+    typical_form(op);
     SourceDigest sources;
-    {
+    bool changed = false;
+    for (Op* each : forms(op)) {
+      const Implementations* before = &each->implementations();
       AllowThreads allow;
-      sources = opaq::refresh_sources(op);
+      sources = opaq::refresh_sources(*each);
+      changed = changed || before != &each->implementations();
     }
     return Dict()
         .set("digest", sources.digest)
         .set("unknown", sources.unknown)
-        .set("changed", before != &op.implementations())
+        .set("changed", changed)
         .take()
         .release();
   });
@@ -254,7 +258,7 @@ PyObject* refresh_sources(PyObject*, PyObject* name) {
 PyObject* warmup(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "warmup");
-    const Op& op = get_op(to_string(items.at(0).get(), "op"));
+    const Op& op = op_named(to_string(items.at(0).get(), "op"));
     std::vector<Arg> values;
     Args room(0);
     Device device;

@@ -6,7 +6,7 @@
 #include "choose/choose.h"
 #include "driver/driver.h"
 #include "functions.h"
-#include "registry/registry.h"
+#include "registry/lists.h"
 
 namespace opaq::python {
 namespace {
@@ -33,7 +33,7 @@ Ref describe_settings() {
 PyObject* implementation_stats(PyObject*, PyObject*) {
   return guarded([&]() -> PyObject* {
     List list;
-    for (const Op* op : all_ops()) {
+    for (const Op* op : all_forms()) {
       for (PreparedLaunch* launch : chooser(*op).all()) {
         const LaunchStats s = launch->stats();
         Dict d;

@@ -36,7 +36,7 @@ Watch& watch_of(const std::string& op) {
   static auto* all = new std::map<std::string, std::unique_ptr<Watch>>;
   static std::mutex mutex;  // C++ wrappers look ops up while they are loaded
   const std::lock_guard lock(mutex);
-  std::unique_ptr<Watch>& entry = (*all)[op];
+  std::unique_ptr<Watch>& entry = (*all)[op.substr(0, op.find('['))];  // a form: of its op
   if (!entry) {
     entry = std::make_unique<Watch>();
     entry->distrust();

@@ -9,7 +9,8 @@
 
 namespace opaq {
 
-Op::Op(OpSpec spec) : spec_(std::move(spec)), name_(spec_.schema.qualname()) {
+Op::Op(OpSpec spec, const Op* form_of)
+    : spec_(std::move(spec)), name_(spec_.schema.qualname()), declared_(form_of ? form_of : this) {
   lists_.push_back(std::make_unique<const Implementations>());
   current_.store(lists_.back().get(), std::memory_order_release);
 }

@@ -49,13 +49,27 @@ constexpr Missing kMissing[] = {
 
 bool is_plain(std::string_view item) {
   const auto missing = [&](const Missing& each) { return is_call(item, each.name); };
-  return !is_call(item, "cast") && !is_call(item, "struct") && !is_call(item, "tensor_map") &&
-         !is_list(item) && std::none_of(std::begin(kMissing), std::end(kMissing), missing);
+  return !item.starts_with('*') && !is_call(item, "cast") && !is_call(item, "struct") &&
+         !is_call(item, "tensor_map") && !is_list(item) &&
+         std::none_of(std::begin(kMissing), std::end(kMissing), missing);
 }
 
 class Parser {
  public:
   explicit Parser(const Scope& scope) : scope_(scope) {}
+
+  // An item of a list, which may stand for several arguments: `*xs` for all tensors of the list,
+  // `*(x.numel() for x in xs)` for a value of each.
+  void append(std::string_view item, std::initializer_list<Type> accepted,
+              std::vector<Argument>& to, int depth = 0) {
+    const std::string_view spread = item.starts_with('*') ? trimmed(item.substr(1)) : "";
+    if (const SymbolList* list = scope_.list_named(spread)) return append_items(*list, to);
+    if (spread.starts_with('(') && spread.ends_with(')')) {
+      if (const ForEach each = for_each(inside(spread)); !each.value.empty())
+        return append_each(item, each, accepted, to, depth);
+    }
+    to.push_back(argument(item, accepted, depth));
+  }
 
   Argument argument(std::string_view item, std::initializer_list<Type> accepted, int depth = 0) {
     if (depth > kDeepest) fail(item, "structs and lists are nested too deeply");
@@ -70,6 +84,36 @@ class Parser {
   }
 
  private:
+  void append_items(const SymbolList& list, std::vector<Argument>& to) const {
+    for (size_t i = 0; i < list.size; ++i)
+      to.push_back(value(scope_.symbols[list.first + i].name, {Type::Tensor}));
+  }
+
+  // The value of each item of the lists, which are gone through together.
+  void append_each(std::string_view item, const ForEach& each, std::initializer_list<Type> accepted,
+                   std::vector<Argument>& to, int depth) {
+    std::vector<SymbolList> lists;
+    for (const std::string_view name : each.lists) {
+      const SymbolList* list = scope_.list_named(name);
+      if (!list) fail(item, "'" + std::string(name) + "' is no list of tensors");
+      if (!lists.empty() && list->size != lists[0].size)
+        fail(item, lists[0].name + " and " + list->name + " have different lengths, " +
+                       std::to_string(lists[0].size) + " and " + std::to_string(list->size));
+      lists.push_back(*list);
+    }
+    if (each.names.size() != lists.size())
+      fail(item, std::to_string(each.names.size()) + " names for the items of " +
+                     std::to_string(lists.size()) + " lists");
+    Scope scope = scope_;
+    for (size_t i = 0; i < lists.size(); ++i)
+      scope.items.push_back({std::string(each.names[i]), 0, 1, true});
+    for (size_t i = 0; i < lists[0].size; ++i) {
+      for (size_t k = 0; k < lists.size(); ++k)
+        scope.items[scope_.items.size() + k].first = lists[k].first + i;
+      to.push_back(Parser(scope).argument(each.value, accepted, depth + 1));
+    }
+  }
+
   Argument value(std::string_view item, std::initializer_list<Type> accepted) const {
     Argument arg;
     arg.expr = scope_.one(item, kField, accepted);
@@ -132,14 +176,27 @@ class Parser {
     if (std::find(arg.names.begin(), arg.names.end(), name) != arg.names.end())
       fail(item, "field '" + name + "' is given twice");
     arg.names.push_back(name);
-    arg.items.push_back(argument(value, kFieldValues, depth + 1));
+    const bool is_tensors = scope_.list_named(value) != nullptr;
+    arg.items.push_back(is_tensors ? list("[*" + std::string(value) + "]", depth + 1)
+                                   : argument(value, kFieldValues, depth + 1));
   }
 
   Argument list(std::string_view item, int depth) {
-    std::vector<std::string_view> parts = split(item.substr(1, item.size() - 2));
-    const bool rest = !parts.empty() && parts.back() == kRest;
-    if (rest) parts.pop_back();
-    const auto spread = [](std::string_view part) { return part.starts_with('*'); };
+    std::string_view inner = trimmed(item.substr(1, item.size() - 2));
+    const bool rest = inner.ends_with(kRest);
+    if (rest) {
+      inner = trimmed(inner.substr(0, inner.size() - kRest.size()));
+      if (inner.ends_with(',')) inner = trimmed(inner.substr(0, inner.size() - 1));
+    }
+    std::vector<std::string_view> parts = split(inner);
+    std::string each;  // [e for x in xs] is [*(e for x in xs)]
+    if (split(for_each(inner).value).size() == 1) {
+      each = "*(" + std::string(inner) + ")";
+      parts = {each};
+    }
+    const auto spread = [&](std::string_view part) {
+      return part.starts_with('*') && !is_of_tensors(trimmed(part.substr(1)));
+    };
     if (std::any_of(parts.begin(), parts.end(), spread)) {
       if (parts.size() > 1)
         fail(item,
@@ -153,13 +210,15 @@ class Parser {
     arg.form = Argument::Form::List;
     arg.rest_is_zero = rest;
     std::vector<std::string> texts;
-    for (const std::string_view part : parts) {
-      arg.items.push_back(argument(part, kFieldValues, depth + 1));
-      texts.push_back(arg.items.back().text);
-    }
+    for (const std::string_view part : parts) append(part, kFieldValues, arg.items, depth + 1);
+    for (const Argument& one : arg.items) texts.push_back(one.text);
     if (rest) texts.emplace_back(kRest);
     arg.text = "[" + join(texts) + "]";
     return arg;
+  }
+
+  bool is_of_tensors(std::string_view spread) const {
+    return scope_.list_named(spread) || spread.starts_with('(');
   }
 
   [[noreturn]] void fail(std::string_view item, const std::string& problem) const {
@@ -183,7 +242,7 @@ std::vector<Argument> parse_arguments(std::string_view text, const Scope& scope)
     return args;
   }
   Parser parser(scope);
-  for (const std::string_view item : items) args.push_back(parser.argument(item, kValues));
+  for (const std::string_view item : items) parser.append(item, kValues, args);
   return args;
 }
 

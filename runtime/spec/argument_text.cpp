@@ -6,6 +6,31 @@
 
 namespace opaq::spec {
 
+namespace {
+
+// The position of a word outside strings and brackets, from `begin` on; npos if there is none.
+size_t find_word(std::string_view text, std::string_view word, size_t begin = 0) {
+  int depth = 0;
+  for (size_t i = begin; i < text.size();) {
+    const char c = text[i];
+    if (c == '"' || c == '\'') {
+      i = string_end(text, i);
+      continue;
+    }
+    if (c == '(' || c == '[' || c == '{') ++depth;
+    if (c == ')' || c == ']' || c == '}') --depth;
+    size_t end = i + 1;
+    if (is_name_start(c)) {
+      while (end < text.size() && is_name_char(text[end])) ++end;
+      if (depth == 0 && text.substr(i, end - i) == word) return i;
+    }
+    i = end;
+  }
+  return std::string_view::npos;
+}
+
+}  // namespace
+
 std::vector<std::string_view> split(std::string_view text) {
   std::vector<std::string_view> items;
   size_t begin = 0;
@@ -57,6 +82,14 @@ Named named(std::string_view text) {
   if (end == 0 || !is_name_start(text[0]) || !rest.starts_with('=') || rest.starts_with("=="))
     return {};
   return {std::string(text.substr(0, end)), trimmed(rest.substr(1))};
+}
+
+ForEach for_each(std::string_view text) {
+  const size_t for_ = find_word(text, "for"), in = find_word(text, "in", for_);
+  if (in == std::string_view::npos) return {};
+  std::string_view lists = trimmed(text.substr(in + 2));
+  if (is_call(lists, "zip")) lists = inside(lists);
+  return {trimmed(text.substr(0, for_)), split(text.substr(for_ + 3, in - for_ - 3)), split(lists)};
 }
 
 }  // namespace opaq::spec

@@ -28,4 +28,12 @@ struct Named {
 };
 Named named(std::string_view text);
 
+// `p.numel() for p in ps`, or `... for p, g in zip(ps, gs)`: its value, the names of the items, and
+// the lists. `value` is "" for a text of another form.
+struct ForEach {
+  std::string_view value;
+  std::vector<std::string_view> names, lists;
+};
+ForEach for_each(std::string_view text);
+
 }  // namespace opaq::spec

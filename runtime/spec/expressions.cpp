@@ -52,6 +52,27 @@ std::string Scope::what(std::string_view field) const {
   return std::string(field) + " of " + owner;
 }
 
+std::vector<SymbolList> Scope::lists() const {
+  std::vector<SymbolList> all = schema.lists;
+  all.insert(all.end(), items.begin(), items.end());
+  return all;
+}
+
+const SymbolList* Scope::list_named(std::string_view name) const {
+  const auto named = [&](const SymbolList& list) { return list.name == name; };
+  const auto found = std::find_if(schema.lists.begin(), schema.lists.end(), named);
+  return found == schema.lists.end() ? nullptr : &*found;
+}
+
+std::optional<int> Scope::item_of_list(std::string_view text, std::string_view field) const {
+  if (!list_named(trimmed(text.substr(0, text.find('['))))) return std::nullopt;
+  const Expr item = one(text, field, {Type::Tensor});
+  for (size_t i = 0; i < symbols.size(); ++i) {
+    if (item.reads(static_cast<int>(i))) return static_cast<int>(i);
+  }
+  return std::nullopt;
+}
+
 void Scope::fail(std::string_view field, const std::string& problem) const {
   opaq::fail(ErrorKind::Declaration, what(field) + ": " + problem);
 }
@@ -107,14 +128,14 @@ Expr Scope::typed(const Expr& expr, std::string_view field,
 Expr Scope::one(std::string_view text, std::string_view field,
                 std::initializer_list<Type> accepted) const {
   check_readable(text, field);
-  const Expr expr = parse(text, symbols, what(field));
+  const Expr expr = parse(text, symbols, what(field), lists());
   return typed(expr, field, accepted);
 }
 
 std::vector<Expr> Scope::list(std::string_view text, std::string_view field,
                               std::initializer_list<Type> accepted) const {
   check_readable(text, field);
-  std::vector<Expr> items = parse_list(text, symbols, what(field));
+  std::vector<Expr> items = parse_list(text, symbols, what(field), lists());
   for (Expr& item : items) item = typed(item, field, accepted);
   return items;
 }

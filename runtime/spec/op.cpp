@@ -63,6 +63,7 @@ class OutputParser {
     const std::string choices = names.empty() ? "the op has no tensor argument that is not optional"
                                               : "tensor arguments are " + join(names);
     const std::string given = "'" + std::string(name) + "'";
+    if (const std::optional<int> item = scope_.item_of_list(name, field)) return *item;
     const int index = schema_.index_of(name);
     if (index < 0)
       scope_.fail(field,
@@ -205,6 +206,18 @@ std::string hash_op(const OpSpec& op) {
   return hash.hex();
 }
 
+std::string hash_texts(const Schema& schema, const std::vector<const OutputText*>& rules) {
+  Sha256 hash;
+  hash.field("opaq op with lists 1").field(schema.text);
+  for (const OutputText* rule : rules) {
+    for (const std::string* text :
+         {&rule->like, &rule->shape, &rule->dtype, &rule->strides, &rule->device})
+      hash.field(trimmed(*text));
+    if (rule->partial) hash.field("partial");
+  }
+  return hash.hex();
+}
+
 }  // namespace
 
 std::vector<Symbol> OpSpec::input_symbols() const {
@@ -221,10 +234,18 @@ std::vector<Symbol> OpSpec::all_symbols() const {
   return symbols;
 }
 
-OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs) {
+OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
+               std::span<const int64_t> lengths) {
   OpSpec op;
   op.schema = parse_schema(schema);
   const std::vector<const OutputText*> rules = match_rules(op.schema, outputs);
+  if (op.schema.has_lists()) {
+    if (lengths.empty()) {
+      op.hash = hash_texts(op.schema, rules);
+      return op;
+    }
+    op.schema = with_lengths(op.schema, lengths);
+  }
   for (size_t i = 0; i < rules.size(); ++i)
     op.outputs.push_back(OutputParser(op, op.schema.returns[i]).parse(*rules[i]));
   op.hash = hash_op(op);

@@ -110,6 +110,8 @@ class SchemaParser {
     arg.optional = type.optional;
     arg.mutated = !type.alias.empty();
     arg.keyword_only = keyword_only;
+    if (cursor_.looking_at("=") && arg.type == Type::TensorList)
+      cursor_.fail_here("argument '" + name + "': a list of tensors has no default");
     if (cursor_.take("=")) {
       arg.has_default = true;
       arg.default_text = spec::take_default(cursor_, type, "argument '" + name + "'");
@@ -178,6 +180,26 @@ class SchemaParser {
       cursor_.expect(")", "or ',' after an output");
     }
     name_returns();
+    check_item_names();
+  }
+
+  // The items of a list `xs` are called xs_0, xs_1, ...
+  void check_item_names() {
+    const auto is_item = [](std::string_view name, const std::string& list) {
+      if (!name.starts_with(list + "_")) return false;
+      name.remove_prefix(list.size() + 1);
+      return !name.empty() && name.find_first_not_of("0123456789") == std::string_view::npos;
+    };
+    std::vector<std::string> names = schema_.returns;
+    for (const ArgSpec& arg : schema_.args) names.push_back(arg.name);
+    for (const ArgSpec& list : schema_.args) {
+      if (list.type != Type::TensorList) continue;
+      for (const std::string& name : names) {
+        if (is_item(name, list.name))
+          cursor_.fail_here("'" + name + "' is the name of an item of the list '" + list.name +
+                            "'; rename one of them");
+      }
+    }
   }
 
   void take_return() {
@@ -238,6 +260,35 @@ int Schema::index_of(std::string_view arg) const {
   return -1;
 }
 
+bool Schema::has_lists() const {
+  return std::any_of(args.begin(), args.end(),
+                     [](const ArgSpec& arg) { return arg.type == Type::TensorList; });
+}
+
 Schema parse_schema(std::string_view text) { return SchemaParser(text).parse(); }
+
+Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths) {
+  Schema flat = schema;
+  flat.args.clear();
+  std::vector<std::string> texts;
+  for (const ArgSpec& arg : schema.args) {
+    if (arg.type != Type::TensorList) {
+      flat.args.push_back(arg);
+      continue;
+    }
+    const auto size = static_cast<size_t>(lengths[texts.size()]);
+    texts.push_back(std::to_string(size));
+    flat.lists.push_back({arg.name, flat.args.size(), size});
+    for (size_t i = 0; i < size; ++i) {
+      ArgSpec& item = flat.args.emplace_back(arg);
+      item.name += "_" + std::to_string(i);
+      item.torch_type = "Tensor";
+      item.type = Type::Tensor;
+    }
+  }
+  flat.name += "[" + join(texts) + "]";
+  flat.text = flat.qualname() + schema.text.substr(schema.qualname().size());
+  return flat;
+}
 
 }  // namespace opaq

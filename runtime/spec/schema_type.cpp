@@ -59,7 +59,7 @@ const Accepted* accepted(std::string_view base) {
 std::vector<std::string> accepted_names() {
   std::vector<std::string> names;
   for (const Accepted& a : kAccepted) names.emplace_back(a.base);
-  names.insert(names.end(), {"int[]", "SymInt[]"});
+  names.insert(names.end(), {"int[]", "SymInt[]", "Tensor[]"});
   return names;
 }
 
@@ -119,19 +119,28 @@ void take_list(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   const size_t column = cursor.at();
   if (!cursor.take("[")) return;
   const std::string item = type.base + (type.optional ? "?" : "");
-  if (item == "Tensor" || item == "Tensor?") {
+  if (item == "Tensor?") {
     cursor.fail_at(type.column,
-                   owner + ": type " + item +
-                       "[] is not supported: the number of tensors must be known from the schema; "
-                       "declare an op for each length, each tensor an argument of its own, which a "
-                       "kernel takes as an array of pointers in opaq.struct(...) "
-                       "(tests/examples/multi_tensor.py)");
+                   owner +
+                       ": type Tensor?[] is not supported: an item cannot be absent; write "
+                       "Tensor[], and leave absent tensors out of the list");
+  }
+  if (item == "Tensor") {
+    if (!cursor.take("]"))
+      cursor.fail_here(owner + ": a list of tensors has any length: write Tensor[]");
+    if (cursor.looking_at("["))
+      cursor.fail_here(owner + ": a list of lists is not supported; give each list its own name");
+    if (cursor.looking_at("?"))
+      cursor.fail_here(owner +
+                       ": type Tensor[]? is not supported; write Tensor[], and pass an "
+                       "empty list");
+    type.list = true;
+    return;
   }
   if (type.base != "int" && type.base != "SymInt") {
-    cursor.fail_at(type.column,
-                   owner + ": type " + item +
-                       "[] is not supported: lists reach expressions as int[] or SymInt[] only; "
-                       "pass a Tensor, or make each value an argument of its own");
+    cursor.fail_at(type.column, owner + ": type " + item +
+                                    "[] is not supported: lists are int[], SymInt[] or Tensor[]; "
+                                    "pass a Tensor, or make each value an argument of its own");
   }
   if (type.optional)
     cursor.fail_at(type.column,
@@ -171,10 +180,14 @@ SchemaType take_type(SchemaCursor& cursor, const std::string& owner) {
 std::string SchemaType::torch_type() const { return list ? base + "[" + list_size + "]" : base; }
 
 std::string SchemaType::text() const {
-  return (alias.empty() ? torch_type() : base + "(" + alias + "!)") + (optional ? "?" : "");
+  const std::string marked = alias.empty() ? base : base + "(" + alias + "!)";
+  return marked + (list ? "[" + list_size + "]" : "") + (optional ? "?" : "");
 }
 
-Type SchemaType::type() const { return list ? Type::IntList : accepted(base)->type; }
+Type SchemaType::type() const {
+  if (list) return base == "Tensor" ? Type::TensorList : Type::IntList;
+  return accepted(base)->type;
+}
 
 SchemaType take_argument_type(SchemaCursor& cursor, const std::string& owner) {
   return take_type(cursor, owner);

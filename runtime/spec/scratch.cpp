@@ -60,6 +60,7 @@ class ScratchParser {
   }
 
   void check_like(const std::string& like) const {
+    if (scope_.item_of_list(like, "like")) return;
     std::vector<std::string> tensors;
     for (const Symbol& symbol : scope_.symbols)
       if (symbol.type == Type::Tensor && !symbol.optional) tensors.push_back(symbol.name);

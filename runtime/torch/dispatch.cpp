@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/settings.h"
 #include "call/call.h"
+#include "registry/lists.h"
 #include "spec/outputs.h"
 #include "torch/dispatcher.h"
 #include "values.h"
@@ -111,9 +112,17 @@ void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView&
 // The tensors of one call of the dispatcher.
 class StackTensors final : public CallTensors {
  public:
-  StackTensors(const Slot& slot, const Op& op, Inputs& inputs, const std::vector<Tensor>& outputs,
-               StableIValue* stack)
-      : slot_(slot), op_(op), inputs_(inputs), outputs_(outputs), stack_(stack) {}
+  // declared: the op that the dispatcher knows, of which `op` may be a form with lists as `flat`
+  // has them.
+  StackTensors(const Slot& slot, const Op& declared, const Op& op, Inputs& inputs,
+               const std::vector<Tensor>& outputs, StableIValue* stack, torch::FlatStack* flat)
+      : slot_(slot),
+        declared_(declared),
+        op_(op),
+        inputs_(inputs),
+        outputs_(outputs),
+        stack_(stack),
+        flat_(flat) {}
 
   void launch(PreparedLaunch& launch, const Arg* args, Device device, void* stream,
               void* workspace) override {
@@ -146,7 +155,7 @@ class StackTensors final : public CallTensors {
 
   // The function takes the values on the stack, and new handles of the results.
   void call_python(const Implementation& implementation) override {
-    std::vector<StableIValue> values(stack_, stack_ + op_.spec().schema.args.size());
+    std::vector<StableIValue> values(stack_, stack_ + declared_.spec().schema.args.size());
     std::vector<Tensor> results;
     for (const Tensor& output : outputs_) {
       torch::TensorHandle handle = nullptr;
@@ -155,16 +164,17 @@ class StackTensors final : public CallTensors {
     }
     for (Tensor& result : results)
       values.push_back(reinterpret_cast<StableIValue>(result.release()));
-    inputs_.give_back();
-    call_python_op(python_kernel(op_, implementation.name).name, values.data(),
+    give_back();
+    call_python_op(python_kernel(declared_, implementation.name).name, values.data(),
                    op_.name() + ": implementation `" + implementation.name + "`");
   }
 
   // The reference takes the values on the stack and leaves its results there.
   bool run_reference() override {
     if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
-    inputs_.give_back();
-    call_python_op(reference_name(op_.spec().schema), stack_, op_.name() + ": its reference");
+    give_back();
+    call_python_op(reference_name(declared_.spec().schema), stack_,
+                   declared_.name() + ": its reference");
     return true;
   }
 
@@ -190,24 +200,30 @@ class StackTensors final : public CallTensors {
   }
 
  private:
+  void give_back() {
+    inputs_.give_back();
+    if (flat_) flat_->give_back();
+  }
+
   torch::TensorHandle handle(size_t argument) const {
     return inputs_.handle(static_cast<int>(argument));
   }
 
   const Slot& slot_;
-  const Op& op_;
+  const Op &declared_, &op_;
   Inputs& inputs_;
   const std::vector<Tensor>& outputs_;
   StableIValue* stack_;
+  torch::FlatStack* flat_;
   std::vector<Tensor> copies_, kept_;
   Tensor workspace_;
 };
 
-void handle(Slot& slot, StableIValue* stack) {
-  const Target& target = *slot.target.load(std::memory_order_acquire);
-  const Op& op = *target.op;
+// One call of `op`, whose arguments are `values`; the results are put on the stack.
+void serve(Slot& slot, const Target& target, const Op& op, Chooser& chooser, StableIValue* values,
+           StableIValue* stack, torch::FlatStack* flat) {
   const Schema& schema = op.spec().schema;
-  Inputs inputs(op.name(), schema, stack);
+  Inputs inputs(op.name(), schema, values);
   const TensorView first = device_tensor(op, inputs.args);
   check_devices(op, inputs.args, first);
   check_written(op, inputs.args.data());
@@ -224,13 +240,29 @@ void handle(Slot& slot, StableIValue* stack) {
   void* stream = first.device.type == DeviceType::CUDA
                      ? torch::current_cuda_stream(first.device.index)
                      : nullptr;
-  StackTensors tensors(slot, op, inputs, outputs, stack);
-  const Call call{
-      op,     *target.chooser, inputs.args.data(),      inputs.args.size(), first.device,
-      stream, nullptr,         checking(target.checked)};
+  StackTensors tensors(slot, *target.op, op, inputs, outputs, stack, flat);
+  const Call call{op,     chooser, inputs.args.data(),      inputs.args.size(), first.device,
+                  stream, nullptr, checking(target.checked)};
   if (!serve(call, tensors)) return;  // the reference has left its results on the stack
   for (size_t i = 0; i < outputs.size(); ++i)
     stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
+}
+
+void handle(Slot& slot, StableIValue* stack) {
+  const Target& target = *slot.target.load(std::memory_order_acquire);
+  const Schema& schema = target.op->spec().schema;
+  if (!schema.has_lists()) [[likely]]
+    return serve(slot, target, *target.op, *target.chooser, stack, stack, nullptr);
+  torch::FlatStack flat(schema, stack);
+  const Op* op = nullptr;
+  try {
+    op = &form(*target.op, flat.lengths);
+  } catch (...) {
+    const Schema lengthened = with_lengths(schema, flat.lengths);
+    const Inputs owned(target.op->name(), lengthened, flat.values.data());  // frees them
+    throw;
+  }
+  serve(slot, target, *op, chooser(*op), flat.values.data(), stack, &flat);
 }
 
 template <size_t I>

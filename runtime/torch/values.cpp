@@ -86,6 +86,25 @@ Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* stride
   return Tensor(handle);
 }
 
+FlatStack::FlatStack(const Schema& schema, StableIValue* stack) {
+  for (size_t i = 0; i < schema.args.size(); ++i) {
+    if (schema.args[i].type != Type::TensorList) {
+      values.push_back(stack[i]);
+      continue;
+    }
+    lists_.push_back(as<ListHandle>(stack[i]));
+    size_t length = 0;
+    shim().list_size(lists_.back(), &length);
+    lengths.push_back(static_cast<int64_t>(length));
+    for (size_t k = 0; k < length; ++k)
+      shim().list_get_item(lists_.back(), k, &values.emplace_back(0));
+  }
+}
+
+FlatStack::~FlatStack() {
+  for (const ListHandle list : lists_) shim().delete_list(list);
+}
+
 Inputs::Inputs(const std::string& op, const Schema& schema, StableIValue* stack)
     : schema_(schema), stack_(stack), values_(stack, stack + schema.args.size()) {
   try {

@@ -43,6 +43,21 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
 Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim,
              DType dtype);
 
+// The values of one call of an op with lists of tensors, with the items of the lists in their
+// places. Owns the lists without their items, until `give_back`.
+class FlatStack {
+ public:
+  FlatStack(const Schema& schema, StableIValue* stack);
+  FlatStack(const FlatStack&) = delete;
+  ~FlatStack();
+  std::vector<int64_t> lengths;  // of the lists
+  std::vector<StableIValue> values;
+  void give_back() { lists_.clear(); }
+
+ private:
+  std::vector<ListHandle> lists_;
+};
+
 // The inputs of one call. Owns the values that were on the stack, until `give_back`.
 class Inputs {
  public:
@@ -50,8 +65,8 @@ class Inputs {
   Inputs(const Inputs&) = delete;
   ~Inputs();
 
-  std::vector<Arg> args;                // inputs; capacity for the outputs is reserved
-  TensorHandle handle(int i) const;     // of a tensor argument; nullptr when absent
+  std::vector<Arg> args;             // inputs; capacity for the outputs is reserved
+  TensorHandle handle(int i) const;  // of a tensor argument; nullptr when absent
   void give_back() { owned_ = false; }  // the stack's values belong to somebody else again
 
  private:

@@ -95,9 +95,10 @@ class State:
         def raise_versions(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             for position in positions:
                 value = args[position] if position < len(args) else kwargs.get(names[position])
-                if isinstance(value, torch.Tensor):
-                    _refuse_inference(overload, names[position], value)
-                    torch.autograd.graph.increment_version(value)
+                for tensor in value if isinstance(value, (list, tuple)) else [value]:
+                    if isinstance(tensor, torch.Tensor):
+                        _refuse_inference(overload, names[position], tensor)
+                        torch.autograd.graph.increment_version(tensor)
             return overload.redispatch(
                 keyset & torch._C._after_ADInplaceOrView_keyset, *args, **kwargs
             )

@@ -11,6 +11,9 @@
 //                   x.data: its address
 //                   x.alignment: the largest power of two that divides the address, at most 4096
 //   lists of ints   x.shape, an argument of type int[]:  l[i]   l[a:b]   len(l)
+//   lists of        an argument of type Tensor[]:  xs[i] with a constant i   len(xs)
+//   tensors         sum(e for x in xs)  min(...)  max(...)  all(...)  any(...)
+//                   sum(e for x, y in zip(xs, ys)): of lists of equal length
 //   operators       + - * / // %, unary -   (// and % take ints and round down, as in Python)
 //                   == != < <= > >=   a < b <= c   a in (b, c)   a not in (b, c)
 //                   and  or  not   a if c else b
@@ -46,9 +49,10 @@
 
 namespace opaq {
 
-enum class Type : uint8_t { Int, Float, Bool, DType, String, Tensor, IntList };
+enum class Type : uint8_t { Int, Float, Bool, DType, String, Tensor, IntList, TensorList };
 
-std::string_view name(Type);  // "int", "float", "bool", "dtype", "str", "Tensor", "int[]"
+std::string_view name(
+    Type);  // "int", "float", "bool", "dtype", "str", "Tensor", "int[]", "Tensor[]"
 
 // A name that an expression may refer to. Its index in the list that `parse` gets is the index of
 // its value in the array of Args that `eval` gets.
@@ -58,6 +62,13 @@ struct Symbol {
   bool optional = false;
   bool written = false;  // an output, or an argument that the schema marks as mutated: Tensor(a!)
   bool scratch = false;  // an implementation's own: its kernels read and write it as they like
+};
+
+// A name for symbols that follow one another: a list of tensors, or one item of it.
+struct SymbolList {
+  std::string name;
+  size_t first = 0, size = 0;
+  bool item = false;  // `name` stands for the symbol `first` itself
 };
 
 // Result of an evaluation; Expr::type() tells which field holds it.
@@ -134,11 +145,12 @@ class Expr {
 // Parses one expression. `what` names it in errors ("grid of mylib::rms_norm"). Throws Declaration,
 // with a message that shows the text with a caret under the column, what was found, what was
 // expected, and the nearest valid name.
-Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what);
+Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what,
+           std::span<const SymbolList> lists = {});
 
 // Parses a comma-separated list; "" is the empty list. A `*` before an int[] item is accepted and
 // has no effect.
 std::vector<Expr> parse_list(std::string_view text, std::span<const Symbol> symbols,
-                             std::string_view what);
+                             std::string_view what, std::span<const SymbolList> lists = {});
 
 }  // namespace opaq

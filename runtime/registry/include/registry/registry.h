@@ -18,7 +18,7 @@ using Implementations = std::vector<std::shared_ptr<const Implementation>>;
 
 class Op {
  public:
-  explicit Op(OpSpec spec);
+  explicit Op(OpSpec spec, const Op* form_of = nullptr);
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
 
@@ -48,12 +48,17 @@ class Op {
   std::string hash() const;
   void extend_hash(std::string_view key, std::string_view content);
 
-  // The declaration that has replaced this one, with the same schema; nullptr if none has.
-  const Op* successor() const { return successor_.load(std::memory_order_acquire); }
+  // The op of which this is a form for lists of certain lengths (registry/lists.h); else this op.
+  const Op& declared() const { return *declared_; }
+
+  // The declaration that has replaced this one, with the same schema; nullptr if none has. Of a
+  // form: of the declared op.
+  const Op* successor() const { return declared_->successor_.load(std::memory_order_acquire); }
 
  private:
   const OpSpec spec_;
   const std::string name_;
+  const Op* const declared_;
   std::vector<std::unique_ptr<const Implementations>> lists_;
   std::atomic<const Implementations*> current_;
   std::vector<std::pair<std::string, std::string>> extra_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,7 +21,8 @@ size_t string_end(std::string_view text, size_t begin);
 struct Scope {
   const Schema& schema;
   std::vector<Symbol> symbols;
-  std::string owner;  // "mylib::rms_norm, implementation 'cuda'"
+  std::string owner;                   // "mylib::rms_norm, implementation 'cuda'"
+  std::vector<SymbolList> items = {};  // what `for` has given names to, beside the schema's lists
 
   // field: the part of the rule that is parsed, such as "grid". Throws Declaration if the text does
   // not parse, refers to an argument that expressions cannot read, or has a type that is not
@@ -30,10 +32,15 @@ struct Scope {
   std::vector<Expr> list(std::string_view text, std::string_view field,
                          std::initializer_list<Type> accepted) const;
 
+  const SymbolList* list_named(std::string_view name) const;  // nullptr if there is none
+  // The argument that the text is, if it is an item of a list of tensors: "xs[0]".
+  std::optional<int> item_of_list(std::string_view text, std::string_view field) const;
+
   [[noreturn]] void fail(std::string_view field, const std::string& problem) const;
 
  private:
   std::string what(std::string_view field) const;
+  std::vector<SymbolList> lists() const;
   void check_readable(std::string_view text, std::string_view field) const;
   Expr typed(const Expr& expr, std::string_view field, std::initializer_list<Type> accepted) const;
 };

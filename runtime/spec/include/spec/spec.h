@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,7 +19,7 @@ namespace opaq {
 struct ArgSpec {
   std::string name;
   std::string torch_type;  // as in the schema without `?` and alias marks: "Tensor", "SymInt",
-                           // "ScalarType", "int[]", "int[2]", ...
+                           // "ScalarType", "int[]", "int[2]", "Tensor[]", ...
   Type type;  // in expressions; String for Device, Layout and MemoryFormat, which expressions
               // cannot read
   bool optional = false;
@@ -39,13 +40,22 @@ struct Schema {
 
   std::string qualname() const { return ns + "::" + name; }
   int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
+
+  // Lists of tensors. Their lengths are known at a call, and what the op does there is declared by
+  // the schema with these lengths (`with_lengths`), of which each item is an argument.
+  bool has_lists() const;
+  std::vector<SymbolList> lists;  // of a schema with lengths: in order; else empty
 };
 
 // Parses PyTorch's schema grammar. Throws Declaration, with the name and the reason, for what opaq
-// does not support: Tensor[], Scalar, complex, Dict, Generator, results that are not Tensors or
+// does not support: Tensor?[], Scalar, complex, Dict, Generator, results that are not Tensors or
 // alias arguments, overload names, names without `ns::`, names that Python, C++ or expressions
 // reserve.
 Schema parse_schema(std::string_view text);
+
+// The schema "mylib::f[3]" of mylib::f(Tensor[] xs, int n): its arguments are xs_0, xs_1, xs_2 and
+// n. One length for each list.
+Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths);
 
 // Shape, dtype, device and strides of one output, as expressions over the inputs.
 struct OutputRule {
@@ -75,7 +85,9 @@ struct OutputText {
   bool partial = false;
 };
 
-OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs);
+// Of an op with lists of tensors without `lengths`, the rules are not read; they are with lengths.
+OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
+               std::span<const int64_t> lengths = {});
 
 // An entry with expressions in braces: "rms_norm<{x.dtype}, {x.size(-1)}>".
 struct EntryTemplate {

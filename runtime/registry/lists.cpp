@@ -1,0 +1,199 @@
+// Ops with lists of tensors, and their forms for lists of known lengths.
+#include "registry/lists.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+#include "base/error.h"
+#include "base/sha256.h"
+#include "base/shared_state.h"
+#include "kinds/kind.h"
+
+namespace opaq {
+namespace {
+
+using Lengths = std::vector<int64_t>;
+
+// What was declared for one op.
+struct Declared {
+  std::string schema;
+  std::vector<OutputText> outputs;
+  std::vector<ImplementationText> implementations;         // in order of declaration
+  std::vector<std::pair<std::string, std::string>> extra;  // of the hash
+  std::map<Lengths, Op*> forms;
+  Lengths typical;
+};
+
+// Guarded by shared_state(); never destroyed, as ops are not.
+std::map<const Op*, Declared>& declared() {
+  static auto& all = *new std::map<const Op*, Declared>;
+  return all;
+}
+
+Declared copy_of(const Op& op) {
+  const std::lock_guard lock(shared_state());
+  return declared().at(&op);
+}
+
+size_t list_count(const Schema& schema) {
+  size_t count = 0;
+  for (const ArgSpec& arg : schema.args) count += arg.type == Type::TensorList;
+  return count;
+}
+
+Op* make_form(const Op* op, const Declared& all, const Lengths& lengths) {
+  auto made = std::make_unique<Op>(make_op(all.schema, all.outputs, lengths), op);
+  for (const ImplementationText& text : all.implementations)
+    made->add(make_implementation(made->spec(), text), true);
+  for (const auto& [key, content] : all.extra) made->extend_hash(key, content);
+  return made.release();
+}
+
+// A declaration may read `xs[2]`, and need three tensors. The first lengths that fit it are typical
+// of its calls.
+Lengths typical_lengths(const Declared& all, size_t lists) {
+  constexpr int64_t kTried[] = {2, 8, 64};
+  for (const int64_t length : kTried) {
+    Lengths lengths(lists, length);
+    try {
+      delete make_form(nullptr, all, lengths);
+      return lengths;
+    } catch (const Error& error) {
+      if (error.kind != ErrorKind::Declaration || length == kTried[2]) break;
+    }
+  }
+  delete make_form(nullptr, all, Lengths(lists, kTried[0]));  // says what is wrong
+  return Lengths(lists, kTried[0]);
+}
+
+std::string digest(const ImplementationText& text) {
+  Sha256 hash;
+  for (const std::string* field :
+       {&text.entry, &text.grid, &text.block, &text.cluster, &text.shared, &text.args})
+    hash.field(*field);
+  for (const std::string& requirement : text.requires_) hash.field(requirement);
+  for (const ScratchText& scratch : text.scratch)
+    hash.field(scratch.name).field(scratch.like).field(scratch.shape).field(scratch.dtype);
+  for (const ImplementationText& step : text.steps) hash.field(digest(step));
+  return hash.hex();
+}
+
+}  // namespace
+
+Op& declare(std::string_view schema, const std::vector<OutputText>& outputs, bool replace) {
+  OpSpec spec = make_op(schema, outputs);
+  const size_t lists = list_count(spec.schema);
+  if (lists == 0) return declare(std::move(spec), replace);
+  Declared made{std::string(schema), outputs, {}, {}, {}, {}};
+  made.typical = typical_lengths(made, lists);
+  Op& op = declare(std::move(spec), replace);
+  const std::lock_guard lock(shared_state());
+  declared().try_emplace(&op, std::move(made));
+  return op;
+}
+
+std::string implement(Op& op, const ImplementationText& text, bool replace) {
+  if (!op.spec().schema.has_lists()) {
+    Implementation made = make_implementation(op.spec(), text);
+    std::string hash = made.hash;
+    op.add(std::move(made), replace);
+    return hash;
+  }
+  Declared all = copy_of(op);
+  all.implementations.push_back(text);
+  all.typical = typical_lengths(all, list_count(op.spec().schema));
+  Op& typical = form(op, all.typical);
+  std::vector<std::pair<Op*, Implementation>> made;
+  for (Op* each : forms(op)) made.emplace_back(each, make_implementation(each->spec(), text));
+  const auto shown = std::find_if(made.begin(), made.end(),
+                                  [&](const auto& each) { return each.first == &typical; });
+  const std::string hash = shown->second.hash, name = shown->second.name;
+  typical.add(shown->second, replace);  // refuses another one of the same name
+  for (auto& [each, implementation] : made) each->add(std::move(implementation), true);
+  {
+    const std::lock_guard lock(shared_state());
+    Declared& kept = declared().at(&op);
+    kept.implementations = std::move(all.implementations);
+    kept.typical = all.typical;
+  }
+  extend_hash(op, "implementation " + name, hash + digest(text));
+  return hash;
+}
+
+void extend_hash(Op& op, std::string_view key, std::string_view content) {
+  op.extend_hash(key, content);
+  if (!op.spec().schema.has_lists()) return;
+  for (Op* each : forms(op)) each->extend_hash(key, content);
+  const std::lock_guard lock(shared_state());
+  declared().at(&op).extra.emplace_back(key, content);
+}
+
+Op& form(const Op& op, std::span<const int64_t> lengths) {
+  Lengths key(lengths.begin(), lengths.end());
+  {
+    const std::lock_guard lock(shared_state());
+    const Declared& all = declared().at(&op);
+    if (const auto found = all.forms.find(key); found != all.forms.end()) return *found->second;
+  }
+  const Declared all = copy_of(op);
+  Op* made = nullptr;
+  try {
+    made = make_form(&op, all, key);
+  } catch (const Error& error) {
+    if (error.kind != ErrorKind::Declaration) throw;
+    std::vector<std::string> texts;
+    for (const int64_t length : key) texts.push_back(std::to_string(length));
+    fail(ErrorKind::Launch, op.name() + ": a call with lists of " + join(texts, " and ") +
+                                " tensors does not fit the declaration: " + error.what());
+  }
+  const std::lock_guard lock(shared_state());
+  const auto [place, is_new] = declared().at(&op).forms.try_emplace(std::move(key), made);
+  if (!is_new) delete made;  // another thread was faster
+  return *place->second;
+}
+
+const Op& typical_form(const Op& op) {
+  if (!op.spec().schema.has_lists()) return op;
+  return form(op, copy_of(op).typical);
+}
+
+std::vector<Op*> forms(const Op& op) {
+  if (!op.spec().schema.has_lists()) return {const_cast<Op*>(&op)};
+  const std::lock_guard lock(shared_state());
+  std::vector<Op*> all;
+  for (const auto& [lengths, each] : declared().at(&op).forms) all.push_back(each);
+  return all;
+}
+
+std::vector<Op*> all_forms() {
+  std::vector<Op*> all;
+  for (Op* op : all_ops()) {
+    const std::vector<Op*> of_op = forms(*op);
+    all.insert(all.end(), of_op.begin(), of_op.end());
+  }
+  return all;
+}
+
+Op& op_named(std::string_view qualname) {
+  const size_t open = qualname.find('[');
+  if (open == std::string_view::npos || !qualname.ends_with(']')) return get_op(qualname);
+  Op& op = get_op(qualname.substr(0, open));
+  Lengths lengths;
+  const char *at = qualname.data() + open + 1, *end = qualname.data() + qualname.size() - 1;
+  while (at < end) {
+    int64_t length = -1;
+    const auto [next, error] = std::from_chars(at, end, length);
+    if (error != std::errc() || length < 0) break;
+    lengths.push_back(length);
+    at = next;
+    while (at < end && (*at == ',' || *at == ' ')) ++at;
+  }
+  if (at != end || lengths.size() != list_count(op.spec().schema)) return get_op(qualname);
+  return form(op, lengths);
+}
+
+}  // namespace opaq
