@@ -47,8 +47,9 @@ def struct(type: str | EllipsisType = "", /, *rest: EllipsisType, **fields: obje
     fields: by their names in C++: an expression over arguments and results (of a tensor, its
         address), a number, opaq.cast(...), opaq.struct(...) or a dict for a struct, a list for an
         array ([1, 2], or [1, ...] where the other items are zero), and an int[] such as "x.shape"
-        for an array of that length ("[*x.shape, ...]" for one that may be longer). A name that
-        Python reserves is given as **{"in": "x"}.
+        for an array of that length ("[*x.shape, ...]" for one that may be longer); a Tensor[] for
+        an array of its addresses ("[*xs, ...]"), or of a value of each ("[x.numel() for x in xs]").
+        A name that Python reserves is given as **{"in": "x"}.
 
     The layout of the struct is the compiler's own: when the kernel is compiled, every field is held
     against the struct's definition, and a wrong or missing one is an opaq.CompileError that says

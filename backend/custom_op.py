@@ -11,8 +11,8 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 import torch
 
 from . import _runtime, autograd, lowering, validate
+from .declaring import declaring
 from .lowering.compat import pytorch
-from .op import declaring
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", covariant=True)

@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 
 from . import _runtime, autograd, code_check, lowering, rules, validate
-from . import steps as steps_
-from .arguments import Argument, argument_list
 from .callable_base import CallableBase
+from .declaring import declaring
 from .example_arguments import example_argument, fake_argument
 from .fake import make_fake
+from .implementations import Implementations
 from .lowering import lists
 from .lowering.compat import pytorch
-from .python_function import define as define_python
 from .reference import define_reference
 from .rules import Output
 from .signature import signature_of
-from .steps import Philox, Step, Zeros
-from .tvm_ffi import load_tvm_ffi
-from .validate import Binary, File
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _ops: dict[str, Op] = {}
-
-# Held while an op is made or changed, since several threads may declare the same one, and held
-# during fork(), so that a child process never gets an op that is half made. Whoever holds it must
-# not run user code or reset the compiler: these may wait for a thread that waits for this lock.
-declaring = threading.RLock()
-os.register_at_fork(
-    before=declaring.acquire, after_in_parent=declaring.release, after_in_child=declaring.release
-)
 
 
 def op(
@@ -112,7 +98,7 @@ def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
         )
 
 
-class Op(CallableBase):
+class Op(Implementations, CallableBase):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
     It derives from functools.partial, without bound arguments, for two reasons: a call enters the
@@ -166,328 +152,6 @@ class Op(CallableBase):
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
         self.effects = effects
-
-    # ---- implementations -------------------------------------------------------------------------
-
-    def cuda(
-        self,
-        *,
-        source: str | File | None = None,
-        binary: Binary | Mapping[str, Binary] | None = None,
-        entry: str = "",
-        args: str | Sequence[str | Argument] = "",
-        grid: object = rules.NOT_GIVEN,
-        block: object = rules.NOT_GIVEN,
-        cluster: object = "",
-        shared: object = "0",
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
-        steps: Sequence[Step] = (),
-        requires: str | Sequence[str] = (),
-        options: Sequence[str] = (),
-        include_dirs: Sequence[str] = (),
-        compiler: str = "auto",
-        priority: int = 0,
-        name: str = "cuda",
-        cooperative: bool = False,
-        programmatic: bool = False,
-    ) -> Op:
-        """Adds a CUDA implementation. Returns the op. Raises opaq.DeclarationError; source is
-        compiled when it is first needed, which may raise opaq.CompileError.
-
-        source: CUDA C++ text, or opaq.file(path); compiled for the current device.
-        binary: a cubin, fatbin or PTX instead, as bytes or opaq.file(path); or several by target,
-            {"sm_80": ..., "sm_90a": ..., "compute_80": ...} (PTX), of which each device gets the
-            best. One that fits no device is opaq.MissingError at the first launch there.
-            LTO-IR, alone or in a fatbin, is linked for the current device by nvJitLink. A list is
-            linked together, for a kernel that calls functions of a device library.
-        entry: the __global__ function; template arguments may hold expressions in braces:
-            "rms_norm<{x.dtype}, {x.size(-1)}>".
-        args: the kernel's argument list, expressions over arguments and results; of a tensor, its
-            address is passed. Checked against the kernel's signature when it is compiled. A list
-            may hold opaq.cast(...), opaq.struct(...) and opaq.tensor_map(...) too.
-        grid, block, cluster: up to three expressions each. A grid or block that is not given is 1,
-            with a warning: a kernel is rarely meant to run as one block, or as one thread.
-        shared: bytes of dynamic shared memory.
-        scratch: memory that the implementation needs while it runs, by name: opaq.tensor(...) for
-            uninitialised memory, opaq.zeros(...) for zeros, opaq.philox() for a seed and an offset
-            of random numbers. `args`, grid, block, cluster and shared may refer to the names.
-            Compiled graphs plan it with their other buffers.
-        steps: for several launches, one after the other: a list of opaq.step(...), each with entry,
-            args, grid and so on, in the place of those here.
-        requires: conditions on the arguments; if one is false, the next implementation is tried. An
-            argument is passed row-major, and copied first if it is not, unless an expression given
-            here reads its strides.
-        options, include_dirs: further options of the compiler, or of nvJitLink, and folders of
-            headers.
-        compiler: "nvrtc", fast and without a host compiler; "nvcc", for a file as its author wrote
-            it, with torch's or other host headers, host functions and launchers; "auto": NVRTC, and
-            nvcc for what NVRTC refuses. opaq.report() says which one served.
-        priority: implementations with a higher one are tried first.
-        name: of this implementation, in reports and errors.
-        cooperative: a cooperative launch: all blocks run at once, so that the grid can synchronize.
-        programmatic: programmatic dependent launch: the kernel may start before the kernel in front
-            of it in the stream has ended.
-        """
-        where = f"{self.name}: .cuda(...)"
-        step_fields = steps_.step_texts(where, steps)
-        code, path, kind = steps_.code(where, source, binary, step_fields)
-        return self._implement(
-            where=where,
-            name=name,
-            device="cuda",
-            entry=entry,
-            args=args,
-            requires=requires,
-            priority=priority,
-            kind=kind,
-            code=code,
-            file=path,
-            scratch=steps_.scratch_texts(where, scratch),
-            steps=step_fields,
-            grid=rules.launch_size(where, "grid", grid, steps),
-            block=rules.launch_size(where, "block", block, steps),
-            cluster=validate.expressions(where, "cluster", cluster),
-            shared=validate.expressions(where, "shared", shared),
-            options=validate.texts(where, "options", options),
-            include_dirs=validate.folders(where, "include_dirs", include_dirs),
-            compiler=validate.text(where, "compiler", compiler),
-            cooperative=validate.flag(where, "cooperative", cooperative),
-            programmatic=validate.flag(where, "programmatic", programmatic),
-        )
-
-    def cpu(
-        self,
-        *,
-        source: str | File | None = None,
-        entry: str = "",
-        args: str | Sequence[str | Argument] = "",
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
-        steps: Sequence[Step] = (),
-        requires: str | Sequence[str] = (),
-        options: Sequence[str] = (),
-        include_dirs: Sequence[str] = (),
-        priority: int = 0,
-        name: str = "cpu",
-    ) -> Op:
-        """Adds a CPU implementation: a C++20 function of pointers and scalars that returns void,
-        compiled by the system's C++ compiler. Returns the op. Raises opaq.DeclarationError; source
-        is compiled when it is first needed, which may raise opaq.CompileError.
-
-        entry: the function, with template arguments as for .cuda(...).
-        options, include_dirs: further options of the compiler, and folders of headers.
-        source, args, scratch, steps, requires, priority, name: as for .cuda(...).
-        """
-        where = f"{self.name}: .cpu(...)"
-        step_fields = steps_.step_texts(where, steps)
-        code, path, kind = steps_.code(where, source, None, step_fields)
-        return self._implement(
-            where=where,
-            name=name,
-            device="cpu",
-            entry=entry,
-            args=args,
-            requires=requires,
-            priority=priority,
-            kind=kind,
-            code=code,
-            file=path,
-            scratch=steps_.scratch_texts(where, scratch),
-            steps=step_fields,
-            options=validate.texts(where, "options", options),
-            include_dirs=validate.folders(where, "include_dirs", include_dirs),
-        )
-
-    def library(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        symbol: str,
-        args: str | Sequence[str | Argument],
-        device: str,
-        signature: str = "",
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
-        requires: str | Sequence[str] = (),
-        priority: int = 0,
-        name: str = "library",
-    ) -> Op:
-        """Adds a C function of a shared library.
-
-        path: the library. The loader searches for a name without a folder, such as "libk.so";
-            `opaq.file("libk.so")` is in the folder of the calling module. The library is opened at
-            the first call, never closed, and copied into packages.
-        symbol: the name of the function, which is declared extern "C", exported, and returns
-            nothing. As in an `entry`, expressions may be in braces: "scale_{x.dtype}".
-        args: the function's argument list, expressions over arguments and results; of a tensor, its
-            address is passed.
-        device: "cpu" or "cuda". On CUDA, the function gets the CUDA stream as its last argument,
-            and the tensors' device is current. It must launch on that stream and not wait for it.
-        signature: types of the function's parameters, the stream included,
-            "void(const float*, float*, int64_t)". Numbers are converted to them, and a number that
-            does not fit or a tensor of another dtype is an error. Without a signature, an int is
-            passed as int64_t and a float as double, unless there is a cast: "int32(n)".
-        scratch, requires, priority, name: as for `cuda`, and so is the treatment of strides.
-
-        Raises DeclarationError; calls raise MissingError if the library cannot be opened.
-        """
-        where = f"{self.name}: .library(...)"
-        if not validate.text(where, "symbol", symbol).strip():
-            validate.refuse(where, "symbol", symbol, "the name of the function that is called")
-        return self._implement(
-            where=where,
-            name=name,
-            device=validate.device_type(where, device),
-            entry=symbol,
-            args=args,
-            requires=requires,
-            priority=priority,
-            kind="library",
-            code=validate.library(where, path),
-            scratch=steps_.scratch_texts(where, scratch),
-            signature=validate.text(where, "signature", signature),
-        )
-
-    def tvm_ffi(
-        self,
-        module: str | os.PathLike[str],
-        function: str,
-        *,
-        args: str | Sequence[str | Argument],
-        device: str,
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
-        requires: str | Sequence[str] = (),
-        priority: int = 0,
-        name: str = "tvm_ffi",
-    ) -> Op:
-        """Adds a function that a shared library exports through TVM-FFI, by
-        TVM_FFI_DLL_EXPORT_TYPED_FUNC or a compiler that uses TVM-FFI.
-
-        module: path of the library, which is opened, kept and packaged as that of `library`;
-            tvm_ffi.cpp.build(...) returns it. It needs libtvm_ffi.so: opaq loads that of the
-            package apache-tvm-ffi if it is installed.
-        function: the name with which it was exported. As in an `entry`, expressions may be in
-            braces: "scale_{x.dtype}".
-        args: the function's argument list, expressions over arguments and results. A tensor is
-            passed whole, as a tvm::ffi::TensorView, an absent one as None; ints, floats and bools
-            as themselves. The function checks them itself. It returns nothing: it writes the
-            results that it is given.
-        device: "cpu" or "cuda". On CUDA the function finds the stream by TVMFFIEnvGetStream, and
-            the tensors' device is current.
-        scratch, requires, priority, name: as for `cuda`, and so is the treatment of strides.
-
-        Raises DeclarationError; calls raise MissingError if the library cannot be opened, and
-        LaunchError with the function's own error.
-        """
-        where = f"{self.name}: .tvm_ffi(...)"
-        if not validate.text(where, "function", function).strip():
-            validate.refuse(
-                where, "function", function, "the name with which the function is exported"
-            )
-        if type(module).__module__.partition(".")[0] == "tvm_ffi":
-            validate.refuse(
-                where,
-                "module",
-                module,
-                "the path of the module's library, which tvm_ffi.cpp.build(...) returns",
-            )
-        code = validate.library(where, module, "module")
-        load_tvm_ffi()
-        return self._implement(
-            where=where,
-            name=name,
-            device=validate.device_type(where, device),
-            entry=function,
-            args=args,
-            requires=requires,
-            priority=priority,
-            kind="tvm_ffi",
-            code=code,
-            scratch=steps_.scratch_texts(where, scratch),
-        )
-
-    def python(
-        self,
-        function: Callable[..., None],
-        *,
-        device: str,
-        requires: str | Sequence[str] = (),
-        priority: int = 0,
-        name: str = "python",
-    ) -> Op:
-        """Adds a Python function, such as one that launches kernels of another compiler.
-
-        function: called as function(*arguments, *results) with the op's arguments in schema order,
-            and then its results, new tensors that it must write; it returns None. It is never
-            traced into, and runs without autograd: `backward` declares the gradient. Its arguments
-            have the strides of the call. On CUDA it must launch on the current stream.
-        device: "cuda" or "cpu", where the op's tensors are.
-        requires, priority, name: as for `cuda`.
-
-        Eager calls and C++ wrappers call it through PyTorch's dispatcher; Inductor's Python wrapper
-        calls it directly. It cannot go into a package. For a function that returns the results, on
-        any device, use `reference`; for an op that is only a Python function, use opaq.custom_op.
-
-        Raises DeclarationError.
-        """
-        where = f"{self.name}: .python(...)"
-        validate.function(
-            where,
-            "function",
-            function,
-            "a function that is called with the op's arguments and the results to be filled",
-        )
-        with declaring:
-            define_python(self.info, validate.text(where, "name", name), function)
-        return self._implement(
-            where=where,
-            name=name,
-            device=validate.device_type(where, device),
-            requires=requires,
-            priority=priority,
-            kind="python",
-        )
-
-    def _implement(
-        self,
-        *,
-        name: object,
-        device: str,
-        entry: object = "",
-        args: object = "",
-        requires: object = (),
-        priority: object = 0,
-        where: str = "",
-        **implementation: Any,
-    ) -> Op:
-        """Adds an implementation. The named parameters, which every kind has, are checked here;
-        `implementation` holds those that the caller has checked. Messages begin with `where`, or
-        the op's name.
-        """
-        where = where or self.name
-        for scratch in implementation.get("scratch", ()):
-            if "philox" in scratch and self.effects is None:
-                raise _runtime.DeclarationError(
-                    f"{where}: scratch {scratch['name']!r} holds random numbers; declare the op "
-                    'with opaq.op(..., effects="random"), so that compiled graphs do not merge its '
-                    "calls"
-                )
-        implementation |= {
-            "name": validate.text(where, "name", name),
-            "device": device,
-            "entry": validate.text(where, "entry", entry),
-            "args": argument_list(where, args),
-            "requires": validate.conditions(where, "requires", requires),
-            "priority": validate.number(where, "priority", priority),
-        }
-        before = self.info["hash"]
-        _runtime.implement(self.name, implementation, False)
-        self._describe()
-        if (
-            self.info["hash"] != before
-            or implementation["kind"] == "python"  # the function may be another
-            or _runtime.refresh_sources(self.name)["changed"]  # a header was edited
-        ):
-            self._forget_graphs()
-        return self
 
     def reference(self, function: _Function) -> _Function:
         """Decorator for the op written in PyTorch: a function of the op's arguments that returns

@@ -29,6 +29,7 @@ THREADED = [
     "counter_test",
     "expr_test",
     "registry_test",
+    "tensor_lists_test",
     "wrapper_nodes_test",
     "cache_test",
     "driver_test",

@@ -452,13 +452,12 @@ class Parser {
     if (over.size() != names.size())
       source_.error(at, std::to_string(names.size()) + " names for the items of " +
                             std::to_string(over.size()) + " lists");
-    for (size_t i = 0; i < over.size(); ++i) {
-      if (over[i].size != over[0].size)
-        source_.error(at, over[0].name + " and " + over[i].name + " have different lengths, " +
-                              std::to_string(over[0].size) + " and " +
-                              std::to_string(over[i].size));
-      over[i].name = names[i];
+    for (const SymbolList& list : over) {
+      if (list.size != over[0].size)
+        source_.error(at, over[0].name + " and " + list.name + " have different lengths, " +
+                              std::to_string(over[0].size) + " and " + std::to_string(list.size));
     }
+    for (size_t i = 0; i < over.size(); ++i) over[i].name = names[i];
     return over;
   }
 

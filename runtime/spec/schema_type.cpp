@@ -171,7 +171,8 @@ SchemaType take_type(SchemaCursor& cursor, const std::string& owner) {
   take_list(cursor, type, owner);
   while (cursor.take("?")) type.optional = true;
   if (cursor.looking_at("("))
-    cursor.fail_here(owner + ": the alias mark belongs before `?`: Tensor(a!)?");
+    cursor.fail_here(owner + (type.list ? ": the alias mark belongs before `[]`: Tensor(a!)[]"
+                                        : ": the alias mark belongs before `?`: Tensor(a!)?"));
   return type;
 }
 

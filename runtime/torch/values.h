@@ -65,8 +65,8 @@ class Inputs {
   Inputs(const Inputs&) = delete;
   ~Inputs();
 
-  std::vector<Arg> args;             // inputs; capacity for the outputs is reserved
-  TensorHandle handle(int i) const;  // of a tensor argument; nullptr when absent
+  std::vector<Arg> args;                // inputs; capacity for the outputs is reserved
+  TensorHandle handle(int i) const;     // of a tensor argument; nullptr when absent
   void give_back() { owned_ = false; }  // the stack's values belong to somebody else again
 
  private:

@@ -181,10 +181,3 @@ def test_what_cannot_be_passed_is_refused_by_name(args: str, message: str) -> No
     with pytest.raises(opaq.DeclarationError) as error:
         op.cuda(source=KERNEL, entry="k", args=args, grid=1, block=1)
     assert str(error.value).replace(op.name, "OP") == message
-
-
-def test_lists_of_tensors_are_refused_by_name() -> None:
-    with pytest.raises(opaq.DeclarationError) as error:
-        opaq.op("argument_rules::total(Tensor[] xs) -> (Tensor y)", outputs=opaq.like("xs"))
-    assert "type Tensor[] is not supported" in str(error.value)
-    assert "in opaq.struct(...) (tests/examples/multi_tensor.py)" in str(error.value)
