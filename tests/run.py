@@ -192,6 +192,8 @@ def googletest(name: str, sanitizers: str, env: dict[str, str] | None = None) ->
 
 def configure(name: str, sanitizers: str) -> str:
     build = os.path.join(ROOT, "build", name)
+    # Sanitizers find the same without optimisation, in half the time of compiling.
+    optimisation = "-O0" if sanitizers else "-O1"
     command = [
         "cmake",
         "-S",
@@ -201,7 +203,7 @@ def configure(name: str, sanitizers: str) -> str:
         "-G",
         "Ninja",
         "-DCMAKE_BUILD_TYPE=None",
-        "-DCMAKE_CXX_FLAGS=-O1 -g1",
+        f"-DCMAKE_CXX_FLAGS={optimisation} -g1",
         "-DOPAQ_PYTHON=OFF",
         "-DOPAQ_TESTS=ON",
         f"-DOPAQ_SANITIZE={sanitizers}",

@@ -241,7 +241,8 @@ def test_packages_carry_what_was_linked(unique: str) -> None:
 # ---- other processes -----------------------------------------------------------------------------
 
 PROGRAM = """
-import sys, opaq
+import signal, sys, opaq
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest is in the background
 from opaq import _runtime
 op = opaq.op("lto_test::add_one(Tensor x) -> Tensor", outputs=opaq.like("x"))
 op.cuda(binary=opaq.file(sys.argv[1]), entry="add_one", args="x, out, x.numel()", block=1, grid=1)
