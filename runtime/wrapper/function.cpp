@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "compiled.h"
 #include "print.h"
+#include "step.h"
 #include "tensor_map.h"
 
 namespace opaq {
@@ -22,28 +23,9 @@ std::string handle(const std::string& name) { return "opaq_" + name; }
 std::string value_of(const std::string& name, bool optional) {
   return optional ? name + ".value()" : name;
 }
-std::string linked_driver() { return in_standalone("kLinkedDriver"); }
 std::string dtype_name(DType dtype) { return "opaq_" + std::string(name(dtype)); }
 std::string count(size_t counter) {
   return "opaq_node_calls[" + std::to_string(counter) + "].add();";
-}
-
-// A C type without the quotes of a message.
-std::string bare_type(std::string parameter) {
-  parameter.erase(std::remove(parameter.begin(), parameter.end(), '`'), parameter.end());
-  return parameter;
-}
-
-std::string int64(int64_t value) {
-  if (value == INT64_MIN) return "INT64_MIN";
-  if (value == INT64_MAX) return "INT64_MAX";
-  return call("INT64_C", {std::to_string(value)});
-}
-
-Lines texts_of(const std::vector<CppText>& items) {
-  Lines texts;
-  for (const CppText& item : items) texts.push_back(item.text);
-  return texts;
 }
 
 // ---- parameters and views -----------------------------------------------------------------------
@@ -102,258 +84,6 @@ std::string tensor_view(const Symbol& symbol, std::optional<DType> dtype, const 
 }
 
 // ---- one implementation -------------------------------------------------------------------------
-
-// The value of an argument in the low bytes of 64 bits.
-std::string packed(const CppArgument& arg) {
-  const Lines names = {string_literal(arg.where), string_literal(arg.parameter)};  // for messages
-  Lines arguments{arg.cpp};
-  if (arg.type == Type::Int && arg.precision != 0) {
-    arguments = {call(in_standalone("exactly"),
-                      {arg.cpp, std::to_string(arg.precision), names[0], names[1]})};
-  }
-  if (arg.type == Type::Tensor) return call("opaq_as_pointer", arguments);
-  if (arg.encoding == "integer") append(arguments, {int64(arg.low), int64(arg.high)});
-  if (arg.encoding != "double") append(arguments, names);
-  return call(in_standalone("as_" + arg.encoding),
-              arguments);  // integer, half, bfloat16, float, double
-}
-
-// One launch of an implementation: a kernel or a function.
-class StepBlock {
- public:
-  // op: the op's name, and the step's number where there are several. `files`: of the step alone.
-  StepBlock(const CppNode::Compiled& node, std::string op, const Implementation& implementation,
-            const CppLaunch& rule, std::vector<CodeFile> code, std::vector<AttachedFile> files)
-      : node_(node),
-        op_(std::move(op)),
-        implementation_(implementation),
-        rule_(rule),
-        code_(std::move(code)),
-        files_(std::move(files)) {}
-
-  Lines lines(const std::string& if_empty) const {
-    if (rule_.takes_tensors) return tvm_ffi_call();
-    if (!rule_.library.empty()) return library_call();
-    return node_.on_cuda() ? kernel_launch(if_empty) : host_call();
-  }
-
- private:
-  // ---- code on the host -------------------------------------------------------------------------
-
-  // A static variable: the function in its loaded library.
-  std::string loaded_function(const std::string& type) const {
-    const AttachedFile& file = files_.front();
-    const std::string symbol = call(
-        "opaq_symbol", string_literals({op_, rule_.entry, file.name, file.sha256, rule_.symbol}));
-    const std::string loaded = "reinterpret_cast<" + type + ">(" + symbol + ")";
-    if (!node_.on_cuda()) return "static const auto opaq_call = " + loaded + ";";
-    const std::string check = call(in_standalone("check_not_capturing"),
-                                   {linked_driver(), "opaq_device", "opaq_stream",
-                                    string_literal(op_), string_literal(rule_.entry)});
-    return "static const auto opaq_call = [&] { " + check + "; return " + loaded + "; }();";
-  }
-
-  std::string call_host(const std::string& function, const Lines& arguments) const {
-    return call(in_standalone("call_host"), {string_literal(op_), string_literal(rule_.entry),
-                                             "[&] { " + call(function, arguments) + "; }"}) +
-           ";";
-  }
-
-  static std::string make_context_current() {
-    return "const " + in_standalone("ContextScope") + " opaq_context(" + linked_driver() +
-           ", opaq_device);";
-  }
-
-  Lines library_call() const {
-    Lines types, values;
-    for (size_t i = 0; i < rule_.args.size(); ++i) {
-      const CppArgument& arg = rule_.args[i];  // a void*: the pointee's type is not known here
-      types.push_back(arg.type == Type::Tensor ? "void*" : bare_type(arg.parameter));
-      values.push_back(call("opaq_from_bits<" + types.back() + ">", {slot(i)}));
-    }
-    Lines lines;
-    if (node_.on_cuda()) {
-      types.push_back("void*");
-      values.push_back("opaq_stream");
-      lines = {make_context_current()};
-    }
-    append(lines,
-           {"using opaq_type = void (*)(" + join(types) + ");", loaded_function("opaq_type")});
-    append(lines, packed_values());
-    lines.push_back(call_host("opaq_call", values));
-    return lines;
-  }
-
-  Lines tvm_ffi_call() const {
-    const bool cuda = node_.on_cuda();
-    const std::string device = cuda ? "opaq_device" : "0",
-                      stream = cuda ? "opaq_stream" : "nullptr";
-    Lines lines, values;
-    if (cuda) lines = {make_context_current()};
-    lines.push_back(loaded_function("void*"));
-    const Lines loaded = {string_literal(op_), string_literal(rule_.entry), "opaq_call",
-                          cuda ? "true" : "false"};
-    lines.push_back("static const " +
-                    call(in_standalone("TvmFunction") + " opaq_function", loaded) + ";");
-    const std::string count = std::to_string(rule_.args.size());
-    lines.push_back(in_standalone("DlTensor") + " opaq_tensors[" + count + "];");
-    lines.push_back(in_standalone("TvmValue") + " opaq_values[" + count + "];");
-    for (size_t i = 0; i < rule_.args.size(); ++i) {
-      const CppArgument& arg = rule_.args[i];
-      if (arg.type == Type::Tensor) {
-        const std::string to = "opaq_tensors[" + std::to_string(i) + "]";
-        const std::string type = in_standalone(cuda ? "kDlCuda" : "kDlCpu");
-        lines.push_back(
-            slot(i) + " = " +
-            call("opaq_tvm_tensor", {arg.cpp, arg.dlpack, "{" + type + ", " + device + "}", to}) +
-            ";");
-        continue;
-      }
-      if (can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
-      const char* kind = arg.encoding == "double" ? "Float"
-                         : arg.type == Type::Bool ? "Bool"
-                                                  : "Int";
-      lines.push_back(slot(i) + " = {" + in_standalone("TvmValue::") + kind + ", " + packed(arg) +
-                      "};");
-    }
-    lines.push_back(call_host("opaq_function", {"opaq_values", count, device, stream}));
-    return lines;
-  }
-
-  Lines host_call() const {
-    Lines lines{loaded_function("opaq_invoke_type")};
-    append(lines, values());
-    lines.push_back(call_host("opaq_call", {"opaq_pointers"}));
-    return lines;
-  }
-
-  static std::string slot(size_t argument) {
-    return "opaq_values[" + std::to_string(argument) + "]";
-  }
-
-  // The arguments in 64 bits each.
-  Lines packed_values() const {
-    const size_t count = rule_.args.size();
-    if (count == 0) return {};
-    Lines lines{"uint64_t opaq_values[" + std::to_string(count) + "];"};
-    for (size_t i = 0; i < count; ++i) {
-      const CppArgument& arg = rule_.args[i];
-      if (arg.size) {
-        append(lines, packed_struct(i));
-        continue;
-      }
-      if (arg.type != Type::Tensor && can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
-      lines.push_back(slot(i) + " = " + packed(arg) + ";");
-    }
-    return lines;
-  }
-
-  static std::string struct_of(size_t argument) {
-    return "opaq_struct_" + std::to_string(argument);
-  }
-
-  // A struct that is passed by value, byte by byte.
-  Lines packed_struct(size_t i) const {
-    const CppArgument& arg = rule_.args[i];
-    Lines lines{"alignas(64) unsigned char " + struct_of(i) + "[" + std::to_string(arg.size) +
-                "] = {};  // " + string_literal(arg.text)};
-    for (const CppField& field : arg.fields) {
-      const CppArgument& value = field.value;
-      if (value.map) {
-        append(lines, tensor_map_lines(value, struct_of(i) + " + " + std::to_string(field.offset)));
-        continue;
-      }
-      if (value.type != Type::Tensor && can_fail(value.cpp))
-        lines.push_back(set_place(value.place));
-      const Lines to = {struct_of(i) + " + " + std::to_string(field.offset),
-                        std::to_string(field.width)};
-      Lines arguments = to;
-      if (value.type == Type::IntList) {
-        append(arguments, {std::to_string(field.count), field.may_have_fewer ? "true" : "false",
-                           value.cpp, int64(value.low), int64(value.high),
-                           string_literal(value.where), string_literal(value.parameter)});
-        lines.push_back(call("opaq_put_list", arguments) + ";");
-      } else {
-        arguments.push_back(packed(value));
-        lines.push_back(call(in_standalone("put"), arguments) + ";");
-      }
-    }
-    return lines;
-  }
-
-  // And pointers to them.
-  Lines values() const {
-    if (rule_.args.empty()) return {"void** opaq_pointers = nullptr;"};
-    Lines lines = packed_values(), pointers;
-    for (size_t i = 0; i < rule_.args.size(); ++i)
-      pointers.push_back(rule_.args[i].size ? struct_of(i) : "&" + slot(i));
-    lines.push_back("void* opaq_pointers[] = " + braced(pointers) + ";");
-    return lines;
-  }
-
-  // ---- kernels ----------------------------------------------------------------------------------
-
-  // `if_empty`: what is done where the grid is empty.
-  Lines kernel_launch(const std::string& if_empty) const {
-    Lines lines{declared_rule(), images()};
-    append(lines, geometry(if_empty));
-    append(lines, values());
-    const Lines constructed = {linked_driver(), "opaq_declared", string_literal(rule_.entry),
-                               string_literal(rule_.symbol), "opaq_images"};
-    lines.push_back("static " + in_standalone("PackagedKernel<") + std::to_string(files_.size()) +
-                    "> " + call("opaq_kernel", constructed) + ";");
-    lines.push_back(
-        "opaq_kernel.launch(opaq_geometry, opaq_device, opaq_dir, opaq_stream, opaq_pointers);");
-    return lines;
-  }
-
-  // The texts of the launch rule, for messages.
-  std::string declared_rule() const {
-    Lines fields{string_literal(op_)};
-    for (const auto* dims : {&rule_.grid, &rule_.block, &rule_.cluster})
-      fields.push_back(dims->empty() ? "{nullptr}" : braced(string_literals(texts_of(*dims))));
-    const LaunchRule& launch = implementation_.launch;
-    fields.push_back(string_literal(rule_.shared.text));
-    for (const bool flag : {launch.cooperative, launch.programmatic})
-      fields.push_back(flag ? "true" : "false");
-    return "static constexpr " + in_standalone("DeclaredLaunch") +
-           " opaq_declared = " + braced(fields) + ";";
-  }
-
-  std::string images() const {
-    Lines images;
-    for (size_t i = 0; i < files_.size(); ++i)
-      images.push_back(braced(string_literals({code_[i].arch, files_[i].name, files_[i].sha256})));
-    return "static constexpr " + in_standalone("PackagedImage") +
-           " opaq_images[] = " + braced(images) + ";";
-  }
-
-  Lines geometry(const std::string& if_empty) const {
-    const auto set = [](const std::string& what, const std::string& value) {
-      return call(in_standalone("set_" + what), {"opaq_declared", "opaq_geometry", value});
-    };
-    const auto set_dims = [&](const std::string& what, const std::vector<CppText>& items) {
-      Lines values;
-      for (const CppText& item : items) values.push_back(evaluated(item));
-      return set(what, braced(values));
-    };
-    Lines lines{in_standalone("Geometry") + " opaq_geometry;"};
-    lines.push_back("if (!" + set_dims("grid", rule_.grid) + ") " + if_empty + ";");
-    lines.push_back(set_dims("block", rule_.block) + ";");
-    if (!rule_.cluster.empty()) {
-      lines.push_back(set_dims("cluster", rule_.cluster) + ";");
-    }
-    lines.push_back(set("shared", evaluated(rule_.shared)) + ";");
-    return lines;
-  }
-
-  const CppNode::Compiled& node_;
-  const std::string op_;
-  const Implementation& implementation_;
-  const CppLaunch& rule_;
-  const std::vector<CodeFile> code_;
-  const std::vector<AttachedFile> files_;
-};
 
 class LaunchBlock {
  public:
@@ -519,13 +249,17 @@ class LaunchBlock {
         return std::vector(begin, begin + static_cast<std::ptrdiff_t>(file_count(rule)));
       };
       const std::string step = "step " + std::to_string(i + 1);
-      const StepBlock block(node_, count == 1 ? op() : op() + ", " + step,
-                            launch_.implementation->step(i), rule, files_of(code_),
-                            files_of(files_));
+      const Lines printed = print_step({.node = node_,
+                                        .op = count == 1 ? op() : op() + ", " + step,
+                                        .implementation = launch_.implementation->step(i),
+                                        .rule = rule,
+                                        .code = files_of(code_),
+                                        .files = files_of(files_),
+                                        .if_empty = count == 1 ? "return" : "break"});
       first_file += file_count(rule);
-      if (count == 1) return block.lines("return");
+      if (count == 1) return printed;
       lines.push_back("do {  // " + step);
-      append_indented(lines, block.lines("break"));
+      append_indented(lines, printed);
       lines.push_back("} while (false);");
     }
     return lines;

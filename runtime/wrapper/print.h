@@ -28,6 +28,8 @@ inline std::string braced(const Lines& items) { return "{" + join(items) + "}"; 
 // A name of runtime/standalone
 inline std::string in_standalone(const std::string& name) { return "opaq::standalone::" + name; }
 
+inline std::string linked_driver() { return in_standalone("kLinkedDriver"); }
+
 inline Lines string_literals(const Lines& texts) {
   Lines quotes;
   for (const std::string& text : texts) quotes.push_back(string_literal(text));
