@@ -171,7 +171,18 @@ class Gradient:
                 f"for each argument, in the order {', '.join(self._arguments)}: None where "
                 "there is none"
             )
+        for name, grad, needed in zip(self._arguments, found, ctx.needs_input_grad):
+            if isinstance(needed, list) and grad is not None:
+                self._check_list(name, grad, len(needed))
         return (*found[: len(self._arguments)], *(None for _ in missing))
+
+    def _check_list(self, name: str, grad: Any, length: int) -> None:
+        if not isinstance(grad, (list, tuple)) or len(grad) != length:
+            got = f"{len(grad)} gradients" if isinstance(grad, (list, tuple)) else _kind(grad)
+            raise _runtime.DeclarationError(
+                f"the gradient formula of {self.name} returned {got} for the list `{name}` of "
+                f"{length} tensors; expected a list of {length}, None where there is no gradient"
+            )
 
 
 def _names(names: Sequence[str]) -> str:

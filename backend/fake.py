@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from . import _runtime, lowering
 from .lowering import lists
 from .lowering.functions import functions
@@ -55,9 +57,23 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
 
     def fake(*args: Any, **kwargs: Any) -> Any:
         lowering.activate_when_compiling()
+        _refuse_some_on_meta(info["name"], (*args, *kwargs.values()))
         return compute(*args, **kwargs)
 
     return fake
+
+
+def _refuse_some_on_meta(op: str, values: tuple[Any, ...]) -> None:
+    """PyTorch calls the fake implementation if any tensor is a meta tensor. Results on the device
+    of another tensor would never be written.
+    """
+    devices = {value.device.type for value in values if isinstance(value, torch.Tensor)}
+    if len(devices) > 1 and "meta" in devices:
+        others = ", ".join(sorted(devices - {"meta"}))
+        raise _runtime.LaunchError(
+            f"{op}: some tensors are on meta and some on {others}; all tensors of a call must "
+            "share a device"
+        )
 
 
 def _fake_of_forms(info: _runtime.OpInfo) -> Callable[..., Any]:

@@ -101,6 +101,12 @@ Expr Expr::as_integer() const { return type() == Type::Int ? *this : Expr(get(pr
 std::string Expr::print_python() const { return syntax::print_python(get(program_).tree); }
 std::string Expr::print_cpp() const { return syntax::print_cpp(get(program_).tree); }
 
+int Expr::argument() const {
+  const syntax::Tree& tree = get(program_).tree;
+  const syntax::Node& root = tree[tree.root];
+  return root.op == syntax::Operation::Argument ? root.symbol : -1;
+}
+
 bool Expr::reads(int symbol) const {
   for (const syntax::Instruction& i : get(program_).code) {
     if (reads_argument(i.code) && i.index == symbol) return true;

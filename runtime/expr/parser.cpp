@@ -393,6 +393,10 @@ class Parser {
     next_ = for_;
     const std::vector<SymbolList> over = for_clause();
     const size_t end = next_;
+    if (token().is("if") || token().is("for"))
+      source_.error(token().at,
+                    "expected ')': an item cannot be left out by 'if', and there is one "
+                    "'for'; nest sum(...) for several");
     const size_t count = over.front().size;
     std::vector<int32_t> values;
     builder_->set_over_lists(true);

@@ -112,8 +112,7 @@ class TvmFfi final : public Kind {
                                argument.expr.text());
       if (argument.expr.type() != Type::Tensor) continue;
       has_tensor = true;
-      if (std::none_of(scope.symbols.begin(), scope.symbols.end(),
-                       [&](const Symbol& symbol) { return symbol.name == argument.expr.text(); }))
+      if (argument.expr.argument() < 0)
         scope.fail("args", "'" + argument.text +
                                "': functions of TVM-FFI take tensors by their names; give the op "
                                "an implementation for each case, with requires");

@@ -309,7 +309,7 @@ void check_value(const Subject& subject, const PlacedValue& value, const Arg* ar
                                  "; cast to its own type, cast(\"" + type.text + "\", " +
                                  argument.text() + ")");
 
-  const int symbol = bare_symbol(argument, subject.symbols);
+  const int symbol = argument.argument();
   if (type.pointee_const && symbol >= 0 && subject.symbols[symbol].written)
     fail(ErrorKind::Compile, subject.op + ": `" + argument.text() +
                                  "` is written by this op, but " + describe(value.target, type) +

@@ -115,7 +115,7 @@ void check_tensor_maps(const std::vector<Argument>& args, const Subject& subject
     std::vector<Expr> exprs{argument.expr};
     argument.map->add_exprs(exprs);
     if (!known.knows(exprs)) continue;
-    const Arg& tensor = known.values()[bare_symbol(argument.expr, subject.symbols)];
+    const Arg& tensor = known.values()[argument.expr.argument()];
     if (tensor.kind == Arg::Kind::Tensor)
       PreparedTensorMap(argument, place).check(known.values(), tensor.tensor);
   }

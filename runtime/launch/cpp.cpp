@@ -38,9 +38,9 @@ std::vector<CppText> dims(const std::vector<Expr>& exprs) {
 
 CppArgument printed_map(const Subject& subject, const PlacedValue& value, const Arg* args) {
   const TensorMapRule& rule = *value.argument->map;
-  const Arg& tensor = args[bare_symbol(value.argument->expr, subject.symbols)];
+  const Arg& tensor = args[value.argument->expr.argument()];
   CppTensorMap map;
-  map.tensor = value.argument->expr.text();
+  map.tensor = subject.symbols[static_cast<size_t>(value.argument->expr.argument())].name;
   map.interleave = rule.interleave;
   map.swizzle = rule.swizzle;
   map.l2_promotion = rule.l2_promotion;
@@ -103,9 +103,9 @@ std::vector<CppArgument> arguments(const Subject& subject, const std::vector<Par
 }
 
 // Whether a tensor map is made of the tensor, with its sizes and strides.
-bool is_mapped(const std::vector<Argument>& args, const std::string& tensor) {
+bool is_mapped(const std::vector<Argument>& args, int tensor) {
   return std::any_of(args.begin(), args.end(), [&](const Argument& arg) {
-    return (arg.map && arg.expr.text() == tensor) || is_mapped(arg.items, tensor);
+    return (arg.map && arg.expr.argument() == tensor) || is_mapped(arg.items, tensor);
   });
 }
 
@@ -126,12 +126,14 @@ void note_reads(const Implementation& implementation, const std::vector<Symbol>&
     for (const Expr& expr : all) {
       if (!expr.reads(static_cast<int>(s))) continue;
       read = true;
-      const bool whole = implementation.kind->takes_tensors && expr.text() == symbols[s].name;
-      shaped |= whole || expr.text() != symbols[s].name;
+      const bool alone = expr.argument() == static_cast<int>(s);
+      const bool whole = implementation.kind->takes_tensors && alone;
+      shaped |= whole || !alone;
       strided |= whole || expr.reads_strides(static_cast<int>(s));
     }
     for (size_t i = 0; i < implementation.step_count(); ++i) {
-      if (is_mapped(implementation.step(i).launch.args, symbols[s].name)) shaped = strided = true;
+      if (is_mapped(implementation.step(i).launch.args, static_cast<int>(s)))
+        shaped = strided = true;
     }
     if (read) out.reads.push_back(symbols[s].name);
     if (shaped && symbols[s].type == Type::Tensor) out.shaped.push_back(symbols[s].name);

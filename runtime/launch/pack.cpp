@@ -59,13 +59,12 @@ Packer::Slot Packer::slot_of(const Subject& subject, size_t index) const {
                                    "from the driver needs CUDA 12.4; give the kernel's source");
     return {.source = Source::TensorMap,
             .dtypes = accepted_dtypes("void"),
-            .symbol = bare_symbol(value.argument->expr, subject.symbols),
+            .symbol = value.argument->expr.argument(),
             .expr = value.argument->expr};
   }
   const Destination to = destination(value.argument->expr, value.type);
   const Expr expr = as_passed(value.argument->expr, to);
-  Slot slot{
-      .source = Source::Int, .to = to, .symbol = bare_symbol(expr, subject.symbols), .expr = expr};
+  Slot slot{.source = Source::Int, .to = to, .symbol = expr.argument(), .expr = expr};
   if (slot.to.encoding == Encoding::Unknown)
     fail(ErrorKind::Compile, subject.op + ": the size of " + value.target + ", which takes `" +
                                  expr.text() +

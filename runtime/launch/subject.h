@@ -34,13 +34,6 @@ inline std::string parameter_text(const ParamType& param) {
 
 using standalone::naming;
 
-// The symbol that an expression consists of, -1 when it is anything more.
-inline int bare_symbol(const Expr& expr, const std::vector<Symbol>& symbols) {
-  for (size_t i = 0; i < symbols.size(); ++i)
-    if (symbols[i].name == expr.text()) return static_cast<int>(i);
-  return -1;
-}
-
 // Whether the value is not known: a check without a device may leave out required arguments.
 inline bool is_unknown(const Symbol& symbol, const Arg& arg) {
   return arg.kind == Arg::Kind::None && !symbol.optional;

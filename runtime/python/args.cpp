@@ -175,8 +175,9 @@ void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value
     hopeless = hopeless || text || list || (spec.type == Type::Int && PyFloat_Check(value));
   } else if (spec.type == Type::IntList) {
     hopeless = hopeless || text || PyFloat_Check(value);
-  } else if (spec.type == Type::TensorList) {
-    hopeless = true;
+  } else if (spec.type == Type::TensorList) {  // PyTorch takes other sequences, too
+    hopeless = hopeless || text || number || PyDict_Check(value) ||
+               PyObject_TypeCheck(value, torch().tensor);
   }
   if (hopeless) wrong(op, spec, value);
 }

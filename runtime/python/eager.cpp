@@ -84,7 +84,8 @@ struct Eager {
   bool checked = false;  // OPAQ_CHECK=contract
   bool has_lists = false;
   // For an op with lists, the forms that were called, by the lengths of the lists.
-  std::map<std::vector<int64_t>, std::unique_ptr<Eager>> forms;
+  // Shared with the calls that run, during which the op may be declared again.
+  std::map<std::vector<int64_t>, std::shared_ptr<Eager>> forms;
 };
 
 constexpr size_t kMaxArgs = 64;
@@ -272,7 +273,7 @@ PyObject* run_form(Eager& e, PyObject* const* bound) {
   auto found = e.forms.find(lengths);
   if (found == e.forms.end()) {
     Op& op = form(*e.op, lengths);
-    auto made = std::make_unique<Eager>();
+    auto made = std::make_shared<Eager>();
     made->op = &op;
     made->chooser = &chooser(op);
     made->spec = &op.spec();
@@ -284,7 +285,8 @@ PyObject* run_form(Eager& e, PyObject* const* bound) {
   }
   std::vector<PyObject*> flat;
   for (const Ref& item : items) flat.push_back(item.get());
-  return run_directly(*found->second, flat.data());
+  const std::shared_ptr<Eager> called = found->second;
+  return run_directly(*called, flat.data());
 }
 
 // Switches to the newest declaration if the op was declared again, with the same schema.

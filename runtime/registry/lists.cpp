@@ -45,10 +45,29 @@ size_t list_count(const Schema& schema) {
   return count;
 }
 
+std::string digest(const ImplementationText& text) {
+  Sha256 hash;
+  for (const std::string* field :
+       {&text.entry, &text.grid, &text.block, &text.cluster, &text.shared, &text.args})
+    hash.field(*field);
+  for (const std::string& requirement : text.requires_) hash.field(requirement);
+  for (const ScratchText& scratch : text.scratch)
+    hash.field(scratch.name).field(scratch.like).field(scratch.shape).field(scratch.dtype);
+  for (const ImplementationText& step : text.steps) hash.field(digest(step));
+  return hash.hex();
+}
+
+// The implementation for a form. Its hash holds the texts as declared: `*xs` and `xs[0], xs[1]` are
+// the same for two tensors only.
+Implementation make_for(const Op& form, const ImplementationText& text) {
+  Implementation made = make_implementation(form.spec(), text);
+  made.hash = Sha256().field(made.hash).field(digest(text)).hex();
+  return made;
+}
+
 Op* make_form(const Op* op, const Declared& all, const Lengths& lengths) {
   auto made = std::make_unique<Op>(make_op(all.schema, all.outputs, lengths), op);
-  for (const ImplementationText& text : all.implementations)
-    made->add(make_implementation(made->spec(), text), true);
+  for (const ImplementationText& text : all.implementations) made->add(make_for(*made, text), true);
   for (const auto& [key, content] : all.extra) made->extend_hash(key, content);
   return made.release();
 }
@@ -68,18 +87,6 @@ Lengths typical_lengths(const Declared& all, size_t lists) {
   }
   delete make_form(nullptr, all, Lengths(lists, kTried[0]));  // says what is wrong
   return Lengths(lists, kTried[0]);
-}
-
-std::string digest(const ImplementationText& text) {
-  Sha256 hash;
-  for (const std::string* field :
-       {&text.entry, &text.grid, &text.block, &text.cluster, &text.shared, &text.args})
-    hash.field(*field);
-  for (const std::string& requirement : text.requires_) hash.field(requirement);
-  for (const ScratchText& scratch : text.scratch)
-    hash.field(scratch.name).field(scratch.like).field(scratch.shape).field(scratch.dtype);
-  for (const ImplementationText& step : text.steps) hash.field(digest(step));
-  return hash.hex();
 }
 
 }  // namespace
@@ -108,7 +115,7 @@ std::string implement(Op& op, const ImplementationText& text, bool replace) {
   all.typical = typical_lengths(all, list_count(op.spec().schema));
   Op& typical = form(op, all.typical);
   std::vector<std::pair<Op*, Implementation>> made;
-  for (Op* each : forms(op)) made.emplace_back(each, make_implementation(each->spec(), text));
+  for (Op* each : forms(op)) made.emplace_back(each, make_for(*each, text));
   const auto shown = std::find_if(made.begin(), made.end(),
                                   [&](const auto& each) { return each.first == &typical; });
   const std::string hash = shown->second.hash, name = shown->second.name;
@@ -120,7 +127,7 @@ std::string implement(Op& op, const ImplementationText& text, bool replace) {
     kept.implementations = std::move(all.implementations);
     kept.typical = all.typical;
   }
-  extend_hash(op, "implementation " + name, hash + digest(text));
+  extend_hash(op, "implementation " + name, hash);
   return hash;
 }
 

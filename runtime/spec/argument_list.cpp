@@ -117,7 +117,8 @@ class Parser {
   Argument value(std::string_view item, std::initializer_list<Type> accepted) const {
     Argument arg;
     arg.expr = scope_.one(item, kField, accepted);
-    arg.text = arg.expr.text();
+    const int whole = arg.expr.argument();
+    arg.text = whole < 0 ? arg.expr.text() : scope_.symbols[static_cast<size_t>(whole)].name;
     return arg;
   }
 
@@ -127,7 +128,7 @@ class Parser {
       fail(item, "takes a pointer type and a tensor, as in cast(\"const uint16_t*\", x)");
     Argument arg = value(parts[1], kValues);
     arg.cast = unquoted(parts[0]);
-    arg.text = "cast(\"" + arg.cast + "\", " + arg.expr.text() + ")";
+    arg.text = "cast(\"" + arg.cast + "\", " + arg.text + ")";
     if (arg.expr.type() != Type::Tensor) {
       fail(item, "casts tensors; '" + arg.expr.text() + "' is " +
                      std::string(name(arg.expr.type())) +

@@ -70,15 +70,15 @@ class TensorMapParser {
 
   Argument parse() {
     const std::vector<std::string_view> parts = split(inside(item_));
-    const auto is_tensor = [&](const Symbol& symbol) {
-      return symbol.type == Type::Tensor && !parts.empty() && symbol.name == parts[0];
-    };
-    if (std::none_of(scope_.symbols.begin(), scope_.symbols.end(), is_tensor))
-      fail("takes the name of a tensor first, as in tensor_map(x, box=[64, 64])" +
-           (parts.empty() ? "" : "; got '" + std::string(parts[0]) + "'"));
     Argument arg;
     arg.form = Argument::Form::TensorMap;
-    arg.expr = scope_.one(parts[0], field_, {Type::Tensor});
+    if (!parts.empty() && named(parts[0]).name.empty())
+      arg.expr = scope_.one(parts[0], field_,
+                            {Type::Tensor, Type::Int, Type::Float, Type::Bool, Type::DType,
+                             Type::String, Type::IntList});
+    if (!arg.expr || arg.expr.type() != Type::Tensor || arg.expr.argument() < 0)
+      fail("takes the name of a tensor first, as in tensor_map(x, box=[64, 64])" +
+           (parts.empty() ? "" : "; got '" + std::string(parts[0]) + "'"));
     for (size_t i = 1; i < parts.size(); ++i) option(parts[i]);
     check();
     arg.text = "tensor_map(" + arg.expr.text() + text() + ")";

@@ -117,11 +117,15 @@ TEST(TensorLists, WrongUsesAreExplained) {
   says("abs(x.numel() for x in xs)", "'for' belongs in sum(...), min(...), max(...), all(...)");
   says("sum(x.dtype for x in xs)", "'+' takes int or float, found dtype");
   says("sum(z.numel() for x in xs)", "unknown name 'z'");
+  says("sum(x.numel() for x in xs if n)", "an item cannot be left out by 'if'");
+  says("sum(x.numel() for x in xs for y in ys)", "there is one 'for'; nest sum(...)");
 }
 
 TEST(TensorLists, ArgumentLists) {
   const Lists lists;
   EXPECT_EQ(lists.arguments("*xs, n"), (Texts{"xs_0", "xs_1", "xs_2", "n"}));
+  EXPECT_EQ(lists.arguments("*(n for n in ys), n"), (Texts{"ys_0", "ys_1", "n"}));
+  EXPECT_EQ(lists.arguments("tensor_map(xs[1], box=[8])").size(), 1u);
   EXPECT_EQ(lists.arguments("*(y.numel() for y in ys)"),
             (Texts{"opaq.Numel(ys_0)", "opaq.Numel(ys_1)"}));
   EXPECT_EQ(lists.arguments("struct(p=ys, n=[y.numel() for y in ys])").size(), 7u);

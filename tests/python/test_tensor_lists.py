@@ -139,6 +139,67 @@ def test_items_are_made_row_major(unique: str) -> None:
     torch.testing.assert_close(torch.compile(f, fullgraph=True)(table), table.sum(1))
 
 
+@pytest.mark.parametrize("form", ["eager", "dispatcher", "Python wrapper", "C++ wrapper"])
+def test_a_name_after_for_hides_an_argument_of_the_same_name(unique: str, form: str) -> None:
+    result = opaq.tensor("4", dtype="float32")
+    op = opaq.op(f"{unique}(Tensor[] xs, Tensor x) -> Tensor", outputs=result)
+    op.cpu(
+        source="""
+        struct One { const float* p; long n; };
+        struct All { One one[3]; const unsigned* bits[3]; };
+        void take(All all, const float* a, const float* b, const float* c, const float* x, float* y)
+        { for (int i = 0; i < 3; ++i) y[i] = *all.one[i].p * all.one[i].n + (*all.bits[i] == 0);
+          y[3] = 100 * *a + 10 * *b + *c + 1000 * *x; }""",
+        entry="take",
+        args=[
+            opaq.struct(
+                one="[struct(p=x, n=x.numel()) for x in xs]",
+                bits='[*(cast("const unsigned*", x) for x in xs)]',
+            ),
+            "*(x for x in xs)",
+            "x",
+            "out",
+        ],
+    )
+    call = {"eager": op, "dispatcher": op.overload}.get(form) or torch.compile(
+        op, fullgraph=True, options={"cpp_wrapper": form == "C++ wrapper"}
+    )
+    xs = [torch.full((n,), float(n)) for n in (1, 2, 3)]
+    result = call([*xs[:2], torch.zeros(1)], torch.tensor(7.0))
+    torch.testing.assert_close(result, torch.tensor([1.0, 4.0, 1.0, 7120.0]))
+
+
+def test_other_sequences_are_taken(unique: str) -> None:
+    op = sum_op(unique)
+    xs = tensors(3)
+    for sequence in (torch.nn.ParameterList(xs), tuple(xs)):
+        with torch.no_grad():
+            torch.testing.assert_close(op(sequence), sum(xs))
+
+
+def test_meta_tensors_stay_among_themselves(unique: str) -> None:
+    op = sum_op(unique)
+    xs = [x.to("meta") for x in tensors(2)]
+    assert op(xs).device.type == "meta"
+    with pytest.raises(opaq.LaunchError, match="some tensors are on meta and some on cpu"):
+        op([xs[0], *tensors(1)])
+
+
+@pytest.mark.parametrize(
+    ("grads", "got"),
+    [(lambda g: ([g], None), "1 gradients"), (lambda g: (g, None), "a Tensor")],
+)
+def test_gradients_of_a_list_have_its_length(unique: str, grads: object, got: str) -> None:
+    op = sum_op(unique)
+    op.backward(lambda ctx, g: grads(g), setup_context=lambda ctx, inputs, output: None)  # type: ignore[operator]
+    with pytest.raises(opaq.DeclarationError) as error:
+        op([x.requires_grad_() for x in tensors(3)]).sum().backward()
+    assert (
+        f"the gradient formula of {unique} returned {got} for the list `xs` of 3 tensors; "
+        "expected a list of 3, None where there is no gradient"
+    ) in str(error.value)
+
+
 def test_gradients(unique: str) -> None:
     op = sum_op(unique)
 

@@ -126,6 +126,7 @@ class Expr {
   std::string print_python() const;
   std::string print_cpp() const;
 
+  int argument() const;                  // the symbol that it is, by its index; -1 if it is more
   bool reads_strides(int symbol) const;  // stride(), is_contiguous() of that argument
   bool reads(int symbol) const;
   bool reads_beyond_dtype(int symbol) const;  // more of that argument than a tensor's dtype
