@@ -1,7 +1,6 @@
 // Ops with lists of tensors, and their forms for lists of known lengths.
 #include "registry/lists.h"
 
-#include <algorithm>
 #include <charconv>
 #include <map>
 #include <memory>
@@ -24,6 +23,7 @@ struct Declared {
   std::vector<OutputText> outputs;
   std::vector<ImplementationText> implementations;         // in order of declaration
   std::vector<std::pair<std::string, std::string>> extra;  // of the hash
+  int64_t version = 0;                                     // counts changes of these two
   std::map<Lengths, Op*> forms;
   Lengths typical;
 };
@@ -95,7 +95,9 @@ Op& declare(std::string_view schema, const std::vector<OutputText>& outputs, boo
   OpSpec spec = make_op(schema, outputs);
   const size_t lists = list_count(spec.schema);
   if (lists == 0) return declare(std::move(spec), replace);
-  Declared made{std::string(schema), outputs, {}, {}, {}, {}};
+  Declared made;
+  made.schema = schema;
+  made.outputs = outputs;
   made.typical = typical_lengths(made, lists);
   Op& op = declare(std::move(spec), replace);
   const std::lock_guard lock(shared_state());
@@ -114,19 +116,18 @@ std::string implement(Op& op, const ImplementationText& text, bool replace) {
   all.implementations.push_back(text);
   all.typical = typical_lengths(all, list_count(op.spec().schema));
   Op& typical = form(op, all.typical);
-  std::vector<std::pair<Op*, Implementation>> made;
-  for (Op* each : forms(op)) made.emplace_back(each, make_for(*each, text));
-  const auto shown = std::find_if(made.begin(), made.end(),
-                                  [&](const auto& each) { return each.first == &typical; });
-  const std::string hash = shown->second.hash, name = shown->second.name;
-  typical.add(shown->second, replace);  // refuses another one of the same name
-  for (auto& [each, implementation] : made) each->add(std::move(implementation), true);
+  for (Op* each : forms(op)) make_for(*each, text);  // each has to fit, before any gets it
+  Implementation made = make_for(typical, text);
+  const std::string hash = made.hash, name = made.name;
+  typical.add(std::move(made), replace);  // refuses another one of the same name
   {
     const std::lock_guard lock(shared_state());
     Declared& kept = declared().at(&op);
     kept.implementations = std::move(all.implementations);
     kept.typical = all.typical;
+    ++kept.version;
   }
+  for (Op* each : forms(op)) each->add(make_for(*each, text), true);
   extend_hash(op, "implementation " + name, hash);
   return hash;
 }
@@ -134,22 +135,26 @@ std::string implement(Op& op, const ImplementationText& text, bool replace) {
 void extend_hash(Op& op, std::string_view key, std::string_view content) {
   op.extend_hash(key, content);
   if (!op.spec().schema.has_lists()) return;
+  {
+    const std::lock_guard lock(shared_state());
+    Declared& kept = declared().at(&op);
+    kept.extra.emplace_back(key, content);
+    ++kept.version;
+  }
   for (Op* each : forms(op)) each->extend_hash(key, content);
-  const std::lock_guard lock(shared_state());
-  declared().at(&op).extra.emplace_back(key, content);
 }
 
 Op& form(const Op& op, std::span<const int64_t> lengths) {
-  Lengths key(lengths.begin(), lengths.end());
+  const Lengths key(lengths.begin(), lengths.end());
   {
     const std::lock_guard lock(shared_state());
     const Declared& all = declared().at(&op);
     if (const auto found = all.forms.find(key); found != all.forms.end()) return *found->second;
   }
   const Declared all = copy_of(op);
-  Op* made = nullptr;
+  std::unique_ptr<Op> made;
   try {
-    made = make_form(&op, all, key);
+    made.reset(make_form(&op, all, key));
   } catch (const Error& error) {
     if (error.kind != ErrorKind::Declaration) throw;
     std::vector<std::string> texts;
@@ -157,10 +162,16 @@ Op& form(const Op& op, std::span<const int64_t> lengths) {
     fail(ErrorKind::Launch, op.name() + ": a call with lists of " + join(texts, " and ") +
                                 " tensors does not fit the declaration: " + error.what());
   }
-  const std::lock_guard lock(shared_state());
-  const auto [place, is_new] = declared().at(&op).forms.try_emplace(std::move(key), made);
-  if (!is_new) delete made;  // another thread was faster
-  return *place->second;
+  {
+    const std::lock_guard lock(shared_state());
+    Declared& kept = declared().at(&op);
+    if (kept.version == all.version) {
+      const auto [place, is_new] = kept.forms.try_emplace(key, made.get());
+      if (is_new) made.release();  // else another thread was faster
+      return *place->second;
+    }
+  }
+  return form(op, lengths);  // an implementation was added meanwhile
 }
 
 const Op& typical_form(const Op& op) {

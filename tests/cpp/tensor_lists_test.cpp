@@ -194,6 +194,24 @@ TEST(TensorLists, ADeclarationMayNeedSeveralTensors) {
                  "unknown name 'x'");
 }
 
+TEST(TensorLists, AFormThatIsMadeWhileAnImplementationIsAddedHasIt) {
+  Op& op = declare("lists::added(Tensor[] xs) -> ()", {}, false);
+  implement(op, add_all(), false);
+  std::atomic<bool> stop{false};
+  std::thread caller([&] {
+    for (int64_t length = 1; length <= 8 && !stop; ++length) form(op, std::vector{length});
+    stop = true;
+  });
+  for (int i = 0; !stop || i < 3; ++i) {
+    ImplementationText text = add_all();
+    text.name = "cpu:" + std::to_string(i);
+    implement(op, text, false);
+  }
+  caller.join();
+  const size_t expected = typical_form(op).implementations().size();
+  for (const Op* each : forms(op)) EXPECT_EQ(each->implementations().size(), expected);
+}
+
 TEST(TensorLists, ThreadsGetTheSameForm) {
   Op& op = declare("lists::threads(Tensor[] xs) -> ()", {}, false);
   implement(op, add_all(), false);
