@@ -138,7 +138,6 @@ def oldest() -> None:
             "test_pages",
             "test_rooms",
             "test_run_googletest",
-            "test_stale",
             "test_typing",
         ]
         ignored = " ".join(
