@@ -78,13 +78,10 @@ def _refuse_some_on_meta(op: str, values: tuple[Any, ...]) -> None:
 
 def _fake_of_forms(info: _runtime.OpInfo) -> Callable[..., Any]:
     """The same for an op with lists of tensors."""
-    names = [arg["name"] for arg in info["args"]]
     forms: dict[str, Callable[..., Any]] = {}
 
     def fake(*args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(names, args)), **kwargs}
-        values = [given.get(arg["name"], arg["default_value"]) for arg in info["args"]]
-        form, flat = lists.form_of(info, values)
+        form, flat = lists.form_of(info, args, kwargs)
         if form["name"] not in forms:
             forms[form["name"]] = make_fake(form)
         positional = sum(not arg["keyword_only"] for arg in form["args"])

@@ -308,8 +308,7 @@ class Op(Implementations, CallableBase):
         """
         if not lists.has_lists(self.info):
             return self.name, args
-        defaults = [arg["default_value"] for arg in self.info["args"][len(args) :]]
-        form, values = lists.form_of(self.info, [*args, *defaults])
+        form, values = lists.form_of(self.info, args, {})
         return form["name"], values
 
     def __repr__(self) -> str:

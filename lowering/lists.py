@@ -23,13 +23,17 @@ def declared_name(op: str) -> str:
     return op.partition("[")[0]
 
 
-def form_of(info: OpInfo, values: Sequence[Any]) -> tuple[OpInfo, list[Any]]:
-    """(the op's form for a call, the form's arguments). values: those of the call, in the order of
-    the schema. Of an op without lists, both are unchanged. Raises LaunchError for a list that is
-    none, or that the declaration does not fit.
+def form_of(
+    info: OpInfo, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[OpInfo, list[Any]]:
+    """(the op's form for a call, the form's arguments in order, defaults filled in). Of an op
+    without lists, the form is the op itself. Raises LaunchError for a list that is none, or that
+    the declaration does not fit.
     """
+    given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
+    values = [given.get(arg["name"], arg["default_value"]) for arg in info["args"]]
     if not has_lists(info):
-        return info, list(values)
+        return info, values
     lengths, flat = [], []
     for arg, value in zip(info["args"], values):
         if arg["torch_type"] != "Tensor[]":

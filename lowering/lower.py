@@ -202,11 +202,7 @@ class _Call:
         kwargs: Mapping[str, Any],
     ) -> None:
         self.overload, self.declared = overload, declared
-        given = {**dict(zip((arg["name"] for arg in declared["args"]), args)), **kwargs}
-        self.info, flat = lists.form_of(
-            declared,
-            [given.get(arg["name"], arg["default_value"]) for arg in declared["args"]],
-        )
+        self.info, flat = lists.form_of(declared, args, kwargs)
         # its reference is the declared op's
         self.info["has_reference"] = declared["has_reference"]
         self.values: dict[str, Any] = dict(zip((arg["name"] for arg in self.info["args"]), flat))

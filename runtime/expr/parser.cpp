@@ -453,14 +453,8 @@ class Parser {
       over.push_back(*list);
     } while (zip && accept(","));
     if (zip) require(")", "after the lists");
-    if (over.size() != names.size())
-      source_.error(at, std::to_string(names.size()) + " names for the items of " +
-                            std::to_string(over.size()) + " lists");
-    for (const SymbolList& list : over) {
-      if (list.size != over[0].size)
-        source_.error(at, over[0].name + " and " + list.name + " have different lengths, " +
-                              std::to_string(over[0].size) + " and " + std::to_string(list.size));
-    }
+    if (const std::string why = why_not_together(over, names.size()); !why.empty())
+      source_.error(at, why);
     for (size_t i = 0; i < over.size(); ++i) over[i].name = names[i];
     return over;
   }
@@ -502,6 +496,18 @@ std::string_view trim(std::string_view text) {
 
 }  // namespace
 }  // namespace syntax
+
+std::string why_not_together(std::span<const SymbolList> lists, size_t names) {
+  if (lists.size() != names)
+    return std::to_string(names) + " names for the items of " + std::to_string(lists.size()) +
+           " lists";
+  for (const SymbolList& list : lists) {
+    if (list.size != lists[0].size)
+      return lists[0].name + " and " + list.name + " have different lengths, " +
+             std::to_string(lists[0].size) + " and " + std::to_string(list.size);
+  }
+  return "";
+}
 
 Expr parse(std::string_view text, std::span<const Symbol> symbols, std::string_view what,
            std::span<const SymbolList> lists) {

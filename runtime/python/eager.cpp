@@ -1,5 +1,7 @@
 // Eager calls: launches on plain tensors directly, with outputs that torch allocates, and calls
 // PyTorch's dispatcher for everything else.
+#include <algorithm>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -259,16 +261,9 @@ PyObject* run_form(Eager& e, PyObject* const* bound) {
       refuse_hopeless(e.op->name(), specs[i], bound[i]);
       return nullptr;
     }
-    for (Ref& item : to_items(bound[i], "a list of tensors")) items.push_back(std::move(item));
-    lengths.push_back(static_cast<int64_t>(items.size()));
-  }
-  // Each length so far counts the items before the list, too.
-  size_t begin = 0;
-  for (size_t i = 0, list = 0; i < specs.size(); ++i) {
-    const bool is_list = specs[i].type == Type::TensorList;
-    const size_t end = is_list ? static_cast<size_t>(lengths[list]) : begin + 1;
-    if (is_list) lengths[list++] = static_cast<int64_t>(end - begin);
-    begin = end;
+    std::vector<Ref> tensors = to_items(bound[i], "a list of tensors");
+    lengths.push_back(static_cast<int64_t>(tensors.size()));
+    std::move(tensors.begin(), tensors.end(), std::back_inserter(items));
   }
   auto found = e.forms.find(lengths);
   if (found == e.forms.end()) {

@@ -2,6 +2,7 @@
 #include "registry/lists.h"
 
 #include <charconv>
+#include <exception>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -65,28 +66,27 @@ Implementation make_for(const Op& form, const ImplementationText& text) {
   return made;
 }
 
-Op* make_form(const Op* op, const Declared& all, const Lengths& lengths) {
+std::unique_ptr<Op> make_form(const Op* op, const Declared& all, const Lengths& lengths) {
   auto made = std::make_unique<Op>(make_op(all.schema, all.outputs, lengths), op);
   for (const ImplementationText& text : all.implementations) made->add(make_for(*made, text), true);
   for (const auto& [key, content] : all.extra) made->extend_hash(key, content);
-  return made.release();
+  return made;
 }
 
 // A declaration may read `xs[2]`, and need three tensors. The first lengths that fit it are typical
 // of its calls.
 Lengths typical_lengths(const Declared& all, size_t lists) {
-  constexpr int64_t kTried[] = {2, 8, 64};
-  for (const int64_t length : kTried) {
+  std::exception_ptr first;
+  for (const int64_t length : {2, 8, 64}) {
     Lengths lengths(lists, length);
     try {
-      delete make_form(nullptr, all, lengths);
+      make_form(nullptr, all, lengths);
       return lengths;
-    } catch (const Error& error) {
-      if (error.kind != ErrorKind::Declaration || length == kTried[2]) break;
+    } catch (const Error&) {
+      if (!first) first = std::current_exception();
     }
   }
-  delete make_form(nullptr, all, Lengths(lists, kTried[0]));  // says what is wrong
-  return Lengths(lists, kTried[0]);
+  std::rethrow_exception(first);
 }
 
 }  // namespace
@@ -154,7 +154,7 @@ Op& form(const Op& op, std::span<const int64_t> lengths) {
   const Declared all = copy_of(op);
   std::unique_ptr<Op> made;
   try {
-    made.reset(make_form(&op, all, key));
+    made = make_form(&op, all, key);
   } catch (const Error& error) {
     if (error.kind != ErrorKind::Declaration) throw;
     std::vector<std::string> texts;
@@ -176,7 +176,12 @@ Op& form(const Op& op, std::span<const int64_t> lengths) {
 
 const Op& typical_form(const Op& op) {
   if (!op.spec().schema.has_lists()) return op;
-  return form(op, copy_of(op).typical);
+  Lengths typical;
+  {
+    const std::lock_guard lock(shared_state());
+    typical = declared().at(&op).typical;
+  }
+  return form(op, typical);
 }
 
 std::vector<Op*> forms(const Op& op) {

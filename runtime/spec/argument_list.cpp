@@ -96,14 +96,10 @@ class Parser {
     for (const std::string_view name : each.lists) {
       const SymbolList* list = scope_.list_named(name);
       if (!list) fail(item, "'" + std::string(name) + "' is no list of tensors");
-      if (!lists.empty() && list->size != lists[0].size)
-        fail(item, lists[0].name + " and " + list->name + " have different lengths, " +
-                       std::to_string(lists[0].size) + " and " + std::to_string(list->size));
       lists.push_back(*list);
     }
-    if (each.names.size() != lists.size())
-      fail(item, std::to_string(each.names.size()) + " names for the items of " +
-                     std::to_string(lists.size()) + " lists");
+    if (const std::string why = why_not_together(lists, each.names.size()); !why.empty())
+      fail(item, why);
     Scope scope = scope_;
     for (size_t i = 0; i < lists.size(); ++i)
       scope.items.push_back({std::string(each.names[i]), 0, 1, true});

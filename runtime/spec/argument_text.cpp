@@ -5,11 +5,12 @@
 #include "spec/expressions.h"
 
 namespace opaq::spec {
-
 namespace {
 
-// The position of a word outside strings and brackets, from `begin` on; npos if there is none.
-size_t find_word(std::string_view text, std::string_view word, size_t begin = 0) {
+// The first position outside strings and brackets, from `begin` on, for which `is(position)`; the
+// size of the text if there is none.
+template <class Is>
+size_t find_outside(std::string_view text, size_t begin, Is is) {
   int depth = 0;
   for (size_t i = begin; i < text.size();) {
     const char c = text[i];
@@ -19,36 +20,30 @@ size_t find_word(std::string_view text, std::string_view word, size_t begin = 0)
     }
     if (c == '(' || c == '[' || c == '{') ++depth;
     if (c == ')' || c == ']' || c == '}') --depth;
-    size_t end = i + 1;
-    if (is_name_start(c)) {
-      while (end < text.size() && is_name_char(text[end])) ++end;
-      if (depth == 0 && text.substr(i, end - i) == word) return i;
-    }
-    i = end;
+    if (depth == 0 && is(i)) return i;
+    ++i;
   }
-  return std::string_view::npos;
+  return text.size();
+}
+
+// The same for a word.
+size_t find_word(std::string_view text, std::string_view word, size_t begin = 0) {
+  size_t name_end = 0;  // of the name that is being passed
+  return find_outside(text, begin, [&](size_t i) {
+    if (i < name_end || !is_name_start(text[i])) return false;
+    for (name_end = i; name_end < text.size() && is_name_char(text[name_end]);) ++name_end;
+    return text.substr(i, name_end - i) == word;
+  });
 }
 
 }  // namespace
 
 std::vector<std::string_view> split(std::string_view text) {
   std::vector<std::string_view> items;
+  const auto is_comma = [&](size_t i) { return text[i] == ','; };
   size_t begin = 0;
-  int depth = 0;
-  for (size_t i = 0; i < text.size();) {
-    const char c = text[i];
-    if (c == '"' || c == '\'') {
-      i = string_end(text, i);
-      continue;
-    }
-    if (c == '(' || c == '[' || c == '{') ++depth;
-    if (c == ')' || c == ']' || c == '}') --depth;
-    if (c == ',' && depth == 0) {
-      items.push_back(trimmed(text.substr(begin, i - begin)));
-      begin = i + 1;
-    }
-    ++i;
-  }
+  for (size_t end; (end = find_outside(text, begin, is_comma)) < text.size(); begin = end + 1)
+    items.push_back(trimmed(text.substr(begin, end - begin)));
   const std::string_view last = trimmed(text.substr(begin));
   if (!last.empty()) items.push_back(last);
   return items;
@@ -86,7 +81,7 @@ Named named(std::string_view text) {
 
 ForEach for_each(std::string_view text) {
   const size_t for_ = find_word(text, "for"), in = find_word(text, "in", for_);
-  if (in == std::string_view::npos) return {};
+  if (in == text.size()) return {};
   std::string_view lists = trimmed(text.substr(in + 2));
   if (is_call(lists, "zip")) lists = inside(lists);
   return {trimmed(text.substr(0, for_)), split(text.substr(for_ + 3, in - for_ - 3)), split(lists)};

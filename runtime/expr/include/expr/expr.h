@@ -71,6 +71,10 @@ struct SymbolList {
   bool item = false;  // `name` stands for the symbol `first` itself
 };
 
+// Why lists cannot be gone through together, `for x, y in zip(xs, ys)`, with this many names for
+// their items; "" if they can.
+std::string why_not_together(std::span<const SymbolList> lists, size_t names);
+
 // Result of an evaluation; Expr::type() tells which field holds it.
 struct Value {
   Type type = Type::Int;
