@@ -334,6 +334,7 @@ def cpp_counters(
     node: str, op: str, device: str, implementations: Sequence[str], reason: str
 ) -> str: ...  # the definition of a node's counters, opaq_<node>
 def cpp_string(text: str) -> str: ...  # a string literal
+def python_identifier(name: str) -> str: ...  # by which printed expressions call an argument
 def cpp_prelude(part: str) -> str: ...  # runtime/wrapper/include/wrapper/prelude.h lists them
 def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no such device
 

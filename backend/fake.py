@@ -11,23 +11,24 @@ import torch
 
 from . import _runtime, lowering
 from .lowering import lists
-from .lowering.functions import functions
+from .lowering.functions import functions, identifier, identifiers
 
 
 def signature(args: list[_runtime.ArgInfo]) -> tuple[str, dict[str, Any]]:
     """Python parameter list of a schema, "x, weight, *, eps=default_eps", and the values of its
-    defaults by name.
+    defaults by name. Parameters have the identifiers of arguments.
     """
     parameters, defaults, star = [], {}, False
     for arg in args:
         if arg["keyword_only"] and not star:
             parameters.append("*")
             star = True
+        name = identifier(arg["name"])
         if arg["default"] is None:
-            parameters.append(arg["name"])
+            parameters.append(name)
         else:
-            defaults[f"default_{arg['name']}"] = arg["default_value"]
-            parameters.append(f"{arg['name']}=default_{arg['name']}")
+            defaults[f"default_{name}"] = arg["default_value"]
+            parameters.append(f"{name}=default_{name}")
     return ", ".join(parameters), defaults
 
 
@@ -40,7 +41,7 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     results = []
     for output in info["outputs"]:
         shape = "[" + ", ".join(output["shape"]) + "]"
-        device = f"device={output['device_of']}.device"
+        device = f"device={identifier(output['device_of'])}.device"
         if output["strides"]:
             results.append(
                 f"opaq.torch.empty_strided({shape}, [{', '.join(output['strides'])}], "
@@ -58,7 +59,7 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     def fake(*args: Any, **kwargs: Any) -> Any:
         lowering.activate_when_compiling()
         _refuse_some_on_meta(info["name"], (*args, *kwargs.values()))
-        return compute(*args, **kwargs)
+        return compute(*args, **identifiers(kwargs))
 
     return fake
 

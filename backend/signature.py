@@ -1,4 +1,6 @@
-"""An op's schema as `inspect.signature` shows it."""
+"""An op's schema as `inspect.signature` shows it. An argument whose name Python reserves, `from`,
+is shown as `from_`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,8 @@ import inspect
 from typing import Any
 
 import torch
+
+from .lowering.functions import identifier
 
 
 def signature_of(args: list[dict[str, Any]]) -> inspect.Signature:
@@ -26,6 +30,5 @@ def _parameter(arg: dict[str, Any]) -> inspect.Parameter:
             default = ast.literal_eval(arg["default"])
         except (SyntaxError, ValueError):
             default = getattr(torch, arg["default"], arg["default"])  # a dtype
-    return inspect.Parameter(
-        arg["name"], kind, default=default, annotation=arg["torch_type"] + "?" * arg["optional"]
-    )
+    annotation = arg["torch_type"] + "?" * arg["optional"]
+    return inspect.Parameter(identifier(arg["name"]), kind, default=default, annotation=annotation)

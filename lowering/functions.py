@@ -35,7 +35,7 @@ class Functions:
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Any:
         """The value of an expression that runtime/expr printed, over arguments by name."""
-        return eval(compiled(text), {**values, "__builtins__": {}, "opaq": self})
+        return eval(compiled(text), {**identifiers(values), "__builtins__": {}, "opaq": self})
 
     torch = torch  # expressions write dtypes as opaq.torch.float32
 
@@ -211,6 +211,16 @@ class Functions:
 
 
 functions = Functions()
+
+
+def identifiers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by the identifiers that printed expressions have for the names of arguments."""
+    return {identifier(name): value for name, value in values.items()}
+
+
+@functools.lru_cache(maxsize=4096)
+def identifier(name: str) -> str:
+    return _runtime.python_identifier(name)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -18,7 +18,7 @@ import torch
 from opaq import _runtime
 
 from .compat import pytorch
-from .functions import INT_MAX, Functions, compiled
+from .functions import INT_MAX, Functions, compiled, identifiers
 
 
 class Unknown:
@@ -90,7 +90,7 @@ class SymbolicEvaluator(Functions):
             if isinstance(e, sympy.Expr)
             for s in e.free_symbols
         }
-        scope = {name: self._argument(value) for name, value in values.items()}
+        scope = identifiers({name: self._argument(value) for name, value in values.items()})
         return eval(compiled(text), {**scope, "__builtins__": {}, "opaq": self})
 
     def _argument(self, value: Any) -> Any:

@@ -1,6 +1,7 @@
 // Prints expressions as C++17 that uses the types and functions of
 // runtime/wrapper/prelude/expressions.h.
 #include "base/error.h"
+#include "expr/identifier.h"
 #include "number.h"
 #include "print.h"
 
@@ -50,7 +51,7 @@ class CppPrinter {
       case Operation::Constant:
         return constant(n);
       case Operation::Argument:
-        return {n.type == Type::Tensor ? tree_.symbol(n).name : value(n), Atom};
+        return {n.type == Type::Tensor ? symbol(n) : value(n), Atom};
       case Operation::Neg:
         return call("opaq_neg", {n.a});
       case Operation::Add:
@@ -120,7 +121,7 @@ class CppPrinter {
       case Operation::Aligned:
         return {value(n) + ".aligned(" + at(n.a, Ternary) + ")", Atom};
       case Operation::Defined:
-        return {tree_.symbol(n).name + ".has_value()", Atom};
+        return {symbol(n) + ".has_value()", Atom};
       case Operation::Index:
         return {at(n.a, Atom) + ".at(" + at(n.b, Ternary) + ")", Atom};
       case Operation::Slice:
@@ -133,10 +134,11 @@ class CppPrinter {
     return {};
   }
 
+  std::string symbol(const Node& n) const { return cpp_identifier(tree_.symbol(n).name); }
+
   std::string value(const Node& n) const {
-    const Symbol& symbol = tree_.symbol(n);
-    return symbol.optional ? "opaq_given(" + symbol.name + ", \"" + symbol.name + "\")"
-                           : symbol.name;
+    const Symbol& read = tree_.symbol(n);
+    return read.optional ? "opaq_given(" + symbol(n) + ", \"" + read.name + "\")" : symbol(n);
   }
 
   // An int literal becomes an int64_t beside one; where both operands could be literals, branch()

@@ -1,5 +1,6 @@
 // Prints expressions as Python: calls of functions for numbers (lowering/functions.py) and for
 // symbolic sizes (lowering/symbolic.py).
+#include "expr/identifier.h"
 #include "number.h"
 #include "print.h"
 
@@ -106,7 +107,7 @@ class PythonPrinter {
         return constant(n);
       case Operation::Argument:
         return n.type == Type::Float    ? "opaq.ToFloat(" + value(n) + ")"
-               : n.type == Type::Tensor ? tree_.symbol(n).name
+               : n.type == Type::Tensor ? symbol(n)
                                         : value(n);
       case Operation::Cast:
         return "opaq.Cast('" + std::string(name(*n.cast)) + "', " + print(n.a) + ")";
@@ -116,7 +117,7 @@ class PythonPrinter {
       case Operation::If:
         return call(n, {print(n.b), later(n.a), later(n.c)});
       case Operation::Defined:
-        return call(n, {tree_.symbol(n).name});
+        return call(n, {symbol(n)});
       case Operation::Slice:
         return call(n, {print(n.a), bound(n.b), bound(n.c)});
       default:
@@ -133,9 +134,9 @@ class PythonPrinter {
  private:
   std::string later(int32_t index) const { return "lambda: " + print(index); }
   std::string bound(int32_t index) const { return index == kNone ? "None" : print(index); }
+  std::string symbol(const Node& n) const { return python_identifier(tree_.symbol(n).name); }
   std::string value(const Node& n) const {
-    return tree_.symbol(n).optional ? "opaq.Value(" + tree_.symbol(n).name + ")"
-                                    : tree_.symbol(n).name;
+    return tree_.symbol(n).optional ? "opaq.Value(" + symbol(n) + ")" : symbol(n);
   }
 
   static std::string call(const Node& n, const std::vector<std::string>& operands) {

@@ -1,8 +1,9 @@
-// What lowering puts into C++ wrappers: the code of a node's implementations, and C++ text.
+// What lowering puts into wrappers: the code of a node's implementations, C++ text, and names.
 #include <set>
 #include <string>
 
 #include "driver/driver.h"
+#include "expr/identifier.h"
 #include "fake_args.h"
 #include "functions.h"
 #include "wrapper/prelude.h"
@@ -114,6 +115,12 @@ PyObject* cpp_counters(PyObject*, PyObject* args) {
 PyObject* cpp_string(PyObject*, PyObject* text) {
   return guarded(
       [&]() -> PyObject* { return from(string_literal(to_string(text, "text"))).release(); });
+}
+
+PyObject* python_identifier(PyObject*, PyObject* name) {
+  return guarded([&]() -> PyObject* {
+    return from(opaq::python_identifier(to_string(name, "name"))).release();
+  });
 }
 
 PyObject* cpp_prelude(PyObject*, PyObject* part) {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/dtype.h"
 #include "base/error.h"
 #include "names.h"
 #include "schema_type.h"
@@ -71,6 +72,13 @@ std::optional<int> Scope::item_of_list(std::string_view text, std::string_view f
     if (item.reads(static_cast<int>(i))) return static_cast<int>(i);
   }
   return std::nullopt;
+}
+
+std::string Scope::dtype_text(std::string_view text) const {
+  const auto known = dtype_from_name(text);
+  if (!known || schema.index_of(text) >= 0) return std::string(text);  // arguments hide dtypes
+  const std::string name(opaq::name(*known));
+  return schema.index_of(name) >= 0 ? "torch." + name : name;
 }
 
 void Scope::fail(std::string_view field, const std::string& problem) const {

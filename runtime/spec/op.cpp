@@ -100,9 +100,8 @@ class OutputParser {
     return items;
   }
 
-  Expr parse_dtype(std::string text) const {
-    if (const auto known = dtype_from_name(text); known && schema_.index_of(text) < 0)
-      text = name(*known);  // torch.float32, half
+  Expr parse_dtype(const std::string& given) const {
+    const std::string text = scope_.dtype_text(given);
     for (const ArgSpec& arg : schema_.args) {
       if (arg.name == text && arg.type == Type::DType && arg.optional) {
         scope_.fail("dtype", "'" + text + "' may be None; write \"" + text + " if defined(" + text +

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "expr/identifier.h"
 #include "names.h"
 #include "schema_cursor.h"
 #include "schema_default.h"
@@ -42,11 +43,29 @@ class SchemaParser {
     take_returns();
     if (!cursor_.at_end())
       cursor_.fail_here("expected the end of the schema, found " + cursor_.found());
+    check_keywords();
     schema_.text = schema_.qualname() + "(" + join(argument_texts_) + ") -> " + returns_text_;
     return std::move(schema_);
   }
 
  private:
+  // PyTorch writes arguments after `*`, and all of an op that writes to some, by name into the
+  // Python code of compiled graphs.
+  void check_keywords() const {
+    const auto mutated = [](const ArgSpec& arg) { return arg.mutated; };
+    const bool writes = std::any_of(schema_.args.begin(), schema_.args.end(), mutated);
+    for (size_t i = 0; i < schema_.args.size(); ++i) {
+      const ArgSpec& arg = schema_.args[i];
+      if (!is_python_keyword(arg.name) || !(writes || arg.keyword_only)) continue;
+      cursor_.fail_at(argument_columns_[i],
+                      "name '" + arg.name +
+                          "' is a keyword of Python, and compiled graphs name the arguments " +
+                          (arg.keyword_only ? "after '*'" : "of an op that writes to some") +
+                          "; choose another name, such as '" + arg.name + "_'" +
+                          (arg.keyword_only && !writes ? ", or move it before the '*'" : ""));
+    }
+  }
+
   void take_qualname() {
     const size_t column = cursor_.at();
     schema_.ns = take_op_name("a namespace, as in 'mylib::f(...)'");
@@ -125,6 +144,7 @@ class SchemaParser {
     argument_texts_.push_back(type.text() + " " + name +
                               (arg.has_default ? "=" + arg.default_text : ""));
     schema_.args.push_back(std::move(arg));
+    argument_columns_.push_back(column);
   }
 
   // Two mutated arguments with the same alias set would share memory.
@@ -244,7 +264,7 @@ class SchemaParser {
   SchemaCursor cursor_;
   Schema schema_;
   std::vector<std::string> argument_texts_, aliases_;
-  std::vector<size_t> return_columns_;
+  std::vector<size_t> argument_columns_, return_columns_;
   std::string returns_text_;
 };
 

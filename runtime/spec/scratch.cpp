@@ -83,10 +83,8 @@ class ScratchParser {
     return items;
   }
 
-  Expr one_dtype(std::string text) const {
-    if (const auto known = dtype_from_name(text); known && scope_.schema.index_of(text) < 0)
-      text = opaq::name(*known);  // torch.float32, half
-    Expr dtype = scope_.one(text, "dtype", {Type::DType});
+  Expr one_dtype(const std::string& text) const {
+    Expr dtype = scope_.one(scope_.dtype_text(text), "dtype", {Type::DType});
     check_planned(dtype, "dtype");
     return dtype;
   }

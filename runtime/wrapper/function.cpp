@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "compiled.h"
+#include "expr/identifier.h"
 #include "print.h"
 #include "step.h"
 #include "tensor_map.h"
@@ -19,9 +20,9 @@ constexpr std::string_view kPlannedWorkspace = "opaq_planned_workspace";
 std::string tensor_type(bool optional) {
   return optional ? "std::optional<opaq_tensor>" : "opaq_tensor";
 }
-std::string handle(const std::string& name) { return "opaq_" + name; }
-std::string value_of(const std::string& name, bool optional) {
-  return optional ? name + ".value()" : name;
+std::string handle(const std::string& name) { return "opaq_arg_" + name; }
+std::string value_of(const Symbol& symbol) {
+  return cpp_identifier(symbol.name) + (symbol.optional ? ".value()" : "");
 }
 std::string dtype_name(DType dtype) { return "opaq_" + std::string(name(dtype)); }
 std::string count(size_t counter) {
@@ -40,15 +41,15 @@ std::string scalar_parameter(const ArgSpec& arg) {
   const bool list = arg.type == Type::IntList;
   if (list) type = "std::initializer_list<int64_t>";
   if (arg.optional) type = "std::optional<" + type + ">";
-  return list ? "const " + type + "& " + handle(arg.name) : type + " " + arg.name;
+  return list ? "const " + type + "& " + handle(arg.name) : type + " " + cpp_identifier(arg.name);
 }
 
 std::string list_view(const ArgSpec& arg) {
   const auto view = [](const std::string& list) { return call("opaq_list", {list}); };
-  const std::string given = handle(arg.name);
-  if (!arg.optional) return "const opaq_ints " + arg.name + " = " + view(given) + ";";
-  return "const auto " + arg.name + " = " + given + " ? std::optional<opaq_ints>(" +
-         view("*" + given) + ") : std::nullopt;";
+  const std::string given = handle(arg.name), name = cpp_identifier(arg.name);
+  if (!arg.optional) return "const opaq_ints " + name + " = " + view(given) + ";";
+  return "const auto " + name + " = " + given + " ? std::optional<opaq_ints>(" + view("*" + given) +
+         ") : std::nullopt;";
 }
 
 // What expressions read of each argument and result, over all implementations. An argument that is
@@ -71,7 +72,7 @@ struct Reads {
 
 // A view of a tensor that holds what is read of it.
 std::string tensor_view(const Symbol& symbol, std::optional<DType> dtype, const Reads& reads) {
-  const std::string declared = tensor_type(symbol.optional) + " " + symbol.name;
+  const std::string declared = tensor_type(symbol.optional) + " " + cpp_identifier(symbol.name);
   if (!dtype) return "[[maybe_unused]] const " + declared + ";";
   Lines arguments{handle(symbol.name)};
   std::string function = "opaq_address_of";
@@ -118,9 +119,7 @@ class LaunchBlock {
     return conditions;
   }
 
-  std::string value(uint32_t symbol) const {
-    return value_of(node_.symbols[symbol].name, node_.symbols[symbol].optional);
-  }
+  std::string value(uint32_t symbol) const { return value_of(node_.symbols[symbol]); }
 
   // Row-major copies, which hide the arguments that they are of for the rest of the block.
   Lines copies() const {
@@ -130,8 +129,8 @@ class LaunchBlock {
       const std::string copy = "opaq_copy_of_" + argument.name;
       made.push_back("const opaq_row_major " + call(copy, {handle(argument.name), value(symbol)}) +
                      ";");
-      views.push_back("const " + tensor_type(argument.optional) + " " + argument.name + " = " +
-                      copy + ".view;");
+      views.push_back("const " + tensor_type(argument.optional) + " " +
+                      cpp_identifier(argument.name) + " = " + copy + ".view;");
     }
     append(made, views);
     return made;
@@ -152,8 +151,8 @@ class LaunchBlock {
       for (; next < tensors.size() && tensors[next].content == content; ++next) {
         lines.push_back(declared(tensors[next]));
         const bool kept = node_.on_cuda() && content == Content::LeftAtZero;
-        views.push_back("[[maybe_unused]] const opaq_tensor " + tensors[next].name + " = " +
-                        memory_of(tensors[next]) +
+        views.push_back("[[maybe_unused]] const opaq_tensor " + cpp_identifier(tensors[next].name) +
+                        " = " + memory_of(tensors[next]) +
                         (kept ? ".at(opaq_kept);" : ".at(opaq_workspace.data());"));
       }
     };
@@ -197,7 +196,7 @@ class LaunchBlock {
            ";";
   }
 
-  static std::string memory_of(const CppScratch& tensor) { return "opaq_scratch_" + tensor.name; }
+  static std::string memory_of(const CppScratch& tensor) { return "opaq_memory_of_" + tensor.name; }
 
   static std::string declared(const CppScratch& tensor) {
     Lines sizes;

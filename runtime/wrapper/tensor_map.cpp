@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "expr/identifier.h"
+
 namespace opaq {
 
 Lines tensor_map_lines(const CppArgument& argument, const std::string& to) {
@@ -11,7 +13,8 @@ Lines tensor_map_lines(const CppArgument& argument, const std::string& to) {
   Lines fields{string_literal(argument.where), string_literal(map.tensor)};
   for (const int mode : {map.interleave, map.swizzle, map.l2_promotion, map.oob_fill})
     fields.push_back(std::to_string(mode));
-  Lines values{to, "opaq_map", "opaq_declared_map", map.tensor, std::to_string(map.type)};
+  Lines values{to, "opaq_map", "opaq_declared_map", cpp_identifier(map.tensor),
+               std::to_string(map.type)};
   for (const auto* list : {&map.shape, &map.strides, &map.box, &map.element_strides}) {
     Lines items;
     for (const CppText& item : *list) items.push_back(evaluated(item));

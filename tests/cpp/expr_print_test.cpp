@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "expr/expr.h"
+#include "expr/identifier.h"
 
 using namespace opaq;
 
@@ -61,6 +62,29 @@ TEST(ExprPrint, Cpp) {
   EXPECT_EQ(cpp("int32(n) + 1"), "opaq_add(static_cast<int64_t>(opaq_cast<int32_t>(n)), 1)");
   EXPECT_EQ(cpp("-9223372036854775808"), "INT64_MIN");
   EXPECT_EQ(cpp("x"), "x");
+}
+
+TEST(ExprPrint, NamesThatLanguagesReserveGetOthers) {
+  EXPECT_EQ(cpp_identifier("default"), "default_");
+  EXPECT_EQ(cpp_identifier("default_"), "default__");
+  EXPECT_EQ(cpp_identifier("from"), "from");
+  EXPECT_EQ(cpp_identifier("INT64_MAX"), "INT64_MAX_");
+  EXPECT_EQ(cpp_identifier("N"), "N");
+  EXPECT_EQ(cpp_identifier("opaq_stream"), "_opaq_stream");
+  EXPECT_EQ(cpp_identifier("_opaq_stream"), "__opaq_stream");
+  EXPECT_EQ(cpp_identifier("_"), "_");
+  EXPECT_EQ(python_identifier("from"), "from_");
+  EXPECT_EQ(python_identifier("from_"), "from__");
+  EXPECT_EQ(python_identifier("__debug__"), "__debug___");
+  EXPECT_EQ(python_identifier("default"), "default");
+  EXPECT_EQ(python_identifier("opaq"), "_opaq");
+  const std::vector<Symbol> symbols = {{"from", Type::Tensor, true}, {"new", Type::Int}};
+  const Expr expr = parse("from.size(0) + new if defined(from) else 1", symbols, "t");
+  EXPECT_EQ(expr.print_python(),
+            "opaq.Where(opaq.Defined(from_), lambda: opaq.Add(opaq.Size(opaq.Value(from_), 0), "
+            "new), lambda: 1)");
+  EXPECT_EQ(expr.print_cpp(),
+            "from.has_value() ? opaq_add(opaq_given(from, \"from\").size(0), new_) : int64_t{1}");
 }
 
 }  // namespace

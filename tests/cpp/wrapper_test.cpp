@@ -107,14 +107,14 @@ TEST_F(WrapperTest, AnArgumentIsCopiedInTheBlockOfTheImplementationThatNeedsIt) 
       definition.find("if (opaq_holds([&] { return x.aligned(16); })) {  // cuda:strided");
   const size_t second = definition.find("    {  // cuda\n");
   const size_t copies = definition.find(
-      "      const opaq_row_major opaq_copy_of_w(opaq_w, w.value());\n"
-      "      const opaq_row_major opaq_copy_of_x(opaq_x, x);\n"
+      "      const opaq_row_major opaq_copy_of_w(opaq_arg_w, w.value());\n"
+      "      const opaq_row_major opaq_copy_of_x(opaq_arg_x, x);\n"
       "      const std::optional<opaq_tensor> w = opaq_copy_of_w.view;\n"
       "      const opaq_tensor x = opaq_copy_of_x.view;\n");
   ASSERT_NE(copies, std::string::npos) << definition;
   EXPECT_LT(first, second);
   EXPECT_LT(second, copies);
-  EXPECT_TRUE(has(definition, "= opaq_strided_view(opaq_w, opaq_float32, 4);"));
+  EXPECT_TRUE(has(definition, "= opaq_strided_view(opaq_arg_w, opaq_float32, 4);"));
   EXPECT_FALSE(has(definition, "no implementation fits"));  // the last always fits
 }
 
@@ -125,7 +125,7 @@ TEST_F(WrapperTest, AFunctionReturnsAtOnceWhereAllThatIsWrittenMayBeEmptyAndIs) 
   const auto launches = left_to_launch(op, {{"cuda", {}}});
   const CppNode node(op, launches, args.data(), {kCuda});
   EXPECT_TRUE(has(print(node).definition,
-                  "if (opaq_empty(opaq_x) && opaq_empty(opaq_y)) "
+                  "if (opaq_empty(opaq_arg_x) && opaq_empty(opaq_arg_y)) "
                   "return opaq_node_calls[1].add();"));
   EXPECT_TRUE(has(print(node, {"w"}).definition, "opaq_empty"));
   EXPECT_FALSE(has(print(node, {"x"}).definition, "opaq_empty"));
@@ -140,7 +140,7 @@ TEST_F(WrapperTest, APackageCountsNothing) {
   const std::string packed =
       print(CppNode(op, launches, args.data(), {.device = kCuda, .package = true})).definition;
   EXPECT_TRUE(has(counted, "opaq_node_calls[0].add();"));
-  EXPECT_TRUE(has(packed, "if (opaq_empty(opaq_y)) return;"));
+  EXPECT_TRUE(has(packed, "if (opaq_empty(opaq_arg_y)) return;"));
   EXPECT_FALSE(has(packed, "opaq_node_calls"));
 }
 
@@ -172,12 +172,12 @@ TEST_F(WrapperTest, HostSourceIsCalledThroughItsSharedObject) {
   const WrapperFunction function = print(node);
   EXPECT_EQ(renamed(function),
             R"(// wrapper_test::host(Tensor x, float by) -> (Tensor y)
-static void NAME(AtenTensorHandle opaq_x, double by, AtenTensorHandle opaq_y, opaq::standalone::Counter* opaq_node_calls) {
+static void NAME(AtenTensorHandle opaq_arg_x, double by, AtenTensorHandle opaq_arg_y, opaq::standalone::Counter* opaq_node_calls) {
   const char* opaq_place = "";
   try {
-    if (opaq_empty(opaq_y)) return opaq_node_calls[1].add();
-    const opaq_tensor x = opaq_view(opaq_x, opaq_float32, 4);
-    const opaq_tensor y = opaq_address_of(opaq_y);
+    if (opaq_empty(opaq_arg_y)) return opaq_node_calls[1].add();
+    const opaq_tensor x = opaq_view(opaq_arg_x, opaq_float32, 4);
+    const opaq_tensor y = opaq_address_of(opaq_arg_y);
     {  // cpu
       opaq_node_calls[0].add();
       static const auto opaq_call = reinterpret_cast<opaq_invoke_type>(opaq_symbol("wrapper_test::host", "k", "/cache/k.host", "5ac4a2", "opaq_invoke"));

@@ -364,10 +364,10 @@ def test_a_launch_reads_of_its_tensors_what_its_rule_needs(unique: str) -> None:
     op = scale_op(unique)
     source = cuda_source(lambda x: op.overload(x), (16, 256), cpp=True)
     assert (
-        "const opaq_tensor x = opaq_view(opaq_x, opaq_float32, 4);" in source
-        and "const opaq_tensor out = opaq_address_of(opaq_out);" in source
+        "const opaq_tensor x = opaq_view(opaq_arg_x, opaq_float32, 4);" in source
+        and "const opaq_tensor out = opaq_address_of(opaq_arg_out);" in source
     )
-    assert "if (opaq_empty(opaq_out))" not in source  # known while compiling
+    assert "if (opaq_empty(opaq_arg_out))" not in source  # known while compiling
     op.cuda(
         source=SOURCE,
         entry="scale<{x.dtype}>",
@@ -378,8 +378,8 @@ def test_a_launch_reads_of_its_tensors_what_its_rule_needs(unique: str) -> None:
         priority=1,
     )
     source = cuda_source(lambda x: op.overload(x), (16, 256), dynamic=True, cpp=True)
-    assert "const opaq_tensor x = opaq_strided_view(opaq_x, opaq_float32, 4);" in source
-    assert "if (opaq_empty(opaq_out)) return opaq_node_calls[1].add();" in source
+    assert "const opaq_tensor x = opaq_strided_view(opaq_arg_x, opaq_float32, 4);" in source
+    assert "if (opaq_empty(opaq_arg_out)) return opaq_node_calls[1].add();" in source
 
 
 @pytest.mark.parametrize("order", ["opaque first", "Triton first"])

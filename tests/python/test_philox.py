@@ -240,6 +240,6 @@ def test_what_a_node_on_cuda_prints(unique: str) -> None:
     for text in (cpp, package):
         assert (
             "opaq_draw_philox(aoti_torch_cuda_randint_low_out, "
-            "opaq_scratch_rng.at(opaq_workspace.data()).data, aoti_torch_device_type_cuda(), "
+            "opaq_memory_of_rng.at(opaq_workspace.data()).data, aoti_torch_device_type_cuda(), "
             "opaq_device);"
         ) in text

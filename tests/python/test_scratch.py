@@ -269,7 +269,7 @@ def test_what_a_node_on_cuda_prints() -> None:
     start = cpp.index("// scratch_tests::cuda(")
     function = cpp[start : cpp.index("#endif", start)]
     tensor = (
-        'const opaq_scratch opaq_scratch_ticket(opaq_layout, "scratch_tests::cuda: scratch '
+        'const opaq_scratch opaq_memory_of_ticket(opaq_layout, "scratch_tests::cuda: scratch '
         "'ticket' of implementation 'cuda'\", opaq_int32, 4, {1});"
     )
     memory = (
@@ -285,8 +285,8 @@ def test_what_a_node_on_cuda_prints() -> None:
         '{nullptr}, "0", false, true};'
     )
     views = [
-        "const opaq_tensor part = opaq_scratch_part.at(opaq_workspace.data());",
-        "const opaq_tensor ticket = opaq_scratch_ticket.at(opaq_kept);",
+        "const opaq_tensor part = opaq_memory_of_part.at(opaq_workspace.data());",
+        "const opaq_tensor ticket = opaq_memory_of_ticket.at(opaq_kept);",
     ]
     for line in (tensor, memory, *views, zeros, second, "opaq_use.ended();"):
         assert line in function, function

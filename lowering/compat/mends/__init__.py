@@ -14,6 +14,7 @@ from . import (
     cache_files,
     cpp_arrays,
     dependencies,
+    keyword_names,
     random_calls,
     storage_offsets,
     written_views,
@@ -40,6 +41,12 @@ MENDS = (
         "An op that writes cannot be traced if an argument is called `mode` or `ctx`: torch passes "
         "arguments by keyword to functions that have parameters of these names.",
         argument_names.make_own_parameters_positional,
+        fixed_in=None,
+    ),
+    Mend(
+        "A call that gives an argument by a keyword which Python reserves, **{'from': x}, is "
+        "printed into the code of a graph as `from = x`.",
+        keyword_names.print_by_position,
         fixed_in=None,
     ),
     Mend(

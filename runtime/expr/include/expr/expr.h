@@ -115,7 +115,7 @@ class Expr {
   bool eval_bool(const Arg* args) const;
 
   // The expression in another language, with the same values and errors. Arguments keep their
-  // names.
+  // names, or have those of identifier.h.
   //
   // Python: calls of functions that lowering/functions.py defines for numbers and tensors, and
   // lowering/symbolic.py for symbolic sizes: FloorDiv(Numel(x), Size(x, -1)), Cast("int32", n),

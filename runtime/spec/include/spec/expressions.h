@@ -32,6 +32,9 @@ struct Scope {
   std::vector<Expr> list(std::string_view text, std::string_view field,
                          std::initializer_list<Type> accepted) const;
 
+  // The text with the other names of dtypes, torch.float32 and half, as expressions write them.
+  std::string dtype_text(std::string_view text) const;
+
   const SymbolList* list_named(std::string_view name) const;  // nullptr if there is none
   // The argument that the text is, if it is an item of a list of tensors: "xs[0]".
   std::optional<int> item_of_list(std::string_view text, std::string_view field) const;

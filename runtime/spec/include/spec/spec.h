@@ -49,8 +49,7 @@ struct Schema {
 
 // Parses PyTorch's schema grammar. Throws Declaration, with the name and the reason, for what opaq
 // does not support: Tensor?[], Scalar, complex, Dict, Generator, results that are not Tensors or
-// alias arguments, overload names, names without `ns::`, names that Python, C++ or expressions
-// reserve.
+// alias arguments, overload names, names without `ns::`, arguments named true or false.
 Schema parse_schema(std::string_view text);
 
 // The schema "mylib::f[3]" of mylib::f(Tensor[] xs, int n): its arguments are xs_0, xs_1, xs_2 and
