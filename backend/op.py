@@ -36,8 +36,9 @@ def op(
 
     schema: PyTorch's grammar with a namespace,
         "mylib::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y)".
-        `Tensor(a!) cache` is written to. Every result is a Tensor; a single unnamed one is called
-        `out`, several `out0`, `out1`, ...
+        "mylib::f.two(...)", an overload, is another op than "mylib::f(...)". `Tensor(a!) cache` is
+        written to. Every result is a Tensor; a single unnamed one is called `out`, several `out0`,
+        `out1`, ...
     outputs: how each result is made from the arguments: opaq.like("x"), or
         opaq.tensor("x.shape[:-1]", dtype="float32"); a dict by name when there are several; nothing
         for `-> ()`.
@@ -113,6 +114,7 @@ class Op(Implementations, CallableBase):
     def __new__(cls, name: str) -> Op:
         known_before = pytorch.is_known(name)
         _runtime.define(name)
+        pytorch.know_overloads(name)
         overload = lowering.overload_of(name)
         made = super().__new__(cls, _runtime.eager(name, overload))
         made.func = made.overload = overload

@@ -69,23 +69,26 @@ class SchemaParser {
   void take_qualname() {
     const size_t column = cursor_.at();
     schema_.ns = take_op_name("a namespace, as in 'mylib::f(...)'");
-    if (cursor_.take(".")) fail_overload(column, schema_.ns);
     if (!cursor_.take("::")) {
       cursor_.fail_at(column, "the name has no namespace: write 'mylib::" + schema_.ns +
                                   "(...)', with a namespace of your own");
     }
     schema_.name = take_op_name("the op's name after '::'");
-    if (cursor_.looking_at(".")) fail_overload(cursor_.at(), schema_.name);
+    if (cursor_.take(".")) schema_.overload = take_overload_name();
     if (cursor_.looking_at("::")) cursor_.fail_here("a namespace has one level, as in 'mylib::f'");
     cursor_.set_op(schema_.qualname());
   }
 
-  [[noreturn]] void fail_overload(size_t column, const std::string& name) {
-    cursor_.fail_at(
-        column,
-        "overload names (" + name +
-            ".<overload>) are not supported; give each overload an op name of its own, such as " +
-            name + "_out");
+  std::string take_overload_name() {
+    const size_t column = cursor_.at();
+    std::string name = take_op_name("the overload's name after '" + schema_.name + ".'");
+    if (name == "default" || name.starts_with("__")) {
+      cursor_.fail_at(column, "'" + name + "' cannot name an overload in PyTorch" +
+                                  (name == "default" ? "; write " + schema_.qualname() +
+                                                           "(...) for the default overload"
+                                                     : "; choose another name"));
+    }
+    return name;
   }
 
   std::string take_op_name(const std::string& expected) {
@@ -306,7 +309,7 @@ Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths) {
       item.type = Type::Tensor;
     }
   }
-  flat.name += "[" + join(texts) + "]";
+  (flat.overload.empty() ? flat.name : flat.overload) += "[" + join(texts) + "]";
   flat.text = flat.qualname() + schema.text.substr(schema.qualname().size());
   return flat;
 }

@@ -59,8 +59,13 @@ Slot* find_slot(const std::string& name) {
 thread_local std::exception_ptr python_error;
 std::atomic<void (*)()> kernel_error_hook{nullptr};
 
-std::string reference_name(const Schema& schema) {
-  return "opaq_reference::" + schema.ns + "__" + schema.name;
+// An op of the dispatcher.
+struct PythonOp {
+  std::string name, overload;
+};
+
+PythonOp reference_of(const Schema& schema) {
+  return {"opaq_reference::" + schema.ns + "__" + schema.name, schema.overload};
 }
 
 // A name of the dispatcher's for any text; two texts never give the same.
@@ -81,9 +86,11 @@ std::string as_name(const std::string& text) {
 
 // Calls an op that Python implements: it takes what the stack holds, and leaves its results there.
 // `what` names it in errors.
-void call_python_op(const std::string& name, StableIValue* stack, const std::string& what) {
+void call_python_op(const PythonOp& op, StableIValue* stack, const std::string& what) {
   python_error = nullptr;
-  if (shim().call_dispatcher(name.c_str(), "", stack, torch::kBuildVersion) == 0) return;
+  if (shim().call_dispatcher(op.name.c_str(), op.overload.c_str(), stack, torch::kBuildVersion) ==
+      0)
+    return;
   if (python_error) std::rethrow_exception(std::exchange(python_error, nullptr));
   fail(ErrorKind::Launch, what + " failed; torch printed the reason above");
 }
@@ -165,7 +172,7 @@ class StackTensors final : public CallTensors {
     for (Tensor& result : results)
       values.push_back(reinterpret_cast<StableIValue>(result.release()));
     give_back();
-    call_python_op(python_kernel(declared_, implementation.name).name, values.data(),
+    call_python_op({python_kernel(declared_, implementation.name).name, ""}, values.data(),
                    op_.name() + ": implementation `" + implementation.name + "`");
   }
 
@@ -173,7 +180,7 @@ class StackTensors final : public CallTensors {
   bool run_reference() override {
     if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
     give_back();
-    call_python_op(reference_name(declared_.spec().schema), stack_,
+    call_python_op(reference_of(declared_.spec().schema), stack_,
                    declared_.name() + ": its reference");
     return true;
   }
@@ -317,7 +324,7 @@ void define_with_torch(const Op& op) {
     torch::LibraryHandle library = nullptr;
     torch::check(shim().library_init_impl(schema.ns.c_str(), key, "opaq", 0, &library),
                  "opening a kernel library");
-    torch::check(shim().library_impl(library, schema.name.c_str(), kEntries[slots_used],
+    torch::check(shim().library_impl(library, schema.local_name().c_str(), kEntries[slots_used],
                                      torch::kBuildVersion),
                  "registering a kernel");
   }
@@ -332,7 +339,7 @@ void set_has_reference(const Op& op) {
 PythonKernel python_kernel(const Op& op, const std::string& implementation) {
   const Schema& schema = op.spec().schema;
   PythonKernel kernel;
-  kernel.name = "opaq_python::" + as_name(schema.ns) + "__" + as_name(schema.name) + "__" +
+  kernel.name = "opaq_python::" + as_name(schema.ns) + "__" + as_name(schema.local_name()) + "__" +
                 as_name(implementation);
   const std::string name = schema.qualname();
   std::string args =

@@ -80,9 +80,9 @@ void check_devices(const Op& op, const Arg* args, Device device) {
   }
 }
 
-// The op in the name of a function: "rms_norm".
+// The op in the name of a function: "rms_norm", "f_two".
 std::string short_name(const Op& op) {
-  std::string name = op.spec().schema.name;
+  std::string name = op.spec().schema.local_name();
   std::replace_if(
       name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c) && c != '_'; }, '_');
   return name;

@@ -47,6 +47,14 @@ class Library:
             return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
         return None
 
+    def know_overloads(self, name: str) -> None:
+        """Lets calls of torch.ops.mylib.f find an overload that was defined a moment ago, if the
+        others have been looked up before."""
+        namespace, _, name = name.partition("::")
+        packet = vars(getattr(torch.ops, namespace)).get(name.partition(".")[0])
+        if packet is not None:
+            torch._ops._refresh_packet(packet)
+
     def is_stock(self, name: str) -> bool:
         """Whether PyTorch itself defines the op."""
         return name.partition("::")[0] in _STOCK

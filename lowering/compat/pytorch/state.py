@@ -105,7 +105,9 @@ class State:
 
         namespace, name = overload.name().split("::")
         library = torch.library.Library(namespace, "FRAGMENT")
-        library.impl(name.split(".")[0], raise_versions, "ADInplaceOrView", with_keyset=True)
+        library.impl(
+            name.removesuffix(".default"), raise_versions, "ADInplaceOrView", with_keyset=True
+        )
         _libraries.append(library)
 
     def set_ordered(self, overload: Any, ordered: bool) -> None:

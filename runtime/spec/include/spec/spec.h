@@ -32,13 +32,15 @@ struct ArgSpec {
 
 struct Schema {
   std::string ns, name;  // "mylib", "rms_norm"
+  std::string overload;  // "two" of mylib::f.two; "" for PyTorch's default overload
   std::vector<ArgSpec> args;
   std::vector<std::string> returns;  // names; every return is a Tensor. A single unnamed one is
                                      // `out`, several are out0, out1, ...
   std::string text;  // canonical, for PyTorch: "mylib::rms_norm(Tensor x, Tensor weight, float
                      // eps=1e-6) -> (Tensor y)"
 
-  std::string qualname() const { return ns + "::" + name; }
+  std::string local_name() const { return overload.empty() ? name : name + "." + overload; }
+  std::string qualname() const { return ns + "::" + local_name(); }
   int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
 
   // Lists of tensors. Their lengths are known at a call, and what the op does there is declared by
@@ -49,7 +51,7 @@ struct Schema {
 
 // Parses PyTorch's schema grammar. Throws Declaration, with the name and the reason, for what opaq
 // does not support: Tensor?[], Scalar, complex, Dict, Generator, results that are not Tensors or
-// alias arguments, overload names, names without `ns::`, arguments named true or false.
+// alias arguments, names without `ns::`, arguments named true or false.
 Schema parse_schema(std::string_view text);
 
 // The schema "mylib::f[3]" of mylib::f(Tensor[] xs, int n): its arguments are xs_0, xs_1, xs_2 and

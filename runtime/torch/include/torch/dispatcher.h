@@ -10,13 +10,13 @@
 namespace opaq {
 
 // Registers the op's schema and its CPU and CUDA kernels with the dispatcher, so that
-// torch.ops.<ns>.<name> works from Python and C++. A second call for the same name makes the
-// existing kernels run this Op. Throws Missing if libtorch is not loaded in the process,
+// torch.ops.<ns>.<name>.<overload> works from Python and C++. A second call for the same name makes
+// the existing kernels run this Op. Throws Missing if libtorch is not loaded in the process,
 // Declaration if somebody else has defined an op of this name.
 void define_with_torch(const Op& op);
 
-// Says that `opaq_reference::<ns>__<name>` is defined with the dispatcher: it serves calls that no
-// implementation fits.
+// Says that `opaq_reference::<ns>__<name>.<overload>` is defined with the dispatcher: it serves
+// calls that no implementation fits.
 void set_has_reference(const Op& op);
 
 // The op of the dispatcher that calls an implementation which is a Python function. It takes the
