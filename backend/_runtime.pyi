@@ -44,7 +44,7 @@ class OutputInfo(TypedDict):
     strides: list[str]  # [] when contiguous
     dtype: str
     partial: bool  # implementations may leave elements unwritten
-    device_of: str  # the argument whose device it shares
+    device: str
 
 class Requirement(TypedDict):
     text: str  # as declared: "aligned(x, 16)"

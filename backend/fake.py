@@ -41,7 +41,7 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     results = []
     for output in info["outputs"]:
         shape = "[" + ", ".join(output["shape"]) + "]"
-        device = f"device={identifier(output['device_of'])}.device"
+        device = f"device={output['device']}"
         if output["strides"]:
             results.append(
                 f"opaq.torch.empty_strided({shape}, [{', '.join(output['strides'])}], "

@@ -119,4 +119,4 @@ def add_note(error: Exception, text: str) -> None:
 def _meta(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    return value
+    return torch.device("meta") if isinstance(value, torch.device) else value

@@ -59,7 +59,9 @@ def tensor(
 
     shape: "x.size(0), 2 * y.size(-1)", or a sequence of ints and expressions; "x.shape[:-1]" stands
     for several sizes. dtype: a torch.dtype, its name, or an expression such as "x.dtype". device:
-    the argument whose device the output shares; by default the first tensor. partial:
+    the tensor argument whose device the output shares; by default the first. For an op whose calls
+    may have no tensor, it is required: the name of an argument of type Device (None: that of the
+    first tensor given, or the CPU), or "cpu", "cuda" (the current one), "cuda:1". partial:
     implementations may leave elements unwritten; the contract check allows it. Raises
     opaq.DeclarationError.
     """
@@ -69,7 +71,8 @@ def tensor(
             where,
             "device",
             device,
-            "the name of the tensor argument whose device the output shares",
+            "the name of the tensor argument whose device the output shares, or for an op without "
+            'one, that of an argument of type Device, or a device, as in "cuda"',
         )
     return Output(
         shape=sizes_text(where, "shape", shape),

@@ -209,6 +209,17 @@ class Functions:
     def Len(self, values: Any) -> int:
         return len(values)
 
+    # ---- devices: only output rules need one, of fake tensors too --------------------------------
+
+    def Device(self, named: Any, *tensors: Any) -> torch.device:
+        """The device of results: the named one, or that of the first tensor, or the CPU."""
+        of_tensors = [tensor.device for tensor in tensors if tensor is not None]
+        if named is None:
+            return of_tensors[0] if of_tensors else torch.device("cpu")
+        device = torch.device(named)
+        same_type = of_tensors and device.index is None and of_tensors[0].type == device.type
+        return of_tensors[0] if same_type else device
+
 
 functions = Functions()
 

@@ -36,4 +36,8 @@ std::optional<Device> device_from_name(std::string_view name) {
   return Device{*type, *type == DeviceType::CPU ? 0 : index};
 }
 
+std::optional<Device> device_to_use(std::string_view name) {
+  return name == "cuda" ? Device{DeviceType::CUDA, -1} : device_from_name(name);
+}
+
 }  // namespace opaq

@@ -20,6 +20,7 @@ std::string list(const int64_t* values, int64_t count) {
 std::string describe(const Arg& arg) {
   switch (arg.kind) {
     case Arg::Kind::None:
+    case Arg::Kind::Device:
       return "None";
     case Arg::Kind::Int:
       return std::to_string(arg.integer);

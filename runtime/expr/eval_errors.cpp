@@ -25,6 +25,7 @@ std::string application(std::string_view operation, const std::string& left,
 std::string_view kind_name(Arg::Kind kind) {
   switch (kind) {
     case Arg::Kind::None:
+    case Arg::Kind::Device:
       return "None";
     case Arg::Kind::Tensor:
       return "a Tensor";

@@ -135,8 +135,13 @@ bool read_exact(const ArgSpec& spec, PyObject* value, Args& room, Arg& arg) {
     }
     case Type::String: {
       arg = Arg();
+      if (spec.torch_type == "Device") {
+        const auto device = device_to_use(to_string(check(PyObject_Str(value)).get(), "device"));
+        arg = device ? Arg::of_device(*device) : Arg::of_string("another device");
+        return true;
+      }
       if (spec.torch_type != "str")
-        return true;  // Device, Layout, MemoryFormat: expressions cannot read them
+        return true;  // Layout, MemoryFormat: expressions cannot read them
       Py_ssize_t size = 0;
       const char* text = PyUnicode_Check(value) ? PyUnicode_AsUTF8AndSize(value, &size) : nullptr;
       if (!text) {

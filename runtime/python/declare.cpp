@@ -4,6 +4,7 @@
 
 #include "args.h"
 #include "choose/choose.h"
+#include "expr/identifier.h"
 #include "functions.h"
 #include "kinds/kind.h"
 #include "registry/registry.h"
@@ -62,6 +63,23 @@ Ref shape_items(const std::vector<Expr>& items) {
   return list.take();
 }
 
+// Python for the device of a result.
+std::string device_text(const OpSpec& spec, const OutputRule& rule) {
+  if (!spec.names_device)
+    return opaq::python_identifier(spec.schema.args[static_cast<size_t>(rule.device_of)].name) +
+           ".device";
+  std::vector<std::string> values;
+  if (rule.device_of >= 0)
+    values.push_back(
+        opaq::python_identifier(spec.schema.args[static_cast<size_t>(rule.device_of)].name));
+  else
+    values.push_back(rule.device->index < 0 ? "'cuda'" : "'" + device_name(*rule.device) + "'");
+  for (const ArgSpec& arg : spec.schema.args) {
+    if (arg.type == Type::Tensor) values.push_back(opaq::python_identifier(arg.name));
+  }
+  return "opaq.Device(" + join(values) + ")";
+}
+
 Ref describe_outputs(const OpSpec& spec) {
   List list;
   for (size_t i = 0; i < spec.outputs.size(); ++i) {
@@ -71,7 +89,7 @@ Ref describe_outputs(const OpSpec& spec) {
         .put("shape", shape_items(rule.shape))
         .put("strides", shape_items(rule.strides));
     d.set("dtype", rule.dtype.print_python())
-        .set("device_of", spec.schema.args[rule.device_of].name)
+        .set("device", device_text(spec, rule))
         .set("partial", rule.partial);
     list.add(d.take());
   }

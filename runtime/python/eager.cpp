@@ -212,7 +212,7 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
       if (!first) first = &view;
     }
   }
-  if (!first) return nullptr;
+  if (!first || e.spec->names_device) return nullptr;
   const Device device = first->device;
   if (!e.watch->call_is_ours(device.type)) return nullptr;  // another kernel has been registered
 

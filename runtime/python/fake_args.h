@@ -2,6 +2,7 @@
 // alignment).
 #pragma once
 
+#include <algorithm>
 #include <deque>
 #include <string>
 #include <vector>
@@ -39,6 +40,10 @@ class FakeArgs {
       args_.push_back(schema.args[i].type == Type::Tensor
                           ? tensor(schema.args[i], value.get())
                           : read_scalar(op.name(), schema.args[i], value.get(), room_));
+    }
+    if (!schema.always_has_tensor()) {
+      device_ = device_of_call(op.spec(), args_.data());
+      device_.index = std::max(device_.index, 0);
     }
     OutputShape shape;
     for (size_t i = 0; i < schema.returns.size(); ++i) {

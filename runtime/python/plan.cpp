@@ -20,7 +20,6 @@ Ref dims(const int64_t (&values)[3]) {
 void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& room, Device& device) {
   const Schema& schema = op.spec().schema;
   const std::vector<Ref> items = to_items(values, "args");
-  bool found = false;
   for (size_t i = 0; i < schema.args.size(); ++i) {
     Ref value = i < items.size()             ? items[i]
                 : schema.args[i].has_default ? default_value(schema.args[i])
@@ -36,12 +35,14 @@ void read_real(const Op& op, PyObject* values, std::vector<Arg>& args, Args& roo
       if (!has_data(value.get()) || !read_tensor(value.get(), view))
         refuse_tensor(op.name(), schema.args[i].name, value.get());
       args.emplace_back(view);
-      if (!found) device = view.device;
-      found = true;
     }
   }
-  if (!found)
-    fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
+  device = device_of_call(op.spec(), args.data());
+  if (device.index < 0) {
+    const Ref cuda = check(PyImport_ImportModule("torch.cuda"));
+    const Ref index = check(PyObject_CallMethod(cuda.get(), "current_device", nullptr));
+    device.index = static_cast<int32_t>(to_int(index.get(), "a device's index"));
+  }
 }
 
 }  // namespace

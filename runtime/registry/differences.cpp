@@ -39,8 +39,11 @@ class Lines {
 std::string describe(const Schema& schema, const OutputRule& rule) {
   const std::string strides = rule.strides.empty() ? "contiguous" : texts(rule.strides);
   const bool known = rule.device_of >= 0 && rule.device_of < static_cast<int>(schema.args.size());
+  const std::string device = known ? "of " + schema.args[static_cast<size_t>(rule.device_of)].name
+                             : rule.device ? device_name(*rule.device)
+                                           : "none";
   return "shape [" + texts(rule.shape) + "], dtype " + text(rule.dtype) + ", strides " + strides +
-         ", device of " + (known ? schema.args[static_cast<size_t>(rule.device_of)].name : "none");
+         ", device " + device;
 }
 
 }  // namespace

@@ -42,14 +42,34 @@ class OutputParser {
     rule.strides = parse_sizes(trimmed(text.strides), "strides");
     check_strides(rule);
     rule.partial = text.partial;
-    rule.device_of = !device.empty()
-                         ? tensor_argument(device, "device", "name a tensor that is not optional")
-                     : like_index >= 0 ? like_index
-                                       : first_tensor();
+    if (device.empty())
+      rule.device_of = like_index >= 0 ? like_index : first_tensor();
+    else if (!read_named_device(device, rule))
+      rule.device_of = tensor_argument(device, "device", "name a tensor that is not optional");
     return rule;
   }
 
  private:
+  // An argument of type Device, or "cuda:1".
+  bool read_named_device(std::string_view text, OutputRule& rule) const {
+    const int index = schema_.index_of(text);
+    if (index < 0) {
+      rule.device = device_to_use(text);
+      if (!rule.device) return false;
+    } else {
+      if (index >= static_cast<int>(schema_.args.size()) ||
+          schema_.args[static_cast<size_t>(index)].torch_type != "Device")
+        return false;
+      rule.device_of = index;
+    }
+    if (const std::vector<std::string> tensors = tensor_names(); !tensors.empty())
+      scope_.fail("device", "'" + std::string(text) +
+                                "' is for an op without tensors; the results of this one are on "
+                                "the device of its tensors (" +
+                                join(tensors) + "): leave device out");
+    return true;
+  }
+
   std::vector<std::string> tensor_names() const {
     std::vector<std::string> names;
     for (const ArgSpec& arg : schema_.args) {
@@ -84,9 +104,17 @@ class OutputParser {
       if (schema_.args[i].type == Type::Tensor && !schema_.args[i].optional)
         return static_cast<int>(i);
     }
-    scope_.fail(
-        "device",
-        "an output takes its device from a tensor argument that is not optional; give the op one");
+    std::string of_type_device;
+    for (const ArgSpec& arg : schema_.args) {
+      if (arg.torch_type == "Device") of_type_device = arg.name;
+    }
+    scope_.fail("device",
+                "not given, and no tensor argument is always given, whose device the output could "
+                "share; write device=\"" +
+                    (of_type_device.empty()
+                         ? std::string("cpu\" or device=\"cuda\", or add an argument `Device? "
+                                       "device=None` and write device=\"device\"")
+                         : of_type_device + "\""));
   }
 
   std::vector<Expr> parse_sizes(std::string_view text, const char* field) const {
@@ -137,6 +165,18 @@ class OutputParser {
   const Schema& schema_;
   const Scope scope_;
 };
+
+void check_one_device(const OpSpec& op) {
+  const OutputRule& first = op.outputs.front();
+  for (size_t i = 1; i < op.outputs.size(); ++i) {
+    const OutputRule& rule = op.outputs[i];
+    if (rule.device_of == first.device_of && rule.device == first.device) continue;
+    fail(ErrorKind::Declaration,
+         op.schema.qualname() + ": outputs '" + op.schema.returns[0] + "' and '" +
+             op.schema.returns[i] +
+             "' name different devices; all results of an op are on one: give the same");
+  }
+}
 
 std::string outputs_named(const Schema& schema) {
   return schema.returns.empty()
@@ -200,6 +240,7 @@ std::string hash_op(const OpSpec& op) {
     hash.field(rule.dtype.text());
     hash_list(hash, rule.strides);
     hash.field(std::to_string(rule.device_of));
+    if (rule.device) hash.field(device_name(*rule.device));
     if (rule.partial) hash.field("partial");
   }
   return hash.hex();
@@ -247,6 +288,8 @@ OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
   }
   for (size_t i = 0; i < rules.size(); ++i)
     op.outputs.push_back(OutputParser(op, op.schema.returns[i]).parse(*rules[i]));
+  op.names_device = !op.outputs.empty() && !op.schema.always_has_tensor();
+  if (op.names_device) check_one_device(op);
   op.hash = hash_op(op);
   return op;
 }

@@ -2,6 +2,7 @@
 #include "spec/outputs.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -30,7 +31,30 @@ void fill_contiguous(const std::vector<int64_t>& sizes, std::vector<int64_t>& st
   }
 }
 
+std::optional<Device> named_device(const OpSpec& op, const Arg* args) {
+  if (!op.names_device) return std::nullopt;
+  const OutputRule& rule = op.outputs.front();  // all name the same
+  if (rule.device_of < 0) return rule.device;
+  const Arg& given = args[rule.device_of];
+  if (given.kind == Arg::Kind::None) return std::nullopt;
+  if (given.kind == Arg::Kind::Device) return given.device;
+  fail(ErrorKind::Launch, op.schema.qualname() + ": argument `" +
+                              op.schema.args[static_cast<size_t>(rule.device_of)].name +
+                              "` is a device that opaq does not serve; expected cpu or cuda");
+}
+
 }  // namespace
+
+Device device_of_call(const OpSpec& op, const Arg* args) {
+  const Arg* const end = args + op.schema.args.size();
+  const Arg* first =
+      std::find_if(args, end, [](const Arg& arg) { return arg.kind == Arg::Kind::Tensor; });
+  const std::optional<Device> named = named_device(op, args);
+  if (first == end) return named.value_or(Device{});
+  const Device device = first->tensor.device;
+  const bool any_index = named && named->index < 0 && named->type == device.type;
+  return named && !any_index ? *named : device;
+}
 
 void infer_output(const OpSpec& op, size_t output, const Arg* args, OutputShape& result) {
   const OutputRule& rule = op.outputs[output];

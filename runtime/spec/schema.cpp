@@ -283,6 +283,12 @@ int Schema::index_of(std::string_view arg) const {
   return -1;
 }
 
+bool Schema::always_has_tensor() const {
+  return std::any_of(args.begin(), args.end(), [](const ArgSpec& arg) {
+    return arg.type == Type::TensorList || (arg.type == Type::Tensor && !arg.optional);
+  });
+}
+
 bool Schema::has_lists() const {
   return std::any_of(args.begin(), args.end(),
                      [](const ArgSpec& arg) { return arg.type == Type::TensorList; });

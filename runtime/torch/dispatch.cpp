@@ -95,23 +95,15 @@ void call_python_op(const PythonOp& op, StableIValue* stack, const std::string& 
   fail(ErrorKind::Launch, what + " failed; torch printed the reason above");
 }
 
-const TensorView& device_tensor(const Op& op, const std::vector<Arg>& args) {
-  for (const Arg& arg : args) {
-    if (arg.kind == Arg::Kind::Tensor) return arg.tensor;
-  }
-  fail(ErrorKind::Launch, op.name() + ": no tensor argument was given, so its device is unknown");
-}
-
-void check_devices(const Op& op, const std::vector<Arg>& args, const TensorView& first) {
-  const auto text = [](Device d) {
-    return d.type == DeviceType::CPU ? std::string("cpu") : "cuda:" + std::to_string(d.index);
-  };
+void check_devices(const Op& op, const std::vector<Arg>& args, Device device) {
+  const auto text = [](Device d) { return d.index < 0 ? std::string("cuda") : device_name(d); };
   for (size_t i = 0; i < op.spec().schema.args.size(); ++i) {
-    if (args[i].kind == Arg::Kind::Tensor && !(args[i].tensor.device == first.device)) {
+    if (args[i].kind == Arg::Kind::Tensor && !(args[i].tensor.device == device)) {
       fail(ErrorKind::Launch, op.name() + ": `" + op.spec().schema.args[i].name + "` is on " +
-                                  text(args[i].tensor.device) + ", but another argument is on " +
-                                  text(first.device) +
-                                  "; all tensors of a call must share a device");
+                                  text(args[i].tensor.device) +
+                                  (op.spec().names_device ? ", but its results are on "
+                                                          : ", but another argument is on ") +
+                                  text(device) + "; all tensors of a call must share a device");
     }
   }
 }
@@ -121,11 +113,12 @@ class StackTensors final : public CallTensors {
  public:
   // declared: the op that the dispatcher knows, of which `op` may be a form with lists as `flat`
   // has them.
-  StackTensors(const Slot& slot, const Op& declared, const Op& op, Inputs& inputs,
+  StackTensors(const Slot& slot, const Op& declared, const Op& op, Device device, Inputs& inputs,
                const std::vector<Tensor>& outputs, StableIValue* stack, torch::FlatStack* flat)
       : slot_(slot),
         declared_(declared),
         op_(op),
+        device_(device),
         inputs_(inputs),
         outputs_(outputs),
         stack_(stack),
@@ -138,8 +131,7 @@ class StackTensors final : public CallTensors {
 
   void* workspace(int64_t bytes) override {
     const int64_t stride = 1;
-    const TensorView& like = device_tensor(op_, inputs_.args);
-    workspace_ = torch::empty(like, &bytes, &stride, 1, DType::UInt8);
+    workspace_ = torch::empty(device_, &bytes, &stride, 1, DType::UInt8);
     return torch::view(workspace_.get(), op_.name(), "its workspace").data;
   }
 
@@ -149,7 +141,7 @@ class StackTensors final : public CallTensors {
         contiguous_strides({original.sizes, original.sizes + original.dim});
     copies_.resize(op_.spec().schema.args.size());
     copies_[argument] =
-        torch::empty(original, original.sizes, strides.data(), original.dim, original.dtype);
+        torch::empty(original.device, original.sizes, strides.data(), original.dim, original.dtype);
     torch::check(shim().copy_(copies_[argument].get(), handle(argument), 0),
                  "copying an argument to row-major order");
     return torch::view(copies_[argument].get(), op_.name(), op_.spec().schema.args[argument].name);
@@ -218,6 +210,7 @@ class StackTensors final : public CallTensors {
 
   const Slot& slot_;
   const Op &declared_, &op_;
+  const Device device_;
   Inputs& inputs_;
   const std::vector<Tensor>& outputs_;
   StableIValue* stack_;
@@ -231,24 +224,24 @@ void serve(Slot& slot, const Target& target, const Op& op, Chooser& chooser, Sta
            StableIValue* stack, torch::FlatStack* flat) {
   const Schema& schema = op.spec().schema;
   Inputs inputs(op.name(), schema, values);
-  const TensorView first = device_tensor(op, inputs.args);
-  check_devices(op, inputs.args, first);
+  Device device = device_of_call(op.spec(), inputs.args.data());
+  check_devices(op, inputs.args, device);
   check_written(op, inputs.args.data());
 
   std::vector<Tensor> outputs;
   OutputShape shape;
   for (size_t i = 0; i < schema.returns.size(); ++i) {
     infer_output(op.spec(), i, inputs.args.data(), shape);
-    outputs.push_back(torch::empty(first, shape.sizes.data(), shape.strides.data(),
+    outputs.push_back(torch::empty(device, shape.sizes.data(), shape.strides.data(),
                                    static_cast<int32_t>(shape.sizes.size()), shape.dtype));
     inputs.args.emplace_back(torch::view(outputs.back().get(), op.name(), schema.returns[i]));
+    device = inputs.args.back().tensor.device;  // with its index
   }
 
-  void* stream = first.device.type == DeviceType::CUDA
-                     ? torch::current_cuda_stream(first.device.index)
-                     : nullptr;
-  StackTensors tensors(slot, *target.op, op, inputs, outputs, stack, flat);
-  const Call call{op,     chooser, inputs.args.data(),      inputs.args.size(), first.device,
+  void* stream =
+      device.type == DeviceType::CUDA ? torch::current_cuda_stream(device.index) : nullptr;
+  StackTensors tensors(slot, *target.op, op, device, inputs, outputs, stack, flat);
+  const Call call{op,     chooser, inputs.args.data(),      inputs.args.size(), device,
                   stream, nullptr, checking(target.checked)};
   if (!serve(call, tensors)) return;  // the reference has left its results on the stack
   for (size_t i = 0; i < outputs.size(); ++i)
@@ -320,7 +313,9 @@ void define_with_torch(const Op& op) {
   Slot& slot = slots()[slots_used];
   slot.name = op.name();
   slot.target.store(target, std::memory_order_release);
-  for (const char* key : {"CPU", "CUDA"}) {
+  std::vector<const char*> keys{"CPU", "CUDA"};
+  if (!schema.always_has_tensor()) keys.push_back("CompositeExplicitAutograd");  // without tensors
+  for (const char* key : keys) {
     torch::LibraryHandle library = nullptr;
     torch::check(shim().library_init_impl(schema.ns.c_str(), key, "opaq", 0, &library),
                  "opening a kernel library");

@@ -32,6 +32,14 @@ const StableIValue* unwrap(const ArgSpec& arg, const StableIValue& value) {
   return arg.optional ? as<const StableIValue*>(value) : &value;
 }
 
+// The type's number in the high half, the index in the low one. For another device, a text.
+Arg device_argument(StableIValue value) {
+  const auto type = static_cast<int32_t>(value >> 32), index = static_cast<int32_t>(value);
+  if (type == shim().device_cpu) return Arg::of_device({});
+  if (type == shim().device_cuda) return Arg::of_device({DeviceType::CUDA, index});
+  return Arg::of_string("another device");
+}
+
 }  // namespace
 
 TensorView view(TensorHandle tensor, const std::string& op, const std::string& what) {
@@ -74,14 +82,14 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
   return v;
 }
 
-Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim,
+Tensor empty(Device device, const int64_t* sizes, const int64_t* strides, int32_t dim,
              DType dtype) {
   const Shim& torch = shim();
   TensorHandle handle = nullptr;
-  const bool cuda = like.device.type == DeviceType::CUDA;
+  const bool cuda = device.type == DeviceType::CUDA;
   check(torch.empty_strided(dim, sizes, strides, torch.dtype_code[static_cast<int>(dtype)],
-                            cuda ? torch.device_cuda : torch.device_cpu,
-                            cuda ? like.device.index : 0, &handle),
+                            cuda ? torch.device_cuda : torch.device_cpu, cuda ? device.index : 0,
+                            &handle),
         "allocating an output");
   return Tensor(handle);
 }
@@ -140,8 +148,10 @@ Inputs::Inputs(const std::string& op, const Schema& schema, StableIValue* stack)
           items[k] = as<int64_t>(item);
         }
         args.push_back(Arg::of_ints(items.data(), static_cast<int64_t>(length)));
+      } else if (holds_scalar(arg, "Device")) {
+        args.push_back(device_argument(*value));
       } else {
-        args.emplace_back();  // Device, Layout, MemoryFormat: expressions cannot read them
+        args.emplace_back();  // Layout, MemoryFormat: expressions cannot read them
       }
     }
   } catch (...) {

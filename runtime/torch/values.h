@@ -40,8 +40,8 @@ class Tensor {  // owns one handle
 // devices.
 TensorView view(TensorHandle tensor, const std::string& op, const std::string& what);
 
-Tensor empty(const TensorView& like, const int64_t* sizes, const int64_t* strides, int32_t dim,
-             DType dtype);
+// A device with index -1: on the current one.
+Tensor empty(Device device, const int64_t* sizes, const int64_t* strides, int32_t dim, DType dtype);
 
 // The values of one call of an op with lists of tensors, with the items of the lists in their
 // places. Owns the lists without their items, until `give_back`.

@@ -3,6 +3,7 @@
 #include "spec/spec.h"
 
 #include "refusal.h"
+#include "spec/outputs.h"
 
 namespace opaq {
 namespace {
@@ -107,12 +108,44 @@ TEST(OutputRule, RefusesWhatCannotSupplyIt) {
       rule_of({.like = "x", .device = "bias"}),
       "device of mylib::f, output 'y': 'bias' may be None; name a tensor that is not optional");
   EXPECT_REFUSED(rule_of({.like = "x", .device = "device"}),
-                 "'device' is of type Device; expected a tensor argument");
+                 "'device' is for an op without tensors; the results of this one are on the device "
+                 "of its tensors (x, cache): leave device out");
   EXPECT_REFUSED(rule_of({.like = "x", .device = "cuda"}),
-                 "device of mylib::f, output 'y': no argument is named 'cuda'");
+                 "device of mylib::f, output 'y': 'cuda' is for an op without tensors; the results "
+                 "of this one are on the device of its tensors (x");
   EXPECT_REFUSED(rule_of({.shape = "4", .dtype = "int32"}, "m::f(int n, Tensor? t) -> Tensor"),
-                 "device of m::f, output 'out': an output takes its device from a tensor argument "
-                 "that is not optional; give the op one");
+                 "device of m::f, output 'out': not given, and no tensor argument is always given, "
+                 "whose device the output could share; write device=\"cpu\"");
+}
+
+TEST(OutputRule, AnOpThatMayHaveNoTensorNamesADevice) {
+  const auto device = [](const char* text) {
+    const OpSpec op = make_op("m::f(Tensor? t, Device? d) -> Tensor",
+                              {{.shape = "4", .dtype = "int32", .device = text}});
+    EXPECT_TRUE(op.names_device);
+    return op.outputs[0];
+  };
+  EXPECT_EQ(device("d").device_of, 1);
+  EXPECT_EQ(device("cpu").device, Device{});
+  EXPECT_EQ(device("cuda").device, (Device{DeviceType::CUDA, -1}));
+  EXPECT_EQ(device("cuda:2").device, (Device{DeviceType::CUDA, 2}));
+  EXPECT_EQ(device("cuda:2").device_of, -1);
+
+  const OpSpec op = make_op("m::f(Tensor? t, Device? d) -> Tensor",
+                            {{.shape = "4", .dtype = "int32", .device = "d"}});
+  TensorView tensor;
+  tensor.device = {DeviceType::CUDA, 3};
+  const auto of_call = [&](const Arg& t, const Arg& d) {
+    const Arg args[] = {t, d};
+    return device_of_call(op, args);
+  };
+  const Arg current = Arg::of_device({DeviceType::CUDA, -1});
+  EXPECT_EQ(of_call({}, {}), Device{});
+  EXPECT_EQ(of_call(tensor, {}), tensor.device);
+  EXPECT_EQ(of_call(tensor, current), tensor.device);
+  EXPECT_EQ(of_call({}, current), current.device);
+  EXPECT_EQ(of_call(tensor, Arg::of_device({})), Device{});
+  EXPECT_THROW(of_call({}, Arg::of_string("another device")), Error);
 }
 
 TEST(OutputRule, RefusesIncompleteAndIllTypedRules) {

@@ -285,7 +285,7 @@ def test_forms_that_can_mean_one_thing_are_taken(unique: str) -> None:
                 "de::w8(Tensor x) -> Tensor",
                 outputs=opaq.tensor("1", dtype="float32", device="cuda"),
             ),
-            "no argument is named 'cuda'",
+            "'cuda' is for an op without tensors",
         ),
         (
             lambda: opaq.op("de::w9(Tensor x) -> Tensor", outputs=opaq.like("X")),

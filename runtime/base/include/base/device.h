@@ -22,4 +22,7 @@ std::optional<DeviceType> device_type_from_name(std::string_view name);
 std::string device_name(Device device);                         // "cpu", "cuda:0"
 std::optional<Device> device_from_name(std::string_view name);  // "cpu", "cpu:0", "cuda", "cuda:1"
 
+// The same for a device to allocate on: "cuda" has index -1, the device that is current then.
+std::optional<Device> device_to_use(std::string_view name);
+
 }  // namespace opaq

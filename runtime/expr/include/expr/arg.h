@@ -42,7 +42,7 @@ struct IntSpan {
 
 // One argument or output. `None` is an absent optional.
 struct Arg {
-  enum class Kind : uint8_t { None, Tensor, Int, Float, Bool, DType, String, IntList };
+  enum class Kind : uint8_t { None, Tensor, Int, Float, Bool, DType, String, IntList, Device };
   Kind kind = Kind::None;
   union {
     TensorView tensor;
@@ -52,6 +52,7 @@ struct Arg {
     opaq::DType dtype;
     std::string_view string;
     IntSpan ints;
+    opaq::Device device;  // to allocate on: index -1 is the current one
   };
 
   Arg() : integer(0) {}
@@ -84,6 +85,12 @@ struct Arg {
     Arg a;
     a.kind = Kind::String;
     a.string = v;
+    return a;
+  }
+  static Arg of_device(opaq::Device v) {
+    Arg a;
+    a.kind = Kind::Device;
+    a.device = v;
     return a;
   }
   static Arg of_ints(const int64_t* p, int64_t n) {

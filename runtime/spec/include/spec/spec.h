@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,6 +42,7 @@ struct Schema {
 
   std::string local_name() const { return overload.empty() ? name : name + "." + overload; }
   std::string qualname() const { return ns + "::" + local_name(); }
+  bool always_has_tensor() const;            // an argument that is not optional, or a list
   int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
 
   // Lists of tensors. Their lengths are known at a call, and what the op does there is declared by
@@ -60,17 +62,20 @@ Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths);
 
 // Shape, dtype, device and strides of one output, as expressions over the inputs.
 struct OutputRule {
-  std::vector<Expr> shape;    // Int and int[] items; an int[] stands for several sizes
-  Expr dtype;                 // of type DType
-  std::vector<Expr> strides;  // empty: contiguous
-  int device_of = -1;    // the argument whose device it shares; default: the first tensor argument
-  bool partial = false;  // implementations may leave elements unwritten
+  std::vector<Expr> shape;       // Int and int[] items; an int[] stands for several sizes
+  Expr dtype;                    // of type DType
+  std::vector<Expr> strides;     // empty: contiguous
+  int device_of = -1;            // the tensor whose device it shares, or an argument of type Device
+  std::optional<Device> device;  // that the rule names itself; index -1: the current one
+  bool partial = false;          // implementations may leave elements unwritten
 };
 
 struct OpSpec {
   Schema schema;
   std::vector<OutputRule> outputs;  // one per return
-  std::string hash;                 // of schema and output rules, 64 hex digits
+  // Whether calls may have no tensor, so that the rules name the device of the results.
+  bool names_device = false;
+  std::string hash;  // of schema and output rules, 64 hex digits
 
   // The arguments, then (for launch rules) the outputs: the order of every array of Args.
   std::vector<Symbol> input_symbols() const;
@@ -79,7 +84,8 @@ struct OpSpec {
 
 // An output rule as declared: every field is text, "" if not given. like: a tensor argument whose
 // shape, dtype and device are the defaults. Strides are row-major by default. A shape of "[]" is a
-// 0-d output. device: a tensor argument.
+// 0-d output. device: a tensor argument; of an op without one that is always given, an argument of
+// type Device, or "cpu", "cuda", "cuda:1".
 struct OutputText {
   std::string name;  // "" with a single output
   std::string like, shape, dtype, strides, device;
