@@ -323,11 +323,12 @@ class Implementations:
         requires: object = (),
         priority: object = 0,
         where: str = "",
+        replace: bool = False,
         **implementation: Any,
     ) -> _Self:
         """Adds an implementation. The named parameters, which every kind has, are checked here;
         `implementation` holds those that the caller has checked. Messages begin with `where`, or
-        the op's name.
+        the op's name. replace: also one that differs from an earlier one of this name.
         """
         where = where or self.name
         for scratch in implementation.get("scratch", ()):
@@ -346,7 +347,7 @@ class Implementations:
             "priority": validate.number(where, "priority", priority),
         }
         before = self.info["hash"]
-        _runtime.implement(self.name, implementation, False)
+        _runtime.implement(self.name, implementation, replace)
         self._describe()
         if (
             self.info["hash"] != before

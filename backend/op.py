@@ -13,10 +13,10 @@ from .callable_base import CallableBase
 from .declaring import declaring
 from .example_arguments import example_argument, fake_argument
 from .fake import make_fake
-from .implementations import Implementations
 from .lowering import lists
 from .lowering.compat import pytorch
-from .reference import define_reference
+from .reference import Returning, define_reference
+from .registrations import Registrations
 from .rules import Output
 from .signature import signature_of
 
@@ -30,6 +30,7 @@ def op(
     *,
     outputs: Output | Mapping[str, Output] | None = None,
     effects: str | None = None,
+    tags: torch.Tag | Sequence[torch.Tag] = (),
     replace: bool = False,
 ) -> Op:
     """Declares an opaque operator.
@@ -51,6 +52,8 @@ def op(
         file). Compiled graphs make each of its calls once and in order, as eager does, and do not
         repeat them for the backward pass. Not for an op that writes to arguments; state in a tensor
         is better declared as an argument, `Tensor(a!) state`.
+    tags: of torch.Tag, what else PyTorch should know. cudagraph_unsafe: the op is kept out of CUDA
+        graphs. pt2_compliant_tag is always there.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.
@@ -66,6 +69,7 @@ def op(
             "function of its arguments"
         )
     texts = rules.output_texts(where, outputs)
+    given = validate.tags(where, tags)
     with declaring:
         name = _runtime.declare(schema, texts, validate.flag(where, "replace", replace))
         known = _ops.get(name)
@@ -73,18 +77,21 @@ def op(
             _refuse_effects_of_writes(_runtime.describe(name))
         if known is None:
             known = Op(name)
-            known._set_effects(effects)
+            known._set_rules(effects, given)
             _ops[name] = known
         elif replace:
             known._redeclared()
-            known._set_effects(effects)
-        elif known.effects != effects:
-            raise _runtime.DeclarationError(
-                f"{name} is declared with effects={known.effects!r}; got {effects!r}. Give the "
-                "same, or replace=True"
-            )
+            known._set_rules(effects, given)
+        else:
+            rules_ = (("effects", known.effects, effects), ("tags", known._tags, given))
+            for what, had, got in rules_:
+                if had != got:
+                    raise _runtime.DeclarationError(
+                        f"{name} is declared with {what}={had!r}; got {got!r}. Give the same, or "
+                        "replace=True"
+                    )
     if replace:
-        known._forget_graphs()
+        known._forget_all_graphs()
     return known
 
 
@@ -99,7 +106,7 @@ def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
         )
 
 
-class Op(Implementations, CallableBase):
+class Op(CallableBase, Registrations):
     """An opaque operator; made by `opaq.op`. Call it as a function, under torch.compile or not.
 
     It derives from functools.partial, without bound arguments, for two reasons: a call enters the
@@ -125,6 +132,7 @@ class Op(Implementations, CallableBase):
         self.name = name
         self.info = _runtime.describe(name)
         self.effects: str | None = None
+        self._tags: tuple[torch.Tag, ...] = ()
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             pytorch.count_mutations(
@@ -139,6 +147,7 @@ class Op(Implementations, CallableBase):
     def _redeclared(self) -> None:
         """Resets everything to a new declaration, which has no implementations yet."""
         _runtime.define(self.name)
+        self._forget_registrations()
         self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
         self._fake = make_fake(_runtime.describe(self.name))
@@ -146,14 +155,14 @@ class Op(Implementations, CallableBase):
         self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
         self._describe()
 
-    def _set_effects(self, effects: str | None) -> None:
+    def _set_rules(self, effects: str | None, tags: tuple[torch.Tag, ...]) -> None:
         if (effects == "ordered") != (self.effects == "ordered"):
             pytorch.set_ordered(self.overload, effects == "ordered")
-        if (effects == "random") != (self.effects == "random"):
-            pytorch.set_random(self.overload, effects == "random")
+        drawn = (torch.Tag.nondeterministic_seeded,) if effects == "random" else ()
+        pytorch.set_tags(self.overload, (*tags, *drawn))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
-        self.effects = effects
+        self.effects, self._tags = effects, tags
 
     def reference(self, function: _Function) -> _Function:
         """Decorator for the op written in PyTorch: a function of the op's arguments that returns
@@ -168,7 +177,7 @@ class Op(Implementations, CallableBase):
         )
         self._reference = function
         with declaring:
-            fallback = define_reference(self.info, function, self._fake)
+            fallback = define_reference(Returning(self.info, function, self._fake), self.info)
         _runtime.set_reference(self.name, fallback)
         self._changed()
         return function
@@ -238,6 +247,32 @@ class Op(Implementations, CallableBase):
         self._changed()
         return self
 
+    def register_autograd(
+        self,
+        backward: Callable[..., Any] | None,
+        /,
+        *,
+        setup_context: Callable[..., Any] | None = None,
+    ) -> None:
+        """As `backward` with a function, or with None for "no gradient flows through this op"."""
+        self.backward(backward, setup_context=setup_context)
+
+    def register_effect(self, effect: Any) -> None:
+        """As effects="ordered" of opaq.op for torch.library's EffectType.ORDERED; None takes that
+        back.
+        """
+        effects = "ordered" if pytorch.is_ordered(effect) else None
+        if effects:
+            _refuse_effects_of_writes(self.info)
+        if self.effects != "random":
+            self._set_rules(effects, self._tags)
+        elif effects:
+            raise _runtime.DeclarationError(
+                f'{self.name}: .register_effect(...): the op is declared with effects="random"; '
+                "calls that draw random numbers are never merged, and keep their order"
+            )
+        self._forget_all_graphs()
+
     def _changed(self) -> None:
         self._describe()
         self._forget_graphs()
@@ -246,6 +281,11 @@ class Op(Implementations, CallableBase):
         with declaring:
             self.info = _runtime.describe(self.name)
             lowering.register(self.name)
+
+    def _forget_all_graphs(self) -> None:
+        """Also those from which a call of the op was dropped."""
+        if pytorch.tracer_is_loaded():
+            torch.compiler.reset()
 
     def _forget_graphs(self) -> None:
         if pytorch.tracer_is_loaded() and any(

@@ -1,5 +1,6 @@
-"""References, the ops written in PyTorch: their results are checked against the declaration, and
-C++ calls them through the dispatcher.
+"""Functions that return an op's results: the reference, which is the op written in PyTorch, and
+kernels of `register_kernel`. Their results are checked against the declaration, and C++ calls the
+reference through the dispatcher.
 """
 
 from __future__ import annotations
@@ -14,33 +15,105 @@ from . import _runtime
 # The dispatcher's namespace in which runtime/torch finds the reference when no implementation fits.
 NAMESPACE = "opaq_reference"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
-# (declaration, reference, fake implementation) by the name of the op
-_functions: dict[str, tuple[_runtime.OpInfo, Callable[..., Any], Callable[..., Any]]] = {}
+_references: dict[str, Returning] = {}  # by the name of the op
 
 
-def define_reference(
-    info: _runtime.OpInfo, function: Callable[..., Any], fake: Callable[..., Any]
-) -> Callable[..., None]:
-    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args,
-    *outputs), which fills the outputs.
+class Returning:
+    """A function that returns the results of an op: called with its arguments, checked against the
+    declaration. A result with other strides than the output rule's, or in the memory of an
+    argument, is copied.
 
-    fake: the op's output rules as a function of its arguments."""
-    name = info["name"]
-    first = name not in _functions
-    _functions[name] = (info, function, fake)
-    if first:
-        schema = f"{name.replace('::', '__')}{info['schema'][len(name) :]}"
-        define_for_dispatcher(_library, schema, lambda *args, **kw: _checked(name, args, kw))
-    arity = len(info["args"])
+    fake: the op's output rules as a function of its arguments. what: the function, for messages.
+    """
 
-    def fallback(*values: Any) -> None:
-        results = _checked(name, values[:arity], {})
+    def __init__(
+        self,
+        info: _runtime.OpInfo,
+        function: Callable[..., Any],
+        fake: Callable[..., Any],
+        what: str = "the reference",
+    ) -> None:
+        self._info, self._function, self._fake, self._what = info, function, fake, what
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The results as the dispatcher has them: a tensor, a tuple of several, or None."""
+        info = self._info
+        keyword_only = [arg["name"] for arg in info["args"] if arg["keyword_only"]]
+        if keyword_only and len(args) == len(info["args"]):
+            split = len(args) - len(keyword_only)
+            args, kwargs = args[:split], {**dict(zip(keyword_only, args[split:])), **kwargs}
+        try:
+            results = self._function(*args, **kwargs)
+        except Exception as error:
+            add_note(error, f"raised by {self._what} of {info['name']}")
+            raise
+        if not info["outputs"]:
+            return None
+        results = tuple(results) if isinstance(results, (tuple, list)) else (results,)
+        fitted = self._fitted(results, args, kwargs)
+        return tuple(fitted) if len(fitted) > 1 else fitted[0]
+
+    def fill(self, *values: Any) -> None:
+        """Called with the arguments and then the results, which are filled."""
+        arity = len(self._info["args"])
+        results = self(*values[:arity])
         for output, result in zip(
             values[arity:], results if isinstance(results, tuple) else (results,)
         ):
             output.copy_(result)
 
-    return fallback
+    def _fitted(
+        self, results: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[torch.Tensor]:
+        info, what = self._info, f"{self._what} of {self._info['name']}"
+        with torch.device("meta"):
+            expected = self._fake(
+                *(_meta(value) for value in args),
+                **{key: _meta(value) for key, value in kwargs.items()},
+            )
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        if len(results) != len(expected):
+            raise _runtime.LaunchError(
+                f"{what} returned {len(results)} results; its schema has {len(expected)}: "
+                f"{info['schema']}"
+            )
+        fitted = []
+        inputs = {
+            value.untyped_storage().data_ptr()
+            for value in (*args, *kwargs.values())
+            if isinstance(value, torch.Tensor)
+        }
+        for output, result, rule in zip(info["outputs"], results, expected):
+            if not isinstance(result, torch.Tensor):
+                raise _runtime.LaunchError(
+                    f"{what} returned `{output['name']}` as {type(result).__name__}; expected a "
+                    f"Tensor of {rule.dtype} {tuple(rule.shape)}"
+                )
+            if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
+                raise _runtime.LaunchError(
+                    f"{what} returned `{output['name']}` as {result.dtype} "
+                    f"{tuple(result.shape)}; the output rule says {rule.dtype} "
+                    f"{tuple(rule.shape)}: correct the rule or {self._what}"
+                )
+            if result.stride() != rule.stride() or result.untyped_storage().data_ptr() in inputs:
+                result = torch.empty_strided(
+                    rule.shape, rule.stride(), dtype=rule.dtype, device=result.device
+                ).copy_(result)
+            fitted.append(result)
+        return fitted
+
+
+def define_reference(reference: Returning, info: _runtime.OpInfo) -> Callable[..., None]:
+    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args,
+    *outputs), which fills the outputs.
+    """
+    name = info["name"]
+    first = name not in _references
+    _references[name] = reference
+    if first:
+        schema = f"{name.replace('::', '__')}{info['schema'][len(name) :]}"
+        define_for_dispatcher(_library, schema, lambda *args, **kw: _references[name](*args, **kw))
+    return reference.fill
 
 
 def define_for_dispatcher(
@@ -58,55 +131,6 @@ def define_for_dispatcher(
 
     library.define(schema)
     library.impl(schema.partition("(")[0], call, "CompositeExplicitAutograd")
-
-
-def _checked(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs the reference and checks number, shapes and dtypes of its results against the output
-    rules. A result with other strides, or in the memory of an argument, is copied.
-    """
-    info, function, fake = _functions[name]
-    keyword_only = [arg["name"] for arg in info["args"] if arg["keyword_only"]]
-    if keyword_only and len(args) == len(info["args"]):
-        split = len(args) - len(keyword_only)
-        args, kwargs = args[:split], {**dict(zip(keyword_only, args[split:])), **kwargs}
-    try:
-        results = function(*args, **kwargs)
-    except Exception as error:
-        add_note(error, f"raised by the reference of {name}")
-        raise
-    if not info["outputs"]:
-        return None
-    results = tuple(results) if isinstance(results, (tuple, list)) else (results,)
-    with torch.device("meta"):
-        expected = fake(
-            *(_meta(value) for value in args),
-            **{key: _meta(value) for key, value in kwargs.items()},
-        )
-    expected = expected if isinstance(expected, tuple) else (expected,)
-    if len(results) != len(expected):
-        raise _runtime.LaunchError(
-            f"reference of {name} returned {len(results)} results; its schema has "
-            f"{len(expected)}: {info['schema']}"
-        )
-    fitted = []
-    inputs = {
-        value.untyped_storage().data_ptr()
-        for value in (*args, *kwargs.values())
-        if isinstance(value, torch.Tensor)
-    }
-    for output, result, rule in zip(info["outputs"], results, expected):
-        if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
-            raise _runtime.LaunchError(
-                f"reference of {name} returned `{output['name']}` as {result.dtype} "
-                f"{tuple(result.shape)}; the output rule says {rule.dtype} "
-                f"{tuple(rule.shape)}: correct the rule or the reference"
-            )
-        if result.stride() != rule.stride() or result.untyped_storage().data_ptr() in inputs:
-            result = torch.empty_strided(
-                rule.shape, rule.stride(), dtype=rule.dtype, device=result.device
-            ).copy_(result)
-        fitted.append(result)
-    return tuple(fitted) if len(fitted) > 1 else fitted[0]
 
 
 def add_note(error: Exception, text: str) -> None:

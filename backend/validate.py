@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+import torch
+
 from . import _runtime
 
 
@@ -123,6 +125,20 @@ def names(where: str, parameter: str, value: Any) -> str:
         if isinstance(value, str)
         else ", ".join(texts(where, parameter, value))
     )
+
+
+def tags(where: str, value: Any) -> tuple[torch.Tag, ...]:
+    """Tags of torch.Tag, each once, in the order of their names."""
+    given = [value] if isinstance(value, torch.Tag) else value
+    if not isinstance(given, (list, tuple, set)) or not all(
+        isinstance(tag, torch.Tag) for tag in given
+    ):
+        refuse(where, "tags", value, "torch.Tag.cudagraph_unsafe or another torch.Tag, or several")
+    if torch.Tag.nondeterministic_seeded in given:
+        raise _runtime.DeclarationError(
+            f'{where}: tags has nondeterministic_seeded; write effects="random", which sets it'
+        )
+    return tuple(sorted(set(given) - {torch.Tag.pt2_compliant_tag}, key=str))
 
 
 def function(where: str, parameter: str, value: Any, expected: str) -> Callable[..., Any]:

@@ -391,8 +391,8 @@ def test_tensors_that_cannot_be_launched_on_are_refused_by_name(unique: str) -> 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_opcheck(unique: str, dynamic: bool) -> None:
     op = scale_op(unique)
-    torch.library.opcheck(op.overload, (torch.randn(4, 3), 2.0))
-    torch.library.opcheck(add_into_op(unique + "_into").overload, (torch.zeros(4), torch.randn(4)))
+    torch.library.opcheck(op, (torch.randn(4, 3), 2.0))
+    torch.library.opcheck(add_into_op(unique + "_into"), (torch.zeros(4), torch.randn(4)))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -96,8 +96,8 @@ def test_another_shape_is_refused(device, capfd):
 
 def test_opcheck(device):
     gate, up = make((5, 32), torch.float32, device)
-    torch.library.opcheck(silu_mul.overload, (gate.requires_grad_(), up.requires_grad_()))
-    torch.library.opcheck(silu_mul.overload, (gate.detach().t(), up.detach().t()))
+    torch.library.opcheck(silu_mul, (gate.requires_grad_(), up.requires_grad_()))
+    torch.library.opcheck(silu_mul, (gate.detach().t(), up.detach().t()))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -225,8 +225,8 @@ def test_versions_and_leaves_are_checked(unique: str) -> None:
 
 
 def test_opcheck(unique: str) -> None:
-    torch.library.opcheck(sum_op(f"{unique}_sum").overload, (tensors(2), 2.0))
-    torch.library.opcheck(sgd_op(f"{unique}_sgd").overload, (tensors(2), tensors(2), 0.5))
+    torch.library.opcheck(sum_op(f"{unique}_sum"), (tensors(2), 2.0))
+    torch.library.opcheck(sgd_op(f"{unique}_sgd"), (tensors(2), tensors(2), 0.5))
 
 
 def test_a_reference_and_a_python_function_get_the_lists(unique: str) -> None:

@@ -7,8 +7,9 @@ has a subclass.
 
 from __future__ import annotations
 
+from .definitions import Definition
 from .torch_2_11 import PyTorch211
 
-__all__ = ["pytorch"]
+__all__ = ["Definition", "pytorch"]
 
 pytorch = PyTorch211()

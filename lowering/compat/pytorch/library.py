@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch._library import custom_ops, simple_registry
 
+from .definitions import Definition
+
 _STOCK = (
     "aten",
     "prims",
@@ -72,17 +74,20 @@ class Library:
         definition = custom_ops.OPDEFS.get(name)
         if definition is not None:
             found |= {
-                "fake": definition._abstract_fn,
-                "kernels": sorted(map(str, definition._backend_fns)),
-                "disabled": sorted(map(str, definition._disabled_kernel)),
-                "backward": definition._backward_fn,
-                "setup_context": definition._setup_context_fn,
                 "dispatch": dict(definition._torch_dispatch_fns),
                 "vmap": definition._vmap_fn,
                 "autocast": [
                     getattr(definition, f"_autocast{part}_dtype", None)
                     for part in ("", "_cpu", "_cuda")
                 ],
+            }
+        if definition is not None and not isinstance(definition, Definition):
+            found |= {
+                "fake": definition._abstract_fn,
+                "kernels": sorted(map(str, definition._backend_fns)),
+                "disabled": sorted(map(str, definition._disabled_kernel)),
+                "backward": definition._backward_fn,
+                "setup_context": definition._setup_context_fn,
             }
         return found
 

@@ -15,7 +15,6 @@ from torch._C import _len_torch_function_stack
 from torch._C._autograd import _profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu, _empty_strided_cuda
 from torch._library.utils import _c_check_aliasing_constraint
-from torch.fx.node import _side_effectful_functions
 
 from opaq import _runtime
 
@@ -117,16 +116,6 @@ class State:
         from torch._library.effects import EffectType
 
         _register_effectful_op(overload.name(), EffectType.ORDERED if ordered else None)
-
-    def set_random(self, overload: Any, random: bool) -> None:
-        """random: the op draws random numbers with PyTorch's generators, so that its calls are not
-        merged and what is computed again draws the same numbers. (Before torch 2.15 merging also
-        needs a patch of opaq, mends/random_calls.py.)"""
-        tag = torch.Tag.nondeterministic_seeded
-        overload._tags = [each for each in overload._tags if each != tag] + [tag] * random
-        overload._nondeterministic_seeded = random
-        # torch.fx asks this set about ops that are called through auto_functionalized
-        (_side_effectful_functions.add if random else _side_effectful_functions.discard)(overload)
 
     def draws(self, overload: Any) -> bool:
         """Whether the op draws random numbers with PyTorch's generators."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .autograd import Autograd
+from .definitions import Definitions
 from .dispatcher import Dispatcher
 from .library import Library
 from .schemas import Schemas
 from .state import State
 
 
-class PyTorch211(Schemas, Library, Dispatcher, State, Autograd):
+class PyTorch211(Schemas, Library, Definitions, Dispatcher, State, Autograd):
     """PyTorch's private names, by subject."""

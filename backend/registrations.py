@@ -1,0 +1,147 @@
+"""What can be registered for an op that is declared, under the names of torch.library: an
+`opaq.op` takes all methods of what torch.library.custom_op returns, and torch.library's functions
+take the op, its name or its overload.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import torch
+
+from . import _runtime, validate
+from .autograd import Gradient
+from .declaring import declaring
+from .implementations import Implementations
+from .python_function import define as define_python
+from .reference import Returning
+
+if TYPE_CHECKING:
+
+    class Definition:
+        """The methods that are PyTorch's own, as type checkers see them."""
+
+        def adopt(self, overload: Any) -> None: ...
+
+        def register_vmap(self, func: Callable[..., Any] | None = None) -> Any: ...
+
+        def register_autocast(self, device_type: str, cast_inputs: torch.dtype) -> Any: ...
+
+        def register_torch_dispatch(
+            self, torch_dispatch_class: Any, fn: Callable[..., Any] | None = None, /
+        ) -> Any: ...
+
+else:
+    from .lowering.compat.pytorch import Definition
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+# The implementation that register_kernel adds for a device; it comes before all others.
+_KERNEL = "register_kernel:{device}"
+_PRIORITY = (1 << 31) - 1
+_DEVICES = ("cpu", "cuda")
+
+
+class Registrations(Implementations, Definition):
+    """The methods. register_vmap, register_autocast and register_torch_dispatch are PyTorch's."""
+
+    overload: Any
+    gradient: Gradient
+    _fake: Callable[..., Any]
+
+    def _forget_registrations(self) -> None:
+        """For a new declaration. Also makes torch.library know the op."""
+        self.adopt(self.overload)
+        self._kernels: dict[str, Returning] = {}  # of register_kernel, by device type
+        self._unused: set[str] = set()  # device types for which it is disabled
+
+    @property
+    def tags(self) -> tuple[torch.Tag, ...]:
+        """The op's tags, pt2_compliant_tag among them."""
+        return tuple(self.overload.tags)
+
+    @property
+    def device_types(self) -> tuple[str, ...]:
+        """The device types for which the op has implementations, such as ("cpu", "cuda"). Its
+        reference, which serves every device, is not counted.
+        """
+        served = {each["device"] for each in self.info["implementations"]}
+        return tuple(device for device in _DEVICES if device in served)
+
+    def register_kernel(
+        self, device_types: str | Iterable[str] | None, fn: _Function | None = None, /
+    ) -> Any:
+        """Adds a Python function that computes the op on these devices ("cpu", "cuda" or both; None
+        for both): called with the op's arguments, it returns new tensors, the results. Also a
+        decorator. It comes before the op's other implementations there, and replaces the function
+        that was registered before.
+
+        The results are copied into memory that Inductor has planned; a function that fills given
+        results (`python`) needs no copy. Packages have the op's next implementation instead.
+        Raises opaq.DeclarationError; a call raises opaq.LaunchError if a result's shape or dtype is
+        not that of the output rule.
+        """
+        where = f"{self.name}: .register_kernel(...)"
+        if device_types is None:
+            devices = list(_DEVICES)
+        else:
+            given = [device_types] if isinstance(device_types, str) else list(device_types)
+            devices = [validate.device_type(where, device) for device in given]
+
+        def register(function: _Function) -> _Function:
+            validate.function(
+                where, "fn", function, "a function of the op's arguments that returns its results"
+            )
+            for device in devices:
+                self._kernels[device] = Returning(
+                    self.info, function, self._fake, f"the kernel for {device}"
+                )
+                self._use_kernel(device, True)
+            return function
+
+        return register if fn is None else register(fn)
+
+    @contextlib.contextmanager
+    def set_kernel_enabled(self, device_type: str, enabled: bool = True) -> Iterator[None]:
+        """A context in which the function of `register_kernel` for a device is used or, with
+        enabled=False, passed over: the op's other implementations serve its calls, then its
+        reference. Raises opaq.DeclarationError if there is no such function.
+        """
+        where = f"{self.name}: .set_kernel_enabled(...)"
+        if device_type not in self._kernels:
+            known = ", ".join(self._kernels) or "none"
+            validate.refuse(
+                where, "device_type", device_type, f"one given to register_kernel: {known}"
+            )
+        before = device_type not in self._unused
+        self._use_kernel(device_type, validate.flag(where, "enabled", enabled))
+        try:
+            yield
+        finally:
+            self._use_kernel(device_type, before)
+
+    def _use_kernel(self, device: str, enabled: bool) -> None:
+        (self._unused.discard if enabled else self._unused.add)(device)
+        name = _KERNEL.format(device=device)
+        with declaring:
+            define_python(self.info, name, self._kernels[device].fill)
+        self._implement(
+            name=name,
+            device=device,
+            requires=() if enabled else "false",
+            priority=_PRIORITY,
+            kind="python",
+            replace=True,
+        )
+
+    def register_fake(self, fn: Any = None, /) -> NoReturn:
+        """Raises opaq.DeclarationError: the output rules (`outputs` of opaq.op) are the op's fake
+        implementation.
+        """
+        raise _runtime.DeclarationError(
+            f"{self.name}: .register_fake(...) is not taken: the rules in opaq.op(..., outputs=) "
+            "say how results are made, and are the fake implementation; change these rules, or "
+            "make the op with opaq.custom_op"
+        )

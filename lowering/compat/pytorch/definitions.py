@@ -1,0 +1,49 @@
+"""Ops for those functions of torch.library that take what torch.library.custom_op returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch._library import custom_ops
+from torch._library.effects import EffectType
+from torch.fx.node import _side_effectful_functions
+
+
+class Definition(custom_ops.CustomOpDef):
+    """A base of opaq's ops, which PyTorch has not made: torch.library's functions take them, and
+    `register_vmap`, `register_autocast` and `register_torch_dispatch` are PyTorch's own.
+    """
+
+    def adopt(self, overload: Any) -> None:
+        """Makes this object the definition of an op that exists. Called again, it forgets what was
+        registered before.
+        """
+        namespace, name = overload.name().split("::")
+        self._namespace, self._name = namespace, name.removesuffix(".default")
+        self._opoverload = overload
+        self._backend_fns: dict[str | None, Any] = {}
+        self._disabled_kernel: set[str] = set()
+        self._torch_dispatch_fns: dict[type, Any] = {}
+        self._vmap_fn = None
+        self._autocast_dtype: dict[str, Any] = {}
+        self._autocast_cpu_dtype = self._autocast_cuda_dtype = None  # torch 2.11
+        self._lib = custom_ops.get_library_allowing_overwrite(self._namespace, self._name)
+        custom_ops.OPDEFS[self._qualname] = self
+
+
+class Definitions:
+    def is_ordered(self, effect: Any) -> bool:
+        """Whether an effect, as torch.library's register_effect takes it, keeps calls in order."""
+        return effect is EffectType.ORDERED
+
+    def set_tags(self, overload: Any, tags: Iterable[torch.Tag]) -> None:
+        """Gives an op exactly these tags, and the one of all ops that torch.compile may put into
+        graphs.
+        """
+        overload._tags = list(dict.fromkeys((torch.Tag.pt2_compliant_tag, *tags)))
+        random = torch.Tag.nondeterministic_seeded in overload._tags
+        overload._nondeterministic_seeded = random
+        # torch.fx asks this set about ops that are called through auto_functionalized
+        (_side_effectful_functions.add if random else _side_effectful_functions.discard)(overload)
