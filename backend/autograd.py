@@ -25,17 +25,24 @@ class Gradient:
     """The gradient of one op: a formula, or that no gradient flows through it (`constant`), or, as
     long as neither is declared, an error for each call that needs one.
 
-    declare: the call by which a user declares a formula, for messages.
+    declare, declare_forward: the calls by which a user declares a formula, for messages.
     """
 
-    def __init__(self, name: str, overload: Any, declare: str = ".backward(...)") -> None:
-        self.name, self._declare = name, declare
+    def __init__(
+        self,
+        name: str,
+        overload: Any,
+        declare: str = ".backward(...)",
+        declare_forward: str = ".jvp(...)",
+    ) -> None:
+        self.name, self._declare, self._declare_forward = name, declare, declare_forward
         self._arguments = pytorch.argument_names(overload)
         self._positional = len(self._arguments) - len(pytorch.keyword_only_names(overload))
         self._writes = pytorch.written_names(overload)
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)
         self.formula: BackwardOp | BackwardFunctions | None = None
+        self.forward: Formula | None = None  # of forward mode
         self.constant = False  # whether no gradient flows through the op
 
     def set_backward_op(self, forward: Op, backward_name: str, saves: str | None) -> None:
@@ -75,12 +82,38 @@ class Gradient:
     def written(self) -> tuple[str, ...]:
         return self.formula.written if self.formula is not None else ()
 
+    def set_forward(self, forward: Formula) -> None:
+        if self._writes:
+            raise _runtime.DeclarationError(
+                f"forward mode of {self.name}: it writes to {_names(self._writes)}; only an op "
+                "that returns all its results has a forward-mode formula"
+            )
+        self.forward = forward
+
+    def run_forward(self, values: tuple[Any, ...], tangents: tuple[Any, ...], result: Any) -> Any:
+        if self.forward is None:
+            raise _runtime.LaunchError(f"{self.name} has no forward-mode formula")
+        found = self.forward(values, tangents, result)
+        found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+        if len(found) != self._returns:
+            raise _runtime.LaunchError(
+                f"the forward-mode formula of {self.name} returned {len(found)} tangents; expected "
+                f"{self._returns}, one for each result: None where there is none"
+            )
+        results = result if isinstance(result, tuple) else (result,)
+        return tuple(
+            torch.zeros_like(value) if tangent is None and _differentiable(value) else tangent
+            for tangent, value in zip(found, results)
+        )
+
     def admit(self, values: Mapping[str, Any], tangents: list[str]) -> bool:
-        if tangents and (not self.constant or any(name in self._writes for name in tangents)):
+        silent = self.constant and not any(name in self._writes for name in tangents)
+        if tangents and self.forward is None and not silent:
             raise _runtime.LaunchError(
                 f"{self.name} has no forward-mode formula, but {_names(tangents)} carried a "
                 "tangent (torch.func.jvp, jacfwd, hessian, linearize, "
-                "torch.autograd.forward_ad); use reverse mode (torch.func.vjp, jacrev), or "
+                f"torch.autograd.forward_ad); declare one with {self._declare_forward}, use "
+                "reverse mode (torch.func.vjp, jacrev), or "
                 "call the op on values without tangents"
             )
         needing = (
@@ -102,7 +135,9 @@ class Gradient:
                 )
         if len(set(self.written) - set(self._returned)) + self._returns > 1:
             self._check_views(values)
-        return not self.constant and self._returns + len(self.written) > 0
+        if self.constant and (not tangents or self.forward is None):
+            return False
+        return self._returns + len(self.written) > 0
 
     def _check_written(self, name: str, value: Any) -> None:
         for tensor in value if isinstance(value, (list, tuple)) else [value]:

@@ -37,6 +37,8 @@ class CustomOp(Protocol[_P, _R]):
         written: str | None = None,
     ) -> None: ...
 
+    def register_jvp(self, function: _Function) -> _Function: ...
+
     @overload
     def register_kernel(
         self, device_types: str | Iterable[str] | None, fn: _Function, /
@@ -99,7 +101,8 @@ def custom_op(
     The result has the methods of torch.library.custom_op's: register_fake, register_autograd,
     register_kernel, register_vmap. In addition, register_autograd serves functions that write to
     arguments (see `written` of opaq.Op.backward) and takes None for "no gradient flows through it",
-    and a call that would lose a gradient is an error. Raises opaq.DeclarationError.
+    register_jvp gives the forward-mode derivative (see opaq.Op.jvp), and a call that would lose a
+    gradient or a tangent is an error. Raises opaq.DeclarationError.
     """
     where = f"opaq.custom_op({validate.text('opaq.custom_op(...)', 'name', name)!r})"
     if mutates_args != "unknown":
@@ -184,7 +187,7 @@ def _narrow_by_kernels(made: Any, name: str) -> None:
 def _differentiate(made: Any, name: str) -> None:
     """Replaces torch's kernel for the Autograd key by opaq's."""
     overload = lowering.overload_of(name)
-    gradient = autograd.Gradient(name, overload, "register_autograd(...)")
+    gradient = autograd.Gradient(name, overload, "register_autograd(...)", "register_jvp(...)")
     pytorch.register_autograd(overload, lambda: gradient, made)
     lowering.formulas[name] = lambda: gradient
     keyword_only = pytorch.keyword_only_names(overload)
@@ -209,7 +212,13 @@ def _differentiate(made: Any, name: str) -> None:
 
         gradient.set_backward_functions(backward, setup, written)
 
-    made.register_autograd = register
+    def register_jvp(function: Callable[..., Any]) -> Callable[..., Any]:
+        where = f"{name}: register_jvp(...)"
+        expected = "a function (inputs, tangents, output) that returns tangents"
+        gradient.set_forward(validate.function(where, "function", function, expected))
+        return function
+
+    made.register_autograd, made.register_jvp = register, register_jvp
 
 
 def _activate_when_traced(made: Any) -> None:

@@ -133,7 +133,7 @@ class Op(CallableBase, Registrations):
         self.info = _runtime.describe(name)
         self.effects: str | None = None
         self._tags: tuple[torch.Tag, ...] = ()
-        torch.library.register_fake(name, lambda *args, **kwargs: _ops[name]._fake(*args, **kwargs))
+        torch.library.register_fake(name, lambda *args, **kwargs: _ops[name].fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             pytorch.count_mutations(
                 self.overload, [i for i, arg in enumerate(self.info["args"]) if arg["mutated"]]
@@ -150,7 +150,7 @@ class Op(CallableBase, Registrations):
         self._forget_registrations()
         self.gradient = autograd.Gradient(self.name, self.overload)
         self._reference: Callable[..., Any] | None = None
-        self._fake = make_fake(_runtime.describe(self.name))
+        self.fake = make_fake(_runtime.describe(self.name))
         # by the name of the op, or of its form if it takes lists of tensors
         self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
         self._describe()
@@ -177,7 +177,7 @@ class Op(CallableBase, Registrations):
         )
         self._reference = function
         with declaring:
-            fallback = define_reference(Returning(self.info, function, self._fake), self.info)
+            fallback = define_reference(Returning(self.info, function, self.fake), self.info)
         _runtime.set_reference(self.name, fallback)
         self._changed()
         return function
@@ -246,6 +246,21 @@ class Op(CallableBase, Registrations):
             self.gradient.set_backward_functions(formula, setup_context, written)
         self._changed()
         return self
+
+    def jvp(self, function: _Function) -> _Function:
+        """Decorator for the forward-mode derivative: a function (inputs, tangents, output) that
+        returns the tangents of the results, one tensor or a tuple, None where there is none.
+
+        inputs: a tuple of all arguments, in the order of the schema. tangents: a tuple with the
+        tangent of each, None for what has none. output: what the op returned. Written in PyTorch,
+        with other ops that have derivatives, it serves torch.func.jvp, jacfwd and hessian. Only for
+        an op that writes to no argument. Raises opaq.DeclarationError.
+        """
+        where = f"{self.name}: .jvp(...)"
+        expected = "a function (inputs, tangents, output) that returns tangents"
+        self.gradient.set_forward(validate.function(where, "function", function, expected))
+        self._changed()
+        return function
 
     def register_autograd(
         self,

@@ -15,8 +15,10 @@ from . import _runtime, validate
 from .autograd import Gradient
 from .declaring import declaring
 from .implementations import Implementations
+from .lowering.compat import pytorch
 from .python_function import define as define_python
 from .reference import Returning
+from .vmap import BatchRule
 
 if TYPE_CHECKING:
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
         def adopt(self, overload: Any) -> None: ...
 
-        def register_vmap(self, func: Callable[..., Any] | None = None) -> Any: ...
+        library: torch.library.Library
 
         def register_autocast(self, device_type: str, cast_inputs: torch.dtype) -> Any: ...
 
@@ -45,15 +47,19 @@ _DEVICES = ("cpu", "cuda")
 
 
 class Registrations(Implementations, Definition):
-    """The methods. register_vmap, register_autocast and register_torch_dispatch are PyTorch's."""
+    """The methods. register_autocast and register_torch_dispatch are PyTorch's."""
 
     overload: Any
     gradient: Gradient
-    _fake: Callable[..., Any]
+    fake: Callable[..., Any]
 
     def _forget_registrations(self) -> None:
         """For a new declaration. Also makes torch.library know the op."""
         self.adopt(self.overload)
+        self._vmap = BatchRule(self)
+        pytorch.register_vmap_kernels(
+            self.library, self.overload, self._vmap, lambda: self.effects == "random"
+        )
         self._kernels: dict[str, Returning] = {}  # of register_kernel, by device type
         self._unused: set[str] = set()  # device types for which it is disabled
 
@@ -96,7 +102,7 @@ class Registrations(Implementations, Definition):
             )
             for device in devices:
                 self._kernels[device] = Returning(
-                    self.info, function, self._fake, f"the kernel for {device}"
+                    self.info, function, self.fake, f"the kernel for {device}"
                 )
                 self._use_kernel(device, True)
             return function
@@ -135,6 +141,21 @@ class Registrations(Implementations, Definition):
             kind="python",
             replace=True,
         )
+
+    def register_vmap(self, func: _Function | None = None) -> Any:
+        """Gives the rule for torch.vmap, as torch.library.register_vmap: func(info, in_dims, *args,
+        **kwargs) returns (results, out_dims). Also a decorator. Without a rule, an op with
+        tags=torch.Tag.pointwise takes the batch as one more dimension of its tensors; any other is
+        called once for each sample, which is warned of once.
+        """
+
+        def register(function: _Function) -> _Function:
+            where = f"{self.name}: .register_vmap(...)"
+            validate.function(where, "func", function, "a function (info, in_dims, *args)")
+            self._vmap.function = self._vmap_fn = function
+            return function
+
+        return register if func is None else register(func)
 
     def register_fake(self, fn: Any = None, /) -> NoReturn:
         """Raises opaq.DeclarationError: the output rules (`outputs` of opaq.op) are the op's fake

@@ -17,8 +17,11 @@ import torch
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
+from torch.utils._pytree import tree_map
 
 from .schemas import argument_of_results
+
+_LEVEL = 0  # of forward mode; PyTorch has no nested ones
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
 
@@ -42,6 +45,9 @@ class Gradient(Protocol):
         """Gradients with respect to every argument of the schema, from those of the results and
         then of the written arguments.
         """
+
+    def run_forward(self, values: tuple[Any, ...], tangents: tuple[Any, ...], result: Any) -> Any:
+        """Tangents of the results, in their structure, from those of the arguments (forward mode)."""
 
 
 class Autograd:
@@ -88,20 +94,16 @@ def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., An
 
     def autograd(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         reverse = torch.is_grad_enabled() and torch._C._any_requires_grad(*args, **kwargs)
-        forward = forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
+        forward = _may_have_tangents()
         below = keyset & torch._C._after_autograd_keyset
         if reverse or forward:
             values = {
                 argument: args[i] if i < len(args) else kwargs.get(argument, default)
                 for i, (argument, _, default) in enumerate(arguments)
             }
-            tangents = (
-                [argument for argument, value in values.items() if _has_tangent(value)]
-                if forward
-                else []
-            )
-            if (reverse or tangents) and gradient().admit(values, tangents) and reverse:
-                return _record(node, _Call(gradient(), below), values)
+            tangents = _with_tangents(values) if forward else []
+            if (reverse or tangents) and gradient().admit(values, tangents):
+                return _record(node, _Call(gradient(), below, bool(tangents)), values)
         with torch._C._AutoDispatchBelowAutograd():
             return overload.redispatch(below, *args, **kwargs)
 
@@ -111,8 +113,9 @@ def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., An
 class _Call:
     """One recorded call: passed to the node as an argument beside the tensors."""
 
-    def __init__(self, gradient: Gradient, below: Any) -> None:
-        self.gradient, self.below = gradient, below
+    def __init__(self, gradient: Gradient, below: Any, forward_mode: bool) -> None:
+        self.gradient, self.below, self.forward_mode = gradient, below, forward_mode
+        self.primal: tuple[tuple[Any, ...], Any] = ((), None)  # of forward mode: arguments, result
         self.inputs: list[int] = []  # how the arguments were flattened
         self.results: list[int] = []
         self.single = False  # one result that is not in a tuple
@@ -145,6 +148,8 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
             call.gradient.save(ctx, dict(zip(names, values)), result)
         ctx.call = call
+        if call.forward_mode:
+            call.primal = (tuple(values), result)
         call.single = result is not None and not isinstance(result, tuple)
         parts = () if result is None else (result,) if call.single else result
         named = dict(zip(names, values))
@@ -175,7 +180,24 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
             spread.extend([grad] if count < 0 else [None] * count if grad is None else grad)
         return tuple(spread)
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    def jvp(ctx: Any, _: None, *tangents: Any) -> Any:
+        call = ctx.call
+        values, result = call.primal
+        # PyTorch runs this with forward mode off, which would lose an outer jvp's tangents.
+        with forward_ad._set_fwd_grad_enabled(True):
+            found = call.gradient.run_forward(
+                tuple(tree_map(_primal, value) for value in values),
+                tuple(_unflatten(tangents, call.inputs)),
+                tree_map(_primal, result),
+            )
+        leaves, _ = _flatten(found if isinstance(found, tuple) else (found,))
+        return tuple(leaves) if len(leaves) != 1 else leaves[0]
+
+    members = {
+        "forward": staticmethod(forward),
+        "backward": staticmethod(backward),
+        "jvp": staticmethod(jvp),
+    }
     return type(f"{overload._namespace}_{overload._opname}", (_SingleLevelFunction,), members)
 
 
@@ -219,7 +241,35 @@ def _count(counts: list[int]) -> int:
     return sum(abs(count) for count in counts)
 
 
+def _may_have_tangents() -> bool:
+    """Whether arguments may have tangents. A graph of Dynamo's enters and leaves levels of forward
+    mode without changing _current_level, so that calls which are traced may have them at any time.
+    """
+    if not torch._C._is_fwd_grad_enabled():
+        return False
+    return (
+        forward_ad._current_level >= 0
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def _primal(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch._VF._unpack_dual(value, level=_LEVEL).primal
+
+
+def _with_tangents(values: dict[str, Any]) -> list[str]:
+    """The names of the arguments that have a tangent."""
+    with torch._C._DisableTorchDispatch():  # looking is no step of a traced program
+        return [name for name, value in values.items() if _has_tangent(value)]
+
+
 def _has_tangent(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_has_tangent(item) for item in value)
-    return isinstance(value, torch.Tensor) and forward_ad.unpack_dual(value).tangent is not None
+    return (
+        isinstance(value, torch.Tensor)
+        and torch._VF._unpack_dual(value, level=_LEVEL).tangent is not None
+    )

@@ -13,7 +13,7 @@ from torch.fx.node import _side_effectful_functions
 
 class Definition(custom_ops.CustomOpDef):
     """A base of opaq's ops, which PyTorch has not made: torch.library's functions take them, and
-    `register_vmap`, `register_autocast` and `register_torch_dispatch` are PyTorch's own.
+    `register_autocast` and `register_torch_dispatch` are PyTorch's own.
     """
 
     def adopt(self, overload: Any) -> None:
@@ -30,6 +30,7 @@ class Definition(custom_ops.CustomOpDef):
         self._autocast_dtype: dict[str, Any] = {}
         self._autocast_cpu_dtype = self._autocast_cuda_dtype = None  # torch 2.11
         self._lib = custom_ops.get_library_allowing_overwrite(self._namespace, self._name)
+        self.library = self._lib
         custom_ops.OPDEFS[self._qualname] = self
 
 

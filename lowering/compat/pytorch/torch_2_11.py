@@ -8,7 +8,8 @@ from .dispatcher import Dispatcher
 from .library import Library
 from .schemas import Schemas
 from .state import State
+from .vmap import Vmap
 
 
-class PyTorch211(Schemas, Library, Definitions, Dispatcher, State, Autograd):
+class PyTorch211(Schemas, Library, Definitions, Dispatcher, State, Autograd, Vmap):
     """PyTorch's private names, by subject."""
