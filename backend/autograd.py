@@ -38,9 +38,14 @@ class Gradient:
         self.name, self._declare, self._declare_forward = name, declare, declare_forward
         self._arguments = pytorch.argument_names(overload)
         self._positional = len(self._arguments) - len(pytorch.keyword_only_names(overload))
+        # As with torch.library, a formula is not asked about keyword-only numbers.
+        self._asked = (
+            len(self._arguments) if pytorch.takes_keyword_tensors(overload) else self._positional
+        )
         self._writes = pytorch.written_names(overload)
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)
+        self._is_out = pytorch.is_out(overload)
         self.formula: BackwardOp | BackwardFunctions | None = None
         self.forward: Formula | None = None  # of forward mode
         self.constant = False  # whether no gradient flows through the op
@@ -121,6 +126,11 @@ class Gradient:
             if torch.is_grad_enabled()
             else []
         )
+        if self._is_out and needing:
+            raise _runtime.LaunchError(
+                f"{self.name} is an out variant (torch.Tag.out), which has no gradient, but "
+                f"{_names(needing)} requires grad; call it under torch.no_grad()"
+            )
         for name in self._writes:
             if name in needing:
                 self._check_written(name, values[name])
@@ -189,24 +199,23 @@ class Gradient:
                 f"{self.name} has no gradient, but one was asked for; declare it with "
                 f"{self._declare}, or call the op under torch.no_grad()"
             )
+        needs = ctx.needs_input_grad
+        ctx.needs_input_grad = needs[: self._asked]
         found = self.formula.run(ctx, grads)
         found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
         missing = self._arguments[len(found) :]
         extra = found[len(self._arguments) :]
-        unanswered = [
-            name
-            for name, needed in zip(missing, ctx.needs_input_grad[len(found) :])
-            if _any(needed)
-        ]
+        unanswered = [name for name, needed in zip(missing, needs[len(found) :]) if _any(needed)]
         if unanswered or any(grad is not None for grad in extra):
             raise _runtime.DeclarationError(
                 f"the gradient formula of {self.name} returned {len(found)} "
-                f"gradient{'s' * (len(found) != 1)}, {', '.join(map(_kind, found))}; "
+                f"gradient{'s' * (len(found) != 1)}"
+                f"{', ' * bool(found)}{', '.join(map(_kind, found))}; "
                 "expected one "
                 f"for each argument, in the order {', '.join(self._arguments)}: None where "
                 "there is none"
             )
-        for name, grad, needed in zip(self._arguments, found, ctx.needs_input_grad):
+        for name, grad, needed in zip(self._arguments, found, needs):
             if isinstance(needed, list) and grad is not None:
                 self._check_list(name, grad, len(needed))
         return (*found[: len(self._arguments)], *(None for _ in missing))

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 import torch
 
-from . import _runtime, autograd, lowering, validate
+from . import _runtime, autograd, call_site, lowering, validate
 from .declaring import declaring
 from .lowering.compat import pytorch
 
@@ -107,12 +107,9 @@ def custom_op(
     where = f"opaq.custom_op({validate.text('opaq.custom_op(...)', 'name', name)!r})"
     if mutates_args != "unknown":
         # torch.library.custom_op takes names in any container; of a str it would take each letter
-        written = (
-            mutates_args
-            if isinstance(mutates_args, str) or not isinstance(mutates_args, Iterable)
-            else list(mutates_args)
-        )
-        validate.texts(where, "mutates_args", written)
+        if isinstance(mutates_args, Iterable) and not isinstance(mutates_args, str):
+            mutates_args = list(mutates_args)
+        validate.texts(where, "mutates_args", mutates_args)
 
     def make(function: Callable[..., Any]) -> Any:
         validate.function(where, "fn", function, "a Python function of the op's arguments")
@@ -121,14 +118,16 @@ def custom_op(
 
     def declare(function: Callable[..., Any]) -> Any:
         extra = {} if tags is None else {"tags": tags}
+        eager = _checked(name, function)
         try:
+            if schema is None and eager is not function:
+                extra["schema"] = torch.library.infer_schema(function, mutates_args=mutates_args)
             made = torch.library.custom_op(
                 name,
-                _checked(name, function),
+                eager,
                 mutates_args=mutates_args,
                 device_types=device_types,
-                schema=schema,
-                **extra,
+                **{"schema": schema, **extra},
             )
         except (TypeError, ValueError, RuntimeError) as error:
             raise _runtime.DeclarationError(f"{where}: {error}") from error
@@ -138,7 +137,9 @@ def custom_op(
         lowering.register(name)
         _differentiate(made, name)
         _runtime.watch(name, pytorch.pinned_kernel_entries(name))
-        _activate_when_traced(made)
+        # A fake implementation runs before Inductor lowers a graph with the op.
+        source = call_site.find().partition(", in ")[0]
+        pytorch.before_fake(name, lowering.activate_when_compiling, source)
         if pytorch.result_count(lowering.overload_of(name)) == 0:
             made.register_fake(lambda *args, **kwargs: None)
         _narrow_by_kernels(made, name)
@@ -174,6 +175,8 @@ def _narrow_by_kernels(made: Any, name: str) -> None:
         device_types: str | Iterable[str] | None, fn: Callable[..., Any] | None = None, /
     ) -> Any:
         known = lowering.python_functions[name]
+        if isinstance(device_types, Iterable) and not isinstance(device_types, str):
+            device_types = list(device_types)
         taken = _device_set(device_types)
         left = (
             frozenset() if taken is None else (known.devices or frozenset(("cpu", "cuda"))) - taken
@@ -199,6 +202,12 @@ def _differentiate(made: Any, name: str) -> None:
         setup_context: Callable[..., Any] | None = None,
         written: str | None = None,
     ) -> None:
+        if pytorch.is_out(overload):
+            raise _runtime.DeclarationError(
+                f"{name}: register_autograd(...): an out variant (torch.Tag.out) has no gradient; "
+                "give one to the op that returns new results"
+            )
+
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             if setup_context is None:
                 return
@@ -219,20 +228,3 @@ def _differentiate(made: Any, name: str) -> None:
         return function
 
     made.register_autograd, made.register_jvp = register, register_jvp
-
-
-def _activate_when_traced(made: Any) -> None:
-    """Has the fake implementation activate opaq's lowerings: it runs before Inductor lowers a graph
-    with the op.
-    """
-    register_fake = made.register_fake
-
-    def register(fake: Callable[..., Any]) -> Callable[..., Any]:
-        def traced(*args: Any, **kwargs: Any) -> Any:
-            lowering.activate_when_compiling()
-            return fake(*args, **kwargs)
-
-        register_fake(traced)
-        return fake
-
-    made.register_fake = register

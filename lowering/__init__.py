@@ -54,6 +54,8 @@ formulas: dict[str, Callable[[], Any]] = {}
 # Ops in order of declaration, each with the dispatcher's kernels that its declaration registered;
 # any other kernels come from somebody else.
 _registered: dict[str, list[tuple[str, str]]] = {}
+# Their overloads. torch.library.custom_op makes a new one when an op is declared again.
+_overloads: dict[str, Any] = {}
 _active = False
 
 
@@ -70,8 +72,10 @@ def register(qualname: str) -> None:
     """Records an op ("mylib::rms_norm") that is declared or changed. Cheap. Its lowering is
     installed at once if lowerings are active, else by `activate`.
     """
-    new = qualname not in _registered
+    overload = overload_of(qualname)
+    new = _overloads.get(qualname) is not overload
     if new:
+        _overloads[qualname] = overload
         _registered[qualname] = compat.pytorch.own_kernels(qualname)
     if new and _active:
         _install(qualname)

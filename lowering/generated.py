@@ -162,10 +162,20 @@ class Graph:
         overload = overload_of(op)
         returned = pytorch.returned_names(overload)
         names = pytorch.argument_names(overload)
+        numbered = pytorch.numbered_arguments(overload)
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not serves or not is_ours() or python_functions.get(op) is not declared:
                 return overload_of(op)(*args, **kwargs)
+            if numbered:
+                args = tuple(
+                    numbered[name](value) if name in numbered else value
+                    for name, value in zip(names, args)
+                )
+                kwargs = {
+                    name: numbered[name](value) if name in numbered else value
+                    for name, value in kwargs.items()
+                }
             results = function(*args, **kwargs)
             if returned:
                 given = {**dict(zip(names, args)), **kwargs}

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils._pytree import tree_map
 
-from .schemas import argument_of_results
+from .schemas import Schemas, argument_of_results
 
 _LEVEL = 0  # of forward mode; PyTorch has no nested ones
 
@@ -47,10 +47,10 @@ class Gradient(Protocol):
         """
 
     def run_forward(self, values: tuple[Any, ...], tangents: tuple[Any, ...], result: Any) -> Any:
-        """Tangents of the results, in their structure, from those of the arguments (forward mode)."""
+        """Tangents of the results from those of the arguments (forward mode)."""
 
 
-class Autograd:
+class Autograd(Schemas):
     def base_of_view(self, tensor: torch.Tensor) -> torch.Tensor | None:
         """The tensor of which `tensor` is a view for autograd; None if it is no view."""
         return tensor._base if tensor._is_view() else None
@@ -76,7 +76,7 @@ class Autograd:
             )
             library.impl(
                 name.removesuffix(".default"),
-                _kernel(overload, gradient),
+                _kernel(overload, self.default_values(overload), gradient),
                 "Autograd",
                 with_keyset=True,
                 allow_override=True,
@@ -85,10 +85,12 @@ class Autograd:
             _libraries.append(library)
 
 
-def _kernel(overload: Any, gradient: Callable[[], Gradient]) -> Callable[..., Any]:
+def _kernel(
+    overload: Any, defaults: list[Any], gradient: Callable[[], Gradient]
+) -> Callable[..., Any]:
     arguments = [
-        (arg.name, arg.kwarg_only, arg.default_value if arg.has_default_value() else None)
-        for arg in overload._schema.arguments
+        (arg.name, arg.kwarg_only, default)
+        for arg, default in zip(overload._schema.arguments, defaults)
     ]
     node = _node(overload, arguments)
 
@@ -147,7 +149,7 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
             )
         with torch._C._AutoDispatchBelowAutograd():
             call.gradient.save(ctx, dict(zip(names, values)), result)
-        ctx.call = call
+        ctx.opaq_call = call
         if call.forward_mode:
             call.primal = (tuple(values), result)
         call.single = result is not None and not isinstance(result, tuple)
@@ -165,7 +167,7 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         return (*leaves, *(value for value in beside if value is not None))
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        call, needed = ctx.call, ctx.needs_input_grad
+        call, needed = ctx.opaq_call, ctx.needs_input_grad
         results = _unflatten(grads, call.results)
         ctx.needs_input_grad = tuple(_unflatten(needed[1:], call.inputs))
         try:
@@ -181,7 +183,7 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         return tuple(spread)
 
     def jvp(ctx: Any, _: None, *tangents: Any) -> Any:
-        call = ctx.call
+        call = ctx.opaq_call
         values, result = call.primal
         # PyTorch runs this with forward mode off, which would lose an outer jvp's tangents.
         with forward_ad._set_fwd_grad_enabled(True):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch._library import custom_ops
+from torch._library import custom_ops, simple_registry
 from torch._library.effects import EffectType
 from torch.fx.node import _side_effectful_functions
 
@@ -38,6 +38,19 @@ class Definitions:
     def is_ordered(self, effect: Any) -> bool:
         """Whether an effect, as torch.library's register_effect takes it, keeps calls in order."""
         return effect is EffectType.ORDERED
+
+    def before_fake(self, name: str, call: Callable[[], None], source: str) -> None:
+        """Has call() run before the fake implementation of an op that torch.library.custom_op made,
+        also before one that PyTorch generates. source: "file.py:12", where the op was made.
+        """
+        kernel = simple_registry.singleton.find(name).fake_impl.kernel
+        fake = kernel.func
+
+        def after_call(*args: Any, **kwargs: Any) -> Any:
+            call()
+            return fake(*args, **kwargs)
+
+        kernel.func, kernel.source = after_call, source
 
     def set_tags(self, overload: Any, tags: Iterable[torch.Tag]) -> None:
         """Gives an op exactly these tags, and the one of all ops that torch.compile may put into

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,9 +50,37 @@ class Schemas:
         """The names of an op's arguments, in order."""
         return [argument.name for argument in overload._schema.arguments]
 
+    def default_values(self, overload: Any) -> list[Any]:
+        """The default of each argument, in order, as a user writes it: a schema has the number of a
+        dtype, layout or memory format. None where there is no default."""
+        return [
+            _as_given(argument, argument.default_value) if argument.has_default_value() else None
+            for argument in overload._schema.arguments
+        ]
+
+    def numbered_arguments(self, overload: Any) -> dict[str, Callable[[Any], Any]]:
+        """For each argument whose values may be numbers of dtypes, layouts or memory formats, what
+        turns them into these objects."""
+        return {
+            argument.name: functools.partial(_as_given, argument)
+            for argument in overload._schema.arguments
+            if any(name in str(argument.real_type) for name in _NUMBERED)
+        }
+
+    def is_out(self, overload: Any) -> bool:
+        """Whether the op is an out= variant by its tag (since torch 2.15)."""
+        return getattr(torch.Tag, "out", None) in overload.tags
+
     def keyword_only_names(self, overload: Any) -> list[str]:
         """The names of the arguments after the `*` of the schema, in order."""
         return [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
+
+    def takes_keyword_tensors(self, overload: Any) -> bool:
+        """Whether an argument after the `*` of the schema is a tensor or a list of them."""
+        return any(
+            argument.kwarg_only and "Tensor" in str(argument.type)
+            for argument in overload._schema.arguments
+        )
 
     def result_count(self, overload: Any) -> int:
         """How many results an op has."""
@@ -112,3 +141,40 @@ def argument_of_results(overload: Any) -> list[str | None]:
         sets.get(tuple(result.alias_info.before_set)) if result.alias_info is not None else None
         for result in overload._schema.returns
     ]
+
+
+# Types of arguments that a schema's default and Inductor give by number.
+_NUMBERED = {
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+}
+
+
+def _as_given(argument: Any, value: Any) -> Any:
+    """A value of an argument, with objects in place of their numbers and of a device's name."""
+    kind = str(argument.real_type)
+    if isinstance(value, (list, tuple)):
+        return [_as_given(argument, item) for item in value]
+    if isinstance(value, str) and "Device" in kind:
+        return torch.device(value)
+    for name in _NUMBERED:
+        if name in kind and type(value) is int:
+            return _objects(name)[value]
+    return value
+
+
+@functools.cache
+def _objects(kind: str) -> dict[int, Any]:
+    """The dtypes, layouts or memory formats by number: what PyTorch's schema parser makes of their
+    names.
+    """
+    found = {}
+    for name, value in vars(torch).items():
+        if isinstance(value, _NUMBERED[kind]) and str(value) == f"torch.{name}":
+            try:
+                schema = torch._C.parse_schema(f"f({kind} x={name}) -> ()")
+            except RuntimeError:  # it has no such name
+                continue
+            found[schema.arguments[0].default_value] = value
+    return found

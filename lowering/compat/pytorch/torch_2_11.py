@@ -6,10 +6,9 @@ from .autograd import Autograd
 from .definitions import Definitions
 from .dispatcher import Dispatcher
 from .library import Library
-from .schemas import Schemas
 from .state import State
 from .vmap import Vmap
 
 
-class PyTorch211(Schemas, Library, Definitions, Dispatcher, State, Autograd, Vmap):
+class PyTorch211(Library, Definitions, Dispatcher, State, Autograd, Vmap):
     """PyTorch's private names, by subject."""
