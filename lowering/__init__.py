@@ -88,13 +88,14 @@ def activate() -> None:
     global _active
     if _active:
         return
-    from . import cache_key, copies
+    from . import cache_key, copies, lower
     from .compat.inductor import inductor
     from .contract import traced
 
     inductor.install_mends()
     cache_key.install(_registered)
     copies.install(_registered)
+    inductor.before_writes(lambda graph: lower.install_for(graph, _registered))
     traced.install(_registered)  # the hook that is installed last sees a graph first
     _active = True
     for qualname in list(_registered):
@@ -112,4 +113,4 @@ def activate_when_compiling() -> None:
 def _install(qualname: str) -> None:
     from . import lower
 
-    lower.install(qualname)
+    lower.install(qualname, overload_of(qualname))

@@ -69,6 +69,7 @@ def restore_sharing(graph: torch.fx.Graph, registered: Container[str]) -> None:
     for node in inductor.functional_calls(graph):
         if pytorch.op_name(node.args[0]) in registered and "eager_input_vals" in node.meta:
             _restore(graph, node)
+            inductor.keep_numbers_apart(graph, node)
 
 
 def _restore(graph: torch.fx.Graph, call: torch.fx.Node) -> None:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from opaq import _runtime
 
-from . import alignment, lists, options, overload_of, python_functions, record, workspace
+from . import alignment, lists, options, python_functions, record, workspace
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
@@ -23,17 +23,28 @@ from .place import place
 from .symbolic import SymbolicEvaluator, SymbolicTensor
 
 
-def install(qualname: str) -> None:
+def install(qualname: str, overload: Any) -> None:
     """Registers the lowering. It reads the op's description at each use, so that a changed op needs
     no second registration.
     """
-    overload = overload_of(qualname)
     if qualname in python_functions:
         if not pytorch.written_names(overload):  # else _placed lays out the arguments
             inductor.use_layout_tag(overload)
         inductor.register_lowering(overload, functools.partial(lower_python, qualname, overload))
     else:
         inductor.register_lowering(overload, functools.partial(lower, qualname, overload))
+
+
+def install_for(graph: torch.fx.Graph, registered: Container[str]) -> None:
+    """Registers the lowering for the objects that a graph calls ops by. The dispatcher keeps those
+    of an op that was declared again, which torch.ops does not have any more.
+    """
+    for node in graph.nodes:
+        if node.op == "call_function":
+            for value in (node.target, *node.args):
+                if pytorch.is_overload(value) and pytorch.op_name(value) in registered:
+                    if value not in inductor.lowerings():
+                        install(pytorch.op_name(value), value)
 
 
 def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,5 @@
-"""`opaq.custom_op` where it once differed from torch.library.custom_op, which is the reference; found
-by trying PyTorch's own tests.
+"""`opaq.custom_op` where it once differed from torch.library.custom_op, the reference; found by
+trying PyTorch's own tests.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ def test_an_op_that_is_declared_again_is_lowered_again(unique: str) -> None:
     for by in (1, 2):
         op = declare(by)
         assert torch.compile(lambda x: op(x), fullgraph=True)(torch.zeros(1)).item() == by
-        assert any(
-            unique in row and "python" in row for row in str(opaq.report()).splitlines()
-        ), opaq.report()
+        assert any(unique in row and "python" in row for row in str(opaq.report()).splitlines()), (
+            opaq.report()
+        )
         torch.compiler.reset()
 
 

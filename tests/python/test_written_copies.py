@@ -75,3 +75,28 @@ def test_a_written_intermediate_keeps_its_memory_and_strides(
     for result, value in zip(results, expected, strict=True):
         assert torch.equal(result, value)
         assert result.stride() == value.stride()
+
+
+def test_sizes_and_offsets_that_a_copy_makes_equal(unique: str) -> None:
+    """With dynamic sizes, the row length and the offset of the view in a copy are one value, but
+    not in eager. Found by the fuzz.
+    """
+
+    @opaq.custom_op(unique, mutates_args={"d"})
+    def add_reversed(a: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
+        d.add_(a.flip(0, 1))
+        return a.sum(-1)
+
+    add_reversed.register_fake(lambda a, d: a.new_empty(a.shape[0]))
+
+    def program(x: torch.Tensor, call: Callable[..., torch.Tensor]) -> torch.Tensor:
+        v = x[1:]
+        v.t().add_(2)
+        return call(v, v)
+
+    compiled = torch.compile(lambda x: program(x, add_reversed), dynamic=True, fullgraph=True)
+    for rows in (4, 5, 7):
+        wholes = [torch.arange(4.0 * rows).reshape(rows, 4) for _ in range(2)]
+        expected = program(wholes[0][1:], lambda a, d: d.add_(a.flip(0, 1)).sum(-1))
+        torch.testing.assert_close(compiled(wholes[1][1:]), expected)
+        torch.testing.assert_close(*wholes)

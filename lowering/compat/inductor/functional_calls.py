@@ -204,6 +204,28 @@ class FunctionalCalls(Layouts):
             nodes.append(call.kwargs[name])
         return nodes
 
+    def keep_numbers_apart(self, graph: Any, call: Any) -> None:
+        """Gives a functional call a node for each of its sizes, strides and offsets that had a
+        value of its own in eager. Inductor makes one node of numbers that are equal in its graph;
+        when it rewrites the call, it takes the eager value of one for that of all.
+        """
+        eager: dict[Any, str] = {}
+
+        def own(node: Any, value: Any) -> Any:
+            if isinstance(node, dict):
+                return {key: own(item, value[key]) for key, item in node.items()}
+            if isinstance(node, (list, tuple)):
+                return type(node)(map(own, node, value))
+            if not isinstance(node, torch.fx.Node) or not isinstance(value, (int, torch.SymInt)):
+                return node
+            if eager.setdefault(node, str(value)) == str(value):
+                return node
+            with graph.inserting_before(call):
+                return self.insert_call(graph, operator.mul, node, 1)
+
+        given = call.meta["eager_input_vals"]
+        call.args, call.kwargs = own(tuple(call.args), given[0]), own(dict(call.kwargs), given[1])
+
     def outputs_that_are_inputs(self, graph: Any) -> set[int]:
         """Positions of the graph's outputs that in eager are graph inputs or views of them."""
         context = TracingContext.try_get()

@@ -56,8 +56,12 @@ class Definitions:
         """Gives an op exactly these tags, and the one of all ops that torch.compile may put into
         graphs.
         """
+        was_random = torch.Tag.nondeterministic_seeded in overload._tags
         overload._tags = list(dict.fromkeys((torch.Tag.pt2_compliant_tag, *tags)))
         random = torch.Tag.nondeterministic_seeded in overload._tags
         overload._nondeterministic_seeded = random
         # torch.fx asks this set about ops that are called through auto_functionalized
-        (_side_effectful_functions.add if random else _side_effectful_functions.discard)(overload)
+        if random:
+            _side_effectful_functions.add(overload)
+        elif was_random:
+            _side_effectful_functions.discard(overload)
