@@ -25,6 +25,7 @@ bind()
 from .arguments import cast, struct  # noqa: E402
 from .custom_op import custom_op  # noqa: E402
 from .op import Op, op  # noqa: E402
+from .opcheck import opcheck  # noqa: E402
 from .package import package  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
@@ -54,6 +55,7 @@ __all__ = [
     "get_include",
     "like",
     "op",
+    "opcheck",
     "package",
     "philox",
     "report",

@@ -149,7 +149,7 @@ class Op(CallableBase, Registrations):
         _runtime.define(self.name)
         self._forget_registrations()
         self.gradient = autograd.Gradient(self.name, self.overload)
-        self._reference: Callable[..., Any] | None = None
+        self.reference_function: Callable[..., Any] | None = None
         self.fake = make_fake(_runtime.describe(self.name))
         # by the name of the op, or of its form if it takes lists of tensors
         self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
@@ -175,7 +175,7 @@ class Op(CallableBase, Registrations):
             function,
             "a function of the op's arguments, in PyTorch",
         )
-        self._reference = function
+        self.reference_function = function
         with declaring:
             fallback = define_reference(Returning(self.info, function, self.fake), self.info)
         _runtime.set_reference(self.name, fallback)
