@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     class Definition:
         """The methods that are PyTorch's own, as type checkers see them."""
 
-        def adopt(self, overload: Any) -> None: ...
-
-        library: torch.library.Library
+        def adopt(self, overload: Any) -> torch.library.Library: ...
 
         def register_autocast(self, device_type: str, cast_inputs: torch.dtype) -> Any: ...
 
@@ -55,10 +53,10 @@ class Registrations(Implementations, Definition):
 
     def _forget_registrations(self) -> None:
         """For a new declaration. Also makes torch.library know the op."""
-        self.adopt(self.overload)
+        library = self.adopt(self.overload)
         self._vmap = BatchRule(self)
         pytorch.register_vmap_kernels(
-            self.library, self.overload, self._vmap, lambda: self.effects == "random"
+            library, self.overload, self._vmap, lambda: self.effects == "random"
         )
         self._kernels: dict[str, Returning] = {}  # of register_kernel, by device type
         self._unused: set[str] = set()  # device types for which it is disabled

@@ -16,9 +16,9 @@ class Definition(custom_ops.CustomOpDef):
     `register_autocast` and `register_torch_dispatch` are PyTorch's own.
     """
 
-    def adopt(self, overload: Any) -> None:
+    def adopt(self, overload: Any) -> torch.library.Library:
         """Makes this object the definition of an op that exists. Called again, it forgets what was
-        registered before.
+        registered before. Returns the library whose registrations that ends.
         """
         namespace, name = overload.name().split("::")
         self._namespace, self._name = namespace, name.removesuffix(".default")
@@ -30,8 +30,8 @@ class Definition(custom_ops.CustomOpDef):
         self._autocast_dtype: dict[str, Any] = {}
         self._autocast_cpu_dtype = self._autocast_cuda_dtype = None  # torch 2.11
         self._lib = custom_ops.get_library_allowing_overwrite(self._namespace, self._name)
-        self.library = self._lib
         custom_ops.OPDEFS[self._qualname] = self
+        return self._lib
 
 
 class Definitions:
