@@ -108,6 +108,7 @@ def set_python_function(
 def python_kernel(
     op: str, implementation: str
 ) -> tuple[str, str]: ...  # name and schema of the dispatcher's op that calls that function
+def reference_kernel(op: str) -> tuple[str, str]: ...  # the same of its reference
 def note_python_error(
     error: BaseException,
 ) -> None: ...  # the exception of this thread's Python function, which its C++ caller raises again

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from . import _runtime, autograd, code_check, lowering, rules, validate
+from . import sharding as sharding_
 from .callable_base import CallableBase
 from .declaring import declaring
 from .example_arguments import example_argument, fake_argument
@@ -18,6 +19,7 @@ from .lowering.compat import pytorch
 from .reference import Returning, define_reference
 from .registrations import Registrations
 from .rules import Output
+from .sharding import Sharding
 from .signature import signature_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -31,6 +33,7 @@ def op(
     outputs: Output | Mapping[str, Output] | None = None,
     effects: str | None = None,
     tags: torch.Tag | Sequence[torch.Tag] = (),
+    sharding: Sharding = None,
     replace: bool = False,
 ) -> Op:
     """Declares an opaque operator.
@@ -54,6 +57,12 @@ def op(
         is better declared as an argument, `Tensor(a!) state`.
     tags: of torch.Tag, what else PyTorch should know. cudagraph_unsafe: the op is kept out of CUDA
         graphs. pt2_compliant_tag is always there.
+    sharding: how the op is computed on DTensors (torch.distributed.tensor), each process on its own
+        part; without it such a call is an error. "pointwise": each element of the results depends
+        on those at the same place. "rows": each row (along the last dimension) of the results
+        depends on the same row of the tensors with most dimensions, and on all of the others, such
+        as weights. Else a function, as for register_sharding of torch.distributed.tensor. Sizes in
+        integer arguments must not be those of a split dimension.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.
@@ -70,22 +79,29 @@ def op(
         )
     texts = rules.output_texts(where, outputs)
     given = validate.tags(where, tags)
+    sharding_.checked(where, sharding)
     with declaring:
         name = _runtime.declare(schema, texts, validate.flag(where, "replace", replace))
         known = _ops.get(name)
         if effects == "ordered":
             _refuse_effects_of_writes(_runtime.describe(name))
+        if sharding is not None:
+            sharding_.refuse_writes(_runtime.describe(name))
         if known is None:
             known = Op(name)
-            known._set_rules(effects, given)
+            known._set_rules(effects, given, sharding)
             _ops[name] = known
         elif replace:
             known._redeclared()
-            known._set_rules(effects, given)
+            known._set_rules(effects, given, sharding)
         else:
-            rules_ = (("effects", known.effects, effects), ("tags", known._tags, given))
-            for what, had, got in rules_:
-                if had != got:
+            for what, had, got in (
+                ("effects", known.effects, effects),
+                ("tags", known._tags, given),
+                ("sharding", known.sharding, sharding),
+            ):
+                # a function is another one each time that a cell of a notebook runs
+                if had != got and not (callable(had) and callable(got)):
                     raise _runtime.DeclarationError(
                         f"{name} is declared with {what}={had!r}; got {got!r}. Give the same, or "
                         "replace=True"
@@ -133,6 +149,8 @@ class Op(CallableBase, Registrations):
         self.info = _runtime.describe(name)
         self.effects: str | None = None
         self._tags: tuple[torch.Tag, ...] = ()
+        self.sharding: Sharding = None
+        self._sharded = False  # whether DTensor has been told
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name].fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             pytorch.count_mutations(
@@ -155,14 +173,19 @@ class Op(CallableBase, Registrations):
         self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
         self._describe()
 
-    def _set_rules(self, effects: str | None, tags: tuple[torch.Tag, ...]) -> None:
+    def _set_rules(
+        self, effects: str | None, tags: tuple[torch.Tag, ...], sharding: Sharding
+    ) -> None:
         if (effects == "ordered") != (self.effects == "ordered"):
             pytorch.set_ordered(self.overload, effects == "ordered")
         drawn = (torch.Tag.nondeterministic_seeded,) if effects == "random" else ()
         pytorch.set_tags(self.overload, (*tags, *drawn))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
-        self.effects, self._tags = effects, tags
+        if sharding is not None and not self._sharded:
+            sharding_.register(self)
+            self._sharded = True
+        self.effects, self._tags, self.sharding = effects, tags, sharding
 
     def reference(self, function: _Function) -> _Function:
         """Decorator for the op written in PyTorch: a function of the op's arguments that returns
@@ -280,7 +303,7 @@ class Op(CallableBase, Registrations):
         if effects:
             _refuse_effects_of_writes(self.info)
         if self.effects != "random":
-            self._set_rules(effects, self._tags)
+            self._set_rules(effects, self._tags, self.sharding)
         elif effects:
             raise _runtime.DeclarationError(
                 f'{self.name}: .register_effect(...): the op is declared with effects="random"; '

@@ -104,15 +104,17 @@ class Returning:
 
 
 def define_reference(reference: Returning, info: _runtime.OpInfo) -> Callable[..., None]:
-    """Defines opaq_reference::<ns>__<name> with the op's schema, and returns fallback(*args,
-    *outputs), which fills the outputs.
+    """Defines the dispatcher's op that calls the reference, and returns fallback(*args, *outputs),
+    which fills the outputs.
     """
     name = info["name"]
     first = name not in _references
     _references[name] = reference
     if first:
-        schema = f"{name.replace('::', '__')}{info['schema'][len(name) :]}"
-        define_for_dispatcher(_library, schema, lambda *args, **kw: _references[name](*args, **kw))
+        _, schema = _runtime.reference_kernel(name)
+        define_for_dispatcher(
+            _library, schema.partition("::")[2], lambda *args, **kw: _references[name](*args, **kw)
+        )
     return reference.fill
 
 

@@ -52,9 +52,10 @@ class BatchRule:
 
     def _folded(self, batch: Any) -> Any:
         """The batch becomes dimension 0 of every tensor, and ranks are made equal behind it."""
-        tensors = [t for t, _ in _leaves(batch)]
-        ranks = [t.dim() - (dim is not None) for t, dim in _leaves(batch)]
-        rank = max(ranks) if tensors else 0
+        leaves = _leaves(
+            [*batch.args, *batch.kwargs.values()], [*batch.in_dims, *batch.keyword_dims.values()]
+        )
+        rank = max(tensor.dim() - (dim is not None) for tensor, dim in leaves)
 
         def fold(value: torch.Tensor, dim: int | None) -> torch.Tensor:
             own = value.dim() - (dim is not None)
@@ -62,8 +63,8 @@ class BatchRule:
             moved = moved.reshape(moved.shape[0], *[1] * (rank - own), *moved.shape[1:])
             return moved.expand(batch.info.batch_size, *moved.shape[1:])
 
-        results = self._op.overload(*_mapped(batch, fold)[0], **_mapped(batch, fold)[1])
-        return results, 0
+        args, kwargs = _mapped(batch, fold)
+        return self._op.overload(*args, **kwargs), 0
 
     def _looped(self, batch: Any) -> Any:
         if self._op.effects == "random":
@@ -74,16 +75,7 @@ class BatchRule:
                 return self._op.overload(*batch.args, **batch.kwargs), None
             self._check_randomness(batch)
         self._announce(batch)
-        written = self._written
-        by_name = dict(zip((arg["name"] for arg in self._op.info["args"]), batch.in_dims))
-        by_name.update(batch.keyword_dims)
-        shared = [name for name in written if not _any(by_name.get(name))]
-        if shared:
-            raise _runtime.LaunchError(
-                f"{self._op.name}: vmap is over other arguments, but not over "
-                f"{', '.join(f'`{name}`' for name in shared)}, which the op writes: each sample "
-                "would overwrite it; give it a batch dimension too (in_dims)"
-            )
+        self._check_written(batch)
         rows = []
         for sample in range(batch.info.batch_size):
             args, kwargs = _sample(batch, sample)
@@ -111,6 +103,22 @@ class BatchRule:
         if isinstance(like, tuple):
             return tuple(t.new_empty((0, *t.shape)) for t in like)
         return like.new_empty((0, *like.shape))
+
+    def _check_written(self, batch: Any) -> None:
+        names = [arg["name"] for arg in self._op.info["args"]]
+        values = dict(zip(names, zip(batch.args, batch.in_dims)))
+        values |= {name: (value, batch.keyword_dims[name]) for name, value in batch.kwargs.items()}
+        shared = [
+            name
+            for name in self._written
+            if any(dim is None for _, dim in _leaves(*values.get(name, (None, None))))
+        ]
+        if shared:
+            raise _runtime.LaunchError(
+                f"{self._op.name}: vmap is over other arguments, but not over "
+                f"{', '.join(f'`{name}`' for name in shared)}, which the op writes: each sample "
+                "would overwrite it; give it a batch dimension too (in_dims)"
+            )
 
     def _check_randomness(self, batch: Any) -> None:
         if batch.info.randomness != "different":
@@ -140,11 +148,12 @@ def _sample(batch: Any, index: int) -> tuple[list[Any], dict[str, Any]]:
     return _mapped(batch, lambda value, dim: value if dim is None else value.select(dim, index))
 
 
-def _leaves(batch: Any) -> list[tuple[torch.Tensor, int | None]]:
-    """Every tensor of a call, with its batch dimension."""
-    found: list[tuple[torch.Tensor, int | None]] = []
-    _mapped(batch, lambda value, dim: found.append((value, dim)))
-    return found
+def _leaves(values: Any, dims: Any) -> list[tuple[torch.Tensor, int | None]]:
+    """Every tensor in an argument or a list of arguments, with its batch dimension."""
+    if isinstance(values, (list, tuple)):
+        pairs = zip(values, dims if isinstance(dims, (list, tuple)) else [dims] * len(values))
+        return [leaf for value, dim in pairs for leaf in _leaves(value, dim)]
+    return [(values, dims)] if isinstance(values, torch.Tensor) else []
 
 
 def _mapped(

@@ -272,6 +272,14 @@ PyObject* python_kernel(PyObject*, PyObject* args) {
   });
 }
 
+PyObject* reference_kernel(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<std::string> items = to_strings(args, "reference_kernel");
+    const PythonKernel kernel = opaq::reference_kernel(op_named(items.at(0)));
+    return check(PyTuple_Pack(2, from(kernel.name).get(), from(kernel.schema).get())).release();
+  });
+}
+
 Ref python_function_of(const std::string& op, const std::string& implementation) {
   const auto found = python_functions().find({op, implementation});
   return found == python_functions().end() ? Ref() : found->second;

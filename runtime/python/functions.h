@@ -14,6 +14,7 @@ PyObject* define(PyObject*, PyObject* args);
 PyObject* set_reference(PyObject*, PyObject* args);
 PyObject* set_python_function(PyObject*, PyObject* args);
 PyObject* python_kernel(PyObject*, PyObject* args);
+PyObject* reference_kernel(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
 PyObject* form(PyObject*, PyObject* args);

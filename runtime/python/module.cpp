@@ -25,6 +25,7 @@ PyMethodDef methods[] = {
     {"set_reference", set_reference, METH_VARARGS, nullptr},
     {"set_python_function", set_python_function, METH_VARARGS, nullptr},
     {"python_kernel", python_kernel, METH_VARARGS, nullptr},
+    {"reference_kernel", reference_kernel, METH_VARARGS, nullptr},
     {"note_python_error", note_python_error, METH_O, nullptr},
     {"extend_hash", extend_hash, METH_VARARGS, nullptr},
     {"describe", describe, METH_O, nullptr},

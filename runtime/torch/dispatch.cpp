@@ -59,15 +59,6 @@ Slot* find_slot(const std::string& name) {
 thread_local std::exception_ptr python_error;
 std::atomic<void (*)()> kernel_error_hook{nullptr};
 
-// An op of the dispatcher.
-struct PythonOp {
-  std::string name, overload;
-};
-
-PythonOp reference_of(const Schema& schema) {
-  return {"opaq_reference::" + schema.ns + "__" + schema.name, schema.overload};
-}
-
 // A name of the dispatcher's for any text; two texts never give the same.
 std::string as_name(const std::string& text) {
   std::string out;
@@ -84,13 +75,19 @@ std::string as_name(const std::string& text) {
   return out;
 }
 
+std::string reference_name(const Schema& schema) {
+  return "opaq_reference::" + as_name(schema.qualname());
+}
+
+std::string python_name(const Schema& schema, const std::string& implementation) {
+  return "opaq_python::" + as_name(schema.qualname() + " " + implementation);
+}
+
 // Calls an op that Python implements: it takes what the stack holds, and leaves its results there.
 // `what` names it in errors.
-void call_python_op(const PythonOp& op, StableIValue* stack, const std::string& what) {
+void call_python_op(const std::string& name, StableIValue* stack, const std::string& what) {
   python_error = nullptr;
-  if (shim().call_dispatcher(op.name.c_str(), op.overload.c_str(), stack, torch::kBuildVersion) ==
-      0)
-    return;
+  if (shim().call_dispatcher(name.c_str(), "", stack, torch::kBuildVersion) == 0) return;
   if (python_error) std::rethrow_exception(std::exchange(python_error, nullptr));
   fail(ErrorKind::Launch, what + " failed; torch printed the reason above");
 }
@@ -164,7 +161,7 @@ class StackTensors final : public CallTensors {
     for (Tensor& result : results)
       values.push_back(reinterpret_cast<StableIValue>(result.release()));
     give_back();
-    call_python_op({python_kernel(declared_, implementation.name).name, ""}, values.data(),
+    call_python_op(python_name(declared_.spec().schema, implementation.name), values.data(),
                    op_.name() + ": implementation `" + implementation.name + "`");
   }
 
@@ -172,7 +169,7 @@ class StackTensors final : public CallTensors {
   bool run_reference() override {
     if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
     give_back();
-    call_python_op(reference_of(declared_.spec().schema), stack_,
+    call_python_op(reference_name(declared_.spec().schema), stack_,
                    declared_.name() + ": its reference");
     return true;
   }
@@ -331,11 +328,16 @@ void set_has_reference(const Op& op) {
   if (Slot* slot = find_slot(op.name())) slot->has_reference.store(true, std::memory_order_release);
 }
 
+PythonKernel reference_kernel(const Op& op) {
+  const Schema& schema = op.spec().schema;
+  const std::string name = reference_name(schema);
+  return {name, name + schema.text.substr(schema.qualname().size())};
+}
+
 PythonKernel python_kernel(const Op& op, const std::string& implementation) {
   const Schema& schema = op.spec().schema;
   PythonKernel kernel;
-  kernel.name = "opaq_python::" + as_name(schema.ns) + "__" + as_name(schema.local_name()) + "__" +
-                as_name(implementation);
+  kernel.name = python_name(schema, implementation);
   const std::string name = schema.qualname();
   std::string args =
       schema.text.substr(name.size() + 1, schema.text.rfind(") -> ") - name.size() - 1);

@@ -1,5 +1,5 @@
-"""An opaque op on DTensors: local_map runs it on each rank's shard. Here the mesh has one process;
-with torchrun, the same file runs on several.
+"""An opaque op on DTensors: each process computes the rows that it has. Here the mesh has one
+process; with torchrun, the same file runs on several.
 
     python dtensor.py    or    torchrun --nproc-per-node 2 dtensor.py
 """
@@ -10,12 +10,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
-from torch.distributed.tensor.experimental import local_map
 
 import opaq
 
 scale_rows = opaq.op(
-    "examples::scale_rows(Tensor x, Tensor weight) -> Tensor", outputs=opaq.like("x")
+    "examples::scale_rows(Tensor x, Tensor weight) -> Tensor",
+    outputs=opaq.like("x"),
+    sharding="rows",
 )
 scale_rows.cpu(
     source="""
@@ -34,19 +35,11 @@ os.environ.setdefault("MASTER_PORT", "0" if os.environ["WORLD_SIZE"] == "1" else
 dist.init_process_group("gloo")
 mesh = init_device_mesh("cpu", (dist.get_world_size(),))
 
-# x is sharded by rows, every rank has the whole weight, and so each rank's rows are its own.
-sharded_scale_rows = local_map(
-    scale_rows,
-    out_placements=[Shard(0)],
-    in_placements=([Shard(0)], [Replicate()]),
-    device_mesh=mesh,
-)
-
 torch.manual_seed(0)
 whole, weight = torch.randn(8, 16), torch.randn(16)
 x = distribute_tensor(whole, mesh, [Shard(0)])
 w = distribute_tensor(weight, mesh, [Replicate()])
-for function in (sharded_scale_rows, torch.compile(sharded_scale_rows)):
+for function in (scale_rows, torch.compile(scale_rows)):
     result = function(x, w)
     assert result.placements == (Shard(0),)
     torch.testing.assert_close(result.full_tensor(), whole * weight)

@@ -206,3 +206,22 @@ def test_mistakes_are_refused_by_name(unique: str) -> None:
     with pytest.raises(opaq.DeclarationError, match="implementation name 'my kernel' is not"):
         op.python(print, device="cpu", name="my kernel")
     assert not op.info["implementations"]
+
+
+def test_names_that_differ_by_an_underscore(unique: str) -> None:
+    """The dispatcher's ops that call Python functions are named after the op, each by its own."""
+    short = unique.split("::")[1]
+    names = [f"{short}_a::b", f"{short}::a_b", f"{short}__a::b", f"{short}::_a__b"]
+    ops = []
+    for i, name in enumerate(names):
+        op = opaq.op(f"{name}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+        op.python(
+            lambda x, out, i=i: None if out.fill_(i) is out else None,
+            device="cpu",
+            requires="x.dim() == 1",
+        )
+        op.reference(lambda x, i=i: torch.full_like(x, 10 + i))
+        ops.append(op)
+    for i, op in enumerate(ops):
+        assert op.overload(torch.zeros(1)).item() == i
+        assert op.overload(torch.zeros(1, 1)).item() == 10 + i

@@ -74,25 +74,45 @@ def test_a_loop_is_announced_once(unique: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*has no rule for torch.vmap")
 def test_written_lists_and_keyword_tensors(unique: str) -> None:
-    op = opaq.op(f"{unique}(Tensor(a!) sum, Tensor[] xs, *, Tensor? more=None) -> ()")
+    op = opaq.op(
+        f"{unique}(Tensor(a!) sum, Tensor[] xs, Tensor(b!)? seen, *, Tensor? more=None) -> ()"
+    )
 
     @op.register_kernel("cpu")
-    def _(sum: torch.Tensor, xs: list[torch.Tensor], *, more: torch.Tensor | None = None) -> None:
+    def _(sum: Any, xs: list[Any], seen: Any, *, more: Any = None) -> None:
         for x in xs:
             sum.add_(x)
         if more is not None:
             sum.add_(more)
+        if seen is not None:
+            seen.add_(1)
 
     total = torch.zeros(3, 4)
 
     def add(sum: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        op(sum, [x, w], more=w)
+        op(sum, [x, w], None, more=w)
         return sum
 
     vmap(add)(total, X, W)
     assert_close(total, X + 2 * W)
     with pytest.raises(opaq.LaunchError, match="but not over `sum`, which the op writes"):
         vmap(lambda x: add(torch.zeros(4), x, x))(X)
+
+
+@pytest.mark.filterwarnings("ignore:.*has no rule for torch.vmap")
+def test_each_item_of_a_written_list_needs_the_batch(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor(a!)[] xs) -> ()")
+    op.register_kernel("cpu", lambda xs: [x.add_(1) for x in xs] and None)
+
+    def add(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        op([x, y])
+        return x
+
+    x, y = torch.zeros(3, 4), torch.zeros(3, 4)
+    vmap(add)(x, y)
+    assert torch.equal(x, torch.ones(3, 4)) and torch.equal(y, x)
+    with pytest.raises(opaq.LaunchError, match="but not over `xs`, which the op writes"):
+        vmap(add, in_dims=(0, None))(x, torch.zeros(4))
 
 
 @pytest.mark.filterwarnings("ignore:.*has no rule for torch.vmap")

@@ -15,16 +15,19 @@ namespace opaq {
 // Declaration if somebody else has defined an op of this name.
 void define_with_torch(const Op& op);
 
-// Says that `opaq_reference::<ns>__<name>.<overload>` is defined with the dispatcher: it serves
-// calls that no implementation fits.
+// An op of the dispatcher that calls a Python function.
+struct PythonKernel {
+  std::string name;    // "opaq_python::..."; of no other op
+  std::string schema;  // "opaq_python::...(Tensor x, *, Tensor(opaq0!) y) -> ()"
+};
+
+// That of the reference, which has the schema of the op.
+PythonKernel reference_kernel(const Op& op);
+
+// Says that reference_kernel(op) is defined: it serves calls that no implementation fits.
 void set_has_reference(const Op& op);
 
-// The op of the dispatcher that calls an implementation which is a Python function. It takes the
-// arguments of the op, and the results, which it fills.
-struct PythonKernel {
-  std::string name;    // "opaq_python::mylib__rms_norm__fast"
-  std::string schema;  // "opaq_python::mylib__rms_norm__fast(Tensor x, *, Tensor(opaq0!) y) -> ()"
-};
+// That of an implementation. It takes the arguments of the op, and the results, which it fills.
 PythonKernel python_kernel(const Op& op, const std::string& implementation);
 
 // Keeps, for this thread, the exception of a reference or another Python function: PyTorch's C
