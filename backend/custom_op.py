@@ -110,6 +110,8 @@ def custom_op(
         if isinstance(mutates_args, Iterable) and not isinstance(mutates_args, str):
             mutates_args = list(mutates_args)
         validate.texts(where, "mutates_args", mutates_args)
+    if isinstance(device_types, Iterable) and not isinstance(device_types, str):
+        device_types = list(device_types)
 
     def make(function: Callable[..., Any]) -> Any:
         validate.function(where, "fn", function, "a Python function of the op's arguments")
@@ -118,16 +120,17 @@ def custom_op(
 
     def declare(function: Callable[..., Any]) -> Any:
         extra = {} if tags is None else {"tags": tags}
-        eager = _checked(name, function)
+        eager, text = _checked(name, function), schema
         try:
-            if schema is None and eager is not function:
-                extra["schema"] = torch.library.infer_schema(function, mutates_args=mutates_args)
+            if text is None and eager is not function:  # whose annotations are the function's
+                text = torch.library.infer_schema(function, mutates_args=mutates_args)
             made = torch.library.custom_op(
                 name,
                 eager,
                 mutates_args=mutates_args,
                 device_types=device_types,
-                **{"schema": schema, **extra},
+                schema=text,
+                **extra,
             )
         except (TypeError, ValueError, RuntimeError) as error:
             raise _runtime.DeclarationError(f"{where}: {error}") from error

@@ -56,7 +56,11 @@ def test_numbers_of_dtypes(unique: str, default: str) -> None:
 
 
 def test_generators_are_read_once(custom_op: Any, unique: str) -> None:
-    @custom_op(unique, mutates_args=(name for name in ["x"]))
+    @custom_op(
+        unique,
+        mutates_args=(name for name in ["x"]),
+        device_types=(device for device in ["cpu"]),
+    )
     def f(x: Tensor) -> None:
         x.add_(1)
 
