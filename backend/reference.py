@@ -78,16 +78,18 @@ class Returning:
                 f"{info['schema']}"
             )
         fitted = []
-        inputs = {
-            value.untyped_storage().data_ptr()
-            for value in (*args, *kwargs.values())
-            if isinstance(value, torch.Tensor)
-        }
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         for output, result, rule in zip(info["outputs"], results, expected):
             if not isinstance(result, torch.Tensor):
                 raise _runtime.LaunchError(
                     f"{what} returned `{output['name']}` as {type(result).__name__}; expected a "
                     f"Tensor of {rule.dtype} {tuple(rule.shape)}"
+                )
+            if tensors and result.device != tensors[0].device:
+                raise _runtime.LaunchError(
+                    f"{what} returned `{output['name']}` on {result.device}; the arguments are on "
+                    f"{tensors[0].device}: correct {self._what}"
                 )
             if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
                 raise _runtime.LaunchError(

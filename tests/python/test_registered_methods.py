@@ -93,6 +93,7 @@ def test_a_registered_kernel_of_an_op_that_writes(unique: str) -> None:
     [
         (lambda x, by=2.0: x[:1], "the kernel for cpu of .* returned `out` as torch.float32 "),
         (lambda x, by=2.0: (x, x), "the kernel for cpu of .* returned 2 results"),
+        (lambda x, by=2.0: x.to("meta"), "returned `out` on meta; the arguments are on cpu"),
         (lambda x, by=2.0: 7, "the kernel for cpu of .* returned `out` as int; expected a Tensor"),
     ],
 )
