@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -155,10 +155,12 @@ class Registrations(Implementations, Definition):
 
         return register if func is None else register(func)
 
-    def register_fake(self, fn: Any = None, /) -> NoReturn:
+    def register_fake(self, fn: Any = None, /) -> Any:
         """Raises opaq.DeclarationError: the output rules (`outputs` of opaq.op) are the op's fake
         implementation.
         """
+        if pytorch.is_recorded_fake(fn):
+            return fn  # not needed: the rules give the same
         raise _runtime.DeclarationError(
             f"{self.name}: .register_fake(...) is not taken: the rules in opaq.op(..., outputs=) "
             "say how results are made, and are the fake implementation; change these rules, or "

@@ -199,6 +199,7 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         "forward": staticmethod(forward),
         "backward": staticmethod(backward),
         "jvp": staticmethod(jvp),
+        "_compiled_autograd_key": staticmethod(lambda ctx: (ctx._autograd_function_id,)),
     }
     return type(f"{overload._namespace}_{overload._opname}", (_SingleLevelFunction,), members)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch._library import custom_ops, simple_registry
+from torch._library import custom_ops, fake_profile, simple_registry
 from torch._library.effects import EffectType
 from torch.fx.node import _side_effectful_functions
 
@@ -23,6 +23,11 @@ class Definition(custom_ops.CustomOpDef):
         namespace, name = overload.name().split("::")
         self._namespace, self._name = namespace, name.removesuffix(".default")
         self._opoverload = overload
+        self._schema = str(overload._schema).removeprefix(overload.name())
+        self._init_fn = self._abstract_fn = self._backward_fn = self._setup_context_fn = None
+        self._is_inplace = self._is_out = False
+        self._out_kwarg_names: tuple[str, ...] = ()
+        self._used_triton_kernels: list[Any] = []
         self._backend_fns: dict[str | None, Any] = {}
         self._disabled_kernel: set[str] = set()
         self._torch_dispatch_fns: dict[type, Any] = {}
@@ -35,6 +40,11 @@ class Definition(custom_ops.CustomOpDef):
 
 
 class Definitions:
+    def is_recorded_fake(self, function: Any) -> bool:
+        """Whether a fake implementation is one that torch.export.draft_export makes of the shapes
+        that it has seen, and registers while it exports."""
+        return getattr(function, "__module__", "") == fake_profile.__name__
+
     def is_ordered(self, effect: Any) -> bool:
         """Whether an effect, as torch.library's register_effect takes it, keeps calls in order."""
         return effect is EffectType.ORDERED
