@@ -279,3 +279,27 @@ print(state.value)
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "0", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("tags", [(), torch.Tag.cudagraph_unsafe], ids=["in", "out"])
+def test_a_tag_keeps_an_op_out_of_cuda_graphs(unique: str, tags: object) -> None:
+    """What replays a graph calls no Python function."""
+    calls = []
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"), tags=tags)
+
+    @op.register_kernel("cuda")
+    def _(x: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return x * 2
+
+    x = torch.randn(1000, device="cuda")
+    call = torch.compile(
+        lambda x: op(x.sin() + 1).cos(),
+        options={"triton.cudagraphs": True, "graph_partition": True},
+    )
+    for _ in range(4):
+        call(x)
+    calls.clear()
+    for _ in range(3):
+        torch.testing.assert_close(call(x), ((x.sin() + 1) * 2).cos())
+    assert len(calls) == (3 if tags else 0)
