@@ -135,6 +135,7 @@ def oldest() -> None:
             "test_cli",
             "test_declaration_errors",
             "test_inspect_hostile",
+            "test_opcheck",
             "test_pages",
             "test_rooms",
             "test_run_googletest",
