@@ -37,11 +37,10 @@ class Gradient:
     ) -> None:
         self.name, self._declare, self._declare_forward = name, declare, declare_forward
         self._arguments = pytorch.argument_names(overload)
-        self._positional = len(self._arguments) - len(pytorch.keyword_only_names(overload))
-        # As with torch.library, a formula is not asked about keyword-only numbers.
-        self._asked = (
-            len(self._arguments) if pytorch.takes_keyword_tensors(overload) else self._positional
-        )
+        self._asked = len(self._arguments)
+        if not pytorch.takes_keyword_tensors(overload):
+            # as with torch.library, a formula is not asked about keyword-only numbers
+            self._asked -= len(pytorch.keyword_only_names(overload))
         self._writes = pytorch.written_names(overload)
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)

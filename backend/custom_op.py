@@ -107,11 +107,9 @@ def custom_op(
     where = f"opaq.custom_op({validate.text('opaq.custom_op(...)', 'name', name)!r})"
     if mutates_args != "unknown":
         # torch.library.custom_op takes names in any container; of a str it would take each letter
-        if isinstance(mutates_args, Iterable) and not isinstance(mutates_args, str):
-            mutates_args = list(mutates_args)
+        mutates_args = _listed(mutates_args)
         validate.texts(where, "mutates_args", mutates_args)
-    if isinstance(device_types, Iterable) and not isinstance(device_types, str):
-        device_types = list(device_types)
+    device_types = _listed(device_types)
 
     def make(function: Callable[..., Any]) -> Any:
         validate.function(where, "fn", function, "a Python function of the op's arguments")
@@ -162,6 +160,15 @@ def _checked(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return checked.eager_function(name, function)
 
 
+def _listed(names: Any) -> Any:
+    """A list of what may be read only once, a generator of names; a name, None and wrong values as
+    they are.
+    """
+    if isinstance(names, Iterable) and not isinstance(names, str):
+        return list(names)
+    return names
+
+
 def _device_set(device_types: str | Iterable[str] | None) -> frozenset[str] | None:
     if device_types is None:
         return None
@@ -178,8 +185,7 @@ def _narrow_by_kernels(made: Any, name: str) -> None:
         device_types: str | Iterable[str] | None, fn: Callable[..., Any] | None = None, /
     ) -> Any:
         known = lowering.python_functions[name]
-        if isinstance(device_types, Iterable) and not isinstance(device_types, str):
-            device_types = list(device_types)
+        device_types = _listed(device_types)
         taken = _device_set(device_types)
         left = (
             frozenset() if taken is None else (known.devices or frozenset(("cpu", "cuda"))) - taken

@@ -86,7 +86,12 @@ def op(
         if effects == "ordered":
             _refuse_effects_of_writes(_runtime.describe(name))
         if sharding is not None:
-            sharding_.refuse_writes(_runtime.describe(name))
+            _refuse_of_writes(
+                _runtime.describe(name),
+                "sharding",
+                "; call it on local tensors, as with local_map of "
+                "torch.distributed.tensor.experimental",
+            )
         if known is None:
             known = Op(name)
             known._set_rules(effects, given, sharding)
@@ -111,15 +116,23 @@ def op(
     return known
 
 
-def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
+def _refuse_of_writes(info: _runtime.OpInfo, what: str, todo: str) -> None:
+    """Raises DeclarationError if the op writes to arguments, which excludes `what`."""
     written = [f"`{arg['name']}`" for arg in info["args"] if arg["mutated"]]
     if written:
         raise _runtime.DeclarationError(
-            f'{info["name"]}: effects="ordered" is not for an op that writes to arguments '
-            f"({', '.join(written)}): PyTorch keeps only ops without written "
-            "arguments in order. Declare the state as a written argument too, `Tensor(a!) "
-            "state`, and leave effects out"
+            f"{info['name']}: {what} is not for an op that writes to arguments "
+            f"({', '.join(written)}){todo}"
         )
+
+
+def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
+    _refuse_of_writes(
+        info,
+        'effects="ordered"',
+        ": PyTorch keeps only ops without written arguments in order. Declare the state as a "
+        "written argument too, `Tensor(a!) state`, and leave effects out",
+    )
 
 
 class Op(CallableBase, Registrations):

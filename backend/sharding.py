@@ -29,16 +29,6 @@ def checked(where: str, rule: Any) -> Sharding:
     return rule
 
 
-def refuse_writes(info: _runtime.OpInfo) -> None:
-    written = [f"`{arg['name']}`" for arg in info["args"] if arg["mutated"]]
-    if written:
-        raise _runtime.DeclarationError(
-            f"{info['name']}: sharding is not for an op that writes to arguments "
-            f"({', '.join(written)}); call it on local tensors, as with local_map of "
-            "torch.distributed.tensor.experimental"
-        )
-
-
 def register(op: Op) -> None:
     """Tells DTensor the op's rule, once for each op; later calls use its newest rule."""
     from torch.distributed.tensor.experimental import register_sharding

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from fake_cuda import cpp_part, wrapper_source
+from forms import OPTIONS, run_package
 
 import opaq
 from opaq import lowering
@@ -52,14 +51,8 @@ def expected(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("form", ["eager", "inductor", "opaq", "cpp"])
 def test_a_factory_in_every_form(unique: str, form: str) -> None:
     op = ramp_op(unique)
-    options: dict[str, Any] = {
-        "eager": {"backend": "eager"},
-        "inductor": {},
-        "opaq": {"backend": "opaq", "options": {"strict": True}},
-        "cpp": {"options": {"cpp_wrapper": True}},
-    }[form]
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, **options)
-    alone = torch.compile(lambda: op(6, 3.0), fullgraph=True, **options)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, **OPTIONS[form])
+    alone = torch.compile(lambda: op(6, 3.0), fullgraph=True, **OPTIONS[form])
     torch.testing.assert_close(alone(), ramp(6, 3.0))
     for size in (4, 7, 0):
         x = torch.randn(size)
@@ -70,16 +63,7 @@ def test_a_factory_in_every_form(unique: str, form: str) -> None:
 
 def test_a_factory_in_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     x = torch.randn(5)
-    path = opaq.package(torch.export.export(Model(ramp_op(unique)), (x,)), tmp_path / "model.pt2")
-    torch.save(x, tmp_path / "x.pt")
-    program = (
-        "import sys, torch; x = torch.load(sys.argv[2]); "
-        "run = torch._inductor.aoti_load_package(sys.argv[1]); torch.save(run(x), sys.argv[3]); "
-        "assert 'opaq' not in sys.modules"
-    )
-    files = [str(path), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
-    subprocess.run([sys.executable, "-I", "-c", program, *files], check=True)
-    torch.testing.assert_close(torch.load(files[2]), expected(x))
+    torch.testing.assert_close(run_package(Model(ramp_op(unique)), x, tmp_path), expected(x))
 
 
 def test_references_checks_and_explanations_of_factories(unique: str) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import inspect
 import pathlib
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 import torch
 from fake_cuda import cpp_part, wrapper_source
+from forms import OPTIONS, run_package
 
 import opaq
 from opaq import lowering
@@ -78,13 +77,7 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize("form", ["eager", "inductor", "opaq", "cpp"])
 def test_names_that_languages_reserve(unique: str, form: str, run: Any) -> None:
     op = strange_op(unique)
-    options: dict[str, Any] = {
-        "eager": {"backend": "eager"},
-        "inductor": {},
-        "opaq": {"backend": "opaq", "options": {"strict": True}},
-        "cpp": {"options": {"cpp_wrapper": True}},
-    }[form]
-    compiled = torch.compile(run, fullgraph=True, dynamic=True, **options)
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, **OPTIONS[form])
     for size in (4, 6):
         x = torch.randn(3, size)
         torch.testing.assert_close(run(op, x), expected(x))
@@ -94,17 +87,8 @@ def test_names_that_languages_reserve(unique: str, form: str, run: Any) -> None:
 
 def test_such_names_in_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     x = torch.randn(3, 4)
-    exported = torch.export.export(Model(strange_op(unique)), (x,))
-    path = opaq.package(exported, tmp_path / "model.pt2")
-    torch.save(x, tmp_path / "x.pt")
-    program = (
-        "import sys, torch; x = torch.load(sys.argv[2]); "
-        "run = torch._inductor.aoti_load_package(sys.argv[1]); torch.save(run(x), sys.argv[3]); "
-        "assert 'opaq' not in sys.modules"
-    )
-    files = [str(path), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
-    subprocess.run([sys.executable, "-I", "-c", program, *files], check=True)
-    torch.testing.assert_close(tuple(torch.load(files[2])), expected(x))
+    got = run_package(Model(strange_op(unique)), x, tmp_path)
+    torch.testing.assert_close(tuple(got), expected(x))
 
 
 def test_such_names_in_references_gradients_and_python_functions(unique: str) -> None:

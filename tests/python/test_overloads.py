@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
-from typing import Any
 
 import pytest
 import torch
+from forms import OPTIONS, run_package
 
 import opaq
 
@@ -77,12 +75,7 @@ def test_overloads_are_ops_of_their_own(unique: str) -> None:
 @pytest.mark.parametrize("form", ["inductor", "opaq", "cpp"])
 def test_overloads_in_compiled_graphs(unique: str, form: str) -> None:
     ops = overloads(unique)
-    options: dict[str, Any] = {
-        "inductor": {},
-        "opaq": {"backend": "opaq", "options": {"strict": True}},
-        "cpp": {"options": {"cpp_wrapper": True}},
-    }[form]
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, **options)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, **OPTIONS[form])
     for size in (4, 7):
         x = torch.randn(size)
         torch.testing.assert_close(model(x, ops), expected(x))
@@ -93,17 +86,7 @@ def test_overloads_in_compiled_graphs(unique: str, form: str) -> None:
 
 def test_overloads_in_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     x = torch.randn(4)
-    exported = torch.export.export(Model(overloads(unique)), (x,))
-    path = opaq.package(exported, tmp_path / "model.pt2")
-    torch.save(x, tmp_path / "x.pt")
-    program = (
-        "import sys, torch; x = torch.load(sys.argv[2]); "
-        "run = torch._inductor.aoti_load_package(sys.argv[1]); torch.save(run(x), sys.argv[3]); "
-        "assert 'opaq' not in sys.modules"
-    )
-    files = [str(path), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
-    subprocess.run([sys.executable, "-I", "-c", program, *files], check=True)
-    torch.testing.assert_close(torch.load(files[2]), expected(x))
+    torch.testing.assert_close(run_package(Model(overloads(unique)), x, tmp_path), expected(x))
 
 
 def test_references_python_functions_gradients_and_lists_of_overloads(unique: str) -> None:
