@@ -35,6 +35,7 @@ class CustomOp(Protocol[_P, _R]):
         *,
         setup_context: Callable[..., Any] | None = None,
         written: str | None = None,
+        non_differentiable: str | None = None,
     ) -> None: ...
 
     def register_jvp(self, function: _Function) -> _Function: ...
@@ -100,9 +101,9 @@ def custom_op(
 
     The result has the methods of torch.library.custom_op's: register_fake, register_autograd,
     register_kernel, register_vmap. In addition, register_autograd serves functions that write to
-    arguments (see `written` of opaq.Op.backward) and takes None for "no gradient flows through it",
-    register_jvp gives the forward-mode derivative (see opaq.Op.jvp), and a call that would lose a
-    gradient or a tangent is an error. Raises opaq.DeclarationError.
+    arguments (see `written` and `non_differentiable` of opaq.Op.backward) and takes None for "no
+    gradient flows through it", register_jvp gives the forward-mode derivative (see opaq.Op.jvp),
+    and a call that would lose a gradient or a tangent is an error. Raises opaq.DeclarationError.
     """
     where = f"opaq.custom_op({validate.text('opaq.custom_op(...)', 'name', name)!r})"
     if mutates_args != "unknown":
@@ -210,6 +211,7 @@ def _differentiate(made: Any, name: str) -> None:
         *,
         setup_context: Callable[..., Any] | None = None,
         written: str | None = None,
+        non_differentiable: str | None = None,
     ) -> None:
         if pytorch.is_out(overload):
             raise _runtime.DeclarationError(
@@ -228,7 +230,7 @@ def _differentiate(made: Any, name: str) -> None:
             )
             setup_context(ctx=ctx, inputs=inputs[:split], output=output, **named)
 
-        gradient.set_backward_functions(backward, setup, written)
+        gradient.set_backward_functions(backward, setup, written, non_differentiable)
 
     def register_jvp(function: Callable[..., Any]) -> Callable[..., Any]:
         where = f"{name}: register_jvp(...)"

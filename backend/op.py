@@ -220,21 +220,25 @@ class Op(CallableBase, Registrations):
 
     def backward(
         self,
-        formula: str | Op | Callable[..., Any] | None,
+        formula: str | Op | Sequence[str | Op] | Callable[..., Any] | None,
         *,
         saves: str | None = None,
         setup_context: Callable[..., Any] | None = None,
         written: str | None = None,
+        non_differentiable: str | None = None,
     ) -> Op:
         """Declares the gradient. Returns the op. Raises opaq.DeclarationError.
 
         formula: one of three.
             The name of a backward op, bound by the names in its schema: an argument
-            `grad_<result>` is the gradient of that result, any other is an argument or result of
-            this op; its results are `grad_<argument>`.
+            `grad_<result>` is the gradient of that result, a bool `needs_grad_<argument>` tells
+            whether that argument's gradient is needed, any other is an argument or result of this
+            op; its results are `grad_<argument>`. Or a list of such ops, which give the gradients
+            of different arguments (x, weight, and both, say): each call runs the fewest that give
+            what is needed, and keeps only what these read.
             A function (ctx, *grads), with setup_context(ctx, inputs, output), as for
             torch.library.register_autograd; it returns one gradient for each argument of the
-            schema.
+            schema. ctx.needs_input_grad tells which are needed.
             None: no gradient flows through this op.
         saves: with a backward op, the names of the arguments and results that are kept for it; only
             to have them checked.
@@ -244,24 +248,31 @@ class Op(CallableBase, Registrations):
             their places, the gradients of the values before the call. A backward op says the same
             by an argument `grad_<written argument>`. Other written arguments (scratch memory,
             statistics) carry no gradient and must not require grad.
+        non_differentiable: the names of the tensor arguments to which no gradient flows, such as
+            "mask". For any other that requires grad, a missing gradient is an error.
         """
         where = f"{self.name}: .backward(...)"
-        if isinstance(formula, Op):
-            formula = formula.name
-        if isinstance(formula, str):
-            validate.text(where, "formula", formula)
+        several = isinstance(formula, (list, tuple)) and len(formula) > 0
+        given = formula if several else [formula]
+        ops = [each.name if isinstance(each, Op) else each for each in given]
+        by_ops = all(isinstance(each, str) for each in ops)
+        if non_differentiable is not None:
+            non_differentiable = validate.names(where, "non_differentiable", non_differentiable)
+        if by_ops:
+            for each in ops:
+                validate.text(where, "formula", each)
             if setup_context is not None:
                 validate.refuse(
                     where,
                     "setup_context",
                     setup_context,
-                    f"none with a backward op, here {formula}; leave it out",
+                    f"none with a backward op, here {', '.join(ops)}; leave it out",
                 )
             saves = None if saves is None else validate.names(where, "saves", saves)
         else:
             if formula is not None:
                 expected = (
-                    "the name of a backward op, the op itself, a function (ctx, "
+                    "the name of a backward op, the op itself, a list of them, a function (ctx, "
                     "*grads), or None for no gradient"
                 )
                 validate.function(where, "formula", formula, expected)
@@ -276,10 +287,12 @@ class Op(CallableBase, Registrations):
                 validate.function(
                     where, "setup_context", setup_context, "a function (ctx, inputs, output)"
                 )
-        if isinstance(formula, str):
-            self.gradient.set_backward_op(self, formula, saves)
+        if by_ops:
+            self.gradient.set_backward_ops(self, ops, saves, non_differentiable)
         else:
-            self.gradient.set_backward_functions(formula, setup_context, written)
+            self.gradient.set_backward_functions(
+                formula, setup_context, written, non_differentiable
+            )
         self._changed()
         return self
 
@@ -304,9 +317,16 @@ class Op(CallableBase, Registrations):
         /,
         *,
         setup_context: Callable[..., Any] | None = None,
+        written: str | None = None,
+        non_differentiable: str | None = None,
     ) -> None:
         """As `backward` with a function, or with None for "no gradient flows through this op"."""
-        self.backward(backward, setup_context=setup_context)
+        self.backward(
+            backward,
+            setup_context=setup_context,
+            written=written,
+            non_differentiable=non_differentiable,
+        )
 
     def register_effect(self, effect: Any) -> None:
         """As effects="ordered" of opaq.op for torch.library's EffectType.ORDERED; None takes that

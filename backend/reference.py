@@ -78,7 +78,7 @@ class Returning:
                 f"{info['schema']}"
             )
         fitted = []
-        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)]
+        tensors = _tensors([*args, *kwargs.values()])
         inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors}
         for output, result, rule in zip(info["outputs"], results, expected):
             if not isinstance(result, torch.Tensor):
@@ -145,6 +145,15 @@ def add_note(error: Exception, text: str) -> None:
 
 
 def _meta(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_meta(item) for item in value]
     if isinstance(value, torch.Tensor):
         return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
     return torch.device("meta") if isinstance(value, torch.device) else value
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    """The tensors among values and the items of lists."""
+    if isinstance(values, (list, tuple)):
+        return [tensor for value in values for tensor in _tensors(value)]
+    return [values] if isinstance(values, torch.Tensor) else []

@@ -200,6 +200,15 @@ def test_gradients_of_a_list_have_its_length(unique: str, grads: object, got: st
     ) in str(error.value)
 
 
+def test_a_reference_of_a_list_beside_a_tensor(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor[] xs, Tensor w) -> Tensor", outputs=opaq.like("w"))
+    op.reference(lambda xs, w: xs[0])
+    xs, w = tensors(2), torch.ones(5)
+    for call in (op, torch.compile(op, fullgraph=True)):
+        y = call(xs, w)
+        assert torch.equal(y, xs[0]) and y.data_ptr() != xs[0].data_ptr()
+
+
 def test_gradients(unique: str) -> None:
     op = sum_op(unique)
 

@@ -39,7 +39,7 @@ class Gradient(Protocol):
         """
 
     def save(self, ctx: Any, values: Mapping[str, Any], result: Any) -> None:
-        """Keeps in `ctx` what `run` needs."""
+        """Keeps in `ctx` what `run` needs. Here and there, ctx.needs_input_grad is by argument."""
 
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
         """Gradients with respect to every argument of the schema, from those of the results and
@@ -147,9 +147,9 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
                 *values[:positional],
                 **dict(zip(names[positional:], values[positional:])),
             )
-        with torch._C._AutoDispatchBelowAutograd():
-            call.gradient.save(ctx, dict(zip(names, values)), result)
         ctx.opaq_call = call
+        with torch._C._AutoDispatchBelowAutograd(), _needs_by_argument(ctx, call):
+            call.gradient.save(ctx, dict(zip(names, values)), result)
         if call.forward_mode:
             call.primal = (tuple(values), result)
         call.single = result is not None and not isinstance(result, tuple)
@@ -167,16 +167,13 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         return (*leaves, *(value for value in beside if value is not None))
 
     def backward(ctx: Any, *grads: Any) -> Any:
-        call, needed = ctx.opaq_call, ctx.needs_input_grad
+        call = ctx.opaq_call
         results = _unflatten(grads, call.results)
-        ctx.needs_input_grad = tuple(_unflatten(needed[1:], call.inputs))
-        try:
-            given = iter(grads[_count(call.results) :])
+        given = iter(grads[_count(call.results) :])
+        with _needs_by_argument(ctx, call):
             found = call.gradient.run(
                 ctx, (*results, *(next(given) if present else None for present in call.written))
             )
-        finally:
-            ctx.needs_input_grad = needed
         spread: list[Any] = [None]
         for grad, count in zip(found, call.inputs):
             spread.extend([grad] if count < 0 else [None] * count if grad is None else grad)
@@ -202,6 +199,17 @@ def _node(overload: Any, arguments: list[tuple[str, bool, Any]]) -> Any:
         "_compiled_autograd_key": staticmethod(lambda ctx: (ctx._autograd_function_id,)),
     }
     return type(f"{overload._namespace}_{overload._opname}", (_SingleLevelFunction,), members)
+
+
+@contextlib.contextmanager
+def _needs_by_argument(ctx: Any, call: _Call) -> Iterator[None]:
+    """ctx.needs_input_grad has an item for each argument of the op, a list for a list."""
+    needed = ctx.needs_input_grad
+    ctx.needs_input_grad = tuple(_unflatten(needed[1:], call.inputs))
+    try:
+        yield
+    finally:
+        ctx.needs_input_grad = needed
 
 
 @contextlib.contextmanager

@@ -75,6 +75,10 @@ class Schemas:
         """The names of the arguments after the `*` of the schema, in order."""
         return [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
 
+    def tensor_names(self, overload: Any) -> list[str]:
+        """The names of the arguments that are tensors or lists of them, in order."""
+        return [arg.name for arg in overload._schema.arguments if "Tensor" in str(arg.type)]
+
     def takes_keyword_tensors(self, overload: Any) -> bool:
         """Whether an argument after the `*` of the schema is a tensor or a list of them."""
         return any(
