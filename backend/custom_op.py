@@ -13,6 +13,7 @@ import torch
 from . import _runtime, autograd, call_site, lowering, validate
 from .declaring import declaring
 from .lowering.compat import pytorch
+from .registrations import refuse_to_cast
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R", covariant=True)
@@ -239,3 +240,10 @@ def _differentiate(made: Any, name: str) -> None:
         return function
 
     made.register_autograd, made.register_jvp = register, register_jvp
+    register_autocast = made.register_autocast
+
+    def checked_autocast(device_type: str, cast_inputs: torch.dtype) -> Any:
+        refuse_to_cast(f"{name}: register_autocast(...)", pytorch.written_names(overload))
+        return register_autocast(device_type, cast_inputs)
+
+    made.register_autocast = checked_autocast

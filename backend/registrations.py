@@ -6,7 +6,7 @@ take the op, its name or its overload.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ import torch
 from . import _runtime, validate
 from .autograd import Gradient
 from .declaring import declaring
+from .formulas import quoted
 from .implementations import Implementations
 from .lowering.compat import pytorch
 from .python_function import define as define_python
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
         def adopt(self, overload: Any) -> torch.library.Library: ...
 
-        def register_autocast(self, device_type: str, cast_inputs: torch.dtype) -> Any: ...
+        def cast_in_autocast(self, device_type: str, dtype: torch.dtype) -> Any: ...
 
         def register_torch_dispatch(
             self, torch_dispatch_class: Any, fn: Callable[..., Any] | None = None, /
@@ -44,12 +45,22 @@ _PRIORITY = (1 << 31) - 1
 _DEVICES = ("cpu", "cuda")
 
 
+def refuse_to_cast(where: str, written: Sequence[str]) -> None:
+    """Raises DeclarationError for autocast of an op that writes to arguments."""
+    if written:
+        raise _runtime.DeclarationError(
+            f"{where}: the op writes to {quoted(written)}, of which autocast would make a copy, "
+            "so that the write would be lost; cast the others in the function that calls the op"
+        )
+
+
 class Registrations(Implementations, Definition):
-    """The methods. register_autocast and register_torch_dispatch are PyTorch's."""
+    """The methods. register_torch_dispatch is PyTorch's."""
 
     overload: Any
     gradient: Gradient
     fake: Callable[..., Any]
+    _changed: Callable[[], None]
 
     def _forget_registrations(self) -> None:
         """For a new declaration. Also makes torch.library know the op."""
@@ -154,6 +165,20 @@ class Registrations(Implementations, Definition):
             return function
 
         return register if func is None else register(func)
+
+    def register_autocast(self, device_type: str, cast_inputs: torch.dtype) -> Any:
+        """Casts floating-point tensors to `cast_inputs` where the op is called under autocast of
+        this device type ("cuda", "cpu"), as torch.library.register_autocast. Not for an op that
+        writes to arguments. Raises opaq.DeclarationError.
+        """
+        where = f"{self.name}: .register_autocast(...)"
+        validate.device_type(where, device_type)
+        refuse_to_cast(where, pytorch.written_names(self.overload))
+        if not isinstance(cast_inputs, torch.dtype) or not cast_inputs.is_floating_point:
+            validate.refuse(where, "cast_inputs", cast_inputs, "a dtype such as torch.float16")
+        kernel = self.cast_in_autocast(device_type, cast_inputs)
+        self._changed()
+        return kernel
 
     def register_fake(self, fn: Any = None, /) -> Any:
         """Raises opaq.DeclarationError: the output rules (`outputs` of opaq.op) are the op's fake

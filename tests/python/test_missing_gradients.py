@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from forms import OPTIONS
 
 import opaq
 
@@ -107,17 +108,19 @@ def product(name: str) -> tuple[opaq.Op, list[opaq.Op], list[str]]:
     return op, parts, ran
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_the_backward_op_that_gives_what_is_needed_runs(unique: str, compiled: bool) -> None:
+@pytest.mark.parametrize("form", ["eager", "inductor", "cpp"])
+def test_the_backward_op_that_gives_what_is_needed_runs(unique: str, form: str) -> None:
     op, parts, ran = product(unique)
     op.backward(parts, saves="x, w")
-    call = torch.compile(lambda x, w: op(x, w), fullgraph=True) if compiled else op
+    call = op
+    if form != "eager":
+        call = torch.compile(lambda x, w: op(x, w), fullgraph=True, **OPTIONS[form])
     for needed in ("xw", "x", "w"):
         x, w = torch.full((2,), 2.0), torch.full((2,), 3.0)
         x.requires_grad_("x" in needed)
         w.requires_grad_("w" in needed)
         y = call(x, w)
-        if not compiled:
+        if form == "eager":
             assert len(y.grad_fn.saved_tensors) == len(needed)  # keeps only what is read
         y.sum().backward()
         assert ran == [needed]

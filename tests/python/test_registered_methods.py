@@ -128,6 +128,35 @@ def test_autocast_by_a_rule(op: opaq.Op) -> None:
     assert op(x).dtype == torch.float32
 
 
+def test_autocast_casts_every_tensor_and_gradients_keep_their_dtype(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x, Tensor[] ws, *, Tensor b) -> Tensor", outputs=opaq.like("x"))
+    op.reference(lambda x, ws, *, b: x * ws[0] + b)
+    op.backward(
+        lambda ctx, grad: (grad * ctx.saved_tensors[0], [grad * ctx.saved_tensors[1]], grad),
+        setup_context=lambda ctx, inputs, output: ctx.save_for_backward(inputs[1][0], inputs[0]),
+    )
+    torch.library.register_autocast(op.name, "cpu", torch.float16)
+    op.register_autocast("cpu", torch.bfloat16)  # the last one holds
+    for call in (op, torch.compile(lambda x, ws, b: op(x, ws, b=b), fullgraph=True)):
+        x, w, b = (torch.randn(3, requires_grad=True) for _ in range(3))
+        with torch.autocast("cpu", torch.bfloat16):
+            y = call(x, [w], b=b)
+        assert y.dtype == torch.bfloat16
+        y.sum().backward()
+        assert {each.grad.dtype for each in (x, w, b)} == {torch.float32}
+        assert_close(x.grad, w.bfloat16().float())
+
+
+def test_autocast_of_written_arguments_is_refused(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor(a!) c, Tensor x) -> ()")
+    python = opaq.custom_op(f"{unique}_python", mutates_args=("c",), schema="(Tensor(a!) c) -> ()")(
+        lambda c: None
+    )
+    for each in (op, python):
+        with pytest.raises(opaq.DeclarationError, match="writes to `c`, of which autocast would"):
+            each.register_autocast("cpu", torch.bfloat16)
+
+
 def test_a_rule_for_a_torch_dispatch_class(op: opaq.Op) -> None:
     class Wrapped(torch.Tensor):
         @staticmethod
@@ -217,6 +246,7 @@ def test_wrong_tags(unique: str, tags: Any, message: str) -> None:
         (lambda op: op.register_fake(torch.empty_like), "register_fake.* is not taken: the rules"),
         (lambda op: torch.library.register_fake(op.name, torch.empty_like), "is not taken"),
         (lambda op: op.register_kernel("tpu", abs), r"got 'tpu' \(str\); expected \"cuda\" or"),
+        (lambda op: op.register_autocast("cpu", torch.int8), r"cast_inputs: got torch.int8 .*a dt"),
         (lambda op: op.register_kernel("cpu", 3), "a function of the op's arguments that returns"),
         (
             lambda op: op.set_kernel_enabled("cpu", False).__enter__(),

@@ -4,12 +4,14 @@ dimension, any other is called once for each sample. PyTorch's own arithmetic is
 
 from __future__ import annotations
 
+import pathlib
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from forms import OPTIONS, run_package
 from torch import vmap
 from torch.func import grad
 from torch.testing import assert_close
@@ -175,3 +177,25 @@ def test_random_numbers(unique: str, batched: bool, compiled: bool) -> None:
     for randomness in ("error", "same")[: 1 + batched]:
         with pytest.raises(Exception, match=rf"with randomness=\\*'{randomness}"):
             draws(randomness)
+
+
+@pytest.mark.parametrize("tags", [(), torch.Tag.pointwise], ids=["each sample", "pointwise"])
+@pytest.mark.filterwarnings("ignore:.*has no rule for torch.vmap")
+def test_vmap_in_a_cpp_wrapper_and_a_package(
+    unique: str, tags: Any, tmp_path: pathlib.Path
+) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"), tags=tags)
+    op.cpu(
+        source="void f(const float* x, float* y, long n) { for (long i = 0; i < n; ++i) "
+        "y[i] = 2 * x[i]; }",
+        entry="f",
+        args="x, out, x.numel()",
+    )
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return vmap(op)(x) + 1
+
+    x = torch.randn(3, 2)
+    assert_close(torch.compile(Model(), fullgraph=True, **OPTIONS["cpp"])(x), x * 2 + 1)
+    assert_close(run_package(Model(), x, tmp_path), x * 2 + 1)

@@ -8,13 +8,33 @@ from typing import Any
 import torch
 from torch._library import custom_ops, fake_profile, simple_registry
 from torch._library.effects import EffectType
+from torch.amp.autocast_mode import _cast
 from torch.fx.node import _side_effectful_functions
 
 
 class Definition(custom_ops.CustomOpDef):
     """A base of opaq's ops, which PyTorch has not made: torch.library's functions take them, and
-    `register_autocast` and `register_torch_dispatch` are PyTorch's own.
+    `register_torch_dispatch` is PyTorch's own.
     """
+
+    def cast_in_autocast(self, device_type: str, dtype: torch.dtype) -> Any:
+        """As PyTorch's register_autocast, but casts keyword-only arguments too, where that raises,
+        and takes another dtype later. Returns the kernel.
+        """
+        key = f"Autocast{torch._C._dispatch_key_for_device(device_type)}"
+        excluded = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
+
+        def kernel(_: Any, *args: Any, **kwargs: Any) -> Any:
+            with torch._C._ExcludeDispatchKeyGuard(excluded):
+                to = self._autocast_dtype[device_type]
+                return self._opoverload(
+                    *_cast(args, device_type, to), **_cast(kwargs, device_type, to)
+                )
+
+        if device_type not in self._autocast_dtype:
+            self._lib.impl(self._name, kernel, key, with_keyset=True)
+        self._autocast_dtype[device_type] = dtype
+        return kernel
 
     def adopt(self, overload: Any) -> torch.library.Library:
         """Makes this object the definition of an op that exists. Called again, it forgets what was
