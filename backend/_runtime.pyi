@@ -31,6 +31,7 @@ def bind_torch(
 class ArgInfo(TypedDict):
     name: str
     torch_type: str  # "Tensor", "SymInt", "float", "int[]", ...
+    list: bool  # whether each of its items is an argument of the op's forms; not of an int[]
     optional: bool
     mutated: bool
     keyword_only: bool

@@ -1,4 +1,4 @@
-"""Ops with lists of tensors. A call of one is a call of the op's form for lists of these lengths,
+"""Ops with lists (of tensors, floats, bools or strings). A call of one is a call of the op's form for lists of these lengths,
 "mylib::f[3]": to the runtime an op of its own, of which each item of a list is an argument. PyTorch
 knows the op with the lists alone.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def has_lists(info: OpInfo) -> bool:
-    return any(arg["torch_type"] == "Tensor[]" for arg in info["args"])
+    return any(arg["list"] for arg in info["args"])
 
 
 def declared_name(op: str) -> str:
@@ -36,13 +36,13 @@ def form_of(
         return info, values
     lengths, flat = [], []
     for arg, value in zip(info["args"], values):
-        if arg["torch_type"] != "Tensor[]":
+        if not arg["list"]:
             flat.append(value)
             continue
         if not isinstance(value, (list, tuple)):
             raise _runtime.LaunchError(
                 f"{info['name']}: argument `{arg['name']}` is a {type(value).__name__}; expected a "
-                "list of torch.Tensors"
+                f"list: {arg['torch_type']}"
             )
         lengths.append(len(value))
         flat.extend(value)

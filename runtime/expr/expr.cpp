@@ -41,8 +41,8 @@ std::string_view name(Type type) {
       return "Tensor";
     case Type::IntList:
       return "int[]";
-    case Type::TensorList:
-      return "Tensor[]";
+    case Type::List:
+      return "list";
   }
   return "";
 }
@@ -78,7 +78,7 @@ Value Expr::eval(const Arg* args) const {
     case Type::IntList:
       value.ints = slot.ints;
       break;
-    case Type::TensorList:  // expressions see its items
+    case Type::List:  // expressions see its items
       break;
   }
   return value;

@@ -347,22 +347,21 @@ class Parser {
     return found == lists_.rend() ? nullptr : &*found;
   }
 
-  // xs[i]: one of the tensors.
+  // xs[i]: one of the items.
   int32_t item_of(size_t at, SymbolList list) {
     if (!accept("["))
-      source_.error(at, "'" + list.name + "' is a list of tensors; take an item, " + list.name +
+      source_.error(at, "'" + list.name + "' is a list; take an item, " + list.name +
                             "[0], its length, len(" + list.name + "), or a value of all, max(x" +
                             ".numel() for x in " + list.name + ")");
     const size_t place = token().at;
     const bool negative = accept("-");
     const Token& index = token();
     if (index.kind != Token::Kind::Integer || !token(1).is("]"))
-      source_.error(
-          place, "an item of a list of tensors is given by a constant, as in " + list.name + "[0]");
+      source_.error(place, "an item of a list is given by a constant, as in " + list.name + "[0]");
     advance(), advance();
     const size_t i = negative ? list.size - index.integer : index.integer;
     if (i >= list.size)
-      source_.error(place, list.name + " has " + std::to_string(list.size) + " tensor" +
+      source_.error(place, list.name + " has " + std::to_string(list.size) + " item" +
                                (list.size == 1 ? "" : "s"));
     return argument(at, list.first + i);
   }
@@ -420,7 +419,7 @@ class Parser {
       if (function.is("sum")) return builder_->integer(function.at, 0);
       if (function.is("all") || function.is("any"))
         return builder_->boolean(function.at, function.is("all"));
-      source_.error(function.at, std::string(function.text) + " of no tensors");
+      source_.error(function.at, std::string(function.text) + " of no items");
     }
     if (values.size() == 1) return values[0];
     const int32_t left = folded(function, values.first(values.size() / 2)),
@@ -448,7 +447,7 @@ class Parser {
     std::vector<SymbolList> over;
     do {
       const SymbolList* list = list_named(token().text);
-      if (!list || list->item) unexpected("expected a list of tensors");
+      if (!list || list->item) unexpected("expected a list of tensors or values");
       advance();
       over.push_back(*list);
     } while (zip && accept(","));

@@ -157,7 +157,7 @@ class Flattener {
         return Code::LoadTensor;
       case Type::IntList:
         return Code::LoadInts;
-      case Type::TensorList:  // expressions see its items
+      case Type::List:  // expressions see its items
         break;
     }
     return Code::LoadInt;

@@ -25,8 +25,11 @@ const char* expected(const ArgSpec& spec) {
       return "a bool";
     case Type::IntList:
       return "a list of ints";
-    case Type::TensorList:
-      return "a list of torch.Tensors";
+    case Type::List:
+      return spec.item == Type::Tensor  ? "a list of torch.Tensors"
+             : spec.item == Type::Float ? "a list of floats"
+             : spec.item == Type::Bool  ? "a list of bools"
+                                        : "a list of strs";
     case Type::String:
       return spec.torch_type == "str" ? "a str" : spec.torch_type.c_str();
     default:
@@ -180,7 +183,7 @@ void refuse_hopeless(const std::string& op, const ArgSpec& spec, PyObject* value
     hopeless = hopeless || text || list || (spec.type == Type::Int && PyFloat_Check(value));
   } else if (spec.type == Type::IntList) {
     hopeless = hopeless || text || PyFloat_Check(value);
-  } else if (spec.type == Type::TensorList) {  // PyTorch takes other sequences, too
+  } else if (spec.type == Type::List) {  // PyTorch takes other sequences, too
     hopeless = hopeless || text || number || PyDict_Check(value) ||
                PyObject_TypeCheck(value, torch().tensor);
   }

@@ -46,6 +46,7 @@ Ref describe_args(const Schema& schema) {
     Dict d;
     d.set("name", arg.name)
         .set("torch_type", arg.torch_type)
+        .set("list", arg.type == Type::List)
         .set("optional", arg.optional)
         .set("mutated", arg.mutated)
         .set("keyword_only", arg.keyword_only);

@@ -253,7 +253,7 @@ PyObject* run_form(Eager& e, PyObject* const* bound) {
   std::vector<int64_t> lengths;
   std::vector<Ref> items;
   for (size_t i = 0; i < specs.size(); ++i) {
-    if (specs[i].type != Type::TensorList) {
+    if (specs[i].type != Type::List) {
       items.push_back(Ref::borrow(bound[i]));
       continue;
     }
@@ -261,7 +261,7 @@ PyObject* run_form(Eager& e, PyObject* const* bound) {
       refuse_hopeless(e.op->name(), specs[i], bound[i]);
       return nullptr;
     }
-    std::vector<Ref> tensors = to_items(bound[i], "a list of tensors");
+    std::vector<Ref> tensors = to_items(bound[i], "a list");
     lengths.push_back(static_cast<int64_t>(tensors.size()));
     std::move(tensors.begin(), tensors.end(), std::back_inserter(items));
   }

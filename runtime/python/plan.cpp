@@ -179,7 +179,7 @@ PyObject* expression(PyObject*, PyObject* args) {
           break;
         }
         case Type::Tensor:
-        case Type::TensorList:
+        case Type::List:
           d.put("value", none());
           break;
       }

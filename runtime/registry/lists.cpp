@@ -42,7 +42,7 @@ Declared copy_of(const Op& op) {
 
 size_t list_count(const Schema& schema) {
   size_t count = 0;
-  for (const ArgSpec& arg : schema.args) count += arg.type == Type::TensorList;
+  for (const ArgSpec& arg : schema.args) count += arg.type == Type::List;
   return count;
 }
 
@@ -160,7 +160,7 @@ Op& form(const Op& op, std::span<const int64_t> lengths) {
     std::vector<std::string> texts;
     for (const int64_t length : key) texts.push_back(std::to_string(length));
     fail(ErrorKind::Launch, op.name() + ": a call with lists of " + join(texts, " and ") +
-                                " tensors does not fit the declaration: " + error.what());
+                                " items does not fit the declaration: " + error.what());
   }
   {
     const std::lock_guard lock(shared_state());

@@ -58,7 +58,7 @@ class Parser {
  public:
   explicit Parser(const Scope& scope) : scope_(scope) {}
 
-  // An item of a list, which may stand for several arguments: `*xs` for all tensors of the list,
+  // An item of a list, which may stand for several arguments: `*xs` for all items of the list,
   // `*(x.numel() for x in xs)` for a value of each.
   void append(std::string_view item, std::initializer_list<Type> accepted,
               std::vector<Argument>& to, int depth = 0) {
@@ -86,7 +86,7 @@ class Parser {
  private:
   void append_items(const SymbolList& list, std::vector<Argument>& to) const {
     for (size_t i = 0; i < list.size; ++i)
-      to.push_back(value(scope_.symbols[list.first + i].name, {Type::Tensor}));
+      to.push_back(value(scope_.symbols[list.first + i].name, kValues));
   }
 
   // The value of each item of the lists, which are gone through together.
@@ -95,7 +95,7 @@ class Parser {
     std::vector<SymbolList> lists;
     for (const std::string_view name : each.lists) {
       const SymbolList* list = scope_.list_named(name);
-      if (!list) fail(item, "'" + std::string(name) + "' is no list of tensors");
+      if (!list) fail(item, "'" + std::string(name) + "' is no list of tensors or values");
       lists.push_back(*list);
     }
     if (const std::string why = why_not_together(lists, each.names.size()); !why.empty())

@@ -129,11 +129,17 @@ class SchemaParser {
     arg.name = name;
     arg.torch_type = type.torch_type();
     arg.type = type.type();
+    if (arg.type == Type::List) {
+      arg.item = type.item();
+      arg.item_optional = type.item_optional;
+    }
     arg.optional = type.optional;
     arg.mutated = !type.alias.empty();
     arg.keyword_only = keyword_only;
-    if (cursor_.looking_at("=") && arg.type == Type::TensorList)
+    if (cursor_.looking_at("=") && arg.type == Type::List && arg.item == Type::Tensor)
       cursor_.fail_here("argument '" + name + "': a list of tensors has no default");
+    if (cursor_.looking_at("=") && arg.type == Type::List && arg.item == Type::String)
+      cursor_.fail_here("argument '" + name + "': PyTorch's schemas have no default of a str[]");
     if (cursor_.take("=")) {
       arg.has_default = true;
       arg.default_text = spec::take_default(cursor_, type, "argument '" + name + "'");
@@ -216,7 +222,7 @@ class SchemaParser {
     std::vector<std::string> names = schema_.returns;
     for (const ArgSpec& arg : schema_.args) names.push_back(arg.name);
     for (const ArgSpec& list : schema_.args) {
-      if (list.type != Type::TensorList) continue;
+      if (list.type != Type::List) continue;
       for (const std::string& name : names) {
         if (is_item(name, list.name))
           cursor_.fail_here("'" + name + "' is the name of an item of the list '" + list.name +
@@ -273,6 +279,10 @@ class SchemaParser {
 
 }  // namespace
 
+std::string ArgSpec::item_type() const {
+  return torch_type.substr(0, torch_type.find_first_of("?["));
+}
+
 int Schema::index_of(std::string_view arg) const {
   for (size_t i = 0; i < args.size(); ++i) {
     if (args[i].name == arg) return static_cast<int>(i);
@@ -285,13 +295,14 @@ int Schema::index_of(std::string_view arg) const {
 
 bool Schema::always_has_tensor() const {
   return std::any_of(args.begin(), args.end(), [](const ArgSpec& arg) {
-    return arg.type == Type::TensorList || (arg.type == Type::Tensor && !arg.optional);
+    return (arg.is_tensor_list() && !arg.item_optional) ||
+           (arg.type == Type::Tensor && !arg.optional);
   });
 }
 
 bool Schema::has_lists() const {
   return std::any_of(args.begin(), args.end(),
-                     [](const ArgSpec& arg) { return arg.type == Type::TensorList; });
+                     [](const ArgSpec& arg) { return arg.type == Type::List; });
 }
 
 Schema parse_schema(std::string_view text) { return SchemaParser(text).parse(); }
@@ -301,7 +312,7 @@ Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths) {
   flat.args.clear();
   std::vector<std::string> texts;
   for (const ArgSpec& arg : schema.args) {
-    if (arg.type != Type::TensorList) {
+    if (arg.type != Type::List) {
       flat.args.push_back(arg);
       continue;
     }
@@ -311,8 +322,10 @@ Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths) {
     for (size_t i = 0; i < size; ++i) {
       ArgSpec& item = flat.args.emplace_back(arg);
       item.name += "_" + std::to_string(i);
-      item.torch_type = "Tensor";
-      item.type = Type::Tensor;
+      item.torch_type = arg.item_type();
+      item.type = arg.item;
+      item.optional = arg.item_optional;
+      item.has_default = false;
     }
   }
   (flat.overload.empty() ? flat.name : flat.overload) += "[" + join(texts) + "]";

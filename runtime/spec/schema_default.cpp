@@ -203,6 +203,25 @@ std::string take_ints(SchemaCursor& cursor, const SchemaType& type, const std::s
   return "[" + join(values) + "]";
 }
 
+std::string take_value(SchemaCursor& cursor, std::string_view base, const std::string& begin) {
+  if (base == "float") return take_float(cursor, begin + "a number");
+  if (base == "bool") return take_word(cursor, begin + "True or False", {"True", "False"});
+  return take_string(cursor, begin + "a string in quotes");
+}
+
+// Of float[] and bool[].
+std::string take_values(SchemaCursor& cursor, const SchemaType& type, const std::string& owner) {
+  if (!cursor.take("["))
+    cursor.fail_here(owner + ": expected a list in brackets, found " + cursor.found());
+  std::vector<std::string> values;
+  if (!cursor.looking_at("]")) {
+    do values.push_back(take_value(cursor, type.base, owner + ": in the list, expected "));
+    while (cursor.take(","));
+  }
+  cursor.expect("]", "after the list's items");
+  return "[" + join(values) + "]";
+}
+
 }  // namespace
 
 std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std::string& owner) {
@@ -234,11 +253,11 @@ std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std
     cursor.fail_here(begin + "None, the only default that PyTorch converts for " + type.text() +
                      ", found " + cursor.found());
   }
-  if (type.list) return take_ints(cursor, type, owner);
+  if (type.list && type.type() == Type::IntList) return take_ints(cursor, type, owner);
+  if (type.list) return take_values(cursor, type, owner);
   if (type.base == "int" || type.base == "SymInt") return take_int(cursor, begin + "an integer");
-  if (type.base == "float") return take_float(cursor, begin + "a number");
-  if (type.base == "bool") return take_word(cursor, begin + "True or False", {"True", "False"});
-  if (type.base == "str") return take_string(cursor, begin + "a string in quotes");
+  if (type.base == "float" || type.base == "bool" || type.base == "str")
+    return take_value(cursor, type.base, begin);
   if (type.base == "ScalarType")
     return take_dtype(cursor, begin + "the name of a dtype, such as float32");
   if (type.base == "Layout")

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -25,6 +26,11 @@ constexpr Accepted kAccepted[] = {
     {"ScalarType", Type::DType, true}, {"Device", Type::String, false},
     {"Layout", Type::String, false},   {"MemoryFormat", Type::String, false},
 };
+
+// Of which each item is an argument to the runtime; a list of ints is one argument.
+constexpr std::string_view kListed[] = {"Tensor", "float", "bool", "str"};
+const std::vector<std::string> kLists = {"int[]",   "SymInt[]", "Tensor[]", "Tensor?[]",
+                                         "float[]", "bool[]",   "str[]"};
 
 struct Refused {
   std::string_view base, reason;
@@ -50,6 +56,11 @@ constexpr Refused kRefused[] = {
     {"SymBool", "write bool"},
 };
 
+// What no kernel can take or return, a Python function may.
+constexpr const char* kPythonTakesIt =
+    "; or make the op with opaq.custom_op, whose Python function takes and returns what PyTorch's "
+    "ops do";
+
 const Accepted* accepted(std::string_view base) {
   const auto* it = std::find_if(std::begin(kAccepted), std::end(kAccepted),
                                 [&](const Accepted& a) { return a.base == base; });
@@ -59,7 +70,7 @@ const Accepted* accepted(std::string_view base) {
 std::vector<std::string> accepted_names() {
   std::vector<std::string> names;
   for (const Accepted& a : kAccepted) names.emplace_back(a.base);
-  names.insert(names.end(), {"int[]", "SymInt[]", "Tensor[]"});
+  names.insert(names.end(), kLists.begin(), kLists.end());
   return names;
 }
 
@@ -77,7 +88,8 @@ void take_base(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   for (const Refused& refused : kRefused) {
     if (refused.base == base) {
       cursor.fail_at(type.column, owner + ": type " + type.base +
-                                      " is not supported: " + std::string(refused.reason));
+                                      " is not supported: " + std::string(refused.reason) +
+                                      (refused.reason.starts_with("write ") ? "" : kPythonTakesIt));
     }
   }
   if (!accepted(base)) {
@@ -119,27 +131,28 @@ void take_list(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   const size_t column = cursor.at();
   if (!cursor.take("[")) return;
   const std::string item = type.base + (type.optional ? "?" : "");
-  if (item == "Tensor?") {
-    cursor.fail_at(type.column,
-                   owner +
-                       ": type Tensor?[] is not supported: an item cannot be absent; write "
-                       "Tensor[], and leave absent tensors out of the list");
-  }
-  if (item == "Tensor") {
+  if (std::ranges::find(kListed, type.base) != std::end(kListed)) {
+    if (type.optional && (type.base != "Tensor" || !type.alias.empty())) {
+      cursor.fail_at(type.column,
+                     owner + ": type " + item + "[] is not supported: " +
+                         (type.alias.empty() ? "only a Tensor may be absent from a list"
+                                             : "a tensor that is written cannot be absent"));
+    }
     if (!cursor.take("]"))
-      cursor.fail_here(owner + ": a list of tensors has any length: write Tensor[]");
+      cursor.fail_here(owner + ": such a list has any length: write " + item + "[]");
     if (cursor.looking_at("["))
       cursor.fail_here(owner + ": a list of lists is not supported; give each list its own name");
     if (cursor.looking_at("?"))
-      cursor.fail_here(owner +
-                       ": type Tensor[]? is not supported; write Tensor[], and pass an "
-                       "empty list");
+      cursor.fail_here(owner + ": type " + item + "[]? is not supported; write " + item +
+                       "[], and pass an empty list");
     type.list = true;
+    type.item_optional = std::exchange(type.optional, false);
     return;
   }
   if (type.base != "int" && type.base != "SymInt") {
-    cursor.fail_at(type.column, owner + ": type " + item +
-                                    "[] is not supported: lists are int[], SymInt[] or Tensor[]; "
+    cursor.fail_at(type.column, owner + ": type " + item + "[] is not supported: lists are " +
+                                    join(kLists, ", ") +
+                                    "; "
                                     "pass a Tensor, or make each value an argument of its own");
   }
   if (type.optional)
@@ -178,17 +191,22 @@ SchemaType take_type(SchemaCursor& cursor, const std::string& owner) {
 
 }  // namespace
 
-std::string SchemaType::torch_type() const { return list ? base + "[" + list_size + "]" : base; }
+std::string SchemaType::torch_type() const {
+  return list ? base + (item_optional ? "?" : "") + "[" + list_size + "]" : base;
+}
 
 std::string SchemaType::text() const {
   const std::string marked = alias.empty() ? base : base + "(" + alias + "!)";
-  return marked + (list ? "[" + list_size + "]" : "") + (optional ? "?" : "");
+  return marked + (item_optional ? "?" : "") + (list ? "[" + list_size + "]" : "") +
+         (optional ? "?" : "");
 }
 
 Type SchemaType::type() const {
-  if (list) return base == "Tensor" ? Type::TensorList : Type::IntList;
-  return accepted(base)->type;
+  const bool of_ints = base == "int" || base == "SymInt";
+  return list ? of_ints ? Type::IntList : Type::List : item();
 }
+
+Type SchemaType::item() const { return accepted(base)->type; }
 
 SchemaType take_argument_type(SchemaCursor& cursor, const std::string& owner) {
   return take_type(cursor, owner);
@@ -204,7 +222,8 @@ void take_result_type(SchemaCursor& cursor, const std::string& owner) {
   if (base != "Tensor") {
     cursor.fail_at(column,
                    owner + ": every output is a Tensor; got " + base +
-                       (base == "tensor" ? "; did you mean 'Tensor'?" : "; return a 0-d Tensor"));
+                       (base == "tensor" ? "; did you mean 'Tensor'?"
+                                         : std::string("; return a 0-d Tensor") + kPythonTakesIt));
   }
   if (cursor.looking_at("(") || cursor.looking_at("!")) {
     cursor.fail_here(owner +
@@ -212,11 +231,13 @@ void take_result_type(SchemaCursor& cursor, const std::string& owner) {
                      "and return a new Tensor or nothing");
   }
   if (cursor.looking_at("?"))
-    cursor.fail_here(owner + ": an output is never None; got Tensor?; return an empty Tensor");
+    cursor.fail_here(owner + ": an output is never None; got Tensor?; return an empty Tensor" +
+                     kPythonTakesIt);
   if (cursor.looking_at("[")) {
     cursor.fail_here(owner +
                      ": the number of outputs must be known from the schema; got Tensor[]; list "
-                     "them: (Tensor a, Tensor b)");
+                     "them: (Tensor a, Tensor b)" +
+                     kPythonTakesIt);
   }
 }
 

@@ -14,12 +14,14 @@ struct SchemaType {
   bool list = false;
   std::string list_size;  // "2" of int[2]; "" when open
   bool optional = false;
-  std::string alias;  // "a" of Tensor(a!); "" when not mutated
+  bool item_optional = false;  // Tensor?[]
+  std::string alias;           // "a" of Tensor(a!); "" when not mutated
   size_t column = 0;
 
   std::string text() const;        // canonical: "Tensor(a!)?", "int[2]"
-  std::string torch_type() const;  // without `?` and alias marks
+  std::string torch_type() const;  // without a last `?` and alias marks
   Type type() const;               // how expressions see it
+  Type item() const;               // of a list of the type List
 };
 
 // `owner` begins the messages: "argument 'x'".

@@ -96,7 +96,7 @@ Tensor empty(Device device, const int64_t* sizes, const int64_t* strides, int32_
 
 FlatStack::FlatStack(const Schema& schema, StableIValue* stack) {
   for (size_t i = 0; i < schema.args.size(); ++i) {
-    if (schema.args[i].type != Type::TensorList) {
+    if (schema.args[i].type != Type::List) {
       values.push_back(stack[i]);
       continue;
     }

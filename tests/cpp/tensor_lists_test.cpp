@@ -107,10 +107,10 @@ TEST(TensorLists, WrongUsesAreExplained) {
   const auto says = [&](const std::string& text, const std::string& part) {
     EXPECT_REFUSED(lists.scope().one(text, "grid", {Type::Int, Type::Bool}), part);
   };
-  says("xs", "'xs' is a list of tensors; take an item, xs[0], its length, len(xs), or a value");
-  says("xs.numel()", "'xs' is a list of tensors; take an item, xs[0]");
+  says("xs", "'xs' is a list; take an item, xs[0], its length, len(xs), or a value");
+  says("xs.numel()", "'xs' is a list; take an item, xs[0]");
   says("xs[3].numel()", "xs has 3 tensors");
-  says("xs[n].numel()", "an item of a list of tensors is given by a constant, as in xs[0]");
+  says("xs[n].numel()", "an item of a list is given by a constant, as in xs[0]");
   says("sum(x.numel() for x in n)", "expected a list of tensors");
   says("sum(x.numel() for x, y in xs)", "2 names for the items of 1 lists");
   says("sum(x.numel() for x, y in zip(xs, ys))", "xs and ys have different lengths, 3 and 2");

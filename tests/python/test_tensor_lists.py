@@ -334,7 +334,7 @@ def test_wrong_calls(call: object, error: type, message: str) -> None:
 
 
 def test_wrong_declarations(unique: str) -> None:
-    with pytest.raises(opaq.DeclarationError, match="'xs' is a list of tensors; take an item, xs"):
+    with pytest.raises(opaq.DeclarationError, match="'xs' is a list; take an item, xs"):
         opaq.op(f"{unique}(Tensor[] xs) -> Tensor", outputs=opaq.like("xs"))
     op = opaq.op(f"{unique}(Tensor[] xs) -> Tensor", outputs=opaq.like("xs[0]"))
     with pytest.raises(opaq.DeclarationError, match="unknown name 'ys'"):

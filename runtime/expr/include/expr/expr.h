@@ -11,8 +11,9 @@
 //                   x.data: its address
 //                   x.alignment: the largest power of two that divides the address, at most 4096
 //   lists of ints   x.shape, an argument of type int[]:  l[i]   l[a:b]   len(l)
-//   lists of        an argument of type Tensor[]:  xs[i] with a constant i   len(xs)
-//   tensors         sum(e for x in xs)  min(...)  max(...)  all(...)  any(...)
+//   lists           an argument of type Tensor[], Tensor?[], float[], bool[] or str[]:
+//                   xs[i] with a constant i   len(xs)
+//                   sum(e for x in xs)  min(...)  max(...)  all(...)  any(...)
 //                   sum(e for x, y in zip(xs, ys)): of lists of equal length
 //   operators       + - * / // %, unary -   (// and % take ints and round down, as in Python)
 //                   == != < <= > >=   a < b <= c   a in (b, c)   a not in (b, c)
@@ -49,10 +50,9 @@
 
 namespace opaq {
 
-enum class Type : uint8_t { Int, Float, Bool, DType, String, Tensor, IntList, TensorList };
+enum class Type : uint8_t { Int, Float, Bool, DType, String, Tensor, IntList, List };
 
-std::string_view name(
-    Type);  // "int", "float", "bool", "dtype", "str", "Tensor", "int[]", "Tensor[]"
+std::string_view name(Type);  // "int", "float", "bool", "dtype", "str", "Tensor", "int[]", "list"
 
 // A name that an expression may refer to. Its index in the list that `parse` gets is the index of
 // its value in the array of Args that `eval` gets.

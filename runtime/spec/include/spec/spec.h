@@ -20,15 +20,20 @@ namespace opaq {
 struct ArgSpec {
   std::string name;
   std::string torch_type;  // as in the schema without `?` and alias marks: "Tensor", "SymInt",
-                           // "ScalarType", "int[]", "int[2]", "Tensor[]", ...
+                           // "ScalarType", "int[]", "int[2]", "Tensor?[]", ...
   Type type;  // in expressions; String for Device, Layout and MemoryFormat, which expressions
               // cannot read
+  Type item = Type::Tensor;    // of a List: what its items are
+  bool item_optional = false;  // Tensor?[]
   bool optional = false;
   bool mutated = false;       // Tensor(a!)
   bool keyword_only = false;  // after `*`
   bool has_default = false;
   std::string
       default_text;  // canonical: "1e-6", "None", "True", "'mean'", "[1, 1]", "float32", "'cpu'"
+
+  bool is_tensor_list() const { return type == Type::List && item == Type::Tensor; }
+  std::string item_type() const;  // of a List: "Tensor" of "Tensor?[]"
 };
 
 struct Schema {
@@ -45,14 +50,14 @@ struct Schema {
   bool always_has_tensor() const;            // an argument that is not optional, or a list
   int index_of(std::string_view arg) const;  // -1 when absent; returns follow the arguments
 
-  // Lists of tensors. Their lengths are known at a call, and what the op does there is declared by
-  // the schema with these lengths (`with_lengths`), of which each item is an argument.
+  // Lists, but for those of ints. Their lengths are known at a call, and what the op does there is
+  // declared by the schema with these lengths (`with_lengths`), of which each item is an argument.
   bool has_lists() const;
   std::vector<SymbolList> lists;  // of a schema with lengths: in order; else empty
 };
 
 // Parses PyTorch's schema grammar. Throws Declaration, with the name and the reason, for what opaq
-// does not support: Tensor?[], Scalar, complex, Dict, Generator, results that are not Tensors or
+// does not support: Scalar, complex, Dict, Generator, results that are not Tensors or
 // alias arguments, names without `ns::`, arguments named true or false.
 Schema parse_schema(std::string_view text);
 
@@ -92,7 +97,7 @@ struct OutputText {
   bool partial = false;
 };
 
-// Of an op with lists of tensors without `lengths`, the rules are not read; they are with lengths.
+// Of an op with lists without `lengths`, the rules are not read; they are with lengths.
 OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
                std::span<const int64_t> lengths = {});
 
