@@ -1,6 +1,6 @@
-"""Ops with lists (of tensors, floats, bools or strings). A call of one is a call of the op's form for lists of these lengths,
-"mylib::f[3]": to the runtime an op of its own, of which each item of a list is an argument. PyTorch
-knows the op with the lists alone.
+"""Ops with lists (of tensors, floats, bools or strings). A call of one is a call of the op's form
+for lists of these lengths, "mylib::f[3]": to the runtime an op of its own, of which each item of a
+list is an argument. PyTorch knows the op with the lists alone.
 """
 
 from __future__ import annotations

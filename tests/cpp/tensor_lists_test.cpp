@@ -185,7 +185,7 @@ TEST(TensorLists, ADeclarationMayNeedSeveralTensors) {
     EXPECT_EQ(error.kind, ErrorKind::Launch);
     EXPECT_NE(
         std::string(error.what())
-            .find("lists::needs: a call with lists of 2 tensors does not fit the declaration"),
+            .find("lists::needs: a call with lists of 2 items does not fit the declaration"),
         std::string::npos)
         << error.what();
   }

@@ -310,7 +310,7 @@ def test_the_contract_is_checked(unique: str) -> None:
     [
         (lambda op: op(torch.ones(2)), opaq.LaunchError, "`xs` is a Tensor; expected a list of"),
         (lambda op: op(None), opaq.LaunchError, "argument `xs` is None; expected a list of"),
-        (lambda op: op([]), opaq.LaunchError, "a call with lists of 0 tensors does not fit"),
+        (lambda op: op([]), opaq.LaunchError, "a call with lists of 0 items does not fit"),
         (lambda op: op([1, 2]), opaq.LaunchError, "`xs_0` is a int; expected a torch.Tensor"),
         (
             lambda op: op([torch.ones(2), None]),

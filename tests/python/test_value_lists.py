@@ -81,7 +81,8 @@ def test_defaults_and_empty_lists() -> None:
             call(x, [None, y], names=["a"]), expected(x, [None, y], [0.5, 2.0], [True, True])
         )
         torch.testing.assert_close(call(x, [], names=[]), 0.5 * x + 1)
-    torch.testing.assert_close(torch.vmap(lambda x: op(x, [], names=[]))(x[None]), (0.5 * x + 1)[None])
+    out = torch.vmap(lambda x: op(x, [], names=[]))(x[None])
+    torch.testing.assert_close(out, (0.5 * x + 1)[None])
 
 
 @pytest.mark.parametrize("form", OPTIONS)
