@@ -133,7 +133,8 @@ TEST(Schema, RefusalsPointAtTheirPlace) {
   EXPECT_EQ(refusal("mylib::f(Tensor x, Generator? g=None) -> Tensor"),
             "schema of mylib::f: argument 'g': type Generator is not supported: random state "
             "cannot be handed to a kernel; pass a seed, as int "
-            "or as a Tensor\n"
+            "or as a Tensor; or make the op with opaq.custom_op, whose Python function takes and "
+            "returns what PyTorch's ops do\n"
             "  mylib::f(Tensor x, Generator? g=None) -> Tensor\n"
             "                     ^");
   EXPECT_EQ(refusal("mylib::f(Tensor x,\n str é) -> Tensor"),

@@ -87,7 +87,7 @@ TEST(TensorLists, EmptyListsAndLongOnes) {
   EXPECT_EQ(empty("sum(x.numel() for x in xs) + len(xs)").eval_int(nullptr), 0);
   EXPECT_TRUE(empty("all(x.dim() == 1 for x in xs)").eval_bool(nullptr));
   EXPECT_FALSE(empty("any(x.dim() == 1 for x in xs)").eval_bool(nullptr));
-  EXPECT_REFUSED(empty("max(x.numel() for x in xs)"), "max of no tensors");
+  EXPECT_REFUSED(empty("max(x.numel() for x in xs)"), "max of no items");
 
   const Schema many = with_lengths(schema, std::vector<int64_t>{1000});
   std::vector<Symbol> symbols;
@@ -109,7 +109,7 @@ TEST(TensorLists, WrongUsesAreExplained) {
   };
   says("xs", "'xs' is a list; take an item, xs[0], its length, len(xs), or a value");
   says("xs.numel()", "'xs' is a list; take an item, xs[0]");
-  says("xs[3].numel()", "xs has 3 tensors");
+  says("xs[3].numel()", "xs has 3 items");
   says("xs[n].numel()", "an item of a list is given by a constant, as in xs[0]");
   says("sum(x.numel() for x in n)", "expected a list of tensors");
   says("sum(x.numel() for x, y in xs)", "2 names for the items of 1 lists");
@@ -183,10 +183,9 @@ TEST(TensorLists, ADeclarationMayNeedSeveralTensors) {
     ADD_FAILURE();
   } catch (const Error& error) {
     EXPECT_EQ(error.kind, ErrorKind::Launch);
-    EXPECT_NE(
-        std::string(error.what())
-            .find("lists::needs: a call with lists of 2 items does not fit the declaration"),
-        std::string::npos)
+    EXPECT_NE(std::string(error.what())
+                  .find("lists::needs: a call with lists of 2 items does not fit the declaration"),
+              std::string::npos)
         << error.what();
   }
   EXPECT_REFUSED(declare("lists::wrong(Tensor[] xs) -> Tensor",
