@@ -22,8 +22,10 @@ from .torch_objects import bind
 
 bind()
 
+from . import libraries  # noqa: E402
 from .arguments import cast, struct  # noqa: E402
 from .custom_op import custom_op  # noqa: E402
+from .libraries import get_op, load_library  # noqa: E402
 from .op import Op, op  # noqa: E402
 from .opcheck import opcheck  # noqa: E402
 from .package import package  # noqa: E402
@@ -53,7 +55,9 @@ __all__ = [
     "file",
     "get_cmake_dir",
     "get_include",
+    "get_op",
     "like",
+    "load_library",
     "op",
     "opcheck",
     "package",
@@ -68,6 +72,9 @@ __all__ = [
 ]
 
 
+libraries.start()
+
+
 def warmup(op: Op, *args: Any) -> None:
     """As op.warmup(*args): compiles and loads what op(*args) needs, without running it."""
     op.warmup(*args)
@@ -76,6 +83,7 @@ def warmup(op: Op, *args: Any) -> None:
 def get_include() -> str:
     """The folder of opaq's C++ headers, for a compiler's -I.
 
+    <opaq/op.h>          declares ops in a shared library (C++20)
     <opaq/host_types.h>  opaq::bfloat16, opaq::float16, opaq::float8_e4m3fn and the other element
                          types that host sources of Op.cpu may name (C++17)
     <opaq/version.h>     OPAQ_VERSION (a string), OPAQ_VERSION_MAJOR, _MINOR, _PATCH
@@ -84,7 +92,8 @@ def get_include() -> str:
 
 
 def get_cmake_dir() -> str:
-    """The folder of opaq's CMake package. It gives the target opaq::opaq, opaq's C++ headers:
+    """The folder of opaq's CMake package. It gives the target opaq::opaq: opaq's C++ headers,
+    libopaq.so, and libtorch_cpu.so if it is found beside opaq or in CMAKE_PREFIX_PATH:
 
     cmake -DCMAKE_PREFIX_PATH=$(python -c "import opaq; print(opaq.get_cmake_dir())") ...
 

@@ -97,7 +97,7 @@ def declare(
     schema: str, outputs: Sequence[dict[str, str]], replace: bool
 ) -> str: ...  # returns "ns::name"; items have OutputText's fields
 def implement(
-    op: str, implementation: dict[str, Any], replace: bool
+    op: str, implementation: dict[str, Any], replace: bool, effects: str
 ) -> str: ...  # ImplementationText's fields; returns its hash
 def define(op: str) -> None: ...  # registers the op with PyTorch's dispatcher, once
 def set_reference(
@@ -115,6 +115,22 @@ def note_python_error(
 ) -> None: ...  # the exception of this thread's Python function, which its C++ caller raises again
 def extend_hash(op: str, key: str, content: str) -> None: ...
 def describe(op: str) -> OpInfo: ...
+
+class LibraryOp(TypedDict):
+    """An op that a shared library has declared in C++; texts are "" where nothing was given."""
+
+    name: str
+    library: str  # its path
+    place: str  # "rms_norm.cpp:12"
+    effects: str
+    tags: list[str]
+    backward: str
+    saves: str
+    reference: str
+
+def library_ops() -> list[LibraryOp]: ...
+def library_failures() -> list[str]: ...  # messages of declarations that libraries got wrong, once
+def on_library(adopt: Callable[[], None]) -> None: ...  # soon, and when a library has declared ops
 
 # The name of the op's form for lists of these lengths, which is made if need be. Without lengths,
 # that of the form which stands for the others; of an op without lists, its own.

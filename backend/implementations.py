@@ -331,14 +331,8 @@ class Implementations:
         the op's name. replace: also one that differs from an earlier one of this name.
         """
         where = where or self.name
-        for scratch in implementation.get("scratch", ()):
-            if "philox" in scratch and self.effects is None:
-                raise _runtime.DeclarationError(
-                    f"{where}: scratch {scratch['name']!r} holds random numbers; declare the op "
-                    'with opaq.op(..., effects="random"), so that compiled graphs do not merge its '
-                    "calls"
-                )
         implementation |= {
+            "where": where,
             "name": validate.text(where, "name", name),
             "device": device,
             "entry": validate.text(where, "entry", entry),
@@ -347,7 +341,7 @@ class Implementations:
             "priority": validate.number(where, "priority", priority),
         }
         before = self.info["hash"]
-        _runtime.implement(self.name, implementation, replace)
+        _runtime.implement(self.name, implementation, replace, self.effects or "")
         self._describe()
         if (
             self.info["hash"] != before

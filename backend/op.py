@@ -84,7 +84,7 @@ def op(
         name = _runtime.declare(schema, texts, validate.flag(where, "replace", replace))
         known = _ops.get(name)
         if effects == "ordered":
-            _refuse_effects_of_writes(_runtime.describe(name))
+            refuse_effects_of_writes(_runtime.describe(name))
         if sharding is not None:
             _refuse_of_writes(
                 _runtime.describe(name),
@@ -126,7 +126,7 @@ def _refuse_of_writes(info: _runtime.OpInfo, what: str, todo: str) -> None:
         )
 
 
-def _refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
+def refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
     _refuse_of_writes(
         info,
         'effects="ordered"',
@@ -147,8 +147,9 @@ class Op(CallableBase, Registrations):
     __slots__ = ("func",)  # hides that of functools.partial, which is the runtime's function
     _known_before: bool  # whether somebody else had registered kernels for an op of this name
 
-    def __new__(cls, name: str) -> Op:
-        known_before = pytorch.is_known(name)
+    def __new__(cls, name: str, by_library: bool = False) -> Op:
+        # by_library: a library has declared the op in C++, and thereby defined it
+        known_before = not by_library and pytorch.is_known(name)
         _runtime.define(name)
         pytorch.know_overloads(name)
         overload = lowering.overload_of(name)
@@ -157,7 +158,7 @@ class Op(CallableBase, Registrations):
         made._known_before = known_before
         return made
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, by_library: bool = False) -> None:
         self.name = name
         self.info = _runtime.describe(name)
         self.effects: str | None = None
@@ -334,7 +335,7 @@ class Op(CallableBase, Registrations):
         """
         effects = "ordered" if pytorch.is_ordered(effect) else None
         if effects:
-            _refuse_effects_of_writes(self.info)
+            refuse_effects_of_writes(self.info)
         if self.effects != "random":
             self._set_rules(effects, self._tags, self.sharding)
         elif effects:
@@ -438,6 +439,20 @@ class Op(CallableBase, Registrations):
 def declared_ops() -> list[Op]:
     """All ops of this process, in the order of their first declaration."""
     return list(_ops.values())
+
+
+def find_op(name: str) -> Op | None:
+    return _ops.get(name)
+
+
+def op_of_library(name: str, effects: str | None, tags: tuple[torch.Tag, ...]) -> Op:
+    """The op that a shared library has declared in C++ and that Python does not know yet."""
+    with declaring:
+        if effects == "ordered":
+            refuse_effects_of_writes(_runtime.describe(name))
+        made = Op(name, by_library=True)
+        made._set_rules(effects, tags, None)
+        return _ops.setdefault(name, made)
 
 
 def _declared(name: str) -> Op:

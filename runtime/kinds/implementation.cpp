@@ -128,6 +128,8 @@ class ImplementationParser {
     result.file = text_.file;
     result.options = text_.options;
     result.include_dirs = text_.include_dirs;
+    result.function = text_.function;
+    result.call = text_.call;
     if (!kind_.compilers.empty()) result.compiler = trimmed(text_.compiler);
     return result;
   }

@@ -8,7 +8,7 @@
 // One line for each kind, which is defined in the file of that name.
 #define OPAQ_KINDS(kind)                                                            \
   kind(cuda_source) kind(cuda_binary) kind(host_source) kind(library) kind(tvm_ffi) \
-      kind(python_function)
+      kind(python_function) kind(linked_function)
 
 namespace opaq {
 

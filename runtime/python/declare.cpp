@@ -5,6 +5,8 @@
 #include "args.h"
 #include "choose/choose.h"
 #include "expr/identifier.h"
+#include "field_tree.h"
+#include "front/fields.h"
 #include "functions.h"
 #include "kinds/kind.h"
 #include "registry/registry.h"
@@ -23,21 +25,6 @@ std::map<std::string, Ref>& references() {
 std::map<std::pair<std::string, std::string>, Ref>& python_functions() {
   static auto* all = new std::map<std::pair<std::string, std::string>, Ref>;
   return *all;
-}
-
-std::string field(PyObject* dict, const char* key, const char* otherwise = "") {
-  PyObject* value = PyDict_GetItemString(dict, key);  // borrowed
-  return value ? to_string(value, key) : otherwise;
-}
-
-bool flag(PyObject* dict, const char* key) {
-  PyObject* value = PyDict_GetItemString(dict, key);
-  return value && to_bool(value);
-}
-
-std::vector<std::string> texts(PyObject* dict, const char* key) {
-  PyObject* value = PyDict_GetItemString(dict, key);
-  return value ? to_strings(value, key) : std::vector<std::string>{};
 }
 
 Ref describe_args(const Schema& schema) {
@@ -164,12 +151,8 @@ Ref describe_implementations(const Op& op) {
 PyObject* declare(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "declare");
-    std::vector<OutputText> outputs;
-    for (const Ref& item : to_items(items.at(1).get(), "outputs")) {
-      PyObject* d = item.get();
-      outputs.push_back({field(d, "name"), field(d, "like"), field(d, "shape"), field(d, "dtype"),
-                         field(d, "strides"), field(d, "device"), flag(d, "partial")});
-    }
+    const std::vector<OutputText> outputs =
+        front::output_texts(FieldTree(items.at(1).get()).root());
     const bool replace = to_bool(items.at(2).get());
     Op& op = opaq::declare(to_string(items.at(0).get(), "schema"), outputs, replace);
     if (replace) {
@@ -180,52 +163,12 @@ PyObject* declare(PyObject*, PyObject* args) {
   });
 }
 
-namespace {
-
-ImplementationText implementation_text(PyObject* d) {
-  ImplementationText text;
-  text.name = field(d, "name");
-  text.device = field(d, "device");
-  text.kind = field(d, "kind");
-  text.code = field(d, "code");
-  text.file = field(d, "file");
-  text.options = texts(d, "options");
-  text.include_dirs = texts(d, "include_dirs");
-  text.compiler = field(d, "compiler", "auto");
-  text.signature = field(d, "signature");
-  text.entry = field(d, "entry");
-  text.grid = field(d, "grid", "1");
-  text.block = field(d, "block", "1");
-  text.cluster = field(d, "cluster");
-  text.shared = field(d, "shared", "0");
-  text.args = field(d, "args");
-  text.requires_ = texts(d, "requires");
-  PyObject* priority = PyDict_GetItemString(d, "priority");
-  text.priority = priority ? static_cast<int>(to_int(priority, "priority")) : 0;
-  text.cooperative = flag(d, "cooperative");
-  text.programmatic = flag(d, "programmatic");
-  if (PyObject* scratch = PyDict_GetItemString(d, "scratch")) {
-    for (const Ref& item : to_items(scratch, "scratch")) {
-      PyObject* s = item.get();
-      text.scratch.push_back({field(s, "name"), field(s, "like"), field(s, "shape"),
-                              field(s, "dtype"), flag(s, "zeros"), flag(s, "once"),
-                              flag(s, "philox")});
-    }
-  }
-  if (PyObject* steps = PyDict_GetItemString(d, "steps")) {
-    for (const Ref& item : to_items(steps, "steps"))
-      text.steps.push_back(implementation_text(item.get()));
-  }
-  return text;
-}
-
-}  // namespace
-
 PyObject* implement(PyObject*, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const std::vector<Ref> items = to_items(args, "implement");
     Op& op = op_named(to_string(items.at(0).get(), "op"));
-    const ImplementationText text = implementation_text(items.at(1).get());
+    const ImplementationText text = front::implementation_text(
+        FieldTree(items.at(1).get()).root(), to_string(items.at(3).get(), "effects"));
     const std::string name = text.name.empty() ? text.device : text.name;
     bool never_compiled = false, compiled = false;
     for (Op* each : forms(op)) {

@@ -17,6 +17,9 @@ PyObject* python_kernel(PyObject*, PyObject* args);
 PyObject* reference_kernel(PyObject*, PyObject* args);
 PyObject* extend_hash(PyObject*, PyObject* args);
 PyObject* describe(PyObject*, PyObject* args);
+PyObject* on_library(PyObject*, PyObject* function);
+PyObject* library_ops(PyObject*, PyObject*);
+PyObject* library_failures(PyObject*, PyObject*);
 PyObject* form(PyObject*, PyObject* args);
 // The fallback given to set_reference; empty if there is none.
 Ref reference_of(const std::string& op);

@@ -132,6 +132,32 @@ std::string implement(Op& op, const ImplementationText& text, bool replace) {
   return hash;
 }
 
+struct DeclarationCheck::State {
+  Op op;         // for an op without lists
+  Declared all;  // for an op with lists
+};
+
+DeclarationCheck::DeclarationCheck(std::string_view schema, const std::vector<OutputText>& outputs)
+    : state_(new State{Op(make_op(schema, outputs)), {}}) {
+  const OpSpec& spec = state_->op.spec();
+  if (const Op* known = find_op(spec.schema.qualname())) {
+    if (known->spec().hash != spec.hash) declare(OpSpec(spec), false);  // says how they differ
+    for (const auto& implementation : known->implementations()) state_->op.add(*implementation);
+  }
+  state_->all.schema = schema;
+  state_->all.outputs = outputs;
+  if (spec.schema.has_lists()) typical_lengths(state_->all, list_count(spec.schema));
+}
+
+DeclarationCheck::~DeclarationCheck() = default;
+
+void DeclarationCheck::add(const ImplementationText& text) {
+  const Schema& schema = state_->op.spec().schema;
+  if (!schema.has_lists()) return state_->op.add(make_implementation(state_->op.spec(), text));
+  state_->all.implementations.push_back(text);
+  typical_lengths(state_->all, list_count(schema));
+}
+
 void extend_hash(Op& op, std::string_view key, std::string_view content) {
   op.extend_hash(key, content);
   if (!op.spec().schema.has_lists()) return;

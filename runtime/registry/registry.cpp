@@ -81,6 +81,11 @@ Op& get_op(std::string_view qualname) {
                 : "; declare it with opaq.op(\"" + std::string(qualname) + "(...) -> ...\")"));
 }
 
+void forget(Op& op) {
+  const std::lock_guard lock(shared_state());
+  if (ops().erase(op.name()) != 0) replaced().push_back(&op);
+}
+
 std::vector<Op*> all_ops() {
   const std::lock_guard lock(shared_state());
   std::vector<Op*> all;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cctype>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,7 +37,8 @@ struct Target {  // what a slot runs; replaced as a whole when an op is re-decla
 
 struct Slot {
   std::atomic<const Target*> target{nullptr};
-  std::atomic<bool> has_reference{false};
+  // The dispatcher's op that is the reference; nullptr if there is none. Never destroyed.
+  std::atomic<const std::string*> reference{nullptr};
   std::string name;
 };
 
@@ -87,7 +89,11 @@ std::string python_name(const Schema& schema, const std::string& implementation)
 // `what` names it in errors.
 void call_python_op(const std::string& name, StableIValue* stack, const std::string& what) {
   python_error = nullptr;
-  if (shim().call_dispatcher(name.c_str(), "", stack, torch::kBuildVersion) == 0) return;
+  const size_t dot = name.find('.');
+  const std::string overload = dot == std::string::npos ? "" : name.substr(dot + 1);
+  if (shim().call_dispatcher(name.substr(0, dot).c_str(), overload.c_str(), stack,
+                             torch::kBuildVersion) == 0)
+    return;
   if (python_error) std::rethrow_exception(std::exchange(python_error, nullptr));
   fail(ErrorKind::Launch, what + " failed; torch printed the reason above");
 }
@@ -167,10 +173,10 @@ class StackTensors final : public CallTensors {
 
   // The reference takes the values on the stack and leaves its results there.
   bool run_reference() override {
-    if (!slot_.has_reference.load(std::memory_order_acquire)) return false;
+    const std::string* reference = slot_.reference.load(std::memory_order_acquire);
+    if (!reference) return false;
     give_back();
-    call_python_op(reference_name(declared_.spec().schema), stack_,
-                   declared_.name() + ": its reference");
+    call_python_op(*reference, stack_, declared_.name() + ": its reference");
     return true;
   }
 
@@ -293,8 +299,7 @@ void define_with_torch(const Op& op) {
   const Target* target = new Target{&op, &chooser(op), settings().check_contract};
   std::lock_guard lock(define_mutex);
   if (Slot* slot = find_slot(op.name())) {
-    slot->has_reference.store(false,
-                              std::memory_order_release);  // it was the earlier declaration's
+    slot->reference.store(nullptr, std::memory_order_release);  // the earlier declaration's
     slot->target.store(target, std::memory_order_release);
     return;
   }
@@ -323,9 +328,14 @@ void define_with_torch(const Op& op) {
   ++slots_used;
 }
 
-void set_has_reference(const Op& op) {
+void set_has_reference(const Op& op) { set_has_reference(op, reference_name(op.spec().schema)); }
+
+void set_has_reference(const Op& op, const std::string& reference) {
+  // Never destroyed: a call may be reading it.
+  static auto& names = *new std::set<std::string>;
   std::lock_guard lock(define_mutex);
-  if (Slot* slot = find_slot(op.name())) slot->has_reference.store(true, std::memory_order_release);
+  if (Slot* slot = find_slot(op.name()))
+    slot->reference.store(&*names.insert(reference).first, std::memory_order_release);
 }
 
 PythonKernel reference_kernel(const Op& op) {

@@ -116,11 +116,11 @@ TEST(Implementation, EachKindHasItsCode) {
   EXPECT_REFUSED(make("CUDA", "source"), "did you mean 'cuda'?");
   EXPECT_REFUSED(make("cuda", "sorce"),
                  "mylib::f: implementation of kind 'sorce' is not supported on device 'cuda'; "
-                 "expected one of source, binary, library, tvm_ffi, python; "
+                 "expected one of source, binary, library, tvm_ffi, python, function; "
                  "did you mean 'source'?");
   EXPECT_REFUSED(
       make("cpu", "binary"),
-      "expected one of source, library, tvm_ffi, python; 'binary' (cubin, fatbin, PTX or "
+      "expected one of source, library, tvm_ffi, python, function; 'binary' (cubin, fatbin, PTX or "
       "LTO-IR bytes) is for "
       "cuda");
 }

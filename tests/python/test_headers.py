@@ -63,7 +63,7 @@ def test_the_headers_compile_as_cpp17_without_warnings(tmp_path: Path) -> None:
 
 def test_only_headers_for_users_are_installed() -> None:
     installed = sorted(path.name for path in Path(opaq.get_include(), "opaq").iterdir())
-    assert installed == ["host_types.h", "version.h"]
+    assert installed == ["declare.h", "host_types.h", "op.h", "version.h"]
 
 
 def test_a_host_source_may_include_the_types_that_it_names(tmp_path: Path) -> None:

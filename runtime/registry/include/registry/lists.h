@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +21,20 @@ Op& declare(std::string_view schema, const std::vector<OutputText>& outputs, boo
 // Adds an implementation to the op, as Op::add does, or to all its forms. Returns its hash. Throws
 // Declaration.
 std::string implement(Op& op, const ImplementationText& text, bool replace);
+
+// Checks a declaration as `declare` and `implement` would, beside what is declared already, without
+// declaring it. Each function throws what they would.
+class DeclarationCheck {
+ public:
+  DeclarationCheck(std::string_view schema, const std::vector<OutputText>& outputs);
+  ~DeclarationCheck();
+  DeclarationCheck(const DeclarationCheck&) = delete;
+  void add(const ImplementationText& text);
+
+ private:
+  struct State;
+  const std::unique_ptr<State> state_;
+};
 
 // As Op::extend_hash, also for the op's forms.
 void extend_hash(Op& op, std::string_view key, std::string_view content);

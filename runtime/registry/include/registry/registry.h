@@ -73,6 +73,7 @@ class Op {
 Op& declare(OpSpec spec, bool replace = false);
 Op* find_op(std::string_view qualname);  // nullptr if there is none
 Op& get_op(std::string_view qualname);   // throws Declaration, with the nearest name
+void forget(Op& op);                     // the name, as if it had never been declared
 std::vector<Op*> all_ops();              // in order of name
 
 }  // namespace opaq

@@ -152,6 +152,8 @@ struct Implementation {
   std::vector<std::string> include_dirs;
   std::string compiler;   // which one; "" where the kind leaves no choice
   std::string signature;  // of a library's function: "void(const float*, int64_t)"; may be empty
+  void (*function)() = nullptr;    // one that is in the process (kinds/linked_function.cpp)
+  void (*call)(void**) = nullptr;  // and what calls it, as HostCode's function with an address
   LaunchRule launch;
   std::vector<Expr> requires_;  // Bool, over arguments and outputs
   int priority = 0;             // higher is tried first; ties in order of declaration
@@ -190,6 +192,8 @@ struct ImplementationText {
   std::vector<std::string> options, include_dirs;
   std::string compiler = "auto";
   std::string signature, entry;
+  void (*function)() = nullptr;  // as in Implementation
+  void (*call)(void**) = nullptr;
   std::string grid = "1", block = "1", cluster, shared = "0", args;
   std::vector<std::string> requires_;
   int priority = 0;

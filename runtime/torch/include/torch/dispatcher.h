@@ -24,8 +24,10 @@ struct PythonKernel {
 // That of the reference, which has the schema of the op.
 PythonKernel reference_kernel(const Op& op);
 
-// Says that reference_kernel(op) is defined: it serves calls that no implementation fits.
+// Says that reference_kernel(op) is defined, or that another op of the dispatcher, with the same
+// arguments and results, gives the meaning. It serves calls that no implementation fits.
 void set_has_reference(const Op& op);
+void set_has_reference(const Op& op, const std::string& reference);
 
 // That of an implementation. It takes the arguments of the op, and the results, which it fills.
 PythonKernel python_kernel(const Op& op, const std::string& implementation);
