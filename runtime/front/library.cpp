@@ -2,6 +2,7 @@
 #include "front/library.h"
 
 #include <dlfcn.h>
+#include <opaq/version.h>
 
 #include <atomic>
 #include <cstdio>
@@ -14,7 +15,6 @@
 #include "base/shared_state.h"
 #include "base/warnings.h"
 #include "front/fields.h"
-#include "opaq/version.h"
 #include "registry/lists.h"
 #include "torch/dispatcher.h"
 
@@ -57,19 +57,6 @@ struct Declaration {
   std::vector<std::pair<const opaq_field*, ImplementationText>> implementations;
   LibraryOp op;
 };
-
-// A kernel is rarely meant to run as one block, or as one thread.
-void check_size_given(const opaq_field& implementation) {
-  if (text(implementation, "device") != "cuda" || find(implementation, "steps")) return;
-  const std::string kind = text(implementation, "kind");
-  if (kind != "source" && kind != "binary") return;
-  for (const char* size : {"grid", "block"}) {
-    if (!find(implementation, size))
-      fail(ErrorKind::Declaration, text(implementation, "where") + ": " + size +
-                                       " is not given; say how many, as in ." + size +
-                                       " = \"ceil_div(x.numel(), 256)\", or ." + size + " = 1");
-  }
-}
 
 // A kernel is rarely meant to run as one block, or as one thread.
 void check_size_given(const opaq_field& implementation) {

@@ -1,12 +1,13 @@
 // Declarations of Python's (dicts, lists, texts, numbers, flags) as trees of fields.
 #pragma once
 
+#include <opaq/declare.h>
+
 #include <deque>
 #include <string>
 #include <vector>
 
 #include "bind.h"
-#include "opaq/declare.h"
 
 namespace opaq::python {
 

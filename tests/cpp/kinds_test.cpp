@@ -287,7 +287,7 @@ TEST(Kind, SaysWhatItIsAndHowItsCodeIsShown) {
     EXPECT_FALSE(kind->article.empty());
   }
   EXPECT_EQ(names, (Texts{"source on cuda", "binary on cuda", "source on cpu", "library on cuda",
-                          "tvm_ffi on cuda", "python on cuda"}));
+                          "tvm_ffi on cuda", "python on cuda", "function on cuda"}));
   EXPECT_EQ(kinds()[0]->code_in_messages("abc"), "3 bytes, SHA-256 ba7816bf8f01...");
   EXPECT_EQ(kinds()[3]->code_in_messages("/lib/k.so"), "/lib/k.so");
 }

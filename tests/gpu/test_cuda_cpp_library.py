@@ -1,4 +1,4 @@
-"""The CUDA ops of a library that declares them in C++: in a program without Python, and compiled."""
+"""CUDA ops of a library that declares them in C++: in a program without Python, and compiled."""
 
 from __future__ import annotations
 
@@ -31,10 +31,9 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_program_without_python_launches_the_kernels(build: Path) -> None:
     nvrtc = _runtime.doctor()["nvrtc"]  # Python packages tell Python alone where they are
-    headers = ":".join(nvrtc["include_dirs"])
     done = subprocess.run(
         [build / "cpp_library_main", build / "libcpp_library.so", "cuda"],
-        env={**os.environ, "OPAQ_NVRTC": nvrtc["path"], "CPATH": headers},
+        env={**os.environ, "OPAQ_NVRTC": nvrtc["path"]},
         capture_output=True,
         text=True,
         check=False,

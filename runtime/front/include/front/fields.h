@@ -2,11 +2,12 @@
 // that knows the names of the fields. Throws Declaration.
 #pragma once
 
+#include <opaq/declare.h>
+
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "opaq/declare.h"
 #include "spec/spec.h"
 
 namespace opaq::front {

@@ -1,10 +1,10 @@
 // Ops that shared libraries declare in C++, by <opaq/op.h>. Thread-safe.
 #pragma once
 
+#include <opaq/declare.h>
+
 #include <string>
 #include <vector>
-
-#include "opaq/declare.h"
 
 namespace opaq::front {
 
