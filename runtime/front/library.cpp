@@ -123,7 +123,7 @@ void register_op(Declaration& declared) {
   for (const auto& [fields, text] : declared.implementations) implement(op, text, false);
   const std::lock_guard lock(shared_state());
   for (LibraryOp& each : kept().ops) {
-    if (each.name == declared.op.name) return;  // a copy of the library
+    if (each.name == declared.op.name && each.library == declared.op.library) return;
   }
   kept().ops.push_back(declared.op);
 }
@@ -143,9 +143,10 @@ std::string file_of(const void* inside) {
   return path;
 }
 
-// ---- processes with Python
-// ----------------------------------------------------------------------- The runtime does not link
-// Python. Where Python is in the process, its functions are found by name.
+// ---- processes with Python ----------------------------------------------------------------------
+
+// The runtime does not link Python. Where Python is in the process, its functions are found by
+// name.
 
 template <class F>
 F* python_function(const char* name) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -93,8 +94,8 @@ TEST_F(CheckTest, FillsOnlyTheElementsOfAnOutput) {
 
 TEST_F(CheckTest, APythonFunctionFillsTheOutputsThemselves) {
   implementation.name = "python";
-  implementation.kind = kinds().back();
-  ASSERT_EQ(implementation.kind->name, "python");
+  const auto is_python = [](const Kind* kind) { return kind->name == "python"; };
+  implementation.kind = *std::ranges::find_if(kinds(), is_python);
   const float* filled = nullptr;
   run(
       [&](float* x, float* y) {

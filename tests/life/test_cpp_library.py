@@ -97,6 +97,14 @@ def test_a_program_without_python_calls_the_ops(build: Path) -> None:
     assert done.stdout.count(": equal\n") == 5
 
 
+def test_a_copy_of_a_library_has_the_same_ops(
+    build: Path, ops: dict[str, opaq.Op], tmp_path: Path
+) -> None:
+    copied = shutil.copy(build / "libcpp_library.so", tmp_path)
+    assert set(opaq.load_library(copied)) == set(ops.values())
+    assert set(opaq.load_library(build / "libcpp_library.so")) == set(ops.values())
+
+
 def test_the_ops_are_those_of_python_too(ops: dict[str, opaq.Op]) -> None:
     scale = opaq.get_op("cpp_library::scale")
     assert scale is ops["cpp_library::scale"]

@@ -38,8 +38,7 @@ extern "C" int32_t aoti_torch_device_type_cpu();
 #pragma GCC visibility push(hidden)  // two libraries may have been compiled with different headers
 namespace opaq {
 
-// ---- texts
-// ---------------------------------------------------------------------------------------
+// ---- texts --------------------------------------------------------------------------------------
 
 // A part of a declaration, as opaq_field.
 struct Part {
@@ -95,8 +94,7 @@ class Texts {
   std::vector<std::string> items_;
 };
 
-// ---- code
-// ----------------------------------------------------------------------------------------
+// ---- code ---------------------------------------------------------------------------------------
 
 struct File {
   std::string path;
@@ -137,8 +135,7 @@ class Binary {
   std::vector<Part> parts_;
 };
 
-// ---- rules for results and scratch memory
-// --------------------------------------------------------
+// ---- rules for results and scratch memory -------------------------------------------------------
 
 struct RuleOptions {
   std::string dtype = {};
@@ -205,8 +202,7 @@ inline std::vector<Part> rule_parts(const Rules& rules) {
   return parts;
 }
 
-// ---- implementations
-// -----------------------------------------------------------------------------
+// ---- implementations ----------------------------------------------------------------------------
 
 // One launch of several.
 struct Step {
@@ -273,8 +269,7 @@ struct TvmFfi {
   std::string name = "tvm_ffi";
 };
 
-// ---- ops
-// -----------------------------------------------------------------------------------------
+// ---- ops ----------------------------------------------------------------------------------------
 
 using Place = std::source_location;
 
