@@ -100,6 +100,7 @@ def test_a_program_without_python_calls_the_ops(build: Path) -> None:
 def test_a_copy_of_a_library_has_the_same_ops(
     build: Path, ops: dict[str, opaq.Op], tmp_path: Path
 ) -> None:
+    shutil.copy(build / "scale.cu", tmp_path)
     copied = shutil.copy(build / "libcpp_library.so", tmp_path)
     assert set(opaq.load_library(copied)) == set(ops.values())
     assert set(opaq.load_library(build / "libcpp_library.so")) == set(ops.values())
