@@ -42,9 +42,7 @@ class Gradient:
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)
         self._is_out = pytorch.is_out(overload)
-        self._differentiable = [
-            name for name in self._arguments if name in pytorch.tensor_names(overload)
-        ]
+        self._differentiable = pytorch.tensor_names(overload)
         self.formula: BackwardOps | BackwardFunctions | None = None
         self._non_differentiable: frozenset[str] = frozenset()
         self.forward: Formula | None = None  # of forward mode

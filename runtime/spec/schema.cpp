@@ -136,7 +136,7 @@ class SchemaParser {
     arg.optional = type.optional;
     arg.mutated = !type.alias.empty();
     arg.keyword_only = keyword_only;
-    if (cursor_.looking_at("=") && arg.type == Type::List && arg.item == Type::Tensor)
+    if (cursor_.looking_at("=") && arg.is_tensor_list())
       cursor_.fail_here("argument '" + name + "': a list of tensors has no default");
     if (cursor_.looking_at("=") && arg.type == Type::List && arg.item == Type::String)
       cursor_.fail_here("argument '" + name + "': PyTorch's schemas have no default of a str[]");

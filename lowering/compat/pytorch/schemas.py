@@ -81,10 +81,7 @@ class Schemas:
 
     def takes_keyword_tensors(self, overload: Any) -> bool:
         """Whether an argument after the `*` of the schema is a tensor or a list of them."""
-        return any(
-            argument.kwarg_only and "Tensor" in str(argument.type)
-            for argument in overload._schema.arguments
-        )
+        return not set(self.tensor_names(overload)).isdisjoint(self.keyword_only_names(overload))
 
     def result_count(self, overload: Any) -> int:
         """How many results an op has."""
