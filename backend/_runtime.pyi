@@ -46,6 +46,9 @@ class OutputInfo(TypedDict):
     dtype: str
     partial: bool  # implementations may leave elements unwritten
     device: str
+    # (dimension, negative from the end; name of the count that it has after a launch): `shape` has
+    # the bound of the count there
+    counted: list[tuple[int, str]]
 
 class Requirement(TypedDict):
     text: str  # as declared: "aligned(x, 16)"
@@ -88,6 +91,7 @@ class OpInfo(TypedDict):
     schema: str  # canonical
     args: list[ArgInfo]
     outputs: list[OutputInfo]
+    results: list[OutputInfo]  # of a launch: the outputs, and the counts that are read after it
     lists: list[tuple[str, int]]  # of a form (lowering/lists.py): names and lengths of its lists
     implementations: list[ImplementationInfo]  # highest priority first
     has_reference: bool

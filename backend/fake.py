@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from . import _runtime, lowering
-from .lowering import lists
+from .lowering import counts, lists
 from .lowering.functions import functions, identifier, identifiers
 
 
@@ -34,10 +34,56 @@ def signature(args: list[_runtime.ArgInfo]) -> tuple[str, dict[str, Any]]:
 
 def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     """A function of the op's arguments that returns empty outputs; works on real, meta and fake
-    tensors, with symbolic sizes.
+    tensors, with symbolic sizes. Sizes that only a launch knows are new symbols.
     """
+    largest = make_largest(info)
+    if not counts.are_read(info):
+        return largest
+    several = len(info["outputs"]) > 1
+
+    def fake(*args: Any, **kwargs: Any) -> Any:
+        wholes = largest(*args, **kwargs)
+        wholes = wholes if several else (wholes,)
+        # another form has other dimensions
+        form = lists.form_of(info, args, kwargs)[0] if lists.has_lists(info) else info
+        sizes: dict[str, Any] = {}
+        for output, whole in zip(form["outputs"], wholes):
+            for dim, name in output["counted"]:
+                if name not in sizes:
+                    sizes[name] = _new_size(info["name"], whole.shape[dim])
+        results = tuple(
+            counts.with_sizes(whole, output["counted"], sizes)
+            for output, whole in zip(form["outputs"], wholes)
+        )
+        return results if several else results[0]
+
+    return fake
+
+
+def _new_size(op: str, bound: Any) -> Any:
+    """A symbol for a size from 0 to `bound`. Raises what PyTorch raises where there can be none, so
+    that torch.compile calls the op outside of the graph.
+    """
+    if isinstance(bound, int) and bound == 0:
+        return 0
+    try:
+        context = torch.library.get_ctx()
+    except RuntimeError:
+        raise _runtime.LaunchError(
+            f"{op}: the sizes of its results are known only when it has run, and tensors on meta "
+            "run nothing; call it on tensors with memory"
+        ) from None
+    if isinstance(bound, int):
+        return context.new_dynamic_size(min=0, max=bound)
+    size = context.new_dynamic_size()
+    torch._check(size <= bound)
+    return size
+
+
+def make_largest(info: _runtime.OpInfo) -> Callable[..., Any]:
+    """The same, with the bounds in place of sizes that only a launch knows."""
     if lists.has_lists(info):
-        return _fake_of_forms(info)
+        return _largest_of_forms(info)
     results = []
     for output in info["outputs"]:
         shape = "[" + ", ".join(output["shape"]) + "]"
@@ -56,12 +102,12 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     )
     compute = make_function(*signature(info["args"]), value, info["name"])
 
-    def fake(*args: Any, **kwargs: Any) -> Any:
+    def largest(*args: Any, **kwargs: Any) -> Any:
         lowering.activate_when_compiling()
         _refuse_some_on_meta(info["name"], (*args, *kwargs.values()))
         return compute(*args, **identifiers(kwargs))
 
-    return fake
+    return largest
 
 
 def _refuse_some_on_meta(op: str, values: tuple[Any, ...]) -> None:
@@ -77,19 +123,19 @@ def _refuse_some_on_meta(op: str, values: tuple[Any, ...]) -> None:
         )
 
 
-def _fake_of_forms(info: _runtime.OpInfo) -> Callable[..., Any]:
+def _largest_of_forms(info: _runtime.OpInfo) -> Callable[..., Any]:
     """The same for an op with lists of tensors."""
     forms: dict[str, Callable[..., Any]] = {}
 
-    def fake(*args: Any, **kwargs: Any) -> Any:
+    def largest(*args: Any, **kwargs: Any) -> Any:
         form, flat = lists.form_of(info, args, kwargs)
         if form["name"] not in forms:
-            forms[form["name"]] = make_fake(form)
+            forms[form["name"]] = make_largest(form)
         positional = sum(not arg["keyword_only"] for arg in form["args"])
         keywords = zip((arg["name"] for arg in form["args"][positional:]), flat[positional:])
         return forms[form["name"]](*flat[:positional], **dict(keywords))
 
-    return fake
+    return largest
 
 
 def make_function(

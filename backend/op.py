@@ -13,8 +13,8 @@ from . import sharding as sharding_
 from .callable_base import CallableBase
 from .declaring import declaring
 from .example_arguments import example_argument, fake_argument
-from .fake import make_fake
-from .lowering import lists
+from .fake import make_fake, make_largest
+from .lowering import counts, lists
 from .lowering.compat import pytorch
 from .reference import Returning, define_reference
 from .registrations import Registrations
@@ -85,6 +85,7 @@ def op(
         known = _ops.get(name)
         if effects == "ordered":
             refuse_effects_of_writes(_runtime.describe(name))
+        _refuse_of_counts(_runtime.describe(name), given, sharding)
         if sharding is not None:
             _refuse_of_writes(
                 _runtime.describe(name),
@@ -124,6 +125,25 @@ def _refuse_of_writes(info: _runtime.OpInfo, what: str, todo: str) -> None:
             f"{info['name']}: {what} is not for an op that writes to arguments "
             f"({', '.join(written)}){todo}"
         )
+
+
+def _refuse_of_counts(
+    info: _runtime.OpInfo, tags: tuple[torch.Tag, ...], sharding: Sharding
+) -> None:
+    """Raises DeclarationError if the op has sizes that only a launch knows, and a rule by which a
+    part of its results follows from a part of its arguments.
+    """
+    rules_ = {
+        "tags=torch.Tag.pointwise": torch.Tag.pointwise in tags,
+        f"sharding={sharding!r}": isinstance(sharding, str),
+    }
+    for rule, given in rules_.items():
+        if given and counts.are_read(info):
+            raise _runtime.DeclarationError(
+                f"{info['name']}: {rule} is not for an op with the count "
+                f"`{counts.names(info)[0]}`: which elements its results have is known only when "
+                "it has run; leave it out"
+            )
 
 
 def refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
@@ -172,6 +192,7 @@ class Op(CallableBase, Registrations):
             )
         pytorch.register_autograd(self.overload, lambda: _ops[name].gradient)
         lowering.formulas[name] = lambda: _ops[name].gradient
+        lowering.largest_results[name] = lambda: _ops[name].largest
         if not self._known_before:
             _runtime.watch(name, pytorch.kernel_entries(name))
         self._redeclared()
@@ -182,7 +203,8 @@ class Op(CallableBase, Registrations):
         self._forget_registrations()
         self.gradient = autograd.Gradient(self.name, self.overload)
         self.reference_function: Callable[..., Any] | None = None
-        self.fake = make_fake(_runtime.describe(self.name))
+        declared = _runtime.describe(self.name)
+        self.fake, self.largest = make_fake(declared), make_largest(declared)
         # by the name of the op, or of its form if it takes lists of tensors
         self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
         self._describe()
@@ -192,8 +214,10 @@ class Op(CallableBase, Registrations):
     ) -> None:
         if (effects == "ordered") != (self.effects == "ordered"):
             pytorch.set_ordered(self.overload, effects == "ordered")
-        drawn = (torch.Tag.nondeterministic_seeded,) if effects == "random" else ()
-        pytorch.set_tags(self.overload, (*tags, *drawn))
+        implied = (torch.Tag.nondeterministic_seeded,) if effects == "random" else ()
+        if counts.are_read(self.info):
+            implied += (torch.Tag.cudagraph_unsafe, torch.Tag.dynamic_output_shape)
+        pytorch.set_tags(self.overload, (*tags, *implied))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
         if sharding is not None and not self._sharded:
@@ -214,7 +238,7 @@ class Op(CallableBase, Registrations):
         )
         self.reference_function = function
         with declaring:
-            fallback = define_reference(Returning(self.info, function, self.fake), self.info)
+            fallback = define_reference(Returning(self.info, function, self.largest), self.info)
         _runtime.set_reference(self.name, fallback)
         self._changed()
         return function

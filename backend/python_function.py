@@ -18,7 +18,7 @@ _fills: dict[str, Callable[..., None]] = {}  # by the name of the dispatcher's o
 
 def define(info: _runtime.OpInfo, implementation: str, function: Callable[..., Any]) -> None:
     """Makes `function` the implementation of this name; replaces an earlier one."""
-    op, results = info["name"], [output["name"] for output in info["outputs"]]
+    op, results = info["name"], [result["name"] for result in info["results"]]
 
     def fill(*values: Any) -> None:
         try:
@@ -53,4 +53,4 @@ def _fill_in_order(
 ) -> None:
     given = {**dict(zip((arg["name"] for arg in info["args"]), args)), **kwargs}
     values = [given.get(arg["name"], arg["default_value"]) for arg in info["args"]]
-    _fills[name](*values, *(given[output["name"]] for output in info["outputs"]))
+    _fills[name](*values, *(given[result["name"]] for result in info["results"]))

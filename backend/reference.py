@@ -5,12 +5,13 @@ reference through the dispatcher.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from . import _runtime
+from .lowering import counts, lists
 
 # The dispatcher's namespace in which runtime/torch finds the reference when no implementation fits.
 NAMESPACE = "opaq_reference"
@@ -23,17 +24,18 @@ class Returning:
     declaration. A result with other strides than the output rule's, or in the memory of an
     argument, is copied.
 
-    fake: the op's output rules as a function of its arguments. what: the function, for messages.
+    largest: the op's output rules as a function of its arguments (make_largest). what: the
+    function, for messages.
     """
 
     def __init__(
         self,
         info: _runtime.OpInfo,
         function: Callable[..., Any],
-        fake: Callable[..., Any],
+        largest: Callable[..., Any],
         what: str = "the reference",
     ) -> None:
-        self._info, self._function, self._fake, self._what = info, function, fake, what
+        self._info, self._function, self._largest, self._what = info, function, largest, what
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The results as the dispatcher has them: a tensor, a tuple of several, or None."""
@@ -57,17 +59,18 @@ class Returning:
         """Called with the arguments and then the results, which are filled."""
         arity = len(self._info["args"])
         results = self(*values[:arity])
-        for output, result in zip(
-            values[arity:], results if isinstance(results, tuple) else (results,)
-        ):
-            output.copy_(result)
+        results = results if isinstance(results, tuple) else (results,)
+        counts.fill(self._form(values[:arity], {}), values[arity:], results)
+
+    def _form(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _runtime.OpInfo:
+        return lists.form_of(self._info, args, kwargs)[0]
 
     def _fitted(
         self, results: tuple[Any, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[torch.Tensor]:
         info, what = self._info, f"{self._what} of {self._info['name']}"
         with torch.device("meta"):
-            expected = self._fake(
+            expected = self._largest(
                 *(_meta(value) for value in args),
                 **{key: _meta(value) for key, value in kwargs.items()},
             )
@@ -80,7 +83,8 @@ class Returning:
         fitted = []
         tensors = _tensors([*args, *kwargs.values()])
         inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-        for output, result, rule in zip(info["outputs"], results, expected):
+        outputs = self._form(args, kwargs)["outputs"]
+        for output, result, rule in zip(outputs, results, expected):
             if not isinstance(result, torch.Tensor):
                 raise _runtime.LaunchError(
                     f"{what} returned `{output['name']}` as {type(result).__name__}; expected a "
@@ -91,6 +95,10 @@ class Returning:
                     f"{what} returned `{output['name']}` on {result.device}; the arguments are on "
                     f"{tensors[0].device}: correct {self._what}"
                 )
+            if output["counted"] and result.dim() == rule.dim():
+                sizes = {name: result.shape[dim] for dim, name in output["counted"]}
+                if all(sizes[name] <= rule.shape[dim] for dim, name in output["counted"]):
+                    rule = counts.with_sizes(rule, output["counted"], sizes)
             if tuple(result.shape) != tuple(rule.shape) or result.dtype != rule.dtype:
                 raise _runtime.LaunchError(
                     f"{what} returned `{output['name']}` as {result.dtype} "

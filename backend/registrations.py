@@ -60,6 +60,7 @@ class Registrations(Implementations, Definition):
     overload: Any
     gradient: Gradient
     fake: Callable[..., Any]
+    largest: Callable[..., Any]
     _changed: Callable[[], None]
 
     def _forget_registrations(self) -> None:
@@ -111,7 +112,7 @@ class Registrations(Implementations, Definition):
             )
             for device in devices:
                 self._kernels[device] = Returning(
-                    self.info, function, self.fake, f"the kernel for {device}"
+                    self.info, function, self.largest, f"the kernel for {device}"
                 )
                 self._use_kernel(device, True)
             return function

@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class Output:
     strides: str = ""
     device: str = ""
     partial: bool = False
+    counts: dict[str, str] = field(default_factory=dict)
 
 
 def like(
@@ -34,12 +35,13 @@ def like(
     shape: object = "",
     strides: object = "",
     partial: bool = False,
+    counts: Mapping[str, object] | None = None,
 ) -> Output:
     """An output with the shape, dtype and device of `argument`, row-major.
 
     dtype, shape, strides (in elements): replace those. like("x", dtype="float32") has x's shape and
     is float32. partial: implementations may leave elements unwritten; the contract check allows it.
-    Raises opaq.DeclarationError.
+    counts: as for opaq.tensor. Raises opaq.DeclarationError.
     """
     where = "opaq.like(...)"
     _name(where, "argument", argument)
@@ -49,11 +51,18 @@ def like(
         dtype=dtype_text(where, dtype),
         strides=sizes_text(where, "strides", strides),
         partial=flag(where, "partial", partial),
+        counts=counts_texts(where, counts),
     )
 
 
 def tensor(
-    shape: object, *, dtype: object, strides: object = "", device: str = "", partial: bool = False
+    shape: object,
+    *,
+    dtype: object,
+    strides: object = "",
+    device: str = "",
+    partial: bool = False,
+    counts: Mapping[str, object] | None = None,
 ) -> Output:
     """An output of the given shape and dtype; row-major unless `strides` (in elements) are given.
 
@@ -62,8 +71,16 @@ def tensor(
     the tensor argument whose device the output shares; by default the first. For an op whose calls
     may have no tensor, it is required: the name of an argument of type Device (None: that of the
     first tensor given, or the CPU), or "cpu", "cuda" (the current one), "cuda:1". partial:
-    implementations may leave elements unwritten; the contract check allows it. Raises
-    opaq.DeclarationError.
+    implementations may leave elements unwritten; the contract check allows it.
+
+    counts: sizes that only the implementation knows, each with the largest that it can be: shape
+    "n, 3" with counts={"n": "x.numel()"}. Memory is allocated for the bound. The implementation
+    writes the count to `n`, the address of one int64 in its arguments. If `n` is also a result in
+    the schema, it is a 0-d tensor of int64, the other results keep the bound as their size, and
+    nothing waits for the device. If it is not, the count is read when the launch has ended, and
+    results are views of what was written; such an op is not part of CUDA graphs, and compiled
+    graphs need torch._dynamo.config.capture_dynamic_output_shape_ops. All results of an op share
+    its counts. Raises opaq.DeclarationError.
     """
     where = "opaq.tensor(...)"
     if not isinstance(device, str):
@@ -80,6 +97,7 @@ def tensor(
         strides=sizes_text(where, "strides", strides),
         device=device,
         partial=flag(where, "partial", partial),
+        counts=counts_texts(where, counts),
     )
 
 
@@ -223,6 +241,15 @@ def sizes_text(where: str, parameter: str, value: object) -> str:
     if isinstance(value, (list, tuple)) and not value:
         return "[]"  # the shape of a 0-d tensor
     return expressions(where, parameter, value)
+
+
+def counts_texts(where: str, value: Mapping[str, object] | None) -> dict[str, str]:
+    """Bounds by the names of counts."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+        refuse(where, "counts", value, 'a dict of bounds by name, such as {"n": "x.numel()"}')
+    return {name: expressions(where, f"counts[{name!r}]", bound) for name, bound in value.items()}
 
 
 def dtype_text(where: str, value: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import _runtime
+from .lowering import counts
 
 if TYPE_CHECKING:
     from .op import Op
@@ -74,6 +75,12 @@ class BatchRule:
             if drawn_once:
                 return self._op.overload(*batch.args, **batch.kwargs), None
             self._check_randomness(batch)
+        if counts.are_read(self._op.info):
+            raise _runtime.LaunchError(
+                f"{self._op.name} under torch.vmap: each sample has results of other sizes, which "
+                "are known only when it has run; give a rule with .register_vmap(...), or call it "
+                "for each sample"
+            )
         self._announce(batch)
         self._check_written(batch)
         rows = []

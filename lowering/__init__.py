@@ -22,6 +22,7 @@ __all__ = [
     "activate_when_compiling",
     "compat",
     "formulas",
+    "largest_results",
     "nodes",
     "options",
     "overload_of",
@@ -51,12 +52,26 @@ python_functions: dict[str, PythonFunction] = {}
 # is part of the cache keys.
 formulas: dict[str, Callable[[], Any]] = {}
 
+# For each op, a function that returns the function which makes its results on fake tensors, with
+# the bounds in place of sizes that only a launch knows.
+largest_results: dict[str, Callable[[], Callable[..., Any]]] = {}
+
 # Ops in order of declaration, each with the dispatcher's kernels that its declaration registered;
 # any other kernels come from somebody else.
 _registered: dict[str, list[tuple[str, str]]] = {}
 # Their overloads. torch.library.custom_op makes a new one when an op is declared again.
 _overloads: dict[str, Any] = {}
 _active = False
+# What the dispatcher's kernels of an op run.
+_KERNELS = (
+    __name__,
+    "opaq.autograd",
+    "opaq.custom_op",
+    "opaq.formulas",
+    "opaq.python_function",
+    "opaq.reference",
+    "opaq.vmap",
+)
 
 
 def overload_of(qualname: str) -> Any:
@@ -92,6 +107,7 @@ def activate() -> None:
     from .compat.inductor import inductor
     from .contract import traced
 
+    compat.pytorch.skip_frames(_KERNELS)
     inductor.install_mends()
     cache_key.install(_registered)
     copies.install(_registered)

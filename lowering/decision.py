@@ -84,7 +84,7 @@ def decide(
         info["name"],
         device_type,
         {name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()},
-        [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["outputs"])],
+        [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["results"])],
         packaged,
     )
     candidates = tuple(

@@ -13,7 +13,17 @@ import torch
 
 from opaq import _runtime
 
-from . import alignment, lists, options, python_functions, record, workspace
+from . import (
+    alignment,
+    counts,
+    dynamic_results,
+    largest_results,
+    lists,
+    options,
+    python_functions,
+    record,
+    workspace,
+)
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
@@ -54,10 +64,11 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     traced, outputs = _as_traced(call)
     inputs = {name: _symbolic(fake) for name, fake in traced.items()}
     device = _device(inputs.values(), outputs)
+    results = dynamic_results.whole(info, outputs, lambda: call.largest(traced), device)
     known = {
         **values,
         **inputs,
-        **dict(zip((output["name"] for output in info["outputs"]), outputs)),
+        **dict(zip((result["name"] for result in info["results"]), results)),
     }
     language, evaluator = inductor.wrapper_language(), SymbolicEvaluator(inductor.known_true)
     _refuse_check(qualname, language)
@@ -93,19 +104,21 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         decision.contiguous,
         alignment.sensitive_arguments(info),
     )
-    results = [
+    made = [
         inductor.empty_strided(
-            list(output.sizes), list(output.strides), dtype=output.dtype, device=output.device
+            list(result.sizes), list(result.strides), dtype=result.dtype, device=result.device
         )
-        for output in outputs
+        for result in results
     ]
     planned = workspace.plan(decision.candidates, known)
     memory = None if planned is None else planned.buffer(device)
-    OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp, memory)
+    OpaqueKernel(info, {**values, **buffers}, made, device, decision, cpp, memory)
     carry_back()
-    if len(results) == 1 and _unpacked(overload):
-        return results
-    return None if not results else results[0] if len(results) == 1 else tuple(results)
+    if counts.are_read(info):
+        made = dynamic_results.shortened(info, made, outputs)
+    if len(made) == 1 and _unpacked(overload):
+        return made
+    return None if not made else made[0] if len(made) == 1 else tuple(made)
 
 
 def _unpacked(overload: Any) -> bool:
@@ -235,6 +248,13 @@ class _Call:
         return [value for arg, value in pairs if not arg["keyword_only"]], {
             arg["name"]: value for arg, value in pairs if arg["keyword_only"]
         }
+
+    def largest(self, traced: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The results on fake tensors, with bounds in place of sizes that only a launch knows."""
+        args, kwargs = self.for_overload({**self.values, **traced})
+        with V.fake_mode:
+            results = largest_results[self.declared["name"]]()(*args, **kwargs)
+        return list(results) if isinstance(results, tuple) else [results]
 
     def may_run_python(self, decision: Decision) -> bool:
         """Whether it has lists, which Python functions take as they are, and a launch may choose

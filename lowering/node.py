@@ -67,7 +67,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
         self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
         self.checked = checked_call(V.graph.current_node)
-        self.names = [*tensors, *(output["name"] for output in info["outputs"])]
+        self.names = [*tensors, *(result["name"] for result in info["results"])]
         self.arguments = [
             tensors.index(name) if name in tensors else _Scalar(value)
             for name, value in values.items()

@@ -12,7 +12,7 @@ import torch
 
 from opaq import _runtime, call_site
 
-from .. import overload_of
+from .. import counts, overload_of
 from ..compat import pytorch
 from .compare import CLOSE, OTHER_SHAPE, SAME_LAYOUT, compare, index_of
 from .replay import UNKNOWN, Replay, copy_together, run_alone
@@ -99,11 +99,12 @@ class Checked:
             kept[call[0]].calls[call[1]].groups if call is not None and call[0] in kept else None
         )
 
-    def launch(self, launcher: Callable[..., None], results: Sequence[str]) -> Callable[..., None]:
+    def launch(self, launcher: Callable[..., None], info: _runtime.OpInfo) -> Callable[..., None]:
         """The checked launch object. Calls take, besides its arguments, the layouts that its
-        tensors had when the graph was compiled.
+        tensors had when the graph was compiled. info: of the op that is launched.
         """
-        names = [*self.names, *results]
+        outputs = [output["name"] for output in info["outputs"]]
+        names = [*self.names, *(result["name"] for result in info["results"])]
         arguments, count = len(self.names), len(names)
 
         def checked(*values: Any, laid_out: Sequence[Layout | None]) -> None:
@@ -113,7 +114,8 @@ class Checked:
             drawn = _RandomNumbers(values) if self.draws else None
             launcher(*values)
             if alone is not None:
-                self._after(alone, args, values[arguments:count], results, drawn)
+                results = counts.shortened(info, values[arguments:count])
+                self._after(alone, args, results, outputs, drawn)
 
         return checked
 

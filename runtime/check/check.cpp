@@ -320,7 +320,8 @@ class Check {
                  "; correct the kernel's indices, strides or sizes");
       }
       found[k] = s.hand_over(fill);
-      if (call_.spec.outputs[k].partial) found[k].clear();
+      const OutputRule& rule = call_.spec.outputs[k];
+      if (rule.partial || !rule.counted.empty()) found[k].clear();
     }
     return found;
   }

@@ -149,6 +149,9 @@ std::vector<OutputText> output_texts(const opaq_field& rules) {
     const opaq_field& rule = rules.fields[i];
     all.push_back({text(rule, "name"), text(rule, "like"), text(rule, "shape"), text(rule, "dtype"),
                    text(rule, "strides"), text(rule, "device"), flag(rule, "partial")});
+    const opaq_field* counts = find(rule, "counts");
+    for (size_t k = 0; counts && k < counts->count; ++k)
+      all.back().counts.push_back({counts->fields[k].key, std::string(text_of(counts->fields[k]))});
   }
   return all;
 }

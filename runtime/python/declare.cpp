@@ -1,4 +1,5 @@
 // Declares ops and implementations from Python's texts, and describes them to Python.
+#include <algorithm>
 #include <map>
 #include <string>
 
@@ -68,11 +69,16 @@ std::string device_text(const OpSpec& spec, const OutputRule& rule) {
   return "opaq.Device(" + join(values) + ")";
 }
 
-Ref describe_outputs(const OpSpec& spec) {
+// The first `count` results of a launch.
+Ref describe_results(const OpSpec& spec, size_t count) {
   List list;
-  for (size_t i = 0; i < spec.outputs.size(); ++i) {
+  for (size_t i = 0; i < std::min(count, spec.outputs.size()); ++i) {
     const OutputRule& rule = spec.outputs[i];
+    List counted;
+    for (const auto& [dim, count] : rule.counted)
+      counted.add(check(Py_BuildValue("(is)", dim, spec.counts[count].name.c_str())));
     Dict d;
+    d.put("counted", counted.take());
     d.set("name", spec.schema.returns[i])
         .put("shape", shape_items(rule.shape))
         .put("strides", shape_items(rule.strides));
@@ -261,7 +267,8 @@ PyObject* describe(PyObject*, PyObject* name) {
     d.set("name", op.name())
         .set("schema", op.spec().schema.text)
         .put("args", describe_args(op.spec().schema))
-        .put("outputs", describe_outputs(shown.spec()));
+        .put("outputs", describe_results(shown.spec(), shown.spec().returned))
+        .put("results", describe_results(shown.spec(), shown.spec().outputs.size()));
     List lists;
     for (const SymbolList& list : op.spec().schema.lists)
       lists.add(check(

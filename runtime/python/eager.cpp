@@ -184,8 +184,9 @@ void count_mutations(const Eager& e, PyObject* const* bound) {
 // Runs the call without the dispatcher. Returns nullptr, with no exception set, if the dispatcher
 // must be called.
 PyObject* run_directly(Eager& e, PyObject* const* bound) {
-  // Only the dispatcher's kernel checks contracts, makes row-major copies and runs references.
-  if (e.checked || !torch_state_is_plain()) return nullptr;
+  // Only the dispatcher's kernel checks contracts, reads counts, makes row-major copies and runs
+  // references.
+  if (e.checked || e.spec->reads_counts() || !torch_state_is_plain()) return nullptr;
   const Schema& schema = e.spec->schema;
   const size_t inputs = schema.args.size(), outputs = schema.returns.size();
   const bool grad = torch().grad_enabled();

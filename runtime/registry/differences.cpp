@@ -127,10 +127,16 @@ std::string differences(const OpSpec& before, const OpSpec& now) {
   if (before.schema.text != now.schema.text)
     return "\n  before: " + before.schema.text + "\n  now:    " + now.schema.text;
   Lines lines;
-  for (size_t i = 0; i < before.outputs.size() && i < now.outputs.size(); ++i) {
+  for (size_t i = 0; i < before.returned && i < now.returned && i < now.outputs.size(); ++i) {
     lines.compare(("output '" + before.schema.returns[i] + "'").c_str(),
                   describe(before.schema, before.outputs[i]), describe(now.schema, now.outputs[i]));
   }
+  const auto bounds = [](const OpSpec& spec) {
+    std::vector<std::string> out;
+    for (const CountRule& count : spec.counts) out.push_back(count.name + ": " + text(count.bound));
+    return join(out);
+  };
+  lines.compare("counts", bounds(before), bounds(now));
   return "\n  schema: " + now.schema.text + lines.take();
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/sha256.h"
+#include "counts.h"
 #include "spec/expressions.h"
 #include "spec/spec.h"
 
@@ -17,6 +18,7 @@ class OutputParser {
  public:
   OutputParser(const OpSpec& op, const std::string& output)
       : schema_(op.schema),
+        counts_(op.counts),
         scope_{op.schema, op.input_symbols(), op.schema.qualname() + ", output '" + output + "'"} {}
 
   OutputRule parse(const OutputText& text) {
@@ -36,12 +38,17 @@ class OutputParser {
                   "not given; give dtype, such as \"x.dtype\" or \"float32\", or like=\"x\"");
 
     OutputRule rule;
-    rule.shape =
-        parse_sizes(shape.empty() ? std::string_view(like_name + ".shape") : shape, "shape");
+    if (shape.empty())
+      rule.shape = parse_sizes(like_name + ".shape", "shape");
+    else
+      rule.shape = parse_sizes(shape, "shape", &rule.counted);
     rule.dtype = parse_dtype(dtype.empty() ? like_name + ".dtype" : std::string(dtype));
     rule.strides = parse_sizes(trimmed(text.strides), "strides");
     check_strides(rule);
-    rule.partial = text.partial;
+    // The caller of an op that returns a count knows from it what was written.
+    const size_t returned =
+        std::erase_if(rule.counted, [&](const auto& each) { return counts_[each.count].returned; });
+    rule.partial = text.partial || returned != 0;
     if (device.empty())
       rule.device_of = like_index >= 0 ? like_index : first_tensor();
     else if (!read_named_device(device, rule))
@@ -117,9 +124,13 @@ class OutputParser {
                          : of_type_device + "\""));
   }
 
-  std::vector<Expr> parse_sizes(std::string_view text, const char* field) const {
+  // counted: gets the sizes that are counts; where it is nullptr, none may be.
+  std::vector<Expr> parse_sizes(std::string_view text, const char* field,
+                                std::vector<OutputRule::Counted>* counted = nullptr) const {
     if (text == "[]" || text == "()") return {};
-    std::vector<Expr> items = scope_.list(text, field, {Type::Int, Type::IntList});
+    const Scope scope = counted ? spec::with_counts(scope_, counts_) : scope_;
+    std::vector<Expr> items = scope.list(text, field, {Type::Int, Type::IntList});
+    if (counted) *counted = spec::take_counts(scope_, counts_, items);
     for (const Expr& item : items) {
       check_static(item, field);
       if (item.type() == Type::Int && item.is_constant() && item.eval_int(nullptr) < 0)
@@ -163,6 +174,7 @@ class OutputParser {
   }
 
   const Schema& schema_;
+  const std::vector<CountRule>& counts_;
   const Scope scope_;
 };
 
@@ -184,9 +196,9 @@ std::string outputs_named(const Schema& schema) {
              : "outputs of " + schema.qualname() + " are " + join(schema.returns);
 }
 
-// The rule of each result; each must have exactly one.
-std::vector<const OutputText*> match_rules(const Schema& schema,
-                                           const std::vector<OutputText>& texts) {
+// The rule of each result; each must have exactly one, but for counts, which have none.
+std::vector<const OutputText*> match_rules(const OpSpec& op, const std::vector<OutputText>& texts) {
+  const Schema& schema = op.schema;
   if (schema.returns.empty() && !texts.empty()) {
     fail(ErrorKind::Declaration,
          schema.text + ": an op that returns nothing takes no output rules, got " +
@@ -197,7 +209,9 @@ std::vector<const OutputText*> match_rules(const Schema& schema,
     const std::string given(trimmed(text.name));
     size_t index = 0;
     if (given.empty()) {
-      if (schema.returns.size() != 1) {
+      while (index + 1 < op.returned && spec::is_count(op, index)) ++index;
+      if (op.returned != 1 + static_cast<size_t>(std::ranges::count_if(
+                                 op.counts, [](const CountRule& c) { return c.returned; }))) {
         fail(ErrorKind::Declaration, schema.qualname() +
                                          ": a single output rule was given for several outputs; "
                                          "give one by name for each; " +
@@ -211,13 +225,17 @@ std::vector<const OutputText*> match_rules(const Schema& schema,
       fail(ErrorKind::Declaration, schema.qualname() + ": no output is named '" + given + "'; " +
                                        outputs_named(schema) + did_you_mean(given, schema.returns));
     }
+    if (spec::is_count(op, index))
+      fail(ErrorKind::Declaration,
+           schema.qualname() + ": '" + schema.returns[index] +
+               "' is a count, a 0-d tensor of int64; leave its rule out, or the count");
     if (rules[index])
       fail(ErrorKind::Declaration,
            schema.qualname() + ": output '" + schema.returns[index] + "' has two rules; give one");
     rules[index] = &text;
   }
   for (size_t i = 0; i < rules.size(); ++i) {
-    if (rules[i]) continue;
+    if (rules[i] || spec::is_count(op, i)) continue;
     fail(ErrorKind::Declaration,
          schema.qualname() + ": output '" + schema.returns[i] +
              "' has no rule; give outputs=opaq.like(\"x\") or "
@@ -242,7 +260,10 @@ std::string hash_op(const OpSpec& op) {
     hash.field(std::to_string(rule.device_of));
     if (rule.device) hash.field(device_name(*rule.device));
     if (rule.partial) hash.field("partial");
+    for (const auto& [dim, count] : rule.counted)
+      hash.field("counted").field(std::to_string(dim)).field(op.counts[count].name);
   }
+  for (const CountRule& count : op.counts) hash.field(count.name).field(count.bound.text());
   return hash.hex();
 }
 
@@ -250,6 +271,8 @@ std::string hash_texts(const Schema& schema, const std::vector<const OutputText*
   Sha256 hash;
   hash.field("opaq op with lists 1").field(schema.text);
   for (const OutputText* rule : rules) {
+    if (!rule) continue;  // of a count
+    for (const CountText& count : rule->counts) hash.field(count.name).field(trimmed(count.bound));
     for (const std::string* text :
          {&rule->like, &rule->shape, &rule->dtype, &rule->strides, &rule->device})
       hash.field(trimmed(*text));
@@ -278,7 +301,8 @@ OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
                std::span<const int64_t> lengths) {
   OpSpec op;
   op.schema = parse_schema(schema);
-  const std::vector<const OutputText*> rules = match_rules(op.schema, outputs);
+  spec::name_counts(op, outputs);
+  const std::vector<const OutputText*> rules = match_rules(op, outputs);
   if (op.schema.has_lists()) {
     if (lengths.empty()) {
       op.hash = hash_texts(op.schema, rules);
@@ -286,8 +310,10 @@ OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
     }
     op.schema = with_lengths(op.schema, lengths);
   }
+  spec::parse_bounds(op, outputs);
   for (size_t i = 0; i < rules.size(); ++i)
-    op.outputs.push_back(OutputParser(op, op.schema.returns[i]).parse(*rules[i]));
+    op.outputs.push_back(OutputParser(op, op.schema.returns[i])
+                             .parse(rules[i] ? *rules[i] : spec::rule_of_count(outputs)));
   op.names_device = !op.outputs.empty() && !op.schema.always_has_tensor();
   if (op.names_device) check_one_device(op);
   op.hash = hash_op(op);

@@ -247,7 +247,9 @@ void serve(Slot& slot, const Target& target, const Op& op, Chooser& chooser, Sta
   const Call call{op,     chooser, inputs.args.data(),      inputs.args.size(), device,
                   stream, nullptr, checking(target.checked)};
   if (!serve(call, tensors)) return;  // the reference has left its results on the stack
-  for (size_t i = 0; i < outputs.size(); ++i)
+  if (op.spec().reads_counts()) [[unlikely]]
+    torch::read_counts(op.spec(), outputs);
+  for (size_t i = 0; i < op.spec().returned; ++i)
     stack[i] = reinterpret_cast<StableIValue>(outputs[i].release());
 }
 

@@ -53,6 +53,8 @@ Shim load() {
   resolve(library, s.get_layout, "aoti_torch_get_layout");
   resolve(library, s.empty_strided, "aoti_torch_empty_strided");
   resolve(library, s.from_blob, "aoti_torch_create_tensor_from_blob");
+  resolve(library, s.reinterpret_tensor, "aoti_torch__reinterpret_tensor");
+  resolve(library, s.item_int64, "aoti_torch_item_int64");
   resolve(library, s.copy_, "aoti_torch_copy_");
   resolve(library, s.delete_tensor, "aoti_torch_delete_tensor_object");
   resolve(library, s.new_tensor, "aoti_torch_new_tensor_handle");

@@ -47,6 +47,10 @@ struct Shim {
   Status (*from_blob)(void* data, int64_t dim, const int64_t* sizes, const int64_t* strides,
                       int64_t storage_offset, int32_t dtype, int32_t device_type,
                       int32_t device_index, TensorHandle*);
+  // A view of the same storage. The offset is from the storage's beginning, in elements.
+  Status (*reinterpret_tensor)(TensorHandle, int64_t dim, const int64_t* sizes,
+                               const int64_t* strides, int64_t storage_offset, TensorHandle*);
+  Status (*item_int64)(TensorHandle, int64_t*);  // waits for the device
   Status (*copy_)(TensorHandle dst, TensorHandle src, int32_t non_blocking);
   Status (*delete_tensor)(TensorHandle);
   Status (*new_tensor)(TensorHandle, TensorHandle*);   // another handle of the same tensor

@@ -43,6 +43,10 @@ TensorView view(TensorHandle tensor, const std::string& op, const std::string& w
 // A device with index -1: on the current one.
 Tensor empty(Device device, const int64_t* sizes, const int64_t* strides, int32_t dim, DType dtype);
 
+// Reads the counts that a launch has written, the last of the results, and replaces the results by
+// views of what was written. Throws Launch for a count out of bounds.
+void read_counts(const OpSpec& op, std::vector<Tensor>& results);
+
 // The values of one call of an op with lists of tensors, with the items of the lists in their
 // places. Owns the lists without their items, until `give_back`.
 class FlatStack {

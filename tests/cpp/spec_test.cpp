@@ -49,6 +49,72 @@ TEST(OutputRule, ScalarOutputsAreWrittenAsEmptyLists) {
   EXPECT_TRUE(rule_of({.like = "x", .shape = " () "}).shape.empty());
 }
 
+// ---- counts -------------------------------------------------------------------------------------
+
+OutputText counted(const char* shape, std::vector<CountText> counts) {
+  OutputText text{.shape = shape, .dtype = "float32"};
+  text.counts = std::move(counts);
+  return text;
+}
+
+TEST(Counts, AreResultsOfALaunchThatPyTorchDoesNotGet) {
+  const OpSpec op =
+      make_op("m::f(Tensor x) -> (Tensor y)", {counted("n, 3", {{"n", "x.numel()"}})});
+  EXPECT_EQ(op.schema.returns, (Texts{"y", "n"}));
+  EXPECT_EQ(op.returned, 1u);
+  EXPECT_TRUE(op.reads_counts());
+  EXPECT_EQ(op.schema.text, "m::f(Tensor x) -> (Tensor y)");
+  EXPECT_EQ(texts(op.outputs[0].shape), (Texts{"x.numel()", "3"}));  // memory for the bound
+  ASSERT_EQ(op.outputs[0].counted.size(), 1u);
+  EXPECT_EQ(op.outputs[0].counted[0].dim, 0);
+  EXPECT_TRUE(op.outputs[1].shape.empty());
+  EXPECT_EQ(op.outputs[1].dtype.text(), "int64");
+}
+
+TEST(Counts, AfterAListOfSizesAreCountedFromTheEnd) {
+  const OpSpec op =
+      make_op("m::f(Tensor x) -> (Tensor y)", {counted("x.shape, n, 2", {{"n", "x.numel()"}})});
+  EXPECT_EQ(op.outputs[0].counted.at(0).dim, -2);
+}
+
+TEST(Counts, ThatTheOpReturnsLeaveResultsAsTheyAre) {
+  const OpSpec op =
+      make_op("m::f(Tensor x) -> (Tensor y, Tensor n)", {counted("n", {{"n", "x.numel()"}})});
+  EXPECT_FALSE(op.reads_counts());
+  EXPECT_TRUE(op.outputs[0].counted.empty());
+  EXPECT_TRUE(op.outputs[0].partial);
+  EXPECT_TRUE(op.outputs[1].shape.empty());
+}
+
+TEST(Counts, AreSharedByAllResultsAndHashed) {
+  const char* schema = "m::f(Tensor x) -> (Tensor y, Tensor z)";
+  const auto with = [&](const char* bound) {
+    OutputText y = counted("n", {{"n", bound}}), z = counted("2, n", {});
+    y.name = "y";
+    z.name = "z";
+    return make_op(schema, {y, z});
+  };
+  EXPECT_EQ(with("x.numel()").outputs[1].counted.at(0).dim, 1);
+  EXPECT_NE(with("x.numel()").hash, with("x.size(0)").hash);
+}
+
+TEST(Counts, RefuseWhatCannotBeRead) {
+  const auto message = [](const char* shape, std::vector<CountText> counts) {
+    return refusal([&] { make_op("m::f(Tensor x) -> (Tensor y)", {counted(shape, counts)}); });
+  };
+  EXPECT_EQ(message("n", {{"n", "x.numel()"}, {"n", "4"}}),
+            "m::f: count 'n' has two bounds, `x.numel()` and `4`; give it once");
+  EXPECT_EQ(message("n", {{"2", "4"}}),
+            "m::f: count '2' is no name; write counts={\"n\": \"x.numel()\"}");
+  EXPECT_EQ(message("n + 1", {{"n", "4"}}),
+            "shape of m::f, output 'y': 'n + 1' computes with the count 'n'; a count is a size by "
+            "itself: declare another one for this size");
+  OutputText two = counted("n", {{"n", "4"}}), n{.name = "n", .shape = "[]", .dtype = "int32"};
+  two.name = "y";
+  EXPECT_EQ(refusal([&] { make_op("m::f(Tensor x) -> (Tensor y, Tensor n)", {two, n}); }),
+            "m::f: 'n' is a count, a 0-d tensor of int64; leave its rule out, or the count");
+}
+
 TEST(OutputRule, DtypeMayBeAnyNameOfPyTorchOrAnExpression) {
   const auto dtype = [](const char* text) {
     return rule_of({.shape = "n", .dtype = text}).dtype.text();

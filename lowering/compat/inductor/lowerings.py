@@ -10,10 +10,12 @@ import torch
 from torch import _inductor as public
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._inductor import compile_fx as inductor_compile
-from torch._inductor import config, dependencies, lowering
+from torch._inductor import config, dependencies, ir, lowering
 from torch._inductor.virtualized import V
 from torch._library.effects import EffectType
 from torch._library.utils import get_layout_constraint_tag
+from torch.fx.experimental.symbolic_shapes import resolve_unbacked_bindings
+from torch.utils import _pytree as pytree
 from torch.utils._pytree import tree_leaves
 
 # The last node of each graph that draws random numbers, by the name of its first buffer.
@@ -98,6 +100,10 @@ class Lowerings:
         """A new uninitialized buffer."""
         return lowering.empty_strided(sizes, strides, dtype=dtype, device=device)
 
+    def strided_view(self, value: Any, sizes: Sequence[Any], strides: Sequence[Any]) -> Any:
+        """A view of a buffer from its beginning."""
+        return lowering.lowerings[torch.ops.aten.as_strided.default](value, sizes, strides, 0)
+
     # ---- the node being lowered ------------------------------------------------------------------
 
     def called_by(self, node: Any) -> tuple[Any, Sequence[Any], dict[str, Any], Any]:
@@ -115,6 +121,33 @@ class Lowerings:
             kwargs,
             results[0] if results is not None and len(results) == 1 else results,
         )
+
+    def sizes_defined(self, results: int) -> list[tuple[Any, int, int]]:
+        """The symbols that the node being lowered has to define, each as a size of a result:
+        (symbol, result, dimension). results: how many it has."""
+        node = V.graph.current_node
+        bindings = resolve_unbacked_bindings(
+            V.graph.sizevars.shape_env, node.meta.get("unbacked_bindings")
+        )
+        found = []
+        for symbol, path in (bindings or {}).items():
+            numbers = [key.idx for key in path if isinstance(key, pytree.SequenceKey)]
+            found.append((symbol, numbers[0] if len(numbers) > 1 else 0, numbers[-1]))
+        return found
+
+    def define_by_item(self, symbol: Any, value: Any) -> None:
+        """Has the wrapper read a 0-d buffer, as `.item()` does, and give the value to a symbol."""
+        node = ir.DynamicScalar(symbol, (), value)
+        node.name = V.graph.register_buffer(node)
+        V.graph.register_operation(node)
+
+    def require(self, condition: Any, expected: str) -> None:
+        """Has the wrapper raise RuntimeError("expected <expected>") where a relation of symbols
+        does not hold. (A C++ wrapper writes `Expected` itself, and what the symbol is.)"""
+        message = expected if V.graph.cpp_wrapper else f"expected {expected}"
+        node = ir.AssertScalar(condition, message)
+        node.name = V.graph.register_buffer(node)
+        V.graph.register_operation(node)
 
     def effect_before(self) -> Any:
         """The dependency of the node being lowered on the last one with ordered effects; None where

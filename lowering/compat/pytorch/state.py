@@ -130,6 +130,17 @@ class State:
         """Whether Dynamo has been imported: before that nothing has been compiled."""
         return "torch._dynamo" in sys.modules
 
+    def skip_frames(self, modules: Sequence[str]) -> None:
+        """Has Dynamo treat the Python code of these modules and packages as that of
+        torch._library: not compiled by itself where an op is called outside of a graph, but part of
+        what calls it (a backward pass that is traced)."""
+        from torch._dynamo import trace_rules
+
+        for module in modules:
+            before = len(trace_rules.SKIP_DIRS)
+            trace_rules.add(module)
+            trace_rules.get_mod_inlinelist().update(trace_rules.SKIP_DIRS[before:])
+
 
 def _loaded(name: str) -> ctypes.CDLL:
     """A library that torch has loaded."""

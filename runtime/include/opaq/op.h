@@ -142,6 +142,9 @@ struct RuleOptions {
   Expression shape = {}, strides = {};
   std::string device = {};  // not of like
   bool partial = false;
+  // Sizes that only the kernel knows, by the names that it writes them to, and their bounds:
+  // {{"n", "x.numel()"}}.
+  std::vector<std::pair<std::string, Expression>> counts = {};
 };
 
 class Rule {  // made by like, tensor, zeros, philox
@@ -158,11 +161,14 @@ class Rule {  // made by like, tensor, zeros, philox
 
 inline Part rule_part(const RuleOptions& options) {
   Part part;
-  return part.set("dtype", options.dtype)
+  part.set("dtype", options.dtype)
       .set("shape", options.shape.text())
       .set("strides", options.strides.text())
       .set("device", options.device)
       .flag("partial", options.partial);
+  std::vector<Part> counts;
+  for (const auto& [name, bound] : options.counts) counts.push_back({name, bound.text()});
+  return part.list("counts", std::move(counts));
 }
 
 // The shape, dtype and device of an argument: like("x"), like("x", {.dtype = "float32"}).

@@ -65,19 +65,37 @@ Schema parse_schema(std::string_view text);
 // n. One length for each list.
 Schema with_lengths(const Schema& schema, std::span<const int64_t> lengths);
 
+// A size of results that only the launch knows: the implementation writes it, a 64-bit integer.
+struct CountRule {
+  std::string name;
+  Expr bound;             // the largest it can be; memory is allocated for it. Of type Int
+  bool returned = false;  // it is a result of the op too; then results keep the size `bound`
+};
+
 // Shape, dtype, device and strides of one output, as expressions over the inputs.
 struct OutputRule {
+  struct Counted {
+    int dim;  // from the end if negative, as lists of sizes may come before it
+    size_t count;
+  };
   std::vector<Expr> shape;       // Int and int[] items; an int[] stands for several sizes
   Expr dtype;                    // of type DType
   std::vector<Expr> strides;     // empty: contiguous
   int device_of = -1;            // the tensor whose device it shares, or an argument of type Device
   std::optional<Device> device;  // that the rule names itself; index -1: the current one
   bool partial = false;          // implementations may leave elements unwritten
+  // Dimensions of which `shape` has the bound of a count that is read after the launch.
+  std::vector<Counted> counted;
 };
 
 struct OpSpec {
   Schema schema;
   std::vector<OutputRule> outputs;  // one per return
+  std::vector<CountRule> counts;
+  // Of the returns, those that PyTorch gets; the others, which follow, are counts.
+  size_t returned = 0;
+  // Whether counts are read after a launch, and results get the sizes that they say.
+  bool reads_counts() const { return returned < schema.returns.size(); }
   // Whether calls may have no tensor, so that the rules name the device of the results.
   bool names_device = false;
   std::string hash;  // of schema and output rules, 64 hex digits
@@ -90,11 +108,15 @@ struct OpSpec {
 // An output rule as declared: every field is text, "" if not given. like: a tensor argument whose
 // shape, dtype and device are the defaults. Strides are row-major by default. A shape of "[]" is a
 // 0-d output. device: a tensor argument; of an op without one that is always given, an argument of
-// type Device, or "cpu", "cuda", "cuda:1".
+// type Device, or "cpu", "cuda", "cuda:1". A count is a size by itself, in the shape of any output.
+struct CountText {
+  std::string name, bound;
+};
 struct OutputText {
   std::string name;  // "" with a single output
   std::string like, shape, dtype, strides, device;
   bool partial = false;
+  std::vector<CountText> counts = {};  // sizes that only the launch knows, for all outputs
 };
 
 // Of an op with lists without `lengths`, the rules are not read; they are with lengths.
