@@ -11,6 +11,7 @@ import torch
 
 from . import _runtime, lowering
 from .lowering import counts, lists
+from .lowering.compat import pytorch
 from .lowering.functions import functions, identifier, identifiers
 
 
@@ -75,9 +76,7 @@ def _new_size(op: str, bound: Any) -> Any:
         ) from None
     if isinstance(bound, int):
         return context.new_dynamic_size(min=0, max=bound)
-    size = context.new_dynamic_size()
-    torch._check(size <= bound)
-    return size
+    return pytorch.at_most(context.new_dynamic_size(), bound)
 
 
 def make_largest(info: _runtime.OpInfo) -> Callable[..., Any]:

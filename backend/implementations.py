@@ -271,6 +271,107 @@ class Implementations:
             scratch=steps_.scratch_texts(where, scratch),
         )
 
+    def cublaslt(
+        self: _Self,
+        *,
+        a: str,
+        b: str,
+        d: str,
+        c: str = "",
+        bias: str = "",
+        epilogue: str = "",
+        aux: str = "",
+        alpha: object = "",
+        beta: object = "",
+        a_scale: str = "",
+        b_scale: str = "",
+        d_scale: str = "",
+        d_out_scale: str = "",
+        amax: str = "",
+        a_scale_mode: str = "",
+        b_scale_mode: str = "",
+        d_out_scale_mode: str = "",
+        compute: str = "",
+        fast_accum: bool = False,
+        workspace: object = "",
+        requires: str | Sequence[str] = (),
+        priority: int = 0,
+        name: str = "cublaslt",
+    ) -> _Self:
+        """Adds a matrix product by cuBLASLt, d = epilogue(alpha a b + beta c + bias), on CUDA.
+
+        a, b, d: names of tensors, (..., M, K), (..., K, N) and (..., M, N). a and b may be views,
+            x.t(), x.flatten(0, -2) and x.flatten(0, -2).t(), whose last two dimensions are swapped,
+            and of which all but the last are rows. One of the last two strides of a and b is 1;
+            transposed views cost nothing. With one matrix b, all dimensions of a before the last
+            are its rows. d is a
+            result or a written argument. float16, bfloat16, float32, float64, int8 (to int32 or
+            float32), and float8 where K is contiguous in both.
+        c: (..., M, N), added; alpha, beta: numbers or expressions, 1 by default.
+        bias: (N), added to each row; an optional tensor that is absent is left out.
+        epilogue: "relu" or "gelu" (the tanh form), applied last. "relu_backward" or
+            "gelu_backward": the product is multiplied by the activation's derivative; then `bias`
+            is written, with the sums of d over its rows. "sum_a", "sum_b": `bias` is written with
+            the sums of a (M) or b (N) over K.
+        aux: what a backward epilogue needs: for gelu what the activation was applied to, (..., M,
+            N); for relu a bit for each element, uint8, (..., M, 16 * ceil_div(N, 128)). Written by
+            the forward epilogues where it is given.
+        a_scale, b_scale: float32 factors of float8 tensors, by default one number for each;
+            a_scale_mode, b_scale_mode: "row" (one for each row of a, column of b), "vec128" and
+            "block128" (one for 128 values along K, for 128 x 128), "vec32", "vec16" (MX blocks, of
+            float8_e8m0fnu or float8_e4m3fn).
+        d_scale: the float32 factor by which a float8 d is multiplied. d_out_scale: written with
+            the scales of a block-scaled d, in d_out_scale_mode. amax: written with the largest
+            absolute value of d.
+        compute: "tf32", "float16", "bfloat16": what float32 tensors may be rounded to; the default
+            is float32, float64 or int32, as the tensors are. fast_accum: float8 sums of less
+            precision.
+        workspace: bytes of memory, planned as `scratch` is, that algorithms may use; 32 MiB.
+        requires, priority, name: as for `cuda`. Tensors that cuBLASLt cannot take as they lie, and
+            an empty K, are left to the op's next implementation or its reference.
+
+        An algorithm is asked for once for equal sizes, strides, dtypes and alignments. The library
+        is the one that PyTorch has loaded (12 or 13). Raises DeclarationError; calls raise
+        LaunchError where cuBLASLt has no algorithm, and MissingError where it is not there.
+        """
+        where = f"{self.name}: .cublaslt(...)"
+        given = {
+            key: validate.text(where, key, value)
+            for key, value in {
+                "a": a,
+                "b": b,
+                "c": c,
+                "d": d,
+                "bias": bias,
+                "aux": aux,
+                "a_scale": a_scale,
+                "b_scale": b_scale,
+                "d_scale": d_scale,
+                "d_out_scale": d_out_scale,
+                "amax": amax,
+                "epilogue": epilogue,
+                "compute": compute,
+                "a_scale_mode": a_scale_mode,
+                "b_scale_mode": b_scale_mode,
+                "d_out_scale_mode": d_out_scale_mode,
+            }.items()
+        }
+        for key, value in {"alpha": alpha, "beta": beta}.items():
+            given[key] = (
+                repr(value) if isinstance(value, float) else validate.expressions(where, key, value)
+            )
+        given["workspace"] = validate.expressions(where, "workspace", workspace)
+        given["fast_accum"] = "1" if validate.flag(where, "fast_accum", fast_accum) else ""
+        return self._implement(
+            where=where,
+            name=name,
+            device="cuda",
+            requires=requires,
+            priority=priority,
+            kind="cublaslt",
+            roles={key: value for key, value in given.items() if value},
+        )
+
     def python(
         self: _Self,
         function: Callable[..., None],

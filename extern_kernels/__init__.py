@@ -3,18 +3,42 @@ is compiled before the first call.
 """
 
 from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward, cross_entropy_mean
+from .matmul.matmul import (
+    bmm,
+    gelu_grad,
+    linear,
+    linear_gelu,
+    linear_gelu_h,
+    linear_grad_weight,
+    linear_grad_weight_bias,
+    linear_grad_x,
+    linear_relu,
+    scaled_linear,
+    scaled_linear_float8,
+)
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.rope import rope, rope_backward
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
 
 __all__ = [
+    "bmm",
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_mean",
+    "gelu_grad",
+    "linear",
+    "linear_gelu",
+    "linear_gelu_h",
+    "linear_grad_weight",
+    "linear_grad_weight_bias",
+    "linear_grad_x",
+    "linear_relu",
     "rms_norm",
     "rms_norm_backward",
     "rope",
     "rope_backward",
+    "scaled_linear",
+    "scaled_linear_float8",
     "silu_mul",
     "silu_mul_backward",
 ]

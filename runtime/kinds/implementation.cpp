@@ -54,8 +54,9 @@ class ImplementationParser {
  public:
   ImplementationParser(const OpSpec& op, const ImplementationText& text)
       : op_(op),
-        text_(text),
         kind_(find_kind(op.schema.qualname(), text)),
+        text_(kind_.completed(text, op.schema.qualname() + ", implementation '" +
+                                        implementation_name(op, text) + "'")),
         name_(implementation_name(op, text)),
         scope_{op.schema, op.all_symbols(),
                op.schema.qualname() + ", implementation '" + name_ + "'"},
@@ -89,8 +90,8 @@ class ImplementationParser {
   ImplementationParser(const ImplementationParser& whole, const ImplementationText& text,
                        size_t index)
       : op_(whole.op_),
-        text_(text),
         kind_(find_kind(whole.op_.schema.qualname(), text)),
+        text_(text),
         name_(whole.name_),
         scope_{whole.op_.schema, whole.scope_.symbols,
                whole.scope_.owner + ", step " + std::to_string(index + 1)},
@@ -99,6 +100,8 @@ class ImplementationParser {
   std::shared_ptr<const Implementation> parse_step(const Implementation& whole,
                                                    size_t index) const {
     ImplementationText text = text_.steps[index];
+    if (!text.roles.empty())
+      scope_.fail("steps", "a matrix product by cuBLASLt is no step; give it to an op of its own");
     text.device = text_.device;
     if (text.code.empty()) {
       text.kind = text_.kind;
@@ -181,6 +184,8 @@ class ImplementationParser {
     if (!kind_.native && (!text_.scratch.empty() || !text_.steps.empty()))
       scope_.fail("scratch", kind + " takes neither scratch nor steps; leave them out");
     if (!kind_.native) return;
+    if (kind_.takes_roles && !text_.steps.empty())
+      scope_.fail("steps", kind + " is one launch, and takes no steps; leave them out");
     if (!text_.steps.empty()) return check_fields_beside_steps(kind);
     if (text_.code.empty())
       scope_.fail("code", "empty; " + kind + " takes " + std::string(kind_.code));
@@ -391,8 +396,8 @@ class ImplementationParser {
   }
 
   const OpSpec& op_;
-  const ImplementationText& text_;
   const Kind& kind_;
+  const ImplementationText text_;
   const std::string name_;
   const Scope scope_;  // arguments and results
   Scope rule_scope_;   // the scratch tensors, too

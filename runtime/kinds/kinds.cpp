@@ -8,7 +8,7 @@
 // One line for each kind, which is defined in the file of that name.
 #define OPAQ_KINDS(kind)                                                            \
   kind(cuda_source) kind(cuda_binary) kind(host_source) kind(library) kind(tvm_ffi) \
-      kind(python_function) kind(linked_function)
+      kind(python_function) kind(linked_function) kind(cublaslt)
 
 namespace opaq {
 
@@ -26,6 +26,13 @@ bool Kind::runs_on(DeviceType device) const {
 }
 
 const Kind& Kind::of_code(std::string_view) const { return *this; }
+
+ImplementationText Kind::completed(ImplementationText text, const std::string& owner) const {
+  if (!text.roles.empty())
+    fail(ErrorKind::Declaration, owner + ": " + std::string(article) + " takes no `" +
+                                     text.roles.front().first + "`; leave it out");
+  return text;
+}
 
 void Kind::check(const spec::Scope&, const Implementation&) const {}
 

@@ -165,6 +165,7 @@ CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
     out.host = std::move(code.function);
     out.library = std::move(code.path);
     out.symbol = std::move(code.symbol);
+    out.matmul = std::move(code.matmul);
     params = std::move(code.params);
   }
   out.args = arguments(state.subject, params, args);

@@ -34,6 +34,7 @@ struct CppNode::Compiled {
 
 // How many files a step has.
 inline size_t file_count(const CppLaunch& step) {
+  if (!step.matmul.empty()) return 0;
   return step.images.empty() ? 1 : step.images.size();
 }
 

@@ -348,11 +348,16 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
     result.prelude.push_back("tensor_maps");
   if (!node.on_cuda() || std::any_of(node.launches.begin(), node.launches.end(), calls_library))
     result.prelude.push_back("host");
-  const auto takes_tensors = [](const CompiledLaunch& launch) {
-    return launch.rule.steps.front().takes_tensors;
+  const auto any_step = [&](const auto& test) {
+    return std::any_of(node.launches.begin(), node.launches.end(),
+                       [&](const auto& launch) { return test(launch.rule.steps.front()); });
   };
-  if (std::any_of(node.launches.begin(), node.launches.end(), takes_tensors))
+  const auto multiplies = [](const CppLaunch& step) { return !step.matmul.empty(); };
+  if (any_step([](const CppLaunch& step) { return step.takes_tensors; }))
+    result.prelude.push_back("dl_tensors");
+  if (any_step([&](const CppLaunch& step) { return step.takes_tensors && !multiplies(step); }))
     result.prelude.push_back("tvm_ffi");
+  if (any_step(multiplies)) result.prelude.push_back("matmul");
   if (result.workspace) result.prelude.push_back("scratch");
   if (result.workspace && node.on_cuda()) result.prelude.push_back("zeros");
   const auto draws = [](const CompiledLaunch& launch) {

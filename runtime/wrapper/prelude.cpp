@@ -31,7 +31,9 @@ const std::vector<Part>& parts() {
         "standalone/packaged_kernel.h", "wrapper/prelude/linked_driver.h"}},
       {"tensor_maps", {"standalone/tensor_map.h", "wrapper/prelude/tensor_maps.h"}},
       {"host", {"standalone/host_call.h", "wrapper/prelude/host.h"}},
-      {"tvm_ffi", {"standalone/dlpack.h", "standalone/tvm_ffi.h", "wrapper/prelude/tvm_ffi.h"}},
+      {"dl_tensors", {"standalone/dlpack.h", "wrapper/prelude/dl_tensors.h"}},
+      {"tvm_ffi", {"standalone/tvm_ffi.h"}},
+      {"matmul", {"standalone/cublaslt.h", "standalone/matmul_rule.h", "standalone/matmul.h"}},
       {"nodes", {"standalone/counter.h", "standalone/wrapper_node.h", "wrapper/prelude/nodes.h"}},
   };
   return all;

@@ -46,6 +46,7 @@ class StepBlock {
   explicit StepBlock(const StepToPrint& step) : step_(step) {}
 
   Lines lines() const {
+    if (!step_.rule.matmul.empty()) return matmul_call();
     if (step_.rule.takes_tensors) return tvm_ffi_call();
     if (!step_.rule.library.empty()) return library_call();
     return step_.node.on_cuda() ? kernel_launch() : host_call();
@@ -119,10 +120,11 @@ class StepBlock {
       if (arg.type == Type::Tensor) {
         const std::string to = "opaq_tensors[" + std::to_string(i) + "]";
         const std::string type = in_standalone(cuda ? "kDlCuda" : "kDlCpu");
-        lines.push_back(
-            slot(i) + " = " +
-            call("opaq_tvm_tensor", {arg.cpp, arg.dlpack, "{" + type + ", " + device + "}", to}) +
-            ";");
+        lines.push_back(slot(i) + " = " +
+                        call(in_standalone("TvmValue"),
+                             {call("opaq_dl_tensor",
+                                   {arg.cpp, arg.dlpack, "{" + type + ", " + device + "}", to})}) +
+                        ";");
         continue;
       }
       if (can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
@@ -133,6 +135,33 @@ class StepBlock {
                       "};");
     }
     lines.push_back(call_host("opaq_function", {"opaq_values", count, device, stream}));
+    return lines;
+  }
+
+  Lines matmul_call() const {
+    const std::string count = std::to_string(step_.rule.args.size());
+    const Lines constructed = {in_standalone("MatmulRule") + "(" +
+                               string_literal(step_.rule.matmul) + ")"};
+    Lines lines = {
+        make_context_current(),
+        "static const " + call(in_standalone("Matmul") + " opaq_matmul", constructed) + ";",
+        in_standalone("DlTensor") + " opaq_tensors[" + count + "];",
+        "const " + in_standalone("DlTensor") + "* opaq_operands[" + count + "];",
+        "double opaq_numbers[" + count + "];"};
+    for (size_t i = 0; i < step_.rule.args.size(); ++i) {
+      const CppArgument& arg = step_.rule.args[i];
+      const std::string at = "[" + std::to_string(i) + "]";
+      if (arg.type == Type::Tensor) {
+        const std::string device = "{" + in_standalone("kDlCuda") + ", opaq_device}";
+        lines.push_back("opaq_operands" + at + " = " +
+                        call("opaq_dl_tensor", {arg.cpp, arg.dlpack, device, "opaq_tensors" + at}) +
+                        ";");
+      } else {
+        if (can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
+        lines.push_back("opaq_numbers" + at + " = " + arg.cpp + ";");
+      }
+    }
+    lines.push_back("opaq_matmul(opaq_operands, opaq_numbers, opaq_stream);");
     return lines;
   }
 

@@ -116,7 +116,7 @@ TEST(Implementation, EachKindHasItsCode) {
   EXPECT_REFUSED(make("CUDA", "source"), "did you mean 'cuda'?");
   EXPECT_REFUSED(make("cuda", "sorce"),
                  "mylib::f: implementation of kind 'sorce' is not supported on device 'cuda'; "
-                 "expected one of source, binary, library, tvm_ffi, python, function; "
+                 "expected one of source, binary, library, tvm_ffi, python, function, cublaslt; "
                  "did you mean 'source'?");
   EXPECT_REFUSED(
       make("cpu", "binary"),
@@ -286,8 +286,9 @@ TEST(Kind, SaysWhatItIsAndHowItsCodeIsShown) {
                     std::string(device_type_name(kind->devices.front())));
     EXPECT_FALSE(kind->article.empty());
   }
-  EXPECT_EQ(names, (Texts{"source on cuda", "binary on cuda", "source on cpu", "library on cuda",
-                          "tvm_ffi on cuda", "python on cuda", "function on cuda"}));
+  EXPECT_EQ(names,
+            (Texts{"source on cuda", "binary on cuda", "source on cpu", "library on cuda",
+                   "tvm_ffi on cuda", "python on cuda", "function on cuda", "cublaslt on cuda"}));
   EXPECT_EQ(kinds()[0]->code_in_messages("abc"), "3 bytes, SHA-256 ba7816bf8f01...");
   EXPECT_EQ(kinds()[3]->code_in_messages("/lib/k.so"), "/lib/k.so");
 }

@@ -130,6 +130,11 @@ class State:
         """Whether Dynamo has been imported: before that nothing has been compiled."""
         return "torch._dynamo" in sys.modules
 
+    def at_most(self, size: Any, bound: Any) -> Any:
+        """A symbolic size that is known to be at most another."""
+        torch._check(size <= bound)
+        return size
+
     def skip_frames(self, modules: Sequence[str]) -> None:
         """Has Dynamo treat the Python code of these modules and packages as that of
         torch._library: not compiled by itself where an op is called outside of a graph, but part of

@@ -30,7 +30,8 @@ struct KindFacts {
   bool source = false;    // from source, which tells layouts of structs; takes include folders
   bool native = true;     // launched with an entry and an argument list; else Python calls it
   bool takes_signature = false;  // a declaration may give the function's C signature
-  bool takes_tensors = false;    // a function of TVM-FFI, which is given tensors and no addresses
+  bool takes_tensors = false;    // a function that is given tensors and no addresses
+  bool takes_roles = false;      // ImplementationText::roles in the place of an argument list
   std::vector<std::string> compilers = {};  // that a declaration may name, beside "auto"
 };
 
@@ -50,6 +51,7 @@ struct WrapperHostCode {
   std::string path;                              // of the library that holds the symbol
   std::string symbol;
   std::vector<ParamType> params;  // of the argument list
+  std::string matmul;             // a MatmulRule's text: cuBLASLt is called, and nothing shipped
 };
 
 class Kind : public KindFacts {
@@ -64,6 +66,11 @@ class Kind : public KindFacts {
 
   // The kind of a declaration that names this one and gives this code.
   virtual const Kind& of_code(std::string_view code) const;
+
+  // The declaration as other kinds are given it: code, entry, argument list, scratch and
+  // requirements of what this kind is declared by (ImplementationText::roles). owner: begins
+  // errors. Throws Declaration.
+  virtual ImplementationText completed(ImplementationText text, const std::string& owner) const;
 
   // Checks a declaration of this kind, whose parts have been parsed. Throws Declaration, through
   // `scope`.

@@ -116,6 +116,7 @@ struct CppLaunch {
   std::shared_ptr<const HostFunction> host;          // host code that is shipped with the wrapper
   std::string library;  // path of the library that holds the symbol, which is called directly
   bool takes_tensors = false;                 // KindFacts::takes_tensors
+  std::string matmul;                         // WrapperHostCode::matmul
   std::vector<CppText> grid, block, cluster;  // CUDA: three each; cluster empty when not used
   CppText shared;
   std::vector<CppArgument> args;

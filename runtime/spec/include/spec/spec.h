@@ -214,6 +214,8 @@ struct ImplementationText {
   std::vector<std::string> options, include_dirs;
   std::string compiler = "auto";
   std::string signature, entry;
+  // What a kind is declared by that has no argument list of its own: expressions by their roles.
+  std::vector<std::pair<std::string, std::string>> roles;
   void (*function)() = nullptr;  // as in Implementation
   void (*call)(void**) = nullptr;
   std::string grid = "1", block = "1", cluster, shared = "0", args;

@@ -12,6 +12,8 @@ template <class Call>
 void call_host(const char* op, const char* entry, Call&& call) {
   try {
     call();
+  } catch (const Error&) {  // of code of ours
+    throw;
   } catch (const std::exception& error) {
     fail_with(ErrorKind::Launch, "%s: its function `%s` threw: %s", op, entry, error.what());
   } catch (...) {
