@@ -256,7 +256,8 @@ def test_what_a_node_on_cuda_prints(unique: str, library: pathlib.Path) -> None:
     for line in (
         "opaq_context(opaq::standalone::kLinkedDriver, opaq_device);",
         f'opaq_function("{unique}", "scale", opaq_call, true);',
-        f"opaq_values[0] = opaq_tvm_tensor(x, {tensor}, opaq_tensors[0]);",
+        "opaq_values[0] = opaq::standalone::TvmValue("
+        f"opaq_dl_tensor(x, {tensor}, opaq_tensors[0]));",
         "[&] { opaq_function(opaq_values, 4, opaq_device, opaq_stream); }",
     ):
         assert line in cpp, cpp

@@ -13,7 +13,6 @@
 #include <mutex>
 #include <string>
 
-#include "standalone/driver.h"
 #include "standalone/matmul_rule.h"
 
 namespace opaq::standalone {
@@ -107,7 +106,7 @@ class Matmul {
     Names pointers;
   };
 
-  static constexpr size_t kBuckets = 64, kMostKept = 4096;
+  static constexpr size_t kBuckets = 64, kMostKept = 4096, kMostDevices = 128;
 
   const DlTensor* operand(const DlTensor* const* operands, R::Role role) const {
     return rule_.item[role] < 0 ? nullptr : operands[rule_.item[role]];
@@ -418,7 +417,7 @@ class Matmul {
 
   // One for each device, without a stream; never destroyed.
   lt::Handle handle(int32_t device) const {
-    static std::atomic<lt::Handle> handles[kMaxDevices];
+    static std::atomic<lt::Handle> handles[kMostDevices];
     std::atomic<lt::Handle>& known = handles[device];
     if (lt::Handle handle = known.load(std::memory_order_acquire)) return handle;
     static std::mutex making;
