@@ -115,7 +115,8 @@ def of_epilogues(rounds: int) -> dict[str, Any]:
     narrow = [[t.to(torch.float8_e4m3fn) for t in each[:2]] for each in sets]
 
     def twice(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        wide = torch._scaled_mm(x, w.t(), scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
+        whole = torch.nn.functional.ScalingType.TensorWise
+        wide = torch.nn.functional.scaled_mm(x, w.t(), one, whole, one, whole)
         return wide.to(torch.float8_e4m3fn)
 
     float8 = {

@@ -252,12 +252,11 @@ def test_what_a_node_on_cuda_prints(unique: str, library: pathlib.Path) -> None:
     lowering.activate()
     cpp = cpp_part(wrapper_source(lambda x: op.overload(x, 3.0), (8, 4), cpp=True))
     package = wrapper_source(lambda x: op.overload(x, 3.0), (8, 4), package=True)
-    tensor = "{2, 32, 1}, {opaq::standalone::kDlCuda, opaq_device}"
+    tensor = "opaq_dl_tensor(x, {2, 32, 1}, {opaq::standalone::kDlCuda, opaq_device}, "
     for line in (
         "opaq_context(opaq::standalone::kLinkedDriver, opaq_device);",
         f'opaq_function("{unique}", "scale", opaq_call, true);',
-        "opaq_values[0] = opaq::standalone::TvmValue("
-        f"opaq_dl_tensor(x, {tensor}, opaq_tensors[0]));",
+        f"opaq_values[0] = opaq::standalone::TvmValue({tensor}opaq_tensors[0]));",
         "[&] { opaq_function(opaq_values, 4, opaq_device, opaq_stream); }",
     ):
         assert line in cpp, cpp
