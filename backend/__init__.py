@@ -33,6 +33,7 @@ from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
 from .steps import Philox, Step, Zeros, philox, step, zeros  # noqa: E402
 from .tensor_map import tensor_map  # noqa: E402
+from .tuning import Tuned, prefer, tune  # noqa: E402
 
 __version__: str
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "Philox",
     "Report",
     "Step",
+    "Tuned",
     "Zeros",
     "cast",
     "custom_op",
@@ -62,11 +64,13 @@ __all__ = [
     "opcheck",
     "package",
     "philox",
+    "prefer",
     "report",
     "step",
     "struct",
     "tensor",
     "tensor_map",
+    "tune",
     "warmup",
     "zeros",
 ]

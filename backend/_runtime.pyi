@@ -188,12 +188,26 @@ def choose(
     requirements: Mapping[str, Sequence[bool | None]],
     row_major: Sequence[bool | None],
     packaged: bool = False,
+    first: str = "",
 ) -> NodeChoice:
     """Which implementations may serve a node of a compiled graph. requirements: for each
     implementation by name, whether each of its requirements holds; None: known only at the launch.
     row_major: whether each argument and result is row-major; None likewise. packaged: the node goes
-    into a package, so that no Python function may serve it."""
+    into a package, so that no Python function may serve it. first: the implementation that is tried
+    before the others."""
 
+class Problem(TypedDict):
+    """What a measured choice is for."""
+
+    key: str  # hex
+    text: str
+    fits: list[str]  # the implementations that are launched and fit, in the order tried
+    fastest: str  # as set_fastest was told; ""
+
+def problem(op: str, args: Sequence[FakeArgument]) -> Problem: ...
+def set_fastest(op: str, by_problem: Mapping[str, str]) -> None: ...
+def cuda_driver() -> str: ...  # the driver's version of CUDA, "13.0"; "" where there is none
+def prefer(op: str, names: Sequence[str]) -> None: ...
 def watch(op: str, entries: list[list[int]]) -> None:
     """Takes the addresses of the dispatcher's table entries for this op (`kernel_entries` in
     lowering/compat). They hold opaq's kernels now; as soon as one changes, calls go through the

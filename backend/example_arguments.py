@@ -34,6 +34,20 @@ def example_argument(value: Any) -> Any:
     return value
 
 
+def real_argument(value: FakeArgument) -> Any:
+    """A value to call with for what fake_argument describes: tensors of random numbers (ints are 0,
+    which is an index of everything).
+    """
+    if not isinstance(value, tuple):
+        return value
+    name, sizes, strides, device, _ = value
+    dtype = getattr(torch, name)
+    made = torch.empty_strided(tuple(sizes), tuple(strides), dtype=dtype, device=device)
+    if not dtype.is_floating_point:
+        return made.zero_()
+    return made.copy_(torch.randn(tuple(sizes), device=device))
+
+
 def on_device(
     example: Sequence[FakeArgument], info: OpInfo, device: str, row_major: Sequence[str]
 ) -> list[FakeArgument]:

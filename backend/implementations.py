@@ -19,6 +19,12 @@ from .validate import Binary, File
 _Self = TypeVar("_Self", bound="Implementations")
 
 
+def _algorithms(where: str, count: int) -> dict[str, list[int]] | None:
+    if not 1 <= validate.number(where, "algorithms", count) <= 32:
+        validate.refuse(where, "algorithms", count, "1 to 32")
+    return None if count == 1 else {"algorithm": list(range(count))}
+
+
 class Implementations:
     """The methods of `opaq.Op` that add an implementation."""
 
@@ -57,6 +63,7 @@ class Implementations:
         name: str = "cuda",
         cooperative: bool = False,
         programmatic: bool = False,
+        tune: Mapping[str, Sequence[int]] | None = None,
     ) -> _Self:
         """Adds a CUDA implementation. Returns the op. Raises opaq.DeclarationError; source is
         compiled when it is first needed, which may raise opaq.CompileError.
@@ -107,6 +114,7 @@ class Implementations:
             requires=requires,
             priority=priority,
             kind=kind,
+            tune=tune,
             code=code,
             file=path,
             scratch=steps_.scratch_texts(where, scratch),
@@ -294,6 +302,7 @@ class Implementations:
         compute: str = "",
         fast_accum: bool = False,
         workspace: object = "",
+        algorithms: int = 1,
         requires: str | Sequence[str] = (),
         priority: int = 0,
         name: str = "cublaslt",
@@ -327,6 +336,8 @@ class Implementations:
             is float32, float64 or int32, as the tensors are. fast_accum: float8 sums of less
             precision.
         workspace: bytes of memory, planned as `scratch` is, that algorithms may use; 32 MiB.
+        algorithms: of how many that the library names, best first, opaq.tune may choose: each is
+            an implementation of its own, "cublaslt:algorithm=1"; 1 to 32.
         requires, priority, name: as for `cuda`. Tensors that cuBLASLt cannot take as they lie, and
             an empty K, are left to the op's next implementation or its reference.
 
@@ -369,6 +380,7 @@ class Implementations:
             requires=requires,
             priority=priority,
             kind="cublaslt",
+            tune=_algorithms(where, algorithms),
             roles={key: value for key, value in given.items() if value},
         )
 
@@ -425,11 +437,13 @@ class Implementations:
         priority: object = 0,
         where: str = "",
         replace: bool = False,
+        tune: Mapping[str, Sequence[int]] | None = None,
         **implementation: Any,
     ) -> _Self:
         """Adds an implementation. The named parameters, which every kind has, are checked here;
         `implementation` holds those that the caller has checked. Messages begin with `where`, or
-        the op's name. replace: also one that differs from an earlier one of this name.
+        the op's name. replace: also one that differs from an earlier one of this name. tune: adds
+        one for each combination of these values.
         """
         where = where or self.name
         implementation |= {
@@ -442,7 +456,11 @@ class Implementations:
             "priority": validate.number(where, "priority", priority),
         }
         before = self.info["hash"]
-        _runtime.implement(self.name, implementation, replace, self.effects or "")
+        for values in validate.combinations(where, tune):
+            of_values = ",".join(f"{key}={value}" for key, value in values.items())
+            named = f"{implementation['name']}:{of_values}" if values else implementation["name"]
+            each = {**implementation, "name": named, "values": values}
+            _runtime.implement(self.name, each, replace, self.effects or "")
         self._describe()
         if (
             self.info["hash"] != before

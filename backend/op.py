@@ -397,14 +397,14 @@ class Op(CallableBase, Registrations):
         called before a CUDA graph is captured. Raises what the call would raise: opaq.CompileError,
         or opaq.LaunchError if nothing can serve it.
         """
-        form, values = self._form_of(args)
+        form, values = self.form_of(args)
         _runtime.warmup(form, values)
 
     def explain(self, *args: Any) -> str:
         """Which implementation a call with these arguments (tensors on any device, meta too) would
         run, and why: one line for each implementation.
         """
-        form, values = self._form_of(args)
+        form, values = self.form_of(args)
         return _runtime.plan(form, [fake_argument(value) for value in values])["reasons"]
 
     def example(self, *args: Any) -> Op:
@@ -414,7 +414,7 @@ class Op(CallableBase, Registrations):
         dtype, sizes and strides are kept, and they stand for tensors on any device.
         Raises opaq.LaunchError if the op takes no such arguments.
         """
-        form, values = self._form_of(args)
+        form, values = self.form_of(args)
         example = [example_argument(value) for value in values]
         _runtime.plan(form, example)
         self.examples.setdefault(form, []).append(example)
@@ -436,11 +436,22 @@ class Op(CallableBase, Registrations):
         Raises opaq.DeclarationError for `arch`, opaq.LaunchError if the op takes no such arguments.
         """
         archs = code_check.archs_of(f"{self.name}: .check(...)", arch)
-        form, values = self._form_of(args) if args else (self.name, ())
+        form, values = self.form_of(args) if args else (self.name, ())
         example = [example_argument(value) for value in values]
         return code_check.check(self.name, {form: [example]} if args else self.examples, archs)
 
-    def _form_of(self, args: Sequence[Any]) -> tuple[str, Sequence[Any]]:
+    def largest_of_form(self, form: str, args: Sequence[Any]) -> list[torch.Tensor]:
+        """The results of a call of the op's form, uninitialised, of the largest sizes that they
+        can have.
+        """
+        made = make_largest(_runtime.describe(form))(*args)
+        return list(made) if isinstance(made, tuple) else [] if made is None else [made]
+
+    def order_changed(self) -> None:
+        """To be called when implementations are tried in another order."""
+        self._changed()
+
+    def form_of(self, args: Sequence[Any]) -> tuple[str, Sequence[Any]]:
         """Of a call of an op with lists of tensors: the name of the op's form for it, and that
         form's arguments. Else the op's name and `args`.
         """

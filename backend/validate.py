@@ -7,6 +7,7 @@ DeclarationError, which says what was given and what is accepted.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import os
 import re
@@ -41,6 +42,7 @@ _FILE_NAME = re.compile(
 # A path of another name: code that defines a function has one of these characters.
 _NO_CODE = re.compile(r"[^\n(){};#]*\w[./]\w[^\n(){};#]*")
 
+_MOST_COMBINATIONS = 128
 ARCH = re.compile(r"(sm|compute)_\d{2,3}[af]?")
 
 
@@ -104,6 +106,26 @@ def conditions(where: str, parameter: str, value: Any) -> list[str]:
         if isinstance(value, str)
         else texts(where, parameter, value)
     )
+
+
+def combinations(where: str, value: Any) -> list[dict[str, str]]:
+    """All combinations of values by name, as texts; one without any for None."""
+    if value is None:
+        return [{}]
+    expected = 'integers by name, such as {"BLOCK": [128, 256]}'
+    if not isinstance(value, Mapping) or not value:
+        refuse(where, "tune", value, expected)
+    for name, choices in value.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            refuse(where, "tune", value, expected)
+        if not isinstance(choices, (list, tuple)) or not choices:
+            refuse(where, f"tune[{name!r}]", choices, "a list of integers")
+        if any(_integer(choice) is None for choice in choices):
+            refuse(where, f"tune[{name!r}]", choices, "a list of integers")
+    made = [dict(zip(value, map(str, chosen))) for chosen in itertools.product(*value.values())]
+    if len(made) > _MOST_COMBINATIONS:
+        refuse(where, "tune", value, f"at most {_MOST_COMBINATIONS} combinations, not {len(made)}")
+    return made
 
 
 def folders(where: str, parameter: str, value: Any) -> list[str]:

@@ -22,7 +22,7 @@ import torch.fx
 import opaq
 from opaq import _runtime
 
-from . import formulas, options, overload_of, python_functions, record
+from . import formulas, options, overload_of, python_functions, record, tuned
 from .compat import pytorch
 from .compat.inductor import inductor
 from .function_digest import CannotDigest, digest
@@ -162,7 +162,7 @@ def _parts(name: str, registered: Registered, traced: bool) -> list[Any]:
             raise CannotDigest(
                 f"files that are not known before they are compiled ({sources['unknown']})"
             )
-        parts += [_runtime.describe(name)["hash"], sources["digest"]]
+        parts += [_runtime.describe(name)["hash"], sources["digest"], tuned.digest(name)]
     others = sorted((Counter(pytorch.kernels(name)) - Counter(registered.get(name, ()))).elements())
     for key, place in others:
         if not pytorch.is_live(key) and (name in registered or ".py:" in place):

@@ -41,6 +41,7 @@ class Decision:
     copied: tuple[str, ...]  # those of them that are not row-major in eager
     skipped: tuple[str, ...]  # "cuda:vec4: aligned(x, 16) does not hold"
     handle: NodeChoiceHandle  # the answer itself, for the runtime
+    measured: str = ""  # why the first candidate is tried before the others
 
     @property
     def implementation(self) -> str | None:
@@ -56,7 +57,7 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        parts = list(self.skipped)
+        parts = [*([self.measured] if self.measured else []), *self.skipped]
         if self.candidates:
             first = self.candidates[0]
             if copied := self.copied + first.copied:
@@ -72,12 +73,14 @@ def decide(
     values: Mapping[str, Any],
     evaluator: SymbolicEvaluator,
     packaged: bool = False,
+    measured: tuple[str, str] = ("", ""),
 ) -> Decision:
     """Evaluates the requirements of the op's implementations for the device, and asks the runtime
     which of them may serve.
 
     values: the arguments as eager has them, and the results, by name: a SymbolicTensor for each
     tensor, None for an absent optional one. packaged: the node goes into a package.
+    measured: the implementation that is tried before the others, and why.
     """
     implementations = {i["name"]: i for i in info["implementations"] if i["device"] == device_type}
     choice = _runtime.choose(
@@ -86,6 +89,7 @@ def decide(
         {name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()},
         [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["results"])],
         packaged,
+        measured[0],
     )
     candidates = tuple(
         Candidate(
@@ -103,6 +107,7 @@ def decide(
         tuple(choice["placed_copies"]),
         tuple(choice["skipped"]),
         choice["handle"],
+        measured[1] if choice["launches"] else "",
     )
 
 

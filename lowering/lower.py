@@ -22,6 +22,7 @@ from . import (
     options,
     python_functions,
     record,
+    tuned,
     workspace,
 )
 from .compat import pytorch
@@ -79,7 +80,8 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     if not _runtime.kernel_is_ours(qualname, device.type):
         _refuse_in_package(qualname, device, _another_kernel(device))
         return _through_dispatcher(call, traced, device, _another_kernel(device).reason)
-    decision = decide(info, device.type, known, evaluator, language == "package")
+    measured = tuned.fastest(qualname, info, known)
+    decision = decide(info, device.type, known, evaluator, language == "package", measured)
     if decision.implementation is None and language == "python" and not options.current().strict:
         # Compiling succeeds, and the call raises the error that eager raises.
         return _through_dispatcher(call, traced, device, "; ".join(decision.skipped))

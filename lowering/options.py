@@ -40,6 +40,12 @@ class Options:
         "do not",
         ("", "contract"),
     )
+    tune: str = _option(
+        "off",
+        'which implementation serves a node: "off": the first that fits; "stored": the one that '
+        'was measured to be the fastest (opaq.tune); "search": measured now where it was not',
+        ("off", "stored", "search"),
+    )
 
 
 DEFAULT = Options(check=_runtime.settings()["check"])  # OPAQ_CHECK

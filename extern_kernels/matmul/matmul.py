@@ -16,6 +16,7 @@ _ROWS = opaq.tensor("x.shape[:-1], weight.size(0)", dtype="x.dtype")
 _FLOAT = "x.dtype == float16 or x.dtype == bfloat16 or x.dtype == float32"
 _SAME = ["weight.dtype == x.dtype", "weight.dim() == 2", "weight.size(1) == x.size(-1)"]
 _BIAS = "not defined(bias) or (bias.dtype == x.dtype and bias.numel() == weight.size(0))"
+_ALGORITHMS = 8  # that opaq.tune chooses among
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias=None"
 
 
@@ -34,7 +35,13 @@ def _gelu(h: torch.Tensor) -> torch.Tensor:
 
 linear = opaq.op(f"opaq_kernels::linear({_ARGUMENTS}) -> (Tensor y)", outputs=_ROWS)
 linear.cublaslt(
-    a="x", b="weight.t()", bias="bias", d="y", requires=[_FLOAT, *_SAME, _BIAS], priority=1
+    a="x",
+    b="weight.t()",
+    bias="bias",
+    d="y",
+    requires=[_FLOAT, *_SAME, _BIAS],
+    priority=1,
+    algorithms=_ALGORITHMS,
 )
 linear.cublaslt(  # which has no epilogues in float64
     a="x",
@@ -59,7 +66,11 @@ linear_grad_x = opaq.op(
     outputs=opaq.tensor("grad_y.shape[:-1], weight.size(1)", dtype="grad_y.dtype"),
 )
 linear_grad_x.cublaslt(
-    a="grad_y", b="weight", d="grad_x", requires=[_GRADIENTS, "weight.dtype == grad_y.dtype"]
+    a="grad_y",
+    b="weight",
+    d="grad_x",
+    requires=[_GRADIENTS, "weight.dtype == grad_y.dtype"],
+    algorithms=_ALGORITHMS,
 )
 
 
@@ -77,6 +88,7 @@ linear_grad_weight.cublaslt(
     b="x.flatten(0, -2)",
     d="grad_weight",
     requires=[_GRADIENTS, "x.dtype == grad_y.dtype"],
+    algorithms=_ALGORITHMS,
 )
 
 

@@ -86,6 +86,15 @@ std::string reasons_against(const Candidate& candidate, const std::vector<Symbol
 
 }  // namespace
 
+struct Chooser::Fastest {
+  std::map<uint64_t, std::string> by_problem;
+
+  std::string_view of(const Op& op, const Arg* args, DeviceType device) const {
+    const auto found = by_problem.find(problem_key(op.spec().schema, args, device));
+    return found == by_problem.end() ? std::string_view() : found->second;
+  }
+};
+
 Chooser::Chooser(const Op& op) : op_(op) {}
 Chooser::~Chooser() = default;
 
@@ -122,9 +131,26 @@ const Chooser::List& Chooser::current() {
   return *lists_.back();
 }
 
+void Chooser::set_fastest(std::map<uint64_t, std::string> by_problem) {
+  const std::lock_guard lock(shared_state());
+  measured_.push_back(std::make_unique<const Fastest>(Fastest{std::move(by_problem)}));
+  const bool any = !measured_.back()->by_problem.empty();
+  fastest_.store(any ? measured_.back().get() : nullptr, std::memory_order_release);
+}
+
+std::string Chooser::fastest(uint64_t problem) const {
+  const Fastest* measured = fastest_.load(std::memory_order_acquire);
+  if (!measured) return "";
+  const auto found = measured->by_problem.find(problem);
+  return found == measured->by_problem.end() ? "" : found->second;
+}
+
 Choice Chooser::choose(const Arg* args, DeviceType device) {
   Choice choice;
-  in_order(current().candidates, CallConditions{args, device},
+  const Fastest* measured = fastest_.load(std::memory_order_acquire);
+  const std::string_view first =
+      measured && !op_.has_preference() ? measured->of(op_, args, device) : std::string_view();
+  in_order(current().candidates, first, CallConditions{args, device},
            [&](const Candidate& candidate, const CallConditions::Layout& layout, bool on_copies) {
              if (layout.beyond_mask) return false;
              (on_copies                                ? choice.if_contiguous
@@ -140,13 +166,21 @@ std::string Chooser::explain(const Arg* args, DeviceType device) {
   const List& list = current();
   if (list.candidates.empty()) return op_.name() + " has no implementations";
   const CallConditions call{args, device};
+  const std::string measured =
+      op_.has_preference() ? "" : fastest(problem_key(op_.spec().schema, args, device));
   std::vector<std::string> lines;
   const Candidate* first = nullptr;
+  for (const Candidate& candidate : list.candidates)
+    if (candidate.implementation->name == measured &&
+        reasons_against(candidate, list.symbols, call).empty())
+      first = &candidate;
   for (const Candidate& candidate : list.candidates) {
     std::string line = candidate.implementation->name + ": ";
     if (const std::string reason = reasons_against(candidate, list.symbols, call);
         !reason.empty()) {
       line += reason;
+    } else if (first == &candidate) {
+      line += "chosen, since it was measured to be the fastest";
     } else if (!first) {
       first = &candidate;
       line += "chosen";

@@ -33,15 +33,27 @@ struct Chooser::List {
 //   layout(candidate)     .row_major(): all arguments that must be row-major certainly are;
 //                         .strided(): one of them certainly is not
 // If neither is certain, the candidate is tried in both groups.
+//
+// first: the name of one that is tried before the others of its group; "" for none.
 template <class Conditions, class Take>
-void in_order(const std::vector<Candidate>& candidates, const Conditions& conditions, Take&& take) {
+void in_order(const std::vector<Candidate>& candidates, std::string_view first,
+              const Conditions& conditions, Take&& take) {
+  const auto is_first = [&](const Candidate& candidate) {
+    return candidate.implementation->name == first;
+  };
   for (const bool on_copies : {false, true}) {
-    for (const Candidate& candidate : candidates) {
-      if (!conditions.may_hold(candidate)) continue;
+    const auto tried = [&](const Candidate& candidate) {
+      if (!conditions.may_hold(candidate)) return false;
       const auto layout = conditions.layout(candidate);
-      if (on_copies ? layout.row_major() : layout.strided()) continue;
-      if (take(candidate, layout, on_copies)) return;
+      if (on_copies ? layout.row_major() : layout.strided()) return false;
+      return take(candidate, layout, on_copies);
+    };
+    if (!first.empty()) {
+      for (const Candidate& candidate : candidates)
+        if (is_first(candidate) && tried(candidate)) return;
     }
+    for (const Candidate& candidate : candidates)
+      if ((first.empty() || !is_first(candidate)) && tried(candidate)) return;
   }
 }
 

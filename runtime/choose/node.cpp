@@ -124,7 +124,7 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
   NodeChoice result;
   std::vector<const Candidate*> tried;
   in_order(
-      list.candidates, conditions,
+      list.candidates, known.first, conditions,
       [&](const Candidate& candidate, const Layout& layout, bool on_copies) {
         NodeLaunch launch{candidate.implementation, conditions.left_to_launch(candidate), {}, {}};
         if (on_copies) {

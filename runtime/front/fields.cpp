@@ -117,6 +117,9 @@ ImplementationText launch_text(const opaq_field& fields, const Reader& reader) {
   result.args = text(fields, "args");
   result.requires_ = texts(fields, "requires");
   result.priority = number(fields, "priority");
+  const opaq_field* values = find(fields, "values");
+  for (size_t i = 0; values && i < values->count; ++i)
+    result.values.emplace_back(values->fields[i].key, std::string(text_of(values->fields[i])));
   const opaq_field* roles = find(fields, "roles");
   for (size_t i = 0; roles && i < roles->count; ++i)
     result.roles.emplace_back(roles->fields[i].key, std::string(text_of(roles->fields[i])));

@@ -79,8 +79,14 @@ class Completion {
     text_.code = roles + ";" + options();
     text_.entry = "cublasLtMatmul";
     text_.args = args;
+    for (const auto& [name, value] : text_.values) {
+      if (name != "algorithm")
+        refuse("tune", "got '" + name + "'; of a matrix product the algorithm may be chosen");
+      text_.code += " algorithm=" + value;
+    }
     require();
     text_.roles.clear();
+    text_.values.clear();
     return std::move(text_);
   }
 

@@ -60,14 +60,19 @@ class ImplementationParser {
         name_(implementation_name(op, text)),
         scope_{op.schema, op.all_symbols(),
                op.schema.qualname() + ", implementation '" + name_ + "'"},
-        rule_scope_(scope_) {}
+        rule_scope_(scope_) {
+    scope_.values = rule_scope_.values = text_.values;
+  }
 
   Implementation parse() {
+    check_values();
     check_fields();
     Implementation result = code_and_name();
     result.signature = trimmed(text_.signature);
     result.priority = text_.priority;
-    result.scratch = spec::parse_scratch(op_, scope_.owner, text_.scratch);
+    std::vector<ScratchText> scratch = text_.scratch;
+    for (ScratchText& each : scratch) each.shape = spec::with_values(each.shape, text_.values);
+    result.scratch = spec::parse_scratch(op_, scope_.owner, scratch);
     rule_scope_.symbols = result.with_scratch(scope_.symbols);
     if (kind_.native && text_.steps.empty()) parse_rule(result.launch);
     for (size_t i = 0; i < text_.steps.size(); ++i) result.steps.push_back(parse_step(result, i));
@@ -95,7 +100,9 @@ class ImplementationParser {
         name_(whole.name_),
         scope_{whole.op_.schema, whole.scope_.symbols,
                whole.scope_.owner + ", step " + std::to_string(index + 1)},
-        rule_scope_{whole.op_.schema, whole.rule_scope_.symbols, scope_.owner} {}
+        rule_scope_{whole.op_.schema, whole.rule_scope_.symbols, scope_.owner} {
+    scope_.values = rule_scope_.values = whole.scope_.values;
+  }
 
   std::shared_ptr<const Implementation> parse_step(const Implementation& whole,
                                                    size_t index) const {
@@ -149,7 +156,7 @@ class ImplementationParser {
     const std::string name(trimmed(text.name));
     const auto allowed = [](char c) {
       return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-             c == '_' || c == '-' || c == '.' || c == ':';
+             c == '_' || c == '-' || c == '.' || c == ':' || c == '=' || c == ',';
     };
     if (!std::all_of(name.begin(), name.end(), allowed)) {
       fail(ErrorKind::Declaration,
@@ -157,6 +164,30 @@ class ImplementationParser {
                "' is not accepted; use letters, digits and _ - . :, as in 'cuda:vec4'");
     }
     return name.empty() ? text.device : name;
+  }
+
+  // A value has a name of its own, which an expression uses.
+  void check_values() const {
+    for (const auto& [name, value] : text_.values) {
+      for (const Symbol& symbol : scope_.symbols) {
+        if (symbol.name == name)
+          scope_.fail("tune", "'" + name + "' is an argument or a result; choose another name");
+      }
+      if (!uses(text_, name))
+        scope_.fail("tune", "no expression uses '" + name +
+                                "'; write it where its value is meant, "
+                                "as in block=\"" +
+                                name + "\", or leave it out");
+    }
+  }
+
+  static bool uses(const ImplementationText& text, const std::string& name) {
+    std::string all = text.entry + ' ' + text.grid + ' ' + text.block + ' ' + text.cluster + ' ' +
+                      text.shared + ' ' + text.args + ' ' + join(text.requires_, " ");
+    for (const ScratchText& scratch : text.scratch) all += ' ' + scratch.shape;
+    const bool here = spec::with_values(all, {{name, ""}}) != all;
+    return here || std::any_of(text.steps.begin(), text.steps.end(),
+                               [&](const ImplementationText& step) { return uses(step, name); });
   }
 
   // Fields that the kind does not use are refused: they would have no effect.
@@ -399,8 +430,8 @@ class ImplementationParser {
   const Kind& kind_;
   const ImplementationText text_;
   const std::string name_;
-  const Scope scope_;  // arguments and results
-  Scope rule_scope_;   // the scratch tensors, too
+  Scope scope_;       // arguments and results
+  Scope rule_scope_;  // the scratch tensors, too
 };
 
 }  // namespace

@@ -36,6 +36,7 @@ PyObject* choose(PyObject*, PyObject* args) {
     known.row_major = to_truths(items.at(3).get(), "row_major");
 
     known.packaged = items.size() > 4 && to_bool(items[4].get());
+    if (items.size() > 5) known.first = to_string(items[5].get(), "first");
 
     const std::vector<Symbol> symbols = op.spec().all_symbols();
     auto choice = std::make_unique<const NodeChoice>(chooser(op).choose_for_node(known, device));

@@ -56,6 +56,12 @@ Ref unbound_type();  // a base class whose instances do not become methods of a 
 inline constexpr const char* kNodeChoice = "opaq.node_choice";  // the handle of a NodeChoice
 PyObject* choose(PyObject*, PyObject* args);
 
+// tune.cpp
+PyObject* problem(PyObject*, PyObject* args);
+PyObject* set_fastest(PyObject*, PyObject* args);
+PyObject* prefer(PyObject*, PyObject* args);
+PyObject* cuda_driver(PyObject*, PyObject*);
+
 // cpp.cpp
 PyObject* cpp_node(PyObject*, PyObject* args);
 PyObject* cpp_code(PyObject*, PyObject* node);

@@ -24,7 +24,8 @@ struct Declared {
   std::vector<OutputText> outputs;
   std::vector<ImplementationText> implementations;         // in order of declaration
   std::vector<std::pair<std::string, std::string>> extra;  // of the hash
-  int64_t version = 0;                                     // counts changes of these two
+  std::vector<std::string> preferred;
+  int64_t version = 0;  // counts changes of these two
   std::map<Lengths, Op*> forms;
   Lengths typical;
 };
@@ -70,6 +71,7 @@ std::unique_ptr<Op> make_form(const Op* op, const Declared& all, const Lengths& 
   auto made = std::make_unique<Op>(make_op(all.schema, all.outputs, lengths), op);
   for (const ImplementationText& text : all.implementations) made->add(make_for(*made, text), true);
   for (const auto& [key, content] : all.extra) made->extend_hash(key, content);
+  made->prefer(all.preferred);
   return made;
 }
 
@@ -156,6 +158,18 @@ void DeclarationCheck::add(const ImplementationText& text) {
   if (!schema.has_lists()) return state_->op.add(make_implementation(state_->op.spec(), text));
   state_->all.implementations.push_back(text);
   typical_lengths(state_->all, list_count(schema));
+}
+
+void prefer(Op& op, const std::vector<std::string>& names) {
+  op.prefer(names);
+  if (!op.spec().schema.has_lists()) return;
+  {
+    const std::lock_guard lock(shared_state());
+    Declared& kept = declared().at(&op);
+    kept.preferred = names;
+    ++kept.version;
+  }
+  for (Op* each : forms(op)) each->prefer(names);
 }
 
 void extend_hash(Op& op, std::string_view key, std::string_view content) {

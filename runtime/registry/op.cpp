@@ -18,7 +18,7 @@ Op::Op(OpSpec spec, const Op* form_of)
 void Op::add(Implementation implementation, bool replace) {
   auto added = std::make_shared<const Implementation>(std::move(implementation));
   const std::lock_guard lock(shared_state());
-  Implementations list = implementations();
+  Implementations& list = by_priority_;
   const auto same = std::find_if(list.begin(), list.end(),
                                  [&](const auto& other) { return other->name == added->name; });
   if (same == list.end()) {
@@ -39,19 +39,38 @@ void Op::add(Implementation implementation, bool replace) {
   }
   std::stable_sort(list.begin(), list.end(),
                    [](const auto& a, const auto& b) { return a->priority > b->priority; });
+  publish();
+}
+
+void Op::publish() {
+  Implementations list = by_priority_;
+  const auto rank = [&](const auto& implementation) {
+    const auto names = [&](const std::string& name) {
+      return implementation->name == name || implementation->name.starts_with(name + ":");
+    };
+    return std::find_if(preferred_.begin(), preferred_.end(), names) - preferred_.begin();
+  };
+  std::stable_sort(list.begin(), list.end(),
+                   [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
   lists_.push_back(std::make_unique<const Implementations>(std::move(list)));
   current_.store(lists_.back().get(), std::memory_order_release);
 }
 
+void Op::prefer(std::vector<std::string> names) {
+  const std::lock_guard lock(shared_state());
+  if (names == preferred_) return;
+  preferred_ = std::move(names);
+  has_preference_.store(!preferred_.empty(), std::memory_order_release);
+  publish();
+}
+
 void Op::renew(std::string_view implementation) {
   const std::lock_guard lock(shared_state());
-  Implementations list = implementations();
-  const auto same = std::find_if(list.begin(), list.end(),
+  const auto same = std::find_if(by_priority_.begin(), by_priority_.end(),
                                  [&](const auto& other) { return other->name == implementation; });
-  if (same == list.end()) return;
+  if (same == by_priority_.end()) return;
   *same = std::make_shared<const Implementation>(**same);
-  lists_.push_back(std::make_unique<const Implementations>(std::move(list)));
-  current_.store(lists_.back().get(), std::memory_order_release);
+  publish();
 }
 
 std::string Op::hash() const {

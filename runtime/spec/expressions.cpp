@@ -49,6 +49,31 @@ size_t string_end(std::string_view text, size_t begin) {
   return text.size();
 }
 
+std::string with_values(std::string_view text,
+                        const std::vector<std::pair<std::string, std::string>>& values) {
+  std::string result;
+  for (size_t i = 0; i < text.size();) {
+    size_t end = i + 1;
+    if (text[i] == '\'' || text[i] == '"') {
+      end = string_end(text, i);
+    } else if (is_name_char(text[i])) {
+      while (end < text.size() && is_name_char(text[end])) ++end;
+      const std::string_view name = text.substr(i, end - i);
+      const bool attribute = i > 0 && text[i - 1] == '.';
+      const auto value = std::find_if(values.begin(), values.end(),
+                                      [&](const auto& each) { return each.first == name; });
+      if (!attribute && value != values.end()) {
+        result += value->second;
+        i = end;
+        continue;
+      }
+    }
+    result += text.substr(i, end - i);
+    i = end;
+  }
+  return result;
+}
+
 std::string Scope::what(std::string_view field) const {
   return std::string(field) + " of " + owner;
 }
@@ -133,15 +158,17 @@ Expr Scope::typed(const Expr& expr, std::string_view field,
                   join(names, " or ") + advice(expr.text(), expr.type(), accepted));
 }
 
-Expr Scope::one(std::string_view text, std::string_view field,
+Expr Scope::one(std::string_view given, std::string_view field,
                 std::initializer_list<Type> accepted) const {
+  const std::string text = with_values(given, values);
   check_readable(text, field);
   const Expr expr = parse(text, symbols, what(field), lists());
   return typed(expr, field, accepted);
 }
 
-std::vector<Expr> Scope::list(std::string_view text, std::string_view field,
+std::vector<Expr> Scope::list(std::string_view given, std::string_view field,
                               std::initializer_list<Type> accepted) const {
+  const std::string text = with_values(given, values);
   check_readable(text, field);
   std::vector<Expr> items = parse_list(text, symbols, what(field), lists());
   for (Expr& item : items) item = typed(item, field, accepted);

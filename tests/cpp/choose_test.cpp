@@ -70,6 +70,33 @@ TEST_F(ChooseTest, TakesTheBestImplementationWhoseRequirementsHold) {
   EXPECT_EQ(chosen({Tensor({8, 15}), Arg(), plain}), "cuda");
 }
 
+TEST_F(ChooseTest, WhatWasMeasuredComesFirstForItsProblem) {
+  add(source("cuda:vec4", {"aligned(x, 16)"}, 1));
+  add(source("cuda"));
+  std::vector<Arg> args = {plain, Arg(), plain};
+  const Schema& schema = op.spec().schema;
+  const uint64_t key = problem_key(schema, args.data(), DeviceType::CUDA);
+  const Tensor other({16, 8}), strided({8, 16}, {32, 1}), half({8, 16}, {}, 4096, DType::Float16);
+  for (const Tensor* each : {&other, &strided, &half}) {
+    const std::vector<Arg> others = {*each, Arg(), *each};
+    EXPECT_NE(problem_key(schema, others.data(), DeviceType::CUDA), key);
+  }
+  EXPECT_EQ(problem_text(schema, args.data()), "x float32[8x16]");
+  chooser.set_fastest({{key, "cuda"}});
+  EXPECT_EQ(chosen(args), "cuda");
+  EXPECT_EQ(chosen({other, Arg(), other}), "cuda:vec4");
+  EXPECT_EQ(chooser.explain(args.data(), DeviceType::CUDA),
+            "cuda:vec4: fits, but cuda comes first\ncuda: chosen, since it was measured to be the "
+            "fastest");
+  op.prefer({"cuda:vec4"});
+  EXPECT_EQ(chosen(args), "cuda:vec4");
+  op.prefer({});
+  chooser.set_fastest({{key, "gone"}});
+  EXPECT_EQ(chosen(args), "cuda:vec4");
+  chooser.set_fastest({{key, "cuda:vec4"}});
+  EXPECT_EQ(chosen({misaligned, Arg(), plain}), "cuda");  // what does not fit is passed over
+}
+
 TEST_F(ChooseTest, NeverCrossesDevices) {
   add(source("cpu", {}, 5, "cpu"));
   EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CUDA), "");

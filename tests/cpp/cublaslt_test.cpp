@@ -257,6 +257,15 @@ TEST_F(CublasLt, SaysWhatItCannotDo) {
       << message();
 }
 
+TEST_F(CublasLt, TakesAnotherAlgorithmThanTheFirstWhereAsked) {
+  Tensor a(0x1000, {3, 8}), b(0x2000, {8, 16}), d(0x3000, {3, 16});
+  const std::vector<const DlTensor*> operands = {a.get(), b.get(), d.get()};
+  product(Matmul(MatmulRule("a b d;")), operands);
+  EXPECT_EQ(record().requested, 1);
+  product(Matmul(MatmulRule("a b d; algorithm=3")), operands);
+  EXPECT_EQ(record().requested, 4);
+}
+
 // ---- declarations -------------------------------------------------------------------------------
 
 ImplementationText declared(std::vector<std::pair<std::string, std::string>> roles) {

@@ -399,5 +399,34 @@ TEST(EntryTemplate, WrongValuesAreOurBug) {
   }
 }
 
+TEST(Values, StandForThemselvesInEveryExpression) {
+  const OpSpec op = make_op("m::f(Tensor x) -> (Tensor y)", {OutputText{.like = "x"}});
+  ImplementationText text;
+  text.device = "cuda";
+  text.kind = "source";
+  text.code = "template <int B> __global__ void f(const float*, float*, int) {}";
+  text.entry = "f<{BLOCK}>";
+  text.grid = "ceil_div(x.numel(), BLOCK * VEC)";
+  text.block = "BLOCK";
+  text.args = "x, y, VEC";
+  text.requires_ = {"x.numel() % VEC == 0"};
+  text.values = {{"BLOCK", "256"}, {"VEC", "4"}};
+  const Implementation made = make_implementation(op, text);
+  EXPECT_EQ(made.launch.block[0].eval_int(nullptr), 256);
+  EXPECT_EQ(made.launch.grid[0].text(), "ceil_div(x.numel(), 256 * 4)");
+  EXPECT_EQ(made.launch.entry.template_args[0].eval_int(nullptr), 256);
+  EXPECT_EQ(made.launch.args[2].expr.eval_int(nullptr), 4);
+  EXPECT_EQ(made.requires_[0].text(), "x.numel() % 4 == 0");
+
+  text.values = {{"x", "4"}};
+  EXPECT_EQ(refusal([&] { make_implementation(op, text); }),
+            "tune of m::f, implementation 'cuda': 'x' is an argument or a result; choose another "
+            "name");
+  text.values = {{"BLOCK", "256"}, {"VEC", "4"}, {"WARPS", "4"}};
+  EXPECT_EQ(refusal([&] { make_implementation(op, text); }),
+            "tune of m::f, implementation 'cuda': no expression uses 'WARPS'; write it where its "
+            "value is meant, as in block=\"WARPS\", or leave it out");
+}
+
 }  // namespace
 }  // namespace opaq

@@ -57,6 +57,23 @@ TEST(Registry, AnUnknownOpIsAnsweredWithTheNearest) {
             "no op is named 'zzz'; declare it with opaq.op(\"zzz(...) -> ...\")");
 }
 
+TEST(Registry, APreferenceComesBeforePriority) {
+  Op& op = declare(spec("registry::preferred"));
+  for (const auto& [name, priority] :
+       {std::pair{"cuda", 0}, {"library", 3}, {"cuda:vec4", 1}, {"cublaslt", 0}})
+    op.add(implementation(op, name, priority));
+  const Names by_priority = {"library", "cuda:vec4", "cuda", "cublaslt"};
+  EXPECT_EQ(names(op), by_priority);
+  const std::string hash = op.hash();
+  op.prefer({"cublaslt", "cuda"});
+  EXPECT_EQ(names(op), (Names{"cublaslt", "cuda:vec4", "cuda", "library"}));
+  EXPECT_NE(op.hash(), hash);
+  op.add(implementation(op, "cuda:vec8", 2));
+  EXPECT_EQ(names(op), (Names{"cublaslt", "cuda:vec8", "cuda:vec4", "cuda", "library"}));
+  op.prefer({});
+  EXPECT_EQ(names(op), (Names{"library", "cuda:vec8", "cuda:vec4", "cuda", "cublaslt"}));
+}
+
 TEST(Registry, OpsAreListedByName) {
   declare(spec("registry_list::b"));
   declare(spec("registry_list::c"));

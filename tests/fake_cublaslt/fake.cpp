@@ -127,10 +127,12 @@ int32_t cublasLtMatmulPreferenceSetAttribute(void*, int32_t number, const void* 
   return 0;
 }
 int32_t cublasLtMatmulAlgoGetHeuristic(void*, Desc*, LayoutData*, LayoutData*, LayoutData*,
-                                       LayoutData*, void*, int, Heuristic* results, int* found) {
+                                       LayoutData*, void*, int requested, Heuristic* results,
+                                       int* found) {
   const std::lock_guard lock(mutex);
   Record& record = *fake_cublaslt_record();
   ++record.heuristics;
+  record.requested = requested;
   *found = record.has_algorithm ? 1 : 0;
   if (!record.has_algorithm) return kNotSupported;
   *results = {};

@@ -29,6 +29,7 @@ struct Record {
   int heuristics = 0;                         // how often an algorithm was asked for
   std::map<int32_t, std::string> preference;  // of the last time
   int created = 0;
+  int requested = 0;        // algorithms, the last time
   size_t workspace = 4096;  // that algorithms need
   bool has_algorithm = true;
 };

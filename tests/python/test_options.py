@@ -13,7 +13,14 @@ KNOWN = ["max_autotune", "epilogue_fusion", "triton.cudagraphs"]
 
 def test_ours_are_split_from_inductors() -> None:
     ours, theirs = options.split({"strict": True, "max_autotune": True}, KNOWN)
-    assert ours == {"strict": True, "archs": [], "ptx": False, "profile": False, "check": ""}
+    assert ours == {
+        "strict": True,
+        "archs": [],
+        "ptx": False,
+        "profile": False,
+        "tune": "off",
+        "check": "",
+    }
     assert theirs == {"max_autotune": True}
 
 

@@ -14,6 +14,11 @@
 
 namespace opaq {
 
+// What a measured choice is for: the dtypes, sizes and strides of a call's tensors, and its ints,
+// as a number and for people. Calls with equal ones have the same number, in every process.
+uint64_t problem_key(const Schema& schema, const Arg* args, DeviceType device);
+std::string problem_text(const Schema& schema, const Arg* args);
+
 struct Choice {
   PreparedLaunch* launch =
       nullptr;  // nullptr: none that is launched fits the arguments as they are
@@ -52,6 +57,7 @@ struct KnownConditions {
   // For each argument, whether the tensor is row-major. Yes for scalars, and beyond the end.
   std::vector<Truth> row_major;
   bool packaged = false;  // the node goes into a package, where there is no Python
+  std::string first;      // the implementation that is tried before the others; "" for none
 };
 
 // An implementation that serves a launch if the conditions that only the launch can evaluate hold.
@@ -95,6 +101,11 @@ class Chooser {
   // As `choose`, for a node of a compiled graph.
   NodeChoice choose_for_node(const KnownConditions& known, DeviceType device);
 
+  // The implementations that were measured to be the fastest, by problem_key: such a call tries
+  // that one first, unless the op has a preference (Op::prefer). Replaces what was set before.
+  void set_fastest(std::map<uint64_t, std::string> by_problem);
+  std::string fastest(uint64_t problem) const;  // "" where nothing was measured
+
   // A line for each implementation of the op: "cuda:vec4: aligned(x, 16) does not hold". The first
   // that fits is marked. For errors and report().
   std::string explain(const Arg* args, DeviceType device);
@@ -114,8 +125,11 @@ class Chooser {
  private:
   const List& current();
   const Op& op_;
+  struct Fastest;
   std::vector<std::unique_ptr<const List>> lists_;
   std::atomic<const List*> list_{nullptr};
+  std::vector<std::unique_ptr<const Fastest>> measured_;
+  std::atomic<const Fastest*> fastest_{nullptr};
 };
 
 // Throws Launch if an argument that the op writes overlaps itself (an expanded tensor), since its

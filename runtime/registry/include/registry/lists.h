@@ -36,6 +36,9 @@ class DeclarationCheck {
   const std::unique_ptr<State> state_;
 };
 
+// As Op::prefer, also for the op's forms, those to come too.
+void prefer(Op& op, const std::vector<std::string>& names);
+
 // As Op::extend_hash, also for the op's forms.
 void extend_hash(Op& op, std::string_view key, std::string_view content);
 

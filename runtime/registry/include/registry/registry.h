@@ -30,6 +30,11 @@ class Op {
   // that it comes from has changed; else it is an error (Declaration).
   void add(Implementation implementation, bool replace = false);
 
+  // Has implementations of these names tried first, in this order; "cuda" also means those whose
+  // names begin with "cuda:". None: the order is by priority alone.
+  void prefer(std::vector<std::string> names);
+  bool has_preference() const { return has_preference_.load(std::memory_order_acquire); }
+
   // For an implementation whose headers have changed: replaces it by a new object with the same
   // content, so that what was compiled for the old object is no longer used. Nothing happens if
   // there is none of this name.
@@ -41,9 +46,9 @@ class Op {
     return *current_.load(std::memory_order_acquire);
   }
 
-  // Of schema, output rules, all implementations, and what `extend_hash` added (a reference, say).
-  // Generated code refuses an op with another hash. Inductor's cache keys contain it, beside what
-  // may change while the declaration stays the same: headers, Python functions
+  // Of schema, output rules, all implementations in their order, and what `extend_hash` added (a
+  // reference, say). Generated code refuses an op with another hash. Inductor's cache keys contain
+  // it, beside what may change while the declaration stays the same: headers, Python functions
   // (lowering/cache_key.py).
   std::string hash() const;
   void extend_hash(std::string_view key, std::string_view content);
@@ -59,6 +64,10 @@ class Op {
   const OpSpec spec_;
   const std::string name_;
   const Op* const declared_;
+  void publish();  // makes the current list
+  Implementations by_priority_;
+  std::vector<std::string> preferred_;
+  std::atomic<bool> has_preference_{false};
   std::vector<std::unique_ptr<const Implementations>> lists_;
   std::atomic<const Implementations*> current_;
   std::vector<std::pair<std::string, std::string>> extra_;

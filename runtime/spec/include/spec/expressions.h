@@ -17,12 +17,18 @@ std::string_view trimmed(std::string_view text);
 // end of the text if there is none.
 size_t string_end(std::string_view text, size_t begin);
 
+// The text with integers in the place of their names.
+std::string with_values(std::string_view text,
+                        const std::vector<std::pair<std::string, std::string>>& values);
+
 // The names that the expressions of one rule may refer to, and the rule's owner, for errors.
 struct Scope {
   const Schema& schema;
   std::vector<Symbol> symbols;
   std::string owner;                   // "mylib::rms_norm, implementation 'cuda'"
   std::vector<SymbolList> items = {};  // what `for` has given names to, beside the schema's lists
+  // Integers by names, which stand for themselves in the text (ImplementationText::values).
+  std::vector<std::pair<std::string, std::string>> values = {};
 
   // field: the part of the rule that is parsed, such as "grid". Throws Declaration if the text does
   // not parse, refers to an argument that expressions cannot read, or has a type that is not

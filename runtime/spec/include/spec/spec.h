@@ -216,6 +216,9 @@ struct ImplementationText {
   std::string signature, entry;
   // What a kind is declared by that has no argument list of its own: expressions by their roles.
   std::vector<std::pair<std::string, std::string>> roles;
+  // Integers by the names that stand for them in every expression: one combination of those that
+  // are to be chosen among by measurement.
+  std::vector<std::pair<std::string, std::string>> values;
   void (*function)() = nullptr;  // as in Implementation
   void (*call)(void**) = nullptr;
   std::string grid = "1", block = "1", cluster, shared = "0", args;

@@ -369,13 +369,16 @@ class Matmul {
                                        lt::kMinAlignmentD};
     for (int i = 0; i < 4; ++i)
       prefer(kAlignments[i], static_cast<uint32_t>(call.key.alignment[i]));
-    lt::Heuristic best{};
+    constexpr int kMost = 32;
+    lt::Heuristic named[kMost] = {};
+    const int wanted = std::min(rule_.algorithm + 1, kMost);
     int found = 0;
     const int32_t status = lt_.heuristic(handle(call.key.device), &made.desc, &made.a, &made.b,
-                                         &made.c, &made.d, &preference, 1, &best, &found);
-    if (status != 0 || found == 0 || best.state != 0)
+                                         &made.c, &made.d, &preference, wanted, named, &found);
+    if (status != 0 || found == 0 || named[0].state != 0)
       fail_with(ErrorKind::Launch, "cuBLASLt has no algorithm for it (%s)%s",
                 lt_.status_name(status), description(call).c_str());
+    const lt::Heuristic& best = named[std::min(wanted, found) - 1];
     made.algorithm = best.algorithm;
     made.workspace = best.workspace;
   }

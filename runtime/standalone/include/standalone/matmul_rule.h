@@ -40,6 +40,7 @@ struct MatmulRule {
   int32_t compute = 0;              // 0: by the dtypes
   int32_t scale_mode[kRoles] = {};  // of AScale, BScale, DOutScale: cublasLtMatmulMatrixScale_t
   bool fast_accum = false;
+  int32_t algorithm = 0;  // which of those that the library names for a product, best first
 
   MatmulRule() { std::fill(item, item + kRoles, -1); }
 
@@ -56,6 +57,7 @@ struct MatmulRule {
       const std::string role = name.substr(0, std::min(equals, name.find('.')));
       if (role == "epilogue") epilogue = number;
       if (role == "compute") compute = number;
+      if (role == "algorithm") algorithm = number;
       if (role == "fast_accum") fast_accum = number != 0;
       for (int i = 0; i < kRoles; ++i) {
         if (role != kNames[i]) continue;

@@ -1,0 +1,136 @@
+"""What was measured, on disk: one JSON file for each op and environment, beside the image cache.
+
+A file that is malformed, of another environment or of other implementations is a miss. Files are
+written whole, under another name, and then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import _runtime
+
+if TYPE_CHECKING:
+    from .tuning import Tuned
+
+_FORMAT = 1
+_LARGEST = 16 << 20  # bytes of a file that is read
+
+
+def _environment(driver: str) -> dict[str, str]:
+    """What a measurement depends on beside the op."""
+    facts = {"opaq": importlib.metadata.version("opaq"), "torch": torch.__version__}
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        facts |= {
+            "device": properties.name,
+            "multiprocessors": str(properties.multi_processor_count),
+            "cuda": str(torch.version.cuda),
+            "driver": driver,
+        }
+    else:
+        facts["device"] = "cpu"
+    return facts
+
+
+class Store:
+    """The measurements of one op with its present implementations."""
+
+    def __init__(self, op: str, hash: str, driver: str) -> None:
+        self._op, self._hash = op, hash
+        self._environment = _environment(driver)
+        digest = hashlib.sha256(json.dumps([op, hash, self._environment]).encode()).hexdigest()
+        folder = _runtime.settings()["cache_dir"]
+        self.path = os.path.join(folder, "tune", f"{digest[:32]}.json") if folder else ""
+        self._choices = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        """By form and problem; {} for a file that is not one of ours."""
+        try:
+            with open(self.path, "rb") as stream:
+                content = json.loads(stream.read(_LARGEST).decode())
+            head = [content[key] for key in ("format", "op", "hash", "environment")]
+            if head != [_FORMAT, self._op, self._hash, self._environment]:
+                return {}
+            choices = content["choices"]
+            return {
+                key: value
+                for key, value in choices.items()
+                if isinstance(value, dict) and isinstance(value.get("fastest"), str)
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def digest(self) -> str:
+        """Of what was measured, for cache keys."""
+        chosen = sorted((key, value["fastest"]) for key, value in self._choices.items())
+        return hashlib.sha256(json.dumps(chosen).encode()).hexdigest()
+
+    def find(self, form: str, problem: _runtime.Problem) -> Tuned | None:
+        from .tuning import Tuned
+
+        kept = self._choices.get(_key(form, problem))
+        if kept is None or kept["fastest"] not in problem["fits"]:
+            return None
+        us = kept.get("us")
+        if not isinstance(us, Mapping) or not all(
+            isinstance(value, (int, float)) for value in us.values()
+        ):
+            return None
+        return Tuned(self._op, problem["text"], kept["fastest"], dict(us), stored=True)
+
+    def keep(self, form: str, problem: _runtime.Problem, found: Tuned) -> None:
+        self._choices = self._read()  # another process may have written meanwhile
+        self._choices[_key(form, problem)] = {
+            "problem": problem["text"],
+            "fastest": found.fastest,
+            "us": found.us,
+        }
+        if not self.path:
+            return
+        content = {
+            "format": _FORMAT,
+            "op": self._op,
+            "hash": self._hash,
+            "environment": self._environment,
+            "choices": self._choices,
+        }
+        folder = os.path.dirname(self.path)
+        try:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=folder)  # readable by its owner alone
+            with os.fdopen(handle, "w") as stream:
+                json.dump(content, stream, indent=1)
+            os.replace(temporary, self.path)
+        except OSError:
+            return  # it is measured again
+
+    def use(self, form: str) -> None:
+        """Has calls of the process use what was measured."""
+        chosen = {
+            key.rpartition(" ")[2]: value["fastest"]
+            for key, value in self._choices.items()
+            if key.rpartition(" ")[0] == form
+        }
+        _runtime.set_fastest(form, chosen)
+
+
+def _key(form: str, problem: _runtime.Problem) -> str:
+    return f"{form} {problem['key']}"
+
+
+def agreed(found: Tuned) -> Tuned:
+    """What the first process of torch.distributed has found, in all of them."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return found
+    box = [found]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]

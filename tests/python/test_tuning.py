@@ -1,0 +1,195 @@
+"""Choice by measurement: what is measured, kept and used. Times are not asserted: slow
+implementations do their work a hundred times.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+import torch
+
+import opaq
+from opaq import _runtime, tuning_store
+
+SOURCE = """
+#include <cstdint>
+template <int TIMES, int BY>
+void scale(const float* x, int64_t n, float* y) {
+  for (int t = 0; t < TIMES; ++t)
+    for (int64_t i = 0; i < n; ++i) {
+      volatile float value = x[i];
+      y[i] = value * BY;
+    }
+}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _store_of_its_own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests measure ops of the same names."""
+    settings = {**_runtime.settings(), "cache_dir": str(tmp_path)}
+    monkeypatch.setattr(_runtime, "settings", lambda: settings)
+
+
+def scale_op(name: str, **more: Any) -> opaq.Op:
+    """The first implementation is slow; one is wrong."""
+    op = opaq.op(f"{name}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"), **more)
+    for label, times, by, priority in (("slow", 100, 2, 1), ("fast", 1, 2, 0), ("wrong", 1, 3, 0)):
+        op.cpu(
+            source=SOURCE,
+            entry=f"scale<{{{times}}}, {{{by}}}>",
+            args="x, x.numel(), y",
+            requires="x.dtype == float32",
+            priority=priority,
+            name=f"cpu:{label}",
+        )
+    return op
+
+
+def chosen(op: opaq.Op, *args: Any) -> str:
+    lines = [line for line in op.explain(*args).splitlines() if ": chosen" in line]
+    return lines[0].partition(": chosen")[0]
+
+
+def test_the_fastest_of_those_that_agree_is_kept_for_equal_calls(unique: str) -> None:
+    op = scale_op(unique)
+    x, other = torch.randn(40, 50), torch.randn(3)
+    assert chosen(op, x) == "cpu:slow"
+    found = opaq.tune(op, x)
+    assert found.fastest == "cpu:fast" and found.speedup > 2 and not found.stored
+    assert found.problem == "x float32[40x50]"
+    assert found.out["cpu:wrong"].startswith("its results differ: Tensor-likes are not close!")
+    assert "<- chosen" in str(found)
+    assert chosen(op, x) == "cpu:fast" and torch.equal(op(x), x * 2)
+    assert chosen(op, other) == "cpu:slow"
+    again = opaq.tune(op, torch.randn(40, 50))
+    assert again.stored and again.fastest == "cpu:fast" and again.us == found.us
+    assert opaq.tune(op, other, search=False).us == {}
+
+
+def test_what_is_stored_serves_another_process_and_is_a_miss_if_damaged(unique: str) -> None:
+    op = scale_op(unique)
+    x = torch.randn(40, 50)
+    opaq.tune(op, x)
+    path = pathlib.Path(tuning_store.Store(op.name, op.info["hash"], _runtime.cuda_driver()).path)
+    assert path.parent.name == "tune" and path.stat().st_mode & 0o077 == 0
+    kept = path.read_text()
+    _runtime.set_fastest(op.name, {})  # as in a new process
+    assert chosen(op, x) == "cpu:slow"
+    assert opaq.tune(op, x, search=False).fastest == "cpu:fast"
+    assert chosen(op, x) == "cpu:fast"
+    content = json.loads(kept)
+    (choice,) = content["choices"].values()
+    unknown = {"f": {**choice, "fastest": "cpu:gone"}}
+    for damaged in (
+        kept[:-20],
+        "[]",
+        '{"choices": 3}',
+        kept.replace(op.info["hash"], "0" * 64),
+        kept.replace('"device": "', '"device": "another '),
+        json.dumps({**content, "choices": dict.fromkeys(content["choices"], 5)}),
+        json.dumps({**content, "choices": dict.fromkeys(content["choices"], unknown["f"])}),
+        json.dumps(
+            {**content, "choices": dict.fromkeys(content["choices"], {**choice, "us": ["a"]})}
+        ),
+    ):
+        path.write_text(damaged)
+        assert opaq.tune(op, x, search=False).us == {}, damaged
+
+
+def node_of(op: opaq.Op) -> dict[str, Any]:
+    return [node for node in _runtime.node_stats() if node["op"] == op.name][-1]
+
+
+@pytest.mark.parametrize("mode", ["off", "stored", "search"])
+def test_graphs(unique: str, mode: str) -> None:
+    op = scale_op(unique)
+    x = torch.randn(40, 50)
+    if mode == "stored":
+        opaq.tune(op, x)
+        _runtime.set_fastest(op.name, {})
+    compiled = torch.compile(lambda x: op(x) + 1, backend="opaq", options={"tune": mode})
+    assert torch.equal(compiled(x), x * 2 + 1)
+    assert node_of(op)["implementation"] == ("cpu:slow" if mode == "off" else "cpu:fast")
+    if mode != "off":
+        assert "times as fast as cpu:slow" in str(opaq.report())
+
+
+def test_a_choice_is_part_of_the_compile_cache_key(unique: str) -> None:
+    op = scale_op(unique)
+    x = torch.randn(40, 50)
+    served = []
+    for _ in range(2):
+        torch.compiler.reset()
+        compiled = torch.compile(lambda x: op(x) + 1, backend="opaq", options={"tune": "stored"})
+        compiled(x)
+        served.append(node_of(op)["implementation"])
+        opaq.tune(op, x)
+    assert served == ["cpu:slow", "cpu:fast"]
+
+
+def test_a_preference_comes_before_what_was_measured(unique: str) -> None:
+    op = scale_op(unique)
+    x = torch.randn(40, 50)
+    opaq.tune(op, x)
+    compiled = torch.compile(lambda x: op(x) + 1, backend="opaq", options={"tune": "stored"})
+    with opaq.prefer(op.name, ["cpu:wrong", "cpu"]):
+        assert chosen(op, x) == "cpu:wrong" and torch.equal(op(x), x * 3)
+        assert torch.equal(compiled(x), x * 3 + 1)
+        with opaq.prefer(op, "cpu:slow"):
+            assert chosen(op, x) == "cpu:slow"
+        assert chosen(op, x) == "cpu:wrong"
+    assert chosen(op, x) == "cpu:fast"
+    assert torch.equal(compiled(x), x * 2 + 1)
+    refused = pytest.raises(opaq.DeclarationError, match="got 'cuda' .* implementations are cpu:sl")
+    with refused, opaq.prefer(op, ["cuda"]):
+        pass
+
+
+def test_values_to_choose_among_are_implementations(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    op.cuda(
+        source="template <int B> __global__ void f(const float* x, float* y, int n) {}",
+        entry="f<{BLOCK}>",
+        grid="ceil_div(x.numel(), BLOCK * VEC)",
+        block="BLOCK",
+        args="x, y, x.numel()",
+        requires="x.numel() % VEC == 0",
+        tune={"BLOCK": [128, 256], "VEC": [1, 4]},
+    )
+    names = [each["name"] for each in op.info["implementations"]]
+    assert names == [f"cuda:BLOCK={b},VEC={v}" for b in (128, 256) for v in (1, 4)]
+    plans = [
+        opaq._runtime.compile(op.name, [("float32", [1024], [1], "cuda:0", 256)], "sm_90a", name)
+        for name in names[::3]
+    ]
+    assert [plan["entry"] for plan in plans] == ["f<128>", "f<256>"]
+
+
+@pytest.mark.parametrize(
+    ("tune", "message"),
+    [
+        (5, r"tune: got 5 \(int\); expected integers by name"),
+        ({"a b": [1]}, "expected integers by name"),
+        ({"BLOCK": []}, r"tune\['BLOCK'\]: got \[\].*; expected a list of integers"),
+        ({"BLOCK": ["x"]}, "expected a list of integers"),
+        ({"BLOCK": list(range(200))}, "at most 128 combinations, not 200"),
+        ({"WARPS": [1]}, "no expression uses 'WARPS'"),
+    ],
+)
+def test_wrong_values_are_refused(unique: str, tune: Any, message: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    with pytest.raises(opaq.DeclarationError, match=message):
+        op.cuda(source="", entry="f", grid=1, block="BLOCK + 1", args="x, y", tune=tune)
+
+
+def test_what_cannot_be_measured_is_refused(unique: str) -> None:
+    op = scale_op(unique)
+    with pytest.raises(opaq.LaunchError, match="nothing to tune: no implementation that is launc"):
+        opaq.tune(op, torch.randn(3, dtype=torch.float64))
+    other = opaq.op(f"{unique}_r(Tensor x) -> Tensor", outputs=opaq.like("x"), effects="random")
+    with pytest.raises(opaq.LaunchError, match="effects='random' cannot be tuned"):
+        opaq.tune(other, torch.randn(3))
