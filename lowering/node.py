@@ -73,7 +73,8 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             for name, value in values.items()
         ]
         self.result_count, self.has_workspace = len(results), workspace is not None
-        inductor.obey_partition_rule(self, info["name"])
+        overload = overload_of(info["name"])
+        inductor.obey_partition_rule(self, overload)
         self.effect_before = inductor.effect_before()
         mutated = [
             buffers[tensors.index(arg["name"])]
@@ -88,7 +89,7 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         self.effect_only = not results and not mutated
         self.name = None if self.mutation_outputs else V.graph.register_buffer(self)
         V.graph.register_operation(self)
-        self.keep_draws_in_order(overload_of(info["name"]))
+        self.keep_draws_in_order(overload)
 
     def get_outputs(self) -> list[Any]:
         return list(self.mutation_outputs) or [self]

@@ -11,6 +11,7 @@ from torch import _inductor as public
 from torch._functorch._aot_autograd.logging_utils import get_aot_graph_name
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor import config, dependencies, ir, lowering
+from torch._inductor.utils import get_op_names
 from torch._inductor.virtualized import V
 from torch._library.effects import EffectType
 from torch._library.utils import get_layout_constraint_tag
@@ -196,9 +197,10 @@ class Lowerings:
         after the write."""
         V.graph.mark_buffer_mutated(buffer.get_name())
 
-    def obey_partition_rule(self, node: Any, qualname: str) -> None:
+    def obey_partition_rule(self, node: Any, overload: Any) -> None:
         """Keeps a node out of CUDA graphs if `custom_should_partition_ops` names its op. Inductor
         applies this option only to its own fallback nodes, but it partitions the graph at any node
         that has unbacked sizes, so this claims some."""
-        if {qualname, f"{qualname}.default"} & set(config.custom_should_partition_ops):
+        names = {overload._schema.name, *get_op_names(overload)}
+        if names & set(config.custom_should_partition_ops):
             node.unbacked_bindings = True
