@@ -97,7 +97,7 @@ def launch(
 
     laid_out: for the contract check, the buffers of `args`, None for those that are no tensors."""
     if device.type == "cuda":
-        args = [*args, wrapper.write_get_raw_stream(device.index or 0, V.graph.name)]
+        args = [*args, inductor.raw_stream(wrapper, device.index or 0)]
     if options.current().check:
         layouts = (
             f"({_tuple(b.get_size())}, {_tuple(b.get_stride())}, {b.get_dtype()})"

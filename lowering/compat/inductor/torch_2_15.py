@@ -4,14 +4,21 @@ for streams and ordered effects.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch._inductor.stream_utils import get_stream_name
 from torch._inductor.virtualized import V
 
+from ..mends.streams import allocate_in_own_place
 from .torch_2_11 import Inductor211
 
 
 class Inductor215(Inductor211):
     minor = (2, 15)
+
+    def install_mends(self) -> None:
+        super().install_mends()
+        allocate_in_own_place()
 
     def effect_before(self) -> None:
         return None  # the dependencies that Inductor adds itself are correct
@@ -19,3 +26,11 @@ class Inductor215(Inductor211):
     def user_stream(self) -> str | None:
         index = V.graph.scheduler.current_stream_idx
         return get_stream_name(index) if index else None
+
+    def raw_stream(self, wrapper: Any, device_index: int) -> str:
+        if self.user_stream() is None:
+            return super().raw_stream(wrapper, device_index)
+        # write_get_raw_stream prints its line once, and so has the first stream of all
+        wrapper.write_get_raw_stream_header()
+        wrapper.writeline(f"raw_stream = get_raw_stream({device_index})")
+        return "raw_stream"

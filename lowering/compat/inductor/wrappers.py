@@ -55,6 +55,10 @@ class Wrappers:
         """
         return None  # before 2.15 a C++ wrapper knows no others
 
+    def raw_stream(self, wrapper: Any, device_index: int) -> str:
+        """The variable of a Python wrapper that has the stream of the node being printed."""
+        return wrapper.write_get_raw_stream(device_index, V.graph.name)
+
     # ---- text ------------------------------------------------------------------------------------
 
     def pexpr(self, expression: Any) -> str:
