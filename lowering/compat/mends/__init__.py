@@ -16,6 +16,7 @@ from . import (
     dependencies,
     keyword_names,
     random_calls,
+    recomputed_calls,
     storage_offsets,
     written_views,
 )
@@ -88,6 +89,12 @@ MENDS = (
         "Equal calls of a custom op that draws random numbers are merged into one.",
         random_calls.keep_random_calls_apart,
         fixed_in=(2, 15),
+    ),
+    Mend(
+        "With activation_memory_budget below 1, a backward graph makes calls with ordered effects "
+        "and random calls again.",
+        recomputed_calls.save_results,
+        fixed_in=None,
     ),
     Mend(
         "A C++ wrapper can use an array of sizes or strides before the line that declares it.",
