@@ -478,6 +478,10 @@ def test_functions_that_return_what_they_write(unique: str, compiled: bool) -> N
 
     form = (lambda f: torch.compile(f, fullgraph=True)) if compiled else (lambda f: f)
     x, y, out = torch.ones(2), torch.full((2,), 2.0), torch.zeros(2)
+    assert form(lambda x, y: add_(x, y))(x, y) is x and x.tolist() == [3, 3]
+    assert form(lambda x, y: add_(add_(x, y), y))(x, y) is x and x.tolist() == [7, 7]
+    assert form(lambda x, y, out: add_out(x, y, out=out))(x, y, out) is out
+    x, out = torch.ones(2), torch.zeros(2)
     assert form(lambda x, y: add_(x, y) * 2)(x, y).tolist() == [6, 6] and x.tolist() == [3, 3]
     assert form(lambda x, y, out: add_out(x, y, out=out) + out)(x, y, out).tolist() == [
         10,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from forms import OPTIONS
 from torch._higher_order_ops.effects import _register_effectful_op
 from torch._library.effects import EffectType
 from torch.utils.checkpoint import checkpoint
@@ -52,11 +54,11 @@ def many_calls(name: str, address: int) -> Callable[[torch.Tensor], torch.Tensor
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("backend", ["inductor", "opaq"])
-def test_every_call_is_made_once_and_in_order(unique: str, training: bool, backend: str) -> None:
+@pytest.mark.parametrize("form", ["inductor", "opaq", "cpp"])
+def test_every_call_is_made_once_and_in_order(unique: str, training: bool, form: str) -> None:
     state = torch.zeros(1, dtype=torch.int64)
     model = many_calls(unique, state.data_ptr())
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    compiled = torch.compile(model, fullgraph=True, **OPTIONS[form])
     for start in (0, 5):
         seen = []
         for run in (model, compiled):
@@ -66,6 +68,23 @@ def test_every_call_is_made_once_and_in_order(unique: str, training: bool, backe
             grads = torch.autograd.grad(y.sum(), x) if training else None
             seen.append((y.detach(), grads, state.item()))
         torch.testing.assert_close(seen[1], seen[0])
+
+
+def test_a_package_makes_every_call_once_and_in_order(unique: str, tmp_path: Path) -> None:
+    state, x = torch.zeros(1, dtype=torch.int64), torch.linspace(0, 1, 5)
+    call = many_calls(unique, state.data_ptr())
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return call(x)
+
+    path = opaq.package(torch.export.export(Model(), (x,)), tmp_path / "model.pt2")
+    run = torch._inductor.aoti_load_package(str(path))
+    seen = []
+    for made in (call, run):
+        state.fill_(5)
+        seen.append((made(x), state.item()))
+    torch.testing.assert_close(seen[1], seen[0])
 
 
 @pytest.mark.skipif(

@@ -83,6 +83,13 @@ def test_values(op: Any, derivative: str, compiled: bool) -> None:
     assert_close(run(op), DERIVATIVES[derivative](formula))
 
 
+def test_a_cpp_wrapper(op: Any) -> None:
+    run = torch.compile(
+        DERIVATIVES["jvp"], fullgraph=True, dynamic=False, options={"cpp_wrapper": True}
+    )
+    assert_close(run(op), DERIVATIVES["jvp"](formula))
+
+
 def test_reverse_mode_through_a_tangent(op: Any) -> None:
     x = X.clone().requires_grad_()
     with forward_ad.dual_level():

@@ -9,6 +9,7 @@ from typing import Any
 from torch._inductor.stream_utils import get_stream_name
 from torch._inductor.virtualized import V
 
+from ..mends.returned_arguments import return_arguments
 from ..mends.streams import allocate_in_own_place
 from .torch_2_11 import Inductor211
 
@@ -19,6 +20,7 @@ class Inductor215(Inductor211):
     def install_mends(self) -> None:
         super().install_mends()
         allocate_in_own_place()
+        return_arguments()
 
     def effect_before(self) -> None:
         return None  # the dependencies that Inductor adds itself are correct
