@@ -15,6 +15,9 @@ from .declaring import declaring
 from .lowering.compat import pytorch
 from .registrations import refuse_to_cast
 
+# Kept, so that a program may set torch.library.custom_op to opaq's for libraries that it imports.
+_torch_custom_op = torch.library.custom_op
+
 _P = ParamSpec("_P")
 _R = TypeVar("_R", covariant=True)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -124,7 +127,7 @@ def custom_op(
         try:
             if text is None and eager is not function:  # whose annotations are the function's
                 text = torch.library.infer_schema(function, mutates_args=mutates_args)
-            made = torch.library.custom_op(
+            made = _torch_custom_op(
                 name,
                 eager,
                 mutates_args=mutates_args,

@@ -94,6 +94,19 @@ def test_a_context_keeps_what_setup_context_puts_there(custom_op: Any, unique: s
     assert set(needs) == {(True,)}  # nothing is asked about `by`
 
 
+def test_it_may_take_the_place_of_the_function_in_torch(unique: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.library, "custom_op", opaq.custom_op)
+
+    @torch.library.custom_op(unique, mutates_args={"x"})
+    def f(x: Tensor) -> None:
+        x.add_(1)
+
+    x = torch.zeros(1)
+    torch.compile(f, fullgraph=True)(x)
+    assert x.item() == 1
+    assert unique in str(opaq.report())
+
+
 def test_an_op_that_is_declared_again_is_lowered_again(unique: str) -> None:
     def declare(by: int) -> Any:
         @opaq.custom_op(unique, mutates_args=())
