@@ -157,6 +157,12 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
             device,
             NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"),
         )
+        if lost := pytorch.results_lost_in_cpp(overload):
+            raise _runtime.LaunchError(
+                f"{qualname} (node {V.graph.current_node.name}) returns {lost}, which Inductor's "
+                "C++ wrapper cannot take; expected tensors, or one result that is a list or a "
+                "number; return these, or leave cpp_wrapper out"
+            )
         results = _stock(
             qualname, overload, args, kwargs, device, "a Python function has no C++ form"
         )

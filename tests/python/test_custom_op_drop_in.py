@@ -4,6 +4,7 @@ trying PyTorch's own tests.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -105,6 +106,25 @@ def test_it_may_take_the_place_of_the_function_in_torch(unique: str, monkeypatch
     torch.compile(f, fullgraph=True)(x)
     assert x.item() == 1
     assert unique in str(opaq.report())
+
+
+@pytest.mark.parametrize(
+    ("results", "make"),
+    [
+        ("(Tensor, Tensor?)", lambda x: (x + 1, None)),
+        ("(Tensor, int)", lambda x: (x + 1, 3)),
+        ("(Tensor, Tensor[])", lambda x: (x + 1, [x + 2])),
+    ],
+)
+def test_results_that_a_cpp_wrapper_loses(unique: str, results: str, make: Any) -> None:
+    """Inductor's own call of such an op crashes or does not compile."""
+    f = opaq.custom_op(unique, make, mutates_args=(), schema=f"(Tensor x) -> {results}")
+    f.register_fake(make)
+    x = torch.zeros(1)
+    torch.testing.assert_close(torch.compile(f, fullgraph=True)(x), make(x))
+    torch.compiler.reset()
+    with pytest.raises(Exception, match=rf"returns {re.escape(results)}, .* or leave cpp_wrapper"):
+        torch.compile(f, fullgraph=True, options={"cpp_wrapper": True})(x)
 
 
 def test_an_op_that_is_declared_again_is_lowered_again(unique: str) -> None:

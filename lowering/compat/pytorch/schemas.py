@@ -87,6 +87,14 @@ class Schemas:
         """How many results an op has."""
         return len(overload._schema.returns)
 
+    def results_lost_in_cpp(self, overload: Any) -> str:
+        """The results as the schema writes them, if Inductor's C++ wrapper (2.11 to 2.15) crashes
+        or does not compile when an op that the dispatcher calls returns them; else ""."""
+        types = [str(result.real_type) for result in overload._schema.returns]
+        if "Optional[Tensor]" in types or (len(types) > 1 and set(types) != {"Tensor"}):
+            return str(overload._schema).rpartition("-> ")[2]
+        return ""
+
     def written_names(self, overload: Any) -> tuple[str, ...]:
         """The arguments that an op writes to."""
         return tuple(
