@@ -155,7 +155,11 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
         _refuse_in_package(
             qualname,
             device,
-            NoCppForm("it is a Python function", "give the op an implementation in CUDA or C++"),
+            NoCppForm(
+                "it is a Python function",
+                "declare it by opaq.op with an implementation in CUDA or C++; or by "
+                "torch.library.custom_op, for a package that is loaded where Python declares it",
+            ),
         )
         if lost := pytorch.results_lost_in_cpp(overload):
             raise _runtime.LaunchError(

@@ -467,8 +467,8 @@ def test_a_python_function_cannot_go_into_a_package(unique: str, tmp_path: pathl
     message = refusal(Call(function), torch.randn(4, 4), tmp_path)
     assert f"{unique}_function (node" in message
     assert (
-        "cannot go into a package: it is a Python function; give the op an implementation in "
-        "CUDA or C++" in message
+        "cannot go into a package: it is a Python function; declare it by opaq.op with an "
+        "implementation in CUDA or C++; or by torch.library.custom_op, for a package" in message
     )
 
 
