@@ -226,7 +226,7 @@ std::string take_values(SchemaCursor& cursor, const SchemaType& type, const std:
 
 std::string take_default(SchemaCursor& cursor, const SchemaType& type, const std::string& owner) {
   const size_t column = cursor.at();
-  if (!type.alias.empty())
+  if (!type.alias.empty() && !type.optional)
     cursor.fail_at(
         column,
         owner +

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from forms import OPTIONS
 from torch._inductor.utils import run_and_get_code
 
 import opaq
@@ -196,19 +197,22 @@ def test_an_op_may_write_and_return(unique: str, dynamic: bool) -> None:
 
 
 def test_an_absent_optional_that_would_be_written(unique: str) -> None:
-    op = opaq.op(f"{unique}(Tensor x, Tensor(a!)? cache) -> Tensor", outputs=opaq.like("x"))
+    op = opaq.op(f"{unique}(Tensor x, Tensor(a!)? cache=None) -> Tensor", outputs=opaq.like("x"))
     op.cpu(
         source="""void add(const float* x, float* cache, float* out, long n) {
           for (long i = 0; i < n; ++i) { out[i] = x[i] * 2; if (cache) cache[i] += x[i]; } }""",
         entry="add",
         args="x, cache, out, x.numel()",
     )
-    x, cache = torch.randn(5), torch.zeros(5)
-    torch.testing.assert_close(torch.compile(lambda x: op(x, None), fullgraph=True)(x), x * 2)
-    torch.testing.assert_close(
-        torch.compile(lambda x, cache: op(x, cache), fullgraph=True)(x, cache), x * 2
-    )
-    torch.testing.assert_close(cache, x)
+    x = torch.randn(5)
+    for options in OPTIONS.values():
+        torch.compiler.reset()
+        cache = torch.zeros(5)
+        for absent in (lambda x: op(x), lambda x: op(x, None)):
+            torch.testing.assert_close(torch.compile(absent, fullgraph=True, **options)(x), x * 2)
+        given = torch.compile(lambda x, cache: op(x, cache=cache), fullgraph=True, **options)
+        torch.testing.assert_close(given(x, cache), x * 2)
+        torch.testing.assert_close(cache, x)
 
 
 def test_an_op_that_neither_writes_nor_returns_still_runs(unique: str) -> None:
