@@ -12,7 +12,7 @@ import pytest
 
 from opaq import _runtime
 
-PRELUDE = ("errors", "expressions", "launch", "files", "cuda", "tensor_maps")
+PRELUDE = ("errors", "expressions", "launch", "files", "cuda", "tensor_maps", "dl_tensors", "matmul")
 DECLARATIONS = """
 #include <cstdint>
 #include <stdexcept>
