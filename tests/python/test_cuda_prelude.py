@@ -12,7 +12,16 @@ import pytest
 
 from opaq import _runtime
 
-PRELUDE = ("errors", "expressions", "launch", "files", "cuda", "tensor_maps", "dl_tensors", "matmul")
+PRELUDE = (
+    "errors",
+    "expressions",
+    "launch",
+    "files",
+    "cuda",
+    "tensor_maps",
+    "dl_tensors",
+    "matmul",
+)
 DECLARATIONS = """
 #include <cstdint>
 #include <stdexcept>
