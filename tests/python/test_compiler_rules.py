@@ -90,6 +90,24 @@ def test_streams_and_pools_of_the_program(unique: str) -> None:
     )
 
 
+@pytest.mark.parametrize("tag", ["flexible_layout", "needs_fixed_stride_order"])
+def test_arguments_have_eagers_strides_under_every_layout_tag(unique: str, tag: str) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x) -> Tensor",
+        outputs=opaq.tensor("x.dim()", dtype="int64"),
+        tags=getattr(torch.Tag, tag),
+    )
+    op.cpu(
+        source="void f(long* out, long a, long b) { out[0] = a; out[1] = b; }",
+        entry="f",
+        args="out, x.stride(0), x.stride(1)",
+    )
+    x = torch.randn(4, 8)
+    for view in (lambda x: x.t(), lambda x: x[:, ::2]):
+        compiled = torch.compile(lambda x: op(view(x)), fullgraph=True)  # noqa: B023
+        assert compiled(x).tolist() == op(view(x)).tolist() == list(view(x).stride())
+
+
 def counting(name: str, kind: str, state: torch.Tensor) -> Callable[[torch.Tensor], Any]:
     """An op that counts its calls in `state`, and needs its result for the gradient."""
     random = kind.startswith("random")
