@@ -1,8 +1,8 @@
 // The image cache: look-up, store, eviction.
 //
-// There is no lock, in memory or on disk, so a thread or process that dies or forks at any point
-// blocks no other. Readers see complete files because files are renamed into place; counters are
-// atomics; the size of the folder is an estimate that scans correct.
+// Look-up, store and eviction take no lock, in memory or on disk, so a thread or process that dies
+// or forks at any point blocks no other. Readers see complete files because files are renamed into
+// place; counters are atomics; the size of the folder is an estimate that scans correct.
 #include "cache/cache.h"
 
 #include <fcntl.h>
@@ -13,10 +13,12 @@
 #include <cerrno>
 #include <filesystem>
 #include <numeric>
+#include <thread>
 #include <tuple>
 
 #include "base/settings.h"
 #include "base/shared_state.h"
+#include "base/wait.h"
 #include "folder.h"
 #include "format.h"
 
@@ -28,6 +30,14 @@ struct Cache::Counters {
   std::atomic<int64_t> estimate{-1};  // bytes on disk: the last scan and what this process has
                                       // stored since; -1 before the first
   std::atomic<int64_t> stored_since_scan{0};  // bytes
+  // Open as long as the cache: POSIX locks, which a forked child does not inherit and which end
+  // with their process, also end when the process closes any descriptor of their file.
+  std::atomic<int> locks{-1};
+  Counters() = default;
+  Counters(const Counters&) = delete;
+  ~Counters() {
+    if (locks >= 0) close(locks);
+  }
 };
 
 namespace {
@@ -93,6 +103,45 @@ void Cache::put(std::string_view key, const CacheEntry& entry) noexcept {
     // no memory, or not a key: the caller still has what it compiled
   }
   ++counters_->failed_writes;
+}
+
+bool Cache::holds(std::string_view key) const {
+  if (max_bytes_ <= 0 || !cache_format::is_key(key)) return false;
+  const cache_folder::Descriptor folder = cache_folder::open_folder(folder_, false);
+  struct stat status;
+  return folder && fstatat(folder.get(), cache_format::file_name(key).c_str(), &status,
+                           AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+Cache::Turn Cache::turn(std::string_view key, std::chrono::milliseconds limit) const {
+  if (max_bytes_ <= 0 || !cache_format::is_key(key)) return {};
+  int file = counters_->locks;
+  if (file < 0) {
+    const cache_folder::Descriptor folder = cache_folder::open_folder(folder_, true);
+    const int fresh = folder ? cache_folder::open_locks(folder.get()) : -1;
+    if (fresh < 0) return {};
+    if (counters_->locks.compare_exchange_strong(file, fresh)) {
+      file = fresh;
+    } else {
+      close(fresh);  // another thread was faster
+    }
+  }
+  // 60 bits of the key: two keys at one byte would only wait for each other.
+  const int64_t at = std::stoll(std::string(key.substr(0, 15)), nullptr, 16);
+  const auto end = std::chrono::steady_clock::now() + limit;
+  std::optional<Waiting> waiting;
+  for (;;) {
+    const std::optional<bool> locked = cache_folder::lock_byte(file, at);
+    if (locked == true) return {file, at};
+    if (!locked || std::chrono::steady_clock::now() >= end) return {};
+    if (!waiting) waiting.emplace();
+    waiting->check();
+    std::this_thread::sleep_for(kWaitStep);
+  }
+}
+
+Cache::Turn::~Turn() {
+  if (file_ >= 0) cache_folder::unlock_byte(file_, at_);
 }
 
 // Removes the least recently used entries. Several processes may do this at the same time: they see

@@ -17,6 +17,7 @@ namespace opaq::cache_folder {
 namespace {
 
 constexpr std::string_view kTemporary = ".tmp-";
+constexpr std::string_view kLocks = "locks";
 constexpr int64_t kStaleSeconds = 3600;
 constexpr int kFolderFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
@@ -218,6 +219,31 @@ Read read(int folder, const std::string& name, size_t header_size,
   }
   result.damaged = n >= 0 && result.bytes.empty();  // an I/O error says nothing about the entry
   return result;
+}
+
+int open_locks(int folder) {
+  return openat(folder, kLocks.data(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+                0600);
+}
+
+std::optional<bool> lock_byte(int file, int64_t at) {
+  struct flock lock{};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = at;
+  lock.l_len = 1;
+  if (fcntl(file, F_SETLK, &lock) == 0) return true;
+  if (errno == EAGAIN || errno == EACCES || errno == EINTR) return false;
+  return std::nullopt;
+}
+
+void unlock_byte(int file, int64_t at) {
+  struct flock lock{};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = at;
+  lock.l_len = 1;
+  fcntl(file, F_SETLK, &lock);
 }
 
 bool remove_if_same(int folder, const std::string& name, const struct stat& status) {

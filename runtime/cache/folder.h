@@ -69,6 +69,14 @@ struct Read {
 Read read(int folder, const std::string& name, size_t header_size,
           std::optional<uint64_t> (*stated_size)(std::string_view header));
 
+// Opens the file whose bytes processes lock, made if it does not exist; -1 if it cannot be opened.
+int open_locks(int folder);
+
+// Locks one byte of it, for this process. false: another process has it. nullopt: the file system
+// has no locks.
+std::optional<bool> lock_byte(int file, int64_t at);
+void unlock_byte(int file, int64_t at);
+
 // Removes `name` if it is still the file that `status` describes, so that a good entry with which
 // another process has replaced it stays. If it is replaced between this comparison and the removal,
 // the good entry is lost, and the next reader compiles again.

@@ -333,6 +333,10 @@ std::shared_ptr<const HostFunction> compile_host(const HostRequest& request) {
   const std::string key = key_of(job, sources);
   return compilations().run(key, [&]() -> std::shared_ptr<const HostFunction> {
     if (auto function = from_disk(job, key)) return with_sources(std::move(function));
+    const Cache::Turn turn = disk_cache().turn(key);
+    if (disk_cache().holds(key)) {  // another process has compiled it meanwhile
+      if (auto function = from_disk(job, key)) return with_sources(std::move(function));
+    }
     return with_sources(compile_and_load(job, closure, key));
   });
 }

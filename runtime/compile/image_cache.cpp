@@ -125,6 +125,10 @@ std::shared_ptr<const Image> kept_image(const CudaRequest& request, const Source
   }
   return compilations().run(key + told, [&]() -> std::shared_ptr<const Image> {
     if (auto image = from_disk(request, key)) return finished(std::move(image));
+    const Cache::Turn turn = disk_cache().turn(key);
+    if (disk_cache().holds(key)) {  // another process has compiled it meanwhile
+      if (auto image = from_disk(request, key)) return finished(std::move(image));
+    }
     Compiled made = compile();
     disk_cache().put(
         key, {write_record({made.image->entries, made.image->log, made.files}), made.image->bytes});

@@ -512,6 +512,48 @@ int64_t file_size(size_t image_size) {
   return static_cast<int64_t>(Cache::encode(key_of(0), entry_of(key_of(0), image_size)).size());
 }
 
+TEST_F(CacheTest, ProcessesThatStartTogetherMakeAnEntryOnce) {
+  const fs::path made = root_ / "made";
+  in_processes(4, [&](int) {
+    Cache cache(folder_, kLarge);
+    if (cache.get(key_of(1))) return true;
+    const Cache::Turn turn = cache.turn(key_of(1));
+    if (!cache.holds(key_of(1))) {
+      std::ofstream(made, std::ios::app) << "once";
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      cache.put(key_of(1), entry_of(key_of(1), 100));
+    }
+    return cache.get(key_of(1)).has_value();
+  });
+  EXPECT_EQ(read_file(made), "once");
+  EXPECT_EQ(Cache(folder_, kLarge).stats().misses, 0);
+}
+
+TEST_F(CacheTest, ATurnEndsWithItsProcessAndAForkedChildDoesNotKeepIt) {
+  int ready[2];
+  ASSERT_EQ(pipe(ready), 0);
+  const pid_t owner = fork();
+  if (owner == 0) {
+    Cache cache(folder_, kLarge);
+    const Cache::Turn turn = cache.turn(key_of(1));
+    const pid_t heir = fork();  // has a copy of all that the owner has
+    if (heir != 0) [[maybe_unused]]
+      const ssize_t told = write(ready[1], &heir, sizeof heir);
+    for (;;) pause();
+  }
+  pid_t heir = 0;
+  ASSERT_EQ(read(ready[0], &heir, sizeof heir), static_cast<ssize_t>(sizeof heir));
+  Cache cache(folder_, kLarge);
+  EXPECT_FALSE(cache.turn(key_of(1), std::chrono::milliseconds(120)));  // it stops waiting
+  EXPECT_TRUE(cache.turn(std::string(64, 'b')));
+  kill(owner, SIGKILL);
+  waitpid(owner, nullptr, 0);
+  EXPECT_TRUE(cache.turn(key_of(1)));
+  kill(heir, SIGKILL);
+  close(ready[0]);
+  close(ready[1]);
+}
+
 TEST_F(CacheTest, TheLeastRecentlyUsedEntriesGoFirst) {
   const int64_t bound = 10 * file_size(1000);
   Cache cache(folder_, bound);

@@ -8,11 +8,13 @@
 // entries are removed.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace opaq {
 
@@ -34,6 +36,12 @@ class Cache {
   std::optional<CacheEntry> get(std::string_view key);
   // An entry larger than `max_bytes` counts as a failed write.
   void put(std::string_view key, const CacheEntry& entry) noexcept;
+  // Waits while another process compiles what `key` names, so that processes that start together
+  // compile it once; then the caller looks again. Only a wish: it holds for one machine, ends with
+  // the process that has it, and gives up after `limit`. Throws Interrupted.
+  class Turn;
+  Turn turn(std::string_view key, std::chrono::milliseconds limit = std::chrono::minutes(10)) const;
+  bool holds(std::string_view key) const;  // without reading it, marking it or counting it
   bool usable() const { return why_not().empty(); }
   // "" if the cache is on, and the folder can be created or is owned by this user and not writable
   // by others.
@@ -55,6 +63,22 @@ class Cache {
   int64_t max_bytes_;
   struct Counters;
   std::shared_ptr<Counters> counters_;
+};
+
+// The right to compile one key, given back at the end of its life. A copy that a forked child has
+// is worth nothing.
+class Cache::Turn {
+ public:
+  Turn() = default;
+  Turn(int file, int64_t at) : file_(file), at_(at) {}
+  Turn(Turn&& other) noexcept : file_(std::exchange(other.file_, -1)), at_(other.at_) {}
+  Turn& operator=(Turn&&) = delete;
+  ~Turn();
+  explicit operator bool() const { return file_ >= 0; }
+
+ private:
+  int file_ = -1;  // the cache's
+  int64_t at_ = 0;
 };
 
 Cache& disk_cache();  // the process's, from settings()
