@@ -58,11 +58,13 @@ def op(
     tags: of torch.Tag, what else PyTorch should know. cudagraph_unsafe: the op is kept out of CUDA
         graphs. pt2_compliant_tag is always there.
     sharding: how the op is computed on DTensors (torch.distributed.tensor), each process on its own
-        part; without it such a call is an error. "pointwise": each element of the results depends
-        on those at the same place. "rows": each row (along the last dimension) of the results
+        part. "pointwise": each element of the results depends on those at the same place; so it is
+        with tags=torch.Tag.pointwise. "rows": each row (along the last dimension) of the results
         depends on the same row of the tensors with most dimensions, and on all of the others, such
         as weights. Else a function, as for register_sharding of torch.distributed.tensor. Sizes in
-        integer arguments must not be those of a split dimension.
+        integer arguments must not be those of a split dimension. Without it, the reference tells:
+        what provably needs only the parts of its arguments is computed on them, anything else on
+        whole tensors; without a reference, a call on DTensors is an error.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.
@@ -90,8 +92,7 @@ def op(
             _refuse_of_writes(
                 _runtime.describe(name),
                 "sharding",
-                "; call it on local tensors, as with local_map of "
-                "torch.distributed.tensor.experimental",
+                f"; {sharding_.ON_LOCAL_TENSORS}",
             )
         if known is None:
             known = Op(name)
@@ -184,7 +185,6 @@ class Op(CallableBase, Registrations):
         self.effects: str | None = None
         self._tags: tuple[torch.Tag, ...] = ()
         self.sharding: Sharding = None
-        self._sharded = False  # whether DTensor has been told
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name].fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             pytorch.count_mutations(
@@ -202,6 +202,7 @@ class Op(CallableBase, Registrations):
         _runtime.define(self.name)
         self._forget_registrations()
         self.gradient = autograd.Gradient(self.name, self.overload)
+        pytorch.when_dtensor_is_used(self.name, lambda: sharding_.register(self))
         self.reference_function: Callable[..., Any] | None = None
         declared = _runtime.describe(self.name)
         self.fake, self.largest = make_fake(declared), make_largest(declared)
@@ -220,10 +221,8 @@ class Op(CallableBase, Registrations):
         pytorch.set_tags(self.overload, (*tags, *implied))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
-        if sharding is not None and not self._sharded:
-            sharding_.register(self)
-            self._sharded = True
         self.effects, self._tags, self.sharding = effects, tags, sharding
+        pytorch.forget_shardings()
 
     def reference(self, function: _Function) -> _Function:
         """Decorator for the op written in PyTorch: a function of the op's arguments that returns
@@ -241,6 +240,7 @@ class Op(CallableBase, Registrations):
             fallback = define_reference(Returning(self.info, function, self.largest), self.info)
         _runtime.set_reference(self.name, fallback)
         self._changed()
+        pytorch.forget_shardings()
         return function
 
     def backward(

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import _runtime, validate
+from . import _runtime, derived_sharding, validate
+from .lowering import counts
+from .lowering.compat import pytorch
 
 if TYPE_CHECKING:
     from .op import Op
 
 Sharding = str | Callable[..., Any] | None
 
+ON_LOCAL_TENSORS = (
+    "call it on local tensors, as with local_map of torch.distributed.tensor.experimental"
+)
 _RULES = ("pointwise", "rows")
 
 
@@ -31,16 +36,41 @@ def checked(where: str, rule: Any) -> Sharding:
 
 def register(op: Op) -> None:
     """Tells DTensor the op's rule, once for each op; later calls use its newest rule."""
-    from torch.distributed.tensor.experimental import register_sharding
+    pytorch.register_sharding(op.overload, lambda *call: _ways(op, *call))
 
-    @register_sharding(op.overload)
-    def placements(*args: Any, **kwargs: Any) -> Any:
-        rule = op.sharding
-        if rule is None:
-            raise NotImplementedError(
-                f"{op.name} has no sharding rule; declare one with opaq.op(..., sharding=...)"
-            )
-        return rule(*args, **kwargs) if callable(rule) else _placements(op, rule, args, kwargs)
+
+def _ways(op: Op, mesh: Any, args: Any, kwargs: Any) -> tuple[list[Any], Callable[[Any], bool]]:
+    rule = op.sharding
+    if rule is None and torch.Tag.pointwise in op.overload.tags:
+        rule = "pointwise"
+    if rule is None:
+        if reason := _why_not(op):
+            raise NotImplementedError(reason)
+        return derived_sharding.ways(op, mesh, args, kwargs)
+    found = rule(*args, **kwargs) if callable(rule) else _placements(op, rule, args, kwargs)
+    return found, lambda _: True
+
+
+def _why_not(op: Op) -> str:
+    """Why a call on DTensors has no meaning yet, and what to do; "" where the reference tells."""
+    written = [f"`{arg['name']}`" for arg in op.info["args"] if arg["mutated"]]
+    if written:
+        return (
+            f"{op.name} writes to arguments ({', '.join(written)}), which DTensor cannot follow; "
+            f"{ON_LOCAL_TENSORS}"
+        )
+    if op.effects or torch.Tag.nondeterministic_seeded in op.overload.tags:
+        why = "a call does more than compute its results (effects)"
+    elif counts.are_read(op.info):
+        why = f"the size `{counts.names(op.info)[0]}` is known only after a call"
+    elif op.reference_function is None:
+        why = "it has no reference to derive one from"
+    else:
+        return ""
+    return (
+        f"{op.name} has no sharding rule: {why}; declare one with opaq.op(..., sharding=...), or "
+        f"{ON_LOCAL_TENSORS}"
+    )
 
 
 def _placements(op: Op, rule: str, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:

@@ -6,9 +6,10 @@ from .autograd import Autograd
 from .definitions import Definitions
 from .dispatcher import Dispatcher
 from .library import Library
+from .sharding import Sharding
 from .state import State
 from .vmap import Vmap
 
 
-class PyTorch211(Library, Definitions, Dispatcher, State, Autograd, Vmap):
+class PyTorch211(Library, Definitions, Dispatcher, Sharding, State, Autograd, Vmap):
     """PyTorch's private names, by subject."""
