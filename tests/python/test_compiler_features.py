@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import io
+import pathlib
 from typing import Any
 
 import pytest
@@ -84,6 +85,22 @@ def test_while_loop_and_cond(op: opaq.Op) -> None:
     for x in (X.abs(), -X.abs()):
         by = 2 if x.sum() > 0 else 3
         assert_close(torch.compile(branch, fullgraph=True)(x), x * by)
+
+
+@pytest.mark.parametrize("form", ["cpp", "package"])
+def test_a_loop_and_a_branch_in_cpp(op: opaq.Op, form: str, tmp_path: pathlib.Path) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            start = (torch.tensor(0), x)
+            y = while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, op(x)), start)[1]
+            return torch.cond(y.sum() > 0, lambda x: op(x), lambda x: op(x, 3.0), (y,))
+
+    if form == "cpp":
+        got = torch.compile(Model(), fullgraph=True, options={"cpp_wrapper": True})(X.abs())
+    else:
+        path = opaq.package(torch.export.export(Model(), (X.abs(),)), tmp_path / "model.pt2")
+        got = torch._inductor.aoti_load_package(str(path))(X.abs())
+    assert_close(got, X.abs() * 16)
 
 
 def test_export_and_back(op: opaq.Op) -> None:
