@@ -1,5 +1,6 @@
-"""Matrix products by cuBLASLt: the device time of ours, PyTorch's and Inductor's max-autotune, and
-the host time of one more product in a compiled graph.
+"""Matrix products by cuBLASLt: the device time of ours, with the first algorithm that the library
+names and with the one that opaq.tune finds, and of PyTorch's; and the host time of one more product
+in a compiled graph.
 
 Device times are of replays of a CUDA graph with 20 products on operands that rotate through more
 memory than the L2 cache holds; contestants take turns, and ratios are medians over rounds.
@@ -15,6 +16,7 @@ from typing import Any
 import common
 import torch
 
+import opaq
 from opaq import extern_kernels as kernels
 
 PRODUCTS = 20  # in a graph
@@ -44,10 +46,21 @@ def graph_of(call: Callable[..., Any], sets: list[list[torch.Tensor]]) -> torch.
     return graph
 
 
-def device_us(calls: dict[str, Callable[..., Any]], sets: Any, rounds: int) -> dict[str, Any]:
+def device_us(
+    calls: dict[str, Callable[..., Any]],
+    sets: Any,
+    rounds: int,
+    prepare: dict[str, Callable[[], Any]] | None = None,
+) -> dict[str, Any]:
     """For each contestant the median time of a product, and the median over rounds of the ratio
-    of the first contestant's time to it."""
-    graphs = {name: graph_of(call, sets) for name, call in calls.items()}
+    of the first contestant's time to it. prepare: what is called before a contestant's graph is
+    captured.
+    """
+    graphs = {}
+    for name, call in calls.items():
+        if prepare and name in prepare:
+            prepare[name]()
+        graphs[name] = graph_of(call, sets)
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(rounds):
         for name, graph in graphs.items():
@@ -82,18 +95,23 @@ def of_shapes(rounds: int) -> dict[str, Any]:
         calls = {
             "aten": lambda x, w, b: torch.nn.functional.linear(x, w),
             "opaq": lambda x, w, b: kernels.linear(x, w),
+            "opaq, searched": lambda x, w, b: kernels.linear(x, w),
         }
-        found = device_us(calls, sets, rounds)
+        x, weight, _ = sets[0]
+        search = {"opaq, searched": lambda x=x, w=weight: opaq.tune(kernels.linear, x, w, None)}
+        found = device_us(calls, sets, rounds, search)
+        found["opaq, searched"]["chosen"] = opaq.tune(kernels.linear, x, weight, None).fastest
         results[f"{m}x{n}x{k} {str(dtype).removeprefix('torch.')}"] = found
-    speedups = sorted(each["opaq"]["speedup"] for each in results.values())
-    return {
-        "shapes": results,
-        "opaq against aten": {
+    summary = {}
+    for name in ("opaq", "opaq, searched"):
+        speedups = sorted(each[name]["speedup"] for each in results.values())
+        summary[f"{name}, against aten"] = {
             "least": speedups[0],
             "median": statistics.median(speedups),
+            "p90": speedups[len(speedups) * 9 // 10],
             "most": speedups[-1],
-        },
-    }
+        }
+    return {"shapes": results, **summary}
 
 
 def of_epilogues(rounds: int) -> dict[str, Any]:
