@@ -12,6 +12,7 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "standalone/matmul_rule.h"
 
@@ -64,6 +65,12 @@ class Matmul {
   // path: of the library, where the process has not loaded one; may be nullptr.
   explicit Matmul(const MatmulRule& rule, const char* path = nullptr) : rule_(rule), path_(path) {}
   Matmul(const Matmul&) = delete;
+  ~Matmul() {
+    for (std::atomic<lt::Prepared*>& bucket : kept_) {
+      for (lt::Prepared* each = bucket.load(std::memory_order_acquire); each;)
+        delete std::exchange(each, each->next);
+    }
+  }
 
   // operands: of each item of the argument list that is a tensor, nullptr for an absent one.
   // numbers: of each item that is a number. The device's context is current.
@@ -284,7 +291,7 @@ class Matmul {
     }
     prepare(call, once);
     if (count_.fetch_add(1, std::memory_order_relaxed) >= kMostKept) return &once;
-    auto* made = new lt::Prepared(once);  // never destroyed: a call may be using it
+    auto* made = new lt::Prepared(once);  // lives as long as this: a call may be using it
     made->next = first;
     while (!bucket.compare_exchange_weak(made->next, made, std::memory_order_acq_rel)) {
     }
