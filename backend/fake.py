@@ -33,11 +33,11 @@ def signature(args: list[_runtime.ArgInfo]) -> tuple[str, dict[str, Any]]:
     return ", ".join(parameters), defaults
 
 
-def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
+def make_fake(info: _runtime.OpInfo, largest: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the op's arguments that returns empty outputs; works on real, meta and fake
-    tensors, with symbolic sizes. Sizes that only a launch knows are new symbols.
+    tensors, with symbolic sizes. Sizes that only a launch knows are new symbols. largest: as
+    make_largest gives it.
     """
-    largest = make_largest(info)
     if not counts.are_read(info):
         return largest
     several = len(info["outputs"]) > 1
@@ -45,8 +45,7 @@ def make_fake(info: _runtime.OpInfo) -> Callable[..., Any]:
     def fake(*args: Any, **kwargs: Any) -> Any:
         wholes = largest(*args, **kwargs)
         wholes = wholes if several else (wholes,)
-        # another form has other dimensions
-        form = lists.form_of(info, args, kwargs)[0] if lists.has_lists(info) else info
+        form = lists.form_of(info, args, kwargs)[0]
         sizes: dict[str, Any] = {}
         for output, whole in zip(form["outputs"], wholes):
             for dim, name in output["counted"]:
@@ -80,7 +79,7 @@ def _new_size(op: str, bound: Any) -> Any:
 
 
 def make_largest(info: _runtime.OpInfo) -> Callable[..., Any]:
-    """The same, with the bounds in place of sizes that only a launch knows."""
+    """The same as make_fake, with the bounds in place of sizes that only a launch knows."""
     if lists.has_lists(info):
         return _largest_of_forms(info)
     results = []

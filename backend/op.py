@@ -87,7 +87,7 @@ def op(
         known = _ops.get(name)
         if effects == "ordered":
             refuse_effects_of_writes(_runtime.describe(name))
-        _refuse_of_counts(_runtime.describe(name), given, sharding)
+        _refuse_of_counts(name, given, sharding)
         if sharding is not None:
             _refuse_of_writes(
                 _runtime.describe(name),
@@ -128,9 +128,7 @@ def _refuse_of_writes(info: _runtime.OpInfo, what: str, todo: str) -> None:
         )
 
 
-def _refuse_of_counts(
-    info: _runtime.OpInfo, tags: tuple[torch.Tag, ...], sharding: Sharding
-) -> None:
+def _refuse_of_counts(name: str, tags: tuple[torch.Tag, ...], sharding: Sharding) -> None:
     """Raises DeclarationError if the op has sizes that only a launch knows, and a rule by which a
     part of its results follows from a part of its arguments.
     """
@@ -139,9 +137,9 @@ def _refuse_of_counts(
         f"sharding={sharding!r}": isinstance(sharding, str),
     }
     for rule, given in rules_.items():
-        if given and counts.are_read(info):
+        if given and counts.are_read(info := _runtime.describe(name)):
             raise _runtime.DeclarationError(
-                f"{info['name']}: {rule} is not for an op with the count "
+                f"{name}: {rule} is not for an op with the count "
                 f"`{counts.names(info)[0]}`: which elements its results have is known only when "
                 "it has run; leave it out"
             )
@@ -205,7 +203,8 @@ class Op(CallableBase, Registrations):
         pytorch.when_dtensor_is_used(self.name, lambda: sharding_.register(self))
         self.reference_function: Callable[..., Any] | None = None
         declared = _runtime.describe(self.name)
-        self.fake, self.largest = make_fake(declared), make_largest(declared)
+        self.largest = make_largest(declared)
+        self.fake = make_fake(declared, self.largest)
         # by the name of the op, or of its form if it takes lists of tensors
         self.examples: dict[str, list[list[_runtime.FakeArgument]]] = {}
         self._describe()
