@@ -32,6 +32,22 @@ std::string advice(const std::string& text, Type found, std::initializer_list<Ty
   return "";
 }
 
+// Calls take(name) for each name in the text, outside quotes and not after a dot: arguments,
+// functions, literals.
+template <class Take>
+void for_each_name(std::string_view text, Take&& take) {
+  for (size_t i = 0; i < text.size();) {
+    size_t end = i + 1;
+    if (text[i] == '\'' || text[i] == '"') {
+      end = string_end(text, i);
+    } else if (is_name_char(text[i])) {
+      while (end < text.size() && is_name_char(text[end])) ++end;
+      if (i == 0 || text[i - 1] != '.') take(text.substr(i, end - i));
+    }
+    i = end;
+  }
+}
+
 }  // namespace
 
 std::string_view trimmed(std::string_view text) {
@@ -52,25 +68,17 @@ size_t string_end(std::string_view text, size_t begin) {
 std::string with_values(std::string_view text,
                         const std::vector<std::pair<std::string, std::string>>& values) {
   std::string result;
-  for (size_t i = 0; i < text.size();) {
-    size_t end = i + 1;
-    if (text[i] == '\'' || text[i] == '"') {
-      end = string_end(text, i);
-    } else if (is_name_char(text[i])) {
-      while (end < text.size() && is_name_char(text[end])) ++end;
-      const std::string_view name = text.substr(i, end - i);
-      const bool attribute = i > 0 && text[i - 1] == '.';
-      const auto value = std::find_if(values.begin(), values.end(),
-                                      [&](const auto& each) { return each.first == name; });
-      if (!attribute && value != values.end()) {
-        result += value->second;
-        i = end;
-        continue;
-      }
-    }
-    result += text.substr(i, end - i);
-    i = end;
-  }
+  size_t copied = 0;
+  for_each_name(text, [&](std::string_view name) {
+    const auto value = std::find_if(values.begin(), values.end(),
+                                    [&](const auto& each) { return each.first == name; });
+    if (value == values.end()) return;
+    const auto at = static_cast<size_t>(name.data() - text.data());
+    result += text.substr(copied, at - copied);
+    result += value->second;
+    copied = at + name.size();
+  });
+  result += text.substr(copied);
   return result;
 }
 
@@ -110,29 +118,19 @@ void Scope::fail(std::string_view field, const std::string& problem) const {
   opaq::fail(ErrorKind::Declaration, what(field) + ": " + problem);
 }
 
-// Checks the names in the text, outside quotes and not after a dot: arguments, functions, literals.
+// Checks the names in the text.
 void Scope::check_readable(std::string_view text, std::string_view field) const {
-  for (size_t i = 0; i < text.size();) {
-    const char c = text[i];
-    size_t end = i + 1;
-    if (c == '\'' || c == '"') {
-      end = string_end(text, i);
-    } else if (is_name_char(c)) {
-      while (end < text.size() && is_name_char(text[end])) ++end;
-      const std::string_view name = text.substr(i, end - i);
-      const bool attribute = i > 0 && text[i - 1] == '.';
-      for (const ArgSpec& arg : schema.args) {
-        if (attribute || arg.name != name || is_readable(arg.torch_type)) continue;
-        fail(field,
-             "'" + arg.name + "' is a " + arg.torch_type +
-                 ", which expressions cannot read and kernels cannot take; only a Python "
-                 "implementation sees it" +
-                 (arg.torch_type == "Device" ? " (an output is on the device of a tensor argument)"
-                                             : ""));
-      }
+  for_each_name(text, [&](std::string_view name) {
+    for (const ArgSpec& arg : schema.args) {
+      if (arg.name != name || is_readable(arg.torch_type)) continue;
+      fail(field,
+           "'" + arg.name + "' is a " + arg.torch_type +
+               ", which expressions cannot read and kernels cannot take; only a Python "
+               "implementation sees it" +
+               (arg.torch_type == "Device" ? " (an output is on the device of a tensor argument)"
+                                           : ""));
     }
-    i = end;
-  }
+  });
 }
 
 // The expression, if its type is accepted. A quotient of ints becomes an int if only that is.

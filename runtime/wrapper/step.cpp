@@ -101,6 +101,15 @@ class StepBlock {
     return lines;
   }
 
+  // A pointer to the tensor, which is filled into opaq_tensors.
+  std::string whole_tensor(size_t i) const {
+    const CppArgument& arg = step_.rule.args[i];
+    const std::string device = step_.node.on_cuda() ? in_standalone("kDlCuda") + ", opaq_device"
+                                                    : in_standalone("kDlCpu") + ", 0";
+    return call("opaq_dl_tensor", {arg.cpp, arg.dlpack, "{" + device + "}",
+                                   "opaq_tensors[" + std::to_string(i) + "]"});
+  }
+
   Lines tvm_ffi_call() const {
     const bool cuda = step_.node.on_cuda();
     const std::string device = cuda ? "opaq_device" : "0",
@@ -118,13 +127,7 @@ class StepBlock {
     for (size_t i = 0; i < step_.rule.args.size(); ++i) {
       const CppArgument& arg = step_.rule.args[i];
       if (arg.type == Type::Tensor) {
-        const std::string to = "opaq_tensors[" + std::to_string(i) + "]";
-        const std::string type = in_standalone(cuda ? "kDlCuda" : "kDlCpu");
-        lines.push_back(slot(i) + " = " +
-                        call(in_standalone("TvmValue"),
-                             {call("opaq_dl_tensor",
-                                   {arg.cpp, arg.dlpack, "{" + type + ", " + device + "}", to})}) +
-                        ";");
+        lines.push_back(slot(i) + " = " + call(in_standalone("TvmValue"), {whole_tensor(i)}) + ";");
         continue;
       }
       if (can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
@@ -152,10 +155,7 @@ class StepBlock {
       const CppArgument& arg = step_.rule.args[i];
       const std::string at = "[" + std::to_string(i) + "]";
       if (arg.type == Type::Tensor) {
-        const std::string device = "{" + in_standalone("kDlCuda") + ", opaq_device}";
-        lines.push_back("opaq_operands" + at + " = " +
-                        call("opaq_dl_tensor", {arg.cpp, arg.dlpack, device, "opaq_tensors" + at}) +
-                        ";");
+        lines.push_back("opaq_operands" + at + " = " + whole_tensor(i) + ";");
       } else {
         if (can_fail(arg.cpp)) lines.push_back(set_place(arg.place));
         lines.push_back("opaq_numbers" + at + " = " + arg.cpp + ";");
