@@ -122,6 +122,15 @@ void for_each_name(int folder, Visit visit) {
   while (const dirent* item = readdir(stream.get())) visit(static_cast<const char*>(item->d_name));
 }
 
+struct flock one_byte(short type, int64_t at) {
+  struct flock lock{};
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = at;
+  lock.l_len = 1;
+  return lock;
+}
+
 }  // namespace
 
 Descriptor::~Descriptor() {
@@ -227,22 +236,14 @@ int open_locks(int folder) {
 }
 
 std::optional<bool> lock_byte(int file, int64_t at) {
-  struct flock lock{};
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = at;
-  lock.l_len = 1;
+  struct flock lock = one_byte(F_WRLCK, at);
   if (fcntl(file, F_SETLK, &lock) == 0) return true;
   if (errno == EAGAIN || errno == EACCES || errno == EINTR) return false;
   return std::nullopt;
 }
 
 void unlock_byte(int file, int64_t at) {
-  struct flock lock{};
-  lock.l_type = F_UNLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = at;
-  lock.l_len = 1;
+  struct flock lock = one_byte(F_UNLCK, at);
   fcntl(file, F_SETLK, &lock);
 }
 

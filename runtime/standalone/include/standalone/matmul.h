@@ -79,9 +79,8 @@ class Matmul {
     if (call.key.m == 0 || call.key.n == 0 || call.key.batch == 0) return;
     lt::Prepared once;
     const lt::Prepared* prepared = find(call, once);
-    const Names pointers = pointers_of(operands);
     lt::MatmulDesc desc = prepared->desc;
-    set_pointers(desc, pointers);
+    set_pointers(desc, call.pointers);
     const lt::Number alpha = lt::number(call.alpha, prepared->scale_type),
                      beta = lt::number(call.beta, prepared->scale_type);
     const int32_t status =
@@ -96,7 +95,7 @@ class Matmul {
  private:
   using R = MatmulRule;
   // The addresses that a descriptor holds, which may change from call to call.
-  struct Names {
+  struct Pointers {
     const void* bias;
     const void* aux;
     const void* a_scale;
@@ -110,7 +109,7 @@ class Matmul {
     const void *a, *b, *c;
     void *d, *workspace;
     double alpha, beta;
-    Names pointers;
+    Pointers pointers;
   };
 
   static constexpr size_t kBuckets = 64, kMostKept = 4096, kMostDevices = 128;
@@ -128,7 +127,7 @@ class Matmul {
                ? lt::matrix_of(*tensor, rule_.rows[role], rule_.transposed[role], R::kNames[role])
                : lt::Matrix{};
   }
-  Names pointers_of(const DlTensor* const* operands) const {
+  Pointers pointers_of(const DlTensor* const* operands) const {
     return {address(operands, R::Bias),   address(operands, R::Aux),
             address(operands, R::AScale), address(operands, R::BScale),
             address(operands, R::DScale), address(operands, R::DOutScale),
@@ -390,7 +389,7 @@ class Matmul {
     made.workspace = best.workspace;
   }
 
-  void set_pointers(lt::MatmulDesc& desc, const Names& p) const {
+  void set_pointers(lt::MatmulDesc& desc, const Pointers& p) const {
     const auto set = [&](int32_t attribute, const void* pointer) {
       if (pointer) library().set_desc(&desc, attribute, &pointer, sizeof pointer);
     };
