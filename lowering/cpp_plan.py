@@ -17,10 +17,10 @@ from . import options
 from .compat.inductor import inductor
 from .decision import Candidate, Decision
 from .devices import device_name
-from .symbolic import SymbolicEvaluator, SymbolicTensor
+from .symbolic import SymbolicEvaluator, fake_argument
 
 if TYPE_CHECKING:
-    from opaq._runtime import CppNode, FakeArgument, ImplementationInfo, OpInfo
+    from opaq._runtime import CppNode, ImplementationInfo, OpInfo
 
 
 class NoCppForm(Exception):
@@ -91,7 +91,7 @@ def plan(
     compiled = _runtime.cpp_node(
         info["name"],
         decision.handle,
-        [_fake_argument(values[arg["name"]]) for arg in info["args"]],
+        [fake_argument(values[arg["name"]], _number) for arg in info["args"]],
         device_name(device),
         chosen.archs,
         chosen.ptx,
@@ -128,31 +128,8 @@ def _check_scratch_dtypes(
                 )
 
 
-def _fake_argument(value: Any) -> FakeArgument:
-    """An argument as the runtime's planner takes it. Sizes that are symbols are replaced by likely
-    ones: no template argument depends on them.
-    """
-    if isinstance(value, SymbolicTensor):
-        sizes, strides = (
-            [_number(item) for item in items] for items in (value.sizes, value.strides)
-        )
-        return (
-            str(value.dtype).removeprefix("torch."),
-            sizes,
-            strides,
-            device_name(value.device),
-            4096,
-        )
-    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
-        value = value.node.expr
-    if isinstance(value, sympy.Basic):
-        return _number(value)
-    if isinstance(value, (list, tuple)):
-        return [_fake_argument(item) for item in value]
-    return value
-
-
 def _number(value: Any) -> Any:
+    """Symbols are replaced by likely numbers: no template argument depends on them."""
     if not isinstance(value, sympy.Basic):
         return value
     if not isinstance(value, sympy.Expr):  # a relation

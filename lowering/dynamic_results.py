@@ -42,7 +42,7 @@ def whole(
 def shortened(info: OpInfo, results: Sequence[Any], outputs: Sequence[SymbolicTensor]) -> list[Any]:
     """The op's results from those of the node being lowered, which has been made."""
     read = dict(zip(counts.names(info), results[len(outputs) :]))
-    for symbol, result, dim in inductor.sizes_defined(len(outputs)):
+    for symbol, result, dim in inductor.sizes_defined():
         counted = {
             at % len(outputs[result].sizes): name for at, name in info["outputs"][result]["counted"]
         }

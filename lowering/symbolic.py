@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sympy
 import torch
@@ -18,7 +18,11 @@ import torch
 from opaq import _runtime
 
 from .compat import pytorch
+from .devices import device_name
 from .functions import INT_MAX, Functions, compiled, identifiers
+
+if TYPE_CHECKING:
+    from opaq._runtime import FakeArgument
 
 
 class Unknown:
@@ -60,6 +64,25 @@ class SymbolicTensor:
     def __str__(self) -> str:
         sizes, strides = (", ".join(map(str, values)) for values in (self.sizes, self.strides))
         return f"{str(self.dtype).removeprefix('torch.')}[{sizes}] strides [{strides}]"
+
+
+def fake_argument(value: Any, number: Callable[[Any], Any]) -> FakeArgument:
+    """An argument of a call as the runtime takes it. number: gives a number for an int or a
+    symbolic one; it may raise.
+    """
+    if isinstance(value, SymbolicTensor):
+        sizes, strides = (
+            [number(item) for item in items] for items in (value.sizes, value.strides)
+        )
+        dtype = str(value.dtype).removeprefix("torch.")
+        return dtype, sizes, strides, device_name(value.device), 4096
+    if isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        value = value.node.expr
+    if isinstance(value, sympy.Basic):
+        return number(value)
+    if isinstance(value, (list, tuple)):
+        return [fake_argument(item, number) for item in value]
+    return value
 
 
 class SymbolicEvaluator(Functions):

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import sympy
-import torch
 
 from . import options
-from .devices import device_name
-from .symbolic import SymbolicTensor
+from .symbolic import fake_argument
 
 if TYPE_CHECKING:
     from opaq._runtime import FakeArgument, OpInfo
@@ -38,7 +36,7 @@ def fastest(op: str, info: OpInfo, known: Mapping[str, Any]) -> tuple[str, str]:
     if mode == "off" or tuner is None:
         return "", ""
     try:
-        args = [_argument(known[arg["name"]]) for arg in info["args"]]
+        args = [fake_argument(known[arg["name"]], _known) for arg in info["args"]]
     except ValueError:
         return "", ""
     return tuner.fastest(op, info["name"], args, mode == "search")
@@ -48,18 +46,8 @@ def digest(op: str) -> str:
     return "" if options.current().tune == "off" or tuner is None else tuner.digest(op)
 
 
-def _argument(value: Any) -> FakeArgument:
-    """As the runtime takes it. ValueError: it is not known before the call."""
-    if isinstance(value, SymbolicTensor):
-        sizes, strides = ([_int(item) for item in items] for items in (value.sizes, value.strides))
-        dtype = str(value.dtype).removeprefix("torch.")
-        return dtype, sizes, strides, device_name(value.device), 4096
-    if isinstance(value, (sympy.Basic, torch.SymInt, torch.SymFloat, torch.SymBool)):
-        raise ValueError(f"{value} is not known")
-    return value
-
-
-def _int(value: Any) -> int:
+def _known(value: Any) -> Any:
+    """ValueError: it is not known before the call."""
     if isinstance(value, sympy.Basic) and not value.is_Integer:
         raise ValueError(f"{value} is not known")
-    return int(value)
+    return int(value) if isinstance(value, sympy.Basic) else value

@@ -119,6 +119,17 @@ def test_graphs(unique: str, mode: str) -> None:
         assert "times as fast as cpu:slow" in str(opaq.report())
 
 
+def test_numbers_that_are_not_known_before_the_call_are_not_measured(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x, SymInt[] sizes) -> (Tensor y)", outputs=opaq.like("x"))
+    source = SOURCE.replace("int64_t n,", "int64_t n, int64_t,")
+    op.cpu(source=source, entry="scale<{1}, {2}>", args="x, x.numel(), len(sizes), y")
+    compiled = torch.compile(
+        lambda x, n: op(x, [n, n + 1]), backend="opaq", dynamic=True, options={"tune": "search"}
+    )
+    x = torch.randn(4)
+    assert torch.equal(compiled(x, 7), 2 * x)
+
+
 def test_a_choice_is_part_of_the_compile_cache_key(unique: str) -> None:
     op = scale_op(unique)
     x = torch.randn(40, 50)

@@ -123,9 +123,9 @@ class Lowerings:
             results[0] if results is not None and len(results) == 1 else results,
         )
 
-    def sizes_defined(self, results: int) -> list[tuple[Any, int, int]]:
+    def sizes_defined(self) -> list[tuple[Any, int, int]]:
         """The symbols that the node being lowered has to define, each as a size of a result:
-        (symbol, result, dimension). results: how many it has."""
+        (symbol, result, dimension)."""
         node = V.graph.current_node
         bindings = resolve_unbacked_bindings(
             V.graph.sizevars.shape_env, node.meta.get("unbacked_bindings")
