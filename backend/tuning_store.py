@@ -6,6 +6,7 @@ written whole, under another name, and then renamed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -25,9 +26,14 @@ _FORMAT = 1
 _LARGEST = 16 << 20  # bytes of a file that is read
 
 
+@functools.cache
+def _version() -> str:
+    return importlib.metadata.version("opaq")
+
+
 def _environment(driver: str) -> dict[str, str]:
     """What a measurement depends on beside the op."""
-    facts = {"opaq": importlib.metadata.version("opaq"), "torch": torch.__version__}
+    facts = {"opaq": _version(), "torch": torch.__version__}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         facts |= {

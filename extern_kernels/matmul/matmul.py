@@ -16,6 +16,8 @@ _ROWS = opaq.tensor("x.shape[:-1], weight.size(0)", dtype="x.dtype")
 _FLOAT = "x.dtype == float16 or x.dtype == bfloat16 or x.dtype == float32"
 _SAME = ["weight.dtype == x.dtype", "weight.dim() == 2", "weight.size(1) == x.size(-1)"]
 _BIAS = "not defined(bias) or (bias.dtype == x.dtype and bias.numel() == weight.size(0))"
+_LINEAR = {"a": "x", "b": "weight.t()", "bias": "bias", "d": "y"}  # the roles
+_FITS = [_FLOAT, *_SAME, _BIAS]
 _ALGORITHMS = 8  # that opaq.tune chooses among
 _ARGUMENTS = "Tensor x, Tensor weight, Tensor? bias=None"
 
@@ -35,11 +37,8 @@ def _gelu(h: torch.Tensor) -> torch.Tensor:
 
 linear = opaq.op(f"opaq_kernels::linear({_ARGUMENTS}) -> (Tensor y)", outputs=_ROWS)
 linear.cublaslt(
-    a="x",
-    b="weight.t()",
-    bias="bias",
-    d="y",
-    requires=[_FLOAT, *_SAME, _BIAS],
+    **_LINEAR,
+    requires=_FITS,
     priority=1,
     algorithms=_ALGORITHMS,
 )
@@ -130,12 +129,9 @@ linear.backward([linear_grad_x, linear_grad_weight, linear_grad_weight_bias])
 
 linear_relu = opaq.op(f"opaq_kernels::linear_relu({_ARGUMENTS}) -> (Tensor y)", outputs=_ROWS)
 linear_relu.cublaslt(
-    a="x",
-    b="weight.t()",
-    bias="bias",
-    d="y",
+    **_LINEAR,
     epilogue="relu",
-    requires=[_FLOAT, *_SAME, _BIAS],
+    requires=_FITS,
 )
 
 
@@ -146,12 +142,9 @@ def _(x, weight, bias=None):
 
 _linear_gelu = opaq.op(f"opaq_kernels::linear_gelu({_ARGUMENTS}) -> (Tensor y)", outputs=_ROWS)
 _linear_gelu.cublaslt(
-    a="x",
-    b="weight.t()",
-    bias="bias",
-    d="y",
+    **_LINEAR,
     epilogue="gelu",
-    requires=[_FLOAT, *_SAME, _BIAS],
+    requires=_FITS,
 )
 
 
@@ -166,13 +159,10 @@ linear_gelu_h = opaq.op(
     outputs={"y": _ROWS, "h": _ROWS},
 )
 linear_gelu_h.cublaslt(
-    a="x",
-    b="weight.t()",
-    bias="bias",
-    d="y",
+    **_LINEAR,
     aux="h",
     epilogue="gelu",
-    requires=[_FLOAT, *_SAME, _BIAS, "weight.size(0) % 8 == 0"],  # the library's rows of h
+    requires=[*_FITS, "weight.size(0) % 8 == 0"],  # the library's rows of h
 )
 
 
