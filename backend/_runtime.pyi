@@ -3,7 +3,7 @@ and kernels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 class Error(RuntimeError): ...  # base of all that opaq raises
 class DeclarationError(Error, ValueError): ...  # a schema, rule, expression or option is wrong
@@ -140,6 +140,10 @@ def on_library(adopt: Callable[[], None]) -> None: ...  # soon, and when a libra
 # that of the form which stands for the others; of an op without lists, its own.
 def form(op: str, lengths: Sequence[int]) -> str: ...
 
+# What launches try before other implementations, by one size of theirs: ((argument, dimension, -1
+# for an int), [(up to this size, implementation)], implementation for larger ones, or "").
+MeasuredSizes: TypeAlias = tuple[tuple[str, int], Sequence[tuple[int, str]], str]
+
 # ---- launching -----------------------------------------------------------------------------------
 
 SCRATCH_ALIGNMENT: int  # bytes; of each scratch tensor in its workspace
@@ -156,6 +160,7 @@ def launcher(
     check: bool = False,
     source: str = "",
     workspace: bool = False,
+    measured: MeasuredSizes | None = None,
 ) -> Callable[..., None]:
     """A launch object for one node of a generated wrapper. device: "cuda:0", "cpu".
 
@@ -164,7 +169,8 @@ def launcher(
     compile or load something. chosen: "compiled": `implementation`
     runs at every launch; "at launch": each launch chooses; "verified": each launch chooses, and it
     is an error if it chooses another. check: compare each launch with the op's declaration;
-    ContractError names the line `source` of user code. Raises LaunchError when the op's hash is not
+    ContractError names the line `source` of user code. measured: where each launch chooses. Raises
+    LaunchError when the op's hash is not
     `hash`."""
 
 class NodeChoiceHandle: ...  # the whole answer, for cpp_node
@@ -188,13 +194,13 @@ def choose(
     requirements: Mapping[str, Sequence[bool | None]],
     row_major: Sequence[bool | None],
     packaged: bool = False,
-    first: str = "",
+    measured: MeasuredSizes = (("", -1), (), ""),
 ) -> NodeChoice:
     """Which implementations may serve a node of a compiled graph. requirements: for each
     implementation by name, whether each of its requirements holds; None: known only at the launch.
     row_major: whether each argument and result is row-major; None likewise. packaged: the node goes
-    into a package, so that no Python function may serve it. first: the implementation that is tried
-    before the others."""
+    into a package, so that no Python function may serve it. measured: what is tried before the
+    others."""
 
 class Problem(TypedDict):
     """What a measured choice is for."""

@@ -20,13 +20,15 @@ def package(
     archs: Sequence[str] = (),
     ptx: bool = False,
     strict: bool = False,
+    tune: str = "off",
     inductor_configs: dict[str, Any] | None = None,
 ) -> str:
     """torch._inductor.aoti_compile_and_package with opaq's options; returns the path of the .pt2.
 
     archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the current GPU.
-    ptx: also add PTX of the lowest arch, so that newer devices run the package. strict: as the
-    option of backend="opaq". inductor_configs: Inductor's options.
+    ptx: also add PTX of the lowest arch, so that newer devices run the package. strict, tune: as
+    the options of backend="opaq"; what is measured when the package is made is what it uses.
+    inductor_configs: Inductor's options.
 
     Raises DeclarationError for an argument of a wrong type and, through torch's InductorError,
     LaunchError for an op that cannot go into a package (its only implementation is a Python
@@ -49,6 +51,7 @@ def package(
         "archs": tuple(validate.texts(where, "archs", archs)),
         "ptx": validate.flag(where, "ptx", ptx),
         "strict": validate.flag(where, "strict", strict),
+        "tune": validate.choice(where, "tune", tune, lowering.options.accepted("tune")),
     }
     lowering.activate()
     from .lowering.compat.inductor import inductor

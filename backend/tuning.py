@@ -69,7 +69,8 @@ def tune(op: Op, *args: Any, search: bool = True, again: bool = False) -> Tuned:
     opaq.LaunchError where no implementation fits, or the op draws random numbers or has effects.
     """
     form, values = op.form_of(args)
-    problem = _runtime.problem(form, [fake_argument(value) for value in values])
+    fakes = [fake_argument(value) for value in values]
+    problem = _runtime.problem(form, fakes)
     if op.effects is not None:
         raise _runtime.LaunchError(
             f"{op.name}: an op with effects={op.effects!r} cannot be tuned: its calls cannot be "
@@ -90,7 +91,7 @@ def tune(op: Op, *args: Any, search: bool = True, again: bool = False) -> Tuned:
             )
         found = _measure(op, form, values, problem)
         found = tuning_store.agreed(found)
-        store.keep(form, problem, found)
+        store.keep(form, fakes, problem, found)
     if found is None:
         first = problem["fits"][0]
         return Tuned(op.name, problem["text"], first, {})
@@ -134,7 +135,7 @@ def _set_order(op: Op, names: list[str]) -> None:
 
 
 def _store(op: Op) -> tuning_store.Store:
-    return tuning_store.Store(op.name, op.info["hash"], _runtime.cuda_driver())
+    return tuning_store.open_store(op.name, op.info["hash"], _runtime.cuda_driver())
 
 
 # ---- graphs --------------------------------------------------------------------------------------
@@ -145,32 +146,31 @@ class _Tuner:
 
     def fastest(
         self, name: str, form: str, args: Sequence[_runtime.FakeArgument], search: bool
-    ) -> tuple[str, str]:
+    ) -> tuned.Fastest | None:
         from .op import find_op
 
         op = find_op(name)
         if op is None or op.effects is not None or _preferred.get(name):
-            return "", ""
+            return None
         problem = _runtime.problem(form, args)
         if not problem["fits"]:
-            return "", ""
+            return None
         store = _store(op)
         found = store.find(form, problem)
         if found is None and search and len(problem["fits"]) > 1:
             with torch.random.fork_rng(devices=_cuda_devices()):
                 values = [real_argument(value) for value in args]
             found = tuning_store.agreed(_measure(op, form, values, problem))
-            store.keep(form, problem, found)
+            store.keep(form, args, problem, found)
         if found is None:
-            return "", ""
-        store.use(form)  # for launches that choose
-        first = next(iter(found.us), found.fastest)
-        why = (
-            "measured to be the fastest"
-            if first == found.fastest
-            else f"measured {found.speedup:.2f} times as fast as {first}"
-        )
-        return found.fastest, why
+            return None
+        return tuned.Fastest(found.fastest, next(iter(found.us), found.fastest), found.speedup)
+
+    def known(self, name: str, form: str) -> list[list[Any]]:
+        from .op import find_op
+
+        op = find_op(name)
+        return [] if op is None else _store(op).calls(form)
 
     def digest(self, name: str) -> str:
         from .op import find_op

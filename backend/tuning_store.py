@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,7 @@ from . import _runtime
 if TYPE_CHECKING:
     from .tuning import Tuned
 
-_FORMAT = 1
+_FORMAT = 2
 _LARGEST = 16 << 20  # bytes of a file that is read
 
 
@@ -56,7 +56,19 @@ class Store:
         digest = hashlib.sha256(json.dumps([op, hash, self._environment]).encode()).hexdigest()
         folder = _runtime.settings()["cache_dir"]
         self.path = os.path.join(folder, "tune", f"{digest[:32]}.json") if folder else ""
-        self._choices = self._read()
+        self._file: tuple[int, int] | None = None  # what `_choices` was read from
+        self._choices: dict[str, dict[str, Any]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the file if it has changed: another process may have written it."""
+        try:
+            found = os.stat(self.path)
+            file = found.st_mtime_ns, found.st_ino
+        except OSError:
+            file = None
+        if file is None or file != self._file:
+            self._file, self._choices = file, self._read()
 
     def _read(self) -> dict[str, dict[str, Any]]:
         """By form and problem; {} for a file that is not one of ours."""
@@ -93,10 +105,16 @@ class Store:
             return None
         return Tuned(self._op, problem["text"], kept["fastest"], dict(us), stored=True)
 
-    def keep(self, form: str, problem: _runtime.Problem, found: Tuned) -> None:
-        self._choices = self._read()  # another process may have written meanwhile
+    def calls(self, form: str) -> list[list[Any]]:
+        """The arguments of the calls that were measured, as FakeArgument but for tuples."""
+        kept = (value.get("args") for key, value in self._choices.items() if _form(key) == form)
+        return [args for args in kept if isinstance(args, list)]
+
+    def keep(self, form: str, args: Sequence[Any], problem: _runtime.Problem, found: Tuned) -> None:
+        self.refresh()
         self._choices[_key(form, problem)] = {
             "problem": problem["text"],
+            "args": list(args),
             "fastest": found.fastest,
             "us": found.us,
         }
@@ -114,7 +132,7 @@ class Store:
             os.makedirs(folder, mode=0o700, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=folder)  # readable by its owner alone
             with os.fdopen(handle, "w") as stream:
-                json.dump(content, stream, indent=1)
+                json.dump(content, stream, indent=1, default=str)
             os.replace(temporary, self.path)
         except OSError:
             return  # it is measured again
@@ -124,13 +142,30 @@ class Store:
         chosen = {
             key.rpartition(" ")[2]: value["fastest"]
             for key, value in self._choices.items()
-            if key.rpartition(" ")[0] == form
+            if _form(key) == form
         }
         _runtime.set_fastest(form, chosen)
 
 
 def _key(form: str, problem: _runtime.Problem) -> str:
     return f"{form} {problem['key']}"
+
+
+def _form(key: str) -> str:
+    return key.rpartition(" ")[0]
+
+
+@functools.lru_cache(maxsize=1024)
+def _stores(op: str, hash: str, driver: str, folder: str, device: int) -> Store:
+    return Store(op, hash, driver)
+
+
+def open_store(op: str, hash: str, driver: str) -> Store:
+    """The store of an op, with what is on disk now."""
+    device = torch.cuda.current_device() if torch.cuda.is_available() else -1
+    store = _stores(op, hash, driver, _runtime.settings()["cache_dir"] or "", device)
+    store.refresh()
+    return store
 
 
 def agreed(found: Tuned) -> Tuned:

@@ -65,6 +65,13 @@ def flag(where: str, parameter: str, value: Any) -> bool:
     return value
 
 
+def choice(where: str, parameter: str, value: Any, accepted: Sequence[str]) -> str:
+    """One of a few words."""
+    if value not in accepted:
+        refuse(where, parameter, value, "one of " + ", ".join(f'"{item}"' for item in accepted))
+    return str(value)
+
+
 def number(where: str, parameter: str, value: Any) -> int:
     """An int that fits 32 bits."""
     taken = _integer(value)

@@ -3,6 +3,7 @@ is compiled before the first call.
 """
 
 from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward, cross_entropy_mean
+from .matmul.float8 import scaled_linear, scaled_linear_float8
 from .matmul.matmul import (
     bmm,
     gelu_grad,
@@ -13,9 +14,8 @@ from .matmul.matmul import (
     linear_grad_weight_bias,
     linear_grad_x,
     linear_relu,
-    scaled_linear,
-    scaled_linear_float8,
 )
+from .matmul.mlp import mlp_gelu
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.rope import rope, rope_backward
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
@@ -33,6 +33,7 @@ __all__ = [
     "linear_grad_weight_bias",
     "linear_grad_x",
     "linear_relu",
+    "mlp_gelu",
     "rms_norm",
     "rms_norm_backward",
     "rope",

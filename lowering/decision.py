@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from opaq import _runtime
 
 from .symbolic import SymbolicEvaluator, SymbolicTensor, Truth, Unknown
+from .tuned import NOTHING_MEASURED, Measured
 
 if TYPE_CHECKING:
     from opaq._runtime import ImplementationInfo, NodeChoiceHandle, OpInfo, Requirement
@@ -41,7 +42,7 @@ class Decision:
     copied: tuple[str, ...]  # those of them that are not row-major in eager
     skipped: tuple[str, ...]  # "cuda:vec4: aligned(x, 16) does not hold"
     handle: NodeChoiceHandle  # the answer itself, for the runtime
-    measured: str = ""  # why the first candidate is tried before the others
+    measured: Measured = NOTHING_MEASURED  # which candidates are tried before the others
 
     @property
     def implementation(self) -> str | None:
@@ -57,12 +58,12 @@ class Decision:
 
     @property
     def reason(self) -> str:
-        parts = [*([self.measured] if self.measured else []), *self.skipped]
+        parts = [*([self.measured.why] if self.measured.why else []), *self.skipped]
         if self.candidates:
             first = self.candidates[0]
             if copied := self.copied + first.copied:
                 parts.append(f"made contiguous: {', '.join(copied)}")
-            if first.conditions:
+            if first.conditions and not self.measured.ranges:
                 parts.append(f"checked at each launch: {', '.join(first.conditions)}")
         return "; ".join(parts)
 
@@ -73,14 +74,14 @@ def decide(
     values: Mapping[str, Any],
     evaluator: SymbolicEvaluator,
     packaged: bool = False,
-    measured: tuple[str, str] = ("", ""),
+    measured: Measured = NOTHING_MEASURED,
 ) -> Decision:
     """Evaluates the requirements of the op's implementations for the device, and asks the runtime
     which of them may serve.
 
     values: the arguments as eager has them, and the results, by name: a SymbolicTensor for each
     tensor, None for an absent optional one. packaged: the node goes into a package.
-    measured: the implementation that is tried before the others, and why.
+    measured: which implementations are tried before the others, and why.
     """
     implementations = {i["name"]: i for i in info["implementations"] if i["device"] == device_type}
     choice = _runtime.choose(
@@ -89,7 +90,7 @@ def decide(
         {name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()},
         [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["results"])],
         packaged,
-        measured[0],
+        measured.for_runtime,
     )
     candidates = tuple(
         Candidate(
@@ -107,7 +108,7 @@ def decide(
         tuple(choice["placed_copies"]),
         tuple(choice["skipped"]),
         choice["handle"],
-        measured[1] if choice["launches"] else "",
+        measured if choice["launches"] else NOTHING_MEASURED,
     )
 
 

@@ -15,7 +15,7 @@ and an op whose hash differs from the one in the wrapper is refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opaq import _runtime
 
@@ -23,6 +23,9 @@ from . import counts, overload_of, python_functions, record
 from .compat import pytorch
 from .cpp_files import check_code
 from .lists import declared_name, grouped
+
+if TYPE_CHECKING:
+    from opaq._runtime import MeasuredSizes
 
 __all__ = ["Graph", "check_code"]
 
@@ -81,9 +84,11 @@ class Graph:
         source: str = "",
         traced: list[int] | None = None,
         workspace: bool = False,
+        measured: MeasuredSizes | None = None,
     ) -> Callable[..., None]:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args,
-        *outputs) on CPU. workspace: a tensor comes after the outputs, for scratch memory.
+        *outputs) on CPU. workspace: a tensor comes after the outputs, for scratch memory. measured:
+        what is tried first by a launch that chooses.
 
         profile: time its calls, for the report. chosen: when the implementation is chosen.
         "compiled": `implementation` serves all launches, even if another would fit the graph's
@@ -104,6 +109,7 @@ class Graph:
             check,
             source,
             workspace,
+            measured,
         )
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
         if not check:

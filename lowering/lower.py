@@ -340,7 +340,11 @@ def _enforce(
     first = next((i["name"] for i in info["implementations"] if i["device"] == device.type), None)
     strict = options.current().strict
     node = V.graph.current_node.name
-    if decision.implementation is None or (strict and decision.implementation != first):
+    if decision.measured.implementation:
+        misfit = any(line.startswith(f"{first}: ") for line in decision.skipped)
+    else:
+        misfit = decision.implementation != first
+    if decision.implementation is None or (strict and misfit):
         raise _runtime.LaunchError(explain_misfit(info, node, str(device), known, decision))
     why = decision.reason and f"; {decision.reason}"
     record.log.debug(

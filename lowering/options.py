@@ -54,6 +54,12 @@ _current: contextvars.ContextVar[Options] = contextvars.ContextVar(
 )
 
 
+def accepted(option: str) -> tuple[Any, ...]:
+    """The values of an option that takes few."""
+    (field,) = (each for each in dataclasses.fields(Options) if each.name == option)
+    return tuple(field.metadata["accepted"])
+
+
 def current() -> Options:
     return _current.get()
 

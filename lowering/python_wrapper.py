@@ -66,6 +66,8 @@ def launch_object(
         facts["workspace"] = True
     if decision.chooses:
         facts["chosen"] = "at launch"
+        if decision.measured.implementation:
+            facts["measured"] = decision.measured.for_runtime
     elif checked is not None and not decision.copied:  # an earlier one may fit the copies
         facts["chosen"] = "verified"
     return _define(wrapper, info["name"], info["schema"], info["hash"], "launch", facts, checked)

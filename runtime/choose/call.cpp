@@ -145,11 +145,15 @@ std::string Chooser::fastest(uint64_t problem) const {
   return found == measured->by_problem.end() ? "" : found->second;
 }
 
-Choice Chooser::choose(const Arg* args, DeviceType device) {
+Choice Chooser::choose(const Arg* args, DeviceType device, const MeasuredSizes* measured) {
   Choice choice;
-  const Fastest* measured = fastest_.load(std::memory_order_acquire);
-  const std::string_view first =
-      measured && !op_.has_preference() ? measured->of(op_, args, device) : std::string_view();
+  std::string_view first;
+  if (!op_.has_preference()) {
+    if (measured)
+      first = measured->first(args);
+    else if (const Fastest* fastest = fastest_.load(std::memory_order_acquire))
+      first = fastest->of(op_, args, device);
+  }
   in_order(current().candidates, first, CallConditions{args, device},
            [&](const Candidate& candidate, const CallConditions::Layout& layout, bool on_copies) {
              if (layout.beyond_mask) return false;

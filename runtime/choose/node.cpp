@@ -115,6 +115,7 @@ std::vector<std::string> NodeLaunch::conditions(const std::vector<Symbol>& symbo
   for (const size_t index : requirements) texts.push_back(implementation->requires_[index].text());
   for (const std::string& name : names_of(row_major, symbols))
     texts.push_back(name + ".is_contiguous()");
+  if (up_to) texts.push_back(up_to->text(symbols));
   return texts;
 }
 
@@ -123,8 +124,22 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
   const Conditions conditions(known, device);
   NodeChoice result;
   std::vector<const Candidate*> tried;
+  for (const MeasuredSizes::Range& range : known.measured.ranges) {
+    for (const Candidate& candidate : list.candidates) {
+      if (candidate.implementation->name != range.implementation || !conditions.may_hold(candidate))
+        continue;
+      const Layout layout = conditions.layout(candidate);
+      if (layout.strided()) continue;
+      result.launches.push_back({candidate.implementation,
+                                 conditions.left_to_launch(candidate),
+                                 layout.possible,
+                                 {},
+                                 range.limit});
+      tried.push_back(&candidate);
+    }
+  }
   in_order(
-      list.candidates, known.first, conditions,
+      list.candidates, known.measured.otherwise, conditions,
       [&](const Candidate& candidate, const Layout& layout, bool on_copies) {
         NodeLaunch launch{candidate.implementation, conditions.left_to_launch(candidate), {}, {}};
         if (on_copies) {

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "base/dtype.h"
-#include "choose/choose.h"
+#include "choose/measured.h"
 
 namespace opaq {
 namespace {
@@ -42,6 +42,12 @@ uint64_t problem_key(const Schema& schema, const Arg* args, DeviceType device) {
       if (!arg.tensor.is_contiguous()) digest.add(arg.tensor.strides, arg.tensor.dim);
     } else if (arg.kind == Arg::Kind::Int) {
       digest.add(static_cast<uint64_t>(arg.integer));
+    } else if (arg.kind == Arg::Kind::Bool) {
+      digest.add(static_cast<uint64_t>(arg.boolean));
+    } else if (arg.kind == Arg::Kind::DType) {
+      digest.add(static_cast<uint64_t>(arg.dtype));
+    } else if (arg.kind == Arg::Kind::IntList) {
+      digest.add(arg.ints.data, arg.ints.size);
     }
   }
   return digest.value();
@@ -59,12 +65,23 @@ std::string problem_text(const Schema& schema, const Arg* args) {
         value += " by " + list_of(arg.tensor.strides, arg.tensor.dim);
     } else if (arg.kind == Arg::Kind::Int) {
       value = std::to_string(arg.integer);
+    } else if (arg.kind == Arg::Kind::Bool) {
+      value = arg.boolean ? "True" : "False";
+    } else if (arg.kind == Arg::Kind::DType) {
+      value = name(arg.dtype);
+    } else if (arg.kind == Arg::Kind::IntList) {
+      value = "(" + list_of(arg.ints.data, arg.ints.size) + ")";
     } else {
       continue;
     }
     text += (text.empty() ? "" : ", ") + schema.args[i].name + " " + value;
   }
   return text;
+}
+
+std::string SizeLimit::text(const std::vector<Symbol>& symbols) const {
+  return symbols[argument].name + (dim < 0 ? "" : ".size(" + std::to_string(dim) + ")") +
+         " <= " + std::to_string(most);
 }
 
 }  // namespace opaq

@@ -220,17 +220,23 @@ struct Product : HostFunction {
 
   // `values` are the product, the arguments and the stream.
   void call(void** values) const {
-    const DlTensor* operands[MatmulRule::kRoles];
-    double numbers[MatmulRule::kRoles];
-    for (size_t i = 0; i < is_tensor.size(); ++i) {
-      void* value = values[1 + i];
-      if (is_tensor[i])
-        operands[i] = static_cast<const DlTensor*>(value);
-      else
-        numbers[i] = *static_cast<const double*>(value);
-    }
-    matmul(operands, numbers, *static_cast<void* const*>(values[1 + is_tensor.size()]));
+    const Operands operands(*this, values + 1);
+    matmul(operands.tensors, operands.numbers,
+           *static_cast<void* const*>(values[1 + is_tensor.size()]));
   }
+
+  struct Operands {
+    Operands(const Product& product, void** values) {
+      for (size_t i = 0; i < product.is_tensor.size(); ++i) {
+        if (product.is_tensor[i])
+          tensors[i] = static_cast<const DlTensor*>(values[i]);
+        else
+          numbers[i] = *static_cast<const double*>(values[i]);
+      }
+    }
+    const DlTensor* tensors[MatmulRule::kRoles];
+    double numbers[MatmulRule::kRoles];
+  };
 
   const Matmul matmul;
   std::vector<bool> is_tensor;
@@ -284,6 +290,12 @@ class CublasLt final : public Kind {
     code.params = param_types(implementation);
     code.matmul = implementation.code;
     return code;
+  }
+
+  std::string known_algorithm(const Implementation& implementation, void** values) const override {
+    const Product product(implementation);
+    const Product::Operands operands(product, values);
+    return MatmulRule::text_of(product.matmul.known(operands.tensors, operands.numbers));
   }
 
  private:

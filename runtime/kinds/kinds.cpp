@@ -63,4 +63,6 @@ WrapperHostCode Kind::wrapper_code(const std::string& op, const Implementation& 
   return {code.function, "", "opaq_invoke", std::move(code.params)};
 }
 
+std::string Kind::known_algorithm(const Implementation&, void**) const { return ""; }
+
 }  // namespace opaq

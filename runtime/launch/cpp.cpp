@@ -1,6 +1,8 @@
 // Implementations for generated C++ wrappers: code compiled ahead, launch rules printed as C++.
 #include <algorithm>
 
+#include "driver/driver.h"
+#include "parameters.h"
 #include "scratch.h"
 #include "state.h"
 #include "tensor_map.h"
@@ -141,6 +143,26 @@ void note_reads(const Implementation& implementation, const std::vector<Symbol>&
   }
 }
 
+// What the library of a product chooses for a call like this one, if there is a device.
+std::string known_algorithm(const Subject& subject, const std::vector<ParamType>& params,
+                            const Arg* args) {
+  if (!driver().available) return "";
+  try {
+    const Packer packer(subject, params);
+    Parameters parameters(packer.room(), packer.size());
+    Device device{DeviceType::CUDA, 0};
+    for (size_t i = 0; i < subject.symbols.size(); ++i)
+      if (args[i].kind == Arg::Kind::Tensor && args[i].tensor.device.type == DeviceType::CUDA)
+        device = args[i].tensor.device;
+    packer.pack(subject, args, device, parameters.values(), parameters.pointers());
+    const ContextScope scope(device.index);
+    const Implementation& implementation = *subject.implementation;
+    return implementation.kind->known_algorithm(implementation, parameters.pointers());
+  } catch (const Error&) {
+    return "";  // the launch asks, and says what is wrong
+  }
+}
+
 // One step. `args` holds the scratch tensors, too.
 CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
                     const std::vector<std::string>& archs) {
@@ -167,6 +189,7 @@ CppLaunch launch_of(PreparedLaunch::State& state, const Arg* args,
     out.symbol = std::move(code.symbol);
     out.matmul = std::move(code.matmul);
     params = std::move(code.params);
+    if (!out.matmul.empty()) out.matmul += known_algorithm(state.subject, params, args);
   }
   out.args = arguments(state.subject, params, args);
   out.takes_tensors = kind.takes_tensors;

@@ -1,6 +1,7 @@
 // The module's functions, by file; backend/_runtime.pyi documents them.
 #pragma once
 
+#include "choose/measured.h"
 #include "compile/image.h"
 #include "launch/launch.h"
 #include "object.h"
@@ -55,6 +56,7 @@ Ref unbound_type();  // a base class whose instances do not become methods of a 
 // choose.cpp
 inline constexpr const char* kNodeChoice = "opaq.node_choice";  // the handle of a NodeChoice
 PyObject* choose(PyObject*, PyObject* args);
+MeasuredSizes to_measured(const Op& op, PyObject* value);
 
 // tune.cpp
 PyObject* problem(PyObject*, PyObject* args);

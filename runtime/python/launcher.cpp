@@ -32,8 +32,9 @@ struct Launcher {
   std::vector<Read> reads;  // inputs, then outputs
   bool workspace;           // whether a launch gets one, after the outputs
   bool mutates;
-  int64_t calls = 0;      // guarded by the GIL, as everything here
-  std::string last = "";  // implementation that served the last call
+  MeasuredSizes measured;  // which implementation a launch that chooses tries first
+  int64_t calls = 0;       // guarded by the GIL, as everything here
+  std::string last = "";   // implementation that served the last call
   PreparedLaunch* last_launch = nullptr;
 };
 
@@ -214,7 +215,8 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     if (l->mutates) check_written(*l->op, args.data());
     LaunchTensors tensors(*l, values);
     l->last_launch = serve(Call{*l->op, *l->chooser, args.data(), count, l->device, stream, l->only,
-                                l->checked, l->verified.empty() ? nullptr : &l->verified},
+                                l->checked, l->verified.empty() ? nullptr : &l->verified,
+                                l->measured.known() ? &l->measured : nullptr},
                            tensors);
     if (!l->last_launch) [[unlikely]]
       l->last = "reference";
@@ -280,7 +282,10 @@ PyObject* launcher(PyObject*, PyObject* args) {
                            chosen == "verified" ? implementation : "",
                            reads_of(op.spec()),
                            objects.size() > 10 && to_bool(objects[10].get()),
-                           mutates(op.spec())};
+                           mutates(op.spec()),
+                           objects.size() > 11 && objects[11].get() != Py_None
+                               ? to_measured(op, objects[11].get())
+                               : MeasuredSizes()};
     Ref capsule(PyCapsule_New(l, "opaq.launcher", destroy));
     if (!capsule) {
       delete l;

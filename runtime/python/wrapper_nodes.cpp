@@ -23,8 +23,12 @@ PyObject* wrapper_nodes(PyObject*, PyObject*) {
     for (const WrapperNodeFacts& node : opaq::wrapper_nodes()) {
       Dict served;
       int64_t calls = node.calls.back();
-      for (size_t i = 0; i < node.implementations.size(); ++i) {
-        served.set(node.implementations[i].c_str(), node.calls[i]);
+      const std::vector<std::string>& names = node.implementations;
+      for (size_t i = 0; i < names.size(); ++i) {
+        int64_t of_name = 0;  // one may serve several ranges of sizes
+        for (size_t k = 0; k < names.size(); ++k)
+          if (names[k] == names[i]) of_name += node.calls[k];
+        served.set(names[i].c_str(), of_name);
         calls += node.calls[i];
       }
       Dict d;

@@ -65,6 +65,10 @@ struct Reads {
           for (auto* names : {&any, &shapes, &strides}) names->insert(name);
         }
       }
+      if (launch.choice.up_to) {
+        const std::string& name = node.symbols[launch.choice.up_to->argument].name;
+        for (auto* names : {&any, &shapes}) names->insert(name);
+      }
     }
   }
   std::set<std::string> any, shapes, strides;
@@ -116,6 +120,10 @@ class LaunchBlock {
                {"[&] { return " + launch_.implementation->requires_[index].print_cpp() + "; }"}));
     for (const uint32_t symbol : launch_.choice.row_major)
       conditions.push_back(value(symbol) + ".is_contiguous()");
+    if (const auto& limit = launch_.choice.up_to)
+      conditions.push_back(value(limit->argument) +
+                           (limit->dim < 0 ? "" : ".size(" + std::to_string(limit->dim) + ")") +
+                           " <= " + std::to_string(limit->most));
     return conditions;
   }
 

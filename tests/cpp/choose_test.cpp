@@ -97,6 +97,38 @@ TEST_F(ChooseTest, WhatWasMeasuredComesFirstForItsProblem) {
   EXPECT_EQ(chosen({misaligned, Arg(), plain}), "cuda");  // what does not fit is passed over
 }
 
+TEST_F(ChooseTest, ANodeTriesWhatWasMeasuredByRangesOfASize) {
+  add(source("cuda:vec4", {"aligned(x, 16)"}, 1));
+  add(source("cuda"));
+  const MeasuredSizes measured{
+      {{{0, 0, 8}, "cuda"}, {{0, 0, 64}, "cuda:vec4"}, {{0, 0, 70}, "gone"}}, "cuda"};
+  for (const auto& [rows, expected] : std::map<int64_t, std::string>{
+           {8, "cuda"}, {9, "cuda:vec4"}, {64, "cuda:vec4"}, {65, "cuda:vec4"}, {71, "cuda"}}) {
+    const Tensor x({rows, 16});
+    const std::vector<Arg> args = {x, Arg(), x};
+    EXPECT_EQ(
+        chooser.choose(args.data(), DeviceType::CUDA, &measured).launch->implementation().name,
+        expected);
+  }
+  KnownConditions known;
+  known.requirements = {{"cuda", {}}, {"cuda:vec4", {Truth::AtLaunch}}};
+  known.measured = measured;
+  const NodeChoice node = chooser.choose_for_node(known, DeviceType::CUDA);
+  std::vector<std::string> tried;
+  for (const NodeLaunch& launch : node.launches)
+    tried.push_back(launch.implementation->name + " if " +
+                    join(launch.conditions(op.spec().all_symbols()), ", "));
+  EXPECT_EQ(tried,
+            (std::vector<std::string>{"cuda if x.size(0) <= 8",
+                                      "cuda:vec4 if aligned(x, 16), x.size(0) <= 64", "cuda if "}));
+  EXPECT_TRUE(node.always_fits());
+  op.prefer({"cuda:vec4"});
+  const std::vector<Arg> args = {plain, Arg(), plain};
+  EXPECT_EQ(chooser.choose(args.data(), DeviceType::CUDA, &measured).launch->implementation().name,
+            "cuda:vec4");
+  op.prefer({});
+}
+
 TEST_F(ChooseTest, NeverCrossesDevices) {
   add(source("cpu", {}, 5, "cpu"));
   EXPECT_EQ(chosen({plain, Arg(), plain}, DeviceType::CUDA), "");

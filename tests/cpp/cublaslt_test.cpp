@@ -69,7 +69,7 @@ class CublasLt : public ::testing::Test {
   void SetUp() override {
     Record& all = record();
     all.products.clear();
-    all.heuristics = 0;
+    all.heuristics = all.checks = 0;
     all.has_algorithm = true;
   }
 };
@@ -274,6 +274,44 @@ ImplementationText declared(std::vector<std::pair<std::string, std::string>> rol
   text.kind = "cublaslt";
   text.roles = std::move(roles);
   return text;
+}
+
+TEST_F(CublasLt, AKnownAlgorithmServesItsProductAndItsVersionOfTheLibrary) {
+  Tensor a(0x1000, {3, 8}), b(0x2000, {8, 16}), d(0x3000, {3, 16}), other(0x3000, {3, 16}, 2, 32);
+  Tensor w(0x4000, {4096}, 1, 8);
+  const std::string rule = "a b d workspace; algorithm=2";
+  const std::vector<const DlTensor*> operands{a.get(), b.get(), d.get(), w.get()};
+  const std::vector<double> numbers(4);
+  MatmulRule::Known known = Matmul(MatmulRule(rule.c_str())).known(operands.data(), numbers.data());
+  EXPECT_EQ(known.version, 130400u);
+  EXPECT_TRUE(record().products.empty());
+  record().heuristics = 0;
+  known.algorithm.data[0] = known.algorithm.data[7] = 0xfedcba9876543210;
+  const auto with = [&] { return MatmulRule((rule + MatmulRule::text_of(known)).c_str()); };
+  EXPECT_EQ(with().known.product, known.product);
+  EXPECT_EQ(with().known.algorithm.data[7], known.algorithm.data[7]);
+  const Matmul packaged(with());
+  EXPECT_EQ(product(packaged, operands).algorithm, 0xfedcba9876543210);
+  EXPECT_EQ(record().heuristics, 0);
+  EXPECT_EQ(record().checks, 1);
+  product(packaged, operands);
+  EXPECT_EQ(record().checks, 1);
+  // Another product, less alignment, a device that refuses it: as if nothing were known
+  product(packaged, {a.get(), b.get(), other.get(), w.get()});
+  EXPECT_EQ(record().heuristics, 1);
+  EXPECT_EQ(record().requested, 3);
+  Tensor low(0x1010, {3, 8});
+  product(packaged, {low.get(), b.get(), d.get(), w.get()});
+  EXPECT_EQ(record().heuristics, 2);
+  record().workspace = 8192;
+  product(Matmul(with()), operands);
+  EXPECT_EQ(record().heuristics, 3);
+  record().workspace = 4096;
+  // Another version of the library counts its algorithms in another order
+  known.version = 120900;
+  product(Matmul(with()), operands);
+  EXPECT_EQ(record().heuristics, 4);
+  EXPECT_EQ(record().requested, 1);
 }
 
 TEST(CublasLtKind, TurnsRolesIntoAnArgumentList) {

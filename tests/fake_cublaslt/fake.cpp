@@ -140,10 +140,20 @@ int32_t cublasLtMatmulAlgoGetHeuristic(void*, Desc*, LayoutData*, LayoutData*, L
   results->workspace = record.workspace;
   return 0;
 }
+int32_t cublasLtMatmulAlgoCheck(void*, const Desc*, const LayoutData*, const LayoutData*,
+                                const LayoutData*, const LayoutData*, const uint64_t*,
+                                Heuristic* result) {
+  const std::lock_guard lock(mutex);
+  Record& record = *fake_cublaslt_record();
+  ++record.checks;
+  *result = {};
+  result->workspace = record.workspace;
+  return record.has_algorithm ? 0 : kNotSupported;
+}
 int32_t cublasLtMatmul(void*, const Desc* desc, const void* alpha, const void* a,
                        const LayoutData* a_layout, const void* b, const LayoutData* b_layout,
                        const void* beta, const void* c, const LayoutData* c_layout, void* d,
-                       const LayoutData* d_layout, const void*, void* workspace,
+                       const LayoutData* d_layout, const uint64_t* algorithm, void* workspace,
                        size_t workspace_bytes, void* stream) {
   const std::lock_guard lock(mutex);
   const auto bytes = [](const void* from) {
@@ -152,7 +162,7 @@ int32_t cublasLtMatmul(void*, const Desc* desc, const void* alpha, const void* a
   fake_cublaslt_record()->products.push_back(
       {desc->compute, desc->scale_type, desc->attributes.all(), read(a_layout), read(b_layout),
        read(c_layout), read(d_layout), bytes(alpha), bytes(beta), a, b, c, d, workspace, stream,
-       workspace_bytes});
+       workspace_bytes, algorithm[0]});
   return 0;
 }
 

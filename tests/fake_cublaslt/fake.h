@@ -23,10 +23,12 @@ struct Product {
   const void *at_a, *at_b, *at_c;
   void *at_d, *workspace, *stream;
   size_t workspace_bytes;
+  uint64_t algorithm;  // its first word: how many had been asked for
 };
 struct Record {
   std::vector<Product> products;
   int heuristics = 0;                         // how often an algorithm was asked for
+  int checks = 0;                             // how often whether an algorithm serves
   std::map<int32_t, std::string> preference;  // of the last time
   int created = 0;
   int requested = 0;        // algorithms, the last time

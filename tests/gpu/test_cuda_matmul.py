@@ -127,6 +127,43 @@ def test_float8(rows: bool) -> None:
     close(half, expected - bias.double())
 
 
+@pytest.mark.parametrize("parts", [False, True])
+def test_float8_with_scales_of_128_values(parts: bool) -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("cuBLASLt takes them on devices from 9.0 on")
+    x, weight = (rand(*s, dtype=torch.float8_e4m3fn) for s in [(96, 384), (256, 384)])
+    x_scale = (torch.rand(3, 96, device="cuda") + 0.5).t()
+    if parts:
+        weight_scale = (torch.rand(3, 256, device="cuda") + 0.5).t()
+    else:
+        weight_scale = (torch.rand(2, 4, device="cuda") + 0.5)[:, :3]
+    wide = weight_scale.repeat_interleave(128, 1)
+    wide = wide if parts else wide.repeat_interleave(128, 0)
+    expected = (x.double() * x_scale.repeat_interleave(128, 1).double()) @ (
+        weight.double() * wide.double()
+    ).t()
+    close(served(kernels.scaled_linear, x, weight, x_scale, weight_scale), expected)
+
+
+def test_the_gradient_of_two_layers() -> None:
+    leaves = [rand(40, 64), rand(96, 64), rand(96), rand(32, 96), rand(32)]
+    grad = rand(40, 32)
+
+    def gradients(function: Any, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+        function(*leaves).backward(grad.to(leaves[0].dtype))
+        return [leaf.grad for leaf in leaves]
+
+    def plain(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> torch.Tensor:
+        h = torch.nn.functional.linear(x, w1, b1)
+        return torch.nn.functional.linear(torch.nn.functional.gelu(h, approximate="tanh"), w2, b2)
+
+    expected = gradients(plain, [leaf.double() for leaf in leaves])
+    for each in (kernels.mlp_gelu, torch.compile(kernels.mlp_gelu, fullgraph=True)):
+        for got, want in zip(gradients(each, leaves), expected):
+            close(got, want)
+
+
 def test_a_float8_result_is_one_launch() -> None:
     x, weight = (rand(*s, dtype=torch.float8_e4m3fn) for s in [(48, 64), (96, 64)])
     one, by = torch.ones(1, device="cuda"), torch.full((1,), 0.125, device="cuda")

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import opaq
-from opaq import _runtime, tuning_store
+from opaq import _runtime, package_contents, tuning_store
 
 SOURCE = """
 #include <cstdint>
@@ -117,6 +117,80 @@ def test_graphs(unique: str, mode: str) -> None:
     assert served(op) == {"cpu:slow" if mode == "off" else "cpu:fast"}
     if mode != "off":
         assert "times as fast as cpu:slow" in str(opaq.report())
+
+
+CROSSING = """
+#include <cstdint>
+template <bool SMALL>
+void scale(const float* x, int64_t n, float* y) {
+  const int times = SMALL == (n < 2000 || n > 12000) ? 1 : 100;
+  for (int t = 0; t < times; ++t)
+    for (int64_t i = 0; i < n; ++i) {
+      volatile float value = x[i];
+      y[i] = value * 2;
+    }
+}
+"""
+
+
+def crossing_op(name: str) -> opaq.Op:
+    """Of its implementations one is fast for few elements and for many, and one between."""
+    op = opaq.op(f"{name}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    for label, small in (("ends", "true"), ("middle", "false")):
+        op.cpu(
+            source=CROSSING, entry=f"scale<{small}>", args="x, x.numel(), y", name=f"cpu:{label}"
+        )
+    return op
+
+
+@pytest.mark.parametrize("mode", ["stored", "search"])
+def test_launches_choose_by_ranges_of_an_unknown_size(unique: str, mode: str) -> None:
+    op = crossing_op(unique)
+    if mode == "stored":
+        for rows in (5, 25, 100, 400):
+            opaq.tune(op, torch.randn(rows, 50))
+        _runtime.set_fastest(op.name, {})
+    compiled = torch.compile(lambda x: op(x) + 1, backend="opaq", options={"tune": mode})
+    for rows, expected in ((10, "ends"), (32, "ends"), (51, "middle"), (500, "ends")):
+        x = torch.randn(rows, 50)
+        torch._dynamo.mark_dynamic(x, 0)
+        assert torch.equal(compiled(x), x * 2 + 1)
+        assert served(op) == {f"cpu:{expected}"}, rows
+    (row,) = [row for row in opaq.report().nodes if row.op == op.name]
+    low, high = (50, 200) if mode == "stored" else (32, 128)
+    assert row.reason == (
+        f"measured by x.size(0): cpu:ends up to {low}, cpu:middle up to {high}, cpu:ends beyond"
+    )
+
+
+def test_ranges_in_c_wrappers_and_packages(unique: str, tmp_path: pathlib.Path) -> None:
+    op = crossing_op(unique)
+    for rows in (25, 100, 400):
+        opaq.tune(op, torch.randn(2 * rows, 25))
+    batch = torch.export.Dim("batch", min=2, max=1000)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return op(torch.cat([x, x])) + 1
+
+    x = torch.randn(30, 25)
+    options = {"tune": "stored", "cpp_wrapper": True}
+    compiled = torch.compile(Model(), backend="opaq", options=options)
+    for rows in (30, 50, 51, 200, 201):
+        x = torch.randn(rows, 25)
+        torch._dynamo.mark_dynamic(x, 0)
+        assert torch.equal(compiled(x), torch.cat([x, x]) * 2 + 1)
+    (node,) = [node for node in _runtime.wrapper_nodes() if node["op"] == op.name]
+    assert node["served"] == {"cpu:ends": 3, "cpu:middle": 2} and node["calls"] == 5
+    program = torch.export.export(Model(), (x,), dynamic_shapes={"x": {0: batch}})
+    path = opaq.package(program, str(tmp_path / "model.pt2"), tune="stored")
+    assert "x.size(0) <= 100" in str(package_contents.read(path))
+    loaded = torch._inductor.aoti_load_package(path)
+    for rows in (2, 200):
+        x = torch.randn(rows, 25)
+        assert torch.equal(loaded(x), torch.cat([x, x]) * 2 + 1)
+    with pytest.raises(opaq.DeclarationError, match='tune: got "?\'?fast.*expected one of "off"'):
+        opaq.package(program, path, tune="fast")
 
 
 def test_numbers_that_are_not_known_before_the_call_are_not_measured(unique: str) -> None:

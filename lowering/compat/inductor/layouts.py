@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +43,11 @@ class Layouts(Views):
         if isinstance(value, int):
             return value
         return int(V.graph.sizevars.optimization_hint(value, fallback=_UNKNOWN_SIZE))
+
+    def bounds(self, symbol: Any) -> tuple[int, float]:
+        """(smallest, largest) value of a symbolic size; math.inf where it has no limit."""
+        found = V.graph.sizevars.shape_env.bound_sympy(symbol)
+        return max(0, int(found.lower)), int(found.upper) if found.upper.is_Integer else math.inf
 
     def expressions(self, values: Sequence[Any]) -> list[Any]:
         """Sizes or strides of a fake tensor as sympy expressions."""

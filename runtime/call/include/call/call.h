@@ -51,8 +51,9 @@ struct Call {
   void* stream;                    // CUstream, ignored on CPU
   PreparedLaunch* only = nullptr;  // serves the call; nullptr: an implementation is chosen
 
-  bool checked = false;                   // whether the contract is checked
-  const std::string* verified = nullptr;  // for the check: the implementation that must be chosen
+  bool checked = false;                     // whether the contract is checked
+  const std::string* verified = nullptr;    // for the check: the implementation that must be chosen
+  const MeasuredSizes* measured = nullptr;  // as Chooser::choose takes it
 };
 
 // The memory that a launch of `launch` needs while it runs; nullptr where it needs none.
@@ -71,8 +72,8 @@ PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tenso
 // Chooses, and serves the call. The plain case is inlined: it is the path of every launch.
 template <class Tensors>
 inline PreparedLaunch* serve(const Call& call, Tensors& tensors) {
-  const Choice choice =
-      call.only ? Choice{call.only} : call.chooser.choose(call.args, call.device.type);
+  const Choice choice = call.only ? Choice{call.only}
+                                  : call.chooser.choose(call.args, call.device.type, call.measured);
   if (choice.launch && !call.checked) [[likely]] {
     tensors.launch(*choice.launch, call.args, call.device, call.stream,
                    workspace_of(*choice.launch, call, tensors));

@@ -6,18 +6,15 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "choose/measured.h"
 #include "launch/launch.h"
 #include "registry/registry.h"
 
 namespace opaq {
-
-// What a measured choice is for: the dtypes, sizes and strides of a call's tensors, and its ints,
-// as a number and for people. Calls with equal ones have the same number, in every process.
-uint64_t problem_key(const Schema& schema, const Arg* args, DeviceType device);
-std::string problem_text(const Schema& schema, const Arg* args);
 
 struct Choice {
   PreparedLaunch* launch =
@@ -56,8 +53,8 @@ struct KnownConditions {
   std::map<std::string, std::vector<Truth>, std::less<>> requirements;
   // For each argument, whether the tensor is row-major. Yes for scalars, and beyond the end.
   std::vector<Truth> row_major;
-  bool packaged = false;  // the node goes into a package, where there is no Python
-  std::string first;      // the implementation that is tried before the others; "" for none
+  bool packaged = false;   // the node goes into a package, where there is no Python
+  MeasuredSizes measured;  // which implementation is tried before the others
 };
 
 // An implementation that serves a launch if the conditions that only the launch can evaluate hold.
@@ -66,8 +63,9 @@ struct NodeLaunch {
   std::vector<size_t> requirements;  // indices of those that each launch evaluates
   std::vector<uint32_t> row_major;   // arguments that must be row-major, which each launch checks
   std::vector<uint32_t> copied;      // arguments that the launch copies if they are not row-major
+  std::optional<SizeLimit> up_to = std::nullopt;  // up to which size it was measured to be fastest
 
-  bool always_fits() const { return requirements.empty() && row_major.empty(); }
+  bool always_fits() const { return requirements.empty() && row_major.empty() && !up_to; }
   // What the launch tells, as expressions: "aligned(x, 16)", "x.is_contiguous()".
   std::vector<std::string> conditions(const std::vector<Symbol>& symbols) const;
 };
@@ -96,7 +94,8 @@ class Chooser {
   ~Chooser();
   Chooser(const Chooser&) = delete;
 
-  Choice choose(const Arg* args, DeviceType device);
+  // measured: of the node whose launch it is; nullptr: what set_fastest was told is looked up.
+  Choice choose(const Arg* args, DeviceType device, const MeasuredSizes* measured = nullptr);
 
   // As `choose`, for a node of a compiled graph.
   NodeChoice choose_for_node(const KnownConditions& known, DeviceType device);

@@ -107,6 +107,11 @@ class Kind : public KindFacts {
   // default; other kinds with host code override this, too.
   virtual WrapperHostCode wrapper_code(const std::string& op, const Implementation& implementation,
                                        const std::string& entry) const;
+
+  // What to add to WrapperHostCode::matmul where calls like this one are expected: what the library
+  // chooses for it now. values: as HostFunction::invoke takes them. The device's context is
+  // current. Throws Launch, Missing.
+  virtual std::string known_algorithm(const Implementation& implementation, void** values) const;
 };
 
 // Those that declarations name, in the order in which messages list them. (Kind::of_code may give

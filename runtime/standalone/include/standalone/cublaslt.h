@@ -115,6 +115,9 @@ struct Library {
   int32_t (*set_preference)(MatmulPreference*, int32_t attribute, const void*, size_t);
   int32_t (*heuristic)(Handle, MatmulDesc*, MatrixLayout* a, MatrixLayout* b, MatrixLayout* c,
                        MatrixLayout* d, MatmulPreference*, int requested, Heuristic*, int* found);
+  // Whether an algorithm serves a product, and the workspace that it needs.
+  int32_t (*check)(Handle, const MatmulDesc*, const MatrixLayout* a, const MatrixLayout* b,
+                   const MatrixLayout* c, const MatrixLayout* d, const Algorithm*, Heuristic*);
   int32_t (*matmul)(Handle, const MatmulDesc*, const void* alpha, const void* a,
                     const MatrixLayout*, const void* b, const MatrixLayout*, const void* beta,
                     const void* c, const MatrixLayout*, void* d, const MatrixLayout*,
@@ -142,6 +145,7 @@ inline Library functions_of(void* opened, const char* path) {
   find("cublasLtMatmulPreferenceInit_internal", found.init_preference);
   find("cublasLtMatmulPreferenceSetAttribute", found.set_preference);
   find("cublasLtMatmulAlgoGetHeuristic", found.heuristic);
+  find("cublasLtMatmulAlgoCheck", found.check);
   find("cublasLtMatmul", found.matmul);
   return found;
 }

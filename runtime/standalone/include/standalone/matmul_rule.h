@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -42,11 +43,21 @@ struct MatmulRule {
   bool fast_accum = false;
   int32_t algorithm = 0;  // which of those that the library names for a product, best first
 
+  // The algorithm that a version of the library has named for one product. `algorithm` counts among
+  // those of this version; for others it is the first.
+  struct Known {
+    uint64_t version = 0;  // 0: none is known
+    uint64_t product = 0;  // MatmulKey::digest
+    lt::Algorithm algorithm{};
+  };
+  Known known;
+
   MatmulRule() { std::fill(item, item + kRoles, -1); }
 
   // Of "a.r.t b d workspace; epilogue=32 compute=77 a_scale=3": the roles of the argument list in
-  // order, `.r` and `.t` where `rows` and `transposed` hold, and numbers of cuBLASLt. What is not
-  // given is as above. The text is made by runtime/kinds/cublaslt.cpp, and is right.
+  // order, `.r` and `.t` where `rows` and `transposed` hold, and numbers of cuBLASLt; "known=" and
+  // the hexadecimal words of `known`. What is not given is as above. The text is made by
+  // runtime/kinds/cublaslt.cpp, and is right.
   explicit MatmulRule(const char* text) : MatmulRule() {
     int at = 0;
     for (const char* word = text; *word;) {
@@ -59,6 +70,7 @@ struct MatmulRule {
       if (role == "compute") compute = number;
       if (role == "algorithm") algorithm = number;
       if (role == "fast_accum") fast_accum = number != 0;
+      if (role == "known") read_known(name.c_str() + equals + 1);
       for (int i = 0; i < kRoles; ++i) {
         if (role != kNames[i]) continue;
         if (equals != std::string::npos) {
@@ -71,6 +83,34 @@ struct MatmulRule {
       }
       word = end + std::strspn(end, " ;");
     }
+  }
+
+  // " known=1fcb8/9c...", as the constructor reads it.
+  static std::string text_of(const Known& known) {
+    std::string text = " known=";
+    const auto add = [&](uint64_t word) {
+      char digits[24];
+      std::snprintf(digits, sizeof digits, "%llx/", static_cast<unsigned long long>(word));
+      text += digits;
+    };
+    add(known.version);
+    add(known.product);
+    for (const uint64_t word : known.algorithm.data) add(word);
+    text.pop_back();
+    return text;
+  }
+
+ private:
+  void read_known(const char* text) {
+    const auto next = [&] {
+      char* end = nullptr;
+      const uint64_t word = std::strtoull(text, &end, 16);
+      text = *end ? end + 1 : end;
+      return word;
+    };
+    known.version = next();
+    known.product = next();
+    for (uint64_t& word : known.algorithm.data) word = next();
   }
 };
 
