@@ -1,6 +1,7 @@
 """Matrix products by cuBLASLt: the device time of ours, with the first algorithm that the library
-names and with the one that opaq.tune finds, and of PyTorch's; and the host time of one more product
-in a compiled graph.
+names and with the one that opaq.tune finds, of PyTorch's, and of Inductor's max-autotune for some
+(--max-autotune, which writes a file of its own); and the host time of one more product in a
+compiled graph.
 
 Device times are of replays of a CUDA graph with 20 products on operands that rotate through more
 memory than the L2 cache holds; contestants take turns, and ratios are medians over rounds.
@@ -9,6 +10,7 @@ memory than the L2 cache holds; contestants take turns, and ratios are medians o
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -23,17 +25,22 @@ PRODUCTS = 20  # in a graph
 L2_BYTES = 256 << 20  # more than any device's
 
 
-def operands(m: int, n: int, k: int, dtype: torch.dtype) -> list[list[torch.Tensor]]:
-    """(x, weight, bias), as often as they fill the cache."""
-    size = torch.finfo(dtype).bits // 8 * (m * k + n * k + n)
+Tensors = list[torch.Tensor]
+
+
+def operands(make: Callable[[], Tensors]) -> list[Tensors]:
+    """As often as they fill the cache."""
+    first = make()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in first)
     count = max(2, min(PRODUCTS, L2_BYTES // size + 1))
-    return [
-        [torch.randn(*s, device="cuda").to(dtype) for s in ((m, k), (n, k), (n,))]
-        for _ in range(count)
-    ]
+    return [first, *(make() for _ in range(count - 1))]
 
 
-def graph_of(call: Callable[..., Any], sets: list[list[torch.Tensor]]) -> torch.cuda.CUDAGraph:
+def random(*sizes: tuple[int, ...], dtype: torch.dtype = torch.bfloat16) -> Callable[[], Tensors]:
+    return lambda: [torch.randn(*size, device="cuda").to(dtype) for size in sizes]
+
+
+def graph_of(call: Callable[..., Any], sets: list[Tensors]) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for each in sets:
@@ -80,44 +87,153 @@ def device_us(
     }
 
 
-def shapes() -> list[tuple[int, int, int, torch.dtype]]:
-    models = [(4096, 4096), (14336, 4096), (4096, 14336), (6144, 4096), (3072, 768), (1000, 333)]
-    rows = [1, 4, 16, 64, 512, 4096]
-    found = [(m, n, k, torch.bfloat16) for n, k in models for m in rows]
-    found += [(m, 4096, 4096, dtype) for dtype in (torch.float16, torch.float32) for m in rows]
-    return [*found, (16, 128256, 4096, torch.bfloat16)]
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    make: Callable[[], Tensors]
+    aten: Callable[..., Any]
+    op: opaq.Op
+    more: tuple[Any, ...] = ()  # arguments of the op after the tensors
 
 
-def of_shapes(rounds: int) -> dict[str, Any]:
+def linear_tf32() -> opaq.Op:
+    op = opaq.op(
+        "opaq_bench::linear_tf32(Tensor x, Tensor weight) -> (Tensor y)",
+        outputs=opaq.tensor("x.size(0), weight.size(0)", dtype="x.dtype"),
+    )
+    return op.cublaslt(a="x", b="weight.t()", d="y", compute="tf32", algorithms=8)
+
+
+def aten_tf32(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        return torch.nn.functional.linear(x, weight)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def of_linear(m: int, n: int, k: int, dtype: torch.dtype) -> Case:
+    name = f"linear {m}x{n}x{k} {str(dtype).removeprefix('torch.')}"
+    make = random((m, k), (n, k), dtype=dtype)
+    return Case(name, make, torch.nn.functional.linear, kernels.linear, (None,))
+
+
+def cases() -> list[Case]:
+    """Decode, prefill, training, batches, odd sizes: 200 products."""
+    llama = [(6144, 4096), (4096, 4096), (28672, 4096), (4096, 14336)]
+    small = [(2304, 768), (768, 3072), (896, 4864), (5120, 1280)]
+    odd = [(1000, 333), (513, 2050)]
+    rows = [1, 4, 8, 16, 32, 64, 128, 256, 512, 2048, 4096, 8192]
+    found = [of_linear(m, n, k, torch.bfloat16) for n, k in [*llama, *small, *odd] for m in rows]
+    found += [of_linear(m, 128256, 4096, torch.bfloat16) for m in (1, 4, 8, 16, 32, 64)]
+    for dtype in (torch.float16, torch.float32):
+        found += [of_linear(m, 4096, 4096, dtype) for m in (1, 16, 64, 512, 4096)]
+    tf32 = linear_tf32()
+    for m in (16, 64, 512, 4096):
+        make = random((m, 4096), (4096, 4096), dtype=torch.float32)
+        found.append(Case(f"linear {m}x4096x4096 tf32", make, aten_tf32, tf32))
+    for n, k in [*llama, *small[:2]]:  # gradients
+        for m in (1024, 4096, 8192):
+            grad = random((m, n), (n, k))
+            found.append(Case(f"grad_x {m}x{k}x{n}", grad, torch.mm, kernels.linear_grad_x))
+            both = random((m, n), (m, k))
+            found.append(
+                Case(
+                    f"grad_weight {n}x{k}x{m}",
+                    both,
+                    lambda grad, x: torch.mm(grad.t(), x),
+                    kernels.linear_grad_weight,
+                )
+            )
+    for batch, m, n, k in [
+        (8, 64, 64, 64),
+        (64, 128, 128, 64),
+        (256, 1, 2048, 128),
+        (32, 512, 512, 128),
+        (16, 1024, 1024, 64),
+        (4, 2048, 2048, 512),
+        (128, 33, 65, 127),
+    ]:
+        make = random((batch, m, k), (batch, k, n))
+        found.append(Case(f"bmm {batch} {m}x{n}x{k}", make, torch.bmm, kernels.bmm))
+    one = torch.ones(1, device="cuda")
+    whole = torch.nn.functional.ScalingType.TensorWise
+
+    def scaled(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.scaled_mm(x, w.t(), one, whole, one, whole)
+
+    for n, k in [(4096, 4096), (28672, 4096), (4096, 14336)]:
+        for m in (16, 64, 4096):
+            make = random((m, k), (n, k), dtype=torch.float8_e4m3fn)
+            name = f"scaled_linear {m}x{n}x{k} float8"
+            found.append(Case(name, make, scaled, kernels.scaled_linear, (one, one, None)))
+    return found
+
+
+def of_cases(rounds: int) -> dict[str, Any]:
     results = {}
-    for m, n, k, dtype in shapes():
-        sets = operands(m, n, k, dtype)
+    for case in cases():
+        sets = operands(case.make)
         calls = {
-            "aten": lambda x, w, b: torch.nn.functional.linear(x, w),
-            "opaq": lambda x, w, b: kernels.linear(x, w),
-            "opaq, searched": lambda x, w, b: kernels.linear(x, w),
+            "first": lambda *args, case=case: case.op(*args, *case.more),
+            "aten": case.aten,
+            "searched": lambda *args, case=case: case.op(*args, *case.more),
         }
-        x, weight, _ = sets[0]
-        search = {"opaq, searched": lambda x=x, w=weight: opaq.tune(kernels.linear, x, w, None)}
+        wanted, got = (calls[name](*sets[0]).double() for name in ("aten", "first"))
+        error = float((wanted - got).abs().max() / wanted.abs().max())
+        if not error < 0.02:
+            raise SystemExit(f"{case.name}: a relative error of {error}; nothing is ranked")
+        tune = [*sets[0], *case.more]
+        search = {"searched": lambda case=case, tune=tune: opaq.tune(case.op, *tune)}
         found = device_us(calls, sets, rounds, search)
-        found["opaq, searched"]["chosen"] = opaq.tune(kernels.linear, x, weight, None).fastest
-        results[f"{m}x{n}x{k} {str(dtype).removeprefix('torch.')}"] = found
+        found["searched"]["chosen"] = opaq.tune(case.op, *tune).fastest
+        results[case.name] = found
+    return {"products": results, "speedups": speedups(results, "first")}
+
+
+def speedups(results: dict[str, Any], over: str) -> dict[str, Any]:
     summary = {}
-    for name in ("opaq", "opaq, searched"):
-        speedups = sorted(each[name]["speedup"] for each in results.values())
-        summary[f"{name}, against aten"] = {
-            "least": speedups[0],
-            "median": statistics.median(speedups),
-            "p90": speedups[len(speedups) * 9 // 10],
-            "most": speedups[-1],
+    for name in next(iter(results.values())):
+        if name == over:
+            continue
+        ordered = sorted(each[name]["speedup"] for each in results.values())
+        summary[f"{name}, over {over}"] = {
+            "least": ordered[0],
+            "p10": ordered[len(ordered) // 10],
+            "median": statistics.median(ordered),
+            "p90": ordered[len(ordered) * 9 // 10],
+            "most": ordered[-1],
         }
-    return {"shapes": results, **summary}
+    return summary
+
+
+def of_max_autotune(rounds: int) -> dict[str, Any]:
+    """Compiled by Inductor with max-autotune and by backend="opaq" with the option tune."""
+    results = {}
+    for n, k in [(4096, 4096), (28672, 4096), (4096, 14336), (2304, 768)]:
+        for m in (1, 16, 64, 512, 4096):
+            case = of_linear(m, n, k, torch.bfloat16)
+            torch.compiler.reset()
+            searched = torch.compile(
+                lambda x, w: kernels.linear(x, w), backend="opaq", options={"tune": "search"}
+            )
+            autotuned = torch.compile(
+                torch.nn.functional.linear, mode="max-autotune-no-cudagraphs", dynamic=False
+            )
+            calls = {
+                "max-autotune": autotuned,
+                "aten": torch.nn.functional.linear,
+                "searched": searched,
+            }
+            results[case.name] = device_us(calls, operands(case.make), rounds)
+    return {"products": results, "speedups": speedups(results, "max-autotune")}
 
 
 def of_epilogues(rounds: int) -> dict[str, Any]:
     """linear + bias + gelu of 4096 rows, 4096 to 16384, beside the bare product; and a float8
     result."""
-    sets = operands(4096, 16384, 4096, torch.bfloat16)
+    sets = operands(random((4096, 4096), (16384, 4096), (16384,)))
 
     def gelu(h: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.gelu(h, approximate="tanh")
@@ -163,12 +279,16 @@ def of_host(repeats: int) -> dict[str, Any]:
     }
     found: dict[str, Any] = {}
     for wrapper, options in {"Python": {}, "C++": {"cpp_wrapper": True}}.items():
+        chains = {}
         for name, product in products.items():
-            us = []
             for length in (10, 60):
-                torch.compiler.reset()
                 compiled = torch.compile(chain(product, length), fullgraph=True, options=options)
-                us.append(
+                compiled(x, weight)
+                chains[name, length] = compiled
+        us: dict[Any, list[float]] = {key: [] for key in chains}
+        for _ in range(10):  # contestants take turns
+            for key, compiled in chains.items():
+                us[key].append(
                     common.host_us(
                         lambda run=compiled: run(x, weight),
                         per=1,
@@ -176,21 +296,34 @@ def of_host(repeats: int) -> dict[str, Any]:
                         repeats=repeats,
                     )
                 )
-            found[f"{name}, {wrapper} wrapper"] = {"us": (us[1] - us[0]) / 50}
+        added = {
+            name: [(long - short) / 50 for short, long in zip(us[name, 10], us[name, 60])]
+            for name in products
+        }
+        for name, times in added.items():
+            found[f"{name}, {wrapper} wrapper"] = {"us": statistics.median(times)}
+        found[f"aten.mm over opaq, {wrapper} wrapper"] = statistics.median(
+            a / b for a, b in zip(added["aten.mm"], added["opaq"])
+        )
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(parents=[common.arguments()], description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--max-autotune", action="store_true")
     given = parser.parse_args()
     with torch.no_grad():
-        measured = {
-            "host": of_host(200),
-            "epilogues": of_epilogues(given.rounds),
-            **of_shapes(given.rounds),
-        }
-    common.save("matmul", measured, what=__doc__ or "")
+        if given.max_autotune:
+            measured = of_max_autotune(given.rounds)
+        else:
+            measured = {
+                "host": of_host(20),
+                "epilogues": of_epilogues(given.rounds),
+                **of_cases(given.rounds),
+            }
+    name = "matmul_max_autotune" if given.max_autotune else "matmul"
+    common.save(name, measured, what=__doc__ or "")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ _SIXTEEN = [
     "dtype == bfloat16 or dtype == float16",
     "not defined(bias) or bias.dtype == dtype",
 ]
-scaled_linear.cublaslt(**_ROLES, requires=[*_FLOAT8, *_SIXTEEN, _ONE])
+scaled_linear.cublaslt(**_ROLES, requires=[*_FLOAT8, *_SIXTEEN, _ONE], algorithms=8)
 scaled_linear.cublaslt(
     **_ROLES,
     a_scale_mode="row",

@@ -264,6 +264,7 @@ bmm.cublaslt(
         "b.dtype == a.dtype",
         "a.dtype == float16 or a.dtype == bfloat16 or a.dtype == float32 or a.dtype == float64",
     ],
+    algorithms=_ALGORITHMS,
 )
 
 

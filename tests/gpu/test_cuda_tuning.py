@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pathlib
+import zipfile
+
 import torch
 
 import opaq
@@ -53,3 +56,44 @@ def test_algorithms_of_a_product_are_chosen_among() -> None:
         )
         error = (compiled(x, weight).double() - expected).abs().max()
         assert error < 1e-2 * expected.abs().max()
+
+
+def test_algorithms_of_a_product_are_chosen_by_ranges_of_rows(tmp_path: pathlib.Path) -> None:
+    weight = torch.randn(3072, 1024, device="cuda", dtype=torch.bfloat16)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return kernels.linear(x, weight) + 1
+
+    def close(got: torch.Tensor, x: torch.Tensor) -> None:
+        expected = x.double() @ weight.double().t() + 1
+        assert (got.double() - expected).abs().max() < 1e-2 * expected.abs().max()
+
+    def rows(count: int) -> torch.Tensor:
+        x = torch.randn(count, 1024, device="cuda", dtype=torch.bfloat16)
+        torch._dynamo.mark_dynamic(x, 0)
+        return x
+
+    for wrapper in ({}, {"cpp_wrapper": True}):
+        torch.compiler.reset()
+        compiled = torch.compile(
+            Model(), backend="opaq", options={"tune": "search", **wrapper}, fullgraph=True
+        )
+        for count in (16, 3, 1000, 33, 20000):
+            x = rows(count)
+            close(compiled(x), x)
+    print(opaq.report())
+    batch = torch.export.Dim("batch", min=2, max=5000)
+    exported = torch.export.export(Model(), (rows(16),), dynamic_shapes={"x": {0: batch}})
+    path = opaq.package(exported, tmp_path / "model.pt2", tune="stored")
+    loaded = torch._inductor.aoti_load_package(str(path))
+    for count in (16, 2, 4999):
+        x = rows(count)
+        close(loaded(x), x)
+    # What the library has named here goes with the package.
+    assert any(
+        b" known=" in archive.read(name)
+        for archive in [zipfile.ZipFile(path)]
+        for name in archive.namelist()
+        if name.endswith(".so")
+    )
