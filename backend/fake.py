@@ -129,9 +129,8 @@ def _largest_of_forms(info: _runtime.OpInfo) -> Callable[..., Any]:
         form, flat = lists.form_of(info, args, kwargs)
         if form["name"] not in forms:
             forms[form["name"]] = make_largest(form)
-        positional = sum(not arg["keyword_only"] for arg in form["args"])
-        keywords = zip((arg["name"] for arg in form["args"][positional:]), flat[positional:])
-        return forms[form["name"]](*flat[:positional], **dict(keywords))
+        positional, keywords = lists.as_called(form, flat)
+        return forms[form["name"]](*positional, **keywords)
 
     return largest
 

@@ -443,7 +443,9 @@ class Op(CallableBase, Registrations):
         """The results of a call of the op's form, uninitialised, of the largest sizes that they
         can have.
         """
-        made = make_largest(_runtime.describe(form))(*args)
+        info = _runtime.describe(form)
+        positional, keywords = lists.as_called(info, args)
+        made = make_largest(info)(*positional, **keywords)
         return list(made) if isinstance(made, tuple) else [] if made is None else [made]
 
     def order_changed(self) -> None:

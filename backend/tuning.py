@@ -19,7 +19,7 @@ import torch
 
 from . import _runtime, tuning_store, validate
 from .example_arguments import fake_argument, real_argument
-from .lowering import counts, tuned
+from .lowering import counts, lists, tuned
 
 if TYPE_CHECKING:
     from .op import Op
@@ -57,18 +57,21 @@ class Tuned:
         return "\n".join(rows)
 
 
-def tune(op: Op, *args: Any, search: bool = True, again: bool = False) -> Tuned:
+def tune(
+    op: Op, *args: Any, search: bool = True, again: bool = False, **kwargs: Any
+) -> Tuned:
     """Finds the fastest implementation of an op for calls with arguments like these: with their
     dtypes, sizes, strides and ints. Later calls of the process use it, in eager and, with the
     option tune="stored" of backend="opaq", in graphs that are compiled. What was found is kept on
     disk for equal machines: device, driver, versions and the op's implementations. All processes of
     torch.distributed call it together, and use what the first has found.
 
-    args: the call's arguments; written ones are copied first. search: False to use only what is
-    stored. again: measure though it is stored. Not while a CUDA graph is captured. Raises
+    args, kwargs: the call's arguments; written ones are copied first. search: False to use only
+    what is stored. again: measure though it is stored. Not while a CUDA graph is captured. Raises
     opaq.LaunchError where no implementation fits, or the op draws random numbers or has effects.
     """
-    form, values = op.form_of(args)
+    described, values = lists.form_of(op.info, args, kwargs)
+    form = described["name"]
     fakes = [fake_argument(value) for value in values]
     problem = _runtime.problem(form, fakes)
     if op.effects is not None:
@@ -79,7 +82,7 @@ def tune(op: Op, *args: Any, search: bool = True, again: bool = False) -> Tuned:
     if not problem["fits"]:
         raise _runtime.LaunchError(
             f"{op.name}: nothing to tune: no implementation that is launched fits this call:\n"
-            f"{op.explain(*args)}"
+            + _runtime.plan(form, fakes)["reasons"]
         )
     store = _store(op)
     found = None if again else store.find(form, problem)

@@ -22,7 +22,7 @@ from opaq import _runtime
 from . import counts, overload_of, python_functions, record
 from .compat import pytorch
 from .cpp_files import check_code
-from .lists import declared_name, grouped
+from .lists import as_called, declared_name, grouped
 
 if TYPE_CHECKING:
     from opaq._runtime import MeasuredSizes
@@ -39,12 +39,7 @@ def through_dispatcher(op: str, values: tuple[Any, ...]) -> None:
     if declared["name"] != op:
         values = tuple(grouped(declared, _runtime.describe(op), values))
     arguments = declared["args"]
-    args = [value for argument, value in zip(arguments, values) if not argument["keyword_only"]]
-    kwargs = {
-        argument["name"]: value
-        for argument, value in zip(arguments, values)
-        if argument["keyword_only"]
-    }
+    args, kwargs = as_called(declared, values)
     made = overload(*args, **kwargs)
     places, info = values[len(arguments) :], _runtime.describe(op)
     results = made if isinstance(made, (tuple, list)) else (made,)

@@ -70,3 +70,11 @@ def grouped(declared: OpInfo, form: OpInfo, values: Sequence[Any]) -> list[Any]:
         arguments.append(values[at] if size is None else list(values[at : at + size]))
         at += 1 if size is None else size
     return [*arguments, *values[at:]]
+
+
+def as_called(info: OpInfo, values: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+    """(positional, keyword) arguments, from all of them in schema order."""
+    pairs = list(zip(info["args"], values))
+    return [value for arg, value in pairs if not arg["keyword_only"]], {
+        arg["name"]: value for arg, value in pairs if arg["keyword_only"]
+    }

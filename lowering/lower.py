@@ -256,10 +256,7 @@ class _Call:
     def for_overload(self, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """(arguments, keyword arguments) with which PyTorch calls the op."""
         flat = [values[arg["name"]] for arg in self.info["args"]]
-        pairs = list(zip(self.declared["args"], lists.grouped(self.declared, self.info, flat)))
-        return [value for arg, value in pairs if not arg["keyword_only"]], {
-            arg["name"]: value for arg, value in pairs if arg["keyword_only"]
-        }
+        return lists.as_called(self.declared, lists.grouped(self.declared, self.info, flat))
 
     def largest(self, traced: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """The results on fake tensors, with bounds in place of sizes that only a launch knows."""

@@ -70,6 +70,24 @@ def test_the_fastest_of_those_that_agree_is_kept_for_equal_calls(unique: str) ->
     assert opaq.tune(op, other, search=False).us == {}
 
 
+def test_defaults_and_keyword_arguments_are_part_of_the_call(unique: str) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x, int n=3, *, bool many=False) -> (Tensor y)", outputs=opaq.like("x")
+    )
+    source = SOURCE.replace("int64_t n,", "int64_t n, int64_t, bool,")
+    for label, times in (("slow", 100), ("fast", 1)):
+        op.cpu(
+            source=source,
+            entry=f"scale<{{{times}}}, {{2}}>",
+            args="x, x.numel(), n, many, y",
+            name=f"cpu:{label}",
+        )
+    x = torch.randn(40, 50)
+    assert opaq.tune(op, x).problem == "x float32[40x50], n 3, many False"
+    found = opaq.tune(op, x, many=True)
+    assert found.problem.endswith("many True") and found.fastest == "cpu:fast"
+
+
 def test_what_is_stored_serves_another_process_and_is_a_miss_if_damaged(unique: str) -> None:
     op = scale_op(unique)
     x = torch.randn(40, 50)
