@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import _runtime, tuning_store, validate
+from . import _runtime, tuning_ranks, tuning_store, validate
 from .example_arguments import fake_argument, real_argument
 from .lowering import counts, lists, tuned
 
@@ -64,7 +64,7 @@ def tune(
     dtypes, sizes, strides and ints. Later calls of the process use it, in eager and, with the
     option tune="stored" of backend="opaq", in graphs that are compiled. What was found is kept on
     disk for equal machines: device, driver, versions and the op's implementations. All processes of
-    torch.distributed call it together, and use what the first has found.
+    torch.distributed use what the first of them has found.
 
     args, kwargs: the call's arguments; written ones are copied first. search: False to use only
     what is stored. again: measure though it is stored. Not while a CUDA graph is captured. Raises
@@ -85,20 +85,20 @@ def tune(
             + _runtime.plan(form, fakes)["reasons"]
         )
     store = _store(op)
-    found = None if again else store.find(form, problem)
-    if found is None and search:
+
+    def measured() -> Tuned:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
             raise _runtime.LaunchError(
                 f"{op.name}: tuning launches what it measures, and a CUDA graph is being captured; "
                 "tune before"
             )
-        found = _measure(op, form, values, problem)
-        found = tuning_store.agreed(found)
-        store.keep(form, fakes, problem, found)
+        return _measure(op, form, values, problem)
+
+    found = _found(store, form, fakes, problem, measured if search else None, again)
     if found is None:
         first = problem["fits"][0]
         return Tuned(op.name, problem["text"], first, {})
-    store.use(form)
+    store.use(form, only_agreed=tuning_ranks.are_several())
     return found
 
 
@@ -141,6 +141,32 @@ def _store(op: Op) -> tuning_store.Store:
     return tuning_store.open_store(op.name, op.info["hash"], _runtime.cuda_driver())
 
 
+def _found(
+    store: tuning_store.Store,
+    form: str,
+    args: Sequence[Any],
+    problem: _runtime.Problem,
+    measure: Callable[[], Tuned] | None,
+    again: bool = False,
+) -> Tuned | None:
+    """What is stored for a call, else what `measure` finds; or what the first process of
+    torch.distributed that asked for this has found.
+    """
+    question = tuning_ranks.Question(store.key(form, problem), again)
+    kept = store.find(form, problem)
+    answer, own = question.answer(), None
+    if not answer or (answer == tuning_ranks.NOTHING and measure is not None):
+        own = None if again else kept
+        if own is None and measure is not None:
+            own = measure()
+        answer = question.agree(own, answer)
+    found = tuning_ranks.read(answer, problem) or own
+    if found is not None and (kept is None or again or found.fastest != kept.fastest):
+        store.keep(form, args, problem, found)
+    store.agreed.add((form, problem["key"]))
+    return found
+
+
 # ---- graphs --------------------------------------------------------------------------------------
 
 
@@ -158,13 +184,14 @@ class _Tuner:
         problem = _runtime.problem(form, args)
         if not problem["fits"]:
             return None
-        store = _store(op)
-        found = store.find(form, problem)
-        if found is None and search and len(problem["fits"]) > 1:
+
+        def measured() -> Tuned:
             with torch.random.fork_rng(devices=_cuda_devices()):
                 values = [real_argument(value) for value in args]
-            found = tuning_store.agreed(_measure(op, form, values, problem))
-            store.keep(form, args, problem, found)
+            return _measure(op, form, values, problem)
+
+        searched = search and len(problem["fits"]) > 1
+        found = _found(_store(op), form, args, problem, measured if searched else None)
         if found is None:
             return None
         return tuned.Fastest(found.fastest, next(iter(found.us), found.fastest), found.speedup)

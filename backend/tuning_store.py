@@ -54,10 +54,12 @@ class Store:
         self._op, self._hash = op, hash
         self._environment = _environment(driver)
         digest = hashlib.sha256(json.dumps([op, hash, self._environment]).encode()).hexdigest()
+        self._name = digest[:32]
         folder = _runtime.settings()["cache_dir"]
-        self.path = os.path.join(folder, "tune", f"{digest[:32]}.json") if folder else ""
+        self.path = os.path.join(folder, "tune", f"{self._name}.json") if folder else ""
         self._file: tuple[int, int] | None = None  # what `_choices` was read from
         self._choices: dict[str, dict[str, Any]] = {}
+        self.agreed: set[tuple[str, str]] = set()  # forms and problems that this process asked for
         self.refresh()
 
     def refresh(self) -> None:
@@ -105,6 +107,10 @@ class Store:
             return None
         return Tuned(self._op, problem["text"], kept["fastest"], dict(us), stored=True)
 
+    def key(self, form: str, problem: _runtime.Problem) -> str:
+        """Of one problem, with its op and environment."""
+        return f"{self._name} {_key(form, problem)}"
+
     def calls(self, form: str) -> list[list[Any]]:
         """The arguments of the calls that were measured, as FakeArgument but for tuples."""
         kept = (value.get("args") for key, value in self._choices.items() if _form(key) == form)
@@ -137,12 +143,15 @@ class Store:
         except OSError:
             return  # it is measured again
 
-    def use(self, form: str) -> None:
-        """Has calls of the process use what was measured."""
+    def use(self, form: str, only_agreed: bool) -> None:
+        """Has calls of the process use what was measured. only_agreed: not what is on disk alone,
+        which other processes may not have.
+        """
         chosen = {
             key.rpartition(" ")[2]: value["fastest"]
             for key, value in self._choices.items()
             if _form(key) == form
+            and (not only_agreed or (form, key.rpartition(" ")[2]) in self.agreed)
         }
         _runtime.set_fastest(form, chosen)
 
@@ -166,12 +175,3 @@ def open_store(op: str, hash: str, driver: str) -> Store:
     store = _stores(op, hash, driver, _runtime.settings()["cache_dir"] or "", device)
     store.refresh()
     return store
-
-
-def agreed(found: Tuned) -> Tuned:
-    """What the first process of torch.distributed has found, in all of them."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return found
-    box = [found]
-    torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
