@@ -4,7 +4,6 @@ what is missing.
 
 from __future__ import annotations
 
-import ctypes
 import glob
 import importlib.metadata
 import os
@@ -38,7 +37,7 @@ def examine() -> list[Part]:
     facts = _runtime.doctor()
     settings = _runtime.settings()
     driver, nvrtc, nvcc = facts["driver"], facts["nvrtc"], facts["nvcc"]
-    nvjitlink = facts["nvjitlink"]
+    nvjitlink, cublaslt = facts["nvjitlink"], facts["cublaslt"]
     return [
         Part("python", True, platform.python_version(), sys.executable, "everything"),
         Part("torch", True, torch.__version__, os.path.dirname(torch.__file__), "everything"),
@@ -77,13 +76,13 @@ def examine() -> list[Part]:
             "linking LTO-IR",
             nvjitlink["why_not"],
         ),
-        _library(
+        Part(
             "cuBLASLt",
-            "libcublasLt.so*",
-            settings["library_dirs"],
-            _cublaslt_version,
+            cublaslt["found"],
+            cublaslt["version"],
+            cublaslt["path"],
             "matmul implementations",
-            "pip install nvidia-cublas",
+            cublaslt["why_not"],
         ),
         _tool(
             "C++ compiler",
@@ -139,24 +138,6 @@ def _headers(part: dict[str, str]) -> Part:
         "CUDA sources that include them",
         part["advice"],
     )
-
-
-def _library(
-    name: str, pattern: str, folders: list[str], version: Any, needed_for: str, advice: str
-) -> Part:
-    for folder in folders + ["/usr/local/cuda/lib64"]:
-        for path in sorted(glob.glob(os.path.join(folder, pattern))):
-            try:
-                return Part(name, True, version(ctypes.CDLL(path)), path, needed_for)
-            except (OSError, AttributeError):
-                continue
-    return Part(name, False, "", "", needed_for, advice)
-
-
-def _cublaslt_version(library: ctypes.CDLL) -> str:
-    library.cublasLtGetVersion.restype = ctypes.c_size_t
-    number = library.cublasLtGetVersion()
-    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
 def _tool(name: str, command: str, needed_for: str, advice: str) -> Part:

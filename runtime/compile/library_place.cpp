@@ -1,5 +1,6 @@
-// Finds a library of CUDA: the user's setting, the packages' folders, the loader's path, toolkits.
-#include "library_place.h"
+// Finds a library of CUDA: the user's setting, a loaded copy, the packages' folders, the loader's
+// path, toolkits.
+#include "compile/library_place.h"
 
 #include <dlfcn.h>
 #include <link.h>
@@ -40,9 +41,9 @@ std::string in_folder(const std::string& folder, std::string_view stem) {
   return best;
 }
 
-std::optional<std::string> in_loader_path(const std::string& name) {
+std::optional<std::string> in_loader_path(const std::string& name, int flags = 0) {
   // stays open: the path learnt here is all that is used
-  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* handle = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL | flags);
   if (handle == nullptr) return std::nullopt;
   link_map* map = nullptr;
   if (dlinfo(handle, RTLD_DI_LINKMAP, &map) != 0 || map == nullptr || map->l_name == nullptr)
@@ -82,11 +83,16 @@ LibraryPlace find_library(const LibraryWanted& wanted) {
                 "', and there is no such library; " + wanted.advice(),
             ""};
   }
+  constexpr const char* kVersions[] = {".13", ".12", ""};
+  for (const char* version : kVersions) {
+    if (!wanted.loaded) break;
+    if (auto path = in_loader_path(stem + version, RTLD_NOLOAD)) return at(*path);
+  }
   for (const std::string& folder : s.library_dirs) {
     if (std::string path = in_folder(folder, stem); !path.empty()) return at(path);
     searched.push_back(folder);
   }
-  for (const char* version : {".13", ".12", ""}) {
+  for (const char* version : kVersions) {
     if (auto path = in_loader_path(stem + version)) return at(*path);
   }
   searched.push_back("the loader's path");

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "library_place.h"
+#include "compile/library_place.h"
 
 namespace opaq {
 

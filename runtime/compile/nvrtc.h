@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "library_place.h"
+#include "compile/library_place.h"
 
 namespace opaq {
 

@@ -1,14 +1,15 @@
 // A matrix product by cuBLASLt, which is declared by what each tensor is to it: a, b and d of
 // d = a b, and what its epilogue adds, scales or writes beside.
+#include "kinds/cublaslt.h"
+
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
-#include "base/settings.h"
+#include "compile/library_place.h"
 #include "kinds/kind.h"
 #include "standalone/matmul.h"
 
@@ -191,18 +192,18 @@ class Completion {
   const std::string& owner_;
 };
 
-// In the packages' folders; nullptr where there is none.
+LibraryPlace place() {
+  return find_library({.stem = "libcublasLt.so",
+                       .title = "cuBLASLt, the CUDA library of matrix products,",
+                       .variable = "",
+                       .given = "",
+                       .advice = [] { return std::string("pip install nvidia-cublas"); },
+                       .loaded = true});
+}
+
+// nullptr where there is none
 const char* library_path() {
-  static const std::string found = [] {
-    for (const std::string& folder : settings().library_dirs) {
-      for (const char* name : {"libcublasLt.so.13", "libcublasLt.so.12"}) {
-        const std::filesystem::path path = std::filesystem::path(folder) / name;
-        std::error_code error;
-        if (std::filesystem::exists(path, error)) return path.string();
-      }
-    }
-    return std::string();
-  }();
+  static const std::string found = place().path;
   return found.empty() ? nullptr : found.c_str();
 }
 
@@ -328,6 +329,21 @@ class CublasLt final : public Kind {
 };
 
 }  // namespace
+
+CublasLtInfo cublaslt_info() {
+  const LibraryPlace found = place();
+  CublasLtInfo info{.path = found.path, .why_not = found.why_not};
+  if (found.path.empty()) return info;
+  try {
+    const size_t number = lt::open_library(found.path.c_str()).version();
+    info.version = std::to_string(number / 10000) + "." + std::to_string(number / 100 % 100) + "." +
+                   std::to_string(number % 100);
+    info.found = true;
+  } catch (const Error& error) {
+    info.why_not = error.what();
+  }
+  return info;
+}
 
 const Kind& cublaslt_kind();
 const Kind& cublaslt_kind() {

@@ -6,6 +6,7 @@
 #include "choose/choose.h"
 #include "driver/driver.h"
 #include "functions.h"
+#include "kinds/cublaslt.h"
 #include "registry/lists.h"
 
 namespace opaq::python {
@@ -98,6 +99,13 @@ PyObject* doctor(PyObject*, PyObject*) {
                            .set("version", nvjitlink.version)
                            .set("why_not", nvjitlink.why_not)
                            .take());
+    const CublasLtInfo cublaslt = cublaslt_info();
+    d.put("cublaslt", Dict()
+                          .set("found", cublaslt.found)
+                          .set("path", cublaslt.path)
+                          .set("version", cublaslt.version)
+                          .set("why_not", cublaslt.why_not)
+                          .take());
     const NvccInfo nvcc = nvcc_info();
     d.put("nvcc", Dict()
                       .set("found", nvcc.found)

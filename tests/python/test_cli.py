@@ -132,6 +132,22 @@ def test_the_extra_holds_what_the_demo_imports() -> None:
     assert [name for name in needed if "extra" not in name] == ["torch>=2.11"]
 
 
+def test_doctor_shows_the_cublaslt_that_products_use(tmp_path: Path) -> None:
+    """The copy that torch has loaded, where it has; else that of the packages' folders."""
+    header = Path(__file__).parents[2] / "runtime/standalone/include/standalone/cublaslt.h"
+    symbols = set(re.findall(r'find\("(\w+)"', header.read_text())) - {"cublasLtGetVersion"}
+    code = "".join(f"void {name}(void) {{}}\n" for name in symbols)
+    packaged = tmp_path / "nvidia" / "a" / "lib" / "libcublasLt.so.13"
+    packaged.parent.mkdir(parents=True)
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(packaged)]
+    code += "unsigned long cublasLtGetVersion(void) { return 120405; }"
+    subprocess.run(command, input=code, text=True, check=True)
+    loaded = re.findall(r"(/\S+/libcublasLt\.so\.\S+)", Path("/proc/self/maps").read_text())
+    done = run("doctor", before=f"sys.path.insert(0, {str(tmp_path)!r})")
+    path, version = (loaded[0], r"\d+\.\d+\.\d+") if loaded else (str(packaged), "12.4.5")
+    assert re.search(rf"cuBLASLt +found +{version} .* {re.escape(path)}", done.stdout)
+
+
 def wrapped(error: Exception) -> Exception:
     """An exception of a compilation, as torch.compile raises it."""
     outer = RuntimeError(f"BackendCompilerFailed: {error}")
