@@ -15,7 +15,6 @@ import sympy
 import torch
 
 from . import options
-from .compat.inductor import inductor
 from .symbolic import SymbolicTensor, fake_argument
 
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ class _Size:
 def _by_size(
     op: str, form: str, args: Mapping[str, Any], symbol: sympy.Symbol, search: bool
 ) -> Measured:
+    from .compat.inductor import inductor  # not when opaq is imported
+
     assert tuner is not None
     size = _size_of(args, symbol)
     if size is None:
