@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -14,23 +15,27 @@ namespace {
 
 constexpr int kLargestFixedSize = 64;  // of int[N]: a default of one value is repeated N times
 
+// What a list of a type is: of ints it is one argument to the runtime, else each item is one.
+enum class Listed : uint8_t { No, Whole, Items, OptionalItems };
+
 struct Accepted {
   std::string_view base;
   Type type;
   bool readable;
+  Listed listed;
 };
 constexpr Accepted kAccepted[] = {
-    {"Tensor", Type::Tensor, true},    {"int", Type::Int, true},
-    {"SymInt", Type::Int, true},       {"float", Type::Float, true},
-    {"bool", Type::Bool, true},        {"str", Type::String, true},
-    {"ScalarType", Type::DType, true}, {"Device", Type::String, false},
-    {"Layout", Type::String, false},   {"MemoryFormat", Type::String, false},
+    {"Tensor", Type::Tensor, true, Listed::OptionalItems},
+    {"int", Type::Int, true, Listed::Whole},
+    {"SymInt", Type::Int, true, Listed::Whole},
+    {"float", Type::Float, true, Listed::Items},
+    {"bool", Type::Bool, true, Listed::Items},
+    {"str", Type::String, true, Listed::Items},
+    {"ScalarType", Type::DType, true, Listed::No},
+    {"Device", Type::String, false, Listed::No},
+    {"Layout", Type::String, false, Listed::No},
+    {"MemoryFormat", Type::String, false, Listed::No},
 };
-
-// Of which each item is an argument to the runtime; a list of ints is one argument.
-constexpr std::string_view kListed[] = {"Tensor", "float", "bool", "str"};
-const std::vector<std::string> kLists = {"int[]",   "SymInt[]", "Tensor[]", "Tensor?[]",
-                                         "float[]", "bool[]",   "str[]"};
 
 struct Refused {
   std::string_view base, reason;
@@ -42,7 +47,9 @@ constexpr Refused kRefused[] = {
     {"Dict",
      "neither expressions nor kernels can read a dictionary; make each value an argument of its "
      "own"},
-    {"Generator", "random state cannot be handed to a kernel; pass a seed, as int or as a Tensor"},
+    {"Generator",
+     "a kernel takes no Generator; leave the argument out and declare effects=\"random\": a "
+     "scratch opaq.philox() gives it a seed and an offset, which the default generator draws"},
     {"Stream", "a kernel runs on the current stream of its tensors; leave the argument out"},
     {"Storage", "a kernel sees tensors only; write Tensor"},
     {"QScheme", "quantized tensors are not supported; pass scales and zero points as Tensors"},
@@ -67,10 +74,19 @@ const Accepted* accepted(std::string_view base) {
   return it == std::end(kAccepted) ? nullptr : it;
 }
 
+std::vector<std::string> list_names() {
+  std::vector<std::string> names;
+  for (const Accepted& a : kAccepted) {
+    if (a.listed != Listed::No) names.push_back(std::string(a.base) + "[]");
+    if (a.listed == Listed::OptionalItems) names.push_back(std::string(a.base) + "?[]");
+  }
+  return names;
+}
+
 std::vector<std::string> accepted_names() {
   std::vector<std::string> names;
   for (const Accepted& a : kAccepted) names.emplace_back(a.base);
-  names.insert(names.end(), kLists.begin(), kLists.end());
+  std::ranges::move(list_names(), std::back_inserter(names));
   return names;
 }
 
@@ -131,8 +147,9 @@ void take_list(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   const size_t column = cursor.at();
   if (!cursor.take("[")) return;
   const std::string item = type.base + (type.optional ? "?" : "");
-  if (std::ranges::find(kListed, type.base) != std::end(kListed)) {
-    if (type.optional && (type.base != "Tensor" || !type.alias.empty())) {
+  const Listed listed = accepted(type.base)->listed;
+  if (listed == Listed::Items || listed == Listed::OptionalItems) {
+    if (type.optional && (listed != Listed::OptionalItems || !type.alias.empty())) {
       cursor.fail_at(type.column,
                      owner + ": type " + item + "[] is not supported: " +
                          (type.alias.empty() ? "only a Tensor may be absent from a list"
@@ -149,9 +166,9 @@ void take_list(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
     type.item_optional = std::exchange(type.optional, false);
     return;
   }
-  if (type.base != "int" && type.base != "SymInt") {
+  if (listed == Listed::No) {
     cursor.fail_at(type.column, owner + ": type " + item + "[] is not supported: lists are " +
-                                    join(kLists, ", ") +
+                                    join(list_names(), ", ") +
                                     "; "
                                     "pass a Tensor, or make each value an argument of its own");
   }
@@ -202,8 +219,8 @@ std::string SchemaType::text() const {
 }
 
 Type SchemaType::type() const {
-  const bool of_ints = base == "int" || base == "SymInt";
-  return list ? of_ints ? Type::IntList : Type::List : item();
+  if (!list) return item();
+  return accepted(base)->listed == Listed::Whole ? Type::IntList : Type::List;
 }
 
 Type SchemaType::item() const { return accepted(base)->type; }
