@@ -31,6 +31,11 @@ def _version() -> str:
     return importlib.metadata.version("opaq")
 
 
+@functools.cache
+def _cublaslt() -> str:
+    return _runtime.cublaslt_version()
+
+
 def _environment(driver: str) -> dict[str, str]:
     """What a measurement depends on beside the op."""
     facts = {"opaq": _version(), "torch": torch.__version__}
@@ -41,6 +46,7 @@ def _environment(driver: str) -> dict[str, str]:
             "multiprocessors": str(properties.multi_processor_count),
             "cuda": str(torch.version.cuda),
             "driver": driver,
+            "cublaslt": _cublaslt(),
         }
     else:
         facts["device"] = "cpu"

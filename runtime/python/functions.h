@@ -63,6 +63,7 @@ PyObject* problem(PyObject*, PyObject* args);
 PyObject* set_fastest(PyObject*, PyObject* args);
 PyObject* prefer(PyObject*, PyObject* args);
 PyObject* cuda_driver(PyObject*, PyObject*);
+PyObject* cublaslt_version(PyObject*, PyObject*);
 
 // cpp.cpp
 PyObject* cpp_node(PyObject*, PyObject* args);

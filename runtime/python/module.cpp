@@ -63,6 +63,7 @@ PyMethodDef methods[] = {
     {"set_fastest", set_fastest, METH_VARARGS, nullptr},
     {"prefer", prefer, METH_VARARGS, nullptr},
     {"cuda_driver", cuda_driver, METH_NOARGS, nullptr},
+    {"cublaslt_version", cublaslt_version, METH_NOARGS, nullptr},
     {"refresh_sources", refresh_sources, METH_O, nullptr},
     {"warmup", warmup, METH_VARARGS, nullptr},
     {"implementation_stats", implementation_stats, METH_NOARGS, nullptr},

@@ -8,6 +8,7 @@
 #include "driver/driver.h"
 #include "fake_args.h"
 #include "functions.h"
+#include "kinds/cublaslt.h"
 #include "kinds/kind.h"
 #include "registry/lists.h"
 
@@ -85,6 +86,10 @@ PyObject* cuda_driver(PyObject*, PyObject*) {
                                                : "";
     return from(version).release();
   });
+}
+
+PyObject* cublaslt_version(PyObject*, PyObject*) {
+  return guarded([&]() -> PyObject* { return from(cublaslt_info().version).release(); });
 }
 
 }  // namespace opaq::python
