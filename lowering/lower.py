@@ -80,7 +80,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     if not _runtime.kernel_is_ours(qualname, device.type):
         _refuse_in_package(qualname, device, _another_kernel(device))
         return _through_dispatcher(call, traced, device, _another_kernel(device).reason)
-    measured = tuned.fastest(qualname, info, known)
+    measured = tuned.fastest(qualname, info, known, inductor)
     decision = decide(info, device.type, known, evaluator, language == "package", measured)
     if decision.implementation is None and language == "python" and not options.current().strict:
         # Compiling succeeds, and the call raises the error that eager raises.

@@ -51,6 +51,13 @@ class Tuner(Protocol):
         """Of all that was measured of an op, for cache keys."""
 
 
+class Sizes(Protocol):
+    """What the compiler knows of symbols (`inductor` in lowering/compat)."""
+
+    def bounds(self, symbol: Any) -> tuple[int, float]: ...
+    def size_hint(self, value: Any) -> int: ...
+
+
 tuner: Tuner | None = None  # set by the package opaq
 
 
@@ -72,7 +79,7 @@ class Measured:
 NOTHING_MEASURED = Measured()
 
 
-def fastest(op: str, info: OpInfo, known: Mapping[str, Any]) -> Measured:
+def fastest(op: str, info: OpInfo, known: Mapping[str, Any], sizes: Sizes) -> Measured:
     """For a call of the op's form `info`; known: its arguments, SymbolicTensor for tensors."""
     mode = options.current().tune
     if mode == "off" or tuner is None:
@@ -82,7 +89,7 @@ def fastest(op: str, info: OpInfo, known: Mapping[str, Any]) -> Measured:
     if len(symbols) > 1:
         return NOTHING_MEASURED
     if symbols:
-        return _by_size(op, info["name"], args, symbols[0], mode == "search")
+        return _by_size(op, info["name"], args, symbols[0], sizes, mode == "search")
     found = tuner.fastest(op, info["name"], _with(args, {}), mode == "search")
     return Measured(found.implementation, str(found)) if found else NOTHING_MEASURED
 
@@ -121,7 +128,12 @@ class _Size:
 
 
 def _by_size(
-    op: str, form: str, args: Mapping[str, Any], symbol: sympy.Symbol, search: bool
+    op: str,
+    form: str,
+    args: Mapping[str, Any],
+    symbol: sympy.Symbol,
+    sizes: Sizes,
+    search: bool,
 ) -> Measured:
     from .compat.inductor import inductor  # not when opaq is imported
 
@@ -129,10 +141,10 @@ def _by_size(
     size = _size_of(args, symbol)
     if size is None:
         return NOTHING_MEASURED
-    low, high = inductor.bounds(symbol)
+    low, high = sizes.bounds(symbol)
     numbers = {size.number(call) for call in tuner.known(op, form)}
     if search:
-        numbers |= {*_MEASURED, inductor.size_hint(symbol)}
+        numbers |= {*_MEASURED, sizes.size_hint(symbol)}
     found: dict[int, Fastest] = {}
     for number in sorted(n for n in numbers if n is not None and low <= n <= high):
         call = _with(args, {symbol: number})
