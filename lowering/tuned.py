@@ -135,7 +135,6 @@ def _by_size(
     sizes: Sizes,
     search: bool,
 ) -> Measured:
-    from .compat.inductor import inductor  # not when opaq is imported
 
     assert tuner is not None
     size = _size_of(args, symbol)

@@ -252,3 +252,13 @@ def test_what_it_cannot_do_is_told() -> None:
 def test_opcheck() -> None:
     x, weight = (rand(*sizes, dtype=torch.float32) for sizes in [(8, 16), (24, 16)])
     opaq.opcheck(kernels.linear, x, weight)
+
+
+def test_more_elements_than_32_bits_count() -> None:
+    rows, k = (1 << 16) + 8, 1 << 15
+    x = torch.zeros(rows, k, device="cuda", dtype=torch.bfloat16)
+    x[-8:] = rand(8, k)
+    weight = rand(16, k)
+    got = served(kernels.linear, x, weight)
+    close(got[-8:], x[-8:].double() @ weight.double().t())
+    assert not got[:-8].any()
