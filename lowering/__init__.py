@@ -58,7 +58,7 @@ largest_results: dict[str, Callable[[], Callable[..., Any]]] = {}
 
 # Ops in order of declaration, each with the dispatcher's kernels that its declaration registered;
 # any other kernels come from somebody else.
-_registered: dict[str, list[tuple[str, str]]] = {}
+registered: dict[str, list[tuple[str, str]]] = {}
 # Their overloads. torch.library.custom_op makes a new one when an op is declared again.
 _overloads: dict[str, Any] = {}
 _active = False
@@ -91,7 +91,7 @@ def register(qualname: str) -> None:
     new = _overloads.get(qualname) is not overload
     if new:
         _overloads[qualname] = overload
-        _registered[qualname] = compat.pytorch.own_kernels(qualname)
+        registered[qualname] = compat.pytorch.own_kernels(qualname)
     if new and _active:
         _install(qualname)
 
@@ -109,12 +109,12 @@ def activate() -> None:
 
     compat.pytorch.skip_frames(_KERNELS)
     inductor.install_mends()
-    cache_key.install(_registered)
-    copies.install(_registered)
-    inductor.before_writes(lambda graph: lower.install_for(graph, _registered))
-    traced.install(_registered)  # the hook that is installed last sees a graph first
+    cache_key.install(registered)
+    copies.install(registered)
+    inductor.before_writes(lambda graph: lower.install_for(graph, registered))
+    traced.install(registered)  # the hook that is installed last sees a graph first
     _active = True
-    for qualname in list(_registered):
+    for qualname in list(registered):
         _install(qualname)
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch.fx
 
 import opaq
-from opaq import _runtime
+from opaq import _runtime, lowering
 
 from . import formulas, options, overload_of, python_functions, record, tuned
 from .compat import pytorch
@@ -35,6 +35,39 @@ def install(registered: Registered) -> None:
     inductor.on_cache_key(
         lambda graph_module, traced: key_of(graph_module, registered, traced), CannotDigest
     )
+    inductor.on_package_load(SavedKey)
+
+
+class SavedKey:
+    """The key of a graph that is kept in a package with it. Whoever reads the package activates
+    opaq's lowerings thereby, which check the key: no graph was compiled before.
+    """
+
+    def __init__(self, key: tuple[Any, ...]) -> None:
+        self._key = key
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        lowering.activate()
+
+    def check(self) -> None:
+        """Raises LaunchError, with the op, where an op is not what it was when the graph was
+        traced.
+        """
+        ops, _, _, own = self._key
+        if own != own_digest():
+            raise _runtime.LaunchError("this graph was compiled with another version of opaq")
+        for name, before in ops:
+            if name not in lowering.registered:
+                raise _runtime.LaunchError(
+                    f"{name}, which this saved graph calls, is not declared in this process; "
+                    "declare it before the model is compiled"
+                )
+            if _digest(name, lowering.registered, True) != before:
+                raise _runtime.LaunchError(
+                    f"{name} has changed since this graph was compiled and saved: its kernels, "
+                    "fake implementation or gradient are others now; the graph is compiled again"
+                )
 
 
 def key_of(

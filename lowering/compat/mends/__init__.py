@@ -15,6 +15,7 @@ from . import (
     cpp_arrays,
     dependencies,
     keyword_names,
+    packages,
     random_calls,
     recomputed_calls,
     storage_offsets,
@@ -94,6 +95,12 @@ MENDS = (
         "With activation_memory_budget below 1, a backward graph makes calls with ordered effects "
         "and random calls again.",
         recomputed_calls.save_results,
+        fixed_in=None,
+    ),
+    Mend(
+        "With caching_precompile, a stored graph that cannot be loaded is an AssertionError, "
+        "CompilePackage is already initialized, though torch means to compile again.",
+        packages.begin_again,
         fixed_in=None,
     ),
     Mend(
