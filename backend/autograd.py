@@ -38,6 +38,7 @@ class Gradient:
         if not pytorch.takes_keyword_tensors(overload):
             # as with torch.library, a formula is not asked about keyword-only numbers
             self._asked -= len(pytorch.keyword_only_names(overload))
+        self._defaulted = pytorch.defaulted_names(overload)
         self._writes = pytorch.written_names(overload)
         self._returned = pytorch.returned_names(overload)
         self._returns = pytorch.result_count(overload)
@@ -230,6 +231,10 @@ class Gradient:
         ctx.needs_input_grad = needs[: self._asked]
         found = self.formula.run(ctx, grads)
         found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
+        # As with torch.library, the last arguments may be left out, if they have defaults.
+        left_out = list(zip(self._arguments, needs))[len(found) : self._asked]
+        if found and all(name in self._defaulted and not need for name, need in left_out):
+            found += (None,) * len(left_out)
         extra = found[self._asked :]
         if len(found) < self._asked or any(grad is not None for grad in extra):
             raise _runtime.DeclarationError(

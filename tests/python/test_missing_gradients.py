@@ -187,3 +187,19 @@ def test_needs_are_known_when_values_are_saved(unique: str) -> None:
     x, w = torch.ones(2), torch.ones(2, requires_grad=True)
     op([x, x], w).sum().backward()
     assert seen == [([False, False], True)]
+
+
+def test_a_formula_may_leave_out_defaults_at_the_end(unique: str) -> None:
+    def scaled(x: torch.Tensor, y: torch.Tensor | None = None, by: float = 2.0) -> torch.Tensor:
+        return x * by if y is None else x * y * by
+
+    op = opaq.custom_op(unique, scaled, mutates_args=())
+    op.register_fake(lambda x, y=None, by=2.0: torch.empty_like(x))
+    op.register_autograd(lambda ctx, grad: grad * 2)
+    x = torch.ones(2, requires_grad=True)
+    for call in (op, torch.compile(op, fullgraph=True, backend="aot_eager")):
+        x.grad = None
+        call(x).sum().backward()
+        assert x.grad.tolist() == [2, 2]
+        with pytest.raises(RuntimeError, match="returned 1 gradient, a .*Tensor; expected one for ea"):
+            call(x, x.detach().clone().requires_grad_()).sum().backward()

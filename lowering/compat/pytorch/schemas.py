@@ -75,6 +75,10 @@ class Schemas:
         """The names of the arguments after the `*` of the schema, in order."""
         return [argument.name for argument in overload._schema.arguments if argument.kwarg_only]
 
+    def defaulted_names(self, overload: Any) -> set[str]:
+        """The names of the arguments that have a default."""
+        return {arg.name for arg in overload._schema.arguments if arg.has_default_value()}
+
     def tensor_names(self, overload: Any) -> list[str]:
         """The names of the arguments that are tensors or lists of them, in order."""
         return [arg.name for arg in overload._schema.arguments if "Tensor" in str(arg.type)]
