@@ -231,7 +231,7 @@ class Gradient:
         ctx.needs_input_grad = needs[: self._asked]
         found = self.formula.run(ctx, grads)
         found = tuple(found) if isinstance(found, (tuple, list)) else (found,)
-        # As with torch.library, the last arguments may be left out, if they have defaults.
+        # As with torch.library, the last may be left out: arguments with defaults.
         left_out = list(zip(self._arguments, needs))[len(found) : self._asked]
         if found and all(name in self._defaulted and not need for name, need in left_out):
             found += (None,) * len(left_out)
