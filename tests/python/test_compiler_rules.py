@@ -38,6 +38,28 @@ def python_op(name: str) -> Any:
     return op
 
 
+def test_a_size_that_is_read_is_no_tensor_argument_of_a_cuda_graph(unique: str) -> None:
+    """A CUDA graph is recorded when a size comes again, and takes tensors and ints only."""
+    op = opaq.op(
+        f"{unique}(Tensor x) -> (Tensor y)",
+        outputs=opaq.tensor("n", dtype="x.dtype", counts={"n": "x.numel()"}),
+    )
+    source = "__global__ void f(const float* x, int n, float* y, long long* count) {}"
+    op.cuda(source=source, entry="f", grid=1, block=32, args="x, x.numel(), y, n")
+    options = {"triton.cudagraphs": True, "graph_partition": True}
+    with (
+        inductor_config.patch(options),
+        torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True),
+    ):
+        source = fake_cuda.wrapper_source(
+            lambda x: op(x * 2).sum() + (x + 1).sum(), (100,), mixed=True
+        )
+    absent = set(re.findall(r"^ +(buf\d+) = None", source, re.MULTILINE))
+    taken = re.findall(r"partition\d_args = \[(.*)\]", source)
+    assert absent and len(taken) == 2
+    assert not absent & set(", ".join(taken).replace(",", "").split())
+
+
 @pytest.mark.parametrize("kind", ["op", "list", "overload", "custom_op"])
 def test_ops_kept_out_of_cuda_graphs_by_name(unique: str, kind: str) -> None:
     around = cuda_op(f"{unique}_around(Tensor x)")

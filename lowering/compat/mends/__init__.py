@@ -16,6 +16,7 @@ from . import (
     dependencies,
     keyword_names,
     packages,
+    partitions,
     random_calls,
     recomputed_calls,
     storage_offsets,
@@ -95,6 +96,12 @@ MENDS = (
         "With activation_memory_budget below 1, a backward graph makes calls with ordered effects "
         "and random calls again.",
         recomputed_calls.save_results,
+        fixed_in=None,
+    ),
+    Mend(
+        "A graph that reads a size from the device fails when it is recorded as a CUDA graph: the "
+        "part after the read gets None as an argument.",
+        partitions.pass_only_memory,
         fixed_in=None,
     ),
     Mend(
