@@ -61,6 +61,9 @@ def split(
                     f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} '
                     f"({table[key].meaning})"
                 )
+            if key == "prefer":
+                for item in value:
+                    _check_preference(item)
             ours[key] = value
         elif key.replace("-", "_") in inductor_options:
             theirs[key] = value
@@ -77,3 +80,16 @@ def split(
                 "option of Inductor (torch._inductor.list_options())."
             )
     return ours, theirs
+
+
+def _check_preference(item: str) -> None:
+    """Raises DeclarationError unless it is "op=implementation,implementation"."""
+    from .tuning import check_names  # which needs this package
+
+    op, equals, names = item.partition("=")
+    where = f'option "prefer" of backend="opaq", {item!r}'
+    if not equals:
+        raise _runtime.DeclarationError(
+            f'{where}: expected an op and its implementations, "mylib::op=cublaslt,cuda"'
+        )
+    check_names(where, op.strip(), [name.strip() for name in names.split(",")])

@@ -107,23 +107,29 @@ def prefer(op: str | Op, names: Sequence[str]) -> Iterator[None]:
     graphs that use the op are compiled again, inside and afterwards. Raises opaq.DeclarationError
     for a name that no implementation has.
     """
-    from .op import find_op
-
-    declared = find_op(op) if isinstance(op, str) else op
-    if declared is None:
-        raise _runtime.DeclarationError(f"opaq.prefer(...): no op is named {op!r}")
-    where = f"{declared.name}: opaq.prefer(...)"
     wanted = [names] if isinstance(names, str) else list(names)
-    known = [each["name"] for each in declared.info["implementations"]]
-    for name in wanted:
-        if not any(each == name or each.startswith(f"{name}:") for each in known):
-            validate.refuse(where, "names", name, f"implementations are {', '.join(known)}")
+    declared = check_names("opaq.prefer(...)", op, wanted)
     before = _preferred.get(declared.name, [])
     _set_order(declared, wanted)
     try:
         yield
     finally:
         _set_order(declared, before)
+
+
+def check_names(where: str, op: str | Op, names: Sequence[str]) -> Op:
+    """The op, which has implementations of these names."""
+    from .op import find_op
+
+    declared = find_op(op) if isinstance(op, str) else op
+    if declared is None:
+        raise _runtime.DeclarationError(f"{where}: no op is named {op!r}")
+    known = [each["name"] for each in declared.info["implementations"]]
+    for name in names:
+        if not any(each == name or each.startswith(f"{name}:") for each in known):
+            expected = f"implementations are {', '.join(known)}"
+            validate.refuse(f"{declared.name}: {where}", "names", name, expected)
+    return declared
 
 
 _preferred: dict[str, list[str]] = {}  # by the name of the op, while a context is open

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from opaq import _runtime
 
+from . import options
+from .lists import declared_name
 from .symbolic import SymbolicEvaluator, SymbolicTensor, Truth, Unknown
 from .tuned import NOTHING_MEASURED, Measured
 
@@ -84,10 +86,14 @@ def decide(
     measured: which implementations are tried before the others, and why.
     """
     implementations = {i["name"]: i for i in info["implementations"] if i["device"] == device_type}
+    answers = {
+        name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()
+    }
+    measured = _preferred(info["name"], answers) or measured
     choice = _runtime.choose(
         info["name"],
         device_type,
-        {name: _answers(i["requires"], values, evaluator) for name, i in implementations.items()},
+        answers,
         [_row_major(values[item["name"]], evaluator) for item in (*info["args"], *info["results"])],
         packaged,
         measured.for_runtime,
@@ -110,6 +116,15 @@ def decide(
         choice["handle"],
         measured if choice["launches"] else NOTHING_MEASURED,
     )
+
+
+def _preferred(op: str, answers: Mapping[str, Sequence[bool | None]]) -> Measured | None:
+    """The first that may fit of those that the option `prefer` names for the op."""
+    for wanted in options.current().preferred(declared_name(op)):
+        for name, held in answers.items():
+            if (name == wanted or name.startswith(f"{wanted}:")) and False not in held:
+                return Measured(name, "preferred by an option")
+    return None
 
 
 def _answers(

@@ -46,6 +46,19 @@ class Options:
         'was measured to be the fastest (opaq.tune); "search": measured now where it was not',
         ("off", "stored", "search"),
     )
+    prefer: tuple[str, ...] = _option(
+        (),
+        "implementations to try first, by op, whatever was measured: "
+        '["mylib::op=cublaslt,cuda"]; "cuda" also means "cuda:vec4"',
+    )
+
+    def preferred(self, op: str) -> list[str]:
+        """The names that `prefer` has for an op."""
+        for item in self.prefer:
+            name, _, names = item.partition("=")
+            if name.strip() == op:
+                return [each.strip() for each in names.split(",")]
+        return []
 
 
 DEFAULT = Options(check=_runtime.settings()["check"])  # OPAQ_CHECK

@@ -110,9 +110,10 @@ void take_base(SchemaCursor& cursor, SchemaType& type, const std::string& owner)
   }
   if (!accepted(base)) {
     const std::vector<std::string> names = accepted_names();
+    const std::string meant = did_you_mean(base, names);
     cursor.fail_at(type.column, owner + ": unknown type '" + type.base + "'; types are " +
                                     join(names) + ", and their optionals (`?`)" +
-                                    did_you_mean(base, names));
+                                    (meant.empty() ? kPythonTakesIt : meant));
   }
 }
 

@@ -20,6 +20,7 @@ def test_ours_are_split_from_inductors() -> None:
         "profile": False,
         "tune": "off",
         "check": "",
+        "prefer": [],
     }
     assert theirs == {"max_autotune": True}
 

@@ -13,6 +13,7 @@ import torch
 
 import opaq
 from opaq import _runtime, package_contents, tuning_store
+from opaq.options import split
 
 SOURCE = """
 #include <cstdint>
@@ -256,6 +257,24 @@ def test_a_preference_comes_before_what_was_measured(unique: str) -> None:
     refused = pytest.raises(opaq.DeclarationError, match="got 'cuda' .* implementations are cpu:sl")
     with refused, opaq.prefer(op, ["cuda"]):
         pass
+
+
+@pytest.mark.parametrize("options", [{}, {"cpp_wrapper": True}], ids=str)
+def test_an_option_prefers_implementations(unique: str, options: dict[str, Any]) -> None:
+    op = scale_op(unique)
+    x = torch.randn(40, 50)
+    opaq.tune(op, x)
+    given = {**options, "tune": "stored", "prefer": [f"{op.name} = cpu:wrong, cpu"]}
+    compiled = torch.compile(lambda x: op(x) + 1, backend="opaq", options=given)
+    assert torch.equal(compiled(x), x * 3 + 1)
+    assert "preferred by an option" in str(opaq.report())
+    for wrong, message in (
+        (op.name, 'expected an op and its implementations, "mylib::op=cublaslt,cuda"'),
+        ("a::b=c", "no op is named 'a::b'"),
+        (f"{op.name}=cuda", "names: got 'cuda'.* implementations are cpu:slow"),
+    ):
+        with pytest.raises(opaq.DeclarationError, match=message):
+            split({"prefer": [wrong]}, [])
 
 
 def test_values_to_choose_among_are_implementations(unique: str) -> None:
