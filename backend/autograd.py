@@ -147,8 +147,9 @@ class Gradient:
         )
         if self._is_out and needing:
             raise _runtime.LaunchError(
-                f"{self.name} is an out variant (torch.Tag.out), which has no gradient, but "
-                f"{quoted(needing)} requires grad; call it under torch.no_grad()"
+                f"{self.name} is an out variant (torch.Tag.out): functions with out=... arguments "
+                f"don't support automatic differentiation, but {quoted(needing)} requires grad; "
+                "call it under torch.no_grad()"
             )
         for name in self._writes:
             if name in needing:
@@ -224,8 +225,8 @@ class Gradient:
     def run(self, ctx: Any, grads: tuple[Any, ...]) -> tuple[Any, ...]:
         if self.formula is None:
             raise _runtime.DeclarationError(
-                f"{self.name} has no gradient, but one was asked for; declare it with "
-                f"{self._declare}, or call the op under torch.no_grad()"
+                f"{self.name} has no autograd formula, but a gradient was asked for; declare it "
+                f"with {self._declare}, or call the op under torch.no_grad()"
             )
         needs = ctx.needs_input_grad
         ctx.needs_input_grad = needs[: self._asked]
@@ -238,10 +239,9 @@ class Gradient:
         extra = found[self._asked :]
         if len(found) < self._asked or any(grad is not None for grad in extra):
             raise _runtime.DeclarationError(
-                f"the gradient formula of {self.name} returned {len(found)} "
-                f"gradient{'s' * (len(found) != 1)}"
-                f"{', ' * bool(found)}{', '.join(map(_kind, found))}; "
-                "expected one "
+                f"the gradient formula of {self.name} returned an incorrect number of gradients "
+                f"(expected {self._asked}, got {len(found)}{': ' * bool(found)}"
+                f"{', '.join(map(_kind, found))}); it returns one "
                 f"for each argument, in the order {', '.join(self._arguments[: self._asked])}: "
                 "None where the argument needs none"
             )

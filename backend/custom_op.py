@@ -219,8 +219,8 @@ def _differentiate(made: Any, name: str) -> None:
     ) -> None:
         if pytorch.is_out(overload):
             raise _runtime.DeclarationError(
-                f"{name}: register_autograd(...): an out variant (torch.Tag.out) has no gradient; "
-                "give one to the op that returns new results"
+                f"{name}: register_autograd(...): Out variants do not support autograd "
+                "(torch.Tag.out); give a formula to the op that returns new results"
             )
 
         def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

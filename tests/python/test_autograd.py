@@ -497,8 +497,8 @@ def test_functions_that_return_what_they_write(unique: str, compiled: bool) -> N
         form(lambda x, y: add_(x * 1, y * 1))(x, z)
     with pytest.raises(
         RuntimeError,
-        match=rf"{unique}_out is an out variant \(torch.Tag.out\), which has no gradient, but `x` "
-        "requires grad",
+        match=rf"{unique}_out is an out variant \(torch.Tag.out\): functions with out=... "
+        "arguments don't support automatic differentiation, but `x` requires grad",
     ):
         form(lambda x, y, out: add_out(x * 1, y, out=out))(z, y, out)
     add_.register_autograd(lambda ctx, grad: (grad, grad))

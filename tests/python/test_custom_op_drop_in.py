@@ -161,7 +161,7 @@ def test_an_out_variant_has_no_gradient(unique: str) -> None:
     def f(x: Tensor, *, out: Tensor) -> Tensor:
         return out.copy_(x * 2)
 
-    with pytest.raises(opaq.DeclarationError, match=r"an out variant .* has no gradient"):
+    with pytest.raises(opaq.DeclarationError, match="Out variants do not support autograd"):
         f.register_autograd(lambda ctx, grad: grad)
     with pytest.raises(opaq.LaunchError, match="is an out variant .* but `x` requires grad; call"):
         f(torch.ones(2, requires_grad=True), out=torch.zeros(2))

@@ -26,8 +26,9 @@ def test_a_formula_that_returns_too_little_is_an_error(unique: str) -> None:
     op.backward(lambda ctx, grad: grad)
     x, weight = torch.ones(1, requires_grad=True), torch.ones(1)
     expected = (
-        rf"gradient formula of {unique} returned 1 gradient, a Tensor; expected one for "
-        r"each argument, in the order x, weight, by: None where the argument needs none"
+        rf"gradient formula of {unique} returned an incorrect number of gradients "
+        r"\(expected 3, got 1: a Tensor\); it returns one for each argument, in the order "
+        "x, weight, by: None where the argument needs none"
     )
     for w in (weight, weight.clone().requires_grad_()):
         with pytest.raises(opaq.DeclarationError, match=expected):
@@ -201,5 +202,5 @@ def test_a_formula_may_leave_out_defaults_at_the_end(unique: str) -> None:
         x.grad = None
         call(x).sum().backward()
         assert x.grad.tolist() == [2, 2]
-        with pytest.raises(RuntimeError, match="returned 1 gradient, a .*Tensor; expected one f"):
+        with pytest.raises(RuntimeError, match=r"expected 3, got 1: a .*Tensor\); it returns one"):
             call(x, x.detach().clone().requires_grad_()).sum().backward()

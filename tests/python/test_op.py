@@ -281,7 +281,7 @@ def test_gradient_errors(unique: str) -> None:
     x = torch.randn(3, requires_grad=True)
     with pytest.raises(
         opaq.DeclarationError,
-        match=r"has no gradient, but one was asked for; declare it with \.backward",
+        match=r"has no autograd formula, but a gradient was asked for; declare it with \.backward",
     ):
         op(x).sum().backward()
     opaq.op(f"{unique}_bad(Tensor grad_z) -> Tensor", outputs=opaq.like("grad_z"))
