@@ -135,7 +135,7 @@ def _by_size(
     sizes: Sizes,
     search: bool,
 ) -> Measured:
-
+    """By ranges of the number that the symbol stands for."""
     assert tuner is not None
     size = _size_of(args, symbol)
     if size is None:
