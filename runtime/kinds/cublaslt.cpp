@@ -171,6 +171,7 @@ class Completion {
 
   // What cuBLASLt cannot do is left to the op's next implementation.
   void require() {
+    require_dtypes(tensor("a", find("a")).name + ".dtype", tensor("b", find("b")).name + ".dtype");
     for (const char* role : {"a", "b"}) {
       const View view = tensor(role, find(role));
       const auto each = [&](std::string text) {
@@ -186,6 +187,22 @@ class Completion {
       if (role[0] == 'a')
         each(!view.transposed ? "$.size(-1) > 0" : view.rows ? "$.numel() > 0" : "$.size(-2) > 0");
     }
+  }
+
+  // One dtype, or two of float8.
+  void require_dtypes(const std::string& a, const std::string& b) {
+    const auto one_of = [](const std::string& dtype, std::initializer_list<const char*> names) {
+      std::string text;
+      for (const char* name : names) text += (text.empty() ? "" : " or ") + dtype + " == " + name;
+      return text;
+    };
+    const auto float8 = [&](const std::string& dtype) {
+      return "(" + one_of(dtype, {"float8_e4m3fn", "float8_e5m2"}) + ")";
+    };
+    text_.requires_.push_back(
+        "(" + a + " == " + b + " and (" +
+        one_of(a, {"float16", "bfloat16", "float32", "float64", "int8", "float4_e2m1fn_x2"}) +
+        ")) or (" + float8(a) + " and " + float8(b) + ")");
   }
 
   ImplementationText text_;

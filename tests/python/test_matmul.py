@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import fake_cuda
 import pytest
 import torch
 
 import opaq
-from opaq import _runtime
+from opaq import _runtime, lowering
 from opaq import extern_kernels as kernels
 
 
@@ -127,6 +128,32 @@ def test_scales_of_other_layouts_are_left_to_the_reference() -> None:
             kernels.scaled_linear(x, weight, *by, None),
             kernels.scaled_linear(x, weight, part, block, None),
         )
+
+
+def test_dtypes_that_the_library_does_not_take_are_refused_when_a_graph_is_lowered(
+    unique: str,
+) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x, Tensor w) -> (Tensor y)",
+        outputs=opaq.tensor("x.size(0), w.size(1)", dtype="x.dtype"),
+    )
+    op.cublaslt(a="x", b="w", d="y")
+    expected = r"no implementation fits.*\n.*cublaslt: .*x.dtype == bfloat16 or .* does not hold"
+    for dtypes in ((torch.int64, torch.int64), (torch.float16, torch.bfloat16)):
+        with (
+            lowering.options.use(strict=True),
+            pytest.raises(RuntimeError, match=expected),
+        ):
+            fake_cuda.wrapper_source(
+                lambda *args, dtypes=dtypes: op(*(a.to(d) for a, d in zip(args, dtypes))),
+                (4, 8),
+                (8, 16),
+                mixed=True,
+            )
+    narrow = (torch.float8_e4m3fn, torch.float8_e5m2)
+    for dtypes in ((torch.int8, torch.int8), (torch.float16, torch.float16), narrow):
+        args = [torch.empty(s, dtype=d) for s, d in zip(((4, 8), (8, 16)), dtypes)]
+        assert _fits(op, *args) == ["cublaslt"]
 
 
 def _fits(op: opaq.Op, *args: torch.Tensor) -> list[str]:
