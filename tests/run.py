@@ -132,13 +132,18 @@ def oldest() -> None:
         # Tests that do not depend on torch's version, or take longest, run only with the newest.
         newest = [
             "test_advice",
+            "test_check_command",
             "test_cli",
+            "test_code_check",
             "test_declaration_errors",
+            "test_device_code",
             "test_inspect_hostile",
             "test_opcheck",
             "test_pages",
             "test_rooms",
             "test_run_googletest",
+            "test_schema_table",
+            "test_skeleton",
             "test_typing",
         ]
         ignored = " ".join(
