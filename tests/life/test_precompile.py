@@ -1,6 +1,6 @@
 """Graphs that one process saves and another loads: packages (caching_precompile), artifacts of all
 caches, torch.compiler.precompile. An op that has changed in between is compiled again, or its graph
-is refused. Graphs that worker processes compile.
+is refused. Graphs that worker processes compile; with OPAQ_LIFE=long, those of every start method.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 
 import pytest
 import torch
+from programs import LONG
 
 # kernel, formula: numbers in the op's kernel and in the gradient of a Python function
 PROGRAM = """
@@ -136,7 +137,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["subprocess", "fork", "spawn"])
+@pytest.mark.parametrize("method", ["subprocess", "fork", "spawn"] if LONG else ["subprocess"])
 def test_workers_compile(tmp_path: pathlib.Path, method: str) -> None:
     program = tmp_path / "program.py"
     program.write_text(WORKERS)
