@@ -86,10 +86,10 @@ def _check_preference(item: str) -> None:
     """Raises DeclarationError unless it is "op=implementation,implementation"."""
     from .tuning import check_names  # which needs this package
 
-    op, equals, names = item.partition("=")
+    op, names = lowering.options.preference(item)
     where = f'option "prefer" of backend="opaq", {item!r}'
-    if not equals:
+    if not names:
         raise _runtime.DeclarationError(
             f'{where}: expected an op and its implementations, "mylib::op=cublaslt,cuda"'
         )
-    check_names(where, op.strip(), [name.strip() for name in names.split(",")])
+    check_names(where, op, names)

@@ -19,7 +19,7 @@ import torch
 
 from . import _runtime, tuning_ranks, tuning_store, validate
 from .example_arguments import fake_argument, real_argument
-from .lowering import counts, lists, tuned
+from .lowering import counts, lists, options, tuned
 
 if TYPE_CHECKING:
     from .op import Op
@@ -126,7 +126,7 @@ def check_names(where: str, op: str | Op, names: Sequence[str]) -> Op:
         raise _runtime.DeclarationError(f"{where}: no op is named {op!r}")
     known = [each["name"] for each in declared.info["implementations"]]
     for name in names:
-        if not any(each == name or each.startswith(f"{name}:") for each in known):
+        if not any(options.is_meant(each, name) for each in known):
             expected = f"implementations are {', '.join(known)}"
             validate.refuse(f"{declared.name}: {where}", "names", name, expected)
     return declared
@@ -143,6 +143,13 @@ def _set_order(op: Op, names: list[str]) -> None:
 
 def _store(op: Op) -> tuning_store.Store:
     return tuning_store.open_store(op.name, op.info["hash"], _runtime.cuda_driver())
+
+
+def _store_of(name: str) -> tuning_store.Store | None:
+    from .op import find_op
+
+    op = find_op(name)
+    return None if op is None else _store(op)
 
 
 def _found(
@@ -201,16 +208,12 @@ class _Tuner:
         return tuned.Fastest(found.fastest, next(iter(found.us), found.fastest), found.speedup)
 
     def known(self, name: str, form: str) -> list[list[Any]]:
-        from .op import find_op
-
-        op = find_op(name)
-        return [] if op is None else _store(op).calls(form)
+        store = _store_of(name)
+        return [] if store is None else store.calls(form)
 
     def digest(self, name: str) -> str:
-        from .op import find_op
-
-        op = find_op(name)
-        return "" if op is None else _store(op).digest()
+        store = _store_of(name)
+        return "" if store is None else store.digest()
 
 
 def _cuda_devices() -> list[int]:

@@ -31,11 +31,6 @@ def _version() -> str:
     return importlib.metadata.version("opaq")
 
 
-@functools.cache
-def _cublaslt() -> str:
-    return _runtime.cublaslt_version()
-
-
 def _environment(driver: str) -> dict[str, str]:
     """What a measurement depends on beside the op."""
     facts = {"opaq": _version(), "torch": torch.__version__}
@@ -46,7 +41,7 @@ def _environment(driver: str) -> dict[str, str]:
             "multiprocessors": str(properties.multi_processor_count),
             "cuda": str(torch.version.cuda),
             "driver": driver,
-            "cublaslt": _cublaslt(),
+            "cublaslt": _runtime.cublaslt_version(),
         }
     else:
         facts["device"] = "cpu"

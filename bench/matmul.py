@@ -113,6 +113,11 @@ def aten_tf32(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         torch.set_float32_matmul_precision(before)
 
 
+def aten_scaled(scale: torch.Tensor) -> Callable[..., torch.Tensor]:
+    whole = torch.nn.functional.ScalingType.TensorWise
+    return lambda x, w: torch.nn.functional.scaled_mm(x, w.t(), scale, whole, scale, whole)
+
+
 def of_linear(m: int, n: int, k: int, dtype: torch.dtype) -> Case:
     name = f"linear {m}x{n}x{k} {str(dtype).removeprefix('torch.')}"
     make = random((m, k), (n, k), dtype=dtype)
@@ -158,16 +163,12 @@ def cases() -> list[Case]:
         make = random((batch, m, k), (batch, k, n))
         found.append(Case(f"bmm {batch} {m}x{n}x{k}", make, torch.bmm, kernels.bmm))
     one = torch.ones(1, device="cuda")
-    whole = torch.nn.functional.ScalingType.TensorWise
-
-    def scaled(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.scaled_mm(x, w.t(), one, whole, one, whole)
-
     for n, k in [(4096, 4096), (28672, 4096), (4096, 14336)]:
         for m in (16, 64, 4096):
             make = random((m, k), (n, k), dtype=torch.float8_e4m3fn)
             name = f"scaled_linear {m}x{n}x{k} float8"
-            found.append(Case(name, make, scaled, kernels.scaled_linear, (one, one, None)))
+            more = (one, one, None)
+            found.append(Case(name, make, aten_scaled(one), kernels.scaled_linear, more))
     return found
 
 
@@ -247,14 +248,9 @@ def of_epilogues(rounds: int) -> dict[str, Any]:
     }
     one = torch.ones(1, device="cuda")
     narrow = [[t.to(torch.float8_e4m3fn) for t in each[:2]] for each in sets]
-
-    def twice(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        whole = torch.nn.functional.ScalingType.TensorWise
-        wide = torch.nn.functional.scaled_mm(x, w.t(), one, whole, one, whole)
-        return wide.to(torch.float8_e4m3fn)
-
+    scaled = aten_scaled(one)
     float8 = {
-        "float8 result, torch (two launches)": twice,
+        "float8 result, torch (two launches)": lambda x, w: scaled(x, w).to(torch.float8_e4m3fn),
         "float8 result, opaq": lambda x, w: kernels.scaled_linear_float8(x, w, one, one, one),
     }
     return {**device_us(calls, sets, rounds), **device_us(float8, narrow, rounds)}

@@ -122,7 +122,7 @@ def _preferred(op: str, answers: Mapping[str, Sequence[bool | None]]) -> Measure
     """The first that may fit of those that the option `prefer` names for the op."""
     for wanted in options.current().preferred(declared_name(op)):
         for name, held in answers.items():
-            if (name == wanted or name.startswith(f"{wanted}:")) and False not in held:
+            if options.is_meant(name, wanted) and False not in held:
                 return Measured(name, "preferred by an option")
     return None
 

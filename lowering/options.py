@@ -54,17 +54,24 @@ class Options:
 
     def preferred(self, op: str) -> list[str]:
         """The names that `prefer` has for an op."""
-        for item in self.prefer:
-            name, _, names = item.partition("=")
-            if name.strip() == op:
-                return [each.strip() for each in names.split(",")]
-        return []
+        return next((names for name, names in map(preference, self.prefer) if name == op), [])
 
 
 DEFAULT = Options(check=_runtime.settings()["check"])  # OPAQ_CHECK
 _current: contextvars.ContextVar[Options] = contextvars.ContextVar(
     "opaq_lowering_options", default=DEFAULT
 )
+
+
+def preference(item: str) -> tuple[str, list[str]]:
+    """(op, names) of an item of `prefer`; no names where it has no "="."""
+    op, equals, names = item.partition("=")
+    return op.strip(), [name.strip() for name in names.split(",")] if equals else []
+
+
+def is_meant(implementation: str, name: str) -> bool:
+    """Whether a preference for `name` is for the implementation: "cuda" is for "cuda:vec4", too."""
+    return implementation == name or implementation.startswith(f"{name}:")
 
 
 def accepted(option: str) -> tuple[Any, ...]:

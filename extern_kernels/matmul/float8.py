@@ -30,8 +30,7 @@ _FLOAT8 = [
 ]
 _ONE = "x_scale.numel() == 1 and weight_scale.numel() == 1"
 _EACH_ROW = "x_scale.numel() == x.numel() / x.size(-1) and weight_scale.numel() == weight.size(0)"
-
-_BLOCKS = [
+_PARTS = [  # of 128 values
     "x.size(-1) % 128 == 0",
     "x_scale.dim() == 2 and x_scale.size(0) == x.numel() / x.size(-1)",
     "x_scale.size(1) == x.size(-1) / 128 and x_scale.size(0) % 4 == 0",
@@ -51,16 +50,17 @@ _ROLES = {
     "bias": "bias",
     "d": "y",
 }
-_SIXTEEN = [
+_FITS = [
+    *_FLOAT8,
     "dtype == bfloat16 or dtype == float16",
     "not defined(bias) or bias.dtype == dtype",
 ]
-scaled_linear.cublaslt(**_ROLES, requires=[*_FLOAT8, *_SIXTEEN, _ONE], algorithms=8)
+scaled_linear.cublaslt(**_ROLES, requires=[*_FITS, _ONE], algorithms=8)
 scaled_linear.cublaslt(
     **_ROLES,
     a_scale_mode="row",
     b_scale_mode="row",
-    requires=[*_FLOAT8, *_SIXTEEN, _EACH_ROW],
+    requires=[*_FITS, _EACH_ROW],
     priority=-1,
     name="cublaslt:rows",
 )
@@ -69,9 +69,8 @@ scaled_linear.cublaslt(
     a_scale_mode="vec128",
     b_scale_mode="block128",
     requires=[
-        *_FLOAT8,
-        *_SIXTEEN,
-        *_BLOCKS,
+        *_FITS,
+        *_PARTS,
         "weight_scale.size(0) * 128 == weight.size(0)",
         "weight_scale.stride(1) == 1",
         "weight_scale.stride(0) == ceil_div(weight_scale.size(1), 4) * 4",
@@ -84,9 +83,8 @@ scaled_linear.cublaslt(
     a_scale_mode="vec128",
     b_scale_mode="vec128",
     requires=[
-        *_FLOAT8,
-        *_SIXTEEN,
-        *_BLOCKS,
+        *_FITS,
+        *_PARTS,
         "weight_scale.size(0) == weight.size(0)",
         "weight_scale.stride(0) == 1 and weight_scale.stride(1) == weight_scale.size(0)",
     ],

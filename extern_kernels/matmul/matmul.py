@@ -214,14 +214,24 @@ def _of_inputs(ctx, inputs, output):
     ctx.has_bias = bias is not None
 
 
+def weight_gradients(grad, x, need_weight, need_bias):
+    """(of the weight, of the bias) of a linear layer; None for what is not needed."""
+    if need_bias:
+        return linear_grad_weight_bias(grad, x)
+    return linear_grad_weight(grad, x) if need_weight else None, None
+
+
+def takes_gradient(*tensors: torch.Tensor | None) -> bool:
+    """Whether a call with these arguments is one that a gradient may be asked of."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
 def _gradients(ctx, grad_h):
     """Of a linear layer whose activation has been undone."""
     x, weight, _ = ctx.saved_tensors
     need_x, need_weight, need_bias = ctx.needs_input_grad
     grad_x = linear_grad_x(grad_h, weight) if need_x else None
-    if ctx.has_bias and need_bias:
-        return grad_x, *linear_grad_weight_bias(grad_h, x)
-    return grad_x, linear_grad_weight(grad_h, x) if need_weight else None, None
+    return grad_x, *weight_gradients(grad_h, x, need_weight, ctx.has_bias and need_bias)
 
 
 def _relu_backward(ctx, grad_y):
@@ -242,8 +252,7 @@ def linear_gelu(
 ) -> torch.Tensor:
     """gelu(x weight^T + bias), in its tanh form. x: (..., K); weight: (N, K); bias: (N). What the
     gradient needs is written only where one is taken."""
-    tensors = (x, weight) if bias is None else (x, weight, bias)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if takes_gradient(x, weight, bias):
         return linear_gelu_h(x, weight, bias)[0]
     return _linear_gelu(x, weight, bias)
 

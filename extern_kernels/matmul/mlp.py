@@ -12,8 +12,9 @@ from .matmul import (
     linear_gelu,
     linear_gelu_h,
     linear_grad_weight,
-    linear_grad_weight_bias,
     linear_grad_x,
+    takes_gradient,
+    weight_gradients,
 )
 
 
@@ -36,17 +37,14 @@ class _MlpGelu(torch.autograd.Function):
     def backward(ctx, grad, *_):
         x, weight_in, weight_out, y, h = ctx.saved_tensors
         need_x, need_in, need_bias_in, need_out, need_bias_out = ctx.needs_input_grad
-        grad_in = grad_out = grad_bias_in = grad_bias_out = grad_x = None
+        grad_x = grad_in = grad_bias_in = None
         if need_x or need_in or need_bias_in:
             grad_h, sums = gelu_grad(grad, weight_out, h)
             grad_bias_in = sums if need_bias_in else None
             grad_x = linear_grad_x(grad_h, weight_in) if need_x else None
             grad_in = linear_grad_weight(grad_h, x) if need_in else None
-        if need_bias_out:
-            grad_out, grad_bias_out = linear_grad_weight_bias(grad, y)
-        elif need_out:
-            grad_out = linear_grad_weight(grad, y)
-        return grad_x, grad_in, grad_bias_in, grad_out, grad_bias_out
+        of_out = weight_gradients(grad, y, need_out, need_bias_out)
+        return grad_x, grad_in, grad_bias_in, *of_out
 
 
 def mlp_gelu(
@@ -60,7 +58,6 @@ def mlp_gelu(
     weight_in: (H, K); bias_in: (H); weight_out: (N, H); bias_out: (N); one dtype, as for linear.
     The gradient is four products; one also undoes gelu and sums for bias_in.
     """
-    tensors = (x, weight_in, bias_in, weight_out, *(() if bias_out is None else (bias_out,)))
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if takes_gradient(x, weight_in, bias_in, weight_out, bias_out):
         return _MlpGelu.apply(x, weight_in, bias_in, weight_out, bias_out)[0]
     return linear(linear_gelu(x, weight_in, bias_in), weight_out, bias_out)

@@ -148,12 +148,9 @@ std::string Chooser::fastest(uint64_t problem) const {
 Choice Chooser::choose(const Arg* args, DeviceType device, const MeasuredSizes* measured) {
   Choice choice;
   std::string_view first;
-  if (!op_.has_preference()) {
-    if (measured)
-      first = measured->first(args);
-    else if (const Fastest* fastest = fastest_.load(std::memory_order_acquire))
-      first = fastest->of(op_, args, device);
-  }
+  const Fastest* fastest = measured ? nullptr : fastest_.load(std::memory_order_acquire);
+  if ((measured || fastest) && !op_.has_preference())
+    first = measured ? measured->first(args) : fastest->of(op_, args, device);
   in_order(current().candidates, first, CallConditions{args, device},
            [&](const Candidate& candidate, const CallConditions::Layout& layout, bool on_copies) {
              if (layout.beyond_mask) return false;

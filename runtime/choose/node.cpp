@@ -115,7 +115,7 @@ std::vector<std::string> NodeLaunch::conditions(const std::vector<Symbol>& symbo
   for (const size_t index : requirements) texts.push_back(implementation->requires_[index].text());
   for (const std::string& name : names_of(row_major, symbols))
     texts.push_back(name + ".is_contiguous()");
-  if (up_to) texts.push_back(up_to->text(symbols));
+  if (up_to) texts.push_back(up_to->text(symbols[up_to->argument].name));
   return texts;
 }
 
@@ -124,35 +124,33 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
   const Conditions conditions(known, device);
   NodeChoice result;
   std::vector<const Candidate*> tried;
+  const auto add = [&](const Candidate& candidate, NodeLaunch launch) {
+    launch.implementation = candidate.implementation;
+    launch.requirements = conditions.left_to_launch(candidate);
+    result.launches.push_back(std::move(launch));
+    tried.push_back(&candidate);
+  };
   for (const MeasuredSizes::Range& range : known.measured.ranges) {
     for (const Candidate& candidate : list.candidates) {
       if (candidate.implementation->name != range.implementation || !conditions.may_hold(candidate))
         continue;
-      const Layout layout = conditions.layout(candidate);
-      if (layout.strided()) continue;
-      result.launches.push_back({candidate.implementation,
-                                 conditions.left_to_launch(candidate),
-                                 layout.possible,
-                                 {},
-                                 range.limit});
-      tried.push_back(&candidate);
+      if (const Layout layout = conditions.layout(candidate); !layout.strided())
+        add(candidate, {.row_major = layout.possible, .up_to = range.limit});
     }
   }
-  in_order(
-      list.candidates, known.measured.otherwise, conditions,
-      [&](const Candidate& candidate, const Layout& layout, bool on_copies) {
-        NodeLaunch launch{candidate.implementation, conditions.left_to_launch(candidate), {}, {}};
-        if (on_copies) {
-          launch.copied = layout.certain;
-          launch.copied.insert(launch.copied.end(), layout.possible.begin(), layout.possible.end());
-        } else {
-          launch.row_major = layout.possible;
-        }
-        const bool last = launch.always_fits();
-        result.launches.push_back(std::move(launch));
-        tried.push_back(&candidate);
-        return last;
-      });
+  in_order(list.candidates, known.measured.otherwise, conditions,
+           [&](const Candidate& candidate, const Layout& layout, bool on_copies) {
+             NodeLaunch launch;
+             if (on_copies) {
+               launch.copied = layout.certain;
+               launch.copied.insert(launch.copied.end(), layout.possible.begin(),
+                                    layout.possible.end());
+             } else {
+               launch.row_major = layout.possible;
+             }
+             add(candidate, std::move(launch));
+             return result.launches.back().always_fits();
+           });
   for (const Candidate& candidate : list.candidates) {
     const std::string& who = candidate.implementation->name;
     if (conditions.left_out(candidate))

@@ -79,8 +79,8 @@ std::string problem_text(const Schema& schema, const Arg* args) {
   return text;
 }
 
-std::string SizeLimit::text(const std::vector<Symbol>& symbols) const {
-  return symbols[argument].name + (dim < 0 ? "" : ".size(" + std::to_string(dim) + ")") +
+std::string SizeLimit::text(const std::string& name) const {
+  return name + (dim < 0 ? "" : ".size(" + std::to_string(dim) + ")") +
          " <= " + std::to_string(most);
 }
 

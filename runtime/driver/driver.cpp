@@ -102,6 +102,10 @@ std::atomic<bool> initialized{false};  // of the process, as cuInit is
 
 }  // namespace
 
+std::string cuda_version(const Driver& driver) {
+  return driver.available ? version_text(driver.version) : "";
+}
+
 const Driver& driver() {
   constinit static Lazy<Driver> driver;
   return driver.get([] { return open(settings().driver); });

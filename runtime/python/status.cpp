@@ -59,6 +59,20 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
   });
 }
 
+namespace {
+
+template <class Info>
+Dict of_part(const Info& info) {
+  Dict part;
+  part.set("found", info.found)
+      .set("path", info.path)
+      .set("version", info.version)
+      .set("why_not", info.why_not);
+  return part;
+}
+
+}  // namespace
+
 PyObject* doctor(PyObject*, PyObject*) {
   return guarded([&]() -> PyObject* {
     const Driver& cuda = driver();
@@ -66,23 +80,14 @@ PyObject* doctor(PyObject*, PyObject*) {
     const CacheStats c = disk_cache().stats();
     const CompileStats compiled = compile_stats();
     Dict d;
-    const std::string driver_version = cuda.available ? std::to_string(cuda.version / 1000) + "." +
-                                                            std::to_string(cuda.version % 1000 / 10)
-                                                      : "";
     d.put("driver", Dict()
                         .set("found", cuda.available)
                         .set("path", cuda.path)
-                        .set("version", driver_version)
+                        .set("version", cuda_version(cuda))
                         .set("why_not", cuda.why_not)
                         .take());
-    d.put("nvrtc", Dict()
-                       .set("found", nvrtc.found)
-                       .set("path", nvrtc.path)
-                       .set("version", nvrtc.version)
-                       .set("why_not", nvrtc.why_not)
-                       .set("include_dirs", nvrtc.include_dirs)
-                       .set("archs", nvrtc.archs)
-                       .take());
+    d.put("nvrtc",
+          of_part(nvrtc).set("include_dirs", nvrtc.include_dirs).set("archs", nvrtc.archs).take());
     List headers;
     for (const HeaderSet& set : header_sets())
       headers.add(Dict()
@@ -92,28 +97,10 @@ PyObject* doctor(PyObject*, PyObject*) {
                       .set("examples", set.examples)
                       .take());
     d.put("headers", headers.take());
-    const NvJitLinkInfo nvjitlink = nvjitlink_info();
-    d.put("nvjitlink", Dict()
-                           .set("found", nvjitlink.found)
-                           .set("path", nvjitlink.path)
-                           .set("version", nvjitlink.version)
-                           .set("why_not", nvjitlink.why_not)
-                           .take());
-    const CublasLtInfo cublaslt = cublaslt_info();
-    d.put("cublaslt", Dict()
-                          .set("found", cublaslt.found)
-                          .set("path", cublaslt.path)
-                          .set("version", cublaslt.version)
-                          .set("why_not", cublaslt.why_not)
-                          .take());
+    d.put("nvjitlink", of_part(nvjitlink_info()).take());
+    d.put("cublaslt", of_part(cublaslt_info()).take());
     const NvccInfo nvcc = nvcc_info();
-    d.put("nvcc", Dict()
-                      .set("found", nvcc.found)
-                      .set("path", nvcc.path)
-                      .set("version", nvcc.version)
-                      .set("why_not", nvcc.why_not)
-                      .set("include_dirs", nvcc.include_dirs)
-                      .take());
+    d.put("nvcc", of_part(nvcc).set("include_dirs", nvcc.include_dirs).take());
     d.put("cache", Dict()
                        .set("path", disk_cache().folder())
                        .set("usable", disk_cache().usable())

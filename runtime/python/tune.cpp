@@ -79,13 +79,7 @@ PyObject* prefer(PyObject*, PyObject* args) {
 }
 
 PyObject* cuda_driver(PyObject*, PyObject*) {
-  return guarded([&]() -> PyObject* {
-    const Driver& cuda = driver();
-    const std::string version = cuda.available ? std::to_string(cuda.version / 1000) + "." +
-                                                     std::to_string(cuda.version % 1000 / 10)
-                                               : "";
-    return from(version).release();
-  });
+  return guarded([&]() -> PyObject* { return from(cuda_version(driver())).release(); });
 }
 
 PyObject* cublaslt_version(PyObject*, PyObject*) {

@@ -2,6 +2,9 @@
 // what Python is told.
 #include "registry/wrapper_nodes.h"
 
+#include <map>
+#include <string>
+
 #include "functions.h"
 
 extern "C" {
@@ -23,12 +26,10 @@ PyObject* wrapper_nodes(PyObject*, PyObject*) {
     for (const WrapperNodeFacts& node : opaq::wrapper_nodes()) {
       Dict served;
       int64_t calls = node.calls.back();
-      const std::vector<std::string>& names = node.implementations;
-      for (size_t i = 0; i < names.size(); ++i) {
-        int64_t of_name = 0;  // one may serve several ranges of sizes
-        for (size_t k = 0; k < names.size(); ++k)
-          if (names[k] == names[i]) of_name += node.calls[k];
-        served.set(names[i].c_str(), of_name);
+      std::map<std::string, int64_t> by_name;  // one may serve several ranges of sizes
+      for (size_t i = 0; i < node.implementations.size(); ++i) {
+        const std::string& name = node.implementations[i];
+        served.set(name.c_str(), by_name[name] += node.calls[i]);
         calls += node.calls[i];
       }
       Dict d;

@@ -121,9 +121,7 @@ class LaunchBlock {
     for (const uint32_t symbol : launch_.choice.row_major)
       conditions.push_back(value(symbol) + ".is_contiguous()");
     if (const auto& limit = launch_.choice.up_to)
-      conditions.push_back(value(limit->argument) +
-                           (limit->dim < 0 ? "" : ".size(" + std::to_string(limit->dim) + ")") +
-                           " <= " + std::to_string(limit->most));
+      conditions.push_back(limit->text(value(limit->argument)));
     return conditions;
   }
 

@@ -28,6 +28,12 @@ def served(op: opaq.Op, *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def gradients(function: Any, leaves: list[torch.Tensor], grad: torch.Tensor) -> list[torch.Tensor]:
+    leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
+    function(*leaves).backward(grad.to(leaves[0].dtype))
+    return [leaf.grad for leaf in leaves]
+
+
 def close(got: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype | None = None) -> None:
     """Within the dtype's tolerance of the largest value."""
     tolerance = TOLERANCE[dtype or got.dtype]
@@ -75,18 +81,14 @@ def test_gradients(name: str, dtype: torch.dtype) -> None:
     leaves = [rand(6, 20, 64, dtype=dtype), rand(96, 64, dtype=dtype), rand(96, dtype=dtype)]
     grad = rand(6, 20, 96, dtype=dtype)
 
-    def gradients(function: Any, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        function(*leaves).backward(grad.to(leaves[0].dtype))
-        return [leaf.grad for leaf in leaves]
-
     expected = gradients(
         lambda x, w, b: after[name](torch.nn.functional.linear(x, w, b)),
         [leaf.double() for leaf in leaves],
+        grad,
     )
     function = getattr(kernels, name)
     for each in (function, torch.compile(lambda *args: function(*args), fullgraph=True)):
-        for got, want in zip(gradients(each, leaves), expected):
+        for got, want in zip(gradients(each, leaves, grad), expected):
             close(got, want)
 
 
@@ -149,18 +151,13 @@ def test_the_gradient_of_two_layers() -> None:
     leaves = [rand(40, 64), rand(96, 64), rand(96), rand(32, 96), rand(32)]
     grad = rand(40, 32)
 
-    def gradients(function: Any, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
-        leaves = [leaf.detach().clone().requires_grad_() for leaf in leaves]
-        function(*leaves).backward(grad.to(leaves[0].dtype))
-        return [leaf.grad for leaf in leaves]
-
     def plain(x: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> torch.Tensor:
         h = torch.nn.functional.linear(x, w1, b1)
         return torch.nn.functional.linear(torch.nn.functional.gelu(h, approximate="tanh"), w2, b2)
 
-    expected = gradients(plain, [leaf.double() for leaf in leaves])
+    expected = gradients(plain, [leaf.double() for leaf in leaves], grad)
     for each in (kernels.mlp_gelu, torch.compile(kernels.mlp_gelu, fullgraph=True)):
-        for got, want in zip(gradients(each, leaves), expected):
+        for got, want in zip(gradients(each, leaves, grad), expected):
             close(got, want)
 
 

@@ -75,10 +75,10 @@ print("compiled" if not hits and counters["frames"]["total"] else "served")
 
 
 def run(
-    folder: pathlib.Path, *arguments: str, failing: bool = False
+    folder: pathlib.Path, *arguments: str, text: str = PROGRAM, failing: bool = False
 ) -> subprocess.CompletedProcess[str]:
     program = folder / "program.py"
-    program.write_text(PROGRAM)
+    program.write_text(text)
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "_".join(arguments))}
     command = [sys.executable, str(program), *arguments]
     done = subprocess.run(
@@ -139,15 +139,4 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("method", ["subprocess", "fork", "spawn"] if LONG else ["subprocess"])
 def test_workers_compile(tmp_path: pathlib.Path, method: str) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(WORKERS)
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    done = subprocess.run(
-        [sys.executable, str(program), method],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=environment,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    run(tmp_path, method, text=WORKERS)

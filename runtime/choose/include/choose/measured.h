@@ -27,7 +27,7 @@ struct SizeLimit {
     const Arg& arg = args[argument];
     return dim < 0 ? arg.integer : arg.tensor.sizes[dim];
   }
-  std::string text(const std::vector<Symbol>& symbols) const;  // "x.size(0) <= 64"
+  std::string text(const std::string& name) const;  // of the argument: "x.size(0) <= 64"
 };
 
 // The implementations that were measured to be the fastest for a node, by one of its sizes.

@@ -33,7 +33,8 @@ struct Driver : standalone::DriverApi {
   decltype(&cuMemFreeAsync) mem_free_async = nullptr;
 };
 
-const Driver& driver();  // opens settings().driver at first use
+const Driver& driver();                          // opens settings().driver at first use
+std::string cuda_version(const Driver& driver);  // that it supports: "13.0"; "" without a driver
 
 // The driver, initialised. Throws Missing if there is none, with the reason and what to do.
 const Driver& require_driver();

@@ -33,10 +33,9 @@ struct MatmulKey {
   uint64_t digest() const {
     MatmulKey key = *this;
     key.device = 0;
-    unsigned char bytes[sizeof key];
-    std::memcpy(bytes, &key, sizeof key);
+    const auto* bytes = reinterpret_cast<const unsigned char*>(&key);
     uint64_t value = 0xcbf29ce484222325;  // FNV-1a
-    for (const unsigned char byte : bytes) value = (value ^ byte) * 0x100000001b3;
+    for (size_t i = 0; i < sizeof key; ++i) value = (value ^ bytes[i]) * 0x100000001b3;
     return value;
   }
 };
@@ -384,8 +383,8 @@ class Matmul {
   void choose(const Call& call, lt::Prepared& made) const {
     const lt::Library& lt_ = library();
     const MatmulRule::Known& known = rule_.known;
-    const bool other_version = known.version != 0 && known.version != lt_.version();
-    if (known.version != 0 && !other_version && known.product == call.key.digest()) {
+    const bool this_version = known.version == lt_.version();
+    if (this_version && known.product == call.key.digest()) {
       lt::Heuristic found{};
       if (lt_.check(handle(call.key.device), &made.desc, &made.a, &made.b, &made.c, &made.d,
                     &known.algorithm, &found) == 0 &&
@@ -407,7 +406,8 @@ class Matmul {
       prefer(kAlignments[i], static_cast<uint32_t>(call.key.alignment[i]));
     constexpr int kMost = 32;
     lt::Heuristic named[kMost] = {};
-    const int wanted = other_version ? 1 : std::min(rule_.algorithm + 1, kMost);
+    const int wanted =
+        known.version != 0 && !this_version ? 1 : std::min(rule_.algorithm + 1, kMost);
     int found = 0;
     const int32_t status = lt_.heuristic(handle(call.key.device), &made.desc, &made.a, &made.b,
                                          &made.c, &made.d, &preference, wanted, named, &found);
