@@ -1,7 +1,7 @@
 """Matrix products by cuBLASLt: the device time of ours, with the first algorithm that the library
-names and with the one that opaq.tune finds, of PyTorch's, and of Inductor's max-autotune for some
-(--max-autotune, which writes a file of its own); and the host time of one more product in a
-compiled graph.
+names and with the one that opaq.tune finds, of PyTorch's, and of Inductor's max-autotune
+(--max-autotune, which takes long and writes a file of its own); and the host time of one more
+product in a compiled graph.
 
 Device times are of replays of a CUDA graph with 20 products on operands that rotate through more
 memory than the L2 cache holds; contestants take turns, and ratios are medians over rounds.
@@ -11,7 +11,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
+import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -209,26 +213,59 @@ def speedups(results: dict[str, Any], over: str) -> dict[str, Any]:
     return summary
 
 
-def of_max_autotune(rounds: int) -> dict[str, Any]:
-    """Compiled by Inductor with max-autotune and by backend="opaq" with the option tune."""
-    results = {}
-    for n, k in [(4096, 4096), (28672, 4096), (4096, 14336), (2304, 768)]:
-        for m in (1, 16, 64, 512, 4096):
-            case = of_linear(m, n, k, torch.bfloat16)
-            torch.compiler.reset()
-            searched = torch.compile(
-                lambda x, w: kernels.linear(x, w), backend="opaq", options={"tune": "search"}
-            )
-            autotuned = torch.compile(
-                torch.nn.functional.linear, mode="max-autotune-no-cudagraphs", dynamic=False
-            )
-            calls = {
-                "max-autotune": autotuned,
-                "aten": torch.nn.functional.linear,
-                "searched": searched,
-            }
-            results[case.name] = device_us(calls, operands(case.make), rounds)
-    return {"products": results, "speedups": speedups(results, "max-autotune")}
+def of_max_autotune(rounds: int, folder: str) -> dict[str, Any]:
+    """Compiled by Inductor with max-autotune and by backend="opaq" with the option tune. The GPUs
+    that there are share the products; each product's contestants run on one of them. What is
+    measured is kept in files of `folder` until all of it is: a run that was stopped goes on."""
+    os.makedirs(folder, exist_ok=True)
+    gpus = torch.cuda.device_count()
+    shares = [os.path.join(folder, f"max_autotune_{i}_of_{gpus}.json") for i in range(gpus)]
+    workers = []
+    for gpu, share in enumerate(shares):
+        command = [sys.executable, __file__, "--rounds", str(rounds), "--share", share]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible(gpu)}
+        workers.append(subprocess.Popen([*command, str(gpu), str(gpus)], env=environment))
+    statuses = [worker.wait() for worker in workers]
+    if any(statuses):
+        raise SystemExit("a worker failed")
+    found: dict[str, Any] = {}
+    for share in shares:
+        with open(share, encoding="utf-8") as stream:
+            found |= json.load(stream)
+        os.remove(share)
+    results = {case.name: found[case.name] for case in cases()}
+    return {"gpus": gpus, "products": results, "speedups": speedups(results, "max-autotune")}
+
+
+def visible(gpu: int) -> str:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return given.split(",")[gpu] if given else str(gpu)
+
+
+def share_of_max_autotune(rounds: int, path: str, share: int, of: int) -> None:
+    results: dict[str, Any] = {}
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as stream:
+            results = json.load(stream)
+    for case in cases()[share::of]:
+        if case.name in results:
+            continue
+        torch.compiler.reset()
+        calls = {
+            "max-autotune": torch.compile(
+                case.aten, mode="max-autotune-no-cudagraphs", dynamic=False
+            ),
+            "aten": case.aten,
+            "searched": torch.compile(
+                lambda *args, case=case: case.op(*args, *case.more),
+                backend="opaq",
+                options={"tune": "search"},
+                dynamic=False,
+            ),
+        }
+        results[case.name] = device_us(calls, operands(case.make), rounds)
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump(results, stream)
 
 
 def of_epilogues(rounds: int) -> dict[str, Any]:
@@ -308,10 +345,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(parents=[common.arguments()], description=__doc__)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--max-autotune", action="store_true")
+    parser.add_argument("--share", nargs=3, help=argparse.SUPPRESS)  # of a worker
     given = parser.parse_args()
     with torch.no_grad():
+        if given.share:
+            path, share, of = given.share
+            share_of_max_autotune(given.rounds, path, int(share), int(of))
+            return
         if given.max_autotune:
-            measured = of_max_autotune(given.rounds)
+            measured = of_max_autotune(given.rounds, given.output)
         else:
             measured = {
                 "host": of_host(20),
