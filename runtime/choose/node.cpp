@@ -169,6 +169,11 @@ NodeChoice Chooser::choose_for_node(const KnownConditions& known, DeviceType dev
   if (result.launches.empty() && result.skipped.empty())
     result.skipped.push_back("no implementation for " + std::string(device_type_name(device)));
   place_copies(result, conditions, tried);
+  if (!known.packaged && !result.launches.empty()) {
+    const Implementation& first = *result.launches.front().implementation;
+    if (const std::string missing = first.kind->missing_library(); !missing.empty())
+      fail(ErrorKind::Missing, op_.name() + ": " + first.name + " would run, but " + missing);
+  }
   return result;
 }
 

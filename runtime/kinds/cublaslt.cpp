@@ -316,6 +316,8 @@ class CublasLt final : public Kind {
     return MatmulRule::text_of(product.matmul.known(operands.tensors, operands.numbers));
   }
 
+  std::string missing_library() const override { return cublaslt_info().why_not; }
+
  private:
   static bool is_written(const MatmulRule& rule, MatmulRule::Role role) {
     const bool backward = (rule.epilogue & (lt::kDRelu | lt::kDGelu)) != 0;

@@ -65,4 +65,6 @@ WrapperHostCode Kind::wrapper_code(const std::string& op, const Implementation& 
 
 std::string Kind::known_algorithm(const Implementation&, void**) const { return ""; }
 
+std::string Kind::missing_library() const { return ""; }
+
 }  // namespace opaq

@@ -321,6 +321,31 @@ TEST_F(NodeChoiceTest, SaysThatThereIsNoneForTheDevice) {
   EXPECT_EQ(choice.skipped, std::vector<std::string>{"no implementation for cpu"});
 }
 
+TEST_F(NodeChoiceTest, RefusesWhatNeedsALibraryThatThisMachineLacks) {
+  struct Lacking : Kind {
+    using Kind::Kind;
+    std::string missing_library() const override { return "libfast was not found; install it"; }
+  };
+  static const Lacking lacking(KindFacts{.name = "source", .devices = {DeviceType::CUDA}});
+  Implementation fast = make_implementation(op.spec(), source("fast", {"aligned(x, 16)"}, 2));
+  fast.kind = &lacking;
+  op.add(std::move(fast));
+  KnownConditions known;
+  known.requirements = {{"fast", {Truth::Yes}}, {"cuda", {}}};
+  try {
+    chooser.choose_for_node(known, DeviceType::CUDA);
+    FAIL() << "not refused";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.kind, ErrorKind::Missing);
+    EXPECT_STREQ(error.what(), "mylib::f: fast would run, but libfast was not found; install it");
+  }
+  known.requirements["fast"] = {Truth::No};
+  EXPECT_EQ(chooser.choose_for_node(known, DeviceType::CUDA).launches.size(), 1U);
+  known.requirements["fast"] = {Truth::Yes};
+  known.packaged = true;  // the machine that loads the package may have it
+  EXPECT_EQ(chooser.choose_for_node(known, DeviceType::CUDA).launches.size(), 1U);
+}
+
 TEST_F(NodeChoiceTest, APackageTakesWhatIsNotPython) {
   ImplementationText text;
   text.name = "python";

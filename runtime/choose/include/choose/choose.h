@@ -97,7 +97,8 @@ class Chooser {
   // measured: of the node whose launch it is; nullptr: what set_fastest was told is looked up.
   Choice choose(const Arg* args, DeviceType device, const MeasuredSizes* measured = nullptr);
 
-  // As `choose`, for a node of a compiled graph.
+  // As `choose`, for a node of a compiled graph. Throws Missing if the first choice needs a library
+  // that this machine lacks, unless the node goes into a package, which another machine may run.
   NodeChoice choose_for_node(const KnownConditions& known, DeviceType device);
 
   // The implementations that were measured to be the fastest, by problem_key: such a call tries

@@ -112,6 +112,10 @@ class Kind : public KindFacts {
   // chooses for it now. values: as HostFunction::invoke takes them. The device's context is
   // current. Throws Launch, Missing.
   virtual std::string known_algorithm(const Implementation& implementation, void** values) const;
+
+  // The library without which this machine can run no implementation of this kind: why it was not
+  // found, and what to do. "" where nothing is missing, and for kinds that need none.
+  virtual std::string missing_library() const;
 };
 
 // Those that declarations name, in the order in which messages list them. (Kind::of_code may give
