@@ -93,7 +93,7 @@ def _bar_row(record: Record, metric: Metric, scale: Scale) -> str:
 
 
 def is_ours(record: Record) -> bool:
-    return record["contestant"].startswith("opaq")
+    return str(record["contestant"]).startswith("opaq")
 
 
 def describe(record: Record) -> str:

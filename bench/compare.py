@@ -72,7 +72,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     with open(path, "rb") as stream:
         content = stream.read()
     try:
-        result = json.loads(content)
+        result: dict[str, Any] = json.loads(content)
     except ValueError as error:  # of JSON or of UTF-8
         raise ResultError(
             f"{where}: expected a result of opaq bench, but it is not JSON: {error}; {WRITE_ONE}"

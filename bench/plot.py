@@ -13,11 +13,11 @@ from .chart import Scale, bar_scale, describe, is_ours, scale_of
 from .figures import WITHOUT_FIGURE, Metric, Record
 
 WIDTH, MARGIN, GAP = 840, 12, 12
-FONT, LINE = 13, 17  # font size and distance of lines, in pixels
+FONT, TITLE, LINE = 13, 15, 17  # font sizes and distance of lines, in pixels
 BAR = 12
 NAMES, FIGURES = 230, 190  # most pixels for names, and those for figures
-# In ems: the mean width of letters in wide sans-serif fonts (DejaVu Sans); others are narrower.
-LETTER, WIDE_LETTER = 0.62, 1.0
+# Widths of letters in ems, those of a wide font (DejaVu Sans), and how much wider bold ones are.
+NARROW, OTHER, CAPITAL, WIDE, BOLD = 0.41, 0.65, 0.8, 1.05, 1.12
 
 # The colours are those of the page; an SVG in an <img> follows the reader's scheme by itself.
 _STYLE = (
@@ -27,7 +27,7 @@ text {{
   font: {FONT}px system-ui, -apple-system, "Segoe UI", "Noto Sans", "DejaVu Sans", sans-serif;
   fill: var(--text);
 }}
-.title {{ font-size: 15px; font-weight: 600; }}
+.title {{ font-size: {TITLE}px; font-weight: 600; }}
 .case {{ font-weight: 600; }}
 .dim {{ fill: var(--dim); }}
 .ours {{ fill: var(--accent); font-weight: 600; }}
@@ -49,21 +49,21 @@ def plot(
     drawn = _selected(result, metric, cases)
     shared = bar_scale(drawn)
     names = [record["contestant"] for record in drawn.records]
-    left = MARGIN + min(NAMES, max(map(text_width, names))) + GAP
-    y, marks = MARGIN, []
+    left = MARGIN + min(NAMES, BOLD * max(map(text_width, names))) + GAP
+    y, marks = float(MARGIN), list[str]()
     title = f"{result['title']}: {drawn.name}"
-    y = _lines(marks, wrap(title, WIDTH - 2 * MARGIN, 15), MARGIN, y, "title", 20)
+    y = _lines(marks, wrap(title, WIDTH - 2 * MARGIN, TITLE * BOLD), MARGIN, y, "title", 20)
     y = _lines(marks, wrap(_subtitle(result, drawn), WIDTH - 2 * MARGIN), MARGIN, y, "dim")
     for case in drawn.cases:
         y += 10
-        y = _lines(marks, wrap(case.name, WIDTH - 2 * MARGIN), MARGIN, y, "case")
+        y = _lines(marks, wrap(case.name, WIDTH - 2 * MARGIN, FONT * BOLD), MARGIN, y, "case")
         scale = shared or scale_of(case.records)
         for record in case.records:
             y = _record(marks, record, scale, left, y)
     height = y + MARGIN
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
-        f'height="{height}" role="img" aria-labelledby="title">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" width="{WIDTH}" '
+        f'height="{height:g}" role="img" aria-labelledby="title">\n'
         f'<title id="title">{text(title)}</title>\n<style>{_STYLE}</style>\n'
         + "\n".join(marks)
         + "\n</svg>\n"
@@ -97,13 +97,13 @@ def _subtitle(result: Mapping[str, Any], metric: Metric) -> str:
 
 def _record(marks: list[str], record: Record, scale: Scale, left: float, y: float) -> float:
     """Draws a contestant below y; returns where the next one starts."""
-    ours = " ours" if is_ours(record) else ""
-    names = wrap(record["contestant"], left - MARGIN - GAP)
+    ours, size = ("ours", FONT * BOLD) if is_ours(record) else ("", FONT)
+    names = wrap(record["contestant"], left - MARGIN - GAP, size)
     verdict, middle = figures.verdict(record), y + LINE / 2
     if verdict in WITHOUT_FIGURE or figures.finite(record.get("value")) is None:
         shown = ": ".join(filter(None, (verdict or "no figure", record.get("note") or "")))
         right = _lines(marks, wrap(shown, WIDTH - left - MARGIN), left, y, "dim")
-        return max(right, _lines(marks, names, MARGIN, y, ours.strip()))
+        return max(right, _lines(marks, names, MARGIN, y, ours))
     room = WIDTH - MARGIN - FIGURES - GAP - left
 
     def at(value: float) -> float:
@@ -111,7 +111,7 @@ def _record(marks: list[str], record: Record, scale: Scale, left: float, y: floa
 
     zero, end = at(0), at(record["value"])
     marks.append(
-        f'<rect class="{ours.strip()}" x="{min(zero, end):.1f}" y="{middle - BAR / 2}" '
+        f'<rect class="{ours}" x="{min(zero, end):.1f}" y="{middle - BAR / 2}" '
         f'width="{abs(end - zero):.1f}" height="{BAR}"><title>{text(describe(record))}</title>'
         "</rect>"
     )
@@ -125,8 +125,8 @@ def _record(marks: list[str], record: Record, scale: Scale, left: float, y: floa
     value = f"{figures.number(record['value'])} {figures.unit(record.get('unit') or '')}".rstrip()
     ratio = "" if figures.is_base(record) else figures.times(record.get("ratio")).replace("x", "×")
     shown = ", ".join(filter(None, (value, " ".join(filter(None, (ratio, verdict))))))
-    right = _lines(marks, wrap(shown, FIGURES), WIDTH - MARGIN - FIGURES, y, ours.strip())
-    return max(right, _lines(marks, names, MARGIN, y, ours.strip()))
+    right = _lines(marks, wrap(shown, FIGURES, size), WIDTH - MARGIN - FIGURES, y, ours)
+    return max(right, _lines(marks, names, MARGIN, y, ours))
 
 
 def _line(x1: float, x2: float, y1: float, y2: float, name: str) -> str:
@@ -143,10 +143,17 @@ def _lines(
     return y
 
 
+def letter_width(letter: str) -> float:
+    if letter in "WM@%mw×" or unicodedata.east_asian_width(letter) in "WF":
+        return WIDE
+    if letter in " .,:;'|()[]ijlft":
+        return NARROW
+    return CAPITAL if letter.isupper() else OTHER
+
+
 def text_width(line: str, size: float = FONT) -> float:
     """About the pixels that a line takes, rather too many than too few."""
-    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in line)
-    return size * (LETTER * (len(line) - wide) + WIDE_LETTER * wide)
+    return size * sum(map(letter_width, line))
 
 
 def wrap(words: str, room: float, size: float = FONT) -> list[str]:

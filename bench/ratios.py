@@ -101,7 +101,9 @@ MOST_TICKS = 9
 def ticks(low: float, high: float) -> list[float]:
     """Some round values between two positive ones, for a logarithmic axis."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    choices = [values for values in _NEAR_ONE if values[0] / 1.1 < low and high < values[-1] * 1.1]
+    choices: list[tuple[float, ...]] = [
+        values for values in _NEAR_ONE if values[0] / 1.1 < low and high < values[-1] * 1.1
+    ]
     choices += [tuple(d * 10.0**power for power in powers for d in digits) for digits in _DIGITS]
     for values in choices:
         found = [float(value) for value in values if low <= value <= high]

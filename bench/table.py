@@ -50,7 +50,8 @@ def _lines(metric: Metric) -> list[str]:
 
 def _by_case(metric: Metric) -> list[str]:
     """A line for each contestant, under a line for each case."""
-    rows, heads = [], {}
+    rows: list[tuple[str, ...]] = []
+    heads: dict[int, str] = {}
     for case in metric.cases:
         heads[len(rows)] = plain(case.name)
         rows += [_row(record, metric) for record in case.records]
@@ -104,7 +105,7 @@ def _cell(record: Record | None) -> str:
     if record is None:
         return "-"
     if record.get("verdict") in WITHOUT_FIGURE:
-        return record["verdict"]
+        return str(record["verdict"])
     parts = [figures.number(record["value"]) or "-", _ratio(record)]
     return " ".join(filter(None, [*parts, figures.verdict(record)]))
 

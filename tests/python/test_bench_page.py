@@ -286,6 +286,29 @@ def test_nothing_overlaps_or_is_wider_than_the_page(tmp_path: Path, which: str, 
 
 
 @in_a_browser
+def test_no_text_of_a_plot_overlaps_or_is_cut(tmp_path: Path) -> None:
+    long = ["x".join(["4096"] * 60), "W" * 200, "核心" * 90, "of words and words " * 12, "short"]
+    records = [record(case, f"opaq {case}", 1e5, unit="units", note=case) for case in long]
+    records += [record(case, case, None, verdict="wrong", note=case) for case in long]
+    file = tmp_path / "plot.html"
+    file.write_text(
+        f"<!doctype html><meta charset=utf-8><body>{page.plot(result(records))}<script>"
+        """
+        const drawing = document.querySelector("svg"), found = [];
+        const boxes = [...drawing.querySelectorAll("text")].map(text => text.getBBox());
+        const apart = (a, b) => a.x + a.width <= b.x || b.x + b.width <= a.x
+            || a.y + 14 <= b.y || b.y + 14 <= a.y;
+        boxes.forEach((a, i) => {
+          if (a.x + a.width > 840) found.push(`cut: ${a.x} ${a.width}`);
+          boxes.slice(i + 1).forEach(b => { if (!apart(a, b)) found.push(`${a.x} ${a.y}`); });
+        });
+        document.body.textContent = JSON.stringify(found);</script>""",
+        encoding="utf-8",
+    )
+    assert "<body>[]</body>" in browse(file, "--dump-dom")
+
+
+@in_a_browser
 @pytest.mark.parametrize("scheme", [LIGHT, DARK])
 @pytest.mark.parametrize("kind", ["page", "plot"])
 def test_it_is_drawn_light_and_dark(tmp_path: Path, kind: str, scheme: int) -> None:
