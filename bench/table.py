@@ -19,7 +19,7 @@ from .figures import WITHOUT_FIGURE, Metric, Record
 WIDTH = 100
 MANY_CASES = 8  # from here on a case is one line, with a column for each contestant
 MOST_COLUMNS = 5
-CLEAR_LINE, UP_AND_CLEAR = "\r\x1b[2K", "\x1b[{}F\x1b[J"
+START, UP, CLEAR_REST = "\r", "\x1b[{}F", "\x1b[K"  # of a line
 
 
 def text(result: Mapping[str, Any]) -> str:
@@ -204,15 +204,22 @@ class Progress:
     def close(self) -> None:
         """Removes what was drawn."""
         if self.live:
-            self._write(self._erasing())
-            self._drawn = 0
+            self._show([""])
 
     def _draw(self) -> None:
         size = shutil.get_terminal_size()
         lines = self._table(size.lines - 2) + [self._step]
         # One column is left free: at the last one terminals differ in where the cursor goes.
-        shown = "\n".join(cut(line, size.columns - 1) for line in lines)
-        self._write(self._erasing() + shown)
+        self._show([cut(line, size.columns - 1) for line in lines])
+
+    def _show(self, lines: list[str]) -> None:
+        """Draws the lines over the last ones, line by line: a terminal may keep a screen that is
+        cleared as a whole among the lines to scroll back to.
+        """
+        surplus = max(self._drawn - (len(lines) - 1), 0)
+        start = UP.format(self._drawn) if self._drawn else START
+        drawn = "\n".join(line + CLEAR_REST for line in [*lines, *[""] * surplus])
+        self._write(start + drawn + (UP.format(surplus) if surplus else ""))
         self._drawn = len(lines) - 1
 
     def _table(self, room: int) -> list[str]:
@@ -226,9 +233,6 @@ class Progress:
             lines.append(row)
             last = head
         return lines[-room:] if room > 0 else []
-
-    def _erasing(self) -> str:
-        return UP_AND_CLEAR.format(self._drawn) if self._drawn else CLEAR_LINE
 
     def _write(self, text: str) -> None:
         if self.stream is not None:

@@ -22,19 +22,23 @@ class Terminal(io.StringIO):
 
     def shown(self) -> list[str]:
         """The lines on the screen, by the control sequences that `Progress` uses."""
-        lines, row = [""], 0
-        for part in re.findall(r"\r\x1b\[2K|\x1b\[\d+F\x1b\[J|\n|[^\r\n\x1b]+", self.getvalue()):
-            if part == table.CLEAR_LINE:
-                lines[row] = ""
+        lines, row, column = [""], 0, 0
+        for part in re.findall(r"\x1b\[\d*[FK]|[\r\n]|[^\r\n\x1b]+", self.getvalue()):
+            if part == table.CLEAR_REST:
+                lines[row] = lines[row][:column]
             elif part.startswith("\x1b"):
-                row -= int(part[2:].partition("F")[0])
+                row, column = row - int(part[2:-1]), 0
                 assert row >= 0, "above the first line"
-                lines[row:] = [""]
             elif part == "\n":
-                row += 1
+                row, column = row + 1, 0
                 lines[row:] = lines[row:] or [""]
+            elif part == "\r":
+                column = 0
             else:
-                lines[row] += part
+                lines[row] = lines[row][:column] + part + lines[row][column + len(part) :]
+                column += len(part)
+        while len(lines) > 1 and not lines[-1]:
+            lines.pop()
         return lines
 
 
