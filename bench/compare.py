@@ -18,7 +18,7 @@ from .table import columns
 FORMAT = 1
 # Facts of a machine that change from minute to minute.
 VARYING = ("temperature c", "clock sm", "clock memory")
-WRITE_ONE = "write one with `opaq bench BENCHMARK --json FILE`"
+WRITE_ONE = "write one with `opaq bench BENCHMARK --output PATH`"
 Key = tuple[str, str, str]  # case, contestant, metric
 
 
@@ -66,8 +66,10 @@ class Comparison:
         return _text(self)
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a result; raises ResultError, or OSError if there is no such file."""
+def load(path: str | os.PathLike[str], benchmark: str = "") -> dict[str, Any]:
+    """Reads a result, of that benchmark if one is named; raises ResultError, or OSError if there is
+    no such file.
+    """
     where = os.fspath(path)
     with open(path, "rb") as stream:
         content = stream.read()
@@ -80,6 +82,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     except RecursionError:
         raise ResultError(f"{where}: JSON nested too deeply for a result; {WRITE_ONE}") from None
     check(result, where)
+    if benchmark and result["benchmark"] != benchmark:
+        raise ResultError(
+            f"{where}: got a result of the benchmark {_shown(result['benchmark'])}; expected one "
+            f"of {benchmark}, which it is compared with; {WRITE_ONE}"
+        )
     return result
 
 
@@ -138,6 +145,11 @@ def _names(mapping: Mapping[str, Any]) -> str:
 
 def _kind(value: Any) -> str:
     return {list: "a list", str: "a string", type(None): "null"}.get(type(value), _shown(value))
+
+
+def text(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The comparison of two results in lines of plain text."""
+    return str(compare(old, new))
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> Comparison:
@@ -240,7 +252,7 @@ def _text(comparison: Comparison) -> str:
     for head, keys in (("appeared", comparison.appeared), ("vanished", comparison.vanished)):
         lines += ["", f"{head}:"] if keys else []
         lines += [f"  {contestant}: {case}, {metric}" for case, contestant, metric in keys]
-    return "\n".join(plain(line) for line in [*lines, "", _total(comparison)]) + "\n"
+    return "\n".join(plain(line) for line in [*lines, "", _total(comparison)])
 
 
 def _row(change: Change) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import sys
@@ -33,7 +34,7 @@ def text(result: Mapping[str, Any]) -> str:
         parts += ["", plain(metric.title + to), *_lines(metric)]
     if not result["records"]:
         parts += ["", "no records"]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts)
 
 
 def _lines(metric: Metric) -> list[str]:
@@ -192,8 +193,9 @@ class Progress:
         else:
             self._write(f"{self._step}\n")
 
-    def record(self, record: Record) -> None:
-        """Shows a record of the result."""
+    def record(self, made: Any) -> None:
+        """Shows a record of the result: a mapping, or a dataclass with the same fields."""
+        record = made if isinstance(made, Mapping) else dataclasses.asdict(made)
         self._records.append(record)
         if self.live:
             self._draw()

@@ -11,7 +11,7 @@ import pytest
 from bench_results import record, result, small
 
 from opaq import Error
-from opaq.bench.compare import ResultError, compare, load
+from opaq.bench.compare import ResultError, compare, load, text
 
 
 def changed(old: dict[str, Any], new: dict[str, Any]) -> Any:
@@ -69,7 +69,7 @@ def test_the_comparison_is_told_in_lines() -> None:
     new["method"]["rounds"] = 30
     new.update(date="2026-12-01", command="opaq bench boundary")
     comparison = compare(old, new)
-    assert str(comparison) == (
+    assert text(old, new) == (
         """\
 boundary: 2026-11-27 (old) and 2026-12-01 (new)
 warning: driver differs: 580.159.04 (old), not recorded (new)
@@ -92,8 +92,7 @@ appeared:
 vanished:
   triton_op: chain of 50, added op
 
-5 records compared: 1 better, 0 worse, 1 within their intervals, 3 without a figure as before
-"""
+5 records compared: 1 better, 0 worse, 1 within their intervals, 3 without a figure as before"""
     )
     assert json.loads(json.dumps(comparison.as_dict()))["changes"][1]["outcome"] == "better"
 
@@ -126,6 +125,13 @@ def test_a_result_is_read(tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     file.write_text(json.dumps(result(small())))
     assert load(file) == result(small())
+    assert load(file, "boundary") == result(small())
+    with pytest.raises(
+        ResultError,
+        match=r'result.json: got a result of the benchmark "boundary"; expected one of cold, which '
+        "it is compared with; write one with `opaq bench BENCHMARK --output PATH`",
+    ):
+        load(file, "cold")
 
 
 RECORD = record("a", "opaq", 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 import re
@@ -65,8 +66,7 @@ chain of 50
   CuPy            -                                       absent    not installed: CuPy
   numba           -                                       wrong     error 0.3; at most 1e-5
   custom_op       -                                       failed    RuntimeError: no kernel image
-  lower bound  2.90
-"""
+  lower bound  2.90"""
     )
 
 
@@ -92,7 +92,7 @@ def test_many_cases_are_a_line_each_with_a_summary() -> None:
 
 
 def test_a_result_without_records_says_so() -> None:
-    assert table.text(result([])).endswith("\n\nno records\n")
+    assert table.text(result([])).endswith("\n\nno records")
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,13 @@ def test_progress_is_a_line_for_each_step_where_there_is_no_terminal() -> None:
         "chain of 50, added op: opaq 3.50 us, 1.17x raw loop, slower\n"
         "chain of 50, added op: CuPy absent: not installed: CuPy\n"
     )
+
+
+def test_progress_takes_records_as_benchmarks_make_them() -> None:
+    fields = record("a", "opaq", 3.5)
+    stream = io.StringIO()
+    Progress(stream).record(dataclasses.make_dataclass("Record", fields)(**fields))
+    assert stream.getvalue() == "a, added op: opaq 3.50 us\n"
 
 
 def test_progress_on_a_terminal_fills_a_table_above_the_step(terminal: Terminal) -> None:
