@@ -25,6 +25,7 @@ bind()
 from . import libraries  # noqa: E402
 from .arguments import cast, struct  # noqa: E402
 from .custom_op import custom_op  # noqa: E402
+from .explain import Explanation, explain  # noqa: E402
 from .libraries import get_op, load_library  # noqa: E402
 from .op import Op, op  # noqa: E402
 from .opcheck import opcheck  # noqa: E402
@@ -43,6 +44,7 @@ __all__ = [
     "DeclarationError",
     "DriverError",
     "Error",
+    "Explanation",
     "LaunchError",
     "MissingError",
     "Op",
@@ -54,6 +56,7 @@ __all__ = [
     "Zeros",
     "cast",
     "custom_op",
+    "explain",
     "file",
     "get_cmake_dir",
     "get_include",

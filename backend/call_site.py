@@ -1,11 +1,13 @@
-"""The line of user code that called an op, for messages of the contract check. The runtime asks for
-it when it reports a violation.
+"""The line of user code that called an op or raised an error, for messages. The runtime asks for it
+when it reports a violation of a contract.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+import traceback
 
 import torch
 
@@ -25,7 +27,7 @@ def find() -> str:
     while frame is not None:
         code = frame.f_code
         if not code.co_filename.startswith((*_OURS, "<frozen")):
-            return f"{code.co_filename}:{frame.f_lineno}, in {code.co_name}"
+            return text(code.co_filename, frame.f_lineno, code.co_name)
         frame = frame.f_back
     return ""
 
@@ -37,5 +39,21 @@ def of_trace(stack_trace: str | None) -> str:
         head, separator, rest = line.strip().partition('", line ')
         if separator and head.startswith('File "') and not head[6:].startswith(_OURS):
             number, _, function = rest.partition(", in ")
-            found = f"{head[6:]}:{number}, in {function}"
+            found = text(head[6:], number, function)
     return found
+
+
+def of_error(error: BaseException) -> str:
+    """The same from where an error was raised."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        if not file.startswith((*_OURS, "<")):
+            found = text(file, line, frame.f_code.co_name)
+    return found
+
+
+def text(file: str, line: int | str, function: str) -> str:
+    # torch.compile calls the rest of a function after a graph break torch_dynamo_resume_in_f_at_12
+    resumed = re.fullmatch(r"(?:torch_dynamo_resume_in_)+(.+?)(?:_at_\d+)+", function)
+    return f"{file}:{line}, in {resumed[1] if resumed else function}"

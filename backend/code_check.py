@@ -12,6 +12,8 @@ from . import _runtime, example_arguments, validate
 from .terminal import table
 
 Progress = Callable[[str], None]
+# Per thread, except `shared`, of a block, and occupancy, of an SM.
+COLUMNS = ("arch", "registers", "shared", "stack", "spills", "occupancy")
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def check(
     gets a line before each implementation.
     """
     info = _runtime.describe(name)
-    if not archs and _needs_arch(info):
+    if not archs and any(map(needs_arch, info["implementations"])):
         validate.refuse(
             f"{name}: .check(...)",
             "arch",
@@ -124,7 +126,7 @@ def check(
         for item in info["implementations"]:
             for_archs = f" for {', '.join(archs)}" if item["kernel"] and archs else ""
             progress(f"{name}: {item['name']}{for_archs}")
-            found += _check(info, item, example, archs)
+            found += check_implementation(info, item, example, archs)
             served[item["device"]] = served[item["device"]] or not found[-1].why_not
         if example is not None and not has_reference:
             no_fit += [
@@ -153,11 +155,12 @@ def archs_of(where: str, arch: Any) -> list[str]:
         return []
 
 
-def _needs_arch(info: _runtime.OpInfo) -> bool:
-    return any(item["kernel"] and item["kind"] != "binary" for item in info["implementations"])
+def needs_arch(item: _runtime.ImplementationInfo) -> bool:
+    """Whether it is compiled for an architecture."""
+    return item["kernel"] and item["kind"] != "binary"
 
 
-def _check(
+def check_implementation(
     info: _runtime.OpInfo,
     item: _runtime.ImplementationInfo,
     example: Sequence[_runtime.FakeArgument] | None,
@@ -206,11 +209,10 @@ def _lines(item: CheckedImplementation) -> list[str]:
     if item.assumed:
         lines.append(f"  assumed, without an example: {', '.join(item.assumed)}")
     if item.launch:
-        lines.append("  " + _launch_text(item.launch))
+        lines.append("  " + launch_text(item.launch))
     lines += [f"  not known without an example: {text}" for text in item.unchecked]
     if any(code["arch"] or code["resources"] for code in item.code):
-        rows = [("arch", "registers", "shared", "stack", "spills", "occupancy")]
-        rows += [_row(code) for code in item.code]
+        rows = [COLUMNS, *map(row, item.code)]
         lines += ["  " + line for line in table(rows).split("\n")]
     elif item.code and not item.code[0]["problem"]:
         lines.append("  compiles, and its parameters fit")
@@ -224,7 +226,7 @@ def _lines(item: CheckedImplementation) -> list[str]:
     return "\n".join(lines).split("\n")
 
 
-def _launch_text(launch: dict[str, Any]) -> str:
+def launch_text(launch: dict[str, Any]) -> str:
     if launch["empty"]:
         return "nothing is launched: a grid dimension is 0"
     parts = [f"{name} {tuple(launch[name])}" for name in ("grid", "block")]
@@ -233,7 +235,8 @@ def _launch_text(launch: dict[str, Any]) -> str:
     return ", ".join(parts) + f", dynamic shared memory {launch['shared']} bytes"
 
 
-def _row(code: _runtime.CheckedCode) -> tuple[str, ...]:
+def row(code: _runtime.CheckedCode) -> tuple[str, ...]:
+    """The cells of COLUMNS."""
     arch = code["arch"] or "as given"
     by = " by nvcc" if code["compiler"] == "nvcc" else ""
     if code["problem"]:

@@ -20,7 +20,7 @@ from .devices import device_name
 from .symbolic import SymbolicEvaluator, fake_argument
 
 if TYPE_CHECKING:
-    from opaq._runtime import CppNode, ImplementationInfo, OpInfo
+    from opaq._runtime import CppNode, FakeArgument, ImplementationInfo, OpInfo
 
 
 class NoCppForm(Exception):
@@ -91,13 +91,18 @@ def plan(
     compiled = _runtime.cpp_node(
         info["name"],
         decision.handle,
-        [fake_argument(values[arg["name"]], _number) for arg in info["args"]],
+        likely_arguments(info, values),
         device_name(device),
         chosen.archs,
         chosen.ptx,
         language == "package",
     )
     return CppForm(compiled, [candidate.implementation for candidate in found], values)
+
+
+def likely_arguments(info: OpInfo, values: Mapping[str, Any]) -> list[FakeArgument]:
+    """The arguments with likely numbers in the place of symbols."""
+    return [fake_argument(values[arg["name"]], _number) for arg in info["args"]]
 
 
 def _check_template_args(

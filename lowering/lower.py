@@ -17,6 +17,7 @@ from . import (
     alignment,
     counts,
     dynamic_results,
+    explained,
     largest_results,
     lists,
     options,
@@ -114,7 +115,8 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     ]
     planned = workspace.plan(decision.candidates, known)
     memory = None if planned is None else planned.buffer(device)
-    OpaqueKernel(info, {**values, **buffers}, made, device, decision, cpp, memory)
+    kernel = OpaqueKernel(info, {**values, **buffers}, made, device, decision, cpp, memory)
+    explained.add_launch(kernel.get_operation_name(), info, device, decision, known, planned)
     carry_back()
     if counts.are_read(info):
         made = dynamic_results.shortened(info, made, outputs)
@@ -183,6 +185,7 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
         results = _stock(qualname, overload, args, kwargs, device, _another_kernel(device).reason)
     else:
         results = PythonFunctionKernel.call(overload, args, kwargs)
+        _explain(qualname, device, "python", "")
     carry_back()
     if returned:
         return returned if pytorch.result_count(overload) > 1 else returned[0]
@@ -427,9 +430,20 @@ def _stock(
     why: str,
 ) -> Any:
     node, reason = V.graph.current_node.name, f"{why}: Inductor's stock call"
+    _explain(qualname, device, "dispatcher", reason)
     if inductor.wrapper_language() == "cpp":
         return dispatcher_kernel(qualname, reason).call(overload, args, kwargs)
-    record.add(
-        record.NodeRecord(inductor.graph_label(), node, qualname, str(device), "dispatcher", reason)
-    )
+    if not explained.collecting():  # else it is no node of a compiled graph
+        record.add(
+            record.NodeRecord(
+                inductor.graph_label(), node, qualname, str(device), "dispatcher", reason
+            )
+        )
     return inductor.stock_fallback(overload, args, kwargs)
+
+
+def _explain(op: str, device: torch.device, implementation: str, reason: str) -> None:
+    node = V.graph.current_node.name
+    explained.add(
+        explained.LoweredNode(node, op, str(device), explained.place(), implementation, reason)
+    )

@@ -35,6 +35,10 @@ class Workspace:
     sizes: tuple[Any, ...]  # ints and sympy expressions
     dtype: torch.dtype
 
+    @property
+    def bytes(self) -> Any:
+        return _product((self.dtype.itemsize, *self.sizes))
+
     def buffer(self, device: torch.device) -> Any:
         """A new buffer of Inductor's. It has a dimension: Inductor would fill one without any."""
         sizes = list(self.sizes) or [1]
@@ -85,11 +89,15 @@ def _bytes(tensors: Sequence[Workspace]) -> Any:
     """Room for tensors one after the other, each of them aligned."""
     total: Any = (len(tensors) - 1) * _runtime.SCRATCH_ALIGNMENT
     for tensor in tensors:
-        count: Any = tensor.dtype.itemsize
-        for size in tensor.sizes:
-            count = count * size
-        total = total + count
+        total = total + tensor.bytes
     return total
+
+
+def _product(values: Sequence[Any]) -> Any:
+    product: Any = 1
+    for value in values:
+        product = product * value
+    return product
 
 
 def _largest(a: Any, b: Any) -> Any:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
@@ -25,22 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
 
-PROPERTIES = types.SimpleNamespace(
-    name="pretended",
-    major=9,
-    minor=0,
-    multi_processor_count=132,
-    total_memory=80 << 30,
-    regs_per_multiprocessor=65536,
-    max_threads_per_multi_processor=2048,
-    max_threads_per_block=1024,
-    warp_size=32,
-    shared_memory_per_block=49152,
-    shared_memory_per_block_optin=232448,
-    shared_memory_per_multiprocessor=233472,
-    gcnArchName="",
-    L2_cache_size=50 << 20,
-)
+from opaq.lowering.compat.inductor.dry_run import pretend_cuda
 
 
 @contextlib.contextmanager
@@ -59,10 +43,6 @@ def pretend_gpu(mixed: bool = False) -> Iterator[None]:
     }
     if mixed:
         patches |= {
-            "torch._dynamo.device_interface.CudaInterface.get_device_properties": staticmethod(
-                lambda device=None: PROPERTIES
-            ),
-            "torch.cuda.get_device_capability": lambda *_: (9, 0),
             "torch.utils._triton.triton_hash_with_backend": lambda: "pretended",
             f"{codegen}.cpp_wrapper_gpu.DeferredTritonCallWrapper.generate": lambda self, wrapper: (
                 None
@@ -71,6 +51,8 @@ def pretend_gpu(mixed: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, value in patches.items():
             stack.enter_context(mock.patch(name, value))
+        if mixed:
+            stack.enter_context(pretend_cuda())
         yield
 
 

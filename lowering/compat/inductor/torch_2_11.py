@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from ..mends import MENDS
 from .caches import Caches
+from .dry_run import DryRun
 from .functional_calls import FunctionalCalls
 from .lowerings import Lowerings
+from .tracing import Tracing
 from .wrappers import Wrappers
 
 
-class Inductor211(Lowerings, FunctionalCalls, Wrappers, Caches):
+class Inductor211(Lowerings, FunctionalCalls, Wrappers, Caches, DryRun, Tracing):
     """Inductor's private names, by subject (Layouts and Views are bases of FunctionalCalls)."""
 
     minor = (2, 11)

@@ -1,0 +1,149 @@
+"""Tracing that leaves nothing behind: Dynamo runs on fake copies, and its state is put back."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch._dynamo import config, convert_frame, pgo, utils
+from torch._dynamo.guards import DeletedGuardManagerWrapper
+from torch._functorch import config as functorch_config
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    in_kernel_invocation_manager,
+)
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.overrides import TorchFunctionMode
+
+_eval_frame = torch._C._dynamo.eval_frame
+
+
+class Tracing:
+    def fake_mode(self) -> FakeTensorMode:
+        """In it tensors have no values. Real tensors count as fake ones, which are then written
+        to in their place.
+        """
+        return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+
+    def fake_copy(self, value: Any, fake_mode: FakeTensorMode, device: Callable[[Any], Any]) -> Any:
+        """A deep copy in which each tensor is a fake one on device(tensor)."""
+        with _FakeCopies(fake_mode, device):
+            return copy.deepcopy(value)
+
+    def trace(self, model: Any, args: Any, kwargs: Any, backend: Callable[..., Any]) -> None:
+        """Calls the model as torch.compile does, with a backend that compiles backward graphs with
+        the forward ones.
+        """
+        with functorch_config.patch(
+            force_non_lazy_backward_lowering=True, enable_autograd_cache=False
+        ):
+            torch.compile(model, backend=backend)(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def nothing_left(self) -> Iterator[None]:
+        """What Dynamo learns and compiles in the block does not affect later compilations."""
+        found: dict[types.CodeType, list[Any]] = {}  # with what was compiled of it before
+
+        def note(code: types.CodeType, _: types.CodeType) -> None:
+            found.setdefault(code, _entries(code))
+
+        hook = convert_frame.register_bytecode_hook(note)
+        counters = copy.deepcopy(utils.counters)
+        breaks = list(utils.graph_break_reasons)
+        sizes = pgo._CODE_STATE, pgo._INIT_CODE_STATE  # from which automatic dynamic shapes come
+        pgo._CODE_STATE, pgo._INIT_CODE_STATE = copy.deepcopy(sizes)
+        try:
+            with (
+                config.patch(caching_precompile=False),
+                mock.patch.object(pgo, "put_local_code_state", lambda *_: None),
+                mock.patch.object(pgo, "put_remote_code_state", lambda *_: None),
+            ):
+                yield
+        finally:
+            hook.remove()
+            pgo._CODE_STATE, pgo._INIT_CODE_STATE = sizes
+            utils.graph_break_reasons[:] = breaks
+            utils.counters.clear()
+            utils.counters.update(counters)
+            for code, before in found.items():
+                _forget(code, before)
+
+    def needs_values(self, error: BaseException) -> bool:
+        """Whether code asked a fake tensor for its values, or for a size that depends on them."""
+        return isinstance(
+            error,
+            (
+                DataDependentOutputException,
+                DynamicOutputShapeException,
+                GuardOnDataDependentSymNode,
+            ),
+        )
+
+    def graph_breaks(self) -> list[tuple[str, str, int, str]]:
+        """(reason, file, line, function) of each graph break, in order. To be called inside
+        nothing_left().
+        """
+        found = []
+        for each in utils.graph_break_reasons:
+            frame = each.user_stack[-1] if each.user_stack else None
+            place = (frame.filename, frame.lineno or 0, frame.name) if frame else ("", 0, "")
+            found.append((each.reason, *place))
+        return list(dict.fromkeys(found))
+
+
+class _FakeCopies(TorchFunctionMode):
+    """Makes copy.deepcopy() copy tensors as fake ones."""
+
+    def __init__(self, fake_mode: FakeTensorMode, device: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._fake_mode, self._device = fake_mode, device
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function is torch.Tensor.__deepcopy__:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = self._fake(tensor)
+            return memo[id(tensor)]
+        if function is torch._C.TensorBase.clone:  # called by Parameter.__deepcopy__
+            return self._fake(args[0])
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+    def _fake(self, tensor: torch.Tensor) -> torch.Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            fake = self._fake_mode.from_tensor(tensor, static_shapes=True)
+            device = self._device(tensor)
+            if fake.device != device:
+                with in_kernel_invocation_manager(self._fake_mode):
+                    meta = fake.detach()  # in the same memory, as tensors that share it must stay
+                fake = FakeTensor(self._fake_mode, meta, device).requires_grad_(fake.requires_grad)
+        for name, value in vars(tensor).items():
+            if name.startswith("_dynamo_"):  # mark_dynamic and the like
+                setattr(fake, name, copy.copy(value))
+        return fake
+
+
+def _entries(code: types.CodeType) -> list[Any]:
+    """What Dynamo has compiled of a function or of a part of one."""
+    return list(_eval_frame._debug_get_cache_entry_list(code))
+
+
+def _forget(code: types.CodeType, before: list[Any]) -> None:
+    """Removes what was compiled of it since there was `before`."""
+    if not before:
+        _eval_frame.reset_code(code)
+        return
+    for entry in _entries(code):
+        guards = entry.guard_manager
+        if entry not in before and guards.extra_state is not None:
+            guards.extra_state.invalidate(entry, DeletedGuardManagerWrapper("opaq.explain is done"))
