@@ -358,11 +358,14 @@ def cpp_node(
     archs: Sequence[str],
     ptx: bool,
     package: bool,
+    timed: bool,
+    profiled: bool,
 ) -> CppNode:
     """Compiles the implementations that may serve a node. Template values are computed from `args`,
     and must be the same at every launch. archs: what CUDA source is compiled for; empty: the
     device's own. ptx: PTX of the lowest of them, too. package: libraries are packed, and calls are
-    not counted."""
+    neither counted nor timed. timed: calls are. profiled: launches are events of PyTorch's
+    profiler."""
 
 def cpp_code(node: CppNode) -> list[list[CppFile]]: ...  # of each implementation
 def cpp_function(
@@ -374,8 +377,9 @@ def cpp_function(
 
 def cpp_graph(label: str) -> str: ...  # what the report reads of the graph
 def cpp_counters(
-    node: str, op: str, device: str, implementations: Sequence[str], reason: str
-) -> str: ...  # the definition of a node's counters, opaq_<node>
+    node: str, op: str, device: str, implementations: Sequence[str], reason: str, timed: bool
+) -> str: ...  # the definition of a node's counters, opaq_<node>, and timers, opaq_timers_<node>
+def event_name(op: str) -> str: ...  # of its launches in profiles: "opaq::mylib::rms_norm"
 def cpp_string(text: str) -> str: ...  # a string literal
 def python_identifier(name: str) -> str: ...  # by which printed expressions call an argument
 def cpp_prelude(part: str) -> str: ...  # runtime/wrapper/include/wrapper/prelude.h lists them
@@ -388,9 +392,14 @@ def implementation_stats() -> list[dict[str, Any]]:
     # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds,
     # compiled, disk_hits, compiler, spill_bytes (None: unknown)
 
-def node_stats() -> list[
-    dict[str, Any]
-]: ...  # of launch objects: graph, node, op, device, implementation (last used), calls
+def node_stats() -> list[dict[str, Any]]:
+    ...
+    # of launch objects: graph, node, op, device, implementation (last used), calls, timed_calls,
+    # host_seconds
+
+class Timed(TypedDict):
+    calls: int  # that were timed
+    host_seconds: float  # of those, together
 
 class WrapperNode(TypedDict):  # of a C++ wrapper that is loaded in this process
     graph: str
@@ -400,6 +409,7 @@ class WrapperNode(TypedDict):  # of a C++ wrapper that is loaded in this process
     reason: str  # why not an earlier implementation, and what each launch checks
     served: dict[str, int]  # calls by implementation, in the order in which a launch tries them
     calls: int  # includes calls with empty results, which launch nothing
+    timed: dict[str, Timed]  # by implementation; {} without the option `profile`
 
 def wrapper_nodes() -> list[WrapperNode]: ...  # in order of loading
 def graph_name(

@@ -39,6 +39,8 @@ class CppForm:
     compiled: CppNode
     implementations: list[ImplementationInfo]  # in the order tried
     known: Mapping[str, Any]  # of each argument and result, SymbolicTensor for tensors
+    timed: bool  # its function takes timers
+    profiled: bool  # its launches are events of PyTorch's profiler
 
 
 def plan(
@@ -87,7 +89,8 @@ def plan(
         )
     _check_template_args(found, values, evaluator)
     _check_scratch_dtypes(found, values, evaluator)
-    chosen = options.current()
+    chosen, package = options.current(), language == "package"
+    timed, profiled = chosen.profile and not package, inductor.records_kernels()
     compiled = _runtime.cpp_node(
         info["name"],
         decision.handle,
@@ -95,9 +98,12 @@ def plan(
         device_name(device),
         chosen.archs,
         chosen.ptx,
-        language == "package",
+        package,
+        timed,
+        profiled,
     )
-    return CppForm(compiled, [candidate.implementation for candidate in found], values)
+    implementations = [candidate.implementation for candidate in found]
+    return CppForm(compiled, implementations, values, timed, profiled)
 
 
 def likely_arguments(info: OpInfo, values: Mapping[str, Any]) -> list[FakeArgument]:

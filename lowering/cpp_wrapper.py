@@ -98,8 +98,14 @@ def launch(
         )
     if not package:
         names = [item["name"] for item in form.implementations]
-        args.append(_define_node(wrapper, printed, info["name"], node, device, names, reason))
+        args.append(
+            _define_node(wrapper, printed, info["name"], node, device, names, reason, form.timed)
+        )
+        if form.timed:
+            args.append(f"opaq_timers_{node}.by_implementation")
         wrapper.writeline(f"opaq_{node}.check();")
+    if form.profiled:
+        args.append(_runtime.cpp_string(node))
     wrapper.writeline(f"{name}({', '.join(args)});")
 
 
@@ -163,6 +169,7 @@ def _define_node(
     device: torch.device,
     implementations: Sequence[str],
     reason: str,
+    timed: bool = False,
 ) -> str:
     """Prints what the report reads of a node, once. Returns the name of its counters."""
     if not printed.nodes:
@@ -172,7 +179,9 @@ def _define_node(
     if node not in printed.nodes:
         printed.nodes.add(node)
         where = device_name(device)
-        wrapper.prefix.splice(_runtime.cpp_counters(node, op, where, implementations, reason))
+        wrapper.prefix.splice(
+            _runtime.cpp_counters(node, op, where, implementations, reason, timed)
+        )
         record.log_decision(
             record.NodeRecord(
                 inductor.graph_label(), node, op, where, " or ".join(implementations), reason

@@ -166,6 +166,8 @@ class Graph:
         returned = pytorch.returned_names(overload)
         names = pytorch.argument_names(overload)
         numbered = pytorch.numbered_arguments(overload)
+        event, facts = _runtime.event_name(op), {"implementation": "python"}
+        facts |= {"graph": self.name, "node": node}
 
         def call(*args: Any, **kwargs: Any) -> Any:
             if not serves or not is_ours() or python_functions.get(op) is not declared:
@@ -179,7 +181,11 @@ class Graph:
                     name: numbered[name](value) if name in numbered else value
                     for name, value in kwargs.items()
                 }
-            results = function(*args, **kwargs)
+            if pytorch.profiler_is_on():
+                with pytorch.profiler_event(event, (), facts):
+                    results = function(*args, **kwargs)
+            else:
+                results = function(*args, **kwargs)
             if returned:
                 given = {**dict(zip(names, args)), **kwargs}
                 written = tuple(given[name] for name in returned)

@@ -32,7 +32,7 @@ class Options:
     )
     ptx: bool = _option(False, "with a C++ wrapper: PTX as well, for devices newer than archs")
     profile: bool = _option(
-        False, "measure the host time of this graph's launches from Python, for opaq.report()"
+        False, "measure the host time of this graph's launches, for opaq.report()"
     )
     check: str = _option(
         "",

@@ -60,6 +60,7 @@ void run_checked(const Call& call, const Choice& choice, const Implementation* i
 
 PreparedLaunch* serve(const Call& call, const Choice& choice, CallTensors& tensors) {
   PreparedLaunch* serving = choice.serving();
+  const LaunchEvent event(call.op, serving, tensors.node());
   if (call.checked) {
     run_checked(call, choice, serving ? &serving->implementation() : nullptr, tensors);
   } else {

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "standalone/dlpack.h"
+#include "torch/dispatcher.h"
 
 namespace opaq::python {
 namespace {
@@ -163,6 +164,7 @@ PyObject* bind_torch(PyObject*, PyObject*, PyObject* kwargs) {
     }
     address(kwargs, "function_modes", t.function_modes);
     address(kwargs, "profiler_enabled", t.profiler_enabled);
+    profile_with_torch(t.profiler_enabled);
     address(kwargs, "grad_enabled", t.grad_enabled);
     t.is_neg = function_of(keep(kwargs, "is_neg"));
     t.is_conj = function_of(keep(kwargs, "is_conj"));

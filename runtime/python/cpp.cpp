@@ -51,7 +51,9 @@ PyObject* cpp_node(PyObject*, PyObject* args) {
     const WrapperTarget target{.device = parse_device(to_string(items.at(3).get(), "device")),
                                .archs = to_strings(items.at(4).get(), "archs"),
                                .ptx = to_bool(items.at(5).get()),
-                               .package = to_bool(items.at(6).get())};
+                               .package = to_bool(items.at(6).get()),
+                               .timed = to_bool(items.at(7).get()),
+                               .profiled = to_bool(items.at(8).get())};
     std::unique_ptr<const CppNode> node;
     {
       AllowThreads allow;
@@ -107,9 +109,14 @@ PyObject* cpp_counters(PyObject*, PyObject* args) {
                                to_string(items.at(1).get(), "op"),
                                to_string(items.at(2).get(), "device"),
                                to_strings(items.at(3).get(), "implementations"),
-                               to_string(items.at(4).get(), "reason")))
+                               to_string(items.at(4).get(), "reason"), to_bool(items.at(5).get())))
         .release();
   });
+}
+
+PyObject* event_name(PyObject*, PyObject* op) {
+  return guarded(
+      [&]() -> PyObject* { return from(opaq::event_name(to_string(op, "op"))).release(); });
 }
 
 PyObject* cpp_string(PyObject*, PyObject* text) {

@@ -72,6 +72,7 @@ PyObject* cpp_function(PyObject*, PyObject* args);
 PyObject* cpp_graph(PyObject*, PyObject* label);
 PyObject* cpp_counters(PyObject*, PyObject* args);
 PyObject* cpp_string(PyObject*, PyObject* text);
+PyObject* event_name(PyObject*, PyObject* op);
 PyObject* python_identifier(PyObject*, PyObject* name);
 PyObject* cpp_prelude(PyObject*, PyObject*);
 PyObject* device_arch(PyObject*, PyObject* index);

@@ -1,5 +1,4 @@
 // Launch objects, which generated Python wrappers call: one Python call makes one kernel launch.
-#include <chrono>
 #include <cstdint>
 #include <set>
 #include <string>
@@ -10,6 +9,7 @@
 #include "call/call.h"
 #include "functions.h"
 #include "kinds/kind.h"
+#include "standalone/call_timer.h"
 #include "watch.h"
 
 namespace opaq::python {
@@ -34,7 +34,8 @@ struct Launcher {
   bool mutates;
   MeasuredSizes measured;  // which implementation a launch that chooses tries first
   int64_t calls = 0;       // guarded by the GIL, as everything here
-  std::string last = "";   // implementation that served the last call
+  int64_t timed_calls = 0, nanoseconds = 0;
+  std::string last = "";  // implementation that served the last call
   PreparedLaunch* last_launch = nullptr;
 };
 
@@ -43,10 +44,10 @@ std::set<Launcher*>& alive() {
   return *all;
 }
 
-int64_t now() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
+void count_time(Launcher& l, int64_t nanoseconds) {
+  l.last_launch->add_host_time(nanoseconds);
+  ++l.timed_calls;
+  l.nanoseconds += nanoseconds;
 }
 
 const std::string& symbol_name(const OpSpec& spec, size_t i) {
@@ -172,6 +173,8 @@ class LaunchTensors final : public CallTensors {
 
   Storage storage_of(size_t i) override { return python::storage_of(values_[i]); }
 
+  NodeName node() override { return {launcher_.graph.c_str(), launcher_.node.c_str()}; }
+
   std::string where() override {
     const std::string from = launcher_.source.empty() ? "" : ", from " + launcher_.source;
     return " (node " + launcher_.node + " of " + launcher_.graph + from + ")";
@@ -191,7 +194,7 @@ class LaunchTensors final : public CallTensors {
 PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
   auto* l = static_cast<Launcher*>(PyCapsule_GetPointer(self, "opaq.launcher"));
   try {
-    const int64_t start = l->timed ? now() : 0;
+    const int64_t start = l->timed ? standalone::CallTimer::now() : 0;
     const size_t count = l->reads.size();
     const bool cuda = l->device.type == DeviceType::CUDA;
     const size_t planned = count + l->workspace;
@@ -221,7 +224,7 @@ PyObject* call(PyObject* self, PyObject* const* values, Py_ssize_t given) {
     if (!l->last_launch) [[unlikely]]
       l->last = "reference";
     else if (l->timed && tensors.launched_only() && !l->checked)
-      l->last_launch->add_host_time(now() - start);
+      count_time(*l, standalone::CallTimer::now() - start);
     Py_RETURN_NONE;
   } catch (...) {
     return raise_current();
@@ -300,7 +303,7 @@ PyObject* node_stats(PyObject*, PyObject*) {
   return guarded([&]() -> PyObject* {
     struct Facts {
       std::string graph, node, op, device, implementation;
-      int64_t calls;
+      int64_t calls, timed_calls, nanoseconds;
     };
     // Copied first, since making Python objects may start a garbage collection that destroys
     // launchers, or let other threads make new ones.
@@ -308,8 +311,8 @@ PyObject* node_stats(PyObject*, PyObject*) {
     for (const Launcher* l : alive()) {
       const std::string implementation =
           l->last_launch ? l->last_launch->implementation().name : l->last;
-      facts.push_back(
-          {l->graph, l->node, l->op->name(), device_name(l->device), implementation, l->calls});
+      facts.push_back({l->graph, l->node, l->op->name(), device_name(l->device), implementation,
+                       l->calls, l->timed_calls, l->nanoseconds});
     }
     List list;
     for (const Facts& f : facts) {
@@ -319,7 +322,10 @@ PyObject* node_stats(PyObject*, PyObject*) {
           .set("op", f.op)
           .set("device", f.device)
           .set("implementation", f.implementation);
-      list.add(d.set("calls", f.calls).take());
+      d.set("calls", f.calls)
+          .set("timed_calls", f.timed_calls)
+          .set("host_seconds", static_cast<double>(f.nanoseconds) * 1e-9);
+      list.add(d.take());
     }
     return list.take().release();
   });

@@ -55,6 +55,7 @@ PyMethodDef methods[] = {
     {"cpp_graph", cpp_graph, METH_O, nullptr},
     {"cpp_counters", cpp_counters, METH_VARARGS, nullptr},
     {"cpp_string", cpp_string, METH_O, nullptr},
+    {"event_name", event_name, METH_O, nullptr},
     {"python_identifier", python_identifier, METH_O, nullptr},
     {"cpp_prelude", cpp_prelude, METH_O, nullptr},
     {"device_arch", device_arch, METH_O, nullptr},

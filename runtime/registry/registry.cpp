@@ -29,6 +29,10 @@ Ops& ops() {
 
 }  // namespace
 
+std::string event_name(std::string_view op) {
+  return "opaq::" + std::string(op.substr(0, op.find('[')));
+}
+
 Op& declare(OpSpec spec, bool replace) {
   const std::lock_guard lock(shared_state());
   const std::string name = spec.schema.qualname();

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <string_view>
 
 #include "base/shared_state.h"
 
@@ -16,6 +17,7 @@ struct Entry {
 
 struct Known {  // guarded by shared_state()
   std::vector<Entry> nodes;
+  std::vector<const NodeTimers*> timers;
   std::map<std::string, int64_t, std::less<>> labels;  // how many graphs have had this label
 };
 
@@ -46,17 +48,35 @@ void remove_wrapper_node(const WrapperNode& node) {
   std::erase_if(all.nodes, [&](const Entry& entry) { return entry.node == &node; });
 }
 
+void add_node_timers(const NodeTimers& timers) {
+  std::lock_guard lock(shared_state());
+  known().timers.push_back(&timers);
+}
+
+void remove_node_timers(const NodeTimers& timers) {
+  std::lock_guard lock(shared_state());
+  std::erase(known().timers, &timers);
+}
+
 std::vector<WrapperNodeFacts> wrapper_nodes() {
   Known& all = known();
   std::lock_guard lock(shared_state());  // a wrapper cannot be unloaded while its texts are read
   std::vector<WrapperNodeFacts> facts;
   for (const auto& [node, graph] : all.nodes) {
     WrapperNodeFacts& f = facts.emplace_back(
-        WrapperNodeFacts{graph, node->node, node->op, node->device, node->reason, {}, {}});
+        WrapperNodeFacts{graph, node->node, node->op, node->device, node->reason, {}, {}, {}, {}});
     f.implementations.assign(node->implementations,
                              node->implementations + node->implementation_count);
     for (int64_t i = 0; i <= node->implementation_count; ++i)
       f.calls.push_back(node->calls[i].total());
+    const auto is_of_node = [node = node](const NodeTimers* timers) {
+      return timers->graph == node->graph && std::string_view(timers->node) == node->node;
+    };
+    const auto timers = std::find_if(all.timers.begin(), all.timers.end(), is_of_node);
+    for (int64_t i = 0; timers != all.timers.end() && i < node->implementation_count; ++i) {
+      f.timed_calls.push_back((*timers)->timers[i].calls());
+      f.nanoseconds.push_back((*timers)->timers[i].nanoseconds());
+    }
   }
   return facts;
 }

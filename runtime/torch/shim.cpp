@@ -60,6 +60,10 @@ Shim load() {
   resolve(library, s.new_tensor, "aoti_torch_new_tensor_handle");
   resolve(library, s.get_storage_size, "aoti_torch_get_storage_size");
   resolve(library, s.get_storage_offset, "aoti_torch_get_storage_offset");
+  resolve(library, s.record_function_start, "aoti_record_function_start");
+  resolve(library, s.record_function_end, "aoti_record_function_end");
+  resolve(library, s.str_to_ivalue, "aoti_torch_str_to_ivalue");
+  resolve(library, s.delete_ivalue, "aoti_torch_delete_c10_value_object");
   resolve(library, s.list_size, "torch_list_size");
   resolve(library, s.list_get_item, "torch_list_get_item");
   resolve(library, s.delete_list, "torch_delete_list");

@@ -57,6 +57,12 @@ struct Shim {
   Status (*get_storage_size)(TensorHandle, int64_t*);  // bytes
   Status (*get_storage_offset)(TensorHandle, int64_t*);
 
+  Status (*record_function_start)(const char* name, void* facts, const void* const* inputs,
+                                  uint64_t input_count, void** event);
+  Status (*record_function_end)(void* event);
+  Status (*str_to_ivalue)(const char*, void** value);
+  Status (*delete_ivalue)(void* value);
+
   Status (*list_size)(ListHandle, size_t*);
   Status (*list_get_item)(ListHandle, size_t, StableIValue*);
   Status (*delete_list)(ListHandle);

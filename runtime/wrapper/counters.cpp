@@ -12,14 +12,18 @@ std::string print_graph(std::string_view graph) {
 std::string print_counters(const std::string& node, const std::string& op,
                            const std::string& device,
                            const std::vector<std::string>& implementations,
-                           const std::string& reason) {
+                           const std::string& reason, bool timed) {
   std::vector<std::string> names;
   for (const std::string& name : implementations) names.push_back(string_literal(name));
   const std::vector<std::string> arguments = {
       "opaq_graph",           string_literal(node),    string_literal(op),
       string_literal(device), "{" + join(names) + "}", string_literal(reason)};
-  return "static opaq_node<" + std::to_string(implementations.size()) + "> " + "opaq_" + node +
-         "(" + join(arguments) + ");\n";
+  const std::string count = "<" + std::to_string(implementations.size()) + "> ";
+  std::string text = "static opaq_node" + count + "opaq_" + node + "(" + join(arguments) + ");\n";
+  if (timed)
+    text += "static opaq_node_timers" + count + "opaq_timers_" + node + "(opaq_graph, " +
+            string_literal(node) + ");\n";
+  return text;
 }
 
 std::string string_literal(std::string_view text) {

@@ -95,12 +95,14 @@ class LaunchBlock {
   LaunchBlock(const CppNode::Compiled& node, size_t index, const std::vector<AttachedFile>& files)
       : node_(node), launch_(node.launches[index]), code_(node.files[index]), files_(files) {}
 
-  Lines lines(const Lines& first) const {
+  // first, last: what its body begins and ends with.
+  Lines lines(const Lines& first, const Lines& last) const {
     Lines body = first;
     append(body, copies());
     append(body, scratch());
     append(body, steps());
     if (keeps_zeros()) body.push_back("opaq_use.ended();");
+    append(body, last);
     const Lines conditions = this->conditions();
     Lines lines{(conditions.empty() ? "" : "if (" + join(conditions, " && ") + ") ") + "{  // " +
                 launch_.implementation->name};
@@ -292,6 +294,17 @@ Lines return_if_empty(const CppNode::Compiled& node, const std::set<std::string>
           (counted ? " " + count(node.launches.size()) : ";")};
 }
 
+// The event of PyTorch's profiler that a launch is.
+std::string event(const CppNode::Compiled& node, size_t launch) {
+  const Lines facts = {braced({string_literal("implementation"),
+                               string_literal(node.launches[launch].implementation->name)}),
+                       braced({string_literal("node"), "opaq_node_name"})};
+  return "const " +
+         call(in_standalone("ProfilerEvent") + " opaq_event",
+              {"opaq_profiler", string_literal(event_name(node.op.name())), braced(facts)}) +
+         ";";
+}
+
 // Throws if no implementation fits. Prints nothing if the last one always fits.
 Lines refuse(const CppNode::Compiled& node) {
   if (node.launches.back().choice.always_fits()) return {};
@@ -313,7 +326,7 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
                     const std::set<std::string>& never_empty, WrapperFunction& result) {
   const Reads reads(node);
   const std::vector<ArgSpec>& args = node.op.spec().schema.args;
-  const bool counted = !node.target.package;
+  const bool counted = !node.target.package, timed = counted && node.target.timed;
   Lines declared, views;
   for (size_t i = 0; i < node.symbols.size(); ++i) {
     const Symbol& symbol = node.symbols[i];
@@ -339,11 +352,20 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
     append(declared, {"int opaq_device", "CUstream opaq_stream",
                       "const " + in_standalone("Folder") + "& opaq_dir"});
   if (counted) declared.push_back(in_standalone("Counter") + "* opaq_node_calls");
+  if (timed) declared.push_back(in_standalone("CallTimer") + "* opaq_node_timers");
+  if (node.target.profiled) declared.push_back("const char* opaq_node_name");
 
-  Lines body = return_if_empty(node, never_empty, counted);
+  Lines body;
+  if (timed) body.push_back("const int64_t opaq_begun = " + in_standalone("CallTimer::now();"));
+  append(body, return_if_empty(node, never_empty, counted));
   append(body, views);
-  for (size_t i = 0; i < node.launches.size(); ++i)
-    append(body, LaunchBlock(node, i, attached[i]).lines(counted ? Lines{count(i)} : Lines{}));
+  for (size_t i = 0; i < node.launches.size(); ++i) {
+    Lines first, last;
+    if (counted) first.push_back(count(i));
+    if (node.target.profiled) first.push_back(event(node, i));
+    if (timed) last.push_back("opaq_node_timers[" + std::to_string(i) + "].add(opaq_begun);");
+    append(body, LaunchBlock(node, i, attached[i]).lines(first, last));
+  }
   append(body, refuse(node));
 
   result.prelude = {"errors", "expressions", "launch", "files"};
@@ -373,6 +395,8 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
   if (std::any_of(node.launches.begin(), node.launches.end(), draws))
     result.prelude.push_back("philox");
   if (counted) result.prelude.push_back("nodes");
+  if (timed) result.prelude.push_back("timers");
+  if (node.target.profiled) result.prelude.push_back("profiler");
 
   std::string& text = result.definition;
   text = "static void " + call(result.name, declared) + " {\n";

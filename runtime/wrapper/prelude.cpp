@@ -35,6 +35,9 @@ const std::vector<Part>& parts() {
       {"tvm_ffi", {"standalone/tvm_ffi.h"}},
       {"matmul", {"standalone/cublaslt.h", "standalone/matmul_rule.h", "standalone/matmul.h"}},
       {"nodes", {"standalone/counter.h", "standalone/wrapper_node.h", "wrapper/prelude/nodes.h"}},
+      {"timers",
+       {"standalone/call_timer.h", "standalone/node_timers.h", "wrapper/prelude/timers.h"}},
+      {"profiler", {"standalone/profiler_event.h", "wrapper/prelude/profiler.h"}},
   };
   return all;
 }

@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "../../runtime/wrapper/prelude/nodes.h"
+#include "../../runtime/wrapper/prelude/timers.h"
 
 namespace opaq {
 namespace {
 
+using standalone::CallTimer;
 using standalone::Counter;
 
 // The contents of a loaded wrapper: a label with its own address, and nodes, which are registered
@@ -115,6 +117,54 @@ TEST(WrapperNodes, AreCountedLoadedUnloadedAndReadByThreadsAtOnce) {
   EXPECT_EQ(unique_graph_name("own"), "own (" + std::to_string(kThreads * kCalls / 100 + 1) + ")");
 }
 
+TEST(WrapperNodes, HaveTheTimesOfTheirTimers) {
+  Wrapper wrapper("timed");
+  CallTimer timers[2];
+  const NodeTimers of_second{wrapper.label.c_str(), "op1", timers};
+  add_node_timers(of_second);
+  timers[1].add(CallTimer::now());  // the first call
+  const int64_t begun = CallTimer::now();
+  timers[1].add(begun);
+  std::vector<WrapperNodeFacts> nodes = wrapper_nodes();
+  EXPECT_TRUE(nodes.at(0).timed_calls.empty());
+  EXPECT_EQ(nodes.at(1).timed_calls, (std::vector<int64_t>{0, 1}));
+  EXPECT_EQ(nodes.at(1).nanoseconds, (std::vector<int64_t>{0, timers[1].nanoseconds()}));
+  remove_node_timers(of_second);
+  EXPECT_TRUE(wrapper_nodes().at(1).timed_calls.empty());
+}
+
+TEST(CallTimer, LeavesOutTheFirstCallAndThoseThatBeganBeforeItEnded) {
+  CallTimer timer;
+  const int64_t early = CallTimer::now();
+  timer.add(early - 1'000'000'000);  // loads code
+  timer.add(early);
+  EXPECT_EQ(timer.calls(), 0);
+  const int64_t begun = CallTimer::now();
+  while (CallTimer::now() < begun + 100'000) {
+  }
+  timer.add(begun);
+  timer.add(CallTimer::now());
+  EXPECT_EQ(timer.calls(), 2);
+  EXPECT_GE(timer.nanoseconds(), 100'000);
+  EXPECT_LT(timer.nanoseconds(), 1'000'000'000);
+}
+
+TEST(CallTimer, AddsUpTheCallsOfThreads) {
+  constexpr int kThreads = 4, kCalls = 2000;
+  CallTimer timer;
+  timer.add(CallTimer::now());
+  std::barrier start(kThreads);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&] {
+      start.arrive_and_wait();
+      for (int i = 0; i < kCalls; ++i) timer.add(CallTimer::now());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(timer.calls(), kThreads * kCalls);
+}
+
 // ---- what generated code holds ------------------------------------------------------------------
 
 TEST(WrapperNodes,
@@ -123,6 +173,9 @@ TEST(WrapperNodes,
   node.calls[1].add();
   std::thread([&] { node.calls[1].add(); }).join();
   EXPECT_EQ(node.calls[1].total(), 2);
+  opaq_node_timers<2> timers("graph", "op0");
+  for (int i = 0; i < 2; ++i) timers.by_implementation[0].add(CallTimer::now());
+  EXPECT_EQ(timers.by_implementation[0].calls(), 1);
   EXPECT_TRUE(wrapper_nodes().empty());
 }
 

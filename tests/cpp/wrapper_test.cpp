@@ -144,6 +144,37 @@ TEST_F(WrapperTest, APackageCountsNothing) {
   EXPECT_FALSE(has(packed, "opaq_node_calls"));
 }
 
+TEST_F(WrapperTest, LaunchesAreTimedAndProfiledWhereTheTargetSaysSo) {
+  const Op& op = declared("wrapper_test::timed(Tensor x) -> (Tensor y)",
+                          kernel({"_Z1kPfPKf", {8, 8}}, {.args = "y, x"}));
+  const std::vector<Arg> args = {x, y};
+  const auto launches = left_to_launch(op, {{"cuda", {}}});
+  const WrapperFunction timed =
+      print(CppNode(op, launches, args.data(), {.device = kCuda, .timed = true}));
+  EXPECT_TRUE(has(timed.definition,
+                  "opaq::standalone::Counter* opaq_node_calls, opaq::standalone::CallTimer* "
+                  "opaq_node_timers) {"));
+  EXPECT_TRUE(has(timed.definition,
+                  "try {\n    const int64_t opaq_begun = opaq::standalone::CallTimer::now();\n"));
+  EXPECT_TRUE(has(timed.definition, "opaq_node_timers[0].add(opaq_begun);\n      return;"));
+  EXPECT_EQ(timed.prelude.back(), "timers");
+
+  const WrapperFunction profiled =
+      print(CppNode(op, launches, args.data(),
+                    {.device = kCuda, .package = true, .timed = true, .profiled = true}));
+  EXPECT_TRUE(has(profiled.definition, "opaq_dir, const char* opaq_node_name) {"));
+  EXPECT_TRUE(has(profiled.definition,
+                  "const opaq::standalone::ProfilerEvent opaq_event(opaq_profiler, "
+                  "\"opaq::wrapper_test::timed\", {{\"implementation\", \"cuda\"}, {\"node\", "
+                  "opaq_node_name}});"));
+  EXPECT_FALSE(has(profiled.definition, "opaq_begun"));  // a package
+  EXPECT_EQ(profiled.prelude.back(), "profiler");
+
+  EXPECT_EQ(print_counters("op0", "t::f", "cpu", {"cpu"}, "", true),
+            print_counters("op0", "t::f", "cpu", {"cpu"}, "") +
+                "static opaq_node_timers<1> opaq_timers_op0(opaq_graph, \"op0\");\n");
+}
+
 TEST_F(WrapperTest, EqualFunctionsHaveEqualNames) {
   const Op& op = declared("wrapper_test::named(Tensor x, Tensor? w) -> (Tensor y)",
                           kernel({"_Z1kPfPKfS1_", {8, 8, 8}}, {.args = "y, x, w"}));

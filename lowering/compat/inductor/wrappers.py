@@ -49,6 +49,10 @@ class Wrappers:
         """Whether AOTInductor's files go into a .pt2; else they stay where they are written."""
         return bool(config.aot_inductor.package)
 
+    def records_kernels(self) -> bool:
+        """Whether a C++ wrapper tells PyTorch's profiler of each kernel that it launches."""
+        return bool(config.cpp.enable_kernel_profile)
+
     def user_stream(self) -> str | None:
         """The C++ variable of the stream of the user's that the node being printed runs on; None:
         the stream on which the graph is called.

@@ -14,6 +14,7 @@ import torch
 from torch._C import _len_torch_function_stack
 from torch._C._autograd import _profiler_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu, _empty_strided_cuda
+from torch._C._profiler import _RecordFunctionFast
 from torch._library.utils import _c_check_aliasing_constraint
 
 from opaq import _runtime
@@ -30,6 +31,12 @@ class State:
     # check_no_alias(op, args, kwargs, results, module) raises where a result shares memory with an
     # argument, or another result. module(): where the op's function is defined, for the message.
     check_no_alias = staticmethod(_c_check_aliasing_constraint)
+
+    # whether a profiler is on in this thread
+    profiler_is_on = staticmethod(_profiler_enabled)
+    # profiler_event(name, (), facts) is a context manager: an event of the profiler, with facts
+    # (str by str) that traces show where shapes are recorded
+    profiler_event = _RecordFunctionFast
 
     def state_addresses(self) -> dict[str, int]:
         """Addresses of C functions without arguments that return this thread's state: the number of

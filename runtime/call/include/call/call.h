@@ -5,6 +5,7 @@
 
 #include <string>
 
+#include "call/profiler.h"
 #include "check/check.h"
 #include "choose/choose.h"
 
@@ -37,6 +38,9 @@ class CallTensors {
   // the call is made, as CheckedCall::where.
   virtual Storage storage_of(size_t i) = 0;
   virtual std::string where() = 0;
+
+  // For a profiler: the node that is launched.
+  virtual NodeName node() { return {}; }
 
  protected:
   ~CallTensors() = default;
@@ -74,7 +78,7 @@ template <class Tensors>
 inline PreparedLaunch* serve(const Call& call, Tensors& tensors) {
   const Choice choice = call.only ? Choice{call.only}
                                   : call.chooser.choose(call.args, call.device.type, call.measured);
-  if (choice.launch && !call.checked) [[likely]] {
+  if (choice.launch && !call.checked && !profiler_is_on()) [[likely]] {
     tensors.launch(*choice.launch, call.args, call.device, call.stream,
                    workspace_of(*choice.launch, call, tensors));
     return choice.launch;

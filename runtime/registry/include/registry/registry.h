@@ -75,6 +75,10 @@ class Op {
   friend Op& declare(OpSpec spec, bool replace);
 };
 
+// How a profile calls the launches of an op, "opaq::mylib::rms_norm"; the forms of an op are called
+// as it is.
+std::string event_name(std::string_view op);
+
 // Declares an op. An identical declaration returns the same Op; a different one of the same name
 // throws Declaration, with both and the advice `replace=True`. With `replace`, the name gets a new
 // Op without implementations, even for an identical declaration; another schema is refused, since

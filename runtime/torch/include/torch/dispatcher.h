@@ -40,6 +40,10 @@ void note_python_error(std::exception_ptr error);
 // (launch/philox.h). Nothing is looked up before the first draw.
 void draw_with_torch();
 
+// Makes launches events of PyTorch's profiler (call/profiler.h). is_on: whether one is on in the
+// calling thread.
+void profile_with_torch(bool (*is_on)());
+
 // Sets the function that is called when an exception is about to leave a kernel for the dispatcher;
 // it may throw another instead. The Python module sets it once, since torch's bindings do not know
 // opaq's exceptions.

@@ -23,6 +23,8 @@ struct WrapperTarget {
   bool ptx = false;                // PTX of the lowest arch, too
   bool package = false;  // it runs in other processes: the user's libraries are packed with it, and
                          // calls are not counted
+  bool timed = false;    // calls are timed, unless `package`
+  bool profiled = false;  // launches are events of PyTorch's profiler
 };
 
 // Code of an implementation, which goes with the wrapper as a file.
@@ -44,8 +46,9 @@ using AttachedFiles = std::vector<std::vector<AttachedFile>>;  // as CppNode::fi
 struct WrapperFunction {
   // The arguments and results that it takes, in order, each with its type in the schema. Beyond
   // these it takes, where an implementation has scratch tensors, a workspace for them (a tensor);
-  // on CUDA, the device's index, the stream and the folder of the code; and where calls are
-  // counted, the node's counters.
+  // on CUDA, the device's index, the stream and the folder of the code; where calls are
+  // counted, the node's counters; where they are timed, its timers; where they are events of the
+  // profiler, its name.
   std::vector<std::pair<std::string, std::string>> parameters;
   bool workspace = false;
   std::string name;                  // "opaq_rms_norm_1a2b3c4d"; equal definitions have equal names
@@ -78,12 +81,12 @@ class CppNode {
 };
 
 // What report() reads of a wrapper: the graph, once in a wrapper, and each node with its counters,
-// one for each implementation.
+// one for each implementation; `timed`: with its timers, too.
 std::string print_graph(std::string_view graph);
 std::string print_counters(const std::string& node, const std::string& op,
                            const std::string& device,
                            const std::vector<std::string>& implementations,
-                           const std::string& reason);
+                           const std::string& reason, bool timed = false);
 
 // A string literal of C++ and of JSON.
 std::string string_literal(std::string_view text);
