@@ -1,4 +1,4 @@
-"""The command `opaq`: check, demo, doctor, inspect, new. Results go to stdout, progress and
+"""The command `opaq`: bench, check, demo, doctor, inspect, new. Results go to stdout, progress and
 messages to stderr. A mistake of the user's is one line on stderr and exit status 2.
 """
 
@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from .terminal import plain
@@ -39,9 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             # the terminal's encoding may lack characters of the text
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv).parse_args(argv)
     try:
         status = {
+            "bench": lambda arguments: _bench(arguments, argv),
             "check": _check,
             "demo": _demo,
             "doctor": _doctor,
@@ -102,7 +105,7 @@ def _message_for_user(error: BaseException) -> str | None:
     return None
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="opaq",
         description="Opaque operators that torch.compile's Inductor launches directly.",
@@ -110,6 +113,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", required=True)
+
+    bench = commands.add_parser(
+        "bench",
+        help="measure a model under several backends, or what opaque ops cost on this machine",
+    )
+    if argv[:1] == ["bench"]:  # its parsers are in modules that other commands need not load
+        from .bench import command
+
+        command.add_parsers(bench, argv[1:2])
 
     check = commands.add_parser(
         "check",
@@ -197,6 +209,16 @@ def _whole_number(least: int) -> Any:
         return value
 
     return read
+
+
+def _bench(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
+    from .bench import command as app
+    from .user_file import WrongTarget
+
+    try:
+        return app.run(arguments, argv)
+    except (app.Unavailable, WrongTarget) as error:
+        raise UserError(str(error)) from error
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

@@ -13,9 +13,9 @@ from opaq.terminal import plain
 
 from . import figures
 from .figures import Record
+from .result import FORMAT
 from .table import columns
 
-FORMAT = 1
 # Facts of a machine that change from minute to minute.
 VARYING = ("temperature c", "clock sm", "clock memory")
 WRITE_ONE = "write one with `opaq bench BENCHMARK --output PATH`"

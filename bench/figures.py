@@ -130,7 +130,7 @@ def summaries(metric: Metric) -> list[Summary]:
 
 def is_base(record: Record) -> bool:
     """Whether the others of its case are compared with this one."""
-    return record.get("verdict") == "first" or record["contestant"] == record.get("to")
+    return record.get("verdict") == "baseline" or record["contestant"] == record.get("to")
 
 
 def verdict(record: Record) -> str:

@@ -219,7 +219,7 @@ def of_max_autotune(rounds: int, folder: str) -> dict[str, Any]:
     measured is kept in files of `folder` until all of it is: a run that was stopped goes on."""
     os.makedirs(folder, exist_ok=True)
     gpus = torch.cuda.device_count()
-    shares = [os.path.join(folder, f"max_autotune_{i}_of_{gpus}.json") for i in range(gpus)]
+    shares = [os.path.join(folder, f"max_autotune_share{i}of{gpus}.json") for i in range(gpus)]
     workers = []
     for gpu, share in enumerate(shares):
         command = [sys.executable, __file__, "--rounds", str(rounds), "--share", share]

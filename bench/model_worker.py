@@ -1,0 +1,286 @@
+"""A process that runs one contestant of `opaq bench model`, and the parent's end of it.
+
+Parent and worker exchange lines of JSON: {"do": name, ...}, answered by {"ok": facts} or
+{"error": text}. What the model prints goes to the worker's log.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from opaq.user_file import WrongTarget
+
+from .models import Made, Wanted, values_of
+
+FIRST_CALL = "first call"
+MODES = ("max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
+LARGE = 200_000_000  # parameters; a larger model is not converted to float64
+SAMPLED = 1 << 20  # values of a tensor that are compared
+LEAST_SECONDS = 0.03  # of the steps that are timed together
+
+
+class WorkerFailed(Exception):
+    """In one line."""
+
+
+class Worker:
+    """The parent's end. backend: as of --backend. folder: for its log and its caches."""
+
+    def __init__(self, wanted: Wanted, backend: str, folder: str) -> None:
+        os.makedirs(folder)
+        self._log = f"{folder}/log"
+        with open(self._log, "wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "opaq.bench.model_worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={
+                    **os.environ,
+                    "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+                    "OPAQ_CACHE_DIR": f"{folder}/opaq",
+                },
+            )
+        try:
+            self._ask("start", wanted=dataclasses.asdict(wanted), backend=backend)
+        except WorkerFailed:
+            self.close()
+            raise
+
+    def first_call(self, size: Mapping[str, int], expected: str, is_first: bool) -> dict[str, Any]:
+        """expected: the file of the first contestant's results, which it writes."""
+        return self._ask("first_call", size=size, expected=expected, is_first=is_first)
+
+    def seconds_of_step(self) -> float:
+        return self._ask("seconds_of_step")
+
+    def facts_of_step(self) -> dict[str, Any]:
+        return self._ask("facts_of_step")
+
+    def close(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, what: str, **more: Any) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps({"do": what, **more}) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerFailed(f"its process ended: {self._end()}")
+        answer = json.loads(line)
+        if "wrong_use" in answer:
+            raise WrongTarget(answer["wrong_use"])
+        if "error" in answer:
+            raise WorkerFailed(answer["error"])
+        return answer["ok"]
+
+    def _end(self) -> str:
+        status = self._process.wait()
+        with open(self._log, encoding="utf-8", errors="replace") as stream:
+            lines = [line.strip() for line in stream if line.strip()]
+        return f"exit status {status}{f', {lines[-1][:300]}' if lines else ''}"
+
+
+class Contestant:
+    """The worker's end."""
+
+    def start(self, wanted: Mapping[str, Any], backend: str) -> None:
+        import torch
+
+        self._wanted = Wanted(**wanted)
+        self._wanted.load()  # first, since the file may register the backend
+        self._compile = compiler_of(backend)
+        self._made: Made | None = None
+        if self._wanted.device.startswith("cuda"):
+            torch.cuda.init()
+
+    def first_call(self, size: Mapping[str, int], expected: str, is_first: bool) -> dict[str, Any]:
+        import torch
+
+        from opaq.lowering.compat import graphs
+
+        from . import measure
+
+        made = self._wanted.make(size)
+        if self._made is None:
+            self._made = made
+            self._compiled = self._compile(made.model)
+        else:
+            made.model = self._made.model
+        self._step = _Step(made, self._compiled, self._wanted.train)
+        before = graphs.counts()
+        start = time.perf_counter()
+        self._step()
+        self._synchronize()
+        seconds = time.perf_counter() - start
+        facts: dict[str, Any] = {"first_call_s": seconds, "mistake": "", "unchecked": ""}
+        if dropout := made.dropout() if self._wanted.train else "":
+            facts["unchecked"] = f"results are not compared: {dropout} is random"
+        elif is_first:
+            results = self._step.results()
+            torch.save((results, self._exact(made)), expected)
+        else:
+            theirs, exact = torch.load(expected)
+            facts["mistake"] = measure.mistake(
+                self._step.results(), measure.Expected(theirs, exact)
+            )
+        after = graphs.counts()
+        facts["graphs"] = after.graphs
+        facts["recompiled"] = after.graphs - before.graphs if before.graphs else 0
+        facts["graph_breaks"] = after.breaks
+        start = time.perf_counter()
+        for _ in range(3):
+            self._step()
+        self._synchronize()
+        self._repeats = max(1, round(LEAST_SECONDS / ((time.perf_counter() - start) / 3)))
+        return facts
+
+    def seconds_of_step(self) -> float:
+        self._synchronize()
+        start = time.perf_counter()
+        for _ in range(self._repeats):
+            self._step()
+        self._synchronize()
+        self._seconds = (time.perf_counter() - start) / self._repeats
+        return self._seconds
+
+    def facts_of_step(self) -> dict[str, Any]:
+        from . import device
+
+        found: dict[str, Any] = {"peak_mib": device.peak_mib(self._step, self._wanted.device)}
+        if self._wanted.device.startswith("cuda"):
+            found |= device.kernels_of(self._step, self._seconds)
+        return found
+
+    def _exact(self, made: Made) -> Any:
+        """The results in float64; None where the model cannot be converted."""
+        import torch
+
+        parameters = made.model.parameters() if isinstance(made.model, torch.nn.Module) else []
+        if sum(each.numel() for each in parameters) > LARGE:
+            return None
+        try:
+            exact = made.in_float64()
+            step = _Step(exact, exact.model, self._wanted.train)
+            step()
+            return step.results()
+        except Exception:
+            return None  # it takes other dtypes only, or the memory does not suffice
+
+    def _synchronize(self) -> None:
+        from . import measure
+
+        measure.synchronizer(self._wanted.device)()
+
+
+class _Step:
+    """Forward under no_grad; with `train` forward, the loss or the sum of means, and backward."""
+
+    def __init__(self, made: Made, compiled: Callable[..., Any], train: bool) -> None:
+        import torch
+
+        self._made, self._compiled, self._train = made, compiled, train
+        self._begin = torch.compiler.cudagraph_mark_step_begin
+        self._parameters = (
+            list(made.model.parameters()) if isinstance(made.model, torch.nn.Module) else []
+        )
+
+    def __call__(self) -> Any:
+        import torch
+
+        self._begin()
+        if not self._train:
+            with torch.no_grad():
+                return self._compiled(*self._made.args, **self._made.kwargs)
+        for parameter in self._parameters:
+            parameter.grad = None
+        output = self._compiled(*self._made.args, **self._made.kwargs)
+        _loss(output).backward()
+        return output
+
+    def results(self) -> list[Any]:
+        """Outputs and gradients, on the CPU; of large ones a part."""
+        from . import measure
+
+        found = measure.tensors_in(self())
+        found += [each.grad for each in self._parameters if each.grad is not None]
+        return [_sampled(each.detach()).cpu().clone() for each in found]
+
+
+def _loss(output: Any) -> Any:
+    from . import measure
+
+    loss = getattr(output, "loss", None)
+    if loss is not None:
+        return loss
+    return sum(
+        each.float().mean() if each.dtype.itemsize < 4 else each.mean()
+        for each in measure.tensors_in(output)
+        if each.requires_grad
+    )
+
+
+def _sampled(tensor: Any) -> Any:
+    return tensor if tensor.numel() <= SAMPLED else tensor.flatten()[:: tensor.numel() // SAMPLED]
+
+
+def compiler_of(backend: str) -> Callable[[Any], Any]:
+    """ "eager", "max-autotune", "opaq:tune=search+strict=true". Raises WrongTarget."""
+    import torch
+
+    name, _, text = backend.partition(":")
+    options = values_of(text, "+")
+    if name == "eager":
+        return lambda model: model
+    if name in MODES:
+        if options:
+            raise WrongTarget(f"--backend {backend}: {name} takes no options")
+        return lambda model: torch.compile(model, mode=name)
+    known = torch.compiler.list_backends(exclude_tags=())
+    if name not in known:
+        raise WrongTarget(
+            f"--backend: got {name!r}; expected eager, {', '.join(MODES)}, {', '.join(known)}"
+        )
+    return lambda model: torch.compile(model, backend=name, options=options or None)
+
+
+def main() -> None:
+    """Answers requests until the parent closes the pipe."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # prints of the model
+    contestant = Contestant()
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer: dict[str, Any]
+        try:
+            answer = {"ok": getattr(contestant, request.pop("do"))(**request)}
+        except WrongTarget as error:
+            answer = {"wrong_use": str(error)}
+        except Exception as error:
+            import traceback
+
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""What `opaq bench model` measures: the model that the user names, with its arguments."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from opaq import user_file
+from opaq.user_file import WrongTarget
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+FACTORY = "that returns (model, arguments) or (model, arguments, keyword arguments)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What to measure, as the command line says it; every worker makes the model from it."""
+
+    target: str | None
+    hf: str | None
+    config: str
+    batch: int
+    tokens: int
+    train: bool
+    dtype: str | None
+    device: str
+    seed: int
+
+    @staticmethod
+    def of(arguments: argparse.Namespace) -> Wanted:
+        """Raises WrongTarget."""
+        names = [field.name for field in dataclasses.fields(Wanted)]
+        wanted = Wanted(**{name: getattr(arguments, name) for name in names})
+        if (wanted.target is None) == (wanted.hf is None):
+            raise WrongTarget(
+                "opaq bench model: give either FILE_OR_MODULE:FUNCTION, a function "
+                f"{FACTORY}, or --hf CLASS"
+            )
+        if wanted.dtype is not None and wanted.dtype not in DTYPES:
+            raise WrongTarget(f"--dtype: got {wanted.dtype!r}; expected one of {', '.join(DTYPES)}")
+        if wanted.hf and arguments.dynamic:
+            raise WrongTarget(
+                "--dynamic: it is for a function, which makes arguments of each size; with --hf, "
+                "give --batch and --tokens"
+            )
+        return wanted
+
+    def load(self) -> Any:
+        """The function that makes the model; None for one of transformers. Raises WrongTarget."""
+        return None if self.target is None else _function(self.target)
+
+    def make(self, size: Mapping[str, int]) -> Made:
+        """The model, on its device, and arguments; equal in each process."""
+        torch.manual_seed(self.seed)
+        if self.hf is not None:
+            model, args, kwargs = _of_transformers(self.hf, values_of(self.config), self)
+        else:
+            model, args, kwargs = _of_function(self.load(), str(self.target), size)
+        dtype = DTYPES[self.dtype] if self.dtype else None
+        if isinstance(model, torch.nn.Module):
+            model = model.to(self.device).train(self.train)
+            model = model.to(dtype) if dtype else model
+        args, kwargs = _moved((list(args), dict(kwargs)), self.device, dtype)
+        return Made(model, args, kwargs)
+
+
+@dataclasses.dataclass
+class Made:
+    """model: a module, or a function."""
+
+    model: Any
+    args: list[Any]
+    kwargs: dict[str, Any]
+
+    def dropout(self) -> str:
+        """The class and probability of a dropout that is active; "" if there is none."""
+        modules = self.model.modules() if isinstance(self.model, torch.nn.Module) else []
+        for module in modules:
+            if "Dropout" in type(module).__name__ and getattr(module, "p", 0) and module.training:
+                return f"{type(module).__name__} with p={module.p}"
+        return ""
+
+    def in_float64(self) -> Made:
+        import copy
+
+        model = self.model
+        if isinstance(model, torch.nn.Module):
+            model = copy.deepcopy(model).double()
+        return Made(model, *_moved((self.args, self.kwargs), None, torch.float64))
+
+
+def sizes_of(text: str | None) -> list[dict[str, int]]:
+    """ "B=1,8,64": a dict for each; without, one that is empty."""
+    if not text:
+        return [{}]
+    name, equals, values = text.partition("=")
+    if not equals or not name.strip().isidentifier():
+        raise WrongTarget(f"--dynamic: got {text!r}; expected a name and sizes, as in B=1,8,64")
+    try:
+        return [{name.strip(): int(value)} for value in values.split(",")]
+    except ValueError:
+        raise WrongTarget(
+            f"--dynamic: got {text!r}; the sizes must be whole numbers, as in B=1,8,64"
+        ) from None
+
+
+def values_of(text: str, separator: str = ",") -> dict[str, Any]:
+    """ "hidden_size=512,act=gelu": numbers and true or false as such, all else as str."""
+    found = {}
+    for item in filter(None, (part.strip() for part in text.split(separator))):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise WrongTarget(f"got {item!r}; expected NAME=VALUE, as in {name}=1")
+        try:
+            found[name.strip()] = json.loads(value)
+        except ValueError:
+            found[name.strip()] = value.strip()
+    return found
+
+
+@functools.cache
+def _function(target: str) -> Any:
+    return user_file.function_in(target, FACTORY)
+
+
+def _of_function(function: Any, target: str, size: Mapping[str, int]) -> tuple[Any, Any, Any]:
+    made = function(**size)
+    if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[0]):
+        raise WrongTarget(
+            f"{target}: it returned {type(made).__name__}; expected (model, arguments) or "
+            "(model, arguments, keyword arguments), arguments a tuple or list"
+        )
+    if not isinstance(made[1], (tuple, list)):
+        raise WrongTarget(
+            f"{target}: the second item that it returned, the arguments, is a "
+            f"{type(made[1]).__name__}; expected a tuple or list"
+        )
+    return made[0], made[1], made[2] if len(made) == 3 else {}
+
+
+def _of_transformers(name: str, config: Mapping[str, Any], wanted: Wanted) -> tuple[Any, Any, Any]:
+    try:
+        import transformers
+    except ImportError as error:
+        raise WrongTarget(
+            'opaq bench model --hf needs transformers: pip install "opaq[demo]"'
+        ) from error
+    cls = getattr(transformers, name, None)
+    if cls is None or getattr(cls, "config_class", None) is None:
+        raise WrongTarget(
+            f"--hf: transformers {transformers.__version__} has no model class {name!r}; give one "
+            "such as LlamaForCausalLM, BertModel, ViTModel"
+        )
+    made = cls.config_class(**config)
+    model = cls(made)
+    shape = (wanted.batch, wanted.tokens)
+    if cls.main_input_name == "input_ids":
+        ids = torch.randint(made.get_text_config().vocab_size, shape)
+        kwargs = {"input_ids": ids}
+        if hasattr(made, "use_cache"):
+            kwargs["use_cache"] = False
+        if wanted.train and "labels" in _parameters(model):
+            kwargs["labels"] = ids.clone()
+    elif cls.main_input_name == "pixel_values":
+        side = made.image_size
+        kwargs = {"pixel_values": torch.randn(wanted.batch, made.num_channels, side, side)}
+    else:
+        raise WrongTarget(
+            f"--hf: {name} takes {cls.main_input_name}, for which no arguments are made here; "
+            f"write a function {FACTORY}"
+        )
+    return model, [], kwargs
+
+
+def _parameters(model: torch.nn.Module) -> Any:
+    import inspect
+
+    return inspect.signature(model.forward).parameters
+
+
+def _moved(value: Any, device: str | None, dtype: torch.dtype | None) -> Any:
+    """Tensors inside on the device, and floats in the dtype."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device, dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return {key: _moved(each, device, dtype) for key, each in value.items()}
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return type(value)(_moved(each, device, dtype) for each in value)
+    return value
