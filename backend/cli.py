@@ -1,5 +1,5 @@
-"""The command `opaq`: bench, check, demo, doctor, inspect, new. Results go to stdout, progress and
-messages to stderr. A mistake of the user's is one line on stderr and exit status 2.
+"""The command `opaq`: bench, check, demo, doctor, explain, inspect, new. Results go to stdout,
+progress and messages to stderr. A mistake of the user's is one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             "check": _check,
             "demo": _demo,
             "doctor": _doctor,
+            "explain": _explain,
             "inspect": _inspect,
             "new": _new,
         }[arguments.command](arguments)
@@ -170,6 +171,32 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     )
     doctor.add_argument("--json", action="store_true")
 
+    explain = commands.add_parser(
+        "explain",
+        help="tell how each opaque op of a model would be served and why, without running it",
+    )
+    explain.add_argument(
+        "target",
+        metavar="FILE_OR_MODULE:FUNCTION",
+        help="a function that returns (model, args) or (model, args, kwargs)",
+    )
+    explain.add_argument(
+        "--arch",
+        action="append",
+        default=[],
+        metavar="ARCH[,ARCH]",
+        help="what CUDA source is compiled for, such as sm_80,sm_90a; default: this GPU's",
+    )
+    explain.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="",
+        help="the function is called with this default device, and makes tensors "
+        "without values, for which no GPU and no memory are needed",
+    )
+    explain.add_argument("--json", action="store_true")
+    explain.add_argument("--html", metavar="PATH", help="write a page, too")
+
     inspect = commands.add_parser(
         "inspect",
         help="list the ops, images and launch rules inside a model.pt2; exit status 1 if a file "
@@ -235,9 +262,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from . import check_command as app
 
-    archs = [arch.strip() for item in arguments.arch for arch in item.split(",")]
     try:
-        found = app.run(arguments.target, archs, arguments.example, _tell)
+        found = app.run(arguments.target, _archs(arguments), arguments.example, _tell)
     except app.WrongTarget as error:
         raise UserError(str(error)) from error
     if arguments.json:
@@ -245,6 +271,27 @@ def _check(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(map(plain, app.as_text(found).splitlines())))
     return 0 if found["ok"] else PROBLEMS
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from . import explain_command as app
+
+    try:
+        found = app.run(arguments.target, _archs(arguments), arguments.device)
+    except app.WrongTarget as error:
+        raise UserError(str(error)) from error
+    if arguments.html:
+        with open(arguments.html, "w", encoding="utf-8") as file:
+            file.write(found.html())
+    if arguments.json:
+        print(json.dumps(found.as_dict(), indent=2))
+    else:
+        print("\n".join(map(plain, str(found).splitlines())))
+    return 0
+
+
+def _archs(arguments: argparse.Namespace) -> list[str]:
+    return [arch.strip() for item in arguments.arch for arch in item.split(",")]
 
 
 def _tell(line: str) -> None:

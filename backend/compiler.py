@@ -25,12 +25,21 @@ def compile_graph(
     """
     from .lowering.compat.inductor import inductor  # costs seconds: only where this compiles
 
-    ours, theirs = split(options or {}, inductor.list_options())
-    patches = {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
+    ours, patches = settings(options, mode)
     lowering.activate()
     return inductor.compile_fx(
         graph_module, example_inputs, patches, lambda: lowering.options.use(**ours)
     )
+
+
+def settings(
+    options: dict[str, Any] | None, mode: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(our options, changes to Inductor's) that these stand for. Raises DeclarationError."""
+    from .lowering.compat.inductor import inductor
+
+    ours, theirs = split(options or {}, inductor.list_options())
+    return ours, {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
 
 
 compile_graph.__name__ = "opaq"  # torch.compile logs the backend under this name

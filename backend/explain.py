@@ -106,7 +106,8 @@ def explain(model: Any, /, *args: Any, **kwargs: Any) -> Explanation:
     neither the model nor tensors nor gradients change. Of a function, the modules and tensors in
     its closure are copied, but no globals and no other objects. Tensors on the device "meta" stand
     for tensors on the default device (torch.set_default_device). If an input requires a gradient
-    and autograd is on, backward graphs are lowered too.
+    and autograd is on, backward graphs are lowered too. Options are those that the model has been
+    compiled with: opaq.explain(torch.compile(model, backend="opaq", options={...}), x).
 
     Raises Error if the model cannot be traced or a graph cannot be lowered. If the code between two
     graphs needs the value of a tensor, the result ends there, and says so in `remarks`.
@@ -120,20 +121,34 @@ def run(
     kwargs: Mapping[str, Any],
     archs: Sequence[str] = (),
 ) -> Explanation:
-    """archs: what CUDA source is compiled for; by default this GPU's architecture."""
-    from .lowering import explained  # which needs torch's tracer
+    """archs: what CUDA source is compiled for; by default what the option `archs` of a compiled
+    model names, or this GPU's architecture.
+    """
+    from . import compiler
+    from .lowering import explained
+    from .lowering.compat.inductor import inductor  # costs seconds
 
     if not callable(model):
         raise _runtime.DeclarationError(
             f"opaq.explain: got {type(model).__name__} as the model; expected a Module or a "
             "function"
         )
+    model, given = inductor.compiled_with(model)
     name = getattr(model, "__qualname__", type(model).__name__)
-    traced = explained.trace(model, args, kwargs)
+    ours, patches = compiler.settings(given.options, given.mode)
+    traced = explained.trace(
+        model,
+        args,
+        kwargs,
+        ours,
+        {**patches, **given.patches},
+        given.dynamic,
+        given.fullgraph,
+    )
     remarks = list(traced.remarks)
     if traced.error is not None:
         raise _runtime.Error(_problem(name, traced.error)) from traced.error
-    archs = code_check.archs_of("opaq.explain", archs)
+    archs = code_check.archs_of("opaq.explain", archs or ours["archs"])
     graphs = [
         ExplainedGraph(
             graph.name,
@@ -194,17 +209,18 @@ def _considered(node: LoweredNode, archs: Sequence[str]) -> list[ConsideredImple
                 _launches(info, item, node.example, archs),
             )
         )
-    skipped = dict(line.split(": ", 1) for line in decision.skipped)
-    taken = {item.name for item in found}
+    taken = [item.name for item in found]
     for item in info["implementations"]:
         if item["name"] in taken:
             continue
         if item["device"] != node.device.split(":")[0]:
             why = f"it is for {item['device']}"
-        elif item["name"] in skipped:
-            why = skipped[item["name"]]
         else:
-            why = f"{found[-1].name} comes before it and always fits" if found else ""
+            head = f"{item['name']}: "
+            why = next(
+                (line.removeprefix(head) for line in decision.skipped if line.startswith(head)),
+                f"{taken[-1]} comes before it and always fits" if taken else "",
+            )
         facts = (item["name"], item["device"], item["kind"])
         found.append(ConsideredImplementation(*facts, NOT_USED, why))
     if decision.has_reference:
@@ -241,7 +257,8 @@ def _problem(model: str, error: BaseException) -> str:
             queue += [found.__cause__, found.__context__, getattr(found, "inner_exception", None)]
     cause = next((each for each in seen if isinstance(each, _runtime.Error)), None)
     text = str(cause or seen[-1]).strip()
-    places = (call_site.of_error(each) or call_site.of_trace(str(each)) for each in seen)
+    # torch tells the line that it traced in the text; the error's own is that of the call
+    places = [call_site.of_trace(str(each)) for each in seen] + [*map(call_site.of_error, seen)]
     place = next(filter(None, places), "")
     if cause is None:  # torch's advice comes after the first paragraph
         text = f"{type(seen[-1]).__name__}: {text}".split("\n\n")[0]

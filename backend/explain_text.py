@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from . import code_check
@@ -31,9 +31,9 @@ def text(found: Explanation) -> str:
     parts = [headline(found)]
     if found.nodes:
         parts.append(table([NODES, *map(node_row, found.nodes)]))
-        if kernels := list(kernel_rows(found)):
+        if kernels := list(kernel_rows(found.nodes)):
             parts.append(table([KERNELS, *kernels]))
-        if choices := list(choice_rows(found)):
+        if choices := list(choice_rows(found.nodes)):
             parts.append(table([CHOICES, *choices]))
     parts += [f"graph break at {each.place}: {first_line(each.reason)}" for each in found.breaks]
     return "\n\n".join([*parts, *found.remarks])
@@ -68,8 +68,8 @@ def node_row(node: ExplainedNode) -> tuple[str, ...]:
     )
 
 
-def kernel_rows(found: Explanation) -> Iterator[tuple[str, ...]]:
-    for node, item in _considered(found):
+def kernel_rows(nodes: Iterable[ExplainedNode]) -> Iterator[tuple[str, ...]]:
+    for node, item in _considered(nodes):
         for launch in item.launches:
             for code in launch.code:
                 if code["arch"] or code["resources"]:
@@ -78,8 +78,8 @@ def kernel_rows(found: Explanation) -> Iterator[tuple[str, ...]]:
                     yield (_name(node), item.name, launch.entry, *row, size)
 
 
-def choice_rows(found: Explanation) -> Iterator[tuple[str, ...]]:
-    for node, item in _considered(found):
+def choice_rows(nodes: Iterable[ExplainedNode]) -> Iterator[tuple[str, ...]]:
+    for node, item in _considered(nodes):
         yield (_name(node), item.name, item.device, item.role, item.why)
 
 
@@ -87,8 +87,10 @@ def first_line(reason: str) -> str:
     return reason.strip().split("\n")[0]
 
 
-def _considered(found: Explanation) -> Iterator[tuple[ExplainedNode, ConsideredImplementation]]:
-    return ((node, item) for node in found.nodes for item in node.implementations)
+def _considered(
+    nodes: Iterable[ExplainedNode],
+) -> Iterator[tuple[ExplainedNode, ConsideredImplementation]]:
+    return ((node, item) for node in nodes for item in node.implementations)
 
 
 def _name(node: ExplainedNode) -> str:

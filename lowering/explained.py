@@ -128,10 +128,20 @@ def _number(value: Any) -> int | str:
         return str(value)
 
 
-def trace(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Traced:
+def trace(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    patches: dict[str, Any],
+    dynamic: bool | None,
+    fullgraph: bool,
+) -> Traced:
     """Traces model(*args, **kwargs) on fake copies of its tensors and lowers all graphs. Tensors on
     the device "meta" stand for tensors on the default device. Leaves nothing behind that would
-    affect later compilations. Raises what copying the model or an argument raises.
+    affect later compilations.
+
+    settings: our options. patches: changes to Inductor's. dynamic, fullgraph: as for torch.compile.
     """
     from . import activate
     from .compat.inductor import inductor
@@ -153,19 +163,24 @@ def trace(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
         graph = LoweredGraph(inductor.graph_label(), kind)
         token = _graph.set(graph)
         try:
-            with options.use(check=""):
+            with options.use(**settings):
                 yield
         finally:
             _graph.reset(token)
         found.graphs.append(graph)
 
     def backend(graph_module: Any, inputs: Sequence[Any]) -> Any:
-        return inductor.lower_fx(graph_module, inputs, {}, lowering, fake_mode)
+        return inductor.lower_fx(graph_module, inputs, patches, lowering, fake_mode)
 
+    settings = {**settings, "check": ""}  # which would keep traced graphs
+    if settings.get("tune") == "search":  # which would run kernels
+        settings["tune"] = "stored"
     with inductor.nothing_left():
         try:
             with fake_mode, torch.no_grad() if without_gradients else contextlib.nullcontext():
-                inductor.trace(copied.model, copied.args, copied.kwargs, backend)
+                inductor.trace(
+                    copied.model, copied.args, copied.kwargs, backend, dynamic, fullgraph
+                )
         except Exception as error:
             if inductor.needs_values(error):
                 found.remarks.append(

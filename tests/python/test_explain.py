@@ -295,3 +295,52 @@ def test_what_a_function_takes_from_around_it_is_copied(scale: opaq.Op) -> None:
     found = opaq.explain(called, torch.ones(2, 3))
     assert [graph.kind for graph in found.graphs if graph.nodes] == ["forward", "backward"]
     assert seen.tolist() == [0, 0, 0] and model.num_batches_tracked == 0
+
+
+@needs_nvrtc
+def test_a_compiled_model_brings_its_options(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    facts = {"source": CUDA_SCALE, "entry": "f", "args": "x, out, x.numel()", "block": 256}
+    op.cuda(name="cuda:wide", grid=1, priority=1, **facts)
+    op.cuda(name="cuda:plain", grid=2, **facts)
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return op(x)
+
+    options = {"archs": ["sm_80", "sm_90a"], "prefer": [f"{unique}=cuda:plain"]}
+    compiled = torch.compile(model, backend="opaq", options=options, dynamic=True)
+    with torch.device("cuda"):
+        found = opaq.explain(compiled, torch.empty(5, 7, device="meta"))
+    (node,) = found.nodes
+    assert node.implementation == "cuda:plain" and node.reason == "preferred by an option"
+    assert node.arguments["x"].startswith("float32[s")
+    assert found.archs == ["sm_80", "sm_90a"]
+    (plain, wide) = node.implementations
+    assert (wide.role, wide.why) == ("not used", "cuda:plain comes before it and always fits")
+    (launch,) = plain.launches
+    assert [code["arch"] for code in launch.code] == found.archs
+    for code in launch.code:
+        assert code["bytes"] > 0 and code["resources"]["registers"] > 0 and not code["problem"]
+        assert code["resources"]["spill_stores"] == 0
+    cells = str(found).split()
+    assert "registers" in cells and "spills" in cells and str(launch.code[0]["bytes"]) in cells
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return model(x)
+
+    whole = torch.compile(Model(), backend="opaq", fullgraph=True)
+    with pytest.raises(opaq.Error, match="cannot be compiled .*graph_break"):
+        opaq.explain(whole, torch.zeros(3))
+    with pytest.raises(opaq.DeclarationError, match='option "strct" of|no option "strct"'):
+        opaq.explain(torch.compile(model, backend="opaq", options={"strct": True}), torch.zeros(3))
+
+
+def test_a_strict_graph_that_cannot_be_lowered(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.cpu(source=SCALE, entry="f", args="x, out, x.numel()", requires="x.numel() == 1")
+    op.reference(lambda x: x * 2)
+    compiled = torch.compile(lambda x: op(x), backend="opaq", options={"strict": True})
+    with pytest.raises(opaq.Error, match="strict: its first implementation does not fit"):
+        opaq.explain(compiled, torch.zeros(3))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import inspect
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +13,7 @@ from unittest import mock
 
 import torch
 from torch._dynamo import config, convert_frame, pgo, utils
+from torch._dynamo.eval_frame import OptimizedModule, innermost_backend
 from torch._dynamo.guards import DeletedGuardManagerWrapper
 from torch._functorch import config as functorch_config
 from torch._subclasses.fake_tensor import (
@@ -26,6 +29,17 @@ from torch.overrides import TorchFunctionMode
 _eval_frame = torch._C._dynamo.eval_frame
 
 
+@dataclasses.dataclass(frozen=True)
+class CompiledWith:
+    """Arguments of torch.compile."""
+
+    options: dict[str, Any] | None = None  # options and mode of backend="opaq"
+    mode: str | None = None
+    patches: dict[str, Any] = dataclasses.field(default_factory=dict)  # of Inductor's options
+    dynamic: bool | None = None
+    fullgraph: bool = False
+
+
 class Tracing:
     def fake_mode(self) -> FakeTensorMode:
         """In it tensors have no values. Real tensors count as fake ones, which are then written
@@ -38,14 +52,44 @@ class Tracing:
         with _FakeCopies(fake_mode, device):
             return copy.deepcopy(value)
 
-    def trace(self, model: Any, args: Any, kwargs: Any, backend: Callable[..., Any]) -> None:
+    def compiled_with(self, model: Any) -> tuple[Any, CompiledWith]:
+        """(the model, how torch.compile was told to compile it), if it has been compiled."""
+        if isinstance(model, OptimizedModule):
+            context, model = model.dynamo_ctx, model._orig_mod
+        elif hasattr(model, "_torchdynamo_orig_callable"):
+            context = inspect.getclosurevars(model).nonlocals["self"]
+            model = model._torchdynamo_orig_callable
+        else:
+            return model, CompiledWith()
+        backend = innermost_backend(context.callback)
+        ours = getattr(backend, "compiler_name", "") == "opaq"
+        given = backend.kwargs if ours else {}
+        return model, CompiledWith(
+            given.get("options"),
+            given.get("mode"),
+            dict(getattr(backend, "config", {})),
+            getattr(backend, "dynamic", None),
+            bool(context.fullgraph),
+        )
+
+    def trace(
+        self,
+        model: Any,
+        args: Any,
+        kwargs: Any,
+        backend: Callable[..., Any],
+        dynamic: bool | None = None,
+        fullgraph: bool = False,
+    ) -> None:
         """Calls the model as torch.compile does, with a backend that compiles backward graphs with
         the forward ones.
         """
         with functorch_config.patch(
             force_non_lazy_backward_lowering=True, enable_autograd_cache=False
         ):
-            torch.compile(model, backend=backend)(*args, **kwargs)
+            torch.compile(model, backend=backend, dynamic=dynamic, fullgraph=fullgraph)(
+                *args, **kwargs
+            )
 
     @contextlib.contextmanager
     def nothing_left(self) -> Iterator[None]:
