@@ -11,6 +11,7 @@ from collections.abc import Sequence
 # Each is a module here with TITLE, add_arguments(parser) and run(arguments, progress), which gives
 # (records, method). The first paragraph of its docstring says what is measured.
 BENCHMARKS = {
+    "boundary": "host time of one op, for opaq and other ways to add the same kernel",
     "model": "a model of yours under several backends of torch.compile",
 }
 

@@ -15,8 +15,13 @@ import sys
 from collections.abc import Callable
 
 import torch
-from boundary import OPS, ROUNDS, SIZE, chain_of, opaq_op
 from common import host_us, save
+
+from opaq.bench.boundary_kernel import SHAPES, Kernel
+from opaq.bench.boundary_peers import of_opaq
+from opaq.bench.boundary_ways import chain_of
+
+OPS, SIZE, ROUNDS = 50, SHAPES["cuda"], 15
 
 CPP = """
 #include <torch/extension.h>
@@ -124,7 +129,7 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
         extra_ldflags=["-L" + f"{cuda}/lib64/stubs", "-lcuda"],
         extra_cflags=["-O2"],
     )
-    op = opaq_op()
+    op = of_opaq(Kernel(2, "cuda"))
     out = torch.empty_like(x)
     facts = [("float32", SIZE, x.stride(), "cuda:0", 256)] * 2
     choice = _runtime.choose(op.name, "cuda", {"cuda": []}, [])["handle"]
@@ -138,7 +143,7 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     }
     scope = {"x": x, "y": y, "out": out, "op": op, **launchers}
     scope["allocate"] = lowering.compat.pytorch.empty_strided_cuda
-    compiled = torch.compile(chain_of(op, OPS), fullgraph=True)
+    compiled = torch.compile(chain_of(op, 2, OPS), fullgraph=True)
     compiled(x, y)
     return {
         "C++ loop, cuModule": lambda: module.module_loop(*pointers),
