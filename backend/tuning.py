@@ -19,7 +19,7 @@ import torch
 
 from . import _runtime, tuning_ranks, tuning_store, validate
 from .example_arguments import fake_argument, real_argument
-from .lowering import counts, lists, options, tuned
+from .lowering import counts, lists, options, tuner
 
 if TYPE_CHECKING:
     from .op import Op
@@ -186,7 +186,7 @@ class _Tuner:
 
     def fastest(
         self, name: str, form: str, args: Sequence[_runtime.FakeArgument], search: bool
-    ) -> tuned.Fastest | None:
+    ) -> tuner.Fastest | None:
         from .op import find_op
 
         op = find_op(name)
@@ -205,7 +205,7 @@ class _Tuner:
         found = _found(_store(op), form, args, problem, measured if searched else None)
         if found is None:
             return None
-        return tuned.Fastest(found.fastest, next(iter(found.us), found.fastest), found.speedup)
+        return tuner.Fastest(found.fastest, next(iter(found.us), found.fastest), found.speedup)
 
     def known(self, name: str, form: str) -> list[list[Any]]:
         store = _store_of(name)
@@ -220,7 +220,7 @@ def _cuda_devices() -> list[int]:
     return [torch.cuda.current_device()] if torch.cuda.is_available() else []
 
 
-tuned.tuner = _Tuner()
+tuner.installed = _Tuner()
 
 
 # ---- measuring -----------------------------------------------------------------------------------

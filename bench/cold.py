@@ -1,19 +1,23 @@
-"""Cold starts in fresh processes: import, the first compile of a small kernel compared with NVRTC
-alone, and the same kernel from the disk cache, with and without headers.
+"""Cold starts: import, the first compile of a small kernel beside NVRTC alone, start from the disk
+cache, and a hundred kernels at once.
 
-    python bench/cold.py                (needs NVRTC and CUDA's headers; no GPU)
+Each figure is of a fresh process. The driver's own cache, which NVRTC uses, is off.
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
-from common import save
+from . import measure, result
+from .table import Progress
 
+TITLE = "Cold starts"
 KERNEL = """extern "C" __global__ void addmul(const float* a, const float* b, float* out, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) out[i] = a[i] * b[i] + a[i];
@@ -53,68 +57,110 @@ print((time.perf_counter() - start) * 1e3)
 """
 
 
-def run(script: str, **environment: str) -> float:
-    """Runs a script in a process of its own; returns the milliseconds that it prints."""
+MANY = """
+import os, time, torch, opaq
+from concurrent.futures import ThreadPoolExecutor
+from opaq import _runtime
+def declare(i):
+    op = opaq.op(f"bench::addmul{i}(Tensor a, Tensor b) -> Tensor", outputs=opaq.like("a"))
+    op.cuda(source=KERNEL.replace("+ a[i]", f"+ {i} * a[i]"), entry="addmul",
+        grid="ceil_div(a.numel(), 256)", block=256, args="a, b, out, a.numel()")
+    return op.name
+names = [declare(i) for i in range(COUNT)]
+fake = ("float32", [4096], [1], "cuda:0", 4096)
+start = time.perf_counter()
+with ThreadPoolExecutor(os.cpu_count()) as pool:
+    list(pool.map(lambda name: _runtime.compile(name, [fake, fake], "sm_90a"), names))
+print((time.perf_counter() - start) * 1e3)
+"""
+MANY_BARE = """
+import ctypes, time
+start = time.perf_counter()
+nvrtc = ctypes.CDLL(PATH)
+for i in range(COUNT):
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    source = KERNEL.replace("+ a[i]", f"+ {i} * a[i]").encode()
+    assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"toy.cu", 0, None, None) == 0
+    options = (ctypes.c_char_p * 2)(b"--gpu-architecture=sm_90a", b"-std=c++17")
+    assert nvrtc.nvrtcCompileProgram(program, 2, options) == 0
+    assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
+    image = ctypes.create_string_buffer(size.value)
+    assert nvrtc.nvrtcGetCUBIN(program, image) == 0
+print((time.perf_counter() - start) * 1e3)
+"""
+
+
+class Failed(Exception):
+    """A script ended with an error."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--kernels", type=int, default=100, help="compiled at once; default: 100")
+    parser.set_defaults(rounds=9)
+
+
+def script(text: str, **environment: str) -> float:
+    """Runs it in a process of its own; returns the milliseconds that it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", text],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode != 0:
-        sys.exit(done.stderr)
+        raise Failed(done.stderr.strip().splitlines()[-1])
     return float(done.stdout)
 
 
-def main() -> None:
+def run(
+    arguments: argparse.Namespace, progress: Progress
+) -> tuple[list[result.Record], dict[str, Any]]:
     from opaq import _runtime
 
     nvrtc = _runtime.doctor()["nvrtc"]
-    if not nvrtc["found"]:
-        sys.exit(f"bench/cold.py needs NVRTC: {nvrtc['why_not']}")
-    rounds = 9
-    with tempfile.TemporaryDirectory() as folder:
-        cold, bare, cached, cached_headers, imports = [], [], [], [], []
-        for _ in range(
-            rounds
-            # in turn, so that changes of the machine's speed affect all alike; without the
-            # driver's cache, which NVRTC uses
-        ):
-            cold.append(
-                run(OPAQ.replace("EXPECTED", "False"), OPAQ_CACHE_SIZE="0", CUDA_CACHE_DISABLE="1")
-            )
-            bare.append(run(BARE.replace("PATH", repr(nvrtc["path"])), CUDA_CACHE_DISABLE="1"))
-            imports.append(run(IMPORT))
-        for script in (OPAQ, OPAQ_HEADERS):
-            run(script.replace("EXPECTED", "False"), OPAQ_CACHE_DIR=folder)
-        for _ in range(rounds):
-            cached.append(run(OPAQ.replace("EXPECTED", "True"), OPAQ_CACHE_DIR=folder))
-            cached_headers.append(
-                run(OPAQ_HEADERS.replace("EXPECTED", "True"), OPAQ_CACHE_DIR=folder)
-            )
-    medians = {
-        name: round(statistics.median(times), 3)
-        for name, times in (
-            ("import_ms", imports),
-            ("first_compile_ms", cold),
-            ("bare_nvrtc_ms", bare),
-            ("disk_cache_ms", cached),
-            ("disk_cache_with_headers_ms", cached_headers),
+    records: list[result.Record] = []
+
+    def compare(case: str, to: str, ways: dict[str, Any]) -> None:
+        turns = measure.in_turns(
+            ways, arguments.rounds, lambda step: progress.step(f"{case}, {step}")
         )
-    }
-    save(
-        "cold",
+        made = result.of_rounds(case, "time", "ms", turns, to=to)
+        records.extend(made)
+        for record in made:
+            progress.record(record)
+
+    compare("import, after torch", "", {"opaq": functools.partial(script, IMPORT)})
+    if not nvrtc["found"]:
+        why = nvrtc["why_not"]
+        for case in ("first compile", "from the disk cache", f"{arguments.kernels} kernels"):
+            records.append(result.without_value(case, "opaq", "time", "ms", "absent", why))
+        return records, {"rounds": arguments.rounds}
+    cold = {"OPAQ_CACHE_SIZE": "0", "CUDA_CACHE_DISABLE": "1"}
+    many = f"KERNEL, COUNT, PATH = {KERNEL!r}, {arguments.kernels}, {nvrtc['path']!r}\n"
+    first = OPAQ.replace("EXPECTED", "False")
+    compare(
+        "first compile",
+        "bare NVRTC",
         {
-            **medians,
-            "first_compile_over_bare_nvrtc": round(
-                medians["first_compile_ms"] / medians["bare_nvrtc_ms"], 3
-            ),
-            "rounds": rounds,
+            "bare NVRTC": lambda: script(BARE.replace("PATH", repr(nvrtc["path"])), **cold),
+            "opaq": lambda: script(first, **cold),
         },
-        what=__doc__,
     )
-
-
-if __name__ == "__main__":
-    main()
+    with tempfile.TemporaryDirectory() as folder:
+        cached = {}
+        for name, text in {"opaq": OPAQ, "opaq, with headers": OPAQ_HEADERS}.items():
+            script(text.replace("EXPECTED", "False"), OPAQ_CACHE_DIR=folder)
+            cached[name] = functools.partial(
+                script, text.replace("EXPECTED", "True"), OPAQ_CACHE_DIR=folder
+            )
+        compare("from the disk cache", "", cached)
+    compare(
+        f"{arguments.kernels} kernels",
+        "bare NVRTC, one after another",
+        {
+            "bare NVRTC, one after another": lambda: script(many + MANY_BARE, **cold),
+            "opaq, in threads": lambda: script(many + MANY, **cold),
+        },
+    )
+    return records, {"rounds": arguments.rounds}

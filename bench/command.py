@@ -13,6 +13,10 @@ from collections.abc import Sequence
 BENCHMARKS = {
     "boundary": "host time of one op, for opaq and other ways to add the same kernel",
     "model": "a model of yours under several backends of torch.compile",
+    "cold": "import, the first compile of a kernel, start from the disk cache",
+    "compile": "compile time of graphs of 1 to 1000 nodes",
+    "memory": "peak memory of graphs that write to their arguments",
+    "kernels": "the ops that opaq ships, beside eager, Inductor, max-autotune and a copy",
 }
 
 

@@ -9,9 +9,11 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+Name = TypeVar("Name")  # of a contestant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +45,13 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def in_turns(
-    contestants: Mapping[str, Callable[[], float]],
+    contestants: Mapping[Name, Callable[[], float]],
     rounds: int,
     progress: Callable[[str], None] = lambda step: None,
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Calls each contestant once a round, so that a change of clock or load affects all alike. A
     contestant returns its figure. The order of a round is the reverse of the one before."""
-    found: dict[str, list[float]] = {name: [] for name in contestants}
+    found: dict[Name, list[float]] = {name: [] for name in contestants}
     for round in range(rounds):
         progress(f"round {round + 1} of {rounds}")
         order = list(contestants)
@@ -149,6 +151,14 @@ def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
 
 def _kind(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+SAMPLED = 1 << 20  # values of a tensor that are compared
+
+
+def sampled(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or of a large one evenly spaced values."""
+    return tensor if tensor.numel() <= SAMPLED else tensor.flatten()[:: tensor.numel() // SAMPLED]
 
 
 def tensors_in(value: Any) -> list[torch.Tensor]:

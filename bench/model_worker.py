@@ -22,7 +22,6 @@ from .models import Made, Wanted, values_of
 FIRST_CALL = "first call"
 MODES = ("max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
 LARGE = 200_000_000  # parameters; a larger model is not converted to float64
-SAMPLED = 1 << 20  # values of a tensor that are compared
 LEAST_SECONDS = 0.03  # of the steps that are timed together
 
 
@@ -221,7 +220,7 @@ class _Step:
 
         found = measure.tensors_in(self())
         found += [each.grad for each in self._parameters if each.grad is not None]
-        return [_sampled(each.detach()).cpu().clone() for each in found]
+        return [measure.sampled(each.detach()).cpu().clone() for each in found]
 
 
 def _loss(output: Any) -> Any:
@@ -235,10 +234,6 @@ def _loss(output: Any) -> Any:
         for each in measure.tensors_in(output)
         if each.requires_grad
     )
-
-
-def _sampled(tensor: Any) -> Any:
-    return tensor if tensor.numel() <= SAMPLED else tensor.flatten()[:: tensor.numel() // SAMPLED]
 
 
 def compiler_of(backend: str) -> Callable[[Any], Any]:

@@ -60,7 +60,7 @@ def of_rounds(
     round.
 
     to: the contestant that the others are compared with. floor: the contestant whose median is the
-    floor of the others.
+    floor of the others; it is not compared itself, unless it is `to`.
     """
     bound = interval(rounds[floor]).median if floor else None
     records = []
@@ -74,8 +74,11 @@ def of_rounds(
             better,
             *_rounded(found),
             floor=None if name == floor else _digits(bound),
-            note=(notes or {}).get(name, ""),
+            note=(notes or {}).get(name, "lower bound" if name == floor else ""),
         )
+        if name == floor != to:
+            records.append(record)
+            continue
         if name == to:
             record = dataclasses.replace(record, ratio=1.0, to=to, verdict="baseline")
         elif to:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import sympy
 import torch
 
-from . import options
+from . import options, tuner
 from .symbolic import SymbolicTensor, fake_argument
 
 if TYPE_CHECKING:
@@ -24,41 +24,11 @@ _MEASURED = tuple(4**k for k in range(1, 8))  # values of an unknown size that a
 _MOST_BYTES = 1 << 30  # of tensors that a measured call takes
 
 
-@dataclasses.dataclass(frozen=True)
-class Fastest:
-    """What was found for one call. speedup: over the implementation that would serve it else."""
-
-    implementation: str
-    otherwise: str
-    speedup: float
-
-    def __str__(self) -> str:
-        if self.implementation == self.otherwise:
-            return "measured to be the fastest"
-        return f"measured {self.speedup:.2f} times as fast as {self.otherwise}"
-
-
-class Tuner(Protocol):
-    def fastest(
-        self, op: str, form: str, args: Sequence[FakeArgument], search: bool
-    ) -> Fastest | None:
-        """None where nothing was measured."""
-
-    def known(self, op: str, form: str) -> list[list[Any]]:
-        """The arguments of the calls that were measured."""
-
-    def digest(self, op: str) -> str:
-        """Of all that was measured of an op, for cache keys."""
-
-
 class Sizes(Protocol):
     """What the compiler knows of symbols (`inductor` in lowering/compat)."""
 
     def bounds(self, symbol: Any) -> tuple[int, float]: ...
     def size_hint(self, value: Any) -> int: ...
-
-
-tuner: Tuner | None = None  # set by the package opaq
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +52,7 @@ NOTHING_MEASURED = Measured()
 def fastest(op: str, info: OpInfo, known: Mapping[str, Any], sizes: Sizes) -> Measured:
     """For a call of the op's form `info`; known: its arguments, SymbolicTensor for tensors."""
     mode = options.current().tune
-    if mode == "off" or tuner is None:
+    if mode == "off" or tuner.installed is None:
         return NOTHING_MEASURED
     args = {arg["name"]: known[arg["name"]] for arg in info["args"]}
     symbols = sorted(set().union(*map(_symbols, args.values())), key=str)
@@ -90,12 +60,14 @@ def fastest(op: str, info: OpInfo, known: Mapping[str, Any], sizes: Sizes) -> Me
         return NOTHING_MEASURED
     if symbols:
         return _by_size(op, info["name"], args, symbols[0], sizes, mode == "search")
-    found = tuner.fastest(op, info["name"], _with(args, {}), mode == "search")
+    found = tuner.installed.fastest(op, info["name"], _with(args, {}), mode == "search")
     return Measured(found.implementation, str(found)) if found else NOTHING_MEASURED
 
 
 def digest(op: str) -> str:
-    return "" if options.current().tune == "off" or tuner is None else tuner.digest(op)
+    if options.current().tune == "off" or tuner.installed is None:
+        return ""
+    return tuner.installed.digest(op)
 
 
 # ---- a size that only the launch knows -----------------------------------------------------------
@@ -136,24 +108,24 @@ def _by_size(
     search: bool,
 ) -> Measured:
     """By ranges of the number that the symbol stands for."""
-    assert tuner is not None
+    assert tuner.installed is not None
     size = _size_of(args, symbol)
     if size is None:
         return NOTHING_MEASURED
     low, high = sizes.bounds(symbol)
-    numbers = {size.number(call) for call in tuner.known(op, form)}
+    numbers = {size.number(call) for call in tuner.installed.known(op, form)}
     if search:
         numbers |= {*_MEASURED, sizes.size_hint(symbol)}
-    found: dict[int, Fastest] = {}
+    found: dict[int, tuner.Fastest] = {}
     for number in sorted(n for n in numbers if n is not None and low <= n <= high):
         call = _with(args, {symbol: number})
-        each = tuner.fastest(op, form, call, search and _bytes(call) <= _MOST_BYTES)
+        each = tuner.installed.fastest(op, form, call, search and _bytes(call) <= _MOST_BYTES)
         if each is not None:
             found[number] = each
     if not found:
         return NOTHING_MEASURED
     ends = [*(math.isqrt(a * b) for a, b in zip(found, list(found)[1:])), 0]
-    ranges: list[tuple[int, Fastest]] = []
+    ranges: list[tuple[int, tuner.Fastest]] = []
     for end, each in zip(ends, found.values()):
         if ranges and ranges[-1][1].implementation == each.implementation:
             ranges.pop()

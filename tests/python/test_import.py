@@ -24,7 +24,7 @@ new = set(sys.modules) - modules
 loaded = [name for name in ("libnvrtc",
     "libcuda.so") if name in open("/proc/self/maps").read() and name not in maps]
 print([name for name in new if name.startswith(("torch._inductor", "torch._dynamo", "triton",
-    "rich", "transformers"))], loaded, torch.cuda.is_initialized())
+    "rich", "transformers", "sympy"))], loaded, torch.cuda.is_initialized())
 """
     assert run(script).strip() == "[] [] False"
 

@@ -1,0 +1,168 @@
+"""The calls that `opaq bench kernels` measures: shipped ops, their meaning in PyTorch, shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from opaq import extern_kernels as kernels
+
+from . import measure
+from .device import Tensors
+
+Call = Callable[..., Any]
+
+
+def _forward(function: Call) -> Call:
+    return function
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
+    such a function, compiled or not, what is measured."""
+
+    name: str
+    make: Callable[[], Tensors]
+    op: Call
+    plain: Call
+    call: Callable[[Call], Call] = _forward
+
+    def bytes(self, operands: Tensors) -> int:
+        """That the call must move at least: its operands and results, each once."""
+        results = measure.tensors_in(self.call(self.plain)(*operands))
+        return sum(
+            each.numel() * each.element_size() for each in (*measure.tensors_in(operands), *results)
+        )
+
+
+def cases(device: str, rows: float) -> list[Case]:
+    """rows: a factor of the numbers of rows, below 1 to try the command."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+
+    def count(number: int) -> int:
+        return max(2, int(number * rows))
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, device=device, dtype=dtype)
+
+    def like(shape: tuple[int, ...], number: int) -> Callable[[], Tensors]:
+        return lambda: [random(*shape) for _ in range(number)]
+
+    found = []
+    for m, n in [(32768, 4096), (8192, 16384), (2048, 65536), (65536, 128), (16, 4096)]:
+        m = count(m)
+        found.append(
+            Case(f"rms_norm {m} x {n}", _with_weight(random, (m, n)), _rms_norm, _plain_rms_norm)
+        )
+    for m, n in [(32768, 4096), (8192, 8192)]:
+        m = count(m)
+        make = _with_grad(random, (m, n))
+        found.append(
+            Case(f"rms_norm and gradients {m} x {n}", make, _rms_norm, _plain_rms_norm, _gradients)
+        )
+    for m, n in [(8192, 14336), (32768, 4096), (16, 14336)]:
+        m = count(m)
+        found.append(Case(f"silu_mul {m} x {n}", like((m, n), 2), _silu_mul, _plain_silu_mul))
+    for batch, length in [(4, 4096), (64, 1)]:
+        length = count(length) if length > 1 else 1
+        make = _heads(random, batch, length)
+        found.append(Case(f"rope {batch} x {length} x (32 + 8) x 128", make, _rope, _plain_rope))
+    for m, n in [(8192, 128256), (8192, 32000), (16384, 50257)]:
+        m = count(m)
+        make = _with_target(random, m, n, device)
+        found.append(Case(f"cross_entropy {m} x {n}", make, _cross_entropy, _plain_cross_entropy))
+        found.append(
+            Case(
+                f"cross_entropy and gradient {m} x {n}",
+                make,
+                _cross_entropy,
+                _plain_cross_entropy,
+                _loss_and_gradient,
+            )
+        )
+    return found
+
+
+Random = Callable[..., torch.Tensor]
+
+
+def _with_weight(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
+    return lambda: [random(*shape), random(shape[1])]
+
+
+def _with_grad(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
+    return lambda: [random(*shape), random(*shape), random(shape[1])]
+
+
+def _heads(random: Random, batch: int, length: int) -> Callable[[], Tensors]:
+    shapes = [(batch, 32, length, 128), (batch, 8, length, 128), *[(batch, length, 128)] * 2]
+    return lambda: [random(*shape) for shape in shapes]
+
+
+def _with_target(random: Random, rows: int, classes: int, device: str) -> Callable[[], Tensors]:
+    return lambda: [random(rows, classes), torch.randint(classes, (rows,), device=device)]
+
+
+def _rms_norm(x: Any, weight: Any) -> Any:
+    return kernels.rms_norm(x, weight)[0]
+
+
+def _plain_rms_norm(x: Any, weight: Any) -> Any:
+    return F.rms_norm(x, weight.shape, weight, eps=1e-6)
+
+
+def _silu_mul(gate: Any, up: Any) -> Any:
+    return kernels.silu_mul(gate, up)
+
+
+def _plain_silu_mul(gate: Any, up: Any) -> Any:
+    return F.silu(gate) * up
+
+
+def _rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
+    return kernels.rope(q, k, cos, sin)
+
+
+def _plain_rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
+    def half_turned(x: Any) -> Any:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((-second, first), dim=-1)
+
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    return q * cos + half_turned(q) * sin, k * cos + half_turned(k) * sin
+
+
+def _cross_entropy(logits: Any, target: Any) -> Any:
+    return kernels.cross_entropy_mean(logits, target)
+
+
+def _plain_cross_entropy(logits: Any, target: Any) -> Any:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, target)
+
+
+def _loss_and_gradient(loss_of: Call) -> Call:
+    @torch.enable_grad()
+    def call(logits: Any, target: Any) -> Any:
+        logits = logits.detach().requires_grad_()
+        loss = loss_of(logits, target)
+        return loss.detach(), *torch.autograd.grad(loss, logits)
+
+    return call
+
+
+def _gradients(function: Call) -> Call:
+    """Of the result with respect to all arguments, given the gradient of the result first."""
+
+    @torch.enable_grad()
+    def call(grad: Any, *args: Any) -> Any:
+        args = tuple(each.detach().requires_grad_() for each in args)
+        result = function(*args)
+        return result.detach(), *torch.autograd.grad(result, args, grad)
+
+    return call

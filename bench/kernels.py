@@ -1,0 +1,133 @@
+"""The ops that opaq ships, beside eager PyTorch, Inductor and its max-autotune, and a copy of as
+many bytes as the op must move.
+
+On a GPU the time is that of replays of a CUDA graph with 20 calls, on operands that rotate through
+more memory than the L2 cache holds; the floor is a copy under the same conditions. On the CPU it is
+the time of a call, from cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from opaq.user_file import WrongTarget
+
+from . import device, measure, result
+from .kernel_cases import Case, cases
+from .table import Progress
+
+TITLE = "Shipped ops beside PyTorch, Inductor and a copy"
+METRIC = "time of a call"
+FLOOR = "copy of as many bytes"
+CONTESTANTS = ("opaq", "eager", "inductor", "max-autotune")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
+    parser.add_argument(
+        "--contestants",
+        default=",".join(CONTESTANTS),
+        metavar="NAME,...",
+        help=f"of {', '.join(CONTESTANTS)}; default: all",
+    )
+    parser.add_argument("--small", action="store_true", help="few rows: to try the command")
+
+
+def run(
+    arguments: argparse.Namespace, progress: Progress
+) -> tuple[list[result.Record], dict[str, Any]]:
+    names = [name.strip() for name in arguments.contestants.split(",")]
+    if unknown := sorted(set(names) - set(CONTESTANTS)):
+        raise WrongTarget(
+            f"--contestants: got {unknown[0]!r}; expected some of {', '.join(CONTESTANTS)}"
+        )
+    rows = 0.001 if arguments.small else 1.0
+    chosen = [case for case in cases(arguments.device, rows) if arguments.only in case.name]
+    if not chosen:
+        known = ", ".join(case.name for case in cases(arguments.device, rows))
+        raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
+    records = []
+    for case in chosen:
+        with torch.no_grad():
+            made = _of_case(case, names, arguments, progress)
+        records += made
+        for record in made:
+            progress.record(record)
+    return records, {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
+
+
+def _of_case(
+    case: Case, names: list[str], arguments: argparse.Namespace, progress: Progress
+) -> list[result.Record]:
+    torch.compiler.reset()
+    on_gpu = arguments.device == "cuda"
+    sets = device.operands(case.make) if on_gpu else [case.make()]
+    autotuned = torch.compile(case.plain, dynamic=False, mode="max-autotune-no-cudagraphs")
+    calls = {
+        "opaq": case.call(case.op),
+        "eager": case.call(case.plain),
+        "inductor": case.call(torch.compile(case.plain, dynamic=False)),
+        "max-autotune": case.call(autotuned),
+    }
+    plain = calls["eager"]
+    expected = measure.Expected(_results(plain, sets[0]), _results(plain, _wide(sets[0])))
+    timed: dict[str, Callable[[], float]] = {}
+    lost = []
+    for name in names:
+        progress.step(f"{case.name}: {name}")
+        try:
+            if wrong := measure.mistake(_results(calls[name], sets[0]), expected):
+                lost.append(result.without_value(case.name, name, METRIC, "us", "wrong", wrong))
+                continue
+            timed[name] = _timer(calls[name], sets, on_gpu)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"[:300]
+            lost.append(result.without_value(case.name, name, METRIC, "us", "failed", why))
+    bytes_moved = case.bytes(sets[0])
+
+    # a copy reads and writes each of its bytes
+    def buffers() -> device.Tensors:
+        half = max(1, bytes_moved // 2)
+        return [torch.empty(half, dtype=torch.uint8, device=arguments.device) for _ in range(2)]
+
+    copies = device.operands(buffers) if on_gpu else [buffers()]
+    timed[FLOOR] = _timer(lambda a, b: b.copy_(a), copies, on_gpu)
+    turns = measure.in_turns(
+        timed, arguments.rounds, lambda step: progress.step(f"{case.name}, {step}")
+    )
+    baseline = next((name for name in names if name in timed), "")
+    return [
+        *result.of_rounds(case.name, METRIC, "us", turns, to=baseline, floor=FLOOR),
+        *lost,
+    ]
+
+
+def _timer(
+    call: Callable[..., Any], sets: list[device.Tensors], on_gpu: bool
+) -> Callable[[], float]:
+    if on_gpu:
+        return device.replay_us(call, sets)
+    return functools.partial(
+        measure.host_us,
+        lambda: call(*sets[0]),
+        per=1,
+        synchronize=measure.synchronizer("cpu"),
+        repeats=5,
+        warmups=1,
+    )
+
+
+def _results(call: Callable[..., Any], operands: device.Tensors) -> list[torch.Tensor]:
+    return [measure.sampled(each).clone() for each in measure.tensors_in(call(*operands))]
+
+
+def _wide(operands: device.Tensors) -> device.Tensors:
+    return [
+        each.double() if isinstance(each, torch.Tensor) and each.is_floating_point() else each
+        for each in operands
+    ]
