@@ -69,6 +69,15 @@ class GraphBreak:
 
 
 @dataclass(frozen=True)
+class EagerCall:
+    """Calls of an opaque op outside of graphs, where torch.compile leaves code to Python."""
+
+    op: str
+    place: str
+    calls: int
+
+
+@dataclass(frozen=True)
 class Explanation:
     """Opaque nodes of a model's graphs and how each would be served. str() is for reading, `html`
     gives a page, `as_dict` the same as JSON-like data.
@@ -77,6 +86,7 @@ class Explanation:
     model: str
     graphs: list[ExplainedGraph]
     breaks: list[GraphBreak]
+    eager: list[EagerCall]
     archs: list[str]  # for which the kernels were compiled
     # Why graphs may be missing: values that the code needs, gradients on a GPU that is not here.
     remarks: list[str]
@@ -169,7 +179,12 @@ def run(
             "here, and no architecture was named"
         )
     return Explanation(
-        name, graphs, [GraphBreak(*each) for each in traced.breaks], list(archs), remarks
+        name,
+        graphs,
+        [GraphBreak(*each) for each in traced.breaks],
+        [EagerCall(*called, times) for called, times in traced.eager.items()],
+        list(archs),
+        remarks,
     )
 
 
@@ -262,4 +277,4 @@ def _problem(model: str, error: BaseException) -> str:
     place = next(filter(None, places), "")
     if cause is None:  # torch's advice comes after the first paragraph
         text = f"{type(seen[-1]).__name__}: {text}".split("\n\n")[0]
-    return f"opaq.explain: {model} cannot be compiled{place and f' ({place})'}: {text}"
+    return f"opaq.explain: tracing {model} failed{place and f' ({place})'}: {text}"

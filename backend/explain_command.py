@@ -45,7 +45,7 @@ def _call(target: str, device: str) -> Any:
     try:
         with contextlib.ExitStack() as stack:
             if device:
-                stack.enter_context(inductor.fake_mode())
+                stack.enter_context(inductor.fake_run().mode)
                 stack.enter_context(torch.device(device))
             return function()
     except Exception as error:

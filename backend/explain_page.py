@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ def page(found: Explanation) -> str:
     parts = [f"<p>{text(explain_text.headline(found))}</p>"]
     parts += [f'<p class="warn">{text(remark)}</p>' for remark in found.remarks]
     parts += [part for graph in found.graphs for part in _graph(graph)]
+    if found.eager:
+        parts.append("<h2>Outside of the graphs</h2>")
+        rows = [(each.op, each.calls, each.place) for each in found.eager]
+        parts.append(table(("op", "calls", "where"), rows))
     if found.breaks:
         parts.append("<h2>Graph breaks</h2>")
         for each in found.breaks:
@@ -36,9 +41,13 @@ def _graph(graph: ExplainedGraph) -> Iterator[str]:
     if not graph.nodes:
         yield '<p class="dim">No opaque node.</p>'
         return
-    yield table(explain_text.NODES[1:], [explain_text.node_row(node)[1:] for node in graph.nodes])
+    rows = [explain_text.node_row(node)[1:-1] for node in graph.nodes]
+    yield table(explain_text.NODES[1:-1], rows)
     for node in graph.nodes:
-        yield f"<details><summary>{text(node.node)}: <code>{text(node.op)}</code></summary>"
+        yield (
+            f"<details><summary>{text(node.node)}: <code>{text(node.op)}</code> "
+            f'<span class="dim">{text(os.path.basename(node.place))}</span></summary>'
+        )
         yield from _node(node)
         yield "</details>"
 

@@ -35,6 +35,10 @@ def text(found: Explanation) -> str:
             parts.append(table([KERNELS, *kernels]))
         if choices := list(choice_rows(found.nodes)):
             parts.append(table([CHOICES, *choices]))
+    parts += [
+        f"{each.op} is called outside of the graphs at {each.place}, {_counted(each.calls, 'time')}"
+        for each in found.eager
+    ]
     parts += [f"graph break at {each.place}: {first_line(each.reason)}" for each in found.breaks]
     return "\n\n".join([*parts, *found.remarks])
 
@@ -80,11 +84,15 @@ def kernel_rows(nodes: Iterable[ExplainedNode]) -> Iterator[tuple[str, ...]]:
 
 def choice_rows(nodes: Iterable[ExplainedNode]) -> Iterator[tuple[str, ...]]:
     for node, item in _considered(nodes):
-        yield (_name(node), item.name, item.device, item.role, item.why)
+        copied = ", ".join(item.copied_at_launch)
+        why = [item.why, copied and f"makes {copied} contiguous where need be"]
+        yield (_name(node), item.name, item.device, item.role, "; ".join(filter(None, why)))
 
 
 def first_line(reason: str) -> str:
-    return reason.strip().split("\n")[0]
+    """And what follows a colon at its end."""
+    first, _, rest = reason.strip().partition("\n")
+    return f"{first} {first_line(rest)}" if first.endswith(":") and rest.strip() else first
 
 
 def _considered(

@@ -8,14 +8,16 @@ import contextlib
 import contextvars
 import dataclasses
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from opaq import call_site
+from opaq import _runtime, call_site
 
 from . import options
+from .compat import pytorch
 
 if TYPE_CHECKING:
     from opaq._runtime import FakeArgument, OpInfo
@@ -58,6 +60,8 @@ class Traced:
 
     graphs: list[LoweredGraph]
     breaks: list[tuple[str, str]]  # (place, reason) of each graph break
+    # by op and place: how often an opaque op was called outside of graphs
+    eager: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     # why graphs may be missing
     remarks: list[str] = dataclasses.field(default_factory=list)
     error: Exception | None = None  # at which tracing failed
@@ -143,13 +147,24 @@ def trace(
 
     settings: our options. patches: changes to Inductor's. dynamic, fullgraph: as for torch.compile.
     """
-    from . import activate
+    from . import activate, registered
     from .compat.inductor import inductor
 
     activate()
-    fake_mode = inductor.fake_mode()
-    copied = _copy(model, args, kwargs, fake_mode)
     found = Traced([], [])
+
+    def count(overload: Any) -> None:
+        if (name := pytorch.op_name(overload)) in registered:
+            found.eager[name, call_site.find()] += 1
+
+    fakes = inductor.fake_run(count)
+    try:
+        copied = _copy(model, args, kwargs, fakes.mode)
+    except Exception as error:
+        raise _runtime.Error(
+            "opaq.explain calls a copy of the model and its arguments, but copying them raised "
+            f"{type(error).__name__}: {error}; copy.deepcopy(model) has to work"
+        ) from error
     # autograd asks the driver about streams
     without_gradients = copied.on_cuda and not torch.cuda.is_available()
     if without_gradients and copied.requires_grad and torch.is_grad_enabled():
@@ -170,14 +185,15 @@ def trace(
         found.graphs.append(graph)
 
     def backend(graph_module: Any, inputs: Sequence[Any]) -> Any:
-        return inductor.lower_fx(graph_module, inputs, patches, lowering, fake_mode)
+        return inductor.lower_fx(graph_module, inputs, patches, lowering, fakes)
 
     settings = {**settings, "check": ""}  # which would keep traced graphs
     if settings.get("tune") == "search":  # which would run kernels
         settings["tune"] = "stored"
-    with inductor.nothing_left():
+    breaks: dict[Any, str] = {}
+    with inductor.nothing_left(breaks):
         try:
-            with fake_mode, torch.no_grad() if without_gradients else contextlib.nullcontext():
+            with fakes.mode, torch.no_grad() if without_gradients else contextlib.nullcontext():
                 inductor.trace(
                     copied.model, copied.args, copied.kwargs, backend, dynamic, fullgraph
                 )
@@ -189,10 +205,10 @@ def trace(
                 )
             else:
                 found.error = error
-        found.breaks = [
-            (file and call_site.text(file, line, function), reason)
-            for reason, file, line, function in inductor.graph_breaks()
-        ]
+    found.breaks = [
+        (file and call_site.text(file, line, function), reason)
+        for (file, line, function), reason in breaks.items()
+    ]
     return found
 
 

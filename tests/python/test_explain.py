@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -236,18 +237,20 @@ def test_an_op_that_another_kernel_serves(scale: opaq.Op) -> None:
 @needs_nvrtc
 def test_cuda_without_a_gpu(scale: opaq.Op) -> None:
     with torch.device("meta"):
-        layers = torch.nn.Linear(8, 8), torch.nn.LayerNorm(8)
+        layers = torch.nn.Linear(8, 8, dtype=torch.bfloat16), torch.nn.LayerNorm(8)
 
     class Model(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.layers, self.scale = torch.nn.Sequential(*layers), scale
+            self.layers, self.scale = torch.nn.ModuleList(layers), scale
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.scale(self.layers(x)).relu().sum()
+            linear, norm = self.layers
+            return self.scale(norm(linear(x).float())).relu().sum()
 
     with torch.device("cuda"):
-        found = opaq.explain(Model(), torch.empty(4, 8, device="meta"))
+        x = torch.empty(4, 8, device="meta", dtype=torch.bfloat16)
+        found = opaq.explain(Model(), x)
     (node,) = found.nodes
     assert (node.device, node.implementation) == ("cuda:0", "cuda")
     cuda, cpu = node.implementations
@@ -265,7 +268,7 @@ def test_errors_name_the_line_and_the_cause(scale: opaq.Op, unique: str) -> None
         return scale(x) @ torch.ones(7)
 
     line = wrong.__code__.co_firstlineno + 1
-    with pytest.raises(opaq.Error, match=r"wrong cannot be compiled .*inconsistent") as raised:
+    with pytest.raises(opaq.Error, match=r"tracing .*wrong failed .*inconsistent") as raised:
         opaq.explain(wrong, torch.zeros(3))
     assert f"({__file__}:{line}, in wrong)" in str(raised.value)
 
@@ -331,7 +334,7 @@ def test_a_compiled_model_brings_its_options(unique: str) -> None:
             return model(x)
 
     whole = torch.compile(Model(), backend="opaq", fullgraph=True)
-    with pytest.raises(opaq.Error, match="cannot be compiled .*graph_break"):
+    with pytest.raises(opaq.Error, match="(?s)tracing .* failed .*graph_break"):
         opaq.explain(whole, torch.zeros(3))
     with pytest.raises(opaq.DeclarationError, match='option "strct" of|no option "strct"'):
         opaq.explain(torch.compile(model, backend="opaq", options={"strct": True}), torch.zeros(3))
@@ -344,3 +347,33 @@ def test_a_strict_graph_that_cannot_be_lowered(unique: str) -> None:
     compiled = torch.compile(lambda x: op(x), backend="opaq", options={"strict": True})
     with pytest.raises(opaq.Error, match="strict: its first implementation does not fit"):
         opaq.explain(compiled, torch.zeros(3))
+
+
+def test_a_model_that_cannot_be_copied() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.lock = threading.Lock()
+    with pytest.raises(
+        opaq.Error,
+        match=r"copying them raised TypeError: cannot pickle .* copy.deepcopy\(model\) has to work",
+    ):
+        opaq.explain(model, torch.zeros(2))
+
+
+def test_calls_outside_of_the_graphs_and_why_they_are(scale: opaq.Op) -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        for _ in range(3):
+            x = scale(x)
+            torch._dynamo.graph_break()  # in a loop: torch.compile leaves the function to Python
+        return x
+
+    found = opaq.explain(model, torch.zeros(4))
+    line = model.__code__.co_firstlineno + 2
+    assert found.graphs == [] and "1 graph break: no opaque op is called" in str(found)
+    assert [vars(call) for call in found.eager] == [
+        {"op": scale.name, "place": f"{__file__}:{line}, in model", "calls": 3}
+    ]
+    assert f"{scale.name} is called outside of the graphs at {__file__}:{line}" in str(found)
+    (at,) = found.breaks
+    assert at.place == f"{__file__}:{line + 1}, in model"
+    assert "Skipping the function and falling back to eager" in at.reason
+    assert f"<td>{scale.name}</td><td class=number>3</td>" in found.html()

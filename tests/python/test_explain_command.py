@@ -125,5 +125,5 @@ def test_a_model_that_cannot_be_compiled(tmp_path: Path) -> None:
     done = explain(tmp_path, "model.py:wrong_sizes")
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("opaq.explain: Model cannot be compiled (")
+    assert last.startswith("opaq.explain: tracing Model failed (")
     assert f"model.py:{line('return scale')}, in forward)" in last

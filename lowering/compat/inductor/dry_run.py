@@ -13,7 +13,9 @@ from unittest import mock
 import torch
 from torch._inductor import compile_fx as inductor_compile
 from torch._inductor.graph import GraphLowering
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+from .tracing import FakeRun
 
 # An H100, in place of a GPU that is not there. Inductor divides its own loops by it; no decision
 # about an opaque op depends on it.
@@ -47,11 +49,11 @@ class DryRun:
         example_inputs: Sequence[Any],
         patches: dict[str, Any],
         settings: Callable[[str], AbstractContextManager[Any]],
-        fake_mode: FakeTensorMode,
+        fakes: FakeRun,
     ) -> Any:
         """As compile_fx, but nothing is compiled: each graph is lowered inside settings(kind),
         where the kind is "forward", "backward" or "inference". The result computes on fake tensors
-        of `fake_mode`.
+        of `fakes`.
         """
 
         def lower_inner(module: Any, inputs: Sequence[Any], **facts: Any) -> Any:
@@ -69,7 +71,7 @@ class DryRun:
             def run(inputs: list[Any]) -> Any:
                 taken = list(inputs)
                 inputs.clear()
-                with fake_mode:
+                with fakes.in_graph():
                     return graph(*taken)
 
             run._boxed_call = True  # type: ignore[attr-defined]
@@ -108,11 +110,10 @@ def pretend_cuda() -> Iterator[None]:
     if torch.cuda.is_available():
         yield
         return
+    cuda = "torch._dynamo.device_interface.CudaInterface"
     with (
-        mock.patch(
-            "torch._dynamo.device_interface.CudaInterface.get_device_properties",
-            staticmethod(lambda device=None: PROPERTIES),
-        ),
+        mock.patch(f"{cuda}.get_device_properties", staticmethod(lambda device=None: PROPERTIES)),
+        mock.patch(f"{cuda}.is_bf16_supported", staticmethod(lambda *_, **__: True)),
         mock.patch("torch.cuda.get_device_capability", lambda *_: (9, 0)),
     ):
         yield

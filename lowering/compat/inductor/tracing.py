@@ -15,7 +15,9 @@ import torch
 from torch._dynamo import config, convert_frame, pgo, utils
 from torch._dynamo.eval_frame import OptimizedModule, innermost_backend
 from torch._dynamo.guards import DeletedGuardManagerWrapper
+from torch._dynamo.symbolic_convert import InstructionTranslatorBase
 from torch._functorch import config as functorch_config
+from torch._guards import TracingContext
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -25,6 +27,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 from torch.overrides import TorchFunctionMode
+
+Place = tuple[str, int, str]  # file, line, function
 
 _eval_frame = torch._C._dynamo.eval_frame
 
@@ -41,11 +45,12 @@ class CompiledWith:
 
 
 class Tracing:
-    def fake_mode(self) -> FakeTensorMode:
-        """In it tensors have no values. Real tensors count as fake ones, which are then written
-        to in their place.
+    def fake_run(self, on_eager_call: Callable[[Any], None] = lambda _: None) -> FakeRun:
+        """In its mode tensors have no values. Real tensors count as fake ones, which are then
+        written to in their place. on_eager_call: called with the overload of each op that is called
+        outside of graphs.
         """
-        return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+        return FakeRun(on_eager_call)
 
     def fake_copy(self, value: Any, fake_mode: FakeTensorMode, device: Callable[[Any], Any]) -> Any:
         """A deep copy in which each tensor is a fake one on device(tensor)."""
@@ -92,16 +97,23 @@ class Tracing:
             )
 
     @contextlib.contextmanager
-    def nothing_left(self) -> Iterator[None]:
-        """What Dynamo learns and compiles in the block does not affect later compilations."""
+    def nothing_left(self, breaks: dict[Place, str]) -> Iterator[None]:
+        """What Dynamo learns and compiles in the block does not affect later compilations. `breaks`
+        gets the reasons of graph breaks, and of functions that Dynamo leaves uncompiled, by place.
+        """
         found: dict[types.CodeType, list[Any]] = {}  # with what was compiled of it before
+        log_graph_break = InstructionTranslatorBase.log_graph_break
+
+        def note_break(self: Any, options: Any, reason: str, exc: Any) -> None:
+            breaks.setdefault(_place(getattr(exc, "real_stack", None)), reason)
+            log_graph_break(self, options, reason, exc)
 
         def note(code: types.CodeType, _: types.CodeType) -> None:
             found.setdefault(code, _entries(code))
 
         hook = convert_frame.register_bytecode_hook(note)
         counters = copy.deepcopy(utils.counters)
-        breaks = list(utils.graph_break_reasons)
+        reasons = list(utils.graph_break_reasons)
         sizes = pgo._CODE_STATE, pgo._INIT_CODE_STATE  # from which automatic dynamic shapes come
         pgo._CODE_STATE, pgo._INIT_CODE_STATE = copy.deepcopy(sizes)
         try:
@@ -109,12 +121,15 @@ class Tracing:
                 config.patch(caching_precompile=False),
                 mock.patch.object(pgo, "put_local_code_state", lambda *_: None),
                 mock.patch.object(pgo, "put_remote_code_state", lambda *_: None),
+                mock.patch.object(InstructionTranslatorBase, "log_graph_break", note_break),
             ):
                 yield
         finally:
             hook.remove()
+            for each in utils.graph_break_reasons[len(reasons) :]:
+                breaks[_place(each.user_stack)] = each.reason
             pgo._CODE_STATE, pgo._INIT_CODE_STATE = sizes
-            utils.graph_break_reasons[:] = breaks
+            utils.graph_break_reasons[:] = reasons
             utils.counters.clear()
             utils.counters.update(counters)
             for code, before in found.items():
@@ -131,16 +146,38 @@ class Tracing:
             ),
         )
 
-    def graph_breaks(self) -> list[tuple[str, str, int, str]]:
-        """(reason, file, line, function) of each graph break, in order. To be called inside
-        nothing_left().
-        """
-        found = []
-        for each in utils.graph_break_reasons:
-            frame = each.user_stack[-1] if each.user_stack else None
-            place = (frame.filename, frame.lineno or 0, frame.name) if frame else ("", 0, "")
-            found.append((each.reason, *place))
-        return list(dict.fromkeys(found))
+
+class FakeRun:
+    """A fake mode that tells which ops are called outside of graphs. (Torch has rules for the class
+    of a mode, so this has one instead of being one.)
+    """
+
+    def __init__(self, on_eager_call: Callable[[Any], None]) -> None:
+        self.mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+        self._in_graph = False
+        dispatch = self.mode.dispatch
+
+        def dispatch_and_tell(function: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._in_graph and TracingContext.try_get() is None:
+                on_eager_call(function)
+            return dispatch(function, *args, **kwargs)
+
+        self.mode.dispatch = dispatch_and_tell  # type: ignore[method-assign]
+
+    @contextlib.contextmanager
+    def in_graph(self) -> Iterator[None]:
+        """The ops that are called in the block are those of a graph."""
+        before, self._in_graph = self._in_graph, True
+        try:
+            with self.mode:
+                yield
+        finally:
+            self._in_graph = before
+
+
+def _place(stack: Any) -> Place:
+    frame = stack[-1] if stack else None
+    return (frame.filename, frame.lineno or 0, frame.name) if frame else ("", 0, "")
 
 
 class _FakeCopies(TorchFunctionMode):
