@@ -11,12 +11,16 @@ from collections.abc import Sequence
 # Each is a module here with TITLE, add_arguments(parser) and run(arguments, progress), which gives
 # (records, method). The first paragraph of its docstring says what is measured.
 BENCHMARKS = {
-    "boundary": "host time of one op, for opaq and other ways to add the same kernel",
     "model": "a model of yours under several backends of torch.compile",
+    "boundary": "host time of one op, by way to add it and way to run it",
+    "launch": "host time of one launch, step by step",
     "cold": "import, the first compile of a kernel, start from the disk cache",
     "compile": "compile time of graphs of 1 to 1000 nodes",
+    "package": "what ops add to packages, and to the compile time of C++ wrappers",
     "memory": "peak memory of graphs that write to their arguments",
     "kernels": "the ops that opaq ships, beside eager, Inductor, max-autotune and a copy",
+    "matmul": "matrix products by cuBLASLt, beside PyTorch's and max-autotune",
+    "check": "what the contract check costs",
 }
 
 

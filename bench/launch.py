@@ -1,28 +1,29 @@
 """Where the host time of one launch goes: from a raw cuLaunchKernel loop, step by step, to a
 compiled chain of 50 opaque ops and to eager calls.
 
-    python bench/launch.py              (needs a GPU, CUDA's headers and g++)
-
-Every step launches a * b + a on 4096 floats. Each figure is the median over rounds that measure all
-steps in turn.
+Each step launches a * b + a on 4096 floats, and does a little more than the one before.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import statistics
-import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from common import host_us, save
 
-from opaq.bench.boundary_kernel import SHAPES, Kernel
-from opaq.bench.boundary_peers import of_opaq
-from opaq.bench.boundary_ways import chain_of
+from . import measure, result
+from .boundary_kernel import Kernel
+from .boundary_peers import of_opaq
+from .boundary_ways import chain_of
+from .command import Unavailable
+from .table import Progress
 
-OPS, SIZE, ROUNDS = 50, SHAPES["cuda"], 15
-
+TITLE = "Steps of one launch"
+CASE = "a launch"
+FLOOR = "C++ loop, cuModule"
+OPS, SIZE = 50, (16, 256)
 CPP = """
 #include <torch/extension.h>
 #include <cuda.h>
@@ -146,7 +147,7 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     compiled = torch.compile(chain_of(op, 2, OPS), fullgraph=True)
     compiled(x, y)
     return {
-        "C++ loop, cuModule": lambda: module.module_loop(*pointers),
+        FLOOR: lambda: module.module_loop(*pointers),
         "C++ loop, cuLibrary": lambda: module.library_loop(*pointers),
         "C++ loop, cuLibrary, cuCtxGetCurrent": lambda: module.context_loop(*pointers),
         "C++ loop, cuLibrary, some work": lambda: module.work_loop(*pointers),
@@ -168,27 +169,24 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     }
 
 
-def main() -> None:
-    if not torch.cuda.is_available():
-        sys.exit("bench/launch.py needs a GPU: torch.cuda.is_available() is False")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(
+    arguments: argparse.Namespace, progress: Progress
+) -> tuple[list[result.Record], dict[str, Any]]:
+    if arguments.device != "cuda":
+        raise Unavailable("opaq bench launch measures cuLaunchKernel, which needs a GPU")
     x, y = (torch.rand(SIZE, device="cuda") * 0.01 for _ in range(2))
     with torch.no_grad():
-        ways = steps(x, y)
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(ROUNDS):
-            for name, way in ways.items():
-                times[name].append(
-                    host_us(way, per=OPS, synchronize=torch.cuda.synchronize, repeats=40, warmups=5)
-                )
-    measured = {
-        "rounds": ROUNDS,
-        "us_per_launch": {
-            name: {"median": round(statistics.median(t), 3), "best": round(min(t), 3)}
-            for name, t in times.items()
-        },
-    }
-    save("launch", measured, what=__doc__)
-
-
-if __name__ == "__main__":
-    main()
+        progress.step("compile")
+        timed = {
+            name: lambda way=way: measure.host_us(
+                way, per=OPS, synchronize=torch.cuda.synchronize, repeats=40, warmups=5
+            )
+            for name, way in steps(x, y).items()
+        }
+        turns = measure.in_turns(timed, arguments.rounds, progress.step)
+    records = result.of_rounds(CASE, "host time", "us", turns, to=FLOOR, floor=FLOOR)
+    return records, {"rounds": arguments.rounds, "ops": OPS}

@@ -1,30 +1,33 @@
-"""What opaque ops add to an AOTInductor package (time and bytes per op), and to the C++ compiler's
-time for a first C++ wrapper.
-
-    python bench/package.py
+"""What opaque ops add to an AOTInductor package (time and bytes of an op), and to the time of the
+C++ compiler for a first C++ wrapper.
 
 It packages for the GPU where there is one; the C++ wrapper for CUDA is printed and compiled without
-one.
+one. It needs the source tree, whose tests print that wrapper.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
+from typing import Any
 
 import torch
-from cold import run
-from common import save
 from torch.utils import cpp_extension
 
-OPS, ROUNDS = 8, 3
+from . import measure, result
+from .cold import script
+from .command import Unavailable
+from .table import Progress
+
+TITLE = "Packages and C++ wrappers"
+OPS = 8
 IMAGES = (".cubin", ".host")
 TESTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests", "python")
 
@@ -79,41 +82,40 @@ package(functions[:1], "one")
 """
 
 
-def packaging(device: str) -> dict[str, object]:
-    """ "with" and "without": the model with its opaque ops, and the same model without them;
-    medians over rounds.
-    """
-    seconds: dict[bool, list[float]] = {True: [], False: []}
+def packaging(device: str, rounds: int, progress: Progress) -> list[result.Record]:
+    """The model with its opaque ops, and the same model without them."""
     sizes: dict[bool, list[dict[str, int]]] = {}
-    for _ in range(ROUNDS):
-        for opaque, times in seconds.items():
-            with tempfile.TemporaryDirectory() as folder:
-                script = (
-                    PACKAGE.replace("OPAQUE", str(opaque), 1)
-                    .replace("OPS", str(OPS), 1)
-                    .replace("DEVICE", repr(device), 1)
-                )
-                times.append(
-                    run(script, TORCHINDUCTOR_CACHE_DIR=folder, OPAQ_CACHE_DIR=f"{folder}/opaq")
-                )
-                sizes[opaque] = [contents(f"{folder}/{name}.pt2") for name in ("one", "all")]
-    extra = [(with_ops - without) / OPS for with_ops, without in zip(seconds[True], seconds[False])]
+
+    def seconds(opaque: bool) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            text = (
+                PACKAGE.replace("OPAQUE", str(opaque), 1)
+                .replace("OPS", str(OPS), 1)
+                .replace("DEVICE", repr(device), 1)
+            )
+            ms = script(text, TORCHINDUCTOR_CACHE_DIR=folder, OPAQ_CACHE_DIR=f"{folder}/opaq")
+            sizes[opaque] = [contents(f"{folder}/{name}.pt2") for name in ("one", "all")]
+            return ms
+
+    names = {False: "without opaque ops", True: f"with {OPS} opaque ops"}
+    turns = measure.in_turns(
+        {name: lambda opaque=opaque: seconds(opaque) for opaque, name in names.items()},
+        rounds,
+        lambda step: progress.step(f"packaging, {step}"),
+    )
+    case = f"a package for {device}"
+    records = result.of_rounds(case, "packaging", "s", turns, to=names[False])
+    added = [(a - b) / OPS for a, b in zip(turns[names[True]], turns[names[False]])]
+    records += result.of_rounds(case, "packaging, one more op", "s", {"opaq": added})
     one, every = (
         {kind: size - without[kind] for kind, size in with_ops.items()}
         for with_ops, without in zip(sizes[True], sizes[False])
     )
-    per_op = {kind: (every[kind] - one[kind]) / (OPS - 1) for kind in one}
-    return {
-        "device": device,
-        "ops": OPS,
-        "rounds": ROUNDS,
-        "with_s": round(statistics.median(seconds[True]), 3),
-        "without_s": round(statistics.median(seconds[False]), 3),
-        "s_per_op": round(statistics.median(extra), 4),
-        "s_per_op_range": [round(min(extra), 4), round(max(extra), 4)],
-        "bytes_per_op": {kind: round(size) for kind, size in per_op.items()},
-        "bytes_once": {kind: round(one[kind] - size) for kind, size in per_op.items()},
-    }
+    for kind, size in one.items():
+        per_op = (every[kind] - size) / (OPS - 1)
+        for metric, value in {"bytes of an op": per_op, "bytes once": size - per_op}.items():
+            records.append(result.Record(case, kind, metric, "B", "less", round(value)))
+    return records
 
 
 def contents(path: str) -> dict[str, int]:
@@ -230,64 +232,59 @@ def cpu_seconds(command: list[str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(done.stderr)
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def wrapper(device: str) -> dict[str, object]:
+def wrapper(device: str, rounds: int, progress: Progress) -> list[result.Record]:
     """CPU seconds of the compiler. A first build compiles PyTorch's header, which later ones find
-    precompiled.
-    """
+    precompiled."""
     source, command = wrapper_source(device), compiler(device)
     with tempfile.TemporaryDirectory() as folder:
         header = f"{folder}/header.h"
         with open(header, "w", encoding="utf-8") as stream:
             stream.write(f"#include <torch/csrc/inductor/cpp_wrapper/{device}.h>\n")
-        texts = {"with": source, "headers": without_ops(source), "without": without_headers(source)}
-        for name, text in texts.items():
-            with open(f"{folder}/{name}.cpp", "w", encoding="utf-8") as stream:
+        texts = {
+            "without opaq": without_headers(source),
+            "with its headers": without_ops(source),
+            "with two nodes": source,
+        }
+        commands = {}
+        for i, (name, text) in enumerate(texts.items()):
+            with open(f"{folder}/{i}.cpp", "w", encoding="utf-8") as stream:
                 stream.write(text)
+            files = ["-include", header, "-c", f"{folder}/{i}.cpp", "-o", f"{folder}/{i}.o"]
+            commands[name] = [*command, *files]
+        progress.step(f"C++ wrapper for {device}: precompile PyTorch's header")
         first = cpu_seconds([*command, "-x", "c++-header", header, "-o", f"{header}.gch"])
-        times: dict[str, list[float]] = {name: [] for name in texts}
-        for _ in range(2 * ROUNDS):
-            for name, found in times.items():
-                found.append(
-                    cpu_seconds(
-                        [
-                            *command,
-                            "-include",
-                            header,
-                            "-c",
-                            f"{folder}/{name}.cpp",
-                            "-o",
-                            f"{folder}/{name}.o",
-                        ]
-                    )
-                )
-    with_ops, headers, without = (
-        statistics.median(times[name]) for name in ("with", "headers", "without")
-    )
-    return {
-        "header_s": round(first, 3),
-        "without_s": round(without, 3),
-        "with_headers_s": round(headers, 3),
-        "with_s": round(with_ops, 3),
-        "headers_of_first_build": round((headers - without) / (first + without), 4),
-        "ours_of_first_build": round((with_ops - without) / (first + without), 4),
-        "ours_of_later_builds": round((with_ops - without) / without, 4),
-        "rounds": 2 * ROUNDS,
-    }
+        turns = measure.in_turns(
+            {name: lambda line=line: cpu_seconds(line) for name, line in commands.items()},
+            rounds,
+            lambda step: progress.step(f"C++ wrapper for {device}, {step}"),
+        )
+    case, to = f"C++ wrapper for {device}", "without opaq"
+    first_builds = {name: [first + each for each in times] for name, times in turns.items()}
+    return [
+        *result.of_rounds(case, "compiler, later builds", "s", turns, to=to),
+        *result.of_rounds(case, "compiler, first build", "s", first_builds, to=to),
+    ]
 
 
-def main() -> None:
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    measured = {
-        "packaging": packaging(device),
-        "wrapper_compile": {name: wrapper(name) for name in ("cpu", "cuda")},
-    }
-    save("package", measured, what=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--part", choices=("packaging", "wrapper"), help="one part; default: both")
+    parser.set_defaults(rounds=3)
 
 
-if __name__ == "__main__":
-    main()
+def run(
+    arguments: argparse.Namespace, progress: Progress
+) -> tuple[list[result.Record], dict[str, Any]]:
+    if not os.path.isdir(TESTS):
+        raise Unavailable("opaq bench package needs opaq's source tree; run it from a checkout")
+    records = []
+    if arguments.part != "wrapper":
+        records += packaging(arguments.device, arguments.rounds, progress)
+    if arguments.part != "packaging":
+        for device in ("cpu", "cuda"):
+            records += wrapper(device, 2 * arguments.rounds, progress)
+    return records, {"rounds": arguments.rounds, "ops": OPS}

@@ -132,6 +132,10 @@ def oldest() -> None:
         # Tests that do not depend on torch's version, or take longest, run only with the newest.
         newest = [
             "test_advice",
+            "test_bench_compare",
+            "test_bench_measure",
+            "test_bench_page",
+            "test_bench_table",
             "test_check_command",
             "test_cli",
             "test_code_check",
