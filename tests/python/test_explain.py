@@ -377,3 +377,43 @@ def test_calls_outside_of_the_graphs_and_why_they_are(scale: opaq.Op) -> None:
     assert at.place == f"{__file__}:{line + 1}, in model"
     assert "Skipping the function and falling back to eager" in at.reason
     assert f"<td>{scale.name}</td><td class=number>3</td>" in found.html()
+
+
+def test_scratch_memory(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.cpu(
+        source="void f(const float* x, float* part, float* out, long n) { out[0] = x[0]; }",
+        entry="f",
+        args="x, part, out, x.numel()",
+        scratch={"part": opaq.tensor("x.numel(), 2", dtype="float32")},
+    )
+    x = torch.zeros(6, 3)
+    (node,) = opaq.explain(op, x).nodes
+    assert node.workspace == 6 * 3 * 2 * 4 and "144 bytes" in str(opaq.explain(op, x))
+    torch._dynamo.mark_dynamic(x, 0)
+    (node,) = opaq.explain(op, x).nodes
+    assert isinstance(node.workspace, str) and node.workspace.startswith("24*s")
+
+
+def test_lists_of_tensors(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor[] xs) -> Tensor", outputs=opaq.like("xs[0]"))
+    op.cpu(
+        source="void f(const float* a, const float* b, float* out) { out[0] = a[0] + b[0]; }",
+        entry="f",
+        args="xs[0], xs[1], out",
+    )
+    (node,) = opaq.explain(lambda x: op([x, x + 1]), torch.zeros(1)).nodes
+    assert (node.op, node.implementation) == (f"{unique}[2]", "cpu")
+    assert len(node.arguments) == 2
+
+
+def test_nothing_is_measured_where_a_model_is_tuned(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    facts = {"source": SCALE, "entry": "f", "args": "x, out, x.numel()"}
+    op.cpu(name="cpu:a", **facts)
+    op.cpu(name="cpu:b", **facts)
+    compiled = torch.compile(lambda x: op(x), backend="opaq", options={"tune": "search"})
+    (node,) = opaq.explain(compiled, torch.zeros(4)).nodes
+    assert (node.implementation, node.reason) == ("cpu:a", "")
+    calls = [each["calls"] for each in _runtime.implementation_stats() if each["op"] == unique]
+    assert sum(calls) == 0
