@@ -390,7 +390,7 @@ def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no s
 def implementation_stats() -> list[dict[str, Any]]:
     ...
     # op, implementation, device, calls, skipped_empty, timed_calls, host_seconds, compile_seconds,
-    # compiled, disk_hits, compiler, spill_bytes (None: unknown)
+    # compiled, disk_hits, compiler, spill_bytes and image_bytes (None: unknown)
 
 def node_stats() -> list[dict[str, Any]]:
     ...

@@ -54,6 +54,7 @@ class ImplementationFacts:
     compiler: str
     # per thread, stored and loaded: the maximum over images; None: unknown (CPU, binaries, PTX)
     spill_bytes: int | None
+    image_bytes: int | None  # size of the largest image; None: host code, or none was made so far
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,7 @@ def _implementations(now: _Totals, before: _Totals) -> list[ImplementationFacts]
                 disk_hits=numbers["disk_hits"],
                 compiler=stats["compiler"],
                 spill_bytes=stats["spill_bytes"],
+                image_bytes=stats["image_bytes"],
             )
         )
     return found

@@ -103,7 +103,7 @@ def activate() -> None:
     global _active
     if _active:
         return
-    from . import cache_key, copies, lower
+    from . import cache_key, copies, lower, record
     from .compat.inductor import inductor
     from .contract import traced
 
@@ -112,6 +112,7 @@ def activate() -> None:
     cache_key.install(registered)
     copies.install(registered)
     inductor.before_writes(lambda graph: lower.install_for(graph, registered))
+    inductor.after_compile(record.trace_new)
     traced.install(registered)  # the hook that is installed last sees a graph first
     _active = True
     for qualname in list(registered):

@@ -1,15 +1,18 @@
 """The implementation that was chosen for each node of each compiled graph in this process, for
-opaq.report().
+opaq.report(), for the log, and for torch's structured trace.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
+import functools
+from typing import Any
 
 from opaq import _runtime
 
-log = logging.getLogger("opaq")  # TORCH_LOGS="+opaq" shows every decision
+from .compat import pytorch
+
+log = pytorch.logger("opaq")  # TORCH_LOGS="+opaq" shows every decision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +50,39 @@ def nodes() -> list[NodeRecord]:
 def add(record: NodeRecord) -> None:
     _nodes.append(record)
     log_decision(record)
+
+
+_traced: set[str] = set()  # graphs
+
+
+def trace_new() -> None:
+    """Adds to the structured trace (TORCH_TRACE) what each graph holds that was loaded since the
+    last call.
+    """
+    graphs: dict[str, list[NodeRecord]] = {}
+    for record in nodes():
+        if record.graph not in _traced:
+            graphs.setdefault(record.graph, []).append(record)
+    _traced.update(graphs)
+    for graph, records in graphs.items():
+        pytorch.trace_artifact("opaq", functools.partial(_described, graph, records))
+
+
+def _described(graph: str, records: list[NodeRecord]) -> dict[str, Any]:
+    """The nodes of a graph, and the implementations of their ops, with what is known so far of
+    their code: in Python wrappers it may be compiled by the first launch only.
+    """
+    called = {(record.op, record.device.split(":")[0]) for record in records}
+    facts = ("op", "implementation", "device", "compiler", "image_bytes", "spill_bytes")
+    return {
+        "graph": graph,
+        "nodes": [dataclasses.asdict(record) for record in records],
+        "implementations": [
+            {fact: stats[fact] for fact in facts}
+            for stats in _runtime.implementation_stats()
+            if (stats["op"], stats["device"]) in called
+        ],
+    }
 
 
 def log_decision(record: NodeRecord) -> None:

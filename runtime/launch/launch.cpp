@@ -211,8 +211,12 @@ LaunchStats PreparedLaunch::stats() const {
         static_cast<double>(state.compile_nanoseconds.load(std::memory_order_relaxed)) * 1e-9;
     stats.compiled += state.compiled.load(std::memory_order_relaxed);
     stats.disk_hits += state.disk_hits.load(std::memory_order_relaxed);
-    if (const int64_t spilled = state.spill_bytes.load(std::memory_order_relaxed); spilled >= 0)
-      stats.spill_bytes = std::max(stats.spill_bytes.value_or(0), spilled);
+    const auto take_larger = [](std::optional<int64_t>& most, const std::atomic<int64_t>& one) {
+      if (const int64_t value = one.load(std::memory_order_relaxed); value >= 0)
+        most = std::max(most.value_or(0), value);
+    };
+    take_larger(stats.spill_bytes, state.spill_bytes);
+    take_larger(stats.image_bytes, state.image_bytes);
   }
   return stats;
 }

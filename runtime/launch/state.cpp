@@ -237,6 +237,16 @@ std::shared_ptr<const Image> PreparedLaunch::State::image(const std::string& ent
   });
 }
 
+namespace {
+
+void take_larger(std::atomic<int64_t>& most, int64_t value) {
+  int64_t known = most.load();
+  while (value > known && !most.compare_exchange_weak(known, value)) {
+  }
+}
+
+}  // namespace
+
 std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string& entry,
                                                                const std::string& arch) {
   const Implementation& implementation = *subject.implementation;
@@ -249,11 +259,9 @@ std::shared_ptr<const Image> PreparedLaunch::State::make_image(const std::string
     compilers_.insert(image->compiler);
   }
   if (const auto& used = find_entry(subject, *image, entry).resources) {
-    const int64_t spilled = used->spill_stores.value_or(0) + used->spill_loads.value_or(0);
-    int64_t most = spill_bytes.load();
-    while (spilled > most && !spill_bytes.compare_exchange_weak(most, spilled)) {
-    }
+    take_larger(spill_bytes, used->spill_stores.value_or(0) + used->spill_loads.value_or(0));
   }
+  take_larger(image_bytes, static_cast<int64_t>(image->bytes.size()));
   return image;
 }
 

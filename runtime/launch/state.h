@@ -58,7 +58,7 @@ struct PreparedLaunch::State {
   std::string compilers();  // LaunchStats::compiler
   // Whether an attempt to compile it has succeeded, its signature included; whether one has failed.
   std::atomic<bool> has_compiled{false}, has_failed{false};
-  std::atomic<int64_t> spill_bytes{-1};  // maximum over the images; -1 while unknown
+  std::atomic<int64_t> spill_bytes{-1}, image_bytes{-1};  // maxima over images; -1 while unknown
 
   // The image for an architecture that need not be a device's: compiled for it, or the best that
   // the declaration brings (of these, the first if `arch` is ""). Throws Missing where none fits.

@@ -51,7 +51,8 @@ PyObject* implementation_stats(PyObject*, PyObject*) {
         d.set("compiled", s.compiled)
             .set("disk_hits", s.disk_hits)
             .set("compiler", s.compiler)
-            .put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none());
+            .put("spill_bytes", s.spill_bytes ? from(*s.spill_bytes) : none())
+            .put("image_bytes", s.image_bytes ? from(*s.image_bytes) : none());
         list.add(d.take());
       }
     }

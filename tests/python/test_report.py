@@ -59,9 +59,7 @@ def test_report_tells_which_kernels_spill(unique: str) -> None:
     op.cuda(name="wide", source=body, entry="f<128>", args="y")
     op.cuda(name="unused", source=body, entry="f<8>", args="y")
     made = {
-        name: _runtime.compile(
-            op.name, [("float32", (4096,), (1,), "cuda:0", 256)], "sm_90a", name
-        )["resources"]
+        name: _runtime.compile(op.name, [("float32", (4096,), (1,), "cuda:0", 256)], "sm_90a", name)
         for name in ("narrow", "wide")
     }
     found = opaq.report()
@@ -72,9 +70,11 @@ def test_report_tells_which_kernels_spill(unique: str) -> None:
     }
     assert spilled == {
         "narrow": 0,
-        "wide": made["wide"]["spill_stores"] + made["wide"]["spill_loads"],
+        "wide": sum(made["wide"]["resources"][f"spill_{what}"] for what in ("stores", "loads")),
         "unused": None,
     }
     assert spilled["wide"] > 0
+    sizes = {i.implementation: i.image_bytes for i in found.implementations if i.op == unique}
+    assert sizes == {**{name: made[name]["bytes"] for name in made}, "unused": None}
     assert f"{unique}: wide spills registers: {spilled['wide']} bytes a thread" in str(found)
     assert f"{unique}: narrow" not in str(found)

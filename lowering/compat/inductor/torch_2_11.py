@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..mends import MENDS
 from .caches import Caches
+from .compiled_graphs import CompiledGraphs
 from .dry_run import DryRun
 from .functional_calls import FunctionalCalls
 from .lowerings import Lowerings
@@ -11,7 +12,7 @@ from .tracing import Tracing
 from .wrappers import Wrappers
 
 
-class Inductor211(Lowerings, FunctionalCalls, Wrappers, Caches, DryRun, Tracing):
+class Inductor211(Lowerings, FunctionalCalls, Wrappers, Caches, CompiledGraphs, DryRun, Tracing):
     """Inductor's private names, by subject (Layouts and Views are bases of FunctionalCalls)."""
 
     minor = (2, 11)

@@ -6,11 +6,12 @@ from .autograd import Autograd
 from .definitions import Definitions
 from .dispatcher import Dispatcher
 from .library import Library
+from .logs import Logs
 from .ranks import Ranks
 from .sharding import Sharding
 from .state import State
 from .vmap import Vmap
 
 
-class PyTorch211(Library, Definitions, Dispatcher, Sharding, Ranks, State, Autograd, Vmap):
+class PyTorch211(Library, Definitions, Dispatcher, Sharding, Ranks, State, Logs, Autograd, Vmap):
     """PyTorch's private names, by subject."""

@@ -31,6 +31,7 @@ struct LaunchStats {
                          // other code, and before the first
   // Resources::spill_stores + spill_loads, maximum over the images; nullopt if unknown.
   std::optional<int64_t> spill_bytes;
+  std::optional<int64_t> image_bytes;  // of the largest image; nullopt: none was made so far
 };
 
 // What one step of a launch would do, for tests, `explain` and reports.
