@@ -79,11 +79,12 @@ class Graph:
         source: str = "",
         traced: list[int] | None = None,
         workspace: bool = False,
+        nvtx: bool = False,
         measured: MeasuredSizes | None = None,
     ) -> Callable[..., None]:
         """The launch object of one node: call(*args, *outputs, stream) on CUDA, call(*args,
         *outputs) on CPU. workspace: a tensor comes after the outputs, for scratch memory. measured:
-        what is tried first by a launch that chooses.
+        what is tried first by a launch that chooses. nvtx: each launch is an NVTX range.
 
         profile: time its calls, for the report. chosen: when the implementation is chosen.
         "compiled": `implementation` serves all launches, even if another would fit the graph's
@@ -107,12 +108,15 @@ class Graph:
             measured,
         )
         record.add(record.NodeRecord(self.name, node, op, device, implementation, reason))
-        if not check:
-            return launcher
-        draws = chosen == "at launch" or pytorch.draws(overload_of(op))
-        return self._checked(op, node, source, traced, draws).launch(
-            launcher, _runtime.describe(op)
-        )
+        if check:
+            draws = chosen == "at launch" or pytorch.draws(overload_of(op))
+            checked = self._checked(op, node, source, traced, draws)
+            launcher = checked.launch(launcher, _runtime.describe(op))
+        return self._named(launcher, op, node) if nvtx else launcher
+
+    def _named(self, launcher: Callable[..., Any], op: str, node: str) -> Callable[..., Any]:
+        facts = {"graph": self.name, "node": node}
+        return pytorch.named(launcher, _runtime.event_name(op), facts)
 
     def replay(self, number: int, inputs: list[Any]) -> None:
         """For the contract check, called when a call of the compiled graph begins: starts a run of
@@ -145,6 +149,7 @@ class Graph:
         check: bool = False,
         source: str = "",
         traced: list[int] | None = None,
+        nvtx: bool = False,
     ) -> Callable[..., Any]:
         """The current function of an op that is written in Python; nothing in the graph depends on
         its code. A result must be the argument that the schema gives for it (Tensor(a!) ->
@@ -199,4 +204,6 @@ class Graph:
             pytorch.check_no_alias(op, args, kwargs, results, lambda: function.__module__)
             return results
 
-        return self._checked(op, node, source, traced, True).function(call) if check else call
+        if check:
+            call = self._checked(op, node, source, traced, True).function(call)
+        return self._named(call, op, node) if nvtx else call

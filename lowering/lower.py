@@ -73,7 +73,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         **dict(zip((result["name"] for result in info["results"]), results)),
     }
     language, evaluator = inductor.wrapper_language(), SymbolicEvaluator(inductor.known_true)
-    _refuse_check(qualname, language)
+    _refuse_options(qualname, language)
     if not language:
         return _through_dispatcher(
             call, traced, device, "this wrapper is neither in Python nor in C++"
@@ -152,7 +152,7 @@ def lower_python(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any
     tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, ir.TensorBox)]
     device = tensors[0].get_device() if tensors else torch.device("cpu")
     served = python_functions[qualname].devices
-    _refuse_check(qualname, inductor.wrapper_language())
+    _refuse_options(qualname, inductor.wrapper_language())
     if inductor.wrapper_language() != "python":
         _refuse_in_package(
             qualname,
@@ -373,7 +373,15 @@ def _another_kernel(device: torch.device) -> NoCppForm:
     )
 
 
-def _refuse_check(qualname: str, language: str) -> None:
+def _refuse_options(qualname: str, language: str) -> None:
+    """Raises DeclarationError for options that only Python wrappers have."""
+    if options.current().nvtx and language != "python":
+        raise _runtime.DeclarationError(
+            f'{qualname} (node {V.graph.current_node.name}): the option "nvtx" is for Inductor\'s '
+            "Python wrapper, and this graph is compiled to another form; leave it out, set "
+            'Inductor\'s option "cpp.enable_kernel_profile", and run the model under '
+            "torch.autograd.profiler.emit_nvtx()"
+        )
     if options.current().check and language != "python":
         raise _runtime.DeclarationError(
             f"{qualname} (node {V.graph.current_node.name}): the contract check looks at "

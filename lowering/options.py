@@ -34,6 +34,9 @@ class Options:
     profile: bool = _option(
         False, "measure the host time of this graph's launches, for opaq.report()"
     )
+    nvtx: bool = _option(
+        False, "an NVTX range around each launch; captured kernels are annotated with its name"
+    )
     check: str = _option(
         "",
         '"contract": check every launch against its op\'s declaration and the traced graph; "": '

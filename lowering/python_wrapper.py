@@ -169,6 +169,8 @@ def _define(
 
             opaq_graph = OpaqGraph({json.dumps(inductor.graph_label())})
         """)
+    if options.current().nvtx:
+        facts["nvtx"] = True
     if checked is not None:
         facts |= _check_options(checked)
         _print_replay(root, header, checked)

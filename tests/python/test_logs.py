@@ -87,8 +87,9 @@ def records(folder: pathlib.Path) -> list[tuple[dict[str, Any], Any]]:
 
 @pytest.mark.parametrize("cpp", [False, True], ids=["python", "cpp"])
 def test_a_record_of_each_compiled_graph(cpp: bool, tmp_path: pathlib.Path) -> None:
-    never_cached_before = COMPILE.replace("+ 1", f"+ {time.time_ns()}")
-    no_opaque_ops = "\ntorch.compile(lambda x: x * 2)(torch.ones(3))"
+    number = time.time_ns()  # graphs with it are in no cache
+    never_cached_before = COMPILE.replace("+ 1", f"+ {number}")
+    no_opaque_ops = f"\ntorch.compile(lambda x: x * {number})(torch.ones(3))"
     program = DECLARE + f"CPP = {cpp}" + never_cached_before + no_opaque_ops
     for attempt in ("compiled", "from Inductor's cache"):
         folder = tmp_path / attempt

@@ -18,6 +18,7 @@ def test_ours_are_split_from_inductors() -> None:
         "archs": [],
         "ptx": False,
         "profile": False,
+        "nvtx": False,
         "tune": "off",
         "check": "",
         "prefer": [],

@@ -4,9 +4,10 @@ implementation and the node where shapes are recorded; and nothing where no prof
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -166,3 +167,104 @@ def test_errors_end_their_events(unique: str) -> None:
     events = {event.name: event for event in profiled(run).events()}
     assert events["after"].cpu_parent is None
     assert f"opaq::{unique}" in events
+
+
+# ---- NVTX ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ranges(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is pushed and popped, in order; annotations begin with @."""
+    seen: list[str] = []
+
+    @contextlib.contextmanager
+    def mark(annotation: dict[str, str], *, backward: bool) -> Iterator[None]:
+        assert not backward
+        seen.append(f"@{annotation['name']} {annotation['node']} {annotation['graph']}")
+        yield
+
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", seen.append)
+    monkeypatch.setattr(torch.cuda.nvtx, "range_pop", lambda: seen.append("end"))
+    if hasattr(torch.cuda, "graph_annotations"):
+        monkeypatch.setattr(torch.cuda.graph_annotations, "mark_kernels", mark)
+    return seen
+
+
+def test_nvtx_ranges(unique: str, ranges: list[str]) -> None:
+    op = copy(unique)
+
+    @opaq.custom_op(f"{unique}_python", mutates_args=())
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    function.register_fake(torch.empty_like)
+    compiled = torch.compile(lambda x: function(op(x)) * 2, backend="opaq", options={"nvtx": True})
+    assert torch.equal(compiled(X), (X + 1) * 2)
+    ranges.clear()
+    compiled(X)
+    nodes = [node for node in opaq.report().nodes if node.op.startswith(unique)]
+    expected = []
+    for node in nodes:
+        name = f"opaq::{node.op}"
+        marks = [f"@{name} {node.node} {node.graph}"] * hasattr(torch.cuda, "graph_annotations")
+        expected += [name, *marks, "end"]
+    assert ranges == expected and len(nodes) == 2
+    ranges.clear()
+    op(X)
+    torch.compile(lambda x: op(x) * 3, backend="opaq")(X)
+    assert ranges == []
+
+
+def test_an_nvtx_range_ends_with_an_error(unique: str, ranges: list[str]) -> None:
+    op = copy(unique, requires="x.size(0) > 100")
+    compiled = torch.compile(lambda x: op(x) * 2, backend="opaq", options={"nvtx": True})
+    compiled(torch.ones(200))
+    ranges.clear()
+    with pytest.raises(Exception, match="no implementation fits"):
+        compiled(X)
+    assert ranges.count("end") == ranges.count(f"opaq::{unique}")
+
+
+def test_nvtx_is_refused_where_there_is_none(unique: str, monkeypatch: Any) -> None:
+    op = copy(unique)
+    options = {"nvtx": True, "cpp_wrapper": True}
+    with pytest.raises(Exception, match='"nvtx" is for Inductor\'s Python wrapper.*emit_nvtx'):
+        torch.compile(lambda x: op(x) * 2, backend="opaq", options=options)(X)
+
+    def push(name: str) -> None:
+        raise RuntimeError("NVTX functions not installed")
+
+    monkeypatch.setattr(torch.cuda.nvtx, "range_push", push)
+    with pytest.raises(Exception, match=f'{unique}: NVTX ranges need a torch.*option "nvtx" out'):
+        torch.compile(lambda x: op(x) * 4, backend="opaq", options={"nvtx": True})(X)
+
+
+# ---- provenance ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cpp", [False, True], ids=["python", "cpp"])
+def test_inductors_provenance_knows_the_nodes(unique: str, cpp: bool) -> None:
+    """The kernel's name, from which nodes of the graph and which lines of the user's it comes."""
+    op = copy(unique)
+    kept = {}
+    dump = torch._inductor.debug.dump_inductor_provenance_info
+
+    def keep() -> Any:
+        kept.update(dump())
+        kept["lines"] = dict(torch._inductor.debug._inductor_kernel_stack_trace)
+        return dump()
+
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return op(x) * 5  # the user's line
+
+    options = {"cpp_wrapper": cpp, "trace.provenance_tracking_level": 1}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch._inductor.debug, "dump_inductor_provenance_info", keep)
+        _, (code,) = run_and_get_code(torch.compile(model, options=options), X)
+    ours = unique if cpp else unique.split("::")[1]
+    (kernel,) = [name for name in kept["cppCodeToPost"] if name.startswith(ours)]
+    (source,) = kept["cppCodeToPost"][kernel]
+    assert source.startswith(unique.split("::")[1])
+    assert kept["postToCppCode"][source] == [kernel]
+    assert any("# the user's line" in line for line in kept["lines"][kernel])
+    assert f"[Provenance debug handles] {kernel}" in code

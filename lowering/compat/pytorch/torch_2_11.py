@@ -7,11 +7,14 @@ from .definitions import Definitions
 from .dispatcher import Dispatcher
 from .library import Library
 from .logs import Logs
+from .ranges import Ranges
 from .ranks import Ranks
 from .sharding import Sharding
 from .state import State
 from .vmap import Vmap
 
 
-class PyTorch211(Library, Definitions, Dispatcher, Sharding, Ranks, State, Logs, Autograd, Vmap):
+class PyTorch211(
+    Library, Definitions, Dispatcher, Sharding, Ranks, State, Logs, Ranges, Autograd, Vmap
+):
     """PyTorch's private names, by subject."""
