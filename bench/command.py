@@ -6,7 +6,8 @@ import argparse
 import importlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Each is a module here with TITLE, add_arguments(parser) and run(arguments, progress), which gives
 # (records, method). The first paragraph of its docstring says what is measured.
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "matmul": "matrix products by cuBLASLt, beside PyTorch's and max-autotune",
     "check": "what the contract check costs",
 }
+SHOW = "show"
 
 
 class Unavailable(Exception):
@@ -47,10 +49,26 @@ def add_parsers(bench: argparse.ArgumentParser, named: Sequence[str]) -> None:
             "--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU"
         )
         parser.add_argument("--rounds", type=_rounds, default=15, help="of turns; default: 15")
-        parser.add_argument("--json", action="store_true", help="print the result as JSON")
         parser.add_argument("--output", metavar="PATH", help="write the result as JSON")
-        parser.add_argument("--html", metavar="PATH", help="write the result as a page")
-        parser.add_argument("--compare", metavar="PATH", help="show what changed since a result")
+        _add_ways_to_show(parser)
+    show = commands.add_parser(SHOW, help="a result that was written: as text, page, plot or table")
+    show.add_argument("result", help="a file that --output wrote")
+    show.add_argument("--svg", metavar="PATH", help="write a plot of one metric")
+    show.add_argument("--markdown", action="store_true", help="print a table of one metric")
+    show.add_argument("--metric", help="of --svg and --markdown; default: the first")
+    show.add_argument(
+        "--cases",
+        type=lambda text: text.split(";"),
+        metavar="CASE;...",
+        help="of them; default: all",
+    )
+    _add_ways_to_show(show)
+
+
+def _add_ways_to_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--html", metavar="PATH", help="write the result as a page")
+    parser.add_argument("--compare", metavar="PATH", help="show what changed since a result")
 
 
 def _rounds(text: str) -> int:
@@ -61,33 +79,60 @@ def _rounds(text: str) -> int:
 
 def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """The exit status: 1 if a contestant was wrong or failed. argv: as typed, after `opaq`."""
+    from . import compare, result
+
+    def old(benchmark: str) -> dict[str, Any] | None:
+        return compare.load(arguments.compare, benchmark) if arguments.compare else None
+
+    if arguments.benchmark == SHOW:
+        made = compare.load(arguments.result)
+        _show(made, old(made["benchmark"]), arguments)
+        return 0
+    before = old(arguments.benchmark)  # first: a mistake is told at once
+    made = _measured(arguments, argv)
+    if arguments.output:
+        result.save(made, arguments.output)
+    _show(made, before, arguments)
+    return 1 if any(record["verdict"] in ("wrong", "failed") for record in made["records"]) else 0
+
+
+def _measured(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
     import torch
 
-    from . import compare, page, result, table
+    from . import result, table
 
     module = importlib.import_module(f"{__package__}.{arguments.benchmark}")
-    old = compare.load(arguments.compare, arguments.benchmark) if arguments.compare else None
     if arguments.device is None:
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     elif arguments.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("--device cuda: torch.cuda.is_available() is False here; use cpu")
     with table.Progress(sys.stderr) as progress:
         records, method = module.run(arguments, progress)
-    made = result.make(
-        arguments.benchmark,
-        module.TITLE,
-        module.__doc__,
-        shlex.join(["opaq", *argv]),
-        method,
-        records,
-    )
-    if arguments.output:
-        result.save(made, arguments.output)
-    if arguments.html:
-        with open(arguments.html, "w", encoding="utf-8") as stream:
-            stream.write(page.html(made))
-    print(result.as_json(made) if arguments.json else table.text(made))
+    command = shlex.join(["opaq", *argv])
+    return result.make(arguments.benchmark, module.TITLE, module.__doc__, command, method, records)
+
+
+def _show(
+    made: Mapping[str, Any], old: Mapping[str, Any] | None, given: argparse.Namespace
+) -> None:
+    from . import compare, markdown, page, plot, result, table
+
+    metric, cases = getattr(given, "metric", None), getattr(given, "cases", None)
+    if given.html:
+        _write(given.html, page.html(made))
+    try:
+        if getattr(given, "svg", None):
+            _write(given.svg, plot.plot(made, metric, cases))
+        if getattr(given, "markdown", False):
+            print(markdown.table(made, metric, cases))
+            return
+    except ValueError as error:
+        raise Unavailable(f"opaq bench show: {error}") from error
+    print(result.as_json(made) if given.json else table.text(made))
     if old is not None:
-        print(compare.text(old, made), file=sys.stderr if arguments.json else sys.stdout)
-    lost = {"wrong", "failed"}
-    return 1 if any(record["verdict"] in lost for record in made["records"]) else 0
+        print(compare.text(old, made), file=sys.stderr if given.json else sys.stdout)
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(text)

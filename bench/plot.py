@@ -46,7 +46,7 @@ def plot(
 
     metric: by default the first of the result. cases: those to show, in this order; default: all.
     """
-    drawn = _selected(result, metric, cases)
+    drawn = selected(result, metric, cases)
     shared = bar_scale(drawn)
     names = [record["contestant"] for record in drawn.records]
     left = MARGIN + min(NAMES, BOLD * max(map(text_width, names))) + GAP
@@ -70,9 +70,10 @@ def plot(
     )
 
 
-def _selected(
+def selected(
     result: Mapping[str, Any], metric: str | None, cases: Collection[str] | None
 ) -> Metric:
+    """What to show: as of plot. ValueError: the result has no such metric or case."""
     found = figures.metrics(result)
     names = [each.name for each in found]
     if not found or metric not in (None, *names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,23 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     for case in cases:
         assert found[case, "opaq", "time of a call"]["value"] > 0
         assert found[case, "opaq", "time of a call"]["floor"] > 0
+
+
+def test_a_result_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, svg = str(tmp_path / "check.json"), tmp_path / "plot.svg"
+    run(capsys, "check", "--only", "launch: 1 float", "--rounds", "1", "--output", path)
+    assert cli.main(["bench", "show", path, "--svg", str(svg), "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("processor time (us, less is better); ratios are to off. cpu, torch")
+    assert "`opaq bench check --only 'launch: 1 float' --rounds 1" in lines[0]
+    assert lines[2:4] == ["|  | launch: 1 float doubled |", "| --- | --- |"]
+    assert lines[4].startswith("| off | ") and lines[5].endswith("x |")
+    assert svg.read_text().startswith("<svg")
+    assert cli.main(["bench", "show", path, "--compare", path]) == 0
+    assert "The contract check" in capsys.readouterr().out
+    assert cli.main(["bench", "show", path, "--markdown", "--metric", "time"]) == 2
+    error = capsys.readouterr().err
+    assert "metric: got 'time'; expected one of processor time" in error
 
 
 @pytest.mark.parametrize(
