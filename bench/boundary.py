@@ -156,7 +156,7 @@ class _Turn:
                 else:
                     chains[title] = made
         turns = {(title, n): each.us for title, made in chains.items() for n, each in made.items()}
-        if self._floor is not None:
+        if self._floor is not None and WAYS[way].launches:
             turns[FLOOR, 1] = self._floor
         found = measure.in_turns(
             turns,

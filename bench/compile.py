@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.compiler.config
 
 import opaq
 from opaq.user_file import WrongTarget
@@ -76,8 +77,8 @@ def compile_seconds(op: Callable[..., Any], length: int, x: torch.Tensor) -> flo
         return x
 
     torch.compiler.reset()
-    with torch.no_grad():
-        compiled = torch.compile(chain, fullgraph=True, options={"force_disable_caches": True})
+    with torch.no_grad(), torch.compiler.config.patch(force_disable_caches=True):
+        compiled = torch.compile(chain, fullgraph=True)
         start = time.perf_counter()
         got = compiled(x)
         measure.synchronizer(str(x.device))()

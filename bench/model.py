@@ -59,6 +59,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", help="convert the model: bfloat16, float16, float32")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=1800,
+        metavar="SECONDS",
+        help="for a first call; a contestant that takes longer has failed; default: 1800",
+    )
 
 
 def run(
@@ -74,7 +81,7 @@ def run(
             for number, name in enumerate(names):
                 progress.step(f"{name}: start")
                 try:
-                    workers[name] = Worker(wanted, name, f"{folder}/{number}")
+                    workers[name] = Worker(wanted, name, f"{folder}/{number}", arguments.timeout)
                 except WorkerFailed as error:
                     records += _lost(sizes, name, error)
             for size in sizes:

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,9 +31,11 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """The parent's end. backend: as of --backend. folder: for its log and its caches."""
+    """The parent's end. backend: as of --backend. folder: for its log and its caches. patience:
+    seconds within which it must answer."""
 
-    def __init__(self, wanted: Wanted, backend: str, folder: str) -> None:
+    def __init__(self, wanted: Wanted, backend: str, folder: str, patience: float) -> None:
+        self._patience = patience
         os.makedirs(folder)
         self._log = f"{folder}/log"
         with open(self._log, "wb") as log:
@@ -75,12 +78,24 @@ class Worker:
 
     def _ask(self, what: str, **more: Any) -> Any:
         assert self._process.stdin is not None and self._process.stdout is not None
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            self._process.kill()
+
+        timer = threading.Timer(self._patience, end)
+        timer.start()
         try:
             self._process.stdin.write(json.dumps({"do": what, **more}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            timer.cancel()
+        if ended.is_set():
+            raise WorkerFailed(f"no answer within {self._patience:g} s (--timeout)")
         if not line:
             raise WorkerFailed(f"its process ended: {self._end()}")
         answer = json.loads(line)

@@ -19,6 +19,10 @@ FORMAT = 1
 VERDICTS = ("baseline", "faster", "slower", "equal", "wrong", "failed", "absent", "")
 
 
+# A smaller difference can come from the order of contestants or the place of their memory.
+UNNOTICED = 0.005
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One figure of one contestant. The records of a case and a metric are compared.
@@ -97,9 +101,13 @@ def of_rounds(
 
 
 def verdict(ratio: Interval, better: str) -> str:
-    """ "equal" unless the whole interval lies on one side of 1."""
-    if not better or math.isnan(ratio.median) or ratio.low <= 1 <= ratio.high:
-        return "equal" if better else ""
+    """ "equal" unless the whole interval lies on one side of 1, and the median is further from it
+    than UNNOTICED."""
+    if not better:
+        return ""
+    close = abs(ratio.median - 1) < UNNOTICED
+    if math.isnan(ratio.median) or ratio.low <= 1 <= ratio.high or close:
+        return "equal"
     return "faster" if (ratio.high < 1) == (better == "less") else "slower"
 
 

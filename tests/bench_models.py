@@ -36,6 +36,10 @@ def planted_broken(graph, inputs):
     raise RuntimeError("no such chip")
 
 @torch._dynamo.register_backend
+def planted_endless(graph, inputs):
+    time.sleep(1000)
+
+@torch._dynamo.register_backend
 def planted_crash(graph, inputs):
     import os
     print("about to end", flush=True)

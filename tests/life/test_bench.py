@@ -32,8 +32,21 @@ def records(done: subprocess.CompletedProcess[str]) -> dict[tuple[str, str, str]
 
 
 def test_wrong_slow_and_failing_contestants_are_called_out(tmp_path: Path) -> None:
-    names = "eager,aot_eager,planted_wrong,planted_slow,planted_broken,planted_crash"
-    done = bench(tmp_path, "model", "models.py:make", "--backend", names, "--rounds", "6", "--json")
+    names = (
+        "eager,aot_eager,planted_wrong,planted_slow,planted_broken,planted_endless,planted_crash"
+    )
+    done = bench(
+        tmp_path,
+        "model",
+        "models.py:make",
+        "--backend",
+        names,
+        "--rounds",
+        "6",
+        "--timeout",
+        "40",
+        "--json",
+    )
     assert done.returncode == 1  # a contestant was wrong
     found = records(done)
     step = {name: found["step", name, "time of a step"] for name in names.split(",")}
@@ -43,6 +56,7 @@ def test_wrong_slow_and_failing_contestants_are_called_out(tmp_path: Path) -> No
     for name, verdict, note in [
         ("planted_wrong", "wrong", "result 0: relative error 0.01"),
         ("planted_broken", "failed", "no such chip"),
+        ("planted_endless", "failed", "no answer within 40 s (--timeout)"),
         ("planted_crash", "failed", "its process ended: exit status 9, about to end"),
     ]:
         assert step[name]["verdict"] == verdict and step[name]["value"] is None
