@@ -358,8 +358,8 @@ def cpp_node(
     archs: Sequence[str],
     ptx: bool,
     package: bool,
-    timed: bool,
-    profiled: bool,
+    timed: bool = False,
+    profiled: bool = False,
 ) -> CppNode:
     """Compiles the implementations that may serve a node. Template values are computed from `args`,
     and must be the same at every launch. archs: what CUDA source is compiled for; empty: the

@@ -134,7 +134,7 @@ def steps(x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
     out = torch.empty_like(x)
     facts = [("float32", SIZE, x.stride(), "cuda:0", 256)] * 2
     choice = _runtime.choose(op.name, "cuda", {"cuda": []}, [])["handle"]
-    node = _runtime.cpp_node(op.name, choice, facts, "cuda:0", [], *[False] * 4)
+    node = _runtime.cpp_node(op.name, choice, facts, "cuda:0", [], False, False)
     ((image,),) = _runtime.cpp_code(node)
     module.load(image["bytes"])
     pointers = (x.data_ptr(), y.data_ptr(), out.data_ptr(), OPS)

@@ -52,8 +52,8 @@ PyObject* cpp_node(PyObject*, PyObject* args) {
                                .archs = to_strings(items.at(4).get(), "archs"),
                                .ptx = to_bool(items.at(5).get()),
                                .package = to_bool(items.at(6).get()),
-                               .timed = to_bool(items.at(7).get()),
-                               .profiled = to_bool(items.at(8).get())};
+                               .timed = items.size() > 7 && to_bool(items[7].get()),
+                               .profiled = items.size() > 8 && to_bool(items[8].get())};
     std::unique_ptr<const CppNode> node;
     {
       AllowThreads allow;
