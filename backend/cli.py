@@ -275,14 +275,16 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from . import explain_command as app
+    from . import output_file
 
+    if arguments.html:
+        output_file.check(arguments.html)
     try:
         found = app.run(arguments.target, _archs(arguments), arguments.device)
     except app.WrongTarget as error:
         raise UserError(str(error)) from error
     if arguments.html:
-        with open(arguments.html, "w", encoding="utf-8") as file:
-            file.write(found.html())
+        output_file.write(found.html(), arguments.html)
     if arguments.json:
         print(json.dumps(found.as_dict(), indent=2))
     else:

@@ -48,7 +48,7 @@ def _call(target: str, device: str) -> Any:
                 stack.enter_context(inductor.fake_run().mode)
                 stack.enter_context(torch.device(device))
             return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = user_file.line_of(error, target)
         what = (str(error).strip().splitlines() or [""])[0]
         raise WrongTarget(f"{place}{target} raised {type(error).__name__}: {what}") from error

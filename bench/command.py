@@ -79,6 +79,8 @@ def _rounds(text: str) -> int:
 
 def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
     """The exit status: 1 if a contestant was wrong or failed. argv: as typed, after `opaq`."""
+    from opaq import output_file
+
     from . import compare, result
 
     def old(benchmark: str) -> dict[str, Any] | None:
@@ -89,9 +91,11 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
         _show(made, old(made["benchmark"]), arguments)
         return 0
     before = old(arguments.benchmark)  # first: a mistake is told at once
+    for path in filter(None, (arguments.output, arguments.html)):
+        output_file.check(path)  # what was measured would be lost with it
     made = _measured(arguments, argv)
     if arguments.output:
-        result.save(made, arguments.output)
+        output_file.write(result.as_json(made), arguments.output)
     _show(made, before, arguments)
     return 1 if any(record["verdict"] in ("wrong", "failed") for record in made["records"]) else 0
 
@@ -115,14 +119,16 @@ def _measured(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, A
 def _show(
     made: Mapping[str, Any], old: Mapping[str, Any] | None, given: argparse.Namespace
 ) -> None:
+    from opaq import output_file
+
     from . import compare, markdown, page, plot, result, table
 
     metric, cases = getattr(given, "metric", None), getattr(given, "cases", None)
     if given.html:
-        _write(given.html, page.html(made))
+        output_file.write(page.html(made), given.html)
     try:
         if getattr(given, "svg", None):
-            _write(given.svg, plot.plot(made, metric, cases))
+            output_file.write(plot.plot(made, metric, cases), given.svg)
         if getattr(given, "markdown", False):
             print(markdown.table(made, metric, cases))
             return
@@ -131,8 +137,3 @@ def _show(
     print(result.as_json(made) if given.json else table.text(made))
     if old is not None:
         print(compare.text(old, made), file=sys.stderr if given.json else sys.stdout)
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(text)

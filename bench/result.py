@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -138,16 +137,6 @@ def make(
         "method": dict(method),
         "records": [dataclasses.asdict(record) for record in records],
     }
-
-
-def save(result: Mapping[str, Any], path: str) -> None:
-    """Writes the file as a whole: a failure leaves what was there."""
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    written = f"{path}.{os.getpid()}.new"
-    with open(written, "w", encoding="utf-8") as stream:
-        stream.write(as_json(result))
-    os.replace(written, path)
 
 
 def as_json(result: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from opaq import output_file
 from opaq.bench import measure, result
 
 
@@ -76,6 +77,9 @@ def test_right_results() -> None:
     assert mistake(x * (1 + 1e-6), x) == ""
     assert mistake(torch.tensor([1.0, torch.inf]), torch.tensor([1.0, torch.inf])) == ""
     assert mistake(torch.empty(0), torch.empty(0)) == ""
+    assert mistake(x.to(torch.float8_e4m3fn), x.to(torch.float8_e4m3fn)) == ""
+    special = torch.tensor([complex(torch.nan, 1), complex(torch.inf, 0), 1j])
+    assert mistake(special, special.clone()) == ""
     rough = x.bfloat16()
     # far from the first contestant's result, which is itself as far from the exact one
     assert mistake((x.double() * 1.08).bfloat16(), (x.double() * 0.92).bfloat16(), x.double()) == ""
@@ -90,6 +94,8 @@ def test_right_results() -> None:
         (torch.ones(3).half(), torch.ones(3), "result 0: float16[3]; expected float32[3]"),
         (torch.tensor([1, 2]), torch.tensor([1, 3]), "result 0: 1 of 2 values differ"),
         (torch.tensor([torch.nan, 1.0]), torch.ones(2), "result 0: nan or infinity where there"),
+        (torch.tensor([-torch.inf]), torch.tensor([torch.inf]), "result 0: nan or infinity"),
+        (torch.tensor([torch.nan]), torch.tensor([torch.inf]), "result 0: nan or infinity"),
         (torch.ones(2), torch.tensor([torch.nan, 1.0]), "result 0: nan or infinity where there"),
     ],
 )
@@ -113,7 +119,8 @@ def test_a_result_is_written_as_a_whole_and_read_again(tmp_path: Path) -> None:
     records.append(result.without_value("c", "b", "m", "us", "absent", "not\ninstalled"))
     made = result.make("model", "A title", "What.\n\nMore.", "opaq bench model", {}, records)
     path = tmp_path / "new" / "model.json"
-    result.save(made, str(path))
+    output_file.check(str(path))
+    output_file.write(result.as_json(made), str(path))
     found = json.loads(path.read_text())
     assert found == json.loads(json.dumps(made))
     assert found["what"] == "What." and found["records"][1]["note"] == "not installed"

@@ -39,6 +39,9 @@ def made():
 def fails():
     raise ValueError("no weights\\nhere")
 
+def exits():
+    raise SystemExit("no data")
+
 def a_model_alone():
     return Model()
 
@@ -106,13 +109,17 @@ THAT_RETURNS = "that returns (model, args) or (model, args, kwargs)"
             f"model.py, line {line('raise')}: model.py:fails raised ValueError: no weights",
         ),
         (
+            ["model.py:exits"],
+            f"model.py, line {line('raise SystemExit')}: model.py:exits raised SystemExit: no data",
+        ),
+        (
             ["model.py:a_model_alone"],
             (
                 "model.py:a_model_alone: it returned Model; expected (model, args) or (model, "
                 "args, kwargs), with the arguments as a tuple and a dict"
             ),
         ),
-        (["model.py:made", "--html", "no/such.html"], "no/such.html: No such file or directory"),
+        (["model.py:made", "--html", "."], ".: Is a directory"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
