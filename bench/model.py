@@ -9,9 +9,13 @@ first contestant and, where the model can be converted, with the same in float64
 from __future__ import annotations
 
 import argparse
+import functools
+import math
 import tempfile
 from collections.abc import Mapping
 from typing import Any
+
+from opaq.user_file import WrongTarget
 
 from . import measure, result
 from .model_worker import FIRST_CALL, Worker, WorkerFailed
@@ -73,6 +77,8 @@ def run(
 ) -> tuple[list[result.Record], dict[str, Any]]:
     wanted = Wanted.of(arguments)
     names = [name.strip() for name in arguments.backend.split(",")]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise WrongTarget(f"--backend: {twice[0]!r} is named twice; name each contestant once")
     sizes = sizes_of(arguments.dynamic)
     records: list[result.Record] = []
     with tempfile.TemporaryDirectory(prefix="opaq_bench_") as folder:
@@ -122,16 +128,35 @@ def _of_size(
         else:
             first = first or name
             ranked[name] = worker
-    steps = {name: worker.seconds_of_step for name, worker in ranked.items()}
+    failed: dict[str, WorkerFailed] = {}
+
+    def seconds_of(name: str) -> float:
+        try:
+            return math.nan if name in failed else ranked[name].seconds_of_step()
+        except WorkerFailed as error:
+            failed[name] = error
+            return math.nan
+
     turns = measure.in_turns(
-        steps, rounds, lambda step: progress.step(f"{case}, {step}" if size else step)
+        {name: functools.partial(seconds_of, name) for name in ranked},
+        rounds,
+        lambda step: progress.step(f"{case}, {step}" if size else step),
     )
+    for name, error in failed.items():
+        records += _lost([size], name, error)
+        del turns[name], ranked[name]
+        workers.pop(name).close()
+    first = next(iter(ranked), "")
     notes = {name: str(facts[name]["unchecked"]) for name in ranked if facts[name]["unchecked"]}
     in_ms = {name: [each * 1e3 for each in times] for name, times in turns.items()}
     records = result.of_rounds(case, STEP, "ms", in_ms, to=first, notes=notes) + records
     for name, worker in ranked.items():
         progress.step(f"{name}: memory and kernels")
-        found = {**facts[name], **worker.facts_of_step()}
+        found = dict(facts[name])
+        try:
+            found |= worker.facts_of_step()
+        except WorkerFailed as error:  # its times stand
+            progress.step(f"{name}: memory and kernels are unknown: {error}")
         for metric, (key, unit) in FACTS.items():
             if (value := found.get(key)) is not None:
                 better = "less" if metric in (FIRST_CALL, "peak memory") else ""

@@ -6,6 +6,7 @@ Parent and worker exchange lines of JSON: {"do": name, ...}, answered by {"ok": 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -69,7 +70,8 @@ class Worker:
 
     def close(self) -> None:
         if self._process.stdin is not None:
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # a request that it did not live to read
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -119,6 +121,7 @@ class Contestant:
         import torch
 
         self._wanted = Wanted(**wanted)
+        self._wanted.seed_generators()  # a file may draw its tensors where it is loaded
         self._wanted.load()  # first, since the file may register the backend
         self._compile = compiler_of(backend)
         self._made: Made | None = None
@@ -137,6 +140,7 @@ class Contestant:
             self._made = made
             self._compiled = self._compile(made.model)
         else:
+            self._made.put_back(made.model)
             made.model = self._made.model
         self._step = _Step(made, self._compiled, self._wanted.train)
         before = graphs.counts()
@@ -144,17 +148,19 @@ class Contestant:
         self._step()
         self._synchronize()
         seconds = time.perf_counter() - start
-        facts: dict[str, Any] = {"first_call_s": seconds, "mistake": "", "unchecked": ""}
-        if dropout := made.dropout() if self._wanted.train else "":
-            facts["unchecked"] = f"results are not compared: {dropout} is random"
-        elif is_first:
-            results = self._step.results()
-            torch.save((results, self._exact(made)), expected)
+        facts: dict[str, Any] = {"first_call_s": seconds, "mistake": ""}
+        generators = self._generators()
+        results = self._step.results()
+        if is_first:
+            why = "" if results else "they hold no tensors and no numbers"
+            if self._generators() != generators:
+                why = f"{made.dropout() or 'what the model draws'} is random"
+            torch.save((results, None if why else self._exact(size), why), expected)
         else:
-            theirs, exact = torch.load(expected)
-            facts["mistake"] = measure.mistake(
-                self._step.results(), measure.Expected(theirs, exact)
-            )
+            theirs, exact, why = torch.load(expected)
+            if not why:
+                facts["mistake"] = measure.mistake(results, measure.Expected(theirs, exact))
+        facts["unchecked"] = f"results are not compared: {why}" if why else ""
         after = graphs.counts()
         facts["graphs"] = after.graphs
         facts["recompiled"] = after.graphs - before.graphs if before.graphs else 0
@@ -183,15 +189,26 @@ class Contestant:
             found |= device.kernels_of(self._step, self._seconds)
         return found
 
-    def _exact(self, made: Made) -> Any:
-        """The results in float64; None where the model cannot be converted."""
+    def _generators(self) -> list[bytes]:
+        """The states of torch's generators, which change where random numbers are drawn."""
         import torch
 
-        parameters = made.model.parameters() if isinstance(made.model, torch.nn.Module) else []
-        if sum(each.numel() for each in parameters) > LARGE:
-            return None
+        states = [torch.get_rng_state()]
+        if self._wanted.device.startswith("cuda"):
+            states.append(torch.cuda.get_rng_state())
+        return [state.numpy().tobytes() for state in states]
+
+    def _exact(self, size: Mapping[str, int]) -> Any:
+        """The results of as many steps in float64, from the same state; None where the model cannot
+        be converted."""
+        import torch
+
         try:
-            exact = made.in_float64()
+            exact = self._wanted.make(size)
+            if isinstance(exact.model, torch.nn.Module):
+                if sum(each.numel() for each in exact.model.parameters()) > LARGE:
+                    return None
+            exact = exact.in_float64()
             step = _Step(exact, exact.model, self._wanted.train)
             step()
             return step.results()
@@ -210,11 +227,16 @@ class _Step:
     def __init__(self, made: Made, compiled: Callable[..., Any], train: bool) -> None:
         import torch
 
+        from . import measure
+
         self._made, self._compiled, self._train = made, compiled, train
         self._begin = torch.compiler.cudagraph_mark_step_begin
-        self._parameters = (
-            list(made.model.parameters()) if isinstance(made.model, torch.nn.Module) else []
-        )
+        self._begin()  # once here, since it imports Dynamo, which is no part of the first call
+        self._leaves = [
+            each for each in measure.tensors_in((made.args, made.kwargs)) if each.requires_grad
+        ]
+        if isinstance(made.model, torch.nn.Module):
+            self._leaves += made.model.parameters()
 
     def __call__(self) -> Any:
         import torch
@@ -223,32 +245,39 @@ class _Step:
         if not self._train:
             with torch.no_grad():
                 return self._compiled(*self._made.args, **self._made.kwargs)
-        for parameter in self._parameters:
-            parameter.grad = None
+        for leaf in self._leaves:
+            leaf.grad = None
         output = self._compiled(*self._made.args, **self._made.kwargs)
         _loss(output).backward()
         return output
 
     def results(self) -> list[Any]:
         """Outputs and gradients, on the CPU; of large ones a part."""
+        import torch
+
         from . import measure
 
-        found = measure.tensors_in(self())
-        found += [each.grad for each in self._parameters if each.grad is not None]
-        return [measure.sampled(each.detach()).cpu().clone() for each in found]
+        found = measure.tensors_in(self(), numbers=True)
+        found += [each.grad for each in self._leaves if each.grad is not None]
+        dense = [each if each.layout == torch.strided else each.to_dense() for each in found]
+        return [measure.sampled(each.detach()).cpu().clone() for each in dense]
 
 
 def _loss(output: Any) -> Any:
+    import torch
+
     from . import measure
 
     loss = getattr(output, "loss", None)
-    if loss is not None:
-        return loss
-    return sum(
-        each.float().mean() if each.dtype.itemsize < 4 else each.mean()
-        for each in measure.tensors_in(output)
-        if each.requires_grad
-    )
+    outputs = [loss] if isinstance(loss, torch.Tensor) else measure.tensors_in(output)
+    outputs = [each for each in outputs if each.requires_grad]
+    if not outputs:
+        raise ValueError(
+            "--train: no result needs a gradient; expected a model with parameters or arguments "
+            "that require one, and a result that depends on them; leave out --train"
+        )
+    real = [each.abs() if each.is_complex() else each for each in outputs]
+    return sum(each.float().mean() if each.dtype.itemsize < 4 else each.mean() for each in real)
 
 
 def compiler_of(backend: str) -> Callable[[Any], Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
+import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,9 +57,17 @@ class Wanted:
         """The function that makes the model; None for one of transformers. Raises WrongTarget."""
         return None if self.target is None else _function(self.target)
 
+    def seed_generators(self) -> None:
+        random.seed(self.seed)
+        torch.manual_seed(self.seed)
+        with contextlib.suppress(ImportError):
+            import numpy
+
+            numpy.random.seed(self.seed % 2**32)
+
     def make(self, size: Mapping[str, int]) -> Made:
         """The model, on its device, and arguments; equal in each process."""
-        torch.manual_seed(self.seed)
+        self.seed_generators()
         if self.hf is not None:
             model, args, kwargs = _of_transformers(self.hf, values_of(self.config), self)
         else:
@@ -86,12 +96,20 @@ class Made:
                 return f"{type(module).__name__} with p={module.p}"
         return ""
 
-    def in_float64(self) -> Made:
-        import copy
+    def put_back(self, fresh: Any) -> None:
+        """Gives a module that was called the state of one that was not: the values of parameters
+        and buffers, and numbers among its attributes."""
+        if not isinstance(self.model, torch.nn.Module):
+            return
+        for old, new in zip(self.model.modules(), fresh.modules()):
+            vars(old).update({k: v for k, v in vars(new).items() if isinstance(v, (int, float))})
+            for was, now in zip(_tensors_of(old), _tensors_of(new)):
+                if not torch.nn.parameter.is_lazy(now) and was.shape == now.shape:
+                    was.data.copy_(now.data)
 
-        model = self.model
-        if isinstance(model, torch.nn.Module):
-            model = copy.deepcopy(model).double()
+    def in_float64(self) -> Made:
+        """The module itself is converted."""
+        model = self.model.double() if isinstance(self.model, torch.nn.Module) else self.model
         return Made(model, *_moved((self.args, self.kwargs), None, torch.float64))
 
 
@@ -103,11 +121,12 @@ def sizes_of(text: str | None) -> list[dict[str, int]]:
     if not equals or not name.strip().isidentifier():
         raise WrongTarget(f"--dynamic: got {text!r}; expected a name and sizes, as in B=1,8,64")
     try:
-        return [{name.strip(): int(value)} for value in values.split(",")]
+        sizes = [int(value) for value in values.split(",")]
     except ValueError:
         raise WrongTarget(
             f"--dynamic: got {text!r}; the sizes must be whole numbers, as in B=1,8,64"
         ) from None
+    return [{name.strip(): size} for size in dict.fromkeys(sizes)]
 
 
 def values_of(text: str, separator: str = ",") -> dict[str, Any]:
@@ -184,12 +203,19 @@ def _parameters(model: torch.nn.Module) -> Any:
     return inspect.signature(model.forward).parameters
 
 
+def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+
+
 def _moved(value: Any, device: str | None, dtype: torch.dtype | None) -> Any:
     """Tensors inside on the device, and floats in the dtype."""
     if isinstance(value, torch.Tensor):
-        return value.detach().to(device, dtype if value.is_floating_point() else None)
+        moved = value.detach().to(device, dtype if value.is_floating_point() else None)
+        return moved.requires_grad_(value.requires_grad)
     if isinstance(value, dict):
         return {key: _moved(each, device, dtype) for key, each in value.items()}
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return type(value)(_moved(each, device, dtype) for each in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_moved(each, device, dtype) for each in value))
     return value
