@@ -132,6 +132,7 @@ def oldest() -> None:
         # Tests that do not depend on torch's version, or take longest, run only with the newest.
         newest = [
             "test_advice",
+            "test_bench",
             "test_bench_compare",
             "test_bench_measure",
             "test_bench_page",
@@ -141,13 +142,17 @@ def oldest() -> None:
             "test_code_check",
             "test_declaration_errors",
             "test_device_code",
+            "test_explain_command",
             "test_inspect_hostile",
+            "test_lto",
+            "test_nvcc",
             "test_opcheck",
             "test_pages",
             "test_rooms",
             "test_run_googletest",
             "test_schema_table",
             "test_skeleton",
+            "test_structs",
             "test_typing",
         ]
         ignored = " ".join(
