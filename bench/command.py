@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "check": "what the contract check costs",
 }
 SHOW = "show"
+TERMINATED = 143  # as shells report SIGTERM
 
 
 class Unavailable(Exception):
@@ -101,7 +103,10 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
 
 def _measured(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, Any]:
+    """The result. If the run is stopped, the records that there are go to --output."""
     import torch
+
+    from opaq import output_file
 
     from . import result, table
 
@@ -110,10 +115,23 @@ def _measured(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, A
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     elif arguments.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("--device cuda: torch.cuda.is_available() is False here; use cpu")
+
+    def made(method: Mapping[str, Any], records: Sequence[result.Record]) -> dict[str, Any]:
+        title, what = module.TITLE, module.__doc__
+        command = shlex.join(["opaq", *argv])
+        return result.make(arguments.benchmark, title, what, command, method, records)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with table.Progress(sys.stderr) as progress:
-        records, method = module.run(arguments, progress)
-    command = shlex.join(["opaq", *argv])
-    return result.make(arguments.benchmark, module.TITLE, module.__doc__, command, method, records)
+        try:
+            records, method = module.run(arguments, progress)
+        except BaseException as stop:
+            if arguments.output and progress.records:
+                known = [result.Record(**record) for record in progress.records]
+                stopped = made({"stopped_by": type(stop).__name__}, known)
+                output_file.write(result.as_json(stopped), arguments.output)
+            raise
+    return made(method, records)
 
 
 def _show(

@@ -91,8 +91,9 @@ def run(
                 except WorkerFailed as error:
                     records += _lost(sizes, name, error)
             for size in sizes:
-                records += _of_size(size, workers, arguments.rounds, folder, progress)
-                for record in records:
+                made = _of_size(size, workers, arguments.rounds, folder, progress)
+                records += made
+                for record in made:
                     progress.record(record)
         finally:
             for worker in workers.values():

@@ -170,7 +170,7 @@ class Progress:
             and self.stream.isatty()
             and os.environ.get("TERM", "") not in ("", "dumb")
         )
-        self._records: list[Record] = []
+        self.records: list[Record] = []  # made so far
         self._step = ""
         self._drawn = 0  # lines above the cursor's that are ours
 
@@ -196,7 +196,7 @@ class Progress:
     def record(self, made: Any) -> None:
         """Shows a record of the result: a mapping, or a dataclass with the same fields."""
         record = made if isinstance(made, Mapping) else dataclasses.asdict(made)
-        self._records.append(record)
+        self.records.append(record)
         if self.live:
             self._draw()
         else:
@@ -226,7 +226,7 @@ class Progress:
 
     def _table(self, room: int) -> list[str]:
         """The lines of the last records, as many as there is room for."""
-        recent = self._records[-max(room, 0) :] if room > 0 else []
+        recent = self.records[-max(room, 0) :] if room > 0 else []
         lines, last = [], None
         rows = columns([_cells(f"  {r['contestant']}", _figure(r)) for r in recent])
         for record, row in zip(recent, rows):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from opaq import cli
+from opaq.bench import result
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[tuple[str, str, str], Any]:
@@ -68,6 +69,21 @@ def test_a_result_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["bench", "show", path, "--markdown", "--metric", "time"]) == 2
     error = capsys.readouterr().err
     assert "metric: got 'time'; expected one of processor time" in error
+
+
+def test_what_was_measured_before_a_stop_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(arguments: Any, progress: Any) -> Any:
+        progress.record(result.Record("c", "opaq", "m", "us", value=1.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("opaq.bench.check.run", stopped)
+    path = tmp_path / "check.json"
+    assert cli.main(["bench", "check", "--output", str(path)]) == cli.INTERRUPTED
+    found = json.loads(path.read_text())
+    assert found["method"] == {"stopped_by": "KeyboardInterrupt"}
+    assert [each["value"] for each in found["records"]] == [1.0]
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,13 @@ def test_wrong_results(got: torch.Tensor, expected: torch.Tensor, message: str) 
     assert mistake(got, expected).startswith(message)
 
 
+def test_a_row_that_was_not_written_is_wrong() -> None:
+    exact = torch.randn(512, 8, dtype=torch.float64)
+    got = exact.bfloat16()
+    got[7] = 0
+    assert "relative error" in mistake(got, exact.bfloat16(), exact)
+
+
 def test_an_error_beyond_that_of_the_first_contestant_is_wrong() -> None:
     exact = torch.randn(100, dtype=torch.float64)
     message = mistake((exact * 1.2).bfloat16(), exact.bfloat16(), exact)
