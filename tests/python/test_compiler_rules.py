@@ -196,6 +196,48 @@ def test_a_memory_budget_recomputes_an_op(unique: str) -> None:
     torch.testing.assert_close(x.grad, (3 * x.sin()).cos() * 3 * x.cos())
 
 
+READS_BEFORE_A_WRITE = {
+    "sum": lambda n: n + 5,
+    "of a view": lambda n: n.view(-1).expand(3)[1:] * 2 + 5,
+    "two in a row": lambda n: n.exp() * n.cos(),
+    "copy": lambda n: n.clone(),
+}
+
+
+@pytest.mark.parametrize("budget", [1, 0.5])
+@pytest.mark.parametrize("read", READS_BEFORE_A_WRITE)
+@pytest.mark.parametrize("writer", ["op", "custom_op"])
+def test_gradients_use_what_was_read_before_a_write(
+    unique: str, writer: str, read: str, budget: float
+) -> None:
+    if writer == "op":
+        write = opaq.op(f"{unique}(Tensor(a!) n) -> ()")
+        write.cpu(source="void f(float* n) { n[0] += 1; }", entry="f", args="n")
+    else:
+
+        @opaq.custom_op(unique, mutates_args=("n",))
+        def write(n: torch.Tensor) -> None:
+            n.add_(1)
+
+    def model(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        before = READS_BEFORE_A_WRITE[read](n)
+        write(n)
+        return (x * before).sin() * n
+
+    def run(call: Any) -> tuple[torch.Tensor, ...]:
+        x, n = torch.ones(1, requires_grad=True), torch.full((1,), 0.25)
+        y = call(x, n)
+        y.sum().backward()
+        assert x.grad is not None
+        return y.detach(), x.grad, n
+
+    expected = run(model)
+    torch._dynamo.reset()
+    with functorch_config.patch(activation_memory_budget=budget):
+        got = run(torch.compile(model, fullgraph=True))
+    torch.testing.assert_close(got, expected)
+
+
 def test_graphs_are_compiled_in_the_process_that_has_the_ops(
     unique: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

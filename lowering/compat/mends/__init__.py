@@ -15,6 +15,7 @@ from . import (
     cpp_arrays,
     dependencies,
     keyword_names,
+    old_values,
     packages,
     partitions,
     random_calls,
@@ -96,6 +97,12 @@ MENDS = (
         "With activation_memory_budget below 1, a backward graph makes calls with ordered effects "
         "and random calls again.",
         recomputed_calls.save_results,
+        fixed_in=None,
+    ),
+    Mend(
+        "A backward graph computes again, from what was written, a value that the forward graph "
+        "computed from an input before it wrote to the input.",
+        old_values.save_old_values,
         fixed_in=None,
     ),
     Mend(

@@ -1,0 +1,47 @@
+"""Values that are computed from an input before the graph writes to it. PyTorch's own operations are
+affected too: https://github.com/pytorch/pytorch/pull/197039.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch._functorch import partitioners
+from torch.utils.checkpoint import CheckpointPolicy
+
+
+def save_old_values() -> None:
+    """Has the partitioner save what reads an input that the graph writes to at its end. The
+    backward graph would compute it again from what was written. Activation checkpoints are left
+    alone: they compute again in eager, too."""
+    original = partitioners.choose_saved_values_set
+
+    def choose_saved_values_set(joint_graph: Any, *args: Any, **kwargs: Any) -> Any:
+        for node in _readers_of_written_inputs(joint_graph):
+            if not partitioners.must_recompute(node):
+                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
+        return original(joint_graph, *args, **kwargs)
+
+    partitioners.choose_saved_values_set = choose_saved_values_set
+
+
+def _readers_of_written_inputs(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]:
+    """The nodes that make new values of such an input, directly or of a view of it."""
+    memory = {
+        node.args[0]
+        for node in graph.nodes
+        if node.target is torch.ops.aten.copy_.default and node.args[0].op == "placeholder"
+    }
+    for node in graph.nodes:  # in order: a view comes before what reads it
+        if node.op != "call_function" or memory.isdisjoint(node.all_input_nodes):
+            continue
+        if _is_view(node.target):
+            memory.add(node)
+        elif node.target is not torch.ops.aten.copy_.default:
+            yield node
+
+
+def _is_view(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target.is_view
