@@ -1,5 +1,5 @@
-"""Values that are computed from an input before the graph writes to it. PyTorch's own operations are
-affected too: https://github.com/pytorch/pytorch/pull/197039.
+"""Values that are computed from an input before the graph writes to it. PyTorch's own operations
+are affected too: https://github.com/pytorch/pytorch/pull/197039.
 """
 
 from __future__ import annotations
