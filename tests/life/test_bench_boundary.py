@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.timeout(1200)
 def test_ways_in_cpp(tmp_path: Path) -> None:
-    ways = ["--ways", "cpp,package-python,package-cpp"]
+    ways = ["--ways", "cpp,package-cpp"]
     done = subprocess.run(
         [
             *(sys.executable, "-m", "opaq", "bench", "boundary", "--device", "cpu", "--json"),
@@ -28,7 +28,7 @@ def test_ways_in_cpp(tmp_path: Path) -> None:
     records = json.loads(done.stdout)["records"]
     assert [(each["case"], each["contestant"]) for each in records] == [
         (way, contestant)
-        for way in ("C++ wrapper", "package from Python", "package from C++")
+        for way in ("C++ wrapper", "package from C++")
         for contestant in ("raw loop", "opaq", "C++ TORCH_LIBRARY")
     ]
-    assert all(each["value"] > 0 and not each["note"] for each in records)
+    assert all(each["value"] > 0 and each["note"] in ("", "lower bound") for each in records)
