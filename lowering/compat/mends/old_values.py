@@ -39,8 +39,11 @@ def _readers_of_written_inputs(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]
             continue
         if _is_view(node.target):
             memory.add(node)
-        elif node.target is not torch.ops.aten.copy_.default:
-            yield node
+        elif isinstance(node.meta.get("val"), torch.Tensor):
+            if node.target is not torch.ops.aten.copy_.default:
+                yield node
+        else:  # several results, which are saved one by one
+            yield from node.users
 
 
 def _is_view(target: Any) -> bool:
