@@ -42,7 +42,8 @@ def test_results_and_gradients(case: str) -> None:
     assert torch.autograd.gradcheck(function, args)
     half = [arg.detach().bfloat16() for arg in args]
     wide = plain(*(arg.double() for arg in half))
-    torch.testing.assert_close(function(*half).double(), wide, rtol=2e-2, atol=2e-2)
+    # of the whole result: terms of both signs leave some elements with few correct digits
+    assert (function(*half).double() - wide).norm() <= 2e-2 * wide.norm()
 
 
 def test_gradients_of_two_layers_are_taken_where_they_are_needed() -> None:
