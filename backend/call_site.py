@@ -53,6 +53,19 @@ def of_error(error: BaseException) -> str:
     return found
 
 
+def causes(error: BaseException) -> list[BaseException]:
+    """The error and those that led to it, the nearest first."""
+    seen: list[BaseException] = []
+    queue: list[BaseException | None] = [error]
+    while queue:
+        found = queue.pop(0)
+        if found is not None and found not in seen:
+            seen.append(found)
+            # `inner_exception` is of the exceptions of torch.compile
+            queue += [found.__cause__, found.__context__, getattr(found, "inner_exception", None)]
+    return seen
+
+
 def text(file: str, line: int | str, function: str) -> str:
     # torch.compile calls the rest of a function after a graph break torch_dynamo_resume_in_f_at_12
     resumed = re.fullmatch(r"(?:torch_dynamo_resume_in_)+(.+?)(?:_at_\d+)+", function)

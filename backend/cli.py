@@ -86,23 +86,15 @@ def _message_for_user(error: BaseException) -> str | None:
     """The problem in one line, if `error` or an exception that caused it is one that a user can
     solve (a missing part, a file, a bad setting); None for any other, which is a bug.
     """
-    from . import Error
+    from . import Error, call_site
 
-    seen: list[BaseException | None] = []
-    queue: list[BaseException | None] = [error]
-    while queue:
-        found = queue.pop(0)
-        if found is None or found in seen:
-            continue
-        seen.append(found)
+    for found in call_site.causes(error):
         if _is_of_output(found):
             return f"the output cannot be written: {found.strerror}"
         if isinstance(found, OSError) and found.filename is not None:
             return f"{found.filename}: {found.strerror}"
         if isinstance(found, (Error, MemoryError)) or type(found).__name__ in _MACHINE_ERRORS:
             return (str(found) or "out of memory").strip().splitlines()[0]
-        queue += [found.__cause__, found.__context__]
-        queue += [getattr(found, "inner_exception", None)]  # of the exceptions of torch.compile
     return None
 
 

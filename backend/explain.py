@@ -263,13 +263,7 @@ def _launches(
 
 def _problem(model: str, error: BaseException) -> str:
     """One that a user can solve: the cause, and where it is in the user's code."""
-    seen: list[BaseException] = []
-    queue: list[BaseException | None] = [error]
-    while queue:  # the exceptions of torch.compile hold others
-        found = queue.pop(0)
-        if found is not None and found not in seen:
-            seen.append(found)
-            queue += [found.__cause__, found.__context__, getattr(found, "inner_exception", None)]
+    seen = call_site.causes(error)
     cause = next((each for each in seen if isinstance(each, _runtime.Error)), None)
     text = str(cause or seen[-1]).strip()
     # torch tells the line that it traced in the text; the error's own is that of the call

@@ -88,9 +88,7 @@ def _names(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
     return read
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     device = arguments.device
     ways = arguments.ways or [
         name for name, way in WAYS.items() if device == "cuda" or not way.cuda_only
@@ -98,16 +96,12 @@ def run(
     for name in ways:
         if WAYS[name].cuda_only and device != "cuda":
             raise Unavailable(f"--ways {name} needs --device cuda; this runs on the {device}")
-    records: list[result.Record] = []
     with torch.no_grad():
         for tensors in arguments.tensors:
             turn = _Turn(Kernel(tensors, device), arguments, progress)
             for way in ways:
-                made = turn.of_way(way)
-                for record in made:
-                    progress.record(record)
-                records += made
-    return records, {
+                progress.record(*turn.of_way(way))
+    return {
         "rounds": arguments.rounds,
         "chain": arguments.chain,
         "tensors": arguments.tensors,
@@ -161,7 +155,7 @@ class _Turn:
         found = measure.in_turns(
             turns,
             self._arguments.rounds,
-            lambda step: self._progress.step(f"{WAYS[way].title}{self._of_kernel}, {step}"),
+            self._progress.of(f"{WAYS[way].title}{self._of_kernel}"),
         )
         wanted = [FLOOR, *(PEERS[name].title for name in names)]
         missing = {title: lost[title] for title in wanted if title in lost}

@@ -86,23 +86,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=9)
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        records: list[result.Record] = []
         for case, make in cases().items():
             if arguments.only not in case:
                 continue
             progress.step(case)
             turns = measure.in_turns(make(), arguments.rounds)
-            made = result.of_rounds(case, "processor time", "us", turns, to="off")
-            records += made
-            for record in made:
-                progress.record(record)
-        return records, {"rounds": arguments.rounds, "threads": 1}
+            progress.record(*result.of_rounds(case, "processor time", "us", turns, to="off"))
+        return {"rounds": arguments.rounds, "threads": 1}
     finally:
         torch.set_num_threads(threads)
 

@@ -41,29 +41,13 @@ print(seconds * 1e3)
 OPAQ_HEADERS = OPAQ.replace(
     repr(KERNEL), repr("#include <cuda_fp16.h>\n#include <cuda_bf16.h>\n" + KERNEL)
 )
-BARE = f"""
-import ctypes, time
-start = time.perf_counter()
-nvrtc = ctypes.CDLL(PATH)
-program, size = ctypes.c_void_p(), ctypes.c_size_t()
-assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), {KERNEL.encode()!r}, b"toy.cu", 0, None,
-    None) == 0
-options = (ctypes.c_char_p * 2)(b"--gpu-architecture=sm_90a", b"-std=c++17")
-assert nvrtc.nvrtcCompileProgram(program, 2, options) == 0
-assert nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)) == 0
-image = ctypes.create_string_buffer(size.value)
-assert nvrtc.nvrtcGetCUBIN(program, image) == 0
-print((time.perf_counter() - start) * 1e3)
-"""
-
-
 MANY = """
 import os, time, torch, opaq
 from concurrent.futures import ThreadPoolExecutor
 from opaq import _runtime
 def declare(i):
     op = opaq.op(f"bench::addmul{i}(Tensor a, Tensor b) -> Tensor", outputs=opaq.like("a"))
-    op.cuda(source=KERNEL.replace("+ a[i]", f"+ {i} * a[i]"), entry="addmul",
+    op.cuda(source=KERNEL + f"// {i}", entry="addmul",
         grid="ceil_div(a.numel(), 256)", block=256, args="a, b, out, a.numel()")
     return op.name
 names = [declare(i) for i in range(COUNT)]
@@ -73,13 +57,13 @@ with ThreadPoolExecutor(os.cpu_count()) as pool:
     list(pool.map(lambda name: _runtime.compile(name, [fake, fake], "sm_90a"), names))
 print((time.perf_counter() - start) * 1e3)
 """
-MANY_BARE = """
+BARE = """
 import ctypes, time
 start = time.perf_counter()
 nvrtc = ctypes.CDLL(PATH)
 for i in range(COUNT):
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    source = KERNEL.replace("+ a[i]", f"+ {i} * a[i]").encode()
+    source = (KERNEL + f"// {i}").encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"toy.cu", 0, None, None) == 0
     options = (ctypes.c_char_p * 2)(b"--gpu-architecture=sm_90a", b"-std=c++17")
     assert nvrtc.nvrtcCompileProgram(program, 2, options) == 0
@@ -113,37 +97,32 @@ def script(text: str, **environment: str) -> float:
     return float(done.stdout)
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from opaq import _runtime
 
     nvrtc = _runtime.doctor()["nvrtc"]
-    records: list[result.Record] = []
 
     def compare(case: str, to: str, ways: dict[str, Any]) -> None:
-        turns = measure.in_turns(
-            ways, arguments.rounds, lambda step: progress.step(f"{case}, {step}")
-        )
-        made = result.of_rounds(case, "time", "ms", turns, to=to)
-        records.extend(made)
-        for record in made:
-            progress.record(record)
+        turns = measure.in_turns(ways, arguments.rounds, progress.of(case))
+        progress.record(*result.of_rounds(case, "time", "ms", turns, to=to))
 
     compare("import, after torch", "", {"opaq": functools.partial(script, IMPORT)})
     if not nvrtc["found"]:
         why = nvrtc["why_not"]
         for case in ("first compile", "from the disk cache", f"{arguments.kernels} kernels"):
-            records.append(result.without_value(case, "opaq", "time", "ms", "absent", why))
-        return records, {"rounds": arguments.rounds}
+            progress.record(result.without_value(case, "opaq", "time", "ms", "absent", why))
+        return {"rounds": arguments.rounds}
     cold = {"OPAQ_CACHE_SIZE": "0", "CUDA_CACHE_DISABLE": "1"}
-    many = f"KERNEL, COUNT, PATH = {KERNEL!r}, {arguments.kernels}, {nvrtc['path']!r}\n"
+
+    def of(count: int, text: str) -> str:
+        return f"KERNEL, COUNT, PATH = {KERNEL!r}, {count}, {nvrtc['path']!r}\n{text}"
+
     first = OPAQ.replace("EXPECTED", "False")
     compare(
         "first compile",
         "bare NVRTC",
         {
-            "bare NVRTC": lambda: script(BARE.replace("PATH", repr(nvrtc["path"])), **cold),
+            "bare NVRTC": lambda: script(of(1, BARE), **cold),
             "opaq": lambda: script(first, **cold),
         },
     )
@@ -159,8 +138,8 @@ def run(
         f"{arguments.kernels} kernels",
         "bare NVRTC, one after another",
         {
-            "bare NVRTC, one after another": lambda: script(many + MANY_BARE, **cold),
-            "opaq, in threads": lambda: script(many + MANY, **cold),
+            "bare NVRTC, one after another": lambda: script(of(arguments.kernels, BARE), **cold),
+            "opaq, in threads": lambda: script(of(arguments.kernels, MANY), **cold),
         },
     )
-    return records, {"rounds": arguments.rounds}
+    return {"rounds": arguments.rounds}

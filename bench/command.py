@@ -10,8 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Each is a module here with TITLE, add_arguments(parser) and run(arguments, progress), which gives
-# (records, method). The first paragraph of its docstring says what is measured.
+# Each is a module here with TITLE, add_arguments(parser) and run(arguments, progress), which adds
+# records to `progress` and returns the method, facts by name. The first paragraph of its docstring
+# says what is measured.
 BENCHMARKS = {
     "model": "a model of yours under several backends of torch.compile",
     "boundary": "host time of one op, by way to add it and way to run it",
@@ -20,7 +21,7 @@ BENCHMARKS = {
     "compile": "compile time of graphs of 1 to 1000 nodes",
     "package": "what ops add to packages, and to the compile time of C++ wrappers",
     "memory": "peak memory of graphs that write to their arguments",
-    "kernels": "the ops that opaq ships, beside eager, Inductor, max-autotune and a copy",
+    "kernels": "the ops that opaq ships, beside eager, Inductor, max-autotune and a lower bound",
     "matmul": "matrix products by cuBLASLt, beside PyTorch's and max-autotune",
     "check": "what the contract check costs",
 }
@@ -116,22 +117,26 @@ def _measured(arguments: argparse.Namespace, argv: Sequence[str]) -> dict[str, A
     elif arguments.device == "cuda" and not torch.cuda.is_available():
         raise Unavailable("--device cuda: torch.cuda.is_available() is False here; use cpu")
 
-    def made(method: Mapping[str, Any], records: Sequence[result.Record]) -> dict[str, Any]:
-        title, what = module.TITLE, module.__doc__
-        command = shlex.join(["opaq", *argv])
-        return result.make(arguments.benchmark, title, what, command, method, records)
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     with table.Progress(sys.stderr) as progress:
+
+        def made(method: Mapping[str, Any]) -> dict[str, Any]:
+            return result.make(
+                arguments.benchmark,
+                module.TITLE,
+                module.__doc__,
+                shlex.join(["opaq", *argv]),
+                method,
+                [result.Record(**record) for record in progress.records],
+            )
+
         try:
-            records, method = module.run(arguments, progress)
+            return made(module.run(arguments, progress))
         except BaseException as stop:
             if arguments.output and progress.records:
-                known = [result.Record(**record) for record in progress.records]
-                stopped = made({"stopped_by": type(stop).__name__}, known)
+                stopped = made({"stopped_by": type(stop).__name__})
                 output_file.write(result.as_json(stopped), arguments.output)
             raise
-    return made(method, records)
 
 
 def _show(

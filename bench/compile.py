@@ -31,9 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=3)
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     try:
         lengths = [int(length) for length in arguments.nodes.split(",")]
     except ValueError:
@@ -41,7 +39,6 @@ def run(
             f"--nodes: got {arguments.nodes!r}; expected numbers, as in 1,10"
         ) from None
     x = torch.rand(64, device=arguments.device)
-    records = []
     compile_seconds(ways()[WITHOUT], 2, x)  # loads Inductor
     for length in lengths:
         case = f"{length} nodes" if length > 1 else "1 node"
@@ -50,11 +47,9 @@ def run(
             for name, way in ways().items()
             for nodes in sorted({1, length})
         }
-        turns = measure.in_turns(
-            timed, arguments.rounds, lambda step: progress.step(f"{case}, {step}")
-        )
+        turns = measure.in_turns(timed, arguments.rounds, progress.of(case))
         whole = {name: turns[name, length] for name in ways()}
-        made = result.of_rounds(case, "compile time", "s", whole, to=WITHOUT)
+        progress.record(*result.of_rounds(case, "compile time", "s", whole, to=WITHOUT))
         if length > 1:
             per_node = {
                 name: [
@@ -63,11 +58,8 @@ def run(
                 ]
                 for name in ways()
             }
-            made += result.of_rounds(case, "one more node", "ms", per_node)
-        records += made
-        for record in made:
-            progress.record(record)
-    return records, {"rounds": arguments.rounds}
+            progress.record(*result.of_rounds(case, "one more node", "ms", per_node))
+    return {"rounds": arguments.rounds}
 
 
 def compile_seconds(op: Callable[..., Any], length: int, x: torch.Tensor) -> float:

@@ -38,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--small", action="store_true", help="few rows: to try the command")
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     names = [name.strip() for name in arguments.contestants.split(",")]
     if unknown := sorted(set(names) - set(CONTESTANTS)):
         raise WrongTarget(
@@ -51,14 +49,10 @@ def run(
     if not chosen:
         known = ", ".join(case.name for case in cases(arguments.device, rows))
         raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
-    records = []
     for case in chosen:
         with torch.no_grad():
-            made = _of_case(case, names, arguments, progress)
-        records += made
-        for record in made:
-            progress.record(record)
-    return records, {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
+            progress.record(*_of_case(case, names, arguments, progress))
+    return {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
 
 
 def _of_case(
@@ -90,16 +84,14 @@ def _of_case(
             lost.append(result.without_value(case.name, name, METRIC, "us", "failed", why))
     bytes_moved = case.bytes(sets[0])
 
-    # a copy reads and writes each of its bytes
+    # half of them are read, half written
     def buffers() -> device.Tensors:
         half = max(1, bytes_moved // 8)
         return [torch.zeros(half, device=arguments.device) for _ in range(2)]
 
     copies = device.operands(buffers) if on_gpu else [buffers()]
     timed[FLOOR] = _timer(lambda a, b: torch.neg(a, out=b), copies, on_gpu)
-    turns = measure.in_turns(
-        timed, arguments.rounds, lambda step: progress.step(f"{case.name}, {step}")
-    )
+    turns = measure.in_turns(timed, arguments.rounds, progress.of(case.name))
     baseline = next((name for name in names if name in timed), "")
     return [
         *result.of_rounds(case.name, METRIC, "us", turns, to=baseline, floor=FLOOR),

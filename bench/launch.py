@@ -173,9 +173,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pass
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if arguments.device != "cuda":
         raise Unavailable("opaq bench launch measures cuLaunchKernel, which needs a GPU")
     x, y = (torch.rand(SIZE, device="cuda") * 0.01 for _ in range(2))
@@ -188,5 +186,6 @@ def run(
             for name, way in steps(x, y).items()
         }
         turns = measure.in_turns(timed, arguments.rounds, progress.step)
-    records = result.of_rounds(CASE, "host time", "us", turns, to=FLOOR, floor=FLOOR)
-    return records, {"rounds": arguments.rounds, "ops": OPS}
+    made = result.of_rounds(CASE, "host time", "us", turns, to=FLOOR, floor=FLOOR)
+    progress.record(*made)
+    return {"rounds": arguments.rounds, "ops": OPS}

@@ -43,35 +43,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--share", nargs=3, help=argparse.SUPPRESS)  # of a worker
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if arguments.device != "cuda":
         raise Unavailable("opaq bench matmul measures cuBLASLt, which needs a GPU; there is none")
     method = {"rounds": arguments.rounds, "products_in_a_graph": device.CALLS}
-    records: list[result.Record] = []
     with torch.no_grad():
         if arguments.share:
             path, share, of = arguments.share
             of_share(arguments, path, int(share), int(of))
         elif arguments.max_autotune:
             method["gpus"] = torch.cuda.device_count()
-            records = of_max_autotune(arguments, progress)
+            of_max_autotune(arguments, progress)
         else:
             for part in [arguments.part] if arguments.part else PARTS:
-                records += PART[part](arguments, progress)
-    return records, method
+                PART[part](arguments, progress)
+    return method
 
 
-def of_products(arguments: argparse.Namespace, progress: Progress) -> list[result.Record]:
-    records = []
+def of_products(arguments: argparse.Namespace, progress: Progress) -> None:
     for case in chosen(arguments):
         progress.step(case.name)
-        made = of_product(case, arguments.rounds)
-        records += made
-        for record in made:
-            progress.record(record)
-    return records
+        progress.record(*of_product(case, arguments.rounds))
 
 
 def chosen(arguments: argparse.Namespace) -> list[Case]:
@@ -118,7 +110,7 @@ def precision(case: Case) -> Iterator[None]:
 # ---- max-autotune --------------------------------------------------------------------------------
 
 
-def of_max_autotune(arguments: argparse.Namespace, progress: Progress) -> list[result.Record]:
+def of_max_autotune(arguments: argparse.Namespace, progress: Progress) -> None:
     """Each product's contestants run on one of the GPUs, in a process for each GPU. What is
     measured is kept beside --output until all of it is: a run that was stopped goes on."""
     folder = os.path.dirname(os.path.abspath(arguments.output)) if arguments.output else None
@@ -152,11 +144,10 @@ def of_max_autotune(arguments: argparse.Namespace, progress: Progress) -> list[r
             raise Unavailable(f"a worker failed; not measured: {', '.join(lost)}")
         for path in paths:
             os.remove(path)
-    return [
-        record
-        for case in chosen(arguments)
-        for record in result.of_rounds(case.name, METRIC, "us", found[case.name], to="max-autotune")
-    ]
+    for case in chosen(arguments):
+        progress.record(
+            *result.of_rounds(case.name, METRIC, "us", found[case.name], to="max-autotune")
+        )
 
 
 def visible(gpu: int) -> str:
@@ -200,7 +191,7 @@ def of_share(arguments: argparse.Namespace, path: str, share: int, of: int) -> N
 # ---- epilogues and host time ---------------------------------------------------------------------
 
 
-def of_epilogues(arguments: argparse.Namespace, progress: Progress) -> list[result.Record]:
+def of_epilogues(arguments: argparse.Namespace, progress: Progress) -> None:
     """4096 rows, 4096 to 16384, with bias and gelu, beside the bare product; a float8 result."""
     progress.step("epilogues")
     sets = device.operands(random((4096, 4096), (16384, 4096), (16384,)))
@@ -225,10 +216,8 @@ def of_epilogues(arguments: argparse.Namespace, progress: Progress) -> list[resu
         "opaq": lambda x, w: kernels.scaled_linear_float8(x, w, one, one, one),
     }
     rounds = arguments.rounds
-    return [
-        *_compared("bias and gelu, 4096 x 4096 to 16384", calls, sets, rounds),
-        *_compared("float8 result, 4096 x 4096 to 16384", float8, narrow, rounds),
-    ]
+    progress.record(*_compared("bias and gelu, 4096 x 4096 to 16384", calls, sets, rounds))
+    progress.record(*_compared("float8 result, 4096 x 4096 to 16384", float8, narrow, rounds))
 
 
 def _compared(
@@ -239,7 +228,7 @@ def _compared(
     return result.of_rounds(case, METRIC, "us", turns, to=next(iter(calls)))
 
 
-def of_host(arguments: argparse.Namespace, progress: Progress) -> list[result.Record]:
+def of_host(arguments: argparse.Namespace, progress: Progress) -> None:
     """One more product of 64 x 64 x 64 in a compiled graph, from chains of 10 and 60."""
     x, weight = (torch.randn(64, 64, device="cuda", dtype=torch.bfloat16) for _ in range(2))
 
@@ -255,7 +244,6 @@ def of_host(arguments: argparse.Namespace, progress: Progress) -> list[result.Re
         "aten.mm": lambda x, w: torch.mm(x, w.t()),
         "opaq": lambda x, w: kernels.linear(x, w),
     }
-    records = []
     for wrapper, options in {"Python": {}, "C++": {"cpp_wrapper": True}}.items():
         progress.step(f"host time, {wrapper} wrapper")
         timed = {}
@@ -275,8 +263,7 @@ def of_host(arguments: argparse.Namespace, progress: Progress) -> list[result.Re
             for name in products
         }
         case = f"one more product, {wrapper} wrapper"
-        records += result.of_rounds(case, "host time", "us", added, to="aten.mm")
-    return records
+        progress.record(*result.of_rounds(case, "host time", "us", added, to="aten.mm"))
 
 
 PART = {"products": of_products, "epilogues": of_epilogues, "host": of_host}

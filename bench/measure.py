@@ -60,15 +60,6 @@ def in_turns(
     return found
 
 
-def seconds_of(call: Callable[[], Any], synchronize: Callable[[], None]) -> float:
-    """Of one call, with what it does on the device."""
-    synchronize()
-    start = time.perf_counter()
-    call()
-    synchronize()
-    return time.perf_counter() - start
-
-
 def host_us(
     call: Callable[[], Any],
     *,

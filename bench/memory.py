@@ -34,31 +34,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=1024, help="of a token; default: 1024")
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     size = (arguments.layers, arguments.tokens, arguments.width)
-    records = []
     for case, whole in {
         "a view of one tensor for each layer": True,
         "a tensor a layer": False,
     }.items():
-        found: dict[str, float | None] = {}
         for name, write in ways().items():
             progress.step(f"{case}: {name}")
             torch.compiler.reset()
-            found[name], wrong = peak(write, size, whole, arguments.device)
-            if wrong:
-                records.append(result.without_value(case, name, METRIC, "MiB", "wrong", wrong))
-                del found[name]
-        records += [
-            result.Record(case, name, METRIC, "MiB", "less", value and round(value, 2))
-            for name, value in found.items()
-        ]
-    for record in records:
-        progress.record(record)
+            value, wrong = peak(write, size, whole, arguments.device)
+            progress.record(
+                result.without_value(case, name, METRIC, "MiB", "wrong", wrong)
+                if wrong
+                else result.Record(case, name, METRIC, "MiB", "less", value and round(value, 2))
+            )
     cache_mib = 4 * size[0] * size[1] * size[2] / 2**20
-    return records, {"layers": size[0], "cache_mib": cache_mib}
+    return {"layers": size[0], "cache_mib": cache_mib}
 
 
 def peak(
@@ -66,9 +58,8 @@ def peak(
 ) -> tuple[float | None, str]:
     """(MiB, why the result is wrong or "")."""
     layers, tokens, width = size
-    parts = [torch.zeros(size if whole else size[1:], device=where)] * (1 if whole else layers)
-    if not whole:
-        parts = [torch.zeros(size[1:], device=where) for _ in range(layers)]
+    shapes = [size] if whole else [size[1:]] * layers
+    parts = [torch.zeros(shape, device=where) for shape in shapes]
     x = torch.ones(width, device=where)
 
     @torch.compile(fullgraph=True, dynamic=False)

@@ -72,15 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     wanted = Wanted.of(arguments)
     names = [name.strip() for name in arguments.backend.split(",")]
     if twice := [name for name in names if names.count(name) > 1]:
         raise WrongTarget(f"--backend: {twice[0]!r} is named twice; name each contestant once")
     sizes = sizes_of(arguments.dynamic)
-    records: list[result.Record] = []
     with tempfile.TemporaryDirectory(prefix="opaq_bench_") as folder:
         workers: dict[str, Worker] = {}
         try:
@@ -89,16 +86,14 @@ def run(
                 try:
                     workers[name] = Worker(wanted, name, f"{folder}/{number}", arguments.timeout)
                 except WorkerFailed as error:
-                    records += _lost(sizes, name, error)
+                    progress.record(*_lost(sizes, name, error))
             for size in sizes:
                 made = _of_size(size, workers, arguments.rounds, folder, progress)
-                records += made
-                for record in made:
-                    progress.record(record)
+                progress.record(*made)
         finally:
             for worker in workers.values():
                 worker.close()
-    return records, {"rounds": arguments.rounds, "sizes": len(sizes), "train": arguments.train}
+    return {"rounds": arguments.rounds, "sizes": len(sizes), "train": arguments.train}
 
 
 def _of_size(

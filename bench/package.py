@@ -101,7 +101,7 @@ def packaging(device: str, rounds: int, progress: Progress) -> list[result.Recor
     turns = measure.in_turns(
         {name: lambda opaque=opaque: seconds(opaque) for opaque, name in names.items()},
         rounds,
-        lambda step: progress.step(f"packaging, {step}"),
+        progress.of("packaging"),
     )
     case = f"a package for {device}"
     records = result.of_rounds(case, "packaging", "s", turns, to=names[False])
@@ -261,7 +261,7 @@ def wrapper(device: str, rounds: int, progress: Progress) -> list[result.Record]
         turns = measure.in_turns(
             {name: lambda line=line: cpu_seconds(line) for name, line in commands.items()},
             rounds,
-            lambda step: progress.step(f"C++ wrapper for {device}, {step}"),
+            progress.of(f"C++ wrapper for {device}"),
         )
     case, to = f"C++ wrapper for {device}", "without opaq"
     first_builds = {name: [first + each for each in times] for name, times in turns.items()}
@@ -276,15 +276,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=3)
 
 
-def run(
-    arguments: argparse.Namespace, progress: Progress
-) -> tuple[list[result.Record], dict[str, Any]]:
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if not os.path.isdir(TESTS):
         raise Unavailable("opaq bench package needs opaq's source tree; run it from a checkout")
-    records = []
     if arguments.part != "wrapper":
-        records += packaging(arguments.device, arguments.rounds, progress)
+        progress.record(*packaging(arguments.device, arguments.rounds, progress))
     if arguments.part != "packaging":
         for device in ("cpu", "cuda"):
-            records += wrapper(device, 2 * arguments.rounds, progress)
-    return records, {"rounds": arguments.rounds, "ops": OPS}
+            progress.record(*wrapper(device, 2 * arguments.rounds, progress))
+    return {"rounds": arguments.rounds, "ops": OPS}

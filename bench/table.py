@@ -8,7 +8,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -193,15 +193,21 @@ class Progress:
         else:
             self._write(f"{self._step}\n")
 
-    def record(self, made: Any) -> None:
-        """Shows a record of the result: a mapping, or a dataclass with the same fields."""
-        record = made if isinstance(made, Mapping) else dataclasses.asdict(made)
-        self.records.append(record)
+    def of(self, case: str) -> Callable[[str], None]:
+        """`step` for the steps of a case."""
+        return lambda what: self.step(f"{case}, {what}")
+
+    def record(self, *made: Any) -> None:
+        """Adds records to the result, and shows them: mappings, or dataclasses with the same
+        fields."""
+        for each in made:
+            record = each if isinstance(each, Mapping) else dataclasses.asdict(each)
+            self.records.append(record)
+            if not self.live:
+                name = f"{record['case']}, {record['metric']}: {record['contestant']}"
+                self._write(f"{plain(f'{name} {_figure(record)}')}\n")
         if self.live:
             self._draw()
-        else:
-            name = f"{record['case']}, {record['metric']}: {record['contestant']}"
-            self._write(f"{plain(f'{name} {_figure(record)}')}\n")
 
     def close(self) -> None:
         """Removes what was drawn."""

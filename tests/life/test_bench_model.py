@@ -15,6 +15,7 @@ from opaq import cli
 from opaq.bench import model
 from opaq.bench.model_worker import Contestant, WorkerFailed
 from opaq.bench.models import Wanted, _function
+from opaq.bench.result import Record
 from opaq.bench.table import Progress
 
 WANTED: dict[str, Any] = {
@@ -223,7 +224,9 @@ def test_a_contestant_that_fails_while_it_is_timed_loses_no_other(
     command = argparse.Namespace(**{**WANTED, "target": "models.py:make", "train": False})
     command.backend, command.dynamic = "eager,aot_eager", None
     command.rounds, command.timeout = 2, 60.0
-    records, _ = model.run(command, Progress(io.StringIO()))
+    progress = Progress(io.StringIO())
+    model.run(command, progress)
+    records = [Record(**each) for each in progress.records]
     found = {each.contestant: each for each in records if each.metric == model.STEP}
     assert found["eager"].verdict == "failed" and found["eager"].note == "the cache is full"
     assert found["aot_eager"].value == 1000 and found["aot_eager"].verdict == "baseline"

@@ -204,7 +204,7 @@ READS_BEFORE_A_WRITE = {
 }
 
 
-@pytest.mark.parametrize("budget", [1, 0.5])
+@pytest.mark.parametrize("budget", [1, 0.5, 0])
 @pytest.mark.parametrize("read", READS_BEFORE_A_WRITE)
 @pytest.mark.parametrize("writer", ["op", "custom_op"])
 def test_gradients_use_what_was_read_before_a_write(

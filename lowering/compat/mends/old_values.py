@@ -8,23 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch._functorch import partitioners
-from torch.utils.checkpoint import CheckpointPolicy
+
+from . import recomputed_calls
 
 
 def save_old_values() -> None:
     """Has the partitioner save what reads an input that the graph writes to at its end. The
     backward graph would compute it again from what was written. Activation checkpoints are left
     alone: they compute again in eager, too."""
-    original = partitioners.choose_saved_values_set
-
-    def choose_saved_values_set(joint_graph: Any, *args: Any, **kwargs: Any) -> Any:
-        for node in _readers_of_written_inputs(joint_graph):
-            if not partitioners.must_recompute(node):
-                node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
-        return original(joint_graph, *args, **kwargs)
-
-    partitioners.choose_saved_values_set = choose_saved_values_set
+    recomputed_calls.save(_readers_of_written_inputs)
 
 
 def _readers_of_written_inputs(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]:

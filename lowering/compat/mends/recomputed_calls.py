@@ -5,6 +5,7 @@ effect twice. PyTorch's own custom ops are affected too.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -19,12 +20,18 @@ def save_results() -> None:
     draw random numbers, if activation_memory_budget or aggressive_recomputation lets it recompute
     anything. Activation checkpoints are left alone: there the state of the generator is saved.
     """
+    save(lambda graph: filter(_is_kept, graph.nodes))
+
+
+def save(chosen: Callable[[torch.fx.Graph], Iterable[torch.fx.Node]]) -> None:
+    """Has the partitioner save the results of the chosen nodes of each graph, except in activation
+    checkpoints."""
     original = partitioners.choose_saved_values_set
 
     def choose_saved_values_set(joint_graph: Any, node_info: Any, memory_budget: float = 1) -> Any:
         kept = False
-        for node in joint_graph.nodes:
-            if _is_kept(node) and not partitioners.must_recompute(node):
+        for node in chosen(joint_graph):
+            if not partitioners.must_recompute(node):
                 node.meta["recompute"] = CheckpointPolicy.MUST_SAVE
                 kept = True
         if kept and memory_budget == 0:  # which saves the inputs and nothing else
