@@ -48,29 +48,19 @@ def _requires_backward(float_type: str) -> list[str]:
     ]
 
 
+# A block of 1 to 16 warps computes a row; a thread has four packs of 16 bytes at a time.
+_THREADS = "max(32, min(512, next_power_of_2(ceil_div(logits.size(1) * logits.itemsize, 4 * 16))))"
+
+
 def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> None:
-    """Two kernels: one reads rows in packs of 16 bytes if every row is aligned, the other reads
-    single elements. A block of 1 to 16 warps computes a row.
-    """
-    for name, vec, aligned, priority in (
-        ("cuda:packs", "16 / logits.itemsize", True, 1),
-        ("cuda:elements", "1", False, 0),
-    ):
-        packed = [
-            "aligned(logits, 16)",
-            "logits.size(1) * logits.itemsize % 16 == 0",
-            "logits.stride(0) * logits.itemsize % 16 == 0",
-        ]
-        op.cuda(
-            name=name,
-            source=opaq.file("cross_entropy.cu"),
-            entry=f"{kernel}<{{logits.dtype}}, {{{vec}}}>",
-            grid="logits.size(0)",
-            block=f"max(32, min(512, next_power_of_2(ceil_div(logits.size(1), {vec}))))",
-            args=args,
-            requires=[*requires, *(packed if aligned else [])],
-            priority=priority,
-        )
+    op.cuda(
+        source=opaq.file("cross_entropy.cu"),
+        entry=f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}>",
+        grid="logits.size(0)",
+        block=_THREADS,
+        args=args,
+        requires=[*requires, "logits.size(1) < 2147483648"],
+    )
 
 
 _CUDA = ("float32", "float16", "bfloat16")
