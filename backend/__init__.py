@@ -30,6 +30,7 @@ from .libraries import get_op, load_library  # noqa: E402
 from .op import Op, op  # noqa: E402
 from .opcheck import opcheck  # noqa: E402
 from .package import package  # noqa: E402
+from .pattern import Pattern, pattern  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
 from .steps import Philox, Step, Zeros, philox, step, zeros  # noqa: E402
@@ -49,6 +50,7 @@ __all__ = [
     "MissingError",
     "Op",
     "Output",
+    "Pattern",
     "Philox",
     "Report",
     "Step",
@@ -66,6 +68,7 @@ __all__ = [
     "op",
     "opcheck",
     "package",
+    "pattern",
     "philox",
     "prefer",
     "report",

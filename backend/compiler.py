@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from . import lowering
-from .options import split
+from .options import check_patterns, split
 
 
 def compile_graph(
@@ -24,9 +24,11 @@ def compile_graph(
     "max-autotune", ...); options take precedence. Raises opaq.DeclarationError for options.
     """
     from .lowering.compat.inductor import inductor  # costs seconds: only where this compiles
+    from .lowering.substitute import apply
 
     ours, patches = settings(options, mode)
     lowering.activate()
+    apply.apply(graph_module, ours["substitute"])
     return inductor.compile_fx(
         graph_module, example_inputs, patches, lambda: lowering.options.use(**ours)
     )
@@ -39,6 +41,11 @@ def settings(
     from .lowering.compat.inductor import inductor
 
     ours, theirs = split(options or {}, inductor.list_options())
+    if ours["substitute"] != ["none"]:
+        from . import extern_kernels
+
+        extern_kernels.load_patterns()
+        check_patterns(ours["substitute"])
     return ours, {**(inductor.list_mode_options(mode) if mode else {}), **theirs}
 
 

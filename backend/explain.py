@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import _runtime, call_site, code_check, explain_text
 
 if TYPE_CHECKING:
+    from .lowering import Substitution
     from .lowering.explained import LoweredNode
 
 SERVES, MAY_SERVE, NOT_USED = "serves", "may serve", "not used"
@@ -88,6 +89,8 @@ class Explanation:
     breaks: list[GraphBreak]
     eager: list[EagerCall]
     archs: list[str]  # for which the kernels were compiled
+    # parts of the model that could be replaced by opaque ops, whether they are, and why
+    substitutions: list[Substitution]
     # Why graphs may be missing: values that the code needs, gradients on a GPU that is not here.
     remarks: list[str]
 
@@ -184,6 +187,7 @@ def run(
         [GraphBreak(*each) for each in traced.breaks],
         [EagerCall(*called, times) for called, times in traced.eager.items()],
         list(archs),
+        traced.substitutions,
         remarks,
     )
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from . import code_check, explain_text, page_style
+from . import code_check, explain_text, page_style, substitutions
 from .page_style import table, text
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ def page(found: Explanation) -> str:
     parts = [f"<p>{text(explain_text.headline(found))}</p>"]
     parts += [f'<p class="warn">{text(remark)}</p>' for remark in found.remarks]
     parts += [part for graph in found.graphs for part in _graph(graph)]
+    if found.substitutions:
+        parts.append("<h2>Parts that opaque ops can replace</h2>")
+        parts.append(table(substitutions.HEAD, substitutions.rows(found.substitutions)))
     if found.eager:
         parts.append("<h2>Outside of the graphs</h2>")
         rows = [(each.op, each.calls, each.place) for each in found.eager]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from . import code_check
+from . import code_check, substitutions
 from .terminal import table
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ CHOICES = ("node", "implementation", "for", "role", "why")
 
 
 def text(found: Explanation) -> str:
-    """Tables of nodes, of their kernels and of the implementations considered, then the rest."""
+    """Tables of nodes, of their kernels, of the implementations considered and of the parts that
+    patterns found, then the rest."""
     parts = [headline(found)]
     if found.nodes:
         parts.append(table([NODES, *map(node_row, found.nodes)]))
@@ -35,6 +36,8 @@ def text(found: Explanation) -> str:
             parts.append(table([KERNELS, *kernels]))
         if choices := list(choice_rows(found.nodes)):
             parts.append(table([CHOICES, *choices]))
+    if found.substitutions:
+        parts.append(table([substitutions.HEAD, *substitutions.rows(found.substitutions)]))
     parts += [
         f"{each.op} is called outside of the graphs at {each.place}, {_counted(each.calls, 'time')}"
         for each in found.eager

@@ -46,17 +46,19 @@ def split(
         if key in table:
             expected = table[key].type
             values = table[key].accepted
-            listed_wrongly = expected is list and not all(isinstance(item, str) for item in value)
+            if expected is list and isinstance(value, str) and value in values:
+                value = [value]
             if (
                 not isinstance(value, expected)
-                or listed_wrongly
-                or (values and value not in values)
+                or (expected is list and not all(isinstance(item, str) for item in value))
+                or (expected is str and values and value not in values)
             ):
                 accepted = {bool: "True or False", list: "a list of str"}.get(
                     expected, expected.__name__
                 )
                 if values:
-                    accepted = " or ".join(f'"{item}"' for item in values)
+                    listed = " or ".join(f'"{item}"' for item in values)
+                    accepted = f"{listed} or {accepted}" if expected is list else listed
                 raise _runtime.DeclarationError(
                     f'option "{key}" of backend="opaq": got {value!r}; expected {accepted} '
                     f"({table[key].meaning})"
@@ -80,6 +82,20 @@ def split(
                 "option of Inductor (torch._inductor.list_options())."
             )
     return ours, theirs
+
+
+def check_patterns(names: list[str]) -> None:
+    """Raises DeclarationError unless the option "substitute" names patterns that are declared."""
+    from .lowering.substitute.pattern import patterns
+
+    for name in names:
+        if name not in patterns and names not in (["all"], ["none"]):
+            nearest = difflib.get_close_matches(name, patterns, n=1)
+            hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+            raise _runtime.DeclarationError(
+                f'option "substitute" of backend="opaq": got {name!r}{hint} '
+                f'Expected "all", "none" or some of {", ".join(sorted(patterns))}'
+            )
 
 
 def _check_preference(item: str) -> None:

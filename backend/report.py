@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import _runtime, lowering
+from . import _runtime, lowering, substitutions
+from .lowering import Substitution
 from .terminal import table
 
 
@@ -65,19 +66,24 @@ class Report:
     wrapper: reading arguments, choosing the implementation, launching the kernel. On the CPU it
     includes the kernel's run.
 
-    str() gives a table of nodes, one of graphs, one of implementations, and a line for each
-    implementation that spills registers; `as_dict` the same as JSON-like data.
+    `substitutions` are the places where compiled graphs do what a pattern (opaq.pattern) does, and
+    whether it was replaced; graphs from a compile cache are included.
+
+    str() gives a table of nodes, one of graphs, one of implementations, one of substitutions, and a
+    line for each implementation that spills registers; `as_dict` the same as JSON-like data.
     """
 
     nodes: list[NodeFacts] = field(default_factory=list)
     implementations: list[ImplementationFacts] = field(default_factory=list)
     graphs: list[GraphFacts] = field(default_factory=list)
+    substitutions: list[Substitution] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "nodes": [vars(node) for node in self.nodes],
             "graphs": [vars(graph) for graph in self.graphs],
             "implementations": [vars(item) for item in self.implementations],
+            "substitutions": [vars(item) for item in self.substitutions],
         }
 
     def __str__(self) -> str:
@@ -123,7 +129,10 @@ class Report:
             for i in self.implementations
             if i.spill_bytes
         ]
-        return "\n\n".join([table(nodes), table(graphs), table(implementations), *spilling])
+        tables = [table(nodes), table(graphs), table(implementations)]
+        if self.substitutions:
+            tables.append(table([substitutions.HEAD, *substitutions.rows(self.substitutions)]))
+        return "\n\n".join([*tables, *spilling])
 
 
 _TIMED = ("timed", "host us/call")
@@ -144,7 +153,7 @@ def report(*, reset: bool = False) -> Report:
     global _before
     now = _totals()
     nodes, graphs = _nodes_and_graphs(now, _before)
-    found = Report(nodes, _implementations(now, _before), graphs)
+    found = Report(nodes, _implementations(now, _before), graphs, lowering.substitutions())
     if reset:
         _before = now
     return found
@@ -262,6 +271,8 @@ def _implementations(now: _Totals, before: _Totals) -> list[ImplementationFacts]
     for stats in _runtime.implementation_stats():
         key = _key(stats)
         numbers = _since(now.implementations[key], before.implementations.get(key, Counter()))
+        if key[0].startswith("opaq_kernels::") and not any(numbers.values()):
+            continue  # the patterns of backend="opaq" declare all of these ops
         found.append(
             ImplementationFacts(
                 *key,

@@ -2,6 +2,9 @@
 is compiled before the first call.
 """
 
+import importlib
+from pathlib import Path
+
 from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward, cross_entropy_mean
 from .matmul.float8 import scaled_linear, scaled_linear_float8
 from .matmul.matmul import (
@@ -43,3 +46,9 @@ __all__ = [
     "silu_mul",
     "silu_mul_backward",
 ]
+
+
+def load_patterns() -> None:
+    """Declares the pattern of each op that has one: `<op>/pattern.py`."""
+    for path in sorted(Path(__file__).parent.glob("*/pattern.py")):
+        importlib.import_module(f".{path.parent.name}.pattern", __name__)

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 
 from . import compat, options
-from .record import NodeRecord, nodes
+from .record import NodeRecord, Substitution, nodes, substitutions
 
 __all__ = [
     "MANIFEST",
     "PRELUDE",
     "NodeRecord",
     "PythonFunction",
+    "Substitution",
     "activate",
     "activate_when_compiling",
     "compat",
@@ -28,6 +29,7 @@ __all__ = [
     "overload_of",
     "python_functions",
     "register",
+    "substitutions",
 ]
 
 MANIFEST = "opaq.json"  # the file in a package that lists its opaque ops, for `opaq inspect`

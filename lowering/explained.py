@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from opaq._runtime import FakeArgument, OpInfo
 
     from .decision import Decision
+    from .record import Substitution
     from .workspace import Workspace
 
 
@@ -62,6 +63,8 @@ class Traced:
     breaks: list[tuple[str, str]]  # (place, reason) of each graph break
     # by op and place: how often an opaque op was called outside of graphs
     eager: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
+    # the places that compute what a pattern does
+    substitutions: list[Substitution] = dataclasses.field(default_factory=list)
     # why graphs may be missing
     remarks: list[str] = dataclasses.field(default_factory=list)
     error: Exception | None = None  # at which tracing failed
@@ -149,6 +152,7 @@ def trace(
     """
     from . import activate, registered
     from .compat.inductor import inductor
+    from .substitute import apply
 
     activate()
     found = Traced([], [])
@@ -185,6 +189,9 @@ def trace(
         found.graphs.append(graph)
 
     def backend(graph_module: Any, inputs: Sequence[Any]) -> Any:
+        with apply.collected() as substitutions:
+            apply.apply(graph_module, settings["substitute"])
+        found.substitutions += substitutions
         return inductor.lower_fx(graph_module, inputs, patches, lowering, fakes)
 
     settings = {**settings, "check": ""}  # which would keep traced graphs

@@ -55,6 +55,14 @@ class Options:
         '["mylib::op=cublaslt,cuda"]; "cuda" also means "cuda:vec4"',
     )
 
+    substitute: tuple[str, ...] = _option(
+        ("all",),
+        'with backend="opaq", parts of the model that are replaced by opaque ops: "all": where an '
+        'op was measured to be faster; "none"; or names of patterns (opaq.pattern), which are used '
+        "wherever they fit",
+        ("all", "none"),
+    )
+
     def preferred(self, op: str) -> list[str]:
         """The names that `prefer` has for an op."""
         return next((names for name, names in map(preference, self.prefer) if name == op), [])

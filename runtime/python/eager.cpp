@@ -203,7 +203,8 @@ PyObject* run_directly(Eager& e, PyObject* const* bound) {
     } else {
       TensorView& view = args.tensor(i);
       if (!readable(bound[i], view, grad)) {
-        if (!PyObject_TypeCheck(bound[i], torch().tensor))
+        if (!PyObject_TypeCheck(bound[i], torch().tensor) &&
+            !PyObject_HasAttrString(bound[i], "__torch_function__"))  // torch.fx.Proxy has it
           refuse_tensor(e.op->name(), schema.args[i].name, bound[i]);
         return nullptr;
       }

@@ -40,6 +40,14 @@ def test_one_declaration_serves_eager_and_torch_ops(unique: str) -> None:
     torch.testing.assert_close(op(x.double(), 3.0), x.double() * 3)
 
 
+def test_symbolic_tracing_records_the_call(unique: str) -> None:
+    op = scale_op(unique)
+    traced = torch.fx.symbolic_trace(lambda x: op(x, by=3.0) + 1)
+    assert op.overload in [node.target for node in traced.graph.nodes]
+    x = torch.randn(5)
+    torch.testing.assert_close(traced(x), x * 3 + 1)
+
+
 def test_non_contiguous_arguments_are_handed_over_row_major(unique: str) -> None:
     op = scale_op(unique)
     x = torch.randn(6, 4).t()

@@ -22,6 +22,7 @@ def test_ours_are_split_from_inductors() -> None:
         "tune": "off",
         "check": "",
         "prefer": [],
+        "substitute": ["all"],
     }
     assert theirs == {"max_autotune": True}
 

@@ -42,6 +42,10 @@ class Schemas:
         """ "rms_norm" of the op "mylib::rms_norm.overload"."""
         return overload._opname
 
+    def writes(self, overload: Any) -> bool:
+        """Whether an op writes to an argument."""
+        return overload._schema.is_mutable
+
     def schema_text(self, overload: Any) -> str:
         """ "mylib::scale(Tensor x, float by) -> Tensor"."""
         return str(overload._schema)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .autograd import Autograd
 from .definitions import Definitions
 from .dispatcher import Dispatcher
+from .functions import Functions
 from .library import Library
 from .logs import Logs
 from .ranges import Ranges
@@ -15,6 +16,16 @@ from .vmap import Vmap
 
 
 class PyTorch211(
-    Library, Definitions, Dispatcher, Sharding, Ranks, State, Logs, Ranges, Autograd, Vmap
+    Library,
+    Definitions,
+    Dispatcher,
+    Functions,
+    Sharding,
+    Ranks,
+    State,
+    Logs,
+    Ranges,
+    Autograd,
+    Vmap,
 ):
     """PyTorch's private names, by subject."""

@@ -1,0 +1,118 @@
+"""`opaq.pattern`: what torch.compile(backend="opaq") replaces in unmodified models."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import validate
+from .lowering.substitute.pattern import Pattern as _Found
+from .lowering.substitute.pattern import patterns
+
+Function = Callable[..., Any]
+
+
+class Pattern:
+    """What `opaq.pattern` returns; the decorator `spelling` adds a way in which models write it."""
+
+    def __init__(self, found: _Found) -> None:
+        self._found = found
+
+    @property
+    def name(self) -> str:
+        return self._found.name
+
+    @property
+    def spellings(self) -> Sequence[Function]:
+        return tuple(self._found.spellings)
+
+    @property
+    def examples(self) -> Mapping[str, Any]:
+        return dict(self._found.examples)
+
+    def spelling(self, function: Function) -> Function:
+        """Adds a spelling: a function of PyTorch operations whose parameters are among those of the
+        replacement, and which returns the same results, one tensor or a tuple.
+
+        It is matched with what torch.compile traces of a model. How a product is written (a * b,
+        torch.mul, a.mul), the order of its factors, and casts between floating dtypes do not
+        matter. Numbers must be the same, except those that are parameters. Raises DeclarationError
+        for parameters that the replacement does not have.
+        """
+        known = self._found.arguments
+        for name in inspect.signature(function).parameters:
+            if name not in known:
+                validate.refuse(
+                    f"opaq.pattern {self.name!r}",
+                    "spelling",
+                    name,
+                    f"parameters of the replacement: {', '.join(known)}",
+                )
+        self._found.spellings.append(function)
+        return function
+
+
+def pattern(
+    name: str,
+    replacement: Function,
+    examples: Mapping[str, Any],
+    *,
+    when: Callable[[Mapping[str, Any]], str] = lambda arguments: "",
+    streamed: Sequence[str] = (),
+    sizes: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
+    measurements: str | os.PathLike[str] | None = None,
+) -> Pattern:
+    """Declares a pattern: a part of unmodified models that torch.compile(backend="opaq") replaces.
+
+    name: by which options={"substitute": [name]} asks for it. replacement: the function of the same
+    arguments that computes it with opaque ops. examples: an example of each argument, by name: a
+    small tensor, or a number for a parameter that may be any number.
+
+    when(arguments): "" where the replacement serves these arguments (tensors without values, and
+    numbers, by name), else why it does not. streamed: the large arguments; where Inductor computes
+    one of them, or what reads the result, in the same kernel as the pattern, the graph is left
+    alone. sizes(arguments): (rows, columns), by which `measurements`, a JSON file that
+    `opaq bench kernels --update` writes, tells how much faster the replacement is. Without it the
+    pattern is used only where it is asked for by name.
+
+    Raises DeclarationError for a name that is taken and for arguments of wrong types.
+    """
+    where = f"opaq.pattern {name!r}"
+    validate.text("opaq.pattern", "name", name)
+    if name in patterns:
+        validate.refuse("opaq.pattern", "name", name, "a name that no other pattern has")
+    if not callable(replacement):
+        validate.refuse(where, "replacement", replacement, "a function")
+    parameters = inspect.signature(replacement).parameters
+    for missing in [each for each in parameters if each not in examples]:
+        validate.refuse(where, "examples", sorted(examples), f"an example of {missing}")
+    for each in streamed:
+        if each not in parameters:
+            validate.refuse(where, "streamed", each, f"some of {', '.join(parameters)}")
+    if measurements is not None and sizes is None:
+        validate.refuse(where, "sizes", sizes, "a function, since measurements are looked up by it")
+    found = _Found(
+        name,
+        replacement,
+        dict(examples),
+        when,
+        tuple(streamed),
+        sizes or (lambda arguments: (0, 0)),
+        Path(measurements) if measurements is not None else None,
+    )
+    patterns[name] = found
+    return Pattern(found)
+
+
+def rows_and_columns(tensor: torch.Tensor) -> tuple[Any, Any]:
+    """Of a tensor whose last dimension is a row."""
+    columns = tensor.shape[-1]
+    rows: Any = 1
+    for size in tensor.shape[:-1]:
+        rows = rows * size
+    return rows, columns

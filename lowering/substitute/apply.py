@@ -1,0 +1,148 @@
+"""Finds the patterns in a graph, and decides for each place whether it is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from opaq import call_site
+
+from .. import record
+from ..compat.inductor import inductor
+from ..record import Substitution
+from . import measured, operations, rewrite
+from .match import Match, matches
+from .nodes import Nodes
+from .operations import value_of
+from .pattern import Pattern, patterns
+
+_collecting: contextvars.ContextVar[list[Substitution] | None] = contextvars.ContextVar(
+    "opaq_substitutions", default=None
+)
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[list[Substitution]]:
+    """What is found in the block is put into the list, and into no report."""
+    found: list[Substitution] = []
+    token = _collecting.set(found)
+    try:
+        yield found
+    finally:
+        _collecting.reset(token)
+
+
+def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
+    """Changes a graph and its subgraphs in place. wanted: the option "substitute"."""
+    if list(wanted) == ["none"]:
+        return
+    every = list(wanted) == ["all"]
+    chosen = [pattern for name, pattern in patterns.items() if every or name in wanted]
+    found: list[Substitution] = []
+    for module in graph_module.modules():
+        if isinstance(module, GraphModule):
+            nodes = Nodes(module.graph)
+            before = len(found)
+            for pattern in chosen:
+                found += _apply(nodes, pattern, not every)
+            if any(each.applied for each in found[before:]):
+                module.graph.lint()
+                module.recompile()
+    listed = _collecting.get()
+    if listed is None:
+        record.add_substitutions(found)
+    else:
+        listed += found
+
+
+def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitution]:
+    """Replaces a pattern in a graph; returns what was found. everywhere: also where it was not
+    measured to be faster."""
+    applied: list[Substitution] = []
+    refused: dict[tuple[Node, ...], Substitution] = {}
+    for spelling in pattern.graphs():
+        for match in list(matches(spelling, nodes)):
+            if any(node not in nodes for node in match.region):
+                continue  # it was replaced with an earlier one
+            place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))
+            try:
+                reason, gain = _replace(nodes, match, pattern, everywhere)
+            except rewrite.Refused as error:
+                refused[match.roots] = Substitution(pattern.name, place, False, str(error))
+            else:
+                applied.append(Substitution(pattern.name, place, True, reason, gain))
+    left = [each for roots, each in refused.items() if all(root in nodes for root in roots)]
+    return applied + left
+
+
+def _replace(
+    nodes: Nodes, match: Match, pattern: Pattern, everywhere: bool
+) -> tuple[str, float | None]:
+    """(grounds, gain). Raises Refused."""
+    match = dataclasses.replace(match, arguments={**pattern.defaults(), **match.arguments})
+    values = {name: value_of(value) for name, value in match.arguments.items()}
+    if refusal := pattern.when(values):
+        raise rewrite.Refused(refusal)
+    rewrite.check_uses(match)
+    at = rewrite.anchor(match, nodes)
+    gain = _gain(pattern, values)
+    if not everywhere:
+        _check_neighbours(match, pattern)
+        _check_gain(pattern, values, gain)
+    rewrite.put(nodes, match, at, pattern.replacement, pattern.arguments)
+    if everywhere:
+        return "it was asked for by name", gain
+    return f"measured: {gain:.2f} times as fast", gain
+
+
+def _check_neighbours(match: Match, pattern: Pattern) -> None:
+    """Raises Refused where Inductor would compute the pattern in one kernel with what comes before
+    or after it."""
+    for name in pattern.streamed:
+        node = match.arguments.get(name)
+        while (source := operations.source_of_cast(node)) is not None:
+            node = source
+        if operations.is_fused(node):
+            raise rewrite.Refused(
+                f"Inductor computes `{name}` ({node.name}) in the same kernel, which saves more"
+            )
+    readers = [user for root in match.roots for user in root.users]
+    while readers:
+        reader = readers.pop()
+        if operations.is_view(reader) or operations.source_of_cast(reader) is not None:
+            readers += reader.users
+        elif operations.is_fused(reader):
+            raise rewrite.Refused(
+                f"Inductor computes what reads the result ({reader.name}) in the same kernel, "
+                "which saves more"
+            )
+
+
+def _gain(pattern: Pattern, values: Mapping[str, Any]) -> float | None:
+    points = measured.read(pattern.measurements) if pattern.measurements else ()
+    first = values[pattern.arguments[0]]
+    if first.device.type != "cuda" or not points:
+        return None
+    training = torch.is_grad_enabled() and any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in values.values()
+    )
+    major, minor = torch.cuda.get_device_capability(first.device)
+    arch, dtype = f"sm_{major}{minor}", str(first.dtype).removeprefix("torch.")
+    alike = [p for p in points if (p.arch, p.dtype, p.training) == (arch, dtype, training)]
+    rows, columns = map(inductor.size_hint, pattern.sizes(values))
+    return measured.gain(alike, rows, columns)
+
+
+def _check_gain(pattern: Pattern, values: Mapping[str, Any], gain: float | None) -> None:
+    rows, columns = pattern.sizes(values)
+    what = f"{rows} x {columns} values on {values[pattern.arguments[0]].device}"
+    if gain is None:
+        raise rewrite.Refused(f"it was not measured for {what}")
+    if gain < measured.FASTER:
+        raise rewrite.Refused(f"it is not faster for {what}: {gain:.2f} times as fast")

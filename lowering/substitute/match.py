@@ -1,0 +1,162 @@
+"""Finds the places of a graph where it computes what a spelling of a pattern does.
+
+A spelling is a graph too. Its inputs stand for any tensor or number. Casts between floating dtypes
+inside the pattern are passed over, since the op that is put there rounds once, at its end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from . import operations
+from .nodes import Nodes
+from .operations import value_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    roots: tuple[Node, ...] = ()  # the results of the pattern
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by name of the input
+    nodes: Mapping[Node, Node] = dataclasses.field(default_factory=dict)  # by node of the spelling
+    passed: frozenset[Node] = frozenset()  # casts
+
+    @property
+    def region(self) -> set[Node]:
+        """All nodes that compute the results from the arguments."""
+        return {*self.nodes.values(), *self.passed}
+
+
+def matches(spelling: Nodes, graph: Nodes) -> Iterator[Match]:
+    """All, in the order of their first results; they may overlap."""
+    wanted = next(node for node in spelling.graph.nodes if node.op == "output").args[0]
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    candidates = [_candidates(result, spelling, graph) for result in wanted]
+
+    def continued(found: Match) -> Iterator[Match]:
+        number = len(found.roots)
+        if number == len(wanted):
+            yield found
+            return
+        for node in candidates[number]:
+            if node not in found.roots:
+                for more in _Matcher(spelling, graph, node).matched(wanted[number], node, found):
+                    yield from continued(dataclasses.replace(more, roots=(*found.roots, node)))
+
+    seen = set()
+    for found in continued(Match()):
+        if found.roots not in seen:  # else the same with commuted arguments
+            seen.add(found.roots)
+            yield found
+
+
+def _candidates(result: Node, spelling: Nodes, graph: Nodes) -> list[Node]:
+    operation = spelling.operation(result)
+    return graph.named(operation.name) if operation else []
+
+
+@dataclasses.dataclass(frozen=True)
+class _Matcher:
+    spelling: Nodes
+    graph: Nodes
+    result: Node  # of the graph, that is looked at
+
+    def matched(self, pattern: Any, value: Any, found: Match) -> Iterator[Match]:
+        """The ways in which `value` of the graph is what `pattern` of the spelling computes."""
+        if isinstance(pattern, tuple):
+            if isinstance(value, (tuple, list)) and len(value) == len(pattern):
+                yield from self._all_matched(pattern, tuple(value), found)
+            return
+        if not isinstance(pattern, Node):
+            same = type(pattern) is type(value) or {type(pattern), type(value)} == {int, float}
+            if same and pattern == value:
+                yield found
+            return
+        if pattern.op == "placeholder":
+            yield from self._bound(pattern, value, found)
+            return
+        pattern = _without_casts(pattern)[0]
+        value, passed = _without_casts(value)
+        if pattern in found.nodes:
+            if found.nodes[pattern] is value:
+                yield dataclasses.replace(found, passed=found.passed | passed)
+            return
+        wanted, given = self.spelling.operation(pattern), self.graph.operation(value)
+        if wanted is None or given is None:
+            return
+        if wanted.name != given.name or len(wanted.args) != len(given.args):
+            return
+        orders = [given.args]
+        if wanted.name in operations.COMMUTATIVE:
+            orders.append(given.args[::-1])
+        start = dataclasses.replace(
+            found, nodes={**found.nodes, pattern: value}, passed=found.passed | passed
+        )
+        for order in orders:
+            yield from self._all_matched(wanted.args, order, start)
+
+    def _all_matched(
+        self, patterns: tuple[Any, ...], values: tuple[Any, ...], found: Match
+    ) -> Iterator[Match]:
+        if not patterns:
+            yield found
+            return
+        for first in self.matched(patterns[0], values[0], found):
+            yield from self._all_matched(patterns[1:], values[1:], first)
+
+    def _bound(self, pattern: Node, value: Any, found: Match) -> Iterator[Match]:
+        """Binds an input of the spelling; nothing if it stands for something else already."""
+        name = pattern.name
+        if not isinstance(value_of(pattern), torch.Tensor):
+            if _is_number(value_of(value)) and found.arguments.get(name, value) == value:
+                yield dataclasses.replace(found, arguments={**found.arguments, name: value})
+            return
+        if not operations.is_tensor(value):
+            return
+        source, passed = value, set()
+        while (inner := operations.source_of_cast(source)) is not None:
+            # what was written after a cast is not in its result
+            if not self.graph.same_memory(source, self.result):
+                break
+            if not operations.is_exact_cast(source, inner):
+                break
+            passed.add(source)
+            source = inner
+        known = found.arguments.get(name)
+        if known is None:
+            arguments = {**found.arguments, name: source}
+            yield dataclasses.replace(found, arguments=arguments, passed=found.passed | passed)
+        elif same_value(known, source):
+            yield dataclasses.replace(found, passed=found.passed | passed)
+
+
+def _is_number(value: Any) -> bool:
+    number = isinstance(value, (int, float, torch.SymInt, torch.SymFloat))
+    return number and not isinstance(value, bool)
+
+
+def _without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
+    passed = []
+    while (source := operations.source_of_cast(value)) is not None:
+        passed.append(value)
+        value = source
+    return value, frozenset(passed)
+
+
+def same_value(one: Any, other: Any) -> bool:
+    """Whether two nodes are one, or the same view of one."""
+    if one is other:
+        return True
+    if not (operations.is_view(one) and operations.is_view(other)):
+        return False
+    if one.target != other.target or one.kwargs != other.kwargs:
+        return False
+    return len(one.args) == len(other.args) and all(
+        same_value(a, b) if isinstance(a, Node) and isinstance(b, Node) else a == b
+        for a, b in itertools.zip_longest(one.args, other.args)
+    )

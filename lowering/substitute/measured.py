@@ -1,0 +1,72 @@
+"""Where a substitution was measured to be faster: data in a file beside the pattern, which
+`opaq bench kernels --update` writes.
+
+    {"measured": [{"arch": "sm_90", "dtype": "bfloat16", "training": false,
+                   "rows": 8192, "columns": 32000, "gain": 1.41}, ...]}
+
+gain: the time of what Inductor makes (of its default mode or max-autotune, the faster one) divided
+by the time of the replacement.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+FASTER = 1.02  # a smaller gain may be chance: the graph is left alone
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    arch: str
+    dtype: str
+    training: bool
+    rows: int
+    columns: int
+    gain: float
+
+
+@functools.cache
+def read(path: Path) -> tuple[Point, ...]:
+    """Empty where the file does not exist: nothing was measured so far."""
+    if not path.exists():
+        return ()
+    return tuple(Point(**each) for each in json.loads(path.read_text())["measured"])
+
+
+def write(path: Path, points: Sequence[Point], facts: dict[str, Any]) -> None:
+    """Replaces what was measured on the same arch; facts: of the measurement (device, versions)."""
+    archs = {point.arch for point in points}
+    kept = [point for point in read(path) if point.arch not in archs]
+    every = sorted([*kept, *points], key=dataclasses.astuple)
+    lines = ",\n".join(f"    {json.dumps(dataclasses.asdict(point))}" for point in every)
+    path.write_text(f'{{\n  "facts": {json.dumps(facts)},\n  "measured": [\n{lines}\n  ]\n}}\n')
+    read.cache_clear()
+
+
+def gain(points: Sequence[Point], rows: int, columns: int) -> float | None:
+    """The smallest gain of the measurements around a size: of the nearest numbers of columns on
+    both sides, and of each of them the nearest numbers of rows on both sides. More rows than were
+    measured count as the most that were. None where there is no measurement on a side.
+    """
+    widths = _around({point.columns for point in points}, columns)
+    if widths is None:
+        return None
+    found = []
+    for width in widths:
+        of_width = {point.rows: point.gain for point in points if point.columns == width}
+        heights = _around(set(of_width), min(rows, max(of_width)))
+        if heights is None:
+            return None
+        found += [of_width[height] for height in heights]
+    return min(found)
+
+
+def _around(known: set[int], value: int) -> tuple[int, int] | None:
+    below = [each for each in known if each <= value]
+    above = [each for each in known if each >= value]
+    return (max(below), min(above)) if below and above else None

@@ -1,0 +1,74 @@
+"""What is known of the nodes of a graph, kept while the graph changes: large models have thousands
+of nodes, which are looked at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch.fx import Graph, Node
+
+from . import operations
+from .operations import Operation
+
+
+class Nodes:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self._place: dict[Node, float] = {}
+        self._writes: dict[Node, int] = {}  # the number of nodes before it that may write
+        self._operations: dict[Node, Operation | None] = {}
+        self._named: dict[str, list[Node]] = {}
+        writes = 0
+        for number, node in enumerate(graph.nodes):
+            self._place[node], self._writes[node] = number, writes
+            writes += operations.may_write(node)
+            if (found := self.operation(node)) is not None:
+                self._named.setdefault(found.name, []).append(node)
+
+    def operation(self, node: Any) -> Operation | None:
+        if not isinstance(node, Node):
+            return None
+        if node not in self._operations:
+            self._operations[node] = operations.operation(node)
+        return self._operations[node]
+
+    def named(self, name: str) -> list[Node]:
+        """Those whose operation has this name, in order."""
+        return [node for node in self._named.get(name, ()) if node in self._place]
+
+    def __contains__(self, node: Node) -> bool:
+        """Whether the graph still has the node."""
+        return node in self._place
+
+    def comes_before(self, one: Node, other: Node) -> bool:
+        return self._place[one] < self._place[other]
+
+    def first(self, nodes: Iterable[Node]) -> Node:
+        return min(nodes, key=self._place.__getitem__)
+
+    def last(self, nodes: Iterable[Node]) -> Node:
+        return max(nodes, key=self._place.__getitem__)
+
+    def backwards(self, nodes: Iterable[Node]) -> list[Node]:
+        return sorted(nodes, key=self._place.__getitem__, reverse=True)
+
+    def same_memory(self, one: Node, other: Node) -> bool:
+        """Whether nothing is written between the two."""
+        return self._writes[one] == self._writes[other]
+
+    def added(self, nodes: Iterable[Node], at: Node) -> None:
+        """Nodes that write nothing were put before `at`."""
+        for node in nodes:
+            self._place[node], self._writes[node] = self._place[at] - 0.5, self._writes[at]
+
+    def replace(self, old: Node, new: Node) -> None:
+        """Has all that reads `old` read `new`."""
+        for user in old.users:
+            self._operations.pop(user, None)
+        old.replace_all_uses_with(new)
+
+    def erase(self, node: Node) -> None:
+        self.graph.erase_node(node)
+        del self._place[node]

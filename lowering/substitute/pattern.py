@@ -1,0 +1,53 @@
+"""What is found in unmodified models, and what is put in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .nodes import Nodes
+from .spelling import graph_of
+
+# (rows, columns) of a call, by which measurements are looked up
+Sizes = Callable[[Mapping[str, Any]], "tuple[Any, Any]"]
+
+
+@dataclasses.dataclass(eq=False)
+class Pattern:
+    """`opaq.pattern` tells what the fields are."""
+
+    name: str
+    replacement: Callable[..., Any]
+    examples: Mapping[str, Any]
+    when: Callable[[Mapping[str, Any]], str]
+    streamed: tuple[str, ...]
+    sizes: Sizes
+    measurements: Path | None
+    spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
+    _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The names of the replacement's parameters."""
+        return list(inspect.signature(self.replacement).parameters)
+
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of the replacement's parameters, for spellings without them."""
+        parameters = inspect.signature(self.replacement).parameters.values()
+        return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+    def graphs(self) -> list[Nodes]:
+        """Of the spellings; made once."""
+        for function in self.spellings:
+            if function not in self._graphs:
+                names = inspect.signature(function).parameters
+                graph = graph_of(function, [self.examples[name] for name in names])
+                self._graphs[function] = Nodes(graph)
+        return [self._graphs[function] for function in self.spellings]
+
+
+# By name, in order of declaration.
+patterns: dict[str, Pattern] = {}

@@ -1,0 +1,148 @@
+"""Every pattern: each of its spellings is found, and gives what eager PyTorch gives."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+import pytest
+import torch
+
+import opaq
+from opaq import extern_kernels
+from opaq.lowering.substitute import apply
+from opaq.lowering.substitute.pattern import Pattern, patterns
+
+extern_kernels.load_patterns()
+SPELLINGS = [
+    pytest.param(pattern, number, id=f"{pattern.name}-{number}")
+    for pattern in patterns.values()
+    for number in range(len(pattern.spellings))
+]
+
+
+def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
+    """Random arguments that look like the examples."""
+    torch.manual_seed(0)
+
+    def value(example: Any) -> Any:
+        if not isinstance(example, torch.Tensor):
+            return example
+        if not example.is_floating_point():
+            return torch.randint(2, example.shape, dtype=example.dtype)
+        return torch.randn(example.shape, dtype=dtype)
+
+    return [value(pattern.examples[name]) for name in inspect.signature(function).parameters]
+
+
+def leaves(result: Any) -> list[torch.Tensor]:
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("pattern, number", SPELLINGS)
+def test_a_spelling_is_found_and_agrees_with_eager(
+    pattern: Pattern, number: int, dynamic: bool
+) -> None:
+    function = pattern.spellings[number]
+    arguments = values(pattern, function, torch.float32)
+    for each in arguments:
+        if isinstance(each, torch.Tensor) and each.dim() == 4:
+            torch._dynamo.mark_static(each, 3)  # the size of a head
+    compiled = torch.compile(
+        function, backend="opaq", options={"substitute": [pattern.name]}, dynamic=dynamic
+    )
+    with apply.collected() as found:
+        results = leaves(compiled(*arguments))
+    assert {each.applied for each in found} == {True}, found  # some numbers are compiled anew
+    for result, expected in zip(results, leaves(function(*arguments)), strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("pattern, number", SPELLINGS)
+def test_gradients_of_a_spelling(pattern: Pattern, number: int) -> None:
+    function = pattern.spellings[number]
+    arguments = [
+        each.requires_grad_()
+        if isinstance(each, torch.Tensor)
+        and each.is_floating_point()
+        and (pattern.name, each.dim()) != ("rope", 3)  # its angles get no gradients
+        else each
+        for each in values(pattern, function, torch.float32)
+    ]
+    wanted = [each for each in arguments if isinstance(each, torch.Tensor) and each.requires_grad]
+
+    def gradients(call: Any) -> Any:
+        return torch.autograd.grad(
+            sum(each.sin().sum() for each in leaves(call(*arguments))), wanted
+        )
+
+    with apply.collected() as found:
+        results = gradients(
+            torch.compile(function, backend="opaq", options={"substitute": [pattern.name]})
+        )
+    assert [each.applied for each in found] == [True], found
+    for result, expected in zip(results, gradients(function), strict=True):
+        torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("pattern, number", SPELLINGS)
+def test_errors_are_no_larger_than_inductors(pattern: Pattern, number: int) -> None:
+    """In bfloat16 against float64, on values of many sizes."""
+    function = pattern.spellings[number]
+    arguments = values(pattern, function, torch.float64)
+    narrow, wide = [], []
+    for each in arguments:
+        if isinstance(each, torch.Tensor) and each.is_floating_point():
+            each = (each * 10 ** torch.linspace(-3, 2, each.shape[-1])).bfloat16()
+        narrow.append(each)
+        wide.append(
+            each.double() if isinstance(each, torch.Tensor) and each.is_floating_point() else each
+        )
+    expected = leaves(function(*wide))
+
+    def error(**options: Any) -> float:
+        torch.compiler.reset()
+        results = leaves(torch.compile(function, **options)(*narrow))
+        return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(results, expected))
+
+    theirs = error()
+    ours = error(backend="opaq", options={"substitute": [pattern.name]})
+    # one rounding of a result is within half a unit, 2^-9, whoever makes it
+    assert ours <= max(theirs, 2**-9)
+
+
+def test_all_leaves_graphs_on_the_cpu_to_inductor() -> None:
+    def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(gate) * up
+
+    with apply.collected() as found:
+        torch.compile(swiglu, backend="opaq")(torch.randn(4, 8), torch.randn(4, 8))
+    (place,) = found
+    assert (place.pattern, place.applied, place.gain) == ("silu_mul", False, None)
+    assert place.reason == "it was not measured for 4 x 8 values on cpu"
+    assert place.place.endswith("in swiglu")
+
+
+def test_measurements_are_well_formed() -> None:
+    from opaq.lowering.substitute import measured
+
+    for pattern in patterns.values():
+        assert pattern.measurements is not None, pattern.name
+        for point in measured.read(pattern.measurements):
+            assert point.gain > 0 and point.arch.startswith("sm_")
+
+
+def test_report_and_explain_tell_what_is_replaced() -> None:
+    def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.silu(gate) * up
+
+    compiled = torch.compile(swiglu, backend="opaq", options={"substitute": ["silu_mul"]})
+    arguments = torch.randn(4, 8), torch.randn(4, 8)
+    for found in (opaq.explain(compiled, *arguments), (compiled(*arguments), opaq.report())[1]):
+        place = found.substitutions[-1]
+        assert (place.pattern, place.applied) == ("silu_mul", True)
+        assert place.reason == "it was asked for by name"
+        assert re.search("pattern +places +replaced +why", str(found))
+    assert found.nodes[-1].op == "opaq_kernels::silu_mul"

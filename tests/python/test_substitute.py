@@ -1,0 +1,262 @@
+"""What counts as a place that computes a pattern, and when it is left as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import opaq
+from opaq.lowering import Substitution
+from opaq.lowering.substitute import apply, measured
+from opaq.lowering.substitute.pattern import patterns
+
+Tensor = torch.Tensor
+
+
+def found_in(
+    function: Any, *arguments: Any, names: Any = None, **settings: Any
+) -> list[Substitution]:
+    """What is found; the results are compared with eager's."""
+    expected = function(*arguments)
+    wanted = names or ["cross_entropy", "rms_norm", "rope", "silu_mul"]
+    compiled = torch.compile(function, backend="opaq", options={"substitute": wanted}, **settings)
+    with apply.collected() as found:
+        result = compiled(*arguments)
+    torch.testing.assert_close(result, expected)
+    return found
+
+
+def applied(function: Any, *arguments: Any, **settings: Any) -> list[str]:
+    return [each.pattern for each in found_in(function, *arguments, **settings) if each.applied]
+
+
+@pytest.fixture
+def pair() -> tuple[Tensor, Tensor]:
+    return torch.randn(4, 8), torch.randn(4, 8)
+
+
+SPELLINGS = {
+    "methods": lambda g, u: F.silu(g).mul(u),
+    "functions": lambda g, u: torch.mul(u, F.silu(g)),
+    "factors the other way": lambda g, u: u * F.silu(g),
+    "a module": lambda g, u: torch.nn.SiLU()(g) * u,
+    "sigmoid": lambda g, u: u * (torch.sigmoid(g) * g),
+    "aten": lambda g, u: torch.ops.aten.mul.Tensor(torch.ops.aten.silu.default(g), u),
+}
+
+
+@pytest.mark.parametrize("function", SPELLINGS.values(), ids=SPELLINGS)
+def test_how_it_is_written_does_not_matter(function: Any, pair: Any) -> None:
+    assert applied(function, *pair) == ["silu_mul"]
+
+
+def test_casts_inside_are_passed_over() -> None:
+    def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+        return (F.silu(gate.float()) * up.float()).to(gate.dtype)
+
+    pair = [torch.randn(4, 8).bfloat16() for _ in range(2)]
+    assert applied(swiglu, *pair) == ["silu_mul"]
+
+
+def test_a_result_that_is_kept_in_a_wider_dtype_is_left(pair: Any) -> None:
+    def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate.float()) * up.float()
+
+    (place,) = found_in(swiglu, *(each.bfloat16() for each in pair))
+    assert not place.applied
+    assert place.reason == "output reads the result in float32, which the op does not give"
+
+
+def test_a_value_that_was_rounded_before_is_not_taken_from_before(pair: Any) -> None:
+    def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+        gate = gate.bfloat16()
+        return F.silu(gate) * up.bfloat16()
+
+    (place,) = found_in(swiglu, *pair)
+    assert place.applied
+
+
+def test_other_computations_are_not_found(pair: Any) -> None:
+    assert applied(lambda g, u: F.silu(g) + u, *pair) == []
+    assert applied(lambda g, u: F.gelu(g) * u, *pair) == []
+    assert applied(lambda g, u: torch.sigmoid(g) * u * u, *pair) == []
+    assert applied(lambda g, u: torch.sigmoid(g + 1) * g * u, *pair) == []
+
+
+def test_a_part_that_is_used_elsewhere_is_left(pair: Any) -> None:
+    def both(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        activated = F.silu(gate)
+        return activated * up, activated
+
+    (place,) = found_in(both, *pair)
+    assert place.reason == "activated, a part of it, is used elsewhere (output)"
+
+
+def test_what_is_written_between_its_parts_is_seen(pair: Any) -> None:
+    def written(gate: Tensor, up: Tensor) -> Tensor:
+        activated = F.silu(gate)
+        gate = gate.clone()
+        up = up.clone()
+        up.add_(1)
+        return activated * up
+
+    (place,) = found_in(written, *pair)
+    assert not place.applied and place.reason.startswith("something may be written to memory")
+
+    def written_before(gate: Tensor, up: Tensor) -> Tensor:
+        up = up.clone()
+        up.add_(1)
+        return F.silu(gate) * up
+
+    assert applied(written_before, *pair) == ["silu_mul"]
+
+
+def test_a_cast_before_a_write_keeps_the_old_values() -> None:
+    def late(gate: Tensor, up: Tensor) -> Tensor:
+        gate = gate.clone()
+        old = gate.float()
+        gate.add_(1)
+        return (F.silu(old) * up.float()).bfloat16() + gate
+
+    pair = [torch.randn(4, 8).bfloat16() for _ in range(2)]
+    expected = late(*pair)
+    compiled = torch.compile(late, backend="opaq", options={"substitute": ["silu_mul"]})
+    # gate + 1 in place of gate would be off by about 1
+    torch.testing.assert_close(compiled(*pair), expected, atol=0.05, rtol=0)
+
+
+def test_arguments_that_the_op_does_not_serve_are_left() -> None:
+    wide = torch.randn(4, 8)
+    (place,) = found_in(lambda g, u: F.silu(g) * u, wide, torch.randn(8))
+    assert place.reason == "gate and up have different shapes"
+    (place,) = found_in(lambda x, w: F.rms_norm(x, (8,), w, 1e-6), wide, torch.randn(8).double())
+    assert place.reason == "the weight has another dtype than x"
+
+
+def test_modes_between_its_parts() -> None:
+    def halves(gate: Tensor, up: Tensor) -> Tensor:
+        with torch.no_grad():
+            activated = F.silu(gate)
+        return activated * up
+
+    pair = [torch.randn(4, 8, requires_grad=True) for _ in range(2)]
+    (place,) = found_in(halves, *pair)
+    assert not place.applied
+
+
+def test_checkpointed_layers_are_searched_too(pair: Any) -> None:
+    def layer(gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate) * up
+
+    def model(gate: Tensor, up: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(layer, gate, up, use_reentrant=False)
+
+    pair = [each.requires_grad_() for each in pair]
+    assert applied(model, *pair) == ["silu_mul"]
+
+
+def test_a_graph_in_which_every_size_is_unknown(pair: Any) -> None:
+    assert applied(lambda g, u: F.silu(g) * u, *pair, dynamic=True) == ["silu_mul"]
+
+
+def test_under_autocast(pair: Any) -> None:
+    linear = torch.nn.Linear(8, 16)
+
+    def model(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            gate, up = linear(x).chunk(2, -1)
+            return F.silu(gate) * up
+
+    assert applied(model, pair[0]) == ["silu_mul"]
+
+
+# ---- declaring, and the option -------------------------------------------------------------------
+
+
+def test_a_pattern_of_ones_own(unique: str) -> None:
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor y)", outputs=opaq.like("x"))
+    op.cpu(
+        source="#include <cstdint>\n"
+        "template <typename T> void f(T* y, const T* x, int64_t n)"
+        "{ for (int64_t i = 0; i < n; ++i) y[i] = x[i] > 0 ? x[i] * x[i] : 0; }",
+        entry="f<{x.dtype}>",
+        args="y, x, x.numel()",
+    )
+    own = opaq.pattern(unique, lambda x: op(x), {"x": torch.empty(4)})
+
+    @own.spelling
+    def _(x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+    try:
+        assert applied(lambda x: F.relu(x * 2) ** 2, torch.randn(8), names=[unique]) == [unique]
+        with pytest.raises(opaq.DeclarationError, match="expected a name that no other pattern"):
+            opaq.pattern(unique, lambda x: op(x), {"x": torch.empty(4)})
+        with pytest.raises(opaq.DeclarationError, match="spelling: got 'y'.*expected parameters"):
+            own.spelling(lambda y: y)
+        (place,) = found_in(lambda x: F.relu(x) ** 2, torch.randn(8), names="all")
+        assert place.reason == "it was not measured for 0 x 0 values on cpu"
+    finally:
+        del patterns[unique]
+
+
+def test_wrong_declarations_are_refused(unique: str) -> None:
+    with pytest.raises(opaq.DeclarationError, match="examples: got .*expected an example of x"):
+        opaq.pattern(unique, lambda x: x, {})
+    with pytest.raises(opaq.DeclarationError, match="streamed: got 'y'.*expected some of x"):
+        opaq.pattern(unique, lambda x: x, {"x": 1}, streamed=["y"])
+    with pytest.raises(opaq.DeclarationError, match="sizes: got None; expected a function"):
+        opaq.pattern(unique, lambda x: x, {"x": 1}, measurements="measured.json")
+    assert unique not in patterns
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["silu_mull"], "got 'silu_mull'; did you mean \"silu_mul\"?"),
+        ("silu_mul", 'got \'silu_mul\'; expected "all" or "none" or a list of str'),
+        ([1], 'got [1]; expected "all" or "none" or a list of str'),
+    ],
+)
+def test_wrong_options_are_refused(given: Any, message: str, pair: Any) -> None:
+    compiled = torch.compile(
+        lambda g, u: F.silu(g) * u, backend="opaq", options={"substitute": given}
+    )
+    with pytest.raises(Exception) as error:
+        compiled(*pair)
+    assert f'option "substitute" of backend="opaq": {message}' in str(error.value)
+
+
+def test_none_leaves_everything(pair: Any) -> None:
+    assert found_in(lambda g, u: F.silu(g) * u, *pair, names="none") == []
+
+
+# ---- measurements --------------------------------------------------------------------------------
+
+
+def points(*gains: tuple[int, int, float]) -> list[measured.Point]:
+    return [measured.Point("sm_90", "bfloat16", False, *gain) for gain in gains]
+
+
+def test_the_gain_is_the_smallest_of_the_measurements_around() -> None:
+    known = points((16, 128, 1.5), (1024, 128, 1.2), (16, 4096, 0.9), (1024, 4096, 1.3))
+    assert measured.gain(known, 16, 128) == 1.5
+    assert measured.gain(known, 100, 128) == 1.2
+    assert measured.gain(known, 1024, 1000) == 1.2
+    assert measured.gain(known, 100, 1000) == 0.9
+    assert measured.gain(known, 10**6, 4096) == 1.3  # more rows count as the most measured
+    assert measured.gain(known, 8, 128) is None  # fewer rows than were measured
+    assert measured.gain(known, 100, 8192) is None
+    assert measured.gain([], 1, 1) is None
+
+
+def test_new_measurements_replace_those_of_their_arch(tmp_path: Any) -> None:
+    file = tmp_path / "measured.json"
+    assert measured.read(file) == ()
+    old = measured.Point("sm_80", "bfloat16", False, 1, 1, 1.1)
+    measured.write(file, [old, *points((16, 128, 1.5))], {"device": "test"})
+    measured.write(file, points((16, 256, 1.4)), {"device": "test"})
+    assert measured.read(file) == (old, *points((16, 256, 1.4)))
