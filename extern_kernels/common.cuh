@@ -26,24 +26,111 @@ __device__ inline __nv_bfloat16 from_float<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
+__device__ inline unsigned two_from_float(float a, float b, __half) {
+  const __half2 both = __floats2half2_rn(a, b);
+  return reinterpret_cast<const unsigned&>(both);
+}
+__device__ inline unsigned two_from_float(float a, float b, __nv_bfloat16) {
+  const __nv_bfloat162 both = __floats2bfloat162_rn(a, b);
+  return reinterpret_cast<const unsigned&>(both);
+}
+
 // N elements that move in one load or store: the address must be a multiple of N * sizeof(T).
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {
   T at[N];
 };
 
+template <typename T, int N>
+__device__ Pack<T, N> pack_from_float(const float (&values)[N]) {
+  Pack<T, N> pack;
+  if constexpr (sizeof(T) == 2 && N == 8) {
+    uint4 w;
+    w.x = two_from_float(values[0], values[1], T());
+    w.y = two_from_float(values[2], values[3], T());
+    w.z = two_from_float(values[4], values[5], T());
+    w.w = two_from_float(values[6], values[7], T());
+    reinterpret_cast<uint4&>(pack) = w;
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j) pack.at[j] = from_float<T>(values[j]);
+  }
+  return pack;
+}
+
 template <int N, typename T>
 __device__ Pack<T, N> load(const T* p) {
-  if constexpr (sizeof(Pack<T, N>) == 16) {
-    const uint4 words = *reinterpret_cast<const uint4*>(p);
-    return *reinterpret_cast<const Pack<T, N>*>(&words);
-  }
   return *reinterpret_cast<const Pack<T, N>*>(p);
 }
 
 template <int N, typename T>
 __device__ void store(T* p, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
+}
+
+// load and store in the order in which they are written, and 16 bytes by one instruction: where
+// memory may be read and written through several pointers, or is shared, the compiler may move the
+// elements of a pack one by one.
+template <int N, typename T>
+__device__ Pack<T, N> load_at_once(const T* p) {
+  if constexpr (N * sizeof(T) == 16) {
+    uint4 w;
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
+                 : "l"(p)
+                 : "memory");
+    return reinterpret_cast<const Pack<T, N>&>(w);
+  } else {
+    return load<N>(p);
+  }
+}
+
+template <int N, typename T>
+__device__ void store_at_once(T* p, const Pack<T, N>& pack) {
+  if constexpr (N * sizeof(T) == 16) {
+    const uint4 w = reinterpret_cast<const uint4&>(pack);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z),
+                 "r"(w.w)
+                 : "memory");
+  } else {
+    store<N>(p, pack);
+  }
+}
+
+template <typename T>
+__device__ Pack<T, 16 / sizeof(T)> load_shared(const uint4* p) {
+  uint4 w;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(p)))
+               : "memory");
+  return reinterpret_cast<const Pack<T, 16 / sizeof(T)>&>(w);
+}
+
+// A pack whose elements are all `value`; written as words, lest the compiler keeps each element of
+// two bytes in a register of its own.
+template <int N, typename T>
+__device__ Pack<T, N> filled(T value) {
+  Pack<T, N> pack;
+  if constexpr (sizeof(pack) == 16 && sizeof(T) == 2) {
+    const unsigned short bits = *reinterpret_cast<const unsigned short*>(&value);
+    const unsigned word = bits * 0x10001u;
+    *reinterpret_cast<uint4*>(&pack) = {word, word, word, word};
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j) pack.at[j] = value;
+  }
+  return pack;
+}
+
+// Keeps the compiler from holding the elements of a pack as float, twice as large, from one use to
+// the next: it cannot know that `zero` is 0, and converts them anew.
+template <typename T, int N>
+__device__ void convert_anew(Pack<T, N>& pack, unsigned zero) {
+  if constexpr (sizeof(T) < 4 && sizeof(pack) % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < sizeof(pack) / 4; ++i) reinterpret_cast<unsigned*>(&pack)[i] ^= zero;
+  }
 }
 
 // Whether packs begin at the same elements of both.
@@ -123,5 +210,90 @@ __device__ float row_sum(float value) {
   }
   return value;
 }
+
+// Copies 16 bytes to shared memory. Copies up to end_of_copies() are a group; when
+// copies_done<n>() returns, this thread may read all groups but the last n.
+__device__ inline void copy_async(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<unsigned>(__cvta_generic_to_shared(to))),
+               "l"(from)
+               : "memory");
+}
+__device__ inline void end_of_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT>
+__device__ void copies_done() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
+}
+__device__ inline void copies_done(int left) {
+  if (left >= 2)
+    copies_done<2>();
+  else if (left == 1)
+    copies_done<1>();
+  else
+    copies_done<0>();
+}
+
+// Blocks that share a row: a cluster of RANKS of them, where the device has clusters (sm_90 and
+// newer). Elsewhere the first block of a row computes all of it, and the others leave at once. For
+// a kernel declared with OPAQ_CLUSTER(RANKS) and launched with a multiple of RANKS blocks.
+#if __CUDA_ARCH__ >= 900
+#define OPAQ_CLUSTER(RANKS) __cluster_dims__(RANKS, 1, 1)
+#else
+#define OPAQ_CLUSTER(RANKS)
+#endif
+
+template <int RANKS, int THREADS>
+class Team {
+ public:
+#if __CUDA_ARCH__ >= 900
+  static constexpr int kRanks = RANKS;
+#else
+  static constexpr int kRanks = 1;
+#endif
+  static constexpr int kThreads = kRanks * THREADS;  // of a row
+  static constexpr int kWarps = kThreads / 32;
+
+  __device__ static int team() { return blockIdx.x / RANKS; }
+  __device__ static int teams() { return gridDim.x / RANKS; }
+  __device__ static int rank() { return kRanks == 1 ? 0 : blockIdx.x % RANKS; }
+  __device__ static bool idle() { return kRanks < RANKS && blockIdx.x % RANKS != 0; }
+  // Of all threads of a row.
+  __device__ static int thread() { return rank() * THREADS + threadIdx.x; }
+
+  // Shared memory of a block exists when all blocks have begun. Every thread calls it once.
+  __device__ static void begin() {
+#if __CUDA_ARCH__ >= 900
+    if constexpr (kRanks > 1) {
+      asm volatile("barrier.cluster.arrive.relaxed.aligned;");
+      asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+    }
+#endif
+  }
+
+  // Gives each thread the values of all warps, in one order. The barrier in it makes two buffers
+  // enough for a loop: `to` is in shared memory, and another than in the call before.
+  __device__ static void share(float2* to, float2 of_warp) {
+    const int lane = threadIdx.x % 32;
+    float2* const slot = to + thread() / 32;
+    if constexpr (kRanks == 1) {
+      if (lane == 0) *slot = of_warp;
+      __syncthreads();
+    } else {
+#if __CUDA_ARCH__ >= 900
+      if (lane < kRanks) {
+        unsigned there;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;"
+            : "=r"(there)
+            : "r"(static_cast<unsigned>(__cvta_generic_to_shared(slot))), "r"(lane));
+        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(of_warp.x),
+                     "f"(of_warp.y)
+                     : "memory");
+      }
+      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+    }
+  }
+};
 
 }  // namespace opaq

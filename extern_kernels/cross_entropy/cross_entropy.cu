@@ -28,7 +28,10 @@ __global__ void __launch_bounds__(THREADS)
   if (threadIdx.x < run.tail) softmax.add(packed[run.packs * VEC + threadIdx.x]);
   const Target target(targets[row * target_stride], classes, ignore_index);
   const float at_target = threadIdx.x == 0 && target.at >= 0 ? to_float(logits[target.at]) : 0;
-  softmax = block_merge<THREADS>(softmax);
+  __shared__ float2 pairs[THREADS / 32];
+  softmax = warp_merge(softmax);
+  opaq::Team<1, THREADS>::share(pairs, {softmax.max, softmax.sum});
+  softmax = merge_of(pairs);
   if (threadIdx.x == 0) store_loss(loss + row, lse + row, softmax, target, at_target);
 }
 
@@ -47,8 +50,8 @@ __device__ void row_backward(T* grad, const T* logits, int classes, const Gradie
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * THREADS < run.packs - p)
-        opaq::store<N>(to + i * THREADS * N,
-                       gradient.of(packs[i], run.head + (p + i * THREADS) * N));
+        opaq::store_at_once<N>(to + i * THREADS * N,
+                               gradient.of(packs[i], run.head + (p + i * THREADS) * N));
     }
   }
   if (threadIdx.x < run.head) single(threadIdx.x);
@@ -69,7 +72,7 @@ __global__ void __launch_bounds__(THREADS)
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
   if (target.outside) on_loss = not_a_number();
   const float factor = on_loss + grad_lse[row * grad_lse_stride];
-  const Gradient gradient{lse[row] * kLog2E, factor, on_loss, target.at};
+  const Gradient gradient{lse[row] * kLog2E, factor, on_loss, target.at, false};
   logits += row * row_stride;
   grad_logits += row * classes;
   if (opaq::alike(logits, grad_logits))

@@ -9,6 +9,7 @@
 #include "../common.cuh"
 
 using opaq::exp2_approx;
+using opaq::filled;
 using opaq::from_float;
 using opaq::Pack;
 using opaq::Run;
@@ -36,12 +37,6 @@ struct Softmax {
   // to scale by.
   __device__ static float rescale(float sum, float from, float to) {
     return sum == 0 ? 0 : sum * exp2_approx(base(from) - base(to));
-  }
-
-  __device__ void merge(float other_max, float other_sum) {
-    const float larger = fmaxf(max, other_max);
-    sum = rescale(sum, max, larger) + rescale(other_sum, other_max, larger);
-    max = larger;
   }
 
   template <typename T, int N, int COUNT>
@@ -80,36 +75,21 @@ __device__ Softmax warp_merge(Softmax mine) {
   return mine;
 }
 
-// The softmax of all threads of a one-dimensional block; every thread gets it. Call it once in a
-// kernel.
-template <int THREADS>
-__device__ Softmax block_merge(Softmax mine) {
-  constexpr int kWarps = THREADS / 32;
-  __shared__ float warp_max[kWarps], warp_sum[kWarps];
-  mine = warp_merge(mine);
-  if (threadIdx.x % 32 == 0) {
-    warp_max[threadIdx.x / 32] = mine.max;
-    warp_sum[threadIdx.x / 32] = mine.sum;
-  }
-  __syncthreads();
-  const int w = threadIdx.x % 32;
-  return warp_merge(w < kWarps ? Softmax{warp_max[w], warp_sum[w]} : Softmax{});
-}
-
-// A pack whose elements are all `value`; written as words, lest the compiler keeps each element of
-// two bytes in a register of its own.
-template <int N, typename T>
-__device__ Pack<T, N> filled(T value) {
-  Pack<T, N> pack;
-  if constexpr (sizeof(pack) == 16 && sizeof(T) == 2) {
-    const unsigned short bits = *reinterpret_cast<const unsigned short*>(&value);
-    const unsigned word = bits * 0x10001u;
-    *reinterpret_cast<uint4*>(&pack) = {word, word, word, word};
-  } else {
+// Of what the warps of a row found; to all lanes of a warp.
+template <int WARPS>
+__device__ Softmax merge_of(const float2 (&pairs)[WARPS]) {
+  static_assert(WARPS <= 32 || WARPS % 32 == 0);
+  Softmax mine;
 #pragma unroll
-    for (int j = 0; j < N; ++j) pack.at[j] = value;
+  for (int first = 0; first < WARPS; first += 32) {
+    const int w = first + threadIdx.x % 32;
+    if (w >= WARPS) continue;
+    const float larger = fmaxf(mine.max, pairs[w].x);
+    mine.sum = Softmax::rescale(mine.sum, mine.max, larger) +
+               Softmax::rescale(pairs[w].y, pairs[w].x, larger);
+    mine.max = larger;
   }
-  return pack;
+  return warp_merge(mine);
 }
 
 // Packs p, p + STEP, ... of a row that has `packs`; -inf where there is none.
@@ -119,7 +99,7 @@ __device__ void load_packs(Pack<T, N> (&to)[COUNT], const T* row, int p, int pac
 #pragma unroll
   for (int i = 0; i < COUNT; ++i) {
     if (i * STEP < packs - p) {
-      to[i] = opaq::load<N>(from + i * STEP * N);
+      to[i] = opaq::load_at_once<N>(from + i * STEP * N);
     } else {
       to[i] = filled<N>(from_float<T>(minus_infinity()));
     }
@@ -154,31 +134,26 @@ __device__ void store_loss(float* loss, float* lse, const Softmax& softmax, cons
 struct Gradient {
   float base, factor, on_target;
   int target;
+  bool none;  // the gradient is 0, whatever the logits
 
   // Of elements c, c + 1, ...
   template <typename T, int N>
   __device__ Pack<T, N> of(const Pack<T, N>& logits, int c) const {
-    Pack<T, N> grad;
+    if (none) return filled<N>(from_float<T>(0));
+    float grad[N];
 #pragma unroll
-    for (int j = 0; j < N; ++j) grad.at[j] = from_float<T>(probability(logits.at[j]) * factor);
+    for (int j = 0; j < N; ++j)
+      grad[j] = exp2_approx(fmaf(to_float(logits.at[j]), kLog2E, -base)) * factor;
     const unsigned in_pack = target - c;
     if (in_pack < N) {
 #pragma unroll
-      for (int j = 0; j < N; ++j)
-        if (in_pack == j)
-          grad.at[j] = from_float<T>(probability(logits.at[j]) * factor - on_target);
+      for (int j = 0; j < N; ++j) grad[j] -= in_pack == j ? on_target : 0;
     }
-    return grad;
+    return opaq::pack_from_float<T>(grad);
   }
   template <typename T>
   __device__ T of(T logit, int c) const {
     return of(Pack<T, 1>{{logit}}, c).at[0];
-  }
-
- private:
-  template <typename T>
-  __device__ float probability(T logit) const {
-    return exp2_approx(fmaf(to_float(logit), kLog2E, -base));
   }
 };
 

@@ -7,11 +7,12 @@
 // reduction counts on every thread; rows past the end take part with zeros.
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
-// as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block. The `_any`
-// kernels take any n and alignment, a block a row, and read twice. grad_weight without atomics:
-// block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the
-// caller adds the blocks. A column-wise kernel in the same launch would need no partials, but
-// leaves the device idle where n is small (a norm of heads).
+// as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block (wider
+// rows, forward: rms_norm_wide.cu). The `_any` kernels take any n and alignment, a block a row, and
+// read twice. grad_weight without atomics: block b adds up its consecutive rows in a fixed order
+// and writes row b of partial[blocks, n]; the caller adds the blocks. A column-wise kernel in the
+// same launch would need no partials, but leaves the device idle where n is small (a norm of
+// heads).
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -25,7 +26,9 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
   constexpr int VEC = 16 / sizeof(T);
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
-  Pack<T, VEC> held[ITEMS];
+  const float of_mean = 1.0f / n;
+  // Both are read before the reduction, so that a row waits for memory only once.
+  Pack<T, VEC> held[ITEMS], w[ITEMS];
   float sum = 0;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
@@ -34,22 +37,29 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
   }
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
+    const int column = (k * LANES + threadIdx.x) * VEC;
+    if (column < n) w[k] = opaq::load<VEC>(weight + column);
+  }
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) {
     if (live && (k * LANES + threadIdx.x) * VEC < n) {
 #pragma unroll
       for (int j = 0; j < VEC; ++j) sum += to_float(held[k].at[j]) * to_float(held[k].at[j]);
     }
   }
-  const float scale = rsqrtf(row_sum<LANES>(sum) / n + eps);
+  sum = row_sum<LANES>(sum);
+  const float scale = rsqrtf(sum * of_mean + eps);
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) opaq::convert_anew(held[k], sum < 0);
   if (!live) return;
   if (threadIdx.x == 0) rstd[row] = scale;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
     if (column >= n) break;
-    const Pack<T, VEC> w = opaq::load<VEC>(weight + column);
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
-      held[k].at[j] = from_float<T>(to_float(held[k].at[j]) * scale * to_float(w.at[j]));
+      held[k].at[j] = from_float<T>(to_float(held[k].at[j]) * scale * to_float(w[k].at[j]));
     opaq::store<VEC>(y + row * n + column, held[k]);
   }
 }

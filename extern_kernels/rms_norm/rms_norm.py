@@ -44,12 +44,23 @@ _CUDA = [
 ]
 
 
-def _lanes(most: int) -> str:
-    """The number of threads for a row: one per pack up to a warp, then one per about four packs."""
-    return (
-        f"min({most}, max(min(32, next_power_of_2({_PACKS})), "
-        f"next_power_of_2(ceil_div({_PACKS}, 4))))"
-    )
+# Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
+# to eight each in 256 threads.
+_LANES = (
+    f"(max(1, next_power_of_2(ceil_div({_PACKS}, 2))) if {_PACKS} <= 32 else "
+    f"32 if {_PACKS} <= 128 else 64 if {_PACKS} <= 256 else 256)"
+)
+# backward: one pack each up to a warp, then about four each
+_LANES_BACKWARD = (
+    f"min(512, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
+)
+_ITEMS = f"ceil_div({_PACKS}, {_LANES})"
+_HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
+
+# Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
+# memory, two rows one after the other.
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 8))))"
+_SLOTS = f"min(8, 4 * ceil_div({_PACKS}, 4 * 512 * {_RANKS}))"
 
 
 def _aligned(*names: str) -> list[str]:
@@ -60,15 +71,25 @@ def _aligned(*names: str) -> list[str]:
     ]
 
 
-_lanes_forward, _lanes_backward = _lanes(1024), _lanes(512)
 rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm<{{x.dtype}}, {{{_lanes_forward}}}, {{ceil_div({_PACKS}, {_lanes_forward})}}>",
-    grid=f"ceil_div({_ROWS}, max(1, 256 // {_lanes_forward}))",
-    block=[_lanes_forward, f"max(1, 256 // {_lanes_forward})"],
+    entry=f"rms_norm<{{x.dtype}}, {{{_LANES}}}, {{{_ITEMS}}}>",
+    grid=f"ceil_div({_ROWS}, 256 // {_LANES})",
+    block=[_LANES, f"256 // {_LANES}"],
     args=f"y, rstd, x, weight, {_ROWS}, x.size(-1), eps",
-    requires=[*_CUDA, *_aligned("x", "weight", "y"), f"{_PACKS} <= 8 * 1024"],
+    requires=[*_CUDA, *_aligned("x", "weight", "y"), f"{_PACKS} <= {_HELD}"],
+    priority=1,
+)
+rms_norm.cuda(
+    name="cuda:wide",
+    source=opaq.file("rms_norm_wide.cu"),
+    entry=f"rms_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}>",
+    grid=f"{_RANKS} * ceil_div({_ROWS}, 2)",
+    block=512,
+    shared=f"{_SLOTS} * 512 * 16",
+    args=f"y, rstd, x, weight, {_ROWS}, {_SLOTS}, x.size(-1), eps",
+    requires=[*_CUDA, *_aligned("x", "weight", "y"), f"{_PACKS} > {_HELD}"],
     priority=1,
 )
 rms_norm.cuda(
@@ -93,10 +114,10 @@ _BACKWARD_CUDA = [
 rms_norm_backward.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm_backward<{{x.dtype}}, {{{_lanes_backward}}}, {{ceil_div({_PACKS}, "
-    f"{_lanes_backward})}}>",
+    entry=f"rms_norm_backward<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{ceil_div({_PACKS}, "
+    f"{_LANES_BACKWARD})}}>",
     grid=_BLOCKS,
-    block=[_lanes_backward, f"max(1, 256 // {_lanes_backward})"],
+    block=[_LANES_BACKWARD, f"max(1, 256 // {_LANES_BACKWARD})"],
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,

@@ -157,12 +157,16 @@ def test_compiled(dynamic, device):
 @pytest.mark.parametrize(
     ("shape", "dtype", "entry", "grid", "block"),
     [
-        ((8192, 4096), torch.bfloat16, "rms_norm<__nv_bfloat16, 128, 4>", 4096, [128, 2, 1]),
-        ((2048, 65536), torch.bfloat16, "rms_norm<__nv_bfloat16, 1024, 8>", 2048, [1024, 1, 1]),
-        ((100, 32, 128), torch.float16, "rms_norm<__half, 16, 1>", 200, [16, 16, 1]),
-        ((10, 20), torch.float32, "rms_norm<float, 8, 1>", 1, [8, 32, 1]),
+        ((8192, 4096), torch.bfloat16, "rms_norm<__nv_bfloat16, 256, 2>", 8192, [256, 1, 1]),
+        ((8192, 16384), torch.bfloat16, "rms_norm<__nv_bfloat16, 256, 8>", 8192, [256, 1, 1]),
+        ((16384, 1024), torch.bfloat16, "rms_norm<__nv_bfloat16, 32, 4>", 2048, [32, 8, 1]),
+        ((100, 32, 128), torch.float16, "rms_norm<__half, 8, 2>", 100, [8, 32, 1]),
+        ((10, 20), torch.float32, "rms_norm<float, 4, 2>", 1, [4, 64, 1]),
         ((10, 21), torch.float32, "rms_norm_any<float>", 10, [256, 1, 1]),
-        ((10, 65544), torch.bfloat16, "rms_norm_any<__nv_bfloat16>", 10, [256, 1, 1]),
+        ((2048, 32768), torch.bfloat16, "rms_norm_wide<__nv_bfloat16, 512, 1>", 1024, [512, 1, 1]),
+        ((2048, 65536), torch.bfloat16, "rms_norm_wide<__nv_bfloat16, 512, 2>", 2048, [512, 1, 1]),
+        ((101, 262144), torch.float32, "rms_norm_wide<float, 512, 8>", 408, [512, 1, 1]),
+        ((10, 65540), torch.bfloat16, "rms_norm_any<__nv_bfloat16>", 10, [256, 1, 1]),
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
@@ -170,6 +174,20 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
     assert chosen["entry"] == entry
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == block
+
+
+def test_shared_memory_of_wide_rows_fits_every_device():
+    for length in (16392, 20480, 65536, 262144, 1 << 24):
+        facts = cuda((64, length), torch.bfloat16), cuda((length,), torch.bfloat16), 1e-6
+        assert plan(rms_norm, *facts)["shared"] <= 96 * 1024
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_wide_cuda_kernel_compiles(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for length in (32768, 262144):
+            facts = cuda((64, length), dtype), cuda((length,), dtype), 1e-6
+            compiles(rms_norm, facts, arch, "cuda:wide")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
