@@ -24,13 +24,21 @@ def _forward(function: Call) -> Call:
 @dataclasses.dataclass(frozen=True)
 class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
-    such a function, compiled or not, what is measured."""
+    such a function, compiled or not, what is measured. pattern: that puts the op into models, if
+    there is one; sizes: (rows, columns), as the pattern counts them."""
 
     name: str
     make: Callable[[], Tensors]
     op: Call
     plain: Call
     call: Callable[[Call], Call] = _forward
+    pattern: str = ""
+    sizes: tuple[int, int] = (0, 0)
+
+    @property
+    def training(self) -> bool:
+        """Whether gradients are measured, too."""
+        return self.call is not _forward
 
     def bytes(self, operands: Tensors) -> int:
         """That the call must move at least: its operands and results, each once."""
@@ -56,35 +64,72 @@ def cases(device: str, rows: float) -> list[Case]:
     found = []
     for m, n in [(32768, 4096), (8192, 16384), (2048, 65536), (65536, 128), (16, 4096)]:
         m = count(m)
+        make = _with_weight(random, (m, n))
         found.append(
-            Case(f"rms_norm {m} x {n}", _with_weight(random, (m, n)), _rms_norm, _plain_rms_norm)
+            Case(
+                f"rms_norm {m} x {n}",
+                make,
+                _rms_norm,
+                _plain_rms_norm,
+                pattern="rms_norm",
+                sizes=(m, n),
+            )
         )
     for m, n in [(32768, 4096), (8192, 8192)]:
         m = count(m)
         make = _with_grad(random, (m, n))
         found.append(
-            Case(f"rms_norm and gradients {m} x {n}", make, _rms_norm, _plain_rms_norm, _gradients)
+            Case(
+                f"rms_norm and gradients {m} x {n}",
+                make,
+                _rms_norm,
+                _plain_rms_norm,
+                _gradients,
+                pattern="rms_norm",
+                sizes=(m, n),
+            )
         )
     for m, n in [(8192, 14336), (32768, 4096), (16, 14336)]:
         m = count(m)
-        found.append(Case(f"silu_mul {m} x {n}", like((m, n), 2), _silu_mul, _plain_silu_mul))
+        make = like((m, n), 2)
+        found.append(
+            Case(
+                f"silu_mul {m} x {n}",
+                make,
+                _silu_mul,
+                _plain_silu_mul,
+                pattern="silu_mul",
+                sizes=(m, n),
+            )
+        )
     for batch, length in [(4, 4096), (64, 1)]:
         length = count(length) if length > 1 else 1
         make = _heads(random, batch, length)
-        found.append(Case(f"rope {batch} x {length} x (32 + 8) x 128", make, _rope, _plain_rope))
-    for m, n in [(8192, 128256), (8192, 32000), (16384, 50257)]:
-        m = count(m)
-        make = _with_target(random, m, n, device)
-        found.append(Case(f"cross_entropy {m} x {n}", make, _cross_entropy, _plain_cross_entropy))
         found.append(
             Case(
-                f"cross_entropy and gradient {m} x {n}",
+                f"rope {batch} x {length} x (32 + 8) x 128",
                 make,
-                _cross_entropy,
-                _plain_cross_entropy,
-                _loss_and_gradient,
+                _rope,
+                _plain_rope,
+                pattern="rope",
+                sizes=(batch * length * (32 + 8), 128),
             )
         )
+    for m, n in [(1024, 32000), (1024, 128256), (8192, 32000), (8192, 128256), (16384, 50257)]:
+        m = count(m)
+        make = _with_target(random, m, n, device)
+        for what, call in [("", _forward), (" and gradient", _loss_and_gradient)]:
+            found.append(
+                Case(
+                    f"cross_entropy{what} {m} x {n}",
+                    make,
+                    _cross_entropy,
+                    _plain_cross_entropy,
+                    call,
+                    pattern="cross_entropy",
+                    sizes=(m, n),
+                )
+            )
     return found
 
 

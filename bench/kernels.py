@@ -9,21 +9,27 @@ measured in the same way; an op that reads more than it writes may be faster.
 from __future__ import annotations
 
 import argparse
+import datetime
 import functools
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from opaq.extern_kernels import load_patterns
+from opaq.lowering.substitute import measured
+from opaq.lowering.substitute.pattern import patterns
 from opaq.user_file import WrongTarget
 
-from . import device, measure, result
+from . import device, machine, measure, result
 from .kernel_cases import Case, cases
 from .table import Progress
 
 TITLE = "Shipped ops beside PyTorch, Inductor and a copy"
 METRIC = "time of a call"
 FLOOR = "negation of as many bytes"
+Turns = Mapping[str, Sequence[float]]
 CONTESTANTS = ("opaq", "eager", "inductor", "max-autotune")
 
 
@@ -35,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"of {', '.join(CONTESTANTS)}; default: all",
     )
+    parser.add_argument(
+        "--update",
+        action="store_true",
+        help="write what was measured beside the patterns that put these ops into models, in place "
+        "of what was measured on GPUs of this architecture before",
+    )
     parser.add_argument("--small", action="store_true", help="few rows: to try the command")
 
 
@@ -44,20 +56,30 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise WrongTarget(
             f"--contestants: got {unknown[0]!r}; expected some of {', '.join(CONTESTANTS)}"
         )
+    if arguments.update and (arguments.device != "cuda" or arguments.small or arguments.only):
+        raise WrongTarget("--update: expected a GPU, all cases and all rows")
+    if arguments.update and (missing := {"opaq", "inductor"} - set(names)):
+        raise WrongTarget(f"--update: expected {missing.pop()!r} among the contestants")
     rows = 0.001 if arguments.small else 1.0
     chosen = [case for case in cases(arguments.device, rows) if arguments.only in case.name]
     if not chosen:
         known = ", ".join(case.name for case in cases(arguments.device, rows))
         raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
+    gains = {}
     for case in chosen:
         with torch.no_grad():
-            progress.record(*_of_case(case, names, arguments, progress))
+            records, turns = _of_case(case, names, arguments, progress)
+        progress.record(*records)
+        gains[case] = _gain(turns)
+    if arguments.update:
+        _update(gains)
     return {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
 
 
 def _of_case(
     case: Case, names: list[str], arguments: argparse.Namespace, progress: Progress
-) -> list[result.Record]:
+) -> tuple[list[result.Record], Turns]:
+    """The records, and the times of each round by contestant."""
     torch.compiler.reset()
     on_gpu = arguments.device == "cuda"
     sets = device.operands(case.make) if on_gpu else [case.make()]
@@ -93,10 +115,37 @@ def _of_case(
     timed[FLOOR] = _timer(lambda a, b: torch.neg(a, out=b), copies, on_gpu)
     turns = measure.in_turns(timed, arguments.rounds, progress.of(case.name))
     baseline = next((name for name in names if name in timed), "")
-    return [
-        *result.of_rounds(case.name, METRIC, "us", turns, to=baseline, floor=FLOOR),
-        *lost,
-    ]
+    records = result.of_rounds(case.name, METRIC, "us", turns, to=baseline, floor=FLOOR)
+    return [*records, *lost], turns
+
+
+def _gain(turns: Turns) -> float:
+    """How many times as fast the op is as the best that Inductor makes; 0 if it is wrong."""
+    theirs = [turns[name] for name in ("inductor", "max-autotune") if name in turns]
+    if "opaq" not in turns or not theirs:
+        return 0.0
+    return statistics.median(
+        min(times) / ours for ours, times in zip(turns["opaq"], zip(*theirs, strict=True))
+    )
+
+
+def _update(gains: Mapping[Case, float]) -> None:
+    """Writes the measurements of each pattern."""
+    load_patterns()
+    major, minor = torch.cuda.get_device_capability()
+    by_pattern: dict[str, list[measured.Point]] = {}
+    for case, gain in gains.items():
+        point = measured.Point(
+            f"sm_{major}{minor}", "bfloat16", case.training, *case.sizes, round(gain, 3)
+        )
+        by_pattern.setdefault(case.pattern, []).append(point)
+    known = machine.facts()
+    facts = {"command": "opaq bench kernels --update", "date": datetime.date.today().isoformat()}
+    facts |= {name: known[name] for name in ("device", "driver", "cuda", "torch")}
+    for name, points in by_pattern.items():
+        file = patterns[name].measurements
+        assert file is not None, name
+        measured.write(file, points, facts)
 
 
 def _timer(
