@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from . import lowering, validate
+from . import compiler, lowering, validate
 
 
 def package(
@@ -21,13 +21,15 @@ def package(
     ptx: bool = False,
     strict: bool = False,
     tune: str = "off",
+    substitute: str | Sequence[str] = "all",
     inductor_configs: dict[str, Any] | None = None,
 ) -> str:
     """torch._inductor.aoti_compile_and_package with opaq's options; returns the path of the .pt2.
 
     archs: what CUDA source is compiled for, such as ["sm_80", "sm_90a"]; empty: the current GPU.
-    ptx: also add PTX of the lowest arch, so that newer devices run the package. strict, tune: as
-    the options of backend="opaq"; what is measured when the package is made is what it uses.
+    ptx: also add PTX of the lowest arch, so that newer devices run the package. strict, tune,
+    substitute: as the options of backend="opaq"; what is measured when the package is made is what
+    it uses.
     inductor_configs: Inductor's options.
 
     Raises DeclarationError for an argument of a wrong type and, through torch's InductorError,
@@ -53,8 +55,19 @@ def package(
         "strict": validate.flag(where, "strict", strict),
         "tune": validate.choice(where, "tune", tune, lowering.options.accepted("tune")),
     }
+    chosen, _ = compiler.settings({"substitute": _named(substitute)}, None)
     lowering.activate()
     from .lowering.compat.inductor import inductor
+    from .lowering.substitute import apply
 
     with lowering.options.use(**options):
-        return inductor.compile_package(exported, os.fspath(path), inductor_configs)
+        return inductor.compile_package(
+            exported,
+            os.fspath(path),
+            inductor_configs,
+            lambda module: apply.apply(module, chosen["substitute"]),
+        )
+
+
+def _named(substitute: str | Sequence[str]) -> str | list[str]:
+    return substitute if isinstance(substitute, str) else list(substitute)

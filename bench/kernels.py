@@ -44,8 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update",
         action="store_true",
-        help="write what was measured beside the patterns that put these ops into models, in place "
-        "of what was measured on GPUs of this architecture before",
+        help="write what was measured beside the patterns that put these ops into models",
     )
     parser.add_argument("--small", action="store_true", help="few rows: to try the command")
 
@@ -56,8 +55,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise WrongTarget(
             f"--contestants: got {unknown[0]!r}; expected some of {', '.join(CONTESTANTS)}"
         )
-    if arguments.update and (arguments.device != "cuda" or arguments.small or arguments.only):
-        raise WrongTarget("--update: expected a GPU, all cases and all rows")
+    if arguments.update and (arguments.device != "cuda" or arguments.small):
+        raise WrongTarget("--update: expected a GPU and all rows")
     if arguments.update and (missing := {"opaq", "inductor"} - set(names)):
         raise WrongTarget(f"--update: expected {missing.pop()!r} among the contestants")
     rows = 0.001 if arguments.small else 1.0

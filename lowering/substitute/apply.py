@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     found: list[Substitution] = []
     for module in graph_module.modules():
         if isinstance(module, GraphModule):
+            _give_examples(module)
             nodes = Nodes(module.graph)
             before = len(found)
             for pattern in chosen:
@@ -59,6 +61,16 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
         record.add_substitutions(found)
     else:
         listed += found
+
+
+def _give_examples(module: GraphModule) -> None:
+    """An example value for each parameter and buffer that the graph of an exported program reads."""
+    inputs = [value_of(node) for node in module.graph.nodes if node.op == "placeholder"]
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and value_of(node) is None:
+            value = operator.attrgetter(node.target)(module)
+            if isinstance(value, torch.Tensor):
+                node.meta["example_value"] = inductor.fake_beside(value, inputs)
 
 
 def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitution]:

@@ -39,10 +39,10 @@ def read(path: Path) -> tuple[Point, ...]:
 
 
 def write(path: Path, points: Sequence[Point], facts: dict[str, Any]) -> None:
-    """Replaces what was measured on the same arch; facts: of the measurement (device, versions)."""
-    archs = {point.arch for point in points}
-    kept = [point for point in read(path) if point.arch not in archs]
-    every = sorted([*kept, *points], key=dataclasses.astuple)
+    """Adds measurements, in place of those of the same call. facts: of the latest (device,
+    versions)."""
+    every = {dataclasses.replace(point, gain=0): point for point in [*read(path), *points]}
+    every = sorted(every.values(), key=dataclasses.astuple)
     lines = ",\n".join(f"    {json.dumps(dataclasses.asdict(point))}" for point in every)
     path.write_text(f'{{\n  "facts": {json.dumps(facts)},\n  "measured": [\n{lines}\n  ]\n}}\n')
     read.cache_clear()

@@ -253,10 +253,9 @@ def test_the_gain_is_the_smallest_of_the_measurements_around() -> None:
     assert measured.gain([], 1, 1) is None
 
 
-def test_new_measurements_replace_those_of_their_arch(tmp_path: Any) -> None:
+def test_a_new_measurement_replaces_that_of_the_same_call(tmp_path: Any) -> None:
     file = tmp_path / "measured.json"
     assert measured.read(file) == ()
-    old = measured.Point("sm_80", "bfloat16", False, 1, 1, 1.1)
-    measured.write(file, [old, *points((16, 128, 1.5))], {"device": "test"})
-    measured.write(file, points((16, 256, 1.4)), {"device": "test"})
-    assert measured.read(file) == (old, *points((16, 256, 1.4)))
+    measured.write(file, points((16, 128, 1.5), (16, 256, 1.4)), {"device": "test"})
+    measured.write(file, points((16, 256, 1.1)), {"device": "test"})
+    assert measured.read(file) == (*points((16, 128, 1.5), (16, 256, 1.1)),)

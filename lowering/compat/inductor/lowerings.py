@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import _inductor as public
@@ -56,12 +57,25 @@ class Lowerings:
             )
 
     def compile_package(
-        self, exported: Any, path: str, inductor_configs: dict[str, Any] | None
+        self,
+        exported: Any,
+        path: str,
+        inductor_configs: dict[str, Any] | None,
+        change: Callable[[torch.fx.GraphModule], None],
     ) -> str:
-        """AOTInductor: compiles an exported program into the .pt2 file `path`, and returns that."""
-        return public.aoti_compile_and_package(
-            exported, package_path=path, inductor_configs=inductor_configs
-        )
+        """AOTInductor: compiles an exported program into the .pt2 file `path`, and returns that.
+        change: is called with a copy of the program as a module, which it may change.
+        """
+        compile_fx_aot = inductor_compile.compile_fx_aot
+
+        def compile_changed(module: Any, *args: Any, **kwargs: Any) -> Any:
+            change(module)
+            return compile_fx_aot(module, *args, **kwargs)
+
+        with mock.patch.object(inductor_compile, "compile_fx_aot", compile_changed):
+            return public.aoti_compile_and_package(
+                exported, package_path=path, inductor_configs=inductor_configs
+            )
 
     def graph_label(self) -> str:
         """The name of the graph being compiled in torch's logs: "model__0_inference_0"."""

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -17,7 +17,7 @@ from torch._dynamo.eval_frame import OptimizedModule, innermost_backend
 from torch._dynamo.guards import DeletedGuardManagerWrapper
 from torch._dynamo.symbolic_convert import InstructionTranslatorBase
 from torch._functorch import config as functorch_config
-from torch._guards import TracingContext
+from torch._guards import TracingContext, detect_fake_mode
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -56,6 +56,12 @@ class Tracing:
         """A deep copy in which each tensor is a fake one on device(tensor)."""
         with _FakeCopies(fake_mode, device):
             return copy.deepcopy(value)
+
+    def fake_beside(self, tensor: torch.Tensor, others: Sequence[Any]) -> torch.Tensor:
+        """A fake copy of a tensor that goes with the fake ones among `others`; itself if there are
+        none."""
+        mode = detect_fake_mode(others)
+        return mode.from_tensor(tensor) if mode is not None else tensor
 
     def compiled_with(self, model: Any) -> tuple[Any, CompiledWith]:
         """(the model, how torch.compile was told to compile it), if it has been compiled."""
