@@ -1,4 +1,4 @@
-"""Mean cross-entropy with class indices in unmodified models."""
+"""Cross-entropy with class indices in unmodified models."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 import opaq
 
-from .cross_entropy import cross_entropy_mean
+from .cross_entropy import cross_entropy, cross_entropy_mean
 
 
 def _when(arguments) -> str:
@@ -19,13 +19,21 @@ def _when(arguments) -> str:
     return ""
 
 
+def _replacement(logits, target, ignore_index=-100, reduction="mean"):
+    if reduction == "mean":
+        return cross_entropy_mean(logits, target, ignore_index)
+    loss = cross_entropy(logits, target, ignore_index)[0]
+    return loss.sum() if reduction == "sum" else loss
+
+
 pattern = opaq.pattern(
     "cross_entropy",
-    lambda logits, target, ignore_index=-100: cross_entropy_mean(logits, target, ignore_index),
+    _replacement,
     {
         "logits": torch.empty(2, 8, device="meta"),
         "target": torch.empty(2, dtype=torch.int64, device="meta"),
         "ignore_index": -100,
+        "reduction": "mean",
     },
     when=_when,
     streamed=("logits",),
@@ -35,10 +43,11 @@ pattern = opaq.pattern(
 
 
 @pattern.spelling
-def _(logits, target, ignore_index):
-    return F.cross_entropy(logits, target, ignore_index=ignore_index)
+def _(logits, target, ignore_index, reduction):
+    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
 
 
 @pattern.spelling
-def _(logits, target, ignore_index):
-    return F.nll_loss(F.log_softmax(logits, dim=-1), target, ignore_index=ignore_index)
+def _(logits, target, ignore_index, reduction):
+    log_probabilities = F.log_softmax(logits, dim=-1)
+    return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)

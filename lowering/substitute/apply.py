@@ -64,7 +64,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
 
 
 def _give_examples(module: GraphModule) -> None:
-    """An example value for each parameter and buffer that the graph of an exported program reads."""
+    """Example values of the parameters and buffers that the graph of an exported program reads."""
     inputs = [value_of(node) for node in module.graph.nodes if node.op == "placeholder"]
     for node in module.graph.nodes:
         if node.op == "get_attr" and value_of(node) is None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.fx import Graph, Node, Tracer
+from torch.fx import Graph, Node, Proxy
+from torch.fx.proxy import GraphAppendingTracer
 
 from . import operations
 from .match import Match
@@ -77,7 +77,7 @@ def put(
     with graph.inserting_before(at):
         try:
             given = [_narrow(nodes, found.arguments[name], at) for name in names]
-            results = _results(graph, replacement, given, found.roots[0])
+            results = _results(graph, replacement, given, at, found.roots[0])
             casts = [
                 narrowing_casts(root, value_of(result).dtype)
                 for root, result in zip(found.roots, results)
@@ -98,7 +98,8 @@ def put(
             if root.users:
                 dtype = value_of(root).dtype
                 if value_of(result).dtype != dtype:
-                    result = _call(graph, "call_method", "to", (result, dtype), {}, root)
+                    result = graph.call_method("to", (result, dtype))
+                    _complete([result], root)
                 nodes.replace(root, result)
     nodes.added(_between(mark, at), at)
     for node in nodes.backwards(found.region):
@@ -128,54 +129,51 @@ def _narrow(nodes: Nodes, value: Any, at: Node) -> Any:
     inner = _narrow(nodes, inner, at)
     if inner is source:
         return value
+    args = (inner, *value.args[1:])
     try:
-        args = (inner, *value.args[1:])
-        return _call(nodes.graph, value.op, value.target, args, dict(value.kwargs), value)
+        example = _evaluated(value.op, value.target, args, value.kwargs)
     except (RuntimeError, ValueError):  # the cast also made it dense, which the view needs
         return value
+    made = nodes.graph.create_node(value.op, value.target, args, dict(value.kwargs))
+    made.meta["example_value"] = example
+    _complete([made], value)
+    return made
 
 
 def _results(
-    graph: Graph, function: Callable[..., Any], given: Sequence[Any], like: Node
-) -> tuple[Node, ...]:
-    made = _copied(graph, function, given, like)
-    if not isinstance(made, Node) or operations.is_tensor(made):
-        return made if isinstance(made, tuple) else (made,)
-    return tuple(
-        _call(graph, "call_function", operator.getitem, (made, number), {}, like)
-        for number in range(len(value_of(made)))
-    )
+    graph: Graph, function: Callable[..., Any], given: Sequence[Any], at: Node, like: Node
+) -> list[Node]:
+    """The results of function(*given), called in the graph before `at`, where nodes are inserted;
+    `like` computes the same."""
+    before, tracer = at.prev, GraphAppendingTracer(graph)
+    made = function(*(Proxy(each, tracer) if isinstance(each, Node) else each for each in given))
+    _complete(_between(before, at), like)
+    if isinstance(made, Proxy):
+        value = value_of(made.node)
+        made = [made[number] for number in range(len(value))] if _is_several(value) else [made]
+        _complete(_between(before, at), like)
+    return [each.node for each in made]
 
 
-def _copied(graph: Graph, function: Callable[..., Any], given: Sequence[Any], like: Node) -> Any:
-    """What function(*given) returns, called in the graph."""
-    inner = Tracer().trace(function)
-    results: dict[Node, Any] = {}
-    arguments = iter(given)
-    for node in inner.nodes:
-        if node.op == "placeholder":
-            results[node] = next(arguments)
-        elif node.op == "output":
-            return torch.fx.map_arg(node.args[0], lambda each: results[each])
-        else:
-            args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda each: results[each])
-            results[node] = _call(graph, node.op, node.target, args, kwargs, like)
-    raise AssertionError("a graph has an output")
+def _is_several(value: Any) -> bool:
+    return isinstance(value, (tuple, list))
 
 
-def _call(
-    graph: Graph, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], like: Node
-) -> Node:
-    """A new node, with an example value, that comes from the same line of the user's code."""
+def _complete(nodes: Sequence[Node], like: Node) -> None:
+    """Gives new nodes example values, and the place of `like` in the user's code."""
+    for node in nodes:
+        for key in _PLACES:
+            if key in like.meta:
+                node.meta.setdefault(key, like.meta[key])
+        if "example_value" not in node.meta:
+            node.meta["example_value"] = _evaluated(node.op, node.target, node.args, node.kwargs)
+
+
+def _evaluated(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     examples, named = torch.fx.map_arg((args, kwargs), value_of)
     if kind == "call_method":
-        example = getattr(examples[0], target)(*examples[1:], **named)
-    else:
-        example = target(*examples, **named)
-    node = graph.create_node(kind, target, args, kwargs)
-    node.meta = {key: like.meta[key] for key in _PLACES if key in like.meta}
-    node.meta["example_value"] = example
-    return node
+        return getattr(examples[0], target)(*examples[1:], **named)
+    return target(*examples, **named)
 
 
 _PLACES = ("stack_trace", "nn_module_stack", "source_fn_stack")

@@ -1,0 +1,90 @@
+"""Every CUDA source of the shipped ops compiles for the GPUs from Ampere to Blackwell, and spills no
+registers beyond what the table allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import opaq
+from opaq import extern_kernels as kernels
+
+ARCHS = ["sm_80", "sm_90a", "sm_100a"]
+
+# Bytes a thread that a kernel may spill, by op, where it may at all.
+SPILLS = {"opaq_kernels::rms_norm": 68}
+
+
+def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+F32, I64 = torch.float32, torch.int64
+LOGITS = [(8, 1024), (8, 50257), (8, 128256)]
+NORMS = [(64, 128), (64, 4096), (64, 16384), (64, 65536), (64, 262144), (64, 4097)]
+
+
+def rows(m: int) -> torch.Tensor:
+    return tensor(m, dtype=F32)
+
+
+CALLS: list[tuple[Any, list[Any]]] = [
+    *[(kernels.cross_entropy, [tensor(m, n), tensor(m, dtype=I64), -100]) for m, n in LOGITS],
+    *[
+        (
+            kernels.cross_entropy_backward,
+            [rows(m), rows(m), tensor(m, n), tensor(m, dtype=I64), rows(m), -100],
+        )
+        for m, n in LOGITS
+    ],
+    *[(kernels.rms_norm, [tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
+    *[
+        (
+            kernels.rms_norm_backward,
+            [tensor(m, n), rows(m), tensor(m, n), tensor(n), rows(m)],
+        )
+        for m, n in NORMS
+    ],
+    (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
+    (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
+    (
+        kernels.rope,
+        [tensor(2, 4, 8, 128), tensor(2, 2, 8, 128), tensor(2, 8, 128), tensor(2, 8, 128)],
+    ),
+    (
+        kernels.rope_backward,
+        [tensor(2, 4, 8, 128), tensor(2, 2, 8, 128), tensor(2, 8, 128), tensor(2, 8, 128)],
+    ),
+]
+
+
+def test_every_op_with_cuda_source_is_here() -> None:
+    ops = [each for name in kernels.__all__ if isinstance(each := getattr(kernels, name), opaq.Op)]
+    with_source = {
+        op.name
+        for op in ops
+        if any(
+            (each.kind, each.device) == ("source", "cuda")
+            for each in op.check(arch="sm_90a").implementations
+        )
+    }
+    assert with_source == {op.name for op, _ in CALLS}
+
+
+@pytest.mark.parametrize(
+    "op, arguments", CALLS, ids=[f"{op.name[14:]}-{n}" for n, (op, _) in enumerate(CALLS)]
+)
+def test_it_compiles_and_does_not_spill(op: Any, arguments: list[Any]) -> None:
+    found = op.check(*arguments, arch=ARCHS)
+    assert found.ok, found.problems
+    compiled = [
+        (each.entry, code["arch"], code["resources"]["spill_stores"])
+        for each in found.implementations
+        for code in each.code
+        if code["arch"]
+    ]
+    assert {arch for _, arch, _ in compiled} == set(ARCHS)
+    allowed = SPILLS.get(op.name, 0)
+    assert [each for each in compiled if each[2] > allowed] == []

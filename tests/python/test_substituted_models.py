@@ -1,0 +1,99 @@
+"""Patterns in unmodified models of transformers and torch.nn: they are found, and the changed graph
+gives eager's loss and gradients. The graphs run eagerly here; what Inductor makes of them is tested
+elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from opaq import extern_kernels
+from opaq.lowering.substitute import apply
+from opaq.lowering.substitute.pattern import patterns
+
+transformers = pytest.importorskip("transformers")
+extern_kernels.load_patterns()
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 64,
+}
+GROUPED = {"num_key_value_heads": 2}
+
+# By class: its configuration, and how often each pattern is found.
+MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
+    "LlamaForCausalLM": (
+        {**SMALL, **GROUPED},
+        {"cross_entropy": 1, "rms_norm": 5, "rope": 2, "silu_mul": 2},
+    ),
+    "Qwen3ForCausalLM": (
+        {**SMALL, **GROUPED, "head_dim": 8},
+        {"cross_entropy": 1, "rms_norm": 9, "rope": 2, "silu_mul": 2},
+    ),
+    "MixtralForCausalLM": (
+        {**SMALL, **GROUPED, "num_local_experts": 4},
+        {"cross_entropy": 1, "rms_norm": 5, "rope": 2, "silu_mul": 2},
+    ),
+    "Gemma2ForCausalLM": (
+        {**SMALL, **GROUPED, "head_dim": 8},
+        {"cross_entropy": 1, "rms_norm": 9, "rope": 2},
+    ),
+    "GPT2LMHeadModel": (
+        {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64},
+        {"cross_entropy": 1},
+    ),
+    "BertForMaskedLM": (SMALL, {"cross_entropy": 1}),
+}
+
+
+def loss_and_gradients(model: torch.nn.Module, call: Any, inputs: Any) -> list[torch.Tensor]:
+    model.zero_grad()
+    loss = call(**inputs).loss
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+def check(model: torch.nn.Module, inputs: Any, expected: dict[str, int]) -> None:
+    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
+        apply.apply(graph_module, list(patterns))
+        return graph_module.forward
+
+    with apply.collected() as found:
+        results = loss_and_gradients(model, torch.compile(model, backend=backend), inputs)
+    assert Counter(each.pattern for each in found if each.applied) == expected, found
+    for result, eager in zip(results, loss_and_gradients(model, model, inputs), strict=True):
+        torch.testing.assert_close(result, eager, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_transformers(name: str) -> None:
+    configuration, expected = MODELS[name]
+    torch.manual_seed(0)
+    config = getattr(transformers, name).config_class(**configuration)
+    model = getattr(transformers, name)(config).eval()
+    ids = torch.randint(64, (2, 12))
+    inputs = {"input_ids": ids, "labels": ids}
+    if "Causal" in name or "GPT2" in name:
+        inputs["use_cache"] = False
+    check(model, inputs, expected)
+
+
+def test_a_vision_model() -> None:
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=16,
+        patch_size=8,
+        num_labels=5,
+    )
+    model = transformers.ViTForImageClassification(config).eval()
+    inputs = {"pixel_values": torch.randn(2, 3, 16, 16), "labels": torch.tensor([0, 4])}
+    check(model, inputs, {"cross_entropy": 1})
