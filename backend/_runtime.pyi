@@ -45,6 +45,7 @@ class OutputInfo(TypedDict):
     strides: list[str]  # [] when contiguous
     dtype: str
     partial: bool  # implementations may leave elements unwritten
+    over: str  # the argument that it may be written over, or ""
     device: str
     # (dimension, negative from the end; name of the count that it has after a launch): `shape` has
     # the bound of the count there

@@ -25,6 +25,7 @@ class Output:
     strides: str = ""
     device: str = ""
     partial: bool = False
+    may_overwrite: bool = False
     counts: dict[str, str] = field(default_factory=dict)
 
 
@@ -35,13 +36,24 @@ def like(
     shape: object = "",
     strides: object = "",
     partial: bool = False,
+    may_overwrite: bool = False,
     counts: Mapping[str, object] | None = None,
 ) -> Output:
     """An output with the shape, dtype and device of `argument`, row-major.
 
     dtype, shape, strides (in elements): replace those. like("x", dtype="float32") has x's shape and
     is float32. partial: implementations may leave elements unwritten; the contract check allows it.
-    counts: as for opaq.tensor. Raises opaq.DeclarationError.
+    counts: as for opaq.tensor.
+
+    may_overwrite: a promise that every implementation is right too when the output is `argument`
+    itself, the same memory: it reads an element of the argument before it writes that element of
+    the output, and no thread reads what another one may have written (and no pointer to either is
+    `__restrict__`). A compiled graph then gives the output the memory of the argument, instead of
+    memory of its own, where the argument is an intermediate that nothing reads afterwards. In eager
+    mode an output always has memory of its own. Not with shape or dtype, for an argument that the
+    schema declares as written, or for two outputs like one argument.
+
+    Raises opaq.DeclarationError.
     """
     where = "opaq.like(...)"
     _name(where, "argument", argument)
@@ -51,6 +63,7 @@ def like(
         dtype=dtype_text(where, dtype),
         strides=sizes_text(where, "strides", strides),
         partial=flag(where, "partial", partial),
+        may_overwrite=flag(where, "may_overwrite", may_overwrite),
         counts=counts_texts(where, counts),
     )
 

@@ -141,7 +141,7 @@ def _scratch_text(where: str, name: str, rule: Output | Zeros | Philox) -> dict[
             "zeros": True,
             "once": rule.once,
         }
-    for field in ("strides", "device", "partial"):
+    for field in ("strides", "device", "partial", "may_overwrite"):
         if value := getattr(rule, field):
             refuse(
                 where,

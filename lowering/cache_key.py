@@ -97,6 +97,8 @@ def key_of(
     layouts = (
         [_memory_layouts(module.graph) for module in _graph_modules(graph_module)] if found else []
     )
+    if found and not traced:
+        layouts.append(inductor.donated_inputs())
     return (
         tuple((name, _digest(name, registered, traced)) for name in sorted(found)),
         settings,

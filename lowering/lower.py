@@ -107,15 +107,10 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         decision.contiguous,
         alignment.sensitive_arguments(info),
     )
-    made = [
-        inductor.empty_strided(
-            list(result.sizes), list(result.strides), dtype=result.dtype, device=result.device
-        )
-        for result in results
-    ]
     planned = workspace.plan(decision.candidates, known)
     memory = None if planned is None else planned.buffer(device)
-    kernel = OpaqueKernel(info, {**values, **buffers}, made, device, decision, cpp, memory)
+    kernel = OpaqueKernel(info, {**values, **buffers}, results, device, decision, cpp, memory)
+    made = [ir.TensorBox.create(result) for result in kernel.results]
     explained.add_launch(kernel.get_operation_name(), info, device, decision, known, planned)
     carry_back()
     if counts.are_read(info):

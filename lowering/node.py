@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from .cpp_plan import CppForm
     from .decision import Decision
+    from .symbolic import SymbolicTensor
 
 
 class _InOrder:
@@ -43,26 +44,44 @@ class _InOrder:
             inductor.note_draw(self.get_name())
 
 
-class OpaqueKernel(_InOrder, ir.ExternKernel):
-    """One launch. It has no buffer of its own: it writes to the buffers of its results, of the
-    arguments that its schema declares as written, and of its workspace.
+class Result(ir.InputsKernel):
+    """The buffer of a result. The launch that defines it also gives it memory."""
 
-    inputs: tensor arguments in schema order, then results, then the workspace if it has one.
+    def __init__(self, planned: SymbolicTensor, launch: OpaqueKernel) -> None:
+        sizes, strides = map(inductor.expressions, (planned.sizes, planned.strides))
+        layout = ir.FixedLayout(planned.device, planned.dtype, sizes, strides)
+        super().__init__(name=None, layout=layout, inputs=[])
+        self.launch = launch
+        self.name = V.graph.register_buffer(self)
+
+    def get_defining_op(self) -> Any:
+        return self.launch
+
+    def should_allocate(self) -> bool:
+        return False  # OpaqueKernel.codegen does
+
+
+class OpaqueKernel(_InOrder, ir.ExternKernel):
+    """One launch. It defines its results, and writes to the buffers of the arguments that its
+    schema declares as written, and of its workspace.
+
+    inputs: tensor arguments in schema order, then the workspace if it has one.
     """
 
     def __init__(
         self,
         info: OpInfo,
         values: Mapping[str, Any],
-        results: Sequence[Any],
+        results: Sequence[SymbolicTensor],
         device: torch.device,
         decision: Decision,
         cpp: CppForm | None = None,
         workspace: Any = None,
     ) -> None:
         tensors = [name for name, value in values.items() if isinstance(value, ir.IRNode)]
-        written_here = [*results, *([] if workspace is None else [workspace])]
-        buffers = self.unwrap_storage([*(values[name] for name in tensors), *written_here])
+        buffers = self.unwrap_storage(
+            [*(values[name] for name in tensors), *([] if workspace is None else [workspace])]
+        )
         scalars = [value for name, value in values.items() if name not in tensors]
         super().__init__(None, ir.NoneLayout(device=device), buffers, tuple(_flat(scalars)), {})
         self.info, self.decision, self.device, self.cpp = info, decision, device, cpp
@@ -72,7 +91,8 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             tensors.index(name) if name in tensors else _Scalar(value)
             for name, value in values.items()
         ]
-        self.result_count, self.has_workspace = len(results), workspace is not None
+        self.results = [Result(result, self) for result in results]
+        self.has_workspace = workspace is not None
         overload = overload_of(info["name"])
         inductor.obey_partition_rule(self, overload)
         self.effect_before = inductor.effect_before()
@@ -87,12 +107,13 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             for buffer in written.values()
         ]
         self.effect_only = not results and not mutated
-        self.name = None if self.mutation_outputs else V.graph.register_buffer(self)
+        defines = results or self.mutation_outputs
+        self.name = None if defines else V.graph.register_buffer(self)
         V.graph.register_operation(self)
         self.keep_draws_in_order(overload)
 
     def get_outputs(self) -> list[Any]:
-        return list(self.mutation_outputs) or [self]
+        return [*self.results, *self.mutation_outputs] or [self]
 
     def get_name(self) -> str:
         """The name of a buffer that others can depend on to wait for the launch, as Inductor does
@@ -114,7 +135,10 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
         return OrderedSet()
 
     def codegen(self, wrapper: Any) -> None:
-        references = [buffer.codegen_reference() for buffer in self.inputs]
+        arguments = self._give_memory(wrapper)
+        split = len(arguments) - self.has_workspace
+        buffers = [*arguments[:split], *self.results, *arguments[split:]]
+        references = [buffer.codegen_reference() for buffer in buffers]
         if self.cpp is not None:
             self.codegen_comment(wrapper, self.info["name"])
             named = dict(zip(self.names, references))
@@ -124,7 +148,6 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
                 wrapper, self.info, self.cpp, node, self.device, reason, named, workspace
             )
             return
-        split = len(references) - self.result_count - self.has_workspace
         args = [
             python_wrapper.scalar(item.value) if isinstance(item, _Scalar) else references[item]
             for item in self.arguments
@@ -139,16 +162,30 @@ class OpaqueKernel(_InOrder, ir.ExternKernel):
             self.has_workspace,
         )
         self.codegen_comment(wrapper, kernel)
-        tensors = [
-            None if isinstance(item, _Scalar) else self.inputs[item] for item in self.arguments
-        ]
+        tensors = [None if isinstance(item, _Scalar) else buffers[item] for item in self.arguments]
         python_wrapper.launch(
             wrapper,
             kernel,
             [*args, *references[split:]],
             self.device,
-            [*tensors, *self.inputs[split:]],
+            [*tensors, *buffers[split:]],
         )
+
+    def _give_memory(self, wrapper: Any) -> list[Any]:
+        """Gives the results memory: of their own, or that of an argument. Returns `inputs`, with a
+        result in place of the argument that it is written over.
+        """
+        arguments = list(self.inputs)
+        for result, rule in zip(self.results, self.info["results"]):
+            over = rule["over"]
+            index = self.names.index(over) if over and over not in self.decision.copied else -1
+            if index >= 0 and inductor.may_overwrite(wrapper, self, index, result):
+                wrapper.make_comment(f"{wrapper.comment} {rule['name']} is written over {over}")
+                inductor.overwrite(wrapper, arguments[index], result)
+                arguments[index] = result
+            else:
+                inductor.allocate(wrapper, result)
+        return arguments
 
 
 class _Scalar:

@@ -26,7 +26,7 @@ cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
     "Tensor target, Tensor lse, int ignore_index) "
     "-> (Tensor grad_logits)",
-    outputs=opaq.like("logits"),
+    outputs=opaq.like("logits", may_overwrite=True),
 )
 
 

@@ -14,12 +14,18 @@ import opaq
 rope = opaq.op(
     "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) "
     "-> (Tensor q_out, Tensor k_out)",
-    outputs={"q_out": opaq.like("q"), "k_out": opaq.like("k")},
+    outputs={
+        "q_out": opaq.like("q", may_overwrite=True),
+        "k_out": opaq.like("k", may_overwrite=True),
+    },
 )
 rope_backward = opaq.op(
     "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin) "
     "-> (Tensor grad_q, Tensor grad_k)",
-    outputs={"grad_q": opaq.like("grad_q_out"), "grad_k": opaq.like("grad_k_out")},
+    outputs={
+        "grad_q": opaq.like("grad_q_out", may_overwrite=True),
+        "grad_k": opaq.like("grad_k_out", may_overwrite=True),
+    },
 )
 
 

@@ -12,8 +12,9 @@ template <typename T>
 void silu_mul_backward(T* grad_gate, T* grad_up, const T* grad_y, const T* gate, const T* up,
                        int64_t numel) {
   for (int64_t i = 0; i < numel; ++i) {
-    const T s = 1 / (1 + std::exp(-gate[i]));
-    grad_up[i] = grad_y[i] * gate[i] * s;
-    grad_gate[i] = grad_y[i] * up[i] * s * (1 + gate[i] * (1 - s));
+    const T grad = grad_y[i], g = gate[i], u = up[i];  // read first: results may lie over them
+    const T s = 1 / (1 + std::exp(-g));
+    grad_up[i] = grad * g * s;
+    grad_gate[i] = grad * u * s * (1 + g * (1 - s));
   }
 }

@@ -10,12 +10,16 @@ import torch
 import opaq
 
 silu_mul = opaq.op(
-    "opaq_kernels::silu_mul(Tensor gate, Tensor up) -> (Tensor y)", outputs=opaq.like("gate")
+    "opaq_kernels::silu_mul(Tensor gate, Tensor up) -> (Tensor y)",
+    outputs=opaq.like("gate", may_overwrite=True),
 )
 silu_mul_backward = opaq.op(
     "opaq_kernels::silu_mul_backward(Tensor grad_y, Tensor gate, Tensor up) "
     "-> (Tensor grad_gate, Tensor grad_up)",
-    outputs={"grad_gate": opaq.like("gate"), "grad_up": opaq.like("up")},
+    outputs={
+        "grad_gate": opaq.like("gate", may_overwrite=True),
+        "grad_up": opaq.like("up", may_overwrite=True),
+    },
 )
 
 _SAME = ["up.dtype == gate.dtype", "up.shape == gate.shape"]

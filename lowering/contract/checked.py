@@ -110,7 +110,7 @@ class Checked:
         def checked(*values: Any, laid_out: Sequence[Layout | None]) -> None:
             self._as_compiled(names, values, laid_out)
             args = dict(zip(self.names, values))
-            alone = self._before(args)
+            alone = self._before(args, values[arguments:count])
             drawn = _RandomNumbers(values) if self.draws else None
             launcher(*values)
             if alone is not None:
@@ -170,9 +170,11 @@ class Checked:
                     "implementation says"
                 )
 
-    def _before(self, args: Mapping[str, Any]) -> _Alone | None:
+    def _before(
+        self, args: Mapping[str, Any], results: Sequence[torch.Tensor] = ()
+    ) -> _Alone | None:
         """Compares the arguments of a call with those in the traced graph. None: there is nothing
-        to compare its results with.
+        to compare its results with. results: that the call writes, perhaps over arguments.
         """
         if self.groups is None or self.call is None:
             return None
@@ -195,7 +197,8 @@ class Checked:
                 not same_layout,
                 replay,
             )
-        if not self.written:
+        memory = {_memory(value) for value in results if value.numel()}
+        if not self.written and not any(_memory(t) in memory for t in tensors_in(args).values()):
             return _Alone(args, False, replay)
         return _Alone(self._copies(args), True, replay)
 
@@ -283,13 +286,12 @@ class Checked:
 
     def _unchanged(self, args: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> None:
         written = {
-            value.untyped_storage().data_ptr()
-            for value in tensors_in(self._only(args, written=True)).values()
+            _memory(value) for value in tensors_in(self._only(args, written=True)).values()
         }
         after = tensors_in(args)
         for name, old in before.items():
             now = after[name]
-            if written and now.untyped_storage().data_ptr() in written:
+            if written and _memory(now) in written:
                 continue  # it may have changed where the written argument covers it
             found = compare(now, old, bits=True)
             if found == OTHER_SHAPE:
@@ -357,6 +359,10 @@ class _RandomNumbers:
         torch.set_rng_state(states[0])
         for device, state in zip(self.devices, states[1:]):
             torch.cuda.set_rng_state(state, device)
+
+
+def _memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _same_strides(sizes: Sequence[int], a: Sequence[int], b: Sequence[int]) -> bool:

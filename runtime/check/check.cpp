@@ -115,16 +115,28 @@ class Check {
     const Unwritten suspects = hand_over(Fill::First);
     if (std::any_of(suspects.begin(), suspects.end(),
                     [](const auto& found) { return !found.empty(); })) {
-      restore();
+      restore(written_);
+      restore(overwritten_);
       for (StandIn& s : stand_ins_) s.fill(Fill::Second);
       launch(args_.data());
       unchanged();
       wholly_written(suspects, hand_over(Fill::Second));
     }
     room_.outputs_restored();
+    if (!overwritten_.empty()) launch_in_place(launch);
   }
 
  private:
+  // Results that lie over arguments were made beside them so far, for the checks above.
+  void launch_in_place(const std::function<void(const Arg*)>& launch) {
+    restore(written_);
+    restore(overwritten_);
+    launch(call_.args);
+    written_.insert(written_.end(), overwritten_.begin(), overwritten_.end());
+    written_ = contract::merged(std::move(written_));
+    unchanged();
+  }
+
   bool is_tensor(size_t i) const { return call_.args[i].kind == Arg::Kind::Tensor; }
   bool may_write(size_t i) const { return i >= inputs_ || schema_.args[i].mutated; }
   std::string symbol(size_t i) const {
@@ -141,6 +153,17 @@ class Check {
   [[noreturn]] void violated(const std::string& what) const {
     fail(ErrorKind::Contract,
          schema_.qualname() + (call_.where ? call_.where() : "") + ": " + what);
+  }
+
+  // The argument that result i lies over, if its rule allows it.
+  std::optional<size_t> over(size_t i) const {
+    const int j = call_.spec.outputs[i - inputs_].over;
+    if (j < 0) return std::nullopt;
+    const TensorView &result = call_.args[i].tensor,
+                     &argument = call_.args[static_cast<size_t>(j)].tensor;
+    const bool same = result.data && result.data == argument.data && result.dim == argument.dim &&
+                      std::equal(result.sizes, result.sizes + result.dim, argument.sizes);
+    return same ? std::optional(static_cast<size_t>(j)) : std::nullopt;
   }
 
   void promised(size_t i) {
@@ -166,6 +189,7 @@ class Check {
       const Span output = contract::extent(call_.args[i].tensor);
       for (size_t j = 0; j < i; ++j) {
         if (!is_tensor(j) || !output.overlaps(contract::extent(call_.args[j].tensor))) continue;
+        if (over(i) == j) continue;
         violated(symbol(i) + " shares memory with " + symbol(j) +
                  "; a result must have memory of its own");
       }
@@ -198,6 +222,9 @@ class Check {
       written_.insert(written_.end(), spans.begin(), spans.end());
     }
     written_ = contract::merged(std::move(written_));
+    for (size_t i = inputs_; i < count_; ++i) {
+      if (over(i)) overwritten_.push_back(contract::extent(call_.args[i].tensor));
+    }
   }
 
   void snapshot() {
@@ -218,8 +245,8 @@ class Check {
       memory_.read(before + r.offset, r.span.begin, static_cast<size_t>(r.span.end - r.span.begin));
   }
 
-  void restore() {
-    for (const Span& w : written_) {
+  void restore(const std::vector<Span>& spans) {
+    for (const Span& w : spans) {
       for (const Region& r : regions_) {
         if (w.begin >= r.span.begin && w.end <= r.span.end)
           memory_.write(w.begin, room_.before().data() + r.offset + (w.begin - r.span.begin),
@@ -355,8 +382,9 @@ class Check {
   const Schema& schema_;
   DeviceMemory memory_;
   const size_t inputs_, count_;
-  std::vector<Arg> args_;      // with stand-ins for the outputs
-  std::vector<Span> written_;  // memory of written arguments
+  std::vector<Arg> args_;          // with stand-ins for the outputs
+  std::vector<Span> written_;      // memory of written arguments
+  std::vector<Span> overwritten_;  // memory of arguments that results lie in, as their rules allow
   std::vector<Region> regions_;
   std::vector<StandIn> stand_ins_;
 };

@@ -154,7 +154,8 @@ std::vector<OutputText> output_texts(const opaq_field& rules) {
   for (size_t i = 0; i < rules.count; ++i) {
     const opaq_field& rule = rules.fields[i];
     all.push_back({text(rule, "name"), text(rule, "like"), text(rule, "shape"), text(rule, "dtype"),
-                   text(rule, "strides"), text(rule, "device"), flag(rule, "partial")});
+                   text(rule, "strides"), text(rule, "device"), flag(rule, "partial"),
+                   flag(rule, "may_overwrite")});
     const opaq_field* counts = find(rule, "counts");
     for (size_t k = 0; counts && k < counts->count; ++k)
       all.back().counts.push_back({counts->fields[k].key, std::string(text_of(counts->fields[k]))});

@@ -84,7 +84,8 @@ Ref describe_results(const OpSpec& spec, size_t count) {
         .put("strides", shape_items(rule.strides));
     d.set("dtype", rule.dtype.print_python())
         .set("device", device_text(spec, rule))
-        .set("partial", rule.partial);
+        .set("partial", rule.partial)
+        .set("over", rule.over < 0 ? "" : spec.schema.args[static_cast<size_t>(rule.over)].name);
     list.add(d.take());
   }
   return list.take();

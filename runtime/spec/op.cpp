@@ -49,6 +49,7 @@ class OutputParser {
     const size_t returned =
         std::erase_if(rule.counted, [&](const auto& each) { return counts_[each.count].returned; });
     rule.partial = text.partial || returned != 0;
+    if (text.may_overwrite) rule.over = overwritten(text, like_index);
     if (device.empty())
       rule.device_of = like_index >= 0 ? like_index : first_tensor();
     else if (!read_named_device(device, rule))
@@ -57,6 +58,31 @@ class OutputParser {
   }
 
  private:
+  // `like`, if a result with this rule can lie in its memory. An argument whose rule is that of
+  // another result too is refused by check_overwritten.
+  int overwritten(const OutputText& text, int like) const {
+    const auto refuse = [&](const std::string& got, const char* todo) {
+      scope_.fail("may_overwrite",
+                  got + "; expected a result with the shape and dtype of a tensor argument that " +
+                      "is only read, as in opaq.like(\"x\", may_overwrite=True); " + todo);
+    };
+    if (like < 0) refuse("the rule names no argument (like)", "use opaq.like");
+    const ArgSpec& arg = schema_.args[static_cast<size_t>(like)];
+    if (scope_.item_of_list(trimmed(text.like), "like"))
+      refuse("'" + std::string(trimmed(text.like)) + "' is an item of a list",
+             "make it an argument of its own, or leave may_overwrite out");
+    if (arg.mutated)
+      refuse("'" + arg.name + "' is written by the op, " + "`Tensor(a!) " + arg.name + "`",
+             "leave may_overwrite out: the new values of an argument are no result");
+    for (const auto& [field, given] : {std::pair{"shape", &text.shape}, {"dtype", &text.dtype}}) {
+      if (!trimmed(*given).empty())
+        refuse(std::string(field) + "='" + std::string(trimmed(*given)) + "' replaces that of '" +
+                   arg.name + "'",
+               "leave one of them out");
+    }
+    return like;
+  }
+
   // An argument of type Device, or "cuda:1".
   bool read_named_device(std::string_view text, OutputRule& rule) const {
     const int index = schema_.index_of(text);
@@ -190,6 +216,19 @@ void check_one_device(const OpSpec& op) {
   }
 }
 
+void check_overwritten(const OpSpec& op) {
+  for (size_t i = 0; i < op.outputs.size(); ++i) {
+    for (size_t j = 0; j < i && op.outputs[i].over >= 0; ++j) {
+      if (op.outputs[j].over != op.outputs[i].over) continue;
+      fail(ErrorKind::Declaration,
+           op.schema.qualname() + ": outputs '" + op.schema.returns[j] + "' and '" +
+               op.schema.returns[i] + "' may both overwrite '" +
+               op.schema.args[static_cast<size_t>(op.outputs[i].over)].name +
+               "'; its memory has room for one: leave may_overwrite out of the other");
+    }
+  }
+}
+
 std::string outputs_named(const Schema& schema) {
   return schema.returns.empty()
              ? schema.qualname() + " has no outputs"
@@ -260,6 +299,7 @@ std::string hash_op(const OpSpec& op) {
     hash.field(std::to_string(rule.device_of));
     if (rule.device) hash.field(device_name(*rule.device));
     if (rule.partial) hash.field("partial");
+    if (rule.over >= 0) hash.field("over").field(std::to_string(rule.over));
     for (const auto& [dim, count] : rule.counted)
       hash.field("counted").field(std::to_string(dim)).field(op.counts[count].name);
   }
@@ -277,6 +317,7 @@ std::string hash_texts(const Schema& schema, const std::vector<const OutputText*
          {&rule->like, &rule->shape, &rule->dtype, &rule->strides, &rule->device})
       hash.field(trimmed(*text));
     if (rule->partial) hash.field("partial");
+    if (rule->may_overwrite) hash.field("may_overwrite");
   }
   return hash.hex();
 }
@@ -316,6 +357,7 @@ OpSpec make_op(std::string_view schema, const std::vector<OutputText>& outputs,
                              .parse(rules[i] ? *rules[i] : spec::rule_of_count(outputs)));
   op.names_device = !op.outputs.empty() && !op.schema.always_has_tensor();
   if (op.names_device) check_one_device(op);
+  check_overwritten(op);
   op.hash = hash_op(op);
   return op;
 }

@@ -99,11 +99,11 @@ def test_streams_and_pools_of_the_program(unique: str) -> None:
             text = fake_cuda.wrapper_source(model, (8,))
         return re.sub(r" *#.*\n", "", text)
 
-    allocate = r"\s+buf2 = empty_strided_cuda\(.*\)"
+    allocate = r"\s+buf1 = empty_strided_cuda\(.*\)"
     assert re.search(
         rf"with stream1:{allocate}\s+raw_stream = get_raw_stream\(0\)"
-        r"\s+\w+\(buf0, buf2, raw_stream\)\s+with default_stream:\s+buf4 = .*"
-        r"\s+\w+\(buf2, buf4, raw_stream0\)",
+        r"\s+\w+\(buf0, buf1, raw_stream\)\s+with default_stream:\s+buf2 = .*"
+        r"\s+\w+\(buf1, buf2, raw_stream0\)",
         source(stream=3),
     )
     assert re.search(

@@ -342,16 +342,16 @@ def test_one_named_function_serves_the_nodes_of_an_op(unique: str) -> None:
     )
     assert re.search(
         rf"opaq_{short}_\w+\(x_1, 2\.0, buf0, 0, opaq_current_stream\(0\), std::nullopt, "
-        r"opaq_op1\.calls\);",
+        r"opaq_op0\.calls\);",
         source,
     )
     assert re.search(
-        rf"opaq_{short}_\w+\(buf0, 3\.0, buf2, 0, opaq_current_stream\(0\), std::nullopt, "
-        r"opaq_op3\.calls\);",
+        rf"opaq_{short}_\w+\(buf0, 3\.0, buf1, 0, opaq_current_stream\(0\), std::nullopt, "
+        r"opaq_op1\.calls\);",
         source,
     )
     assert (
-        f'static opaq_node<1> opaq_op3(opaq_graph, "op3", "{unique}", "cuda:0", {{"cuda"}}, "");'
+        f'static opaq_node<1> opaq_op1(opaq_graph, "op1", "{unique}", "cuda:0", {{"cuda"}}, "");'
         in source
     )
     assert (

@@ -41,13 +41,13 @@ def test_cuda_launches_are_direct_on_the_current_stream(unique: str) -> None:
     assert f"# {op.info['schema']}" in source
     assert (
         f'{short}_0 = opaq_graph.launch("{unique}", "{op.info["hash"]}", device="cuda:0", '
-        'node="op1", implementation="cuda")' in source
+        'node="op0", implementation="cuda")' in source
     )
     assert re.search(
         rf"stream0 = get_raw_stream\(0\)\n +{short}_0\(x_1, 2\.0, buf0, (?:raw_)?stream0\)",
         body(source),
     )
-    assert re.search(rf"{short}_1\(buf0, 3\.0, buf2, (?:raw_)?stream0\)", body(source))
+    assert re.search(rf"{short}_1\(buf0, 3\.0, buf1, (?:raw_)?stream0\)", body(source))
     assert "torch.ops" not in body(source)
     assert "import Graph as OpaqGraph" in source.split("opaq_graph = ")[0]
 

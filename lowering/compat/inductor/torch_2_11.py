@@ -8,11 +8,14 @@ from .compiled_graphs import CompiledGraphs
 from .dry_run import DryRun
 from .functional_calls import FunctionalCalls
 from .lowerings import Lowerings
+from .overwriting import Overwriting
 from .tracing import Tracing
 from .wrappers import Wrappers
 
 
-class Inductor211(Lowerings, FunctionalCalls, Wrappers, Caches, CompiledGraphs, DryRun, Tracing):
+class Inductor211(
+    Lowerings, FunctionalCalls, Wrappers, Overwriting, Caches, CompiledGraphs, DryRun, Tracing
+):
     """Inductor's private names, by subject (Layouts and Views are bases of FunctionalCalls)."""
 
     minor = (2, 11)

@@ -29,6 +29,12 @@ class Inductor215(Inductor211):
         index = V.graph.scheduler.current_stream_idx
         return get_stream_name(index) if index else None
 
+    def _runs_where_made(self, name: str, node: Any) -> bool:
+        scheduler = V.graph.scheduler
+        return not scheduler.has_cross_stream_hazard(
+            name, node
+        ) and scheduler.get_buf_mempool(name) == scheduler.node_to_mempool.get(node)
+
     def raw_stream(self, wrapper: Any, device_index: int) -> str:
         if self.user_stream() is None:
             return super().raw_stream(wrapper, device_index)

@@ -142,6 +142,7 @@ struct RuleOptions {
   Expression shape = {}, strides = {};
   std::string device = {};  // not of like
   bool partial = false;
+  bool may_overwrite = false;  // of like: the result may be given in the argument's memory
   // Sizes that only the kernel knows, by the names that it writes them to, and their bounds:
   // {{"n", "x.numel()"}}.
   std::vector<std::pair<std::string, Expression>> counts = {};
@@ -165,7 +166,8 @@ inline Part rule_part(const RuleOptions& options) {
       .set("shape", options.shape.text())
       .set("strides", options.strides.text())
       .set("device", options.device)
-      .flag("partial", options.partial);
+      .flag("partial", options.partial)
+      .flag("may_overwrite", options.may_overwrite);
   std::vector<Part> counts;
   for (const auto& [name, bound] : options.counts) counts.push_back({name, bound.text()});
   return part.list("counts", std::move(counts));

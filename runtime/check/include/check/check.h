@@ -36,6 +36,7 @@ struct CheckedCall {
 // The reference and Python functions are run on the outputs themselves, whose elements are not
 // checked. Throws Contract if
 //   - an output is not laid out as its rule says, or shares memory with an argument or an output,
+//     unless its rule lets it overwrite the argument: the launch is then repeated in place at last,
 //   - a requirement of the implementation does not hold,
 //   - the launch changes memory of an argument's storage that no written argument covers,
 //   - it writes outside an output, or leaves an element unwritten though the rule is not `partial`.

@@ -84,6 +84,8 @@ struct OutputRule {
   int device_of = -1;            // the tensor whose device it shares, or an argument of type Device
   std::optional<Device> device;  // that the rule names itself; index -1: the current one
   bool partial = false;          // implementations may leave elements unwritten
+  // The argument in whose memory implementations may be given the output; -1: none.
+  int over = -1;
   // Dimensions of which `shape` has the bound of a count that is read after the launch.
   std::vector<Counted> counted;
 };
@@ -116,6 +118,7 @@ struct OutputText {
   std::string name;  // "" with a single output
   std::string like, shape, dtype, strides, device;
   bool partial = false;
+  bool may_overwrite = false;          // whether the output may lie in the memory of `like`
   std::vector<CountText> counts = {};  // sizes that only the launch knows, for all outputs
 };
 
