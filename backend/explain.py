@@ -49,6 +49,9 @@ class ExplainedNode:
     # bytes of scratch memory that the graph plans; a text where a launch tells; None: unknown
     workspace: int | str | None = None
     implementations: list[ConsideredImplementation] = field(default_factory=list)
+    # By result, the argument whose memory it takes if that is an intermediate which nothing reads
+    # afterwards. Only code generation knows; it tells in a comment.
+    may_overwrite: dict[str, str] = field(default_factory=dict)
 
     @property
     def checked_at_launch(self) -> list[str]:
@@ -204,6 +207,9 @@ def _explained(graph: str, node: LoweredNode, archs: Sequence[str]) -> Explained
         made_contiguous=list(decision.copied),
         workspace=node.workspace,
         implementations=_considered(node, archs),
+        may_overwrite={each["name"]: each["over"] for each in node.info["results"] if each["over"]}
+        if node.info
+        else {},
     )
 
 

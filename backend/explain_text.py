@@ -20,6 +20,7 @@ NODES = (
     "made contiguous",
     "checked at each launch",
     "workspace",
+    "may overwrite",
     "where",
 )
 KERNELS = ("node", "implementation", "entry", *code_check.COLUMNS, "image bytes")
@@ -71,6 +72,7 @@ def node_row(node: ExplainedNode) -> tuple[str, ...]:
         ", ".join(copies) or "-",
         ", ".join(node.checked_at_launch) or "-",
         "-" if node.workspace in (None, 0) else f"{node.workspace} bytes",
+        ", ".join(f"{over} by {name}" for name, over in node.may_overwrite.items()) or "-",
         node.place,
     )
 

@@ -22,11 +22,12 @@ def opcheck(op: Op, *args: Any, **kwargs: Any) -> dict[str, str]:
     test_schema, test_faketensor, ...: those of torch.library.opcheck. reference: results and
     written arguments are those of the op's reference, if it has one. contract: a compiled call
     writes all of its results (their memory is filled with other values before) and nothing else.
-    compiled, dynamic: a compiled call gives what eager gives. layout: with transposed, strided and
-    offset arguments, one kind for all tensors, the op gives the same. dtype: with all floating
-    tensors in another dtype, it gives what its reference gives. cuda: if there is a GPU and the op
-    has an implementation for it, it gives there what it gives on the arguments' own device. Of an
-    op with effects only the first ones, since equal calls may differ.
+    compiled, dynamic: a compiled call gives what eager gives. overwritten: so does one that writes
+    results over arguments, if the op has such results (may_overwrite). layout: with transposed,
+    strided and offset arguments, one kind for all tensors, the op gives the same. dtype: with all
+    floating tensors in another dtype, it gives what its reference gives. cuda: if there is a GPU
+    and the op has an implementation for it, it gives there what it gives on the arguments' own
+    device. Of an op with effects only the first ones, since equal calls may differ.
     """
     if not isinstance(op, Op):
         raise _runtime.DeclarationError(
@@ -63,6 +64,7 @@ class _Check:
         self._compare("reference", op.reference_function, self.call, self.values)
         for name, function in self._compiled():
             self._compare(name, function, self.call, self.values)
+        self._overwritten()
         for name, change in _LAYOUTS.items():
             self._compare(f"layout: {name}", op, _changed(self.call, change), self.values)
         for dtype in _FLOATS:
@@ -89,6 +91,23 @@ class _Check:
             torch.compiler.reset()
             yield name, torch.compile(call, fullgraph=True, **options)
         torch.compiler.reset()
+
+    def _overwritten(self) -> None:
+        info = self.op.info
+        over = {output["over"] for output in info["outputs"]} - {""}
+        names = [argument["name"] for argument in info["args"]]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            given = {**dict(zip(names, args)), **kwargs}
+            given.update({name: _computed(given[name]) for name in over})
+            positional = [given.pop(name) for name in names[: len(args)]]
+            return self.op(*positional, **given)
+
+        if over:
+            torch.compiler.reset()
+            compiled = torch.compile(call, fullgraph=True)
+            self._compare("overwritten", compiled, self.call, self.values)
+            torch.compiler.reset()
 
     def _other_dtype(self, dtype: torch.dtype) -> None:
         reference = self.op.reference_function
@@ -151,6 +170,12 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"
+
+
+def _computed(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, as an intermediate of a compiled graph."""
+    exact = tensor.dtype in _FLOATS or not tensor.is_floating_point()
+    return tensor.neg().neg() if exact and tensor.dtype != torch.bool else tensor
 
 
 def _copy(tensor: torch.Tensor) -> torch.Tensor:

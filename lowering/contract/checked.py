@@ -285,9 +285,7 @@ class Checked:
         return found
 
     def _unchanged(self, args: Mapping[str, Any], before: Mapping[str, torch.Tensor]) -> None:
-        written = {
-            _memory(value) for value in tensors_in(self._only(args, written=True)).values()
-        }
+        written = {_memory(value) for value in tensors_in(self._only(args, written=True)).values()}
         after = tensors_in(args)
         for name, old in before.items():
             now = after[name]

@@ -44,10 +44,11 @@ class CheckTest : public ::testing::Test {
 
   template <typename Launch>
   void run(Launch&& launch, const OpSpec& spec) {
-    TensorView in = x.view(), out = y.view();
+    Matrix& result = in_place ? x : y;
+    TensorView in = x.view(), out = result.view();
     in.device = out.device = device;
     const Arg args[] = {in, out};
-    const Storage storages[] = {x.storage(), y.storage()};
+    const Storage storages[] = {x.storage(), result.storage()};
     checked_launch({spec, args, storages, &implementation, device, nullptr,
                     [] { return std::string(" (here)"); }},
                    [&](const Arg* a) {
@@ -85,6 +86,7 @@ class CheckTest : public ::testing::Test {
   Implementation implementation{.kind = kinds().front()};
   Matrix x{12, {2, 2}, {4, 2}, 1};
   Matrix y{6, {2, 2}, {3, 1}, 0};  // with gaps
+  bool in_place = false;           // whether the result lies over x
 };
 
 TEST_F(CheckTest, FillsOnlyTheElementsOfAnOutput) {
@@ -150,6 +152,35 @@ TEST_F(CheckTest, FindsAnUnwrittenElementAndAllowsItWherePartial) {
                 .find("left an element of result `y` (4 elements) unwritten, the first at y[1, 1]"),
             std::string::npos);
   EXPECT_EQ(error(one, copying(true)), "none");
+}
+
+TEST_F(CheckTest, RepeatsInPlaceAResultThatLiesOverItsArgument) {
+  const OpSpec spec =
+      make_op("lib::f(Tensor x) -> (Tensor y)", {{.name = "", .like = "x", .may_overwrite = true}});
+  int launches = 0;
+  const auto twice = [&](float* from, float* to) {
+    ++launches;
+    for (int i = 0; i < 4; ++i) to[i] = 2 * from[i];
+  };
+  x = y = Matrix(4, {2, 2}, {2, 1}, 0);
+  run(twice, spec);  // beside the argument
+  EXPECT_EQ(launches, 1);
+  in_place = true;
+  run(twice, spec);
+  EXPECT_EQ(launches, 3);
+  EXPECT_EQ(x.memory, (std::vector<float>{2, 4, 6, 8}));
+
+  const OpSpec apart = make_op("lib::f(Tensor x) -> (Tensor y)", {{.name = "", .like = "x"}});
+  EXPECT_NE(error(twice, apart).find("result `y` shares memory with argument `x`"),
+            std::string::npos);
+  const auto writes_both = [&](float* from, float* to) {
+    twice(from, to);
+    from[0] = 0;
+  };
+  EXPECT_NE(error(writes_both, spec).find("argument `x` is not declared as written"),
+            std::string::npos);
+  const auto leaves_one = [](float* from, float* to) { to[0] = to[1] = to[2] = from[0]; };
+  EXPECT_NE(error(leaves_one, spec).find("left an element of result `y`"), std::string::npos);
 }
 
 TEST_F(CheckTest, LaunchesAgainFromTheSameStateWhereAValueLooksUnwritten) {

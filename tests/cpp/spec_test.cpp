@@ -34,6 +34,14 @@ TEST(OutputRule, WhatIsGivenReplacesWhatLikeWouldGive) {
   EXPECT_EQ(rule.device_of, 0);
 }
 
+TEST(OutputRule, MayOverwriteTheArgumentThatItIsLike) {
+  EXPECT_EQ(rule_of({.like = "x"}).over, -1);
+  EXPECT_EQ(rule_of({.like = "x", .may_overwrite = true}).over, 0);
+  const char* schema = "m::f(Tensor x) -> (Tensor y)";
+  EXPECT_NE(make_op(schema, {{.like = "x"}}).hash,
+            make_op(schema, {{.like = "x", .may_overwrite = true}}).hash);
+}
+
 TEST(OutputRule, TensorNeedsNoLike) {
   const OutputRule rule = rule_of({.shape = "n, x.size(0)", .dtype = "x.dtype", .strides = "1, n"});
   EXPECT_EQ(texts(rule.shape), (Texts{"n", "x.size(0)"}));

@@ -42,9 +42,7 @@ def scale_op(name: str) -> opaq.Op:
     return op
 
 
-def code_of(
-    model: Callable[..., Any], *args: torch.Tensor, **how: Any
-) -> str:
+def code_of(model: Callable[..., Any], *args: torch.Tensor, **how: Any) -> str:
     """The generated code; the values must be those of eager."""
     result, codes = run_and_get_code(torch.compile(model, fullgraph=True, **how), *args)
     torch.testing.assert_close(result, model(*args))
@@ -113,8 +111,8 @@ def test_a_result_that_nothing_reads(unique: str) -> None:
         outputs={"y": RULE, "z": opaq.like("by", may_overwrite=True)},
     )
     op.cpu(
-        source="void both(float* y, float* z, const float* x, const float* by, long n) { for "
-        "(long i = 0; i < n; ++i) { const float a = x[i], b = by[i]; y[i] = a + b; z[i] = a - b; } }",
+        source="void both(float* y, float* z, const float* x, const float* by, long n) { for (long "
+        "i = 0; i < n; ++i) { const float a = x[i], b = by[i]; y[i] = a + b; z[i] = a - b; } }",
         entry="both",
         args="y, z, x, by, x.numel()",
     )
@@ -308,10 +306,9 @@ def test_activations_and_rotations() -> None:
 @pytest.mark.parametrize("form", ["python", "cpp", "package"])
 def test_a_wrapper_for_cuda(unique: str, form: str) -> None:
     op = scale_op(unique)
+    kind = {} if form == "python" else {form: True}
     with opaq.lowering.options.use(archs=("sm_90a",)):
-        source = fake_cuda.wrapper_source(
-            lambda x, w: op(x @ w, w), (8, 8), (8, 8), cpp=form == "cpp", package=form == "package"
-        )
+        source = fake_cuda.wrapper_source(lambda x, w: op(op(x, w), w), (8, 8), (8, 8), **kind)
     assert WRITTEN_OVER in source
     code = source[source.index(WRITTEN_OVER) :]
     assert "buf1 = buf0" in code or "auto buf1 = std::move(buf0);" in code
@@ -358,6 +355,22 @@ def test_the_contract_check_finds_a_kernel_that_is_wrong_in_place(unique: str) -
         compiled(*square())
 
 
+def test_opcheck_tries_it(unique: str) -> None:
+    x, by = square()
+    assert opaq.opcheck(scale_op(unique), x, by=by)["overwritten"] == "SUCCESS"
+    wrong = opaq.op(f"{unique}_wrong(Tensor x, Tensor by) -> (Tensor y)", outputs=RULE)
+    wrong.cpu(source=SOURCE, entry="reversed", args="y, x, by, x.numel()")
+    with pytest.raises(opaq.ContractError, match=r"1 of \d+ checks failed:\n  overwritten: Tensor"):
+        opaq.opcheck(wrong, x, by)
+
+
+def test_explain_tells_it(unique: str) -> None:
+    op = scale_op(unique)
+    found = opaq.explain(lambda x, w: op(x @ w, w), *square())
+    assert found.nodes[0].may_overwrite == {"y": "x"}
+    assert "x by y" in str(found)
+
+
 # ---- declarations --------------------------------------------------------------------------------
 
 REFUSED = {
@@ -389,15 +402,12 @@ REFUSED = {
     "written": (
         "(Tensor(a!) x) -> (Tensor y)",
         opaq.like("x", may_overwrite=True),
-        "'x' is written by the op, `Tensor(a!) x`; expected a result with the shape "
-        "and dtype of a tensor argument that is only read",
+        "'x' is written by the op, `Tensor(a!) x`; expected a result with the shape and dtype of a",
     ),
     "another dtype": (
         "(Tensor x) -> (Tensor y)",
         opaq.like("x", dtype="float32", may_overwrite=True),
-        "dtype='float32' replaces that of 'x'; expected a result with the shape and "
-        'dtype of a tensor argument that is only read, as in opaq.like("x", may_overwrite=True); '
-        "leave one of them out",
+        'that is only read, as in opaq.like("x", may_overwrite=True); leave one of them out',
     ),
     "another shape": (
         "(Tensor x) -> (Tensor y)",
@@ -407,8 +417,7 @@ REFUSED = {
     "two results": (
         "(Tensor x) -> (Tensor y, Tensor z)",
         {"y": RULE, "z": RULE},
-        "outputs 'y' and 'z' may both overwrite 'x'; its memory has room for one: leave "
-        "may_overwrite out of the other",
+        "outputs 'y' and 'z' may both overwrite 'x'; its memory has room for one: leave may_",
     ),
 }
 

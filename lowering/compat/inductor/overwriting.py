@@ -17,9 +17,9 @@ from torch._inductor.virtualized import V
 
 class Overwriting:
     def donated_inputs(self) -> list[int] | None:
-        """The indices of those inputs of the backward graph being compiled that nothing else holds.
-        Inductor writes over them, but leaves them out of the keys of its cache: an equal graph whose
-        inputs the user holds too would overwrite these.
+        """The indices of those inputs of the backward graph being compiled that nothing else
+        holds. Inductor writes over them, but leaves them out of the keys of its cache: an equal
+        graph whose inputs the user holds too would overwrite these.
         """
         return get_donated_idxs()
 
@@ -63,7 +63,8 @@ class Overwriting:
         if name not in known or not self._runs_where_made(name, node):
             return False
         done = scheduler.completed_operations | V.graph.removed_operations
-        versions = [name, *(new for new, old in scheduler.mutation_real_name.items() if old == name)]
+        renamed = scheduler.mutation_real_name.items()
+        versions = [name, *(new for new, old in renamed if old == name)]
         others = [each.get_name() for at, each in enumerate(kernel.inputs) if at != index]
         return (
             not known[name].get_aliases()
@@ -118,9 +119,8 @@ def _memory(known: dict[str, Any], name: str) -> Iterator[str]:
 
 def _is_alone(name: str) -> bool:
     """Whether no other input of the graph is a view of the same memory."""
-    inputs = {
-        node.target: node.meta.get("val") for node in V.graph.module.graph.find_nodes(op="placeholder")
-    }
+    nodes = V.graph.module.graph.find_nodes(op="placeholder")
+    inputs = {node.target: node.meta.get("val") for node in nodes}
     return isinstance(inputs.get(name), torch.Tensor) and not any(
         _is_alias_of(value, inputs[name])
         for other, value in inputs.items()

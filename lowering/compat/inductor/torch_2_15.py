@@ -31,9 +31,9 @@ class Inductor215(Inductor211):
 
     def _runs_where_made(self, name: str, node: Any) -> bool:
         scheduler = V.graph.scheduler
-        return not scheduler.has_cross_stream_hazard(
-            name, node
-        ) and scheduler.get_buf_mempool(name) == scheduler.node_to_mempool.get(node)
+        return not scheduler.has_cross_stream_hazard(name, node) and scheduler.get_buf_mempool(
+            name
+        ) == scheduler.node_to_mempool.get(node)
 
     def raw_stream(self, wrapper: Any, device_index: int) -> str:
         if self.user_stream() is None:
