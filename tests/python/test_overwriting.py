@@ -330,8 +330,8 @@ def test_parts_of_a_graph_that_become_cuda_graphs(unique: str) -> None:
             lambda x, w: op(apart(op(x, w), x), w), (8, 8), (8, 8), mixed=True
         )
     assert within.count("def partition_") == 1 and across.count("def partition_") == 2
-    assert within[: within.index("def call(")].count(WRITTEN_OVER) == 1
-    assert WRITTEN_OVER not in across[: across.index("def call(")]
+    assert within.count(WRITTEN_OVER) == 1  # by the second op; the third gets what a part returns
+    assert WRITTEN_OVER not in across
 
 
 # ---- checks --------------------------------------------------------------------------------------

@@ -28,8 +28,8 @@ class Overwriting:
 
         The memory must be that of an intermediate, or of a donated input of a backward graph, in
         the layout of the result, and nothing else may read it in this node or after it. These are
-        the conditions of Inductor's own kernels (SchedulerNode.decide_inplace_update), and that the
-        memory is no argument of a part of the graph that is recorded as a CUDA graph.
+        the conditions of Inductor's own kernels (SchedulerNode.decide_inplace_update), and that no
+        part of the graph that is recorded as a CUDA graph gets or returns the memory.
         """
         argument = kernel.inputs[index]
         buffer = argument.data.data if isinstance(argument, ir.ReinterpretView) else argument
@@ -40,8 +40,7 @@ class Overwriting:
             and _same_layout(argument.get_layout(), result.get_layout())
             and can_match_buffer_size(buffer, result)
             and wrapper.can_reuse(buffer)
-            and not _is_passed_in(wrapper, buffer.get_name())
-            and self._is_read_last(kernel, index, buffer.get_name())
+            and self._is_read_last(wrapper, kernel, index, buffer.get_name())
         )
 
     def overwrite(self, wrapper: Any, argument: Any, result: Any) -> None:
@@ -56,7 +55,7 @@ class Overwriting:
         V.graph.removed_buffers.discard(result.get_name())
         wrapper.codegen_allocation(result)
 
-    def _is_read_last(self, kernel: Any, index: int, name: str) -> bool:
+    def _is_read_last(self, wrapper: Any, kernel: Any, index: int, name: str) -> bool:
         scheduler = V.graph.scheduler
         node = scheduler.name_to_node[kernel.get_operation_name()]
         known = {**scheduler.name_to_buf, **scheduler.name_to_donated_buffer}
@@ -67,7 +66,8 @@ class Overwriting:
         versions = [name, *(new for new, old in renamed if old == name)]
         others = [each.get_name() for at, each in enumerate(kernel.inputs) if at != index]
         return (
-            not known[name].get_aliases()
+            _is_of_this_part(wrapper, name, known[name].defining_op)
+            and not known[name].get_aliases()
             # users of a buffer are those of all its aliases too
             and all(
                 user.is_weak or user.node is node or user.node.get_name() in done
@@ -104,10 +104,14 @@ def _same_layout(argument: Any, result: Any) -> bool:
     )
 
 
-def _is_passed_in(wrapper: Any, name: str) -> bool:
-    """Whether memory is an argument of the part of a graph that a wrapper is for."""
-    signature = getattr(wrapper, "partition_signatures", None)
-    return signature is not None and name in signature.input_nodes
+def _is_of_this_part(wrapper: Any, name: str, made_by: Any) -> bool:
+    """Whether memory is not passed between parts of the graph that become CUDA graphs. made_by: the
+    scheduler's node; None for a donated input."""
+    if not V.graph.partition_maps:
+        return True
+    if getattr(wrapper, "partition_signatures", None) is not None:
+        return name in wrapper.allocated
+    return made_by is None or V.graph.scheduler.should_partition(made_by) is not None
 
 
 def _memory(known: dict[str, Any], name: str) -> Iterator[str]:
