@@ -4,7 +4,8 @@ with plain eager PyTorch.
 The model is transformers' LlamaForCausalLM with random weights over bytes; its norms, SwiGLU
 activations, rotary embeddings and loss are replaced by opaq.extern_kernels on this one instance. A
 second, unchanged copy is the reference for the first steps. The text is Python's own manual, which
-is part of every Python (pydoc_data.topics).
+is part of every Python (pydoc_data.topics). On a GPU it ends by training one unmodified model with
+Inductor and with backend="opaq".
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from . import _runtime
+from . import _runtime, demo_backends
 
 # What only the demo imports; the extra `demo` of pyproject.toml.
 DEMO_PACKAGES = ("rich", "transformers")
@@ -438,6 +439,8 @@ def run(
         "text": text,
         "ops": ops,
     }
+    if kind == "cuda":
+        facts["backends"] = demo_backends.run(device)
     if not json:
         show(facts)
     return facts
@@ -506,3 +509,5 @@ def show(facts: dict[str, Any]) -> None:
     if facts["device"] == "cpu":
         console.print("On the CPU, host time includes the kernel itself.")
     console.print(escape(facts["cuda_note"]))
+    if "backends" in facts:
+        print(f"\n{demo_backends.text(facts['backends'])}")

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from opaq import MissingError, _runtime, demo
+from opaq import MissingError, _runtime, demo, demo_backends
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
@@ -49,6 +49,15 @@ def test_a_short_run_agrees_and_tells_all(device, capsys):
     shown = capsys.readouterr().out
     assert "agrees with plain eager PyTorch" in " ".join(shown.split())
     assert all(name in shown for name in OPS)
+
+
+def test_one_model_with_both_backends():
+    small = demo_backends.Size(hidden=128, layers=1, vocabulary=64, batch=2, tokens=8)
+    facts = demo_backends.run("cpu", small, rounds=2)
+    assert [each["backend"] for each in facts] == ["inductor", "opaq"]
+    assert all(each["ms_per_step"] > 0 for each in facts)
+    assert facts[0]["loss"] == pytest.approx(facts[1]["loss"], rel=1e-2)
+    assert "times as long with backend='opaq' as with Inductor" in demo_backends.text(facts)
 
 
 def test_a_second_run_compiles_no_image(device):
