@@ -64,14 +64,12 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if not chosen:
         known = ", ".join(case.name for case in cases(arguments.device, rows))
         raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
-    gains = {}
     for case in chosen:
         with torch.no_grad():
             records, turns = _of_case(case, names, arguments, progress)
         progress.record(*records)
-        gains[case] = _gain(turns)
-    if arguments.update:
-        _update(gains)
+        if arguments.update:
+            _update(case, _gain(turns))
     return {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
 
 
@@ -128,23 +126,17 @@ def _gain(turns: Turns) -> float:
     )
 
 
-def _update(gains: Mapping[Case, float]) -> None:
-    """Writes the measurements of each pattern."""
+def _update(case: Case, gain: float) -> None:
+    """Writes a measurement beside the pattern."""
     load_patterns()
+    file = patterns[case.pattern].measurements
+    assert file is not None, case.pattern
     major, minor = torch.cuda.get_device_capability()
-    by_pattern: dict[str, list[measured.Point]] = {}
-    for case, gain in gains.items():
-        point = measured.Point(
-            f"sm_{major}{minor}", "bfloat16", case.training, *case.sizes, round(gain, 3)
-        )
-        by_pattern.setdefault(case.pattern, []).append(point)
-    known = machine.facts()
+    arch, known = f"sm_{major}{minor}", machine.facts()
+    point = measured.Point(arch, "bfloat16", case.training, *case.sizes, round(gain, 3))
     facts = {"command": "opaq bench kernels --update", "date": datetime.date.today().isoformat()}
     facts |= {name: known[name] for name in ("device", "driver", "cuda", "torch")}
-    for name, points in by_pattern.items():
-        file = patterns[name].measurements
-        assert file is not None, name
-        measured.write(file, points, facts)
+    measured.write(file, [point], facts)
 
 
 def _timer(

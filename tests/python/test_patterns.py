@@ -145,4 +145,4 @@ def test_report_and_explain_tell_what_is_replaced() -> None:
         assert (place.pattern, place.applied) == ("silu_mul", True)
         assert place.reason == "it was asked for by name"
         assert re.search("pattern +places +replaced +why", str(found))
-    assert found.nodes[-1].op == "opaq_kernels::silu_mul"
+    assert "opaq_kernels::silu_mul" in {node.op for node in found.nodes}

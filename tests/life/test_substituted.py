@@ -1,0 +1,81 @@
+"""Patterns in packages and under DistributedDataParallel."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import opaq
+from opaq.lowering.substitute import apply
+
+NAMES = ["rms_norm", "silu_mul"]
+
+
+class Layer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(64, 256), torch.nn.Linear(128, 64)
+        self.weight = torch.nn.Parameter(torch.ones(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        variance = x.pow(2).mean(-1, keepdim=True)
+        gate, up = self.up(x * torch.rsqrt(variance + 1e-6) * self.weight).chunk(2, -1)
+        return x + self.down(F.silu(gate) * up)
+
+
+@pytest.mark.parametrize("sizes", [None, {"x": {0: torch.export.Dim("rows")}}])
+def test_a_package(sizes: Any, tmp_path: Path) -> None:
+    model, x = Layer(), torch.randn(4, 64)
+    exported = torch.export.export(model, (x,), dynamic_shapes=sizes)
+    before = str(exported.graph)
+    with apply.collected() as found:
+        path = opaq.package(exported, tmp_path / "model.pt2", substitute=NAMES)
+    assert Counter(each.pattern for each in found if each.applied) == dict.fromkeys(NAMES, 1)
+    assert str(exported.graph) == before, "the user's program is not changed"
+    loaded = torch._inductor.aoti_load_package(path)
+    torch.testing.assert_close(loaded(x), model(x))
+
+
+DDP = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch, torch.distributed as dist
+from opaq.lowering.substitute import apply
+from test_substituted import NAMES, Layer
+
+os.environ.update(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+dist._DEFAULT_FIRST_BUCKET_BYTES = 50000
+torch._dynamo.config.optimize_ddp = True
+model, x = torch.nn.Sequential(*[Layer() for _ in range(4)]), torch.randn(4, 64)
+parallel = torch.nn.parallel.DistributedDataParallel(model, bucket_cap_mb=0.1)
+
+
+def gradients(call):
+    model.zero_grad()
+    call(x).sin().sum().backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+with apply.collected() as found:
+    compiled = torch.compile(parallel, backend="opaq", options={{"substitute": NAMES}})
+    results = gradients(compiled)
+assert found and all(each.applied for each in found), found
+assert {{each.pattern for each in found}} == set(NAMES)
+for result, expected in zip(results, gradients(model), strict=True):
+    torch.testing.assert_close(result, expected)
+dist.destroy_process_group()
+"""
+
+
+def test_distributed_data_parallel() -> None:
+    command = [sys.executable, "-c", DDP]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
