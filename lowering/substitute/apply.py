@@ -79,9 +79,7 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     applied: list[Substitution] = []
     refused: dict[tuple[Node, ...], Substitution] = {}
     for spelling in pattern.graphs():
-        for match in list(matches(spelling, nodes)):
-            if any(node not in nodes for node in match.region):
-                continue  # it was replaced with an earlier one
+        for match in matches(spelling, nodes):
             place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))
             try:
                 reason, gain = _replace(nodes, match, pattern, everywhere)

@@ -33,26 +33,29 @@ class Match:
 
 
 def matches(spelling: Nodes, graph: Nodes) -> Iterator[Match]:
-    """All, in the order of their first results; they may overlap."""
+    """One for each node that computes the first result, in order. The other results are the nearest
+    nodes that go with it. The graph may be changed between two matches."""
     wanted = next(node for node in spelling.graph.nodes if node.op == "output").args[0]
     wanted = wanted if isinstance(wanted, tuple) else (wanted,)
     candidates = [_candidates(result, spelling, graph) for result in wanted]
 
-    def continued(found: Match) -> Iterator[Match]:
+    def completed(found: Match) -> Iterator[Match]:
         number = len(found.roots)
         if number == len(wanted):
             yield found
             return
-        for node in candidates[number]:
-            if node not in found.roots:
-                for more in _Matcher(spelling, graph, node).matched(wanted[number], node, found):
-                    yield from continued(dataclasses.replace(more, roots=(*found.roots, node)))
+        near = [node for node in candidates[number] if node in graph and node not in found.roots]
+        for node in sorted(near, key=lambda node: graph.distance(found.roots[0], node)):
+            yield from extended(found, node)
 
-    seen = set()
-    for found in continued(Match()):
-        if found.roots not in seen:  # else the same with commuted arguments
-            seen.add(found.roots)
-            yield found
+    def extended(found: Match, node: Node) -> Iterator[Match]:
+        """The matches in which the next result is this node."""
+        for more in _Matcher(spelling, graph, node).matched(wanted[len(found.roots)], node, found):
+            yield from completed(dataclasses.replace(more, roots=(*found.roots, node)))
+
+    for first in candidates[0]:
+        if first in graph:
+            yield from itertools.islice(extended(Match(), first), 1)
 
 
 def _candidates(result: Node, spelling: Nodes, graph: Nodes) -> list[Node]:
@@ -121,7 +124,7 @@ class _Matcher:
             if alike and found.arguments.get(name, value) == value:
                 yield dataclasses.replace(found, arguments={**found.arguments, name: value})
             return
-        if not operations.is_tensor(value):
+        if not operations.is_like(value, value_of(pattern)):
             return
         source, passed = value, set()
         while (inner := operations.source_of_cast(source)) is not None:

@@ -45,6 +45,9 @@ class Nodes:
     def comes_before(self, one: Node, other: Node) -> bool:
         return self._place[one] < self._place[other]
 
+    def distance(self, one: Node, other: Node) -> float:
+        return abs(self._place[one] - self._place[other])
+
     def first(self, nodes: Iterable[Node]) -> Node:
         return min(nodes, key=self._place.__getitem__)
 

@@ -99,6 +99,16 @@ def is_tensor(node: Any) -> bool:
     return isinstance(node, Node) and isinstance(value_of(node), torch.Tensor)
 
 
+def is_like(node: Any, example: torch.Tensor) -> bool:
+    """Whether a value may stand for an example: a floating one of at least 16 bits for a floating
+    one, an integer for an integer. Tensor subclasses may mean something else by what is done."""
+    if not is_tensor(node) or not pytorch.is_plain(value := value_of(node)):
+        return False
+    if example.is_floating_point():
+        return _digits(value.dtype) > 0
+    return not (value.is_floating_point() or value.is_complex())
+
+
 def function_name(node: Node) -> str:
     """ "mul" of torch.mul, operator.mul, Tensor.mul and aten.mul.Tensor; "" of anything else."""
     if node.op == "call_method":

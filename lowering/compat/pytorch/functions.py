@@ -5,6 +5,9 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
+from torch._subclasses.fake_tensor import FakeTensor
+
 from .schemas import Schemas
 
 # Private names of operations that have a public one, or that should have one.
@@ -19,6 +22,10 @@ _PUBLIC = {
 
 
 class Functions(Schemas):
+    def is_plain(self, tensor: torch.Tensor) -> bool:
+        """Whether it is no tensor of a subclass; a fake one stands for a plain one."""
+        return type(tensor) in (torch.Tensor, torch.nn.Parameter, FakeTensor)
+
     def function_name(self, target: Any) -> str:
         """ "mul" of torch.mul, operator.mul and aten.mul.Tensor; "" of a function that is not
         PyTorch's."""
