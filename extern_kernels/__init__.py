@@ -5,7 +5,13 @@ is compiled before the first call.
 import importlib
 from pathlib import Path
 
-from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward, cross_entropy_mean
+from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward
+from .cross_entropy.mean import cross_entropy_mean
+from .cross_entropy.with_gradient import (
+    cross_entropy_with_gradient,
+    scale_gradient,
+    scale_gradient_,
+)
 from .matmul.float8 import scaled_linear, scaled_linear_float8
 from .matmul.matmul import (
     bmm,
@@ -28,6 +34,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_backward",
     "cross_entropy_mean",
+    "cross_entropy_with_gradient",
     "gelu_grad",
     "linear",
     "linear_gelu",
@@ -41,6 +48,8 @@ __all__ = [
     "rms_norm_backward",
     "rope",
     "rope_backward",
+    "scale_gradient",
+    "scale_gradient_",
     "scaled_linear",
     "scaled_linear_float8",
     "silu_mul",

@@ -1,5 +1,4 @@
-"""Cross-entropy with class indices, with its gradient: declaration, reference and the mean over
-rows.
+"""Cross-entropy with class indices, with its gradient: declaration and reference.
 
 cross_entropy(logits, target, ignore_index=-100) -> (loss, lse). logits: [N, V], floating, unit
 stride along V; target: [N], int64. loss: [N], 0 where target == ignore_index, NaN where a target
@@ -12,14 +11,14 @@ import torch
 
 import opaq
 
-_FLOAT = "float64 if logits.dtype == float64 else float32"
+FLOAT = "float64 if logits.dtype == float64 else float32"
 
 cross_entropy = opaq.op(
     "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) "
     "-> (Tensor loss, Tensor lse)",
     outputs={
-        "loss": opaq.tensor("logits.size(0)", dtype=_FLOAT),
-        "lse": opaq.tensor("logits.size(0)", dtype=_FLOAT),
+        "loss": opaq.tensor("logits.size(0)", dtype=FLOAT),
+        "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
     },
 )
 cross_entropy_backward = opaq.op(
@@ -30,7 +29,7 @@ cross_entropy_backward = opaq.op(
 )
 
 
-def _requires(*dtypes: str) -> list[str]:
+def requires(*dtypes: str) -> list[str]:
     return [
         " or ".join(f"logits.dtype == {dtype}" for dtype in dtypes),
         "logits.dim() == 2 and target.dim() == 1",
@@ -63,35 +62,38 @@ def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> N
     )
 
 
-_CUDA = ("float32", "float16", "bfloat16")
+CUDA_DTYPES = ("float32", "float16", "bfloat16")
 _ROWS = "logits.stride(0), target.stride(0)"
 _FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index"
 _BACKWARD_ARGS = f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index"
 
 _declare_cuda(
-    cross_entropy, "cross_entropy", f"loss, lse, logits, target, {_FORWARD_ARGS}", _requires(*_CUDA)
+    cross_entropy,
+    "cross_entropy",
+    f"loss, lse, logits, target, {_FORWARD_ARGS}",
+    requires(*CUDA_DTYPES),
 )
 _declare_cuda(
     cross_entropy_backward,
     "cross_entropy_backward",
     f"grad_logits, grad_loss, grad_lse, logits, target, lse, {_BACKWARD_ARGS}",
-    [*_requires(*_CUDA), *_requires_backward("float32")],
+    [*requires(*CUDA_DTYPES), *_requires_backward("float32")],
 )
 cross_entropy.cpu(
     source=opaq.file("cross_entropy.cpp"),
     entry="cross_entropy<{logits.dtype}>",
     args=f"loss, lse, logits, target, logits.size(0), {_FORWARD_ARGS}",
-    requires=_requires("float32", "float64"),
+    requires=requires("float32", "float64"),
 )
 cross_entropy_backward.cpu(
     source=opaq.file("cross_entropy.cpp"),
     entry="cross_entropy_backward<{logits.dtype}>",
     args=f"grad_logits, grad_loss, grad_lse, logits, target, lse, logits.size(0), {_BACKWARD_ARGS}",
-    requires=[*_requires("float32", "float64"), *_requires_backward("logits.dtype")],
+    requires=[*requires("float32", "float64"), *_requires_backward("logits.dtype")],
 )
 
 
-def _safe_index(
+def safe_index(
     target: torch.Tensor, classes: int, ignore_index: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(class index that is safe to gather with, whether the row counts, whether the index is
@@ -113,7 +115,7 @@ def cross_entropy_reference(
             "flatten the leading dimensions first"
         )
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    index, counts, outside = _safe_index(target, logits.size(1), ignore_index)
+    index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     lse = torch.logsumexp(wide, 1)
     loss = torch.where(counts, lse - wide.gather(1, index.unsqueeze(1)).squeeze(1), 0)
     return torch.where(outside, torch.nan, loss), lse
@@ -128,7 +130,7 @@ def cross_entropy_backward_reference(
     lse: torch.Tensor,
     ignore_index: int,
 ) -> torch.Tensor:
-    index, counts, outside = _safe_index(target, logits.size(1), ignore_index)
+    index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     at_target = torch.where(outside, torch.nan, torch.where(counts, grad_loss, 0))
     grad = (logits.to(lse.dtype) - lse.unsqueeze(1)).exp() * (at_target + grad_lse).unsqueeze(1)
     return grad.scatter_add(
@@ -137,13 +139,3 @@ def cross_entropy_backward_reference(
 
 
 cross_entropy.backward("opaq_kernels::cross_entropy_backward")
-
-
-def cross_entropy_mean(
-    logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100
-) -> torch.Tensor:
-    """Mean loss over the rows that count, as torch.nn.functional.cross_entropy gives it; NaN where
-    none does. The mean is left to PyTorch.
-    """
-    loss, _ = cross_entropy(logits, target, ignore_index)
-    return loss.sum() / (target != ignore_index).sum()

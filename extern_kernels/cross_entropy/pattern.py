@@ -7,7 +7,8 @@ import torch.nn.functional as F
 
 import opaq
 
-from .cross_entropy import cross_entropy, cross_entropy_mean
+from .cross_entropy import cross_entropy
+from .mean import cross_entropy_mean
 
 
 def _when(arguments) -> str:

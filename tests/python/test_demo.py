@@ -15,12 +15,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 OPS = [
-    "cross_entropy",
-    "cross_entropy_backward",
+    "cross_entropy_with_gradient",
     "rms_norm",
     "rms_norm_backward",
     "rope",
     "rope_backward",
+    "scale_gradient",
     "silu_mul",
     "silu_mul_backward",
 ]
@@ -41,7 +41,7 @@ def test_a_short_run_agrees_and_tells_all(device, capsys):
         )
         assert entry["calls"] >= 4 and entry["host_us_per_call"] > 0
     if _runtime.doctor()["nvrtc"]["found"]:
-        assert facts["cuda_sources_compiled"] == 4
+        assert facts["cuda_sources_compiled"] >= 4
         assert facts["images"] >= 8 and facts["images_compiled"] <= facts["images"]
     assert json.loads(json.dumps(facts)) == facts
 

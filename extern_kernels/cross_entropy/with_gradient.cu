@@ -1,0 +1,210 @@
+// Cross-entropy of logits[rows, classes] and its gradient in one launch, and a gradient times a
+// number; float32 inside.
+//   loss, lse: as in cross_entropy.cu;  grad = (exp(logits - lse) - (1 at the target)) * scale, 0
+//   in rows whose target is ignore_index, NaN in rows whose target lies outside [0, classes)
+// A block, or a cluster of RANKS of them (see opaq::Team), computes rows one after the other. A
+// thread keeps the first packs of its share of a row in shared memory, `slots` of them, the next
+// ones in registers, and reads what remains of a very wide row twice, the second time from the last
+// to the first, since what was read last is still in the caches. A slot is filled with the next row
+// as soon as its pack is done, so that memory is read while the block writes and computes. The
+// subtle rule: grad may be the memory of the logits. Hence no __restrict__; an element is written
+// by the thread that read it, after its last read; and the logit at the target, which another
+// thread needs, is read before the barrier.
+#include "softmax.cuh"
+
+namespace {
+
+extern __shared__ uint4 slots_memory[];
+
+// Where grad and logits are not aligned alike: element by element, twice from memory.
+template <typename T, typename Team>
+__device__ Softmax softmax_of_elements(const T* logits, int classes) {
+  Softmax softmax;
+  for (int c = Team::thread(); c < classes; c += kAhead * Team::kThreads) {
+    Pack<T, 1> packs[kAhead];
+    load_packs<Team::kThreads>(packs, logits, c, classes);
+    softmax.add(packs);
+  }
+  return softmax;
+}
+
+template <typename T, int THREADS, typename Team>
+struct Row {
+  static constexpr int VEC = 16 / sizeof(T), STEP = Team::kThreads;
+  using Packs = Pack<T, VEC>[kAhead];
+
+  const T* logits;
+  T* grad;
+  Run<T, VEC> run;
+  bool alike;
+
+  __device__ Row(const T* logits_of_row, T* grad_of_row, int classes)
+      : logits(logits_of_row),
+        grad(grad_of_row),
+        run(logits_of_row, classes),
+        alike(opaq::alike(logits_of_row, grad_of_row)) {}
+
+  __device__ static uint4* slot(int k) { return slots_memory + k * THREADS + threadIdx.x; }
+
+  __device__ void store(Packs& packs, int p, const Gradient& gradient) const {
+    const int c = run.head + p * VEC;
+    T* const to = grad + c;
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (i * STEP < run.packs - p)
+        opaq::store_at_once<VEC>(to + i * STEP * VEC, gradient.of(packs[i], c + i * STEP * VEC));
+    }
+  }
+
+  // Slots k, k + 1, ... k + kAhead - 1; -inf where the row has no pack.
+  __device__ void fill(int k) const {
+    if (alike) copy(k);
+    opaq::end_of_copies();
+  }
+
+ private:
+  __device__ void copy(int k) const {
+    const int p = Team::thread() + k * STEP;
+    const T* const from = logits + run.head + (long long)p * VEC;
+    const Pack<T, VEC> nothing = filled<VEC>(from_float<T>(minus_infinity()));
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (i * STEP < run.packs - p)
+        opaq::copy_async(slot(k + i), from + i * STEP * VEC);
+      else
+        *slot(k + i) = reinterpret_cast<const uint4&>(nothing);
+    }
+  }
+};
+
+}  // namespace
+
+template <typename T, int THREADS, int RANKS>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
+    cross_entropy_with_gradient(float* loss, float* lse, T* grad_logits, const T* logits,
+                                const long long* targets, const float* scale, long long rows,
+                                int slots, int classes, long long row_stride,
+                                long long target_stride, long long ignore_index) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  using OneRow = Row<T, THREADS, Team>;
+  constexpr int VEC = OneRow::VEC, STEP = Team::kThreads, kGroup = kAhead * STEP;
+  if (Team::idle()) return;
+  Team::begin();
+  __shared__ float2 pairs[2][Team::kWarps];
+  const int share = Team::thread(), rest = share + slots * STEP;
+  const auto row_at = [&](long long row) {
+    return OneRow(logits + row * row_stride, grad_logits + row * classes, classes);
+  };
+  long long row = Team::team();
+  if (row < rows) {
+    const OneRow first = row_at(row);
+    for (int k = 0; k < slots; k += kAhead) first.fill(k);
+  }
+  const float by = *scale;
+  long long next_target = row < rows ? targets[row * target_stride] : 0;
+  for (int turn = 0; row < rows; row += Team::teams(), turn ^= 1) {
+    const OneRow here = row_at(row);
+    const T* const packed = here.logits + here.run.head;
+    const Target target(next_target, classes, ignore_index);
+    const float at_target = share == 0 && target.at >= 0 ? to_float(here.logits[target.at]) : 0;
+    const int last = here.run.head + here.run.packs * VEC + share;
+    const bool in_head = here.alike && share < here.run.head;
+    const bool in_tail = here.alike && share < here.run.tail;
+    T before = from_float<T>(minus_infinity()), after = before;
+    if (in_head) before = here.logits[share];
+    if (in_tail) after = here.logits[last];
+    typename OneRow::Packs held, packs;
+    Softmax softmax;
+    int p = rest;
+    if (here.alike) {
+      if (p < here.run.packs) load_packs<STEP>(held, packed, p, here.run.packs);
+      for (int k = 0; k < slots; k += kAhead) {
+        opaq::copies_done(slots / kAhead - 1 - k / kAhead);
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) packs[i] = opaq::load_shared<T>(OneRow::slot(k + i));
+        softmax.add(packs);
+      }
+      if (p < here.run.packs) softmax.add(held);
+      for (p += kGroup; p < here.run.packs; p += kGroup) {
+        load_packs<STEP>(packs, packed, p, here.run.packs);
+        softmax.add(packs);
+      }
+      softmax.add(before);
+      softmax.add(after);
+    } else {
+      softmax = softmax_of_elements<T, Team>(here.logits, classes);
+    }
+    const bool more = row + Team::teams() < rows;
+    const long long next_row = more ? row + Team::teams() : row;
+    next_target = targets[next_row * target_stride];
+    softmax = warp_merge(softmax);
+    Team::share(pairs[turn], {softmax.max, softmax.sum});
+    softmax = merge_of(pairs[turn]);
+    if (share == 0) store_loss(loss + row, lse + row, softmax, target, at_target);
+
+    const OneRow next = row_at(next_row);
+    const Gradient gradient{Softmax::base(softmax.max),
+                            target.outside ? not_a_number() : by / softmax.sum, by, target.at,
+                            target.ignored};
+    if (here.alike) {
+      for (p -= kGroup; p > rest; p -= kGroup) {
+        load_packs<STEP>(packs, packed, p, here.run.packs);
+        here.store(packs, p, gradient);
+      }
+      if (rest < here.run.packs) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) opaq::convert_anew(held[i], softmax.sum < 0);
+        here.store(held, rest, gradient);
+      }
+    } else {
+      for (int c = share; c < classes; c += STEP) here.grad[c] = gradient.of(here.logits[c], c);
+    }
+    for (int k = 0; k < slots; k += kAhead) {
+      if (here.alike) {
+#pragma unroll
+        for (int i = 0; i < kAhead; ++i) packs[i] = opaq::load_shared<T>(OneRow::slot(k + i));
+        here.store(packs, share + k * STEP, gradient);
+      }
+      if (more) next.fill(k);
+    }
+    if (in_head) here.grad[share] = gradient.of(before, share);
+    if (in_tail) here.grad[last] = gradient.of(after, last);
+  }
+}
+
+// out = grad * factor[0]. Nothing is left to do where out is grad and the factor is 1.
+template <typename T, int VEC>
+__device__ void scaled_copy(T* out, const T* grad, const float* factor, long long count) {
+  const float by = *factor;
+  if (by == 1 && out == grad) return;
+  const long long first = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+  const long long step = (long long)gridDim.x * blockDim.x, packs = count / VEC;
+  for (long long p = first; p < packs; p += kAhead * step) {
+    Pack<T, VEC> held[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (p + i * step < packs) held[i] = opaq::load_at_once<VEC>(grad + (p + i * step) * VEC);
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      if (p + i * step >= packs) break;
+      float values[VEC];
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) values[j] = to_float(held[i].at[j]) * by;
+      opaq::store_at_once<VEC>(out + (p + i * step) * VEC, opaq::pack_from_float<T>(values));
+    }
+  }
+  for (long long i = packs * VEC + first; i < count; i += step)
+    out[i] = from_float<T>(to_float(grad[i]) * by);
+}
+
+template <typename T, int VEC>
+__global__ void __launch_bounds__(256)
+    scale_gradient(T* out, const T* grad, const float* factor, long long count) {
+  scaled_copy<T, VEC>(out, grad, factor, count);
+}
+
+template <typename T, int VEC>
+__global__ void __launch_bounds__(256)
+    scale_gradient_in_place(T* grad, const float* factor, long long count) {
+  scaled_copy<T, VEC>(grad, grad, factor, count);
+}

@@ -1,0 +1,192 @@
+"""Cross-entropy and its gradient in one launch: declarations and references.
+
+cross_entropy_with_gradient(logits, target, scale, ignore_index=-100) -> (loss, lse, grad_logits)
+
+logits, target, loss, lse: as of cross_entropy
+scale: one element, float32 (float64 for float64 logits): the gradient that reaches the loss of each
+    row, such as 1 / (number of rows that count) for their mean
+grad_logits: (softmax(logits) - onehot(target)) * scale, of the logits' shape and dtype; 0 in rows
+    whose target is ignore_index, NaN in rows whose target lies outside [0, V). The kernels are
+    right when it is the memory of the logits.
+
+loss and lse are differentiable; grad_logits is not.
+
+scale_gradient(grad, factor) -> grad * factor, and scale_gradient_(grad, factor), in place
+
+factor: one element, float32 (float64 for a float64 grad). In place with a factor of 1 nothing is
+moved.
+"""
+
+import torch
+
+import opaq
+
+from .cross_entropy import (
+    CUDA_DTYPES,
+    FLOAT,
+    cross_entropy_backward,
+    cross_entropy_reference,
+    requires,
+    safe_index,
+)
+
+cross_entropy_with_gradient = opaq.op(
+    "opaq_kernels::cross_entropy_with_gradient(Tensor logits, Tensor target, Tensor scale, "
+    "int ignore_index=-100) -> (Tensor loss, Tensor lse, Tensor grad_logits)",
+    outputs={
+        "loss": opaq.tensor("logits.size(0)", dtype=FLOAT),
+        "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
+        "grad_logits": opaq.like("logits"),
+    },
+)
+scale_gradient = opaq.op(
+    "opaq_kernels::scale_gradient(Tensor grad, Tensor factor) -> (Tensor out)",
+    outputs=opaq.like("grad"),
+)
+scale_gradient_ = opaq.op("opaq_kernels::scale_gradient_(Tensor(a!) grad, Tensor factor) -> ()")
+
+# ---- CUDA: a row in the shared memory and registers of a block or a cluster of blocks ------------
+
+_PACKS = "ceil_div(logits.size(1) * logits.itemsize, 16)"
+_THREADS = f"max(32, min(512, next_power_of_2(ceil_div({_PACKS}, 8))))"
+# At most 12 packs of a thread in shared memory, so that 96 KiB are enough, and 4 in registers.
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 16 * 512))))"
+_SLOTS = f"min(12, 4 * ceil_div({_PACKS}, 4 * {_RANKS} * {_THREADS}))"
+# A team computes up to four rows: few, so that the last wave is short.
+_TEAMS = "ceil_div(logits.size(0), max(1, min(4, logits.size(0) // 512)))"
+_STRIDES = "logits.stride(0), target.stride(0)"
+
+
+def _requires_scale(float_type: str) -> list[str]:
+    return [f"scale.dtype == {float_type}", "scale.numel() == 1"]
+
+
+cross_entropy_with_gradient.cuda(
+    source=opaq.file("with_gradient.cu"),
+    entry=f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}>",
+    grid=f"{_RANKS} * {_TEAMS}",
+    block=_THREADS,
+    shared=f"{_SLOTS} * {_THREADS} * 16",
+    args=f"loss, lse, grad_logits, logits, target, scale, logits.size(0), {_SLOTS}, "
+    f"logits.size(1), {_STRIDES}, ignore_index",
+    requires=[
+        *requires(*CUDA_DTYPES),
+        *_requires_scale("float32"),
+        "logits.size(1) < 2147483648",
+    ],
+)
+cross_entropy_with_gradient.cpu(
+    source=opaq.file("with_gradient.cpp"),
+    entry="cross_entropy_with_gradient<{logits.dtype}>",
+    args="loss, lse, grad_logits, logits, target, scale, logits.size(0), logits.size(1), "
+    f"{_STRIDES}, ignore_index",
+    requires=[*requires("float32", "float64"), *_requires_scale("logits.dtype")],
+)
+
+
+def _declare_scale(op: opaq.Op, function: str, tensors: tuple[str, ...]) -> None:
+    args = f"{', '.join(tensors)}, factor, grad.numel()"
+    for name, vec, aligned, priority in (
+        ("cuda:packs", "16 / grad.itemsize", [f"aligned({each}, 16)" for each in tensors], 1),
+        ("cuda:elements", "1", [], 0),
+    ):
+        op.cuda(
+            name=name,
+            source=opaq.file("with_gradient.cu"),
+            entry=f"{function}<{{grad.dtype}}, {{{vec}}}>",
+            grid="min(1024, ceil_div(grad.numel() * grad.itemsize, 4096))",
+            block=256,
+            args=args,
+            requires=[
+                " or ".join(f"grad.dtype == {dtype}" for dtype in CUDA_DTYPES),
+                "factor.dtype == float32",
+                "factor.numel() == 1",
+                *aligned,
+            ],
+            priority=priority,
+        )
+    op.cpu(
+        source=opaq.file("with_gradient.cpp"),
+        entry=f"{function}<{{grad.dtype}}>",
+        args=args,
+        requires=[
+            "grad.dtype == float32 or grad.dtype == float64",
+            "factor.dtype == grad.dtype",
+            "factor.numel() == 1",
+        ],
+    )
+
+
+_declare_scale(scale_gradient, "scale_gradient", ("out", "grad"))
+_declare_scale(scale_gradient_, "scale_gradient_in_place", ("grad",))
+
+# ---- meaning and gradients -----------------------------------------------------------------------
+
+
+@cross_entropy_with_gradient.reference
+def cross_entropy_with_gradient_reference(
+    logits: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, ignore_index: int = -100
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    if scale.numel() != 1:
+        raise ValueError(
+            f"cross_entropy_with_gradient: scale has shape {tuple(scale.shape)}; expected one "
+            "element: for a gradient of its own for each row, call cross_entropy and its gradient"
+        )
+    loss, lse = cross_entropy_reference(logits, target, ignore_index)
+    index, counts, outside = safe_index(target, logits.size(1), ignore_index)
+    softmax = torch.softmax(logits.to(lse.dtype), 1)
+    minus_one = torch.where(counts, -1.0, 0.0).to(lse.dtype)
+    grad = softmax.scatter_add(1, index.unsqueeze(1), minus_one.unsqueeze(1)) * scale.reshape(())
+    grad = torch.where(counts.unsqueeze(1), grad, 0)
+    return loss, lse, torch.where(outside.unsqueeze(1), torch.nan, grad).to(logits.dtype)
+
+
+def _one_factor(name: str, factor: torch.Tensor) -> torch.Tensor:
+    if factor.numel() != 1:
+        raise ValueError(
+            f"{name}: factor has shape {tuple(factor.shape)}; expected one element: multiply by "
+            "other tensors with *"
+        )
+    return factor.reshape(())
+
+
+@scale_gradient.reference
+def scale_gradient_reference(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    one = _one_factor("scale_gradient", factor)
+    return (grad.to(torch.promote_types(grad.dtype, torch.float32)) * one).to(grad.dtype)
+
+
+@scale_gradient_.reference
+def scale_gradient_in_place_reference(grad: torch.Tensor, factor: torch.Tensor) -> None:
+    _one_factor("scale_gradient_", factor)
+    grad.copy_(scale_gradient_reference(grad, factor))
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    logits, target, _, ctx.ignore_index = inputs
+    ctx.save_for_backward(logits, target, output[1])
+    ctx.mark_non_differentiable(output[2])
+
+
+def _backward(ctx, grad_loss: torch.Tensor, grad_lse: torch.Tensor, _):
+    logits, target, lse = ctx.saved_tensors
+    grad = cross_entropy_backward(grad_loss, grad_lse, logits, target, lse, ctx.ignore_index)
+    return grad, None, None, None
+
+
+cross_entropy_with_gradient.backward(
+    _backward, setup_context=_setup_context, non_differentiable="target, scale"
+)
+
+
+def _setup_context_of_scale(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_of_scale(ctx, grad_out: torch.Tensor):
+    grad, factor = ctx.saved_tensors
+    of_factor = (grad_out.to(factor.dtype) * grad.to(factor.dtype)).sum().reshape(factor.shape)
+    return scale_gradient(grad_out, factor), of_factor
+
+
+scale_gradient.backward(_backward_of_scale, setup_context=_setup_context_of_scale)
