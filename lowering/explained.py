@@ -189,7 +189,7 @@ def trace(
         found.graphs.append(graph)
 
     def backend(graph_module: Any, inputs: Sequence[Any]) -> Any:
-        with apply.collected() as substitutions:
+        with inductor.pretend_cuda(), apply.collected() as substitutions:
             apply.apply(graph_module, settings["substitute"])
         found.substitutions += substitutions
         return inductor.lower_fx(graph_module, inputs, patches, lowering, fakes)

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 import opaq
 
 from .cross_entropy import cross_entropy
-from .mean import cross_entropy_mean
 
 
 def _when(arguments) -> str:
@@ -21,10 +20,10 @@ def _when(arguments) -> str:
 
 
 def _replacement(logits, target, ignore_index=-100, reduction="mean"):
-    if reduction == "mean":
-        return cross_entropy_mean(logits, target, ignore_index)
-    loss = cross_entropy(logits, target, ignore_index)[0]
-    return loss.sum() if reduction == "sum" else loss
+    loss, _ = cross_entropy(logits, target, ignore_index)
+    if reduction == "none":
+        return loss
+    return loss.sum() / (target != ignore_index).sum() if reduction == "mean" else loss.sum()
 
 
 pattern = opaq.pattern(

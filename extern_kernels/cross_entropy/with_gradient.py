@@ -36,12 +36,12 @@ cross_entropy_with_gradient = opaq.op(
     outputs={
         "loss": opaq.tensor("logits.size(0)", dtype=FLOAT),
         "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
-        "grad_logits": opaq.like("logits"),
+        "grad_logits": opaq.like("logits", may_overwrite=True),
     },
 )
 scale_gradient = opaq.op(
     "opaq_kernels::scale_gradient(Tensor grad, Tensor factor) -> (Tensor out)",
-    outputs=opaq.like("grad"),
+    outputs=opaq.like("grad", may_overwrite=True),
 )
 scale_gradient_ = opaq.op("opaq_kernels::scale_gradient_(Tensor(a!) grad, Tensor factor) -> ()")
 

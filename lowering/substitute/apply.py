@@ -96,16 +96,23 @@ def _replace(
 ) -> tuple[str, float | None]:
     """(grounds, gain). Raises Refused."""
     match = dataclasses.replace(match, arguments={**pattern.defaults(), **match.arguments})
-    values = {name: value_of(value) for name, value in match.arguments.items()}
-    if refusal := pattern.when(values):
-        raise rewrite.Refused(refusal)
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
-    gain = _gain(pattern, values)
     if not everywhere:
         _check_neighbours(match, pattern)
-        _check_gain(pattern, values, gain)
-    rewrite.put(nodes, match, at, pattern.replacement, pattern.arguments)
+    mark = at.prev
+    try:
+        match = rewrite.narrowed(nodes, match, at)
+        values = {name: value_of(value) for name, value in match.arguments.items()}
+        if refusal := pattern.when(values):
+            raise rewrite.Refused(refusal)
+        gain = _gain(pattern, values)
+        if not everywhere:
+            _check_gain(pattern, values, gain)
+        rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments)
+    except rewrite.Refused:
+        rewrite.take_back(nodes, mark, at)
+        raise
     if everywhere:
         return "it was asked for by name", gain
     return f"measured: {gain:.2f} times as fast", gain
@@ -116,8 +123,6 @@ def _check_neighbours(match: Match, pattern: Pattern) -> None:
     or after it."""
     for name in pattern.streamed:
         node = match.arguments.get(name)
-        while (source := operations.source_of_cast(node)) is not None:
-            node = source
         if operations.is_fused(node):
             raise rewrite.Refused(
                 f"Inductor computes `{name}` ({node.name}) in the same kernel, which saves more"

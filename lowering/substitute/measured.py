@@ -4,8 +4,8 @@
     {"measured": [{"arch": "sm_90", "dtype": "bfloat16", "training": false,
                    "rows": 8192, "columns": 32000, "gain": 1.41}, ...]}
 
-gain: the time of what Inductor makes (of its default mode or max-autotune, the faster one) divided
-by the time of the replacement.
+gain: the time of what Inductor makes (of the modes that were measured the fastest one) divided by
+the time of the replacement.
 """
 
 from __future__ import annotations

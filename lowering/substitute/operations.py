@@ -201,13 +201,14 @@ def is_view(node: Any) -> bool:
 
 def is_fused(node: Any) -> bool:
     """Whether Inductor may compute a node in one kernel with what comes before and after it."""
-    if not isinstance(node, Node) or node.op in ("placeholder", "get_attr", "output"):
-        return False
-    while is_view(node) or function_name(node) == "getitem":
-        node = node.args[0]
-        if not isinstance(node, Node) or node.op in ("placeholder", "get_attr"):
-            return False
-    return not is_opaque(node) and function_name(node) not in _EXTERN
+    while isinstance(node, Node) and node.op not in ("placeholder", "get_attr", "output"):
+        if (source := source_of_cast(node)) is not None:
+            node = source
+        elif is_view(node) or function_name(node) == "getitem":
+            node = node.args[0]
+        else:
+            return not is_opaque(node) and function_name(node) not in _EXTERN
+    return False
 
 
 def operation(node: Any) -> Operation | None:

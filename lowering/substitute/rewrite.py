@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,30 +68,28 @@ def narrowing_casts(root: Node, dtype: torch.dtype) -> list[Node]:
 def put(
     nodes: Nodes,
     found: Match,
+    mark: Node,
     at: Node,
     replacement: Callable[..., Any],
     names: Sequence[str],
 ) -> None:
-    """Replaces the results of what was found. Raises Refused, and changes nothing, if the
-    replacement's results are not those of the graph."""
-    graph, mark = nodes.graph, at.prev
+    """Replaces the results of what was found by new nodes between `mark` and `at`, where those of
+    `narrowed` are. Raises Refused, before anything else is changed, if the replacement's results
+    are not those of the graph."""
+    graph = nodes.graph
     with graph.inserting_before(at):
+        given = [found.arguments[name] for name in names]
         try:
-            given = [_narrow(nodes, found.arguments[name], at) for name in names]
             results = _results(graph, replacement, given, at, found.roots[0])
-            casts = [
-                narrowing_casts(root, value_of(result).dtype)
-                for root, result in zip(found.roots, results)
-            ]
-            for root, result in zip(found.roots, results):
-                if value_of(root).shape != value_of(result).shape:
-                    raise Refused("the op gives results of another shape")
         except Exception as error:
-            for node in reversed(_between(mark, at)):
-                graph.erase_node(node)
-            if isinstance(error, Refused):
-                raise
             raise Refused(f"the replacement fails: {type(error).__name__}: {error}") from error
+        casts = [
+            narrowing_casts(root, value_of(result).dtype)
+            for root, result in zip(found.roots, results)
+        ]
+        for root, result in zip(found.roots, results):
+            if value_of(root).shape != value_of(result).shape:
+                raise Refused("the op gives results of another shape")
         for root, result, narrow in zip(found.roots, results, casts):
             for cast in narrow:
                 nodes.replace(cast, result)
@@ -107,6 +106,12 @@ def put(
             nodes.erase(node)
 
 
+def take_back(nodes: Nodes, mark: Node, at: Node) -> None:
+    """Removes what was added between two nodes."""
+    for node in reversed(_between(mark, at)):
+        nodes.graph.erase_node(node)
+
+
 def _between(first: Node, last: Node) -> list[Node]:
     found = []
     while (first := first.next) is not last:
@@ -114,8 +119,15 @@ def _between(first: Node, last: Node) -> list[Node]:
     return found
 
 
+def narrowed(nodes: Nodes, found: Match, at: Node) -> Match:
+    """The match with arguments that have no casts to wider dtypes below their views; adds nodes
+    before `at`."""
+    with nodes.graph.inserting_before(at):
+        given = {name: _narrow(nodes, value, at) for name, value in found.arguments.items()}
+    return dataclasses.replace(found, arguments=given)
+
+
 def _narrow(nodes: Nodes, value: Any, at: Node) -> Any:
-    """An argument without casts to wider dtypes below its views."""
     if not operations.is_view(value) or value not in nodes:
         return value
     source = value.args[0]

@@ -14,7 +14,7 @@ from torch._inductor import config as inductor_config
 from torch._inductor.utils import run_and_get_code, run_fw_bw_and_get_code
 
 import opaq
-from opaq.extern_kernels import cross_entropy_mean, rope, silu_mul
+from opaq.extern_kernels import cross_entropy, cross_entropy_mean, rope, silu_mul
 
 SOURCE = """
 void scale(float* y, const float* x, const float* by, long n) {
@@ -220,8 +220,13 @@ def backward_code(model: Callable[..., Any], *args: torch.Tensor) -> str:
     return codes[-1]
 
 
+def mean_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """With a gradient that reads the logits in the backward graph."""
+    return cross_entropy(logits, target)[0].mean()
+
+
 def head(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    return cross_entropy_mean(hidden @ weight.t(), target)
+    return mean_loss(hidden @ weight.t(), target)
 
 
 def head_arguments() -> tuple[torch.Tensor, ...]:
@@ -234,6 +239,18 @@ def test_a_gradient_takes_the_memory_of_logits() -> None:
     assert "empty_strided_cpu((12, 50)" not in code
 
 
+def test_a_gradient_that_is_computed_with_the_loss() -> None:
+    def model(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return cross_entropy_mean(hidden @ weight.t(), target)
+
+    given = [t.requires_grad_(t.is_floating_point()) for t in head_arguments()]
+    compiled = torch.compile(model, fullgraph=True)
+    _, (forward, backward) = run_fw_bw_and_get_code(lambda: compiled(*given))
+    assert "grad_logits is written over logits" in forward
+    assert "out is written over grad" in backward
+    backward_code(model, *head_arguments())
+
+
 def test_an_input_of_the_backward_graph_that_is_not_donated() -> None:
     with torch._functorch.config.patch(donated_buffer=False):
         code = backward_code(head, *head_arguments())
@@ -243,7 +260,7 @@ def test_an_input_of_the_backward_graph_that_is_not_donated() -> None:
 def test_logits_that_the_user_keeps() -> None:
     def model(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> Any:
         logits = hidden @ weight.t()
-        return cross_entropy_mean(logits, target), logits.detach()
+        return mean_loss(logits, target), logits.detach()
 
     backward_code(head, *head_arguments())  # the same backward graph, which may overwrite them
     torch.compiler.reset()
@@ -277,7 +294,7 @@ def test_logits_that_are_saved_twice() -> None:
 
     def model(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = hidden @ weight.t()
-        return cross_entropy_mean(logits, target) + Both.apply(logits, logits.view(-1))
+        return mean_loss(logits, target) + Both.apply(logits, logits.view(-1))
 
     backward_code(model, *head_arguments())
 

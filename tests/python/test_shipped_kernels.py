@@ -39,6 +39,15 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in LOGITS
     ],
+    *[
+        (
+            kernels.cross_entropy_with_gradient,
+            [tensor(m, n), tensor(m, dtype=I64), rows(1), -100],
+        )
+        for m, n in LOGITS
+    ],
+    (kernels.scale_gradient, [tensor(8, 64), rows(1)]),
+    (kernels.scale_gradient_, [tensor(8, 64), rows(1)]),
     *[(kernels.rms_norm, [tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
     *[
         (

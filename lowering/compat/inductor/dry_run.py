@@ -43,6 +43,10 @@ class _Lowered(BaseException):
 
 
 class DryRun:
+    def pretend_cuda(self) -> AbstractContextManager[None]:
+        """Answers questions about the GPU in the block where there is none."""
+        return pretend_cuda()
+
     def lower_fx(
         self,
         graph_module: Any,
