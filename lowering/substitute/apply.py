@@ -127,7 +127,10 @@ def _check_neighbours(match: Match, pattern: Pattern) -> None:
             raise rewrite.Refused(
                 f"Inductor computes `{name}` ({node.name}) in the same kernel, which saves more"
             )
-    readers = [user for root in match.roots for user in root.users]
+    sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
+    # to read a small result once more, such as a loss, costs nothing
+    large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
+    readers = [user for root in large for user in root.users]
     while readers:
         reader = readers.pop()
         if operations.is_view(reader) or operations.source_of_cast(reader) is not None:
@@ -137,6 +140,11 @@ def _check_neighbours(match: Match, pattern: Pattern) -> None:
                 f"Inductor computes what reads the result ({reader.name}) in the same kernel, "
                 "which saves more"
             )
+
+
+def _elements(node: Any) -> int:
+    value = value_of(node)
+    return inductor.size_hint(value.numel()) if isinstance(value, torch.Tensor) else 0
 
 
 def _gain(pattern: Pattern, values: Mapping[str, Any]) -> float | None:

@@ -179,14 +179,15 @@ def test_under_autocast(pair: Any) -> None:
 class Head(torch.nn.Module):
     """As transformers computes the loss of a language model."""
 
-    def __init__(self, before: Any = None) -> None:
+    def __init__(self, before: Any = None, after: Any = None) -> None:
         super().__init__()
         self.head = torch.nn.Linear(8, 32000, bias=False, dtype=torch.bfloat16)
         self.before = before or (lambda logits: logits)
+        self.after = after or (lambda loss: loss)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         logits = self.before(self.head(x)).float()
-        return F.cross_entropy(logits.view(-1, 32000), target.view(-1))
+        return self.after(F.cross_entropy(logits.view(-1, 32000), target.view(-1)))
 
 
 def explained_on_cuda(model: torch.nn.Module, rows: int) -> Substitution:
@@ -203,6 +204,10 @@ def test_all_replaces_what_is_measured_to_be_faster() -> None:
     assert place.applied, place.reason
     assert place.gain is not None and place.gain > 1
     assert place.reason == f"measured: {place.gain:.2f} times as fast"
+
+
+def test_what_reads_a_loss_does_not_matter() -> None:
+    assert explained_on_cuda(Head(after=lambda loss: loss / 4 + 1), 4096).applied
 
 
 def test_all_leaves_what_was_not_measured_and_what_inductor_fuses() -> None:
