@@ -199,6 +199,18 @@ def is_view(node: Any) -> bool:
     return isinstance(node, Node) and is_tensor(node) and function_name(node) in _VIEWS
 
 
+def needs_strides(node: Node) -> bool:
+    """Whether a node fails, or does something else, where a tensor is laid out in another way."""
+    return function_name(node) in ("view", "view_as", "as_strided", "stride", "data_ptr")
+
+
+def keeps_strides(node: Node) -> bool:
+    """Whether the strides of a result depend on those of the argument."""
+    if function_name(node) == "contiguous":
+        return False
+    return is_view(node) or source_of_cast(node) is not None
+
+
 def is_fused(node: Any) -> bool:
     """Whether Inductor may compute a node in one kernel with what comes before and after it."""
     while isinstance(node, Node) and node.op not in ("placeholder", "get_attr", "output"):

@@ -65,6 +65,21 @@ def narrowing_casts(root: Node, dtype: torch.dtype) -> list[Node]:
     return casts
 
 
+def check_layout(root: Node, result: Node) -> None:
+    """Raises Refused if the results differ in a way that something can see."""
+    before, after = value_of(root), value_of(result)
+    if before.shape != after.shape:
+        raise Refused("the op gives results of another shape")
+    if before.stride() == after.stride():
+        return
+    readers = list(root.users)
+    for reader in readers:
+        if reader.op == "output" or operations.needs_strides(reader):
+            raise Refused(f"{reader.name} sees that the op lays out its result in another way")
+        if operations.keeps_strides(reader):
+            readers += reader.users
+
+
 def put(
     nodes: Nodes,
     found: Match,
@@ -88,8 +103,7 @@ def put(
             for root, result in zip(found.roots, results)
         ]
         for root, result in zip(found.roots, results):
-            if value_of(root).shape != value_of(result).shape:
-                raise Refused("the op gives results of another shape")
+            check_layout(root, result)
         for root, result, narrow in zip(found.roots, results, casts):
             for cast in narrow:
                 nodes.replace(cast, result)

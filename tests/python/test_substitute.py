@@ -136,6 +136,16 @@ def test_arguments_that_the_op_does_not_serve_are_left() -> None:
     assert place.reason == "the weight has another dtype than x"
 
 
+def test_a_layout_that_something_sees_is_kept(pair: Any) -> None:
+    (place,) = found_in(lambda g, u: F.silu(g.t()) * u.t(), *pair)
+    assert place.reason == "output sees that the op lays out its result in another way"
+    (place,) = found_in(lambda g, u: (F.silu(g.t()) * u.t()).t().view(-1), *pair)
+    assert place.reason == "view sees that the op lays out its result in another way"
+    assert applied(lambda g, u: (F.silu(g.t()) * u.t()).contiguous().view(-1), *pair) == [
+        "silu_mul"
+    ]
+
+
 def test_modes_between_its_parts() -> None:
     def halves(gate: Tensor, up: Tensor) -> Tensor:
         with torch.no_grad():
