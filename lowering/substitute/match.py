@@ -139,7 +139,9 @@ class _Matcher:
         if known is None:
             arguments = {**found.arguments, name: source}
             yield dataclasses.replace(found, arguments=arguments, passed=found.passed | passed)
-        elif same_value(known, source):
+        elif known is source or (
+            self.graph.same_memory(known, source) and same_value(known, source)
+        ):
             yield dataclasses.replace(found, passed=found.passed | passed)
 
 

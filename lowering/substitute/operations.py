@@ -208,7 +208,7 @@ def keeps_strides(node: Node) -> bool:
     """Whether the strides of a result depend on those of the argument."""
     if function_name(node) == "contiguous":
         return False
-    return is_view(node) or source_of_cast(node) is not None
+    return is_view(node) or source_of_cast(node) is not None or is_fused(node)
 
 
 def is_fused(node: Any) -> bool:
@@ -221,6 +221,9 @@ def is_fused(node: Any) -> bool:
         else:
             return not is_opaque(node) and function_name(node) not in _EXTERN
     return False
+
+
+_PLACES_IN_A_TENSOR = ("dim", "start", "end", "length", "step", "chunks", "split_size")
 
 
 def operation(node: Any) -> Operation | None:
@@ -237,6 +240,8 @@ def operation(node: Any) -> Operation | None:
     except TypeError:
         return None
     bound.apply_defaults()
+    if any(isinstance(bound.arguments.get(each), Node) for each in _PLACES_IN_A_TENSOR):
+        return None  # a number that only the call knows
     special = _SPECIAL.get(name)
     return (special or _general)(node, name, bound.arguments)
 
@@ -365,7 +370,7 @@ def _item(node: Node) -> Operation | None:
     """x[...], or one result of a call."""
     source, index = node.args
     value = value_of(source)
-    if not isinstance(source, Node):
+    if not isinstance(source, Node) or isinstance(index, Node):
         return None
     if not isinstance(value, torch.Tensor):
         return _item_of_call(source, index)
@@ -399,6 +404,8 @@ def _item_of_call(source: Node, index: Any) -> Operation | None:
         given = given.arguments
         parts = value_of(source)
         tensor, dim = given["input"], given["dim"]
+        if not isinstance(dim, int):
+            return None
         if not is_tensor(tensor) or not isinstance(parts, (tuple, list)):
             return None
         sizes = [part.shape[dim] for part in parts]

@@ -50,7 +50,7 @@ def check_uses(found: Match) -> None:
                 raise Refused(f"{node.name}, a part of it, is used elsewhere ({user.name})")
 
 
-def narrowing_casts(root: Node, dtype: torch.dtype) -> list[Node]:
+def narrowing_casts(nodes: Nodes, root: Node, dtype: torch.dtype) -> list[Node]:
     """What converts a result to the dtype of the replacement's. Empty if it has that dtype. Raises
     Refused if something reads it with more digits than the replacement has.
     """
@@ -62,6 +62,8 @@ def narrowing_casts(root: Node, dtype: torch.dtype) -> list[Node]:
         if operations.source_of_cast(user) is not root or value_of(user).dtype != dtype:
             name = str(wide).removeprefix("torch.")
             raise Refused(f"{user.name} reads the result in {name}, which the op does not give")
+        if len(casts) > 1 or not nodes.same_memory(root, user):
+            raise Refused("the casts of the result are tensors of their own, or in another mode")
     return casts
 
 
@@ -99,7 +101,7 @@ def put(
         except Exception as error:
             raise Refused(f"the replacement fails: {type(error).__name__}: {error}") from error
         casts = [
-            narrowing_casts(root, value_of(result).dtype)
+            narrowing_casts(nodes, root, value_of(result).dtype)
             for root, result in zip(found.roots, results)
         ]
         for root, result in zip(found.roots, results):
@@ -144,6 +146,8 @@ def narrowed(nodes: Nodes, found: Match, at: Node) -> Match:
 def _narrow(nodes: Nodes, value: Any, at: Node) -> Any:
     if not operations.is_view(value) or value not in nodes:
         return value
+    if any(isinstance(each, torch.dtype) for each in (*value.args, *value.kwargs.values())):
+        return value  # it reads the same bits as another dtype
     source = value.args[0]
     if not operations.is_tensor(source):
         return value

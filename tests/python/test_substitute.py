@@ -146,6 +146,60 @@ def test_a_layout_that_something_sees_is_kept(pair: Any) -> None:
     ]
 
 
+def test_casts_of_a_result_stay_tensors_of_their_own(pair: Any) -> None:
+    def written(gate: Tensor, up: Tensor) -> Tensor:
+        wide = F.silu(gate.float()) * up.float()
+        one, other = wide.bfloat16(), wide.bfloat16()
+        one.add_(1)
+        return other
+
+    found_in(written, *(each.bfloat16() for each in pair))
+
+    def cut(gate: Tensor, up: Tensor) -> Tensor:
+        wide = F.silu(gate.float()) * up.float()
+        with torch.no_grad():
+            narrow = wide.bfloat16()
+        return narrow
+
+    given = [each.bfloat16().requires_grad_() for each in pair]
+    compiled = torch.compile(cut, backend="opaq", options={"substitute": ["silu_mul"]})
+    assert not compiled(*given).requires_grad
+
+
+def test_equal_reads_before_and_after_a_write(pair: Any) -> None:
+    def reads(x: Tensor, up: Tensor, rows: Tensor) -> Tensor:
+        x = x.clone()
+        before = x[rows]
+        x.add_(1)
+        return before * torch.sigmoid(x[rows]) * up
+
+    assert applied(reads, *pair, torch.arange(4)) == []
+
+
+def test_strides_are_kept_behind_other_operations(pair: Any) -> None:
+    for after in (lambda y: y + 1, lambda y: F.relu(y).t().view(-1)):
+        (place,) = found_in(lambda g, u, after=after: after(F.silu(g.t()) * u.t()), *pair)
+        assert "sees that the op lays out its result in another way" in place.reason
+
+
+@pytest.mark.parametrize("names", ["all", ["rope"]])
+def test_numbers_that_only_a_call_knows(names: Any) -> None:
+    x = torch.randn(2, 3, 8)
+    for function in (
+        lambda x, dim=1: x.unsqueeze(dim) * 2,
+        lambda x, start=0: x.narrow(0, start, 1) * 2,
+        lambda x, dim=1: x.split(1, dim)[0] * 2,
+    ):
+        assert found_in(function, x, names=names, dynamic=True) == []
+
+
+def test_bits_that_are_read_as_another_dtype() -> None:
+    def loss(x: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(x.float().view(torch.float32), target)
+
+    found_in(loss, torch.randn(4, 8).bfloat16(), torch.tensor([0, 1, 5, 7]))
+
+
 def test_modes_between_its_parts() -> None:
     def halves(gate: Tensor, up: Tensor) -> Tensor:
         with torch.no_grad():
