@@ -130,12 +130,8 @@ def _check_neighbours(match: Match, pattern: Pattern) -> None:
     sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
     # to read a small result once more, such as a loss, costs nothing
     large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
-    readers = [user for root in large for user in root.users]
-    while readers:
-        reader = readers.pop()
-        if operations.is_view(reader) or operations.source_of_cast(reader) is not None:
-            readers += reader.users
-        elif operations.is_fused(reader):
+    for reader in operations.readers(large, operations.shows_through):
+        if not operations.shows_through(reader) and operations.is_fused(reader):
             raise rewrite.Refused(
                 f"Inductor computes what reads the result ({reader.name}) in the same kernel, "
                 "which saves more"

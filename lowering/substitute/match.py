@@ -126,15 +126,7 @@ class _Matcher:
             return
         if not operations.is_like(value, value_of(pattern)):
             return
-        source, passed = value, set()
-        while (inner := operations.source_of_cast(source)) is not None:
-            # what was written after a cast is not in its result
-            if not self.graph.same_memory(source, self.result):
-                break
-            if not operations.is_exact_cast(source, inner):
-                break
-            passed.add(source)
-            source = inner
+        source, passed = self.graph.before_exact_casts(value, self.result)
         known = found.arguments.get(name)
         if known is None:
             arguments = {**found.arguments, name: source}

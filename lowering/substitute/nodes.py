@@ -61,6 +61,18 @@ class Nodes:
         """Whether nothing is written between the two."""
         return self._writes[one] == self._writes[other]
 
+    def before_exact_casts(self, node: Node, at: Node) -> tuple[Node, set[Node]]:
+        """(what a node has the values of, the casts in between that lose nothing). Nothing is
+        written between these casts and `at`: what is written after a cast is not in its result.
+        """
+        passed: set[Node] = set()
+        while (source := operations.source_of_cast(node)) is not None:
+            if not (operations.is_exact_cast(node, source) and self.same_memory(node, at)):
+                break
+            passed.add(node)
+            node = source
+        return node, passed
+
     def added(self, nodes: Iterable[Node], at: Node) -> None:
         """Nodes that write nothing were put before `at`."""
         for node in nodes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -68,7 +68,6 @@ _SAME = {
     "concat": "cat",
     "concatenate": "cat",
     "split_with_sizes": "split",
-    "matmul": "matmul",
     "special_log_softmax": "log_softmax",
     "special_softmax": "softmax",
 }
@@ -204,11 +203,29 @@ def needs_strides(node: Node) -> bool:
     return function_name(node) in ("view", "view_as", "as_strided", "stride", "data_ptr")
 
 
+def readers(results: Iterable[Node], passed: Callable[[Node], bool]) -> Iterator[Node]:
+    """What reads the results, and what reads those of the readers that are passed; each once."""
+    seen = set(results)
+    queue = list(seen)
+    while queue:
+        for reader in queue.pop().users:
+            if reader not in seen:
+                seen.add(reader)
+                yield reader
+                if passed(reader):
+                    queue.append(reader)
+
+
+def shows_through(node: Node) -> bool:
+    """Whether a node has the values of its argument, in another shape or dtype."""
+    return is_view(node) or source_of_cast(node) is not None
+
+
 def keeps_strides(node: Node) -> bool:
     """Whether the strides of a result depend on those of the argument."""
     if function_name(node) == "contiguous":
         return False
-    return is_view(node) or source_of_cast(node) is not None or is_fused(node)
+    return shows_through(node) or is_fused(node)
 
 
 def is_fused(node: Any) -> bool:
@@ -216,14 +233,14 @@ def is_fused(node: Any) -> bool:
     while isinstance(node, Node) and node.op not in ("placeholder", "get_attr", "output"):
         if (source := source_of_cast(node)) is not None:
             node = source
-        elif is_view(node) or function_name(node) == "getitem":
+        elif function_name(node) in _VIEWS:  # also those that give several parts
             node = node.args[0]
         else:
             return not is_opaque(node) and function_name(node) not in _EXTERN
     return False
 
 
-_PLACES_IN_A_TENSOR = ("dim", "start", "end", "length", "step", "chunks", "split_size")
+_PLACES = ("dim", "start", "end", "length", "step")
 
 
 def operation(node: Any) -> Operation | None:
@@ -232,18 +249,22 @@ def operation(node: Any) -> Operation | None:
         return None
     if name == "getitem":
         return _item(node)
-    signature = _SIGNATURES.get(name)
-    if signature is None:
+    if name not in _SIGNATURES:
         return None if node.kwargs else Operation(name, _plain(node.args))
+    given = _arguments(node, name)
+    return None if given is None else _SPECIAL.get(name, _general)(node, name, given)
+
+
+def _arguments(node: Node, name: str) -> dict[str, Any] | None:
+    """Those of a call, by the names of `_SIGNATURES`; None if it is called in another way, or at a
+    place in a tensor that only the call knows."""
     try:
-        bound = signature.bind(*node.args, **_renamed(node.kwargs))
+        bound = _SIGNATURES[name].bind(*node.args, **_renamed(node.kwargs))
     except TypeError:
         return None
     bound.apply_defaults()
-    if any(isinstance(bound.arguments.get(each), Node) for each in _PLACES_IN_A_TENSOR):
-        return None  # a number that only the call knows
-    special = _SPECIAL.get(name)
-    return (special or _general)(node, name, bound.arguments)
+    given = bound.arguments
+    return None if any(isinstance(given.get(each), Node) for each in _PLACES) else given
 
 
 def _renamed(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -397,15 +418,12 @@ def _item(node: Node) -> Operation | None:
 
 
 def _item_of_call(source: Node, index: Any) -> Operation | None:
-    name, given = function_name(source), None
+    name = function_name(source)
     if name in ("chunk", "split"):
-        given = _SIGNATURES[name].bind(*source.args, **_renamed(source.kwargs))
-        given.apply_defaults()
-        given = given.arguments
-        parts = value_of(source)
-        tensor, dim = given["input"], given["dim"]
-        if not isinstance(dim, int):
+        given, parts = _arguments(source, name), value_of(source)
+        if given is None:
             return None
+        tensor, dim = given["input"], given["dim"]
         if not is_tensor(tensor) or not isinstance(parts, (tuple, list)):
             return None
         sizes = [part.shape[dim] for part in parts]

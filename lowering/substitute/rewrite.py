@@ -74,12 +74,9 @@ def check_layout(root: Node, result: Node) -> None:
         raise Refused("the op gives results of another shape")
     if before.stride() == after.stride():
         return
-    readers = list(root.users)
-    for reader in readers:
+    for reader in operations.readers([root], operations.keeps_strides):
         if reader.op == "output" or operations.needs_strides(reader):
             raise Refused(f"{reader.name} sees that the op lays out its result in another way")
-        if operations.keeps_strides(reader):
-            readers += reader.users
 
 
 def put(
@@ -151,12 +148,7 @@ def _narrow(nodes: Nodes, value: Any, at: Node) -> Any:
     source = value.args[0]
     if not operations.is_tensor(source):
         return value
-    inner = source
-    while (below := operations.source_of_cast(inner)) is not None and (
-        operations.is_exact_cast(inner, below) and nodes.same_memory(inner, at)
-    ):
-        inner = below
-    inner = _narrow(nodes, inner, at)
+    inner = _narrow(nodes, nodes.before_exact_casts(source, at)[0], at)
     if inner is source:
         return value
     args = (inner, *value.args[1:])
@@ -180,13 +172,10 @@ def _results(
     _complete(_between(before, at), like)
     if isinstance(made, Proxy):
         value = value_of(made.node)
-        made = [made[number] for number in range(len(value))] if _is_several(value) else [made]
+        several = isinstance(value, (tuple, list))
+        made = [made[number] for number in range(len(value))] if several else [made]
         _complete(_between(before, at), like)
     return [each.node for each in made]
-
-
-def _is_several(value: Any) -> bool:
-    return isinstance(value, (tuple, list))
 
 
 def _complete(nodes: Sequence[Node], like: Node) -> None:

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 
 import opaq
+from opaq import extern_kernels
 from opaq.lowering import Substitution
 from opaq.lowering.substitute import apply, measured
 from opaq.lowering.substitute.pattern import patterns
 
+extern_kernels.load_patterns()
 Tensor = torch.Tensor
 
 
@@ -182,6 +184,23 @@ def test_strides_are_kept_behind_other_operations(pair: Any) -> None:
         assert "sees that the op lays out its result in another way" in place.reason
 
 
+def test_many_ways_to_one_reader_are_walked_once(pair: Any) -> None:
+    def diamonds(gate: Tensor, up: Tensor) -> Tensor:
+        y = F.silu(gate.t()) * up.t()
+        for _ in range(40):  # 2^40 ways
+            y = y.sin() + y.cos()
+        return y.contiguous()
+
+    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
+        apply.apply(graph_module, ["silu_mul"])
+        return graph_module.forward
+
+    with apply.collected() as found:
+        result = torch.compile(diamonds, backend=backend)(*pair)
+    assert [each.applied for each in found] == [True]
+    torch.testing.assert_close(result, diamonds(*pair))
+
+
 @pytest.mark.parametrize("names", ["all", ["rope"]])
 def test_numbers_that_only_a_call_knows(names: Any) -> None:
     x = torch.randn(2, 3, 8)
@@ -281,6 +300,17 @@ def test_all_leaves_what_was_not_measured_and_what_inductor_fuses() -> None:
     place = explained_on_cuda(Head(lambda logits: 30 * torch.tanh(logits / 30)), 4096)
     assert not place.applied
     assert "in the same kernel, which saves more" in place.reason
+
+
+def test_parts_of_a_product_are_not_fused(pair: Any) -> None:
+    linear = torch.nn.Linear(8, 16)
+
+    def model(x: Tensor) -> Tensor:
+        gate, up = linear(x).chunk(2, -1)
+        return torch.mm(F.silu(gate) * up, torch.ones(8, 2))
+
+    (place,) = found_in(model, pair[0], names="all")
+    assert place.reason == "it was not measured for 4 x 8 values on cpu"
 
 
 # ---- declaring, and the option -------------------------------------------------------------------
