@@ -5,14 +5,15 @@ backend="opaq", which puts shipped ops where they were measured to be faster.
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .bench import measure
 from .report import report
 from .terminal import table
 
@@ -56,14 +57,17 @@ def run(device: str, size: Size = LARGE, rounds: int = ROUNDS) -> list[dict[str,
         losses = [steps[backend]().item() for _ in range(WARMUPS)]
         found = report().substitutions[before:]
         replaced[backend] = (sum(each.applied for each in found), losses[0])
-    times: dict[str, list[float]] = {backend: [] for backend in BACKENDS}
-    for number in range(rounds):
-        for backend in BACKENDS if number % 2 else BACKENDS[::-1]:
-            times[backend].append(_milliseconds(steps[backend], device))
+    synchronize = measure.synchronizer(device)
+
+    def microseconds(step: Any) -> float:
+        return measure.host_us(step, per=1, synchronize=synchronize, repeats=1, warmups=0)
+
+    turns = {name: functools.partial(microseconds, step) for name, step in steps.items()}
+    times = measure.in_turns(turns, rounds)
     return [
         {
             "backend": backend,
-            "ms_per_step": statistics.median(times[backend]),
+            "ms_per_step": statistics.median(times[backend]) / 1e3,
             "replaced": replaced[backend][0],
             "loss": replaced[backend][1],
         }
@@ -94,12 +98,3 @@ def _step(model: nn.Module, backend: str, ids: Tensor) -> Any:
         return loss.detach()
 
     return step
-
-
-def _milliseconds(step: Any, device: str) -> float:
-    synchronize = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
-    synchronize()
-    began = time.perf_counter()
-    step()
-    synchronize()
-    return (time.perf_counter() - began) * 1e3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,8 +71,7 @@ def split(
         elif key.replace("-", "_") in inductor_options:
             theirs[key] = value
         else:
-            nearest = difflib.get_close_matches(key, [*table, *inductor_options], n=1)
-            hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+            hint = _hint(key, [*table, *inductor_options])
             listed = "\n".join(
                 f"  {option.name} ({option.type.__name__}, default {option.default}): "
                 f"{option.meaning}"
@@ -84,16 +84,21 @@ def split(
     return ours, theirs
 
 
+def _hint(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f'; did you mean "{nearest[0]}"?' if nearest else ""
+
+
 def check_patterns(names: list[str]) -> None:
     """Raises DeclarationError unless the option "substitute" names patterns that are declared."""
     from .lowering.substitute.pattern import patterns
 
+    if names in (["all"], ["none"]):
+        return
     for name in names:
-        if name not in patterns and names not in (["all"], ["none"]):
-            nearest = difflib.get_close_matches(name, patterns, n=1)
-            hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
+        if name not in patterns:
             raise _runtime.DeclarationError(
-                f'option "substitute" of backend="opaq": got {name!r}{hint} '
+                f'option "substitute" of backend="opaq": got {name!r}{_hint(name, patterns)} '
                 f'Expected "all", "none" or some of {", ".join(sorted(patterns))}'
             )
 

@@ -64,12 +64,13 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if not chosen:
         known = ", ".join(case.name for case in cases(arguments.device, rows))
         raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
+    facts = _facts() if arguments.update else {}
     for case in chosen:
         with torch.no_grad():
             records, turns = _of_case(case, names, arguments, progress)
         progress.record(*records)
         if arguments.update:
-            _update(case, _gain(turns))
+            _update(case, _gain(turns), facts)
     return {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
 
 
@@ -126,16 +127,22 @@ def _gain(turns: Turns) -> float:
     )
 
 
-def _update(case: Case, gain: float) -> None:
+def _facts() -> dict[str, Any]:
+    """Of the measurements: what is written with them."""
+    known = machine.facts()
+    facts = {"command": "opaq bench kernels --update", "date": datetime.date.today().isoformat()}
+    return facts | {name: known[name] for name in ("device", "driver", "cuda", "torch")}
+
+
+def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
     """Writes a measurement beside the pattern."""
     load_patterns()
     file = patterns[case.pattern].measurements
     assert file is not None, case.pattern
     major, minor = torch.cuda.get_device_capability()
-    arch, known = f"sm_{major}{minor}", machine.facts()
-    point = measured.Point(arch, "bfloat16", case.training, *case.sizes, round(gain, 3))
-    facts = {"command": "opaq bench kernels --update", "date": datetime.date.today().isoformat()}
-    facts |= {name: known[name] for name in ("device", "driver", "cuda", "torch")}
+    point = measured.Point(
+        f"sm_{major}{minor}", "bfloat16", case.training, *case.sizes, round(gain, 3)
+    )
     measured.write(file, [point], facts)
 
 
