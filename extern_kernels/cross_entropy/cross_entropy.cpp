@@ -1,20 +1,13 @@
 // Cross-entropy on the CPU, for float and double; sums in double. The formulas and rules are those
 // of cross_entropy.cu.
-#include <cmath>
-#include <cstdint>
-#include <limits>
+#include "softmax.h"
 
 template <typename T>
 void cross_entropy(T* loss, T* lse, const T* logits, const int64_t* targets, int64_t rows,
                    int64_t classes, int64_t row_stride, int64_t target_stride,
                    int64_t ignore_index) {
   for (int64_t row = 0; row < rows; ++row, logits += row_stride) {
-    T max = -std::numeric_limits<T>::infinity();
-    for (int64_t c = 0; c < classes; ++c) max = logits[c] > max ? logits[c] : max;
-    const T base = std::isinf(max) && max < 0 ? 0 : max;
-    double sum = 0;
-    for (int64_t c = 0; c < classes; ++c) sum += std::exp(logits[c] - base);
-    const double log_sum = base + std::log(sum);
+    const double log_sum = Softmax<T>(logits, classes).log_sum();
     const int64_t target = targets[row * target_stride];
     lse[row] = T(log_sum);
     if (target == ignore_index)

@@ -1,8 +1,6 @@
 // Cross-entropy and its gradient on the CPU, for float and double; sums in double. The formulas and
 // rules are those of with_gradient.cu; grad may be the memory of the logits.
-#include <cmath>
-#include <cstdint>
-#include <limits>
+#include "softmax.h"
 
 template <typename T>
 void cross_entropy_with_gradient(T* loss, T* lse, T* grad, const T* logits, const int64_t* targets,
@@ -10,19 +8,16 @@ void cross_entropy_with_gradient(T* loss, T* lse, T* grad, const T* logits, cons
                                  int64_t target_stride, int64_t ignore_index) {
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad += classes) {
-    T max = -std::numeric_limits<T>::infinity();
-    for (int64_t c = 0; c < classes; ++c) max = logits[c] > max ? logits[c] : max;
-    const T base = std::isinf(max) && max < 0 ? 0 : max;
-    double sum = 0;
-    for (int64_t c = 0; c < classes; ++c) sum += std::exp(logits[c] - base);
-    const double log_sum = base + std::log(sum);
+    const Softmax<T> softmax(logits, classes);
+    const double log_sum = softmax.log_sum();
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
     lse[row] = T(log_sum);
     loss[row] = ignored ? 0 : valid ? T(log_sum - logits[target]) : nan;
-    const double factor = !ignored && !valid ? double(nan) : *scale / sum;
+    const double factor = !ignored && !valid ? double(nan) : *scale / softmax.sum;
     for (int64_t c = 0; c < classes; ++c)
-      grad[c] = ignored ? 0 : T(std::exp(logits[c] - base) * factor - (c == target ? *scale : 0));
+      grad[c] =
+          ignored ? 0 : T(std::exp(logits[c] - softmax.base) * factor - (c == target ? *scale : 0));
   }
 }
 

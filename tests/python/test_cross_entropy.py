@@ -73,15 +73,22 @@ def test_strided_inputs(dtype, device):
     check(logits[:1].expand(12, 96), target)
 
 
+def rows_at_any_element(rows, classes, dtype, device):
+    """Logits that begin at each element of a pack, one row right after the other and with an
+    element between them; and targets."""
+    flat, _ = make((1, rows * (classes + 1) + 8), dtype, device)
+    _, target = make((rows, classes), dtype, device)
+    for offset in range(9):
+        begin = flat[0, offset:]
+        yield begin[: rows * classes].view(rows, classes), target
+        yield begin.as_strided((rows, classes), (classes + 1, 1)), target
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("classes", [1, 2, 7, 8, 9, 31, 257, 4099])
 def test_rows_begin_at_any_element(classes, dtype, device):
-    flat, _ = make((1, 3 * classes + 16), dtype, device)
-    _, target = make((3, classes), dtype, device)
-    for offset in range(9):
-        rows = flat[0, offset:]
-        check(rows[: 3 * classes].view(3, classes), target)
-        check(rows.as_strided((3, classes), (classes + 1, 1)), target)
+    for logits, target in rows_at_any_element(3, classes, dtype, device):
+        check(logits, target)
 
 
 @pytest.mark.parametrize("ignore_index", [-100, 0, 3, -1])
