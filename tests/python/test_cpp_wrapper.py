@@ -11,10 +11,13 @@ import re
 import subprocess
 import sys
 import sysconfig
+from unittest import mock
 
 import pytest
 import torch
 from fake_cuda import cpp_part, wrapper_source
+from torch._inductor import config as inductor_config
+from torch._inductor.graph import GraphLowering
 from torch._inductor.utils import run_and_get_code
 from torch.utils import cpp_extension
 
@@ -524,3 +527,24 @@ def test_options_are_checked() -> None:
         Exception, match=r'option "archs" of backend="opaq": got \'sm_90a\'; expected a list of str'
     ):
         torch.compile(lambda x: x + 1, backend="opaq", options={"archs": "sm_90a"})(torch.ones(1))
+
+
+def test_the_configuration_of_a_backward_graph(unique: str) -> None:
+    """A backward graph is compiled later than its forward graph, as a C++ wrapper all the same."""
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    op.reference(lambda x: x.sin())
+    op.backward(lambda ctx, grad: op(grad))
+    seen = []
+    original = GraphLowering.codegen_with_cpp_wrapper
+
+    def codegen(self):
+        seen.append((inductor_config.triton.store_cubin, inductor_config.cpp_wrapper))
+        return original(self)
+
+    x = torch.randn(8, requires_grad=True)
+    with mock.patch.object(GraphLowering, "codegen_with_cpp_wrapper", codegen):
+        result = torch.compile(lambda x: op(x), options={"cpp_wrapper": True})(x)
+        assert seen == [(True, True)]
+        result.sum().backward()
+    assert seen == [(True, True)] * 2
+    torch.testing.assert_close(x.grad, torch.ones(8).sin())

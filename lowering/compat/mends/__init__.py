@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from . import (
     argument_names,
+    backward_wrappers,
     cache_files,
     cpp_arrays,
     dependencies,
@@ -120,6 +121,12 @@ MENDS = (
     Mend(
         "A C++ wrapper can use an array of sizes or strides before the line that declares it.",
         cpp_arrays.keep_arrays_apart,
+        fixed_in=(2, 15),
+    ),
+    Mend(
+        "A backward graph with a C++ wrapper is compiled without their configuration: on a GPU its "
+        "nodes are printed into a Python wrapper first.",
+        backward_wrappers.configure_cpp_wrappers,
         fixed_in=(2, 15),
     ),
 )
