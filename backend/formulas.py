@@ -143,6 +143,8 @@ class BackwardOp:
                 self._sources.append(("grad", grads[name]))
             elif name in needs and arg["torch_type"] == "bool":
                 self._sources.append(("needs", needs[name]))
+            elif name == lowering.accumulating.get(self.name):
+                self._sources.append(("nothing", name))  # a compiled graph may give it one
             else:
                 accepted = [*grads, *own, *(f"bool {name}" for name in needs)]
                 raise _runtime.DeclarationError(
@@ -200,8 +202,8 @@ class BackwardOp:
         self, grads: Mapping[str, Any], saved: Mapping[str, Any], needs: Mapping[str, bool]
     ) -> dict[str, Any]:
         """The gradients by argument."""
-        values = {"grad": grads, "saved": saved, "number": saved, "needs": needs}
-        given = [values[kind][name] for kind, name in self._sources]
+        values = {"grad": grads, "saved": saved, "number": saved, "needs": needs, "nothing": {}}
+        given = [values[kind].get(name) for kind, name in self._sources]
         split = len(given) - len(self._keywords)
         results = self._op(*given[:split], **dict(zip(self._keywords, given[split:])))
         return dict(zip(self.gives, results if isinstance(results, (tuple, list)) else (results,)))

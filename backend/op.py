@@ -34,6 +34,7 @@ def op(
     effects: str | None = None,
     tags: torch.Tag | Sequence[torch.Tag] = (),
     sharding: Sharding = None,
+    accumulates: str | None = None,
     replace: bool = False,
 ) -> Op:
     """Declares an opaque operator.
@@ -65,6 +66,11 @@ def op(
         integer arguments must not be those of a split dimension. Without it, the reference tells:
         what provably needs only the parts of its arguments is computed on them, anything else on
         whole tensors; without a reference, a call on DTensors is an error.
+    accumulates: the name of an argument, `Tensor? added=None`, that the op adds to its first result
+        where it is given: a row-major tensor of the result's shape and dtype. Where a compiled
+        graph adds a tensor to that result, and uses it for nothing else, the op gets the tensor,
+        and the sum needs no kernel of its own. Gradients are often added so. The sum is rounded
+        once. Not for an op that writes to arguments, or with effects.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.
@@ -94,18 +100,21 @@ def op(
                 "sharding",
                 f"; {sharding_.ON_LOCAL_TENSORS}",
             )
+        if accumulates is not None:
+            _check_accumulates(_runtime.describe(name), accumulates, effects)
         if known is None:
             known = Op(name)
-            known._set_rules(effects, given, sharding)
+            known._set_rules(effects, given, sharding, accumulates)
             _ops[name] = known
         elif replace:
             known._redeclared()
-            known._set_rules(effects, given, sharding)
+            known._set_rules(effects, given, sharding, accumulates)
         else:
             for what, had, got in (
                 ("effects", known.effects, effects),
                 ("tags", known._tags, given),
                 ("sharding", known.sharding, sharding),
+                ("accumulates", known.accumulates, accumulates),
             ):
                 # a function is another one each time that a cell of a notebook runs
                 if had != got and not (callable(had) and callable(got)):
@@ -143,6 +152,29 @@ def _refuse_of_counts(name: str, tags: tuple[torch.Tag, ...], sharding: Sharding
                 f"`{counts.names(info)[0]}`: which elements its results have is known only when "
                 "it has run; leave it out"
             )
+
+
+def _check_accumulates(info: _runtime.OpInfo, argument: object, effects: str | None) -> None:
+    name = info["name"]
+    _refuse_of_writes(info, "accumulates", "; leave it out")
+    optional = [
+        arg["name"] for arg in info["args"] if arg["torch_type"] == "Tensor" and arg["optional"]
+    ]
+    if argument not in optional:
+        raise _runtime.DeclarationError(
+            f"{name}: got accumulates={argument!r}; expected the name of an argument that is a "
+            f"tensor or None, such as `Tensor? added=None`"
+        )
+    if effects:
+        raise _runtime.DeclarationError(
+            f"{name}: accumulates is not for an op with effects={effects!r}, whose calls stay "
+            "where they are; leave one of them out"
+        )
+    if not info["outputs"] or info["outputs"][0]["strides"] or counts.are_read(info):
+        raise _runtime.DeclarationError(
+            f"{name}: accumulates={argument!r} is for a row-major first result whose shape follows "
+            "from the arguments; leave it out"
+        )
 
 
 def refuse_effects_of_writes(info: _runtime.OpInfo) -> None:
@@ -183,6 +215,7 @@ class Op(CallableBase, Registrations):
         self.effects: str | None = None
         self._tags: tuple[torch.Tag, ...] = ()
         self.sharding: Sharding = None
+        self.accumulates: str | None = None
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name].fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             pytorch.count_mutations(
@@ -210,7 +243,11 @@ class Op(CallableBase, Registrations):
         self._describe()
 
     def _set_rules(
-        self, effects: str | None, tags: tuple[torch.Tag, ...], sharding: Sharding
+        self,
+        effects: str | None,
+        tags: tuple[torch.Tag, ...],
+        sharding: Sharding,
+        accumulates: str | None,
     ) -> None:
         if (effects == "ordered") != (self.effects == "ordered"):
             pytorch.set_ordered(self.overload, effects == "ordered")
@@ -220,7 +257,13 @@ class Op(CallableBase, Registrations):
         pytorch.set_tags(self.overload, (*tags, *implied))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
+        if accumulates:
+            _runtime.extend_hash(self.name, "accumulates", accumulates)
+            lowering.accumulating[self.name] = accumulates
+        else:
+            lowering.accumulating.pop(self.name, None)
         self.effects, self._tags, self.sharding = effects, tags, sharding
+        self.accumulates = accumulates
         pytorch.forget_shardings()
 
     def reference(self, function: _Function) -> _Function:
@@ -360,7 +403,7 @@ class Op(CallableBase, Registrations):
         if effects:
             refuse_effects_of_writes(self.info)
         if self.effects != "random":
-            self._set_rules(effects, self._tags, self.sharding)
+            self._set_rules(effects, self._tags, self.sharding, self.accumulates)
         elif effects:
             raise _runtime.DeclarationError(
                 f'{self.name}: .register_effect(...): the op is declared with effects="random"; '
@@ -487,7 +530,7 @@ def op_of_library(name: str, effects: str | None, tags: tuple[torch.Tag, ...]) -
         if effects == "ordered":
             refuse_effects_of_writes(_runtime.describe(name))
         made = Op(name, by_library=True)
-        made._set_rules(effects, tags, None)
+        made._set_rules(effects, tags, None, None)
         return _ops.setdefault(name, made)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "NodeRecord",
     "PythonFunction",
     "Substitution",
+    "accumulating",
     "activate",
     "activate_when_compiling",
     "compat",
@@ -57,6 +58,9 @@ formulas: dict[str, Callable[[], Any]] = {}
 # For each op, a function that returns the function which makes its results on fake tensors, with
 # the bounds in place of sizes that only a launch knows.
 largest_results: dict[str, Callable[[], Callable[..., Any]]] = {}
+
+# For each op that can add a tensor to its first result, the argument which that is.
+accumulating: dict[str, str] = {}
 
 # Ops in order of declaration, each with the dispatcher's kernels that its declaration registered;
 # any other kernels come from somebody else.
@@ -105,7 +109,7 @@ def activate() -> None:
     global _active
     if _active:
         return
-    from . import cache_key, copies, lower, record
+    from . import accumulate, cache_key, copies, lower, record
     from .compat.inductor import inductor
     from .contract import traced
 
@@ -114,6 +118,7 @@ def activate() -> None:
     cache_key.install(registered)
     copies.install(registered)
     inductor.before_writes(lambda graph: lower.install_for(graph, registered))
+    accumulate.install(accumulating)
     inductor.after_compile(record.trace_new)
     traced.install(registered)  # the hook that is installed last sees a graph first
     _active = True

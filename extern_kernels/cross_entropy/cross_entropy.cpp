@@ -21,16 +21,20 @@ void cross_entropy(T* loss, T* lse, const T* logits, const int64_t* targets, int
 
 template <typename T>
 void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse, const T* logits,
-                            const int64_t* targets, const T* lse, int64_t rows, int64_t classes,
-                            int64_t row_stride, int64_t target_stride, int64_t grad_loss_stride,
-                            int64_t grad_lse_stride, int64_t ignore_index) {
+                            const T* added, const int64_t* targets, const T* lse, int64_t rows,
+                            int64_t classes, int64_t row_stride, int64_t target_stride,
+                            int64_t grad_loss_stride, int64_t grad_lse_stride,
+                            int64_t ignore_index) {
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += classes) {
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
     T at_target = ignored ? 0 : grad_loss[row * grad_loss_stride];
     if (!ignored && !valid) at_target = std::numeric_limits<T>::quiet_NaN();
     const T factor = at_target + grad_lse[row * grad_lse_stride];
-    for (int64_t c = 0; c < classes; ++c) grad_logits[c] = std::exp(logits[c] - lse[row]) * factor;
-    if (valid && !ignored) grad_logits[target] -= at_target;
+    for (int64_t c = 0; c < classes; ++c) {
+      T grad = std::exp(logits[c] - lse[row]) * factor;
+      if (c == target && !ignored) grad -= at_target;
+      grad_logits[c] = added ? grad + added[row * classes + c] : grad;
+    }
   }
 }

@@ -3,7 +3,7 @@
 //   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target ==
 //   ignore_index
 //   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the
-//   target), with grad_loss = 0 where ignored
+//   target) + added, with grad_loss = 0 where ignored
 // A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
 // the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
 // gives NaN in loss and gradient, never a read outside the row.
@@ -37,21 +37,33 @@ __global__ void __launch_bounds__(THREADS)
 
 namespace {
 
-// The gradient of a row, by packs of N. grad and logits may be the same memory: an element is read
-// and written by one thread, and the packs of a group are read before the first is written.
-template <int N, int THREADS, typename T>
-__device__ void row_backward(T* grad, const T* logits, int classes, const Gradient& gradient) {
+// The gradient of a row, by packs of N, and `added` if ADD. `grad` may be the memory of `logits` or
+// `added`: an element is read and written by one thread, and the packs of a group are read before
+// the first is written.
+template <bool ADD, int N, int THREADS, typename T>
+__device__ void row_backward(T* grad, const T* logits, const T* added, int classes,
+                             const Gradient& gradient) {
   const Run<T, N> run(logits, classes);
-  const auto single = [&](int c) { grad[c] = gradient.of(logits[c], c); };
+  const auto of = [&](const auto& pack, const auto& summand, int c) {
+    if constexpr (ADD)
+      return gradient.plus(summand, pack, c);
+    else
+      return gradient.of(pack, c);
+  };
+  const auto single = [&](int c) {
+    const Pack<T, 1> summand{{ADD ? added[c] : T()}};
+    grad[c] = of(Pack<T, 1>{{logits[c]}}, summand, c).at[0];
+  };
   for (int p = threadIdx.x; p < run.packs; p += kAhead * THREADS) {
-    Pack<T, N> packs[kAhead];
+    Pack<T, N> packs[kAhead], summands[kAhead];
     load_packs<THREADS>(packs, logits + run.head, p, run.packs);
+    if constexpr (ADD) load_packs<THREADS>(summands, added + run.head, p, run.packs);
     T* const to = grad + run.head + (long long)p * N;
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * THREADS < run.packs - p)
         opaq::store_at_once<N>(to + i * THREADS * N,
-                               gradient.of(packs[i], run.head + (p + i * THREADS) * N));
+                               of(packs[i], summands[i], run.head + (p + i * THREADS) * N));
     }
   }
   if (threadIdx.x < run.head) single(threadIdx.x);
@@ -60,23 +72,24 @@ __device__ void row_backward(T* grad, const T* logits, int classes, const Gradie
 
 }  // namespace
 
-template <typename T, int THREADS>
+template <typename T, int THREADS, bool ADD>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
-                           const T* logits, const long long* targets, const float* lse, int classes,
-                           long long row_stride, long long target_stride,
-                           long long grad_loss_stride, long long grad_lse_stride,
-                           long long ignore_index) {
+                           const T* logits, const T* added, const long long* targets,
+                           const float* lse, int classes, long long row_stride,
+                           long long target_stride, long long grad_loss_stride,
+                           long long grad_lse_stride, long long ignore_index) {
   const long long row = blockIdx.x;
   const Target target(targets[row * target_stride], classes, ignore_index);
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
   if (target.outside) on_loss = not_a_number();
   const float factor = on_loss + grad_lse[row * grad_lse_stride];
-  const Gradient gradient{lse[row] * kLog2E, factor, on_loss, target.at, false};
+  const Gradient gradient{lse[row] * kLog2E, factor, on_loss, target.at};
   logits += row * row_stride;
   grad_logits += row * classes;
-  if (opaq::alike(logits, grad_logits))
-    row_backward<16 / sizeof(T), THREADS>(grad_logits, logits, classes, gradient);
+  if (ADD) added += row * classes;
+  if (opaq::alike(logits, grad_logits) && (!ADD || opaq::alike(logits, added)))
+    row_backward<ADD, 16 / sizeof(T), THREADS>(grad_logits, logits, added, classes, gradient);
   else
-    row_backward<1, THREADS>(grad_logits, logits, classes, gradient);
+    row_backward<ADD, 1, THREADS>(grad_logits, logits, added, classes, gradient);
 }

@@ -4,7 +4,7 @@ cross_entropy(logits, target, ignore_index=-100) -> (loss, lse). logits: [N, V],
 stride along V; target: [N], int64. loss: [N], 0 where target == ignore_index, NaN where a target
 lies outside [0, V); lse: [N], log(sum(exp(logits))). Both float32 (float64 for float64 logits) and
 both differentiable (lse for a z-loss). The gradient reads the logits once more and keeps no [N, V]
-tensor beside them.
+tensor beside them; in a compiled graph it adds another gradient of the logits, where there is one.
 """
 
 import torch
@@ -23,9 +23,10 @@ cross_entropy = opaq.op(
 )
 cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
-    "Tensor target, Tensor lse, int ignore_index) "
+    "Tensor target, Tensor lse, int ignore_index, Tensor? added=None) "
     "-> (Tensor grad_logits)",
     outputs=opaq.like("logits", may_overwrite=True),
+    accumulates="added",
 )
 
 
@@ -51,10 +52,14 @@ def _requires_backward(float_type: str) -> list[str]:
 _THREADS = "max(32, min(512, next_power_of_2(ceil_div(logits.size(1) * logits.itemsize, 4 * 16))))"
 
 
-def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> None:
+def _declare_cuda(
+    op: opaq.Op, kernel: str, args: str, requires: list[str], *more: str, name: str = "cuda"
+) -> None:
+    """more: template arguments after the number of threads."""
     op.cuda(
+        name=name,
         source=opaq.file("cross_entropy.cu"),
-        entry=f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}>",
+        entry=f"{kernel}<{', '.join(['{logits.dtype}', f'{{{_THREADS}}}', *more])}>",
         grid="logits.size(0)",
         block=_THREADS,
         args=args,
@@ -64,6 +69,7 @@ def _declare_cuda(op: opaq.Op, kernel: str, args: str, requires: list[str]) -> N
 
 CUDA_DTYPES = ("float32", "float16", "bfloat16")
 _ROWS = "logits.stride(0), target.stride(0)"
+_ADDED = "added.dtype == logits.dtype and added.shape == logits.shape"
 _FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index"
 _BACKWARD_ARGS = f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index"
 
@@ -73,12 +79,18 @@ _declare_cuda(
     f"loss, lse, logits, target, {_FORWARD_ARGS}",
     requires(*CUDA_DTYPES),
 )
-_declare_cuda(
-    cross_entropy_backward,
-    "cross_entropy_backward",
-    f"grad_logits, grad_loss, grad_lse, logits, target, lse, {_BACKWARD_ARGS}",
-    [*requires(*CUDA_DTYPES), *_requires_backward("float32")],
-)
+for _name, _adds, _condition in [
+    ("cuda", "false", "not defined(added)"),
+    ("cuda:added", "true", f"defined(added) and {_ADDED}"),
+]:
+    _declare_cuda(
+        cross_entropy_backward,
+        "cross_entropy_backward",
+        f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, {_BACKWARD_ARGS}",
+        [*requires(*CUDA_DTYPES), *_requires_backward("float32"), _condition],
+        _adds,
+        name=_name,
+    )
 cross_entropy.cpu(
     source=opaq.file("cross_entropy.cpp"),
     entry="cross_entropy<{logits.dtype}>",
@@ -88,8 +100,13 @@ cross_entropy.cpu(
 cross_entropy_backward.cpu(
     source=opaq.file("cross_entropy.cpp"),
     entry="cross_entropy_backward<{logits.dtype}>",
-    args=f"grad_logits, grad_loss, grad_lse, logits, target, lse, logits.size(0), {_BACKWARD_ARGS}",
-    requires=[*requires("float32", "float64"), *_requires_backward("logits.dtype")],
+    args=f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, logits.size(0), "
+    f"{_BACKWARD_ARGS}",
+    requires=[
+        *requires("float32", "float64"),
+        *_requires_backward("logits.dtype"),
+        f"not defined(added) or {_ADDED}",
+    ],
 )
 
 
@@ -129,13 +146,13 @@ def cross_entropy_backward_reference(
     target: torch.Tensor,
     lse: torch.Tensor,
     ignore_index: int,
+    added: torch.Tensor | None = None,
 ) -> torch.Tensor:
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     at_target = torch.where(outside, torch.nan, torch.where(counts, grad_loss, 0))
     grad = (logits.to(lse.dtype) - lse.unsqueeze(1)).exp() * (at_target + grad_lse).unsqueeze(1)
-    return grad.scatter_add(
-        1, index.unsqueeze(1), torch.where(counts, -at_target, 0).unsqueeze(1)
-    ).to(logits.dtype)
+    grad = grad.scatter_add(1, index.unsqueeze(1), torch.where(counts, -at_target, 0).unsqueeze(1))
+    return (grad if added is None else grad + added).to(logits.dtype)
 
 
 cross_entropy.backward("opaq_kernels::cross_entropy_backward")

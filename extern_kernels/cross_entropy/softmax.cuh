@@ -134,13 +134,34 @@ __device__ void store_loss(float* loss, float* lse, const Softmax& softmax, cons
 struct Gradient {
   float base, factor, on_target;
   int target;
-  bool none;  // the gradient is 0, whatever the logits
+  bool none = false;  // the gradient is 0, whatever the logits
 
   // Of elements c, c + 1, ...
   template <typename T, int N>
   __device__ Pack<T, N> of(const Pack<T, N>& logits, int c) const {
     if (none) return filled<N>(from_float<T>(0));
     float grad[N];
+    compute(grad, logits, c);
+    return opaq::pack_from_float<T>(grad);
+  }
+  template <typename T>
+  __device__ T of(T logit, int c) const {
+    return of(Pack<T, 1>{{logit}}, c).at[0];
+  }
+
+  // The same, and `added`.
+  template <typename T, int N>
+  __device__ Pack<T, N> plus(const Pack<T, N>& added, const Pack<T, N>& logits, int c) const {
+    float grad[N];
+    compute(grad, logits, c);
+#pragma unroll
+    for (int j = 0; j < N; ++j) grad[j] += to_float(added.at[j]);
+    return opaq::pack_from_float<T>(grad);
+  }
+
+ private:
+  template <typename T, int N>
+  __device__ void compute(float (&grad)[N], const Pack<T, N>& logits, int c) const {
 #pragma unroll
     for (int j = 0; j < N; ++j)
       grad[j] = exp2_approx(fmaf(to_float(logits.at[j]), kLog2E, -base)) * factor;
@@ -149,11 +170,6 @@ struct Gradient {
 #pragma unroll
       for (int j = 0; j < N; ++j) grad[j] -= in_pack == j ? on_target : 0;
     }
-    return opaq::pack_from_float<T>(grad);
-  }
-  template <typename T>
-  __device__ T of(T logit, int c) const {
-    return of(Pack<T, 1>{{logit}}, c).at[0];
   }
 };
 

@@ -169,6 +169,24 @@ def test_the_references_mean_the_same(device):
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [1, 7, 8, 257, 4099])
+def test_another_gradient_is_added(classes, dtype, device):
+    """Rounded once; rows of each tensor may begin at any element."""
+    flat = torch.randn(3 * classes + 8, device=device).to(dtype)
+    for logits, target in rows_at_any_element(3, classes, dtype, device):
+        loss, lse = cross_entropy(logits, target)
+        grads = torch.randn_like(loss), torch.randn_like(lse)
+        for offset in (0, 1, 8):
+            added = flat[offset : offset + 3 * classes].view(3, classes)
+            got = cross_entropy_backward(*grads, logits, target, lse, -100, added)
+            wide = [each.double() for each in (*grads, logits)]
+            expected = cross_entropy_backward_reference(
+                *wide, target, lse.double(), -100, added.double()
+            )
+            close(got, expected)
+
+
 def test_logits_of_three_dimensions_are_refused(device, capfd):
     logits, target = make((12, 40), torch.float32, device)
     message = (
@@ -213,4 +231,6 @@ def test_cuda_sources_compile(arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         logits = cuda((64, 4096), dtype)
         compiles(cross_entropy, (logits, target, -100), arch, "cuda")
-        compiles(cross_entropy_backward, (rows, rows, logits, target, rows, -100), arch, "cuda")
+        backward = rows, rows, logits, target, rows, -100
+        compiles(cross_entropy_backward, (*backward, None), arch, "cuda")
+        compiles(cross_entropy_backward, (*backward, logits), arch, "cuda:added")

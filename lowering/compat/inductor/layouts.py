@@ -63,6 +63,12 @@ class Layouts(Views):
         """Whether two fake tensors are known to have the same strides; adds no guard."""
         return statically_known_true(sym_eq(fake.stride(), other.stride()))
 
+    def has_shape_of(self, fake: torch.Tensor, other: torch.Tensor) -> bool:
+        """Whether two fake tensors are known to have the same shape; adds no guard."""
+        return fake.dim() == other.dim() and statically_known_true(
+            sym_eq(tuple(fake.shape), tuple(other.shape))
+        )
+
     def has_row_major(self, fake: torch.Tensor) -> bool:
         """Whether a fake tensor is known to be row-major; adds no guard."""
         expected: Any = 1

@@ -27,6 +27,11 @@ class Views:
             return isinstance(node.args[0], torch.fx.Node) and self.is_view(node.args[0])
         return node.op == "call_function" and bool(_is_view_op(node.target))
 
+    def is_reshape(self, node: Any) -> bool:
+        """Whether a graph's node has the elements of its first argument in the same order."""
+        aten = torch.ops.aten
+        return node.target in (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
+
     def viewed(self, node: Any) -> Any:
         """The node that a graph's node is a view of, through all views; itself if it is no view."""
         while self.is_view(node):

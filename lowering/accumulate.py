@@ -1,0 +1,123 @@
+"""Gives a tensor that is added to the result of an op to the op, if the op can add it.
+
+A gradient is often added to another one, because a value is used in several places. An op that is
+declared with opaq.op(..., accumulates="added") adds the argument `added` to its first result while
+it computes that, so the sum needs no kernel of its own:
+
+    add(other, view(op(x)))    becomes    view(op(x, added=view(other)))
+
+This happens in graphs as Inductor lowers them, forward and backward. The sum is rounded once.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+
+from opaq import _runtime
+
+from . import options
+from .compat import pytorch
+from .compat.inductor import inductor
+
+_aten = torch.ops.aten
+
+
+def install(accumulating: Mapping[str, str]) -> None:
+    """accumulating: the argument that an op adds to its first result, by the name of the op."""
+    inductor.before_writes(lambda graph: pass_on(graph, accumulating))
+
+
+def pass_on(graph: torch.fx.Graph, accumulating: Mapping[str, str]) -> None:
+    if options.current().check:  # it compares calls with those of the traced graph
+        return
+    for node in list(graph.nodes):
+        if node.op == "call_function" and pytorch.is_overload(node.target):
+            argument = accumulating.get(pytorch.op_name(node.target) or "")
+            if argument:
+                _pass_to(graph, node, argument)
+
+
+def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, argument: str) -> None:
+    position = pytorch.argument_names(call.target).index(argument)
+    result = _first_result(call)
+    if result is None or _is_given(call, position, argument):
+        return
+    reshapes: list[torch.fx.Node] = []
+    value, user = result, _only_user(result)
+    while user is not None and inductor.is_reshape(user):
+        reshapes.append(user)
+        value, user = user, _only_user(user)
+    other = user and _added_to(user, value)
+    if user is None or other is None or not _fits(other, value, result):
+        return
+    later = not other < call
+    if later and result is not call:
+        return  # the other results may be used before `other` is computed
+    added = other
+    if reshapes:
+        with graph.inserting_before(user if later else call):
+            try:
+                sizes = [inductor.computed(graph, size) for size in result.meta["val"].shape]
+            except _runtime.LaunchError:  # a size that is known only when a kernel has run
+                return
+            added = inductor.insert_call(graph, _aten.reshape.default, other, sizes)
+    if later:
+        for moved in (call, *reshapes):
+            user.prepend(moved)
+    call.args, call.kwargs = _with(call.args, call.kwargs, position, argument, added)
+    if "eager_input_vals" in call.meta:
+        call.meta["eager_input_vals"] = _with(
+            *call.meta["eager_input_vals"], position, argument, added.meta["val"]
+        )
+    user.replace_all_uses_with(value)
+    graph.erase_node(user)
+
+
+def _first_result(call: torch.fx.Node) -> torch.fx.Node | None:
+    if isinstance(call.meta.get("val"), torch.Tensor):
+        return call
+    first = [user for user in call.users if user.target is operator.getitem and user.args[1] == 0]
+    return first[0] if len(first) == 1 else None
+
+
+def _only_user(node: torch.fx.Node) -> torch.fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _added_to(add: torch.fx.Node, value: torch.fx.Node) -> torch.fx.Node | None:
+    """What a node adds to `value`; None if it does something else."""
+    if add.target is not _aten.add.Tensor or add.kwargs.get("alpha", 1) != 1:
+        return None
+    others = [arg for arg in add.args if arg is not value]
+    return others[0] if len(others) == 1 and isinstance(others[0], torch.fx.Node) else None
+
+
+def _fits(other: torch.fx.Node, value: torch.fx.Node, result: torch.fx.Node) -> bool:
+    """Whether the sum has the layout and dtype of `value`, which is a view of a result, and the op
+    can read `other` as it reads that result."""
+    added, summand, whole = (node.meta.get("val") for node in (other, value, result))
+    return (
+        isinstance(added, torch.Tensor)
+        and added.dtype == summand.dtype
+        and added.device == summand.device
+        and inductor.has_shape_of(added, summand)
+        and all(inductor.has_row_major(each) for each in (added, summand, whole))
+    )
+
+
+def _is_given(call: torch.fx.Node, position: int, argument: str) -> bool:
+    given = call.args[position] if len(call.args) > position else call.kwargs.get(argument)
+    return given is not None
+
+
+def _with(
+    args: Sequence[Any], kwargs: Mapping[str, Any], position: int, argument: str, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if len(args) > position:
+        return (*args[:position], value, *args[position + 1 :]), dict(kwargs)
+    return tuple(args), {**kwargs, argument: value}
