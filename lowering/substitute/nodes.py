@@ -20,10 +20,14 @@ class Nodes:
         self._writes: dict[Node, int] = {}  # the number of nodes before it that may write
         self._operations: dict[Node, Operation | None] = {}
         self._named: dict[str, list[Node]] = {}
-        writes = 0
+        self._transformed: set[Node] = set()
+        writes = levels = 0
         for number, node in enumerate(graph.nodes):
             self._place[node], self._writes[node] = number, writes
             writes += operations.may_write(node)
+            levels += operations.transforms_entered(node)
+            if levels:
+                self._transformed.add(node)
             if (found := self.operation(node)) is not None:
                 self._named.setdefault(found.name, []).append(node)
 
@@ -60,6 +64,10 @@ class Nodes:
     def same_memory(self, one: Node, other: Node) -> bool:
         """Whether nothing is written between the two."""
         return self._writes[one] == self._writes[other]
+
+    def is_transformed(self, node: Node) -> bool:
+        """Whether it is computed inside torch.func.grad, jvp, vmap, ..."""
+        return node in self._transformed
 
     def before_exact_casts(self, node: Node, at: Node) -> tuple[Node, set[Node]]:
         """(what a node has the values of, the casts in between that lose nothing). Nothing is

@@ -139,6 +139,12 @@ def may_write(node: Node) -> bool:
     return bool(_argument(node, "inplace"))
 
 
+def transforms_entered(node: Node) -> int:
+    """1 where a transform of torch.func (grad, jvp, ...) begins, -1 where one ends, else 0."""
+    name = pytorch.function_name(node.target) if node.op == "call_function" else ""
+    return name.endswith("increment_nesting") - name.endswith("decrement_nesting")
+
+
 def _argument(node: Node, name: str) -> Any:
     """Of a call of a Python function, by name; None where it has no such parameter."""
     if name in node.kwargs:

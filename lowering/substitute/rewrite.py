@@ -25,6 +25,11 @@ def anchor(found: Match, nodes: Nodes) -> Node:
     last argument. Raises Refused.
     """
     at = nodes.first(found.roots)
+    if nodes.is_transformed(at):
+        raise Refused(
+            "it is inside a transform of torch.func (grad, jvp, vmap), which may need derivatives "
+            "that the op does not have"
+        )
     arguments = [node for node in found.arguments.values() if isinstance(node, Node)]
     if arguments and not nodes.comes_before(last := nodes.last(arguments), at):
         at = last.next

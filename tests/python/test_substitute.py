@@ -230,6 +230,27 @@ def test_modes_between_its_parts() -> None:
     assert not place.applied
 
 
+@pytest.mark.parametrize(
+    "transformed",
+    [
+        lambda f, x, v: torch.func.jvp(f, (x,), (v,))[1],
+        lambda f, x, v: torch.func.grad(lambda x: torch.func.grad(f)(x).mul(v).sum())(x),
+        lambda f, x, v: torch.func.vmap(torch.func.grad(f))(torch.stack([x, v])),
+    ],
+    ids=["jvp", "grad of grad", "vmap of grad"],
+)
+def test_places_inside_transforms_are_left(transformed: Any) -> None:
+    """Forward mode and second derivatives, which PyTorch has and our op has not."""
+    x, v, target = torch.randn(8, 16), torch.randn(8, 16), torch.randint(0, 16, (8,))
+
+    def loss(x: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(x * 2, target)
+
+    options = {"substitute": ["cross_entropy"]}
+    compiled = torch.compile(lambda x, v: transformed(loss, x, v), backend="opaq", options=options)
+    torch.testing.assert_close(compiled(x, v), transformed(loss, x, v))
+
+
 def test_checkpointed_layers_are_searched_too(pair: Any) -> None:
     def layer(gate: Tensor, up: Tensor) -> Tensor:
         return F.silu(gate) * up
