@@ -14,8 +14,6 @@ from .explain import Explanation
 from .explain import run as explained
 from .user_file import WrongTarget
 
-_WHAT = "that returns (model, args) or (model, args, kwargs)"
-
 
 def run(target: str, archs: Sequence[str], device: str = "") -> Explanation:
     """device: where the function makes its tensors; they are then fake ones, which need no memory
@@ -23,25 +21,14 @@ def run(target: str, archs: Sequence[str], device: str = "") -> Explanation:
     WrongTarget, and Error if the model cannot be compiled.
     """
     with contextlib.redirect_stdout(sys.stderr):
-        made = _call(target, device)
-        if not (
-            isinstance(made, (tuple, list))
-            and len(made) in (2, 3)
-            and isinstance(made[1], (tuple, list))
-            and isinstance(made[-1], dict if len(made) == 3 else (tuple, list))
-        ):
-            raise WrongTarget(
-                f"{target}: it returned {_described(made)}; expected (model, args) or (model, "
-                "args, kwargs), with the arguments as a tuple and a dict"
-            )
-        model, args, kwargs = (*made, {})[:3]
+        model, args, kwargs = user_file.model_of(target, _call(target, device))
         return explained(model, args, kwargs, archs)
 
 
 def _call(target: str, device: str) -> Any:
     from .lowering.compat.inductor import inductor  # costs seconds
 
-    function = user_file.function_in(target, _WHAT)
+    function = user_file.function_in(target, user_file.MODEL)
     try:
         with contextlib.ExitStack() as stack:
             if device:
@@ -52,9 +39,3 @@ def _call(target: str, device: str) -> Any:
         place = user_file.line_of(error, target)
         what = (str(error).strip().splitlines() or [""])[0]
         raise WrongTarget(f"{place}{target} raised {type(error).__name__}: {what}") from error
-
-
-def _described(value: Any) -> str:
-    if not isinstance(value, (tuple, list)):
-        return type(value).__name__
-    return f"({', '.join(type(item).__name__ for item in value)})"

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -22,6 +23,28 @@ def split(target: str) -> tuple[str, str]:
     """(file or module, what is named in it), which may have colons itself: f.py:mylib::scale."""
     place, _, name = (target, "", "") if os.path.exists(target) else target.partition(":")
     return place, name
+
+
+MODEL = "that returns (model, args) or (model, args, kwargs)"
+
+
+def model_of(target: str, made: Any) -> tuple[Any, Sequence[Any], Mapping[str, Any]]:
+    """(model, args, kwargs) of what a function returned. Raises WrongTarget."""
+    if not (
+        isinstance(made, (tuple, list))
+        and len(made) in (2, 3)
+        and callable(made[0])
+        and isinstance(made[1], (tuple, list))
+        and isinstance((*made, {})[2], Mapping)
+    ):
+        got = type(made).__name__
+        if isinstance(made, (tuple, list)):
+            got = f"({', '.join(type(item).__name__ for item in made)})"
+        raise WrongTarget(
+            f"{target}: it returned {got}; expected (model, args) or (model, args, kwargs): a "
+            "module or function, a tuple, and a dict"
+        )
+    return (*made, {})[:3]
 
 
 def function_in(target: str, what: str) -> Any:

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from . import measure, result
+from . import lists, measure, result
 from .boundary_kernel import Absent, Kernel
 from .boundary_peers import CPP, PEERS
 from .boundary_ways import REPEATS, WARMUPS, WAYS, Chain, chain
@@ -38,54 +38,31 @@ Rounds = Mapping[str, Sequence[float]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chain",
-        type=_numbers(1, 10_000),
+        type=lists.numbers(1, 10_000),
         default=[50],
         metavar="LENGTH,...",
         help="ops in a chain; default: 50",
     )
     parser.add_argument(
         "--tensors",
-        type=_numbers(1, 16),
+        type=lists.numbers(1, 16),
         default=[2],
         metavar="COUNT,...",
         help="tensors that the op takes, 1 to 16; default: 2",
     )
     parser.add_argument(
         "--ways",
-        type=_names(WAYS),
+        type=lists.names(WAYS),
         metavar="WAY,...",
         help=f"of running a chain; default: all that the device has; {', '.join(WAYS)}",
     )
     parser.add_argument(
         "--only",
-        type=_names(PEERS),
+        type=lists.names(PEERS),
         default=list(PEERS),
         metavar="NAME,...",
         help=f"contestants; default: all; {', '.join(PEERS)}",
     )
-
-
-def _numbers(least: int, most: int) -> Callable[[str], list[int]]:
-    def read(text: str) -> list[int]:
-        parts = [part.strip() for part in text.split(",")]
-        if not all(part.isdecimal() and least <= int(part[:9]) <= most for part in parts):
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}; expected whole numbers from {least} to {most}, as in {least},{most}"
-            )
-        return list(dict.fromkeys(map(int, parts)))
-
-    return read
-
-
-def _names(known: Mapping[str, Any]) -> Callable[[str], list[str]]:
-    def read(text: str) -> list[str]:
-        names = list(dict.fromkeys(part.strip() for part in text.split(",")))
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"got {name!r}; expected {', '.join(known)}")
-        return names
-
-    return read
 
 
 def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -16,31 +16,30 @@ import torch
 import torch.compiler.config
 
 import opaq
-from opaq.user_file import WrongTarget
 
-from . import measure, result
+from . import lists, measure, result
 from .table import Progress
 
 TITLE = "Compile time of graphs with opaque ops"
-LENGTHS = "1,10,100,300,1000"
+LENGTHS = [1, 10, 100, 300, 1000]
 WITHOUT = "without opaque ops"  # which Inductor fuses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nodes", default=LENGTHS, metavar="N,...", help=f"default: {LENGTHS}")
+    parser.add_argument(
+        "--nodes",
+        type=lists.numbers(1, 100_000),
+        default=LENGTHS,
+        metavar="N,...",
+        help=f"default: {','.join(map(str, LENGTHS))}",
+    )
     parser.set_defaults(rounds=3)
 
 
 def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    try:
-        lengths = [int(length) for length in arguments.nodes.split(",")]
-    except ValueError:
-        raise WrongTarget(
-            f"--nodes: got {arguments.nodes!r}; expected numbers, as in 1,10"
-        ) from None
     x = torch.rand(64, device=arguments.device)
     compile_seconds(ways()[WITHOUT], 2, x)  # loads Inductor
-    for length in lengths:
+    for length in arguments.nodes:
         case = f"{length} nodes" if length > 1 else "1 node"
         timed = {
             (name, nodes): functools.partial(compile_seconds, way, nodes, x)

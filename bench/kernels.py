@@ -22,7 +22,7 @@ from opaq.lowering.substitute import measured
 from opaq.lowering.substitute.pattern import patterns
 from opaq.user_file import WrongTarget
 
-from . import device, machine, measure, result
+from . import device, lists, machine, measure, result
 from .kernel_cases import Case, cases
 from .table import Progress
 
@@ -37,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
     parser.add_argument(
         "--contestants",
-        default=",".join(CONTESTANTS),
+        type=lists.names(CONTESTANTS),
+        default=list(CONTESTANTS),
         metavar="NAME,...",
         help=f"of {', '.join(CONTESTANTS)}; default: all",
     )
@@ -50,11 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    names = [name.strip() for name in arguments.contestants.split(",")]
-    if unknown := sorted(set(names) - set(CONTESTANTS)):
-        raise WrongTarget(
-            f"--contestants: got {unknown[0]!r}; expected some of {', '.join(CONTESTANTS)}"
-        )
+    names = arguments.contestants
     if arguments.update and (arguments.device != "cuda" or arguments.small):
         raise WrongTarget("--update: expected a GPU and all rows")
     if arguments.update and (missing := {"opaq", "inductor"} - set(names)):

@@ -17,7 +17,6 @@ from opaq import user_file
 from opaq.user_file import WrongTarget
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-FACTORY = "that returns (model, arguments) or (model, arguments, keyword arguments)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Wanted:
         if (wanted.target is None) == (wanted.hf is None):
             raise WrongTarget(
                 "opaq bench model: give either FILE_OR_MODULE:FUNCTION, a function "
-                f"{FACTORY}, or --hf CLASS"
+                f"{user_file.MODEL}, or --hf CLASS"
             )
         if wanted.dtype is not None and wanted.dtype not in DTYPES:
             raise WrongTarget(f"--dtype: got {wanted.dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -71,7 +70,7 @@ class Wanted:
         if self.hf is not None:
             model, args, kwargs = _of_transformers(self.hf, values_of(self.config), self)
         else:
-            model, args, kwargs = _of_function(self.load(), str(self.target), size)
+            model, args, kwargs = user_file.model_of(str(self.target), self.load()(**size))
         dtype = DTYPES[self.dtype] if self.dtype else None
         if isinstance(model, torch.nn.Module):
             model = model.to(self.device).train(self.train)
@@ -145,22 +144,7 @@ def values_of(text: str, separator: str = ",") -> dict[str, Any]:
 
 @functools.cache
 def _function(target: str) -> Any:
-    return user_file.function_in(target, FACTORY)
-
-
-def _of_function(function: Any, target: str, size: Mapping[str, int]) -> tuple[Any, Any, Any]:
-    made = function(**size)
-    if not isinstance(made, tuple) or len(made) not in (2, 3) or not callable(made[0]):
-        raise WrongTarget(
-            f"{target}: it returned {type(made).__name__}; expected (model, arguments) or "
-            "(model, arguments, keyword arguments), arguments a tuple or list"
-        )
-    if not isinstance(made[1], (tuple, list)):
-        raise WrongTarget(
-            f"{target}: the second item that it returned, the arguments, is a "
-            f"{type(made[1]).__name__}; expected a tuple or list"
-        )
-    return made[0], made[1], made[2] if len(made) == 3 else {}
+    return user_file.function_in(target, user_file.MODEL)
 
 
 def _of_transformers(name: str, config: Mapping[str, Any], wanted: Wanted) -> tuple[Any, Any, Any]:
@@ -192,7 +176,7 @@ def _of_transformers(name: str, config: Mapping[str, Any], wanted: Wanted) -> tu
     else:
         raise WrongTarget(
             f"--hf: {name} takes {cls.main_input_name}, for which no arguments are made here; "
-            f"write a function {FACTORY}"
+            f"write a function {user_file.MODEL}"
         )
     return model, [], kwargs
 

@@ -72,12 +72,12 @@ def test_a_model_of_transformers(models: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give either FILE_OR_MODULE:FUNCTION, a function that returns (model, arguments)"),
+        ([], "give either FILE_OR_MODULE:FUNCTION, a function that returns (model, args) or"),
         (["models.py:make", "--hf", "BertModel"], "give either FILE_OR_MODULE:FUNCTION"),
         (["models.py"], "models.py: it names no function; give FILE_OR_MODULE:name"),
         (["missing.py:make"], "missing.py: there is no such file; give a Python file with a funct"),
         (["models.py:mak"], "models.py: it has no function 'mak'; expected one that returns"),
-        (["models.py:nothing"], "models.py:nothing: it returned Model; expected (model, argumen"),
+        (["models.py:nothing"], "models.py:nothing: it returned Model; expected (model, args) "),
         (["models.py:make", "--backend", "inductr"], "--backend: got 'inductr'; expected eager"),
         (["models.py:make", "--dynamic", "B"], "--dynamic: got 'B'; expected a name and sizes"),
         (["models.py:make", "--dynamic", "B=x"], "the sizes must be whole numbers"),

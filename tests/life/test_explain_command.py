@@ -116,7 +116,7 @@ THAT_RETURNS = "that returns (model, args) or (model, args, kwargs)"
             ["model.py:a_model_alone"],
             (
                 "model.py:a_model_alone: it returned Model; expected (model, args) or (model, "
-                "args, kwargs), with the arguments as a tuple and a dict"
+                "args, kwargs): a module or function, a tuple, and a dict"
             ),
         ),
         (["model.py:made", "--html", "."], ".: Is a directory"),

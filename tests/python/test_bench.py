@@ -89,9 +89,9 @@ def test_what_was_measured_before_a_stop_is_kept(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["kernels", "--contestants", "opaq,triton"], "--contestants: got 'triton'; expected some"),
+        (["kernels", "--contestants", "opaq,triton"], "--contestants: got 'triton'; expected opaq"),
         (["kernels", "--only", "conv"], "--only: no case has 'conv' in its name; there are rms_n"),
-        (["compile", "--nodes", "1,x"], "--nodes: got '1,x'; expected numbers, as in 1,10"),
+        (["compile", "--nodes", "1,x"], "--nodes: got '1,x'; expected whole numbers"),
         (["matmul"], "opaq bench matmul measures cuBLASLt, which needs a GPU"),
         (["launch"], "opaq bench launch measures cuLaunchKernel, which needs a GPU"),
         (["boundry"], "invalid choice: 'boundry'"),
