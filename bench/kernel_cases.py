@@ -130,10 +130,116 @@ def cases(device: str, rows: float) -> list[Case]:
                     sizes=(m, n),
                 )
             )
-    return found
+    return [*found, *_sampling(random, count, device), *_mixture(random, count, device)]
 
 
 Random = Callable[..., torch.Tensor]
+
+
+# With given numbers to draw with in place of PyTorch's generator, so that results can be compared.
+SAMPLING: list[tuple[str, dict[str, Any]]] = [
+    ("top-k 50", {"top_k": 50}),
+    ("top-p 0.9", {"top_p": 0.9}),
+    ("top-k 50, top-p 0.9", {"top_k": 50, "top_p": 0.9}),
+]
+
+
+def _sampling(random: Random, count: Callable[[int], int], device: str) -> list[Case]:
+    found = []
+    for what, setting in SAMPLING:
+        for m, n in [(64, 128256), (64, 32000), (1, 128256)]:
+            m = count(m) if m > 1 else 1
+
+            def make(m: int = m, n: int = n) -> Tensors:
+                return [random(m, n) * 3, torch.rand(m, device=device)]
+
+            def op(logits: Any, uniform: Any, setting: Any = setting) -> Any:
+                tokens = kernels.sample_with_uniform(logits, uniform, **setting)
+                return _places(logits, tokens)
+
+            def plain(logits: Any, uniform: Any, setting: Any = setting) -> Any:
+                tokens = _plain_tokens(logits, uniform, **setting)
+                return _places(logits, tokens)
+
+            found.append(Case(f"sample {what} {m} x {n}", make, op, plain))
+    return found
+
+
+def _places(logits: Any, tokens: Any) -> Any:
+    """Tokens as numbers to 1: where a number to draw with is at the border of two classes, both
+    are right."""
+    return (tokens.double() / logits.size(1)).to(logits.dtype)
+
+
+def _plain_tokens(logits: Any, uniform: Any, top_k: int = 0, top_p: float = 1.0) -> Any:
+    """As transformers' warpers keep classes, and a draw by the sum of probabilities."""
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    if top_k:
+        least = torch.topk(scores, top_k)[0][:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if top_p < 1:
+        ascending, index = torch.sort(scores, stable=True)
+        remove = ascending.softmax(1).cumsum(1) <= 1 - top_p
+        remove[:, -1:] = False
+        scores = scores.masked_fill(remove.scatter(1, index, remove), -torch.inf)
+    upto = scores.softmax(1).cumsum(1)
+    wanted = uniform.to(upto.dtype).unsqueeze(1) * upto[:, -1:]
+    return torch.searchsorted(upto, wanted, right=True).squeeze(1).clamp(max=logits.size(1) - 1)
+
+
+def _mixture(random: Random, count: Callable[[int], int], device: str) -> list[Case]:
+    found = []
+    for m, experts, k, n in [(8192, 64, 8, 2048), (8192, 128, 8, 2048), (16384, 8, 2, 4096)]:
+        m = count(m)
+
+        def gate(m: int = m, experts: int = experts) -> Tensors:
+            # No equal logits, of which torch.topk may take any.
+            return [random(m, experts).argsort(1).to(random(1).dtype) / 16]
+
+        def routed(m: int = m, experts: int = experts, k: int = k, n: int = n) -> Tensors:
+            weights, _, _, order, position = kernels.moe_route(random(m, experts), k)
+            return [random(m * k, n), order, position, weights]
+
+        def route(logits: Any, k: int = k) -> Any:
+            return kernels.moe_route(logits, k)
+
+        def plain_route(logits: Any, k: int = k) -> Any:
+            return _plain_route(logits, k)
+
+        size = f"{m} x {experts}, {k} of them"
+        found.append(Case(f"moe_route {size}", gate, route, plain_route))
+        found.append(Case(f"moe_permute {size}, {n} columns", routed, _permute, _plain_permute))
+        found.append(Case(f"moe_combine {size}, {n} columns", routed, _combine, _plain_combine))
+    return found
+
+
+def _plain_route(logits: Any, k: int) -> Any:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    weights, experts = torch.topk(torch.softmax(wide, 1), k)
+    flat = experts.flatten()
+    order = torch.sort(flat, stable=True)[1]
+    position = torch.empty_like(order)
+    position[order] = torch.arange(flat.numel(), device=flat.device)
+    counts = torch.zeros(logits.size(1), dtype=torch.int64, device=flat.device)
+    counts.scatter_add_(0, flat, torch.ones_like(flat))
+    return weights / weights.sum(1, keepdim=True), experts, counts, order, position
+
+
+def _permute(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    return kernels.moe_permute(rows[: weights.size(0)], order, position)
+
+
+def _plain_permute(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    return rows[: weights.size(0)][order // weights.size(1)]
+
+
+def _combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    return kernels.moe_combine(rows, position, weights)
+
+
+def _plain_combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    each = rows[position].view(*weights.shape, rows.size(1))
+    return (each * weights.unsqueeze(2)).sum(1).to(rows.dtype)
 
 
 def _with_weight(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:

@@ -25,8 +25,16 @@ from .matmul.matmul import (
     linear_relu,
 )
 from .matmul.mlp import mlp_gelu
+from .moe.combine import (
+    moe_combine,
+    moe_combine_backward,
+    moe_permute,
+    moe_permute_backward,
+)
+from .moe.route import moe_route, moe_route_backward
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.rope import rope, rope_backward
+from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
 
 __all__ = [
@@ -44,10 +52,19 @@ __all__ = [
     "linear_grad_x",
     "linear_relu",
     "mlp_gelu",
+    "moe_combine",
+    "moe_combine_backward",
+    "moe_permute",
+    "moe_permute_backward",
+    "moe_route",
+    "moe_route_backward",
     "rms_norm",
     "rms_norm_backward",
     "rope",
     "rope_backward",
+    "sample",
+    "sample_with_uniform",
+    "sampling_probabilities",
     "scale_gradient",
     "scale_gradient_",
     "scaled_linear",

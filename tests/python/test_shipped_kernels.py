@@ -26,6 +26,9 @@ LOGITS = [(8, 1024), (8, 50257), (8, 128256)]
 NORMS = [(64, 128), (64, 4096), (64, 16384), (64, 65536), (64, 262144), (64, 4097)]
 
 
+SAMPLED = [(8, 1000), (8, 50257), (64, 128256)]
+
+
 def rows(m: int) -> torch.Tensor:
     return tensor(m, dtype=F32)
 
@@ -46,6 +49,29 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in LOGITS
     ],
+    *[
+        (op, [tensor(m, n, dtype=dtype), *uniform, 1.0, 50, 0.9, 0.05])
+        for op in (kernels.sample, kernels.sample_with_uniform, kernels.sampling_probabilities)
+        for m, n in SAMPLED
+        for dtype in (torch.bfloat16, F32)
+        for uniform in ([[rows(m)]] if op is kernels.sample_with_uniform else [[]])
+    ],
+    *[(kernels.moe_route, [tensor(70, e), 4, True]) for e in (8, 64, 128, 512)],
+    *[
+        (
+            kernels.moe_route_backward,
+            [tensor(70, 4, dtype=F32), tensor(70, e), tensor(70, 4, dtype=F32)]
+            + [tensor(70, 4, dtype=I64), False],
+        )
+        for e in (8, 64, 128, 512)
+    ],
+    (kernels.moe_permute, [tensor(8, 64), tensor(16, dtype=I64), tensor(16, dtype=I64)]),
+    (kernels.moe_permute_backward, [tensor(16, 64), tensor(16, dtype=I64), 8]),
+    (kernels.moe_combine, [tensor(16, 64), tensor(16, dtype=I64), tensor(8, 2, dtype=F32)]),
+    (
+        kernels.moe_combine_backward,
+        [tensor(8, 64), tensor(16, 64), tensor(16, dtype=I64), tensor(8, 2, dtype=F32)],
+    ),
     (kernels.scale_gradient, [tensor(8, 64), rows(1)]),
     (kernels.scale_gradient_, [tensor(8, 64), rows(1)]),
     *[(kernels.rms_norm, [tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],

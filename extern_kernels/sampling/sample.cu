@@ -1,0 +1,147 @@
+// Draws a token of each row of logits[rows, classes], or gives the probabilities from which it is
+// drawn: temperature, top-k, top-p, min-p, as filter.cuh has them.
+//   token: the first class at which the sum of kept weights, in the order of classes, passes
+//   u * (sum of all kept weights); u in [0, 1) is given, or made of a seed, an offset and the row
+//   -1 (probabilities: NaN) where a logit is NaN, all are -inf, or a parameter of the row is wrong
+// The subtle rule: every branch that holds a barrier depends on values that all threads of a row
+// have alike.
+#include "filter.cuh"
+
+namespace {
+
+// That a multiprocessor has at a time, at least.
+template <int RANKS, int THREADS>
+constexpr int kBlocks = (opaq::Team<RANKS, THREADS>::kRanks > 1 ? 1024 : 512) / THREADS;
+
+// Parameters of a row: of its own where the pointer is not null.
+struct Parameters {
+  float temperature, top_p, min_p;
+  long long top_k;
+
+  __device__ bool valid() const {
+    return temperature >= 0 && temperature < infinity() && top_p >= 0 && top_p <= 1 && min_p >= 0 &&
+           min_p <= 1 && top_k >= 0;
+  }
+};
+
+// 64 random bits for a row: Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as
+// 1, 2, 3").
+__device__ u64 philox(u64 seed, u64 offset, u64 row) {
+  unsigned c0 = static_cast<unsigned>(row), c1 = static_cast<unsigned>(row >> 32);
+  unsigned c2 = static_cast<unsigned>(offset), c3 = static_cast<unsigned>(offset >> 32);
+  unsigned k0 = static_cast<unsigned>(seed), k1 = static_cast<unsigned>(seed >> 32);
+#pragma unroll 1
+  for (int round = 0; round < 10; ++round) {
+    const u64 a = 0xD2511F53ull * c0, b = 0xCD9E8D57ull * c2;
+    c0 = static_cast<unsigned>(b >> 32) ^ c1 ^ k0;
+    c2 = static_cast<unsigned>(a >> 32) ^ c3 ^ k1;
+    c1 = static_cast<unsigned>(b);
+    c3 = static_cast<unsigned>(a);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c0 | static_cast<u64>(c1) << 32;
+}
+
+struct FromGenerator {
+  const u64* rng;
+  __device__ u64 operator()(long long row) const { return philox(rng[0], rng[1], row); }
+};
+
+struct FromUniform {
+  const float* uniform;
+  __device__ u64 operator()(long long row) const {
+    return __double2ull_rd(static_cast<double>(uniform[row]) * 18446744073709551616.0);
+  }
+};
+
+// Leaves `filter` with what is kept; false where no token can be drawn.
+template <typename OneRow>
+__device__ bool apply(OneRow& filter, const Parameters& parameters, int classes) {
+  if (!filter.read() || !parameters.valid()) return false;
+  filter.set_temperature(parameters.temperature);
+  if (parameters.top_k > 0 && parameters.top_k < classes)
+    filter.keep_top_k(static_cast<int>(parameters.top_k));
+  if (parameters.top_p < 1) filter.keep_top_p(parameters.top_p);
+  filter.least_weight = parameters.min_p;
+  return true;
+}
+
+template <typename T, int THREADS, int RANKS, typename Random>
+__device__ void draw(long long* tokens, const T* logits, int classes, int slots,
+                     const Parameters& parameters, long long row, const Random& random) {
+  using OneRow = Filter<T, THREADS, RANKS>;
+  __shared__ typename OneRow::Shared shared;
+  OneRow filter(shared, logits, classes, slots);
+  if (!apply(filter, parameters, classes)) {
+    if (opaq::Team<RANKS, THREADS>::thread() == 0) tokens[row] = -1;
+    return;
+  }
+  const int token = filter.locate([&](float v, int c) { return filter.amount(v, c); },
+                                  [&](u64 total) { return __umul64hi(random(row), total); });
+  if (token >= 0) tokens[row] = token;
+}
+
+template <typename V>
+__device__ V of_row(const V* values, V otherwise, long long row) {
+  return values ? values[row] : otherwise;
+}
+
+}  // namespace
+
+#define PARAMETERS                                                                            \
+  float temperature, long long top_k, float top_p, float min_p, const float *row_temperature, \
+      const long long *row_top_k, const float *row_top_p, const float *row_min_p
+#define PARAMETERS_OF(row)                                                   \
+  {of_row(row_temperature, temperature, row), of_row(row_top_p, top_p, row), \
+   of_row(row_min_p, min_p, row), of_row(row_top_k, top_k, row)}
+
+template <typename T, int THREADS, int RANKS>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)
+    sample(long long* tokens, const T* logits, const u64* rng, int classes, long long row_stride,
+           int slots, PARAMETERS) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  if (Team::idle()) return;
+  Team::begin();
+  const long long row = Team::team();
+  draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, PARAMETERS_OF(row),
+                          row, FromGenerator{rng});
+}
+
+template <typename T, int THREADS, int RANKS>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)
+    sample_with_uniform(long long* tokens, const T* logits, const float* uniform, int classes,
+                        long long row_stride, int slots, PARAMETERS) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  if (Team::idle()) return;
+  Team::begin();
+  const long long row = Team::team();
+  draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, PARAMETERS_OF(row),
+                          row, FromUniform{uniform});
+}
+
+template <typename T, int THREADS, int RANKS>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)
+    sampling_probabilities(float* probabilities, const T* logits, int classes, long long row_stride,
+                           int slots, PARAMETERS) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  using OneRow = Filter<T, THREADS, RANKS>;
+  if (Team::idle()) return;
+  Team::begin();
+  __shared__ typename OneRow::Shared shared;
+  const long long row = Team::team();
+  float* const out = probabilities + row * classes;
+  OneRow filter(shared, logits + row * row_stride, classes, slots);
+  if (!apply(filter, PARAMETERS_OF(row), classes)) {
+    for (int c = Team::thread(); c < classes; c += Team::kThreads) out[c] = not_a_number();
+    return;
+  }
+  const u64 total = filter.total([&](float v, int c) { return filter.amount(v, c); });
+  const float by =
+      static_cast<float>((1ull << static_cast<int>(kBits)) / static_cast<double>(total));
+  filter.each([&](float v, int c) {
+    if (v != v) return;  // beyond the row
+    const float weight = filter.weight(v);
+    out[c] = filter.kept(v, c) && weight >= filter.least_weight ? weight * by : 0.f;
+  });
+}

@@ -1,0 +1,279 @@
+"""opaq.extern_kernels.moe_route, moe_permute, moe_combine: against PyTorch in float64, equal and
+invalid logits, layouts, gradients, compiled graphs, CUDA plans.
+"""
+
+import pytest
+import torch
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
+
+import opaq
+from opaq.extern_kernels import (
+    moe_combine,
+    moe_combine_backward,
+    moe_permute,
+    moe_permute_backward,
+    moe_route,
+    moe_route_backward,
+)
+from opaq.extern_kernels.moe import combine, route
+
+# (tokens, experts, k): within a block of 64 tokens, beyond one and beyond 32 of them
+ROUTES = [
+    (1, 1, 1),
+    (5, 8, 2),
+    (64, 60, 4),
+    (65, 64, 8),
+    (130, 128, 8),
+    (33, 33, 32),
+    (2200, 16, 3),
+    (9, 512, 10),
+]
+
+
+def make(tokens, experts, dtype, device):
+    generator = torch.Generator().manual_seed(tokens * 1000 + experts)
+    logits = torch.randn(tokens, experts, generator=generator, dtype=torch.float64)
+    return logits.to(device, dtype)
+
+
+def exact(logits, k, normalize):
+    wide = logits.double()
+    probabilities = torch.softmax(wide, 1)
+    experts = torch.sort(wide, dim=1, descending=True, stable=True)[1][:, :k]
+    weights = probabilities.gather(1, experts)
+    return (weights / weights.sum(1, keepdim=True) if normalize else weights), experts
+
+
+def check(logits, k, normalize):
+    (weights, *indices), (grad,) = gradients(
+        lambda x: moe_route(x, k, normalize)[:1] + tuple(map(float_of, moe_route(x, k)[1:])),
+        (logits,),
+        [0],
+    )
+    experts, counts, order, position = (each.long() for each in indices)
+    (wide,), (wide_grad,) = gradients(lambda x: exact(x, k, normalize)[0], (logits.double(),), [0])
+    wide_experts = exact(logits, k, normalize)[1]
+    assert weights.dtype == (torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    assert torch.equal(experts, wide_experts)
+    close(weights, wide)
+    close(grad, wide_grad, logits.dtype, scale=2)
+    flat = experts.flatten()
+    assert torch.equal(counts, torch.bincount(flat, minlength=logits.size(1)))
+    assert torch.equal(order, torch.sort(flat, stable=True)[1])
+    assert torch.equal(order[position], torch.arange(len(flat), device=flat.device))
+
+
+def float_of(indices):
+    return indices.double().detach()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("shape", ROUTES, ids=str)
+def test_routes(shape, normalize, dtype, device):
+    tokens, experts, k = shape
+    check(make(tokens, experts, dtype, device), k, normalize)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strided_logits(dtype, device):
+    logits = make(40, 24, dtype, device)
+    expanded = logits[:1].expand(9, 24)
+    for view in (logits[::3], logits[:, 3:17], logits.t(), logits[:, ::2], expanded):
+        check(view, 3, True)
+
+
+def test_equal_logits_go_to_the_first_experts(device):
+    logits = torch.zeros(100, 64, device=device)
+    logits[:, ::2] = -0.0
+    weights, experts, counts, order, position = moe_route(logits, 4)
+    assert experts.unique(dim=0).tolist() == [[0, 1, 2, 3]]
+    assert counts.tolist() == [100] * 4 + [0] * 60
+    assert (weights == 0.25).all()
+    assert order[:100].tolist() == list(range(0, 400, 4))
+
+
+def test_masked_and_invalid_logits(device):
+    logits = make(4, 8, torch.float32, device)
+    logits[0, 1:] = -torch.inf
+    logits[1] = -torch.inf
+    logits[2, 3] = torch.nan
+    weights, experts, counts, order, _ = moe_route(logits, 2)
+    assert experts[0, 0] == 0 and weights[0].tolist() == [1, 0]
+    assert experts[1].tolist() == [0, 1] and weights[1].isnan().all()
+    assert experts[2, 0] == 3 and weights[2].isnan().all()
+    assert weights[3].isfinite().all()
+    assert counts.sum() == 8 and order.sort()[0].tolist() == list(range(8))
+
+
+def test_no_tokens(device):
+    weights, experts, counts, order, position = moe_route(torch.empty(0, 8, device=device), 2)
+    assert (weights.shape, experts.shape, order.shape) == ((0, 2), (0, 2), (0,))
+    assert counts.tolist() == [0] * 8
+    x = torch.empty(0, 16, device=device)
+    rows = moe_permute(x, order, position)
+    assert rows.shape == (0, 16)
+    assert moe_combine(rows, position, weights).shape == (0, 16)
+
+
+def layer(x, weights, order, position):
+    """Experts that scale their rows; a gradient for x and weights."""
+    rows = moe_permute(x, order, position)
+    return moe_combine(rows * 3, position, weights)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 2, 8), (33, 8, 31), (9, 3, 2056), (70, 4, 4096)])
+def test_rows_go_there_and_back(shape, dtype, device):
+    tokens, k, columns = shape
+    x = make(tokens, columns, dtype, device)
+    weights, _, _, order, position = moe_route(make(tokens, 16, dtype, device), k)
+    rows, (grad,) = gradients(lambda x: moe_permute(x, order, position), (x,), [0])
+    _, (wide_grad,) = gradients(lambda x: x[order // k], (x.double(),), [0])
+    assert torch.equal(rows[0], x[order // k])
+    close(grad, wide_grad, dtype, scale=2)
+    rows = rows[0]
+
+    def combine_exactly(rows, weights):
+        return (rows[position].view(tokens, k, columns) * weights.unsqueeze(2)).sum(1)
+
+    (out,), grads = gradients(
+        lambda rows, weights: moe_combine(rows, position, weights), (rows, weights), [0, 1]
+    )
+    (wide,), wide_grads = gradients(combine_exactly, (rows.double(), weights.double()), [0, 1])
+    assert (out.dtype, out.shape) == (dtype, (tokens, columns))
+    close(out, wide)
+    close(grads[0], wide_grads[0], dtype)
+    close(grads[1], wide_grads[1], dtype, scale=columns**0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_are_not_aligned(dtype, device):
+    weights, _, _, order, position = moe_route(make(12, 8, torch.float32, device), 2)
+    flat = make(1, 24 * 65 + 8, dtype, device)[0]
+    for offset in (0, 1, 3):
+        x = flat[offset : offset + 12 * 64].view(12, 64)
+        assert torch.equal(moe_permute(x, order, position), x[order // 2])
+        assert torch.equal(moe_permute(x[:, :40], order, position), x[order // 2, :40])
+        assert torch.equal(moe_permute(x.t()[:12], order, position), x.t()[:12][order // 2])
+        rows = flat[offset : offset + 24 * 64].view(24, 64)
+        wide = (rows.double()[position].view(12, 2, 64) * weights.double().unsqueeze(2)).sum(1)
+        close(moe_combine(rows, position, weights), wide)
+
+
+def test_a_number_that_is_no_row_is_nan(device):
+    x = make(4, 16, torch.float32, device)
+    weights, _, _, order, position = moe_route(make(4, 8, torch.float32, device), 2)
+    rows = moe_permute(x, order, position)
+    order[1], order[5], position[3] = -1, 8, 100
+    assert moe_permute(x, order, position).isnan().all(1).nonzero().flatten().tolist() == [1, 5]
+    assert moe_combine(rows, position, weights).isnan().all(1).tolist() == [
+        False,
+        True,
+        False,
+        False,
+    ]
+    grad = moe_combine_backward(x, rows, position, weights)[1]
+    assert grad.flatten().isnan().nonzero().flatten().tolist() == [3]
+
+
+def test_the_references_mean_the_same(device):
+    logits = make(70, 12, torch.float32, device)
+    for normalize in (True, False):
+        found = moe_route(logits, 3, normalize)
+        for actual, expected in zip(found, route.moe_route_reference(logits, 3, normalize)):
+            torch.testing.assert_close(actual, expected)
+        args = (torch.randn_like(found[0]), logits, found[0], found[1], normalize)
+        torch.testing.assert_close(
+            moe_route_backward(*args), route.moe_route_backward_reference(*args)
+        )
+    x = make(70, 24, torch.float32, device)
+    weights, _, _, order, position = found
+    rows = moe_permute(x, order, position)
+    for op, reference, args in [
+        (moe_permute, combine.moe_permute_reference, (x, order, position)),
+        (moe_permute_backward, combine.moe_permute_backward_reference, (rows, position, 70)),
+        (moe_combine, combine.moe_combine_reference, (rows, position, weights)),
+        (
+            moe_combine_backward,
+            combine.moe_combine_backward_reference,
+            (x, rows, position, weights),
+        ),
+    ]:
+        torch.testing.assert_close(op(*args), reference(*args))
+
+
+def test_bad_arguments_are_refused(device, capfd):
+    logits = make(12, 8, torch.float32, device)
+    message = "moe_route: k is 9; expected 1 to 8, the number of experts"
+    refuses(lambda: moe_route(logits, 9), message, capfd)
+    message = "moe_route: gate_logits have shape (3, 4, 8); expected [tokens, experts]"
+    refuses(lambda: moe_route(logits.view(3, 4, 8), 2), message, capfd)
+    weights, _, _, order, position = moe_route(logits, 2)
+    message = "moe_permute: order has 24 pairs for 11 rows of x; expected a multiple"
+    refuses(lambda: moe_permute(logits[:11], order, position), message, capfd)
+    message = "moe_combine: rows have shape (12, 8), position (24,) and weights (12, 2); expected"
+    refuses(lambda: moe_combine(logits, position, weights), message, capfd)
+
+
+def test_opcheck(device):
+    logits, x = make(6, 8, torch.float32, device), make(6, 16, torch.float32, device)
+    weights, _, _, order, position = moe_route(logits, 2)
+    torch.library.opcheck(moe_route, (logits.requires_grad_(), 2))
+    torch.library.opcheck(moe_permute, (x.requires_grad_(), order, position))
+    rows = moe_permute(x, order, position).detach().requires_grad_()
+    torch.library.opcheck(moe_combine, (rows, position, weights.requires_grad_()))
+    opaq.opcheck(moe_route, logits.detach(), 2)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, device):
+    def model(x, gate):
+        weights, _, _, order, position = moe_route(gate * 2, 2)
+        return layer(x * 2, weights, order, position).sin()
+
+    cases = [
+        [make(tokens, 32, torch.float32, device), make(tokens, 8, torch.float32, device)]
+        for tokens in ([6, 9, 133] if dynamic else [6])
+    ]
+    for op in (moe_route, moe_permute, moe_combine):
+        compiled_agrees(op, model, cases, [0, 1], dynamic)
+
+
+@pytest.mark.parametrize(
+    ("columns", "strides", "entry"),
+    [
+        (4096, None, "moe_permute<__nv_bfloat16, 8>"),
+        (4100, None, "moe_permute<__nv_bfloat16, 1>"),
+        (4096, (4097, 1), "moe_permute<__nv_bfloat16, 1>"),
+    ],
+)
+def test_cuda_plan(columns, strides, entry):
+    order = cuda((8192,), torch.int64)
+    chosen = plan(moe_permute, cuda((1024, columns), strides=strides), order, order)
+    assert (chosen["entry"], list(chosen["grid"])) == (entry, [8192, 1, 1])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_cuda_sources_compile(arch):
+    weights, pairs = cuda((64, 4), torch.float32), cuda((256,), torch.int64)
+    experts = cuda((64, 4), torch.int64)
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        gate, rows, x = cuda((64, 60), dtype), cuda((256, 128), dtype), cuda((64, 128), dtype)
+        compiles(moe_route, (gate, 4, True), arch, "cuda")
+        compiles(moe_route_backward, (weights, gate, weights, experts, True), arch, "cuda")
+        for name in ("cuda:packs", "cuda:any"):
+            compiles(moe_permute, (x, pairs, pairs), arch, name)
+            compiles(moe_permute_backward, (rows, pairs, 64), arch, name)
+            compiles(moe_combine, (rows, pairs, weights), arch, name)
+            compiles(moe_combine_backward, (x, rows, pairs, weights), arch, name)
