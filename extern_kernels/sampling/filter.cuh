@@ -178,13 +178,13 @@ class Filter {
 
   // Keeps, of what is kept, the smallest set of largest logits whose share of the weight is at
   // least p; of equal logits the last classes, as after a stable ascending sort.
-  __device__ void keep_top_p(float p) {
+  __device__ void keep_top_p(double p) {
     const Bins bins{largest, fminf(kBins / (kBits + 1) * scale, 3.4e38f)};
     u64 target = 0;
     const Found found = select(
         bins, [&](float v, int) -> u64 { return v >= least ? fixed(weight(v)) : 0; },
         [&](u64 total) {
-          target = static_cast<u64>(ceil(static_cast<double>(p) * static_cast<double>(total)));
+          target = static_cast<u64>(ceil(p * static_cast<double>(total)));
           return target = max(1ull, min(target, total));
         });
     least = Key<T>::value(static_cast<unsigned>(found.bin));

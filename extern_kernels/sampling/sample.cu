@@ -15,7 +15,8 @@ constexpr int kBlocks = (opaq::Team<RANKS, THREADS>::kRanks > 1 ? 1024 : 512) / 
 
 // Parameters of a row: of its own where the pointer is not null.
 struct Parameters {
-  float temperature, top_p, min_p;
+  float temperature, min_p;
+  double top_p;
   long long top_k;
 
   __device__ bool valid() const {
@@ -82,19 +83,19 @@ __device__ void draw(long long* tokens, const T* logits, int classes, int slots,
   if (token >= 0) tokens[row] = token;
 }
 
-template <typename V>
-__device__ V of_row(const V* values, V otherwise, long long row) {
+template <typename V, typename Otherwise>
+__device__ Otherwise of_row(const V* values, Otherwise otherwise, long long row) {
   return values ? values[row] : otherwise;
 }
 
 }  // namespace
 
-#define PARAMETERS                                                                            \
-  float temperature, long long top_k, float top_p, float min_p, const float *row_temperature, \
+#define PARAMETERS                                                                             \
+  float temperature, long long top_k, double top_p, float min_p, const float *row_temperature, \
       const long long *row_top_k, const float *row_top_p, const float *row_min_p
 #define PARAMETERS_OF(row)                                                   \
-  {of_row(row_temperature, temperature, row), of_row(row_top_p, top_p, row), \
-   of_row(row_min_p, min_p, row), of_row(row_top_k, top_k, row)}
+  {of_row(row_temperature, temperature, row), of_row(row_min_p, min_p, row), \
+   of_row(row_top_p, top_p, row), of_row(row_top_k, top_k, row)}
 
 template <typename T, int THREADS, int RANKS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)

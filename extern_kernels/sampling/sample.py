@@ -189,9 +189,9 @@ def _probabilities(
     ascending, index = torch.sort(wide, dim=1, stable=True)
     k = torch.where(column["top_k"] > 0, column["top_k"], classes).clamp(1, classes)
     least = ascending.gather(1, classes - k)
-    sorted_weight = torch.where(ascending >= least, weight.gather(1, index), 0)
-    upto = sorted_weight.cumsum(1)
-    keep = upto > (1 - column["top_p"].double()) * upto[:, -1:]
+    descending = torch.where(ascending >= least, weight.gather(1, index), 0).flip(1)
+    upto = descending.cumsum(1)
+    keep = (upto - descending < column["top_p"].double() * upto[:, -1:]).flip(1)
     keep[:, -1:] = True
     keep |= column["top_p"] >= 1
     keep = torch.zeros_like(keep).scatter(1, index, keep)
