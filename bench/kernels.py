@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         with torch.no_grad():
             records, turns = _of_case(case, names, arguments, progress)
         progress.record(*records)
-        if arguments.update:
+        if arguments.update and case.pattern:
             _update(case, _gain(turns), facts)
     return {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
 

@@ -48,6 +48,10 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "silu_mul",
         "rope",
         "cross_entropy",
+        "sample",
+        "moe_route",
+        "moe_permute",
+        "moe_combine",
     }
     for case in cases:
         assert found[case, "opaq", "time of a call"]["value"] > 0
