@@ -206,6 +206,7 @@ def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
         "-n",
         str(workers),
         "--maxschedchunk=1",
+        "--durations=30",
         *paths,
         env={"OMP_NUM_THREADS": "1", **(env or {})},
     )
