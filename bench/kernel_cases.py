@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
+from opaq.lowering.substitute.pattern import patterns
 
 from . import measure
 from .device import Tensors
@@ -50,6 +51,7 @@ class Case:
 
 def cases(device: str, rows: float) -> list[Case]:
     """rows: a factor of the numbers of rows, below 1 to try the command."""
+    kernels.load_patterns()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
 
     def count(number: int) -> int:
@@ -130,6 +132,20 @@ def cases(device: str, rows: float) -> list[Case]:
                     sizes=(m, n),
                 )
             )
+    for m, n in [(8192, 32000), (8192, 128256), (16384, 50257)]:
+        m = count(m)
+        make = _with_target(random, m, n, device)
+        name = f"cross_entropy_mean and gradient {m} x {n}"
+        found.append(
+            Case(name, make, _cross_entropy_mean, _plain_cross_entropy, _loss_and_gradient)
+        )
+    for m, width, n in [(4096, 4096, 128256)]:
+        m, width = count(m), count(width)
+        make = _before_logits(random, m, width, n, device)
+        name = f"linear_cross_entropy and gradients {m} x {width} x {n}"
+        found.append(
+            Case(name, make, kernels.linear_cross_entropy, _plain_linear_loss, _loss_and_gradient)
+        )
     return [*found, *_sampling(random, count, device), *_mixture(random, count, device)]
 
 
@@ -259,6 +275,16 @@ def _with_target(random: Random, rows: int, classes: int, device: str) -> Callab
     return lambda: [random(rows, classes), torch.randint(classes, (rows,), device=device)]
 
 
+def _before_logits(
+    random: Random, rows: int, width: int, classes: int, device: str
+) -> Callable[[], Tensors]:
+    return lambda: [
+        random(rows, width),
+        random(classes, width) / width**0.5,
+        torch.randint(classes, (rows,), device=device),
+    ]
+
+
 def _rms_norm(x: Any, weight: Any) -> Any:
     return kernels.rms_norm(x, weight)[0]
 
@@ -289,7 +315,15 @@ def _plain_rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
 
 
 def _cross_entropy(logits: Any, target: Any) -> Any:
+    return patterns["cross_entropy"].replacement(logits, target)
+
+
+def _cross_entropy_mean(logits: Any, target: Any) -> Any:
     return kernels.cross_entropy_mean(logits, target)
+
+
+def _plain_linear_loss(hidden: Any, weight: Any, target: Any) -> Any:
+    return _plain_cross_entropy(hidden @ weight.t(), target)
 
 
 def _plain_cross_entropy(logits: Any, target: Any) -> Any:
@@ -298,11 +332,13 @@ def _plain_cross_entropy(logits: Any, target: Any) -> Any:
 
 
 def _loss_and_gradient(loss_of: Call) -> Call:
+    """Of the loss with respect to all arguments but the last one, the target."""
+
     @torch.enable_grad()
-    def call(logits: Any, target: Any) -> Any:
-        logits = logits.detach().requires_grad_()
-        loss = loss_of(logits, target)
-        return loss.detach(), *torch.autograd.grad(loss, logits)
+    def call(*args: Any) -> Any:
+        inputs = [each.detach().requires_grad_() for each in args[:-1]]
+        loss = loss_of(*inputs, args[-1])
+        return loss.detach(), *torch.autograd.grad(loss, inputs)
 
     return call
 

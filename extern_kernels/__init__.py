@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward
+from .cross_entropy.linear_mean import linear_cross_entropy
 from .cross_entropy.mean import cross_entropy_mean
 from .cross_entropy.with_gradient import (
     cross_entropy_with_gradient,
@@ -45,6 +46,7 @@ __all__ = [
     "cross_entropy_with_gradient",
     "gelu_grad",
     "linear",
+    "linear_cross_entropy",
     "linear_gelu",
     "linear_gelu_h",
     "linear_grad_weight",

@@ -48,6 +48,8 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "silu_mul",
         "rope",
         "cross_entropy",
+        "cross_entropy_mean",
+        "linear_cross_entropy",
         "sample",
         "moe_route",
         "moe_permute",
