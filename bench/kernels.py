@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from opaq.extern_kernels import load_patterns
 from opaq.lowering.substitute import measured
 from opaq.lowering.substitute.pattern import patterns
 from opaq.user_file import WrongTarget
@@ -133,7 +132,6 @@ def _facts() -> dict[str, Any]:
 
 def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
     """Writes a measurement beside the pattern."""
-    load_patterns()
     file = patterns[case.pattern].measurements
     assert file is not None, case.pattern
     major, minor = torch.cuda.get_device_capability()
