@@ -50,12 +50,12 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in LOGITS
     ],
     *[
-        (op, [tensor(m, n, dtype=dtype), *uniform, 1.0, 50, 0.9, 0.05])
-        for op in (kernels.sample, kernels.sample_with_uniform, kernels.sampling_probabilities)
+        (kernels.sample, [tensor(m, n, dtype=dtype), 1.0, 50, 0.9, 0.05])
         for m, n in SAMPLED
         for dtype in (torch.bfloat16, F32)
-        for uniform in ([[rows(m)]] if op is kernels.sample_with_uniform else [[]])
     ],
+    (kernels.sample_with_uniform, [tensor(8, 50257), rows(8), 1.0, 50, 0.9, 0.05]),
+    (kernels.sampling_probabilities, [tensor(8, 50257), 1.0, 50, 0.9, 0.05]),
     *[(kernels.moe_route, [tensor(70, e), 4, True]) for e in (8, 64, 128, 512)],
     *[
         (
