@@ -1,4 +1,4 @@
-"""Patterns in packages and under DistributedDataParallel."""
+"""Patterns in packages, under DistributedDataParallel and under fully_shard (FSDP2)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,54 @@ dist.destroy_process_group()
 """
 
 
+FSDP = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch, torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from opaq.lowering.substitute import apply
+from test_substituted import NAMES, Layer
+
+rank, store = int(sys.argv[1]), dist.FileStore(sys.argv[2], 2)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+torch.manual_seed(0)
+model = torch.nn.Sequential(*[Layer() for _ in range(2)])
+torch.manual_seed(0)
+plain = torch.nn.Sequential(*[Layer() for _ in range(2)])
+mesh = dist.init_device_mesh("cpu", (2,))
+for layer in model:
+    layer.compile(backend="opaq", options={{"substitute": NAMES}})
+    fully_shard(layer, mesh=mesh)
+fully_shard(model, mesh=mesh)
+torch.manual_seed(1 + rank)
+x = torch.randn(4, 64)
+with apply.collected() as found:
+    model(x).sin().sum().backward()
+assert {{each.pattern for each in found if each.applied}} == set(NAMES), found
+plain(x).sin().sum().backward()
+for result, expected in zip(model.parameters(), plain.parameters(), strict=True):
+    dist.all_reduce(expected.grad)
+    torch.testing.assert_close(result.grad.full_tensor(), expected.grad / 2)
+dist.destroy_process_group()
+"""
+
+
+def run(*processes: list[str]) -> None:
+    """Runs them at the same time."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        )
+        for arguments in processes
+    ]
+    for process in started:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors.decode()[-3000:]
+
+
 def test_distributed_data_parallel() -> None:
-    command = [sys.executable, "-c", DDP]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run([DDP])
+
+
+def test_fully_sharded(tmp_path: Path) -> None:
+    run(*([FSDP, str(rank), str(tmp_path / "store")] for rank in range(2)))
