@@ -8,11 +8,11 @@
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
 // as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block (wider
-// rows, forward: rms_norm_wide.cu). The `_any` kernels take any n and alignment, a block a row, and
-// read twice. grad_weight without atomics: block b adds up its consecutive rows in a fixed order
-// and writes row b of partial[blocks, n]; the caller adds the blocks. A column-wise kernel in the
-// same launch would need no partials, but leaves the device idle where n is small (a norm of
-// heads).
+// rows, forward: rms_norm_wide.cu; backward, up to 1024 packs: rms_norm_backward.cu). The `_any`
+// kernels take any n and alignment, a block a row, and read twice. grad_weight without atomics:
+// block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the
+// caller adds the blocks. A column-wise kernel in the same launch would need no partials, but
+// leaves the device idle where n is small (a norm of heads).
 #include "../common.cuh"
 
 using opaq::from_float;

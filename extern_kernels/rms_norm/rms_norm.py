@@ -55,6 +55,9 @@ _LANES_BACKWARD = (
     f"min(512, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
 )
 _ITEMS = f"ceil_div({_PACKS}, {_LANES})"
+_ITEMS_BACKWARD = f"ceil_div({_PACKS}, {_LANES_BACKWARD})"
+# Rounds that a block of 256 threads holds in shared memory, up to 64 KB, which every device has.
+_STAGES = f"(4 if {_ITEMS_BACKWARD} == 1 else 3 if {_ITEMS_BACKWARD} == 2 else 2)"
 _HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
 
 # Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
@@ -112,10 +115,25 @@ _BACKWARD_CUDA = [
     "rstd.dtype == float32",
 ]
 rms_norm_backward.cuda(
+    name="cuda:ahead",
+    source=opaq.file("rms_norm_backward.cu"),
+    entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
+    f"{{{_STAGES}}}>",
+    grid=_BLOCKS,
+    block=[_LANES_BACKWARD, f"256 // {_LANES_BACKWARD}"],
+    shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * 256 * 16",
+    args=_BACKWARD_ARGS,
+    requires=[
+        *_BACKWARD_CUDA,
+        *_aligned("grad_y", "x", "weight", "grad_x"),
+        f"{_PACKS} <= 4 * 256",
+    ],
+    priority=2,
+)
+rms_norm_backward.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm_backward<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{ceil_div({_PACKS}, "
-    f"{_LANES_BACKWARD})}}>",
+    entry=f"rms_norm_backward<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}>",
     grid=_BLOCKS,
     block=[_LANES_BACKWARD, f"max(1, 256 // {_LANES_BACKWARD})"],
     args=_BACKWARD_ARGS,

@@ -29,6 +29,9 @@ SHAPES = [
     (5, 1000),
     (4, 4096),
     (2, 9000),
+    (2100, 256),
+    (1111, 1032),
+    (515, 8192),
     (0, 16),
     (2, 0, 16),
 ]
@@ -176,6 +179,32 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
     assert list(chosen["block"]) == block
 
 
+def backward_facts(shape, dtype):
+    rows = cuda(shape[:-1], torch.float32)
+    return cuda(shape, dtype), rows, cuda(shape, dtype), cuda(shape[-1:], dtype), rows
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "entry", "grid", "block", "shared"),
+    [
+        ((32768, 4096), torch.bfloat16, "_ahead<__nv_bfloat16, 128, 4, 2>", 256, [128, 2], 65536),
+        ((8192, 8192), torch.bfloat16, "_ahead<__nv_bfloat16, 256, 4, 2>", 256, [256, 1], 65536),
+        ((65536, 128), torch.bfloat16, "_ahead<__nv_bfloat16, 16, 1, 4>", 256, [16, 16], 32768),
+        ((999, 512), torch.float16, "_ahead<__half, 32, 2, 3>", 250, [32, 8], 49152),
+        ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2>", 1, [32, 8], 49152),
+        ((64, 4096), torch.float32, "_ahead<float, 256, 4, 2>", 16, [256, 1], 65536),
+        ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 512, 4>", 16, [512, 1], 0),
+        ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
+    ],
+)
+def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
+    chosen = plan(rms_norm_backward, *backward_facts(shape, dtype))
+    assert chosen["entry"] == "rms_norm_backward" + entry
+    assert list(chosen["grid"]) == [grid, 1, 1]
+    assert list(chosen["block"]) == [*block, 1]
+    assert chosen["shared"] == shared
+
+
 def test_shared_memory_of_wide_rows_fits_every_device():
     for length in (16392, 20480, 65536, 262144, 1 << 24):
         facts = cuda((64, length), torch.bfloat16), cuda((length,), torch.bfloat16), 1e-6
@@ -188,6 +217,13 @@ def test_the_wide_cuda_kernel_compiles(arch):
         for length in (32768, 262144):
             facts = cuda((64, length), dtype), cuda((length,), dtype), 1e-6
             compiles(rms_norm, facts, arch, "cuda:wide")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("length", [16, 128, 512, 768, 1024, 4096])
+def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        compiles(rms_norm_backward, backward_facts((64, length), dtype), arch, "cuda:ahead")
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -1,0 +1,133 @@
+// RMSNorm backward with its reads ahead of its sums: formulas, layout of a row over LANES threads
+// and partial sums of grad_weight as in rms_norm.cu, rms_norm_backward.
+// A block's rounds take blockDim.y rows each. Copies to shared memory, of x and grad_y, run STAGES
+// - 1 rounds ahead, so that memory is read while the block reduces and writes. A thread reads only
+// the slots that it fills: waiting for its own copies is enough. Two buffers for the sums of warps
+// take turns: a thread writes to one again only after a barrier that all pass when they have read
+// it.
+#include "../common.cuh"
+
+using opaq::from_float;
+using opaq::Pack;
+using opaq::row_sum;
+using opaq::to_float;
+
+namespace {
+
+constexpr int kThreads = 256;  // LANES * blockDim.y
+
+extern __shared__ uint4 slots_memory[];
+
+// opaq::row_sum with one barrier; `of_warps` is another buffer than in the call before.
+template <int LANES>
+__device__ float sum_of_row(float value, float* of_warps) {
+  value = row_sum<(LANES < 32 ? LANES : 32)>(value);
+  if constexpr (LANES > 32) {
+    constexpr int WARPS = LANES / 32;
+    const int first = threadIdx.y * WARPS;
+    if (threadIdx.x % 32 == 0) of_warps[first + threadIdx.x / 32] = value;
+    __syncthreads();
+    value = row_sum<WARPS>(of_warps[first + threadIdx.x % WARPS]);
+  }
+  return value;
+}
+
+}  // namespace
+
+template <typename T, int LANES, int ITEMS, int STAGES>
+__global__ void __launch_bounds__(kThreads, 2)
+    rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                            const T* x, const T* weight, const float* rstd, long long rows,
+                            long long rows_per_block, int n) {
+  constexpr int VEC = 16 / sizeof(T), ROWS = kThreads / LANES;
+  __shared__ float of_warps[2][kThreads / 32];
+  const int thread = threadIdx.y * LANES + threadIdx.x;
+  const long long begin = blockIdx.x * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  const auto column = [&](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
+  // Pack k of x, and of grad_y ITEMS slots later.
+  const auto slot = [&](int stage, int k) {
+    return slots_memory + (stage * 2 * ITEMS + k) * kThreads + thread;
+  };
+  // A round past the end is a group without copies, so that each round is one group.
+  const auto fill = [&](int stage, long long row) {
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      if (row >= end || column(k) >= n) continue;
+      opaq::copy_async(slot(stage, k), x + row * n + column(k));
+      opaq::copy_async(slot(stage, ITEMS + k), grad_y + row * n + column(k));
+    }
+    opaq::end_of_copies();
+  };
+
+  long long row = begin + threadIdx.y;
+#pragma unroll
+  for (int stage = 0; stage < STAGES - 1; ++stage) fill(stage, row + stage * ROWS);
+  Pack<T, VEC> w[ITEMS];
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k)
+    if (column(k) < n) w[k] = opaq::load<VEC>(weight + column(k));
+  float grad_w[ITEMS][VEC] = {};
+  float next_scale = row < end ? rstd[row] : 0, next_grad = row < end ? grad_rstd[row] : 0;
+  int stage = 0, turn = 0;
+  for (long long first = begin; first < end; first += ROWS, row += ROWS, turn ^= 1) {
+    const bool live = row < end;
+    fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
+    const float scale = next_scale, grad = next_grad;
+    if (row + ROWS < end) next_scale = rstd[row + ROWS], next_grad = grad_rstd[row + ROWS];
+    opaq::copies_done<STAGES - 1>();
+    float dot = 0;
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      opaq::convert_anew(w[k], row < 0);
+      if (!live || column(k) >= n) continue;
+      const Pack<T, VEC> px = opaq::load_shared<T>(slot(stage, k));
+      const Pack<T, VEC> pg = opaq::load_shared<T>(slot(stage, ITEMS + k));
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) {
+        const float gx = to_float(pg.at[j]) * to_float(px.at[j]);
+        dot += gx * to_float(w[k].at[j]);
+        grad_w[k][j] += gx * scale;
+      }
+    }
+    dot = sum_of_row<LANES>(dot, of_warps[turn]);
+    const float pull = (dot + grad) * scale * scale * scale / n;
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      opaq::convert_anew(w[k], row < 0);
+      if (!live || column(k) >= n) continue;
+      const Pack<T, VEC> px = opaq::load_shared<T>(slot(stage, k));
+      const Pack<T, VEC> pg = opaq::load_shared<T>(slot(stage, ITEMS + k));
+      float out[VEC];
+#pragma unroll
+      for (int j = 0; j < VEC; ++j)
+        out[j] = to_float(pg.at[j]) * to_float(w[k].at[j]) * scale - to_float(px.at[j]) * pull;
+      opaq::store_at_once<VEC>(grad_x + row * n + column(k), opaq::pack_from_float<T>(out));
+    }
+    stage = stage == STAGES - 1 ? 0 : stage + 1;
+  }
+
+  partial += (long long)blockIdx.x * n;
+  if constexpr (ROWS == 1) {
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k)
+      for (int j = 0; j < VEC && column(k) < n; ++j) partial[column(k) + j] = grad_w[k][j];
+  } else {
+    constexpr int WIDTH = LANES * ITEMS * VEC;
+    float* const by_row = reinterpret_cast<float*>(slots_memory);
+    static_assert(ROWS * WIDTH * sizeof(float) <= STAGES * 2 * ITEMS * kThreads * sizeof(uint4),
+                  "the sums of all rows of a round fit into the slots");
+    __syncthreads();  // other threads' slots: all have been read
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) by_row[threadIdx.y * WIDTH + column(k) + j] = grad_w[k][j];
+    }
+    __syncthreads();
+    for (int c = thread; c < n; c += kThreads) {
+      float sum = 0;
+      for (int r = 0; r < ROWS; ++r) sum += by_row[r * WIDTH + c];
+      partial[c] = sum;
+    }
+  }
+}
