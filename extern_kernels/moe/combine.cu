@@ -14,8 +14,6 @@ using opaq::to_float;
 
 namespace {
 
-constexpr int kRows = 4;
-
 __device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
 
 template <typename T, int VEC>
@@ -27,68 +25,33 @@ __device__ Pack<T, VEC> row_pack(const T* rows, long long row, long long count, 
 
 }  // namespace
 
-// A block copies kRows consecutive rows, so that a thread waits for as many loads at once.
 template <typename T, int VEC>
 __global__ void __launch_bounds__(256)
-    moe_permute(T* out, const T* x, const long long* order, long long pairs, long long tokens,
-                int k, long long n, long long x_stride) {
-  const long long first = blockIdx.x * (long long)kRows;
-  const int rows = static_cast<int>(pairs - first < kRows ? pairs - first : kRows);
-  long long token[kRows];
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const long long pair = r < rows ? order[first + r] : -1;
-    token[r] = pair < 0 ? -1 : pair / k;
-  }
-  for (long long c = threadIdx.x * VEC; c < n; c += 256 * VEC) {
-    Pack<T, VEC> packs[kRows];
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-      if (r < rows) packs[r] = row_pack<T, VEC>(x, token[r], tokens, x_stride, c);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r)
-      if (r < rows) opaq::store<VEC>(out + (first + r) * n + c, packs[r]);
-  }
+    moe_permute(T* out, const T* x, const long long* order, long long tokens, int k, long long n,
+                long long x_stride) {
+  const long long pair = order[blockIdx.x];
+  const long long token = pair < 0 ? -1 : pair / k;
+  T* const to = out + blockIdx.x * n;
+  for (long long c = threadIdx.x * VEC; c < n; c += 256 * VEC)
+    opaq::store<VEC>(to + c, row_pack<T, VEC>(x, token, tokens, x_stride, c));
 }
 
-// A block makes a row. A thread has up to 4 rows of 2 packs of columns on their way at a time.
 template <typename T, int VEC>
 __global__ void __launch_bounds__(256)
     moe_combine(T* out, const T* rows, const long long* position, const float* weights,
                 long long count, int k, long long n) {
-  constexpr int kColumns = 2, kAhead = 4, kStep = 256 * VEC;
   const long long* const at = position + blockIdx.x * (long long)k;
   const float* const by = weights ? weights + blockIdx.x * (long long)k : nullptr;
-  for (long long c = threadIdx.x * VEC; c < n; c += kColumns * kStep) {
-    float sums[kColumns][VEC] = {};
-    for (int s = 0; s < k; s += kAhead) {
-      Pack<T, VEC> packs[kAhead][kColumns];
-      float weight[kAhead];
+  for (long long c = threadIdx.x * VEC; c < n; c += 256 * VEC) {
+    float sums[VEC] = {};
+#pragma unroll 4
+    for (int s = 0; s < k; ++s) {
+      const Pack<T, VEC> row = row_pack<T, VEC>(rows, at[s], count, n, c);
+      const float weight = by ? by[s] : 1;
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (s + i >= k) break;
-        weight[i] = by ? by[s + i] : 1;
-#pragma unroll
-        for (int m = 0; m < kColumns; ++m) {
-          if (c + m * kStep < n)
-            packs[i][m] = row_pack<T, VEC>(rows, at[s + i], count, n, c + m * kStep);
-        }
-      }
-#pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
-        if (s + i >= k) break;
-#pragma unroll
-        for (int m = 0; m < kColumns; ++m) {
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) sums[m][j] += weight[i] * to_float(packs[i][m].at[j]);
-        }
-      }
+      for (int j = 0; j < VEC; ++j) sums[j] += weight * to_float(row.at[j]);
     }
-#pragma unroll
-    for (int m = 0; m < kColumns; ++m) {
-      if (c + m * kStep < n)
-        opaq::store<VEC>(out + blockIdx.x * n + c + m * kStep, opaq::pack_from_float<T>(sums[m]));
-    }
+    opaq::store<VEC>(out + blockIdx.x * n + c, opaq::pack_from_float<T>(sums));
   }
 }
 

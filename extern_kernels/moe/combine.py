@@ -102,11 +102,8 @@ _declare(
     "moe_permute",
     "rows, x, order",
     "x",
-    "ceil_div(order.numel(), 4)",
-    (
-        f"order.numel(), x.size(0), {_PER_TOKEN}, x.size(1), x.stride(0)",
-        f"x.size(0), {_PER_TOKEN}, x.size(1), x.stride(0)",
-    ),
+    "order.numel()",
+    (f"x.size(0), {_PER_TOKEN}, x.size(1), x.stride(0)",) * 2,
     ["x", "rows"],
     [
         "order.dtype == int64",
