@@ -134,17 +134,18 @@ class BackwardOp:
         grads = {f"grad_{name}": name for name in outputs + written}
         needs = {f"needs_grad_{name}": name for name in tensors}
         own = inputs + outputs
+        accumulated = lowering.accumulating.get(self.name)
         self._sources: list[tuple[str, str]] = []
         for arg in backward["args"]:
             name = arg["name"]
-            if name in own:
+            if accumulated is not None and name == accumulated.argument:
+                self._sources.append(("nothing", name))  # a compiled graph may give it one
+            elif name in own:
                 self._sources.append(("saved" if name in tensors + outputs else "number", name))
             elif name in grads:
                 self._sources.append(("grad", grads[name]))
             elif name in needs and arg["torch_type"] == "bool":
                 self._sources.append(("needs", needs[name]))
-            elif name == lowering.accumulating.get(self.name):
-                self._sources.append(("nothing", name))  # a compiled graph may give it one
             else:
                 accepted = [*grads, *own, *(f"bool {name}" for name in needs)]
                 raise _runtime.DeclarationError(

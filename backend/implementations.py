@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from . import _runtime, rules, validate
+from . import _runtime, lowering, rules, validate
 from . import steps as steps_
 from .arguments import Argument, argument_list
 from .declaring import declaring
@@ -426,6 +427,26 @@ class Implementations:
             kind="python",
         )
 
+    def _check_accumulated(self, implementation: Mapping[str, Any]) -> None:
+        """Notes whether an implementation reads the argument that the op adds to its result; one
+        that silently leaves it out would give another sum in compiled graphs alone."""
+        accumulated = lowering.accumulating.get(self.name)
+        if accumulated is None:
+            return
+        argument, device = accumulated.argument, implementation["device"]
+        requires = implementation["requires"]
+        given = {key: value for key, value in implementation.items() if key != "requires"}
+        if implementation["kind"] == "python" or re.search(rf"\b{argument}\b", repr(given)):
+            accumulated.reading.add(device)
+        elif any(re.fullmatch(rf"not defined\( *{argument} *\)", each) for each in requires):
+            accumulated.ignoring.add(device)
+        else:
+            raise _runtime.DeclarationError(
+                f"{implementation['where']}: implementation {implementation['name']!r} does not "
+                f"read `{argument}`, which the op is declared to add to its result; name it in "
+                f'args, or give requires="not defined({argument})"'
+            )
+
     def _implement(
         self: _Self,
         *,
@@ -455,6 +476,7 @@ class Implementations:
             "requires": validate.conditions(where, "requires", requires),
             "priority": validate.number(where, "priority", priority),
         }
+        self._check_accumulated(implementation)
         before = self.info["hash"]
         for values in validate.combinations(where, tune):
             of_values = ",".join(f"{key}={value}" for key, value in values.items())

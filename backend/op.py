@@ -70,7 +70,10 @@ def op(
         where it is given: a row-major tensor of the result's shape and dtype. Where a compiled
         graph adds a tensor to that result, and uses it for nothing else, the op gets the tensor,
         and the sum needs no kernel of its own. Gradients are often added so. The sum is rounded
-        once. Not for an op that writes to arguments, or with effects.
+        once. A call that some implementation serves without the tensor must be served with it,
+        too: an implementation names it in its argument list, or requires "not defined(added)",
+        beside another one for the same device. Not for an op that writes to arguments, or with
+        effects.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.
@@ -259,7 +262,7 @@ class Op(CallableBase, Registrations):
             _runtime.extend_hash(self.name, "effects", effects)
         if accumulates:
             _runtime.extend_hash(self.name, "accumulates", accumulates)
-            lowering.accumulating[self.name] = accumulates
+            lowering.accumulating[self.name] = lowering.Accumulated(accumulates)
         else:
             lowering.accumulating.pop(self.name, None)
         self.effects, self._tags, self.sharding = effects, tags, sharding

@@ -14,6 +14,7 @@ from . import compat, options
 from .record import NodeRecord, Substitution, nodes, substitutions
 
 __all__ = [
+    "Accumulated",
     "MANIFEST",
     "PRELUDE",
     "NodeRecord",
@@ -59,8 +60,23 @@ formulas: dict[str, Callable[[], Any]] = {}
 # the bounds in place of sizes that only a launch knows.
 largest_results: dict[str, Callable[[], Callable[..., Any]]] = {}
 
-# For each op that can add a tensor to its first result, the argument which that is.
-accumulating: dict[str, str] = {}
+
+@dataclasses.dataclass
+class Accumulated:
+    """The argument that an op adds to its first result."""
+
+    argument: str
+    # device types: of implementations that read the argument, and of those that do not
+    reading: set[str] = dataclasses.field(default_factory=set)
+    ignoring: set[str] = dataclasses.field(default_factory=set)
+
+    def is_served(self, device: str) -> bool:
+        """Whether a call with the argument is served there as one without it is."""
+        return device in self.reading or device not in self.ignoring
+
+
+# By op.
+accumulating: dict[str, Accumulated] = {}
 
 # Ops in order of declaration, each with the dispatcher's kernels that its declaration registered;
 # any other kernels come from somebody else.

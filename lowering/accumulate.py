@@ -20,32 +20,34 @@ import torch.fx
 
 from opaq import _runtime
 
-from . import options
+from . import Accumulated, options
 from .compat import pytorch
 from .compat.inductor import inductor
 
 _aten = torch.ops.aten
 
 
-def install(accumulating: Mapping[str, str]) -> None:
-    """accumulating: the argument that an op adds to its first result, by the name of the op."""
+def install(accumulating: Mapping[str, Accumulated]) -> None:
     inductor.before_writes(lambda graph: pass_on(graph, accumulating))
 
 
-def pass_on(graph: torch.fx.Graph, accumulating: Mapping[str, str]) -> None:
+def pass_on(graph: torch.fx.Graph, accumulating: Mapping[str, Accumulated]) -> None:
     if options.current().check:  # it compares calls with those of the traced graph
         return
     for node in list(graph.nodes):
         if node.op == "call_function" and pytorch.is_overload(node.target):
-            argument = accumulating.get(pytorch.op_name(node.target) or "")
-            if argument:
-                _pass_to(graph, node, argument)
+            accumulated = accumulating.get(pytorch.op_name(node.target) or "")
+            if accumulated:
+                _pass_to(graph, node, accumulated)
 
 
-def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, argument: str) -> None:
+def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, accumulated: Accumulated) -> None:
+    argument = accumulated.argument
     position = pytorch.argument_names(call.target).index(argument)
     result = _first_result(call)
     if result is None or _is_given(call, position, argument):
+        return
+    if not accumulated.is_served(result.meta["val"].device.type):
         return
     reshapes: list[torch.fx.Node] = []
     value, user = result, _only_user(result)

@@ -140,6 +140,54 @@ def test_the_sum_of_two_gradients(unique: str) -> None:
     torch.testing.assert_close(x.grad, 5 * Y + MARK)
 
 
+def test_a_forward_op_that_adds_too(unique: str) -> None:
+    """Its gradient gets nothing of the argument that has the same name."""
+    backward = opaq.op(
+        f"{unique}_backward(Tensor grad_out, Tensor? added=None) -> Tensor grad_x",
+        outputs=opaq.like("grad_out"),
+        accumulates="added",
+    )
+    backward.reference(lambda g, added=None: 2 * g if added is None else 2 * g + added)
+    op = doubling(unique)
+    op.backward(backward.name, non_differentiable="added")
+    for call in (op, torch.compile(lambda x, y: op(x, y), fullgraph=True)):
+        x = X.clone().requires_grad_()
+        call(x, Y).sum().backward()
+        torch.testing.assert_close(x.grad, torch.full_like(x, 2.0))
+
+
+SOURCE = (
+    "void twice(const float* x, {}float* y, long n) {{ "
+    "for (long i = 0; i < n; ++i) y[i] = {}; }}"
+)
+
+
+def test_a_device_without_an_implementation_that_adds(unique: str) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x, Tensor? added=None) -> Tensor",
+        outputs=opaq.like("x"),
+        accumulates="added",
+    )
+    args, plain = "x, out, x.numel()", SOURCE.format("", "2 * x[i]")
+    op.cpu(source=plain, entry="twice", args=args, requires="not defined(added)")
+    assert not is_given(lambda x, y: op(x) + y, 2 * X + Y, X, Y)
+    source = SOURCE.format("const float* added, ", f"2 * x[i] + added[i] + {MARK}f")
+    args = "x, added, out, x.numel()"
+    op.cpu(name="adds", source=source, entry="twice", args=args, requires="defined(added)")
+    assert is_given(lambda x, y: op(x) + y, 2 * X + Y, X, Y)
+
+
+def test_an_implementation_that_forgets_it(unique: str) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x, Tensor? added=None) -> Tensor",
+        outputs=opaq.like("x"),
+        accumulates="added",
+    )
+    message = "implementation 'cpu' does not read `added`, which the op is declared to add"
+    with pytest.raises(opaq.DeclarationError, match=message):
+        op.cpu(source=SOURCE.format("", "x[i]"), entry="twice", args="x, out, x.numel()")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_with_another_gradient(dtype: torch.dtype) -> None:
     """As a model of transformers returns them with the loss."""
