@@ -22,7 +22,8 @@ def linear_cross_entropy(
     over the groups of rows in its own dtype: in bfloat16 four groups round it four times. More rows
     are faster and more exact, fewer take less memory: rows * V logits and, in eager mode, as many
     of their gradient. It is meant for eager code: in a compiled graph PyTorch copies the weight's
-    gradient for each group, and the plain composition under backend="opaq" is faster. The chunking is that of Liger kernels (Hsu et al. 2024, arXiv:2410.10989).
+    gradient for each group, and the plain composition under backend="opaq" is faster. The chunking
+    is that of Liger kernels (Hsu et al. 2024, arXiv:2410.10989).
 
     Raises ValueError for other shapes.
     """

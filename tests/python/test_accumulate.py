@@ -157,8 +157,7 @@ def test_a_forward_op_that_adds_too(unique: str) -> None:
 
 
 SOURCE = (
-    "void twice(const float* x, {}float* y, long n) {{ "
-    "for (long i = 0; i < n; ++i) y[i] = {}; }}"
+    "void twice(const float* x, {}float* y, long n) {{ for (long i = 0; i < n; ++i) y[i] = {}; }}"
 )
 
 
