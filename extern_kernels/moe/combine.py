@@ -185,6 +185,8 @@ def moe_permute_reference(
             f"{tuple(position.shape)}; expected [T, D], [T * k] and [T * k], as moe_route gives "
             "them: flatten the leading dimensions of x first"
         )
+    if not x.is_floating_point():
+        raise ValueError(f"moe_permute: x is {x.dtype}; expected a floating-point dtype")
     if x.size(0) == 0 and order.numel() == 0:
         return x.clone()
     if x.size(0) == 0 or order.numel() % x.size(0):

@@ -22,14 +22,14 @@ import torch
 import opaq
 
 _FLOAT = "float64 if gate_logits.dtype == float64 else float32"
-_PAIRS = "gate_logits.size(0) * k"
+_PAIRS = "gate_logits.size(0) * max(0, k)"
 
 moe_route = opaq.op(
     "opaq_kernels::moe_route(Tensor gate_logits, int k, bool normalize=True) "
     "-> (Tensor weights, Tensor experts, Tensor counts, Tensor order, Tensor position)",
     outputs={
-        "weights": opaq.tensor("gate_logits.size(0), k", dtype=_FLOAT),
-        "experts": opaq.tensor("gate_logits.size(0), k", dtype="int64"),
+        "weights": opaq.tensor("gate_logits.size(0), max(0, k)", dtype=_FLOAT),
+        "experts": opaq.tensor("gate_logits.size(0), max(0, k)", dtype="int64"),
         "counts": opaq.tensor("gate_logits.size(1)", dtype="int64"),
         "order": opaq.tensor(_PAIRS, dtype="int64"),
         "position": opaq.tensor(_PAIRS, dtype="int64"),
@@ -137,6 +137,11 @@ def moe_route_reference(
         raise ValueError(
             f"moe_route: gate_logits have shape {tuple(gate_logits.shape)}; expected "
             "[tokens, experts]: flatten the leading dimensions first"
+        )
+    if gate_logits.size(1) == 0:
+        raise ValueError(
+            f"moe_route: gate_logits have shape {tuple(gate_logits.shape)}; expected at least one "
+            "expert"
         )
     if not 0 < k <= gate_logits.size(1):
         raise ValueError(

@@ -136,6 +136,8 @@ def _checked(op: str, logits: torch.Tensor, numbers: dict, of_rows: dict) -> dic
             f"{op}: logits have shape {tuple(logits.shape)}; expected [rows, classes] with at "
             "least one class: flatten the leading dimensions, or take the last position first"
         )
+    if not logits.is_floating_point():
+        raise ValueError(f"{op}: logits are {logits.dtype}; expected a floating-point dtype")
     ranges = {
         "temperature": (math.inf, "a number from 0 on"),
         "top_k": (math.inf, "0, for all classes, or the number of classes to keep"),
@@ -157,6 +159,10 @@ def _checked(op: str, logits: torch.Tensor, numbers: dict, of_rows: dict) -> dic
             raise ValueError(
                 f"{op}: row_{name} has shape {tuple(values.shape)}; expected "
                 f"{tuple(logits.shape[:1])}, a value for each row of logits {tuple(logits.shape)}"
+            )
+        if values.is_floating_point() == (name == "top_k"):
+            raise ValueError(
+                f"{op}: row_{name} is {values.dtype}; expected {_ROW_DTYPES[f'row_{name}']}"
             )
         columns[name] = values.unsqueeze(1)
     return columns

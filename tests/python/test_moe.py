@@ -217,11 +217,17 @@ def test_bad_arguments_are_refused(device, capfd):
     logits = make(12, 8, torch.float32, device)
     message = "moe_route: k is 9; expected 1 to 8, the number of experts"
     refuses(lambda: moe_route(logits, 9), message, capfd)
+    message = "moe_route: k is -1; expected 1 to 8, the number of experts"
+    refuses(lambda: moe_route(logits, -1), message, capfd)
+    message = "moe_route: gate_logits have shape (12, 0); expected at least one expert"
+    refuses(lambda: moe_route(logits[:, :0], 1), message, capfd)
     message = "moe_route: gate_logits have shape (3, 4, 8); expected [tokens, experts]"
     refuses(lambda: moe_route(logits.view(3, 4, 8), 2), message, capfd)
     weights, _, _, order, position = moe_route(logits, 2)
     message = "moe_permute: order has 24 pairs for 11 rows of x; expected a multiple"
     refuses(lambda: moe_permute(logits[:11], order, position), message, capfd)
+    message = "moe_permute: x is torch.int64; expected a floating-point dtype"
+    refuses(lambda: moe_permute(logits.long(), order, position), message, capfd)
     message = "moe_combine: rows have shape (12, 8), position (24,) and weights (12, 2); expected"
     refuses(lambda: moe_combine(logits, position, weights), message, capfd)
 

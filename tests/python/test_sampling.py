@@ -285,6 +285,10 @@ def test_bad_arguments_are_refused(device, capfd):
     refuses(lambda: sample(logits[None]), message, capfd)
     message = "sample: row_top_p has shape (2,); expected (3,), a value for each row of logits"
     refuses(lambda: sample(logits, row_top_p=torch.ones(2, device=device)), message, capfd)
+    message = "sample: row_top_k is torch.float32; expected int64"
+    refuses(lambda: sample(logits, row_top_k=torch.ones(3, device=device)), message, capfd)
+    message = "sample: logits are torch.int64; expected a floating-point dtype"
+    refuses(lambda: sample(logits.long()), message, capfd)
     message = "sample_with_uniform: uniform has shape (2,); expected (3,), a number for each row"
     uniform = torch.ones(2, device=device)
     refuses(lambda: sample_with_uniform(logits, uniform), message, capfd)
