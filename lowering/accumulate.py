@@ -49,28 +49,24 @@ def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, accumulated: Accumulate
         return
     if not accumulated.is_served(result.meta["val"].device.type):
         return
-    reshapes: list[torch.fx.Node] = []
     value, user = result, _only_user(result)
     while user is not None and inductor.is_reshape(user):
-        reshapes.append(user)
         value, user = user, _only_user(user)
     other = user and _added_to(user, value)
     if user is None or other is None or not _fits(other, value, result):
         return
-    later = not other < call
-    if later and result is not call:
-        return  # the other results may be used before `other` is computed
     added = other
-    if reshapes:
-        with graph.inserting_before(user if later else call):
+    while inductor.is_reshape(added):
+        added = added.args[0]
+    if not (added < call and inductor.has_row_major(added.meta["val"])):
+        return  # the call stays where it is: its arguments may be written to in place after it
+    if value is not result or added is not other:
+        with graph.inserting_before(call):
             try:
                 sizes = [inductor.computed(graph, size) for size in result.meta["val"].shape]
             except _runtime.LaunchError:  # a size that is known only when a kernel has run
                 return
-            added = inductor.insert_call(graph, _aten.reshape.default, other, sizes)
-    if later:
-        for moved in (call, *reshapes):
-            user.prepend(moved)
+            added = inductor.insert_call(graph, _aten.reshape.default, added, sizes)
     call.args, call.kwargs = _with(call.args, call.kwargs, position, argument, added)
     if "eager_input_vals" in call.meta:
         call.meta["eager_input_vals"] = _with(

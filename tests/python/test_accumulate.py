@@ -50,7 +50,7 @@ Y = torch.arange(24.0).view(4, 6) / 8 - 1  # sums are exact
 GIVEN: dict[str, tuple[Callable[..., Any], torch.Tensor]] = {
     "added to it": (lambda op, x, y: op(x) + y, 2 * X + Y),
     "it is added": (lambda op, x, y: y + op(x), 2 * X + Y),
-    "computed later": (lambda op, x, y: op(x) + (y + 1) * y, 2 * X + (Y + 1) * Y),
+    "computed before": (lambda op, x, y: (y + 1) * y + op(x), 2 * X + (Y + 1) * Y),
     "a view of it": (lambda op, x, y: op(x).view(2, 12) + y.view(2, 12), (2 * X + Y).view(2, 12)),
     "views of it": (
         lambda op, x, y: op(x).reshape(24).view(2, 3, 4) + y.view(2, 3, 4),
@@ -70,6 +70,7 @@ LEFT: dict[str, tuple[Callable[..., Any], torch.Tensor]] = {
     "another dtype": (lambda op, x, y: op(x) + y.double(), 2 * X.double() + Y.double()),
     "columns": (lambda op, x, y: op(x) + y.view(6, 4).t(), 2 * X + Y.view(6, 4).t()),
     "transposed": (lambda op, x, y: op(x).t() + y.view(6, 4), (2 * X).t() + Y.view(6, 4)),
+    "computed later": (lambda op, x, y: op(x) + (y + 1) * y, 2 * X + (Y + 1) * Y),
     "subtracted": (lambda op, x, y: op(x) - y, 2 * X - Y),
 }
 
@@ -86,6 +87,18 @@ def test_what_the_op_cannot_add(unique: str, what: str) -> None:
     op = doubling(unique)
     function, expected = LEFT[what]
     assert not is_given(lambda x, y: function(op, x, y), expected, X, Y)
+
+
+def test_an_argument_that_is_written_to_between_the_call_and_the_sum(unique: str) -> None:
+    op = doubling(unique)
+
+    def function(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x = x + y
+        result = op(x)
+        torch.ops.aten.index_put_(x, [torch.tensor([0])], torch.tensor(7.0))
+        return result + x
+
+    assert not is_given(function, function(X, Y), X, Y)
 
 
 def test_an_argument_that_is_given_stays(unique: str) -> None:
