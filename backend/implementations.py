@@ -427,25 +427,32 @@ class Implementations:
             kind="python",
         )
 
-    def _check_accumulated(self, implementation: Mapping[str, Any]) -> None:
-        """Notes whether an implementation reads the argument that the op adds to its result; one
-        that silently leaves it out would give another sum in compiled graphs alone."""
+    def _note_accumulated(self, implementation: Mapping[str, Any]) -> Callable[[], None]:
+        """Checks whether an implementation reads the argument that the op adds to its result; one
+        that silently leaves it out would give another sum in compiled graphs alone. The result
+        notes which it is, once the implementation is declared.
+        """
         accumulated = lowering.accumulating.get(self.name)
         if accumulated is None:
-            return
+            return lambda: None
         argument, device = accumulated.argument, implementation["device"]
-        requires = implementation["requires"]
-        given = {key: value for key, value in implementation.items() if key != "requires"}
-        if implementation["kind"] == "python" or re.search(rf"\b{argument}\b", repr(given)):
-            accumulated.reading.add(device)
-        elif any(re.fullmatch(rf"not defined\( *{argument} *\)", each) for each in requires):
-            accumulated.ignoring.add(device)
-        else:
-            raise _runtime.DeclarationError(
-                f"{implementation['where']}: implementation {implementation['name']!r} does not "
-                f"read `{argument}`, which the op is declared to add to its result; name it in "
-                f'args, or give requires="not defined({argument})"'
-            )
+        read = [
+            implementation["args"],
+            *(step["args"] for step in implementation.get("steps", ())),
+            *implementation.get("roles", {}).values(),
+        ]
+        if implementation["kind"] == "python" or re.search(rf"\b{argument}\b", f"{read}"):
+            return lambda: accumulated.reading.add(device)
+        if any(
+            re.fullmatch(rf"not defined\( *{argument} *\)", each)
+            for each in implementation["requires"]
+        ):
+            return lambda: accumulated.ignoring.add(device)
+        raise _runtime.DeclarationError(
+            f"{implementation['where']}: implementation {implementation['name']!r} does not "
+            f"read `{argument}`, which the op is declared to add to its result; name it in "
+            f'args, or give requires="not defined({argument})"'
+        )
 
     def _implement(
         self: _Self,
@@ -476,13 +483,14 @@ class Implementations:
             "requires": validate.conditions(where, "requires", requires),
             "priority": validate.number(where, "priority", priority),
         }
-        self._check_accumulated(implementation)
+        note = self._note_accumulated(implementation)
         before = self.info["hash"]
         for values in validate.combinations(where, tune):
             of_values = ",".join(f"{key}={value}" for key, value in values.items())
             named = f"{implementation['name']}:{of_values}" if values else implementation["name"]
             each = {**implementation, "name": named, "values": values}
             _runtime.implement(self.name, each, replace, self.effects or "")
+        note()
         self._describe()
         if (
             self.info["hash"] != before

@@ -107,11 +107,13 @@ def op(
             _check_accumulates(_runtime.describe(name), accumulates, effects)
         if known is None:
             known = Op(name)
-            known._set_rules(effects, given, sharding, accumulates)
+            known._set_rules(effects, given, sharding)
+            known._set_accumulates(accumulates)
             _ops[name] = known
         elif replace:
             known._redeclared()
-            known._set_rules(effects, given, sharding, accumulates)
+            known._set_rules(effects, given, sharding)
+            known._set_accumulates(accumulates)
         else:
             for what, had, got in (
                 ("effects", known.effects, effects),
@@ -218,7 +220,6 @@ class Op(CallableBase, Registrations):
         self.effects: str | None = None
         self._tags: tuple[torch.Tag, ...] = ()
         self.sharding: Sharding = None
-        self.accumulates: str | None = None
         torch.library.register_fake(name, lambda *args, **kwargs: _ops[name].fake(*args, **kwargs))
         if any(arg["mutated"] for arg in self.info["args"]):
             pytorch.count_mutations(
@@ -246,11 +247,7 @@ class Op(CallableBase, Registrations):
         self._describe()
 
     def _set_rules(
-        self,
-        effects: str | None,
-        tags: tuple[torch.Tag, ...],
-        sharding: Sharding,
-        accumulates: str | None,
+        self, effects: str | None, tags: tuple[torch.Tag, ...], sharding: Sharding
     ) -> None:
         if (effects == "ordered") != (self.effects == "ordered"):
             pytorch.set_ordered(self.overload, effects == "ordered")
@@ -260,14 +257,20 @@ class Op(CallableBase, Registrations):
         pytorch.set_tags(self.overload, (*tags, *implied))
         if effects:
             _runtime.extend_hash(self.name, "effects", effects)
-        if accumulates:
-            _runtime.extend_hash(self.name, "accumulates", accumulates)
-            lowering.accumulating[self.name] = lowering.Accumulated(accumulates)
-        else:
-            lowering.accumulating.pop(self.name, None)
         self.effects, self._tags, self.sharding = effects, tags, sharding
-        self.accumulates = accumulates
         pytorch.forget_shardings()
+
+    def _set_accumulates(self, argument: str | None) -> None:
+        lowering.accumulating.pop(self.name, None)
+        if argument:
+            _runtime.extend_hash(self.name, "accumulates", argument)
+            lowering.accumulating[self.name] = lowering.Accumulated(argument)
+
+    @property
+    def accumulates(self) -> str | None:
+        """The argument that the op adds to its first result."""
+        found = lowering.accumulating.get(self.name)
+        return found and found.argument
 
     def reference(self, function: _Function) -> _Function:
         """Decorator for the op written in PyTorch: a function of the op's arguments that returns
@@ -406,7 +409,7 @@ class Op(CallableBase, Registrations):
         if effects:
             refuse_effects_of_writes(self.info)
         if self.effects != "random":
-            self._set_rules(effects, self._tags, self.sharding, self.accumulates)
+            self._set_rules(effects, self._tags, self.sharding)
         elif effects:
             raise _runtime.DeclarationError(
                 f'{self.name}: .register_effect(...): the op is declared with effects="random"; '
@@ -533,7 +536,7 @@ def op_of_library(name: str, effects: str | None, tags: tuple[torch.Tag, ...]) -
         if effects == "ordered":
             refuse_effects_of_writes(_runtime.describe(name))
         made = Op(name, by_library=True)
-        made._set_rules(effects, tags, None, None)
+        made._set_rules(effects, tags, None)
         return _ops.setdefault(name, made)
 
 

@@ -44,8 +44,9 @@ def pass_on(graph: torch.fx.Graph, accumulating: Mapping[str, Accumulated]) -> N
 def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, accumulated: Accumulated) -> None:
     argument = accumulated.argument
     position = pytorch.argument_names(call.target).index(argument)
+    given = pytorch.leaves_by_argument(call.target, call.args, call.kwargs)
     result = _first_result(call)
-    if result is None or _is_given(call, position, argument):
+    if result is None or given.get((argument, None)) is not None:
         return
     if not accumulated.is_served(result.meta["val"].device.type):
         return
@@ -106,11 +107,6 @@ def _fits(other: torch.fx.Node, value: torch.fx.Node, result: torch.fx.Node) -> 
         and inductor.has_shape_of(added, summand)
         and all(inductor.has_row_major(each) for each in (added, summand, whole))
     )
-
-
-def _is_given(call: torch.fx.Node, position: int, argument: str) -> bool:
-    given = call.args[position] if len(call.args) > position else call.kwargs.get(argument)
-    return given is not None
 
 
 def _with(

@@ -3,7 +3,8 @@
 import torch
 
 from .cross_entropy import cross_entropy
-from .with_gradient import cross_entropy_with_gradient, scale_gradient, scale_gradient_
+from .kept_gradients import keep, scaled
+from .with_gradient import cross_entropy_with_gradient
 
 
 def linear_cross_entropy(
@@ -49,7 +50,7 @@ def linear_cross_entropy(
 
 
 def _float_zero(like: torch.Tensor) -> torch.Tensor:
-    return like.new_zeros((), dtype=torch.float64 if like.dtype == torch.float64 else torch.float32)
+    return like.new_zeros((), dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _loss_and_gradients(hidden, weight, target, ignore_index, rows, needed):
@@ -74,30 +75,15 @@ def _loss_and_gradients(hidden, weight, target, ignore_index, rows, needed):
 class _LinearMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, target, ignore_index, rows):
-        ctx.needed = hidden.requires_grad, weight.requires_grad
-        ctx.numbers = ignore_index, rows
-        loss, *gradients = _loss_and_gradients(
-            hidden, weight, target, ignore_index, rows, ctx.needed
-        )
-        if torch.compiler.is_compiling():
-            ctx.save_for_backward(*(each for each in gradients if each is not None))
-        else:
-            ctx.save_for_backward(hidden, weight, target)
-            ctx.gradients = gradients
+        ctx.numbers = ignore_index, rows, (hidden.requires_grad, weight.requires_grad)
+        loss, *gradients = _loss_and_gradients(hidden, weight, target, *ctx.numbers)
+        keep(ctx, gradients, (hidden, weight, target))
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_mean):
-        if torch.compiler.is_compiling():
-            saved = iter(ctx.saved_tensors)
-            of = [scale_gradient(next(saved), grad_mean) if need else None for need in ctx.needed]
-            return *of, None, None, None
-        # They are given away: a second backward pass (retain_graph=True) computes them anew.
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
-            _, *gradients = _loss_and_gradients(*ctx.saved_tensors, *ctx.numbers, ctx.needed)
-        for gradient in gradients:
-            if gradient is not None:
-                scale_gradient_(gradient, grad_mean)
-        return *gradients, None, None, None
+        def anew(*inputs):
+            return _loss_and_gradients(*inputs, *ctx.numbers)[1:]
+
+        return *scaled(ctx, grad_mean, anew), None, None, None

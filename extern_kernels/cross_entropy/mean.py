@@ -3,7 +3,8 @@
 import torch
 
 from .cross_entropy import cross_entropy
-from .with_gradient import cross_entropy_with_gradient, scale_gradient, scale_gradient_
+from .kept_gradients import keep, scaled
+from .with_gradient import cross_entropy_with_gradient
 
 
 def cross_entropy_mean(
@@ -23,27 +24,17 @@ def cross_entropy_mean(
 class _MeanWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, target, ignore_index):
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(logits.dtype, torch.float32)
         scale = (target != ignore_index).sum(dtype=dtype).reciprocal()
         loss, _, grad = cross_entropy_with_gradient(logits, target, scale, ignore_index)
         ctx.ignore_index = ignore_index
-        if torch.compiler.is_compiling():
-            ctx.save_for_backward(grad)
-        else:
-            ctx.save_for_backward(logits, target, scale)
-            ctx.gradient = grad
+        keep(ctx, [grad], (logits, target, scale))
         return loss.sum() * scale
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_mean):
-        if torch.compiler.is_compiling():
-            (grad,) = ctx.saved_tensors
-            return scale_gradient(grad, grad_mean), None, None
-        # The gradient is given away: a second backward pass (retain_graph=True) computes it anew.
-        grad, ctx.gradient = ctx.gradient, None
-        if grad is None:
-            logits, target, scale = ctx.saved_tensors
-            _, _, grad = cross_entropy_with_gradient(logits, target, scale, ctx.ignore_index)
-        scale_gradient_(grad, grad_mean)
-        return grad, None, None
+        def anew(logits, target, scale):
+            return [cross_entropy_with_gradient(logits, target, scale, ctx.ignore_index)[2]]
+
+        return *scaled(ctx, grad_mean, anew), None, None

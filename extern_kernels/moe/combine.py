@@ -95,6 +95,10 @@ _WEIGHTS = [
     "weights.numel() == rows.size(0)",
 ]
 _PER_TOKEN = "order.numel() / max(1, x.size(0))"
+_OF_WEIGHTS = (
+    "rows.size(0), weights.size(1), rows.size(1)",
+    "weights.size(0), weights.size(1), rows.size(1)",
+)
 _OF_GRAD = "position.numel() / max(1, tokens)"
 
 _declare(
@@ -138,10 +142,7 @@ _declare(
     "out, rows, position, weights",
     "rows",
     "weights.size(0)",
-    (
-        "rows.size(0), weights.size(1), rows.size(1)",
-        "weights.size(0), weights.size(1), rows.size(1)",
-    ),
+    _OF_WEIGHTS,
     ["rows", "out"],
     _WEIGHTS,
 )
@@ -151,10 +152,7 @@ _declare(
     "grad_rows, grad_weights, grad_out, rows, position, weights",
     "rows",
     "weights.size(0)",
-    (
-        "rows.size(0), weights.size(1), rows.size(1)",
-        "weights.size(0), weights.size(1), rows.size(1)",
-    ),
+    _OF_WEIGHTS,
     ["rows", "grad_out", "grad_rows"],
     [
         *_WEIGHTS,

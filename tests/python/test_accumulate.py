@@ -196,8 +196,9 @@ def test_an_implementation_that_forgets_it(unique: str) -> None:
         accumulates="added",
     )
     message = "implementation 'cpu' does not read `added`, which the op is declared to add"
-    with pytest.raises(opaq.DeclarationError, match=message):
-        op.cpu(source=SOURCE.format("", "x[i]"), entry="twice", args="x, out, x.numel()")
+    for source in (SOURCE.format("", "x[i]"), "// added\n" + SOURCE.format("", "x[i]")):
+        with pytest.raises(opaq.DeclarationError, match=message):
+            op.cpu(source=source, entry="twice", args="x, out, x.numel()")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
