@@ -1,11 +1,14 @@
-// Building blocks of the kernels here: 16-byte packs, conversion through float, sums over part of a
-// block. Deterministic: the order of a sum depends on the block's shape alone.
+// Building blocks of the kernels here: 16-byte packs, conversion through float, sums over a warp or
+// part of a block. Deterministic: the order of a sum depends on the block's shape alone.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 namespace opaq {
+
+__device__ inline float infinity() { return __int_as_float(0x7f800000); }
+__device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
 
 __device__ inline float to_float(float v) { return v; }
 __device__ inline float to_float(__half v) { return __half2float(v); }
@@ -184,6 +187,29 @@ __device__ inline float exp2_approx(float v) {
   float result;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
   return result;
+}
+
+// Bits whose order is that of numbers; those of -0 are those of 0.
+__device__ inline unsigned ordered_bits(float v) {
+  const unsigned bits = __float_as_uint(v + 0.f);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+// Sum over the lanes of a warp, to each of them; and of those up to each.
+template <typename V>
+__device__ V warp_sum(V value) {
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
+  return value;
+}
+template <typename V>
+__device__ V warp_inclusive_sum(V value) {
+#pragma unroll
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const V below = __shfl_up_sync(~0u, value, offset);
+    if (threadIdx.x % 32 >= offset) value += below;
+  }
+  return value;
 }
 
 // Sum over the LANES threads that share threadIdx.y (LANES == blockDim.x, a power of two); each of

@@ -11,6 +11,8 @@
 using opaq::exp2_approx;
 using opaq::filled;
 using opaq::from_float;
+using opaq::infinity;
+using opaq::not_a_number;
 using opaq::Pack;
 using opaq::Run;
 using opaq::to_float;
@@ -21,17 +23,14 @@ constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
-__device__ float minus_infinity() { return __int_as_float(0xff800000); }
-__device__ float not_a_number() { return __int_as_float(0x7fc00000); }
-
 // Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value *
 // kLog2E - base(max)) in one fused multiply-add, so that the rounding of `base` is the same in
 // every term and cancels wherever `base` is used again.
 struct Softmax {
-  float max = minus_infinity();
+  float max = -infinity();
   float sum = 0;
 
-  __device__ static float base(float max) { return max == minus_infinity() ? 0 : max * kLog2E; }
+  __device__ static float base(float max) { return max == -infinity() ? 0 : max * kLog2E; }
 
   // A sum relative to `from`, made relative to the larger maximum `to`; an empty sum has no maximum
   // to scale by.
@@ -101,7 +100,7 @@ __device__ void load_packs(Pack<T, N> (&to)[COUNT], const T* row, int p, int pac
     if (i * STEP < packs - p) {
       to[i] = opaq::load_at_once<N>(from + i * STEP * N);
     } else {
-      to[i] = filled<N>(from_float<T>(minus_infinity()));
+      to[i] = filled<N>(from_float<T>(-infinity()));
     }
   }
 }

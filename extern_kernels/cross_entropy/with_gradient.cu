@@ -66,7 +66,7 @@ struct Row {
   __device__ void copy(int k) const {
     const int p = Team::thread() + k * STEP;
     const T* const from = logits + run.head + (long long)p * VEC;
-    const Pack<T, VEC> nothing = filled<VEC>(from_float<T>(minus_infinity()));
+    const Pack<T, VEC> nothing = filled<VEC>(from_float<T>(-infinity()));
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * STEP < run.packs - p)
@@ -110,7 +110,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     const int last = here.run.head + here.run.packs * VEC + share;
     const bool in_head = here.alike && share < here.run.head;
     const bool in_tail = here.alike && share < here.run.tail;
-    T before = from_float<T>(minus_infinity()), after = before;
+    T before = from_float<T>(-infinity()), after = before;
     if (in_head) before = here.logits[share];
     if (in_tail) after = here.logits[last];
     typename OneRow::Packs held, packs;

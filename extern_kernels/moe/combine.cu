@@ -9,12 +9,11 @@
 #include "../common.cuh"
 
 using opaq::from_float;
+using opaq::not_a_number;
 using opaq::Pack;
 using opaq::to_float;
 
 namespace {
-
-__device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
 
 template <typename T, int VEC>
 __device__ Pack<T, VEC> row_pack(const T* rows, long long row, long long count, long long stride,

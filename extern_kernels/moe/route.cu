@@ -10,6 +10,8 @@
 
 using opaq::from_float;
 using opaq::to_float;
+using opaq::warp_inclusive_sum;
+using opaq::warp_sum;
 
 namespace {
 
@@ -17,21 +19,8 @@ constexpr int kTokens = 64;     // of a block
 constexpr int kThreads = 1024;  // of a block of moe_route
 constexpr int kMostExperts = 512;
 
-__device__ inline float minus_infinity() { return __int_as_float(0xff800000); }
-
 // Bits whose order is that of numbers; NaN is the largest, as in torch.topk, and none is 0.
-__device__ inline unsigned key_of(float v) {
-  if (v != v) return 0xffffffffu;
-  const unsigned bits = __float_as_uint(v + 0.f);  // -0 becomes 0
-  return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
-template <typename V>
-__device__ V warp_sum(V value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-  return value;
-}
+__device__ inline unsigned key_of(float v) { return v != v ? 0xffffffffu : opaq::ordered_bits(v); }
 
 // A row of logits: expert lane + 32 * j at [j]; -inf beyond the experts.
 template <typename T, int EACH>
@@ -42,7 +31,7 @@ struct Gate {
   __device__ Gate(const T* row, int experts) : experts(experts) {
 #pragma unroll
     for (int j = 0; j < EACH; ++j)
-      logits[j] = expert(j) < experts ? to_float(row[expert(j)]) : minus_infinity();
+      logits[j] = expert(j) < experts ? to_float(row[expert(j)]) : -opaq::infinity();
   }
   __device__ static int expert(int j) { return threadIdx.x % 32 + 32 * j; }
 
@@ -135,12 +124,7 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = 0; i < kRun; ++i) here[i] = b + i < blocks ? __ldcg(of_blocks + b + i) : 0;
 #pragma unroll
       for (int i = 0; i < kRun; ++i) sum += here[i];
-      int upto = sum;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int below = __shfl_up_sync(~0u, upto, offset);
-        if (lane >= offset) upto += below;
-      }
+      const int upto = warp_inclusive_sum(sum);
       int at = before + upto - sum;
 #pragma unroll
       for (int i = 0; i < kRun; ++i) {
@@ -170,12 +154,7 @@ __global__ void __launch_bounds__(512)
     int before = 0;
     for (int e = threadIdx.x; e - static_cast<int>(threadIdx.x) < experts; e += 32) {
       const int count = e < experts ? static_cast<int>(counts[e]) : 0;
-      int upto = count;
-#pragma unroll
-      for (int offset = 1; offset < 32; offset *= 2) {
-        const int below = __shfl_up_sync(~0u, upto, offset);
-        if (threadIdx.x >= offset) upto += below;
-      }
+      const int upto = warp_inclusive_sum(count);
       if (e < experts)
         first_of[e] = before + upto - count + starts[e * (long long)gridDim.x + blockIdx.x];
       before += __shfl_sync(~0u, upto, 31);

@@ -12,15 +12,16 @@
 
 namespace {
 
+using opaq::infinity;
+using opaq::not_a_number;
 using opaq::Pack;
 using opaq::to_float;
+using opaq::warp_inclusive_sum;
+using opaq::warp_sum;
 typedef unsigned long long u64;
 
 constexpr int kBins = 2048;
 constexpr float kBits = 40;  // of a weight after the point
-
-__device__ inline float infinity() { return __int_as_float(0x7f800000); }
-__device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
 
 // Bits whose order is that of numbers: of a float without those that a T never has.
 template <typename T>
@@ -28,10 +29,7 @@ struct Key {
   static constexpr int kUnused = sizeof(T) == 4 ? 0 : __is_same(T, __half) ? 13 : 16;
   static constexpr int kWidth = 32 - kUnused;
 
-  __device__ static unsigned of(float v) {
-    const unsigned bits = __float_as_uint(v + 0.f);  // -0 becomes 0
-    return (bits >> 31 ? ~bits : bits | 0x80000000u) >> kUnused;
-  }
+  __device__ static unsigned of(float v) { return opaq::ordered_bits(v) >> kUnused; }
   __device__ static float value(unsigned key) {
     const unsigned bits = key << kUnused;
     if (bits >> 31) return __uint_as_float(bits & 0x7fffffffu);
@@ -47,21 +45,6 @@ struct Bins {
     return v == largest ? 0 : static_cast<int>(fminf((largest - v) * factor, kBins - 1.f));
   }
 };
-
-__device__ inline u64 warp_sum(u64 value) {
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(~0u, value, offset);
-  return value;
-}
-
-__device__ inline u64 warp_inclusive_sum(u64 value) {
-#pragma unroll
-  for (int offset = 1; offset < 32; offset *= 2) {
-    const u64 below = __shfl_up_sync(~0u, value, offset);
-    if (threadIdx.x % 32 >= offset) value += below;
-  }
-  return value;
-}
 
 extern __shared__ uint4 slots_memory[];
 
