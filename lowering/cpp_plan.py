@@ -70,7 +70,7 @@ def plan(
                 f"{candidate.implementation['name']} is {candidate.implementation['article']}",
                 "give the op an implementation in CUDA or C++",
             )
-    if language == "cpp" and not decision.always_fits and info["has_reference"]:
+    if language == "cpp" and decision.may_need_reference:
         raise NoCppForm(
             f"{', '.join(found[-1].conditions)} is known at each launch only, and where it does "
             "not hold the reference runs, which is a Python function",

@@ -59,6 +59,11 @@ class Decision:
         return not self.always_fits or len(self.candidates) > 1
 
     @property
+    def may_need_reference(self) -> bool:
+        """Whether there may be launches that the reference alone serves."""
+        return bool(self.candidates) and not self.always_fits and self.has_reference
+
+    @property
     def reason(self) -> str:
         parts = [*([self.measured.why] if self.measured.why else []), *self.skipped]
         if self.candidates:
@@ -115,6 +120,26 @@ def decide(
         tuple(choice["skipped"]),
         choice["handle"],
         measured if choice["launches"] else NOTHING_MEASURED,
+    )
+
+
+def guarded(
+    decision: Decision,
+    values: Mapping[str, Any],
+    holds_now: SymbolicEvaluator,
+    guard: SymbolicEvaluator,
+) -> bool:
+    """Has the graph serve only calls that the last candidate fits, if it fits the call that is
+    compiled for: others are compiled anew. False if it may not fit even so.
+
+    values: as of decide(). holds_now, guard: take what holds for that call as known; `guard` adds
+    guards.
+    """
+    texts = [each["python"] for each in decision.candidates[-1].implementation["requires"]]
+    return all(
+        evaluator.evaluate(text, values) is True
+        for evaluator in (holds_now, guard)
+        for text in texts
     )
 
 

@@ -29,7 +29,7 @@ from . import (
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
-from .decision import Decision, decide, explain_misfit
+from .decision import Decision, decide, explain_misfit, guarded
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .place import place
 from .symbolic import SymbolicEvaluator, SymbolicTensor
@@ -82,7 +82,12 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         _refuse_in_package(qualname, device, _another_kernel(device))
         return _through_dispatcher(call, traced, device, _another_kernel(device).reason)
     measured = tuned.fastest(qualname, info, known, inductor)
-    decision = decide(info, device.type, known, evaluator, language == "package", measured)
+    choose = functools.partial(
+        decide, info, device.type, known, evaluator, language == "package", measured
+    )
+    decision = choose()
+    if language == "cpp" and decision.may_need_reference and _guarded(decision, known):
+        decision = choose()
     if decision.implementation is None and language == "python" and not options.current().strict:
         # Compiling succeeds, and the call raises the error that eager raises.
         return _through_dispatcher(call, traced, device, "; ".join(decision.skipped))
@@ -118,6 +123,13 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     if len(made) == 1 and _unpacked(overload):
         return made
     return None if not made else made[0] if len(made) == 1 else tuple(made)
+
+
+def _guarded(decision: Decision, known: Mapping[str, Any]) -> bool:
+    """As decision.guarded(): a C++ wrapper cannot run the reference, which is Python."""
+    return guarded(
+        decision, known, SymbolicEvaluator(inductor.holds_now), SymbolicEvaluator(inductor.guard)
+    )
 
 
 def _unpacked(overload: Any) -> bool:

@@ -385,6 +385,23 @@ def test_a_launch_reads_of_its_tensors_what_its_rule_needs(unique: str) -> None:
     assert "if (opaq_empty(opaq_arg_out)) return opaq_node_calls[1].add();" in source
 
 
+def test_a_condition_on_sizes_is_a_guard_where_the_reference_would_run(unique: str) -> None:
+    """Sizes that the kernel does not take get a graph of their own."""
+    op = opaq.op(f"{unique}(Tensor x) -> Tensor", outputs=opaq.like("x"))
+    requires = ["x.size(0) < 100", "x.size(0) % 2 == 0"]
+    op.cpu(source=PLUS.format(5), entry="plus", args="x, out, x.numel()", requires=requires)
+    op.reference(lambda x: x + 5)
+    compiled = torch.compile(lambda x: op(x), fullgraph=True, dynamic=True, options=CPP)
+    codes: list[str] = []
+    with mock.patch.object(GraphLowering, "save_output_code", codes.append):
+        for rows, graphs in [(10, 1), (24, 1), (98, 1), (101, 2), (102, 2), (7, 2), (12, 2)]:
+            x = torch.randn(rows, 3)
+            torch.testing.assert_close(compiled(x), x + 5)
+            assert len(codes) == graphs
+    launch = f"static void opaq_{unique.split('::')[1]}_"
+    assert [launch in code for code in codes] == [True, False]
+
+
 @pytest.mark.parametrize("order", ["opaque first", "Triton first"])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_no_stream_is_used_before_its_declaration(unique: str, order: str, dynamic: bool) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import sympy
 import torch
 from torch._C import _is_alias_of
 from torch._inductor import ir, lowering
@@ -23,6 +24,21 @@ class Layouts(Views):
     def known_true(self, relation: Any) -> bool:
         """Whether a relation of sympy expressions is known to hold; adds no guard."""
         return V.graph.sizevars.statically_known_true(relation)
+
+    def holds_now(self, relation: Any) -> bool:
+        """Whether a relation of sizes holds for the call that is compiled for, and guard() can have
+        the graph rely on it; adds no guard."""
+        env = V.graph.sizevars.shape_env
+        values = env.backed_var_to_val
+        if env.frozen or not relation.free_symbols <= values.keys():
+            return self.known_true(relation)
+        return relation.xreplace(values) is sympy.true
+
+    def guard(self, relation: Any) -> bool:
+        """Whether a relation of sizes holds for the call that is compiled for; calls for which it
+        does not hold as it does now are compiled anew. For relations whose sizes holds_now() knows.
+        """
+        return bool(V.graph.sizevars.shape_env.evaluate_expr(relation))
 
     def known_at_most(self, a: Any, b: Any) -> bool:
         """Whether a <= b is known to hold, for ints, SymInts and, while a graph is lowered, sympy
