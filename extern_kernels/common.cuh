@@ -237,6 +237,34 @@ __device__ float row_sum(float value) {
   return value;
 }
 
+// row_sum of N values at once, with one barrier and in a block of any height. `of_warps` is shared
+// memory for N values of each warp of the block, and another than in the call before: two buffers
+// that take turns are enough, since a thread writes to one again only after a barrier that all pass
+// when they have read it.
+template <int LANES, int N>
+__device__ void row_sums(float (&values)[N], float* of_warps) {
+#pragma unroll
+  for (int offset = (LANES < 32 ? LANES : 32) / 2; offset > 0; offset /= 2) {
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] += __shfl_xor_sync(~0u, values[i], offset);
+  }
+  if constexpr (LANES > 32) {
+    constexpr int kWarps = LANES / 32;  // of one row
+    const int first = threadIdx.y * kWarps;
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (threadIdx.x % 32 == 0) of_warps[(first + threadIdx.x / 32) * N + i] = values[i];
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < N; ++i) values[i] = of_warps[(first + threadIdx.x % kWarps) * N + i];
+#pragma unroll
+    for (int offset = kWarps / 2; offset > 0; offset /= 2) {
+#pragma unroll
+      for (int i = 0; i < N; ++i) values[i] += __shfl_xor_sync(~0u, values[i], offset);
+    }
+  }
+}
+
 // Copies 16 bytes to shared memory. Copies up to end_of_copies() are a group; when
 // copies_done<n>() returns, this thread may read all groups but the last n.
 __device__ inline void copy_async(void* to, const void* from) {

@@ -2,14 +2,11 @@
 // and partial sums of grad_weight as in rms_norm.cu, rms_norm_backward.
 // A block's rounds take blockDim.y rows each. Copies to shared memory, of x and grad_y, run STAGES
 // - 1 rounds ahead, so that memory is read while the block reduces and writes. A thread reads only
-// the slots that it fills: waiting for its own copies is enough. Two buffers for the sums of warps
-// take turns: a thread writes to one again only after a barrier that all pass when they have read
-// it.
+// the slots that it fills: waiting for its own copies is enough.
 #include "../common.cuh"
 
 using opaq::from_float;
 using opaq::Pack;
-using opaq::row_sum;
 using opaq::to_float;
 
 namespace {
@@ -17,20 +14,6 @@ namespace {
 constexpr int kThreads = 256;  // LANES * blockDim.y
 
 extern __shared__ uint4 slots_memory[];
-
-// opaq::row_sum with one barrier; `of_warps` is another buffer than in the call before.
-template <int LANES>
-__device__ float sum_of_row(float value, float* of_warps) {
-  value = row_sum<(LANES < 32 ? LANES : 32)>(value);
-  if constexpr (LANES > 32) {
-    constexpr int WARPS = LANES / 32;
-    const int first = threadIdx.y * WARPS;
-    if (threadIdx.x % 32 == 0) of_warps[first + threadIdx.x / 32] = value;
-    __syncthreads();
-    value = row_sum<WARPS>(of_warps[first + threadIdx.x % WARPS]);
-  }
-  return value;
-}
 
 }  // namespace
 
@@ -76,7 +59,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     const float scale = next_scale, grad = next_grad;
     if (row + ROWS < end) next_scale = rstd[row + ROWS], next_grad = grad_rstd[row + ROWS];
     opaq::copies_done<STAGES - 1>();
-    float dot = 0;
+    float dot[1] = {};
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
@@ -86,12 +69,12 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         const float gx = to_float(pg.at[j]) * to_float(px.at[j]);
-        dot += gx * to_float(w[k].at[j]);
+        dot[0] += gx * to_float(w[k].at[j]);
         grad_w[k][j] += gx * scale;
       }
     }
-    dot = sum_of_row<LANES>(dot, of_warps[turn]);
-    const float pull = (dot + grad) * scale * scale * scale / n;
+    opaq::row_sums<LANES>(dot, of_warps[turn]);
+    const float pull = (dot[0] + grad) * scale * scale * scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
