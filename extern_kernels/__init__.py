@@ -13,6 +13,7 @@ from .cross_entropy.with_gradient import (
     scale_gradient,
     scale_gradient_,
 )
+from .layer_norm.layer_norm import layer_norm, layer_norm_backward
 from .matmul.float8 import scaled_linear, scaled_linear_float8
 from .matmul.matmul import (
     bmm,
@@ -45,6 +46,8 @@ __all__ = [
     "cross_entropy_mean",
     "cross_entropy_with_gradient",
     "gelu_grad",
+    "layer_norm",
+    "layer_norm_backward",
     "linear",
     "linear_cross_entropy",
     "linear_gelu",

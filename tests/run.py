@@ -150,6 +150,7 @@ def oldest() -> None:
             "test_host_types",
             "test_inspect",
             "test_inspect_hostile",
+            "test_layer_norm",
             "test_linear_cross_entropy",
             "test_lto",
             "test_matmul",

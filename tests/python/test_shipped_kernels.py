@@ -82,6 +82,14 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in NORMS
     ],
+    *[(kernels.layer_norm, [tensor(m, n), tensor(n), tensor(n), 1e-5]) for m, n in NORMS],
+    *[
+        (
+            kernels.layer_norm_backward,
+            [tensor(m, n), rows(m), rows(m), tensor(m, n), tensor(n), rows(m), rows(m)],
+        )
+        for m, n in NORMS
+    ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     (

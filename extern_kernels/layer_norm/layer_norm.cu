@@ -1,0 +1,164 @@
+// LayerNorm, forward and backward, over the last dimension (n) of row-major x[rows, n]; sums in
+// float32, one rounding at the end.
+//   forward:   mean = sum(x) / n,  rstd = 1 / sqrt(sum((x - mean)^2) / n + eps),
+//              y = (x - mean) * rstd * weight + bias
+//   backward:  v = x - mean,  g = grad_y * weight,
+//              grad_x = rstd * g - (rstd * sum(g) - grad_mean) / n
+//                       - v * rstd^3 / n * (sum(g * v) + grad_rstd),
+//              grad_weight = sum over rows(grad_y * v * rstd),  grad_bias = sum over rows(grad_y)
+// The subtle rule: squares are always of differences from a mean that is known, never a difference
+// of sums of squares, which loses all digits where the mean is large.
+//
+// Layout of the fast kernel: LANES threads (threadIdx.x) share a row, which they hold in registers
+// as ITEMS packs of 16 bytes each, so that memory is read once; they take EACH rows at a time, and
+// a block EACH * blockDim.y. No thread leaves before the reductions, which count on all of them.
+// Wider rows: layer_norm_wide.cu; backward: layer_norm_backward.cu. The `_any` kernels take any n
+// and alignment, a block a row, and read twice.
+#include "statistics.cuh"
+
+using opaq::from_float;
+using opaq::Pack;
+using opaq::to_float;
+
+template <typename T, int LANES, int ITEMS, int EACH>
+__global__ void __launch_bounds__(256)
+    layer_norm(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
+               long long rows, int n, float eps) {
+  constexpr int VEC = 16 / sizeof(T);
+  constexpr bool FEW = ITEMS <= 4;  // registers hold weight and bias too
+  __shared__ float of_warps[2][256 / 32 * EACH];
+  const float of_mean = 1.0f / n;
+  const auto row = [&](int i) {
+    return ((long long)blockIdx.x * EACH + i) * (256 / LANES) + threadIdx.y;
+  };
+  const auto live = [&](int i) { return (LANES == 256 && EACH == 1) || row(i) < rows; };
+  const auto column = [&](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
+  // All are read before the reductions, so that a row waits for memory only once.
+  Pack<T, VEC> held[EACH][ITEMS], w[ITEMS], b[ITEMS];
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) {
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k)
+      if (live(i) && column(k) < n) held[i][k] = opaq::load<VEC>(x + row(i) * n + column(k));
+  }
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) {
+    if (!FEW || column(k) >= n) continue;
+    w[k] = opaq::load<VEC>(weight + column(k));
+    b[k] = opaq::load<VEC>(bias + column(k));
+  }
+  float means[EACH] = {}, scales[EACH] = {};
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) {
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      if (!live(i) || column(k) >= n) continue;
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) means[i] += to_float(held[i][k].at[j]);
+    }
+  }
+  opaq::row_sums<LANES>(means, of_warps[0]);
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) {
+    means[i] *= of_mean;
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      opaq::convert_anew(held[i][k], rows < 0);
+      if (!live(i) || column(k) >= n) continue;
+#pragma unroll
+      for (int j = 0; j < VEC; ++j) {
+        const float apart = to_float(held[i][k].at[j]) - means[i];
+        scales[i] += apart * apart;
+      }
+    }
+  }
+  opaq::row_sums<LANES>(scales, of_warps[1]);
+#pragma unroll
+  for (int i = 0; i < EACH; ++i) {
+    scales[i] = rsqrtf(scales[i] * of_mean + eps);
+    if (live(i) && threadIdx.x == 0) mean[row(i)] = means[i], rstd[row(i)] = scales[i];
+  }
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) {
+    if (column(k) >= n) break;
+    if constexpr (!FEW) {
+      w[k] = opaq::load<VEC>(weight + column(k));
+      b[k] = opaq::load<VEC>(bias + column(k));
+    }
+#pragma unroll
+    for (int i = 0; i < EACH; ++i) {
+      opaq::convert_anew(held[i][k], rows < 0);
+      if (!live(i)) continue;
+      float out[VEC];
+#pragma unroll
+      for (int j = 0; j < VEC; ++j)
+        out[j] = (to_float(held[i][k].at[j]) - means[i]) * scales[i] * to_float(w[k].at[j]) +
+                 to_float(b[k].at[j]);
+      opaq::store<VEC>(y + row(i) * n + column(k), opaq::pack_from_float<T>(out));
+    }
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(256)
+    layer_norm_any(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
+                   long long n, float eps) {
+  constexpr int AHEAD = 8;  // values that a thread reads before it uses the first
+  using Team = opaq::Team<1, 256>;
+  __shared__ float2 of_warps[Team::kWarps];
+  const long long row = blockIdx.x;
+  x += row * n, y += row * n;
+  opaq::Statistics mine;
+  for (long long c = threadIdx.x; c < n; c += AHEAD * 256) {
+    const int valid = (min(n - c, (long long)AHEAD * 256) + 255) / 256;
+    float values[AHEAD];
+#pragma unroll
+    for (int i = 0; i < AHEAD; ++i) values[i] = i < valid ? to_float(x[c + i * 256]) : 0;
+    mine.add(values, valid);
+  }
+  const float2 found = opaq::mean_and_squares<Team, 1>(mine, n, of_warps);
+  const float scale = rsqrtf(found.y / n + eps);
+  if (threadIdx.x == 0) mean[row] = found.x, rstd[row] = scale;
+#pragma unroll 4
+  for (long long c = threadIdx.x; c < n; c += 256)
+    y[c] =
+        from_float<T>((to_float(x[c]) - found.x) * scale * to_float(weight[c]) + to_float(bias[c]));
+}
+
+// partial[b, 0, c] and partial[b, 1, c]: what the rows of block b add to grad_weight and grad_bias.
+template <typename T>
+__global__ void __launch_bounds__(256)
+    layer_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
+                            const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                            const float* rstd, long long rows, long long rows_per_block,
+                            long long n) {
+  __shared__ float of_warps[2][2 * 256 / 32];
+  // Each column belongs to one thread: no other touches its sums.
+  float* const grad_weight = partial + blockIdx.x * 2 * n;
+  float* const grad_bias = grad_weight + n;
+  for (long long c = threadIdx.x; c < n; c += 256) grad_weight[c] = grad_bias[c] = 0;
+  const long long begin = blockIdx.x * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  for (long long row = begin; row < end; ++row) {
+    const T* xr = x + row * n;
+    const T* gr = grad_y + row * n;
+    const float center = mean[row], scale = rstd[row];
+    float sums[2] = {};  // of g and g * v
+#pragma unroll 4
+    for (long long c = threadIdx.x; c < n; c += 256) {
+      const float g = to_float(gr[c]) * to_float(weight[c]);
+      sums[0] += g;
+      sums[1] += g * (to_float(xr[c]) - center);
+    }
+    opaq::row_sums<256>(sums, of_warps[row % 2]);
+    const float shift = (sums[0] * scale - grad_mean[row]) / n;
+    const float pull = (sums[1] + grad_rstd[row]) * scale * scale * scale / n;
+#pragma unroll 4
+    for (long long c = threadIdx.x; c < n; c += 256) {
+      const float g = to_float(gr[c]), v = to_float(xr[c]) - center;
+      grad_x[row * n + c] = from_float<T>(g * to_float(weight[c]) * scale - shift - v * pull);
+      grad_weight[c] += g * v * scale;
+      grad_bias[c] += g;
+    }
+  }
+}

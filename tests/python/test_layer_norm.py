@@ -1,0 +1,264 @@
+"""opaq.extern_kernels.layer_norm: values and gradients against float64 PyTorch, layouts, compiled
+graphs, CUDA plans.
+"""
+
+import pytest
+import torch
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
+
+from opaq.extern_kernels import layer_norm, layer_norm_backward
+from opaq.extern_kernels.layer_norm.layer_norm import (
+    layer_norm_backward_reference,
+    layer_norm_reference,
+)
+
+SHAPES = [
+    (1, 1),
+    (3, 7),
+    (7,),
+    (2, 5, 128),
+    (37, 8),
+    (300, 24),
+    (5, 1000),
+    (4, 4096),
+    (2, 9000),
+    (2100, 256),
+    (1111, 1032),
+    (515, 8192),
+    (0, 16),
+    (2, 0, 16),
+]
+
+
+def exact(x, weight, bias, eps):
+    x, weight, bias = x.double(), weight.double(), bias.double()
+    y = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
+    mean = x.mean(-1)
+    return y, mean, torch.rsqrt((x - mean.unsqueeze(-1)).square().mean(-1) + eps)
+
+
+def make(shape, dtype, device):
+    generator = torch.Generator().manual_seed(sum(shape))
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    x, weight, bias = random(*shape) + 0.5, 1 + random(shape[-1]) / 4, random(shape[-1])
+    return tuple(each.to(device, dtype) for each in (x, weight, bias))
+
+
+def check(x, weight, bias, eps=1e-5):
+    rows, length = x[..., 0].numel(), x.shape[-1]
+    inputs = (x, weight, bias)
+    (y, mean, rstd), grads = gradients(lambda *each: layer_norm(*each, eps), inputs, [0, 1, 2])
+    wide_outputs, wide_grads = gradients(
+        lambda *each: exact(*each, eps), [each.double() for each in inputs], [0, 1, 2]
+    )
+    assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, x.shape, True)
+    assert [each.dtype for each in grads] == [x.dtype] * 3
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    assert (mean.dtype, rstd.dtype) == (wide, wide)
+    for actual, expected in zip((y, mean, rstd), wide_outputs):
+        close(actual, expected)
+    # the cotangents were rounded to x.dtype, and sums over rows and columns gather rounding
+    close(grads[0], wide_grads[0], scale=4 + length**0.5 / 16)
+    for actual, expected in zip(grads[1:], wide_grads[1:]):
+        close(actual, expected, scale=4 * max(1, rows) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(shape, dtype, device):
+    # one column has no variance: rstd, and the error of its gradient, is as large as eps allows
+    check(*make(shape, dtype, device), eps=1e-5 if shape[-1] > 1 else 0.5)
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-6, 0.5])
+def test_eps(eps, device):
+    check(*make((4, 64), torch.float32, device), eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strided_inputs(dtype, device):
+    x, weight, bias = make((6, 10, 64), dtype, device)
+    for view in (x.transpose(0, 1), x[:, ::2], x[..., ::2], x[:, :1].expand(6, 3, 64)):
+        check(view, weight[: view.shape[-1]], bias[: view.shape[-1]])
+    check(x, torch.stack([weight, weight], 1)[:, 0], torch.stack([bias, bias], 1)[:, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_odd_storage_offset(dtype, device):
+    flat, weight, bias = make((8 * 64 + 1,), dtype, device)
+    check(flat[1:].view(8, 64), weight[1:65], bias[1:65])
+
+
+@pytest.mark.parametrize("shape", [(1030, 40), (2, 70000)])
+def test_many_rows_and_wide_rows(shape, device):
+    check(*make(shape, torch.float32, device))
+
+
+@pytest.mark.parametrize("length", [64, 777, 4096, 40000])
+def test_the_variance_is_right_where_the_mean_is_large(length, device):
+    """In float32, the mean of squares minus the square of the mean would have no right digit."""
+    x, weight, bias = make((5, length), torch.float32, device)
+    x = x + 4096
+    y, mean, rstd = layer_norm(x, weight, bias)
+    expected = exact(x, weight, bias, 1e-5)
+    torch.testing.assert_close(rstd.double(), expected[2], rtol=1e-5, atol=0)
+    torch.testing.assert_close(mean.double(), expected[1], rtol=1e-6, atol=0)
+    torch.testing.assert_close(y.double(), expected[0], rtol=0, atol=1e-2)
+
+
+def test_gradients_are_the_same_bits_every_time(device):
+    inputs = make((1000, 192), torch.float32, device)
+    first = gradients(layer_norm, inputs, [0, 1, 2])[1]
+    for _ in range(3):
+        for once, again in zip(first, gradients(layer_norm, inputs, [0, 1, 2])[1]):
+            assert torch.equal(once, again)
+
+
+@pytest.mark.parametrize("length", [64, 65, 20000])
+def test_nan_and_infinity_stay_in_their_row(length, device):
+    x, weight, bias = make((4, length), torch.float32, device)
+    x[1, 3], x[2, 5] = torch.nan, torch.inf
+    y, mean, rstd = layer_norm(x, weight, bias)
+    assert y[1:3].isnan().all() and rstd[1:3].isnan().all()
+    assert mean[1].isnan() and mean[2] == torch.inf
+    close(y[[0, 3]], exact(x, weight, bias, 1e-5)[0][[0, 3]])
+
+
+def test_rows_of_one_value_become_the_bias(device):
+    _, weight, bias = make((4, 64), torch.float32, device)
+    y, mean, rstd = layer_norm(torch.full((4, 64), 3.0, device=device), weight, bias)
+    close(y, bias.expand(4, 64))
+    close(mean, torch.full_like(mean, 3.0))
+    close(rstd, torch.full_like(rstd, 1e-5**-0.5))
+
+
+def test_the_references_mean_the_same(device):
+    x, weight, bias = make((70, 24), torch.float32, device)
+    found = layer_norm(x, weight, bias, 1e-5)
+    for actual, expected in zip(found, layer_norm_reference(x, weight, bias, 1e-5)):
+        torch.testing.assert_close(actual, expected)
+    grads = (torch.randn_like(x), torch.randn_like(x[:, 0]), torch.randn_like(x[:, 0]))
+    args = (*grads, x, weight, *found[1:])
+    for actual, expected in zip(layer_norm_backward(*args), layer_norm_backward_reference(*args)):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_weight_and_a_bias_of_another_dtype_are_served(device):
+    x, weight, bias = make((5, 64), torch.bfloat16, device)
+    for given in ((weight.float(), bias), (weight, bias.float()), (weight.float(), bias.float())):
+        (y, _, _), grads = gradients(layer_norm, (x, *given), [0, 1, 2])
+        assert y.dtype == torch.bfloat16
+        assert [each.dtype for each in grads[1:]] == [each.dtype for each in given]
+        close(y, exact(x, *given, 1e-5)[0])
+
+
+def test_a_weight_or_a_bias_of_another_length_is_refused(device, capfd):
+    x, weight, bias = make((5, 64), torch.float32, device)
+    rest = "has shape (63,); expected (64,), the last dimension of x (5, 64)"
+    refuses(lambda: layer_norm(x, weight[:63], bias), f"layer_norm: weight {rest}", capfd)
+    refuses(lambda: layer_norm(x, weight, bias[:63]), f"layer_norm: bias {rest}", capfd)
+
+
+def test_opcheck(device):
+    inputs = make((5, 32), torch.float32, device)
+    torch.library.opcheck(layer_norm, [each.clone().requires_grad_() for each in inputs])
+    x, weight, bias = inputs
+    torch.library.opcheck(layer_norm, (x[:, ::2], weight[::2], bias[::2]), {"eps": 1e-6})
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, device):
+    shapes = [(6, 48), (9, 48), (33, 48)] if dynamic else [(6, 48)]
+    compiled_agrees(
+        layer_norm,
+        lambda x, w, b: layer_norm(x * 2, w, b, 1e-6)[0].sin(),
+        [make(shape, torch.float32, device) for shape in shapes],
+        [0, 1, 2],
+        dynamic,
+    )
+
+
+def forward_facts(shape, dtype):
+    return cuda(shape, dtype), cuda(shape[-1:], dtype), cuda(shape[-1:], dtype), 1e-5
+
+
+def backward_facts(shape, dtype):
+    x, rows = cuda(shape, dtype), cuda(shape[:-1], torch.float32)
+    return x, rows, rows, x, cuda(shape[-1:], dtype), rows, rows
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "entry", "grid", "block"),
+    [
+        ((32768, 4096), torch.bfloat16, "<__nv_bfloat16, 256, 2, 2>", 16384, [256, 1]),
+        ((16, 4096), torch.bfloat16, "<__nv_bfloat16, 256, 2, 1>", 16, [256, 1]),
+        ((8192, 16384), torch.bfloat16, "<__nv_bfloat16, 256, 8, 1>", 8192, [256, 1]),
+        ((8192, 768), torch.bfloat16, "<__nv_bfloat16, 32, 3, 1>", 1024, [32, 8]),
+        ((65536, 128), torch.bfloat16, "<__nv_bfloat16, 8, 2, 2>", 1024, [8, 32]),
+        ((65536, 64), torch.bfloat16, "<__nv_bfloat16, 4, 2, 1>", 1024, [4, 64]),
+        ((100, 32, 128), torch.float16, "<__half, 8, 2, 1>", 100, [8, 32]),
+        ((10, 20), torch.float32, "<float, 4, 2, 1>", 1, [4, 64]),
+        ((10, 21), torch.float32, "_any<float>", 10, [256, 1]),
+        ((10, 65540), torch.bfloat16, "_any<__nv_bfloat16>", 10, [256, 1]),
+    ],
+)
+def test_cuda_plan(shape, dtype, entry, grid, block):
+    chosen = plan(layer_norm, *forward_facts(shape, dtype))
+    assert chosen["entry"] == "layer_norm" + entry
+    assert list(chosen["grid"]) == [grid, 1, 1]
+    assert list(chosen["block"]) == [*block, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "entry", "grid", "block", "shared"),
+    [
+        ((32768, 4096), torch.bfloat16, "_ahead<__nv_bfloat16, 128, 4, 2>", 256, [128, 2], 65536),
+        ((8192, 8192), torch.bfloat16, "_ahead<__nv_bfloat16, 256, 4, 2>", 256, [256, 1], 65536),
+        ((65536, 128), torch.bfloat16, "_ahead<__nv_bfloat16, 16, 1, 4>", 256, [16, 16], 32768),
+        ((999, 512), torch.float16, "_ahead<__half, 32, 2, 3>", 250, [32, 8], 49152),
+        ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2>", 1, [32, 8], 49152),
+        ((64, 4096), torch.float32, "_ahead<float, 256, 4, 2>", 16, [256, 1], 65536),
+        ((64, 16384), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
+    ],
+)
+def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
+    chosen = plan(layer_norm_backward, *backward_facts(shape, dtype))
+    assert chosen["entry"] == "layer_norm_backward" + entry
+    assert list(chosen["grid"]) == [grid, 1, 1]
+    assert list(chosen["block"]) == [*block, 1]
+    assert chosen["shared"] == shared
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("shape", [(64, 24), (64, 768), (64, 16384), (65536, 128), (65536, 1024)])
+def test_the_cuda_kernel_that_holds_rows_compiles(shape, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        if shape[1] * dtype.itemsize <= 32768:
+            compiles(layer_norm, forward_facts(shape, dtype), arch, "cuda:registers")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("length", [16, 128, 512, 768, 1024, 4096])
+def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        compiles(layer_norm_backward, backward_facts((64, length), dtype), arch, "cuda:ahead")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_cuda_kernels_of_any_alignment_compile(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        compiles(layer_norm, forward_facts((64, 2047), dtype), arch, "cuda:any")
+        compiles(layer_norm_backward, backward_facts((64, 2047), dtype), arch, "cuda:any")
