@@ -91,6 +91,20 @@ def cases(device: str, rows: float) -> list[Case]:
                 sizes=(m, n),
             )
         )
+    for training, shapes in [(False, LAYER_NORMS), (True, LAYER_NORMS_TRAINED)]:
+        for m, n in shapes:
+            m = count(m)
+            found.append(
+                Case(
+                    f"layer_norm{' and gradients' if training else ''} {m} x {n}",
+                    _normalized(random, (m, n), training),
+                    _layer_norm,
+                    _plain_layer_norm,
+                    _gradients if training else _forward,
+                    pattern="layer_norm",
+                    sizes=(m, n),
+                )
+            )
     for m, n in [(8192, 14336), (32768, 4096), (16, 14336)]:
         m = count(m)
         make = like((m, n), 2)
@@ -150,6 +164,10 @@ def cases(device: str, rows: float) -> list[Case]:
 
 
 Random = Callable[..., torch.Tensor]
+
+
+LAYER_NORMS = [(32768, 4096), (65536, 128), (8192, 768), (2048, 65536), (16, 4096)]
+LAYER_NORMS_TRAINED = [(32768, 4096), (8192, 768)]
 
 
 # With given numbers to draw with in place of PyTorch's generator, so that results can be compared.
@@ -266,6 +284,12 @@ def _with_grad(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
     return lambda: [random(*shape), random(*shape), random(shape[1])]
 
 
+def _normalized(random: Random, shape: tuple[int, int], training: bool) -> Callable[[], Tensors]:
+    """x, weight, bias; first, if training, the gradient of the result."""
+    shapes = [*[shape] * (1 + training), *[shape[1:]] * 2]
+    return lambda: [random(*each) for each in shapes]
+
+
 def _heads(random: Random, batch: int, length: int) -> Callable[[], Tensors]:
     shapes = [(batch, 32, length, 128), (batch, 8, length, 128), *[(batch, length, 128)] * 2]
     return lambda: [random(*shape) for shape in shapes]
@@ -291,6 +315,14 @@ def _rms_norm(x: Any, weight: Any) -> Any:
 
 def _plain_rms_norm(x: Any, weight: Any) -> Any:
     return F.rms_norm(x, weight.shape, weight, eps=1e-6)
+
+
+def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+    return kernels.layer_norm(x, weight, bias)[0]
+
+
+def _plain_layer_norm(x: Any, weight: Any, bias: Any) -> Any:
+    return F.layer_norm(x, weight.shape, weight, bias)
 
 
 def _silu_mul(gate: Any, up: Any) -> Any:

@@ -36,6 +36,7 @@ _SIGNATURES = {
         "pow": "input, exponent",
         "mean": "input, dim=None, keepdim=False, dtype=None",
         "sum": "input, dim=None, keepdim=False, dtype=None",
+        "var": "input, dim=None, unbiased=None, keepdim=False, correction=None",
         "softmax": "input, dim=None, stacklevel=3, dtype=None",
         "log_softmax": "input, dim=None, stacklevel=3, dtype=None",
         "silu": "input, inplace=False",
@@ -316,6 +317,17 @@ def _reduction(node: Node, name: str, given: dict[str, Any]) -> Operation | None
     return Operation(name, (given["input"], from_end, bool(given.get("keepdim", False))))
 
 
+def _variance(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dims from the end, keepdim, what the number of values is lessened by)."""
+    unbiased, correction = given.pop("unbiased"), given.pop("correction")
+    if isinstance(given["dim"], bool):  # var(unbiased), of all values
+        return None
+    if correction is None:
+        correction = 1 if unbiased is None else int(unbiased)
+    reduced = _reduction(node, name, given)
+    return reduced and Operation(name, (*reduced.args, correction))
+
+
 def _wide_enough(given: dict[str, Any]) -> bool:
     """Whether the argument `dtype` loses nothing."""
     dtype, value = given.get("dtype"), value_of(given["input"])
@@ -443,6 +455,7 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), _arithmetic),
     "pow": _power,
     **dict.fromkeys(("mean", "sum"), _reduction),
+    "var": _variance,
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
     **dict.fromkeys(("silu", "relu"), _activation),
     **dict.fromkeys(("rms_norm", "layer_norm"), _normalization),

@@ -23,7 +23,7 @@ def found_in(
 ) -> list[Substitution]:
     """What is found; the results are compared with eager's."""
     expected = function(*arguments)
-    wanted = names or ["cross_entropy", "rms_norm", "rope", "silu_mul"]
+    wanted = names or ["cross_entropy", "layer_norm", "rms_norm", "rope", "silu_mul"]
     compiled = torch.compile(function, backend="opaq", options={"substitute": wanted}, **settings)
     with apply.collected() as found:
         result = compiled(*arguments)
@@ -136,6 +136,32 @@ def test_arguments_that_the_op_does_not_serve_are_left() -> None:
     assert place.reason == "gate and up have different shapes"
     (place,) = found_in(lambda x, w: F.rms_norm(x, (8,), w, 1e-6), wide, torch.randn(8).double())
     assert place.reason == "the weight has another dtype than x"
+    weight, bias = torch.randn(8), torch.randn(8)
+    (place,) = found_in(lambda x, w, b: F.layer_norm(x, (8,), w, b), wide.bfloat16(), weight, bias)
+    assert place.reason == "the weight has another dtype than x"
+
+
+def test_layer_norm_in_its_spellings() -> None:
+    x = torch.randn(4, 8)
+    assert applied(torch.nn.LayerNorm(8), x) == ["layer_norm"]
+    assert applied(torch.nn.LayerNorm(8, bias=False), x) == []
+    assert applied(torch.nn.LayerNorm((4, 8)), x) == []
+
+    def divided_by(variance: Any) -> list[str]:
+        def normalized(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+            return (x - x.mean(-1, keepdim=True)) / torch.sqrt(variance(x) + 1e-6) * w + b
+
+        return applied(normalized, x, torch.randn(8), torch.randn(8))
+
+    for variance in (
+        lambda x: x.var(-1, False, True),
+        lambda x: x.var(dim=-1, correction=0, keepdim=True),
+        lambda x: torch.var(x, (1,), keepdim=True, unbiased=False),
+    ):
+        assert divided_by(variance) == ["layer_norm"]
+    assert divided_by(lambda x: x.var(-1, keepdim=True)) == []
+    assert divided_by(lambda x: x.var(0, keepdim=True, unbiased=False)) == []
+    assert divided_by(lambda x: x.var(False)) == []
 
 
 def test_a_layout_that_something_sees_is_kept(pair: Any) -> None:
