@@ -105,6 +105,20 @@ def cases(device: str, rows: float) -> list[Case]:
                     sizes=(m, n),
                 )
             )
+    for m, n in [(32768, 4096), (8192, 8192), (8192, 2048), (16, 4096)]:
+        m = count(m)
+        for what, call in [("", _forward), (" and gradients", _gradients)]:
+            found.append(
+                Case(
+                    f"add_rms_norm{what} {m} x {n}",
+                    _with_residual(random, (m, n), bool(what)),
+                    _add_rms_norm,
+                    _plain_add_rms_norm,
+                    call,
+                    pattern="add_rms_norm",
+                    sizes=(m, n),
+                )
+            )
     for m, n in [(8192, 14336), (32768, 4096), (16, 14336)]:
         m = count(m)
         make = like((m, n), 2)
@@ -284,6 +298,11 @@ def _with_grad(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
     return lambda: [random(*shape), random(*shape), random(shape[1])]
 
 
+def _with_residual(random: Random, shape: tuple[int, int], training: bool) -> Callable[[], Tensors]:
+    """x, residual, weight; first, if training, the gradient of both results."""
+    return lambda: [*(random(*shape) for _ in range(2 + training)), random(shape[1])]
+
+
 def _normalized(random: Random, shape: tuple[int, int], training: bool) -> Callable[[], Tensors]:
     """x, weight, bias; first, if training, the gradient of the result."""
     shapes = [*[shape] * (1 + training), *[shape[1:]] * 2]
@@ -311,6 +330,15 @@ def _before_logits(
 
 def _rms_norm(x: Any, weight: Any) -> Any:
     return kernels.rms_norm(x, weight)[0]
+
+
+def _add_rms_norm(x: Any, residual: Any, weight: Any) -> Any:
+    return kernels.add_rms_norm(x, residual, weight)[:2]
+
+
+def _plain_add_rms_norm(x: Any, residual: Any, weight: Any) -> Any:
+    total = x + residual
+    return _plain_rms_norm(total, weight), total
 
 
 def _plain_rms_norm(x: Any, weight: Any) -> Any:
@@ -376,12 +404,15 @@ def _loss_and_gradient(loss_of: Call) -> Call:
 
 
 def _gradients(function: Call) -> Call:
-    """Of the result with respect to all arguments, given the gradient of the result first."""
+    """Of the result with respect to all arguments, given the gradient of the result first; of
+    several results, each has that gradient."""
 
     @torch.enable_grad()
     def call(grad: Any, *args: Any) -> Any:
         args = tuple(each.detach().requires_grad_() for each in args)
         result = function(*args)
-        return result.detach(), *torch.autograd.grad(result, args, grad)
+        results = result if isinstance(result, tuple) else (result,)
+        found = torch.autograd.grad(results, args, [grad] * len(results))
+        return *(each.detach() for each in results), *found
 
     return call

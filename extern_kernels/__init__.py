@@ -34,12 +34,14 @@ from .moe.combine import (
     moe_permute_backward,
 )
 from .moe.route import moe_route, moe_route_backward
+from .rms_norm.add_rms_norm import add_rms_norm
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.rope import rope, rope_backward
 from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
 
 __all__ = [
+    "add_rms_norm",
     "bmm",
     "cross_entropy",
     "cross_entropy_backward",

@@ -131,6 +131,7 @@ def oldest() -> None:
         run(interpreter, "-m", "pip", "install", "-q", "torch==2.11.*", ".[test]")
         # Tests that do not depend on torch's version, or take longest, run only with the newest.
         newest = [
+            "test_add_rms_norm",
             "test_advice",
             "test_bench",
             "test_bench_compare",

@@ -8,11 +8,15 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
+from .add_rms_norm import add_rms_norm
 from .rms_norm import rms_norm
 
 
 def _when(arguments) -> str:
     x, weight = arguments["x"], arguments["weight"]
+    residual = arguments.get("residual", x)
+    if residual.shape != x.shape or residual.dtype != x.dtype:
+        return "x and the residual have different shapes or dtypes"
     if weight.dim() != 1 or x.dim() == 0 or weight.shape[0] != x.shape[-1]:
         return "the weight has not the shape of the last dimension"
     if weight.dtype != x.dtype:
@@ -20,10 +24,43 @@ def _when(arguments) -> str:
     return ""
 
 
+def _scaled(x, weight, eps):  # transformers: Llama, Mistral, Qwen
+    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+
+
+def _divided(x, weight, eps):
+    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
+
+
+def _by_inverse(x, weight, eps):
+    return x * (1 / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps)) * weight
+
+
+def _of_pytorch(x, weight, eps):
+    return F.rms_norm(x, (8,), weight, eps)
+
+
+_SPELLINGS = [_scaled, _divided, _by_inverse, _of_pytorch]
+_EXAMPLES = {
+    "x": torch.empty(2, 8, device="meta"),
+    "weight": torch.empty(8, device="meta"),
+    "eps": 1e-6,
+}
+
+# First, so that the sum before a normalization is taken with it.
+add_pattern = opaq.pattern(
+    "add_rms_norm",
+    lambda x, residual, weight, eps: add_rms_norm(x, residual, weight, eps)[:2],
+    {**_EXAMPLES, "residual": torch.empty(2, 8, device="meta")},
+    when=_when,
+    streamed=("x", "residual"),
+    sizes=lambda arguments: rows_and_columns(arguments["x"]),
+    measurements=Path(__file__).with_name("measured_add.json"),
+)
 pattern = opaq.pattern(
     "rms_norm",
     lambda x, weight, eps: rms_norm(x, weight, eps)[0],
-    {"x": torch.empty(2, 8, device="meta"), "weight": torch.empty(8, device="meta"), "eps": 1e-6},
+    _EXAMPLES,
     when=_when,
     streamed=("x",),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
@@ -31,21 +68,14 @@ pattern = opaq.pattern(
 )
 
 
-@pattern.spelling
-def _(x, weight, eps):  # transformers: Llama, Mistral, Qwen
-    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
+def _after_a_sum(normalized):
+    def spelling(x, residual, weight, eps):
+        total = x + residual
+        return normalized(total, weight, eps), total
+
+    return spelling
 
 
-@pattern.spelling
-def _(x, weight, eps):
-    return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
-
-
-@pattern.spelling
-def _(x, weight, eps):
-    return x * (1 / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps)) * weight
-
-
-@pattern.spelling
-def _(x, weight, eps):
-    return F.rms_norm(x, (8,), weight, eps)
+for _normalized in _SPELLINGS:
+    pattern.spelling(_normalized)
+    add_pattern.spelling(_after_a_sum(_normalized))

@@ -13,11 +13,20 @@ void rms_norm(T* y, T* rstd, const T* x, const T* weight, int64_t rows, int64_t 
   }
 }
 
-// partial[b, c]: sum of grad_y * x * rstd over rows [b * rows_per_block, (b + 1) * rows_per_block).
+// The same of x + residual, which is written to `sum`.
+template <typename T>
+void add_rms_norm(T* y, T* sum, T* rstd, const T* x, const T* residual, const T* weight,
+                  int64_t rows, int64_t n, double eps) {
+  for (int64_t i = 0; i < rows * n; ++i) sum[i] = x[i] + residual[i];
+  rms_norm(y, rstd, sum, weight, rows, n, eps);
+}
+
+// added: null, or what grad_x is added to. partial[b, c]: sum of grad_y * x * rstd over rows [b *
+// rows_per_block, (b + 1) * rows_per_block).
 template <typename T>
 void rms_norm_backward(T* grad_x, T* partial, const T* grad_y, const T* grad_rstd, const T* x,
-                       const T* weight, const T* rstd, int64_t rows, int64_t rows_per_block,
-                       int64_t blocks, int64_t n) {
+                       const T* weight, const T* rstd, const T* added, int64_t rows,
+                       int64_t rows_per_block, int64_t blocks, int64_t n) {
   for (int64_t i = 0; i < blocks * n; ++i) partial[i] = 0;
   for (int64_t row = 0; row < rows; ++row, x += n, grad_y += n, grad_x += n) {
     T* sums = partial + row / rows_per_block * n;
@@ -26,7 +35,8 @@ void rms_norm_backward(T* grad_x, T* partial, const T* grad_y, const T* grad_rst
     for (int64_t c = 0; c < n; ++c) dot += double(grad_y[c]) * weight[c] * x[c];
     const double pull = (dot + grad_rstd[row]) * scale * scale * scale / double(n);
     for (int64_t c = 0; c < n; ++c) {
-      grad_x[c] = T(grad_y[c] * scale * weight[c] - x[c] * pull);
+      const double more = added ? added[row * n + c] : 0;
+      grad_x[c] = T(grad_y[c] * scale * weight[c] - x[c] * pull + more);
       sums[c] += T(grad_y[c] * scale * x[c]);
     }
   }

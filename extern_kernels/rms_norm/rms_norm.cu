@@ -1,14 +1,15 @@
 // RMSNorm, forward and backward, over the last dimension (n) of row-major x[rows, n]; sums in
 // float32, one rounding at the end.
 //   forward:   rstd = 1 / sqrt(mean(x^2) + eps),  y = x * rstd * weight
-//   backward:  g = grad_y * weight,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd),
-//              grad_weight = sum over rows(grad_y * x * rstd)
+//   backward:  g = grad_y * weight,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd)
+//              + added, if that is given,  grad_weight = sum over rows(grad_y * x * rstd)
+// With a residual, x + residual, rounded to their type, takes the place of x and is written too.
 // The subtle rule: no thread leaves before the reductions, since one block holds several rows and a
 // reduction counts on every thread; rows past the end take part with zeros.
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
 // as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block (wider
-// rows, forward: rms_norm_wide.cu; backward, up to 1024 packs: rms_norm_backward.cu). The `_any`
+// rows, forward: rms_norm_wide.cu; backward, less wide ones: rms_norm_backward.cu). The `_any`
 // kernels take any n and alignment, a block a row, and read twice. grad_weight without atomics:
 // block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the
 // caller adds the blocks. A column-wise kernel in the same launch would need no partials, but
@@ -20,37 +21,54 @@ using opaq::Pack;
 using opaq::row_sum;
 using opaq::to_float;
 
-template <typename T, int LANES, int ITEMS>
-__global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
-    rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps) {
+namespace {
+
+template <int N, typename T>
+__device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
+  float sums[N];
+#pragma unroll
+  for (int j = 0; j < N; ++j) sums[j] = to_float(a.at[j]) + to_float(b.at[j]);
+  return opaq::pack_from_float<T>(sums);
+}
+
+// residual, sum: null, if ADD is false.
+template <typename T, int LANES, int ITEMS, bool ADD>
+__device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+                          long long rows, int n, float eps) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
   const float of_mean = 1.0f / n;
-  // Both are read before the reduction, so that a row waits for memory only once.
-  Pack<T, VEC> held[ITEMS], w[ITEMS];
-  float sum = 0;
+  // All are read before the reduction, so that a row waits for memory only once.
+  Pack<T, VEC> held[ITEMS], w[ITEMS], more[ADD ? ITEMS : 1];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (live && column < n) held[k] = opaq::load<VEC>(x + row * n + column);
+    if (!live || column >= n) continue;
+    held[k] = opaq::load<VEC>(x + row * n + column);
+    if constexpr (ADD) more[k] = opaq::load<VEC>(residual + row * n + column);
   }
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
     if (column < n) w[k] = opaq::load<VEC>(weight + column);
   }
+  float squares = 0;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
-    if (live && (k * LANES + threadIdx.x) * VEC < n) {
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) sum += to_float(held[k].at[j]) * to_float(held[k].at[j]);
+    const int column = (k * LANES + threadIdx.x) * VEC;
+    if (!live || column >= n) continue;
+    if constexpr (ADD) {
+      held[k] = sum_of(held[k], more[k]);
+      opaq::store<VEC>(sum + row * n + column, held[k]);
     }
-  }
-  sum = row_sum<LANES>(sum);
-  const float scale = rsqrtf(sum * of_mean + eps);
 #pragma unroll
-  for (int k = 0; k < ITEMS; ++k) opaq::convert_anew(held[k], sum < 0);
+    for (int j = 0; j < VEC; ++j) squares += to_float(held[k].at[j]) * to_float(held[k].at[j]);
+  }
+  squares = row_sum<LANES>(squares);
+  const float scale = rsqrtf(squares * of_mean + eps);
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) opaq::convert_anew(held[k], squares < 0);
   if (!live) return;
   if (threadIdx.x == 0) rstd[row] = scale;
 #pragma unroll
@@ -64,51 +82,86 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
   }
 }
 
+// The row of the block. x and sum may be the same memory: a thread reads again what it wrote.
+template <typename T, bool ADD>
+__device__ void normalize_any(T* y, T* sum, float* rstd, const T* x, const T* residual,
+                              const T* weight, long long n, float eps) {
+  const long long first = blockIdx.x * n;
+  float squares = 0;
+#pragma unroll 4
+  for (long long c = threadIdx.x; c < n; c += 256) {
+    float v = to_float(x[first + c]);
+    if constexpr (ADD) {
+      const T added = from_float<T>(v + to_float(residual[first + c]));
+      sum[first + c] = added;
+      v = to_float(added);
+    }
+    squares += v * v;
+  }
+  const float scale = rsqrtf(row_sum<256>(squares) / n + eps);
+  if (threadIdx.x == 0) rstd[blockIdx.x] = scale;
+  const T* const values = ADD ? sum : x;
+#pragma unroll 4
+  for (long long c = threadIdx.x; c < n; c += 256)
+    y[first + c] = from_float<T>(to_float(values[first + c]) * scale * to_float(weight[c]));
+}
+
+}  // namespace
+
+template <typename T, int LANES, int ITEMS>
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
+    rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps) {
+  normalize<T, LANES, ITEMS, false>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps);
+}
+
+template <typename T, int LANES, int ITEMS>
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
+    add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+                 long long rows, int n, float eps) {
+  normalize<T, LANES, ITEMS, true>(y, sum, rstd, x, residual, weight, rows, n, eps);
+}
+
 template <typename T>
 __global__ void __launch_bounds__(256)
     rms_norm_any(T* y, float* rstd, const T* x, const T* weight, long long n, float eps) {
-  const long long row = blockIdx.x;
-  x += row * n, y += row * n;
-  float sum = 0;
-#pragma unroll 4
-  for (long long c = threadIdx.x; c < n; c += 256) sum += to_float(x[c]) * to_float(x[c]);
-  const float scale = rsqrtf(row_sum<256>(sum) / n + eps);
-  if (threadIdx.x == 0) rstd[row] = scale;
-#pragma unroll 4
-  for (long long c = threadIdx.x; c < n; c += 256)
-    y[c] = from_float<T>(to_float(x[c]) * scale * to_float(weight[c]));
+  normalize_any<T, false>(y, nullptr, rstd, x, nullptr, weight, n, eps);
 }
 
-// partial[b, c]: sum of grad_y * x * rstd over the rows of block b.
-template <typename T, int LANES, int ITEMS>
-__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
+template <typename T>
+__global__ void __launch_bounds__(256)
+    add_rms_norm_any(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+                     long long n, float eps) {
+  normalize_any<T, true>(y, sum, rstd, x, residual, weight, n, eps);
+}
+
+// partial[b, c]: sum of grad_y * x * rstd over the rows of block b. added: null, or what grad_x is
+// added to.
+template <typename T, int ITEMS>
+__global__ void __launch_bounds__(512, 1)
     rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                      const T* x, const T* weight, const float* rstd, long long rows,
-                      long long rows_per_block, int n) {
-  constexpr int VEC = 16 / sizeof(T);
-  constexpr int ROWS = LANES < 256 ? 256 / LANES : 1;  // blockDim.y
+                      const T* x, const T* weight, const float* rstd, const T* added,
+                      long long rows, long long rows_per_block, int n) {
+  constexpr int VEC = 16 / sizeof(T), LANES = 512;
   // The weight is read anew for each row, from the L1 cache: holding it too would cost half the
   // occupancy.
   Pack<T, VEC> px[ITEMS], pg[ITEMS];
   float grad_w[ITEMS][VEC] = {};
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  for (long long first = begin; first < end; first += ROWS) {
-    const long long row = first + threadIdx.y;
-    const bool live = row < end;
-    const float scale = live ? rstd[row] : 0;
+  for (long long row = begin; row < end; ++row) {
+    const float scale = rstd[row];
     float dot = 0;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       const int column = (k * LANES + threadIdx.x) * VEC;
-      if (!live || column >= n) continue;
+      if (column >= n) continue;
       px[k] = opaq::load<VEC>(x + row * n + column);
       pg[k] = opaq::load<VEC>(grad_y + row * n + column);
     }
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       const int column = (k * LANES + threadIdx.x) * VEC;
-      if (!live || column >= n) continue;
+      if (column >= n) continue;
       const Pack<T, VEC> w = opaq::load<VEC>(weight + column);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
@@ -117,53 +170,35 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
         grad_w[k][j] += gx * scale;
       }
     }
-    dot = row_sum<LANES>(dot);
-    const float pull = live ? (dot + grad_rstd[row]) * scale * scale * scale / n : 0;
+    const float pull = (row_sum<LANES>(dot) + grad_rstd[row]) * scale * scale * scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       const int column = (k * LANES + threadIdx.x) * VEC;
-      if (!live || column >= n) continue;
+      if (column >= n) continue;
       const Pack<T, VEC> w = opaq::load<VEC>(weight + column);
-      Pack<T, VEC> out;
+      Pack<T, VEC> out = opaq::filled<VEC>(from_float<T>(0));
+      if (added) out = opaq::load<VEC>(added + row * n + column);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         out.at[j] = from_float<T>(to_float(pg[k].at[j]) * to_float(w.at[j]) * scale -
-                                  to_float(px[k].at[j]) * pull);
+                                  to_float(px[k].at[j]) * pull + to_float(out.at[j]));
       }
       opaq::store<VEC>(grad_x + row * n + column, out);
     }
   }
-
   partial += (long long)blockIdx.x * n;
-  if constexpr (ROWS == 1) {
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      const int column = (k * LANES + threadIdx.x) * VEC;
-      for (int j = 0; j < VEC && column < n; ++j) partial[column + j] = grad_w[k][j];
-    }
-  } else {
-    constexpr int WIDTH = LANES * ITEMS * VEC;
-    __shared__ float by_row[ROWS][WIDTH];
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-#pragma unroll
-      for (int j = 0; j < VEC; ++j)
-        by_row[threadIdx.y][(k * LANES + threadIdx.x) * VEC + j] = grad_w[k][j];
-    }
-    __syncthreads();
-    for (int c = threadIdx.y * LANES + threadIdx.x; c < n; c += 256) {
-      float sum = 0;
-      for (int r = 0; r < ROWS; ++r) sum += by_row[r][c];
-      partial[c] = sum;
-    }
+  for (int k = 0; k < ITEMS; ++k) {
+    const int column = (k * LANES + threadIdx.x) * VEC;
+    for (int j = 0; j < VEC && column < n; ++j) partial[column + j] = grad_w[k][j];
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(256)
     rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                          const T* x, const T* weight, const float* rstd, long long rows,
-                          long long rows_per_block, long long n) {
+                          const T* x, const T* weight, const float* rstd, const T* added,
+                          long long rows, long long rows_per_block, long long n) {
   partial += blockIdx.x * n;  // each column belongs to one thread: no other touches partial[c]
   for (long long c = threadIdx.x; c < n; c += 256) partial[c] = 0;
   const long long begin = blockIdx.x * rows_per_block;
@@ -180,7 +215,8 @@ __global__ void __launch_bounds__(256)
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {
       const float g = to_float(gr[c]), v = to_float(xr[c]);
-      grad_x[row * n + c] = from_float<T>(g * to_float(weight[c]) * scale - v * pull);
+      const float more = added ? to_float(added[row * n + c]) : 0;
+      grad_x[row * n + c] = from_float<T>(g * to_float(weight[c]) * scale - v * pull + more);
       partial[c] += g * v * scale;
     }
   }

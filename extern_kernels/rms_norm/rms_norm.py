@@ -14,30 +14,31 @@ import torch
 
 import opaq
 
-_FLOAT = "float64 if x.dtype == float64 else float32"  # of rstd and of sums
+FLOAT = "float64 if x.dtype == float64 else float32"  # of rstd and of sums
 # blocks of consecutive rows, each with one partial sum of grad_weight
 _BLOCKS = "min(ceil_div(rstd.numel(), 4), 256)"
 
 rms_norm = opaq.op(
     "opaq_kernels::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y, Tensor rstd)",
-    outputs={"y": opaq.like("x"), "rstd": opaq.tensor("x.shape[:-1]", dtype=_FLOAT)},
+    outputs={"y": opaq.like("x"), "rstd": opaq.tensor("x.shape[:-1]", dtype=FLOAT)},
 )
 rms_norm_backward = opaq.op(
     "opaq_kernels::rms_norm_backward(Tensor grad_y, Tensor grad_rstd, Tensor x, Tensor weight, "
-    "Tensor rstd) -> (Tensor grad_x, Tensor grad_weight_partial)",
+    "Tensor rstd, Tensor? added=None) -> (Tensor grad_x, Tensor grad_weight_partial)",
     outputs={
         "grad_x": opaq.like("x"),
-        "grad_weight_partial": opaq.tensor(f"{_BLOCKS}, x.size(-1)", dtype=_FLOAT),
+        "grad_weight_partial": opaq.tensor(f"{_BLOCKS}, x.size(-1)", dtype=FLOAT),
     },
+    accumulates="added",
 )
 
 _PER_BLOCK = f"ceil_div(rstd.numel(), max(1, {_BLOCKS}))"
 
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
-_ROWS = "rstd.numel()"
-_PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
-_CUDA = [
+ROWS = "rstd.numel()"
+PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
+CUDA = [
     "x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16",
     "weight.dtype == x.dtype",
     "weight.numel() == x.size(-1)",
@@ -46,27 +47,26 @@ _CUDA = [
 
 # Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
 # to eight each in 256 threads.
-_LANES = (
-    f"(max(1, next_power_of_2(ceil_div({_PACKS}, 2))) if {_PACKS} <= 32 else "
-    f"32 if {_PACKS} <= 128 else 64 if {_PACKS} <= 256 else 256)"
+LANES = (
+    f"(max(1, next_power_of_2(ceil_div({PACKS}, 2))) if {PACKS} <= 32 else "
+    f"32 if {PACKS} <= 128 else 64 if {PACKS} <= 256 else 256)"
 )
-# backward: one pack each up to a warp, then about four each
-_LANES_BACKWARD = (
-    f"min(512, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
-)
-_ITEMS = f"ceil_div({_PACKS}, {_LANES})"
-_ITEMS_BACKWARD = f"ceil_div({_PACKS}, {_LANES_BACKWARD})"
+# backward: one pack each up to a warp, then up to four each
+_LANES_BACKWARD = f"max(min(32, next_power_of_2({PACKS})), next_power_of_2(ceil_div({PACKS}, 4)))"
+ITEMS = f"ceil_div({PACKS}, {LANES})"
+_ITEMS_BACKWARD = f"ceil_div({PACKS}, {_LANES_BACKWARD})"
 # Rounds that a block of 256 threads holds in shared memory, up to 64 KB, which every device has.
 _STAGES = f"(4 if {_ITEMS_BACKWARD} == 1 else 3 if {_ITEMS_BACKWARD} == 2 else 2)"
-_HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
+HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
+_AHEAD = 256 * 4  # that the backward kernel which reads ahead takes
 
 # Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
 # memory, two rows one after the other.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 8))))"
-_SLOTS = f"min(8, 4 * ceil_div({_PACKS}, 4 * 512 * {_RANKS}))"
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 512 * 8))))"
+_SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * 512 * {_RANKS}))"
 
 
-def _aligned(*names: str) -> list[str]:
+def aligned_rows(*names: str) -> list[str]:
     return [
         "x.size(-1) > 0",
         "x.size(-1) * x.itemsize % 16 == 0",
@@ -77,70 +77,77 @@ def _aligned(*names: str) -> list[str]:
 rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm<{{x.dtype}}, {{{_LANES}}}, {{{_ITEMS}}}>",
-    grid=f"ceil_div({_ROWS}, 256 // {_LANES})",
-    block=[_LANES, f"256 // {_LANES}"],
-    args=f"y, rstd, x, weight, {_ROWS}, x.size(-1), eps",
-    requires=[*_CUDA, *_aligned("x", "weight", "y"), f"{_PACKS} <= {_HELD}"],
+    entry=f"rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}>",
+    grid=f"ceil_div({ROWS}, 256 // {LANES})",
+    block=[LANES, f"256 // {LANES}"],
+    args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps",
+    requires=[*CUDA, *aligned_rows("x", "weight", "y"), f"{PACKS} <= {HELD}"],
     priority=1,
 )
 rms_norm.cuda(
     name="cuda:wide",
     source=opaq.file("rms_norm_wide.cu"),
     entry=f"rms_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}>",
-    grid=f"{_RANKS} * ceil_div({_ROWS}, 2)",
+    grid=f"{_RANKS} * ceil_div({ROWS}, 2)",
     block=512,
     shared=f"{_SLOTS} * 512 * 16",
-    args=f"y, rstd, x, weight, {_ROWS}, {_SLOTS}, x.size(-1), eps",
-    requires=[*_CUDA, *_aligned("x", "weight", "y"), f"{_PACKS} > {_HELD}"],
+    args=f"y, rstd, x, weight, {ROWS}, {_SLOTS}, x.size(-1), eps",
+    requires=[*CUDA, *aligned_rows("x", "weight", "y"), f"{PACKS} > {HELD}"],
     priority=1,
 )
 rms_norm.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm.cu"),
     entry="rms_norm_any<{x.dtype}>",
-    grid=_ROWS,
+    grid=ROWS,
     block=256,
     args="y, rstd, x, weight, x.size(-1), eps",
-    requires=_CUDA,
+    requires=CUDA,
 )
 _BACKWARD_ARGS = (
-    f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, {_ROWS}, "
+    f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, "
     f"{_PER_BLOCK}, x.size(-1)"
 )
+_ADDED = "added.dtype == x.dtype and added.shape == x.shape"
 _BACKWARD_CUDA = [
-    *_CUDA,
+    *CUDA,
     "grad_y.dtype == x.dtype",
     "grad_rstd.dtype == float32",
     "rstd.dtype == float32",
+    f"not defined(added) or {_ADDED}",
 ]
-rms_norm_backward.cuda(
-    name="cuda:ahead",
-    source=opaq.file("rms_norm_backward.cu"),
-    entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
-    f"{{{_STAGES}}}>",
-    grid=_BLOCKS,
-    block=[_LANES_BACKWARD, f"256 // {_LANES_BACKWARD}"],
-    shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * 256 * 16",
-    args=_BACKWARD_ARGS,
-    requires=[
-        *_BACKWARD_CUDA,
-        *_aligned("grad_y", "x", "weight", "grad_x"),
-        f"{_PACKS} <= 4 * 256",
-    ],
-    priority=2,
-)
+_BACKWARD_ALIGNED = [
+    *aligned_rows("grad_y", "x", "weight", "grad_x"),
+    "not defined(added) or aligned(added, 16)",
+]
+for _name, _adds, _condition in [
+    ("cuda:ahead", "false", "not defined(added)"),
+    ("cuda:ahead-added", "true", "defined(added)"),
+]:
+    rms_norm_backward.cuda(
+        name=_name,
+        source=opaq.file("rms_norm_backward.cu"),
+        entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
+        f"{{{_STAGES}}}, {_adds}>",
+        grid=_BLOCKS,
+        block=[_LANES_BACKWARD, f"256 // {_LANES_BACKWARD}"],
+        shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * 256 * 16",
+        args=_BACKWARD_ARGS,
+        requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {_AHEAD}", _condition],
+        priority=1,
+    )
 rms_norm_backward.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm_backward<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}>",
+    entry=f"rms_norm_backward<{{x.dtype}}, {{ceil_div({PACKS}, 512)}}>",
     grid=_BLOCKS,
-    block=[_LANES_BACKWARD, f"max(1, 256 // {_LANES_BACKWARD})"],
+    block=512,
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,
-        *_aligned("grad_y", "x", "weight", "grad_x"),
-        f"{_PACKS} <= 4 * 512",
+        *_BACKWARD_ALIGNED,
+        f"{PACKS} > {_AHEAD}",
+        f"{PACKS} <= 4 * 512",
     ],
     priority=1,
 )
@@ -156,7 +163,7 @@ rms_norm_backward.cuda(
 
 # ---- CPU -----------------------------------------------------------------------------------------
 
-_CPU = [
+CPU = [
     "x.dtype == float32 or x.dtype == float64",
     "weight.dtype == x.dtype",
     "weight.numel() == x.size(-1)",
@@ -164,19 +171,20 @@ _CPU = [
 rms_norm.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm<{x.dtype}>",
-    args=f"y, rstd, x, weight, {_ROWS}, x.size(-1), eps",
-    requires=_CPU,
+    args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps",
+    requires=CPU,
 )
 rms_norm_backward.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm_backward<{x.dtype}>",
-    args=f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, {_ROWS}, "
+    args=f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, "
     f"{_PER_BLOCK}, {_BLOCKS}, x.size(-1)",
     requires=[
-        *_CPU,
+        *CPU,
         "grad_y.dtype == x.dtype",
         "grad_rstd.dtype == x.dtype",
         "rstd.dtype == x.dtype",
+        f"not defined(added) or {_ADDED}",
     ],
 )
 
@@ -204,6 +212,7 @@ def rms_norm_backward_reference(
     x: torch.Tensor,
     weight: torch.Tensor,
     rstd: torch.Tensor,
+    added: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.size(-1)
     rows = rstd.numel()
@@ -212,6 +221,8 @@ def rms_norm_backward_reference(
     g, v = grad_y.to(rstd.dtype), x.to(rstd.dtype)
     dot = (g * weight * v).sum(-1) + grad_rstd
     grad_x = g * weight * scale - v * (dot * rstd.pow(3) / n).unsqueeze(-1)
+    if added is not None:
+        grad_x = grad_x + added
     if not rows:
         return grad_x.to(x.dtype), torch.empty(0, n, dtype=rstd.dtype, device=x.device)
     per_block = -(-rows // blocks)

@@ -17,11 +17,12 @@ extern __shared__ uint4 slots_memory[];
 
 }  // namespace
 
-template <typename T, int LANES, int ITEMS, int STAGES>
+// ADD: grad_x is added to `added`, which is null otherwise.
+template <typename T, int LANES, int ITEMS, int STAGES, bool ADD>
 __global__ void __launch_bounds__(kThreads, 2)
     rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                            const T* x, const T* weight, const float* rstd, long long rows,
-                            long long rows_per_block, int n) {
+                            const T* x, const T* weight, const float* rstd, const T* added,
+                            long long rows, long long rows_per_block, int n) {
   constexpr int VEC = 16 / sizeof(T), ROWS = kThreads / LANES;
   __shared__ float of_warps[2][kThreads / 32];
   const int thread = threadIdx.y * LANES + threadIdx.x;
@@ -58,6 +59,12 @@ __global__ void __launch_bounds__(kThreads, 2)
     fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
     const float scale = next_scale, grad = next_grad;
     if (row + ROWS < end) next_scale = rstd[row + ROWS], next_grad = grad_rstd[row + ROWS];
+    Pack<T, VEC> more[ADD ? ITEMS : 1];
+    if constexpr (ADD) {
+#pragma unroll
+      for (int k = 0; k < ITEMS; ++k)
+        if (live && column(k) < n) more[k] = opaq::load<VEC>(added + row * n + column(k));
+    }
     opaq::copies_done<STAGES - 1>();
     float dot[1] = {};
 #pragma unroll
@@ -85,6 +92,10 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
       for (int j = 0; j < VEC; ++j)
         out[j] = to_float(pg.at[j]) * to_float(w[k].at[j]) * scale - to_float(px.at[j]) * pull;
+      if constexpr (ADD) {
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) out[j] += to_float(more[k].at[j]);
+      }
       opaq::store_at_once<VEC>(grad_x + row * n + column(k), opaq::pack_from_float<T>(out));
     }
     stage = stage == STAGES - 1 ? 0 : stage + 1;

@@ -130,8 +130,11 @@ def _check_neighbours(match: Match, pattern: Pattern) -> None:
     sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
     # to read a small result once more, such as a loss, costs nothing
     large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
+    apart = operations.after_other_kernels(large)
     for reader in operations.readers(large, operations.shows_through):
-        if not operations.shows_through(reader) and operations.is_fused(reader):
+        if reader in apart or operations.shows_through(reader):
+            continue
+        if operations.is_fused(reader):
             raise rewrite.Refused(
                 f"Inductor computes what reads the result ({reader.name}) in the same kernel, "
                 "which saves more"

@@ -243,8 +243,23 @@ def is_fused(node: Any) -> bool:
         elif function_name(node) in _VIEWS:  # also those that give several parts
             node = node.args[0]
         else:
-            return not is_opaque(node) and function_name(node) not in _EXTERN
+            return not _is_kernel_of_its_own(node)
     return False
+
+
+def _is_kernel_of_its_own(node: Node) -> bool:
+    return is_opaque(node) or function_name(node) in _EXTERN
+
+
+def after_other_kernels(results: Iterable[Node]) -> set[Node]:
+    """What depends on the results through something that Inductor runs as a kernel of its own, so
+    that it cannot be computed in one kernel with them."""
+    queue = [
+        each
+        for each in readers(results, lambda reader: not _is_kernel_of_its_own(reader))
+        if _is_kernel_of_its_own(each)
+    ]
+    return set(readers(queue, lambda reader: True))
 
 
 _PLACES = ("dim", "start", "end", "length", "step")

@@ -45,6 +45,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     cases = {case for case, _, _ in found}
     assert {case.partition(" ")[0] for case in cases} == {
         "rms_norm",
+        "add_rms_norm",
         "layer_norm",
         "silu_mul",
         "rope",

@@ -187,22 +187,24 @@ def backward_facts(shape, dtype):
 @pytest.mark.parametrize(
     ("shape", "dtype", "entry", "grid", "block", "shared"),
     [
-        ((32768, 4096), torch.bfloat16, "_ahead<__nv_bfloat16, 128, 4, 2>", 256, [128, 2], 65536),
-        ((8192, 8192), torch.bfloat16, "_ahead<__nv_bfloat16, 256, 4, 2>", 256, [256, 1], 65536),
-        ((65536, 128), torch.bfloat16, "_ahead<__nv_bfloat16, 16, 1, 4>", 256, [16, 16], 32768),
-        ((999, 512), torch.float16, "_ahead<__half, 32, 2, 3>", 250, [32, 8], 49152),
-        ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2>", 1, [32, 8], 49152),
-        ((64, 4096), torch.float32, "_ahead<float, 256, 4, 2>", 16, [256, 1], 65536),
-        ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 512, 4>", 16, [512, 1], 0),
-        ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
+        ((32768, 4096), torch.bfloat16, "_ahead<__nv_bfloat16, 128, 4, 2", 256, [128, 2], 65536),
+        ((8192, 8192), torch.bfloat16, "_ahead<__nv_bfloat16, 256, 4, 2", 256, [256, 1], 65536),
+        ((65536, 128), torch.bfloat16, "_ahead<__nv_bfloat16, 16, 1, 4", 256, [16, 16], 32768),
+        ((999, 512), torch.float16, "_ahead<__half, 32, 2, 3", 250, [32, 8], 49152),
+        ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2", 1, [32, 8], 49152),
+        ((64, 4096), torch.float32, "_ahead<float, 256, 4, 2", 16, [256, 1], 65536),
+        ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 4", 16, [512, 1], 0),
+        ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
     ],
 )
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
-    chosen = plan(rms_norm_backward, *backward_facts(shape, dtype))
-    assert chosen["entry"] == "rms_norm_backward" + entry
-    assert list(chosen["grid"]) == [grid, 1, 1]
-    assert list(chosen["block"]) == [*block, 1]
-    assert chosen["shared"] == shared
+    for added, adds in [(None, "false"), (cuda(shape, dtype), "true")]:
+        chosen = plan(rms_norm_backward, *backward_facts(shape, dtype), added)
+        more = f", {adds}" if "ahead" in entry else ""
+        assert chosen["entry"] == f"rms_norm_backward{entry}{more}>"
+        assert list(chosen["grid"]) == [grid, 1, 1]
+        assert list(chosen["block"]) == [*block, 1]
+        assert chosen["shared"] == shared
 
 
 def test_shared_memory_of_wide_rows_fits_every_device():
@@ -223,13 +225,17 @@ def test_the_wide_cuda_kernel_compiles(arch):
 @pytest.mark.parametrize("length", [16, 128, 512, 768, 1024, 4096])
 def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        compiles(rms_norm_backward, backward_facts((64, length), dtype), arch, "cuda:ahead")
+        facts = backward_facts((64, length), dtype)
+        compiles(rms_norm_backward, facts, arch, "cuda:ahead")
+        compiles(rms_norm_backward, (*facts, facts[0]), arch, "cuda:ahead-added")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("implementation", ["cuda:registers", "cuda:any"])
 def test_cuda_sources_compile(implementation, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        x, weight, rows = cuda((64, 2048), dtype), cuda((2048,), dtype), cuda((64,), torch.float32)
+        x, weight = cuda((64, 2048), dtype), cuda((2048,), dtype)
         compiles(rms_norm, (x, weight, 1e-6), arch, implementation)
-        compiles(rms_norm_backward, (x, rows, x, weight, rows), arch, implementation)
+        # wider than the backward kernel that reads ahead takes
+        wide = backward_facts((64, 32768 // dtype.itemsize), dtype)
+        compiles(rms_norm_backward, wide, arch, implementation)

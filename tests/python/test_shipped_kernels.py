@@ -90,6 +90,14 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in NORMS
     ],
+    *[
+        (
+            kernels.rms_norm_backward,
+            [tensor(m, n), rows(m), tensor(m, n), tensor(n), rows(m), tensor(m, n)],
+        )
+        for m, n in NORMS
+    ],
+    *[(kernels.add_rms_norm, [tensor(m, n), tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     (

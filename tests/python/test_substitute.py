@@ -360,6 +360,22 @@ def test_parts_of_a_product_are_not_fused(pair: Any) -> None:
     assert place.reason == "it was not measured for 4 x 8 values on cpu"
 
 
+def test_what_reads_the_result_behind_a_product_is_not_fused(pair: Any) -> None:
+    linear = torch.nn.Linear(8, 8)
+
+    def layer(x: Tensor, residual: Tensor, after: Any) -> Tensor:
+        total = linear(x) + residual
+        return total + after(F.rms_norm(total, (8,), torch.ones(8), 1e-6))
+
+    def reason(after: Any) -> str:
+        found = found_in(lambda *args: layer(*args, after), *pair, names="all")
+        (place,) = [each for each in found if each.pattern == "add_rms_norm"]
+        return place.reason
+
+    assert reason(linear) == "it was not measured for 4 x 8 values on cpu"
+    assert "in the same kernel, which saves more" in reason(lambda y: y)
+
+
 # ---- declaring, and the option -------------------------------------------------------------------
 
 

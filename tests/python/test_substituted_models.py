@@ -30,25 +30,25 @@ GROUPED = {"num_key_value_heads": 2}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "LlamaForCausalLM": (
         {**SMALL, **GROUPED},
-        {"cross_entropy": 1, "rms_norm": 5, "rope": 2, "silu_mul": 2},
+        {"cross_entropy": 1, "rms_norm": 1, "add_rms_norm": 4, "rope": 2, "silu_mul": 2},
     ),
     "Qwen3ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
-        {"cross_entropy": 1, "rms_norm": 9, "rope": 2, "silu_mul": 2},
+        {"cross_entropy": 1, "rms_norm": 5, "add_rms_norm": 4, "rope": 2, "silu_mul": 2},
     ),
     "MixtralForCausalLM": (
         {**SMALL, **GROUPED, "num_local_experts": 4},
-        {"cross_entropy": 1, "rms_norm": 5, "rope": 2, "silu_mul": 2},
+        {"cross_entropy": 1, "rms_norm": 1, "add_rms_norm": 4, "rope": 2, "silu_mul": 2},
     ),
     "Gemma2ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
-        {"cross_entropy": 1, "rms_norm": 9, "rope": 2},
+        {"cross_entropy": 1, "rms_norm": 5, "add_rms_norm": 4, "rope": 2},
     ),
     "GPT2LMHeadModel": (
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64},
-        {"cross_entropy": 1},
+        {"cross_entropy": 1, "layer_norm": 5},
     ),
-    "BertForMaskedLM": (SMALL, {"cross_entropy": 1}),
+    "BertForMaskedLM": (SMALL, {"cross_entropy": 1, "layer_norm": 6}),
 }
 
 
@@ -96,4 +96,4 @@ def test_a_vision_model() -> None:
     )
     model = transformers.ViTForImageClassification(config).eval()
     inputs = {"pixel_values": torch.randn(2, 3, 16, 16), "labels": torch.tensor([0, 4])}
-    check(model, inputs, {"cross_entropy": 1})
+    check(model, inputs, {"cross_entropy": 1, "layer_norm": 3})

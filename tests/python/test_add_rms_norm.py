@@ -1,0 +1,139 @@
+"""opaq.extern_kernels.add_rms_norm: values and gradients against float64 PyTorch, the gradient that
+its backward adds, compiled graphs, CUDA plans.
+"""
+
+import pytest
+import torch
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
+
+from opaq.extern_kernels import add_rms_norm, rms_norm_backward
+from opaq.extern_kernels.rms_norm.add_rms_norm import add_rms_norm_reference
+from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference
+
+SHAPES = [(1, 1), (7,), (2, 5, 128), (300, 24), (5, 1000), (4, 4096), (2, 9000), (515, 8192)]
+SHAPES += [(3, 12288), (2, 20480), (0, 16)]
+
+
+def make(shape, dtype, device):
+    generator = torch.Generator().manual_seed(sum(shape))
+
+    def random(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+
+    return random(*shape), random(*shape), 1 + random(shape[-1]) / 4
+
+
+def check(x, residual, weight, eps=1e-6):
+    """The sum is rounded, so what comes after it is compared with float64 on the rounded sum."""
+
+    def exact(total, weight):
+        rstd = torch.rsqrt(total.square().mean(-1) + eps)
+        return total * rstd.unsqueeze(-1) * weight, total, rstd
+
+    rows, length = x[..., 0].numel(), x.shape[-1]
+    (y, total, rstd), (grad_x, grad_residual, grad_weight) = gradients(
+        lambda *args: add_rms_norm(*args, eps), (x, residual, weight), [0, 1, 2]
+    )
+    assert torch.equal(total, x + residual)
+    wide, (grad_total, wide_grad_weight) = gradients(
+        exact, (total.double(), weight.double()), [0, 1]
+    )
+    assert y.dtype == grad_x.dtype == grad_weight.dtype == x.dtype
+    close(y, wide[0])
+    close(rstd, wide[2])
+    close(grad_x, grad_total, scale=4 + length**0.5 / 16)
+    assert torch.equal(grad_x, grad_residual)
+    close(grad_weight, wide_grad_weight, scale=4 * max(1, rows) ** 0.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(shape, dtype, device):
+    check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_strided_and_shifted_inputs(dtype, device):
+    x, residual, weight = make((6, 10, 64), dtype, device)
+    check(x.transpose(0, 1), residual.transpose(0, 1), weight)
+    check(x[:, ::2], residual[:, 1::2], weight)
+    flat = torch.cat([x.flatten(), x.flatten()[:1]])
+    check(flat[1:].view(60, 64), residual.view(60, 64), weight)
+
+
+@pytest.mark.parametrize("length", [24, 64, 1024, 12288, 20480])
+def test_the_gradient_is_added_to_another(length, device):
+    for dtype in (torch.float32, torch.float64):
+        x, grad, weight = make((70, length), dtype, device)
+        rstd = torch.rsqrt(x.square().mean(-1) + 1e-6)
+        args = (grad, torch.randn_like(rstd), x, weight, rstd)
+        added = torch.randn_like(x)
+        expected = rms_norm_backward_reference(*(each.double() for each in args), added.double())
+        for actual, wanted in zip(rms_norm_backward(*args, added), expected):
+            close(actual, wanted, scale=32 + length**0.5)
+
+
+def test_the_references_mean_the_same(device):
+    args = make((70, 24), torch.float32, device)
+    for actual, expected in zip(add_rms_norm(*args, 1e-5), add_rms_norm_reference(*args, 1e-5)):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_residual_of_another_shape_is_refused(device, capfd):
+    x, residual, weight = make((5, 64), torch.float32, device)
+    message = (
+        "add_rms_norm: residual is torch.float32 of shape (4, 64); expected torch.float32 of "
+        "shape (5, 64), as x"
+    )
+    refuses(lambda: add_rms_norm(x, residual[:4], weight), message, capfd)
+
+
+def test_opcheck(device):
+    args = [each.requires_grad_() for each in make((5, 32), torch.float32, device)]
+    torch.library.opcheck(add_rms_norm, tuple(args), {"eps": 1e-5})
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, device):
+    shapes = [(6, 48), (9, 48), (33, 48)] if dynamic else [(6, 48)]
+
+    def function(x, residual, weight):
+        y, total, _ = add_rms_norm(x * 2, residual, weight, 1e-5)
+        return y.sin() + total
+
+    cases = [make(shape, torch.float32, device) for shape in shapes]
+    compiled_agrees(add_rms_norm, function, cases, [0, 1, 2], dynamic)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "entry", "grid", "block"),
+    [
+        ((8192, 4096), torch.bfloat16, "add_rms_norm<__nv_bfloat16, 256, 2>", 8192, [256, 1]),
+        ((100, 32, 128), torch.float16, "add_rms_norm<__half, 8, 2>", 100, [8, 32]),
+        ((10, 21), torch.float32, "add_rms_norm_any<float>", 10, [256, 1]),
+        ((64, 32768), torch.bfloat16, "add_rms_norm_any<__nv_bfloat16>", 64, [256, 1]),
+    ],
+)
+def test_cuda_plan(shape, dtype, entry, grid, block):
+    chosen = plan(add_rms_norm, cuda(shape, dtype), cuda(shape, dtype), cuda(shape[-1:], dtype), 1)
+    assert chosen["entry"] == entry
+    assert list(chosen["grid"]) == [grid, 1, 1]
+    assert list(chosen["block"]) == [*block, 1]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("implementation", ["cuda:registers", "cuda:any"])
+def test_cuda_sources_compile(implementation, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        x, weight = cuda((64, 2048), dtype), cuda((2048,), dtype)
+        compiles(add_rms_norm, (x, x, weight, 1e-6), arch, implementation)
