@@ -279,7 +279,9 @@ __device__ void copies_done() {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
 __device__ inline void copies_done(int left) {
-  if (left >= 2)
+  if (left >= 3)
+    copies_done<3>();
+  else if (left == 2)
     copies_done<2>();
   else if (left == 1)
     copies_done<1>();

@@ -66,6 +66,12 @@ _ITEMS_BACKWARD = f"ceil_div({_PACKS}, {_LANES_BACKWARD})"
 _STAGES = f"(4 if {_ITEMS_BACKWARD} == 1 else 3 if {_ITEMS_BACKWARD} == 2 else 2)"
 _HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
 
+# Wider rows, forward: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared
+# memory: of one row, or, where there are rows enough, of two, and of two more after these.
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 8))))"
+_SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * 256 * {_RANKS}))"
+_TOGETHER = f"(2 if {_SLOTS} <= 8 and {_ROWS} * {_RANKS} >= 1024 else 1)"
+
 
 def _aligned(*names: str) -> list[str]:
     return [
@@ -83,6 +89,17 @@ layer_norm.cuda(
     block=[_LANES, f"256 // {_LANES}"],
     args=f"y, mean, rstd, x, weight, bias, {_ROWS}, x.size(-1), eps",
     requires=[*_CUDA, *_BIAS, *_aligned("x", "weight", "bias", "y"), f"{_PACKS} <= {_HELD}"],
+    priority=1,
+)
+layer_norm.cuda(
+    name="cuda:wide",
+    source=opaq.file("layer_norm_wide.cu"),
+    entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}>",
+    grid=f"{_RANKS} * ceil_div({_ROWS}, 4 if {_TOGETHER} == 2 else 1)",
+    block=256,
+    shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",
+    args=f"y, mean, rstd, x, weight, bias, {_ROWS}, {_SLOTS}, x.size(-1), eps",
+    requires=[*_CUDA, *_BIAS, *_aligned("x", "weight", "bias", "y"), f"{_PACKS} > {_HELD}"],
     priority=1,
 )
 layer_norm.cuda(

@@ -212,6 +212,11 @@ def backward_facts(shape, dtype):
         ((100, 32, 128), torch.float16, "<__half, 8, 2, 1>", 100, [8, 32]),
         ((10, 20), torch.float32, "<float, 4, 2, 1>", 1, [4, 64]),
         ((10, 21), torch.float32, "_any<float>", 10, [256, 1]),
+        ((2048, 32768), torch.bfloat16, "_wide<__nv_bfloat16, 256, 2, 2>", 1024, [256, 1]),
+        ((2048, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 2>", 2048, [256, 1]),
+        ((16, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 1>", 64, [256, 1]),
+        ((1001, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 256, 8, 1>", 8008, [256, 1]),
+        ((101, 262144), torch.float32, "_wide<float, 256, 8, 1>", 808, [256, 1]),
         ((10, 65540), torch.bfloat16, "_any<__nv_bfloat16>", 10, [256, 1]),
     ],
 )
@@ -240,6 +245,20 @@ def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
     assert chosen["shared"] == shared
+
+
+def test_shared_memory_of_wide_rows_fits_every_device():
+    for rows in (64, 4096):
+        for length in (16392, 20480, 65536, 262144, 1 << 24):
+            facts = forward_facts((rows, length), torch.bfloat16)
+            assert plan(layer_norm, *facts)["shared"] <= 64 * 1024
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_wide_cuda_kernel_compiles(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for shape in ((64, 32768), (4096, 32768), (64, 262144)):
+            compiles(layer_norm, forward_facts(shape, dtype), arch, "cuda:wide")
 
 
 @pytest.mark.parametrize("arch", ARCHS)

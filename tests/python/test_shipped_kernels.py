@@ -14,7 +14,7 @@ from opaq import extern_kernels as kernels
 ARCHS = ["sm_80", "sm_90a", "sm_100a"]
 
 # Bytes a thread that a kernel may spill, by op, where it may at all.
-SPILLS = {"opaq_kernels::rms_norm": 16}
+SPILLS = {"opaq_kernels::layer_norm": 16, "opaq_kernels::rms_norm": 16}
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -82,7 +82,10 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in NORMS
     ],
-    *[(kernels.layer_norm, [tensor(m, n), tensor(n), tensor(n), 1e-5]) for m, n in NORMS],
+    *[
+        (kernels.layer_norm, [tensor(m, n), tensor(n), tensor(n), 1e-5])
+        for m, n in [*NORMS, (65536, 128), (65536, 4096), (4096, 32768), (4096, 131072)]
+    ],
     *[
         (
             kernels.layer_norm_backward,
