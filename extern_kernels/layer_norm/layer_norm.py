@@ -59,11 +59,15 @@ _ITEMS = f"ceil_div({_PACKS}, {_LANES})"
 _EACH = f"(2 if {_ITEMS} <= 2 and {_ROWS} * {_LANES} >= 2048 * 256 else 1)"
 # backward: one pack each up to a warp, then about four each
 _LANES_BACKWARD = (
-    f"min(256, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
+    f"min(512, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
 )
 _ITEMS_BACKWARD = f"ceil_div({_PACKS}, {_LANES_BACKWARD})"
-# Rounds that a block of 256 threads holds in shared memory, up to 64 KB, which every device has.
-_STAGES = f"(4 if {_ITEMS_BACKWARD} == 1 else 3 if {_ITEMS_BACKWARD} == 2 else 2)"
+_HEIGHT_BACKWARD = f"max(1, 256 // {_LANES_BACKWARD})"
+# Rounds that a block holds in shared memory, up to 64 KB, which every device has.
+_STAGES = (
+    f"(1 if {_LANES_BACKWARD} > 256 else 4 if {_ITEMS_BACKWARD} == 1 else "
+    f"3 if {_ITEMS_BACKWARD} == 2 else 2)"
+)
 _HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
 
 # Wider rows, forward: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared
@@ -126,13 +130,13 @@ layer_norm_backward.cuda(
     entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
     f"{{{_STAGES}}}>",
     grid=_BLOCKS,
-    block=[_LANES_BACKWARD, f"256 // {_LANES_BACKWARD}"],
-    shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * 256 * 16",
+    block=[_LANES_BACKWARD, _HEIGHT_BACKWARD],
+    shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * {_LANES_BACKWARD} * {_HEIGHT_BACKWARD} * 16",
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,
         *_aligned("grad_y", "x", "weight", "grad_x"),
-        f"{_PACKS} <= 4 * 256",
+        f"{_PACKS} <= 4 * 512",
     ],
     priority=1,
 )

@@ -3,15 +3,14 @@
 // are added up in a fixed order and written to partial[block, 2, n]; the caller adds the blocks.
 // A block's rounds take blockDim.y rows each. Copies to shared memory, of x and grad_y, run STAGES
 // - 1 rounds ahead, so that memory is read while the block reduces and writes. A thread reads only
-// the slots that it fills: waiting for its own copies is enough.
+// the slots that it fills: waiting for its own copies is enough. STAGES is 1 for rows that need
+// more than 256 threads: a round is then copied when it begins.
 #include "../common.cuh"
 
 using opaq::Pack;
 using opaq::to_float;
 
 namespace {
-
-constexpr int kThreads = 256;  // LANES * blockDim.y
 
 extern __shared__ uint4 slots_memory[];
 
@@ -23,20 +22,21 @@ struct Row {
 }  // namespace
 
 template <typename T, int LANES, int ITEMS, int STAGES>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
     layer_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
                               const float* grad_rstd, const T* x, const T* weight,
                               const float* mean, const float* rstd, long long rows,
                               long long rows_per_block, int n) {
-  constexpr int VEC = 16 / sizeof(T), ROWS = kThreads / LANES;
-  __shared__ float of_warps[2][2 * kThreads / 32];
+  constexpr int VEC = 16 / sizeof(T), THREADS = LANES > 256 ? LANES : 256;
+  constexpr int ROWS = THREADS / LANES;  // blockDim.y
+  __shared__ float of_warps[2][2 * THREADS / 32];
   const int thread = threadIdx.y * LANES + threadIdx.x;
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   const auto column = [&](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
   // Pack k of x, and of grad_y ITEMS slots later.
   const auto slot = [&](int stage, int k) {
-    return slots_memory + (stage * 2 * ITEMS + k) * kThreads + thread;
+    return slots_memory + (stage * 2 * ITEMS + k) * THREADS + thread;
   };
   // A round past the end is a group without copies, so that each round is one group.
   const auto fill = [&](int stage, long long row) {
@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   } else {
     constexpr int WIDTH = LANES * ITEMS * VEC;
     float* const by_row = reinterpret_cast<float*>(slots_memory);  // [2, ROWS, WIDTH]
-    static_assert(2 * ROWS * WIDTH * sizeof(float) <= STAGES * 2 * ITEMS * kThreads * sizeof(uint4),
+    static_assert(2 * ROWS * WIDTH * sizeof(float) <= STAGES * 2 * ITEMS * THREADS * sizeof(uint4),
                   "the sums of all rows of a round fit into the slots");
     __syncthreads();  // other threads' slots: all have been read
 #pragma unroll
@@ -127,7 +127,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       }
     }
     __syncthreads();
-    for (int c = thread; c < n; c += kThreads) {
+    for (int c = thread; c < n; c += THREADS) {
       float sums[2] = {};
 #pragma unroll 4
       for (int r = 0; r < ROWS; ++r) {

@@ -236,7 +236,9 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
         ((999, 512), torch.float16, "_ahead<__half, 32, 2, 3>", 250, [32, 8], 49152),
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2>", 1, [32, 8], 49152),
         ((64, 4096), torch.float32, "_ahead<float, 256, 4, 2>", 16, [256, 1], 65536),
-        ((64, 16384), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
+        ((64, 12288), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 3, 1>", 16, [512, 1], 49152),
+        ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1>", 16, [512, 1], 65536),
+        ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
     ],
 )
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
@@ -270,7 +272,7 @@ def test_the_cuda_kernel_that_holds_rows_compiles(shape, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("length", [16, 128, 512, 768, 1024, 4096])
+@pytest.mark.parametrize("length", [16, 128, 512, 768, 1024, 4096, 8192])
 def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         compiles(layer_norm_backward, backward_facts((64, length), dtype), arch, "cuda:ahead")
