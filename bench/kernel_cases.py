@@ -174,7 +174,12 @@ def cases(device: str, rows: float) -> list[Case]:
         found.append(
             Case(name, make, kernels.linear_cross_entropy, _plain_linear_loss, _loss_and_gradient)
         )
-    return [*found, *_sampling(random, count, device), *_mixture(random, count, device)]
+    return [
+        *found,
+        *_softmax(random, count),
+        *_sampling(random, count, device),
+        *_mixture(random, count, device),
+    ]
 
 
 Random = Callable[..., torch.Tensor]
@@ -182,6 +187,37 @@ Random = Callable[..., torch.Tensor]
 
 LAYER_NORMS = [(32768, 4096), (65536, 128), (8192, 768), (2048, 65536), (16, 4096)]
 LAYER_NORMS_TRAINED = [(32768, 4096), (8192, 768)]
+
+
+def _softmax(random: Random, count: Callable[[int], int]) -> list[Case]:
+    def case(name: str, op: Call, plain: Call, m: int, n: int, training: bool = False) -> Case:
+        m = count(m)
+        operands = 2 if training else 1
+        return Case(
+            f"{name}{' and gradients' if training else ''} {m} x {n}",
+            lambda: [random(m, n) for _ in range(operands)],
+            op,
+            plain,
+            _gradients if training else _forward,
+            pattern=name,
+            sizes=(m, n),
+        )
+
+    sizes = [(8192, 4096), (4096, 32768), (1024, 128256), (65536, 128)]
+    softmax, log_softmax = kernels.softmax, kernels.log_softmax
+    return [
+        *[case("softmax", softmax, _plain_softmax, m, n) for m, n in sizes],
+        case("softmax", softmax, _plain_softmax, 8192, 4096, training=True),
+        case("log_softmax", log_softmax, _plain_log_softmax, 8192, 32000),
+    ]
+
+
+def _plain_softmax(x: Any) -> Any:
+    return torch.softmax(x, -1)
+
+
+def _plain_log_softmax(x: Any) -> Any:
+    return torch.log_softmax(x, -1)
 
 
 # With given numbers to draw with in place of PyTorch's generator, so that results can be compared.

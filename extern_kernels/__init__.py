@@ -39,6 +39,12 @@ from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.rope import rope, rope_backward
 from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
+from .softmax.softmax import (
+    log_softmax,
+    log_softmax_backward,
+    softmax,
+    softmax_backward,
+)
 
 __all__ = [
     "add_rms_norm",
@@ -58,6 +64,8 @@ __all__ = [
     "linear_grad_weight_bias",
     "linear_grad_x",
     "linear_relu",
+    "log_softmax",
+    "log_softmax_backward",
     "mlp_gelu",
     "moe_combine",
     "moe_combine_backward",
@@ -78,6 +86,8 @@ __all__ = [
     "scaled_linear_float8",
     "silu_mul",
     "silu_mul_backward",
+    "softmax",
+    "softmax_backward",
 ]
 
 

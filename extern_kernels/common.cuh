@@ -7,6 +7,8 @@
 
 namespace opaq {
 
+constexpr float kLog2E = 1.44269504088896340736f;
+
 __device__ inline float infinity() { return __int_as_float(0x7f800000); }
 __device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
 
@@ -263,6 +265,39 @@ __device__ void row_sums(float (&values)[N], float* of_warps) {
       for (int i = 0; i < N; ++i) values[i] += __shfl_xor_sync(~0u, values[i], offset);
     }
   }
+}
+
+// What threads found of a softmax: S has the largest value, `max`, the sum of exponentials relative
+// to it, `sum`, and S::rescale(sum, from, to), a sum relative to another maximum. Merged over LANES
+// neighbouring lanes of a warp, to each of them.
+template <int LANES = 32, typename S>
+__device__ S warp_merge(S mine) {
+  float max = mine.max;
+#pragma unroll
+  for (int offset = LANES / 2; offset > 0; offset /= 2)
+    max = fmaxf(max, __shfl_xor_sync(0xffffffff, max, offset));
+  mine.sum = S::rescale(mine.sum, mine.max, max);
+  mine.max = max;
+#pragma unroll
+  for (int offset = LANES / 2; offset > 0; offset /= 2)
+    mine.sum += __shfl_xor_sync(0xffffffff, mine.sum, offset);
+  return mine;
+}
+
+// Of what the warps of a row found, as pairs of `max` and `sum`; to all lanes of a warp.
+template <typename S, int WARPS>
+__device__ S merge_of(const float2 (&pairs)[WARPS]) {
+  static_assert(WARPS <= 32 || WARPS % 32 == 0);
+  S mine;
+#pragma unroll
+  for (int first = 0; first < WARPS; first += 32) {
+    const int w = first + threadIdx.x % 32;
+    if (w >= WARPS) continue;
+    const float larger = fmaxf(mine.max, pairs[w].x);
+    mine.sum = S::rescale(mine.sum, mine.max, larger) + S::rescale(pairs[w].y, pairs[w].x, larger);
+    mine.max = larger;
+  }
+  return warp_merge(mine);
 }
 
 // Copies 16 bytes to shared memory. Copies up to end_of_copies() are a group; when

@@ -172,6 +172,7 @@ def oldest() -> None:
             "test_schema_table",
             "test_shipped_kernels",
             "test_skeleton",
+            "test_softmax",
             "test_structs",
             "test_substituted_models",
             "test_tvm_ffi",

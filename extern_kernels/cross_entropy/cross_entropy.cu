@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(THREADS)
   __shared__ float2 pairs[THREADS / 32];
   softmax = warp_merge(softmax);
   opaq::Team<1, THREADS>::share(pairs, {softmax.max, softmax.sum});
-  softmax = merge_of(pairs);
+  softmax = merge_of<Softmax>(pairs);
   if (threadIdx.x == 0) store_loss(loss + row, lse + row, softmax, target, at_target);
 }
 

@@ -12,14 +12,16 @@ using opaq::exp2_approx;
 using opaq::filled;
 using opaq::from_float;
 using opaq::infinity;
+using opaq::kLog2E;
+using opaq::merge_of;
 using opaq::not_a_number;
 using opaq::Pack;
 using opaq::Run;
 using opaq::to_float;
+using opaq::warp_merge;
 
 namespace {
 
-constexpr float kLog2E = 1.44269504088896340736f;
 constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
@@ -59,37 +61,6 @@ struct Softmax {
     add(pack);
   }
 };
-
-// The softmax of all lanes of a warp; every lane gets it.
-__device__ Softmax warp_merge(Softmax mine) {
-  float max = mine.max;
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2)
-    max = fmaxf(max, __shfl_xor_sync(0xffffffff, max, offset));
-  mine.sum = Softmax::rescale(mine.sum, mine.max, max);
-  mine.max = max;
-#pragma unroll
-  for (int offset = 16; offset > 0; offset /= 2)
-    mine.sum += __shfl_xor_sync(0xffffffff, mine.sum, offset);
-  return mine;
-}
-
-// Of what the warps of a row found; to all lanes of a warp.
-template <int WARPS>
-__device__ Softmax merge_of(const float2 (&pairs)[WARPS]) {
-  static_assert(WARPS <= 32 || WARPS % 32 == 0);
-  Softmax mine;
-#pragma unroll
-  for (int first = 0; first < WARPS; first += 32) {
-    const int w = first + threadIdx.x % 32;
-    if (w >= WARPS) continue;
-    const float larger = fmaxf(mine.max, pairs[w].x);
-    mine.sum = Softmax::rescale(mine.sum, mine.max, larger) +
-               Softmax::rescale(pairs[w].y, pairs[w].x, larger);
-    mine.max = larger;
-  }
-  return warp_merge(mine);
-}
 
 // Packs p, p + STEP, ... of a row that has `packs`; -inf where there is none.
 template <int STEP, typename T, int N, int COUNT>

@@ -139,7 +139,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     next_target = targets[next_row * target_stride];
     softmax = warp_merge(softmax);
     Team::share(pairs[turn], {softmax.max, softmax.sum});
-    softmax = merge_of(pairs[turn]);
+    softmax = merge_of<Softmax>(pairs[turn]);
     if (share == 0) store_loss(loss + row, lse + row, softmax, target, at_target);
 
     const OneRow next = row_at(next_row);

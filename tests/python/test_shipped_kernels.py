@@ -23,6 +23,7 @@ def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 F32, I64 = torch.float32, torch.int64
 LOGITS = [(8, 1024), (8, 50257), (8, 128256)]
+SOFTMAXES = [(64, 128), (64, 1024), (64, 4096), (64, 16384), (64, 65536), (64, 4097)]
 NORMS = [(64, 128), (64, 4096), (64, 16384), (64, 65536), (64, 262144), (64, 4097)]
 
 
@@ -101,6 +102,15 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in NORMS
     ],
     *[(kernels.add_rms_norm, [tensor(m, n), tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
+    *[(kernels.softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES],
+    *[
+        (kernels.softmax, [tensor(m, n), 1.0, tensor(n, dtype=dtype)])
+        for m, n in SOFTMAXES
+        for dtype in (torch.bfloat16, F32)
+    ],
+    *[(kernels.log_softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES],
+    *[(kernels.softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
+    *[(kernels.log_softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     (

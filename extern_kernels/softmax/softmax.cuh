@@ -1,0 +1,127 @@
+// Parts of the kernels of softmax and log_softmax: the mask, the running softmax, the results.
+//
+// Each thread keeps the largest value that it saw and the sum of exponentials relative to it,
+// rescaled when the largest grows (online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867);
+// the threads of a row merge them at the end. The subtle rule: values are subtracted before they
+// are multiplied by log2(e), so that a row filled with the lowest finite number, as masks have it,
+// does not overflow; and a largest value of -inf is not subtracted before the merge, for -inf -
+// -inf is NaN.
+#pragma once
+
+#include "../common.cuh"
+
+using opaq::exp2_approx;
+using opaq::from_float;
+using opaq::infinity;
+using opaq::kLog2E;
+using opaq::Pack;
+using opaq::Run;
+using opaq::to_float;
+
+namespace {
+
+constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
+
+// The type of the mask's elements is void where there is no mask.
+template <typename M>
+constexpr bool kMasked = true;
+template <>
+constexpr bool kMasked<void> = false;
+
+// N elements of a row of the mask. The address of a pack is a multiple of 16 bytes, or of the N
+// elements where they have less.
+template <typename M, int N>
+struct Added {
+  static constexpr int PART = N * sizeof(M) < 16 ? N : 16 / sizeof(M);
+  Pack<M, PART> parts[N / PART];
+
+  __device__ void load(const M* row, long long c) {
+#pragma unroll
+    for (int i = 0; i < N / PART; ++i) parts[i] = opaq::load<PART>(row + c + i * PART);
+  }
+  __device__ void load_each(const M* row, long long c) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) parts[j / PART].at[j % PART] = row[c + j];
+  }
+  __device__ float at(int j) const { return to_float(parts[j / PART].at[j % PART]); }
+};
+template <int N>
+struct Added<void, N> {
+  __device__ void load(const void*, long long) {}
+  __device__ void load_each(const void*, long long) {}
+};
+
+// Where the mask of a row begins: rows are those of [..., size1, size2, n], and the strides those
+// of the dimension before size1, of size1 and of size2; 0 where the mask is broadcast.
+struct MaskRows {
+  long long size1, size2, stride0, stride1, stride2;
+
+  template <typename M>
+  __device__ const M* of(const M* mask, long long row) const {
+    if constexpr (kMasked<M>) {
+      const long long matrix = row / size2;
+      mask += matrix / size1 * stride0 + matrix % size1 * stride1 + row % size2 * stride2;
+    }
+    return mask;
+  }
+};
+
+// What the softmax is taken of.
+template <typename T, typename M, int N>
+__device__ void values_of(float (&to)[N], const Pack<T, N>& x, const Added<M, N>& added,
+                          float scale) {
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    if constexpr (kMasked<M>)
+      to[j] = fmaf(to_float(x.at[j]), scale, added.at(j));
+    else
+      to[j] = to_float(x.at[j]) * scale;
+  }
+}
+
+// The largest value, and the sum of exp(value - max).
+struct Running {
+  float max = -infinity();
+  float sum = 0;
+
+  // To subtract from values.
+  __device__ static float base(float max) { return max == -infinity() ? 0 : max; }
+
+  __device__ static float rescale(float sum, float from, float to) {
+    return sum == 0 ? 0 : sum * exp2_approx((from - to) * kLog2E);
+  }
+
+  template <int N, int COUNT>
+  __device__ void add(const float (&values)[COUNT][N]) {
+    float larger = max;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) larger = fmaxf(larger, values[i][j]);
+    }
+    sum = rescale(sum, max, larger);
+    max = larger;
+    const float from = base(max);
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum += exp2_approx((values[i][j] - from) * kLog2E);
+    }
+  }
+};
+
+// From the softmax of a whole row. A row without any value above -inf gives NaN.
+template <bool LOG>
+struct Result {
+  float max, of_sum;
+
+  __device__ explicit Result(const Running& row)
+      : max(row.max), of_sum(LOG ? logf(row.sum) : 1 / row.sum) {}
+
+  __device__ float of(float value) const {
+    const float from_max = value - max;
+    return LOG ? from_max - of_sum : exp2_approx(from_max * kLog2E) * of_sum;
+  }
+};
+
+}  // namespace
