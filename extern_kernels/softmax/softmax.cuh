@@ -37,7 +37,7 @@ struct Added {
 
   __device__ void load(const M* row, long long c) {
 #pragma unroll
-    for (int i = 0; i < N / PART; ++i) parts[i] = opaq::load<PART>(row + c + i * PART);
+    for (int i = 0; i < N / PART; ++i) parts[i] = opaq::load_at_once<PART>(row + c + i * PART);
   }
   __device__ void load_each(const M* row, long long c) {
 #pragma unroll
@@ -123,5 +123,27 @@ struct Result {
     return LOG ? from_max - of_sum : exp2_approx(from_max * kLog2E) * of_sum;
   }
 };
+
+// Of the gradients, whose formulas are in softmax_backward.cu: the summands of a pack, added up.
+template <bool LOG, typename T, int N>
+__device__ float sum_of(const Pack<T, N>& grad, const Pack<T, N>& y) {
+  float sum = 0;
+#pragma unroll
+  for (int j = 0; j < N; ++j) sum += to_float(grad.at[j]) * (LOG ? 1 : to_float(y.at[j]));
+  return sum;
+}
+
+// The gradient from the sum over the row.
+template <bool LOG, typename T, int N>
+__device__ Pack<T, N> gradient(const Pack<T, N>& grad, const Pack<T, N>& y, float sum,
+                               float scale) {
+  float out[N];
+#pragma unroll
+  for (int j = 0; j < N; ++j) {
+    const float g = to_float(grad.at[j]), v = to_float(y.at[j]);
+    out[j] = scale * (LOG ? g - exp2_approx(v * kLog2E) * sum : v * (g - sum));
+  }
+  return opaq::pack_from_float<T>(out);
+}
 
 }  // namespace

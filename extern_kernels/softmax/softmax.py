@@ -38,7 +38,7 @@ log_softmax_backward = opaq.op(
     outputs=opaq.like("grad_y", may_overwrite=True),
 )
 
-_ROWS = "x.numel() // max(1, x.size(-1))"
+_ROWS = "(x.numel() // max(1, x.size(-1)))"
 _PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
 _CUDA = [
     "x.dim() > 0",
@@ -85,7 +85,7 @@ _MASK_ALIGNED = [
 ]
 _WITHOUT_MASK = "0, 1, 1, 0, 0, 0"
 
-# ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
+# ---- CUDA: a row in registers, or in shared memory, where it is aligned, else two passes ---------
 
 # Threads for a row: two packs each up to a half warp, then up to four each.
 _LANES = (
@@ -94,7 +94,15 @@ _LANES = (
 )
 _ITEMS = f"ceil_div({_PACKS}, {_LANES})"
 _HELD = 4 * 512  # packs of a row that the kernels which hold rows in registers take
-_ANY_THREADS = "max(32, min(512, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
+_ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
+
+# Wider rows: clusters of up to 8 blocks of 512 threads with up to 12 packs each in shared memory,
+# and of the gradients 4 packs of both tensors. A team computes up to four rows: few, so that the
+# last wave is short.
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 8))))"
+_SLOTS = f"min(12, 4 * ceil_div({_PACKS}, 4 * 512 * {_RANKS}))"
+_RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))"
+_TEAMS = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
 
 def _aligned(*names: str) -> list[str]:
@@ -125,6 +133,17 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             priority=1,
         )
         op.cuda(
+            name=f"cuda:wide{suffix}",
+            source=opaq.file("softmax_wide.cu"),
+            entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, 512, {{{_RANKS}}}>",
+            grid=f"{_RANKS} * {_TEAMS}",
+            block=512,
+            shared=f"{_SLOTS} * 512 * 16",
+            args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
+            requires=[*_CUDA, *requires, *_aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
+            priority=1,
+        )
+        op.cuda(
             name=f"cuda:any{suffix}",
             source=opaq.file("softmax.cu"),
             entry=f"softmax_any<{{x.dtype}}, {mask_type}, {of_log}, {{{_ANY_THREADS}}}>",
@@ -150,7 +169,8 @@ def _declare_backward(op: opaq.Op, log: bool) -> None:
     args = of_y(f"grad_x, grad_y, y, {_ROWS}, x.size(-1), scale")
     same = ["grad_y.dtype == y.dtype", "grad_y.shape == y.shape"]
     lanes, items, threads = of_y(_LANES), of_y(_ITEMS), of_y(_ANY_THREADS)
-    aligned = map(of_y, _aligned("grad_y", "grad_x", "y"))
+    aligned = [of_y(each) for each in _aligned("grad_y", "grad_x", "y")]
+    ranks, teams = of_y(_RANKS_BACKWARD), of_y(_TEAMS)
     cuda = [*map(of_y, _CUDA), *same]
     op.cuda(
         name="cuda:registers",
@@ -160,6 +180,17 @@ def _declare_backward(op: opaq.Op, log: bool) -> None:
         block=[lanes, f"max(1, 256 // {lanes})"],
         args=args,
         requires=[*cuda, *aligned, of_y(f"{_PACKS} <= {_HELD}")],
+        priority=1,
+    )
+    op.cuda(
+        name="cuda:wide",
+        source=opaq.file("softmax_wide.cu"),
+        entry=f"softmax_backward_wide<{{y.dtype}}, {of_log}, 512, {{{ranks}}}>",
+        grid=f"{ranks} * {teams}",
+        block=512,
+        shared="2 * 4 * 512 * 16",
+        args=args,
+        requires=[*cuda, *aligned, of_y(f"{_PACKS} > {_HELD}")],
         priority=1,
     )
     op.cuda(

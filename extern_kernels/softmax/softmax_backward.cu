@@ -5,30 +5,6 @@
 // Layouts and rules as in softmax.cu. grad_x may be the memory of grad_y.
 #include "softmax.cuh"
 
-namespace {
-
-template <bool LOG, typename T, int N>
-__device__ float sum_of(const Pack<T, N>& grad, const Pack<T, N>& y) {
-  float sum = 0;
-#pragma unroll
-  for (int j = 0; j < N; ++j) sum += to_float(grad.at[j]) * (LOG ? 1 : to_float(y.at[j]));
-  return sum;
-}
-
-template <bool LOG, typename T, int N>
-__device__ Pack<T, N> gradient(const Pack<T, N>& grad, const Pack<T, N>& y, float sum,
-                               float scale) {
-  float out[N];
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    const float g = to_float(grad.at[j]), v = to_float(y.at[j]);
-    out[j] = scale * (LOG ? g - exp2_approx(v * kLog2E) * sum : v * (g - sum));
-  }
-  return opaq::pack_from_float<T>(out);
-}
-
-}  // namespace
-
 template <typename T, bool LOG, int LANES, int ITEMS>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     softmax_backward(T* grad_x, const T* grad_y, const T* y, long long rows, int n, float scale) {

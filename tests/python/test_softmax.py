@@ -232,7 +232,22 @@ def test_compiled(dynamic, device):
         ((65536, 128), torch.bfloat16, "<__nv_bfloat16, void, false, 8, 2>", 2048, [8, 32, 1]),
         ((10, 20), torch.float32, "<float, void, false, 4, 2>", 1, [4, 64, 1]),
         ((10, 21), torch.float32, "_any<float, void, false, 32>", 10, [32, 1, 1]),
-        ((10, 50257), torch.float16, "_any<__half, void, false, 512>", 10, [512, 1, 1]),
+        ((10, 50257), torch.float16, "_any<__half, void, false, 256>", 10, [256, 1, 1]),
+        (
+            (4096, 32768),
+            torch.bfloat16,
+            "_wide<__nv_bfloat16, void, false, 512, 1>",
+            1024,
+            [512, 1, 1],
+        ),
+        (
+            (1024, 128256),
+            torch.bfloat16,
+            "_wide<__nv_bfloat16, void, false, 512, 4>",
+            2048,
+            [512, 1, 1],
+        ),
+        ((101, 262144), torch.float32, "_wide<float, void, false, 512, 8>", 808, [512, 1, 1]),
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
@@ -257,11 +272,37 @@ def test_cuda_plan_with_a_mask(mask, entry):
     assert plan(softmax, cuda((2, 4, 16, 1024)), 0.125, mask)["entry"] == f"softmax{entry}"
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "entry", "grid", "block"),
+    [
+        ((8192, 4096), torch.bfloat16, "<__nv_bfloat16, false, 256, 2>", 8192, [256, 1, 1]),
+        ((65536, 128), torch.float16, "<__half, false, 8, 2>", 2048, [8, 32, 1]),
+        ((1024, 32000), torch.bfloat16, "_wide<__nv_bfloat16, false, 512, 2>", 1024, [512, 1, 1]),
+        ((10, 21), torch.float32, "_any<float, false, 32>", 10, [32, 1, 1]),
+    ],
+)
+def test_cuda_plan_backward(shape, dtype, entry, grid, block):
+    x = cuda(shape, dtype)
+    chosen = plan(softmax_backward, x, x, 0.5)
+    assert chosen["entry"] == "softmax_backward" + entry
+    assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], block)
+    assert plan(log_softmax_backward, x, x, 0.5)["entry"] == chosen["entry"].replace(
+        "false", "true"
+    )
+
+
+def test_shared_memory_of_wide_rows_fits_every_device():
+    for length in (16392, 65536, 262144, 1 << 24):
+        x = cuda((64, length))
+        assert plan(softmax, x, 1.0, None)["shared"] <= 96 * 1024
+        assert plan(softmax_backward, x, x, 1.0)["shared"] <= 96 * 1024
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_cuda_sources_compile(arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         x = cuda((64, 2048), dtype)
-        for name in ("cuda:registers", "cuda:any"):
+        for name in ("cuda:registers", "cuda:wide", "cuda:any"):
             compiles(softmax, (x, 1.0, None), arch, name)
             compiles(softmax, (x, 1.0, cuda((2048,), torch.float32)), arch, f"{name}:mask")
             compiles(log_softmax, (x, 1.0), arch, name)
