@@ -179,6 +179,9 @@ def cases(device: str, rows: float) -> list[Case]:
         *_softmax(random, count),
         *_sampling(random, count, device),
         *_mixture(random, count, device),
+        *_sampling(random, count, device),
+        *_mixture(random, count, device),
+        *_embeddings(random, count, device),
     ]
 
 
@@ -324,6 +327,57 @@ def _combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
 def _plain_combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
     each = rows[position].view(*weights.shape, rows.size(1))
     return (each * weights.unsqueeze(2)).sum(1).to(rows.dtype)
+
+
+def _embeddings(random: Random, count: Callable[[int], int], device: str) -> list[Case]:
+    found = []
+    for m, rows, n, equal in [
+        (8192, 128256, 2048, False),
+        (32768, 32000, 1024, False),
+        (8192, 32000, 2048, True),
+    ]:
+        m, rows = count(m), count(rows)
+
+        def make(
+            m: int = m, rows: int = rows, n: int = n, equal: bool = equal, grad: bool = False
+        ) -> Tensors:
+            index = torch.randint(rows, (1 if equal else m,), device=device).expand(m).contiguous()
+            # Numbers of a few bits, whose sums are exact in any order and any dtype.
+            given = [torch.randint(-1, 2, (m, n), device=device).to(random(1).dtype)]
+            return [*(given if grad else []), random(rows, n), index]
+
+        def with_grad(make: Callable[..., Tensors] = make) -> Tensors:
+            return make(grad=True)
+
+        what = f"{m} of {rows} x {n}" + (", all equal" if equal else "")
+        sizes = (m, n)
+        for name, makes, call in [
+            ("embedding", make, _forward),
+            ("embedding and gradient", with_grad, _gradient_of_table),
+        ]:
+            case = Case(f"{name} {what}", makes, _embedding, _plain_embedding, call)
+            found.append(dataclasses.replace(case, pattern="embedding", sizes=sizes))
+    return found
+
+
+def _embedding(weight: Any, index: Any) -> Any:
+    return kernels.embedding(weight, index)
+
+
+def _plain_embedding(weight: Any, index: Any) -> Any:
+    return F.embedding(index, weight)
+
+
+def _gradient_of_table(function: Call) -> Call:
+    """Of the rows with respect to the table, given the gradient of the rows first."""
+
+    @torch.enable_grad()
+    def call(grad: Any, weight: Any, index: Any) -> Any:
+        weight = weight.detach().requires_grad_()
+        result = function(weight, index)
+        return result.detach(), *torch.autograd.grad(result, [weight], grad)
+
+    return call
 
 
 def _with_weight(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:

@@ -13,6 +13,7 @@ from .cross_entropy.with_gradient import (
     scale_gradient,
     scale_gradient_,
 )
+from .embedding.embedding import embedding, embedding_backward, index_add_rows
 from .layer_norm.layer_norm import layer_norm, layer_norm_backward
 from .matmul.float8 import scaled_linear, scaled_linear_float8
 from .matmul.matmul import (
@@ -53,9 +54,12 @@ __all__ = [
     "cross_entropy_backward",
     "cross_entropy_mean",
     "cross_entropy_with_gradient",
+    "embedding",
+    "embedding_backward",
     "gelu_grad",
     "layer_norm",
     "layer_norm_backward",
+    "index_add_rows",
     "linear",
     "linear_cross_entropy",
     "linear_gelu",

@@ -146,6 +146,7 @@ def oldest() -> None:
             "test_declaration_errors",
             "test_demo",
             "test_device_code",
+            "test_embedding",
             "test_expression_agreement",
             "test_headers",
             "test_host_types",

@@ -50,6 +50,8 @@ _SIGNATURES = {
         "label_smoothing=0.0",
         "nll_loss": "input, target, weight=None, size_average=None, ignore_index=-100, "
         "reduce=None, reduction='mean'",
+        "embedding": "input, weight, padding_idx=None, max_norm=None, norm_type=2.0, "
+        "scale_grad_by_freq=False, sparse=False",
         "unsqueeze": "input, dim",
         "squeeze": "input, dim=None",
         "cat": "tensors, dim=0",
@@ -380,6 +382,24 @@ def _loss(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     return Operation(name, (*(given[each] for each in names), reduction, smoothing))
 
 
+def _embedding(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(index, weight, number of the row that gets no gradient, or -1)."""
+    index, weight, padding = given["input"], given["weight"], given["padding_idx"]
+    # aten has other parameters: weight, indices, padding_idx=-1, scale_grad_by_freq, sparse.
+    of_aten = is_tensor(index) and value_of(index).is_floating_point()
+    at_places = given["max_norm"] not in (None, False) or given["norm_type"] is True
+    if at_places or given["scale_grad_by_freq"] or given["sparse"]:
+        return None
+    if of_aten:
+        index, weight = weight, index
+    elif isinstance(padding, int) and padding < 0:  # counted from the end
+        rows = value_of(weight).shape[0] if is_tensor(weight) else None
+        if not isinstance(rows, int):
+            return None
+        padding += rows
+    return Operation(name, (index, weight, -1 if padding is None else padding))
+
+
 def _unsqueezed(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     value = value_of(node)
     if not isinstance(value, torch.Tensor):
@@ -475,6 +495,7 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("silu", "relu"), _activation),
     **dict.fromkeys(("rms_norm", "layer_norm"), _normalization),
     **dict.fromkeys(("cross_entropy", "cross_entropy_loss", "nll_loss"), _loss),
+    "embedding": _embedding,
     "unsqueeze": _unsqueezed,
     "cat": _joined,
     "narrow": _narrowed,

@@ -58,6 +58,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "moe_route",
         "moe_permute",
         "moe_combine",
+        "embedding",
     }
     for case in cases:
         assert found[case, "opaq", "time of a call"]["value"] > 0

@@ -111,6 +111,19 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[(kernels.log_softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[(kernels.softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[(kernels.log_softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
+        (kernels.embedding, [tensor(100, n), tensor(2, 8, dtype=index), -1])
+        for n in (64, 65)
+        for index in (I64, torch.int32)
+    ],
+    *[
+        (kernels.embedding_backward, [tensor(16, n), tensor(16, dtype=index), 100, -1])
+        for n in (64, 65)
+        for index in (I64, torch.int32)
+    ],
+    *[
+        (kernels.index_add_rows, [tensor(100, n), tensor(16, dtype=I64), tensor(16, n)])
+        for n in (64, 65)
+    ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     (
