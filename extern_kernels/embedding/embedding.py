@@ -105,7 +105,7 @@ def _declare_sums(
     """out: the result's name; source: that of the rows to add, `stride` elements apart."""
     n = f"{source}.size(-1)"
     x_stride = "0" if x == "0" else f"{x}.stride(0)"
-    for_pieces = f"min({_PIECES}, 528)"
+    for_pieces = f"min({_PIECES}, 396)"
     of_index = f"index, {_INDICES}, {rows}, {left_out}"
     requires = [*_INDEX, f"{_INDICES} > 0", f"{rows} > 0", f"{n} > 0", *requires]
     for name, vec, priority in (("cuda:packs", f"16 / {source}.itemsize", 1), ("cuda:any", "1", 0)):
@@ -154,7 +154,7 @@ def _declare_sums(
                 ),
                 opaq.step(
                     entry=f"sum_pieces<{{{source}.dtype}}>",
-                    grid=[f"min({_LONGS}, 132)", f"ceil_div({n}, 256)"],
+                    grid=f"min({_LONGS} * ceil_div({n}, 32), 1056)",
                     block=256,
                     args=f"{out}, partial, longs, shared, {x}, {n}, {x_stride}, {_PER_PIECE}",
                 ),

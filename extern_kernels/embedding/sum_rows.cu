@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(1024)
   }
   __syncthreads();
   const int at = before_block + before_warp[warp] + upto - here;
-  if (here > 0) start[row] = at;
+  if (row < rows) start[row] = at;
   if (here > kShort) {
     const int piece = atomicAdd(&all.pieces, (here + per_piece - 1) / per_piece);
     reinterpret_cast<Long*>(longs)[atomicAdd(&all.longs, 1)] = {row, at, here, piece};
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(512)
 // Short rows of out, and partial[p]: the sum of piece p. The first `for_pieces` blocks take pieces
 // in turn, the others have a row in each warp. Leaves count zero.
 template <typename T, int VEC>
-__global__ void __launch_bounds__(256, 4)
+__global__ void __launch_bounds__(256, 3)
     sum_rows(T* out, float* partial, int* count, const int* start, const int* positions,
              const int* pieces, const int* shared, const T* x, const T* source, int rows,
              long long n, long long x_stride, long long source_stride, int for_pieces) {
@@ -183,17 +183,17 @@ __global__ void __launch_bounds__(256, 4)
     return;
   }
   __shared__ int sorted[8][kShort];
-  constexpr int kColumns = 2;  // packs of a thread
+  constexpr int kColumns = 4;  // packs of a thread
   constexpr int kStep = 32 * VEC;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const long long row = (blockIdx.x - for_pieces) * 8LL + warp;
   if (row >= rows) return;
-  const int here = count[row];
+  const int here = count[row], begin = start[row];
   __syncwarp();
   if (here > 0 && lane == 0) count[row] = 0;
   if (here > kShort) return;
   if (here > 0) {
-    const int mine = lane < here ? positions[start[row] + lane] : kUnknown;
+    const int mine = lane < here ? positions[begin + lane] : kUnknown;
     int before = 0;
     for (int s = 0; s < here; ++s) before += __shfl_sync(~0u, mine, s) < mine;
     if (lane < here) sorted[warp][before] = mine;
@@ -208,12 +208,16 @@ __global__ void __launch_bounds__(256, 4)
         if (first + u * kStep < n)
           add(sums[u], opaq::load<VEC>(x + row * x_stride + first + u * kStep));
     }
-#pragma unroll 2
+#pragma unroll 1
     for (int s = 0; s < here; ++s) {
       const T* const from = source + sorted[warp][s] * source_stride + first;
+      Pack<T, VEC> packs[kColumns];
 #pragma unroll
       for (int u = 0; u < kColumns; ++u)
-        if (first + u * kStep < n) add(sums[u], opaq::load<VEC>(from + u * kStep));
+        if (first + u * kStep < n) packs[u] = opaq::load<VEC>(from + u * kStep);
+#pragma unroll
+      for (int u = 0; u < kColumns; ++u)
+        if (first + u * kStep < n) add(sums[u], packs[u]);
     }
 #pragma unroll
     for (int u = 0; u < kColumns; ++u)
@@ -222,27 +226,39 @@ __global__ void __launch_bounds__(256, 4)
   }
 }
 
-// Long rows of out: the pieces of each, in order. A thread has a column.
+// Long rows of out: the pieces of each, in order. A block takes 32 columns of a long row at a time,
+// and each of its warps a part of the pieces.
 template <typename T>
 __global__ void __launch_bounds__(256)
     sum_pieces(T* out, const float* partial, const int* longs, const int* shared, const T* x,
                long long n, long long x_stride, int per_piece) {
   constexpr int kAhead = 16;
-  const long long c = blockIdx.y * 256LL + threadIdx.x;
-  if (c >= n) return;
-  const int there = reinterpret_cast<const Shared*>(shared)->longs;
-  for (int l = blockIdx.x; l < there; l += gridDim.x) {
-    const Long of = reinterpret_cast<const Long*>(longs)[l];
-    const int count = (of.count + per_piece - 1) / per_piece;
+  __shared__ float of_warp[8][32];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const long long groups = (n + 31) / 32;  // of columns
+  const long long there = reinterpret_cast<const Shared*>(shared)->longs * groups;
+  for (long long at = blockIdx.x; at < there; at += gridDim.x) {
+    const Long of = reinterpret_cast<const Long*>(longs)[at / groups];
+    const long long c = at % groups * 32 + lane;
+    const int count = (of.count + per_piece - 1) / per_piece, of_each = (count + 7) / 8;
+    const int end = min((warp + 1) * of_each, count);
     const float* const from = partial + of.piece * n + c;
-    float sum = x ? to_float(x[of.row * x_stride + c]) : 0;
-    for (int p = 0; p < count; p += kAhead) {
+    float sum = 0;
+    for (int p = warp * of_each; p < end; p += kAhead) {
       float values[kAhead];
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) values[j] = p + j < count ? from[(p + j) * n] : 0;
+      for (int j = 0; j < kAhead; ++j) values[j] = p + j < end && c < n ? from[(p + j) * n] : 0;
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) sum += values[j];
     }
-    out[of.row * n + c] = opaq::from_float<T>(sum);
+    of_warp[warp][lane] = sum;
+    __syncthreads();
+    if (warp == 0 && c < n) {
+      float all = x ? to_float(x[of.row * x_stride + c]) : 0;
+#pragma unroll
+      for (int w = 0; w < 8; ++w) all += of_warp[w][lane];
+      out[of.row * n + c] = opaq::from_float<T>(all);
+    }
+    __syncthreads();
   }
 }
