@@ -3,7 +3,7 @@
 embedding(weight, index, padding_idx=-1) -> y
     weight: [V, N], floating; index: any shape, int64 or int32
     y: [*index.shape, N], of weight's dtype: y[i] = weight[index[i]]; NaN where an index is no row
-embedding_backward(grad_y, index, rows, padding_idx=-1) -> grad_weight
+embedding_backward(grad_y, index, rows, padding_idx=-1, added=None) -> grad_weight
     grad_y: [*index.shape, N], floating
     grad_weight: [rows, N], of grad_y's dtype: row r is the sum of grad_y[i] with index[i] == r, 0
     where there is none and at padding_idx
@@ -26,9 +26,10 @@ embedding = opaq.op(
     outputs=opaq.tensor("index.shape, weight.size(1)", dtype="weight.dtype"),
 )
 embedding_backward = opaq.op(
-    "opaq_kernels::embedding_backward(Tensor grad_y, Tensor index, int rows, int padding_idx=-1) "
-    "-> (Tensor grad_weight)",
+    "opaq_kernels::embedding_backward(Tensor grad_y, Tensor index, int rows, int padding_idx=-1, "
+    "Tensor? added=None) -> (Tensor grad_weight)",
     outputs=opaq.tensor("rows, grad_y.size(-1)", dtype="grad_y.dtype"),
+    accumulates="added",
 )
 index_add_rows = opaq.op(
     "opaq_kernels::index_add_rows(Tensor x, Tensor index, Tensor source) -> (Tensor out)",
@@ -100,18 +101,18 @@ def _declare_sums(
     rows: str,
     left_out: str,
     requires: list[str],
-    x: str = "0",
+    x: str,
+    x_stride: str,
+    x_packed: list[str],
 ) -> None:
-    """out: the result's name; source: that of the rows to add, `stride` elements apart."""
+    """out: the result's name; source: that of the rows to add, `stride` elements apart; x: that of
+    what they are added to, and what it must be to be read in packs."""
     n = f"{source}.size(-1)"
-    x_stride = "0" if x == "0" else f"{x}.stride(0)"
     for_pieces = f"min({_PIECES}, 396)"
     of_index = f"index, {_INDICES}, {rows}, {left_out}"
     requires = [*_INDEX, f"{_INDICES} > 0", f"{rows} > 0", f"{n} > 0", *requires]
     for name, vec, priority in (("cuda:packs", f"16 / {source}.itemsize", 1), ("cuda:any", "1", 0)):
-        packed = _packed(source, stride, source, out)
-        if x != "0":
-            packed += [f"aligned({x}, 16)", f"{x_stride} * {x}.itemsize % 16 == 0"]
+        packed = [*_packed(source, stride, source, out), *x_packed]
         op.cuda(
             name=name,
             source=opaq.file("sum_rows.cu"),
@@ -186,7 +187,14 @@ _declare_sums(
     [
         "grad_y.dim() == index.dim() + 1 and grad_y.shape[:-1] == index.shape",
         "grad_y.is_contiguous() or grad_y.dim() == 2 and grad_y.stride(1) == 1",
+        (
+            "not defined(added) or added.dtype == grad_y.dtype and added.is_contiguous() "
+            "and added.dim() == 2 and added.size(0) == rows and added.size(1) == grad_y.size(-1)"
+        ),
     ],
+    "added",
+    "grad_y.size(-1)",
+    ["not defined(added) or aligned(added, 16)"],
 )
 _declare_sums(
     index_add_rows,
@@ -202,7 +210,9 @@ _declare_sums(
         "index.dim() == 1 and index.numel() == source.size(0)",
         "x.size(1) == source.size(1)",
     ],
-    x="x",
+    "x",
+    "x.stride(0)",
+    ["aligned(x, 16)", "x.stride(0) * x.itemsize % 16 == 0"],
 )
 
 # ---- meaning and gradients -----------------------------------------------------------------------
@@ -247,7 +257,11 @@ def embedding_reference(
 
 @embedding_backward.reference
 def embedding_backward_reference(
-    grad_y: torch.Tensor, index: torch.Tensor, rows: int, padding_idx: int = -1
+    grad_y: torch.Tensor,
+    index: torch.Tensor,
+    rows: int,
+    padding_idx: int = -1,
+    added: torch.Tensor | None = None,
 ) -> torch.Tensor:
     _check_index("embedding_backward", index)
     if grad_y.shape[:-1] != index.shape or grad_y.dim() != index.dim() + 1:
@@ -258,8 +272,16 @@ def embedding_backward_reference(
         )
     n = grad_y.size(-1)
     wide = grad_y.to(torch.promote_types(grad_y.dtype, torch.float32)).reshape(index.numel(), n)
-    zeros = torch.zeros(rows, n, dtype=wide.dtype, device=wide.device)
-    return _sums(zeros, index.flatten(), wide, padding_idx).to(grad_y.dtype)
+    if added is None:
+        start = torch.zeros(rows, n, dtype=wide.dtype, device=wide.device)
+    elif added.shape == (rows, n) and added.dtype == grad_y.dtype:
+        start = added.to(wide.dtype)
+    else:
+        raise ValueError(
+            f"embedding_backward: added is {added.dtype} {tuple(added.shape)}; expected "
+            f"{grad_y.dtype} {(rows, n)}, like the result"
+        )
+    return _sums(start, index.flatten(), wide, padding_idx).to(grad_y.dtype)
 
 
 @index_add_rows.reference

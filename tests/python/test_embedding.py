@@ -172,6 +172,29 @@ def test_padding_gets_no_gradient(device):
     assert grad[:, 0].tolist() == [100, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [64, 65])
+def test_another_gradient_is_added(columns, dtype, device):
+    grad_y = random(300, columns, dtype=dtype, device=device)
+    index = indices(300, 20, device, "first")
+    flat = random(20 * columns + 1, dtype=dtype, device=device)
+    for added in (flat[:-1].view(20, columns), flat[1:].view(20, columns)):
+        got = embedding_backward(grad_y, index, 20, 0, added)
+        exact = sum_exactly(grad_y[index != 0], index[index != 0], 20) + added.double()
+        close(got, exact, scale=300**0.5 if dtype.itemsize > 2 else 1)
+        assert torch.equal(got[0], added[0])
+
+
+def test_a_tied_table(device):
+    """The gradient by the head is added to that by the embedding."""
+    weight, index = random(20, 64, dtype=torch.float32, device=device), indices(30, 20, device)
+
+    def model(weight, index):
+        return embedding(weight, index).tanh() @ weight.t()
+
+    compiled_agrees(embedding_backward, model, [[weight, index]], [0], False)
+
+
 def test_the_references_mean_the_same(device):
     weight, index = random(30, 24, dtype=torch.float32, device=device), indices(70, 30, device)
     index[3], index[5] = -1, 31
@@ -194,6 +217,8 @@ def test_bad_arguments_are_refused(device, capfd):
     refuses(lambda: embedding(weight.long(), index), message, capfd)
     message = "embedding_backward: grad_y has shape (30, 24) and index (70,); expected a row of"
     refuses(lambda: embedding_backward(weight, index, 30), message, capfd)
+    message = "embedding_backward: added is torch.float64 (3, 24); expected torch.float64 (9, 24)"
+    refuses(lambda: embedding_backward(weight, index[:30], 9, -1, weight[:3]), message, capfd)
     message = "index_add_rows: x has shape (30, 24), index (70,) and source (30, 24); expected"
     refuses(lambda: index_add_rows(weight, index, weight), message, capfd)
     message = "index_add_rows: x is torch.float64 and source torch.float32; expected one"
