@@ -111,6 +111,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[(kernels.log_softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[(kernels.softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[(kernels.log_softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
+    *[
         (kernels.embedding, [tensor(100, n), tensor(2, 8, dtype=index), -1])
         for n in (64, 65)
         for index in (I64, torch.int32)
