@@ -227,11 +227,14 @@ def _sums(
     start: torch.Tensor, index: torch.Tensor, source: torch.Tensor, left_out: int
 ) -> torch.Tensor:
     """start with the rows of source added where the index says, in one row more, which takes what
-    is left out."""
+    is left out. In a fixed order: index_add has one on the CPU, index_put on GPUs."""
     rows = start.size(0)
     there = (index >= 0) & (index < rows) & (index != left_out)
     longer = torch.nn.functional.pad(start, (0, 0, 0, 1))
-    return longer.index_add(0, torch.where(there, index, rows).long(), source)[:rows]
+    to = torch.where(there, index, rows).long()
+    if source.is_cpu:
+        return longer.index_add(0, to, source)[:rows]
+    return longer.index_put((to,), source, accumulate=True)[:rows]
 
 
 @embedding.reference

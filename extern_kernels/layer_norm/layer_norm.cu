@@ -109,6 +109,8 @@ __global__ void __launch_bounds__(256)
   const long long row = blockIdx.x;
   x += row * n, y += row * n;
   opaq::Statistics mine;
+  const float first = to_float(x[0]);
+  if (fabsf(first) < opaq::infinity()) mine.origin = first;  // not NaN either
   for (long long c = threadIdx.x; c < n; c += AHEAD * 256) {
     const int valid = (min(n - c, (long long)AHEAD * 256) + 255) / 256;
     float values[AHEAD];

@@ -8,7 +8,9 @@
 
 namespace opaq {
 
+// Values are taken relative to `origin`: one near them keeps digits where the mean is large.
 struct Statistics {
+  float origin = 0;
   float count = 0, sum = 0;
   float squares = 0;  // of the differences from sum / count
 
@@ -20,11 +22,13 @@ struct Statistics {
     float more_sum = 0, more_squares = 0;
 #pragma unroll
     for (int i = 0; i < N; ++i)
-      if (i < valid) more_sum += values[i];
+      if (i < valid) more_sum += values[i] - origin;
     const float mean = more_sum / more;
 #pragma unroll
-    for (int i = 0; i < N; ++i)
-      if (i < valid) more_squares += (values[i] - mean) * (values[i] - mean);
+    for (int i = 0; i < N; ++i) {
+      const float apart = values[i] - origin - mean;
+      if (i < valid) more_squares += apart * apart;
+    }
     if (count > 0) {
       const float apart = mean - sum / count;
       more_squares += apart * apart * (count * more / (count + more));
@@ -34,8 +38,8 @@ struct Statistics {
 };
 
 // The mean of a row of n values, and the sum of squared differences from it, to every thread of its
-// Team; thread t has gathered the packs t, t + kThreads, ... of VEC values. Every thread calls it;
-// `of_warps` has kWarps elements in shared memory, for Team::share.
+// Team. All threads have one origin; thread t has gathered the packs t, t + kThreads, ... of VEC
+// values. Every thread calls it; `of_warps` has kWarps elements in shared memory, for Team::share.
 template <typename Team, int VEC>
 __device__ float2 mean_and_squares(Statistics mine, long long n, float2* of_warps) {
   const long long rounds = n / VEC / Team::kThreads;
@@ -55,6 +59,7 @@ __device__ float2 mean_and_squares(Statistics mine, long long n, float2* of_warp
     row.y += of_warps[w].y + count(w) * apart * apart;
   }
   row.y = warp_sum(row.y);
+  row.x += mine.origin;
   return row;
 }
 
