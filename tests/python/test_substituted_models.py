@@ -27,28 +27,26 @@ SMALL = {
 GROUPED = {"num_key_value_heads": 2}
 
 # By class: its configuration, and how often each pattern is found.
+LLAMA = {"add_rms_norm": 4, "cross_entropy": 1, "embedding": 1, "rms_norm": 1, "rope": 2}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
-    "LlamaForCausalLM": (
-        {**SMALL, **GROUPED},
-        {"cross_entropy": 1, "rms_norm": 1, "add_rms_norm": 4, "rope": 2, "silu_mul": 2},
-    ),
+    "LlamaForCausalLM": ({**SMALL, **GROUPED}, {**LLAMA, "silu_mul": 2}),
     "Qwen3ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
-        {"cross_entropy": 1, "rms_norm": 5, "add_rms_norm": 4, "rope": 2, "silu_mul": 2},
+        {**LLAMA, "silu_mul": 2, "rms_norm": 5},
     ),
     "MixtralForCausalLM": (
         {**SMALL, **GROUPED, "num_local_experts": 4},
-        {"cross_entropy": 1, "rms_norm": 1, "add_rms_norm": 4, "rope": 2, "silu_mul": 2},
+        {**LLAMA, "silu_mul": 2, "softmax": 2},
     ),
     "Gemma2ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
-        {"cross_entropy": 1, "rms_norm": 5, "add_rms_norm": 4, "rope": 2},
+        {**LLAMA, "rms_norm": 5, "softmax": 2},
     ),
     "GPT2LMHeadModel": (
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64},
-        {"cross_entropy": 1, "layer_norm": 5},
+        {"cross_entropy": 1, "embedding": 2, "layer_norm": 5},
     ),
-    "BertForMaskedLM": (SMALL, {"cross_entropy": 1, "layer_norm": 6}),
+    "BertForMaskedLM": (SMALL, {"cross_entropy": 1, "embedding": 3, "layer_norm": 6}),
 }
 
 
