@@ -26,7 +26,8 @@ def _forward(function: Call) -> Call:
 class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
     such a function, compiled or not, what is measured. pattern: that puts the op into models, if
-    there is one; sizes: (rows, columns), as the pattern counts them."""
+    there is one; sizes: (rows, columns), as the pattern counts them; written: the positions of
+    operands that a call writes whole, and returns after its other results."""
 
     name: str
     make: Callable[[], Tensors]
@@ -35,6 +36,7 @@ class Case:
     call: Callable[[Call], Call] = _forward
     pattern: str = ""
     sizes: tuple[int, int] = (0, 0)
+    written: tuple[int, ...] = ()
 
     @property
     def training(self) -> bool:
@@ -42,8 +44,10 @@ class Case:
         return self.call is not _forward
 
     def bytes(self, operands: Tensors) -> int:
-        """That the call must move at least: its operands and results, each once."""
+        """That the call must move at least: its operands and results, each once; a written operand
+        is one of both."""
         results = measure.tensors_in(self.call(self.plain)(*operands))
+        results = results[: len(results) - len(self.written)]
         return sum(
             each.numel() * each.element_size() for each in (*measure.tensors_in(operands), *results)
         )
@@ -145,6 +149,7 @@ def cases(device: str, rows: float) -> list[Case]:
                 sizes=(batch * length * (32 + 8), 128),
             )
         )
+    found += _paged(random, count, device)
     for m, n in [(1024, 32000), (1024, 128256), (8192, 32000), (8192, 128256), (16384, 50257)]:
         m = count(m)
         make = _with_target(random, m, n, device)
@@ -186,6 +191,38 @@ def cases(device: str, rows: float) -> list[Case]:
 
 
 Random = Callable[..., torch.Tensor]
+
+
+def _paged(random: Random, count: Callable[[int], int], device: str) -> list[Case]:
+    """Caches of 16 slots a page that have as many slots as there are tokens, in any order, so that
+    a call writes the caches whole."""
+    found = []
+    for tokens in (64, 16384):
+        tokens = count(tokens)
+        size = min(16, tokens)  # of a page
+
+        def make(tokens: int = tokens, size: int = size) -> Tensors:
+            qkv = random(tokens, 32 + 8 + 8, 128).split([32, 8, 8], 1)
+            tables = [random(tokens, 128) for _ in range(2)]
+            caches = [random(tokens // size, size, 8, 128) for _ in range(2)]
+            return [*qkv, *tables, *caches, torch.randperm(tokens, device=device)]
+
+        name = f"rope_paged {tokens} x (32 + 8 + 8) x 128"
+        found.append(Case(name, make, _rope_paged, _plain_rope_paged, written=(5, 6)))
+    return found
+
+
+def _rope_paged(*operands: Any) -> Any:
+    return kernels.rope_paged_(*operands), *operands[5:7]
+
+
+def _plain_rope_paged(
+    q: Any, k: Any, v: Any, cos: Any, sin: Any, k_cache: Any, v_cache: Any, slots: Any
+) -> Any:
+    q, k = _plain_rope(q, k, cos, sin)
+    k_cache.view(-1, *k.shape[1:])[slots] = k
+    v_cache.view(-1, *v.shape[1:])[slots] = v
+    return q, k_cache, v_cache
 
 
 LAYER_NORMS = [(32768, 4096), (65536, 128), (8192, 768), (2048, 65536), (16, 4096)]

@@ -85,13 +85,15 @@ def _of_case(
         "max-autotune": case.call(autotuned),
     }
     plain = calls["eager"]
-    expected = measure.Expected(_results(plain, sets[0]), _results(plain, _wide(sets[0])))
+    expected = measure.Expected(
+        _results(case, plain, sets[0]), _results(case, plain, _wide(sets[0]))
+    )
     timed: dict[str, Callable[[], float]] = {}
     lost = []
     for name in names:
         progress.step(f"{case.name}: {name}")
         try:
-            if wrong := measure.mistake(_results(calls[name], sets[0]), expected):
+            if wrong := measure.mistake(_results(case, calls[name], sets[0]), expected):
                 lost.append(result.without_value(case.name, name, METRIC, "us", "wrong", wrong))
                 continue
             timed[name] = _timer(calls[name], sets, on_gpu)
@@ -156,7 +158,9 @@ def _timer(
     )
 
 
-def _results(call: Callable[..., Any], operands: device.Tensors) -> list[torch.Tensor]:
+def _results(case: Case, call: Callable[..., Any], operands: device.Tensors) -> list[torch.Tensor]:
+    for i in case.written:
+        operands[i].zero_()  # what another call wrote is none of this one's results
     return [measure.sampled(each).clone() for each in measure.tensors_in(call(*operands))]
 
 

@@ -37,6 +37,7 @@ from .moe.combine import (
 from .moe.route import moe_route, moe_route_backward
 from .rms_norm.add_rms_norm import add_rms_norm
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
+from .rope.paged import rope_paged_
 from .rope.rope import rope, rope_backward
 from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
@@ -81,6 +82,7 @@ __all__ = [
     "rms_norm_backward",
     "rope",
     "rope_backward",
+    "rope_paged_",
     "sample",
     "sample_with_uniform",
     "sampling_probabilities",

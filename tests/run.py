@@ -174,6 +174,7 @@ def oldest() -> None:
             "test_rms_norm",
             "test_rooms",
             "test_rope",
+            "test_rope_paged",
             "test_run_googletest",
             "test_sampling",
             "test_schema_table",

@@ -49,6 +49,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "layer_norm",
         "silu_mul",
         "rope",
+        "rope_paged",
         "cross_entropy",
         "cross_entropy_mean",
         "linear_cross_entropy",

@@ -135,6 +135,14 @@ CALLS: list[tuple[Any, list[Any]]] = [
         kernels.rope_backward,
         [tensor(2, 4, 8, 128), tensor(2, 2, 8, 128), tensor(2, 8, 128), tensor(2, 8, 128)],
     ),
+    *[
+        (
+            kernels.rope_paged_,
+            [tensor(8, 4, n), *[tensor(8, 2, n)] * 2, *[tensor(8, n)] * 2]
+            + [*[tensor(3, 16, 2, n)] * 2, tensor(8, dtype=I64)],
+        )
+        for n in (128, 6)
+    ],
 ]
 
 
