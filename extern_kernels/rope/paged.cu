@@ -47,8 +47,8 @@ struct Halves {
 template <typename T, int D, int VEC>
 __global__ void __launch_bounds__(256)
     rope_paged(T* q_out, T* k_cache, T* v_cache, const T* q, const T* k, const T* v, const T* cos,
-               const T* sin, const long long* slots, int q_heads, int kv_heads, long long pages,
-               long long page_size, long long q_token, long long q_head, long long k_token,
+               const T* sin, const long long* slots, int q_heads, int kv_heads, long long all_slots,
+               unsigned page_size, long long q_token, long long q_head, long long k_token,
                long long k_head, long long v_token, long long v_head, long long cos_token,
                long long sin_token, long long slots_stride, long long k_cache_page,
                long long k_cache_slot, long long k_cache_head, long long v_cache_page,
@@ -56,21 +56,14 @@ __global__ void __launch_bounds__(256)
   constexpr int HALF = D / 2;
   const long long token = blockIdx.x;
   const long long slot = slots[token * slots_stride];
-  const bool written = slot >= 0 && slot < pages * page_size;
+  const bool written = slot >= 0 && slot < all_slots;
   const bool wrong = !written && slot != -1;
-  long long page = 0, offset = 0;
-  if (written) {
-    page = slot / page_size;
-    offset = slot - page * page_size;
-  }
   q_out += token * q_heads * D;
   q += token * q_token;
   k += token * k_token;
   v += token * v_token;
   cos += token * cos_token;
   sin += token * sin_token;
-  k_cache += page * k_cache_page + offset * k_cache_slot;
-  v_cache += page * v_cache_page + offset * v_cache_slot;
 
   const int to_v = q_heads + kv_heads, heads = to_v + kv_heads;
   const int step = gridDim.y * blockDim.y;
@@ -101,8 +94,13 @@ __global__ void __launch_bounds__(256)
           }
           values[u].store(q_out + static_cast<long long>(h) * D + column, HALF);
         } else if (written) {
-          T* const to = h < to_v ? k_cache + (h - q_heads) * k_cache_head
-                                 : v_cache + (h - to_v) * v_cache_head;
+          // Divided here, after the loads: they need not wait for the slot.
+          const unsigned page = static_cast<unsigned>(slot) / page_size;
+          const unsigned offset = static_cast<unsigned>(slot) - page * page_size;
+          T* const to = h < to_v ? k_cache + page * k_cache_page + offset * k_cache_slot +
+                                       (h - q_heads) * k_cache_head
+                                 : v_cache + page * v_cache_page + offset * v_cache_slot +
+                                       (h - to_v) * v_cache_head;
           values[u].store(to + column, HALF);
         }
       }

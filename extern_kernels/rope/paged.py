@@ -72,8 +72,12 @@ def _declare_cuda(name: str, vec: str, more: list[str], priority: int) -> None:
         grid=["q.size(0)", f"min(65535, ceil_div({heads}, {height} * {each}))"],
         block=[lanes, height],
         args="q_out, k_cache, v_cache, q, k, v, cos, sin, slots, q.size(1), k.size(1), "
-        f"k_cache.size(0), k_cache.size(1), {', '.join(_STRIDES)}",
-        requires=[*_requires("float32", "float16", "bfloat16"), *more],
+        f"k_cache.size(0) * k_cache.size(1), k_cache.size(1), {', '.join(_STRIDES)}",
+        requires=[
+            *_requires("float32", "float16", "bfloat16"),
+            "k_cache.size(0) * k_cache.size(1) < 2147483648",
+            *more,
+        ],
         priority=priority,
     )
 
