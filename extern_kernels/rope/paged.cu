@@ -29,6 +29,16 @@ struct Halves {
     opaq::store<VEC>(head + half, second);
   }
 
+  // At an address that need not be a multiple of a pack.
+  __device__ void store_anywhere(T* head, int half) const {
+    if (reinterpret_cast<size_t>(head) % sizeof(first) == 0) return store(head, half);
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) {
+      head[j] = first.at[j];
+      head[half + j] = second.at[j];
+    }
+  }
+
   __device__ void rotate(const Halves& cos, const Halves& sin) {
     float one[VEC], two[VEC];
 #pragma unroll
@@ -101,7 +111,7 @@ __global__ void __launch_bounds__(256)
                                        (h - q_heads) * k_cache_head
                                  : v_cache + page * v_cache_page + offset * v_cache_slot +
                                        (h - to_v) * v_cache_head;
-          values[u].store(to + column, HALF);
+          values[u].store_anywhere(to + column, HALF);
         }
       }
     }

@@ -2,6 +2,8 @@
 views of one product, layouts of caches, compiled graphs, CUDA plans.
 """
 
+import copy
+
 import pytest
 import torch
 from kernel_checks import (
@@ -213,21 +215,26 @@ def test_compiled(dynamic, device):
     assert node_calls(rope_paged_) >= before + len(counts)
 
 
-def test_a_compiled_graph_copies_no_cache(device):
-    def step(q, k, v, cos, sin, slots, *caches):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_compiled_graph_copies_no_cache(whole, device):
+    """whole: the caches of all layers are one tensor."""
+
+    def step(q, k, v, cos, sin, slots, k_caches, v_caches):
         for layer in range(2):
-            q = rope_paged_(q, k, v, cos, sin, *caches[2 * layer : 2 * layer + 2], slots)
+            q = rope_paged_(q, k, v, cos, sin, k_caches[layer], v_caches[layer], slots)
         return q
 
     args = make((4, 4, 2, 64, 300, 4), torch.float32, device)
-    caches = args[K_CACHE:SLOTS]
-    args = [*args[:K_CACHE], args[SLOTS], *caches, *(each + 1 for each in caches)]
-    others = [each.clone() for each in args]
+    caches = [torch.stack([each, each + 1]) for each in args[K_CACHE:SLOTS]]
+    args = [*args[:K_CACHE], args[SLOTS], *(caches if whole else map(list, caches))]
+    if not whole:
+        args[-2:] = [[each.clone() for each in layers] for layers in args[-2:]]
+    others = copy.deepcopy(args)
     _, code = run_and_get_code(torch.compile(step, fullgraph=True), *args)
     step(*others)
     torch.testing.assert_close(args, others)
     call = code[0][code[0].index("def call(") : code[0].index("def get_args(")]
-    assert "copy_" not in call
+    assert ".copy_(" not in call
     assert [line for line in call.splitlines() if "= empty_strided" in line and "300" in line] == []
 
 
