@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,12 @@ def cases(device: str, rows: float) -> list[Case]:
                 sizes=(m, n),
             )
         )
+    for block in (0, 128):
+        each = f"for each {block} values" if block else "for each row"
+        for name, op, plain, m, n in FLOAT8:
+            make = (_with_weight if name == "rms_norm_float8" else _pair)(random, (count(m), n))
+            calls = [functools.partial(function, block=block) for function in (op, plain)]
+            found.append(Case(f"{name} {each} {count(m)} x {n}", make, *calls))
     for batch, length in [(4, 4096), (64, 1)]:
         length = count(length) if length > 1 else 1
         make = _heads(random, batch, length)
@@ -421,6 +428,10 @@ def _with_weight(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors
     return lambda: [random(*shape), random(shape[1])]
 
 
+def _pair(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
+    return lambda: [random(*shape) for _ in range(2)]
+
+
 def _with_grad(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
     return lambda: [random(*shape), random(*shape), random(shape[1])]
 
@@ -486,6 +497,40 @@ def _silu_mul(gate: Any, up: Any) -> Any:
 
 def _plain_silu_mul(gate: Any, up: Any) -> Any:
     return F.silu(gate) * up
+
+
+def _wide(x: Any) -> Any:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _rms_norm_float8(x: Any, weight: Any, block: int) -> Any:
+    return kernels.rms_norm_float8(x, weight, block=block)
+
+
+def _plain_rms_norm_float8(x: Any, weight: Any, block: int) -> Any:
+    return _plain_float8(_plain_rms_norm(_wide(x), _wide(weight)), block)
+
+
+def _silu_mul_float8(gate: Any, up: Any, block: int) -> Any:
+    return kernels.silu_mul_float8(gate, up, block)
+
+
+def _plain_silu_mul_float8(gate: Any, up: Any, block: int) -> Any:
+    return _plain_float8(_plain_silu_mul(_wide(gate), _wide(up)), block)
+
+
+def _plain_float8(v: Any, block: int) -> Any:
+    """float8 with a scale for each row, or for each `block` values, column by column."""
+    parts = v.view(v.size(0), -1, block or v.size(1))
+    scale = parts.abs().amax(2, keepdim=True) / 448
+    y = (parts / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+    return y.view(v.shape), scale.squeeze(2).t().contiguous().t()
+
+
+FLOAT8: list[tuple[str, Call, Call, int, int]] = [
+    ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, 32768, 4096),
+    ("silu_mul_float8", _silu_mul_float8, _plain_silu_mul_float8, 8192, 14336),
+]
 
 
 def _rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:

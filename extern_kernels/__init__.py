@@ -36,10 +36,12 @@ from .moe.combine import (
 )
 from .moe.route import moe_route, moe_route_backward
 from .rms_norm.add_rms_norm import add_rms_norm
+from .rms_norm.float8 import rms_norm_float8
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.paged import rope_paged_
 from .rope.rope import rope, rope_backward
 from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
+from .silu_mul.float8 import silu_mul_float8
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
 from .softmax.softmax import (
     log_softmax,
@@ -80,6 +82,7 @@ __all__ = [
     "moe_route_backward",
     "rms_norm",
     "rms_norm_backward",
+    "rms_norm_float8",
     "rope",
     "rope_backward",
     "rope_paged_",
@@ -92,6 +95,7 @@ __all__ = [
     "scaled_linear_float8",
     "silu_mul",
     "silu_mul_backward",
+    "silu_mul_float8",
     "softmax",
     "softmax_backward",
 ]

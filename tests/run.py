@@ -153,6 +153,7 @@ def oldest() -> None:
             "test_examples",
             "test_expression_agreement",
             "test_function_digest",
+            "test_float8",
             "test_headers",
             "test_host_types",
             "test_inspect",

@@ -102,6 +102,17 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in NORMS
     ],
     *[(kernels.add_rms_norm, [tensor(m, n), tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
+    *[
+        (kernels.rms_norm_float8, [tensor(m, n), tensor(n), 1e-6, block])
+        for m, n in NORMS
+        for block in (0, 128)
+        if not block or n % block == 0
+    ],
+    *[
+        (kernels.silu_mul_float8, [tensor(64, n), tensor(64, n), block])
+        for n in (128, 1024, 4096, 14336, 32768)
+        for block in (0, 128)
+    ],
     *[(kernels.softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[
         (kernels.softmax, [tensor(m, n), 1.0, tensor(n, dtype=dtype)])

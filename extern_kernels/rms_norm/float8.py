@@ -1,0 +1,89 @@
+"""RMSNorm with a float8 result and its scales in one launch, for inference: declaration and
+reference.
+
+rms_norm_float8(x, weight, eps=1e-6, block=0) -> (y, scale)
+
+x: [..., n], floating
+weight: [n], of x's dtype
+block: 0, one scale for each row; or 128, one for each 128 values of a row, and n a multiple of 128
+y: float8_e4m3fn of x's shape
+scale: float32 [rows, 1], or [rows, n/128] with strides (1, rows); rows: x.numel() / n
+
+v = x * rstd * weight in float32, as of rms_norm, not rounded to x's dtype; scale = max|v| / 448 of
+the row or block, not below 2^-126, and 1 where all are zero; y = v * (1 / scale) in float32,
+rounded to nearest even and saturated: y * scale is v. A NaN makes NaN of its row.
+
+scaled_linear(y, weight, scale, weight_scale) takes both as they are; with block=128 it wants a
+number of rows that is a multiple of 4, and scales of the weight for each 128 values or block.
+
+There is no gradient. Raises ValueError for another block, a row length that the block does not
+divide, or a weight of another length.
+"""
+
+import torch
+
+import opaq
+
+from .. import float8
+from .rms_norm import CPU, CUDA, HELD, LANES, PACKS, aligned_rows
+
+rms_norm_float8 = opaq.op(
+    "opaq_kernels::rms_norm_float8(Tensor x, Tensor weight, float eps=1e-6, int block=0) "
+    "-> (Tensor y, Tensor scale)",
+    outputs=float8.outputs("x"),
+)
+_ROWS = float8.rows("x")
+
+# A block of 128 values is held by neighbouring lanes, one pack each.
+_BLOCK_LANES = f"max({LANES}, {float8.BLOCK} * x.itemsize // 16)"
+for _name, _block, _lanes in [("rows", 0, LANES), ("blocks", float8.BLOCK, _BLOCK_LANES)]:
+    rms_norm_float8.cuda(
+        name=f"cuda:{_name}",
+        source=opaq.file("float8.cu"),
+        entry=f"rms_norm_float8<{{x.dtype}}, {{{_lanes}}}, {{ceil_div({PACKS}, {_lanes})}}, "
+        f"{_block}>",
+        grid=f"ceil_div({_ROWS}, 256 // {_lanes})",
+        block=[_lanes, f"256 // {_lanes}"],
+        args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps",
+        requires=[
+            *CUDA,
+            *float8.fits("x"),
+            *aligned_rows("x", "weight", "y"),
+            f"{PACKS} <= {HELD}",
+            f"block == {_block}",
+        ],
+        priority=1,
+    )
+    rms_norm_float8.cuda(
+        name=f"cuda:any-{_name}",
+        source=opaq.file("float8.cu"),
+        entry=f"rms_norm_float8_any<{{x.dtype}}, {_block}>",
+        grid=_ROWS,
+        block=256,
+        args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps",
+        requires=[*CUDA, *float8.fits("x"), f"block == {_block}"],
+    )
+rms_norm_float8.cpu(
+    source=opaq.file("float8.cpp"),
+    entry="rms_norm_float8<{x.dtype}>",
+    args=f"y, scale, x, weight, {_ROWS}, x.size(-1), block, eps",
+    requires=[*CPU, *float8.fits("x")],
+)
+
+
+@rms_norm_float8.reference
+def rms_norm_float8_reference(
+    x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, block: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    float8.check("rms_norm_float8", "x", x.shape, block)
+    if weight.shape != x.shape[-1:]:
+        raise ValueError(
+            f"rms_norm_float8: weight has shape {tuple(weight.shape)}; expected "
+            f"{tuple(x.shape[-1:])}, the last dimension of x {tuple(x.shape)}"
+        )
+    wide = x.double() if x.dtype == torch.float64 else x.float()
+    rstd = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    return float8.quantize((wide * rstd * weight).float(), block)
+
+
+rms_norm_float8.backward(None)

@@ -1,0 +1,51 @@
+// SwiGLU activation with a float8 result and its scales (../float8.cuh), one launch: LANES threads
+// hold silu(gate) * up of a row in registers. The exponential and the quotient are approximations
+// of float32's precision: exact ones would take longer than memory does.
+#include "../float8.cuh"
+
+using opaq::Pack;
+using opaq::to_float;
+
+namespace {
+
+__device__ float silu_times(float gate, float up) {
+  return __fdividef(gate, 1 + opaq::exp2_approx(-gate * opaq::kLog2E)) * up;
+}
+
+}  // namespace
+
+// gate_stride, up_stride: from row to row of the inputs; y is row-major.
+template <typename T, int LANES, int ITEMS, int BLOCK>
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
+    silu_mul_float8(__nv_fp8_e4m3* y, float* scales, const T* gate, const T* up, long long rows,
+                    int n, long long gate_stride, long long up_stride) {
+  constexpr int VEC = 16 / sizeof(T);
+  const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
+  const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
+  Pack<T, VEC> g[ITEMS], u[ITEMS];
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) {
+    const int column = (k * LANES + threadIdx.x) * VEC;
+    g[k] = u[k] = opaq::filled<VEC>(opaq::from_float<T>(0));
+    if (!live || column >= n) continue;
+    g[k] = opaq::load<VEC>(gate + row * gate_stride + column);
+    u[k] = opaq::load<VEC>(up + row * up_stride + column);
+  }
+  float v[ITEMS][VEC];
+#pragma unroll
+  for (int k = 0; k < ITEMS; ++k) {
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) v[k][j] = silu_times(to_float(g[k].at[j]), to_float(u[k].at[j]));
+  }
+  opaq::store_row_float8<LANES, BLOCK>(y, scales, v, row, rows, n, live);
+}
+
+template <typename T, int BLOCK>
+__global__ void __launch_bounds__(256)
+    silu_mul_float8_any(__nv_fp8_e4m3* y, float* scales, const T* gate, const T* up, long long rows,
+                        long long n) {
+  const long long row = blockIdx.x;
+  opaq::store_any_float8<BLOCK>(y, scales, row, rows, n, [&](long long c) {
+    return silu_times(to_float(gate[row * n + c]), to_float(up[row * n + c]));
+  });
+}
