@@ -9,20 +9,24 @@ using opaq::Pack;
 using opaq::row_sum;
 using opaq::to_float;
 
+// Registers are limited, lest the compiler holds a row converted to float twice.
 template <typename T, int LANES, int ITEMS, int BLOCK>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, ITEMS <= 2   ? 5
+                                       : ITEMS <= 4 ? 3
+                                                    : 2)
     rms_norm_float8(__nv_fp8_e4m3* y, float* scales, const T* x, const T* weight, long long rows,
                     int n, float eps) {
   constexpr int VEC = 16 / sizeof(T);
+  constexpr bool kLate = ITEMS > 4;  // weights are read when they are used: registers are scarce
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
+  const Pack<T, VEC> zeros = opaq::filled<VEC>(opaq::from_float<T>(0));
   Pack<T, VEC> held[ITEMS], w[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    held[k] = w[k] = opaq::filled<VEC>(opaq::from_float<T>(0));
-    if (live && column < n) held[k] = opaq::load<VEC>(x + row * n + column);
-    if (column < n) w[k] = opaq::load<VEC>(weight + column);
+    held[k] = live && column < n ? opaq::load_at_once<VEC>(x + row * n + column) : zeros;
+    if (!kLate) w[k] = column < n ? opaq::load_at_once<VEC>(weight + column) : zeros;
   }
   float squares = 0;
 #pragma unroll
@@ -36,6 +40,11 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     opaq::convert_anew(held[k], squares < 0);
+    const int column = (k * LANES + threadIdx.x) * VEC;
+    if (kLate)
+      w[k] = column < n ? opaq::load_at_once<VEC>(weight + column) : zeros;
+    else
+      opaq::convert_anew(w[k], squares < 0);
 #pragma unroll
     for (int j = 0; j < VEC; ++j) v[k][j] = to_float(held[k].at[j]) * rstd * to_float(w[k].at[j]);
   }

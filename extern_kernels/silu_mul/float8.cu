@@ -16,20 +16,22 @@ __device__ float silu_times(float gate, float up) {
 
 // gate_stride, up_stride: from row to row of the inputs; y is row-major.
 template <typename T, int LANES, int ITEMS, int BLOCK>
-__global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? 2
+                                                             : ITEMS <= 2 ? 6
+                                                                          : 4)
     silu_mul_float8(__nv_fp8_e4m3* y, float* scales, const T* gate, const T* up, long long rows,
                     int n, long long gate_stride, long long up_stride) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
+  const Pack<T, VEC> zeros = opaq::filled<VEC>(opaq::from_float<T>(0));
   Pack<T, VEC> g[ITEMS], u[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    g[k] = u[k] = opaq::filled<VEC>(opaq::from_float<T>(0));
-    if (!live || column >= n) continue;
-    g[k] = opaq::load<VEC>(gate + row * gate_stride + column);
-    u[k] = opaq::load<VEC>(up + row * up_stride + column);
+    const bool here = live && column < n;
+    g[k] = here ? opaq::load_at_once<VEC>(gate + row * gate_stride + column) : zeros;
+    u[k] = here ? opaq::load_at_once<VEC>(up + row * up_stride + column) : zeros;
   }
   float v[ITEMS][VEC];
 #pragma unroll
