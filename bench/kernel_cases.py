@@ -141,8 +141,9 @@ def cases(device: str, rows: float) -> list[Case]:
         each = f"for each {block} values" if block else "for each row"
         for name, op, plain, m, n in FLOAT8:
             make = (_with_weight if name == "rms_norm_float8" else _pair)(random, (count(m), n))
-            calls = [functools.partial(function, block=block) for function in (op, plain)]
-            found.append(Case(f"{name} {each} {count(m)} x {n}", make, *calls))
+            ours = functools.partial(op, block=block)
+            theirs = functools.partial(plain, block=block)
+            found.append(Case(f"{name} {each} {count(m)} x {n}", make, ours, theirs))
     for batch, length in [(4, 4096), (64, 1)]:
         length = count(length) if length > 1 else 1
         make = _heads(random, batch, length)
