@@ -195,6 +195,7 @@ def cases(device: str, rows: float) -> list[Case]:
         *_sampling(random, count, device),
         *_mixture(random, count, device),
         *_embeddings(random, count, device),
+        *_scans(count, device),
     ]
 
 
@@ -403,6 +404,23 @@ def _embeddings(random: Random, count: Callable[[int], int], device: str) -> lis
             case = Case(f"{name} {what}", makes, _embedding, _plain_embedding, call)
             found.append(dataclasses.replace(case, pattern="embedding", sizes=sizes))
     return found
+
+
+def _scans(count: Callable[[int], int], device: str) -> list[Case]:
+    found = []
+    for m, n in [(8192, 4096), (64, 128256), (1, 1 << 25)]:
+        m, n = (count(m), n) if m > 1 else (1, count(n))
+
+        def make(m: int = m, n: int = n) -> Tensors:
+            # Numbers whose sums are exact, in any order.
+            return [torch.randint(-4, 5, (m, n), device=device).float()]
+
+        found.append(Case(f"cumsum {m} x {n}", make, kernels.cumsum, _plain_cumsum))
+    return found
+
+
+def _plain_cumsum(x: Any) -> Any:
+    return torch.cumsum(x, -1)
 
 
 def _embedding(weight: Any, index: Any) -> Any:

@@ -41,6 +41,7 @@ from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.paged import rope_paged_
 from .rope.rope import rope, rope_backward
 from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
+from .scan.cumsum import cumsum
 from .silu_mul.float8 import silu_mul_float8
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
 from .softmax.softmax import (
@@ -57,6 +58,7 @@ __all__ = [
     "cross_entropy_backward",
     "cross_entropy_mean",
     "cross_entropy_with_gradient",
+    "cumsum",
     "embedding",
     "embedding_backward",
     "gelu_grad",

@@ -146,6 +146,7 @@ def oldest() -> None:
             "test_cross_entropy_with_gradient",
             "test_cuda_prelude",
             "test_damaged_caches",
+            "test_cumsum",
             "test_declaration_errors",
             "test_demo",
             "test_device_code",

@@ -62,6 +62,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "moe_permute",
         "moe_combine",
         "embedding",
+        "cumsum",
     }
     for case in cases:
         assert found[case, "opaq", "time of a call"]["value"] > 0

@@ -136,6 +136,11 @@ CALLS: list[tuple[Any, list[Any]]] = [
         (kernels.index_add_rows, [tensor(100, n), tensor(16, dtype=I64), tensor(16, n)])
         for n in (64, 65)
     ],
+    *[
+        (kernels.cumsum, [tensor(m, n, dtype=dtype), False])
+        for m, n in [(64, 64), (64, 1000), (8192, 4096), (8, 4097), (2, 1 << 20), (2, 50001)]
+        for dtype in (torch.bfloat16, F32, torch.int32, I64)
+    ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     (

@@ -1,0 +1,106 @@
+"""Cumulative sums over the last dimension, with their gradient: declaration and reference.
+
+cumsum(x, reverse=False) -> y
+
+x: [..., n], floating or integer
+y: x's shape; y[..., i] is the sum of x[..., 0] to x[..., i], or, with reverse, of x[..., i] to
+x[..., n - 1]. Of x's dtype where that is floating, else int64.
+
+Sums of float16, bfloat16 and float32 are made in float32 and rounded once; those of integers are
+exact up to 64 bits, and wrap as PyTorch's do. Deterministic: the order in which numbers are added
+depends on the shape, the dtype and the alignment of x alone. Rows of which there are few, and which
+are long, are shared by many blocks: a first launch sums spans of them.
+"""
+
+import torch
+
+import opaq
+
+_FLOATING = " or ".join(f"x.dtype == {name}" for name in ("float32", "float16", "bfloat16"))
+_INTEGER = "x.dtype == int64 or x.dtype == int32"
+_DTYPE = f"x.dtype if {_FLOATING} or x.dtype == float64 else int64"
+
+cumsum = opaq.op(
+    "opaq_kernels::cumsum(Tensor x, bool reverse=False) -> (Tensor y)",
+    outputs=opaq.tensor("x.shape", dtype=_DTYPE),
+)
+
+_N = "x.size(-1)"
+_ROWS = f"(x.numel() // {_N})"
+_REQUIRES = ["x.dim() > 0", "x.is_contiguous()", "x.numel() > 0"]
+# Few and long rows are cut into spans: by 16384 elements, and so that a row has 4096 at most.
+_SPAN = f"(16384 * ceil_div({_N}, 16384 * 4096))"
+_SPANS = f"ceil_div({_N}, {_SPAN})"
+_LONG = f"{_N} > 16384 and {_ROWS} < 528"
+
+for _name, _priority in (("packs", 1), ("any", 0)):
+    _vec = "(16 // y.itemsize)" if _priority else "1"
+    _aligned = [f"{_N} % {_vec} == 0", "aligned(x, 16)", "aligned(y, 16)"] if _priority else []
+    _packs = f"ceil_div({_N}, {_vec})"  # of a row
+    _lanes = f"min(256, next_power_of_2(ceil_div({_packs}, 4)))"
+    _requires = [f"{_FLOATING} or {_INTEGER}", *_REQUIRES, *_aligned]
+    cumsum.cuda(
+        name=f"cuda:{_name}",
+        source=opaq.file("cumsum.cu"),
+        entry=f"cumsum<{{x.dtype}}, {{y.dtype}}, {{{_lanes}}}, "
+        f"{{min(4, ceil_div({_packs}, {_lanes}))}}, {{{_vec}}}>",
+        grid=f"ceil_div({_ROWS}, 256 // {_lanes})",
+        block=[_lanes, f"256 // {_lanes}"],
+        args=f"y, x, {_ROWS}, {_N}, reverse",
+        requires=_requires,
+        priority=_priority,
+    )
+    cumsum.cuda(
+        name=f"cuda:spans-{_name}",
+        source=opaq.file("cumsum.cu"),
+        scratch={
+            "sums": opaq.tensor(f"{_ROWS} * {_SPANS}", dtype=f"float32 if {_FLOATING} else int64")
+        },
+        steps=[
+            opaq.step(
+                entry=f"sum_spans<{{x.dtype}}, {{{_vec}}}>",
+                grid=f"{_ROWS} * {_SPANS}",
+                block=256,
+                args=f"sums, x, {_SPANS}, {_SPAN}, {_N}, reverse",
+            ),
+            opaq.step(
+                entry=f"cumsum_spans<{{x.dtype}}, {{y.dtype}}, {{{_vec}}}>",
+                grid=f"{_ROWS} * {_SPANS}",
+                block=256,
+                args=f"y, x, sums, {_SPANS}, {_SPAN}, {_N}, reverse",
+            ),
+        ],
+        requires=[*_requires, _LONG],
+        priority=_priority + 2,
+    )
+
+cumsum.cpu(
+    source=opaq.file("cumsum.cpp"),
+    entry="cumsum<{x.dtype}, {y.dtype}>",
+    args=f"y, x, {_ROWS}, {_N}, reverse",
+    requires=[f"x.dtype == float32 or x.dtype == float64 or {_INTEGER}", *_REQUIRES],
+)
+
+
+@cumsum.reference
+def cumsum_reference(x: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    if x.dim() == 0 or x.is_complex():
+        raise ValueError(
+            f"cumsum: x is {x.dtype} of shape {tuple(x.shape)}; expected at least one dimension "
+            "and a floating or integer dtype"
+        )
+    narrow = x.dtype in (torch.float16, torch.bfloat16)
+    wide = x.float() if narrow else x
+    sums = wide.flip(-1).cumsum(-1).flip(-1) if reverse else wide.cumsum(-1)
+    return sums.to(x.dtype) if narrow else sums
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    _, ctx.reverse = inputs
+
+
+def _backward(ctx, grad_y: torch.Tensor):
+    return cumsum(grad_y, not ctx.reverse), None
+
+
+cumsum.backward(_backward, setup_context=_setup_context)

@@ -1,0 +1,173 @@
+"""opaq.extern_kernels.cumsum: floating dtypes against PyTorch in float64, integers exactly, both
+directions, layouts, gradients, compiled graphs, CUDA plans.
+"""
+
+import pytest
+import torch
+from kernel_checks import (
+    ARCHS,
+    DTYPES,
+    close,
+    compiled_agrees,
+    compiles,
+    cuda,
+    gradients,
+    plan,
+    refuses,
+)
+
+from opaq.extern_kernels import cumsum
+from opaq.extern_kernels.scan.cumsum import cumsum_reference
+
+SHAPES = [
+    (1, 1),
+    (7,),
+    (3, 7),
+    (2, 5, 128),
+    (37, 8),
+    (300, 24),
+    (5, 1000),
+    (4, 4096),
+    (3, 9001),
+    (2, 40000),
+    (1, 100001),
+    (0, 16),
+    (2, 0),
+]
+INTEGERS = [torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool]
+
+
+def exact(x, reverse=False):
+    wide = x.double() if x.is_floating_point() else x
+    return wide.flip(-1).cumsum(-1).flip(-1) if reverse else wide.cumsum(-1)
+
+
+def make(shape, dtype, device):
+    generator = torch.Generator().manual_seed(sum(shape))
+    if dtype.is_floating_point:
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    else:
+        ends = (0, 2) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        x = torch.randint(*ends, shape, generator=generator)
+    return x.to(device, dtype)
+
+
+def check(x, reverse=False):
+    (y,), (grad,) = gradients(lambda x: cumsum(x, reverse), (x,), [0])
+    (wide,), (wide_grad,) = gradients(lambda x: exact(x, reverse), (x.double(),), [0])
+    assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, x.shape, True)
+    # The error of a sum grows with the size of the sums on the way, about sqrt(n).
+    scale = 4 * max(1, x.shape[-1]) ** 0.5
+    close(y, wide, scale=1 + (scale if x.dtype.itemsize > 2 else 0))
+    close(grad, wide_grad, scale=scale)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_values_and_gradients(shape, dtype, reverse, device):
+    check(make(shape, dtype, device), reverse)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_integers_are_exact_and_wrap(shape, dtype, reverse, device):
+    x = make(shape, dtype, device)
+    y = cumsum(x, reverse)
+    assert y.dtype == torch.int64
+    assert torch.equal(y, exact(x, reverse))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32])
+def test_strided_inputs(dtype, device):
+    x = make((6, 10, 64), dtype, device)
+    flat = make((8 * 64 + 1,), dtype, device)
+    views = [x.transpose(0, 1), x[:, ::2], x[..., ::2], x.transpose(1, 2)]
+    views.append(x[:, :1].expand(6, 3, 64))
+    for view in [*views, flat[1:].view(8, 64)]:
+        if dtype.is_floating_point:
+            check(view)
+        else:
+            assert torch.equal(cumsum(view), exact(view))
+
+
+def test_the_same_bits_every_time(device):
+    x = make((3, 100000), torch.float32, device)
+    first = cumsum(x)
+    for _ in range(3):
+        assert torch.equal(cumsum(x), first)
+
+
+@pytest.mark.parametrize("n", [64, 5000, 50000])
+def test_nan_and_infinity_stay_in_their_row_and_behind_their_place(n, device):
+    x = make((4, n), torch.float32, device)
+    x[1, n // 2], x[2, n // 3] = torch.nan, torch.inf
+    for reverse in (False, True):
+        close(cumsum(x, reverse), exact(x, reverse), scale=4 * n**0.5)
+
+
+def test_the_reference_means_the_same(device):
+    for dtype in (torch.float32, torch.bfloat16, torch.int64):
+        x = make((7, 24), dtype, device)
+        for reverse in (False, True):
+            torch.testing.assert_close(cumsum(x, reverse), cumsum_reference(x, reverse))
+
+
+def test_what_has_no_last_dimension_or_order_is_refused(device, capfd):
+    message = (
+        "cumsum: x is torch.float32 of shape (); expected at least one dimension and a floating or "
+        "integer dtype"
+    )
+    refuses(lambda: cumsum(torch.ones((), device=device)), message, capfd)
+
+
+def test_opcheck(device):
+    x = make((5, 32), torch.float32, device)
+    torch.library.opcheck(cumsum, (x.requires_grad_(),), {"reverse": True})
+    torch.library.opcheck(cumsum, (x.detach()[:, ::2],))
+    torch.library.opcheck(cumsum, (make((5, 32), torch.int32, device),))
+
+
+def test_second_gradients(device):
+    x = make((3, 9), torch.float64, device).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: cumsum(x, True).square(), x)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled(dynamic, device):
+    shapes = [(6, 48), (9, 52), (33, 20)] if dynamic else [(6, 48)]
+    compiled_agrees(
+        cumsum,
+        lambda x: cumsum(x * 2).sin(),
+        [(make(shape, torch.float32, device),) for shape in shapes],
+        [0],
+        dynamic,
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "implementation", "entry", "grid", "block"),
+    [
+        ((8192, 4096), torch.float32, "packs", "cumsum<float, float, 256, 4, 4>", 8192, [256, 1]),
+        ((100, 64), torch.float16, "packs", "cumsum<__half, __half, 2, 4, 8>", 1, [2, 128]),
+        ((100, 65), torch.int32, "any", "cumsum<int, long long, 32, 3, 1>", 13, [32, 8]),
+        ((8192, 32768), torch.float32, "packs", "cumsum<float, float, 256, 4, 4>", 8192, [256, 1]),
+        ((64, 128256), torch.float32, "spans-packs", "sum_spans<float, 4>", 512, [256, 1]),
+        ((1, 1 << 25), torch.int64, "spans-packs", "sum_spans<long long, 2>", 2048, [256, 1]),
+        ((1, 1 << 31), torch.float32, "spans-packs", "sum_spans<float, 4>", 4096, [256, 1]),
+        ((2, 50001), torch.bfloat16, "spans-any", "sum_spans<__nv_bfloat16, 1>", 8, [256, 1]),
+    ],
+)
+def test_cuda_plan(shape, dtype, implementation, entry, grid, block):
+    chosen = plan(cumsum, cuda(shape, dtype), False)
+    assert (chosen["implementation"], chosen["entry"]) == (f"cuda:{implementation}", entry)
+    assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], [*block, 1])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("implementation", ["packs", "any", "spans-packs", "spans-any"])
+def test_cuda_sources_compile(implementation, arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64):
+        facts = (cuda((2, 32768), dtype), False)
+        compiles(cumsum, facts, arch, f"cuda:{implementation}")
