@@ -416,6 +416,19 @@ def _scans(count: Callable[[int], int], device: str) -> list[Case]:
             return [torch.randint(-4, 5, (m, n), device=device).float()]
 
         found.append(Case(f"cumsum {m} x {n}", make, kernels.cumsum, _plain_cumsum))
+    for bins in (256, 65536):
+
+        def numbers(bins: int = bins) -> Tensors:
+            return [torch.randint(bins, (count(1 << 24),), device=device)]
+
+        def op(x: Any, bins: int = bins) -> Any:
+            return kernels.bincount(x, bins)
+
+        def plain(x: Any, bins: int = bins) -> Any:
+            counts = torch.zeros(bins, dtype=torch.int64, device=x.device)
+            return counts.scatter_add(0, x, torch.ones_like(x))
+
+        found.append(Case(f"bincount {count(1 << 24)}, {bins} bins", numbers, op, plain))
     return found
 
 

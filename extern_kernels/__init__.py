@@ -50,9 +50,11 @@ from .softmax.softmax import (
     softmax,
     softmax_backward,
 )
+from .sorting.bincount import bincount
 
 __all__ = [
     "add_rms_norm",
+    "bincount",
     "bmm",
     "cross_entropy",
     "cross_entropy_backward",

@@ -139,6 +139,7 @@ def oldest() -> None:
             "test_bench_page",
             "test_bench_table",
             "test_binaries",
+            "test_bincount",
             "test_code_check",
             "test_compiler_features",
             "test_compiler_rules",

@@ -63,6 +63,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "moe_combine",
         "embedding",
         "cumsum",
+        "bincount",
     }
     for case in cases:
         assert found[case, "opaq", "time of a call"]["value"] > 0

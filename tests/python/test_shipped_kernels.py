@@ -141,6 +141,11 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in [(64, 64), (64, 1000), (8192, 4096), (8, 4097), (2, 1 << 20), (2, 50001)]
         for dtype in (torch.bfloat16, F32, torch.int32, I64)
     ],
+    *[
+        (kernels.bincount, [tensor(5000, dtype=dtype), bins])
+        for bins in (256, 1000, 12288, 65536)
+        for dtype in (torch.int32, I64)
+    ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     (
