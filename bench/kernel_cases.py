@@ -429,7 +429,18 @@ def _scans(count: Callable[[int], int], device: str) -> list[Case]:
             return counts.scatter_add(0, x, torch.ones_like(x))
 
         found.append(Case(f"bincount {count(1 << 24)}, {bins} bins", numbers, op, plain))
+    for m, n in [(8192, 4096), (1024, 16384)]:
+        m = count(m)
+
+        def unsorted(m: int = m, n: int = n) -> Tensors:
+            return [torch.randn(m, n, device=device)]
+
+        found.append(Case(f"sort {m} x {n}", unsorted, kernels.sort, _plain_sort))
     return found
+
+
+def _plain_sort(x: Any) -> Any:
+    return torch.sort(x, dim=-1, stable=True)
 
 
 def _plain_cumsum(x: Any) -> Any:

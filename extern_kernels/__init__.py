@@ -51,6 +51,7 @@ from .softmax.softmax import (
     softmax_backward,
 )
 from .sorting.bincount import bincount
+from .sorting.sort import sort
 
 __all__ = [
     "add_rms_norm",
@@ -102,6 +103,7 @@ __all__ = [
     "silu_mul_float8",
     "softmax",
     "softmax_backward",
+    "sort",
 ]
 
 

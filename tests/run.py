@@ -185,6 +185,7 @@ def oldest() -> None:
             "test_silu_mul",
             "test_skeleton",
             "test_softmax",
+            "test_sort",
             "test_structs",
             "test_substituted_models",
             "test_tuning",

@@ -64,6 +64,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "embedding",
         "cumsum",
         "bincount",
+        "sort",
     }
     for case in cases:
         assert found[case, "opaq", "time of a call"]["value"] > 0

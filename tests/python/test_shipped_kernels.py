@@ -14,7 +14,11 @@ from opaq import extern_kernels as kernels
 ARCHS = ["sm_80", "sm_90a", "sm_100a"]
 
 # Bytes a thread that a kernel may spill, by op, where it may at all.
-SPILLS = {"opaq_kernels::layer_norm": 16, "opaq_kernels::rms_norm": 16}
+SPILLS = {
+    "opaq_kernels::layer_norm": 16,
+    "opaq_kernels::rms_norm": 16,
+    "opaq_kernels::sort": 192,  # keys, indices and ranks of 32 elements a thread
+}
 
 
 def tensor(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
@@ -145,6 +149,11 @@ CALLS: list[tuple[Any, list[Any]]] = [
         (kernels.bincount, [tensor(5000, dtype=dtype), bins])
         for bins in (256, 1000, 12288, 65536)
         for dtype in (torch.int32, I64)
+    ],
+    *[
+        (kernels.sort, [tensor(64, n, dtype=dtype), False])
+        for n in (7, 1000, 4096, 16384)
+        for dtype in (torch.bfloat16, F32)
     ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
