@@ -22,7 +22,8 @@ from opaq.lowering.substitute.pattern import patterns
 from opaq.user_file import WrongTarget
 
 from . import device, lists, machine, measure, result
-from .kernel_cases import Case, cases
+from .kernel_case import Case
+from .kernel_cases import cases
 from .table import Progress
 
 TITLE = "Shipped ops beside PyTorch, Inductor and a copy"

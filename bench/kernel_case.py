@@ -1,0 +1,66 @@
+"""A call that `opaq bench kernels` measures."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from . import measure
+from .device import Tensors
+
+Call = Callable[..., Any]
+Random = Callable[..., torch.Tensor]  # of a shape
+Count = Callable[[int], int]  # fewer rows, to try the command
+
+
+def forward(function: Call) -> Call:
+    return function
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
+    such a function, compiled or not, what is measured. pattern: that puts the op into models, if
+    there is one; sizes: (rows, columns), as the pattern counts them; written: the positions of
+    operands that a call writes whole, and returns after its other results."""
+
+    name: str
+    make: Callable[[], Tensors]
+    op: Call
+    plain: Call
+    call: Callable[[Call], Call] = forward
+    pattern: str = ""
+    sizes: tuple[int, int] = (0, 0)
+    written: tuple[int, ...] = ()
+
+    @property
+    def training(self) -> bool:
+        """Whether gradients are measured, too."""
+        return self.call is not forward
+
+    def bytes(self, operands: Tensors) -> int:
+        """That the call must move at least: its operands and results, each once; a written operand
+        is one of both."""
+        results = measure.tensors_in(self.call(self.plain)(*operands))
+        results = results[: len(results) - len(self.written)]
+        return sum(
+            each.numel() * each.element_size() for each in (*measure.tensors_in(operands), *results)
+        )
+
+
+def gradients(function: Call) -> Call:
+    """Of the result with respect to all arguments, given the gradient of the result first; of
+    several results, each has that gradient."""
+
+    @torch.enable_grad()
+    def call(grad: Any, *args: Any) -> Any:
+        args = tuple(each.detach().requires_grad_() for each in args)
+        result = function(*args)
+        results = result if isinstance(result, tuple) else (result,)
+        found = torch.autograd.grad(results, args, [grad] * len(results))
+        return *(each.detach() for each in results), *found
+
+    return call

@@ -1,0 +1,212 @@
+"""Calls that `opaq bench kernels` measures: sampling, sorting, counting, sums, rows by index."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from opaq import extern_kernels as kernels
+
+from .device import Tensors
+from .kernel_case import Call, Case, Count, Random, forward
+
+# With given numbers to draw with in place of PyTorch's generator, so that results can be compared.
+SAMPLING: list[tuple[str, dict[str, Any]]] = [
+    ("top-k 50", {"top_k": 50}),
+    ("top-p 0.9", {"top_p": 0.9}),
+    ("top-k 50, top-p 0.9", {"top_k": 50, "top_p": 0.9}),
+]
+
+
+def sampling(random: Random, count: Count, device: str) -> list[Case]:
+    found = []
+    for what, setting in SAMPLING:
+        for m, n in [(64, 128256), (64, 32000), (1, 128256)]:
+            m = count(m) if m > 1 else 1
+
+            def make(m: int = m, n: int = n) -> Tensors:
+                return [random(m, n) * 3, torch.rand(m, device=device)]
+
+            def op(logits: Any, uniform: Any, setting: Any = setting) -> Any:
+                tokens = kernels.sample_with_uniform(logits, uniform, **setting)
+                return _places(logits, tokens)
+
+            def plain(logits: Any, uniform: Any, setting: Any = setting) -> Any:
+                tokens = _plain_tokens(logits, uniform, **setting)
+                return _places(logits, tokens)
+
+            found.append(Case(f"sample {what} {m} x {n}", make, op, plain))
+    return found
+
+
+def _places(logits: Any, tokens: Any) -> Any:
+    """Tokens as numbers to 1: where a number to draw with is at the border of two classes, both
+    are right."""
+    return (tokens.double() / logits.size(1)).to(logits.dtype)
+
+
+def _plain_tokens(logits: Any, uniform: Any, top_k: int = 0, top_p: float = 1.0) -> Any:
+    """As transformers' warpers keep classes, and a draw by the sum of probabilities."""
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    if top_k:
+        least = torch.topk(scores, top_k)[0][:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if top_p < 1:
+        ascending, index = torch.sort(scores, stable=True)
+        remove = ascending.softmax(1).cumsum(1) <= 1 - top_p
+        remove[:, -1:] = False
+        scores = scores.masked_fill(remove.scatter(1, index, remove), -torch.inf)
+    upto = scores.softmax(1).cumsum(1)
+    wanted = uniform.to(upto.dtype).unsqueeze(1) * upto[:, -1:]
+    return torch.searchsorted(upto, wanted, right=True).squeeze(1).clamp(max=logits.size(1) - 1)
+
+
+def mixture(random: Random, count: Count, device: str) -> list[Case]:
+    found = []
+    for m, experts, k, n in [(8192, 64, 8, 2048), (8192, 128, 8, 2048), (16384, 8, 2, 4096)]:
+        m = count(m)
+
+        def gate(m: int = m, experts: int = experts) -> Tensors:
+            # No equal logits, of which torch.topk may take any.
+            return [random(m, experts).argsort(1).to(random(1).dtype) / 16]
+
+        def routed(m: int = m, experts: int = experts, k: int = k, n: int = n) -> Tensors:
+            weights, _, _, order, position = kernels.moe_route(random(m, experts), k)
+            return [random(m * k, n), order, position, weights]
+
+        def route(logits: Any, k: int = k) -> Any:
+            return kernels.moe_route(logits, k)
+
+        def plain_route(logits: Any, k: int = k) -> Any:
+            return _plain_route(logits, k)
+
+        size = f"{m} x {experts}, {k} of them"
+        found.append(Case(f"moe_route {size}", gate, route, plain_route))
+        found.append(Case(f"moe_permute {size}, {n} columns", routed, _permute, _plain_permute))
+        found.append(Case(f"moe_combine {size}, {n} columns", routed, _combine, _plain_combine))
+    return found
+
+
+def _plain_route(logits: Any, k: int) -> Any:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    weights, experts = torch.topk(torch.softmax(wide, 1), k)
+    flat = experts.flatten()
+    order = torch.sort(flat, stable=True)[1]
+    position = torch.empty_like(order)
+    position[order] = torch.arange(flat.numel(), device=flat.device)
+    counts = torch.zeros(logits.size(1), dtype=torch.int64, device=flat.device)
+    counts.scatter_add_(0, flat, torch.ones_like(flat))
+    return weights / weights.sum(1, keepdim=True), experts, counts, order, position
+
+
+def _permute(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    return kernels.moe_permute(rows[: weights.size(0)], order, position)
+
+
+def _plain_permute(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    return rows[: weights.size(0)][order // weights.size(1)]
+
+
+def _combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    return kernels.moe_combine(rows, position, weights)
+
+
+def _plain_combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
+    each = rows[position].view(*weights.shape, rows.size(1))
+    return (each * weights.unsqueeze(2)).sum(1).to(rows.dtype)
+
+
+def embeddings(random: Random, count: Count, device: str) -> list[Case]:
+    found = []
+    for m, rows, n, equal in [
+        (8192, 128256, 2048, False),
+        (32768, 32000, 1024, False),
+        (8192, 32000, 2048, True),
+    ]:
+        m, rows = count(m), count(rows)
+
+        def make(
+            m: int = m, rows: int = rows, n: int = n, equal: bool = equal, grad: bool = False
+        ) -> Tensors:
+            index = torch.randint(rows, (1 if equal else m,), device=device).expand(m).contiguous()
+            # Numbers of a few bits, whose sums are exact in any order and any dtype.
+            given = [torch.randint(-1, 2, (m, n), device=device).to(random(1).dtype)]
+            return [*(given if grad else []), random(rows, n), index]
+
+        def with_grad(make: Callable[..., Tensors] = make) -> Tensors:
+            return make(grad=True)
+
+        what = f"{m} of {rows} x {n}" + (", all equal" if equal else "")
+        sizes = (m, n)
+        for name, makes, call in [
+            ("embedding", make, forward),
+            ("embedding and gradient", with_grad, _gradient_of_table),
+        ]:
+            case = Case(f"{name} {what}", makes, _embedding, _plain_embedding, call)
+            found.append(dataclasses.replace(case, pattern="embedding", sizes=sizes))
+    return found
+
+
+def scans(count: Count, device: str) -> list[Case]:
+    found = []
+    for m, n in [(8192, 4096), (64, 128256), (1, 1 << 25)]:
+        m, n = (count(m), n) if m > 1 else (1, count(n))
+
+        def make(m: int = m, n: int = n) -> Tensors:
+            # Numbers whose sums are exact, in any order.
+            return [torch.randint(-4, 5, (m, n), device=device).float()]
+
+        found.append(Case(f"cumsum {m} x {n}", make, kernels.cumsum, _plain_cumsum))
+    for bins in (256, 65536):
+
+        def numbers(bins: int = bins) -> Tensors:
+            return [torch.randint(bins, (count(1 << 24),), device=device)]
+
+        def op(x: Any, bins: int = bins) -> Any:
+            return kernels.bincount(x, bins)
+
+        def plain(x: Any, bins: int = bins) -> Any:
+            counts = torch.zeros(bins, dtype=torch.int64, device=x.device)
+            return counts.scatter_add(0, x, torch.ones_like(x))
+
+        found.append(Case(f"bincount {count(1 << 24)}, {bins} bins", numbers, op, plain))
+    for m, n in [(8192, 4096), (1024, 16384)]:
+        m = count(m)
+
+        def unsorted(m: int = m, n: int = n) -> Tensors:
+            return [torch.randn(m, n, device=device)]
+
+        found.append(Case(f"sort {m} x {n}", unsorted, kernels.sort, _plain_sort))
+    return found
+
+
+def _plain_sort(x: Any) -> Any:
+    return torch.sort(x, dim=-1, stable=True)
+
+
+def _plain_cumsum(x: Any) -> Any:
+    return torch.cumsum(x, -1)
+
+
+def _embedding(weight: Any, index: Any) -> Any:
+    return kernels.embedding(weight, index)
+
+
+def _plain_embedding(weight: Any, index: Any) -> Any:
+    return F.embedding(index, weight)
+
+
+def _gradient_of_table(function: Call) -> Call:
+    """Of the rows with respect to the table, given the gradient of the rows first."""
+
+    @torch.enable_grad()
+    def call(grad: Any, weight: Any, index: Any) -> Any:
+        weight = weight.detach().requires_grad_()
+        result = function(weight, index)
+        return result.detach(), *torch.autograd.grad(result, [weight], grad)
+
+    return call
