@@ -6,10 +6,11 @@ x: [..., n]
 values: x's shape and dtype, each row in ascending or, if asked for, descending order
 indices: x's shape, int64; values[..., i] is x[..., indices[..., i]]
 
-Stable: equal elements keep their order. As in torch.sort, NaN counts as larger than every number,
-and -0 equals 0. Rows of up to 16384 elements of float32, float16, bfloat16 or int32 are sorted on
-CUDA by one block each; torch.sort serves longer rows and other dtypes. The gradient of values goes
-to the elements that they are.
+Stable: equal elements keep their order. NaN, of either sign, counts as larger than every number,
+and -0 equals 0, as for torch.sort on the CPU (on GPUs it takes a NaN with a sign for the smallest).
+Rows of up to 16384 elements of float32, float16, bfloat16 or int32 are sorted on CUDA by one block
+each; torch.sort serves longer rows and other dtypes. The gradient of values goes to the elements
+that they are.
 """
 
 import torch
@@ -61,8 +62,9 @@ def sort_reference(x: torch.Tensor, descending: bool = False) -> tuple[torch.Ten
             f"sort: x is {x.dtype} of shape {tuple(x.shape)}; expected at least one dimension and "
             "a dtype whose numbers have an order"
         )
-    values, indices = torch.sort(x, dim=-1, descending=descending, stable=True)
-    return values, indices
+    keys = x.masked_fill(x.isnan(), torch.nan) if x.is_floating_point() else x
+    indices = torch.sort(keys, dim=-1, descending=descending, stable=True)[1]
+    return x.gather(-1, indices), indices
 
 
 def _setup_context(ctx, inputs, output) -> None:
