@@ -26,13 +26,18 @@ def sensitive_arguments(info: OpInfo) -> set[str]:
     }
 
 
-def aligned_as_traced(value: Any, traced: torch.Tensor) -> Any:
+def aligned_as_traced(value: Any, traced: torch.Tensor, written: bool) -> Any:
     """The realised value, or a copy of it if its address may be aligned worse than in eager: if the
     argument has memory of its own there, and here it lies at another place in its buffer, or in an
-    argument of the graph, whose address is unknown."""
+    argument of the graph, whose address is unknown.
+
+    An argument of the graph that is written to is written to in eager, too: the traced graph has no
+    writes to it, and knows it as a result of the one before."""
     if not _in_own_memory(traced):
         return value
     where = inductor.place_in_memory(ir.ExternKernel.realize_input(value))
+    if where is None and written:
+        return value
     if where is not None:
         distance = (where - traced.storage_offset()) * value.get_dtype().itemsize
         if isinstance(distance, int) and distance % ALIGNMENT == 0:

@@ -43,7 +43,7 @@ def place(
     for name in written:
         inductor.lay_out_as_traced(values[name], nodes.get(name))
     buffers = {
-        name: _lay_out(values[name], fake, name in contiguous, name in aligned)
+        name: _lay_out(values[name], fake, name in contiguous, name in aligned, name in written)
         for name, fake in eager.items()
     }
     _copy_together(
@@ -97,10 +97,12 @@ def keep_old_values(value: Any, node: Any) -> None:
             inductor.replace_value(other, ir.ExternKernel.copy_input(later))
 
 
-def _lay_out(value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool) -> Any:
+def _lay_out(
+    value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool, written: bool
+) -> Any:
     value.realize()
     if aligned:
-        value = alignment.aligned_as_traced(value, eager)
+        value = alignment.aligned_as_traced(value, eager, written)
     # a dimension of size 1 may have any stride
     if contiguous and not inductor.has_row_major(eager):
         strides = ir.FlexibleLayout.contiguous_strides(value.get_size())

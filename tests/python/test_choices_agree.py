@@ -180,6 +180,31 @@ def test_an_argument_of_the_graph_is_not_copied_for_its_address() -> None:
     assert code.count("empty_strided_cpu(") == 1  # the result
 
 
+def test_written_parts_of_an_argument_are_not_copied_for_their_address() -> None:
+    from torch._inductor.utils import run_and_get_code
+
+    op = opaq.op(f"{next(_names)}(Tensor(a!) d) -> ()").cpu(
+        source="void k(float* d, long n) { for (long i = 0; i < n; ++i) d[i] *= 2; }",
+        entry="k",
+        args="d, d.numel()",
+        requires="aligned(d, 16)",
+    )
+
+    def each_part(t: torch.Tensor) -> None:
+        for part in t:
+            op(part)
+
+    def a_copy(t: torch.Tensor) -> torch.Tensor:
+        op(part := t[1, 1:].clone())
+        return part
+
+    t, expected = (torch.arange(48.0).view(3, 16) for _ in range(2))
+    _, (code,) = run_and_get_code(compiled(each_part), t)
+    each_part(expected)
+    assert "empty_strided_cpu(" not in code and "copy_(" not in code
+    torch.testing.assert_close((compiled(a_copy)(t), t), (a_copy(expected), expected))
+
+
 # ---- defaults ------------------------------------------------------------------------------------
 
 
