@@ -88,8 +88,7 @@ _declare_cuda(
     [
         "q.size(2) * q.itemsize % 32 == 0",
         *(f"{each} * q.itemsize % 16 == 0" for each in _STRIDES if not each.startswith("slots")),
-        # Of the caches the kernel asks itself: a compiled graph copies an argument of which some
-        # requirement reads the address, if it is a view whose address the graph does not know.
+        # The caches may lie at any address: the kernel sees by itself how it can store packs.
         *(f"aligned({name}, 16)" for name in _GIVEN if not name.endswith("cache")),
     ],
     priority=1,
