@@ -98,6 +98,7 @@ def _replace(
     match = dataclasses.replace(match, arguments={**pattern.defaults(), **match.arguments})
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
+    rewrite.check_writes_after(match, nodes, at)
     if not everywhere:
         _check_neighbours(match, pattern)
     mark = at.prev

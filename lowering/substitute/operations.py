@@ -84,6 +84,9 @@ _VIEWS |= {"split", "unbind", "movedim", "swapaxes", "alias", "getitem"}
 _EXTERN = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "sort"}
 _EXTERN |= {"scaled_dot_product_attention", "topk", "conv1d", "conv2d", "conv3d", "scaled_mm"}
 _EXTERN |= {"grouped_mm", "cumsum", "argsort", "multinomial"}
+# Their results are laid out by the sizes alone; not so those of convolutions, attention and sorts.
+_ROW_MAJOR = {"contiguous", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
+_OF_STRIDES = {"view", "view_as", "as_strided", "stride", "data_ptr"}
 # They write to memory, or they change how what comes after them runs.
 _WRITING = {"batch_norm", "instance_norm", "embedding_renorm", "setitem", "setattr", "delitem"}
 _WRITING |= {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
@@ -133,11 +136,15 @@ def may_write(node: Node) -> bool:
     name = function_name(node)
     if is_opaque(node) or pytorch.is_overload(node.target):
         return not pytorch.is_overload(node.target) or pytorch.writes(node.target)
-    if not name or name in _WRITING or node.kwargs.get("out") is not None:
+    if not name or node.kwargs.get("out") is not None:
+        return True
+    if name in _WRITING or name.startswith("__") and name.strip("_") in _WRITING:  # x.__iadd__(y)
         return True
     if name.endswith("_") and not name.endswith("__"):
         return True
     if name.startswith("_") and not name.startswith("__"):
+        return True
+    if _argument(node, "max_norm") is not None:  # of an embedding: it scales the rows that it reads
         return True
     return bool(_argument(node, "inplace"))
 
@@ -208,8 +215,8 @@ def is_view(node: Any) -> bool:
 
 
 def needs_strides(node: Node) -> bool:
-    """Whether a node fails, or does something else, where a tensor is laid out in another way."""
-    return function_name(node) in ("view", "view_as", "as_strided", "stride", "data_ptr")
+    """Whether a node fails, or may do something else, where a tensor is laid out in another way."""
+    return is_opaque(node) or function_name(node) in _OF_STRIDES
 
 
 def readers(results: Iterable[Node], passed: Callable[[Node], bool]) -> Iterator[Node]:
@@ -231,10 +238,8 @@ def shows_through(node: Node) -> bool:
 
 
 def keeps_strides(node: Node) -> bool:
-    """Whether the strides of a result depend on those of the argument."""
-    if function_name(node) == "contiguous":
-        return False
-    return shows_through(node) or is_fused(node)
+    """Whether the strides of a result may depend on those of the argument."""
+    return function_name(node) not in _ROW_MAJOR
 
 
 def is_fused(node: Any) -> bool:
@@ -389,6 +394,8 @@ def _embedding(node: Node, name: str, given: dict[str, Any]) -> Operation | None
     of_aten = is_tensor(index) and value_of(index).is_floating_point()
     at_places = given["max_norm"] not in (None, False) or given["norm_type"] is True
     if at_places or given["scale_grad_by_freq"] or given["sparse"]:
+        return None
+    if given["max_norm"] is not None and not of_aten:  # a norm of 0
         return None
     if of_aten:
         index, weight = weight, index

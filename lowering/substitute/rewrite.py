@@ -55,6 +55,33 @@ def check_uses(found: Match) -> None:
                 raise Refused(f"{node.name}, a part of it, is used elsewhere ({user.name})")
 
 
+def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
+    """Raises Refused where an argument is written to after `at`, if there is a backward pass: the
+    op may keep arguments for it that PyTorch's functions do not need."""
+    arguments = [node for node in found.arguments.values() if operations.is_tensor(node)]
+    if not torch.is_grad_enabled() or not any(value_of(each).requires_grad for each in arguments):
+        return
+    for argument in arguments:
+        base = argument
+        while operations.is_view(base) and operations.is_tensor(base.args[0]):
+            base = base.args[0]
+        for reader in operations.readers([base], operations.is_view):
+            if operations.may_write(reader) and nodes.comes_before(at, reader):
+                raise Refused(
+                    f"{reader.name} writes to an argument ({argument.name}) afterwards, which the "
+                    "op may need for its gradient"
+                )
+
+
+def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
+    """Raises Refused where only some of the results have gradients in the graph, but the op gives
+    them to all."""
+    before = [value_of(root).requires_grad for root in roots]
+    after = [value_of(result).requires_grad for result in results]
+    if any(before) and before != after:
+        raise Refused("a result has no gradient, which the op gives it")
+
+
 def narrowing_casts(nodes: Nodes, root: Node, dtype: torch.dtype) -> list[Node]:
     """What converts a result to the dtype of the replacement's. Empty if it has that dtype. Raises
     Refused if something reads it with more digits than the replacement has.
@@ -108,6 +135,7 @@ def put(
         ]
         for root, result in zip(found.roots, results):
             check_layout(root, result)
+        check_gradients(found.roots, results)
         for root, result, narrow in zip(found.roots, results, casts):
             for cast in narrow:
                 nodes.replace(cast, result)

@@ -291,7 +291,9 @@ def test_in_models(device):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 2.0}], ids=str
+    "changed",
+    [{"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 2.0}, {"max_norm": 0.0}],
+    ids=str,
 )
 def test_other_embeddings_are_left_alone(changed, device):
     index = indices(12, 10, device).view(3, 4)

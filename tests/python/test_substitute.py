@@ -116,6 +116,77 @@ def test_what_is_written_between_its_parts_is_seen(pair: Any) -> None:
     assert applied(written_before, *pair) == ["silu_mul"]
 
 
+def test_what_writes_without_an_underscore_in_its_name_is_seen(pair: Any) -> None:
+    def limited(table: Tensor, up: Tensor) -> Tensor:
+        activated = F.silu(table)
+        F.embedding(torch.arange(4), table, max_norm=0.5)
+        return activated * up
+
+    def called(gate: Tensor, up: Tensor) -> Tensor:
+        gate = gate.clone()
+        activated = F.silu(gate)
+        gate.__iadd__(1)
+        return activated * up
+
+    for function in (limited, called):
+        table, up = pair[0].clone(), pair[1]
+        expected = function(table.clone(), up)
+        compiled = torch.compile(function, backend="opaq", options={"substitute": ["silu_mul"]})
+        with apply.collected() as found:
+            torch.testing.assert_close(compiled(table, up), expected)
+        assert [each.applied for each in found] == [False]
+
+
+def test_an_argument_that_is_written_afterwards_is_not_kept_for_the_gradient() -> None:
+    def loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits * 1
+        mean = F.cross_entropy(logits, target)
+        logits.view(-1).div_(2)
+        return mean, logits
+
+    target = torch.tensor([0, 3, 7, 1])
+    logits = torch.randn(4, 8)
+    assert applied(loss, logits, target) == ["cross_entropy"]
+    logits.requires_grad_()
+    (place,) = found_in(loss, logits, target)
+    assert place.reason.startswith("div_ writes to an argument")
+
+
+def test_results_have_gradients_where_those_of_the_model_have() -> None:
+    def block(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        total = x + residual
+        return F.rms_norm(total, (8,), weight, 1e-6), total
+
+    names = ["add_rms_norm", "rms_norm"]
+    x, residual, weight = torch.randn(4, 8), torch.randn(4, 8), torch.randn(8)
+    assert applied(block, x, residual, weight, names=names) == ["add_rms_norm"]
+    weight.requires_grad_()
+    assert applied(block, x, residual, weight, names=names) == ["rms_norm"]
+    with torch.no_grad():
+        assert applied(block, x, residual, weight, names=names) == ["add_rms_norm"]
+    x.requires_grad_()
+    assert applied(block, x, residual, weight, names=names) == ["add_rms_norm"]
+
+
+def test_kernels_that_keep_the_strides_of_an_argument_are_seen() -> None:
+    def normalized(x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * torch.ones(8)
+
+    x = torch.randn(2, 5, 3, 8).transpose(1, 2)
+    kernel = torch.randn(4, 3, 3, 3)
+    last = torch.randn(2, 3, 6, 8).to(memory_format=torch.channels_last)
+    sees: list[tuple[Any, Tensor]] = [
+        (lambda x: F.scaled_dot_product_attention(normalized(x), x, x), x),
+        (lambda x: normalized(x).sort(1)[0], x),
+        (lambda x: F.conv2d(normalized(x), kernel), last),
+    ]
+    for function, argument in sees:
+        (place,) = found_in(function, argument)
+        assert place.reason == "output sees that the op lays out its result in another way"
+    assert applied(lambda x: F.linear(normalized(x), torch.ones(4, 8)), x) == ["rms_norm"]
+    assert applied(lambda x: normalized(x).sort(1)[0], x.contiguous()) == ["rms_norm"]
+
+
 def test_a_cast_before_a_write_keeps_the_old_values() -> None:
     def late(gate: Tensor, up: Tensor) -> Tensor:
         gate = gate.clone()
