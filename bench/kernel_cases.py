@@ -16,6 +16,9 @@ from . import kernel_cases_indexed as indexed
 from .device import Tensors
 from .kernel_case import Call, Case, Count, Random, forward, gradients
 
+Operands = tuple[int, ...]  # 2: a tensor of all rows; 1: one of the length of a row
+Sizes = tuple[int, int]
+
 
 def cases(device: str, rows: float) -> list[Case]:
     """rows: a factor of the numbers of rows, below 1 to try the command."""
@@ -28,88 +31,37 @@ def cases(device: str, rows: float) -> list[Case]:
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, device=device, dtype=dtype)
 
-    def like(shape: tuple[int, ...], number: int) -> Callable[[], Tensors]:
-        return lambda: [random(*shape) for _ in range(number)]
+    def of_shapes(*shapes: tuple[int, ...]) -> Callable[[], Tensors]:
+        return lambda: [random(*shape) for shape in shapes]
 
     found = []
-    for m, n in [(32768, 4096), (8192, 16384), (2048, 65536), (65536, 128), (16, 4096)]:
-        m = count(m)
-        make = _with_weight(random, (m, n))
-        found.append(
-            Case(
-                f"rms_norm {m} x {n}",
-                make,
-                _rms_norm,
-                _plain_rms_norm,
-                pattern="rms_norm",
-                sizes=(m, n),
-            )
-        )
-    for m, n in [(32768, 4096), (8192, 8192)]:
-        m = count(m)
-        make = _with_grad(random, (m, n))
-        found.append(
-            Case(
-                f"rms_norm and gradients {m} x {n}",
-                make,
-                _rms_norm,
-                _plain_rms_norm,
-                gradients,
-                pattern="rms_norm",
-                sizes=(m, n),
-            )
-        )
-    for training, shapes in [(False, LAYER_NORMS), (True, LAYER_NORMS_TRAINED)]:
-        for m, n in shapes:
+    for name, op, plain, operands, training, sizes in ROWS:
+        for m, n in sizes:
             m = count(m)
             found.append(
                 Case(
-                    f"layer_norm{' and gradients' if training else ''} {m} x {n}",
-                    _normalized(random, (m, n), training),
-                    _layer_norm,
-                    _plain_layer_norm,
+                    f"{name}{' and gradients' if training else ''} {m} x {n}",
+                    # a gradient first
+                    of_shapes(*[(m, n)] * training, *_shapes(operands, m, n)),
+                    op,
+                    plain,
                     gradients if training else forward,
-                    pattern="layer_norm",
+                    pattern=name,
                     sizes=(m, n),
                 )
             )
-    for m, n in [(32768, 4096), (8192, 8192), (8192, 2048), (16, 4096)]:
-        m = count(m)
-        for what, call in [("", forward), (" and gradients", gradients)]:
-            found.append(
-                Case(
-                    f"add_rms_norm{what} {m} x {n}",
-                    _with_residual(random, (m, n), bool(what)),
-                    _add_rms_norm,
-                    _plain_add_rms_norm,
-                    call,
-                    pattern="add_rms_norm",
-                    sizes=(m, n),
-                )
-            )
-    for m, n in [(8192, 14336), (32768, 4096), (16, 14336)]:
-        m = count(m)
-        make = like((m, n), 2)
-        found.append(
-            Case(
-                f"silu_mul {m} x {n}",
-                make,
-                _silu_mul,
-                _plain_silu_mul,
-                pattern="silu_mul",
-                sizes=(m, n),
-            )
-        )
     for block in (0, 128):
         each = f"for each {block} values" if block else "for each row"
-        for name, op, plain, m, n in FLOAT8:
-            make = (_with_weight if name == "rms_norm_float8" else _pair)(random, (count(m), n))
+        for name, op, plain, operands, (m, n) in FLOAT8:
+            m = count(m)
+            make = of_shapes(*_shapes(operands, m, n))
             ours = functools.partial(op, block=block)
             theirs = functools.partial(plain, block=block)
-            found.append(Case(f"{name} {each} {count(m)} x {n}", make, ours, theirs))
+            found.append(Case(f"{name} {each} {m} x {n}", make, ours, theirs))
     for batch, length in [(4, 4096), (64, 1)]:
         length = count(length) if length > 1 else 1
-        make = _heads(random, batch, length)
+        tables = [(batch, length, 128)] * 2
+        make = of_shapes((batch, 32, length, 128), (batch, 8, length, 128), *tables)
         found.append(
             Case(
                 f"rope {batch} x {length} x (32 + 8) x 128",
@@ -152,14 +104,15 @@ def cases(device: str, rows: float) -> list[Case]:
         )
     return [
         *found,
-        *_softmax(random, count),
-        *indexed.sampling(random, count, device),
-        *indexed.mixture(random, count, device),
         *indexed.sampling(random, count, device),
         *indexed.mixture(random, count, device),
         *indexed.embeddings(random, count, device),
         *indexed.scans(count, device),
     ]
+
+
+def _shapes(operands: Operands, m: int, n: int) -> list[tuple[int, ...]]:
+    return [(m, n)[2 - dims :] for dims in operands]
 
 
 def _paged(random: Random, count: Count, device: str) -> list[Case]:
@@ -194,67 +147,12 @@ def _plain_rope_paged(
     return q, k_cache, v_cache
 
 
-LAYER_NORMS = [(32768, 4096), (65536, 128), (8192, 768), (2048, 65536), (16, 4096)]
-LAYER_NORMS_TRAINED = [(32768, 4096), (8192, 768)]
-
-
-def _softmax(random: Random, count: Count) -> list[Case]:
-    def case(name: str, op: Call, plain: Call, m: int, n: int, training: bool = False) -> Case:
-        m = count(m)
-        operands = 2 if training else 1
-        return Case(
-            f"{name}{' and gradients' if training else ''} {m} x {n}",
-            lambda: [random(m, n) for _ in range(operands)],
-            op,
-            plain,
-            gradients if training else forward,
-            pattern=name,
-            sizes=(m, n),
-        )
-
-    sizes = [(8192, 4096), (4096, 32768), (1024, 128256), (65536, 128)]
-    softmax, log_softmax = kernels.softmax, kernels.log_softmax
-    return [
-        *[case("softmax", softmax, _plain_softmax, m, n) for m, n in sizes],
-        case("softmax", softmax, _plain_softmax, 8192, 4096, training=True),
-        case("log_softmax", log_softmax, _plain_log_softmax, 8192, 32000),
-    ]
-
-
 def _plain_softmax(x: Any) -> Any:
     return torch.softmax(x, -1)
 
 
 def _plain_log_softmax(x: Any) -> Any:
     return torch.log_softmax(x, -1)
-
-
-def _with_weight(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
-    return lambda: [random(*shape), random(shape[1])]
-
-
-def _pair(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
-    return lambda: [random(*shape) for _ in range(2)]
-
-
-def _with_grad(random: Random, shape: tuple[int, int]) -> Callable[[], Tensors]:
-    return lambda: [random(*shape), random(*shape), random(shape[1])]
-
-
-def _with_residual(random: Random, shape: tuple[int, int], training: bool) -> Callable[[], Tensors]:
-    """x, residual, weight; first, if training, the gradient of both results."""
-    return lambda: [*(random(*shape) for _ in range(2 + training)), random(shape[1])]
-
-
-def _normalized(random: Random, shape: tuple[int, int], training: bool) -> Callable[[], Tensors]:
-    """x, weight, bias; first, if training, the gradient of the result."""
-    shapes = [*[shape] * (1 + training), *[shape[1:]] * 2]
-    return lambda: [random(*each) for each in shapes]
-
-
-def _heads(random: Random, batch: int, length: int) -> Callable[[], Tensors]:
-    shapes = [(batch, 32, length, 128), (batch, 8, length, 128), *[(batch, length, 128)] * 2]
-    return lambda: [random(*shape) for shape in shapes]
 
 
 def _with_target(random: Random, rows: int, classes: int, device: str) -> Callable[[], Tensors]:
@@ -332,9 +230,66 @@ def _plain_float8(v: Any, block: int) -> Any:
     return y.view(v.shape), scale.squeeze(2).t().contiguous().t()
 
 
-FLOAT8: list[tuple[str, Call, Call, int, int]] = [
-    ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, 32768, 4096),
-    ("silu_mul_float8", _silu_mul_float8, _plain_silu_mul_float8, 8192, 14336),
+# name, which is that of the pattern, op, its meaning, operands, whether with gradients, sizes
+ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
+    (
+        "rms_norm",
+        _rms_norm,
+        _plain_rms_norm,
+        (2, 1),
+        False,
+        [(32768, 4096), (8192, 16384), (2048, 65536), (65536, 128), (16, 4096)],
+    ),
+    ("rms_norm", _rms_norm, _plain_rms_norm, (2, 1), True, [(32768, 4096), (8192, 8192)]),
+    (
+        "layer_norm",
+        _layer_norm,
+        _plain_layer_norm,
+        (2, 1, 1),
+        False,
+        [(32768, 4096), (65536, 128), (8192, 768), (2048, 65536), (16, 4096)],
+    ),
+    (
+        "layer_norm",
+        _layer_norm,
+        _plain_layer_norm,
+        (2, 1, 1),
+        True,
+        [(32768, 4096), (8192, 768)],
+    ),
+    *(
+        (
+            "add_rms_norm",
+            _add_rms_norm,
+            _plain_add_rms_norm,
+            (2, 2, 1),
+            training,
+            [(32768, 4096), (8192, 8192), (8192, 2048), (16, 4096)],
+        )
+        for training in (False, True)
+    ),
+    (
+        "silu_mul",
+        _silu_mul,
+        _plain_silu_mul,
+        (2, 2),
+        False,
+        [(8192, 14336), (32768, 4096), (16, 14336)],
+    ),
+    (
+        "softmax",
+        kernels.softmax,
+        _plain_softmax,
+        (2,),
+        False,
+        [(8192, 4096), (4096, 32768), (1024, 128256), (65536, 128)],
+    ),
+    ("softmax", kernels.softmax, _plain_softmax, (2,), True, [(8192, 4096)]),
+    ("log_softmax", kernels.log_softmax, _plain_log_softmax, (2,), False, [(8192, 32000)]),
+]
+FLOAT8: list[tuple[str, Call, Call, Operands, Sizes]] = [
+    ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, (2, 1), (32768, 4096)),
+    ("silu_mul_float8", _silu_mul_float8, _plain_silu_mul_float8, (2, 2), (8192, 14336)),
 ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from opaq import cli
-from opaq.bench import result
+from opaq.bench import kernel_cases, result
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[tuple[str, str, str], Any]:
@@ -37,6 +37,11 @@ def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     found = run(capsys, "check", "--only", "launch: 1 float", "--rounds", "6")
     assert found["launch: 1 float doubled", "on", "processor time"]["verdict"] == "slower"
+
+
+def test_no_case_of_kernels_is_there_twice() -> None:
+    names = [case.name for case in kernel_cases.cases("cpu", 1.0)]
+    assert len(set(names)) == len(names)
 
 
 def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
