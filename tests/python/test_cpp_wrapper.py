@@ -393,7 +393,9 @@ def test_a_condition_on_sizes_is_a_guard_where_the_reference_would_run(unique: s
     op.reference(lambda x: x + 5)
     compiled = torch.compile(lambda x: op(x), fullgraph=True, dynamic=True, options=CPP)
     codes: list[str] = []
-    with mock.patch.object(GraphLowering, "save_output_code", codes.append):
+    save = mock.patch.object(GraphLowering, "save_output_code", codes.append)
+    # The second graph serves all sizes: in a cache, it would be found for the first ones, too.
+    with save, inductor_config.patch(force_disable_caches=True):
         for rows, graphs in [(10, 1), (24, 1), (98, 1), (101, 2), (102, 2), (7, 2), (12, 2)]:
             x = torch.randn(rows, 3)
             torch.testing.assert_close(compiled(x), x + 5)
@@ -559,7 +561,8 @@ def test_the_configuration_of_a_backward_graph(unique: str) -> None:
         return original(self)
 
     x = torch.randn(8, requires_grad=True)
-    with mock.patch.object(GraphLowering, "codegen_with_cpp_wrapper", codegen):
+    watched = mock.patch.object(GraphLowering, "codegen_with_cpp_wrapper", codegen)
+    with watched, inductor_config.patch(force_disable_caches=True):
         result = torch.compile(lambda x: op(x), options={"cpp_wrapper": True})(x)
         assert seen == [(True, True)]
         result.sum().backward()
