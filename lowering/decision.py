@@ -123,26 +123,6 @@ def decide(
     )
 
 
-def guarded(
-    decision: Decision,
-    values: Mapping[str, Any],
-    holds_now: SymbolicEvaluator,
-    guard: SymbolicEvaluator,
-) -> bool:
-    """Has the graph serve only calls that the last candidate fits, if it fits the call that is
-    compiled for: others are compiled anew. False if it may not fit even so.
-
-    values: as of decide(). holds_now, guard: take what holds for that call as known; `guard` adds
-    guards.
-    """
-    texts = [each["python"] for each in decision.candidates[-1].implementation["requires"]]
-    return all(
-        evaluator.evaluate(text, values) is True
-        for evaluator in (holds_now, guard)
-        for text in texts
-    )
-
-
 def _preferred(op: str, answers: Mapping[str, Sequence[bool | None]]) -> Measured | None:
     """The first that may fit of those that the option `prefer` names for the op."""
     for wanted in options.current().preferred(declared_name(op)):

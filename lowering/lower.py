@@ -29,7 +29,7 @@ from . import (
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
-from .decision import Decision, decide, explain_misfit, guarded
+from .decision import Candidate, Decision, decide, explain_misfit
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .place import place
 from .symbolic import SymbolicEvaluator, SymbolicTensor
@@ -86,7 +86,11 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         decide, info, device.type, known, evaluator, language == "package", measured
     )
     decision = choose()
-    if language == "cpp" and decision.may_need_reference and _guarded(decision, known):
+    if (
+        language == "cpp"
+        and decision.may_need_reference
+        and _guarded(decision.candidates[-1], known)
+    ):
         decision = choose()
     if decision.implementation is None and language == "python" and not options.current().strict:
         # Compiling succeeds, and the call raises the error that eager raises.
@@ -125,10 +129,15 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     return None if not made else made[0] if len(made) == 1 else tuple(made)
 
 
-def _guarded(decision: Decision, known: Mapping[str, Any]) -> bool:
-    """As decision.guarded(): a C++ wrapper cannot run the reference, which is Python."""
-    return guarded(
-        decision, known, SymbolicEvaluator(inductor.holds_now), SymbolicEvaluator(inductor.guard)
+def _guarded(candidate: Candidate, known: Mapping[str, Any]) -> bool:
+    """Has the graph serve only calls that a candidate fits, if it fits the call that is compiled
+    for: others are compiled anew, since a C++ wrapper cannot run the reference, which is Python.
+    False if it may not fit even so."""
+    texts = [each["python"] for each in candidate.implementation["requires"]]
+    return all(
+        SymbolicEvaluator(holds).evaluate(text, known) is True
+        for holds in (inductor.holds_now, inductor.guard)
+        for text in texts
     )
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
-from .softmax import log_softmax, softmax
+from .softmax import broadcasts, log_softmax, softmax
 
 X, MASK = torch.empty(2, 8, device="meta"), torch.empty(8, device="meta")
 
@@ -18,10 +18,8 @@ def _when(arguments) -> str:
     x, mask = arguments["x"], arguments.get("mask")
     if x.dim() == 0:
         return "x has no dimensions"
-    if mask is not None:
-        sizes = zip(reversed(mask.shape), reversed(x.shape))
-        if mask.dim() > x.dim() or any(size != 1 and size != whole for size, whole in sizes):
-            return "what is added does not broadcast to the shape of x"
+    if mask is not None and not broadcasts(mask.shape, x.shape):
+        return "what is added does not broadcast to the shape of x"
     return ""
 
 

@@ -234,7 +234,7 @@ def softmax_reference(
                 "For a mask of what counts, give "
                 "torch.zeros(mask.shape, dtype=x.dtype).masked_fill(~mask, -torch.inf)"
             )
-        if not _broadcasts(mask.shape, x.shape):
+        if not broadcasts(mask.shape, x.shape):
             raise ValueError(
                 f"softmax: the mask has shape {tuple(mask.shape)}; expected one that broadcasts to "
                 f"that of x, {tuple(x.shape)}: each of its sizes, from the last on, is 1 or x's"
@@ -243,7 +243,8 @@ def softmax_reference(
     return torch.softmax(values, -1).to(x.dtype)
 
 
-def _broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+def broadcasts(shape: torch.Size, to: torch.Size) -> bool:
+    """Whether a tensor of a shape broadcasts to another shape, without changing that."""
     sizes = zip(reversed(shape), reversed(to))
     return len(shape) <= len(to) and all(size in (1, whole) for size, whole in sizes)
 

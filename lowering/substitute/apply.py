@@ -100,7 +100,7 @@ def _replace(
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)
     if not everywhere:
-        _check_neighbours(match, pattern)
+        _check_neighbours(match, pattern, nodes)
     mark = at.prev
     try:
         match = rewrite.narrowed(nodes, match, at)
@@ -119,7 +119,7 @@ def _replace(
     return f"measured: {gain:.2f} times as fast", gain
 
 
-def _check_neighbours(match: Match, pattern: Pattern) -> None:
+def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
     """Raises Refused where Inductor would compute the pattern in one kernel with what comes before
     or after it."""
     for name in pattern.streamed:
@@ -131,11 +131,10 @@ def _check_neighbours(match: Match, pattern: Pattern) -> None:
     sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
     # to read a small result once more, such as a loss, costs nothing
     large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
-    apart = operations.after_other_kernels(large)
     for reader in operations.readers(large, operations.shows_through):
-        if reader in apart or operations.shows_through(reader):
+        if operations.shows_through(reader) or not operations.is_fused(reader):
             continue
-        if operations.is_fused(reader):
+        if not operations.waits_for_others(reader, large, nodes.comes_before):
             raise rewrite.Refused(
                 f"Inductor computes what reads the result ({reader.name}) in the same kernel, "
                 "which saves more"

@@ -258,15 +258,21 @@ def _is_kernel_of_its_own(node: Node) -> bool:
     return is_opaque(node) or function_name(node) in _EXTERN
 
 
-def after_other_kernels(results: Iterable[Node]) -> set[Node]:
-    """What depends on the results through something that Inductor runs as a kernel of its own, so
-    that it cannot be computed in one kernel with them."""
-    queue = [
+def waits_for_others(
+    reader: Node, results: Iterable[Node], comes_before: Callable[[Node, Node], bool]
+) -> bool:
+    """Whether what reads results depends on them also through something that Inductor runs as a
+    kernel of its own, so that it cannot be computed in one kernel with them."""
+
+    def near(node: Node) -> bool:
+        return comes_before(node, reader)
+
+    kernels = [
         each
-        for each in readers(results, lambda reader: not _is_kernel_of_its_own(reader))
-        if _is_kernel_of_its_own(each)
+        for each in readers(results, lambda node: near(node) and not _is_kernel_of_its_own(node))
+        if near(each) and _is_kernel_of_its_own(each)
     ]
-    return set(readers(queue, lambda reader: True))
+    return reader in readers(kernels, near)
 
 
 _PLACES = ("dim", "start", "end", "length", "step")
@@ -390,12 +396,12 @@ def _loss(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 def _embedding(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     """(index, weight, number of the row that gets no gradient, or -1)."""
     index, weight, padding = given["input"], given["weight"], given["padding_idx"]
-    # aten has other parameters: weight, indices, padding_idx=-1, scale_grad_by_freq, sparse.
+    # aten has other parameters: weight, indices, padding_idx=-1, scale_grad_by_freq, sparse, of
+    # which the last two lie at the places of max_norm and norm_type.
     of_aten = is_tensor(index) and value_of(index).is_floating_point()
-    at_places = given["max_norm"] not in (None, False) or given["norm_type"] is True
-    if at_places or given["scale_grad_by_freq"] or given["sparse"]:
-        return None
-    if given["max_norm"] is not None and not of_aten:  # a norm of 0
+    unset = (None, False) if of_aten else (None,)
+    at_place = not any(given["max_norm"] is each for each in unset)
+    if at_place or given["norm_type"] is True or given["scale_grad_by_freq"] or given["sparse"]:
         return None
     if of_aten:
         index, weight = weight, index
