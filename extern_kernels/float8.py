@@ -4,14 +4,12 @@ import torch
 
 import opaq
 
+from . import rows
+
 BLOCK = 128
 _LARGEST = 448.0  # of float8_e4m3fn
 _LEAST = 2.0**-126  # whose inverse is finite
 _NARROW = torch.float8_e4m3fn
-
-
-def rows(name: str) -> str:
-    return f"({name}.numel() // max(1, {name}.size(-1)))"
 
 
 def outputs(name: str) -> dict[str, opaq.Output]:
@@ -20,9 +18,9 @@ def outputs(name: str) -> dict[str, opaq.Output]:
     return {
         "y": opaq.tensor(f"{name}.shape", dtype="float8_e4m3fn"),
         "scale": opaq.tensor(
-            [rows(name), parts],
+            [rows.count(name), parts],
             dtype="float32",
-            strides=["1", f"max(1, {rows(name)}) if block > 0 else 1"],
+            strides=["1", f"max(1, {rows.count(name)}) if block > 0 else 1"],
         ),
     }
 

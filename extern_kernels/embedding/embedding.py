@@ -21,6 +21,8 @@ import torch
 
 import opaq
 
+from ..rows import CPU_DTYPES, CUDA_DTYPES, one_of
+
 embedding = opaq.op(
     "opaq_kernels::embedding(Tensor weight, Tensor index, int padding_idx=-1) -> (Tensor y)",
     outputs=opaq.tensor("index.shape, weight.size(1)", dtype="weight.dtype"),
@@ -36,17 +38,11 @@ index_add_rows = opaq.op(
     outputs=opaq.like("x"),
 )
 
-_CUDA_DTYPES = ("float32", "float16", "bfloat16")
-_CPU_DTYPES = ("float32", "float64")
 _INDEX = ["index.dtype == int64 or index.dtype == int32", "index.is_contiguous()"]
 
 
 def _matrix(name: str) -> list[str]:
     return [f"{name}.dim() == 2", f"{name}.stride(1) == 1 or {name}.size(1) == 1"]
-
-
-def _one_of(name: str, dtypes: tuple[str, ...]) -> str:
-    return " or ".join(f"{name}.dtype == {dtype}" for dtype in dtypes)
 
 
 def _packed(first: str, stride: str, *names: str) -> list[str]:
@@ -71,7 +67,7 @@ for _name, _vec, _priority in (("cuda:packs", "16 / weight.itemsize", 1), ("cuda
         block=256,
         args=_GATHER_ARGS,
         requires=[
-            _one_of("weight", _CUDA_DTYPES),
+            one_of("weight", CUDA_DTYPES),
             *_GATHER,
             *(_packed("weight", "weight.stride(0)", "weight", "y") if _priority else []),
         ],
@@ -81,7 +77,7 @@ embedding.cpu(
     source=opaq.file("embedding.cpp"),
     entry="embedding<{weight.dtype}, {index.dtype}>",
     args=_GATHER_ARGS,
-    requires=[_one_of("weight", _CPU_DTYPES), *_GATHER],
+    requires=[one_of("weight", CPU_DTYPES), *_GATHER],
 )
 
 # ---- sums of rows --------------------------------------------------------------------------------
@@ -161,7 +157,7 @@ def _declare_sums(
                 ),
             ],
             requires=[
-                _one_of(source, _CUDA_DTYPES),
+                one_of(source, CUDA_DTYPES),
                 *requires,
                 f"{_INDICES} < 2147483648 and {rows} < 2147483648",
                 *(packed if priority else []),
@@ -173,7 +169,7 @@ def _declare_sums(
         entry=f"sum_rows<{{{source}.dtype}}, {{index.dtype}}>",
         args=f"{out}, {x}, {source}, index, {_INDICES}, {rows}, {n}, {x_stride}, {stride}, "
         f"{left_out}",
-        requires=[_one_of(source, _CPU_DTYPES), *requires],
+        requires=[one_of(source, CPU_DTYPES), *requires],
     )
 
 

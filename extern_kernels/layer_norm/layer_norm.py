@@ -15,17 +15,29 @@ import torch
 
 import opaq
 
-_FLOAT = "float64 if x.dtype == float64 else float32"  # of mean, rstd and sums
-# blocks of consecutive rows, each with partial sums of grad_weight and grad_bias
-_BLOCKS = "min(ceil_div(rstd.numel(), 4), 256)"
+from .. import rows
+from ..rows import (
+    BLOCKS,
+    CPU,
+    CUDA,
+    FLOAT,
+    HELD,
+    ITEMS,
+    ITEMS_BACKWARD,
+    LANES,
+    LANES_BACKWARD,
+    PACKS,
+    PER_BLOCK,
+    ROWS,
+)
 
 layer_norm = opaq.op(
     "opaq_kernels::layer_norm(Tensor x, Tensor weight, Tensor bias, float eps=1e-5) -> "
     "(Tensor y, Tensor mean, Tensor rstd)",
     outputs={
         "y": opaq.like("x"),
-        "mean": opaq.tensor("x.shape[:-1]", dtype=_FLOAT),
-        "rstd": opaq.tensor("x.shape[:-1]", dtype=_FLOAT),
+        "mean": opaq.tensor("x.shape[:-1]", dtype=FLOAT),
+        "rstd": opaq.tensor("x.shape[:-1]", dtype=FLOAT),
     },
 )
 layer_norm_backward = opaq.op(
@@ -34,109 +46,81 @@ layer_norm_backward = opaq.op(
     outputs={
         "grad_x": opaq.like("x"),
         # of each block: what its rows add to grad_weight, and to grad_bias
-        "partial": opaq.tensor(f"{_BLOCKS}, 2, x.size(-1)", dtype=_FLOAT),
+        "partial": opaq.tensor(f"{BLOCKS}, 2, x.size(-1)", dtype=FLOAT),
     },
 )
 
-_PER_BLOCK = f"ceil_div(rstd.numel(), max(1, {_BLOCKS}))"
-
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
-_ROWS = "rstd.numel()"
-_PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
-_OF_X = ["weight.dtype == x.dtype", "weight.numel() == x.size(-1)"]
 _BIAS = ["bias.dtype == x.dtype", "bias.numel() == x.size(-1)"]
-_CUDA = ["x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16", *_OF_X]
-
-# Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
-# to eight each in 256 threads.
-_LANES = (
-    f"(max(1, next_power_of_2(ceil_div({_PACKS}, 2))) if {_PACKS} <= 32 else "
-    f"32 if {_PACKS} <= 128 else 64 if {_PACKS} <= 256 else 256)"
-)
-_ITEMS = f"ceil_div({_PACKS}, {_LANES})"
 # Rows that these threads take at a time: two where they are short and still fill the device.
-_EACH = f"(2 if {_ITEMS} <= 2 and {_ROWS} * {_LANES} >= 2048 * 256 else 1)"
-# backward: one pack each up to a warp, then about four each
-_LANES_BACKWARD = (
-    f"min(512, max(min(32, next_power_of_2({_PACKS})), next_power_of_2(ceil_div({_PACKS}, 4))))"
-)
-_ITEMS_BACKWARD = f"ceil_div({_PACKS}, {_LANES_BACKWARD})"
-_HEIGHT_BACKWARD = f"max(1, 256 // {_LANES_BACKWARD})"
+_EACH = f"(2 if {ITEMS} <= 2 and {ROWS} * {LANES} >= 2048 * 256 else 1)"
+_HEIGHT_BACKWARD = f"max(1, 256 // {LANES_BACKWARD})"
 # Rounds that a block holds in shared memory, up to 64 KB, which every device has.
 _STAGES = (
-    f"(1 if {_LANES_BACKWARD} > 256 else 4 if {_ITEMS_BACKWARD} == 1 else "
-    f"3 if {_ITEMS_BACKWARD} == 2 else 2)"
+    f"(1 if {LANES_BACKWARD} > 256 else 4 if {ITEMS_BACKWARD} == 1 else "
+    f"3 if {ITEMS_BACKWARD} == 2 else 2)"
 )
-_HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
 
 # Wider rows, forward: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared
 # memory: of one row, or, where there are rows enough, of two, and of two more after these.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 8))))"
-_SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * 256 * {_RANKS}))"
-_TOGETHER = f"(2 if {_SLOTS} <= 8 and {_ROWS} * {_RANKS} >= 1024 else 1)"
-
-
-def _aligned(*names: str) -> list[str]:
-    return [
-        "x.size(-1) > 0",
-        "x.size(-1) * x.itemsize % 16 == 0",
-        *(f"aligned({name}, 16)" for name in names),
-    ]
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 256 * 8))))"
+_SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * 256 * {_RANKS}))"
+_TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 
 layer_norm.cuda(
     name="cuda:registers",
     source=opaq.file("layer_norm.cu"),
-    entry=f"layer_norm<{{x.dtype}}, {{{_LANES}}}, {{{_ITEMS}}}, {{{_EACH}}}>",
-    grid=f"ceil_div({_ROWS}, 256 // {_LANES} * {_EACH})",
-    block=[_LANES, f"256 // {_LANES}"],
-    args=f"y, mean, rstd, x, weight, bias, {_ROWS}, x.size(-1), eps",
-    requires=[*_CUDA, *_BIAS, *_aligned("x", "weight", "bias", "y"), f"{_PACKS} <= {_HELD}"],
+    entry=f"layer_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{_EACH}}}>",
+    grid=f"ceil_div({ROWS}, 256 // {LANES} * {_EACH})",
+    block=[LANES, f"256 // {LANES}"],
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
+    requires=[*CUDA, *_BIAS, *rows.aligned("x", "weight", "bias", "y"), f"{PACKS} <= {HELD}"],
     priority=1,
 )
 layer_norm.cuda(
     name="cuda:wide",
     source=opaq.file("layer_norm_wide.cu"),
     entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}>",
-    grid=f"{_RANKS} * ceil_div({_ROWS}, 4 if {_TOGETHER} == 2 else 1)",
+    grid=f"{_RANKS} * ceil_div({ROWS}, 4 if {_TOGETHER} == 2 else 1)",
     block=256,
     shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",
-    args=f"y, mean, rstd, x, weight, bias, {_ROWS}, {_SLOTS}, x.size(-1), eps",
-    requires=[*_CUDA, *_BIAS, *_aligned("x", "weight", "bias", "y"), f"{_PACKS} > {_HELD}"],
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS}, x.size(-1), eps",
+    requires=[*CUDA, *_BIAS, *rows.aligned("x", "weight", "bias", "y"), f"{PACKS} > {HELD}"],
     priority=1,
 )
 layer_norm.cuda(
     name="cuda:any",
     source=opaq.file("layer_norm.cu"),
     entry="layer_norm_any<{x.dtype}>",
-    grid=_ROWS,
+    grid=ROWS,
     block=256,
     args="y, mean, rstd, x, weight, bias, x.size(-1), eps",
-    requires=[*_CUDA, *_BIAS],
+    requires=[*CUDA, *_BIAS],
 )
 _BACKWARD_ARGS = (
-    f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {_ROWS}, "
-    f"{_PER_BLOCK}, x.size(-1)"
+    f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {ROWS}, "
+    f"{PER_BLOCK}, x.size(-1)"
 )
 _BACKWARD_CUDA = [
-    *_CUDA,
+    *CUDA,
     "grad_y.dtype == x.dtype",
     *(f"{name}.dtype == float32" for name in ("grad_mean", "grad_rstd", "mean", "rstd")),
 ]
 layer_norm_backward.cuda(
     name="cuda:ahead",
     source=opaq.file("layer_norm_backward.cu"),
-    entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
+    entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
     f"{{{_STAGES}}}>",
-    grid=_BLOCKS,
-    block=[_LANES_BACKWARD, _HEIGHT_BACKWARD],
-    shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * {_LANES_BACKWARD} * {_HEIGHT_BACKWARD} * 16",
+    grid=BLOCKS,
+    block=[LANES_BACKWARD, _HEIGHT_BACKWARD],
+    shared=f"{_STAGES} * 2 * {ITEMS_BACKWARD} * {LANES_BACKWARD} * {_HEIGHT_BACKWARD} * 16",
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,
-        *_aligned("grad_y", "x", "weight", "grad_x"),
-        f"{_PACKS} <= 4 * 512",
+        *rows.aligned("grad_y", "x", "weight", "grad_x"),
+        f"{PACKS} <= 4 * 512",
     ],
     priority=1,
 )
@@ -144,7 +128,7 @@ layer_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("layer_norm.cu"),
     entry="layer_norm_backward_any<{x.dtype}>",
-    grid=_BLOCKS,
+    grid=BLOCKS,
     block=256,
     args=_BACKWARD_ARGS,
     requires=_BACKWARD_CUDA,
@@ -152,20 +136,19 @@ layer_norm_backward.cuda(
 
 # ---- CPU -----------------------------------------------------------------------------------------
 
-_CPU = ["x.dtype == float32 or x.dtype == float64", *_OF_X]
 layer_norm.cpu(
     source=opaq.file("layer_norm.cpp"),
     entry="layer_norm<{x.dtype}>",
-    args=f"y, mean, rstd, x, weight, bias, {_ROWS}, x.size(-1), eps",
-    requires=[*_CPU, *_BIAS],
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
+    requires=[*CPU, *_BIAS],
 )
 layer_norm_backward.cpu(
     source=opaq.file("layer_norm.cpp"),
     entry="layer_norm_backward<{x.dtype}>",
-    args=f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {_ROWS}, "
-    f"{_PER_BLOCK}, {_BLOCKS}, x.size(-1)",
+    args=f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {ROWS}, "
+    f"{PER_BLOCK}, {BLOCKS}, x.size(-1)",
     requires=[
-        *_CPU,
+        *CPU,
         *(
             f"{name}.dtype == x.dtype"
             for name in ("grad_y", "grad_mean", "grad_rstd", "mean", "rstd")
@@ -204,20 +187,14 @@ def layer_norm_backward_reference(
     rstd: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.size(-1)
-    rows = rstd.numel()
-    blocks = min(-(-rows // 4), 256)
     scale = rstd.unsqueeze(-1)
     grad, v = grad_y.to(rstd.dtype), x.to(rstd.dtype) - mean.unsqueeze(-1)
     g = grad * weight
     shift = (g.sum(-1) * rstd - grad_mean) / n
     pull = ((g * v).sum(-1) + grad_rstd) * rstd.pow(3) / n
     grad_x = (g * scale - shift.unsqueeze(-1) - v * pull.unsqueeze(-1)).to(x.dtype)
-    if not rows:
-        return grad_x, torch.empty(0, 2, n, dtype=rstd.dtype, device=x.device)
-    per_block = -(-rows // blocks)
-    both = torch.stack([(grad * v * scale).reshape(rows, n), grad.reshape(rows, n)], 1)
-    partial = torch.nn.functional.pad(both, (0, 0, 0, 0, 0, blocks * per_block - rows))
-    return grad_x, partial.view(blocks, per_block, 2, n).sum(1)
+    both = torch.stack([grad * v * scale, grad], -2)
+    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n))
 
 
 def _setup_context(ctx, inputs, output) -> None:

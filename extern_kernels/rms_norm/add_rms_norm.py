@@ -12,19 +12,9 @@ import torch
 
 import opaq
 
-from .rms_norm import (
-    CPU,
-    CUDA,
-    FLOAT,
-    HELD,
-    ITEMS,
-    LANES,
-    PACKS,
-    ROWS,
-    aligned_rows,
-    rms_norm_backward,
-    rms_norm_reference,
-)
+from .. import rows
+from ..rows import CPU, CUDA, FLOAT, HELD, ITEMS, LANES, PACKS, ROWS
+from .rms_norm import rms_norm_backward, rms_norm_reference
 
 add_rms_norm = opaq.op(
     "opaq_kernels::add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps=1e-6) "
@@ -48,7 +38,7 @@ add_rms_norm.cuda(
     requires=[
         *CUDA,
         *_ALIKE,
-        *aligned_rows("x", "residual", "weight", "y", "sum"),
+        *rows.aligned("x", "residual", "weight", "y", "sum"),
         f"{PACKS} <= {HELD}",
     ],
     priority=1,

@@ -24,15 +24,15 @@ import torch
 
 import opaq
 
-from .. import float8
-from .rms_norm import CPU, CUDA, HELD, LANES, PACKS, aligned_rows
+from .. import float8, rows
+from ..rows import CPU, CUDA, HELD, LANES, PACKS
 
 rms_norm_float8 = opaq.op(
     "opaq_kernels::rms_norm_float8(Tensor x, Tensor weight, float eps=1e-6, int block=0) "
     "-> (Tensor y, Tensor scale)",
     outputs=float8.outputs("x"),
 )
-_ROWS = float8.rows("x")
+_ROWS = rows.count("x")
 
 # A block of 128 values is held by neighbouring lanes, one pack each.
 _BLOCK_LANES = f"max({LANES}, {float8.BLOCK} * x.itemsize // 16)"
@@ -48,7 +48,7 @@ for _name, _block, _lanes in [("rows", 0, LANES), ("blocks", float8.BLOCK, _BLOC
         requires=[
             *CUDA,
             *float8.fits("x"),
-            *aligned_rows("x", "weight", "y"),
+            *rows.aligned("x", "weight", "y"),
             f"{PACKS} <= {HELD}",
             f"block == {_block}",
         ],

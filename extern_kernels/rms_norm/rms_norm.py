@@ -14,9 +14,21 @@ import torch
 
 import opaq
 
-FLOAT = "float64 if x.dtype == float64 else float32"  # of rstd and of sums
-# blocks of consecutive rows, each with one partial sum of grad_weight
-_BLOCKS = "min(ceil_div(rstd.numel(), 4), 256)"
+from .. import rows
+from ..rows import (
+    BLOCKS,
+    CPU,
+    CUDA,
+    FLOAT,
+    HELD,
+    ITEMS,
+    ITEMS_BACKWARD,
+    LANES,
+    LANES_BACKWARD,
+    PACKS,
+    PER_BLOCK,
+    ROWS,
+)
 
 rms_norm = opaq.op(
     "opaq_kernels::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y, Tensor rstd)",
@@ -27,51 +39,21 @@ rms_norm_backward = opaq.op(
     "Tensor rstd, Tensor? added=None) -> (Tensor grad_x, Tensor grad_weight_partial)",
     outputs={
         "grad_x": opaq.like("x"),
-        "grad_weight_partial": opaq.tensor(f"{_BLOCKS}, x.size(-1)", dtype=FLOAT),
+        "grad_weight_partial": opaq.tensor(f"{BLOCKS}, x.size(-1)", dtype=FLOAT),
     },
     accumulates="added",
 )
 
-_PER_BLOCK = f"ceil_div(rstd.numel(), max(1, {_BLOCKS}))"
-
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
-ROWS = "rstd.numel()"
-PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
-CUDA = [
-    "x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16",
-    "weight.dtype == x.dtype",
-    "weight.numel() == x.size(-1)",
-]
-
-
-# Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
-# to eight each in 256 threads.
-LANES = (
-    f"(max(1, next_power_of_2(ceil_div({PACKS}, 2))) if {PACKS} <= 32 else "
-    f"32 if {PACKS} <= 128 else 64 if {PACKS} <= 256 else 256)"
-)
-# backward: one pack each up to a warp, then up to four each
-_LANES_BACKWARD = f"max(min(32, next_power_of_2({PACKS})), next_power_of_2(ceil_div({PACKS}, 4)))"
-ITEMS = f"ceil_div({PACKS}, {LANES})"
-_ITEMS_BACKWARD = f"ceil_div({PACKS}, {_LANES_BACKWARD})"
 # Rounds that a block of 256 threads holds in shared memory, up to 64 KB, which every device has.
-_STAGES = f"(4 if {_ITEMS_BACKWARD} == 1 else 3 if {_ITEMS_BACKWARD} == 2 else 2)"
-HELD = 256 * 8  # packs of a row that the kernel which holds rows in registers takes
-_AHEAD = 256 * 4  # that the backward kernel which reads ahead takes
+_STAGES = f"(4 if {ITEMS_BACKWARD} == 1 else 3 if {ITEMS_BACKWARD} == 2 else 2)"
+_AHEAD = 256 * 4  # packs of a row that the backward kernel which reads ahead takes
 
 # Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
 # memory, two rows one after the other.
 _RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 512 * 8))))"
 _SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * 512 * {_RANKS}))"
-
-
-def aligned_rows(*names: str) -> list[str]:
-    return [
-        "x.size(-1) > 0",
-        "x.size(-1) * x.itemsize % 16 == 0",
-        *(f"aligned({name}, 16)" for name in names),
-    ]
 
 
 rms_norm.cuda(
@@ -81,7 +63,7 @@ rms_norm.cuda(
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps",
-    requires=[*CUDA, *aligned_rows("x", "weight", "y"), f"{PACKS} <= {HELD}"],
+    requires=[*CUDA, *rows.aligned("x", "weight", "y"), f"{PACKS} <= {HELD}"],
     priority=1,
 )
 rms_norm.cuda(
@@ -92,7 +74,7 @@ rms_norm.cuda(
     block=512,
     shared=f"{_SLOTS} * 512 * 16",
     args=f"y, rstd, x, weight, {ROWS}, {_SLOTS}, x.size(-1), eps",
-    requires=[*CUDA, *aligned_rows("x", "weight", "y"), f"{PACKS} > {HELD}"],
+    requires=[*CUDA, *rows.aligned("x", "weight", "y"), f"{PACKS} > {HELD}"],
     priority=1,
 )
 rms_norm.cuda(
@@ -106,7 +88,7 @@ rms_norm.cuda(
 )
 _BACKWARD_ARGS = (
     f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, "
-    f"{_PER_BLOCK}, x.size(-1)"
+    f"{PER_BLOCK}, x.size(-1)"
 )
 _ADDED = "added.dtype == x.dtype and added.shape == x.shape"
 _BACKWARD_CUDA = [
@@ -117,7 +99,7 @@ _BACKWARD_CUDA = [
     f"not defined(added) or {_ADDED}",
 ]
 _BACKWARD_ALIGNED = [
-    *aligned_rows("grad_y", "x", "weight", "grad_x"),
+    *rows.aligned("grad_y", "x", "weight", "grad_x"),
     "not defined(added) or aligned(added, 16)",
 ]
 for _name, _adds, _condition in [
@@ -127,11 +109,11 @@ for _name, _adds, _condition in [
     rms_norm_backward.cuda(
         name=_name,
         source=opaq.file("rms_norm_backward.cu"),
-        entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
+        entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
         f"{{{_STAGES}}}, {_adds}>",
-        grid=_BLOCKS,
-        block=[_LANES_BACKWARD, f"256 // {_LANES_BACKWARD}"],
-        shared=f"{_STAGES} * 2 * {_ITEMS_BACKWARD} * 256 * 16",
+        grid=BLOCKS,
+        block=[LANES_BACKWARD, f"256 // {LANES_BACKWARD}"],
+        shared=f"{_STAGES} * 2 * {ITEMS_BACKWARD} * 256 * 16",
         args=_BACKWARD_ARGS,
         requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {_AHEAD}", _condition],
         priority=1,
@@ -140,7 +122,7 @@ rms_norm_backward.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
     entry=f"rms_norm_backward<{{x.dtype}}, {{ceil_div({PACKS}, 512)}}>",
-    grid=_BLOCKS,
+    grid=BLOCKS,
     block=512,
     args=_BACKWARD_ARGS,
     requires=[
@@ -155,7 +137,7 @@ rms_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm.cu"),
     entry="rms_norm_backward_any<{x.dtype}>",
-    grid=_BLOCKS,
+    grid=BLOCKS,
     block=256,
     args=_BACKWARD_ARGS,
     requires=_BACKWARD_CUDA,
@@ -163,11 +145,6 @@ rms_norm_backward.cuda(
 
 # ---- CPU -----------------------------------------------------------------------------------------
 
-CPU = [
-    "x.dtype == float32 or x.dtype == float64",
-    "weight.dtype == x.dtype",
-    "weight.numel() == x.size(-1)",
-]
 rms_norm.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm<{x.dtype}>",
@@ -178,7 +155,7 @@ rms_norm_backward.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm_backward<{x.dtype}>",
     args=f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, "
-    f"{_PER_BLOCK}, {_BLOCKS}, x.size(-1)",
+    f"{PER_BLOCK}, {BLOCKS}, x.size(-1)",
     requires=[
         *CPU,
         "grad_y.dtype == x.dtype",
@@ -215,24 +192,13 @@ def rms_norm_backward_reference(
     added: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.size(-1)
-    rows = rstd.numel()
-    blocks = min(-(-rows // 4), 256)
     scale = rstd.unsqueeze(-1)
     g, v = grad_y.to(rstd.dtype), x.to(rstd.dtype)
     dot = (g * weight * v).sum(-1) + grad_rstd
     grad_x = g * weight * scale - v * (dot * rstd.pow(3) / n).unsqueeze(-1)
     if added is not None:
         grad_x = grad_x + added
-    if not rows:
-        return grad_x.to(x.dtype), torch.empty(0, n, dtype=rstd.dtype, device=x.device)
-    per_block = -(-rows // blocks)
-    grad_w = (g * v * scale).reshape(rows, n)
-    partial = (
-        torch.nn.functional.pad(grad_w, (0, 0, 0, blocks * per_block - rows))
-        .view(blocks, per_block, n)
-        .sum(1)
-    )
-    return grad_x.to(x.dtype), partial
+    return grad_x.to(x.dtype), rows.sums_by_block((g * v * scale).reshape(rstd.numel(), n))
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -22,6 +22,9 @@ import torch
 
 import opaq
 
+from ..rows import CPU_DTYPES, CUDA_DTYPES, one_of
+from .rope import rotated
+
 rope_paged_ = opaq.op(
     "opaq_kernels::rope_paged_(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, "
     "Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor slots) -> (Tensor q_out)",
@@ -37,9 +40,9 @@ _STRIDED = [
 _STRIDES = [f"{name}.stride({i})" for name, count in _STRIDED for i in range(count)]
 
 
-def _requires(*dtypes: str) -> list[str]:
+def _requires(dtypes: tuple[str, ...]) -> list[str]:
     return [
-        " or ".join(f"q.dtype == {dtype}" for dtype in dtypes),
+        one_of("q", dtypes),
         *(f"{name}.dtype == q.dtype" for name in _GIVEN[1:]),
         "slots.dtype == int64 and slots.dim() == 1 and slots.size(0) == q.size(0)",
         "q.dim() == 3 and q.size(2) > 0 and q.size(2) % 2 == 0",
@@ -74,7 +77,7 @@ def _declare_cuda(name: str, vec: str, more: list[str], priority: int) -> None:
         args="q_out, k_cache, v_cache, q, k, v, cos, sin, slots, q.size(1), k.size(1), "
         f"k_cache.size(0) * k_cache.size(1), k_cache.size(1), {', '.join(_STRIDES)}",
         requires=[
-            *_requires("float32", "float16", "bfloat16"),
+            *_requires(CUDA_DTYPES),
             "k_cache.size(0) * k_cache.size(1) < 2147483648",
             *more,
         ],
@@ -99,7 +102,7 @@ rope_paged_.cpu(
     entry="rope_paged<{q.dtype}>",
     args="q_out, k_cache, v_cache, q, k, v, cos, sin, slots, q.size(0), q.size(1), k.size(1), "
     f"q.size(2), k_cache.size(0), k_cache.size(1), {', '.join(_STRIDES)}",
-    requires=_requires("float32", "float64"),
+    requires=_requires(CPU_DTYPES),
 )
 
 # ---- meaning -------------------------------------------------------------------------------------
@@ -159,18 +162,11 @@ def rope_paged_reference(
     slots: torch.Tensor,
 ) -> torch.Tensor:
     _check(dict(zip(_GIVEN, (q, k, v, cos, sin, k_cache, v_cache), strict=True)), slots)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
-
-    def rotate(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.to(wide).chunk(2, -1)
-        return (x.to(wide) * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
-
     page_size = k_cache.size(1)
     written = (slots >= 0) & (slots < k_cache.size(0) * page_size)
     slot = slots[written]
     where = (slot // max(1, page_size), slot % max(1, page_size))
-    k_cache[where] = rotate(k)[written]
+    k_cache[where] = rotated(k, cos, sin)[written]
     v_cache[where] = v[written]
     wrong = ~written & (slots != -1)
-    return torch.where(wrong.view(-1, 1, 1), torch.nan, rotate(q))
+    return torch.where(wrong.view(-1, 1, 1), torch.nan, rotated(q, cos, sin))

@@ -114,19 +114,20 @@ def _check(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
             )
 
 
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """x: with heads in its second dimension, which cos and sin have not."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
+    first, second = x.to(wide).chunk(2, -1)
+    return (x.to(wide) * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+
+
 @rope.reference
 def rope_reference(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(q, cos, sin)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
-
-    def rotate(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.to(wide).chunk(2, -1)
-        return (x.to(wide) * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
-
-    return rotate(q), rotate(k)
+    return rotated(q, cos, sin), rotated(k, cos, sin)
 
 
 @rope_backward.reference

@@ -16,7 +16,9 @@ import torch
 
 import opaq
 
-_FLOATING = " or ".join(f"x.dtype == {name}" for name in ("float32", "float16", "bfloat16"))
+from ..rows import CUDA_DTYPES, one_of
+
+_FLOATING = one_of("x", CUDA_DTYPES)
 _INTEGER = "x.dtype == int64 or x.dtype == int32"
 _DTYPE = f"x.dtype if {_FLOATING} or x.dtype == float64 else int64"
 

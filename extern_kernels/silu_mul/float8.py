@@ -20,21 +20,21 @@ import torch
 
 import opaq
 
-from .. import float8
+from .. import float8, rows
+from .silu_mul import SAME, check, strided
 
 silu_mul_float8 = opaq.op(
     "opaq_kernels::silu_mul_float8(Tensor gate, Tensor up, int block=0) "
     "-> (Tensor y, Tensor scale)",
     outputs=float8.outputs("gate"),
 )
-_ROWS = float8.rows("gate")
-_SAME = ["up.dtype == gate.dtype", "up.shape == gate.shape"]
+_ROWS = rows.count("gate")
 _CUDA = [
-    "gate.dtype == float32 or gate.dtype == float16 or gate.dtype == bfloat16",
-    *_SAME,
+    rows.one_of("gate", rows.CUDA_DTYPES),
+    *SAME,
     *float8.fits("gate"),
 ]
-_PACKS = "(gate.size(-1) * gate.itemsize // 16)"  # 16-byte packs in a row
+_PACKS = rows.packs("gate")
 # Threads for a row: up to two packs each in a warp, up to four each in 512 threads.
 _LANES = (
     f"(max(1, next_power_of_2(ceil_div({_PACKS}, 2))) if {_PACKS} <= 64 else "
@@ -45,18 +45,7 @@ _HELD = 512 * 4
 _ALIGNED = ["gate.size(-1) * gate.itemsize % 16 == 0", "aligned(gate, 16)", "aligned(up, 16)"]
 
 
-def _rows(name: str) -> list[str]:
-    """Requirements that `name` is rows at a constant stride: two-dimensional, or three-dimensional
-    with leading dimensions that could be merged.
-    """
-    return [
-        f"{name}.stride(-1) == 1",
-        f"{name}.stride(-2) * {name}.itemsize % 16 == 0",
-        f"{name}.dim() == 2 or {name}.stride(0) == {name}.size(1) * {name}.stride(1)",
-    ]
-
-
-_STRIDED = ["gate.dim() == 2 or gate.dim() == 3", *_rows("gate"), *_rows("up")]
+_STRIDED = ["gate.dim() == 2 or gate.dim() == 3", *strided("gate"), *strided("up")]
 
 for _name, _block, _lanes in [("rows", 0, _LANES), ("blocks", float8.BLOCK, _BLOCK_LANES)]:
     for _kind, _strides, _requires, _priority in [
@@ -94,8 +83,8 @@ silu_mul_float8.cpu(
     entry="silu_mul_float8<{gate.dtype}>",
     args=f"y, scale, gate, up, {_ROWS}, gate.size(-1), block",
     requires=[
-        "gate.dtype == float32 or gate.dtype == float64",
-        *_SAME,
+        rows.one_of("gate", rows.CPU_DTYPES),
+        *SAME,
         *float8.fits("gate"),
     ],
 )
@@ -105,12 +94,7 @@ silu_mul_float8.cpu(
 def silu_mul_float8_reference(
     gate: torch.Tensor, up: torch.Tensor, block: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if gate.shape != up.shape or gate.dtype != up.dtype:
-        raise ValueError(
-            f"silu_mul_float8: gate is {gate.dtype} {tuple(gate.shape)}, up is {up.dtype} "
-            f"{tuple(up.shape)}; expected one shape and one dtype: "
-            "broadcast or cast the smaller one first"
-        )
+    check("silu_mul_float8", gate, up)
     float8.check("silu_mul_float8", "gate", gate.shape, block)
     wide = torch.promote_types(gate.dtype, torch.float32)
     v = torch.nn.functional.silu(gate.to(wide)) * up.to(wide)

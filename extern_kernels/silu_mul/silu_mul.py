@@ -22,13 +22,13 @@ silu_mul_backward = opaq.op(
     },
 )
 
-_SAME = ["up.dtype == gate.dtype", "up.shape == gate.shape"]
-_CUDA = ["gate.dtype == float32 or gate.dtype == float16 or gate.dtype == bfloat16", *_SAME]
+SAME = ["up.dtype == gate.dtype", "up.shape == gate.shape"]
+_CUDA = ["gate.dtype == float32 or gate.dtype == float16 or gate.dtype == bfloat16", *SAME]
 _BACKWARD = ["grad_y.dtype == gate.dtype", "grad_y.shape == gate.shape"]
 _VEC = "16 / gate.itemsize"
 
 
-def _rows(name: str) -> list[str]:
+def strided(name: str) -> list[str]:
     """Requirements that `name` is rows at a constant stride: two-dimensional, or three-dimensional
     with leading dimensions that could be merged.
     """
@@ -70,8 +70,8 @@ def _declare_cuda(
             "gate.dim() == 2 or gate.dim() == 3",
             "gate.size(-1) > 0",
             f"gate.size(-1) % ({_VEC}) == 0",
-            *_rows("gate"),
-            *_rows("up"),
+            *strided("gate"),
+            *strided("up"),
             *aligned,
         ],
         priority=1,
@@ -96,7 +96,7 @@ _declare_cuda(
     [*_CUDA, *_BACKWARD],
 )
 
-_CPU = ["gate.dtype == float32 or gate.dtype == float64", *_SAME]
+_CPU = ["gate.dtype == float32 or gate.dtype == float64", *SAME]
 silu_mul.cpu(
     source=opaq.file("silu_mul.cpp"),
     entry="silu_mul<{gate.dtype}>",
@@ -111,10 +111,10 @@ silu_mul_backward.cpu(
 )
 
 
-def _check(gate: torch.Tensor, up: torch.Tensor) -> None:
+def check(op: str, gate: torch.Tensor, up: torch.Tensor) -> None:
     if gate.shape != up.shape or gate.dtype != up.dtype:
         raise ValueError(
-            f"silu_mul: gate is {gate.dtype} {tuple(gate.shape)}, up is {up.dtype} "
+            f"{op}: gate is {gate.dtype} {tuple(gate.shape)}, up is {up.dtype} "
             f"{tuple(up.shape)}; expected one shape and one dtype: "
             "broadcast or cast the smaller one first"
         )
@@ -122,7 +122,7 @@ def _check(gate: torch.Tensor, up: torch.Tensor) -> None:
 
 @silu_mul.reference
 def silu_mul_reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    _check(gate, up)
+    check("silu_mul", gate, up)
     wide = torch.promote_types(gate.dtype, torch.float32)
     return (torch.nn.functional.silu(gate.to(wide)) * up.to(wide)).to(gate.dtype)
 
@@ -131,7 +131,7 @@ def silu_mul_reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 def silu_mul_backward_reference(
     grad_y: torch.Tensor, gate: torch.Tensor, up: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    _check(gate, up)
+    check("silu_mul", gate, up)
     wide = torch.promote_types(gate.dtype, torch.float32)
     grad, v, u = grad_y.to(wide), gate.to(wide), up.to(wide)
     s = torch.sigmoid(v)

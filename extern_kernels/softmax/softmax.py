@@ -21,6 +21,8 @@ import torch
 
 import opaq
 
+from .. import rows
+
 softmax = opaq.op(
     "opaq_kernels::softmax(Tensor x, float scale=1.0, Tensor? mask=None) -> (Tensor y)",
     outputs=opaq.like("x", may_overwrite=True),
@@ -38,14 +40,14 @@ log_softmax_backward = opaq.op(
     outputs=opaq.like("grad_y", may_overwrite=True),
 )
 
-_ROWS = "(x.numel() // max(1, x.size(-1)))"
-_PACKS = "(x.size(-1) * x.itemsize // 16)"  # 16-byte packs in a row
+_ROWS = rows.count("x")
+_PACKS = rows.packs("x")
 _CUDA = [
     "x.dim() > 0",
-    "x.dtype == float32 or x.dtype == float16 or x.dtype == bfloat16",
+    rows.one_of("x", rows.CUDA_DTYPES),
     "x.size(-1) < 2147483648",
 ]
-_CPU = ["x.dim() > 0", "x.dtype == float32 or x.dtype == float64"]
+_CPU = ["x.dim() > 0", rows.one_of("x", rows.CPU_DTYPES)]
 
 # ---- the mask: the kernels see x as [..., size1, size2, n] ---------------------------------------
 
@@ -105,14 +107,6 @@ _RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))
 _TEAMS = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
 
-def _aligned(*names: str) -> list[str]:
-    return [
-        "x.size(-1) > 0",
-        "x.size(-1) * x.itemsize % 16 == 0",
-        *(f"aligned({name}, 16)" for name in names),
-    ]
-
-
 def _declare_forward(op: opaq.Op, log: bool) -> None:
     of_log = str(log).lower()
     kinds = [("", "void", _WITHOUT_MASK, [] if log else ["not defined(mask)"], [])]
@@ -129,7 +123,7 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             grid=f"ceil_div({_ROWS}, max(1, 256 // {_LANES}))",
             block=[_LANES, f"max(1, 256 // {_LANES})"],
             args=args,
-            requires=[*_CUDA, *requires, *_aligned("x", "y"), *aligned, f"{_PACKS} <= {_HELD}"],
+            requires=[*_CUDA, *requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_HELD}"],
             priority=1,
         )
         op.cuda(
@@ -140,7 +134,7 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             block=512,
             shared=f"{_SLOTS} * 512 * 16",
             args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
-            requires=[*_CUDA, *requires, *_aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
+            requires=[*_CUDA, *requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
             priority=1,
         )
         op.cuda(
@@ -169,7 +163,7 @@ def _declare_backward(op: opaq.Op, log: bool) -> None:
     args = of_y(f"grad_x, grad_y, y, {_ROWS}, x.size(-1), scale")
     same = ["grad_y.dtype == y.dtype", "grad_y.shape == y.shape"]
     lanes, items, threads = of_y(_LANES), of_y(_ITEMS), of_y(_ANY_THREADS)
-    aligned = [of_y(each) for each in _aligned("grad_y", "grad_x", "y")]
+    aligned = [of_y(each) for each in rows.aligned("grad_y", "grad_x", "y")]
     ranks, teams = of_y(_RANKS_BACKWARD), of_y(_TEAMS)
     cuda = [*map(of_y, _CUDA), *same]
     op.cuda(

@@ -1,0 +1,70 @@
+"""What ops over the rows of a tensor share, rows being its last dimension: packs of 16 bytes, the
+threads of a row, conditions, dtypes, and sums by blocks of rows.
+"""
+
+import torch
+
+CUDA_DTYPES = ("float32", "float16", "bfloat16")
+CPU_DTYPES = ("float32", "float64")
+
+
+def one_of(name: str, dtypes: tuple[str, ...]) -> str:
+    return " or ".join(f"{name}.dtype == {dtype}" for dtype in dtypes)
+
+
+def packs(name: str) -> str:
+    """16-byte packs in a row."""
+    return f"({name}.size(-1) * {name}.itemsize // 16)"
+
+
+def count(name: str) -> str:
+    """The number of rows."""
+    return f"({name}.numel() // max(1, {name}.size(-1)))"
+
+
+def aligned(*names: str) -> list[str]:
+    """That rows as long as those of x are packs in all these tensors."""
+    return [
+        "x.size(-1) > 0",
+        "x.size(-1) * x.itemsize % 16 == 0",
+        *(f"aligned({name}, 16)" for name in names),
+    ]
+
+
+# ---- norms: of x, with rstd, one number for each row, and a weight -------------------------------
+
+FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums
+ROWS = "rstd.numel()"
+PACKS = packs("x")
+_WEIGHT = ["weight.dtype == x.dtype", "weight.numel() == x.size(-1)"]
+CUDA = [one_of("x", CUDA_DTYPES), *_WEIGHT]
+CPU = [one_of("x", CPU_DTYPES), *_WEIGHT]
+
+# Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
+# to eight each in 256 threads.
+LANES = (
+    f"(max(1, next_power_of_2(ceil_div({PACKS}, 2))) if {PACKS} <= 32 else "
+    f"32 if {PACKS} <= 128 else 64 if {PACKS} <= 256 else 256)"
+)
+ITEMS = f"ceil_div({PACKS}, {LANES})"
+HELD = 256 * 8  # packs of a row that the kernels which hold rows in registers take
+# backward: one pack each up to a warp, then about four each
+LANES_BACKWARD = (
+    f"min(512, max(min(32, next_power_of_2({PACKS})), next_power_of_2(ceil_div({PACKS}, 4))))"
+)
+ITEMS_BACKWARD = f"ceil_div({PACKS}, {LANES_BACKWARD})"
+
+# blocks of consecutive rows, each with partial sums of the gradients of parameters
+BLOCKS = f"min(ceil_div({ROWS}, 4), 256)"
+PER_BLOCK = f"ceil_div({ROWS}, max(1, {BLOCKS}))"
+
+
+def sums_by_block(values: torch.Tensor) -> torch.Tensor:
+    """[rows, ...] added up over the rows of each block: [BLOCKS, ...]"""
+    rows = values.size(0)
+    blocks = min(-(-rows // 4), 256)
+    if not rows:
+        return values.new_empty(values.shape)
+    per_block = -(-rows // blocks)
+    missing = values.new_zeros(blocks * per_block - rows, *values.shape[1:])
+    return torch.cat([values, missing]).view(blocks, per_block, *values.shape[1:]).sum(1)
