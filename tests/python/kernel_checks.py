@@ -11,6 +11,23 @@ from opaq import _runtime
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 ARCHS = ["sm_80", "sm_90a"]
+# of norms: narrow and wide rows, of packs and not, few and many, none
+NORM_SHAPES = [
+    (1, 1),
+    (3, 7),
+    (7,),
+    (2, 5, 128),
+    (37, 8),
+    (300, 24),
+    (5, 1000),
+    (4, 4096),
+    (2, 9000),
+    (2100, 256),
+    (1111, 1032),
+    (515, 8192),
+    (0, 16),
+    (2, 0, 16),
+]
 _TOLERANCE = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,

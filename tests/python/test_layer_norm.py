@@ -7,6 +7,7 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
+    NORM_SHAPES,
     close,
     compiled_agrees,
     compiles,
@@ -21,23 +22,6 @@ from opaq.extern_kernels.layer_norm.layer_norm import (
     layer_norm_backward_reference,
     layer_norm_reference,
 )
-
-SHAPES = [
-    (1, 1),
-    (3, 7),
-    (7,),
-    (2, 5, 128),
-    (37, 8),
-    (300, 24),
-    (5, 1000),
-    (4, 4096),
-    (2, 9000),
-    (2100, 256),
-    (1111, 1032),
-    (515, 8192),
-    (0, 16),
-    (2, 0, 16),
-]
 
 
 def exact(x, weight, bias, eps):
@@ -77,7 +61,7 @@ def check(x, weight, bias, eps=1e-5):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", NORM_SHAPES)
 def test_values_and_gradients(shape, dtype, device):
     # one column has no variance: rstd, and the error of its gradient, is as large as eps allows
     check(*make(shape, dtype, device), eps=1e-5 if shape[-1] > 1 else 0.5)

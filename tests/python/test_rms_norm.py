@@ -7,6 +7,7 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
+    NORM_SHAPES,
     close,
     compiled_agrees,
     compiles,
@@ -18,23 +19,6 @@ from kernel_checks import (
 
 from opaq.extern_kernels import rms_norm, rms_norm_backward
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
-
-SHAPES = [
-    (1, 1),
-    (3, 7),
-    (7,),
-    (2, 5, 128),
-    (37, 8),
-    (300, 24),
-    (5, 1000),
-    (4, 4096),
-    (2, 9000),
-    (2100, 256),
-    (1111, 1032),
-    (515, 8192),
-    (0, 16),
-    (2, 0, 16),
-]
 
 
 def exact(x, weight, eps):
@@ -71,7 +55,7 @@ def check(x, weight, eps=1e-6):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", NORM_SHAPES)
 def test_values_and_gradients(shape, dtype, device):
     check(*make(shape, dtype, device))
 
