@@ -214,16 +214,16 @@ __device__ V warp_inclusive_sum(V value) {
   return value;
 }
 
-// Sum over the LANES threads that share threadIdx.y (LANES == blockDim.x, a power of two); each of
-// them gets the same bits, since the butterfly's pairs commute. Every thread of the block must call
-// it.
-template <int LANES>
-__device__ float row_sum(float value) {
+// combine(..., combine(value, value)) over the LANES threads that share threadIdx.y (LANES ==
+// blockDim.x, a power of two); each of them gets the same bits, since the butterfly's pairs
+// commute. Every thread of the block must call it.
+template <int LANES, typename Combine>
+__device__ float row_reduce(float value, Combine combine) {
   static_assert(LANES >= 1 && LANES <= 1024 && (LANES & (LANES - 1)) == 0,
                 "LANES is a power of two up to 1024");
 #pragma unroll
   for (int offset = (LANES < 32 ? LANES : 32) / 2; offset > 0; offset /= 2)
-    value += __shfl_xor_sync(0xffffffff, value, offset);
+    value = combine(value, __shfl_xor_sync(0xffffffff, value, offset));
   if constexpr (LANES > 32) {
     constexpr int kWarps = LANES / 32;  // of one row
     __shared__ float warp_values[32];
@@ -234,9 +234,15 @@ __device__ float row_sum(float value) {
     value = warp_values[first + threadIdx.x % kWarps];
 #pragma unroll
     for (int offset = kWarps / 2; offset > 0; offset /= 2)
-      value += __shfl_xor_sync(0xffffffff, value, offset);
+      value = combine(value, __shfl_xor_sync(0xffffffff, value, offset));
   }
   return value;
+}
+
+// The sum, as of row_reduce.
+template <int LANES>
+__device__ float row_sum(float value) {
+  return row_reduce<LANES>(value, [](float a, float b) { return a + b; });
 }
 
 // row_sum of N values at once, with one barrier and in a block of any height. `of_warps` is shared

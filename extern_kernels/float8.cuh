@@ -20,25 +20,10 @@ __device__ inline float larger_size(float a, float b) {
   return found;
 }
 
-// The largest of numbers that are not negative, of LANES threads as in row_sum, to each of them.
+// The largest of numbers that are not negative, as of row_reduce.
 template <int LANES>
 __device__ float row_largest(float value) {
-#pragma unroll
-  for (int offset = (LANES < 32 ? LANES : 32) / 2; offset > 0; offset /= 2)
-    value = larger_size(value, __shfl_xor_sync(~0u, value, offset));
-  if constexpr (LANES > 32) {
-    constexpr int kWarps = LANES / 32;  // of one row
-    __shared__ float warp_values[32];
-    const int first = threadIdx.y * kWarps;
-    __syncthreads();  // an earlier call's values may still be read
-    if (threadIdx.x % 32 == 0) warp_values[first + threadIdx.x / 32] = value;
-    __syncthreads();
-    value = warp_values[first + threadIdx.x % kWarps];
-#pragma unroll
-    for (int offset = kWarps / 2; offset > 0; offset /= 2)
-      value = larger_size(value, __shfl_xor_sync(~0u, value, offset));
-  }
-  return value;
+  return row_reduce<LANES>(value, [](float a, float b) { return larger_size(a, b); });
 }
 
 // Of values of which `largest` is the largest size.

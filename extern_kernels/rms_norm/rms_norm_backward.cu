@@ -1,19 +1,13 @@
-// RMSNorm backward with its reads ahead of its sums: formulas, layout of a row over LANES threads
-// and partial sums of grad_weight as in rms_norm.cu, rms_norm_backward.
-// A block's rounds take blockDim.y rows each. Copies to shared memory, of x and grad_y, run STAGES
-// - 1 rounds ahead, so that memory is read while the block reduces and writes. A thread reads only
-// the slots that it fills: waiting for its own copies is enough.
-#include "../common.cuh"
+// RMSNorm backward with its reads ahead of its sums (../norm_backward.cuh): formulas and partial
+// sums of grad_weight as in rms_norm.cu, rms_norm_backward.
+#include "../norm_backward.cuh"
 
-using opaq::from_float;
 using opaq::Pack;
 using opaq::to_float;
 
 namespace {
 
 constexpr int kThreads = 256;  // LANES * blockDim.y
-
-extern __shared__ uint4 slots_memory[];
 
 }  // namespace
 
@@ -23,40 +17,27 @@ __global__ void __launch_bounds__(kThreads, 2)
     rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                             const T* x, const T* weight, const float* rstd, const T* added,
                             long long rows, long long rows_per_block, int n) {
-  constexpr int VEC = 16 / sizeof(T), ROWS = kThreads / LANES;
+  using Ahead = opaq::Ahead<T, LANES, ITEMS, STAGES, kThreads>;
+  constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
   __shared__ float of_warps[2][kThreads / 32];
-  const int thread = threadIdx.y * LANES + threadIdx.x;
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  const auto column = [&](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
-  // Pack k of x, and of grad_y ITEMS slots later.
-  const auto slot = [&](int stage, int k) {
-    return slots_memory + (stage * 2 * ITEMS + k) * kThreads + thread;
-  };
-  // A round past the end is a group without copies, so that each round is one group.
-  const auto fill = [&](int stage, long long row) {
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      if (row >= end || column(k) >= n) continue;
-      opaq::copy_async(slot(stage, k), x + row * n + column(k));
-      opaq::copy_async(slot(stage, ITEMS + k), grad_y + row * n + column(k));
-    }
-    opaq::end_of_copies();
-  };
+  const Ahead ahead{x, grad_y, end, n};
+  const auto column = [&](int k) { return Ahead::column(k); };
 
   long long row = begin + threadIdx.y;
 #pragma unroll
-  for (int stage = 0; stage < STAGES - 1; ++stage) fill(stage, row + stage * ROWS);
+  for (int stage = 0; stage < STAGES - 1; ++stage) ahead.fill(stage, row + stage * ROWS);
   Pack<T, VEC> w[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
     if (column(k) < n) w[k] = opaq::load<VEC>(weight + column(k));
-  float grad_w[ITEMS][VEC] = {};
+  float grad_w[1][ITEMS][VEC] = {};
   float next_scale = row < end ? rstd[row] : 0, next_grad = row < end ? grad_rstd[row] : 0;
   int stage = 0, turn = 0;
   for (long long first = begin; first < end; first += ROWS, row += ROWS, turn ^= 1) {
     const bool live = row < end;
-    fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
+    ahead.fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
     const float scale = next_scale, grad = next_grad;
     if (row + ROWS < end) next_scale = rstd[row + ROWS], next_grad = grad_rstd[row + ROWS];
     Pack<T, VEC> more[ADD ? ITEMS : 1];
@@ -71,13 +52,13 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
       if (!live || column(k) >= n) continue;
-      const Pack<T, VEC> px = opaq::load_shared<T>(slot(stage, k));
-      const Pack<T, VEC> pg = opaq::load_shared<T>(slot(stage, ITEMS + k));
+      const Pack<T, VEC> px = opaq::load_shared<T>(Ahead::slot(stage, k));
+      const Pack<T, VEC> pg = opaq::load_shared<T>(Ahead::slot(stage, ITEMS + k));
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         const float gx = to_float(pg.at[j]) * to_float(px.at[j]);
         dot[0] += gx * to_float(w[k].at[j]);
-        grad_w[k][j] += gx * scale;
+        grad_w[0][k][j] += gx * scale;
       }
     }
     opaq::row_sums<LANES>(dot, of_warps[turn]);
@@ -86,8 +67,8 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
       if (!live || column(k) >= n) continue;
-      const Pack<T, VEC> px = opaq::load_shared<T>(slot(stage, k));
-      const Pack<T, VEC> pg = opaq::load_shared<T>(slot(stage, ITEMS + k));
+      const Pack<T, VEC> px = opaq::load_shared<T>(Ahead::slot(stage, k));
+      const Pack<T, VEC> pg = opaq::load_shared<T>(Ahead::slot(stage, ITEMS + k));
       float out[VEC];
 #pragma unroll
       for (int j = 0; j < VEC; ++j)
@@ -101,27 +82,5 @@ __global__ void __launch_bounds__(kThreads, 2)
     stage = stage == STAGES - 1 ? 0 : stage + 1;
   }
 
-  partial += (long long)blockIdx.x * n;
-  if constexpr (ROWS == 1) {
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k)
-      for (int j = 0; j < VEC && column(k) < n; ++j) partial[column(k) + j] = grad_w[k][j];
-  } else {
-    constexpr int WIDTH = LANES * ITEMS * VEC;
-    float* const by_row = reinterpret_cast<float*>(slots_memory);
-    static_assert(ROWS * WIDTH * sizeof(float) <= STAGES * 2 * ITEMS * kThreads * sizeof(uint4),
-                  "the sums of all rows of a round fit into the slots");
-    __syncthreads();  // other threads' slots: all have been read
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) by_row[threadIdx.y * WIDTH + column(k) + j] = grad_w[k][j];
-    }
-    __syncthreads();
-    for (int c = thread; c < n; c += kThreads) {
-      float sum = 0;
-      for (int r = 0; r < ROWS; ++r) sum += by_row[r * WIDTH + c];
-      partial[c] = sum;
-    }
-  }
+  ahead.write_sums(partial + (long long)blockIdx.x * n, grad_w);
 }

@@ -1,0 +1,84 @@
+// What the backward kernels of norms share that read ahead of their sums. LANES threads
+// (threadIdx.x) share a row, of which they take ITEMS packs of 16 bytes each, and a block takes
+// blockDim.y rows in a round. Copies of x and grad_y to shared memory run STAGES - 1 rounds ahead,
+// so that memory is read while the block reduces and writes. A thread reads only the slots that it
+// fills: waiting for its own copies is enough.
+#pragma once
+
+#include "common.cuh"
+
+namespace opaq {
+
+extern __shared__ uint4 slots_memory[];
+
+// Of consecutive rows up to `end`, n elements long.
+template <typename T, int LANES, int ITEMS, int STAGES, int THREADS>
+struct Ahead {
+  static constexpr int VEC = 16 / sizeof(T);
+  static constexpr int ROWS = THREADS / LANES;  // blockDim.y
+
+  const T *x, *grad_y;
+  long long end;
+  int n;
+
+  __device__ static int column(int k) { return (k * LANES + (int)threadIdx.x) * VEC; }
+  __device__ static int thread() { return threadIdx.y * LANES + threadIdx.x; }
+  // Pack k of x, and of grad_y ITEMS slots later.
+  __device__ static uint4* slot(int stage, int k) {
+    return slots_memory + (stage * 2 * ITEMS + k) * THREADS + thread();
+  }
+
+  // A round past the end is a group without copies, so that each round is one group.
+  __device__ void fill(int stage, long long row) const {
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      if (row >= end || column(k) >= n) continue;
+      copy_async(slot(stage, k), x + row * n + column(k));
+      copy_async(slot(stage, ITEMS + k), grad_y + row * n + column(k));
+    }
+    end_of_copies();
+  }
+
+  // Writes COUNT sums for each column, over the rows that the threads of the block have added up,
+  // to partial[COUNT, n]; in the order of threadIdx.y. The slots are used anew.
+  template <int COUNT>
+  __device__ void write_sums(float* partial, const float (&sums)[COUNT][ITEMS][VEC]) const {
+    if constexpr (ROWS == 1) {
+#pragma unroll
+      for (int k = 0; k < ITEMS; ++k) {
+        for (int j = 0; j < VEC && column(k) < n; ++j) {
+#pragma unroll
+          for (int i = 0; i < COUNT; ++i) partial[i * n + column(k) + j] = sums[i][k][j];
+        }
+      }
+    } else {
+      constexpr int WIDTH = LANES * ITEMS * VEC;
+      float* const by_row = reinterpret_cast<float*>(slots_memory);  // [COUNT, ROWS, WIDTH]
+      static_assert(
+          COUNT * ROWS * WIDTH * sizeof(float) <= STAGES * 2 * ITEMS * THREADS * sizeof(uint4),
+          "the sums of all rows of a round fit into the slots");
+      __syncthreads();  // other threads' slots: all have been read
+#pragma unroll
+      for (int k = 0; k < ITEMS; ++k) {
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) {
+#pragma unroll
+          for (int i = 0; i < COUNT; ++i)
+            by_row[(i * ROWS + threadIdx.y) * WIDTH + column(k) + j] = sums[i][k][j];
+        }
+      }
+      __syncthreads();
+      for (int c = thread(); c < n; c += THREADS) {
+        float found[COUNT] = {};
+        for (int r = 0; r < ROWS; ++r) {
+#pragma unroll
+          for (int i = 0; i < COUNT; ++i) found[i] += by_row[(i * ROWS + r) * WIDTH + c];
+        }
+#pragma unroll
+        for (int i = 0; i < COUNT; ++i) partial[i * n + c] = found[i];
+      }
+    }
+  }
+};
+
+}  // namespace opaq
