@@ -133,9 +133,10 @@ def mistake(got: Sequence[torch.Tensor], expected: Expected) -> str:
 
 def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
     """RMS of the difference over RMS of the expected values, both finite ones only."""
-    both = got.isfinite() & expected.isfinite()
     wide = torch.complex128 if expected.dtype.is_complex else torch.float64
-    a, b = got[both].to(wide), expected[both].to(wide)
+    got, expected = got.to(wide), expected.to(wide)
+    both = got.isfinite() & expected.isfinite()
+    a, b = got[both], expected[both]
     if not a.numel():
         return 0.0
     scale = b.abs().square().mean().sqrt().item()

@@ -138,6 +138,19 @@ __device__ void convert_anew(Pack<T, N>& pack, unsigned zero) {
   }
 }
 
+template <typename T, int N>
+__device__ void change_signs(Pack<T, N>& pack, bool change) {
+  if constexpr (sizeof(pack) % 4 == 0) {
+    const unsigned signs = change ? (sizeof(T) == 2 ? 0x80008000u : 0x80000000u) : 0;
+#pragma unroll
+    for (int i = 0; i < sizeof(pack) / 4; ++i) reinterpret_cast<unsigned*>(&pack)[i] ^= signs;
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j)
+      if (change) pack.at[j] = from_float<T>(-to_float(pack.at[j]));
+  }
+}
+
 // Whether packs begin at the same elements of both.
 __device__ inline bool alike(const void* a, const void* b) {
   return (reinterpret_cast<size_t>(a) - reinterpret_cast<size_t>(b)) % 16 == 0;
@@ -274,7 +287,7 @@ __device__ void row_sums(float (&values)[N], float* of_warps) {
 }
 
 // What threads found of a softmax: S has the largest value, `max`, the sum of exponentials relative
-// to it, `sum`, and S::rescale(sum, from, to), a sum relative to another maximum. Merged over LANES
+// to it, `sum`, and rescale(sum, from, to), a sum relative to another maximum. Merged over LANES
 // neighbouring lanes of a warp, to each of them.
 template <int LANES = 32, typename S>
 __device__ S warp_merge(S mine) {
@@ -282,7 +295,7 @@ __device__ S warp_merge(S mine) {
 #pragma unroll
   for (int offset = LANES / 2; offset > 0; offset /= 2)
     max = fmaxf(max, __shfl_xor_sync(0xffffffff, max, offset));
-  mine.sum = S::rescale(mine.sum, mine.max, max);
+  mine.sum = mine.rescale(mine.sum, mine.max, max);
   mine.max = max;
 #pragma unroll
   for (int offset = LANES / 2; offset > 0; offset /= 2)
@@ -290,17 +303,18 @@ __device__ S warp_merge(S mine) {
   return mine;
 }
 
-// Of what the warps of a row found, as pairs of `max` and `sum`; to all lanes of a warp.
+// Of what the warps of a row found, as pairs of `max` and `sum`; to all lanes of a warp. mine: an S
+// that found nothing.
 template <typename S, int WARPS>
-__device__ S merge_of(const float2 (&pairs)[WARPS]) {
+__device__ S merge_of(const float2 (&pairs)[WARPS], S mine = {}) {
   static_assert(WARPS <= 32 || WARPS % 32 == 0);
-  S mine;
 #pragma unroll
   for (int first = 0; first < WARPS; first += 32) {
     const int w = first + threadIdx.x % 32;
     if (w >= WARPS) continue;
     const float larger = fmaxf(mine.max, pairs[w].x);
-    mine.sum = S::rescale(mine.sum, mine.max, larger) + S::rescale(pairs[w].y, pairs[w].x, larger);
+    mine.sum =
+        mine.rescale(mine.sum, mine.max, larger) + mine.rescale(pairs[w].y, pairs[w].x, larger);
     mine.max = larger;
   }
   return warp_merge(mine);

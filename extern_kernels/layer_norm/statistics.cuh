@@ -23,15 +23,15 @@ struct Statistics {
 #pragma unroll
     for (int i = 0; i < N; ++i)
       if (i < valid) more_sum += values[i] - origin;
-    const float mean = more_sum / more;
+    const float mean = __fdividef(more_sum, more);
 #pragma unroll
     for (int i = 0; i < N; ++i) {
       const float apart = values[i] - origin - mean;
       if (i < valid) more_squares += apart * apart;
     }
     if (count > 0) {
-      const float apart = mean - sum / count;
-      more_squares += apart * apart * (count * more / (count + more));
+      const float apart = mean - __fdividef(sum, count);
+      more_squares += apart * apart * __fdividef(count * more, count + more);
     }
     count += more, sum += more_sum, squares += more_squares;
   }

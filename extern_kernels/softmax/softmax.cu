@@ -57,31 +57,39 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
 #pragma unroll
     for (int j = 0; j < VEC; ++j) max = fmaxf(max, values[k][j]);
   }
-  // Values become exponentials, which are taken once.
-  const float from = Running::base(max);
+  // Values become exponentials, which are taken once, if that is what the result is made of.
+  const Exponents exponents(factor_of<M>(scale), max);
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     if (!mine(k)) continue;
+    float exponentials[VEC];
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) exponentials[j] = values[k][j];
+    exponents.of(exponentials, [](float exponent) { return exp2_approx(exponent); });
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
-      const float exponential = exp2_approx((values[k][j] - from) * kLog2E);
-      sum += exponential;
-      if (!LOG) values[k][j] = exponential;
+      sum += exponentials[j];
+      if (!LOG) values[k][j] = exponentials[j];
     }
   }
-  Running merged;
+  Running merged(exponents.factor);
   merged.max = max, merged.sum = sum;
   merged = row_merge<LANES>(merged);
   if (!live) return;
-  const Result<LOG> result(merged);
-  const float factor = LOG ? 0 : exp2_approx((max - merged.max) * kLog2E) * result.of_sum;
+  const Result<LOG> result(merged, fabsf(scale));
+  // What the exponentials of this thread are multiplied by; they are all 0 where max is -inf.
+  const float share =
+      LOG ? 0 : (max == -infinity() ? 1 : merged.rescale(1, max, merged.max)) * result.of_sum;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     if (!mine(k)) break;
-    float out[VEC];
+    if constexpr (LOG) {
+      result.of(values[k]);
+    } else {
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) out[j] = LOG ? result.of(values[k][j]) : values[k][j] * factor;
-    opaq::store(y + column(k), opaq::pack_from_float<T>(out));
+      for (int j = 0; j < VEC; ++j) values[k][j] *= share;
+    }
+    opaq::store(y + column(k), opaq::pack_from_float<T>(values[k]));
   }
 }
 
@@ -124,7 +132,7 @@ __device__ void softmax_of_row(T* y, const T* x, const M* mask, int n, float sca
   float values[kAhead][N], ends[2][1] = {{-infinity()}, {-infinity()}};
   if (in_head) single(ends[0], thread);
   if (in_tail) single(ends[1], after);
-  Running running;
+  Running running(factor_of<M>(scale));
   running.add(ends);
   for (int p = thread; p < run.packs; p += kAhead * THREADS) {
     load_values<THREADS>(values, x, mask, run, p, scale);
@@ -133,20 +141,20 @@ __device__ void softmax_of_row(T* y, const T* x, const M* mask, int n, float sca
   __shared__ float2 pairs[THREADS / 32];
   running = opaq::warp_merge(running);
   opaq::Team<1, THREADS>::share(pairs, {running.max, running.sum});
-  const Result<LOG> result(opaq::merge_of<Running>(pairs));
+  const Result<LOG> result(opaq::merge_of(pairs, Running(running.factor)), fabsf(scale));
   for (int p = thread; p < run.packs; p += kAhead * THREADS) {
     load_values<THREADS>(values, x, mask, run, p, scale);
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * THREADS >= run.packs - p) break;
-#pragma unroll
-      for (int j = 0; j < N; ++j) values[i][j] = result.of(values[i][j]);
+      result.of(values[i]);
       opaq::store_at_once<N>(y + run.head + (long long)p * N + i * THREADS * N,
                              opaq::pack_from_float<T>(values[i]));
     }
   }
-  if (in_head) y[thread] = from_float<T>(result.of(ends[0][0]));
-  if (in_tail) y[after] = from_float<T>(result.of(ends[1][0]));
+  result.of(ends[0]), result.of(ends[1]);
+  if (in_head) y[thread] = from_float<T>(ends[0][0]);
+  if (in_tail) y[after] = from_float<T>(ends[1][0]);
 }
 
 }  // namespace

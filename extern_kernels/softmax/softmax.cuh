@@ -1,11 +1,12 @@
 // Parts of the kernels of softmax and log_softmax: the mask, the running softmax, the results.
 //
-// Each thread keeps the largest value that it saw and the sum of exponentials relative to it,
-// rescaled when the largest grows (online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867);
-// the threads of a row merge them at the end. The subtle rule: values are subtracted before they
-// are multiplied by log2(e), so that a row filled with the lowest finite number, as masks have it,
-// does not overflow; and a largest value of -inf is not subtracted before the merge, for -inf -
-// -inf is NaN.
+// Exponentials are taken of values v as exp(x * scale + mask - max) = 2^((v - largest v) * factor):
+// with a mask, v = x * scale + mask and factor = log2(e); without one, v is x or, if scale < 0, -x,
+// and factor = |scale| * log2(e), which saves a multiplication. Each thread keeps the largest value
+// that it saw and the sum of exponentials relative to it, rescaled when the largest grows (online
+// softmax, Milakov and Gimelshein 2018, arXiv:1805.02867); the threads of a row merge them at the
+// end. The subtle rule is in Exponents, and a largest value of -inf is not subtracted before the
+// merge, for -inf - -inf is NaN.
 #pragma once
 
 #include "../common.cuh"
@@ -20,6 +21,7 @@ using opaq::to_float;
 
 namespace {
 
+constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
 // The type of the mask's elements is void where there is no mask.
@@ -66,29 +68,63 @@ struct MaskRows {
   }
 };
 
-// What the softmax is taken of.
+// The values that exponentials are taken of.
 template <typename T, typename M, int N>
-__device__ void values_of(float (&to)[N], const Pack<T, N>& x, const Added<M, N>& added,
-                          float scale) {
+__device__ void values_of(float (&to)[N], Pack<T, N> x, const Added<M, N>& added, float scale) {
+  if constexpr (!kMasked<M>) opaq::change_signs(x, scale < 0);
 #pragma unroll
   for (int j = 0; j < N; ++j) {
     if constexpr (kMasked<M>)
       to[j] = fmaf(to_float(x.at[j]), scale, added.at(j));
     else
-      to[j] = to_float(x.at[j]) * scale;
+      to[j] = to_float(x.at[j]);
   }
 }
 
-// The largest value, and the sum of exp(value - max).
+template <typename M>
+__device__ float factor_of(float scale) {
+  return kMasked<M> ? kLog2E : fabsf(scale) * kLog2E;
+}
+
+// (value - max) * factor: by one fused multiply-add, so that the rounding of max * factor is the
+// same in every term of a row and cancels; where that product is so large that the rounding would
+// be too (a row filled with the lowest finite number), by two operations. A largest value of -inf
+// counts as 0.
+struct Exponents {
+  float factor, max, base;
+  bool fused;
+
+  __device__ Exponents(float factor, float max)
+      : factor(factor),
+        max(max == -infinity() ? 0 : max),
+        base(this->max * factor),
+        fused(fabsf(base) < 1048576) {}
+
+  // Values to values; asks once whether to fuse.
+  template <int N, typename Use>
+  __device__ void of(float (&values)[N], Use use) const {
+    if (fused) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) values[j] = use(fmaf(values[j], factor, -base));
+    } else {
+#pragma unroll
+      for (int j = 0; j < N; ++j) values[j] = use((values[j] - max) * factor);
+    }
+  }
+};
+
+// The largest value, and the sum of exponentials relative to it.
 struct Running {
+  float factor;
   float max = -infinity();
   float sum = 0;
 
-  // To subtract from values.
-  __device__ static float base(float max) { return max == -infinity() ? 0 : max; }
+  __device__ explicit Running(float factor) : factor(factor) {}
 
-  __device__ static float rescale(float sum, float from, float to) {
-    return sum == 0 ? 0 : sum * exp2_approx((from - to) * kLog2E);
+  __device__ float rescale(float sum, float from, float to) const {
+    if (sum == 0) return 0;
+    const Exponents a(factor, from), b(factor, to);
+    return sum * exp2_approx(a.fused && b.fused ? a.base - b.base : (a.max - b.max) * factor);
   }
 
   template <int N, int COUNT>
@@ -101,26 +137,43 @@ struct Running {
     }
     sum = rescale(sum, max, larger);
     max = larger;
-    const float from = base(max);
+    const Exponents exponents(factor, max);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
+      float exponentials[N];
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum += exp2_approx((values[i][j] - from) * kLog2E);
+      for (int j = 0; j < N; ++j) exponentials[j] = values[i][j];
+      exponents.of(exponentials, [](float exponent) { return exp2_approx(exponent); });
+#pragma unroll
+      for (int j = 0; j < N; ++j) sum += exponentials[j];
     }
   }
 };
 
-// From the softmax of a whole row. A row without any value above -inf gives NaN.
+// From the softmax of a whole row. A row without any value above -inf gives NaN. scale: what values
+// are multiplied by, if LOG.
 template <bool LOG>
 struct Result {
-  float max, of_sum;
+  Exponents exponents;
+  float scale, of_sum;
 
-  __device__ explicit Result(const Running& row)
-      : max(row.max), of_sum(LOG ? logf(row.sum) : 1 / row.sum) {}
+  __device__ Result(const Running& row, float scale)
+      : exponents(row.factor, row.max), scale(scale), of_sum(1 / row.sum) {
+    if constexpr (LOG) {
+      const float rounding =
+          exponents.fused ? fmaf(exponents.max, exponents.factor, -exponents.base) : 0;
+      of_sum = (log2f(row.sum) - rounding) * kLn2;
+    }
+  }
 
-  __device__ float of(float value) const {
-    const float from_max = value - max;
-    return LOG ? from_max - of_sum : exp2_approx(from_max * kLog2E) * of_sum;
+  template <int N>
+  __device__ void of(float (&values)[N]) const {
+    if constexpr (LOG) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) values[j] = fmaf(values[j] - exponents.max, scale, -of_sum);
+    } else {
+      exponents.of(values, [&](float exponent) { return exp2_approx(exponent) * of_sum; });
+    }
   }
 };
 

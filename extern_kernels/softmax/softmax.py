@@ -113,7 +113,9 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
     if not log:
         with_mask = f"mask, {_MASK_SIZES}, {', '.join(_MASK_STRIDES)}"
         kinds.append((":mask", _MASK_DTYPE, with_mask, _MASKED, _MASK_ALIGNED))
-    for suffix, mask_type, mask_args, requires, aligned in kinds:
+    for suffix, mask_type, mask_args, condition, aligned in kinds:
+        # not 0: what threads add for the columns that a row lacks is -inf, and 0 * -inf is NaN
+        requires = [*_CUDA, *condition, "scale != 0"]
         mask, _, mask_rows = mask_args.partition(", ")
         args = f"y, x, {mask}, {_ROWS}, x.size(-1), scale, {mask_rows}"
         op.cuda(
@@ -123,7 +125,7 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             grid=f"ceil_div({_ROWS}, max(1, 256 // {_LANES}))",
             block=[_LANES, f"max(1, 256 // {_LANES})"],
             args=args,
-            requires=[*_CUDA, *requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_HELD}"],
+            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_HELD}"],
             priority=1,
         )
         op.cuda(
@@ -134,7 +136,7 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             block=512,
             shared=f"{_SLOTS} * 512 * 16",
             args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
-            requires=[*_CUDA, *requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
+            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
             priority=1,
         )
         op.cuda(
@@ -144,14 +146,14 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             grid=_ROWS,
             block=_ANY_THREADS,
             args=args,
-            requires=[*_CUDA, *requires],
+            requires=requires,
         )
         op.cpu(
             name=f"cpu{suffix}",
             source=opaq.file("softmax.cpp"),
             entry=f"softmax<{{x.dtype}}, {mask_type}, {of_log}>",
             args=args,
-            requires=[*_CPU, *requires],
+            requires=[*_CPU, *condition],
         )
 
 

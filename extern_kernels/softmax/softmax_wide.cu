@@ -94,7 +94,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<M, THREAD
         }
       }
     };
-    Running running;
+    Running running(factor_of<M>(scale));
     const auto add = [&](int p) {
       float of_two[2][VEC];
       values(of_two, p);
@@ -112,15 +112,14 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<M, THREAD
     }
     running = opaq::warp_merge(running);
     Team::share(pairs[turn], {running.max, running.sum});
-    const Result<LOG> result(opaq::merge_of<Running>(pairs[turn]));
+    const Result<LOG> result(opaq::merge_of(pairs[turn], Running(running.factor)), fabsf(scale));
     const auto store = [&](int p) {
       float of_two[2][VEC];
       values(of_two, p);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (!packs.has(p, i)) continue;
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) of_two[i][j] = result.of(of_two[i][j]);
+        result.of(of_two[i]);
         opaq::store_at_once<VEC>(y + row * n + packs.column(p, i),
                                  opaq::pack_from_float<T>(of_two[i]));
       }
