@@ -17,12 +17,23 @@ constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
 extern __shared__ uint4 slots_memory[];
 
+// The packs of a group that are in the row, of which `left` packs are left: one every `step`. All
+// at once where all are: what earlier values gave is merged once.
 template <int N, typename T>
-__device__ void add(opaq::Statistics& to, const Pack<T, N>& pack) {
-  float values[N];
+__device__ void add(opaq::Statistics& to, const Pack<T, N> (&group)[kAhead], int left, int step) {
+  float values[kAhead][N];
 #pragma unroll
-  for (int j = 0; j < N; ++j) values[j] = to_float(pack.at[j]);
-  to.add(values, N);
+  for (int i = 0; i < kAhead; ++i) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) values[i][j] = to_float(group[i].at[j]);
+  }
+  if ((kAhead - 1) * step < left) {
+    to.add(reinterpret_cast<const float (&)[kAhead * N]>(values), kAhead * N);
+  } else {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i)
+      if (i * step < left) to.add(values[i], N);
+  }
 }
 
 template <int N, typename T>
@@ -83,18 +94,17 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
         Pack<T, VEC> group[kAhead];
         if (row + i >= rows) continue;
         load(group, x + (row + i) * n, p);
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j)
-          if (valid(p, j)) add(found[i], group[j]);
+        add(found[i], group, packs - p, STEP);
       }
     }
     for (int k = 0; k < slots; k += kAhead) {
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
         opaq::copies_done(--pending);
+        Pack<T, VEC> group[kAhead];
 #pragma unroll
-        for (int j = 0; j < kAhead; ++j)
-          if (valid(share + k * STEP, j)) add(found[i], opaq::load_shared<T>(slot(i, k + j)));
+        for (int j = 0; j < kAhead; ++j) group[j] = opaq::load_shared<T>(slot(i, k + j));
+        add(found[i], group, packs - share - k * STEP, STEP);
       }
     }
 #pragma unroll

@@ -58,21 +58,18 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     for (int j = 0; j < VEC; ++j) max = fmaxf(max, values[k][j]);
   }
   // Values become exponentials, which are taken once, if that is what the result is made of.
-  const Exponents exponents(factor_of<M>(scale), max);
+  const Exponentials exponentials(factor_of<M>(scale), max);
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     if (!mine(k)) continue;
-    float exponentials[VEC];
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) exponentials[j] = values[k][j];
-    exponents.of(exponentials, [](float exponent) { return exp2_approx(exponent); });
 #pragma unroll
     for (int j = 0; j < VEC; ++j) {
-      sum += exponentials[j];
-      if (!LOG) values[k][j] = exponentials[j];
+      const float exponential = exponentials.of(values[k][j]);
+      sum += exponential;
+      if (!LOG) values[k][j] = exponential;
     }
   }
-  Running merged(exponents.factor);
+  Running merged(exponentials.factor);
   merged.max = max, merged.sum = sum;
   merged = row_merge<LANES>(merged);
   if (!live) return;
@@ -83,12 +80,9 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     if (!mine(k)) break;
-    if constexpr (LOG) {
-      result.of(values[k]);
-    } else {
 #pragma unroll
-      for (int j = 0; j < VEC; ++j) values[k][j] *= share;
-    }
+    for (int j = 0; j < VEC; ++j)
+      values[k][j] = LOG ? result.of(values[k][j]) : values[k][j] * share;
     opaq::store(y + column(k), opaq::pack_from_float<T>(values[k]));
   }
 }
@@ -147,20 +141,20 @@ __device__ void softmax_of_row(T* y, const T* x, const M* mask, int n, float sca
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * THREADS >= run.packs - p) break;
-      result.of(values[i]);
+#pragma unroll
+      for (int j = 0; j < N; ++j) values[i][j] = result.of(values[i][j]);
       opaq::store_at_once<N>(y + run.head + (long long)p * N + i * THREADS * N,
                              opaq::pack_from_float<T>(values[i]));
     }
   }
-  result.of(ends[0]), result.of(ends[1]);
-  if (in_head) y[thread] = from_float<T>(ends[0][0]);
-  if (in_tail) y[after] = from_float<T>(ends[1][0]);
+  if (in_head) y[thread] = from_float<T>(result.of(ends[0][0]));
+  if (in_tail) y[after] = from_float<T>(result.of(ends[1][0]));
 }
 
 }  // namespace
 
 template <typename T, typename M, bool LOG, int THREADS>
-__global__ void __launch_bounds__(THREADS)
+__global__ void __launch_bounds__(THREADS, 512 / THREADS)
     softmax_any(T* y, const T* x, const M* mask, long long rows, int n, float scale,
                 long long size1, long long size2, long long stride0, long long stride1,
                 long long stride2) {

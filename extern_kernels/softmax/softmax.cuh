@@ -5,8 +5,8 @@
 // and factor = |scale| * log2(e), which saves a multiplication. Each thread keeps the largest value
 // that it saw and the sum of exponentials relative to it, rescaled when the largest grows (online
 // softmax, Milakov and Gimelshein 2018, arXiv:1805.02867); the threads of a row merge them at the
-// end. The subtle rule is in Exponents, and a largest value of -inf is not subtracted before the
-// merge, for -inf - -inf is NaN.
+// end. The subtle rule: a largest value of -inf is not subtracted before the merge, for -inf - -inf
+// is NaN.
 #pragma once
 
 #include "../common.cuh"
@@ -21,7 +21,6 @@ using opaq::to_float;
 
 namespace {
 
-constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
 // The type of the mask's elements is void where there is no mask.
@@ -86,31 +85,15 @@ __device__ float factor_of(float scale) {
   return kMasked<M> ? kLog2E : fabsf(scale) * kLog2E;
 }
 
-// (value - max) * factor: by one fused multiply-add, so that the rounding of max * factor is the
-// same in every term of a row and cancels; where that product is so large that the rounding would
-// be too (a row filled with the lowest finite number), by two operations. A largest value of -inf
-// counts as 0.
-struct Exponents {
-  float factor, max, base;
-  bool fused;
+// exp of values relative to the largest, `max`; one of -inf counts as 0. The difference comes
+// first, so that a row filled with the lowest finite number does not overflow.
+struct Exponentials {
+  float factor, max;
 
-  __device__ Exponents(float factor, float max)
-      : factor(factor),
-        max(max == -infinity() ? 0 : max),
-        base(this->max * factor),
-        fused(fabsf(base) < 1048576) {}
+  __device__ Exponentials(float factor, float max)
+      : factor(factor), max(max == -infinity() ? 0 : max) {}
 
-  // Values to values; asks once whether to fuse.
-  template <int N, typename Use>
-  __device__ void of(float (&values)[N], Use use) const {
-    if (fused) {
-#pragma unroll
-      for (int j = 0; j < N; ++j) values[j] = use(fmaf(values[j], factor, -base));
-    } else {
-#pragma unroll
-      for (int j = 0; j < N; ++j) values[j] = use((values[j] - max) * factor);
-    }
-  }
+  __device__ float of(float value) const { return exp2_approx((value - max) * factor); }
 };
 
 // The largest value, and the sum of exponentials relative to it.
@@ -122,9 +105,7 @@ struct Running {
   __device__ explicit Running(float factor) : factor(factor) {}
 
   __device__ float rescale(float sum, float from, float to) const {
-    if (sum == 0) return 0;
-    const Exponents a(factor, from), b(factor, to);
-    return sum * exp2_approx(a.fused && b.fused ? a.base - b.base : (a.max - b.max) * factor);
+    return sum == 0 ? 0 : sum * exp2_approx((from - to) * factor);
   }
 
   template <int N, int COUNT>
@@ -137,15 +118,11 @@ struct Running {
     }
     sum = rescale(sum, max, larger);
     max = larger;
-    const Exponents exponents(factor, max);
+    const Exponentials exponentials(factor, max);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-      float exponentials[N];
 #pragma unroll
-      for (int j = 0; j < N; ++j) exponentials[j] = values[i][j];
-      exponents.of(exponentials, [](float exponent) { return exp2_approx(exponent); });
-#pragma unroll
-      for (int j = 0; j < N; ++j) sum += exponentials[j];
+      for (int j = 0; j < N; ++j) sum += exponentials.of(values[i][j]);
     }
   }
 };
@@ -154,26 +131,16 @@ struct Running {
 // are multiplied by, if LOG.
 template <bool LOG>
 struct Result {
-  Exponents exponents;
+  Exponentials exponentials;
   float scale, of_sum;
 
   __device__ Result(const Running& row, float scale)
-      : exponents(row.factor, row.max), scale(scale), of_sum(1 / row.sum) {
-    if constexpr (LOG) {
-      const float rounding =
-          exponents.fused ? fmaf(exponents.max, exponents.factor, -exponents.base) : 0;
-      of_sum = (log2f(row.sum) - rounding) * kLn2;
-    }
-  }
+      : exponentials(row.factor, row.max),
+        scale(scale),
+        of_sum(LOG ? logf(row.sum) : 1 / row.sum) {}
 
-  template <int N>
-  __device__ void of(float (&values)[N]) const {
-    if constexpr (LOG) {
-#pragma unroll
-      for (int j = 0; j < N; ++j) values[j] = fmaf(values[j] - exponents.max, scale, -of_sum);
-    } else {
-      exponents.of(values, [&](float exponent) { return exp2_approx(exponent) * of_sum; });
-    }
+  __device__ float of(float value) const {
+    return LOG ? fmaf(value - exponentials.max, scale, -of_sum) : exponentials.of(value) * of_sum;
   }
 };
 

@@ -98,11 +98,11 @@ _ITEMS = f"ceil_div({_PACKS}, {_LANES})"
 _HELD = 4 * 512  # packs of a row that the kernels which hold rows in registers take
 _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
 
-# Wider rows: clusters of up to 8 blocks of 512 threads with up to 12 packs each in shared memory,
-# and of the gradients 4 packs of both tensors. A team computes up to four rows: few, so that the
-# last wave is short.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 8))))"
-_SLOTS = f"min(12, 4 * ceil_div({_PACKS}, 4 * 512 * {_RANKS}))"
+# Wider rows: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared memory;
+# of the gradients, blocks of 512 threads with 4 packs of both tensors. A team computes up to four
+# rows: few, so that the last wave is short.
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 16))))"
+_SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * 256 * {_RANKS}))"
 _RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))"
 _TEAMS = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
@@ -131,10 +131,10 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
         op.cuda(
             name=f"cuda:wide{suffix}",
             source=opaq.file("softmax_wide.cu"),
-            entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, 512, {{{_RANKS}}}>",
+            entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, 256, {{{_RANKS}}}>",
             grid=f"{_RANKS} * {_TEAMS}",
-            block=512,
-            shared=f"{_SLOTS} * 512 * 16",
+            block=256,
+            shared=f"{_SLOTS} * 256 * 16",
             args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
             requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
             priority=1,

@@ -11,13 +11,13 @@
 namespace {
 
 // Blocks whose registers a multiprocessor holds at once. With a mask, the code for Blackwell does
-// not fit into the 64 registers of a thread that two blocks of 512 leave.
+// not fit into those that three blocks of 256 leave a thread.
 #if __CUDA_ARCH__ >= 1000
 template <typename M, int THREADS>
-constexpr int kBlocks = (kMasked<M> ? 512 : 1024) / THREADS;
+constexpr int kBlocks = (kMasked<M> ? 512 : 768) / THREADS;
 #else
 template <typename M, int THREADS>
-constexpr int kBlocks = 1024 / THREADS;
+constexpr int kBlocks = 768 / THREADS;
 #endif
 
 extern __shared__ uint4 slots_memory[];
@@ -119,7 +119,8 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<M, THREAD
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         if (!packs.has(p, i)) continue;
-        result.of(of_two[i]);
+#pragma unroll
+        for (int j = 0; j < VEC; ++j) of_two[i][j] = result.of(of_two[i][j]);
         opaq::store_at_once<VEC>(y + row * n + packs.column(p, i),
                                  opaq::pack_from_float<T>(of_two[i]));
       }
