@@ -1,5 +1,5 @@
-"""Fixtures of all Python tests: unique op names and a compiler without memory. Where a GPU is
-expected (OPAQ_REQUIRE_GPU=1), none is an error.
+"""What all Python tests share: unique op names, a compiler without memory, long tests first.
+Where a GPU is expected (OPAQ_REQUIRE_GPU=1), none is an error.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ if os.environ.get("OPAQ_REQUIRE_GPU") == "1" and not torch.cuda.is_available():
     )
 
 _counter = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the mark `long` come first: if the last test that runs is one of them, all other
+    cores wait for it."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
     python tests/run.py                 the parts that every change must pass: cpp, python, fuzz
     python tests/run.py python          one part: format, cpp, asan, tsan, python, life, fuzz,
-                                        oldest
+                                        oldest; python+fuzz is both in one run
     python tests/run.py format --fix    formats the tree (clang-format, ruff)
     python tests/run.py all             every part that needs no GPU
     python tests/run.py gpu             the tests that need a GPU; without one they fail
@@ -14,6 +14,7 @@ Run it with the Python in which opaq is installed.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Tests of state that threads share. The other C++ tests run under AddressSanitizer only.
@@ -51,6 +53,7 @@ def main() -> int:
         "format": format_check,
         "cpp": cpp,
         "python": python,
+        "python+fuzz": python_and_fuzz,
         "asan": asan,
         "tsan": tsan,
         "life": life,
@@ -58,9 +61,9 @@ def main() -> int:
         "oldest": oldest,
         "gpu": gpu,
     }
-    parts = sys.argv[1:] or ["cpp", "python", "fuzz"]
+    parts = sys.argv[1:] or ["cpp", "python+fuzz"]
     if parts == ["all"]:
-        parts = [part for part in known if part != "gpu"]
+        parts = [part for part in known if part not in ("python", "fuzz", "gpu")]
     for part in parts:
         if part not in known:
             print(f"unknown part {part!r}; expected {', '.join(known)}", file=sys.stderr)
@@ -112,6 +115,12 @@ def python() -> None:
     pytest("python")
 
 
+def python_and_fuzz() -> None:
+    """pytest of both at once, so that no core waits for the last tests of the one"""
+    install_nvcc()
+    pytest("python", "fuzz")
+
+
 def life() -> None:
     """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer
     ones"""
@@ -128,7 +137,8 @@ def oldest() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run(sys.executable, "-m", "venv", folder)
         interpreter = os.path.join(folder, "bin", "python")
-        run(interpreter, "-m", "pip", "install", "-q", "torch==2.11.*", ".[test]")
+        opaq = f"{installed_wheel(folder)}[test]"
+        run(interpreter, "-m", "pip", "install", "-q", "torch==2.11.*", opaq)
         # Tests that do not depend on torch's version, or take longest, run only with the newest.
         newest = [
             "test_add_rms_norm",
@@ -208,6 +218,22 @@ def oldest() -> None:
         )
 
 
+def installed_wheel(folder: str) -> str:
+    """The installed opaq as a wheel again. What is compiled is the same for each version of torch,
+    and compiling it takes minutes.
+    """
+    package = importlib.metadata.distribution("opaq")
+    tag = re.search("^Tag: (.*)$", package.read_text("WHEEL") or "", re.MULTILINE)
+    if tag is None or not package.files:
+        sys.exit("opaq is not installed from a wheel: pip install '.[test]'")
+    path = os.path.join(folder, f"opaq-{package.version}-{tag[1]}.whl")
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file in package.files:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                wheel.write(file.locate(), str(file))
+    return path
+
+
 def gpu() -> None:
     """pytest on a GPU; a skipped test is a failure"""
     pytest("gpu", "python", env={"OPAQ_REQUIRE_GPU": "1"})
@@ -215,8 +241,13 @@ def gpu() -> None:
 
 def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
     """Runs one worker with one thread on each core. Each worker takes one test at a time, since
-    some take a hundred times as long as others.
+    some take a hundred times as long as others; those of the mark `long` come first.
     """
+    one_core = {"OMP_NUM_THREADS": "1"}
+    # In each new cache folder, Inductor compiles and loads five small files with vector
+    # instructions, half of what a test with a folder of its own costs. This tells it that the
+    # compiler has those that the processor has.
+    vectors = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
     workers = min(14, os.cpu_count() or 1)
     paths = [os.path.join(ROOT, "tests", folder) for folder in folders]
     run(
@@ -228,7 +259,7 @@ def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
         "--maxschedchunk=1",
         "--durations=30",
         *paths,
-        env={"OMP_NUM_THREADS": "1", **(env or {})},
+        env={**one_core, **vectors, **(env or {})},
     )
 
 

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 FUZZ = pathlib.Path(__file__).parent / "run.py"
 
 
@@ -23,6 +25,7 @@ def fuzz(*options: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_opaq_never_differs_from_pytorch_in_silence() -> None:
     code, output = fuzz("--programs=25", "--minutes=4", "--seed=1", "--workers=1")
     assert code == 0, output
@@ -32,6 +35,7 @@ def test_opaq_never_differs_from_pytorch_in_silence() -> None:
     assert report["programs"] >= 5 and report["calls compared"] >= 40
 
 
+@pytest.mark.long
 def test_a_wrong_kernel_is_found_and_printed_as_a_program(tmp_path: pathlib.Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import opaq\n"

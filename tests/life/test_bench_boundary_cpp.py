@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_ways_in_cpp(tmp_path: Path) -> None:
     ways = ["--ways", "cpp,package-cpp"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from bench_models import MODELS
 
 
@@ -31,6 +32,7 @@ def records(done: subprocess.CompletedProcess[str]) -> dict[tuple[str, str, str]
     }
 
 
+@pytest.mark.long
 def test_wrong_slow_and_failing_contestants_are_called_out(tmp_path: Path) -> None:
     names = (
         "eager,aot_eager,planted_wrong,planted_slow,planted_broken,planted_endless,planted_crash"

@@ -88,6 +88,7 @@ def run(
     return done
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "backend", "changed", "why"),
     [
@@ -105,6 +106,7 @@ def test_a_changed_op_is_compiled_again(
     assert done.stdout == "compiled\n" and why in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not hasattr(torch.compiler, "precompile"), reason="torch.compiler.precompile is of torch 2.15"
 )
@@ -137,6 +139,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["subprocess", "fork", "spawn"] if LONG else ["subprocess"])
 def test_workers_compile(tmp_path: pathlib.Path, method: str) -> None:
     run(tmp_path, method, text=WORKERS)

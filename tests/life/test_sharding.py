@@ -114,6 +114,7 @@ def test_two_processes(tmp_path: pathlib.Path) -> None:
     run(program, 2)
 
 
+@pytest.mark.long
 def test_rules_from_references(tmp_path: pathlib.Path) -> None:
     program = pathlib.Path(__file__).with_name("sharding_program.py")
     run(program, 4, SHARDING_CACHE=str(tmp_path / "rank"))

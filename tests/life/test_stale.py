@@ -219,6 +219,7 @@ def run(program: Path, *arguments: object, **environment: str) -> str:
     return done.stdout.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_no_python_function_or_registration_is_served_stale(tmp_path: Path) -> None:
     program, cache = tmp_path / "program.py", str(tmp_path / "inductor")
@@ -334,6 +335,7 @@ print(y, counters["inductor"]["fxgraph_cache_hit"])
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_files_of_a_cpp_wrapper_heal_and_headers_count(tmp_path: Path) -> None:
     program, cache = tmp_path / "program.py", tmp_path / "inductor"

@@ -239,6 +239,7 @@ print(json.dumps({"hits": counters["inductor"]["fxgraph_cache_hit"],
 """
 
 
+@pytest.mark.long
 def test_a_wrapper_out_of_inductors_cache_is_listed_and_counted(tmp_path: pathlib.Path) -> None:
     """It also runs, without counting, in a process without opaq."""
     environment = {

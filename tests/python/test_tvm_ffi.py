@@ -229,6 +229,7 @@ def test_what_is_missing_is_named(unique: str, library: pathlib.Path, tmp_path: 
         op(torch.ones(2))
 
 
+@pytest.mark.long
 def test_the_runtime_library_is_loaded_without_the_package(library: pathlib.Path) -> None:
     program = f"""
 import sys, torch, opaq

@@ -98,6 +98,7 @@ def test_compiled(form: str) -> None:
         torch.testing.assert_close(compiled(x, y, scale), f(x, y, scale))
 
 
+@pytest.mark.long
 def test_package(tmp_path: pathlib.Path) -> None:
     op = blend_op("value_lists::package")
 

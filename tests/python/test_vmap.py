@@ -179,6 +179,7 @@ def test_random_numbers(unique: str, batched: bool, compiled: bool) -> None:
             draws(randomness)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tags", [(), torch.Tag.pointwise], ids=["each sample", "pointwise"])
 @pytest.mark.filterwarnings("ignore:.*has no rule for torch.vmap")
 def test_vmap_in_a_cpp_wrapper_and_a_package(
