@@ -293,6 +293,7 @@ def configure(name: str, sanitizers: str) -> str:
         "Ninja",
         "-DCMAKE_BUILD_TYPE=None",
         f"-DCMAKE_CXX_FLAGS={optimisation} -g1",
+        "-DCMAKE_UNITY_BUILD=ON",
         "-DOPAQ_PYTHON=OFF",
         "-DOPAQ_TESTS=ON",
         f"-DOPAQ_SANITIZE={sanitizers}",
