@@ -9,7 +9,7 @@ x[..., n - 1]. Of x's dtype where that is floating, else int64.
 Sums of float16, bfloat16 and float32 are made in float32 and rounded once; those of integers are
 exact up to 64 bits, and wrap as PyTorch's do. Deterministic: the order in which numbers are added
 depends on the shape, the dtype and the alignment of x alone. Rows of which there are few, and which
-are long, are shared by many blocks: a first launch sums spans of them.
+are long, are shared by many blocks that read them once, and tell each other their sums.
 """
 
 import torch
@@ -30,9 +30,7 @@ cumsum = opaq.op(
 _N = "x.size(-1)"
 _ROWS = f"(x.numel() // {_N})"
 _REQUIRES = ["x.dim() > 0", "x.is_contiguous()", "x.numel() > 0"]
-# Few and long rows are cut into spans: by 16384 elements, and so that a row has 4096 at most.
-_SPAN = f"(16384 * ceil_div({_N}, 16384 * 4096))"
-_SPANS = f"ceil_div({_N}, {_SPAN})"
+# Where rows are few and long, a block has a tile of a row instead of a row.
 _LONG = f"{_N} > 16384 and {_ROWS} < 528"
 
 for _name, _priority in (("packs", 1), ("any", 0)):
@@ -52,26 +50,21 @@ for _name, _priority in (("packs", 1), ("any", 0)):
         requires=_requires,
         priority=_priority,
     )
+    _items = 4 if _priority else 8
+    _tiles = f"ceil_div({_N}, 256 * {_items} * {_vec})"
+    # Of look_back.cuh: of tiles, groups and sections of a row; twice, for sums of 8 bytes.
+    _words = (
+        f"(({_tiles} + ceil_div({_tiles}, 32) + ceil_div({_tiles}, 1024)) * "
+        f"(1 if {_FLOATING} else 2))"
+    )
     cumsum.cuda(
-        name=f"cuda:spans-{_name}",
+        name=f"cuda:tiles-{_name}",
         source=opaq.file("cumsum.cu"),
-        scratch={
-            "sums": opaq.tensor(f"{_ROWS} * {_SPANS}", dtype=f"float32 if {_FLOATING} else int64")
-        },
-        steps=[
-            opaq.step(
-                entry=f"sum_spans<{{x.dtype}}, {{{_vec}}}>",
-                grid=f"{_ROWS} * {_SPANS}",
-                block=256,
-                args=f"sums, x, {_SPANS}, {_SPAN}, {_N}, reverse",
-            ),
-            opaq.step(
-                entry=f"cumsum_spans<{{x.dtype}}, {{y.dtype}}, {{{_vec}}}>",
-                grid=f"{_ROWS} * {_SPANS}",
-                block=256,
-                args=f"y, x, sums, {_SPANS}, {_SPAN}, {_N}, reverse",
-            ),
-        ],
+        scratch={"published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64")},
+        entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {{{_items}}}, {{{_vec}}}>",
+        grid=f"{_ROWS} * {_tiles}",
+        block=256,
+        args=f"y, x, published, {_tiles}, {_words}, {_N}, reverse",
         requires=[*_requires, _LONG],
         priority=_priority + 2,
     )

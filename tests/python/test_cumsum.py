@@ -92,8 +92,17 @@ def test_strided_inputs(dtype, device):
             assert torch.equal(cumsum(view), exact(view))
 
 
-def test_the_same_bits_every_time(device):
-    x = make((3, 100000), torch.float32, device)
+@pytest.mark.parametrize("n", [2200000, 2200001])
+def test_sums_pass_through_long_rows(n, device):
+    """On CUDA, blocks tell each other sums of tiles, of 32 tiles, and of 1024 tiles."""
+    x = make((2, n), torch.int64, device)
+    for reverse in (False, True):
+        assert torch.equal(cumsum(x, reverse), exact(x, reverse))
+
+
+@pytest.mark.parametrize("shape", [(3, 100000), (1, 4400001)])
+def test_the_same_bits_every_time(shape, device):
+    x = make(shape, torch.float32, device)
     first = cumsum(x)
     for _ in range(3):
         assert torch.equal(cumsum(x), first)
@@ -146,27 +155,32 @@ def test_compiled(dynamic, device):
     )
 
 
+TILES = "float, float, 4, 4"
+
+
 @pytest.mark.parametrize(
-    ("shape", "dtype", "implementation", "entry", "grid", "block"),
+    ("shape", "dtype", "implementation", "values", "grid", "block"),
     [
-        ((8192, 4096), torch.float32, "packs", "cumsum<float, float, 256, 4, 4>", 8192, [256, 1]),
-        ((100, 64), torch.float16, "packs", "cumsum<__half, __half, 2, 4, 8>", 1, [2, 128]),
-        ((100, 65), torch.int32, "any", "cumsum<int, long long, 32, 3, 1>", 13, [32, 8]),
-        ((8192, 32768), torch.float32, "packs", "cumsum<float, float, 256, 4, 4>", 8192, [256, 1]),
-        ((64, 128256), torch.float32, "spans-packs", "sum_spans<float, 4>", 512, [256, 1]),
-        ((1, 1 << 25), torch.int64, "spans-packs", "sum_spans<long long, 2>", 2048, [256, 1]),
-        ((1, 1 << 31), torch.float32, "spans-packs", "sum_spans<float, 4>", 4096, [256, 1]),
-        ((2, 50001), torch.bfloat16, "spans-any", "sum_spans<__nv_bfloat16, 1>", 8, [256, 1]),
+        ((8192, 4096), torch.float32, "packs", "float, float, 256, 4, 4", 8192, [256, 1]),
+        ((100, 64), torch.float16, "packs", "__half, __half, 2, 4, 8", 1, [2, 128]),
+        ((100, 65), torch.int32, "any", "int, long long, 32, 3, 1", 13, [32, 8]),
+        ((8192, 32768), torch.float32, "packs", "float, float, 256, 4, 4", 8192, [256, 1]),
+        ((64, 128256), torch.float32, "tiles-packs", TILES, 2048, [256, 1]),
+        ((1, 1 << 25), torch.int32, "tiles-packs", "int, long long, 4, 2", 16384, [256, 1]),
+        ((1, 1 << 31), torch.float32, "tiles-packs", TILES, 1 << 19, [256, 1]),
+        ((2, 50001), torch.float16, "tiles-any", "__half, __half, 8, 1", 50, [256, 1]),
     ],
 )
-def test_cuda_plan(shape, dtype, implementation, entry, grid, block):
+def test_cuda_plan(shape, dtype, implementation, values, grid, block):
     chosen = plan(cumsum, cuda(shape, dtype), False)
-    assert (chosen["implementation"], chosen["entry"]) == (f"cuda:{implementation}", entry)
+    entry = "cumsum_tiles" if implementation.startswith("tiles") else "cumsum"
+    assert chosen["implementation"] == f"cuda:{implementation}"
+    assert chosen["entry"] == f"{entry}<{values}>"
     assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], [*block, 1])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("implementation", ["packs", "any", "spans-packs", "spans-any"])
+@pytest.mark.parametrize("implementation", ["packs", "any", "tiles-packs", "tiles-any"])
 def test_cuda_sources_compile(implementation, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64):
         facts = (cuda((2, 32768), dtype), False)
