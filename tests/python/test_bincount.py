@@ -34,6 +34,18 @@ def test_counts(n, bins, dtype, device):
     check(make(n, bins, dtype, device), bins)
 
 
+@pytest.mark.parametrize("bins", [12289, 65535, 65536])
+def test_many_numbers(bins, device):
+    """Of which CUDA keeps counters of 10 bits in shared memory."""
+    x = make(2100001, bins, torch.int32, device)
+    check(x, bins)
+    x[::2] = bins - 1
+    x[1::3] = bins // 3
+    for view in (x, x[1:]):
+        check(view, bins)
+    check(torch.full_like(x, bins // 2), bins)
+
+
 @pytest.mark.parametrize("bins", [3, 300, 20000])
 def test_equal_numbers(bins, device):
     for value in (0, bins - 1, bins, -1):
@@ -91,9 +103,11 @@ def test_compiled(device):
         (1 << 24, torch.int64, 256, 256, "cuda:shared-packs"),
         (1 << 24, torch.int64, 8, 256, "cuda:shared-any"),
         (1 << 24, torch.int32, 256, 12288, "cuda:shared-packs"),
-        (1 << 24, torch.int32, 256, 65536, "cuda:global-packs"),
-        (1 << 24, torch.int32, 4, 65536, "cuda:global-any"),
-        (1 << 33, torch.int32, 256, 256, "cuda:global-packs"),
+        (1 << 24, torch.int32, 256, 65536, "cuda:packed-packs"),
+        (1 << 24, torch.int32, 4, 65536, "cuda:packed-any"),
+        (1 << 24, torch.int32, 256, 65537, "cuda:global-packs"),
+        (1 << 20, torch.int32, 4, 65536, "cuda:global-any"),
+        (1 << 33, torch.int32, 256, 256, "cuda:packed-packs"),
     ],
 )
 def test_cuda_plan(n, dtype, alignment, bins, implementation):
@@ -105,6 +119,7 @@ def test_cuda_plan(n, dtype, alignment, bins, implementation):
 @pytest.mark.parametrize("bins", [1, 384, 385, 6144, 6145, 12288])
 def test_cuda_sources_compile(bins, arch):
     for dtype in (torch.int64, torch.int32):
-        facts = (cuda((5000,), dtype), bins)
-        for each in ("shared-packs", "shared-any", "global-packs", "global-any"):
-            compiles(bincount, facts, arch, f"cuda:{each}")
+        facts = (cuda((1 << 22,), dtype), bins)
+        for each in ("shared", "packed", "global") if bins == 1 else ("shared",):
+            for access in ("packs", "any"):
+                compiles(bincount, facts, arch, f"cuda:{each}-{access}")

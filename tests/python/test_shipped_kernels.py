@@ -146,8 +146,8 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for dtype in (torch.bfloat16, F32, torch.int32, I64)
     ],
     *[
-        (kernels.bincount, [tensor(5000, dtype=dtype), bins])
-        for bins in (256, 1000, 12288, 65536)
+        (kernels.bincount, [tensor(n, dtype=dtype), bins])
+        for n, bins in [(5000, 256), (5000, 1000), (5000, 12288), (1 << 24, 65536)]
         for dtype in (torch.int32, I64)
     ],
     *[
