@@ -7,8 +7,8 @@
 // and 32 groups a section. The last tile of a group publishes the sum of the group, the last tile
 // of a section that of the row up to its end, and each other tile its own. What is before a tile is
 // the sum up to the end of the section before, of the groups before in its section, and of the
-// tiles before in its group; these are added in one order. No block waits for more than a sum of
-// the section before, which is long ago, and two in turn of its own.
+// tiles before in its group; these are added in one order. Only the sums up to the ends of sections
+// wait for each other one after the other, and that is once in 1024 tiles.
 //
 // A block waits for blocks of a smaller blockIdx alone. They run already or have ended, since
 // blocks are started in the order of blockIdx; so does CUB's scan of a device rely on it
