@@ -1,27 +1,21 @@
-// The classes of a row of logits from which a token is drawn, and the place of an amount in them.
-//   weight of a class: exp((logit - largest) / temperature), in fixed point with 40 bits, so that
-//   sums are exact and the same in every order; below 2^-40 it is 0
-// Blocks of a Team share a row. A warp has consecutive packs of it, which it keeps in shared memory
-// as far as they fit and reads again otherwise. A threshold is found by histograms: the first has
-// bins of equal width in the logit, the next ones divide the bin that holds the threshold by keys.
-// The subtle rule: what is read beyond the ends of a row is NaN and hence in no comparison true; a
-// row with a NaN of its own is left before that matters.
+// The classes of a row of logits from which a token is drawn.
+// Where few classes are in question, they are listed in shared memory, and the first block decides:
+//   top-k: those that are not below a bound that k classes reach, as the first pass shows
+//   top-p: those of a few bins, where counts of classes by weight say about where p is reached; the
+//     exact sum of the larger weights, taken in the pass that lists them, shows whether it is there
+// Otherwise the threshold is found by histograms of exact sums (`select`): the first has bins of
+// equal width in the logit, the next ones divide the bin that holds the threshold by keys.
+// The subtle rule: bins and lists never decide by themselves; what is kept depends on exact sums
+// and on the order of logits and classes alone.
 #pragma once
 
-#include "../common.cuh"
+#include "row.cuh"
 
 namespace {
 
-using opaq::infinity;
-using opaq::not_a_number;
-using opaq::Pack;
-using opaq::to_float;
-using opaq::warp_inclusive_sum;
-using opaq::warp_sum;
-typedef unsigned long long u64;
-
-constexpr int kBins = 2048;
-constexpr float kBits = 40;  // of a weight after the point
+constexpr int kBins = kWords / 2;    // of exact sums
+constexpr int kCountBins = kWords;   // of counts
+constexpr int kListed = kWords / 2;  // classes that can be listed
 
 // Bits whose order is that of numbers: of a float without those that a T never has.
 template <typename T>
@@ -46,14 +40,25 @@ struct Bins {
   }
 };
 
-extern __shared__ uint4 slots_memory[];
-
 template <typename T, int THREADS, int RANKS>
-class Filter {
+class Filter : public Row<T, THREADS, RANKS> {
   static_assert(THREADS >= 256, "a search takes 8 bits at a time");
-  using Team = opaq::Team<RANKS, THREADS>;
-  static constexpr int VEC = 16 / sizeof(T);
-  static constexpr int kAhead = 4;
+  using Base = Row<T, THREADS, RANKS>;
+  using Team = typename Base::Team;
+  using Base::barrier;
+  using Base::bound;
+  using Base::each_pack;
+  using Base::exponent;
+  using Base::fixed;
+  using Base::give_all;
+  using Base::kBlockWarps;
+  using Base::read_from;
+  using Base::share_of;
+  using Base::shared;
+  using Base::shared_before;
+  using Base::shared_total;
+  using Base::smallest;
+  using Base::VEC;
 
   struct Found {
     u64 above, at;  // amounts before the bin and in it
@@ -61,85 +66,16 @@ class Filter {
   };
 
  public:
-  struct Shared {
-    unsigned low[kBins], high[kBins];
-    float2 pairs[2][Team::kWarps];
-    Found found;
-    u64 place;
-  };
+  using Base::Base;
+  using Base::each;
+  using Base::largest;
+  using Base::locate;
+  using Base::scale;
+  using Base::weight;
 
-  float largest, scale, least_weight = 0, least;
+  float least_weight = 0, least = -infinity();
   int cut = 0;  // of the classes whose logit is `least`, those before this one are not kept
 
-  __device__ Filter(Shared& memory, const T* logits, int classes, int slots)
-      : shared(memory), logits(logits), classes(classes), slots(slots) {
-    past = static_cast<int>(reinterpret_cast<size_t>(logits) / sizeof(T) % VEC);
-    const int packs = (past + classes + VEC - 1) / VEC;
-    const int each = (packs + Team::kWarps - 1) / Team::kWarps;
-    const int begin = min(packs, each * warp());
-    end = min(packs, begin + each);
-    first = begin + static_cast<int>(threadIdx.x) % 32;
-    steps = (each + 31) / 32;
-    least = -infinity();
-  }
-
-  // Reads the row for the first time. False where no token can be drawn: a NaN, or -inf alone.
-  __device__ bool read() {
-    float most = -infinity();
-    bool wrong = false;
-    for (int i = 0; i < steps; i += kAhead) {
-      Pack<T, VEC> packs[kAhead];
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) packs[j] = from_memory(i + j, -infinity());
-#pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
-        if (i + j < slots && whole(i + j)) *slot(i + j) = reinterpret_cast<const uint4&>(packs[j]);
-#pragma unroll
-        for (int c = 0; c < VEC; ++c) {
-          const float v = to_float(packs[j].at[c]);
-          wrong |= v != v;
-          most = fmaxf(most, v);
-        }
-      }
-    }
-    float mine = most, smallest = most;  // of the team: the largest, the smallest of the threads'
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      mine = fmaxf(mine, __shfl_xor_sync(~0u, mine, offset));
-      smallest = fminf(smallest, __shfl_xor_sync(~0u, smallest, offset));
-    }
-    if (__any_sync(~0u, wrong)) mine = not_a_number();
-    float2* const all = shared.pairs[turn];
-    Team::share(all, {mine, smallest});
-    turn ^= 1;
-    largest = -infinity();
-    each_has = infinity();
-    wrong = false;
-    for (int w = threadIdx.x % 32; w < Team::kWarps; w += 32) {
-      const float2 of_warp = all[w];
-      wrong |= of_warp.x != of_warp.x;
-      largest = fmaxf(largest, of_warp.x);
-      each_has = fminf(each_has, of_warp.y);
-    }
-    wrong = __any_sync(~0u, wrong);
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-      largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, offset));
-      each_has = fminf(each_has, __shfl_xor_sync(~0u, each_has, offset));
-    }
-    return !wrong && largest > -infinity();
-  }
-
-  __device__ void set_temperature(float temperature) {
-    scale = fminf(1.44269504f / temperature, 3.4e38f);
-  }
-
-  __device__ float weight(float v) const {
-    return v == largest ? 1.f : opaq::exp2_approx((v - largest) * scale);
-  }
-  __device__ static u64 fixed(float weight) {
-    return static_cast<u64>(weight * (1ull << static_cast<int>(kBits)));
-  }
   __device__ bool kept(float v, int c) const { return v > least || (v == least && c >= cut); }
   // Of a class that is kept, as fixed() gives it; else 0.
   __device__ u64 amount(float v, int c) const {
@@ -148,11 +84,119 @@ class Filter {
     return found < least_weight ? 0 : fixed(found);
   }
 
+  // keep_top_k and keep_top_p by a list of the classes that are not below the bound; false where
+  // there is no bound or they are too many.
+  __device__ bool keep_listed(int k, double p) {
+    if (!(bound > -infinity())) return false;
+    each_pack(
+        [&](const Pack<T, VEC>& here, int c) {
+          if (!(opaq::largest(here) >= bound)) return;
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            const float v = to_float(here.at[j]);
+            if (v >= bound) list(v, c + j);
+          }
+        },
+        not_a_number());
+    barrier();
+    if (Team::rank() == 0) {
+      const int n = sorted_list();
+      if (n < k) {
+        decide(0);
+      } else {
+        const unsigned key = static_cast<unsigned>(listed()[k - 1] >> 32);
+        // No class, since all that are equal to the k-th are kept.
+        if (!(p < 1)) decide(static_cast<u64>(key) << 32);
+        if (p < 1) decide_top_p(n, key, 0, [&](u64 total) { return share_of(total, p); });
+      }
+    }
+    return take_decision();
+  }
+
+  // keep_top_p by a list of the classes of a few bins; false where they are too many, or others.
+  __device__ bool keep_window(double p) {
+    const float range =
+        smallest <= largest ? fminf((largest - smallest) * scale, kBits + 1) : kBits + 1;
+    const float factor = (kCountBins - 1) / fmaxf(range, 1e-30f);
+    const auto bin_of = [&](float exponent) {
+      return __float_as_uint(fmaf(exponent, -factor, 8388608.f)) - 0x4b000000u;
+    };
+    for (int bin = threadIdx.x; bin < kCountBins; bin += THREADS) shared.words[bin] = 0;
+    __syncthreads();
+    u64 sum = 0;
+    each_pack(
+        [&](const Pack<T, VEC>& here, int) {
+          FixedSum mine;
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            const float e = exponent(to_float(here.at[j]));
+            mine.add(opaq::exp2_approx(e));
+            const unsigned bin = bin_of(e);
+            if (bin < kCountBins) atomicAdd(&shared.words[bin], 1u);
+          }
+          sum += mine.total(VEC);
+        },
+        -infinity());
+    const u64 target = share_of(shared_total(warp_sum(sum)), p);
+
+    // By the weights in the middle of bins. What they are off by is far less than a thousandth.
+    constexpr int kEach = kCountBins / Team::kThreads;
+    const int begin = Team::thread() * kEach;
+    const auto about = [&](int i) { return fixed(opaq::exp2_approx(-(begin + i) / factor)); };
+    unsigned counts[kEach];
+    u64 mine = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      counts[i] = 0;
+#pragma unroll
+      for (int rank = 0; rank < Team::kRanks; ++rank)
+        counts[i] += read_from(&shared.words[begin + i], rank);
+      mine += counts[i] * about(i);
+    }
+    const u64 upto = warp_inclusive_sum(mine);
+    const u64 total = shared_total(__shfl_sync(~0u, upto, 31));
+    u64 before = shared_before() + upto - mine;
+    const u64 near = share_of(total, p), off = total >> 10;
+    const u64 first_at = near > off ? near - off : 1, last_at = min(near + off, total);
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const u64 here = counts[i] * about(i);
+      if (before < first_at && first_at <= before + here) give_all(&shared.found[0], begin + i);
+      if (before < last_at && last_at <= before + here) give_all(&shared.found[1], begin + i);
+      before += here;
+    }
+    barrier();
+    const unsigned window = static_cast<unsigned>(shared.found[0]);
+    const unsigned width = static_cast<unsigned>(shared.found[1]) - window;
+
+    sum = 0;
+    each_pack(
+        [&](const Pack<T, VEC>& here, int c) {
+          FixedSum larger;
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            const float v = to_float(here.at[j]), e = exponent(v);
+            const unsigned bin = bin_of(e);
+            larger.add(bin < window ? opaq::exp2_approx(e) : 0.f);
+            if (bin - window <= width) list(v, c + j);
+          }
+          sum += larger.total(VEC);
+        },
+        -infinity());
+    const u64 above = shared_total(warp_sum(sum));
+    if (Team::rank() == 0) {
+      const int n = sorted_list();
+      if (n == 0 || above >= target)
+        decide(0);
+      else
+        decide_top_p(n, 0, above, [&](u64) { return target; });
+    }
+    return take_decision();
+  }
+
   // Keeps the k largest logits, and all that are equal to the smallest of them.
   __device__ void keep_top_k(int k) {
-    // Each thread has a logit that is not below `each_has`: where the threads are k or more, so is
-    // the k-th largest.
-    const float from = k <= Team::kThreads ? each_has : -infinity();
+    const float from = bound;
     const Bins bins{largest, kBins / (from > -infinity() ? largest - from : 32.f)};
     const Found found =
         select(bins, [&](float v, int) -> u64 { return v >= from; }, [&](u64) { return u64(k); });
@@ -166,10 +210,7 @@ class Filter {
     u64 target = 0;
     const Found found = select(
         bins, [&](float v, int) -> u64 { return v >= least ? fixed(weight(v)) : 0; },
-        [&](u64 total) {
-          target = static_cast<u64>(ceil(p * static_cast<double>(total)));
-          return target = max(1ull, min(target, total));
-        });
+        [&](u64 total) { return target = share_of(total, p); });
     least = Key<T>::value(static_cast<unsigned>(found.bin));
     const u64 each = fixed(weight(least));
     const u64 missing = target - found.above, few = (missing + each - 1) / each;
@@ -177,172 +218,117 @@ class Filter {
     if (few < there) {
       const int place =
           locate([&](float v, int) -> u64 { return v == least; }, [&](u64) { return there - few; });
-      if (place >= 0) give_all(&shared.place, static_cast<u64>(place));
+      if (place >= 0) give_all(&shared.found[2], static_cast<u64>(place));
       barrier();
-      cut = static_cast<int>(shared.place);
-    }
-  }
-
-  // The sum of amounts over the row; every thread of the team calls it.
-  template <typename Amount>
-  __device__ u64 total(const Amount& amount) {
-    return shared_total(sum_of_warp(amount));
-  }
-
-  // The class at which the sum of amounts in the order of classes passes what `at` makes of the
-  // whole sum; in the one thread that finds it, and -1 in all others.
-  template <typename Amount, typename At>
-  __device__ int locate(const Amount& amount, const At& at) {
-    const u64 whole_sum = shared_total(sum_of_warp(amount));
-    const u64 wanted = at(whole_sum);
-    u64 before = shared_before();
-    if (wanted < before || wanted >= before + shared_sums()[warp()]) return -1;
-    for (int i = 0; i < steps; ++i) {
-      const Pack<T, VEC> here = pack(i);
-      u64 mine = 0;
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) mine += amount(to_float(here.at[j]), class_of(i) + j);
-      const u64 upto = before + warp_inclusive_sum(mine);
-      const u64 next = __shfl_sync(~0u, upto, 31);
-      if (wanted < upto && wanted >= upto - mine) {
-        u64 sum = upto - mine;
-#pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-          sum += amount(to_float(here.at[j]), class_of(i) + j);
-          if (wanted < sum) return class_of(i) + j;
-        }
-      }
-      if (wanted < next) break;
-      before = next;
-    }
-    return -1;
-  }
-
-  // Calls visit(logit, class) for the classes of this thread.
-  template <typename Visit>
-  __device__ void each(const Visit& visit) const {
-    for (int i = 0; i < steps; ++i) {
-      const Pack<T, VEC> here = pack(i);
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) visit(to_float(here.at[j]), class_of(i) + j);
+      cut = static_cast<int>(shared.found[2]);
     }
   }
 
  private:
-  Shared& shared;
-  const T* logits;
-  int classes, slots, past, first, end, steps, turn = 0;
-  float each_has;  // every thread of the team has a logit that is not smaller
+  // ---- listed classes: a key, larger for larger logits, and the class
 
-  __device__ static int warp() { return Team::thread() / 32; }
-  __device__ static uint4* slot(int i) { return slots_memory + i * THREADS + threadIdx.x; }
-  // Of the first element of the thread's i-th pack; it may lie before the row.
-  __device__ int class_of(int i) const { return (first + 32 * i) * VEC - past; }
-  __device__ bool whole(int i) const {
-    const int c = class_of(i);
-    return first + 32 * i < end && c >= 0 && c + VEC <= classes;
+  __device__ u64* listed() const { return reinterpret_cast<u64*>(shared.words); }
+  __device__ void list(float v, int c) {
+    const unsigned at = atomicAdd(&shared.listed, 1u);
+    if (at < kListed) listed()[at] = u64(Key<T>::of(v)) << 32 | static_cast<unsigned>(c);
   }
 
-  __device__ Pack<T, VEC> from_memory(int i, float beyond) const {
-    if (whole(i)) return opaq::load<VEC>(logits + class_of(i));
-    Pack<T, VEC> found;
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) {
-      const int c = class_of(i) + j;
-      const bool there = first + 32 * i < end && c >= 0 && c < classes;
-      found.at[j] = there ? logits[c] : opaq::from_float<T>(beyond);
+  // For the first block alone, after a barrier: brings the lists of all blocks into its own,
+  // largest first. The number of classes, or 0 where they don't fit.
+  __device__ int sorted_list() {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    unsigned count = lane < Team::kRanks ? read_from(&shared.listed, lane) : 0;
+    const unsigned upto = warp_inclusive_sum(min(count, kListed + 1u));
+    const int n = static_cast<int>(__shfl_sync(~0u, upto, 31));
+    if (n > kListed) return 0;
+    // Each warp brings the list of a block.
+    count = __shfl_sync(~0u, count, warp);
+    u64* const to = listed() + __shfl_sync(~0u, upto, warp) - count;
+    if (warp > 0 && warp < Team::kRanks) {
+#pragma unroll 4
+      for (unsigned i = lane; i < count; i += 32) to[i] = read_from(&listed()[i], warp);
     }
-    return found;
-  }
-  __device__ Pack<T, VEC> pack(int i) const {
-    if (i < slots && whole(i)) return opaq::load_shared<T>(slot(i));
-    return from_memory(i, not_a_number());
-  }
-
-  __device__ static void barrier() {
-    __syncwarp();
-#if __CUDA_ARCH__ >= 900
-    if constexpr (Team::kRanks > 1) {
-      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-      return;
+    int room = 2;
+    while (room < n) room *= 2;
+    for (int i = n + threadIdx.x; i < room; i += THREADS) listed()[i] = 0;
+    // Bitonic sort (Batcher 1968).
+#pragma unroll 1
+    for (int size = 2; size <= room; size *= 2) {
+#pragma unroll 1
+      for (int stride = size / 2; stride > 0; stride /= 2) {
+        __syncthreads();
+        for (int t = threadIdx.x; t < room / 2; t += THREADS) {
+          const int i = 2 * t - (t & (stride - 1)), j = i + stride;
+          const u64 a = listed()[i], b = listed()[j];
+          if ((a < b) == ((i & size) == 0)) {
+            listed()[i] = b;
+            listed()[j] = a;
+          }
+        }
+      }
     }
-#endif
     __syncthreads();
+    return n;
   }
 
-  // The address of `here` in the shared memory of another block of the team.
-  __device__ static unsigned there(const void* here, int rank) {
-    unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(here));
-#if __CUDA_ARCH__ >= 900
-    if constexpr (Team::kRanks > 1)
-      asm("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-#endif
-    return address;
-  }
-  __device__ static unsigned read_from(const unsigned* here, int rank) {
-    if constexpr (Team::kRanks == 1) return *here;
-    unsigned value = 0;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("ld.shared::cluster.u32 %0, [%1];"
-                 : "=r"(value)
-                 : "r"(there(here, rank))
-                 : "memory");
-#endif
-    return value;
-  }
-  __device__ static void give_all(u64* here, u64 value) {
-    if constexpr (Team::kRanks == 1) {
-      *here = value;
-    } else {
-#if __CUDA_ARCH__ >= 900
-      for (int rank = 0; rank < Team::kRanks; ++rank)
-        asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(there(here, rank)), "l"(value)
-                     : "memory");
-#endif
+  // Of the n sorted classes whose keys are not below `key`, those up to the one at which the sum of
+  // weights, from `above` on, reaches what `target` makes of their whole sum.
+  template <typename Target>
+  __device__ void decide_top_p(int n, unsigned key, u64 above, const Target& target) {
+    const int each = (n + THREADS - 1) / THREADS;
+    const int begin = threadIdx.x * each, end = min(n, begin + each);
+    const auto amount_of = [&](int i) -> u64 {
+      const unsigned here = static_cast<unsigned>(listed()[i] >> 32);
+      return here >= key ? fixed(weight(Key<T>::value(here))) : 0;
+    };
+    u64 mine = 0;
+    for (int i = begin; i < end; ++i) mine += amount_of(i);
+    const u64 upto = warp_inclusive_sum(mine);
+    if (threadIdx.x % 32 == 31) shared.of_warps[threadIdx.x / 32] = upto;
+    __syncthreads();
+    u64 before = above + upto - mine, total = 0;
+    for (int w = 0; w < kBlockWarps; ++w) {
+      if (w < threadIdx.x / 32) before += shared.of_warps[w];
+      total += shared.of_warps[w];
+    }
+    const u64 wanted = target(total);
+    if (above + total < wanted) decide(0);
+    for (int i = begin; i < end; ++i) {
+      const u64 here = amount_of(i);
+      if (before < wanted && wanted <= before + here) give_all(&shared.found[2], listed()[i]);
+      before += here;
     }
   }
 
-  template <typename Amount>
-  __device__ u64 sum_of_warp(const Amount& amount) const {
-    u64 sum = 0;
-    each([&](float v, int c) { sum += amount(v, c); });
-    return warp_sum(sum);
+  // Gives all blocks the last class that is kept, as it is listed; 0: it is not in the list.
+  __device__ void decide(u64 last) {
+    if (threadIdx.x == 0) give_all(&shared.found[2], last);
+  }
+  __device__ bool take_decision() {
+    barrier();
+    const u64 last = shared.found[2];
+    if (last == 0) return false;
+    least = Key<T>::value(static_cast<unsigned>(last >> 32));
+    cut = static_cast<int>(static_cast<unsigned>(last));
+    return true;
   }
 
-  // Shares the warps' sums and adds them up.
-  __device__ u64 shared_total(u64 of_warp) {
-    float2* const all = shared.pairs[turn];
-    turn ^= 1;
-    Team::share(all, reinterpret_cast<const float2&>(of_warp));
-    u64 sum = 0;
-    for (int w = threadIdx.x % 32; w < Team::kWarps; w += 32)
-      sum += reinterpret_cast<const u64*>(all)[w];
-    return warp_sum(sum);
-  }
+  // ---- exact sums
 
-  // The sums that were shared last, by warp; and those of the warps before this one, added up.
-  __device__ const u64* shared_sums() const {
-    return reinterpret_cast<const u64*>(shared.pairs[turn ^ 1]);
-  }
-  __device__ u64 shared_before() const {
-    u64 sum = 0;
-    for (int w = threadIdx.x % 32; w < warp(); w += 32) sum += shared_sums()[w];
-    return warp_sum(sum);
-  }
-
+  __device__ unsigned* low() const { return shared.words; }
+  __device__ unsigned* high() const { return shared.words + kBins; }
   __device__ void add(int bin, u64 amount) {
-    const unsigned low = static_cast<unsigned>(amount);
-    const unsigned carry = atomicAdd(&shared.low[bin], low) > ~low;
-    if (const unsigned high = static_cast<unsigned>(amount >> 32) + carry)
-      atomicAdd(&shared.high[bin], high);
+    const unsigned bits = static_cast<unsigned>(amount);
+    const unsigned carry = atomicAdd(&low()[bin], bits) > ~bits;
+    if (const unsigned upper = static_cast<unsigned>(amount >> 32) + carry)
+      atomicAdd(&high()[bin], upper);
   }
 
   // The bin in which the sum of amounts, from the first bin on, reaches what `target` makes of the
   // sum over all bins. bin_of: negative for a logit that is in none.
   template <typename BinOf, typename Amount, typename Target>
   __device__ Found histogram(const BinOf& bin_of, const Amount& amount, const Target& target) {
-    for (int bin = threadIdx.x; bin < kBins; bin += THREADS) shared.low[bin] = shared.high[bin] = 0;
+    for (int bin = threadIdx.x; bin < kBins; bin += THREADS) low()[bin] = high()[bin] = 0;
     __syncthreads();
     each([&](float v, int c) {
       if (const u64 mine = amount(v, c)) {
@@ -360,8 +346,8 @@ class Filter {
       if (begin + i >= kBins) break;
 #pragma unroll
       for (int rank = 0; rank < Team::kRanks; ++rank)
-        sums[i] += read_from(&shared.low[begin + i], rank) +
-                   (u64(read_from(&shared.high[begin + i], rank)) << 32);
+        sums[i] +=
+            read_from(&low()[begin + i], rank) + (u64(read_from(&high()[begin + i], rank)) << 32);
       mine += sums[i];
     }
     const u64 upto = warp_inclusive_sum(mine);
@@ -371,15 +357,15 @@ class Filter {
 #pragma unroll
       for (int i = 0; i < kEach; ++i) {
         if (before < wanted && wanted <= before + sums[i]) {
-          give_all(&shared.found.above, before);
-          give_all(&shared.found.at, sums[i]);
-          give_all(&shared.found.bin, static_cast<u64>(begin + i));
+          give_all(&shared.found[0], before);
+          give_all(&shared.found[1], sums[i]);
+          give_all(&shared.found[2], static_cast<u64>(begin + i));
         }
         before += sums[i];
       }
     }
     barrier();
-    return shared.found;
+    return {shared.found[0], shared.found[1], shared.found[2]};
   }
 
   // How many keys from `begin` to `end` fulfil a condition that none fulfils after one that does

@@ -13,15 +13,14 @@ namespace {
 template <int RANKS, int THREADS>
 constexpr int kBlocks = (opaq::Team<RANKS, THREADS>::kRanks > 1 ? 1024 : 512) / THREADS;
 
-// Parameters of a row: of its own where the pointer is not null.
+// Parameters of a row, but for top_k: of its own where the pointer is not null.
 struct Parameters {
   float temperature, min_p;
   double top_p;
-  long long top_k;
 
   __device__ bool valid() const {
     return temperature >= 0 && temperature < infinity() && top_p >= 0 && top_p <= 1 && min_p >= 0 &&
-           min_p <= 1 && top_k >= 0;
+           min_p <= 1;
   }
 };
 
@@ -56,25 +55,31 @@ struct FromUniform {
   }
 };
 
-// Leaves `filter` with what is kept; false where no token can be drawn.
-template <typename OneRow>
-__device__ bool apply(OneRow& filter, const Parameters& parameters, int classes) {
-  if (!filter.read() || !parameters.valid()) return false;
+// Leaves `filter` with what is kept; false where no token can be drawn. `others` gives Parameters:
+// after the row has been read, lest they take registers before.
+template <typename OneRow, typename Others>
+__device__ bool apply(OneRow& filter, int classes, long long top_k, const Others& others) {
+  const int k = top_k > 0 && top_k < classes ? static_cast<int>(top_k) : 0;
+  if (!filter.read(k) || top_k < 0) return false;
+  const Parameters parameters = others();
+  if (!parameters.valid()) return false;
   filter.set_temperature(parameters.temperature);
-  if (parameters.top_k > 0 && parameters.top_k < classes)
-    filter.keep_top_k(static_cast<int>(parameters.top_k));
-  if (parameters.top_p < 1) filter.keep_top_p(parameters.top_p);
   filter.least_weight = parameters.min_p;
+  const double p = parameters.top_p;
+  if (k > 0 ? !filter.keep_listed(k, p) : p < 1 && !filter.keep_window(p)) {
+    if (k > 0) filter.keep_top_k(k);
+    if (p < 1) filter.keep_top_p(p);
+  }
   return true;
 }
 
-template <typename T, int THREADS, int RANKS, typename Random>
-__device__ void draw(long long* tokens, const T* logits, int classes, int slots,
-                     const Parameters& parameters, long long row, const Random& random) {
+template <typename T, int THREADS, int RANKS, typename Random, typename Others>
+__device__ void draw(long long* tokens, const T* logits, int classes, int slots, long long row,
+                     const Random& random, long long top_k, const Others& others) {
   using OneRow = Filter<T, THREADS, RANKS>;
   __shared__ typename OneRow::Shared shared;
   OneRow filter(shared, logits, classes, slots);
-  if (!apply(filter, parameters, classes)) {
+  if (!apply(filter, classes, top_k, others)) {
     if (opaq::Team<RANKS, THREADS>::thread() == 0) tokens[row] = -1;
     return;
   }
@@ -93,9 +98,11 @@ __device__ Otherwise of_row(const V* values, Otherwise otherwise, long long row)
 #define PARAMETERS                                                                             \
   float temperature, long long top_k, double top_p, float min_p, const float *row_temperature, \
       const long long *row_top_k, const float *row_top_p, const float *row_min_p
-#define PARAMETERS_OF(row)                                                   \
-  {of_row(row_temperature, temperature, row), of_row(row_min_p, min_p, row), \
-   of_row(row_top_p, top_p, row), of_row(row_top_k, top_k, row)}
+#define PARAMETERS_OF(row)                                                            \
+  of_row(row_top_k, top_k, row), [&]() -> Parameters {                                \
+    return {of_row(row_temperature, temperature, row), of_row(row_min_p, min_p, row), \
+            of_row(row_top_p, top_p, row)};                                           \
+  }
 
 template <typename T, int THREADS, int RANKS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)
@@ -105,8 +112,8 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   if (Team::idle()) return;
   Team::begin();
   const long long row = Team::team();
-  draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, PARAMETERS_OF(row),
-                          row, FromGenerator{rng});
+  draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, row,
+                          FromGenerator{rng}, PARAMETERS_OF(row));
 }
 
 template <typename T, int THREADS, int RANKS>
@@ -117,8 +124,8 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   if (Team::idle()) return;
   Team::begin();
   const long long row = Team::team();
-  draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, PARAMETERS_OF(row),
-                          row, FromUniform{uniform});
+  draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, row,
+                          FromUniform{uniform}, PARAMETERS_OF(row));
 }
 
 template <typename T, int THREADS, int RANKS>
@@ -131,9 +138,10 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   Team::begin();
   __shared__ typename OneRow::Shared shared;
   const long long row = Team::team();
-  float* const out = probabilities + row * classes;
   OneRow filter(shared, logits + row * row_stride, classes, slots);
-  if (!apply(filter, PARAMETERS_OF(row), classes)) {
+  const bool some = apply(filter, classes, PARAMETERS_OF(row));
+  float* const out = probabilities + static_cast<long long>(Team::team()) * classes;
+  if (!some) {
     for (int c = Team::thread(); c < classes; c += Team::kThreads) out[c] = not_a_number();
     return;
   }
