@@ -105,6 +105,7 @@ def cases(device: str, rows: float) -> list[Case]:
     return [
         *found,
         *indexed.sampling(random, count, device),
+        *indexed.penalties(random, count, device),
         *indexed.mixture(random, count, device),
         *indexed.embeddings(random, count, device),
         *indexed.scans(count, device),

@@ -43,6 +43,35 @@ def sampling(random: Random, count: Count, device: str) -> list[Case]:
     return found
 
 
+def penalties(random: Random, count: Count, device: str) -> list[Case]:
+    numbers = {"repetition": 1.1, "presence": 0.2, "frequency": 0.1}
+
+    def plain(logits: Any, counts: Any, prompt: Any) -> Any:
+        scores = logits if logits.dtype == torch.float64 else logits.float()
+        generated = counts > 0
+        scores = torch.where(
+            generated | prompt,
+            torch.where(scores > 0, scores / 1.1, scores * 1.1),
+            scores,
+        )
+        return (scores - (0.2 * generated + 0.1 * counts)).to(logits.dtype)
+
+    def op(logits: Any, counts: Any, prompt: Any) -> Any:
+        return kernels.penalize(logits, counts, prompt, **numbers)
+
+    found = []
+    for m, n in [(64, 128256), (64, 32000)]:
+        m = count(m)
+
+        def make(m: int = m, n: int = n) -> Tensors:
+            seen = torch.randint(0, 100, (2, m, n), device=device)
+            counts = (seen[0] - 97).clamp(min=0).int()
+            return [random(m, n) * 3, counts, seen[1] < 3]
+
+        found.append(Case(f"penalize {m} x {n}", make, op, plain))
+    return found
+
+
 def _places(logits: Any, tokens: Any) -> Any:
     """Tokens as numbers to 1: where a number to draw with is at the border of two classes, both
     are right."""

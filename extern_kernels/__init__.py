@@ -40,6 +40,7 @@ from .rms_norm.float8 import rms_norm_float8
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.paged import rope_paged_
 from .rope.rope import rope, rope_backward
+from .sampling.penalize import penalize
 from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
 from .scan.cumsum import cumsum
 from .silu_mul.float8 import silu_mul_float8
@@ -85,6 +86,7 @@ __all__ = [
     "moe_permute_backward",
     "moe_route",
     "moe_route_backward",
+    "penalize",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_float8",

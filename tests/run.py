@@ -182,6 +182,7 @@ def oldest() -> None:
             "test_opcheck",
             "test_pages",
             "test_patterns",
+            "test_penalize",
             "test_philox",
             "test_properties",
             "test_report_figures",

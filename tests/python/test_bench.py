@@ -63,6 +63,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "softmax",
         "log_softmax",
         "sample",
+        "penalize",
         "moe_route",
         "moe_permute",
         "moe_combine",

@@ -59,6 +59,11 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in SAMPLED
         for dtype in (torch.bfloat16, F32)
     ],
+    *[
+        (kernels.penalize, [tensor(8, n, dtype=dtype), tensor(8, n, dtype=torch.int32), None, 1.1])
+        for n in (128256, 50257)
+        for dtype in (torch.bfloat16, F32)
+    ],
     (kernels.sample_with_uniform, [tensor(8, 50257), rows(8), 1.0, 50, 0.9, 0.05]),
     (kernels.sampling_probabilities, [tensor(8, 50257), 1.0, 50, 0.9, 0.05]),
     *[(kernels.moe_route, [tensor(70, e), 4, True]) for e in (8, 64, 128, 512)],
