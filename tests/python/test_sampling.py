@@ -215,6 +215,20 @@ def test_each_row_has_parameters_of_its_own(device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scale", [0.02, 10.0])
+def test_flat_and_peaked_rows(scale, dtype, device):
+    """Few and many classes are near the border of what is kept."""
+    logits = make(2, 20000, dtype, device, scale)
+    for setting in ({"top_k": 1000}, {"top_k": 300, "top_p": 0.5}, {"top_p": 0.9}, {"top_p": 0.01}):
+        check(logits, **setting)
+    logits[:, ::3] = logits[:, :1]  # a third of the classes are equal
+    check(logits, top_k=50, top_p=0.8)
+    kept = sampling_probabilities(logits, top_p=0.6) > 0
+    wide = exact(logits, top_p=0.6) > 0
+    assert (kept.sum(1) - wide.sum(1)).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("classes", [8, 1001, 9000])
 def test_masked_and_invalid_logits(classes, dtype, device):
     logits = make(6, classes, dtype, device)
