@@ -2,12 +2,13 @@
 // of cross_entropy.cu.
 #include "softmax.h"
 
-template <typename T>
+template <typename T, int EXTRAS>
 void cross_entropy(T* loss, T* lse, const T* logits, const int64_t* targets, int64_t rows,
-                   int64_t classes, int64_t row_stride, int64_t target_stride,
-                   int64_t ignore_index) {
+                   int64_t classes, int64_t row_stride, int64_t target_stride, int64_t ignore_index,
+                   double label_smoothing, double z_loss, double softcap) {
+  const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   for (int64_t row = 0; row < rows; ++row, logits += row_stride) {
-    const double log_sum = Softmax<T>(logits, classes).log_sum();
+    const double log_sum = Softmax<T, EXTRAS>(logits, classes, extras).log_sum();
     const int64_t target = targets[row * target_stride];
     lse[row] = T(log_sum);
     if (target == ignore_index)
@@ -15,25 +16,29 @@ void cross_entropy(T* loss, T* lse, const T* logits, const int64_t* targets, int
     else if (target < 0 || target >= classes)
       loss[row] = std::numeric_limits<T>::quiet_NaN();
     else
-      loss[row] = T(log_sum - logits[target]);
+      loss[row] = T(extras.loss(log_sum, logits, classes, target));
   }
 }
 
-template <typename T>
+template <typename T, int EXTRAS>
 void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse, const T* logits,
                             const T* added, const int64_t* targets, const T* lse, int64_t rows,
                             int64_t classes, int64_t row_stride, int64_t target_stride,
-                            int64_t grad_loss_stride, int64_t grad_lse_stride,
-                            int64_t ignore_index) {
+                            int64_t grad_loss_stride, int64_t grad_lse_stride, int64_t ignore_index,
+                            double label_smoothing, double z_loss, double softcap) {
+  const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += classes) {
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
-    T at_target = ignored ? 0 : grad_loss[row * grad_loss_stride];
-    if (!ignored && !valid) at_target = std::numeric_limits<T>::quiet_NaN();
-    const T factor = at_target + grad_lse[row * grad_lse_stride];
+    T on_loss = ignored ? 0 : grad_loss[row * grad_loss_stride];
+    if (!ignored && !valid) on_loss = std::numeric_limits<T>::quiet_NaN();
+    const T factor = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
+    const T on_target = extras.on_target(on_loss), everywhere = extras.everywhere(on_loss, classes);
     for (int64_t c = 0; c < classes; ++c) {
-      T grad = std::exp(logits[c] - lse[row]) * factor;
-      if (c == target && !ignored) grad -= at_target;
+      T grad = std::exp(extras.logit(logits[c]) - lse[row]) * factor;
+      if (EXTRAS != kPlain) grad -= everywhere;
+      if (c == target && !ignored) grad -= on_target;
+      if (EXTRAS == kCapped) grad *= extras.slope(logits[c]);
       grad_logits[c] = added ? grad + added[row * classes + c] : grad;
     }
   }

@@ -4,35 +4,47 @@
 //   ignore_index
 //   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the
 //   target) + added, with grad_loss = 0 where ignored
+//   and with label smoothing, z-loss and softcap as in extras.cuh
 // A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
 // the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
 // gives NaN in loss and gradient, never a read outside the row.
 #include "softmax.cuh"
 
-template <typename T, int THREADS>
+template <typename T, int THREADS, int EXTRAS>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy(float* loss, float* lse, const T* logits, const long long* targets, int classes,
-                  long long row_stride, long long target_stride, long long ignore_index) {
+                  long long row_stride, long long target_stride, long long ignore_index,
+                  float label_smoothing, float z_loss, float softcap) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = blockIdx.x;
   logits += row * row_stride;
   const Run<T, VEC> run(logits, classes);
   const T* const packed = logits + run.head;
-  Softmax softmax;
+  const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
+  float reference = 0;
+  if constexpr (EXTRAS != kPlain) {
+    const Target target(targets[row * target_stride], classes, ignore_index);
+    if (target.at >= 0) reference = extras.logit(to_float(logits[target.at]));
+  }
+  Found<EXTRAS> found(reference);
   for (int p = threadIdx.x; p < run.packs; p += kAhead * THREADS) {
     Pack<T, VEC> packs[kAhead];
     load_packs<THREADS>(packs, packed, p, run.packs);
-    softmax.add(packs);
+    found.template add<THREADS>(packs, run.packs - p, extras);
   }
-  if (threadIdx.x < run.head) softmax.add(logits[threadIdx.x]);
-  if (threadIdx.x < run.tail) softmax.add(packed[run.packs * VEC + threadIdx.x]);
+  if (threadIdx.x < run.head) found.add(logits[threadIdx.x], true, extras);
+  if (threadIdx.x < run.tail) found.add(packed[run.packs * VEC + threadIdx.x], true, extras);
   const Target target(targets[row * target_stride], classes, ignore_index);
-  const float at_target = threadIdx.x == 0 && target.at >= 0 ? to_float(logits[target.at]) : 0;
+  const float at_target =
+      threadIdx.x == 0 && target.at >= 0 ? extras.logit(to_float(logits[target.at])) : 0;
   __shared__ float2 pairs[THREADS / 32];
-  softmax = warp_merge(softmax);
-  opaq::Team<1, THREADS>::share(pairs, {softmax.max, softmax.sum});
-  softmax = merge_of<Softmax>(pairs);
-  if (threadIdx.x == 0) store_loss(loss + row, lse + row, softmax, target, at_target);
+  found.template merge<opaq::Team<1, THREADS>>(pairs);
+  if constexpr (EXTRAS != kPlain) {
+    __shared__ float2 sums[THREADS / 32];
+    found.template sum_above<opaq::Team<1, THREADS>>(sums);
+  }
+  if (threadIdx.x == 0)
+    store_loss(loss + row, lse + row, found, target, at_target, classes, extras);
 }
 
 namespace {
@@ -40,9 +52,9 @@ namespace {
 // The gradient of a row, by packs of N, and `added` if ADD. `grad` may be the memory of `logits` or
 // `added`: an element is read and written by one thread, and the packs of a group are read before
 // the first is written.
-template <bool ADD, int N, int THREADS, typename T>
+template <bool ADD, int N, int THREADS, typename T, int EXTRAS>
 __device__ void row_backward(T* grad, const T* logits, const T* added, int classes,
-                             const Gradient& gradient) {
+                             const Gradient<EXTRAS>& gradient) {
   const Run<T, N> run(logits, classes);
   const auto of = [&](const auto& pack, const auto& summand, int c) {
     if constexpr (ADD)
@@ -72,19 +84,27 @@ __device__ void row_backward(T* grad, const T* logits, const T* added, int class
 
 }  // namespace
 
-template <typename T, int THREADS, bool ADD>
+template <typename T, int THREADS, int EXTRAS, bool ADD>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
                            const T* logits, const T* added, const long long* targets,
                            const float* lse, int classes, long long row_stride,
                            long long target_stride, long long grad_loss_stride,
-                           long long grad_lse_stride, long long ignore_index) {
+                           long long grad_lse_stride, long long ignore_index, float label_smoothing,
+                           float z_loss, float softcap) {
   const long long row = blockIdx.x;
   const Target target(targets[row * target_stride], classes, ignore_index);
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
   if (target.outside) on_loss = not_a_number();
-  const float factor = on_loss + grad_lse[row * grad_lse_stride];
-  const Gradient gradient{lse[row] * kLog2E, factor, on_loss, target.at};
+  const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
+  const float factor = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
+  const Gradient<EXTRAS> gradient{lse[row] * kLog2E,
+                                  factor,
+                                  extras.on_target(on_loss),
+                                  target.at,
+                                  false,
+                                  extras.everywhere(on_loss, classes),
+                                  extras};
   logits += row * row_stride;
   grad_logits += row * classes;
   if (ADD) added += row * classes;

@@ -1,11 +1,28 @@
 """Cross-entropy with class indices, with its gradient: declaration and reference.
 
-cross_entropy(logits, target, ignore_index=-100) -> (loss, lse). logits: [N, V], floating, unit
-stride along V; target: [N], int64. loss: [N], 0 where target == ignore_index, NaN where a target
-lies outside [0, V); lse: [N], log(sum(exp(logits))). Both float32 (float64 for float64 logits) and
-both differentiable (lse for a z-loss). The gradient reads the logits once more and keeps no [N, V]
-tensor beside them; in a compiled graph it adds another gradient of the logits, where there is one.
+cross_entropy(logits, target, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=0.0)
+    -> (loss, lse)
+
+logits: [N, V], floating, unit stride along V
+target: [N], int64
+loss: [N], 0 where target == ignore_index, NaN where a target lies outside [0, V)
+lse: [N], log(sum(exp(logits))), after the softcap
+
+label_smoothing: from 0 to 1: the distribution to be predicted is 1 - label_smoothing at the target
+    and label_smoothing / V more at each class, as in torch.nn.functional.cross_entropy (Szegedy et
+    al. 2016, arXiv:1512.00567)
+z_loss: at least 0: z_loss * lse^2 is added to the loss of each row that is not ignored (PaLM,
+    Chowdhery et al. 2022, arXiv:2204.02311, with 1e-4; cross_entropy_with_logits of T5X)
+softcap: above 0: the logits are softcap * tanh(logits / softcap) to begin with (Gemma 2,
+    arXiv:2408.00118, with 30); 0: they are as given
+
+loss and lse are float32 (float64 for float64 logits), and both are differentiable (lse for a z-loss
+of your own). The gradient reads the logits once more and keeps no [N, V] tensor beside them; in a
+compiled graph it adds another gradient of the logits, where there is one. Numbers out of range
+raise ValueError.
 """
+
+import math
 
 import torch
 
@@ -13,8 +30,10 @@ import opaq
 
 FLOAT = "float64 if logits.dtype == float64 else float32"
 
+EXTRAS = "float label_smoothing=0.0, float z_loss=0.0, float softcap=0.0"
+
 cross_entropy = opaq.op(
-    "opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100) "
+    f"opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100, {EXTRAS}) "
     "-> (Tensor loss, Tensor lse)",
     outputs={
         "loss": opaq.tensor("logits.size(0)", dtype=FLOAT),
@@ -23,7 +42,7 @@ cross_entropy = opaq.op(
 )
 cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
-    "Tensor target, Tensor lse, int ignore_index, Tensor? added=None) "
+    f"Tensor target, Tensor lse, int ignore_index, Tensor? added=None, {EXTRAS}) "
     "-> (Tensor grad_logits)",
     outputs=opaq.like("logits", may_overwrite=True),
     accumulates="added",
@@ -37,7 +56,14 @@ def requires(*dtypes: str) -> list[str]:
         "target.dtype == int64",
         "target.size(0) == logits.size(0)",
         "logits.stride(1) == 1 or logits.size(1) == 1",
+        "label_smoothing >= 0 and label_smoothing <= 1",
+        "z_loss >= 0 and z_loss < 1e30 and softcap >= 0 and softcap < 1e30",
     ]
+
+
+# What a kernel is compiled for, as in extras.cuh and extras.h.
+KIND = "2 if softcap != 0 else 1 if label_smoothing != 0 or z_loss != 0 else 0"
+EXTRA_ARGS = "label_smoothing, z_loss, softcap"
 
 
 def _requires_backward(float_type: str) -> list[str]:
@@ -55,11 +81,11 @@ _THREADS = "max(32, min(512, next_power_of_2(ceil_div(logits.size(1) * logits.it
 def _declare_cuda(
     op: opaq.Op, kernel: str, args: str, requires: list[str], *more: str, name: str = "cuda"
 ) -> None:
-    """more: template arguments after the number of threads."""
+    """more: template arguments after those that all have."""
     op.cuda(
         name=name,
         source=opaq.file("cross_entropy.cu"),
-        entry=f"{kernel}<{', '.join(['{logits.dtype}', f'{{{_THREADS}}}', *more])}>",
+        entry=f"{kernel}<{', '.join(['{logits.dtype}', f'{{{_THREADS}}}', f'{{{KIND}}}', *more])}>",
         grid="logits.size(0)",
         block=_THREADS,
         args=args,
@@ -70,8 +96,10 @@ def _declare_cuda(
 CUDA_DTYPES = ("float32", "float16", "bfloat16")
 _ROWS = "logits.stride(0), target.stride(0)"
 _ADDED = "added.dtype == logits.dtype and added.shape == logits.shape"
-_FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index"
-_BACKWARD_ARGS = f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index"
+_FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index, {EXTRA_ARGS}"
+_BACKWARD_ARGS = (
+    f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index, {EXTRA_ARGS}"
+)
 
 _declare_cuda(
     cross_entropy,
@@ -93,13 +121,13 @@ for _name, _adds, _condition in [
     )
 cross_entropy.cpu(
     source=opaq.file("cross_entropy.cpp"),
-    entry="cross_entropy<{logits.dtype}>",
+    entry=f"cross_entropy<{{logits.dtype}}, {{{KIND}}}>",
     args=f"loss, lse, logits, target, logits.size(0), {_FORWARD_ARGS}",
     requires=requires("float32", "float64"),
 )
 cross_entropy_backward.cpu(
     source=opaq.file("cross_entropy.cpp"),
-    entry="cross_entropy_backward<{logits.dtype}>",
+    entry=f"cross_entropy_backward<{{logits.dtype}}, {{{KIND}}}>",
     args=f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, logits.size(0), "
     f"{_BACKWARD_ARGS}",
     requires=[
@@ -121,9 +149,56 @@ def safe_index(
     return torch.where(counts & ~outside, target, 0), counts, outside
 
 
+def check_extras(where: str, label_smoothing: float, z_loss: float, softcap: float) -> None:
+    """Raises ValueError for numbers out of range."""
+    for name, value, fits, expected in (
+        ("label_smoothing", label_smoothing, 0 <= label_smoothing <= 1, "a number from 0 to 1"),
+        ("z_loss", z_loss, 0 <= z_loss < math.inf, "a number of at least 0; 0: no z-loss"),
+        ("softcap", softcap, 0 <= softcap < math.inf, "a number of at least 0; 0: no softcap"),
+    ):
+        if not fits:
+            raise ValueError(f"{where}: got {name}={value}; expected {expected}")
+
+
+def capped(logits: torch.Tensor, softcap: float) -> torch.Tensor:
+    """Logits as the loss sees them, at least float32."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return softcap * torch.tanh(wide / softcap) if softcap else wide
+
+
+def gradient_of_rows(
+    logits: torch.Tensor,
+    probabilities: torch.Tensor,
+    lse: torch.Tensor,
+    on_loss: torch.Tensor,
+    on_lse: torch.Tensor,
+    index: torch.Tensor,
+    counts: torch.Tensor,
+    extras: tuple[float, float, float],
+) -> torch.Tensor:
+    """The gradient of on_loss * loss + on_lse * lse for the logits. on_loss: [N] or one element."""
+    label_smoothing, z_loss, softcap = extras
+    on_loss = torch.where(counts, on_loss, 0)
+    if z_loss:
+        on_lse = on_lse + torch.where(counts, 2 * z_loss * lse * on_loss, 0)
+    grad = probabilities * (on_loss + on_lse).unsqueeze(1)
+    if label_smoothing:
+        grad = grad - (on_loss * (label_smoothing / logits.size(1))).unsqueeze(1)
+    at_target = (on_loss * (label_smoothing - 1)).unsqueeze(1)
+    grad = grad.scatter_add(1, index.unsqueeze(1), at_target)
+    if softcap:
+        grad = grad * (1 - torch.tanh(logits.to(lse.dtype) / softcap).square())
+    return grad
+
+
 @cross_entropy.reference
 def cross_entropy_reference(
-    logits: torch.Tensor, target: torch.Tensor, ignore_index: int = -100
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if logits.dim() != 2 or target.shape != logits.shape[:1]:
         raise ValueError(
@@ -131,11 +206,19 @@ def cross_entropy_reference(
             f"{tuple(target.shape)}; expected [N, V] and [N]: "
             "flatten the leading dimensions first"
         )
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    check_extras("cross_entropy", label_smoothing, z_loss, softcap)
+    wide = capped(logits, softcap)
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     lse = torch.logsumexp(wide, 1)
-    loss = torch.where(counts, lse - wide.gather(1, index.unsqueeze(1)).squeeze(1), 0)
-    return torch.where(outside, torch.nan, loss), lse
+    at_target = wide.gather(1, index.unsqueeze(1))
+    loss = lse - at_target.squeeze(1)
+    if label_smoothing:
+        # the mean of logits less that at the target, which does not cancel
+        above = (wide - torch.where(at_target.isfinite(), at_target, 0)).mean(1)
+        loss = torch.where(loss == torch.inf, loss, loss - label_smoothing * above)
+    if z_loss:
+        loss = loss + z_loss * lse.square()
+    return torch.where(outside, torch.nan, torch.where(counts, loss, 0)), lse
 
 
 @cross_entropy_backward.reference
@@ -147,11 +230,22 @@ def cross_entropy_backward_reference(
     lse: torch.Tensor,
     ignore_index: int,
     added: torch.Tensor | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
+    check_extras("cross_entropy_backward", label_smoothing, z_loss, softcap)
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
-    at_target = torch.where(outside, torch.nan, torch.where(counts, grad_loss, 0))
-    grad = (logits.to(lse.dtype) - lse.unsqueeze(1)).exp() * (at_target + grad_lse).unsqueeze(1)
-    grad = grad.scatter_add(1, index.unsqueeze(1), torch.where(counts, -at_target, 0).unsqueeze(1))
+    grad = gradient_of_rows(
+        logits,
+        (capped(logits, softcap) - lse.unsqueeze(1)).exp(),
+        lse,
+        torch.where(outside, torch.nan, grad_loss),
+        grad_lse,
+        index,
+        counts,
+        (label_smoothing, z_loss, softcap),
+    )
     return (grad if added is None else grad + added).to(logits.dtype)
 
 

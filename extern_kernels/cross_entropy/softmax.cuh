@@ -1,4 +1,5 @@
-// Parts of the kernels of cross-entropy: the running softmax of a row, packs of a row, the target.
+// Parts of the kernels of cross-entropy: the running softmax of a row, packs of a row, the target,
+// the gradient. What is beside plain cross-entropy is in extras.cuh.
 //
 // Each thread keeps a running maximum and the sum of exponentials relative to it, rescaled when the
 // maximum grows (online softmax, Milakov and Gimelshein 2018, arXiv:1805.02867); the block merges
@@ -7,6 +8,7 @@
 #pragma once
 
 #include "../common.cuh"
+#include "extras.cuh"
 
 using opaq::exp2_approx;
 using opaq::filled;
@@ -86,25 +88,87 @@ struct Target {
   }
 };
 
+// What threads found of a row: its softmax and, with extras, the sum of its logits, each less that
+// at the target, so that large logits do not cancel.
+template <int EXTRAS>
+struct Found {
+  Softmax softmax;
+  float above = 0, reference;
+
+  __device__ explicit Found(float at_target) : reference(at_target) {}
+
+  // Packs 0, STEP, ... of those that have `left` of them.
+  template <int STEP, typename T, int N, int COUNT>
+  __device__ void add(const Pack<T, N> (&packs)[COUNT], int left, const Extras<EXTRAS>& extras) {
+    if constexpr (EXTRAS == kPlain) {
+      softmax.add(packs);
+    } else {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i)
+        if (i * STEP < left) add_one(packs[i], extras);
+    }
+  }
+
+  template <typename T>
+  __device__ void add(T value, bool exists, const Extras<EXTRAS>& extras) {
+    const Pack<T, 1> pack[1] = {{{value}}};
+    add<1>(pack, exists, extras);
+  }
+
+  // Of all threads of a row, to each of them; the memory is as of Team::share.
+  template <typename Team>
+  __device__ void merge(float2 (&pairs)[Team::kWarps]) {
+    softmax = warp_merge(softmax);
+    Team::share(pairs, {softmax.max, softmax.sum});
+    softmax = merge_of<Softmax>(pairs);
+  }
+  template <typename Team>
+  __device__ void sum_above(float2 (&sums)[Team::kWarps]) {
+    Team::share(sums, {opaq::warp_sum(above), 0});
+    above = 0;
+    for (int w = threadIdx.x % 32; w < Team::kWarps; w += 32) above += sums[w].x;
+    above = opaq::warp_sum(above);
+  }
+
+ private:
+  template <typename T, int N>
+  __device__ void add_one(const Pack<T, N>& pack, const Extras<EXTRAS>& extras) {
+    Pack<float, N> logits[1];
+#pragma unroll
+    for (int j = 0; j < N; ++j) logits[0].at[j] = extras.logit(to_float(pack.at[j]));
+    softmax.add(logits);
+#pragma unroll
+    for (int j = 0; j < N; ++j) above += logits[0].at[j] - reference;
+  }
+};
+
 // By one thread. at_target: the logit there, if the target counts.
-__device__ void store_loss(float* loss, float* lse, const Softmax& softmax, const Target& target,
-                           float at_target) {
-  const float base = Softmax::base(softmax.max), log_sum = log2f(softmax.sum);
-  *lse = (base + log_sum) * kLn2;
-  if (target.ignored)
+template <int EXTRAS>
+__device__ void store_loss(float* loss, float* lse, const Found<EXTRAS>& found,
+                           const Target& target, float at_target, int classes,
+                           const Extras<EXTRAS>& extras) {
+  const float base = Softmax::base(found.softmax.max), log_sum = log2f(found.softmax.sum);
+  const float log = (base + log_sum) * kLn2;
+  *lse = log;
+  if (target.ignored) {
     *loss = 0;
-  else if (target.outside)
+  } else if (target.outside) {
     *loss = not_a_number();
-  else  // exact where lse - logits[target] would cancel
-    *loss = (log_sum - fmaf(at_target, kLog2E, -base)) * kLn2;
+  } else {  // exact where lse - logits[target] would cancel
+    const float plain = (log_sum - fmaf(at_target, kLog2E, -base)) * kLn2;
+    *loss = extras.loss(plain, log, found.above / classes);
+  }
 }
 
 // The gradient of a row from its logits: exp2(logit * kLog2E - base) * factor, less `on_target` at
-// the target.
+// the target; with extras less `everywhere` at each class, and through the cap.
+template <int EXTRAS>
 struct Gradient {
   float base, factor, on_target;
   int target;
   bool none = false;  // the gradient is 0, whatever the logits
+  float everywhere = 0;
+  Extras<EXTRAS> extras = {};
 
   // Of elements c, c + 1, ...
   template <typename T, int N>
@@ -132,13 +196,22 @@ struct Gradient {
  private:
   template <typename T, int N>
   __device__ void compute(float (&grad)[N], const Pack<T, N>& logits, int c) const {
+    [[maybe_unused]] float slope[N];
 #pragma unroll
-    for (int j = 0; j < N; ++j)
-      grad[j] = exp2_approx(fmaf(to_float(logits.at[j]), kLog2E, -base)) * factor;
+    for (int j = 0; j < N; ++j) {
+      float logit = to_float(logits.at[j]);
+      if constexpr (EXTRAS == kCapped) logit = extras.logit(logit, slope[j]);
+      grad[j] = exp2_approx(fmaf(logit, kLog2E, -base)) * factor;
+      if constexpr (EXTRAS != kPlain) grad[j] -= everywhere;
+    }
     const unsigned in_pack = target - c;
     if (in_pack < N) {
 #pragma unroll
       for (int j = 0; j < N; ++j) grad[j] -= in_pack == j ? on_target : 0;
+    }
+    if constexpr (EXTRAS == kCapped) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) grad[j] *= slope[j];
     }
   }
 };

@@ -2,22 +2,30 @@
 // rules are those of with_gradient.cu; grad may be the memory of the logits.
 #include "softmax.h"
 
-template <typename T>
+template <typename T, int EXTRAS>
 void cross_entropy_with_gradient(T* loss, T* lse, T* grad, const T* logits, const int64_t* targets,
                                  const T* scale, int64_t rows, int64_t classes, int64_t row_stride,
-                                 int64_t target_stride, int64_t ignore_index) {
+                                 int64_t target_stride, int64_t ignore_index,
+                                 double label_smoothing, double z_loss, double softcap) {
+  const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad += classes) {
-    const Softmax<T> softmax(logits, classes);
+    const Softmax<T, EXTRAS> softmax(logits, classes, extras);
     const double log_sum = softmax.log_sum();
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
     lse[row] = T(log_sum);
-    loss[row] = ignored ? 0 : valid ? T(log_sum - logits[target]) : nan;
-    const double factor = !ignored && !valid ? double(nan) : *scale / softmax.sum;
-    for (int64_t c = 0; c < classes; ++c)
-      grad[c] =
-          ignored ? 0 : T(std::exp(logits[c] - softmax.base) * factor - (c == target ? *scale : 0));
+    loss[row] = ignored ? 0 : valid ? T(extras.loss(log_sum, logits, classes, target)) : nan;
+    const double on_lse = extras.on_lse(*scale, log_sum);
+    const double factor = !ignored && !valid ? double(nan) : on_lse / softmax.sum;
+    const T on_target = extras.on_target(*scale), everywhere = extras.everywhere(*scale, classes);
+    for (int64_t c = 0; c < classes; ++c) {
+      double here = std::exp(extras.logit(logits[c]) - softmax.base) * factor;
+      if (EXTRAS != kPlain) here -= everywhere;
+      if (c == target) here -= on_target;
+      if (EXTRAS == kCapped) here *= extras.slope(logits[c]);
+      grad[c] = ignored ? 0 : T(here);
+    }
   }
 }
 

@@ -1,7 +1,8 @@
 // Cross-entropy of logits[rows, classes] and its gradient in one launch, and a gradient times a
 // number; float32 inside.
 //   loss, lse: as in cross_entropy.cu;  grad = (exp(logits - lse) - (1 at the target)) * scale, 0
-//   in rows whose target is ignore_index, NaN in rows whose target lies outside [0, classes)
+//   in rows whose target is ignore_index, NaN in rows whose target lies outside [0, classes); with
+//   label smoothing, z-loss and softcap as in extras.cuh
 // A block, or a cluster of RANKS of them (see opaq::Team), computes rows one after the other. A
 // thread keeps the first packs of its share of a row in shared memory, `slots` of them, the next
 // ones in registers, and reads what remains of a very wide row twice, the second time from the last
@@ -17,15 +18,16 @@ namespace {
 extern __shared__ uint4 slots_memory[];
 
 // Where grad and logits are not aligned alike: element by element, twice from memory.
-template <typename T, typename Team>
-__device__ Softmax softmax_of_elements(const T* logits, int classes) {
-  Softmax softmax;
+template <typename T, typename Team, int EXTRAS>
+__device__ Found<EXTRAS> found_in_elements(const T* logits, int classes, float at_target,
+                                           const Extras<EXTRAS>& extras) {
+  Found<EXTRAS> found(at_target);
   for (int c = Team::thread(); c < classes; c += kAhead * Team::kThreads) {
     Pack<T, 1> packs[kAhead];
     load_packs<Team::kThreads>(packs, logits, c, classes);
-    softmax.add(packs);
+    found.template add<Team::kThreads>(packs, classes - c, extras);
   }
-  return softmax;
+  return found;
 }
 
 template <typename T, int THREADS, typename Team>
@@ -46,7 +48,8 @@ struct Row {
 
   __device__ static uint4* slot(int k) { return slots_memory + k * THREADS + threadIdx.x; }
 
-  __device__ void store(Packs& packs, int p, const Gradient& gradient) const {
+  template <int EXTRAS>
+  __device__ void store(Packs& packs, int p, const Gradient<EXTRAS>& gradient) const {
     const int c = run.head + p * VEC;
     T* const to = grad + c;
 #pragma unroll
@@ -79,15 +82,17 @@ struct Row {
 
 }  // namespace
 
-template <typename T, int THREADS, int RANKS>
+template <typename T, int THREADS, int RANKS, int EXTRAS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     cross_entropy_with_gradient(float* loss, float* lse, T* grad_logits, const T* logits,
                                 const long long* targets, const float* scale, long long rows,
                                 int slots, int classes, long long row_stride,
-                                long long target_stride, long long ignore_index) {
+                                long long target_stride, long long ignore_index,
+                                float label_smoothing, float z_loss, float softcap) {
   using Team = opaq::Team<RANKS, THREADS>;
   using OneRow = Row<T, THREADS, Team>;
   constexpr int VEC = OneRow::VEC, STEP = Team::kThreads, kGroup = kAhead * STEP;
+  constexpr bool HOLDS = EXTRAS == kPlain;  // the extras need the registers
   if (Team::idle()) return;
   Team::begin();
   __shared__ float2 pairs[2][Team::kWarps];
@@ -100,13 +105,15 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     const OneRow first = row_at(row);
     for (int k = 0; k < slots; k += kAhead) first.fill(k);
   }
+  const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
   const float by = *scale;
   long long next_target = row < rows ? targets[row * target_stride] : 0;
   for (int turn = 0; row < rows; row += Team::teams(), turn ^= 1) {
     const OneRow here = row_at(row);
     const T* const packed = here.logits + here.run.head;
     const Target target(next_target, classes, ignore_index);
-    const float at_target = share == 0 && target.at >= 0 ? to_float(here.logits[target.at]) : 0;
+    const bool reads_target = (EXTRAS != kPlain || share == 0) && target.at >= 0;
+    const float at_target = reads_target ? extras.logit(to_float(here.logits[target.at])) : 0;
     const int last = here.run.head + here.run.packs * VEC + share;
     const bool in_head = here.alike && share < here.run.head;
     const bool in_tail = here.alike && share < here.run.tail;
@@ -114,44 +121,53 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     if (in_head) before = here.logits[share];
     if (in_tail) after = here.logits[last];
     typename OneRow::Packs held, packs;
-    Softmax softmax;
+    Found<EXTRAS> found(at_target);
     int p = rest;
     if (here.alike) {
-      if (p < here.run.packs) load_packs<STEP>(held, packed, p, here.run.packs);
+      if (HOLDS && p < here.run.packs) load_packs<STEP>(held, packed, p, here.run.packs);
       for (int k = 0; k < slots; k += kAhead) {
         opaq::copies_done(slots / kAhead - 1 - k / kAhead);
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) packs[i] = opaq::load_shared<T>(OneRow::slot(k + i));
-        softmax.add(packs);
+        found.template add<STEP>(packs, here.run.packs - share - k * STEP, extras);
       }
-      if (p < here.run.packs) softmax.add(held);
-      for (p += kGroup; p < here.run.packs; p += kGroup) {
+      if (HOLDS && p < here.run.packs) found.template add<STEP>(held, here.run.packs - p, extras);
+      for (p += HOLDS ? kGroup : 0; p < here.run.packs; p += kGroup) {
         load_packs<STEP>(packs, packed, p, here.run.packs);
-        softmax.add(packs);
+        found.template add<STEP>(packs, here.run.packs - p, extras);
       }
-      softmax.add(before);
-      softmax.add(after);
+      found.add(before, in_head, extras);
+      found.add(after, in_tail, extras);
     } else {
-      softmax = softmax_of_elements<T, Team>(here.logits, classes);
+      found = found_in_elements<T, Team>(here.logits, classes, at_target, extras);
     }
     const bool more = row + Team::teams() < rows;
     const long long next_row = more ? row + Team::teams() : row;
     next_target = targets[next_row * target_stride];
-    softmax = warp_merge(softmax);
-    Team::share(pairs[turn], {softmax.max, softmax.sum});
-    softmax = merge_of<Softmax>(pairs[turn]);
-    if (share == 0) store_loss(loss + row, lse + row, softmax, target, at_target);
+    found.template merge<Team>(pairs[turn]);
+    if constexpr (EXTRAS != kPlain) {
+      __shared__ float2 sums[2][Team::kWarps];
+      found.template sum_above<Team>(sums[turn]);
+    }
+    const Softmax& softmax = found.softmax;
+    if (share == 0) store_loss(loss + row, lse + row, found, target, at_target, classes, extras);
 
     const OneRow next = row_at(next_row);
-    const Gradient gradient{Softmax::base(softmax.max),
-                            target.outside ? not_a_number() : by / softmax.sum, by, target.at,
-                            target.ignored};
+    const float factor =
+        extras.on_lse(by, (Softmax::base(softmax.max) + log2f(softmax.sum)) * kLn2);
+    const Gradient<EXTRAS> gradient{Softmax::base(softmax.max),
+                                    target.outside ? not_a_number() : factor / softmax.sum,
+                                    extras.on_target(by),
+                                    target.at,
+                                    target.ignored,
+                                    extras.everywhere(by, classes),
+                                    extras};
     if (here.alike) {
-      for (p -= kGroup; p > rest; p -= kGroup) {
+      for (p -= kGroup; HOLDS ? p > rest : p >= rest; p -= kGroup) {
         load_packs<STEP>(packs, packed, p, here.run.packs);
         here.store(packs, p, gradient);
       }
-      if (rest < here.run.packs) {
+      if (HOLDS && rest < here.run.packs) {
 #pragma unroll
         for (int i = 0; i < kAhead; ++i) opaq::convert_anew(held[i], softmax.sum < 0);
         here.store(held, rest, gradient);

@@ -1,13 +1,15 @@
 """Cross-entropy and its gradient in one launch: declarations and references.
 
-cross_entropy_with_gradient(logits, target, scale, ignore_index=-100) -> (loss, lse, grad_logits)
+cross_entropy_with_gradient(logits, target, scale, ignore_index=-100, label_smoothing=0.0,
+    z_loss=0.0, softcap=0.0) -> (loss, lse, grad_logits)
 
-logits, target, loss, lse: as of cross_entropy
+logits, target, label_smoothing, z_loss, softcap, loss, lse: as of cross_entropy
 scale: one element, float32 (float64 for float64 logits): the gradient that reaches the loss of each
     row, such as 1 / (number of rows that count) for their mean
-grad_logits: (softmax(logits) - onehot(target)) * scale, of the logits' shape and dtype; 0 in rows
-    whose target is ignore_index, NaN in rows whose target lies outside [0, V). The kernels are
-    right when it is the memory of the logits.
+grad_logits: the gradient of (loss * scale).sum(), of the logits' shape and dtype; with neither
+    label smoothing nor z-loss nor softcap it is (softmax(logits) - onehot(target)) * scale. 0 in
+    rows whose target is ignore_index, NaN in rows whose target lies outside [0, V). The kernels
+    are right when it is the memory of the logits.
 
 loss and lse are differentiable; grad_logits is not.
 
@@ -23,16 +25,21 @@ import opaq
 
 from .cross_entropy import (
     CUDA_DTYPES,
+    EXTRA_ARGS,
+    EXTRAS,
     FLOAT,
+    KIND,
+    capped,
     cross_entropy_backward,
     cross_entropy_reference,
+    gradient_of_rows,
     requires,
     safe_index,
 )
 
 cross_entropy_with_gradient = opaq.op(
     "opaq_kernels::cross_entropy_with_gradient(Tensor logits, Tensor target, Tensor scale, "
-    "int ignore_index=-100) -> (Tensor loss, Tensor lse, Tensor grad_logits)",
+    f"int ignore_index=-100, {EXTRAS}) -> (Tensor loss, Tensor lse, Tensor grad_logits)",
     outputs={
         "loss": opaq.tensor("logits.size(0)", dtype=FLOAT),
         "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
@@ -63,12 +70,13 @@ def _requires_scale(float_type: str) -> list[str]:
 
 cross_entropy_with_gradient.cuda(
     source=opaq.file("with_gradient.cu"),
-    entry=f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}>",
+    entry=f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, "
+    f"{{{KIND}}}>",
     grid=f"{_RANKS} * {_TEAMS}",
     block=_THREADS,
     shared=f"{_SLOTS} * {_THREADS} * 16",
     args=f"loss, lse, grad_logits, logits, target, scale, logits.size(0), {_SLOTS}, "
-    f"logits.size(1), {_STRIDES}, ignore_index",
+    f"logits.size(1), {_STRIDES}, ignore_index, {EXTRA_ARGS}",
     requires=[
         *requires(*CUDA_DTYPES),
         *_requires_scale("float32"),
@@ -77,9 +85,9 @@ cross_entropy_with_gradient.cuda(
 )
 cross_entropy_with_gradient.cpu(
     source=opaq.file("with_gradient.cpp"),
-    entry="cross_entropy_with_gradient<{logits.dtype}>",
+    entry=f"cross_entropy_with_gradient<{{logits.dtype}}, {{{KIND}}}>",
     args="loss, lse, grad_logits, logits, target, scale, logits.size(0), logits.size(1), "
-    f"{_STRIDES}, ignore_index",
+    f"{_STRIDES}, ignore_index, {EXTRA_ARGS}",
     requires=[*requires("float32", "float64"), *_requires_scale("logits.dtype")],
 )
 
@@ -125,18 +133,26 @@ _declare_scale(scale_gradient_, "scale_gradient_in_place", ("grad",))
 
 @cross_entropy_with_gradient.reference
 def cross_entropy_with_gradient_reference(
-    logits: torch.Tensor, target: torch.Tensor, scale: torch.Tensor, ignore_index: int = -100
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    scale: torch.Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if scale.numel() != 1:
         raise ValueError(
             f"cross_entropy_with_gradient: scale has shape {tuple(scale.shape)}; expected one "
             "element: for a gradient of its own for each row, call cross_entropy and its gradient"
         )
-    loss, lse = cross_entropy_reference(logits, target, ignore_index)
+    extras = label_smoothing, z_loss, softcap
+    loss, lse = cross_entropy_reference(logits, target, ignore_index, *extras)
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
-    softmax = torch.softmax(logits.to(lse.dtype), 1)
-    minus_one = torch.where(counts, -1.0, 0.0).to(lse.dtype)
-    grad = softmax.scatter_add(1, index.unsqueeze(1), minus_one.unsqueeze(1)) * scale.reshape(())
+    softmax = torch.softmax(capped(logits, softcap), 1)
+    by = scale.reshape(())
+    zero = torch.zeros_like(by)
+    grad = gradient_of_rows(logits, softmax, lse, by, zero, index, counts, extras)
     grad = torch.where(counts.unsqueeze(1), grad, 0)
     return loss, lse, torch.where(outside.unsqueeze(1), torch.nan, grad).to(logits.dtype)
 
@@ -163,15 +179,18 @@ def scale_gradient_in_place_reference(grad: torch.Tensor, factor: torch.Tensor) 
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    logits, target, _, ctx.ignore_index = inputs
+    logits, target, _, *ctx.numbers = inputs
     ctx.save_for_backward(logits, target, output[1])
     ctx.mark_non_differentiable(output[2])
 
 
 def _backward(ctx, grad_loss: torch.Tensor, grad_lse: torch.Tensor, _):
     logits, target, lse = ctx.saved_tensors
-    grad = cross_entropy_backward(grad_loss, grad_lse, logits, target, lse, ctx.ignore_index)
-    return grad, None, None, None
+    ignore_index, *extras = ctx.numbers
+    grad = cross_entropy_backward(
+        grad_loss, grad_lse, logits, target, lse, ignore_index, None, *extras
+    )
+    return grad, *[None] * 6
 
 
 cross_entropy_with_gradient.backward(

@@ -55,6 +55,24 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in LOGITS
     ],
     *[
+        (op, [*given(m, n), *[None] * adds, *extras])
+        for op, given, adds in (
+            (kernels.cross_entropy, lambda m, n: [tensor(m, n), tensor(m, dtype=I64), -100], 0),
+            (
+                kernels.cross_entropy_backward,
+                lambda m, n: [rows(m), rows(m), tensor(m, n), tensor(m, dtype=I64), rows(m), -100],
+                1,
+            ),
+            (
+                kernels.cross_entropy_with_gradient,
+                lambda m, n: [tensor(m, n), tensor(m, dtype=I64), rows(1), -100],
+                0,
+            ),
+        )
+        for m, n in LOGITS
+        for extras in [(0.1, 1e-4, 0.0), (0.1, 1e-4, 30.0)]
+    ],
+    *[
         (kernels.sample, [tensor(m, n, dtype=dtype), 1.0, 50, 0.9, 0.05])
         for m, n in SAMPLED
         for dtype in (torch.bfloat16, F32)
