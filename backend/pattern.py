@@ -64,6 +64,7 @@ def pattern(
     *,
     when: Callable[[Mapping[str, Any]], str] = lambda arguments: "",
     streamed: Sequence[str] = (),
+    nonzero: Sequence[str] = (),
     sizes: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
     measurements: str | os.PathLike[str] | None = None,
 ) -> Pattern:
@@ -76,7 +77,8 @@ def pattern(
     when(arguments): "" where the replacement serves these arguments (tensors without values, and
     numbers, by name), else why it does not. streamed: the large arguments; where Inductor computes
     one of them, or what reads the result, in the same kernel as the pattern, the graph is left
-    alone. sizes(arguments): (rows, columns), by which `measurements`, a JSON file that
+    alone. nonzero: numbers that are not 0 where the pattern is: with 0 the place is that of another
+    pattern. sizes(arguments): (rows, columns), by which `measurements`, a JSON file that
     `opaq bench kernels --update` writes, tells how much faster the replacement is. Without it the
     pattern is used only where it is asked for by name.
 
@@ -94,6 +96,9 @@ def pattern(
     for each in streamed:
         if each not in parameters:
             validate.refuse(where, "streamed", each, f"some of {', '.join(parameters)}")
+    for each in nonzero:
+        if each not in parameters:
+            validate.refuse(where, "nonzero", each, f"some of {', '.join(parameters)}")
     if measurements is not None and sizes is None:
         validate.refuse(where, "sizes", sizes, "a function, since measurements are looked up by it")
     found = _Found(
@@ -102,6 +107,7 @@ def pattern(
         dict(examples),
         when,
         tuple(streamed),
+        tuple(nonzero),
         sizes or (lambda arguments: (0, 0)),
         Path(measurements) if measurements is not None else None,
     )

@@ -88,6 +88,14 @@ def cases(device: str, rows: float) -> list[Case]:
                     sizes=(m, n),
                 )
             )
+    for pattern, ours, plain in CROSS_ENTROPIES:
+        for m, n in [(1024, 32000), (8192, 32000), (8192, 128256), (8192, 256000)]:
+            m = count(m)
+            make = _with_target(random, m, n, device)
+            found += [
+                Case(f"{pattern}{what} {m} x {n}", make, ours, plain, call, pattern, (m, n))
+                for what, call in [("", forward), (" and gradient", _loss_and_gradient)]
+            ]
     for m, n in [(8192, 32000), (8192, 128256), (16384, 50257)]:
         m = count(m)
         make = _with_target(random, m, n, device)
@@ -322,6 +330,29 @@ def _plain_linear_loss(hidden: Any, weight: Any, target: Any) -> Any:
 def _plain_cross_entropy(logits: Any, target: Any) -> Any:
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return F.cross_entropy(wide, target)
+
+
+def _smoothed_cross_entropy(logits: Any, target: Any) -> Any:
+    return patterns["cross_entropy_label_smoothing"].replacement(logits, target, 0.1)
+
+
+def _plain_smoothed_cross_entropy(logits: Any, target: Any) -> Any:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return F.cross_entropy(wide, target, label_smoothing=0.1)
+
+
+def _capped_cross_entropy(logits: Any, target: Any) -> Any:
+    return patterns["cross_entropy_softcap"].replacement(logits, target, 30.0)
+
+
+def _plain_capped_cross_entropy(logits: Any, target: Any) -> Any:
+    return _plain_cross_entropy(torch.tanh(logits / 30.0) * 30.0, target)
+
+
+CROSS_ENTROPIES: list[tuple[str, Call, Call]] = [
+    ("cross_entropy_label_smoothing", _smoothed_cross_entropy, _plain_smoothed_cross_entropy),
+    ("cross_entropy_softcap", _capped_cross_entropy, _plain_capped_cross_entropy),
+]
 
 
 def _loss_and_gradient(loss_of: Call) -> Call:

@@ -44,12 +44,12 @@ struct Extras {
   }
 };
 
-template <typename T, int EXTRAS>
+template <typename T, int EXTRAS = kPlain>
 struct Softmax {
   T base = -std::numeric_limits<T>::infinity();  // the maximum; 0 where that is -inf
   double sum = 0;
 
-  Softmax(const T* logits, int64_t classes, const Extras<T, EXTRAS>& extras) {
+  Softmax(const T* logits, int64_t classes, const Extras<T, EXTRAS>& extras = {}) {
     for (int64_t c = 0; c < classes; ++c) base = logits[c] > base ? logits[c] : base;
     base = extras.logit(base);
     if (std::isinf(base) && base < 0) base = 0;

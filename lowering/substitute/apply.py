@@ -80,6 +80,8 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     refused: dict[tuple[Node, ...], Substitution] = {}
     for spelling in pattern.graphs():
         for match in matches(spelling, nodes):
+            if any(match.arguments.get(name) == 0 for name in pattern.nonzero):
+                continue
             place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))
             try:
                 reason, gain = _replace(nodes, match, pattern, everywhere)

@@ -24,6 +24,7 @@ class Pattern:
     examples: Mapping[str, Any]
     when: Callable[[Mapping[str, Any]], str]
     streamed: tuple[str, ...]
+    nonzero: tuple[str, ...]
     sizes: Sizes
     measurements: Path | None
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)

@@ -396,7 +396,8 @@ def explained_on_cuda(model: torch.nn.Module, rows: int) -> Substitution:
         x = torch.empty(2, rows // 2, 8, dtype=torch.bfloat16)
         target = torch.empty(2, rows // 2, dtype=torch.int64)
     with torch.device("cuda"):  # for which tensors on "meta" stand
-        (place,) = opaq.explain(model.to("meta"), x, target).substitutions
+        places = opaq.explain(model.to("meta"), x, target).substitutions
+    (place,) = [each for each in places if each.pattern == "cross_entropy"]
     return place
 
 
@@ -482,6 +483,8 @@ def test_wrong_declarations_are_refused(unique: str) -> None:
         opaq.pattern(unique, lambda x: x, {})
     with pytest.raises(opaq.DeclarationError, match="streamed: got 'y'.*expected some of x"):
         opaq.pattern(unique, lambda x: x, {"x": 1}, streamed=["y"])
+    with pytest.raises(opaq.DeclarationError, match="nonzero: got 'y'.*expected some of x"):
+        opaq.pattern(unique, lambda x: x, {"x": 1}, nonzero=["y"])
     with pytest.raises(opaq.DeclarationError, match="sizes: got None; expected a function"):
         opaq.pattern(unique, lambda x: x, {"x": 1}, measurements="measured.json")
     assert unique not in patterns
