@@ -2,9 +2,11 @@
 
 import torch
 
-from .cross_entropy import cross_entropy
+import opaq
+
+from .cross_entropy import check_extras, cross_entropy
 from .kept_gradients import keep, scaled
-from .with_gradient import cross_entropy_with_gradient
+from .with_gradient import cross_entropy_with_gradient, scale_gradient
 
 
 def linear_cross_entropy(
@@ -13,20 +15,23 @@ def linear_cross_entropy(
     target: torch.Tensor,
     ignore_index: int = -100,
     rows: int = 1024,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
 ) -> torch.Tensor:
-    """cross_entropy_mean(hidden @ weight.t(), target, ignore_index), by `rows` rows at a time.
+    """cross_entropy_mean(hidden @ weight.t(), target, ...), by `rows` rows at a time.
 
-    hidden: [N, D]; weight: [V, D], of the same dtype; target: [N], int64.
+    hidden: [N, D]; weight: [V, D], of the same dtype; target: [N], int64; the others: as of
+    cross_entropy.
 
     Gradients of hidden and weight are computed along with the loss, from the logits of the same
     rows, and kept until the backward pass; no [N, V] tensor is. The weight's gradient is added up
     over the groups of rows in its own dtype: in bfloat16 four groups round it four times. More rows
-    are faster and more exact, fewer take less memory: rows * V logits and, in eager mode, as many
-    of their gradient. It is meant for eager code: in a compiled graph PyTorch copies the weight's
-    gradient for each group, and the plain composition under backend="opaq" is faster. The chunking
-    is that of Liger kernels (Hsu et al. 2024, arXiv:2410.10989).
+    are faster and more exact, fewer take less memory: rows * V logits and as many of their
+    gradient. In a compiled graph it is one opaque node, in which nothing is traced; under autocast
+    its parts are traced. The chunking is that of Liger kernels (Hsu et al. 2024, arXiv:2410.10989).
 
-    Raises ValueError for other shapes.
+    Raises ValueError for other shapes, and numbers out of range.
     """
     if (
         hidden.dim() != 2
@@ -41,25 +46,36 @@ def linear_cross_entropy(
         )
     if rows < 1:
         raise ValueError(f"linear_cross_entropy: got rows={rows}; expected at least 1")
-    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
-        return _LinearMean.apply(hidden, weight, target, ignore_index, rows)
-    total = _float_zero(hidden)
-    for h, t in zip(hidden.split(rows), target.split(rows)):
-        total = total + cross_entropy(h @ weight.t(), t, ignore_index)[0].sum()
-    return total / (target != ignore_index).sum()
+    check_extras("linear_cross_entropy", label_smoothing, z_loss, softcap)
+    extras = label_smoothing, z_loss, softcap
+    grad = torch.is_grad_enabled()
+    needed = grad and hidden.requires_grad, grad and weight.requires_grad
+    if torch.compiler.is_compiling() and not torch.is_autocast_enabled(hidden.device.type):
+        return _opaque(hidden, weight, target, ignore_index, rows, *extras, *needed)[0]
+    if any(needed):
+        return _LinearMean.apply(hidden, weight, target, ignore_index, rows, extras)
+    return _loss(hidden, weight, target, ignore_index, rows, extras)
 
 
 def _float_zero(like: torch.Tensor) -> torch.Tensor:
     return like.new_zeros((), dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _loss_and_gradients(hidden, weight, target, ignore_index, rows, needed):
+def _loss(hidden, weight, target, ignore_index, rows, extras):
+    total = _float_zero(hidden)
+    for h, t in zip(hidden.split(rows), target.split(rows)):
+        total = total + cross_entropy(h @ weight.t(), t, ignore_index, *extras)[0].sum()
+    return total / (target != ignore_index).sum()
+
+
+def _loss_and_gradients(hidden, weight, target, ignore_index, rows, extras, needed):
     """(mean loss, gradient of hidden or None, gradient of weight or None)."""
     total = _float_zero(hidden)
     scale = (target != ignore_index).sum(dtype=total.dtype).reciprocal()
     of_hidden, of_weight = [], None
     for h, t in zip(hidden.split(rows), target.split(rows)):
-        loss, _, grad = cross_entropy_with_gradient(h @ weight.t(), t, scale, ignore_index)
+        logits = h @ weight.t()
+        loss, _, grad = cross_entropy_with_gradient(logits, t, scale, ignore_index, *extras)
         total = total + loss.sum()
         if needed[0]:
             of_hidden.append(grad @ weight)
@@ -72,10 +88,68 @@ def _loss_and_gradients(hidden, weight, target, ignore_index, rows, needed):
     return total * scale, torch.cat(of_hidden) if of_hidden else None, of_weight
 
 
+# ---- compiled graphs: one node -------------------------------------------------------------------
+
+
+@opaq.custom_op("opaq_kernels::linear_cross_entropy", mutates_args=())
+def _opaque(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int,
+    rows: int,
+    label_smoothing: float,
+    z_loss: float,
+    softcap: float,
+    of_hidden: bool,
+    of_weight: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(mean loss, gradient of hidden, gradient of weight): empty where it is not needed."""
+    extras, needed = (label_smoothing, z_loss, softcap), (of_hidden, of_weight)
+    empty = hidden.new_empty(0), weight.new_empty(0)
+    if not any(needed):
+        return _loss(hidden, weight, target, ignore_index, rows, extras), *empty
+    loss, *gradients = _loss_and_gradients(
+        hidden, weight, target, ignore_index, rows, extras, needed
+    )
+    return loss, *(none if grad is None else grad for grad, none in zip(gradients, empty))
+
+
+@_opaque.register_fake
+def _(hidden, weight, target, ignore_index, rows, *numbers):
+    *_, of_hidden, of_weight = numbers
+    return (
+        _float_zero(hidden),
+        hidden.new_empty(hidden.shape if of_hidden else 0),
+        weight.new_empty(weight.shape if of_weight else 0),
+    )
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    ctx.needed = inputs[-2:]
+    ctx.save_for_backward(*output[1:])
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx, grad_mean, *_):
+    gradients = [
+        scale_gradient(grad, grad_mean) if need else None
+        for grad, need in zip(ctx.saved_tensors, ctx.needed)
+    ]
+    return *gradients, *[None] * 8
+
+
+_opaque.register_autograd(_backward, setup_context=_setup_context, non_differentiable="target")
+
+
+# ---- eager code ----------------------------------------------------------------------------------
+
+
 class _LinearMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, target, ignore_index, rows):
-        ctx.numbers = ignore_index, rows, (hidden.requires_grad, weight.requires_grad)
+    def forward(ctx, hidden, weight, target, ignore_index, rows, extras):
+        needed = hidden.requires_grad, weight.requires_grad
+        ctx.numbers = ignore_index, rows, extras, needed
         loss, *gradients = _loss_and_gradients(hidden, weight, target, *ctx.numbers)
         keep(ctx, gradients, (hidden, weight, target))
         return loss
@@ -86,4 +160,4 @@ class _LinearMean(torch.autograd.Function):
         def anew(*inputs):
             return _loss_and_gradients(*inputs, *ctx.numbers)[1:]
 
-        return *scaled(ctx, grad_mean, anew), None, None, None
+        return *scaled(ctx, grad_mean, anew), *[None] * 4

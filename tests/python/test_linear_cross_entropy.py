@@ -5,6 +5,7 @@ that are not needed, memory, compiled graphs.
 import pytest
 import torch
 from kernel_checks import close
+from torch._dynamo.backends.common import aot_autograd
 
 from opaq.extern_kernels import linear_cross_entropy
 
@@ -90,6 +91,59 @@ def test_compiled(dynamic, device):
         torch.testing.assert_close(loss, eager)
         expected = torch.autograd.grad(eager, (hidden, weight))
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+EXTRAS = {"label_smoothing": 0.1, "z_loss": 1e-2, "softcap": 3.0}
+
+
+def exact_with_extras(hidden, weight, target):
+    hidden, weight = (each.detach().double().requires_grad_() for each in (hidden, weight))
+    logits = 3.0 * torch.tanh(hidden @ weight.t() / 3.0)
+    loss = torch.nn.functional.cross_entropy(logits, target, label_smoothing=0.1)
+    squares = logits.logsumexp(1).square()
+    loss = loss + 1e-2 * squares[target != -100].mean()
+    return loss.detach(), *torch.autograd.grad(loss, (hidden, weight))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_label_smoothing_z_loss_and_softcap(compiled, device):
+    hidden, weight, target = make(24, 32, 50, torch.float32, device)
+    function = torch.compile(linear_cross_entropy) if compiled else linear_cross_entropy
+    loss = function(hidden, weight, target, rows=10, **EXTRAS)
+    wide_loss, *wide = exact_with_extras(hidden, weight, target)
+    close(loss.detach(), wide_loss, scale=8)
+    for got, expected in zip(torch.autograd.grad(loss, (hidden, weight)), wide):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad():
+        close(function(hidden, weight, target, rows=10, **EXTRAS), wide_loss, scale=8)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_compiled_graph_has_one_node_for_it(training, device):
+    found = []
+
+    def compiler(graph_module, _):
+        found.extend(str(n.target) for n in graph_module.graph.nodes if n.op == "call_function")
+        return graph_module.forward
+
+    backend = aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
+    compiled = torch.compile(linear_cross_entropy, backend=backend, fullgraph=True)
+    hidden, weight, target = make(24, 32, 50, torch.float32, device)
+    with torch.set_grad_enabled(training):
+        loss = compiled(hidden, weight, target, rows=5)
+    wide_loss, *wide = exact(hidden, weight, target)
+    close(loss.detach(), wide_loss, scale=8)
+    if training:
+        for got, expected in zip(torch.autograd.grad(loss, (hidden, weight)), wide):
+            torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+    assert sum("linear_cross_entropy" in each for each in found) == 1
+    assert not [each for each in found if "mm" in each or "cross_entropy_with" in each]
+
+
+def test_numbers_out_of_range_are_refused(device):
+    inputs = make(4, 8, 5, torch.float32, device)
+    with pytest.raises(ValueError, match="linear_cross_entropy: got softcap=-1; expected"):
+        linear_cross_entropy(*inputs, softcap=-1)
 
 
 def test_no_tensor_of_all_logits(device):
