@@ -107,9 +107,11 @@ def cases(device: str, rows: float) -> list[Case]:
         m, width = count(m), count(width)
         make = _before_logits(random, m, width, n, device)
         name = f"linear_cross_entropy and gradients {m} x {width} x {n}"
-        found.append(
-            Case(name, make, kernels.linear_cross_entropy, _plain_linear_loss, _loss_and_gradient)
-        )
+        compiled = torch.compile(kernels.linear_cross_entropy, dynamic=False)
+        found += [
+            Case(name, make, kernels.linear_cross_entropy, _plain_linear_loss, _loss_and_gradient),
+            Case(f"{name}, compiled", make, compiled, _plain_linear_loss, _loss_and_gradient),
+        ]
     return [
         *found,
         *indexed.sampling(random, count, device),
