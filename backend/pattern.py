@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 import torch
 
 from . import validate
+from .lowering.compat.pytorch import pytorch
+from .lowering.substitute.operations import value_of
 from .lowering.substitute.pattern import Pattern as _Found
 from .lowering.substitute.pattern import patterns
+from .op import Op
 
 Function = Callable[..., Any]
 
@@ -67,6 +71,7 @@ def pattern(
     nonzero: Sequence[str] = (),
     sizes: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
     measurements: str | os.PathLike[str] | None = None,
+    alone: bool = False,
 ) -> Pattern:
     """Declares a pattern: a part of unmodified models that torch.compile(backend="opaq") replaces.
 
@@ -80,7 +85,8 @@ def pattern(
     alone. nonzero: numbers that are not 0 where the pattern is: with 0 the place is that of another
     pattern. sizes(arguments): (rows, columns), by which `measurements`, a JSON file that
     `opaq bench kernels --update` writes, tells how much faster the replacement is. Without it the
-    pattern is used only where it is asked for by name.
+    pattern is used only where it is asked for by name. alone: what is before and after the pattern
+    does not matter, since even without it Inductor runs kernels of their own (a sort, topk).
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
@@ -110,9 +116,31 @@ def pattern(
         tuple(nonzero),
         sizes or (lambda arguments: (0, 0)),
         Path(measurements) if measurements is not None else None,
+        alone,
     )
     patterns[name] = found
     return Pattern(found)
+
+
+def result_of(value: Any, op: Op, number: int) -> Any:
+    """For replacements: the call of `op`, whose results are [0], [1], ..., if the argument `value`
+    is its result `number` in the graph; else None. So a replacement can take another result of the
+    same call.
+    """
+    node = getattr(value, "node", None)
+    if node is None or node.target is not operator.getitem or node.args[1] != number:
+        return None
+    call = node.args[0]
+    if call.op != "call_function" or pytorch.op_name(call.target) != op.name:
+        return None
+    return torch.fx.Proxy(call, value.tracer)
+
+
+def dtype_of(value: Any) -> torch.dtype:
+    """For replacements: the dtype of an argument, in a graph or not."""
+    node = getattr(value, "node", None)
+    dtype: torch.dtype = (value if node is None else value_of(node)).dtype
+    return dtype
 
 
 def rows_and_columns(tensor: torch.Tensor) -> tuple[Any, Any]:

@@ -34,6 +34,7 @@ from .moe.combine import (
     moe_permute,
     moe_permute_backward,
 )
+from .moe.order import moe_order
 from .moe.route import moe_route, moe_route_backward
 from .rms_norm.add_rms_norm import add_rms_norm
 from .rms_norm.float8 import rms_norm_float8
@@ -82,6 +83,7 @@ __all__ = [
     "mlp_gelu",
     "moe_combine",
     "moe_combine_backward",
+    "moe_order",
     "moe_permute",
     "moe_permute_backward",
     "moe_route",

@@ -1,9 +1,28 @@
 // A mixture of experts on the CPU, for float and double; sums in double. The rules are those of
-// route.cu and combine.cu.
+// route.cu, order.cu and combine.cu.
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
+
+void moe_order(int64_t* counts, int64_t* order, int64_t* position, const int64_t* experts_of,
+               int64_t pairs, int64_t experts) {
+  const auto bucket = [=](int64_t expert) {
+    return expert >= 0 && expert < experts ? expert : experts;
+  };
+  std::vector<int64_t> next(experts + 1);
+  for (int64_t i = 0; i < pairs; ++i) next[bucket(experts_of[i])] += 1;
+  for (int64_t e = 0; e < experts; ++e) counts[e] = next[e];
+  for (int64_t e = 0, start = 0; e <= experts; ++e) {
+    const int64_t here = next[e];
+    next[e] = start;
+    start += here;
+  }
+  for (int64_t i = 0; i < pairs; ++i) {
+    position[i] = next[bucket(experts_of[i])]++;
+    order[position[i]] = i;
+  }
+}
 
 template <typename T>
 void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order, int64_t* position,
@@ -12,7 +31,6 @@ void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
   // NaN is the largest; of equal logits the first expert comes first.
   const auto larger = [](T a, T b) { return std::isnan(a) ? !std::isnan(b) : a > b; };
   std::vector<bool> taken(experts);
-  for (int64_t e = 0; e < experts; ++e) counts[e] = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     const T* const row = logits + t * row_stride;
     taken.assign(experts, false);
@@ -23,7 +41,6 @@ void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
         if (!taken[e] && (best < 0 || larger(row[e], row[best]))) best = e;
       taken[best] = true;
       experts_of[t * k + s] = best;
-      counts[best] += 1;
     }
     const double largest = row[experts_of[t * k]];
     for (int64_t e = 0; e < experts; ++e)
@@ -31,12 +48,7 @@ void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
     for (int64_t s = 0; s < k; ++s)
       weights[t * k + s] = T(std::exp(row[experts_of[t * k + s]] - largest) / sum);
   }
-  std::vector<int64_t> next(experts);
-  for (int64_t e = 0, start = 0; e < experts; start += counts[e++]) next[e] = start;
-  for (int64_t i = 0; i < tokens * k; ++i) {
-    position[i] = next[experts_of[i]]++;
-    order[position[i]] = i;
-  }
+  moe_order(counts, order, position, experts_of, tokens * k, experts);
 }
 
 template <typename T>

@@ -7,10 +7,10 @@
 // The subtle rule: which block is the last does not matter to the result, since it adds in the
 // order of blocks.
 #include "../common.cuh"
+#include "order.cuh"
 
 using opaq::from_float;
 using opaq::to_float;
-using opaq::warp_inclusive_sum;
 using opaq::warp_sum;
 
 namespace {
@@ -111,30 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   if (!last) return;
   if (threadIdx.x == 0) *ticket = 0;
   __threadfence();
-
-  // A warp has an expert at a time, a lane kRun blocks one after the other.
-  constexpr int kRun = 8;
-  const int blocks = gridDim.x;
-  for (int e = threadIdx.x / 32; e < experts; e += kThreads / 32) {
-    int* const of_blocks = starts + e * (long long)blocks;
-    int before = 0;
-    for (int b = lane * kRun; b - lane * kRun < blocks; b += 32 * kRun) {
-      int here[kRun], sum = 0;
-#pragma unroll
-      for (int i = 0; i < kRun; ++i) here[i] = b + i < blocks ? __ldcg(of_blocks + b + i) : 0;
-#pragma unroll
-      for (int i = 0; i < kRun; ++i) sum += here[i];
-      const int upto = warp_inclusive_sum(sum);
-      int at = before + upto - sum;
-#pragma unroll
-      for (int i = 0; i < kRun; ++i) {
-        if (b + i < blocks) of_blocks[b + i] = at;
-        at += here[i];
-      }
-      before += __shfl_sync(~0u, upto, 31);
-    }
-    if (lane == 0) counts[e] = before;
-  }
+  opaq::add_up_blocks<kThreads>(counts, starts, experts, experts);
 }
 
 __global__ void __launch_bounds__(512)
@@ -150,16 +127,7 @@ __global__ void __launch_bounds__(512)
     const int local = i / k;
     atomicOr(&masks[experts_of[first + i]][local / 32], 1u << local % 32);
   }
-  if (threadIdx.x < 32) {
-    int before = 0;
-    for (int e = threadIdx.x; e - static_cast<int>(threadIdx.x) < experts; e += 32) {
-      const int count = e < experts ? static_cast<int>(counts[e]) : 0;
-      const int upto = warp_inclusive_sum(count);
-      if (e < experts)
-        first_of[e] = before + upto - count + starts[e * (long long)gridDim.x + blockIdx.x];
-      before += __shfl_sync(~0u, upto, 31);
-    }
-  }
+  if (threadIdx.x < 32) opaq::first_positions(first_of, counts, starts, experts, experts);
   __syncthreads();
   for (int i = threadIdx.x; i < pairs; i += 512) {
     const int local = i / k, expert = static_cast<int>(experts_of[first + i]);

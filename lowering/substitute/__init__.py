@@ -1,13 +1,14 @@
 """Replaces parts of unmodified models by ops: `options={"substitute": ...}` of backend="opaq".
 
-    pattern.py     what is found, and what is put in its place
-    spelling.py    functions as graphs: the spellings of a pattern
-    operations.py  what a node computes, whichever way it is written
-    nodes.py       what is known of the nodes of a graph
-    match.py       finds the places of a graph that compute what a spelling does
-    measured.py    where the op was measured to be faster than what Inductor makes
-    rewrite.py     puts the op there
-    apply.py       all of it, for one graph (imports Inductor)
+    pattern.py       what is found, and what is put in its place
+    spelling.py      functions as graphs: the spellings of a pattern
+    operations.py    what a node computes, whichever way it is written
+    local_writes.py  writes that nothing else sees, as operations
+    nodes.py         what is known of the nodes of a graph
+    match.py         finds the places of a graph that compute what a spelling does
+    measured.py      where the op was measured to be faster than what Inductor makes
+    rewrite.py       puts the op there
+    apply.py         all of it, for one graph (imports Inductor)
 
 This works on the graph that Dynamo traced, before gradients are made: the op brings its own
 gradient, so that forward and backward graphs change together, and a pattern has the form in which

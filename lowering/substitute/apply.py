@@ -17,7 +17,7 @@ from opaq import call_site
 from .. import record
 from ..compat.inductor import inductor
 from ..record import Substitution
-from . import measured, operations, rewrite
+from . import local_writes, measured, operations, rewrite
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
@@ -49,11 +49,12 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     for module in graph_module.modules():
         if isinstance(module, GraphModule):
             _give_examples(module)
+            changed = local_writes.remove(module.graph)
             nodes = Nodes(module.graph)
             before = len(found)
             for pattern in chosen:
                 found += _apply(nodes, pattern, not every)
-            if any(each.applied for each in found[before:]):
+            if changed or any(each.applied for each in found[before:]):
                 module.graph.lint()
                 module.recompile()
     listed = _collecting.get()
@@ -101,7 +102,7 @@ def _replace(
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)
-    if not everywhere:
+    if not everywhere and not pattern.alone:
         _check_neighbours(match, pattern, nodes)
     mark = at.prev
     try:

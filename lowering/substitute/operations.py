@@ -58,6 +58,14 @@ _SIGNATURES = {
         "chunk": "input, chunks, dim=0",
         "split": "input, split_size, dim=0",
         "narrow": "input, dim, start, length",
+        "topk": "input, k, dim=-1, largest=True, sorted=True",
+        "sort": "input, dim=-1, descending=False, stable=False",
+        "histc": "input, bins=100, min=0, max=0",
+        "cumsum": "input, dim, dtype=None",
+        "gather": "input, dim, index, sparse_grad=False",
+        "index_select": "input, dim, index",
+        "index_put": "input, indices, values, accumulate=False",
+        "scatter": "input, dim, index, src, reduce=None",
         "slice": "input, dim=0, start=None, end=None, step=1",
     }.items()
 }
@@ -68,6 +76,7 @@ _SAME = {
     "multiply": "mul",
     "negative": "neg",
     "subtract": "sub",
+    "floor_divide": "floordiv",
     "concat": "cat",
     "concatenate": "cat",
     "split_with_sizes": "split",
@@ -83,7 +92,7 @@ _VIEWS |= {"split", "unbind", "movedim", "swapaxes", "alias", "getitem"}
 # Inductor runs them as kernels of their own; what comes before and after is not computed in them.
 _EXTERN = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "sort"}
 _EXTERN |= {"scaled_dot_product_attention", "topk", "conv1d", "conv2d", "conv3d", "scaled_mm"}
-_EXTERN |= {"grouped_mm", "cumsum", "argsort", "multinomial"}
+_EXTERN |= {"grouped_mm", "cumsum", "argsort", "multinomial", "histc"}
 # Their results are laid out by the sizes alone; not so those of convolutions, attention and sorts.
 _ROW_MAJOR = {"contiguous", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 _OF_STRIDES = {"view", "view_as", "as_strided", "stride", "data_ptr"}
@@ -135,7 +144,7 @@ def may_write(node: Node) -> bool:
         return False
     name = function_name(node)
     if is_opaque(node) or pytorch.is_overload(node.target):
-        return not pytorch.is_overload(node.target) or pytorch.writes(node.target)
+        return not pytorch.has_schema(node.target) or pytorch.writes(node.target)
     if not name or node.kwargs.get("out") is not None:
         return True
     if name in _WRITING or name.startswith("__") and name.strip("_") in _WRITING:  # x.__iadd__(y)
@@ -250,11 +259,11 @@ def is_fused(node: Any) -> bool:
         elif function_name(node) in _VIEWS:  # also those that give several parts
             node = node.args[0]
         else:
-            return not _is_kernel_of_its_own(node)
+            return not is_kernel_of_its_own(node)
     return False
 
 
-def _is_kernel_of_its_own(node: Node) -> bool:
+def is_kernel_of_its_own(node: Node) -> bool:
     return is_opaque(node) or function_name(node) in _EXTERN
 
 
@@ -269,8 +278,8 @@ def waits_for_others(
 
     kernels = [
         each
-        for each in readers(results, lambda node: near(node) and not _is_kernel_of_its_own(node))
-        if near(each) and _is_kernel_of_its_own(each)
+        for each in readers(results, lambda node: near(node) and not is_kernel_of_its_own(node))
+        if near(each) and is_kernel_of_its_own(each)
     ]
     return reader in readers(kernels, near)
 
@@ -284,6 +293,8 @@ def operation(node: Any) -> Operation | None:
         return None
     if name == "getitem":
         return _item(node)
+    if name in ("view", "reshape", "flatten") and tuple(node.args[1:]) in ((-1,), ((-1,),), ()):
+        return None if node.kwargs else Operation("flattened", node.args[:1])
     if name not in _SIGNATURES:
         return None if node.kwargs else Operation(name, _plain(node.args))
     given = _arguments(node, name)
@@ -317,6 +328,8 @@ def _general(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 
 def _arithmetic(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     left, right = given["input"], given["other"]
+    if given.get("rounding_mode") == "floor":
+        return Operation("floordiv", (left, right))
     if given.get("alpha", 1) != 1 or given.get("rounding_mode") is not None:
         return None
     if name == "mul" and left is right:
@@ -457,6 +470,10 @@ def _item(node: Node) -> Operation | None:
     """x[...], or one result of a call."""
     source, index = node.args
     value = value_of(source)
+    if isinstance(index, (tuple, list)) and len(index) == 1:
+        index = index[0]
+    if is_tensor(source) and is_tensor(index):
+        return _rows(source, index)
     if not isinstance(source, Node) or isinstance(index, Node):
         return None
     if not isinstance(value, torch.Tensor):
@@ -499,6 +516,68 @@ def _item_of_call(source: Node, index: Any) -> Operation | None:
     return Operation("item", (source, index))
 
 
+def _rows(source: Node, index: Node) -> Operation | None:
+    """source[index], for numbers of rows."""
+    whole = value_of(index).dtype in (torch.int64, torch.int32)
+    return Operation("rows", (source, index)) if whole else None
+
+
+def _selected(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    source, index = given["input"], given["index"]
+    if given["dim"] != 0 or not is_tensor(index) or value_of(index).dim() != 1:
+        return None
+    return _rows(source, index)
+
+
+def _largest(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, k, dim from the end, whether the largest), in order, which is always allowed."""
+    given.pop("sorted")
+    return _along(node, name, given)
+
+
+def _sorted(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dim from the end, whether descending), stable, which is always allowed."""
+    given.pop("stable")
+    return _along(node, name, given)
+
+
+def _histogram(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """Of integers as they are before a cast, which some devices need."""
+    source = given["input"]
+    if is_tensor(source) and function_name(source) in _CASTS | {"int", "long"}:
+        before = source.args[0]
+        if is_tensor(before) and not value_of(before).dtype.is_floating_point:
+            given["input"] = before
+    return _general(node, name, given)
+
+
+def _along(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """With the dim counted from the end."""
+    value, dim = value_of(given["input"]), given["dim"]
+    if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
+        return None
+    return _general(node, name, {**given, "dim": dim - value.dim() if dim >= 0 else dim})
+
+
+def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """The inverse of a permutation, as models write it: empty[order] = arange(len(order))."""
+    index = given.get("indices", given.get("index"))
+    index = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
+    source = given["values"] if name == "index_put" else given["src"]
+    if name == "scatter" and (given["dim"] not in (0, -1) or given["reduce"] is not None):
+        return None
+    if given.get("accumulate") or not (is_tensor(index) and is_tensor(source)):
+        return None
+    if value_of(index).dim() != 1 or value_of(index).shape != value_of(node).shape:
+        return None
+    if function_name(given["input"]) not in ("empty", "empty_like", "new_empty"):
+        return None
+    if function_name(source) != "arange" or value_of(source).shape != value_of(index).shape:
+        return None
+    known = len(source.args) == 1 and value_of(index).dtype == torch.int64
+    return Operation("inverted", (index,)) if known else None
+
+
 _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), _arithmetic),
     "pow": _power,
@@ -513,4 +592,10 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     "cat": _joined,
     "narrow": _narrowed,
     "slice": _sliced,
+    "index_select": _selected,
+    "topk": _largest,
+    "histc": _histogram,
+    "sort": _sorted,
+    **dict.fromkeys(("cumsum", "gather"), _along),
+    **dict.fromkeys(("index_put", "scatter"), _put),
 }

@@ -27,6 +27,7 @@ class Pattern:
     nonzero: tuple[str, ...]
     sizes: Sizes
     measurements: Path | None
+    alone: bool
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
     _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)
 

@@ -56,20 +56,25 @@ def check_uses(found: Match) -> None:
 
 
 def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
-    """Raises Refused where an argument is written to after `at`, if there is a backward pass: the
-    op may keep arguments for it that PyTorch's functions do not need."""
+    """Raises Refused where an argument or a result is written to after `at`, if there is a backward
+    pass: the op may keep them for it, where PyTorch's functions do not need them."""
     arguments = [node for node in found.arguments.values() if operations.is_tensor(node)]
     if not torch.is_grad_enabled() or not any(value_of(each).requires_grad for each in arguments):
         return
-    for argument in arguments:
-        base = argument
-        while operations.is_view(base) and operations.is_tensor(base.args[0]):
+    for kind, each in [
+        *(("an argument", each) for each in arguments),
+        *(("a result", each) for each in found.roots),
+    ]:
+        base = each
+        while kind == "an argument" and operations.is_view(base):
+            if not operations.is_tensor(base.args[0]):
+                break
             base = base.args[0]
         for reader in operations.readers([base], operations.is_view):
             if operations.may_write(reader) and nodes.comes_before(at, reader):
                 raise Refused(
-                    f"{reader.name} writes to an argument ({argument.name}) afterwards, which the "
-                    "op may need for its gradient"
+                    f"{reader.name} writes to {kind} ({each.name}) afterwards, which the op may "
+                    "need for its gradient"
                 )
 
 
@@ -144,7 +149,7 @@ def put(
                 dtype = value_of(root).dtype
                 if value_of(result).dtype != dtype:
                     result = graph.call_method("to", (result, dtype))
-                    _complete([result], root)
+                    complete([result], root)
                 nodes.replace(root, result)
     nodes.added(_between(mark, at), at)
     for node in nodes.backwards(found.region):
@@ -191,7 +196,7 @@ def _narrow(nodes: Nodes, value: Any, at: Node) -> Any:
         return value
     made = nodes.graph.create_node(value.op, value.target, args, dict(value.kwargs))
     made.meta["example_value"] = example
-    _complete([made], value)
+    complete([made], value)
     return made
 
 
@@ -202,16 +207,16 @@ def _results(
     `like` computes the same."""
     before, tracer = at.prev, GraphAppendingTracer(graph)
     made = function(*(Proxy(each, tracer) if isinstance(each, Node) else each for each in given))
-    _complete(_between(before, at), like)
+    complete(_between(before, at), like)
     if isinstance(made, Proxy):
         value = value_of(made.node)
         several = isinstance(value, (tuple, list))
         made = [made[number] for number in range(len(value))] if several else [made]
-        _complete(_between(before, at), like)
+        complete(_between(before, at), like)
     return [each.node for each in made]
 
 
-def _complete(nodes: Sequence[Node], like: Node) -> None:
+def complete(nodes: Sequence[Node], like: Node) -> None:
     """Gives new nodes example values, and the place of `like` in the user's code."""
     for node in nodes:
         for key in _PLACES:

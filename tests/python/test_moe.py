@@ -20,12 +20,14 @@ import opaq
 from opaq.extern_kernels import (
     moe_combine,
     moe_combine_backward,
+    moe_order,
     moe_permute,
     moe_permute_backward,
     moe_route,
     moe_route_backward,
 )
 from opaq.extern_kernels.moe import combine, route
+from opaq.extern_kernels.moe import order as ordering
 
 # (tokens, experts, k): within a block of 64 tokens, beyond one and beyond 32 of them
 ROUTES = [
@@ -126,6 +128,32 @@ def test_no_tokens(device):
     assert moe_combine(rows, position, weights).shape == (0, 16)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 8, 2), (65, 64, 8), (300, 512, 10), (3000, 7, 3)])
+def test_orders_by_given_experts(shape, device):
+    tokens, count, k = shape
+    experts = torch.randint(count, (tokens, k), device=device)  # some twice in a row
+    if tokens > 64:
+        experts[3, 1], experts[60, 0] = -1, count  # no experts: not counted, and last
+    counts, order, position = moe_order(experts, count)
+    flat = experts.flatten()
+    there = flat[(flat >= 0) & (flat < count)]
+    assert torch.equal(counts, torch.bincount(there, minlength=count))
+    bucket = torch.where((flat >= 0) & (flat < count), flat, count)
+    assert torch.equal(order, torch.sort(bucket, stable=True)[1])
+    assert torch.equal(order[position], torch.arange(tokens * k, device=device))
+    for actual, expected in zip(
+        (counts, order, position), ordering.moe_order_reference(experts, count)
+    ):
+        assert torch.equal(actual, expected)
+
+
+def test_order_is_that_of_routes(device):
+    _, experts, *expected = moe_route(make(100, 24, torch.float32, device), 3)
+    for actual, other in zip(moe_order(experts, 24), expected):
+        assert torch.equal(actual, other)
+    assert [each.numel() for each in moe_order(experts[:0], 24)] == [24, 0, 0]
+
+
 def layer(x, weights, order, position):
     """Experts that scale their rows; a gradient for x and weights."""
     rows = moe_permute(x, order, position)
@@ -223,6 +251,11 @@ def test_bad_arguments_are_refused(device, capfd):
     refuses(lambda: moe_route(logits[:, :0], 1), message, capfd)
     message = "moe_route: gate_logits have shape (3, 4, 8); expected [tokens, experts]"
     refuses(lambda: moe_route(logits.view(3, 4, 8), 2), message, capfd)
+    experts = torch.zeros(3, 2, dtype=torch.int32, device=device)
+    message = "moe_order: experts are torch.int32 of shape (3, 2); expected torch.int64 of shape"
+    refuses(lambda: moe_order(experts, 4), message, capfd)
+    message = "moe_order: count is 0; expected at least one expert"
+    refuses(lambda: moe_order(experts.long(), 0), message, capfd)
     weights, _, _, order, position = moe_route(logits, 2)
     message = "moe_permute: order has 24 pairs for 11 rows of x; expected a multiple"
     refuses(lambda: moe_permute(logits[:11], order, position), message, capfd)
@@ -240,6 +273,7 @@ def test_opcheck(device):
     rows = moe_permute(x, order, position).detach().requires_grad_()
     torch.library.opcheck(moe_combine, (rows, position, weights.requires_grad_()))
     opaq.opcheck(moe_route, logits.detach(), 2)
+    opaq.opcheck(moe_order, torch.randint(8, (6, 2), device=device), 8)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -274,6 +308,7 @@ def test_cuda_plan(columns, strides, entry):
 def test_cuda_sources_compile(arch):
     weights, pairs = cuda((64, 4), torch.float32), cuda((256,), torch.int64)
     experts = cuda((64, 4), torch.int64)
+    compiles(moe_order, (experts, 60), arch, "cuda")
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         gate, rows, x = cuda((64, 60), dtype), cuda((256, 128), dtype), cuda((64, 128), dtype)
         compiles(moe_route, (gate, 4, True), arch, "cuda")

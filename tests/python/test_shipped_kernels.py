@@ -93,6 +93,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for e in (8, 64, 128, 512)
     ],
+    (kernels.moe_order, [tensor(70, 8, dtype=I64), 128]),
     (kernels.moe_permute, [tensor(8, 64), tensor(16, dtype=I64), tensor(16, dtype=I64)]),
     (kernels.moe_permute_backward, [tensor(16, 64), tensor(16, dtype=I64), 8]),
     (kernels.moe_combine, [tensor(16, 64), tensor(16, dtype=I64), tensor(8, 2, dtype=F32)]),

@@ -26,6 +26,10 @@ class Functions(Schemas):
         """Whether it is no tensor of a subclass; a fake one stands for a plain one."""
         return type(tensor) in (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
+    def memory_of(self, tensor: torch.Tensor) -> int:
+        """A number that tensors have in common which are views of the same memory."""
+        return tensor.untyped_storage()._cdata
+
     def function_name(self, target: Any) -> str:
         """ "mul" of torch.mul, operator.mul and aten.mul.Tensor; "" of a function that is not
         PyTorch's."""

@@ -42,9 +42,15 @@ class Schemas:
         """ "rms_norm" of the op "mylib::rms_norm.overload"."""
         return overload._opname
 
-    def writes(self, overload: Any) -> bool:
-        """Whether an op writes to an argument."""
-        return overload._schema.is_mutable
+    def writes(self, op: Any) -> bool:
+        """Whether an op writes to an argument, or one of the overloads of a packet does."""
+        if isinstance(op, torch._ops.OpOverloadPacket):
+            return any(getattr(op, name)._schema.is_mutable for name in op.overloads())
+        return op._schema.is_mutable
+
+    def has_schema(self, value: Any) -> bool:
+        """Whether a value is an op of the dispatcher, or a packet of its overloads."""
+        return isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
 
     def schema_text(self, overload: Any) -> str:
         """ "mylib::scale(Tensor x, float by) -> Tensor"."""

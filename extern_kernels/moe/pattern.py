@@ -1,0 +1,192 @@
+"""A mixture of experts in unmodified models: the router behind its product, the order of the tokens
+by expert, and the weighted sum of a token's rows.
+
+Where probabilities are equal, torch.topk may take any of the experts; the op takes the larger logit
+and of equal ones the first expert. A sort that is not asked to be stable may order the pairs of one
+expert in any way; the op's order is stable.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import opaq
+from opaq.pattern import dtype_of, result_of
+
+from .combine import moe_combine, moe_permute
+from .order import moe_order
+from .route import moe_route
+
+X = torch.empty(2, 8, device="meta")
+PAIRS = torch.empty(2, 2, dtype=torch.int64, device="meta")
+
+# ---- router --------------------------------------------------------------------------------------
+
+
+def _when_routed(arguments) -> str:
+    logits, k = arguments["logits"], arguments["k"]
+    if logits.dim() != 2:
+        return "the logits have not two dimensions"
+    if not (0 < k <= 32 and logits.shape[1] <= 512):
+        return "there are more than 512 experts, or more than 32 of a token"
+    return ""
+
+
+def _router(name: str, normalize: bool):
+    def _routed(logits, k):
+        results = moe_route(logits, k, normalize)
+        return results[0], results[1]
+
+    return opaq.pattern(
+        name,
+        _routed,
+        {"logits": torch.empty(2, 8, device="meta"), "k": 2},
+        when=_when_routed,
+        sizes=lambda arguments: tuple(arguments["logits"].shape),
+        measurements=Path(__file__).with_name(f"measured_{name.removeprefix('moe_')}.json"),
+        alone=True,
+    )
+
+
+route_pattern = _router("moe_route", True)
+choose_pattern = _router("moe_route_unnormalized", False)
+
+
+@route_pattern.spelling
+def _(logits, k):  # transformers: Mixtral, Qwen, OLMoE, ...
+    weights, experts = torch.topk(F.softmax(logits, dim=-1), k, dim=-1)
+    return weights / weights.sum(-1, keepdim=True), experts
+
+
+@route_pattern.spelling
+def _(logits, k):  # mistral-inference, transformers: gpt-oss
+    largest, experts = torch.topk(logits, k, dim=-1)
+    return F.softmax(largest, dim=-1), experts
+
+
+@route_pattern.spelling
+def _(logits, k):
+    probabilities = F.softmax(logits, dim=-1)
+    experts = torch.topk(probabilities, k, dim=-1)[1]
+    weights = probabilities.gather(-1, experts)
+    return weights / weights.sum(-1, keepdim=True), experts
+
+
+@choose_pattern.spelling
+def _(logits, k):
+    weights, experts = torch.topk(F.softmax(logits, dim=-1), k, dim=-1)
+    return weights, experts
+
+
+@choose_pattern.spelling
+def _(logits, k):
+    probabilities = F.softmax(logits, dim=-1)
+    experts = torch.topk(probabilities, k, dim=-1)[1]
+    return probabilities.gather(-1, experts), experts
+
+
+# ---- order of tokens -----------------------------------------------------------------------------
+
+
+def _when_permuted(arguments) -> str:
+    x, experts, k = arguments["x"], arguments["experts"], arguments["k"]
+    count, last = arguments["count"], arguments["last"]
+    if x.dim() != 2 or experts.dim() != 2 or experts.dtype != torch.int64:
+        return "x and the experts have not two dimensions, or the experts are not int64"
+    if experts.shape[0] != x.shape[0] or experts.shape[1] != k:
+        return "the rows of x are not those of the experts' tokens"
+    return "" if last == count - 1 else "the pairs are not counted for each expert"
+
+
+def _permuted(x, experts, k, count, last):
+    # moe_route's own order, where that chose the experts
+    routed = result_of(experts, moe_route, 1)
+    results, first = (moe_order(experts, count), 0) if routed is None else (routed, 2)
+    counts, order, position = (results[first + number] for number in range(3))
+    rows = moe_permute(x, order, position)
+    ends = torch.cumsum(counts, 0, dtype=torch.int32)
+    return rows, order, ends, experts.flatten().index_select(0, order)
+
+
+permute_pattern = opaq.pattern(
+    "moe_permute",
+    _permuted,
+    {"x": X, "experts": PAIRS, "k": 2, "count": 4, "last": 3},
+    when=_when_permuted,
+    sizes=lambda arguments: (arguments["experts"].numel(), arguments["x"].shape[1]),
+    measurements=Path(__file__).with_name("measured_permute.json"),
+    alone=True,
+)
+
+
+@permute_pattern.spelling
+def _(x, experts, k, count, last):  # transformers: grouped_mm
+    in_order, order = torch.sort(experts.reshape(-1))
+    counts = torch.histc(in_order.float(), bins=count, min=0, max=last)
+    return x[order // k], order, torch.cumsum(counts, dim=0, dtype=torch.int32), in_order
+
+
+# ---- weighted sum of a token's rows --------------------------------------------------------------
+
+
+def _when_combined(arguments) -> str:
+    rows, order, weights = arguments["rows"], arguments["order"], arguments["weights"]
+    tokens, k, columns = arguments["tokens"], arguments["k"], arguments["columns"]
+    if rows.dim() != 2 or weights.dim() != 2 or order.dim() != 1:
+        return "the rows or weights have not two dimensions, or the order not one"
+    if order.dtype != torch.int64:
+        return "the order is not int64"
+    if order.shape[0] != rows.shape[0] or weights.shape[0] * weights.shape[1] != rows.shape[0]:
+        return "there is not one row for each weight"
+    if k != weights.shape[1] or tokens not in (-1, weights.shape[0]):
+        return "the rows are not added for each token"
+    return "" if columns in (-1, rows.shape[1]) else "the rows are not added for each token"
+
+
+def _combined(rows, order, weights, tokens, k, columns):
+    place, ordered = 2, result_of(order, moe_order, 1)
+    if ordered is None:
+        place, ordered = 4, result_of(order, moe_route, 3)
+    if ordered is None:
+        numbers = torch.ones_like(order).cumsum(0) - 1
+        position = torch.empty_like(order).scatter(0, order, numbers)
+    else:
+        position = ordered[place]
+    wide = weights if dtype_of(weights) == torch.float64 else weights.float()
+    return moe_combine(rows, position, wide)
+
+
+combine_pattern = opaq.pattern(
+    "moe_combine",
+    _combined,
+    {
+        "rows": torch.empty(4, 8, device="meta"),
+        "order": torch.empty(4, dtype=torch.int64, device="meta"),
+        "weights": torch.empty(2, 2, device="meta"),
+        "tokens": 2,
+        "k": 2,
+        "columns": 8,
+    },
+    when=_when_combined,
+    sizes=lambda arguments: tuple(arguments["rows"].shape),
+    measurements=Path(__file__).with_name("measured_combine.json"),
+    alone=True,
+)
+
+
+def _inverse(order):
+    numbers = torch.arange(order.size(0), device=order.device)
+    return torch.empty_like(order).index_put((order,), numbers)
+
+
+@combine_pattern.spelling
+def _(rows, order, weights, tokens, k, columns):  # transformers: grouped_mm
+    weighted = rows * weights.reshape(-1)[order].unsqueeze(-1)
+    return weighted[_inverse(order)].view(tokens, k, columns).sum(dim=1)
+
+
+@combine_pattern.spelling
+def _(rows, order, weights, tokens, k, columns):
+    each = rows[_inverse(order)].view(tokens, k, columns)
+    return (each * weights.unsqueeze(-1)).sum(dim=1)

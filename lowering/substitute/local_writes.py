@@ -1,0 +1,133 @@
+"""Writes to tensors that nothing else sees yet, as operations that give new tensors: models write
+`weights /= weights.sum(-1, keepdim=True)` behind topk, `inverse[order] = arange(n)` into an empty
+tensor, `out.add_(bias)` behind a product. A pattern looks through operations, not through writes.
+
+The graph means the same before and after; it is what PyTorch makes of it later.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from ..compat.pytorch import pytorch
+from . import operations, rewrite
+from .operations import function_name, value_of
+
+_ARITHMETIC = {"itruediv": operator.truediv, "imul": operator.mul, "iadd": operator.add}
+_METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "scatter_": "scatter"}
+_EMPTY = {"empty", "empty_like", "new_empty"}
+
+
+def remove(graph: Graph) -> bool:
+    """Changes the graph; returns whether it did."""
+    writes = [node for node in graph.nodes if _is_known(node)]
+    if not writes or any(map(_changes_mode, graph.nodes)):
+        return False
+    sharing: dict[int, set[Node]] = {}
+    place = {}
+    for number, node in enumerate(graph.nodes):
+        place[node] = number
+        for memory in _memory(value_of(node)):
+            sharing.setdefault(memory, set()).add(node)
+    done = [_replaced(graph, write, sharing, place) for write in writes]
+    return any(done)
+
+
+def _is_known(node: Node) -> bool:
+    name = function_name(node)
+    written = node.op == "call_function" and name in _ARITHMETIC or name == "setitem"
+    return written or node.op == "call_method" and name in _METHODS
+
+
+def _changes_mode(node: Node) -> bool:
+    """Whether gradients may be off in a part of the graph: a write there gives none, but leaves
+    those of the values before it."""
+    name = function_name(node)
+    return (
+        "grad_enabled" in name
+        or "inference_mode" in name
+        or bool(operations.transforms_entered(node))
+    )
+
+
+def _memory(value: Any) -> Iterator[int]:
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _memory(each)
+    elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        yield pytorch.memory_of(value)
+
+
+def _replaced(
+    graph: Graph, write: Node, sharing: dict[int, set[Node]], place: dict[Node, int]
+) -> bool:
+    target = write.args[0]
+    if write.kwargs or not isinstance(target, Node) or not _is_fresh(target):
+        return False
+    source = target.args[0] if function_name(target) == "getitem" else target
+    (memory,) = _memory(value_of(target))
+    if source is not target and any(function_name(user) != "getitem" for user in source.users):
+        return False
+    # other views of it: none before the write, and later ones of what it gives
+    others = sharing[memory] - {target, source, write}
+    if any(place[each] < place[write] for each in others):
+        return False
+    if source is not target and any(source in each.args for each in others):
+        return False
+    with graph.inserting_before(write):
+        made = _functional(graph, write)
+    if made is None:
+        return False
+    try:
+        rewrite.complete([made], write)
+    except (RuntimeError, TypeError, ValueError):
+        graph.erase_node(made)
+        return False
+    before, after = value_of(target), value_of(made)
+    alike = (before.dtype, before.shape, before.stride(), before.device) == (
+        after.dtype,
+        after.shape,
+        after.stride(),
+        after.device,
+    )
+    if not alike:
+        graph.erase_node(made)
+        return False
+    later = {node for node in target.users if node is not made and place[node] > place[write]}
+    target.replace_all_uses_with(made, lambda user: user in later)
+    write.replace_all_uses_with(made)
+    graph.erase_node(write)
+    place[made] = place[write]
+    return True
+
+
+def _is_fresh(target: Node) -> bool:
+    """Whether a tensor is the result of a kernel of its own or empty memory."""
+    value = value_of(target)
+    if not isinstance(value, torch.Tensor) or not pytorch.is_plain(value):
+        return False
+    if value.layout != torch.strided:
+        return False
+    if function_name(target) == "getitem":
+        call = target.args[0]
+        return isinstance(call, Node) and function_name(call) in ("topk", "sort")
+    return function_name(target) in _EMPTY or operations.is_kernel_of_its_own(target)
+
+
+def _functional(graph: Graph, write: Node) -> Node | None:
+    name, (target, *others) = function_name(write), write.args
+    if name in _ARITHMETIC:
+        return graph.call_function(_ARITHMETIC[name], write.args)
+    if name != "setitem":
+        return graph.call_method(_METHODS[name], write.args)
+    index, values = others
+    if not operations.is_tensor(index) or not operations.is_tensor(values):
+        return None
+    if value_of(index).dtype not in (torch.int64, torch.int32):
+        return None  # a mask
+    return graph.call_function(torch.index_put, (target, (index,), values))
