@@ -15,6 +15,7 @@ from opaq.lowering.substitute.pattern import patterns
 from . import kernel_cases_indexed as indexed
 from .device import Tensors
 from .kernel_case import Call, Case, Count, Random, forward, gradients
+from .kernel_cases_experts import experts
 
 Operands = tuple[int, ...]  # 2: a tensor of all rows; 1: one of the length of a row
 Sizes = tuple[int, int]
@@ -117,6 +118,7 @@ def cases(device: str, rows: float) -> list[Case]:
         *indexed.sampling(random, count, device),
         *indexed.penalties(random, count, device),
         *indexed.mixture(random, count, device),
+        *experts(random, count),
         *indexed.embeddings(random, count, device),
         *indexed.scans(count, device),
     ]
