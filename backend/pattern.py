@@ -72,6 +72,7 @@ def pattern(
     sizes: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
     measurements: str | os.PathLike[str] | None = None,
     alone: bool = False,
+    exact: bool = False,
 ) -> Pattern:
     """Declares a pattern: a part of unmodified models that torch.compile(backend="opaq") replaces.
 
@@ -87,6 +88,7 @@ def pattern(
     `opaq bench kernels --update` writes, tells how much faster the replacement is. Without it the
     pattern is used only where it is asked for by name. alone: what is before and after the pattern
     does not matter, since even without it Inductor runs kernels of their own (a sort, topk).
+    exact: the graph is left alone where its results have other dtypes than the replacement's.
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
@@ -117,6 +119,7 @@ def pattern(
         sizes or (lambda arguments: (0, 0)),
         Path(measurements) if measurements is not None else None,
         alone,
+        exact,
     )
     patterns[name] = found
     return Pattern(found)

@@ -299,6 +299,23 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
     ),
     ("softmax", kernels.softmax, _plain_softmax, (2,), True, [(8192, 4096)]),
     ("log_softmax", kernels.log_softmax, _plain_log_softmax, (2,), False, [(8192, 32000)]),
+    # y = v / scale, as the patterns have it
+    (
+        "rms_norm_float8",
+        functools.partial(kernels.rms_norm_float8, rule=1),
+        functools.partial(_plain_rms_norm_float8, block=0),
+        (2, 1),
+        False,
+        [(32768, 4096), (8192, 8192), (16, 4096), (16, 8192)],
+    ),
+    (
+        "silu_mul_float8",
+        functools.partial(kernels.silu_mul_float8, rule=1),
+        functools.partial(_plain_silu_mul_float8, block=0),
+        (2, 2),
+        False,
+        [(8192, 14336), (32768, 4096), (16, 14336), (16, 4096)],
+    ),
 ]
 FLOAT8: list[tuple[str, Call, Call, Operands, Sizes]] = [
     ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, (2, 1), (32768, 4096)),

@@ -10,12 +10,12 @@ using opaq::row_sum;
 using opaq::to_float;
 
 // Registers are limited, lest the compiler holds a row converted to float twice.
-template <typename T, int LANES, int ITEMS, int BLOCK>
+template <typename T, int LANES, int ITEMS, int BLOCK, int RULE>
 __global__ void __launch_bounds__(256, ITEMS <= 2   ? 5
                                        : ITEMS <= 4 ? 3
                                                     : 2)
     rms_norm_float8(__nv_fp8_e4m3* y, float* scales, const T* x, const T* weight, long long rows,
-                    int n, float eps) {
+                    int n, float eps, float least) {
   constexpr int VEC = 16 / sizeof(T);
   constexpr bool kLate = ITEMS > 4;  // weights are read when they are used: registers are scarce
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
@@ -48,20 +48,20 @@ __global__ void __launch_bounds__(256, ITEMS <= 2   ? 5
 #pragma unroll
     for (int j = 0; j < VEC; ++j) v[k][j] = to_float(held[k].at[j]) * rstd * to_float(w[k].at[j]);
   }
-  opaq::store_row_float8<LANES, BLOCK>(y, scales, v, row, rows, n, live);
+  opaq::store_row_float8<LANES, BLOCK, RULE>(y, scales, v, row, rows, n, live, least);
 }
 
-template <typename T, int BLOCK>
+template <typename T, int BLOCK, int RULE>
 __global__ void __launch_bounds__(256)
     rms_norm_float8_any(__nv_fp8_e4m3* y, float* scales, const T* x, const T* weight,
-                        long long rows, long long n, float eps) {
+                        long long rows, long long n, float eps, float least) {
   const long long row = blockIdx.x;
   x += row * n;
   float squares = 0;
 #pragma unroll 4
   for (long long c = threadIdx.x; c < n; c += 256) squares += to_float(x[c]) * to_float(x[c]);
   const float rstd = rsqrtf(row_sum<256>(squares) / n + eps);
-  opaq::store_any_float8<BLOCK>(y, scales, row, rows, n, [&](long long c) {
+  opaq::store_any_float8<BLOCK, RULE>(y, scales, row, rows, n, least, [&](long long c) {
     return to_float(x[c]) * rstd * to_float(weight[c]);
   });
 }

@@ -1,7 +1,7 @@
 """RMSNorm with a float8 result and its scales in one launch, for inference: declaration and
 reference.
 
-rms_norm_float8(x, weight, eps=1e-6, block=0) -> (y, scale)
+rms_norm_float8(x, weight, eps=1e-6, block=0, rule=0, least=0.0) -> (y, scale)
 
 x: [..., n], floating
 weight: [n], of x's dtype
@@ -9,14 +9,19 @@ block: 0, one scale for each row; or 128, one for each 128 values of a row, and 
 y: float8_e4m3fn of x's shape
 scale: float32 [rows, 1], or [rows, n/128] with strides (1, rows); rows: x.numel() / n
 
-v = x * rstd * weight in float32, as of rms_norm, not rounded to x's dtype; scale = max|v| / 448 of
-the row or block, not below 2^-126, and 1 where all are zero; y = v * (1 / scale) in float32,
-rounded to nearest even and saturated: y * scale is v. A NaN makes NaN of its row.
+v = x * rstd * weight in float32, as of rms_norm, not rounded to x's dtype; largest: max|v| of the
+row or block; all in float32:
+    rule 0: scale = largest / 448, not below 2^-126, and 1 where all are zero; y = v * (1 / scale)
+    rule 1: scale = largest / 448, not below `least`; y = v / scale
+    rule 2: largest is at least `least`, scale = largest / 448; y = v / scale
+    rule 3: the same scale; y = v * (448 / largest), as DeepGEMM's per_token_cast_to_fp8
+y is rounded to nearest even and saturated: y * scale is v. A NaN makes NaN of its row.
 
 scaled_linear(y, weight, scale, weight_scale) takes both as they are; with block=128 it wants a
 number of rows that is a multiple of 4, and scales of the weight for each 128 values or block.
 
-There is no gradient. Raises ValueError for another block, a row length that the block does not
+There is no gradient. Raises ValueError for another block or rule, a negative `least`, a row length
+that the block does not
 divide, or a weight of another length.
 """
 
@@ -28,8 +33,8 @@ from .. import float8, rows
 from ..rows import CPU, CUDA, HELD, LANES, PACKS
 
 rms_norm_float8 = opaq.op(
-    "opaq_kernels::rms_norm_float8(Tensor x, Tensor weight, float eps=1e-6, int block=0) "
-    "-> (Tensor y, Tensor scale)",
+    "opaq_kernels::rms_norm_float8(Tensor x, Tensor weight, float eps=1e-6, int block=0, "
+    "int rule=0, float least=0.0) -> (Tensor y, Tensor scale)",
     outputs=float8.outputs("x"),
 )
 _ROWS = rows.count("x")
@@ -41,10 +46,10 @@ for _name, _block, _lanes in [("rows", 0, LANES), ("blocks", float8.BLOCK, _BLOC
         name=f"cuda:{_name}",
         source=opaq.file("float8.cu"),
         entry=f"rms_norm_float8<{{x.dtype}}, {{{_lanes}}}, {{ceil_div({PACKS}, {_lanes})}}, "
-        f"{_block}>",
+        f"{_block}, {{rule}}>",
         grid=f"ceil_div({_ROWS}, 256 // {_lanes})",
         block=[_lanes, f"256 // {_lanes}"],
-        args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps",
+        args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps, least",
         requires=[
             *CUDA,
             *float8.fits("x"),
@@ -57,25 +62,30 @@ for _name, _block, _lanes in [("rows", 0, LANES), ("blocks", float8.BLOCK, _BLOC
     rms_norm_float8.cuda(
         name=f"cuda:any-{_name}",
         source=opaq.file("float8.cu"),
-        entry=f"rms_norm_float8_any<{{x.dtype}}, {_block}>",
+        entry=f"rms_norm_float8_any<{{x.dtype}}, {_block}, {{rule}}>",
         grid=_ROWS,
         block=256,
-        args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps",
+        args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps, least",
         requires=[*CUDA, *float8.fits("x"), f"block == {_block}"],
     )
 rms_norm_float8.cpu(
     source=opaq.file("float8.cpp"),
     entry="rms_norm_float8<{x.dtype}>",
-    args=f"y, scale, x, weight, {_ROWS}, x.size(-1), block, eps",
+    args=f"y, scale, x, weight, {_ROWS}, x.size(-1), block, eps, rule, least",
     requires=[*CPU, *float8.fits("x")],
 )
 
 
 @rms_norm_float8.reference
 def rms_norm_float8_reference(
-    x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6, block: int = 0
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float = 1e-6,
+    block: int = 0,
+    rule: int = 0,
+    least: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    float8.check("rms_norm_float8", "x", x.shape, block)
+    float8.check("rms_norm_float8", "x", x.shape, block, rule, least)
     if weight.shape != x.shape[-1:]:
         raise ValueError(
             f"rms_norm_float8: weight has shape {tuple(weight.shape)}; expected "
@@ -83,7 +93,7 @@ def rms_norm_float8_reference(
         )
     wide = x.double() if x.dtype == torch.float64 else x.float()
     rstd = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return float8.quantize((wide * rstd * weight).float(), block)
+    return float8.quantize((wide * rstd * weight).float(), block, rule, least)
 
 
 rms_norm_float8.backward(None)

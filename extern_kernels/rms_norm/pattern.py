@@ -8,7 +8,9 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
+from .. import float8_spellings as made
 from .add_rms_norm import add_rms_norm
+from .float8 import rms_norm_float8
 from .rms_norm import rms_norm
 
 
@@ -47,7 +49,25 @@ _EXAMPLES = {
     "eps": 1e-6,
 }
 
-# First, so that the sum before a normalization is taken with it.
+
+def _float8(x, weight, eps, scale_least=None, size_least=None, factor_least=None):
+    rule, least = made.rule_and_least(scale_least, size_least, factor_least)
+    results = rms_norm_float8(x, weight, eps, 0, rule, least)
+    return results[0], results[1]
+
+
+# First, so that a normalization is taken with what follows it.
+float8_pattern = opaq.pattern(
+    "rms_norm_float8",
+    _float8,
+    {**_EXAMPLES, **made.NUMBERS},
+    when=lambda arguments: made.refusal(arguments, "x") or _when(arguments),
+    streamed=("x",),
+    sizes=lambda arguments: rows_and_columns(arguments["x"]),
+    measurements=Path(__file__).with_name("measured_float8.json"),
+    exact=True,
+)
+# Then, so that the sum before a normalization is taken with it.
 add_pattern = opaq.pattern(
     "add_rms_norm",
     lambda x, residual, weight, eps: add_rms_norm(x, residual, weight, eps)[:2],
@@ -66,6 +86,30 @@ pattern = opaq.pattern(
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
     measurements=Path(__file__).with_name("measured.json"),
 )
+
+
+def _made_float8(norm):
+    return [
+        lambda x, weight, eps: made.plain(norm(x, weight, eps), False),
+        lambda x, weight, eps, factor_least: made.by_factor(
+            norm(x, weight, eps), False, factor_least
+        ),
+        lambda x, weight, eps, scale_least: made.scale_bounded(
+            norm(x, weight, eps), True, scale_least
+        ),
+        lambda x, weight, eps, size_least: made.size_bounded(
+            norm(x, weight, eps), True, size_least
+        ),
+        lambda x, weight, eps, factor_least: made.by_factor(
+            norm(x, weight, eps), True, factor_least
+        ),
+        lambda x, weight, eps: made.plain(norm(x, weight, eps), True),
+    ]
+
+
+for _normalized in (_scaled, _of_pytorch):
+    for _made in _made_float8(_normalized):
+        float8_pattern.spelling(_made)
 
 
 def _after_a_sum(normalized):

@@ -15,12 +15,12 @@ __device__ float silu_times(float gate, float up) {
 }  // namespace
 
 // gate_stride, up_stride: from row to row of the inputs; y is row-major.
-template <typename T, int LANES, int ITEMS, int BLOCK>
+template <typename T, int LANES, int ITEMS, int BLOCK, int RULE>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? 2
                                                              : ITEMS <= 2 ? 6
                                                                           : 4)
     silu_mul_float8(__nv_fp8_e4m3* y, float* scales, const T* gate, const T* up, long long rows,
-                    int n, long long gate_stride, long long up_stride) {
+                    int n, long long gate_stride, long long up_stride, float least) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
@@ -39,15 +39,15 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? 2
 #pragma unroll
     for (int j = 0; j < VEC; ++j) v[k][j] = silu_times(to_float(g[k].at[j]), to_float(u[k].at[j]));
   }
-  opaq::store_row_float8<LANES, BLOCK>(y, scales, v, row, rows, n, live);
+  opaq::store_row_float8<LANES, BLOCK, RULE>(y, scales, v, row, rows, n, live, least);
 }
 
-template <typename T, int BLOCK>
+template <typename T, int BLOCK, int RULE>
 __global__ void __launch_bounds__(256)
     silu_mul_float8_any(__nv_fp8_e4m3* y, float* scales, const T* gate, const T* up, long long rows,
-                        long long n) {
+                        long long n, float least) {
   const long long row = blockIdx.x;
-  opaq::store_any_float8<BLOCK>(y, scales, row, rows, n, [&](long long c) {
+  opaq::store_any_float8<BLOCK, RULE>(y, scales, row, rows, n, least, [&](long long c) {
     return silu_times(to_float(gate[row * n + c]), to_float(up[row * n + c]));
   });
 }

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
+from .. import float8_spellings as made
+from .float8 import silu_mul_float8
 from .silu_mul import silu_mul
 
 
@@ -18,10 +20,42 @@ def _when(arguments) -> str:
     return "" if gate.dtype == up.dtype else "gate and up have different dtypes"
 
 
+_EXAMPLES = {"gate": torch.empty(2, 8, device="meta"), "up": torch.empty(2, 8, device="meta")}
+
+
+def _float8(gate, up, scale_least=None, size_least=None, factor_least=None):
+    rule, least = made.rule_and_least(scale_least, size_least, factor_least)
+    results = silu_mul_float8(gate, up, 0, rule, least)
+    return results[0], results[1]
+
+
+# First, so that a product is taken with what follows it.
+float8_pattern = opaq.pattern(
+    "silu_mul_float8",
+    _float8,
+    {**_EXAMPLES, **made.NUMBERS},
+    when=lambda arguments: made.refusal(arguments, "gate") or _when(arguments),
+    streamed=("gate", "up"),
+    sizes=lambda arguments: rows_and_columns(arguments["gate"]),
+    measurements=Path(__file__).with_name("measured_float8.json"),
+    exact=True,
+)
+
+
+for _made in [
+    lambda gate, up: made.plain(F.silu(gate) * up, False),
+    lambda gate, up, factor_least: made.by_factor(F.silu(gate) * up, False, factor_least),
+    lambda gate, up, scale_least: made.scale_bounded(F.silu(gate) * up, True, scale_least),
+    lambda gate, up, size_least: made.size_bounded(F.silu(gate) * up, True, size_least),
+    lambda gate, up, factor_least: made.by_factor(F.silu(gate) * up, True, factor_least),
+    lambda gate, up: made.plain(F.silu(gate) * up, True),
+]:
+    float8_pattern.spelling(_made)
+
 pattern = opaq.pattern(
     "silu_mul",
     lambda gate, up: silu_mul(gate, up),
-    {"gate": torch.empty(2, 8, device="meta"), "up": torch.empty(2, 8, device="meta")},
+    _EXAMPLES,
     when=_when,
     streamed=("gate", "up"),
     sizes=lambda arguments: rows_and_columns(arguments["gate"]),

@@ -2,7 +2,8 @@
 
     pattern.py       what is found, and what is put in its place
     spelling.py      functions as graphs: the spellings of a pattern
-    operations.py    what a node computes, whichever way it is written
+    forms.py         what a node computes, whichever way it is written
+    operations.py    what is known of a node of a graph
     local_writes.py  writes that nothing else sees, as operations
     nodes.py         what is known of the nodes of a graph
     match.py         finds the places of a graph that compute what a spelling does

@@ -113,7 +113,7 @@ def _replace(
         gain = _gain(pattern, values)
         if not everywhere:
             _check_gain(pattern, values, gain)
-        rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments)
+        rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments, pattern.exact)
     except rewrite.Refused:
         rewrite.take_back(nodes, mark, at)
         raise

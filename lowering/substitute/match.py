@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from . import operations
+from . import forms, operations
 from .nodes import Nodes
 from .operations import value_of
 
@@ -95,7 +95,7 @@ class _Matcher:
         if wanted.name != given.name or len(wanted.args) != len(given.args):
             return
         orders = [given.args]
-        if wanted.name in operations.COMMUTATIVE:
+        if wanted.name in forms.COMMUTATIVE:
             orders.append(given.args[::-1])
         start = dataclasses.replace(
             found, nodes={**found.nodes, pattern: value}, passed=found.passed | passed

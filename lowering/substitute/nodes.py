@@ -9,8 +9,8 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
-from . import operations
-from .operations import Operation
+from . import forms, operations
+from .forms import Operation
 
 
 class Nodes:
@@ -35,7 +35,7 @@ class Nodes:
         if not isinstance(node, Node):
             return None
         if node not in self._operations:
-            self._operations[node] = operations.operation(node)
+            self._operations[node] = forms.operation(node)
         return self._operations[node]
 
     def named(self, name: str) -> list[Node]:

@@ -28,6 +28,7 @@ class Pattern:
     sizes: Sizes
     measurements: Path | None
     alone: bool
+    exact: bool
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
     _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)
 

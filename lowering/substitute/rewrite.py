@@ -123,6 +123,7 @@ def put(
     at: Node,
     replacement: Callable[..., Any],
     names: Sequence[str],
+    exact: bool,
 ) -> None:
     """Replaces the results of what was found by new nodes between `mark` and `at`, where those of
     `narrowed` are. Raises Refused, before anything else is changed, if the replacement's results
@@ -134,6 +135,11 @@ def put(
             results = _results(graph, replacement, given, at, found.roots[0])
         except Exception as error:
             raise Refused(f"the replacement fails: {type(error).__name__}: {error}") from error
+        if exact and any(
+            value_of(root).dtype != value_of(result).dtype
+            for root, result in zip(found.roots, results)
+        ):
+            raise Refused("the op gives results of other dtypes")
         casts = [
             narrowing_casts(nodes, root, value_of(result).dtype)
             for root, result in zip(found.roots, results)

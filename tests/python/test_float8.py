@@ -146,6 +146,40 @@ def test_large_gates_saturate(device):
     assert y.float().tolist() == [[0, 0, 0, 4.5, 448]]
 
 
+@pytest.mark.parametrize("rule", [1, 2, 3])
+@pytest.mark.parametrize("block", [0, 128])
+@pytest.mark.parametrize("name", OPS)
+def test_other_rules_of_scales(name, block, rule, device):
+    a, b = make(name, (6, 1024), torch.float32, device)
+    a[1] = 0
+    a[2] *= 1e-9
+    a[3, 5] = torch.nan
+    op = silu_mul_float8 if name == "silu_mul_float8" else rms_norm_float8
+    reference = {
+        "silu_mul_float8": silu_mul_float8_reference,
+        "rms_norm_float8": rms_norm_float8_reference,
+    }[name]
+    for least in (0.0, 1e-4):
+        given = {"block": block, "rule": rule, "least": least}
+        y, scale = op(a, b, **given)
+        wanted_y, wanted_scale = reference(a, b, **given)
+        torch.testing.assert_close(scale, wanted_scale, rtol=1e-5, atol=0, equal_nan=True)
+        assert torch.equal(y.float().isnan(), wanted_y.float().isnan())
+        off = (y.float() != wanted_y.float()) & ~y.float().isnan()
+        assert off.double().mean() < 1e-3
+    if least:
+        assert (y[1].float() == 0).all()
+    bound = 1e-4 if rule == 1 else 1e-4 / 448
+    torch.testing.assert_close(scale[1], torch.full_like(scale[1], bound), rtol=1e-6, atol=0)
+
+
+def test_bad_rules_are_refused(device, capfd):
+    a, b = make("silu_mul_float8", (2, 128), torch.float32, device)
+    refuses(lambda: silu_mul_float8(a, b, rule=4), "silu_mul_float8: rule is 4; expected 0", capfd)
+    message = "silu_mul_float8: least is 1.0 with rule 0; expected a number that is not negative"
+    refuses(lambda: silu_mul_float8(a, b, least=1.0), message, capfd)
+
+
 @pytest.mark.parametrize("block", [0, 128])
 def test_the_references_mean_the_same(block, device):
     for name, reference in [
@@ -238,12 +272,12 @@ def test_compiled(block, dynamic, device):
 @pytest.mark.parametrize(
     ("shape", "block", "entry", "grid", "threads"),
     [
-        ((32768, 4096), 0, "rms_norm_float8<__nv_bfloat16, 256, 2, 0>", 32768, [256, 1, 1]),
-        ((32768, 4096), 128, "rms_norm_float8<__nv_bfloat16, 256, 2, 128>", 32768, [256, 1, 1]),
-        ((100, 32, 128), 0, "rms_norm_float8<__nv_bfloat16, 8, 2, 0>", 100, [8, 32, 1]),
-        ((100, 32, 128), 128, "rms_norm_float8<__nv_bfloat16, 16, 1, 128>", 200, [16, 16, 1]),
-        ((10, 21), 0, "rms_norm_float8_any<__nv_bfloat16, 0>", 10, [256, 1, 1]),
-        ((10, 32768), 128, "rms_norm_float8_any<__nv_bfloat16, 128>", 10, [256, 1, 1]),
+        ((32768, 4096), 0, "rms_norm_float8<__nv_bfloat16, 256, 2, 0, 0>", 32768, [256, 1, 1]),
+        ((32768, 4096), 128, "rms_norm_float8<__nv_bfloat16, 256, 2, 128, 0>", 32768, [256, 1, 1]),
+        ((100, 32, 128), 0, "rms_norm_float8<__nv_bfloat16, 8, 2, 0, 0>", 100, [8, 32, 1]),
+        ((100, 32, 128), 128, "rms_norm_float8<__nv_bfloat16, 16, 1, 128, 0>", 200, [16, 16, 1]),
+        ((10, 21), 0, "rms_norm_float8_any<__nv_bfloat16, 0, 0>", 10, [256, 1, 1]),
+        ((10, 32768), 128, "rms_norm_float8_any<__nv_bfloat16, 128, 0>", 10, [256, 1, 1]),
     ],
 )
 def test_cuda_plan_of_rms_norm(shape, block, entry, grid, threads):
@@ -255,12 +289,12 @@ def test_cuda_plan_of_rms_norm(shape, block, entry, grid, threads):
 @pytest.mark.parametrize(
     ("shape", "strides", "block", "entry", "grid", "threads"),
     [
-        ((8192, 14336), (28672, 1), 0, "<__nv_bfloat16, 512, 4, 0>", 8192, [512, 1, 1]),
-        ((8192, 14336), None, 128, "<__nv_bfloat16, 512, 4, 128>", 8192, [512, 1, 1]),
-        ((2, 3, 4, 256), None, 0, "<__nv_bfloat16, 16, 2, 0>", 2, [16, 16, 1]),
-        ((24, 128), None, 128, "<__nv_bfloat16, 16, 1, 128>", 2, [16, 16, 1]),
-        ((10, 21), None, 0, "_any<__nv_bfloat16, 0>", 10, [256, 1, 1]),
-        ((10, 32768), None, 128, "_any<__nv_bfloat16, 128>", 10, [256, 1, 1]),
+        ((8192, 14336), (28672, 1), 0, "<__nv_bfloat16, 512, 4, 0, 0>", 8192, [512, 1, 1]),
+        ((8192, 14336), None, 128, "<__nv_bfloat16, 512, 4, 128, 0>", 8192, [512, 1, 1]),
+        ((2, 3, 4, 256), None, 0, "<__nv_bfloat16, 16, 2, 0, 0>", 2, [16, 16, 1]),
+        ((24, 128), None, 128, "<__nv_bfloat16, 16, 1, 128, 0>", 2, [16, 16, 1]),
+        ((10, 21), None, 0, "_any<__nv_bfloat16, 0, 0>", 10, [256, 1, 1]),
+        ((10, 32768), None, 128, "_any<__nv_bfloat16, 128, 0>", 10, [256, 1, 1]),
     ],
 )
 def test_cuda_plan_of_silu_mul(shape, strides, block, entry, grid, threads):

@@ -1,0 +1,388 @@
+"""What a node computes, in one spelling: torch.mul(a, b), a * b, a.mul(b) and aten.mul.Tensor are
+the same operation."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from .operations import CASTS, digits, function_name, is_tensor, value_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """args: nodes, numbers, texts, None, and tuples of these, in the order of `_SIGNATURES`."""
+
+    name: str
+    args: tuple[Any, ...]
+
+
+# The parameters of operations whose arguments may be given by keyword or left out.
+_SIGNATURES = {
+    name: inspect.signature(eval(f"lambda {parameters}: None"))
+    for name, parameters in {
+        "add": "input, other, alpha=1",
+        "sub": "input, other, alpha=1",
+        "mul": "input, other",
+        "div": "input, other, rounding_mode=None",
+        "pow": "input, exponent",
+        "mean": "input, dim=None, keepdim=False, dtype=None",
+        "sum": "input, dim=None, keepdim=False, dtype=None",
+        "amax": "input, dim=None, keepdim=False",
+        "clamp": "input, min=None, max=None",
+        "var": "input, dim=None, unbiased=None, keepdim=False, correction=None",
+        "softmax": "input, dim=None, stacklevel=3, dtype=None",
+        "log_softmax": "input, dim=None, stacklevel=3, dtype=None",
+        "silu": "input, inplace=False",
+        "gelu": "input, approximate='none'",
+        "relu": "input, inplace=False",
+        "rms_norm": "input, normalized_shape, weight=None, eps=None",
+        "layer_norm": "input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn=True",
+        "cross_entropy": "input, target, weight=None, size_average=None, ignore_index=-100, "
+        "reduce=None, reduction='mean', label_smoothing=0.0",
+        "cross_entropy_loss": "input, target, weight=None, reduction=1, ignore_index=-100, "
+        "label_smoothing=0.0",
+        "nll_loss": "input, target, weight=None, size_average=None, ignore_index=-100, "
+        "reduce=None, reduction='mean'",
+        "embedding": "input, weight, padding_idx=None, max_norm=None, norm_type=2.0, "
+        "scale_grad_by_freq=False, sparse=False",
+        "unsqueeze": "input, dim",
+        "squeeze": "input, dim=None",
+        "cat": "tensors, dim=0",
+        "chunk": "input, chunks, dim=0",
+        "split": "input, split_size, dim=0",
+        "narrow": "input, dim, start, length",
+        "topk": "input, k, dim=-1, largest=True, sorted=True",
+        "sort": "input, dim=-1, descending=False, stable=False",
+        "histc": "input, bins=100, min=0, max=0",
+        "cumsum": "input, dim, dtype=None",
+        "gather": "input, dim, index, sparse_grad=False",
+        "index_select": "input, dim, index",
+        "index_put": "input, indices, values, accumulate=False",
+        "scatter": "input, dim, index, src, reduce=None",
+        "slice": "input, dim=0, start=None, end=None, step=1",
+    }.items()
+}
+COMMUTATIVE = {"add", "mul"}
+
+_PLACES = ("dim", "start", "end", "length", "step")
+
+
+def operation(node: Any) -> Operation | None:
+    """None for what is not looked into: inputs, and unknown operations."""
+    if not isinstance(node, Node) or not (name := function_name(node)):
+        return None
+    if name == "getitem":
+        return _item(node)
+    if name in ("view", "reshape", "flatten") and tuple(node.args[1:]) in ((-1,), ((-1,),), ()):
+        return None if node.kwargs else Operation("flattened", node.args[:1])
+    if name not in _SIGNATURES:
+        return None if node.kwargs else Operation(name, _plain(node.args))
+    given = _arguments(node, name)
+    return None if given is None else _SPECIAL.get(name, _general)(node, name, given)
+
+
+def _arguments(node: Node, name: str) -> dict[str, Any] | None:
+    """Those of a call, by the names of `_SIGNATURES`; None if it is called in another way, or at a
+    place in a tensor that only the call knows."""
+    try:
+        bound = _SIGNATURES[name].bind(*node.args, **_renamed(node.kwargs))
+    except TypeError:
+        return None
+    bound.apply_defaults()
+    given = bound.arguments
+    return None if any(isinstance(given.get(each), Node) for each in _PLACES) else given
+
+
+def _renamed(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = {"self": "input", "axis": "dim", "x": "input", "split_size_or_sections": "split_size"}
+    return {names.get(key, key).lstrip("_"): value for key, value in kwargs.items()}
+
+
+def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(each) if isinstance(each, list) else each for each in args)
+
+
+def _general(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    return Operation(name, _plain(tuple(given.values())))
+
+
+def _arithmetic(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    left, right = given["input"], given["other"]
+    if given.get("rounding_mode") == "floor":
+        return Operation("floordiv", (left, right))
+    if given.get("alpha", 1) != 1 or given.get("rounding_mode") is not None:
+        return None
+    if name == "mul" and left is right:
+        return Operation("square", (left,))
+    if name == "div" and isinstance(left, (int, float)) and left == 1:
+        return Operation("reciprocal", (right,))
+    return Operation(name, (left, right))
+
+
+def _power(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    names = {2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
+    exponent = given["exponent"]
+    known = names.get(exponent) if isinstance(exponent, (int, float)) else None
+    return Operation(known, (given["input"],)) if known else _general(node, name, given)
+
+
+def _reduction(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dims from the end, keepdim)."""
+    value, dims = value_of(given["input"]), given["dim"]
+    if not isinstance(value, torch.Tensor) or dims is None or not _wide_enough(given):
+        return None
+    dims = tuple(dims) if isinstance(dims, (list, tuple)) else (dims,)
+    if not all(isinstance(dim, int) for dim in dims):
+        return None
+    from_end = tuple(sorted(dim - value.dim() if dim >= 0 else dim for dim in dims))
+    return Operation(name, (given["input"], from_end, bool(given.get("keepdim", False))))
+
+
+def _variance(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dims from the end, keepdim, what the number of values is lessened by)."""
+    unbiased, correction = given.pop("unbiased"), given.pop("correction")
+    if isinstance(given["dim"], bool):  # var(unbiased), of all values
+        return None
+    if correction is None:
+        correction = 1 if unbiased is None else int(unbiased)
+    reduced = _reduction(node, name, given)
+    return reduced and Operation(name, (*reduced.args, correction))
+
+
+def _wide_enough(given: dict[str, Any]) -> bool:
+    """Whether the argument `dtype` loses nothing."""
+    dtype, value = given.get("dtype"), value_of(given["input"])
+    return dtype is None or (digits(dtype) >= digits(value.dtype) > 0)
+
+
+def _softmax(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    if isinstance(given["stacklevel"], torch.dtype):  # of the functions without that parameter
+        given["dtype"] = given["stacklevel"]
+    reduced = _reduction(node, name, given)
+    return reduced and Operation(name, reduced.args[:2])
+
+
+def _activation(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    return None if given.pop("inplace", False) else _general(node, name, given)
+
+
+def _normalization(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    given.pop("cudnn", None)
+    shape = given["normalized_shape"]
+    given["normalized_shape"] = len(shape) if isinstance(shape, (list, tuple)) else 1
+    return _general(node, name, given)
+
+
+def _loss(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, target, weight, ignored index, reduction, label smoothing)."""
+    if given.get("size_average") is not None or given.get("reduce") is not None:
+        return None
+    reduction = given["reduction"]
+    if isinstance(reduction, int):  # of aten
+        reduction = ("none", "mean", "sum")[reduction]
+    names = ("input", "target", "weight", "ignore_index")
+    smoothing = given.get("label_smoothing", 0.0)
+    name = name.removesuffix("_loss") if name == "cross_entropy_loss" else name
+    return Operation(name, (*(given[each] for each in names), reduction, smoothing))
+
+
+def _embedding(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(index, weight, number of the row that gets no gradient, or -1)."""
+    index, weight, padding = given["input"], given["weight"], given["padding_idx"]
+    # aten has other parameters: weight, indices, padding_idx=-1, scale_grad_by_freq, sparse, of
+    # which the last two lie at the places of max_norm and norm_type.
+    of_aten = is_tensor(index) and value_of(index).is_floating_point()
+    unset = (None, False) if of_aten else (None,)
+    at_place = not any(given["max_norm"] is each for each in unset)
+    if at_place or given["norm_type"] is True or given["scale_grad_by_freq"] or given["sparse"]:
+        return None
+    if of_aten:
+        index, weight = weight, index
+    elif isinstance(padding, int) and padding < 0:  # counted from the end
+        rows = value_of(weight).shape[0] if is_tensor(weight) else None
+        if not isinstance(rows, int):
+            return None
+        padding += rows
+    return Operation(name, (index, weight, -1 if padding is None else padding))
+
+
+def _unsqueezed(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    value = value_of(node)
+    if not isinstance(value, torch.Tensor):
+        return None
+    dim = given["dim"]
+    return Operation(name, (given["input"], dim - value.dim() if dim >= 0 else dim))
+
+
+def _joined(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    value, dim = value_of(node), given["dim"]
+    if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
+        return None
+    return Operation(name, (tuple(given["tensors"]), dim - value.dim() if dim >= 0 else dim))
+
+
+def _narrowed(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    start = given["start"]
+    return _part(given["input"], given["dim"], start, start + given["length"])
+
+
+def _sliced(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    if given["step"] not in (None, 1):
+        return None
+    return _part(given["input"], given["dim"], given["start"], given["end"])
+
+
+def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
+    """(input, dim from the end, where the part begins and ends, as fractions of the size)."""
+    value = value_of(source)
+    if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
+        return None
+    dim = dim - value.dim() if dim >= 0 else dim
+    size = value.shape[dim]
+    start, stop = 0 if start is None else start, size if stop is None else stop
+    if not all(isinstance(each, int) for each in (start, stop, size)) or size == 0:
+        return None
+    start, stop = (max(0, min(size, each + size if each < 0 else each)) for each in (start, stop))
+    return Operation("part", (source, dim, Fraction(start, size), Fraction(stop, size)))
+
+
+def _item(node: Node) -> Operation | None:
+    """x[...], or one result of a call."""
+    source, index = node.args
+    value = value_of(source)
+    if isinstance(index, (tuple, list)) and len(index) == 1:
+        index = index[0]
+    if is_tensor(source) and is_tensor(index):
+        return _rows(source, index)
+    if not isinstance(source, Node) or isinstance(index, Node):
+        return None
+    if not isinstance(value, torch.Tensor):
+        return _item_of_call(source, index)
+    index = index if isinstance(index, tuple) else (index,)
+    if not all(each is None or each is Ellipsis or isinstance(each, slice) for each in index):
+        return None
+    used = sum(isinstance(each, slice) for each in index)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *[slice(None)] * (value.dim() - used), *index[at + 1 :])
+    else:
+        index = (*index, *[slice(None)] * (value.dim() - used))
+    new = [at for at, each in enumerate(index) if each is None]
+    cut = [
+        (at, each)
+        for at, each in enumerate(each for each in index if each is not None)
+        if each != slice(None)
+    ]
+    if len(new) == 1 and not cut:
+        return Operation("unsqueeze", (source, new[0] - len(index)))
+    if len(cut) == 1 and not new and cut[0][1].step in (None, 1):
+        return _part(source, cut[0][0], cut[0][1].start, cut[0][1].stop)
+    return None
+
+
+def _item_of_call(source: Node, index: Any) -> Operation | None:
+    name = function_name(source)
+    if name in ("chunk", "split"):
+        given, parts = _arguments(source, name), value_of(source)
+        if given is None:
+            return None
+        tensor, dim = given["input"], given["dim"]
+        if not is_tensor(tensor) or not isinstance(parts, (tuple, list)):
+            return None
+        sizes = [part.shape[dim] for part in parts]
+        if not all(isinstance(size, int) for size in sizes):
+            return None
+        return _part(tensor, dim, sum(sizes[:index]), sum(sizes[: index + 1]))
+    return Operation("item", (source, index))
+
+
+def _rows(source: Node, index: Node) -> Operation | None:
+    """source[index], for numbers of rows."""
+    whole = value_of(index).dtype in (torch.int64, torch.int32)
+    return Operation("rows", (source, index)) if whole else None
+
+
+def _selected(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    source, index = given["input"], given["index"]
+    if given["dim"] != 0 or not is_tensor(index) or value_of(index).dim() != 1:
+        return None
+    return _rows(source, index)
+
+
+def _largest(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, k, dim from the end, whether the largest), in order, which is always allowed."""
+    given.pop("sorted")
+    return _along(node, name, given)
+
+
+def _sorted(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dim from the end, whether descending), stable, which is always allowed."""
+    given.pop("stable")
+    return _along(node, name, given)
+
+
+def _histogram(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """Of integers as they are before a cast, which some devices need."""
+    source = given["input"]
+    if is_tensor(source) and function_name(source) in CASTS | {"int", "long"}:
+        before = source.args[0]
+        if is_tensor(before) and not value_of(before).dtype.is_floating_point:
+            given["input"] = before
+    return _general(node, name, given)
+
+
+def _along(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """With the dim counted from the end."""
+    value, dim = value_of(given["input"]), given["dim"]
+    if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
+        return None
+    return _general(node, name, {**given, "dim": dim - value.dim() if dim >= 0 else dim})
+
+
+def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """The inverse of a permutation, as models write it: empty[order] = arange(len(order))."""
+    index = given.get("indices", given.get("index"))
+    index = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
+    source = given["values"] if name == "index_put" else given["src"]
+    if name == "scatter" and (given["dim"] not in (0, -1) or given["reduce"] is not None):
+        return None
+    if given.get("accumulate") or not (is_tensor(index) and is_tensor(source)):
+        return None
+    if value_of(index).dim() != 1 or value_of(index).shape != value_of(node).shape:
+        return None
+    if function_name(given["input"]) not in ("empty", "empty_like", "new_empty"):
+        return None
+    if function_name(source) != "arange" or value_of(source).shape != value_of(index).shape:
+        return None
+    known = len(source.args) == 1 and value_of(index).dtype == torch.int64
+    return Operation("inverted", (index,)) if known else None
+
+
+_SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
+    **dict.fromkeys(("add", "sub", "mul", "div"), _arithmetic),
+    "pow": _power,
+    **dict.fromkeys(("mean", "sum", "amax"), _reduction),
+    "var": _variance,
+    **dict.fromkeys(("softmax", "log_softmax"), _softmax),
+    **dict.fromkeys(("silu", "relu"), _activation),
+    **dict.fromkeys(("rms_norm", "layer_norm"), _normalization),
+    **dict.fromkeys(("cross_entropy", "cross_entropy_loss", "nll_loss"), _loss),
+    "embedding": _embedding,
+    "unsqueeze": _unsqueezed,
+    "cat": _joined,
+    "narrow": _narrowed,
+    "slice": _sliced,
+    "index_select": _selected,
+    "topk": _largest,
+    "histc": _histogram,
+    "sort": _sorted,
+    **dict.fromkeys(("cumsum", "gather"), _along),
+    **dict.fromkeys(("index_put", "scatter"), _put),
+}
