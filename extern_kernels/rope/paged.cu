@@ -3,8 +3,8 @@
 // of the cache is not followed. For -1 nothing is written for the token's key and value; for any
 // other such slot its row of q_out is NaN, too. A thread takes a pack of columns of the first half
 // and its partner in the second half, for one token: it reads their cos and sin once and goes
-// through heads of q, of k, and of v, which is only copied, AT_ONCE at a time: it loads as many
-// before it stores. All strides are in elements.
+// through heads of q, of k, and of v, which is only copied, two at a time. All strides are in
+// elements.
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -12,6 +12,8 @@ using opaq::Pack;
 using opaq::to_float;
 
 namespace {
+
+constexpr int kAtOnce = 2;  // heads that a thread loads before it stores
 
 template <typename T, int VEC>
 struct Halves {
@@ -52,7 +54,7 @@ struct Halves {
 
 }  // namespace
 
-template <typename T, int D, int VEC, int AT_ONCE>
+template <typename T, int D, int VEC>
 __global__ void __launch_bounds__(256)
     rope_paged(T* q_out, T* k_cache, T* v_cache, const T* q, const T* k, const T* v, const T* cos,
                const T* sin, const long long* slots, int q_heads, int kv_heads, long long all_slots,
@@ -79,10 +81,10 @@ __global__ void __launch_bounds__(256)
     Halves<T, VEC> cosines, sines;
     cosines.load(cos + column, HALF);
     sines.load(sin + column, HALF);
-    for (int head = blockIdx.y * blockDim.y + threadIdx.y; head < heads; head += AT_ONCE * step) {
-      Halves<T, VEC> values[AT_ONCE];
+    for (int head = blockIdx.y * blockDim.y + threadIdx.y; head < heads; head += kAtOnce * step) {
+      Halves<T, VEC> values[kAtOnce];
 #pragma unroll
-      for (int u = 0; u < AT_ONCE; ++u) {
+      for (int u = 0; u < kAtOnce; ++u) {
         const int h = head + u * step;
         if (h >= heads) continue;
         const T* const from = h < q_heads ? q + h * q_head
@@ -91,7 +93,7 @@ __global__ void __launch_bounds__(256)
         values[u].load(from + column, HALF);
       }
 #pragma unroll
-      for (int u = 0; u < AT_ONCE; ++u) {
+      for (int u = 0; u < kAtOnce; ++u) {
         const int h = head + u * step;
         if (h >= heads) continue;
         if (h < to_v) values[u].rotate(cosines, sines);

@@ -64,17 +64,14 @@ def _requires(dtypes: tuple[str, ...]) -> list[str]:
 def _declare_cuda(name: str, vec: str, more: list[str], priority: int) -> None:
     lanes = f"min(256, q.size(2) // 2 // ({vec}))"
     heads = "(q.size(1) + 2 * k.size(1))"
-    # A thread takes four heads; where tokens are few, one, so that more threads share the work, and
-    # a token has two blocks or more.
-    many = "q.size(0) >= 1024"
-    share = f"(4 if {many} else 2)"
-    groups = f"max(1, ceil_div({heads}, {share} * (256 // {lanes})))"
-    height = f"max(1, ceil_div({heads}, {share} * {groups}))"
-    each = f"(4 if {many} else 1)"
+    # A thread takes two heads; where tokens are few, one, so that more threads share the work.
+    each = "(1 if q.size(0) < 1024 else 2)"
+    groups = f"max(1, ceil_div({heads}, 2 * (256 // {lanes})))"
+    height = f"max(1, ceil_div({heads}, 2 * {groups}))"
     rope_paged_.cuda(
         name=name,
         source=opaq.file("paged.cu"),
-        entry=f"rope_paged<{{q.dtype}}, {{q.size(2)}}, {{{vec}}}, {{{each}}}>",
+        entry=f"rope_paged<{{q.dtype}}, {{q.size(2)}}, {{{vec}}}>",
         grid=["q.size(0)", f"min(65535, ceil_div({heads}, {height} * {each}))"],
         block=[lanes, height],
         args="q_out, k_cache, v_cache, q, k, v, cos, sin, slots, q.size(1), k.size(1), "

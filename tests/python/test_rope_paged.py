@@ -249,10 +249,17 @@ def facts(tokens, heads, kv_heads, size, dtype=torch.bfloat16):
 @pytest.mark.parametrize(
     "shape, dtype, implementation, entry, grid, block",
     [
-        ((64, 32, 8, 128), torch.float16, "packs", "__half, 128, 8, 1", [64, 2, 1], [8, 24]),
-        ((16384, 32, 8, 128), torch.float16, "packs", "__half, 128, 8, 4", [16384, 1, 1], [8, 12]),
-        ((2048, 64, 8, 80), torch.float16, "packs", "__half, 80, 8, 4", [2048, 1, 1], [5, 20]),
-        ((9, 4, 2, 6), torch.float32, "elements", "float, 6, 1, 1", [9, 2, 1], [3, 4]),
+        ((64, 32, 8, 128), torch.bfloat16, "packs", "__nv_bfloat16, 128, 8", [64, 2, 1], [8, 24]),
+        (
+            (16384, 32, 8, 128),
+            torch.bfloat16,
+            "packs",
+            "__nv_bfloat16, 128, 8",
+            [16384, 1, 1],
+            [8, 24],
+        ),
+        ((2048, 64, 8, 80), torch.float16, "packs", "__half, 80, 8", [2048, 1, 1], [5, 40]),
+        ((9, 4, 2, 6), torch.float32, "elements", "float, 6, 1", [9, 2, 1], [3, 4]),
     ],
 )
 def test_cuda_plan(shape, dtype, implementation, entry, grid, block):
