@@ -116,7 +116,7 @@ def test_errors_are_no_larger_than_inductors(pattern: Pattern, number: int) -> N
         torch.compiler.reset()
         results = leaves(torch.compile(function, **options)(*narrow))
         return max(
-            ((a.double() - b).norm() / b.norm()).item()
+            ((a.double() - b.double()).norm() / b.double().norm()).item()
             for a, b in zip(results, expected)
             if b.is_floating_point()
         )
