@@ -1,10 +1,9 @@
 // Cross-entropy of logits[rows, classes] with one class index a row: forward and backward; float32
 // inside. Rows have unit stride within and may begin at any element.
-//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target ==
-//   ignore_index
-//   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the
-//   target) + added, with grad_loss = 0 where ignored
-//   and with label smoothing, z-loss and softcap as in extras.cuh
+//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target is ignored
+//   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the target)
+//              + added, with grad_loss = 0 where the target is ignored
+// and with label smoothing, z-loss and softcap as in extras.cuh.
 // A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
 // the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
 // gives NaN in loss and gradient, never a read outside the row.

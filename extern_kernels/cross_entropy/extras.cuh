@@ -1,8 +1,7 @@
 // What the kernels of cross-entropy compute beside it, where they are asked for it.
 //   softcap:          logits are softcap * tanh(logits / softcap) (Gemma 2, arXiv:2408.00118)
 //   label smoothing:  a target of 1 - label_smoothing at its class, and label_smoothing / classes
-//   at
-//                     each (Szegedy et al. 2016, arXiv:1512.00567)
+//                     at each class (Szegedy et al. 2016, arXiv:1512.00567)
 //   z-loss:           z_loss * lse^2 is added to the loss (PaLM, arXiv:2204.02311; T5X)
 // A kernel is compiled for each kind, so that plain cross-entropy does not pay for them.
 #pragma once
