@@ -28,7 +28,8 @@ def compile_graph(
 
     ours, patches = settings(options, mode)
     lowering.activate()
-    apply.apply(graph_module, ours["substitute"])
+    with lowering.options.use(**ours):
+        apply.apply(graph_module, ours["substitute"])
     return inductor.compile_fx(
         graph_module, example_inputs, patches, lambda: lowering.options.use(**ours)
     )
@@ -42,7 +43,7 @@ def settings(
 
     ours, theirs = split(options or {}, inductor.list_options())
     if ours["substitute"] != ["none"]:
-        from . import extern_kernels
+        from . import extern_kernels, pattern_gains  # noqa: F401  the second answers `tune`
 
         extern_kernels.load_patterns()
         check_patterns(ours["substitute"])

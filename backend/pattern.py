@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import operator
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,7 @@ def pattern(
         Path(measurements) if measurements is not None else None,
         alone,
         exact,
+        sys._getframe(1).f_globals.get("__name__", "__main__"),
     )
     patterns[name] = found
     return Pattern(found)

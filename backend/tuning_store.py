@@ -31,7 +31,7 @@ def _version() -> str:
     return importlib.metadata.version("opaq")
 
 
-def _environment(driver: str) -> dict[str, str]:
+def environment(driver: str) -> dict[str, str]:
     """What a measurement depends on beside the op."""
     facts = {"opaq": _version(), "torch": torch.__version__}
     if torch.cuda.is_available():
@@ -53,7 +53,7 @@ class Store:
 
     def __init__(self, op: str, hash: str, driver: str) -> None:
         self._op, self._hash = op, hash
-        self._environment = _environment(driver)
+        self._environment = environment(driver)
         digest = hashlib.sha256(json.dumps([op, hash, self._environment]).encode()).hexdigest()
         self._name = digest[:32]
         folder = _runtime.settings()["cache_dir"]
@@ -125,8 +125,6 @@ class Store:
             "fastest": found.fastest,
             "us": found.us,
         }
-        if not self.path:
-            return
         content = {
             "format": _FORMAT,
             "op": self._op,
@@ -134,15 +132,7 @@ class Store:
             "environment": self._environment,
             "choices": self._choices,
         }
-        folder = os.path.dirname(self.path)
-        try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=folder)  # readable by its owner alone
-            with os.fdopen(handle, "w") as stream:
-                json.dump(content, stream, indent=1, default=str)
-            os.replace(temporary, self.path)
-        except OSError:
-            return  # it is measured again
+        write(self.path, content)
 
     def use(self, form: str, only_agreed: bool) -> None:
         """Has calls of the process use what was measured. only_agreed: not what is on disk alone,
@@ -155,6 +145,21 @@ class Store:
             and (not only_agreed or (form, key.rpartition(" ")[2]) in self.agreed)
         }
         _runtime.set_fastest(form, chosen)
+
+
+def write(path: str, content: Mapping[str, Any]) -> None:
+    """Nothing happens without a path, or where the disk refuses: it is measured again."""
+    if not path:
+        return
+    folder = os.path.dirname(path)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder)  # readable by its owner alone
+        with os.fdopen(handle, "w") as stream:
+            json.dump(content, stream, indent=1, default=str)
+        os.replace(temporary, path)
+    except OSError:
+        return
 
 
 def _key(form: str, problem: _runtime.Problem) -> str:

@@ -189,7 +189,8 @@ def trace(
         found.graphs.append(graph)
 
     def backend(graph_module: Any, inputs: Sequence[Any]) -> Any:
-        with inductor.pretend_cuda(), apply.collected() as substitutions:
+        tune = options.use(tune=settings.get("tune", "off"))
+        with inductor.pretend_cuda(), apply.collected() as substitutions, tune:
             apply.apply(graph_module, settings["substitute"])
         found.substitutions += substitutions
         return inductor.lower_fx(graph_module, inputs, patches, lowering, fakes)

@@ -46,7 +46,8 @@ class Options:
     tune: str = _option(
         "off",
         'which implementation serves a node: "off": the first that fits; "stored": the one that '
-        'was measured to be the fastest (opaq.tune); "search": measured now where it was not',
+        'was measured to be the fastest (opaq.tune); "search": measured now where it was not; so, '
+        "too, whether a part of the model is replaced",
         ("off", "stored", "search"),
     )
     prefer: tuple[str, ...] = _option(

@@ -14,10 +14,10 @@ from torch.fx import GraphModule, Node
 
 from opaq import call_site
 
-from .. import record
+from .. import options, record
 from ..compat.inductor import inductor
 from ..record import Substitution
-from . import local_writes, measured, operations, rewrite
+from . import local_writes, measured, operations, rewrite, searched
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
@@ -79,13 +79,13 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     measured to be faster."""
     applied: list[Substitution] = []
     refused: dict[tuple[Node, ...], Substitution] = {}
-    for spelling in pattern.graphs():
+    for number, spelling in enumerate(pattern.graphs()):
         for match in matches(spelling, nodes):
             if any(match.arguments.get(name) == 0 for name in pattern.nonzero):
                 continue
             place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))
             try:
-                reason, gain = _replace(nodes, match, pattern, everywhere)
+                reason, gain = _replace(nodes, match, pattern, number, everywhere)
             except rewrite.Refused as error:
                 refused[match.roots] = Substitution(pattern.name, place, False, str(error))
             else:
@@ -95,9 +95,9 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
 
 
 def _replace(
-    nodes: Nodes, match: Match, pattern: Pattern, everywhere: bool
+    nodes: Nodes, match: Match, pattern: Pattern, spelling: int, everywhere: bool
 ) -> tuple[str, float | None]:
-    """(grounds, gain). Raises Refused."""
+    """(grounds, gain). spelling: the number of the one that was found. Raises Refused."""
     match = dataclasses.replace(match, arguments={**pattern.defaults(), **match.arguments})
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
@@ -110,9 +110,16 @@ def _replace(
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):
             raise rewrite.Refused(refusal)
-        gain = _gain(pattern, values)
+        training = torch.is_grad_enabled() and any(
+            isinstance(value, torch.Tensor) and value.requires_grad for value in values.values()
+        )
+        gain, why = _gain(pattern, values, training), ""
+        tune = options.current().tune
+        if gain is None and not everywhere and tune != "off":
+            found = searched.gain(pattern, spelling, values, training, tune == "search")
+            gain, why = (found, "") if isinstance(found, float) else (None, found)
         if not everywhere:
-            _check_gain(pattern, values, gain)
+            _check_gain(pattern, values, gain, why)
         rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments, pattern.exact)
     except rewrite.Refused:
         rewrite.take_back(nodes, mark, at)
@@ -149,14 +156,11 @@ def _elements(node: Any) -> int:
     return inductor.size_hint(value.numel()) if isinstance(value, torch.Tensor) else 0
 
 
-def _gain(pattern: Pattern, values: Mapping[str, Any]) -> float | None:
+def _gain(pattern: Pattern, values: Mapping[str, Any], training: bool) -> float | None:
     points = measured.read(pattern.measurements) if pattern.measurements else ()
     first = values[pattern.arguments[0]]
     if first.device.type != "cuda" or not points:
         return None
-    training = torch.is_grad_enabled() and any(
-        isinstance(value, torch.Tensor) and value.requires_grad for value in values.values()
-    )
     major, minor = torch.cuda.get_device_capability(first.device)
     arch, dtype = f"sm_{major}{minor}", str(first.dtype).removeprefix("torch.")
     alike = [p for p in points if (p.arch, p.dtype, p.training) == (arch, dtype, training)]
@@ -164,10 +168,11 @@ def _gain(pattern: Pattern, values: Mapping[str, Any]) -> float | None:
     return measured.gain(alike, rows, columns)
 
 
-def _check_gain(pattern: Pattern, values: Mapping[str, Any], gain: float | None) -> None:
+def _check_gain(pattern: Pattern, values: Mapping[str, Any], gain: float | None, why: str) -> None:
+    """why: nothing is known."""
     rows, columns = pattern.sizes(values)
     what = f"{rows} x {columns} values on {values[pattern.arguments[0]].device}"
     if gain is None:
-        raise rewrite.Refused(f"it was not measured for {what}")
+        raise rewrite.Refused(f"it was not measured for {what}{': ' if why else ''}{why}")
     if gain < measured.FASTER:
         raise rewrite.Refused(f"it is not faster for {what}: {gain:.2f} times as fast")
