@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import operator
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,8 @@ def pattern(
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
-    where = f"opaq.pattern {name!r}"
+    where, frame = f"opaq.pattern {name!r}", inspect.currentframe()
+    caller = frame.f_back if frame else None
     validate.text("opaq.pattern", "name", name)
     if name in patterns:
         validate.refuse("opaq.pattern", "name", name, "a name that no other pattern has")
@@ -121,7 +121,7 @@ def pattern(
         Path(measurements) if measurements is not None else None,
         alone,
         exact,
-        sys._getframe(1).f_globals.get("__name__", "__main__"),
+        caller.f_globals.get("__name__", "__main__") if caller else "__main__",
     )
     patterns[name] = found
     return Pattern(found)

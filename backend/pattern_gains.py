@@ -91,6 +91,7 @@ def _measured(place: searched.Place) -> dict[str, Any]:
     if module == "__main__":
         return {"why": "a pattern is measured in a process of its own, which has to import it"}
     request = {
+        "path": sys.path,
         "module": module,
         "pattern": place.pattern.name,
         "spelling": place.spelling,
@@ -104,7 +105,6 @@ def _measured(place: searched.Place) -> dict[str, Any]:
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,9 +1,10 @@
 """A process that measures one place of a pattern, for the option tune="search": what Inductor makes
 of a spelling, and of the replacement.
 
-It reads {"module": ..., "pattern": ..., "spelling": ..., "training": ..., "arguments": {...}} from
-stdin (`Place` in lowering/substitute/searched.py) and writes a line of JSON: {"gain": ..., "ops":
-[names of the ops that ran]}, or {"why": ...} if nothing was measured.
+It reads {"path": ..., "module": ..., "pattern": ..., "spelling": ..., "training": ..., "arguments":
+{...}} from stdin (`Place` in lowering/substitute/searched.py; path: where modules are looked for)
+and writes a line of JSON: {"gain": ..., "ops": [names of the opaque ops that ran]}, or {"why": ...}
+if nothing was measured.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from opaq.lowering.compat.pytorch import pytorch
 from opaq.lowering.substitute.pattern import patterns
@@ -39,6 +39,7 @@ def main() -> None:
 
 
 def measured(request: dict[str, Any]) -> dict[str, Any]:
+    sys.path += [folder for folder in request["path"] if folder not in sys.path]
     importlib.import_module(request["module"])
     pattern = patterns[request["pattern"]]
     arguments = request["arguments"]
@@ -60,8 +61,9 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     around = _with_gradients if request["training"] and wanted else _without_gradients
     sets = device.operands(operands) if on_gpu else [operands()]
     ours = call_of(pattern.replacement, pattern.arguments)
-    with _Ops() as ops:
+    with pytorch.ops_that_run() as ran:
         results = measure.tensors_in(around(ours, wanted)(*sets[0]))
+    ops = sorted(name for name in ran if find_op(name) is not None)
     # Spellings may hold sizes of their examples: another one stands for what it cannot compute.
     first, wrong = request["spelling"], ""
     for number in sorted(range(len(pattern.spellings)), key=lambda number: number != first):
@@ -83,21 +85,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     }
     turns = measure.in_turns(timed, ROUNDS)
     ratios = [b / a for a, b in zip(turns["opaq"], turns["inductor"], strict=True)]
-    return {"gain": round(statistics.median(ratios), 3), "ops": sorted(ops.names)}
-
-
-class _Ops(TorchDispatchMode):
-    """Notes the opaque ops that run."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = pytorch.op_name(func)
-        if find_op(name) is not None:
-            self.names.add(name)
-        return func(*args, **(kwargs or {}))
+    return {"gain": round(statistics.median(ratios), 3), "ops": ops}
 
 
 def _made(described: list[Any], smallest: int) -> torch.Tensor:

@@ -236,18 +236,18 @@ def test_compiled(dynamic, device):
         (
             (4096, 32768),
             torch.bfloat16,
-            "_wide<__nv_bfloat16, void, false, 512, 1>",
+            "_wide<__nv_bfloat16, void, false, 256, 1>",
             1024,
-            [512, 1, 1],
+            [256, 1, 1],
         ),
         (
             (1024, 128256),
             torch.bfloat16,
-            "_wide<__nv_bfloat16, void, false, 512, 4>",
+            "_wide<__nv_bfloat16, void, false, 256, 4>",
             2048,
-            [512, 1, 1],
+            [256, 1, 1],
         ),
-        ((101, 262144), torch.float32, "_wide<float, void, false, 512, 8>", 808, [512, 1, 1]),
+        ((101, 262144), torch.float32, "_wide<float, void, false, 256, 8>", 808, [256, 1, 1]),
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch._library import custom_ops
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _NOT_REPEATABLE = ("prims", "inductor", "c10d", "_c10d_functional", "c10d_functional")
 
 
+class _Names(TorchDispatchMode):
+    def __init__(self, names: set[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self._names.add(function.name())
+        return function(*args, **(kwargs or {}))
+
+
 class Schemas:
+    @contextlib.contextmanager
+    def ops_that_run(self) -> Iterator[set[str]]:
+        """The names of the dispatcher's ops that run in the block, below autograd."""
+        names: set[str] = set()
+        with _Names(names):
+            yield names
+
     def is_overload(self, value: Any) -> bool:
         """Whether a value is an op of the dispatcher, which has a schema."""
         return isinstance(value, torch._ops.OpOverload)
