@@ -1,11 +1,13 @@
-"""What all Python tests share: unique op names, a compiler without memory, long tests first.
-Where a GPU is expected (OPAQ_REQUIRE_GPU=1), none is an error.
+"""What all Python tests share: unique op names, a compiler without memory, long tests first, a
+cache of Inductor's for each worker. Where a GPU is expected (OPAQ_REQUIRE_GPU=1), none is an error.
 """
 
 from __future__ import annotations
 
+import getpass
 import itertools
 import os
+import tempfile
 
 import pytest
 import torch
@@ -14,6 +16,13 @@ if os.environ.get("OPAQ_REQUIRE_GPU") == "1" and not torch.cuda.is_available():
     raise pytest.UsageError(
         "OPAQ_REQUIRE_GPU=1, but torch sees no GPU: torch.cuda.is_available() is False"
     )
+
+# Workers that make the same package at once would write the same files of Inductor's cache: torch
+# packed one that another worker had just opened, and was still empty.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    folder = os.path.join(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR", folder)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(folder, worker)
 
 _counter = itertools.count()
 
