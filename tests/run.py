@@ -155,6 +155,7 @@ def oldest() -> None:
             "test_compiler_features",
             "test_compiler_rules",
             "test_cross_entropy",
+            "test_cross_entropy_extras",
             "test_cross_entropy_with_gradient",
             "test_cuda_prelude",
             "test_cumsum",
