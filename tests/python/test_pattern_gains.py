@@ -3,9 +3,11 @@ uses what was found."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import opaq
 from opaq import _runtime, pattern_gains
 from opaq.lowering.record import Substitution
 from opaq.lowering.substitute import apply
@@ -131,33 +132,25 @@ def test_a_folder_that_cannot_be_written_loses_nothing(
     assert not answers
 
 
-def wrong(x: torch.Tensor) -> torch.Tensor:
-    return x.sinh() + 1
-
-
-WRONG = opaq.pattern("opaq_test_wrong", wrong, {"x": torch.empty(2, 8)})
-
-
-@WRONG.spelling
-def _(x: torch.Tensor) -> torch.Tensor:
-    return x.sinh() * 0.125
-
-
-@pytest.fixture(scope="module", autouse=True)
-def forgotten() -> Any:
-    yield
-    apply.patterns.pop("opaq_test_wrong")
-
-
-def test_a_wrong_op_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def wrong(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of a pattern whose replacement computes something else."""
     monkeypatch.syspath_prepend(os.path.dirname(__file__))
+    name = importlib.import_module("wrong_pattern").NAME
+    yield name
+    del apply.patterns[name], sys.modules["wrong_pattern"]
+
+
+def test_a_wrong_op_is_left(wrong: str) -> None:
     [found] = found_in(lambda x: x.sinh() * 0.125, X, tune="search")
     assert not found.applied
     assert "no spelling gives the op's results: result 0: relative error" in found.reason
 
 
-def test_patterns_of_a_script_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apply.patterns["opaq_test_wrong"], "module", "__main__")
+def test_patterns_of_a_script_cannot_be_measured(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apply.patterns[wrong], "module", "__main__")
     [found] = found_in(lambda x: x.sinh() * 0.125, X, tune="search")
     assert found.reason.endswith(
         "a pattern is measured in a process of its own, which has to import it"
