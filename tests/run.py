@@ -243,9 +243,8 @@ def gpu() -> None:
 
 
 def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
-    """Runs one worker with one thread on each core. Each begins with a part of the tests that lie
-    side by side, so that what a module makes for its tests, such as a package, is made once, and
-    takes over tests of the others when it has done its own; those of the mark `long` come first.
+    """Runs one worker with one thread on each core. Each worker takes one test at a time, since
+    some take a hundred times as long as others; those of the mark `long` come first.
     """
     one_core = {"OMP_NUM_THREADS": "1"}
     # In each new cache folder, Inductor compiles and loads five small files with vector
@@ -260,7 +259,7 @@ def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
         "pytest",
         "-n",
         str(workers),
-        "--dist=worksteal",
+        "--maxschedchunk=1",
         "--durations=30",
         *paths,
         env={**one_core, **vectors, **(env or {})},
