@@ -52,15 +52,19 @@ class Case:
 
 
 def gradients(function: Call) -> Call:
-    """Of the result with respect to all arguments, given the gradient of the result first; of
-    several results, each has that gradient."""
+    """Of the result with respect to the floating arguments, given the gradient of the result first;
+    of several results, each that has a gradient has that one."""
 
     @torch.enable_grad()
     def call(grad: Any, *args: Any) -> Any:
-        args = tuple(each.detach().requires_grad_() for each in args)
+        args = tuple(
+            each.detach().requires_grad_() if each.is_floating_point() else each for each in args
+        )
         result = function(*args)
         results = result if isinstance(result, tuple) else (result,)
-        found = torch.autograd.grad(results, args, [grad] * len(results))
+        given = [each for each in results if each.requires_grad]
+        wanted = [each for each in args if each.requires_grad]
+        found = torch.autograd.grad(given, wanted, [grad] * len(given))
         return *(each.detach() for each in results), *found
 
     return call

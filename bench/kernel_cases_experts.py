@@ -11,7 +11,7 @@ from opaq import extern_kernels as kernels
 from opaq.lowering.substitute.pattern import patterns
 
 from .device import Tensors
-from .kernel_case import Call, Case, Count, Random, forward
+from .kernel_case import Case, Count, Random, forward, gradients
 
 # experts, of them for a token, columns of its row
 KINDS = [(8, 2, 4096), (64, 8, 2048), (128, 8, 2048)]
@@ -54,7 +54,7 @@ def _router(
             weights = weights / weights.sum(dim=-1, keepdim=True)
         return weights, experts
 
-    call = _gradients if training else forward
+    call = gradients if training else forward
     return Case(title, make, op, plain, call, pattern, (m, e))
 
 
@@ -74,7 +74,7 @@ def _permute(size: str, random: Random, m: int, e: int, k: int, n: int, training
         counts = torch.histc(numbers, bins=e, min=0, max=e - 1)
         return x[order // k], order, torch.cumsum(counts, dim=0, dtype=torch.int32)
 
-    call = _gradients if training else forward
+    call = gradients if training else forward
     return Case(title, make, op, plain, call, "moe_permute", (m * k, n))
 
 
@@ -95,7 +95,7 @@ def _combine(size: str, random: Random, m: int, e: int, k: int, n: int, training
         inverse = torch.empty_like(order).index_put((order,), numbers)
         return weighted[inverse].view(m, k, n).sum(dim=1)
 
-    call = _gradients if training else forward
+    call = gradients if training else forward
     return Case(title, make, op, plain, call, "moe_combine", (m * k, n))
 
 
@@ -106,20 +106,3 @@ def _wide(tensor: Any) -> torch.dtype:
 def _few_bits(random: Random, *shape: int) -> torch.Tensor:
     """Numbers whose sums are exact in any order and any dtype."""
     return random(*shape).mul(2).round().clamp(-2, 2)
-
-
-def _gradients(function: Call) -> Call:
-    """Of the first result with respect to the floating arguments, given its gradient first."""
-
-    @torch.enable_grad()
-    def call(grad: Any, *args: Any) -> Any:
-        args = tuple(
-            each.detach().requires_grad_() if each.is_floating_point() else each for each in args
-        )
-        results = function(*args)
-        results = results if isinstance(results, tuple) else (results,)
-        wanted = [each for each in args if each.requires_grad]
-        found = torch.autograd.grad(results[0], wanted, grad)
-        return *(each.detach() for each in results), *found
-
-    return call

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -97,7 +96,7 @@ def _of_case(
             if wrong := measure.mistake(_results(case, calls[name], sets[0]), expected):
                 lost.append(result.without_value(case.name, name, METRIC, "us", "wrong", wrong))
                 continue
-            timed[name] = _timer(calls[name], sets, on_gpu)
+            timed[name] = device.call_us(calls[name], sets, on_gpu)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"[:300]
             lost.append(result.without_value(case.name, name, METRIC, "us", "failed", why))
@@ -109,7 +108,7 @@ def _of_case(
         return [torch.zeros(half, device=arguments.device) for _ in range(2)]
 
     copies = device.operands(buffers) if on_gpu else [buffers()]
-    timed[FLOOR] = _timer(lambda a, b: torch.neg(a, out=b), copies, on_gpu)
+    timed[FLOOR] = device.call_us(lambda a, b: torch.neg(a, out=b), copies, on_gpu)
     turns = measure.in_turns(timed, arguments.rounds, progress.of(case.name))
     baseline = next((name for name in names if name in timed), "")
     records = result.of_rounds(case.name, METRIC, "us", turns, to=baseline, floor=FLOOR)
@@ -142,21 +141,6 @@ def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
         f"sm_{major}{minor}", "bfloat16", case.training, *case.sizes, round(gain, 3)
     )
     measured.write(file, [point], facts)
-
-
-def _timer(
-    call: Callable[..., Any], sets: list[device.Tensors], on_gpu: bool
-) -> Callable[[], float]:
-    if on_gpu:
-        return device.replay_us(call, sets)
-    return functools.partial(
-        measure.host_us,
-        lambda: call(*sets[0]),
-        per=1,
-        synchronize=measure.synchronizer("cpu"),
-        repeats=5,
-        warmups=1,
-    )
 
 
 def _results(case: Case, call: Callable[..., Any], operands: device.Tensors) -> list[torch.Tensor]:

@@ -9,7 +9,6 @@ if nothing was measured.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import json
@@ -80,7 +79,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     else:
         return {"why": f"no spelling gives the op's results: {wrong}"}
     timed = {
-        name: _timer(around(torch.compile(function, dynamic=False), wanted), sets, on_gpu)
+        name: device.call_us(around(torch.compile(function, dynamic=False), wanted), sets, on_gpu)
         for name, function in {"opaq": ours, "inductor": theirs}.items()
     }
     turns = measure.in_turns(timed, ROUNDS)
@@ -120,19 +119,6 @@ def _with_gradients(function: Callable[..., Any], wanted: list[int]) -> Callable
         return *(each.detach() for each in results), *found
 
     return call
-
-
-def _timer(call: Callable[..., Any], sets: list[list[Any]], on_gpu: bool) -> Callable[[], float]:
-    if on_gpu:
-        return device.replay_us(call, sets)
-    return functools.partial(
-        measure.host_us,
-        lambda: call(*sets[0]),
-        per=1,
-        synchronize=measure.synchronizer("cpu"),
-        repeats=5,
-        warmups=1,
-    )
 
 
 if __name__ == "__main__":
