@@ -102,12 +102,10 @@ def pattern(
     parameters = inspect.signature(replacement).parameters
     for missing in [each for each in parameters if each not in examples]:
         validate.refuse(where, "examples", sorted(examples), f"an example of {missing}")
-    for each in streamed:
-        if each not in parameters:
-            validate.refuse(where, "streamed", each, f"some of {', '.join(parameters)}")
-    for each in nonzero:
-        if each not in parameters:
-            validate.refuse(where, "nonzero", each, f"some of {', '.join(parameters)}")
+    for option, names in (("streamed", streamed), ("nonzero", nonzero)):
+        for each in names:
+            if each not in parameters:
+                validate.refuse(where, option, each, f"some of {', '.join(parameters)}")
     if measurements is not None and sizes is None:
         validate.refuse(where, "sizes", sizes, "a function, since measurements are looked up by it")
     found = _Found(

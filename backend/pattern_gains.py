@@ -48,14 +48,14 @@ class _Gains:
 
 
 def _facts(place: searched.Place) -> dict[str, Any]:
-    """What a measurement is of, as JSON has it."""
+    """What a measurement is of."""
     pattern = place.pattern
     sources = [pattern.replacement, pattern.spellings[place.spelling]]
     return {
         "pattern": pattern.name,
         "sources": [_source(function) for function in sources],
         "training": place.training,
-        "arguments": json.loads(json.dumps(dict(place.arguments))),
+        "arguments": dict(place.arguments),
         "environment": tuning_store.environment(_runtime.cuda_driver()),
     }
 

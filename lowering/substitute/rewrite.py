@@ -55,21 +55,22 @@ def check_uses(found: Match) -> None:
                 raise Refused(f"{node.name}, a part of it, is used elsewhere ({user.name})")
 
 
+def _viewed(node: Node) -> Node:
+    """The tensor that a view, or a view of a view, is of."""
+    while operations.is_view(node) and operations.is_tensor(node.args[0]):
+        node = node.args[0]
+    return node
+
+
 def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
     """Raises Refused where an argument or a result is written to after `at`, if there is a backward
     pass: the op may keep them for it, where PyTorch's functions do not need them."""
     arguments = [node for node in found.arguments.values() if operations.is_tensor(node)]
     if not torch.is_grad_enabled() or not any(value_of(each).requires_grad for each in arguments):
         return
-    for kind, each in [
-        *(("an argument", each) for each in arguments),
-        *(("a result", each) for each in found.roots),
-    ]:
-        base = each
-        while kind == "an argument" and operations.is_view(base):
-            if not operations.is_tensor(base.args[0]):
-                break
-            base = base.args[0]
+    kept = [("an argument", each, _viewed(each)) for each in arguments]
+    kept += [("a result", each, each) for each in found.roots]
+    for kind, each, base in kept:
         for reader in operations.readers([base], operations.is_view):
             if operations.may_write(reader) and nodes.comes_before(at, reader):
                 raise Refused(

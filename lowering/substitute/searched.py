@@ -19,9 +19,9 @@ _NUMBERS = (bool, int, float, str, type(None))
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """A place of a graph. arguments: by name, a number, or of a tensor (dtype, sizes, strides,
-    device, whether it requires a gradient); sizes that only the launch knows are those of the call
-    at hand."""
+    """A place of a graph. arguments, as JSON has them: by name, a number, or of a tensor [dtype,
+    sizes, strides, device, whether it requires a gradient]; sizes that only the launch knows are
+    those of the call at hand."""
 
     pattern: Pattern
     spelling: int
@@ -50,13 +50,13 @@ def gain(
         if isinstance(value, torch.Tensor):
             if value.layout != torch.strided or value.is_complex():
                 return f"`{name}` is not a dense tensor of real numbers"
-            arguments[name] = (
+            arguments[name] = [
                 str(value.dtype).removeprefix("torch."),
                 [inductor.size_hint(size) for size in value.shape],
                 [inductor.size_hint(stride) for stride in value.stride()],
                 value.device.type,
                 training and value.requires_grad,
-            )
+            ]
         else:
             if isinstance(value, (torch.SymInt, torch.SymFloat)):
                 value = inductor.size_hint(value)
@@ -69,7 +69,7 @@ def gain(
 
 
 def _bytes(argument: Any) -> int:
-    if not isinstance(argument, tuple):
+    if not isinstance(argument, list):
         return 0
     dtype, sizes = argument[:2]
     count: int = getattr(torch, dtype).itemsize
