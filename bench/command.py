@@ -15,6 +15,7 @@ from typing import Any
 # says what is measured.
 BENCHMARKS = {
     "model": "a model of yours under several backends of torch.compile",
+    "models": "a set of unmodified models: training steps, decoding, experts",
     "boundary": "host time of one op, by way to add it and way to run it",
     "launch": "host time of one launch, step by step",
     "cold": "import, the first compile of a kernel, start from the disk cache",

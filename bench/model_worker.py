@@ -19,7 +19,7 @@ from typing import Any
 
 from opaq.user_file import WrongTarget
 
-from .models import Made, Wanted, values_of
+from .wanted import Made, Wanted, values_of
 
 FIRST_CALL = "first call"
 MODES = ("max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")

@@ -1,205 +1,171 @@
-"""What `opaq bench model` measures: the model that the user names, with its arguments."""
+"""A set of unmodified models under several backends: training steps of models of transformers with
+the widths and vocabularies of published ones and few layers, a step of decoding with top-p sampling
+in CUDA graphs, a layer of a mixture of experts. All in bfloat16.
+
+As in `opaq bench model`, each contestant runs in a process of its own with empty caches. The first
+calls of some models are made side by side; one process at a time is measured.
+"""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import concurrent.futures
 import dataclasses
-import functools
-import json
-import random
-from collections.abc import Mapping
+import tempfile
+import threading
 from typing import Any
 
-import torch
-
-from opaq import user_file
 from opaq.user_file import WrongTarget
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+from . import lists
+from .contest import Contest
+from .table import Progress
+from .wanted import Wanted
+
+TITLE = "Models under several backends"
+GRAPHS = {"inductor": "reduce-overhead", "opaq": "opaq:triton.cudagraphs=true"}
+CONTESTANTS = ("inductor", "opaq", "max-autotune", "eager")
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What to measure, as the command line says it; every worker makes the model from it."""
+class Entry:
+    """Of the set. config: of a class of transformers."""
 
-    target: str | None
-    hf: str | None
-    config: str
-    batch: int
-    tokens: int
-    train: bool
-    dtype: str | None
-    device: str
-    seed: int
+    target: str | None = None
+    hf: str | None = None
+    config: str = ""
+    train: bool = True
+    cuda_graphs: bool = False
 
-    @staticmethod
-    def of(arguments: argparse.Namespace) -> Wanted:
-        """Raises WrongTarget."""
-        names = [field.name for field in dataclasses.fields(Wanted)]
-        wanted = Wanted(**{name: getattr(arguments, name) for name in names})
-        if (wanted.target is None) == (wanted.hf is None):
-            raise WrongTarget(
-                "opaq bench model: give either FILE_OR_MODULE:FUNCTION, a function "
-                f"{user_file.MODEL}, or --hf CLASS"
-            )
-        if wanted.dtype is not None and wanted.dtype not in DTYPES:
-            raise WrongTarget(f"--dtype: got {wanted.dtype!r}; expected one of {', '.join(DTYPES)}")
-        if wanted.hf and arguments.dynamic:
-            raise WrongTarget(
-                "--dynamic: it is for a function, which makes arguments of each size; with --hf, "
-                "give --batch and --tokens"
-            )
-        return wanted
-
-    def load(self) -> Any:
-        """The function that makes the model; None for one of transformers. Raises WrongTarget."""
-        return None if self.target is None else _function(self.target)
-
-    def seed_generators(self) -> None:
-        random.seed(self.seed)
-        torch.manual_seed(self.seed)
-        with contextlib.suppress(ImportError):
-            import numpy
-
-            numpy.random.seed(self.seed % 2**32)
-
-    def make(self, size: Mapping[str, int]) -> Made:
-        """The model, on its device, and arguments; equal in each process."""
-        self.seed_generators()
-        if self.hf is not None:
-            model, args, kwargs = _of_transformers(self.hf, values_of(self.config), self)
-        else:
-            model, args, kwargs = user_file.model_of(str(self.target), self.load()(**size))
-        dtype = DTYPES[self.dtype] if self.dtype else None
-        if isinstance(model, torch.nn.Module):
-            model = model.to(self.device).train(self.train)
-            model = model.to(dtype) if dtype else model
-        args, kwargs = _moved((list(args), dict(kwargs)), self.device, dtype)
-        return Made(model, args, kwargs)
+    def contestants(self, names: list[str]) -> list[str]:
+        return [GRAPHS.get(name, name) for name in names] if self.cuda_graphs else names
 
 
-@dataclasses.dataclass
-class Made:
-    """model: a module, or a function."""
-
-    model: Any
-    args: list[Any]
-    kwargs: dict[str, Any]
-
-    def dropout(self) -> str:
-        """The class and probability of a dropout that is active; "" if there is none."""
-        modules = self.model.modules() if isinstance(self.model, torch.nn.Module) else []
-        for module in modules:
-            if "Dropout" in type(module).__name__ and getattr(module, "p", 0) and module.training:
-                return f"{type(module).__name__} with p={module.p}"
-        return ""
-
-    def put_back(self, fresh: Any) -> None:
-        """Gives a module that was called the state of one that was not: the values of parameters
-        and buffers, and numbers among its attributes."""
-        if not isinstance(self.model, torch.nn.Module):
-            return
-        for old, new in zip(self.model.modules(), fresh.modules()):
-            vars(old).update({k: v for k, v in vars(new).items() if isinstance(v, (int, float))})
-            for was, now in zip(_tensors_of(old), _tensors_of(new)):
-                if not torch.nn.parameter.is_lazy(now) and was.shape == now.shape:
-                    was.data.copy_(now.data)
-
-    def in_float64(self) -> Made:
-        """The module itself is converted."""
-        model = self.model.double() if isinstance(self.model, torch.nn.Module) else self.model
-        return Made(model, *_moved((self.args, self.kwargs), None, torch.float64))
+def _of_transformers(name: str, config: str) -> Entry:
+    return Entry(hf=name, config=config)
 
 
-def sizes_of(text: str | None) -> list[dict[str, int]]:
-    """ "B=1,8,64": a dict for each; without, one that is empty."""
-    if not text:
-        return [{}]
-    name, equals, values = text.partition("=")
-    if not equals or not name.strip().isidentifier():
-        raise WrongTarget(f"--dynamic: got {text!r}; expected a name and sizes, as in B=1,8,64")
+_DECODER = (
+    "hidden_size={},num_attention_heads={},num_key_value_heads={},intermediate_size={},"
+    "vocab_size={},num_hidden_layers=2"
+)
+_ENCODER = "hidden_dropout_prob=0,attention_probs_dropout_prob=0,num_hidden_layers=4"
+
+# By name of the case.
+MODELS = {
+    "Llama": _of_transformers("LlamaForCausalLM", _DECODER.format(2048, 32, 8, 8192, 128256)),
+    "Qwen3": _of_transformers(
+        "Qwen3ForCausalLM", _DECODER.format(1024, 16, 8, 3072, 151936) + ",head_dim=128"
+    ),
+    "Qwen2": _of_transformers("Qwen2ForCausalLM", _DECODER.format(896, 14, 2, 4864, 151936)),
+    "Gemma2": _of_transformers(
+        "Gemma2ForCausalLM", _DECODER.format(2304, 8, 4, 9216, 256000) + ",head_dim=256"
+    ),
+    "Mistral": _of_transformers("MistralForCausalLM", _DECODER.format(4096, 32, 8, 14336, 32000)),
+    "Phi3": _of_transformers(
+        "Phi3ForCausalLM", _DECODER.format(3072, 32, 32, 8192, 32064) + ",pad_token_id=0"
+    ),
+    "Mixtral": _of_transformers(
+        "MixtralForCausalLM",
+        _DECODER.format(2048, 16, 8, 4096, 32000) + ",num_local_experts=8",
+    ),
+    "OLMo": _of_transformers("OlmoForCausalLM", _DECODER.format(2048, 16, 16, 8192, 50304)),
+    "GPT-NeoX": _of_transformers(
+        "GPTNeoXForCausalLM",
+        "hidden_size=1024,num_attention_heads=16,intermediate_size=4096,vocab_size=50432,"
+        "num_hidden_layers=4",
+    ),
+    "GPT-2": _of_transformers(
+        "GPT2LMHeadModel", "n_layer=4,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0"
+    ),
+    "OPT": _of_transformers("OPTForCausalLM", "dropout=0,num_hidden_layers=4"),
+    "BERT": _of_transformers("BertForMaskedLM", _ENCODER + ",max_position_embeddings=1024"),
+    "RoBERTa": _of_transformers("RobertaForMaskedLM", _ENCODER + ",max_position_embeddings=1026"),
+    "ViT": _of_transformers("ViTForImageClassification", _ENCODER),
+    "experts, training": Entry("opaq.bench.model_parts:experts"),
+    "experts": Entry("opaq.bench.model_parts:experts", train=False),
+    "decoding with top-p": Entry(
+        "opaq.bench.model_parts:decoder", train=False, cuda_graphs=True
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--only", default="", metavar="TEXT,...", help="models whose name contains one of them"
+    )
+    parser.add_argument(
+        "--contestants",
+        type=lists.names(CONTESTANTS),
+        default=["inductor", "opaq"],
+        metavar="NAME,...",
+        help=f"of {', '.join(CONTESTANTS)}; the others are compared with the first; "
+        "default: inductor,opaq",
+    )
+    parser.add_argument("--batch", type=int, default=4, help="of training; default: 4")
+    parser.add_argument("--tokens", type=int, default=1024, help="of a sequence; default: 1024")
+    parser.add_argument("--inference", action="store_true", help="the forward pass of all of them")
+    parser.add_argument(
+        "--jobs", type=int, default=4, help="models that are compiled side by side; default: 4"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="for a first call"
+    )
+
+
+def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    wanted = [each.strip() for each in arguments.only.split(",")]
+    chosen = [name for name in MODELS if any(each in name for each in wanted)]
+    if not chosen:
+        raise WrongTarget(f"--only: got {arguments.only!r}; there are {', '.join(MODELS)}")
+    with tempfile.TemporaryDirectory(prefix="opaq_bench_") as folder:
+        for first in range(0, len(chosen), arguments.jobs):
+            names = chosen[first : first + arguments.jobs]
+            _measure(names, folder, arguments, progress)
+    return {"rounds": arguments.rounds, "models": len(chosen), "inference": arguments.inference}
+
+
+def _measure(
+    names: list[str], folder: str, arguments: argparse.Namespace, progress: Progress
+) -> None:
+    """First calls side by side, then one model after the other."""
+    contests = {name: _contest(name, f"{folder}/{name}", arguments) for name in names}
+    lock = threading.Lock()
+
+    def prepare(name: str) -> None:
+        def step(what: str) -> None:
+            with lock:
+                progress.of(name)(what)
+
+        contest = contests[name]
+        lost = contest.start([name], step) + contest.first_calls(name, {}, step)
+        with lock:
+            progress.record(*lost)
+
     try:
-        sizes = [int(value) for value in values.split(",")]
-    except ValueError:
-        raise WrongTarget(
-            f"--dynamic: got {text!r}; the sizes must be whole numbers, as in B=1,8,64"
-        ) from None
-    return [{name.strip(): size} for size in dict.fromkeys(sizes)]
+        with concurrent.futures.ThreadPoolExecutor(len(names)) as pool:
+            for _ in pool.map(prepare, names):
+                pass
+        for name, contest in contests.items():
+            progress.record(*contest.turns(name, arguments.rounds, progress.of(name)))
+            contest.close()
+    finally:
+        for contest in contests.values():
+            contest.close()
 
 
-def values_of(text: str, separator: str = ",") -> dict[str, Any]:
-    """ "hidden_size=512,act=gelu": numbers and true or false as such, all else as str."""
-    found = {}
-    for item in filter(None, (part.strip() for part in text.split(separator))):
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise WrongTarget(f"got {item!r}; expected NAME=VALUE, as in {name}=1")
-        try:
-            found[name.strip()] = json.loads(value)
-        except ValueError:
-            found[name.strip()] = value.strip()
-    return found
-
-
-@functools.cache
-def _function(target: str) -> Any:
-    return user_file.function_in(target, user_file.MODEL)
-
-
-def _of_transformers(name: str, config: Mapping[str, Any], wanted: Wanted) -> tuple[Any, Any, Any]:
-    try:
-        import transformers
-    except ImportError as error:
-        raise WrongTarget(
-            'opaq bench model --hf needs transformers: pip install "opaq[demo]"'
-        ) from error
-    cls = getattr(transformers, name, None)
-    if cls is None or getattr(cls, "config_class", None) is None:
-        raise WrongTarget(
-            f"--hf: transformers {transformers.__version__} has no model class {name!r}; give one "
-            "such as LlamaForCausalLM, BertModel, ViTModel"
-        )
-    made = cls.config_class(**config)
-    model = cls(made)
-    shape = (wanted.batch, wanted.tokens)
-    if cls.main_input_name == "input_ids":
-        ids = torch.randint(made.get_text_config().vocab_size, shape)
-        kwargs = {"input_ids": ids}
-        if hasattr(made, "use_cache"):
-            kwargs["use_cache"] = False
-        if wanted.train and "labels" in _parameters(model):
-            kwargs["labels"] = ids.clone()
-    elif cls.main_input_name == "pixel_values":
-        side = made.image_size
-        kwargs = {"pixel_values": torch.randn(wanted.batch, made.num_channels, side, side)}
-    else:
-        raise WrongTarget(
-            f"--hf: {name} takes {cls.main_input_name}, for which no arguments are made here; "
-            f"write a function {user_file.MODEL}"
-        )
-    return model, [], kwargs
-
-
-def _parameters(model: torch.nn.Module) -> Any:
-    import inspect
-
-    return inspect.signature(model.forward).parameters
-
-
-def _tensors_of(module: torch.nn.Module) -> list[torch.Tensor]:
-    return [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-
-
-def _moved(value: Any, device: str | None, dtype: torch.dtype | None) -> Any:
-    """Tensors inside on the device, and floats in the dtype."""
-    if isinstance(value, torch.Tensor):
-        moved = value.detach().to(device, dtype if value.is_floating_point() else None)
-        return moved.requires_grad_(value.requires_grad)
-    if isinstance(value, dict):
-        return {key: _moved(each, device, dtype) for key, each in value.items()}
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return type(value)(_moved(each, device, dtype) for each in value)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_moved(each, device, dtype) for each in value))
-    return value
+def _contest(name: str, folder: str, arguments: argparse.Namespace) -> Contest:
+    entry = MODELS[name]
+    wanted = Wanted(
+        target=entry.target,
+        hf=entry.hf,
+        config=entry.config,
+        batch=arguments.batch,
+        tokens=arguments.tokens,
+        train=entry.train and not arguments.inference,
+        dtype="bfloat16",
+        device=arguments.device,
+        seed=0,
+    )
+    contestants = entry.contestants(arguments.contestants)
+    return Contest(wanted, contestants, folder, arguments.timeout)

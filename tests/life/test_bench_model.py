@@ -14,9 +14,9 @@ from bench_models import MODELS
 from opaq import cli
 from opaq.bench import model
 from opaq.bench.model_worker import Contestant, WorkerFailed
-from opaq.bench.models import Wanted, _function
 from opaq.bench.result import Record
 from opaq.bench.table import Progress
+from opaq.bench.wanted import Wanted, _function
 
 WANTED: dict[str, Any] = {
     "target": "models.py:make",

@@ -24,7 +24,7 @@ ENDINGS = {"_backward", "_DIR", "_HOME", "_PATH"}
 EXEMPT = {
     ("backend/call_site.py", "sys._getframe"): "Python's own, documented",
     ("backend/rules.py", "sys._getframe"): "Python's own, documented",
-    ("bench/models.py", "'_fields'"): "of named tuples, documented",
+    ("bench/wanted.py", "'_fields'"): "of named tuples, documented",
     ("lowering/function_digest.py", "'_abc_impl'"): "an attribute of Python's abstract classes",
     ("bench/boundary_kernel.py", "torch.cuda._compile_kernel"): "measured, as torch's counterpart",
     ("bench/boundary_peers.py", "'torch.cuda._compile_kernel'"): "the contestant's name",

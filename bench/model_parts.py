@@ -1,0 +1,130 @@
+"""Models that `opaq bench models` measures beside those of transformers: a step of decoding with
+top-p sampling, and a layer of a mixture of experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Of a decoder; the defaults are those of Llama 3.2 1B."""
+
+    layers: int = 16
+    width: int = 2048
+    heads: int = 32
+    kv_heads: int = 8
+    inner: int = 8192
+    classes: int = 128256
+    batch: int = 64
+    cached: int = 1024
+
+
+class Layer(nn.Module):
+    cache: torch.Tensor
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        head = sizes.width // sizes.heads
+        self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
+        self.qkv = nn.Linear(sizes.width, (sizes.heads + 2 * sizes.kv_heads) * head, bias=False)
+        self.out = nn.Linear(sizes.width, sizes.width, bias=False)
+        self.inner_norm = nn.RMSNorm(sizes.width, eps=1e-5)
+        self.gate = nn.Linear(sizes.width, sizes.inner, bias=False)
+        self.up = nn.Linear(sizes.width, sizes.inner, bias=False)
+        self.down = nn.Linear(sizes.inner, sizes.width, bias=False)
+        cache = torch.randn(2, sizes.batch, sizes.kv_heads, sizes.cached, head)
+        self.register_buffer("cache", cache)
+
+    def forward(
+        self, x: torch.Tensor, position: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    ) -> torch.Tensor:
+        sizes = self.sizes
+        head = sizes.width // sizes.heads
+        qkv = self.qkv(self.norm(x)).view(sizes.batch, 1, -1, head).transpose(1, 2)
+        q, k, v = qkv.split([sizes.heads, sizes.kv_heads, sizes.kv_heads], dim=1)
+        self.cache[0].index_copy_(2, position, rotated(k, cos, sin))
+        self.cache[1].index_copy_(2, position, v)
+        mask = torch.arange(sizes.cached, device=x.device) <= position
+        y = F.scaled_dot_product_attention(
+            rotated(q, cos, sin), self.cache[0], self.cache[1], mask[None], enable_gqa=True
+        )
+        x = x + self.out(y.transpose(1, 2).reshape(sizes.batch, 1, -1))
+        y = self.inner_norm(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y))
+
+
+def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class Decoder(nn.Module):
+    """A step: one token of each sequence, by top-p sampling as transformers writes it."""
+
+    angles: torch.Tensor
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        head = sizes.width // sizes.heads
+        self.embedding = nn.Embedding(sizes.classes, sizes.width)
+        self.layers = nn.ModuleList([Layer(sizes) for _ in range(sizes.layers)])
+        self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
+        frequency = 500000.0 ** (-torch.arange(0, head, 2) / head)
+        angles = torch.outer(torch.arange(sizes.cached), frequency)
+        self.register_buffer("angles", torch.cat([angles, angles], dim=-1))
+
+    def forward(self, tokens: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        x = self.embedding(tokens)
+        angles = self.angles[position]
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for layer in self.layers:
+            x = layer(x, position, cos, sin)
+        logits = F.linear(self.norm(x)[:, -1], self.embedding.weight)
+        return torch.multinomial(F.softmax(top_p(logits.float() / 0.8, 0.9), dim=-1), 1)
+
+
+def top_p(scores: torch.Tensor, p: float) -> torch.Tensor:
+    """As transformers' TopPLogitsWarper."""
+    ascending, index = torch.sort(scores, descending=False)
+    sums = ascending.softmax(dim=-1).cumsum(dim=-1)
+    removed = sums <= (1 - p)
+    removed[..., -1:] = 0
+    removed = removed.scatter(1, index, removed)
+    return scores.masked_fill(removed, -float("inf"))
+
+
+def decoder(**sizes: int) -> Any:
+    made = Sizes(**sizes)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        tokens = torch.randint(made.classes, (made.batch, 1))
+        position = torch.tensor([made.cached - 1])
+        return Decoder(made).eval(), (tokens, position)
+
+
+def experts(
+    width: int = 2048, inner: int = 768, count: int = 64, k: int = 8, tokens: int = 8192
+) -> Any:
+    """A layer of transformers' Qwen3-MoE."""
+    from transformers.models.qwen3_moe import modeling_qwen3_moe
+
+    config = modeling_qwen3_moe.Qwen3MoeConfig(
+        hidden_size=width,
+        moe_intermediate_size=inner,
+        num_experts=count,
+        num_experts_per_tok=k,
+        norm_topk_prob=True,
+    )
+    config._experts_implementation = "grouped_mm"
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        layer = modeling_qwen3_moe.Qwen3MoeSparseMoeBlock(config)
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.02)
+        return layer, (torch.randn(1, tokens, width, requires_grad=True),)
