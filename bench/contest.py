@@ -1,5 +1,5 @@
-"""One model under several contestants of `opaq bench model`, each in a process of its own: the first
-calls, which are checked, then turns.
+"""One model under several contestants of `opaq bench model`, each in a process of its own: the
+first calls, which are checked, then turns.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class Contest:
                 continue
             self._facts[name] = facts
             if facts["mistake"]:
-                lost.append(
-                    result.without_value(case, name, STEP, "ms", "wrong", facts["mistake"])
-                )
+                lost.append(result.without_value(case, name, STEP, "ms", "wrong", facts["mistake"]))
             else:
                 self._ranked[name] = worker
         return lost

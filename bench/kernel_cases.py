@@ -116,6 +116,7 @@ def cases(device: str, rows: float) -> list[Case]:
     return [
         *found,
         *indexed.sampling(random, count, device),
+        *indexed.probabilities(random, count, device),
         *indexed.penalties(random, count, device),
         *indexed.mixture(random, count, device),
         *experts(random, count),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
 
+from . import model_parts
 from .device import Tensors
 from .kernel_case import Call, Case, Count, Random, forward
 
@@ -43,11 +44,41 @@ def sampling(random: Random, count: Count, device: str) -> list[Case]:
     return found
 
 
+def probabilities(random: Random, count: Count, device: str) -> list[Case]:
+    """What a token is drawn from, as gpt-fast and as code that sorts probabilities writes it."""
+
+    def kept(logits: Any) -> Any:
+        return kernels.sampling_probabilities(logits, 0.8, 50)
+
+    def plain_kept(logits: Any) -> Any:
+        scores = _wide(logits) / 0.8
+        least = torch.topk(scores, 50)[0].select(-1, -1).unsqueeze(-1)
+        return F.softmax(torch.where(scores < least, -float("inf"), scores), dim=-1)
+
+    def likely(logits: Any) -> Any:
+        return kernels.sampling_probabilities(logits, 0.8, 0, 0.9)
+
+    found = []
+    for pattern, op, plain in (
+        ("top_k_probabilities", kept, plain_kept),
+        ("top_p_probabilities", likely, model_parts.likeliest),
+    ):
+        for m, n in [(1, 32000), (64, 32000), (1, 128256), (64, 128256), (1, 262144), (64, 262144)]:
+            m = count(m) if m > 1 else 1
+
+            def make(m: int = m, n: int = n) -> Tensors:
+                return [random(m, n) * 3]
+
+            name = f"{pattern} {m} x {n}"
+            found.append(Case(name, make, op, plain, pattern=pattern, sizes=(m, n)))
+    return found
+
+
 def penalties(random: Random, count: Count, device: str) -> list[Case]:
     numbers = {"repetition": 1.1, "presence": 0.2, "frequency": 0.1}
 
     def plain(logits: Any, counts: Any, prompt: Any) -> Any:
-        scores = logits if logits.dtype == torch.float64 else logits.float()
+        scores = _wide(logits)
         generated = counts > 0
         scores = torch.where(
             generated | prompt,
@@ -72,6 +103,10 @@ def penalties(random: Random, count: Count, device: str) -> list[Case]:
     return found
 
 
+def _wide(logits: Any) -> Any:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def _places(logits: Any, tokens: Any) -> Any:
     """Tokens as numbers to 1: where a number to draw with is at the border of two classes, both
     are right."""
@@ -80,7 +115,7 @@ def _places(logits: Any, tokens: Any) -> Any:
 
 def _plain_tokens(logits: Any, uniform: Any, top_k: int = 0, top_p: float = 1.0) -> Any:
     """As transformers' warpers keep classes, and a draw by the sum of probabilities."""
-    scores = logits if logits.dtype == torch.float64 else logits.float()
+    scores = _wide(logits)
     if top_k:
         least = torch.topk(scores, top_k)[0][:, -1:]
         scores = scores.masked_fill(scores < least, -torch.inf)
@@ -121,8 +156,7 @@ def mixture(random: Random, count: Count, device: str) -> list[Case]:
 
 
 def _plain_route(logits: Any, k: int) -> Any:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    weights, experts = torch.topk(torch.softmax(wide, 1), k)
+    weights, experts = torch.topk(torch.softmax(_wide(logits), 1), k)
     flat = experts.flatten()
     order = torch.sort(flat, stable=True)[1]
     position = torch.empty_like(order)

@@ -5,6 +5,7 @@ top-p sampling, and a layer of a mixture of experts.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,12 +68,14 @@ def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
 
 
 class Decoder(nn.Module):
-    """A step: one token of each sequence, by top-p sampling as transformers writes it."""
+    """A step: one token of each sequence, by top-p sampling."""
 
     angles: torch.Tensor
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, kept: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """kept: the probabilities that a token is drawn from, of logits."""
         super().__init__()
+        self.kept = kept
         head = sizes.width // sizes.heads
         self.embedding = nn.Embedding(sizes.classes, sizes.width)
         self.layers = nn.ModuleList([Layer(sizes) for _ in range(sizes.layers)])
@@ -88,25 +91,45 @@ class Decoder(nn.Module):
         for layer in self.layers:
             x = layer(x, position, cos, sin)
         logits = F.linear(self.norm(x)[:, -1], self.embedding.weight)
-        return torch.multinomial(F.softmax(top_p(logits.float() / 0.8, 0.9), dim=-1), 1)
+        return torch.multinomial(self.kept(logits), 1)
 
 
-def top_p(scores: torch.Tensor, p: float) -> torch.Tensor:
-    """As transformers' TopPLogitsWarper."""
+def likeliest(logits: torch.Tensor) -> torch.Tensor:
+    """As code that sorts probabilities writes top-p sampling."""
+    scores = logits if logits.dtype == torch.float64 else logits.float()
+    probabilities = F.softmax(scores / 0.8, dim=-1)
+    descending, index = torch.sort(probabilities, dim=-1, descending=True)
+    sums = torch.cumsum(descending, dim=-1)
+    descending[sums - descending > 0.9] = 0.0
+    kept = torch.zeros_like(probabilities).scatter_(-1, index, descending)
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def warped(logits: torch.Tensor) -> torch.Tensor:
+    """As transformers' TopPLogitsWarper. Inductor of torch 2.11 fails on a GPU if there are so many
+    classes: https://github.com/pytorch/pytorch/issues/180221.
+    """
+    scores = logits.float() / 0.8
     ascending, index = torch.sort(scores, descending=False)
-    sums = ascending.softmax(dim=-1).cumsum(dim=-1)
-    removed = sums <= (1 - p)
+    removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= (1 - 0.9)
     removed[..., -1:] = 0
     removed = removed.scatter(1, index, removed)
-    return scores.masked_fill(removed, -float("inf"))
+    return F.softmax(scores.masked_fill(removed, -float("inf")), dim=-1)
 
 
 def decoder(**sizes: int) -> Any:
-    made = Sizes(**sizes)
+    return _decoder(likeliest, Sizes(**sizes))
+
+
+def decoder_of_transformers(**sizes: int) -> Any:
+    return _decoder(warped, Sizes(**sizes))
+
+
+def _decoder(kept: Callable[[torch.Tensor], torch.Tensor], sizes: Sizes) -> Any:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        tokens = torch.randint(made.classes, (made.batch, 1))
-        position = torch.tensor([made.cached - 1])
-        return Decoder(made).eval(), (tokens, position)
+        tokens = torch.randint(sizes.classes, (sizes.batch, 1))
+        position = torch.tensor([sizes.cached - 1])
+        return Decoder(sizes, kept).eval(), (tokens, position)
 
 
 def experts(

@@ -84,8 +84,9 @@ MODELS = {
     "ViT": _of_transformers("ViTForImageClassification", _ENCODER),
     "experts, training": Entry("opaq.bench.model_parts:experts"),
     "experts": Entry("opaq.bench.model_parts:experts", train=False),
-    "decoding with top-p": Entry(
-        "opaq.bench.model_parts:decoder", train=False, cuda_graphs=True
+    "decoding, top-p": Entry("opaq.bench.model_parts:decoder", train=False, cuda_graphs=True),
+    "decoding, top-p of transformers": Entry(
+        "opaq.bench.model_parts:decoder_of_transformers", train=False, cuda_graphs=True
     ),
 }
 

@@ -28,6 +28,8 @@ _SIGNATURES = {
     name: inspect.signature(eval(f"lambda {parameters}: None"))
     for name, parameters in {
         "add": "input, other, alpha=1",
+        "gt": "input, other",
+        "ge": "input, other",
         "sub": "input, other, alpha=1",
         "mul": "input, other",
         "div": "input, other, rounding_mode=None",
@@ -67,6 +69,11 @@ _SIGNATURES = {
         "index_put": "input, indices, values, accumulate=False",
         "scatter": "input, dim, index, src, reduce=None",
         "slice": "input, dim=0, start=None, end=None, step=1",
+        "slice_scatter": "input, src, dim=0, start=None, end=None, step=1",
+        "masked_fill": "input, mask, value",
+        "where": "condition, input, other",
+        "full_like": "input, fill_value, dtype=None",
+        "multinomial": "input, num_samples, replacement=False, generator=None",
     }.items()
 }
 COMMUTATIVE = {"add", "mul"}
@@ -240,11 +247,14 @@ def _sliced(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 
 
 def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
-    """(input, dim from the end, where the part begins and ends, as fractions of the size)."""
+    """(input, dim from the end, where the part begins and ends, as fractions of the size); of the
+    last element without these."""
     value = value_of(source)
     if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
         return None
     dim = dim - value.dim() if dim >= 0 else dim
+    if (start, stop) == (-1, None):
+        return Operation("last", (source, dim))
     size = value.shape[dim]
     start, stop = 0 if start is None else start, size if stop is None else stop
     if not all(isinstance(each, int) for each in (start, stop, size)) or size == 0:
@@ -265,7 +275,7 @@ def _item(node: Node) -> Operation | None:
         return None
     if not isinstance(value, torch.Tensor):
         return _item_of_call(source, index)
-    index = index if isinstance(index, tuple) else (index,)
+    index = _with_last(index if isinstance(index, tuple) else (index,))
     if not all(each is None or each is Ellipsis or isinstance(each, slice) for each in index):
         return None
     used = sum(isinstance(each, slice) for each in index)
@@ -285,6 +295,14 @@ def _item(node: Node) -> Operation | None:
     if len(cut) == 1 and not new and cut[0][1].step in (None, 1):
         return _part(source, cut[0][0], cut[0][1].start, cut[0][1].stop)
     return None
+
+
+def _with_last(index: tuple[Any, ...]) -> tuple[Any, ...]:
+    """x[..., -1, None] and x[..., [-1]] as x[..., -1:]."""
+    if index[-2:] == (-1, None) or index[-1:] == ([-1],):
+        kept = index[:-2] if index[-1] is None else index[:-1]
+        return (*kept, slice(-1, None))
+    return index
 
 
 def _item_of_call(source: Node, index: Any) -> Operation | None:
@@ -323,9 +341,10 @@ def _largest(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 
 
 def _sorted(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
-    """(input, dim from the end, whether descending), stable, which is always allowed."""
-    given.pop("stable")
-    return _along(node, name, given)
+    """(input, dim from the end, whether descending). An ascending order is taken to be stable,
+    which is always allowed; a descending one that must be stable is another operation."""
+    stable = given.pop("stable")
+    return None if stable and given["descending"] else _along(node, name, given)
 
 
 def _histogram(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
@@ -347,10 +366,13 @@ def _along(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 
 
 def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
-    """The inverse of a permutation, as models write it: empty[order] = arange(len(order))."""
+    """The inverse of a permutation, as models write it: empty[order] = arange(len(order)); a
+    scatter of more dimensions as it is."""
     index = given.get("indices", given.get("index"))
     index = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
     source = given["values"] if name == "index_put" else given["src"]
+    if name == "scatter" and value_of(given["input"]).dim() > 1:
+        return None if given.pop("reduce") is not None else _along(node, name, given)
     if name == "scatter" and (given["dim"] not in (0, -1) or given["reduce"] is not None):
         return None
     if given.get("accumulate") or not (is_tensor(index) and is_tensor(source)):
@@ -363,6 +385,26 @@ def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
         return None
     known = len(source.args) == 1 and value_of(index).dtype == torch.int64
     return Operation("inverted", (index,)) if known else None
+
+
+def _written_part(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, the part's new values, dim from the end, start, end)."""
+    return None if given.pop("step") not in (None, 1) else _along(node, name, given)
+
+
+def _chosen(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """where(mask, number, x), which is x.masked_fill(mask, number)."""
+    mask, number, source = given.values()
+    if isinstance(number, (int, float)) and is_tensor(source):
+        if value_of(source).shape == value_of(node).shape:
+            return Operation("masked_fill", (source, mask, number))
+    return _general(node, name, given)
+
+
+def _compared(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """a > b as b < a."""
+    left, right = given["input"], given["other"]
+    return Operation({"gt": "lt", "ge": "le"}[name], (right, left))
 
 
 _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
@@ -378,6 +420,9 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     "unsqueeze": _unsqueezed,
     "cat": _joined,
     "narrow": _narrowed,
+    "slice_scatter": _written_part,
+    "where": _chosen,
+    **dict.fromkeys(("gt", "ge"), _compared),
     "slice": _sliced,
     "index_select": _selected,
     "topk": _largest,

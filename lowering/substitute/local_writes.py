@@ -1,6 +1,7 @@
 """Writes to tensors that nothing else sees yet, as operations that give new tensors: models write
 `weights /= weights.sum(-1, keepdim=True)` behind topk, `inverse[order] = arange(n)` into an empty
-tensor, `out.add_(bias)` behind a product. A pattern looks through operations, not through writes.
+tensor, `out.add_(bias)` behind a product, `ascending[mask] = 0` behind a sort, `mask[..., -1:] = 0`
+behind a comparison. A pattern looks through operations, not through writes.
 
 The graph means the same before and after; it is what PyTorch makes of it later.
 """
@@ -20,7 +21,11 @@ from .operations import function_name, value_of
 
 _ARITHMETIC = {"itruediv": operator.truediv, "imul": operator.mul, "iadd": operator.add}
 _METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "scatter_": "scatter"}
-_EMPTY = {"empty", "empty_like", "new_empty"}
+_METHODS |= {"masked_fill_": "masked_fill"}
+# They give new memory.
+_NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
+_NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
+_NEW |= {"masked_fill", "where", "index_put", "scatter", "slice_scatter"}
 
 
 def remove(graph: Graph) -> bool:
@@ -79,14 +84,16 @@ def _replaced(
         return False
     if source is not target and any(source in each.args for each in others):
         return False
+    mark = write.prev
     with graph.inserting_before(write):
         made = _functional(graph, write)
     if made is None:
         return False
+    added = rewrite.between(mark, write)
     try:
-        rewrite.complete([made], write)
+        rewrite.complete(added, write)
     except (RuntimeError, TypeError, ValueError):
-        graph.erase_node(made)
+        _erase(graph, added)
         return False
     before, after = value_of(target), value_of(made)
     alike = (before.dtype, before.shape, before.stride(), before.device) == (
@@ -96,18 +103,28 @@ def _replaced(
         after.device,
     )
     if not alike:
-        graph.erase_node(made)
+        _erase(graph, added)
         return False
-    later = {node for node in target.users if node is not made and place[node] > place[write]}
+    place.update(dict.fromkeys(added, place[write]))
+    later = {node for node in target.users if node not in added and place[node] > place[write]}
     target.replace_all_uses_with(made, lambda user: user in later)
     write.replace_all_uses_with(made)
     graph.erase_node(write)
-    place[made] = place[write]
+    # what comes later and shared memory with the target, now shares that of the new tensor
+    shared = sharing[memory]
+    shared.discard(write)
+    (new,) = _memory(after)
+    sharing[new] = {made, *(node for node in shared if place[node] > place[write])}
     return True
 
 
+def _erase(graph: Graph, nodes: list[Node]) -> None:
+    for node in reversed(nodes):
+        graph.erase_node(node)
+
+
 def _is_fresh(target: Node) -> bool:
-    """Whether a tensor is the result of a kernel of its own or empty memory."""
+    """Whether a tensor is memory of its own, which nothing has kept for a gradient."""
     value = value_of(target)
     if not isinstance(value, torch.Tensor) or not pytorch.is_plain(value):
         return False
@@ -116,7 +133,7 @@ def _is_fresh(target: Node) -> bool:
     if function_name(target) == "getitem":
         call = target.args[0]
         return isinstance(call, Node) and function_name(call) in ("topk", "sort")
-    return function_name(target) in _EMPTY or operations.is_kernel_of_its_own(target)
+    return function_name(target) in _NEW or operations.is_kernel_of_its_own(target)
 
 
 def _functional(graph: Graph, write: Node) -> Node | None:
@@ -126,8 +143,38 @@ def _functional(graph: Graph, write: Node) -> Node | None:
     if name != "setitem":
         return graph.call_method(_METHODS[name], write.args)
     index, values = others
-    if not operations.is_tensor(index) or not operations.is_tensor(values):
+    if operations.is_tensor(index):
+        return _at_places(graph, target, index, values)
+    return _in_part(graph, target, index, values)
+
+
+def _at_places(graph: Graph, target: Node, index: Node, values: Any) -> Node | None:
+    """target[index] = values, for numbers of rows or a mask."""
+    dtype = value_of(index).dtype
+    if dtype in (torch.int64, torch.int32) and operations.is_tensor(values):
+        return graph.call_function(torch.index_put, (target, (index,), values))
+    alike = value_of(index).shape == value_of(target).shape
+    if dtype == torch.bool and alike and isinstance(values, (bool, int, float)):
+        return graph.call_method("masked_fill", (target, index, values))
+    return None
+
+
+def _in_part(graph: Graph, target: Node, index: Any, number: Any) -> Node | None:
+    """target[..., a:b] = number, or target[..., -1] = number."""
+    index = index if isinstance(index, tuple) else (index,)
+    last, value = index[-1], value_of(target)
+    if index[:-1] != (Ellipsis,) and index[:-1] != (slice(None),) * (value.dim() - 1):
         return None
-    if value_of(index).dtype not in (torch.int64, torch.int32):
-        return None  # a mask
-    return graph.call_function(torch.index_put, (target, (index,), values))
+    last = slice(-1, None) if last is not None and last == -1 else last
+    if not isinstance(last, slice) or not isinstance(number, (bool, int, float)):
+        return None
+    bounds = (last.start, last.stop, last.step)
+    if not all(each is None or isinstance(each, int) for each in bounds) or last.step not in (
+        None,
+        1,
+    ):
+        return None
+    number = bool(number) if value.dtype == torch.bool else number
+    part = graph.call_function(operator.getitem, (target, (Ellipsis, last)))
+    filled = graph.call_function(torch.full_like, (part, number))
+    return graph.call_function(torch.slice_scatter, (target, filled, -1, *bounds[:2]))

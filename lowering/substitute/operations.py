@@ -25,6 +25,10 @@ _SAME = {
     "split_with_sizes": "split",
     "special_log_softmax": "log_softmax",
     "special_softmax": "softmax",
+    "less": "lt",
+    "less_equal": "le",
+    "greater": "gt",
+    "greater_equal": "ge",
 }
 CASTS = {"to", "float", "half", "bfloat16", "double", "type", "type_as"}
 CASTS |= {"convert_element_type"}

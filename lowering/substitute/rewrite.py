@@ -158,7 +158,7 @@ def put(
                     result = graph.call_method("to", (result, dtype))
                     complete([result], root)
                 nodes.replace(root, result)
-    nodes.added(_between(mark, at), at)
+    nodes.added(between(mark, at), at)
     for node in nodes.backwards(found.region):
         if not node.users:
             nodes.erase(node)
@@ -166,11 +166,12 @@ def put(
 
 def take_back(nodes: Nodes, mark: Node, at: Node) -> None:
     """Removes what was added between two nodes."""
-    for node in reversed(_between(mark, at)):
+    for node in reversed(between(mark, at)):
         nodes.graph.erase_node(node)
 
 
-def _between(first: Node, last: Node) -> list[Node]:
+def between(first: Node, last: Node) -> list[Node]:
+    """The nodes after the first and before the last."""
     found = []
     while (first := first.next) is not last:
         found.append(first)
@@ -214,12 +215,12 @@ def _results(
     `like` computes the same."""
     before, tracer = at.prev, GraphAppendingTracer(graph)
     made = function(*(Proxy(each, tracer) if isinstance(each, Node) else each for each in given))
-    complete(_between(before, at), like)
+    complete(between(before, at), like)
     if isinstance(made, Proxy):
         value = value_of(made.node)
         several = isinstance(value, (tuple, list))
         made = [made[number] for number in range(len(value))] if several else [made]
-        complete(_between(before, at), like)
+        complete(between(before, at), like)
     return [each.node for each in made]
 
 

@@ -18,10 +18,11 @@ extern_kernels.load_patterns()
 SPELLINGS = [
     pytest.param(pattern, number, id=f"{pattern.name}-{number}")
     for pattern in patterns.values()
+    if pattern.name != "sample"  # its results are random: see test_sampling_pattern.py
     for number in range(len(pattern.spellings))
 ]
 
-FLOAT8 = ("rms_norm_float8", "silu_mul_float8")  # have no gradient
+NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
 
 
 def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
@@ -69,7 +70,7 @@ def test_a_spelling_is_found_and_agrees_with_eager(
 
 
 @pytest.mark.parametrize(
-    "pattern, number", [each for each in SPELLINGS if not each.id.startswith(FLOAT8)]
+    "pattern, number", [each for each in SPELLINGS if not each.id.startswith(NO_GRADIENT)]
 )
 def test_gradients_of_a_spelling(pattern: Pattern, number: int) -> None:
     function = pattern.spellings[number]
@@ -173,7 +174,10 @@ def test_measurements_are_well_formed() -> None:
     from opaq.lowering.substitute import measured
 
     for pattern in patterns.values():
-        assert pattern.measurements is not None, pattern.name
+        # of other random numbers than before: only where it is asked for by name
+        assert (pattern.measurements is None) == (pattern.name == "sample")
+        if pattern.measurements is None:
+            continue
         for point in measured.read(pattern.measurements):
             assert point.gain > 0 and point.arch.startswith("sm_")
 

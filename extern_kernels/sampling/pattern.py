@@ -1,0 +1,218 @@
+"""Top-k and top-p sampling in unmodified models: the probabilities that a token is drawn from, or
+the token.
+
+Of classes with equal logits at the border of top-p, the op keeps the last ones; a sort that is not
+asked to be stable leaves that open. Where the probabilities are replaced, what draws is left as it
+is, with the numbers that PyTorch's generator gives it. A token that the op draws has the same
+probability as before, but is not that of the same seed: this pattern is used where it is asked for
+by name.
+"""
+
+import inspect
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import opaq
+from opaq.pattern import rows_and_columns
+
+from .sample import sample, sampling_probabilities
+
+EXAMPLES = {
+    "logits": torch.empty(2, 8, device="meta"),
+    "temperature": 2.0,
+    "top_k": 3,
+    "top_p": 0.75,
+    "rest": 0.25,
+}
+# A set of classes whose probability is top_p exactly is enough for `1 - top_p`, but not where sums
+# are compared with `> top_p`: there it must be passed. The op's sums have 40 bits.
+_PASSED = 2.0**-38
+
+
+def _when(arguments) -> str:
+    logits = arguments["logits"]
+    if logits.requires_grad:
+        return "the op has no gradient"
+    if logits.dim() != 2:
+        return "the logits have not two dimensions"
+    if logits.dtype == torch.float64 and logits.device.type != "cpu":
+        return "the logits are float64"
+    temperature = arguments["temperature"]
+    if isinstance(temperature, (int, float)) and temperature < 0:
+        return f"temperature is {temperature}"
+    return ""
+
+
+def _pattern(name: str, replacement, measurements: str | None = None):
+    return opaq.pattern(
+        name,
+        replacement,
+        {name: EXAMPLES[name] for name in inspect.signature(replacement).parameters},
+        when=_when,
+        nonzero=("temperature",),
+        sizes=lambda arguments: rows_and_columns(arguments["logits"]),
+        measurements=measurements and Path(__file__).with_name(measurements),
+        alone=True,
+    )
+
+
+# ---- top-k ---------------------------------------------------------------------------------------
+
+
+def _of_top_k(logits, temperature=1.0, top_k=0):
+    return sampling_probabilities(logits, temperature, top_k)
+
+
+top_k_pattern = _pattern("top_k_probabilities", _of_top_k, "measured_top_k.json")
+
+
+def _largest(logits, top_k):  # transformers, nanoGPT
+    least = torch.topk(logits, top_k, dim=-1)[0][..., -1, None]
+    return logits.masked_fill(logits < least, -float("inf"))
+
+
+def _largest_selected(logits, top_k):  # gpt-fast
+    least = torch.topk(logits, top_k)[0].select(-1, -1).unsqueeze(-1)
+    return torch.where(logits < least, -float("inf"), logits)
+
+
+@top_k_pattern.spelling
+def _(logits, temperature, top_k):
+    return F.softmax(_largest(logits / temperature, top_k), dim=-1)
+
+
+@top_k_pattern.spelling
+def _(logits, top_k):
+    return F.softmax(_largest(logits, top_k), dim=-1)
+
+
+@top_k_pattern.spelling
+def _(logits, temperature, top_k):
+    return F.softmax(_largest_selected(logits / temperature, top_k), dim=-1)
+
+
+@top_k_pattern.spelling
+def _(logits, top_k):
+    return F.softmax(_largest_selected(logits, top_k), dim=-1)
+
+
+# ---- top-p ---------------------------------------------------------------------------------------
+
+
+def _kept(top_p, rest):
+    kept = top_p + _PASSED if rest is None else 1 - rest
+    return torch.sym_max(0.0, torch.sym_min(1.0, kept))
+
+
+def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
+    return sampling_probabilities(logits, temperature, top_k, _kept(top_p, rest))
+
+
+top_p_pattern = _pattern("top_p_probabilities", _of_top_p, "measured_top_p.json")
+
+
+def _likeliest(logits, rest):  # transformers
+    ascending, index = torch.sort(logits, dim=-1)
+    removed = F.softmax(ascending, dim=-1).cumsum(dim=-1) <= rest
+    removed = torch.slice_scatter(removed, torch.full_like(removed[..., -1:], False), -1, -1)
+    removed = removed.scatter(1, index, removed)
+    return logits.masked_fill(removed, -float("inf"))
+
+
+@top_p_pattern.spelling
+def _(logits, temperature, top_k, rest):
+    return F.softmax(_likeliest(_largest(logits / temperature, top_k), rest), dim=-1)
+
+
+@top_p_pattern.spelling
+def _(logits, top_k, rest):
+    return F.softmax(_likeliest(_largest(logits, top_k), rest), dim=-1)
+
+
+@top_p_pattern.spelling
+def _(logits, temperature, rest):
+    return F.softmax(_likeliest(logits / temperature, rest), dim=-1)
+
+
+@top_p_pattern.spelling
+def _(logits, rest):
+    return F.softmax(_likeliest(logits, rest), dim=-1)
+
+
+def _in_order(probabilities, top_p):
+    descending, index = torch.sort(probabilities, dim=-1, descending=True)
+    removed = torch.cumsum(descending, dim=-1) - descending > top_p
+    return descending.masked_fill(removed, 0.0), index
+
+
+def _likeliest_of(probabilities, top_p):
+    descending, index = _in_order(probabilities, top_p)
+    kept = torch.zeros_like(probabilities).scatter(-1, index, descending)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+@top_p_pattern.spelling
+def _(logits, temperature, top_p):
+    return _likeliest_of(F.softmax(logits / temperature, dim=-1), top_p)
+
+
+@top_p_pattern.spelling
+def _(logits, top_p):
+    return _likeliest_of(F.softmax(logits, dim=-1), top_p)
+
+
+# ---- tokens --------------------------------------------------------------------------------------
+
+
+def _drawn(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
+    return sample(logits, temperature, top_k, _kept(top_p, rest)).unsqueeze(-1)
+
+
+sample_pattern = _pattern("sample", _drawn)
+
+
+def _drawn_in_order(descending, index):
+    return torch.gather(index, -1, torch.multinomial(descending, 1))
+
+
+def _drawn_normalized(descending, index):  # Llama's own code
+    return _drawn_in_order(descending / descending.sum(-1, keepdim=True), index)
+
+
+@sample_pattern.spelling
+def _(logits, temperature, top_p):
+    return _drawn_normalized(*_in_order(F.softmax(logits / temperature, dim=-1), top_p))
+
+
+@sample_pattern.spelling
+def _(logits, top_p):
+    return _drawn_normalized(*_in_order(F.softmax(logits, dim=-1), top_p))
+
+
+@sample_pattern.spelling
+def _(logits, temperature, top_p):
+    return _drawn_in_order(*_in_order(F.softmax(logits / temperature, dim=-1), top_p))
+
+
+@sample_pattern.spelling
+def _(logits, top_p):
+    return _drawn_in_order(*_in_order(F.softmax(logits, dim=-1), top_p))
+
+
+@sample_pattern.spelling
+def _(logits, temperature, top_k, rest):
+    return torch.multinomial(
+        F.softmax(_likeliest(_largest(logits / temperature, top_k), rest), dim=-1), 1
+    )
+
+
+@sample_pattern.spelling
+def _(logits, temperature, rest):
+    return torch.multinomial(F.softmax(_likeliest(logits / temperature, rest), dim=-1), 1)
+
+
+@sample_pattern.spelling
+def _(logits, rest):
+    return torch.multinomial(F.softmax(_likeliest(logits, rest), dim=-1), 1)

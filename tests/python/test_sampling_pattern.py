@@ -1,0 +1,195 @@
+"""Sampling as models write it: what a token is drawn from, and tokens, by our ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from opaq import extern_kernels
+from opaq.lowering.substitute import apply
+from opaq.lowering.substitute.pattern import patterns
+
+extern_kernels.load_patterns()
+
+
+def warped(*processors: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """As `generate` of transformers, with its own classes."""
+    listed = pytest.importorskip("transformers").LogitsProcessorList(processors)
+
+    def probabilities(logits: torch.Tensor) -> torch.Tensor:
+        return F.softmax(listed(None, logits.to(copy=True, dtype=torch.float32)), dim=-1)
+
+    return probabilities
+
+
+def of_transformers(*names: str, **settings: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    transformers = pytest.importorskip("transformers")
+    made = {
+        "temperature": lambda: transformers.TemperatureLogitsWarper(0.7),
+        "top_k": lambda: transformers.TopKLogitsWarper(10),
+        "top_p": lambda: transformers.TopPLogitsWarper(0.9),
+    }
+    return warped(*(made[name]() for name in names))
+
+
+def nano_gpt(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits / 0.8
+    v, _ = torch.topk(logits, min(10, logits.size(-1)))
+    logits[logits < v[:, [-1]]] = -float("Inf")
+    return F.softmax(logits, dim=-1)
+
+
+def gpt_fast(logits: torch.Tensor) -> torch.Tensor:
+    logits = logits / max(0.8, 1e-5)
+    v, _ = torch.topk(logits, min(10, logits.size(-1)))
+    pivot = v.select(-1, -1).unsqueeze(-1)
+    logits = torch.where(logits < pivot, -float("Inf"), logits)
+    return torch.nn.functional.softmax(logits, dim=-1)
+
+
+def sorted_in_place(logits: torch.Tensor, p: float = 0.9) -> torch.Tensor:
+    probs = torch.softmax(logits / 0.6, dim=-1)
+    probs_sort, probs_idx = torch.sort(probs, dim=-1, descending=True)
+    probs_sum = torch.cumsum(probs_sort, dim=-1)
+    probs_sort[probs_sum - probs_sort > p] = 0.0
+    kept = torch.zeros_like(probs)
+    kept.scatter_(-1, probs_idx, probs_sort)
+    return kept / kept.sum(dim=-1, keepdim=True)
+
+
+def llama(logits: torch.Tensor, p: float = 0.9) -> torch.Tensor:
+    """As Llama's own code writes it."""
+    probs = torch.softmax(logits / 0.6, dim=-1)
+    probs_sort, probs_idx = torch.sort(probs, dim=-1, descending=True)
+    probs_sum = torch.cumsum(probs_sort, dim=-1)
+    mask = probs_sum - probs_sort > p
+    probs_sort[mask] = 0.0
+    probs_sort.div_(probs_sort.sum(dim=-1, keepdim=True))
+    next_token = torch.multinomial(probs_sort, num_samples=1)
+    return torch.gather(probs_idx, -1, next_token)
+
+
+def found_in(function: Any, names: list[str], *arguments: Any, **options: Any) -> Any:
+    torch.compiler.reset()
+    compiled = torch.compile(function, backend="opaq", options={"substitute": names}, **options)
+    with apply.collected() as found:
+        results = compiled(*arguments)
+    return results, found
+
+
+FILTERS = {
+    "transformers top-k": lambda: of_transformers("top_k"),
+    "transformers temperature, top-k": lambda: of_transformers("temperature", "top_k"),
+    "transformers top-p": lambda: of_transformers("top_p"),
+    "transformers temperature, top-p": lambda: of_transformers("temperature", "top_p"),
+    "transformers top-k, top-p": lambda: of_transformers("top_k", "top_p"),
+    "transformers all": lambda: of_transformers("temperature", "top_k", "top_p"),
+    "nanoGPT": lambda: nano_gpt,
+    "gpt-fast": lambda: gpt_fast,
+    "sorted in place": lambda: sorted_in_place,
+}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_probabilities_that_models_compute(name: str) -> None:
+    torch.manual_seed(0)
+    function = FILTERS[name]()
+    logits = torch.randn(5, 300) * 3
+    logits[1, 4:200] = -torch.inf
+    logits[2] = 0.0
+    logits[2, 7] = 9.0
+    expected = function(logits.clone())
+    pattern = "top_p" if "top-p" in name or "sorted" in name or "all" in name else "top_k"
+    result, found = found_in(function, ["top_k_probabilities", "top_p_probabilities"], logits)
+    assert [(each.pattern, each.applied) for each in found if each.applied] == [
+        (f"{pattern}_probabilities", True)
+    ], found
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("classes", [4, 8, 64])
+def test_probabilities_that_reach_top_p_exactly(p: float, classes: int) -> None:
+    """Sums of equal powers of 2 are exact: `> top_p` keeps one class more than `<= 1 - top_p`."""
+    transformers = pytest.importorskip("transformers")
+    logits = torch.zeros(1, classes)
+
+    def descending(logits: torch.Tensor) -> torch.Tensor:
+        return sorted_in_place(logits, p)
+
+    for function in (warped(transformers.TopPLogitsWarper(p)), descending):
+        expected = function(logits.clone())
+        result, found = found_in(function, ["top_p_probabilities"], logits)
+        assert any(each.applied for each in found)
+        assert (result > 0).sum() == (expected > 0).sum()
+    assert (result > 0).sum() == p * classes + 1
+
+
+def test_a_stable_order_is_kept() -> None:
+    """Of equal classes a stable descending order keeps the first ones, which the op does not."""
+
+    def stable(logits: torch.Tensor) -> torch.Tensor:
+        probabilities = torch.softmax(logits, dim=-1)
+        descending, index = torch.sort(probabilities, dim=-1, descending=True, stable=True)
+        descending[torch.cumsum(descending, dim=-1) - descending > 0.5] = 0.0
+        kept = torch.zeros_like(probabilities).scatter(-1, index, descending)
+        return kept / kept.sum(dim=-1, keepdim=True)
+
+    logits = torch.zeros(2, 8)
+    result, found = found_in(stable, ["top_p_probabilities"], logits)
+    assert not any(each.applied for each in found)
+    torch.testing.assert_close(result, stable(logits))
+
+
+def test_probabilities_that_need_a_gradient_are_left() -> None:
+    logits = torch.randn(2, 50, requires_grad=True)
+    _, found = found_in(gpt_fast, ["top_k_probabilities"], logits)
+    assert [(each.applied, each.reason) for each in found] == [(False, "the op has no gradient")]
+
+
+def test_tokens_are_drawn_by_the_op_where_it_is_asked_for() -> None:
+    torch.manual_seed(0)
+    logits = (torch.randn(1, 40) * 2).expand(20000, 40).contiguous()
+    tokens, found = found_in(llama, ["sample"], logits)
+    assert [each.applied for each in found] == [True], found
+    assert tokens.shape == (20000, 1) and tokens.dtype == torch.int64
+    expected = sorted_in_place(logits[:1])[0]
+    counted = torch.bincount(tokens.flatten(), minlength=40)
+    assert counted[expected == 0].sum() == 0
+    # five standard deviations of a binomial number
+    bound = 5 * (20000 * expected * (1 - expected)).sqrt() + 1
+    assert ((counted - 20000 * expected).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_every_spelling_of_a_token_is_found(number: int) -> None:
+    import inspect
+
+    pattern = patterns["sample"]
+    assert len(pattern.spellings) == 7
+    function = pattern.spellings[number]
+    names = inspect.signature(function).parameters
+    arguments = [torch.randn(4, 8), *(pattern.examples[name] for name in names if name != "logits")]
+    tokens, found = found_in(function, ["sample"], *arguments)
+    assert [each.applied for each in found] == [True], found
+    assert tokens.shape == (4, 1) and ((tokens >= 0) & (tokens < 8)).all()
+
+
+def test_all_does_not_change_random_numbers() -> None:
+    torch.manual_seed(3)
+    logits = torch.randn(64, 300)
+
+    def drawn(logits: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(nano_gpt(logits), 1)
+
+    torch.manual_seed(7)
+    expected = drawn(logits)
+    torch.manual_seed(7)
+    result, found = found_in(drawn, ["top_k_probabilities"], logits)
+    assert any(each.applied for each in found)
+    # a probability that is rounded in another way may change a token
+    assert (result == expected).float().mean() > 0.95
