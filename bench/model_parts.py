@@ -144,8 +144,8 @@ def experts(
         num_experts=count,
         num_experts_per_tok=k,
         norm_topk_prob=True,
+        experts_implementation="grouped_mm",
     )
-    config._experts_implementation = "grouped_mm"
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         layer = modeling_qwen3_moe.Qwen3MoeSparseMoeBlock(config)
         for parameter in layer.parameters():

@@ -12,7 +12,7 @@ import pytest
 from bench_models import MODELS
 
 from opaq import cli
-from opaq.bench import model
+from opaq.bench import contest, model
 from opaq.bench.model_worker import Contestant, WorkerFailed
 from opaq.bench.result import Record
 from opaq.bench.table import Progress
@@ -220,13 +220,13 @@ def test_a_contestant_that_fails_while_it_is_timed_loses_no_other(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(model, "Worker", InProcess)
+    monkeypatch.setattr(contest, "Worker", InProcess)
     command = argparse.Namespace(**{**WANTED, "target": "models.py:make", "train": False})
     command.backend, command.dynamic = "eager,aot_eager", None
     command.rounds, command.timeout = 2, 60.0
     progress = Progress(io.StringIO())
     model.run(command, progress)
     records = [Record(**each) for each in progress.records]
-    found = {each.contestant: each for each in records if each.metric == model.STEP}
+    found = {each.contestant: each for each in records if each.metric == contest.STEP}
     assert found["eager"].verdict == "failed" and found["eager"].note == "the cache is full"
     assert found["aot_eager"].value == 1000 and found["aot_eager"].verdict == "baseline"

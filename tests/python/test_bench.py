@@ -65,6 +65,8 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "softmax",
         "log_softmax",
         "sample",
+        "top_k_probabilities",
+        "top_p_probabilities",
         "penalize",
         "moe_route",
         "moe_permute",
