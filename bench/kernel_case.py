@@ -25,7 +25,8 @@ class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
     such a function, compiled or not, what is measured. pattern: that puts the op into models, if
     there is one; sizes: (rows, columns), as the pattern counts them; written: the positions of
-    operands that a call writes whole, and returns after its other results."""
+    operands that a call writes whole, and returns after its other results; ties: which of equal
+    values of a row is which is open, so results are compared in the order of their size."""
 
     name: str
     make: Callable[[], Tensors]
@@ -35,6 +36,7 @@ class Case:
     pattern: str = ""
     sizes: tuple[int, int] = (0, 0)
     written: tuple[int, ...] = ()
+    ties: bool = False
 
     @property
     def training(self) -> bool:

@@ -19,7 +19,7 @@ KINDS = [(8, 2, 4096), (64, 8, 2048), (128, 8, 2048)]
 
 def experts(random: Random, count: Count) -> list[Case]:
     found = []
-    for m in (64, 16384):
+    for m in (64, 2048, 16384):
         m = count(m)
         for e, k, n in KINDS:
             for training in (False, True):

@@ -70,7 +70,7 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
                 return [random(m, n) * 3]
 
             name = f"{pattern} {m} x {n}"
-            found.append(Case(name, make, op, plain, pattern=pattern, sizes=(m, n)))
+            found.append(Case(name, make, op, plain, pattern=pattern, sizes=(m, n), ties=True))
     return found
 
 

@@ -146,7 +146,10 @@ def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
 def _results(case: Case, call: Callable[..., Any], operands: device.Tensors) -> list[torch.Tensor]:
     for i in case.written:
         operands[i].zero_()  # what another call wrote is none of this one's results
-    return [measure.sampled(each).clone() for each in measure.tensors_in(call(*operands))]
+    results = measure.tensors_in(call(*operands))
+    if case.ties:
+        results = [each.sort(dim=-1)[0] for each in results]
+    return [measure.sampled(each).clone() for each in results]
 
 
 def _wide(operands: device.Tensors) -> device.Tensors:
