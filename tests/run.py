@@ -147,6 +147,7 @@ def oldest() -> None:
             "test_bench",
             "test_bench_compare",
             "test_bench_measure",
+            "test_bench_models",
             "test_bench_page",
             "test_bench_table",
             "test_binaries",
