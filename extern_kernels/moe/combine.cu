@@ -22,17 +22,37 @@ __device__ Pack<T, VEC> row_pack(const T* rows, long long row, long long count, 
   return opaq::filled<VEC>(from_float<T>(not_a_number()));
 }
 
+// For rows that are many more than the L2 cache holds: they leave x in it.
+template <int VEC, typename T>
+__device__ void store_once(T* p, const Pack<T, VEC>& pack) {
+  if constexpr (VEC * sizeof(T) == 16)
+    __stcs(reinterpret_cast<uint4*>(p), reinterpret_cast<const uint4&>(pack));
+  else
+    opaq::store<VEC>(p, pack);
+}
+
 }  // namespace
 
-template <typename T, int VEC>
+// ROWS of a block, so that all are asked for before the first is there.
+template <typename T, int VEC, int ROWS>
 __global__ void __launch_bounds__(256)
-    moe_permute(T* out, const T* x, const long long* order, long long tokens, int k, long long n,
-                long long x_stride) {
-  const long long pair = order[blockIdx.x];
-  const long long token = pair < 0 ? -1 : pair / k;
-  T* const to = out + blockIdx.x * n;
-  for (long long c = threadIdx.x * VEC; c < n; c += 256 * VEC)
-    opaq::store<VEC>(to + c, row_pack<T, VEC>(x, token, tokens, x_stride, c));
+    moe_permute(T* out, const T* x, const long long* order, long long pairs, long long tokens,
+                int k, long long n, long long x_stride) {
+  const long long first = blockIdx.x * static_cast<long long>(ROWS);
+  long long token[ROWS];
+#pragma unroll
+  for (int r = 0; r < ROWS; ++r) {
+    const long long pair = first + r < pairs ? order[first + r] : -1;
+    token[r] = pair < 0 ? -1 : pair / k;
+  }
+  for (long long c = threadIdx.x * VEC; c < n; c += 256 * VEC) {
+    Pack<T, VEC> row[ROWS];
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) row[r] = row_pack<T, VEC>(x, token[r], tokens, x_stride, c);
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r)
+      if (first + r < pairs) store_once<VEC>(out + (first + r) * n + c, row[r]);
+  }
 }
 
 template <typename T, int VEC>

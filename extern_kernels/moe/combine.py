@@ -49,9 +49,11 @@ def _declare(
     sizes: tuple[str, str],
     packed: list[str],
     requires: list[str],
+    per_block: str = "",
 ) -> None:
     """first: the tensor that gives dtype and columns; packed: those that are read or written in
-    packs; sizes: of the CUDA and the CPU function, after the tensors. weights are of one dtype."""
+    packs; sizes: of the CUDA and the CPU function, after the tensors; per_block: template
+    arguments after the number of elements in a pack. weights are of one dtype."""
     of_weights = tensors.endswith(", weights")
     rows = [f"{first}.dim() == 2", f"{first}.stride(1) == 1 or {first}.size(1) == 1", *requires]
     for name, vec, priority in (("cuda:packs", f"16 / {first}.itemsize", 1), ("cuda:any", "1", 0)):
@@ -61,7 +63,7 @@ def _declare(
         op.cuda(
             name=name,
             source=opaq.file("combine.cu"),
-            entry=f"{kernel}<{{{first}.dtype}}, {{{vec}}}>",
+            entry=f"{kernel}<{{{first}.dtype}}, {{{vec}}}{per_block}>",
             grid=grid,
             block=256,
             args=f"{tensors}, {sizes[0]}",
@@ -94,6 +96,7 @@ _WEIGHTS = [
     "position.numel() == rows.size(0)",
     "weights.numel() == rows.size(0)",
 ]
+_PERMUTED = 2  # rows of a block
 _PER_TOKEN = "order.numel() / max(1, x.size(0))"
 _OF_WEIGHTS = (
     "rows.size(0), weights.size(1), rows.size(1)",
@@ -106,8 +109,11 @@ _declare(
     "moe_permute",
     "rows, x, order",
     "x",
-    "order.numel()",
-    (f"x.size(0), {_PER_TOKEN}, x.size(1), x.stride(0)",) * 2,
+    f"ceil_div(order.numel(), {_PERMUTED})",
+    (
+        f"order.numel(), x.size(0), {_PER_TOKEN}, x.size(1), x.stride(0)",
+        f"x.size(0), {_PER_TOKEN}, x.size(1), x.stride(0)",
+    ),
     ["x", "rows"],
     [
         "order.dtype == int64",
@@ -116,6 +122,7 @@ _declare(
         "x.size(0) > 0",
         "order.numel() % max(1, x.size(0)) == 0",
     ],
+    per_block=f", {_PERMUTED}",
 )
 _declare(
     moe_permute_backward,
