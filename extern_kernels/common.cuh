@@ -8,6 +8,7 @@
 namespace opaq {
 
 constexpr float kLog2E = 1.44269504088896340736f;
+constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
 __device__ inline float infinity() { return __int_as_float(0x7f800000); }
 __device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
@@ -40,6 +41,13 @@ __device__ inline unsigned two_from_float(float a, float b, __nv_bfloat16) {
   return reinterpret_cast<const unsigned&>(both);
 }
 
+__device__ inline float2 two_to_float(unsigned both, __half) {
+  return __half22float2(reinterpret_cast<const __half2&>(both));
+}
+__device__ inline float2 two_to_float(unsigned both, __nv_bfloat16) {
+  return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
+}
+
 // N elements that move in one load or store: the address must be a multiple of N * sizeof(T).
 template <typename T, int N>
 struct alignas(N * sizeof(T)) Pack {
@@ -61,6 +69,21 @@ __device__ Pack<T, N> pack_from_float(const float (&values)[N]) {
     for (int j = 0; j < N; ++j) pack.at[j] = from_float<T>(values[j]);
   }
   return pack;
+}
+
+// The elements as float, by one instruction each: elements of two bytes are taken out of words.
+template <typename T, int N>
+__device__ void to_floats(float (&to)[N], const Pack<T, N>& pack) {
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) {
+      const float2 two = two_to_float(reinterpret_cast<const unsigned*>(&pack)[i], T());
+      to[2 * i] = two.x, to[2 * i + 1] = two.y;
+    }
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j) to[j] = to_float(pack.at[j]);
+  }
 }
 
 template <int N, typename T>
@@ -110,6 +133,37 @@ __device__ Pack<T, 16 / sizeof(T)> load_shared(const uint4* p) {
                : "r"(static_cast<unsigned>(__cvta_generic_to_shared(p)))
                : "memory");
   return reinterpret_cast<const Pack<T, 16 / sizeof(T)>&>(w);
+}
+
+// 16 bytes by one instruction, or `missing` unless `exists`.
+template <typename T, int N>
+__device__ Pack<T, N> load_if(bool exists, const T* p, const Pack<T, N>& missing) {
+  static_assert(N * sizeof(T) == 16);
+  uint4 w = reinterpret_cast<const uint4&>(missing);
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.b32 exists, %5, 0;\n"
+      "@exists ld.global.v4.b32 {%0, %1, %2, %3}, [%4];\n"
+      "}"
+      : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w)
+      : "l"(p), "r"(static_cast<int>(exists))
+      : "memory");
+  return reinterpret_cast<const Pack<T, N>&>(w);
+}
+
+template <typename T, int N>
+__device__ void store_if(bool exists, T* p, const Pack<T, N>& pack) {
+  static_assert(N * sizeof(T) == 16);
+  const uint4 w = reinterpret_cast<const uint4&>(pack);
+  asm volatile(
+      "{\n"
+      ".reg .pred exists;\n"
+      "setp.ne.b32 exists, %5, 0;\n"
+      "@exists st.global.v4.b32 [%0], {%1, %2, %3, %4};\n"
+      "}" ::"l"(p),
+      "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w), "r"(static_cast<int>(exists))
+      : "memory");
 }
 
 // A pack whose elements are all `value`; written as words, lest the compiler keeps each element of
@@ -193,6 +247,26 @@ __device__ float largest(const Pack<T, N>& pack) {
     float found = to_float(pack.at[0]);
 #pragma unroll
     for (int j = 1; j < N; ++j) found = fmaxf(found, to_float(pack.at[j]));
+    return found;
+  }
+}
+
+template <typename T, int N, int COUNT>
+__device__ float largest(const Pack<T, N> (&packs)[COUNT]) {
+  if constexpr (sizeof(T) == 2 && N % 2 == 0) {
+    Pack<T, N> found = packs[0];
+    unsigned* const words = reinterpret_cast<unsigned*>(&found);
+#pragma unroll
+    for (int k = 1; k < COUNT; ++k) {
+#pragma unroll
+      for (int i = 0; i < N / 2; ++i)
+        words[i] = larger_pair(words[i], reinterpret_cast<const unsigned*>(&packs[k])[i], T());
+    }
+    return largest(found);
+  } else {
+    float found = largest(packs[0]);
+#pragma unroll
+    for (int k = 1; k < COUNT; ++k) found = fmaxf(found, largest(packs[k]));
     return found;
   }
 }

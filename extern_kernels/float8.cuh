@@ -35,7 +35,9 @@ enum Rule { kInverse, kQuotient, kBounded, kFactor };
 // The scale of values of which `largest` is the largest size, and what it makes of a value.
 template <int RULE>
 struct Scaled {
+  static constexpr bool kDivides = RULE == kQuotient || RULE == kBounded;
   float scale, by;
+  float inverse = 0;  // of `by`, where it and quotients are normal numbers; else 0
 
   __device__ Scaled(float largest, float least) {
     if constexpr (RULE >= kBounded) largest = largest < least ? least : largest;
@@ -51,22 +53,45 @@ struct Scaled {
     } else {
       by = __frcp_rn(largest) * 448.f;
     }
+    if constexpr (kDivides) {
+      if (by > 0x1p-64f && by < 0x1p64f) inverse = __frcp_rn(by);
+    }
+  }
+
+  template <int N>
+  __device__ void apply(float (&v)[N]) const {
+    if constexpr (!kDivides) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] *= by;
+    } else if (inverse != 0) {  // correctly rounded (Markstein 1990): the remainder is exact
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float quotient = v[j] * inverse;
+        v[j] = fmaf(fmaf(-quotient, by, v[j]), inverse, quotient);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < N; ++j) v[j] = __fdiv_rn(v[j], by);
+    }
   }
   __device__ float operator()(float v) const {
-    return RULE == kQuotient || RULE == kBounded ? __fdiv_rn(v, by) : v * by;
+    float one[1] = {v};
+    apply(one);
+    return one[0];
   }
 };
 
 template <int N, int RULE>
-__device__ void store_float8(__nv_fp8_e4m3* y, const float (&v)[N], const Scaled<RULE>& scaled) {
+__device__ void store_float8(__nv_fp8_e4m3* y, float (&v)[N], const Scaled<RULE>& scaled) {
   static_assert(N % 4 == 0);
+  scaled.apply(v);
   Pack<unsigned, N / 4> words;
 #pragma unroll
   for (int i = 0; i < N / 4; ++i) {
     unsigned halves[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const float2 two = make_float2(scaled(v[4 * i + 2 * h]), scaled(v[4 * i + 2 * h + 1]));
+      const float2 two = make_float2(v[4 * i + 2 * h], v[4 * i + 2 * h + 1]);
       halves[h] = __nv_cvt_float2_to_fp8x2(two, __NV_SATFINITE, __NV_E4M3);
     }
     words.at[i] = halves[0] | halves[1] << 16;
@@ -74,37 +99,95 @@ __device__ void store_float8(__nv_fp8_e4m3* y, const float (&v)[N], const Scaled
   store<N / 4>(reinterpret_cast<unsigned*>(y), words);
 }
 
-// A row that LANES threads (threadIdx.x) hold as ITEMS packs of VEC values each: item k of a thread
-// is at (k * LANES + threadIdx.x) * VEC. Values past the end of a row are 0. Every thread of the
-// block must call it; those without a row are not `live`. BLOCK == 0: one scale for the row.
-template <int LANES, int BLOCK, int RULE, int ITEMS, int VEC>
-__device__ void store_row_float8(__nv_fp8_e4m3* y, float* scales, const float (&v)[ITEMS][VEC],
-                                 long long row, long long rows, int n, bool live, float least) {
-  float largest[ITEMS];
+// The scales of COUNT values that each of GROUP neighbouring lanes has: of the largest of the first
+// values, of the second ones, ... Lanes halve the values among them as they exchange them, so that
+// each is left with one, of which it computes the scale.
+template <int GROUP, int COUNT, int RULE>
+struct Scales {
+  static constexpr int kLanes = GROUP / COUNT;  // that are left with the same value
+  static_assert(GROUP <= 32 && kLanes >= 1 && (COUNT & (COUNT - 1)) == 0);
+
+  __device__ static Scaled<RULE> mine(float (&largest)[COUNT], float least) {
 #pragma unroll
-  for (int k = 0; k < ITEMS; ++k) {
-    largest[k] = 0;
+    for (int count = COUNT / 2, offset = GROUP / 2; offset > 0; offset /= 2, count /= 2) {
+      if (count > 0) {
+        const bool upper = threadIdx.x & offset;
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) largest[k] = larger_size(largest[k], v[k][j]);
-  }
-  if constexpr (BLOCK == 0) {
-#pragma unroll
-    for (int k = 1; k < ITEMS; ++k) largest[0] = larger_size(largest[0], largest[k]);
-    largest[0] = row_largest<LANES>(largest[0]);
-  }
-  Scaled<RULE> scaled(largest[0], least);
-  if (BLOCK == 0 && live && threadIdx.x == 0) scales[row] = scaled.scale;
-#pragma unroll
-  for (int k = 0; k < ITEMS; ++k) {
-    const int column = (k * LANES + threadIdx.x) * VEC;
-    if constexpr (BLOCK != 0) {
-      constexpr int kGroup = BLOCK / VEC;  // neighbouring lanes that hold a block
-      static_assert(kGroup <= 32 && LANES % kGroup == 0);
-      scaled = Scaled<RULE>(row_largest<kGroup>(largest[k]), least);
-      if (live && column < n && threadIdx.x % kGroup == 0)
-        scales[column / BLOCK * rows + row] = scaled.scale;
+        for (int i = 0; i < count; ++i) {
+          const float keep = upper ? largest[i + count] : largest[i];
+          const float give = upper ? largest[i] : largest[i + count];
+          largest[i] = larger_size(keep, __shfl_xor_sync(~0u, give, offset));
+        }
+      } else {
+        largest[0] = larger_size(largest[0], __shfl_xor_sync(~0u, largest[0], offset));
+      }
     }
-    if (live && column < n) store_float8(y + row * n + column, v[k], scaled);
+    return Scaled<RULE>(largest[0], least);
+  }
+  // The value that this lane is left with, and the lane of a group that has value i.
+  __device__ static int at() { return threadIdx.x % GROUP / kLanes; }
+  __device__ static Scaled<RULE> of(const Scaled<RULE>& mine, int i) {
+    Scaled<RULE> found = mine;
+    found.by = __shfl_sync(~0u, mine.by, i * kLanes, GROUP);
+    if constexpr (Scaled<RULE>::kDivides)
+      found.inverse = __shfl_sync(~0u, mine.inverse, i * kLanes, GROUP);
+    return found;
+  }
+};
+
+constexpr int kAtOnce = 4;  // items of a thread whose scales are found together
+
+// A row that LANES threads (threadIdx.x) hold as ITEMS packs of VEC values each: values(v, k) gives
+// item k of a thread, which is at (k * LANES + threadIdx.x) * VEC. Values past the end of a row are
+// 0. Every thread of the block must call it; those without a row are not `live`. BLOCK == 0: one
+// scale for the row.
+template <int LANES, int BLOCK, int RULE, int ITEMS, int VEC, typename Values>
+__device__ void store_row_float8(__nv_fp8_e4m3* y, float* scales, Values values, long long row,
+                                 long long rows, int n, bool live, float least) {
+  const auto column = [](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
+  const auto largest_of = [](const float (&v)[VEC]) {
+    float largest = 0;
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) largest = larger_size(largest, v[j]);
+    return largest;
+  };
+  const auto store = [&](float (&v)[VEC], int k, const Scaled<RULE>& scaled) {
+    if (live && column(k) < n) store_float8(y + row * n + column(k), v, scaled);
+  };
+  if constexpr (BLOCK == 0) {
+    float v[VEC], largest = 0;
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      values(v, k);
+      largest = larger_size(largest, largest_of(v));
+    }
+    const Scaled<RULE> scaled(row_largest<LANES>(largest), least);
+    if (live && threadIdx.x == 0) scales[row] = scaled.scale;
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) {
+      values(v, k);
+      store(v, k, scaled);
+    }
+  } else {
+    constexpr int kGroup = BLOCK / VEC;  // neighbouring lanes that hold a block
+    constexpr int kCount = ITEMS % kAtOnce == 0 ? kAtOnce : ITEMS % 2 == 0 ? 2 : 1;
+    static_assert(LANES % kGroup == 0);
+    using Scales = Scales<kGroup, kCount, RULE>;
+#pragma unroll
+    for (int first = 0; first < ITEMS; first += kCount) {
+      float v[kCount][VEC], largest[kCount];
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) {
+        values(v[i], first + i);
+        largest[i] = largest_of(v[i]);
+      }
+      const Scaled<RULE> mine = Scales::mine(largest, least);
+      const int at = column(first + Scales::at());
+      if (live && at < n && threadIdx.x % Scales::kLanes == 0)
+        scales[at / BLOCK * rows + row] = mine.scale;
+#pragma unroll
+      for (int i = 0; i < kCount; ++i) store(v[i], first + i, Scales::of(mine, i));
+    }
   }
 }
 

@@ -9,10 +9,22 @@ using opaq::Pack;
 using opaq::row_sum;
 using opaq::to_float;
 
-// Registers are limited, lest the compiler holds a row converted to float twice.
+namespace {
+
+// Blocks of 256 threads whose registers a multiprocessor holds at once: limited, lest the compiler
+// holds a row converted to float twice.
+#if __CUDA_ARCH__ == 900
+constexpr int kBlocks = 3;
+#else
+constexpr int kBlocks = 2;
+#endif
+
+}  // namespace
+
 template <typename T, int LANES, int ITEMS, int BLOCK, int RULE>
 __global__ void __launch_bounds__(256, ITEMS <= 2   ? 5
                                        : ITEMS <= 4 ? 3
+                                       : BLOCK != 0 ? kBlocks
                                                     : 2)
     rms_norm_float8(__nv_fp8_e4m3* y, float* scales, const T* x, const T* weight, long long rows,
                     int n, float eps, float least) {
@@ -21,34 +33,48 @@ __global__ void __launch_bounds__(256, ITEMS <= 2   ? 5
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
   const Pack<T, VEC> zeros = opaq::filled<VEC>(opaq::from_float<T>(0));
-  Pack<T, VEC> held[ITEMS], w[ITEMS];
+  const auto column = [](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
+  Pack<T, VEC> held[ITEMS], w[kLate ? 1 : ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
-    const int column = (k * LANES + threadIdx.x) * VEC;
-    held[k] = live && column < n ? opaq::load_at_once<VEC>(x + row * n + column) : zeros;
-    if (!kLate) w[k] = column < n ? opaq::load_at_once<VEC>(weight + column) : zeros;
+    held[k] = opaq::load_if(live && column(k) < n, x + row * n + column(k), zeros);
+    if (!kLate) w[k] = opaq::load_if(column(k) < n, weight + column(k), zeros);
   }
   float squares = 0;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
+    float v[VEC];
+    opaq::to_floats(v, held[k]);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) squares += to_float(held[k].at[j]) * to_float(held[k].at[j]);
+    for (int j = 0; j < VEC; ++j) squares += v[j] * v[j];
   }
   squares = row_sum<LANES>(squares);
   const float rstd = rsqrtf(squares / n + eps);
-  float v[ITEMS][VEC];
-#pragma unroll
-  for (int k = 0; k < ITEMS; ++k) {
+  const auto normalize = [&](float (&v)[VEC], int k) {
     opaq::convert_anew(held[k], squares < 0);
-    const int column = (k * LANES + threadIdx.x) * VEC;
-    if (kLate)
-      w[k] = column < n ? opaq::load_at_once<VEC>(weight + column) : zeros;
-    else
-      opaq::convert_anew(w[k], squares < 0);
+    opaq::to_floats(v, held[k]);
+    Pack<T, VEC> pack =
+        kLate ? opaq::load_if(column(k) < n, weight + column(k), zeros) : w[kLate ? 0 : k];
+    float by[VEC];
+    opaq::to_floats(by, pack);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) v[k][j] = to_float(held[k].at[j]) * rstd * to_float(w[k].at[j]);
+    for (int j = 0; j < VEC; ++j) v[j] = v[j] * rstd * by[j];
+  };
+  if constexpr (BLOCK != 0 || ITEMS > 8) {
+    opaq::store_row_float8<LANES, BLOCK, RULE, ITEMS, VEC>(y, scales, normalize, row, rows, n, live,
+                                                           least);
+  } else {
+    float held_values[ITEMS][VEC];
+#pragma unroll
+    for (int k = 0; k < ITEMS; ++k) normalize(held_values[k], k);
+    opaq::store_row_float8<LANES, BLOCK, RULE, ITEMS, VEC>(
+        y, scales,
+        [&](float (&v)[VEC], int k) {
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) v[j] = held_values[k][j];
+        },
+        row, rows, n, live, least);
   }
-  opaq::store_row_float8<LANES, BLOCK, RULE>(y, scales, v, row, rows, n, live, least);
 }
 
 template <typename T, int BLOCK, int RULE>

@@ -39,16 +39,23 @@ rms_norm_float8 = opaq.op(
 )
 _ROWS = rows.count("x")
 
+# Threads for a row: up to a warp as rms_norm has, then up to eight packs each: half of what is
+# computed for a row or a block of 128 values does not depend on how many values a thread has.
+_LANES = f"({LANES} if {PACKS} <= 128 else min(256, next_power_of_2(ceil_div({PACKS}, 8))))"
 # A block of 128 values is held by neighbouring lanes, one pack each.
-_BLOCK_LANES = f"max({LANES}, {float8.BLOCK} * x.itemsize // 16)"
-for _name, _block, _lanes in [("rows", 0, LANES), ("blocks", float8.BLOCK, _BLOCK_LANES)]:
+_BLOCK_LANES = f"max({_LANES}, {float8.BLOCK} * x.itemsize // 16)"
+for _name, _block, _lanes, _threads in [
+    ("rows", 0, _LANES, f"(256 if {PACKS} <= 128 else 128)"),
+    ("blocks", float8.BLOCK, _BLOCK_LANES, "256"),
+]:
+    _height = f"max(1, {_threads} // {_lanes})"
     rms_norm_float8.cuda(
         name=f"cuda:{_name}",
         source=opaq.file("float8.cu"),
         entry=f"rms_norm_float8<{{x.dtype}}, {{{_lanes}}}, {{ceil_div({PACKS}, {_lanes})}}, "
         f"{_block}, {{rule}}>",
-        grid=f"ceil_div({_ROWS}, 256 // {_lanes})",
-        block=[_lanes, f"256 // {_lanes}"],
+        grid=f"ceil_div({_ROWS}, {_height})",
+        block=[_lanes, _height],
         args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps, least",
         requires=[
             *CUDA,

@@ -8,6 +8,13 @@ using opaq::to_float;
 
 namespace {
 
+// Blocks of more than 256 threads whose registers a multiprocessor holds at once.
+#if __CUDA_ARCH__ >= 1000  // whose code needs more registers
+constexpr int kBlocks = 1;
+#else
+constexpr int kBlocks = 2;
+#endif
+
 __device__ float silu_times(float gate, float up) {
   return __fdividef(gate, 1 + opaq::exp2_approx(-gate * opaq::kLog2E)) * up;
 }
@@ -16,7 +23,7 @@ __device__ float silu_times(float gate, float up) {
 
 // gate_stride, up_stride: from row to row of the inputs; y is row-major.
 template <typename T, int LANES, int ITEMS, int BLOCK, int RULE>
-__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? 2
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? kBlocks
                                                              : ITEMS <= 2 ? 6
                                                                           : 4)
     silu_mul_float8(__nv_fp8_e4m3* y, float* scales, const T* gate, const T* up, long long rows,
@@ -39,7 +46,12 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? 2
 #pragma unroll
     for (int j = 0; j < VEC; ++j) v[k][j] = silu_times(to_float(g[k].at[j]), to_float(u[k].at[j]));
   }
-  opaq::store_row_float8<LANES, BLOCK, RULE>(y, scales, v, row, rows, n, live, least);
+  const auto values = [&](float (&to)[VEC], int k) {
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) to[j] = v[k][j];
+  };
+  opaq::store_row_float8<LANES, BLOCK, RULE, ITEMS, VEC>(y, scales, values, row, rows, n, live,
+                                                         least);
 }
 
 template <typename T, int BLOCK, int RULE>
