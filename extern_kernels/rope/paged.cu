@@ -9,7 +9,6 @@
 
 using opaq::from_float;
 using opaq::Pack;
-using opaq::to_float;
 
 namespace {
 
@@ -20,13 +19,13 @@ struct Halves {
   Pack<T, VEC> first, second;
 
   __device__ void load(const T* head, int half) {
-    first = opaq::load<VEC>(head);
-    second = opaq::load<VEC>(head + half);
+    first = opaq::load_at_once<VEC>(head);
+    second = opaq::load_at_once<VEC>(head + half);
   }
 
   __device__ void store(T* head, int half) const {
-    opaq::store<VEC>(head, first);
-    opaq::store<VEC>(head + half, second);
+    opaq::store_at_once<VEC>(head, first);
+    opaq::store_at_once<VEC>(head + half, second);
   }
 
   // At an address that need not be a multiple of a pack.
@@ -40,13 +39,17 @@ struct Halves {
   }
 
   __device__ void rotate(const Halves& cos, const Halves& sin) {
-    float one[VEC], two[VEC];
+    float a[VEC], b[VEC], one[VEC], two[VEC], cosines[VEC], sines[VEC];
+    opaq::to_floats(a, first);
+    opaq::to_floats(b, second);
+    opaq::to_floats(cosines, cos.first);
+    opaq::to_floats(sines, sin.first);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) {
-      const float a = to_float(first.at[j]), b = to_float(second.at[j]);
-      one[j] = a * to_float(cos.first.at[j]) - b * to_float(sin.first.at[j]);
-      two[j] = b * to_float(cos.second.at[j]) + a * to_float(sin.second.at[j]);
-    }
+    for (int j = 0; j < VEC; ++j) one[j] = a[j] * cosines[j] - b[j] * sines[j];
+    opaq::to_floats(cosines, cos.second);
+    opaq::to_floats(sines, sin.second);
+#pragma unroll
+    for (int j = 0; j < VEC; ++j) two[j] = b[j] * cosines[j] + a[j] * sines[j];
     first = opaq::pack_from_float<T, VEC>(one);
     second = opaq::pack_from_float<T, VEC>(two);
   }
