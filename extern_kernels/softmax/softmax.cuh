@@ -14,14 +14,13 @@
 using opaq::exp2_approx;
 using opaq::from_float;
 using opaq::infinity;
+using opaq::kAhead;
 using opaq::kLog2E;
 using opaq::Pack;
 using opaq::Run;
 using opaq::to_float;
 
 namespace {
-
-constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
 // The type of the mask's elements is void where there is no mask.
 template <typename M>
@@ -44,11 +43,19 @@ struct Added {
 #pragma unroll
     for (int j = 0; j < N; ++j) parts[j / PART].at[j % PART] = row[c + j];
   }
+  // 0 where the row has no pack: what is added to it is infinite.
+  __device__ void load_if(bool exists, const M* row, long long c) {
+    if (exists)
+      load(row, c);
+    else
+      parts[0] = opaq::filled<PART>(from_float<M>(0)), parts[N / PART - 1] = parts[0];
+  }
   __device__ float at(int j) const { return to_float(parts[j / PART].at[j % PART]); }
 };
 template <int N>
 struct Added<void, N> {
   __device__ void load(const void*, long long) {}
+  __device__ void load_if(bool, const void*, long long) {}
   __device__ void load_each(const void*, long long) {}
 };
 
@@ -108,6 +115,13 @@ struct Running {
     return sum == 0 ? 0 : sum * exp2_approx((from - to) * factor);
   }
 
+  __device__ Exponentials grow(float larger) {
+    larger = fmaxf(max, larger);
+    sum = rescale(sum, max, larger);
+    max = larger;
+    return Exponentials(factor, max);
+  }
+
   template <int N, int COUNT>
   __device__ void add(const float (&values)[COUNT][N]) {
     float larger = max;
@@ -123,6 +137,45 @@ struct Running {
     for (int i = 0; i < COUNT; ++i) {
 #pragma unroll
       for (int j = 0; j < N; ++j) sum += exponentials.of(values[i][j]);
+    }
+  }
+};
+
+// Values of packs, whose signs change where the scale is negative and there is no mask.
+template <typename M>
+struct Values {
+  float scale, factor;
+
+  __device__ explicit Values(float scale) : scale(scale), factor(factor_of<M>(scale)) {}
+
+  template <typename T, int N>
+  __device__ void of(float (&to)[N], Pack<T, N> x, const Added<M, N>& added) const {
+    if constexpr (!kMasked<M>) opaq::change_signs(x, scale < 0);
+    opaq::to_floats(to, x);
+    if constexpr (kMasked<M>) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) to[j] = fmaf(to[j], scale, added.at(j));
+    }
+  }
+
+  template <typename T, int N, int COUNT>
+  __device__ void add(Running& running, Pack<T, N> (&packs)[COUNT],
+                      const Added<M, N> (&added)[COUNT]) const {
+    float v[COUNT][N];
+    if constexpr (kMasked<M>) {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) of(v[i], packs[i], added[i]);
+      running.add(v);
+    } else {
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) opaq::change_signs(packs[i], scale < 0);
+      const Exponentials exponentials = running.grow(opaq::largest(packs));
+#pragma unroll
+      for (int i = 0; i < COUNT; ++i) {
+        opaq::to_floats(v[i], packs[i]);
+#pragma unroll
+        for (int j = 0; j < N; ++j) running.sum += exponentials.of(v[i][j]);
+      }
     }
   }
 };
@@ -147,9 +200,11 @@ struct Result {
 // Of the gradients, whose formulas are in softmax_backward.cu: the summands of a pack, added up.
 template <bool LOG, typename T, int N>
 __device__ float sum_of(const Pack<T, N>& grad, const Pack<T, N>& y) {
-  float sum = 0;
+  float g[N], v[N], sum = 0;
+  opaq::to_floats(g, grad);
+  opaq::to_floats(v, y);
 #pragma unroll
-  for (int j = 0; j < N; ++j) sum += to_float(grad.at[j]) * (LOG ? 1 : to_float(y.at[j]));
+  for (int j = 0; j < N; ++j) sum += LOG ? g[j] : g[j] * v[j];
   return sum;
 }
 
@@ -157,12 +212,12 @@ __device__ float sum_of(const Pack<T, N>& grad, const Pack<T, N>& y) {
 template <bool LOG, typename T, int N>
 __device__ Pack<T, N> gradient(const Pack<T, N>& grad, const Pack<T, N>& y, float sum,
                                float scale) {
-  float out[N];
+  float g[N], v[N], out[N];
+  opaq::to_floats(g, grad);
+  opaq::to_floats(v, y);
 #pragma unroll
-  for (int j = 0; j < N; ++j) {
-    const float g = to_float(grad.at[j]), v = to_float(y.at[j]);
-    out[j] = scale * (LOG ? g - exp2_approx(v * kLog2E) * sum : v * (g - sum));
-  }
+  for (int j = 0; j < N; ++j)
+    out[j] = scale * (LOG ? g[j] - exp2_approx(v[j] * kLog2E) * sum : v[j] * (g[j] - sum));
   return opaq::pack_from_float<T>(out);
 }
 

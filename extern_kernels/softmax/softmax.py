@@ -99,12 +99,13 @@ _HELD = 4 * 512  # packs of a row that the kernels which hold rows in registers 
 _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
 
 # Wider rows: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared memory;
-# of the gradients, blocks of 512 threads with 4 packs of both tensors. A team computes up to four
-# rows: few, so that the last wave is short.
+# of the gradients, blocks of 512 threads with 4 packs of both tensors. A team computes two rows, or
+# up to four of the gradients: few, so that the last wave is short.
 _RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 16))))"
 _SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * 256 * {_RANKS}))"
 _RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))"
-_TEAMS = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
+_TEAMS = f"ceil_div({_ROWS}, max(1, min(2, {_ROWS} // 512)))"
+_TEAMS_BACKWARD = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
 
 def _declare_forward(op: opaq.Op, log: bool) -> None:
@@ -166,7 +167,7 @@ def _declare_backward(op: opaq.Op, log: bool) -> None:
     same = ["grad_y.dtype == y.dtype", "grad_y.shape == y.shape"]
     lanes, items, threads = of_y(_LANES), of_y(_ITEMS), of_y(_ANY_THREADS)
     aligned = [of_y(each) for each in rows.aligned("grad_y", "grad_x", "y")]
-    ranks, teams = of_y(_RANKS_BACKWARD), of_y(_TEAMS)
+    ranks, teams = of_y(_RANKS_BACKWARD), of_y(_TEAMS_BACKWARD)
     cuda = [*map(of_y, _CUDA), *same]
     op.cuda(
         name="cuda:registers",

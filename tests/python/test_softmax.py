@@ -237,7 +237,7 @@ def test_compiled(dynamic, device):
             (4096, 32768),
             torch.bfloat16,
             "_wide<__nv_bfloat16, void, false, 256, 1>",
-            1024,
+            2048,
             [256, 1, 1],
         ),
         (
