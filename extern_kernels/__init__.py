@@ -54,6 +54,7 @@ from .softmax.softmax import (
 )
 from .sorting.bincount import bincount
 from .sorting.sort import sort
+from .sum_of_blocks.sum_of_blocks import sum_of_blocks
 
 __all__ = [
     "add_rms_norm",
@@ -108,6 +109,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "sort",
+    "sum_of_blocks",
 ]
 
 

@@ -35,8 +35,9 @@ void layer_norm_backward(T* grad_x, T* partial, const T* grad_y, const T* grad_m
       sum += g;
       dot += g * (x[c] - center);
     }
-    const double shift = (sum * scale - grad_mean[row]) / double(n);
-    const double pull = (dot + grad_rstd[row]) * scale * scale * scale / double(n);
+    const double shift = (sum * scale - (grad_mean ? grad_mean[row] : 0)) / double(n);
+    const double pull =
+        (dot + (grad_rstd ? grad_rstd[row] : 0)) * scale * scale * scale / double(n);
     for (int64_t c = 0; c < n; ++c) {
       const double v = x[c] - center;
       grad_x[c] = T(grad_y[c] * scale * weight[c] - shift - v * pull);

@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(256)
     for (int i = 0; i < AHEAD; ++i) values[i] = i < valid ? to_float(x[c + i * 256]) : 0;
     mine.add(values, valid);
   }
-  const float2 found = opaq::mean_and_squares<Team, 1>(mine, n, of_warps);
+  const float2 found = opaq::OfTeam<Team, 1>(n).mean_and_squares(mine, of_warps);
   const float scale = rsqrtf(found.y / n + eps);
   if (threadIdx.x == 0) mean[row] = found.x, rstd[row] = scale;
 #pragma unroll 4
@@ -153,8 +153,8 @@ __global__ void __launch_bounds__(256)
       sums[1] += g * (to_float(xr[c]) - center);
     }
     opaq::row_sums<256>(sums, of_warps[row % 2]);
-    const float shift = (sums[0] * scale - grad_mean[row]) / n;
-    const float pull = (sums[1] + grad_rstd[row]) * scale * scale * scale / n;
+    const float shift = (sums[0] * scale - (grad_mean ? grad_mean[row] : 0)) / n;
+    const float pull = (sums[1] + (grad_rstd ? grad_rstd[row] : 0)) * scale * scale * scale / n;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {
       const float g = to_float(gr[c]), v = to_float(xr[c]) - center;

@@ -30,6 +30,7 @@ from ..rows import (
     PER_BLOCK,
     ROWS,
 )
+from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
 layer_norm = opaq.op(
     "opaq_kernels::layer_norm(Tensor x, Tensor weight, Tensor bias, float eps=1e-5) -> "
@@ -41,7 +42,7 @@ layer_norm = opaq.op(
     },
 )
 layer_norm_backward = opaq.op(
-    "opaq_kernels::layer_norm_backward(Tensor grad_y, Tensor grad_mean, Tensor grad_rstd, "
+    "opaq_kernels::layer_norm_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_rstd, "
     "Tensor x, Tensor weight, Tensor mean, Tensor rstd) -> (Tensor grad_x, Tensor partial)",
     outputs={
         "grad_x": opaq.like("x"),
@@ -62,11 +63,11 @@ _STAGES = (
     f"3 if {ITEMS_BACKWARD} == 2 else 2)"
 )
 
-# Wider rows, forward: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared
+# Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
 # memory: of one row, or, where there are rows enough, of two, and of two more after these.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 256 * 8))))"
-_SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * 256 * {_RANKS}))"
-_TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 512 * 4))))"
+_SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * 512 * {_RANKS}))"
+_TOGETHER = f"(2 if {_SLOTS} <= 4 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 
 layer_norm.cuda(
@@ -82,10 +83,10 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:wide",
     source=opaq.file("layer_norm_wide.cu"),
-    entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}>",
+    entry=f"layer_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}, {{{_TOGETHER}}}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 4 if {_TOGETHER} == 2 else 1)",
-    block=256,
-    shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",
+    block=512,
+    shared=f"{_TOGETHER} * {_SLOTS} * 512 * 16",
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS}, x.size(-1), eps",
     requires=[*CUDA, *_BIAS, *rows.aligned("x", "weight", "bias", "y"), f"{PACKS} > {HELD}"],
     priority=1,
@@ -106,7 +107,8 @@ _BACKWARD_ARGS = (
 _BACKWARD_CUDA = [
     *CUDA,
     "grad_y.dtype == x.dtype",
-    *(f"{name}.dtype == float32" for name in ("grad_mean", "grad_rstd", "mean", "rstd")),
+    *(f"{name}.dtype == float32" for name in ("mean", "rstd")),
+    *(f"not defined({name}) or {name}.dtype == float32" for name in ("grad_mean", "grad_rstd")),
 ]
 layer_norm_backward.cuda(
     name="cuda:ahead",
@@ -149,10 +151,8 @@ layer_norm_backward.cpu(
     f"{PER_BLOCK}, {BLOCKS}, x.size(-1)",
     requires=[
         *CPU,
-        *(
-            f"{name}.dtype == x.dtype"
-            for name in ("grad_y", "grad_mean", "grad_rstd", "mean", "rstd")
-        ),
+        *(f"{name}.dtype == x.dtype" for name in ("grad_y", "mean", "rstd")),
+        *(f"not defined({name}) or {name}.dtype == x.dtype" for name in ("grad_mean", "grad_rstd")),
     ],
 )
 
@@ -179,8 +179,8 @@ def layer_norm_reference(
 @layer_norm_backward.reference
 def layer_norm_backward_reference(
     grad_y: torch.Tensor,
-    grad_mean: torch.Tensor,
-    grad_rstd: torch.Tensor,
+    grad_mean: torch.Tensor | None,
+    grad_rstd: torch.Tensor | None,
     x: torch.Tensor,
     weight: torch.Tensor,
     mean: torch.Tensor,
@@ -190,8 +190,8 @@ def layer_norm_backward_reference(
     scale = rstd.unsqueeze(-1)
     grad, v = grad_y.to(rstd.dtype), x.to(rstd.dtype) - mean.unsqueeze(-1)
     g = grad * weight
-    shift = (g.sum(-1) * rstd - grad_mean) / n
-    pull = ((g * v).sum(-1) + grad_rstd) * rstd.pow(3) / n
+    shift = (g.sum(-1) * rstd - (0 if grad_mean is None else grad_mean)) / n
+    pull = ((g * v).sum(-1) + (0 if grad_rstd is None else grad_rstd)) * rstd.pow(3) / n
     grad_x = (g * scale - shift.unsqueeze(-1) - v * pull.unsqueeze(-1)).to(x.dtype)
     both = torch.stack([grad * v * scale, grad], -2)
     return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n))
@@ -201,12 +201,21 @@ def _setup_context(ctx, inputs, output) -> None:
     x, weight = inputs[:2]
     ctx.save_for_backward(x, weight, *output[1:])
     ctx.bias_dtype = inputs[2].dtype
+    ctx.set_materialize_grads(False)  # few use mean and rstd: no zeros are made for them
 
 
-def _backward(ctx, grad_y: torch.Tensor, grad_mean: torch.Tensor, grad_rstd: torch.Tensor):
+def _backward(
+    ctx,
+    grad_y: torch.Tensor | None,
+    grad_mean: torch.Tensor | None,
+    grad_rstd: torch.Tensor | None,
+):
     x, weight, mean, rstd = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(x)
     grad_x, partial = layer_norm_backward(grad_y, grad_mean, grad_rstd, x, weight, mean, rstd)
-    grad_weight, grad_bias = partial.sum(0)
+    alike = weight.dtype == ctx.bias_dtype
+    grad_weight, grad_bias = sum_of_blocks(partial, weight if alike else rstd)
     return grad_x, grad_weight.to(weight.dtype), grad_bias.to(ctx.bias_dtype), None
 
 

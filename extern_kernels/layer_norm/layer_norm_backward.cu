@@ -5,7 +5,6 @@
 #include "../norm_backward.cuh"
 
 using opaq::Pack;
-using opaq::to_float;
 
 namespace {
 
@@ -31,7 +30,9 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   const Ahead ahead{x, grad_y, end, n};
   const auto column = [&](int k) { return Ahead::column(k); };
   const auto read = [&](long long row) {
-    return row < end ? Row{mean[row], rstd[row], grad_mean[row], grad_rstd[row]} : Row();
+    if (row >= end) return Row();
+    return Row{mean[row], rstd[row], grad_mean ? grad_mean[row] : 0,
+               grad_rstd ? grad_rstd[row] : 0};
   };
 
   long long row = begin + threadIdx.y;
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   Pack<T, VEC> w[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (column(k) < n) w[k] = opaq::load<VEC>(weight + column(k));
+    if (column(k) < n) w[k] = opaq::load_at_once<VEC>(weight + column(k));
   float sums_of_rows[2][ITEMS][VEC] = {};  // for grad_weight and grad_bias
   Row next = read(row);
   int stage = 0, turn = 0;
@@ -57,13 +58,17 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
       if (!live || column(k) >= n) continue;
       const Pack<T, VEC> px = opaq::load_shared<T>(Ahead::slot(stage, k));
       const Pack<T, VEC> pg = opaq::load_shared<T>(Ahead::slot(stage, ITEMS + k));
+      float v[VEC], g[VEC], by[VEC];
+      opaq::to_floats(v, px);
+      opaq::to_floats(g, pg);
+      opaq::to_floats(by, w[k]);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
-        const float g = to_float(pg.at[j]), gv = g * (to_float(px.at[j]) - at.mean);
-        sums[0] += g * to_float(w[k].at[j]);
-        sums[1] += gv * to_float(w[k].at[j]);
+        const float gv = g[j] * (v[j] - at.mean);
+        sums[0] += g[j] * by[j];
+        sums[1] += gv * by[j];
         sums_of_rows[0][k][j] += gv * at.scale;
-        sums_of_rows[1][k][j] += g;
+        sums_of_rows[1][k][j] += g[j];
       }
     }
     opaq::row_sums<LANES>(sums, of_warps[turn]);
@@ -75,11 +80,13 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
       if (!live || column(k) >= n) continue;
       const Pack<T, VEC> px = opaq::load_shared<T>(Ahead::slot(stage, k));
       const Pack<T, VEC> pg = opaq::load_shared<T>(Ahead::slot(stage, ITEMS + k));
-      float out[VEC];
+      float out[VEC], v[VEC], by[VEC];
+      opaq::to_floats(v, px);
+      opaq::to_floats(out, pg);
+      opaq::to_floats(by, w[k]);
 #pragma unroll
       for (int j = 0; j < VEC; ++j)
-        out[j] = to_float(pg.at[j]) * to_float(w[k].at[j]) * at.scale - shift -
-                 (to_float(px.at[j]) - at.mean) * pull;
+        out[j] = out[j] * by[j] * at.scale - shift - (v[j] - at.mean) * pull;
       opaq::store_at_once<VEC>(grad_x + row * n + column(k), opaq::pack_from_float<T>(out));
     }
     stage = stage == STAGES - 1 ? 0 : stage + 1;

@@ -5,6 +5,7 @@
 // twice, the second time from the last to the first, since what was read last is still in the
 // caches. A slot is filled with a row of the next turn as soon as its pack is done, so that memory
 // is read while the block writes and computes.
+#include "../wide_rows.cuh"
 #include "statistics.cuh"
 
 using opaq::from_float;
@@ -13,9 +14,7 @@ using opaq::to_float;
 
 namespace {
 
-constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
-
-extern __shared__ uint4 slots_memory[];
+using opaq::kAhead;
 
 // The packs of a group that are in the row, of which `left` packs are left: one every `step`. All
 // at once where all are: what earlier values gave is merged once.
@@ -23,10 +22,7 @@ template <int N, typename T>
 __device__ void add(opaq::Statistics& to, const Pack<T, N> (&group)[kAhead], int left, int step) {
   float values[kAhead][N];
 #pragma unroll
-  for (int i = 0; i < kAhead; ++i) {
-#pragma unroll
-    for (int j = 0; j < N; ++j) values[i][j] = to_float(group[i].at[j]);
-  }
+  for (int i = 0; i < kAhead; ++i) opaq::to_floats(values[i], group[i]);
   if ((kAhead - 1) * step < left) {
     to.add(reinterpret_cast<const float (&)[kAhead * N]>(values), kAhead * N);
   } else {
@@ -39,109 +35,93 @@ __device__ void add(opaq::Statistics& to, const Pack<T, N> (&group)[kAhead], int
 template <int N, typename T>
 __device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale,
                                  const Pack<T, N>& weight, const Pack<T, N>& bias) {
-  float y[N];
+  float y[N], w[N], b[N];
+  opaq::to_floats(y, pack);
+  opaq::to_floats(w, weight);
+  opaq::to_floats(b, bias);
 #pragma unroll
-  for (int j = 0; j < N; ++j)
-    y[j] = (to_float(pack.at[j]) - mean) * scale * to_float(weight.at[j]) + to_float(bias.at[j]);
+  for (int j = 0; j < N; ++j) y[j] = (y[j] - mean) * scale * w[j] + b[j];
   return opaq::pack_from_float<T>(y);
 }
 
 }  // namespace
 
 template <typename T, int THREADS, int RANKS, int EACH>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     layer_norm_wide(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
                     long long rows, int slots, int n, float eps) {
   using Team = opaq::Team<RANKS, THREADS>;
-  constexpr int VEC = 16 / sizeof(T), STEP = Team::kThreads;
+  using Share = opaq::Share<T, Team, THREADS>;
+  constexpr int VEC = Share::VEC, STEP = Share::STEP, GROUP = Share::GROUP;
   if (Team::idle()) return;
   Team::begin();
   __shared__ float2 of_warps[2][Team::kWarps];
-  const int packs = n / VEC, share = Team::thread(), rest = share + slots * STEP;
-  const Pack<T, VEC> zeros = opaq::filled<VEC>(from_float<T>(0));
-  const auto slot = [&](int i, int k) {
-    return slots_memory + (i * slots + k) * THREADS + threadIdx.x;
-  };
-  // Whether the j-th pack from p on, each STEP after the one before, is in the row.
-  const auto valid = [&](int p, int j) { return j * STEP < packs - p; };
-  // Slots k, k + 1, ... k + kAhead - 1 of the i-th row of a turn; past the last row, a group
-  // without copies.
-  const auto fill = [&](long long row, int i, int k) {
-    const int p = share + k * STEP;
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j)
-      if (row < rows && valid(p, j))
-        opaq::copy_async(slot(i, k + j), x + row * n + p * VEC + j * STEP * VEC);
-    opaq::end_of_copies();
-  };
-  const auto load = [&](Pack<T, VEC>(&group)[kAhead], const T* from, int p) {
-#pragma unroll
-    for (int j = 0; j < kAhead; ++j)
-      group[j] = valid(p, j) ? opaq::load_at_once<VEC>(from + p * VEC + j * STEP * VEC) : zeros;
-  };
+  const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
+  const opaq::OfTeam<Team, VEC> of_team(n);
+  const int share = Team::thread(), rest = share + slots * STEP;
   const long long next = (long long)Team::teams() * EACH;
   long long row = (long long)Team::team() * EACH;
   for (int k = 0; k < slots; k += kAhead)
-    for (int i = 0; i < EACH; ++i) fill(row + i, i, k);
+    for (int i = 0; i < EACH; ++i) mine.fill(k, x + (row + i) * n, row + i < rows, i * slots);
   for (int turn = 0; row < rows; row += next) {
+    const T* const from = x + row * n;
+    T* const to = y + row * n;
+    const auto live = [&](int i) { return EACH == 1 || row + i < rows; };
     float means[EACH], scales[EACH];
     int pending = EACH * slots / kAhead;
     opaq::Statistics found[EACH];
+    typename Share::Group group;
     int p = rest;
-    for (; p < packs; p += kAhead * STEP) {
+    for (; p < mine.packs; p += GROUP) {
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
-        Pack<T, VEC> group[kAhead];
-        if (row + i >= rows) continue;
-        load(group, x + (row + i) * n, p);
-        add(found[i], group, packs - p, STEP);
+        if (!live(i)) continue;
+        mine.load(group, from + (long long)i * n, p);
+        add(found[i], group, mine.packs - p, STEP);
       }
     }
     for (int k = 0; k < slots; k += kAhead) {
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
         opaq::copies_done(--pending);
-        Pack<T, VEC> group[kAhead];
-#pragma unroll
-        for (int j = 0; j < kAhead; ++j) group[j] = opaq::load_shared<T>(slot(i, k + j));
-        add(found[i], group, packs - share - k * STEP, STEP);
+        mine.load_slots(group, i * slots + k);
+        add(found[i], group, mine.packs - share - k * STEP, STEP);
       }
     }
 #pragma unroll
     for (int i = 0; i < EACH; ++i, turn ^= 1) {
-      const float2 of_row = opaq::mean_and_squares<Team, VEC>(found[i], n, of_warps[turn]);
+      const float2 of_row = of_team.mean_and_squares(found[i], of_warps[turn]);
       means[i] = of_row.x, scales[i] = rsqrtf(of_row.y / n + eps);
-      if (share == 0 && row + i < rows) mean[row + i] = means[i], rstd[row + i] = scales[i];
+      if (share == 0 && live(i)) mean[row + i] = means[i], rstd[row + i] = scales[i];
     }
     // The packs from p on, of the rows `first` to `end` - 1 of this turn, as pack(row, j) gives
     // them; one pack of weight and bias at a time, for want of registers.
     const auto store = [&](int p, int first, int end, auto pack) {
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
-        const int at = p * VEC + j * STEP * VEC;
-        const Pack<T, VEC> w = valid(p, j) ? opaq::load_at_once<VEC>(weight + at) : zeros;
-        const Pack<T, VEC> b = valid(p, j) ? opaq::load_at_once<VEC>(bias + at) : zeros;
+        const long long at = (long long)p * VEC + j * STEP * VEC;
+        const Pack<T, VEC> w = opaq::load_if(mine.has(p, j), weight + at, mine.missing);
+        const Pack<T, VEC> b = opaq::load_if(mine.has(p, j), bias + at, mine.missing);
 #pragma unroll
         for (int i = first; i < end; ++i)
-          if (valid(p, j) && row + i < rows)
-            opaq::store_at_once<VEC>(y + (row + i) * n + at,
-                                     normalized(pack(i, j), means[i], scales[i], w, b));
+          opaq::store_if(mine.has(p, j) && live(i), to + (long long)i * n + at,
+                         normalized(pack(i, j), means[i], scales[i], w, b));
       }
     };
-    for (p -= kAhead * STEP; p >= rest; p -= kAhead * STEP) {
+    for (p -= GROUP; p >= rest; p -= GROUP) {
 #pragma unroll
       for (int i = 0; i < EACH; ++i) {
-        Pack<T, VEC> group[kAhead];
-        if (row + i >= rows) continue;
-        load(group, x + (row + i) * n, p);
+        if (!live(i)) continue;
+        mine.load(group, from + (long long)i * n, p);
         store(p, i, i + 1, [&](int, int j) { return group[j]; });
       }
     }
     for (int k = 0; k < slots; k += kAhead) {
       store(share + k * STEP, 0, EACH,
-            [&](int i, int j) { return opaq::load_shared<T>(slot(i, k + j)); });
+            [&](int i, int j) { return opaq::load_shared<T>(mine.slot(i * slots + k + j)); });
 #pragma unroll
-      for (int i = 0; i < EACH; ++i) fill(row + next + i, i, k);
+      for (int i = 0; i < EACH; ++i)
+        mine.fill(k, from + (next + i) * n, row + next + i < rows, i * slots);
     }
   }
 }

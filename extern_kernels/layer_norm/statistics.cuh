@@ -37,30 +37,59 @@ struct Statistics {
   }
 };
 
-// The mean of a row of n values, and the sum of squared differences from it, to every thread of its
-// Team. All threads have one origin; thread t has gathered the packs t, t + kThreads, ... of VEC
-// values. Every thread calls it; `of_warps` has kWarps elements in shared memory, for Team::share.
+// Of rows of n values, whose packs of VEC values t, t + kThreads, ... thread t of a Team gathers:
+// how many values each warp has.
 template <typename Team, int VEC>
-__device__ float2 mean_and_squares(Statistics mine, long long n, float2* of_warps) {
-  const long long rounds = n / VEC / Team::kThreads;
-  const int rest = n / VEC % Team::kThreads;
-  const auto count = [&](int warp) {
-    return static_cast<float>(VEC * (32 * rounds + max(0, min(32, rest - 32 * warp))));
-  };
-  const float sum = warp_sum(mine.sum);
-  float apart = mine.count > 0 ? mine.sum / mine.count - sum / count(Team::thread() / 32) : 0;
-  const float squares = warp_sum(mine.squares + mine.count * apart * apart);
-  Team::share(of_warps, {sum, squares});
-  float2 row = {0, 0};
-  for (int w = threadIdx.x % 32; w < Team::kWarps; w += 32) row.x += of_warps[w].x;
-  row.x = warp_sum(row.x) / n;
-  for (int w = threadIdx.x % 32; w < Team::kWarps; w += 32) {
-    apart = count(w) > 0 ? of_warps[w].x / count(w) - row.x : 0;
-    row.y += of_warps[w].y + count(w) * apart * apart;
+class OfTeam {
+ public:
+  __device__ explicit OfTeam(long long n)
+      : n_(n), inverse_of_mine_(inverse(count(Team::thread() / 32))) {
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int warp = threadIdx.x % 32 + 32 * i;
+      counts_[i] = warp < Team::kWarps ? count(warp) : 0;
+      inverses_[i] = inverse(counts_[i]);
+    }
   }
-  row.y = warp_sum(row.y);
-  row.x += mine.origin;
-  return row;
-}
+
+  // The mean of a row, and the sum of squared differences from it, to every thread. All threads
+  // have one origin. Every thread calls it; `of_warps` has kWarps elements in shared memory, for
+  // Team::share.
+  __device__ float2 mean_and_squares(const Statistics& mine, float2* of_warps) const {
+    const float sum = warp_sum(mine.sum);
+    float apart = mine.count > 0 ? __fdividef(mine.sum, mine.count) - sum * inverse_of_mine_ : 0;
+    const float squares = warp_sum(mine.squares + mine.count * apart * apart);
+    Team::share(of_warps, {sum, squares});
+    float2 found[kEach], row = {0, 0};
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const int warp = threadIdx.x % 32 + 32 * i;
+      found[i] = warp < Team::kWarps ? of_warps[warp] : float2{0, 0};
+      row.x += found[i].x;
+    }
+    row.x = warp_sum(row.x) / n_;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      apart = counts_[i] > 0 ? found[i].x * inverses_[i] - row.x : 0;
+      row.y += found[i].y + counts_[i] * apart * apart;
+    }
+    row.y = warp_sum(row.y);
+    row.x += mine.origin;
+    return row;
+  }
+
+ private:
+  static constexpr int kEach = (Team::kWarps + 31) / 32;
+
+  long long n_;
+  float inverse_of_mine_, counts_[kEach], inverses_[kEach];
+
+  __device__ float count(int warp) const {
+    const long long rounds = n_ / VEC / Team::kThreads;
+    const int rest = n_ / VEC % Team::kThreads;
+    return static_cast<float>(VEC * (32 * rounds + max(0, min(32, rest - 32 * warp))));
+  }
+  __device__ static float inverse(float count) { return count > 0 ? 1 / count : 0; }
+};
 
 }  // namespace opaq

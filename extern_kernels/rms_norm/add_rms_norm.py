@@ -14,6 +14,7 @@ import opaq
 
 from .. import rows
 from ..rows import CPU, CUDA, FLOAT, HELD, ITEMS, LANES, PACKS, ROWS
+from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 from .rms_norm import rms_norm_backward, rms_norm_reference
 
 add_rms_norm = opaq.op(
@@ -81,7 +82,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad_y: torch.Tensor, grad_sum: torch.Tensor, grad_rstd: torch.Tensor):
     total, weight, rstd = ctx.saved_tensors
     grad, partial = rms_norm_backward(grad_y, grad_rstd, total, weight, rstd, grad_sum)
-    return grad, grad, partial.sum(0).to(weight.dtype), None
+    return grad, grad, sum_of_blocks(partial, weight), None
 
 
 add_rms_norm.backward(_backward, setup_context=_setup_context)

@@ -29,6 +29,7 @@ from ..rows import (
     PER_BLOCK,
     ROWS,
 )
+from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
 rms_norm = opaq.op(
     "opaq_kernels::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y, Tensor rstd)",
@@ -209,7 +210,7 @@ def _setup_context(ctx, inputs, output) -> None:
 def _backward(ctx, grad_y: torch.Tensor, grad_rstd: torch.Tensor):
     x, weight, rstd = ctx.saved_tensors
     grad_x, partial = rms_norm_backward(grad_y, grad_rstd, x, weight, rstd)
-    return grad_x, partial.sum(0).to(weight.dtype), None
+    return grad_x, sum_of_blocks(partial, weight), None
 
 
 rms_norm.backward(_backward, setup_context=_setup_context)

@@ -103,6 +103,22 @@ def test_the_variance_is_right_where_the_mean_is_large(length, device):
     torch.testing.assert_close(y.double(), expected[0], rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(37, 24), (5, 1000), (3, 7)])
+def test_gradients_of_each_result_alone(shape, device):
+    """No zeros are made for results that have no gradient."""
+    inputs = make(shape, torch.float32, device)
+    for i in range(3):
+        _, grads = gradients(lambda *each: layer_norm(*each, 0.1)[i].sin(), inputs, [0, 1, 2])
+        wide = [each.double() for each in inputs]
+        _, expected = gradients(
+            lambda *each: exact(*each, 0.1)[i].sin() + 0 * (each[1] + each[2]).sum(),
+            wide,
+            [0, 1, 2],
+        )
+        for actual, wanted in zip(grads, expected):
+            close(actual, wanted, scale=16)
+
+
 def test_gradients_are_the_same_bits_every_time(device):
     inputs = make((1000, 192), torch.float32, device)
     first = gradients(layer_norm, inputs, [0, 1, 2])[1]
@@ -196,11 +212,11 @@ def backward_facts(shape, dtype):
         ((100, 32, 128), torch.float16, "<__half, 8, 2, 1>", 100, [8, 32]),
         ((10, 20), torch.float32, "<float, 4, 2, 1>", 1, [4, 64]),
         ((10, 21), torch.float32, "_any<float>", 10, [256, 1]),
-        ((2048, 32768), torch.bfloat16, "_wide<__nv_bfloat16, 256, 2, 2>", 1024, [256, 1]),
-        ((2048, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 2>", 2048, [256, 1]),
-        ((16, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 1>", 64, [256, 1]),
-        ((1001, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 256, 8, 1>", 8008, [256, 1]),
-        ((101, 262144), torch.float32, "_wide<float, 256, 8, 1>", 808, [256, 1]),
+        ((2048, 32768), torch.bfloat16, "_wide<__nv_bfloat16, 512, 2, 2>", 1024, [512, 1]),
+        ((2048, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 512, 4, 2>", 2048, [512, 1]),
+        ((16, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 512, 4, 1>", 64, [512, 1]),
+        ((1001, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 512, 8, 1>", 8008, [512, 1]),
+        ((101, 262144), torch.float32, "_wide<float, 512, 8, 1>", 808, [512, 1]),
         ((10, 65540), torch.bfloat16, "_any<__nv_bfloat16>", 10, [256, 1]),
     ],
 )

@@ -122,6 +122,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in NORMS
     ],
+    *[(kernels.sum_of_blocks, [tensor(256, 2, n, dtype=F32), tensor(n)]) for n in (768, 7)],
     *[
         (
             kernels.rms_norm_backward,
