@@ -23,6 +23,7 @@ OPS = [
     "scale_gradient",
     "silu_mul",
     "silu_mul_backward",
+    "sum_of_blocks",
 ]
 
 
