@@ -63,11 +63,11 @@ _STAGES = (
     f"3 if {ITEMS_BACKWARD} == 2 else 2)"
 )
 
-# Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
+# Wider rows, forward: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared
 # memory: of one row, or, where there are rows enough, of two, and of two more after these.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 512 * 4))))"
-_SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * 512 * {_RANKS}))"
-_TOGETHER = f"(2 if {_SLOTS} <= 4 and {ROWS} * {_RANKS} >= 1024 else 1)"
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 256 * 8))))"
+_SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * 256 * {_RANKS}))"
+_TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 
 layer_norm.cuda(
@@ -83,10 +83,10 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:wide",
     source=opaq.file("layer_norm_wide.cu"),
-    entry=f"layer_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}, {{{_TOGETHER}}}>",
+    entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 4 if {_TOGETHER} == 2 else 1)",
-    block=512,
-    shared=f"{_TOGETHER} * {_SLOTS} * 512 * 16",
+    block=256,
+    shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS}, x.size(-1), eps",
     requires=[*CUDA, *_BIAS, *rows.aligned("x", "weight", "bias", "y"), f"{PACKS} > {HELD}"],
     priority=1,

@@ -1,20 +1,14 @@
-// LayerNorm forward for wide rows: the formulas and rules of layer_norm.cu.
-// A block, or a cluster of RANKS of them (see opaq::Team), computes EACH rows at a time, so that a
-// pack of weight and bias is read once for all of these. A thread keeps the first packs of its
-// share of each row in shared memory, `slots` of them, and reads what remains of a very wide row
-// twice, the second time from the last to the first, since what was read last is still in the
-// caches. A slot is filled with a row of the next turn as soon as its pack is done, so that memory
-// is read while the block writes and computes.
+// LayerNorm forward for wide rows, which are read as ../wide_rows.cuh says: the formulas and rules
+// of layer_norm.cu. A block, or a cluster of blocks, computes EACH rows at a time, so that a pack
+// of weight and bias is read once for all of these; each of the rows has `slots` slots.
 #include "../wide_rows.cuh"
 #include "statistics.cuh"
 
 using opaq::from_float;
+using opaq::kAhead;
 using opaq::Pack;
-using opaq::to_float;
 
 namespace {
-
-using opaq::kAhead;
 
 // The packs of a group that are in the row, of which `left` packs are left: one every `step`. All
 // at once where all are: what earlier values gave is merged once.
@@ -47,7 +41,7 @@ __device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale
 }  // namespace
 
 template <typename T, int THREADS, int RANKS, int EACH>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
     layer_norm_wide(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
                     long long rows, int slots, int n, float eps) {
   using Team = opaq::Team<RANKS, THREADS>;

@@ -39,14 +39,16 @@ rms_norm_float8 = opaq.op(
 )
 _ROWS = rows.count("x")
 
-# Threads for a row: up to a warp as rms_norm has, then up to eight packs each: half of what is
-# computed for a row or a block of 128 values does not depend on how many values a thread has.
-_LANES = f"({LANES} if {PACKS} <= 128 else min(256, next_power_of_2(ceil_div({PACKS}, 8))))"
+# Threads for a row: as rms_norm has; where rows are many, each thread of longer ones takes up to
+# eight packs, since much of what is computed for a row or a block of 128 values does not depend on
+# how many threads share it.
+_FEW = f"({PACKS} <= 128 or {_ROWS} < 1024)"
+_LANES = f"({LANES} if {_FEW} else min(256, next_power_of_2(ceil_div({PACKS}, 8))))"
 # A block of 128 values is held by neighbouring lanes, one pack each.
 _BLOCK_LANES = f"max({_LANES}, {float8.BLOCK} * x.itemsize // 16)"
 for _name, _block, _lanes, _threads in [
-    ("rows", 0, _LANES, f"(256 if {PACKS} <= 128 else 128)"),
-    ("blocks", float8.BLOCK, _BLOCK_LANES, "256"),
+    ("rows", 0, _LANES, f"(256 if {_FEW} else 64)"),
+    ("blocks", float8.BLOCK, _BLOCK_LANES, f"(256 if {_FEW} else 128)"),
 ]:
     _height = f"max(1, {_threads} // {_lanes})"
     rms_norm_float8.cuda(

@@ -1,12 +1,9 @@
-// RMSNorm forward for wide rows: the formulas and rules of rms_norm.cu.
-// A block, or a cluster of RANKS of them (see opaq::Team), computes rows one after the other. A
-// thread keeps the first packs of its share of a row in shared memory, `slots` of them, and reads
-// what remains of a very wide row twice, the second time from the last to the first, since what was
-// read last is still in the caches. A slot is filled with the next row as soon as its pack is done,
-// so that memory is read while the block writes and computes.
+// RMSNorm forward for wide rows, which are read as ../wide_rows.cuh says: the formulas and rules of
+// rms_norm.cu.
 #include "../wide_rows.cuh"
 
 using opaq::from_float;
+using opaq::kAhead;
 using opaq::Pack;
 using opaq::row_sum;
 
@@ -47,7 +44,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
   const int share = Team::thread(), rest = share + slots * STEP;
   mine.clear(slots);
   long long row = Team::team();
-  for (int k = 0; k < slots && row < rows; k += opaq::kAhead) mine.fill(k, x + row * n);
+  for (int k = 0; k < slots && row < rows; k += kAhead) mine.fill(k, x + row * n);
   for (int turn = 0; row < rows; row += Team::teams(), turn ^= 1) {
     const T* const from = x + row * n;
     T* const to = y + row * n;
@@ -55,15 +52,15 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     float sum = 0;
     const auto add = [&] {
 #pragma unroll
-      for (int i = 0; i < opaq::kAhead; ++i) sum += sum_of_squares(group[i]);
+      for (int i = 0; i < kAhead; ++i) sum += sum_of_squares(group[i]);
     };
     int p = rest;
     for (; p < mine.packs; p += GROUP) {
       mine.load(group, from, p);
       add();
     }
-    for (int k = 0; k < slots; k += opaq::kAhead) {
-      opaq::copies_done(slots / opaq::kAhead - 1 - k / opaq::kAhead);
+    for (int k = 0; k < slots; k += kAhead) {
+      opaq::copies_done(slots / kAhead - 1 - k / kAhead);
       mine.load_slots(group, k);
       add();
     }
@@ -74,12 +71,12 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     if (share == 0) rstd[row] = scale;
     const auto store = [&](int p) {
       const long long at = (long long)p * VEC;
-      Pack<T, VEC> w[opaq::kAhead];
+      Pack<T, VEC> w[kAhead];
 #pragma unroll
-      for (int i = 0; i < opaq::kAhead; ++i)
+      for (int i = 0; i < kAhead; ++i)
         w[i] = opaq::load_if(mine.has(p, i), weight + at + i * STEP * VEC, mine.missing);
 #pragma unroll
-      for (int i = 0; i < opaq::kAhead; ++i)
+      for (int i = 0; i < kAhead; ++i)
         opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC, scaled(group[i], w[i], scale));
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {
@@ -87,7 +84,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
       store(p);
     }
     const bool more = row + Team::teams() < rows;
-    for (int k = 0; k < slots; k += opaq::kAhead) {
+    for (int k = 0; k < slots; k += kAhead) {
       mine.load_slots(group, k);
       store(share + k * STEP);
       if (more) mine.fill(k, from + Team::teams() * (long long)n);

@@ -98,13 +98,15 @@ _ITEMS = f"ceil_div({_PACKS}, {_LANES})"
 _HELD = 4 * 512  # packs of a row that the kernels which hold rows in registers take
 _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
 
-# Wider rows: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared memory;
-# of the gradients, blocks of 512 threads with 4 packs of both tensors. A team computes two rows, or
-# up to four of the gradients: few, so that the last wave is short.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 16))))"
-_SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * 256 * {_RANKS}))"
+# Wider rows: a block of 512 threads with up to 12 packs each in shared memory takes one row; wider
+# still, clusters of up to 8 blocks of 256 threads with up to 16 packs each take two rows.
+_THREADS = f"(512 if {_PACKS} <= 512 * 12 else 256)"
+_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, {_THREADS} * 16))))"
+_SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * {_THREADS} * {_RANKS}))"
+_TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 512)))"
+# Of the gradients, blocks of 512 threads with 4 packs of both tensors. A team computes up to four
+# rows: few, so that the last wave is short.
 _RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))"
-_TEAMS = f"ceil_div({_ROWS}, max(1, min(2, {_ROWS} // 512)))"
 _TEAMS_BACKWARD = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
 
@@ -132,10 +134,10 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
         op.cuda(
             name=f"cuda:wide{suffix}",
             source=opaq.file("softmax_wide.cu"),
-            entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, 256, {{{_RANKS}}}>",
+            entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, {{{_THREADS}}}, {{{_RANKS}}}>",
             grid=f"{_RANKS} * {_TEAMS}",
-            block=256,
-            shared=f"{_SLOTS} * 256 * 16",
+            block=_THREADS,
+            shared=f"{_SLOTS} * {_THREADS} * 16",
             args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
             requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
             priority=1,

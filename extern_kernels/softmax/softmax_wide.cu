@@ -1,24 +1,17 @@
 // softmax and log_softmax of wide rows, and their gradients: the formulas and rules of softmax.cu
-// and softmax_backward.cu, for aligned rows.
-// A block, or a cluster of RANKS of them (see opaq::Team), computes rows one after the other. A
-// thread keeps the first packs of its share of a row in shared memory, `slots` of them, and reads
-// what remains of a very wide row twice, the second time from the last to the first, since what was
-// read last is still in the caches. A slot is filled with the next row as soon as its pack is done,
-// so that memory is read while the block writes and computes. A thread reads only the slots that it
-// fills: waiting for its own copies is enough.
+// and softmax_backward.cu, for aligned rows, which are read as ../wide_rows.cuh says.
 #include "../wide_rows.cuh"
 #include "softmax.cuh"
 
 namespace {
 
-// Blocks whose registers a multiprocessor holds at once. With a mask, the code for Blackwell does
-// not fit into those that three blocks of 256 leave a thread.
+// Blocks whose registers a multiprocessor holds at once: two of 512 threads, or three of 256. With
+// a mask, the code for Blackwell does not fit into those that these leave a thread.
+template <typename M, int THREADS>
 #if __CUDA_ARCH__ >= 1000
-template <typename M, int THREADS>
-constexpr int kBlocks = (kMasked<M> ? 512 : 768) / THREADS;
+constexpr int kBlocks = THREADS > 256 ? (kMasked<M> ? 1 : 2) : (kMasked<M> ? 2 : 3);
 #else
-template <typename M, int THREADS>
-constexpr int kBlocks = 768 / THREADS;
+constexpr int kBlocks = THREADS > 256 ? 2 : 3;
 #endif
 
 }  // namespace

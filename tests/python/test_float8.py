@@ -272,8 +272,10 @@ def test_compiled(block, dynamic, device):
 @pytest.mark.parametrize(
     ("shape", "block", "entry", "grid", "threads"),
     [
-        ((32768, 4096), 0, "rms_norm_float8<__nv_bfloat16, 64, 8, 0, 0>", 16384, [64, 2, 1]),
-        ((32768, 4096), 128, "rms_norm_float8<__nv_bfloat16, 64, 8, 128, 0>", 8192, [64, 4, 1]),
+        ((32768, 4096), 0, "rms_norm_float8<__nv_bfloat16, 64, 8, 0, 0>", 32768, [64, 1, 1]),
+        ((32768, 4096), 128, "rms_norm_float8<__nv_bfloat16, 64, 8, 128, 0>", 16384, [64, 2, 1]),
+        ((16, 4096), 0, "rms_norm_float8<__nv_bfloat16, 256, 2, 0, 0>", 16, [256, 1, 1]),
+        ((16, 4096), 128, "rms_norm_float8<__nv_bfloat16, 256, 2, 128, 0>", 16, [256, 1, 1]),
         ((100, 32, 128), 0, "rms_norm_float8<__nv_bfloat16, 8, 2, 0, 0>", 100, [8, 32, 1]),
         ((100, 32, 128), 128, "rms_norm_float8<__nv_bfloat16, 16, 1, 128, 0>", 200, [16, 16, 1]),
         ((10, 21), 0, "rms_norm_float8_any<__nv_bfloat16, 0, 0>", 10, [256, 1, 1]),

@@ -133,7 +133,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[(kernels.add_rms_norm, [tensor(m, n), tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
     *[
         (kernels.rms_norm_float8, [tensor(m, n), tensor(n), 1e-6, block])
-        for m, n in NORMS
+        for m, n in [*NORMS, (4096, 4096), (4096, 16384)]
         for block in (0, 128)
         if not block or n % block == 0
     ],

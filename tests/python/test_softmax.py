@@ -236,9 +236,9 @@ def test_compiled(dynamic, device):
         (
             (4096, 32768),
             torch.bfloat16,
-            "_wide<__nv_bfloat16, void, false, 256, 1>",
-            2048,
-            [256, 1, 1],
+            "_wide<__nv_bfloat16, void, false, 512, 1>",
+            4096,
+            [512, 1, 1],
         ),
         (
             (1024, 128256),
