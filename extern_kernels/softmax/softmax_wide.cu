@@ -5,14 +5,16 @@
 
 namespace {
 
+#if __CUDA_ARCH__ >= 1000
+constexpr bool kBlackwell = true;
+#else
+constexpr bool kBlackwell = false;
+#endif
+
 // Blocks whose registers a multiprocessor holds at once: two of 512 threads, or three of 256. With
 // a mask, the code for Blackwell does not fit into those that these leave a thread.
 template <typename M, int THREADS>
-#if __CUDA_ARCH__ >= 1000
-constexpr int kBlocks = THREADS > 256 ? (kMasked<M> ? 1 : 2) : (kMasked<M> ? 2 : 3);
-#else
-constexpr int kBlocks = THREADS > 256 ? 2 : 3;
-#endif
+constexpr int kBlocks = (THREADS > 256 ? 2 : 3) - (kBlackwell && kMasked<M> ? 1 : 0);
 
 }  // namespace
 
