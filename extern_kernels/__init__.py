@@ -5,7 +5,11 @@ is compiled before the first call.
 import importlib
 from pathlib import Path
 
-from .cross_entropy.cross_entropy import cross_entropy, cross_entropy_backward
+from .cross_entropy.cross_entropy import (
+    cross_entropy,
+    cross_entropy_backward,
+    cross_entropy_op,
+)
 from .cross_entropy.linear_mean import linear_cross_entropy
 from .cross_entropy.mean import cross_entropy_mean
 from .cross_entropy.with_gradient import (
@@ -62,6 +66,7 @@ __all__ = [
     "bmm",
     "cross_entropy",
     "cross_entropy_backward",
+    "cross_entropy_op",
     "cross_entropy_mean",
     "cross_entropy_with_gradient",
     "cumsum",

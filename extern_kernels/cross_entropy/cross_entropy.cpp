@@ -3,29 +3,31 @@
 #include "softmax.h"
 
 template <typename T, int EXTRAS>
-void cross_entropy(T* loss, T* lse, const T* logits, const int64_t* targets, int64_t rows,
-                   int64_t classes, int64_t row_stride, int64_t target_stride, int64_t ignore_index,
-                   double label_smoothing, double z_loss, double softcap) {
+void cross_entropy(T* loss, T* lse, T* lse_low, const T* logits, const int64_t* targets,
+                   int64_t rows, int64_t classes, int64_t row_stride, int64_t target_stride,
+                   int64_t ignore_index, double label_smoothing, double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   for (int64_t row = 0; row < rows; ++row, logits += row_stride) {
-    const double log_sum = Softmax<T, EXTRAS>(logits, classes, extras).log_sum();
+    const Softmax<T, EXTRAS> softmax(logits, classes, extras);
     const int64_t target = targets[row * target_stride];
-    lse[row] = T(log_sum);
+    lse[row] = T(softmax.lse());
+    lse_low[row] = softmax.lse_low();
     if (target == ignore_index)
       loss[row] = 0;
     else if (target < 0 || target >= classes)
       loss[row] = std::numeric_limits<T>::quiet_NaN();
     else
-      loss[row] = T(extras.loss(log_sum, logits, classes, target));
+      loss[row] = T(extras.loss(softmax.log_sum(), softmax.base, logits, classes, target));
   }
 }
 
 template <typename T, int EXTRAS>
 void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse, const T* logits,
-                            const T* added, const int64_t* targets, const T* lse, int64_t rows,
-                            int64_t classes, int64_t row_stride, int64_t target_stride,
-                            int64_t grad_loss_stride, int64_t grad_lse_stride, int64_t ignore_index,
-                            double label_smoothing, double z_loss, double softcap) {
+                            const T* added, const int64_t* targets, const T* lse, const T* lse_low,
+                            int64_t rows, int64_t classes, int64_t row_stride,
+                            int64_t target_stride, int64_t grad_loss_stride,
+                            int64_t grad_lse_stride, int64_t ignore_index, double label_smoothing,
+                            double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += classes) {
     const int64_t target = targets[row * target_stride];
@@ -35,7 +37,7 @@ void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_ls
     const T factor = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
     const T on_target = extras.on_target(on_loss), everywhere = extras.everywhere(on_loss, classes);
     for (int64_t c = 0; c < classes; ++c) {
-      T grad = std::exp(extras.logit(logits[c]) - lse[row]) * factor;
+      T grad = std::exp(extras.logit(logits[c]) - lse[row] - lse_low[row]) * factor;
       if (EXTRAS != kPlain) grad -= everywhere;
       if (c == target && !ignored) grad -= on_target;
       if (EXTRAS == kCapped) grad *= extras.slope(logits[c]);

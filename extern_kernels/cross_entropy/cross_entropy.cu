@@ -1,8 +1,10 @@
 // Cross-entropy of logits[rows, classes] with one class index a row: forward and backward; float32
 // inside. Rows have unit stride within and may begin at any element.
-//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target is ignored
-//   backward:  grad_logits = exp(logits - lse) * (grad_loss + grad_lse) - (grad_loss at the target)
-//              + added, with grad_loss = 0 where the target is ignored
+//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target is
+//   ignored;
+//              lse_low: what the rounded lse lacks
+//   backward:  grad_logits = exp(logits - lse - lse_low) * (grad_loss + grad_lse)
+//              - (grad_loss at the target) + added, with grad_loss = 0 where the target is ignored
 // and with label smoothing, z-loss and softcap as in extras.cuh.
 // A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
 // the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
@@ -11,9 +13,10 @@
 
 template <typename T, int THREADS, int EXTRAS>
 __global__ void __launch_bounds__(THREADS)
-    cross_entropy(float* loss, float* lse, const T* logits, const long long* targets, int classes,
-                  long long row_stride, long long target_stride, long long ignore_index,
-                  float label_smoothing, float z_loss, float softcap) {
+    cross_entropy(float* loss, float* lse, float* lse_low, const T* logits,
+                  const long long* targets, int classes, long long row_stride,
+                  long long target_stride, long long ignore_index, float label_smoothing,
+                  float z_loss, float softcap) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = blockIdx.x;
   logits += row * row_stride;
@@ -42,8 +45,12 @@ __global__ void __launch_bounds__(THREADS)
     __shared__ float2 sums[THREADS / 32];
     found.template sum_above<opaq::Team<1, THREADS>>(sums);
   }
-  if (threadIdx.x == 0)
-    store_loss(loss + row, lse + row, found, target, at_target, classes, extras);
+  if (threadIdx.x == 0) {
+    const LogSum log_sum(found.softmax);
+    lse[row] = log_sum.high();
+    lse_low[row] = log_sum.low();
+    store_loss(loss + row, found, log_sum, target, at_target, classes, extras);
+  }
 }
 
 namespace {
@@ -87,17 +94,19 @@ template <typename T, int THREADS, int EXTRAS, bool ADD>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
                            const T* logits, const T* added, const long long* targets,
-                           const float* lse, int classes, long long row_stride,
-                           long long target_stride, long long grad_loss_stride,
-                           long long grad_lse_stride, long long ignore_index, float label_smoothing,
-                           float z_loss, float softcap) {
+                           const float* lse, const float* lse_low, int classes,
+                           long long row_stride, long long target_stride,
+                           long long grad_loss_stride, long long grad_lse_stride,
+                           long long ignore_index, float label_smoothing, float z_loss,
+                           float softcap) {
   const long long row = blockIdx.x;
   const Target target(targets[row * target_stride], classes, ignore_index);
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
   if (target.outside) on_loss = not_a_number();
   const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
   const float factor = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
-  const Gradient<EXTRAS> gradient{lse[row] * kLog2E,
+  const Gradient<EXTRAS> gradient{lse[row],
+                                  lse_low[row],
                                   factor,
                                   extras.on_target(on_loss),
                                   target.at,

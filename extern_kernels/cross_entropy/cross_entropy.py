@@ -1,4 +1,4 @@
-"""Cross-entropy with class indices, with its gradient: declaration and reference.
+"""Cross-entropy with class indices, with its gradient: declaration, reference and function.
 
 cross_entropy(logits, target, ignore_index=-100, label_smoothing=0.0, z_loss=0.0, softcap=0.0)
     -> (loss, lse)
@@ -20,6 +20,10 @@ loss and lse are float32 (float64 for float64 logits), and both are differentiab
 of your own). The gradient reads the logits once more and keeps no [N, V] tensor beside them; in a
 compiled graph it adds another gradient of the logits, where there is one. Numbers out of range
 raise ValueError.
+
+cross_entropy_op is the op, with a third result, lse_low: [N], of lse's dtype, without a gradient:
+what lse lacks by its rounding. cross_entropy_backward takes both: where logits are large, lse alone
+says little of the sum.
 """
 
 import math
@@ -32,17 +36,14 @@ FLOAT = "float64 if logits.dtype == float64 else float32"
 
 EXTRAS = "float label_smoothing=0.0, float z_loss=0.0, float softcap=0.0"
 
-cross_entropy = opaq.op(
+cross_entropy_op = opaq.op(
     f"opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100, {EXTRAS}) "
-    "-> (Tensor loss, Tensor lse)",
-    outputs={
-        "loss": opaq.tensor("logits.size(0)", dtype=FLOAT),
-        "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
-    },
+    "-> (Tensor loss, Tensor lse, Tensor lse_low)",
+    outputs=dict.fromkeys(("loss", "lse", "lse_low"), opaq.tensor("logits.size(0)", dtype=FLOAT)),
 )
 cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
-    f"Tensor target, Tensor lse, int ignore_index, Tensor? added=None, {EXTRAS}) "
+    f"Tensor target, Tensor lse, Tensor lse_low, int ignore_index, Tensor? added=None, {EXTRAS}) "
     "-> (Tensor grad_logits)",
     outputs=opaq.like("logits", may_overwrite=True),
     accumulates="added",
@@ -67,7 +68,7 @@ EXTRA_ARGS = "label_smoothing, z_loss, softcap"
 
 
 def _requires_backward(float_type: str) -> list[str]:
-    names = ("grad_loss", "grad_lse", "lse")
+    names = ("grad_loss", "grad_lse", "lse", "lse_low")
     return [
         *(f"{name}.dtype == {float_type}" for name in names),
         *(f"{name}.numel() == logits.size(0)" for name in names),
@@ -102,9 +103,9 @@ _BACKWARD_ARGS = (
 )
 
 _declare_cuda(
-    cross_entropy,
+    cross_entropy_op,
     "cross_entropy",
-    f"loss, lse, logits, target, {_FORWARD_ARGS}",
+    f"loss, lse, lse_low, logits, target, {_FORWARD_ARGS}",
     requires(*CUDA_DTYPES),
 )
 for _name, _adds, _condition in [
@@ -114,22 +115,22 @@ for _name, _adds, _condition in [
     _declare_cuda(
         cross_entropy_backward,
         "cross_entropy_backward",
-        f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, {_BACKWARD_ARGS}",
+        f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, lse_low, {_BACKWARD_ARGS}",
         [*requires(*CUDA_DTYPES), *_requires_backward("float32"), _condition],
         _adds,
         name=_name,
     )
-cross_entropy.cpu(
+cross_entropy_op.cpu(
     source=opaq.file("cross_entropy.cpp"),
     entry=f"cross_entropy<{{logits.dtype}}, {{{KIND}}}>",
-    args=f"loss, lse, logits, target, logits.size(0), {_FORWARD_ARGS}",
+    args=f"loss, lse, lse_low, logits, target, logits.size(0), {_FORWARD_ARGS}",
     requires=requires("float32", "float64"),
 )
 cross_entropy_backward.cpu(
     source=opaq.file("cross_entropy.cpp"),
     entry=f"cross_entropy_backward<{{logits.dtype}}, {{{KIND}}}>",
-    args=f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, logits.size(0), "
-    f"{_BACKWARD_ARGS}",
+    args=f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, lse_low, "
+    f"logits.size(0), {_BACKWARD_ARGS}",
     requires=[
         *requires("float32", "float64"),
         *_requires_backward("logits.dtype"),
@@ -191,7 +192,7 @@ def gradient_of_rows(
     return grad
 
 
-@cross_entropy.reference
+@cross_entropy_op.reference
 def cross_entropy_reference(
     logits: torch.Tensor,
     target: torch.Tensor,
@@ -199,7 +200,7 @@ def cross_entropy_reference(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float = 0.0,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if logits.dim() != 2 or target.shape != logits.shape[:1]:
         raise ValueError(
             f"cross_entropy: logits have shape {tuple(logits.shape)} and target "
@@ -210,15 +211,16 @@ def cross_entropy_reference(
     wide = capped(logits, softcap)
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     lse = torch.logsumexp(wide, 1)
+    lse_low = torch.logsumexp(wide - lse.unsqueeze(1), 1)
     at_target = wide.gather(1, index.unsqueeze(1))
-    loss = lse - at_target.squeeze(1)
+    loss = lse - at_target.squeeze(1) + lse_low
     if label_smoothing:
         # the mean of logits less that at the target, which does not cancel
         above = (wide - torch.where(at_target.isfinite(), at_target, 0)).mean(1)
         loss = torch.where(loss == torch.inf, loss, loss - label_smoothing * above)
     if z_loss:
         loss = loss + z_loss * lse.square()
-    return torch.where(outside, torch.nan, torch.where(counts, loss, 0)), lse
+    return torch.where(outside, torch.nan, torch.where(counts, loss, 0)), lse, lse_low
 
 
 @cross_entropy_backward.reference
@@ -228,6 +230,7 @@ def cross_entropy_backward_reference(
     logits: torch.Tensor,
     target: torch.Tensor,
     lse: torch.Tensor,
+    lse_low: torch.Tensor,
     ignore_index: int,
     added: torch.Tensor | None = None,
     label_smoothing: float = 0.0,
@@ -238,7 +241,7 @@ def cross_entropy_backward_reference(
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     grad = gradient_of_rows(
         logits,
-        (capped(logits, softcap) - lse.unsqueeze(1)).exp(),
+        (capped(logits, softcap) - lse.unsqueeze(1) - lse_low.unsqueeze(1)).exp(),
         lse,
         torch.where(outside, torch.nan, grad_loss),
         grad_lse,
@@ -249,4 +252,17 @@ def cross_entropy_backward_reference(
     return (grad if added is None else grad + added).to(logits.dtype)
 
 
-cross_entropy.backward("opaq_kernels::cross_entropy_backward")
+cross_entropy_op.backward("opaq_kernels::cross_entropy_backward")
+
+
+def cross_entropy(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss, lse) of each row, as said at the top of this file."""
+    loss, lse, _ = cross_entropy_op(logits, target, ignore_index, label_smoothing, z_loss, softcap)
+    return loss, lse

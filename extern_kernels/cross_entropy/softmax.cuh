@@ -24,22 +24,21 @@ using opaq::warp_merge;
 
 namespace {
 
-constexpr float kLn2 = 0.69314718055994530942f;
 constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
-// Maximum of the values seen, and the sum of exp(value - max). Exponents are taken as 2^(value *
-// kLog2E - base(max)) in one fused multiply-add, so that the rounding of `base` is the same in
-// every term and cancels wherever `base` is used again.
+// Maximum of the values seen, and the sum of exp(value - max). The difference comes first: products
+// of large logits with kLog2E are rounded by more than the logits differ.
 struct Softmax {
   float max = -infinity();
   float sum = 0;
 
-  __device__ static float base(float max) { return max == -infinity() ? 0 : max * kLog2E; }
+  // What is subtracted from each value.
+  __device__ static float origin(float max) { return max == -infinity() ? 0 : max; }
 
   // A sum relative to `from`, made relative to the larger maximum `to`; an empty sum has no maximum
   // to scale by.
   __device__ static float rescale(float sum, float from, float to) {
-    return sum == 0 ? 0 : sum * exp2_approx(base(from) - base(to));
+    return sum == 0 ? 0 : sum * exp2_approx((from - to) * kLog2E);
   }
 
   template <typename T, int N, int COUNT>
@@ -49,11 +48,11 @@ struct Softmax {
     for (int i = 0; i < COUNT; ++i) larger = fmaxf(larger, opaq::largest(packs[i]));
     sum = rescale(sum, max, larger);
     max = larger;
-    const float b = base(max);
+    const float from = origin(max);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum += exp2_approx(fmaf(to_float(packs[i].at[j]), kLog2E, -b));
+      for (int j = 0; j < N; ++j) sum += exp2_approx((to_float(packs[i].at[j]) - from) * kLog2E);
     }
   }
 
@@ -142,29 +141,40 @@ struct Found {
   }
 };
 
+// log(sum(exp(logits))) is origin + log. Rounded to one float, it loses `log` where the logits are
+// large; hence it is kept as two, the rounded sum and what that lacks (Dekker 1971).
+struct LogSum {
+  float origin, log;
+
+  __device__ explicit LogSum(const Softmax& softmax)
+      : origin(Softmax::origin(softmax.max)), log(logf(softmax.sum)) {}
+
+  __device__ float high() const { return origin + log; }
+  __device__ float low() const {
+    return fabsf(origin) > fabsf(log) ? log - (high() - origin) : origin - (high() - log);
+  }
+};
+
 // By one thread. at_target: the logit there, if the target counts.
 template <int EXTRAS>
-__device__ void store_loss(float* loss, float* lse, const Found<EXTRAS>& found,
+__device__ void store_loss(float* loss, const Found<EXTRAS>& found, const LogSum& log_sum,
                            const Target& target, float at_target, int classes,
                            const Extras<EXTRAS>& extras) {
-  const float base = Softmax::base(found.softmax.max), log_sum = log2f(found.softmax.sum);
-  const float log = (base + log_sum) * kLn2;
-  *lse = log;
   if (target.ignored) {
     *loss = 0;
   } else if (target.outside) {
     *loss = not_a_number();
   } else {  // exact where lse - logits[target] would cancel
-    const float plain = (log_sum - fmaf(at_target, kLog2E, -base)) * kLn2;
-    *loss = extras.loss(plain, log, found.above / classes);
+    const float plain = log_sum.log + (log_sum.origin - at_target);
+    *loss = extras.loss(plain, log_sum.high(), found.above / classes);
   }
 }
 
-// The gradient of a row from its logits: exp2(logit * kLog2E - base) * factor, less `on_target` at
+// The gradient of a row from its logits: exp(logit - origin - low) * factor, less `on_target` at
 // the target; with extras less `everywhere` at each class, and through the cap.
 template <int EXTRAS>
 struct Gradient {
-  float base, factor, on_target;
+  float origin, low, factor, on_target;
   int target;
   bool none = false;  // the gradient is 0, whatever the logits
   float everywhere = 0;
@@ -201,7 +211,7 @@ struct Gradient {
     for (int j = 0; j < N; ++j) {
       float logit = to_float(logits.at[j]);
       if constexpr (EXTRAS == kCapped) logit = extras.logit(logit, slope[j]);
-      grad[j] = exp2_approx(fmaf(logit, kLog2E, -base)) * factor;
+      grad[j] = exp2_approx(fmaf(logit - origin, kLog2E, -low * kLog2E)) * factor;
       if constexpr (EXTRAS != kPlain) grad[j] -= everywhere;
     }
     const unsigned in_pack = target - c;

@@ -20,16 +20,17 @@ struct Extras {
     const T part = std::tanh(value / softcap);
     return 1 - part * part;
   }
-  double loss(double log_sum, const T* logits, int64_t classes, int64_t target) const {
+  // log_sum, base: of the row's Softmax.
+  double loss(double log_sum, double base, const T* logits, int64_t classes, int64_t target) const {
     const T at_target = logit(logits[target]);
-    double loss = log_sum - at_target;
+    double loss = log_sum + (base - at_target);
     if (EXTRAS == kPlain) return loss;
     if (label_smoothing != 0 && loss < std::numeric_limits<double>::infinity()) {
       double above = 0;
       for (int64_t c = 0; c < classes; ++c) above += logit(logits[c]) - double(at_target);
       loss -= double(label_smoothing) * above / classes;
     }
-    if (z_loss != 0) loss += double(z_loss) * log_sum * log_sum;
+    if (z_loss != 0) loss += double(z_loss) * (base + log_sum) * (base + log_sum);
     return loss;
   }
   T on_lse(T on_loss, double log_sum) const {
@@ -56,5 +57,11 @@ struct Softmax {
     for (int64_t c = 0; c < classes; ++c) sum += std::exp(extras.logit(logits[c]) - base);
   }
 
-  double log_sum() const { return base + std::log(sum); }
+  double log_sum() const { return std::log(sum); }
+  // log(sum(exp(logits))), and what that lacks once it is rounded.
+  double lse() const { return base + log_sum(); }
+  T lse_low() const {
+    const double high = T(lse()), origin = base, log = log_sum();
+    return T(std::abs(origin) > std::abs(log) ? log - (high - origin) : origin - (high - log));
+  }
 };

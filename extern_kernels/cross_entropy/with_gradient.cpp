@@ -11,12 +11,14 @@ void cross_entropy_with_gradient(T* loss, T* lse, T* grad, const T* logits, cons
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad += classes) {
     const Softmax<T, EXTRAS> softmax(logits, classes, extras);
-    const double log_sum = softmax.log_sum();
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
-    lse[row] = T(log_sum);
-    loss[row] = ignored ? 0 : valid ? T(extras.loss(log_sum, logits, classes, target)) : nan;
-    const double on_lse = extras.on_lse(*scale, log_sum);
+    lse[row] = T(softmax.lse());
+    if (ignored || !valid)
+      loss[row] = ignored ? 0 : nan;
+    else
+      loss[row] = T(extras.loss(softmax.log_sum(), softmax.base, logits, classes, target));
+    const double on_lse = extras.on_lse(*scale, softmax.lse());
     const double factor = !ignored && !valid ? double(nan) : on_lse / softmax.sum;
     const T on_target = extras.on_target(*scale), everywhere = extras.everywhere(*scale, classes);
     for (int64_t c = 0; c < classes; ++c) {

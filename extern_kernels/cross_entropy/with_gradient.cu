@@ -150,12 +150,16 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
       found.template sum_above<Team>(sums[turn]);
     }
     const Softmax& softmax = found.softmax;
-    if (share == 0) store_loss(loss + row, lse + row, found, target, at_target, classes, extras);
+    const LogSum log_sum(softmax);
+    if (share == 0) {
+      lse[row] = log_sum.high();
+      store_loss(loss + row, found, log_sum, target, at_target, classes, extras);
+    }
 
     const OneRow next = row_at(next_row);
-    const float factor =
-        extras.on_lse(by, (Softmax::base(softmax.max) + log2f(softmax.sum)) * kLn2);
-    const Gradient<EXTRAS> gradient{Softmax::base(softmax.max),
+    const float factor = extras.on_lse(by, log_sum.high());
+    const Gradient<EXTRAS> gradient{log_sum.origin,
+                                    0,
                                     target.outside ? not_a_number() : factor / softmax.sum,
                                     extras.on_target(by),
                                     target.at,

@@ -31,6 +31,7 @@ from .cross_entropy import (
     KIND,
     capped,
     cross_entropy_backward,
+    cross_entropy_op,
     cross_entropy_reference,
     gradient_of_rows,
     requires,
@@ -147,7 +148,7 @@ def cross_entropy_with_gradient_reference(
             "element: for a gradient of its own for each row, call cross_entropy and its gradient"
         )
     extras = label_smoothing, z_loss, softcap
-    loss, lse = cross_entropy_reference(logits, target, ignore_index, *extras)
+    loss, lse, _ = cross_entropy_reference(logits, target, ignore_index, *extras)
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
     softmax = torch.softmax(capped(logits, softcap), 1)
     by = scale.reshape(())
@@ -180,15 +181,16 @@ def scale_gradient_in_place_reference(grad: torch.Tensor, factor: torch.Tensor) 
 
 def _setup_context(ctx, inputs, output) -> None:
     logits, target, _, *ctx.numbers = inputs
-    ctx.save_for_backward(logits, target, output[1])
+    ctx.save_for_backward(logits, target)
     ctx.mark_non_differentiable(output[2])
 
 
 def _backward(ctx, grad_loss: torch.Tensor, grad_lse: torch.Tensor, _):
-    logits, target, lse = ctx.saved_tensors
+    logits, target = ctx.saved_tensors
     ignore_index, *extras = ctx.numbers
+    kept = cross_entropy_op(logits, target, ignore_index, *extras)[1:]
     grad = cross_entropy_backward(
-        grad_loss, grad_lse, logits, target, lse, ignore_index, None, *extras
+        grad_loss, grad_lse, logits, target, *kept, ignore_index, None, *extras
     )
     return grad, *[None] * 6
 

@@ -39,11 +39,11 @@ def rows(m: int) -> torch.Tensor:
 
 
 CALLS: list[tuple[Any, list[Any]]] = [
-    *[(kernels.cross_entropy, [tensor(m, n), tensor(m, dtype=I64), -100]) for m, n in LOGITS],
+    *[(kernels.cross_entropy_op, [tensor(m, n), tensor(m, dtype=I64), -100]) for m, n in LOGITS],
     *[
         (
             kernels.cross_entropy_backward,
-            [rows(m), rows(m), tensor(m, n), tensor(m, dtype=I64), rows(m), -100],
+            [rows(m), rows(m), tensor(m, n), tensor(m, dtype=I64), rows(m), rows(m), -100],
         )
         for m, n in LOGITS
     ],
@@ -57,10 +57,13 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[
         (op, [*given(m, n), *[None] * adds, *extras])
         for op, given, adds in (
-            (kernels.cross_entropy, lambda m, n: [tensor(m, n), tensor(m, dtype=I64), -100], 0),
+            (kernels.cross_entropy_op, lambda m, n: [tensor(m, n), tensor(m, dtype=I64), -100], 0),
             (
                 kernels.cross_entropy_backward,
-                lambda m, n: [rows(m), rows(m), tensor(m, n), tensor(m, dtype=I64), rows(m), -100],
+                lambda m, n: [
+                    *[rows(m), rows(m), tensor(m, n), tensor(m, dtype=I64)],
+                    *[rows(m), rows(m), -100],
+                ],
                 1,
             ),
             (
