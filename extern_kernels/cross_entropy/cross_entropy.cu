@@ -1,8 +1,7 @@
 // Cross-entropy of logits[rows, classes] with one class index a row: forward and backward; float32
 // inside. Rows have unit stride within and may begin at any element.
-//   forward:   lse = log(sum(exp(logits))),  loss = lse - logits[target], 0 where target is
-//   ignored;
-//              lse_low: what the rounded lse lacks
+//   forward:   lse = log(sum(exp(logits))), and lse_low, what the rounded lse lacks;
+//              loss = lse - logits[target], 0 where target is ignored
 //   backward:  grad_logits = exp(logits - lse - lse_low) * (grad_loss + grad_lse)
 //              - (grad_loss at the target) + added, with grad_loss = 0 where the target is ignored
 // and with label smoothing, z-loss and softcap as in extras.cuh.
@@ -104,10 +103,9 @@ __global__ void __launch_bounds__(THREADS)
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
   if (target.outside) on_loss = not_a_number();
   const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
-  const float factor = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
+  const float on_lse = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
   const Gradient<EXTRAS> gradient{lse[row],
-                                  lse_low[row],
-                                  factor,
+                                  on_lse * expf(-lse_low[row]),  // of all classes alike
                                   extras.on_target(on_loss),
                                   target.at,
                                   false,

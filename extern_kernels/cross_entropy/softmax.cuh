@@ -170,11 +170,11 @@ __device__ void store_loss(float* loss, const Found<EXTRAS>& found, const LogSum
   }
 }
 
-// The gradient of a row from its logits: exp(logit - origin - low) * factor, less `on_target` at
-// the target; with extras less `everywhere` at each class, and through the cap.
+// The gradient of a row from its logits: exp(logit - origin) * factor, less `on_target` at the
+// target; with extras less `everywhere` at each class, and through the cap.
 template <int EXTRAS>
 struct Gradient {
-  float origin, low, factor, on_target;
+  float origin, factor, on_target;
   int target;
   bool none = false;  // the gradient is 0, whatever the logits
   float everywhere = 0;
@@ -211,7 +211,7 @@ struct Gradient {
     for (int j = 0; j < N; ++j) {
       float logit = to_float(logits.at[j]);
       if constexpr (EXTRAS == kCapped) logit = extras.logit(logit, slope[j]);
-      grad[j] = exp2_approx(fmaf(logit - origin, kLog2E, -low * kLog2E)) * factor;
+      grad[j] = exp2_approx((logit - origin) * kLog2E) * factor;
       if constexpr (EXTRAS != kPlain) grad[j] -= everywhere;
     }
     const unsigned in_pack = target - c;

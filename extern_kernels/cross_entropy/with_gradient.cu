@@ -159,7 +159,6 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     const OneRow next = row_at(next_row);
     const float factor = extras.on_lse(by, log_sum.high());
     const Gradient<EXTRAS> gradient{log_sum.origin,
-                                    0,
                                     target.outside ? not_a_number() : factor / softmax.sum,
                                     extras.on_target(by),
                                     target.at,
