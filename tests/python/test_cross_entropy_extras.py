@@ -29,6 +29,7 @@ from opaq.extern_kernels import (
     cross_entropy_with_gradient,
 )
 from opaq.extern_kernels.cross_entropy.cross_entropy import (
+    capped,
     cross_entropy_backward_reference,
     cross_entropy_reference,
 )
@@ -186,7 +187,10 @@ def test_errors_are_those_of_pytorch_or_of_roundings(extras, device):
     assert error(loss, wide_loss) <= torch.maximum(
         error(their_loss, wide_loss), 2**-23 * wide_loss.norm()
     )
-    assert error(grad, wide) <= torch.maximum(error(theirs, wide), 2**-23 * wide.norm())
+    # ex2.approx is right to 2 units in the last place, which are 1.5 * 2^-23 of a number on average
+    probabilities = torch.softmax(capped(logits.double(), extras[2]), 1)
+    allowed = 2**-23 * (wide.norm() + 1.5 * probabilities.norm())
+    assert error(grad, wide) <= torch.maximum(error(theirs, wide), allowed)
 
 
 @pytest.mark.parametrize("extras", EXTRAS)
