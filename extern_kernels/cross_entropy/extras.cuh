@@ -22,12 +22,13 @@ struct Extras {
   __device__ Extras(float label_smoothing, float z_loss, float softcap)
       : label_smoothing(label_smoothing), z_loss(z_loss), softcap(softcap), inverse(1 / softcap) {}
 
-  // A logit as the loss sees it, and its derivative.
+  // A logit as the loss sees it, and its derivative. The product is rounded: a multiply-add of it
+  // would find another difference to a logit than that of the two.
   __device__ float logit(float logit, float& slope) const {
     if constexpr (EXTRAS != kCapped) return logit;
     const float part = tanhf(logit * inverse);
     slope = 1 - part * part;
-    return softcap * part;
+    return __fmul_rn(softcap, part);
   }
   __device__ float logit(float value) const {
     float slope;

@@ -150,15 +150,15 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
       found.template sum_above<Team>(sums[turn]);
     }
     const Softmax& softmax = found.softmax;
-    const LogSum log_sum(softmax);
     if (share == 0) {
+      const LogSum log_sum(softmax);
       lse[row] = log_sum.high();
       store_loss(loss + row, found, log_sum, target, at_target, classes, extras);
     }
 
     const OneRow next = row_at(next_row);
-    const float factor = extras.on_lse(by, log_sum.high());
-    const Gradient<EXTRAS> gradient{log_sum.origin,
+    const float factor = EXTRAS == kPlain ? by : extras.on_lse(by, LogSum(softmax).high());
+    const Gradient<EXTRAS> gradient{Softmax::origin(softmax.max),
                                     target.outside ? not_a_number() : factor / softmax.sum,
                                     extras.on_target(by),
                                     target.at,
