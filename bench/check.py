@@ -116,7 +116,7 @@ def cases() -> dict[str, Callable[[], Timed]]:
         "launch: rms_norm of 512 x 1024": lambda: launches(kernels.rms_norm, x, weight, 1e-6),
         "launch: silu_mul of 512 x 1024": lambda: launches(kernels.silu_mul, gate, up),
         "launch: cross_entropy of 512 x 1000": lambda: launches(
-            kernels.cross_entropy_op, logits, targets, -100
+            kernels.cross_entropy_op, logits, targets, -100, 0.0, 0.0, 0.0
         ),
         "launch: rope of 8 heads, 128 x 64": lambda: launches(
             kernels.rope, queries, keys, cos, sin
