@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
 import random
 import re
 import time
@@ -15,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import fast_kernels
 import prelude
 import torch
 import torch._inductor.config
@@ -228,13 +228,11 @@ def forms(rng: random.Random, program: Program) -> list[str]:
 
 
 def quiet() -> None:
-    """Settings of the process: no warnings, Inductor's kernels are compiled without optimization,
-    and sizes that are equal by chance are not assumed to be equal.
+    """Settings of the process: no warnings, Inductor's kernels are compiled fast, and sizes that
+    are equal by chance are not assumed to be equal.
     """
-    cpp = torch._inductor.config.cpp
-    cpp.cxx = (None, os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast", "fast-g++"))
-    cpp.simdlen, cpp.vec_isa_ok = 1, False
-    torch._inductor.config.cpp_cache_precompile_headers = False
+    for name, value in fast_kernels.SETTINGS.items():
+        setattr(torch._inductor.config, name, value)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     torch.fx.experimental._config.use_duck_shape = False

@@ -12,10 +12,12 @@ import os
 import random
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from typing import Any
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import fast_kernels  # noqa: E402
 
 BATCH = 40  # programs over the same ops
 HANG = 600  # seconds
@@ -29,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return work(options)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="opaq-fuzz-") as folder:
-        os.environ["OPAQ_FUZZ_HEADER"] = precompiled(folder)
+        os.environ.update(fast_kernels.environment(folder))
         workers = [Worker(options, index, folder) for index in range(options.workers)]
         total: collections.Counter[str] = collections.Counter()
         reasons: dict[str, collections.Counter[str]] = {
@@ -88,32 +90,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if options.batch is not None:
         options.workers = 1
     return options
-
-
-def precompiled(folder: str) -> str:
-    """Precompiles PyTorch's header, so that Inductor's kernels compile faster."""
-    here, header = (
-        os.path.join(os.path.dirname(os.path.abspath(__file__)), "fast"),
-        os.path.join(folder, "kernel.h"),
-    )
-    includes = ["-I", here, "-I", sysconfig.get_path("include")]
-    subprocess.run(
-        [
-            "g++",
-            "-std=c++20",
-            "-O0",
-            "-fPIC",
-            "-w",
-            *includes,
-            "-x",
-            "c++-header",
-            os.path.join(here, "kernel.h"),
-            "-o",
-            f"{header}.gch",
-        ],
-        check=False,
-    )
-    return header
 
 
 class Worker:

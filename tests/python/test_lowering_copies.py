@@ -80,8 +80,10 @@ MAKERS = {
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
 def test_every_program_agrees_with_eager(
-    unique: str, kind: str, dynamic: bool, parts: bool
+    unique: str, kind: str, dynamic: bool, parts: bool, request: pytest.FixtureRequest
 ) -> None:
+    if dynamic or parts:  # static whole programs show that Inductor's own kernels do, too
+        request.getfixturevalue("fast_kernels_of_inductor")
     make, meaning = MAKERS[kind]
     check(
         make(unique),
@@ -92,6 +94,7 @@ def test_every_program_agrees_with_eager(
     )
 
 
+@pytest.mark.usefixtures("fast_kernels_of_inductor")
 @pytest.mark.parametrize("kind", MAKERS)
 def test_with_the_first_version_of_functionalization(unique: str, kind: str) -> None:
     make, meaning = MAKERS[kind]
@@ -143,6 +146,7 @@ def test_the_first_version_refuses_a_graph_input_and_a_copy_of_it(unique: str) -
         assert torch.equal(result, expected)
 
 
+@pytest.mark.usefixtures("fast_kernels_of_inductor")
 def test_without_inductors_pattern_matcher(unique: str) -> None:
     check(
         reverse_op(unique),

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import copy_programs
 import pytest
 import torch
-import torch._inductor.config
 
 import opaq
 
@@ -190,7 +189,7 @@ PROGRAMS = [
 
 
 # loops over single elements, which Inductor fuses most often
-@torch._inductor.config.patch({"cpp.simdlen": 1})
+@pytest.mark.usefixtures("fast_kernels_of_inductor")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize(
     ("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS]

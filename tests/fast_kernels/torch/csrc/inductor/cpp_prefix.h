@@ -1,6 +1,6 @@
 // What Inductor's scalar CPU kernels need most of the time; see fast-g++.
-#ifndef OPAQ_FUZZ_PREFIX
-#define OPAQ_FUZZ_PREFIX
+#ifndef OPAQ_FAST_KERNELS_PREFIX
+#define OPAQ_FAST_KERNELS_PREFIX
 
 #include <algorithm>
 #include <atomic>
