@@ -14,7 +14,10 @@ Run it with the Python in which opaq is installed.
 
 from __future__ import annotations
 
+import atexit
+import concurrent.futures
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -54,6 +57,7 @@ def main() -> int:
         "format": format_check,
         "cpp": cpp,
         "python": python,
+        "python-without-nvcc": python_without_nvcc,
         "python+fuzz": python_and_fuzz,
         "asan": asan,
         "tsan": tsan,
@@ -63,12 +67,15 @@ def main() -> int:
         "gpu": gpu,
     }
     parts = sys.argv[1:] or ["cpp", "python+fuzz"]
+    implied = ("python", "python-without-nvcc", "fuzz", "gpu")
     if parts == ["all"]:
-        parts = [part for part in known if part not in ("python", "fuzz", "gpu")]
+        parts = [part for part in known if part not in implied]
     for part in parts:
         if part not in known:
             print(f"unknown part {part!r}; expected {', '.join(known)}", file=sys.stderr)
             return 2
+    if "oldest" in parts:
+        oldest_python()  # starts its installation, which leaves a core idle, beside the first part
     for part in parts:
         print(f"==== {part}: {known[part].__doc__}", flush=True)
         start = time.monotonic()
@@ -113,6 +120,11 @@ def tsan() -> None:
 def python() -> None:
     """pytest"""
     install_nvcc()
+    python_without_nvcc()
+
+
+def python_without_nvcc() -> None:
+    """pytest; tests that need nvcc are skipped where it is not installed"""
     pytest("python", env=fast_linker())
 
 
@@ -135,92 +147,103 @@ def fuzz() -> None:
 
 def oldest() -> None:
     """pytest with the oldest torch that is supported, in a virtual environment of its own"""
-    with tempfile.TemporaryDirectory() as folder:
+    # Tests that do not depend on torch's version, or take longest, run only with the newest.
+    newest = [
+        "test_add_rms_norm",
+        "test_advice",
+        "test_bench",
+        "test_bench_compare",
+        "test_bench_measure",
+        "test_bench_models",
+        "test_bench_page",
+        "test_bench_table",
+        "test_binaries",
+        "test_bincount",
+        "test_code_check",
+        "test_compiler_features",
+        "test_compiler_rules",
+        "test_cross_entropy",
+        "test_cross_entropy_extras",
+        "test_cross_entropy_with_gradient",
+        "test_cuda_prelude",
+        "test_cumsum",
+        "test_damaged_caches",
+        "test_declaration_errors",
+        "test_demo",
+        "test_device_code",
+        "test_embedding",
+        "test_examples",
+        "test_expression_agreement",
+        "test_float8",
+        "test_function_digest",
+        "test_headers",
+        "test_host_types",
+        "test_inspect",
+        "test_inspect_hostile",
+        "test_layer_norm",
+        "test_linear_cross_entropy",
+        "test_lto",
+        "test_matmul",
+        "test_moe",
+        "test_names",
+        "test_notebook",
+        "test_nvcc",
+        "test_opcheck",
+        "test_pages",
+        "test_patterns",
+        "test_penalize",
+        "test_philox",
+        "test_properties",
+        "test_report_figures",
+        "test_rms_norm",
+        "test_rooms",
+        "test_rope",
+        "test_rope_paged",
+        "test_run_googletest",
+        "test_sampling",
+        "test_schema_table",
+        "test_shipped_kernels",
+        "test_silu_mul",
+        "test_skeleton",
+        "test_softmax",
+        "test_sort",
+        "test_structs",
+        "test_substituted_models",
+        "test_tuning",
+        "test_tvm_ffi",
+        "test_typing",
+        "test_value_lists",
+    ]
+    ignored = " ".join(
+        f"--ignore={os.path.join(ROOT, 'tests', 'python', name)}.py" for name in newest
+    )
+    copies = "tests/python/test_lowering_copies.py::test_every_program_agrees_with_eager"
+    ignored += f" --deselect={copies}[parts"
+    # This one is of `life`, and about what each version of torch keeps in its caches.
+    too = os.path.join(ROOT, "tests", "life", "test_lowering_cache.py")
+    run(
+        oldest_python().result(),
+        os.path.join(ROOT, "tests", "run.py"),
+        "python-without-nvcc",  # what needs nvcc is among `newest`
+        env={"PYTEST_ADDOPTS": f"{ignored} {too}"},
+    )
+
+
+@functools.cache
+def oldest_python() -> concurrent.futures.Future[str]:
+    """The interpreter of a virtual environment with the oldest torch, when that is installed."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    interpreter = os.path.join(folder, "bin", "python")
+
+    def install() -> str:
         run(sys.executable, "-m", "venv", folder)
-        interpreter = os.path.join(folder, "bin", "python")
         opaq = f"{installed_wheel(folder)}[test]"
         # --no-compile: most of torch's 10,000 modules are never imported
         run(interpreter, "-m", "pip", "install", "-q", "--no-compile", "torch==2.11.*", opaq)
-        # Tests that do not depend on torch's version, or take longest, run only with the newest.
-        newest = [
-            "test_add_rms_norm",
-            "test_advice",
-            "test_bench",
-            "test_bench_compare",
-            "test_bench_measure",
-            "test_bench_models",
-            "test_bench_page",
-            "test_bench_table",
-            "test_binaries",
-            "test_bincount",
-            "test_code_check",
-            "test_compiler_features",
-            "test_compiler_rules",
-            "test_cross_entropy",
-            "test_cross_entropy_extras",
-            "test_cross_entropy_with_gradient",
-            "test_cuda_prelude",
-            "test_cumsum",
-            "test_damaged_caches",
-            "test_declaration_errors",
-            "test_demo",
-            "test_device_code",
-            "test_embedding",
-            "test_examples",
-            "test_expression_agreement",
-            "test_float8",
-            "test_function_digest",
-            "test_headers",
-            "test_host_types",
-            "test_inspect",
-            "test_inspect_hostile",
-            "test_layer_norm",
-            "test_linear_cross_entropy",
-            "test_lto",
-            "test_matmul",
-            "test_moe",
-            "test_names",
-            "test_notebook",
-            "test_nvcc",
-            "test_opcheck",
-            "test_pages",
-            "test_patterns",
-            "test_penalize",
-            "test_philox",
-            "test_properties",
-            "test_report_figures",
-            "test_rms_norm",
-            "test_rooms",
-            "test_rope",
-            "test_rope_paged",
-            "test_run_googletest",
-            "test_sampling",
-            "test_schema_table",
-            "test_shipped_kernels",
-            "test_silu_mul",
-            "test_skeleton",
-            "test_softmax",
-            "test_sort",
-            "test_structs",
-            "test_substituted_models",
-            "test_tuning",
-            "test_tvm_ffi",
-            "test_typing",
-            "test_value_lists",
-        ]
-        ignored = " ".join(
-            f"--ignore={os.path.join(ROOT, 'tests', 'python', name)}.py" for name in newest
-        )
-        copies = "tests/python/test_lowering_copies.py::test_every_program_agrees_with_eager"
-        ignored += f" --deselect={copies}[parts"
-        # This one is of `life`, and about what each version of torch keeps in its caches.
-        too = os.path.join(ROOT, "tests", "life", "test_lowering_cache.py")
-        run(
-            interpreter,
-            os.path.join(ROOT, "tests", "run.py"),
-            "python",
-            env={"PYTEST_ADDOPTS": f"{ignored} {too}"},
-        )
+        return interpreter
+
+    return concurrent.futures.ThreadPoolExecutor(1).submit(install)
 
 
 def installed_wheel(folder: str) -> str:
