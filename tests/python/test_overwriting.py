@@ -152,7 +152,11 @@ NOT: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], Any]] = {
 
 @pytest.mark.parametrize("cpp", [False, True], ids=["python", "cpp"])
 @pytest.mark.parametrize("case", NOT)
-def test_where_memory_is_not_taken(unique: str, case: str, cpp: bool) -> None:
+def test_where_memory_is_not_taken(
+    unique: str, case: str, cpp: bool, request: pytest.FixtureRequest
+) -> None:
+    if not cpp:
+        request.getfixturevalue("fast_kernels_of_inductor")
     op = scale_op(unique)
     code = code_of(lambda x, w: NOT[case](op, x, w), *square(), options={"cpp_wrapper": cpp})
     assert WRITTEN_OVER not in code
