@@ -96,17 +96,21 @@ def format_check(fix: bool = False) -> None:
 
 def cpp() -> None:
     """GoogleTest"""
-    install_nvcc()
-    googletest("plain", "")
+    with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        installed = beside.submit(install_nvcc)  # waits for the network most of the time
+        build = configure("plain", "")
+        run("cmake", "--build", build, env=fast_linker())
+        installed.result()
+    ctest(build)
 
 
 def asan() -> None:
     """GoogleTest under AddressSanitizer and UBSan"""
     # LeakSanitizer must not read the thread-local memory of libraries that are opened at run time:
     # with NVRTC, it crashes ("Tracer caught signal 11") in some environments.
-    googletest(
-        "asan", "address,undefined", {"ASAN_OPTIONS": "detect_leaks=1:intercept_tls_get_addr=0"}
-    )
+    build = configure("asan", "address,undefined")
+    run("cmake", "--build", build)
+    ctest(build, {"ASAN_OPTIONS": "detect_leaks=1:intercept_tls_get_addr=0"})
 
 
 def tsan() -> None:
@@ -294,7 +298,7 @@ def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
 def fast_linker() -> dict[str, str]:
     """With this, g++ links by lld or gold, if there is one. Inductor links each kernel with
     libtorch_cpu.so, which takes the usual linker a quarter of the time of compiling it. (The parts
-    life and gpu, and what is built here, keep the usual one.)
+    life, gpu, asan and tsan, and the wheel, keep the usual one.)
     """
     linker = shutil.which("ld.lld") or shutil.which("ld.gold")
     if linker is None:
@@ -307,9 +311,7 @@ def fast_linker() -> dict[str, str]:
     return {"COMPILER_PATH": os.pathsep.join([folder, others] if others else [folder])}
 
 
-def googletest(name: str, sanitizers: str, env: dict[str, str] | None = None) -> None:
-    build = configure(name, sanitizers)
-    run("cmake", "--build", build)
+def ctest(build: str, env: dict[str, str] | None = None) -> None:
     run(
         "ctest",
         "--test-dir",
