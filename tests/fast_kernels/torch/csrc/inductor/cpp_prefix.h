@@ -12,6 +12,7 @@
 
 #define C10_LIKELY(condition) (condition)
 #define C10_UNLIKELY(condition) (condition)
+#define unlikely(condition) (condition)  // torch 2.11
 
 namespace c10 {
 template <class To, class From>
