@@ -20,13 +20,17 @@ def forward(function: Call) -> Call:
     return function
 
 
+def as_they_are(operands: Tensors, results: Any) -> Any:
+    return results
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
     such a function, compiled or not, what is measured. pattern: that puts the op into models, if
     there is one; sizes: (rows, columns), as the pattern counts them; written: the positions of
-    operands that a call writes whole, and returns after its other results; ties: which of equal
-    values of a row is which is open, so results are compared in the order of their size."""
+    operands that a call writes whole, and returns after its other results; compared: makes of the
+    operands and the results of a call what is compared; it is not measured."""
 
     name: str
     make: Callable[[], Tensors]
@@ -36,7 +40,7 @@ class Case:
     pattern: str = ""
     sizes: tuple[int, int] = (0, 0)
     written: tuple[int, ...] = ()
-    ties: bool = False
+    compared: Callable[[Tensors, Any], Any] = as_they_are
 
     @property
     def training(self) -> bool:

@@ -33,14 +33,12 @@ def sampling(random: Random, count: Count, device: str) -> list[Case]:
                 return [random(m, n) * 3, torch.rand(m, device=device)]
 
             def op(logits: Any, uniform: Any, setting: Any = setting) -> Any:
-                tokens = kernels.sample_with_uniform(logits, uniform, **setting)
-                return _places(logits, tokens)
+                return kernels.sample_with_uniform(logits, uniform, **setting)
 
             def plain(logits: Any, uniform: Any, setting: Any = setting) -> Any:
-                tokens = _plain_tokens(logits, uniform, **setting)
-                return _places(logits, tokens)
+                return _plain_tokens(logits, uniform, **setting)
 
-            found.append(Case(f"sample {what} {m} x {n}", make, op, plain))
+            found.append(Case(f"sample {what} {m} x {n}", make, op, plain, compared=_places))
     return found
 
 
@@ -70,7 +68,7 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
                 return [random(m, n) * 3]
 
             name = f"{pattern} {m} x {n}"
-            found.append(Case(name, make, op, plain, pattern=pattern, sizes=(m, n), ties=True))
+            found.append(Case(name, make, op, plain, pattern=pattern, sizes=(m, n), compared=_by_size))
     return found
 
 
@@ -107,9 +105,15 @@ def _wide(logits: Any) -> Any:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _places(logits: Any, tokens: Any) -> Any:
+def _by_size(operands: Tensors, probabilities: Any) -> Any:
+    """Of classes that are equally likely any may be kept, so which is which does not count."""
+    return probabilities.sort(dim=-1)[0]
+
+
+def _places(operands: Tensors, tokens: Any) -> Any:
     """Tokens as numbers to 1: where a number to draw with is at the border of two classes, both
     are right."""
+    logits = operands[0]
     return (tokens.double() / logits.size(1)).to(logits.dtype)
 
 

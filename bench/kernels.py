@@ -146,10 +146,8 @@ def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
 def _results(case: Case, call: Callable[..., Any], operands: device.Tensors) -> list[torch.Tensor]:
     for i in case.written:
         operands[i].zero_()  # what another call wrote is none of this one's results
-    results = measure.tensors_in(call(*operands))
-    if case.ties:
-        results = [each.sort(dim=-1)[0] for each in results]
-    return [measure.sampled(each).clone() for each in results]
+    found = case.compared(operands, call(*operands))
+    return [measure.sampled(each).clone() for each in measure.tensors_in(found)]
 
 
 def _wide(operands: device.Tensors) -> device.Tensors:
