@@ -445,13 +445,20 @@ class Team {
   // Of all threads of a row.
   __device__ static int thread() { return rank() * THREADS + threadIdx.x; }
 
-  // Shared memory of a block exists when all blocks have begun. Every thread calls it once.
+  // Shared memory of a block exists when all blocks have begun. Every thread calls it once, or its
+  // two parts, between which it may work in its own block.
   __device__ static void begin() {
+    arrive();
+    wait();
+  }
+  __device__ static void arrive() {
 #if __CUDA_ARCH__ >= 900
-    if constexpr (kRanks > 1) {
-      asm volatile("barrier.cluster.arrive.relaxed.aligned;");
-      asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-    }
+    if constexpr (kRanks > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;");
+#endif
+  }
+  __device__ static void wait() {
+#if __CUDA_ARCH__ >= 900
+    if constexpr (kRanks > 1) asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
 #endif
   }
 

@@ -13,9 +13,11 @@
 
 namespace {
 
-constexpr int kBins = kWords / 2;    // of exact sums
-constexpr int kCountBins = kWords;   // of counts
-constexpr int kListed = kWords / 2;  // classes that can be listed
+constexpr int kBins = kWords / 2;                // of exact sums
+constexpr int kListed = kWords / 2;              // classes that can be listed
+constexpr int kCounted = kListed / 4;            // that are sorted by counting
+constexpr float kSmallest = 1.f / (1ull << 40);  // weight that is 1 in a sum
+constexpr float kDepth = 10;                     // bits, see keep_window
 
 // Bits whose order is that of numbers: of a float without those that a T never has.
 template <typename T>
@@ -45,196 +47,160 @@ class Filter : public Row<T, THREADS, RANKS> {
   static_assert(THREADS >= 256, "a search takes 8 bits at a time");
   using Base = Row<T, THREADS, RANKS>;
   using Team = typename Base::Team;
+  using Base::address_of;
   using Base::barrier;
+  using Base::block_before;
   using Base::bound;
   using Base::each_pack;
   using Base::exponent;
   using Base::fixed;
+  using Base::floats;
   using Base::give_all;
   using Base::kBlockWarps;
+  using Base::kCountBins;
+  using Base::keep;
+  using Base::owner_of;
   using Base::read_from;
   using Base::share_of;
   using Base::shared;
   using Base::shared_before;
+  using Base::shared_sums;
   using Base::shared_total;
   using Base::smallest;
+  using Base::sum_of_warps;
+  using Base::take_first;
   using Base::VEC;
+  using Base::warp_of;
 
   struct Found {
     u64 above, at;  // amounts before the bin and in it
     u64 bin;
   };
 
+  bool full = false;  // the list is
+
  public:
   using Base::Base;
   using Base::each;
   using Base::largest;
   using Base::locate;
+  using Base::locate_in;
   using Base::scale;
   using Base::weight;
 
   float least_weight = 0, least = -infinity();
   int cut = 0;  // of the classes whose logit is `least`, those before this one are not kept
+  // Where the kept weights pass what `at` makes of their sum, if that is known: in the part of the
+  // warp `owner`, with `rest` left; -1: not known.
+  int owner = -1;
+  u64 rest = 0;
 
   __device__ bool kept(float v, int c) const { return v > least || (v == least && c >= cut); }
-  // Of a class that is kept, as fixed() gives it; else 0.
-  __device__ u64 amount(float v, int c) const {
-    if (!kept(v, c)) return 0;
+  // Of a class that is kept; else 0.
+  __device__ float kept_weight(float v, int c) const {
     const float found = weight(v);
-    return found < least_weight ? 0 : fixed(found);
+    return kept(v, c) && found >= least_weight ? found : 0.f;
   }
 
-  // keep_top_k and keep_top_p by a list of the classes that are not below the bound; false where
-  // there is no bound or they are too many.
-  __device__ bool keep_listed(int k, double p) {
+  // Keeps the k largest logits, and all that are equal to the smallest of them; then as
+  // keep_window. By a list of the classes that are not below the bound; false where there is no
+  // bound or they are too many.
+  template <typename At>
+  __device__ bool keep_listed(int k, double p, const At& at) {
     if (!(bound > -infinity())) return false;
     each_pack(
         [&](const Pack<T, VEC>& here, int c) {
-          if (!(opaq::largest(here) >= bound)) return;
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) {
-            const float v = to_float(here.at[j]);
-            if (v >= bound) list(v, c + j);
-          }
+          if (opaq::largest(here) >= bound) list(here, c, [&](float v) { return v >= bound; });
         },
         not_a_number());
     barrier();
     if (Team::rank() == 0) {
       const int n = sorted_list();
-      if (n < k) {
-        decide(0);
-      } else {
+      u64 last = 0;
+      if (n >= k) {
         const unsigned key = static_cast<unsigned>(listed()[k - 1] >> 32);
         // No class, since all that are equal to the k-th are kept.
-        if (!(p < 1)) decide(static_cast<u64>(key) << 32);
-        if (p < 1) decide_top_p(n, key, 0, [&](u64 total) { return share_of(total, p); });
+        last = u64(key) << 32;
+        if (p < 1) last = last_of(n, key, 0, [&](u64 total) { return share_of(total, p); });
       }
+      give_decision(last, n, false, at);
     }
     return take_decision();
   }
 
-  // keep_top_p by a list of the classes of a few bins; false where they are too many, or others.
-  __device__ bool keep_window(double p) {
-    const float range =
+  // Keeps the smallest set of largest logits whose share of the weight is at least p; of equal
+  // logits the last classes, as after a stable ascending sort. By a list of the classes of a few
+  // bins; false where they are too many, or others.
+  template <typename At>
+  __device__ bool keep_window(double p, const At& at) {
+    const float whole =
         smallest <= largest ? fminf((largest - smallest) * scale, kBits + 1) : kBits + 1;
-    const float factor = (kCountBins - 1) / fmaxf(range, 1e-30f);
-    const auto bin_of = [&](float exponent) {
-      return __float_as_uint(fmaf(exponent, -factor, 8388608.f)) - 0x4b000000u;
-    };
-    for (int bin = threadIdx.x; bin < kCountBins; bin += THREADS) shared.words[bin] = 0;
-    __syncthreads();
+    // Classes further below the largest seldom have a share of 1 - p of the weight. Where they do,
+    // bins over the whole range follow.
+    float range = fminf(whole, kDepth - log2f(static_cast<float>(1 - p)));
+    u64 target = 0;
+    unsigned window = 0, width = 0;
+    while (!find_window(range, p, target, window, width)) {
+      if (range == whole) return false;
+      range = whole;
+      barrier();
+    }
+    const float factor = factor_of(range);
     u64 sum = 0;
-    each_pack(
-        [&](const Pack<T, VEC>& here, int) {
-          FixedSum mine;
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) {
-            const float e = exponent(to_float(here.at[j]));
-            mine.add(opaq::exp2_approx(e));
-            const unsigned bin = bin_of(e);
-            if (bin < kCountBins) atomicAdd(&shared.words[bin], 1u);
-          }
-          sum += mine.total(VEC);
-        },
-        -infinity());
-    const u64 target = share_of(shared_total(warp_sum(sum)), p);
-
-    // By the weights in the middle of bins. What they are off by is far less than a thousandth.
-    constexpr int kEach = kCountBins / Team::kThreads;
-    const int begin = Team::thread() * kEach;
-    const auto about = [&](int i) { return fixed(opaq::exp2_approx(-(begin + i) / factor)); };
-    unsigned counts[kEach];
-    u64 mine = 0;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      counts[i] = 0;
-#pragma unroll
-      for (int rank = 0; rank < Team::kRanks; ++rank)
-        counts[i] += read_from(&shared.words[begin + i], rank);
-      mine += counts[i] * about(i);
-    }
-    const u64 upto = warp_inclusive_sum(mine);
-    const u64 total = shared_total(__shfl_sync(~0u, upto, 31));
-    u64 before = shared_before() + upto - mine;
-    const u64 near = share_of(total, p), off = total >> 10;
-    const u64 first_at = near > off ? near - off : 1, last_at = min(near + off, total);
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const u64 here = counts[i] * about(i);
-      if (before < first_at && first_at <= before + here) give_all(&shared.found[0], begin + i);
-      if (before < last_at && last_at <= before + here) give_all(&shared.found[1], begin + i);
-      before += here;
-    }
-    barrier();
-    const unsigned window = static_cast<unsigned>(shared.found[0]);
-    const unsigned width = static_cast<unsigned>(shared.found[1]) - window;
-
-    sum = 0;
     each_pack(
         [&](const Pack<T, VEC>& here, int c) {
           FixedSum larger;
+          bool some = false;
+          const auto logits = floats(here);
 #pragma unroll
           for (int j = 0; j < VEC; ++j) {
-            const float v = to_float(here.at[j]), e = exponent(v);
-            const unsigned bin = bin_of(e);
+            const float e = exponent(logits.at[j]);
+            const unsigned bin = bin_of(e, factor);
             larger.add(bin < window ? opaq::exp2_approx(e) : 0.f);
-            if (bin - window <= width) list(v, c + j);
+            some |= bin - window <= width;
           }
           sum += larger.total(VEC);
+          if (some) {
+            list(here, c, [&](float v) { return bin_of(exponent(v), factor) - window <= width; });
+          }
         },
         -infinity());
     const u64 above = shared_total(warp_sum(sum));
     if (Team::rank() == 0) {
       const int n = sorted_list();
-      if (n == 0 || above >= target)
-        decide(0);
-      else
-        decide_top_p(n, 0, above, [&](u64) { return target; });
+      const u64 last =
+          n == 0 || above >= target ? 0 : last_of(n, 0, above, [&](u64) { return target; });
+      give_decision(last, n, true, at);
     }
     return take_decision();
   }
 
-  // Keeps the k largest logits, and all that are equal to the smallest of them.
-  __device__ void keep_top_k(int k) {
-    const float from = bound;
-    const Bins bins{largest, kBins / (from > -infinity() ? largest - from : 32.f)};
-    const Found found =
-        select(bins, [&](float v, int) -> u64 { return v >= from; }, [&](u64) { return u64(k); });
-    least = Key<T>::value(static_cast<unsigned>(found.bin));
-  }
-
-  // Keeps, of what is kept, the smallest set of largest logits whose share of the weight is at
-  // least p; of equal logits the last classes, as after a stable ascending sort.
-  __device__ void keep_top_p(double p) {
-    const Bins bins{largest, fminf(kBins / (kBits + 1) * scale, 3.4e38f)};
-    u64 target = 0;
-    const Found found = select(
-        bins, [&](float v, int) -> u64 { return v >= least ? fixed(weight(v)) : 0; },
-        [&](u64 total) { return target = share_of(total, p); });
-    least = Key<T>::value(static_cast<unsigned>(found.bin));
-    const u64 each = fixed(weight(least));
-    const u64 missing = target - found.above, few = (missing + each - 1) / each;
-    const u64 there = found.at / each;
-    if (few < there) {
-      const int place =
-          locate([&](float v, int) -> u64 { return v == least; }, [&](u64) { return there - few; });
-      if (place >= 0) give_all(&shared.found[2], static_cast<u64>(place));
-      barrier();
-      cut = static_cast<int>(shared.found[2]);
-    }
+  // The same without a list, seldom needed; k == 0 and p == 1 keep all.
+  __device__ void keep_by_histograms(int k, double p) {
+    if (k > 0) keep_top_k(k);
+    if (p < 1) keep_top_p(p);
   }
 
  private:
   // ---- listed classes: a key, larger for larger logits, and the class
 
   __device__ u64* listed() const { return reinterpret_cast<u64*>(shared.words); }
-  __device__ void list(float v, int c) {
-    const unsigned at = atomicAdd(&shared.listed, 1u);
-    if (at < kListed) listed()[at] = u64(Key<T>::of(v)) << 32 | static_cast<unsigned>(c);
+
+  // Lists those of a pack that fulfil a condition.
+  template <typename Condition>
+  __device__ void list(Pack<T, VEC> pack, int c, const Condition& condition) {
+#pragma unroll 1
+    for (int j = 0; j < VEC && !full; ++j) {
+      const float v = to_float(take_first(pack));
+      if (!condition(v)) continue;
+      const unsigned at = atomicAdd(&shared.listed, 1u);
+      full = at >= kListed;
+      if (!full) listed()[at] = u64(Key<T>::of(v)) << 32 | static_cast<unsigned>(c + j);
+    }
   }
 
-  // For the first block alone, after a barrier: brings the lists of all blocks into its own,
-  // largest first. The number of classes, or 0 where they don't fit.
+  // For the first block alone, after a barrier: brings the lists of all blocks together, largest
+  // first. The number of classes, or 0 where they don't fit.
   __device__ int sorted_list() {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     unsigned count = lane < Team::kRanks ? read_from(&shared.listed, lane) : 0;
@@ -248,10 +214,36 @@ class Filter : public Row<T, THREADS, RANKS> {
 #pragma unroll 4
       for (unsigned i = lane; i < count; i += 32) to[i] = read_from(&listed()[i], warp);
     }
+    if (n > kCounted) {
+      sort(n);
+      return n;
+    }
+    // The place of each is the number of larger ones, which four threads count.
+    u64* const sorted = listed() + kCounted;
+    __syncthreads();
+    for (int first = 0; first < n; first += THREADS / 4) {
+      const int i = first + static_cast<int>(threadIdx.x) / 4;
+      const u64 mine = i < n ? listed()[i] : 0;
+      int larger = 0;
+      if (i < n) {
+#pragma unroll 4
+        for (int j = threadIdx.x % 4; j < n; j += 4) larger += listed()[j] > mine;
+      }
+      larger += __shfl_xor_sync(~0u, larger, 1);
+      larger += __shfl_xor_sync(~0u, larger, 2);
+      if (i < n && threadIdx.x % 4 == 0) sorted[larger] = mine;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += THREADS) listed()[i] = sorted[i];
+    __syncthreads();
+    return n;
+  }
+
+  // Bitonic sort (Batcher 1968).
+  __device__ void sort(int n) {
     int room = 2;
     while (room < n) room *= 2;
     for (int i = n + threadIdx.x; i < room; i += THREADS) listed()[i] = 0;
-    // Bitonic sort (Batcher 1968).
 #pragma unroll 1
     for (int size = 2; size <= room; size *= 2) {
 #pragma unroll 1
@@ -268,13 +260,12 @@ class Filter : public Row<T, THREADS, RANKS> {
       }
     }
     __syncthreads();
-    return n;
   }
 
-  // Of the n sorted classes whose keys are not below `key`, those up to the one at which the sum of
-  // weights, from `above` on, reaches what `target` makes of their whole sum.
+  // Of the n sorted classes whose keys are not below `key`, the one at which the sum of weights,
+  // from `above` on, reaches what `target` makes of their whole sum; 0: none.
   template <typename Target>
-  __device__ void decide_top_p(int n, unsigned key, u64 above, const Target& target) {
+  __device__ u64 last_of(int n, unsigned key, u64 above, const Target& target) {
     const int each = (n + THREADS - 1) / THREADS;
     const int begin = threadIdx.x * each, end = min(n, begin + each);
     const auto amount_of = [&](int i) -> u64 {
@@ -283,33 +274,137 @@ class Filter : public Row<T, THREADS, RANKS> {
     };
     u64 mine = 0;
     for (int i = begin; i < end; ++i) mine += amount_of(i);
-    const u64 upto = warp_inclusive_sum(mine);
-    if (threadIdx.x % 32 == 31) shared.of_warps[threadIdx.x / 32] = upto;
-    __syncthreads();
-    u64 before = above + upto - mine, total = 0;
-    for (int w = 0; w < kBlockWarps; ++w) {
-      if (w < threadIdx.x / 32) before += shared.of_warps[w];
-      total += shared.of_warps[w];
-    }
+    u64 total = 0;
+    u64 before = above + block_before(mine, total);
     const u64 wanted = target(total);
-    if (above + total < wanted) decide(0);
+    if (threadIdx.x == 0) shared.found[0] = 0;
+    __syncthreads();
     for (int i = begin; i < end; ++i) {
       const u64 here = amount_of(i);
-      if (before < wanted && wanted <= before + here) give_all(&shared.found[2], listed()[i]);
+      if (before < wanted && wanted <= before + here) shared.found[0] = listed()[i];
       before += here;
     }
+    __syncthreads();
+    return shared.found[0];
   }
 
-  // Gives all blocks the last class that is kept, as it is listed; 0: it is not in the list.
-  __device__ void decide(u64 last) {
-    if (threadIdx.x == 0) give_all(&shared.found[2], last);
+  // For the first block alone: gives all blocks the last class that is kept, as it is listed, or 0:
+  // it is not in the list; and where the kept weights pass what `at` makes of their sum. Larger
+  // classes than those in the list are kept, too: their sums were shared last, if there are any.
+  template <typename At>
+  __device__ void give_decision(u64 last, int n, bool larger, const At& at) {
+    u64 place = Team::kWarps, left = 0;
+    if (last != 0) {
+      least = Key<T>::value(static_cast<unsigned>(last >> 32));
+      cut = static_cast<int>(static_cast<unsigned>(last));
+      // The sums of larger classes are those of all of them: none may be below min_p.
+      if (!larger || weight(least) * 0.9999f >= least_weight) {
+        for (int w = threadIdx.x; w < Team::kWarps; w += THREADS)
+          shared.sums[w] = larger ? shared_sums()[w] : 0;
+        __syncthreads();
+        for (int i = threadIdx.x; i < n; i += THREADS) {
+          const u64 here = listed()[i];
+          const int c = static_cast<int>(static_cast<unsigned>(here));
+          const u64 mine = fixed(kept_weight(Key<T>::value(static_cast<unsigned>(here >> 32)), c));
+          if (mine > 0) atomicAdd(&shared.sums[warp_of(c)], mine);
+        }
+        __syncthreads();
+        u64 before = 0;
+        const u64 wanted = at(sum_of_warps(shared.sums));
+        place = static_cast<u64>(owner_of(shared.sums, wanted, before));
+        left = wanted - before;
+      }
+    }
+    if (threadIdx.x == 0) {
+      give_all(&shared.found[0], last);
+      give_all(&shared.found[1], place);
+      give_all(&shared.found[2], left);
+    }
   }
   __device__ bool take_decision() {
     barrier();
-    const u64 last = shared.found[2];
+    const u64 last = shared.found[0];
     if (last == 0) return false;
     least = Key<T>::value(static_cast<unsigned>(last >> 32));
     cut = static_cast<int>(static_cast<unsigned>(last));
+    if (shared.found[1] < Team::kWarps) {
+      owner = static_cast<int>(shared.found[1]);
+      rest = shared.found[2];
+    }
+    return true;
+  }
+
+  // ---- counts of classes by weight
+
+  __device__ static float factor_of(float range) { return (kCountBins - 1) / fmaxf(range, 1e-30f); }
+  __device__ static unsigned bin_of(float exponent, float factor) {
+    return __float_as_uint(fmaf(exponent, -factor, 8388608.f)) - 0x4b000000u;
+  }
+
+  // Adds 1 to a number in shared memory.
+  __device__ static void count(unsigned address) {
+    asm volatile("red.shared.add.u32 [%0], 1;" ::"r"(address) : "memory");
+  }
+
+  // Counts the classes by weight in bins over `range` bits. By the weights in the middle of bins,
+  // which are off by far less than a thousandth in sum, tells in which of them the sum of weights
+  // reaches the share p of all, `target`: in one of those from `window` to `window + width`. False
+  // where it does not.
+  __device__ bool find_window(float range, double p, u64& target, unsigned& window,
+                              unsigned& width) {
+    const float factor = factor_of(range);
+    for (int bin = threadIdx.x; bin < kCountBins; bin += THREADS) shared.counts[bin] = 0;
+    __syncthreads();
+    unsigned counts = address_of(shared.counts);
+    keep(counts);
+    u64 sum = 0;
+    each_pack(
+        [&](const Pack<T, VEC>& here, int) {
+          FixedSum mine;
+          const auto logits = floats(here);
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            const float e = exponent(logits.at[j]);
+            mine.add(opaq::exp2_approx(e));
+            const unsigned bin = bin_of(e, factor);
+            count(counts + 4 * min(bin, unsigned(kCountBins)));
+          }
+          sum += mine.total(VEC);
+        },
+        -infinity());
+    const u64 total = shared_total(warp_sum(sum));
+    target = share_of(total, p);
+
+    constexpr int kEach = kCountBins / THREADS;
+    const int begin = threadIdx.x * kEach;
+    const auto about = [&](int i) { return fixed(opaq::exp2_approx(-(begin + i) / factor)); };
+    unsigned here[kEach];
+    u64 mine = 0, counted = 0;
+#pragma unroll
+    for (int i = 0; i < kEach; i += 2) {
+      here[i] = here[i + 1] = 0;
+#pragma unroll
+      for (int rank = 0; rank < Team::kRanks; ++rank) {
+        const u64 two = read_from(reinterpret_cast<const u64*>(&shared.counts[begin + i]), rank);
+        here[i] += static_cast<unsigned>(two);
+        here[i + 1] += static_cast<unsigned>(two >> 32);
+      }
+      mine += here[i] * about(i) + here[i + 1] * about(i + 1);
+    }
+    u64 before = block_before(mine, counted);
+    const u64 off = total >> 10;
+    const u64 first_at = target > off ? target - off : 1, last_at = min(target + off, counted);
+    if (counted < first_at) return false;
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+      const u64 after = before + here[i] * about(i);
+      if (before < first_at && first_at <= after) shared.found[0] = begin + i;
+      if (before < last_at && last_at <= after) shared.found[1] = begin + i;
+      before = after;
+    }
+    __syncthreads();
+    window = static_cast<unsigned>(shared.found[0]);
+    width = static_cast<unsigned>(shared.found[1]) - window;
     return true;
   }
 
@@ -322,6 +417,34 @@ class Filter : public Row<T, THREADS, RANKS> {
     const unsigned carry = atomicAdd(&low()[bin], bits) > ~bits;
     if (const unsigned upper = static_cast<unsigned>(amount >> 32) + carry)
       atomicAdd(&high()[bin], upper);
+  }
+
+  __device__ void keep_top_k(int k) {
+    const float from = bound;
+    const Bins bins{largest, kBins / (from > -infinity() ? largest - from : 32.f)};
+    const Found found =
+        select(bins, [&](float v, int) -> u64 { return v >= from; }, [&](u64) { return u64(k); });
+    least = Key<T>::value(static_cast<unsigned>(found.bin));
+  }
+
+  // Of what is kept.
+  __device__ void keep_top_p(double p) {
+    const Bins bins{largest, fminf(kBins / (kBits + 1) * scale, 3.4e38f)};
+    u64 target = 0;
+    const Found found = select(
+        bins, [&](float v, int) -> u64 { return v >= least ? fixed(weight(v)) : 0; },
+        [&](u64 total) { return target = share_of(total, p); });
+    least = Key<T>::value(static_cast<unsigned>(found.bin));
+    const u64 each = fixed(weight(least));
+    const u64 missing = target - found.above, few = (missing + each - 1) / each;
+    const u64 there = found.at / each;
+    if (few < there) {
+      const int place = locate([&](float v, int) { return v == least ? kSmallest : 0.f; },
+                               [&](u64) { return there - few; });
+      if (place >= 0) give_all(&shared.found[2], static_cast<u64>(place));
+      barrier();
+      cut = static_cast<int>(shared.found[2]);
+    }
   }
 
   // The bin in which the sum of amounts, from the first bin on, reaches what `target` makes of the

@@ -9,9 +9,13 @@
 
 namespace {
 
-// That a multiprocessor has at a time, at least.
+// Threads that a multiprocessor has at a time, at least; and blocks.
 template <int RANKS, int THREADS>
-constexpr int kBlocks = (opaq::Team<RANKS, THREADS>::kRanks > 1 ? 1024 : 512) / THREADS;
+constexpr int kResident = opaq::Team<RANKS, THREADS>::kRanks == 1 ? 512
+                          : THREADS == 256                        ? 768
+                                                                  : 1024;
+template <int RANKS, int THREADS>
+constexpr int kBlocks = (kResident<RANKS, THREADS> + THREADS - 1) / THREADS;
 
 // Parameters of a row, but for top_k: of its own where the pointer is not null.
 struct Parameters {
@@ -57,8 +61,9 @@ struct FromUniform {
 
 // Leaves `filter` with what is kept; false where no token can be drawn. `others` gives Parameters:
 // after the row has been read, lest they take registers before.
-template <typename OneRow, typename Others>
-__device__ bool apply(OneRow& filter, int classes, long long top_k, const Others& others) {
+template <typename OneRow, typename Others, typename At>
+__device__ bool apply(OneRow& filter, int classes, long long top_k, const Others& others,
+                      const At& at) {
   const int k = top_k > 0 && top_k < classes ? static_cast<int>(top_k) : 0;
   if (!filter.read(k) || top_k < 0) return false;
   const Parameters parameters = others();
@@ -66,10 +71,8 @@ __device__ bool apply(OneRow& filter, int classes, long long top_k, const Others
   filter.set_temperature(parameters.temperature);
   filter.least_weight = parameters.min_p;
   const double p = parameters.top_p;
-  if (k > 0 ? !filter.keep_listed(k, p) : p < 1 && !filter.keep_window(p)) {
-    if (k > 0) filter.keep_top_k(k);
-    if (p < 1) filter.keep_top_p(p);
-  }
+  if (k > 0 ? !filter.keep_listed(k, p, at) : p < 1 && !filter.keep_window(p, at))
+    filter.keep_by_histograms(k, p);
   return true;
 }
 
@@ -79,12 +82,16 @@ __device__ void draw(long long* tokens, const T* logits, int classes, int slots,
   using OneRow = Filter<T, THREADS, RANKS>;
   __shared__ typename OneRow::Shared shared;
   OneRow filter(shared, logits, classes, slots);
-  if (!apply(filter, classes, top_k, others)) {
+  __shared__ u64 number;
+  if (threadIdx.x == 0) number = random(row);  // read after a barrier
+  const auto at = [&](u64 total) { return __umul64hi(number, total); };
+  if (!apply(filter, classes, top_k, others, at)) {
     if (opaq::Team<RANKS, THREADS>::thread() == 0) tokens[row] = -1;
     return;
   }
-  const int token = filter.locate([&](float v, int c) { return filter.amount(v, c); },
-                                  [&](u64 total) { return __umul64hi(random(row), total); });
+  const auto weight = [&](float v, int c) { return filter.kept_weight(v, c); };
+  const int token = filter.owner >= 0 ? filter.locate_in(filter.owner, weight, filter.rest)
+                                      : filter.locate(weight, at);
   if (token >= 0) tokens[row] = token;
 }
 
@@ -110,7 +117,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
            int slots, PARAMETERS) {
   using Team = opaq::Team<RANKS, THREADS>;
   if (Team::idle()) return;
-  Team::begin();
+  Team::arrive();
   const long long row = Team::team();
   draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, row,
                           FromGenerator{rng}, PARAMETERS_OF(row));
@@ -122,7 +129,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
                         long long row_stride, int slots, PARAMETERS) {
   using Team = opaq::Team<RANKS, THREADS>;
   if (Team::idle()) return;
-  Team::begin();
+  Team::arrive();
   const long long row = Team::team();
   draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, row,
                           FromUniform{uniform}, PARAMETERS_OF(row));
@@ -135,22 +142,21 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   using Team = opaq::Team<RANKS, THREADS>;
   using OneRow = Filter<T, THREADS, RANKS>;
   if (Team::idle()) return;
-  Team::begin();
+  Team::arrive();
   __shared__ typename OneRow::Shared shared;
   const long long row = Team::team();
   OneRow filter(shared, logits + row * row_stride, classes, slots);
-  const bool some = apply(filter, classes, PARAMETERS_OF(row));
+  const bool some = apply(filter, classes, PARAMETERS_OF(row), [](u64) -> u64 { return 0; });
   float* const out = probabilities + static_cast<long long>(Team::team()) * classes;
   if (!some) {
     for (int c = Team::thread(); c < classes; c += Team::kThreads) out[c] = not_a_number();
     return;
   }
-  const u64 total = filter.total([&](float v, int c) { return filter.amount(v, c); });
+  const u64 total = filter.total([&](float v, int c) { return filter.kept_weight(v, c); });
   const float by =
       static_cast<float>((1ull << static_cast<int>(kBits)) / static_cast<double>(total));
   filter.each([&](float v, int c) {
     if (v != v) return;  // beyond the row
-    const float weight = filter.weight(v);
-    out[c] = filter.kept(v, c) && weight >= filter.least_weight ? weight * by : 0.f;
+    out[c] = filter.kept_weight(v, c) * by;
   });
 }

@@ -83,19 +83,24 @@ _UNIFORM = [
 ]
 _VALUES = f"temperature, top_k, top_p, min_p, {', '.join(_ROW_DTYPES)}"
 
-# A row is shared by a cluster of up to 8 blocks; a thread holds up to 9 of its packs of 16 bytes in
-# shared memory, so that 4 blocks fit into a multiprocessor of 227 KiB.
-_THREADS = 256
+# A row is shared by a cluster of two large blocks, since of larger clusters fewer fit into a GPU at
+# a time; where rows are few, of up to 8 small ones. A thread holds some of its packs of 16 bytes in
+# shared memory, so that a block has less than 99 KiB, and reads the others again, from the L2
+# cache.
 _PACKS = "ceil_div(logits.size(1) * logits.itemsize + 16, 16)"
-_RANKS = f"min(8, next_power_of_2(ceil_div({_PACKS}, 4 * {_THREADS})))"
-_SLOTS = f"min(9, ceil_div(ceil_div({_PACKS}, {_THREADS} // 32 * {_RANKS}), 32))"
+_FEW = "logits.size(0) <= 40"
+_THREADS = f"(256 if {_FEW} else max(256, min(1024, next_power_of_2(ceil_div({_PACKS}, 8)))))"
+_ENOUGH = f"next_power_of_2(ceil_div({_PACKS}, 4 * {_THREADS}))"
+_RANKS = f"min(8 if {_FEW} else 2, {_ENOUGH})"
+_HELD = f"ceil_div(ceil_div({_PACKS}, {_THREADS} // 32 * {_RANKS}), 32)"
+_SLOTS = f"min(9, 4096 // {_THREADS}, {_HELD})"
 
 
 def _declare(op: opaq.Op, kernel: str, result: str, given: str, extra: list[str]) -> None:
     scratch = {"scratch": {"rng": opaq.philox()}} if "rng" in given else {}
     op.cuda(
         source=opaq.file("sample.cu"),
-        entry=f"{kernel}<{{logits.dtype}}, {_THREADS}, {{{_RANKS}}}>",
+        entry=f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}>",
         grid=f"logits.size(0) * {_RANKS}",
         block=_THREADS,
         shared=f"{_SLOTS} * {_THREADS} * 16",

@@ -70,6 +70,16 @@ def test_64_rows(dtype, device):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("classes", [20000, 66001])
+def test_many_rows_have_larger_blocks(classes, dtype, device):
+    logits = make(41, classes, dtype, device)
+    for setting in ({"top_k": 50}, {"top_p": 0.9}, {"top_k": 700, "top_p": 0.5, "min_p": 0.01}, {}):
+        check(logits, **setting)
+    tokens = sample_with_uniform(logits, torch.rand(41, device=device), top_p=0.9)
+    assert (exact(logits, top_p=0.9).gather(1, tokens.unsqueeze(1)) > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("classes", [1, 2, 7, 8, 9, 31, 257, 9001])
 def test_rows_begin_at_any_element(classes, dtype, device):
     flat = make(1, 3 * (classes + 1) + 8, dtype, device)[0]
@@ -344,10 +354,11 @@ def test_each_replay_of_a_cuda_graph_draws_anew():
 @pytest.mark.parametrize(
     ("shape", "dtype", "entry", "grid"),
     [
-        ((64, 128256), torch.bfloat16, "sample<__nv_bfloat16, 256, 8>", 512),
-        ((64, 128256), torch.float32, "sample<float, 256, 8>", 512),
-        ((64, 32000), torch.float16, "sample<__half, 256, 4>", 256),
+        ((64, 128256), torch.bfloat16, "sample<__nv_bfloat16, 1024, 2>", 128),
+        ((64, 128256), torch.float32, "sample<float, 1024, 2>", 128),
+        ((64, 32000), torch.float16, "sample<__half, 512, 2>", 128),
         ((64, 1000), torch.bfloat16, "sample<__nv_bfloat16, 256, 1>", 64),
+        ((8, 128256), torch.bfloat16, "sample<__nv_bfloat16, 256, 8>", 64),
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid):
