@@ -10,6 +10,12 @@ namespace opaq {
 constexpr float kLog2E = 1.44269504088896340736f;
 constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
+// NVRTC before 13.2 knows neither <type_traits> nor the compiler's own __is_same.
+template <typename A, typename B>
+constexpr bool is_same = false;
+template <typename A>
+constexpr bool is_same<A, A> = true;
+
 __device__ inline float infinity() { return __int_as_float(0x7f800000); }
 __device__ inline float not_a_number() { return __int_as_float(0x7fffffff); }
 

@@ -22,7 +22,7 @@ constexpr float kDepth = 10;                     // bits, see keep_window
 // Bits whose order is that of numbers: of a float without those that a T never has.
 template <typename T>
 struct Key {
-  static constexpr int kUnused = sizeof(T) == 4 ? 0 : __is_same(T, __half) ? 13 : 16;
+  static constexpr int kUnused = sizeof(T) == 4 ? 0 : opaq::is_same<T, __half> ? 13 : 16;
   static constexpr int kWidth = 32 - kUnused;
 
   __device__ static unsigned of(float v) { return opaq::ordered_bits(v) >> kUnused; }

@@ -205,7 +205,7 @@ class Row {
   // By words, where the compiler would take elements out of them first.
   __device__ static Floats floats(const Pack<T, VEC>& pack) {
     Floats found;
-    if constexpr (__is_same(T, __nv_bfloat16)) {
+    if constexpr (opaq::is_same<T, __nv_bfloat16>) {
       const unsigned* const words = reinterpret_cast<const unsigned*>(&pack);
 #pragma unroll
       for (int j = 0; j < VEC; ++j)
