@@ -68,7 +68,9 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
                 return [random(m, n) * 3]
 
             name = f"{pattern} {m} x {n}"
-            found.append(Case(name, make, op, plain, pattern=pattern, sizes=(m, n), compared=_by_size))
+            found.append(
+                Case(name, make, op, plain, pattern=pattern, sizes=(m, n), compared=_by_size)
+            )
     return found
 
 

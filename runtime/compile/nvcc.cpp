@@ -90,7 +90,7 @@ NvccPlace search() {
 std::string find_version() {
   const NvccPlace& place = nvcc_place();
   if (place.path.empty()) return "";
-  PrivateFolder folder;
+  PrivateFolder folder(Paths::plain);
   const ProcessResult result = run_process({place.path, "--version"}, folder.path());
   if (result.start_error != 0 || !result.succeeded) return "";
   const std::string text = file_text(folder.path() + "/log");

@@ -181,13 +181,24 @@ Entry read_entry(const Job& job, std::string& ptx, size_t i) {
   return entry;
 }
 
+// A folder of headers by a path that nvcc can be given: if need be, by a link in `folder`.
+std::string plain_name(const std::string& dir, const std::string& folder, size_t number) {
+  if (is_plain_path(dir)) return dir;
+  const std::string link = folder + "/include" + std::to_string(number);
+  std::error_code error;
+  if (!fs::is_symlink(link, error)) fs::create_directory_symlink(fs::absolute(dir), link, error);
+  return error ? dir : link;
+}
+
 // From source to PTX.
 std::vector<std::string> source_command(const Job& job, const std::string& folder,
                                         const std::string& output) {
   std::vector<std::string> arguments = command(job, "-ptx");
-  for (const std::string& dir : job.search.dirs) arguments.push_back("-I" + dir);
+  size_t number = 0;
+  for (const std::string& dir : job.search.dirs)
+    arguments.push_back("-I" + plain_name(dir, folder, number++));
   for (const std::string& dir : job.include_dirs)
-    arguments.insert(arguments.end(), {"-isystem", dir});
+    arguments.insert(arguments.end(), {"-isystem", plain_name(dir, folder, number++)});
   arguments.insert(arguments.end(), {"-Xcompiler", "-MD,-MF," + folder + "/dependencies", "-o",
                                      output, folder + "/source.cu"});
   return arguments;
@@ -195,7 +206,7 @@ std::vector<std::string> source_command(const Job& job, const std::string& folde
 
 Compiled compile_once(const Job& job, const IncludeClosure& closure) {
   const auto start = std::chrono::steady_clock::now();
-  PrivateFolder folder;
+  PrivateFolder folder(Paths::plain);
   const auto path = [&](const char* name) { return folder.path() + "/" + name; };
   write_source(path("source.cu"), source_text(job), job.basename);
   std::string log = run_nvcc(job, source_command(job, folder.path(), path("image.ptx")),

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -56,12 +58,20 @@ void remove_abandoned(const fs::path& parent) {
 
 }  // namespace
 
-PrivateFolder::PrivateFolder() {
+bool is_plain_path(std::string_view path) {
+  return std::all_of(path.begin(), path.end(), [](unsigned char c) {
+    return c >= 0x80 || std::isalnum(c) ||
+           std::string_view("/._-+@:=~%").find(static_cast<char>(c)) != std::string_view::npos;
+  });
+}
+
+PrivateFolder::PrivateFolder(Paths paths) {
   std::vector<std::string> parents;
   if (std::string cache = disk_cache().folder_to_write_to(); !cache.empty())
     parents.push_back(std::move(cache));
   parents.push_back(settings().temporary_dir);
   parents.emplace_back("/tmp");
+  if (paths == Paths::plain) std::stable_partition(parents.begin(), parents.end(), is_plain_path);
   std::vector<std::string> reasons;
   for (const std::string& parent : parents) {
     remove_abandoned(parent);

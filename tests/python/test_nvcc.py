@@ -264,3 +264,30 @@ def test_with_torch_headers_either_set_of_operators_of_half_serves(unique: str) 
             args="x, y, x.numel(), 1.0",
         )
         assert _runtime.compile(torch_types.name, arguments, "sm_90a", "cuda")["compiler"] == kept
+
+
+@needs_nvcc
+def test_folders_whose_names_nvcc_cannot_take(tmp_path: pathlib.Path) -> None:
+    """nvcc passes paths through a shell, and a comma ends one."""
+    folder = tmp_path / "it's a folder, $HOME"
+    folder.mkdir()
+    (folder / "size.h").write_text("#include <string>\nstruct Named { std::string name; };\n")
+    (folder / "k.cu").write_text(
+        '#include "size.h"\n#include <string>\n'
+        "__global__ void k(float* y, const float* x) { *y = *x * sizeof(Named); }\n"
+    )
+    program = (
+        "import sys, opaq\nfrom opaq import _runtime\n"
+        'op = opaq.op("t::k(Tensor x) -> Tensor", outputs=opaq.like("x"))\n'
+        'op.cuda(source=opaq.file(sys.argv[1]), entry="k", args="out, x", grid=1, block=1)\n'
+        'arguments = [("float32", (4,), (1,), "cuda:0", 256)]\n'
+        'print(_runtime.compile(op.name, arguments, "sm_90a", "cuda")["compiler"])\n'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(folder / "k.cu")],
+        env={**os.environ, "OPAQ_CACHE_DIR": str(folder / "cache"), "TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "nvcc\n", done.stderr
