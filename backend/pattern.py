@@ -73,6 +73,7 @@ def pattern(
     measurements: str | os.PathLike[str] | None = None,
     alone: bool = False,
     exact: bool = False,
+    random: bool = False,
 ) -> Pattern:
     """Declares a pattern: a part of unmodified models that torch.compile(backend="opaq") replaces.
 
@@ -89,6 +90,8 @@ def pattern(
     pattern is used only where it is asked for by name. alone: what is before and after the pattern
     does not matter, since even without it Inductor runs kernels of their own (a sort, topk).
     exact: the graph is left alone where its results have other dtypes than the replacement's.
+    random: the replacement draws other random numbers, so it is used only where it is asked for by
+    name.
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
@@ -119,6 +122,7 @@ def pattern(
         Path(measurements) if measurements is not None else None,
         alone,
         exact,
+        random,
         caller.f_globals.get("__name__", "__main__") if caller else "__main__",
     )
     patterns[name] = found

@@ -45,7 +45,7 @@ def _when(arguments) -> str:
     return ""
 
 
-def _pattern(name: str, replacement, measurements: str | None = None):
+def _pattern(name: str, replacement, measurements: str | None = None, random: bool = False):
     return opaq.pattern(
         name,
         replacement,
@@ -55,6 +55,7 @@ def _pattern(name: str, replacement, measurements: str | None = None):
         sizes=lambda arguments: rows_and_columns(arguments["logits"]),
         measurements=measurements and Path(__file__).with_name(measurements),
         alone=True,
+        random=random,
     )
 
 
@@ -170,7 +171,7 @@ def _drawn(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return sample(logits, temperature, top_k, _kept(top_p, rest)).unsqueeze(-1)
 
 
-sample_pattern = _pattern("sample", _drawn)
+sample_pattern = _pattern("sample", _drawn, random=True)
 
 
 def _drawn_in_order(descending, index):

@@ -99,6 +99,8 @@ def _replace(
 ) -> tuple[str, float | None]:
     """(grounds, gain). spelling: the number of the one that was found. Raises Refused."""
     match = dataclasses.replace(match, arguments={**pattern.defaults(), **match.arguments})
+    if pattern.random and not everywhere:
+        raise rewrite.Refused("it would draw other random numbers: ask for it by name")
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)

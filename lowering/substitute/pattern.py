@@ -29,6 +29,7 @@ class Pattern:
     measurements: Path | None
     alone: bool
     exact: bool
+    random: bool
     module: str  # that declares it
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
     _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)

@@ -18,7 +18,7 @@ extern_kernels.load_patterns()
 SPELLINGS = [
     pytest.param(pattern, number, id=f"{pattern.name}-{number}")
     for pattern in patterns.values()
-    if pattern.name != "sample"  # its results are random: see test_sampling_pattern.py
+    if not pattern.random  # see test_sampling_pattern.py
     for number in range(len(pattern.spellings))
 ]
 
@@ -174,8 +174,7 @@ def test_measurements_are_well_formed() -> None:
     from opaq.lowering.substitute import measured
 
     for pattern in patterns.values():
-        # of other random numbers than before: only where it is asked for by name
-        assert (pattern.measurements is None) == (pattern.name == "sample")
+        assert (pattern.measurements is None) == pattern.random, pattern.name
         if pattern.measurements is None:
             continue
         for point in measured.read(pattern.measurements):

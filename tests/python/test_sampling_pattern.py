@@ -179,7 +179,17 @@ def test_every_spelling_of_a_token_is_found(number: int) -> None:
     assert tokens.shape == (4, 1) and ((tokens >= 0) & (tokens < 8)).all()
 
 
-def test_all_does_not_change_random_numbers() -> None:
+@pytest.mark.parametrize("tune", ["off", "search"])
+def test_other_random_numbers_are_drawn_only_where_it_is_asked_for(tune: str) -> None:
+    torch.compiler.reset()
+    options = {"tune": tune}
+    with apply.collected() as found:
+        torch.compile(llama, backend="opaq", options=options)(torch.randn(4, 40))
+    reasons = {each.reason for each in found if each.pattern == "sample"}
+    assert reasons == {"it would draw other random numbers: ask for it by name"}
+
+
+def test_probabilities_are_replaced_under_the_same_random_numbers() -> None:
     torch.manual_seed(3)
     logits = torch.randn(64, 300)
 
