@@ -14,6 +14,7 @@ using opaq::exp2_approx;
 using opaq::filled;
 using opaq::from_float;
 using opaq::infinity;
+using opaq::kAhead;
 using opaq::kLog2E;
 using opaq::merge_of;
 using opaq::not_a_number;
@@ -23,8 +24,6 @@ using opaq::to_float;
 using opaq::warp_merge;
 
 namespace {
-
-constexpr int kAhead = 4;  // packs that a thread loads before it uses the first
 
 // Maximum of the values seen, and the sum of exp(value - max). The difference comes first: products
 // of large logits with kLog2E are rounded by more than the logits differ.
