@@ -124,7 +124,7 @@ def _replace(
             _check_gain(pattern, values, gain, why)
         rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments, pattern.exact)
     except rewrite.Refused:
-        rewrite.take_back(nodes, mark, at)
+        rewrite.take_back(nodes.graph, mark, at)
         raise
     if everywhere:
         return "it was asked for by name", gain

@@ -366,13 +366,10 @@ def _along(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 
 
 def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
-    """The inverse of a permutation, as models write it: empty[order] = arange(len(order)); a
-    scatter of more dimensions as it is."""
+    """The inverse of a permutation, as models write it: empty[order] = arange(len(order))."""
     index = given.get("indices", given.get("index"))
     index = index[0] if isinstance(index, (tuple, list)) and len(index) == 1 else index
     source = given["values"] if name == "index_put" else given["src"]
-    if name == "scatter" and value_of(given["input"]).dim() > 1:
-        return None if given.pop("reduce") is not None else _along(node, name, given)
     if name == "scatter" and (given["dim"] not in (0, -1) or given["reduce"] is not None):
         return None
     if given.get("accumulate") or not (is_tensor(index) and is_tensor(source)):
@@ -387,6 +384,13 @@ def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     return Operation("inverted", (index,)) if known else None
 
 
+def _scattered(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dim from the end, index, source); of one dimension, what `_put` finds."""
+    if is_tensor(node) and value_of(node).dim() == 1:
+        return _put(node, name, given)
+    return None if given.pop("reduce") is not None else _along(node, name, given)
+
+
 def _written_part(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     """(input, the part's new values, dim from the end, start, end)."""
     return None if given.pop("step") not in (None, 1) else _along(node, name, given)
@@ -395,7 +399,7 @@ def _written_part(node: Node, name: str, given: dict[str, Any]) -> Operation | N
 def _chosen(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     """where(mask, number, x), which is x.masked_fill(mask, number)."""
     mask, number, source = given.values()
-    if isinstance(number, (int, float)) and is_tensor(source):
+    if isinstance(number, (int, float)) and is_tensor(source) and is_tensor(node):
         if value_of(source).shape == value_of(node).shape:
             return Operation("masked_fill", (source, mask, number))
     return _general(node, name, given)
@@ -429,5 +433,6 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     "histc": _histogram,
     "sort": _sorted,
     **dict.fromkeys(("cumsum", "gather"), _along),
-    **dict.fromkeys(("index_put", "scatter"), _put),
+    "index_put": _put,
+    "scatter": _scattered,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from types import NoneType
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def _replaced(
     try:
         rewrite.complete(added, write)
     except (RuntimeError, TypeError, ValueError):
-        _erase(graph, added)
+        rewrite.take_back(graph, mark, write)
         return False
     before, after = value_of(target), value_of(made)
     alike = (before.dtype, before.shape, before.stride(), before.device) == (
@@ -103,7 +104,7 @@ def _replaced(
         after.device,
     )
     if not alike:
-        _erase(graph, added)
+        rewrite.take_back(graph, mark, write)
         return False
     place.update(dict.fromkeys(added, place[write]))
     later = {node for node in target.users if node not in added and place[node] > place[write]}
@@ -116,11 +117,6 @@ def _replaced(
     (new,) = _memory(after)
     sharing[new] = {made, *(node for node in shared if place[node] > place[write])}
     return True
-
-
-def _erase(graph: Graph, nodes: list[Node]) -> None:
-    for node in reversed(nodes):
-        graph.erase_node(node)
 
 
 def _is_fresh(target: Node) -> bool:
@@ -168,13 +164,10 @@ def _in_part(graph: Graph, target: Node, index: Any, number: Any) -> Node | None
     last = slice(-1, None) if last is not None and last == -1 else last
     if not isinstance(last, slice) or not isinstance(number, (bool, int, float)):
         return None
-    bounds = (last.start, last.stop, last.step)
-    if not all(each is None or isinstance(each, int) for each in bounds) or last.step not in (
-        None,
-        1,
-    ):
+    bounds = (last.start, last.stop)
+    if last.step not in (None, 1) or not all(isinstance(each, (int, NoneType)) for each in bounds):
         return None
     number = bool(number) if value.dtype == torch.bool else number
     part = graph.call_function(operator.getitem, (target, (Ellipsis, last)))
     filled = graph.call_function(torch.full_like, (part, number))
-    return graph.call_function(torch.slice_scatter, (target, filled, -1, *bounds[:2]))
+    return graph.call_function(torch.slice_scatter, (target, filled, -1, *bounds))

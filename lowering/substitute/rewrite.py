@@ -164,10 +164,10 @@ def put(
             nodes.erase(node)
 
 
-def take_back(nodes: Nodes, mark: Node, at: Node) -> None:
+def take_back(graph: Graph, mark: Node, at: Node) -> None:
     """Removes what was added between two nodes."""
     for node in reversed(between(mark, at)):
-        nodes.graph.erase_node(node)
+        graph.erase_node(node)
 
 
 def between(first: Node, last: Node) -> list[Node]:

@@ -26,7 +26,7 @@ def warped(*processors: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return probabilities
 
 
-def of_transformers(*names: str, **settings: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+def of_transformers(*names: str) -> Callable[[torch.Tensor], torch.Tensor]:
     transformers = pytest.importorskip("transformers")
     made = {
         "temperature": lambda: transformers.TemperatureLogitsWarper(0.7),
