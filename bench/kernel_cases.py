@@ -13,6 +13,7 @@ from opaq import extern_kernels as kernels
 from opaq.lowering.substitute.pattern import patterns
 
 from . import kernel_cases_indexed as indexed
+from . import model_parts
 from .device import Tensors
 from .kernel_case import Call, Case, Count, Random, forward, gradients
 from .kernel_cases_experts import experts
@@ -329,12 +330,8 @@ def _rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
 
 
 def _plain_rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
-    def half_turned(x: Any) -> Any:
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((-second, first), dim=-1)
-
     cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return q * cos + half_turned(q) * sin, k * cos + half_turned(k) * sin
+    return model_parts.rotated(q, cos, sin), model_parts.rotated(k, cos, sin)
 
 
 def _cross_entropy(logits: Any, target: Any) -> Any:

@@ -30,7 +30,6 @@ class Row {
  protected:
   using Team = opaq::Team<RANKS, THREADS>;
   static constexpr int VEC = 16 / sizeof(T);
-  static constexpr int kAhead = 4;
   static constexpr int kBlockWarps = THREADS / 32;
   static constexpr int kCountBins = THREADS > 512 ? 2048 : 1024;
   static_assert(4 * Team::kWarps <= THREADS, "four threads for each warp that has shared a bound");
@@ -71,14 +70,14 @@ class Row {
   __device__ bool read(long long k) {
     Extremes<T> mine;
 #pragma unroll 1
-    for (int i = 0; i < steps; i += kAhead) {
-      Pack<T, VEC> packs[kAhead];
+    for (int i = 0; i < steps; i += opaq::kAhead) {
+      Pack<T, VEC> packs[opaq::kAhead];
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
+      for (int j = 0; j < opaq::kAhead; ++j) {
         if (whole(i + j)) packs[j] = opaq::load<VEC>(logits + class_of(i + j));
       }
 #pragma unroll
-      for (int j = 0; j < kAhead; ++j) {
+      for (int j = 0; j < opaq::kAhead; ++j) {
         if (!whole(i + j)) continue;
         if (i + j < slots) store_shared(slot(i + j), packs[j]);
         mine.add(packs[j], true);
