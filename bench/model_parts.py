@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention.flex_attention import flex_attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +28,36 @@ class Sizes:
     cached: int = 1024
 
 
+# Of queries of the last token, keys and values of all that are cached, and the last one's position.
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def masked(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: torch.Tensor
+) -> torch.Tensor:
+    mask = torch.arange(k.shape[2], device=k.device) <= position
+    return F.scaled_dot_product_attention(q, k, v, mask[None], enable_gqa=True)
+
+
+def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    last = position.squeeze()
+
+    def seen(
+        score: torch.Tensor, batch: Any, head: Any, row: Any, column: torch.Tensor
+    ) -> torch.Tensor:
+        return torch.where(column <= last, score, -float("inf"))
+
+    found = flex_attention(q, k, v, score_mod=seen, enable_gqa=True)
+    assert isinstance(found, torch.Tensor)
+    return found
+
+
 class Layer(nn.Module):
     cache: torch.Tensor
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, attention: Attention) -> None:
         super().__init__()
-        self.sizes = sizes
+        self.sizes, self.attention = sizes, attention
         head = sizes.width // sizes.heads
         self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
         self.qkv = nn.Linear(sizes.width, (sizes.heads + 2 * sizes.kv_heads) * head, bias=False)
@@ -53,10 +78,7 @@ class Layer(nn.Module):
         q, k, v = qkv.split([sizes.heads, sizes.kv_heads, sizes.kv_heads], dim=1)
         self.cache[0].index_copy_(2, position, rotated(k, cos, sin))
         self.cache[1].index_copy_(2, position, v)
-        mask = torch.arange(sizes.cached, device=x.device) <= position
-        y = F.scaled_dot_product_attention(
-            rotated(q, cos, sin), self.cache[0], self.cache[1], mask[None], enable_gqa=True
-        )
+        y = self.attention(rotated(q, cos, sin), self.cache[0], self.cache[1], position)
         x = x + self.out(y.transpose(1, 2).reshape(sizes.batch, 1, -1))
         y = self.inner_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
@@ -72,13 +94,18 @@ class Decoder(nn.Module):
 
     angles: torch.Tensor
 
-    def __init__(self, sizes: Sizes, kept: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        kept: Callable[[torch.Tensor], torch.Tensor],
+        attention: Attention = masked,
+    ) -> None:
         """kept: the probabilities that a token is drawn from, of logits."""
         super().__init__()
         self.kept = kept
         head = sizes.width // sizes.heads
         self.embedding = nn.Embedding(sizes.classes, sizes.width)
-        self.layers = nn.ModuleList([Layer(sizes) for _ in range(sizes.layers)])
+        self.layers = nn.ModuleList([Layer(sizes, attention) for _ in range(sizes.layers)])
         self.norm = nn.RMSNorm(sizes.width, eps=1e-5)
         frequency = 500000.0 ** (-torch.arange(0, head, 2) / head)
         angles = torch.outer(torch.arange(sizes.cached), frequency)
@@ -121,15 +148,21 @@ def decoder(**sizes: int) -> Any:
     return _decoder(likeliest, Sizes(**sizes))
 
 
+def decoder_with_flex_attention(**sizes: int) -> Any:
+    return _decoder(likeliest, Sizes(**sizes), flex)
+
+
 def decoder_of_transformers(**sizes: int) -> Any:
     return _decoder(warped, Sizes(**sizes))
 
 
-def _decoder(kept: Callable[[torch.Tensor], torch.Tensor], sizes: Sizes) -> Any:
+def _decoder(
+    kept: Callable[[torch.Tensor], torch.Tensor], sizes: Sizes, attention: Attention = masked
+) -> Any:
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         tokens = torch.randint(sizes.classes, (sizes.batch, 1))
         position = torch.tensor([sizes.cached - 1])
-        return Decoder(sizes, kept).eval(), (tokens, position)
+        return Decoder(sizes, kept, attention).eval(), (tokens, position)
 
 
 def experts(

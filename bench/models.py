@@ -85,6 +85,9 @@ MODELS = {
     "experts, training": Entry("opaq.bench.model_parts:experts"),
     "experts": Entry("opaq.bench.model_parts:experts", train=False),
     "decoding, top-p": Entry("opaq.bench.model_parts:decoder", train=False, cuda_graphs=True),
+    "decoding, top-p, FlexAttention": Entry(
+        "opaq.bench.model_parts:decoder_with_flex_attention", train=False, cuda_graphs=True
+    ),
     "decoding, top-p of transformers": Entry(
         "opaq.bench.model_parts:decoder_of_transformers", train=False, cuda_graphs=True
     ),

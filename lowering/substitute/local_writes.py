@@ -32,15 +32,16 @@ _NEW |= {"masked_fill", "where", "index_put", "scatter", "slice_scatter"}
 def remove(graph: Graph) -> bool:
     """Changes the graph; returns whether it did."""
     writes = [node for node in graph.nodes if _is_known(node)]
-    if not writes or any(map(_changes_mode, graph.nodes)):
+    if not writes:
         return False
+    parts = _parts(graph)
     sharing: dict[int, set[Node]] = {}
     place = {}
     for number, node in enumerate(graph.nodes):
         place[node] = number
         for memory in _memory(value_of(node)):
             sharing.setdefault(memory, set()).add(node)
-    done = [_replaced(graph, write, sharing, place) for write in writes]
+    done = [_replaced(graph, write, sharing, place, parts) for write in writes]
     return any(done)
 
 
@@ -50,15 +51,19 @@ def _is_known(node: Node) -> bool:
     return written or node.op == "call_method" and name in _METHODS
 
 
-def _changes_mode(node: Node) -> bool:
-    """Whether gradients may be off in a part of the graph: a write there gives none, but leaves
-    those of the values before it."""
-    name = function_name(node)
-    return (
-        "grad_enabled" in name
-        or "inference_mode" in name
-        or bool(operations.transforms_entered(node))
-    )
+def _parts(graph: Graph) -> dict[Node, int]:
+    """Nodes with the same number have no node between them that may turn gradients on or off: a
+    write without gradients leaves those of the values before it. Those inside of torch.func's
+    transforms are left out."""
+    parts = {}
+    part = level = 0
+    for node in graph.nodes:
+        if not level:
+            parts[node] = part
+        level += operations.transforms_entered(node)
+        name = function_name(node)
+        part += "grad_enabled" in name or "inference_mode" in name
+    return parts
 
 
 def _memory(value: Any) -> Iterator[int]:
@@ -66,16 +71,23 @@ def _memory(value: Any) -> Iterator[int]:
         for each in value:
             yield from _memory(each)
     elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
-        yield pytorch.memory_of(value)
+        if (memory := pytorch.memory_of(value)) is not None:
+            yield memory
 
 
 def _replaced(
-    graph: Graph, write: Node, sharing: dict[int, set[Node]], place: dict[Node, int]
+    graph: Graph,
+    write: Node,
+    sharing: dict[int, set[Node]],
+    place: dict[Node, int],
+    parts: dict[Node, int],
 ) -> bool:
     target = write.args[0]
     if write.kwargs or not isinstance(target, Node) or not _is_fresh(target):
         return False
     source = target.args[0] if function_name(target) == "getitem" else target
+    if write not in parts or any(parts.get(each) != parts[write] for each in (target, source)):
+        return False
     (memory,) = _memory(value_of(target))
     if source is not target and any(function_name(user) != "getitem" for user in source.users):
         return False
@@ -107,6 +119,7 @@ def _replaced(
         rewrite.take_back(graph, mark, write)
         return False
     place.update(dict.fromkeys(added, place[write]))
+    parts.update(dict.fromkeys(added, parts[write]))
     later = {node for node in target.users if node not in added and place[node] > place[write]}
     target.replace_all_uses_with(made, lambda user: user in later)
     write.replace_all_uses_with(made)

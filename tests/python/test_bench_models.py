@@ -37,11 +37,22 @@ def test_the_configurations_are_valid(name: str) -> None:
 
 def test_a_step_of_decoding() -> None:
     sizes = {"layers": 1, "width": 32, "heads": 4, "kv_heads": 2, "inner": 64, "classes": 50}
-    for make in (model_parts.decoder, model_parts.decoder_of_transformers):
+    for make in (
+        model_parts.decoder,
+        model_parts.decoder_with_flex_attention,
+        model_parts.decoder_of_transformers,
+    ):
         model, (tokens, position) = make(**sizes, batch=3, cached=8)
         with torch.no_grad():
             drawn = model.to("cpu")(tokens.cpu(), position.cpu())
         assert drawn.shape == (3, 1) and ((drawn >= 0) & (drawn < 50)).all()
+
+
+def test_both_ways_to_write_attention_agree() -> None:
+    q, k, v = torch.randn(3, 4, 1, 16), torch.randn(3, 2, 8, 16), torch.randn(3, 2, 8, 16)
+    position = torch.tensor([5])
+    expected = model_parts.masked(q, k, v, position)
+    torch.testing.assert_close(model_parts.flex(q, k, v, position), expected)
 
 
 def test_both_ways_to_write_top_p_keep_the_same_classes() -> None:

@@ -111,6 +111,35 @@ def test_probabilities_that_models_compute(name: str) -> None:
     torch.testing.assert_close(result, expected)
 
 
+def without_gradients(logits: torch.Tensor) -> torch.Tensor:
+    scores = logits * 2
+    with torch.no_grad():
+        return sorted_in_place(scores)
+
+
+def beside_a_transform(logits: torch.Tensor) -> torch.Tensor:
+    """As models with masks by FlexAttention."""
+
+    def filled(row: torch.Tensor) -> torch.Tensor:
+        made = torch.zeros_like(row)
+        made[row > 1] = 2.0
+        return made
+
+    return sorted_in_place(logits + torch.vmap(filled)(logits))
+
+
+@pytest.mark.parametrize(
+    "function", [without_gradients, torch.no_grad()(nano_gpt), beside_a_transform]
+)
+def test_other_parts_of_a_graph_may_change_modes(function: Callable[..., torch.Tensor]) -> None:
+    logits = torch.randn(5, 300)
+    expected = function(logits.clone())
+    names = ["top_k_probabilities", "top_p_probabilities"]
+    result, found = found_in(function, names, logits)
+    assert [each.applied for each in found] == [True], found
+    torch.testing.assert_close(result, expected)
+
+
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("classes", [4, 8, 64])
 def test_probabilities_that_reach_top_p_exactly(p: float, classes: int) -> None:

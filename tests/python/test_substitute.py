@@ -327,6 +327,31 @@ def test_modes_between_its_parts() -> None:
     assert not place.applied
 
 
+def test_a_write_without_gradients_leaves_those_of_the_value() -> None:
+    def doubled(gate: Tensor, up: Tensor) -> Tensor:
+        gate = gate @ gate.t() * 1
+        with torch.no_grad():
+            gate.mul_(2)
+        return F.silu(gate) * up
+
+    gate, up = torch.randn(8, 8, requires_grad=True), torch.randn(8, 8)
+    doubled(gate, up).sum().backward()
+    expected, gate.grad = gate.grad, None
+    compiled = torch.compile(doubled, backend="opaq", options={"substitute": ["silu_mul"]})
+    compiled(gate, up).sum().backward()
+    torch.testing.assert_close(gate.grad, expected)
+
+
+def test_a_view_made_in_a_transform_sees_a_later_write() -> None:
+    def viewed(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        made = gate * 1
+        rows = torch.func.vmap(lambda row: row.view(2, 4))(made)
+        made.mul_(2)
+        return F.silu(made) * up, rows
+
+    found_in(viewed, torch.randn(4, 8), torch.randn(4, 8))
+
+
 @pytest.mark.parametrize(
     "transformed",
     [

@@ -26,8 +26,11 @@ class Functions(Schemas):
         """Whether it is no tensor of a subclass; a fake one stands for a plain one."""
         return type(tensor) in (torch.Tensor, torch.nn.Parameter, FakeTensor)
 
-    def memory_of(self, tensor: torch.Tensor) -> int:
-        """A number that tensors have in common which are views of the same memory."""
+    def memory_of(self, tensor: torch.Tensor) -> int | None:
+        """A number that tensors have in common which are views of the same memory; None of a value
+        inside of torch.func's transforms."""
+        if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return None
         return tensor.untyped_storage()._cdata
 
     def function_name(self, target: Any) -> str:
