@@ -33,7 +33,9 @@ CONTESTANTS = ("opaq", "eager", "inductor", "max-autotune")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose name contains it")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT;...", help="cases whose name contains one of them"
+    )
     parser.add_argument(
         "--contestants",
         type=lists.names(CONTESTANTS),
@@ -56,9 +58,10 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if arguments.update and (missing := {"opaq", "inductor"} - set(names)):
         raise WrongTarget(f"--update: expected {missing.pop()!r} among the contestants")
     rows = 0.001 if arguments.small else 1.0
-    chosen = [case for case in cases(arguments.device, rows) if arguments.only in case.name]
+    every, texts = cases(arguments.device, rows), arguments.only.split(";")
+    chosen = [case for case in every if any(text in case.name for text in texts)]
     if not chosen:
-        known = ", ".join(case.name for case in cases(arguments.device, rows))
+        known = ", ".join(case.name for case in every)
         raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
     facts = _facts() if arguments.update else {}
     for case in chosen:
