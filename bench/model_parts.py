@@ -53,7 +53,8 @@ def flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, position: torch.Tens
 
 
 class Layer(nn.Module):
-    cache: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
 
     def __init__(self, sizes: Sizes, attention: Attention) -> None:
         super().__init__()
@@ -66,8 +67,10 @@ class Layer(nn.Module):
         self.gate = nn.Linear(sizes.width, sizes.inner, bias=False)
         self.up = nn.Linear(sizes.width, sizes.inner, bias=False)
         self.down = nn.Linear(sizes.inner, sizes.width, bias=False)
-        cache = torch.randn(2, sizes.batch, sizes.kv_heads, sizes.cached, head)
-        self.register_buffer("cache", cache)
+        # Two tensors: of parts of one, Inductor copies the whole with each write.
+        cached = (sizes.batch, sizes.kv_heads, sizes.cached, head)
+        self.register_buffer("keys", torch.randn(cached))
+        self.register_buffer("values", torch.randn(cached))
 
     def forward(
         self, x: torch.Tensor, position: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
@@ -76,9 +79,9 @@ class Layer(nn.Module):
         head = sizes.width // sizes.heads
         qkv = self.qkv(self.norm(x)).view(sizes.batch, 1, -1, head).transpose(1, 2)
         q, k, v = qkv.split([sizes.heads, sizes.kv_heads, sizes.kv_heads], dim=1)
-        self.cache[0].index_copy_(2, position, rotated(k, cos, sin))
-        self.cache[1].index_copy_(2, position, v)
-        y = self.attention(rotated(q, cos, sin), self.cache[0], self.cache[1], position)
+        self.keys[:, :, position] = rotated(k, cos, sin)
+        self.values[:, :, position] = v
+        y = self.attention(rotated(q, cos, sin), self.keys, self.values, position)
         x = x + self.out(y.transpose(1, 2).reshape(sizes.batch, 1, -1))
         y = self.inner_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
