@@ -5,6 +5,7 @@
     forms.py         what a node computes, whichever way it is written
     operations.py    what is known of a node of a graph
     local_writes.py  writes that nothing else sees, as operations
+    masks.py         masks that are true nowhere
     nodes.py         what is known of the nodes of a graph
     match.py         finds the places of a graph that compute what a spelling does
     measured.py      where the op was measured to be faster than what Inductor makes

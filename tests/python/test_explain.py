@@ -417,3 +417,19 @@ def test_nothing_is_measured_where_a_model_is_tuned(unique: str) -> None:
     assert (node.implementation, node.reason) == ("cpu:a", "")
     calls = [each["calls"] for each in _runtime.implementation_stats() if each["op"] == unique]
     assert sum(calls) == 0
+
+
+def test_constants_of_flex_attention(scale: opaq.Op) -> None:
+    """Inductor folds them before it makes its template of the score."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    def attention(x: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        def seen(score: torch.Tensor, b: Any, h: Any, row: Any, column: Any) -> torch.Tensor:
+            return torch.where(column <= last[0], score, -float("inf"))
+
+        found = flex_attention(x, x + 1, x + 2, score_mod=seen)
+        assert isinstance(found, torch.Tensor)
+        return scale(found)
+
+    (node,) = opaq.explain(attention, torch.randn(1, 2, 16, 16), torch.tensor([5])).nodes
+    assert node.implementation == "cpu"

@@ -120,12 +120,12 @@ def without_gradients(logits: torch.Tensor) -> torch.Tensor:
 def beside_a_transform(logits: torch.Tensor) -> torch.Tensor:
     """As models with masks by FlexAttention."""
 
-    def filled(row: torch.Tensor) -> torch.Tensor:
-        made = torch.zeros_like(row)
-        made[row > 1] = 2.0
+    def doubled(row: torch.Tensor) -> torch.Tensor:
+        made = row * 2
+        made.add_(1)
         return made
 
-    return sorted_in_place(logits + torch.vmap(filled)(logits))
+    return sorted_in_place(logits + torch.vmap(doubled)(logits))
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class DryRun:
                 graph_module,
                 example_inputs,
                 inner_compile=lower_inner,
-                config_patches={**patches, **_NO_CACHES, **_without_cuda()},
+                config_patches={**patches, **_NO_CACHES, **_folding(graph_module)},
             )
 
 
@@ -103,9 +103,13 @@ def _stop_after_lowering() -> Iterator[None]:
         yield
 
 
-def _without_cuda() -> dict[str, Any]:
+def _folding(graph_module: torch.fx.GraphModule) -> dict[str, Any]:
     """The pass that folds constants computes them on the graph's device."""
-    return {} if torch.cuda.is_available() else {"joint_graph_constant_folding": False}
+    if torch.cuda.is_available():
+        return {}
+    values = [node.meta.get("example_value") for node in graph_module.graph.nodes]
+    here = all(each.device.type == "cpu" for each in values if isinstance(each, torch.Tensor))
+    return {} if here else {"joint_graph_constant_folding": False}
 
 
 @contextlib.contextmanager
