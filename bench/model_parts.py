@@ -101,7 +101,7 @@ class Decoder(nn.Module):
         self,
         sizes: Sizes,
         kept: Callable[[torch.Tensor], torch.Tensor],
-        attention: Attention = masked,
+        attention: Attention,
     ) -> None:
         """kept: the probabilities that a token is drawn from, of logits."""
         super().__init__()

@@ -55,12 +55,11 @@ def _parts(graph: Graph) -> dict[Node, int]:
     """Nodes with the same number have no node between them that may turn gradients on or off: a
     write without gradients leaves those of the values before it. Those inside of torch.func's
     transforms are left out."""
-    parts = {}
-    part = level = 0
+    parts, part = {}, 0
+    transformed = operations.transformed(graph)
     for node in graph.nodes:
-        if not level:
+        if node not in transformed:
             parts[node] = part
-        level += operations.transforms_entered(node)
         name = function_name(node)
         part += "grad_enabled" in name or "inference_mode" in name
     return parts
@@ -108,14 +107,8 @@ def _replaced(
     except (RuntimeError, TypeError, ValueError):
         rewrite.take_back(graph, mark, write)
         return False
-    before, after = value_of(target), value_of(made)
-    alike = (before.dtype, before.shape, before.stride(), before.device) == (
-        after.dtype,
-        after.shape,
-        after.stride(),
-        after.device,
-    )
-    if not alike:
+    after = value_of(made)
+    if not operations.alike(value_of(target), after):
         rewrite.take_back(graph, mark, write)
         return False
     place.update(dict.fromkeys(added, place[write]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch.fx import Graph, Node
 
-from . import operations
+from . import forms, operations
 from .operations import function_name, value_of
 
 _FILLS = ("masked_fill", "masked_fill_")
@@ -21,11 +21,7 @@ def remove(graph: Graph) -> bool:
     fills = [node for node in graph.nodes if function_name(node) in _FILLS]
     if not fills:
         return False
-    writes: dict[Node, int] = {}  # the number of nodes before it that may write
-    count = 0
-    for node in graph.nodes:
-        writes[node] = count
-        count += operations.may_write(node)
+    writes = operations.writes_before(graph)
     changed = False
     for node in fills:
         if len(node.args) == 3 and _is_false(node.args[1], writes) and _is_input(node):
@@ -38,33 +34,40 @@ def remove(graph: Graph) -> bool:
 def _is_false(mask: Any, writes: dict[Node, int]) -> bool:
     while operations.is_view(mask):
         mask = mask.args[0]
-    if not isinstance(mask, Node) or function_name(mask) not in ("ge", "gt"):
+    compared = forms.operation(mask)
+    if compared is None or compared.name not in ("le", "lt"):
         return False
-    if len(mask.args) != 2 or type(mask.args[1]) is not int:
+    least, numbers = compared.args  # least <= numbers
+    topk = _chooser(numbers)
+    if type(least) is not int or topk is None or writes[topk] != writes[mask]:
         return False
-    source, least = mask.args[0], mask.args[1] + (function_name(mask) == "gt")
-    while isinstance(source, Node) and source.args:
-        call = source.args[0]
-        if function_name(source) == "getitem" and isinstance(call, Node):
-            name, number = function_name(call), source.args[1]
-            if name == "topk" and number == 1:
-                return writes[call] == writes[mask] and _classes(call) <= least
-            if name == "sort" and number == 0:
-                source = call.args[0] if call.args else None
+    return _classes(topk) <= least + (compared.name == "lt")
+
+
+def _chooser(numbers: Any) -> Node | None:
+    """The topk whose indices these are, in any order."""
+    while isinstance(numbers, Node) and numbers.args:
+        name, source = function_name(numbers), numbers.args[0]
+        if name == "getitem" and isinstance(source, Node):
+            result = (function_name(source), numbers.args[1])
+            if result == ("topk", 1):
+                return source
+            if result == ("sort", 0):
+                numbers = source.args[0] if source.args else None
                 continue
-        if not (operations.is_view(source) or function_name(source) in ("index_select", "gather")):
-            return False
-        source = call
-    return False
+        if not (operations.is_view(numbers) or name in ("index_select", "gather")):
+            return None
+        numbers = source
+    return None
 
 
 def _classes(topk: Node) -> float:
     """From how many it chooses."""
-    among = value_of(topk.args[0]) if topk.args else None
-    dim = topk.args[2] if len(topk.args) > 2 else topk.kwargs.get("dim", -1)
-    if among is None or not isinstance(dim, int) or not among.dim():
+    found = forms.operation(topk)
+    if found is None or not value_of(found.args[0]).dim():
         return float("inf")
-    size = among.shape[dim]
+    among, _, dim, _ = found.args
+    size = value_of(among).shape[dim]
     return size if isinstance(size, int) else float("inf")
 
 
@@ -75,12 +78,7 @@ def _is_input(fill: Node) -> bool:
     source = fill.args[0]
     if not operations.is_tensor(source):
         return False
-    before, after = value_of(source), value_of(fill)
-    alike = (before.dtype, before.shape, before.stride()) == (
-        after.dtype,
-        after.shape,
-        after.stride(),
-    )
+    alike = operations.alike(value_of(source), value_of(fill))
     reader = fill
     while isinstance(source, Node) and set(source.users) == {reader}:
         if operations.source_of_cast(source) is None:

@@ -17,17 +17,12 @@ class Nodes:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._place: dict[Node, float] = {}
-        self._writes: dict[Node, int] = {}  # the number of nodes before it that may write
+        self._writes = operations.writes_before(graph)
         self._operations: dict[Node, Operation | None] = {}
         self._named: dict[str, list[Node]] = {}
-        self._transformed: set[Node] = set()
-        writes = levels = 0
+        self._transformed = operations.transformed(graph)
         for number, node in enumerate(graph.nodes):
-            self._place[node], self._writes[node] = number, writes
-            writes += operations.may_write(node)
-            levels += operations.transforms_entered(node)
-            if levels:
-                self._transformed.add(node)
+            self._place[node] = number
             if (found := self.operation(node)) is not None:
                 self._named.setdefault(found.name, []).append(node)
 

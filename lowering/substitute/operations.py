@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.fx import Node
+from torch.fx import Graph, Node
 
 from ..compat import pytorch
 
@@ -69,6 +69,16 @@ def is_like(node: Any, example: torch.Tensor) -> bool:
     return not (value.is_floating_point() or value.is_complex())
 
 
+def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether one tensor may stand for the other, but for its values."""
+    return (one.dtype, one.shape, one.stride(), one.device) == (
+        other.dtype,
+        other.shape,
+        other.stride(),
+        other.device,
+    )
+
+
 def function_name(node: Node) -> str:
     """ "mul" of torch.mul, operator.mul, Tensor.mul and aten.mul.Tensor; "" of anything else."""
     if node.op == "call_method":
@@ -102,6 +112,25 @@ def may_write(node: Node) -> bool:
     if _argument(node, "max_norm") is not None:  # of an embedding: it scales the rows that it reads
         return True
     return bool(_argument(node, "inplace"))
+
+
+def writes_before(graph: Graph) -> dict[Node, int]:
+    """By node, how many before it may write."""
+    count, found = 0, {}
+    for node in graph.nodes:
+        found[node] = count
+        count += may_write(node)
+    return found
+
+
+def transformed(graph: Graph) -> set[Node]:
+    """What is computed inside torch.func.grad, jvp, vmap, ..."""
+    level, found = 0, set()
+    for node in graph.nodes:
+        level += transforms_entered(node)
+        if level:
+            found.add(node)
+    return found
 
 
 def transforms_entered(node: Node) -> int:
