@@ -9,7 +9,6 @@ The graph means the same before and after; it is what PyTorch makes of it later.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
 from types import NoneType
 from typing import Any
 
@@ -35,12 +34,8 @@ def remove(graph: Graph) -> bool:
     if not writes:
         return False
     parts = _parts(graph)
-    sharing: dict[int, set[Node]] = {}
-    place = {}
-    for number, node in enumerate(graph.nodes):
-        place[node] = number
-        for memory in _memory(value_of(node)):
-            sharing.setdefault(memory, set()).add(node)
+    sharing = operations.sharing(graph)
+    place = {node: number for number, node in enumerate(graph.nodes)}
     done = [_replaced(graph, write, sharing, place, parts) for write in writes]
     return any(done)
 
@@ -65,15 +60,6 @@ def _parts(graph: Graph) -> dict[Node, int]:
     return parts
 
 
-def _memory(value: Any) -> Iterator[int]:
-    if isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _memory(each)
-    elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
-        if (memory := pytorch.memory_of(value)) is not None:
-            yield memory
-
-
 def _replaced(
     graph: Graph,
     write: Node,
@@ -87,7 +73,7 @@ def _replaced(
     source = target.args[0] if function_name(target) == "getitem" else target
     if write not in parts or any(parts.get(each) != parts[write] for each in (target, source)):
         return False
-    (memory,) = _memory(value_of(target))
+    (memory,) = operations.memory(value_of(target))
     if source is not target and any(function_name(user) != "getitem" for user in source.users):
         return False
     # other views of it: none before the write, and later ones of what it gives
@@ -120,7 +106,7 @@ def _replaced(
     # what comes later and shared memory with the target, now shares that of the new tensor
     shared = sharing[memory]
     shared.discard(write)
-    (new,) = _memory(after)
+    (new,) = operations.memory(after)
     sharing[new] = {made, *(node for node in shared if place[node] > place[write])}
     return True
 

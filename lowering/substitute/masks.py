@@ -21,17 +21,17 @@ def remove(graph: Graph) -> bool:
     fills = [node for node in graph.nodes if function_name(node) in _FILLS]
     if not fills:
         return False
-    writes = operations.writes_before(graph)
+    writes, sharing = operations.writes_before(graph), operations.sharing(graph)
     changed = False
     for node in fills:
-        if len(node.args) == 3 and _is_false(node.args[1], writes) and _is_input(node):
+        if len(node.args) == 3 and _is_false(node.args[1], writes, sharing) and _is_input(node):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
             changed = True
     return changed
 
 
-def _is_false(mask: Any, writes: dict[Node, int]) -> bool:
+def _is_false(mask: Any, writes: dict[Node, int], sharing: dict[int, set[Node]]) -> bool:
     while operations.is_view(mask):
         mask = mask.args[0]
     compared = forms.operation(mask)
@@ -41,7 +41,20 @@ def _is_false(mask: Any, writes: dict[Node, int]) -> bool:
     topk = _chooser(numbers)
     if type(least) is not int or topk is None or writes[topk] != writes[mask]:
         return False
-    return _classes(topk) <= least + (compared.name == "lt")
+    if _classes(topk) > least + (compared.name == "lt"):
+        return False
+    memory = list(operations.memory(value_of(mask)))
+    return bool(memory) and not any(_is_written(sharing[each]) for each in memory)
+
+
+def _is_written(masks: set[Node]) -> bool:
+    """Whether anything but a fill by one of them may write to masks that share memory."""
+    return any(
+        operations.may_write(reader)
+        and not (function_name(reader) in _FILLS and reader.args[0] not in masks)
+        for each in masks
+        for reader in each.users
+    )
 
 
 def _chooser(numbers: Any) -> Node | None:

@@ -55,6 +55,25 @@ def value_of(node: Any) -> Any:
     return node.meta["example_value"] if "example_value" in node.meta else node.meta.get("val")
 
 
+def memory(value: Any) -> Iterator[int]:
+    """A number for each tensor in a value, which those have in common that share memory."""
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from memory(each)
+    elif isinstance(value, torch.Tensor) and value.layout == torch.strided:
+        if (found := pytorch.memory_of(value)) is not None:
+            yield found
+
+
+def sharing(graph: Graph) -> dict[int, set[Node]]:
+    """By `memory`, the nodes that have it in their values."""
+    found: dict[int, set[Node]] = {}
+    for node in graph.nodes:
+        for each in memory(value_of(node)):
+            found.setdefault(each, set()).add(node)
+    return found
+
+
 def is_tensor(node: Any) -> bool:
     return isinstance(node, Node) and isinstance(value_of(node), torch.Tensor)
 

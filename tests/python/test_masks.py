@@ -122,9 +122,38 @@ def from_values(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
     return (x @ weight).masked_fill(torch.topk(scores * 9, K)[0][:, :1] >= EXPERTS, 0.0)
 
 
+def written_mask(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+    mask = chosen(scores)[:, :1] >= EXPERTS
+    mask |= scores[:, :1] > 0
+    return (x @ weight).masked_fill(mask, 0.0)
+
+
+def written_view_of_a_mask(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+    mask = chosen(scores)[:, :1] >= EXPERTS
+    mask.detach().logical_or_(scores[:, :1] > 0)
+    return (x @ weight).masked_fill(mask, 0.0)
+
+
+def written_part_of_a_mask(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+    mask = chosen(scores) >= EXPERTS
+    mask.chunk(2, dim=1)[0].logical_or_(scores[:, :1] > 0)
+    return (x @ weight).masked_fill(mask[:, :1], 0.0)
+
+
 @pytest.mark.parametrize(
     "function",
-    [given_experts, of_more_classes, written, read_twice, of_an_argument, wider, from_values],
+    [
+        given_experts,
+        of_more_classes,
+        written,
+        written_mask,
+        written_view_of_a_mask,
+        written_part_of_a_mask,
+        read_twice,
+        of_an_argument,
+        wider,
+        from_values,
+    ],
 )
 def test_masks_that_stay(function: Callable[..., Any], values: Any) -> None:
     assert compared(function, *values) > 0
