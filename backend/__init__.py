@@ -33,7 +33,7 @@ from .package import package  # noqa: E402
 from .pattern import Pattern, pattern  # noqa: E402
 from .report import Report, report  # noqa: E402
 from .rules import Output, file, like, tensor  # noqa: E402
-from .steps import Philox, Step, Zeros, philox, step, zeros  # noqa: E402
+from .steps import Exponential, Philox, Step, Zeros, exponential, philox, step, zeros  # noqa: E402
 from .tensor_map import tensor_map  # noqa: E402
 from .tuning import Tuned, prefer, tune  # noqa: E402
 
@@ -46,6 +46,7 @@ __all__ = [
     "DriverError",
     "Error",
     "Explanation",
+    "Exponential",
     "LaunchError",
     "MissingError",
     "Op",
@@ -59,6 +60,7 @@ __all__ = [
     "cast",
     "custom_op",
     "explain",
+    "exponential",
     "file",
     "get_cmake_dir",
     "get_include",

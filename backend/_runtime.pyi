@@ -67,7 +67,7 @@ class ScratchInfo(TypedDict):
     dtype: str  # Python
     zeros: bool
     once: bool
-    philox: bool
+    random: str  # "philox", "exponential" or ""
 
 class ImplementationInfo(TypedDict):
     name: str

@@ -12,8 +12,7 @@ from . import steps as steps_
 from .arguments import Argument, argument_list
 from .declaring import declaring
 from .python_function import define as define_python
-from .rules import Output
-from .steps import Philox, Step, Zeros
+from .steps import Scratch, Step
 from .tvm_ffi import load_tvm_ffi
 from .validate import Binary, File
 
@@ -54,7 +53,7 @@ class Implementations:
         block: object = rules.NOT_GIVEN,
         cluster: object = "",
         shared: object = "0",
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
+        scratch: Mapping[str, Scratch] | None = None,
         steps: Sequence[Step] = (),
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
@@ -85,8 +84,9 @@ class Implementations:
         shared: bytes of dynamic shared memory.
         scratch: memory that the implementation needs while it runs, by name: opaq.tensor(...) for
             uninitialised memory, opaq.zeros(...) for zeros, opaq.philox() for a seed and an offset
-            of random numbers. `args`, grid, block, cluster and shared may refer to the names.
-            Compiled graphs plan it with their other buffers.
+            of random numbers, opaq.exponential(...) for the numbers themselves. `args`,
+            grid, block, cluster and shared may refer to the names. Compiled graphs plan it with
+            their other buffers.
         steps: for several launches, one after the other: a list of opaq.step(...), each with entry,
             args, grid and so on, in the place of those here.
         requires: conditions on the arguments; if one is false, the next implementation is tried. An
@@ -137,7 +137,7 @@ class Implementations:
         source: str | File | None = None,
         entry: str = "",
         args: str | Sequence[str | Argument] = "",
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
+        scratch: Mapping[str, Scratch] | None = None,
         steps: Sequence[Step] = (),
         requires: str | Sequence[str] = (),
         options: Sequence[str] = (),
@@ -181,7 +181,7 @@ class Implementations:
         args: str | Sequence[str | Argument],
         device: str,
         signature: str = "",
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
+        scratch: Mapping[str, Scratch] | None = None,
         requires: str | Sequence[str] = (),
         priority: int = 0,
         name: str = "library",
@@ -229,7 +229,7 @@ class Implementations:
         *,
         args: str | Sequence[str | Argument],
         device: str,
-        scratch: Mapping[str, Output | Zeros | Philox] | None = None,
+        scratch: Mapping[str, Scratch] | None = None,
         requires: str | Sequence[str] = (),
         priority: int = 0,
         name: str = "tvm_ffi",

@@ -149,7 +149,7 @@ _IMAGE_WITH_RESOURCES = {
 }
 _STEP = {"entry": str, "symbol": str, "rule": dict, "images": [dict]}
 _IMPLEMENTATION = {"name": str, "checked_at_launch": _TEXTS}  # of one step: and what a step has
-_SCRATCH = {"name": str, "shape": _TEXTS, "dtype": str, "zeros": bool, "philox": bool}
+_SCRATCH = {"name": str, "shape": _TEXTS, "dtype": str, "zeros": bool, "random": str}
 _OP = {
     "schema": str,
     "function": str,
@@ -302,9 +302,10 @@ def _implementation(implementation: dict[str, Any]) -> list[str]:
     for step in _steps(implementation):
         lines += _step(implementation["name"] if not lines else "then", step)
     for scratch in implementation.get("scratch", []):
-        holds = ", zeros" if scratch["zeros"] else ", philox" if scratch["philox"] else ""
+        holds = "zeros" if scratch["zeros"] else scratch["random"]
         lines.append(
-            f"  scratch {scratch['name']}: {scratch['dtype']}[{', '.join(scratch['shape'])}]{holds}"
+            f"  scratch {scratch['name']}: {scratch['dtype']}[{', '.join(scratch['shape'])}]"
+            + (f", {holds}" if holds else "")
         )
     if implementation["checked_at_launch"]:
         lines.append(f"  where {' and '.join(implementation['checked_at_launch'])}")

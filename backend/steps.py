@@ -59,6 +59,40 @@ def philox(*, dtype: object = "uint64") -> Philox:
 
 
 @dataclass(frozen=True)
+class Exponential:
+    """A scratch tensor of exponential random numbers; texts as in rules.Output."""
+
+    shape: str
+    dtype: str
+
+
+def exponential(shape: object, *, dtype: object = "float32") -> Exponential:
+    """For `scratch`: a tensor of random numbers from the exponential distribution of rate 1.
+    PyTorch's default generator of the device draws them anew for each launch: they are those that
+    `torch.empty(shape, dtype=dtype, device=device).exponential_()` would give in the place of the
+    launch, and the generator goes on as after that. So torch.manual_seed decides them, and in a
+    CUDA graph each replay has its own.
+
+    torch.multinomial(p, 1) draws such a tensor `q` of the shape and dtype of `p`, and takes the
+    largest `p / q` of each row: a kernel that does so draws what torch.multinomial draws.
+
+    shape: as for opaq.tensor. A tensor without elements draws nothing.
+    dtype: "float32", "float64", "float16" or "bfloat16", or an expression such as "logits.dtype";
+        where that gives another one, the launch is refused. With the same seed, each dtype has
+        numbers of its own: float16 is not float32 rounded.
+
+    Where an implementation has several tensors of random numbers, they are drawn in the order in
+    which `scratch` lists them. Only for ops that are declared with effects="random". Raises
+    opaq.DeclarationError; launches raise opaq.LaunchError.
+    """
+    where = "opaq.exponential(...)"
+    return Exponential(rules.sizes_text(where, "shape", shape), rules.dtype_text(where, dtype))
+
+
+Scratch = Output | Zeros | Philox | Exponential
+
+
+@dataclass(frozen=True)
 class Step:
     """One launch of several, as texts that the runtime parses."""
 
@@ -115,24 +149,30 @@ def scratch_texts(where: str, scratch: object) -> list[dict[str, Any]]:
     if scratch is None:
         return []
     if not isinstance(scratch, Mapping) or not all(
-        isinstance(name, str) and isinstance(rule, (Output, Zeros, Philox))
-        for name, rule in scratch.items()
+        isinstance(name, str) and isinstance(rule, Scratch) for name, rule in scratch.items()
     ):
         refuse(
             where,
             "scratch",
             scratch,
-            "a dict of opaq.tensor(...), opaq.zeros(...) or opaq.philox() by name, such as "
-            "{'partial': opaq.tensor('64', dtype='float32')}",
+            "a dict of opaq.tensor(...), opaq.zeros(...), opaq.philox() or opaq.exponential(...) "
+            "by name, such as {'partial': opaq.tensor('64', dtype='float32')}",
         )
     return [
         _scratch_text(f"{where}: scratch {name!r}", name, rule) for name, rule in scratch.items()
     ]
 
 
-def _scratch_text(where: str, name: str, rule: Output | Zeros | Philox) -> dict[str, Any]:
+def _scratch_text(where: str, name: str, rule: Scratch) -> dict[str, Any]:
     if isinstance(rule, Philox):
-        return {"name": name, "shape": "2", "dtype": rule.dtype, "philox": True}
+        return {"name": name, "shape": "2", "dtype": rule.dtype, "random": "philox"}
+    if isinstance(rule, Exponential):
+        return {
+            "name": name,
+            "shape": rule.shape,
+            "dtype": rule.dtype,
+            "random": "exponential",
+        }
     if isinstance(rule, Zeros):
         return {
             "name": name,

@@ -74,7 +74,7 @@ class Reader {
 
 ScratchText scratch_text(const opaq_field& fields) {
   return {text(fields, "name"),  text(fields, "like"), text(fields, "shape"), text(fields, "dtype"),
-          flag(fields, "zeros"), flag(fields, "once"), flag(fields, "philox")};
+          flag(fields, "zeros"), flag(fields, "once"), text(fields, "random")};
 }
 
 // A function of the library that declares the op: its address and its type as typeid names it.
@@ -171,7 +171,7 @@ ImplementationText implementation_text(const opaq_field& fields, const std::stri
   if (const opaq_field* scratch = find(fields, "scratch")) {
     for (size_t i = 0; i < scratch->count; ++i) {
       result.scratch.push_back(scratch_text(scratch->fields[i]));
-      if (result.scratch.back().philox && effects.empty())
+      if (!result.scratch.back().random.empty() && effects.empty())
         fail(ErrorKind::Declaration,
              where + ": scratch '" + result.scratch.back().name +
                  "' holds random numbers; declare the op with opaq.op(..., effects=\"random\"), so "

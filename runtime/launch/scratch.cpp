@@ -5,7 +5,7 @@
 #include <cstring>
 
 #include "base/error.h"
-#include "launch/philox.h"
+#include "launch/random.h"
 
 namespace opaq {
 
@@ -53,6 +53,8 @@ ScratchArgs::ScratchArgs(const ScratchRules& rules, const Arg* args, Device devi
     }
     TensorView view;
     view.dtype = rule->dtype.eval(args).dtype;
+    if (const std::string why = why_not_dtype(rule->content, view.dtype); !why.empty())
+      fail(ErrorKind::Launch, place + ": dtype '" + std::string(name(view.dtype)) + "'; " + why);
     const int64_t bytes = shape.finish(itemsize(view.dtype), place.c_str());
     offsets_[i] = layout_.add(bytes, place.c_str());
     if (rule->content == Content::Zeros) {
@@ -70,11 +72,9 @@ ScratchArgs::ScratchArgs(const ScratchRules& rules, const Arg* args, Device devi
 }
 
 void ScratchArgs::draw(const std::string& op, void* stream) const {
-  for (size_t i = rules_.rules_.size(); i-- > 0;) {
-    const auto& [index, rule, ignored] = rules_.rules_[i];
-    if (rule->content != Content::Philox) return;  // they come last
-    const TensorView& tensor = args_[rules_.given_ + index].tensor;
-    draw_philox(op, tensor.data, tensor.device, stream);
+  for (const auto& [index, rule, ignored] : rules_.rules_) {
+    if (is_random(rule->content))
+      draw_random(op, rule->content, args_[rules_.given_ + index].tensor, stream);
   }
 }
 

@@ -99,7 +99,7 @@ Ref describe_scratch(const Implementation& implementation) {
     d.set("dtype", rule.dtype.print_python())
         .set("zeros", holds_zeros(rule.content))
         .set("once", rule.content == ScratchRule::Content::LeftAtZero)
-        .set("philox", rule.content == ScratchRule::Content::Philox);
+        .set("random", std::string(random_name(rule.content)));
     list.add(d.take());
   }
   return list.take();

@@ -55,8 +55,9 @@ std::string describe(const std::vector<ScratchRule>& scratch) {
   for (const ScratchRule& rule : scratch) {
     const std::string content = rule.content == ScratchRule::Content::LeftAtZero ? ", zeros once"
                                 : rule.content == ScratchRule::Content::Zeros    ? ", zeros"
-                                : rule.content == ScratchRule::Content::Philox   ? ", philox"
-                                                                                 : "";
+                                : is_random(rule.content)
+                                    ? ", " + std::string(random_name(rule.content))
+                                    : "";
     out.push_back(rule.name + ": [" + texts(rule.shape) + "], " + text(rule.dtype) + content);
   }
   return join(out, "; ");

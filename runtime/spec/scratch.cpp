@@ -31,13 +31,16 @@ class ScratchParser {
     if (dtype.empty()) scope_.fail("dtype", "not given; give dtype, such as \"float32\"");
     rule.shape = sizes(shape);
     rule.dtype = one_dtype(dtype);
-    if (text_.philox) check_philox(rule);
     if (text_.once && !text_.zeros)
       scope_.fail("once", "memory that is not zeroed takes no once; use opaq.zeros(...)");
-    rule.content = text_.once     ? ScratchRule::Content::LeftAtZero
-                   : text_.zeros  ? ScratchRule::Content::Zeros
-                   : text_.philox ? ScratchRule::Content::Philox
-                                  : ScratchRule::Content::Undefined;
+    rule.content = text_.once    ? ScratchRule::Content::LeftAtZero
+                   : text_.zeros ? ScratchRule::Content::Zeros
+                                 : random();
+    if (rule.dtype.is_constant()) {  // else each launch checks it
+      const DType dtype = rule.dtype.eval(nullptr).dtype;
+      if (const std::string why = why_not_dtype(rule.content, dtype); !why.empty())
+        scope_.fail("dtype", "'" + rule.dtype.text() + "'; " + why);
+    }
     return rule;
   }
 
@@ -89,13 +92,12 @@ class ScratchParser {
     return dtype;
   }
 
-  void check_philox(const ScratchRule& rule) const {
-    const bool constant = rule.dtype.is_constant();
-    const DType dtype = constant ? rule.dtype.eval(nullptr).dtype : DType::Float32;
-    if (dtype != DType::Int64 && dtype != DType::UInt64)
-      scope_.fail("dtype", "'" + rule.dtype.text() +
-                               "'; a seed and an offset are int64 or uint64, as the kernel's "
-                               "parameter says");
+  ScratchRule::Content random() const {
+    using Content = ScratchRule::Content;
+    if (text_.random.empty()) return Content::Undefined;
+    for (const Content content : {Content::Philox, Content::Exponential})
+      if (text_.random == random_name(content)) return content;
+    scope_.fail("random", "'" + text_.random + "'; expected philox or exponential");
   }
 
   void check_planned(const Expr& expr, const char* field) const {
@@ -123,6 +125,21 @@ std::vector<ScratchRule> parse_scratch(const OpSpec& op, const std::string& owne
 }
 
 }  // namespace spec
+
+std::string_view random_name(ScratchRule::Content content) {
+  return content == ScratchRule::Content::Philox        ? "philox"
+         : content == ScratchRule::Content::Exponential ? "exponential"
+                                                        : "";
+}
+
+std::string why_not_dtype(ScratchRule::Content content, DType dtype) {
+  if (content == ScratchRule::Content::Philox && dtype != DType::Int64 && dtype != DType::UInt64)
+    return "a seed and an offset are int64 or uint64, as the kernel's parameter says";
+  if (content == ScratchRule::Content::Exponential && dtype != DType::Float32 &&
+      dtype != DType::Float64 && dtype != DType::Float16 && dtype != DType::BFloat16)
+    return "PyTorch draws exponential random numbers as float32, float64, float16 or bfloat16";
+  return "";
+}
 
 std::vector<Symbol> Implementation::with_scratch(std::vector<Symbol> symbols) const {
   for (const ScratchRule& rule : scratch)

@@ -155,10 +155,10 @@ class LaunchBlock {
       lines.push_back("const int64_t " + name + " = opaq_layout." + of + "();");
     };
     size_t next = 0;
-    const auto declare = [&](Content content) {
-      for (; next < tensors.size() && tensors[next].content == content; ++next) {
+    const auto declare = [&](auto... contents) {
+      for (; next < tensors.size() && ((tensors[next].content == contents) || ...); ++next) {
         lines.push_back(declared(tensors[next]));
-        const bool kept = node_.on_cuda() && content == Content::LeftAtZero;
+        const bool kept = node_.on_cuda() && tensors[next].content == Content::LeftAtZero;
         views.push_back("[[maybe_unused]] const opaq_tensor " + cpp_identifier(tensors[next].name) +
                         " = " + memory_of(tensors[next]) +
                         (kept ? ".at(opaq_kept);" : ".at(opaq_workspace.data());"));
@@ -173,7 +173,7 @@ class LaunchBlock {
     if (keeps) offset("opaq_kept_end", "bytes");
     declare(Content::Undefined);
     const size_t drawn = next;
-    declare(Content::Philox);
+    declare(Content::Philox, Content::Exponential);
     lines.push_back(
         "const " +
         call("opaq_scratch_memory opaq_workspace",
@@ -193,15 +193,16 @@ class LaunchBlock {
     return lines;
   }
 
-  // Fills a tensor with a seed and an offset.
+  // Fills a tensor with random numbers.
   std::string draw(const CppScratch& tensor) const {
     const bool cuda = node_.on_cuda();
-    return call("opaq_draw_philox",
-                {cuda ? "aoti_torch_cuda_randint_low_out" : "aoti_torch_cpu_randint_low_out",
-                 memory_of(tensor) + ".at(opaq_workspace.data()).data",
-                 cuda ? "aoti_torch_device_type_cuda()" : "aoti_torch_device_type_cpu()",
-                 cuda ? "opaq_device" : "0"}) +
-           ";";
+    Lines arguments{memory_of(tensor) + ".at(opaq_workspace.data())",
+                    cuda ? "aoti_torch_device_type_cuda()" : "aoti_torch_device_type_cpu()",
+                    cuda ? "opaq_device" : "0"};
+    if (tensor.content == ScratchRule::Content::Philox)
+      arguments.push_back(cuda ? "aoti_torch_cuda_randint_low_out"
+                               : "aoti_torch_cpu_randint_low_out");
+    return call("opaq_draw_" + std::string(random_name(tensor.content)), arguments) + ";";
   }
 
   static std::string memory_of(const CppScratch& tensor) { return "opaq_memory_of_" + tensor.name; }
@@ -390,10 +391,10 @@ void print_function(const CppNode::Compiled& node, const AttachedFiles& attached
   if (result.workspace && node.on_cuda()) result.prelude.push_back("zeros");
   const auto draws = [](const CompiledLaunch& launch) {
     return std::any_of(launch.rule.scratch.begin(), launch.rule.scratch.end(),
-                       [](const auto& one) { return one.content == ScratchRule::Content::Philox; });
+                       [](const auto& one) { return is_random(one.content); });
   };
   if (std::any_of(node.launches.begin(), node.launches.end(), draws))
-    result.prelude.push_back("philox");
+    result.prelude.push_back("random");
   if (counted) result.prelude.push_back("nodes");
   if (timed) result.prelude.push_back("timers");
   if (node.target.profiled) result.prelude.push_back("profiler");

@@ -58,7 +58,7 @@ std::string scratch(const CppScratch& tensor) {
       .set("shape", texts(tensor.shape))
       .set("dtype", std::string(name(tensor.dtype)))
       .set("zeros", holds_zeros(tensor.content))
-      .set("philox", tensor.content == ScratchRule::Content::Philox)
+      .set("random", std::string(random_name(tensor.content)))
       .text();
 }
 

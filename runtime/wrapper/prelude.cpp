@@ -25,7 +25,7 @@ const std::vector<Part>& parts() {
       {"files", {"standalone/sha256.h", "standalone/files.h"}},
       {"scratch", {"standalone/scratch.h", "wrapper/prelude/scratch.h"}},
       {"zeros", {"standalone/kept_zeros.h", "wrapper/prelude/zeros.h"}},
-      {"philox", {"wrapper/prelude/philox.h"}},
+      {"random", {"wrapper/prelude/random.h"}},
       {"cuda",
        {"standalone/driver.h", "standalone/geometry.h", "standalone/kernel.h", "standalone/arch.h",
         "standalone/packaged_kernel.h", "wrapper/prelude/linked_driver.h"}},

@@ -77,7 +77,7 @@ TEST(Library, FunctionsAreCheckedAgainstTheArgumentList) {
 
 TEST(Library, RandomNumbersNeedAnEffect) {
   const std::vector<opaq_field> rng = {text("name", "rng"), text("shape", "2"),
-                                       text("dtype", "uint64"), text("philox", "1")},
+                                       text("dtype", "uint64"), text("random", "philox")},
                                 scratch = {list("", rng)};
   const std::vector<opaq_field> cpu = {
       text("place", "ops.cpp:9"), text("where", "front::f: .cpu(...)"),

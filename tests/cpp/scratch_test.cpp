@@ -1,5 +1,5 @@
 // Scratch tensors and steps: declarations, their errors, and launches on a fake driver.
-#include "launch/philox.h"
+#include "launch/random.h"
 #include "launch_fixture.h"
 
 namespace opaq {
@@ -72,7 +72,10 @@ TEST_F(ScratchTest, AScratchTensorIsAnAddressInTheWorkspace) {
 }
 
 struct Drawn {
+  ScratchRule::Content content;
   void* memory;
+  DType dtype;
+  int64_t count;
   Device device;
   void* stream;
 };
@@ -81,17 +84,18 @@ std::vector<Drawn> drawn;
 TEST_F(ScratchTest, RandomNumbersAreDrawnForEachLaunch) {
   ImplementationText text = three_tensors();
   text.scratch[1] = {.name = "b", .shape = "n", .dtype = "int32"};
-  text.scratch[2] = {.name = "c", .shape = "2", .dtype = "int64", .philox = true};
+  text.scratch[2] = {.name = "c", .shape = "2", .dtype = "int64", .random = "philox"};
   auto prepared = prepare(spec, text);
   const std::vector<Arg> given = args(10);
   drawn.clear();
-  set_draw_philox(nullptr);
+  set_draw_random(nullptr);
   const Error missing = error_of([&] { prepared->launch(given.data(), kCuda, at(77), at(65536)); });
   EXPECT_EQ(missing.kind, ErrorKind::Missing);
   EXPECT_STREQ(missing.what(),
                "mylib::sum: draws random numbers with PyTorch, which is not loaded");
-  set_draw_philox(
-      [](void* memory, Device device, void* stream) { drawn.push_back({memory, device, stream}); });
+  set_draw_random([](ScratchRule::Content content, const TensorView& to, void* stream) {
+    drawn.push_back({content, to.data, to.dtype, to.numel(), to.device, stream});
+  });
   EXPECT_EQ(prepared->workspace_bytes(given.data(), kCuda), 512 + 16);
   for (int launches = 1; launches <= 2; ++launches) {
     prepared->launch(given.data(), kCuda, at(77), at(65536));

@@ -148,7 +148,7 @@ struct RuleOptions {
   std::vector<std::pair<std::string, Expression>> counts = {};
 };
 
-class Rule {  // made by like, tensor, zeros, philox
+class Rule {  // made by like, tensor, zeros, philox, exponential
  public:
   explicit Rule(Part part) : part_(std::move(part)) {}
   Part named(std::string name) const {
@@ -199,7 +199,15 @@ inline Rule zeros(const Expression& shape, const ZerosOptions& options) {
 // For scratch: a seed and an offset of random numbers.
 inline Rule philox(std::string dtype = "uint64") {
   Part part;
-  return Rule(part.set("shape", "2").set("dtype", std::move(dtype)).flag("philox", true));
+  return Rule(part.set("shape", "2").set("dtype", std::move(dtype)).set("random", "philox"));
+}
+
+// For scratch: random numbers of the exponential distribution of rate 1, those that PyTorch's
+// exponential_() gives.
+inline Rule exponential(const Expression& shape, std::string dtype = "float32") {
+  Part part;
+  part.set("shape", shape.text()).set("dtype", std::move(dtype));
+  return Rule(part.set("random", "exponential"));
 }
 
 using Rules = std::vector<std::pair<std::string, Rule>>;  // by name

@@ -152,7 +152,9 @@ struct ScratchRule {
     Undefined,
     Zeros,       // when the first kernel starts
     LeftAtZero,  // as Zeros, and the kernels promise to leave it zero: it need not be zeroed again
-    Philox,      // a seed and an offset that PyTorch's generator has drawn for this launch
+    // What PyTorch's default generator of the device has drawn for this launch:
+    Philox,       // a seed and an offset, each from 0 to 2^62 - 1
+    Exponential,  // what exponential_() fills a tensor of this dtype and count of elements with
   };
   std::string name;
   std::vector<Expr> shape;  // Int and int[] items, over arguments and results
@@ -163,6 +165,16 @@ struct ScratchRule {
 constexpr bool holds_zeros(ScratchRule::Content content) {
   return content == ScratchRule::Content::Zeros || content == ScratchRule::Content::LeftAtZero;
 }
+
+constexpr bool is_random(ScratchRule::Content content) {
+  return content == ScratchRule::Content::Philox || content == ScratchRule::Content::Exponential;
+}
+
+// "philox", "exponential"; "" where `is_random` does not hold.
+std::string_view random_name(ScratchRule::Content content);
+
+// Why no tensor of this dtype has this content, to follow the dtype in an error; "" if it may.
+std::string why_not_dtype(ScratchRule::Content content, DType dtype);
 
 class Kind;  // kinds/kind.h
 
@@ -204,7 +216,7 @@ struct Implementation {
 struct ScratchText {
   std::string name, like, shape, dtype;
   bool zeros = false, once = false;  // once: left at zero
-  bool philox = false;               // of two 64-bit integers
+  std::string random;                // "philox" or "exponential": see ScratchRule::Content
 };
 
 // An implementation as declared; every expression is text. make_implementation (kinds/kind.h)

@@ -176,7 +176,7 @@ def test_a_package_lists_it(unique: str, tmp_path: Any) -> None:
         (name,) = [name for name in archive.namelist() if name.endswith("opaq.json")]
         manifest = json.loads(archive.read(name))
     assert manifest["ops"][0]["implementations"][0]["scratch"] == [
-        {"name": "rng", "shape": ["2"], "dtype": "uint64", "zeros": False, "philox": True}
+        {"name": "rng", "shape": ["2"], "dtype": "uint64", "zeros": False, "random": "philox"}
     ]
 
 
@@ -239,7 +239,6 @@ def test_what_a_node_on_cuda_prints(unique: str) -> None:
         package = wrapper_source(lambda x: op.overload(x), (8, 4), package=True)
     for text in (cpp, package):
         assert (
-            "opaq_draw_philox(aoti_torch_cuda_randint_low_out, "
-            "opaq_memory_of_rng.at(opaq_workspace.data()).data, aoti_torch_device_type_cuda(), "
-            "opaq_device);"
+            "opaq_draw_philox(opaq_memory_of_rng.at(opaq_workspace.data()), "
+            "aoti_torch_device_type_cuda(), opaq_device, aoti_torch_cuda_randint_low_out);"
         ) in text
