@@ -50,8 +50,8 @@ def op(
     effects: what a call does beside computing its results from its arguments. Without it, equal
         calls may be merged into one, and a call whose result is not used may be dropped.
         "random": it draws random numbers with PyTorch's generators, as an implementation with
-        opaq.philox() does, or a Python function with torch.rand. Calls are never merged; activation
-        checkpoints draw the same numbers again.
+        opaq.philox() or opaq.exponential(...) does, or a Python function with torch.rand. Calls are
+        never merged; activation checkpoints draw the same numbers again.
         "ordered": it reads or changes other state which is not among its arguments (a counter, a
         file). Compiled graphs make each of its calls once and in order, as eager does, and do not
         repeat them for the backward pass. Not for an op that writes to arguments; state in a tensor

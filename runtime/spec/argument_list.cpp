@@ -45,6 +45,9 @@ constexpr Missing kMissing[] = {
      "a seed and an offset are scratch memory that PyTorch's generator fills for each launch: "
      "give the implementation scratch={'rng': opaq.philox()} and pass rng, a pointer to the two "
      "(tests/examples/random_numbers.py)"},
+    {"exponential",
+     "random numbers are scratch memory that PyTorch's generator fills for each launch: give the "
+     "implementation scratch={'noise': opaq.exponential(...)} and pass noise, a pointer to them"},
 };
 
 bool is_plain(std::string_view item) {

@@ -49,7 +49,8 @@ constexpr Refused kRefused[] = {
      "own"},
     {"Generator",
      "a kernel takes no Generator; leave the argument out and declare effects=\"random\": a "
-     "scratch opaq.philox() gives it a seed and an offset, which the default generator draws"},
+     "scratch opaq.philox() gives it a seed and an offset, opaq.exponential(...) numbers, which "
+     "the default generator draws"},
     {"Stream", "a kernel runs on the current stream of its tensors; leave the argument out"},
     {"Storage", "a kernel sees tensors only; write Tensor"},
     {"QScheme", "quantized tensors are not supported; pass scales and zero points as Tensors"},

@@ -133,7 +133,8 @@ TEST(Schema, RefusalsPointAtTheirPlace) {
   EXPECT_EQ(refusal("mylib::f(Tensor x, Generator? g=None) -> Tensor"),
             "schema of mylib::f: argument 'g': type Generator is not supported: a kernel takes no "
             "Generator; leave the argument out and declare effects=\"random\": a scratch "
-            "opaq.philox() gives it a seed and an offset, which the default generator draws; "
+            "opaq.philox() gives it a seed and an offset, opaq.exponential(...) numbers, which "
+            "the default generator draws; "
             "or make the op with opaq.custom_op, whose Python function takes and "
             "returns what PyTorch's ops do\n"
             "  mylib::f(Tensor x, Generator? g=None) -> Tensor\n"

@@ -81,6 +81,10 @@ struct Drawn {
 };
 std::vector<Drawn> drawn;
 
+void note_draw(ScratchRule::Content content, const TensorView& to, void* stream) {
+  drawn.push_back({content, to.data, to.dtype, to.numel(), to.device, stream});
+}
+
 TEST_F(ScratchTest, RandomNumbersAreDrawnForEachLaunch) {
   ImplementationText text = three_tensors();
   text.scratch[1] = {.name = "b", .shape = "n", .dtype = "int32"};
@@ -93,15 +97,16 @@ TEST_F(ScratchTest, RandomNumbersAreDrawnForEachLaunch) {
   EXPECT_EQ(missing.kind, ErrorKind::Missing);
   EXPECT_STREQ(missing.what(),
                "mylib::sum: draws random numbers with PyTorch, which is not loaded");
-  set_draw_random([](ScratchRule::Content content, const TensorView& to, void* stream) {
-    drawn.push_back({content, to.data, to.dtype, to.numel(), to.device, stream});
-  });
+  set_draw_random(note_draw);
   EXPECT_EQ(prepared->workspace_bytes(given.data(), kCuda), 512 + 16);
   for (int launches = 1; launches <= 2; ++launches) {
     prepared->launch(given.data(), kCuda, at(77), at(65536));
     EXPECT_EQ(param<uint64_t>(last(), 3), 65536u + 512);
     ASSERT_EQ(drawn.size(), static_cast<size_t>(launches));
+    EXPECT_EQ(drawn.back().content, ScratchRule::Content::Philox);
     EXPECT_EQ(drawn.back().memory, at(65536 + 512));
+    EXPECT_EQ(drawn.back().dtype, DType::Int64);
+    EXPECT_EQ(drawn.back().count, 2);
     EXPECT_EQ(drawn.back().device, kCuda);
     EXPECT_EQ(drawn.back().stream, at(77));
   }
@@ -111,6 +116,35 @@ TEST_F(ScratchTest, RandomNumbersAreDrawnForEachLaunch) {
   prepared = prepare(spec, text);
   prepared->launch(args(0).data(), kCuda, at(77), at(65536));
   EXPECT_EQ(drawn.size(), 2u);
+}
+
+TEST_F(ScratchTest, SeveralTensorsOfRandomNumbersAreDrawnInOrder) {
+  ImplementationText text = three_tensors();
+  text.scratch[0] = {.name = "a", .shape = "n, 2", .dtype = "x.dtype", .random = "exponential"};
+  text.scratch[1] = {.name = "b", .shape = "3", .dtype = "int32"};
+  text.scratch[2] = {.name = "c", .shape = "2", .dtype = "int64", .random = "philox"};
+  auto prepared = prepare(spec, text);
+  drawn.clear();
+  set_draw_random(note_draw);
+  prepared->launch(args(40).data(), kCuda, at(77), at(65536));
+  EXPECT_EQ(param<uint64_t>(last(), 2), 65536u) << "they come last in the workspace";
+  ASSERT_EQ(drawn.size(), 2u);
+  EXPECT_EQ(drawn[0].content, ScratchRule::Content::Exponential);
+  EXPECT_EQ(drawn[0].memory, at(65536 + 256));
+  EXPECT_EQ(drawn[0].dtype, DType::Float32);
+  EXPECT_EQ(drawn[0].count, 80);
+  EXPECT_EQ(drawn[1].content, ScratchRule::Content::Philox);
+  EXPECT_EQ(drawn[1].memory, at(65536 + 256 + 512));
+  prepared->launch(args(0).data(), kCuda, at(77), at(65536));
+  ASSERT_EQ(drawn.size(), 3u) << "nothing is drawn for a tensor without elements";
+  EXPECT_EQ(drawn[2].content, ScratchRule::Content::Philox);
+  const Tensor ints({4, 16}, DType::Int32);
+  const std::vector<Arg> other = {ints, Arg::of_int(4), scalar};
+  const Error dtype = error_of([&] { prepared->workspace_bytes(other.data(), kCuda); });
+  EXPECT_EQ(dtype.kind, ErrorKind::Launch);
+  EXPECT_STREQ(dtype.what(),
+               "mylib::sum: scratch 'a' of implementation 'cuda': dtype 'int32'; PyTorch draws "
+               "exponential random numbers as float32, float64, float16 or bfloat16");
 }
 
 TEST_F(ScratchTest, MemoryThatIsLeftAtZeroIsZeroedOnceForEachStream) {
@@ -285,6 +319,16 @@ TEST_F(ScratchTest, DeclarationsThatCannotBeMeantAreRefused) {
       scratch({.name = "z", .shape = "4", .dtype = "int32"}),
       "args" + where +
           ": scratch 'z' is not among those of any step; pass it, or leave it out of scratch");
+  EXPECT_EQ(scratch({.name = "z", .shape = "2", .dtype = "int32", .random = "philox"}),
+            "dtype" + where +
+                ", scratch 'z': 'int32'; a seed and an offset are int64 or uint64, as the kernel's "
+                "parameter says");
+  EXPECT_EQ(scratch({.name = "z", .shape = "4", .dtype = "uint8", .random = "exponential"}),
+            "dtype" + where +
+                ", scratch 'z': 'uint8'; PyTorch draws exponential random numbers as float32, "
+                "float64, float16 or bfloat16");
+  EXPECT_EQ(scratch({.name = "z", .shape = "4", .dtype = "float32", .random = "normal"}),
+            "random" + where + ", scratch 'z': 'normal'; expected philox or exponential");
   ImplementationText text = two_steps();
   text.grid = "7";
   EXPECT_EQ(refused(text),
@@ -320,12 +364,13 @@ TEST_F(ScratchTest, DeclarationsThatCannotBeMeantAreRefused) {
 TEST_F(ScratchTest, ScratchAndStepsAreInTheHash) {
   const std::string before = make_implementation(spec, two_steps()).hash;
   EXPECT_EQ(make_implementation(spec, two_steps()).hash, before);
-  std::vector<ImplementationText> changed(5, two_steps());
+  std::vector<ImplementationText> changed(6, two_steps());
   changed[0].scratch[0].shape = "n";
   changed[1].scratch[0].dtype = "float64";
   changed[2].scratch[0].zeros = true;
   changed[3].steps[1].block = "2";
   std::swap(changed[4].steps[0], changed[4].steps[1]);
+  changed[5].scratch[0].random = "exponential";
   for (const ImplementationText& text : changed)
     EXPECT_NE(make_implementation(spec, text).hash, before);
 }

@@ -43,6 +43,17 @@ OPAQ_OPS(cpp_library) {
              .block = 256,
              .args = "grad_out, factor, grad_x, grad_out.numel()"});
 
+  op("exponential(Tensor x) -> Tensor")
+      .effects("random")
+      .outputs(opaq::like("x"))
+      .cpu({.source = R"(
+        template <typename T> void copy(const T* numbers, T* out, long n) {
+          for (long i = 0; i < n; ++i) out[i] = numbers[i];
+        })",
+            .entry = "copy<{x.dtype}>",
+            .args = "numbers, out, x.numel()",
+            .scratch = {{"numbers", opaq::exponential("x.shape", "x.dtype")}}});
+
   op("dot_rows(Tensor x, Tensor y) -> Tensor")
       .outputs(opaq::tensor("x.size(0)", {.dtype = "x.dtype"}))
       .cpu(&dot_rows, {.args = "x, y, out, x.size(0), x.size(1)",

@@ -119,6 +119,15 @@ def test_the_ops_are_those_of_python_too(ops: dict[str, opaq.Op]) -> None:
         opaq.get_op("cpp_library::scal")
 
 
+def test_random_numbers(ops: dict[str, opaq.Op]) -> None:
+    for dtype in (torch.float32, torch.float64):
+        x = torch.ones(3, 7, dtype=dtype)
+        torch.manual_seed(0)
+        drawn = ops["cpp_library::exponential"](x)
+        torch.manual_seed(0)
+        assert torch.equal(drawn, torch.empty_like(x).exponential_())
+
+
 def model(x: torch.Tensor) -> torch.Tensor:
     y = torch.ops.cpp_library.scale(x, 3.0)
     return torch.ops.cpp_library.dot_rows(y, x).sin()
