@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -418,7 +417,7 @@ def test_what_a_node_on_cuda_prints(
     lowering.activate()
     python = wrapper_source(lambda x: op.overload(x), (8, 4))
     assert f"buf0 = empty_strided_cuda({planned})" in python
-    assert re.search(r"(\w+)\(x_1, buf1, buf0, raw_stream0\)", python)
+    assert ", buf1, buf0, " in python  # x, the result, the workspace, the stream
     with lowering.options.use(archs=("sm_90a",)):
         cpp = cpp_part(wrapper_source(lambda x: op.overload(x), (8, 4), cpp=True))
         package = wrapper_source(lambda x: op.overload(x), (8, 4), package=True)
