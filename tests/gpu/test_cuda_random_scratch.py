@@ -112,6 +112,8 @@ def test_package(op: opaq.Op, tmp_path: Any) -> None:
 # ---- opaq.exponential ----------------------------------------------------------------------------
 
 COPY = """
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 template <class T> __global__ void copy(const T* q, T* y, long n) {
   const long i = blockIdx.x * 256L + threadIdx.x;
   if (i < n) y[i] = q[i];
