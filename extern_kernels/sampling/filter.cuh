@@ -51,10 +51,8 @@ class Filter : public Row<T, THREADS, RANKS> {
   using Base::barrier;
   using Base::block_before;
   using Base::bound;
-  using Base::each_pack;
   using Base::exponent;
   using Base::fixed;
-  using Base::floats;
   using Base::give_all;
   using Base::kBlockWarps;
   using Base::kCountBins;
@@ -82,6 +80,8 @@ class Filter : public Row<T, THREADS, RANKS> {
  public:
   using Base::Base;
   using Base::each;
+  using Base::each_pack;
+  using Base::floats;
   using Base::largest;
   using Base::locate;
   using Base::locate_in;

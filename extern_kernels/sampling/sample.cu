@@ -95,6 +95,23 @@ __device__ void draw(long long* tokens, const T* logits, int classes, int slots,
   if (token >= 0) tokens[row] = token;
 }
 
+// Writes value(0), ..., value(N - 1) from `to` on, without those for which `exists` says so: none is
+// left out between two that exist. 16 bytes at once where that can be.
+template <int N, typename Exists, typename Value>
+__device__ void store_part(float* to, const Exists& exists, const Value& value) {
+  Pack<float, 4> values[N / 4];
+#pragma unroll
+  for (int j = 0; j < N; ++j) values[j / 4].at[j % 4] = value(j);
+  if (exists(0) && exists(N - 1) && reinterpret_cast<size_t>(to) % 16 == 0) {
+#pragma unroll
+    for (int i = 0; i < N / 4; ++i) opaq::store<4>(to + 4 * i, values[i]);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < N; ++j)
+    if (exists(j)) to[j] = values[j / 4].at[j % 4];
+}
+
 template <typename V, typename Otherwise>
 __device__ Otherwise of_row(const V* values, Otherwise otherwise, long long row) {
   return values ? values[row] : otherwise;
@@ -155,8 +172,13 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   const u64 total = filter.total([&](float v, int c) { return filter.kept_weight(v, c); });
   const float by =
       static_cast<float>((1ull << static_cast<int>(kBits)) / static_cast<double>(total));
-  filter.each([&](float v, int c) {
-    if (v != v) return;  // beyond the row
-    out[c] = filter.kept_weight(v, c) * by;
-  });
+  filter.each_pack(
+      [&](const Pack<T, 16 / sizeof(T)>& here, int c) {
+        const auto logits = filter.floats(here);
+        // NaN: beyond the row, or in the part of another warp
+        store_part<16 / sizeof(T)>(
+            out + c, [&](int j) { return logits.at[j] == logits.at[j]; },
+            [&](int j) { return filter.kept_weight(logits.at[j], c + j) * by; });
+      },
+      not_a_number());
 }
