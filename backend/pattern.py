@@ -74,6 +74,7 @@ def pattern(
     alone: bool = False,
     exact: bool = False,
     random: bool = False,
+    casts_matter: bool = False,
 ) -> Pattern:
     """Declares a pattern: a part of unmodified models that torch.compile(backend="opaq") replaces.
 
@@ -91,7 +92,8 @@ def pattern(
     does not matter, since even without it Inductor runs kernels of their own (a sort, topk).
     exact: the graph is left alone where its results have other dtypes than the replacement's.
     random: the replacement draws other random numbers, so it is used only where it is asked for by
-    name.
+    name. casts_matter: casts are not passed over, since what is computed, such as random numbers,
+    depends on the dtypes of arguments.
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
@@ -123,6 +125,7 @@ def pattern(
         alone,
         exact,
         random,
+        casts_matter,
         caller.f_globals.get("__name__", "__main__") if caller else "__main__",
     )
     patterns[name] = found

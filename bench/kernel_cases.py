@@ -118,6 +118,7 @@ def cases(device: str, rows: float) -> list[Case]:
         *found,
         *indexed.sampling(random, count, device),
         *indexed.probabilities(random, count, device),
+        *indexed.tokens(random, count, device),
         *indexed.penalties(random, count, device),
         *indexed.mixture(random, count, device),
         *experts(random, count),

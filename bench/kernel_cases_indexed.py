@@ -22,6 +22,9 @@ SAMPLING: list[tuple[str, dict[str, Any]]] = [
     ("top-k 50, top-p 0.9", {"top_k": 50, "top_p": 0.9}),
 ]
 
+CLASSES = [(1, 32000), (64, 32000), (1, 128256), (64, 128256), (1, 262144), (64, 262144)]
+WIDE = [*CLASSES, (512, 32000), (4096, 1024), (8192, 64)]
+
 
 def sampling(random: Random, count: Count, device: str) -> list[Case]:
     found = []
@@ -61,7 +64,7 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
         ("top_k_probabilities", kept, plain_kept),
         ("top_p_probabilities", likely, model_parts.likeliest),
     ):
-        for m, n in [(1, 32000), (64, 32000), (1, 128256), (64, 128256), (1, 262144), (64, 262144)]:
+        for m, n in CLASSES:
             m = count(m) if m > 1 else 1
 
             def make(m: int = m, n: int = n) -> Tensors:
@@ -72,6 +75,48 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
                 Case(name, make, op, plain, pattern=pattern, sizes=(m, n), compared=_by_size)
             )
     return found
+
+
+def tokens(random: Random, count: Count, device: str) -> list[Case]:
+    """torch.multinomial, alone and of what top-p sampling leaves. Each call draws other tokens, so
+    what is compared is whether they have a probability."""
+
+    def plain_drawn(logits: Any) -> Any:
+        return torch.multinomial(model_parts.likeliest(logits), 1)
+
+    def drawn(logits: Any) -> Any:
+        return kernels.sample_multinomial(logits, 0.8, 0, 0.9).unsqueeze(1)
+
+    def of_softmax(operands: Tensors) -> Any:
+        return operands[0]
+
+    def of_top_p(operands: Tensors) -> Any:
+        return model_parts.likeliest(operands[0])
+
+    found = []
+    for pattern, op, plain, kept, sizes in (
+        ("multinomial", kernels.multinomial, _plain_multinomial, of_softmax, WIDE),
+        ("sample_multinomial", drawn, plain_drawn, of_top_p, CLASSES),
+    ):
+        for m, n in sizes:
+            m = count(m) if m > 1 else 1
+
+            def make(m: int = m, n: int = n, pattern: str = pattern) -> Tensors:
+                logits = random(m, n) * 3
+                return [logits if pattern == "sample_multinomial" else logits.float().softmax(-1)]
+
+            def compared(operands: Tensors, result: Any, kept: Any = kept) -> Any:
+                return kept(operands).gather(1, result) > 0
+
+            name = f"{pattern} {m} x {n}"
+            found.append(
+                Case(name, make, op, plain, pattern=pattern, sizes=(m, n), compared=compared)
+            )
+    return found
+
+
+def _plain_multinomial(probabilities: Any) -> Any:
+    return torch.multinomial(probabilities, 1)
 
 
 def penalties(random: Random, count: Count, device: str) -> list[Case]:

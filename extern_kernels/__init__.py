@@ -45,8 +45,14 @@ from .rms_norm.float8 import rms_norm_float8
 from .rms_norm.rms_norm import rms_norm, rms_norm_backward
 from .rope.paged import rope_paged_
 from .rope.rope import rope, rope_backward
+from .sampling.multinomial import multinomial
 from .sampling.penalize import penalize
-from .sampling.sample import sample, sample_with_uniform, sampling_probabilities
+from .sampling.sample import (
+    sample,
+    sample_multinomial,
+    sample_with_uniform,
+    sampling_probabilities,
+)
 from .scan.cumsum import cumsum
 from .silu_mul.float8 import silu_mul_float8
 from .silu_mul.silu_mul import silu_mul, silu_mul_backward
@@ -94,6 +100,7 @@ __all__ = [
     "moe_permute_backward",
     "moe_route",
     "moe_route_backward",
+    "multinomial",
     "penalize",
     "rms_norm",
     "rms_norm_backward",
@@ -102,6 +109,7 @@ __all__ = [
     "rope_backward",
     "rope_paged_",
     "sample",
+    "sample_multinomial",
     "sample_with_uniform",
     "sampling_probabilities",
     "scale_gradient",

@@ -189,6 +189,7 @@ def oldest() -> None:
         "test_lto",
         "test_matmul",
         "test_moe",
+        "test_multinomial",
         "test_names",
         "test_notebook",
         "test_nvcc",

@@ -5,7 +5,8 @@ Of classes with equal logits at the border of top-p, the op keeps the last ones;
 asked to be stable leaves that open. Where the probabilities are replaced, what draws is left as it
 is, with the numbers that PyTorch's generator gives it. A token that the op draws has the same
 probability as before, but is not that of the same seed: this pattern is used where it is asked for
-by name.
+by name. torch.multinomial itself is replaced by ops that draw the same tokens from the same numbers
+of the generator.
 """
 
 import inspect
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
-from .sample import sample, sampling_probabilities
+from .multinomial import multinomial
+from .sample import sample, sample_multinomial, sampling_probabilities
 
 EXAMPLES = {
     "logits": torch.empty(2, 8, device="meta"),
@@ -217,3 +219,65 @@ def _(logits, temperature, rest):
 @sample_pattern.spelling
 def _(logits, rest):
     return torch.multinomial(F.softmax(_likeliest(logits, rest), dim=-1), 1)
+
+
+# ---- torch.multinomial, with its own random numbers ----------------------------------------------
+
+
+def _drawn_from(logits, temperature=1.0, top_k=0, top_p=1.0):
+    return sample_multinomial(logits, temperature, top_k, top_p).unsqueeze(-1)
+
+
+# After the patterns above have put the op there.
+sample_multinomial_pattern = opaq.pattern(
+    "sample_multinomial",
+    _drawn_from,
+    {"logits": EXAMPLES["logits"], "temperature": 2.0, "top_k": 3, "top_p": 0.75},
+    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
+    measurements=Path(__file__).with_name("measured_sample_multinomial.json"),
+    alone=True,
+    casts_matter=True,
+)
+
+
+@sample_multinomial_pattern.spelling
+def _(logits, temperature, top_k, top_p):
+    return torch.multinomial(sampling_probabilities(logits, temperature, top_k, top_p), 1)
+
+
+@sample_multinomial_pattern.spelling
+def _(logits, temperature, top_k):
+    return torch.multinomial(sampling_probabilities(logits, temperature, top_k), 1)
+
+
+def _when_drawn(arguments) -> str:
+    probabilities = arguments["probabilities"]
+    if probabilities.dim() not in (1, 2):
+        return "the probabilities have not one or two dimensions"
+    if not probabilities.is_contiguous():
+        return "PyTorch's random numbers go by the order of memory, which is not that of rows"
+    if probabilities.dtype == torch.float64 and probabilities.device.type != "cpu":
+        return "the probabilities are float64"
+    return ""
+
+
+multinomial_pattern = opaq.pattern(
+    "multinomial",
+    lambda probabilities: multinomial(probabilities),
+    {"probabilities": EXAMPLES["logits"]},
+    when=_when_drawn,
+    sizes=lambda arguments: rows_and_columns(arguments["probabilities"]),
+    measurements=Path(__file__).with_name("measured_multinomial.json"),
+    alone=True,
+    casts_matter=True,
+)
+
+
+@multinomial_pattern.spelling
+def _(probabilities):
+    return torch.multinomial(probabilities, 1)
+
+
+@multinomial_pattern.spelling
+def _(probabilities):  # the same for one class
+    return torch.multinomial(probabilities, 1, replacement=True)

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <vector>
 
+#include "drawn.h"
+
 namespace {
 
 struct Parameters {
@@ -114,6 +116,16 @@ void each_row(const T* logits, int64_t rows, int64_t classes, int64_t row_stride
   }
 }
 
+// The probability of each class; NaN where no token can be drawn.
+template <typename T>
+auto probabilities(const Filter<T>& filter, bool valid) {
+  const auto& weights = filter.weights;
+  const double total = valid ? std::accumulate(weights.begin(), weights.end(), 0.0) : 0;
+  return [&weights, total, valid](int64_t c) {
+    return valid ? T(weights[c] / total) : std::numeric_limits<T>::quiet_NaN();
+  };
+}
+
 }  // namespace
 
 #define PARAMETERS                                                                             \
@@ -141,14 +153,20 @@ void sample_with_uniform(int64_t* tokens, const T* logits, const float* uniform,
 }
 
 template <typename T>
-void sampling_probabilities(T* probabilities, const T* logits, int64_t rows, int64_t classes,
+void sample_multinomial(int64_t* tokens, const T* logits, const T* numbers, int64_t rows,
+                        int64_t classes, int64_t row_stride, PARAMETERS) {
+  each_row(logits, rows, classes, row_stride, VALUES,
+           [&](int64_t row, const Filter<T>& filter, bool valid) {
+             tokens[row] = drawn_by(numbers + row * classes, classes, probabilities(filter, valid));
+           });
+}
+
+template <typename T>
+void sampling_probabilities(T* out, const T* logits, int64_t rows, int64_t classes,
                             int64_t row_stride, PARAMETERS) {
   each_row(logits, rows, classes, row_stride, VALUES,
            [&](int64_t row, const Filter<T>& filter, bool valid) {
-             T* const out = probabilities + row * classes;
-             const auto& weights = filter.weights;
-             const double total = valid ? std::accumulate(weights.begin(), weights.end(), 0.0) : 0;
-             for (int64_t c = 0; c < classes; ++c)
-               out[c] = valid ? T(weights[c] / total) : std::numeric_limits<T>::quiet_NaN();
+             const auto probability = probabilities(filter, valid);
+             for (int64_t c = 0; c < classes; ++c) out[row * classes + c] = probability(c);
            });
 }

@@ -2,9 +2,12 @@
 // drawn: temperature, top-k, top-p, min-p, as filter.cuh has them.
 //   token: the first class at which the sum of kept weights, in the order of classes, passes
 //   u * (sum of all kept weights); u in [0, 1) is given, or made of a seed, an offset and the row
-//   -1 (probabilities: NaN) where a logit is NaN, all are -inf, or a parameter of the row is wrong
+//   sample_multinomial: the class with the largest (kept weight) / (exponential random number)
+//   -1 (probabilities: NaN, sample_multinomial: a failed assertion) where a logit is NaN, all are
+//   -inf, or a parameter of the row is wrong
 // The subtle rule: every branch that holds a barrier depends on values that all threads of a row
 // have alike.
+#include "drawn.cuh"
 #include "filter.cuh"
 
 namespace {
@@ -95,8 +98,8 @@ __device__ void draw(long long* tokens, const T* logits, int classes, int slots,
   if (token >= 0) tokens[row] = token;
 }
 
-// Writes value(0), ..., value(N - 1) from `to` on, without those for which `exists` says so: none is
-// left out between two that exist. 16 bytes at once where that can be.
+// Writes value(0), ..., value(N - 1) from `to` on, without those for which `exists` says so: none
+// is left out between two that exist. 16 bytes at once where that can be.
 template <int N, typename Exists, typename Value>
 __device__ void store_part(float* to, const Exists& exists, const Value& value) {
   Pack<float, 4> values[N / 4];
@@ -150,6 +153,38 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   const long long row = Team::team();
   draw<T, THREADS, RANKS>(tokens, logits + row * row_stride, classes, slots, row,
                           FromUniform{uniform}, PARAMETERS_OF(row));
+}
+
+template <typename T, int THREADS, int RANKS>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)
+    sample_multinomial(long long* tokens, const T* logits, const float* numbers, int classes,
+                       long long row_stride, int slots, PARAMETERS) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  using OneRow = Filter<T, THREADS, RANKS>;
+  if (Team::idle()) return;
+  Team::arrive();
+  __shared__ typename OneRow::Shared shared;
+  __shared__ float2 of_warps[Team::kWarps];
+  const long long row = Team::team();
+  OneRow filter(shared, logits + row * row_stride, classes, slots);
+  const bool some = apply(filter, classes, PARAMETERS_OF(row), [](u64) -> u64 { return 0; });
+  Drawn drawn;
+  if (some) {
+    numbers += row * classes;
+    filter.each_pack(
+        [&](const Pack<T, 16 / sizeof(T)>& here, int c) {
+          const auto logits = filter.floats(here);
+#pragma unroll
+          for (int j = 0; j < 16 / sizeof(T); ++j) {
+            const float weight = filter.kept_weight(logits.at[j], c + j);
+            if (weight > 0) drawn.add(weight, numbers[c + j], c + j);
+          }
+        },
+        not_a_number());
+  } else {
+    drawn.add(not_a_number(), 1.f, 0);
+  }
+  drawn.give<Team>(tokens + row, of_warps);
 }
 
 template <typename T, int THREADS, int RANKS>

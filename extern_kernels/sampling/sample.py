@@ -3,6 +3,7 @@ transformers' generate.
 
 sample(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> tokens
 sample_with_uniform(logits, uniform, ...) -> tokens
+sample_multinomial(logits, ...) -> tokens
 sampling_probabilities(logits, ...) -> probabilities
 
 logits: [rows, classes], floating
@@ -28,9 +29,14 @@ from PyTorch's default generator of the device: torch.manual_seed decides them, 
 CUDA graph draws anew; for a generator of your own, give sample_with_uniform
 torch.rand(rows, generator=...). Weights are summed as fixed point with 40 bits: results do not
 depend on an order of sums, and a class of less than 2^-40 of the largest probability is not drawn.
+
+`sample_multinomial` draws the token that torch.multinomial(sampling_probabilities(logits, ...), 1)
+draws with the same state of the generator. That takes as many random numbers as there are logits,
+so it is slower; where `sample` gives -1, it fails as multinomial.py has it.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,6 +48,7 @@ _PARAMETERS = (
     "Tensor? row_temperature=None, Tensor? row_top_k=None, Tensor? row_top_p=None, "
     "Tensor? row_min_p=None"
 )
+_WIDE = "float64 if logits.dtype == float64 else float32"
 _TOKENS = opaq.tensor("logits.size(0)", dtype="int64")
 
 sample = opaq.op(
@@ -54,9 +61,14 @@ sample_with_uniform = opaq.op(
     "-> (Tensor tokens)",
     outputs=_TOKENS,
 )
+sample_multinomial = opaq.op(
+    f"opaq_kernels::sample_multinomial(Tensor logits, {_PARAMETERS}) -> (Tensor tokens)",
+    outputs=_TOKENS,
+    effects="random",
+)
 sampling_probabilities = opaq.op(
     f"opaq_kernels::sampling_probabilities(Tensor logits, {_PARAMETERS}) -> (Tensor probabilities)",
-    outputs=opaq.tensor("logits.shape", dtype="float64 if logits.dtype == float64 else float32"),
+    outputs=opaq.tensor("logits.shape", dtype=_WIDE),
 )
 
 _ROW_DTYPES = {
@@ -96,8 +108,18 @@ _HELD = f"ceil_div(ceil_div({_PACKS}, {_THREADS} // 32 * {_RANKS}), 32)"
 _SLOTS = f"min(9, 4096 // {_THREADS}, {_HELD})"
 
 
-def _declare(op: opaq.Op, kernel: str, result: str, given: str, extra: list[str]) -> None:
-    scratch = {"scratch": {"rng": opaq.philox()}} if "rng" in given else {}
+def _declare(
+    op: opaq.Op,
+    kernel: str,
+    result: str,
+    given: str = "",
+    *,
+    scratch: opaq.Philox | opaq.Exponential | None = None,
+    extra: Sequence[str] = (),
+) -> None:
+    """given: what a kernel gets beside the logits, an argument of the op or `scratch`."""
+    drawn = {given: scratch} if scratch else None
+    given = f"{given}, " if given else ""
     op.cuda(
         source=opaq.file("sample.cu"),
         entry=f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}>",
@@ -111,7 +133,7 @@ def _declare(op: opaq.Op, kernel: str, result: str, given: str, extra: list[str]
             *_REQUIRES,
             *extra,
         ],
-        **scratch,
+        scratch=drawn,
     )
     op.cpu(
         source=opaq.file("sample.cpp"),
@@ -123,13 +145,20 @@ def _declare(op: opaq.Op, kernel: str, result: str, given: str, extra: list[str]
             *_REQUIRES,
             *extra,
         ],
-        **scratch,
+        scratch=drawn,
     )
 
 
-_declare(sample, "sample", "tokens", "rng, ", [])
-_declare(sample_with_uniform, "sample_with_uniform", "tokens", "uniform, ", _UNIFORM)
-_declare(sampling_probabilities, "sampling_probabilities", "probabilities", "", [])
+_declare(sample, "sample", "tokens", "rng", scratch=opaq.philox())
+_declare(sample_with_uniform, "sample_with_uniform", "tokens", "uniform", extra=_UNIFORM)
+_declare(
+    sample_multinomial,
+    "sample_multinomial",
+    "tokens",
+    "numbers",
+    scratch=opaq.exponential("logits.shape", dtype=_WIDE),
+)
+_declare(sampling_probabilities, "sampling_probabilities", "probabilities")
 
 # ---- meaning -------------------------------------------------------------------------------------
 
@@ -245,3 +274,11 @@ def sample_with_uniform_reference(
 def sample_reference(logits: torch.Tensor, *parameters: Any, **named: Any) -> torch.Tensor:
     found = _probabilities("sample", logits, *parameters, **named)
     return _drawn(found, torch.rand(logits.size(0), dtype=torch.float64, device=logits.device))
+
+
+@sample_multinomial.reference
+def sample_multinomial_reference(
+    logits: torch.Tensor, *parameters: Any, **named: Any
+) -> torch.Tensor:
+    found = _probabilities("sample_multinomial", logits, *parameters, **named)
+    return torch.multinomial(found, 1).squeeze(1)

@@ -80,7 +80,7 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     applied: list[Substitution] = []
     refused: dict[tuple[Node, ...], Substitution] = {}
     for number, spelling in enumerate(pattern.graphs()):
-        for match in matches(spelling, nodes):
+        for match in matches(spelling, nodes, pattern.casts_matter):
             if any(match.arguments.get(name) == 0 for name in pattern.nonzero):
                 continue
             place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))
@@ -108,7 +108,8 @@ def _replace(
         _check_neighbours(match, pattern, nodes)
     mark = at.prev
     try:
-        match = rewrite.narrowed(nodes, match, at)
+        if not pattern.casts_matter:
+            match = rewrite.narrowed(nodes, match, at)
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):
             raise rewrite.Refused(refusal)

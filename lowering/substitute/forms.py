@@ -12,7 +12,15 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from .operations import CASTS, digits, function_name, is_tensor, value_of
+from .operations import (
+    CASTS,
+    digits,
+    function_name,
+    is_opaque,
+    is_tensor,
+    op_name,
+    value_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +91,10 @@ _PLACES = ("dim", "start", "end", "length", "step")
 
 def operation(node: Any) -> Operation | None:
     """None for what is not looked into: inputs, and unknown operations."""
-    if not isinstance(node, Node) or not (name := function_name(node)):
+    if not isinstance(node, Node):
         return None
+    if not (name := function_name(node)):
+        return _custom(node)
     if name == "getitem":
         return _item(node)
     if name in ("view", "reshape", "flatten") and tuple(node.args[1:]) in ((-1,), ((-1,),), ()):
@@ -93,6 +103,13 @@ def operation(node: Any) -> Operation | None:
         return None if node.kwargs else Operation(name, _plain(node.args))
     given = _arguments(node, name)
     return None if given is None else _SPECIAL.get(name, _general)(node, name, given)
+
+
+def _custom(node: Node) -> Operation | None:
+    """Of a custom op, by its own name."""
+    if not is_opaque(node) or node.kwargs:
+        return None
+    return Operation(op_name(node), _plain(node.args))
 
 
 def _arguments(node: Node, name: str) -> dict[str, Any] | None:

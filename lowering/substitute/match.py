@@ -1,7 +1,8 @@
 """Finds the places of a graph where it computes what a spelling of a pattern does.
 
 A spelling is a graph too. Its inputs stand for any tensor or number. Casts between floating dtypes
-inside the pattern are passed over, since the op that is put there rounds once, at its end.
+inside the pattern are passed over, since the op that is put there rounds once, at its end; not so
+where the pattern says that dtypes matter.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Match:
         return {*self.nodes.values(), *self.passed}
 
 
-def matches(spelling: Nodes, graph: Nodes) -> Iterator[Match]:
+def matches(spelling: Nodes, graph: Nodes, casts_matter: bool = False) -> Iterator[Match]:
     """One for each node that computes the first result, in order. The other results are the nearest
     nodes that go with it. The graph may be changed between two matches."""
     wanted = next(node for node in spelling.graph.nodes if node.op == "output").args[0]
@@ -50,7 +51,8 @@ def matches(spelling: Nodes, graph: Nodes) -> Iterator[Match]:
 
     def extended(found: Match, node: Node) -> Iterator[Match]:
         """The matches in which the next result is this node."""
-        for more in _Matcher(spelling, graph, node).matched(wanted[len(found.roots)], node, found):
+        matcher = _Matcher(spelling, graph, node, casts_matter)
+        for more in matcher.matched(wanted[len(found.roots)], node, found):
             yield from completed(dataclasses.replace(more, roots=(*found.roots, node)))
 
     for first in candidates[0]:
@@ -68,6 +70,7 @@ class _Matcher:
     spelling: Nodes
     graph: Nodes
     result: Node  # of the graph, that is looked at
+    casts_matter: bool
 
     def matched(self, pattern: Any, value: Any, found: Match) -> Iterator[Match]:
         """The ways in which `value` of the graph is what `pattern` of the spelling computes."""
@@ -84,7 +87,7 @@ class _Matcher:
             yield from self._bound(pattern, value, found)
             return
         pattern = _without_casts(pattern)[0]
-        value, passed = _without_casts(value)
+        value, passed = (value, frozenset()) if self.casts_matter else _without_casts(value)
         if pattern in found.nodes:
             if found.nodes[pattern] is value:
                 yield dataclasses.replace(found, passed=found.passed | passed)
@@ -126,7 +129,9 @@ class _Matcher:
             return
         if not operations.is_like(value, value_of(pattern)):
             return
-        source, passed = self.graph.before_exact_casts(value, self.result)
+        source, passed = value, set()
+        if not self.casts_matter:
+            source, passed = self.graph.before_exact_casts(value, self.result)
         known = found.arguments.get(name)
         if known is None:
             arguments = {**found.arguments, name: source}

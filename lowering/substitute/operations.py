@@ -42,6 +42,7 @@ _EXTERN |= {"grouped_mm", "cumsum", "argsort", "multinomial", "histc"}
 # Their results are laid out by the sizes alone; not so those of convolutions, attention and sorts.
 _ROW_MAJOR = {"contiguous", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 _OF_STRIDES = {"view", "view_as", "as_strided", "stride", "data_ptr"}
+_OF_STRIDES |= {"multinomial", "bernoulli"}  # random numbers go by the order of memory
 # They write to memory, or they change how what comes after them runs.
 _WRITING = {"batch_norm", "instance_norm", "embedding_renorm", "setitem", "setattr", "delitem"}
 _WRITING |= {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
@@ -107,10 +108,14 @@ def function_name(node: Node) -> str:
     return _SAME.get(name, name)
 
 
+def op_name(node: Node) -> str:
+    """ "aten::mul.Tensor" of a call of the dispatcher's op; "" of anything else."""
+    return (pytorch.op_name(node.target) or "") if node.op == "call_function" else ""
+
+
 def is_opaque(node: Node) -> bool:
     """A custom op, which Inductor runs as it is."""
-    op = pytorch.op_name(node.target) if node.op == "call_function" else None
-    return op is not None and op.split("::")[0] not in ("aten", "prims", "higher_order")
+    return op_name(node).split("::")[0] not in ("", "aten", "prims", "higher_order")
 
 
 def may_write(node: Node) -> bool:

@@ -30,6 +30,7 @@ class Pattern:
     alone: bool
     exact: bool
     random: bool
+    casts_matter: bool
     module: str  # that declares it
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
     _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)

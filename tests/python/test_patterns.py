@@ -22,6 +22,7 @@ SPELLINGS = [
     for number in range(len(pattern.spellings))
 ]
 
+DRAWS = ("multinomial", "sample_multinomial")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
 
 
@@ -37,6 +38,8 @@ def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
             return torch.randperm(example.numel())
         if not example.is_floating_point():
             return torch.randint(2, example.shape, dtype=example.dtype)
+        if name == "probabilities":
+            return torch.rand(example.shape, dtype=dtype)
         return torch.randn(example.shape, dtype=dtype)
 
     return [value(name) for name in inspect.signature(function).parameters]
@@ -60,9 +63,12 @@ def test_a_spelling_is_found_and_agrees_with_eager(
         function, backend="opaq", options={"substitute": [pattern.name]}, dynamic=dynamic
     )
     with apply.collected() as found:
+        torch.manual_seed(1)
         results = leaves(compiled(*arguments))
+    torch.manual_seed(1)
+    expected_results = leaves(function(*arguments))
     assert {each.applied for each in found} == {True}, found  # some numbers are compiled anew
-    for result, expected in zip(results, leaves(function(*arguments)), strict=True):
+    for result, expected in zip(results, expected_results, strict=True):
         assert result.dtype == expected.dtype
         if result.dtype == torch.float8_e4m3fn:
             result, expected = result.float(), expected.float()
@@ -70,7 +76,7 @@ def test_a_spelling_is_found_and_agrees_with_eager(
 
 
 @pytest.mark.parametrize(
-    "pattern, number", [each for each in SPELLINGS if not each.id.startswith(NO_GRADIENT)]
+    "pattern, number", [each for each in SPELLINGS if not each.id.startswith(NO_GRADIENT + DRAWS)]
 )
 def test_gradients_of_a_spelling(pattern: Pattern, number: int) -> None:
     function = pattern.spellings[number]
@@ -98,7 +104,9 @@ def test_gradients_of_a_spelling(pattern: Pattern, number: int) -> None:
         torch.testing.assert_close(result, expected)
 
 
-@pytest.mark.parametrize("pattern, number", SPELLINGS)
+@pytest.mark.parametrize(
+    "pattern, number", [each for each in SPELLINGS if not each.id.startswith(DRAWS)]
+)
 def test_errors_are_no_larger_than_inductors(pattern: Pattern, number: int) -> None:
     """In bfloat16 against float64, on values of many sizes."""
     function = pattern.spellings[number]

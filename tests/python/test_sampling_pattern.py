@@ -232,3 +232,106 @@ def test_probabilities_are_replaced_under_the_same_random_numbers() -> None:
     assert any(each.applied for each in found)
     # a probability that is rounded in another way may change a token
     assert (result == expected).float().mean() > 0.95
+
+
+# ---- torch.multinomial ---------------------------------------------------------------------------
+
+DRAWING = ["top_k_probabilities", "top_p_probabilities", "sample_multinomial", "multinomial"]
+
+
+def same_tokens(function: Any, logits: torch.Tensor) -> list[str]:
+    """The patterns that are replaced; the tokens, and the generator afterwards, are as before."""
+    torch.manual_seed(7)
+    expected, number = function(logits.clone()), torch.rand(1)
+    torch.manual_seed(7)
+    result, found = found_in(function, DRAWING, logits.clone())
+    assert torch.equal(torch.rand(1), number)
+    assert torch.equal(result, expected)
+    return [each.pattern for each in found if each.applied]
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_tokens_of_filtered_logits_are_drawn_by_one_op(name: str) -> None:
+    function = FILTERS[name]()
+    torch.manual_seed(0)
+    applied = same_tokens(lambda x: torch.multinomial(function(x), 1), torch.randn(64, 300) * 2)
+    assert applied[1:] == ["sample_multinomial"]
+
+
+def both(logits: torch.Tensor) -> torch.Tensor:
+    found = gpt_fast(logits)
+    return torch.multinomial(found, 1) + found
+
+
+def written_before_the_draw(logits: torch.Tensor) -> torch.Tensor:
+    scores = logits * 1
+    found = gpt_fast(scores)
+    scores.zero_()
+    return torch.multinomial(found, 1) + scores
+
+
+def two_draws(logits: torch.Tensor) -> torch.Tensor:
+    found = gpt_fast(logits)
+    return torch.multinomial(found, 1) + torch.multinomial(found, 1)
+
+
+DRAWS: dict[str, tuple[Any, list[str]]] = {
+    "softmax": (lambda x: torch.multinomial(x.softmax(-1), 1), ["multinomial"]),
+    "one row": (lambda x: torch.multinomial(x[0].softmax(-1), 1), ["multinomial"]),
+    "replacement": (lambda x: x.softmax(-1).multinomial(1, True), ["multinomial"]),
+    "16 bits": (lambda x: torch.multinomial(x.softmax(-1).half(), 1), ["multinomial"]),
+    "64 bits": (lambda x: torch.multinomial(x.softmax(-1).double(), 1), ["multinomial"]),
+    "16 bits, filtered": (
+        lambda x: torch.multinomial(gpt_fast(x).bfloat16(), 1),
+        ["top_k_probabilities", "multinomial"],
+    ),
+    "64 bits, filtered": (
+        lambda x: torch.multinomial(gpt_fast(x).double(), 1),
+        ["top_k_probabilities", "multinomial"],
+    ),
+    "probabilities are read": (both, ["top_k_probabilities", "multinomial"]),
+    "two draws": (two_draws, ["top_k_probabilities", "multinomial", "multinomial"]),
+    "two numbers": (lambda x: torch.multinomial(x.softmax(-1), 2), []),
+    "columns": (lambda x: torch.multinomial(x.softmax(0).t(), 1), []),
+    "rows of a transposed tensor": (
+        lambda x: torch.multinomial(x.t().softmax(-1), 1),
+        ["multinomial"],
+    ),
+    "exponentials of a transposed tensor": (lambda x: torch.multinomial(x.t().exp(), 1), []),
+    "filtered rows of a transposed tensor": (
+        lambda x: torch.multinomial(gpt_fast(x.t()), 1),
+        ["top_k_probabilities", "sample_multinomial"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_with_the_same_numbers(name: str) -> None:
+    function, expected = DRAWS[name]
+    torch.manual_seed(0)
+    assert same_tokens(function, torch.randn(64, 300) * 2) == expected
+
+
+def test_a_write_between_the_probabilities_and_the_draw_stays() -> None:
+    torch.manual_seed(0)
+    assert "sample_multinomial" not in same_tokens(written_before_the_draw, torch.randn(64, 300))
+
+
+def test_a_generator_of_its_own_is_left() -> None:
+    generator = torch.Generator().manual_seed(4)
+
+    def drawn(probabilities: torch.Tensor) -> torch.Tensor:
+        return torch.multinomial(probabilities, 1, generator=generator)
+
+    expected = drawn(torch.ones(50, 20))
+    generator.manual_seed(4)
+    result, found = found_in(drawn, DRAWING, torch.ones(50, 20))
+    assert torch.equal(result, expected) and not any(each.applied for each in found)
+
+
+def test_what_is_no_probability_is_an_error_as_before() -> None:
+    compiled = torch.compile(
+        lambda p: torch.multinomial(p, 1), backend="opaq", options={"substitute": ["multinomial"]}
+    )
+    with pytest.raises(RuntimeError, match="inf"):
+        compiled(torch.tensor([[1.0, torch.nan]]))

@@ -87,6 +87,8 @@ CALLS: list[tuple[Any, list[Any]]] = [
     ],
     (kernels.sample_with_uniform, [tensor(8, 50257), rows(8), 1.0, 50, 0.9, 0.05]),
     (kernels.sampling_probabilities, [tensor(8, 50257), 1.0, 50, 0.9, 0.05]),
+    (kernels.sample_multinomial, [tensor(64, 128256), 1.0, 50, 0.9, 0.05]),
+    *[(kernels.multinomial, [tensor(m, n, dtype=F32)]) for m, n in SAMPLED],
     *[(kernels.moe_route, [tensor(70, e), 4, True]) for e in (8, 64, 128, 512)],
     *[
         (
