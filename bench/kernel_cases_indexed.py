@@ -23,7 +23,6 @@ SAMPLING: list[tuple[str, dict[str, Any]]] = [
 ]
 
 CLASSES = [(1, 32000), (64, 32000), (1, 128256), (64, 128256), (1, 262144), (64, 262144)]
-WIDE = [*CLASSES, (512, 32000), (4096, 1024), (8192, 64)]
 
 
 def sampling(random: Random, count: Count, device: str) -> list[Case]:
@@ -81,42 +80,39 @@ def tokens(random: Random, count: Count, device: str) -> list[Case]:
     """torch.multinomial, alone and of what top-p sampling leaves. Each call draws other tokens, so
     what is compared is whether they have a probability."""
 
-    def plain_drawn(logits: Any) -> Any:
+    def plain_of_top_p(logits: Any) -> Any:
         return torch.multinomial(model_parts.likeliest(logits), 1)
 
-    def drawn(logits: Any) -> Any:
+    def of_top_p(logits: Any) -> Any:
         return kernels.sample_multinomial(logits, 0.8, 0, 0.9).unsqueeze(1)
 
-    def of_softmax(operands: Tensors) -> Any:
-        return operands[0]
-
-    def of_top_p(operands: Tensors) -> Any:
-        return model_parts.likeliest(operands[0])
-
     found = []
-    for pattern, op, plain, kept, sizes in (
-        ("multinomial", kernels.multinomial, _plain_multinomial, of_softmax, WIDE),
-        ("sample_multinomial", drawn, plain_drawn, of_top_p, CLASSES),
-    ):
-        for m, n in sizes:
-            m = count(m) if m > 1 else 1
-
-            def make(m: int = m, n: int = n, pattern: str = pattern) -> Tensors:
-                logits = random(m, n) * 3
-                return [logits if pattern == "sample_multinomial" else logits.float().softmax(-1)]
-
-            def compared(operands: Tensors, result: Any, kept: Any = kept) -> Any:
-                return kept(operands).gather(1, result) > 0
-
-            name = f"{pattern} {m} x {n}"
-            found.append(
-                Case(name, make, op, plain, pattern=pattern, sizes=(m, n), compared=compared)
-            )
+    for m, n in [*CLASSES, (512, 32000), (4096, 1024), (8192, 64)]:
+        m = count(m) if m > 1 else 1
+        alone = Case(
+            f"multinomial {m} x {n}",
+            lambda m=m, n=n: [random(m, n).float().mul(3).softmax(-1)],
+            kernels.multinomial,
+            lambda probabilities: torch.multinomial(probabilities, 1),
+            pattern="multinomial",
+            sizes=(m, n),
+            dtype="float32",
+            compared=lambda operands, drawn: operands[0].gather(1, drawn) > 0,
+        )
+        found.append(alone)
+    for m, n in CLASSES:
+        m = count(m) if m > 1 else 1
+        filtered = Case(
+            f"sample_multinomial {m} x {n}",
+            lambda m=m, n=n: [random(m, n) * 3],
+            of_top_p,
+            plain_of_top_p,
+            pattern="sample_multinomial",
+            sizes=(m, n),
+            compared=lambda operands, drawn: model_parts.likeliest(operands[0]).gather(1, drawn) > 0,
+        )
+        found.append(filtered)
     return found
-
-
-def _plain_multinomial(probabilities: Any) -> Any:
-    return torch.multinomial(probabilities, 1)
 
 
 def penalties(random: Random, count: Count, device: str) -> list[Case]:

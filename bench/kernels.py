@@ -141,7 +141,7 @@ def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
     assert file is not None, case.pattern
     major, minor = torch.cuda.get_device_capability()
     point = measured.Point(
-        f"sm_{major}{minor}", "bfloat16", case.training, *case.sizes, round(gain, 3)
+        f"sm_{major}{minor}", case.dtype, case.training, *case.sizes, round(gain, 3)
     )
     measured.write(file, [point], facts)
 
