@@ -109,7 +109,7 @@ def tokens(random: Random, count: Count, device: str) -> list[Case]:
             plain_of_top_p,
             pattern="sample_multinomial",
             sizes=(m, n),
-            compared=lambda operands, drawn: model_parts.likeliest(operands[0]).gather(1, drawn) > 0,
+            compared=lambda logits, drawn: model_parts.likeliest(*logits).gather(1, drawn) > 0,
         )
         found.append(filtered)
     return found
