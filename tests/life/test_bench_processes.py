@@ -46,7 +46,7 @@ def test_wrong_slow_and_failing_contestants_are_called_out(tmp_path: Path) -> No
         "--rounds",
         "6",
         "--timeout",
-        "40",
+        "25",
         "--json",
     )
     assert done.returncode == 1  # a contestant was wrong
@@ -58,7 +58,7 @@ def test_wrong_slow_and_failing_contestants_are_called_out(tmp_path: Path) -> No
     for name, verdict, note in [
         ("planted_wrong", "wrong", "result 0: relative error 0.01"),
         ("planted_broken", "failed", "no such chip"),
-        ("planted_endless", "failed", "no answer within 40 s (--timeout)"),
+        ("planted_endless", "failed", "no answer within 25 s (--timeout)"),
         ("planted_crash", "failed", "its process ended: exit status 9, about to end"),
     ]:
         assert step[name]["verdict"] == verdict and step[name]["value"] is None

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+# Twenty seconds and more each, and last in the part `oldest`.
+pytestmark = pytest.mark.long
+
 PROGRAM = """
 import json, sys
 import torch
