@@ -1,6 +1,6 @@
 // The stable order of (token, choice) pairs by their experts, for experts chosen elsewhere.
-//   moe_count: a thread has a pair, a block kPairs of them; how often each expert occurs in a
-//   block. The block that ends last adds up the blocks' counts, block after block.
+//   moe_count: a thread has a pair, a block kPairs of them; how often each expert occurs in a block
+//   moe_add_up: a warp adds up the blocks' counts of an expert
 //   moe_order: the position of each pair, and the pair at each position. A block has a bit for each
 //   of its pairs in a mask of each expert; how many are before a pair is a count of bits.
 // The subtle rule: a number that is no expert is in no count; such pairs come after all others.
@@ -9,6 +9,7 @@
 namespace {
 
 constexpr int kPairs = 256;  // of a block, and its threads
+constexpr int kAdding = 64;  // threads of a block that adds up
 constexpr int kMostExperts = 512;
 
 __device__ inline int bucket(long long expert, int experts) {
@@ -19,10 +20,8 @@ __device__ inline int bucket(long long expert, int experts) {
 
 // starts[experts + 1, blocks]
 __global__ void __launch_bounds__(kPairs)
-    moe_count(long long* counts, int* starts, int* ticket, const long long* experts_of,
-              long long pairs, int experts) {
+    moe_count(int* starts, const long long* experts_of, long long pairs, int experts) {
   __shared__ int here[kMostExperts + 1];
-  __shared__ bool last;
   for (int e = threadIdx.x; e <= experts; e += kPairs) here[e] = 0;
   __syncthreads();
   const long long pair = blockIdx.x * (long long)kPairs + threadIdx.x;
@@ -30,14 +29,12 @@ __global__ void __launch_bounds__(kPairs)
   __syncthreads();
   for (int e = threadIdx.x; e <= experts; e += kPairs)
     starts[e * (long long)gridDim.x + blockIdx.x] = here[e];
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) last = atomicAdd(ticket, 1) == static_cast<int>(gridDim.x) - 1;
-  __syncthreads();
-  if (!last) return;
-  if (threadIdx.x == 0) *ticket = 0;
-  __threadfence();
-  opaq::add_up_blocks<kPairs>(counts, starts, experts + 1, experts);
+}
+
+__global__ void __launch_bounds__(kAdding)
+    moe_add_up(long long* counts, int* starts, int blocks, int experts) {
+  const int warp = (blockIdx.x * kAdding + static_cast<int>(threadIdx.x)) / 32;
+  opaq::add_up_blocks(counts, starts, blocks, experts + 1, experts, warp, experts + 1);
 }
 
 __global__ void __launch_bounds__(kPairs)

@@ -6,14 +6,14 @@
 namespace opaq {
 
 // starts[expert, block], how many pairs of a block have an expert, becomes how many of the blocks
-// before it have; counts[expert], for the first `counted` experts, how many there are in all. By
-// one block of THREADS, after those that wrote `starts`. A warp has an expert at a time, a lane
-// kRun blocks one after the other.
-template <int THREADS>
-__device__ void add_up_blocks(long long* counts, int* starts, int experts, int counted) {
+// before it have; counts[expert], for the first `counted` experts, how many there are in all. After
+// the blocks that wrote `starts`, by `warps`, of which this one is `warp`. A warp has an expert at a
+// time, a lane kRun blocks one after the other.
+__device__ inline void add_up_blocks(long long* counts, int* starts, int blocks, int experts,
+                                     int counted, int warp, int warps) {
   constexpr int kRun = 8;
-  const int blocks = gridDim.x, lane = threadIdx.x % 32;
-  for (int e = threadIdx.x / 32; e < experts; e += THREADS / 32) {
+  const int lane = threadIdx.x % 32;
+  for (int e = warp; e < experts; e += warps) {
     int* const of_blocks = starts + e * (long long)blocks;
     int before = 0;
     for (int b = lane * kRun; b - lane * kRun < blocks; b += 32 * kRun) {

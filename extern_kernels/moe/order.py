@@ -37,16 +37,19 @@ _REQUIRES = [
 
 moe_order.cuda(
     source=opaq.file("order.cu"),
-    scratch={
-        "starts": opaq.tensor(f"count + 1, {_BLOCKS}", dtype="int32"),
-        "ticket": opaq.zeros(1, dtype="int32", once=True),
-    },
+    scratch={"starts": opaq.tensor(f"count + 1, {_BLOCKS}", dtype="int32")},
     steps=[
         opaq.step(
             entry="moe_count",
             grid=_BLOCKS,
             block=256,
-            args="counts, starts, ticket, experts, experts.numel(), count",
+            args="starts, experts, experts.numel(), count",
+        ),
+        opaq.step(
+            entry="moe_add_up",
+            grid="ceil_div(count + 1, 2)",
+            block=64,
+            args=f"counts, starts, {_BLOCKS}, count",
         ),
         opaq.step(
             entry="moe_order",

@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kThreads)
   if (!last) return;
   if (threadIdx.x == 0) *ticket = 0;
   __threadfence();
-  opaq::add_up_blocks<kThreads>(counts, starts, experts, experts);
+  opaq::add_up_blocks(counts, starts, gridDim.x, experts, experts, threadIdx.x / 32, kThreads / 32);
 }
 
 __global__ void __launch_bounds__(512)
