@@ -3,9 +3,9 @@
 
 template <typename T>
 void multinomial(int64_t* classes, const T* probabilities, const T* numbers, int64_t rows,
-                 int64_t n) {
+                 int64_t n, bool check) {
   for (int64_t row = 0; row < rows; ++row) {
     const T* const of_row = probabilities + row * n;
-    classes[row] = drawn_by(numbers + row * n, n, [&](int64_t c) { return of_row[c]; });
+    classes[row] = drawn_by(numbers + row * n, n, check, [&](int64_t c) { return of_row[c]; });
   }
 }

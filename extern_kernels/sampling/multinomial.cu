@@ -36,7 +36,7 @@ __device__ void look(Drawn& drawn, const T* probabilities, const T* numbers, int
 
 template <typename T, int THREADS, int RANKS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS)
-    multinomial(long long* classes, const T* probabilities, const T* numbers, int n) {
+    multinomial(long long* classes, const T* probabilities, const T* numbers, int n, bool check) {
   using Team = opaq::Team<RANKS, THREADS>;
   if (Team::idle()) return;
   Team::arrive();
@@ -49,5 +49,5 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS)
     look<1, Team::kThreads>(drawn, probabilities, numbers, n, Team::thread());
   __shared__ float2 of_warps[Team::kWarps];
   Team::wait();
-  drawn.give<Team>(classes + row, of_warps);
+  drawn.give<Team>(classes + row, of_warps, check);
 }

@@ -6,7 +6,9 @@ asked to be stable leaves that open. Where the probabilities are replaced, what 
 is, with the numbers that PyTorch's generator gives it. A token that the op draws has the same
 probability as before, but is not that of the same seed: this pattern is used where it is asked for
 by name. torch.multinomial itself is replaced by ops that draw the same tokens from the same numbers
-of the generator.
+of the generator, and so is the draw that models write themselves, of exponential random numbers: it
+has the same tokens, but does not check the probabilities. (Inductor draws other such numbers than
+eager PyTorch; the ops draw those of eager PyTorch.)
 """
 
 import inspect
@@ -281,3 +283,65 @@ def _(probabilities):
 @multinomial_pattern.spelling
 def _(probabilities):  # the same for one class
     return torch.multinomial(probabilities, 1, replacement=True)
+
+
+# ---- the same draw as models write it ------------------------------------------------------------
+
+
+def _raced_of(logits, temperature=1.0, top_k=0, top_p=1.0, keepdim=True):
+    tokens = sample_multinomial(logits, temperature, top_k, top_p, check=False)
+    return tokens.unsqueeze(-1) if keepdim else tokens
+
+
+sample_race_pattern = opaq.pattern(
+    "sample_exponential_race",
+    _raced_of,
+    {
+        "logits": EXAMPLES["logits"],
+        "temperature": 2.0,
+        "top_k": 3,
+        "top_p": 0.75,
+        "keepdim": True,
+    },
+    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
+    measurements=Path(__file__).with_name("measured_sample_exponential_race.json"),
+    alone=True,
+    casts_matter=True,
+)
+
+
+def _race(probabilities, keepdim):  # gpt-fast, vLLM
+    numbers = torch.ops.aten.exponential(torch.empty_like(probabilities))
+    return torch.argmax(probabilities / numbers, dim=-1, keepdim=keepdim)
+
+
+@sample_race_pattern.spelling
+def _(logits, temperature, top_k, top_p, keepdim):
+    return _race(sampling_probabilities(logits, temperature, top_k, top_p), keepdim)
+
+
+@sample_race_pattern.spelling
+def _(logits, temperature, top_k, keepdim):
+    return _race(sampling_probabilities(logits, temperature, top_k), keepdim)
+
+
+def _raced(probabilities, keepdim=True):
+    classes = multinomial(probabilities, check=False)
+    return classes if keepdim else classes.squeeze(-1)
+
+
+race_pattern = opaq.pattern(
+    "exponential_race",
+    _raced,
+    {"probabilities": EXAMPLES["logits"], "keepdim": True},
+    when=_when_drawn,
+    sizes=lambda arguments: rows_and_columns(arguments["probabilities"]),
+    measurements=Path(__file__).with_name("measured_exponential_race.json"),
+    alone=True,
+    casts_matter=True,
+)
+
+
+@race_pattern.spelling
+def _(probabilities, keepdim):
+    return _race(probabilities, keepdim)

@@ -154,10 +154,11 @@ void sample_with_uniform(int64_t* tokens, const T* logits, const float* uniform,
 
 template <typename T>
 void sample_multinomial(int64_t* tokens, const T* logits, const T* numbers, int64_t rows,
-                        int64_t classes, int64_t row_stride, PARAMETERS) {
+                        int64_t classes, int64_t row_stride, PARAMETERS, bool check) {
   each_row(logits, rows, classes, row_stride, VALUES,
            [&](int64_t row, const Filter<T>& filter, bool valid) {
-             tokens[row] = drawn_by(numbers + row * classes, classes, probabilities(filter, valid));
+             tokens[row] =
+                 drawn_by(numbers + row * classes, classes, check, probabilities(filter, valid));
            });
 }
 

@@ -3,7 +3,8 @@
 //   token: the first class at which the sum of kept weights, in the order of classes, passes
 //   u * (sum of all kept weights); u in [0, 1) is given, or made of a seed, an offset and the row
 //   sample_multinomial: the class with the largest (kept weight) / (exponential random number)
-//   -1 (probabilities: NaN, sample_multinomial: a failed assertion) where a logit is NaN, all are
+//   -1 (probabilities: NaN, sample_multinomial: a failed assertion,
+//   or class 0 if it is not to check) where a logit is NaN, all are
 //   -inf, or a parameter of the row is wrong
 // The subtle rule: every branch that holds a barrier depends on values that all threads of a row
 // have alike.
@@ -158,7 +159,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
 template <typename T, int THREADS, int RANKS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, THREADS>)
     sample_multinomial(long long* tokens, const T* logits, const float* numbers, int classes,
-                       long long row_stride, int slots, PARAMETERS) {
+                       long long row_stride, int slots, PARAMETERS, bool check) {
   using Team = opaq::Team<RANKS, THREADS>;
   using OneRow = Filter<T, THREADS, RANKS>;
   if (Team::idle()) return;
@@ -184,7 +185,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<RANKS, TH
   } else {
     drawn.add(not_a_number(), 1.f, 0);
   }
-  drawn.give<Team>(tokens + row, of_warps);
+  drawn.give<Team>(tokens + row, of_warps, check);
 }
 
 template <typename T, int THREADS, int RANKS>

@@ -3,7 +3,7 @@ transformers' generate.
 
 sample(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> tokens
 sample_with_uniform(logits, uniform, ...) -> tokens
-sample_multinomial(logits, ...) -> tokens
+sample_multinomial(logits, ..., check=True) -> tokens
 sampling_probabilities(logits, ...) -> probabilities
 
 logits: [rows, classes], floating
@@ -32,7 +32,8 @@ depend on an order of sums, and a class of less than 2^-40 of the largest probab
 
 `sample_multinomial` draws the token that torch.multinomial(sampling_probabilities(logits, ...), 1)
 draws with the same state of the generator. That takes as many random numbers as there are logits,
-so it is slower; where `sample` gives -1, it fails as multinomial.py has it.
+so it is slower; where `sample` gives -1, it fails as multinomial.py has it, or gives the token 0
+with check=False.
 """
 
 import math
@@ -42,6 +43,8 @@ from typing import Any
 import torch
 
 import opaq
+
+from .multinomial import raced
 
 _PARAMETERS = (
     "float temperature=1.0, int top_k=0, float top_p=1.0, float min_p=0.0, "
@@ -62,7 +65,8 @@ sample_with_uniform = opaq.op(
     outputs=_TOKENS,
 )
 sample_multinomial = opaq.op(
-    f"opaq_kernels::sample_multinomial(Tensor logits, {_PARAMETERS}) -> (Tensor tokens)",
+    f"opaq_kernels::sample_multinomial(Tensor logits, {_PARAMETERS}, bool check=True) "
+    "-> (Tensor tokens)",
     outputs=_TOKENS,
     effects="random",
 )
@@ -115,9 +119,11 @@ def _declare(
     given: str = "",
     *,
     scratch: opaq.Philox | opaq.Exponential | None = None,
+    more: str = "",
     extra: Sequence[str] = (),
 ) -> None:
-    """given: what a kernel gets beside the logits, an argument of the op or `scratch`."""
+    """given: what a kernel gets beside the logits, an argument of the op or `scratch`.
+    more: what it gets last."""
     drawn = {given: scratch} if scratch else None
     given = f"{given}, " if given else ""
     op.cuda(
@@ -126,7 +132,8 @@ def _declare(
         grid=f"logits.size(0) * {_RANKS}",
         block=_THREADS,
         shared=f"{_SLOTS} * {_THREADS} * 16",
-        args=f"{result}, logits, {given}logits.size(1), logits.stride(0), {_SLOTS}, {_VALUES}",
+        args=f"{result}, logits, {given}logits.size(1), logits.stride(0), {_SLOTS}, "
+        f"{_VALUES}{more}",
         requires=[
             "logits.dtype == float32 or logits.dtype == float16 or logits.dtype == bfloat16",
             "logits.size(1) <= 4194304",
@@ -139,7 +146,7 @@ def _declare(
         source=opaq.file("sample.cpp"),
         entry=f"{kernel}<{{logits.dtype}}>",
         args=f"{result}, logits, {given}logits.size(0), logits.size(1), logits.stride(0), "
-        f"{_VALUES}",
+        f"{_VALUES}{more}",
         requires=[
             "logits.dtype == float32 or logits.dtype == float64",
             *_REQUIRES,
@@ -157,6 +164,7 @@ _declare(
     "tokens",
     "numbers",
     scratch=opaq.exponential("logits.shape", dtype=_WIDE),
+    more=", check",
 )
 _declare(sampling_probabilities, "sampling_probabilities", "probabilities")
 
@@ -278,7 +286,9 @@ def sample_reference(logits: torch.Tensor, *parameters: Any, **named: Any) -> to
 
 @sample_multinomial.reference
 def sample_multinomial_reference(
-    logits: torch.Tensor, *parameters: Any, **named: Any
+    logits: torch.Tensor, *parameters: Any, check: bool = True, **named: Any
 ) -> torch.Tensor:
+    if len(parameters) == 9:
+        *parameters, check = parameters
     found = _probabilities("sample_multinomial", logits, *parameters, **named)
-    return torch.multinomial(found, 1).squeeze(1)
+    return (torch.multinomial(found, 1) if check else raced(found)).squeeze(1)

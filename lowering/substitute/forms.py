@@ -81,6 +81,8 @@ _SIGNATURES = {
         "masked_fill": "input, mask, value",
         "where": "condition, input, other",
         "full_like": "input, fill_value, dtype=None",
+        "argmax": "input, dim=None, keepdim=False",
+        "exponential": "input, lambd=1, generator=None",
         "multinomial": "input, num_samples, replacement=False, generator=None",
     }.items()
 }
@@ -449,7 +451,7 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     "topk": _largest,
     "histc": _histogram,
     "sort": _sorted,
-    **dict.fromkeys(("cumsum", "gather"), _along),
+    **dict.fromkeys(("cumsum", "gather", "argmax"), _along),
     "index_put": _put,
     "scatter": _scattered,
 }

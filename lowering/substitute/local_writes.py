@@ -1,7 +1,8 @@
 """Writes to tensors that nothing else sees yet, as operations that give new tensors: models write
 `weights /= weights.sum(-1, keepdim=True)` behind topk, `inverse[order] = arange(n)` into an empty
 tensor, `out.add_(bias)` behind a product, `ascending[mask] = 0` behind a sort, `mask[..., -1:] = 0`
-behind a comparison. A pattern looks through operations, not through writes.
+behind a comparison, `probabilities.div_(torch.empty_like(probabilities).exponential_())`. A pattern
+looks through operations, not through writes.
 
 The graph means the same before and after; it is what PyTorch makes of it later.
 """
@@ -22,10 +23,12 @@ from .operations import function_name, value_of
 _ARITHMETIC = {"itruediv": operator.truediv, "imul": operator.mul, "iadd": operator.add}
 _METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "scatter_": "scatter"}
 _METHODS |= {"masked_fill_": "masked_fill"}
+_FUNCTIONS = {"exponential_": torch.ops.aten.exponential.default}  # no methods
 # They give new memory.
 _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
 _NEW |= {"masked_fill", "where", "index_put", "scatter", "slice_scatter"}
+_KEPT_FOR_GRADIENTS = {"softmax"}  # new memory too
 
 
 def remove(graph: Graph) -> bool:
@@ -43,7 +46,7 @@ def remove(graph: Graph) -> bool:
 def _is_known(node: Node) -> bool:
     name = function_name(node)
     written = node.op == "call_function" and name in _ARITHMETIC or name == "setitem"
-    return written or node.op == "call_method" and name in _METHODS
+    return written or node.op == "call_method" and (name in _METHODS or name in _FUNCTIONS)
 
 
 def _parts(graph: Graph) -> dict[Node, int]:
@@ -121,13 +124,18 @@ def _is_fresh(target: Node) -> bool:
     if function_name(target) == "getitem":
         call = target.args[0]
         return isinstance(call, Node) and function_name(call) in ("topk", "sort")
-    return function_name(target) in _NEW or operations.is_kernel_of_its_own(target)
+    name = function_name(target)
+    if name in _KEPT_FOR_GRADIENTS:
+        return not value.requires_grad
+    return name in _NEW or operations.is_kernel_of_its_own(target)
 
 
 def _functional(graph: Graph, write: Node) -> Node | None:
     name, (target, *others) = function_name(write), write.args
     if name in _ARITHMETIC:
         return graph.call_function(_ARITHMETIC[name], write.args)
+    if name in _FUNCTIONS:
+        return graph.call_function(_FUNCTIONS[name], write.args)
     if name != "setitem":
         return graph.call_method(_METHODS[name], write.args)
     index, values = others

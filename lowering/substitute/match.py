@@ -119,10 +119,11 @@ class _Matcher:
         """Binds an input of the spelling; nothing if it stands for something else already."""
         name = pattern.name
         if not isinstance(value_of(pattern), torch.Tensor):
+            example = value_of(pattern)
             alike = (
-                isinstance(value, str)
-                if isinstance(value_of(pattern), str)
-                else (_is_number(value_of(value)))
+                type(value) is type(example)
+                if isinstance(example, (str, bool))
+                else _is_number(value_of(value))
             )
             if alike and found.arguments.get(name, value) == value:
                 yield dataclasses.replace(found, arguments={**found.arguments, name: value})

@@ -18,6 +18,7 @@ class Nodes:
         self.graph = graph
         self._place: dict[Node, float] = {}
         self._writes = operations.writes_before(graph)
+        self._draws = operations.draws_before(graph)
         self._operations: dict[Node, Operation | None] = {}
         self._named: dict[str, list[Node]] = {}
         self._transformed = operations.transformed(graph)
@@ -60,6 +61,11 @@ class Nodes:
         """Whether nothing is written between the two."""
         return self._writes[one] == self._writes[other]
 
+    def may_be_drawn_at(self, node: Node, at: Node) -> bool:
+        """Whether the random numbers of a node may be drawn before `at` instead: nothing in between
+        draws any."""
+        return not operations.is_random(node) or abs(self._draws[at] - self._draws[node]) <= 1
+
     def is_transformed(self, node: Node) -> bool:
         """Whether it is computed inside torch.func.grad, jvp, vmap, ..."""
         return node in self._transformed
@@ -80,6 +86,7 @@ class Nodes:
         """Nodes that write nothing were put before `at`."""
         for node in nodes:
             self._place[node], self._writes[node] = self._place[at] - 0.5, self._writes[at]
+            self._draws[node] = self._draws[at]
 
     def replace(self, old: Node, new: Node) -> None:
         """Has all that reads `old` read `new`."""

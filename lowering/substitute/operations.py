@@ -42,7 +42,15 @@ _EXTERN |= {"grouped_mm", "cumsum", "argsort", "multinomial", "histc"}
 # Their results are laid out by the sizes alone; not so those of convolutions, attention and sorts.
 _ROW_MAJOR = {"contiguous", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
 _OF_STRIDES = {"view", "view_as", "as_strided", "stride", "data_ptr"}
-_OF_STRIDES |= {"multinomial", "bernoulli"}  # random numbers go by the order of memory
+# Random numbers go by the order of memory.
+_OF_STRIDES |= {"multinomial", "bernoulli", "exponential", "exponential_"}
+# They take no numbers of a random generator.
+_NOT_RANDOM = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "full_like", "arange"}
+_NOT_RANDOM |= {"add", "sub", "mul", "div", "neg", "exp", "log", "pow", "sum", "mean", "amax"}
+_NOT_RANDOM |= {"lt", "le", "gt", "ge", "eq", "ne", "where", "masked_fill", "scatter", "gather"}
+_NOT_RANDOM |= {"slice_scatter", "index_put", "softmax", "log_softmax", "argmax", "topk", "sort"}
+_NOT_RANDOM |= {"cumsum", "contiguous", "size", "div_", "masked_fill_", "scatter_", "setitem"}
+_NOT_RANDOM |= _VIEWS | CASTS
 # They write to memory, or they change how what comes after them runs.
 _WRITING = {"batch_norm", "instance_norm", "embedding_renorm", "setitem", "setattr", "delitem"}
 _WRITING |= {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
@@ -136,6 +144,27 @@ def may_write(node: Node) -> bool:
     if _argument(node, "max_norm") is not None:  # of an embedding: it scales the rows that it reads
         return True
     return bool(_argument(node, "inplace"))
+
+
+def may_draw(node: Node) -> bool:
+    """Whether a node may take numbers of a random generator."""
+    if node.op in ("placeholder", "get_attr", "output"):
+        return False
+    return function_name(node) not in _NOT_RANDOM
+
+
+def is_random(node: Node) -> bool:
+    """Of the nodes that patterns have: whether it takes numbers of a random generator."""
+    return function_name(node) in ("exponential", "multinomial")
+
+
+def draws_before(graph: Graph) -> dict[Node, int]:
+    """By node, how many before it may take numbers of a random generator."""
+    count, found = 0, {}
+    for node in graph.nodes:
+        found[node] = count
+        count += may_draw(node)
+    return found
 
 
 def writes_before(graph: Graph) -> dict[Node, int]:

@@ -39,6 +39,8 @@ def anchor(found: Match, nodes: Nodes) -> Node:
     computed = [node for node in found.region if not operations.is_view(node)]
     if not all(nodes.same_memory(node, at) for node in computed):
         raise Refused("something may be written to memory, or a mode changes, between its parts")
+    if not all(nodes.may_be_drawn_at(node, at) for node in found.region):
+        raise Refused("other random numbers may be drawn between its parts")
     return at
 
 

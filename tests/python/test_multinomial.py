@@ -151,6 +151,41 @@ def test_what_is_no_probability(name, capfd):
     refuses(lambda: sample_multinomial(logits), "nan", capfd)
 
 
+def raced(found):
+    """The draw as models write it."""
+    return (found / torch.empty_like(found).exponential_()).argmax(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_a_check_classes_are_those_of_the_quotients(dtype, device):
+    for classes in (1, 2, 31, 257, 9001, 33000):
+        found = make(12, classes, dtype, device)
+        found[1], found[2], found[3] = 0, torch.nan, -torch.inf
+        found[4] = -found[4]
+        found[5, classes // 2] = -1
+        found[6, classes // 3] = torch.inf
+        found[7, classes // 3 :] = torch.nan
+        found[8, classes // 3], found[8, classes // 2] = torch.inf, torch.nan
+        found[9, 1:] = 0
+        found[10] *= 1e-3
+        same(lambda: multinomial(found, check=False), lambda: raced(found))
+        same(lambda: multinomial(found[10:], check=False), lambda: torch.multinomial(found[10:], 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_a_check_a_row_of_no_logits_has_the_token_0(dtype, device):
+    for classes in (7, 300, 20000):
+        logits = torch.randn(6, classes, generator=torch.Generator().manual_seed(classes))
+        logits = logits.to(device, dtype)
+        logits[1], logits[2, 5] = -torch.inf, torch.nan
+        tokens, _ = seeded(lambda: sample_multinomial(logits, top_k=9, check=False))
+        assert (tokens[1:3] == 0).all()
+        same(
+            lambda: sample_multinomial(logits, top_k=9, check=False),
+            lambda: raced(sampling_probabilities(logits, top_k=9)).squeeze(1),
+        )
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("name", [*WRONG, "logits"])
 def test_what_is_no_probability_fails_on_a_gpu(name):
@@ -233,5 +268,5 @@ def test_cuda_plan(shape, dtype, entry, grid):
 @pytest.mark.parametrize(("dtype", "arch"), zip((torch.float32, torch.float16), ARCHS))
 def test_cuda_sources_compile(dtype, arch):
     compiles(multinomial, (cuda((64, 128256), dtype),), arch, "cuda")
-    facts = (1.0, 50, 0.9, 0.0, None, None, None, None)
+    facts = (1.0, 50, 0.9, 0.0, None, None, None, None, True)
     compiles(sample_multinomial, (cuda((64, 128256), dtype), *facts), arch, "cuda")

@@ -22,7 +22,7 @@ SPELLINGS = [
     for number in range(len(pattern.spellings))
 ]
 
-DRAWS = ("multinomial", "sample_multinomial")
+DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_exponential_race")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
 
 
