@@ -1,5 +1,5 @@
-"""Top-k and top-p sampling in unmodified models: the probabilities that a token is drawn from, or
-the token.
+"""Top-k, top-p and min-p sampling in unmodified models: the probabilities that a token is drawn
+from, or the token.
 
 Of classes with equal logits at the border of top-p, the op keeps the last ones; a sort that is not
 asked to be stable leaves that open. Where the probabilities are replaced, what draws is left as it
@@ -29,6 +29,7 @@ EXAMPLES = {
     "top_k": 3,
     "top_p": 0.75,
     "rest": 0.25,
+    "min_p": 0.25,
 }
 # A set of classes whose probability is top_p exactly is enough for `1 - top_p`, but not where sums
 # are compared with `> top_p`: there it must be passed. The op's sums have 40 bits.
@@ -61,6 +62,69 @@ def _pattern(name: str, replacement, measurements: str | None = None, random: bo
         alone=True,
         random=random,
     )
+
+
+def _between_0_and_1(number):
+    return torch.sym_max(0.0, torch.sym_min(1.0, number))
+
+
+# ---- min-p, which is the last filter: before the patterns that are parts of it -------------------
+
+
+def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0):
+    top_p = 1.0 if rest is None else _kept(None, rest)
+    return sampling_probabilities(logits, temperature, top_k, top_p, _between_0_and_1(min_p))
+
+
+min_p_pattern = _pattern("min_p_probabilities", _of_min_p, "measured_top_p.json")
+
+
+def _near_the_largest(logits, min_p):  # transformers
+    probabilities = torch.softmax(logits, dim=-1)
+    removed = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
+    removed = removed.scatter(-1, torch.topk(probabilities, 1, dim=-1)[1], False)
+    return logits.masked_fill(removed, -float("inf"))
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, top_k, rest, min_p):
+    likeliest = _likeliest(_largest(logits / temperature, top_k), rest)
+    return F.softmax(_near_the_largest(likeliest, min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, top_k, min_p):
+    return F.softmax(_near_the_largest(_largest(logits / temperature, top_k), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, rest, min_p):
+    return F.softmax(_near_the_largest(_likeliest(logits / temperature, rest), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, min_p):
+    return F.softmax(_near_the_largest(logits / temperature, min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, top_k, rest, min_p):
+    return F.softmax(_near_the_largest(_likeliest(_largest(logits, top_k), rest), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, top_k, min_p):
+    return F.softmax(_near_the_largest(_largest(logits, top_k), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, rest, min_p):
+    return F.softmax(_near_the_largest(_likeliest(logits, rest), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, min_p):
+    return F.softmax(_near_the_largest(logits, min_p), dim=-1)
 
 
 # ---- top-k ---------------------------------------------------------------------------------------
@@ -107,8 +171,7 @@ def _(logits, top_k):
 
 
 def _kept(top_p, rest):
-    kept = top_p + _PASSED if rest is None else 1 - rest
-    return torch.sym_max(0.0, torch.sym_min(1.0, kept))
+    return _between_0_and_1(top_p + _PASSED if rest is None else 1 - rest)
 
 
 def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
@@ -226,20 +289,26 @@ def _(logits, rest):
 # ---- torch.multinomial, with its own random numbers ----------------------------------------------
 
 
-def _drawn_from(logits, temperature=1.0, top_k=0, top_p=1.0):
-    return sample_multinomial(logits, temperature, top_k, top_p).unsqueeze(-1)
+def _drawn_from(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
+    return sample_multinomial(logits, temperature, top_k, top_p, min_p).unsqueeze(-1)
 
 
 # After the patterns above have put the op there.
 sample_multinomial_pattern = opaq.pattern(
     "sample_multinomial",
     _drawn_from,
-    {"logits": EXAMPLES["logits"], "temperature": 2.0, "top_k": 3, "top_p": 0.75},
+    {name: EXAMPLES[name] for name in ("logits", "temperature", "top_k", "top_p", "min_p")},
     sizes=lambda arguments: rows_and_columns(arguments["logits"]),
     measurements=Path(__file__).with_name("measured_sample_multinomial.json"),
     alone=True,
     casts_matter=True,
 )
+
+
+@sample_multinomial_pattern.spelling
+def _(logits, temperature, top_k, top_p, min_p):
+    found = sampling_probabilities(logits, temperature, top_k, top_p, min_p)
+    return torch.multinomial(found, 1)
 
 
 @sample_multinomial_pattern.spelling
@@ -288,8 +357,8 @@ def _(probabilities):  # the same for one class
 # ---- the same draw as models write it ------------------------------------------------------------
 
 
-def _raced_of(logits, temperature=1.0, top_k=0, top_p=1.0, keepdim=True):
-    tokens = sample_multinomial(logits, temperature, top_k, top_p, check=False)
+def _raced_of(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, keepdim=True):
+    tokens = sample_multinomial(logits, temperature, top_k, top_p, min_p, check=False)
     return tokens.unsqueeze(-1) if keepdim else tokens
 
 
@@ -301,6 +370,7 @@ sample_race_pattern = opaq.pattern(
         "temperature": 2.0,
         "top_k": 3,
         "top_p": 0.75,
+        "min_p": 0.25,
         "keepdim": True,
     },
     sizes=lambda arguments: rows_and_columns(arguments["logits"]),
@@ -313,6 +383,11 @@ sample_race_pattern = opaq.pattern(
 def _race(probabilities, keepdim):  # gpt-fast, vLLM
     numbers = torch.ops.aten.exponential(torch.empty_like(probabilities))
     return torch.argmax(probabilities / numbers, dim=-1, keepdim=keepdim)
+
+
+@sample_race_pattern.spelling
+def _(logits, temperature, top_k, top_p, min_p, keepdim):
+    return _race(sampling_probabilities(logits, temperature, top_k, top_p, min_p), keepdim)
 
 
 @sample_race_pattern.spelling

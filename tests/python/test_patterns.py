@@ -24,6 +24,7 @@ SPELLINGS = [
 
 DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_exponential_race")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
+NO_GRADIENT += ("min_p_probabilities",)
 
 
 def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
