@@ -127,6 +127,58 @@ def _(logits, min_p):
     return F.softmax(_near_the_largest(logits, min_p), dim=-1)
 
 
+def _near_in_order(logits, min_p):  # transformers, before version 5
+    probabilities = torch.softmax(logits, dim=-1)
+    removed = probabilities < min_p * torch.max(probabilities, dim=-1, keepdim=True)[0]
+    order = torch.argsort(logits, descending=True, dim=-1)
+    in_order = torch.gather(removed, dim=-1, index=order)
+    first = torch.full_like(in_order[..., :1], False)
+    in_order = torch.slice_scatter(in_order, first, -1, None, 1)
+    removed = in_order.scatter(1, order, in_order)
+    return logits.masked_fill(removed, -float("inf"))
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, top_k, rest, min_p):
+    likeliest = _likeliest(_largest(logits / temperature, top_k), rest)
+    return F.softmax(_near_in_order(likeliest, min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, top_k, min_p):
+    return F.softmax(_near_in_order(_largest(logits / temperature, top_k), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, rest, min_p):
+    return F.softmax(_near_in_order(_likeliest(logits / temperature, rest), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, temperature, min_p):
+    return F.softmax(_near_in_order(logits / temperature, min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, top_k, rest, min_p):
+    return F.softmax(_near_in_order(_likeliest(_largest(logits, top_k), rest), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, top_k, min_p):
+    return F.softmax(_near_in_order(_largest(logits, top_k), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, rest, min_p):
+    return F.softmax(_near_in_order(_likeliest(logits, rest), min_p), dim=-1)
+
+
+@min_p_pattern.spelling
+def _(logits, min_p):
+    return F.softmax(_near_in_order(logits, min_p), dim=-1)
+
+
 # ---- top-k ---------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ _SIGNATURES = {
         "mean": "input, dim=None, keepdim=False, dtype=None",
         "sum": "input, dim=None, keepdim=False, dtype=None",
         "amax": "input, dim=None, keepdim=False",
+        "max": "input, dim=None, keepdim=False",
         "clamp": "input, min=None, max=None",
         "var": "input, dim=None, unbiased=None, keepdim=False, correction=None",
         "softmax": "input, dim=None, stacklevel=3, dtype=None",
@@ -70,6 +71,7 @@ _SIGNATURES = {
         "narrow": "input, dim, start, length",
         "topk": "input, k, dim=-1, largest=True, sorted=True",
         "sort": "input, dim=-1, descending=False, stable=False",
+        "argsort": "input, dim=-1, descending=False, stable=False",
         "histc": "input, bins=100, min=0, max=0",
         "cumsum": "input, dim, dtype=None",
         "gather": "input, dim, index, sparse_grad=False",
@@ -267,7 +269,7 @@ def _sliced(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 
 def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
     """(input, dim from the end, where the part begins and ends, as fractions of the size); of the
-    last element without these."""
+    last element, and of the first one of several, without these."""
     value = value_of(source)
     if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
         return None
@@ -275,6 +277,8 @@ def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
     if (start, stop) == (-1, None):
         return Operation("last", (source, dim))
     size = value.shape[dim]
+    if start in (None, 0) and stop == 1 and not (isinstance(size, int) and size <= 2):
+        return Operation("first", (source, dim))
     start, stop = 0 if start is None else start, size if stop is None else stop
     if not all(isinstance(each, int) for each in (start, stop, size)) or size == 0:
         return None
@@ -450,8 +454,8 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     "index_select": _selected,
     "topk": _largest,
     "histc": _histogram,
-    "sort": _sorted,
-    **dict.fromkeys(("cumsum", "gather", "argmax"), _along),
+    **dict.fromkeys(("sort", "argsort"), _sorted),
+    **dict.fromkeys(("cumsum", "gather", "argmax", "max"), _along),
     "index_put": _put,
     "scatter": _scattered,
 }

@@ -27,7 +27,7 @@ _FUNCTIONS = {"exponential_": torch.ops.aten.exponential.default}  # no methods
 # They give new memory.
 _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
-_NEW |= {"masked_fill", "where", "index_put", "scatter", "slice_scatter"}
+_NEW |= {"masked_fill", "where", "index_put", "gather", "scatter", "slice_scatter"}
 _KEPT_FOR_GRADIENTS = {"softmax"}  # new memory too
 
 

@@ -67,6 +67,8 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "sample",
         "top_k_probabilities",
         "top_p_probabilities",
+        "multinomial",
+        "sample_multinomial",
         "penalize",
         "moe_route",
         "moe_permute",

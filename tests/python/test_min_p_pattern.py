@@ -26,14 +26,33 @@ ORDERS = [
 ]
 
 
-def of_transformers(names: tuple[str, ...], min_p: float = 0.1, keep: int = 1) -> Filter:
+class InOrder:
+    """Min-p as transformers wrote it before version 5."""
+
+    def __init__(self, min_p: float, min_tokens_to_keep: int) -> None:
+        self.min_p, self.keep = min_p, min_tokens_to_keep
+
+    def __call__(self, input_ids: Any, scores: torch.Tensor) -> torch.Tensor:
+        probs = torch.softmax(scores, dim=-1)
+        largest, _ = probs.max(dim=-1, keepdim=True)
+        removed = probs < self.min_p * largest
+        order = torch.argsort(scores, descending=True, dim=-1)
+        removed_in_order = torch.gather(removed, dim=-1, index=order)
+        removed_in_order[..., : self.keep] = False
+        removed = removed_in_order.scatter(1, order, removed_in_order)
+        return scores.masked_fill(removed, -float("inf"))
+
+
+def of_transformers(
+    names: tuple[str, ...], min_p: float = 0.1, keep: int = 1, older: bool = False
+) -> Filter:
     transformers = pytest.importorskip("transformers")
     made = {
         "temperature": lambda: transformers.TemperatureLogitsWarper(0.7),
         "top_k": lambda: transformers.TopKLogitsWarper(40),
         "top_p": lambda: transformers.TopPLogitsWarper(0.95),
     }
-    last = transformers.MinPLogitsWarper(min_p, min_tokens_to_keep=keep)
+    last = (InOrder if older else transformers.MinPLogitsWarper)(min_p, min_tokens_to_keep=keep)
     return warped(*(made[name]() for name in names), last)
 
 
@@ -49,21 +68,23 @@ def some_logits() -> torch.Tensor:
     return logits
 
 
+@pytest.mark.parametrize("older", [False, True])
 @pytest.mark.parametrize("names", ORDERS, ids=lambda names: ", ".join(names) or "alone")
-def test_probabilities_are_those_of_transformers(names: tuple[str, ...]) -> None:
+def test_probabilities_are_those_of_transformers(names: tuple[str, ...], older: bool) -> None:
     logits = some_logits()
     if "top_p" in names:  # of equal ones at the border, it may keep any
         logits[2, 7] = 9.0
     for min_p in (0.0, 0.1, 0.5, 1.0):
-        function = of_transformers(names, min_p)
+        function = of_transformers(names, min_p, older=older)
         expected = function(logits.clone())
         result, found = found_in(function, FILTERS, logits)
         assert [(each.pattern, each.applied) for each in found] == [("min_p_probabilities", True)]
         torch.testing.assert_close(result, expected, equal_nan=True)
 
 
-def test_what_keeps_several_tokens_is_left() -> None:
-    function = of_transformers((), 0.9, keep=3)
+@pytest.mark.parametrize("older", [False, True])
+def test_what_keeps_several_tokens_is_left(older: bool) -> None:
+    function = of_transformers((), 0.9, 3, older)
     logits = some_logits()
     result, found = found_in(function, FILTERS, logits)
     assert not any(each.applied for each in found)
