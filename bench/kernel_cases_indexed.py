@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,8 @@ def sampling(random: Random, count: Count, device: str) -> list[Case]:
 
 
 def probabilities(random: Random, count: Count, device: str) -> list[Case]:
-    """What a token is drawn from, as gpt-fast and as code that sorts probabilities writes it."""
+    """What a token is drawn from, as gpt-fast, code that sorts probabilities, and transformers (for
+    min-p) write it."""
 
     def kept(logits: Any) -> Any:
         return kernels.sampling_probabilities(logits, 0.8, 50)
@@ -58,10 +60,21 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
     def likely(logits: Any) -> Any:
         return kernels.sampling_probabilities(logits, 0.8, 0, 0.9)
 
+    def near(logits: Any) -> Any:
+        return kernels.sampling_probabilities(logits, 0.8, 0, 1.0, 0.05)
+
+    def plain_near(logits: Any) -> Any:
+        scores = _wide(logits) / 0.8
+        weights = F.softmax(scores, dim=-1)
+        removed = weights < 0.05 * weights.amax(dim=-1, keepdim=True)
+        removed.scatter_(-1, torch.topk(weights, 1, dim=-1)[1], False)
+        return F.softmax(scores.masked_fill(removed, -float("inf")), dim=-1)
+
     found = []
     for pattern, op, plain in (
         ("top_k_probabilities", kept, plain_kept),
         ("top_p_probabilities", likely, model_parts.likeliest),
+        ("min_p_probabilities", near, plain_near),
     ):
         for m, n in CLASSES:
             m = count(m) if m > 1 else 1
@@ -77,42 +90,63 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
 
 
 def tokens(random: Random, count: Count, device: str) -> list[Case]:
-    """torch.multinomial, alone and of what top-p sampling leaves. Each call draws other tokens, so
-    what is compared is whether they have a probability."""
+    """Draws, of probabilities and of what filters leave. Each call draws other tokens, so what is
+    compared is whether they have a probability."""
 
-    def plain_of_top_p(logits: Any) -> Any:
-        return torch.multinomial(model_parts.likeliest(logits), 1)
+    def possible(operands: Tensors, drawn: Any) -> Any:
+        return operands[0].gather(1, drawn) > 0
 
-    def of_top_p(logits: Any) -> Any:
-        return kernels.sample_multinomial(logits, 0.8, 0, 0.9).unsqueeze(1)
+    def possible_of_top_p(operands: Tensors, drawn: Any) -> Any:
+        return model_parts.likeliest(operands[0]).gather(1, drawn) > 0
+
+    def of_top_p(logits: Any, check: bool = True) -> Any:
+        return kernels.sample_multinomial(logits, 0.8, 0, 0.9, check=check).unsqueeze(1)
 
     found = []
-    for m, n in [*CLASSES, (512, 32000), (4096, 1024), (8192, 64)]:
-        m = count(m) if m > 1 else 1
-        alone = Case(
-            f"multinomial {m} x {n}",
-            lambda m=m, n=n: [random(m, n).float().mul(3).softmax(-1)],
-            kernels.multinomial,
-            lambda probabilities: torch.multinomial(probabilities, 1),
-            pattern="multinomial",
-            sizes=(m, n),
-            dtype="float32",
-            compared=lambda operands, drawn: operands[0].gather(1, drawn) > 0,
-        )
-        found.append(alone)
-    for m, n in CLASSES:
-        m = count(m) if m > 1 else 1
-        filtered = Case(
-            f"sample_multinomial {m} x {n}",
-            lambda m=m, n=n: [random(m, n) * 3],
-            of_top_p,
-            plain_of_top_p,
-            pattern="sample_multinomial",
-            sizes=(m, n),
-            compared=lambda logits, drawn: model_parts.likeliest(*logits).gather(1, drawn) > 0,
-        )
-        found.append(filtered)
+    for pattern, plain, check in (
+        ("multinomial", _plain_multinomial, True),
+        ("exponential_race", _plain_race, False),
+    ):
+        for m, n in [*CLASSES, (512, 32000), (4096, 1024), (8192, 64)]:
+            m = count(m) if m > 1 else 1
+            case = Case(
+                f"{pattern} {m} x {n}",
+                lambda m=m, n=n: [random(m, n).float().mul(3).softmax(-1)],
+                functools.partial(kernels.multinomial, check=check),
+                plain,
+                pattern=pattern,
+                sizes=(m, n),
+                dtype="float32",
+                compared=possible,
+            )
+            found.append(case)
+    for pattern, draw, check in (
+        ("sample_multinomial", _plain_multinomial, True),
+        ("sample_exponential_race", _plain_race, False),
+    ):
+        for m, n in CLASSES:
+            m = count(m) if m > 1 else 1
+            case = Case(
+                f"{pattern} {m} x {n}",
+                lambda m=m, n=n: [random(m, n) * 3],
+                functools.partial(of_top_p, check=check),
+                lambda logits, draw=draw: draw(model_parts.likeliest(logits)),
+                pattern=pattern,
+                sizes=(m, n),
+                compared=possible_of_top_p,
+            )
+            found.append(case)
     return found
+
+
+def _plain_multinomial(probabilities: Any) -> Any:
+    return torch.multinomial(probabilities, 1)
+
+
+def _plain_race(probabilities: Any) -> Any:
+    """As gpt-fast draws."""
+    numbers = torch.empty_like(probabilities).exponential_(1)
+    return torch.argmax(probabilities / numbers, dim=-1, keepdim=True)
 
 
 def penalties(random: Random, count: Count, device: str) -> list[Case]:

@@ -7,8 +7,8 @@ namespace opaq {
 
 // starts[expert, block], how many pairs of a block have an expert, becomes how many of the blocks
 // before it have; counts[expert], for the first `counted` experts, how many there are in all. After
-// the blocks that wrote `starts`, by `warps`, of which this one is `warp`. A warp has an expert at a
-// time, a lane kRun blocks one after the other.
+// the blocks that wrote `starts`, by `warps`, of which this one is `warp`. A warp has an expert at
+// a time, a lane kRun blocks one after the other.
 __device__ inline void add_up_blocks(long long* counts, int* starts, int blocks, int experts,
                                      int counted, int warp, int warps) {
   constexpr int kRun = 8;

@@ -76,7 +76,7 @@ def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0):
     return sampling_probabilities(logits, temperature, top_k, top_p, _between_0_and_1(min_p))
 
 
-min_p_pattern = _pattern("min_p_probabilities", _of_min_p, "measured_top_p.json")
+min_p_pattern = _pattern("min_p_probabilities", _of_min_p, "measured_min_p.json")
 
 
 def _near_the_largest(logits, min_p):  # transformers
