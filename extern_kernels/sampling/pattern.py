@@ -86,47 +86,6 @@ def _near_the_largest(logits, min_p):  # transformers
     return logits.masked_fill(removed, -float("inf"))
 
 
-@min_p_pattern.spelling
-def _(logits, temperature, top_k, rest, min_p):
-    likeliest = _likeliest(_largest(logits / temperature, top_k), rest)
-    return F.softmax(_near_the_largest(likeliest, min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, temperature, top_k, min_p):
-    return F.softmax(_near_the_largest(_largest(logits / temperature, top_k), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, temperature, rest, min_p):
-    return F.softmax(_near_the_largest(_likeliest(logits / temperature, rest), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, temperature, min_p):
-    return F.softmax(_near_the_largest(logits / temperature, min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, top_k, rest, min_p):
-    return F.softmax(_near_the_largest(_likeliest(_largest(logits, top_k), rest), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, top_k, min_p):
-    return F.softmax(_near_the_largest(_largest(logits, top_k), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, rest, min_p):
-    return F.softmax(_near_the_largest(_likeliest(logits, rest), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, min_p):
-    return F.softmax(_near_the_largest(logits, min_p), dim=-1)
-
-
 def _near_in_order(logits, min_p):  # transformers, before version 5
     probabilities = torch.softmax(logits, dim=-1)
     removed = probabilities < min_p * torch.max(probabilities, dim=-1, keepdim=True)[0]
@@ -138,45 +97,45 @@ def _near_in_order(logits, min_p):  # transformers, before version 5
     return logits.masked_fill(removed, -float("inf"))
 
 
-@min_p_pattern.spelling
-def _(logits, temperature, top_k, rest, min_p):
-    likeliest = _likeliest(_largest(logits / temperature, top_k), rest)
-    return F.softmax(_near_in_order(likeliest, min_p), dim=-1)
+def _spell_min_p(near):
+    """Alone, and after the other filters."""
+
+    @min_p_pattern.spelling
+    def _(logits, temperature, top_k, rest, min_p):
+        likeliest = _likeliest(_largest(logits / temperature, top_k), rest)
+        return F.softmax(near(likeliest, min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, temperature, top_k, min_p):
+        return F.softmax(near(_largest(logits / temperature, top_k), min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, temperature, rest, min_p):
+        return F.softmax(near(_likeliest(logits / temperature, rest), min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, temperature, min_p):
+        return F.softmax(near(logits / temperature, min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, top_k, rest, min_p):
+        return F.softmax(near(_likeliest(_largest(logits, top_k), rest), min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, top_k, min_p):
+        return F.softmax(near(_largest(logits, top_k), min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, rest, min_p):
+        return F.softmax(near(_likeliest(logits, rest), min_p), dim=-1)
+
+    @min_p_pattern.spelling
+    def _(logits, min_p):
+        return F.softmax(near(logits, min_p), dim=-1)
 
 
-@min_p_pattern.spelling
-def _(logits, temperature, top_k, min_p):
-    return F.softmax(_near_in_order(_largest(logits / temperature, top_k), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, temperature, rest, min_p):
-    return F.softmax(_near_in_order(_likeliest(logits / temperature, rest), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, temperature, min_p):
-    return F.softmax(_near_in_order(logits / temperature, min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, top_k, rest, min_p):
-    return F.softmax(_near_in_order(_likeliest(_largest(logits, top_k), rest), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, top_k, min_p):
-    return F.softmax(_near_in_order(_largest(logits, top_k), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, rest, min_p):
-    return F.softmax(_near_in_order(_likeliest(logits, rest), min_p), dim=-1)
-
-
-@min_p_pattern.spelling
-def _(logits, min_p):
-    return F.softmax(_near_in_order(logits, min_p), dim=-1)
+_spell_min_p(_near_the_largest)
+_spell_min_p(_near_in_order)
 
 
 # ---- top-k ---------------------------------------------------------------------------------------

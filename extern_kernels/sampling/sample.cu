@@ -3,9 +3,8 @@
 //   token: the first class at which the sum of kept weights, in the order of classes, passes
 //   u * (sum of all kept weights); u in [0, 1) is given, or made of a seed, an offset and the row
 //   sample_multinomial: the class with the largest (kept weight) / (exponential random number)
-//   -1 (probabilities: NaN, sample_multinomial: a failed assertion,
-//   or class 0 if it is not to check) where a logit is NaN, all are
-//   -inf, or a parameter of the row is wrong
+// Where a logit is NaN, all are -inf, or a parameter of the row is wrong, probabilities are NaN and
+// the token is -1; sample_multinomial fails an assertion, or draws class 0 if it is not to check.
 // The subtle rule: every branch that holds a barrier depends on values that all threads of a row
 // have alike.
 #include "drawn.cuh"
