@@ -75,6 +75,7 @@ def pattern(
     exact: bool = False,
     random: bool = False,
     casts_matter: bool = False,
+    positive: Sequence[str] = (),
 ) -> Pattern:
     """Declares a pattern: a part of unmodified models that torch.compile(backend="opaq") replaces.
 
@@ -93,7 +94,8 @@ def pattern(
     exact: the graph is left alone where its results have other dtypes than the replacement's.
     random: the replacement draws other random numbers, so it is used only where it is asked for by
     name. casts_matter: casts are not passed over, since what is computed, such as random numbers,
-    depends on the dtypes of arguments.
+    depends on the dtypes of arguments. positive: tensors whose values are above 0, also those that
+    tune="search" measures with.
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
@@ -107,7 +109,7 @@ def pattern(
     parameters = inspect.signature(replacement).parameters
     for missing in [each for each in parameters if each not in examples]:
         validate.refuse(where, "examples", sorted(examples), f"an example of {missing}")
-    for option, names in (("streamed", streamed), ("nonzero", nonzero)):
+    for option, names in (("streamed", streamed), ("nonzero", nonzero), ("positive", positive)):
         for each in names:
             if each not in parameters:
                 validate.refuse(where, option, each, f"some of {', '.join(parameters)}")
@@ -126,6 +128,7 @@ def pattern(
         exact,
         random,
         casts_matter,
+        tuple(positive),
         caller.f_globals.get("__name__", "__main__") if caller else "__main__",
     )
     patterns[name] = found

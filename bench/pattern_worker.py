@@ -47,7 +47,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     smallest = min((size for each in tensors.values() for size in each[1]), default=1)
 
     def operands() -> list[Any]:
-        return [_made(each, smallest) for each in tensors.values()]
+        return [_made(each, smallest, name in pattern.positive) for name, each in tensors.items()]
 
     def call_of(function: Callable[..., Any], names: list[str]) -> Callable[..., Any]:
         def call(*given: Any) -> Any:
@@ -60,6 +60,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     around = _with_gradients if request["training"] and wanted else _without_gradients
     sets = device.operands(operands) if on_gpu else [operands()]
     ours = call_of(pattern.replacement, pattern.arguments)
+    torch.manual_seed(0)  # before both: what draws has the same random numbers
     with pytorch.ops_that_run() as ran:
         results = measure.tensors_in(around(ours, wanted)(*sets[0]))
     ops = sorted(name for name in ran if find_op(name) is not None)
@@ -69,6 +70,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
         spelling = pattern.spellings[number]
         theirs = call_of(spelling, list(inspect.signature(spelling).parameters))
         try:
+            torch.manual_seed(0)
             expected = measure.tensors_in(around(theirs, wanted)(*sets[0]))
             mistake = measure.mistake(results, measure.Expected(expected))
         except Exception as error:
@@ -87,7 +89,7 @@ def measured(request: dict[str, Any]) -> dict[str, Any]:
     return {"gain": round(statistics.median(ratios), 3), "ops": ops}
 
 
-def _made(described: list[Any], smallest: int) -> torch.Tensor:
+def _made(described: list[Any], smallest: int, positive: bool) -> torch.Tensor:
     """Random numbers; integers that index everything."""
     dtype, sizes, strides, on, requires_grad = described
     dtype = getattr(torch, dtype)
@@ -98,6 +100,7 @@ def _made(described: list[Any], smallest: int) -> torch.Tensor:
         memory = torch.ones(count, dtype=dtype, device=on)
     elif dtype.is_floating_point:
         memory = torch.randn(count, device=on).to(dtype)
+        memory = memory.abs() + torch.finfo(dtype).eps if positive else memory
     else:
         memory = torch.randint(0, max(1, smallest), (count,), dtype=dtype, device=on)
     return memory.as_strided(sizes, strides).requires_grad_(requires_grad)

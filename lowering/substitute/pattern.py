@@ -31,6 +31,7 @@ class Pattern:
     exact: bool
     random: bool
     casts_matter: bool
+    positive: tuple[str, ...]
     module: str  # that declares it
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
     _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)

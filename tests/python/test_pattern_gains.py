@@ -72,6 +72,32 @@ def test_a_process_measures_and_what_it_found_is_kept(
     assert found_in(norm, *arguments, tune="search") == [found]
 
 
+@pytest.mark.parametrize("name", ["multinomial", "exponential_race"])
+def test_what_draws_is_measured_with_probabilities_and_the_same_numbers(
+    cache: Path, name: str
+) -> None:
+    def draw(p: torch.Tensor) -> torch.Tensor:
+        if name == "multinomial":
+            return torch.multinomial(p, 1)
+        return torch.argmax(p / torch.empty_like(p).exponential_(1), dim=-1, keepdim=True)
+
+    p = torch.rand(20, 300)
+    torch.manual_seed(1)
+    expected = draw(p)
+    torch.compiler.reset()
+    compiled = torch.compile(draw, backend="opaq", options={"tune": "search"})
+    with apply.collected() as found:
+        torch.manual_seed(1)
+        drawn = compiled(p)
+    [file] = cache.iterdir()
+    content = json.loads(file.read_text())
+    assert content["facts"]["pattern"] == name
+    assert content["ops"].keys() == {"opaq_kernels::multinomial"}
+    assert [each.applied for each in found] == [content["gain"] >= 1.02]
+    if found[0].applied or name == "multinomial":
+        assert torch.equal(drawn, expected)
+
+
 def test_off_and_stored_measure_nothing(answers: list[dict[str, Any]]) -> None:
     for tune in ("off", "stored"):
         [found] = found_in(log_softmax, X, tune=tune)
