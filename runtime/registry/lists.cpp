@@ -67,11 +67,18 @@ Implementation make_for(const Op& form, const ImplementationText& text) {
   return made;
 }
 
+// Gives a form what was declared after its first `implementations` and `extra`.
+void bring_up_to(Op& form, const Declared& all, size_t implementations, size_t extra) {
+  for (size_t i = implementations; i < all.implementations.size(); ++i)
+    form.add(make_for(form, all.implementations[i]), true);
+  for (size_t i = extra; i < all.extra.size(); ++i)
+    form.extend_hash(all.extra[i].first, all.extra[i].second);
+  form.prefer(all.preferred);
+}
+
 std::unique_ptr<Op> make_form(const Op* op, const Declared& all, const Lengths& lengths) {
   auto made = std::make_unique<Op>(make_op(all.schema, all.outputs, lengths), op);
-  for (const ImplementationText& text : all.implementations) made->add(make_for(*made, text), true);
-  for (const auto& [key, content] : all.extra) made->extend_hash(key, content);
-  made->prefer(all.preferred);
+  bring_up_to(*made, all, 0, 0);
   return made;
 }
 
@@ -191,10 +198,25 @@ Op& form(const Op& op, std::span<const int64_t> lengths) {
     const Declared& all = declared().at(&op);
     if (const auto found = all.forms.find(key); found != all.forms.end()) return *found->second;
   }
-  const Declared all = copy_of(op);
-  std::unique_ptr<Op> made;
+  Declared all = copy_of(op);
   try {
-    made = make_form(&op, all, key);
+    std::unique_ptr<Op> made = make_form(&op, all, key);
+    for (;;) {
+      {
+        const std::lock_guard lock(shared_state());
+        Declared& kept = declared().at(&op);
+        if (kept.version == all.version) {
+          const auto [place, is_new] = kept.forms.try_emplace(key, made.get());
+          if (is_new) made.release();  // else another thread was faster
+          return *place->second;
+        }
+      }
+      // Something was declared meanwhile. To make the form anew might never end, since a thread
+      // that goes on declaring can be faster.
+      const size_t implementations = all.implementations.size(), extra = all.extra.size();
+      all = copy_of(op);
+      bring_up_to(*made, all, implementations, extra);
+    }
   } catch (const Error& error) {
     if (error.kind != ErrorKind::Declaration) throw;
     std::vector<std::string> texts;
@@ -202,16 +224,6 @@ Op& form(const Op& op, std::span<const int64_t> lengths) {
     fail(ErrorKind::Launch, op.name() + ": a call with lists of " + join(texts, " and ") +
                                 " items does not fit the declaration: " + error.what());
   }
-  {
-    const std::lock_guard lock(shared_state());
-    Declared& kept = declared().at(&op);
-    if (kept.version == all.version) {
-      const auto [place, is_new] = kept.forms.try_emplace(key, made.get());
-      if (is_new) made.release();  // else another thread was faster
-      return *place->second;
-    }
-  }
-  return form(op, lengths);  // an implementation was added meanwhile
 }
 
 const Op& typical_form(const Op& op) {
