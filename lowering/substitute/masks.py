@@ -21,7 +21,8 @@ def remove(graph: Graph) -> bool:
     fills = [node for node in graph.nodes if function_name(node) in _FILLS]
     if not fills:
         return False
-    writes, sharing = operations.writes_before(graph), operations.sharing(graph)
+    writes = operations.how_many_before(graph, operations.may_write)
+    sharing = operations.sharing(graph)
     changed = False
     for node in fills:
         if len(node.args) == 3 and _is_false(node.args[1], writes, sharing) and _is_input(node):

@@ -17,8 +17,8 @@ class Nodes:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self._place: dict[Node, float] = {}
-        self._writes = operations.writes_before(graph)
-        self._draws = operations.draws_before(graph)
+        self._writes = operations.how_many_before(graph, operations.may_write)
+        self._draws = operations.how_many_before(graph, operations.may_draw)
         self._operations: dict[Node, Operation | None] = {}
         self._named: dict[str, list[Node]] = {}
         self._transformed = operations.transformed(graph)

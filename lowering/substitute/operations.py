@@ -158,21 +158,12 @@ def is_random(node: Node) -> bool:
     return function_name(node) in ("exponential", "multinomial")
 
 
-def draws_before(graph: Graph) -> dict[Node, int]:
-    """By node, how many before it may take numbers of a random generator."""
+def how_many_before(graph: Graph, condition: Callable[[Node], bool]) -> dict[Node, int]:
+    """By node, of how many nodes before it the condition holds."""
     count, found = 0, {}
     for node in graph.nodes:
         found[node] = count
-        count += may_draw(node)
-    return found
-
-
-def writes_before(graph: Graph) -> dict[Node, int]:
-    """By node, how many before it may write."""
-    count, found = 0, {}
-    for node in graph.nodes:
-        found[node] = count
-        count += may_write(node)
+        count += condition(node)
     return found
 
 
