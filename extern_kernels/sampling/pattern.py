@@ -30,6 +30,8 @@ EXAMPLES = {
     "top_p": 0.75,
     "rest": 0.25,
     "min_p": 0.25,
+    "probabilities": torch.empty(2, 8, device="meta"),
+    "keepdim": True,
 }
 # A set of classes whose probability is top_p exactly is enough for `1 - top_p`, but not where sums
 # are compared with `> top_p`: there it must be passed. The op's sums have 40 bits.
@@ -50,18 +52,20 @@ def _when(arguments) -> str:
     return ""
 
 
-def _pattern(name: str, replacement, measurements: str | None = None, random: bool = False):
+def _pattern(name: str, replacement, measurements: str | None, **more):
+    parameters = list(inspect.signature(replacement).parameters)
     return opaq.pattern(
         name,
         replacement,
-        {name: EXAMPLES[name] for name in inspect.signature(replacement).parameters},
-        when=_when,
-        nonzero=("temperature",),
-        sizes=lambda arguments: rows_and_columns(arguments["logits"]),
+        {each: EXAMPLES[each] for each in parameters},
+        sizes=lambda arguments: rows_and_columns(arguments[parameters[0]]),
         measurements=measurements and Path(__file__).with_name(measurements),
         alone=True,
-        random=random,
+        **more,
     )
+
+
+_OF_LOGITS = {"when": _when, "nonzero": ("temperature",)}
 
 
 def _between_0_and_1(number):
@@ -76,7 +80,7 @@ def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0):
     return sampling_probabilities(logits, temperature, top_k, top_p, _between_0_and_1(min_p))
 
 
-min_p_pattern = _pattern("min_p_probabilities", _of_min_p, "measured_min_p.json")
+min_p_pattern = _pattern("min_p_probabilities", _of_min_p, "measured_min_p.json", **_OF_LOGITS)
 
 
 def _near_the_largest(logits, min_p):  # transformers
@@ -145,7 +149,7 @@ def _of_top_k(logits, temperature=1.0, top_k=0):
     return sampling_probabilities(logits, temperature, top_k)
 
 
-top_k_pattern = _pattern("top_k_probabilities", _of_top_k, "measured_top_k.json")
+top_k_pattern = _pattern("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_LOGITS)
 
 
 def _largest(logits, top_k):  # transformers, nanoGPT
@@ -189,7 +193,7 @@ def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return sampling_probabilities(logits, temperature, top_k, _kept(top_p, rest))
 
 
-top_p_pattern = _pattern("top_p_probabilities", _of_top_p, "measured_top_p.json")
+top_p_pattern = _pattern("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_LOGITS)
 
 
 def _likeliest(logits, rest):  # transformers
@@ -249,7 +253,7 @@ def _drawn(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return sample(logits, temperature, top_k, _kept(top_p, rest)).unsqueeze(-1)
 
 
-sample_pattern = _pattern("sample", _drawn, random=True)
+sample_pattern = _pattern("sample", _drawn, None, random=True, **_OF_LOGITS)
 
 
 def _drawn_in_order(descending, index):
@@ -305,14 +309,8 @@ def _drawn_from(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 
 # After the patterns above have put the op there.
-sample_multinomial_pattern = opaq.pattern(
-    "sample_multinomial",
-    _drawn_from,
-    {name: EXAMPLES[name] for name in ("logits", "temperature", "top_k", "top_p", "min_p")},
-    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
-    measurements=Path(__file__).with_name("measured_sample_multinomial.json"),
-    alone=True,
-    casts_matter=True,
+sample_multinomial_pattern = _pattern(
+    "sample_multinomial", _drawn_from, "measured_sample_multinomial.json", casts_matter=True
 )
 
 
@@ -343,16 +341,13 @@ def _when_drawn(arguments) -> str:
     return ""
 
 
-multinomial_pattern = opaq.pattern(
+_OF_PROBABILITIES = {"when": _when_drawn, "positive": ("probabilities",), "casts_matter": True}
+
+multinomial_pattern = _pattern(
     "multinomial",
     lambda probabilities: multinomial(probabilities),
-    {"probabilities": EXAMPLES["logits"]},
-    when=_when_drawn,
-    positive=("probabilities",),
-    sizes=lambda arguments: rows_and_columns(arguments["probabilities"]),
-    measurements=Path(__file__).with_name("measured_multinomial.json"),
-    alone=True,
-    casts_matter=True,
+    "measured_multinomial.json",
+    **_OF_PROBABILITIES,
 )
 
 
@@ -374,20 +369,10 @@ def _raced_of(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, keepdim=Tr
     return tokens.unsqueeze(-1) if keepdim else tokens
 
 
-sample_race_pattern = opaq.pattern(
+sample_race_pattern = _pattern(
     "sample_exponential_race",
     _raced_of,
-    {
-        "logits": EXAMPLES["logits"],
-        "temperature": 2.0,
-        "top_k": 3,
-        "top_p": 0.75,
-        "min_p": 0.25,
-        "keepdim": True,
-    },
-    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
-    measurements=Path(__file__).with_name("measured_sample_exponential_race.json"),
-    alone=True,
+    "measured_sample_exponential_race.json",
     casts_matter=True,
 )
 
@@ -417,16 +402,8 @@ def _raced(probabilities, keepdim=True):
     return classes if keepdim else classes.squeeze(-1)
 
 
-race_pattern = opaq.pattern(
-    "exponential_race",
-    _raced,
-    {"probabilities": EXAMPLES["logits"], "keepdim": True},
-    when=_when_drawn,
-    positive=("probabilities",),
-    sizes=lambda arguments: rows_and_columns(arguments["probabilities"]),
-    measurements=Path(__file__).with_name("measured_exponential_race.json"),
-    alone=True,
-    casts_matter=True,
+race_pattern = _pattern(
+    "exponential_race", _raced, "measured_exponential_race.json", **_OF_PROBABILITIES
 )
 
 
