@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from test_sampling_pattern import found_in, gpt_fast, nano_gpt, of_transformers, sorted_in_place
+from test_sampling_pattern import (
+    DRAWING,
+    found_in,
+    gpt_fast,
+    nano_gpt,
+    of_transformers,
+    same_tokens,
+    sorted_in_place,
+)
 
-RACES = [
-    "top_k_probabilities",
-    "top_p_probabilities",
-    "sample_multinomial",
-    "multinomial",
-    "sample_exponential_race",
-    "exponential_race",
-]
+RACES = [*DRAWING, "sample_exponential_race", "exponential_race"]
 
 
 def of_gpt_fast(probs_sort: torch.Tensor) -> torch.Tensor:
@@ -29,17 +30,6 @@ def of_vllm(probs: torch.Tensor) -> torch.Tensor:
     q = torch.empty_like(probs)
     q.exponential_()
     return probs.div_(q).argmax(dim=-1).view(-1)
-
-
-def same_tokens(function: Callable[..., Any], x: torch.Tensor, expect: list[str]) -> None:
-    """The patterns that are replaced; the tokens, and the generator afterwards, are as before."""
-    torch.manual_seed(7)
-    expected, number = function(x.clone()), torch.rand(1)
-    torch.manual_seed(7)
-    result, found = found_in(function, RACES, x.clone())
-    assert [each.pattern for each in found if each.applied] == expect, found
-    assert torch.equal(torch.rand(1), number)
-    torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 @pytest.fixture(autouse=True)
@@ -103,14 +93,14 @@ DRAWS: dict[str, tuple[Any, list[str]]] = {
 def test_tokens_are_those_of_eager_pytorch(name: str) -> None:
     function, expected = DRAWS[name]
     torch.manual_seed(0)
-    same_tokens(function, torch.randn(64, 300) * 2, expected)
+    assert same_tokens(function, torch.randn(64, 300) * 2, RACES) == expected
 
 
 def test_probabilities_of_a_caller_that_are_written_to_stay_as_they_are() -> None:
     def drawn(probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return of_vllm(probs), probs * 1
 
-    same_tokens(drawn, torch.rand(8, 50), [])
+    assert same_tokens(drawn, torch.rand(8, 50), RACES) == []
 
 
 # ---- what is left, and its order -----------------------------------------------------------------
@@ -216,7 +206,7 @@ def test_every_number_is_that_of_eager_pytorch(name: str) -> None:
         _, found = found_in(function, RACES, x)
         assert not any(each.applied for each in found)
     else:
-        same_tokens(function, x, expected)
+        assert same_tokens(function, x, RACES) == expected
 
 
 def inductor_draws_as_eager(function: Callable[..., Any], x: torch.Tensor) -> bool:
@@ -246,7 +236,7 @@ def of_no_probabilities() -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_what_is_no_probability_is_no_error(dtype: torch.dtype) -> None:
-    same_tokens(of_gpt_fast, of_no_probabilities().to(dtype), RACE)
+    assert same_tokens(of_gpt_fast, of_no_probabilities().to(dtype), RACES) == RACE
 
 
 def test_logits_of_no_probabilities_are_no_error() -> None:
@@ -254,4 +244,4 @@ def test_logits_of_no_probabilities_are_no_error() -> None:
     logits[1] = -torch.inf
     logits[2, 5] = torch.nan
     expected = ["top_k_probabilities", "sample_exponential_race"]
-    same_tokens(lambda x: of_gpt_fast(gpt_fast(x)), logits, expected)
+    assert same_tokens(lambda x: of_gpt_fast(gpt_fast(x)), logits, RACES) == expected
