@@ -1,10 +1,13 @@
 """Rotary position embedding of queries and keys, with its gradient: declaration and reference.
 
-rope(q, k, cos, sin) -> (q_out, k_out), as `apply_rotary_pos_emb` in transformers'
-Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even; cos, sin: [B or 1, S, D]; one floating dtype. q
-and k may be transposed views, as they come from a projection; results are row-major, rounded once
-from float32. cos and sin get no gradient. Formula: Su et al. 2021, arXiv:2104.09864, with halves in
-place of interleaved pairs.
+rope(q, k, cos, sin, interleaved=False) -> (q_out, k_out), as `apply_rotary_pos_emb` in
+transformers' Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even, of one floating dtype; Hk may be 0.
+cos, sin: [B or 1, S, D], of that dtype or float32. q and k may be transposed views, as they come
+from a projection; results are row-major, rounded once from float32. cos and sin get no gradient.
+
+What is rotated against each other are the two halves of the head dimension, as in Llama, or, with
+interleaved, its even and its odd elements: neighbours, as in GPT-J and in Su et al. 2021,
+arXiv:2104.09864. cos and sin are of the elements at their own places in both cases.
 """
 
 import torch
@@ -12,16 +15,16 @@ import torch
 import opaq
 
 rope = opaq.op(
-    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin) "
-    "-> (Tensor q_out, Tensor k_out)",
+    "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin, "
+    "bool interleaved=False) -> (Tensor q_out, Tensor k_out)",
     outputs={
         "q_out": opaq.like("q", may_overwrite=True),
         "k_out": opaq.like("k", may_overwrite=True),
     },
 )
 rope_backward = opaq.op(
-    "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin) "
-    "-> (Tensor grad_q, Tensor grad_k)",
+    "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin, "
+    "bool interleaved=False) -> (Tensor grad_q, Tensor grad_k)",
     outputs={
         "grad_q": opaq.like("grad_q_out", may_overwrite=True),
         "grad_k": opaq.like("grad_k_out", may_overwrite=True),
@@ -33,7 +36,7 @@ def _requires(q: str, k: str, *dtypes: str) -> list[str]:
     """Requirements: dtypes, matching shapes, unit strides in the head dimension."""
     return [
         " or ".join(f"{q}.dtype == {dtype}" for dtype in dtypes),
-        *(f"{name}.dtype == {q}.dtype" for name in (k, "cos", "sin")),
+        f"{k}.dtype == {q}.dtype and sin.dtype == cos.dtype",
         f"{q}.dim() == 4 and {k}.dim() == 4 and cos.dim() == 3 and sin.dim() == 3",
         f"{q}.size(3) % 2 == 0",
         f"{k}.size(0) == {q}.size(0) and {k}.size(2) == {q}.size(2) and {k}.size(3) == {q}.size(3)",
@@ -56,42 +59,42 @@ def _strides(q: str, k: str) -> str:
 
 def _declare(op: opaq.Op, outputs: str, q: str, k: str, backward: str) -> None:
     tensors = f"{outputs}, {q}, {k}, cos, sin"
+    same = f"cos.dtype == {q}.dtype"
     requires = _requires(q, k, "float32", "float16", "bfloat16")
-    shared = {
-        "source": opaq.file("rope.cu"),
-        "grid": f"{q}.size(0) * {q}.size(2)",
-        "block": 256,
-        "args": f"{tensors}, {q}.size(1), {k}.size(1), {q}.size(2), {_strides(q, k)}",
-    }
-    op.cuda(
-        name="cuda:packs",
-        entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, {{16 / {q}.itemsize}}, {backward}>",
-        requires=[
-            *requires,
-            f"{q}.size(3) * {q}.itemsize % 32 == 0",
-            *(f"{name}.stride({i}) * {q}.itemsize % 16 == 0" for name in (q, k) for i in range(3)),
-            *(
-                f"{name}.stride({i}) * {q}.itemsize % 16 == 0"
-                for name in ("cos", "sin")
-                for i in range(2)
-            ),
-            *(f"aligned({name}, 16)" for name in (q, k, "cos", "sin")),
-        ],
-        priority=1,
-        **shared,
-    )
-    op.cuda(
-        name="cuda:elements",
-        entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, 1, {backward}>",
-        requires=requires,
-        **shared,
-    )
+    of_packs = [
+        f"{q}.size(3) * {q}.itemsize % 32 == 0",
+        *(
+            f"{name}.stride({i}) * {name}.itemsize % 16 == 0"
+            for name, count in ((q, 3), (k, 3), ("cos", 2), ("sin", 2))
+            for i in range(count)
+        ),
+        *(f"aligned({name}, 16)" for name in (q, k, "cos", "sin")),
+    ]
+
+    def declare_cuda(prefix: str, more: str, accepted: str) -> None:
+        """more: template arguments."""
+        for vec, name in ((f"{{16 / {q}.itemsize}}", "packs"), ("1", "elements")):
+            op.cuda(
+                name=f"cuda:{prefix}{name}",
+                source=opaq.file("rope.cu"),
+                entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, {vec}, {backward}{more}>",
+                grid=f"{q}.size(0) * {q}.size(2)",
+                block=256,
+                args=f"{tensors}, {q}.size(1), {k}.size(1), {q}.size(2), {_strides(q, k)}",
+                requires=[*requires, accepted, *(of_packs if name == "packs" else [])],
+                priority=int(name == "packs"),
+            )
+
+    declare_cuda("", "", f"not interleaved and {same}")
+    wide = "cos.dtype == float32"
+    declare_cuda("wide-", ", {cos.dtype}", f"not interleaved and {wide} and not {same}")
+    declare_cuda("pairs-", ", {cos.dtype}, true", f"interleaved and ({same} or {wide})")
     op.cpu(
         source=opaq.file("rope.cpp"),
         entry=f"rope<{{{q}.dtype}}, {backward}>",
         args=f"{tensors}, {q}.size(0), {q}.size(1), {k}.size(1), {q}.size(2), {q}.size(3), "
-        f"{_strides(q, k)}",
-        requires=_requires(q, k, "float32", "float64"),
+        f"{_strides(q, k)}, interleaved",
+        requires=[*_requires(q, k, "float32", "float64"), same],
     )
 
 
@@ -103,8 +106,8 @@ def _check(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     batch, _, tokens, dim = q.shape
     if dim % 2:
         raise ValueError(
-            f"rope: q has a head dimension of {dim}; expected an even number, for its two "
-            "halves are rotated against each other"
+            f"rope: q has a head dimension of {dim}; expected an even number, for pairs of its "
+            "elements are rotated against each other"
         )
     for name, table in (("cos", cos), ("sin", sin)):
         if table.dim() != 3 or table.size(0) not in (1, batch) or table.shape[1:] != (tokens, dim):
@@ -114,33 +117,56 @@ def _check(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
             )
 
 
-def rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _partners(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is rotated against each other: halves, or even and odd elements."""
+    return (x[..., ::2], x[..., 1::2]) if interleaved else x.chunk(2, -1)
+
+
+def _joined(first: torch.Tensor, second: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """The inverse of `_partners`."""
+    if interleaved:
+        return torch.stack((first, second), -1).flatten(-2)
+    return torch.cat((first, second), -1)
+
+
+def rotated(
+    x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
+) -> torch.Tensor:
     """x: with heads in its second dimension, which cos and sin have not."""
     wide = torch.promote_types(x.dtype, torch.float32)
     cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
-    first, second = x.to(wide).chunk(2, -1)
-    return (x.to(wide) * cos + torch.cat((-second, first), -1) * sin).to(x.dtype)
+    first, second = _partners(x.to(wide), interleaved)
+    return (x.to(wide) * cos + _joined(-second, first, interleaved) * sin).to(x.dtype)
 
 
 @rope.reference
 def rope_reference(
-    q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    interleaved: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(q, cos, sin)
-    return rotated(q, cos, sin), rotated(k, cos, sin)
+    return rotated(q, cos, sin, interleaved), rotated(k, cos, sin, interleaved)
 
 
 @rope_backward.reference
 def rope_backward_reference(
-    grad_q_out: torch.Tensor, grad_k_out: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    grad_q_out: torch.Tensor,
+    grad_k_out: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    interleaved: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(grad_q_out, cos, sin)
     wide = torch.promote_types(grad_q_out.dtype, torch.float32)
     cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
 
     def transpose(grad: torch.Tensor) -> torch.Tensor:
-        first, second = (grad.to(wide) * sin).chunk(2, -1)
-        return (grad.to(wide) * cos + torch.cat((second, -first), -1)).to(grad.dtype)
+        first, second = _partners(grad.to(wide) * sin, interleaved)
+        turned = _joined(second, -first, interleaved)
+        return (grad.to(wide) * cos + turned).to(grad.dtype)
 
     return transpose(grad_q_out), transpose(grad_k_out)
 

@@ -2,6 +2,8 @@
 transposed views, compiled graphs, CUDA plans.
 """
 
+import functools
+
 import pytest
 import torch
 from kernel_checks import (
@@ -32,10 +34,13 @@ SHAPES = [
 ]
 
 
-def exact(q, k, cos, sin):
+def exact(q, k, cos, sin, interleaved=False):
     cos, sin = cos.double().unsqueeze(1), sin.double().unsqueeze(1)
 
     def rotate(x):
+        if interleaved:
+            turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).flatten(-2)
+            return x.double() * cos + turned.double() * sin
         first, second = x.double().chunk(2, -1)
         return x.double() * cos + torch.cat((-second, first), -1) * sin
 
@@ -60,9 +65,10 @@ def make(shape, dtype, device, cos_batch=None):
     return q.transpose(1, 2), k.transpose(1, 2), cos, sin
 
 
-def check(q, k, cos, sin):
-    outputs, grads = gradients(rope, (q, k, cos, sin), [0, 1])
-    wide, wide_grads = gradients(exact, [value.double() for value in (q, k, cos, sin)], [0, 1])
+def check(q, k, cos, sin, interleaved=False):
+    function, reference = (functools.partial(f, interleaved=interleaved) for f in (rope, exact))
+    outputs, grads = gradients(function, (q, k, cos, sin), [0, 1])
+    wide, wide_grads = gradients(reference, [value.double() for value in (q, k, cos, sin)], [0, 1])
     for x, actual, expected, grad, wide_grad in zip((q, k), outputs, wide, grads, wide_grads):
         assert (actual.dtype, actual.shape, actual.is_contiguous()) == (x.dtype, x.shape, True)
         close(actual, expected, scale=2)
@@ -74,6 +80,35 @@ def check(q, k, cos, sin):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape, dtype, device):
     check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_interleaved_pairs(shape, dtype, device):
+    check(*make(shape, dtype, device), interleaved=True)
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dim", [128, 6])
+def test_angles_with_more_digits_than_queries(dim, interleaved, device):
+    for dtype in (torch.float16, torch.bfloat16):
+        q, k, _, _ = make((2, 4, 2, 9, dim), dtype, device)
+        _, _, cos, sin = make((2, 4, 2, 9, dim), torch.float32, device)
+        check(q, k, cos, sin, interleaved)
+        (close_to_it, _), (wide, _) = (
+            rope(q, k, cos, sin, interleaved),
+            exact(q, k, cos, sin, interleaved),
+        )
+        # rounded once, by half a unit of the last place
+        torch.testing.assert_close(
+            close_to_it.double(), wide, rtol=torch.finfo(dtype).eps / 2 * 1.001, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_one_tensor_alone(interleaved, device):
+    q, _, cos, sin = make((2, 4, 2, 9, 64), torch.float32, device)
+    check(q, q.new_empty(2, 0, 9, 64), cos, sin, interleaved)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -131,15 +166,17 @@ def test_a_cos_of_another_length_is_refused(device, capfd):
 
 def test_opcheck(device):
     q, k, cos, sin = make((2, 4, 2, 5, 32), torch.float32, device)
-    torch.library.opcheck(rope, (q.requires_grad_(), k.requires_grad_(), cos, sin))
+    for interleaved in (False, True):
+        torch.library.opcheck(rope, (q.requires_grad_(), k.requires_grad_(), cos, sin, interleaved))
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compiled(dynamic, device):
+def test_compiled(dynamic, interleaved, device):
     shapes = [(2, 4, 2, tokens, 32) for tokens in ((6, 9, 33) if dynamic else (6,))]
 
     def function(q, k, cos, sin):
-        q, k = rope(q * 2, k + 1, cos, sin)
+        q, k = rope(q * 2, k + 1, cos, sin, interleaved)
         return q.sin(), k
 
     compiled_agrees(
@@ -152,35 +189,44 @@ def test_compiled(dynamic, device):
 
 
 def test_cuda_plan():
-    def facts(batch, q_heads, k_heads, tokens, dim, dtype=torch.bfloat16):
+    def facts(batch, q_heads, k_heads, tokens, dim, dtype=torch.bfloat16, table=None):
         views = [
             cuda((batch, h, tokens, dim), dtype, (tokens * h * dim, dim, h * dim, 1))
             for h in (q_heads, k_heads)
         ]
-        return (*views, cuda((1, tokens, dim), dtype), cuda((1, tokens, dim), dtype))
+        return (*views, *[cuda((1, tokens, dim), table or dtype)] * 2)
 
-    chosen = plan(rope, *facts(4, 32, 8, 4096, 128))
-    assert (chosen["implementation"], chosen["entry"]) == (
-        "cuda:packs",
-        "rope<__nv_bfloat16, 128, 8, false>",
+    def chosen(op, *given):
+        found = plan(op, *given)
+        return found["implementation"], found["entry"]
+
+    large, small = facts(4, 32, 8, 4096, 128), facts(4, 32, 8, 100, 6, torch.float32)
+    wide = facts(4, 32, 8, 4096, 128, table=torch.float32)
+    assert chosen(rope, *large, False) == ("cuda:packs", "rope<__nv_bfloat16, 128, 8, false>")
+    assert plan(rope, *large, False)["grid"] == [4 * 4096, 1, 1]
+    assert chosen(rope_backward, *small, False) == ("cuda:elements", "rope<float, 6, 1, true>")
+    assert chosen(rope, *wide, False) == (
+        "cuda:wide-packs",
+        "rope<__nv_bfloat16, 128, 8, false, float>",
     )
-    assert list(chosen["grid"]) == [4 * 4096, 1, 1]
-    chosen = plan(rope_backward, *facts(4, 32, 8, 100, 6, torch.float32))
-    assert (chosen["implementation"], chosen["entry"]) == (
-        "cuda:elements",
-        "rope<float, 6, 1, true>",
+    assert chosen(rope, *wide, True) == (
+        "cuda:pairs-packs",
+        "rope<__nv_bfloat16, 128, 8, false, float, true>",
+    )
+    assert chosen(rope_backward, *small, True) == (
+        "cuda:pairs-elements",
+        "rope<float, 6, 1, true, float, true>",
     )
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("implementation", ["cuda:packs", "cuda:elements"])
-def test_cuda_sources_compile(implementation, arch):
+@pytest.mark.parametrize("kind", ["packs", "elements"])
+def test_cuda_sources_compile(kind, arch):
+    heads = (2, 8, 64, 128), (2, 2, 64, 128)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        facts = (
-            cuda((2, 8, 64, 128), dtype),
-            cuda((2, 2, 64, 128), dtype),
-            cuda((1, 64, 128), dtype),
-            cuda((1, 64, 128), dtype),
-        )
-        compiles(rope, facts, arch, implementation)
-        compiles(rope_backward, facts, arch, implementation)
+        for prefix, table in (("", dtype), ("wide-", torch.float32), ("pairs-", torch.float32)):
+            if prefix == "wide-" and dtype == torch.float32:
+                continue
+            facts = *(cuda(each, dtype) for each in heads), *[cuda((1, 64, 128), table)] * 2
+            for op in (rope, rope_backward):
+                compiles(op, (*facts, prefix == "pairs-"), arch, f"cuda:{prefix}{kind}")

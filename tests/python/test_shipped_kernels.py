@@ -187,14 +187,16 @@ CALLS: list[tuple[Any, list[Any]]] = [
     ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
-    (
-        kernels.rope,
-        [tensor(2, 4, 8, 128), tensor(2, 2, 8, 128), tensor(2, 8, 128), tensor(2, 8, 128)],
-    ),
-    (
-        kernels.rope_backward,
-        [tensor(2, 4, 8, 128), tensor(2, 2, 8, 128), tensor(2, 8, 128), tensor(2, 8, 128)],
-    ),
+    *[
+        (
+            op,
+            [tensor(2, 4, 8, n), tensor(2, 2, 8, n), *[tensor(2, 8, n, dtype=table)] * 2, pairs],
+        )
+        for op in (kernels.rope, kernels.rope_backward)
+        for n in (128, 6)
+        for table in (torch.bfloat16, F32)
+        for pairs in (False, True)
+    ],
     *[
         (
             kernels.rope_paged_,
