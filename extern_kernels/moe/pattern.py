@@ -132,19 +132,19 @@ def _(x, experts, k, count, last):  # transformers: grouped_mm
 
 def _when_combined(arguments) -> str:
     rows, order, weights = arguments["rows"], arguments["order"], arguments["weights"]
-    tokens, k, columns = arguments["tokens"], arguments["k"], arguments["columns"]
+    k, columns = arguments["k"], arguments["columns"]
     if rows.dim() != 2 or weights.dim() != 2 or order.dim() != 1:
         return "the rows or weights have not two dimensions, or the order not one"
     if order.dtype != torch.int64:
         return "the order is not int64"
     if order.shape[0] != rows.shape[0] or weights.shape[0] * weights.shape[1] != rows.shape[0]:
         return "there is not one row for each weight"
-    if k != weights.shape[1] or tokens not in (-1, weights.shape[0]):
+    if k != weights.shape[1] or columns != rows.shape[1]:
         return "the rows are not added for each token"
-    return "" if columns in (-1, rows.shape[1]) else "the rows are not added for each token"
+    return ""
 
 
-def _combined(rows, order, weights, tokens, k, columns):
+def _combined(rows, order, weights, k, columns):
     place, ordered = 2, result_of(order, moe_order, 1)
     if ordered is None:
         place, ordered = 4, result_of(order, moe_route, 3)
@@ -164,7 +164,6 @@ combine_pattern = opaq.pattern(
         "rows": torch.empty(4, 8, device="meta"),
         "order": torch.empty(4, dtype=torch.int64, device="meta"),
         "weights": torch.empty(2, 2, device="meta"),
-        "tokens": 2,
         "k": 2,
         "columns": 8,
     },
@@ -181,12 +180,12 @@ def _inverse(order):
 
 
 @combine_pattern.spelling
-def _(rows, order, weights, tokens, k, columns):  # transformers: grouped_mm
+def _(rows, order, weights, k, columns):  # transformers: grouped_mm
     weighted = rows * weights.reshape(-1)[order].unsqueeze(-1)
-    return weighted[_inverse(order)].view(tokens, k, columns).sum(dim=1)
+    return weighted[_inverse(order)].view(-1, k, columns).sum(dim=1)
 
 
 @combine_pattern.spelling
-def _(rows, order, weights, tokens, k, columns):
-    each = rows[_inverse(order)].view(tokens, k, columns)
+def _(rows, order, weights, k, columns):
+    each = rows[_inverse(order)].view(-1, k, columns)
     return (each * weights.unsqueeze(-1)).sum(dim=1)

@@ -17,7 +17,7 @@ from opaq import call_site
 from .. import options, record
 from ..compat.inductor import inductor
 from ..record import Substitution
-from . import local_writes, masks, measured, operations, rewrite, searched
+from . import local_writes, masks, measured, normal, operations, rewrite, searched
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
@@ -50,6 +50,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
         if isinstance(module, GraphModule):
             _give_examples(module)
             changed = local_writes.remove(module.graph) | masks.remove(module.graph)
+            changed |= normal.rewritten(module.graph)
             nodes = Nodes(module.graph)
             before = len(found)
             for pattern in chosen:

@@ -103,10 +103,31 @@ def operation(node: Any) -> Operation | None:
         return _item(node)
     if name in ("view", "reshape", "flatten") and tuple(node.args[1:]) in ((-1,), ((-1,),), ()):
         return None if node.kwargs else Operation("flattened", node.args[:1])
+    if name in ("view", "reshape") and not node.kwargs:
+        return _reshaped(node, name)
     if name not in _SIGNATURES:
         return None if node.kwargs else Operation(name, _plain(node.args))
     given = _arguments(node, name)
     return None if given is None else _SPECIAL.get(name, _general)(node, name, given)
+
+
+def _reshaped(node: Node, name: str) -> Operation | None:
+    """(input, all sizes but the first one, which follows from them), or of the input without a last
+    dimension of size 1, as squeeze."""
+    source, *sizes = node.args
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = list(sizes[0])
+    elif len(sizes) == 1 and isinstance(value_of(sizes[0]), torch.Size):  # of another tensor
+        sizes = list(value_of(sizes[0]))
+    before, after = value_of(source), value_of(node)
+    if not (is_tensor(source) and is_tensor(node)) or len(sizes) != after.dim():
+        return Operation(name, _plain(node.args))  # it may read the bits as another dtype
+    last = before.shape[-1] if before.dim() == after.dim() + 1 else None
+    if isinstance(last, int) and last == 1 and before.shape[:-1] == after.shape:
+        return Operation("squeeze", (source, -1))
+    known = zip(sizes[1:], after.shape[1:])
+    rest = (size if type(each) is type(size) is int else each for each, size in known)
+    return Operation("view", (source, *rest))
 
 
 def _custom(node: Node) -> Operation | None:
@@ -247,6 +268,10 @@ def _unsqueezed(node: Node, name: str, given: dict[str, Any]) -> Operation | Non
         return None
     dim = given["dim"]
     return Operation(name, (given["input"], dim - value.dim() if dim >= 0 else dim))
+
+
+def _squeezed(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    return _along(node, name, given) if isinstance(given["dim"], int) else None
 
 
 def _joined(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
@@ -445,6 +470,7 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("cross_entropy", "cross_entropy_loss", "nll_loss"), _loss),
     "embedding": _embedding,
     "unsqueeze": _unsqueezed,
+    "squeeze": _squeezed,
     "cat": _joined,
     "narrow": _narrowed,
     "slice_scatter": _written_part,

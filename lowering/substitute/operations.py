@@ -265,6 +265,11 @@ def shows_through(node: Node) -> bool:
     return is_view(node) or source_of_cast(node) is not None
 
 
+def reads_sizes(node: Node) -> bool:
+    """Whether a node reads the sizes of a tensor alone, which nothing has to compute."""
+    return node.op == "call_method" and node.target in ("size", "dim", "numel")
+
+
 def keeps_strides(node: Node) -> bool:
     """Whether the strides of a result may depend on those of the argument."""
     return function_name(node) not in _ROW_MAJOR

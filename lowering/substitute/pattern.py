@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import normal
 from .nodes import Nodes
 from .spelling import graph_of
 
@@ -52,6 +53,7 @@ class Pattern:
             if function not in self._graphs:
                 names = inspect.signature(function).parameters
                 graph = graph_of(function, [self.examples[name] for name in names])
+                normal.rewritten(graph)
                 self._graphs[function] = Nodes(graph)
         return [self._graphs[function] for function in self.spellings]
 

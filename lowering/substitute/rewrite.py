@@ -53,7 +53,7 @@ def check_uses(found: Match) -> None:
         if operations.is_view(node) or (source and operations.is_exact_cast(node, source)):
             continue
         for user in node.users:
-            if user not in region:
+            if user not in region and not operations.reads_sizes(user):
                 raise Refused(f"{node.name}, a part of it, is used elsewhere ({user.name})")
 
 

@@ -1,0 +1,72 @@
+"""Detours that models take, written as the operations in which patterns are spelled. The graph
+means the same before and after. Spellings are rewritten, too, so that either may take a detour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from . import forms, operations, rewrite
+from .operations import function_name, value_of
+
+
+def rewritten(graph: Graph) -> bool:
+    """Changes the graph; returns whether it did."""
+    changed = False
+    for node in list(graph.nodes):
+        rule = _RULES.get(function_name(node))
+        if rule is None or not operations.is_tensor(node):
+            continue
+        mark = node.prev
+        with graph.inserting_before(node):
+            made = rule(graph, node)
+        if made is None:
+            continue
+        rewrite.complete(rewrite.between(mark, node), node)
+        if not operations.alike(value_of(node), value_of(made)):
+            rewrite.take_back(graph, mark, node)
+            continue
+        source = node.args[0]
+        node.replace_all_uses_with(made)
+        graph.erase_node(node)
+        if isinstance(source, Node) and not source.users and function_name(source) == "max":
+            graph.erase_node(source)
+        changed = True
+    return changed
+
+
+def _largest(graph: Graph, node: Node) -> Node | None:
+    """x.max(dim)[0], of which the index is not read. (Gradients of equal values differ.)"""
+    call, number = node.args
+    found = forms.operation(call)
+    if found is None or found.name != "max" or len(call.users) > 1:
+        return None
+    if number != 0 or value_of(node).requires_grad:
+        return None
+    source, dim, keepdim = found.args
+    whole = isinstance(value_of(call), tuple) and type(dim) is int and type(keepdim) is bool
+    return graph.call_function(torch.amax, (source, dim, keepdim)) if whole else None
+
+
+def _same_shape(graph: Graph, node: Node) -> Any:
+    """A view of the same shape, which is the tensor itself."""
+    source, *sizes = node.args
+    if node.kwargs or any(isinstance(size, torch.dtype) for size in sizes):
+        return None
+    if any(isinstance(size, Node) and type(value_of(size)) is int for size in sizes):
+        return None  # of a spelling: any number
+    if any(user.op == "output" for user in node.users):
+        computed = isinstance(source, Node) and source.op.startswith("call")
+        if not computed or len(source.users) > 1:
+            return None  # the result is a tensor of its own
+    return source if operations.is_tensor(source) else None
+
+
+_RULES: dict[str, Callable[[Graph, Node], Any]] = {
+    "getitem": _largest,
+    **dict.fromkeys(("view", "reshape"), _same_shape),
+}
