@@ -39,7 +39,7 @@ def _by_inverse(x, weight, eps):
 
 
 def _of_pytorch(x, weight, eps):
-    return F.rms_norm(x, (8,), weight, eps)
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 _SPELLINGS = [_scaled, _divided, _by_inverse, _of_pytorch]
@@ -50,17 +50,32 @@ _EXAMPLES = {
 }
 
 
-def _float8(x, weight, eps, scale_least=None, size_least=None, factor_least=None):
-    rule, least = made.rule_and_least(scale_least, size_least, factor_least)
-    results = rms_norm_float8(x, weight, eps, 0, rule, least)
-    return results[0], results[1]
+def _float8(
+    x,
+    weight,
+    eps,
+    scale_least=None,
+    size_least=None,
+    factor_least=None,
+    parts=None,
+    block=None,
+    columns=None,
+):
+    least = {"scale_least": scale_least, "size_least": size_least, "factor_least": factor_least}
+    return made.results(rms_norm_float8, x, weight, eps, **least, block=block)
 
 
 # First, so that a normalization is taken with what follows it.
 float8_pattern = opaq.pattern(
     "rms_norm_float8",
     _float8,
-    {**_EXAMPLES, **made.NUMBERS},
+    {
+        "x": torch.empty(2, 256, device="meta"),
+        "weight": torch.empty(256, device="meta"),
+        "eps": 1e-6,
+        **made.NUMBERS,
+        **made.SIZES,
+    },
     when=lambda arguments: made.refusal(arguments, "x") or _when(arguments),
     streamed=("x",),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
@@ -104,6 +119,21 @@ def _made_float8(norm):
             norm(x, weight, eps), True, factor_least
         ),
         lambda x, weight, eps: made.plain(norm(x, weight, eps), True),
+        lambda x, weight, eps, parts, block, columns, factor_least: made.blocks_by_factor(
+            norm(x, weight, eps), parts, block, columns, factor_least
+        ),
+        lambda x, weight, eps, parts, block, columns: made.blocks_plain(
+            norm(x, weight, eps), parts, block, columns
+        ),
+        lambda x, weight, eps, parts, block, columns, scale_least: made.blocks_scale_bounded(
+            norm(x, weight, eps), parts, block, columns, scale_least
+        ),
+        lambda x, weight, eps, parts, block, columns, size_least: made.blocks_size_bounded(
+            norm(x, weight, eps), parts, block, columns, size_least
+        ),
+        lambda x, weight, eps, parts, block, columns, size_least: made.flat_blocks_size_bounded(
+            norm(x, weight, eps), parts, block, columns, size_least
+        ),
     ]
 
 

@@ -23,17 +23,30 @@ def _when(arguments) -> str:
 _EXAMPLES = {"gate": torch.empty(2, 8, device="meta"), "up": torch.empty(2, 8, device="meta")}
 
 
-def _float8(gate, up, scale_least=None, size_least=None, factor_least=None):
-    rule, least = made.rule_and_least(scale_least, size_least, factor_least)
-    results = silu_mul_float8(gate, up, 0, rule, least)
-    return results[0], results[1]
+def _float8(
+    gate,
+    up,
+    scale_least=None,
+    size_least=None,
+    factor_least=None,
+    parts=None,
+    block=None,
+    columns=None,
+):
+    least = {"scale_least": scale_least, "size_least": size_least, "factor_least": factor_least}
+    return made.results(silu_mul_float8, gate, up, **least, block=block)
 
 
 # First, so that a product is taken with what follows it.
 float8_pattern = opaq.pattern(
     "silu_mul_float8",
     _float8,
-    {**_EXAMPLES, **made.NUMBERS},
+    {
+        "gate": torch.empty(2, 256, device="meta"),
+        "up": torch.empty(2, 256, device="meta"),
+        **made.NUMBERS,
+        **made.SIZES,
+    },
     when=lambda arguments: made.refusal(arguments, "gate") or _when(arguments),
     streamed=("gate", "up"),
     sizes=lambda arguments: rows_and_columns(arguments["gate"]),
@@ -49,6 +62,21 @@ for _made in [
     lambda gate, up, size_least: made.size_bounded(F.silu(gate) * up, True, size_least),
     lambda gate, up, factor_least: made.by_factor(F.silu(gate) * up, True, factor_least),
     lambda gate, up: made.plain(F.silu(gate) * up, True),
+    lambda gate, up, parts, block, columns, factor_least: made.blocks_by_factor(
+        F.silu(gate) * up, parts, block, columns, factor_least
+    ),
+    lambda gate, up, parts, block, columns: made.blocks_plain(
+        F.silu(gate) * up, parts, block, columns
+    ),
+    lambda gate, up, parts, block, columns, scale_least: made.blocks_scale_bounded(
+        F.silu(gate) * up, parts, block, columns, scale_least
+    ),
+    lambda gate, up, parts, block, columns, size_least: made.blocks_size_bounded(
+        F.silu(gate) * up, parts, block, columns, size_least
+    ),
+    lambda gate, up, parts, block, columns, size_least: made.flat_blocks_size_bounded(
+        F.silu(gate) * up, parts, block, columns, size_least
+    ),
 ]:
     float8_pattern.spelling(_made)
 
