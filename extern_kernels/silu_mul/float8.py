@@ -20,8 +20,7 @@ import torch
 
 import opaq
 
-from .. import float8, rows
-from .silu_mul import SAME, check, strided
+from .. import float8, gated, rows
 
 silu_mul_float8 = opaq.op(
     "opaq_kernels::silu_mul_float8(Tensor gate, Tensor up, int block=0, int rule=0, "
@@ -31,7 +30,7 @@ silu_mul_float8 = opaq.op(
 _ROWS = rows.count("gate")
 _CUDA = [
     rows.one_of("gate", rows.CUDA_DTYPES),
-    *SAME,
+    *gated.SAME,
     *float8.fits("gate"),
 ]
 _PACKS = rows.packs("gate")
@@ -45,7 +44,7 @@ _HELD = 512 * 4
 _ALIGNED = ["gate.size(-1) * gate.itemsize % 16 == 0", "aligned(gate, 16)", "aligned(up, 16)"]
 
 
-_STRIDED = ["gate.dim() == 2 or gate.dim() == 3", *strided("gate"), *strided("up")]
+_STRIDED = ["gate.dim() == 2 or gate.dim() == 3", *gated.strided("gate"), *gated.strided("up")]
 
 for _name, _block, _lanes in [("rows", 0, _LANES), ("blocks", float8.BLOCK, _BLOCK_LANES)]:
     for _kind, _strides, _requires, _priority in [
@@ -84,7 +83,7 @@ silu_mul_float8.cpu(
     args=f"y, scale, gate, up, {_ROWS}, gate.size(-1), block, rule, least",
     requires=[
         rows.one_of("gate", rows.CPU_DTYPES),
-        *SAME,
+        *gated.SAME,
         *float8.fits("gate"),
     ],
 )
@@ -94,7 +93,7 @@ silu_mul_float8.cpu(
 def silu_mul_float8_reference(
     gate: torch.Tensor, up: torch.Tensor, block: int = 0, rule: int = 0, least: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    check("silu_mul_float8", gate, up)
+    gated.check("silu_mul_float8", gate, up)
     float8.check("silu_mul_float8", "gate", gate.shape, block, rule, least)
     wide = torch.promote_types(gate.dtype, torch.float32)
     v = torch.nn.functional.silu(gate.to(wide)) * up.to(wide)

@@ -9,16 +9,9 @@ import opaq
 from opaq.pattern import rows_and_columns
 
 from .. import float8_spellings as made
+from .. import gated
 from .float8 import silu_mul_float8
 from .silu_mul import silu_mul
-
-
-def _when(arguments) -> str:
-    gate, up = arguments["gate"], arguments["up"]
-    if gate.shape != up.shape:
-        return "gate and up have different shapes"
-    return "" if gate.dtype == up.dtype else "gate and up have different dtypes"
-
 
 _EXAMPLES = {"gate": torch.empty(2, 8, device="meta"), "up": torch.empty(2, 8, device="meta")}
 
@@ -47,7 +40,7 @@ float8_pattern = opaq.pattern(
         **made.NUMBERS,
         **made.SIZES,
     },
-    when=lambda arguments: made.refusal(arguments, "gate") or _when(arguments),
+    when=lambda arguments: made.refusal(arguments, "gate") or gated.refusal(arguments),
     streamed=("gate", "up"),
     sizes=lambda arguments: rows_and_columns(arguments["gate"]),
     measurements=Path(__file__).with_name("measured_float8.json"),
@@ -84,7 +77,7 @@ pattern = opaq.pattern(
     "silu_mul",
     lambda gate, up: silu_mul(gate, up),
     _EXAMPLES,
-    when=_when,
+    when=gated.refusal,
     streamed=("gate", "up"),
     sizes=lambda arguments: rows_and_columns(arguments["gate"]),
     measurements=Path(__file__).with_name("measured.json"),

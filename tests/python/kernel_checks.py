@@ -70,6 +70,25 @@ def gradients(function, inputs, which):
     )
 
 
+def gate_and_up(shape, dtype, device):
+    generator = torch.Generator().manual_seed(len(shape))
+    return [
+        torch.randn(shape, generator=generator, dtype=torch.float64).mul(3).to(device, dtype)
+        for _ in range(2)
+    ]
+
+
+def gated_agrees(op, exact, gate, up) -> None:
+    """op(gate, up) and its gradients are those of exact(gate, up), in float64."""
+    (y,), grads = gradients(op, (gate, up), [0, 1])
+    (wide,), wide_grads = gradients(exact, (gate.double(), up.double()), [0, 1])
+    assert (y.dtype, y.shape, y.is_contiguous()) == (gate.dtype, gate.shape, True)
+    close(y, wide)
+    for actual, expected in zip(grads, wide_grads):
+        assert actual.dtype == gate.dtype
+        close(actual, expected, scale=4)
+
+
 def node_calls(op) -> int:
     return sum(
         node["calls"]

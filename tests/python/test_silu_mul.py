@@ -7,10 +7,11 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
-    close,
     compiled_agrees,
     compiles,
     cuda,
+    gate_and_up,
+    gated_agrees,
     gradients,
     plan,
     refuses,
@@ -26,40 +27,26 @@ def exact(gate, up):
     return torch.nn.functional.silu(gate.double()) * up.double()
 
 
-def make(shape, dtype, device):
-    generator = torch.Generator().manual_seed(len(shape))
-    return [
-        torch.randn(shape, generator=generator, dtype=torch.float64).mul(3).to(device, dtype)
-        for _ in range(2)
-    ]
-
-
 def check(gate, up):
-    (y,), grads = gradients(silu_mul, (gate, up), [0, 1])
-    (wide,), wide_grads = gradients(exact, (gate.double(), up.double()), [0, 1])
-    assert (y.dtype, y.shape, y.is_contiguous()) == (gate.dtype, gate.shape, True)
-    close(y, wide)
-    for actual, expected in zip(grads, wide_grads):
-        assert actual.dtype == gate.dtype
-        close(actual, expected, scale=4)
+    gated_agrees(silu_mul, exact, gate, up)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape, dtype, device):
-    check(*make(shape, dtype, device))
+    check(*gate_and_up(shape, dtype, device))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(6, 64), (2, 3, 64), (2, 3, 66), (2, 2, 3, 64)])
 def test_halves_of_one_projection(shape, dtype, device):
-    h, _ = make(shape, dtype, device)
+    h, _ = gate_and_up(shape, dtype, device)
     check(*h.chunk(2, -1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strided_inputs(dtype, device):
-    gate, up = make((8, 12), dtype, device)
+    gate, up = gate_and_up((8, 12), dtype, device)
     check(gate.t(), up.t())
     check(gate.t(), up.reshape(12, 8))
     check(gate[:, ::3], up[:, 1::3])
@@ -76,7 +63,7 @@ def test_large_gates_saturate(device):
 
 
 def test_the_references_mean_the_same(device):
-    gate, up = make((16, 64), torch.float32, device)
+    gate, up = gate_and_up((16, 64), torch.float32, device)
     torch.testing.assert_close(silu_mul(gate, up), silu_mul_reference(gate, up))
     args = (torch.randn_like(gate), gate, up)
     for actual, expected in zip(silu_mul_backward(*args), silu_mul_backward_reference(*args)):
@@ -84,7 +71,7 @@ def test_the_references_mean_the_same(device):
 
 
 def test_another_shape_is_refused(device, capfd):
-    gate, up = make((16, 64), torch.float32, device)
+    gate, up = gate_and_up((16, 64), torch.float32, device)
     message = (
         "silu_mul: gate is torch.float32 (16, 64), up is torch.float32 (64,); expected "
         "one shape and one dtype"
@@ -95,7 +82,7 @@ def test_another_shape_is_refused(device, capfd):
 
 
 def test_opcheck(device):
-    gate, up = make((5, 32), torch.float32, device)
+    gate, up = gate_and_up((5, 32), torch.float32, device)
     torch.library.opcheck(silu_mul, (gate.requires_grad_(), up.requires_grad_()))
     torch.library.opcheck(silu_mul, (gate.detach().t(), up.detach().t()))
 
@@ -106,7 +93,7 @@ def test_compiled(dynamic, device):
     compiled_agrees(
         silu_mul,
         lambda g, u: silu_mul(g + 1, u).cos(),
-        [make(shape, torch.float32, device) for shape in shapes],
+        [gate_and_up(shape, torch.float32, device) for shape in shapes],
         [0, 1],
         dynamic,
     )
@@ -116,7 +103,7 @@ def test_compiled_halves(device):
     compiled_agrees(
         silu_mul,
         lambda h: silu_mul(*(h * 2).chunk(2, -1)),
-        [make((2, 6, 64), torch.float32, device)[:1]],
+        [gate_and_up((2, 6, 64), torch.float32, device)[:1]],
         [0],
         False,
     )
