@@ -218,6 +218,10 @@ def _plain_silu_mul(gate: Any, up: Any) -> Any:
     return F.silu(gate) * up
 
 
+def _plain_gelu_mul(gate: Any, up: Any) -> Any:
+    return F.gelu(gate, approximate="tanh") * up
+
+
 def _wide(x: Any) -> Any:
     return x if x.dtype == torch.float64 else x.float()
 
@@ -288,6 +292,14 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         "silu_mul",
         _silu_mul,
         _plain_silu_mul,
+        (2, 2),
+        False,
+        [(8192, 14336), (32768, 4096), (16, 14336)],
+    ),
+    (
+        "gelu_mul",
+        functools.partial(kernels.gelu_mul, approximate="tanh"),
+        _plain_gelu_mul,
         (2, 2),
         False,
         [(8192, 14336), (32768, 4096), (16, 14336)],

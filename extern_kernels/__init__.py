@@ -18,6 +18,7 @@ from .cross_entropy.with_gradient import (
     scale_gradient_,
 )
 from .embedding.embedding import embedding, embedding_backward, index_add_rows
+from .gelu_mul.gelu_mul import gelu_mul, gelu_mul_backward
 from .layer_norm.layer_norm import layer_norm, layer_norm_backward
 from .matmul.float8 import scaled_linear, scaled_linear_float8
 from .matmul.matmul import (
@@ -79,6 +80,8 @@ __all__ = [
     "embedding",
     "embedding_backward",
     "gelu_grad",
+    "gelu_mul",
+    "gelu_mul_backward",
     "index_add_rows",
     "layer_norm",
     "layer_norm_backward",

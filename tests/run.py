@@ -183,6 +183,7 @@ def oldest() -> None:
         "test_expression_agreement",
         "test_float8",
         "test_function_digest",
+        "test_gelu_mul",
         "test_headers",
         "test_host_types",
         "test_inspect",

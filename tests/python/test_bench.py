@@ -53,6 +53,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "add_rms_norm",
         "layer_norm",
         "silu_mul",
+        "gelu_mul",
         "rms_norm_float8",
         "silu_mul_float8",
         "rope",

@@ -185,6 +185,11 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for n in (7, 1000, 4096, 16384)
         for dtype in (torch.bfloat16, F32)
     ],
+    *[
+        (op, [tensor(8, 64)] * tensors + [form])
+        for op, tensors in ((kernels.gelu_mul, 2), (kernels.gelu_mul_backward, 3))
+        for form in ("none", "tanh")
+    ],
     (kernels.silu_mul, [tensor(8, 64), tensor(8, 64)]),
     (kernels.silu_mul_backward, [tensor(8, 64), tensor(8, 64), tensor(8, 64)]),
     *[
