@@ -8,12 +8,9 @@ import getpass
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
 
-import fast_kernels
 import pytest
 import torch
-import torch._inductor.config
 
 if os.environ.get("OPAQ_REQUIRE_GPU") == "1" and not torch.cuda.is_available():
     raise pytest.UsageError(
@@ -40,24 +37,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def unique() -> str:
     """An op name that no other test uses, since PyTorch keeps a schema until the process ends."""
     return f"opaq_test::op{next(_counter)}"
-
-
-@pytest.fixture(scope="session")
-def fast_kernels_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("fast_kernels"))
-        for name, value in fast_kernels.environment(folder).items():
-            patch.setenv(name, value)
-        yield
-
-
-@pytest.fixture
-def fast_kernels_of_inductor(fast_kernels_environment: None) -> Iterator[None]:
-    """Inductor's CPU kernels are compiled as `fast_kernels` says, in a Python wrapper. Not for
-    tests of numbers, of C++ wrappers, of packages.
-    """
-    with torch._inductor.config.patch(fast_kernels.SETTINGS):
-        yield
 
 
 @pytest.fixture(autouse=True)

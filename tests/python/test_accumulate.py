@@ -82,7 +82,6 @@ def test_a_sum_is_computed_by_the_op(unique: str, what: str) -> None:
     assert is_given(lambda x, y: function(op, x, y), expected, X, Y)
 
 
-@pytest.mark.usefixtures("fast_kernels_of_inductor")
 @pytest.mark.parametrize("what", LEFT)
 def test_what_the_op_cannot_add(unique: str, what: str) -> None:
     op = doubling(unique)

@@ -24,6 +24,8 @@ from torch.utils import cpp_extension
 import opaq
 from opaq import _runtime, lowering
 
+pytestmark = pytest.mark.usefixtures("kernels_as_users_have_them")
+
 CPP = {"cpp_wrapper": True}
 SOURCE = """template <typename T> __global__ void scale(const T* x, float by, T* out, int n) {
   for (int i = threadIdx.x; i < n; i += blockDim.x) out[i] = x[i] * by; }"""

@@ -10,9 +10,12 @@ import torch
 
 from opaq import MissingError, _runtime, demo, demo_backends
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
-)
+pytestmark = [
+    pytest.mark.usefixtures("kernels_as_users_have_them"),
+    pytest.mark.skipif(
+        importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+    ),
+]
 
 OPS = [
     "cross_entropy_with_gradient",

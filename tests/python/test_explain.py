@@ -419,6 +419,7 @@ def test_nothing_is_measured_where_a_model_is_tuned(unique: str) -> None:
     assert sum(calls) == 0
 
 
+@pytest.mark.usefixtures("kernels_as_users_have_them")
 def test_constants_of_flex_attention(scale: opaq.Op) -> None:
     """Inductor folds them before it makes its template of the score."""
     from torch.nn.attention.flex_attention import flex_attention

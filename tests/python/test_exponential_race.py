@@ -18,6 +18,8 @@ from test_sampling_pattern import (
     sorted_in_place,
 )
 
+pytestmark = pytest.mark.usefixtures("kernels_as_users_have_them")
+
 RACES = [*DRAWING, "sample_exponential_race", "exponential_race"]
 
 

@@ -82,8 +82,8 @@ MAKERS = {
 def test_every_program_agrees_with_eager(
     unique: str, kind: str, dynamic: bool, parts: bool, request: pytest.FixtureRequest
 ) -> None:
-    if dynamic or parts or kind != "op":  # the rest shows it with Inductor's own kernels
-        request.getfixturevalue("fast_kernels_of_inductor")
+    if not (dynamic or parts) and kind == "op":
+        request.getfixturevalue("kernels_as_users_have_them")
     make, meaning = MAKERS[kind]
     check(
         make(unique),
@@ -94,7 +94,6 @@ def test_every_program_agrees_with_eager(
     )
 
 
-@pytest.mark.usefixtures("fast_kernels_of_inductor")
 @pytest.mark.parametrize("kind", MAKERS)
 def test_with_the_first_version_of_functionalization(unique: str, kind: str) -> None:
     make, meaning = MAKERS[kind]
@@ -146,7 +145,6 @@ def test_the_first_version_refuses_a_graph_input_and_a_copy_of_it(unique: str) -
         assert torch.equal(result, expected)
 
 
-@pytest.mark.usefixtures("fast_kernels_of_inductor")
 def test_without_inductors_pattern_matcher(unique: str) -> None:
     check(
         reverse_op(unique),

@@ -142,8 +142,8 @@ CASES = [
 def test_the_write_lands(
     unique: str, case: Callable, make: Callable, dynamic: bool, request: pytest.FixtureRequest
 ) -> None:
-    if dynamic or make is strided:  # the rest shows it with Inductor's own kernels
-        request.getfixturevalue("fast_kernels_of_inductor")
+    if not dynamic and make is row_major:
+        request.getfixturevalue("kernels_as_users_have_them")
     op = make(unique)
     cache, x = torch.randn(4, 6), torch.randn(4, 6)
     expected_cache, compiled_cache = cache.clone(), cache.clone()
@@ -155,7 +155,6 @@ def test_the_write_lands(
     assert f"torch.ops.{unique.replace('::', '.')}" not in code[0]
 
 
-@pytest.mark.usefixtures("fast_kernels_of_inductor")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 @pytest.mark.parametrize("make", [row_major, strided], ids=["row-major", "strided"])
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])

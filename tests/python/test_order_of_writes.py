@@ -188,8 +188,6 @@ PROGRAMS = [
 ]
 
 
-# loops over single elements, which Inductor fuses most often
-@pytest.mark.usefixtures("fast_kernels_of_inductor")
 @pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
 @pytest.mark.parametrize(
     ("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS]

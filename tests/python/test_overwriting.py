@@ -152,11 +152,7 @@ NOT: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], Any]] = {
 
 @pytest.mark.parametrize("cpp", [False, True], ids=["python", "cpp"])
 @pytest.mark.parametrize("case", NOT)
-def test_where_memory_is_not_taken(
-    unique: str, case: str, cpp: bool, request: pytest.FixtureRequest
-) -> None:
-    if not cpp:
-        request.getfixturevalue("fast_kernels_of_inductor")
+def test_where_memory_is_not_taken(unique: str, case: str, cpp: bool) -> None:
     op = scale_op(unique)
     code = code_of(lambda x, w: NOT[case](op, x, w), *square(), options={"cpp_wrapper": cpp})
     assert WRITTEN_OVER not in code

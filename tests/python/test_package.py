@@ -22,6 +22,8 @@ from fake_cuda import wrapper_source
 import opaq
 from opaq import cli, lowering, package_contents
 
+pytestmark = pytest.mark.usefixtures("kernels_as_users_have_them")
+
 SIZES = (0, 1, 2, 7, 64, 1000)
 HOST_EXAMPLE = pathlib.Path(__file__).parent.parent / "host_example"
 

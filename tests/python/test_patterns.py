@@ -105,6 +105,7 @@ def test_gradients_of_a_spelling(pattern: Pattern, number: int) -> None:
         torch.testing.assert_close(result, expected)
 
 
+@pytest.mark.usefixtures("kernels_as_users_have_them")
 @pytest.mark.parametrize(
     "pattern, number", [each for each in SPELLINGS if not each.id.startswith(DRAWS)]
 )
