@@ -59,3 +59,15 @@ def _(x, weight, bias, eps):
 def _(x, weight, bias, eps):
     apart = x - x.mean(-1, keepdim=True)
     return weight * (apart * torch.rsqrt(apart.pow(2).mean(-1, keepdim=True) + eps)) + bias
+
+
+@pattern.spelling
+def _(x, weight, bias, eps):
+    variance = x.var(-1, keepdim=True, unbiased=False)
+    return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(variance + eps) * weight + bias
+
+
+@pattern.spelling
+def _(x, weight, bias, eps):
+    variance = x.var(-1, keepdim=True, unbiased=False)
+    return weight * (x - x.mean(-1, keepdim=True)) / torch.sqrt(variance + eps) + bias

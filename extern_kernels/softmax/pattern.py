@@ -65,6 +65,12 @@ def _(x):
     return F.softmax(x, dim=-1)
 
 
+@pattern.spelling
+def _(x):
+    exponentials = torch.exp(x - x.amax(-1, keepdim=True))
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
 log_pattern = opaq.pattern(
     "log_softmax",
     lambda x: log_softmax(x),

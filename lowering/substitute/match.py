@@ -88,9 +88,11 @@ class _Matcher:
             return
         pattern = _without_casts(pattern)[0]
         value, passed = (value, frozenset()) if self.casts_matter else _without_casts(value)
-        if pattern in found.nodes:
-            if found.nodes[pattern] is value:
-                yield dataclasses.replace(found, passed=found.passed | passed)
+        known = found.nodes.get(pattern)
+        if known is value:
+            yield dataclasses.replace(found, passed=found.passed | passed)
+            return
+        if known is not None and not self._may_be_repeated(value):
             return
         wanted, given = self.spelling.operation(pattern), self.graph.operation(value)
         if wanted is None or given is None:
@@ -101,10 +103,16 @@ class _Matcher:
         if wanted.name in forms.COMMUTATIVE:
             orders.append(given.args[::-1])
         start = dataclasses.replace(
-            found, nodes={**found.nodes, pattern: value}, passed=found.passed | passed
+            found,
+            nodes={**found.nodes, pattern: value} if known is None else found.nodes,
+            passed=found.passed | passed | (set() if known is None else {value}),
         )
         for order in orders:
             yield from self._all_matched(wanted.args, order, start)
+
+    def _may_be_repeated(self, value: Any) -> bool:
+        """Whether what is computed twice has equal values: models write `x.mean(-1)` twice."""
+        return isinstance(value, Node) and not operations.is_random(value)
 
     def _all_matched(
         self, patterns: tuple[Any, ...], values: tuple[Any, ...], found: Match

@@ -25,6 +25,7 @@ _SAME = {
     "split_with_sizes": "split",
     "special_log_softmax": "log_softmax",
     "special_softmax": "softmax",
+    "special_expit": "sigmoid",
     "less": "lt",
     "less_equal": "le",
     "greater": "gt",
