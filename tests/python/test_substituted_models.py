@@ -68,7 +68,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     ),
     "Gemma2ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
-        {**LLAMA, "rms_norm": 5, "softmax": 2},
+        {**LLAMA, "gelu_mul": 2, "rms_norm": 5, "softmax": 2},
     ),
     "GPT2LMHeadModel": (
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64},
