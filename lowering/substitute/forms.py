@@ -304,6 +304,8 @@ def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
     size = value.shape[dim]
     if start in (None, 0) and stop == 1 and not (isinstance(size, int) and size <= 2):
         return Operation("first", (source, dim))
+    if start in (None, 0) and stop == -1 and not (isinstance(size, int) and size <= 2):
+        return Operation("all_but_last", (source, dim))
     start, stop = 0 if start is None else start, size if stop is None else stop
     if not all(isinstance(each, int) for each in (start, stop, size)) or size == 0:
         return None
@@ -441,7 +443,9 @@ def _scattered(node: Node, name: str, given: dict[str, Any]) -> Operation | None
 
 def _written_part(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     """(input, the part's new values, dim from the end, start, end)."""
-    return None if given.pop("step") not in (None, 1) else _along(node, name, given)
+    if given.pop("step") not in (None, 1):
+        return None
+    return _along(node, name, {**given, "start": given["start"] or 0})
 
 
 def _chosen(node: Node, name: str, given: dict[str, Any]) -> Operation | None:

@@ -24,6 +24,7 @@ _ARITHMETIC = {"itruediv": operator.truediv, "imul": operator.mul, "iadd": opera
 _METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "scatter_": "scatter"}
 _METHODS |= {"masked_fill_": "masked_fill"}
 _FUNCTIONS = {"exponential_": torch.ops.aten.exponential.default}  # no methods
+_WITH_OUT = {"cumsum"}
 # They give new memory.
 _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
@@ -45,8 +46,14 @@ def remove(graph: Graph) -> bool:
 
 def _is_known(node: Node) -> bool:
     name = function_name(node)
+    if _has_out(node):
+        return True
     written = node.op == "call_function" and name in _ARITHMETIC or name == "setitem"
     return written or node.op == "call_method" and (name in _METHODS or name in _FUNCTIONS)
+
+
+def _has_out(node: Node) -> bool:
+    return node.op == "call_function" and function_name(node) in _WITH_OUT and "out" in node.kwargs
 
 
 def _parts(graph: Graph) -> dict[Node, int]:
@@ -70,8 +77,9 @@ def _replaced(
     place: dict[Node, int],
     parts: dict[Node, int],
 ) -> bool:
-    target = write.args[0]
-    if write.kwargs or not isinstance(target, Node) or not _is_fresh(target):
+    target = write.kwargs["out"] if _has_out(write) else write.args[0]
+    named = _has_out(write) or write.op == "call_method" and write.target in _METHODS
+    if write.kwargs and not named or not isinstance(target, Node) or not _is_fresh(target):
         return False
     source = target.args[0] if function_name(target) == "getitem" else target
     if write not in parts or any(parts.get(each) != parts[write] for each in (target, source)):
@@ -79,10 +87,14 @@ def _replaced(
     (memory,) = operations.memory(value_of(target))
     if source is not target and any(function_name(user) != "getitem" for user in source.users):
         return False
-    # other views of it: none before the write, and later ones of what it gives
+    # other views of it: earlier ones that nothing reads any more, and later ones of what it gives
     others = sharing[memory] - {target, source, write}
-    if any(place[each] < place[write] for each in others):
+    earlier = [each for each in others if place[each] < place[write]]
+    if any(place.get(user, -1) >= place[write] for each in earlier for user in each.users):
         return False
+    if any(each.op in ("placeholder", "get_attr") for each in earlier):
+        return False
+    others -= set(earlier)
     if source is not target and any(source in each.args for each in others):
         return False
     mark = write.prev
@@ -131,13 +143,16 @@ def _is_fresh(target: Node) -> bool:
 
 
 def _functional(graph: Graph, write: Node) -> Node | None:
+    if _has_out(write):
+        kwargs = {key: value for key, value in write.kwargs.items() if key != "out"}
+        return graph.call_function(write.target, write.args, kwargs)
     name, (target, *others) = function_name(write), write.args
     if name in _ARITHMETIC:
         return graph.call_function(_ARITHMETIC[name], write.args)
     if name in _FUNCTIONS:
         return graph.call_function(_FUNCTIONS[name], write.args)
     if name != "setitem":
-        return graph.call_method(_METHODS[name], write.args)
+        return graph.call_method(_METHODS[name], write.args, write.kwargs)
     index, values = others
     if operations.is_tensor(index):
         return _at_places(graph, target, index, values)
@@ -156,16 +171,24 @@ def _at_places(graph: Graph, target: Node, index: Node, values: Any) -> Node | N
 
 
 def _in_part(graph: Graph, target: Node, index: Any, number: Any) -> Node | None:
-    """target[..., a:b] = number, or target[..., -1] = number."""
+    """target[..., a:b] = number, or values of the same shape; target[..., -1] = number."""
     index = index if isinstance(index, tuple) else (index,)
     last, value = index[-1], value_of(target)
     if index[:-1] != (Ellipsis,) and index[:-1] != (slice(None),) * (value.dim() - 1):
         return None
-    last = slice(-1, None) if last is not None and last == -1 else last
-    if not isinstance(last, slice) or not isinstance(number, (bool, int, float)):
+    if type(last) is int and last in (0, -1) and not operations.is_tensor(number):
+        last = slice(last, None if last else 1)
+    if not isinstance(last, slice):
         return None
     bounds = (last.start, last.stop)
     if last.step not in (None, 1) or not all(isinstance(each, (int, NoneType)) for each in bounds):
+        return None
+    if operations.is_tensor(number):
+        values, part = value_of(number), value[..., last]
+        if (values.shape, values.dtype) != (part.shape, part.dtype):
+            return None
+        return graph.call_function(torch.slice_scatter, (target, number, -1, *bounds))
+    if not isinstance(number, (bool, int, float)):
         return None
     number = bool(number) if value.dtype == torch.bool else number
     part = graph.call_function(operator.getitem, (target, (Ellipsis, last)))

@@ -83,10 +83,10 @@ class _Matcher:
             if same and pattern == value:
                 yield found
             return
+        pattern = _without_casts(pattern)[0]
         if pattern.op == "placeholder":
             yield from self._bound(pattern, value, found)
             return
-        pattern = _without_casts(pattern)[0]
         value, passed = (value, frozenset()) if self.casts_matter else _without_casts(value)
         known = found.nodes.get(pattern)
         if known is value:

@@ -24,7 +24,8 @@ def rewritten(graph: Graph) -> bool:
         mark = node.prev
         with graph.inserting_before(node):
             made = rule(graph, node)
-        if made is None:
+        changed |= made is node
+        if made is None or made is node:
             continue
         rewrite.complete(rewrite.between(mark, node), node)
         if not operations.alike(value_of(node), value_of(made)):
@@ -33,7 +34,7 @@ def rewritten(graph: Graph) -> bool:
         source = node.args[0]
         node.replace_all_uses_with(made)
         graph.erase_node(node)
-        if isinstance(source, Node) and not source.users and function_name(source) == "max":
+        if isinstance(source, Node) and not source.users and function_name(source) in _LEFT:
             graph.erase_node(source)
         changed = True
     return changed
@@ -66,7 +67,56 @@ def _same_shape(graph: Graph, node: Node) -> Any:
     return source if operations.is_tensor(source) else None
 
 
+def _put_back(graph: Graph, node: Node) -> Any:
+    """What a scatter puts back from the order of a sort into that of before, over any tensor, as it
+    is over itself."""
+    found = forms.operation(node)
+    if found is None or found.name != "scatter" or value_of(node).requires_grad:
+        return None
+    base, dim, index, source = found.args
+    order = forms.operation(index)
+    if base is source or order is None or not operations.is_tensor(source):
+        return None
+    call = order.args[0] if (order.name, *order.args[1:]) == ("item", 1) else None
+    sort = forms.operation(call)
+    whole = value_of(index).shape == value_of(source).shape == value_of(node).shape
+    if sort is None or sort.name != "sort" or sort.args[1] != dim or not whole:
+        return None
+    return graph.call_method("scatter", (source, dim, index, source))
+
+
+def _numbers_like(graph: Graph, node: Node) -> Any:
+    """values / exponential numbers in a new tensor of the same shape, as in one like the values."""
+    values, numbers = node.args if len(node.args) == 2 and not node.kwargs else (None, None)
+    if not isinstance(numbers, Node) or function_name(numbers) != "exponential":
+        return None
+    new = numbers.args[0]
+    if not operations.is_tensor(values) or not operations.is_tensor(new) or len(numbers.users) > 1:
+        return None
+    alike = operations.alike(value_of(values), value_of(new))
+    if function_name(new) not in _NEW or not alike or values not in _before(numbers):
+        return None
+    with graph.inserting_before(numbers):
+        like = graph.call_function(torch.empty_like, (values,))
+    rewrite.complete([like], numbers)
+    numbers.update_arg(0, like)
+    return node
+
+
+_NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
+_LEFT = ("max", "empty_like", *_NEW)  # what nothing may read any more
+
+
+def _before(node: Node) -> set[Node]:
+    found = set()
+    while (node := node.prev).op != "root":
+        found.add(node)
+    return found
+
+
 _RULES: dict[str, Callable[[Graph, Node], Any]] = {
     "getitem": _largest,
     **dict.fromkeys(("view", "reshape"), _same_shape),
+    "scatter": _put_back,
+    "div": _numbers_like,
 }
