@@ -130,6 +130,6 @@ __all__ = [
 
 
 def load_patterns() -> None:
-    """Declares the pattern of each op that has one: `<op>/pattern.py`."""
-    for path in sorted(Path(__file__).parent.glob("*/pattern.py")):
-        importlib.import_module(f".{path.parent.name}.pattern", __name__)
+    """Declares the patterns of each op that has any: `<op>/pattern.py`, `<op>/..._pattern.py`."""
+    for path in sorted(Path(__file__).parent.glob("*/*pattern.py")):
+        importlib.import_module(f".{path.parent.name}.{path.stem}", __name__)

@@ -38,7 +38,7 @@ EXAMPLES = {
 _PASSED = 2.0**-38
 
 
-def _when(arguments) -> str:
+def refusal(arguments) -> str:
     logits = arguments["logits"]
     if logits.requires_grad:
         return "the op has no gradient"
@@ -52,7 +52,7 @@ def _when(arguments) -> str:
     return ""
 
 
-def _pattern(name: str, replacement, measurements: str | None, **more):
+def declared(name: str, replacement, measurements: str | None, **more):
     parameters = list(inspect.signature(replacement).parameters)
     return opaq.pattern(
         name,
@@ -65,7 +65,7 @@ def _pattern(name: str, replacement, measurements: str | None, **more):
     )
 
 
-_OF_LOGITS = {"when": _when, "nonzero": ("temperature",)}
+_OF_LOGITS = {"when": refusal, "nonzero": ("temperature",)}
 
 
 def _between_0_and_1(number):
@@ -80,7 +80,7 @@ def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0):
     return sampling_probabilities(logits, temperature, top_k, top_p, _between_0_and_1(min_p))
 
 
-min_p_pattern = _pattern("min_p_probabilities", _of_min_p, "measured_min_p.json", **_OF_LOGITS)
+min_p_pattern = declared("min_p_probabilities", _of_min_p, "measured_min_p.json", **_OF_LOGITS)
 
 
 def _near_the_largest(logits, min_p):  # transformers
@@ -149,7 +149,7 @@ def _of_top_k(logits, temperature=1.0, top_k=0):
     return sampling_probabilities(logits, temperature, top_k)
 
 
-top_k_pattern = _pattern("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_LOGITS)
+top_k_pattern = declared("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_LOGITS)
 
 
 def _largest(logits, top_k):  # transformers, nanoGPT
@@ -193,7 +193,7 @@ def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return sampling_probabilities(logits, temperature, top_k, _kept(top_p, rest))
 
 
-top_p_pattern = _pattern("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_LOGITS)
+top_p_pattern = declared("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_LOGITS)
 
 
 def _likeliest(logits, rest):  # transformers
@@ -222,6 +222,45 @@ def _(logits, temperature, rest):
 @top_p_pattern.spelling
 def _(logits, rest):
     return F.softmax(_likeliest(logits, rest), dim=-1)
+
+
+def _likeliest_shifted(logits, top_p):  # the first one that was widely copied, of 2019
+    descending, index = torch.sort(logits, dim=-1, descending=True)
+    passed = F.softmax(descending, dim=-1).cumsum(dim=-1) > top_p
+    removed = torch.slice_scatter(passed, passed[..., :-1].clone(), -1, 1, None)
+    first = torch.full_like(removed[..., :1], False)
+    removed = torch.slice_scatter(removed, first, -1, 0, 1)
+    return logits.masked_fill(removed.scatter(-1, index, removed), -float("inf"))
+
+
+def _likeliest_put_back(logits, top_p):
+    descending, index = torch.sort(logits, dim=-1, descending=True)
+    probabilities = F.softmax(descending, dim=-1)
+    removed = torch.cumsum(probabilities, dim=-1) - probabilities > top_p
+    descending = descending.masked_fill(removed, -float("inf"))
+    return descending.scatter(-1, index, descending)
+
+
+def _spell_top_p(likeliest):
+    @top_p_pattern.spelling
+    def _(logits, temperature, top_k, top_p):
+        return F.softmax(likeliest(_largest(logits / temperature, top_k), top_p), dim=-1)
+
+    @top_p_pattern.spelling
+    def _(logits, top_k, top_p):
+        return F.softmax(likeliest(_largest(logits, top_k), top_p), dim=-1)
+
+    @top_p_pattern.spelling
+    def _(logits, temperature, top_p):
+        return F.softmax(likeliest(logits / temperature, top_p), dim=-1)
+
+    @top_p_pattern.spelling
+    def _(logits, top_p):
+        return F.softmax(likeliest(logits, top_p), dim=-1)
+
+
+_spell_top_p(_likeliest_shifted)
+_spell_top_p(_likeliest_put_back)
 
 
 def _in_order(probabilities, top_p):
@@ -253,7 +292,7 @@ def _drawn(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return sample(logits, temperature, top_k, _kept(top_p, rest)).unsqueeze(-1)
 
 
-sample_pattern = _pattern("sample", _drawn, None, random=True, **_OF_LOGITS)
+sample_pattern = declared("sample", _drawn, None, random=True, **_OF_LOGITS)
 
 
 def _drawn_in_order(descending, index):
@@ -309,7 +348,7 @@ def _drawn_from(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
 
 
 # After the patterns above have put the op there.
-sample_multinomial_pattern = _pattern(
+sample_multinomial_pattern = declared(
     "sample_multinomial", _drawn_from, "measured_sample_multinomial.json", casts_matter=True
 )
 
@@ -343,7 +382,7 @@ def _when_drawn(arguments) -> str:
 
 _OF_PROBABILITIES = {"when": _when_drawn, "positive": ("probabilities",), "casts_matter": True}
 
-multinomial_pattern = _pattern(
+multinomial_pattern = declared(
     "multinomial",
     lambda probabilities: multinomial(probabilities),
     "measured_multinomial.json",
@@ -369,7 +408,7 @@ def _raced_of(logits, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, keepdim=Tr
     return tokens.unsqueeze(-1) if keepdim else tokens
 
 
-sample_race_pattern = _pattern(
+sample_race_pattern = declared(
     "sample_exponential_race",
     _raced_of,
     "measured_sample_exponential_race.json",
@@ -402,7 +441,7 @@ def _raced(probabilities, keepdim=True):
     return classes if keepdim else classes.squeeze(-1)
 
 
-race_pattern = _pattern(
+race_pattern = declared(
     "exponential_race", _raced, "measured_exponential_race.json", **_OF_PROBABILITIES
 )
 

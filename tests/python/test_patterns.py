@@ -24,7 +24,7 @@ SPELLINGS = [
 
 DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_exponential_race")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
-NO_GRADIENT += ("min_p_probabilities",)
+NO_GRADIENT += ("min_p_probabilities", "top_k_top_p_of_rows")
 
 
 def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
@@ -37,6 +37,8 @@ def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
             return example
         if name == "order":
             return torch.randperm(example.numel())
+        if name == "row_top_k":
+            return torch.tensor([3, 8])
         if not example.is_floating_point():
             return torch.randint(2, example.shape, dtype=example.dtype)
         if name == "probabilities":
