@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import operator
 import os
@@ -39,17 +40,23 @@ class Pattern:
     def examples(self) -> Mapping[str, Any]:
         return dict(self._found.examples)
 
-    def spelling(self, function: Function) -> Function:
+    def spelling(self, function: Function | None = None, /, **fixed: Any) -> Any:
         """Adds a spelling: a function of PyTorch operations whose parameters are among those of the
         replacement, and which returns the same results, one tensor or a tuple.
 
         It is matched with what torch.compile traces of a model. How a product is written (a * b,
         torch.mul, a.mul), the order of its factors, and casts between floating dtypes do not
-        matter. Numbers must be the same, except those that are parameters. Raises DeclarationError
-        for parameters that the replacement does not have.
+        matter. Numbers must be the same, except those that are parameters.
+
+        fixed: what other parameters of the replacement are where this spelling is found, as in
+        @pattern.spelling(interleaved=True); without it they have their defaults.
+
+        Raises DeclarationError for parameters that the replacement does not have.
         """
+        if function is None:
+            return functools.partial(self.spelling, **fixed)
         known = self._found.arguments
-        for name in inspect.signature(function).parameters:
+        for name in (*inspect.signature(function).parameters, *fixed):
             if name not in known:
                 validate.refuse(
                     f"opaq.pattern {self.name!r}",
@@ -58,6 +65,7 @@ class Pattern:
                     f"parameters of the replacement: {', '.join(known)}",
                 )
         self._found.spellings.append(function)
+        self._found.fixed[function] = fixed
         return function
 
 
@@ -69,7 +77,7 @@ def pattern(
     when: Callable[[Mapping[str, Any]], str] = lambda arguments: "",
     streamed: Sequence[str] = (),
     nonzero: Sequence[str] = (),
-    sizes: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
+    sizes: Callable[[Mapping[str, Any]], tuple[Any, Any] | None] | None = None,
     measurements: str | os.PathLike[str] | None = None,
     alone: bool = False,
     exact: bool = False,
@@ -88,8 +96,9 @@ def pattern(
     one of them, or what reads the result, in the same kernel as the pattern, the graph is left
     alone. nonzero: numbers that are not 0 where the pattern is: with 0 the place is that of another
     pattern. sizes(arguments): (rows, columns), by which `measurements`, a JSON file that
-    `opaq bench kernels --update` writes, tells how much faster the replacement is. Without it the
-    pattern is used only where it is asked for by name. alone: what is before and after the pattern
+    `opaq bench kernels --update` writes, tells how much faster the replacement is; it is None for
+    arguments of a form that was not measured. Without measurements the pattern is used only where
+    it is asked for by name. alone: what is before and after the pattern
     does not matter, since even without it Inductor runs kernels of their own (a sort, topk).
     exact: the graph is left alone where its results have other dtypes than the replacement's.
     random: the replacement draws other random numbers, so it is used only where it is asked for by
@@ -149,10 +158,15 @@ def result_of(value: Any, op: Op, number: int) -> Any:
     return torch.fx.Proxy(call, value.tracer)
 
 
+def example_of(value: Any) -> Any:
+    """For replacements: an argument with its sizes and dtype, in a graph or not."""
+    node = getattr(value, "node", None)
+    return value if node is None else value_of(node)
+
+
 def dtype_of(value: Any) -> torch.dtype:
     """For replacements: the dtype of an argument, in a graph or not."""
-    node = getattr(value, "node", None)
-    dtype: torch.dtype = (value if node is None else value_of(node)).dtype
+    dtype: torch.dtype = example_of(value).dtype
     return dtype
 
 

@@ -1,44 +1,149 @@
-"""Rotary position embedding of queries and keys in unmodified models, with halves rotated against
-each other."""
+"""Rotary position embedding in unmodified models, of queries and keys together or of one tensor:
+halves, or neighbours, rotated against each other, by cos and sin or by complex numbers.
+
+What cos and sin are multiplied with says where the tokens are: q * cos, where cos broadcasts over
+the heads, is [B, H, S, D] * [B or 1, 1, S, D] or [B, S, H, D] * [B or 1, S, 1, D]. Leading
+dimensions may be left out.
+"""
 
 from pathlib import Path
 
 import torch
 
 import opaq
+from opaq.pattern import example_of
 
 from .rope import rope
 
+_TABLES = ("cos", "sin", "half_cos", "half_sin", "angles")
+
+
+def _four(shape):
+    return (1,) * (4 - len(shape)) + tuple(shape)
+
+
+def _tokens_at(q, table) -> int:
+    """The dimension of tokens, of four, by the shapes; 0 where they are not those of rope."""
+    q, table = _four(q), _four(table)
+    if table[0] != 1 and table[0] != q[0]:
+        return 0
+    if table[1] == 1 and table[2] == q[2]:
+        return 2
+    return 1 if table[2] == 1 and table[1] == q[1] else 0
+
 
 def _when(arguments) -> str:
-    q, k, cos, sin = (arguments[name] for name in ("q", "k", "cos", "sin"))
-    if q.dim() != 4 or k.dim() != 4 or cos.dim() != 3 or cos.shape != sin.shape:
-        return "queries and keys have not four dimensions, or cos and sin not three"
-    if not q.dtype == k.dtype == cos.dtype == sin.dtype:
-        return "q, k, cos and sin have different dtypes"
-    batch, _, tokens, dim = q.shape
-    if (k.shape[0], k.shape[2], k.shape[3]) != (batch, tokens, dim):
-        return "queries and keys have different shapes"
-    if cos.shape[0] not in (1, batch) or tuple(cos.shape[1:]) != (tokens, dim):
-        return "cos and sin have another shape than the tokens"
-    if cos.requires_grad or sin.requires_grad:
+    q, k = arguments["q"], arguments["k"]
+    tables = [arguments[name] for name in _TABLES if arguments[name] is not None]
+    if q.dim() not in (3, 4) or max(table.dim() for table in tables) > 4:
+        return "q has not three or four dimensions"
+    if any(table.requires_grad for table in tables):
         return "cos and sin need gradients"
-    return ""
+    if tables[0].shape != tables[-1].shape:
+        return "cos and sin have different shapes"
+    if not (at := _tokens_at(q.shape, tables[0].shape)):
+        return "cos and sin have another shape than the tokens"
+    width = q.shape[-1]
+    if not isinstance(width, int) or width % 2:
+        return "the size of a head is not even, or not known when the graph is compiled"
+    if tables[0].shape[-1] != (width if arguments["cos"] is not None else width // 2):
+        return "cos and sin have another size than a head"
+    if any(_of_real(table) != _of_real(tables[0]) for table in tables):
+        return "cos and sin have different dtypes"
+    if torch.promote_types(_of_real(tables[0]), torch.float32) not in (torch.float32, q.dtype):
+        return "cos and sin have more digits than the op"
+    if k is None:
+        return ""
+    if k.dtype != q.dtype or k.dim() != q.dim():
+        return "queries and keys have different dtypes, or numbers of dimensions"
+    one, other = (list(_four(each.shape)) for each in (q, k))
+    del one[3 - at], other[3 - at]  # heads
+    return "" if one == other else "queries and keys have different shapes"
+
+
+def _of_real(table) -> torch.dtype:
+    return table.dtype.to_real()
 
 
 def _sizes(arguments):
-    q, k = arguments["q"], arguments["k"]
-    return q.shape[0] * q.shape[2] * (q.shape[1] + k.shape[1]), q.shape[3]
+    """What was measured is Llama's form: queries and keys, heads first, whole tables."""
+    q, k, cos = (arguments[name] for name in ("q", "k", "cos"))
+    if k is None or cos is None or arguments["interleaved"] or cos.dtype != q.dtype:
+        return None
+    if _tokens_at(q.shape, cos.shape) != 2:
+        return None
+    return (q.numel() + k.numel()) // q.shape[-1], q.shape[-1]
+
+
+def _rotated(
+    q,
+    k=None,
+    cos=None,
+    sin=None,
+    half_cos=None,
+    half_sin=None,
+    angles=None,
+    interleaved=False,
+    backwards=False,
+):
+    """half_cos and half_sin: of the pairs, which are half as many as elements. angles: cos + i sin
+    of the pairs. backwards: rotated the other way."""
+    given = example_of(next(each for each in (cos, half_cos, angles) if each is not None))
+    if angles is not None:
+        half_cos, half_sin = (torch.view_as_real(angles)[..., part] for part in (0, 1))
+    tables = (half_cos, half_sin) if cos is None else (cos, sin)
+    at = _tokens_at(example_of(q).shape, given.shape)
+    cos, sin = (_table(each, given, q, at, cos is None, interleaved) for each in tables)
+    if backwards:
+        sin = -sin
+    # Without keys: keys of no heads.
+    first = _heads_first(q, at)
+    second = first.detach()[:, :0] if k is None else _heads_first(k, at)
+    results = rope(first, second, cos, sin, interleaved)
+    q_out = results[0].view_as(q)
+    return q_out if k is None else (q_out, results[1].view_as(k))
+
+
+def _heads_first(x, tokens_at: int):
+    """As [B, H, S, D]. Where tokens come first, each is a sequence of its own, so that results have
+    the order of x."""
+    if example_of(x).dim() == 3:
+        x = x.unsqueeze(0)
+    return x if tokens_at == 2 else x.flatten(0, 1).unsqueeze(2)
+
+
+def _table(table, given, q, tokens_at: int, half: bool, interleaved: bool):
+    """As the op takes it: [B or 1, S, D], in a dtype that it takes. given: has its sizes."""
+    like = example_of(q)
+    dtype, wanted = _of_real(given), torch.promote_types(like.dtype, torch.float32)
+    if dtype not in (like.dtype, wanted):
+        table = table.to(wanted)
+    for _ in range(4 - given.dim()):
+        table = table.unsqueeze(0)
+    if half and interleaved:
+        table = torch.stack((table, table), -1).flatten(-2)
+    elif half:
+        table = torch.cat((table, table), -1)
+    if tokens_at == 2:
+        return table.squeeze(1)
+    batch = _four(like.shape)[0]
+    batch = batch if isinstance(batch, int) else q.size(0)
+    return table.expand(batch, -1, -1, -1).flatten(0, 1)
 
 
 pattern = opaq.pattern(
     "rope",
-    lambda q, k, cos, sin: rope(q, k, cos, sin),
+    _rotated,
     {
         "q": torch.empty(2, 4, 3, 8, device="meta"),
         "k": torch.empty(2, 2, 3, 8, device="meta"),
-        "cos": torch.empty(2, 3, 8, device="meta"),
-        "sin": torch.empty(2, 3, 8, device="meta"),
+        "cos": torch.empty(2, 1, 3, 8, device="meta"),
+        "sin": torch.empty(2, 1, 3, 8, device="meta"),
+        "half_cos": torch.empty(2, 1, 3, 4, device="meta"),
+        "half_sin": torch.empty(2, 1, 3, 4, device="meta"),
+        "angles": torch.empty(2, 1, 3, 4, device="meta", dtype=torch.complex64),
+        "interleaved": False,
+        "backwards": False,
     },
     when=_when,
     streamed=("q", "k"),
@@ -46,13 +151,86 @@ pattern = opaq.pattern(
     measurements=Path(__file__).with_name("measured.json"),
 )
 
+# ---- spellings, of one tensor --------------------------------------------------------------------
 
-def _half_turned(x):
+
+def _halves(x):
     half = x.shape[-1] // 2
-    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x[..., :half], x[..., half:]
 
 
-@pattern.spelling
-def _(q, k, cos, sin):  # transformers: Llama, Mistral, Qwen, Gemma
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return q * cos + _half_turned(q) * sin, k * cos + _half_turned(k) * sin
+def _neighbours(x):
+    return x[..., ::2], x[..., 1::2]
+
+
+def _side_by_side(first, second):
+    return torch.stack((first, second), dim=-1).flatten(-2)
+
+
+def _turned(x, cos, sin):  # transformers: Llama, Mistral, Qwen, Gemma, Phi, GPT-NeoX
+    first, second = _halves(x)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def _turned_neighbours(x, cos, sin):  # transformers: GPT-J, Cohere, GLM
+    first, second = _neighbours(x)
+    return x * cos + _side_by_side(-second, first) * sin
+
+
+def _by_halves(x, half_cos, half_sin):  # transformers: gpt-oss; vLLM
+    first, second = _halves(x)
+    return torch.cat(
+        (first * half_cos - second * half_sin, second * half_cos + first * half_sin), dim=-1
+    )
+
+
+def _by_neighbours(x, half_cos, half_sin):  # gpt-fast, torchtune
+    first, second = _neighbours(x)
+    return _side_by_side(first * half_cos - second * half_sin, second * half_cos + first * half_sin)
+
+
+def _by_halves_backwards(x, half_cos, half_sin):  # modded-nanogpt, nanochat
+    first, second = _halves(x)
+    return torch.cat(
+        (first * half_cos + second * half_sin, first * -half_sin + second * half_cos), dim=-1
+    )
+
+
+def _by_complex_numbers(x, angles):  # Meta's Llama; transformers: Llama 4
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (x.shape[-1] // 2, 2)))
+    return torch.view_as_real(pairs * angles).flatten(-2)
+
+
+_FIXED = {
+    _turned: {},
+    _turned_neighbours: {"interleaved": True},
+    _by_halves: {},
+    _by_neighbours: {"interleaved": True},
+    _by_halves_backwards: {"backwards": True},
+    _by_complex_numbers: {"interleaved": True},
+}
+
+
+def _of_both(of_one):
+    if of_one is _by_complex_numbers:
+        return lambda q, k, angles: (of_one(q, angles), of_one(k, angles))
+    if of_one in (_turned, _turned_neighbours):
+        return lambda q, k, cos, sin: (of_one(q, cos, sin), of_one(k, cos, sin))
+    return lambda q, k, half_cos, half_sin: (
+        of_one(q, half_cos, half_sin),
+        of_one(k, half_cos, half_sin),
+    )
+
+
+def _of_q(of_one):
+    if of_one is _by_complex_numbers:
+        return lambda q, angles: of_one(q, angles)
+    if of_one in (_turned, _turned_neighbours):
+        return lambda q, cos, sin: of_one(q, cos, sin)
+    return lambda q, half_cos, half_sin: of_one(q, half_cos, half_sin)
+
+
+# Those of both come first, so that one launch serves queries and keys.
+for _made in (_of_both, _of_q):
+    for _of_one, _fixed in _FIXED.items():
+        pattern.spelling(_made(_of_one), **_fixed)

@@ -79,7 +79,7 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     """Replaces a pattern in a graph; returns what was found. everywhere: also where it was not
     measured to be faster."""
     applied: list[Substitution] = []
-    refused: dict[tuple[Node, ...], Substitution] = {}
+    refused: dict[frozenset[Node], Substitution] = {}  # by results, in whichever order
     for number, spelling in enumerate(pattern.graphs()):
         for match in matches(spelling, nodes, pattern.casts_matter):
             if any(match.arguments.get(name) == 0 for name in pattern.nonzero):
@@ -88,18 +88,21 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
             try:
                 reason, gain = _replace(nodes, match, pattern, number, everywhere)
             except rewrite.Refused as error:
-                refused[match.roots] = Substitution(pattern.name, place, False, str(error))
+                left_as_it_is = Substitution(pattern.name, place, False, str(error))
+                refused[frozenset(match.roots)] = left_as_it_is
             else:
                 applied.append(Substitution(pattern.name, place, True, reason, gain))
-    left = [each for roots, each in refused.items() if all(root in nodes for root in roots)]
-    return applied + left
+    left = {roots: each for roots, each in refused.items() if all(root in nodes for root in roots)}
+    # a part of a place that is left is not a place of its own
+    parts = {roots for roots in left if any(roots < others for others in left)}
+    return applied + [each for roots, each in left.items() if roots not in parts]
 
 
 def _replace(
     nodes: Nodes, match: Match, pattern: Pattern, spelling: int, everywhere: bool
 ) -> tuple[str, float | None]:
     """(grounds, gain). spelling: the number of the one that was found. Raises Refused."""
-    match = dataclasses.replace(match, arguments={**pattern.defaults(), **match.arguments})
+    match = dataclasses.replace(match, arguments={**pattern.defaults(spelling), **match.arguments})
     if pattern.random and not everywhere:
         raise rewrite.Refused("it would draw other random numbers: ask for it by name")
     rewrite.check_uses(match)
@@ -168,14 +171,17 @@ def _gain(pattern: Pattern, values: Mapping[str, Any], training: bool) -> float 
     major, minor = torch.cuda.get_device_capability(first.device)
     arch, dtype = f"sm_{major}{minor}", str(first.dtype).removeprefix("torch.")
     alike = [p for p in points if (p.arch, p.dtype, p.training) == (arch, dtype, training)]
-    rows, columns = map(inductor.size_hint, pattern.sizes(values))
+    if (sizes := pattern.sizes(values)) is None:
+        return None
+    rows, columns = map(inductor.size_hint, sizes)
     return measured.gain(alike, rows, columns)
 
 
 def _check_gain(pattern: Pattern, values: Mapping[str, Any], gain: float | None, why: str) -> None:
     """why: nothing is known."""
-    rows, columns = pattern.sizes(values)
-    what = f"{rows} x {columns} values on {values[pattern.arguments[0]].device}"
+    sizes = pattern.sizes(values)
+    what = "this form of it" if sizes is None else f"{sizes[0]} x {sizes[1]} values"
+    what += f" on {values[pattern.arguments[0]].device}"
     if gain is None:
         raise rewrite.Refused(f"it was not measured for {what}{': ' if why else ''}{why}")
     if gain < measured.FASTER:

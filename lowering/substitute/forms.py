@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ..compat import pytorch
 from .operations import (
     CASTS,
     digits,
@@ -66,6 +67,8 @@ _SIGNATURES = {
         "unsqueeze": "input, dim",
         "squeeze": "input, dim=None",
         "cat": "tensors, dim=0",
+        "stack": "tensors, dim=0",
+        "select": "input, dim, index",
         "chunk": "input, chunks, dim=0",
         "split": "input, split_size, dim=0",
         "narrow": "input, dim, start, length",
@@ -91,6 +94,7 @@ _SIGNATURES = {
 COMMUTATIVE = {"add", "mul"}
 
 _PLACES = ("dim", "start", "end", "length", "step")
+_RESHAPES = ("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as")
 
 
 def operation(node: Any) -> Operation | None:
@@ -103,6 +107,8 @@ def operation(node: Any) -> Operation | None:
         return _item(node)
     if name in ("view", "reshape", "flatten") and tuple(node.args[1:]) in ((-1,), ((-1,),), ()):
         return None if node.kwargs else Operation("flattened", node.args[:1])
+    if name in _RESHAPES and (found := _paired(node)) and found.args[1] == -1:
+        return found
     if name in ("view", "reshape") and not node.kwargs:
         return _reshaped(node, name)
     if name not in _SIGNATURES:
@@ -281,15 +287,73 @@ def _joined(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     return Operation(name, (tuple(given["tensors"]), dim - value.dim() if dim >= 0 else dim))
 
 
+def _paired(node: Node) -> Operation | None:
+    """(input, dim) of "paired", which splits the last dimension in two, of which the one at `dim`
+    has two elements, and of "merged", which does the reverse."""
+    source = node.args[0]
+    if not (is_tensor(source) and is_tensor(node)):
+        return None
+    before, after = value_of(source).shape, value_of(node).shape
+    if len(after) == len(before) + 1:
+        name, split, whole = "paired", after, before
+    elif len(before) == len(after) + 1:
+        name, split, whole = "merged", before, after
+    else:
+        return None
+    if not pytorch.surely_equal(whole[:-1], split[:-2]):
+        return None
+    for dim in (-1, -2):
+        if isinstance(split[dim], int) and split[dim] == 2:
+            return Operation(name, (source, dim))
+    return None
+
+
+def _at(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    source, index = given["input"], given["index"]
+    return _one_of_two(source, given["dim"], index) if is_tensor(source) else None
+
+
+def _one_of_two(source: Node, dim: Any, index: Any) -> Operation | None:
+    """An element of a dimension of two, into which the last dimension of a tensor was split: every
+    second column of that tensor, or a half of it."""
+    value = value_of(source)
+    if not isinstance(dim, int) or not isinstance(index, int) or isinstance(index, bool):
+        return None
+    dim = dim - value.dim() if dim >= 0 else dim
+    if function_name(source) not in _RESHAPES or not -2 <= index < 2:
+        return None
+    split = _paired(source)
+    if split is None or split.name != "paired" or split.args[1] != dim:
+        return None
+    whole, index = split.args[0], index % 2
+    if dim == -1:
+        return Operation("every", (whole, -1, index, 2))
+    return Operation("part", (whole, -1, Fraction(index, 2), Fraction(index + 1, 2)))
+
+
 def _narrowed(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     start = given["start"]
     return _part(given["input"], given["dim"], start, start + given["length"])
 
 
 def _sliced(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    places = given["start"], given["end"]
     if given["step"] not in (None, 1):
+        return _every(given["input"], given["dim"], *places, given["step"])
+    return _part(given["input"], given["dim"], *places)
+
+
+def _every(source: Node, dim: Any, start: Any, stop: Any, step: Any) -> Operation | None:
+    """(input, dim from the end, the first, the step) of elements up to the end."""
+    value = value_of(source)
+    if not isinstance(value, torch.Tensor) or not isinstance(dim, int):
         return None
-    return _part(given["input"], given["dim"], given["start"], given["end"])
+    start, size = start or 0, value.shape[dim]
+    if not all(isinstance(each, int) for each in (start, step, size)) or not 0 <= start < step:
+        return None
+    if stop is not None and not (isinstance(stop, int) and stop >= size):
+        return None
+    return Operation("every", (source, dim - value.dim() if dim >= 0 else dim, start, step))
 
 
 def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
@@ -326,6 +390,8 @@ def _item(node: Node) -> Operation | None:
     if not isinstance(value, torch.Tensor):
         return _item_of_call(source, index)
     index = _with_last(index if isinstance(index, tuple) else (index,))
+    if (one := _one_of_two_by_index(source, index)) is not None:
+        return one
     if not all(each is None or each is Ellipsis or isinstance(each, slice) for each in index):
         return None
     used = sum(isinstance(each, slice) for each in index)
@@ -342,9 +408,24 @@ def _item(node: Node) -> Operation | None:
     ]
     if len(new) == 1 and not cut:
         return Operation("unsqueeze", (source, new[0] - len(index)))
-    if len(cut) == 1 and not new and cut[0][1].step in (None, 1):
-        return _part(source, cut[0][0], cut[0][1].start, cut[0][1].stop)
+    if len(cut) == 1 and not new:
+        dim, taken = cut[0]
+        if taken.step in (None, 1):
+            return _part(source, dim, taken.start, taken.stop)
+        return _every(source, dim, taken.start, taken.stop, taken.step)
     return None
+
+
+def _one_of_two_by_index(source: Node, index: tuple[Any, ...]) -> Operation | None:
+    """x[..., 0], x[..., 0, :]."""
+    if sum(type(each) is int for each in index) != 1:
+        return None
+    at = next(place for place, each in enumerate(index) if type(each) is int)
+    others = (*index[:at], *index[at + 1 :])
+    if not all(each is Ellipsis or each == slice(None) for each in others):
+        return None
+    dim = at - len(index) if Ellipsis in index[:at] else at
+    return _one_of_two(source, dim, index[at])
 
 
 def _with_last(index: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -357,6 +438,10 @@ def _with_last(index: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _item_of_call(source: Node, index: Any) -> Operation | None:
     name = function_name(source)
+    if name == "unbind" and is_tensor(source.args[0]):
+        dim = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
+        if (one := _one_of_two(source.args[0], dim, index)) is not None:
+            return one
     if name in ("chunk", "split"):
         given, parts = _arguments(source, name), value_of(source)
         if given is None:
@@ -475,7 +560,8 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     "embedding": _embedding,
     "unsqueeze": _unsqueezed,
     "squeeze": _squeezed,
-    "cat": _joined,
+    **dict.fromkeys(("cat", "stack"), _joined),
+    "select": _at,
     "narrow": _narrowed,
     "slice_scatter": _written_part,
     "where": _chosen,

@@ -36,6 +36,7 @@ CASTS |= {"convert_element_type"}
 _VIEWS = {"view", "reshape", "flatten", "unflatten", "transpose", "t", "mT", "permute", "expand"}
 _VIEWS |= {"squeeze", "unsqueeze", "expand_as", "view_as", "slice", "narrow", "select", "chunk"}
 _VIEWS |= {"split", "unbind", "movedim", "swapaxes", "alias", "getitem"}
+_VIEWS |= {"view_as_complex", "view_as_real"}
 # Inductor runs them as kernels of their own; what comes before and after is not computed in them.
 _EXTERN = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "sort"}
 _EXTERN |= {"scaled_dot_product_attention", "topk", "conv1d", "conv2d", "conv3d", "scaled_mm"}
@@ -90,11 +91,14 @@ def is_tensor(node: Any) -> bool:
 
 def is_like(node: Any, example: torch.Tensor) -> bool:
     """Whether a value may stand for an example: a floating one of at least 16 bits for a floating
-    one, an integer for an integer. Tensor subclasses may mean something else by what is done."""
+    one, a complex one for a complex one, an integer for an integer. Tensor subclasses may mean
+    something else by what is done."""
     if not is_tensor(node) or not pytorch.is_plain(value := value_of(node)):
         return False
     if example.is_floating_point():
         return digits(value.dtype) > 0
+    if example.is_complex():
+        return value.is_complex()
     return not (value.is_floating_point() or value.is_complex())
 
 

@@ -12,8 +12,8 @@ from . import normal
 from .nodes import Nodes
 from .spelling import graph_of
 
-# (rows, columns) of a call, by which measurements are looked up
-Sizes = Callable[[Mapping[str, Any]], "tuple[Any, Any]"]
+# (rows, columns) of a call, by which measurements are looked up; None if there are none of its form
+Sizes = Callable[[Mapping[str, Any]], "tuple[Any, Any] | None"]
 
 
 @dataclasses.dataclass(eq=False)
@@ -35,6 +35,7 @@ class Pattern:
     positive: tuple[str, ...]
     module: str  # that declares it
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
+    fixed: dict[Callable[..., Any], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     _graphs: dict[Callable[..., Any], Nodes] = dataclasses.field(default_factory=dict)
 
     @property
@@ -42,10 +43,11 @@ class Pattern:
         """The names of the replacement's parameters."""
         return list(inspect.signature(self.replacement).parameters)
 
-    def defaults(self) -> dict[str, Any]:
-        """The defaults of the replacement's parameters, for spellings without them."""
+    def defaults(self, spelling: int) -> dict[str, Any]:
+        """What the replacement's parameters are which a spelling does not have."""
         parameters = inspect.signature(self.replacement).parameters.values()
-        return {each.name: each.default for each in parameters if each.default is not each.empty}
+        known = {each.name: each.default for each in parameters if each.default is not each.empty}
+        return {**known, **self.fixed.get(self.spellings[spelling], {})}
 
     def graphs(self) -> list[Nodes]:
         """Of the spellings; made once."""

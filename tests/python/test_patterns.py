@@ -39,6 +39,8 @@ def values(pattern: Pattern, function: Any, dtype: torch.dtype) -> list[Any]:
             return torch.randperm(example.numel())
         if name == "row_top_k":
             return torch.tensor([3, 8])
+        if example.is_complex():
+            return torch.randn(example.shape, dtype=dtype.to_complex())
         if not example.is_floating_point():
             return torch.randint(2, example.shape, dtype=example.dtype)
         if name == "probabilities":
@@ -87,9 +89,11 @@ def test_gradients_of_a_spelling(pattern: Pattern, number: int) -> None:
         each.requires_grad_()
         if isinstance(each, torch.Tensor)
         and each.is_floating_point()
-        and (pattern.name, each.dim()) != ("rope", 3)  # its angles get no gradients
+        and (pattern.name != "rope" or name in ("q", "k"))  # its angles get no gradients
         else each
-        for each in values(pattern, function, torch.float32)
+        for name, each in zip(
+            inspect.signature(function).parameters, values(pattern, function, torch.float32)
+        )
     ]
     wanted = [each for each in arguments if isinstance(each, torch.Tensor) and each.requires_grad]
 
@@ -119,10 +123,12 @@ def test_errors_are_no_larger_than_inductors(pattern: Pattern, number: int) -> N
     for each in arguments:
         if isinstance(each, torch.Tensor) and each.is_floating_point():
             each = (each * 10 ** torch.linspace(-3, 2, each.shape[-1])).bfloat16()
+        elif isinstance(each, torch.Tensor) and each.is_complex():
+            each = each.to(torch.complex64)
         narrow.append(each)
-        wide.append(
-            each.double() if isinstance(each, torch.Tensor) and each.is_floating_point() else each
-        )
+        if isinstance(each, torch.Tensor) and (each.is_floating_point() or each.is_complex()):
+            each = each.to(torch.promote_types(each.dtype, torch.float64))
+        wide.append(each)
     expected = leaves(function(*wide))
 
     def error(**options: Any) -> float:

@@ -64,11 +64,19 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     ),
     "GptOssForCausalLM": (
         {**SMALL, **GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
-        {**LLAMA, "moe_combine": 2, "moe_permute": 2, "moe_route": 2, "rope": 0, "softmax": 2},
+        {**LLAMA, "moe_combine": 2, "moe_permute": 2, "moe_route": 2, "softmax": 2},
     ),
     "Gemma2ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
         {**LLAMA, "gelu_mul": 2, "rms_norm": 5, "softmax": 2},
+    ),
+    "CohereForCausalLM": (
+        {**SMALL, **GROUPED},
+        {"cross_entropy": 1, "embedding": 1, "rope": 2, "silu_mul": 2},
+    ),
+    "GPTNeoXForCausalLM": (
+        {**SMALL, "rotary_pct": 0.5},
+        {"cross_entropy": 1, "embedding": 1, "layer_norm": 5, "rope": 2},
     ),
     "GPT2LMHeadModel": (
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 64},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
 from .schemas import Schemas
 
@@ -25,6 +27,10 @@ class Functions(Schemas):
     def is_plain(self, tensor: torch.Tensor) -> bool:
         """Whether it is no tensor of a subclass; a fake one stands for a plain one."""
         return type(tensor) in (torch.Tensor, torch.nn.Parameter, FakeTensor)
+
+    def surely_equal(self, one: Sequence[Any], other: Sequence[Any]) -> bool:
+        """Whether sizes are equal in every call of a graph."""
+        return len(one) == len(other) and statically_known_true(sym_eq(tuple(one), tuple(other)))
 
     def memory_of(self, tensor: torch.Tensor) -> int | None:
         """A number that tensors have in common which are views of the same memory; None of a value
