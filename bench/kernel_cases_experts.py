@@ -87,7 +87,7 @@ def _combine(size: str, random: Random, m: int, e: int, k: int, n: int, training
         return [*grad, random(m * k, n), weights.to(random(1).dtype), order]
 
     def op(rows: Any, weights: Any, order: Any) -> Any:
-        return patterns["moe_combine"].replacement(rows, order, weights, m, k, n)
+        return patterns["moe_combine"].replacement(rows, order, weights, k, n)
 
     def plain(rows: Any, weights: Any, order: Any) -> Any:
         weighted = rows * weights.reshape(-1)[order].unsqueeze(-1)

@@ -46,8 +46,8 @@ def sampling(random: Random, count: Count, device: str) -> list[Case]:
 
 
 def probabilities(random: Random, count: Count, device: str) -> list[Case]:
-    """What a token is drawn from, as gpt-fast, code that sorts probabilities, and transformers (for
-    min-p) write it."""
+    """What a token is drawn from, as gpt-fast, code that sorts probabilities, transformers (for
+    min-p) and vLLM (with numbers for each row) write it."""
 
     def kept(logits: Any) -> Any:
         return kernels.sampling_probabilities(logits, 0.8, 50)
@@ -70,17 +70,34 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
         removed.scatter_(-1, torch.topk(weights, 1, dim=-1)[1], False)
         return F.softmax(scores.masked_fill(removed, -float("inf")), dim=-1)
 
+    def of_rows(logits: Any, k: Any, p: Any) -> Any:
+        return kernels.sampling_probabilities(logits, row_top_k=k, row_top_p=p)
+
+    def plain_of_rows(logits: Any, k: Any, p: Any) -> Any:
+        ascending, index = _wide(logits).sort(dim=-1)
+        least = ascending.gather(1, (logits.shape[1] - k).unsqueeze(1))
+        ascending = ascending.masked_fill(ascending < least, -float("inf"))
+        removed = F.softmax(ascending, dim=-1).cumsum(dim=-1) <= 1 - p.unsqueeze(1)
+        removed[:, -1] = False
+        ascending = ascending.masked_fill(removed, -float("inf"))
+        return F.softmax(ascending.scatter(-1, index, ascending), dim=-1)
+
     found = []
     for pattern, op, plain in (
         ("top_k_probabilities", kept, plain_kept),
         ("top_p_probabilities", likely, model_parts.likeliest),
         ("min_p_probabilities", near, plain_near),
+        ("top_k_top_p_of_rows", of_rows, plain_of_rows),
     ):
         for m, n in CLASSES:
             m = count(m) if m > 1 else 1
 
-            def make(m: int = m, n: int = n) -> Tensors:
-                return [random(m, n) * 3]
+            def make(m: int = m, n: int = n, pattern: str = pattern) -> Tensors:
+                logits = random(m, n) * 3
+                if pattern != "top_k_top_p_of_rows":
+                    return [logits]
+                k = torch.randint(10, 200, (m,), device=device)
+                return [logits, k, 0.8 + 0.2 * torch.rand(m, device=device)]
 
             name = f"{pattern} {m} x {n}"
             found.append(

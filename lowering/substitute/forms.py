@@ -310,7 +310,8 @@ def _paired(node: Node) -> Operation | None:
 
 def _at(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     source, index = given["input"], given["index"]
-    return _one_of_two(source, given["dim"], index) if is_tensor(source) else None
+    one = _one_of_two(source, given["dim"], index) if is_tensor(source) else None
+    return one or _along(node, name, given)
 
 
 def _one_of_two(source: Node, dim: Any, index: Any) -> Operation | None:

@@ -69,6 +69,7 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "top_k_probabilities",
         "top_p_probabilities",
         "min_p_probabilities",
+        "top_k_top_p_of_rows",
         "multinomial",
         "sample_multinomial",
         "exponential_race",
