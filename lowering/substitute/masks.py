@@ -69,7 +69,7 @@ def _chooser(numbers: Any) -> Node | None:
             if result == ("sort", 0):
                 numbers = source.args[0] if source.args else None
                 continue
-        if not (operations.is_view(numbers) or name in ("index_select", "gather")):
+        if not (operations.rearranges(numbers) or name in ("index_select", "gather")):
             return None
         numbers = source
     return None

@@ -165,10 +165,10 @@ def _without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Whether two nodes are one, or the same view of one."""
+    """Whether two nodes are one, or the same view or part of one."""
     if one is other:
         return True
-    if not (operations.is_view(one) and operations.is_view(other)):
+    if not (operations.rearranges(one) and operations.rearranges(other)):
         return False
     if one.target != other.target or one.kwargs != other.kwargs:
         return False

@@ -243,8 +243,18 @@ def digits(dtype: torch.dtype) -> int:
     return known.get(dtype, 0)
 
 
-def is_view(node: Any) -> bool:
+def rearranges(node: Any) -> bool:
+    """Whether a node has elements of its argument in another shape: a view of them, or a copy, as
+    reshape and x[numbers] may give."""
     return isinstance(node, Node) and is_tensor(node) and function_name(node) in _VIEWS
+
+
+def is_view(node: Any) -> bool:
+    """Whether a node has the memory of its argument, so that it changes with that."""
+    if not rearranges(node):
+        return False
+    mine, given = set(memory(value_of(node))), set(memory(value_of(node.args[0])))
+    return mine <= given or not given  # of what is inside a transform, the memory is not known
 
 
 def needs_strides(node: Node) -> bool:
@@ -267,7 +277,7 @@ def readers(results: Iterable[Node], passed: Callable[[Node], bool]) -> Iterator
 
 def shows_through(node: Node) -> bool:
     """Whether a node has the values of its argument, in another shape or dtype."""
-    return is_view(node) or source_of_cast(node) is not None
+    return rearranges(node) or source_of_cast(node) is not None
 
 
 def reads_sizes(node: Node) -> bool:

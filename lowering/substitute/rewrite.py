@@ -50,7 +50,7 @@ def check_uses(found: Match) -> None:
     region = found.region
     for node in region - set(found.roots):
         source = operations.source_of_cast(node)
-        if operations.is_view(node) or (source and operations.is_exact_cast(node, source)):
+        if operations.rearranges(node) or (source and operations.is_exact_cast(node, source)):
             continue
         for user in node.users:
             if user not in region and not operations.reads_sizes(user):
@@ -59,7 +59,7 @@ def check_uses(found: Match) -> None:
 
 def _viewed(node: Node) -> Node:
     """The tensor that a view, or a view of a view, is of."""
-    while operations.is_view(node) and operations.is_tensor(node.args[0]):
+    while operations.rearranges(node) and operations.is_tensor(node.args[0]):
         node = node.args[0]
     return node
 
@@ -73,7 +73,7 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
     kept = [("an argument", each, _viewed(each)) for each in arguments]
     kept += [("a result", each, each) for each in found.roots]
     for kind, each, base in kept:
-        for reader in operations.readers([base], operations.is_view):
+        for reader in operations.readers([base], operations.rearranges):
             if operations.may_write(reader) and nodes.comes_before(at, reader):
                 raise Refused(
                     f"{reader.name} writes to {kind} ({each.name}) afterwards, which the op may "
@@ -189,8 +189,10 @@ def narrowed(nodes: Nodes, found: Match, at: Node) -> Match:
 
 
 def _narrow(nodes: Nodes, value: Any, at: Node) -> Any:
-    if not operations.is_view(value) or value not in nodes:
+    if not operations.rearranges(value) or value not in nodes:
         return value
+    if not (operations.is_view(value) or nodes.same_memory(value, at)):
+        return value  # a copy of what was there before a write
     if any(isinstance(each, torch.dtype) for each in (*value.args, *value.kwargs.values())):
         return value  # it reads the same bits as another dtype
     source = value.args[0]

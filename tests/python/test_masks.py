@@ -140,6 +140,12 @@ def written_part_of_a_mask(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
     return (x @ weight).masked_fill(mask[:, :1], 0.0)
 
 
+def written_copy_of_a_mask(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
+    mask = (chosen(scores)[:, :1] >= EXPERTS)[torch.arange(len(scores))]
+    mask.logical_or_(scores[:, :1] > 0)
+    return (x @ weight).masked_fill(mask, 0.0)
+
+
 @pytest.mark.parametrize(
     "function",
     [
@@ -149,6 +155,7 @@ def written_part_of_a_mask(x: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
         written_mask,
         written_view_of_a_mask,
         written_part_of_a_mask,
+        written_copy_of_a_mask,
         read_twice,
         of_an_argument,
         wider,

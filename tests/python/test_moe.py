@@ -290,6 +290,22 @@ def test_compiled(dynamic, device):
         compiled_agrees(op, model, cases, [0, 1], dynamic)
 
 
+def test_weights_that_are_written_to_after_they_were_copied() -> None:
+    """In unmodified models: x.reshape(-1)[numbers] is a copy, which later writes do not change."""
+
+    def model(rows, order, weights):
+        each = weights.reshape(-1)[order].unsqueeze(-1)
+        weights.zero_()
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(len(order))
+        return (rows * each)[inverse].view(-1, 2, rows.shape[1]).sum(dim=1)
+
+    rows, order, weights = torch.randn(4, 8), torch.randperm(4), torch.rand(2, 2)
+    compiled = torch.compile(model, backend="opaq", options={"substitute": ["moe_combine"]})
+    expected = model(rows, order, weights.clone())
+    torch.testing.assert_close(compiled(rows, order, weights.clone()), expected)
+
+
 @pytest.mark.parametrize(
     ("columns", "strides", "entry"),
     [
