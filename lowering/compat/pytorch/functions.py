@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
 from .schemas import Schemas
 
@@ -30,6 +29,9 @@ class Functions(Schemas):
 
     def surely_equal(self, one: Sequence[Any], other: Sequence[Any]) -> bool:
         """Whether sizes are equal in every call of a graph."""
+        # Here, since it loads SymPy, which takes longer than all of opaq to import.
+        from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
+
         return len(one) == len(other) and statically_known_true(sym_eq(tuple(one), tuple(other)))
 
     def memory_of(self, tensor: torch.Tensor) -> int | None:
