@@ -16,7 +16,6 @@ FOLDER = os.path.dirname(os.path.abspath(__file__))
 SETTINGS: dict[str, Any] = {
     "cpp.cxx": (None, os.path.join(FOLDER, "fast-g++")),
     "cpp.simdlen": 1,
-    "cpp_cache_precompile_headers": False,
 }
 
 
