@@ -82,22 +82,25 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
         ascending = ascending.masked_fill(removed, -float("inf"))
         return F.softmax(ascending.scatter(-1, index, ascending), dim=-1)
 
+    def numbers_of_rows(m: int) -> Tensors:
+        k = torch.randint(10, 200, (m,), device=device)
+        return [k, 0.8 + 0.2 * torch.rand(m, device=device)]
+
+    def no_numbers(m: int) -> Tensors:
+        return []
+
     found = []
-    for pattern, op, plain in (
-        ("top_k_probabilities", kept, plain_kept),
-        ("top_p_probabilities", likely, model_parts.likeliest),
-        ("min_p_probabilities", near, plain_near),
-        ("top_k_top_p_of_rows", of_rows, plain_of_rows),
+    for pattern, op, plain, numbers in (
+        ("top_k_probabilities", kept, plain_kept, no_numbers),
+        ("top_p_probabilities", likely, model_parts.likeliest, no_numbers),
+        ("min_p_probabilities", near, plain_near, no_numbers),
+        ("top_k_top_p_of_rows", of_rows, plain_of_rows, numbers_of_rows),
     ):
         for m, n in CLASSES:
             m = count(m) if m > 1 else 1
 
-            def make(m: int = m, n: int = n, pattern: str = pattern) -> Tensors:
-                logits = random(m, n) * 3
-                if pattern != "top_k_top_p_of_rows":
-                    return [logits]
-                k = torch.randint(10, 200, (m,), device=device)
-                return [logits, k, 0.8 + 0.2 * torch.rand(m, device=device)]
+            def make(m: int = m, n: int = n, numbers: Any = numbers) -> Tensors:
+                return [random(m, n) * 3, *numbers(m)]
 
             name = f"{pattern} {m} x {n}"
             found.append(

@@ -196,10 +196,15 @@ def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
 top_p_pattern = declared("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_LOGITS)
 
 
+def unlikely(ascending, rest):
+    """What top-p removes of ascending logits; the last one stays."""
+    removed = F.softmax(ascending, dim=-1).cumsum(dim=-1) <= rest
+    return torch.slice_scatter(removed, torch.full_like(removed[..., -1:], False), -1, -1)
+
+
 def _likeliest(logits, rest):  # transformers
     ascending, index = torch.sort(logits, dim=-1)
-    removed = F.softmax(ascending, dim=-1).cumsum(dim=-1) <= rest
-    removed = torch.slice_scatter(removed, torch.full_like(removed[..., -1:], False), -1, -1)
+    removed = unlikely(ascending, rest)
     removed = removed.scatter(1, index, removed)
     return logits.masked_fill(removed, -float("inf"))
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
-from .pattern import refusal
+from .pattern import refusal, unlikely
 from .sample import sampling_probabilities
 
 
@@ -54,8 +54,7 @@ def _largest_of_rows(ascending, row_top_k, classes):
 
 
 def _likeliest_of_rows(ascending, row_top_p):
-    removed = torch.cumsum(ascending.softmax(dim=-1), dim=-1) <= 1 - row_top_p.unsqueeze(1)
-    removed = torch.slice_scatter(removed, torch.full_like(removed[..., -1:], False), -1, -1)
+    removed = unlikely(ascending, 1 - row_top_p.unsqueeze(1))
     return ascending.masked_fill(removed, -float("inf"))
 
 

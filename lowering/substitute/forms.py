@@ -126,9 +126,8 @@ def _reshaped(node: Node, name: str) -> Operation | None:
     elif len(sizes) == 1 and isinstance(value_of(sizes[0]), torch.Size):  # of another tensor
         sizes = list(value_of(sizes[0]))
     before, after = value_of(source), value_of(node)
-    if not (is_tensor(source) and is_tensor(node)) or len(sizes) != after.dim():
-        return Operation(name, _plain(node.args))
-    if before.dtype != after.dtype:  # the bits as another dtype
+    counted = is_tensor(source) and is_tensor(node) and len(sizes) == after.dim()
+    if not counted or before.dtype != after.dtype:  # or the bits are read as another dtype
         return Operation(name, _plain(node.args))
     last = before.shape[-1] if before.dim() == after.dim() + 1 else None
     if isinstance(last, int) and last == 1 and before.shape[:-1] == after.shape:
