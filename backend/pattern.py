@@ -77,7 +77,8 @@ def pattern(
     when: Callable[[Mapping[str, Any]], str] = lambda arguments: "",
     streamed: Sequence[str] = (),
     nonzero: Sequence[str] = (),
-    sizes: Callable[[Mapping[str, Any]], tuple[Any, Any] | None] | None = None,
+    sizes: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None,
+    form: Callable[[Mapping[str, Any]], str] = lambda arguments: "",
     measurements: str | os.PathLike[str] | None = None,
     alone: bool = False,
     exact: bool = False,
@@ -96,10 +97,11 @@ def pattern(
     one of them, or what reads the result, in the same kernel as the pattern, the graph is left
     alone. nonzero: numbers that are not 0 where the pattern is: with 0 the place is that of another
     pattern. sizes(arguments): (rows, columns), by which `measurements`, a JSON file that
-    `opaq bench kernels --update` writes, tells how much faster the replacement is; it is None for
-    arguments of a form that was not measured. Without measurements the pattern is used only where
-    it is asked for by name. alone: what is before and after the pattern
-    does not matter, since even without it Inductor runs kernels of their own (a sort, topk).
+    `opaq bench kernels --update` writes, tells how much faster the replacement is. form(arguments):
+    a few words, where calls of equal sizes differ in speed; each form has measurements of its own.
+    Without measurements the pattern is used only where it is asked for by name. alone: what is
+    before and after the pattern does not matter, since even without it Inductor runs kernels of
+    their own (a sort, topk).
     exact: the graph is left alone where its results have other dtypes than the replacement's.
     random: the replacement draws other random numbers, so it is used only where it is asked for by
     name. casts_matter: casts are not passed over, since what is computed, such as random numbers,
@@ -132,6 +134,7 @@ def pattern(
         tuple(streamed),
         tuple(nonzero),
         sizes or (lambda arguments: (0, 0)),
+        form,
         Path(measurements) if measurements is not None else None,
         alone,
         exact,

@@ -28,10 +28,10 @@ def as_they_are(operands: Tensors, results: Any) -> Any:
 class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
     such a function, compiled or not, what is measured. pattern: that puts the op into models, if
-    there is one; sizes: (rows, columns), as the pattern counts them; dtype: of the pattern's first
-    argument; written: the positions of
-    operands that a call writes whole, and returns after its other results; compared: makes of the
-    operands and the results of a call what is compared; it is not measured."""
+    there is one; sizes: (rows, columns), as the pattern counts them; form: as the pattern has it;
+    dtype: of the pattern's first argument; written: the positions of operands that a call writes
+    whole, and returns after its other results; compared: makes of the operands and the results of a
+    call what is compared; it is not measured."""
 
     name: str
     make: Callable[[], Tensors]
@@ -40,6 +40,7 @@ class Case:
     call: Callable[[Call], Call] = forward
     pattern: str = ""
     sizes: tuple[int, int] = (0, 0)
+    form: str = ""
     dtype: str = "bfloat16"
     written: tuple[int, ...] = ()
     compared: Callable[[Tensors, Any], Any] = as_they_are

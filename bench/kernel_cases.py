@@ -13,9 +13,9 @@ from opaq import extern_kernels as kernels
 from opaq.lowering.substitute.pattern import patterns
 
 from . import kernel_cases_indexed as indexed
-from . import model_parts
+from . import kernel_cases_rope as rope
 from .device import Tensors
-from .kernel_case import Call, Case, Count, Random, forward, gradients
+from .kernel_case import Call, Case, Random, forward, gradients
 from .kernel_cases_experts import experts
 
 Operands = tuple[int, ...]  # 2: a tensor of all rows; 1: one of the length of a row
@@ -60,21 +60,6 @@ def cases(device: str, rows: float) -> list[Case]:
             ours = functools.partial(op, block=block)
             theirs = functools.partial(plain, block=block)
             found.append(Case(f"{name} {each} {m} x {n}", make, ours, theirs))
-    for batch, length in [(4, 4096), (64, 1)]:
-        length = count(length) if length > 1 else 1
-        tables = [(batch, length, 128)] * 2
-        make = of_shapes((batch, 32, length, 128), (batch, 8, length, 128), *tables)
-        found.append(
-            Case(
-                f"rope {batch} x {length} x (32 + 8) x 128",
-                make,
-                _rope,
-                _plain_rope,
-                pattern="rope",
-                sizes=(batch * length * (32 + 8), 128),
-            )
-        )
-    found += _paged(random, count, device)
     for m, n in [(1024, 32000), (1024, 128256), (8192, 32000), (8192, 128256), (16384, 50257)]:
         m = count(m)
         make = _with_target(random, m, n, device)
@@ -122,6 +107,7 @@ def cases(device: str, rows: float) -> list[Case]:
         *indexed.penalties(random, count, device),
         *indexed.mixture(random, count, device),
         *experts(random, count),
+        *rope.cases(random, count, device),
         *indexed.embeddings(random, count, device),
         *indexed.scans(count, device),
     ]
@@ -129,38 +115,6 @@ def cases(device: str, rows: float) -> list[Case]:
 
 def _shapes(operands: Operands, m: int, n: int) -> list[tuple[int, ...]]:
     return [(m, n)[2 - dims :] for dims in operands]
-
-
-def _paged(random: Random, count: Count, device: str) -> list[Case]:
-    """Caches of 16 slots a page that have as many slots as there are tokens, in any order, so that
-    a call writes the caches whole."""
-    found = []
-    for tokens in (64, 16384):
-        tokens = count(tokens)
-        size = min(16, tokens)  # of a page
-
-        def make(tokens: int = tokens, size: int = size) -> Tensors:
-            qkv = random(tokens, 32 + 8 + 8, 128).split([32, 8, 8], 1)
-            tables = [random(tokens, 128) for _ in range(2)]
-            caches = [random(tokens // size, size, 8, 128) for _ in range(2)]
-            return [*qkv, *tables, *caches, torch.randperm(tokens, device=device)]
-
-        name = f"rope_paged {tokens} x (32 + 8 + 8) x 128"
-        found.append(Case(name, make, _rope_paged, _plain_rope_paged, written=(5, 6)))
-    return found
-
-
-def _rope_paged(*operands: Any) -> Any:
-    return kernels.rope_paged_(*operands), *operands[5:7]
-
-
-def _plain_rope_paged(
-    q: Any, k: Any, v: Any, cos: Any, sin: Any, k_cache: Any, v_cache: Any, slots: Any
-) -> Any:
-    q, k = _plain_rope(q, k, cos, sin)
-    k_cache.view(-1, *k.shape[1:])[slots] = k
-    v_cache.view(-1, *v.shape[1:])[slots] = v
-    return q, k_cache, v_cache
 
 
 def _plain_softmax(x: Any) -> Any:
@@ -336,15 +290,6 @@ FLOAT8: list[tuple[str, Call, Call, Operands, Sizes]] = [
     ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, (2, 1), (32768, 4096)),
     ("silu_mul_float8", _silu_mul_float8, _plain_silu_mul_float8, (2, 2), (8192, 14336)),
 ]
-
-
-def _rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
-    return kernels.rope(q, k, cos, sin)
-
-
-def _plain_rope(q: Any, k: Any, cos: Any, sin: Any) -> Any:
-    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
-    return model_parts.rotated(q, cos, sin), model_parts.rotated(k, cos, sin)
 
 
 def _cross_entropy(logits: Any, target: Any) -> Any:

@@ -119,8 +119,10 @@ def _of_case(
 
 
 def _gain(turns: Turns) -> float:
-    """How many times as fast the op is as the best that Inductor makes; 0 if it is wrong."""
+    """How many times as fast the op is as the best that Inductor makes, or as eager PyTorch where
+    Inductor makes nothing; 0 if it is wrong."""
     theirs = [turns[name] for name in ("inductor", "max-autotune") if name in turns]
+    theirs = theirs or [turns[name] for name in ("eager",) if name in turns]
     if "opaq" not in turns or not theirs:
         return 0.0
     return statistics.median(
@@ -141,7 +143,7 @@ def _update(case: Case, gain: float, facts: dict[str, Any]) -> None:
     assert file is not None, case.pattern
     major, minor = torch.cuda.get_device_capability()
     point = measured.Point(
-        f"sm_{major}{minor}", case.dtype, case.training, *case.sizes, round(gain, 3)
+        f"sm_{major}{minor}", case.dtype, case.training, *case.sizes, round(gain, 3), case.form
     )
     measured.write(file, [point], facts)
 

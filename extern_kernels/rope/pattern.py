@@ -66,13 +66,24 @@ def _of_real(table) -> torch.dtype:
 
 
 def _sizes(arguments):
-    """What was measured is Llama's form: queries and keys, heads first, whole tables."""
-    q, k, cos = (arguments[name] for name in ("q", "k", "cos"))
-    if k is None or cos is None or arguments["interleaved"] or cos.dtype != q.dtype:
-        return None
-    if _tokens_at(q.shape, cos.shape) != 2:
-        return None
-    return (q.numel() + k.numel()) // q.shape[-1], q.shape[-1]
+    both = [each for each in (arguments["q"], arguments["k"]) if each is not None]
+    return sum(each.numel() for each in both) // both[0].shape[-1], both[0].shape[-1]
+
+
+def _form(arguments):
+    """Of Llama: "halves, cos and sin, heads first"."""
+    q, k = arguments["q"], arguments["k"]
+    table = next(arguments[name] for name in _TABLES if arguments[name] is not None)
+    kinds = {"cos": "cos and sin", "half_cos": "cos and sin of pairs", "angles": "complex numbers"}
+    words = [
+        "neighbours" if arguments["interleaved"] else "halves",
+        next(kind for name, kind in kinds.items() if arguments[name] is not None),
+        "heads first" if _tokens_at(q.shape, table.shape) == 2 else "tokens first",
+        *(["backwards"] if arguments["backwards"] else []),
+        *([f"in {_of_real(table)}".replace("torch.", "")] if _of_real(table) != q.dtype else []),
+        *(["one tensor"] if k is None else []),
+    ]
+    return ", ".join(words)
 
 
 def _rotated(
@@ -148,6 +159,7 @@ pattern = opaq.pattern(
     when=_when,
     streamed=("q", "k"),
     sizes=_sizes,
+    form=_form,
     measurements=Path(__file__).with_name("measured.json"),
 )
 

@@ -170,18 +170,18 @@ def _gain(pattern: Pattern, values: Mapping[str, Any], training: bool) -> float 
         return None
     major, minor = torch.cuda.get_device_capability(first.device)
     arch, dtype = f"sm_{major}{minor}", str(first.dtype).removeprefix("torch.")
-    alike = [p for p in points if (p.arch, p.dtype, p.training) == (arch, dtype, training)]
-    if (sizes := pattern.sizes(values)) is None:
-        return None
-    rows, columns = map(inductor.size_hint, sizes)
+    call = (arch, dtype, training, pattern.form(values))
+    alike = [p for p in points if (p.arch, p.dtype, p.training, p.form) == call]
+    rows, columns = map(inductor.size_hint, pattern.sizes(values))
     return measured.gain(alike, rows, columns)
 
 
 def _check_gain(pattern: Pattern, values: Mapping[str, Any], gain: float | None, why: str) -> None:
     """why: nothing is known."""
-    sizes = pattern.sizes(values)
-    what = "this form of it" if sizes is None else f"{sizes[0]} x {sizes[1]} values"
-    what += f" on {values[pattern.arguments[0]].device}"
+    rows, columns = pattern.sizes(values)
+    what = f"{rows} x {columns} values on {values[pattern.arguments[0]].device}"
+    if form := pattern.form(values):
+        what += f" ({form})"
     if gain is None:
         raise rewrite.Refused(f"it was not measured for {what}{': ' if why else ''}{why}")
     if gain < measured.FASTER:

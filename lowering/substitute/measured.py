@@ -2,10 +2,10 @@
 `opaq bench kernels --update` writes.
 
     {"measured": [{"arch": "sm_90", "dtype": "bfloat16", "training": false,
-                   "rows": 8192, "columns": 32000, "gain": 1.41}, ...]}
+                   "rows": 8192, "columns": 32000, "gain": 1.41, "form": "halves"}, ...]}
 
-gain: the time of what Inductor makes (of the modes that were measured the fastest one) divided by
-the time of the replacement.
+form: of the call, where a pattern tells forms apart. gain: the time of what Inductor makes (of the
+modes that were measured the fastest one) divided by the time of the replacement.
 """
 
 from __future__ import annotations
@@ -28,6 +28,12 @@ class Point:
     rows: int
     columns: int
     gain: float
+    form: str = ""
+
+    def described(self) -> dict[str, Any]:
+        """As the file has it."""
+        found = dataclasses.asdict(self)
+        return found if self.form else {k: v for k, v in found.items() if k != "form"}
 
 
 @functools.cache
@@ -42,8 +48,8 @@ def write(path: Path, points: Sequence[Point], facts: dict[str, Any]) -> None:
     """Adds measurements, in place of those of the same call. facts: of the latest (device,
     versions)."""
     every = {dataclasses.replace(point, gain=0): point for point in [*read(path), *points]}
-    every = sorted(every.values(), key=dataclasses.astuple)
-    lines = ",\n".join(f"    {json.dumps(dataclasses.asdict(point))}" for point in every)
+    every = sorted(every.values(), key=lambda point: (point.form, *dataclasses.astuple(point)))
+    lines = ",\n".join(f"    {json.dumps(point.described())}" for point in every)
     path.write_text(f'{{\n  "facts": {json.dumps(facts)},\n  "measured": [\n{lines}\n  ]\n}}\n')
     read.cache_clear()
 

@@ -12,8 +12,8 @@ from . import normal
 from .nodes import Nodes
 from .spelling import graph_of
 
-# (rows, columns) of a call, by which measurements are looked up; None if there are none of its form
-Sizes = Callable[[Mapping[str, Any]], "tuple[Any, Any] | None"]
+# (rows, columns) of a call, by which measurements are looked up
+Sizes = Callable[[Mapping[str, Any]], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,6 +27,7 @@ class Pattern:
     streamed: tuple[str, ...]
     nonzero: tuple[str, ...]
     sizes: Sizes
+    form: Callable[[Mapping[str, Any]], str]
     measurements: Path | None
     alone: bool
     exact: bool

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from opaq import cli
 from opaq.bench import kernel_cases, result
+from opaq.lowering.substitute import apply
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[tuple[str, str, str], Any]:
@@ -42,6 +44,30 @@ def test_check(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_case_of_kernels_is_there_twice() -> None:
     names = [case.name for case in kernel_cases.cases("cpu", 1.0)]
     assert len(set(names)) == len(names)
+
+
+def test_cases_are_what_patterns_find() -> None:
+    """With the sizes and the form that measurements are looked up by."""
+    wanted, found = [], []
+    for case in kernel_cases.cases("cpu", 0.001):
+        if not case.form:
+            continue
+        operands = [
+            each.to(getattr(torch, case.dtype)) if each.is_floating_point() else each
+            for each in case.make()
+        ]
+        torch.compiler.reset()
+        with apply.collected() as places:
+            case.call(torch.compile(case.plain, backend=unasked))(*operands)
+        rows, columns = case.sizes
+        wanted.append(f"it was not measured for {rows} x {columns} values on cpu ({case.form})")
+        found += [place.reason for place in places]
+    assert found == wanted
+
+
+def unasked(graph_module: torch.fx.GraphModule, _: Any) -> Any:
+    apply.apply(graph_module, ["all"])
+    return graph_module.forward
 
 
 def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:

@@ -353,7 +353,11 @@ def test_only_forms_that_were_measured_are_replaced_unasked() -> None:
         return q * cos + turned(q) * sin, k * cos + turned(k) * sin
 
     q, k, (cos, sin) = torch.randn(B, H, T, D), torch.randn(B, K, T, D), tables()
-    rows = B * (H + K) * T
-    assert reason(both, q, k, cos, sin) == f"it was not measured for {rows} x {D} values on cpu"
-    message = "it was not measured for this form of it on cpu"
-    assert reason(meta_llama, heads().detach(), complex_angles()) == message
+    rows, what = B * (H + K) * T, "it was not measured for"
+    form = "halves, cos and sin, heads first"
+    assert reason(both, q, k, cos, sin) == f"{what} {rows} x {D} values on cpu ({form})"
+    form = "neighbours, complex numbers, tokens first, in float32, one tensor"
+    rows, narrow = B * H * T, heads().detach().bfloat16()
+    assert reason(meta_llama, narrow, complex_angles()) == (
+        f"{what} {rows} x {D} values on cpu ({form})"
+    )
