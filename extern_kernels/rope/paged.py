@@ -23,7 +23,7 @@ import torch
 import opaq
 
 from ..rows import CPU_DTYPES, CUDA_DTYPES, one_of
-from .rope import rotated
+from .rope import launch_over_heads, rotated
 
 rope_paged_ = opaq.op(
     "opaq_kernels::rope_paged_(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, "
@@ -58,22 +58,14 @@ def _requires(dtypes: tuple[str, ...]) -> list[str]:
     ]
 
 
-# ---- CUDA: a row of threads for a head, several rows for a token ---------------------------------
-
-
 def _declare_cuda(name: str, vec: str, more: list[str], priority: int) -> None:
-    lanes = f"min(256, q.size(2) // 2 // ({vec}))"
-    heads = "(q.size(1) + 2 * k.size(1))"
-    # A thread takes two heads; where tokens are few, one, so that more threads share the work.
-    each = "(1 if q.size(0) < 1024 else 2)"
-    groups = f"max(1, ceil_div({heads}, 2 * (256 // {lanes})))"
-    height = f"max(1, ceil_div({heads}, 2 * {groups}))"
+    grid, block = launch_over_heads(vec, "(q.size(1) + 2 * k.size(1))", "q.size(0)")
     rope_paged_.cuda(
         name=name,
         source=opaq.file("paged.cu"),
         entry=f"rope_paged<{{q.dtype}}, {{q.size(2)}}, {{{vec}}}>",
-        grid=["q.size(0)", f"min(65535, ceil_div({heads}, {height} * {each}))"],
-        block=[lanes, height],
+        grid=grid,
+        block=block,
         args="q_out, k_cache, v_cache, q, k, v, cos, sin, slots, q.size(1), k.size(1), "
         f"k_cache.size(0) * k_cache.size(1), k_cache.size(1), {', '.join(_STRIDES)}",
         requires=[
@@ -163,6 +155,8 @@ def rope_paged_reference(
 ) -> torch.Tensor:
     _check(dict(zip(_GIVEN, (q, k, v, cos, sin, k_cache, v_cache), strict=True)), slots)
     page_size = k_cache.size(1)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    cos, sin = (table.to(wide).unsqueeze(1) for table in (cos, sin))
     written = (slots >= 0) & (slots < k_cache.size(0) * page_size)
     slot = slots[written]
     where = (slot // max(1, page_size), slot % max(1, page_size))

@@ -104,7 +104,7 @@ def _rotated(
         half_cos, half_sin = (torch.view_as_real(angles)[..., part] for part in (0, 1))
     tables = (half_cos, half_sin) if cos is None else (cos, sin)
     at = _tokens_at(example_of(q).shape, given.shape)
-    cos, sin = (_table(each, given, q, at, cos is None, interleaved) for each in tables)
+    cos, sin = (_table(each, given, q, at) for each in tables)
     if backwards:
         sin = -sin
     # Without keys: keys of no heads.
@@ -123,23 +123,15 @@ def _heads_first(x, tokens_at: int):
     return x if tokens_at == 2 else x.flatten(0, 1).unsqueeze(2)
 
 
-def _table(table, given, q, tokens_at: int, half: bool, interleaved: bool):
-    """As the op takes it: [B or 1, S, D], in a dtype that it takes. given: has its sizes."""
+def _table(table, given, q, tokens_at: int):
+    """As the op takes it, in a dtype that it takes. given: has its sizes."""
     like = example_of(q)
     dtype, wanted = _of_real(given), torch.promote_types(like.dtype, torch.float32)
     if dtype not in (like.dtype, wanted):
         table = table.to(wanted)
     for _ in range(4 - given.dim()):
         table = table.unsqueeze(0)
-    if half and interleaved:
-        table = torch.stack((table, table), -1).flatten(-2)
-    elif half:
-        table = torch.cat((table, table), -1)
-    if tokens_at == 2:
-        return table.squeeze(1)
-    batch = _four(like.shape)[0]
-    batch = batch if isinstance(batch, int) else q.size(0)
-    return table.expand(batch, -1, -1, -1).flatten(0, 1)
+    return table.squeeze(1) if tokens_at == 2 else table.flatten(0, 1)
 
 
 pattern = opaq.pattern(

@@ -2,13 +2,19 @@
 
 rope(q, k, cos, sin, interleaved=False) -> (q_out, k_out), as `apply_rotary_pos_emb` in
 transformers' Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even, of one floating dtype; Hk may be 0.
-cos, sin: [B or 1, S, D], of that dtype or float32. q and k may be transposed views, as they come
-from a projection; results are row-major, rounded once from float32. cos and sin get no gradient.
+q and k may be transposed views, as they come from a projection; results are row-major, rounded once
+from float32.
 
 What is rotated against each other are the two halves of the head dimension, as in Llama, or, with
 interleaved, its even and its odd elements: neighbours, as in GPT-J and in Su et al. 2021,
-arXiv:2104.09864. cos and sin are of the elements at their own places in both cases.
+arXiv:2104.09864.
+
+cos, sin: [N, S, D], of the elements at their own places, or [N, S, D / 2], of the pairs, as in
+gpt-oss; of the dtype of q or float32; of any strides. N is B, 1, or another divisor of B: sequence
+b has those of b % N. They get no gradient.
 """
+
+import re
 
 import torch
 
@@ -32,69 +38,107 @@ rope_backward = opaq.op(
 )
 
 
-def _requires(q: str, k: str, *dtypes: str) -> list[str]:
+def launch_over_heads(vec: str, heads: str, tokens: str) -> tuple[list[str], list[str]]:
+    """(grid, block) of a kernel whose block takes heads of one token, a row of threads for each. A
+    thread takes two heads; where tokens are few, one, so that more threads share the work."""
+    lanes = f"min(256, q.size(-1) // 2 // ({vec}))"
+    each = f"(1 if {tokens} < 1024 else 2)"
+    groups = f"max(1, ceil_div({heads}, 2 * (256 // {lanes})))"
+    height = f"max(1, ceil_div({heads}, 2 * {groups}))"
+    return [tokens, f"min(65535, ceil_div({heads}, {height} * {each}))"], [lanes, height]
+
+
+_TABLES = ("cos", "sin")
+
+
+def _requires(*dtypes: str) -> list[str]:
     """Requirements: dtypes, matching shapes, unit strides in the head dimension."""
     return [
-        " or ".join(f"{q}.dtype == {dtype}" for dtype in dtypes),
-        f"{k}.dtype == {q}.dtype and sin.dtype == cos.dtype",
-        f"{q}.dim() == 4 and {k}.dim() == 4 and cos.dim() == 3 and sin.dim() == 3",
-        f"{q}.size(3) % 2 == 0",
-        f"{k}.size(0) == {q}.size(0) and {k}.size(2) == {q}.size(2) and {k}.size(3) == {q}.size(3)",
-        *(f"{name}.size(0) == 1 or {name}.size(0) == {q}.size(0)" for name in ("cos", "sin")),
+        " or ".join(f"q.dtype == {dtype}" for dtype in dtypes),
+        "k.dtype == q.dtype and sin.dtype == cos.dtype",
+        "q.dim() == 4 and k.dim() == 4 and cos.dim() == 3 and sin.dim() == 3",
+        "q.size(3) > 0 and q.size(3) % 2 == 0",
+        "k.size(0) == q.size(0) and k.size(2) == q.size(2) and k.size(3) == q.size(3)",
         *(
-            f"{name}.size(1) == {q}.size(2) and {name}.size(2) == {q}.size(3)"
-            for name in ("cos", "sin")
+            f"{name}.size(0) == q.size(0) or {name}.size(0) > 0 and q.size(0) % {name}.size(0) == 0"
+            for name in _TABLES
         ),
-        *(f"{name}.stride(-1) == 1" for name in (q, k, "cos", "sin")),
+        "cos.size(1) == q.size(2) and sin.size(1) == q.size(2) and sin.size(2) == cos.size(2)",
+        "cos.size(2) == q.size(3) or 2 * cos.size(2) == q.size(3)",
+        *(f"{name}.stride(-1) == 1" for name in ("q", "k")),
     ]
 
 
-def _strides(q: str, k: str) -> str:
-    batch = [
-        f"0 if {name}.size(0) == 1 else {name}.stride(0), {name}.stride(1)"
-        for name in ("cos", "sin")
-    ]
-    return ", ".join([*(f"{name}.stride({i})" for name in (q, k) for i in range(3)), *batch])
+_STRIDES = [
+    *(f"{name}.stride({i})" for name in ("q", "k") for i in range(3)),
+    *(f"{name}.stride({i})" for name in _TABLES for i in range(2)),
+]
 
 
 def _declare(op: opaq.Op, outputs: str, q: str, k: str, backward: str) -> None:
-    tensors = f"{outputs}, {q}, {k}, cos, sin"
-    same = f"cos.dtype == {q}.dtype"
-    requires = _requires(q, k, "float32", "float16", "bfloat16")
-    of_packs = [
-        f"{q}.size(3) * {q}.itemsize % 32 == 0",
-        *(
-            f"{name}.stride({i}) * {name}.itemsize % 16 == 0"
-            for name, count in ((q, 3), (k, 3), ("cos", 2), ("sin", 2))
-            for i in range(count)
-        ),
-        *(f"aligned({name}, 16)" for name in (q, k, "cos", "sin")),
-    ]
+    """q, k: what the arguments of the op are called in the place of q and k."""
 
-    def declare_cuda(prefix: str, more: str, accepted: str) -> None:
-        """more: template arguments."""
-        for vec, name in ((f"{{16 / {q}.itemsize}}", "packs"), ("1", "elements")):
-            op.cuda(
-                name=f"cuda:{prefix}{name}",
-                source=opaq.file("rope.cu"),
-                entry=f"rope<{{{q}.dtype}}, {{{q}.size(3)}}, {vec}, {backward}{more}>",
-                grid=f"{q}.size(0) * {q}.size(2)",
-                block=256,
-                args=f"{tensors}, {q}.size(1), {k}.size(1), {q}.size(2), {_strides(q, k)}",
-                requires=[*requires, accepted, *(of_packs if name == "packs" else [])],
-                priority=int(name == "packs"),
-            )
+    def named(text: str) -> str:
+        return re.sub(r"\b[qk]\b", lambda found: {"q": q, "k": k}[found[0]], text)
 
-    declare_cuda("", "", f"not interleaved and {same}")
-    wide = "cos.dtype == float32"
-    declare_cuda("wide-", ", {cos.dtype}", f"not interleaved and {wide} and not {same}")
-    declare_cuda("pairs-", ", {cos.dtype}, true", f"interleaved and ({same} or {wide})")
+    def declare_cuda(name: str, vec: str, more: list[str], priority: int) -> None:
+        grid, block = launch_over_heads(vec, "(q.size(1) + k.size(1))", "q.size(0) * q.size(2)")
+        op.cuda(
+            name=name,
+            source=opaq.file("rope.cu"),
+            entry=named(
+                f"rope<{{q.dtype}}, {{q.size(3)}}, {{{vec}}}, {backward}, {{cos.dtype}}, "
+                "{interleaved}, {cos.size(2) < q.size(3)}, {cos.stride(2)}>"
+            ),
+            grid=[named(size) for size in grid],
+            block=[named(size) for size in block],
+            args=named(
+                f"{outputs}, q, k, cos, sin, q.size(1), k.size(1), q.size(2), cos.size(0), "
+                "sin.size(0), " + ", ".join(_STRIDES)
+            ),
+            requires=[
+                named(each)
+                for each in (
+                    *_requires("float32", "float16", "bfloat16"),
+                    "cos.dtype == q.dtype or cos.dtype == float32",
+                    # 2: real and imaginary parts of complex numbers
+                    "cos.stride(2) == sin.stride(2) and (cos.stride(2) == 1 or cos.stride(2) == 2)",
+                    *more,
+                )
+            ],
+            priority=priority,
+        )
+
+    declare_cuda(
+        "cuda:packs",
+        "16 / q.itemsize",
+        [
+            "q.size(3) * q.itemsize % 32 == 0",
+            *(f"{each} * q.itemsize % 16 == 0" for each in _STRIDES if each[0] in "qk"),
+            *(f"aligned({name}, 16)" for name in ("q", "k")),
+            # What is not next to each other is read one by one.
+            *(
+                f"cos.stride(2) == 2 or {each} * cos.itemsize % 16 == 0"
+                for each in _STRIDES
+                if each[0] not in "qk"
+            ),
+            *(f"cos.stride(2) == 2 or aligned({name}, 16)" for name in _TABLES),
+        ],
+        priority=1,
+    )
+    declare_cuda("cuda:elements", "1", [], priority=0)
     op.cpu(
         source=opaq.file("rope.cpp"),
-        entry=f"rope<{{{q}.dtype}}, {backward}>",
-        args=f"{tensors}, {q}.size(0), {q}.size(1), {k}.size(1), {q}.size(2), {q}.size(3), "
-        f"{_strides(q, k)}, interleaved",
-        requires=[*_requires(q, k, "float32", "float64"), same],
+        entry=named(f"rope<{{q.dtype}}, {backward}>"),
+        args=named(
+            f"{outputs}, q, k, cos, sin, q.size(0), q.size(1), k.size(1), q.size(2), q.size(3), "
+            f"cos.size(0), sin.size(0), {', '.join(_STRIDES)}, cos.stride(2), sin.stride(2), "
+            "interleaved, cos.size(2) < q.size(3)"
+        ),
+        requires=[
+            *(named(each) for each in _requires("float32", "float64")),
+            f"cos.dtype == {q}.dtype",
+        ],
     )
 
 
@@ -110,11 +154,27 @@ def _check(q: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
             "elements are rotated against each other"
         )
     for name, table in (("cos", cos), ("sin", sin)):
-        if table.dim() != 3 or table.size(0) not in (1, batch) or table.shape[1:] != (tokens, dim):
+        fits = table.dim() == 3 and table.size(1) == tokens and table.size(2) in (dim, dim // 2)
+        if not fits or not (table.size(0) == batch or table.size(0) and batch % table.size(0) == 0):
             raise ValueError(
                 f"rope: {name} has shape {tuple(table.shape)}; expected (1 or {batch}, "
-                f"{tokens}, {dim}) to go with q {tuple(q.shape)}"
+                f"{tokens}, {dim}) to go with q {tuple(q.shape)}, or {dim // 2} in place of {dim}"
             )
+    if cos.size(2) != sin.size(2):
+        raise ValueError(
+            f"rope: cos has shape {tuple(cos.shape)} and sin {tuple(sin.shape)}; expected both of "
+            "columns or both of pairs"
+        )
+
+
+def _of_columns(q: torch.Tensor, table: torch.Tensor, interleaved: bool) -> torch.Tensor:
+    """cos or sin as wide as the head, for each sequence, in the dtype of the arithmetic."""
+    table = table.to(torch.promote_types(q.dtype, torch.float32))
+    if table.size(2) < q.size(3):
+        table = _joined(table, table, interleaved)
+    if table.size(0) != q.size(0):
+        table = table.repeat(q.size(0) // table.size(0), 1, 1)
+    return table.unsqueeze(1)
 
 
 def _partners(x: torch.Tensor, interleaved: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,11 +192,9 @@ def _joined(first: torch.Tensor, second: torch.Tensor, interleaved: bool) -> tor
 def rotated(
     x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, interleaved: bool = False
 ) -> torch.Tensor:
-    """x: with heads in its second dimension, which cos and sin have not."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
-    first, second = _partners(x.to(wide), interleaved)
-    return (x.to(wide) * cos + _joined(-second, first, interleaved) * sin).to(x.dtype)
+    """cos, sin: as wide as x, and in the dtype of the arithmetic."""
+    first, second = _partners(x.to(cos.dtype), interleaved)
+    return (x.to(cos.dtype) * cos + _joined(-second, first, interleaved) * sin).to(x.dtype)
 
 
 @rope.reference
@@ -148,6 +206,7 @@ def rope_reference(
     interleaved: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(q, cos, sin)
+    cos, sin = (_of_columns(q, table, interleaved) for table in (cos, sin))
     return rotated(q, cos, sin, interleaved), rotated(k, cos, sin, interleaved)
 
 
@@ -160,13 +219,12 @@ def rope_backward_reference(
     interleaved: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     _check(grad_q_out, cos, sin)
-    wide = torch.promote_types(grad_q_out.dtype, torch.float32)
-    cos, sin = cos.to(wide).unsqueeze(1), sin.to(wide).unsqueeze(1)
+    cos, sin = (_of_columns(grad_q_out, table, interleaved) for table in (cos, sin))
 
     def transpose(grad: torch.Tensor) -> torch.Tensor:
-        first, second = _partners(grad.to(wide) * sin, interleaved)
+        first, second = _partners(grad.to(cos.dtype) * sin, interleaved)
         turned = _joined(second, -first, interleaved)
-        return (grad.to(wide) * cos + turned).to(grad.dtype)
+        return (grad.to(cos.dtype) * cos + turned).to(grad.dtype)
 
     return transpose(grad_q_out), transpose(grad_k_out)
 

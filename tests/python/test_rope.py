@@ -34,8 +34,16 @@ SHAPES = [
 ]
 
 
+def of_columns(q, table, interleaved):
+    """As wide as q, and of as many sequences."""
+    table = table.double()
+    if table.size(2) < q.size(3):
+        table = table.repeat_interleave(2, 2) if interleaved else torch.cat((table, table), 2)
+    return table if table.size(0) == q.size(0) else table.repeat(q.size(0) // table.size(0), 1, 1)
+
+
 def exact(q, k, cos, sin, interleaved=False):
-    cos, sin = cos.double().unsqueeze(1), sin.double().unsqueeze(1)
+    cos, sin = (of_columns(q, table, interleaved).unsqueeze(1) for table in (cos, sin))
 
     def rotate(x):
         if interleaved:
@@ -111,6 +119,31 @@ def test_one_tensor_alone(interleaved, device):
     check(q, q.new_empty(2, 0, 9, 64), cos, sin, interleaved)
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_angles_of_pairs(dtype, interleaved, device):
+    """As wide as half a head; also the parts of complex numbers, and of fewer sequences."""
+    for shape in SHAPES:
+        q, k, cos, sin = make(shape, dtype, device)
+        half = cos.size(2) // 2
+        narrow = cos[..., :half].contiguous(), sin[..., :half].contiguous()
+        check(q, k, *narrow, interleaved)
+        check(q, k, *torch.stack(narrow, -1).unbind(-1), interleaved)
+        if dtype in (torch.float16, torch.bfloat16):
+            wide = (table.float() for table in narrow)
+            check(q, k, *torch.stack((*wide,), -1).unbind(-1), interleaved)
+
+
+def test_angles_of_fewer_sequences(device):
+    """Sequence b has those of b % N: heads that come after tokens share tables without copies."""
+    q, k, cos, sin = make((6, 4, 2, 5, 64), torch.float32, device)
+    results = rope(q, k, cos[:3], sin[:2])
+    cos, sin = cos[:3].repeat(2, 1, 1), sin[:2].repeat(3, 1, 1)
+    for result, expected in zip(results, rope(q, k, cos, sin)):
+        torch.testing.assert_close(result, expected)
+    check(q, k, cos[:3], sin[:3])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_layouts(dtype, device):
     q, k, cos, sin = make((2, 4, 2, 6, 64), dtype, device)
@@ -162,6 +195,10 @@ def test_a_cos_of_another_length_is_refused(device, capfd):
     q, k, cos, sin = make((2, 4, 2, 9, 64), torch.float32, device)
     message = "rope: cos has shape (2, 8, 64); expected (1 or 2, 9, 64) to go with q (2, 4, 9, 64)"
     refuses(lambda: rope(q, k, cos[:, :8], sin), message, capfd)
+    message = "rope: sin has shape (3, 9, 64); expected (1 or 2, 9, 64) to go with q (2, 4, 9, 64)"
+    refuses(lambda: rope(q, k, cos, sin.repeat(2, 1, 1)[:3]), message, capfd)
+    message = "cos has shape (2, 9, 64) and sin (2, 9, 32); expected both of columns or both of"
+    refuses(lambda: rope(q, k, cos, sin[..., :32]), message, capfd)
 
 
 def test_opcheck(device):
@@ -202,20 +239,26 @@ def test_cuda_plan():
 
     large, small = facts(4, 32, 8, 4096, 128), facts(4, 32, 8, 100, 6, torch.float32)
     wide = facts(4, 32, 8, 4096, 128, table=torch.float32)
-    assert chosen(rope, *large, False) == ("cuda:packs", "rope<__nv_bfloat16, 128, 8, false>")
-    assert plan(rope, *large, False)["grid"] == [4 * 4096, 1, 1]
-    assert chosen(rope_backward, *small, False) == ("cuda:elements", "rope<float, 6, 1, true>")
-    assert chosen(rope, *wide, False) == (
-        "cuda:wide-packs",
-        "rope<__nv_bfloat16, 128, 8, false, float>",
+    angles = *large[:2], *[cuda((4, 4096, 64), torch.float32, (524288, 128, 2))] * 2
+    assert chosen(rope, *large, False) == (
+        "cuda:packs",
+        "rope<__nv_bfloat16, 128, 8, false, __nv_bfloat16, false, false, 1>",
+    )
+    launch = plan(rope, *large, False)
+    assert (launch["grid"], launch["block"]) == ([4 * 4096, 1, 1], [8, 20, 1])
+    few = plan(rope, *facts(64, 32, 8, 1, 128), False)
+    assert (few["grid"], few["block"]) == ([64, 2, 1], [8, 20, 1])
+    assert chosen(rope_backward, *small, False) == (
+        "cuda:elements",
+        "rope<float, 6, 1, true, float, false, false, 1>",
     )
     assert chosen(rope, *wide, True) == (
-        "cuda:pairs-packs",
-        "rope<__nv_bfloat16, 128, 8, false, float, true>",
+        "cuda:packs",
+        "rope<__nv_bfloat16, 128, 8, false, float, true, false, 1>",
     )
-    assert chosen(rope_backward, *small, True) == (
-        "cuda:pairs-elements",
-        "rope<float, 6, 1, true, float, true>",
+    assert chosen(rope, *angles, True) == (
+        "cuda:packs",
+        "rope<__nv_bfloat16, 128, 8, false, float, true, true, 2>",
     )
 
 
@@ -223,10 +266,13 @@ def test_cuda_plan():
 @pytest.mark.parametrize("kind", ["packs", "elements"])
 def test_cuda_sources_compile(kind, arch):
     heads = (2, 8, 64, 128), (2, 2, 64, 128)
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for prefix, table in (("", dtype), ("wide-", torch.float32), ("pairs-", torch.float32)):
-            if prefix == "wide-" and dtype == torch.float32:
-                continue
-            facts = *(cuda(each, dtype) for each in heads), *[cuda((1, 64, 128), table)] * 2
-            for op in (rope, rope_backward):
-                compiles(op, (*facts, prefix == "pairs-"), arch, f"cuda:{prefix}{kind}")
+    columns, pairs = ((1, 64, 128), (8192, 128, 1)), ((1, 64, 64), (4096, 64, 1))
+    parts = (1, 64, 64), (8192, 128, 2)  # of complex numbers
+    tables = [(dtype, *columns) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    tables += [(torch.bfloat16, *pairs), (torch.float32, *pairs), (torch.float32, *parts)]
+    for number, (table, *layout) in enumerate(tables):
+        for dtype in {table, torch.bfloat16} if table != torch.float16 else {table}:
+            facts = *(cuda(each, dtype) for each in heads), *[cuda(layout[0], table, layout[1])] * 2
+            for interleaved in (False, True):
+                op = (rope, rope_backward)[(number + interleaved) % 2]
+                compiles(op, (*facts, interleaved), arch, f"cuda:{kind}")
