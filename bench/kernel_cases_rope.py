@@ -44,6 +44,14 @@ def _gpt_oss(q: Any, k: Any, cos: Any, sin: Any) -> Any:
     return rotated(q), rotated(k)
 
 
+def _nanochat(q: Any, k: Any, cos: Any, sin: Any) -> Any:
+    def rotated(x: Any) -> Any:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos + second * sin, first * (-sin) + second * cos], dim=-1)
+
+    return rotated(q), rotated(k)
+
+
 def _gpt_fast(q: Any, k: Any, cos: Any, sin: Any) -> Any:
     def rotated(x: Any) -> Any:
         first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
@@ -68,6 +76,7 @@ _FORMS: list[tuple[str, Call]] = [
     ("neighbours, cos and sin, heads first", _cohere),
     ("halves, cos and sin of pairs, heads first", _gpt_oss),
     ("halves, cos and sin of pairs, tokens first", _gpt_oss),
+    ("halves, cos and sin of pairs, tokens first, backwards", _nanochat),
     ("neighbours, cos and sin of pairs, tokens first", _gpt_fast),
     ("neighbours, complex numbers, tokens first, in float32", _meta_llama),
 ]
@@ -76,9 +85,9 @@ _FORMS: list[tuple[str, Call]] = [
 def _forms(random: Random, count: Count, device: str) -> list[Case]:
     found = []
     for form, plain in _FORMS:
-        pairing, kind, order, *_ = form.split(", ")
+        pairing, kind, order, *more = form.split(", ")
         names = _TABLE_NAMES.get(kind, ("angles",))
-        fixed = {"interleaved": pairing == "neighbours"}
+        fixed = {"interleaved": pairing == "neighbours", "backwards": "backwards" in more}
 
         def op(q: Any, k: Any, *tables: Any, names: Any = names, fixed: Any = fixed) -> Any:
             given = dict(zip(names, tables, strict=True))
@@ -104,7 +113,8 @@ def _forms(random: Random, count: Count, device: str) -> list[Case]:
             name = f"rope of {form} {batch} x {length} x ({HEADS} + {KV_HEADS}) x {WIDTH}"
             sizes = (batch * length * (HEADS + KV_HEADS), WIDTH)
             found.append(Case(name, make, op, plain, forward, "rope", sizes, form))
-            if kind == "complex numbers" and length > 1:
+            # Where heads come first, a model goes on with a gradient of another layout.
+            if order == "tokens first" and length > 1:
                 name = name.replace("rope of", "rope and gradients of")
                 found.append(
                     Case(name, _with_gradients(make), op, plain, _gradients, "rope", sizes, form)
