@@ -82,6 +82,16 @@ _FORMS: list[tuple[str, Call]] = [
 ]
 
 
+def _projected(function: Call) -> Call:
+    """Where heads come first, a model has views of what projections give, [batch, tokens, heads,
+    size], and the gradients go back there."""
+
+    def call(q: Any, k: Any, *tables: Any) -> Any:
+        return function(q.transpose(1, 2), k.transpose(1, 2), *tables)
+
+    return call
+
+
 def _forms(random: Random, count: Count, device: str) -> list[Case]:
     found = []
     for form, plain in _FORMS:
@@ -93,41 +103,40 @@ def _forms(random: Random, count: Count, device: str) -> list[Case]:
             given = dict(zip(names, tables, strict=True))
             return patterns["rope"].replacement(q, k, **given, **fixed)
 
+        if order == "heads first":
+            op, plain = _projected(op), _projected(plain)
+        head = 1 if order == "heads first" else 2
         for batch, length in SIZES:
             length = count(length) if length > 1 else 1
 
             def make(
-                batch: int = batch, length: int = length, kind: str = kind, order: str = order
+                batch: int = batch, length: int = length, kind: str = kind, head: int = head
             ) -> Tensors:
-                def shaped(heads: int, width: int) -> tuple[int, ...]:
-                    between = (heads, length) if order == "heads first" else (length, heads)
-                    return batch, *between, width
-
-                both = [random(*shaped(heads, WIDTH)) for heads in (HEADS, KV_HEADS)]
-                if kind == "complex numbers":
-                    angle = random(*shaped(1, WIDTH // 2)).float()
-                    return [*both, torch.polar(torch.ones_like(angle), angle)]
+                both = [random(batch, length, heads, WIDTH) for heads in (HEADS, KV_HEADS)]
                 width = WIDTH if kind == "cos and sin" else WIDTH // 2
-                return [*both, *(random(*shaped(1, width)) for _ in range(2))]
+                tables = [random(batch, length, width) for _ in range(2)]
+                if kind == "complex numbers":
+                    angle = tables[0].float()
+                    tables = [torch.polar(torch.ones_like(angle), angle)]
+                return [*both, *(each.unsqueeze(head) for each in tables)]
 
             name = f"rope of {form} {batch} x {length} x ({HEADS} + {KV_HEADS}) x {WIDTH}"
             sizes = (batch * length * (HEADS + KV_HEADS), WIDTH)
             found.append(Case(name, make, op, plain, forward, "rope", sizes, form))
-            # Where heads come first, a model goes on with a gradient of another layout.
-            if order == "tokens first" and length > 1:
+            if length > 1:
                 name = name.replace("rope of", "rope and gradients of")
-                found.append(
-                    Case(name, _with_gradients(make), op, plain, _gradients, "rope", sizes, form)
-                )
+                make = _with_gradients(make, random, head == 1)
+                found.append(Case(name, make, op, plain, _gradients, "rope", sizes, form))
     return found
 
 
-def _with_gradients(make: Any) -> Any:
-    """Gradients of q and k first."""
+def _with_gradients(make: Any, random: Random, heads_first: bool) -> Any:
+    """Gradients of the results first, row-major."""
 
     def operands() -> Tensors:
         q, k, *tables = make()
-        return [torch.randn_like(q), torch.randn_like(k), q, k, *tables]
+        results = [each.transpose(1, 2) if heads_first else each for each in (q, k)]
+        return [*(random(*each.shape) for each in results), q, k, *tables]
 
     return operands
 

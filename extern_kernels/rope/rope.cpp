@@ -1,5 +1,5 @@
-// Rotary position embedding on the CPU, for float and double. The formulas and strides are those of
-// rope.cu.
+// Rotary position embedding on the CPU, for float and double. The formulas, strides and layouts of
+// results are those of rope.cu.
 #include <cstdint>
 
 // A pair is an element of each half, or, interleaved, two neighbours. of_pairs: cos and sin have an
@@ -30,11 +30,12 @@ void rope(T* q_out, T* k_out, const T* q, const T* k, const T* cos, const T* sin
       const bool of_q = head < q_heads;
       const T* const in =
           of_q ? q + b * q_batch + head * q_head : k + b * k_batch + (head - q_heads) * k_head;
-      T*& out = of_q ? q_out : k_out;
+      const int64_t heads = of_q ? q_heads : k_heads, h = of_q ? head : head - q_heads;
       for (int64_t s = 0; s < tokens; ++s) {
-        rotate<T, BACKWARD>(out, in + s * (of_q ? q_token : k_token), c + s * cos_token,
-                            si + s * sin_token, dim / 2, cos_step, sin_step, interleaved, of_pairs);
-        out += dim;
+        const int64_t row = BACKWARD ? (b * tokens + s) * heads + h : (b * heads + h) * tokens + s;
+        rotate<T, BACKWARD>((of_q ? q_out : k_out) + row * dim, in + s * (of_q ? q_token : k_token),
+                            c + s * cos_token, si + s * sin_token, dim / 2, cos_step, sin_step,
+                            interleaved, of_pairs);
       }
     }
   }

@@ -1,9 +1,9 @@
 // Rotary position embedding of queries and keys in one launch, forward and backward.
 // The subtle rule: q[B, H, S, D] and k[B, Hk, S, D] come as transposed views of [B, S, H, D], so
-// every stride but the last (1) is read, in elements; outputs are row-major, and may be the memory
-// of q and k: a thread reads the columns that it writes. cos and sin [N, S, D or D / 2] serve the
-// sequences in turn: sequence b has those of b % N. A block takes some heads of one token; a thread
-// reads cos and sin once for all of its heads.
+// every stride but the last (1) is read, in elements; outputs are row-major, those of the backward
+// pass as [B, S, H, D], and may be the memory of q and k: a thread reads the columns that it
+// writes. cos and sin [N, S, D or D / 2] serve the sequences in turn: sequence b has those of b %
+// N. A block takes some heads of one token; a thread reads cos and sin once for all of its heads.
 #include "rotation.cuh"
 
 template <typename T, int D, int VEC, bool BACKWARD, typename TABLE, bool INTERLEAVED,
@@ -21,11 +21,11 @@ __global__ void __launch_bounds__(256)
   sin += sequence % sin_tables * sin_batch + s * sin_token;
   q += b * q_batch + s * q_token;
   k += b * k_batch + s * k_token;
-  q_out += (b * q_heads * tokens + s) * D;
-  k_out += (b * k_heads * tokens + s) * D;
+  q_out += BACKWARD ? (b * tokens + s) * q_heads * D : (b * q_heads * tokens + s) * D;
+  k_out += BACKWARD ? (b * tokens + s) * k_heads * D : (b * k_heads * tokens + s) * D;
 
   const int heads = q_heads + k_heads, step = gridDim.y * blockDim.y;
-  const long long of_a_head = static_cast<long long>(tokens) * D;
+  const long long of_a_head = BACKWARD ? D : static_cast<long long>(tokens) * D;
   for (int lane = threadIdx.x; lane < Rotation::kLanes; lane += blockDim.x) {
     typename Rotation::Angles angles;
     angles.load(cos, sin, lane);

@@ -3,7 +3,7 @@
 rope(q, k, cos, sin, interleaved=False) -> (q_out, k_out), as `apply_rotary_pos_emb` in
 transformers' Llama. q: [B, H, S, D], k: [B, Hk, S, D], D even, of one floating dtype; Hk may be 0.
 q and k may be transposed views, as they come from a projection; results are row-major, rounded once
-from float32.
+from float32. Gradients of q and k are row-major as [B, S, H, D], as the projection needs them.
 
 What is rotated against each other are the two halves of the head dimension, as in Llama, or, with
 interleaved, its even and its odd elements: neighbours, as in GPT-J and in Su et al. 2021,
@@ -20,6 +20,13 @@ import torch
 
 import opaq
 
+
+def _tokens_first(x: str) -> list[str]:
+    """Strides of x, [B, H, S, D], that are row-major as [B, S, H, D]."""
+    row = f"{x}.size(1) * {x}.size(3)"
+    return [f"{x}.size(2) * {row}", f"{x}.size(3)", row, "1"]
+
+
 rope = opaq.op(
     "opaq_kernels::rope(Tensor q, Tensor k, Tensor cos, Tensor sin, "
     "bool interleaved=False) -> (Tensor q_out, Tensor k_out)",
@@ -32,8 +39,8 @@ rope_backward = opaq.op(
     "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin, "
     "bool interleaved=False) -> (Tensor grad_q, Tensor grad_k)",
     outputs={
-        "grad_q": opaq.like("grad_q_out", may_overwrite=True),
-        "grad_k": opaq.like("grad_k_out", may_overwrite=True),
+        name: opaq.like(f"{name}_out", strides=_tokens_first(f"{name}_out"), may_overwrite=True)
+        for name in ("grad_q", "grad_k")
     },
 )
 
@@ -224,7 +231,8 @@ def rope_backward_reference(
     def transpose(grad: torch.Tensor) -> torch.Tensor:
         first, second = _partners(grad.to(cos.dtype) * sin, interleaved)
         turned = _joined(second, -first, interleaved)
-        return (grad.to(cos.dtype) * cos + turned).to(grad.dtype)
+        result = (grad.to(cos.dtype) * cos + turned).to(grad.dtype)
+        return result.transpose(1, 2).contiguous().transpose(1, 2)
 
     return transpose(grad_q_out), transpose(grad_k_out)
 

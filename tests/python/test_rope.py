@@ -80,7 +80,7 @@ def check(q, k, cos, sin, interleaved=False):
     for x, actual, expected, grad, wide_grad in zip((q, k), outputs, wide, grads, wide_grads):
         assert (actual.dtype, actual.shape, actual.is_contiguous()) == (x.dtype, x.shape, True)
         close(actual, expected, scale=2)
-        assert grad.dtype == x.dtype
+        assert grad.dtype == x.dtype and grad.transpose(1, 2).is_contiguous()
         close(grad, wide_grad, scale=4)
 
 
