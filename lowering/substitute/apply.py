@@ -49,7 +49,8 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     for module in graph_module.modules():
         if isinstance(module, GraphModule):
             _give_examples(module)
-            changed = local_writes.remove(module.graph) | masks.remove(module.graph)
+            changed = normal.by_place(module.graph) | local_writes.remove(module.graph)
+            changed |= masks.remove(module.graph)
             changed |= normal.rewritten(module.graph)
             nodes = Nodes(module.graph)
             before = len(found)

@@ -14,12 +14,26 @@ from . import forms, operations, rewrite
 from .operations import function_name, value_of
 
 
+def by_place(graph: Graph) -> bool:
+    """Writes torch.reshape(input=x, ...) as torch.reshape(x, ...): the tensor that is looked at in
+    another shape is the first argument of its node. Returns whether the graph changed."""
+    changed = False
+    for node in graph.nodes:
+        names = ("input", "self", "tensor")
+        name = next((each for each in names if each in node.kwargs), None)
+        if name is not None and not node.args and function_name(node) in operations.VIEWS:
+            node.args = (node.kwargs[name],)
+            node.kwargs = {key: value for key, value in node.kwargs.items() if key != name}
+            changed = True
+    return changed
+
+
 def rewritten(graph: Graph) -> bool:
     """Changes the graph; returns whether it did."""
     changed = False
     for node in list(graph.nodes):
         rule = _RULES.get(function_name(node))
-        if rule is None or not operations.is_tensor(node):
+        if rule is None or not node.args or not operations.is_tensor(node):
             continue
         mark = node.prev
         with graph.inserting_before(node):

@@ -33,10 +33,10 @@ _SAME = {
 }
 CASTS = {"to", "float", "half", "bfloat16", "double", "type", "type_as"}
 CASTS |= {"convert_element_type"}
-_VIEWS = {"view", "reshape", "flatten", "unflatten", "transpose", "t", "mT", "permute", "expand"}
-_VIEWS |= {"squeeze", "unsqueeze", "expand_as", "view_as", "slice", "narrow", "select", "chunk"}
-_VIEWS |= {"split", "unbind", "movedim", "swapaxes", "alias", "getitem"}
-_VIEWS |= {"view_as_complex", "view_as_real"}
+VIEWS = {"view", "reshape", "flatten", "unflatten", "transpose", "t", "mT", "permute", "expand"}
+VIEWS |= {"squeeze", "unsqueeze", "expand_as", "view_as", "slice", "narrow", "select", "chunk"}
+VIEWS |= {"split", "unbind", "movedim", "swapaxes", "alias", "getitem"}
+VIEWS |= {"view_as_complex", "view_as_real"}
 # Inductor runs them as kernels of their own; what comes before and after is not computed in them.
 _EXTERN = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "sort"}
 _EXTERN |= {"scaled_dot_product_attention", "topk", "conv1d", "conv2d", "conv3d", "scaled_mm"}
@@ -52,7 +52,7 @@ _NOT_RANDOM |= {"add", "sub", "mul", "div", "neg", "exp", "log", "pow", "sum", "
 _NOT_RANDOM |= {"lt", "le", "gt", "ge", "eq", "ne", "where", "masked_fill", "scatter", "gather"}
 _NOT_RANDOM |= {"slice_scatter", "index_put", "softmax", "log_softmax", "argmax", "topk", "sort"}
 _NOT_RANDOM |= {"cumsum", "contiguous", "size", "div_", "masked_fill_", "scatter_", "setitem"}
-_NOT_RANDOM |= _VIEWS | CASTS
+_NOT_RANDOM |= VIEWS | CASTS
 # They write to memory, or they change how what comes after them runs.
 _WRITING = {"batch_norm", "instance_norm", "embedding_renorm", "setitem", "setattr", "delitem"}
 _WRITING |= {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
@@ -246,7 +246,7 @@ def digits(dtype: torch.dtype) -> int:
 def rearranges(node: Any) -> bool:
     """Whether a node has elements of its argument in another shape: a view of them, or a copy, as
     reshape and x[numbers] may give."""
-    return isinstance(node, Node) and is_tensor(node) and function_name(node) in _VIEWS
+    return isinstance(node, Node) and is_tensor(node) and function_name(node) in VIEWS
 
 
 def is_view(node: Any) -> bool:
@@ -295,7 +295,7 @@ def is_fused(node: Any) -> bool:
     while isinstance(node, Node) and node.op not in ("placeholder", "get_attr", "output"):
         if (source := source_of_cast(node)) is not None:
             node = source
-        elif function_name(node) in _VIEWS:  # also those that give several parts
+        elif function_name(node) in VIEWS:  # also those that give several parts
             node = node.args[0]
         else:
             return not is_kernel_of_its_own(node)

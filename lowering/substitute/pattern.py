@@ -56,6 +56,7 @@ class Pattern:
             if function not in self._graphs:
                 names = inspect.signature(function).parameters
                 graph = graph_of(function, [self.examples[name] for name in names])
+                normal.by_place(graph)
                 normal.rewritten(graph)
                 self._graphs[function] = Nodes(graph)
         return [self._graphs[function] for function in self.spellings]

@@ -55,6 +55,23 @@ def test_how_it_is_written_does_not_matter(function: Any, pair: Any) -> None:
     assert applied(function, *pair) == ["silu_mul"]
 
 
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: torch.reshape(input=x, shape=(2, 16)),
+        lambda x: torch.squeeze(input=x[None], dim=0),
+        lambda x: torch.unbind(input=torch.unsqueeze(input=x, dim=0), dim=0)[0],
+        lambda x: torch.flatten(input=x),
+        lambda x: torch.select(input=x, dim=0, index=1),
+    ],
+)
+def test_tensors_given_by_name(view: Any, pair: Any) -> None:
+    def block(g: Tensor, u: Tensor) -> Tensor:
+        return torch.mul(input=F.silu(input=view(g)), other=view(u))
+
+    assert applied(block, *pair) == ["silu_mul"]
+
+
 def test_casts_inside_are_passed_over() -> None:
     def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         return (F.silu(gate.float()) * up.float()).to(gate.dtype)
