@@ -1,5 +1,8 @@
 """Cross-entropy with class indices in unmodified models, with label smoothing and with the softcap
-of Gemma 2."""
+of Gemma 2, and the logarithms of the probabilities of given tokens.
+
+In logits of more than two dimensions the classes are the second one, as F.cross_entropy has it.
+"""
 
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import opaq
+from opaq.pattern import example_of, rows_and_columns
 
 from .cross_entropy import cross_entropy
 
@@ -18,13 +22,17 @@ _EXAMPLES = {
     "label_smoothing": 0.1,
     "softcap": 30.0,
     "classes": 8,
+    "index": torch.empty(2, 1, dtype=torch.int64, device="meta"),
 }
+_NO_CLASS = -(1 << 62)  # to be ignored: no index is this one
 
 
 def _when(arguments) -> str:
     logits, target = arguments["logits"], arguments["target"]
-    if logits.dim() != 2 or target.dim() != 1:
-        return "logits have not two dimensions, or the target not one"
+    if logits.dim() < 2 or target.dim() != logits.dim() - 1:
+        return "there is not one target for each row of classes"
+    if logits.dim() > 2 and not logits.movedim(1, -1).is_contiguous():
+        return "the classes of a row are not next to each other in memory"
     if target.dtype != torch.int64:
         return "the target does not hold class indices of 64 bits"
     if not 0 <= arguments.get("label_smoothing", 0) <= 1:
@@ -32,10 +40,21 @@ def _when(arguments) -> str:
     return ""
 
 
+def _in_rows(logits, target):
+    """Logits and target of two dimensions and one."""
+    if example_of(logits).dim() == 2:
+        return logits, target
+    return logits.movedim(1, -1).flatten(0, -2), target.flatten()
+
+
 def _reduced(loss, target, ignore_index, reduction):
     if reduction == "none":
-        return loss
+        return loss if example_of(target).dim() == 1 else loss.view_as(target)
     return loss.sum() / (target != ignore_index).sum() if reduction == "mean" else loss.sum()
+
+
+def _targets_and_classes(arguments):
+    return arguments["target"].numel(), arguments["logits"].shape[1]
 
 
 def _declare(name, replacement, measured, sizes=None, when=_when, nonzero=()):
@@ -46,7 +65,7 @@ def _declare(name, replacement, measured, sizes=None, when=_when, nonzero=()):
         when=when,
         streamed=("logits",),
         nonzero=nonzero,
-        sizes=sizes or (lambda arguments: tuple(arguments["logits"].shape)),
+        sizes=sizes or _targets_and_classes,
         measurements=Path(__file__).with_name(measured),
     )
 
@@ -72,9 +91,8 @@ def _capped(
     logits, target, softcap, classes=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
 ):
     """classes: the logits are seen as [-1, classes]."""
-    if classes is not None:
-        logits = logits.reshape(-1, classes)
-    loss, _ = cross_entropy(logits, target, ignore_index, label_smoothing, 0.0, softcap)
+    rows = _in_rows(logits, target) if classes is None else (logits.reshape(-1, classes), target)
+    loss, _ = cross_entropy(*rows, ignore_index, label_smoothing, 0.0, softcap)
     return _reduced(loss, target, ignore_index, reduction)
 
 
@@ -112,12 +130,41 @@ def _(logits, target, softcap, ignore_index, reduction, label_smoothing):
     return _loss(capped, target, ignore_index, reduction, label_smoothing)
 
 
+# ---- with the logarithm of the sum of exponentials, for a z-loss; before the loss alone ----------
+
+
+def _with_log_sum(logits, target, ignore_index=-100, reduction="mean"):
+    loss, log_sum = cross_entropy(logits, target, ignore_index)
+    return _reduced(loss, target, ignore_index, reduction), log_sum
+
+
+def _when_two(arguments) -> str:
+    return _when(arguments) if arguments["logits"].dim() == 2 else "the logits have more dimensions"
+
+
+# It reads the logits as often as the loss alone, and spares Inductor the sum.
+log_sum_pattern = _declare(
+    "cross_entropy_and_log_sum", _with_log_sum, "measured.json", when=_when_two
+)
+
+
+@log_sum_pattern.spelling
+def _(logits, target, ignore_index, reduction):  # OLMo
+    loss = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction=reduction)
+    return loss, torch.logsumexp(logits, -1)
+
+
 # ---- without and with label smoothing ------------------------------------------------------------
 
 
 def _plain(logits, target, ignore_index=-100, reduction="mean"):
-    loss, _ = cross_entropy(logits, target, ignore_index)
+    loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index)
     return _reduced(loss, target, ignore_index, reduction)
+
+
+def _log_softmax_by_hand(logits):
+    shifted = logits - logits.amax(-1, keepdim=True)
+    return shifted - shifted.exp().sum(-1, keepdim=True).log()
 
 
 pattern = _declare("cross_entropy", _plain, "measured.json")
@@ -134,8 +181,14 @@ def _(logits, target, ignore_index, reduction):
     return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
 
 
+@pattern.spelling
+def _(logits, target, ignore_index, reduction):
+    log_probabilities = _log_softmax_by_hand(logits)
+    return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
+
+
 def _smoothed(logits, target, label_smoothing, ignore_index=-100, reduction="mean"):
-    loss, _ = cross_entropy(logits, target, ignore_index, label_smoothing)
+    loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index, label_smoothing)
     return _reduced(loss, target, ignore_index, reduction)
 
 
@@ -146,3 +199,65 @@ smoothing_pattern = _declare(
     nonzero=("label_smoothing",),
 )
 smoothing_pattern.spelling(_loss)
+
+
+# ---- probabilities of given tokens, of any number of dimensions ----------------------------------
+
+
+def _when_given(arguments) -> str:
+    logits, index, target = (arguments.get(each) for each in ("logits", "index", "target"))
+    given = index if target is None else target.unsqueeze(-1)
+    if given.dtype != torch.int64:
+        return "the tokens are not numbers of 64 bits"
+    if logits.shape[:-1] != given.shape[:-1] or given.shape[-1] != 1:
+        return "there is not one token for each row of the logits"
+    return ""
+
+
+def _of_given(logits, index=None, target=None, loss=False, squeezed=False):
+    """loss: the negative; squeezed: without the last dimension of the index."""
+    if index is None:  # numbers below 0 count from the end there
+        target = torch.where(target < 0, target + logits.size(-1), target)
+    given = target if index is None else index.squeeze(-1) if squeezed else index
+    rows = logits if example_of(logits).dim() == 2 else logits.flatten(0, -2)
+    found, _ = cross_entropy(rows, given.flatten(), _NO_CLASS)
+    found = found.view_as(given)
+    return found if loss else -found
+
+
+# Inductor makes the same kernels of it as of the loss, but for the gradient, where it needs more.
+given_pattern = opaq.pattern(
+    "token_log_probability",
+    _of_given,
+    {**_EXAMPLES, "loss": False, "squeezed": False},
+    when=_when_given,
+    streamed=("logits",),
+    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
+    measurements=Path(__file__).with_name("measured.json"),
+)
+
+
+@given_pattern.spelling
+def _(logits, index):
+    return F.log_softmax(logits, dim=-1).gather(-1, index)
+
+
+@given_pattern.spelling
+def _(logits, index):
+    return _log_softmax_by_hand(logits).gather(-1, index)
+
+
+@given_pattern.spelling(loss=True, squeezed=True)
+def _(logits, index):
+    return torch.logsumexp(logits, -1) - logits.gather(-1, index).squeeze(-1)
+
+
+@given_pattern.spelling(squeezed=True)
+def _(logits, index):  # TRL
+    return logits.gather(-1, index).squeeze(-1) - torch.logsumexp(logits, -1)
+
+
+@given_pattern.spelling
+def _(logits, target):
+    rows = torch.arange(target.shape[0], device=target.device)
+    return F.log_softmax(logits, dim=-1)[rows, target]

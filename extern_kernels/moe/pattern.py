@@ -67,9 +67,8 @@ def _(logits, k):  # mistral-inference, transformers: gpt-oss
 
 @route_pattern.spelling
 def _(logits, k):
-    probabilities = F.softmax(logits, dim=-1)
-    experts = torch.topk(probabilities, k, dim=-1)[1]
-    weights = probabilities.gather(-1, experts)
+    experts = torch.topk(logits, k, dim=-1)[1]
+    weights = F.softmax(logits, dim=-1).gather(-1, experts)
     return weights / weights.sum(-1, keepdim=True), experts
 
 
@@ -81,9 +80,8 @@ def _(logits, k):
 
 @choose_pattern.spelling
 def _(logits, k):
-    probabilities = F.softmax(logits, dim=-1)
-    experts = torch.topk(probabilities, k, dim=-1)[1]
-    return probabilities.gather(-1, experts), experts
+    experts = torch.topk(logits, k, dim=-1)[1]
+    return F.softmax(logits, dim=-1).gather(-1, experts), experts
 
 
 # ---- order of tokens -----------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from .operations import (
     function_name,
     is_opaque,
     is_tensor,
+    may_write,
     op_name,
     value_of,
 )
@@ -46,6 +47,7 @@ _SIGNATURES = {
         "mean": "input, dim=None, keepdim=False, dtype=None",
         "sum": "input, dim=None, keepdim=False, dtype=None",
         "amax": "input, dim=None, keepdim=False",
+        "logsumexp": "input, dim, keepdim=False",
         "max": "input, dim=None, keepdim=False",
         "clamp": "input, min=None, max=None",
         "var": "input, dim=None, unbiased=None, keepdim=False, correction=None",
@@ -392,6 +394,8 @@ def _item(node: Node) -> Operation | None:
     if not isinstance(value, torch.Tensor):
         return _item_of_call(source, index)
     index = _with_last(index if isinstance(index, tuple) else (index,))
+    if len(index) == 2 and all(is_tensor(each) for each in index):
+        return _one_of_each_row(source, *index)
     if (one := _one_of_two_by_index(source, index)) is not None:
         return one
     if not all(each is None or each is Ellipsis or isinstance(each, slice) for each in index):
@@ -456,6 +460,17 @@ def _item_of_call(source: Node, index: Any) -> Operation | None:
             return None
         return _part(tensor, dim, sum(sizes[:index]), sum(sizes[: index + 1]))
     return Operation("item", (source, index))
+
+
+def _one_of_each_row(source: Node, rows: Node, columns: Node) -> Operation | None:
+    """(input, numbers of columns) of x[arange(len(x)), columns]."""
+    size = value_of(source).shape[:1]
+    if function_name(rows) != "arange" or len(rows.args) != 1 or any(map(may_write, rows.users)):
+        return None
+    if (value_of(source).dim(), value_of(columns).dim()) != (2, 1) or not _rows(source, columns):
+        return None
+    whole = pytorch.surely_equal((value_of(rows.args[0]),), size)
+    return Operation("one_of_each_row", (source, columns)) if whole else None
 
 
 def _rows(source: Node, index: Node) -> Operation | None:
@@ -553,7 +568,7 @@ def _compared(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), _arithmetic),
     "pow": _power,
-    **dict.fromkeys(("mean", "sum", "amax"), _reduction),
+    **dict.fromkeys(("mean", "sum", "amax", "logsumexp"), _reduction),
     "var": _variance,
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
     **dict.fromkeys(("silu", "relu"), _activation),

@@ -4,6 +4,7 @@ means the same before and after. Spellings are rewritten, too, so that either ma
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch.fx import Graph, Node
 
 from . import forms, operations, rewrite
 from .operations import function_name, value_of
+
+# Of a graph and a node: what stands for the node, put before it; the node where it was changed.
+_Rule = Callable[[Graph, Node], Any]
 
 
 def by_place(graph: Graph) -> bool:
@@ -81,6 +85,80 @@ def _same_shape(graph: Graph, node: Node) -> Any:
     return source if operations.is_tensor(source) else None
 
 
+def _rows_of_classes(graph: Graph, node: Node) -> Node | None:
+    """x.flatten(0, -2), as x.reshape(-1, classes)."""
+    source, *dims = node.args
+    if not operations.is_tensor(source) or node.kwargs or len(dims) != 2:
+        return None
+    shape = value_of(source).shape
+    if len(shape) < 3 or dims[0] != 0 or dims[1] not in (-2, len(shape) - 2):
+        return None
+    return graph.call_method("reshape", (source, -1, shape[-1])) if type(shape[-1]) is int else None
+
+
+def _squeezed(graph: Graph, node: Node) -> Node | None:
+    """x[..., 0], x.select(-1, 0) and x.squeeze() of a last dimension of 1, as x.squeeze(-1)."""
+    source, *rest = node.args
+    shape = value_of(source).shape if operations.is_tensor(source) else ()
+    if not shape or type(shape[-1]) is not int or shape[-1] != 1 or node.kwargs:
+        return None
+    indices = ((Ellipsis, 0), (*[slice(None)] * (len(shape) - 1), 0))
+    written = {
+        "getitem": rest == [indices[0]] or rest == [indices[1]],
+        "select": rest in ([-1, 0], [len(shape) - 1, 0]),
+        "squeeze": not rest,
+    }
+    return graph.call_method("squeeze", (source, -1)) if written[function_name(node)] else None
+
+
+def _as_reduced(graph: Graph, node: Node) -> Node | None:
+    """x.sum(dim).unsqueeze(dim), as x.sum(dim, keepdim=True), and x.sum(dim, keepdim=True) with
+    squeeze(dim), as x.sum(dim); where nothing else reads the sum."""
+    view, given = forms.operation(node), node.args[0]
+    reduced = forms.operation(given)
+    if view is None or reduced is None or reduced.name not in _REDUCTIONS or len(given.users) > 1:
+        return None
+    kept = {"unsqueeze": False, "squeeze": True}.get(view.name)
+    if reduced.args[1:] != (view.args[1:], kept) or _written_between(given, node):
+        return None
+    keywords = {} if kept else {"keepdim": True}
+    return graph.create_node(given.op, given.target, reduced.args[:2], keywords)
+
+
+def _taken_by_its_own_choice(graph: Graph, node: Node) -> Node | None:
+    """x.gather(dim, x.topk(k, dim)[1]), as x.topk(k, dim)[0], and the same of a sort."""
+    found = forms.operation(node)
+    chosen = forms.operation(found.args[2]) if found is not None else None
+    if chosen is None or (chosen.name, chosen.args[1:]) != ("item", (1,)):
+        return None
+    call = chosen.args[0]
+    of = forms.operation(call)
+    if of is None or of.name not in ("topk", "sort"):
+        return None
+    dim = of.args[2 if of.name == "topk" else 1]
+    if of.args[0] is not found.args[0] or dim != found.args[1] or _written_between(call, node):
+        return None
+    if any(user.args[1:] != (1,) for user in call.users):
+        return None  # they might be written to
+    return graph.call_function(operator.getitem, (call, 0))
+
+
+def _in_order(graph: Graph, node: Node) -> Node | None:
+    """x.argsort(), as x.sort()[1]."""
+    source, *places = node.args or (None,)
+    given = {**dict(zip(("dim", "descending", "stable"), places)), **node.kwargs}
+    known = operations.is_tensor(source) and set(given) <= {"dim", "descending", "stable"}
+    if not known or not all(type(each) in (int, bool) for each in given.values()):
+        return None
+    call = graph.call_function(torch.sort, (source,), given)
+    return graph.call_function(operator.getitem, (call, 1))
+
+
+def _written_between(first: Node, last: Node) -> bool:
+    """Whether memory may be written, or a mode changes, after one node and before another."""
+    return any(map(operations.may_write, rewrite.between(first, last)))
+
+
 def _put_back(graph: Graph, node: Node) -> Any:
     """What a scatter puts back from the order of a sort into that of before, over any tensor, as it
     is over itself."""
@@ -118,7 +196,8 @@ def _numbers_like(graph: Graph, node: Node) -> Any:
 
 
 _NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
-_LEFT = ("max", "empty_like", *_NEW)  # what nothing may read any more
+_REDUCTIONS = ("sum", "mean", "amax", "logsumexp")
+_LEFT = ("max", "empty_like", *_NEW, *_REDUCTIONS)  # what nothing may read any more
 
 
 def _before(node: Node) -> set[Node]:
@@ -128,9 +207,24 @@ def _before(node: Node) -> set[Node]:
     return found
 
 
-_RULES: dict[str, Callable[[Graph, Node], Any]] = {
-    "getitem": _largest,
+def _first_of(*rules: _Rule) -> _Rule:
+    """The first rule that gives anything."""
+
+    def rule(graph: Graph, node: Node) -> Any:
+        return next((made for each in rules if (made := each(graph, node)) is not None), None)
+
+    return rule
+
+
+_RULES: dict[str, _Rule] = {
+    "getitem": _first_of(_largest, _squeezed, _as_reduced),
+    "select": _squeezed,
+    "squeeze": _first_of(_squeezed, _as_reduced),
+    "unsqueeze": _as_reduced,
+    "flatten": _rows_of_classes,
     **dict.fromkeys(("view", "reshape"), _same_shape),
+    "gather": _taken_by_its_own_choice,
+    "argsort": _in_order,
     "scatter": _put_back,
     "div": _numbers_like,
 }
