@@ -20,6 +20,7 @@ _EXAMPLES = {
     "ignore_index": -100,
     "reduction": "mean",
     "label_smoothing": 0.1,
+    "confidence": 0.9,
     "softcap": 30.0,
     "classes": 8,
     "index": torch.empty(2, 1, dtype=torch.int64, device="meta"),
@@ -187,18 +188,39 @@ def _(logits, target, ignore_index, reduction):
     return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
 
 
-def _smoothed(logits, target, label_smoothing, ignore_index=-100, reduction="mean"):
+def _smoothed(
+    logits, target, label_smoothing, ignore_index=-100, reduction="mean", confidence=None
+):
     loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index, label_smoothing)
     return _reduced(loss, target, ignore_index, reduction)
+
+
+def _when_smoothed(arguments) -> str:
+    confidence, smoothing = arguments["confidence"], arguments["label_smoothing"]
+    if confidence is not None:
+        if not -1e-9 < confidence + smoothing - 1 < 1e-9:
+            return "the weights of the two losses do not add up to 1"
+        if arguments["logits"].dim() != 2:
+            return "the logits have more dimensions"
+    return _when(arguments)
 
 
 smoothing_pattern = _declare(
     "cross_entropy_label_smoothing",
     _smoothed,
     "measured_label_smoothing.json",
+    when=_when_smoothed,
     nonzero=("label_smoothing",),
 )
 smoothing_pattern.spelling(_loss)
+
+
+@smoothing_pattern.spelling(ignore_index=_NO_CLASS, reduction="none")
+def _(logits, target, label_smoothing, confidence):  # timm
+    log_probabilities = F.log_softmax(logits, dim=-1)
+    given = -log_probabilities.gather(-1, target.unsqueeze(-1))
+    every = -log_probabilities.mean(-1)
+    return given.squeeze(-1) * confidence + every * label_smoothing
 
 
 # ---- probabilities of given tokens, of any number of dimensions ----------------------------------
@@ -209,7 +231,7 @@ def _when_given(arguments) -> str:
     given = index if target is None else target.unsqueeze(-1)
     if given.dtype != torch.int64:
         return "the tokens are not numbers of 64 bits"
-    if logits.shape[:-1] != given.shape[:-1] or given.shape[-1] != 1:
+    if logits.dim() < 2 or logits.shape[:-1] != given.shape[:-1] or given.shape[-1] != 1:
         return "there is not one token for each row of the logits"
     return ""
 

@@ -229,3 +229,15 @@ def test_a_sum_before_a_write_keeps_its_place() -> None:
         return x + total.unsqueeze(-1)
 
     assert applied(router, ROWS) == []
+
+
+@pytest.mark.parametrize("smoothing, expected", [(0.1, True), (0.2, False)])
+def test_label_smoothing_by_hand(smoothing: float, expected: bool) -> None:
+    def loss(x: Tensor, t: Tensor) -> Tensor:  # as timm writes it
+        log_probabilities = F.log_softmax(x, dim=-1)
+        given = -log_probabilities.gather(dim=-1, index=t.unsqueeze(1))
+        given = given.squeeze(1)
+        every = -log_probabilities.mean(dim=-1)
+        return (0.9 * given + smoothing * every).mean()
+
+    assert applied(loss, ROWS, ROW_TARGET) == ["cross_entropy_label_smoothing"] * expected
