@@ -125,6 +125,16 @@ def _as_reduced(graph: Graph, node: Node) -> Node | None:
     return graph.create_node(given.op, given.target, reduced.args[:2], keywords)
 
 
+def _negated_last(graph: Graph, node: Node) -> Node | None:
+    """(-x).squeeze(dim), as -(x.squeeze(dim)), where nothing else reads -x."""
+    source, *dims = node.args
+    if not operations.is_tensor(source) or function_name(source) != "neg" or node.kwargs:
+        return None
+    if len(source.args) != 1 or len(source.users) > 1 or _written_between(source, node):
+        return None
+    return graph.call_function(torch.neg, (graph.call_method("squeeze", (source.args[0], *dims)),))
+
+
 def _taken_by_its_own_choice(graph: Graph, node: Node) -> Node | None:
     """x.gather(dim, x.topk(k, dim)[1]), as x.topk(k, dim)[0], and the same of a sort."""
     found = forms.operation(node)
@@ -197,7 +207,7 @@ def _numbers_like(graph: Graph, node: Node) -> Any:
 
 _NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
 _REDUCTIONS = ("sum", "mean", "amax", "logsumexp")
-_LEFT = ("max", "empty_like", *_NEW, *_REDUCTIONS)  # what nothing may read any more
+_LEFT = ("max", "neg", "empty_like", *_NEW, *_REDUCTIONS)  # what nothing may read any more
 
 
 def _before(node: Node) -> set[Node]:
@@ -219,7 +229,7 @@ def _first_of(*rules: _Rule) -> _Rule:
 _RULES: dict[str, _Rule] = {
     "getitem": _first_of(_largest, _squeezed, _as_reduced),
     "select": _squeezed,
-    "squeeze": _first_of(_squeezed, _as_reduced),
+    "squeeze": _first_of(_squeezed, _as_reduced, _negated_last),
     "unsqueeze": _as_reduced,
     "flatten": _rows_of_classes,
     **dict.fromkeys(("view", "reshape"), _same_shape),
