@@ -39,8 +39,8 @@ rope_backward = opaq.op(
     "opaq_kernels::rope_backward(Tensor grad_q_out, Tensor grad_k_out, Tensor cos, Tensor sin, "
     "bool interleaved=False) -> (Tensor grad_q, Tensor grad_k)",
     outputs={
-        name: opaq.like(f"{name}_out", strides=_tokens_first(f"{name}_out"), may_overwrite=True)
-        for name in ("grad_q", "grad_k")
+        result: opaq.like(given, strides=_tokens_first(given), may_overwrite=True)
+        for result, given in (("grad_q", "grad_q_out"), ("grad_k", "grad_k_out"))
     },
 )
 
