@@ -10,12 +10,9 @@ import torch
 
 from opaq import MissingError, _runtime, demo, demo_backends
 
-pytestmark = [
-    pytest.mark.usefixtures("kernels_as_users_have_them"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
-    ),
-]
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None, reason="transformers is not installed"
+)
 
 OPS = [
     "cross_entropy_with_gradient",
@@ -30,6 +27,7 @@ OPS = [
 ]
 
 
+@pytest.mark.usefixtures("kernels_as_users_have_them")
 def test_a_short_run_agrees_and_tells_all(device, capsys):
     facts = demo.run(steps=4, device=device, json=True)
     assert capsys.readouterr().out == "", "json=True shows nothing of its own"
@@ -64,6 +62,7 @@ def test_one_model_with_both_backends():
     assert "times as long with backend='opaq' as with Inductor" in demo_backends.text(facts)
 
 
+@pytest.mark.usefixtures("kernels_as_users_have_them")
 def test_a_second_run_compiles_no_image(device):
     demo.run(steps=1, device=device, json=True)
     assert demo.run(steps=1, device=device, json=True)["images_compiled"] == 0
