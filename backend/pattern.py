@@ -45,7 +45,8 @@ class Pattern:
         replacement, and which returns the same results, one tensor or a tuple.
 
         It is matched with what torch.compile traces of a model. How a product is written (a * b,
-        torch.mul, a.mul), the order of its factors, and casts between floating dtypes do not
+        torch.mul, a.mul), the order of its factors and which of them are multiplied first
+        (not with exact or casts_matter), and casts between floating dtypes do not
         matter. Numbers must be the same, except those that are parameters.
 
         fixed: what other parameters of the replacement are where this spelling is found, as in

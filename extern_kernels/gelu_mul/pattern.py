@@ -62,11 +62,6 @@ def _(gate, up, inverse):
 
 
 @pattern.spelling
-def _(gate, up, inverse):
-    return 0.5 * (1 + torch.erf(gate * inverse)) * gate * up
-
-
-@pattern.spelling
 def _(gate, up, slope):  # transformers: "gelu_new"
     return 0.5 * gate * (1 + torch.tanh(slope * (gate + 0.044715 * gate.pow(3)))) * up
 

@@ -65,9 +65,3 @@ def _(x, weight, bias, eps):
 def _(x, weight, bias, eps):
     variance = x.var(-1, keepdim=True, unbiased=False)
     return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(variance + eps) * weight + bias
-
-
-@pattern.spelling
-def _(x, weight, bias, eps):
-    variance = x.var(-1, keepdim=True, unbiased=False)
-    return weight * (x - x.mean(-1, keepdim=True)) / torch.sqrt(variance + eps) + bias

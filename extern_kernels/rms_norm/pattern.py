@@ -34,30 +34,11 @@ def _divided(x, weight, eps):
     return x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-def _by_inverse(x, weight, eps):
-    return x * (1 / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps)) * weight
-
-
-def _weighted_first(x, weight, eps):
-    return x * weight * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
-
-
-def _weighted_and_divided(x, weight, eps):
-    return x * weight / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps)
-
-
 def _of_pytorch(x, weight, eps):
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
-_SPELLINGS = [
-    _scaled,
-    _divided,
-    _by_inverse,
-    _weighted_first,
-    _weighted_and_divided,
-    _of_pytorch,
-]
+_SPELLINGS = [_scaled, _divided, _of_pytorch]
 _EXAMPLES = {
     "x": torch.empty(2, 8, device="meta"),
     "weight": torch.empty(8, device="meta"),

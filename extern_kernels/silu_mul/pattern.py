@@ -97,13 +97,3 @@ def _(gate, up):
 @pattern.spelling
 def _(gate, up):
     return gate / (1 + torch.exp(-gate)) * up
-
-
-@pattern.spelling
-def _(gate, up):
-    return gate * up * torch.sigmoid(gate)
-
-
-@pattern.spelling
-def _(gate, up):
-    return gate * up / (1 + torch.exp(-gate))

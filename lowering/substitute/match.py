@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
-from . import forms, operations
+from . import forms, operations, products
 from .nodes import Nodes
 from .operations import value_of
+from .products import Factor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Match:
         return {*self.nodes.values(), *self.passed}
 
 
-def matches(spelling: Nodes, graph: Nodes, casts_matter: bool = False) -> Iterator[Match]:
+def matches(
+    spelling: Nodes, graph: Nodes, casts_matter: bool = False, in_order: bool = False
+) -> Iterator[Match]:
     """One for each node that computes the first result, in order. The other results are the nearest
-    nodes that go with it. The graph may be changed between two matches."""
-    wanted = next(node for node in spelling.graph.nodes if node.op == "output").args[0]
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    nodes that go with it. The graph may be changed between two matches. in_order: the factors of
+    products are as the spelling has them, but for their order in a * b."""
+    wanted = results_of(spelling)
     candidates = [_candidates(result, spelling, graph) for result in wanted]
 
     def completed(found: Match) -> Iterator[Match]:
@@ -51,7 +54,7 @@ def matches(spelling: Nodes, graph: Nodes, casts_matter: bool = False) -> Iterat
 
     def extended(found: Match, node: Node) -> Iterator[Match]:
         """The matches in which the next result is this node."""
-        matcher = _Matcher(spelling, graph, node, casts_matter)
+        matcher = _Matcher(spelling, graph, node, casts_matter, in_order)
         for more in matcher.matched(wanted[len(found.roots)], node, found):
             yield from completed(dataclasses.replace(more, roots=(*found.roots, node)))
 
@@ -60,9 +63,16 @@ def matches(spelling: Nodes, graph: Nodes, casts_matter: bool = False) -> Iterat
             yield from itertools.islice(extended(Match(), first), 1)
 
 
+def results_of(spelling: Nodes) -> tuple[Any, ...]:
+    results = next(node for node in spelling.graph.nodes if node.op == "output").args[0]
+    return results if isinstance(results, tuple) else (results,)
+
+
 def _candidates(result: Node, spelling: Nodes, graph: Nodes) -> list[Node]:
     operation = spelling.operation(result)
-    return graph.named(operation.name) if operation else []
+    if operation is None:
+        return []
+    return graph.named(*(products.NAMES if products.is_one(operation) else (operation.name,)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +81,7 @@ class _Matcher:
     graph: Nodes
     result: Node  # of the graph, that is looked at
     casts_matter: bool
+    in_order: bool
 
     def matched(self, pattern: Any, value: Any, found: Match) -> Iterator[Match]:
         """The ways in which `value` of the graph is what `pattern` of the spelling computes."""
@@ -83,11 +94,11 @@ class _Matcher:
             if same and pattern == value:
                 yield found
             return
-        pattern = _without_casts(pattern)[0]
+        pattern = without_casts(pattern)[0]
         if pattern.op == "placeholder":
             yield from self._bound(pattern, value, found)
             return
-        value, passed = (value, frozenset()) if self.casts_matter else _without_casts(value)
+        value, passed = self._stripped(value)
         known = found.nodes.get(pattern)
         if known is value:
             yield dataclasses.replace(found, passed=found.passed | passed)
@@ -97,18 +108,43 @@ class _Matcher:
         wanted, given = self.spelling.operation(pattern), self.graph.operation(value)
         if wanted is None or given is None:
             return
-        if wanted.name != given.name or len(wanted.args) != len(given.args):
-            return
-        orders = [given.args]
-        if wanted.name in forms.COMMUTATIVE:
-            orders.append(given.args[::-1])
         start = dataclasses.replace(
             found,
             nodes={**found.nodes, pattern: value} if known is None else found.nodes,
             passed=found.passed | passed | (set() if known is None else {value}),
         )
-        for order in orders:
-            yield from self._all_matched(wanted.args, order, start)
+        if wanted.name == given.name and len(wanted.args) == len(given.args):
+            yield from self._all_matched(wanted.args, given.args, start)
+            if wanted.name in forms.COMMUTATIVE:
+                yield from self._all_matched(wanted.args, given.args[::-1], start)
+        if products.is_one(wanted) and products.is_one(given) and not self.in_order:
+            yield from self._product_matched(pattern, value, start)
+
+    def _stripped(self, value: Any) -> tuple[Any, frozenset[Node]]:
+        return (value, frozenset()) if self.casts_matter else without_casts(value)
+
+    def _product_matched(self, pattern: Node, value: Node, found: Match) -> Iterator[Match]:
+        """With the factors in any order, however they are associated."""
+        wanted = products.of_spelling(self.spelling, pattern, without_casts)
+        if wanted is None:
+            return
+        # Those that are computed first: an input stands for anything.
+        factors = sorted(wanted.factors, key=lambda each: _is_input(each.value))
+        for given in products.ways(self.graph, value, len(factors), self._stripped):
+            start = dataclasses.replace(found, passed=found.passed | given.inside)
+            yield from self._factors_matched(factors, given.factors, start)
+
+    def _factors_matched(
+        self, wanted: Sequence[Factor], given: Sequence[Factor], found: Match
+    ) -> Iterator[Match]:
+        if not wanted:
+            yield found
+            return
+        for number, factor in enumerate(given):
+            if factor.divides == wanted[0].divides:
+                for more in self.matched(wanted[0].value, factor.value, found):
+                    left = (*given[:number], *given[number + 1 :])
+                    yield from self._factors_matched(wanted[1:], left, more)
 
     def _may_be_repeated(self, value: Any) -> bool:
         """Whether what is computed twice has equal values: models write `x.mean(-1)` twice."""
@@ -156,7 +192,12 @@ def _is_number(value: Any) -> bool:
     return number and not isinstance(value, bool)
 
 
-def _without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
+def _is_input(value: Any) -> bool:
+    value = without_casts(value)[0]
+    return isinstance(value, Node) and value.op == "placeholder"
+
+
+def without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
     passed = []
     while (source := operations.source_of_cast(value)) is not None:
         passed.append(value)

@@ -34,9 +34,10 @@ class Nodes:
             self._operations[node] = forms.operation(node)
         return self._operations[node]
 
-    def named(self, name: str) -> list[Node]:
-        """Those whose operation has this name, in order."""
-        return [node for node in self._named.get(name, ()) if node in self._place]
+    def named(self, *names: str) -> list[Node]:
+        """Those whose operation has one of these names, in order."""
+        found = [node for name in names for node in self._named.get(name, ()) if node in self]
+        return found if len(names) == 1 else sorted(found, key=self._place.__getitem__)
 
     def __contains__(self, node: Node) -> bool:
         """Whether the graph still has the node."""
