@@ -13,7 +13,7 @@ import torch
 import opaq
 from opaq.pattern import example_of
 
-from .rope import rope
+from .rope import rope, rope_backward
 
 _TABLES = ("cos", "sin", "half_cos", "half_sin", "angles")
 
@@ -105,14 +105,23 @@ def _rotated(
     tables = (half_cos, half_sin) if cos is None else (cos, sin)
     at = _tokens_at(example_of(q).shape, given.shape)
     cos, sin = (_table(each, given, q, at) for each in tables)
-    if backwards:
+    turn = rope
+    if backwards and at == 1 and half_cos is not None and not _has_gradient(q, k):
+        # That of a rotation by pairs turns the other way; of single tokens it has rope's layout.
+        turn = rope_backward
+    elif backwards:
         sin = -sin
     # Without keys: keys of no heads.
     first = _heads_first(q, at)
     second = first.detach()[:, :0] if k is None else _heads_first(k, at)
-    results = rope(first, second, cos, sin, interleaved)
+    results = turn(first, second, cos, sin, interleaved)
     q_out = results[0].view_as(q)
     return q_out if k is None else (q_out, results[1].view_as(k))
+
+
+def _has_gradient(*tensors) -> bool:
+    given = [example_of(each) for each in tensors if each is not None]
+    return torch.is_grad_enabled() and any(each.requires_grad for each in given)
 
 
 def _heads_first(x, tokens_at: int):

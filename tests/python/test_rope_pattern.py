@@ -147,6 +147,22 @@ def test_tokens_first(name: str, dynamic: bool) -> None:
     assert found and set(found) == {""}
 
 
+def test_the_other_way_without_gradients_is_one_op() -> None:
+    """The sine is not negated by a kernel of its own."""
+    x, angles, targets = heads().detach(), tables(half=True), []
+
+    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
+        apply.apply(graph_module, ["rope"])
+        targets.extend(str(node.target) for node in graph_module.graph.nodes)
+        return graph_module.forward
+
+    torch.compiler.reset()
+    result = torch.compile(nanochat, backend=backend)(x, *angles)
+    torch.testing.assert_close(result, nanochat(x, *angles))
+    assert any("rope_backward" in each for each in targets)
+    assert not any("neg" in each for each in targets), targets
+
+
 @pytest.mark.parametrize("name", ["meta_llama", "gpt_fast"])
 def test_narrow_queries_with_angles_in_float32_are_rounded_once(name: str) -> None:
     of_one, make = ONE[name]
