@@ -326,9 +326,31 @@ def _plain_capped_cross_entropy(logits: Any, target: Any) -> Any:
     return _plain_cross_entropy(torch.tanh(logits / 30.0) * 30.0, target)
 
 
+def _token_log_probability(logits: Any, target: Any) -> Any:
+    found = patterns["token_log_probability"].replacement(logits, target.unsqueeze(-1))
+    return found.float().mean()
+
+
+def _plain_token_log_probability(logits: Any, target: Any) -> Any:
+    return F.log_softmax(logits, dim=-1).gather(-1, target.unsqueeze(-1)).float().mean()
+
+
+def _with_z_loss(logits: Any, target: Any) -> Any:
+    loss, log_sum = patterns["cross_entropy_and_log_sum"].replacement(logits, target)
+    return loss + 1e-4 * log_sum.square().mean()
+
+
+def _plain_with_z_loss(logits: Any, target: Any) -> Any:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    log_sum = torch.logsumexp(wide, -1)
+    return F.cross_entropy(wide, target) + 1e-4 * log_sum.square().mean()
+
+
 CROSS_ENTROPIES: list[tuple[str, Call, Call]] = [
     ("cross_entropy_label_smoothing", _smoothed_cross_entropy, _plain_smoothed_cross_entropy),
     ("cross_entropy_softcap", _capped_cross_entropy, _plain_capped_cross_entropy),
+    ("token_log_probability", _token_log_probability, _plain_token_log_probability),
+    ("cross_entropy_and_log_sum", _with_z_loss, _plain_with_z_loss),
 ]
 
 

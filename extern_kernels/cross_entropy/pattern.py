@@ -143,9 +143,8 @@ def _when_two(arguments) -> str:
     return _when(arguments) if arguments["logits"].dim() == 2 else "the logits have more dimensions"
 
 
-# It reads the logits as often as the loss alone, and spares Inductor the sum.
 log_sum_pattern = _declare(
-    "cross_entropy_and_log_sum", _with_log_sum, "measured.json", when=_when_two
+    "cross_entropy_and_log_sum", _with_log_sum, "measured_log_sum.json", when=_when_two
 )
 
 
@@ -247,7 +246,6 @@ def _of_given(logits, index=None, target=None, loss=False, squeezed=False):
     return found if loss else -found
 
 
-# Inductor makes the same kernels of it as of the loss, but for the gradient, where it needs more.
 given_pattern = opaq.pattern(
     "token_log_probability",
     _of_given,
@@ -255,7 +253,7 @@ given_pattern = opaq.pattern(
     when=_when_given,
     streamed=("logits",),
     sizes=lambda arguments: rows_and_columns(arguments["logits"]),
-    measurements=Path(__file__).with_name("measured.json"),
+    measurements=Path(__file__).with_name("measured_given.json"),
 )
 
 

@@ -88,6 +88,8 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "cross_entropy_label_smoothing",
         "cross_entropy_mean",
         "cross_entropy_softcap",
+        "cross_entropy_and_log_sum",
+        "token_log_probability",
         "linear_cross_entropy",
         "softmax",
         "log_softmax",
