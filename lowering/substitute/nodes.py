@@ -10,7 +10,7 @@ from typing import Any
 from torch.fx import Graph, Node
 
 from . import forms, operations
-from .forms import Operation
+from .calls import Operation
 
 
 class Nodes:

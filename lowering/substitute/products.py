@@ -11,7 +11,7 @@ from typing import Any
 
 from torch.fx import Node
 
-from .forms import Operation
+from .calls import Operation
 from .nodes import Nodes
 
 NAMES = ("mul", "div", "reciprocal")
