@@ -16,6 +16,7 @@ from opaq import call_site
 
 from .. import options, record
 from ..compat.inductor import inductor
+from ..compat.pytorch import pytorch
 from ..record import Substitution
 from . import local_writes, masks, measured, normal, operations, rewrite, searched
 from .match import Match, matches
@@ -26,6 +27,7 @@ from .pattern import Pattern, patterns
 _collecting: contextvars.ContextVar[list[Substitution] | None] = contextvars.ContextVar(
     "opaq_substitutions", default=None
 )
+_ONLY_AT_RUN_TIME = "whether the op may stand there depends on values, known only when it runs"
 
 
 @contextlib.contextmanager
@@ -130,8 +132,10 @@ def _replace(
         if not everywhere:
             _check_gain(pattern, values, gain, why)
         rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments, pattern.exact)
-    except rewrite.Refused:
+    except Exception as error:
         rewrite.take_back(nodes.graph, mark, at)
+        if pytorch.is_data_dependent(error):
+            raise rewrite.Refused(_ONLY_AT_RUN_TIME) from error
         raise
     if everywhere:
         return "it was asked for by name", gain

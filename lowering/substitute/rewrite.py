@@ -137,7 +137,8 @@ def put(
         try:
             results = _results(graph, replacement, given, at, found.roots[0])
         except Exception as error:
-            raise Refused(f"the replacement fails: {type(error).__name__}: {error}") from error
+            text = str(error).partition("\n")[0]  # PyTorch adds whole stacks to some
+            raise Refused(f"the replacement fails: {type(error).__name__}: {text}") from error
         if exact and any(
             value_of(root).dtype != value_of(result).dtype
             for root, result in zip(found.roots, results)

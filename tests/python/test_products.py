@@ -162,3 +162,22 @@ def test_what_divides_is_no_factor() -> None:
     found, results = places("silu_mul", function, g, u)
     assert found == []
     torch.testing.assert_close(results, function(g, u))
+
+
+@torch._dynamo.config.patch(capture_scalar_outputs=True)
+def test_numbers_that_are_computed() -> None:
+    def gelu(g: Tensor, u: Tensor, root: Tensor) -> Tensor:
+        return (0.5 * g) * (u * (1 + torch.erf(g / root.item())))
+
+    def norm(x: Tensor, w: Tensor, eps: Tensor) -> Tensor:
+        return x * (w * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps.item()))
+
+    g, u = torch.randn(2, 4, 8).unbind(0)
+    for name, function, other, number, reason in (
+        ("gelu_mul", gelu, u, 2**0.5, "whether the op may stand there depends on values, known"),
+        ("rms_norm", norm, u[0], 1e-6, "the replacement fails: RuntimeError: opaq_kernels::rms_n"),
+    ):
+        found, results = places(name, function, g, other, torch.tensor(number))
+        (reason_given,) = [each.reason for each in found]
+        assert reason_given.startswith(reason) and "\n" not in reason_given
+        torch.testing.assert_close(results, function(g, other, torch.tensor(number)))

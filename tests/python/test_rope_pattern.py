@@ -305,6 +305,17 @@ def test_tables_with_gradients_or_more_digits() -> None:
     assert places(by_numbers, heads().detach(), angles) == ["cos and sin need gradients"]
 
 
+@torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True)
+def test_as_many_tokens_as_a_mask_chooses() -> None:
+    def chosen(q: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
+        q, cos, sin = q[mask], cos[mask][:, None], sin[mask][:, None]
+        return q * cos + turned(q) * sin
+
+    mask = torch.tensor([True, False, True, True, False])
+    (reason,) = places(chosen, torch.randn(T, H, D), *tables(), mask)
+    assert reason == "whether the op may stand there depends on values, known only when it runs"
+
+
 def test_heads_of_other_sizes_are_replaced_one_by_one() -> None:
     def both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
         return q * cos + turned(q) * sin, k * cos + turned(k) * sin

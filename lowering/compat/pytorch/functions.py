@@ -34,6 +34,13 @@ class Functions(Schemas):
 
         return len(one) == len(other) and statically_known_true(sym_eq(tuple(one), tuple(other)))
 
+    def is_data_dependent(self, error: Exception) -> bool:
+        """Whether an error says that a size or a number was asked for which is known only when the
+        graph runs."""
+        from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+        return isinstance(error, GuardOnDataDependentSymNode)
+
     def memory_of(self, tensor: torch.Tensor) -> int | None:
         """A number that tensors have in common which are views of the same memory; None of a value
         inside of torch.func's transforms."""
