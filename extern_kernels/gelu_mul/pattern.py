@@ -67,10 +67,5 @@ def _(gate, up, slope):  # transformers: "gelu_new"
 
 
 @pattern.spelling
-def _(gate, up, slope):
-    return 0.5 * gate * (1 + torch.tanh(slope * (gate + 0.044715 * (gate * gate * gate)))) * up
-
-
-@pattern.spelling
 def _(gate, up, slope):  # transformers: "gelu_fast"
     return 0.5 * gate * (1 + torch.tanh(gate * slope * (1 + 0.044715 * gate * gate))) * up

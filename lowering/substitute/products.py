@@ -14,7 +14,7 @@ from torch.fx import Node
 from .calls import Operation
 from .nodes import Nodes
 
-NAMES = ("mul", "div", "reciprocal")
+NAMES = ("mul", "div", "reciprocal", "square", "pow")
 _MOST = 6  # factors of a spelling
 _WAYS = 64  # of dividing a product of the graph into factors, that are tried
 
@@ -35,7 +35,10 @@ Stripped = Callable[[Any], tuple[Any, frozenset[Node]]]  # (a value, casts of it
 
 
 def is_one(operation: Operation | None) -> bool:
-    return operation is not None and operation.name in NAMES
+    """Also a square and a cube."""
+    return operation is not None and (
+        operation.name in NAMES[:-1] or operation.name == "pow" and operation.args[1] == 3
+    )
 
 
 @functools.cache
@@ -64,6 +67,8 @@ def _factors(nodes: Nodes, node: Node, divides: bool) -> tuple[Factor, ...]:
     assert operation is not None
     if operation.name == "reciprocal":
         return (Factor(operation.args[0], not divides),)
+    if operation.name in ("square", "pow"):
+        return (Factor(operation.args[0], divides),) * (2 if operation.name == "square" else 3)
     first, second = operation.args
     return Factor(first, divides), _factor(second, divides != (operation.name == "div"))
 

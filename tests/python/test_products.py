@@ -107,6 +107,14 @@ def geglu_by_halves(g: Tensor, u: Tensor) -> Tensor:
     return g / 2 * (1 + torch.erf(g / 1.4142135623730951)) * u
 
 
+def geglu_with_a_cube(g: Tensor, u: Tensor) -> Tensor:
+    return 0.5 * g * (1 + torch.tanh(0.7978845608028654 * (g + g * g * g * 0.044715))) * u
+
+
+def geglu_with_a_square(g: Tensor, u: Tensor) -> Tensor:
+    return 0.5 * g * (1 + torch.tanh(0.7978845608028654 * g * (1 + 0.044715 * g**2))) * u
+
+
 @pytest.mark.parametrize(
     "name, function",
     [
@@ -114,6 +122,8 @@ def geglu_by_halves(g: Tensor, u: Tensor) -> Tensor:
         ("silu_mul", swiglu_last),
         ("gelu_mul", geglu),
         ("gelu_mul", geglu_by_halves),
+        ("gelu_mul", geglu_with_a_cube),
+        ("gelu_mul", geglu_with_a_square),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
