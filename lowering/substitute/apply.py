@@ -84,8 +84,7 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     applied: list[Substitution] = []
     refused: dict[frozenset[Node], Substitution] = {}  # by results, in whichever order
     for number, spelling in enumerate(pattern.graphs()):
-        in_order = pattern.casts_matter or pattern.exact
-        for match in matches(spelling, nodes, pattern.casts_matter, in_order):
+        for match in matches(spelling, nodes, pattern.casts_matter, in_order=pattern.exact):
             if any(match.arguments.get(name) == 0 for name in pattern.nonzero):
                 continue
             place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))

@@ -26,7 +26,7 @@ class Match:
     roots: tuple[Node, ...] = ()  # the results of the pattern
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # by name of the input
     nodes: Mapping[Node, Node] = dataclasses.field(default_factory=dict)  # by node of the spelling
-    passed: frozenset[Node] = frozenset()  # casts
+    passed: frozenset[Node] = frozenset()  # casts, products inside a product
 
     @property
     def region(self) -> set[Node]:
@@ -39,7 +39,8 @@ def matches(
 ) -> Iterator[Match]:
     """One for each node that computes the first result, in order. The other results are the nearest
     nodes that go with it. The graph may be changed between two matches. in_order: the factors of
-    products are as the spelling has them, but for their order in a * b."""
+    products are as the spelling has them, but for their order in a * b; so they are, too, where
+    casts matter."""
     wanted = results_of(spelling)
     candidates = [_candidates(result, spelling, graph) for result in wanted]
 
@@ -94,11 +95,13 @@ class _Matcher:
             if same and pattern == value:
                 yield found
             return
-        pattern = without_casts(pattern)[0]
+        pattern = operations.without_casts(pattern)[0]
         if pattern.op == "placeholder":
             yield from self._bound(pattern, value, found)
             return
-        value, passed = self._stripped(value)
+        value, passed = (
+            (value, frozenset()) if self.casts_matter else operations.without_casts(value)
+        )
         known = found.nodes.get(pattern)
         if known is value:
             yield dataclasses.replace(found, passed=found.passed | passed)
@@ -117,20 +120,19 @@ class _Matcher:
             yield from self._all_matched(wanted.args, given.args, start)
             if wanted.name in forms.COMMUTATIVE:
                 yield from self._all_matched(wanted.args, given.args[::-1], start)
-        if products.is_one(wanted) and products.is_one(given) and not self.in_order:
+        if self.in_order or self.casts_matter:
+            return
+        if products.is_one(wanted) and products.is_one(given):
             yield from self._product_matched(pattern, value, start)
-
-    def _stripped(self, value: Any) -> tuple[Any, frozenset[Node]]:
-        return (value, frozenset()) if self.casts_matter else without_casts(value)
 
     def _product_matched(self, pattern: Node, value: Node, found: Match) -> Iterator[Match]:
         """With the factors in any order, however they are associated."""
-        wanted = products.of_spelling(self.spelling, pattern, without_casts)
+        wanted = products.of_spelling(self.spelling, pattern)
         if wanted is None:
             return
         # Those that are computed first: an input stands for anything.
         factors = sorted(wanted.factors, key=lambda each: _is_input(each.value))
-        for given in products.ways(self.graph, value, len(factors), self._stripped):
+        for given in products.ways(self.graph, value, len(factors)):
             start = dataclasses.replace(found, passed=found.passed | given.inside)
             yield from self._factors_matched(factors, given.factors, start)
 
@@ -193,16 +195,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_input(value: Any) -> bool:
-    value = without_casts(value)[0]
+    value = operations.without_casts(value)[0]
     return isinstance(value, Node) and value.op == "placeholder"
-
-
-def without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
-    passed = []
-    while (source := operations.source_of_cast(value)) is not None:
-        passed.append(value)
-        value = source
-    return value, frozenset(passed)
 
 
 def same_value(one: Any, other: Any) -> bool:

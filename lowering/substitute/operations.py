@@ -227,6 +227,15 @@ def source_of_cast(node: Any) -> Node | None:
     return source if digits(before.dtype) and digits(after.dtype) else None
 
 
+def without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
+    """(what a value is a cast of, the casts in between)"""
+    passed = []
+    while (source := source_of_cast(value)) is not None:
+        passed.append(value)
+        value = source
+    return value, frozenset(passed)
+
+
 def is_exact_cast(node: Node, source: Node) -> bool:
     """Whether a cast loses nothing."""
     return loses_nothing(value_of(source).dtype, value_of(node).dtype)

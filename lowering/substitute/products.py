@@ -13,6 +13,7 @@ from torch.fx import Node
 
 from .calls import Operation
 from .nodes import Nodes
+from .operations import without_casts
 
 NAMES = ("mul", "div", "reciprocal", "square", "pow")
 _MOST = 6  # factors of a spelling
@@ -31,9 +32,6 @@ class Product:
     inside: frozenset[Node] = frozenset()  # products that are multiplied out, and casts around them
 
 
-Stripped = Callable[[Any], tuple[Any, frozenset[Node]]]  # (a value, casts of it)
-
-
 def is_one(operation: Operation | None) -> bool:
     """Also a square and a cube."""
     return operation is not None and (
@@ -42,23 +40,21 @@ def is_one(operation: Operation | None) -> bool:
 
 
 @functools.cache
-def of_spelling(nodes: Nodes, node: Node, stripped: Stripped) -> Product | None:
+def of_spelling(nodes: Nodes, node: Node) -> Product | None:
     """The product with all its factors; None if it has two, or too many. What is computed for other
     readers, too, stays one factor."""
 
     def opened(value: Any) -> bool:
         return isinstance(value, Node) and len(value.users) == 1
 
-    every = _ways(nodes, Product(_factors(nodes, node, False)), 0, opened, stripped, _MOST)
+    every = _ways(nodes, Product(_factors(nodes, node, False)), 0, opened, _MOST)
     whole = max(every, key=lambda each: len(each.inside))
     return whole if len(whole.factors) > 2 else None
 
 
-def ways(nodes: Nodes, node: Node, count: int, stripped: Stripped) -> Iterator[Product]:
+def ways(nodes: Nodes, node: Node, count: int) -> Iterator[Product]:
     """The ways in which a node of the graph is a product of so many factors."""
-    every = _ways(
-        nodes, Product(_factors(nodes, node, False)), 0, lambda value: True, stripped, count
-    )
+    every = _ways(nodes, Product(_factors(nodes, node, False)), 0, lambda value: True, count)
     return (each for each in itertools.islice(every, _WAYS) if len(each.factors) == count)
 
 
@@ -84,7 +80,6 @@ def _ways(
     product: Product,
     first: int,
     opened: Callable[[Any], bool],
-    stripped: Stripped,
     most: int,
 ) -> Iterator[Product]:
     """The product, and what becomes of it by multiplying out some of its factors, from number
@@ -92,11 +87,11 @@ def _ways(
     yield product
     for number in range(first, len(product.factors)):
         factor = product.factors[number]
-        value, casts = stripped(factor.value)
+        value, casts = without_casts(factor.value)
         if not is_one(nodes.operation(value)) or not opened(factor.value) or not opened(value):
             continue
         inner = _factors(nodes, value, factor.divides)
         factors = (*product.factors[:number], *inner, *product.factors[number + 1 :])
         if len(factors) <= most:
             inside = product.inside | casts | {value}
-            yield from _ways(nodes, Product(factors, inside), number, opened, stripped, most)
+            yield from _ways(nodes, Product(factors, inside), number, opened, most)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.fx import Graph, Node
 
 from opaq import extern_kernels
-from opaq.lowering.substitute import apply, match, products
+from opaq.lowering.substitute import apply, match, operations, products
 from opaq.lowering.substitute.nodes import Nodes
 from opaq.lowering.substitute.pattern import patterns
 from opaq.lowering.substitute.spelling import graph_of
@@ -22,13 +22,13 @@ extern_kernels.load_patterns()
 
 
 def root_of(graph: Nodes) -> Node:
-    return match.without_casts(match.results_of(graph)[0])[0]
+    return operations.without_casts(match.results_of(graph)[0])[0]
 
 
 def product_of(graph: Nodes) -> products.Product | None:
     root = root_of(graph)
     known = products.is_one(graph.operation(root))
-    return products.of_spelling(graph, root, match.without_casts) if known else None
+    return products.of_spelling(graph, root) if known else None
 
 
 WITH_PRODUCTS = [
