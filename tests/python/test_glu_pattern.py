@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import pytest
+import substituting
 import torch
 import torch.nn.functional as F
 
@@ -22,14 +23,9 @@ EPS = 1e-6
 def found_in(function: Any, *arguments: Any) -> list[Any]:
     """What is found, by name, with the reason where it is left; the changed graph, run eagerly,
     gives what the function gives."""
-
-    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
-        apply.apply(graph_module, NAMES)
-        return graph_module.forward
-
     torch.compiler.reset()
     with apply.collected() as found:
-        result = torch.compile(function, backend=backend)(*arguments)
+        result = torch.compile(function, backend=substituting.backend(*NAMES))(*arguments)
     torch.testing.assert_close(result, function(*arguments), equal_nan=True)
     return [each.pattern if each.applied else each.reason for each in found]
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import substituting
 import torch
 
 import opaq
-from opaq.lowering.substitute import apply
 from opaq.lowering.substitute.operations import function_name
 
 Tensor = torch.Tensor
@@ -20,12 +20,10 @@ EXPERTS, K = 4, 2
 def compared(function: Callable[..., Any], *arguments: Any) -> int:
     """How many masks are left; results are compared with eager's."""
     left = []
-
-    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
-        apply.apply(graph_module, ["silu_mul"])
-        left.append(sum(function_name(node) in FILLS for node in graph_module.graph.nodes))
-        return graph_module.forward
-
+    backend = substituting.backend(
+        "silu_mul",
+        seen=lambda graph: left.append(sum(function_name(node) in FILLS for node in graph.nodes)),
+    )
     torch.compiler.reset()
     expected = function(*(each.clone() for each in arguments))
     found = torch.compile(function, backend=backend)(*(each.clone() for each in arguments))

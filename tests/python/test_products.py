@@ -7,6 +7,7 @@ import random
 from typing import Any
 
 import pytest
+import substituting
 import torch
 import torch.nn.functional as F
 from torch.fx import Graph, Node
@@ -64,14 +65,9 @@ def associated(graph: Graph, seed: int) -> None:
 
 def places(name: str, function: Any, *arguments: Any) -> tuple[list[Any], Any]:
     """(what is found of a pattern, the results where it is replaced)"""
-
-    def backend(graph_module: torch.fx.GraphModule, inputs: Any) -> Any:
-        apply.apply(graph_module, [name])
-        return graph_module.forward
-
     torch.compiler.reset()
     with apply.collected() as found:
-        results = torch.compile(function, backend=backend)(*arguments)
+        results = torch.compile(function, backend=substituting.backend(name))(*arguments)
     return found, results
 
 

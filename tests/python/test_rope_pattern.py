@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import substituting
 import torch
 
 from opaq import extern_kernels
@@ -23,11 +24,7 @@ def run(function: Any, *arguments: Any, dynamic: bool = False) -> tuple[Any, lis
     for each in arguments:
         if isinstance(each, Tensor) and dynamic:
             torch._dynamo.mark_static(each, each.dim() - 1)  # the size of a head
-
-    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
-        apply.apply(graph_module, ["rope"])
-        return graph_module.forward
-
+    backend = substituting.backend("rope")
     with apply.collected() as found:
         result = torch.compile(function, backend=backend, dynamic=dynamic)(*arguments)
     return result, ["" if each.applied else each.reason for each in found]
@@ -150,12 +147,9 @@ def test_tokens_first(name: str, dynamic: bool) -> None:
 def test_the_other_way_without_gradients_is_one_op() -> None:
     """The sine is not negated by a kernel of its own."""
     x, angles, targets = heads().detach(), tables(half=True), []
-
-    def backend(graph_module: torch.fx.GraphModule, _: Any) -> Any:
-        apply.apply(graph_module, ["rope"])
-        targets.extend(str(node.target) for node in graph_module.graph.nodes)
-        return graph_module.forward
-
+    backend = substituting.backend(
+        "rope", seen=lambda graph: targets.extend(str(node.target) for node in graph.nodes)
+    )
     torch.compiler.reset()
     result = torch.compile(nanochat, backend=backend)(x, *angles)
     torch.testing.assert_close(result, nanochat(x, *angles))
@@ -368,13 +362,9 @@ def test_only_forms_that_were_measured_are_replaced_unasked() -> None:
     def reason(function: Any, *arguments: Tensor) -> str:
         with apply.collected() as found:
             torch.compiler.reset()
-            torch.compile(function, backend=unasked)(*arguments)
+            torch.compile(function, backend=substituting.backend("all"))(*arguments)
         (place,) = found  # not one more for the queries alone, and for the keys
         return place.reason
-
-    def unasked(graph_module: torch.fx.GraphModule, _: Any) -> Any:
-        apply.apply(graph_module, ["all"])
-        return graph_module.forward
 
     def both(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> Any:
         return q * cos + turned(q) * sin, k * cos + turned(k) * sin
