@@ -188,6 +188,16 @@ __device__ Pack<T, N> filled(T value) {
   return pack;
 }
 
+// Elements of a parameter from `at` on; each is `value` where the parameter is missing (null).
+template <int N, typename T>
+__device__ Pack<T, N> load_or(const T* p, long long at, float value) {
+  return p ? load_at_once<N>(p + at) : filled<N>(from_float<T>(value));
+}
+template <typename T>
+__device__ float element_or(const T* p, long long at, float value) {
+  return p ? to_float(p[at]) : value;
+}
+
 // Keeps the compiler from holding the elements of a pack as float, twice as large, from one use to
 // the next: it cannot know that `zero` is 0, and converts them anew.
 template <typename T, int N>

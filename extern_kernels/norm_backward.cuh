@@ -1,7 +1,9 @@
 // What the backward kernels of norms share that read ahead of their sums. LANES threads
 // (threadIdx.x) share a row, of which they take ITEMS packs of 16 bytes each, and a block takes
-// blockDim.y rows in a round. Copies of x and grad_y to shared memory run STAGES - 1 rounds ahead,
-// so that memory is read while the block reduces and writes. A thread reads only the slots that it
+// blockDim.y rows in a round. Copies of x and grad_y to shared memory run ahead, so that memory is
+// read while the block reduces and writes: by STAGES rounds, if the packs of a round are held
+// (HOLD) in registers from its sums to its results, for then its slots are free after the sums;
+// else by STAGES - 1, and results read the slots again. A thread reads only the slots that it
 // fills: waiting for its own copies is enough.
 #pragma once
 
@@ -12,7 +14,7 @@ namespace opaq {
 extern __shared__ uint4 slots_memory[];
 
 // Of consecutive rows up to `end`, n elements long.
-template <typename T, int LANES, int ITEMS, int STAGES, int THREADS>
+template <typename T, int LANES, int ITEMS, int STAGES, int THREADS, bool HOLD>
 struct Ahead {
   static constexpr int VEC = 16 / sizeof(T);
   static constexpr int ROWS = THREADS / LANES;  // blockDim.y
@@ -20,9 +22,36 @@ struct Ahead {
   const T *x, *grad_y;
   long long end;
   int n;
+  Pack<T, VEC> held[HOLD ? 2 * ITEMS : 1];  // of a round
 
   __device__ static int column(int k) { return (k * LANES + (int)threadIdx.x) * VEC; }
   __device__ static int thread() { return threadIdx.y * LANES + threadIdx.x; }
+  // Once: the first rounds, of which `row` is in the first.
+  __device__ void begin(long long row) const {
+#pragma unroll
+    for (int stage = 0; stage < STAGES - !HOLD; ++stage) fill(stage, row + stage * ROWS);
+  }
+  // In each round, of which `row` is in slots of `stage`: wait; first for each pack that exists;
+  // summed, when what these gave has been used; again for each pack. Packs k < ITEMS are of x,
+  // k + ITEMS of grad_y.
+  __device__ void wait(int stage, long long row) const {
+    if (!HOLD) fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
+    copies_done<STAGES - 1>();
+  }
+  __device__ Pack<T, VEC> first(int stage, int k) {
+    const Pack<T, VEC> pack = load_shared<T>(slot(stage, k));
+    if constexpr (HOLD) held[k] = pack;
+    return pack;
+  }
+  __device__ void summed(int stage, long long row) const {
+    if (HOLD) fill(stage, row + STAGES * ROWS);
+  }
+  __device__ Pack<T, VEC> again(int stage, int k) {
+    if constexpr (!HOLD) return load_shared<T>(slot(stage, k));
+    convert_anew(held[k], end < 0);
+    return held[k];
+  }
+
   // Pack k of x, and of grad_y ITEMS slots later.
   __device__ static uint4* slot(int stage, int k) {
     return slots_memory + (stage * 2 * ITEMS + k) * THREADS + thread();

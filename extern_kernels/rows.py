@@ -22,23 +22,40 @@ def count(name: str) -> str:
     return f"({name}.numel() // max(1, {name}.size(-1)))"
 
 
-def aligned(*names: str) -> list[str]:
-    """That rows as long as those of x are packs in all these tensors."""
+def aligned(*names: str, optional: tuple[str, ...] = ()) -> list[str]:
+    """That rows as long as those of x are packs in all these tensors, of which the optional ones
+    may be missing.
+    """
     return [
         "x.size(-1) > 0",
         "x.size(-1) * x.itemsize % 16 == 0",
         *(f"aligned({name}, 16)" for name in names),
+        *(f"not defined({name}) or aligned({name}, 16)" for name in optional),
     ]
 
 
-# ---- norms: of x, with rstd, one number for each row, and a weight -------------------------------
+# ---- norms: of x, with rstd, one number for each row, and perhaps a weight -----------------------
+
+
+def parameter(name: str) -> str:
+    """That it is missing or has a value for each column, of x's dtype."""
+    return f"not defined({name}) or {name}.dtype == x.dtype and {name}.numel() == x.size(-1)"
+
+
+def check_parameter(op: str, name: str, given: torch.Tensor | None, x: torch.Tensor) -> None:
+    """The same for a reference. Raises ValueError for a tensor of another shape."""
+    if given is not None and given.shape != x.shape[-1:]:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(given.shape)}; expected {tuple(x.shape[-1:])}, "
+            f"the last dimension of x {tuple(x.shape)}"
+        )
+
 
 FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums
 ROWS = "rstd.numel()"
 PACKS = packs("x")
-_WEIGHT = ["weight.dtype == x.dtype", "weight.numel() == x.size(-1)"]
-CUDA = [one_of("x", CUDA_DTYPES), *_WEIGHT]
-CPU = [one_of("x", CPU_DTYPES), *_WEIGHT]
+CUDA = [one_of("x", CUDA_DTYPES), parameter("weight")]
+CPU = [one_of("x", CPU_DTYPES), parameter("weight")]
 
 # Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
 # to eight each in 256 threads.

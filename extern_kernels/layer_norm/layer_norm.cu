@@ -6,6 +6,7 @@
 //              grad_x = rstd * g - (rstd * sum(g) - grad_mean) / n
 //                       - v * rstd^3 / n * (sum(g * v) + grad_rstd),
 //              grad_weight = sum over rows(grad_y * v * rstd),  grad_bias = sum over rows(grad_y)
+// A weight that is null is as a weight of ones, any other operand that is null as zeros.
 // The subtle rule: squares are always of differences from a mean that is known, never a difference
 // of sums of squares, which loses all digits where the mean is large.
 //
@@ -44,8 +45,8 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     if (!FEW || column(k) >= n) continue;
-    w[k] = opaq::load<VEC>(weight + column(k));
-    b[k] = opaq::load<VEC>(bias + column(k));
+    w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+    b[k] = opaq::load_or<VEC>(bias, column(k), 0);
   }
   float means[EACH] = {}, scales[EACH] = {};
 #pragma unroll
@@ -82,8 +83,8 @@ __global__ void __launch_bounds__(256)
   for (int k = 0; k < ITEMS; ++k) {
     if (column(k) >= n) break;
     if constexpr (!FEW) {
-      w[k] = opaq::load<VEC>(weight + column(k));
-      b[k] = opaq::load<VEC>(bias + column(k));
+      w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+      b[k] = opaq::load_or<VEC>(bias, column(k), 0);
     }
 #pragma unroll
     for (int i = 0; i < EACH; ++i) {
@@ -123,44 +124,45 @@ __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) mean[row] = found.x, rstd[row] = scale;
 #pragma unroll 4
   for (long long c = threadIdx.x; c < n; c += 256)
-    y[c] =
-        from_float<T>((to_float(x[c]) - found.x) * scale * to_float(weight[c]) + to_float(bias[c]));
+    y[c] = from_float<T>((to_float(x[c]) - found.x) * scale * opaq::element_or(weight, c, 1) +
+                         opaq::element_or(bias, c, 0));
 }
 
-// partial[b, 0, c] and partial[b, 1, c]: what the rows of block b add to grad_weight and grad_bias.
+// partial[b, 0, c] and partial[b, 1, c]: what the rows of block b add to grad_weight and grad_bias,
+// if these sums are wanted.
 template <typename T>
 __global__ void __launch_bounds__(256)
     layer_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
                             const float* grad_rstd, const T* x, const T* weight, const float* mean,
                             const float* rstd, long long rows, long long rows_per_block,
-                            long long n) {
+                            long long n, bool sums) {
   __shared__ float of_warps[2][2 * 256 / 32];
   // Each column belongs to one thread: no other touches its sums.
   float* const grad_weight = partial + blockIdx.x * 2 * n;
   float* const grad_bias = grad_weight + n;
-  for (long long c = threadIdx.x; c < n; c += 256) grad_weight[c] = grad_bias[c] = 0;
+  for (long long c = threadIdx.x; sums && c < n; c += 256) grad_weight[c] = grad_bias[c] = 0;
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   for (long long row = begin; row < end; ++row) {
     const T* xr = x + row * n;
     const T* gr = grad_y + row * n;
     const float center = mean[row], scale = rstd[row];
-    float sums[2] = {};  // of g and g * v
+    float dots[2] = {};  // of g and g * v
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {
-      const float g = to_float(gr[c]) * to_float(weight[c]);
-      sums[0] += g;
-      sums[1] += g * (to_float(xr[c]) - center);
+      const float g = to_float(gr[c]) * opaq::element_or(weight, c, 1);
+      dots[0] += g;
+      dots[1] += g * (to_float(xr[c]) - center);
     }
-    opaq::row_sums<256>(sums, of_warps[row % 2]);
-    const float shift = (sums[0] * scale - (grad_mean ? grad_mean[row] : 0)) / n;
-    const float pull = (sums[1] + (grad_rstd ? grad_rstd[row] : 0)) * scale * scale * scale / n;
+    opaq::row_sums<256>(dots, of_warps[row % 2]);
+    const float shift = (dots[0] * scale - opaq::element_or(grad_mean, row, 0)) / n;
+    const float pull = (dots[1] + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {
       const float g = to_float(gr[c]), v = to_float(xr[c]) - center;
-      grad_x[row * n + c] = from_float<T>(g * to_float(weight[c]) * scale - shift - v * pull);
-      grad_weight[c] += g * v * scale;
-      grad_bias[c] += g;
+      const float w = opaq::element_or(weight, c, 1);
+      grad_x[row * n + c] = from_float<T>(g * w * scale - shift - v * pull);
+      if (sums) grad_weight[c] += g * v * scale, grad_bias[c] += g;
     }
   }
 }

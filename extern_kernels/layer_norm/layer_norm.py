@@ -3,12 +3,13 @@
 layer_norm(x, weight, bias, eps=1e-5) -> (y, mean, rstd)
 
 x: [..., n], floating
-weight, bias: [n], of x's dtype
+weight, bias: [n], of x's dtype; or None, which is as ones or zeros
 y: (x - mean) * rstd * weight + bias, x's shape and dtype, rounded once from float32
 mean: of the last dimension, [...], float32 (float64 for a float64 x); differentiable too
 rstd: 1 / sqrt(mean((x - mean)^2) + eps), as mean
 
-Formula: Ba, Kiros and Hinton 2016, arXiv:1607.06450.
+Formula: Ba, Kiros and Hinton 2016, arXiv:1607.06450. Raises ValueError for a weight or a bias of
+another length.
 """
 
 import torch
@@ -33,7 +34,7 @@ from ..rows import (
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
 layer_norm = opaq.op(
-    "opaq_kernels::layer_norm(Tensor x, Tensor weight, Tensor bias, float eps=1e-5) -> "
+    "opaq_kernels::layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps=1e-5) -> "
     "(Tensor y, Tensor mean, Tensor rstd)",
     outputs={
         "y": opaq.like("x"),
@@ -43,17 +44,17 @@ layer_norm = opaq.op(
 )
 layer_norm_backward = opaq.op(
     "opaq_kernels::layer_norm_backward(Tensor grad_y, Tensor? grad_mean, Tensor? grad_rstd, "
-    "Tensor x, Tensor weight, Tensor mean, Tensor rstd) -> (Tensor grad_x, Tensor partial)",
+    "Tensor x, Tensor? weight, Tensor mean, Tensor rstd, bool sums=True) "
+    "-> (Tensor grad_x, Tensor partial)",
     outputs={
         "grad_x": opaq.like("x"),
-        # of each block: what its rows add to grad_weight, and to grad_bias
-        "partial": opaq.tensor(f"{BLOCKS}, 2, x.size(-1)", dtype=FLOAT),
+        # of each block, or of none unless `sums`: what its rows add to grad_weight and grad_bias
+        "partial": opaq.tensor(f"({BLOCKS} if sums else 0), 2, x.size(-1)", dtype=FLOAT),
     },
 )
 
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
-_BIAS = ["bias.dtype == x.dtype", "bias.numel() == x.size(-1)"]
 # Rows that these threads take at a time: two where they are short and still fill the device.
 _EACH = f"(2 if {ITEMS} <= 2 and {ROWS} * {LANES} >= 2048 * 256 else 1)"
 _HEIGHT_BACKWARD = f"max(1, 256 // {LANES_BACKWARD})"
@@ -69,6 +70,8 @@ _RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 256 * 8))))"
 _SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * 256 * {_RANKS}))"
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
+_CUDA = [*CUDA, rows.parameter("bias")]
+_ALIGNED = rows.aligned("x", "y", optional=("weight", "bias"))
 
 layer_norm.cuda(
     name="cuda:registers",
@@ -77,7 +80,7 @@ layer_norm.cuda(
     grid=f"ceil_div({ROWS}, 256 // {LANES} * {_EACH})",
     block=[LANES, f"256 // {LANES}"],
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
-    requires=[*CUDA, *_BIAS, *rows.aligned("x", "weight", "bias", "y"), f"{PACKS} <= {HELD}"],
+    requires=[*_CUDA, *_ALIGNED, f"{PACKS} <= {HELD}"],
     priority=1,
 )
 layer_norm.cuda(
@@ -88,7 +91,7 @@ layer_norm.cuda(
     block=256,
     shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS}, x.size(-1), eps",
-    requires=[*CUDA, *_BIAS, *rows.aligned("x", "weight", "bias", "y"), f"{PACKS} > {HELD}"],
+    requires=[*_CUDA, *_ALIGNED, f"{PACKS} > {HELD}"],
     priority=1,
 )
 layer_norm.cuda(
@@ -98,11 +101,11 @@ layer_norm.cuda(
     grid=ROWS,
     block=256,
     args="y, mean, rstd, x, weight, bias, x.size(-1), eps",
-    requires=[*CUDA, *_BIAS],
+    requires=_CUDA,
 )
 _BACKWARD_ARGS = (
     f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {ROWS}, "
-    f"{PER_BLOCK}, x.size(-1)"
+    f"{PER_BLOCK}, x.size(-1), sums"
 )
 _BACKWARD_CUDA = [
     *CUDA,
@@ -121,7 +124,7 @@ layer_norm_backward.cuda(
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,
-        *rows.aligned("grad_y", "x", "weight", "grad_x"),
+        *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
         f"{PACKS} <= 4 * 512",
     ],
     priority=1,
@@ -142,13 +145,13 @@ layer_norm.cpu(
     source=opaq.file("layer_norm.cpp"),
     entry="layer_norm<{x.dtype}>",
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
-    requires=[*CPU, *_BIAS],
+    requires=[*CPU, rows.parameter("bias")],
 )
 layer_norm_backward.cpu(
     source=opaq.file("layer_norm.cpp"),
     entry="layer_norm_backward<{x.dtype}>",
     args=f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {ROWS}, "
-    f"{PER_BLOCK}, {BLOCKS}, x.size(-1)",
+    f"{PER_BLOCK}, partial.size(0), x.size(-1), sums",
     requires=[
         *CPU,
         *(f"{name}.dtype == x.dtype" for name in ("grad_y", "mean", "rstd")),
@@ -161,19 +164,20 @@ layer_norm_backward.cpu(
 
 @layer_norm.reference
 def layer_norm_reference(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float = 1e-5
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float = 1e-5
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    for name, each in (("weight", weight), ("bias", bias)):
-        if each.shape != x.shape[-1:]:
-            raise ValueError(
-                f"layer_norm: {name} has shape {tuple(each.shape)}; expected "
-                f"{tuple(x.shape[-1:])}, the last dimension of x {tuple(x.shape)}"
-            )
+    rows.check_parameter("layer_norm", "weight", weight, x)
+    rows.check_parameter("layer_norm", "bias", bias, x)
     wide = x.double() if x.dtype == torch.float64 else x.float()
     mean = wide.mean(-1)
     apart = wide - mean.unsqueeze(-1)
     rstd = torch.rsqrt(apart.square().mean(-1) + eps)
-    return (apart * rstd.unsqueeze(-1) * weight + bias).to(x.dtype), mean, rstd
+    y = apart * rstd.unsqueeze(-1)
+    if weight is not None:
+        y = y * weight
+    if bias is not None:
+        y = y + bias
+    return y.to(x.dtype), mean, rstd
 
 
 @layer_norm_backward.reference
@@ -182,25 +186,28 @@ def layer_norm_backward_reference(
     grad_mean: torch.Tensor | None,
     grad_rstd: torch.Tensor | None,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     mean: torch.Tensor,
     rstd: torch.Tensor,
+    sums: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.size(-1)
     scale = rstd.unsqueeze(-1)
     grad, v = grad_y.to(rstd.dtype), x.to(rstd.dtype) - mean.unsqueeze(-1)
-    g = grad * weight
+    g = grad if weight is None else grad * weight
     shift = (g.sum(-1) * rstd - (0 if grad_mean is None else grad_mean)) / n
     pull = ((g * v).sum(-1) + (0 if grad_rstd is None else grad_rstd)) * rstd.pow(3) / n
     grad_x = (g * scale - shift.unsqueeze(-1) - v * pull.unsqueeze(-1)).to(x.dtype)
+    if not sums:
+        return grad_x, rstd.new_empty(0, 2, n)
     both = torch.stack([grad * v * scale, grad], -2)
     return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n))
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, weight = inputs[:2]
+    x, weight, bias = inputs[:3]
     ctx.save_for_backward(x, weight, *output[1:])
-    ctx.bias_dtype = inputs[2].dtype
+    ctx.dtypes = [None if each is None else each.dtype for each in (weight, bias)]
     ctx.set_materialize_grads(False)  # few use mean and rstd: no zeros are made for them
 
 
@@ -213,10 +220,19 @@ def _backward(
     x, weight, mean, rstd = ctx.saved_tensors
     if grad_y is None:
         grad_y = torch.zeros_like(x)
-    grad_x, partial = layer_norm_backward(grad_y, grad_mean, grad_rstd, x, weight, mean, rstd)
-    alike = weight.dtype == ctx.bias_dtype
-    grad_weight, grad_bias = sum_of_blocks(partial, weight if alike else rstd)
-    return grad_x, grad_weight.to(weight.dtype), grad_bias.to(ctx.bias_dtype), None
+    needed = ctx.needs_input_grad[1:3]
+    grad_x, partial = layer_norm_backward(
+        grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, any(needed)
+    )
+    if not any(needed):
+        return grad_x, None, None, None
+    wanted = {dtype for dtype, need in zip(ctx.dtypes, needed) if need}
+    like = x if wanted == {x.dtype} else rstd
+    of_both = sum_of_blocks(partial, like)
+    grads = [
+        each.to(dtype) if need else None for each, dtype, need in zip(of_both, ctx.dtypes, needed)
+    ]
+    return grad_x, *grads, None
 
 
 layer_norm.backward(_backward, setup_context=_setup_context)

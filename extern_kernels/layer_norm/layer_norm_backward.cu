@@ -20,14 +20,16 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
     layer_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
                               const float* grad_rstd, const T* x, const T* weight,
                               const float* mean, const float* rstd, long long rows,
-                              long long rows_per_block, int n) {
+                              long long rows_per_block, int n, bool sums) {
   constexpr int THREADS = LANES > 256 ? LANES : 256;
-  using Ahead = opaq::Ahead<T, LANES, ITEMS, STAGES, THREADS>;
+  // Where registers hold these packs too: __half elements take more of them than __nv_bfloat16.
+  constexpr bool HOLD = ITEMS <= (opaq::is_same<T, __half> ? 2 : 3);
+  using Ahead = opaq::Ahead<T, LANES, ITEMS, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
   __shared__ float of_warps[2][2 * THREADS / 32];
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  const Ahead ahead{x, grad_y, end, n};
+  Ahead ahead{x, grad_y, end, n};
   const auto column = [&](int k) { return Ahead::column(k); };
   const auto read = [&](long long row) {
     if (row >= end) return Row();
@@ -36,28 +38,26 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   };
 
   long long row = begin + threadIdx.y;
-#pragma unroll
-  for (int stage = 0; stage < STAGES - 1; ++stage) ahead.fill(stage, row + stage * ROWS);
+  ahead.begin(row);
   Pack<T, VEC> w[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (column(k) < n) w[k] = opaq::load_at_once<VEC>(weight + column(k));
+    if (column(k) < n) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
   float sums_of_rows[2][ITEMS][VEC] = {};  // for grad_weight and grad_bias
   Row next = read(row);
   int stage = 0, turn = 0;
   for (long long first = begin; first < end; first += ROWS, row += ROWS, turn ^= 1) {
     const bool live = row < end;
-    ahead.fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
+    ahead.wait(stage, row);
     const Row at = next;
     next = read(row + ROWS);
-    opaq::copies_done<STAGES - 1>();
-    float sums[2] = {};  // of g and g * v
+    float dots[2] = {};  // of g and g * v
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
       if (!live || column(k) >= n) continue;
-      const Pack<T, VEC> px = opaq::load_shared<T>(Ahead::slot(stage, k));
-      const Pack<T, VEC> pg = opaq::load_shared<T>(Ahead::slot(stage, ITEMS + k));
+      const Pack<T, VEC> px = ahead.first(stage, k);
+      const Pack<T, VEC> pg = ahead.first(stage, ITEMS + k);
       float v[VEC], g[VEC], by[VEC];
       opaq::to_floats(v, px);
       opaq::to_floats(g, pg);
@@ -65,21 +65,22 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         const float gv = g[j] * (v[j] - at.mean);
-        sums[0] += g[j] * by[j];
-        sums[1] += gv * by[j];
+        dots[0] += g[j] * by[j];
+        dots[1] += gv * by[j];
         sums_of_rows[0][k][j] += gv * at.scale;
         sums_of_rows[1][k][j] += g[j];
       }
     }
-    opaq::row_sums<LANES>(sums, of_warps[turn]);
-    const float shift = (sums[0] * at.scale - at.grad_mean) / n;
-    const float pull = (sums[1] + at.grad_scale) * at.scale * at.scale * at.scale / n;
+    ahead.summed(stage, row);
+    opaq::row_sums<LANES>(dots, of_warps[turn]);
+    const float shift = (dots[0] * at.scale - at.grad_mean) / n;
+    const float pull = (dots[1] + at.grad_scale) * at.scale * at.scale * at.scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
       if (!live || column(k) >= n) continue;
-      const Pack<T, VEC> px = opaq::load_shared<T>(Ahead::slot(stage, k));
-      const Pack<T, VEC> pg = opaq::load_shared<T>(Ahead::slot(stage, ITEMS + k));
+      const Pack<T, VEC> px = ahead.again(stage, k);
+      const Pack<T, VEC> pg = ahead.again(stage, ITEMS + k);
       float out[VEC], v[VEC], by[VEC];
       opaq::to_floats(v, px);
       opaq::to_floats(out, pg);
@@ -92,5 +93,5 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
     stage = stage == STAGES - 1 ? 0 : stage + 1;
   }
 
-  ahead.write_sums(partial + (long long)blockIdx.x * 2 * n, sums_of_rows);
+  if (sums) ahead.write_sums(partial + (long long)blockIdx.x * 2 * n, sums_of_rows);
 }

@@ -51,6 +51,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
   Team::begin();
   __shared__ float2 of_warps[2][Team::kWarps];
   const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
+  const Pack<T, VEC> ones = opaq::filled<VEC>(from_float<T>(1));
   const opaq::OfTeam<Team, VEC> of_team(n);
   const int share = Team::thread(), rest = share + slots * STEP;
   const long long next = (long long)Team::teams() * EACH;
@@ -94,8 +95,8 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
         const long long at = (long long)p * VEC + j * STEP * VEC;
-        const Pack<T, VEC> w = opaq::load_if(mine.has(p, j), weight + at, mine.missing);
-        const Pack<T, VEC> b = opaq::load_if(mine.has(p, j), bias + at, mine.missing);
+        const Pack<T, VEC> w = opaq::load_if(weight && mine.has(p, j), weight + at, ones);
+        const Pack<T, VEC> b = opaq::load_if(bias && mine.has(p, j), bias + at, mine.missing);
 #pragma unroll
         for (int i = first; i < end; ++i)
           opaq::store_if(mine.has(p, j) && live(i), to + (long long)i * n + at,

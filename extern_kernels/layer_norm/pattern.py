@@ -13,9 +13,13 @@ from .layer_norm import layer_norm
 
 def _when(arguments) -> str:
     x = arguments["x"]
+    if x.dim() == 0:
+        return "x has no dimension"
     for name in ("weight", "bias"):
         each = arguments[name]
-        if each.dim() != 1 or x.dim() == 0 or each.shape[0] != x.shape[-1]:
+        if each is None:
+            continue
+        if each.dim() != 1 or each.shape[0] != x.shape[-1]:
             return f"the {name} has not the shape of the last dimension"
         if each.dtype != x.dtype:
             return f"the {name} has another dtype than x"
@@ -24,12 +28,12 @@ def _when(arguments) -> str:
 
 pattern = opaq.pattern(
     "layer_norm",
-    lambda x, weight, bias, eps: layer_norm(x, weight, bias, eps)[0],
+    lambda x, eps, weight=None, bias=None: layer_norm(x, weight, bias, eps)[0],
     {
         "x": torch.empty(2, 8, device="meta"),
+        "eps": 1e-5,
         "weight": torch.empty(8, device="meta"),
         "bias": torch.empty(8, device="meta"),
-        "eps": 1e-5,
     },
     when=_when,
     streamed=("x",),
@@ -38,30 +42,44 @@ pattern = opaq.pattern(
 )
 
 
-@pattern.spelling
-def _(x, weight, bias, eps):  # torch.nn.LayerNorm
-    return F.layer_norm(x, (8,), weight, bias, eps)
-
-
-@pattern.spelling
-def _(x, weight, bias, eps):
+def _divided(x, eps):
     apart = x - x.mean(-1, keepdim=True)
-    return apart / torch.sqrt(apart.pow(2).mean(-1, keepdim=True) + eps) * weight + bias
+    return apart / torch.sqrt(apart.pow(2).mean(-1, keepdim=True) + eps)
 
 
-@pattern.spelling
-def _(x, weight, bias, eps):
+def _divided_by_variance(x, eps):
     variance = x.var(-1, keepdim=True, unbiased=False)
-    return (x - x.mean(-1, keepdim=True)) / torch.sqrt(variance + eps) * weight + bias
+    return (x - x.mean(-1, keepdim=True)) / torch.sqrt(variance + eps)
 
 
-@pattern.spelling
-def _(x, weight, bias, eps):
+def _scaled(x, eps):
     apart = x - x.mean(-1, keepdim=True)
-    return weight * (apart * torch.rsqrt(apart.pow(2).mean(-1, keepdim=True) + eps)) + bias
+    return apart * torch.rsqrt(apart.pow(2).mean(-1, keepdim=True) + eps)
 
 
-@pattern.spelling
-def _(x, weight, bias, eps):
+def _scaled_by_variance(x, eps):
     variance = x.var(-1, keepdim=True, unbiased=False)
-    return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(variance + eps) * weight + bias
+    return (x - x.mean(-1, keepdim=True)) * torch.rsqrt(variance + eps)
+
+
+_NORMALIZED = [_divided, _divided_by_variance, _scaled, _scaled_by_variance]
+
+
+def _with_weight_and_bias(normalized):
+    return lambda x, weight, bias, eps: normalized(x, eps) * weight + bias
+
+
+def _with_weight(normalized):
+    return lambda x, weight, eps: normalized(x, eps) * weight
+
+
+# In this order, since those with less are parts of those with more.
+pattern.spelling(lambda x, weight, bias, eps: F.layer_norm(x, (8,), weight, bias, eps))
+pattern.spelling(lambda x, weight, eps: F.layer_norm(x, (8,), weight, None, eps))
+pattern.spelling(lambda x, eps: F.layer_norm(x, (8,), None, None, eps))
+for _each in _NORMALIZED:
+    pattern.spelling(_with_weight_and_bias(_each))
+for _each in _NORMALIZED:
+    pattern.spelling(_with_weight(_each))
+for _each in _NORMALIZED:
+    pattern.spelling(_each)

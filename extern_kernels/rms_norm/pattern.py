@@ -16,10 +16,14 @@ from .rms_norm import rms_norm
 
 def _when(arguments) -> str:
     x, weight = arguments["x"], arguments["weight"]
+    if x.dim() == 0:
+        return "x has no dimension"
     residual = arguments.get("residual", x)
     if residual.shape != x.shape or residual.dtype != x.dtype:
         return "x and the residual have different shapes or dtypes"
-    if weight.dim() != 1 or x.dim() == 0 or weight.shape[0] != x.shape[-1]:
+    if weight is None:
+        return ""
+    if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
         return "the weight has not the shape of the last dimension"
     if weight.dtype != x.dtype:
         return "the weight has another dtype than x"
@@ -38,11 +42,17 @@ def _of_pytorch(x, weight, eps):
     return F.rms_norm(x, weight.shape, weight, eps)
 
 
-_SPELLINGS = [_scaled, _divided, _of_pytorch]
+_WEIGHTED = [_scaled, _divided, _of_pytorch]
+_BARE = [  # without a weight: nanochat
+    lambda x, eps: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps),
+    lambda x, eps: x / torch.sqrt(x.pow(2).mean(-1, keepdim=True) + eps),
+    lambda x, eps: F.rms_norm(x, (8,), None, eps),
+]
 _EXAMPLES = {
     "x": torch.empty(2, 8, device="meta"),
     "weight": torch.empty(8, device="meta"),
     "eps": 1e-6,
+    "offset": 1.0,
 }
 
 
@@ -81,7 +91,9 @@ float8_pattern = opaq.pattern(
 # Then, so that the sum before a normalization is taken with it.
 add_pattern = opaq.pattern(
     "add_rms_norm",
-    lambda x, residual, weight, eps: add_rms_norm(x, residual, weight, eps)[:2],
+    lambda x, residual, eps, weight=None, offset=0.0: add_rms_norm(
+        x, residual, weight, eps, offset
+    )[:2],
     {**_EXAMPLES, "residual": torch.empty(2, 8, device="meta")},
     when=_when,
     streamed=("x", "residual"),
@@ -90,7 +102,7 @@ add_pattern = opaq.pattern(
 )
 pattern = opaq.pattern(
     "rms_norm",
-    lambda x, weight, eps: rms_norm(x, weight, eps)[0],
+    lambda x, eps, weight=None, offset=0.0: rms_norm(x, weight, eps, offset)[0],
     _EXAMPLES,
     when=_when,
     streamed=("x",),
@@ -138,6 +150,10 @@ for _normalized in (_scaled, _of_pytorch):
         float8_pattern.spelling(_made)
 
 
+def _with_offset(normalized):  # transformers: Gemma
+    return lambda x, weight, eps, offset: normalized(x, weight + offset, eps)
+
+
 def _after_a_sum(normalized):
     def spelling(x, residual, weight, eps):
         total = x + residual
@@ -146,6 +162,30 @@ def _after_a_sum(normalized):
     return spelling
 
 
-for _normalized in _SPELLINGS:
+def _with_offset_after_a_sum(normalized):
+    def spelling(x, residual, weight, eps, offset):
+        total = x + residual
+        return normalized(total, weight + offset, eps), total
+
+    return spelling
+
+
+def _bare_after_a_sum(normalized):
+    def spelling(x, residual, eps):
+        total = x + residual
+        return normalized(total, eps), total
+
+    return spelling
+
+
+# In this order, for what is found first is taken: those without a weight are parts of the others,
+# and a weight may be the sum of another and a number.
+for _normalized in _WEIGHTED:
+    pattern.spelling(_with_offset(_normalized))
+    add_pattern.spelling(_with_offset_after_a_sum(_normalized))
+for _normalized in _WEIGHTED:
     pattern.spelling(_normalized)
     add_pattern.spelling(_after_a_sum(_normalized))
+for _normalized in _BARE:
+    pattern.spelling(_normalized)
+    add_pattern.spelling(_bare_after_a_sum(_normalized))

@@ -1,8 +1,9 @@
 // RMSNorm, forward and backward, over the last dimension (n) of row-major x[rows, n]; sums in
 // float32, one rounding at the end.
-//   forward:   rstd = 1 / sqrt(mean(x^2) + eps),  y = x * rstd * weight
-//   backward:  g = grad_y * weight,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd)
+//   forward:   rstd = 1 / sqrt(mean(x^2) + eps),  y = x * rstd * w,  w = weight + offset
+//   backward:  g = grad_y * w,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd)
 //              + added, if that is given,  grad_weight = sum over rows(grad_y * x * rstd)
+// A weight that is null is as a weight of ones; a grad_rstd that is null is as zeros.
 // With a residual, x + residual, rounded to their type, takes the place of x and is written too.
 // The subtle rule: no thread leaves before the reductions, since one block holds several rows and a
 // reduction counts on every thread; rows past the end take part with zeros.
@@ -34,7 +35,7 @@ __device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
 // residual, sum: null, if ADD is false.
 template <typename T, int LANES, int ITEMS, bool ADD>
 __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
-                          long long rows, int n, float eps) {
+                          long long rows, int n, float eps, float offset) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
   const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
@@ -51,7 +52,7 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (column < n) w[k] = opaq::load<VEC>(weight + column);
+    if (column < n) w[k] = opaq::load_or<VEC>(weight, column, 1);
   }
   float squares = 0;
 #pragma unroll
@@ -77,7 +78,8 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
     if (column >= n) break;
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
-      held[k].at[j] = from_float<T>(to_float(held[k].at[j]) * scale * to_float(w[k].at[j]));
+      held[k].at[j] =
+          from_float<T>(to_float(held[k].at[j]) * scale * (to_float(w[k].at[j]) + offset));
     opaq::store<VEC>(y + row * n + column, held[k]);
   }
 }
@@ -85,7 +87,7 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
 // The row of the block. x and sum may be the same memory: a thread reads again what it wrote.
 template <typename T, bool ADD>
 __device__ void normalize_any(T* y, T* sum, float* rstd, const T* x, const T* residual,
-                              const T* weight, long long n, float eps) {
+                              const T* weight, long long n, float eps, float offset) {
   const long long first = blockIdx.x * n;
   float squares = 0;
 #pragma unroll 4
@@ -103,44 +105,46 @@ __device__ void normalize_any(T* y, T* sum, float* rstd, const T* x, const T* re
   const T* const values = ADD ? sum : x;
 #pragma unroll 4
   for (long long c = threadIdx.x; c < n; c += 256)
-    y[first + c] = from_float<T>(to_float(values[first + c]) * scale * to_float(weight[c]));
+    y[first + c] = from_float<T>(to_float(values[first + c]) * scale *
+                                 (opaq::element_or(weight, c, 1) + offset));
 }
 
 }  // namespace
 
 template <typename T, int LANES, int ITEMS>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
-    rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps) {
-  normalize<T, LANES, ITEMS, false>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps);
+    rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps,
+             float offset) {
+  normalize<T, LANES, ITEMS, false>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps, offset);
 }
 
 template <typename T, int LANES, int ITEMS>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
-                 long long rows, int n, float eps) {
-  normalize<T, LANES, ITEMS, true>(y, sum, rstd, x, residual, weight, rows, n, eps);
+                 long long rows, int n, float eps, float offset) {
+  normalize<T, LANES, ITEMS, true>(y, sum, rstd, x, residual, weight, rows, n, eps, offset);
 }
 
 template <typename T>
-__global__ void __launch_bounds__(256)
-    rms_norm_any(T* y, float* rstd, const T* x, const T* weight, long long n, float eps) {
-  normalize_any<T, false>(y, nullptr, rstd, x, nullptr, weight, n, eps);
+__global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* x, const T* weight,
+                                                    long long n, float eps, float offset) {
+  normalize_any<T, false>(y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(256)
     add_rms_norm_any(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
-                     long long n, float eps) {
-  normalize_any<T, true>(y, sum, rstd, x, residual, weight, n, eps);
+                     long long n, float eps, float offset) {
+  normalize_any<T, true>(y, sum, rstd, x, residual, weight, n, eps, offset);
 }
 
-// partial[b, c]: sum of grad_y * x * rstd over the rows of block b. added: null, or what grad_x is
-// added to.
+// partial[b, c]: sum of grad_y * x * rstd over the rows of block b, if `sums`. added: null, or what
+// grad_x is added to.
 template <typename T, int ITEMS>
 __global__ void __launch_bounds__(512, 1)
     rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                       const T* x, const T* weight, const float* rstd, const T* added,
-                      long long rows, long long rows_per_block, int n) {
+                      long long rows, long long rows_per_block, int n, float offset, bool sums) {
   constexpr int VEC = 16 / sizeof(T), LANES = 512;
   // The weight is read anew for each row, from the L1 cache: holding it too would cost half the
   // occupancy.
@@ -162,30 +166,32 @@ __global__ void __launch_bounds__(512, 1)
     for (int k = 0; k < ITEMS; ++k) {
       const int column = (k * LANES + threadIdx.x) * VEC;
       if (column >= n) continue;
-      const Pack<T, VEC> w = opaq::load<VEC>(weight + column);
+      const Pack<T, VEC> w = opaq::load_or<VEC>(weight, column, 1);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         const float gx = to_float(pg[k].at[j]) * to_float(px[k].at[j]);
-        dot += gx * to_float(w.at[j]);
+        dot += gx * (to_float(w.at[j]) + offset);
         grad_w[k][j] += gx * scale;
       }
     }
-    const float pull = (row_sum<LANES>(dot) + grad_rstd[row]) * scale * scale * scale / n;
+    const float pull =
+        (row_sum<LANES>(dot) + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       const int column = (k * LANES + threadIdx.x) * VEC;
       if (column >= n) continue;
-      const Pack<T, VEC> w = opaq::load<VEC>(weight + column);
+      const Pack<T, VEC> w = opaq::load_or<VEC>(weight, column, 1);
       Pack<T, VEC> out = opaq::filled<VEC>(from_float<T>(0));
       if (added) out = opaq::load<VEC>(added + row * n + column);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
-        out.at[j] = from_float<T>(to_float(pg[k].at[j]) * to_float(w.at[j]) * scale -
+        out.at[j] = from_float<T>(to_float(pg[k].at[j]) * (to_float(w.at[j]) + offset) * scale -
                                   to_float(px[k].at[j]) * pull + to_float(out.at[j]));
       }
       opaq::store<VEC>(grad_x + row * n + column, out);
     }
   }
+  if (!sums) return;
   partial += (long long)blockIdx.x * n;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
@@ -198,9 +204,10 @@ template <typename T>
 __global__ void __launch_bounds__(256)
     rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                           const T* x, const T* weight, const float* rstd, const T* added,
-                          long long rows, long long rows_per_block, long long n) {
+                          long long rows, long long rows_per_block, long long n, float offset,
+                          bool sums) {
   partial += blockIdx.x * n;  // each column belongs to one thread: no other touches partial[c]
-  for (long long c = threadIdx.x; c < n; c += 256) partial[c] = 0;
+  for (long long c = threadIdx.x; sums && c < n; c += 256) partial[c] = 0;
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   for (long long row = begin; row < end; ++row) {
@@ -210,14 +217,16 @@ __global__ void __launch_bounds__(256)
     float dot = 0;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256)
-      dot += to_float(gr[c]) * to_float(weight[c]) * to_float(xr[c]);
-    const float pull = (row_sum<256>(dot) + grad_rstd[row]) * scale * scale * scale / n;
+      dot += to_float(gr[c]) * (opaq::element_or(weight, c, 1) + offset) * to_float(xr[c]);
+    const float pull =
+        (row_sum<256>(dot) + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
 #pragma unroll 4
     for (long long c = threadIdx.x; c < n; c += 256) {
       const float g = to_float(gr[c]), v = to_float(xr[c]);
       const float more = added ? to_float(added[row * n + c]) : 0;
-      grad_x[row * n + c] = from_float<T>(g * to_float(weight[c]) * scale - v * pull + more);
-      partial[c] += g * v * scale;
+      const float w = opaq::element_or(weight, c, 1) + offset;
+      grad_x[row * n + c] = from_float<T>(g * w * scale - v * pull + more);
+      if (sums) partial[c] += g * v * scale;
     }
   }
 }

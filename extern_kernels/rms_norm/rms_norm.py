@@ -1,13 +1,15 @@
 """RMSNorm over the last dimension, with its gradient: declaration and reference.
 
-rms_norm(x, weight, eps=1e-6) -> (y, rstd)
+rms_norm(x, weight, eps=1e-6, offset=0.0) -> (y, rstd)
 
 x: [..., n], floating
-weight: [n], of x's dtype
-y: x's shape and dtype, rounded once from float32
+weight: [n], of x's dtype; or None, which is as a weight of ones
+offset: added to the weight in float32: 1 for models that keep their weights around zero (Gemma)
+y: x * rstd * (weight + offset), x's shape and dtype, rounded once from float32
 rstd: 1 / sqrt(mean(x^2) + eps), [...], float32 (float64 for a float64 x); differentiable too
 
-Formula: Zhang and Sennrich 2019, arXiv:1910.07467.
+Formula: Zhang and Sennrich 2019, arXiv:1910.07467. Raises ValueError for a weight of another
+length, and for an offset without a weight.
 """
 
 import torch
@@ -32,21 +34,28 @@ from ..rows import (
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
 rms_norm = opaq.op(
-    "opaq_kernels::rms_norm(Tensor x, Tensor weight, float eps=1e-6) -> (Tensor y, Tensor rstd)",
+    "opaq_kernels::rms_norm(Tensor x, Tensor? weight, float eps=1e-6, float offset=0.0) "
+    "-> (Tensor y, Tensor rstd)",
     outputs={"y": opaq.like("x"), "rstd": opaq.tensor("x.shape[:-1]", dtype=FLOAT)},
 )
 rms_norm_backward = opaq.op(
-    "opaq_kernels::rms_norm_backward(Tensor grad_y, Tensor grad_rstd, Tensor x, Tensor weight, "
-    "Tensor rstd, Tensor? added=None) -> (Tensor grad_x, Tensor grad_weight_partial)",
+    "opaq_kernels::rms_norm_backward(Tensor grad_y, Tensor? grad_rstd, Tensor x, Tensor? weight, "
+    "Tensor rstd, Tensor? added=None, float offset=0.0, bool sums=True) "
+    "-> (Tensor grad_x, Tensor partial)",
     outputs={
         "grad_x": opaq.like("x"),
-        "grad_weight_partial": opaq.tensor(f"{BLOCKS}, x.size(-1)", dtype=FLOAT),
+        # of each block, or of none unless `sums`: what its rows add to grad_weight
+        "partial": opaq.tensor(f"({BLOCKS} if sums else 0), x.size(-1)", dtype=FLOAT),
     },
     accumulates="added",
 )
 
+OFFSET = "defined(weight) or offset == 0"
+
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
+_CUDA = [*CUDA, OFFSET]
+_ALIGNED = rows.aligned("x", "y", optional=("weight",))
 # Rounds that a block of 256 threads holds in shared memory, up to 64 KB, which every device has.
 _STAGES = f"(4 if {ITEMS_BACKWARD} == 1 else 3 if {ITEMS_BACKWARD} == 2 else 2)"
 _AHEAD = 256 * 4  # packs of a row that the backward kernel which reads ahead takes
@@ -63,8 +72,8 @@ rms_norm.cuda(
     entry=f"rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
-    args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps",
-    requires=[*CUDA, *rows.aligned("x", "weight", "y"), f"{PACKS} <= {HELD}"],
+    args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps, offset",
+    requires=[*_CUDA, *_ALIGNED, f"{PACKS} <= {HELD}"],
     priority=1,
 )
 rms_norm.cuda(
@@ -74,8 +83,8 @@ rms_norm.cuda(
     grid=f"{_RANKS} * ceil_div({ROWS}, 2)",
     block=512,
     shared=f"{_SLOTS} * 512 * 16",
-    args=f"y, rstd, x, weight, {ROWS}, {_SLOTS}, x.size(-1), eps",
-    requires=[*CUDA, *rows.aligned("x", "weight", "y"), f"{PACKS} > {HELD}"],
+    args=f"y, rstd, x, weight, {ROWS}, {_SLOTS}, x.size(-1), eps, offset",
+    requires=[*_CUDA, *_ALIGNED, f"{PACKS} > {HELD}"],
     priority=1,
 )
 rms_norm.cuda(
@@ -84,24 +93,23 @@ rms_norm.cuda(
     entry="rms_norm_any<{x.dtype}>",
     grid=ROWS,
     block=256,
-    args="y, rstd, x, weight, x.size(-1), eps",
-    requires=CUDA,
+    args="y, rstd, x, weight, x.size(-1), eps, offset",
+    requires=_CUDA,
 )
 _BACKWARD_ARGS = (
-    f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, "
-    f"{PER_BLOCK}, x.size(-1)"
+    f"grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, {PER_BLOCK}, "
+    "x.size(-1), offset, sums"
 )
 _ADDED = "added.dtype == x.dtype and added.shape == x.shape"
 _BACKWARD_CUDA = [
     *CUDA,
     "grad_y.dtype == x.dtype",
-    "grad_rstd.dtype == float32",
+    "not defined(grad_rstd) or grad_rstd.dtype == float32",
     "rstd.dtype == float32",
     f"not defined(added) or {_ADDED}",
 ]
 _BACKWARD_ALIGNED = [
-    *rows.aligned("grad_y", "x", "weight", "grad_x"),
-    "not defined(added) or aligned(added, 16)",
+    *rows.aligned("grad_y", "x", "grad_x", optional=("weight", "added")),
 ]
 for _name, _adds, _condition in [
     ("cuda:ahead", "false", "not defined(added)"),
@@ -149,18 +157,18 @@ rms_norm_backward.cuda(
 rms_norm.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm<{x.dtype}>",
-    args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps",
-    requires=CPU,
+    args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps, offset",
+    requires=[*CPU, OFFSET],
 )
 rms_norm_backward.cpu(
     source=opaq.file("rms_norm.cpp"),
     entry="rms_norm_backward<{x.dtype}>",
-    args=f"grad_x, grad_weight_partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, "
-    f"{PER_BLOCK}, {BLOCKS}, x.size(-1)",
+    args=f"grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, {ROWS}, {PER_BLOCK}, "
+    f"partial.size(0), x.size(-1), offset, sums",
     requires=[
         *CPU,
         "grad_y.dtype == x.dtype",
-        "grad_rstd.dtype == x.dtype",
+        "not defined(grad_rstd) or grad_rstd.dtype == x.dtype",
         "rstd.dtype == x.dtype",
         f"not defined(added) or {_ADDED}",
     ],
@@ -171,46 +179,75 @@ rms_norm_backward.cpu(
 
 @rms_norm.reference
 def rms_norm_reference(
-    x: torch.Tensor, weight: torch.Tensor, eps: float = 1e-6
+    x: torch.Tensor, weight: torch.Tensor | None, eps: float = 1e-6, offset: float = 0.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if weight.shape != x.shape[-1:]:
+    rows.check_parameter("rms_norm", "weight", weight, x)
+    if weight is None and offset != 0:
         raise ValueError(
-            f"rms_norm: weight has shape {tuple(weight.shape)}; expected {tuple(x.shape[-1:])}, "
-            f"the last dimension of x {tuple(x.shape)}"
+            f"rms_norm: offset is {offset}, but there is no weight that it could be added to; "
+            "expected 0, or a weight"
         )
     wide = x.double() if x.dtype == torch.float64 else x.float()
     rstd = torch.rsqrt(wide.square().mean(-1) + eps)
-    return (wide * rstd.unsqueeze(-1) * weight).to(x.dtype), rstd
+    return _weighted(wide * rstd.unsqueeze(-1), weight, offset).to(x.dtype), rstd
 
 
 @rms_norm_backward.reference
 def rms_norm_backward_reference(
     grad_y: torch.Tensor,
-    grad_rstd: torch.Tensor,
+    grad_rstd: torch.Tensor | None,
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     rstd: torch.Tensor,
     added: torch.Tensor | None = None,
+    offset: float = 0.0,
+    sums: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     n = x.size(-1)
     scale = rstd.unsqueeze(-1)
-    g, v = grad_y.to(rstd.dtype), x.to(rstd.dtype)
-    dot = (g * weight * v).sum(-1) + grad_rstd
-    grad_x = g * weight * scale - v * (dot * rstd.pow(3) / n).unsqueeze(-1)
+    grad, v = grad_y.to(rstd.dtype), x.to(rstd.dtype)
+    g = _weighted(grad, weight, offset)
+    dot = (g * v).sum(-1) + (0 if grad_rstd is None else grad_rstd)
+    grad_x = g * scale - v * (dot * rstd.pow(3) / n).unsqueeze(-1)
     if added is not None:
         grad_x = grad_x + added
-    return grad_x.to(x.dtype), rows.sums_by_block((g * v * scale).reshape(rstd.numel(), n))
+    of_rows = (grad * v * scale).reshape(rstd.numel(), n)
+    return grad_x.to(x.dtype), rows.sums_by_block(of_rows) if sums else rstd.new_empty(0, n)
+
+
+def _weighted(values: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:
+    """Of float32 or float64 values."""
+    return values if weight is None else values * (weight.to(values.dtype) + offset)
+
+
+def gradients(
+    grad_y: torch.Tensor | None,
+    grad_rstd: torch.Tensor | None,
+    x: torch.Tensor,
+    weight: torch.Tensor | None,
+    rstd: torch.Tensor,
+    added: torch.Tensor | None,
+    offset: float,
+    sums: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Of x, and of the weight if `sums`."""
+    if grad_y is None:
+        grad_y = torch.zeros_like(x)
+    grad_x, partial = rms_norm_backward(grad_y, grad_rstd, x, weight, rstd, added, offset, sums)
+    return grad_x, sum_of_blocks(partial, weight) if sums and weight is not None else None
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    x, weight = inputs[:2]
+    x, weight, _, offset = inputs
     ctx.save_for_backward(x, weight, output[1])
+    ctx.offset = offset
+    ctx.set_materialize_grads(False)  # few use rstd: no zeros are made for it
 
 
-def _backward(ctx, grad_y: torch.Tensor, grad_rstd: torch.Tensor):
-    x, weight, rstd = ctx.saved_tensors
-    grad_x, partial = rms_norm_backward(grad_y, grad_rstd, x, weight, rstd)
-    return grad_x, sum_of_blocks(partial, weight), None
+def _backward(ctx, grad_y: torch.Tensor | None, grad_rstd: torch.Tensor | None):
+    sums = ctx.needs_input_grad[1]
+    found = gradients(grad_y, grad_rstd, *ctx.saved_tensors, None, ctx.offset, sums)
+    return *found, None, None
 
 
 rms_norm.backward(_backward, setup_context=_setup_context)

@@ -19,12 +19,13 @@ __device__ float sum_of_squares(const Pack<T, N>& pack) {
 }
 
 template <int N, typename T>
-__device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<T, N>& weight, float scale) {
+__device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<T, N>& weight, float scale,
+                             float offset) {
   float y[N], w[N];
   opaq::to_floats(y, pack);
   opaq::to_floats(w, weight);
 #pragma unroll
-  for (int j = 0; j < N; ++j) y[j] = y[j] * scale * w[j];
+  for (int j = 0; j < N; ++j) y[j] = y[j] * scale * (w[j] + offset);
   return opaq::pack_from_float<T>(y);
 }
 
@@ -33,7 +34,7 @@ __device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<T, N>& weight, f
 template <typename T, int THREADS, int RANKS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     rms_norm_wide(T* y, float* rstd, const T* x, const T* weight, long long rows, int slots, int n,
-                  float eps) {
+                  float eps, float offset) {
   using Team = opaq::Team<RANKS, THREADS>;
   using Share = opaq::Share<T, Team, THREADS>;
   constexpr int VEC = Share::VEC, STEP = Share::STEP, GROUP = Share::GROUP;
@@ -41,6 +42,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
   Team::begin();
   __shared__ float2 sums[2][Team::kWarps];
   const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
+  const Pack<T, VEC> ones = opaq::filled<VEC>(from_float<T>(1));
   const int share = Team::thread(), rest = share + slots * STEP;
   mine.clear(slots);
   long long row = Team::team();
@@ -74,10 +76,11 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
       Pack<T, VEC> w[kAhead];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i)
-        w[i] = opaq::load_if(mine.has(p, i), weight + at + i * STEP * VEC, mine.missing);
+        w[i] = opaq::load_if(weight && mine.has(p, i), weight + at + i * STEP * VEC, ones);
 #pragma unroll
       for (int i = 0; i < kAhead; ++i)
-        opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC, scaled(group[i], w[i], scale));
+        opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC,
+                       scaled(group[i], w[i], scale, offset));
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {
       mine.load(group, from, p);

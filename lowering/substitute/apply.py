@@ -82,7 +82,8 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
     """Replaces a pattern in a graph; returns what was found. everywhere: also where it was not
     measured to be faster."""
     applied: list[Substitution] = []
-    refused: dict[frozenset[Node], Substitution] = {}  # by results, in whichever order
+    # by results, in whichever order; with all that computes them
+    refused: dict[frozenset[Node], tuple[Substitution, set[Node]]] = {}
     for number, spelling in enumerate(pattern.graphs()):
         for match in matches(spelling, nodes, pattern.casts_matter, in_order=pattern.exact):
             if any(match.arguments.get(name) == 0 for name in pattern.nonzero):
@@ -92,13 +93,14 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
                 reason, gain = _replace(nodes, match, pattern, number, everywhere)
             except rewrite.Refused as error:
                 left_as_it_is = Substitution(pattern.name, place, False, str(error))
-                refused[frozenset(match.roots)] = left_as_it_is
+                refused[frozenset(match.roots)] = left_as_it_is, match.region
             else:
                 applied.append(Substitution(pattern.name, place, True, reason, gain))
     left = {roots: each for roots, each in refused.items() if all(root in nodes for root in roots)}
     # a part of a place that is left is not a place of its own
-    parts = {roots for roots in left if any(roots < others for others in left)}
-    return applied + [each for roots, each in left.items() if roots not in parts]
+    regions = [region for _, region in left.values()]
+    whole = [each for each, region in left.values() if not any(region < other for other in regions)]
+    return applied + whole
 
 
 def _replace(

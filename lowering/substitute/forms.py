@@ -127,6 +127,9 @@ def _normalization(node: Node, name: str, given: dict[str, Any]) -> Operation | 
     given.pop("cudnn", None)
     shape = given["normalized_shape"]
     given["normalized_shape"] = len(shape) if isinstance(shape, (list, tuple)) else 1
+    if name == "rms_norm" and given["eps"] is None and is_tensor(given["input"]):
+        wide = value_of(given["input"]).dtype == torch.float64
+        given["eps"] = torch.finfo(torch.float64 if wide else torch.float32).eps  # as PyTorch does
     return general(node, name, given)
 
 

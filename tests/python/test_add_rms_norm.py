@@ -33,16 +33,16 @@ def make(shape, dtype, device):
     return random(*shape), random(*shape), 1 + random(shape[-1]) / 4
 
 
-def check(x, residual, weight, eps=1e-6):
+def check(x, residual, weight, eps=1e-6, offset=0.0):
     """The sum is rounded, so what comes after it is compared with float64 on the rounded sum."""
 
     def exact(total, weight):
         rstd = torch.rsqrt(total.square().mean(-1) + eps)
-        return total * rstd.unsqueeze(-1) * weight, total, rstd
+        return total * rstd.unsqueeze(-1) * (weight + offset), total, rstd
 
     rows, length = x[..., 0].numel(), x.shape[-1]
     (y, total, rstd), (grad_x, grad_residual, grad_weight) = gradients(
-        lambda *args: add_rms_norm(*args, eps), (x, residual, weight), [0, 1, 2]
+        lambda *args: add_rms_norm(*args, eps, offset), (x, residual, weight), [0, 1, 2]
     )
     assert torch.equal(total, x + residual)
     wide, (grad_total, wide_grad_weight) = gradients(
@@ -60,6 +60,20 @@ def check(x, residual, weight, eps=1e-6):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape, dtype, device):
     check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [64, 4096, 12288, 77])
+def test_an_offset_and_no_weight(length, dtype, device):
+    x, residual, weight = make((5, length), dtype, device)
+    check(x, residual, weight - 1, offset=1.0)
+    found, (grad_x, grad_residual) = gradients(
+        lambda *both: add_rms_norm(*both, None), (x, residual), [0, 1]
+    )
+    ones = torch.ones_like(weight)
+    expected, grads = gradients(lambda *both: add_rms_norm(*both, ones), (x, residual), [0, 1])
+    for actual, wanted in zip((*found, grad_x, grad_residual), (*expected, *grads)):
+        assert torch.equal(actual, wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -25,7 +25,8 @@ from opaq.extern_kernels.layer_norm.layer_norm import (
 
 
 def exact(x, weight, bias, eps):
-    x, weight, bias = x.double(), weight.double(), bias.double()
+    x = x.double()
+    weight, bias = (None if each is None else each.double() for each in (weight, bias))
     y = torch.nn.functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
     mean = x.mean(-1)
     return y, mean, torch.rsqrt((x - mean.unsqueeze(-1)).square().mean(-1) + eps)
@@ -70,6 +71,52 @@ def test_values_and_gradients(shape, dtype, device):
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 0.5])
 def test_eps(eps, device):
     check(*make((4, 64), torch.float32, device), eps)
+
+
+# A length for each CUDA kernel, forward and backward: held in registers, read ahead, wide, any.
+LENGTHS = [64, 4096, 12288, 40000, 77]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("given", [(), ("weight",), ("bias",)], ids=["none", "weight", "bias"])
+def test_without_weight_or_bias(given, length, dtype, device):
+    x, *parameters = make((5, length), dtype, device)
+    inputs = [x, *(each for name, each in zip(("weight", "bias"), parameters) if name in given)]
+
+    def with_(function):
+        def called(x, *others):
+            named = dict(zip(given, others))
+            return function(x, named.get("weight"), named.get("bias"), 1e-5)
+
+        return called
+
+    indices = list(range(len(inputs)))
+    found, grads = gradients(with_(layer_norm), inputs, indices)
+    wide = [each.double() for each in inputs]
+    expected, wide_grads = gradients(with_(exact), wide, indices)
+    for actual, wanted in zip(found, expected):
+        close(actual, wanted)
+    close(grads[0], wide_grads[0], scale=4 + length**0.5 / 16)
+    for actual, wanted in zip(grads[1:], wide_grads[1:]):
+        assert actual.dtype == dtype
+        close(actual, wanted, scale=10)
+
+
+def test_parameters_that_need_no_gradient_cost_no_sums(device):
+    x, weight, bias = make((5, 64), torch.float32, device)
+    _, (grad_x,) = gradients(lambda x: layer_norm(x, weight, bias), (x,), [0])
+    _, grads = gradients(layer_norm, (x, weight, bias), [0, 1, 2])
+    assert torch.equal(grad_x, grads[0])
+    for i in (1, 2):
+        given = [x, weight, bias]
+        _, (alone,) = gradients(
+            lambda each: layer_norm(*given[:i], each, *given[i + 1 :]), (given[i],), [0]
+        )
+        assert torch.equal(alone, grads[i])
+    statistics = layer_norm(x, weight, bias)[1:]
+    given = (torch.ones_like(x), None, None, x, weight, *statistics)
+    assert layer_norm_backward(*given, sums=False)[1].shape == (0, 2, 64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

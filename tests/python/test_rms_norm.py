@@ -21,10 +21,11 @@ from opaq.extern_kernels import rms_norm, rms_norm_backward
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
 
 
-def exact(x, weight, eps):
-    x, weight = x.double(), weight.double()
+def exact(x, weight, eps, offset=0.0):
+    x = x.double()
     rstd = torch.rsqrt(x.square().mean(-1) + eps)
-    return x * rstd.unsqueeze(-1) * weight, rstd
+    y = x * rstd.unsqueeze(-1)
+    return y if weight is None else y * (weight.double() + offset), rstd
 
 
 def make(shape, dtype, device):
@@ -36,13 +37,13 @@ def make(shape, dtype, device):
     return x, weight
 
 
-def check(x, weight, eps=1e-6):
+def check(x, weight, eps=1e-6, offset=0.0):
     rows, length = x[..., 0].numel(), x.shape[-1]
     (y, rstd), (grad_x, grad_weight) = gradients(
-        lambda x, w: rms_norm(x, w, eps), (x, weight), [0, 1]
+        lambda x, w: rms_norm(x, w, eps, offset), (x, weight), [0, 1]
     )
     wide_outputs, wide_grads = gradients(
-        lambda x, w: exact(x, w, eps), (x.double(), weight.double()), [0, 1]
+        lambda x, w: exact(x, w, eps, offset), (x.double(), weight.double()), [0, 1]
     )
     assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, x.shape, True)
     assert (grad_x.dtype, grad_weight.dtype) == (x.dtype, x.dtype)
@@ -63,6 +64,57 @@ def test_values_and_gradients(shape, dtype, device):
 @pytest.mark.parametrize("eps", [0.0, 1e-5, 0.5])
 def test_eps(eps, device):
     check(*make((4, 64), torch.float32, device), eps)
+
+
+# A length for each CUDA kernel, forward and backward: held in registers, read ahead, wide, any.
+LENGTHS = [64, 4096, 12288, 40000, 77]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_an_offset_is_added_to_the_weight(length, dtype, device):
+    x, weight = make((5, length), dtype, device)
+    check(x, weight - 1, offset=1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_without_a_weight(length, dtype, device):
+    x, _ = make((5, length), dtype, device)
+    (y, rstd), (grad_x,) = gradients(lambda x: rms_norm(x, None), (x,), [0])
+    wide, (wide_grad,) = gradients(lambda x: exact(x, None, 1e-6), (x.double(),), [0])
+    close(y, wide[0])
+    close(rstd, wide[1])
+    close(grad_x, wide_grad, scale=4 + length**0.5 / 16)
+
+
+def test_an_offset_without_a_weight_is_refused(device, capfd):
+    message = "rms_norm: offset is 1.0, but there is no weight that it could be added to; expected"
+    refuses(lambda: rms_norm(torch.ones(2, 8, device=device), None, 1e-6, 1.0), message, capfd)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_weight_that_needs_no_gradient_costs_no_sums(length, device):
+    x, weight = make((5, length), torch.float32, device)
+    _, (grad_x,) = gradients(lambda x: rms_norm(x, weight), (x,), [0])
+    _, both = gradients(rms_norm, (x, weight), [0, 1])
+    assert torch.equal(grad_x, both[0])
+    rstd = rms_norm(x, weight)[1]
+    _, partial = rms_norm_backward(torch.ones_like(x), None, x, weight, rstd, sums=False)
+    assert partial.shape == (0, length)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_gradients_of_each_result_alone(which, device):
+    x, weight = make((37, 24), torch.float32, device)
+    _, grads = gradients(lambda x, w: rms_norm(x, w, 0.1)[which].sin(), (x, weight), [0, 1])
+    _, wide = gradients(
+        lambda x, w: exact(x, w, 0.1)[which].sin() + 0 * w.sum(),
+        (x.double(), weight.double()),
+        [0, 1],
+    )
+    for actual, expected in zip(grads, wide):
+        close(actual, expected, scale=16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

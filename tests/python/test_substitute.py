@@ -231,10 +231,29 @@ def test_arguments_that_the_op_does_not_serve_are_left() -> None:
     assert place.reason == "the weight has another dtype than x"
 
 
+def test_rms_norm_whose_eps_is_pytorchs() -> None:
+    for dtype in (torch.float32, torch.float64):  # of which eps is the smallest of that dtype
+        small = torch.full((4, 8), 1e-4 if dtype == torch.float32 else 1e-8, dtype=dtype)
+        assert applied(torch.nn.RMSNorm(8, dtype=dtype), small) == ["rms_norm"]
+        assert applied(lambda x: F.rms_norm(x, (8,)), small) == ["rms_norm"]
+    half = torch.full((4, 8), 1e-4).bfloat16()  # of float32
+    assert applied(lambda x: F.rms_norm(x, (8,)), half) == ["rms_norm"]
+
+
+def test_rms_norm_whose_weight_is_around_zero() -> None:
+    def gemma(x: Tensor, weight: Tensor) -> Tensor:
+        wide = x.float()
+        normalized = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return (normalized * (1.0 + weight.float())).type_as(x)
+
+    assert applied(gemma, torch.randn(4, 8).bfloat16(), torch.randn(8).bfloat16()) == ["rms_norm"]
+
+
 def test_layer_norm_in_its_spellings() -> None:
     x = torch.randn(4, 8)
     assert applied(torch.nn.LayerNorm(8), x) == ["layer_norm"]
-    assert applied(torch.nn.LayerNorm(8, bias=False), x) == []
+    assert applied(torch.nn.LayerNorm(8, bias=False), x) == ["layer_norm"]
+    assert applied(torch.nn.LayerNorm(8, elementwise_affine=False), x) == ["layer_norm"]
     assert applied(torch.nn.LayerNorm((4, 8)), x) == []
 
     def divided_by(variance: Any) -> list[str]:
