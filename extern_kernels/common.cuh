@@ -188,6 +188,13 @@ __device__ Pack<T, N> filled(T value) {
   return pack;
 }
 
+// A normalized value with its weight. WEIGHT: 0, there is none; 1; or 2, an offset is added to it.
+template <int WEIGHT>
+__device__ float weighted(float value, float weight, float offset) {
+  if constexpr (WEIGHT == 0) return value;
+  return value * (WEIGHT == 2 ? weight + offset : weight);
+}
+
 // Elements of a parameter from `at` on; each is `value` where the parameter is missing (null).
 template <int N, typename T>
 __device__ Pack<T, N> load_or(const T* p, long long at, float value) {

@@ -75,9 +75,13 @@ struct Ahead {
     if constexpr (ROWS == 1) {
 #pragma unroll
       for (int k = 0; k < ITEMS; ++k) {
-        for (int j = 0; j < VEC && column(k) < n; ++j) {
+        if (column(k) >= n) continue;
 #pragma unroll
-          for (int i = 0; i < COUNT; ++i) partial[i * n + column(k) + j] = sums[i][k][j];
+        for (int i = 0; i < COUNT; ++i) {
+#pragma unroll
+          for (int j = 0; j < VEC; j += 4)
+            store<4>(partial + i * n + column(k) + j,
+                     reinterpret_cast<const Pack<float, 4>&>(sums[i][k][j]));
         }
       }
     } else {

@@ -14,6 +14,21 @@ constexpr int kPlain = 0;
 constexpr int kSmoothed = 1;  // label smoothing and z-loss, either of which may be 0
 constexpr int kCapped = 2;    // and softcap
 
+// tanh(v) for |v| < kSmall, where logits mostly are: without the special functions of tanhf, of
+// which a multiprocessor computes one in the time of eight products. A polynomial of v * v whose
+// relative error is least (Remez), found with mpmath; in float32 the error is below 0.8 units in
+// the last place.
+constexpr float kSmall = 0.6f;
+__device__ inline float tanh_of_small(float v) {
+  const float square = v * v;
+  float p = -5.895159e-3f;
+  p = fmaf(p, square, 2.0795973e-2f);
+  p = fmaf(p, square, -5.378383e-2f);
+  p = fmaf(p, square, 1.3331924e-1f);
+  p = fmaf(p, square, -3.33333e-1f);
+  return fmaf(p * square, v, v);
+}
+
 template <int EXTRAS>
 struct Extras {
   float label_smoothing, z_loss, softcap, inverse;
@@ -22,17 +37,35 @@ struct Extras {
   __device__ Extras(float label_smoothing, float z_loss, float softcap)
       : label_smoothing(label_smoothing), z_loss(z_loss), softcap(softcap), inverse(1 / softcap) {}
 
-  // A logit as the loss sees it, and its derivative. The product is rounded: a multiply-add of it
-  // would find another difference to a logit than that of the two.
-  __device__ float logit(float logit, float& slope) const {
-    if constexpr (EXTRAS != kCapped) return logit;
-    const float part = tanhf(logit * inverse);
-    slope = 1 - part * part;
-    return __fmul_rn(softcap, part);
+  // Logits as the loss sees them, and their derivatives. A logit becomes the same whichever others
+  // are beside it. The product is rounded: a multiply-add of it would find another difference to a
+  // logit than that of the two.
+  template <int N>
+  __device__ void cap(float (&logits)[N], float (&slopes)[N]) const {
+    if constexpr (EXTRAS != kCapped) return;
+    float largest = 0;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      logits[j] *= inverse;
+      largest = fmaxf(largest, fabsf(logits[j]));
+    }
+    const auto each = [&](auto tanh) {
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const float part = tanh(logits[j]);
+        slopes[j] = 1 - part * part;
+        logits[j] = __fmul_rn(softcap, part);
+      }
+    };
+    if (largest < kSmall)
+      each([](float v) { return tanh_of_small(v); });
+    else
+      each([](float v) { return fabsf(v) < kSmall ? tanh_of_small(v) : tanhf(v); });
   }
   __device__ float logit(float value) const {
-    float slope;
-    return logit(value, slope);
+    float logits[1] = {value}, slopes[1];
+    cap(logits, slopes);
+    return logits[0];
   }
 
   // From the loss without label smoothing and z-loss, and the mean of the row's logits less that at

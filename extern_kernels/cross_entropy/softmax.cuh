@@ -132,8 +132,9 @@ struct Found {
   template <typename T, int N>
   __device__ void add_one(const Pack<T, N>& pack, const Extras<EXTRAS>& extras) {
     Pack<float, N> logits[1];
-#pragma unroll
-    for (int j = 0; j < N; ++j) logits[0].at[j] = extras.logit(to_float(pack.at[j]));
+    [[maybe_unused]] float slopes[N];
+    opaq::to_floats(logits[0].at, pack);
+    extras.cap(logits[0].at, slopes);
     softmax.add(logits);
 #pragma unroll
     for (int j = 0; j < N; ++j) above += logits[0].at[j] - reference;
@@ -205,12 +206,12 @@ struct Gradient {
  private:
   template <typename T, int N>
   __device__ void compute(float (&grad)[N], const Pack<T, N>& logits, int c) const {
-    [[maybe_unused]] float slope[N];
+    [[maybe_unused]] float slopes[N];
+    opaq::to_floats(grad, logits);
+    extras.cap(grad, slopes);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      float logit = to_float(logits.at[j]);
-      if constexpr (EXTRAS == kCapped) logit = extras.logit(logit, slope[j]);
-      grad[j] = exp2_approx((logit - origin) * kLog2E) * factor;
+      grad[j] = exp2_approx((grad[j] - origin) * kLog2E) * factor;
       if constexpr (EXTRAS != kPlain) grad[j] -= everywhere;
     }
     const unsigned in_pack = target - c;
@@ -220,7 +221,7 @@ struct Gradient {
     }
     if constexpr (EXTRAS == kCapped) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) grad[j] *= slope[j];
+      for (int j = 0; j < N; ++j) grad[j] *= slopes[j];
     }
   }
 };

@@ -21,7 +21,7 @@ using opaq::from_float;
 using opaq::Pack;
 using opaq::to_float;
 
-template <typename T, int LANES, int ITEMS, int EACH>
+template <typename T, int LANES, int ITEMS, int EACH, bool WEIGHT, bool BIAS>
 __global__ void __launch_bounds__(256)
     layer_norm(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
                long long rows, int n, float eps) {
@@ -45,8 +45,8 @@ __global__ void __launch_bounds__(256)
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     if (!FEW || column(k) >= n) continue;
-    w[k] = opaq::load_or<VEC>(weight, column(k), 1);
-    b[k] = opaq::load_or<VEC>(bias, column(k), 0);
+    if constexpr (WEIGHT) w[k] = opaq::load<VEC>(weight + column(k));
+    if constexpr (BIAS) b[k] = opaq::load<VEC>(bias + column(k));
   }
   float means[EACH] = {}, scales[EACH] = {};
 #pragma unroll
@@ -83,8 +83,8 @@ __global__ void __launch_bounds__(256)
   for (int k = 0; k < ITEMS; ++k) {
     if (column(k) >= n) break;
     if constexpr (!FEW) {
-      w[k] = opaq::load_or<VEC>(weight, column(k), 1);
-      b[k] = opaq::load_or<VEC>(bias, column(k), 0);
+      if constexpr (WEIGHT) w[k] = opaq::load<VEC>(weight + column(k));
+      if constexpr (BIAS) b[k] = opaq::load<VEC>(bias + column(k));
     }
 #pragma unroll
     for (int i = 0; i < EACH; ++i) {
@@ -92,9 +92,11 @@ __global__ void __launch_bounds__(256)
       if (!live(i)) continue;
       float out[VEC];
 #pragma unroll
-      for (int j = 0; j < VEC; ++j)
-        out[j] = (to_float(held[i][k].at[j]) - means[i]) * scales[i] * to_float(w[k].at[j]) +
-                 to_float(b[k].at[j]);
+      for (int j = 0; j < VEC; ++j) {
+        out[j] = (to_float(held[i][k].at[j]) - means[i]) * scales[i];
+        if constexpr (WEIGHT) out[j] *= to_float(w[k].at[j]);
+        if constexpr (BIAS) out[j] += to_float(b[k].at[j]);
+      }
       opaq::store<VEC>(y + row(i) * n + column(k), opaq::pack_from_float<T>(out));
     }
   }

@@ -71,12 +71,13 @@ _SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * 256 * {_RANKS}))"
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 _CUDA = [*CUDA, rows.parameter("bias")]
+_GIVEN = "{defined(weight)}, {defined(bias)}"
 _ALIGNED = rows.aligned("x", "y", optional=("weight", "bias"))
 
 layer_norm.cuda(
     name="cuda:registers",
     source=opaq.file("layer_norm.cu"),
-    entry=f"layer_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{_EACH}}}>",
+    entry=f"layer_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{_EACH}}}, {_GIVEN}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES} * {_EACH})",
     block=[LANES, f"256 // {LANES}"],
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
@@ -86,7 +87,7 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:wide",
     source=opaq.file("layer_norm_wide.cu"),
-    entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}>",
+    entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}, {_GIVEN}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 4 if {_TOGETHER} == 2 else 1)",
     block=256,
     shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",

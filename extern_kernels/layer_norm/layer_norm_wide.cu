@@ -26,7 +26,7 @@ __device__ void add(opaq::Statistics& to, const Pack<T, N> (&group)[kAhead], int
   }
 }
 
-template <int N, typename T>
+template <bool WEIGHT, bool BIAS, int N, typename T>
 __device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale,
                                  const Pack<T, N>& weight, const Pack<T, N>& bias) {
   float y[N], w[N], b[N];
@@ -34,13 +34,17 @@ __device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale
   opaq::to_floats(w, weight);
   opaq::to_floats(b, bias);
 #pragma unroll
-  for (int j = 0; j < N; ++j) y[j] = (y[j] - mean) * scale * w[j] + b[j];
+  for (int j = 0; j < N; ++j) {
+    y[j] = (y[j] - mean) * scale;
+    if constexpr (WEIGHT) y[j] *= w[j];
+    if constexpr (BIAS) y[j] += b[j];
+  }
   return opaq::pack_from_float<T>(y);
 }
 
 }  // namespace
 
-template <typename T, int THREADS, int RANKS, int EACH>
+template <typename T, int THREADS, int RANKS, int EACH, bool WEIGHT, bool BIAS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
     layer_norm_wide(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
                     long long rows, int slots, int n, float eps) {
@@ -51,7 +55,6 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
   Team::begin();
   __shared__ float2 of_warps[2][Team::kWarps];
   const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
-  const Pack<T, VEC> ones = opaq::filled<VEC>(from_float<T>(1));
   const opaq::OfTeam<Team, VEC> of_team(n);
   const int share = Team::thread(), rest = share + slots * STEP;
   const long long next = (long long)Team::teams() * EACH;
@@ -95,12 +98,12 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
         const long long at = (long long)p * VEC + j * STEP * VEC;
-        const Pack<T, VEC> w = opaq::load_if(weight && mine.has(p, j), weight + at, ones);
-        const Pack<T, VEC> b = opaq::load_if(bias && mine.has(p, j), bias + at, mine.missing);
+        const Pack<T, VEC> w = opaq::load_if(WEIGHT && mine.has(p, j), weight + at, mine.missing);
+        const Pack<T, VEC> b = opaq::load_if(BIAS && mine.has(p, j), bias + at, mine.missing);
 #pragma unroll
         for (int i = first; i < end; ++i)
           opaq::store_if(mine.has(p, j) && live(i), to + (long long)i * n + at,
-                         normalized(pack(i, j), means[i], scales[i], w, b));
+                         normalized<WEIGHT, BIAS>(pack(i, j), means[i], scales[i], w, b));
       }
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {

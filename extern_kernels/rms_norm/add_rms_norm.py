@@ -13,7 +13,7 @@ import opaq
 
 from .. import rows
 from ..rows import CPU, CUDA, FLOAT, HELD, ITEMS, LANES, PACKS, ROWS
-from .rms_norm import OFFSET, gradients, rms_norm_reference
+from .rms_norm import OFFSET, WEIGHT, gradients, rms_norm_reference
 
 add_rms_norm = opaq.op(
     "opaq_kernels::add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps=1e-6, "
@@ -30,7 +30,7 @@ _ARGS = "y, sum, rstd, x, residual, weight"
 add_rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"add_rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}>",
+    entry=f"add_rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",

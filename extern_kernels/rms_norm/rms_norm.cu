@@ -33,7 +33,7 @@ __device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
 }
 
 // residual, sum: null, if ADD is false.
-template <typename T, int LANES, int ITEMS, bool ADD>
+template <typename T, int LANES, int ITEMS, bool ADD, int WEIGHT>
 __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
                           long long rows, int n, float eps, float offset) {
   constexpr int VEC = 16 / sizeof(T);
@@ -52,7 +52,7 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (column < n) w[k] = opaq::load_or<VEC>(weight, column, 1);
+    if (WEIGHT && column < n) w[k] = opaq::load<VEC>(weight + column);
   }
   float squares = 0;
 #pragma unroll
@@ -78,8 +78,8 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
     if (column >= n) break;
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
-      held[k].at[j] =
-          from_float<T>(to_float(held[k].at[j]) * scale * (to_float(w[k].at[j]) + offset));
+      held[k].at[j] = from_float<T>(opaq::weighted<WEIGHT>(
+          to_float(held[k].at[j]) * scale, WEIGHT ? to_float(w[k].at[j]) : 1, offset));
     opaq::store<VEC>(y + row * n + column, held[k]);
   }
 }
@@ -111,18 +111,19 @@ __device__ void normalize_any(T* y, T* sum, float* rstd, const T* x, const T* re
 
 }  // namespace
 
-template <typename T, int LANES, int ITEMS>
+template <typename T, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps,
              float offset) {
-  normalize<T, LANES, ITEMS, false>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps, offset);
+  normalize<T, LANES, ITEMS, false, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps,
+                                            offset);
 }
 
-template <typename T, int LANES, int ITEMS>
+template <typename T, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
                  long long rows, int n, float eps, float offset) {
-  normalize<T, LANES, ITEMS, true>(y, sum, rstd, x, residual, weight, rows, n, eps, offset);
+  normalize<T, LANES, ITEMS, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps, offset);
 }
 
 template <typename T>

@@ -51,6 +51,7 @@ rms_norm_backward = opaq.op(
 )
 
 OFFSET = "defined(weight) or offset == 0"
+WEIGHT = "(0 if not defined(weight) else 1 if offset == 0 else 2)"  # as opaq::weighted has it
 
 # ---- CUDA: a row in registers where it fits and is aligned, else two passes over it --------------
 
@@ -69,7 +70,7 @@ _SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * 512 * {_RANKS}))"
 rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}>",
+    entry=f"rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps, offset",
@@ -79,7 +80,7 @@ rms_norm.cuda(
 rms_norm.cuda(
     name="cuda:wide",
     source=opaq.file("rms_norm_wide.cu"),
-    entry=f"rms_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}>",
+    entry=f"rms_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}, {{{WEIGHT}}}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 2)",
     block=512,
     shared=f"{_SLOTS} * 512 * 16",

@@ -18,20 +18,20 @@ __device__ float sum_of_squares(const Pack<T, N>& pack) {
   return sum;
 }
 
-template <int N, typename T>
+template <int WEIGHT, int N, typename T>
 __device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<T, N>& weight, float scale,
                              float offset) {
   float y[N], w[N];
   opaq::to_floats(y, pack);
   opaq::to_floats(w, weight);
 #pragma unroll
-  for (int j = 0; j < N; ++j) y[j] = y[j] * scale * (w[j] + offset);
+  for (int j = 0; j < N; ++j) y[j] = opaq::weighted<WEIGHT>(y[j] * scale, w[j], offset);
   return opaq::pack_from_float<T>(y);
 }
 
 }  // namespace
 
-template <typename T, int THREADS, int RANKS>
+template <typename T, int THREADS, int RANKS, int WEIGHT>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     rms_norm_wide(T* y, float* rstd, const T* x, const T* weight, long long rows, int slots, int n,
                   float eps, float offset) {
@@ -42,7 +42,6 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
   Team::begin();
   __shared__ float2 sums[2][Team::kWarps];
   const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
-  const Pack<T, VEC> ones = opaq::filled<VEC>(from_float<T>(1));
   const int share = Team::thread(), rest = share + slots * STEP;
   mine.clear(slots);
   long long row = Team::team();
@@ -76,11 +75,11 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
       Pack<T, VEC> w[kAhead];
 #pragma unroll
       for (int i = 0; i < kAhead; ++i)
-        w[i] = opaq::load_if(weight && mine.has(p, i), weight + at + i * STEP * VEC, ones);
+        w[i] = opaq::load_if(WEIGHT && mine.has(p, i), weight + at + i * STEP * VEC, mine.missing);
 #pragma unroll
       for (int i = 0; i < kAhead; ++i)
         opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC,
-                       scaled(group[i], w[i], scale, offset));
+                       scaled<WEIGHT>(group[i], w[i], scale, offset));
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {
       mine.load(group, from, p);

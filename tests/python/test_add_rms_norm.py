@@ -132,8 +132,8 @@ def test_compiled(dynamic, device):
 @pytest.mark.parametrize(
     ("shape", "dtype", "entry", "grid", "block"),
     [
-        ((8192, 4096), torch.bfloat16, "add_rms_norm<__nv_bfloat16, 256, 2>", 8192, [256, 1]),
-        ((100, 32, 128), torch.float16, "add_rms_norm<__half, 8, 2>", 100, [8, 32]),
+        ((8192, 4096), torch.bfloat16, "add_rms_norm<__nv_bfloat16, 256, 2, 1>", 8192, [256, 1]),
+        ((100, 32, 128), torch.float16, "add_rms_norm<__half, 8, 2, 1>", 100, [8, 32]),
         ((10, 21), torch.float32, "add_rms_norm_any<float>", 10, [256, 1]),
         ((64, 32768), torch.bfloat16, "add_rms_norm_any<__nv_bfloat16>", 64, [256, 1]),
     ],
