@@ -234,7 +234,13 @@ def oldest() -> None:
         oldest_python().result(),
         os.path.join(ROOT, "tests", "run.py"),
         "python-without-nvcc",  # what needs nvcc is among `newest`
-        env={"PYTEST_ADDOPTS": f"{ignored} {too}"},
+        env={
+            "PYTEST_ADDOPTS": f"{ignored} {too}",
+            "PYTHONPATH": os.path.join(ROOT, "tests", "oldest"),
+            # Python compiles a module of torch when it is first imported, and must keep it:
+            # otherwise, each process of a test takes 8 seconds more.
+            "PYTHONDONTWRITEBYTECODE": "",
+        },
     )
 
 
