@@ -4,6 +4,8 @@
     spelling.py      functions as graphs: the spellings of a pattern
     forms.py         what a node computes, whichever way it is written
     operations.py    what is known of a node of a graph
+    normal.py        detours that models take, written as the operations of patterns
+    means.py         means of squares, however they are written
     local_writes.py  writes that nothing else sees, as operations
     masks.py         masks that are true nowhere
     nodes.py         what is known of the nodes of a graph

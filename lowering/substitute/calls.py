@@ -39,6 +39,8 @@ SIGNATURES = {
         "max": "input, dim=None, keepdim=False",
         "clamp": "input, min=None, max=None",
         "var": "input, dim=None, unbiased=None, keepdim=False, correction=None",
+        "var_mean": "input, dim=None, unbiased=None, keepdim=False, correction=None",
+        "norm": "input, p=2, dim=None, keepdim=False, dtype=None",
         "softmax": "input, dim=None, stacklevel=3, dtype=None",
         "log_softmax": "input, dim=None, stacklevel=3, dtype=None",
         "silu": "input, inplace=False",
@@ -97,7 +99,8 @@ def arguments(node: Node, name: str) -> dict[str, Any] | None:
 
 
 def _renamed(kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = {"self": "input", "axis": "dim", "x": "input", "split_size_or_sections": "split_size"}
+    names = {"self": "input", "axis": "dim", "x": "input", "A": "input", "ord": "p"}
+    names["split_size_or_sections"] = "split_size"
     return {names.get(key, key).lstrip("_"): value for key, value in kwargs.items()}
 
 

@@ -106,6 +106,14 @@ def _variance(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     return reduced and Operation(name, (*reduced.args, correction))
 
 
+def _norm(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dim from the end, keepdim) of the root of the sum of squares along one dimension."""
+    dims = given["dim"]
+    one = type(dims) is int or isinstance(dims, (tuple, list)) and len(dims) == 1
+    known = given["p"] is None or given["p"] == "fro" or given["p"] == 2
+    return _reduction(node, name, given) if one and known else None
+
+
 def _wide_enough(given: dict[str, Any]) -> bool:
     """Whether the argument `dtype` loses nothing."""
     dtype, value = given.get("dtype"), value_of(given["input"])
@@ -260,7 +268,8 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("add", "sub", "mul", "div"), _arithmetic),
     "pow": _power,
     **dict.fromkeys(("mean", "sum", "amax", "logsumexp"), _reduction),
-    "var": _variance,
+    **dict.fromkeys(("var", "var_mean"), _variance),
+    "norm": _norm,
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
     **dict.fromkeys(("silu", "relu"), _activation),
     **dict.fromkeys(("rms_norm", "layer_norm"), _normalization),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from . import forms, operations, rewrite
+from . import forms, means, operations, rewrite
 from .operations import function_name, value_of
 
 # Of a graph and a node: what stands for the node, put before it; the node where it was changed.
@@ -49,13 +49,19 @@ def rewritten(graph: Graph) -> bool:
         if not operations.alike(value_of(node), value_of(made)):
             rewrite.take_back(graph, mark, node)
             continue
-        source = node.args[0]
         node.replace_all_uses_with(made)
-        graph.erase_node(node)
-        if isinstance(source, Node) and not source.users and function_name(source) in _LEFT:
-            graph.erase_node(source)
+        _erase(graph, node)
         changed = True
     return changed
+
+
+def _erase(graph: Graph, node: Node) -> None:
+    """With what nothing reads any more."""
+    sources = node.all_input_nodes
+    graph.erase_node(node)
+    for source in sources:
+        if not source.users and function_name(source) in _LEFT:
+            _erase(graph, source)
 
 
 def _largest(graph: Graph, node: Node) -> Node | None:
@@ -119,7 +125,7 @@ def _as_reduced(graph: Graph, node: Node) -> Node | None:
     if view is None or reduced is None or reduced.name not in _REDUCTIONS or len(given.users) > 1:
         return None
     kept = {"unsqueeze": False, "squeeze": True}.get(view.name)
-    if reduced.args[1:] != (view.args[1:], kept) or _written_between(given, node):
+    if reduced.args[1:] != (view.args[1:], kept) or operations.written_between(given, node):
         return None
     keywords = {} if kept else {"keepdim": True}
     return graph.create_node(given.op, given.target, reduced.args[:2], keywords)
@@ -130,7 +136,7 @@ def _negated_last(graph: Graph, node: Node) -> Node | None:
     source, *dims = node.args
     if not operations.is_tensor(source) or function_name(source) != "neg" or node.kwargs:
         return None
-    if len(source.args) != 1 or len(source.users) > 1 or _written_between(source, node):
+    if len(source.args) != 1 or len(source.users) > 1 or operations.written_between(source, node):
         return None
     return graph.call_function(torch.neg, (graph.call_method("squeeze", (source.args[0], *dims)),))
 
@@ -146,7 +152,9 @@ def _taken_by_its_own_choice(graph: Graph, node: Node) -> Node | None:
     if of is None or of.name not in ("topk", "sort"):
         return None
     dim = of.args[2 if of.name == "topk" else 1]
-    if of.args[0] is not found.args[0] or dim != found.args[1] or _written_between(call, node):
+    if of.args[0] is not found.args[0] or dim != found.args[1]:
+        return None
+    if operations.written_between(call, node):
         return None
     if any(user.args[1:] != (1,) for user in call.users):
         return None  # they might be written to
@@ -162,11 +170,6 @@ def _in_order(graph: Graph, node: Node) -> Node | None:
         return None
     call = graph.call_function(torch.sort, (source,), given)
     return graph.call_function(operator.getitem, (call, 1))
-
-
-def _written_between(first: Node, last: Node) -> bool:
-    """Whether memory may be written, or a mode changes, after one node and before another."""
-    return any(map(operations.may_write, rewrite.between(first, last)))
 
 
 def _put_back(graph: Graph, node: Node) -> Any:
@@ -207,7 +210,8 @@ def _numbers_like(graph: Graph, node: Node) -> Any:
 
 _NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
 _REDUCTIONS = ("sum", "mean", "amax", "logsumexp")
-_LEFT = ("max", "neg", "empty_like", *_NEW, *_REDUCTIONS)  # what nothing may read any more
+# what nothing may read any more
+_LEFT = ("max", "neg", "empty_like", "mul", "div", "norm", "var_mean", *_NEW, *_REDUCTIONS)
 
 
 def _before(node: Node) -> set[Node]:
@@ -227,7 +231,7 @@ def _first_of(*rules: _Rule) -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "getitem": _first_of(_largest, _squeezed, _as_reduced),
+    "getitem": _first_of(_largest, means.of_both, _squeezed, _as_reduced),
     "select": _squeezed,
     "squeeze": _first_of(_squeezed, _as_reduced, _negated_last),
     "unsqueeze": _as_reduced,
@@ -236,5 +240,8 @@ _RULES: dict[str, _Rule] = {
     "gather": _taken_by_its_own_choice,
     "argsort": _in_order,
     "scatter": _put_back,
-    "div": _numbers_like,
+    "div": _first_of(_numbers_like, means.of_sum),
+    "mul": _first_of(means.of_sum, means.of_norm),
+    **dict.fromkeys(("pow", "square"), means.of_norm),
+    "einsum": means.of_einsum,
 }

@@ -26,6 +26,8 @@ _SAME = {
     "special_log_softmax": "log_softmax",
     "special_softmax": "softmax",
     "special_expit": "sigmoid",
+    "linalg_norm": "norm",
+    "linalg_vector_norm": "norm",
     "less": "lt",
     "less_equal": "le",
     "greater": "gt",
@@ -149,6 +151,14 @@ def may_write(node: Node) -> bool:
     if _argument(node, "max_norm") is not None:  # of an embedding: it scales the rows that it reads
         return True
     return bool(_argument(node, "inplace"))
+
+
+def written_between(first: Node, last: Node) -> bool:
+    """Whether memory may be written, or a mode changes, after one node and before another."""
+    while (first := first.next) is not last:
+        if may_write(first):
+            return True
+    return False
 
 
 def may_draw(node: Node) -> bool:
