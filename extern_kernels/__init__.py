@@ -130,6 +130,10 @@ __all__ = [
 
 
 def load_patterns() -> None:
-    """Declares the patterns of each op that has any: `<op>/pattern.py`, `<op>/..._pattern.py`."""
-    for path in sorted(Path(__file__).parent.glob("*/*pattern.py")):
+    """Declares the patterns of each op that has any: `<op>/pattern.py`, `<op>/..._pattern.py`.
+
+    Those of rope come first: where a rotation is normalized, its sum is not that of a residual.
+    """
+    paths = Path(__file__).parent.glob("*/*pattern.py")
+    for path in sorted(paths, key=lambda path: (path.parent.name != "rope", path)):
         importlib.import_module(f".{path.parent.name}.{path.stem}", __name__)

@@ -185,6 +185,11 @@ def _turned(x, cos, sin):  # transformers: Llama, Mistral, Qwen, Gemma, Phi, GPT
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def _turned_backwards(x, cos, sin):  # transformers: nanochat
+    first, second = _halves(x)
+    return x * cos + torch.cat((second, -first), dim=-1) * sin
+
+
 def _turned_neighbours(x, cos, sin):  # transformers: GPT-J, Cohere, GLM
     first, second = _neighbours(x)
     return x * cos + _side_by_side(-second, first) * sin
@@ -216,18 +221,20 @@ def _by_complex_numbers(x, angles):  # Meta's Llama; transformers: Llama 4
 
 _FIXED = {
     _turned: {},
+    _turned_backwards: {"backwards": True},
     _turned_neighbours: {"interleaved": True},
     _by_halves: {},
     _by_neighbours: {"interleaved": True},
     _by_halves_backwards: {"backwards": True},
     _by_complex_numbers: {"interleaved": True},
 }
+_OF_WHOLE_TABLES = (_turned, _turned_backwards, _turned_neighbours)
 
 
 def _of_both(of_one):
     if of_one is _by_complex_numbers:
         return lambda q, k, angles: (of_one(q, angles), of_one(k, angles))
-    if of_one in (_turned, _turned_neighbours):
+    if of_one in _OF_WHOLE_TABLES:
         return lambda q, k, cos, sin: (of_one(q, cos, sin), of_one(k, cos, sin))
     return lambda q, k, half_cos, half_sin: (
         of_one(q, half_cos, half_sin),
@@ -238,7 +245,7 @@ def _of_both(of_one):
 def _of_q(of_one):
     if of_one is _by_complex_numbers:
         return lambda q, angles: of_one(q, angles)
-    if of_one in (_turned, _turned_neighbours):
+    if of_one in _OF_WHOLE_TABLES:
         return lambda q, cos, sin: of_one(q, cos, sin)
     return lambda q, half_cos, half_sin: of_one(q, half_cos, half_sin)
 

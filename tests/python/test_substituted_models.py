@@ -70,9 +70,16 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {**SMALL, **GROUPED, "head_dim": 8},
         {**LLAMA, "gelu_mul": 2, "rms_norm": 5, "softmax": 2},
     ),
+    # norms of what rope gives, and one that follows attention
+    "HunYuanDenseV1ForCausalLM": (
+        {**SMALL, **GROUPED, "head_dim": 8},
+        {**LLAMA, "silu_mul": 2, "rms_norm": 5},
+    ),
+    "BitNetForCausalLM": ({**SMALL, **GROUPED, "pad_token_id": 0}, {**LLAMA, "rms_norm": 5}),
+    "NanoChatForCausalLM": ({**SMALL, **GROUPED, "pad_token_id": 0}, {**LLAMA, "rms_norm": 6}),
     "CohereForCausalLM": (
         {**SMALL, **GROUPED},
-        {"cross_entropy": 1, "embedding": 1, "rope": 2, "silu_mul": 2},
+        {"cross_entropy": 1, "embedding": 1, "layer_norm": 3, "rope": 2, "silu_mul": 2},
     ),
     "GPTNeoXForCausalLM": (
         {**SMALL, "rotary_pct": 0.5},
