@@ -77,12 +77,7 @@ struct Ahead {
       for (int k = 0; k < ITEMS; ++k) {
         if (column(k) >= n) continue;
 #pragma unroll
-        for (int i = 0; i < COUNT; ++i) {
-#pragma unroll
-          for (int j = 0; j < VEC; j += 4)
-            store<4>(partial + i * n + column(k) + j,
-                     reinterpret_cast<const Pack<float, 4>&>(sums[i][k][j]));
-        }
+        for (int i = 0; i < COUNT; ++i) store_floats(partial + i * n + column(k), sums[i][k]);
       }
     } else {
       constexpr int WIDTH = LANES * ITEMS * VEC;
@@ -94,11 +89,8 @@ struct Ahead {
 #pragma unroll
       for (int k = 0; k < ITEMS; ++k) {
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-#pragma unroll
-          for (int i = 0; i < COUNT; ++i)
-            by_row[(i * ROWS + threadIdx.y) * WIDTH + column(k) + j] = sums[i][k][j];
-        }
+        for (int i = 0; i < COUNT; ++i)
+          store_floats(by_row + (i * ROWS + threadIdx.y) * WIDTH + column(k), sums[i][k]);
       }
       __syncthreads();
       for (int c = thread(); c < n; c += THREADS) {
@@ -111,6 +103,14 @@ struct Ahead {
         for (int i = 0; i < COUNT; ++i) partial[i * n + c] = found[i];
       }
     }
+  }
+
+ private:
+  // 16 bytes by one instruction.
+  __device__ static void store_floats(float* to, const float (&values)[VEC]) {
+#pragma unroll
+    for (int j = 0; j < VEC; j += 4)
+      store<4>(to + j, reinterpret_cast<const Pack<float, 4>&>(values[j]));
   }
 };
 

@@ -40,13 +40,26 @@ struct Softmax {
     return sum == 0 ? 0 : sum * exp2_approx((from - to) * kLog2E);
   }
 
+  // Makes the maximum at least this large.
+  __device__ void raise(float value) {
+    const float larger = fmaxf(max, value);
+    sum = rescale(sum, max, larger);
+    max = larger;
+  }
+  // Values of which none is above the maximum.
+  template <int N>
+  __device__ void add_below(const float (&values)[N]) {
+    const float from = origin(max);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += exp2_approx((values[j] - from) * kLog2E);
+  }
+
   template <typename T, int N, int COUNT>
   __device__ void add(const Pack<T, N> (&packs)[COUNT]) {
     float larger = max;
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) larger = fmaxf(larger, opaq::largest(packs[i]));
-    sum = rescale(sum, max, larger);
-    max = larger;
+    raise(larger);
     const float from = origin(max);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
@@ -101,6 +114,7 @@ struct Found {
     if constexpr (EXTRAS == kPlain) {
       softmax.add(packs);
     } else {
+      softmax.raise(extras.logit(opaq::largest(packs)));  // a cap keeps the order
 #pragma unroll
       for (int i = 0; i < COUNT; ++i)
         if (i * STEP < left) add_one(packs[i], extras);
@@ -131,13 +145,14 @@ struct Found {
  private:
   template <typename T, int N>
   __device__ void add_one(const Pack<T, N>& pack, const Extras<EXTRAS>& extras) {
-    Pack<float, N> logits[1];
+    float logits[N];
     [[maybe_unused]] float slopes[N];
-    opaq::to_floats(logits[0].at, pack);
-    extras.cap(logits[0].at, slopes);
-    softmax.add(logits);
+    opaq::to_floats(logits, pack);
+    extras.cap(logits, slopes);
+    softmax.add_below(logits);
+    if (extras.label_smoothing == 0) return;
 #pragma unroll
-    for (int j = 0; j < N; ++j) above += logits[0].at[j] - reference;
+    for (int j = 0; j < N; ++j) above += logits[j] - reference;
   }
 };
 
