@@ -115,8 +115,10 @@ def _rotated(
     first = _heads_first(q, at)
     second = first.detach()[:, :0] if k is None else _heads_first(k, at)
     results = turn(first, second, cos, sin, interleaved)
-    q_out = results[0].view_as(q)
-    return q_out if k is None else (q_out, results[1].view_as(k))
+    q_out, k_out = results[0], results[1]
+    if at == 1 or example_of(q).dim() == 3:
+        q_out, k_out = q_out.view_as(q), k_out if k is None else k_out.view_as(k)
+    return q_out if k is None else (q_out, k_out)
 
 
 def _has_gradient(*tensors) -> bool:

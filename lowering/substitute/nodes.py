@@ -22,6 +22,7 @@ class Nodes:
         self._operations: dict[Node, Operation | None] = {}
         self._named: dict[str, list[Node]] = {}
         self._transformed = operations.transformed(graph)
+        self._put: set[Node] = set()
         for number, node in enumerate(graph.nodes):
             self._place[node] = number
             if (found := self.operation(node)) is not None:
@@ -83,11 +84,16 @@ class Nodes:
             node = source
         return node, passed
 
+    def is_put(self, node: Node) -> bool:
+        """Whether it is the op of a pattern, or a part of what is put there with it."""
+        return node in self._put
+
     def added(self, nodes: Iterable[Node], at: Node) -> None:
         """Nodes that write nothing were put before `at`."""
         for node in nodes:
             self._place[node], self._writes[node] = self._place[at] - 0.5, self._writes[at]
             self._draws[node] = self._draws[at]
+            self._put.add(node)
 
     def replace(self, old: Node, new: Node) -> None:
         """Has all that reads `old` read `new`."""

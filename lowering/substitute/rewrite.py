@@ -107,15 +107,17 @@ def narrowing_casts(nodes: Nodes, root: Node, dtype: torch.dtype) -> list[Node]:
     return casts
 
 
-def check_layout(root: Node, result: Node) -> None:
-    """Raises Refused if the results differ in a way that something can see."""
+def check_layout(nodes: Nodes, root: Node, result: Node) -> None:
+    """Raises Refused if the results differ in a way that something can see. An op that stands for a
+    spelling takes any strides, as the spelling does."""
     before, after = value_of(root), value_of(result)
     if before.shape != after.shape:
         raise Refused("the op gives results of another shape")
     if before.stride() == after.stride():
         return
     for reader in operations.readers([root], operations.keeps_strides):
-        if reader.op == "output" or operations.needs_strides(reader):
+        op = nodes.is_put(reader) and operations.is_opaque(reader)
+        if not op and (reader.op == "output" or operations.needs_strides(reader)):
             raise Refused(f"{reader.name} sees that the op lays out its result in another way")
 
 
@@ -149,7 +151,7 @@ def put(
             for root, result in zip(found.roots, results)
         ]
         for root, result in zip(found.roots, results):
-            check_layout(root, result)
+            check_layout(nodes, root, result)
         check_gradients(found.roots, results)
         for root, result, narrow in zip(found.roots, results, casts):
             for cast in narrow:

@@ -70,6 +70,11 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {**SMALL, **GROUPED, "head_dim": 8},
         {**LLAMA, "gelu_mul": 2, "rms_norm": 5, "softmax": 2},
     ),
+    # norms of heads before rope, which lie in memory by tokens
+    "Gemma3ForCausalLM": (
+        {**SMALL, **GROUPED, "head_dim": 8},
+        {**LLAMA, "gelu_mul": 2, "rms_norm": 9},
+    ),
     # norms of what rope gives, and one that follows attention
     "HunYuanDenseV1ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
