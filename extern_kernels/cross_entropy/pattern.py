@@ -167,6 +167,10 @@ def _log_softmax_by_hand(logits):
     return shifted - shifted.exp().sum(-1, keepdim=True).log()
 
 
+def _log_softmax_by_sum(logits):
+    return logits - torch.logsumexp(logits, -1, keepdim=True)
+
+
 pattern = _declare("cross_entropy", _plain, "measured.json")
 
 
@@ -184,6 +188,12 @@ def _(logits, target, ignore_index, reduction):
 @pattern.spelling
 def _(logits, target, ignore_index, reduction):
     log_probabilities = _log_softmax_by_hand(logits)
+    return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
+
+
+@pattern.spelling
+def _(logits, target, ignore_index, reduction):
+    log_probabilities = _log_softmax_by_sum(logits)
     return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
 
 
@@ -265,6 +275,11 @@ def _(logits, index):
 @given_pattern.spelling
 def _(logits, index):
     return _log_softmax_by_hand(logits).gather(-1, index)
+
+
+@given_pattern.spelling
+def _(logits, index):
+    return _log_softmax_by_sum(logits).gather(-1, index)
 
 
 @given_pattern.spelling(loss=True, squeezed=True)

@@ -71,6 +71,17 @@ def _(x):
     return exponentials / exponentials.sum(-1, keepdim=True)
 
 
+@pattern.spelling
+def _(x):
+    return torch.exp(x - torch.logsumexp(x, -1, keepdim=True))
+
+
+@pattern.spelling
+def _(x):  # the op also gives numbers where these exponentials overflow
+    exponentials = torch.exp(x)
+    return exponentials / exponentials.sum(-1, keepdim=True)
+
+
 log_pattern = opaq.pattern(
     "log_softmax",
     lambda x: log_softmax(x),
@@ -85,3 +96,14 @@ log_pattern = opaq.pattern(
 @log_pattern.spelling
 def _(x):
     return F.log_softmax(x, dim=-1)
+
+
+@log_pattern.spelling
+def _(x):
+    shifted = x - x.amax(-1, keepdim=True)
+    return shifted - shifted.exp().sum(-1, keepdim=True).log()
+
+
+@log_pattern.spelling
+def _(x):
+    return x - torch.logsumexp(x, -1, keepdim=True)
