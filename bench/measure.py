@@ -87,14 +87,14 @@ def synchronizer(device: str) -> Callable[[], None]:
     return torch.cuda.synchronize if device.startswith("cuda") else lambda: None
 
 
-# Of relative RMS errors, where there is no result in float64 to compare with.
+# Of relative RMS errors, where there is no result in a wider dtype to compare with.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
     """What a contestant's results are compared with: those of the first contestant, and the same
-    computed in float64, or None where that is not possible."""
+    computed in a wider dtype, or None where that is not possible."""
 
     results: Sequence[torch.Tensor]
     exact: Sequence[torch.Tensor] | None = None
@@ -123,7 +123,8 @@ def mistake(got: Sequence[torch.Tensor], expected: Expected) -> str:
         if expected.exact is None:
             error, against = relative_error(mine, theirs), "those of the first contestant"
         else:
-            exact, against = expected.exact[number], "the result in float64"
+            exact = expected.exact[number]
+            against = f"the result in {str(exact.dtype).removeprefix('torch.')}"
             error, least = relative_error(mine, exact), relative_error(theirs, exact)
             allowed = max(3 * least, allowed / 100)
         if error > allowed:

@@ -3,7 +3,7 @@ memory, graphs, kernels, and whether the results are right.
 
 Each contestant runs in a process of its own with empty caches, so that neither compiled code nor
 memory is shared; the processes take turns, one at a time. Results are compared with those of the
-first contestant and, where the model can be converted, with the same in float64.
+first contestant and, where the model can be converted, with the same in float64 or float32.
 """
 
 from __future__ import annotations

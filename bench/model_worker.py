@@ -15,15 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opaq.user_file import WrongTarget
 
 from .wanted import Made, Wanted, values_of
 
+if TYPE_CHECKING:
+    import torch
+
 FIRST_CALL = "first call"
 MODES = ("max-autotune", "max-autotune-no-cudagraphs", "reduce-overhead")
-LARGE = 200_000_000  # parameters; a larger model is not converted to float64
+LARGE = 200_000_000  # parameters; a larger model is converted to float32, not to float64
 # Of the steps that are timed together: on a GPU, so many that the host's work before the first
 # kernel, which a loop of steps has once, does not count.
 LEAST_SECONDS = {"cpu": 0.03, "cuda": 0.25}
@@ -202,21 +205,37 @@ class Contestant:
         return [state.numpy().tobytes() for state in states]
 
     def _exact(self, size: Mapping[str, int]) -> Any:
-        """The results of as many steps in float64, from the same state; None where the model cannot
-        be converted."""
+        """The results of as many steps from the same state in float64; where the model is too large
+        for that or does not take it, in float32, if that is wider; else None."""
         import torch
 
-        try:
-            exact = self._wanted.make(size)
-            if isinstance(exact.model, torch.nn.Module):
-                if sum(each.numel() for each in exact.model.parameters()) > LARGE:
-                    return None
-            exact = exact.in_float64()
-            step = _Step(exact, exact.model, self._wanted.train)
-            step()
-            return step.results()
-        except Exception:
-            return None  # it takes other dtypes only, or the memory does not suffice
+        for dtype in (torch.float64, torch.float32):
+            try:
+                if (results := self._results_in(dtype, size)) is not None:
+                    return results
+            except Exception:
+                continue  # it takes other dtypes only, or the memory does not suffice
+        return None
+
+    def _results_in(self, dtype: torch.dtype, size: Mapping[str, int]) -> Any:
+        """None where the model is too large, or float32 no wider than what it has."""
+        import torch
+
+        from . import measure
+
+        made = self._wanted.make(size)
+        is_module = isinstance(made.model, torch.nn.Module)
+        parameters = list(made.model.parameters()) if is_module else []
+        if dtype == torch.float64 and sum(each.numel() for each in parameters) > LARGE:
+            return None
+        if dtype == torch.float32:
+            given = [*parameters, *measure.tensors_in((made.args, made.kwargs))]
+            if any(each.is_floating_point() and each.itemsize >= 4 for each in given):
+                return None
+        made = made.in_dtype(dtype)
+        step = _Step(made, made.model, self._wanted.train)
+        step()
+        return step.results()
 
     def _synchronize(self) -> None:
         from . import measure

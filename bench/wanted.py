@@ -106,10 +106,10 @@ class Made:
                 if not torch.nn.parameter.is_lazy(now) and was.shape == now.shape:
                     was.data.copy_(now.data)
 
-    def in_float64(self) -> Made:
+    def in_dtype(self, dtype: torch.dtype) -> Made:
         """The module itself is converted."""
-        model = self.model.double() if isinstance(self.model, torch.nn.Module) else self.model
-        return Made(model, *_moved((self.args, self.kwargs), None, torch.float64))
+        model = self.model.to(dtype) if isinstance(self.model, torch.nn.Module) else self.model
+        return Made(model, *_moved((self.args, self.kwargs), None, dtype))
 
 
 def sizes_of(text: str | None) -> list[dict[str, int]]:

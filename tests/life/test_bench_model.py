@@ -194,6 +194,18 @@ def test_results_that_cannot_be_compared(odd: Path, function: str, unchecked: st
     assert told["mistake"] == "" and told["unchecked"] == unchecked
 
 
+@pytest.mark.parametrize(
+    ("dtype", "against"),
+    [("bfloat16", "the result in float32"), (None, "those of the first contestant")],
+)
+def test_a_model_too_large_for_float64(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, dtype: str | None, against: str
+) -> None:
+    monkeypatch.setattr("opaq.bench.model_worker.LARGE", -1)
+    mistake = checked("wrong_counter", dtype=dtype)[0]["mistake"]
+    assert mistake.startswith(f"result 0: relative error 0.1 to {against}")
+
+
 def test_numbers_are_results(odd: Path) -> None:
     assert checked("returns_wrong_int")[0]["mistake"] == "result 0: 1 of 1 values differ"
 
