@@ -131,7 +131,6 @@ NO_NORMS = {
         w * ((x - mean(x)) / torch.sqrt(mean((x - mean(x + 1)) ** 2) + EPS)) + b
     ),
     "another dim": lambda x, w, b: x * torch.rsqrt(x.pow(2).mean(0, keepdim=True) + EPS) * w,
-    "a matrix of weights": lambda x, w, b: x * torch.rsqrt(mean(x * x) + EPS) * w.expand(4, 8),
     "exponentials of two": lambda x, w, b: (
         torch.exp(x - x.amax(-1, True)) / torch.exp(x - x.amin(-1, True)).sum(-1, True)
     ),
@@ -145,6 +144,14 @@ NO_NORMS = {
 def test_what_is_no_norm_is_left(name: str) -> None:
     found = found_in(NO_NORMS[name], torch.randn(4, 8), torch.randn(8), torch.randn(8))
     assert not set(NAMES) & set(found)
+
+
+def test_a_norm_times_a_matrix_is_one_without_a_weight() -> None:
+    def function(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return x * torch.rsqrt(mean(x * x) + EPS) * w
+
+    found = found_in(function, torch.randn(4, 8), torch.randn(4, 8), torch.randn(8))
+    assert found == ["rms_norm", "the weight has not the shape of the last dimension"]
 
 
 def test_a_part_that_is_computed_anew_after_a_write_is_another() -> None:
