@@ -207,35 +207,31 @@ class Contestant:
     def _exact(self, size: Mapping[str, int]) -> Any:
         """The results of as many steps from the same state in float64; where the model is too large
         for that or does not take it, in float32, if that is wider; else None."""
-        import torch
-
-        for dtype in (torch.float64, torch.float32):
+        for dtype in self._wider_dtypes():
             try:
-                if (results := self._results_in(dtype, size)) is not None:
-                    return results
+                exact = self._wanted.make(size).in_dtype(dtype)
+                step = _Step(exact, exact.model, self._wanted.train)
+                step()
+                return step.results()
             except Exception:
                 continue  # it takes other dtypes only, or the memory does not suffice
         return None
 
-    def _results_in(self, dtype: torch.dtype, size: Mapping[str, int]) -> Any:
-        """None where the model is too large, or float32 no wider than what it has."""
+    def _wider_dtypes(self) -> list[torch.dtype]:
+        """Those that the model that was made may be converted to."""
         import torch
 
         from . import measure
 
-        made = self._wanted.make(size)
+        made = self._made
+        assert made is not None
         is_module = isinstance(made.model, torch.nn.Module)
         parameters = list(made.model.parameters()) if is_module else []
-        if dtype == torch.float64 and sum(each.numel() for each in parameters) > LARGE:
-            return None
-        if dtype == torch.float32:
-            given = [*parameters, *measure.tensors_in((made.args, made.kwargs))]
-            if any(each.is_floating_point() and each.itemsize >= 4 for each in given):
-                return None
-        made = made.in_dtype(dtype)
-        step = _Step(made, made.model, self._wanted.train)
-        step()
-        return step.results()
+        given = [*parameters, *measure.tensors_in((made.args, made.kwargs))]
+        wider = [] if sum(each.numel() for each in parameters) > LARGE else [torch.float64]
+        if not any(each.is_floating_point() and each.itemsize >= 4 for each in given):
+            wider.append(torch.float32)
+        return wider
 
     def _synchronize(self) -> None:
         from . import measure
