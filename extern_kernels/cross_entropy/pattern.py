@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import example_of, rows_and_columns
 
+from ..softmax_spellings import log_softmax_by_hand, log_softmax_by_sum
 from .cross_entropy import cross_entropy
 
 _EXAMPLES = {
@@ -162,15 +163,6 @@ def _plain(logits, target, ignore_index=-100, reduction="mean"):
     return _reduced(loss, target, ignore_index, reduction)
 
 
-def _log_softmax_by_hand(logits):
-    shifted = logits - logits.amax(-1, keepdim=True)
-    return shifted - shifted.exp().sum(-1, keepdim=True).log()
-
-
-def _log_softmax_by_sum(logits):
-    return logits - torch.logsumexp(logits, -1, keepdim=True)
-
-
 pattern = _declare("cross_entropy", _plain, "measured.json")
 
 
@@ -187,13 +179,13 @@ def _(logits, target, ignore_index, reduction):
 
 @pattern.spelling
 def _(logits, target, ignore_index, reduction):
-    log_probabilities = _log_softmax_by_hand(logits)
+    log_probabilities = log_softmax_by_hand(logits)
     return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
 
 
 @pattern.spelling
 def _(logits, target, ignore_index, reduction):
-    log_probabilities = _log_softmax_by_sum(logits)
+    log_probabilities = log_softmax_by_sum(logits)
     return F.nll_loss(log_probabilities, target, ignore_index=ignore_index, reduction=reduction)
 
 
@@ -274,12 +266,12 @@ def _(logits, index):
 
 @given_pattern.spelling
 def _(logits, index):
-    return _log_softmax_by_hand(logits).gather(-1, index)
+    return log_softmax_by_hand(logits).gather(-1, index)
 
 
 @given_pattern.spelling
 def _(logits, index):
-    return _log_softmax_by_sum(logits).gather(-1, index)
+    return log_softmax_by_sum(logits).gather(-1, index)
 
 
 @given_pattern.spelling(loss=True, squeezed=True)

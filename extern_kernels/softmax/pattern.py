@@ -9,6 +9,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
+from ..softmax_spellings import log_softmax_by_hand, log_softmax_by_sum
 from .softmax import broadcasts, log_softmax, softmax
 
 X, MASK = torch.empty(2, 8, device="meta"), torch.empty(8, device="meta")
@@ -98,12 +99,5 @@ def _(x):
     return F.log_softmax(x, dim=-1)
 
 
-@log_pattern.spelling
-def _(x):
-    shifted = x - x.amax(-1, keepdim=True)
-    return shifted - shifted.exp().sum(-1, keepdim=True).log()
-
-
-@log_pattern.spelling
-def _(x):
-    return x - torch.logsumexp(x, -1, keepdim=True)
+log_pattern.spelling(log_softmax_by_hand)
+log_pattern.spelling(log_softmax_by_sum)
