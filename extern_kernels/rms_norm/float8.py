@@ -95,11 +95,7 @@ def rms_norm_float8_reference(
     least: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     float8.check("rms_norm_float8", "x", x.shape, block, rule, least)
-    if weight.shape != x.shape[-1:]:
-        raise ValueError(
-            f"rms_norm_float8: weight has shape {tuple(weight.shape)}; expected "
-            f"{tuple(x.shape[-1:])}, the last dimension of x {tuple(x.shape)}"
-        )
+    rows.check_parameter("rms_norm_float8", "weight", weight, x)
     wide = x.double() if x.dtype == torch.float64 else x.float()
     rstd = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     return float8.quantize((wide * rstd * weight).float(), block, rule, least)

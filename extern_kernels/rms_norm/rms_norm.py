@@ -109,9 +109,7 @@ _BACKWARD_CUDA = [
     "rstd.dtype == float32",
     f"not defined(added) or {_ADDED}",
 ]
-_BACKWARD_ALIGNED = [
-    *rows.aligned("grad_y", "x", "grad_x", optional=("weight", "added")),
-]
+_BACKWARD_ALIGNED = rows.aligned("grad_y", "x", "grad_x", optional=("weight", "added"))
 for _name, _adds, _condition in [
     ("cuda:ahead", "false", "not defined(added)"),
     ("cuda:ahead-added", "true", "defined(added)"),

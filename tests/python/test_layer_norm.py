@@ -7,6 +7,7 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
+    NORM_LENGTHS,
     NORM_SHAPES,
     close,
     compiled_agrees,
@@ -73,12 +74,8 @@ def test_eps(eps, device):
     check(*make((4, 64), torch.float32, device), eps)
 
 
-# A length for each CUDA kernel, forward and backward: held in registers, read ahead, wide, any.
-LENGTHS = [64, 4096, 12288, 40000, 77]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", NORM_LENGTHS)
 @pytest.mark.parametrize("given", [(), ("weight",), ("bias",)], ids=["none", "weight", "bias"])
 def test_without_weight_or_bias(given, length, dtype, device):
     x, *parameters = make((5, length), dtype, device)

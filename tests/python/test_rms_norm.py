@@ -7,6 +7,7 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
+    NORM_LENGTHS,
     NORM_SHAPES,
     close,
     compiled_agrees,
@@ -66,19 +67,15 @@ def test_eps(eps, device):
     check(*make((4, 64), torch.float32, device), eps)
 
 
-# A length for each CUDA kernel, forward and backward: held in registers, read ahead, wide, any.
-LENGTHS = [64, 4096, 12288, 40000, 77]
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", NORM_LENGTHS)
 def test_an_offset_is_added_to_the_weight(length, dtype, device):
     x, weight = make((5, length), dtype, device)
     check(x, weight - 1, offset=1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", NORM_LENGTHS)
 def test_without_a_weight(length, dtype, device):
     x, _ = make((5, length), dtype, device)
     (y, rstd), (grad_x,) = gradients(lambda x: rms_norm(x, None), (x,), [0])
@@ -93,7 +90,7 @@ def test_an_offset_without_a_weight_is_refused(device, capfd):
     refuses(lambda: rms_norm(torch.ones(2, 8, device=device), None, 1e-6, 1.0), message, capfd)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("length", NORM_LENGTHS)
 def test_a_weight_that_needs_no_gradient_costs_no_sums(length, device):
     x, weight = make((5, length), torch.float32, device)
     _, (grad_x,) = gradients(lambda x: rms_norm(x, weight), (x,), [0])
