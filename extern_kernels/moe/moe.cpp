@@ -24,29 +24,92 @@ void moe_order(int64_t* counts, int64_t* order, int64_t* position, const int64_t
   }
 }
 
+// The numbers of the `count` largest of values[n], the largest first. NaN is the largest; of equal
+// values the first one comes first.
+template <typename T>
+std::vector<int64_t> largest_of(const T* values, int64_t n, int64_t count) {
+  const auto larger = [](T a, T b) { return std::isnan(a) ? !std::isnan(b) : a > b; };
+  std::vector<bool> taken(n);
+  std::vector<int64_t> found;
+  for (int64_t s = 0; s < count; ++s) {
+    int64_t best = -1;
+    for (int64_t i = 0; i < n; ++i)
+      if (!taken[i] && (best < 0 || larger(values[i], values[best]))) best = i;
+    taken[best] = true;
+    found.push_back(best);
+  }
+  return found;
+}
+
+// The softmax of a row, as exp(row[e] - largest) / sum.
+struct Softmax {
+  double largest = -std::numeric_limits<double>::infinity(), sum = 0;
+
+  template <typename T>
+  Softmax(const T* row, int64_t experts) {
+    for (int64_t e = 0; e < experts; ++e) largest = row[e] > largest ? row[e] : largest;
+    for (int64_t e = 0; e < experts; ++e) sum += std::exp(row[e] - largest);
+  }
+  double of(double logit) const { return std::exp(logit - largest) / sum; }
+};
+
+double sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
+
 template <typename T>
 void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order, int64_t* position,
                const T* logits, int64_t tokens, int64_t experts, int64_t k, int64_t row_stride,
                bool normalize) {
-  // NaN is the largest; of equal logits the first expert comes first.
-  const auto larger = [](T a, T b) { return std::isnan(a) ? !std::isnan(b) : a > b; };
-  std::vector<bool> taken(experts);
   for (int64_t t = 0; t < tokens; ++t) {
     const T* const row = logits + t * row_stride;
-    taken.assign(experts, false);
+    const std::vector<int64_t> chosen = largest_of(row, experts, k);
+    const double largest = row[chosen[0]];
     double sum = 0;
-    for (int64_t s = 0; s < k; ++s) {
-      int64_t best = -1;
-      for (int64_t e = 0; e < experts; ++e)
-        if (!taken[e] && (best < 0 || larger(row[e], row[best]))) best = e;
-      taken[best] = true;
-      experts_of[t * k + s] = best;
+    if (normalize) {
+      for (const int64_t e : chosen) sum += std::exp(row[e] - largest);
+    } else {
+      for (int64_t e = 0; e < experts; ++e) sum += std::exp(row[e] - largest);
     }
-    const double largest = row[experts_of[t * k]];
+    for (int64_t s = 0; s < k; ++s) {
+      experts_of[t * k + s] = chosen[s];
+      weights[t * k + s] = T(std::exp(row[chosen[s]] - largest) / sum);
+    }
+  }
+  moe_order(counts, order, position, experts_of, tokens * k, experts);
+}
+
+template <typename T>
+void moe_route_scored(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
+                      int64_t* position, const T* logits, const T* bias, int64_t tokens,
+                      int64_t experts, int64_t k, int64_t row_stride, bool normalize,
+                      bool of_sigmoid, int64_t groups, int64_t kept_groups, int64_t group_best,
+                      bool zero_dropped, double eps, double scale) {
+  const int64_t size = experts / groups;
+  std::vector<T> by(experts), of_groups(groups);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const T* const row = logits + t * row_stride;
+    const Softmax softmax(row, experts);
+    const auto score = [&](int64_t e) { return of_sigmoid ? sigmoid(row[e]) : softmax.of(row[e]); };
     for (int64_t e = 0; e < experts; ++e)
-      if (taken[e] || !normalize) sum += std::exp(row[e] - largest);
-    for (int64_t s = 0; s < k; ++s)
-      weights[t * k + s] = T(std::exp(row[experts_of[t * k + s]] - largest) / sum);
+      by[e] = bias ? T(score(e)) + bias[e] : groups > 1 ? T(score(e)) : row[e];
+    if (groups > 1) {
+      for (int64_t g = 0; g < groups; ++g) {
+        of_groups[g] = 0;
+        for (const int64_t i : largest_of(&by[g * size], size, group_best))
+          of_groups[g] += by[g * size + i];
+      }
+      std::vector<bool> kept(groups);
+      for (const int64_t g : largest_of(of_groups.data(), groups, kept_groups)) kept[g] = true;
+      const T dropped = zero_dropped ? T(0) : -std::numeric_limits<T>::infinity();
+      for (int64_t e = 0; e < experts; ++e)
+        if (!kept[e / size]) by[e] = dropped;
+    }
+    const std::vector<int64_t> chosen = largest_of(by.data(), experts, k);
+    double sum = 0;
+    for (const int64_t e : chosen) sum += score(e);
+    for (int64_t s = 0; s < k; ++s) {
+      experts_of[t * k + s] = chosen[s];
+      weights[t * k + s] = T(score(chosen[s]) / (normalize ? sum + eps : 1) * scale);
+    }
   }
   moe_order(counts, order, position, experts_of, tokens * k, experts);
 }
@@ -59,14 +122,42 @@ void moe_route_backward(T* grad_logits, const T* grad_weights, const T* logits, 
     const T *const row = logits + t * row_stride, *const grad = grad_weights + t * k;
     const T* const weight = weights + t * k;
     T* const out = grad_logits + t * experts;
-    double dot = 0, largest = -std::numeric_limits<double>::infinity(), sum = 0;
+    const Softmax softmax(row, experts);
+    double dot = 0;
     for (int64_t s = 0; s < k; ++s) dot += double(grad[s]) * weight[s];
-    for (int64_t e = 0; e < experts; ++e) largest = row[e] > largest ? row[e] : largest;
-    for (int64_t e = 0; e < experts; ++e) sum += std::exp(row[e] - largest);
-    for (int64_t e = 0; e < experts; ++e)
-      out[e] = normalize ? 0 : T(-dot * std::exp(row[e] - largest) / sum);
+    for (int64_t e = 0; e < experts; ++e) out[e] = normalize ? 0 : T(-dot * softmax.of(row[e]));
     for (int64_t s = 0; s < k; ++s)
       out[experts_of[t * k + s]] += T(weight[s] * (normalize ? grad[s] - dot : grad[s]));
+  }
+}
+
+template <typename T>
+void moe_route_scored_backward(T* grad_logits, const T* grad_weights, const T* logits,
+                               const int64_t* experts_of, int64_t tokens, int64_t experts,
+                               int64_t k, int64_t row_stride, bool normalize, bool of_sigmoid,
+                               double eps, double scale) {
+  std::vector<double> share(k), found(experts);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const T *const row = logits + t * row_stride, *const grad = grad_weights + t * k;
+    const int64_t* const chosen = experts_of + t * k;
+    const Softmax softmax(row, experts);
+    double sum = 0, of_all = 0, dot = 0;
+    for (int64_t s = 0; s < k; ++s) {
+      share[s] = of_sigmoid ? sigmoid(row[chosen[s]]) : softmax.of(row[chosen[s]]);
+      sum += share[s];
+    }
+    for (int64_t s = 0; s < k && normalize; ++s) {
+      share[s] /= sum + eps;
+      of_all += grad[s] * share[s];
+    }
+    found.assign(experts, 0);
+    for (int64_t s = 0; s < k; ++s) {
+      const double add = scale * share[s] * (grad[s] - of_all);
+      dot += add;
+      found[chosen[s]] += of_sigmoid ? add * sigmoid(-row[chosen[s]]) : add;
+    }
+    for (int64_t e = 0; e < experts; ++e)
+      grad_logits[t * experts + e] = T(of_sigmoid ? found[e] : found[e] - dot * softmax.of(row[e]));
   }
 }
 

@@ -118,6 +118,116 @@ def test_masked_and_invalid_logits(device):
     assert counts.sum() == 8 and order.sort()[0].tolist() == list(range(8))
 
 
+# experts, k, and what else is given: as DeepSeek-V3, GLM-4.5 (one group), MiniMax-M2, LFM2,
+# DeepSeek-V2 and Ernie 4.5 have it; groups of two; a bias below 0, so that 0 wins
+SCORED = [
+    (64, 6, dict(scoring="sigmoid", bias=1, groups=8, kept_groups=3, eps=1e-20, scale=2.5)),
+    (24, 3, dict(scoring="sigmoid", bias=1, eps=1e-20, scale=1.5)),
+    (40, 4, dict(scoring="sigmoid", bias=1)),
+    (40, 4, dict(scoring="sigmoid", eps=1e-2, normalize=True, scale=0.5)),
+    (8, 2, dict(scoring="sigmoid", normalize=False)),
+    (12, 3, dict(groups=3, kept_groups=2, group_best=1, normalize=False, scale=16.0)),
+    (12, 3, dict(groups=3, kept_groups=2, zero_dropped=True, eps=1e-2)),
+    (33, 2, dict(bias=0.1, eps=1e-2)),
+    (33, 2, dict(bias=0.1, normalize=False)),
+    (40, 8, dict(scoring="sigmoid", bias=0.5, groups=20, kept_groups=7, scale=0.0)),
+    (512, 32, dict(scoring="sigmoid", bias=1, groups=32, kept_groups=32)),
+    (16, 4, dict(scoring="sigmoid", bias=-1, groups=4, kept_groups=1, zero_dropped=True)),
+]
+
+
+def scored_call(experts, given, dtype, device):
+    """(the arguments of moe_route after k; what `routed_exactly` takes instead)"""
+    given = dict(given)
+    size = given.pop("bias", None)
+    bias = None
+    if size is not None:
+        bias = make(1, experts, torch.float64, device)[0].abs().mul(size)
+        bias = bias.to(torch.promote_types(dtype, torch.float32))
+    return {"normalize": True, **given, "correction_bias": bias}
+
+
+def routed_exactly(logits, k, normalize, correction_bias, scoring="softmax", **given):
+    """As transformers' DeepSeek-V2 and V3 do it, in float64."""
+    scores = logits.softmax(-1) if scoring == "softmax" else logits.sigmoid()
+    by = scores if correction_bias is None else scores + correction_bias
+    if (groups := given.get("groups", 1)) > 1:
+        of_group = by.view(len(by), groups, -1).topk(given.get("group_best", 2), dim=-1)[0].sum(-1)
+        kept = of_group.topk(given["kept_groups"], dim=-1)[1]
+        mask = torch.zeros_like(of_group).scatter_(1, kept, 1)
+        mask = mask.repeat_interleave(by.size(1) // groups, 1)
+        by = by.masked_fill(~mask.bool(), 0.0 if given.get("zero_dropped") else -torch.inf)
+    experts = by.sort(dim=-1, descending=True, stable=True)[1][:, :k]
+    weights = scores.gather(1, experts)
+    if normalize:
+        weights = weights / (weights.sum(-1, keepdim=True) + given.get("eps", 0.0))
+    return weights * given.get("scale", 1.0), experts
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", SCORED, ids=str)
+def test_routes_by_scores(case, dtype, device):
+    experts_there, k, given = case
+    logits = make(70, experts_there, dtype, device)
+    given = scored_call(experts_there, given, dtype, device)
+    bias = given["correction_bias"]
+    wide_given = {**given, "correction_bias": None if bias is None else bias.double()}
+
+    (weights,), (grad,) = gradients(lambda x: moe_route(x, k, **given)[0], (logits,), [0])
+    (wide,), (wide_grad,) = gradients(
+        lambda x: routed_exactly(x, k, **wide_given)[0], (logits.double(),), [0]
+    )
+    experts, counts, order, position = moe_route(logits, k, **given)[1:]
+    wide_experts = routed_exactly(logits.double(), k, **wide_given)[1]
+    if dtype in (torch.float32, torch.float64):  # of others there are equal scores
+        assert torch.equal(experts, wide_experts)
+    assert weights.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    scale = max(1.0, given.get("scale", 1.0))
+    close(weights, wide, scale=scale)
+    if dtype in (torch.float32, torch.float64):
+        close(grad, wide_grad, dtype, scale=2 * scale)
+    for actual, expected in zip((counts, order, position), moe_order(experts, experts_there)):
+        assert torch.equal(actual, expected)
+    for actual, expected in zip(
+        (weights, experts, counts, order, position), route.moe_route_reference(logits, k, **given)
+    ):
+        torch.testing.assert_close(actual, expected)
+    how = {name: given[name] for name in ("scoring", "eps", "scale") if name in given}
+    args = (torch.randn_like(weights), logits, weights, experts, given["normalize"])
+    torch.testing.assert_close(
+        moe_route_backward(*args, **how), route.moe_route_backward_reference(*args, **how)
+    )
+
+
+def test_equal_scores_and_groups_go_to_the_first(device):
+    logits = torch.zeros(70, 16, device=device)
+    bias = torch.zeros(16, device=device)
+    given = {"scoring": "sigmoid", "correction_bias": bias, "groups": 4, "kept_groups": 2}
+    assert moe_route(logits, 3, **given)[1].unique(dim=0).tolist() == [[0, 1, 2]]
+    bias[9] = 0.5
+    assert moe_route(logits, 3, **given)[1].unique(dim=0).tolist() == [[9, 0, 1]]
+    # More than the experts of one group: of the others, the first.
+    given["kept_groups"] = 1
+    assert moe_route(logits, 5, **given)[1].unique(dim=0).tolist() == [[9, 8, 10, 11, 0]]
+    # Sigmoids that are equal, of logits that are not.
+    logits = torch.arange(50.0, 66.0, device=device).expand(3, 16)
+    assert moe_route(logits, 2, scoring="sigmoid")[1].unique(dim=0).tolist() == [[15, 14]]
+
+
+def test_scores_of_invalid_logits(device):
+    logits = make(4, 8, torch.float32, device)
+    logits[0] = -torch.inf
+    logits[1, 5] = torch.nan
+    logits[2, :2] = torch.inf
+    given = {"scoring": "sigmoid", "groups": 2, "kept_groups": 1}
+    bias = torch.zeros(8, device=device)
+    weights, experts = moe_route(logits, 2, correction_bias=bias, **given)[:2]
+    assert experts[0].tolist() == [0, 1] and weights[0].isnan().all()
+    assert experts[1, 0] == 5 and weights[1].isnan().all()
+    assert experts[2].tolist() == [0, 1] and weights[2].tolist() == [0.5, 0.5]
+    assert moe_route(logits, 2, correction_bias=bias, eps=1e-20, **given)[0][0].tolist() == [0, 0]
+
+
 def test_no_tokens(device):
     weights, experts, counts, order, position = moe_route(torch.empty(0, 8, device=device), 2)
     assert (weights.shape, experts.shape, order.shape) == ((0, 2), (0, 2), (0,))
@@ -251,6 +361,22 @@ def test_bad_arguments_are_refused(device, capfd):
     refuses(lambda: moe_route(logits[:, :0], 1), message, capfd)
     message = "moe_route: gate_logits have shape (3, 4, 8); expected [tokens, experts]"
     refuses(lambda: moe_route(logits.view(3, 4, 8), 2), message, capfd)
+    message = "moe_route: scoring is 'tanh'; expected 'softmax' or 'sigmoid'"
+    refuses(lambda: moe_route(logits, 2, scoring="tanh"), message, capfd)
+    message = "moe_route: correction_bias is torch.float32 of shape (12,); expected a"
+    refuses(lambda: moe_route(logits, 2, correction_bias=logits[:, 0]), message, capfd)
+    message = "moe_route: correction_bias is torch.int64 of shape (8,); expected a"
+    refuses(lambda: moe_route(logits, 2, correction_bias=logits[0].long()), message, capfd)
+    message = "moe_route: groups is 3; expected a divisor of 8, the number of experts"
+    refuses(lambda: moe_route(logits, 2, groups=3), message, capfd)
+    message = "moe_route: groups is 0; expected a divisor of 8, the number of experts"
+    refuses(lambda: moe_route(logits, 2, groups=0), message, capfd)
+    message = "moe_route: kept_groups is 5; expected 1 to 4, the number of groups"
+    refuses(lambda: moe_route(logits, 2, groups=4, kept_groups=5), message, capfd)
+    message = "moe_route: group_best is 2; expected 1 or 2, and no more than the 1 experts of"
+    refuses(lambda: moe_route(logits, 2, groups=8), message, capfd)
+    message = "moe_route: group_best is 3; expected 1 or 2, and no more than the 4 experts of"
+    refuses(lambda: moe_route(logits, 2, groups=2, group_best=3), message, capfd)
     experts = torch.zeros(3, 2, dtype=torch.int32, device=device)
     message = "moe_order: experts are torch.int32 of shape (3, 2); expected torch.int64 of shape"
     refuses(lambda: moe_order(experts, 4), message, capfd)
@@ -269,10 +395,13 @@ def test_opcheck(device):
     logits, x = make(6, 8, torch.float32, device), make(6, 16, torch.float32, device)
     weights, _, _, order, position = moe_route(logits, 2)
     torch.library.opcheck(moe_route, (logits.requires_grad_(), 2))
+    given = scored_call(8, {**SCORED[0][2], "groups": 4}, torch.float32, device)
+    torch.library.opcheck(moe_route, (logits, 2), given)
     torch.library.opcheck(moe_permute, (x.requires_grad_(), order, position))
     rows = moe_permute(x, order, position).detach().requires_grad_()
     torch.library.opcheck(moe_combine, (rows, position, weights.requires_grad_()))
     opaq.opcheck(moe_route, logits.detach(), 2)
+    opaq.opcheck(moe_route, logits.detach(), 2, **given)
     opaq.opcheck(moe_order, torch.randint(8, (6, 2), device=device), 8)
 
 
@@ -288,6 +417,11 @@ def test_compiled(dynamic, device):
     ]
     for op in (moe_route, moe_permute, moe_combine):
         compiled_agrees(op, model, cases, [0, 1], dynamic)
+
+    def scored(gate):
+        return moe_route(gate * 2, 2, scoring="sigmoid", groups=4, kept_groups=2, scale=2.5)[0]
+
+    compiled_agrees(moe_route, scored, [case[1:] for case in cases], [0], dynamic)
 
 
 def test_weights_that_are_written_to_after_they_were_copied() -> None:
@@ -329,6 +463,12 @@ def test_cuda_sources_compile(arch):
         gate, rows, x = cuda((64, 60), dtype), cuda((256, 128), dtype), cuda((64, 128), dtype)
         compiles(moe_route, (gate, 4, True), arch, "cuda")
         compiles(moe_route_backward, (weights, gate, weights, experts, True), arch, "cuda")
+        bias = cuda((60,), torch.float32)
+        for how in ((), ("sigmoid",), ("sigmoid", bias), ("softmax", bias, 4, 2)):
+            compiles(moe_route, (gate, 4, True, *how), arch, "cuda:scored")
+        for how in ("softmax", "sigmoid"):
+            back = (weights, gate, weights, experts, True, how)
+            compiles(moe_route_backward, back, arch, "cuda:scored")
         for name in ("cuda:packs", "cuda:any"):
             compiles(moe_permute, (x, pairs, pairs), arch, name)
             compiles(moe_permute_backward, (rows, pairs, 64), arch, name)
