@@ -6,7 +6,8 @@
 //
 // Layout: LANES threads (threadIdx.x) scan tiles of LANES * ITEMS packs of VEC elements. A warp has
 // ITEMS * 32 packs of a tile that lie side by side, and reads 32 of them at a time. One block has
-// several rows, or one row, or, of long rows, one tile.
+// several rows, or one row, or, of long rows, one tile. A block with one tile waits for others for
+// most of its time, so its tile is in shared memory: registers would hold fewer of them at once.
 #include "look_back.cuh"
 
 using opaq::Pack;
@@ -43,15 +44,55 @@ __device__ int place(int j, bool reverse) {  // in a pack, of the j-th position
   return reverse ? VEC - 1 - j : j;
 }
 
-// The elements of a tile that a thread has, in registers. Positions from `n` on count as 0.
-template <typename T, int LANES, int ITEMS, int VEC>
+// Where a thread keeps the packs of its tile.
+template <typename T, int ITEMS, int VEC>
+struct InRegisters {
+  Pack<T, VEC> packs[ITEMS];
+
+  __device__ void fill(int k, const T* row, long long first, long long n, bool reverse) {
+    packs[k] = read<T, VEC>(row, first, n, reverse);
+  }
+  __device__ void finish() {}
+  __device__ Pack<T, VEC> at(int k) const { return packs[k]; }
+};
+
+extern __shared__ uint4 slots[];
+
+// A thread reads only what it has written, or copied, itself.
+template <typename T, int ITEMS, int VEC>
+struct InSlots {
+  using OnePack = Pack<T, VEC>;
+
+  __device__ static OnePack* slot(int k) {
+    return reinterpret_cast<OnePack*>(slots) + k * blockDim.x + threadIdx.x;
+  }
+  __device__ void fill(int k, const T* row, long long first, long long n, bool reverse) {
+    if (sizeof(OnePack) == 16 && first < n)
+      opaq::copy_async(slot(k), row + (reverse ? n - VEC - first : first));
+    else
+      *slot(k) = read<T, VEC>(row, first, n, reverse);
+  }
+  __device__ void finish() {
+    opaq::end_of_copies();
+    opaq::copies_done<0>();
+  }
+  __device__ OnePack at(int k) const {
+    if constexpr (sizeof(OnePack) == 16)
+      return opaq::load_shared<T>(&slots[k * blockDim.x + threadIdx.x]);
+    else
+      return *slot(k);
+  }
+};
+
+// The elements of a tile that a thread has. Positions from `n` on count as 0.
+template <typename T, int LANES, int ITEMS, int VEC, template <typename, int, int> class Kept>
 struct Tile {
   using Sum = typename Sums<T>::type;
   static constexpr int kElements = LANES * ITEMS * VEC;
   static constexpr int kWidth = LANES < 32 ? LANES : 32;  // threads that share shuffles
   static constexpr int kWarps = LANES < 32 ? 1 : LANES / 32;
 
-  Pack<T, VEC> packs[ITEMS];
+  Kept<T, ITEMS, VEC> packs;
   Sum before[ITEMS];  // the sum of the warp's elements before each pack
   Sum of_warp;        // the sum of all elements of the warp
 
@@ -64,14 +105,15 @@ struct Tile {
   __device__ Tile(const T* row, long long first, long long n, bool reverse) {
     const int lane = threadIdx.x % kWidth;
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k)
-      packs[k] = read<T, VEC>(row, begin(first) + k * kWidth * VEC, n, reverse);
+    for (int k = 0; k < ITEMS; ++k) packs.fill(k, row, begin(first) + k * kWidth * VEC, n, reverse);
+    packs.finish();
     of_warp = 0;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
+      const Pack<T, VEC> pack = packs.at(k);
       Sum up_to = 0;
 #pragma unroll
-      for (int j = 0; j < VEC; ++j) up_to += Sums<T>::read(packs[k].at[place<VEC>(j, reverse)]);
+      for (int j = 0; j < VEC; ++j) up_to += Sums<T>::read(pack.at[place<VEC>(j, reverse)]);
 #pragma unroll
       for (int offset = 1; offset < kWidth; offset *= 2) {
         const Sum below = __shfl_up_sync(~0u, up_to, offset, kWidth);
@@ -89,12 +131,13 @@ struct Tile {
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       const long long at = begin(first) + k * kWidth * VEC;
+      const Pack<T, VEC> pack = packs.at(k);
       Pack<Out, VEC> out;
       Sum sum = base + before[k], within = 0;
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         const int i = place<VEC>(j, reverse);
-        within += Sums<T>::read(packs[k].at[i]);
+        within += Sums<T>::read(pack.at[i]);
         out.at[i] = Sums<Out>::write(sum + within);
       }
       if (at < n) opaq::store<VEC>(row + (reverse ? n - VEC - at : at), out);
@@ -106,7 +149,7 @@ struct Tile {
 template <typename T, typename Out, int LANES, int ITEMS, int VEC>
 __global__ void __launch_bounds__(256)
     cumsum(Out* y, const T* x, long long rows, long long n, bool reverse) {
-  using OneTile = Tile<T, LANES, ITEMS, VEC>;
+  using OneTile = Tile<T, LANES, ITEMS, VEC, InRegisters>;
   using Sum = typename OneTile::Sum;
   constexpr int kWarps = OneTile::kWarps;
   constexpr int kRows = LANES < 256 ? 256 / LANES : 1;
@@ -140,19 +183,22 @@ __global__ void __launch_bounds__(256)
 }
 
 template <typename T>
-constexpr int kBlocks = 4;  // on a multiprocessor: as many as have registers for their tiles
+constexpr int kThreads = 1152;  // of a multiprocessor: as many as have registers for their sums
 template <>
-constexpr int kBlocks<float> = 5;
+constexpr int kThreads<long long> = 1024;
+template <>
+constexpr int kThreads<int> = 1024;
 
 // A tile of a row in a block: blocks [row * tiles, (row + 1) * tiles) have a row. `published` has
 // `words` zeroed words for each row.
-template <typename T, typename Out, int ITEMS, int VEC>
-__global__ void __launch_bounds__(256, kBlocks<T>)
+template <typename T, typename Out, int THREADS, int ITEMS, int VEC>
+__global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
     cumsum_tiles(Out* y, const T* x, opaq::Word* published, unsigned tiles, long long words,
                  long long n, bool reverse) {
-  using OneTile = Tile<T, 256, ITEMS, VEC>;
+  using OneTile = Tile<T, THREADS, ITEMS, VEC, InSlots>;
   using Sum = typename OneTile::Sum;
-  __shared__ Sum of_warps[8];
+  constexpr int kWarps = OneTile::kWarps;
+  __shared__ Sum of_warps[kWarps];
   const long long row = blockIdx.x / tiles;
   const unsigned number = blockIdx.x % tiles;
   const long long first = number * static_cast<long long>(OneTile::kElements);
@@ -161,7 +207,7 @@ __global__ void __launch_bounds__(256, kBlocks<T>)
   __syncthreads();
   Sum base = 0, total = 0;
 #pragma unroll
-  for (int w = 0; w < 8; ++w) {
+  for (int w = 0; w < kWarps; ++w) {
     if (w == threadIdx.x / 32) base = total;
     total += of_warps[w];
   }

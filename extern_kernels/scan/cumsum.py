@@ -50,8 +50,8 @@ for _name, _priority in (("packs", 1), ("any", 0)):
         requires=_requires,
         priority=_priority,
     )
-    _items = 4 if _priority else 8
-    _tiles = f"ceil_div({_N}, 256 * {_items} * {_vec})"
+    _threads, _items = (128, "8") if _priority else (256, "(8 if y.itemsize == 8 else 12)")
+    _tiles = f"ceil_div({_N}, {_threads} * {_items} * {_vec})"
     # Of look_back.cuh: of tiles, groups and sections of a row; twice, for sums of 8 bytes.
     _words = (
         f"(({_tiles} + ceil_div({_tiles}, 32) + ceil_div({_tiles}, 1024)) * "
@@ -61,9 +61,10 @@ for _name, _priority in (("packs", 1), ("any", 0)):
         name=f"cuda:tiles-{_name}",
         source=opaq.file("cumsum.cu"),
         scratch={"published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64")},
-        entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {{{_items}}}, {{{_vec}}}>",
+        entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {_threads}, {{{_items}}}, {{{_vec}}}>",
         grid=f"{_ROWS} * {_tiles}",
-        block=256,
+        block=_threads,
+        shared=f"{_threads} * {_items} * {_vec} * x.itemsize",
         args=f"y, x, published, {_tiles}, {_words}, {_N}, reverse",
         requires=[*_requires, _LONG],
         priority=_priority + 2,
