@@ -82,44 +82,61 @@ __global__ void __launch_bounds__(512)
   });
 }
 
-// More bins: three counters of 10 bits in a word of shared memory; bin b has the word b % third,
-// for a third of the bins, rounded up. Whoever brings a counter to a multiple of kFull moves kFull
-// from it to `counts`, so in the end it has less. A thread that finds it at kFull or above waits,
-// before it counts on, until that has been done; so above kFull - 1 there is at most one number of
-// each thread, and no counter reaches 1024. Words of all blocks go to `of_blocks`, a row of `words`
-// (a multiple of 4) for each.
+// More bins: three counters of 10 bits in a word of shared memory; bins 3 * w to 3 * w + 2 have the
+// word w. Whoever brings a counter to a multiple of kFull, or above, moves kFull from it to
+// `counts`, so in the end it has less. A thread that finds it at kFull or above waits, before it
+// counts on, until that has been done; so above kFull - 1 there are at most 32 numbers of each
+// warp, and no counter reaches 1024. Words of all blocks go to `of_blocks`, a row of `words` (a
+// multiple of 4) for each.
 constexpr int kPackedThreads = 768;
 constexpr unsigned kMost = 1023, kFull = 256;
 static_assert(kFull - 1 + kPackedThreads <= kMost);
 
+// Words by their address in shared memory, which the compiler would compute anew for each number.
+__device__ unsigned address_of(const unsigned* shared) {
+  unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
+  asm volatile("" : "+r"(address));
+  return address;
+}
+__device__ unsigned add(unsigned word, unsigned by) {
+  unsigned before;
+  asm volatile("atom.shared.add.u32 %0, [%1], %2;" : "=r"(before) : "r"(word), "r"(by) : "memory");
+  return before;
+}
+
+// What follows an addition of `by` (at most 32) to a counter that was `before`, if it is not below
+// kFull now.
+__device__ __noinline__ void settle(Count* total, unsigned word, int shift, unsigned before,
+                                    unsigned by) {
+  if (before / kFull != (before + by) / kFull) {
+    add(word, 0u - (kFull << shift));
+    atomicAdd(total, Count(kFull));
+  }
+  if (before >= kFull) {
+    while ((add(word, 0) >> shift & kMost) >= kFull) {
+    }
+  }
+}
+
 template <typename I, int VEC>
-__global__ void __launch_bounds__(kPackedThreads)
+__global__ void __launch_bounds__(kPackedThreads, 2)
     bincount_packed(long long* counts, unsigned* of_blocks, const I* x, long long n, int bins,
                     int words) {
   extern __shared__ __align__(16) unsigned counters[];
-  const int third = (bins + 2) / 3;
+  const unsigned first_word = address_of(counters);
   Count* const total = reinterpret_cast<Count*>(counts);
   for (int i = threadIdx.x; i < words; i += kPackedThreads) counters[i] = 0;
   __syncthreads();
-  each_number<VEC, 8>(x, n, [&](long long number) {
-    const int bin = number >= 0 && number < bins ? static_cast<int>(number) : -1;
+  each_number<VEC, 4>(x, n, [&](long long number) {
+    const int bin = static_cast<Count>(number) < bins ? static_cast<int>(number) : -1;
     const bool equal = __all_sync(~0u, bin == __shfl_sync(~0u, bin, 0));
-    if (bin < 0) return;
-    if (equal) {  // one atomic for all lanes, lest they wait for each other
-      if (threadIdx.x % 32 == 0) atomicAdd(total + bin, Count(32));
-      return;
-    }
-    const int part = (bin >= third) + (bin >= 2 * third), shift = 10 * part;
-    unsigned* const word = counters + (bin - part * third);
-    const unsigned before = atomicAdd(word, 1u << shift) >> shift & kMost;
-    if (before % kFull == kFull - 1) {
-      atomicSub(word, kFull << shift);
-      atomicAdd(total + bin, Count(kFull));
-    }
-    if (before >= kFull) {
-      while ((atomicAdd(word, 0u) >> shift & kMost) >= kFull) {
-      }
-    }
+    // One lane counts for all if their numbers are equal, lest they wait for each other.
+    if (bin < 0 || (equal && threadIdx.x % 32 != 0)) return;
+    const unsigned third = __umulhi(bin, 0x55555556u);  // bin / 3
+    const unsigned word = first_word + third * 4, by = equal ? 32 : 1;
+    const int shift = 10 * (bin - 3 * third);
+    const unsigned before = add(word, by << shift) >> shift & kMost;
+    if (before + by >= kFull) settle(total + bin, word, shift, before, by);
   });
   __syncthreads();
   unsigned* const row = of_blocks + blockIdx.x * static_cast<long long>(words);
@@ -132,7 +149,7 @@ __global__ void __launch_bounds__(kPackedThreads)
 __global__ void __launch_bounds__(512)
     sum_packed(long long* counts, const unsigned* of_blocks, int blocks, int bins, int words) {
   __shared__ unsigned sums[3][128];
-  const int third = (bins + 2) / 3, first = blockIdx.x * 128;
+  const int first = blockIdx.x * 128;
   const int thread = threadIdx.y * 32 + threadIdx.x;
   if (thread < 3 * 128) sums[thread / 128][thread % 128] = 0;
   __syncthreads();
@@ -155,6 +172,6 @@ __global__ void __launch_bounds__(512)
   }
   __syncthreads();
   if (thread >= 3 * 128) return;
-  const int part = thread / 128, word = thread % 128, bin = part * third + first + word;
-  if (first + word < third && bin < bins) counts[bin] += sums[part][word % 4 * 32 + word / 4];
+  const int word = thread / 3, bin = first * 3 + thread;
+  if (bin < bins) counts[bin] += sums[thread % 3][word % 4 * 32 + word / 4];
 }

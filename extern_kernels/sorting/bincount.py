@@ -32,7 +32,7 @@ _CLEAR = opaq.step(entry="clear_counts", grid="ceil_div(bins, 256)", block=256, 
 # Counters of 10 bits, three in a word, for so many numbers that it pays to add up those of blocks.
 _PACKED = 65536
 _WORDS = "ceil_div(bins, 3 * 4) * 4"
-_BLOCKS = 132  # one for each multiprocessor of an H100 or H200
+_BLOCKS = 264  # two for each multiprocessor of an H100 or H200
 
 for _name, _priority in (("packs", 1), ("any", 0)):
     _vec = "(16 // x.itemsize)" if _priority else "1"
