@@ -105,6 +105,7 @@ def _declare_sums(
     what they are added to, and what it must be to be read in packs."""
     n = f"{source}.size(-1)"
     for_pieces = f"min({_PIECES}, 396)"
+    of_warp = f"(2 if {rows} >= 16384 else 1)"  # rows
     of_index = f"index, {_INDICES}, {rows}, {left_out}"
     requires = [*_INDEX, f"{_INDICES} > 0", f"{rows} > 0", f"{n} > 0", *requires]
     for name, vec, priority in (("cuda:packs", f"16 / {source}.itemsize", 1), ("cuda:any", "1", 0)):
@@ -143,8 +144,8 @@ def _declare_sums(
                     f"{_PER_PIECE}",
                 ),
                 opaq.step(
-                    entry=f"sum_rows<{{{source}.dtype}}, {{{vec}}}>",
-                    grid=f"{for_pieces} + ceil_div({rows}, 8)",
+                    entry=f"sum_rows<{{{source}.dtype}}, {{{vec}}}, {{{of_warp}}}>",
+                    grid=f"{for_pieces} + ceil_div({rows}, 8 * {of_warp})",
                     block=256,
                     args=f"{out}, partial, count, start, positions, pieces, shared, {x}, {source}, "
                     f"{rows}, {n}, {x_stride}, {stride}, {for_pieces}",

@@ -43,8 +43,10 @@ __device__ int row_of(const I* index, long long i, long long count, int rows, lo
 
 template <typename T, int VEC>
 __device__ void add(float (&sums)[VEC], const Pack<T, VEC>& pack) {
+  float values[VEC];
+  opaq::to_floats(values, pack);
 #pragma unroll
-  for (int j = 0; j < VEC; ++j) sums[j] += to_float(pack.at[j]);
+  for (int j = 0; j < VEC; ++j) sums[j] += values[j];
 }
 
 }  // namespace
@@ -152,9 +154,9 @@ __global__ void __launch_bounds__(512)
 }
 
 // Short rows of out, and partial[p]: the sum of piece p. The first `for_pieces` blocks take pieces
-// in turn, the others have a row in each warp. Leaves count zero.
-template <typename T, int VEC>
-__global__ void __launch_bounds__(256, 3)
+// in turn, the others have ROWS rows in each warp. Leaves count zero.
+template <typename T, int VEC, int ROWS>
+__global__ void __launch_bounds__(256, 4)
     sum_rows(T* out, float* partial, int* count, const int* start, const int* positions,
              const int* pieces, const int* shared, const T* x, const T* source, int rows,
              long long n, long long x_stride, long long source_stride, int for_pieces) {
@@ -182,47 +184,64 @@ __global__ void __launch_bounds__(256, 3)
     }
     return;
   }
-  __shared__ int sorted[8][kShort];
+  __shared__ int sorted[8][ROWS][kShort];
   constexpr int kColumns = 4;  // packs of a thread
   constexpr int kStep = 32 * VEC;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const long long row = (blockIdx.x - for_pieces) * 8LL + warp;
-  if (row >= rows) return;
-  const int here = count[row], begin = start[row];
-  __syncwarp();
-  if (here > 0 && lane == 0) count[row] = 0;
-  if (here > kShort) return;
-  if (here > 0) {
-    const int mine = lane < here ? positions[begin + lane] : kUnknown;
-    int before = 0;
-    for (int s = 0; s < here; ++s) before += __shfl_sync(~0u, mine, s) < mine;
-    if (lane < here) sorted[warp][before] = mine;
-    __syncwarp();
+  const long long first_row = ((blockIdx.x - for_pieces) * 8LL + warp) * ROWS;
+  // What says where the rows' sources are is read for all rows of the warp at once.
+  int of_lane = 0, begin_of_lane = 0;
+  if (lane < ROWS && first_row + lane < rows) {
+    of_lane = count[first_row + lane];
+    begin_of_lane = start[first_row + lane];
+    if (of_lane > 0) count[first_row + lane] = 0;
   }
-  T* const to = out + row * n;
-  for (long long first = lane * VEC; first < n; first += kColumns * kStep) {
-    float sums[kColumns][VEC] = {};
-    if (x) {
+  int mine[ROWS];
 #pragma unroll
-      for (int u = 0; u < kColumns; ++u)
-        if (first + u * kStep < n)
-          add(sums[u], opaq::load<VEC>(x + row * x_stride + first + u * kStep));
-    }
+  for (int q = 0; q < ROWS; ++q) {
+    const int here = __shfl_sync(~0u, of_lane, q), begin = __shfl_sync(~0u, begin_of_lane, q);
+    mine[q] = here <= kShort && lane < here ? positions[begin + lane] : kUnknown;
+  }
+#pragma unroll
+  for (int q = 0; q < ROWS; ++q) {
+    const int here = __shfl_sync(~0u, of_lane, q);
+    if (here > kShort) continue;
+    int before = 0;
+    for (int s = 0; s < here; ++s) before += __shfl_sync(~0u, mine[q], s) < mine[q];
+    if (lane < here) sorted[warp][q][before] = mine[q];
+  }
+  __syncwarp();
+  const int columns = static_cast<int>(n);
 #pragma unroll 1
-    for (int s = 0; s < here; ++s) {
-      const T* const from = source + sorted[warp][s] * source_stride + first;
-      Pack<T, VEC> packs[kColumns];
+  for (int q = 0; q < ROWS; ++q) {
+    const long long row = first_row + q;
+    const int here = __shfl_sync(~0u, of_lane, q);
+    if (row >= rows || here > kShort) continue;
+    T* const to = out + row * n;
+    for (int first = lane * VEC; first < columns; first += kColumns * kStep) {
+      float sums[kColumns][VEC] = {};
+      if (x) {
+#pragma unroll
+        for (int u = 0; u < kColumns; ++u)
+          if (u * kStep < columns - first)
+            add(sums[u], opaq::load<VEC>(x + row * x_stride + first + u * kStep));
+      }
+#pragma unroll 1
+      for (int s = 0; s < here; ++s) {
+        const T* const from = source + sorted[warp][q][s] * source_stride + first;
+        Pack<T, VEC> packs[kColumns];
+#pragma unroll
+        for (int u = 0; u < kColumns; ++u)
+          if (u * kStep < columns - first) packs[u] = opaq::load<VEC>(from + u * kStep);
+#pragma unroll
+        for (int u = 0; u < kColumns; ++u)
+          if (u * kStep < columns - first) add(sums[u], packs[u]);
+      }
 #pragma unroll
       for (int u = 0; u < kColumns; ++u)
-        if (first + u * kStep < n) packs[u] = opaq::load<VEC>(from + u * kStep);
-#pragma unroll
-      for (int u = 0; u < kColumns; ++u)
-        if (first + u * kStep < n) add(sums[u], packs[u]);
+        if (u * kStep < columns - first)
+          opaq::store<VEC>(to + first + u * kStep, opaq::pack_from_float<T>(sums[u]));
     }
-#pragma unroll
-    for (int u = 0; u < kColumns; ++u)
-      if (first + u * kStep < n)
-        opaq::store<VEC>(to + first + u * kStep, opaq::pack_from_float<T>(sums[u]));
   }
 }
 
