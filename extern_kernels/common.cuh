@@ -404,7 +404,6 @@ __device__ S warp_merge(S mine) {
 // that found nothing.
 template <typename S, int WARPS>
 __device__ S merge_of(const float2 (&pairs)[WARPS], S mine = {}) {
-  static_assert(WARPS <= 32 || WARPS % 32 == 0);
 #pragma unroll
   for (int first = 0; first < WARPS; first += 32) {
     const int w = first + threadIdx.x % 32;

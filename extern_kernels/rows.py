@@ -51,6 +51,12 @@ def check_parameter(op: str, name: str, given: torch.Tensor | None, x: torch.Ten
         )
 
 
+def fitting(packs: str, ranks: str, each: int | str) -> str:
+    """Threads of a block, of `ranks` that share a row of `packs`: as few as have all packs if each
+    has `each`. Where threads were a power of two, up to half of them would have nothing to do."""
+    return f"(32 * ceil_div({packs}, 32 * {each} * {ranks}))"
+
+
 FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums
 ROWS = "rstd.numel()"
 PACKS = packs("x")

@@ -23,6 +23,7 @@ import torch
 
 import opaq
 
+from ..rows import fitting
 from .cross_entropy import (
     CUDA_DTYPES,
     EXTRA_ARGS,
@@ -56,12 +57,20 @@ scale_gradient_ = opaq.op("opaq_kernels::scale_gradient_(Tensor(a!) grad, Tensor
 # ---- CUDA: a row in the shared memory and registers of a block or a cluster of blocks ------------
 
 _PACKS = "ceil_div(logits.size(1) * logits.itemsize, 16)"
-_THREADS = f"max(32, min(512, next_power_of_2(ceil_div({_PACKS}, 8))))"
-# At most 12 packs of a thread in shared memory, so that 96 KiB are enough, and 4 in registers.
+# A thread has groups of 4 packs, of narrow rows two of them and of wide ones four: all in shared
+# memory, of which a block takes at most 96 KiB, or the fourth in registers, which the extras do not
+# leave. What remains of a very wide row is read twice.
+_PLAIN = f"({KIND}) == 0"
 _RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 16 * 512))))"
-_SLOTS = f"min(12, 4 * ceil_div({_PACKS}, 4 * {_RANKS} * {_THREADS}))"
-# A team computes up to four rows: few, so that the last wave is short.
-_TEAMS = "ceil_div(logits.size(0), max(1, min(4, logits.size(0) // 512)))"
+_MOST_GROUPS = f"(4 if {_PLAIN} or {_PACKS} <= 6144 * {_RANKS} else 3)"
+_GROUPS = f"min({_MOST_GROUPS}, max(2, ceil_div({_PACKS}, 512)))"
+_THREADS = f"min(512, {fitting(_PACKS, _RANKS, f'4 * {_GROUPS}')})"
+_MOST = f"(12 if {_PLAIN} or {_THREADS} > 384 else 16)"
+_SLOTS = f"min({_MOST}, 4 * ceil_div({_PACKS}, 4 * {_RANKS} * {_THREADS}))"
+# Rows of a team: few, so that the last wave is short, but reading one while another is computed
+# pays where they are narrow, or shared by several blocks.
+_EACH = f"(4 if {_PACKS} <= 1024 else 1 if 2048 < {_PACKS} and {_RANKS} == 1 else 2)"
+_TEAMS = f"ceil_div(logits.size(0), max(1, min({_EACH}, logits.size(0) // 512)))"
 _STRIDES = "logits.stride(0), target.stride(0)"
 
 

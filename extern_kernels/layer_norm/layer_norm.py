@@ -64,10 +64,11 @@ _STAGES = (
     f"3 if {ITEMS_BACKWARD} == 2 else 2)"
 )
 
-# Wider rows, forward: clusters of up to 8 blocks of 256 threads with up to 16 packs each in shared
-# memory: of one row, or, where there are rows enough, of two, and of two more after these.
+# Wider rows, forward: clusters of up to 8 blocks of 192 or 256 threads with up to 16 packs each in
+# shared memory: of one row, or, where there are rows enough, of two, and of two more after these.
 _RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 256 * 8))))"
-_SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * 256 * {_RANKS}))"
+_THREADS = f"(192 if {PACKS} <= 192 * 8 * {_RANKS} else 256)"
+_SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * {_THREADS} * {_RANKS}))"
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 _CUDA = [*CUDA, rows.parameter("bias")]
@@ -87,10 +88,10 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:wide",
     source=opaq.file("layer_norm_wide.cu"),
-    entry=f"layer_norm_wide<{{x.dtype}}, 256, {{{_RANKS}}}, {{{_TOGETHER}}}, {_GIVEN}>",
+    entry=f"layer_norm_wide<{{x.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, {{{_TOGETHER}}}, {_GIVEN}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 4 if {_TOGETHER} == 2 else 1)",
-    block=256,
-    shared=f"{_TOGETHER} * {_SLOTS} * 256 * 16",
+    block=_THREADS,
+    shared=f"{_TOGETHER} * {_SLOTS} * {_THREADS} * 16",
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS}, x.size(-1), eps",
     requires=[*_CUDA, *_ALIGNED, f"{PACKS} > {HELD}"],
     priority=1,

@@ -61,10 +61,11 @@ _ALIGNED = rows.aligned("x", "y", optional=("weight",))
 _STAGES = f"(4 if {ITEMS_BACKWARD} == 1 else 3 if {ITEMS_BACKWARD} == 2 else 2)"
 _AHEAD = 256 * 4  # packs of a row that the backward kernel which reads ahead takes
 
-# Wider rows, forward: clusters of up to 8 blocks of 512 threads with up to 8 packs each in shared
-# memory, two rows one after the other.
+# Wider rows, forward: clusters of up to 8 blocks of up to 512 threads with up to 8 packs each in
+# shared memory, two rows one after the other.
 _RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 512 * 8))))"
-_SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * 512 * {_RANKS}))"
+_THREADS = f"min(512, {rows.fitting(PACKS, _RANKS, 8)})"
+_SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * {_THREADS} * {_RANKS}))"
 
 
 rms_norm.cuda(
@@ -80,10 +81,10 @@ rms_norm.cuda(
 rms_norm.cuda(
     name="cuda:wide",
     source=opaq.file("rms_norm_wide.cu"),
-    entry=f"rms_norm_wide<{{x.dtype}}, 512, {{{_RANKS}}}, {{{WEIGHT}}}>",
+    entry=f"rms_norm_wide<{{x.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, {{{WEIGHT}}}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 2)",
-    block=512,
-    shared=f"{_SLOTS} * 512 * 16",
+    block=_THREADS,
+    shared=f"{_SLOTS} * {_THREADS} * 16",
     args=f"y, rstd, x, weight, {ROWS}, {_SLOTS}, x.size(-1), eps, offset",
     requires=[*_CUDA, *_ALIGNED, f"{PACKS} > {HELD}"],
     priority=1,

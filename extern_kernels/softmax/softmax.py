@@ -95,18 +95,22 @@ _LANES = (
     f"32 if {_PACKS} <= 128 else 64 if {_PACKS} <= 256 else 256 if {_PACKS} <= 1024 else 512)"
 )
 _ITEMS = f"ceil_div({_PACKS}, {_LANES})"
-_HELD = 4 * 512  # packs of a row that the kernels which hold rows in registers take
+_HELD = 4 * 512  # packs of a row whose gradient is computed from registers
 _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
 
-# Wider rows: a block of 512 threads with up to 12 packs each in shared memory takes one row; wider
-# still, clusters of up to 8 blocks of 256 threads with up to 16 packs each take two rows.
-_THREADS = f"(512 if {_PACKS} <= 512 * 12 else 256)"
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, {_THREADS} * 16))))"
+# Wider rows: a block takes one row, with up to 8 packs of each of its threads in shared memory, of
+# wider rows 12; wider still, clusters of up to 8 blocks of up to 256 threads with up to 16 packs
+# each take two rows.
+_WIDE = 4 * 256  # packs above which this is faster than registers
+_RANKS = f"(1 if {_PACKS} <= 512 * 12 else min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 16))))"
+_EACH = f"(8 if {_PACKS} <= 512 * 8 else 12 if {_PACKS} <= 512 * 12 else 16)"
+_THREADS = f"min(512 if {_RANKS} == 1 else 256, {rows.fitting(_PACKS, _RANKS, _EACH)})"
 _SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * {_THREADS} * {_RANKS}))"
 _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 512)))"
-# Of the gradients, blocks of 512 threads with 4 packs of both tensors. A team computes up to four
-# rows: few, so that the last wave is short.
+# Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
+# four rows: few, so that the last wave is short.
 _RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))"
+_THREADS_BACKWARD = f"min(512, {rows.fitting(_PACKS, _RANKS_BACKWARD, 4)})"
 _TEAMS_BACKWARD = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
 
@@ -128,7 +132,7 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             grid=f"ceil_div({_ROWS}, max(1, 256 // {_LANES}))",
             block=[_LANES, f"max(1, 256 // {_LANES})"],
             args=args,
-            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_HELD}"],
+            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_WIDE}"],
             priority=1,
         )
         op.cuda(
@@ -139,7 +143,7 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             block=_THREADS,
             shared=f"{_SLOTS} * {_THREADS} * 16",
             args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
-            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_HELD}"],
+            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_WIDE}"],
             priority=1,
         )
         op.cuda(
@@ -170,6 +174,7 @@ def _declare_backward(op: opaq.Op, log: bool) -> None:
     lanes, items, threads = of_y(_LANES), of_y(_ITEMS), of_y(_ANY_THREADS)
     aligned = [of_y(each) for each in rows.aligned("grad_y", "grad_x", "y")]
     ranks, teams = of_y(_RANKS_BACKWARD), of_y(_TEAMS_BACKWARD)
+    wide_threads = of_y(_THREADS_BACKWARD)
     cuda = [*map(of_y, _CUDA), *same]
     op.cuda(
         name="cuda:registers",
@@ -184,10 +189,10 @@ def _declare_backward(op: opaq.Op, log: bool) -> None:
     op.cuda(
         name="cuda:wide",
         source=opaq.file("softmax_wide.cu"),
-        entry=f"softmax_backward_wide<{{y.dtype}}, {of_log}, 512, {{{ranks}}}>",
+        entry=f"softmax_backward_wide<{{y.dtype}}, {of_log}, {{{wide_threads}}}, {{{ranks}}}>",
         grid=f"{ranks} * {teams}",
-        block=512,
-        shared="2 * 4 * 512 * 16",
+        block=wide_threads,
+        shared=f"2 * 4 * {wide_threads} * 16",
         args=args,
         requires=[*cuda, *aligned, of_y(f"{_PACKS} > {_HELD}")],
         priority=1,

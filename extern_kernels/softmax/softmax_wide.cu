@@ -14,7 +14,7 @@ constexpr bool kBlackwell = false;
 // Blocks whose registers a multiprocessor holds at once: two of 512 threads, or three of 256. With
 // a mask, the code for Blackwell does not fit into those that these leave a thread.
 template <typename M, int THREADS>
-constexpr int kBlocks = (THREADS > 256 ? 2 : 3) - (kBlackwell && kMasked<M> ? 1 : 0);
+constexpr int kBlocks = (THREADS > 256 ? 1024 : 768) / THREADS - (kBlackwell && kMasked<M> ? 1 : 0);
 
 }  // namespace
 

@@ -42,7 +42,7 @@ def check(logits, target, ignore_index=-100, results=None):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [*SHAPES, (600, 100), (3, 50257), (2, 140000)])
+@pytest.mark.parametrize("shape", [*SHAPES, (600, 100), (3, 50257), (5, 10000), (3, 151936)])
 def test_values(shape, dtype, device):
     check(*make(shape, dtype, device))
 
@@ -211,9 +211,12 @@ def test_compiled(dynamic, device):
 @pytest.mark.parametrize(
     ("shape", "dtype", "entry", "grid", "block"),
     [
-        ((8192, 128256), torch.bfloat16, "__nv_bfloat16, 512, 2", 4096, 512),
-        ((8192, 128256), torch.float32, "float, 512, 4", 8192, 512),
-        ((16384, 50257), torch.bfloat16, "__nv_bfloat16, 512, 1", 4096, 512),
+        ((8192, 128256), torch.bfloat16, "__nv_bfloat16, 512, 2", 8192, 512),
+        ((8192, 128256), torch.float32, "float, 512, 4", 16384, 512),
+        ((16384, 50257), torch.bfloat16, "__nv_bfloat16, 416, 1", 16384, 416),
+        ((8192, 32000), torch.bfloat16, "__nv_bfloat16, 256, 1", 8192, 256),
+        ((4096, 151936), torch.bfloat16, "__nv_bfloat16, 320, 4", 8192, 320),
+        ((32768, 10000), torch.bfloat16, "__nv_bfloat16, 128, 1", 16384, 128),
         ((100, 1000), torch.float16, "__half, 32, 1", 100, 32),
     ],
 )

@@ -130,7 +130,7 @@ def test_an_odd_storage_offset(dtype, device):
     check(flat[1:].view(8, 64), weight[1:65], bias[1:65])
 
 
-@pytest.mark.parametrize("shape", [(1030, 40), (2, 70000)])
+@pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (2, 70000)])
 def test_many_rows_and_wide_rows(shape, device):
     check(*make(shape, torch.float32, device))
 
@@ -258,6 +258,7 @@ def backward_facts(shape, dtype):
         ((10, 21), torch.float32, "_any<float>", 10, [256, 1]),
         ((2048, 32768), torch.bfloat16, "_wide<__nv_bfloat16, 256, 2, 2>", 1024, [256, 1]),
         ((2048, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 2>", 2048, [256, 1]),
+        ((2048, 40960), torch.bfloat16, "_wide<__nv_bfloat16, 192, 4, 2>", 2048, [192, 1]),
         ((16, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 1>", 64, [256, 1]),
         ((1001, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 256, 8, 1>", 8008, [256, 1]),
         ((101, 262144), torch.float32, "_wide<float, 256, 8, 1>", 808, [256, 1]),

@@ -128,7 +128,7 @@ def test_an_odd_storage_offset(dtype, device):
     check(flat[1:].view(8, 64), weight[1:65])
 
 
-@pytest.mark.parametrize("shape", [(1030, 40), (2, 70000)])
+@pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (2, 70000)])
 def test_many_rows_and_wide_rows(shape, device):
     check(*make(shape, torch.float32, device))
 
@@ -209,6 +209,7 @@ def test_cuda_kernels_without_a_weight_and_with_an_offset(length, name):
         ((10, 21), torch.float32, "rms_norm_any<float>", 10, [256, 1, 1]),
         ((2048, 32768), torch.bfloat16, "rms_norm_wide<__nv_bfloat16, 512, 1>", 1024, [512, 1, 1]),
         ((2048, 65536), torch.bfloat16, "rms_norm_wide<__nv_bfloat16, 512, 2>", 2048, [512, 1, 1]),
+        ((2048, 40960), torch.bfloat16, "rms_norm_wide<__nv_bfloat16, 320, 2>", 2048, [320, 1, 1]),
         ((101, 262144), torch.float32, "rms_norm_wide<float, 512, 8>", 408, [512, 1, 1]),
         ((10, 65540), torch.bfloat16, "rms_norm_any<__nv_bfloat16>", 10, [256, 1, 1]),
     ],

@@ -44,6 +44,7 @@ SHAPES = [
     (130, 1032),
     (3, 20000),
     (2, 65544),
+    (3, 50304),
     (0, 16),
     (4, 0),
 ]
@@ -229,7 +230,13 @@ def test_compiled(dynamic, device):
     ("shape", "dtype", "entry", "grid", "block"),
     [
         ((8192, 4096), torch.bfloat16, "<__nv_bfloat16, void, false, 256, 2>", 8192, [256, 1, 1]),
-        ((8192, 16384), torch.bfloat16, "<__nv_bfloat16, void, false, 512, 4>", 8192, [512, 1, 1]),
+        (
+            (8192, 16384),
+            torch.bfloat16,
+            "_wide<__nv_bfloat16, void, false, 256, 1>",
+            8192,
+            [256, 1, 1],
+        ),
         ((16384, 1024), torch.bfloat16, "<__nv_bfloat16, void, false, 32, 4>", 2048, [32, 8, 1]),
         ((65536, 128), torch.bfloat16, "<__nv_bfloat16, void, false, 8, 2>", 2048, [8, 32, 1]),
         ((10, 20), torch.float32, "<float, void, false, 4, 2>", 1, [4, 64, 1]),
@@ -280,6 +287,7 @@ def test_cuda_plan_with_a_mask(mask, entry):
         ((8192, 4096), torch.bfloat16, "<__nv_bfloat16, false, 256, 2>", 8192, [256, 1, 1]),
         ((65536, 128), torch.float16, "<__half, false, 8, 2>", 2048, [8, 32, 1]),
         ((1024, 32000), torch.bfloat16, "_wide<__nv_bfloat16, false, 512, 2>", 1024, [512, 1, 1]),
+        ((1024, 50304), torch.bfloat16, "_wide<__nv_bfloat16, false, 416, 4>", 2048, [416, 1, 1]),
         ((10, 21), torch.float32, "_any<float, false, 32>", 10, [32, 1, 1]),
     ],
 )
