@@ -83,7 +83,7 @@ def cases(device: str, rows: float) -> list[Case]:
                 Case(f"{pattern}{what} {m} x {n}", make, ours, plain, call, pattern, (m, n))
                 for what, call in [("", forward), (" and gradient", _loss_and_gradient)]
             ]
-    for m, n in [(8192, 32000), (8192, 128256), (16384, 50257)]:
+    for m, n in [(8192, 32000), (8192, 128256), (16384, 50257), (4096, 151936)]:
         m = count(m)
         make = _with_target(random, m, n, device)
         name = f"cross_entropy_mean and gradient {m} x {n}"
@@ -264,7 +264,7 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         _plain_softmax,
         (2,),
         False,
-        [(8192, 4096), (4096, 32768), (1024, 128256), (65536, 128)],
+        [(8192, 4096), (8192, 16384), (4096, 32768), (1024, 128256), (65536, 128)],
     ),
     ("softmax", kernels.softmax, _plain_softmax, (2,), True, [(8192, 4096)]),
     ("log_softmax", kernels.log_softmax, _plain_log_softmax, (2,), False, [(8192, 32000)]),
