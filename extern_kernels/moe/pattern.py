@@ -18,19 +18,13 @@ from .combine import moe_combine, moe_permute
 from .order import moe_order
 from .route import moe_route
 
+# Routers are found before the order of tokens, which takes that of the op.
+from .scored_pattern import when_routed
+
 X = torch.empty(2, 8, device="meta")
 PAIRS = torch.empty(2, 2, dtype=torch.int64, device="meta")
 
 # ---- router --------------------------------------------------------------------------------------
-
-
-def _when_routed(arguments) -> str:
-    logits, k = arguments["logits"], arguments["k"]
-    if logits.dim() != 2:
-        return "the logits have not two dimensions"
-    if not (0 < k <= 32 and logits.shape[1] <= 512):
-        return "there are more than 512 experts, or more than 32 of a token"
-    return ""
 
 
 def _router(name: str, normalize: bool):
@@ -42,7 +36,7 @@ def _router(name: str, normalize: bool):
         name,
         _routed,
         {"logits": torch.empty(2, 8, device="meta"), "k": 2},
-        when=_when_routed,
+        when=when_routed,
         sizes=lambda arguments: tuple(arguments["logits"].shape),
         measurements=Path(__file__).with_name(f"measured_{name.removeprefix('moe_')}.json"),
         alone=True,

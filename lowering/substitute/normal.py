@@ -70,11 +70,19 @@ def _largest(graph: Graph, node: Node) -> Node | None:
     found = forms.operation(call)
     if found is None or found.name != "max" or len(call.users) > 1:
         return None
-    if number != 0 or value_of(node).requires_grad:
+    if number != 0 or value_of(node).requires_grad and not all(map(_gives_none, node.users)):
         return None
     source, dim, keepdim = found.args
     whole = isinstance(value_of(call), tuple) and type(dim) is int and type(keepdim) is bool
     return graph.call_function(torch.amax, (source, dim, keepdim)) if whole else None
+
+
+def _gives_none(reader: Node) -> bool:
+    """Whether what reads a tensor gives it no gradient: its shape alone is read, or what is chosen
+    by it."""
+    if function_name(reader) in ("topk", "sort"):
+        return all(each.args[1:] == (1,) for each in reader.users)
+    return function_name(reader) == "zeros_like"
 
 
 def _same_shape(graph: Graph, node: Node) -> Any:

@@ -27,6 +27,9 @@ DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_expone
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
 NO_GRADIENT += ("min_p_probabilities", "top_k_top_p_of_rows")
 
+# The arguments that get gradients, where not all do: the angles of `rope`, and what only chooses.
+WITH_GRADIENT = {"rope": ("q", "k"), "moe_route_scored": ("logits",)}
+
 
 def values(pattern: Pattern, dtype: torch.dtype) -> dict[str, Any]:
     """Random arguments that look like the examples, by name."""
@@ -101,8 +104,7 @@ def test_gradients_of_each_spelling(pattern: Pattern) -> None:
     known = values(pattern, torch.float32)
     wanted = {}
     for name, each in known.items():
-        # the angles of `rope` get no gradients
-        with_gradient = pattern.name != "rope" or name in ("q", "k")
+        with_gradient = name in WITH_GRADIENT.get(pattern.name, known)
         if isinstance(each, torch.Tensor) and each.is_floating_point() and with_gradient:
             wanted[name] = each.requires_grad_()
 

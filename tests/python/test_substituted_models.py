@@ -27,6 +27,12 @@ SMALL = {
 GROUPED = {"num_key_value_heads": 2}
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+# a dense layer, and one with experts
+FIRST_DENSE = {"n_routed_experts": 8, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+FIRST_DENSE["num_experts_per_tok"] = 2
+LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+LATENT |= {"v_head_dim": 8, "num_key_value_heads": 4}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 
 # By class: its configuration, and how often each pattern is found.
 LLAMA = {"add_rms_norm": 4, "cross_entropy": 1, "embedding": 1, "rms_norm": 1, "rope": 2}
@@ -65,6 +71,32 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "GptOssForCausalLM": (
         {**SMALL, **GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
         {**LLAMA, "moe_combine": 2, "moe_permute": 2, "moe_route": 2, "softmax": 2},
+    ),
+    # routers by sigmoids: with groups, with one group, without
+    "DeepseekV3ForCausalLM": (
+        {**SMALL, **FIRST_DENSE, **LATENT, "n_group": 2, "topk_group": 1},
+        {
+            **{name: count for name, count in LLAMA.items() if name != "rope"},
+            **{"moe_combine": 1, "moe_permute": 1, "moe_route_scored": 1},
+            **{"rms_norm": 5, "silu_mul": 3},
+        },
+    ),
+    "Glm4MoeForCausalLM": (
+        {**SMALL, **GROUPED, **FIRST_DENSE, "head_dim": 8},
+        {**LLAMA, "moe_combine": 1, "moe_permute": 1, "moe_route_scored": 1, "silu_mul": 3},
+    ),
+    "MiniMaxM2ForCausalLM": (
+        {**SMALL, **GROUPED, **TOKENS, "num_local_experts": 8, "head_dim": 8},
+        {
+            **LLAMA,
+            **{"moe_combine": 2, "moe_permute": 2, "moe_route_scored": 2},
+            **{"rms_norm": 5, "silu_mul": 2},
+        },
+    ),
+    # by a softmax, with a bias of the choice
+    "Ernie4_5_MoeForCausalLM": (
+        {**SMALL, **GROUPED, "moe_num_experts": 8, "moe_k": 2, "moe_intermediate_size": 16},
+        {**LLAMA, "moe_combine": 1, "moe_permute": 1, "moe_route_scored": 1, "silu_mul": 3},
     ),
     "Gemma2ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
@@ -124,6 +156,9 @@ def test_a_model_of_transformers(name: str) -> None:
     torch.manual_seed(0)
     config = getattr(transformers, name).config_class(**configuration)
     model = getattr(transformers, name)(config).eval()
+    for tensor in (*model.buffers(), *model.parameters()):
+        if tensor.numel() == 8 and not tensor.any():  # the bias of a choice among 8 experts
+            torch.nn.init.normal_(tensor, std=0.1)
     ids = torch.randint(64, (2, 12))
     inputs = {"input_ids": ids, "labels": ids}
     if "Causal" in name or "GPT2" in name:

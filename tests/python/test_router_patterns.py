@@ -1,0 +1,152 @@
+"""Routers by scores as models write them: what is found, how it is told to the op, what is left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from opaq.extern_kernels import load_patterns
+from opaq.lowering.record import Substitution
+from opaq.lowering.substitute import apply
+
+load_patterns()
+NAMES = ["moe_route_scored", "moe_permute", "moe_combine"]
+generator = torch.Generator().manual_seed(0)
+LOGITS = torch.randn(40, 12, generator=generator)
+BIAS = torch.randn(12, generator=generator).abs()
+
+
+def compared(function: Any, *arguments: Tensor) -> tuple[list[Substitution], list[Any]]:
+    """(the places, the nodes of the changed graph); its results and gradients are eager's."""
+    places: list[Substitution] = []
+    nodes: list[Any] = []
+
+    def backend(module: Any, _: Any) -> Any:
+        with apply.collected() as found:
+            apply.apply(module, NAMES)
+        places.extend(found)
+        nodes.extend(module.graph.nodes)
+        return module
+
+    def called(call: Any) -> list[Tensor]:
+        leaf = arguments[0].detach().requires_grad_()
+        results = call(leaf, *arguments[1:])
+        results = results if isinstance(results, tuple) else (results,)
+        total = sum((each * 3).sin().sum() for each in results if each.requires_grad)
+        return [*(each.detach() for each in results), *torch.autograd.grad(total, leaf)]
+
+    torch.compiler.reset()
+    for result, expected in zip(
+        called(torch.compile(function, backend=backend)), called(function), strict=True
+    ):
+        if not expected.is_floating_point():
+            result, expected = result.sort(-1)[0], expected.sort(-1)[0]
+        torch.testing.assert_close(result, expected)
+    return places, nodes
+
+
+def router(groups: int, kept: int, fill: float, k: int = 3) -> Any:
+    """DeepSeek-V3's."""
+
+    def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = logits.sigmoid()
+        by = scores + bias
+        of_group = by.view(-1, groups, 12 // groups).topk(2, dim=-1)[0].sum(dim=-1)
+        best = torch.topk(of_group, k=kept, dim=-1, sorted=False)[1]
+        mask = torch.zeros_like(of_group)
+        mask.scatter_(1, best, 1)
+        mask = mask.unsqueeze(-1).expand(-1, groups, 12 // groups).reshape(-1, 12)
+        by = by.masked_fill(~mask.bool(), fill)
+        experts = torch.topk(by, k=k, dim=-1, sorted=False)[1]
+        weights = scores.gather(1, experts)
+        weights /= weights.sum(dim=-1, keepdim=True) + 1e-20
+        return weights * 2.5, experts
+
+    return route
+
+
+def in_order(route: Any) -> Any:
+    """With the weights in order: that of the choice is free."""
+
+    def ordered(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        weights, experts = route(logits, bias)
+        return weights.sort(-1)[0], experts
+
+    return ordered
+
+
+def arguments_of_route(nodes: list[Any]) -> tuple[Any, ...]:
+    (call,) = [node for node in nodes if "moe_route" in str(node.target)]
+    return call.args
+
+
+@pytest.mark.parametrize("fill", [-torch.inf, 0.0])
+def test_what_other_groups_score(fill: float) -> None:
+    places, nodes = compared(in_order(router(3, 1, fill)), LOGITS, BIAS)
+    assert [each.applied for each in places] == [True]
+    _, k, normalize, scoring, _, *choice, eps, scale = arguments_of_route(nodes)
+    assert (k, normalize, scoring, eps, scale) == (3, True, "sigmoid", 1e-20, 2.5)
+    assert choice == [3, 1, 2, fill == 0]
+
+
+def test_groups_of_which_all_are_kept_are_none() -> None:
+    for groups, kept in ((1, 1), (3, 3)):
+        _, nodes = compared(in_order(router(groups, kept, 0.0)), LOGITS, BIAS)
+        assert arguments_of_route(nodes)[5:7] == (1, 1)
+
+
+def test_groups_that_the_op_does_not_have_are_left() -> None:
+    (place,) = compared(in_order(router(3, 1, -1.0)), LOGITS, BIAS)[0]
+    assert place.reason == (
+        "the experts of other groups are left out with another number than 0 or -inf"
+    )
+    (place,) = compared(in_order(router(4, 2, -5.0, k=7)), LOGITS, BIAS)[0]
+    assert place.reason == "fewer experts remain than a token has"
+
+
+def test_a_division_that_the_op_does_not_have_is_left_to_inductor() -> None:
+    def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = logits.softmax(-1)
+        experts = torch.topk(scores + bias, 3)[1]
+        weights = scores.gather(-1, experts)
+        return weights / weights.sum(-1, keepdim=True).clamp(min=0.2), experts
+
+    places, nodes = compared(route, LOGITS, BIAS)
+    assert [each.applied for each in places] == [True]
+    assert arguments_of_route(nodes)[1:4] == (3, False, "softmax")
+
+
+def test_other_scores_are_left() -> None:
+    def gathered_with_the_bias(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        by = logits.sigmoid() + bias
+        experts = torch.topk(by, 3)[1]
+        return by.gather(1, experts), experts
+
+    def other_scores(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        experts = torch.topk(logits.sigmoid() + bias, 3)[1]
+        return (logits * 2).sigmoid().gather(1, experts), experts
+
+    for function in (gathered_with_the_bias, other_scores):
+        assert not any(each.applied for each in compared(function, LOGITS, BIAS)[0])
+
+
+def test_the_order_of_tokens_is_that_of_the_router() -> None:
+    def layer(logits: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        weights, experts = router(3, 2, -torch.inf)(logits, bias)
+        numbers, order = torch.sort(experts.reshape(-1))
+        rows = x[order // 3]
+        counts = torch.histc(numbers.float(), bins=12, min=0, max=11)
+        ends = torch.cumsum(counts, dim=0, dtype=torch.int32)
+        rows = rows * (1 + numbers.unsqueeze(-1) / 12) + ends[-1] / 120
+        rows = rows * weights.reshape(-1)[order].unsqueeze(-1)
+        inverse = torch.empty_like(order)
+        inverse[order] = torch.arange(order.size(0))
+        return rows[inverse].view(-1, 3, 8).sum(dim=1)
+
+    x = torch.randn(40, 8, generator=generator)
+    places, nodes = compared(layer, LOGITS, BIAS, x)
+    assert sorted(each.pattern for each in places if each.applied) == sorted(NAMES)
+    assert not any("moe_order" in str(node.target) for node in nodes)
