@@ -11,16 +11,21 @@ from opaq import extern_kernels as kernels
 from opaq.lowering.substitute.pattern import patterns
 
 from .device import Tensors
-from .kernel_case import Case, Count, Random, forward, gradients
+from .kernel_case import Call, Case, Count, Random, forward, gradients
 
 # experts, of them for a token, columns of its row
 KINDS = [(8, 2, 4096), (64, 8, 2048), (128, 8, 2048)]
+# experts, groups of them, groups that are kept, of routers by sigmoids: MiniMax-M2, GLM-4.5, Kimi,
+# DeepSeek-V3
+SCORED = [(256, 0, 0), (128, 1, 1), (384, 1, 1), (256, 8, 4)]
 
 
 def experts(random: Random, count: Count) -> list[Case]:
     found = []
     for m in (64, 2048, 16384):
         m = count(m)
+        for e, groups, kept in SCORED:
+            found += [_scored(random, m, e, groups, kept, training) for training in (False, True)]
         for e, k, n in KINDS:
             for training in (False, True):
                 size = f"{m} x {e}, {k} of them" + (" and gradient" if training else "")
@@ -56,6 +61,53 @@ def _router(
 
     call = gradients if training else forward
     return Case(title, make, op, plain, call, pattern, (m, e))
+
+
+def _scored(random: Random, m: int, e: int, groups: int, kept: int, training: bool) -> Case:
+    k, eps, scale = 8, 1e-20, 2.5
+
+    def make() -> Tensors:
+        # No equal scores, with the bias neither, of which torch.topk may take any.
+        logits = (random(m, e).argsort(1).float() - e / 2) * (8 / e)
+        bias = random(e).argsort().remainder(2).float()
+        return [*([random(m, k).float()] if training else []), logits, bias]
+
+    def op(logits: Any, bias: Any) -> Any:
+        given = (groups, e // groups, e, kept) if groups else (None, None, None, None)
+        found = patterns["moe_route_scored"].replacement
+        return found(logits, k, bias, *given, -torch.inf, eps, scale)
+
+    def plain(logits: Any, bias: Any) -> Any:
+        scores = logits.sigmoid()
+        by = scores + bias
+        if groups:
+            of_group = by.view(-1, groups, e // groups).topk(2, dim=-1)[0].sum(dim=-1)
+            best = torch.topk(of_group, k=kept, dim=-1, sorted=False)[1]
+            mask = torch.zeros_like(of_group).scatter_(1, best, 1)
+            mask = mask.unsqueeze(-1).expand(-1, groups, e // groups).reshape(-1, e)
+            by = by.masked_fill(~mask.bool(), -torch.inf)
+        experts = torch.topk(by, k, dim=-1)[1]
+        weights = scores.gather(1, experts)
+        return experts, weights / (weights.sum(dim=-1, keepdim=True) + eps) * scale
+
+    of_groups = f", {kept} of {groups} groups" if groups else ""
+    size = f"{m} x {e}, {k} of them{of_groups}" + (" and gradient" if training else "")
+    call = _gradient_of_logits if training else forward
+    title, form = f"moe_route of transformers by sigmoids, {size}", "sigmoid, bias"
+    form += "" if not groups else ", all groups" if kept == groups else ", groups"
+    return Case(title, make, op, plain, call, "moe_route_scored", (m, e), form, "float32")
+
+
+def _gradient_of_logits(function: Call) -> Call:
+    """The experts and weights of a router, and the gradient of the logits; the bias has none."""
+
+    @torch.enable_grad()
+    def call(grad: Any, logits: Any, bias: Any) -> Any:
+        leaf = logits.detach().requires_grad_()
+        experts, weights = function(leaf, bias)
+        return experts, weights.detach(), *torch.autograd.grad(weights, leaf, grad)
+
+    return call
 
 
 def _permute(size: str, random: Random, m: int, e: int, k: int, n: int, training: bool) -> Case:
