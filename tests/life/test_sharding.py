@@ -14,6 +14,10 @@ import torch
 import opaq
 
 PROGRAM = """
+import os
+
+# AOTAutograd's cache does not tell ranks apart: from a shared one, a rank takes another's slice.
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["SHARDING_CACHE"] + os.environ["RANK"]
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
@@ -111,7 +115,7 @@ dist.destroy_process_group()
 def test_two_processes(tmp_path: pathlib.Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    run(program, 2)
+    run(program, 2, SHARDING_CACHE=str(tmp_path / "rank"))
 
 
 @pytest.mark.long
