@@ -14,6 +14,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Mapping
 
+import forked
 import pytest
 
 from opaq import _runtime
@@ -100,16 +101,21 @@ def places(tmp_path: pathlib.Path) -> Iterator[Places]:
 
 
 def start(
-    places: Places, program: str, *, environment: Mapping[str, str | None] = {}, before: str = ""
-) -> subprocess.Popen[str]:  # noqa: B006
+    places: Places,
+    program: str,
+    *,
+    environment: Mapping[str, str | None] = {},
+    before: str = "",
+    inductor: bool = False,
+) -> forked.Process:  # noqa: B006
     text = before + PRELUDE + textwrap.dedent(program)
-    return subprocess.Popen(
+    return forked.start(
         [sys.executable, "-c", text],
         env=places.environment(environment),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         start_new_session=True,
+        inductor=inductor,
     )
 
 
@@ -119,14 +125,15 @@ def run(
     *,
     environment: Mapping[str, str | None] = {},
     before: str = "",
+    inductor: bool = False,
     timeout: float = 120,
 ) -> str:  # noqa: B006
     """The program's output. The test fails if it hangs or exits with an error."""
-    process = start(places, program, environment=environment, before=before)
+    process = start(places, program, environment=environment, before=before, inductor=inductor)
     return finish(process, timeout)
 
 
-def finish(process: subprocess.Popen[str], timeout: float = 120, code: int = 0) -> str:
+def finish(process: forked.Process, timeout: float = 120, code: int = 0) -> str:
     try:
         output, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -78,10 +79,9 @@ def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
 def run(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """The installed command in a process of its own, after the Python code `before`."""
     start = f"import sys\n{before}\nimport opaq_command\nsys.exit(opaq_command.main())"
-    return subprocess.run(
+    return forked.run(
         [sys.executable, "-c", start, *arguments],
         capture_output=True,
-        text=True,
         check=False,
         env={**os.environ, **environment},
     )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 from opaq import _runtime
@@ -56,10 +57,12 @@ def line(start: str) -> int:
     return 1 + next(number for number, text in enumerate(lines) if text.startswith(start))
 
 
-def explain(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def explain(
+    folder: Path, *arguments: str, inductor: bool = False
+) -> subprocess.CompletedProcess[str]:
     (folder / "model.py").write_text(MODEL)
     command = [sys.executable, "-m", "opaq", "explain", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return forked.run(command, inductor=inductor, cwd=folder, capture_output=True, check=False)
 
 
 @pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed")
@@ -67,6 +70,7 @@ def test_a_model_on_a_gpu_that_need_not_be_there(tmp_path: Path) -> None:
     done = explain(
         tmp_path,
         *("model.py:made", "--device", "cuda", "--arch", "sm_90a", "--json", "--html", "a.html"),
+        inductor=True,
     )
     assert done.returncode == 0, done.stderr
     assert "in the model" in done.stderr
@@ -87,7 +91,7 @@ def test_a_model_on_a_gpu_that_need_not_be_there(tmp_path: Path) -> None:
 
 
 def test_a_model_on_the_cpu_as_text(tmp_path: Path) -> None:
-    done = explain(tmp_path, "model.py:made")
+    done = explain(tmp_path, "model.py:made", inductor=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Model: ") and "opaque node" in lines[0]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 
 # Twenty seconds and more each, and last in the part `oldest`.
@@ -82,12 +83,15 @@ def process(tmp_path: Path):
         environment = {
             **os.environ,
             "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor"),
-            "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
-        command = [sys.executable, str(program), str(factor), strict, kind]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=600
+        done = forked.run(
+            [sys.executable, program, factor, strict, kind],
+            inductor=True,
+            env=environment,
+            capture_output=True,
+            check=False,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

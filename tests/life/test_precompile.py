@@ -10,6 +10,7 @@ import pathlib
 import subprocess
 import sys
 
+import forked
 import pytest
 import torch
 from programs import LONG
@@ -80,9 +81,13 @@ def run(
     program = folder / "program.py"
     program.write_text(text)
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "_".join(arguments))}
-    command = [sys.executable, str(program), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=300, env=environment
+    done = forked.run(
+        [sys.executable, program, *arguments],
+        inductor=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+        env=environment,
     )
     assert (done.returncode != 0) == failing, done.stderr[-4000:]
     return done

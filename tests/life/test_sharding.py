@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -125,14 +127,30 @@ def test_rules_from_references(tmp_path: pathlib.Path) -> None:
 
 
 def run(program: pathlib.Path, processes: int, **variables: str) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *launcher, str(program)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=500, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "agree" in done.stdout
+    """Starts it as torchrun does."""
+    with socket.create_server(("localhost", 0)) as unused:
+        port = unused.getsockname()[1]
+    everywhere = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    everywhere |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    everywhere |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    started = [
+        forked.start(
+            [sys.executable, program],
+            inductor=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=everywhere | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(processes)
+    ]
+    try:
+        printed = [process.communicate(timeout=500) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, (_, errors) in zip(started, printed, strict=True):
+        assert process.returncode == 0, errors[-4000:]
+    assert "agree" in printed[0][0]
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -207,13 +207,13 @@ print(json.dumps(results))
 def run(program: Path, *arguments: object, **environment: str) -> str:
     """Runs a program in a process of its own; returns the last line that it prints."""
     paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, str(program), *map(str, arguments)],
+    done = forked.run(
+        [sys.executable, program, *arguments],
+        inductor=True,
         capture_output=True,
-        text=True,
         check=False,
         timeout=600,
-        env={**os.environ, "TORCHINDUCTOR_AUTOGRAD_CACHE": "1", "PYTHONPATH": paths, **environment},
+        env={**os.environ, "PYTHONPATH": paths, **environment},
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]

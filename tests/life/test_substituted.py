@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ def test_a_package(sizes: Any, tmp_path: Path) -> None:
 
 DDP = f"""
 import os, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 import torch, torch.distributed as dist
 from opaq.lowering.substitute import apply
 from test_substituted import NAMES, Layer
@@ -77,7 +78,7 @@ dist.destroy_process_group()
 
 FSDP = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
 import torch, torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
 from opaq.lowering.substitute import apply
@@ -110,14 +111,17 @@ dist.destroy_process_group()
 def run(*processes: list[str]) -> None:
     """Runs them at the same time."""
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        forked.start(
+            [sys.executable, "-c", *arguments],
+            inductor=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
         )
         for arguments in processes
     ]
     for process in started:
         _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors.decode()[-3000:]
+        assert process.returncode == 0, errors[-3000:]
 
 
 def test_distributed_data_parallel() -> None:
