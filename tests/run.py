@@ -134,17 +134,18 @@ def python_without_nvcc() -> None:
 
 def python_and_fuzz() -> None:
     """pytest of both at once, so that no core waits for the last tests of the one; the part life
-    runs more random programs"""
+    runs more random programs, and compiles shipped kernels for more GPUs"""
     install_nvcc()
-    fewer = {"OPAQ_FUZZ_PROGRAMS": "8"}
+    fewer = {"OPAQ_FUZZ_PROGRAMS": "8", "OPAQ_SHIPPED_ARCHS": "sm_90a"}
     pytest("python", "fuzz", env=fast_linker() | fast_packages() | fewer)
 
 
 def life() -> None:
     """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer
-    ones; more random programs"""
+    ones; more random programs; shipped kernels for all GPUs"""
     programs = "test_opaq_never_differs_from_pytorch_in_silence"
-    pytest("life", os.path.join("fuzz", f"test_fuzz.py::{programs}"))
+    kernels = os.path.join("python", "test_shipped_kernels.py")
+    pytest("life", os.path.join("fuzz", f"test_fuzz.py::{programs}"), kernels)
 
 
 def fuzz() -> None:

@@ -3,6 +3,7 @@ no more registers than the table allows."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 import opaq
 from opaq import extern_kernels as kernels
 
-ARCHS = ["sm_80", "sm_90a", "sm_100a"]
+ARCHS = os.environ.get("OPAQ_SHIPPED_ARCHS", "sm_80,sm_90a,sm_100a").split(",")
 
 # Bytes a thread that a kernel may spill, by op, where it may at all.
 SPILLS = {
