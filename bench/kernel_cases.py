@@ -60,7 +60,8 @@ def cases(device: str, rows: float) -> list[Case]:
             ours = functools.partial(op, block=block)
             theirs = functools.partial(plain, block=block)
             found.append(Case(f"{name} {each} {m} x {n}", make, ours, theirs))
-    for m, n in [(1024, 32000), (1024, 128256), (8192, 32000), (8192, 128256), (16384, 50257)]:
+    sizes = [(1024, 32000), (1024, 128256), (1024, 256000), (8192, 32000), (8192, 128256)]
+    for m, n in [*sizes, (8192, 256000), (16384, 50257)]:
         m = count(m)
         make = _with_target(random, m, n, device)
         for what, call in [("", forward), (" and gradient", _loss_and_gradient)]:
