@@ -87,6 +87,21 @@ def test_right_results() -> None:
     assert mistake(rough, rough) == ""
 
 
+def test_a_value_of_float8_in_the_middle_of_two_may_be_either() -> None:
+    x = torch.randn(8, 8192, generator=torch.Generator().manual_seed(0))
+    eight = x.to(torch.float8_e4m3fn)
+
+    def rounded_the_other_way(places: torch.Tensor) -> torch.Tensor:
+        bits = eight.view(torch.uint8).clone().flatten()
+        bits[places] += 1
+        return bits.view(torch.float8_e4m3fn).view_as(eight)
+
+    largest = x.abs().flatten().topk(2)[1]
+    assert mistake(rounded_the_other_way(largest), eight, eight) == ""
+    wrong = mistake(rounded_the_other_way(torch.arange(0, x.numel(), 100)), eight, eight)
+    assert "to the result in float8_e4m3fn; allowed are 0.00" in wrong
+
+
 @pytest.mark.parametrize(
     ("got", "expected", "message"),
     [
