@@ -33,6 +33,8 @@ INDUCTOR = "torch._inductor.compile_fx"
 LATE = ("OPAQ_", "PYTEST_", "TMPDIR", "HOME", "XDG_CACHE_HOME", "PYTHONPATH")
 LATE += ("TORCHINDUCTOR_CACHE_DIR", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_")
 LATE += ("TUNING_CACHE", "SHARDING_CACHE")
+# How those begin that Inductor leaves in a process that compiles: addresses in its memory.
+LEFT = "_TORCHINDUCTOR_"
 
 
 @dataclasses.dataclass
@@ -112,7 +114,7 @@ def start(
     words = [str(word) for word in command]
     assert words[0] == sys.executable and (words[1] in ("-c", "-m") or words[1][0] != "-"), words
     assert text, "bytes are not implemented"
-    environment = dict(os.environ if env is None else env)
+    environment = inherited(os.environ if env is None else env)
     request = {
         "command": words,
         "environment": environment,
@@ -143,6 +145,11 @@ def start(
     return Process(words, int(pid), given[1][1], given[2][1], ending)
 
 
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what is about this process alone."""
+    return {name: value for name, value in environment.items() if not name.startswith(LEFT)}
+
+
 def _early(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith(LATE)}
 
@@ -150,7 +157,7 @@ def _early(environment: Mapping[str, str]) -> dict[str, str]:
 @functools.cache
 def _server(imported: str) -> tuple[subprocess.Popen[str], socket.socket, dict[str, str]]:
     """A server that ends when this process does, where it takes requests, its variables."""
-    environment = _early(os.environ)
+    environment = _early(inherited(os.environ))
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     process = subprocess.Popen(
         [sys.executable, __file__, imported, str(there.fileno())],

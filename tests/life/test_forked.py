@@ -31,7 +31,8 @@ sys.exit(7)
 def test_it_finds_what_it_finds_elsewhere(tmp_path: Path, way: str, session: bool) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
     start = {"-c": ["-c", PROGRAM], "-m": ["-m", "program"], "file": [tmp_path / "program.py"]}
-    environment = {**os.environ, "OPAQ_SOME": "x", "PYTHONPATH": f"{tmp_path}{os.pathsep}/nowhere"}
+    paths = f"{tmp_path}{os.pathsep}/nowhere"
+    environment = {**forked.inherited(os.environ), "OPAQ_SOME": "x", "PYTHONPATH": paths}
     command = [sys.executable, *map(str, start[way]), "one", "--two"]
     common = dict(
         env=environment,
@@ -46,6 +47,22 @@ def test_it_finds_what_it_finds_elsewhere(tmp_path: Path, way: str, session: boo
     known = subprocess.run(command, check=False, stdin=0, **common)
     assert found == (known.stdout, known.stderr, known.returncode)
     assert found[2] == 7
+
+
+def test_what_inductor_left_in_this_process_is_not_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "4096")
+    program = "import os; print(*[name for name in os.environ if name[:6] == '_TORCH'])"
+    done = forked.run([sys.executable, "-c", program], check=True, capture_output=True)
+    assert done.stdout == "\n"
+
+
+def test_a_variable_that_an_import_may_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    forked.run([sys.executable, "-c", ""], check=True)
+    monkeypatch.setenv("TORCH_SOMETHING", "1")
+    with pytest.raises(AssertionError, match="start it by subprocess.*'TORCH_SOMETHING'"):
+        forked.run([sys.executable, "-c", ""], check=True)
 
 
 def test_it_is_ended_by_a_signal_and_a_timeout_is_an_error() -> None:
