@@ -51,10 +51,21 @@ def check_parameter(op: str, name: str, given: torch.Tensor | None, x: torch.Ten
         )
 
 
+def sharing(packs: str, of_block: int) -> str:
+    """Blocks that share a row of `packs`, as a cluster: up to 8, a power of two, so that each has
+    `of_block` at most."""
+    return f"max(1, min(8, next_power_of_2(ceil_div({packs}, {of_block}))))"
+
+
 def fitting(packs: str, ranks: str, each: int | str) -> str:
     """Threads of a block, of `ranks` that share a row of `packs`: as few as have all packs if each
     has `each`. Where threads were a power of two, up to half of them would have nothing to do."""
     return f"(32 * ceil_div({packs}, 32 * {each} * {ranks}))"
+
+
+def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
+    """Packs of a thread that are in shared memory: those that it has, in groups of 4, or `most`."""
+    return f"min({most}, 4 * ceil_div({packs}, 4 * {ranks} * {threads}))"
 
 
 FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums

@@ -23,7 +23,7 @@ import torch
 
 import opaq
 
-from ..rows import fitting
+from .. import rows
 from .cross_entropy import (
     CUDA_DTYPES,
     EXTRA_ARGS,
@@ -61,12 +61,12 @@ _PACKS = "ceil_div(logits.size(1) * logits.itemsize, 16)"
 # memory, of which a block takes at most 96 KiB, or the fourth in registers, which the extras do not
 # leave. What remains of a very wide row is read twice.
 _PLAIN = f"({KIND}) == 0"
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 16 * 512))))"
+_RANKS = rows.sharing(_PACKS, 16 * 512)
 _MOST_GROUPS = f"(4 if {_PLAIN} or {_PACKS} <= 6144 * {_RANKS} else 3)"
 _GROUPS = f"min({_MOST_GROUPS}, max(2, ceil_div({_PACKS}, 512)))"
-_THREADS = f"min(512, {fitting(_PACKS, _RANKS, f'4 * {_GROUPS}')})"
+_THREADS = f"min(512, {rows.fitting(_PACKS, _RANKS, f'4 * {_GROUPS}')})"
 _MOST = f"(12 if {_PLAIN} or {_THREADS} > 384 else 16)"
-_SLOTS = f"min({_MOST}, 4 * ceil_div({_PACKS}, 4 * {_RANKS} * {_THREADS}))"
+_SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, _MOST)
 # Rows of a team: few, so that the last wave is short, but reading one while another is computed
 # pays where they are narrow, or shared by several blocks.
 _EACH = f"(4 if {_PACKS} <= 1024 else 1 if 2048 < {_PACKS} and {_RANKS} == 1 else 2)"

@@ -66,9 +66,9 @@ _STAGES = (
 
 # Wider rows, forward: clusters of up to 8 blocks of 192 or 256 threads with up to 16 packs each in
 # shared memory: of one row, or, where there are rows enough, of two, and of two more after these.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 256 * 8))))"
+_RANKS = rows.sharing(PACKS, 256 * 8)
 _THREADS = f"(192 if {PACKS} <= 192 * 8 * {_RANKS} else 256)"
-_SLOTS = f"min(16, 4 * ceil_div({PACKS}, 4 * {_THREADS} * {_RANKS}))"
+_SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 16)
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 _CUDA = [*CUDA, rows.parameter("bias")]

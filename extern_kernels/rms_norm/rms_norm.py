@@ -63,9 +63,9 @@ _AHEAD = 256 * 4  # packs of a row that the backward kernel which reads ahead ta
 
 # Wider rows, forward: clusters of up to 8 blocks of up to 512 threads with up to 8 packs each in
 # shared memory, two rows one after the other.
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({PACKS}, 512 * 8))))"
+_RANKS = rows.sharing(PACKS, 512 * 8)
 _THREADS = f"min(512, {rows.fitting(PACKS, _RANKS, 8)})"
-_SLOTS = f"min(8, 4 * ceil_div({PACKS}, 4 * {_THREADS} * {_RANKS}))"
+_SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
 
 
 rms_norm.cuda(

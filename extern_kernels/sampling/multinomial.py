@@ -29,7 +29,7 @@ multinomial = opaq.op(
 
 _ROWS = rows.count("probabilities")
 _PACKS = "ceil_div(probabilities.size(-1) * probabilities.itemsize, 16)"
-_RANKS = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 4))))"
+_RANKS = rows.sharing(_PACKS, 256 * 4)
 _REQUIRES = [
     "probabilities.dim() == 1 or probabilities.dim() == 2",
     "probabilities.size(-1) > 0 and probabilities.size(-1) <= 1073741823",

@@ -102,15 +102,15 @@ _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsiz
 # whichever was faster; wider still, clusters of up to 8 blocks of up to 256 threads with up to 16
 # packs each take two rows.
 _WIDE = 3 * 256  # packs above which this is faster than registers
-_RANKS = f"(1 if {_PACKS} <= 512 * 12 else min(8, next_power_of_2(ceil_div({_PACKS}, 256 * 16))))"
+_RANKS = f"(1 if {_PACKS} <= 512 * 12 else {rows.sharing(_PACKS, 256 * 16)})"
 _OF_8 = f"{_PACKS} <= 1024 or {_PACKS} >= 1536 and {_PACKS} <= 512 * 8"
 _EACH = f"(8 if {_OF_8} else 12 if {_PACKS} <= 512 * 12 else 16)"
 _THREADS = f"min(512 if {_RANKS} == 1 else 256, {rows.fitting(_PACKS, _RANKS, _EACH)})"
-_SLOTS = f"min(16, 4 * ceil_div({_PACKS}, 4 * {_THREADS} * {_RANKS}))"
+_SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, 16)
 _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 512)))"
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
 # four rows: few, so that the last wave is short.
-_RANKS_BACKWARD = f"max(1, min(8, next_power_of_2(ceil_div({_PACKS}, 512 * 4))))"
+_RANKS_BACKWARD = rows.sharing(_PACKS, 512 * 4)
 _THREADS_BACKWARD = f"min(512, {rows.fitting(_PACKS, _RANKS_BACKWARD, 4)})"
 _TEAMS_BACKWARD = f"ceil_div({_ROWS}, max(1, min(4, {_ROWS} // 512)))"
 
