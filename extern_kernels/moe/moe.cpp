@@ -57,32 +57,10 @@ double sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
 
 template <typename T>
 void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order, int64_t* position,
-               const T* logits, int64_t tokens, int64_t experts, int64_t k, int64_t row_stride,
-               bool normalize) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    const T* const row = logits + t * row_stride;
-    const std::vector<int64_t> chosen = largest_of(row, experts, k);
-    const double largest = row[chosen[0]];
-    double sum = 0;
-    if (normalize) {
-      for (const int64_t e : chosen) sum += std::exp(row[e] - largest);
-    } else {
-      for (int64_t e = 0; e < experts; ++e) sum += std::exp(row[e] - largest);
-    }
-    for (int64_t s = 0; s < k; ++s) {
-      experts_of[t * k + s] = chosen[s];
-      weights[t * k + s] = T(std::exp(row[chosen[s]] - largest) / sum);
-    }
-  }
-  moe_order(counts, order, position, experts_of, tokens * k, experts);
-}
-
-template <typename T>
-void moe_route_scored(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
-                      int64_t* position, const T* logits, const T* bias, int64_t tokens,
-                      int64_t experts, int64_t k, int64_t row_stride, bool normalize,
-                      bool of_sigmoid, int64_t groups, int64_t kept_groups, int64_t group_best,
-                      bool zero_dropped, double eps, double scale) {
+               const T* logits, const T* bias, int64_t tokens, int64_t experts, int64_t k,
+               int64_t row_stride, bool normalize, bool of_sigmoid, int64_t groups,
+               int64_t kept_groups, int64_t group_best, bool zero_dropped, double eps,
+               double scale) {
   const int64_t size = experts / groups;
   std::vector<T> by(experts), of_groups(groups);
   for (int64_t t = 0; t < tokens; ++t) {
@@ -115,27 +93,10 @@ void moe_route_scored(T* weights, int64_t* experts_of, int64_t* counts, int64_t*
 }
 
 template <typename T>
-void moe_route_backward(T* grad_logits, const T* grad_weights, const T* logits, const T* weights,
+void moe_route_backward(T* grad_logits, const T* grad_weights, const T* logits,
                         const int64_t* experts_of, int64_t tokens, int64_t experts, int64_t k,
-                        int64_t row_stride, bool normalize) {
-  for (int64_t t = 0; t < tokens; ++t) {
-    const T *const row = logits + t * row_stride, *const grad = grad_weights + t * k;
-    const T* const weight = weights + t * k;
-    T* const out = grad_logits + t * experts;
-    const Softmax softmax(row, experts);
-    double dot = 0;
-    for (int64_t s = 0; s < k; ++s) dot += double(grad[s]) * weight[s];
-    for (int64_t e = 0; e < experts; ++e) out[e] = normalize ? 0 : T(-dot * softmax.of(row[e]));
-    for (int64_t s = 0; s < k; ++s)
-      out[experts_of[t * k + s]] += T(weight[s] * (normalize ? grad[s] - dot : grad[s]));
-  }
-}
-
-template <typename T>
-void moe_route_scored_backward(T* grad_logits, const T* grad_weights, const T* logits,
-                               const int64_t* experts_of, int64_t tokens, int64_t experts,
-                               int64_t k, int64_t row_stride, bool normalize, bool of_sigmoid,
-                               double eps, double scale) {
+                        int64_t row_stride, bool normalize, bool of_sigmoid, double eps,
+                        double scale) {
   std::vector<double> share(k), found(experts);
   for (int64_t t = 0; t < tokens; ++t) {
     const T *const row = logits + t * row_stride, *const grad = grad_weights + t * k;
@@ -151,9 +112,10 @@ void moe_route_scored_backward(T* grad_logits, const T* grad_weights, const T* l
       of_all += grad[s] * share[s];
     }
     found.assign(experts, 0);
+    const bool no_sum = normalize && eps == 0;  // it is 0, but for rounding
     for (int64_t s = 0; s < k; ++s) {
       const double add = scale * share[s] * (grad[s] - of_all);
-      dot += add;
+      dot += no_sum ? 0 : add;
       found[chosen[s]] += of_sigmoid ? add * sigmoid(-row[chosen[s]]) : add;
     }
     for (int64_t e = 0; e < experts; ++e)

@@ -88,7 +88,7 @@ _SIZES = "gate_logits.size(0), gate_logits.size(1)"
 _K = "k > 0 and k <= gate_logits.size(1)"
 _SIGMOID = "scoring == 'sigmoid'"
 
-# What the kernels without a choice of scores compute. A gradient does not depend on the choice.
+# What the CUDA kernels without a choice of scores compute; a gradient is the same for any choice.
 _PLAIN_WEIGHTS = ["scoring == 'softmax'", "eps == 0", "scale == 1"]
 _PLAIN = [*_PLAIN_WEIGHTS, "not defined(correction_bias)", "groups == 1", "kept_groups == 1"]
 _KNOWN_SCORING = f"scoring == 'softmax' or {_SIGMOID}"
@@ -161,13 +161,15 @@ _declare_route(
 )
 
 
+_OF_GRADIENT = f"{_SIZES}, weights.size(1), gate_logits.stride(0), normalize"
+
+
 def _declare_backward(name: str, kernel: str, plain: bool) -> None:
     kept = "weights, " if plain else ""
-    args = f"{_SIZES}, weights.size(1), gate_logits.stride(0), normalize"
     requires = _PLAIN_WEIGHTS if plain else [_KNOWN_SCORING]
-    given = f"grad_logits, grad_weights, gate_logits, {kept}experts, {args}"
+    given = f"grad_logits, grad_weights, gate_logits, {kept}experts, {_OF_GRADIENT}"
     moe_route_backward.cuda(
-        name=f"cuda{name}",
+        name=name,
         source=opaq.file("route.cu"),
         entry=f"{kernel}<{{gate_logits.dtype}}, {{{_EACH}}}{'' if plain else f', {{{_SIGMOID}}}'}>",
         grid="ceil_div(gate_logits.size(0), 8)",
@@ -180,37 +182,27 @@ def _declare_backward(name: str, kernel: str, plain: bool) -> None:
             *requires,
         ],
     )
-    moe_route_backward.cpu(
-        name=f"cpu{name}",
-        source=opaq.file("moe.cpp"),
-        entry=f"{kernel}<{{gate_logits.dtype}}>",
-        args=given if plain else f"{given}, {_SIGMOID}, eps, scale",
-        requires=[
-            *_requires(*_CPU_DTYPES),
-            *_requires_backward("gate_logits.dtype"),
-            *requires,
-        ],
-    )
 
 
-_declare_backward("", "moe_route_backward", plain=True)
-_declare_backward(":scored", "moe_route_scored_backward", plain=False)
+_declare_backward("cuda", "moe_route_backward", plain=True)
+_declare_backward("cuda:scored", "moe_route_scored_backward", plain=False)
 
-_FOUND = "weights, experts, counts, order, position, gate_logits"
-_ROWS = f"{_SIZES}, k, gate_logits.stride(0), normalize"
 moe_route.cpu(
-    name="cpu",
     source=opaq.file("moe.cpp"),
     entry="moe_route<{gate_logits.dtype}>",
-    args=f"{_FOUND}, {_ROWS}",
-    requires=[*_requires(*_CPU_DTYPES), _K, *_PLAIN],
-)
-moe_route.cpu(
-    name="cpu:scored",
-    source=opaq.file("moe.cpp"),
-    entry="moe_route_scored<{gate_logits.dtype}>",
-    args=f"{_FOUND}, correction_bias, {_ROWS}, {_SIGMOID}, {_CHOICE}",
+    args=f"weights, experts, counts, order, position, gate_logits, correction_bias, {_SIZES}, k, "
+    f"gate_logits.stride(0), normalize, {_SIGMOID}, {_CHOICE}",
     requires=[*_requires(*_CPU_DTYPES), _K, *_requires_scored("gate_logits.dtype")],
+)
+moe_route_backward.cpu(
+    source=opaq.file("moe.cpp"),
+    entry="moe_route_backward<{gate_logits.dtype}>",
+    args=f"grad_logits, grad_weights, gate_logits, experts, {_OF_GRADIENT}, {_SIGMOID}, eps, scale",
+    requires=[
+        *_requires(*_CPU_DTYPES),
+        *_requires_backward("gate_logits.dtype"),
+        _KNOWN_SCORING,
+    ],
 )
 
 # ---- meaning and gradient ------------------------------------------------------------------------

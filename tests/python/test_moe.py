@@ -137,7 +137,7 @@ SCORED = [
 
 
 def scored_call(experts, given, dtype, device):
-    """(the arguments of moe_route after k; what `routed_exactly` takes instead)"""
+    """The arguments of moe_route after k, by name."""
     given = dict(given)
     size = given.pop("bias", None)
     bias = None
