@@ -79,14 +79,12 @@ class Process:
 def run(
     command: Sequence[object],
     *,
-    check: bool,
-    capture_output: bool = False,
+    check: bool = False,
     timeout: float | None = None,
     **options: Any,
 ) -> subprocess.CompletedProcess[str]:
-    if capture_output:
-        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = start(command, **options)
+    """With what the program prints."""
+    process = start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     try:
         out, err = process.communicate(timeout)
     except BaseException:

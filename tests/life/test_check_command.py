@@ -36,7 +36,7 @@ REFUSED = FINE.replace('args="x, by, out"', 'args="x, by, uot"')
 def check(folder: Path, source: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     (folder / "kernels.py").write_text(source)
     command = [sys.executable, "-m", "opaq", "check", *arguments, "--arch", "sm_80,sm_90a"]
-    return forked.run(command, cwd=folder, capture_output=True, check=False)
+    return forked.run(command, cwd=folder)
 
 
 def test_a_file_without_problems(tmp_path: Path) -> None:

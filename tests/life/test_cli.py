@@ -81,8 +81,6 @@ def run(*arguments: str, before: str = "", **environment: str) -> subprocess.Com
     start = f"import sys\n{before}\nimport opaq_command\nsys.exit(opaq_command.main())"
     return forked.run(
         [sys.executable, "-c", start, *arguments],
-        capture_output=True,
-        check=False,
         env={**os.environ, **environment},
     )
 

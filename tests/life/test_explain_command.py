@@ -62,7 +62,7 @@ def explain(
 ) -> subprocess.CompletedProcess[str]:
     (folder / "model.py").write_text(MODEL)
     command = [sys.executable, "-m", "opaq", "explain", *arguments]
-    return forked.run(command, inductor=inductor, cwd=folder, capture_output=True, check=False)
+    return forked.run(command, inductor=inductor, cwd=folder)
 
 
 @pytest.mark.skipif(not _runtime.doctor()["nvrtc"]["found"], reason="NVRTC is not installed")

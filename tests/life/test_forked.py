@@ -54,7 +54,7 @@ def test_what_inductor_left_in_this_process_is_not_passed_on(
 ) -> None:
     monkeypatch.setenv("_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR", "4096")
     program = "import os; print(*[name for name in os.environ if name[:6] == '_TORCH'])"
-    done = forked.run([sys.executable, "-c", program], check=True, capture_output=True)
+    done = forked.run([sys.executable, "-c", program], check=True)
     assert done.stdout == "\n"
 
 
@@ -80,7 +80,7 @@ def test_it_is_ended_by_a_signal_and_a_timeout_is_an_error() -> None:
 
 def test_an_error_has_its_line() -> None:
     command = [sys.executable, "-c", "import torch\n1 / 0"]
-    done = forked.run(command, check=False, capture_output=True)
+    done = forked.run(command)
     assert done.returncode == 1
     assert done.stderr.endswith(
         '  File "<string>", line 2, in <module>\nZeroDivisionError: division by zero\n'

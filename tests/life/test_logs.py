@@ -36,7 +36,7 @@ def run(script: str, **environment: str) -> str:
             command, env=known | environment, capture_output=True, text=True, check=False
         )
     else:
-        done = forked.run(command, inductor=True, env=known, capture_output=True, check=False)
+        done = forked.run(command, inductor=True, env=known)
     assert done.returncode == 0, done.stderr
     return done.stderr
 

@@ -89,8 +89,6 @@ def process(tmp_path: Path):
             [sys.executable, program, factor, strict, kind],
             inductor=True,
             env=environment,
-            capture_output=True,
-            check=False,
             timeout=600,
         )
         assert done.returncode == 0, done.stderr

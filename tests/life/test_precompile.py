@@ -84,8 +84,6 @@ def run(
     done = forked.run(
         [sys.executable, program, *arguments],
         inductor=True,
-        capture_output=True,
-        check=False,
         timeout=300,
         env=environment,
     )

@@ -210,8 +210,6 @@ def run(program: Path, *arguments: object, **environment: str) -> str:
     done = forked.run(
         [sys.executable, program, *arguments],
         inductor=True,
-        capture_output=True,
-        check=False,
         timeout=600,
         env={**os.environ, "PYTHONPATH": paths, **environment},
     )
