@@ -113,7 +113,7 @@ def _replace(
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)
-    if not everywhere and not pattern.alone:
+    if not (everywhere or pattern.alone or _saves_more(pattern, match)):
         _check_neighbours(match, pattern, nodes)
     mark = at.prev
     try:
@@ -122,9 +122,7 @@ def _replace(
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):
             raise rewrite.Refused(refusal)
-        training = torch.is_grad_enabled() and any(
-            isinstance(value, torch.Tensor) and value.requires_grad for value in values.values()
-        )
+        training = _is_trained(values)
         gain, why = _gain(pattern, values, training), ""
         tune = options.current().tune
         if gain is None and not everywhere and tune != "off":
@@ -141,6 +139,18 @@ def _replace(
     if everywhere:
         return "it was asked for by name", gain
     return f"measured: {gain:.2f} times as fast", gain
+
+
+def _is_trained(values: Mapping[str, Any]) -> bool:
+    return torch.is_grad_enabled() and any(
+        isinstance(value, torch.Tensor) and value.requires_grad for value in values.values()
+    )
+
+
+def _saves_more(pattern: Pattern, match: Match) -> bool:
+    """Whether the op saves more than one kernel for the pattern and its neighbours would."""
+    values = {name: value_of(value) for name, value in match.arguments.items()}
+    return inductor.size_hint(pattern.saves(values, _is_trained(values))) > 0
 
 
 def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
@@ -177,8 +187,7 @@ def _gain(pattern: Pattern, values: Mapping[str, Any], training: bool) -> float 
         return None
     major, minor = torch.cuda.get_device_capability(first.device)
     arch, dtype = f"sm_{major}{minor}", str(first.dtype).removeprefix("torch.")
-    call = (arch, dtype, training, pattern.form(values))
-    alike = [p for p in points if (p.arch, p.dtype, p.training, p.form) == call]
+    alike = measured.alike(points, arch, dtype, training, pattern.form(values))
     rows, columns = map(inductor.size_hint, pattern.sizes(values))
     return measured.gain(alike, rows, columns)
 

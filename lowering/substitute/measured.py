@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,25 +54,37 @@ def write(path: Path, points: Sequence[Point], facts: dict[str, Any]) -> None:
     read.cache_clear()
 
 
+def alike(
+    points: Sequence[Point], arch: str, dtype: str, training: bool, form: str
+) -> Sequence[Point]:
+    """The measurements of such calls. float16 is as fast as bfloat16: the kernels move as many
+    bytes, and differ in conversions."""
+    call = (arch, dtype, training, form)
+    found = [p for p in points if (p.arch, p.dtype, p.training, p.form) == call]
+    if not found and dtype == "float16":
+        return alike(points, arch, "bfloat16", training, form)
+    return found
+
+
 def gain(points: Sequence[Point], rows: int, columns: int) -> float | None:
     """The smallest gain of the measurements around a size: of the nearest numbers of columns on
-    both sides, and of each of them the nearest numbers of rows on both sides. More rows than were
-    measured count as the most that were. None where there is no measurement on a side.
+    both sides that were measured with as few rows, and of each of them the nearest numbers of rows
+    on both sides. More rows than were measured count as the most that were. None where there is no
+    measurement on a side.
     """
-    widths = _around({point.columns for point in points}, columns)
-    if widths is None:
-        return None
+    by_width: dict[int, dict[int, float]] = {}
+    for point in points:
+        by_width.setdefault(point.columns, {})[point.rows] = point.gain
+    usable = {width: gains for width, gains in by_width.items() if min(gains) <= rows}
     found = []
-    for width in widths:
-        of_width = {point.rows: point.gain for point in points if point.columns == width}
-        heights = _around(set(of_width), min(rows, max(of_width)))
-        if heights is None:
-            return None
-        found += [of_width[height] for height in heights]
-    return min(found)
+    for width in _around(usable, columns):
+        gains = usable[width]
+        found += [gains[height] for height in _around(gains, min(rows, max(gains)))]
+    return min(found, default=None)
 
 
-def _around(known: set[int], value: int) -> tuple[int, int] | None:
+def _around(known: Iterable[int], value: int) -> tuple[int, ...]:
+    """The nearest on both sides; empty if there is none on one of them."""
     below = [each for each in known if each <= value]
     above = [each for each in known if each >= value]
-    return (max(below), min(above)) if below and above else None
+    return (max(below), min(above)) if below and above else ()

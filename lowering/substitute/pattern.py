@@ -34,6 +34,7 @@ class Pattern:
     random: bool
     casts_matter: bool
     positive: tuple[str, ...]
+    saves: Callable[[Mapping[str, Any], bool], Any]
     module: str  # that declares it
     spellings: list[Callable[..., Any]] = dataclasses.field(default_factory=list)
     fixed: dict[Callable[..., Any], Mapping[str, Any]] = dataclasses.field(default_factory=dict)

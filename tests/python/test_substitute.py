@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -586,7 +587,20 @@ def test_the_gain_is_the_smallest_of_the_measurements_around() -> None:
     assert measured.gain(known, 10**6, 4096) == 1.3  # more rows count as the most measured
     assert measured.gain(known, 8, 128) is None  # fewer rows than were measured
     assert measured.gain(known, 100, 8192) is None
+    known += points((4096, 1000, 1.1))
+    assert measured.gain(known, 1024, 1000) == 1.2  # a width that was measured with more rows only
+    assert measured.gain(known, 4096, 1000) == 1.1
     assert measured.gain([], 1, 1) is None
+
+
+def test_float16_counts_as_bfloat16_where_it_was_not_measured() -> None:
+    call = ("sm_90", "float16", False, "")
+    known = points((16, 128, 1.5))
+    assert measured.alike(known, *call) == known
+    of_its_own = [dataclasses.replace(known[0], dtype="float16", gain=1.1)]
+    assert measured.alike([*known, *of_its_own], *call) == of_its_own
+    assert measured.alike(of_its_own, "sm_90", "bfloat16", False, "") == []
+    assert measured.alike(known, "sm_90", "float32", False, "") == []
 
 
 def test_a_new_measurement_replaces_that_of_the_same_call(tmp_path: Any) -> None:
