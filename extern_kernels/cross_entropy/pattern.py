@@ -98,6 +98,10 @@ def _capped(
     return _reduced(loss, target, ignore_index, reduction)
 
 
+def _cap(logits, softcap):
+    return torch.tanh(logits / softcap) * softcap
+
+
 def _loss(logits, target, ignore_index, reduction, label_smoothing):
     return F.cross_entropy(
         logits,
@@ -120,16 +124,47 @@ softcap_pattern = _declare(
 
 @softcap_pattern.spelling
 def _(logits, target, softcap, classes, ignore_index, reduction, label_smoothing):
-    """transformers: Gemma 2"""
-    capped = torch.tanh(logits / softcap) * softcap
-    rows = capped.view(-1, classes)
-    return _loss(rows, target, ignore_index, reduction, label_smoothing)
+    capped = _cap(logits, softcap)
+    return _loss(capped.view(-1, classes), target, ignore_index, reduction, label_smoothing)
 
 
 @softcap_pattern.spelling
 def _(logits, target, softcap, ignore_index, reduction, label_smoothing):
-    capped = torch.tanh(logits / softcap) * softcap
-    return _loss(capped, target, ignore_index, reduction, label_smoothing)
+    return _loss(_cap(logits, softcap), target, ignore_index, reduction, label_smoothing)
+
+
+# Where the capped logits are a result, too, Inductor still computes these; not for the loss.
+
+
+def _capped_with_logits(
+    logits, target, softcap, classes=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+):
+    loss = _capped(logits, target, softcap, classes, ignore_index, reduction, label_smoothing)
+    return loss, _cap(logits, softcap)
+
+
+capped_logits_pattern = _declare(
+    "cross_entropy_softcap_and_logits",
+    _capped_with_logits,
+    "measured_softcap_and_logits.json",
+    _rows_and_classes,
+    _when_capped,
+    ("softcap",),
+)
+
+
+@capped_logits_pattern.spelling
+def _(logits, target, softcap, classes, ignore_index, reduction, label_smoothing):
+    """transformers: Gemma 2"""
+    capped = _cap(logits, softcap)
+    rows = capped.view(-1, classes)
+    return _loss(rows, target, ignore_index, reduction, label_smoothing), capped
+
+
+@capped_logits_pattern.spelling
+def _(logits, target, softcap, ignore_index, reduction, label_smoothing):
+    capped = _cap(logits, softcap)
+    return _loss(capped, target, ignore_index, reduction, label_smoothing), capped
 
 
 # ---- with the logarithm of the sum of exponentials, for a z-loss; before the loss alone ----------

@@ -16,11 +16,12 @@ from opaq.lowering.substitute.pattern import patterns
 
 load_patterns()
 SMOOTHED, CAPPED = "cross_entropy_label_smoothing", "cross_entropy_softcap"
+WITH_LOGITS = "cross_entropy_softcap_and_logits"
 
 
 def found_in(function: Any, *arguments: Tensor, names: Any = None) -> list[Substitution]:
     """What is found; losses and gradients are compared with eager's, with and without gradients."""
-    options = {"substitute": names or [CAPPED, "cross_entropy", SMOOTHED]}
+    options = {"substitute": names or [CAPPED, WITH_LOGITS, "cross_entropy", SMOOTHED]}
     compiled = torch.compile(function, backend="opaq", options=options)
     with torch.no_grad():
         torch.testing.assert_close(compiled(*arguments), function(*arguments))
@@ -131,13 +132,24 @@ def test_softcap_of_bfloat16(rows: Any) -> None:
         assert (a - c).norm() <= (b - c).norm()
 
 
-def test_capped_logits_that_are_used_again_are_left(rows: Any) -> None:
+def test_capped_logits_that_are_a_result_too(rows: Any) -> None:
     x = torch.randn(3, 4, 8)
     found = found_in(Gemma(both=True), x, rows[1].view(3, 4))
     assert [(each.pattern, each.applied) for each in found] == [
         (CAPPED, False),
-        ("cross_entropy", True),
+        (WITH_LOGITS, True),
     ]
+
+
+def test_gradients_of_the_loss_and_of_capped_logits(rows: Any) -> None:
+    def both(x: Tensor, t: Tensor) -> Tensor:
+        logits = torch.tanh(x / 30.0) * 30.0
+        return F.cross_entropy(logits, t) + (logits * torch.arange(40)).mean()
+
+    assert applied(both, *rows) == [WITH_LOGITS]
+    compiled = torch.compile(both, backend="opaq", options={"substitute": [WITH_LOGITS]})
+    for a, b in zip(loss_and_gradient(compiled, *rows), loss_and_gradient(both, *rows)):
+        torch.testing.assert_close(a, b)
 
 
 def test_softcap_of_rows_and_the_factor_first(rows: Any) -> None:

@@ -36,6 +36,8 @@ TOKENS = {"bos_token_id": 1, "eos_token_id": 2}
 
 # By class: its configuration, and how often each pattern is found.
 LLAMA = {"add_rms_norm": 4, "cross_entropy": 1, "embedding": 1, "rms_norm": 1, "rope": 2}
+# the loss of logits that have a softcap, and are a result too
+CAPPED = {name.replace("entropy", "entropy_softcap_and_logits"): LLAMA[name] for name in LLAMA}
 MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "LlamaForCausalLM": ({**SMALL, **GROUPED}, {**LLAMA, "silu_mul": 2}),
     "Qwen3ForCausalLM": (
@@ -100,7 +102,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     ),
     "Gemma2ForCausalLM": (
         {**SMALL, **GROUPED, "head_dim": 8},
-        {**LLAMA, "gelu_mul": 2, "rms_norm": 5, "softmax": 2},
+        {**CAPPED, "gelu_mul": 2, "rms_norm": 5, "softmax": 2},
     ),
     # norms of heads before rope, which lie in memory by tokens
     "Gemma3ForCausalLM": (
@@ -113,7 +115,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         {**LLAMA, "silu_mul": 2, "rms_norm": 5},
     ),
     "BitNetForCausalLM": ({**SMALL, **GROUPED, "pad_token_id": 0}, {**LLAMA, "rms_norm": 5}),
-    "NanoChatForCausalLM": ({**SMALL, **GROUPED, "pad_token_id": 0}, {**LLAMA, "rms_norm": 6}),
+    "NanoChatForCausalLM": ({**SMALL, **GROUPED, "pad_token_id": 0}, {**CAPPED, "rms_norm": 6}),
     "CohereForCausalLM": (
         {**SMALL, **GROUPED},
         {"cross_entropy": 1, "embedding": 1, "layer_norm": 3, "rope": 2, "silu_mul": 2},
