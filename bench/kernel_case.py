@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,7 +13,14 @@ from .device import Tensors
 
 Call = Callable[..., Any]
 Random = Callable[..., torch.Tensor]  # of a shape
+Sizes = tuple[int, int]  # rows, columns
+Size = TypeVar("Size")
 Count = Callable[[int], int]  # fewer rows, to try the command
+
+
+def all_sizes(shown: Sequence[Size], of_region: Sequence[Size], regions: bool) -> list[Size]:
+    """The sizes that are shown, and those that only tell where patterns are used."""
+    return [*shown, *(each for each in of_region if regions and each not in shown)]
 
 
 def forward(function: Call) -> Call:

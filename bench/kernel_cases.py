@@ -10,20 +10,20 @@ import torch
 import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
-from opaq.lowering.substitute.pattern import patterns
 
 from . import kernel_cases_indexed as indexed
+from . import kernel_cases_losses as losses
 from . import kernel_cases_rope as rope
 from .device import Tensors
-from .kernel_case import Call, Case, Random, forward, gradients
+from .kernel_case import Call, Case, Sizes, all_sizes, forward, gradients
 from .kernel_cases_experts import experts
 
 Operands = tuple[int, ...]  # 2: a tensor of all rows; 1: one of the length of a row
-Sizes = tuple[int, int]
 
 
-def cases(device: str, rows: float) -> list[Case]:
-    """rows: a factor of the numbers of rows, below 1 to try the command."""
+def cases(device: str, rows: float, regions: bool = False) -> list[Case]:
+    """rows: a factor of the numbers of rows, below 1 to try the command. regions: also the sizes
+    between which models are, so that measurements tell where patterns are used."""
     kernels.load_patterns()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
 
@@ -38,7 +38,7 @@ def cases(device: str, rows: float) -> list[Case]:
 
     found = []
     for name, op, plain, operands, training, sizes in ROWS:
-        for m, n in sizes:
+        for m, n in all_sizes(sizes, REGIONS.get(name, []), regions):
             m = count(m)
             found.append(
                 Case(
@@ -60,48 +60,9 @@ def cases(device: str, rows: float) -> list[Case]:
             ours = functools.partial(op, block=block)
             theirs = functools.partial(plain, block=block)
             found.append(Case(f"{name} {each} {m} x {n}", make, ours, theirs))
-    sizes = [(1024, 32000), (1024, 128256), (1024, 256000), (8192, 32000), (8192, 128256)]
-    for m, n in [*sizes, (8192, 256000), (16384, 50257)]:
-        m = count(m)
-        make = _with_target(random, m, n, device)
-        for what, call in [("", forward), (" and gradient", _loss_and_gradient)]:
-            found.append(
-                Case(
-                    f"cross_entropy{what} {m} x {n}",
-                    make,
-                    _cross_entropy,
-                    _plain_cross_entropy,
-                    call,
-                    pattern="cross_entropy",
-                    sizes=(m, n),
-                )
-            )
-    for pattern, ours, plain in CROSS_ENTROPIES:
-        for m, n in [(1024, 32000), (8192, 32000), (8192, 128256), (8192, 256000)]:
-            m = count(m)
-            make = _with_target(random, m, n, device)
-            found += [
-                Case(f"{pattern}{what} {m} x {n}", make, ours, plain, call, pattern, (m, n))
-                for what, call in [("", forward), (" and gradient", _loss_and_gradient)]
-            ]
-    for m, n in [(8192, 32000), (8192, 128256), (16384, 50257), (4096, 151936)]:
-        m = count(m)
-        make = _with_target(random, m, n, device)
-        name = f"cross_entropy_mean and gradient {m} x {n}"
-        found.append(
-            Case(name, make, _cross_entropy_mean, _plain_cross_entropy, _loss_and_gradient)
-        )
-    for m, width, n in [(4096, 4096, 128256)]:
-        m, width = count(m), count(width)
-        make = _before_logits(random, m, width, n, device)
-        name = f"linear_cross_entropy and gradients {m} x {width} x {n}"
-        compiled = torch.compile(kernels.linear_cross_entropy, dynamic=False)
-        found += [
-            Case(name, make, kernels.linear_cross_entropy, _plain_linear_loss, _loss_and_gradient),
-            Case(f"{name}, compiled", make, compiled, _plain_linear_loss, _loss_and_gradient),
-        ]
     return [
         *found,
+        *losses.cases(random, count, device, regions),
         *indexed.sampling(random, count, device),
         *indexed.probabilities(random, count, device),
         *indexed.tokens(random, count, device),
@@ -109,7 +70,7 @@ def cases(device: str, rows: float) -> list[Case]:
         *indexed.mixture(random, count, device),
         *experts(random, count),
         *rope.cases(random, count, device),
-        *indexed.embeddings(random, count, device),
+        *indexed.embeddings(random, count, device, regions),
         *indexed.scans(count, device),
     ]
 
@@ -124,20 +85,6 @@ def _plain_softmax(x: Any) -> Any:
 
 def _plain_log_softmax(x: Any) -> Any:
     return torch.log_softmax(x, -1)
-
-
-def _with_target(random: Random, rows: int, classes: int, device: str) -> Callable[[], Tensors]:
-    return lambda: [random(rows, classes), torch.randint(classes, (rows,), device=device)]
-
-
-def _before_logits(
-    random: Random, rows: int, width: int, classes: int, device: str
-) -> Callable[[], Tensors]:
-    return lambda: [
-        random(rows, width),
-        random(classes, width) / width**0.5,
-        torch.randint(classes, (rows,), device=device),
-    ]
 
 
 def _rms_norm(x: Any, weight: Any) -> Any:
@@ -287,81 +234,14 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         [(8192, 14336), (32768, 4096), (16, 14336), (16, 4096)],
     ),
 ]
+_NORMS = [(m, n) for m in (512, 8192) for n in (768, 2048, 4096, 16384)]
+REGIONS: dict[str, list[Sizes]] = {
+    "rms_norm": _NORMS,
+    "layer_norm": _NORMS,
+    "add_rms_norm": _NORMS,
+    "softmax": [(m, n) for m in (128, 8192) for n in (128, 1024, 4096, 16384, 131072)],
+}
 FLOAT8: list[tuple[str, Call, Call, Operands, Sizes]] = [
     ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, (2, 1), (32768, 4096)),
     ("silu_mul_float8", _silu_mul_float8, _plain_silu_mul_float8, (2, 2), (8192, 14336)),
 ]
-
-
-def _cross_entropy(logits: Any, target: Any) -> Any:
-    return patterns["cross_entropy"].replacement(logits, target)
-
-
-def _cross_entropy_mean(logits: Any, target: Any) -> Any:
-    return kernels.cross_entropy_mean(logits, target)
-
-
-def _plain_linear_loss(hidden: Any, weight: Any, target: Any) -> Any:
-    return _plain_cross_entropy(hidden @ weight.t(), target)
-
-
-def _plain_cross_entropy(logits: Any, target: Any) -> Any:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(wide, target)
-
-
-def _smoothed_cross_entropy(logits: Any, target: Any) -> Any:
-    return patterns["cross_entropy_label_smoothing"].replacement(logits, target, 0.1)
-
-
-def _plain_smoothed_cross_entropy(logits: Any, target: Any) -> Any:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return F.cross_entropy(wide, target, label_smoothing=0.1)
-
-
-def _capped_cross_entropy(logits: Any, target: Any) -> Any:
-    return patterns["cross_entropy_softcap"].replacement(logits, target, 30.0)
-
-
-def _plain_capped_cross_entropy(logits: Any, target: Any) -> Any:
-    return _plain_cross_entropy(torch.tanh(logits / 30.0) * 30.0, target)
-
-
-def _token_log_probability(logits: Any, target: Any) -> Any:
-    found = patterns["token_log_probability"].replacement(logits, target.unsqueeze(-1))
-    return found.float().mean()
-
-
-def _plain_token_log_probability(logits: Any, target: Any) -> Any:
-    return F.log_softmax(logits, dim=-1).gather(-1, target.unsqueeze(-1)).float().mean()
-
-
-def _with_z_loss(logits: Any, target: Any) -> Any:
-    loss, log_sum = patterns["cross_entropy_and_log_sum"].replacement(logits, target)
-    return loss + 1e-4 * log_sum.square().mean()
-
-
-def _plain_with_z_loss(logits: Any, target: Any) -> Any:
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    log_sum = torch.logsumexp(wide, -1)
-    return F.cross_entropy(wide, target) + 1e-4 * log_sum.square().mean()
-
-
-CROSS_ENTROPIES: list[tuple[str, Call, Call]] = [
-    ("cross_entropy_label_smoothing", _smoothed_cross_entropy, _plain_smoothed_cross_entropy),
-    ("cross_entropy_softcap", _capped_cross_entropy, _plain_capped_cross_entropy),
-    ("token_log_probability", _token_log_probability, _plain_token_log_probability),
-    ("cross_entropy_and_log_sum", _with_z_loss, _plain_with_z_loss),
-]
-
-
-def _loss_and_gradient(loss_of: Call) -> Call:
-    """Of the loss with respect to all arguments but the last one, the target."""
-
-    @torch.enable_grad()
-    def call(*args: Any) -> Any:
-        inputs = [each.detach().requires_grad_() for each in args[:-1]]
-        loss = loss_of(*inputs, args[-1])
-        return loss.detach(), *torch.autograd.grad(loss, inputs)
-
-    return call

@@ -14,7 +14,7 @@ from opaq import extern_kernels as kernels
 
 from . import model_parts
 from .device import Tensors
-from .kernel_case import Call, Case, Count, Random, forward
+from .kernel_case import Call, Case, Count, Random, all_sizes, forward
 
 # With given numbers to draw with in place of PyTorch's generator, so that results can be compared.
 SAMPLING: list[tuple[str, dict[str, Any]]] = [
@@ -284,13 +284,12 @@ def _plain_combine(rows: Any, order: Any, position: Any, weights: Any) -> Any:
     return (each * weights.unsqueeze(2)).sum(1).to(rows.dtype)
 
 
-def embeddings(random: Random, count: Count, device: str) -> list[Case]:
+def embeddings(random: Random, count: Count, device: str, regions: bool) -> list[Case]:
+    """regions: as in kernel_cases.cases."""
     found = []
-    for m, rows, n, equal in [
-        (8192, 128256, 2048, False),
-        (32768, 32000, 1024, False),
-        (8192, 32000, 2048, True),
-    ]:
+    shown = [(8192, 128256, 2048, False), (32768, 32000, 1024, False), (8192, 32000, 2048, True)]
+    of_region = [(m, 32000, n, False) for m in (512, 8192, 32768) for n in (512, 1024, 4096, 8192)]
+    for m, rows, n, equal in all_sizes(shown, of_region, regions):
         m, rows = count(m), count(rows)
 
         def make(

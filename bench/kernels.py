@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update",
         action="store_true",
-        help="write what was measured beside the patterns that put these ops into models",
+        help="write what was measured beside the patterns that put these ops into models; more "
+        "sizes are measured, between which those of models are",
     )
     parser.add_argument("--small", action="store_true", help="few rows: to try the command")
 
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if arguments.update and (missing := {"opaq", "inductor"} - set(names)):
         raise WrongTarget(f"--update: expected {missing.pop()!r} among the contestants")
     rows = 0.001 if arguments.small else 1.0
-    every, texts = cases(arguments.device, rows), arguments.only.split(";")
+    every, texts = cases(arguments.device, rows, arguments.update), arguments.only.split(";")
     chosen = [case for case in every if any(text in case.name for text in texts)]
     if not chosen:
         known = ", ".join(case.name for case in every)
