@@ -337,7 +337,7 @@ def compile_cuda_sources(size: Size) -> dict[str, Any]:
         "silu_mul_backward": [gate, gate, gate],
         "rope": heads,
         "rope_backward": heads,
-        "cross_entropy_with_gradient": [logits, target, tensor(1, dtype="float32"), -100],
+        "cross_entropy_mean_with_gradient": [logits, target, -100],
     }
     before, images = images_compiled(), 0
     try:

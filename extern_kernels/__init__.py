@@ -11,7 +11,7 @@ from .cross_entropy.cross_entropy import (
     cross_entropy_op,
 )
 from .cross_entropy.linear_mean import linear_cross_entropy
-from .cross_entropy.mean import cross_entropy_mean
+from .cross_entropy.mean import cross_entropy_mean, cross_entropy_mean_with_gradient
 from .cross_entropy.with_gradient import (
     cross_entropy_with_gradient,
     scale_gradient,
@@ -75,6 +75,7 @@ __all__ = [
     "cross_entropy_backward",
     "cross_entropy_op",
     "cross_entropy_mean",
+    "cross_entropy_mean_with_gradient",
     "cross_entropy_with_gradient",
     "cumsum",
     "embedding",

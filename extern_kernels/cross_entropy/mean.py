@@ -1,10 +1,104 @@
-"""Mean cross-entropy over rows, as torch.nn.functional.cross_entropy gives it."""
+"""Mean cross-entropy over rows, as torch.nn.functional.cross_entropy gives it, with its gradient.
+
+cross_entropy_mean_with_gradient(logits, target, ignore_index=-100, label_smoothing=0.0,
+    z_loss=0.0, softcap=0.0) -> (loss, grad_logits)
+
+logits, target, ignore_index, label_smoothing, z_loss, softcap: as of cross_entropy
+loss: 0-d, float32 (float64 for float64 logits): the mean over the rows that count; NaN where none
+    does
+grad_logits: the gradient of loss, of the logits' shape and dtype. The kernels are right when it is
+    the memory of the logits.
+
+loss is differentiable; grad_logits is not. cross_entropy_mean gives the loss, and its gradient in
+the backward pass.
+"""
 
 import torch
 
-from .cross_entropy import cross_entropy
+import opaq
+
+from .cross_entropy import EXTRAS, FLOAT, cross_entropy
 from .kept_gradients import keep, scaled
-from .with_gradient import cross_entropy_with_gradient
+from .with_gradient import (
+    REQUIRES_CPU,
+    REQUIRES_CUDA,
+    cpu_call,
+    cross_entropy_with_gradient_reference,
+    cuda_launch,
+    scale_gradient,
+)
+
+cross_entropy_mean_with_gradient = opaq.op(
+    "opaq_kernels::cross_entropy_mean_with_gradient(Tensor logits, Tensor target, "
+    f"int ignore_index=-100, {EXTRAS}) -> (Tensor loss, Tensor grad_logits)",
+    outputs={
+        "loss": opaq.tensor([], dtype=FLOAT),
+        "grad_logits": opaq.like("logits", may_overwrite=True),
+    },
+)
+
+# counted: 1 / (number of rows that count), and that number
+_SCRATCH = {
+    "counted": opaq.tensor("2", dtype=FLOAT),
+    "losses": opaq.tensor("logits.size(0)", dtype=FLOAT),
+    "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
+}
+_COUNT = "counted, target, logits.size(0), target.stride(0), ignore_index"
+_MEAN = "loss, losses, counted, logits.size(0)"
+
+cross_entropy_mean_with_gradient.cuda(
+    source=opaq.file("mean.cu"),
+    scratch=_SCRATCH,
+    steps=[
+        opaq.step(entry="count_rows", grid="1", block=1024, args=_COUNT),
+        opaq.step(source=opaq.file("with_gradient.cu"), **cuda_launch("losses", "counted")),
+        opaq.step(entry="mean_of_losses", grid="1", block=1024, args=_MEAN),
+    ],
+    requires=[*REQUIRES_CUDA, "logits.size(0) < 2147483648"],
+)
+cross_entropy_mean_with_gradient.cpu(
+    source=opaq.file("mean.cpp"),
+    scratch=_SCRATCH,
+    steps=[
+        opaq.step(entry="count_rows<{logits.dtype}>", args=_COUNT),
+        opaq.step(source=opaq.file("with_gradient.cpp"), **cpu_call("losses", "counted")),
+        opaq.step(entry="mean_of_losses<{logits.dtype}>", args=_MEAN),
+    ],
+    requires=REQUIRES_CPU,
+)
+
+
+@cross_entropy_mean_with_gradient.reference
+def cross_entropy_mean_with_gradient_reference(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    count = (target != ignore_index).sum(dtype=dtype)
+    loss, _, grad = cross_entropy_with_gradient_reference(
+        logits, target, count.reciprocal(), ignore_index, label_smoothing, z_loss, softcap
+    )
+    return loss.sum() / count, grad
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    logits, target, *ctx.numbers = inputs
+    ctx.save_for_backward(logits, target)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx, grad_loss: torch.Tensor, _):
+    _, grad = cross_entropy_mean_with_gradient(*ctx.saved_tensors, *ctx.numbers)
+    return scale_gradient(grad, grad_loss), *[None] * 5
+
+
+cross_entropy_mean_with_gradient.backward(
+    _backward, setup_context=_setup_context, non_differentiable="target"
+)
 
 
 def cross_entropy_mean(
@@ -17,7 +111,7 @@ def cross_entropy_mean(
 ) -> torch.Tensor:
     """Mean loss over the rows that count; NaN where none does. Arguments: as of cross_entropy.
 
-    Where the logits require a gradient, it is computed along with the loss, in one launch, and kept
+    Where the logits require a gradient, it is computed along with the loss, by one op, and kept
     until the backward pass in the place of what else would be saved.
     """
     numbers = ignore_index, label_smoothing, z_loss, softcap
@@ -29,18 +123,16 @@ def cross_entropy_mean(
 
 class _MeanWithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, target, ignore_index, *extras):
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        scale = (target != ignore_index).sum(dtype=dtype).reciprocal()
-        loss, _, grad = cross_entropy_with_gradient(logits, target, scale, ignore_index, *extras)
-        ctx.numbers = ignore_index, *extras
-        keep(ctx, [grad], (logits, target, scale))
-        return loss.sum() * scale
+    def forward(ctx, logits, target, *numbers):
+        loss, grad = cross_entropy_mean_with_gradient(logits, target, *numbers)
+        ctx.numbers = numbers
+        keep(ctx, [grad], (logits, target))
+        return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_mean):
-        def anew(logits, target, scale):
-            return [cross_entropy_with_gradient(logits, target, scale, *ctx.numbers)[2]]
+        def anew(logits, target):
+            return [cross_entropy_mean_with_gradient(logits, target, *ctx.numbers)[1]]
 
         return *scaled(ctx, grad_mean, anew), *[None] * 5

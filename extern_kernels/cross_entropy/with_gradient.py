@@ -78,27 +78,41 @@ def _requires_scale(float_type: str) -> list[str]:
     return [f"scale.dtype == {float_type}", "scale.numel() == 1"]
 
 
+REQUIRES_CUDA = [*requires(*CUDA_DTYPES), "logits.size(1) < 2147483648"]
+REQUIRES_CPU = requires("float32", "float64")
+
+
+def cuda_launch(loss: str, scale: str) -> dict[str, str]:
+    """How the kernel is launched, with these names of tensors."""
+    return {
+        "entry": f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, "
+        f"{{{KIND}}}>",
+        "grid": f"{_RANKS} * {_TEAMS}",
+        "block": _THREADS,
+        "shared": f"{_SLOTS} * {_THREADS} * 16",
+        "args": f"{loss}, lse, grad_logits, logits, target, {scale}, logits.size(0), {_SLOTS}, "
+        f"logits.size(1), {_STRIDES}, ignore_index, {EXTRA_ARGS}",
+    }
+
+
+def cpu_call(loss: str, scale: str) -> dict[str, str]:
+    """The same on the CPU."""
+    return {
+        "entry": f"cross_entropy_with_gradient<{{logits.dtype}}, {{{KIND}}}>",
+        "args": f"{loss}, lse, grad_logits, logits, target, {scale}, logits.size(0), "
+        f"logits.size(1), {_STRIDES}, ignore_index, {EXTRA_ARGS}",
+    }
+
+
 cross_entropy_with_gradient.cuda(
     source=opaq.file("with_gradient.cu"),
-    entry=f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, "
-    f"{{{KIND}}}>",
-    grid=f"{_RANKS} * {_TEAMS}",
-    block=_THREADS,
-    shared=f"{_SLOTS} * {_THREADS} * 16",
-    args=f"loss, lse, grad_logits, logits, target, scale, logits.size(0), {_SLOTS}, "
-    f"logits.size(1), {_STRIDES}, ignore_index, {EXTRA_ARGS}",
-    requires=[
-        *requires(*CUDA_DTYPES),
-        *_requires_scale("float32"),
-        "logits.size(1) < 2147483648",
-    ],
+    **cuda_launch("loss", "scale"),
+    requires=[*REQUIRES_CUDA, *_requires_scale("float32")],
 )
 cross_entropy_with_gradient.cpu(
     source=opaq.file("with_gradient.cpp"),
-    entry=f"cross_entropy_with_gradient<{{logits.dtype}}, {{{KIND}}}>",
-    args="loss, lse, grad_logits, logits, target, scale, logits.size(0), logits.size(1), "
-    f"{_STRIDES}, ignore_index, {EXTRA_ARGS}",
-    requires=[*requires("float32", "float64"), *_requires_scale("logits.dtype")],
+    **cpu_call("loss", "scale"),
+    requires=[*REQUIRES_CPU, *_requires_scale("logits.dtype")],
 )
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 OPS = [
-    "cross_entropy_with_gradient",
+    "cross_entropy_mean_with_gradient",
     "rms_norm",
     "rms_norm_backward",
     "rope",
