@@ -2,8 +2,9 @@
 negation of float32 values that reads and writes as many bytes in all as the op must move.
 
 On a GPU the time is that of replays of a CUDA graph with 20 calls, on operands that rotate through
-more memory than the L2 cache holds. On the CPU it is the time of a call, from cache. The floor is
-measured in the same way; an op that reads more than it writes may be faster.
+more memory than the L2 cache holds, and an op that a pattern puts into models is there by its
+pattern. On the CPU it is the time of a call, from cache. The floor is measured in the same way; an
+op that reads more than it writes may be faster.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import Any
 
 import torch
 
-from opaq.lowering.substitute import measured
+from opaq.lowering.substitute import apply, measured
 from opaq.lowering.substitute.pattern import patterns
 from opaq.user_file import WrongTarget
 
 from . import device, lists, machine, measure, result
-from .kernel_case import Case
+from .kernel_case import Call, Case
 from .kernel_cases import cases
 from .table import Progress
 
@@ -83,7 +84,7 @@ def _of_case(
     sets = device.operands(case.make) if on_gpu else [case.make()]
     autotuned = torch.compile(case.plain, dynamic=False, mode="max-autotune-no-cudagraphs")
     calls = {
-        "opaq": case.call(case.op),
+        "opaq": case.call(_substituted(case) if on_gpu and case.pattern else case.op),
         "eager": case.call(case.plain),
         "inductor": case.call(torch.compile(case.plain, dynamic=False)),
         "max-autotune": case.call(autotuned),
@@ -117,6 +118,24 @@ def _of_case(
     baseline = next((name for name in names if name in timed), "")
     records = result.of_rounds(case.name, METRIC, "us", turns, to=baseline, floor=FLOOR)
     return [*records, *lost], turns
+
+
+def _substituted(case: Case) -> Call:
+    """What the op's pattern makes of its meaning in PyTorch, as in a model; the op where only what
+    is around it in a model makes that a place of the pattern."""
+    options = {"substitute": [case.pattern]}
+    compiled = torch.compile(case.plain, dynamic=False, backend="opaq", options=options)
+    chosen: Call | None = None
+
+    def call(*args: Any) -> Any:
+        nonlocal chosen
+        if chosen is None:
+            with apply.collected() as found:
+                compiled(*args)
+            chosen = compiled if any(each.applied for each in found) else case.op
+        return chosen(*args)
+
+    return call
 
 
 def _gain(turns: Turns) -> float:
