@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pathlib
-import subprocess
 import sys
 from typing import Any
 
+import forked
 import torch
 
 import opaq
@@ -30,5 +30,5 @@ def run_package(model: torch.nn.Module, x: torch.Tensor, folder: pathlib.Path) -
         "assert 'opaq' not in sys.modules"
     )
     files = [str(path), str(folder / "x.pt"), str(folder / "y.pt")]
-    subprocess.run([sys.executable, "-I", "-c", program, *files], check=True)
+    forked.run([sys.executable, "-c", program, *files], check=True, inductor=True)
     return torch.load(files[2])

@@ -5,12 +5,12 @@ code; right programs pass.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -501,13 +501,11 @@ def test_the_variable_checks_eager_calls_and_stock_compilation(tmp_path: Any) ->
         tell("stock good:", lambda: torch.compile(lambda x: good(x + 1))(x))
         ''').replace("@SOURCE@", SOURCE)
     )
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, str(program)],
-        check=False,
         env={**os.environ, "OPAQ_CHECK": "contract"},
-        capture_output=True,
-        text=True,
         timeout=300,
+        inductor=True,
     )
     assert done.returncode == 0, done.stderr
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
@@ -532,12 +530,9 @@ def test_the_variable_checks_eager_calls_and_stock_compilation(tmp_path: Any) ->
 
 
 def test_the_variable_takes_contract_or_nothing() -> None:
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, "-c", "import opaq"],
-        check=False,
         env={**os.environ, "OPAQ_CHECK": "yes"},
-        capture_output=True,
-        text=True,
         timeout=120,
     )
     assert (

@@ -13,6 +13,7 @@ import sys
 import sysconfig
 from unittest import mock
 
+import forked
 import pytest
 import torch
 from fake_cuda import cpp_part, wrapper_source
@@ -232,7 +233,8 @@ def twice(x: torch.Tensor) -> torch.Tensor:
 twice.register_fake(torch.empty_like)
 mixed = torch.compile(lambda x: twice(op(x)), fullgraph=True, dynamic=True,
     options={"cpp_wrapper": True})
-alone = torch.compile(lambda x: op(x), fullgraph=True, options={"cpp_wrapper": True})
+alone = torch.compile(lambda x: op(x), fullgraph=True, dynamic=False,
+    options={"cpp_wrapper": True})
 for size in (4, 5, 6):
     torch.testing.assert_close(mixed(torch.ones(size)), torch.full((size,), 4.0))
 torch.testing.assert_close(alone(torch.ones(8)), torch.full((8,), 2.0))
@@ -251,13 +253,7 @@ def test_a_wrapper_out_of_inductors_cache_is_listed_and_counted(tmp_path: pathli
     }
 
     def process(program: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = forked.run([sys.executable, "-c", program], env=environment, inductor=True)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()[-1]
 

@@ -5,15 +5,19 @@ ops never uses them, and they are written again.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
+
 PROGRAM = """
 import glob, os, sys
-import torch, opaq
+import torch, torch._functorch.config, torch._inductor.config, opaq
 from torch._dynamo.utils import counters
 from torch._inductor.codecache import PyCodeCache
+
+torch._functorch.config.enable_autograd_cache = True
+torch._inductor.config.compile_threads = 1
 
 op = opaq.op("damaged_caches::scale(Tensor x, float by) -> Tensor", outputs=opaq.like("x"))
 body = "{ for (long i = 0; i < n; ++i) y[i] = x[i] * by; }"
@@ -74,17 +78,8 @@ def test_pickles_and_wrappers_heal(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
-        "TORCHINDUCTOR_AUTOGRAD_CACHE": "1",
-        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
-        check=False,
-    )
+    done = forked.run([sys.executable, "-c", PROGRAM], timeout=300, env=environment, inductor=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "healed\n"

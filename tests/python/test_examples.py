@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import runpy
-import subprocess
 import sys
 import tempfile
 
+import forked
 import pytest
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -23,6 +23,6 @@ def test_an_example_runs(path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_an_example_runs_as_a_program() -> None:
     with tempfile.TemporaryDirectory() as elsewhere:
         command = [sys.executable, str(EXAMPLES / "elementwise.py")]
-        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+        done = forked.run(command, cwd=elsewhere, inductor=True)
     assert done.returncode == 0, done.stderr
     assert "examples::scale_add" in done.stdout  # the report

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import forked
+
 
 def run(script: str) -> str:
     done = subprocess.run(
@@ -56,12 +58,7 @@ print(os.waitpid(child, 0)[1])
 
 
 def test_doctor_speaks_json() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "opaq", "doctor", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = forked.run([sys.executable, "-m", "opaq", "doctor", "--json"])
     assert done.returncode == 0, done.stderr
     parts = {part["name"]: part for part in json.loads(done.stdout)["parts"]}
     assert parts["torch"]["found"] and parts["C++ compiler"]["found"]

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import forked
 import pytest
 import torch
 
@@ -109,9 +110,7 @@ def test_a_package_holds_the_library(
         + str(path)
         + "'); print(model(torch.ones(8)).sum().item())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = forked.run([sys.executable, "-c", program], check=True, inductor=True)
     assert done.stdout.split() == ["32.0"]
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import pytest
 from fake_cuda import wrapper_source
 from lto_ir import fatbin, lto_ir
@@ -257,14 +258,13 @@ except KeyboardInterrupt:
 """
 
 
-def start(folder: pathlib.Path, nvjitlink: object) -> subprocess.Popen[str]:
+def start(folder: pathlib.Path, nvjitlink: object) -> forked.Process:
     (folder / "k.ltoir").write_bytes(lto_ir(SOURCE))
     cache = str(folder / "cache")
-    return subprocess.Popen(
+    return forked.start(
         [sys.executable, "-c", PROGRAM, str(folder / "k.ltoir")],
         env={**os.environ, "OPAQ_NVJITLINK": str(nvjitlink), "OPAQ_CACHE_DIR": cache},
         stdout=subprocess.PIPE,
-        text=True,
     )
 
 
@@ -309,17 +309,16 @@ def test_ctrl_c_stops_nvjitlink(tmp_path: pathlib.Path) -> None:
     assert process.stdout is not None and process.stdout.readline() == "declared\n"
     time.sleep(1)
     began = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    os.kill(process.pid, signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert "interrupted" in out and time.monotonic() - began < 20
 
 
 def test_the_doctor_names_nvjitlink() -> None:
     def doctor(**environment: str) -> dict:
-        done = subprocess.run(
+        done = forked.run(
             [sys.executable, "-m", "opaq", "doctor", "--json"],
             env={**os.environ, **environment},
-            stdout=subprocess.PIPE,
             check=True,
         )
         parts = json.loads(done.stdout)["parts"]

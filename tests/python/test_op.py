@@ -5,11 +5,11 @@ mutation, several outputs.
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
 import types
 from unittest import mock
 
+import forked
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -99,7 +99,7 @@ op = opaq.op("{unique}(Tensor x, float by=2.0) -> Tensor", outputs=opaq.like("x"
 op.cpu(source={SCALE!r}, entry="scale<{{x.dtype}}>", args="x, by, out, x.numel()")
 assert op(torch.ones(2, 3)[:, 1:]).tolist() == [[2, 2], [2, 2]]
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    forked.run([sys.executable, "-c", code], check=True)
 
 
 def test_modes_and_profilers_see_eager_calls(unique: str) -> None:

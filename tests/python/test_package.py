@@ -15,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 
+import forked
 import pytest
 import torch
 from fake_cuda import wrapper_source
@@ -108,14 +109,7 @@ def test_a_new_process_without_opaq_runs_it_on_every_size(
         print(cases["count"], "cases equal")
     """
     command = [sys.executable, "-c", program, package, str(cases)]
-    done = subprocess.run(
-        command,
-        env=bare_environment(tmp_path),
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
+    done = forked.run(command, env=bare_environment(tmp_path), cwd=tmp_path, inductor=True)
     assert done.stdout.strip() == f"{len(SIZES)} cases equal", done.stderr
 
 

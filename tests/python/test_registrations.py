@@ -4,11 +4,11 @@ compiled code run the kernel that the dispatcher runs.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import forked
 import pytest
 import torch
 
@@ -180,7 +180,7 @@ op.cpu(source={SCALE!r}, entry="scale", args="x, by, out, x.numel()")
 assert not _runtime.kernel_is_ours("{unique}", "cpu")
 assert op(torch.ones(1)).item() == 2
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    forked.run([sys.executable, "-c", code], check=True)
 
 
 def test_jit_trace_records_the_op(unique: str) -> None:

@@ -6,10 +6,10 @@ tests/gpu.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from typing import Any
 
+import forked
 import pytest
 import torch
 from test_arguments import FORMS, declare, in_form, refusal
@@ -335,8 +335,10 @@ def test_arguments_of_struct() -> None:
 
 
 WARM = """
-import sys, torch, opaq
-sys.path.insert(0, {folder!r})
+import os, sys
+os.environ["PATH"] = {path!r}
+import torch, opaq
+sys.path[:0] = {folders!r}
 from test_structs import HOST, ARGS, SCHEMA, KERNEL, declare, compile_for, expected
 op = declare(SCHEMA)
 op.cpu(source=HOST, entry="f<{{x.dtype}}>", args=ARGS)
@@ -349,26 +351,17 @@ print(compile_for(op)["from_cache"])
 
 def test_a_warm_start_compiles_nothing(tmp_path: Any) -> None:
     """Layouts are in the cache beside the code: no compiler is needed to know them again."""
-    program = WARM.format(folder=os.path.dirname(__file__))
+    folder = os.path.dirname(__file__)
     environment = {**os.environ, "OPAQ_CACHE_DIR": str(tmp_path / "cache")}
-    cold = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert cold.returncode == 0, cold.stderr
-    environment["PATH"] = ""  # and no C++ compiler is found
-    warm = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert warm.returncode == 0, warm.stderr
-    assert warm.stdout.startswith("True"), warm.stdout
+
+    def process(path: str) -> str:
+        program = WARM.format(folders=[folder, os.path.dirname(folder)], path=path)
+        done = forked.run([sys.executable, "-c", program], env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    process(os.environ["PATH"])
+    assert process("").startswith("True")  # and no C++ compiler is found
 
 
 def test_a_struct_that_no_launch_can_pass() -> None:

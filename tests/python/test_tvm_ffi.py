@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import forked
 import pytest
 import torch
 import tvm_ffi
@@ -242,7 +243,7 @@ except opaq.LaunchError as error:
 print("tvm_ffi" in sys.modules)
 """
     command = [sys.executable, "-c", program]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    shown = forked.run(command, check=True)
     assert shown.stdout.splitlines()[-1] == "False"
     assert "its function `scale` threw: TypeError: " in shown.stdout  # 0 is no tensor
 
