@@ -18,6 +18,7 @@ import atexit
 import concurrent.futures
 import contextlib
 import functools
+import glob
 import importlib.metadata
 import importlib.util
 import os
@@ -133,19 +134,27 @@ def python_without_nvcc() -> None:
 
 
 def python_and_fuzz() -> None:
-    """pytest of both at once, so that no core waits for the last tests of the one; the part life
-    runs more random programs, and compiles shipped kernels for more GPUs"""
+    """pytest of both at once, so that no core waits for the last tests of the one; without tests of
+    the mark `life`, which that part runs"""
     install_nvcc()
-    fewer = {"OPAQ_FUZZ_PROGRAMS": "8", "OPAQ_SHIPPED_ARCHS": "sm_90a"}
-    pytest("python", "fuzz", env=fast_linker() | fast_packages() | fewer)
+    pytest("python", "fuzz", marks="not life", env=fast_linker() | fast_packages())
 
 
 def life() -> None:
     """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer
-    ones; more random programs; shipped kernels for all GPUs"""
-    programs = "test_opaq_never_differs_from_pytorch_in_silence"
-    kernels = os.path.join("python", "test_shipped_kernels.py")
-    pytest("life", os.path.join("fuzz", f"test_fuzz.py::{programs}"), kernels)
+    ones; and the tests of python and fuzz that have the mark `life`"""
+    pytest("life", *marked_files("python", "fuzz"), marks="life")
+
+
+def marked_files(*folders: str) -> list[str]:
+    """Those with tests of the mark `life`: to import them all takes pytest ten seconds."""
+    found = []
+    for folder in folders:
+        for path in sorted(glob.glob(os.path.join(ROOT, "tests", folder, "test_*.py"))):
+            with open(path, encoding="utf-8") as file:
+                if re.search(r"mark\.life|\bARCHS\b", file.read()):  # kernel_checks.ARCHS has it
+                    found.append(path)
+    return found
 
 
 def fuzz() -> None:
@@ -285,7 +294,7 @@ def gpu() -> None:
     pytest("gpu", "python", env={"OPAQ_REQUIRE_GPU": "1"})
 
 
-def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
+def pytest(*folders: str, marks: str = "", env: dict[str, str] | None = None) -> None:
     """Runs one worker with one thread on each core. Each worker takes one test at a time, since
     some take a hundred times as long as others; those of the mark `long` come first.
     """
@@ -304,6 +313,7 @@ def pytest(*folders: str, env: dict[str, str] | None = None) -> None:
         str(workers),
         "--maxschedchunk=1",
         "--durations=30",
+        *(["-m", marks] if marks else []),
         *paths,
         env={**one_core, **vectors, **(env or {})},
     )

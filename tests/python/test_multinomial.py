@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from kernel_checks import ARCHS, DTYPES, compiles, cuda, plan, refuses
+from kernel_checks import DTYPES, compiles, cuda, plan, refuses
 
 import opaq
 from opaq.extern_kernels import multinomial, sample_multinomial, sampling_probabilities
@@ -265,7 +265,7 @@ def test_cuda_plan(shape, dtype, entry, grid):
     assert numbers <= chosen["workspace_bytes"] < numbers + 256
 
 
-@pytest.mark.parametrize(("dtype", "arch"), zip((torch.float32, torch.float16), ARCHS))
+@pytest.mark.parametrize(("dtype", "arch"), [(torch.float32, "sm_80"), (torch.float16, "sm_90a")])
 def test_cuda_sources_compile(dtype, arch):
     compiles(multinomial, (cuda((64, 128256), dtype),), arch, "cuda")
     facts = (1.0, 50, 0.9, 0.0, None, None, None, None, True)

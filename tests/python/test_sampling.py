@@ -4,7 +4,7 @@ distribution, masked, equal and invalid logits, layouts, compiled graphs, CUDA p
 
 import pytest
 import torch
-from kernel_checks import ARCHS, DTYPES, compiles, cuda, needs_transformers, plan, refuses
+from kernel_checks import DTYPES, compiles, cuda, needs_transformers, plan, refuses
 
 import opaq
 from opaq.extern_kernels import sample, sample_with_uniform, sampling_probabilities
@@ -366,7 +366,7 @@ def test_cuda_plan(shape, dtype, entry, grid):
     assert (chosen["entry"], list(chosen["grid"])) == (entry, [grid, 1, 1])
 
 
-@pytest.mark.parametrize(("dtype", "arch"), zip((torch.float32, torch.float16), ARCHS))
+@pytest.mark.parametrize(("dtype", "arch"), [(torch.float32, "sm_80"), (torch.float16, "sm_90a")])
 def test_cuda_sources_compile(dtype, arch):
     """test_shipped_kernels.py: bfloat16, and all ops."""
     facts = (1.0, 50, 0.9, 0.0, None, None, None, None)
