@@ -19,8 +19,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def environment(folder: str) -> dict[str, str]:
-    """What fast-g++ reads: where the precompiled header is, which this call puts into `folder`."""
+def environment(folder: str, kept: str) -> dict[str, str]:
+    """What fast-g++ reads: where the precompiled header is, which this call puts into `folder`, and
+    the folder of compiled kernels, which processes may share."""
     header = os.path.join(folder, "kernel.h")
     includes = ["-I", FOLDER, "-I", sysconfig.get_path("include")]
     subprocess.run(
@@ -39,4 +40,4 @@ def environment(folder: str) -> dict[str, str]:
         ],
         check=False,
     )
-    return {"OPAQ_FAST_KERNELS_HEADER": header}
+    return {"OPAQ_FAST_KERNELS_HEADER": header, "OPAQ_FAST_KERNELS_KEPT": kept}

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         return work(options)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="opaq-fuzz-") as folder:
-        os.environ.update(fast_kernels.environment(folder))
+        os.environ.update(fast_kernels.environment(folder, folder))
         workers = [Worker(options, index, folder) for index in range(options.workers)]
         total: collections.Counter[str] = collections.Counter()
         reasons: dict[str, collections.Counter[str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import fast_kernels
@@ -26,8 +27,11 @@ def device(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def _fast_kernels_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        folder = str(tmp_path_factory.mktemp("fast_kernels"))
-        for name, value in fast_kernels.environment(folder).items():
+        folder = tmp_path_factory.mktemp("fast_kernels")
+        of_worker = "PYTEST_XDIST_WORKER" in os.environ
+        kept = folder.parent.parent / "fast_kernels" if of_worker else folder
+        kept.mkdir(exist_ok=True)
+        for name, value in fast_kernels.environment(str(folder), str(kept)).items():
             patch.setenv(name, value)
         yield
 
