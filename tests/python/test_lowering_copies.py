@@ -4,8 +4,9 @@ same values as eager.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -76,13 +77,27 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
-@pytest.mark.parametrize("parts", [False, True], ids=["whole", "parts"])
+def forms() -> Iterator[Any]:
+    """Each kind with inputs of each kind; all of these crossed, and kernels as users have them, in
+    the part life."""
+    for parts, dynamic, kind in itertools.product((False, True), (False, True), MAKERS):
+        users = kind == "op" and not (parts or dynamic)
+        repeats = kind not in ("op", "two written") and parts != dynamic
+        name = f"{'parts' if parts else 'whole'}-{'dynamic' if dynamic else 'static'}-{kind}"
+        marks = [pytest.mark.life] * (users or repeats)
+        yield pytest.param(kind, dynamic, parts, users, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("kind, dynamic, parts, users", list(forms()))
 def test_every_program_agrees_with_eager(
-    unique: str, kind: str, dynamic: bool, parts: bool, request: pytest.FixtureRequest
+    unique: str,
+    kind: str,
+    dynamic: bool,
+    parts: bool,
+    users: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
-    if not (dynamic or parts) and kind == "op":
+    if users:
         request.getfixturevalue("kernels_as_users_have_them")
     make, meaning = MAKERS[kind]
     check(
@@ -94,7 +109,17 @@ def test_every_program_agrees_with_eager(
     )
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "op",
+        "two written",
+        *[
+            pytest.param(kind, marks=pytest.mark.life)
+            for kind in ("returns", "custom_op", "reference")
+        ],
+    ],
+)
 def test_with_the_first_version_of_functionalization(unique: str, kind: str) -> None:
     make, meaning = MAKERS[kind]
     refused = (
@@ -154,7 +179,7 @@ def test_without_inductors_pattern_matcher(unique: str) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["op", "reference"])
+@pytest.mark.parametrize("kind", ["op", pytest.param("reference", marks=pytest.mark.life)])
 def test_in_a_cpp_wrapper(unique: str, kind: str) -> None:
     make, meaning = MAKERS[kind]
     check(

@@ -4,7 +4,9 @@ have the same values afterwards as in eager.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -136,13 +138,26 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-@pytest.mark.parametrize("make", [row_major, strided], ids=["row-major", "strided"])
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+def forms() -> Iterator[Any]:
+    """Most of those with kernels as users have them in the part life."""
+    for dynamic, make, case in itertools.product((False, True), (row_major, strided), CASES):
+        users = make is row_major and not dynamic
+        in_life = users and case not in (input_itself, intermediate_views)
+        name = f"{'dynamic' if dynamic else 'static'}-{make.__name__}-{case.__name__}"
+        marks = [pytest.mark.life] * in_life
+        yield pytest.param(case, make, dynamic, users, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("case, make, dynamic, users", list(forms()))
 def test_the_write_lands(
-    unique: str, case: Callable, make: Callable, dynamic: bool, request: pytest.FixtureRequest
+    unique: str,
+    case: Callable,
+    make: Callable,
+    dynamic: bool,
+    users: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
-    if not dynamic and make is row_major:
+    if users:
         request.getfixturevalue("kernels_as_users_have_them")
     op = make(unique)
     cache, x = torch.randn(4, 6), torch.randn(4, 6)
