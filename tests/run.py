@@ -336,10 +336,15 @@ def fast_linker() -> dict[str, str]:
 
 
 def fast_packages() -> dict[str, str]:
-    """With this, wrappers of packages are compiled without optimization, a sixth faster;
-    kernels stay as they are. (The parts life and gpu compile wrappers as users do.)
+    """With this, wrappers of packages are compiled without optimization, and with a header of
+    `fast_packages` in the place of a large one, in half of the time; kernels stay as they are. (The
+    parts life and gpu compile wrappers as users do.)
     """
-    return {"AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0"}
+    folders = [os.path.join(ROOT, "tests", "fast_packages"), os.environ.get("CPATH", "")]
+    return {
+        "AOT_INDUCTOR_COMPILE_WRAPPER_OPT_LEVEL": "O0",
+        "CPATH": os.pathsep.join(folder for folder in folders if folder),
+    }
 
 
 def ctest(build: str, env: dict[str, str] | None = None) -> None:
