@@ -481,6 +481,45 @@ def test_all_leaves_what_was_not_measured_and_what_inductor_fuses() -> None:
     assert "in the same kernel, which saves more" in place.reason
 
 
+def reason_for_an_embedding(rows: int, tokens: int, train: bool = True) -> str:
+    """Of rows of a table that are read by what Inductor computes in the same kernel."""
+    table = torch.nn.Embedding(rows, 8, dtype=torch.bfloat16)
+    with torch.set_grad_enabled(train):
+        model = torch.compile(
+            lambda x: table(x).sin(), backend=substituting.backend("all"), dynamic=False
+        )
+        with apply.collected() as found:
+            model(torch.zeros(tokens, dtype=torch.int64))
+    (place,) = found
+    return place.reason
+
+
+def test_the_gradient_of_a_table_outweighs_a_fusion_of_its_rows() -> None:
+    assert reason_for_an_embedding(32000, 512) == "it was not measured for 512 x 8 values on cpu"
+    fused = "Inductor computes what reads the result (sin) in the same kernel, which saves more"
+    assert reason_for_an_embedding(32000, 512, train=False) == fused
+    assert reason_for_an_embedding(100, 512) == fused
+    reason = "it was not measured for 64 x 8 values on cpu (a small table)"
+    assert reason_for_an_embedding(100, 64) == reason
+
+
+# Classes of published models: Llama 2, Phi-3, GPT-2, GPT-NeoX, Llama 3, DeepSeek-V3, Qwen, Phi-4,
+# Gemma 2, Gemma 3.
+CLASSES = [32000, 32064, 50257, 50432, 128256, 129280, 151936, 152064, 200064, 256000, 262208]
+
+
+@pytest.mark.parametrize("rows", [512, 4096, 65536])
+def test_losses_of_published_models_are_measured(rows: int) -> None:
+    """Where a measurement were missing, they would be left to Inductor."""
+    for name in ("cross_entropy", "token_log_probability", "cross_entropy_label_smoothing"):
+        known = measured.read(patterns[name].measurements)
+        for classes in CLASSES:
+            for training in (False, True):
+                points = measured.alike(known, "sm_90", "bfloat16", training, "")
+                gain = measured.gain(points, rows, classes)
+                assert gain is not None and gain > measured.FASTER, (name, classes, training)
+
+
 def test_parts_of_a_product_are_not_fused(pair: Any) -> None:
     linear = torch.nn.Linear(8, 16)
 
