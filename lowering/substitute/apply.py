@@ -180,9 +180,17 @@ def _elements(node: Any) -> int:
     return inductor.size_hint(value.numel()) if isinstance(value, torch.Tensor) else 0
 
 
+def _first(pattern: Pattern, values: Mapping[str, Any]) -> torch.Tensor:
+    """The first tensor of floating-point numbers, by whose dtype measurements are looked up; of
+    integers, where there is none."""
+    given = [values[name] for name in pattern.arguments]
+    tensors = [each for each in given if isinstance(each, torch.Tensor)]
+    return next((each for each in tensors if each.is_floating_point()), tensors[0])
+
+
 def _gain(pattern: Pattern, values: Mapping[str, Any], training: bool) -> float | None:
     points = measured.read(pattern.measurements) if pattern.measurements else ()
-    first = values[pattern.arguments[0]]
+    first = _first(pattern, values)
     if first.device.type != "cuda" or not points:
         return None
     major, minor = torch.cuda.get_device_capability(first.device)
@@ -195,7 +203,7 @@ def _gain(pattern: Pattern, values: Mapping[str, Any], training: bool) -> float 
 def _check_gain(pattern: Pattern, values: Mapping[str, Any], gain: float | None, why: str) -> None:
     """why: nothing is known."""
     rows, columns = pattern.sizes(values)
-    what = f"{rows} x {columns} values on {values[pattern.arguments[0]].device}"
+    what = f"{rows} x {columns} values on {_first(pattern, values).device}"
     if form := pattern.form(values):
         what += f" ({form})"
     if gain is None:

@@ -494,6 +494,15 @@ def reason_for_an_embedding(rows: int, tokens: int, train: bool = True) -> str:
     return place.reason
 
 
+def test_measurements_are_of_the_dtype_of_a_table_not_of_its_index() -> None:
+    with torch.device("meta"):
+        table = torch.nn.Embedding(32000, 2048, dtype=torch.bfloat16)
+        index = torch.empty(8192, dtype=torch.int64)
+    with torch.device("cuda"):
+        (place,) = opaq.explain(table, index).substitutions
+    assert place.applied, place.reason
+
+
 def test_the_gradient_of_a_table_outweighs_a_fusion_of_its_rows() -> None:
     assert reason_for_an_embedding(32000, 512) == "it was not measured for 512 x 8 values on cpu"
     fused = "Inductor computes what reads the result (sin) in the same kernel, which saves more"
