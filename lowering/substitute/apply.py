@@ -162,6 +162,10 @@ def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
             raise rewrite.Refused(
                 f"Inductor computes `{name}` ({node.name}) in the same kernel, which saves more"
             )
+        if operations.is_padded(node):
+            raise rewrite.Refused(
+                f"Inductor pads the rows of `{name}` ({node.name}), and the op would need a copy"
+            )
     sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
     # to read a small result once more, such as a loss, costs nothing
     large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]

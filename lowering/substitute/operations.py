@@ -309,16 +309,34 @@ def keeps_strides(node: Node) -> bool:
     return function_name(node) not in _ROW_MAJOR
 
 
-def is_fused(node: Any) -> bool:
-    """Whether Inductor may compute a node in one kernel with what comes before and after it."""
+def computed(node: Any) -> Node | None:
+    """What computes a value that a node has in another shape or dtype; None for an input."""
     while isinstance(node, Node) and node.op not in ("placeholder", "get_attr", "output"):
         if (source := source_of_cast(node)) is not None:
             node = source
         elif function_name(node) in VIEWS:  # also those that give several parts
             node = node.args[0]
         else:
-            return not is_kernel_of_its_own(node)
-    return False
+            return node
+    return None
+
+
+def is_fused(node: Any) -> bool:
+    """Whether Inductor may compute a node in one kernel with what comes before and after it."""
+    node = computed(node)
+    return node is not None and not is_kernel_of_its_own(node)
+
+
+def is_padded(node: Any) -> bool:
+    """Whether a node has the result of a matrix product to which Inductor gives longer rows on a
+    GPU: one with a bias whose rows are not whole packs of 16 bytes. What Inductor computes reads
+    them as they are; an op gets a copy, and gives a gradient whose products are not aligned."""
+    node = computed(node)
+    if node is None or not is_tensor(node) or value_of(node).device.type != "cuda":
+        return False
+    name, bias = function_name(node), node.kwargs.get("bias", [*node.args, None, None, None][2])
+    row = value_of(node).shape[-1] * value_of(node).itemsize
+    return (name == "addmm" or name == "linear" and bias is not None) and row % 16 != 0
 
 
 def is_kernel_of_its_own(node: Node) -> bool:
