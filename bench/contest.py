@@ -15,7 +15,7 @@ from .model_worker import FIRST_CALL, Worker, WorkerFailed
 from .wanted import Wanted
 
 Step = Callable[[str], None]  # shows what is done now
-STEP = "time of a step"
+STEP, DEVICE_TIME = "time of a step", "time of its kernels"
 # (key of a worker's facts, unit)
 FACTS = {
     FIRST_CALL: ("first_call_s", "s"),
@@ -24,6 +24,7 @@ FACTS = {
     "graph breaks": ("graph_breaks", ""),
     "recompiled graphs": ("recompiled", ""),
     "kernels in a step": ("kernels", ""),
+    DEVICE_TIME: ("device_ms", "ms"),
     "host-bound": ("host_bound", "%"),
 }
 
@@ -110,7 +111,7 @@ class Contest:
                 step(f"{name}: memory and kernels are unknown: {error}")
             for metric, (key, unit) in FACTS.items():
                 if (value := found.get(key)) is not None:
-                    better = "less" if metric in (FIRST_CALL, "peak memory") else ""
+                    better = "less" if metric in (FIRST_CALL, "peak memory", DEVICE_TIME) else ""
                     records.append(result.Record(case, name, metric, unit, better, value))
         return records
 

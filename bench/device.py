@@ -87,15 +87,20 @@ def peak_mib(call: Callable[[], Any], device: str) -> float | None:
     return int(found[1]) / 1024 if found else None
 
 
+PROFILED_CALLS = 5
+
+
 def kernels_of(call: Callable[[], Any], seconds: float) -> dict[str, float]:
-    """ "kernels": how many kernels and copies a call runs; "host_bound": the percentage of
-    `seconds`, a call's time without a profiler, during which the device runs nothing."""
+    """Means of some calls: "kernels": how many kernels and copies a call runs; "device_ms": for how
+    long the device runs any, which varies less than the time of a call; "host_bound": the
+    percentage of `seconds`, a call's time without a profiler, during which it runs none."""
     from torch.profiler import ProfilerActivity, profile
 
     call()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        call()
+        for _ in range(PROFILED_CALLS):
+            call()
         torch.cuda.synchronize()
     spans = sorted(
         (event.time_range.start, event.time_range.end)
@@ -104,6 +109,10 @@ def kernels_of(call: Callable[[], Any], seconds: float) -> dict[str, float]:
     )
     busy, until = 0.0, float("-inf")
     for first, last in spans:
-        busy += max(0.0, last - max(first, until))
+        busy += max(0.0, last - max(first, until)) / PROFILED_CALLS
         until = max(until, last)
-    return {"kernels": len(spans), "host_bound": max(0.0, 100 * (1 - busy / (seconds * 1e6)))}
+    return {
+        "kernels": round(len(spans) / PROFILED_CALLS),
+        "device_ms": busy / 1e3,
+        "host_bound": max(0.0, 100 * (1 - busy / (seconds * 1e6))),
+    }
