@@ -67,6 +67,7 @@ def test_cases_are_what_patterns_find() -> None:
     assert found == wanted
 
 
+@pytest.mark.life
 def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--small", "--contestants", "opaq,eager", "--rounds", "1")
     found = run(capsys, "kernels", *arguments)

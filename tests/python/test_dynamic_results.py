@@ -106,6 +106,7 @@ def test_without_a_whole_graph_the_op_runs_between_two(rows: opaq.Op) -> None:
         torch.testing.assert_close(compiled(x), kept_rows(x * 2)[0] + 1)
 
 
+@pytest.mark.life
 def test_package(unique: str, tmp_path: Any) -> None:
     rows = rows_op(unique)
 

@@ -85,6 +85,7 @@ def test_names_that_languages_reserve(unique: str, form: str, run: Any) -> None:
         torch.testing.assert_close(compiled(op, x), expected(x))
 
 
+@pytest.mark.life
 def test_such_names_in_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     x = torch.randn(3, 4)
     got = run_package(Model(strange_op(unique)), x, tmp_path)

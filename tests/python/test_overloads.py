@@ -84,6 +84,7 @@ def test_overloads_in_compiled_graphs(unique: str, form: str) -> None:
     assert served == {op.name: "cpu" for op in ops}
 
 
+@pytest.mark.life
 def test_overloads_in_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     x = torch.randn(4)
     torch.testing.assert_close(run_package(Model(overloads(unique)), x, tmp_path), expected(x))

@@ -77,6 +77,7 @@ def test_planned_memory(unique: str, options: dict[str, Any]) -> None:
     assert WRITTEN_OVER in code_of(model, *square(), options=options)
 
 
+@pytest.mark.life
 def test_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     op = scale_op(unique)
 
@@ -150,7 +151,9 @@ NOT: dict[str, Callable[[Any, torch.Tensor, torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("cpp", [False, True], ids=["python", "cpp"])
+@pytest.mark.parametrize(
+    "cpp", [False, pytest.param(True, marks=pytest.mark.life)], ids=["python", "cpp"]
+)
 @pytest.mark.parametrize("case", NOT)
 def test_where_memory_is_not_taken(unique: str, case: str, cpp: bool) -> None:
     op = scale_op(unique)

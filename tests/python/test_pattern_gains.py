@@ -72,7 +72,9 @@ def test_a_process_measures_and_what_it_found_is_kept(
     assert found_in(norm, *arguments, tune="search") == [found]
 
 
-@pytest.mark.parametrize("name", ["multinomial", "exponential_race"])
+@pytest.mark.parametrize(
+    "name", ["multinomial", pytest.param("exponential_race", marks=pytest.mark.life)]
+)
 def test_what_draws_is_measured_with_probabilities_and_the_same_numbers(
     cache: Path, name: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import compile_once
@@ -22,6 +22,25 @@ EVERY = [
     for pattern in patterns.values()
     if not pattern.random  # see test_sampling_pattern.py
 ]
+
+# Those that the run without a part takes for what `life` does with every pattern.
+SOME = ("rms_norm", "rope", "softmax", "moe_route_scored")
+
+
+def mostly_in_life(patterns: Iterable[Any]) -> list[Any]:
+    return [each if each.id in SOME else in_life(each) for each in patterns]
+
+
+def in_life(each: Any) -> Any:
+    return pytest.param(*each.values, id=each.id, marks=pytest.mark.life)
+
+
+def each_with_sizes_of_both_kinds() -> Iterator[Any]:
+    for dynamic in (False, True):
+        for each in mostly_in_life(EVERY) if dynamic else EVERY:
+            name = f"{each.id}-{dynamic}"
+            yield pytest.param(dynamic, *each.values, id=name, marks=each.marks)
+
 
 DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_exponential_race")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
@@ -65,8 +84,7 @@ def compiled_call(spelling: Any, known: Mapping[str, Any], **options: Any) -> li
     return call(torch.compile(spelling, **options), known)
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("pattern", EVERY)
+@pytest.mark.parametrize("dynamic, pattern", each_with_sizes_of_both_kinds())
 def test_each_spelling_is_found_and_agrees_with_eager(pattern: Pattern, dynamic: bool) -> None:
     known = values(pattern, torch.float32)
     for each in known.values():
@@ -129,7 +147,9 @@ def test_gradients_of_each_spelling(pattern: Pattern) -> None:
 
 @pytest.mark.long
 @pytest.mark.usefixtures("kernels_as_users_have_them")
-@pytest.mark.parametrize("pattern", [each for each in EVERY if not each.id.startswith(DRAWS)])
+@pytest.mark.parametrize(
+    "pattern", mostly_in_life(each for each in EVERY if not each.id.startswith(DRAWS))
+)
 def test_errors_are_no_larger_than_inductors(pattern: Pattern) -> None:
     """In bfloat16 against float64, on values of many sizes."""
     narrow, wide = {}, {}

@@ -309,6 +309,7 @@ def test_a_package_lists_it(unique: str, tmp_path: Any) -> None:
     assert text == "scratch rng: uint64[2], philox"
 
 
+@pytest.mark.life
 def test_a_package_lists_exponential_numbers(unique: str, tmp_path: Any) -> None:
     model = Model(exponential(unique))
     path = opaq.package(torch.export.export(model, (torch.ones(4, 3),)), tmp_path / "model.pt2")

@@ -76,6 +76,7 @@ def test_mixed_results_in_every_form(
         check(compiled(x), x)
 
 
+@pytest.mark.life
 def test_mixed_results_in_a_package(unique: str, tmp_path: pathlib.Path) -> None:
     x = torch.randn(3, 4)
     check(run_package(Model(native(unique)), x, tmp_path), x)

@@ -180,7 +180,11 @@ def test_random_numbers(unique: str, batched: bool, compiled: bool) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("tags", [(), torch.Tag.pointwise], ids=["each sample", "pointwise"])
+@pytest.mark.parametrize(
+    "tags",
+    [pytest.param((), marks=pytest.mark.life), torch.Tag.pointwise],
+    ids=["each sample", "pointwise"],
+)
 @pytest.mark.filterwarnings("ignore:.*has no rule for torch.vmap")
 def test_vmap_in_a_cpp_wrapper_and_a_package(
     unique: str, tags: Any, tmp_path: pathlib.Path
