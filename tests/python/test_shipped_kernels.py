@@ -20,6 +20,7 @@ ARCHS = [
 # Bytes a thread that a kernel may spill, by op, where it may at all.
 SPILLS = {
     "opaq_kernels::bincount": 8,  # around a call that is rare
+    "opaq_kernels::cross_entropy_mean_with_gradient": 4,  # the kernel of the next
     "opaq_kernels::cross_entropy_with_gradient": 4,
     "opaq_kernels::embedding_backward": 16,
     "opaq_kernels::index_add_rows": 16,
@@ -63,6 +64,10 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in LOGITS
     ],
     *[
+        (kernels.cross_entropy_mean_with_gradient, [tensor(m, n), tensor(m, dtype=I64), -100])
+        for m, n in LOGITS
+    ],
+    *[
         (op, [*given(m, n), *[None] * adds, *extras])
         for op, given, adds in (
             (kernels.cross_entropy_op, lambda m, n: [tensor(m, n), tensor(m, dtype=I64), -100], 0),
@@ -77,6 +82,11 @@ CALLS: list[tuple[Any, list[Any]]] = [
             (
                 kernels.cross_entropy_with_gradient,
                 lambda m, n: [tensor(m, n), tensor(m, dtype=I64), rows(1), -100],
+                0,
+            ),
+            (
+                kernels.cross_entropy_mean_with_gradient,
+                lambda m, n: [tensor(m, n), tensor(m, dtype=I64), -100],
                 0,
             ),
         )
