@@ -66,6 +66,7 @@ def test_a_layer_of_experts() -> None:
     assert layer.to("cpu")(x.cpu()).shape == (1, 5, 16)
 
 
+@pytest.mark.life
 def test_a_set_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     small = "n_layer=1,n_embd=16,n_head=2,vocab_size=32"
     entries = {

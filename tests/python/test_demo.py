@@ -57,6 +57,7 @@ def test_a_short_run_agrees_and_tells_all(device, capsys):
     assert all(name in shown for name in OPS)
 
 
+@pytest.mark.life
 def test_one_model_with_both_backends():
     small = demo_backends.Size(hidden=128, layers=1, vocabulary=64, batch=2, tokens=8)
     facts = demo_backends.run("cpu", small, rounds=2)

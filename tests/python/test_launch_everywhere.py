@@ -38,7 +38,9 @@ def arguments(size: int, times: int, divisor: int) -> tuple[torch.Tensor, ...]:
     return x, torch.empty(times, 0), torch.empty(divisor + 3, 0)
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(
+    scope="module", params=[*FORMS[:-1], pytest.param("package", marks=pytest.mark.life)]
+)
 def call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Call:
     """An op in the form of the parameter: call(size of x, times, divisor)."""
     form = request.param

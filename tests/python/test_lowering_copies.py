@@ -82,7 +82,7 @@ def forms() -> Iterator[Any]:
     the part life."""
     for parts, dynamic, kind in itertools.product((False, True), (False, True), MAKERS):
         users = kind == "op" and not (parts or dynamic)
-        repeats = kind not in ("op", "two written") and parts != dynamic
+        repeats = kind != "op" and parts != dynamic
         name = f"{'parts' if parts else 'whole'}-{'dynamic' if dynamic else 'static'}-{kind}"
         marks = [pytest.mark.life] * (users or repeats)
         yield pytest.param(kind, dynamic, parts, users, id=name, marks=marks)

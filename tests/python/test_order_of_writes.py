@@ -188,7 +188,9 @@ PROGRAMS = [
 ]
 
 
-@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(
+    "dynamic", [False, pytest.param(True, marks=pytest.mark.life)], ids=["static", "dynamic"]
+)
 @pytest.mark.parametrize(
     ("program", "make_input"), PROGRAMS, ids=[program.__name__ for program, _ in PROGRAMS]
 )

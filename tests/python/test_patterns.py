@@ -24,7 +24,7 @@ EVERY = [
 ]
 
 # Those that the run without a part takes for what `life` does with every pattern.
-SOME = ("rms_norm", "rope", "softmax", "moe_route_scored")
+SOME = ("rms_norm", "softmax")
 
 
 def mostly_in_life(patterns: Iterable[Any]) -> list[Any]:
