@@ -84,7 +84,7 @@ def compiled_call(spelling: Any, known: Mapping[str, Any], **options: Any) -> li
     return call(torch.compile(spelling, **options), known)
 
 
-@pytest.mark.parametrize("dynamic, pattern", each_with_sizes_of_both_kinds())
+@pytest.mark.parametrize("dynamic, pattern", list(each_with_sizes_of_both_kinds()))
 def test_each_spelling_is_found_and_agrees_with_eager(pattern: Pattern, dynamic: bool) -> None:
     known = values(pattern, torch.float32)
     for each in known.values():
