@@ -332,11 +332,15 @@ def is_padded(node: Any) -> bool:
     GPU: one with a bias whose rows are not whole packs of 16 bytes. What Inductor computes reads
     them as they are; an op gets a copy, and gives a gradient whose products are not aligned."""
     node = computed(node)
-    if node is None or not is_tensor(node) or value_of(node).device.type != "cuda":
+    if node is None or function_name(node) not in ("addmm", "linear") or not is_tensor(node):
         return False
-    name, bias = function_name(node), node.kwargs.get("bias", [*node.args, None, None, None][2])
-    row = value_of(node).shape[-1] * value_of(node).itemsize
-    return (name == "addmm" or name == "linear" and bias is not None) and row % 16 != 0
+    product = value_of(node)
+    of_linear = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    if function_name(node) == "linear" and of_linear is None:
+        return False
+    if product.device.type != "cuda" or product.dim() == 0:
+        return False
+    return bool(product.shape[-1] * product.itemsize % 16 != 0)
 
 
 def is_kernel_of_its_own(node: Node) -> bool:
