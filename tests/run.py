@@ -143,7 +143,9 @@ def python_and_fuzz() -> None:
 def life() -> None:
     """pytest of forks, threads, signals, full disks, cache storms; OPAQ_LIFE=long for longer
     ones; and the tests of python and fuzz that have the mark `life`"""
-    pytest("life", *marked_files("python", "fuzz"), marks="life")
+    pytest("life")
+    fast = fast_linker() | fast_packages()  # as in the parts whose tests these are
+    pytest(*marked_files("python", "fuzz"), marks="life", env=fast)
 
 
 def marked_files(*folders: str) -> list[str]:
