@@ -4,6 +4,7 @@ of Gemma 2, and the logarithms of the probabilities of given tokens.
 In logits of more than two dimensions the classes are the second one, as F.cross_entropy has it.
 """
 
+import functools
 from pathlib import Path
 
 import torch
@@ -112,59 +113,47 @@ def _loss(logits, target, ignore_index, reduction, label_smoothing):
     )
 
 
-softcap_pattern = _declare(
-    "cross_entropy_softcap",
-    _capped,
-    "measured_softcap.json",
-    _rows_and_classes,
-    _when_capped,
-    ("softcap",),
-)
-
-
-@softcap_pattern.spelling
-def _(logits, target, softcap, classes, ignore_index, reduction, label_smoothing):
-    capped = _cap(logits, softcap)
-    return _loss(capped.view(-1, classes), target, ignore_index, reduction, label_smoothing)
-
-
-@softcap_pattern.spelling
-def _(logits, target, softcap, ignore_index, reduction, label_smoothing):
-    return _loss(_cap(logits, softcap), target, ignore_index, reduction, label_smoothing)
-
-
 # Where the capped logits are a result, too, Inductor still computes these; not for the loss.
+@functools.wraps(_capped)
+def _capped_with_logits(logits, target, softcap, *more):
+    return _capped(logits, target, softcap, *more), _cap(logits, softcap)
 
 
-def _capped_with_logits(
-    logits, target, softcap, classes=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
-):
-    loss = _capped(logits, target, softcap, classes, ignore_index, reduction, label_smoothing)
-    return loss, _cap(logits, softcap)
+def _declare_capped(name, replacement, measured):
+    return _declare(name, replacement, measured, _rows_and_classes, _when_capped, ("softcap",))
 
 
-capped_logits_pattern = _declare(
-    "cross_entropy_softcap_and_logits",
-    _capped_with_logits,
-    "measured_softcap_and_logits.json",
-    _rows_and_classes,
-    _when_capped,
-    ("softcap",),
+softcap_pattern = _declare_capped("cross_entropy_softcap", _capped, "measured_softcap.json")
+capped_logits_pattern = _declare_capped(
+    "cross_entropy_softcap_and_logits", _capped_with_logits, "measured_softcap_and_logits.json"
 )
 
 
-@capped_logits_pattern.spelling
-def _(logits, target, softcap, classes, ignore_index, reduction, label_smoothing):
+def _seen_as_rows(logits, target, softcap, classes, ignore_index, reduction, label_smoothing):
     """transformers: Gemma 2"""
     capped = _cap(logits, softcap)
     rows = capped.view(-1, classes)
     return _loss(rows, target, ignore_index, reduction, label_smoothing), capped
 
 
-@capped_logits_pattern.spelling
-def _(logits, target, softcap, ignore_index, reduction, label_smoothing):
+def _as_given(logits, target, softcap, ignore_index, reduction, label_smoothing):
     capped = _cap(logits, softcap)
     return _loss(capped, target, ignore_index, reduction, label_smoothing), capped
+
+
+def _loss_alone(spelling):
+    """The spelling without its second result."""
+
+    @functools.wraps(spelling)
+    def alone(*arguments):
+        return spelling(*arguments)[0]
+
+    return alone
+
+
+for _spelling in (_seen_as_rows, _as_given):
+    softcap_pattern.spelling(_loss_alone(_spelling))
+    capped_logits_pattern.spelling(_spelling)
 
 
 # ---- with the logarithm of the sum of exponentials, for a z-loss; before the loss alone ----------
