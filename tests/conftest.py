@@ -1,5 +1,5 @@
-"""What all Python tests share: unique op names, a compiler without memory, marks, a cache of
-Inductor's for each worker. Where a GPU is expected (OPAQ_REQUIRE_GPU=1), none is an error.
+"""What all Python tests share: unique op names, a compiler without memory, long tests first, a
+cache of Inductor's for each worker. Where a GPU is expected (OPAQ_REQUIRE_GPU=1), none is an error.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import getpass
 import itertools
 import os
-import pathlib
 import tempfile
 
 import pytest
@@ -28,16 +27,9 @@ if worker := os.environ.get("PYTEST_XDIST_WORKER"):
 _counter = itertools.count()
 
 
-LIFE = pathlib.Path(__file__).parent / "life"
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the folder `life` have the mark of that name. Those of the mark `long` come first:
-    if the last test that runs is one of them, all other cores wait for it."""
-    for item in items:
-        if LIFE in item.path.parents:
-            item.add_marker("life")
+    """Tests of the mark `long` come first: if the last test that runs is one of them, all other
+    cores wait for it."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

@@ -323,8 +323,8 @@ def pytest(*folders: str, marks: str = "", env: dict[str, str] | None = None) ->
 
 def fast_linker() -> dict[str, str]:
     """With this, g++ links by lld or gold, if there is one. Inductor links each kernel with
-    libtorch_cpu.so, which takes the usual linker a quarter of the time of compiling it. (The parts
-    life, gpu, asan and tsan, and the wheel, keep the usual one.)
+    libtorch_cpu.so, which takes the usual linker a quarter of the time of compiling it. (Tests of
+    the folders life and gpu, asan, tsan and the wheel keep the usual one.)
     """
     linker = shutil.which("ld.lld") or shutil.which("ld.gold")
     if linker is None:
@@ -339,8 +339,8 @@ def fast_linker() -> dict[str, str]:
 
 def fast_packages() -> dict[str, str]:
     """With this, wrappers of packages are compiled without optimization, and with a header of
-    `fast_packages` in the place of a large one, in half of the time; kernels stay as they are. (The
-    parts life and gpu compile wrappers as users do.)
+    `fast_packages` in the place of a large one, in half of the time; kernels stay as they are.
+    (Tests of the folders life and gpu compile wrappers as users do.)
     """
     folders = [os.path.join(ROOT, "tests", "fast_packages"), os.environ.get("CPATH", "")]
     return {
