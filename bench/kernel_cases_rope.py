@@ -44,6 +44,14 @@ def _gpt_oss(q: Any, k: Any, cos: Any, sin: Any) -> Any:
     return rotated(q), rotated(k)
 
 
+def _deepseek(q: Any, k: Any, cos: Any, sin: Any) -> Any:
+    def rotated(x: Any) -> Any:
+        first, second = x[..., ::2], x[..., 1::2]
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+    return rotated(q), rotated(k)
+
+
 def _nanochat(q: Any, k: Any, cos: Any, sin: Any) -> Any:
     def rotated(x: Any) -> Any:
         first, second = x.chunk(2, dim=-1)
@@ -77,6 +85,7 @@ _FORMS: list[tuple[str, Call]] = [
     ("halves, cos and sin of pairs, heads first", _gpt_oss),
     ("halves, cos and sin of pairs, tokens first", _gpt_oss),
     ("halves, cos and sin of pairs, tokens first, backwards", _nanochat),
+    ("neighbours into halves, cos and sin of pairs, heads first", _deepseek),
     ("neighbours, cos and sin of pairs, tokens first", _gpt_fast),
     ("neighbours, complex numbers, tokens first, in float32", _meta_llama),
 ]
@@ -97,7 +106,11 @@ def _forms(random: Random, count: Count, device: str) -> list[Case]:
     for form, plain in _FORMS:
         pairing, kind, order, *more = form.split(", ")
         names = _TABLE_NAMES.get(kind, ("angles",))
-        fixed = {"interleaved": pairing == "neighbours", "backwards": "backwards" in more}
+        fixed = {
+            "interleaved": pairing.startswith("neighbours"),
+            "apart": pairing.endswith("into halves"),
+            "backwards": "backwards" in more,
+        }
 
         def op(q: Any, k: Any, *tables: Any, names: Any = names, fixed: Any = fixed) -> Any:
             given = dict(zip(names, tables, strict=True))

@@ -76,7 +76,7 @@ def _form(arguments):
     table = next(arguments[name] for name in _TABLES if arguments[name] is not None)
     kinds = {"cos": "cos and sin", "half_cos": "cos and sin of pairs", "angles": "complex numbers"}
     words = [
-        "neighbours" if arguments["interleaved"] else "halves",
+        _pairing(arguments),
         next(kind for name, kind in kinds.items() if arguments[name] is not None),
         "heads first" if _tokens_at(q.shape, table.shape) == 2 else "tokens first",
         *(["backwards"] if arguments["backwards"] else []),
@@ -84,6 +84,12 @@ def _form(arguments):
         *(["one tensor"] if k is None else []),
     ]
     return ", ".join(words)
+
+
+def _pairing(arguments) -> str:
+    if arguments["apart"]:
+        return "neighbours into halves"
+    return "neighbours" if arguments["interleaved"] else "halves"
 
 
 def _rotated(
@@ -96,9 +102,11 @@ def _rotated(
     angles=None,
     interleaved=False,
     backwards=False,
+    apart=False,
 ):
     """half_cos and half_sin: of the pairs, which are half as many as elements. angles: cos + i sin
-    of the pairs. backwards: rotated the other way."""
+    of the pairs. backwards: rotated the other way. apart: of the results, the first ones of all
+    pairs come first, then the second ones."""
     given = example_of(next(each for each in (cos, half_cos, angles) if each is not None))
     if angles is not None:
         half_cos, half_sin = (torch.view_as_real(angles)[..., part] for part in (0, 1))
@@ -118,7 +126,13 @@ def _rotated(
     q_out, k_out = results[0], results[1]
     if at == 1 or example_of(q).dim() == 3:
         q_out, k_out = q_out.view_as(q), k_out if k is None else k_out.view_as(k)
+    if apart:  # Inductor computes this in one kernel with what reads the result
+        q_out, k_out = _set_apart(q_out), k_out if k is None else _set_apart(k_out)
     return q_out if k is None else (q_out, k_out)
+
+
+def _set_apart(x):
+    return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 
 def _has_gradient(*tensors) -> bool:
@@ -158,6 +172,7 @@ pattern = opaq.pattern(
         "angles": torch.empty(2, 1, 3, 4, device="meta", dtype=torch.complex64),
         "interleaved": False,
         "backwards": False,
+        "apart": False,
     },
     when=_when,
     streamed=("q", "k"),
@@ -209,6 +224,13 @@ def _by_neighbours(x, half_cos, half_sin):  # gpt-fast, torchtune
     return _side_by_side(first * half_cos - second * half_sin, second * half_cos + first * half_sin)
 
 
+def _by_neighbours_into_halves(x, half_cos, half_sin):  # transformers: DeepSeek-V3
+    first, second = _neighbours(x)
+    return torch.cat(
+        (first * half_cos - second * half_sin, second * half_cos + first * half_sin), dim=-1
+    )
+
+
 def _by_halves_backwards(x, half_cos, half_sin):  # modded-nanogpt, nanochat
     first, second = _halves(x)
     return torch.cat(
@@ -227,6 +249,7 @@ _FIXED = {
     _turned_neighbours: {"interleaved": True},
     _by_halves: {},
     _by_neighbours: {"interleaved": True},
+    _by_neighbours_into_halves: {"interleaved": True, "apart": True},
     _by_halves_backwards: {"backwards": True},
     _by_complex_numbers: {"interleaved": True},
 }

@@ -120,12 +120,26 @@ def split_by_view(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((one * cos - two * sin, two * cos + one * sin), -1)
 
 
+def deepseek_v3(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # of transformers
+    cos, sin = cos[:, : D // 2].unsqueeze(1), sin[:, : D // 2].unsqueeze(1)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)
+
+
+def deepseek_v3_before(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    x = x.view(B, T, -1, D // 2, 2).transpose(4, 3).reshape(x.shape)
+    return x * cos + turned(x) * sin
+
+
 ONE: dict[str, tuple[Callable[..., Tensor], Callable[[], Any]]] = {
     "meta_llama": (meta_llama, lambda: (complex_angles(),)),
     "gpt_fast": (gpt_fast, lambda: tables(half=True)),
     "unbound_pairs": (unbound_pairs, lambda: tables(half=True)),
     "chunks": (chunks, lambda: tables(half=True)),
     "nanochat": (nanochat, lambda: tables(half=True)),
+    "deepseek_v3": (deepseek_v3, tables),
+    "deepseek_v3_before": (deepseek_v3_before, tables),
     "split_by_view": (split_by_view, lambda: tables(half=True)),
 }
 
@@ -241,6 +255,13 @@ NOT_ROPE: dict[str, Callable[..., Tensor]] = {
     "the sign of both": lambda q, c, s: q * c + torch.cat((-q[..., 4:], -q[..., :4]), -1) * s,
     "the other half": lambda q, c, s: q * c + torch.cat((-q[..., :4], q[..., 4:]), -1) * s,
     "unequal parts": lambda q, c, s: q * c + torch.cat((-q[..., 2:], q[..., :2]), -1) * s,
+    "neighbours into halves, backwards": lambda q, c, s: torch.cat(
+        (
+            q[..., ::2] * c[..., :4] + q[..., 1::2] * s[..., :4],
+            q[..., 1::2] * c[..., :4] + q[..., ::2] * s[..., :4],
+        ),
+        -1,
+    ),
     "halves of pairs": lambda q, c, s: q * c + torch.cat((-q[..., 1::2], q[..., ::2]), -1) * s,
     "pairs of halves": lambda q, c, s: (
         q * c + torch.stack((-q[..., 4:], q[..., :4]), -1).flatten(-2) * s

@@ -78,7 +78,7 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "DeepseekV3ForCausalLM": (
         {**SMALL, **FIRST_DENSE, **LATENT, "n_group": 2, "topk_group": 1},
         {
-            **{name: count for name, count in LLAMA.items() if name != "rope"},
+            **LLAMA,
             **{"moe_combine": 1, "moe_permute": 1, "moe_route_scored": 1},
             **{"rms_norm": 5, "silu_mul": 3},
         },
