@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -56,9 +56,9 @@ _NOT_RANDOM |= {"slice_scatter", "index_put", "softmax", "log_softmax", "argmax"
 _NOT_RANDOM |= {"cumsum", "contiguous", "size", "div_", "masked_fill_", "scatter_", "setitem"}
 _NOT_RANDOM |= VIEWS | CASTS
 # They write to memory, or they change how what comes after them runs.
-_WRITING = {"batch_norm", "instance_norm", "embedding_renorm", "setitem", "setattr", "delitem"}
-_WRITING |= {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
-_WRITING |= {"ixor", "ilshift", "irshift", "imatmul", "iconcat"}
+_IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
+_IN_PLACE |= {"ixor", "ilshift", "irshift", "imatmul", "iconcat", "setitem"}
+_WRITING = {"batch_norm", "instance_norm", "embedding_renorm", "setattr", "delitem"} | _IN_PLACE
 
 
 def value_of(node: Any) -> Any:
@@ -151,6 +151,17 @@ def may_write(node: Node) -> bool:
     if _argument(node, "max_norm") is not None:  # of an embedding: it scales the rows that it reads
         return True
     return bool(_argument(node, "inplace"))
+
+
+def writes_to(node: Node, tensors: Collection[Node]) -> bool:
+    """Whether a node may write to one of these arguments: x.copy_(y) and x[...] = y only read y."""
+    if not may_write(node):
+        return False
+    name = function_name(node)
+    in_place = name in _IN_PLACE or name.endswith("_") and not name.startswith("_")
+    if not in_place or name == "set_" or node.kwargs or is_opaque(node):
+        return True
+    return node.args[0] in tensors
 
 
 def written_between(first: Node, last: Node) -> bool:

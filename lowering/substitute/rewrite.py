@@ -73,8 +73,10 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
     kept = [("an argument", each, _viewed(each)) for each in arguments]
     kept += [("a result", each, each) for each in found.roots]
     for kind, each, base in kept:
-        for reader in operations.readers([base], operations.rearranges):
-            if operations.may_write(reader) and nodes.comes_before(at, reader):
+        readers = list(operations.readers([base], operations.rearranges))
+        same = {base, *filter(operations.rearranges, readers)}
+        for reader in readers:
+            if operations.writes_to(reader, same) and nodes.comes_before(at, reader):
                 raise Refused(
                     f"{reader.name} writes to {kind} ({each.name}) afterwards, which the op may "
                     "need for its gradient"

@@ -171,6 +171,27 @@ def test_an_argument_that_is_written_afterwards_is_not_kept_for_the_gradient() -
     assert place.reason.startswith("div_ writes to an argument")
 
 
+def test_a_result_may_be_copied_into_another_tensor() -> None:
+    """As the keys of DeepSeek's latent attention are."""
+
+    def joined(x: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
+        y = F.rms_norm(x, (8,), weight, 1e-6)
+        buffer = buffer * 1
+        buffer[..., :8].copy_(y.expand(3, 4, 8))
+        buffer[..., 8:] = x
+        return buffer
+
+    def written(x: Tensor, weight: Tensor, buffer: Tensor) -> Tensor:
+        y = F.rms_norm(x, (8,), weight, 1e-6)
+        y.copy_(buffer)
+        return y
+
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(8, requires_grad=True)
+    assert applied(joined, x, weight, torch.randn(3, 4, 16)) == ["rms_norm"]
+    (place,) = found_in(written, x, weight, torch.randn(4, 8))
+    assert place.reason.startswith("copy_ writes to a result")
+
+
 def test_results_have_gradients_where_those_of_the_model_have() -> None:
     def block(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         total = x + residual
