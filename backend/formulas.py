@@ -44,6 +44,7 @@ class BackwardOps:
             if any(arg["name"] in op.written for op in self._ops)
         )
         self.gives = frozenset(itertools.chain.from_iterable(op.gives for op in self._ops))
+        self._need_zeros = {name for op in self._ops for name in op.need_zeros}
         self._inputs = [arg["name"] for arg in forward.info["args"]]
         self._outputs = [output["name"] for output in forward.info["outputs"]]
         if saves is not None:
@@ -97,7 +98,7 @@ class BackwardOps:
         given = {}
         for (name, like), grad in zip(ctx.differentiated_like.items(), grads):
             # None: the loss does not depend on the output
-            if grad is None and like is not None:
+            if grad is None and like is not None and name in self._need_zeros:
                 shape, dtype, device = like
                 grad = torch.zeros(shape, dtype=dtype, device=device)
             given[name] = grad
@@ -112,8 +113,9 @@ class BackwardOp:
     """One backward op. Its arguments: `grad_<output>` is the gradient of an output,
     `grad_<argument>` that of the value which the forward op wrote to the argument, a bool
     `needs_grad_<argument>` tells whether that argument's gradient is needed, any other is an
-    argument or output of the forward op. Its results are `grad_<argument>`, or, without names, the
-    gradients of the first tensor arguments in order.
+    argument or output of the forward op. An optional gradient is None where the loss does not
+    depend on the value, any other is zeros there. Its results are `grad_<argument>`, or, without
+    names, the gradients of the first tensor arguments in order.
     """
 
     def __init__(self, forward: Op, name: str) -> None:
@@ -158,6 +160,12 @@ class BackwardOp:
         self.reads = [name for kind, name in self._sources if kind == "saved"]
         self.numbers = [name for kind, name in self._sources if kind == "number"]
         taken = [name for kind, name in self._sources if kind == "grad"]
+        # of the values whose gradients it takes, those whose gradients are never None
+        self.need_zeros = [
+            grads[arg["name"]]
+            for arg in backward["args"]
+            if grads.get(arg["name"]) in taken and not arg["optional"]
+        ]
         self.written = tuple(name for name in written if name in taken)
         self._keywords = [arg["name"] for arg in backward["args"] if arg["keyword_only"]]
         self._op = lowering.overload_of(self.name)

@@ -304,7 +304,8 @@ class Op(CallableBase, Registrations):
 
         formula: one of three.
             The name of a backward op, bound by the names in its schema: an argument
-            `grad_<result>` is the gradient of that result, a bool `needs_grad_<argument>` tells
+            `grad_<result>` is the gradient of that result (zeros where the loss does not depend on
+            it; None there if it is declared as `Tensor?`), a bool `needs_grad_<argument>` tells
             whether that argument's gradient is needed, any other is an argument or result of this
             op; its results are `grad_<argument>`. Or a list of such ops, which give the gradients
             of different arguments (x, weight, and both, say): each call runs the fewest that give

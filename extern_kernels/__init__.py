@@ -5,6 +5,11 @@ is compiled before the first call.
 import importlib
 from pathlib import Path
 
+from .cross_entropy.capped import (
+    cross_entropy_and_capped,
+    cross_entropy_and_capped_backward,
+    cross_entropy_and_capped_op,
+)
 from .cross_entropy.cross_entropy import (
     cross_entropy,
     cross_entropy_backward,
@@ -72,6 +77,9 @@ __all__ = [
     "bincount",
     "bmm",
     "cross_entropy",
+    "cross_entropy_and_capped",
+    "cross_entropy_and_capped_backward",
+    "cross_entropy_and_capped_op",
     "cross_entropy_backward",
     "cross_entropy_op",
     "cross_entropy_mean",

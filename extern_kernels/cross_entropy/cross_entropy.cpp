@@ -1,9 +1,10 @@
 // Cross-entropy on the CPU, for float and double; sums in double. The formulas and rules are those
-// of cross_entropy.cu.
+// of cross_entropy.cu. capped: null where the capped logits are not a result; grad_capped, added:
+// null where there are none.
 #include "softmax.h"
 
 template <typename T, int EXTRAS>
-void cross_entropy(T* loss, T* lse, T* lse_low, const T* logits, const int64_t* targets,
+void cross_entropy(T* loss, T* lse, T* lse_low, T* capped, const T* logits, const int64_t* targets,
                    int64_t rows, int64_t classes, int64_t row_stride, int64_t target_stride,
                    int64_t ignore_index, double label_smoothing, double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
@@ -18,16 +19,18 @@ void cross_entropy(T* loss, T* lse, T* lse_low, const T* logits, const int64_t* 
       loss[row] = std::numeric_limits<T>::quiet_NaN();
     else
       loss[row] = T(extras.loss(softmax.log_sum(), softmax.base, logits, classes, target));
+    if (!capped) continue;
+    for (int64_t c = 0; c < classes; ++c) *capped++ = extras.logit(logits[c]);
   }
 }
 
 template <typename T, int EXTRAS>
-void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse, const T* logits,
-                            const T* added, const int64_t* targets, const T* lse, const T* lse_low,
-                            int64_t rows, int64_t classes, int64_t row_stride,
-                            int64_t target_stride, int64_t grad_loss_stride,
-                            int64_t grad_lse_stride, int64_t ignore_index, double label_smoothing,
-                            double z_loss, double softcap) {
+void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse,
+                            const T* grad_capped, const T* logits, const T* added,
+                            const int64_t* targets, const T* lse, const T* lse_low, int64_t rows,
+                            int64_t classes, int64_t row_stride, int64_t target_stride,
+                            int64_t grad_loss_stride, int64_t grad_lse_stride, int64_t ignore_index,
+                            double label_smoothing, double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += classes) {
     const int64_t target = targets[row * target_stride];
@@ -40,6 +43,7 @@ void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_ls
       T grad = std::exp(extras.logit(logits[c]) - lse[row] - lse_low[row]) * factor;
       if (EXTRAS != kPlain) grad -= everywhere;
       if (c == target && !ignored) grad -= on_target;
+      if (grad_capped) grad += grad_capped[row * classes + c];
       if (EXTRAS == kCapped) grad *= extras.slope(logits[c]);
       grad_logits[c] = added ? grad + added[row * classes + c] : grad;
     }

@@ -4,21 +4,42 @@
 //              loss = lse - logits[target], 0 where target is ignored
 //   backward:  grad_logits = exp(logits - lse - lse_low) * (grad_loss + grad_lse)
 //              - (grad_loss at the target) + added, with grad_loss = 0 where the target is ignored
-// and with label smoothing, z-loss and softcap as in extras.cuh.
+// and with label smoothing, z-loss and softcap as in extras.cuh. The capped logits may be a result
+// of the forward pass; then `added` is their gradient, before it goes through the cap.
 // A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
 // the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
 // gives NaN in loss and gradient, never a read outside the row.
 #include "softmax.cuh"
 
-template <typename T, int THREADS, int EXTRAS>
+namespace {
+
+template <typename T>
+struct Writer {
+  T* to;
+  bool aligned;
+
+  template <int N>
+  __device__ void operator()(int c, const float (&values)[N]) const {
+    const Pack<T, N> pack = opaq::pack_from_float<T>(values);
+    if (aligned) return opaq::store_at_once<N>(to + c, pack);
+#pragma unroll
+    for (int j = 0; j < N; ++j) to[c + j] = pack.at[j];
+  }
+};
+
+}  // namespace
+
+// WRITES: whether the logits as the loss sees them are written, to `capped`.
+template <typename T, int THREADS, int EXTRAS, bool WRITES>
 __global__ void __launch_bounds__(THREADS)
-    cross_entropy(float* loss, float* lse, float* lse_low, const T* logits,
+    cross_entropy(float* loss, float* lse, float* lse_low, T* capped, const T* logits,
                   const long long* targets, int classes, long long row_stride,
                   long long target_stride, long long ignore_index, float label_smoothing,
                   float z_loss, float softcap) {
   constexpr int VEC = 16 / sizeof(T);
   const long long row = blockIdx.x;
   logits += row * row_stride;
+  if (WRITES) capped += row * classes;
   const Run<T, VEC> run(logits, classes);
   const T* const packed = logits + run.head;
   const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
@@ -28,13 +49,21 @@ __global__ void __launch_bounds__(THREADS)
     if (target.at >= 0) reference = extras.logit(to_float(logits[target.at]));
   }
   Found<EXTRAS> found(reference);
+  const Writer<T> write{capped, WRITES && opaq::alike(logits, capped)};
   for (int p = threadIdx.x; p < run.packs; p += kAhead * THREADS) {
     Pack<T, VEC> packs[kAhead];
     load_packs<THREADS>(packs, packed, p, run.packs);
-    found.template add<THREADS>(packs, run.packs - p, extras);
+    found.template add<THREADS>(packs, run.packs - p, extras, [&](int i, const auto& values) {
+      if constexpr (WRITES) write(run.head + (p + i * THREADS) * VEC, values);
+    });
   }
-  if (threadIdx.x < run.head) found.add(logits[threadIdx.x], true, extras);
-  if (threadIdx.x < run.tail) found.add(packed[run.packs * VEC + threadIdx.x], true, extras);
+  const auto single = [&](int c) {
+    found.add(logits[c], true, extras, [&](int, const auto& value) {
+      if constexpr (WRITES) write(c, value);
+    });
+  };
+  if (threadIdx.x < run.head) single(threadIdx.x);
+  if (threadIdx.x < run.tail) single(run.head + run.packs * VEC + threadIdx.x);
   const Target target(targets[row * target_stride], classes, ignore_index);
   const float at_target =
       threadIdx.x == 0 && target.at >= 0 ? extras.logit(to_float(logits[target.at])) : 0;
@@ -54,33 +83,28 @@ __global__ void __launch_bounds__(THREADS)
 
 namespace {
 
-// The gradient of a row, by packs of N, and `added` if ADD. `grad` may be the memory of `logits` or
-// `added`: an element is read and written by one thread, and the packs of a group are read before
-// the first is written.
-template <bool ADD, int N, int THREADS, typename T, int EXTRAS>
+// The gradient of a row, by packs of N, and `added` unless ADDS is kNothing. `grad` may be the
+// memory of `logits` or `added`: an element is read and written by one thread, and the packs of a
+// group are read before the first is written.
+template <int ADDS, int N, int THREADS, typename T, int EXTRAS>
 __device__ void row_backward(T* grad, const T* logits, const T* added, int classes,
                              const Gradient<EXTRAS>& gradient) {
   const Run<T, N> run(logits, classes);
-  const auto of = [&](const auto& pack, const auto& summand, int c) {
-    if constexpr (ADD)
-      return gradient.plus(summand, pack, c);
-    else
-      return gradient.of(pack, c);
-  };
   const auto single = [&](int c) {
-    const Pack<T, 1> summand{{ADD ? added[c] : T()}};
-    grad[c] = of(Pack<T, 1>{{logits[c]}}, summand, c).at[0];
+    const Pack<T, 1> summand{{ADDS ? added[c] : T()}};
+    grad[c] = gradient.template of<ADDS>(Pack<T, 1>{{logits[c]}}, c, summand).at[0];
   };
   for (int p = threadIdx.x; p < run.packs; p += kAhead * THREADS) {
     Pack<T, N> packs[kAhead], summands[kAhead];
     load_packs<THREADS>(packs, logits + run.head, p, run.packs);
-    if constexpr (ADD) load_packs<THREADS>(summands, added + run.head, p, run.packs);
+    if constexpr (ADDS != kNothing) load_packs<THREADS>(summands, added + run.head, p, run.packs);
     T* const to = grad + run.head + (long long)p * N;
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * THREADS < run.packs - p)
-        opaq::store_at_once<N>(to + i * THREADS * N,
-                               of(packs[i], summands[i], run.head + (p + i * THREADS) * N));
+        opaq::store_at_once<N>(
+            to + i * THREADS * N,
+            gradient.template of<ADDS>(packs[i], run.head + (p + i * THREADS) * N, summands[i]));
     }
   }
   if (threadIdx.x < run.head) single(threadIdx.x);
@@ -89,7 +113,7 @@ __device__ void row_backward(T* grad, const T* logits, const T* added, int class
 
 }  // namespace
 
-template <typename T, int THREADS, int EXTRAS, bool ADD>
+template <typename T, int THREADS, int EXTRAS, int ADDS>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
                            const T* logits, const T* added, const long long* targets,
@@ -113,9 +137,9 @@ __global__ void __launch_bounds__(THREADS)
                                   extras};
   logits += row * row_stride;
   grad_logits += row * classes;
-  if (ADD) added += row * classes;
-  if (opaq::alike(logits, grad_logits) && (!ADD || opaq::alike(logits, added)))
-    row_backward<ADD, 16 / sizeof(T), THREADS>(grad_logits, logits, added, classes, gradient);
+  if (ADDS) added += row * classes;
+  if (opaq::alike(logits, grad_logits) && (!ADDS || opaq::alike(logits, added)))
+    row_backward<ADDS, 16 / sizeof(T), THREADS>(grad_logits, logits, added, classes, gradient);
   else
-    row_backward<ADD, 1, THREADS>(grad_logits, logits, added, classes, gradient);
+    row_backward<ADDS, 1, THREADS>(grad_logits, logits, added, classes, gradient);
 }

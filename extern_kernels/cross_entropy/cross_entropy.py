@@ -67,6 +67,14 @@ KIND = "2 if softcap != 0 else 1 if label_smoothing != 0 or z_loss != 0 else 0"
 EXTRA_ARGS = "label_smoothing, z_loss, softcap"
 
 
+CUDA_DTYPES = ("float32", "float16", "bfloat16")
+_FORWARD_ARGS = f"logits.size(1), logits.stride(0), target.stride(0), ignore_index, {EXTRA_ARGS}"
+_BACKWARD_ARGS = (
+    "logits.size(1), logits.stride(0), target.stride(0), grad_loss.stride(0), grad_lse.stride(0), "
+    f"ignore_index, {EXTRA_ARGS}"
+)
+
+
 def _requires_backward(float_type: str) -> list[str]:
     names = ("grad_loss", "grad_lse", "lse", "lse_low")
     return [
@@ -80,13 +88,13 @@ _THREADS = "max(32, min(512, next_power_of_2(ceil_div(logits.size(1) * logits.it
 
 
 def _declare_cuda(
-    op: opaq.Op, kernel: str, args: str, requires: list[str], *more: str, name: str = "cuda"
+    op: opaq.Op, kernel: str, last: str, args: str, requires: list[str], name: str = "cuda"
 ) -> None:
-    """more: template arguments after those that all have."""
+    """last: the last template argument."""
     op.cuda(
         name=name,
         source=opaq.file("cross_entropy.cu"),
-        entry=f"{kernel}<{', '.join(['{logits.dtype}', f'{{{_THREADS}}}', f'{{{KIND}}}', *more])}>",
+        entry=f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}, {{{KIND}}}, {last}>",
         grid="logits.size(0)",
         block=_THREADS,
         args=args,
@@ -94,49 +102,59 @@ def _declare_cuda(
     )
 
 
-CUDA_DTYPES = ("float32", "float16", "bfloat16")
-_ROWS = "logits.stride(0), target.stride(0)"
-_ADDED = "added.dtype == logits.dtype and added.shape == logits.shape"
-_FORWARD_ARGS = f"logits.size(1), {_ROWS}, ignore_index, {EXTRA_ARGS}"
-_BACKWARD_ARGS = (
-    f"logits.size(1), {_ROWS}, grad_loss.stride(0), grad_lse.stride(0), ignore_index, {EXTRA_ARGS}"
-)
-
-_declare_cuda(
-    cross_entropy_op,
-    "cross_entropy",
-    f"loss, lse, lse_low, logits, target, {_FORWARD_ARGS}",
-    requires(*CUDA_DTYPES),
-)
-for _name, _adds, _condition in [
-    ("cuda", "false", "not defined(added)"),
-    ("cuda:added", "true", f"defined(added) and {_ADDED}"),
-]:
+def declare_forward(op: opaq.Op, capped: str, *conditions: str) -> None:
+    """The kernels of an op that computes losses. capped: the result that is given the capped
+    logits; "0": there is none."""
+    outputs = f"loss, lse, lse_low, {capped}"
     _declare_cuda(
-        cross_entropy_backward,
-        "cross_entropy_backward",
-        f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, lse_low, {_BACKWARD_ARGS}",
-        [*requires(*CUDA_DTYPES), *_requires_backward("float32"), _condition],
-        _adds,
-        name=_name,
+        op,
+        "cross_entropy",
+        "false" if capped == "0" else "true",
+        f"{outputs}, logits, target, {_FORWARD_ARGS}",
+        [*requires(*CUDA_DTYPES), *conditions],
     )
-cross_entropy_op.cpu(
-    source=opaq.file("cross_entropy.cpp"),
-    entry=f"cross_entropy<{{logits.dtype}}, {{{KIND}}}>",
-    args=f"loss, lse, lse_low, logits, target, logits.size(0), {_FORWARD_ARGS}",
-    requires=requires("float32", "float64"),
-)
-cross_entropy_backward.cpu(
-    source=opaq.file("cross_entropy.cpp"),
-    entry=f"cross_entropy_backward<{{logits.dtype}}, {{{KIND}}}>",
-    args=f"grad_logits, grad_loss, grad_lse, logits, added, target, lse, lse_low, "
-    f"logits.size(0), {_BACKWARD_ARGS}",
-    requires=[
-        *requires("float32", "float64"),
-        *_requires_backward("logits.dtype"),
-        f"not defined(added) or {_ADDED}",
-    ],
-)
+    op.cpu(
+        source=opaq.file("cross_entropy.cpp"),
+        entry=f"cross_entropy<{{logits.dtype}}, {{{KIND}}}>",
+        args=f"{outputs}, logits, target, logits.size(0), {_FORWARD_ARGS}",
+        requires=[*requires("float32", "float64"), *conditions],
+    )
+
+
+def declare_backward(op: opaq.Op, added: str, last: str, *conditions: str) -> None:
+    """Kernels of an op that computes gradients. added: the argument that is added to them. last: in
+    which way, a constant of softmax.cuh."""
+    is_there = f"{added}.dtype == logits.dtype and {added}.shape == logits.shape"
+    for name, how, condition in [
+        ("cuda", "kNothing", f"not defined({added})"),
+        ("cuda:added", last, f"defined({added}) and {is_there}"),
+    ]:
+        _declare_cuda(
+            op,
+            "cross_entropy_backward",
+            how,
+            f"grad_logits, grad_loss, grad_lse, logits, {added}, target, lse, lse_low, "
+            f"{_BACKWARD_ARGS}",
+            [*requires(*CUDA_DTYPES), *_requires_backward("float32"), condition, *conditions],
+            name,
+        )
+    of_capped, of_logits = ("0", added) if last == "kOfLogits" else (added, "0")
+    op.cpu(
+        source=opaq.file("cross_entropy.cpp"),
+        entry=f"cross_entropy_backward<{{logits.dtype}}, {{{KIND}}}>",
+        args=f"grad_logits, grad_loss, grad_lse, {of_capped}, logits, {of_logits}, target, lse, "
+        f"lse_low, logits.size(0), {_BACKWARD_ARGS}",
+        requires=[
+            *requires("float32", "float64"),
+            *_requires_backward("logits.dtype"),
+            f"not defined({added}) or {is_there}",
+            *conditions,
+        ],
+    )
+
+
+declare_forward(cross_entropy_op, "0")
+declare_backward(cross_entropy_backward, "added", "kOfLogits")
 
 
 def safe_index(
@@ -176,8 +194,10 @@ def gradient_of_rows(
     index: torch.Tensor,
     counts: torch.Tensor,
     extras: tuple[float, float, float],
+    grad_capped: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The gradient of on_loss * loss + on_lse * lse for the logits. on_loss: [N] or one element."""
+    """The gradient of on_loss * loss + on_lse * lse for the logits, and that of grad_capped * the
+    capped logits. on_loss: [N] or one element."""
     label_smoothing, z_loss, softcap = extras
     on_loss = torch.where(counts, on_loss, 0)
     if z_loss:
@@ -187,6 +207,8 @@ def gradient_of_rows(
         grad = grad - (on_loss * (label_smoothing / logits.size(1))).unsqueeze(1)
     at_target = (on_loss * (label_smoothing - 1)).unsqueeze(1)
     grad = grad.scatter_add(1, index.unsqueeze(1), at_target)
+    if grad_capped is not None:
+        grad = grad + grad_capped
     if softcap:
         grad = grad * (1 - torch.tanh(logits.to(lse.dtype) / softcap).square())
     return grad
@@ -236,6 +258,7 @@ def cross_entropy_backward_reference(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float = 0.0,
+    grad_capped: torch.Tensor | None = None,
 ) -> torch.Tensor:
     check_extras("cross_entropy_backward", label_smoothing, z_loss, softcap)
     index, counts, outside = safe_index(target, logits.size(1), ignore_index)
@@ -248,6 +271,7 @@ def cross_entropy_backward_reference(
         index,
         counts,
         (label_smoothing, z_loss, softcap),
+        grad_capped,
     )
     return (grad if added is None else grad + added).to(logits.dtype)
 

@@ -14,6 +14,7 @@ import opaq
 from opaq.pattern import example_of, rows_and_columns
 
 from ..softmax_spellings import log_softmax_by_hand, log_softmax_by_sum
+from .capped import cross_entropy_and_capped
 from .cross_entropy import cross_entropy
 
 _EXAMPLES = {
@@ -90,13 +91,29 @@ def _when_capped(arguments) -> str:
     return _when({**arguments, "logits": logits.reshape(-1, classes)})
 
 
+def _in_rows_of(logits, target, classes):
+    """classes: the logits are seen as [-1, classes]."""
+    return _in_rows(logits, target) if classes is None else (logits.reshape(-1, classes), target)
+
+
 def _capped(
     logits, target, softcap, classes=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
 ):
-    """classes: the logits are seen as [-1, classes]."""
-    rows = _in_rows(logits, target) if classes is None else (logits.reshape(-1, classes), target)
+    rows = _in_rows_of(logits, target, classes)
     loss, _ = cross_entropy(*rows, ignore_index, label_smoothing, 0.0, softcap)
     return _reduced(loss, target, ignore_index, reduction)
+
+
+def _capped_with_logits(
+    logits, target, softcap, classes=None, ignore_index=-100, reduction="mean", label_smoothing=0.0
+):
+    rows = _in_rows_of(logits, target, classes)
+    loss, _, capped = cross_entropy_and_capped(*rows, softcap, ignore_index, label_smoothing)
+    if classes is None and example_of(logits).dim() > 2:
+        capped = capped.view_as(logits.movedim(1, -1)).movedim(-1, 1)
+    else:
+        capped = capped.view_as(logits)
+    return _reduced(loss, target, ignore_index, reduction), capped
 
 
 def _cap(logits, softcap):
@@ -111,12 +128,6 @@ def _loss(logits, target, ignore_index, reduction, label_smoothing):
         reduction=reduction,
         label_smoothing=label_smoothing,
     )
-
-
-# Where the capped logits are a result, too, Inductor still computes these; not for the loss.
-@functools.wraps(_capped)
-def _capped_with_logits(logits, target, softcap, *more):
-    return _capped(logits, target, softcap, *more), _cap(logits, softcap)
 
 
 def _declare_capped(name, replacement, measured):

@@ -108,23 +108,36 @@ struct Found {
 
   __device__ explicit Found(float at_target) : reference(at_target) {}
 
-  // Packs 0, STEP, ... of those that have `left` of them.
-  template <int STEP, typename T, int N, int COUNT>
-  __device__ void add(const Pack<T, N> (&packs)[COUNT], int left, const Extras<EXTRAS>& extras) {
+  // Packs 0, STEP, ... of those that have `left` of them. With extras, keep(i, logits) is called
+  // for pack i with its logits as the loss sees them.
+  template <int STEP, typename T, int N, int COUNT, typename Keep>
+  __device__ void add(const Pack<T, N> (&packs)[COUNT], int left, const Extras<EXTRAS>& extras,
+                      const Keep& keep) {
     if constexpr (EXTRAS == kPlain) {
       softmax.add(packs);
     } else {
       softmax.raise(extras.logit(opaq::largest(packs)));  // a cap keeps the order
 #pragma unroll
-      for (int i = 0; i < COUNT; ++i)
-        if (i * STEP < left) add_one(packs[i], extras);
+      for (int i = 0; i < COUNT; ++i) {
+        if (i * STEP >= left) continue;
+        float logits[N];
+        [[maybe_unused]] float slopes[N];
+        opaq::to_floats(logits, packs[i]);
+        extras.cap(logits, slopes);
+        keep(i, logits);
+        add_one(logits, extras);
+      }
     }
   }
+  template <int STEP, typename T, int N, int COUNT>
+  __device__ void add(const Pack<T, N> (&packs)[COUNT], int left, const Extras<EXTRAS>& extras) {
+    add<STEP>(packs, left, extras, [](int, const float (&)[N]) {});
+  }
 
-  template <typename T>
-  __device__ void add(T value, bool exists, const Extras<EXTRAS>& extras) {
+  template <typename T, typename... Keep>
+  __device__ void add(T value, bool exists, const Extras<EXTRAS>& extras, const Keep&... keep) {
     const Pack<T, 1> pack[1] = {{{value}}};
-    add<1>(pack, exists, extras);
+    add<1>(pack, exists, extras, keep...);
   }
 
   // Of all threads of a row, to each of them; the memory is as of Team::share.
@@ -143,12 +156,8 @@ struct Found {
   }
 
  private:
-  template <typename T, int N>
-  __device__ void add_one(const Pack<T, N>& pack, const Extras<EXTRAS>& extras) {
-    float logits[N];
-    [[maybe_unused]] float slopes[N];
-    opaq::to_floats(logits, pack);
-    extras.cap(logits, slopes);
+  template <int N>
+  __device__ void add_one(const float (&logits)[N], const Extras<EXTRAS>& extras) {
     softmax.add_below(logits);
     if (extras.label_smoothing == 0) return;
 #pragma unroll
@@ -185,6 +194,11 @@ __device__ void store_loss(float* loss, const Found<EXTRAS>& found, const LogSum
   }
 }
 
+// What is added to a gradient of the logits.
+constexpr int kNothing = 0;
+constexpr int kOfLogits = 1;        // another gradient of the logits
+constexpr int kOfCappedLogits = 2;  // one of the capped logits, which goes through the cap, too
+
 // The gradient of a row from its logits: exp(logit - origin) * factor, less `on_target` at the
 // target; with extras less `everywhere` at each class, and through the cap.
 template <int EXTRAS>
@@ -196,31 +210,10 @@ struct Gradient {
   Extras<EXTRAS> extras = {};
 
   // Of elements c, c + 1, ...
-  template <typename T, int N>
-  __device__ Pack<T, N> of(const Pack<T, N>& logits, int c) const {
+  template <int ADDS = kNothing, typename T, int N>
+  __device__ Pack<T, N> of(const Pack<T, N>& logits, int c, const Pack<T, N>& added = {}) const {
     if (none) return filled<N>(from_float<T>(0));
     float grad[N];
-    compute(grad, logits, c);
-    return opaq::pack_from_float<T>(grad);
-  }
-  template <typename T>
-  __device__ T of(T logit, int c) const {
-    return of(Pack<T, 1>{{logit}}, c).at[0];
-  }
-
-  // The same, and `added`.
-  template <typename T, int N>
-  __device__ Pack<T, N> plus(const Pack<T, N>& added, const Pack<T, N>& logits, int c) const {
-    float grad[N];
-    compute(grad, logits, c);
-#pragma unroll
-    for (int j = 0; j < N; ++j) grad[j] += to_float(added.at[j]);
-    return opaq::pack_from_float<T>(grad);
-  }
-
- private:
-  template <typename T, int N>
-  __device__ void compute(float (&grad)[N], const Pack<T, N>& logits, int c) const {
     [[maybe_unused]] float slopes[N];
     opaq::to_floats(grad, logits);
     extras.cap(grad, slopes);
@@ -234,10 +227,17 @@ struct Gradient {
 #pragma unroll
       for (int j = 0; j < N; ++j) grad[j] -= in_pack == j ? on_target : 0;
     }
-    if constexpr (EXTRAS == kCapped) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) grad[j] *= slopes[j];
+    for (int j = 0; j < N; ++j) {
+      if constexpr (ADDS == kOfCappedLogits) grad[j] += to_float(added.at[j]);
+      if constexpr (EXTRAS == kCapped) grad[j] *= slopes[j];
+      if constexpr (ADDS == kOfLogits) grad[j] += to_float(added.at[j]);
     }
+    return opaq::pack_from_float<T>(grad);
+  }
+  template <typename T>
+  __device__ T of(T logit, int c) const {
+    return of(Pack<T, 1>{{logit}}, c).at[0];
   }
 };
 

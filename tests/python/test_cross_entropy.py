@@ -217,11 +217,11 @@ def test_compiled(dynamic, device):
 @pytest.mark.parametrize(
     ("shape", "dtype", "strides", "entry", "block"),
     [
-        ((8192, 128256), torch.bfloat16, None, "cross_entropy<__nv_bfloat16, 512, 0>", 512),
-        ((1024, 256), torch.float32, None, "cross_entropy<float, 32, 0>", 32),
-        ((1024, 50257), torch.bfloat16, None, "cross_entropy<__nv_bfloat16, 512, 0>", 512),
-        ((1024, 2048), torch.float16, (2053, 1), "cross_entropy<__half, 64, 0>", 64),
-        ((1024, 3), torch.float16, None, "cross_entropy<__half, 32, 0>", 32),
+        ((8192, 128256), torch.bfloat16, None, "cross_entropy<__nv_bfloat16, 512, 0, false>", 512),
+        ((1024, 256), torch.float32, None, "cross_entropy<float, 32, 0, false>", 32),
+        ((1024, 50257), torch.bfloat16, None, "cross_entropy<__nv_bfloat16, 512, 0, false>", 512),
+        ((1024, 2048), torch.float16, (2053, 1), "cross_entropy<__half, 64, 0, false>", 64),
+        ((1024, 3), torch.float16, None, "cross_entropy<__half, 32, 0, false>", 32),
     ],
 )
 def test_cuda_plan(shape, dtype, strides, entry, block):

@@ -293,7 +293,7 @@ def test_plain_cross_entropy_has_kernels_of_its_own():
     logits, target = cuda((64, 4096), torch.bfloat16), cuda((64,), torch.int64)
     for extras, kind in [((0.0, 0.0, 0.0), 0), ((0.1, 0.0, 0.0), 1), ((0.1, 1e-4, 30.0), 2)]:
         entry = plan(cross_entropy_op, logits, target, -100, *extras)["entry"]
-        assert entry == f"cross_entropy<__nv_bfloat16, 128, {kind}>"
+        assert entry == f"cross_entropy<__nv_bfloat16, 128, {kind}, false>"
         one = cuda((1,), torch.float32)
         entry = plan(cross_entropy_with_gradient, logits, target, one, -100, *extras)["entry"]
         assert entry == f"cross_entropy_with_gradient<__nv_bfloat16, 64, 1, {kind}>"

@@ -94,6 +94,18 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for extras in [(0.1, 1e-4, 0.0), (0.1, 1e-4, 30.0)]
     ],
     *[
+        (kernels.cross_entropy_and_capped_op, [tensor(m, n), tensor(m, dtype=I64), 30.0])
+        for m, n in LOGITS
+    ],
+    *[
+        (
+            kernels.cross_entropy_and_capped_backward,
+            [rows(m), rows(m), grad, tensor(m, n), tensor(m, dtype=I64), rows(m), rows(m), 30.0],
+        )
+        for m, n in LOGITS
+        for grad in (None, tensor(m, n))
+    ],
+    *[
         (kernels.sample, [tensor(m, n, dtype=dtype), 1.0, 50, 0.9, 0.05])
         for m, n in SAMPLED
         for dtype in (torch.bfloat16, F32)
