@@ -1,12 +1,18 @@
-"""RMSNorm in unmodified models."""
+"""RMSNorm in unmodified models.
 
+Some divide by a norm, or a root of a mean, that is not below a tiny number. The op adds the square
+of that number to the mean instead. Both give the same for zeros, and for all rows but those whose
+norm is within a factor of a thousand of the number.
+"""
+
+import math
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 import opaq
-from opaq.pattern import rows_and_columns
+from opaq.pattern import example_of, rows_and_columns
 
 from .. import float8_spellings as made
 from .add_rms_norm import add_rms_norm
@@ -21,12 +27,28 @@ def _when(arguments) -> str:
     residual = arguments.get("residual", x)
     if residual.shape != x.shape or residual.dtype != x.dtype:
         return "x and the residual have different shapes or dtypes"
+    if refusal := _refusal_of_bound(arguments, x.shape[-1]):
+        return refusal
     if weight is None:
         return ""
     if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
         return "the weight has not the shape of the last dimension"
     if weight.dtype != x.dtype:
         return "the weight has another dtype than x"
+    return ""
+
+
+def _refusal_of_bound(arguments, n) -> str:
+    """Of what is divided by a norm or by a root that are bounded."""
+    norm, root = arguments.get("least_norm"), arguments.get("least_root")
+    if norm is None and root is None:
+        return ""
+    count = float(arguments["scale"]) ** 2 if root is None else float(arguments["part"]) ** -2
+    if not math.isclose(count, int(n), rel_tol=1e-6):
+        return "the scale is not the root of the size of a row"
+    # The square is a float32 that is not subnormal.
+    if not 1e-14 <= float(norm if root is None else root) <= 1e-8:
+        return "the least norm is not from 1e-14 to 1e-8"
     return ""
 
 
@@ -53,7 +75,47 @@ _EXAMPLES = {
     "weight": torch.empty(8, device="meta"),
     "eps": 1e-6,
     "offset": 1.0,
+    "scale": 8**0.5,
+    "least_norm": 1e-12,
+    "part": 8**-0.5,
+    "least_root": 1e-8,
 }
+
+
+def _added(x, eps, least_norm, least_root):
+    """What the op adds to the mean of squares."""
+    if least_norm is not None:
+        return float(example_of(least_norm)) ** 2 / int(example_of(x).shape[-1])
+    return eps if least_root is None else float(example_of(least_root)) ** 2
+
+
+def _normed(
+    x,
+    eps=None,
+    weight=None,
+    offset=0.0,
+    scale=None,
+    least_norm=None,
+    part=None,
+    least_root=None,
+):
+    """scale and part: the root of the size of a row, and its inverse, which the op has anyway."""
+    return rms_norm(x, weight, _added(x, eps, least_norm, least_root), offset)[0]
+
+
+def _add_normed(
+    x,
+    residual,
+    eps=None,
+    weight=None,
+    offset=0.0,
+    scale=None,
+    least_norm=None,
+    part=None,
+    least_root=None,
+):
+    eps = _added(x, eps, least_norm, least_root)
+    return add_rms_norm(x, residual, weight, eps, offset)[:2]
 
 
 def _float8(
@@ -91,9 +153,7 @@ float8_pattern = opaq.pattern(
 # Then, so that the sum before a normalization is taken with it.
 add_pattern = opaq.pattern(
     "add_rms_norm",
-    lambda x, residual, eps, weight=None, offset=0.0: add_rms_norm(
-        x, residual, weight, eps, offset
-    )[:2],
+    _add_normed,
     {**_EXAMPLES, "residual": torch.empty(2, 8, device="meta")},
     when=_when,
     streamed=("x", "residual"),
@@ -102,7 +162,7 @@ add_pattern = opaq.pattern(
 )
 pattern = opaq.pattern(
     "rms_norm",
-    lambda x, eps, weight=None, offset=0.0: rms_norm(x, weight, eps, offset)[0],
+    _normed,
     _EXAMPLES,
     when=_when,
     streamed=("x",),
@@ -189,3 +249,51 @@ for _normalized in _WEIGHTED:
 for _normalized in _BARE:
     pattern.spelling(_normalized)
     add_pattern.spelling(_bare_after_a_sum(_normalized))
+
+# ---- by a norm, or a root of a mean, that is not below a tiny number -----------------------------
+
+
+def _by_norm(x, weight, scale, least_norm):  # lucidrains: vit-pytorch, x-transformers
+    return F.normalize(x, dim=-1, eps=least_norm) * scale * weight
+
+
+def _by_root(x, weight, part, least_root):  # x-transformers
+    root = x.norm(dim=-1, keepdim=True) * part
+    return x / root.clamp(min=least_root) * weight
+
+
+@pattern.spelling
+def _(x, weight, scale, least_norm, offset):
+    return _by_norm(x, weight + offset, scale, least_norm)
+
+
+@add_pattern.spelling
+def _(x, residual, weight, scale, least_norm, offset):
+    total = x + residual
+    return _by_norm(total, weight + offset, scale, least_norm), total
+
+
+@add_pattern.spelling
+def _(x, residual, weight, scale, least_norm):
+    total = x + residual
+    return _by_norm(total, weight, scale, least_norm), total
+
+
+@add_pattern.spelling
+def _(x, residual, weight, part, least_root):
+    total = x + residual
+    return _by_root(total, weight, part, least_root), total
+
+
+pattern.spelling(_by_norm)
+pattern.spelling(_by_root)
+
+
+@pattern.spelling
+def _(x, scale, least_norm):
+    return F.normalize(x, dim=-1, eps=least_norm) * scale
+
+
+@pattern.spelling
+def _(x, part, least_root):
+    return x / (x.norm(dim=-1, keepdim=True) * part).clamp(min=least_root)

@@ -41,6 +41,7 @@ SIGNATURES = {
         "var": "input, dim=None, unbiased=None, keepdim=False, correction=None",
         "var_mean": "input, dim=None, unbiased=None, keepdim=False, correction=None",
         "norm": "input, p=2, dim=None, keepdim=False, dtype=None",
+        "normalize": "input, p=2.0, dim=1, eps=1e-12, out=None",
         "softmax": "input, dim=None, stacklevel=3, dtype=None",
         "log_softmax": "input, dim=None, stacklevel=3, dtype=None",
         "silu": "input, inplace=False",

@@ -114,6 +114,14 @@ def _norm(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     return _reduction(node, name, given) if one and known else None
 
 
+def _normalized(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dim from the end, least norm) of F.normalize by the root of the sum of squares."""
+    if given["p"] != 2 or given["out"] is not None or type(given["dim"]) is not int:
+        return None
+    dims, least = _reduction(node, name, given), given["eps"]
+    return dims and Operation(name, (*dims.args[:2], least))
+
+
 def _wide_enough(given: dict[str, Any]) -> bool:
     """Whether the argument `dtype` loses nothing."""
     dtype, value = given.get("dtype"), value_of(given["input"])
@@ -270,6 +278,7 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("mean", "sum", "amax", "logsumexp"), _reduction),
     **dict.fromkeys(("var", "var_mean"), _variance),
     "norm": _norm,
+    "normalize": _normalized,
     **dict.fromkeys(("softmax", "log_softmax"), _softmax),
     **dict.fromkeys(("silu", "relu"), _activation),
     **dict.fromkeys(("rms_norm", "layer_norm"), _normalization),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import substituting
 import torch
+import torch.nn.functional as F
 
 from opaq import extern_kernels
 from opaq.lowering.substitute import apply
@@ -106,11 +107,64 @@ def test_an_eps_beside_the_norm_is_another_function() -> None:
     def norm(x: Tensor, weight: Tensor) -> Tensor:
         return x / (x.norm(2, dim=-1, keepdim=True) * N**-0.5 + EPS) * weight
 
-    def unit(x: Tensor, weight: Tensor) -> Tensor:
-        return torch.nn.functional.normalize(x, dim=-1) * N**0.5 * weight
+    assert replaced(norm, *inputs()[:2]) == []
 
-    for function in (norm, unit):
-        assert replaced(function, *inputs()[:2]) == []
+
+# ---- a norm, or a root of a mean, that is not below a tiny number --------------------------------
+
+BOUNDED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "normalize": lambda x, weight: F.normalize(x, dim=-1) * N**0.5 * weight,
+    "weight first": lambda x, weight: N**0.5 * weight * F.normalize(x, p=2, dim=x.dim() - 1),
+    "an offset": lambda x, weight: F.normalize(x, dim=-1) * N**0.5 * (weight + 1),
+    "no weight": lambda x, weight: (F.normalize(x, dim=-1) * N**0.5) + weight,
+    "a root": lambda x, weight: x / (N**-0.5 * x.norm(2, -1, True)).clamp(min=1e-8) * weight,
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("way", BOUNDED)
+def test_norms_that_are_bounded(way: str, dtype: torch.dtype) -> None:
+    x, weight, _ = inputs(dtype)
+    if dtype == torch.float64:  # eager's gradients lose digits there
+        x[0, 1] *= 1e-4
+    assert replaced(BOUNDED[way], x, weight) == ["rms_norm"]
+
+
+def test_bounded_norms_after_a_sum() -> None:
+    def after(x: Tensor, residual: Tensor, weight: Tensor, way: str) -> Tensor:
+        total = x + residual
+        return BOUNDED[way](total, weight) * total
+
+    x, weight, _ = inputs()
+    for way in ("normalize", "an offset", "a root"):
+        compiled = torch.compile(after, backend=substituting.backend("add_rms_norm"))
+        with apply.collected() as found:
+            result = compiled(x, x * 2, weight, way)
+        assert [each.applied for each in found] == [True], way
+        torch.testing.assert_close(result, after(x, x * 2, weight, way))
+
+
+@pytest.mark.parametrize(
+    "norm, reason",
+    [
+        (lambda x: F.normalize(x, dim=-1) * 3.0, "the scale is not the root of the size of a row"),
+        (
+            lambda x: F.normalize(x, dim=-1, eps=1e-3) * N**0.5,
+            "the least norm is not from 1e-14 to 1e-8",
+        ),
+        (lambda x: x / (x.norm(dim=-1, keepdim=True) / N).clamp(min=1e-8), None),
+        (lambda x: F.normalize(x, dim=1) * N**0.5, None),
+        (lambda x: F.normalize(x, p=1, dim=-1) * N**0.5, None),
+        (lambda x: x / (x.norm(dim=-1, keepdim=True) * N**-0.5).clamp(max=1e-8), None),
+    ],
+)
+def test_bounded_norms_that_are_left(norm: Any, reason: str | None) -> None:
+    x = inputs()[0]
+    with apply.collected() as found:
+        torch.compiler.reset()
+        result = torch.compile(norm, backend=substituting.backend("rms_norm"))(x)
+    torch.testing.assert_close(result, norm(x), equal_nan=True)
+    assert [each.reason for each in found] == ([] if reason is None else [reason])
 
 
 @pytest.mark.parametrize("keywords", [{"unbiased": False}, {"correction": 0}])
