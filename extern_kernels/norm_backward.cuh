@@ -3,8 +3,9 @@
 // blockDim.y rows in a round. Copies of x and grad_y to shared memory run ahead, so that memory is
 // read while the block reduces and writes: by STAGES rounds, if the packs of a round are held
 // (HOLD) in registers from its sums to its results, for then its slots are free after the sums;
-// else by STAGES - 1, and results read the slots again. A thread reads only the slots that it
-// fills: waiting for its own copies is enough.
+// else by STAGES - 1, and results read the slots again; with one stage, a slot is filled with the
+// next round once the result of its pack is written. A thread reads only the slots that it fills:
+// waiting for its own copies is enough.
 #pragma once
 
 #include "common.cuh"
@@ -18,6 +19,7 @@ template <typename T, int LANES, int ITEMS, int STAGES, int THREADS, bool HOLD>
 struct Ahead {
   static constexpr int VEC = 16 / sizeof(T);
   static constexpr int ROWS = THREADS / LANES;  // blockDim.y
+  static constexpr bool REFILLS = STAGES == 1 && !HOLD;
 
   const T *x, *grad_y;
   long long end;
@@ -29,13 +31,13 @@ struct Ahead {
   // Once: the first rounds, of which `row` is in the first.
   __device__ void begin(long long row) const {
 #pragma unroll
-    for (int stage = 0; stage < STAGES - !HOLD; ++stage) fill(stage, row + stage * ROWS);
+    for (int stage = 0; stage < STAGES - !HOLD + REFILLS; ++stage) fill(stage, row + stage * ROWS);
   }
   // In each round, of which `row` is in slots of `stage`: wait; first for each pack that exists;
-  // summed, when what these gave has been used; again for each pack. Packs k < ITEMS are of x,
-  // k + ITEMS of grad_y.
+  // summed, when what these gave has been used; again for each pack, and written for each k; done.
+  // Packs k < ITEMS are of x, k + ITEMS of grad_y.
   __device__ void wait(int stage, long long row) const {
-    if (!HOLD) fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
+    if (!HOLD && !REFILLS) fill(stage == 0 ? STAGES - 1 : stage - 1, row + (STAGES - 1) * ROWS);
     copies_done<STAGES - 1>();
   }
   __device__ Pack<T, VEC> first(int stage, int k) {
@@ -51,6 +53,12 @@ struct Ahead {
     convert_anew(held[k], end < 0);
     return held[k];
   }
+  __device__ void written(int k, long long row) const {
+    if (REFILLS) copy(0, k, row + ROWS);
+  }
+  __device__ void done() const {
+    if (REFILLS) end_of_copies();
+  }
 
   // Pack k of x, and of grad_y ITEMS slots later.
   __device__ static uint4* slot(int stage, int k) {
@@ -60,12 +68,13 @@ struct Ahead {
   // A round past the end is a group without copies, so that each round is one group.
   __device__ void fill(int stage, long long row) const {
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      if (row >= end || column(k) >= n) continue;
-      copy_async(slot(stage, k), x + row * n + column(k));
-      copy_async(slot(stage, ITEMS + k), grad_y + row * n + column(k));
-    }
+    for (int k = 0; k < ITEMS; ++k) copy(stage, k, row);
     end_of_copies();
+  }
+  __device__ void copy(int stage, int k, long long row) const {
+    if (row >= end || column(k) >= n) return;
+    copy_async(slot(stage, k), x + row * n + column(k));
+    copy_async(slot(stage, ITEMS + k), grad_y + row * n + column(k));
   }
 
   // Writes COUNT sums for each column, over the rows that the threads of the block have added up,

@@ -22,6 +22,7 @@ from ..rows import (
     CPU,
     CUDA,
     FLOAT,
+    HEIGHT_BACKWARD,
     HELD,
     ITEMS,
     ITEMS_BACKWARD,
@@ -30,6 +31,8 @@ from ..rows import (
     PACKS,
     PER_BLOCK,
     ROWS,
+    SHARED_BACKWARD,
+    STAGES_BACKWARD,
 )
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
@@ -57,12 +60,6 @@ layer_norm_backward = opaq.op(
 
 # Rows that these threads take at a time: two where they are short and still fill the device.
 _EACH = f"(2 if {ITEMS} <= 2 and {ROWS} * {LANES} >= 2048 * 256 else 1)"
-_HEIGHT_BACKWARD = f"max(1, 256 // {LANES_BACKWARD})"
-# Rounds that a block holds in shared memory, up to 64 KB, which every device has.
-_STAGES = (
-    f"(1 if {LANES_BACKWARD} > 256 else 4 if {ITEMS_BACKWARD} == 1 else "
-    f"3 if {ITEMS_BACKWARD} == 2 else 2)"
-)
 
 # Wider rows, forward: clusters of up to 8 blocks of 192 or 256 threads with up to 16 packs each in
 # shared memory: of one row, or, where there are rows enough, of two, and of two more after these.
@@ -119,10 +116,10 @@ layer_norm_backward.cuda(
     name="cuda:ahead",
     source=opaq.file("layer_norm_backward.cu"),
     entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
-    f"{{{_STAGES}}}>",
+    f"{{{STAGES_BACKWARD}}}>",
     grid=BLOCKS,
-    block=[LANES_BACKWARD, _HEIGHT_BACKWARD],
-    shared=f"{_STAGES} * 2 * {ITEMS_BACKWARD} * {LANES_BACKWARD} * {_HEIGHT_BACKWARD} * 16",
+    block=[LANES_BACKWARD, HEIGHT_BACKWARD],
+    shared=SHARED_BACKWARD,
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,

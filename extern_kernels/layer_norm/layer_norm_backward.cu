@@ -1,7 +1,6 @@
 // LayerNorm backward with its reads ahead of its sums (../norm_backward.cuh): formulas as in
 // layer_norm.cu. The sums of a block's consecutive rows for grad_weight and grad_bias are added up
-// in a fixed order and written to partial[block, 2, n]; the caller adds the blocks. STAGES is 1 for
-// rows that need more than 256 threads: a round is then copied when it begins.
+// in a fixed order and written to partial[block, 2, n]; the caller adds the blocks.
 #include "../norm_backward.cuh"
 
 using opaq::Pack;
@@ -89,7 +88,9 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
       for (int j = 0; j < VEC; ++j)
         out[j] = out[j] * by[j] * at.scale - shift - (v[j] - at.mean) * pull;
       opaq::store_at_once<VEC>(grad_x + row * n + column(k), opaq::pack_from_float<T>(out));
+      ahead.written(k, row);
     }
+    ahead.done();
     stage = stage == STAGES - 1 ? 0 : stage + 1;
   }
 

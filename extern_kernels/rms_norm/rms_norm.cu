@@ -10,11 +10,11 @@
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
 // as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block (wider
-// rows, forward: rms_norm_wide.cu; backward, less wide ones: rms_norm_backward.cu). The `_any`
-// kernels take any n and alignment, a block a row, and read twice. grad_weight without atomics:
-// block b adds up its consecutive rows in a fixed order and writes row b of partial[blocks, n]; the
-// caller adds the blocks. A column-wise kernel in the same launch would need no partials, but
-// leaves the device idle where n is small (a norm of heads).
+// rows, forward: rms_norm_wide.cu; backward: rms_norm_backward.cu). The `_any` kernels take any n
+// and alignment, a block a row, and read twice. grad_weight without atomics: block b adds up its
+// consecutive rows in a fixed order and writes row b of partial[blocks, n]; the caller adds the
+// blocks. A column-wise kernel in the same launch would need no partials, but leaves the device
+// idle where n is small (a norm of heads).
 #include "../common.cuh"
 
 using opaq::from_float;
@@ -141,66 +141,6 @@ __global__ void __launch_bounds__(256)
 
 // partial[b, c]: sum of grad_y * x * rstd over the rows of block b, if `sums`. added: null, or what
 // grad_x is added to.
-template <typename T, int ITEMS>
-__global__ void __launch_bounds__(512, 1)
-    rms_norm_backward(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                      const T* x, const T* weight, const float* rstd, const T* added,
-                      long long rows, long long rows_per_block, int n, float offset, bool sums) {
-  constexpr int VEC = 16 / sizeof(T), LANES = 512;
-  // The weight is read anew for each row, from the L1 cache: holding it too would cost half the
-  // occupancy.
-  Pack<T, VEC> px[ITEMS], pg[ITEMS];
-  float grad_w[ITEMS][VEC] = {};
-  const long long begin = blockIdx.x * rows_per_block;
-  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  for (long long row = begin; row < end; ++row) {
-    const float scale = rstd[row];
-    float dot = 0;
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      const int column = (k * LANES + threadIdx.x) * VEC;
-      if (column >= n) continue;
-      px[k] = opaq::load<VEC>(x + row * n + column);
-      pg[k] = opaq::load<VEC>(grad_y + row * n + column);
-    }
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      const int column = (k * LANES + threadIdx.x) * VEC;
-      if (column >= n) continue;
-      const Pack<T, VEC> w = opaq::load_or<VEC>(weight, column, 1);
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) {
-        const float gx = to_float(pg[k].at[j]) * to_float(px[k].at[j]);
-        dot += gx * (to_float(w.at[j]) + offset);
-        grad_w[k][j] += gx * scale;
-      }
-    }
-    const float pull =
-        (row_sum<LANES>(dot) + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      const int column = (k * LANES + threadIdx.x) * VEC;
-      if (column >= n) continue;
-      const Pack<T, VEC> w = opaq::load_or<VEC>(weight, column, 1);
-      Pack<T, VEC> out = opaq::filled<VEC>(from_float<T>(0));
-      if (added) out = opaq::load<VEC>(added + row * n + column);
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) {
-        out.at[j] = from_float<T>(to_float(pg[k].at[j]) * (to_float(w.at[j]) + offset) * scale -
-                                  to_float(px[k].at[j]) * pull + to_float(out.at[j]));
-      }
-      opaq::store<VEC>(grad_x + row * n + column, out);
-    }
-  }
-  if (!sums) return;
-  partial += (long long)blockIdx.x * n;
-#pragma unroll
-  for (int k = 0; k < ITEMS; ++k) {
-    const int column = (k * LANES + threadIdx.x) * VEC;
-    for (int j = 0; j < VEC && column < n; ++j) partial[column + j] = grad_w[k][j];
-  }
-}
-
 template <typename T>
 __global__ void __launch_bounds__(256)
     rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,

@@ -22,6 +22,7 @@ from ..rows import (
     CPU,
     CUDA,
     FLOAT,
+    HEIGHT_BACKWARD,
     HELD,
     ITEMS,
     ITEMS_BACKWARD,
@@ -30,6 +31,8 @@ from ..rows import (
     PACKS,
     PER_BLOCK,
     ROWS,
+    SHARED_BACKWARD,
+    STAGES_BACKWARD,
 )
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
@@ -57,10 +60,6 @@ WEIGHT = "(0 if not defined(weight) else 1 if offset == 0 else 2)"  # as opaq::w
 
 _CUDA = [*CUDA, OFFSET]
 _ALIGNED = rows.aligned("x", "y", optional=("weight",))
-# Rounds that a block of 256 threads holds in shared memory, up to 64 KB, which every device has.
-_STAGES = f"(4 if {ITEMS_BACKWARD} == 1 else 3 if {ITEMS_BACKWARD} == 2 else 2)"
-_AHEAD = 256 * 4  # packs of a row that the backward kernel which reads ahead takes
-
 # Wider rows, forward: clusters of up to 8 blocks of up to 512 threads with up to 8 packs each in
 # shared memory, two rows one after the other.
 _RANKS = rows.sharing(PACKS, 512 * 8)
@@ -119,29 +118,14 @@ for _name, _adds, _condition in [
         name=_name,
         source=opaq.file("rms_norm_backward.cu"),
         entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
-        f"{{{_STAGES}}}, {_adds}>",
+        f"{{{STAGES_BACKWARD}}}, {_adds}>",
         grid=BLOCKS,
-        block=[LANES_BACKWARD, f"256 // {LANES_BACKWARD}"],
-        shared=f"{_STAGES} * 2 * {ITEMS_BACKWARD} * 256 * 16",
+        block=[LANES_BACKWARD, HEIGHT_BACKWARD],
+        shared=SHARED_BACKWARD,
         args=_BACKWARD_ARGS,
-        requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {_AHEAD}", _condition],
+        requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= 4 * 512", _condition],
         priority=1,
     )
-rms_norm_backward.cuda(
-    name="cuda:registers",
-    source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm_backward<{{x.dtype}}, {{ceil_div({PACKS}, 512)}}>",
-    grid=BLOCKS,
-    block=512,
-    args=_BACKWARD_ARGS,
-    requires=[
-        *_BACKWARD_CUDA,
-        *_BACKWARD_ALIGNED,
-        f"{PACKS} > {_AHEAD}",
-        f"{PACKS} <= 4 * 512",
-    ],
-    priority=1,
-)
 rms_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm.cu"),

@@ -4,23 +4,18 @@
 
 using opaq::Pack;
 
-namespace {
-
-constexpr int kThreads = 256;  // LANES * blockDim.y
-
-}  // namespace
-
 // ADD: grad_x is added to `added`, which is null otherwise.
 template <typename T, int LANES, int ITEMS, int STAGES, bool ADD>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
     rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                             const T* x, const T* weight, const float* rstd, const T* added,
                             long long rows, long long rows_per_block, int n, float offset,
                             bool sums) {
+  constexpr int THREADS = LANES > 256 ? LANES : 256;
   constexpr bool HOLD = ITEMS <= 2;  // measured on an H200: longer rows gain nothing
-  using Ahead = opaq::Ahead<T, LANES, ITEMS, STAGES, kThreads, HOLD>;
+  using Ahead = opaq::Ahead<T, LANES, ITEMS, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
-  __shared__ float of_warps[2][kThreads / 32];
+  __shared__ float of_warps[2][THREADS / 32];
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   Ahead ahead{x, grad_y, end, n};
@@ -86,7 +81,9 @@ __global__ void __launch_bounds__(kThreads, 2)
         for (int j = 0; j < VEC; ++j) out[j] += v[j];
       }
       opaq::store_at_once<VEC>(grad_x + row * n + column(k), opaq::pack_from_float<T>(out));
+      ahead.written(k, row);
     }
+    ahead.done();
     stage = stage == STAGES - 1 ? 0 : stage + 1;
   }
 

@@ -231,12 +231,13 @@ def backward_facts(shape, dtype):
     ("shape", "dtype", "entry", "grid", "block", "shared"),
     [
         ((32768, 4096), torch.bfloat16, "_ahead<__nv_bfloat16, 128, 4, 2", 256, [128, 2], 65536),
-        ((8192, 8192), torch.bfloat16, "_ahead<__nv_bfloat16, 256, 4, 2", 256, [256, 1], 65536),
+        ((8192, 2048), torch.bfloat16, "_ahead<__nv_bfloat16, 128, 2, 2", 256, [128, 2], 32768),
+        ((8192, 8192), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 2, 2", 256, [512, 1], 65536),
         ((65536, 128), torch.bfloat16, "_ahead<__nv_bfloat16, 16, 1, 4", 256, [16, 16], 32768),
-        ((999, 512), torch.float16, "_ahead<__half, 32, 2, 3", 250, [32, 8], 49152),
+        ((999, 512), torch.float16, "_ahead<__half, 32, 2, 2", 250, [32, 8], 32768),
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2", 1, [32, 8], 49152),
-        ((64, 4096), torch.float32, "_ahead<float, 256, 4, 2", 16, [256, 1], 65536),
-        ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 4", 16, [512, 1], 0),
+        ((64, 4096), torch.float32, "_ahead<float, 512, 2, 2", 16, [512, 1], 65536),
+        ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1", 16, [512, 1], 65536),
         ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
     ],
 )
@@ -265,7 +266,7 @@ def test_the_wide_cuda_kernel_compiles(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("length", [16, 128, 512, 768, 1024, 4096])
+@pytest.mark.parametrize("length", [16, 128, 768, 2048, 4096, 8192, 16384])
 def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         facts = backward_facts((64, length), dtype)
@@ -279,6 +280,6 @@ def test_cuda_sources_compile(implementation, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         x, weight = cuda((64, 2048), dtype), cuda((2048,), dtype)
         compiles(rms_norm, (x, weight, 1e-6), arch, implementation)
-        # wider than the backward kernel that reads ahead takes
-        wide = backward_facts((64, 32768 // dtype.itemsize), dtype)
-        compiles(rms_norm_backward, wide, arch, implementation)
+        if implementation == "cuda:any":
+            facts = backward_facts((64, 2048), dtype)
+            compiles(rms_norm_backward, facts, arch, implementation)
