@@ -84,14 +84,14 @@ ITEMS = f"ceil_div({PACKS}, {LANES})"
 HELD = 256 * 8  # packs of a row that the kernels which hold rows in registers take
 # backward: one pack each up to a warp, then up to four each; and blocks of 256 threads or more
 LANES_BACKWARD = (
-    f"(min(32, next_power_of_2({PACKS})) if {PACKS} <= 128 else 128 if {PACKS} <= 512 else 512)"
+    f"(min(32, next_power_of_2({PACKS})) if {PACKS} <= 96 else 64 if {PACKS} <= 192 else "
+    f"128 if {PACKS} <= 512 else 512)"
 )
 ITEMS_BACKWARD = f"ceil_div({PACKS}, {LANES_BACKWARD})"
 HEIGHT_BACKWARD = f"max(1, 256 // {LANES_BACKWARD})"
-# Rounds that a block holds in shared memory, up to 64 KB, which every device has.
+# Rounds that a block holds in shared memory, up to 96 KB, which every device from sm_80 on has.
 STAGES_BACKWARD = (
-    f"((1 if {ITEMS_BACKWARD} > 2 else 2) if {LANES_BACKWARD} > 256 else "
-    f"4 if {ITEMS_BACKWARD} == 1 else 2)"
+    f"(4 if {ITEMS_BACKWARD} == 1 else 1 if {LANES_BACKWARD} * {ITEMS_BACKWARD} > 1536 else 2)"
 )
 SHARED_BACKWARD = (
     f"{STAGES_BACKWARD} * 2 * {ITEMS_BACKWARD} * {LANES_BACKWARD} * {HEIGHT_BACKWARD} * 16"

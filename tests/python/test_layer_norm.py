@@ -283,7 +283,7 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
         ((999, 512), torch.float16, "_ahead<__half, 32, 2, 2>", 250, [32, 8], 32768),
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2>", 1, [32, 8], 49152),
         ((64, 4096), torch.float32, "_ahead<float, 512, 2, 2>", 16, [512, 1], 65536),
-        ((64, 12288), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 3, 1>", 16, [512, 1], 49152),
+        ((64, 12288), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 3, 2>", 16, [512, 1], 98304),
         ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1>", 16, [512, 1], 65536),
         ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
     ],

@@ -266,7 +266,7 @@ def test_the_wide_cuda_kernel_compiles(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("length", [16, 128, 768, 2048, 4096, 8192, 16384])
+@pytest.mark.parametrize("length", [16, 128, 768, 1024, 2048, 4096, 8192, 12288])
 def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         facts = backward_facts((64, length), dtype)
