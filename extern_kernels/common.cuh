@@ -245,6 +245,8 @@ struct Run {
     packs = (n - head) / VEC;
     tail = n - head - packs * VEC;
   }
+  // Of packs alone, the first of which is aligned.
+  __device__ explicit Run(int n) : head(0), packs(n / VEC), tail(0) {}
 };
 
 __device__ inline unsigned larger_pair(unsigned a, unsigned b, __half) {

@@ -36,14 +36,20 @@ struct Share {
       if (!has(Team::thread(), k)) *slot(first + k) = reinterpret_cast<const uint4&>(missing);
   }
   // Slots k, k + 1, ... k + kAhead - 1 of those from `first` on: a group of copies, which is empty
-  // unless the row exists.
+  // unless the row exists. CLEARS: for rows of different numbers of packs; not to be cleared
+  // before.
+  template <bool CLEARS = false>
   __device__ void fill(int k, const T* row, bool exists = true, int first = 0) const {
     const int p = Team::thread() + k * STEP;
     const T* const from = row + (long long)p * VEC;
     if (exists) {
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i)
-        if (has(p, i)) copy_async(slot(first + k + i), from + i * STEP * VEC);
+      for (int i = 0; i < kAhead; ++i) {
+        if (has(p, i))
+          copy_async(slot(first + k + i), from + i * STEP * VEC);
+        else if (CLEARS)
+          *slot(first + k + i) = reinterpret_cast<const uint4&>(missing);
+      }
     }
     end_of_copies();
   }

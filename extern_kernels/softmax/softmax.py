@@ -136,17 +136,22 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_WIDE}"],
             priority=1,
         )
-        op.cuda(
-            name=f"cuda:wide{suffix}",
-            source=opaq.file("softmax_wide.cu"),
-            entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, {{{_THREADS}}}, {{{_RANKS}}}>",
-            grid=f"{_RANKS} * {_TEAMS}",
-            block=_THREADS,
-            shared=f"{_SLOTS} * {_THREADS} * 16",
-            args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
-            requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} > {_WIDE}"],
-            priority=1,
-        )
+        wide = [("wide", "false", [*rows.aligned("x", "y"), *aligned])]
+        if not suffix:
+            wide.append(("wide-ends", "true", ["aligned(x, 16)", "aligned(y, 16)"]))
+        for name, ends, rows_fit in wide:
+            op.cuda(
+                name=f"cuda:{name}{suffix}",
+                source=opaq.file("softmax_wide.cu"),
+                entry=f"softmax_wide<{{x.dtype}}, {mask_type}, {of_log}, {{{_THREADS}}}, "
+                f"{{{_RANKS}}}, {ends}>",
+                grid=f"{_RANKS} * {_TEAMS}",
+                block=_THREADS,
+                shared=f"{_SLOTS} * {_THREADS} * 16",
+                args=f"y, x, {mask}, {_ROWS}, {_SLOTS}, x.size(-1), scale, {mask_rows}",
+                requires=[*requires, *rows_fit, f"{_PACKS} > {_WIDE}"],
+                priority=2 if name == "wide" else 1,
+            )
         op.cuda(
             name=f"cuda:any{suffix}",
             source=opaq.file("softmax.cu"),

@@ -1,5 +1,7 @@
 // softmax and log_softmax of wide rows, and their gradients: the formulas and rules of softmax.cu
-// and softmax_backward.cu, for aligned rows, which are read as ../wide_rows.cuh says.
+// and softmax_backward.cu, for rows that are read as ../wide_rows.cuh says. They are aligned, but
+// for kernels with ENDS: there a row has up to 15 bytes before its first pack and after its last
+// one, in x and y alike, and rows differ in these.
 #include "../wide_rows.cuh"
 #include "softmax.cuh"
 
@@ -18,7 +20,7 @@ constexpr int kBlocks = (THREADS > 256 ? 1024 : 768) / THREADS - (kBlackwell && 
 
 }  // namespace
 
-template <typename T, typename M, bool LOG, int THREADS, int RANKS>
+template <typename T, typename M, bool LOG, int THREADS, int RANKS, bool ENDS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<M, THREADS>)
     softmax_wide(T* y, const T* x, const M* mask, long long rows, int slots, int n, float scale,
                  long long size1, long long size2, long long stride0, long long stride1,
@@ -29,20 +31,42 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<M, THREAD
   if (Team::idle()) return;
   Team::begin();
   __shared__ float2 pairs[2][Team::kWarps];
-  Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(-infinity()))};
-  opaq::change_signs(mine.missing, scale < 0);
+  Pack<T, VEC> missing = opaq::filled<VEC>(from_float<T>(-infinity()));
+  opaq::change_signs(missing, scale < 0);
+  const auto run_of = [&](const T* row) {
+    if constexpr (ENDS) return Run<T, VEC>(row, n);
+    return Run<T, VEC>(n);
+  };
+  const auto fill = [&](int k, const T* row) {
+    const Run<T, VEC> run = run_of(row);
+    Share{run.packs, missing}.template fill<ENDS>(k, row + run.head);
+  };
   const MaskRows mask_rows{size1, size2, stride0, stride1, stride2};
   const int share = Team::thread(), rest = share + slots * STEP;
   const Values<M> values(scale);
-  mine.clear(slots);
+  if (!ENDS) Share{n / VEC, missing}.clear(slots);
   long long row = Team::team();
-  for (int k = 0; k < slots && row < rows; k += kAhead) mine.fill(k, x + row * n);
+  for (int k = 0; k < slots && row < rows; k += kAhead) fill(k, x + row * n);
   for (int turn = 0; row < rows; row += Team::teams(), turn ^= 1) {
     const M* const mask_row = mask_rows.of(mask, row);
-    const T* const from = x + row * n;
-    T* const to = y + row * n;
+    const Run<T, VEC> run = run_of(x + row * n);
+    const Share mine{run.packs, missing};
+    const T* const from = x + row * n + run.head;
+    T* const to = y + row * n + run.head;
     typename Share::Group group;
     Running running(values.factor);
+    // Elements before the first and after the last pack, of the first threads.
+    const int ends[2] = {share - run.head, run.packs * VEC + share};
+    const bool has_end[2] = {share < run.head, share < run.tail};
+    float end_values[2][1];
+    if constexpr (ENDS) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const Pack<T, 1> end{{has_end[i] ? from[ends[i]] : missing.at[0]}};
+        values.of(end_values[i], end, Added<M, 1>());
+      }
+      running.add(end_values);
+    }
     const auto add = [&](int p) {
       Added<M, VEC> added[kAhead];
 #pragma unroll
@@ -84,7 +108,12 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, kBlocks<M, THREAD
     for (int k = 0; k < slots; k += kAhead) {
       mine.load_slots(group, k);
       store(share + k * STEP);
-      if (more) mine.fill(k, from + Team::teams() * (long long)n);
+      if (more) fill(k, x + (row + Team::teams()) * n);
+    }
+    if constexpr (ENDS) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        if (has_end[i]) to[ends[i]] = from_float<T>(result.of(end_values[i][0]));
     }
   }
 }

@@ -45,6 +45,8 @@ SHAPES = [
     (3, 20000),
     (2, 65544),
     (3, 50304),
+    (3, 50257),
+    (5, 12289),
     (0, 16),
     (4, 0),
 ]
@@ -101,6 +103,18 @@ def test_scale(scale, device):
     for dtype in (torch.float32, torch.bfloat16):
         check(random((5, 96), dtype, device), scale)
         check_log(random((5, 96), dtype, device), scale)
+
+
+def test_wide_rows_begin_at_any_element(device):
+    """More rows than a team takes at a time, each of which begins elsewhere."""
+    rows = 1030 if device == "cuda" else 9
+    for scale in (1.0, -1.5):
+        for dtype, length in ((torch.float32, 3333), (torch.bfloat16, 9007), (torch.half, 98306)):
+            x = random((rows, length), dtype, device)
+            x[3, :5], x[4, -3:], x[5], x[6] = -torch.inf, -torch.inf, -torch.inf, 3e4
+            x[:, 7] = x[:, 7] * 30
+            check(x, scale)
+            check_log(x, scale)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -233,33 +247,36 @@ def test_compiled(dynamic, device):
         (
             (8192, 16384),
             torch.bfloat16,
-            "_wide<__nv_bfloat16, void, false, 256, 1>",
+            "_wide<__nv_bfloat16, void, false, 256, 1, false>",
             8192,
             [256, 1, 1],
         ),
         ((8192, 6144), torch.bfloat16, "<__nv_bfloat16, void, false, 256, 3>", 8192, [256, 1, 1]),
-        ((80, 8192), torch.float16, "_wide<__half, void, false, 128, 1>", 80, [128, 1, 1]),
-        ((80, 10240), torch.float16, "_wide<__half, void, false, 128, 1>", 80, [128, 1, 1]),
+        ((80, 8192), torch.float16, "_wide<__half, void, false, 128, 1, false>", 80, [128, 1, 1]),
+        ((80, 10240), torch.float16, "_wide<__half, void, false, 128, 1, false>", 80, [128, 1, 1]),
         ((16384, 1024), torch.bfloat16, "<__nv_bfloat16, void, false, 32, 4>", 2048, [32, 8, 1]),
         ((65536, 128), torch.bfloat16, "<__nv_bfloat16, void, false, 8, 2>", 2048, [8, 32, 1]),
         ((10, 20), torch.float32, "<float, void, false, 4, 2>", 1, [4, 64, 1]),
         ((10, 21), torch.float32, "_any<float, void, false, 32>", 10, [32, 1, 1]),
-        ((10, 50257), torch.float16, "_any<__half, void, false, 256>", 10, [256, 1, 1]),
+        ((10, 50257), torch.float16, "_wide<__half, void, false, 224, 2, true>", 20, [224, 1, 1]),
+        ((10, 4097), torch.float16, "_any<__half, void, false, 256>", 10, [256, 1, 1]),
         (
             (4096, 32768),
             torch.bfloat16,
-            "_wide<__nv_bfloat16, void, false, 512, 1>",
+            "_wide<__nv_bfloat16, void, false, 512, 1, false>",
             4096,
             [512, 1, 1],
         ),
         (
             (1024, 128256),
             torch.bfloat16,
-            "_wide<__nv_bfloat16, void, false, 256, 4>",
+            "_wide<__nv_bfloat16, void, false, 256, 4, false>",
             2048,
             [256, 1, 1],
         ),
-        ((101, 262144), torch.float32, "_wide<float, void, false, 256, 8>", 808, [256, 1, 1]),
+        ((101, 262144), torch.float32, "_wide<float, void, false, 256, 8, false>", 808, [256, 1, 1]),
+        ((80, 10241), torch.float16, "_wide<__half, void, false, 128, 1, true>", 80, [128, 1, 1]),
+        ((80, 1023), torch.float16, "_any<__half, void, false, 32>", 80, [32, 1, 1]),
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
@@ -267,7 +284,7 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
     assert chosen["entry"] == "softmax" + entry
     assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], block)
     of_log = plan(log_softmax, cuda(shape, dtype), 1.0)
-    assert of_log["entry"] == chosen["entry"].replace("false", "true")
+    assert of_log["entry"] == chosen["entry"].replace("void, false", "void, true")
 
 
 @pytest.mark.parametrize(
@@ -321,3 +338,5 @@ def test_cuda_sources_compile(arch):
             compiles(log_softmax, (x, 1.0), arch, name)
             compiles(softmax_backward, (x, x, 1.0), arch, name)
             compiles(log_softmax_backward, (x, x, 1.0), arch, name)
+        compiles(softmax, (x, 1.0, None), arch, "cuda:wide-ends")
+        compiles(log_softmax, (x, 1.0), arch, "cuda:wide-ends")
