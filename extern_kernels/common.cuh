@@ -486,33 +486,6 @@ class Team {
 #endif
   }
 
-  // What threads of the team wrote to shared memory before is seen by all of them afterwards.
-  __device__ static void sync() {
-    if constexpr (kRanks == 1) {
-      __syncthreads();
-    } else {
-#if __CUDA_ARCH__ >= 900
-      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-    }
-  }
-
-  // The pack at the same place in the shared memory of a block of the team.
-  __device__ static Pack<unsigned, 4> load(const unsigned* shared, int rank) {
-#if __CUDA_ARCH__ >= 900
-    if constexpr (kRanks > 1) {
-      Pack<unsigned, 4> pack;
-      asm volatile("ld.shared::cluster.v4.u32 {%0, %1, %2, %3}, [%4];"
-                   : "=r"(pack.at[0]), "=r"(pack.at[1]), "=r"(pack.at[2]), "=r"(pack.at[3])
-                   : "r"(address(shared, rank))
-                   : "memory");
-      return pack;
-    }
-#endif
-    return opaq::load<4>(shared);
-  }
-
   // Gives each thread the values of all warps, in one order. The barrier in it makes two buffers
   // enough for a loop: `to` is in shared memory, and another than in the call before.
   __device__ static void share(float2* to, float2 of_warp) {
@@ -520,27 +493,23 @@ class Team {
     float2* const slot = to + thread() / 32;
     if constexpr (kRanks == 1) {
       if (lane == 0) *slot = of_warp;
+      __syncthreads();
     } else {
 #if __CUDA_ARCH__ >= 900
-      if (lane < kRanks)
-        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(address(slot, lane)),
-                     "f"(of_warp.x), "f"(of_warp.y)
+      if (lane < kRanks) {
+        unsigned there;
+        asm("mapa.shared::cluster.u32 %0, %1, %2;"
+            : "=r"(there)
+            : "r"(static_cast<unsigned>(__cvta_generic_to_shared(slot))), "r"(lane));
+        asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(there), "f"(of_warp.x),
+                     "f"(of_warp.y)
                      : "memory");
+      }
+      asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+      asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
     }
-    sync();
   }
-
- private:
-#if __CUDA_ARCH__ >= 900
-  __device__ static unsigned address(const void* shared, int rank) {
-    unsigned there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(there)
-        : "r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "r"(rank));
-    return there;
-  }
-#endif
 };
 
 }  // namespace opaq

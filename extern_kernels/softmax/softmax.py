@@ -99,14 +99,15 @@ _HELD = 4 * 512  # packs of a row whose gradient is computed from registers
 _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsize, 4 * 16))))"
 
 # Wider rows: a block takes one row, with up to 8 or 12 packs of each thread in shared memory,
-# whichever was faster; wider still, clusters of up to 8 blocks of up to 256 threads with up to 16
-# packs each take two rows.
+# whichever was faster, and reads a few more twice; wider still, clusters of up to 8 blocks of up to
+# 256 threads with up to 16 packs each take two rows.
 _WIDE = 3 * 256  # packs above which this is faster than registers
-_RANKS = f"(1 if {_PACKS} <= 512 * 12 else {rows.sharing(_PACKS, 256 * 16)})"
+_RANKS = f"(1 if {_PACKS} <= 512 * 13 else {rows.sharing(_PACKS, 256 * 16)})"
 _OF_8 = f"{_PACKS} <= 1024 or {_PACKS} >= 1536 and {_PACKS} <= 512 * 8"
-_EACH = f"(8 if {_OF_8} else 12 if {_PACKS} <= 512 * 12 else 16)"
+_MOST = f"(12 if {_RANKS} == 1 else 16)"
+_EACH = f"(8 if {_OF_8} else {_MOST})"
 _THREADS = f"min(512 if {_RANKS} == 1 else 256, {rows.fitting(_PACKS, _RANKS, _EACH)})"
-_SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, 16)
+_SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, _MOST)
 _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 512)))"
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
 # four rows: few, so that the last wave is short.

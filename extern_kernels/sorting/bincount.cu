@@ -86,13 +86,11 @@ __global__ void __launch_bounds__(512)
 // word w. Whoever brings a counter to a multiple of kFull, or above, moves kFull from it to
 // `counts`, so in the end it has less. A thread that finds it at kFull or above waits, before it
 // counts on, until that has been done; so above kFull - 1 there are at most 32 numbers of each
-// warp, and no counter reaches 1024. Words of the blocks of a team are added up, which no counter
-// overflows, and go to `of_teams`, a row of `words` (a multiple of 4) for each team.
+// warp, and no counter reaches 1024. Words of all blocks go to `of_blocks`, a row of `words` (a
+// multiple of 4) for each.
 constexpr int kPackedThreads = 768;
 constexpr unsigned kMost = 1023, kFull = 256;
 static_assert(kFull - 1 + kPackedThreads <= kMost);
-using Team = opaq::Team<4, kPackedThreads>;
-static_assert((kFull - 1) * Team::kRanks <= kMost);
 
 // Words by their address in shared memory, which the compiler would compute anew for each number.
 __device__ unsigned address_of(const unsigned* shared) {
@@ -121,8 +119,8 @@ __device__ __noinline__ void settle(Count* total, unsigned word, int shift, unsi
 }
 
 template <typename I, int VEC>
-__global__ void OPAQ_CLUSTER(4) __launch_bounds__(kPackedThreads, 2)
-    bincount_packed(long long* counts, unsigned* of_teams, const I* x, long long n, int bins,
+__global__ void __launch_bounds__(kPackedThreads, 2)
+    bincount_packed(long long* counts, unsigned* of_blocks, const I* x, long long n, int bins,
                     int words) {
   extern __shared__ __align__(16) unsigned counters[];
   const unsigned first_word = address_of(counters);
@@ -140,25 +138,16 @@ __global__ void OPAQ_CLUSTER(4) __launch_bounds__(kPackedThreads, 2)
     const unsigned before = add(word, by << shift) >> shift & kMost;
     if (before + by >= kFull) settle(total + bin, word, shift, before, by);
   });
-  Team::sync();
-  unsigned* const row = of_teams + blockIdx.x / Team::kRanks * static_cast<long long>(words);
-  for (int i = Team::thread() * 4; i < words; i += Team::kThreads * 4) {
-    Pack<unsigned, 4> sum = opaq::filled<4>(0u);
-#pragma unroll
-    for (int rank = 0; rank < Team::kRanks; ++rank) {
-      const Pack<unsigned, 4> pack = Team::load(counters + i, rank);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sum.at[j] += pack.at[j];
-    }
-    opaq::store<4>(row + i, sum);
-  }
-  Team::sync();  // a block's memory exists until it ends
+  __syncthreads();
+  unsigned* const row = of_blocks + blockIdx.x * static_cast<long long>(words);
+  for (int i = threadIdx.x * 4; i < words; i += kPackedThreads * 4)
+    opaq::store<4>(row + i, opaq::load<4>(counters + i));
 }
 
-// Adds the counters of all teams, of so many blocks, to `counts`. A block of 32 x 16 threads has
-// 128 words; threads of one threadIdx.y add up every 16th row.
+// Adds the counters of all blocks to `counts`. A block of 32 x 16 threads has 128 words; threads of
+// one threadIdx.y add up every 16th row.
 __global__ void __launch_bounds__(512)
-    sum_packed(long long* counts, const unsigned* of_teams, int blocks, int bins, int words) {
+    sum_packed(long long* counts, const unsigned* of_blocks, int blocks, int bins, int words) {
   __shared__ unsigned sums[3][128];
   const int first = blockIdx.x * 128;
   const int thread = threadIdx.y * 32 + threadIdx.x;
@@ -168,8 +157,8 @@ __global__ void __launch_bounds__(512)
   if (at < words) {
     unsigned mine[3][4] = {};
 #pragma unroll 4
-    for (int team = threadIdx.y; team < blocks / Team::kRanks; team += 16) {
-      const Pack<unsigned, 4> pack = opaq::load<4>(of_teams + team * (long long)words + at);
+    for (int block = threadIdx.y; block < blocks; block += 16) {
+      const Pack<unsigned, 4> pack = opaq::load<4>(of_blocks + block * (long long)words + at);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll

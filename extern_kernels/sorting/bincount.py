@@ -32,7 +32,7 @@ _CLEAR = opaq.step(entry="clear_counts", grid="ceil_div(bins, 256)", block=256, 
 # Counters of 10 bits, three in a word, for so many numbers that it pays to add up those of blocks.
 _PACKED = 65536
 _WORDS = "ceil_div(bins, 3 * 4) * 4"
-_BLOCKS = 264  # two for each multiprocessor of an H100 or H200, in teams of 4, or of 1 before sm_90
+_BLOCKS = 264  # two for each multiprocessor of an H100 or H200
 
 for _name, _priority in (("packs", 1), ("any", 0)):
     _vec = "(16 // x.itemsize)" if _priority else "1"
@@ -58,7 +58,7 @@ for _name, _priority in (("packs", 1), ("any", 0)):
     bincount.cuda(
         name=f"cuda:packed-{_name}",
         source=opaq.file("bincount.cu"),
-        scratch={"of_teams": opaq.tensor(f"{_BLOCKS}, {_WORDS}", dtype="uint32")},
+        scratch={"of_blocks": opaq.tensor(f"{_BLOCKS}, {_WORDS}", dtype="uint32")},
         steps=[
             _CLEAR,
             opaq.step(
@@ -66,13 +66,13 @@ for _name, _priority in (("packs", 1), ("any", 0)):
                 grid=_BLOCKS,
                 block=768,
                 shared=f"{_WORDS} * 4",
-                args=f"counts, of_teams, x, x.numel(), bins, {_WORDS}",
+                args=f"counts, of_blocks, x, x.numel(), bins, {_WORDS}",
             ),
             opaq.step(
                 entry="sum_packed",
                 grid=f"ceil_div({_WORDS}, 128)",
                 block=[32, 16],
-                args=f"counts, of_teams, {_BLOCKS}, bins, {_WORDS}",
+                args=f"counts, of_blocks, {_BLOCKS}, bins, {_WORDS}",
             ),
         ],
         requires=[*_requires, f"bins <= {_PACKED}", "x.numel() >= 2097152"],
