@@ -329,8 +329,8 @@ __device__ V warp_inclusive_sum(V value) {
 // combine(..., combine(value, value)) over the LANES threads that share threadIdx.y (LANES ==
 // blockDim.x, a power of two); each of them gets the same bits, since the butterfly's pairs
 // commute. Every thread of the block must call it.
-template <int LANES, typename Combine>
-__device__ float row_reduce(float value, Combine combine) {
+template <int LANES, typename V, typename Combine>
+__device__ V row_reduce(V value, Combine combine) {
   static_assert(LANES >= 1 && LANES <= 1024 && (LANES & (LANES - 1)) == 0,
                 "LANES is a power of two up to 1024");
 #pragma unroll
@@ -338,7 +338,7 @@ __device__ float row_reduce(float value, Combine combine) {
     value = combine(value, __shfl_xor_sync(0xffffffff, value, offset));
   if constexpr (LANES > 32) {
     constexpr int kWarps = LANES / 32;  // of one row
-    __shared__ float warp_values[32];
+    __shared__ V warp_values[32];
     const int first = threadIdx.y * kWarps;
     __syncthreads();  // an earlier call's values may still be read
     if (threadIdx.x % 32 == 0) warp_values[first + threadIdx.x / 32] = value;
@@ -352,9 +352,9 @@ __device__ float row_reduce(float value, Combine combine) {
 }
 
 // The sum, as of row_reduce.
-template <int LANES>
-__device__ float row_sum(float value) {
-  return row_reduce<LANES>(value, [](float a, float b) { return a + b; });
+template <int LANES, typename V>
+__device__ V row_sum(V value) {
+  return row_reduce<LANES>(value, [](V a, V b) { return a + b; });
 }
 
 // row_sum of N values at once, with one barrier and in a block of any height. `of_warps` is shared

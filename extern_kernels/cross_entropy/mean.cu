@@ -18,11 +18,7 @@ __device__ V sum_of_rows(long long rows, Of of) {
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) sum += values[i];
   }
-  __shared__ V of_warps[kThreads / 32];
-  sum = opaq::warp_sum(sum);
-  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = sum;
-  __syncthreads();
-  return opaq::warp_sum(of_warps[threadIdx.x % 32]);
+  return opaq::row_sum<kThreads>(sum);
 }
 
 }  // namespace
