@@ -211,10 +211,15 @@ __global__ void __launch_bounds__(THREADS, 768 / THREADS)
     if (number < all) OneTile::fill(packs, x + number / tiles * n, first_of(number), n, reverse);
     opaq::end_of_copies();
   };
-  if (threadIdx.x == 0) numbers[0] = take(), numbers[1] = take();
+  if (threadIdx.x == 0) numbers[0] = take();
   __syncthreads();
-  unsigned number = numbers[0], next = numbers[1];
+  unsigned number = numbers[0];
   fill(0, number);
+  // A block has its next tile summed only after this one: all blocks must have one before.
+  opaq::copies_done<0>();
+  if (threadIdx.x == 0) numbers[1] = take();
+  __syncthreads();
+  unsigned next = numbers[1];
   for (int turn = 0; number < all; turn ^= 1) {
     unsigned after_next = 0;
     if (threadIdx.x == 0) after_next = take();
