@@ -6,8 +6,8 @@
 //
 // Layout: LANES threads (threadIdx.x) scan tiles of LANES * ITEMS packs of VEC elements. A warp has
 // ITEMS * 32 packs of a tile that lie side by side, and reads 32 of them at a time. One block has
-// several rows, or one row, or, of long rows, tiles that it takes one after the other. Of these it
-// has to wait for other blocks, and copies its next tile to shared memory meanwhile.
+// several rows, or one row, or, of long rows, one tile. A block with one tile waits for others for
+// most of its time, so its tile is in shared memory: registers would hold fewer of them at once.
 #include "look_back.cuh"
 
 using opaq::Pack;
@@ -52,40 +52,47 @@ struct InRegisters {
   __device__ void fill(int k, const T* row, long long first, long long n, bool reverse) {
     packs[k] = read<T, VEC>(row, first, n, reverse);
   }
+  __device__ void finish() {}
   __device__ Pack<T, VEC> at(int k) const { return packs[k]; }
 };
+
+extern __shared__ uint4 slots[];
 
 // A thread reads only what it has written, or copied, itself.
 template <typename T, int ITEMS, int VEC>
 struct InSlots {
   using OnePack = Pack<T, VEC>;
 
-  OnePack* slots;  // of this thread, blockDim.x apart
-
+  __device__ static OnePack* slot(int k) {
+    return reinterpret_cast<OnePack*>(slots) + k * blockDim.x + threadIdx.x;
+  }
   __device__ void fill(int k, const T* row, long long first, long long n, bool reverse) {
-    OnePack* const slot = slots + k * blockDim.x;
     if (sizeof(OnePack) == 16 && first < n)
-      opaq::copy_async(slot, row + (reverse ? n - VEC - first : first));
+      opaq::copy_async(slot(k), row + (reverse ? n - VEC - first : first));
     else
-      *slot = read<T, VEC>(row, first, n, reverse);
+      *slot(k) = read<T, VEC>(row, first, n, reverse);
+  }
+  __device__ void finish() {
+    opaq::end_of_copies();
+    opaq::copies_done<0>();
   }
   __device__ OnePack at(int k) const {
     if constexpr (sizeof(OnePack) == 16)
-      return opaq::load_shared<T>(reinterpret_cast<const uint4*>(slots + k * blockDim.x));
+      return opaq::load_shared<T>(&slots[k * blockDim.x + threadIdx.x]);
     else
-      return slots[k * blockDim.x];
+      return *slot(k);
   }
 };
 
 // The elements of a tile that a thread has. Positions from `n` on count as 0.
-template <typename T, int LANES, int ITEMS, int VEC, typename Kept>
+template <typename T, int LANES, int ITEMS, int VEC, template <typename, int, int> class Kept>
 struct Tile {
   using Sum = typename Sums<T>::type;
   static constexpr int kElements = LANES * ITEMS * VEC;
   static constexpr int kWidth = LANES < 32 ? LANES : 32;  // threads that share shuffles
   static constexpr int kWarps = LANES < 32 ? 1 : LANES / 32;
 
-  Kept packs;
+  Kept<T, ITEMS, VEC> packs;
   Sum before[ITEMS];  // the sum of the warp's elements before each pack
   Sum of_warp;        // the sum of all elements of the warp
 
@@ -95,14 +102,11 @@ struct Tile {
     return first + (warp * ITEMS * kWidth + lane) * VEC;
   }
 
-  __device__ static void fill(Kept& packs, const T* row, long long first, long long n,
-                              bool reverse) {
+  __device__ Tile(const T* row, long long first, long long n, bool reverse) {
+    const int lane = threadIdx.x % kWidth;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) packs.fill(k, row, begin(first) + k * kWidth * VEC, n, reverse);
-  }
-
-  __device__ Tile(const Kept& filled, bool reverse) : packs(filled) {
-    const int lane = threadIdx.x % kWidth;
+    packs.finish();
     of_warp = 0;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
@@ -145,8 +149,7 @@ struct Tile {
 template <typename T, typename Out, int LANES, int ITEMS, int VEC>
 __global__ void __launch_bounds__(256)
     cumsum(Out* y, const T* x, long long rows, long long n, bool reverse) {
-  using Kept = InRegisters<T, ITEMS, VEC>;
-  using OneTile = Tile<T, LANES, ITEMS, VEC, Kept>;
+  using OneTile = Tile<T, LANES, ITEMS, VEC, InRegisters>;
   using Sum = typename OneTile::Sum;
   constexpr int kWarps = OneTile::kWarps;
   constexpr int kRows = LANES < 256 ? 256 / LANES : 1;
@@ -159,9 +162,7 @@ __global__ void __launch_bounds__(256)
   Sum before = 0;
   int turn = 0;
   for (long long first = 0; first < n; first += OneTile::kElements, turn ^= 1) {
-    Kept packs;
-    OneTile::fill(packs, x, first, there ? n : 0, reverse);
-    const OneTile tile(packs, reverse);
+    const OneTile tile(x, first, there ? n : 0, reverse);
     Sum base = before;
     if constexpr (kWarps > 1) {
       Sum(&shared)[kWarps] = of_warps[turn][threadIdx.y];
@@ -181,65 +182,35 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-extern __shared__ uint4 slots_memory[];
+template <typename T>
+constexpr int kThreads = 1152;  // of a multiprocessor: as many as have registers for their sums
+template <>
+constexpr int kThreads<long long> = 1024;
+template <>
+constexpr int kThreads<int> = 1024;
 
-// Tiles of rows, `tiles` of each and `all` of all, which blocks take in this order. So a block
-// waits only for tiles of blocks that run already, and that have to end earlier tiles alone before.
-// `published` has `words` zeroed words for each row, and one for the number of tiles taken. A block
-// has slots for two tiles in shared memory.
+// A tile of a row in a block: blocks [row * tiles, (row + 1) * tiles) have a row. `published` has
+// `words` zeroed words for each row.
 template <typename T, typename Out, int THREADS, int ITEMS, int VEC>
-__global__ void __launch_bounds__(THREADS, 768 / THREADS)
-    cumsum_tiles(Out* y, const T* x, opaq::Word* published, unsigned tiles, unsigned all,
-                 long long words, long long n, bool reverse) {
-  using Kept = InSlots<T, ITEMS, VEC>;
-  using OneTile = Tile<T, THREADS, ITEMS, VEC, Kept>;
+__global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
+    cumsum_tiles(Out* y, const T* x, opaq::Word* published, unsigned tiles, long long words,
+                 long long n, bool reverse) {
+  using OneTile = Tile<T, THREADS, ITEMS, VEC, InSlots>;
   using Sum = typename OneTile::Sum;
   constexpr int kWarps = OneTile::kWarps;
   __shared__ Sum of_warps[kWarps];
-  __shared__ unsigned numbers[2];  // of tiles
-  opaq::Word* const taken = published + all / tiles * words;
-  const auto take = [&] { return static_cast<unsigned>(atomicAdd(taken, opaq::Word(1))); };
-  const auto slots = [&](int turn) {
-    return Kept{reinterpret_cast<Pack<T, VEC>*>(slots_memory) + turn * THREADS * ITEMS +
-                threadIdx.x};
-  };
-  const auto first_of = [&](unsigned number) {
-    return number % tiles * static_cast<long long>(OneTile::kElements);
-  };
-  const auto fill = [&](int turn, unsigned number) {
-    Kept packs = slots(turn);
-    if (number < all) OneTile::fill(packs, x + number / tiles * n, first_of(number), n, reverse);
-    opaq::end_of_copies();
-  };
-  if (threadIdx.x == 0) numbers[0] = take();
+  const long long row = blockIdx.x / tiles;
+  const unsigned number = blockIdx.x % tiles;
+  const long long first = number * static_cast<long long>(OneTile::kElements);
+  const OneTile tile(x + row * n, first, n, reverse);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = tile.of_warp;
   __syncthreads();
-  unsigned number = numbers[0];
-  fill(0, number);
-  // A block has its next tile summed only after this one: all blocks must have one before.
-  opaq::copies_done<0>();
-  if (threadIdx.x == 0) numbers[1] = take();
-  __syncthreads();
-  unsigned next = numbers[1];
-  for (int turn = 0; number < all; turn ^= 1) {
-    unsigned after_next = 0;
-    if (threadIdx.x == 0) after_next = take();
-    fill(turn ^ 1, next);
-    opaq::copies_done<1>();
-    const OneTile tile(slots(turn), reverse);
-    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = tile.of_warp;
-    __syncthreads();
-    Sum base = 0, total = 0;
+  Sum base = 0, total = 0;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      if (w == threadIdx.x / 32) base = total;
-      total += of_warps[w];
-    }
-    const long long row = number / tiles;
-    const Sum before =
-        opaq::sum_of_tiles_before(published + row * words, number % tiles, tiles, total);
-    tile.write(y + row * n, first_of(number), n, reverse, before + base);
-    if (threadIdx.x == 0) numbers[0] = after_next;
-    __syncthreads();
-    number = next, next = numbers[0];
+  for (int w = 0; w < kWarps; ++w) {
+    if (w == threadIdx.x / 32) base = total;
+    total += of_warps[w];
   }
+  const Sum before = opaq::sum_of_tiles_before(published + row * words, number, tiles, total);
+  tile.write(y + row * n, first, n, reverse, before + base);
 }

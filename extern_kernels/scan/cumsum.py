@@ -60,13 +60,13 @@ for _name, _priority in (("packs", 1), ("any", 0)):
     cumsum.cuda(
         name=f"cuda:tiles-{_name}",
         source=opaq.file("cumsum.cu"),
-        scratch={"published": opaq.zeros(f"{_ROWS} * {_words} + 1", dtype="uint64")},
+        scratch={"published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64")},
         entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {_threads}, {{{_items}}}, {{{_vec}}}>",
-        grid=f"min({_ROWS} * {_tiles}, 132 * {768 // _threads})",
+        grid=f"{_ROWS} * {_tiles}",
         block=_threads,
-        shared=f"2 * {_threads} * {_items} * {_vec} * x.itemsize",
-        args=f"y, x, published, {_tiles}, {_ROWS} * {_tiles}, {_words}, {_N}, reverse",
-        requires=[*_requires, _LONG, f"{_ROWS} * {_tiles} < 4294967296"],
+        shared=f"{_threads} * {_items} * {_vec} * x.itemsize",
+        args=f"y, x, published, {_tiles}, {_words}, {_N}, reverse",
+        requires=[*_requires, _LONG],
         priority=_priority + 2,
     )
 

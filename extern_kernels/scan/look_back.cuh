@@ -10,8 +10,9 @@
 // tiles before in its group; these are added in one order. Only the sums up to the ends of sections
 // wait for each other one after the other, and that is once in 1024 tiles.
 //
-// Of the tiles that a block waits for, each must have ended, or be with a block that runs already
-// and has to wait for earlier tiles alone.
+// A block waits for blocks of a smaller blockIdx alone. They run already or have ended, since
+// blocks are started in the order of blockIdx; so does CUB's scan of a device rely on it
+// (cub/agent/agent_scan.cuh, ConsumeRange: "Blocks are launched in increasing order").
 #pragma once
 
 #include "../common.cuh"

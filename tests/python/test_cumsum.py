@@ -165,9 +165,9 @@ TILES = "float, float, 128, 8, 4"
         ((100, 64), torch.float16, "packs", "__half, __half, 2, 4, 8", 1, [2, 128]),
         ((100, 65), torch.int32, "any", "int, long long, 32, 3, 1", 13, [32, 8]),
         ((8192, 32768), torch.float32, "packs", "float, float, 256, 4, 4", 8192, [256, 1]),
-        ((64, 128256), torch.float32, "tiles-packs", TILES, 792, [128, 1]),
-        ((1, 1 << 25), torch.int32, "tiles-packs", "int, long long, 128, 8, 2", 792, [128, 1]),
-        ((1, 1 << 31), torch.float32, "tiles-packs", TILES, 792, [128, 1]),
+        ((64, 128256), torch.float32, "tiles-packs", TILES, 2048, [128, 1]),
+        ((1, 1 << 25), torch.int32, "tiles-packs", "int, long long, 128, 8, 2", 16384, [128, 1]),
+        ((1, 1 << 31), torch.float32, "tiles-packs", TILES, 1 << 19, [128, 1]),
         ((2, 50001), torch.float16, "tiles-any", "__half, __half, 256, 12, 1", 34, [256, 1]),
     ],
 )
