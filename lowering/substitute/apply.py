@@ -18,7 +18,7 @@ from .. import options, record
 from ..compat.inductor import inductor
 from ..compat.pytorch import pytorch
 from ..record import Substitution
-from . import local_writes, masks, measured, normal, operations, rewrite, searched
+from . import local_writes, masks, measured, modes, normal, operations, rewrite, searched
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
@@ -51,7 +51,9 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     for module in graph_module.modules():
         if isinstance(module, GraphModule):
             _give_examples(module)
-            changed = normal.by_place(module.graph) | local_writes.remove(module.graph)
+            # In which modes a subgraph is called is not known.
+            changed = module is graph_module and modes.remove(module.graph)
+            changed |= normal.by_place(module.graph) | local_writes.remove(module.graph)
             changed |= masks.remove(module.graph)
             changed |= normal.rewritten(module.graph)
             nodes = Nodes(module.graph)

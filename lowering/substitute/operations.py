@@ -55,6 +55,9 @@ _NOT_RANDOM |= {"lt", "le", "gt", "ge", "eq", "ne", "where", "masked_fill", "sca
 _NOT_RANDOM |= {"slice_scatter", "index_put", "softmax", "log_softmax", "argmax", "topk", "sort"}
 _NOT_RANDOM |= {"cumsum", "contiguous", "size", "div_", "masked_fill_", "scatter_", "setitem"}
 _NOT_RANDOM |= VIEWS | CASTS
+# They give a new tensor like another one.
+_LIKE = {"empty_like", "zeros_like", "ones_like", "full_like"}
+_LIKE |= {"new_empty", "new_zeros", "new_ones", "new_full"}
 # They write to memory, or they change how what comes after them runs.
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}
 _IN_PLACE |= {"ixor", "ilshift", "irshift", "imatmul", "iconcat", "setitem"}
@@ -311,8 +314,12 @@ def shows_through(node: Node) -> bool:
 
 
 def reads_sizes(node: Node) -> bool:
-    """Whether a node reads the sizes of a tensor alone, which nothing has to compute."""
-    return node.op == "call_method" and node.target in ("size", "dim", "numel")
+    """Whether a node reads sizes and dtypes of tensors alone, which nothing has to compute."""
+    if node.op == "call_method" and node.target in ("size", "dim", "numel"):
+        return True
+    if function_name(node) in _LIKE:
+        return True
+    return rearranges(node) and all(function_name(user) in _LIKE for user in node.users)
 
 
 def keeps_strides(node: Node) -> bool:

@@ -167,6 +167,9 @@ def put(
                 nodes.replace(root, result)
     nodes.added(between(mark, at), at)
     for node in nodes.backwards(found.region):
+        for user in list(node.users):
+            if not user.users and operations.rearranges(user):  # its shape alone was read
+                nodes.erase(user)
         if not node.users:
             nodes.erase(node)
 
