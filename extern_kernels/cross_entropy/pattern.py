@@ -24,11 +24,14 @@ _EXAMPLES = {
     "reduction": "mean",
     "label_smoothing": 0.1,
     "confidence": 0.9,
+    "low": 0.0125,
+    "high": 0.9125,
     "softcap": 30.0,
     "classes": 8,
+    "negated": False,
     "index": torch.empty(2, 1, dtype=torch.int64, device="meta"),
 }
-_NO_CLASS = -(1 << 62)  # to be ignored: no index is this one
+NO_CLASS = -(1 << 62)  # to be ignored: no index is this one
 
 
 def _when(arguments) -> str:
@@ -39,7 +42,7 @@ def _when(arguments) -> str:
         return "the classes of a row are not next to each other in memory"
     if target.dtype != torch.int64:
         return "the target does not hold class indices of 64 bits"
-    if not 0 <= arguments.get("label_smoothing", 0) <= 1:
+    if not 0 <= (arguments.get("label_smoothing") or 0) <= 1:
         return "label_smoothing is not from 0 to 1"
     return ""
 
@@ -225,20 +228,47 @@ def _(logits, target, ignore_index, reduction):
 
 
 def _smoothed(
-    logits, target, label_smoothing, ignore_index=-100, reduction="mean", confidence=None
+    logits,
+    target=None,
+    label_smoothing=None,
+    ignore_index=-100,
+    reduction="mean",
+    confidence=None,
+    low=None,
+    high=None,
+    classes=None,
+    index=None,
+    negated=False,
 ):
+    """confidence: what label_smoothing leaves to the class. low, high: the weights of other classes
+    and of the class. index: the target with a last dimension of 1."""
+    if low is not None:
+        label_smoothing = low * int(example_of(logits).shape[1])
+    if target is None:
+        target = index.squeeze(-1)
     loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index, label_smoothing)
-    return _reduced(loss, target, ignore_index, reduction)
+    if low is None or reduction != "none":
+        loss = _reduced(loss, target, ignore_index, reduction)
+    return -loss if negated else loss
 
 
 def _when_smoothed(arguments) -> str:
-    confidence, smoothing = arguments["confidence"], arguments["label_smoothing"]
-    if confidence is not None:
-        if not -1e-9 < confidence + smoothing - 1 < 1e-9:
-            return "the weights of the two losses do not add up to 1"
-        if arguments["logits"].dim() != 2:
-            return "the logits have more dimensions"
-    return _when(arguments)
+    logits, smoothing = arguments["logits"], arguments["label_smoothing"]
+    if (index := arguments["index"]) is not None:
+        if index.dim() == 0 or index.shape[-1] != 1:
+            return "there is not one target for each row of classes"
+        arguments = {**arguments, "target": index.squeeze(-1)}
+    confidence, low, high = (arguments[name] for name in ("confidence", "low", "high"))
+    if confidence is None and low is None:
+        return _when(arguments)
+    if logits.dim() != 2:
+        return "the logits have more dimensions"
+    if low is not None:
+        smoothing = low * logits.shape[1]
+        confidence = high - low if confidence is None else confidence
+    if not -1e-9 < confidence + smoothing - 1 < 1e-9:
+        return "the weights of the two losses do not add up to 1"
+    return _when({**arguments, "label_smoothing": smoothing})
 
 
 smoothing_pattern = _declare(
@@ -246,12 +276,12 @@ smoothing_pattern = _declare(
     _smoothed,
     "measured_label_smoothing.json",
     when=_when_smoothed,
-    nonzero=("label_smoothing",),
+    nonzero=("label_smoothing", "low"),
 )
 smoothing_pattern.spelling(_loss)
 
 
-@smoothing_pattern.spelling(ignore_index=_NO_CLASS, reduction="none")
+@smoothing_pattern.spelling(ignore_index=NO_CLASS, reduction="none")
 def _(logits, target, label_smoothing, confidence):  # timm
     log_probabilities = F.log_softmax(logits, dim=-1)
     given = -log_probabilities.gather(-1, target.unsqueeze(-1))
@@ -272,13 +302,16 @@ def _when_given(arguments) -> str:
     return ""
 
 
-def _of_given(logits, index=None, target=None, loss=False, squeezed=False):
-    """loss: the negative; squeezed: without the last dimension of the index."""
-    if index is None:  # numbers below 0 count from the end there
+def _of_given(
+    logits, index=None, target=None, loss=False, squeezed=False, from_end=False, classes=None
+):
+    """loss: the negative. squeezed: without the last dimension of the index. from_end: targets
+    below 0 count from the end."""
+    if from_end:
         target = torch.where(target < 0, target + logits.size(-1), target)
     given = target if index is None else index.squeeze(-1) if squeezed else index
     rows = logits if example_of(logits).dim() == 2 else logits.flatten(0, -2)
-    found, _ = cross_entropy(rows, given.flatten(), _NO_CLASS)
+    found, _ = cross_entropy(rows, given.flatten(), NO_CLASS)
     found = found.view_as(given)
     return found if loss else -found
 
@@ -286,7 +319,7 @@ def _of_given(logits, index=None, target=None, loss=False, squeezed=False):
 given_pattern = opaq.pattern(
     "token_log_probability",
     _of_given,
-    {**_EXAMPLES, "loss": False, "squeezed": False},
+    {**_EXAMPLES, "loss": False, "squeezed": False, "from_end": False},
     when=_when_given,
     streamed=("logits",),
     sizes=lambda arguments: rows_and_columns(arguments["logits"]),
@@ -319,7 +352,7 @@ def _(logits, index):  # TRL
     return logits.gather(-1, index).squeeze(-1) - torch.logsumexp(logits, -1)
 
 
-@given_pattern.spelling
+@given_pattern.spelling(from_end=True)
 def _(logits, target):
     rows = torch.arange(target.shape[0], device=target.device)
     return F.log_softmax(logits, dim=-1)[rows, target]

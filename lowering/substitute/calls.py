@@ -78,7 +78,7 @@ SIGNATURES = {
         "slice_scatter": "input, src, dim=0, start=None, end=None, step=1",
         "masked_fill": "input, mask, value",
         "where": "condition, input, other",
-        "full_like": "input, fill_value, dtype=None",
+        "one_hot": "input, num_classes=-1",
         "argmax": "input, dim=None, keepdim=False",
         "exponential": "input, lambd=1, generator=None",
         "multinomial": "input, num_samples, replacement=False, generator=None",

@@ -30,6 +30,10 @@ def operation(node: Any) -> Operation | None:
         return found
     if name in ("view", "reshape") and not node.kwargs:
         return _reshaped(node, name)
+    if name in CASTS and (found := _as_floats(node)):
+        return found
+    if name in _FILLED:
+        return _filled(node, name)
     if name not in SIGNATURES:
         return None if node.kwargs else Operation(name, plain(node.args))
     given = arguments(node, name)
@@ -54,6 +58,42 @@ def _reshaped(node: Node, name: str) -> Operation | None:
     known = zip(sizes[1:], after.shape[1:])
     rest = (size if type(each) is type(size) is int else each for each, size in known)
     return Operation("view", (source, *rest))
+
+
+def _as_floats(node: Node) -> Operation | None:
+    """(input) of a cast of integers or truth values to a floating dtype."""
+    source = node.args[0] if node.args else None
+    if not (is_tensor(source) and is_tensor(node)):
+        return None
+    before, after = value_of(source), value_of(node)
+    whole = not (before.is_floating_point() or before.is_complex())
+    same = before.device == after.device and digits(after.dtype) > 0
+    return Operation("floats", (source,)) if whole and same else None
+
+
+# By name, the number that fills a new tensor, or place and name of the argument that is it.
+_FILLED: dict[str, int | tuple[int, str]] = {
+    **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), 0),
+    **dict.fromkeys(("ones", "ones_like", "new_ones"), 1),
+    **dict.fromkeys(("full", "full_like"), (1, "fill_value")),
+    "new_full": (2, "fill_value"),
+    "fill": (1, "value"),
+}
+
+
+def _filled(node: Node, name: str) -> Operation | None:
+    """(number), whatever gives the new tensor its shape."""
+    number: Any = _FILLED[name]
+    if isinstance(number, tuple):
+        place, keyword = number
+        number = node.args[place] if len(node.args) > place else node.kwargs.get(keyword)
+    if number is None or is_tensor(number) or not is_tensor(node):
+        return None
+    if isinstance(number, (bool, int, float)):
+        dtype = value_of(node).dtype
+        kind = bool if dtype == torch.bool else float if dtype.is_floating_point else int
+        number = kind(number)
+    return Operation("filled", (number,))
 
 
 def _custom(node: Node) -> Operation | None:
@@ -86,9 +126,10 @@ def _power(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
 def _reduction(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     """(input, dims from the end, keepdim)."""
     value, dims = value_of(given["input"]), given["dim"]
-    if not isinstance(value, torch.Tensor) or dims is None or not _wide_enough(given):
+    if not isinstance(value, torch.Tensor) or not _wide_enough(given):
         return None
-    dims = tuple(dims) if isinstance(dims, (list, tuple)) else (dims,)
+    dims = range(value.dim()) if dims is None else dims
+    dims = tuple(dims) if isinstance(dims, (list, tuple, range)) else (dims,)
     if not all(isinstance(dim, int) for dim in dims):
         return None
     from_end = tuple(sorted(dim - value.dim() if dim >= 0 else dim for dim in dims))

@@ -23,10 +23,14 @@ from .operations import function_name, value_of
 _ARITHMETIC = {"itruediv": operator.truediv, "imul": operator.mul, "iadd": operator.add}
 _METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "scatter_": "scatter"}
 _METHODS |= {"masked_fill_": "masked_fill"}
-_FUNCTIONS = {"exponential_": torch.ops.aten.exponential.default}  # no methods
+_FUNCTIONS = {  # no methods
+    "exponential_": torch.ops.aten.exponential.default,
+    "fill_": torch.fill,
+}
 _WITH_OUT = {"cumsum"}
 # They give new memory.
 _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
+_NEW |= {"ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
 _NEW |= {"masked_fill", "where", "index_put", "gather", "scatter", "slice_scatter"}
 _KEPT_FOR_GRADIENTS = {"softmax"}  # new memory too

@@ -253,3 +253,20 @@ _RULES: dict[str, _Rule] = {
     **dict.fromkeys(("pow", "square"), means.of_norm),
     "einsum": means.of_einsum,
 }
+def _like_the_first(graph: Graph, node: Node) -> Any:
+    """zeros_like(f(x)), as zeros_like(x), where these are alike."""
+    source = node.args[0]
+    while operations.is_tensor(source) and source.op.startswith("call") and source.args:
+        before = source.args[0]
+        if not operations.is_tensor(before):
+            break
+        if not operations.alike(value_of(before), value_of(source)):
+            break
+        source = before
+    if source is node.args[0]:
+        return None
+    node.update_arg(0, source)
+    return node
+
+
+    **dict.fromkeys(("zeros_like", "ones_like", "full_like"), _like_the_first),

@@ -150,7 +150,7 @@ def may_write(node: Node) -> bool:
     if name.endswith("_") and not name.endswith("__"):
         return True
     if name.startswith("_") and not name.startswith("__"):
-        return True
+        return not name.endswith("get_data_attr")  # x.data
     if _argument(node, "max_norm") is not None:  # of an embedding: it scales the rows that it reads
         return True
     return bool(_argument(node, "inplace"))
