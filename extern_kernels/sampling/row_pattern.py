@@ -1,5 +1,5 @@
-"""Top-k and top-p with numbers of their own for each row, as vLLM writes them: both are applied to
-logits in ascending order, which are put back."""
+"""Top-k, top-p and min-p with numbers of their own for each row, as vLLM writes them: the first two
+are applied to logits in ascending order, which are put back."""
 
 from pathlib import Path
 
@@ -79,3 +79,38 @@ def _(logits, row_top_k, classes):
 def _(logits, row_top_p):
     ascending, index = torch.sort(logits, dim=-1)
     return _put_back(index, _likeliest_of_rows(ascending, row_top_p))
+
+
+# ---- min-p ---------------------------------------------------------------------------------------
+
+
+def _when_min_p_of_rows(arguments) -> str:
+    given, logits = arguments["row_min_p"], arguments["logits"]
+    if given.dim() != 2 or (given.shape[0], given.shape[1]) != (logits.shape[0], 1):
+        return "row_min_p has not a number for each row"
+    return refusal({**arguments, "temperature": 1.0})
+
+
+def _min_p_of_rows(logits, row_min_p):
+    least = row_min_p.squeeze(1).to(torch.float32).clamp(0.0, 1.0).contiguous()
+    return sampling_probabilities(logits, row_min_p=least)
+
+
+min_p_of_rows_pattern = opaq.pattern(
+    "min_p_of_rows",
+    _min_p_of_rows,
+    {
+        "logits": torch.empty(2, 8, device="meta"),
+        "row_min_p": torch.empty(2, 1, device="meta"),
+    },
+    when=_when_min_p_of_rows,
+    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
+    alone=True,
+)
+
+
+@min_p_of_rows_pattern.spelling
+def _(logits, row_min_p):  # vLLM
+    probabilities = F.softmax(logits, dim=-1)
+    least = probabilities.amax(dim=-1, keepdim=True) * row_min_p
+    return F.softmax(logits.masked_fill(probabilities < least, -float("inf")), dim=-1)

@@ -33,7 +33,7 @@ _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
 _NEW |= {"ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
 _NEW |= {"masked_fill", "where", "index_put", "gather", "scatter", "slice_scatter"}
-_KEPT_FOR_GRADIENTS = {"softmax"}  # new memory too
+_KEPT_FOR_GRADIENTS = {"softmax", "amax"}  # new memory too
 
 
 def remove(graph: Graph) -> bool:

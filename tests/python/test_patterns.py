@@ -44,7 +44,7 @@ def each_with_sizes_of_both_kinds() -> Iterator[Any]:
 
 DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_exponential_race")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
-NO_GRADIENT += ("min_p_probabilities", "top_k_top_p_of_rows")
+NO_GRADIENT += ("min_p_probabilities", "min_p_of_rows", "top_k_top_p_of_rows")
 
 # The arguments that get gradients, where not all do: the angles of `rope`, and what only chooses.
 WITH_GRADIENT = {"rope": ("q", "k"), "moe_route_scored": ("logits",)}
@@ -60,6 +60,8 @@ def values(pattern: Pattern, dtype: torch.dtype) -> dict[str, Any]:
             return example
         if name == "order":
             return torch.randperm(example.numel())
+        if name == "row_min_p":
+            return torch.tensor([[0.1], [0.9]], dtype=dtype)
         if name == "row_top_k":
             return torch.tensor([3, 8])
         if example.is_complex():

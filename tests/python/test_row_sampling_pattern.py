@@ -1,5 +1,5 @@
-"""Top-k and top-p with numbers of their own for each row, top-p as it was first written, and draws
-into new tensors, by our ops."""
+"""Top-k, top-p and min-p with numbers of their own for each row, top-p as it was first written, and
+draws into new tensors, by our ops."""
 
 from __future__ import annotations
 
@@ -179,3 +179,33 @@ def test_numbers_that_rows_share_are_left(shape: Any) -> None:
 
     torch.manual_seed(0)
     assert same_tokens(drawn, torch.randn(64, 300), RACES) == []
+
+
+# ---- min-p ---------------------------------------------------------------------------------------
+
+
+def min_p_of_vllm(logits: Tensor, min_p: Tensor) -> Tensor:
+    probability_values = F.softmax(logits, dim=-1)
+    max_probabilities = torch.amax(probability_values, dim=-1, keepdim=True)
+    adjusted_min_p = max_probabilities.mul_(min_p)
+    invalid_token_mask = probability_values < adjusted_min_p
+    logits = logits.masked_fill(invalid_token_mask, -float("inf"))
+    return logits.softmax(dim=-1, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_min_p_of_rows(dynamic: bool) -> None:
+    logits, _, least = numbers()
+    least[-1] = 0.0
+    result, found = found_in(
+        min_p_of_vllm, ["min_p_of_rows"], logits, least.unsqueeze(1), dynamic=dynamic
+    )
+    assert [each.applied for each in found] == [True]
+    torch.testing.assert_close(result, min_p_of_vllm(logits, least[:, None]), equal_nan=True)
+
+
+def test_min_p_of_all_rows_is_left() -> None:
+    logits, least = numbers()[0], torch.rand(1, 1)
+    result, found = found_in(min_p_of_vllm, ["min_p_of_rows"], logits, least)
+    assert [each.reason for each in found] == ["row_min_p has not a number for each row"]
+    torch.testing.assert_close(result, min_p_of_vllm(logits, least), equal_nan=True)
