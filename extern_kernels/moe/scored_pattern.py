@@ -262,3 +262,27 @@ def _(logits, k, groups, size, count, kept, fill):  # transformers: DeepSeek-V2
     scores = _in_groups(scores, of_group, groups, size, count, kept, fill)
     weights, experts = torch.topk(scores, k, dim=-1)
     return experts, weights
+
+
+# ---- the scores of all experts, 0 for those that are not chosen ----------------------------------
+
+
+def _scores(logits, k):
+    weights, experts = moe_route(logits, k, False, "sigmoid")[:2]
+    return torch.zeros_like(logits).scatter(1, experts, weights.to(dtype_of(logits)))
+
+
+scores_pattern = opaq.pattern(
+    "moe_scores",
+    _scores,
+    {"logits": torch.empty(2, 8, device="meta"), "k": 2},
+    when=when_routed,
+    sizes=lambda arguments: tuple(arguments["logits"].shape),
+    alone=True,
+)
+
+
+@scores_pattern.spelling
+def _(logits, k):  # transformers: Llama 4
+    largest, experts = torch.topk(logits, k, dim=-1)
+    return torch.full_like(logits, -math.inf).scatter(1, experts, largest).sigmoid()

@@ -13,7 +13,7 @@ from opaq.lowering.record import Substitution
 from opaq.lowering.substitute import apply
 
 load_patterns()
-NAMES = ["moe_route_scored", "moe_permute", "moe_combine"]
+NAMES = ["moe_route_scored", "moe_scores", "moe_permute", "moe_combine"]
 generator = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(40, 12, generator=generator)
 BIAS = torch.randn(12, generator=generator).abs()
@@ -148,5 +148,34 @@ def test_the_order_of_tokens_is_that_of_the_router() -> None:
 
     x = torch.randn(40, 8, generator=generator)
     places, nodes = compared(layer, LOGITS, BIAS, x)
-    assert sorted(each.pattern for each in places if each.applied) == sorted(NAMES)
+    replaced = ["moe_combine", "moe_permute", "moe_route_scored"]
+    assert sorted(each.pattern for each in places if each.applied) == replaced
     assert not any("moe_order" in str(node.target) for node in nodes)
+
+
+def llama4(fill: float = -torch.inf, dim: int = 1, k: int = 2) -> Any:
+    def scores(logits: Tensor) -> Tensor:
+        values, indices = torch.topk(logits, k, dim=dim)
+        found = torch.full_like(logits, fill).scatter_(dim, indices, values)
+        return torch.nn.functional.sigmoid(found.float()).to(found.dtype)
+
+    return scores
+
+
+def test_the_scores_of_all_experts() -> None:
+    for k in (1, 2, 12):
+        places, _ = compared(llama4(k=k), LOGITS)
+        assert [(each.pattern, each.applied) for each in places] == [("moe_scores", True)]
+    (place,) = compared(llama4(), LOGITS.bfloat16())[0]
+    assert place.applied
+
+
+def test_the_scores_of_all_experts_by_other_functions_are_left() -> None:
+    def of_all(logits: Tensor) -> Tensor:
+        indices = torch.topk(logits, 2)[1]
+        return torch.full_like(logits, -torch.inf).scatter(1, indices, logits[:, :2]).sigmoid()
+
+    for function in (llama4(fill=0.0), llama4(dim=0), of_all):
+        assert compared(function, LOGITS)[0] == []
+    (place,) = compared(llama4(dim=-1), LOGITS[None])[0]
+    assert place.reason == "the logits have not two dimensions"

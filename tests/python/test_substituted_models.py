@@ -83,6 +83,11 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
             **{"rms_norm": 5, "silu_mul": 3},
         },
     ),
+    # a router that gives the scores of all experts
+    "Llama4ForCausalLM": (
+        {**SMALL, **GROUPED, **TOKENS, "num_local_experts": 4, "head_dim": 8},
+        {**LLAMA, "moe_scores": 2, "rms_norm": 5, "silu_mul": 4},
+    ),
     "Glm4MoeForCausalLM": (
         {**SMALL, **GROUPED, **FIRST_DENSE, "head_dim": 8},
         {**LLAMA, "moe_combine": 1, "moe_permute": 1, "moe_route_scored": 1, "silu_mul": 3},
