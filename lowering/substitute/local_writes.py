@@ -175,7 +175,8 @@ def _at_places(graph: Graph, target: Node, index: Node, values: Any) -> Node | N
 
 
 def _in_part(graph: Graph, target: Node, index: Any, number: Any) -> Node | None:
-    """target[..., a:b] = number, or values of the same shape; target[..., -1] = number."""
+    """target[..., a:b] = number, or values of the same shape, target[..., a::2] = such values;
+    target[..., -1] = number."""
     index = index if isinstance(index, tuple) else (index,)
     last, value = index[-1], value_of(target)
     if index[:-1] != (Ellipsis,) and index[:-1] != (slice(None),) * (value.dim() - 1):
@@ -184,14 +185,16 @@ def _in_part(graph: Graph, target: Node, index: Any, number: Any) -> Node | None
         last = slice(last, None if last else 1)
     if not isinstance(last, slice):
         return None
-    bounds = (last.start, last.stop)
-    if last.step not in (None, 1) or not all(isinstance(each, (int, NoneType)) for each in bounds):
+    bounds, step = (last.start, last.stop), 1 if last.step is None else last.step
+    if not all(isinstance(each, (int, NoneType)) for each in bounds):
         return None
-    if operations.is_tensor(number):
+    if operations.is_tensor(number) and step in (1, 2):
         values, part = value_of(number), value[..., last]
         if (values.shape, values.dtype) != (part.shape, part.dtype):
             return None
-        return graph.call_function(torch.slice_scatter, (target, number, -1, *bounds))
+        return graph.call_function(torch.slice_scatter, (target, number, -1, *bounds, step))
+    if step != 1:
+        return None
     if not isinstance(number, (bool, int, float)):
         return None
     number = bool(number) if value.dtype == torch.bool else number

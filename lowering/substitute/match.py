@@ -124,6 +124,11 @@ class _Matcher:
             return
         if products.is_one(wanted) and products.is_one(given):
             yield from self._product_matched(pattern, value, start)
+        if (source := operations.times_one(value)) is not None:
+            passed |= {value}
+            yield from self.matched(
+                pattern, source, dataclasses.replace(found, passed=found.passed | passed)
+            )
 
     def _product_matched(self, pattern: Node, value: Node, found: Match) -> Iterator[Match]:
         """With the factors in any order, however they are associated."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from types import NoneType
 from typing import Any
 
 import torch
@@ -198,6 +199,45 @@ def _put_back(graph: Graph, node: Node) -> Any:
     return graph.call_method("scatter", (source, dim, index, source))
 
 
+def _joined(graph: Graph, node: Node) -> Node | None:
+    """What is written to both halves of a tensor, as torch.cat, and what is written to every second
+    column and to the others, as torch.stack(..., -1).flatten(-2)."""
+    last = _write(node)
+    first = _write(last[0]) if last is not None else None
+    if last is None or first is None or operations.written_between(last[0], node):
+        return None
+    width = value_of(node).shape[-1]
+    parts = {first[2:]: first[1], last[2:]: last[1]}
+    if not isinstance(width, int) or width % 2:
+        return None
+    half = width // 2
+    if parts.keys() == {(0, width, 2), (1, width, 2)}:
+        both = [parts[0, width, 2], parts[1, width, 2]]
+        return graph.call_method("flatten", (graph.call_function(torch.stack, (both, -1)), -2))
+    if parts.keys() == {(0, half, 1), (half, width, 1)}:
+        both = [parts[0, half, 1], parts[half, width, 1]]
+        return graph.call_function(torch.cat, (both, -1))
+    return None
+
+
+def _write(node: Any) -> tuple[Any, ...] | None:
+    """(input, values, start, end, step) of what is written to columns."""
+    if not operations.is_tensor(node) or function_name(node) != "slice_scatter":
+        return None
+    given = forms.arguments(node, "slice_scatter")
+    value = value_of(node)
+    if given is None or given["dim"] not in (-1, value.dim() - 1):
+        return None
+    step = given["step"] or 1
+    if not all(type(each) in (int, NoneType) for each in (given["start"], given["end"], step)):
+        return None
+    width = value.shape[-1]
+    if not isinstance(width, int):
+        return None
+    start, end, _ = slice(given["start"], given["end"]).indices(width)
+    return given["input"], given["src"], start, end, step
+
+
 def _numbers_like(graph: Graph, node: Node) -> Any:
     """values / exponential numbers in a new tensor of the same shape, as in one like the values."""
     values, numbers = node.args if len(node.args) == 2 and not node.kwargs else (None, None)
@@ -216,10 +256,27 @@ def _numbers_like(graph: Graph, node: Node) -> Any:
     return node
 
 
+def _like_the_first(graph: Graph, node: Node) -> Any:
+    """zeros_like(f(x)), as zeros_like(x), where these are alike."""
+    source = node.args[0]
+    while operations.is_tensor(source) and source.op.startswith("call") and source.args:
+        before = source.args[0]
+        if not operations.is_tensor(before):
+            break
+        if not operations.alike(value_of(before), value_of(source)):
+            break
+        source = before
+    if source is node.args[0]:
+        return None
+    node.update_arg(0, source)
+    return node
+
+
 _NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
 _REDUCTIONS = ("sum", "mean", "amax", "logsumexp")
 # what nothing may read any more
-_LEFT = ("max", "neg", "empty_like", "mul", "div", "norm", "var_mean", *_NEW, *_REDUCTIONS)
+_LEFT = ("max", "neg", "empty_like", "mul", "div", "norm", "var_mean", "slice_scatter")
+_LEFT += (*_NEW, *_REDUCTIONS)
 
 
 def _before(node: Node) -> set[Node]:
@@ -248,25 +305,10 @@ _RULES: dict[str, _Rule] = {
     "gather": _taken_by_its_own_choice,
     "argsort": _in_order,
     "scatter": _put_back,
+    "slice_scatter": _joined,
     "div": _first_of(_numbers_like, means.of_sum),
     "mul": _first_of(means.of_sum, means.of_norm),
     **dict.fromkeys(("pow", "square"), means.of_norm),
     "einsum": means.of_einsum,
-}
-def _like_the_first(graph: Graph, node: Node) -> Any:
-    """zeros_like(f(x)), as zeros_like(x), where these are alike."""
-    source = node.args[0]
-    while operations.is_tensor(source) and source.op.startswith("call") and source.args:
-        before = source.args[0]
-        if not operations.is_tensor(before):
-            break
-        if not operations.alike(value_of(before), value_of(source)):
-            break
-        source = before
-    if source is node.args[0]:
-        return None
-    node.update_arg(0, source)
-    return node
-
-
     **dict.fromkeys(("zeros_like", "ones_like", "full_like"), _like_the_first),
+}

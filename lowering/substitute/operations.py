@@ -241,14 +241,16 @@ def source_of_cast(node: Any) -> Node | None:
         source = node.args[0] if node.args else None
     else:
         return None
+    return source if _has_values_of(node, source) else None
+
+
+def _has_values_of(node: Node, source: Any) -> bool:
     if not is_tensor(source):
-        return None
+        return False
     before, after = value_of(source), value_of(node)
     if before.device != after.device or before.shape != after.shape:
-        return None
-    if before.dtype == after.dtype:
-        return source
-    return source if digits(before.dtype) and digits(after.dtype) else None
+        return False
+    return before.dtype == after.dtype or digits(before.dtype) > 0 and digits(after.dtype) > 0
 
 
 def without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
@@ -258,6 +260,19 @@ def without_casts(value: Any) -> tuple[Any, frozenset[Node]]:
         passed.append(value)
         value = source
     return value, frozenset(passed)
+
+
+def times_one(node: Any) -> Node | None:
+    """x of x * 1, 1 * x and x / 1."""
+    if not is_tensor(node) or (name := function_name(node)) not in ("mul", "div"):
+        return None
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    first, second = node.args
+    if name == "mul" and not isinstance(first, Node):
+        first, second = second, first
+    one = type(second) in (int, float) and second == 1
+    return first if one and _has_values_of(node, first) else None
 
 
 def is_exact_cast(node: Node, source: Node) -> bool:

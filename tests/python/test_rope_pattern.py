@@ -132,6 +132,35 @@ def deepseek_v3_before(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + turned(x) * sin
 
 
+def wan(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # of diffusers
+    cos, sin = cos[None, :, None], sin[None, :, None]
+    even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+    out = torch.empty_like(x)
+    out[..., 0::2] = even * cos - odd * sin
+    out[..., 1::2] = even * sin + odd * cos
+    return out.type_as(x)
+
+
+def written_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos[None, :, None], sin[None, :, None]
+    one, two = x.chunk(2, -1)
+    out = torch.zeros_like(x)
+    out[..., D // 2 :] = two * cos + one * sin
+    out[..., : D // 2] = one * cos - two * sin
+    return out
+
+
+def scaled_by_one(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # rotary-embedding-torch
+    cos, sin = cos[:, None], sin[:, None]
+    return (x * cos * 1.0) + (1.0 * turned_in_pairs(x) * sin)
+
+
+def turned_in_pairs(x: Tensor) -> Tensor:
+    one, two = x.reshape(*x.shape[:-1], -1, 2).unbind(dim=-1)
+    x = torch.stack((-two, one), dim=-1)
+    return x.reshape(*x.shape[:-2], -1)
+
+
 ONE: dict[str, tuple[Callable[..., Tensor], Callable[[], Any]]] = {
     "meta_llama": (meta_llama, lambda: (complex_angles(),)),
     "gpt_fast": (gpt_fast, lambda: tables(half=True)),
@@ -139,6 +168,9 @@ ONE: dict[str, tuple[Callable[..., Tensor], Callable[[], Any]]] = {
     "chunks": (chunks, lambda: tables(half=True)),
     "nanochat": (nanochat, lambda: tables(half=True)),
     "deepseek_v3": (deepseek_v3, tables),
+    "wan": (wan, lambda: tables(half=True)),
+    "written_halves": (written_halves, lambda: tables(half=True)),
+    "scaled_by_one": (scaled_by_one, tables),
     "deepseek_v3_before": (deepseek_v3_before, tables),
     "split_by_view": (split_by_view, lambda: tables(half=True)),
 }
@@ -250,6 +282,16 @@ def test_only_the_first_columns() -> None:
 
 # ---- what is no rotary embedding, or one that is left --------------------------------------------
 
+
+def wan_without_the_last(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    even, odd = x[..., ::2], x[..., 1::2]
+    cos, sin = cos[:, : D // 2], sin[:, : D // 2]
+    out = torch.zeros_like(x)
+    out[..., 0::2] = even * cos - odd * sin
+    out[..., 1 : D - 1 : 2] = (even * sin + odd * cos)[..., : D // 2 - 1]
+    return out
+
+
 NOT_ROPE: dict[str, Callable[..., Tensor]] = {
     "the sign of neither": lambda q, c, s: q * c + torch.cat((q[..., 4:], q[..., :4]), -1) * s,
     "the sign of both": lambda q, c, s: q * c + torch.cat((-q[..., 4:], -q[..., :4]), -1) * s,
@@ -262,6 +304,8 @@ NOT_ROPE: dict[str, Callable[..., Tensor]] = {
         ),
         -1,
     ),
+    "scaled": lambda q, c, s: q * c + turned(q) * s * 1.5,
+    "a part that is not written": lambda q, c, s: wan_without_the_last(q, c, s),
     "halves of pairs": lambda q, c, s: q * c + torch.cat((-q[..., 1::2], q[..., ::2]), -1) * s,
     "pairs of halves": lambda q, c, s: (
         q * c + torch.stack((-q[..., 4:], q[..., :4]), -1).flatten(-2) * s
