@@ -212,10 +212,20 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         _plain_softmax,
         (2,),
         False,
-        [(8192, 4096), (8192, 16384), (4096, 32768), (1024, 128256), (65536, 128)],
+        [
+            *[(8192, 4096), (8192, 16384), (4096, 32768), (1024, 128256), (65536, 128)],
+            (16384, 50257),
+        ],
     ),
     ("softmax", kernels.softmax, _plain_softmax, (2,), True, [(8192, 4096)]),
-    ("log_softmax", kernels.log_softmax, _plain_log_softmax, (2,), False, [(8192, 32000)]),
+    (
+        "log_softmax",
+        kernels.log_softmax,
+        _plain_log_softmax,
+        (2,),
+        False,
+        [(8192, 32000), (16384, 50257)],
+    ),
     # y = v / scale, as the patterns have it
     (
         "rms_norm_float8",
