@@ -347,6 +347,16 @@ def _(logits, index):
     return torch.logsumexp(logits, -1) - logits.gather(-1, index).squeeze(-1)
 
 
+@given_pattern.spelling(loss=True)
+def _(logits, index):
+    return torch.logsumexp(logits, -1, keepdim=True) - logits.gather(-1, index)
+
+
+@given_pattern.spelling
+def _(logits, index):
+    return logits.gather(-1, index) - torch.logsumexp(logits, -1, keepdim=True)
+
+
 @given_pattern.spelling(squeezed=True)
 def _(logits, index):  # TRL
     return logits.gather(-1, index).squeeze(-1) - torch.logsumexp(logits, -1)

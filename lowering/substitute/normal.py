@@ -140,6 +140,40 @@ def _as_reduced(graph: Graph, node: Node) -> Node | None:
     return graph.create_node(given.op, given.target, reduced.args[:2], keywords)
 
 
+def _of_all_rows(graph: Graph, node: Node) -> Node | None:
+    """torch.stack([x[0].sum(-1), x[1].sum(-1), ...]) of all rows of x, as x.sum(-1)."""
+    found = forms.operation(node)
+    if found is None or found.args[1] != -value_of(node).dim():
+        return None
+    each = found.args[0]
+    reduced = [forms.operation(one) for one in each]
+    first = reduced[0]
+    if first is None or first.name not in _REDUCTIONS:
+        return None
+    rows = [one.args[0] if one is not None else None for one in reduced]
+    whole = _row(rows[0])[0]
+    if not operations.is_tensor(whole) or value_of(whole).shape[0] != len(rows):
+        return None
+    for number, (one, row) in enumerate(zip(reduced, rows)):
+        alike = one is not None and (one.name, one.args[1:]) == (first.name, first.args[1:])
+        if not alike or len(each[number].users) > 1 or _row(row) != (whole, number):
+            return None
+    if operations.written_between(rows[0], node):
+        return None
+    target, (_, dims, keepdim) = each[0], first.args
+    return graph.create_node(target.op, target.target, (whole, dims, keepdim))
+
+
+def _row(node: Any) -> tuple[Any, Any]:
+    """(x, number) of x[number] and of x.unbind()[number]."""
+    if not operations.is_tensor(node) or function_name(node) != "getitem":
+        return None, None
+    source, number = node.args
+    if isinstance(source, Node) and function_name(source) == "unbind":
+        source = source.args[0] if len(source.args) == 1 and not source.kwargs else None
+    return (source, number) if type(number) is int else (None, None)
+
+
 def _negated_last(graph: Graph, node: Node) -> Node | None:
     """(-x).squeeze(dim), as -(x.squeeze(dim)), where nothing else reads -x."""
     source, *dims = node.args
@@ -306,6 +340,7 @@ _RULES: dict[str, _Rule] = {
     "argsort": _in_order,
     "scatter": _put_back,
     "slice_scatter": _joined,
+    "stack": _of_all_rows,
     "div": _first_of(_numbers_like, means.of_sum),
     "mul": _first_of(means.of_sum, means.of_norm),
     **dict.fromkeys(("pow", "square"), means.of_norm),

@@ -99,12 +99,42 @@ def by_hand(x: Tensor, t: Tensor) -> Tensor:
     return -log_probabilities.gather(-1, t.unsqueeze(-1)).mean()
 
 
+def by_log_sum_of_columns(x: Tensor, t: Tensor) -> Tensor:
+    return x.gather(-1, t[..., None]) - x.logsumexp(-1, keepdim=True)
+
+
+def by_log_sums_of_rows(x: Tensor, t: Tensor) -> Tensor:  # as TRL and verl write it
+    log_sums = torch.stack([torch.logsumexp(row, dim=-1) for row in x])
+    return torch.gather(x, -1, t.unsqueeze(-1)).squeeze(-1) - log_sums
+
+
+WAYS = [by_log_softmax, by_log_sum, by_negative_log_sum, by_hand]
+WAYS += [by_log_sum_of_columns, by_log_sums_of_rows]
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("way", [by_log_softmax, by_log_sum, by_negative_log_sum, by_hand])
+@pytest.mark.parametrize("way", WAYS)
 def test_probabilities_of_given_tokens(way: Any, dynamic: bool) -> None:
     assert applied(way, X, TARGET, dynamic=dynamic) == ["token_log_probability"]
     assert applied(way, ROWS * 100, ROW_TARGET, dynamic=dynamic) == ["token_log_probability"]
     assert applied(way, X[:, :0], TARGET[:, :0], dynamic=dynamic) == ["token_log_probability"]
+
+
+@pytest.mark.parametrize(
+    "log_sums",
+    [
+        lambda x: [x[1].logsumexp(-1), x[0].logsumexp(-1), x[2].logsumexp(-1)],
+        lambda x: [x[0].logsumexp(-1), x[1].logsumexp(-1), x[1].logsumexp(-1)],
+        lambda x: [x[0].logsumexp(-1), x[1].logsumexp(-1), x[2].amax(-1)],
+        lambda x: [x[0].logsumexp(-1), x[1].logsumexp(-1), (x + 1)[2].logsumexp(-1)],
+        lambda x: [x[0][:, :5].logsumexp(-1), x[1].logsumexp(-1), x[2].logsumexp(-1)],
+    ],
+)
+def test_log_sums_of_other_rows_are_left(log_sums: Any) -> None:
+    def probabilities(x: Tensor, t: Tensor) -> Tensor:
+        return x.gather(-1, t.unsqueeze(-1)).squeeze(-1) - torch.stack(log_sums(x))
+
+    assert applied(probabilities, X, TARGET) == []
 
 
 def test_tokens_by_numbers_of_rows_count_from_the_end() -> None:
