@@ -57,7 +57,9 @@ def op(
         repeat them for the backward pass. Not for an op that writes to arguments; state in a tensor
         is better declared as an argument, `Tensor(a!) state`.
     tags: of torch.Tag, what else PyTorch should know. cudagraph_unsafe: the op is kept out of CUDA
-        graphs. pt2_compliant_tag is always there.
+        graphs. flexible_layout: in compiled graphs, arguments whose strides every implementation
+        reads may have longer rows than in eager, as Inductor pads them, instead of being copied.
+        pt2_compliant_tag is always there.
     sharding: how the op is computed on DTensors (torch.distributed.tensor), each process on its own
         part. "pointwise": each element of the results depends on those at the same place; so it is
         with tags=torch.Tag.pointwise. "rows": each row (along the last dimension) of the results

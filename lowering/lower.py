@@ -4,6 +4,7 @@ they need, makes the node, and copies back what it writes to copies.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -31,6 +32,7 @@ from .compat.inductor import V, inductor, ir, tree_leaves
 from .cpp_plan import NoCppForm, plan
 from .decision import Candidate, Decision, decide, explain_misfit
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
+from .padded import strides_of_arguments
 from .place import place
 from .symbolic import SymbolicEvaluator, SymbolicTensor
 
@@ -64,9 +66,14 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     call = _Call(overload, _runtime.describe(qualname), args, kwargs)
     info, values = call.info, call.values
     traced, outputs = _as_traced(call)
-    inputs = {name: _symbolic(fake) for name, fake in traced.items()}
-    device = _device(inputs.values(), outputs)
+    eager = {name: _symbolic(fake) for name, fake in traced.items()}
+    device = _device(eager.values(), outputs)
+    padded, outputs = _padded(call, device, traced, outputs)
     results = dynamic_results.whole(info, outputs, lambda: call.largest(traced), device)
+    inputs = {
+        name: dataclasses.replace(tensor, strides=_numbers(padded.get(name, tensor.strides)))
+        for name, tensor in eager.items()
+    }
     known = {
         **values,
         **inputs,
@@ -81,7 +88,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     if not _runtime.kernel_is_ours(qualname, device.type):
         _refuse_in_package(qualname, device, _another_kernel(device))
         return _through_dispatcher(call, traced, device, _another_kernel(device).reason)
-    measured = tuned.fastest(qualname, info, known, inductor)
+    measured = tuned.fastest(qualname, info, {**known, **eager}, inductor)
     choose = functools.partial(
         decide, info, device.type, known, evaluator, language == "package", measured
     )
@@ -115,6 +122,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         _written(info),
         decision.contiguous,
         alignment.sensitive_arguments(info),
+        padded,
     )
     planned = workspace.plan(decision.candidates, known)
     memory = None if planned is None else planned.buffer(device)
@@ -277,6 +285,16 @@ class _Call:
         flat = [values[arg["name"]] for arg in self.info["args"]]
         return lists.as_called(self.declared, lists.grouped(self.declared, self.info, flat))
 
+    def results(self, traced: Mapping[str, torch.Tensor]) -> list[SymbolicTensor]:
+        """What the op returns for these fake tensors."""
+        if not self.info["outputs"]:
+            return []
+        args, kwargs = self.for_overload({**self.values, **traced})
+        with V.fake_mode:
+            results = self.overload(*args, **kwargs)
+        results = results if isinstance(results, (tuple, list)) else (results,)
+        return [_symbolic(result) for result in results]
+
     def largest(self, traced: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
         """The results on fake tensors, with bounds in place of sizes that only a launch knows."""
         args, kwargs = self.for_overload({**self.values, **traced})
@@ -314,14 +332,36 @@ def _as_traced(call: _Call) -> tuple[dict[str, torch.Tensor], list[SymbolicTenso
         if not isinstance(fakes.get(name), torch.Tensor):
             values[name].realize()
             fakes[name] = inductor.fake_of(ir.ExternKernel.realize_input(values[name]))
-    if not call.info["outputs"]:
-        results = ()
-    elif results is None:
-        args, kwargs = call.for_overload({**values, **{name: fakes[name] for name in tensors}})
-        with V.fake_mode:
-            results = call.overload(*args, **kwargs)
+    traced = {name: fakes[name] for name in tensors}
+    if results is None or not call.info["outputs"]:
+        return traced, call.results(traced)
     results = results if isinstance(results, (tuple, list)) else (results,)
-    return {name: fakes[name] for name in tensors}, [_symbolic(result) for result in results]
+    return traced, [_symbolic(result) for result in results]
+
+
+def _padded(
+    call: _Call,
+    device: torch.device,
+    traced: Mapping[str, torch.Tensor],
+    outputs: list[SymbolicTensor],
+) -> tuple[dict[str, list[Any]], list[SymbolicTensor]]:
+    """(the strides of the arguments that are taken as Inductor has padded them, the results then).
+    Results have eager's strides but for those that follow from such an argument's by the op's rule
+    and that Inductor may pad.
+    """
+    if counts.are_read(call.info):
+        return {}, outputs
+    tags = call.overload.tags
+    padded = strides_of_arguments(call.info, tags, device.type, call.values, traced)
+    if not padded:
+        return {}, outputs
+    fakes = {name: inductor.fake_of(call.values[name]) for name in padded}
+    results = call.results({**traced, **fakes})
+    for number, (result, eager) in enumerate(zip(results, outputs)):
+        alike = dataclasses.replace(result, strides=eager.strides) == eager
+        if result != eager and not (alike and inductor.pads_result(number)):
+            return {}, outputs
+    return padded, results
 
 
 def _written(info: _runtime.OpInfo) -> set[str]:
@@ -329,11 +369,11 @@ def _written(info: _runtime.OpInfo) -> set[str]:
 
 
 def _symbolic(fake: torch.Tensor) -> SymbolicTensor:
-    sizes, strides = (
-        tuple(int(e) if e.is_Integer else e for e in inductor.expressions(values))
-        for values in (fake.shape, fake.stride())
-    )
-    return SymbolicTensor(sizes, strides, fake.dtype, fake.device)
+    return SymbolicTensor(_numbers(fake.shape), _numbers(fake.stride()), fake.dtype, fake.device)
+
+
+def _numbers(values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(int(e) if e.is_Integer else e for e in inductor.expressions(values))
 
 
 def _device(inputs: Iterable[SymbolicTensor], outputs: Sequence[SymbolicTensor]) -> torch.device:

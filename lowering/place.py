@@ -8,7 +8,8 @@ return its input where eager makes a copy, and changing a layout makes a copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import sympy
@@ -29,23 +30,37 @@ def place(
     written: Collection[Any],
     contiguous: Container[Any] = (),
     aligned: Container[Any] = (),
+    padded: Mapping[Any, Sequence[Any]] = MappingProxyType({}),
 ) -> tuple[dict[Any, Any], Callable[[], None]]:
     """Returns (the buffers of the arguments in `eager`, a function that must be called after the
     launch and copies back what was written to copies).
 
-    Buffers of arguments in `contiguous` are row-major, all others have eager's strides. Addresses
-    of those in `aligned` are aligned as well as in eager. Keys are names of arguments, or whatever
-    else identifies them. nodes: the graph's nodes of arguments, where known. written: the arguments
-    that `op` writes to. Raises LaunchError if two written arguments that are different tensors in
-    eager lie in the same memory.
+    Buffers of arguments in `contiguous` are row-major, those in `padded` have the strides given
+    there (padded.py), all others have eager's. Addresses of those in `aligned` are aligned as well
+    as in eager. Keys are names of arguments, or whatever else identifies them. nodes: the graph's
+    nodes of arguments, where known. written: the arguments that `op` writes to. Raises LaunchError
+    if two written arguments that are different tensors in eager lie in the same memory.
     """
     written = [name for name in eager if name in written]
     for name in written:
         inductor.lay_out_as_traced(values[name], nodes.get(name))
-    buffers = {
-        name: _lay_out(values[name], fake, name in contiguous, name in aligned, name in written)
-        for name, fake in eager.items()
-    }
+
+    def strides(name: Any) -> Sequence[Any]:
+        return padded.get(name) or inductor.expressions(eager[name].stride())
+
+    def laid_out(name: Any) -> Any:
+        value, fake = values[name], eager[name]
+        value.realize()
+        if name in aligned:
+            value = alignment.aligned_as_traced(value, fake, name in written)
+        # a dimension of size 1 may have any stride
+        row_major = name in contiguous and not inductor.has_row_major(fake)
+        return _with_strides(
+            value,
+            ir.FlexibleLayout.contiguous_strides(value.get_size()) if row_major else strides(name),
+        )
+
+    buffers = {name: laid_out(name) for name in eager}
     _copy_together(
         op,
         eager,
@@ -70,7 +85,8 @@ def place(
                         "Inductor made; a pass of Inductor has merged them. Call the op "
                         "outside torch.compile, and report this as a bug of opaq"
                     )
-                buffers[other] = _exact(ir.ExternKernel.copy_input(buffers[other]), eager[other])
+                copy = _box(ir.ExternKernel.copy_input(buffers[other]))
+                buffers[other] = _with_strides(copy, strides(other))
     for name in written:
         _share(name, values, eager, contiguous, buffers)
     for name in written:
@@ -97,23 +113,10 @@ def keep_old_values(value: Any, node: Any) -> None:
             inductor.replace_value(other, ir.ExternKernel.copy_input(later))
 
 
-def _lay_out(
-    value: Any, eager: torch.Tensor, contiguous: bool, aligned: bool, written: bool
-) -> Any:
-    value.realize()
-    if aligned:
-        value = alignment.aligned_as_traced(value, eager, written)
-    # a dimension of size 1 may have any stride
-    if contiguous and not inductor.has_row_major(eager):
-        strides = ir.FlexibleLayout.contiguous_strides(value.get_size())
-    else:
-        strides = inductor.expressions(eager.stride())
-    placed = (
-        value
-        if inductor.has_strides(value, strides)
-        else ir.ExternKernel.require_exact_strides(value, strides)
-    )
-    return ir.ExternKernel.realize_input(placed)
+def _with_strides(value: Any, strides: Sequence[Any]) -> Any:
+    if not inductor.has_strides(value, strides):
+        value = ir.ExternKernel.require_exact_strides(value, strides)
+    return ir.ExternKernel.realize_input(value)
 
 
 def _copy_together(
@@ -154,12 +157,6 @@ def _same_view(a: torch.Tensor, b: torch.Tensor) -> bool:
         for fake in (a, b)
     ]
     return inductor.shares_storage(a, b) and str(geometry[0]) == str(geometry[1])
-
-
-def _exact(value: Any, eager: torch.Tensor) -> Any:
-    return ir.ExternKernel.realize_input(
-        ir.ExternKernel.require_exact_strides(_box(value), inductor.expressions(eager.stride()))
-    )
 
 
 def _share(

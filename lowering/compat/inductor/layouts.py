@@ -115,7 +115,8 @@ class Layouts(Views):
 
     def fake_of(self, value: Any) -> Any:
         """A fake tensor with the layout that an IR node has now."""
-        return ir.ir_node_to_tensor(value)
+        with V.fake_mode:
+            return ir.ir_node_to_tensor(value)
 
     def has_strides(self, value: Any, strides: Sequence[Any]) -> bool:
         """Whether a realised value has a fixed layout with exactly these expressions as strides.
@@ -125,6 +126,32 @@ class Layouts(Views):
             return False
         layout = value.get_layout()
         return isinstance(layout, ir.FixedLayout) and list(layout.stride) == list(strides)
+
+    def padded_strides(self, value: Any, eager: torch.Tensor, choose: bool) -> list[Any] | None:
+        """The strides with which a tensor can be passed on without a copy; None where there are
+        none, or Inductor has yet to choose them. choose: let it do so now, with eager's strides or
+        with these padded.
+        """
+        value.realize()
+        view = value.data
+        if isinstance(view, ir.BaseView) and not isinstance(view, ir.ReinterpretView):
+            memory = view.unwrap_view()
+            if not ir.is_storage_and_layout(memory) or isinstance(
+                getattr(memory, "data", None), ir.ExternKernelAlloc
+            ):
+                return None
+            try:
+                value.data = ir.ExternKernel.convert_to_reinterpret_view(view)
+            except NotImplementedError:
+                return None
+        if not ir.is_storage_and_layout(value):
+            return None
+        if choose and isinstance(value.get_layout(), ir.FlexibleLayout):
+            ir.ExternKernel.require_exact_strides(
+                value, self.expressions(eager.stride()), allow_padding=True
+            )
+        layout = value.get_layout()
+        return self.expressions(layout.stride) if isinstance(layout, ir.FixedLayout) else None
 
     def as_strided(self, value: Any, like: torch.Tensor, begin: Any) -> Any:
         """A view of a one-dimensional value with the sizes and strides of a fake tensor, at that

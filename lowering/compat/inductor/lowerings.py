@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -135,6 +136,20 @@ class Lowerings:
             args[2:],
             kwargs,
             results[0] if results is not None and len(results) == 1 else results,
+        )
+
+    def pads_result(self, number: int) -> bool:
+        """Whether Inductor may pad the strides of a result of the node being lowered: none that the
+        graph returns, for instance.
+        """
+        node = V.graph.current_node
+        items = [
+            user
+            for user in node.users
+            if user.target is operator.getitem and user.args[1] == number
+        ]
+        return config.comprehensive_padding and not any(
+            each.meta.get("dislike_padding") for each in items or [node]
         )
 
     def sizes_defined(self) -> list[tuple[Any, int, int]]:
