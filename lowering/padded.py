@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _ALLOWING = {torch.Tag.flexible_layout, torch.Tag.needs_fixed_stride_order}
 
 
+def may_be_padded(tags: Iterable[torch.Tag]) -> bool:
+    """Whether an op with these tags takes arguments as Inductor has padded them."""
+    return not _ALLOWING.isdisjoint(tags) and torch.Tag.needs_exact_strides not in tags
+
+
 def strides_of_arguments(
     info: OpInfo,
     tags: Iterable[torch.Tag],
@@ -33,7 +38,7 @@ def strides_of_arguments(
 
     tags: of the op. values: its arguments. traced: those that are tensors, as eager has them.
     """
-    if _ALLOWING.isdisjoint(tags) or torch.Tag.needs_exact_strides in tags:
+    if not may_be_padded(tags):
         return {}
     names = [arg["name"] for arg in info["args"] if arg["mutated"]]
     written = [traced[name] for name in names if name in traced]

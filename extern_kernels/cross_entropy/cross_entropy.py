@@ -40,6 +40,7 @@ cross_entropy_op = opaq.op(
     f"opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100, {EXTRAS}) "
     "-> (Tensor loss, Tensor lse, Tensor lse_low)",
     outputs=dict.fromkeys(("loss", "lse", "lse_low"), opaq.tensor("logits.size(0)", dtype=FLOAT)),
+    tags=torch.Tag.flexible_layout,
 )
 cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "

@@ -115,8 +115,11 @@ def _replace(
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)
+    padded: list[str] = []
     if not (everywhere or pattern.alone or _saves_more(pattern, match)):
         _check_neighbours(match, pattern, nodes)
+        streamed = {name: match.arguments.get(name) for name in pattern.streamed}
+        padded = [name for name, node in streamed.items() if operations.is_padded(node)]
     mark = at.prev
     try:
         if not pattern.casts_matter:
@@ -132,7 +135,8 @@ def _replace(
             gain, why = (found, "") if isinstance(found, float) else (None, found)
         if not everywhere:
             _check_gain(pattern, values, gain, why)
-        rewrite.put(nodes, match, mark, at, pattern.replacement, pattern.arguments, pattern.exact)
+        put = pattern.replacement, pattern.arguments, pattern.exact
+        rewrite.put(nodes, match, mark, at, *put, padded)
     except Exception as error:
         rewrite.take_back(nodes.graph, mark, at)
         if pytorch.is_data_dependent(error):
@@ -163,10 +167,6 @@ def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
         if operations.is_fused(node):
             raise rewrite.Refused(
                 f"Inductor computes `{name}` ({node.name}) in the same kernel, which saves more"
-            )
-        if operations.is_padded(node):
-            raise rewrite.Refused(
-                f"Inductor pads the rows of `{name}` ({node.name}), and the op would need a copy"
             )
     sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
     # to read a small result once more, such as a loss, costs nothing

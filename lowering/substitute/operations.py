@@ -11,6 +11,7 @@ import torch
 from torch.fx import Graph, Node
 
 from ..compat import pytorch
+from ..compat.inductor import inductor
 
 _SAME = {
     "truediv": "div",
@@ -361,9 +362,9 @@ def is_fused(node: Any) -> bool:
 
 
 def is_padded(node: Any) -> bool:
-    """Whether a node has the result of a matrix product to which Inductor gives longer rows on a
-    GPU: one with a bias whose rows are not whole packs of 16 bytes. What Inductor computes reads
-    them as they are; an op gets a copy, and gives a gradient whose products are not aligned."""
+    """Whether a node has the result of a matrix product to which Inductor gives longer rows: one
+    with a bias whose rows are not whole packs of 16 bytes. What Inductor computes reads them as
+    they are."""
     node = computed(node)
     if node is None or function_name(node) not in ("addmm", "linear") or not is_tensor(node):
         return False
@@ -371,7 +372,7 @@ def is_padded(node: Any) -> bool:
     of_linear = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     if function_name(node) == "linear" and of_linear is None:
         return False
-    if product.device.type != "cuda" or product.dim() == 0:
+    if not inductor.pads(product.device) or product.dim() == 0:
         return False
     return bool(product.shape[-1] * product.itemsize % 16 != 0)
 

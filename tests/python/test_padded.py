@@ -5,16 +5,19 @@ from __future__ import annotations
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import fake_cuda
 import forms
 import pytest
+import substituting
 import torch
 from torch._inductor import config
 from torch._inductor.utils import run_and_get_code
 
 import opaq
 from opaq import lowering
+from opaq.lowering.substitute import apply
 
 COLUMNS, PADDED = 1030, 1056  # rows of float32 begin at multiples of 128 bytes
 SUMS = """
@@ -292,3 +295,75 @@ def test_the_contract_check_of_padded_tensors(unique: str) -> None:
         found, _ = compiled_code(made_for_the_op, lambda x: op(x) @ args[1].t(), *args)
     expected = made_for_the_op(*args, lambda x: (2 * x) @ args[1].t())
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-2)
+
+
+class Head(torch.nn.Module):
+    def __init__(
+        self, classes: int = COLUMNS, bias: bool = True, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(8, classes, bias=bias, dtype=dtype)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits = self.head(x).float().flatten(0, 1)
+        return torch.nn.functional.cross_entropy(logits, target.flatten())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+def test_the_loss_of_padded_logits(bias: bool, train: bool) -> None:
+    model, (x, _) = Head(bias=bias).requires_grad_(train), inputs()
+    target = torch.randint(COLUMNS, (2, 3))
+    options = {"substitute": ["cross_entropy"]}
+    loss, codes = run_and_get_code(torch.compile(model, backend="opaq", options=options), x, target)
+    torch.testing.assert_close(loss, model(x, target))
+    (forward, *_) = codes
+    assert f"((6, {COLUMNS}), ({PADDED}, 1)" in forward  # the product's result
+    assert f"((6, {COLUMNS}), ({COLUMNS}, 1)" not in forward  # a copy of it
+    if train:
+        loss.backward()
+        found = [each.grad for each in model.parameters()]
+        expected = torch.autograd.grad(model(x, target), list(model.parameters()))
+        torch.testing.assert_close(found, list(expected))
+
+
+NEEDS_A_COPY = "Inductor pads the rows of `{}` ({}), and the op would need a copy"
+
+
+def explained_on_cuda(model: torch.nn.Module, *args: torch.Tensor) -> opaq.lowering.Substitution:
+    args = tuple(each.to("meta") for each in args)
+    with torch.device("cuda"):  # for which tensors on "meta" stand
+        (place,) = opaq.explain(model.to("meta"), *args).substitutions
+    return place
+
+
+def test_a_loss_is_found_where_logits_are_padded() -> None:
+    x = torch.empty(2, 2048, 8, dtype=torch.bfloat16)
+    target = torch.empty(2, 2048, dtype=torch.int64)
+    assert explained_on_cuda(Head(50258, dtype=x.dtype), x, target).applied
+
+
+def test_results_like_padded_rows_are_left_to_inductor() -> None:
+    wide = torch.nn.Linear(8, 4100, dtype=torch.bfloat16)
+    model = torch.nn.Sequential(wide, torch.nn.Softmax(-1))
+    place = explained_on_cuda(model, torch.empty(4096, 8, dtype=torch.bfloat16))
+    assert place.reason == NEEDS_A_COPY.format("x", "input_1")
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_gradients_of_padded_logits_are_left_to_inductor(train: bool) -> None:
+    """As of BERT: measured on an H200, its matrix products lose more than the loss gains."""
+    x, target = torch.randn(2, 3, 8, dtype=torch.bfloat16), torch.randint(COLUMNS, (2, 3))
+
+    def reason(classes: int, bias: bool) -> str:
+        model = Head(classes, bias, x.dtype).requires_grad_(train)
+        with apply.collected() as found:
+            torch.compile(model, backend=substituting.backend("all"))(x, target)
+        return found[-1].reason
+
+    replaced = "measured: 2.00 times as fast"
+    left = NEEDS_A_COPY.format("logits", "reshape_1") if train else replaced
+    with mock.patch.object(apply, "_gain", lambda *_: 2.0):
+        assert reason(COLUMNS, bias=True) == left
+        assert reason(COLUMNS, bias=False) == replaced
+        assert reason(COLUMNS + 2, bias=True) == replaced

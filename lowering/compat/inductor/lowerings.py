@@ -138,6 +138,11 @@ class Lowerings:
             results[0] if results is not None and len(results) == 1 else results,
         )
 
+    def pads(self, device: torch.device) -> bool:
+        """Whether Inductor gives longer rows to tensors on a device."""
+        on_cpu = device.type != "cpu" or not config.disable_padding_cpu
+        return config.comprehensive_padding and on_cpu
+
     def pads_result(self, number: int) -> bool:
         """Whether Inductor may pad the strides of a result of the node being lowered: none that the
         graph returns, for instance.
