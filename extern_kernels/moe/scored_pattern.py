@@ -138,6 +138,14 @@ def _by_two(scores, k, groups, size, count, kept, fill):
     return _best(_in_groups(scores, of_group, groups, size, count, kept, fill), k)
 
 
+def _by_two_of_views(scores, k, groups, size, count, kept, fill):
+    """As DeepSeek writes it."""
+    scores = scores.view(-1, groups, size)
+    of_group = scores.topk(2, dim=-1)[0].sum(dim=-1)
+    others = torch.ones_like(of_group, dtype=torch.bool).scatter(1, _best(of_group, kept), False)
+    return _best(scores.masked_fill(others.unsqueeze(-1), fill).view(-1, count), k)
+
+
 # ---- the weights ---------------------------------------------------------------------------------
 
 
@@ -156,25 +164,37 @@ def _scaled(weights, eps, scale):
 # ---- sigmoids, with groups: DeepSeek-V3, GLM-4.5, Kimi, dots, Nemotron-H, ... --------------------
 
 
-@scored_pattern.spelling
-def _(logits, k, bias, groups, size, count, kept, fill, eps, scale):
-    scores = logits.sigmoid()
-    experts = _by_two(scores + bias, k, groups, size, count, kept, fill)
-    return experts, _scaled(scores.gather(1, experts), eps, scale)
+def _spell_groups(chosen):
+    @scored_pattern.spelling
+    def _(logits, k, bias, groups, size, count, kept, fill, eps, scale):
+        scores = logits.sigmoid()
+        experts = chosen(scores + bias, k, groups, size, count, kept, fill)
+        return experts, _scaled(scores.gather(1, experts), eps, scale)
+
+    @scored_pattern.spelling
+    def _(logits, k, bias, groups, size, count, kept, fill, eps):
+        scores = logits.sigmoid()
+        experts = chosen(scores + bias, k, groups, size, count, kept, fill)
+        return experts, _divided_safely(scores.gather(1, experts), eps)
+
+    @scored_pattern.spelling(normalize=False)
+    def _(logits, k, bias, groups, size, count, kept, fill):
+        scores = logits.sigmoid()
+        experts = chosen(scores + bias, k, groups, size, count, kept, fill)
+        return experts, scores.gather(1, experts)
+
+
+_spell_groups(_by_two)
 
 
 @scored_pattern.spelling
-def _(logits, k, bias, groups, size, count, kept, fill, eps):
+def _(logits, k, bias, groups, size, count, kept, fill, scale):  # DeepSeek's own code
     scores = logits.sigmoid()
-    experts = _by_two(scores + bias, k, groups, size, count, kept, fill)
-    return experts, _divided_safely(scores.gather(1, experts), eps)
+    experts = _by_two_of_views(scores + bias, k, groups, size, count, kept, fill)
+    return experts, _divided(scores.gather(1, experts)) * scale
 
 
-@scored_pattern.spelling(normalize=False)
-def _(logits, k, bias, groups, size, count, kept, fill):
-    scores = logits.sigmoid()
-    experts = _by_two(scores + bias, k, groups, size, count, kept, fill)
-    return experts, scores.gather(1, experts)
+_spell_groups(_by_two_of_views)
 
 
 # ---- sigmoids, without groups --------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from ..compat import pytorch
 from . import parts
 from .calls import SIGNATURES, Operation, along, arguments, general, plain
 from .operations import CASTS, digits, function_name, is_opaque, is_tensor, op_name, value_of
@@ -30,6 +31,8 @@ def operation(node: Any) -> Operation | None:
         return found
     if name in ("view", "reshape") and not node.kwargs:
         return _reshaped(node, name)
+    if name in ("expand", "flatten") and not node.kwargs and (found := _sized(node, name)):
+        return found
     if name in CASTS and (found := _as_floats(node)):
         return found
     if name in _FILLED:
@@ -58,6 +61,25 @@ def _reshaped(node: Node, name: str) -> Operation | None:
     known = zip(sizes[1:], after.shape[1:])
     rest = (size if type(each) is type(size) is int else each for each, size in known)
     return Operation("view", (source, *rest))
+
+
+def _sized(node: Node, name: str) -> Operation | None:
+    """(input, all sizes but the first one, which is that of the input) of x.expand(...), and of
+    x.flatten(1) as of x.view(...)."""
+    source, *sizes = node.args
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = list(sizes[0])
+    if not (is_tensor(source) and is_tensor(node)):
+        return None
+    before, after = value_of(source).shape, value_of(node).shape
+    if name == "flatten":
+        whole = sizes == [1] and len(after) == 2 and type(after[1]) is int
+        return Operation("view", (source, after[1])) if whole else None
+    if not before or len(before) != len(after) or not pytorch.surely_equal(before[:1], after[:1]):
+        return None
+    known = zip(sizes[1:], after[1:])
+    rest = (size if type(each) is type(size) is int else each for each, size in known)
+    return Operation("expand", (source, *rest))
 
 
 def _as_floats(node: Node) -> Operation | None:

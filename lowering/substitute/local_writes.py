@@ -140,6 +140,8 @@ def _is_fresh(target: Node) -> bool:
     if function_name(target) == "getitem":
         call = target.args[0]
         return isinstance(call, Node) and function_name(call) in ("topk", "sort")
+    if operations.is_view(target) and set(target.args[0].users) == {target}:
+        return _is_fresh(target.args[0])
     name = function_name(target)
     if name in _KEPT_FOR_GRADIENTS:
         return not value.requires_grad

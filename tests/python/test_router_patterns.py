@@ -68,6 +68,49 @@ def router(groups: int, kept: int, fill: float, k: int = 3) -> Any:
     return route
 
 
+def deepseek(groups: int, kept: int, fill: float, k: int = 3) -> Any:
+    """In the code that DeepSeek publishes."""
+
+    def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = logits.sigmoid()
+        original_scores = scores
+        scores = scores + bias
+        scores = scores.view(logits.size(0), groups, -1)
+        group_scores = scores.topk(2, dim=-1)[0].sum(dim=-1)
+        indices = group_scores.topk(kept, dim=-1)[1]
+        mask = scores.new_ones(logits.size(0), groups, dtype=torch.bool)
+        mask.scatter_(1, indices, False)
+        scores = scores.masked_fill_(mask.unsqueeze(-1), fill).flatten(1)
+        indices = torch.topk(scores, k, dim=-1)[1]
+        weights = original_scores.gather(1, indices)
+        weights /= weights.sum(dim=-1, keepdim=True)
+        weights *= 2.5
+        return weights, indices
+
+    return route
+
+
+def of_the_hub(groups: int, kept: int, fill: float, k: int = 3) -> Any:
+    """In the code that comes with its weights."""
+
+    def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        n = logits.shape[0]
+        scores = logits.sigmoid()
+        by = scores.view(n, -1) + bias.unsqueeze(0)
+        group_scores = by.view(n, groups, -1).topk(2, dim=-1)[0].sum(dim=-1)
+        group_idx = torch.topk(group_scores, k=kept, dim=-1, sorted=False)[1]
+        group_mask = torch.zeros_like(group_scores)
+        group_mask.scatter_(1, group_idx, 1)
+        score_mask = group_mask.unsqueeze(-1).expand(n, groups, 12 // groups).reshape(n, -1)
+        tmp_scores = by.masked_fill(~score_mask.bool(), fill)
+        _, topk_idx = torch.topk(tmp_scores, k=k, dim=-1, sorted=False)
+        weights = scores.gather(1, topk_idx)
+        weights = weights / (weights.sum(dim=-1, keepdim=True) + 1e-20)
+        return weights * 2.5, topk_idx
+
+    return route
+
+
 def in_order(route: Any) -> Any:
     """With the weights in order: that of the choice is free."""
 
@@ -179,3 +222,32 @@ def test_the_scores_of_all_experts_by_other_functions_are_left() -> None:
         assert compared(function, LOGITS)[0] == []
     (place,) = compared(llama4(dim=-1), LOGITS[None])[0]
     assert place.reason == "the logits have not two dimensions"
+
+
+@pytest.mark.parametrize("of", [deepseek, of_the_hub])
+def test_groups_as_deepseek_writes_them(of: Any) -> None:
+    for groups, kept in ((4, 2), (3, 3), (3, 1)):
+        places, nodes = compared(in_order(of(groups, kept, -torch.inf)), LOGITS, BIAS)
+        assert [each.applied for each in places] == [True]
+        given = arguments_of_route(nodes)
+        assert (given[5], given[6]) == ((1, 1) if groups == kept else (groups, kept))
+    (place,) = compared(in_order(of(3, 1, -1.0)), LOGITS, BIAS)[0]
+    assert place.reason == (
+        "the experts of other groups are left out with another number than 0 or -inf"
+    )
+
+
+def test_scores_that_are_read_through_another_view_are_left() -> None:
+    def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        by = logits.sigmoid() + bias
+        weights, experts = deepseek_in_place(by)
+        return weights, by.gather(1, experts)
+
+    def deepseek_in_place(by: Tensor) -> tuple[Tensor, Tensor]:
+        scores = by.view(40, 3, 4)
+        best = scores.topk(2, dim=-1)[0].sum(dim=-1).topk(1, dim=-1)[1]
+        mask = scores.new_ones(40, 3, dtype=torch.bool).scatter_(1, best, False)
+        found = scores.masked_fill_(mask.unsqueeze(-1), 0.0).flatten(1)
+        return by.sum(-1), torch.topk(found, 3, dim=-1)[1]
+
+    assert compared(route, LOGITS, BIAS)[0] == []
