@@ -130,6 +130,41 @@ def test_arguments_have_eagers_strides_under_every_layout_tag(unique: str, tag: 
         assert compiled(x).tolist() == op(view(x)).tolist() == list(view(x).stride())
 
 
+@pytest.mark.parametrize("declared", ["op", "custom_op"])
+@pytest.mark.parametrize("tag", ["flexible_layout", "needs_fixed_stride_order"])
+def test_writes_are_those_of_eager_under_every_layout_tag(
+    unique: str, declared: str, tag: str
+) -> None:
+    tags = getattr(torch.Tag, tag)
+    write: Any
+    if declared == "op":
+        write = opaq.op(f"{unique}(Tensor(a!) x, Tensor y) -> ()", tags=tags)
+        write.cpu(
+            source="void f(float* x, const float* y, long n) {"
+            "  for (long i = 0; i < n; ++i) x[i] *= 2;"
+            "  for (long i = 0; i < n; ++i) x[i] += y[i]; }",
+            entry="f",
+            args="x, y, x.numel()",
+        )
+    else:
+
+        def function(x: torch.Tensor, y: torch.Tensor) -> None:
+            x.mul_(2).add_(y)
+
+        write = opaq.custom_op(unique, function, mutates_args=("x",), tags=(tags,))
+
+    def model(x: torch.Tensor) -> Any:
+        x = x + 1
+        a, b = x.clone(), x * 1
+        write(a, x)
+        write(x, b)
+        write(x[0], x[1])
+        return a, x
+
+    x = torch.randn(4, 5)
+    torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x))
+
+
 def counting(name: str, kind: str, state: torch.Tensor) -> Callable[[torch.Tensor], Any]:
     """An op that counts its calls in `state`, and needs its result for the gradient."""
     random = kind.startswith("random")

@@ -15,6 +15,7 @@ from . import (
     cache_files,
     cpp_arrays,
     dependencies,
+    eager_values,
     keyword_names,
     old_values,
     packages,
@@ -75,6 +76,12 @@ MENDS = (
         "A written view of a tensor that was written before is recorded with eager's strides and "
         "offset, though its base is then a new, dense tensor.",
         written_views.record_places,
+        fixed_in=None,
+    ),
+    Mend(
+        "What eager mode gave to a writing op is not recorded if the op has a layout tag, so that "
+        "copies which Inductor removes in spite of the write are not seen.",
+        eager_values.record_of_writes,
         fixed_in=None,
     ),
     Mend(
