@@ -172,7 +172,9 @@ def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
     # to read a small result once more, such as a loss, costs nothing
     large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
     for reader in operations.readers(large, operations.shows_through):
-        if operations.shows_through(reader) or not operations.is_fused(reader):
+        if reader in match.region or operations.shows_through(reader):
+            continue
+        if not operations.is_fused(reader):
             continue
         if not operations.waits_for_others(reader, large, nodes.comes_before):
             raise rewrite.Refused(

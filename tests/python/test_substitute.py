@@ -577,6 +577,26 @@ def test_what_reads_the_result_behind_a_product_is_not_fused(pair: Any) -> None:
     assert "in the same kernel, which saves more" in reason(lambda y: y)
 
 
+def test_parts_of_a_pattern_that_read_one_of_its_results_are_not_neighbours(pair: Any) -> None:
+    linear = torch.nn.Linear(8, 8)
+
+    def norm_by_hand(x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        total = linear(x) + residual
+        scale = torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return total, linear(torch.ones(8) * (total * scale))
+
+    def capped_loss(x: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        capped = torch.tanh(linear(x) / 30) * 30
+        return F.cross_entropy(capped, torch.zeros(4, dtype=torch.int64)), capped
+
+    for model, pattern in (
+        (norm_by_hand, "add_rms_norm"),
+        (capped_loss, "cross_entropy_softcap_and_logits"),
+    ):
+        found = {each.pattern: each.reason for each in found_in(model, *pair, names="all")}
+        assert found[pattern] == "it was not measured for 4 x 8 values on cpu"
+
+
 # ---- declaring, and the option -------------------------------------------------------------------
 
 
