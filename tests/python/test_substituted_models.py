@@ -83,6 +83,17 @@ MODELS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
             **{"rms_norm": 5, "silu_mul": 3},
         },
     ),
+    # rotary embedding by complex numbers, of a part of a head
+    "DeepseekV2ForCausalLM": (
+        {**SMALL, **FIRST_DENSE, **LATENT, "topk_method": "greedy"},
+        {
+            **LLAMA,
+            **{"moe_combine": 1, "moe_permute": 1, "moe_route_unnormalized": 1},
+            **{"rms_norm": 5, "silu_mul": 3},
+        },
+    ),
+    # rotated keys that are copied into a tensor
+    "MiniCPM3ForCausalLM": ({**SMALL, **LATENT}, {**LLAMA, "rms_norm": 5, "silu_mul": 2}),
     # a router that gives the scores of all experts
     "Llama4ForCausalLM": (
         {**SMALL, **GROUPED, **TOKENS, "num_local_experts": 4, "head_dim": 8},
