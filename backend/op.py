@@ -70,8 +70,9 @@ def op(
         whole tensors; without a reference, a call on DTensors is an error.
     accumulates: the name of an argument, `Tensor? added=None`, that the op adds to its first result
         where it is given: a row-major tensor of the result's shape and dtype. Where a compiled
-        graph adds a tensor that it has before the call to that result, and uses the result for
-        nothing else, the op gets the tensor, and the sum needs no kernel of its own. Gradients are
+        graph adds a tensor that it has before the call to that result, which is row-major, too, and
+        uses the result for nothing else, the op gets the tensor, and the sum needs no kernel of its
+        own. Gradients are
         often added so. The sum is rounded once. A call that some implementation serves without the
         tensor must be served with it, too: an implementation names it in its argument list, or
         requires "not defined(added)", beside another one for the same device. Not for an op that
@@ -177,10 +178,10 @@ def _check_accumulates(info: _runtime.OpInfo, argument: object, effects: str | N
             f"{name}: accumulates is not for an op with effects={effects!r}, whose calls stay "
             "where they are; leave one of them out"
         )
-    if not info["outputs"] or info["outputs"][0]["strides"] or counts.are_read(info):
+    if not info["outputs"] or counts.are_read(info):
         raise _runtime.DeclarationError(
-            f"{name}: accumulates={argument!r} is for a row-major first result whose shape follows "
-            "from the arguments; leave it out"
+            f"{name}: accumulates={argument!r} is for a first result whose shape follows from the "
+            "arguments; leave it out"
         )
 
 

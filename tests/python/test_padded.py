@@ -267,6 +267,39 @@ def test_a_result_whose_strides_follow_the_arguments_is_padded_alike(
         assert ("y is written over x" in code) == (program is not concatenated)
 
 
+def test_a_padded_result_to_which_the_op_adds(unique: str) -> None:
+    op = opaq.op(
+        f"{unique}(Tensor x, Tensor? added=None) -> Tensor y",
+        outputs=opaq.like("x", strides="x.stride(0), 1", may_overwrite=True),
+        accumulates="added",
+        tags=FLEXIBLE,
+    )
+    op.cpu(
+        source="""
+void twice(const float* x, const float* added, float* y, long sx, long sy, long n, long m) {
+  for (long i = 0; i < n; ++i)
+    for (long j = 0; j < m; ++j)
+      y[i * sy + j] = 2 * x[i * sx + j] + (added ? 1000 + added[i * m + j] : 0);
+}""",
+        entry="twice",
+        args=f"x, added, y, x.stride(0), y.stride(0), {SIZES}",
+        requires="x.stride(1) == 1",
+    )
+
+    def program(x: torch.Tensor, w: torch.Tensor, op: Op, rows: slice) -> torch.Tensor:
+        product = x.flatten(0, 1) @ w
+        return (product[:, rows].sin() + op(product[:, rows])) @ w[:, rows].t()
+
+    x, w = inputs()
+    for rows, given in ((slice(None), True), (slice(1, 1025), False)):
+        compiled = torch.compile(lambda x, w: program(x, w, op, rows), fullgraph=True)  # noqa: B023
+        (found, (code,)) = run_and_get_code(compiled, x, w)
+        added = 1000 if given else 0
+        expected = program(x, w, lambda each: 2 * each + added, rows)  # noqa: B023
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-1)
+        assert not given or f"(6, {COLUMNS}), ({PADDED}, 1)" in code
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_result_that_has_its_own_strides_keeps_them(unique: str, program: Any) -> None:
     op, args = twice_op(unique, FLEXIBLE, strides=""), inputs()
