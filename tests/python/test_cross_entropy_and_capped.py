@@ -99,19 +99,21 @@ def test_the_references_mean_the_same(device):
             torch.testing.assert_close(actual, wanted, equal_nan=True)
 
 
-def test_errors_are_those_of_pytorch_or_of_roundings(device):
-    """The gradient of the loss and the capped logits together is rounded once."""
+def test_gradients_of_both_results_are_rounded_once(device):
     logits, target = make((16, 3000), torch.bfloat16, device, ignored=False)
-    by = torch.randn_like(logits) / 100
+    of_capped = torch.linspace(-0.01, 0.01, logits.numel(), device=device).view_as(logits)
+    of_capped = of_capped.bfloat16()
 
     def gradient(function, values):
         values = values.clone().requires_grad_()
         loss, _, capped = function(values, target, *NUMBERS[0])
-        total = loss.sum() + (capped * by.to(values.dtype)).sum()
-        return torch.autograd.grad(total, values)[0].double()
+        total = loss.sum() + (capped * of_capped.to(values.dtype)).sum()
+        return torch.autograd.grad(total, values)[0]
 
-    wide = gradient(composition, logits.double())
-    assert (gradient(cross_entropy_and_capped, logits) - wide).norm() <= 2**-9 * wide.norm()
+    exact_one = gradient(composition, logits.double()).bfloat16()
+    # all but those that float32 sums have moved across the middle of two numbers
+    differ = gradient(cross_entropy_and_capped, logits) != exact_one
+    assert differ.double().mean() < 0.01
 
 
 @pytest.mark.parametrize("softcap", [0.0, -3.0])
