@@ -22,25 +22,41 @@ def remove(graph: Graph) -> bool:
 
 
 def _without_gradients(graph: Graph) -> list[Node]:
-    """Those that turn gradients off, and on again behind nodes that have none."""
-    found, mode, off = [], torch.is_grad_enabled(), None
+    """Those that turn gradients off, and on again behind nodes that give none, and those that set
+    what is set."""
+    found: list[Node] = []
+    inside: list[Node] = []
+    mode, off = torch.is_grad_enabled(), None
     for node in graph.nodes:
         if not function_name(node).endswith("set_grad_enabled"):
-            off = None if _has_gradient(node) else off
-            continue
-        if node.args == (True,) and off is not None:
-            found += [off, node]
-        off = node if mode and node.args == (False,) else None
-        mode = node.args == (True,)
+            inside.append(node)
+        elif node.args == (mode,):
+            found.append(node)
+        else:
+            if off is not None and not _lose_gradients(inside):
+                found += [off, node]
+            off, mode, inside = node if mode else None, not mode, []
     return found
 
 
-def _has_gradient(node: Node) -> bool:
-    """Whether the values that a node computes have gradients where gradients are on."""
+def _lose_gradients(nodes: list[Node]) -> bool:
+    """Whether something else reads values of these nodes that would have gradients if gradients
+    were on."""
+    with_gradients: set[Node] = set()
+    for node in nodes:
+        if _has_gradient(node, with_gradients):
+            if operations.may_write(node) or not set(node.users) <= set(nodes):
+                return True
+            with_gradients.add(node)
+    return False
+
+
+def _has_gradient(node: Node, with_gradients: set[Node]) -> bool:
     if operations.reads_sizes(node):
         return False
     inputs = [value for each in node.all_input_nodes for value in _tensors(value_of(each))]
-    if not any(value.requires_grad for value in inputs):
+    has_some = any(value.requires_grad for value in inputs)
+    if not has_some and with_gradients.isdisjoint(node.all_input_nodes):
         return False
     results = _tensors(value_of(node))
     return operations.may_write(node) or any(each.dtype.is_floating_point for each in results)

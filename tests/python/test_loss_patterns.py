@@ -238,7 +238,13 @@ def test_a_choice_without_gradients_leaves_those_of_what_is_gathered() -> None:
             experts = x.topk(2)[1]
         return x.gather(-1, experts).softmax(-1)
 
-    assert applied(router, ROWS) == []
+    def with_a_factor(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            experts, factor = x.topk(2)[1], x.amax(-1, keepdim=True)
+        return x.gather(-1, experts).softmax(-1) * factor
+
+    assert applied(router, ROWS) == ["moe_route"]
+    assert applied(with_a_factor, ROWS) == []
 
 
 def test_what_was_chosen_before_a_write_is_not_what_is_gathered_after_it() -> None:

@@ -70,6 +70,37 @@ def test_no_gradients_of_what_has_some() -> None:
         assert reasons(function, X, WEIGHT) == [BETWEEN]
 
 
+def test_no_gradients_of_what_only_chooses() -> None:
+    """As the choice of experts is written in transformers."""
+
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        mean = x.square().mean(-1, keepdim=True)
+        with torch.no_grad():
+            chosen = torch.topk(x.view(-1, 8) + 1, 2)[1]
+        return normalized(x, mean, weight).gather(1, chosen)
+
+    def through_others(x: Tensor, weight: Tensor) -> Tensor:
+        mean = x.square().mean(-1, keepdim=True)
+        with torch.no_grad():
+            factor = (x + 1) * 2
+        return normalized(x, mean, weight) * factor
+
+    assert reasons(norm, X, WEIGHT) == [""]
+    assert reasons(through_others, X, WEIGHT) == [BETWEEN]
+
+
+def test_no_gradients_where_there_are_none() -> None:
+    def norm(x: Tensor, weight: Tensor) -> Tensor:
+        with torch.no_grad():
+            mean = x.square().mean(-1, keepdim=True)
+        return normalized(x, mean, weight)
+
+    compiled = torch.compile(norm, backend=substituting.backend("rms_norm"))
+    with apply.collected() as found, torch.no_grad():
+        torch.testing.assert_close(compiled(X, WEIGHT), norm(X, WEIGHT))
+    assert [each.applied for each in found] == [True]
+
+
 def without_autocast(x: Tensor, weight: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         mean = x.float().square().mean(-1, keepdim=True)
