@@ -13,6 +13,7 @@
     match.py         finds the places of a graph that compute what a spelling does
     measured.py      where the op was measured to be faster than what Inductor makes
     rewrite.py       puts the op there
+    padding.py       where Inductor pads rows that the op would read (imports Inductor)
     apply.py         all of it, for one graph (imports Inductor)
 
 This works on the graph that Dynamo traced, before gradients are made: the op brings its own

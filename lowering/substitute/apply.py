@@ -18,7 +18,17 @@ from .. import options, record
 from ..compat.inductor import inductor
 from ..compat.pytorch import pytorch
 from ..record import Substitution
-from . import local_writes, masks, measured, modes, normal, operations, rewrite, searched
+from . import (
+    local_writes,
+    masks,
+    measured,
+    modes,
+    normal,
+    operations,
+    padding,
+    rewrite,
+    searched,
+)
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
@@ -119,7 +129,7 @@ def _replace(
     if not (everywhere or pattern.alone or _saves_more(pattern, match)):
         _check_neighbours(match, pattern, nodes)
         streamed = {name: match.arguments.get(name) for name in pattern.streamed}
-        padded = [name for name, node in streamed.items() if operations.is_padded(node)]
+        padded = [name for name, node in streamed.items() if padding.is_padded(node)]
     mark = at.prev
     try:
         if not pattern.casts_matter:
@@ -135,8 +145,9 @@ def _replace(
             gain, why = (found, "") if isinstance(found, float) else (None, found)
         if not everywhere:
             _check_gain(pattern, values, gain, why)
+        kept = {name: match.arguments[name] for name in padded}
         put = pattern.replacement, pattern.arguments, pattern.exact
-        rewrite.put(nodes, match, mark, at, *put, padded)
+        rewrite.put(nodes, match, mark, at, *put, lambda added: padding.check(kept, added))
     except Exception as error:
         rewrite.take_back(nodes.graph, mark, at)
         if pytorch.is_data_dependent(error):

@@ -11,7 +11,6 @@ import torch
 from torch.fx import Graph, Node
 
 from ..compat import pytorch
-from ..compat.inductor import inductor
 
 _SAME = {
     "truediv": "div",
@@ -359,22 +358,6 @@ def is_fused(node: Any) -> bool:
     """Whether Inductor may compute a node in one kernel with what comes before and after it."""
     node = computed(node)
     return node is not None and not is_kernel_of_its_own(node)
-
-
-def is_padded(node: Any) -> bool:
-    """Whether a node has the result of a matrix product to which Inductor gives longer rows: one
-    with a bias whose rows are not whole packs of 16 bytes. What Inductor computes reads them as
-    they are."""
-    node = computed(node)
-    if node is None or function_name(node) not in ("addmm", "linear") or not is_tensor(node):
-        return False
-    product = value_of(node)
-    of_linear = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
-    if function_name(node) == "linear" and of_linear is None:
-        return False
-    if not inductor.pads(product.device) or product.dim() == 0:
-        return False
-    return bool(product.shape[-1] * product.itemsize % 16 != 0)
 
 
 def is_kernel_of_its_own(node: Node) -> bool:

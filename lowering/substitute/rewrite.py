@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Graph, Node, Proxy
 from torch.fx.proxy import GraphAppendingTracer
 
-from ..padded import may_be_padded
 from . import operations
 from .match import Match
 from .nodes import Nodes
@@ -93,22 +92,6 @@ def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
         raise Refused("a result has no gradient, which the op gives it")
 
 
-def check_padding(padded: Mapping[str, Node], added: Sequence[Node]) -> None:
-    """Raises Refused where an op would get a copy of rows that Inductor pads. Ops of gradients do,
-    and what they give has no aligned rows for the matrix products that read it."""
-    for name, node in padded.items():
-        trained = torch.is_grad_enabled() and value_of(node).requires_grad
-        ops = [
-            reader
-            for reader in operations.readers([node], operations.shows_through)
-            if reader in added and operations.is_opaque(reader)
-        ]
-        if trained or not all(may_be_padded(getattr(op.target, "tags", ())) for op in ops):
-            raise Refused(
-                f"Inductor pads the rows of `{name}` ({node.name}), and the op would need a copy"
-            )
-
-
 def narrowing_casts(nodes: Nodes, root: Node, dtype: torch.dtype) -> list[Node]:
     """What converts a result to the dtype of the replacement's. Empty if it has that dtype. Raises
     Refused if something reads it with more digits than the replacement has.
@@ -148,12 +131,11 @@ def put(
     replacement: Callable[..., Any],
     names: Sequence[str],
     exact: bool,
-    padded: Sequence[str],
+    check: Callable[[Sequence[Node]], None],
 ) -> None:
     """Replaces the results of what was found by new nodes between `mark` and `at`, where those of
-    `narrowed` are. padded: arguments whose rows Inductor pads, where a copy of them is not worth
-    it. Raises Refused, before anything else is changed, if the replacement's results are not those
-    of the graph."""
+    `narrowed` are. Raises Refused, before anything else is changed, if the replacement's results
+    are not those of the graph, or if `check`, which is given the new nodes, does."""
     graph = nodes.graph
     with graph.inserting_before(at):
         given = [found.arguments[name] for name in names]
@@ -174,7 +156,7 @@ def put(
         for root, result in zip(found.roots, results):
             check_layout(nodes, root, result)
         check_gradients(found.roots, results)
-        check_padding({name: found.arguments[name] for name in padded}, between(mark, at))
+        check(between(mark, at))
         for root, result, narrow in zip(found.roots, results, casts):
             for cast in narrow:
                 nodes.replace(cast, result)
