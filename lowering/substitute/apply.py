@@ -128,8 +128,7 @@ def _replace(
     padded: list[str] = []
     if not (everywhere or pattern.alone or _saves_more(pattern, match)):
         _check_neighbours(match, pattern, nodes)
-        streamed = {name: match.arguments.get(name) for name in pattern.streamed}
-        padded = [name for name, node in streamed.items() if padding.is_padded(node)]
+        padded = [name for name in pattern.streamed if padding.is_padded(match.arguments.get(name))]
     mark = at.prev
     try:
         if not pattern.casts_matter:
