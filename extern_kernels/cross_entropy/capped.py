@@ -18,6 +18,7 @@ import opaq
 
 from .cross_entropy import (
     FLOAT,
+    GRADIENT,
     capped,
     cross_entropy_backward_reference,
     cross_entropy_reference,
@@ -39,7 +40,8 @@ cross_entropy_and_capped_backward = opaq.op(
     "opaq_kernels::cross_entropy_and_capped_backward(Tensor grad_loss, Tensor grad_lse, "
     "Tensor? grad_capped, Tensor logits, Tensor target, Tensor lse, Tensor lse_low, "
     f"{_NUMBERS}) -> (Tensor grad_logits)",
-    outputs=opaq.like("logits", may_overwrite=True),
+    outputs=GRADIENT,
+    tags=torch.Tag.flexible_layout,
 )
 
 declare_forward(cross_entropy_and_capped_op, "capped", "softcap > 0")

@@ -28,11 +28,12 @@ template <typename T, int EXTRAS>
 void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse,
                             const T* grad_capped, const T* logits, const T* added,
                             const int64_t* targets, const T* lse, const T* lse_low, int64_t rows,
-                            int64_t classes, int64_t row_stride, int64_t target_stride,
-                            int64_t grad_loss_stride, int64_t grad_lse_stride, int64_t ignore_index,
-                            double label_smoothing, double z_loss, double softcap) {
+                            int64_t classes, int64_t grad_stride, int64_t row_stride,
+                            int64_t target_stride, int64_t grad_loss_stride,
+                            int64_t grad_lse_stride, int64_t ignore_index, double label_smoothing,
+                            double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
-  for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += classes) {
+  for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += grad_stride) {
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
     T on_loss = ignored ? 0 : grad_loss[row * grad_loss_stride];

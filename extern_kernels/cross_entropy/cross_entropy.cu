@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(THREADS)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
                            const T* logits, const T* added, const long long* targets,
                            const float* lse, const float* lse_low, int classes,
-                           long long row_stride, long long target_stride,
-                           long long grad_loss_stride, long long grad_lse_stride,
-                           long long ignore_index, float label_smoothing, float z_loss,
-                           float softcap) {
+                           long long grad_stride, long long row_stride,
+                           long long target_stride, long long grad_loss_stride,
+                           long long grad_lse_stride, long long ignore_index,
+                           float label_smoothing, float z_loss, float softcap) {
   const long long row = blockIdx.x;
   const Target target(targets[row * target_stride], classes, ignore_index);
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(THREADS)
                                   extras.everywhere(on_loss, classes),
                                   extras};
   logits += row * row_stride;
-  grad_logits += row * classes;
+  grad_logits += row * grad_stride;
   if (ADDS) added += row * classes;
   if (opaq::alike(logits, grad_logits) && (!ADDS || opaq::alike(logits, added)))
     row_backward<ADDS, 16 / sizeof(T), THREADS>(grad_logits, logits, added, classes, gradient);

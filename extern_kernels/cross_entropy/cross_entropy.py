@@ -36,6 +36,15 @@ FLOAT = "float64 if logits.dtype == float64 else float32"
 
 EXTRAS = "float label_smoothing=0.0, float z_loss=0.0, float softcap=0.0"
 
+# Where the logits have rows that are longer in memory by less than 128 elements, such as those that
+# Inductor pads, so has the gradient: the matrix products that read it need aligned rows, too.
+_PADDED = "logits.size(1) <= logits.stride(0) and logits.stride(0) < logits.size(1) + 128"
+GRADIENT = opaq.like(
+    "logits",
+    strides=f"logits.stride(0) if {_PADDED} else logits.size(1), 1",
+    may_overwrite=True,
+)
+
 cross_entropy_op = opaq.op(
     f"opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100, {EXTRAS}) "
     "-> (Tensor loss, Tensor lse, Tensor lse_low)",
@@ -46,8 +55,9 @@ cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
     f"Tensor target, Tensor lse, Tensor lse_low, int ignore_index, Tensor? added=None, {EXTRAS}) "
     "-> (Tensor grad_logits)",
-    outputs=opaq.like("logits", may_overwrite=True),
+    outputs=GRADIENT,
     accumulates="added",
+    tags=torch.Tag.flexible_layout,
 )
 
 
@@ -71,8 +81,8 @@ EXTRA_ARGS = "label_smoothing, z_loss, softcap"
 CUDA_DTYPES = ("float32", "float16", "bfloat16")
 _FORWARD_ARGS = f"logits.size(1), logits.stride(0), target.stride(0), ignore_index, {EXTRA_ARGS}"
 _BACKWARD_ARGS = (
-    "logits.size(1), logits.stride(0), target.stride(0), grad_loss.stride(0), grad_lse.stride(0), "
-    f"ignore_index, {EXTRA_ARGS}"
+    "logits.size(1), grad_logits.stride(0), logits.stride(0), target.stride(0), "
+    f"grad_loss.stride(0), grad_lse.stride(0), ignore_index, {EXTRA_ARGS}"
 )
 
 

@@ -32,17 +32,14 @@ def is_padded(node: Any) -> bool:
 
 
 def check(padded: Mapping[str, Node], added: Sequence[Node]) -> None:
-    """Raises Refused where one of the ops in the `added` nodes would get such an argument copied.
-    Ops of gradients do, and what they give has no aligned rows for the matrix products that read
-    it."""
+    """Raises Refused where one of the ops in the `added` nodes would get such an argument copied."""
     for name, node in padded.items():
-        trained = torch.is_grad_enabled() and value_of(node).requires_grad
         ops = [
             reader
             for reader in operations.readers([node], operations.shows_through)
             if reader in added and operations.is_opaque(reader)
         ]
-        if trained or not all(may_be_padded(getattr(op.target, "tags", ())) for op in ops):
+        if not all(may_be_padded(getattr(op.target, "tags", ())) for op in ops):
             raise Refused(
                 f"Inductor pads the rows of `{name}` ({node.name}), and the op would need a copy"
             )
