@@ -70,9 +70,10 @@ def op(
         whole tensors; without a reference, a call on DTensors is an error.
     accumulates: the name of an argument, `Tensor? added=None`, that the op adds to its first result
         where it is given: a row-major tensor of the result's shape and dtype. Where a compiled
-        graph adds a tensor that it has before the call to that result, which is row-major, too, and
-        uses the result for nothing else, the op gets the tensor, and the sum needs no kernel of its
-        own. Gradients are often added so. The sum is rounded once. A call that some implementation
+        graph adds a tensor that it has before the call to that result, which is row-major, too, or
+        has gaps between its rows, and uses the result for nothing else, the op gets the tensor, and
+        the sum needs no kernel of its own. Gradients are often added so. The sum is rounded once. A
+        call that some implementation
         serves without the tensor must be served with it, too: an implementation names it in its
         argument list, or requires "not defined(added)", beside another one for the same device. Not
         for an op that writes to arguments, or with effects.

@@ -56,6 +56,8 @@ def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, accumulated: Accumulate
     other = user and _added_to(user, value)
     if user is None or other is None or not _fits(other, value, result):
         return
+    if not inductor.has_row_major(value.meta["val"]) and _is_returned(user):
+        return  # the sum would be returned with gaps between its rows
     added = other
     while inductor.is_reshape(added):
         added = added.args[0]
@@ -97,15 +99,23 @@ def _added_to(add: torch.fx.Node, value: torch.fx.Node) -> torch.fx.Node | None:
 
 
 def _fits(other: torch.fx.Node, value: torch.fx.Node, result: torch.fx.Node) -> bool:
-    """Whether the sum has the layout and dtype of `value`, which is a view of a result, and the op
-    can read `other` as it reads that result."""
+    """Whether the sum may have the layout of `value`, which is a view of a result, and has its
+    dtype, and the op can read `other` as it reads that result."""
     added, summand, whole = (node.meta.get("val") for node in (other, value, result))
     return (
         isinstance(added, torch.Tensor)
         and added.dtype == summand.dtype
         and added.device == summand.device
         and inductor.has_shape_of(added, summand)
-        and all(inductor.has_row_major(each) for each in (added, summand, whole))
+        and inductor.has_row_major(added)
+        and all(inductor.has_row_major(each, gaps=True) for each in (summand, whole))
+    )
+
+
+def _is_returned(node: torch.fx.Node) -> bool:
+    return any(
+        user.op == "output" or (inductor.is_view(user) and _is_returned(user))
+        for user in node.users
     )
 
 

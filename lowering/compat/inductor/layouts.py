@@ -85,10 +85,13 @@ class Layouts(Views):
             sym_eq(tuple(fake.shape), tuple(other.shape))
         )
 
-    def has_row_major(self, fake: torch.Tensor) -> bool:
-        """Whether a fake tensor is known to be row-major; adds no guard."""
+    def has_row_major(self, fake: torch.Tensor, gaps: bool = False) -> bool:
+        """Whether a fake tensor is known to be row-major; adds no guard. gaps: there may be some
+        after each row."""
         expected: Any = 1
-        for size, stride in zip(reversed(fake.shape), reversed(fake.stride())):
+        for dim, (size, stride) in enumerate(zip(reversed(fake.shape), reversed(fake.stride()))):
+            if gaps and dim == 1 and statically_known_true(stride >= expected):
+                expected = stride
             if not statically_known_true(size == 1) and not statically_known_true(
                 stride == expected
             ):
