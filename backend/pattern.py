@@ -15,8 +15,8 @@ import torch
 from . import validate
 from .lowering.compat.pytorch import pytorch
 from .lowering.substitute.operations import value_of
+from .lowering.substitute.pattern import KEEPS, patterns
 from .lowering.substitute.pattern import Pattern as _Found
-from .lowering.substitute.pattern import patterns
 from .op import Op
 
 Function = Callable[..., Any]
@@ -92,7 +92,10 @@ def pattern(
 
     name: by which options={"substitute": [name]} asks for it. replacement: the function of the same
     arguments that computes it with opaque ops. examples: an example of each argument, by name: a
-    small tensor, or a number for a parameter that may be any number.
+    small tensor, or a number for a parameter that may be any number. A parameter `keeps_<argument>`
+    of the replacement, whose default is "", needs none: where there is a backward pass, it tells
+    that the argument is "given" to the graph or "returned" by it, so that keeping it until then
+    takes no memory that would be free otherwise.
 
     when(arguments): "" where the replacement serves these arguments (tensors without values, and
     numbers, by name), else why it does not. streamed: the large arguments; where Inductor computes
@@ -122,7 +125,8 @@ def pattern(
     if not callable(replacement):
         validate.refuse(where, "replacement", replacement, "a function")
     parameters = inspect.signature(replacement).parameters
-    for missing in [each for each in parameters if each not in examples]:
+    kept = {f"{KEEPS}{each}" for each in parameters}
+    for missing in [each for each in parameters if each not in examples and each not in kept]:
         validate.refuse(where, "examples", sorted(examples), f"an example of {missing}")
     for option, names in (("streamed", streamed), ("nonzero", nonzero), ("positive", positive)):
         for each in names:

@@ -15,6 +15,7 @@ from .cross_entropy.cross_entropy import (
     cross_entropy_backward,
     cross_entropy_op,
 )
+from .cross_entropy.kept import cross_entropy_mean_kept, cross_entropy_mean_kept_backward
 from .cross_entropy.linear_mean import linear_cross_entropy
 from .cross_entropy.mean import cross_entropy_mean, cross_entropy_mean_with_gradient
 from .cross_entropy.with_gradient import (
@@ -83,6 +84,8 @@ __all__ = [
     "cross_entropy_backward",
     "cross_entropy_op",
     "cross_entropy_mean",
+    "cross_entropy_mean_kept",
+    "cross_entropy_mean_kept_backward",
     "cross_entropy_mean_with_gradient",
     "cross_entropy_with_gradient",
     "cumsum",

@@ -18,12 +18,12 @@ import opaq
 
 from .cross_entropy import (
     FLOAT,
-    GRADIENT,
     capped,
     cross_entropy_backward_reference,
     cross_entropy_reference,
     declare_backward,
     declare_forward,
+    gradient_like,
 )
 
 _NUMBERS = "float softcap, int ignore_index=-100, float label_smoothing=0.0, float z_loss=0.0"
@@ -40,7 +40,7 @@ cross_entropy_and_capped_backward = opaq.op(
     "opaq_kernels::cross_entropy_and_capped_backward(Tensor grad_loss, Tensor grad_lse, "
     "Tensor? grad_capped, Tensor logits, Tensor target, Tensor lse, Tensor lse_low, "
     f"{_NUMBERS}) -> (Tensor grad_logits)",
-    outputs=GRADIENT,
+    outputs=gradient_like("logits"),
     tags=torch.Tag.flexible_layout,
 )
 

@@ -9,25 +9,8 @@
 // A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
 // the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
 // gives NaN in loss and gradient, never a read outside the row.
+#include "../anywhere.cuh"
 #include "softmax.cuh"
-
-namespace {
-
-template <typename T>
-struct Writer {
-  T* to;
-  bool aligned;
-
-  template <int N>
-  __device__ void operator()(int c, const float (&values)[N]) const {
-    const Pack<T, N> pack = opaq::pack_from_float<T>(values);
-    if (aligned) return opaq::store_at_once<N>(to + c, pack);
-#pragma unroll
-    for (int j = 0; j < N; ++j) to[c + j] = pack.at[j];
-  }
-};
-
-}  // namespace
 
 // WRITES: whether the logits as the loss sees them are written, to `capped`.
 template <typename T, int THREADS, int EXTRAS, bool WRITES>
@@ -49,18 +32,18 @@ __global__ void __launch_bounds__(THREADS)
     if (target.at >= 0) reference = extras.logit(to_float(logits[target.at]));
   }
   Found<EXTRAS> found(reference);
-  const Writer<T> write{capped, WRITES && opaq::alike(logits, capped)};
+  const auto write = [&](int c, const auto& values) {
+    if constexpr (WRITES) opaq::store_anywhere(capped + c, opaq::pack_from_float<T>(values));
+  };
   for (int p = threadIdx.x; p < run.packs; p += kAhead * THREADS) {
     Pack<T, VEC> packs[kAhead];
     load_packs<THREADS>(packs, packed, p, run.packs);
     found.template add<THREADS>(packs, run.packs - p, extras, [&](int i, const auto& values) {
-      if constexpr (WRITES) write(run.head + (p + i * THREADS) * VEC, values);
+      write(run.head + (p + i * THREADS) * VEC, values);
     });
   }
   const auto single = [&](int c) {
-    found.add(logits[c], true, extras, [&](int, const auto& value) {
-      if constexpr (WRITES) write(c, value);
-    });
+    found.add(logits[c], true, extras, [&](int, const auto& value) { write(c, value); });
   };
   if (threadIdx.x < run.head) single(threadIdx.x);
   if (threadIdx.x < run.tail) single(run.head + run.packs * VEC + threadIdx.x);
@@ -102,7 +85,7 @@ __device__ void row_backward(T* grad, const T* logits, const T* added, int class
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (i * THREADS < run.packs - p)
-        opaq::store_at_once<N>(
+        opaq::store_anywhere(
             to + i * THREADS * N,
             gradient.template of<ADDS>(packs[i], run.head + (p + i * THREADS) * N, summands[i]));
     }
@@ -111,23 +94,58 @@ __device__ void row_backward(T* grad, const T* logits, const T* added, int class
   if (threadIdx.x < run.tail) single(run.head + run.packs * N + threadIdx.x);
 }
 
+// Whether a row has any element that is not 0, to all threads.
+template <int THREADS, typename T>
+__device__ bool has_values(const T* row, int columns) {
+  constexpr int VEC = 16 / sizeof(T);
+  constexpr unsigned kNoSigns = sizeof(T) == 4 ? 0x7fffffff : 0x7fff7fff;
+  const Run<T, VEC> run(row, columns);
+  const T zero = from_float<T>(0);
+  unsigned bits = 0;
+  for (int p = threadIdx.x; p < run.packs; p += kAhead * THREADS) {
+    Pack<T, VEC> packs[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const bool exists = i * THREADS < run.packs - p;
+      packs[i] = exists ? opaq::load_at_once<VEC>(row + run.head + (p + i * THREADS) * VEC)
+                        : filled<VEC>(zero);
+    }
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) {
+      const uint4 words = reinterpret_cast<const uint4&>(packs[i]);
+      bits |= (words.x | words.y | words.z | words.w) & kNoSigns;
+    }
+  }
+  bool found = bits != 0;
+  if (threadIdx.x < run.head) found |= to_float(row[threadIdx.x]) != 0;
+  if (threadIdx.x < run.tail) found |= to_float(row[run.head + run.packs * VEC + threadIdx.x]) != 0;
+  return __syncthreads_or(found);
+}
+
 }  // namespace
 
+// kept: null, or what the forward pass has computed for a gradient of the loss of 1. Where
+// grad_logits is that memory, `factor` is the gradient of the loss, and a row is left as it is if
+// that is 1 and nothing is added to it.
 template <typename T, int THREADS, int EXTRAS, int ADDS>
 __global__ void __launch_bounds__(THREADS)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
                            const T* logits, const T* added, const long long* targets,
-                           const float* lse, const float* lse_low, int classes,
-                           long long grad_stride, long long row_stride,
-                           long long target_stride, long long grad_loss_stride,
-                           long long grad_lse_stride, long long ignore_index,
-                           float label_smoothing, float z_loss, float softcap) {
+                           const float* lse, const float* lse_low, const T* kept,
+                           const float* factor, int classes, long long grad_stride,
+                           long long row_stride, long long target_stride,
+                           long long grad_loss_stride, long long grad_lse_stride,
+                           long long ignore_index, float label_smoothing, float z_loss,
+                           float softcap) {
   const long long row = blockIdx.x;
+  if (ADDS) added += row * classes;
+  if (kept == grad_logits && *factor == 1 && !(ADDS && has_values<THREADS>(added, classes))) return;
   const Target target(targets[row * target_stride], classes, ignore_index);
   float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
   if (target.outside) on_loss = not_a_number();
   const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
-  const float on_lse = extras.on_lse(on_loss, lse[row]) + grad_lse[row * grad_lse_stride];
+  const float to_lse = grad_lse ? grad_lse[row * grad_lse_stride] : 0;
+  const float on_lse = extras.on_lse(on_loss, lse[row]) + to_lse;
   const Gradient<EXTRAS> gradient{lse[row],
                                   on_lse * expf(-lse_low[row]),  // of all classes alike
                                   extras.on_target(on_loss),
@@ -137,8 +155,7 @@ __global__ void __launch_bounds__(THREADS)
                                   extras};
   logits += row * row_stride;
   grad_logits += row * grad_stride;
-  if (ADDS) added += row * classes;
-  if (opaq::alike(logits, grad_logits) && (!ADDS || opaq::alike(logits, added)))
+  if (!ADDS || opaq::alike(logits, added))
     row_backward<ADDS, 16 / sizeof(T), THREADS>(grad_logits, logits, added, classes, gradient);
   else
     row_backward<ADDS, 1, THREADS>(grad_logits, logits, added, classes, gradient);

@@ -27,6 +27,7 @@ says little of the sum.
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -36,14 +37,16 @@ FLOAT = "float64 if logits.dtype == float64 else float32"
 
 EXTRAS = "float label_smoothing=0.0, float z_loss=0.0, float softcap=0.0"
 
-# Where the logits have rows that are longer in memory by less than 128 elements, such as those that
-# Inductor pads, so has the gradient: the matrix products that read it need aligned rows, too.
-_PADDED = "logits.size(1) <= logits.stride(0) and logits.stride(0) < logits.size(1) + 128"
-GRADIENT = opaq.like(
-    "logits",
-    strides=f"logits.stride(0) if {_PADDED} else logits.size(1), 1",
-    may_overwrite=True,
-)
+
+def gradient_like(name: str) -> opaq.Output:
+    """A gradient of the logits, in the memory of the tensor of this name where nothing else needs
+    it. Where rows of that are longer in memory by less than 128 elements, such as those that
+    Inductor pads, so are the gradient's: the matrix products that read it need aligned rows, too.
+    """
+    row, size = f"{name}.stride(0)", f"{name}.size(1)"
+    strides = f"{row} if {size} <= {row} and {row} < {size} + 128 else {size}, 1"
+    return opaq.like(name, strides=strides, may_overwrite=True)
+
 
 cross_entropy_op = opaq.op(
     f"opaq_kernels::cross_entropy(Tensor logits, Tensor target, int ignore_index=-100, {EXTRAS}) "
@@ -55,7 +58,7 @@ cross_entropy_backward = opaq.op(
     "opaq_kernels::cross_entropy_backward(Tensor grad_loss, Tensor grad_lse, Tensor logits, "
     f"Tensor target, Tensor lse, Tensor lse_low, int ignore_index, Tensor? added=None, {EXTRAS}) "
     "-> (Tensor grad_logits)",
-    outputs=GRADIENT,
+    outputs=gradient_like("logits"),
     accumulates="added",
     tags=torch.Tag.flexible_layout,
 )
@@ -80,10 +83,6 @@ EXTRA_ARGS = "label_smoothing, z_loss, softcap"
 
 CUDA_DTYPES = ("float32", "float16", "bfloat16")
 _FORWARD_ARGS = f"logits.size(1), logits.stride(0), target.stride(0), ignore_index, {EXTRA_ARGS}"
-_BACKWARD_ARGS = (
-    "logits.size(1), grad_logits.stride(0), logits.stride(0), target.stride(0), "
-    f"grad_loss.stride(0), grad_lse.stride(0), ignore_index, {EXTRA_ARGS}"
-)
 
 
 def _requires_backward(float_type: str) -> list[str]:
@@ -94,71 +93,94 @@ def _requires_backward(float_type: str) -> list[str]:
     ]
 
 
+def _backward_args(kept: bool, added: str, rows: str = "") -> str:
+    """kept: see kept.py, where the gradient of each row's loss is the same number."""
+    grads, strides = "grad_loss, grad_lse", "grad_loss.stride(0), grad_lse.stride(0)"
+    before = "0, 0"
+    if kept:
+        grads, strides, before = "counted, 0", "0, 0", "kept, grad_loss"
+    return (
+        f"grad_logits, {grads}, {added}, target, lse, lse_low, {before}, {rows}logits.size(1), "
+        f"grad_logits.stride(0), logits.stride(0), target.stride(0), {strides}, ignore_index, "
+        f"{EXTRA_ARGS}"
+    )
+
+
 # A block of 1 to 16 warps computes a row; a thread has four packs of 16 bytes at a time.
 _THREADS = "max(32, min(512, next_power_of_2(ceil_div(logits.size(1) * logits.itemsize, 4 * 16))))"
 
 
-def _declare_cuda(
-    op: opaq.Op, kernel: str, last: str, args: str, requires: list[str], name: str = "cuda"
-) -> None:
+REQUIRES_CUDA = [*requires(*CUDA_DTYPES), "logits.size(1) < 2147483648"]
+REQUIRES_CPU = requires("float32", "float64")
+
+
+def _cuda_launch(kernel: str, last: str, args: str) -> dict[str, Any]:
     """last: the last template argument."""
-    op.cuda(
-        name=name,
-        source=opaq.file("cross_entropy.cu"),
-        entry=f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}, {{{KIND}}}, {last}>",
-        grid="logits.size(0)",
-        block=_THREADS,
-        args=args,
-        requires=[*requires, "logits.size(1) < 2147483648"],
-    )
+    return {
+        "source": opaq.file("cross_entropy.cu"),
+        "entry": f"{kernel}<{{logits.dtype}}, {{{_THREADS}}}, {{{KIND}}}, {last}>",
+        "grid": "logits.size(0)",
+        "block": _THREADS,
+        "args": args,
+    }
 
 
 def declare_forward(op: opaq.Op, capped: str, *conditions: str) -> None:
     """The kernels of an op that computes losses. capped: the result that is given the capped
     logits; "0": there is none."""
     outputs = f"loss, lse, lse_low, {capped}"
-    _declare_cuda(
-        op,
-        "cross_entropy",
-        "false" if capped == "0" else "true",
-        f"{outputs}, logits, target, {_FORWARD_ARGS}",
-        [*requires(*CUDA_DTYPES), *conditions],
-    )
+    last, args = "false" if capped == "0" else "true", f"{outputs}, logits, target, {_FORWARD_ARGS}"
+    op.cuda(**_cuda_launch("cross_entropy", last, args), requires=[*REQUIRES_CUDA, *conditions])
     op.cpu(
         source=opaq.file("cross_entropy.cpp"),
         entry=f"cross_entropy<{{logits.dtype}}, {{{KIND}}}>",
         args=f"{outputs}, logits, target, logits.size(0), {_FORWARD_ARGS}",
-        requires=[*requires("float32", "float64"), *conditions],
+        requires=[*REQUIRES_CPU, *conditions],
     )
 
 
-def declare_backward(op: opaq.Op, added: str, last: str, *conditions: str) -> None:
-    """Kernels of an op that computes gradients. added: the argument that is added to them. last: in
+def cuda_gradient(added: str, how: str, kept: bool = False) -> dict[str, Any]:
+    """How the kernel of gradients is launched. added: the argument that is added to them. how: in
     which way, a constant of softmax.cuh."""
-    is_there = f"{added}.dtype == logits.dtype and {added}.shape == logits.shape"
-    for name, how, condition in [
+    args = _backward_args(kept, f"logits, {added}")
+    return _cuda_launch("cross_entropy_backward", how, args)
+
+
+def cpu_gradient(of_capped: str, of_logits: str, kept: bool = False) -> dict[str, Any]:
+    """The same on the CPU. of_capped, of_logits: what is added, before the cap and after it."""
+    return {
+        "source": opaq.file("cross_entropy.cpp"),
+        "entry": f"cross_entropy_backward<{{logits.dtype}}, {{{KIND}}}>",
+        "args": _backward_args(kept, f"{of_capped}, logits, {of_logits}", "logits.size(0), "),
+    }
+
+
+def ways_to_add(added: str, how: str) -> list[tuple[str, str, str]]:
+    """(name, constant, condition) of the CUDA implementations, without and with what is added."""
+    return [
         ("cuda", "kNothing", f"not defined({added})"),
-        ("cuda:added", last, f"defined({added}) and {is_there}"),
-    ]:
-        _declare_cuda(
-            op,
-            "cross_entropy_backward",
-            how,
-            f"grad_logits, grad_loss, grad_lse, logits, {added}, target, lse, lse_low, "
-            f"{_BACKWARD_ARGS}",
-            [*requires(*CUDA_DTYPES), *_requires_backward("float32"), condition, *conditions],
-            name,
+        ("cuda:added", how, f"defined({added}) and {like_logits(added)}"),
+    ]
+
+
+def like_logits(name: str) -> str:
+    return f"{name}.dtype == logits.dtype and {name}.shape == logits.shape"
+
+
+def declare_backward(op: opaq.Op, added: str, last: str, *conditions: str) -> None:
+    """Kernels of an op that computes gradients; added, last: as of cuda_gradient."""
+    for name, how, condition in ways_to_add(added, last):
+        op.cuda(
+            name=name,
+            **cuda_gradient(added, how),
+            requires=[*REQUIRES_CUDA, *_requires_backward("float32"), condition, *conditions],
         )
-    of_capped, of_logits = ("0", added) if last == "kOfLogits" else (added, "0")
     op.cpu(
-        source=opaq.file("cross_entropy.cpp"),
-        entry=f"cross_entropy_backward<{{logits.dtype}}, {{{KIND}}}>",
-        args=f"grad_logits, grad_loss, grad_lse, {of_capped}, logits, {of_logits}, target, lse, "
-        f"lse_low, logits.size(0), {_BACKWARD_ARGS}",
+        **cpu_gradient(*("0", added) if last == "kOfLogits" else (added, "0")),
         requires=[
-            *requires("float32", "float64"),
+            *REQUIRES_CPU,
             *_requires_backward("logits.dtype"),
-            f"not defined({added}) or {is_there}",
+            f"not defined({added}) or {like_logits(added)}",
             *conditions,
         ],
     )

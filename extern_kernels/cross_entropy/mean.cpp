@@ -3,10 +3,10 @@
 
 template <typename T>
 void count_rows(T* counted, const int64_t* targets, int64_t rows, int64_t target_stride,
-                int64_t ignore_index) {
+                int64_t ignore_index, const T* factor) {
   int64_t count = 0;
   for (int64_t row = 0; row < rows; ++row) count += targets[row * target_stride] != ignore_index;
-  counted[0] = T(1) / T(count);
+  counted[0] = (factor ? *factor : T(1)) / T(count);
   counted[1] = T(count);
 }
 

@@ -23,14 +23,14 @@ __device__ V sum_of_rows(long long rows, Of of) {
 
 }  // namespace
 
-// counted: 1 / (number of rows that count), and that number.
+// counted: factor[0] / (number of rows that count), and that number. factor: null: 1.
 __global__ void __launch_bounds__(kThreads)
     count_rows(float* counted, const long long* targets, long long rows, long long target_stride,
-               long long ignore_index) {
+               long long ignore_index, const float* factor) {
   const int count = sum_of_rows<int>(
       rows, [&](long long row) { return targets[row * target_stride] != ignore_index; });
   if (threadIdx.x == 0) {
-    counted[0] = 1.f / count;
+    counted[0] = (factor ? *factor : 1.f) / count;
     counted[1] = count;
   }
 }

@@ -17,11 +17,9 @@ import torch
 
 import opaq
 
-from .cross_entropy import EXTRAS, FLOAT, cross_entropy
+from .cross_entropy import EXTRAS, FLOAT, REQUIRES_CPU, REQUIRES_CUDA, cross_entropy
 from .kept_gradients import keep, scaled
 from .with_gradient import (
-    REQUIRES_CPU,
-    REQUIRES_CUDA,
     cpu_call,
     cross_entropy_with_gradient_reference,
     cuda_launch,
@@ -37,32 +35,37 @@ cross_entropy_mean_with_gradient = opaq.op(
     },
 )
 
-# counted: 1 / (number of rows that count), and that number
-_SCRATCH = {
+# counted: 1 (or a factor) / (number of rows that count), and that number
+SCRATCH = {
     "counted": opaq.tensor("2", dtype=FLOAT),
     "losses": opaq.tensor("logits.size(0)", dtype=FLOAT),
     "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
 }
-_COUNT = "counted, target, logits.size(0), target.stride(0), ignore_index"
-_MEAN = "loss, losses, counted, logits.size(0)"
+MEAN = "loss, losses, counted, logits.size(0)"
+
+
+def count(factor: str = "0") -> str:
+    """Arguments of count_rows. factor: "0": there is none."""
+    return f"counted, target, logits.size(0), target.stride(0), ignore_index, {factor}"
+
 
 cross_entropy_mean_with_gradient.cuda(
     source=opaq.file("mean.cu"),
-    scratch=_SCRATCH,
+    scratch=SCRATCH,
     steps=[
-        opaq.step(entry="count_rows", grid="1", block=1024, args=_COUNT),
+        opaq.step(entry="count_rows", grid="1", block=1024, args=count()),
         opaq.step(source=opaq.file("with_gradient.cu"), **cuda_launch("losses", "counted")),
-        opaq.step(entry="mean_of_losses", grid="1", block=1024, args=_MEAN),
+        opaq.step(entry="mean_of_losses", grid="1", block=1024, args=MEAN),
     ],
     requires=[*REQUIRES_CUDA, "logits.size(0) < 2147483648"],
 )
 cross_entropy_mean_with_gradient.cpu(
     source=opaq.file("mean.cpp"),
-    scratch=_SCRATCH,
+    scratch=SCRATCH,
     steps=[
-        opaq.step(entry="count_rows<{logits.dtype}>", args=_COUNT),
+        opaq.step(entry="count_rows<{logits.dtype}>", args=count()),
         opaq.step(source=opaq.file("with_gradient.cpp"), **cpu_call("losses", "counted")),
-        opaq.step(entry="mean_of_losses<{logits.dtype}>", args=_MEAN),
+        opaq.step(entry="mean_of_losses<{logits.dtype}>", args=MEAN),
     ],
     requires=REQUIRES_CPU,
 )

@@ -16,6 +16,7 @@ from opaq.pattern import example_of, rows_and_columns
 from ..softmax_spellings import log_softmax_by_hand, log_softmax_by_sum
 from .capped import cross_entropy_and_capped
 from .cross_entropy import cross_entropy
+from .kept import cross_entropy_mean_kept
 
 _EXAMPLES = {
     "logits": torch.empty(2, 8, device="meta"),
@@ -58,6 +59,16 @@ def _reduced(loss, target, ignore_index, reduction):
     if reduction == "none":
         return loss if example_of(target).dim() == 1 else loss.view_as(target)
     return loss.sum() / (target != ignore_index).sum() if reduction == "mean" else loss.sum()
+
+
+def _loss_of_rows(rows, target, ignore_index, reduction, label_smoothing=0.0, keeps_logits=""):
+    """Reduced. Where the logits are kept anyway, the gradient of a mean is computed with it; where
+    they come from another graph, that expects a gradient without gaps."""
+    if keeps_logits and reduction == "mean":
+        aligned_rows = keeps_logits == "returned"
+        return cross_entropy_mean_kept(*rows, aligned_rows, ignore_index, label_smoothing)[0]
+    loss, _ = cross_entropy(*rows, ignore_index, label_smoothing)
+    return _reduced(loss, target, ignore_index, reduction)
 
 
 def _targets_and_classes(arguments):
@@ -196,9 +207,9 @@ def _(logits, target, ignore_index, reduction):  # OLMo
 # ---- without and with label smoothing ------------------------------------------------------------
 
 
-def _plain(logits, target, ignore_index=-100, reduction="mean"):
-    loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index)
-    return _reduced(loss, target, ignore_index, reduction)
+def _plain(logits, target, ignore_index=-100, reduction="mean", keeps_logits=""):
+    rows = _in_rows(logits, target)
+    return _loss_of_rows(rows, target, ignore_index, reduction, keeps_logits=keeps_logits)
 
 
 pattern = _declare("cross_entropy", _plain, "measured.json")
@@ -239,6 +250,7 @@ def _smoothed(
     classes=None,
     index=None,
     negated=False,
+    keeps_logits="",
 ):
     """confidence: what label_smoothing leaves to the class. low, high: the weights of other classes
     and of the class. index: the target with a last dimension of 1."""
@@ -246,9 +258,11 @@ def _smoothed(
         label_smoothing = low * int(example_of(logits).shape[1])
     if target is None:
         target = index.squeeze(-1)
-    loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index, label_smoothing)
-    if low is None or reduction != "none":
-        loss = _reduced(loss, target, ignore_index, reduction)
+    rows = _in_rows(logits, target)
+    if low is not None and reduction == "none":
+        loss, _ = cross_entropy(*rows, ignore_index, label_smoothing)
+    else:
+        loss = _loss_of_rows(rows, target, ignore_index, reduction, label_smoothing, keeps_logits)
     return -loss if negated else loss
 
 

@@ -3,17 +3,19 @@
 #include "softmax.h"
 
 template <typename T, int EXTRAS>
-void cross_entropy_with_gradient(T* loss, T* lse, T* grad, const T* logits, const int64_t* targets,
-                                 const T* scale, int64_t rows, int64_t classes, int64_t row_stride,
+void cross_entropy_with_gradient(T* loss, T* lse, T* lse_low, T* grad, const T* logits,
+                                 const int64_t* targets, const T* scale, int64_t rows,
+                                 int64_t classes, int64_t grad_stride, int64_t row_stride,
                                  int64_t target_stride, int64_t ignore_index,
                                  double label_smoothing, double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad += classes) {
+  for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad += grad_stride) {
     const Softmax<T, EXTRAS> softmax(logits, classes, extras);
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
     lse[row] = T(softmax.lse());
+    if (lse_low) lse_low[row] = softmax.lse_low();
     if (ignored || !valid)
       loss[row] = ignored ? 0 : nan;
     else

@@ -11,13 +11,15 @@
 // subtle rule: grad may be the memory of the logits. Hence no __restrict__; an element is written
 // by the thread that read it, after its last read; and the logit at the target, which another
 // thread needs, is read before the barrier.
+#include "../anywhere.cuh"
 #include "softmax.cuh"
 
 namespace {
 
 extern __shared__ uint4 slots_memory[];
 
-// Where grad and logits are not aligned alike: element by element, twice from memory.
+// Where rows of grad and logits are not aligned alike, without ANYWHERE: element by element, twice
+// from memory.
 template <typename T, typename Team, int EXTRAS>
 __device__ Found<EXTRAS> found_in_elements(const T* logits, int classes, float at_target,
                                            const Extras<EXTRAS>& extras) {
@@ -30,7 +32,7 @@ __device__ Found<EXTRAS> found_in_elements(const T* logits, int classes, float a
   return found;
 }
 
-template <typename T, int THREADS, typename Team>
+template <typename T, int THREADS, typename Team, bool ANYWHERE>
 struct Row {
   static constexpr int VEC = 16 / sizeof(T), STEP = Team::kThreads;
   using Packs = Pack<T, VEC>[kAhead];
@@ -38,30 +40,35 @@ struct Row {
   const T* logits;
   T* grad;
   Run<T, VEC> run;
-  bool alike;
+  bool in_packs;
 
   __device__ Row(const T* logits_of_row, T* grad_of_row, int classes)
       : logits(logits_of_row),
         grad(grad_of_row),
         run(logits_of_row, classes),
-        alike(opaq::alike(logits_of_row, grad_of_row)) {}
+        in_packs(ANYWHERE || opaq::alike(logits_of_row, grad_of_row)) {}
 
   __device__ static uint4* slot(int k) { return slots_memory + k * THREADS + threadIdx.x; }
 
   template <int EXTRAS>
   __device__ void store(Packs& packs, int p, const Gradient<EXTRAS>& gradient) const {
-    const int c = run.head + p * VEC;
-    T* const to = grad + c;
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      if (i * STEP < run.packs - p)
-        opaq::store_at_once<VEC>(to + i * STEP * VEC, gradient.of(packs[i], c + i * STEP * VEC));
-    }
+    for (int i = 0; i < kAhead; ++i) store_one(packs[i], p + i * STEP, gradient);
+  }
+  template <int EXTRAS>
+  __device__ void store_one(const Pack<T, VEC>& pack, int p,
+                            const Gradient<EXTRAS>& gradient) const {
+    if (p >= run.packs) return;
+    const int c = run.head + p * VEC;
+    if constexpr (ANYWHERE)
+      opaq::store_anywhere(grad + c, gradient.of(pack, c));
+    else
+      opaq::store_at_once<VEC>(grad + c, gradient.of(pack, c));
   }
 
   // Slots k, k + 1, ... k + kAhead - 1; -inf where the row has no pack.
   __device__ void fill(int k) const {
-    if (alike) copy(k);
+    if (in_packs) copy(k);
     opaq::end_of_copies();
   }
 
@@ -82,23 +89,26 @@ struct Row {
 
 }  // namespace
 
-template <typename T, int THREADS, int RANKS, int EXTRAS>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
-    cross_entropy_with_gradient(float* loss, float* lse, T* grad_logits, const T* logits,
-                                const long long* targets, const float* scale, long long rows,
-                                int slots, int classes, long long row_stride,
-                                long long target_stride, long long ignore_index,
-                                float label_smoothing, float z_loss, float softcap) {
+// ANYWHERE: rows of grad_logits may be aligned otherwise than those of the logits. It takes more
+// registers.
+template <typename T, int THREADS, int RANKS, int EXTRAS, bool ANYWHERE>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, (ANYWHERE ? 896 : 1024) / THREADS)
+    cross_entropy_with_gradient(float* loss, float* lse, float* lse_low, T* grad_logits,
+                                const T* logits, const long long* targets, const float* scale,
+                                long long rows, int slots, int classes, long long grad_stride,
+                                long long row_stride, long long target_stride,
+                                long long ignore_index, float label_smoothing, float z_loss,
+                                float softcap) {
   using Team = opaq::Team<RANKS, THREADS>;
-  using OneRow = Row<T, THREADS, Team>;
+  using OneRow = Row<T, THREADS, Team, ANYWHERE>;
   constexpr int VEC = OneRow::VEC, STEP = Team::kThreads, kGroup = kAhead * STEP;
-  constexpr bool HOLDS = EXTRAS == kPlain;  // the extras need the registers
+  constexpr bool HOLDS = EXTRAS == kPlain && !ANYWHERE;  // the extras need the registers
   if (Team::idle()) return;
   Team::begin();
   __shared__ float2 pairs[2][Team::kWarps];
   const int share = Team::thread(), rest = share + slots * STEP;
   const auto row_at = [&](long long row) {
-    return OneRow(logits + row * row_stride, grad_logits + row * classes, classes);
+    return OneRow(logits + row * row_stride, grad_logits + row * grad_stride, classes);
   };
   long long row = Team::team();
   if (row < rows) {
@@ -115,15 +125,15 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     const bool reads_target = (EXTRAS != kPlain || share == 0) && target.at >= 0;
     const float at_target = reads_target ? extras.logit(to_float(here.logits[target.at])) : 0;
     const int last = here.run.head + here.run.packs * VEC + share;
-    const bool in_head = here.alike && share < here.run.head;
-    const bool in_tail = here.alike && share < here.run.tail;
+    const bool in_head = here.in_packs && share < here.run.head;
+    const bool in_tail = here.in_packs && share < here.run.tail;
     T before = from_float<T>(-infinity()), after = before;
     if (in_head) before = here.logits[share];
     if (in_tail) after = here.logits[last];
     typename OneRow::Packs held, packs;
     Found<EXTRAS> found(at_target);
     int p = rest;
-    if (here.alike) {
+    if (here.in_packs) {
       if (HOLDS && p < here.run.packs) load_packs<STEP>(held, packed, p, here.run.packs);
       for (int k = 0; k < slots; k += kAhead) {
         opaq::copies_done(slots / kAhead - 1 - k / kAhead);
@@ -153,6 +163,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     if (share == 0) {
       const LogSum log_sum(softmax);
       lse[row] = log_sum.high();
+      if (lse_low) lse_low[row] = log_sum.low();
       store_loss(loss + row, found, log_sum, target, at_target, classes, extras);
     }
 
@@ -165,7 +176,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
                                     target.ignored,
                                     extras.everywhere(by, classes),
                                     extras};
-    if (here.alike) {
+    if (here.in_packs) {
       for (p -= kGroup; HOLDS ? p > rest : p >= rest; p -= kGroup) {
         load_packs<STEP>(packs, packed, p, here.run.packs);
         here.store(packs, p, gradient);
@@ -179,10 +190,16 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
       for (int c = share; c < classes; c += STEP) here.grad[c] = gradient.of(here.logits[c], c);
     }
     for (int k = 0; k < slots; k += kAhead) {
-      if (here.alike) {
+      if (here.in_packs) {
+        if constexpr (ANYWHERE) {
+#pragma unroll 1
+          for (int i = k; i < k + kAhead; ++i)
+            here.store_one(opaq::load_shared<T>(OneRow::slot(i)), share + i * STEP, gradient);
+        } else {
 #pragma unroll
-        for (int i = 0; i < kAhead; ++i) packs[i] = opaq::load_shared<T>(OneRow::slot(k + i));
-        here.store(packs, share + k * STEP, gradient);
+          for (int i = 0; i < kAhead; ++i) packs[i] = opaq::load_shared<T>(OneRow::slot(k + i));
+          here.store(packs, share + k * STEP, gradient);
+        }
       }
       if (more) next.fill(k);
     }

@@ -30,12 +30,13 @@ from .cross_entropy import (
     EXTRAS,
     FLOAT,
     KIND,
+    REQUIRES_CPU,
+    REQUIRES_CUDA,
     capped,
     cross_entropy_backward,
     cross_entropy_op,
     cross_entropy_reference,
     gradient_of_rows,
-    requires,
     safe_index,
 )
 
@@ -71,36 +72,42 @@ _SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, _MOST)
 # pays where they are narrow, or shared by several blocks.
 _EACH = f"(4 if {_PACKS} <= 1024 else 1 if 2048 < {_PACKS} and {_RANKS} == 1 else 2)"
 _TEAMS = f"ceil_div(logits.size(0), max(1, min({_EACH}, logits.size(0) // 512)))"
-_STRIDES = "logits.stride(0), target.stride(0)"
 
 
 def _requires_scale(float_type: str) -> list[str]:
     return [f"scale.dtype == {float_type}", "scale.numel() == 1"]
 
 
-REQUIRES_CUDA = [*requires(*CUDA_DTYPES), "logits.size(1) < 2147483648"]
-REQUIRES_CPU = requires("float32", "float64")
+def _args(loss: str, lse_low: str, grad: str, scale: str, slots: str = "") -> str:
+    return (
+        f"{loss}, lse, {lse_low}, {grad}, logits, target, {scale}, logits.size(0), {slots}"
+        f"logits.size(1), {grad}.stride(0), logits.stride(0), target.stride(0), ignore_index, "
+        f"{EXTRA_ARGS}"
+    )
 
 
-def cuda_launch(loss: str, scale: str) -> dict[str, str]:
-    """How the kernel is launched, with these names of tensors."""
+def cuda_launch(
+    loss: str, scale: str, grad: str = "grad_logits", lse_low: str = "0"
+) -> dict[str, str]:
+    """How the kernel is launched, with these names of tensors. lse_low: "0": there is none."""
+    anywhere = f"({grad}.stride(0) - logits.stride(0)) * logits.itemsize % 16 != 0"
     return {
         "entry": f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, "
-        f"{{{KIND}}}>",
+        f"{{{KIND}}}, {{{anywhere}}}>",
         "grid": f"{_RANKS} * {_TEAMS}",
         "block": _THREADS,
         "shared": f"{_SLOTS} * {_THREADS} * 16",
-        "args": f"{loss}, lse, grad_logits, logits, target, {scale}, logits.size(0), {_SLOTS}, "
-        f"logits.size(1), {_STRIDES}, ignore_index, {EXTRA_ARGS}",
+        "args": _args(loss, lse_low, grad, scale, f"{_SLOTS}, "),
     }
 
 
-def cpu_call(loss: str, scale: str) -> dict[str, str]:
+def cpu_call(
+    loss: str, scale: str, grad: str = "grad_logits", lse_low: str = "0"
+) -> dict[str, str]:
     """The same on the CPU."""
     return {
         "entry": f"cross_entropy_with_gradient<{{logits.dtype}}, {{{KIND}}}>",
-        "args": f"{loss}, lse, grad_logits, logits, target, {scale}, logits.size(0), "
-        f"logits.size(1), {_STRIDES}, ignore_index, {EXTRA_ARGS}",
+        "args": _args(loss, lse_low, grad, scale),
     }
 
 

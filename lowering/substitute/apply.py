@@ -32,7 +32,7 @@ from . import (
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
-from .pattern import Pattern, patterns
+from .pattern import KEEPS, Pattern, patterns
 
 _collecting: contextvars.ContextVar[list[Substitution] | None] = contextvars.ContextVar(
     "opaq_substitutions", default=None
@@ -133,6 +133,7 @@ def _replace(
     try:
         if not pattern.casts_matter:
             match = rewrite.narrowed(nodes, match, at)
+        match = dataclasses.replace(match, arguments={**match.arguments, **_kept(pattern, match)})
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):
             raise rewrite.Refused(refusal)
@@ -161,6 +162,17 @@ def _is_trained(values: Mapping[str, Any]) -> bool:
     return torch.is_grad_enabled() and any(
         isinstance(value, torch.Tensor) and value.requires_grad for value in values.values()
     )
+
+
+def _kept(pattern: Pattern, match: Match) -> dict[str, str]:
+    """Why arguments stay in memory until the backward pass anyway, by the parameters that ask."""
+    found = {}
+    for name in pattern.arguments:
+        argument = match.arguments.get(name.removeprefix(KEEPS))
+        if name.startswith(KEEPS) and isinstance(argument, Node):
+            trained = _is_trained({name: value_of(argument)})
+            found[name] = operations.why_kept(argument) if trained else ""
+    return found
 
 
 def _saves_more(pattern: Pattern, match: Match) -> bool:

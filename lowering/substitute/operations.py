@@ -297,6 +297,17 @@ def rearranges(node: Any) -> bool:
     return isinstance(node, Node) and is_tensor(node) and function_name(node) in VIEWS
 
 
+def why_kept(node: Node) -> str:
+    """ "given", where a node is an input of the graph or a view of one, "returned", where the graph
+    returns such a view, else ""."""
+    while rearranges(node):
+        node = node.args[0]
+    if node.op in ("placeholder", "get_attr"):
+        return "given"
+    returned = any(reader.op == "output" for reader in readers([node], rearranges))
+    return "returned" if returned else ""
+
+
 def is_view(node: Any) -> bool:
     """Whether a node has the memory of its argument, so that it changes with that."""
     if not rearranges(node):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch.fx import Node
 
 from ..compat.inductor import inductor
@@ -32,7 +31,7 @@ def is_padded(node: Any) -> bool:
 
 
 def check(padded: Mapping[str, Node], added: Sequence[Node]) -> None:
-    """Raises Refused where one of the ops in the `added` nodes would get such an argument copied."""
+    """Raises Refused where one of the ops in the `added` nodes would get a copy of an argument."""
     for name, node in padded.items():
         ops = [
             reader

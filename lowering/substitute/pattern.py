@@ -12,6 +12,9 @@ from . import normal
 from .nodes import Nodes
 from .spelling import graph_of
 
+# Begins the name of a parameter: why the graph keeps that argument until the backward pass anyway.
+KEEPS = "keeps_"
+
 # (rows, columns) of a call, by which measurements are looked up
 Sizes = Callable[[Mapping[str, Any]], tuple[Any, Any]]
 

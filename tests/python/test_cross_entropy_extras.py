@@ -296,7 +296,7 @@ def test_plain_cross_entropy_has_kernels_of_its_own():
         assert entry == f"cross_entropy<__nv_bfloat16, 128, {kind}, false>"
         one = cuda((1,), torch.float32)
         entry = plan(cross_entropy_with_gradient, logits, target, one, -100, *extras)["entry"]
-        assert entry == f"cross_entropy_with_gradient<__nv_bfloat16, 64, 1, {kind}>"
+        assert entry == f"cross_entropy_with_gradient<__nv_bfloat16, 64, 1, {kind}, false>"
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -99,7 +99,7 @@ def test_cuda_plan():
     chosen = plan(op, *facts)
     assert [step["entry"] for step in chosen["steps"]] == [
         "count_rows",
-        "cross_entropy_with_gradient<__nv_bfloat16, 256, 1, 0>",
+        "cross_entropy_with_gradient<__nv_bfloat16, 256, 1, 0, false>",
         "mean_of_losses",
     ]
     assert [list(step["grid"]) for step in chosen["steps"]] == [[1, 1, 1], [8192, 1, 1], [1, 1, 1]]

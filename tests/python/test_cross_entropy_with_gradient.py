@@ -81,21 +81,21 @@ def _in_place(device):
         f"{name}(Tensor(a!) grad, Tensor x, Tensor t, Tensor s) -> (Tensor loss, Tensor lse)",
         outputs=dict.fromkeys(("loss", "lse"), opaq.tensor("x.size(0)", dtype="float32")),
     )
-    rest = "x.size(1), x.stride(0), t.stride(0), -100, 0.0, 0.0, 0.0"
+    rest = "x.size(1), grad.stride(0), x.stride(0), t.stride(0), -100, 0.0, 0.0, 0.0"
     if device == "cpu":
         op.cpu(
             source=opaq.file(FOLDER / "with_gradient.cpp"),
             entry="cross_entropy_with_gradient<{x.dtype}, 0>",
-            args=f"loss, lse, grad, x, t, s, x.size(0), {rest}",
+            args=f"loss, lse, 0, grad, x, t, s, x.size(0), {rest}",
         )
     else:
         op.cuda(
             source=opaq.file(FOLDER / "with_gradient.cu"),
-            entry="cross_entropy_with_gradient<{x.dtype}, 512, 2, 0>",
+            entry="cross_entropy_with_gradient<{x.dtype}, 512, 2, 0, false>",
             grid="2 * ceil_div(x.size(0), 2)",
             block=512,
             shared="4 * 512 * 16",
-            args=f"loss, lse, grad, x, t, s, x.size(0), 4, {rest}",
+            args=f"loss, lse, 0, grad, x, t, s, x.size(0), 4, {rest}",
         )
     return op
 
@@ -224,7 +224,7 @@ def test_compiled(dynamic, device):
 def test_cuda_plan(shape, dtype, entry, grid, block):
     facts = cuda(shape, dtype), cuda(shape[:1], torch.int64), cuda((1,), torch.float32), -100
     chosen = plan(cross_entropy_with_gradient, *facts)
-    assert chosen["entry"] == f"cross_entropy_with_gradient<{entry}, 0>"
+    assert chosen["entry"] == f"cross_entropy_with_gradient<{entry}, 0, false>"
     assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], [block, 1, 1])
     assert chosen["shared"] <= 96 * 1024, "a block of every device since sm_80 has that much"
 

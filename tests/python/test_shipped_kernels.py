@@ -20,6 +20,8 @@ ARCHS = [
 # Bytes a thread that a kernel may spill, by op, where it may at all.
 SPILLS = {
     "opaq_kernels::bincount": 8,  # around a call that is rare
+    "opaq_kernels::cross_entropy_mean_kept": 12,  # where rows are not aligned alike
+    "opaq_kernels::cross_entropy_mean_kept_backward": 4,
     "opaq_kernels::cross_entropy_mean_with_gradient": 4,  # the kernel of the next
     "opaq_kernels::cross_entropy_with_gradient": 4,
     "opaq_kernels::embedding_backward": 16,
@@ -67,6 +69,19 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[
         (kernels.cross_entropy_mean_with_gradient, [tensor(m, n), tensor(m, dtype=I64), -100])
         for m, n in LOGITS
+    ],
+    *[
+        (kernels.cross_entropy_mean_kept, [tensor(m, n), tensor(m, dtype=I64), True, *extras])
+        for m, n in (*LOGITS, (4096, 30522))
+        for extras in ([], [-100, 0.1, 1e-4, 0.0])
+    ],
+    *[
+        (
+            kernels.cross_entropy_mean_kept_backward,
+            [rows(1), tensor(m, n), tensor(m, n), tensor(m, dtype=I64), rows(m), rows(m), added],
+        )
+        for m, n in LOGITS
+        for added in (None, tensor(m, n))
     ],
     *[
         (op, [*given(m, n), *[None] * adds, *extras])
