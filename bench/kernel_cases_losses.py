@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ OF_PLAIN = [
     for rows in (128, 1024, 8192)
     for columns in (1000, 4096, 16384, 32000, 50257, 128256, WIDEST)
 ]
+# Patterns that compute the gradient along with the loss where the logits are kept, as those that a
+# graph gets are.
+OF_KEPT_LOGITS = ("cross_entropy", "cross_entropy_label_smoothing")
 OF_OTHERS = [(rows, columns) for rows in (128, 8192) for columns in (4096, 32000, WIDEST)]
 
 
@@ -70,7 +74,14 @@ def _of_pattern(
         of_dtype = "" if dtype == "bfloat16" else f", {dtype}"
         for what, call in [("", forward), (" and gradient", _loss_and_gradient)]:
             name = f"{pattern}{what} {m} x {n}{of_dtype}"
-            found.append(Case(name, make, ours, plain, call, pattern, (m, n), dtype=dtype))
+            case = Case(name, make, ours, plain, call, pattern, (m, n), dtype=dtype)
+            if what and pattern in OF_KEPT_LOGITS:
+                found.append(dataclasses.replace(case, form="the logits are kept"))
+                two = torch.compile(ours, dynamic=False)
+                case = dataclasses.replace(
+                    case, name=f"{name}, two launches", op=two, substituted=False
+                )
+            found.append(case)
     return found
 
 

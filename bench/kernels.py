@@ -81,10 +81,11 @@ def _of_case(
     """The records, and the times of each round by contestant."""
     torch.compiler.reset()
     on_gpu = arguments.device == "cuda"
+    is_in_model = on_gpu and bool(case.pattern) and case.substituted
     sets = device.operands(case.make) if on_gpu else [case.make()]
     autotuned = torch.compile(case.plain, dynamic=False, mode="max-autotune-no-cudagraphs")
     calls = {
-        "opaq": case.call(_substituted(case) if on_gpu and case.pattern else case.op),
+        "opaq": case.call(_substituted(case) if is_in_model else case.op),
         "eager": case.call(case.plain),
         "inductor": case.call(torch.compile(case.plain, dynamic=False)),
         "max-autotune": case.call(autotuned),

@@ -75,6 +75,12 @@ def _targets_and_classes(arguments):
     return arguments["target"].numel(), arguments["logits"].shape[1]
 
 
+def _is_kept(arguments) -> str:
+    """The form of a mean whose gradient is computed with it."""
+    kept = arguments.get("keeps_logits") and arguments["reduction"] == "mean"
+    return "the logits are kept" if kept else ""
+
+
 def _declare(name, replacement, measured, sizes=None, when=_when, nonzero=()):
     return opaq.pattern(
         name,
@@ -84,6 +90,7 @@ def _declare(name, replacement, measured, sizes=None, when=_when, nonzero=()):
         streamed=("logits",),
         nonzero=nonzero,
         sizes=sizes or _targets_and_classes,
+        form=_is_kept,
         measurements=Path(__file__).with_name(measured),
     )
 
