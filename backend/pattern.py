@@ -93,9 +93,9 @@ def pattern(
     name: by which options={"substitute": [name]} asks for it. replacement: the function of the same
     arguments that computes it with opaque ops. examples: an example of each argument, by name: a
     small tensor, or a number for a parameter that may be any number. A parameter `keeps_<argument>`
-    of the replacement, whose default is "", needs none: where there is a backward pass, it tells
-    that the argument is "given" to the graph or "returned" by it, so that keeping it until then
-    takes no memory that would be free otherwise.
+    of the replacement, whose default is "", needs none: where there is a backward pass, and the
+    argument has at least 32 MB, it tells that the argument is "given" to the graph or "returned" by
+    it, so that keeping it until then takes no memory that would be free otherwise.
 
     when(arguments): "" where the replacement serves these arguments (tensors without values, and
     numbers, by name), else why it does not. streamed: the large arguments; where Inductor computes

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
-from opaq.lowering.substitute.pattern import patterns
+from opaq.lowering.substitute.pattern import LARGE, patterns
 
 from .device import Tensors
 from .kernel_case import Call, Case, Count, Random, Sizes, all_sizes, forward
@@ -75,7 +75,8 @@ def _of_pattern(
         for what, call in [("", forward), (" and gradient", _loss_and_gradient)]:
             name = f"{pattern}{what} {m} x {n}{of_dtype}"
             case = Case(name, make, ours, plain, call, pattern, (m, n), dtype=dtype)
-            if what and pattern in OF_KEPT_LOGITS:
+            bytes_of_logits = m * n * getattr(torch, dtype).itemsize
+            if what and pattern in OF_KEPT_LOGITS and n >= 4096 and bytes_of_logits >= LARGE:
                 found.append(dataclasses.replace(case, form="the logits are kept"))
                 two = torch.compile(ours, dynamic=False)
                 case = dataclasses.replace(

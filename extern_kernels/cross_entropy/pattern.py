@@ -61,10 +61,15 @@ def _reduced(loss, target, ignore_index, reduction):
     return loss.sum() / (target != ignore_index).sum() if reduction == "mean" else loss.sum()
 
 
+def _is_kept(keeps_logits, reduction, classes) -> bool:
+    """Whether the gradient is computed with the loss. Of fewer classes it is slower."""
+    return bool(keeps_logits) and reduction == "mean" and classes >= 4096
+
+
 def _loss_of_rows(rows, target, ignore_index, reduction, label_smoothing=0.0, keeps_logits=""):
     """Reduced. Where the logits are kept anyway, the gradient of a mean is computed with it; where
     they come from another graph, that expects a gradient without gaps."""
-    if keeps_logits and reduction == "mean":
+    if _is_kept(keeps_logits, reduction, example_of(rows[0]).shape[1]):
         aligned_rows = keeps_logits == "returned"
         return cross_entropy_mean_kept(*rows, aligned_rows, ignore_index, label_smoothing)[0]
     loss, _ = cross_entropy(*rows, ignore_index, label_smoothing)
@@ -75,9 +80,10 @@ def _targets_and_classes(arguments):
     return arguments["target"].numel(), arguments["logits"].shape[1]
 
 
-def _is_kept(arguments) -> str:
-    """The form of a mean whose gradient is computed with it."""
-    kept = arguments.get("keeps_logits") and arguments["reduction"] == "mean"
+def _form(arguments) -> str:
+    """That of a mean whose gradient is computed with it."""
+    classes = arguments["logits"].shape[1]
+    kept = _is_kept(arguments.get("keeps_logits"), arguments["reduction"], classes)
     return "the logits are kept" if kept else ""
 
 
@@ -90,7 +96,7 @@ def _declare(name, replacement, measured, sizes=None, when=_when, nonzero=()):
         streamed=("logits",),
         nonzero=nonzero,
         sizes=sizes or _targets_and_classes,
-        form=_is_kept,
+        form=_form,
         measurements=Path(__file__).with_name(measured),
     )
 

@@ -32,7 +32,7 @@ from . import (
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
-from .pattern import KEEPS, Pattern, patterns
+from .pattern import KEEPS, LARGE, Pattern, patterns
 
 _collecting: contextvars.ContextVar[list[Substitution] | None] = contextvars.ContextVar(
     "opaq_substitutions", default=None
@@ -165,13 +165,15 @@ def _is_trained(values: Mapping[str, Any]) -> bool:
 
 
 def _kept(pattern: Pattern, match: Match) -> dict[str, str]:
-    """Why arguments stay in memory until the backward pass anyway, by the parameters that ask."""
+    """Why large arguments stay in memory until the backward pass anyway, by the parameters that
+    ask."""
     found = {}
     for name in pattern.arguments:
         argument = match.arguments.get(name.removeprefix(KEEPS))
         if name.startswith(KEEPS) and isinstance(argument, Node):
-            trained = _is_trained({name: value_of(argument)})
-            found[name] = operations.why_kept(argument) if trained else ""
+            value = value_of(argument)
+            asked = _is_trained({name: value}) and _elements(argument) * value.itemsize >= LARGE
+            found[name] = operations.why_kept(argument) if asked else ""
     return found
 
 
