@@ -104,7 +104,9 @@ def _declare_sums(
     """out: the result's name; source: that of the rows to add, `stride` elements apart; x: that of
     what they are added to, and what it must be to be read in packs."""
     n = f"{source}.size(-1)"
-    for_pieces = f"min({_PIECES}, 396)"
+    # Blocks for rows that occur more than 32 times: as many as there can be work for, up to 3 for
+    # each multiprocessor of an H200.
+    for_longs = f"min({_LONGS} + {_PIECES} + {_LONGS} * ceil_div({n}, 32), 396)"
     of_warp = f"(2 if {rows} >= 16384 else 1)"  # rows
     of_index = f"index, {_INDICES}, {rows}, {left_out}"
     requires = [*_INDEX, f"{_INDICES} > 0", f"{rows} > 0", f"{n} > 0", *requires]
@@ -114,47 +116,34 @@ def _declare_sums(
             name=name,
             source=opaq.file("sum_rows.cu"),
             scratch={
-                "count": opaq.zeros(rows, dtype="int32", once=True),
-                "start": opaq.tensor(rows, dtype="int32"),
-                "rank": opaq.tensor(_INDICES, dtype="int32"),
+                "count": opaq.tensor(rows, dtype="int32"),
+                "slots": opaq.tensor(f"{rows}, 32", dtype="int32"),
                 "positions": opaq.tensor(_INDICES, dtype="int32"),
                 "longs": opaq.tensor(f"{_LONGS}, 4", dtype="int32"),
                 "pieces": opaq.tensor(f"{_PIECES}, 2", dtype="int32"),
-                "shared": opaq.tensor(3, dtype="int32"),
+                "shared": opaq.tensor(8, dtype="int32"),
                 "partial": opaq.tensor(f"{_PIECES}, {n}", dtype="float32"),
             },
             steps=[
                 opaq.step(
-                    entry="count_rows<{index.dtype}>",
-                    grid=f"ceil_div({_INDICES}, 256)",
+                    entry="clear_counts",
+                    grid=f"ceil_div({rows}, 256)",
                     block=256,
-                    args=f"rank, count, shared, {of_index}",
-                ),
-                opaq.step(
-                    entry="place_rows",
-                    grid=f"ceil_div({rows}, 1024)",
-                    block=1024,
-                    args=f"start, longs, shared, count, {rows}, {_PER_PIECE}",
+                    args=f"count, shared, {rows}",
                 ),
                 opaq.step(
                     entry="place_positions<{index.dtype}>",
-                    grid=f"ceil_div({_INDICES}, 512) + min({_LONGS}, 264)",
-                    block=512,
-                    args=f"positions, pieces, rank, count, start, longs, shared, {of_index}, "
-                    f"{_PER_PIECE}",
+                    grid=f"ceil_div({_INDICES}, 256)",
+                    block=256,
+                    args=f"slots, count, longs, shared, {of_index}",
                 ),
                 opaq.step(
-                    entry=f"sum_rows<{{{source}.dtype}}, {{{vec}}}, {{{of_warp}}}>",
-                    grid=f"{for_pieces} + ceil_div({rows}, 8 * {of_warp})",
+                    entry=f"sum_rows<{{{source}.dtype}}, {{index.dtype}}, {{{vec}}}, "
+                    f"{{{of_warp}}}>",
+                    grid=f"{for_longs} + ceil_div({rows}, 8 * {of_warp})",
                     block=256,
-                    args=f"{out}, partial, count, start, positions, pieces, shared, {x}, {source}, "
-                    f"{rows}, {n}, {x_stride}, {stride}, {for_pieces}",
-                ),
-                opaq.step(
-                    entry=f"sum_pieces<{{{source}.dtype}}>",
-                    grid=f"min({_LONGS} * ceil_div({n}, 32), 1056)",
-                    block=256,
-                    args=f"{out}, partial, longs, shared, {x}, {n}, {x_stride}, {_PER_PIECE}",
+                    args=f"{out}, partial, positions, longs, pieces, shared, count, slots, {x}, "
+                    f"{source}, {of_index}, {n}, {x_stride}, {stride}, {_PER_PIECE}, {for_longs}",
                 ),
             ],
             requires=[

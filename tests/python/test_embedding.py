@@ -90,6 +90,52 @@ def test_rows_are_added(size, dtype, device):
     assert torch.equal(out, index_add_rows(x, index, source))
 
 
+# How often each row of a table occurs. A row that occurs up to 32 times is summed by a warp, others
+# by blocks, in pieces of 32 positions or more; a warp has two rows of a table of 16384 rows.
+COUNTS = {
+    "around what a warp sums": [0, 31, 32, 33, 1, 8, 9, 63, 64, 65, 0],
+    "all often": [33, 40, 100, 33, 34],
+    "all equal": [0, 5000],
+    "none": [0, 0, 0],
+    "many rows": [33, *[0] * 16380, 32, 1, 31, 34],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [24, 7])
+@pytest.mark.parametrize("counts", COUNTS.values(), ids=COUNTS)
+def test_how_often_rows_occur(counts, columns, dtype, device):
+    """Sums of small integers, so that they are exact in each dtype, where each also fits it."""
+    rows = len(counts)
+    index = torch.arange(rows).repeat_interleave(torch.tensor(counts))
+    index = torch.cat([index, torch.tensor([-1, rows])])  # these are no rows
+    generator = torch.Generator().manual_seed(rows)
+    index = index[torch.randperm(len(index), generator=generator)].to(device)
+    there = (index >= 0) & (index < rows)
+
+    def integers(count, width):
+        return torch.randint(-1, 2, (count, width), generator=generator).to(device, dtype)
+
+    x, wide = integers(rows, columns), integers(len(index), columns + 8)
+    for source in (wide[:, :columns].contiguous(), wide[:, :columns]):
+        exact = sum_exactly(source[there], index[there], rows)
+        assert exact.abs().max() <= 256
+        assert torch.equal(embedding_backward(source, index, rows).double(), exact)
+        sums = x.double() + exact
+        assert torch.equal(index_add_rows(x, index, source).double(), sums)
+        for padding in (0, rows - 1):
+            padded = sums.clone()
+            padded[padding] = x[padding].double()
+            got = embedding_backward(source, index, rows, padding, x)
+            assert torch.equal(got.double(), padded)
+
+
+def test_rows_of_more_columns_than_blocks_take_at_once(device):
+    index = torch.zeros(40, dtype=torch.int64, device=device)
+    source = random(40, 32 * 400 + 8, dtype=torch.float32, device=device)
+    close(embedding_backward(source, index, 1), sum_exactly(source, index, 1), scale=40**0.5)
+
+
 def test_a_sum_is_rounded_once(device):
     source = torch.full((4000, 8), 1.0, dtype=torch.bfloat16, device=device)
     index = torch.zeros(4000, dtype=torch.int64, device=device)
@@ -315,6 +361,17 @@ def test_cuda_plan():
     )
     chosen = plan(embedding_backward, cuda((4, 2048, 2048)), tokens, 32000, -1)
     assert chosen["implementation"] == "cuda:packs"
+    assert [(step["entry"], list(step["grid"])) for step in chosen["steps"]] == [
+        ("clear_counts", [125, 1, 1]),
+        ("place_positions<long long>", [32, 1, 1]),
+        ("sum_rows<__nv_bfloat16, long long, 8, 2>", [396 + 2000, 1, 1]),
+    ]
+    # Few indices: work for a long row, two pieces of it and 64 times 32 columns.
+    chosen = plan(embedding_backward, cuda((40, 2048)), cuda((40,), torch.int64), 100, -1)
+    assert (chosen["steps"][2]["entry"], list(chosen["steps"][2]["grid"])) == (
+        "sum_rows<__nv_bfloat16, long long, 8, 1>",
+        [1 + 2 + 64 + 13, 1, 1],
+    )
     odd = cuda((4, 2048, 2049))
     assert plan(embedding, cuda((32000, 2049)), tokens, -1)["implementation"] == "cuda:any"
     assert plan(embedding_backward, odd, tokens, 32000, -1)["implementation"] == "cuda:any"

@@ -24,8 +24,6 @@ SPILLS = {
     "opaq_kernels::cross_entropy_mean_kept_backward": 4,
     "opaq_kernels::cross_entropy_mean_with_gradient": 4,  # the kernel of the next
     "opaq_kernels::cross_entropy_with_gradient": 4,
-    "opaq_kernels::embedding_backward": 16,
-    "opaq_kernels::index_add_rows": 16,
     "opaq_kernels::layer_norm": 16,
     "opaq_kernels::rms_norm": 16,
     "opaq_kernels::sort": 192,  # keys, indices and ranks of 32 elements a thread
@@ -223,13 +221,15 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for index in (I64, torch.int32)
     ],
     *[
-        (kernels.embedding_backward, [tensor(16, n), tensor(16, dtype=index), 100, -1])
+        (kernels.embedding_backward, [tensor(16, n), tensor(16, dtype=index), table, -1])
         for n in (64, 65)
         for index in (I64, torch.int32)
+        for table in (100, 32000)
     ],
     *[
-        (kernels.index_add_rows, [tensor(100, n), tensor(16, dtype=I64), tensor(16, n)])
+        (kernels.index_add_rows, [tensor(table, n), tensor(16, dtype=I64), tensor(16, n)])
         for n in (64, 65)
+        for table in (100, 32000)
     ],
     *[
         (kernels.cumsum, [tensor(m, n, dtype=dtype), False])
