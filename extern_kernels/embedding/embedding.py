@@ -14,7 +14,8 @@ index_add_rows(x, index, source) -> out
 Sums are deterministic: they are added in float32 (float64 for float64) in an order that depends on
 the index alone, and rounded once. An index that is no row adds to none. padding_idx is that of
 torch.nn.functional.embedding; a row of that number gets no gradient, and -1 means that there is
-none. The gradient of y keeps the index alone.
+none. The gradient of y keeps the index alone. On a GPU a sum needs 132 bytes of memory for each row
+of the table while it is computed.
 """
 
 import torch
