@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from . import lowering
+from . import lazy_gradients, lowering
 from .options import check_patterns, split
 
 
@@ -28,11 +29,21 @@ def compile_graph(
 
     ours, patches = settings(options, mode)
     lowering.activate()
+    lazy = lazy_gradients.results_of(graph_module) if ours["lazy_gradients"] else []
+    traced = lazy_gradients.copy_of(graph_module) if lazy else graph_module
     with lowering.options.use(**ours):
         apply.apply(graph_module, ours["substitute"])
-    return inductor.compile_fx(
-        graph_module, example_inputs, patches, lambda: lowering.options.use(**ours)
-    )
+
+    def compiled(inputs: Sequence[Any]) -> Any:
+        return inductor.compile_fx(
+            graph_module, inputs, patches, lambda: lowering.options.use(**ours)
+        )
+
+    if not lazy:
+        return compiled(example_inputs)
+    with lazy_gradients.without_gradients(graph_module, lazy):
+        without = compiled(example_inputs)
+    return lazy_gradients.LazyGradients(traced, without, lazy, compiled)
 
 
 def settings(

@@ -63,6 +63,11 @@ class Options:
         "wherever they fit",
         ("all", "none"),
     )
+    lazy_gradients: bool = _option(
+        True,
+        'with backend="opaq", a graph that returns a loss and a large result, such as logits, '
+        "computes the gradient of that result only if it is asked for, in a run of its own",
+    )
 
     def preferred(self, op: str) -> list[str]:
         """The names that `prefer` has for an op."""

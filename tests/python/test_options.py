@@ -23,6 +23,7 @@ def test_ours_are_split_from_inductors() -> None:
         "check": "",
         "prefer": [],
         "substitute": ["all"],
+        "lazy_gradients": True,
     }
     assert theirs == {"max_autotune": True}
 
