@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
+from .lowering.compat.pytorch.effects import can_run_again, versions
 from .lowering.substitute.operations import is_opaque, memory, value_of
 
 Compiled = Callable[..., Any]
@@ -33,7 +34,6 @@ def results_of(graph_module: GraphModule) -> list[int]:
     no memory with others, of a graph that also returns a loss which is computed from them. Empty
     where the graph may not run again."""
     from .lowering.compat.inductor import inductor
-    from .lowering.compat.pytorch.effects import can_run_again
 
     if not torch.is_grad_enabled():
         return []
@@ -108,8 +108,6 @@ class LazyGradients:
         self._compile_whole = compile_whole
         inputs = [value_of(node) for node in traced.graph.nodes if node.op == "placeholder"]
         self._static = not any(isinstance(each, torch.SymInt) for each in inputs)
-        tensors = [isinstance(each, torch.Tensor) for each in inputs]
-        self.not_tensors = [i for i, is_tensor in enumerate(tensors) if not is_tensor]
         self._is_whole = False
 
     def __call__(self, *inputs: Any) -> Any:
@@ -129,17 +127,22 @@ class _Gradient(torch.autograd.Function):
     def forward(ctx: Any, owner: Any, number: int, result: torch.Tensor, *inputs: Any) -> Any:
         ctx.set_materialize_grads(False)
         ctx.owner, ctx.number = owner, number
-        ctx.count, ctx.others = len(inputs), {i: inputs[i] for i in owner.not_tensors}
-        if owner.not_tensors:
-            inputs = tuple(each for each in inputs if isinstance(each, torch.Tensor))
-        ctx.save_for_backward(*inputs)
+        # Not saved for the backward pass as PyTorch has it: hooks, such as those that move what is
+        # saved to the CPU, would see each parameter, for what is seldom asked for.
+        ctx.inputs, ctx.versions = inputs, versions(inputs)
         return result.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Any) -> Any:
         if grad is None:
-            return None, None, None, *(None for _ in range(ctx.count))
+            return None, None, None, *(None for _ in ctx.inputs)
+        if ctx.versions != versions(ctx.inputs):
+            raise RuntimeError(
+                f"result {ctx.number} of a compiled graph was differentiated when an input of the "
+                "graph, such as a parameter, had been modified by an inplace operation: call "
+                "backward before"
+            )
         if not ctx.owner.was_asked:
             ctx.owner.was_asked = True
             warnings.warn(
@@ -148,14 +151,12 @@ class _Gradient(torch.autograd.Function):
                 'backend="opaq" compiles gradients of all results',
                 stacklevel=2,
             )
-        saved = iter(ctx.saved_tensors)
-        given: list[Any] = []
-        for i in range(ctx.count):
-            if i in ctx.others:
-                given.append(ctx.others[i])
-            else:
-                tensor = next(saved)
-                given.append(tensor.detach().requires_grad_(tensor.requires_grad))
+        given = [
+            each.detach().requires_grad_(each.requires_grad)
+            if isinstance(each, torch.Tensor)
+            else each
+            for each in ctx.inputs
+        ]
         with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
             result = ctx.owner.traced(*given)[ctx.number]
         trained = [isinstance(each, torch.Tensor) and each.requires_grad for each in given]

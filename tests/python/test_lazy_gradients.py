@@ -136,10 +136,37 @@ def test_a_parameter_that_changed_before_they_were_asked_for() -> None:
     _, logits = compile_with_opaq(model)(x, target)
     with torch.no_grad():
         model.head.weight.add_(1)
-    changed = pytest.raises(RuntimeError, match="modified by an inplace operation")
-    with changed, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    message = "an input of the graph, such as a parameter, had been modified by an inplace"
+    with pytest.raises(RuntimeError, match=message):
         logits.sum().backward()
+
+
+def test_hooks_of_saved_tensors_see_no_parameter_more() -> None:
+    model, (x, target) = Model(), operands()
+    saved: dict[bool, list[Any]] = {True: [], False: []}
+    for lazy, found in saved.items():
+        torch.compiler.reset()
+        compiled = compile_with_opaq(model, options={"lazy_gradients": lazy})
+        compiled(x, target)
+        keep: Callable[[Tensor], Tensor] = lambda t: found.append(t.shape) or t  # noqa: B023, E731
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            compiled(x, target)
+    assert len(saved[True]) == len(saved[False]) > 0
+
+
+def test_an_input_that_counts_no_writes() -> None:
+    model, (x, target) = Model(), operands()
+    with torch.inference_mode():
+        offset = torch.ones(6, 1)
+
+    def program(x: Tensor, target: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model.head(x) + offset
+        return F.cross_entropy(logits, target), logits
+
+    loss, logits = compile_with_opaq(program)(x, target, offset)
+    assert is_lazy(logits)
+    with pytest.warns(UserWarning):
+        (loss + logits.sum()).backward()
 
 
 def custom(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whether a graph may be run once more, as if it had not run."""
+"""Whether a graph may be run once more, as if it had not run, on inputs that are as they were."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def can_run_again(graph_module: torch.fx.GraphModule, inputs: Sequence[Any]) -> 
     except Exception:  # what cannot be traced is not known
         return False
     return not watch.found
+
+
+def versions(values: Sequence[Any]) -> list[int]:
+    """How often each tensor was written to so far; -1 of tensors that do not count it, and of what
+    is no tensor."""
+    try:
+        return [each._version for each in values]
+    except (AttributeError, RuntimeError):
+        return [
+            each._version if isinstance(each, torch.Tensor) and not each.is_inference() else -1
+            for each in values
+        ]
 
 
 class _Watch(TorchDispatchMode):
