@@ -66,10 +66,11 @@ def _is_kept(keeps_logits, reduction, classes) -> bool:
     return bool(keeps_logits) and reduction == "mean" and classes >= 4096
 
 
-def _loss_of_rows(rows, target, ignore_index, reduction, label_smoothing=0.0, keeps_logits=""):
-    """Reduced. Where the logits are kept anyway, the gradient of a mean is computed with it; where
-    they come from another graph, that expects a gradient without gaps."""
-    if _is_kept(keeps_logits, reduction, example_of(rows[0]).shape[1]):
+def _reduced_loss(logits, target, ignore_index, reduction, label_smoothing=0.0, keeps_logits=""):
+    """Where the logits are kept anyway, the gradient of a mean is computed with it; where they come
+    from another graph, that expects a gradient without gaps."""
+    rows = _in_rows(logits, target)
+    if _is_kept(keeps_logits, reduction, example_of(logits).shape[1]):
         aligned_rows = keeps_logits == "returned"
         return cross_entropy_mean_kept(*rows, aligned_rows, ignore_index, label_smoothing)[0]
     loss, _ = cross_entropy(*rows, ignore_index, label_smoothing)
@@ -221,8 +222,7 @@ def _(logits, target, ignore_index, reduction):  # OLMo
 
 
 def _plain(logits, target, ignore_index=-100, reduction="mean", keeps_logits=""):
-    rows = _in_rows(logits, target)
-    return _loss_of_rows(rows, target, ignore_index, reduction, keeps_logits=keeps_logits)
+    return _reduced_loss(logits, target, ignore_index, reduction, keeps_logits=keeps_logits)
 
 
 pattern = _declare("cross_entropy", _plain, "measured.json")
@@ -271,11 +271,11 @@ def _smoothed(
         label_smoothing = low * int(example_of(logits).shape[1])
     if target is None:
         target = index.squeeze(-1)
-    rows = _in_rows(logits, target)
     if low is not None and reduction == "none":
-        loss, _ = cross_entropy(*rows, ignore_index, label_smoothing)
+        loss, _ = cross_entropy(*_in_rows(logits, target), ignore_index, label_smoothing)
     else:
-        loss = _loss_of_rows(rows, target, ignore_index, reduction, label_smoothing, keeps_logits)
+        numbers = ignore_index, reduction, label_smoothing
+        loss = _reduced_loss(logits, target, *numbers, keeps_logits)
     return -loss if negated else loss
 
 

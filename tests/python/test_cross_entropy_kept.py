@@ -233,6 +233,22 @@ def test_logits_that_a_graph_gets(small, device):
     close(logits.grad, exact(logits, target)[1], scale=2)
 
 
+def test_classes_in_the_second_dimension(small):
+    logits, target = torch.randn(2, 3, 4096, requires_grad=True), torch.randint(4096, (2, 3))
+
+    def program(x, t):
+        y = x * 2
+        return F.cross_entropy(y.transpose(1, 2), t), y
+
+    options = {"substitute": ["cross_entropy"]}
+    compiled = torch.compile(program, backend="opaq", options=options)
+    _, (forward, _) = run_fw_bw_and_get_code(lambda: compiled(logits, target)[0])
+    assert "cross_entropy_mean_kept" in forward
+    torch.testing.assert_close(
+        logits.grad, torch.autograd.grad(program(logits, target)[0], logits)[0]
+    )
+
+
 @pytest.mark.parametrize("reduction", ["sum", "none"])
 def test_other_reductions_are_computed_in_two_launches(reduction, small):
     def program(x, t):
