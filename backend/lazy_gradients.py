@@ -38,7 +38,7 @@ def results_of(graph_module: GraphModule) -> list[int]:
     if not torch.is_grad_enabled():
         return []
     returned = _returned(graph_module.graph)
-    values = [value_of(each) for each in returned]
+    values = [value_of(each) if isinstance(each, Node) else None for each in returned]
     trained = [isinstance(each, torch.Tensor) and each.requires_grad for each in values]
     losses = [
         node for node, need, each in zip(returned, trained, values) if need and each.dim() == 0
