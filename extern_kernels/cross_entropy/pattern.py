@@ -61,16 +61,16 @@ def _reduced(loss, target, ignore_index, reduction):
     return loss.sum() / (target != ignore_index).sum() if reduction == "mean" else loss.sum()
 
 
-def _is_kept(keeps_logits, reduction, classes) -> bool:
+def _is_kept(keeps_logits, reduction, logits) -> bool:
     """Whether the gradient is computed with the loss. Of fewer classes it is slower."""
-    return bool(keeps_logits) and reduction == "mean" and classes >= 4096
+    return bool(keeps_logits) and reduction == "mean" and logits.shape[1] >= 4096
 
 
 def _reduced_loss(logits, target, ignore_index, reduction, label_smoothing=0.0, keeps_logits=""):
     """Where the logits are kept anyway, the gradient of a mean is computed with it; where they come
     from another graph, that expects a gradient without gaps."""
     rows = _in_rows(logits, target)
-    if _is_kept(keeps_logits, reduction, example_of(logits).shape[1]):
+    if _is_kept(keeps_logits, reduction, example_of(logits)):
         aligned_rows = keeps_logits == "returned"
         return cross_entropy_mean_kept(*rows, aligned_rows, ignore_index, label_smoothing)[0]
     loss, _ = cross_entropy(*rows, ignore_index, label_smoothing)
@@ -83,9 +83,8 @@ def _targets_and_classes(arguments):
 
 def _form(arguments) -> str:
     """That of a mean whose gradient is computed with it."""
-    classes = arguments["logits"].shape[1]
-    kept = _is_kept(arguments.get("keeps_logits"), arguments["reduction"], classes)
-    return "the logits are kept" if kept else ""
+    given = (arguments.get(name) for name in ("keeps_logits", "reduction", "logits"))
+    return "the logits are kept" if _is_kept(*given) else ""
 
 
 def _declare(name, replacement, measured, sizes=None, when=_when, nonzero=()):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import substituting
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,6 +72,18 @@ def test_classes_in_the_second_dimension(reduction: str, smoothing: float) -> No
     assert applied(loss, X, ignored) == expected
     assert applied(loss, X, torch.full_like(TARGET, -100)) == expected
     assert applied(loss, X[:0], TARGET[:0]) == expected
+
+
+def test_one_row_of_capped_logits_that_is_seen_as_rows() -> None:
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy((torch.tanh(x / 30.0) * 30.0).view(-1, 10), t)
+
+    assert applied(loss, X[0, 0], TARGET[0, :1]) == ["cross_entropy_softcap"]
+    torch.compiler.reset()
+    with apply.collected() as found:
+        torch.compile(loss, backend=substituting.backend("all"))(X[0, 0], TARGET[0, :1])
+    assert found[0].pattern == "cross_entropy_softcap"
+    assert found[0].reason == "it was not measured for 1 x 10 values on cpu"
 
 
 def test_classes_that_lie_far_from_each_other_are_left() -> None:
