@@ -69,7 +69,7 @@ def copy_of(graph_module: GraphModule) -> GraphModule:
 @contextlib.contextmanager
 def without_gradients(graph_module: GraphModule, numbers: Sequence[int]) -> Iterator[None]:
     """In the block, the graph returns these results without a gradient."""
-    (output,) = (node for node in graph_module.graph.nodes if node.op == "output")
+    output = graph_module.graph.output_node()
     before = output.args
     returned, added = list(before[0]), []
     with graph_module.graph.inserting_before(output):
@@ -178,6 +178,5 @@ def _ancestors(nodes: Sequence[Node]) -> set[Node]:
 
 
 def _returned(graph: Graph) -> Sequence[Any]:
-    (output,) = (node for node in graph.nodes if node.op == "output")
-    returned = output.args[0]
+    returned = graph.output_node().args[0]
     return returned if isinstance(returned, (tuple, list)) else ()

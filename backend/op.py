@@ -73,10 +73,9 @@ def op(
         graph adds a tensor that it has before the call to that result, which is row-major, too, or
         has gaps between its rows, and uses the result for nothing else, the op gets the tensor, and
         the sum needs no kernel of its own. Gradients are often added so. The sum is rounded once. A
-        call that some implementation
-        serves without the tensor must be served with it, too: an implementation names it in its
-        argument list, or requires "not defined(added)", beside another one for the same device. Not
-        for an op that writes to arguments, or with effects.
+        call that some implementation serves without the tensor must be served with it, too: an
+        implementation names it in its argument list, or requires "not defined(added)", beside
+        another one for the same device. Not for an op that writes to arguments, or with effects.
     replace: forget an earlier declaration of this name (in a notebook); compiled graphs are
         compiled again. The operator stays the same object, so code that has it uses the new
         declaration. Not needed for an implementation that never compiled, nor for an edited file.

@@ -36,10 +36,10 @@ class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
     such a function, compiled or not, what is measured. pattern: that puts the op into models, if
     there is one; sizes: (rows, columns), as the pattern counts them; form: as the pattern has it;
-    substituted: whether the op is measured as the pattern puts it into `plain`;
-    dtype: of the pattern's first floating-point argument; written: the positions of operands that a
-    call writes whole, and returns after its other results; compared: makes of the operands and the
-    results of a call what is compared; it is not measured."""
+    substituted: whether the op is measured as the pattern puts it into `plain`; dtype: of the
+    pattern's first floating-point argument; written: the positions of operands that a call writes
+    whole, and returns after its other results; compared: makes of the operands and the results of a
+    call what is compared; it is not measured."""
 
     name: str
     make: Callable[[], Tensors]

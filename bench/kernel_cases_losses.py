@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
-from opaq.lowering.substitute.pattern import LARGE, patterns
+from opaq.lowering.substitute.pattern import KEEPS, LARGE, patterns
 
 from .device import Tensors
 from .kernel_case import Call, Case, Count, Random, Sizes, all_sizes, forward
@@ -23,9 +23,6 @@ OF_PLAIN = [
     for rows in (128, 1024, 8192)
     for columns in (1000, 4096, 16384, 32000, 50257, 128256, WIDEST)
 ]
-# Patterns that compute the gradient along with the loss where the logits are kept, as those that a
-# graph gets are.
-OF_KEPT_LOGITS = ("cross_entropy", "cross_entropy_label_smoothing")
 OF_OTHERS = [(rows, columns) for rows in (128, 8192) for columns in (4096, 32000, WIDEST)]
 
 
@@ -71,19 +68,29 @@ def _of_pattern(
     for m, n in sizes:
         m = count(m)
         make = _with_target(random, m, n, device)
+        case_dtype = getattr(torch, dtype)
         of_dtype = "" if dtype == "bfloat16" else f", {dtype}"
         for what, call in [("", forward), (" and gradient", _loss_and_gradient)]:
             name = f"{pattern}{what} {m} x {n}{of_dtype}"
             case = Case(name, make, ours, plain, call, pattern, (m, n), dtype=dtype)
-            bytes_of_logits = m * n * getattr(torch, dtype).itemsize
-            if what and pattern in OF_KEPT_LOGITS and n >= 4096 and bytes_of_logits >= LARGE:
-                found.append(dataclasses.replace(case, form="the logits are kept"))
+            form = _form_of_kept(pattern, torch.empty(m, n, dtype=case_dtype, device="meta"))
+            if what and form:
+                found.append(dataclasses.replace(case, form=form))
                 two = torch.compile(ours, dynamic=False)
                 case = dataclasses.replace(
                     case, name=f"{name}, two launches", op=two, substituted=False
                 )
             found.append(case)
     return found
+
+
+def _form_of_kept(name: str, logits: torch.Tensor) -> str:
+    """That of a pattern which computes the gradient along with the loss where the logits are kept,
+    as those that a graph gets are; "" where it does not."""
+    pattern, argument = patterns[name], f"{KEEPS}logits"
+    if argument not in pattern.arguments or logits.nbytes < LARGE:
+        return ""
+    return pattern.form({"logits": logits, "reduction": "mean", argument: "given"})
 
 
 def _float32(device: str) -> Random:

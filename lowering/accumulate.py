@@ -23,6 +23,7 @@ from opaq import _runtime
 from . import Accumulated, options
 from .compat import pytorch
 from .compat.inductor import inductor
+from .substitute import operations
 
 _aten = torch.ops.aten
 
@@ -56,7 +57,9 @@ def _pass_to(graph: torch.fx.Graph, call: torch.fx.Node, accumulated: Accumulate
     other = user and _added_to(user, value)
     if user is None or other is None or not _fits(other, value, result):
         return
-    if not inductor.has_row_major(value.meta["val"]) and _is_returned(user):
+    readers = operations.readers([user], inductor.is_view)
+    is_returned = any(reader.op == "output" for reader in readers)
+    if is_returned and not inductor.has_row_major(value.meta["val"]):
         return  # the sum would be returned with gaps between its rows
     added = other
     while inductor.is_reshape(added):
@@ -109,13 +112,6 @@ def _fits(other: torch.fx.Node, value: torch.fx.Node, result: torch.fx.Node) -> 
         and inductor.has_shape_of(added, summand)
         and inductor.has_row_major(added)
         and all(inductor.has_row_major(each, gaps=True) for each in (summand, whole))
-    )
-
-
-def _is_returned(node: torch.fx.Node) -> bool:
-    return any(
-        user.op == "output" or (inductor.is_view(user) and _is_returned(user))
-        for user in node.users
     )
 
 

@@ -37,8 +37,7 @@ from .cross_entropy import (
     like_logits,
     ways_to_add,
 )
-from .mean import MEAN, SCRATCH, count, cross_entropy_mean_with_gradient_reference
-from .with_gradient import cpu_call, cuda_launch
+from .mean import SCRATCH, count, cross_entropy_mean_with_gradient_reference, declare_mean
 
 _NUMBERS = f"int ignore_index=-100, {EXTRAS}"
 _ROWS = opaq.tensor("logits.size(0)", dtype=FLOAT)
@@ -72,28 +71,8 @@ cross_entropy_mean_kept_backward = opaq.op(
 
 _FORWARD_SCRATCH = {name: SCRATCH[name] for name in ("counted", "losses")}
 _BACKWARD_SCRATCH = {"counted": SCRATCH["counted"]}
-_FORWARD = "losses", "counted", "kept", "lse_low"
 
-cross_entropy_mean_kept.cuda(
-    source=opaq.file("mean.cu"),
-    scratch=_FORWARD_SCRATCH,
-    steps=[
-        opaq.step(entry="count_rows", grid="1", block=1024, args=count()),
-        opaq.step(source=opaq.file("with_gradient.cu"), **cuda_launch(*_FORWARD)),
-        opaq.step(entry="mean_of_losses", grid="1", block=1024, args=MEAN),
-    ],
-    requires=[*REQUIRES_CUDA, "logits.size(0) < 2147483648"],
-)
-cross_entropy_mean_kept.cpu(
-    source=opaq.file("mean.cpp"),
-    scratch=_FORWARD_SCRATCH,
-    steps=[
-        opaq.step(entry="count_rows<{logits.dtype}>", args=count()),
-        opaq.step(source=opaq.file("with_gradient.cpp"), **cpu_call(*_FORWARD)),
-        opaq.step(entry="mean_of_losses<{logits.dtype}>", args=MEAN),
-    ],
-    requires=REQUIRES_CPU,
-)
+declare_mean(cross_entropy_mean_kept, _FORWARD_SCRATCH, "losses", "counted", "kept", "lse_low")
 
 
 def _requires_kept(float_type: str) -> list[str]:

@@ -41,7 +41,7 @@ SCRATCH = {
     "losses": opaq.tensor("logits.size(0)", dtype=FLOAT),
     "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
 }
-MEAN = "loss, losses, counted, logits.size(0)"
+_MEAN = "loss, losses, counted, logits.size(0)"
 
 
 def count(factor: str = "0") -> str:
@@ -49,26 +49,31 @@ def count(factor: str = "0") -> str:
     return f"counted, target, logits.size(0), target.stride(0), ignore_index, {factor}"
 
 
-cross_entropy_mean_with_gradient.cuda(
-    source=opaq.file("mean.cu"),
-    scratch=SCRATCH,
-    steps=[
-        opaq.step(entry="count_rows", grid="1", block=1024, args=count()),
-        opaq.step(source=opaq.file("with_gradient.cu"), **cuda_launch("losses", "counted")),
-        opaq.step(entry="mean_of_losses", grid="1", block=1024, args=MEAN),
-    ],
-    requires=[*REQUIRES_CUDA, "logits.size(0) < 2147483648"],
-)
-cross_entropy_mean_with_gradient.cpu(
-    source=opaq.file("mean.cpp"),
-    scratch=SCRATCH,
-    steps=[
-        opaq.step(entry="count_rows<{logits.dtype}>", args=count()),
-        opaq.step(source=opaq.file("with_gradient.cpp"), **cpu_call("losses", "counted")),
-        opaq.step(entry="mean_of_losses<{logits.dtype}>", args=MEAN),
-    ],
-    requires=REQUIRES_CPU,
-)
+def declare_mean(op: opaq.Op, scratch: dict[str, opaq.Output], *names: str) -> None:
+    """The kernels of an op that computes a mean with its gradient. names: as of cuda_launch."""
+    op.cuda(
+        source=opaq.file("mean.cu"),
+        scratch=scratch,
+        steps=[
+            opaq.step(entry="count_rows", grid="1", block=1024, args=count()),
+            opaq.step(source=opaq.file("with_gradient.cu"), **cuda_launch(*names)),
+            opaq.step(entry="mean_of_losses", grid="1", block=1024, args=_MEAN),
+        ],
+        requires=[*REQUIRES_CUDA, "logits.size(0) < 2147483648"],
+    )
+    op.cpu(
+        source=opaq.file("mean.cpp"),
+        scratch=scratch,
+        steps=[
+            opaq.step(entry="count_rows<{logits.dtype}>", args=count()),
+            opaq.step(source=opaq.file("with_gradient.cpp"), **cpu_call(*names)),
+            opaq.step(entry="mean_of_losses<{logits.dtype}>", args=_MEAN),
+        ],
+        requires=REQUIRES_CPU,
+    )
+
+
+declare_mean(cross_entropy_mean_with_gradient, SCRATCH, "losses", "counted")
 
 
 @cross_entropy_mean_with_gradient.reference

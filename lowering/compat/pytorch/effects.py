@@ -9,6 +9,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from . import pytorch
+
 
 def can_run_again(graph_module: torch.fx.GraphModule, inputs: Sequence[Any]) -> bool:
     """Whether running a graph of PyTorch's own ops draws no random numbers and writes to no input.
@@ -46,7 +48,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self, inputs: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self.found = False
-        self._memory = {each.untyped_storage()._cdata for each in inputs}
+        self._memory = {pytorch.memory_of(each) for each in inputs}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -60,5 +62,5 @@ class _Watch(TorchDispatchMode):
         for arg in known:
             written, value = arg.alias_info, given.get(arg.name)
             if written is not None and written.is_write and isinstance(value, torch.Tensor):
-                self.found |= value.untyped_storage()._cdata in self._memory
+                self.found |= pytorch.memory_of(value) in self._memory
         return func(*args, **kwargs)
