@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,20 +25,34 @@ def compile_graph(
     "max-autotune", ...); options take precedence. Raises opaq.DeclarationError for options.
     """
     from .lowering.compat.inductor import inductor  # costs seconds: only where this compiles
-    from .lowering.substitute import apply
 
     ours, patches = settings(options, mode)
     lowering.activate()
-    lazy = lazy_gradients.results_of(graph_module) if ours["lazy_gradients"] else []
-    traced = lazy_gradients.copy_of(graph_module) if lazy else graph_module
-    with lowering.options.use(**ours):
-        apply.apply(graph_module, ours["substitute"])
 
     def compiled(inputs: Sequence[Any]) -> Any:
         return inductor.compile_fx(
             graph_module, inputs, patches, lambda: lowering.options.use(**ours)
         )
 
+    return changed(graph_module, example_inputs, ours, compiled)
+
+
+def changed(
+    graph_module: torch.fx.GraphModule,
+    example_inputs: Sequence[Any],
+    ours: Mapping[str, Any],
+    compiled: Callable[[Sequence[Any]], Any],
+) -> Any:
+    """What `compiled`, called with the inputs, makes of the graph when patterns in it have been
+    replaced by ops and large results beside a loss are returned without gradients, which are
+    computed if they are asked for.
+    """
+    from .lowering.substitute import apply
+
+    lazy = lazy_gradients.results_of(graph_module) if ours["lazy_gradients"] else []
+    traced = lazy_gradients.copy_of(graph_module) if lazy else graph_module
+    with lowering.options.use(**ours):
+        apply.apply(graph_module, ours["substitute"])
     if not lazy:
         return compiled(example_inputs)
     with lazy_gradients.without_gradients(graph_module, lazy):

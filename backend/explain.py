@@ -160,6 +160,7 @@ def run(
         {**patches, **given.patches},
         given.dynamic,
         given.fullgraph,
+        compiler.changed,
     )
     remarks = list(traced.remarks)
     if traced.error is not None:

@@ -143,12 +143,14 @@ def trace(
     patches: dict[str, Any],
     dynamic: bool | None,
     fullgraph: bool,
+    changed: Callable[..., Any],
 ) -> Traced:
     """Traces model(*args, **kwargs) on fake copies of its tensors and lowers all graphs. Tensors on
     the device "meta" stand for tensors on the default device. Leaves nothing behind that would
     affect later compilations.
 
     settings: our options. patches: changes to Inductor's. dynamic, fullgraph: as for torch.compile.
+    changed: as opaq.compiler has it.
     """
     from . import activate, registered
     from .compat.inductor import inductor
@@ -189,11 +191,13 @@ def trace(
         found.graphs.append(graph)
 
     def backend(graph_module: Any, inputs: Sequence[Any]) -> Any:
-        tune = options.use(tune=settings.get("tune", "off"))
-        with inductor.pretend_cuda(), apply.collected() as substitutions, tune:
-            apply.apply(graph_module, settings["substitute"])
+        def lowered(inputs: Sequence[Any]) -> Any:
+            return inductor.lower_fx(graph_module, inputs, patches, lowering, fakes)
+
+        with inductor.pretend_cuda(), apply.collected() as substitutions:
+            called = changed(graph_module, inputs, settings, lowered)
         found.substitutions += substitutions
-        return inductor.lower_fx(graph_module, inputs, patches, lowering, fakes)
+        return called
 
     settings = {**settings, "check": ""}  # which would keep traced graphs
     if settings.get("tune") == "search":  # which would run kernels

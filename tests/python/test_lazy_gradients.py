@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch._inductor.utils import run_fw_bw_and_get_code
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import opaq
 from opaq import lazy_gradients
 from opaq.extern_kernels import silu_mul
 from opaq.lowering.compat.pytorch.effects import can_run_again
@@ -81,6 +82,16 @@ def test_the_backward_graph_gets_no_gradient_of_the_logits() -> None:
         compiled = compile_with_opaq(model, options={"lazy_gradients": lazy})
         _, (_, back) = run_fw_bw_and_get_code(lambda: compiled(x, target)[0])  # noqa: B023
         assert ("tangents_2" in back) == (not lazy)
+
+
+def test_explain_shows_the_backward_graph_that_is_compiled() -> None:
+    for lazy, added in [(True, "None"), (False, "float32[6, 32] strides [32, 1]")]:
+        options = {"substitute": ["cross_entropy"], "lazy_gradients": lazy}
+        explained = opaq.explain(compile_with_opaq(Model(), options=options), *operands())
+        back = [graph for graph in explained.graphs if graph.kind == "backward"]
+        (node,) = [node for graph in back for node in graph.nodes]
+        assert node.op == "opaq_kernels::cross_entropy_backward"
+        assert node.arguments["added"] == added
 
 
 def test_once_asked_for_they_are_compiled() -> None:
