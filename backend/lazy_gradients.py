@@ -53,7 +53,6 @@ def results_of(graph_module: GraphModule) -> list[int]:
         and node in before_losses
         and inductor.size_hint(each.numel()) * each.itemsize >= LARGE
         and all(shared[place] == 1 for place in memory(each))
-        and not torch.is_autocast_enabled(each.device.type)
     ]
     may_run_again = found and not any(is_opaque(node) for node in graph_module.graph.nodes)
     return found if may_run_again and can_run_again(graph_module, inputs) else []
@@ -108,6 +107,15 @@ class LazyGradients:
         self._compile_whole = compile_whole
         inputs = [value_of(node) for node in traced.graph.nodes if node.op == "placeholder"]
         self._static = not any(isinstance(each, torch.SymInt) for each in inputs)
+        self._autocast = [
+            (
+                device,
+                torch.get_autocast_dtype(device),
+                torch.is_autocast_enabled(device),
+                torch.is_autocast_cache_enabled(),
+            )
+            for device in {each.device.type for each in inputs if isinstance(each, torch.Tensor)}
+        ]
         self._is_whole = False
 
     def __call__(self, *inputs: Any) -> Any:
@@ -120,6 +128,15 @@ class LazyGradients:
         for number in self._lazy:
             results[number] = _Gradient.apply(self, number, results[number], *inputs)
         return tuple(results)
+
+    def run_again(self, inputs: Sequence[Any]) -> Any:
+        """The graph's results in eager mode, with gradients, under the autocast that the graph was
+        compiled under: the backward pass is outside of it."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            for each in self._autocast:
+                stack.enter_context(torch.autocast(*each))
+            return self.traced(*inputs)
 
 
 class _Gradient(torch.autograd.Function):
@@ -157,8 +174,7 @@ class _Gradient(torch.autograd.Function):
             else each
             for each in ctx.inputs
         ]
-        with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
-            result = ctx.owner.traced(*given)[ctx.number]
+        result = ctx.owner.run_again(given)[ctx.number]
         trained = [isinstance(each, torch.Tensor) and each.requires_grad for each in given]
         wanted = [each for each, need in zip(given, trained) if need]
         found = iter(torch.autograd.grad(result, wanted, grad, allow_unused=True))

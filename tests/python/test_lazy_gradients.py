@@ -230,11 +230,34 @@ def test_which_graphs_are_taken(case: str) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_not_under_autocast() -> None:
-    """In which the graph would run again without it."""
+@pytest.mark.parametrize("asked", TOTALS)
+@pytest.mark.parametrize("inside", [False, True])
+def test_under_autocast(asked: str, inside: bool) -> None:
+    """The backward pass is outside of it, and the graph runs again as it was traced."""
     model, (x, target) = Model(), operands()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_lazy(compile_with_opaq(model)(x, target)[1])
+
+    def step(x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if not inside:
+            return model(x, target)
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x, target)
+
+    compiled = compile_with_opaq(step)
+    trained = [x, *model.parameters()]
+
+    def gradients_of(function: Any, lazy: bool | None = None) -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+            results = function(x, target)
+        assert results[1].dtype == torch.bfloat16
+        assert lazy is None or is_lazy(results[1]) == lazy
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.autograd.grad(TOTALS[asked](*results), trained)
+
+    expected = gradients_of(step)
+    for lazy in (True, asked == "the loss"):
+        found = gradients_of(compiled, lazy)
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
 def test_what_cannot_be_traced_is_not_taken() -> None:
