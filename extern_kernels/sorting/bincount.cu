@@ -12,32 +12,36 @@ __global__ void __launch_bounds__(256) clear_counts(long long* counts, long long
   if (bin < bins) counts[bin] = 0;
 }
 
-// Calls add(number) for the numbers of x that this thread of the grid has to count: packs of VEC,
-// and the numbers after the last pack. All lanes of a warp call it at once, with -1 for none.
-// A thread loads AHEAD packs before it counts.
-template <int VEC, int AHEAD, typename I, typename Add>
-__device__ void each_number(const I* x, long long n, Add add) {
+// Calls prepare() once, and count(pack) for the packs of VEC numbers of x that this thread of the
+// grid has to count. All lanes of a warp call it at once, with -1 in the place of numbers that are
+// not there. The next AHEAD packs are loaded while the last ones are counted.
+template <int VEC, int AHEAD, typename I, typename Prepare, typename Counter>
+__device__ void each_pack(const I* x, long long n, Prepare prepare, Counter count) {
   const long long packs = n / VEC, threads = static_cast<long long>(gridDim.x) * blockDim.x;
   const long long thread = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const auto load = [&](long long at) {
+    return at < packs ? opaq::load<VEC>(x + at * VEC) : opaq::filled<VEC>(I(-1));
+  };
+  Pack<I, VEC> next[AHEAD];
+#pragma unroll
+  for (int u = 0; u < AHEAD; ++u) next[u] = load(thread + u * threads);
+  prepare();
   // The same number of turns for all lanes of a warp.
-  for (long long first = thread - threadIdx.x % 32; first < packs; first += AHEAD * threads) {
-    Pack<I, VEC> ahead[AHEAD];
+  const long long end = packs + threadIdx.x % 32;
+  for (long long at = thread; at < end; at += AHEAD * threads) {
+    Pack<I, VEC> pack[AHEAD];
 #pragma unroll
     for (int u = 0; u < AHEAD; ++u) {
-      const long long at = first + threadIdx.x % 32 + u * threads;
-      ahead[u] = opaq::filled<VEC>(I(-1));
-      if (at < packs) ahead[u] = opaq::load<VEC>(x + at * VEC);
+      pack[u] = next[u];
+      next[u] = load(at + (AHEAD + u) * threads);
     }
 #pragma unroll
-    for (int u = 0; u < AHEAD; ++u) {
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) add(static_cast<long long>(ahead[u].at[j]));
-    }
+    for (int u = 0; u < AHEAD; ++u) count(pack[u]);
   }
-  if constexpr (VEC > 1) {
+  if constexpr (VEC > 1) {  // the numbers after the last pack
     if (blockIdx.x == 0 && threadIdx.x < 32) {
       const long long at = packs * VEC + threadIdx.x;
-      add(at < n ? static_cast<long long>(x[at]) : -1);
+      count(Pack<I, 1>{{at < n ? x[at] : I(-1)}});
     }
   }
 }
@@ -49,11 +53,16 @@ template <typename I, int VEC, int COPIES>
 __global__ void __launch_bounds__(512)
     bincount_shared(long long* counts, const I* x, long long n, int bins) {
   extern __shared__ __align__(16) unsigned counters[];
-  for (int i = threadIdx.x; i < bins * COPIES; i += blockDim.x) counters[i] = 0;
-  __syncthreads();
-  each_number<VEC, 4>(x, n, [&](long long number) {
-    if (number >= 0 && number < bins)
-      atomicAdd(&counters[static_cast<int>(number) * COPIES + threadIdx.x % COPIES], 1u);
+  const auto clear = [&] {
+    for (int i = threadIdx.x; i < bins * COPIES; i += blockDim.x) counters[i] = 0;
+    __syncthreads();
+  };
+  each_pack<VEC, 4>(x, n, clear, [&](const auto& pack) {
+#pragma unroll
+    for (const I number : pack.at) {
+      if (number >= 0 && number < bins)
+        atomicAdd(&counters[static_cast<int>(number) * COPIES + threadIdx.x % COPIES], 1u);
+    }
   });
   __syncthreads();
   for (int bin = threadIdx.x; bin < bins; bin += blockDim.x) {
@@ -69,28 +78,33 @@ __global__ void __launch_bounds__(512)
 template <typename I, int VEC>
 __global__ void __launch_bounds__(512)
     bincount_global(long long* counts, const I* x, long long n, long long bins) {
-  each_number<VEC, 4>(x, n, [&](long long number) {
-    const bool counted = number >= 0 && number < bins;
-    int equal;
-    __match_all_sync(~0u, number, &equal);
-    Count* const count = reinterpret_cast<Count*>(counts + (counted ? number : 0));
-    if (equal) {
-      if (counted && threadIdx.x % 32 == 0) atomicAdd(count, Count(32));
-    } else if (counted) {
-      atomicAdd(count, Count(1));
-    }
-  });
+  each_pack<VEC, 2>(
+      x, n, [] {},
+      [&](const auto& pack) {
+#pragma unroll
+        for (const long long number : pack.at) {
+          const bool counted = number >= 0 && number < bins;
+          int equal;
+          __match_all_sync(~0u, number, &equal);
+          Count* const count = reinterpret_cast<Count*>(counts + (counted ? number : 0));
+          if (equal) {
+            if (counted && threadIdx.x % 32 == 0) atomicAdd(count, Count(32));
+          } else if (counted) {
+            atomicAdd(count, Count(1));
+          }
+        }
+      });
 }
 
-// More bins: three counters of 10 bits in a word of shared memory; bins 3 * w to 3 * w + 2 have the
-// word w. Whoever brings a counter to a multiple of kFull, or above, moves kFull from it to
-// `counts`, so in the end it has less. A thread that finds it at kFull or above waits, before it
-// counts on, until that has been done; so above kFull - 1 there are at most 32 numbers of each
-// warp, and no counter reaches 1024. Words of all blocks go to `of_blocks`, a row of `words` (a
-// multiple of 4) for each.
-constexpr int kPackedThreads = 768;
-constexpr unsigned kMost = 1023, kFull = 256;
-static_assert(kFull - 1 + kPackedThreads <= kMost);
+// Many bins and numbers: three counters of 10 bits in a word of shared memory; bins 3 * w to
+// 3 * w + 2 have the word w, the first the lowest bits. A counter that reaches 1024 begins anew at
+// 0 and carries 1 into the bits above it. Whoever brings that about sees it by the word before the
+// addition: it adds 1024 to the bin in `counts`, and takes the 1 back from the word. Until then the
+// next counter is 1 too high and may carry too early, which taking back undoes: a counter that is
+// taken below 0 borrows, which is treated as a carry with all signs changed. At any time, what
+// `counts` has of a bin, its counter, and what has yet to be taken back or put back add up to the
+// numbers that were counted, so no order of the additions loses one, and no thread waits.
+constexpr unsigned kMost = 1023, kCarries = 1u << 10 | 1u << 20 | 1u << 30;
 
 // Words by their address in shared memory, which the compiler would compute anew for each number.
 __device__ unsigned address_of(const unsigned* shared) {
@@ -104,60 +118,100 @@ __device__ unsigned add(unsigned word, unsigned by) {
   return before;
 }
 
-// What follows an addition of `by` (at most 32) to a counter that was `before`, if it is not below
-// kFull now.
-__device__ __noinline__ void settle(Count* total, unsigned word, int shift, unsigned before,
-                                    unsigned by) {
-  if (before / kFull != (before + by) / kFull) {
-    add(word, 0u - (kFull << shift));
-    atomicAdd(total, Count(kFull));
-  }
-  if (before >= kFull) {
-    while ((add(word, 0) >> shift & kMost) >= kFull) {
+// Bits of kCarries into which `before + by == after` carries; into which `after - by` borrows.
+__device__ unsigned carries(unsigned before, unsigned by, unsigned after) {
+  return (before ^ by ^ after) & kCarries;
+}
+
+// What follows an addition to a word that carried. total: of the word's first bin; bins: how many
+// there are from that one on.
+__device__ __noinline__ void settle(Count* total, int bins, unsigned word, unsigned carried) {
+  for (bool more = true; carried; more = !more) {
+#pragma unroll
+    for (int i = 0; i < 3; ++i) {
+      // The carries of a counter that has no bin cancel out.
+      if (carried >> 10 * (i + 1) & 1 && i < bins)
+        atomicAdd(total + i, more ? Count(kMost + 1) : -Count(kMost + 1));
     }
+    const unsigned by = more ? 0u - carried : carried;
+    const unsigned before = add(word, by);
+    carried = carries(before, carried, before + by);
   }
 }
 
 template <typename I, int VEC>
-__global__ void __launch_bounds__(kPackedThreads, 2)
+__global__ void __launch_bounds__(1024)
     bincount_packed(long long* counts, unsigned* of_blocks, const I* x, long long n, int bins,
                     int words) {
   extern __shared__ __align__(16) unsigned counters[];
   const unsigned first_word = address_of(counters);
-  Count* const total = reinterpret_cast<Count*>(counts);
-  for (int i = threadIdx.x; i < words; i += kPackedThreads) counters[i] = 0;
-  __syncthreads();
-  each_number<VEC, 4>(x, n, [&](long long number) {
-    const int bin = static_cast<Count>(number) < bins ? static_cast<int>(number) : -1;
-    const bool equal = __all_sync(~0u, bin == __shfl_sync(~0u, bin, 0));
+  const auto settle_word = [&](unsigned word, unsigned carried) {
+    const int bin = (word - first_word) / 4 * 3;
+    settle(reinterpret_cast<Count*>(counts + bin), bins - bin, word, carried);
+  };
+  const auto clear = [&] {
+    for (int i = threadIdx.x; i < words; i += blockDim.x) counters[i] = 0;
+    __syncthreads();
+  };
+  const auto count = [&](const auto& pack) {
+    constexpr int kNumbers = sizeof(pack) / sizeof(I);
+    int bin[kNumbers];
+#pragma unroll
+    for (int j = 0; j < kNumbers; ++j) {
+      const auto number = static_cast<Count>(pack.at[j]);
+      bin[j] = number < bins ? static_cast<int>(number) : -1;
+    }
+    const int first = __shfl_sync(~0u, bin[0], 0);
+    bool equal = true;
+#pragma unroll
+    for (int j = 0; j < kNumbers; ++j) equal &= bin[j] == first;
     // One lane counts for all if their numbers are equal, lest they wait for each other.
-    if (bin < 0 || (equal && threadIdx.x % 32 != 0)) return;
-    const unsigned third = __umulhi(bin, 0x55555556u);  // bin / 3
-    const unsigned word = first_word + third * 4, by = equal ? 32 : 1;
-    const int shift = 10 * (bin - 3 * third);
-    const unsigned before = add(word, by << shift) >> shift & kMost;
-    if (before + by >= kFull) settle(total + bin, word, shift, before, by);
-  });
+    if (__all_sync(~0u, equal)) {
+      if (first < 0 || threadIdx.x % 32 != 0) return;
+      const unsigned third = first / 3u, by = 32 * kNumbers << 10 * (first - 3 * third);
+      const unsigned word = first_word + third * 4, before = add(word, by);
+      if (const unsigned carried = carries(before, by, before + by)) settle_word(word, carried);
+      return;
+    }
+    // All additions are under way before the first result is looked at.
+    unsigned word[kNumbers], by[kNumbers], before[kNumbers], any = 0;
+#pragma unroll
+    for (int j = 0; j < kNumbers; ++j) {
+      const unsigned third = __umulhi(bin[j], 0x55555556u);  // bin / 3
+      word[j] = first_word + third * 4;
+      by[j] = bin[j] < 0 ? 0 : 1u << 10 * (bin[j] - 3 * third);
+      before[j] = bin[j] < 0 ? 0 : add(word[j], by[j]);
+    }
+#pragma unroll
+    for (int j = 0; j < kNumbers; ++j) any |= carries(before[j], by[j], before[j] + by[j]);
+    if (!any) return;
+#pragma unroll
+    for (int j = 0; j < kNumbers; ++j)
+      if (const unsigned carried = carries(before[j], by[j], before[j] + by[j]))
+        settle_word(word[j], carried);
+  };
+  each_pack<VEC, 4>(x, n, clear, count);
   __syncthreads();
   unsigned* const row = of_blocks + blockIdx.x * static_cast<long long>(words);
-  for (int i = threadIdx.x * 4; i < words; i += kPackedThreads * 4)
+  for (int i = threadIdx.x * 4; i < words; i += blockDim.x * 4)
     opaq::store<4>(row + i, opaq::load<4>(counters + i));
 }
 
-// Adds the counters of all blocks to `counts`. A block of 32 x 16 threads has 128 words; threads of
-// one threadIdx.y add up every 16th row.
-__global__ void __launch_bounds__(512)
+// Adds the counters of all blocks to `counts`. A block of 16 x 32 threads has 64 words; threads of
+// one threadIdx.y add up every 32nd row.
+__global__ void __launch_bounds__(512, 3)
     sum_packed(long long* counts, const unsigned* of_blocks, int blocks, int bins, int words) {
-  __shared__ unsigned sums[3][128];
-  const int first = blockIdx.x * 128;
-  const int thread = threadIdx.y * 32 + threadIdx.x;
-  if (thread < 3 * 128) sums[thread / 128][thread % 128] = 0;
+  constexpr int kWords = 64;
+  __shared__ unsigned sums[3][kWords];
+  const int first = blockIdx.x * kWords;
+  const int thread = threadIdx.y * 16 + threadIdx.x;
+  if (thread < 3 * kWords) sums[thread / kWords][thread % kWords] = 0;
   __syncthreads();
   const int at = first + threadIdx.x * 4;
   if (at < words) {
     unsigned mine[3][4] = {};
-#pragma unroll 4
-    for (int block = threadIdx.y; block < blocks; block += 16) {
+#pragma unroll 5
+    for (int block = threadIdx.y; block < blocks; block += 32) {
       const Pack<unsigned, 4> pack = opaq::load<4>(of_blocks + block * (long long)words + at);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
@@ -168,10 +222,10 @@ __global__ void __launch_bounds__(512)
     for (int j = 0; j < 4; ++j)
 #pragma unroll
       for (int part = 0; part < 3; ++part)  // side by side, so that lanes take different banks
-        atomicAdd(&sums[part][j * 32 + threadIdx.x], mine[part][j]);
+        atomicAdd(&sums[part][j * 16 + threadIdx.x], mine[part][j]);
   }
   __syncthreads();
-  if (thread >= 3 * 128) return;
+  if (thread >= 3 * kWords) return;
   const int word = thread / 3, bin = first * 3 + thread;
-  if (bin < bins) counts[bin] += sums[thread % 3][word % 4 * 32 + word / 4];
+  if (bin < bins) counts[bin] += sums[thread % 3][word % 4 * 16 + word / 4];
 }

@@ -29,10 +29,11 @@ _SHARED = 12288  # counters that a block has in shared memory, of 4 bytes
 _COPIES = f"min(32, next_power_of_2({_SHARED} // bins // 2 + 1))"
 _CLEAR = opaq.step(entry="clear_counts", grid="ceil_div(bins, 256)", block=256, args="counts, bins")
 
-# Counters of 10 bits, three in a word, for so many numbers that it pays to add up those of blocks.
-_PACKED = 65536
+# Three counters of 10 bits in a word, for so many numbers that it pays to add up those of blocks;
+# from where counters of 4 bytes have no copies, up to 96 KB, which every device from sm_80 on has.
+_FEW, _PACKED, _MANY = 6144, 73728, 1 << 20
 _WORDS = "ceil_div(bins, 3 * 4) * 4"
-_BLOCKS = 264  # two for each multiprocessor of an H100 or H200
+_BLOCKS = 132  # one for each multiprocessor of an H100 or H200
 
 for _name, _priority in (("packs", 1), ("any", 0)):
     _vec = "(16 // x.itemsize)" if _priority else "1"
@@ -53,7 +54,7 @@ for _name, _priority in (("packs", 1), ("any", 0)):
         ],
         # so that no counter of 4 bytes overflows
         requires=[*_requires, f"bins <= {_SHARED}", "x.numel() < 4294967296"],
-        priority=_priority + 4,
+        priority=_priority + 2,
     )
     bincount.cuda(
         name=f"cuda:packed-{_name}",
@@ -64,19 +65,23 @@ for _name, _priority in (("packs", 1), ("any", 0)):
             opaq.step(
                 entry=f"bincount_packed<{{x.dtype}}, {{{_vec}}}>",
                 grid=_BLOCKS,
-                block=768,
+                block=1024,
                 shared=f"{_WORDS} * 4",
                 args=f"counts, of_blocks, x, x.numel(), bins, {_WORDS}",
             ),
             opaq.step(
                 entry="sum_packed",
-                grid=f"ceil_div({_WORDS}, 128)",
-                block=[32, 16],
+                grid=f"ceil_div({_WORDS}, 64)",
+                block=[16, 32],
                 args=f"counts, of_blocks, {_BLOCKS}, bins, {_WORDS}",
             ),
         ],
-        requires=[*_requires, f"bins <= {_PACKED}", "x.numel() >= 2097152"],
-        priority=_priority + 2,
+        requires=[
+            *_requires,
+            f"x.numel() >= ({_MANY} if bins > {_FEW} else 4294967296)",
+            f"bins <= {_PACKED}",
+        ],
+        priority=_priority + 4,
     )
     bincount.cuda(
         name=f"cuda:global-{_name}",

@@ -34,16 +34,29 @@ def test_counts(n, bins, dtype, device):
     check(make(n, bins, dtype, device), bins)
 
 
-@pytest.mark.parametrize("bins", [12289, 65535, 65536])
-def test_many_numbers(bins, device):
-    """Of which CUDA keeps counters of 10 bits in shared memory."""
-    x = make(2100001, bins, torch.int32, device)
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+@pytest.mark.parametrize("bins", [6144, 6145, 6146, 12288, 12289, 65536, 73728, 73729])
+def test_many_numbers(bins, dtype, device):
+    """Of which CUDA keeps counters of 10 bits in shared memory, up to 73728 bins."""
+    x = make(1100001, bins, dtype, device)
     check(x, bins)
-    x[::2] = bins - 1
-    x[1::3] = bins // 3
-    for view in (x, x[1:]):
-        check(view, bins)
-    check(torch.full_like(x, bins // 2), bins)
+    check(x[1:], bins)
+    check(x.sort()[0], bins)
+    x[::2] = 17  # skewed
+    check(x, bins)
+
+
+@pytest.mark.parametrize("bins", [6146, 6147, 65536])
+def test_counters_of_neighbours_overflow_together(bins, device):
+    """Bins whose counters share a word on CUDA: two of them, three of them, one."""
+    generator = torch.Generator().manual_seed(bins)
+    for first, count in ((0, 3), (0, 2), (bins // 3 * 3 - 3, 3), (bins - 2, 2), (bins - 1, 1)):
+        x = first + torch.randint(0, count, (2100001,), generator=generator)
+        for dtype in (torch.int64, torch.int32):
+            same = x.to(device, dtype)
+            check(same, bins)
+            check(same[1:], bins)
+            check(same.sort()[0], bins)
 
 
 @pytest.mark.parametrize("bins", [3, 300, 20000])
@@ -102,12 +115,16 @@ def test_compiled(device):
     [
         (1 << 24, torch.int64, 256, 256, "cuda:shared-packs"),
         (1 << 24, torch.int64, 8, 256, "cuda:shared-any"),
-        (1 << 24, torch.int32, 256, 12288, "cuda:shared-packs"),
-        (1 << 24, torch.int32, 256, 65536, "cuda:packed-packs"),
-        (1 << 24, torch.int32, 4, 65536, "cuda:packed-any"),
-        (1 << 24, torch.int32, 256, 65537, "cuda:global-packs"),
-        (1 << 20, torch.int32, 4, 65536, "cuda:global-any"),
-        (1 << 33, torch.int32, 256, 256, "cuda:packed-packs"),
+        (1 << 24, torch.int32, 256, 6144, "cuda:shared-packs"),
+        (1 << 24, torch.int32, 256, 6145, "cuda:packed-packs"),
+        (1 << 24, torch.int32, 4, 6145, "cuda:packed-any"),
+        (1 << 20, torch.int64, 256, 73728, "cuda:packed-packs"),
+        (1 << 20, torch.int64, 256, 73729, "cuda:global-packs"),
+        ((1 << 20) - 1, torch.int64, 256, 12288, "cuda:shared-packs"),
+        ((1 << 20) - 1, torch.int64, 256, 12289, "cuda:global-packs"),
+        (1 << 19, torch.int32, 4, 65536, "cuda:global-any"),
+        ((1 << 32) - 1, torch.int32, 256, 256, "cuda:shared-packs"),
+        (1 << 32, torch.int32, 256, 256, "cuda:packed-packs"),
     ],
 )
 def test_cuda_plan(n, dtype, alignment, bins, implementation):

@@ -19,7 +19,6 @@ ARCHS = [
 
 # Bytes a thread that a kernel may spill, by op, where it may at all.
 SPILLS = {
-    "opaq_kernels::bincount": 8,  # around a call that is rare
     "opaq_kernels::cross_entropy_mean_kept": 12,  # where rows are not aligned alike
     "opaq_kernels::cross_entropy_mean_kept_backward": 4,
     "opaq_kernels::cross_entropy_mean_with_gradient": 4,  # the kernel of the next
