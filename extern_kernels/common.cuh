@@ -357,31 +357,72 @@ __device__ V row_sum(V value) {
   return row_reduce<LANES>(value, [](V a, V b) { return a + b; });
 }
 
-// row_sum of N values at once, with one barrier and in a block of any height. `of_warps` is shared
-// memory for N values of each warp of the block, and another than in the call before: two buffers
-// that take turns are enough, since a thread writes to one again only after a barrier that all pass
-// when they have read it.
+// The smallest power of two that is not less.
+__host__ __device__ constexpr int power_of_2_from(int n) {
+  return n <= 1 ? 1 : 2 * power_of_2_from((n + 1) / 2);
+}
+
+// Sums over the warp of N values (a power of two): lane l gets that of value l / (32 / N). In each
+// of the first steps, two lanes exchange half of their values, and each goes on with one half of
+// them: that takes N - 1 + log2(32 / N) shuffles instead of 5 * N, and adds in the order of
+// warp_sum.
+template <int N>
+__device__ float warp_sums_apart(float (&values)[N]) {
+  int offset = 16;
+#pragma unroll
+  for (int half = N / 2; half >= 1; half /= 2, offset /= 2) {
+    const bool upper = threadIdx.x & offset;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float given = upper ? values[i] : values[i + half];
+      const float kept = upper ? values[i + half] : values[i];
+      values[i] = kept + __shfl_xor_sync(~0u, given, offset);
+    }
+  }
+#pragma unroll
+  for (; offset >= 1; offset /= 2) values[0] += __shfl_xor_sync(~0u, values[0], offset);
+  return values[0];
+}
+
+// row_sum of N values (a power of two) at once, with one barrier and in a block of any height;
+// LANES is a power of two up to 32, or a multiple of 32. `of_warps` is shared memory for N values
+// of each warp of the block, and another than in the call before: two buffers that take turns are
+// enough, since a thread writes to one again only after a barrier that all pass when they have read
+// it.
 template <int LANES, int N>
 __device__ void row_sums(float (&values)[N], float* of_warps) {
+  if constexpr (LANES <= 32) {
 #pragma unroll
-  for (int offset = (LANES < 32 ? LANES : 32) / 2; offset > 0; offset /= 2) {
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[i] += __shfl_xor_sync(~0u, values[i], offset);
-  }
-  if constexpr (LANES > 32) {
-    constexpr int kWarps = LANES / 32;  // of one row
-    const int first = threadIdx.y * kWarps;
-#pragma unroll
-    for (int i = 0; i < N; ++i)
-      if (threadIdx.x % 32 == 0) of_warps[(first + threadIdx.x / 32) * N + i] = values[i];
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < N; ++i) values[i] = of_warps[(first + threadIdx.x % kWarps) * N + i];
-#pragma unroll
-    for (int offset = kWarps / 2; offset > 0; offset /= 2) {
+    for (int offset = LANES / 2; offset > 0; offset /= 2) {
 #pragma unroll
       for (int i = 0; i < N; ++i) values[i] += __shfl_xor_sync(~0u, values[i], offset);
     }
+  } else {
+    static_assert(LANES % 32 == 0 && LANES <= 1024);
+    constexpr int kWarps = LANES / 32;  // of one row
+    constexpr int kApart = 32 / N;      // lanes for one value
+    constexpr int kSpan = power_of_2_from(kWarps) < kApart ? power_of_2_from(kWarps) : kApart;
+    const int first = threadIdx.y * kWarps, lane = threadIdx.x % 32, i = lane / kApart;
+    const float of_warp = warp_sums_apart(values);
+    if (lane % kApart == 0) of_warps[(first + threadIdx.x / 32) * N + i] = of_warp;
+    __syncthreads();
+    float found[N];  // of warps kApart from each other
+#pragma unroll
+    for (int k = 0; k < N; ++k) {
+      const int warp = lane % kSpan + k * kApart;
+      found[k] = warp < kWarps ? of_warps[(first + warp) * N + i] : 0;
+    }
+#pragma unroll
+    for (int half = N / 2; half >= 1; half /= 2) {
+#pragma unroll
+      for (int k = 0; k < half; ++k) found[k] += found[k + half];
+    }
+#pragma unroll
+    for (int offset = kSpan / 2; offset > 0; offset /= 2)
+      found[0] += __shfl_xor_sync(~0u, found[0], offset);
+#pragma unroll
+    for (int k = 0; k < N; ++k)
+      values[k] = N == 1 ? found[0] : __shfl_sync(~0u, found[0], k * kApart);
   }
 }
 
