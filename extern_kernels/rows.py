@@ -97,15 +97,20 @@ SHARED_BACKWARD = (
     f"{STAGES_BACKWARD} * 2 * {ITEMS_BACKWARD} * {LANES_BACKWARD} * {HEIGHT_BACKWARD} * 16"
 )
 
-# blocks of consecutive rows, each with partial sums of the gradients of parameters
-BLOCKS = f"min(ceil_div({ROWS}, 4), 256)"
+
+def blocks(most: int | str) -> str:
+    """Blocks of consecutive rows, each with partial sums of the gradients of parameters."""
+    return f"min(ceil_div({ROWS}, 4), {most})"
+
+
+BLOCKS = blocks(256)
 PER_BLOCK = f"ceil_div({ROWS}, max(1, {BLOCKS}))"
 
 
-def sums_by_block(values: torch.Tensor) -> torch.Tensor:
-    """[rows, ...] added up over the rows of each block: [BLOCKS, ...]"""
+def sums_by_block(values: torch.Tensor, most: int = 256) -> torch.Tensor:
+    """[rows, ...] added up over the rows of each block: [blocks(most), ...]"""
     rows = values.size(0)
-    blocks = min(-(-rows // 4), 256)
+    blocks = min(-(-rows // 4), most)
     if not rows:
         return values.new_empty(values.shape)
     per_block = -(-rows // blocks)

@@ -18,23 +18,26 @@ import opaq
 
 from .. import rows
 from ..rows import (
-    BLOCKS,
     CPU,
     CUDA,
     FLOAT,
-    HEIGHT_BACKWARD,
     HELD,
     ITEMS,
     ITEMS_BACKWARD,
     LANES,
     LANES_BACKWARD,
     PACKS,
-    PER_BLOCK,
     ROWS,
-    SHARED_BACKWARD,
     STAGES_BACKWARD,
 )
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
+
+# Blocks of consecutive rows, whose sums for the gradients of weight and bias are partial results.
+# One block of wide rows keeps a multiprocessor busy, and its sums, two rows of float32, are to be
+# written and added up: there are no more of them than an H100 or H200 has multiprocessors.
+_WIDE = f"{PACKS} > 512 and {PACKS} <= 2048 and x.size(-1) * x.itemsize % 16 == 0"
+_BLOCKS = rows.blocks(f"(128 if {_WIDE} else 256)")
+_PER_BLOCK = f"ceil_div({ROWS}, max(1, {_BLOCKS}))"
 
 layer_norm = opaq.op(
     "opaq_kernels::layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps=1e-5) -> "
@@ -52,7 +55,7 @@ layer_norm_backward = opaq.op(
     outputs={
         "grad_x": opaq.like("x"),
         # of each block, or of none unless `sums`: what its rows add to grad_weight and grad_bias
-        "partial": opaq.tensor(f"({BLOCKS} if sums else 0), 2, x.size(-1)", dtype=FLOAT),
+        "partial": opaq.tensor(f"({_BLOCKS} if sums else 0), 2, x.size(-1)", dtype=FLOAT),
     },
 )
 
@@ -104,7 +107,7 @@ layer_norm.cuda(
 )
 _BACKWARD_ARGS = (
     f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {ROWS}, "
-    f"{PER_BLOCK}, x.size(-1), sums"
+    f"{_PER_BLOCK}, x.size(-1), sums"
 )
 _BACKWARD_CUDA = [
     *CUDA,
@@ -112,19 +115,30 @@ _BACKWARD_CUDA = [
     *(f"{name}.dtype == float32" for name in ("mean", "rstd")),
     *(f"not defined({name}) or {name}.dtype == float32" for name in ("grad_mean", "grad_rstd")),
 ]
+# Wide rows, backward: in a round, a block takes one or two rows, and each thread two to four packs
+# of them, in up to 96 KB of shared memory, which every device from sm_80 on has. One stage is
+# enough where registers hold these packs, for then its slots are filled again at once.
+_WIDE_ITEMS = f"(1 if {PACKS} <= 768 else 2 if {PACKS} <= 1024 else 3 if {PACKS} <= 1536 else 4)"
+_WIDE_STAGES = f"(2 if {_WIDE_ITEMS} % 2 == 1 else 1)"
+_LANES_BACKWARD = f"({rows.fitting(PACKS, 1, _WIDE_ITEMS)} if {_WIDE} else {LANES_BACKWARD})"
+_ITEMS_BACKWARD = f"({_WIDE_ITEMS} if {_WIDE} else {ITEMS_BACKWARD})"
+_EACH_BACKWARD = f"(2 if {_WIDE} and {PACKS} <= 1024 else 1)"
+_STAGES_BACKWARD = f"({_WIDE_STAGES} if {_WIDE} else {STAGES_BACKWARD})"
+_THREADS_BACKWARD = f"max(256, {_LANES_BACKWARD})"
+_PACKS_BACKWARD = f"{_STAGES_BACKWARD} * 2 * {_ITEMS_BACKWARD} * {_EACH_BACKWARD}"  # of a thread
 layer_norm_backward.cuda(
     name="cuda:ahead",
     source=opaq.file("layer_norm_backward.cu"),
-    entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
-    f"{{{STAGES_BACKWARD}}}>",
-    grid=BLOCKS,
-    block=[LANES_BACKWARD, HEIGHT_BACKWARD],
-    shared=SHARED_BACKWARD,
+    entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
+    f"{{{_EACH_BACKWARD}}}, {{{_STAGES_BACKWARD}}}>",
+    grid=_BLOCKS,
+    block=[_LANES_BACKWARD, f"{_THREADS_BACKWARD} // {_LANES_BACKWARD}"],
+    shared=f"{_PACKS_BACKWARD} * {_THREADS_BACKWARD} * 16",
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,
         *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
-        f"{PACKS} <= 4 * 512",
+        f"{PACKS} <= 2048",
     ],
     priority=1,
 )
@@ -132,7 +146,7 @@ layer_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("layer_norm.cu"),
     entry="layer_norm_backward_any<{x.dtype}>",
-    grid=BLOCKS,
+    grid=_BLOCKS,
     block=256,
     args=_BACKWARD_ARGS,
     requires=_BACKWARD_CUDA,
@@ -150,7 +164,7 @@ layer_norm_backward.cpu(
     source=opaq.file("layer_norm.cpp"),
     entry="layer_norm_backward<{x.dtype}>",
     args=f"grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, {ROWS}, "
-    f"{PER_BLOCK}, partial.size(0), x.size(-1), sums",
+    f"{_PER_BLOCK}, partial.size(0), x.size(-1), sums",
     requires=[
         *CPU,
         *(f"{name}.dtype == x.dtype" for name in ("grad_y", "mean", "rstd")),
@@ -200,7 +214,12 @@ def layer_norm_backward_reference(
     if not sums:
         return grad_x, rstd.new_empty(0, 2, n)
     both = torch.stack([grad * v * scale, grad], -2)
-    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n))
+    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n), _most_blocks(x))
+
+
+def _most_blocks(x: torch.Tensor) -> int:
+    packs, rest = divmod(x.size(-1) * x.itemsize, 16)
+    return 128 if 512 < packs <= 2048 and not rest else 256
 
 
 def _setup_context(ctx, inputs, output) -> None:

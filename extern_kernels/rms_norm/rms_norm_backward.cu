@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
                             bool sums) {
   constexpr int THREADS = LANES > 256 ? LANES : 256;
   constexpr bool HOLD = ITEMS <= 2;  // measured on an H200: longer rows gain nothing
-  using Ahead = opaq::Ahead<T, LANES, ITEMS, STAGES, THREADS, HOLD>;
+  using Ahead = opaq::Ahead<T, LANES, ITEMS, 1, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
   __shared__ float of_warps[2][THREADS / 32];
   const long long begin = blockIdx.x * rows_per_block;

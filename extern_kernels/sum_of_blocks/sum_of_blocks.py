@@ -1,5 +1,5 @@
 """Sums over blocks of rows in one launch: declaration and reference. The gradients of the
-parameters of norms are added up by blocks of rows (rows.BLOCKS) first, and then over the blocks.
+parameters of norms are added up by blocks of rows (rows.blocks) first, and then over the blocks.
 
 sum_of_blocks(partial, like) -> sum
 

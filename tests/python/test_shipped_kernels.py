@@ -181,7 +181,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
             kernels.layer_norm_backward,
             [tensor(m, n), rows(m), rows(m), tensor(m, n), tensor(n), rows(m), rows(m)],
         )
-        for m, n in NORMS
+        for m, n in [*NORMS, (64, 6144), (64, 8192), (64, 12288)]
     ],
     *[(kernels.sum_of_blocks, [tensor(256, 2, n, dtype=F32), tensor(n)]) for n in (768, 7)],
     *[
