@@ -24,10 +24,50 @@ __device__ inline float larger_size(float a, float b) {
   return found;
 }
 
-// The largest of numbers that are not negative, as of row_reduce.
+// The second half of row_reduce: combine(...) of the values of the warps of a row, where all lanes
+// of a warp have the same value. The result has the same bits, after one barrier in place of two
+// and without shuffles. A kernel may call each instantiation only once: nothing keeps a second call
+// from writing to the shared memory while other warps still read it.
+template <int LANES, typename V, typename Combine>
+__device__ V reduce_warps_once(V value, Combine combine) {
+  if constexpr (LANES > 32) {
+    constexpr int kWarps = LANES / 32;      // of one row
+    alignas(16) __shared__ V of_warps[32];  // aligned to be read by few instructions
+    const int first = threadIdx.y * kWarps;
+    if (threadIdx.x % 32 == 0) of_warps[first + threadIdx.x / 32] = value;
+    __syncthreads();
+    V values[kWarps];
+#pragma unroll
+    for (int i = 0; i < kWarps; ++i) values[i] = of_warps[first + i];
+#pragma unroll
+    for (int count = kWarps / 2; count > 0; count /= 2) {
+#pragma unroll
+      for (int i = 0; i < count; ++i) values[i] = combine(values[i], values[i + count]);
+    }
+    value = values[0];
+  }
+  return value;
+}
+
+// row_sum, for a kernel that calls it once.
+template <int LANES>
+__device__ float row_sum_once(float value) {
+  return reduce_warps_once<LANES>(row_sum<(LANES < 32 ? LANES : 32)>(value),
+                                  [](float a, float b) { return a + b; });
+}
+
+// The largest of results of larger_size, as of row_reduce; with LANES > 32 a kernel may call it
+// once only. As integers, the bits of such numbers have the same order, and NaN is above all
+// others.
 template <int LANES>
 __device__ float row_largest(float value) {
-  return row_reduce<LANES>(value, [](float a, float b) { return larger_size(a, b); });
+  if constexpr (LANES < 32) {
+    return row_reduce<LANES>(value, [](float a, float b) { return larger_size(a, b); });
+  } else {
+    const unsigned bits = __reduce_max_sync(~0u, __float_as_uint(value));
+    return __uint_as_float(
+        reduce_warps_once<LANES>(bits, [](unsigned a, unsigned b) { return max(a, b); }));
+  }
 }
 
 enum Rule { kInverse, kQuotient, kBounded, kFactor };
@@ -58,33 +98,37 @@ struct Scaled {
     }
   }
 
-  template <int N>
-  __device__ void apply(float (&v)[N]) const {
-    if constexpr (!kDivides) {
+  template <int COUNT, int N>
+  __device__ void apply(float (&v)[COUNT][N]) const {
+    const auto replace = [&](auto scaled) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) v[j] *= by;
-    } else if (inverse != 0) {  // correctly rounded (Markstein 1990): the remainder is exact
+      for (int i = 0; i < COUNT; ++i) {
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        const float quotient = v[j] * inverse;
-        v[j] = fmaf(fmaf(-quotient, by, v[j]), inverse, quotient);
+        for (int j = 0; j < N; ++j) v[i][j] = scaled(v[i][j]);
       }
-    } else {
-#pragma unroll
-      for (int j = 0; j < N; ++j) v[j] = __fdiv_rn(v[j], by);
+    };
+    if constexpr (!kDivides) {
+      replace([&](float value) { return value * by; });
+    } else if (inverse != 0) {  // correctly rounded (Markstein 1990): the remainder is exact
+      replace([&](float value) {
+        const float quotient = value * inverse;
+        return fmaf(fmaf(-quotient, by, value), inverse, quotient);
+      });
+    } else {  // correctly rounded, too: no quotient is within 2^-49 of the middle of two floats
+      const double exact = 1 / (double)by;
+      replace([&](float value) { return (float)(value * exact); });
     }
   }
   __device__ float operator()(float v) const {
-    float one[1] = {v};
+    float one[1][1] = {{v}};
     apply(one);
-    return one[0];
+    return one[0][0];
   }
 };
 
-template <int N, int RULE>
-__device__ void store_float8(__nv_fp8_e4m3* y, float (&v)[N], const Scaled<RULE>& scaled) {
+template <int N>
+__device__ void store_float8(__nv_fp8_e4m3* y, const float (&v)[N]) {
   static_assert(N % 4 == 0);
-  scaled.apply(v);
   Pack<unsigned, N / 4> words;
 #pragma unroll
   for (int i = 0; i < N / 4; ++i) {
@@ -135,39 +179,37 @@ struct Scales {
   }
 };
 
-constexpr int kAtOnce = 4;  // items of a thread whose scales are found together
+constexpr int kAtOnce = 4;  // packs of a thread whose scales are found together
 
-// A row that LANES threads (threadIdx.x) hold as ITEMS packs of VEC values each: values(v, k) gives
-// item k of a thread, which is at (k * LANES + threadIdx.x) * VEC. Values past the end of a row are
-// 0. Every thread of the block must call it; those without a row are not `live`. BLOCK == 0: one
-// scale for the row.
-template <int LANES, int BLOCK, int RULE, int ITEMS, int VEC, typename Values>
-__device__ void store_row_float8(__nv_fp8_e4m3* y, float* scales, Values values, long long row,
-                                 long long rows, int n, bool live, float least) {
+// A row that LANES threads (threadIdx.x) hold as ITEMS packs of VEC values each: pack k of a thread
+// is at (k * LANES + threadIdx.x) * VEC. finish(v[k], k) makes the values of pack k: it is called
+// once for each, as late as possible. Values past the end of a row are 0. Every thread of the block
+// must call this function, once; those without a row are not `live`. BLOCK == 0: one scale for the
+// row.
+template <int LANES, int BLOCK, int RULE, int ITEMS, int VEC, typename Finish>
+__device__ void store_row_float8(__nv_fp8_e4m3* y, float* scales, float (&v)[ITEMS][VEC],
+                                 Finish finish, long long row, long long rows, int n, bool live,
+                                 float least) {
   const auto column = [](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
-  const auto largest_of = [](const float (&v)[VEC]) {
+  const auto largest_of = [&](int k) {
+    finish(v[k], k);
     float largest = 0;
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) largest = larger_size(largest, v[j]);
+    for (int j = 0; j < VEC; ++j) largest = larger_size(largest, v[k][j]);
     return largest;
   };
-  const auto store = [&](float (&v)[VEC], int k, const Scaled<RULE>& scaled) {
-    if (live && column(k) < n) store_float8(y + row * n + column(k), v, scaled);
+  const auto store = [&](int k) {
+    if (live && column(k) < n) store_float8(y + row * n + column(k), v[k]);
   };
   if constexpr (BLOCK == 0) {
-    float v[VEC], largest = 0;
+    float largest = 0;
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      values(v, k);
-      largest = larger_size(largest, largest_of(v));
-    }
+    for (int k = 0; k < ITEMS; ++k) largest = larger_size(largest, largest_of(k));
     const Scaled<RULE> scaled(row_largest<LANES>(largest), least);
     if (live && threadIdx.x == 0) scales[row] = scaled.scale;
+    scaled.apply(v);
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      values(v, k);
-      store(v, k, scaled);
-    }
+    for (int k = 0; k < ITEMS; ++k) store(k);
   } else {
     constexpr int kGroup = BLOCK / VEC;  // neighbouring lanes that hold a block
     constexpr int kCount = ITEMS % kAtOnce == 0 ? kAtOnce : ITEMS % 2 == 0 ? 2 : 1;
@@ -175,18 +217,18 @@ __device__ void store_row_float8(__nv_fp8_e4m3* y, float* scales, Values values,
     using Scales = Scales<kGroup, kCount, RULE>;
 #pragma unroll
     for (int first = 0; first < ITEMS; first += kCount) {
-      float v[kCount][VEC], largest[kCount];
+      float largest[kCount];
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) {
-        values(v[i], first + i);
-        largest[i] = largest_of(v[i]);
-      }
+      for (int i = 0; i < kCount; ++i) largest[i] = largest_of(first + i);
       const Scaled<RULE> mine = Scales::mine(largest, least);
       const int at = column(first + Scales::at());
       if (live && at < n && threadIdx.x % Scales::kLanes == 0)
         scales[at / BLOCK * rows + row] = mine.scale;
 #pragma unroll
-      for (int i = 0; i < kCount; ++i) store(v[i], first + i, Scales::of(mine, i));
+      for (int i = 0; i < kCount; ++i) {
+        Scales::of(mine, i).apply(reinterpret_cast<float (&)[1][VEC]>(v[first + i]));
+        store(first + i);
+      }
     }
   }
 }

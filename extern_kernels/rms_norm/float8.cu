@@ -1,6 +1,6 @@
-// RMSNorm with a float8 result and its scales (../float8.cuh), one launch: a row is read once into
-// registers, as in rms_norm.cu, and reduced twice: the sum of squares, then the largest value of
-// the normalized row or of each BLOCK values of it.
+// RMSNorm with a float8 result and its scales (../float8.cuh), one launch: a row is read once, is
+// held in registers as float32 from then on, and is reduced twice: the sum of squares, then the
+// largest value of the normalized row or of each BLOCK values of it.
 // The subtle rule: values are normalized in float32 and scaled before any rounding, so the result
 // is not that of rounding rms_norm's.
 #include "../float8.cuh"
@@ -11,70 +11,57 @@ using opaq::to_float;
 
 namespace {
 
-// Blocks of 256 threads whose registers a multiprocessor holds at once: limited, lest the compiler
-// holds a row converted to float twice.
-#if __CUDA_ARCH__ == 900
-constexpr int kBlocks = 3;
+// Threads that a multiprocessor is to hold at once: as many as leave each enough registers for its
+// packs, so that little or nothing is spilled.
+constexpr int resident_threads(int packs) {
+#if __CUDA_ARCH__ >= 1000  // whose code needs more registers
+  constexpr int kMany = 512;
 #else
-constexpr int kBlocks = 2;
+  constexpr int kMany = 640;
 #endif
+  return packs <= 2 ? 1280 : packs <= 6 ? 768 : kMany;
+}
 
 }  // namespace
 
-template <typename T, int LANES, int ITEMS, int BLOCK, int RULE>
-__global__ void __launch_bounds__(256, ITEMS <= 2   ? 5
-                                       : ITEMS <= 4 ? 3
-                                       : BLOCK != 0 ? kBlocks
-                                                    : 2)
+// A row by LANES threads, each with up to ITEMS packs, which is ceil_div(packs of a row, LANES);
+// THREADS / LANES rows in a block.
+template <typename T, int LANES, int ITEMS, int THREADS, int BLOCK, int RULE>
+__global__ void __launch_bounds__(THREADS, resident_threads(ITEMS) / THREADS)
     rms_norm_float8(__nv_fp8_e4m3* y, float* scales, const T* x, const T* weight, long long rows,
                     int n, float eps, float least) {
   constexpr int VEC = 16 / sizeof(T);
   constexpr bool kLate = ITEMS > 4;  // weights are read when they are used: registers are scarce
-  const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-  const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
+  long long row = blockIdx.x;
+  if constexpr (LANES < THREADS) row = row * (THREADS / LANES) + threadIdx.y;
+  const bool live = LANES == THREADS || row < rows;  // one row a block: none is past the end
   const Pack<T, VEC> zeros = opaq::filled<VEC>(opaq::from_float<T>(0));
   const auto column = [](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
-  Pack<T, VEC> held[ITEMS], w[kLate ? 1 : ITEMS];
+  // Only the last pack of a thread may be past the end of the row.
+  const auto inside = [&](int k) { return k + 1 < ITEMS || column(k) < n; };
+  const auto weights = [&](int k) { return opaq::load_if(inside(k), weight + column(k), zeros); };
+  Pack<T, VEC> packs[ITEMS], w[kLate ? 1 : ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
-    held[k] = opaq::load_if(live && column(k) < n, x + row * n + column(k), zeros);
-    if (!kLate) w[k] = opaq::load_if(column(k) < n, weight + column(k), zeros);
+    packs[k] = opaq::load_if(live && inside(k), x + row * n + column(k), zeros);
+    if constexpr (!kLate) w[k] = weights(k);
   }
-  float squares = 0;
+  float v[ITEMS][VEC], squares = 0;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
-    float v[VEC];
-    opaq::to_floats(v, held[k]);
+    opaq::to_floats(v[k], packs[k]);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) squares += v[j] * v[j];
+    for (int j = 0; j < VEC; ++j) squares += v[k][j] * v[k][j];
   }
-  squares = row_sum<LANES>(squares);
-  const float rstd = rsqrtf(squares / n + eps);
-  const auto normalize = [&](float (&v)[VEC], int k) {
-    opaq::convert_anew(held[k], squares < 0);
-    opaq::to_floats(v, held[k]);
-    Pack<T, VEC> pack =
-        kLate ? opaq::load_if(column(k) < n, weight + column(k), zeros) : w[kLate ? 0 : k];
+  const float rstd = rsqrtf(opaq::row_sum_once<LANES>(squares) / n + eps);
+  const auto normalize = [&](float (&values)[VEC], int k) {
+    if constexpr (kLate) w[0] = weights(k);
     float by[VEC];
-    opaq::to_floats(by, pack);
+    opaq::to_floats(by, w[kLate ? 0 : k]);
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) v[j] = v[j] * rstd * by[j];
+    for (int j = 0; j < VEC; ++j) values[j] = values[j] * rstd * by[j];
   };
-  if constexpr (BLOCK != 0 || ITEMS > 8) {
-    opaq::store_row_float8<LANES, BLOCK, RULE, ITEMS, VEC>(y, scales, normalize, row, rows, n, live,
-                                                           least);
-  } else {
-    float held_values[ITEMS][VEC];
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) normalize(held_values[k], k);
-    opaq::store_row_float8<LANES, BLOCK, RULE, ITEMS, VEC>(
-        y, scales,
-        [&](float (&v)[VEC], int k) {
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) v[j] = held_values[k][j];
-        },
-        row, rows, n, live, least);
-  }
+  opaq::store_row_float8<LANES, BLOCK, RULE>(y, scales, v, normalize, row, rows, n, live, least);
 }
 
 template <typename T, int BLOCK, int RULE>

@@ -55,7 +55,7 @@ for _name, _block, _lanes, _threads in [
         name=f"cuda:{_name}",
         source=opaq.file("float8.cu"),
         entry=f"rms_norm_float8<{{x.dtype}}, {{{_lanes}}}, {{ceil_div({PACKS}, {_lanes})}}, "
-        f"{_block}, {{rule}}>",
+        f"{{{_lanes} * {_height}}}, {_block}, {{rule}}>",
         grid=f"ceil_div({_ROWS}, {_height})",
         block=[_lanes, _height],
         args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps, least",

@@ -41,17 +41,14 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256  ? kBlo
     u[k] = here ? opaq::load_at_once<VEC>(up + row * up_stride + column) : zeros;
   }
   float v[ITEMS][VEC];
+  const auto multiply = [&](float (&values)[VEC], int k) {
+    float gates[VEC], ups[VEC];
+    opaq::to_floats(gates, g[k]);
+    opaq::to_floats(ups, u[k]);
 #pragma unroll
-  for (int k = 0; k < ITEMS; ++k) {
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) v[k][j] = silu_times(to_float(g[k].at[j]), to_float(u[k].at[j]));
-  }
-  const auto values = [&](float (&to)[VEC], int k) {
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) to[j] = v[k][j];
+    for (int j = 0; j < VEC; ++j) values[j] = silu_times(gates[j], ups[j]);
   };
-  opaq::store_row_float8<LANES, BLOCK, RULE, ITEMS, VEC>(y, scales, values, row, rows, n, live,
-                                                         least);
+  opaq::store_row_float8<LANES, BLOCK, RULE>(y, scales, v, multiply, row, rows, n, live, least);
 }
 
 template <typename T, int BLOCK, int RULE>

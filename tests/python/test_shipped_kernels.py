@@ -25,6 +25,7 @@ SPILLS = {
     "opaq_kernels::cross_entropy_with_gradient": 4,
     "opaq_kernels::layer_norm": 16,
     "opaq_kernels::rms_norm": 16,
+    "opaq_kernels::rms_norm_float8": 16,  # eight packs a thread, several rows in a block
     "opaq_kernels::sort": 192,  # keys, indices and ranks of 32 elements a thread
 }
 
@@ -194,9 +195,14 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[(kernels.add_rms_norm, [tensor(m, n), tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
     *[
         (kernels.rms_norm_float8, [tensor(m, n), tensor(n), 1e-6, block])
-        for m, n in [*NORMS, (4096, 4096), (4096, 16384)]
+        for m, n in [*NORMS, (4096, 4096), (4096, 8192), (4096, 16384)]
         for block in (0, 128)
         if not block or n % block == 0
+    ],
+    *[
+        (kernels.rms_norm_float8, [tensor(4096, n), tensor(n), 1e-6, 0, rule])
+        for n in (2048, 4096, 8192)
+        for rule in (1, 2, 3)
     ],
     *[
         (kernels.silu_mul_float8, [tensor(64, n), tensor(64, n), block])
