@@ -35,17 +35,18 @@ template <typename T, int EXTRAS>
 void cross_entropy_backward(T* grad_logits, const T* grad_loss, const T* grad_lse,
                             const T* grad_capped, const T* logits, const T* added,
                             const int64_t* targets, const T* lse, const T* lse_low, const T* kept,
-                            const T* factor, int64_t rows, int64_t classes, int64_t grad_stride,
+                            const T* counted, int64_t rows, int64_t classes, int64_t grad_stride,
                             int64_t row_stride, int64_t target_stride, int64_t grad_loss_stride,
                             int64_t grad_lse_stride, int64_t ignore_index, double label_smoothing,
                             double z_loss, double softcap) {
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
-  const bool is_kept = kept == grad_logits && *factor == 1;
+  const bool is_kept = kept == grad_logits && *grad_loss == 1;
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad_logits += grad_stride) {
     if (is_kept && !(added && has_values(added + row * classes, classes))) continue;
     const int64_t target = targets[row * target_stride];
     const bool ignored = target == ignore_index, valid = target >= 0 && target < classes;
     T on_loss = ignored ? 0 : grad_loss[row * grad_loss_stride];
+    if (counted && !ignored) on_loss /= *counted;
     if (!ignored && !valid) on_loss = std::numeric_limits<T>::quiet_NaN();
     const T to_lse = grad_lse ? grad_lse[row * grad_lse_stride] : 0;
     const T on_lse = extras.on_lse(on_loss, lse[row]) + to_lse;

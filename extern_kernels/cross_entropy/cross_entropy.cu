@@ -6,9 +6,9 @@
 //              - (grad_loss at the target) + added, with grad_loss = 0 where the target is ignored
 // and with label smoothing, z-loss and softcap as in extras.cuh. The capped logits may be a result
 // of the forward pass; then `added` is their gradient, before it goes through the cap.
-// A block computes a row. It reads packs of 16 bytes, and the elements before the first and after
-// the last pack one by one. The subtle rule: a target outside [0, classes) that is not ignore_index
-// gives NaN in loss and gradient, never a read outside the row.
+// A block computes a row, or rows one after the other. It reads packs of 16 bytes, and the elements
+// before the first and after the last pack one by one. The subtle rule: a target outside [0,
+// classes) that is not ignore_index gives NaN in loss and gradient, never a read outside the row.
 #include "../anywhere.cuh"
 #include "softmax.cuh"
 
@@ -124,39 +124,46 @@ __device__ bool has_values(const T* row, int columns) {
 
 }  // namespace
 
-// kept: null, or what the forward pass has computed for a gradient of the loss of 1. Where
-// grad_logits is that memory, `factor` is the gradient of the loss, and a row is left as it is if
-// that is 1 and nothing is added to it.
-template <typename T, int THREADS, int EXTRAS, int ADDS>
-__global__ void __launch_bounds__(THREADS)
+// KEPT: grad_loss is the gradient of a mean over `counted` rows, and `kept` is what the forward
+// pass has computed for a gradient of 1. Where it is 1 and grad_logits is the memory of kept, a row
+// is left as it is if nothing is added to it. Without ADDS, a block computes rows one after the
+// other, so that few blocks are started where nothing is left to do.
+template <typename T, int THREADS, int EXTRAS, int ADDS, bool KEPT>
+__global__ void __launch_bounds__(THREADS, !ADDS || sizeof(T) == 4 ? 1024 / THREADS : 0)
     cross_entropy_backward(T* grad_logits, const float* grad_loss, const float* grad_lse,
                            const T* logits, const T* added, const long long* targets,
                            const float* lse, const float* lse_low, const T* kept,
-                           const float* factor, int classes, long long grad_stride,
+                           const float* counted, long long rows, int classes, long long grad_stride,
                            long long row_stride, long long target_stride,
                            long long grad_loss_stride, long long grad_lse_stride,
                            long long ignore_index, float label_smoothing, float z_loss,
                            float softcap) {
-  const long long row = blockIdx.x;
-  if (ADDS) added += row * classes;
-  if (kept == grad_logits && *factor == 1 && !(ADDS && has_values<THREADS>(added, classes))) return;
-  const Target target(targets[row * target_stride], classes, ignore_index);
-  float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
-  if (target.outside) on_loss = not_a_number();
-  const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
-  const float to_lse = grad_lse ? grad_lse[row * grad_lse_stride] : 0;
-  const float on_lse = extras.on_lse(on_loss, lse[row]) + to_lse;
-  const Gradient<EXTRAS> gradient{lse[row],
-                                  on_lse * expf(-lse_low[row]),  // of all classes alike
-                                  extras.on_target(on_loss),
-                                  target.at,
-                                  false,
-                                  extras.everywhere(on_loss, classes),
-                                  extras};
-  logits += row * row_stride;
-  grad_logits += row * grad_stride;
-  if (!ADDS || opaq::alike(logits, added))
-    row_backward<ADDS, 16 / sizeof(T), THREADS>(grad_logits, logits, added, classes, gradient);
-  else
-    row_backward<ADDS, 1, THREADS>(grad_logits, logits, added, classes, gradient);
+  const bool is_kept = KEPT && kept == grad_logits && *grad_loss == 1;
+  if (!ADDS && is_kept) return;
+  unsigned next = blockIdx.x;
+  do {
+    const long long row = next;
+    const T* const summand = ADDS ? added + row * classes : nullptr;
+    if (ADDS && is_kept && !has_values<THREADS>(summand, classes)) continue;
+    const Extras<EXTRAS> extras(label_smoothing, z_loss, softcap);
+    const Target target(targets[row * target_stride], classes, ignore_index);
+    float on_loss = target.ignored ? 0 : grad_loss[row * grad_loss_stride];
+    if (KEPT && !target.ignored) on_loss /= *counted;
+    if (target.outside) on_loss = not_a_number();
+    const float to_lse = grad_lse ? grad_lse[row * grad_lse_stride] : 0;
+    const float on_lse = extras.on_lse(on_loss, lse[row]) + to_lse;
+    const Gradient<EXTRAS> gradient{lse[row],
+                                    on_lse * expf(-lse_low[row]),  // of all classes alike
+                                    extras.on_target(on_loss),
+                                    target.at,
+                                    false,
+                                    extras.everywhere(on_loss, classes),
+                                    extras};
+    const T* const from = logits + row * row_stride;
+    T* const grad = grad_logits + row * grad_stride;
+    if (!ADDS || opaq::alike(from, summand))
+      row_backward<ADDS, 16 / sizeof(T), THREADS>(grad, from, summand, classes, gradient);
+    else
+      row_backward<ADDS, 1, THREADS>(grad, from, summand, classes, gradient);
+  } while (KEPT && !ADDS && (next += gridDim.x) < rows);
 }

@@ -2,17 +2,17 @@
 #include <cstdint>
 
 template <typename T>
-void count_rows(T* counted, const int64_t* targets, int64_t rows, int64_t target_stride,
-                int64_t ignore_index, const T* factor) {
+void count_rows(T* scale, T* counted, const int64_t* targets, int64_t rows, int64_t target_stride,
+                int64_t ignore_index) {
   int64_t count = 0;
   for (int64_t row = 0; row < rows; ++row) count += targets[row * target_stride] != ignore_index;
-  counted[0] = (factor ? *factor : T(1)) / T(count);
-  counted[1] = T(count);
+  *scale = T(1) / T(count);
+  *counted = T(count);
 }
 
 template <typename T>
-void mean_of_losses(T* mean, const T* losses, const T* counted, int64_t rows) {
+void mean_of_losses(T* mean, const T* losses, T* counted, int64_t rows) {
   double sum = 0;
   for (int64_t row = 0; row < rows; ++row) sum += losses[row];
-  *mean = T(sum / counted[1]);
+  *mean = T(sum / *counted);
 }

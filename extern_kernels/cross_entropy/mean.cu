@@ -23,20 +23,21 @@ __device__ V sum_of_rows(long long rows, Of of) {
 
 }  // namespace
 
-// counted: factor[0] / (number of rows that count), and that number. factor: null: 1.
+// counted: the number of rows that count. scale: 1 / counted.
 __global__ void __launch_bounds__(kThreads)
-    count_rows(float* counted, const long long* targets, long long rows, long long target_stride,
-               long long ignore_index, const float* factor) {
+    count_rows(float* scale, float* counted, const long long* targets, long long rows,
+               long long target_stride, long long ignore_index) {
   const int count = sum_of_rows<int>(
       rows, [&](long long row) { return targets[row * target_stride] != ignore_index; });
   if (threadIdx.x == 0) {
-    counted[0] = (factor ? *factor : 1.f) / count;
-    counted[1] = count;
+    *scale = 1.f / count;
+    *counted = count;
   }
 }
 
+// counted is read: not const, since it may be a result of the op.
 __global__ void __launch_bounds__(kThreads)
-    mean_of_losses(float* mean, const float* losses, const float* counted, long long rows) {
+    mean_of_losses(float* mean, const float* losses, float* counted, long long rows) {
   const float sum = sum_of_rows<float>(rows, [&](long long row) { return losses[row]; });
-  if (threadIdx.x == 0) *mean = sum / counted[1];
+  if (threadIdx.x == 0) *mean = sum / *counted;
 }

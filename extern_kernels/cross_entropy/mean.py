@@ -35,18 +35,15 @@ cross_entropy_mean_with_gradient = opaq.op(
     },
 )
 
-# counted: 1 (or a factor) / (number of rows that count), and that number
+# counted: the number of rows that count; scale: 1 / counted
+COUNTED = opaq.tensor([], dtype=FLOAT)
 SCRATCH = {
-    "counted": opaq.tensor("2", dtype=FLOAT),
+    "scale": opaq.tensor("1", dtype=FLOAT),
     "losses": opaq.tensor("logits.size(0)", dtype=FLOAT),
     "lse": opaq.tensor("logits.size(0)", dtype=FLOAT),
 }
+_COUNT = "scale, counted, target, logits.size(0), target.stride(0), ignore_index"
 _MEAN = "loss, losses, counted, logits.size(0)"
-
-
-def count(factor: str = "0") -> str:
-    """Arguments of count_rows. factor: "0": there is none."""
-    return f"counted, target, logits.size(0), target.stride(0), ignore_index, {factor}"
 
 
 def declare_mean(op: opaq.Op, scratch: dict[str, opaq.Output], *names: str) -> None:
@@ -55,7 +52,7 @@ def declare_mean(op: opaq.Op, scratch: dict[str, opaq.Output], *names: str) -> N
         source=opaq.file("mean.cu"),
         scratch=scratch,
         steps=[
-            opaq.step(entry="count_rows", grid="1", block=1024, args=count()),
+            opaq.step(entry="count_rows", grid="1", block=1024, args=_COUNT),
             opaq.step(source=opaq.file("with_gradient.cu"), **cuda_launch(*names)),
             opaq.step(entry="mean_of_losses", grid="1", block=1024, args=_MEAN),
         ],
@@ -65,7 +62,7 @@ def declare_mean(op: opaq.Op, scratch: dict[str, opaq.Output], *names: str) -> N
         source=opaq.file("mean.cpp"),
         scratch=scratch,
         steps=[
-            opaq.step(entry="count_rows<{logits.dtype}>", args=count()),
+            opaq.step(entry="count_rows<{logits.dtype}>", args=_COUNT),
             opaq.step(source=opaq.file("with_gradient.cpp"), **cpu_call(*names)),
             opaq.step(entry="mean_of_losses<{logits.dtype}>", args=_MEAN),
         ],
@@ -73,7 +70,7 @@ def declare_mean(op: opaq.Op, scratch: dict[str, opaq.Output], *names: str) -> N
     )
 
 
-declare_mean(cross_entropy_mean_with_gradient, SCRATCH, "losses", "counted")
+declare_mean(cross_entropy_mean_with_gradient, {**SCRATCH, "counted": COUNTED}, "losses", "scale")
 
 
 @cross_entropy_mean_with_gradient.reference

@@ -38,7 +38,7 @@ def check(logits, target, extras=PLAIN, ignore_index=-100):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (30, 4096), (900, 25), (3, 50257), (4, 30522)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (30, 4096), (2500, 25), (3, 50257), (4, 30522)])
 def test_values(shape, dtype, device):
     check(*make(shape, dtype, device, ignored=shape[0] > 1))
 
@@ -59,8 +59,10 @@ def test_ignored_rows_and_targets_with_a_stride(device):
     logits, _ = make((40, 9), torch.float32, device)
     targets = torch.randint(0, 9, (40, 3), device=device)[:, 1]
     check(logits, targets, ignore_index=3)
-    loss, *_, kept = op(logits, torch.full_like(targets, 3), False, 3)
-    assert loss.isnan() and (kept == 0).all()
+    *_, counted, _ = op(logits, targets, False, 3)
+    assert counted == (targets != 3).sum()
+    loss, *_, counted, kept = op(logits, torch.full_like(targets, 3), False, 3)
+    assert loss.isnan() and counted == 0 and (kept == 0).all()
 
 
 def test_another_gradient_is_added_and_rounded_once(device):
@@ -75,9 +77,10 @@ def test_another_gradient_is_added_and_rounded_once(device):
         assert different < 0.01  # 0.1 where it is rounded twice
 
 
-def test_what_was_kept_is_left_as_it_is_where_nothing_is_left_to_do(device):
+@pytest.mark.parametrize("rows", [6, 2500])  # more than blocks, too
+def test_what_was_kept_is_left_as_it_is_where_nothing_is_left_to_do(rows, device):
     """In its memory, which compiled graphs give: shown by something else in place of it."""
-    logits, target = make((6, 33), torch.float32, device, ignored=False)
+    logits, target = make((rows, 33), torch.float32, device, ignored=False)
     loss, *sums, _ = op(logits, target)
     _, exact_grad = exact(logits, target)
     added = torch.zeros_like(logits)
@@ -90,8 +93,8 @@ def test_what_was_kept_is_left_as_it_is_where_nothing_is_left_to_do(device):
     for factor, given, computed in [
         (1.0, None, []),
         (1.0, added, [2, 3]),
-        (2.0, None, range(6)),
-        (2.0, added, range(6)),
+        (2.0, None, range(rows)),
+        (2.0, added, range(rows)),
     ]:
         grad = compiled(torch.full_like(loss, factor), torch.zeros_like(logits), given)
         expected = torch.full_like(exact_grad, 7)
@@ -113,9 +116,10 @@ def test_wrong_calls_are_refused(device, capfd):
     logits, target = make((4, 8), torch.float32, device)
     refuses(lambda: op(logits, target[:3]), "expected [N, V] and [N]", capfd)
     loss, *sums, kept = op(logits, target)
-    message = "expected one element, and the shape of the logits, (4, 8)"
+    message = "expected one element each, and the shape of the logits, (4, 8)"
     refuses(lambda: backward(loss, kept[:3], logits, target, *sums), message, capfd)
     refuses(lambda: backward(sums[0], kept, logits, target, *sums), message, capfd)
+    refuses(lambda: backward(loss, kept, logits, target, *sums[:2], sums[0]), message, capfd)
 
 
 def test_opcheck(device):
@@ -135,12 +139,26 @@ def test_cuda_plan():
         ]
 
 
+@pytest.mark.parametrize("rows, grid", [(8192, 1024), (1024, 1024), (7, 7)])
+def test_cuda_plan_of_the_backward_pass(rows, grid):
+    """Few blocks take the rows one after the other, since nothing is left to do as a rule."""
+    logits, target = cuda((rows, 4096), torch.bfloat16), cuda((rows,), torch.int64)
+    one, of_rows = cuda((), torch.float32), cuda((rows,), torch.float32)
+    given = one, logits, logits, target, of_rows, of_rows, one
+    for added, entry, blocks in (
+        (None, "cross_entropy_backward<__nv_bfloat16, 128, 0, kNothing, true>", grid),
+        (logits, "cross_entropy_backward<__nv_bfloat16, 128, 0, kOfLogits, true>", rows),
+    ):
+        (step,) = plan(backward, *given, added)["steps"]
+        assert (step["entry"], step["grid"]) == (entry, [blocks, 1, 1])
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 def test_cuda_sources_compile(arch):
     logits, target = cuda((64, 4099), torch.bfloat16), cuda((64,), torch.int64)
     compiles(op, (logits, target, True), arch, "cuda")
     one, rows = cuda((), torch.float32), cuda((64,), torch.float32)
-    given = one, logits, logits, target, rows, rows
+    given = one, logits, logits, target, rows, rows, one
     compiles(backward, (*given, None), arch, "cuda")
     compiles(backward, (*given, logits), arch, "cuda:added")
 

@@ -75,7 +75,10 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[
         (
             kernels.cross_entropy_mean_kept_backward,
-            [rows(1), *[tensor(8, 50257)] * 2, tensor(8, dtype=I64), rows(8), rows(8), added],
+            [
+                *[rows(1), tensor(8, 50257), tensor(8, 50257), tensor(8, dtype=I64)],
+                *[rows(8), rows(8), rows(1), added],
+            ],
         )
         for added in (None, tensor(8, 50257))
     ],
