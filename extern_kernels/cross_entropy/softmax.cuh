@@ -63,8 +63,10 @@ struct Softmax {
     const float from = origin(max);
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
+      float values[N];
+      opaq::to_floats(values, packs[i]);
 #pragma unroll
-      for (int j = 0; j < N; ++j) sum += exp2_approx((to_float(packs[i].at[j]) - from) * kLog2E);
+      for (int j = 0; j < N; ++j) sum += exp2_approx((values[j] - from) * kLog2E);
     }
   }
 
