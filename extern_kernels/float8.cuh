@@ -31,7 +31,8 @@ __device__ inline float larger_size(float a, float b) {
 template <int LANES, typename V, typename Combine>
 __device__ V reduce_warps_once(V value, Combine combine) {
   if constexpr (LANES > 32) {
-    constexpr int kWarps = LANES / 32;      // of one row
+    constexpr int kWarps = LANES / 32;  // of one row
+    static_assert((kWarps & (kWarps - 1)) == 0);
     alignas(16) __shared__ V of_warps[32];  // aligned to be read by few instructions
     const int first = threadIdx.y * kWarps;
     if (threadIdx.x % 32 == 0) of_warps[first + threadIdx.x / 32] = value;

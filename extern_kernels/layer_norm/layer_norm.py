@@ -116,13 +116,13 @@ _BACKWARD_CUDA = [
     *(f"not defined({name}) or {name}.dtype == float32" for name in ("grad_mean", "grad_rstd")),
 ]
 # Wide rows, backward: in a round, a block takes one or two rows, and each thread two to four packs
-# of them, in up to 96 KB of shared memory, which every device from sm_80 on has. One stage is
-# enough where registers hold these packs, for then its slots are filled again at once.
+# of them, in up to 96 KB of shared memory, which every device from sm_80 on has. Where one stage
+# is all that fits, registers hold its packs, and its slots are filled again at once.
 _WIDE_ITEMS = f"(1 if {PACKS} <= 768 else 2 if {PACKS} <= 1024 else 3 if {PACKS} <= 1536 else 4)"
-_WIDE_STAGES = f"(2 if {_WIDE_ITEMS} % 2 == 1 else 1)"
+_WIDE_STAGES = f"(2 if {_WIDE_ITEMS} % 2 == 1 else 3 if {_WIDE_ITEMS} == 2 else 1)"
 _LANES_BACKWARD = f"({rows.fitting(PACKS, 1, _WIDE_ITEMS)} if {_WIDE} else {LANES_BACKWARD})"
 _ITEMS_BACKWARD = f"({_WIDE_ITEMS} if {_WIDE} else {ITEMS_BACKWARD})"
-_EACH_BACKWARD = f"(2 if {_WIDE} and {PACKS} <= 1024 else 1)"
+_EACH_BACKWARD = f"(2 if {_WIDE} and {PACKS} <= 768 else 1)"
 _STAGES_BACKWARD = f"({_WIDE_STAGES} if {_WIDE} else {STAGES_BACKWARD})"
 _THREADS_BACKWARD = f"max(256, {_LANES_BACKWARD})"
 _PACKS_BACKWARD = f"{_STAGES_BACKWARD} * 2 * {_ITEMS_BACKWARD} * {_EACH_BACKWARD}"  # of a thread
