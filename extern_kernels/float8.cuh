@@ -57,12 +57,12 @@ __device__ float row_sum_once(float value) {
                                   [](float a, float b) { return a + b; });
 }
 
-// The largest of results of larger_size, as of row_reduce; with LANES > 32 a kernel may call it
-// once only. As integers, the bits of such numbers have the same order, and NaN is above all
-// others.
+// The largest of results of larger_size, as of row_reduce; a kernel may call it once only. As
+// integers, the bits of such numbers have the same order, and NaN is above all others. (With 16
+// warps, silu_mul_float8 of 8192 x 14336 took 1.03 of the floor by row_reduce, and 1.09 so.)
 template <int LANES>
 __device__ float row_largest(float value) {
-  if constexpr (LANES < 32) {
+  if constexpr (LANES < 32 || LANES > 256) {
     return row_reduce<LANES>(value, [](float a, float b) { return larger_size(a, b); });
   } else {
     const unsigned bits = __reduce_max_sync(~0u, __float_as_uint(value));
