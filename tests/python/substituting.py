@@ -1,4 +1,4 @@
-"""A backend of torch.compile that puts patterns into a graph, and runs it without compiling it."""
+"""How tests put patterns into functions, and see which were found."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from opaq.lowering import Substitution
 from opaq.lowering.substitute import apply
 
 
 def backend(*names: str, seen: Callable[[torch.fx.Graph], None] = lambda graph: None) -> Any:
-    """names: as the option "substitute" has them. seen: is given each graph afterwards."""
+    """Puts patterns into a graph, and runs it without compiling it. names: as the option
+    "substitute" has them. seen: is given each graph afterwards."""
 
     def run(graph_module: torch.fx.GraphModule, _: Any) -> Any:
         apply.apply(graph_module, names)
@@ -19,3 +21,16 @@ def backend(*names: str, seen: Callable[[torch.fx.Graph], None] = lambda graph: 
         return graph_module.forward
 
     return run
+
+
+def found_in(
+    function: Any, *arguments: Any, names: Any = None, **settings: Any
+) -> list[Substitution]:
+    """What is found; the results are compared with eager's."""
+    expected = function(*arguments)
+    wanted = names or ["cross_entropy", "layer_norm", "rms_norm", "rope", "silu_mul"]
+    compiled = torch.compile(function, backend="opaq", options={"substitute": wanted}, **settings)
+    with apply.collected() as found:
+        result = compiled(*arguments)
+    torch.testing.assert_close(result, expected)
+    return found
