@@ -130,7 +130,8 @@ class Contestant:
         self._wanted.load()  # first, since the file may register the backend
         self._compile = compiler_of(backend)
         self._made: Made | None = None
-        if self._wanted.device.startswith("cuda"):
+        self._on_gpu = self._wanted.device.startswith("cuda")
+        if self._on_gpu:
             torch.cuda.init()
 
     def first_call(self, size: Mapping[str, int], expected: str, is_first: bool) -> dict[str, Any]:
@@ -170,18 +171,19 @@ class Contestant:
         facts["graphs"] = after.graphs
         facts["recompiled"] = after.graphs - before.graphs if before.graphs else 0
         facts["graph_breaks"] = after.breaks
-        least = LEAST_SECONDS["cuda" if self._wanted.device.startswith("cuda") else "cpu"]
+        least = LEAST_SECONDS["cuda" if self._on_gpu else "cpu"]
         start = time.perf_counter()
         for _ in range(3):
             self._step()
         self._synchronize()
         self._repeats = max(1, round(least / ((time.perf_counter() - start) / 3)))
-        if self._wanted.device.startswith("cuda"):
+        if self._on_gpu:
             torch.cuda.empty_cache()  # for the other processes, until it is this one's turn
         return facts
 
     def seconds_of_step(self) -> float:
-        self._step()
+        if self._on_gpu:
+            self._step()  # gets the memory that was freed for other processes again
         self._synchronize()
         start = time.perf_counter()
         for _ in range(self._repeats):
@@ -194,7 +196,7 @@ class Contestant:
         from . import device
 
         found: dict[str, Any] = {"peak_mib": device.peak_mib(self._step, self._wanted.device)}
-        if self._wanted.device.startswith("cuda"):
+        if self._on_gpu:
             found |= device.kernels_of(self._step, self._seconds)
         return found
 
@@ -203,7 +205,7 @@ class Contestant:
         import torch
 
         states = [torch.get_rng_state()]
-        if self._wanted.device.startswith("cuda"):
+        if self._on_gpu:
             states.append(torch.cuda.get_rng_state())
         return [state.numpy().tobytes() for state in states]
 

@@ -88,14 +88,25 @@ LANES_BACKWARD = (
     f"128 if {PACKS} <= 512 else 512)"
 )
 ITEMS_BACKWARD = f"ceil_div({PACKS}, {LANES_BACKWARD})"
-HEIGHT_BACKWARD = f"max(1, 256 // {LANES_BACKWARD})"
+
+
+def height_backward(lanes: str) -> str:
+    """Rows of a block at a time."""
+    return f"max(1, 256 // {lanes})"
+
+
+def shared_backward(stages: str, packs: str, lanes: str) -> str:
+    """Bytes for so many rounds of packs of two tensors of each thread."""
+    return f"{stages} * 2 * {packs} * {lanes} * {height_backward(lanes)} * 16"
+
+
+HEIGHT_BACKWARD = height_backward(LANES_BACKWARD)
 # Rounds that a block holds in shared memory, up to 96 KB, which every device from sm_80 on has.
 STAGES_BACKWARD = (
     f"(4 if {ITEMS_BACKWARD} == 1 else 1 if {LANES_BACKWARD} * {ITEMS_BACKWARD} > 1536 else 2)"
 )
-SHARED_BACKWARD = (
-    f"{STAGES_BACKWARD} * 2 * {ITEMS_BACKWARD} * {LANES_BACKWARD} * {HEIGHT_BACKWARD} * 16"
-)
+SHARED_BACKWARD = shared_backward(STAGES_BACKWARD, ITEMS_BACKWARD, LANES_BACKWARD)
+MOST_BLOCKS = 256
 
 
 def blocks(most: int | str) -> str:
@@ -103,11 +114,16 @@ def blocks(most: int | str) -> str:
     return f"min(ceil_div({ROWS}, 4), {most})"
 
 
-BLOCKS = blocks(256)
-PER_BLOCK = f"ceil_div({ROWS}, max(1, {BLOCKS}))"
+def per_block(blocks: str) -> str:
+    """Rows of each."""
+    return f"ceil_div({ROWS}, max(1, {blocks}))"
 
 
-def sums_by_block(values: torch.Tensor, most: int = 256) -> torch.Tensor:
+BLOCKS = blocks(MOST_BLOCKS)
+PER_BLOCK = per_block(BLOCKS)
+
+
+def sums_by_block(values: torch.Tensor, most: int = MOST_BLOCKS) -> torch.Tensor:
     """[rows, ...] added up over the rows of each block: [blocks(most), ...]"""
     rows = values.size(0)
     blocks = min(-(-rows // 4), most)

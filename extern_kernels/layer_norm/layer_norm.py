@@ -35,9 +35,11 @@ from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 # Blocks of consecutive rows, whose sums for the gradients of weight and bias are partial results.
 # One block of wide rows keeps a multiprocessor busy, and its sums, two rows of float32, are to be
 # written and added up: there are no more of them than an H100 or H200 has multiprocessors.
-_WIDE = f"{PACKS} > 512 and {PACKS} <= 2048 and x.size(-1) * x.itemsize % 16 == 0"
-_BLOCKS = rows.blocks(f"(128 if {_WIDE} else 256)")
-_PER_BLOCK = f"ceil_div({ROWS}, max(1, {_BLOCKS}))"
+_NARROW, _HELD_BACKWARD = 512, 2048  # packs of a row: the most of narrow ones, and of all but "any"
+_WIDE = f"{PACKS} > {_NARROW} and {PACKS} <= {_HELD_BACKWARD} and x.size(-1) * x.itemsize % 16 == 0"
+_MOST_BLOCKS_OF_WIDE = 128
+_BLOCKS = rows.blocks(f"({_MOST_BLOCKS_OF_WIDE} if {_WIDE} else {rows.MOST_BLOCKS})")
+_PER_BLOCK = rows.per_block(_BLOCKS)
 
 layer_norm = opaq.op(
     "opaq_kernels::layer_norm(Tensor x, Tensor? weight, Tensor? bias, float eps=1e-5) -> "
@@ -124,21 +126,20 @@ _LANES_BACKWARD = f"({rows.fitting(PACKS, 1, _WIDE_ITEMS)} if {_WIDE} else {LANE
 _ITEMS_BACKWARD = f"({_WIDE_ITEMS} if {_WIDE} else {ITEMS_BACKWARD})"
 _EACH_BACKWARD = f"(2 if {_WIDE} and {PACKS} <= 768 else 1)"
 _STAGES_BACKWARD = f"({_WIDE_STAGES} if {_WIDE} else {STAGES_BACKWARD})"
-_THREADS_BACKWARD = f"max(256, {_LANES_BACKWARD})"
-_PACKS_BACKWARD = f"{_STAGES_BACKWARD} * 2 * {_ITEMS_BACKWARD} * {_EACH_BACKWARD}"  # of a thread
+_PACKS_BACKWARD = f"{_ITEMS_BACKWARD} * {_EACH_BACKWARD}"  # of a thread, of each tensor
 layer_norm_backward.cuda(
     name="cuda:ahead",
     source=opaq.file("layer_norm_backward.cu"),
     entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
     f"{{{_EACH_BACKWARD}}}, {{{_STAGES_BACKWARD}}}>",
     grid=_BLOCKS,
-    block=[_LANES_BACKWARD, f"{_THREADS_BACKWARD} // {_LANES_BACKWARD}"],
-    shared=f"{_PACKS_BACKWARD} * {_THREADS_BACKWARD} * 16",
+    block=[_LANES_BACKWARD, rows.height_backward(_LANES_BACKWARD)],
+    shared=rows.shared_backward(_STAGES_BACKWARD, _PACKS_BACKWARD, _LANES_BACKWARD),
     args=_BACKWARD_ARGS,
     requires=[
         *_BACKWARD_CUDA,
         *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
-        f"{PACKS} <= 2048",
+        f"{PACKS} <= {_HELD_BACKWARD}",
     ],
     priority=1,
 )
@@ -219,7 +220,8 @@ def layer_norm_backward_reference(
 
 def _most_blocks(x: torch.Tensor) -> int:
     packs, rest = divmod(x.size(-1) * x.itemsize, 16)
-    return 128 if 512 < packs <= 2048 and not rest else 256
+    wide = _NARROW < packs <= _HELD_BACKWARD and not rest
+    return _MOST_BLOCKS_OF_WIDE if wide else rows.MOST_BLOCKS
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -61,6 +61,12 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   float sums_of_rows[2][ITEMS][VEC] = {};  // for grad_weight and grad_bias
   Rows<EACH> next = read(row);
   int stage = 0, turn = 0;
+  const auto renew = [&](int k) {  // pack k of the weight, before it is used
+    if (WEIGHT_HELD)
+      opaq::convert_anew(w[k], row < 0);
+    else if (column(k) < n)
+      w[0] = opaq::load_or<VEC>(weight, column(k), 1);
+  };
   for (long long first = begin; first < end; first += ROWS, row += ROWS, turn ^= 1) {
     ahead.wait(stage, row);
     const Rows<EACH> at = next;
@@ -69,10 +75,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
 #pragma unroll
     for (int i = 0; i < PACKS; ++i) {
       const int r = i / ITEMS, k = i % ITEMS;
-      if (WEIGHT_HELD)
-        opaq::convert_anew(w[k], row < 0);
-      else if (column(k) < n)
-        w[0] = opaq::load_or<VEC>(weight, column(k), 1);
+      renew(k);
       ahead.arrived();
       if (row + r >= end || column(k) >= n) continue;
       const Pack<T, VEC> px = ahead.first(stage, i);
@@ -103,10 +106,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
 #pragma unroll
     for (int i = 0; i < PACKS; ++i) {
       const int r = i / ITEMS, k = i % ITEMS;
-      if (WEIGHT_HELD)
-        opaq::convert_anew(w[k], row < 0);
-      else if (column(k) < n)
-        w[0] = opaq::load_or<VEC>(weight, column(k), 1);
+      renew(k);
       if (row + r >= end || column(k) >= n) continue;
       const Pack<T, VEC> px = ahead.again(stage, i);
       const Pack<T, VEC> pg = ahead.again(stage, PACKS + i);
