@@ -37,7 +37,8 @@ class Case:
     such a function, compiled or not, what is measured. pattern: that puts the op into models, if
     there is one; sizes: (rows, columns), as the pattern counts them; form: as the pattern has it;
     substituted: whether the op is measured as the pattern puts it into `plain`; dtype: of the
-    pattern's first floating-point argument; written: the positions of operands that a call writes
+    pattern's first floating-point argument, "" for that of the random numbers that `make` is given;
+    written: the positions of operands that a call writes
     whole, and returns after its other results; compared: makes of the operands and the results of a
     call what is compared; it is not measured."""
 
@@ -50,7 +51,7 @@ class Case:
     sizes: tuple[int, int] = (0, 0)
     form: str = ""
     substituted: bool = True
-    dtype: str = "bfloat16"
+    dtype: str = ""
     written: tuple[int, ...] = ()
     compared: Callable[[Tensors, Any], Any] = as_they_are
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -21,17 +22,18 @@ from .kernel_cases_experts import experts
 Operands = tuple[int, ...]  # 2: a tensor of all rows; 1: one of the length of a row
 
 
-def cases(device: str, rows: float, regions: bool = False) -> list[Case]:
+def cases(device: str, rows: float, regions: bool = False, dtype: str = "") -> list[Case]:
     """rows: a factor of the numbers of rows, below 1 to try the command. regions: also the sizes
-    between which models are, so that measurements tell where patterns are used."""
+    between which models are, so that measurements tell where patterns are used. dtype: of what is
+    random; "" for bfloat16, on the CPU for float32."""
     kernels.load_patterns()
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = dtype or ("bfloat16" if device == "cuda" else "float32")
 
     def count(number: int) -> int:
         return max(2, int(number * rows))
 
     def random(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, device=device, dtype=dtype)
+        return torch.randn(*shape, device=device, dtype=getattr(torch, dtype))
 
     def of_shapes(*shapes: tuple[int, ...]) -> Callable[[], Tensors]:
         return lambda: [random(*shape) for shape in shapes]
@@ -60,8 +62,7 @@ def cases(device: str, rows: float, regions: bool = False) -> list[Case]:
             ours = functools.partial(op, block=block)
             theirs = functools.partial(plain, block=block)
             found.append(Case(f"{name} {each} {m} x {n}", make, ours, theirs))
-    return [
-        *found,
+    found += [
         *losses.cases(random, count, device, regions),
         *indexed.sampling(random, count, device),
         *indexed.probabilities(random, count, device),
@@ -73,6 +74,7 @@ def cases(device: str, rows: float, regions: bool = False) -> list[Case]:
         *indexed.embeddings(random, count, device, regions),
         *indexed.scans(count, device),
     ]
+    return [each if each.dtype else dataclasses.replace(each, dtype=dtype) for each in found]
 
 
 def _shapes(operands: Operands, m: int, n: int) -> list[tuple[int, ...]]:
@@ -146,7 +148,10 @@ def _plain_silu_mul_float8(gate: Any, up: Any, block: int) -> Any:
 
 def _plain_float8(v: Any, block: int) -> Any:
     """float8 with a scale for each row, or for each `block` values, column by column."""
-    parts = v.view(v.size(0), -1, block or v.size(1))
+    if not block:
+        scale = v.abs().amax(1, keepdim=True) / 448
+        return (v / scale).clamp(-448, 448).to(torch.float8_e4m3fn), scale
+    parts = v.view(v.size(0), -1, block)
     scale = parts.abs().amax(2, keepdim=True) / 448
     y = (parts / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
     return y.view(v.shape), scale.squeeze(2).t().contiguous().t()
@@ -226,6 +231,7 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         False,
         [(8192, 32000), (16384, 50257)],
     ),
+    ("log_softmax", kernels.log_softmax, _plain_log_softmax, (2,), True, [(8192, 32000)]),
     # y = v / scale, as the patterns have it
     (
         "rms_norm_float8",
@@ -245,11 +251,13 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
     ),
 ]
 _NORMS = [(m, n) for m in (512, 8192) for n in (768, 2048, 4096, 16384)]
+_SOFTMAX = [(m, n) for m in (128, 8192) for n in (128, 1024, 4096, 16384, 131072)]
 REGIONS: dict[str, list[Sizes]] = {
     "rms_norm": _NORMS,
     "layer_norm": _NORMS,
     "add_rms_norm": _NORMS,
-    "softmax": [(m, n) for m in (128, 8192) for n in (128, 1024, 4096, 16384, 131072)],
+    "softmax": _SOFTMAX,
+    "log_softmax": _SOFTMAX,
 }
 FLOAT8: list[tuple[str, Call, Call, Operands, Sizes]] = [
     ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, (2, 1), (32768, 4096)),

@@ -3,6 +3,7 @@ transformers computes it with experts_implementation="grouped_mm"."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -15,17 +16,62 @@ from .kernel_case import Call, Case, Count, Random, forward, gradients
 
 # experts, of them for a token, columns of its row
 KINDS = [(8, 2, 4096), (64, 8, 2048), (128, 8, 2048)]
-# experts, groups of them, groups that are kept, of routers by sigmoids: MiniMax-M2, GLM-4.5, Kimi,
-# DeepSeek-V3
-SCORED = [(256, 0, 0), (128, 1, 1), (384, 1, 1), (256, 8, 4)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A router of the pattern "moe_route_scored". kept: of the groups, by the sum of the `best`
+    largest scores in each; no groups: 0."""
+
+    experts: int
+    k: int
+    groups: int = 0
+    kept: int = 0
+    scoring: str = "sigmoid"
+    biased: bool = True
+    normalize: bool = True
+    best: int = 2
+
+    @property
+    def form(self) -> str:
+        given = {"groups": self.groups or None, "kept": self.kept, "scoring": self.scoring}
+        given |= {"bias": self.biased or None, "normalize": self.normalize}
+        return patterns["moe_route_scored"].form(given)
+
+    @property
+    def title(self) -> str:
+        by = {
+            ("sigmoid", True): "sigmoids",
+            ("sigmoid", False): "sigmoids without bias",
+            ("softmax", True): "softmax with a bias",
+            ("softmax", False): "softmax",
+        }
+        return f"moe_route of transformers by {by[self.scoring, self.biased]}"
+
+
+SCORED = [
+    Scored(256, 8),  # MiniMax-M2
+    Scored(32, 4),  # LFM2
+    Scored(128, 8, groups=1, kept=1),  # GLM-4.5
+    Scored(384, 8, groups=1, kept=1),  # Kimi
+    Scored(256, 8, groups=8, kept=4),  # DeepSeek-V3
+    Scored(32, 4, biased=False),  # LFM2
+    Scored(256, 8, biased=False),  # Cohere 2
+    Scored(64, 6, scoring="softmax", normalize=False),  # Ernie 4.5
+    Scored(128, 4, groups=1, kept=1, scoring="softmax", biased=False),  # Mistral 4
+    # DeepSeek-V2
+    Scored(160, 6, 8, 3, scoring="softmax", biased=False, normalize=False, best=1),
+]
 
 
 def experts(random: Random, count: Count) -> list[Case]:
     found = []
     for m in (64, 2048, 16384):
         m = count(m)
-        for e, groups, kept in SCORED:
-            found += [_scored(random, m, e, groups, kept, training) for training in (False, True)]
+        for router in SCORED:
+            found += [_scored(random, m, router, training) for training in (False, True)]
+        for e in (16, 128):  # Llama 4
+            found += [_scores(random, m, e, training) for training in (False, True)]
         for e, k, n in KINDS:
             for training in (False, True):
                 size = f"{m} x {e}, {k} of them" + (" and gradient" if training else "")
@@ -63,48 +109,74 @@ def _router(
     return Case(title, make, op, plain, call, pattern, (m, e))
 
 
-def _scored(random: Random, m: int, e: int, groups: int, kept: int, training: bool) -> Case:
-    k, eps, scale = 8, 1e-20, 2.5
+def _scored(random: Random, m: int, router: Scored, training: bool) -> Case:
+    e, k, groups, kept = router.experts, router.k, router.groups, router.kept
+    eps, scale = (1e-20, 2.5) if router.normalize else (0.0, 1.0)
 
     def make() -> Tensors:
         # No equal scores, with the bias neither, of which torch.topk may take any.
         logits = (random(m, e).argsort(1).float() - e / 2) * (8 / e)
-        bias = random(e).argsort().remainder(2).float()
-        return [*([random(m, k).float()] if training else []), logits, bias]
+        bias = [random(e).argsort().remainder(2).float()] if router.biased else []
+        return [*([random(m, k).float()] if training else []), logits, *bias]
 
-    def op(logits: Any, bias: Any) -> Any:
+    def op(logits: Any, bias: Any = None) -> Any:
         given = (groups, e // groups, e, kept) if groups else (None, None, None, None)
-        found = patterns["moe_route_scored"].replacement
-        return found(logits, k, bias, *given, -torch.inf, eps, scale)
+        rule = (-torch.inf, eps, scale, router.scoring, router.normalize, router.best)
+        return patterns["moe_route_scored"].replacement(logits, k, bias, *given, *rule)
 
-    def plain(logits: Any, bias: Any) -> Any:
-        scores = logits.sigmoid()
-        by = scores + bias
+    def plain(logits: Any, bias: Any = None) -> Any:
+        scores = logits.sigmoid() if router.scoring == "sigmoid" else torch.softmax(logits, dim=-1)
+        by = scores if bias is None else scores + bias
         if groups:
-            of_group = by.view(-1, groups, e // groups).topk(2, dim=-1)[0].sum(dim=-1)
+            of_experts = by.view(-1, groups, e // groups)
+            two = router.best == 2
+            of_group = of_experts.topk(2, -1)[0].sum(-1) if two else of_experts.max(dim=-1)[0]
             best = torch.topk(of_group, k=kept, dim=-1, sorted=False)[1]
             mask = torch.zeros_like(of_group).scatter_(1, best, 1)
             mask = mask.unsqueeze(-1).expand(-1, groups, e // groups).reshape(-1, e)
             by = by.masked_fill(~mask.bool(), -torch.inf)
-        experts = torch.topk(by, k, dim=-1)[1]
-        weights = scores.gather(1, experts)
-        return experts, weights / (weights.sum(dim=-1, keepdim=True) + eps) * scale
+        weights, experts = torch.topk(by, k, dim=-1)
+        if bias is not None or (groups and two):
+            weights = scores.gather(1, experts)
+        if router.normalize:
+            weights = weights / (weights.sum(dim=-1, keepdim=True) + eps) * scale
+        return experts, weights
 
     of_groups = f", {kept} of {groups} groups" if groups else ""
     size = f"{m} x {e}, {k} of them{of_groups}" + (" and gradient" if training else "")
     call = _gradient_of_logits if training else forward
-    title, form = f"moe_route of transformers by sigmoids, {size}", "sigmoid, bias"
-    form += "" if not groups else ", all groups" if kept == groups else ", groups"
-    return Case(title, make, op, plain, call, "moe_route_scored", (m, e), form, "float32")
+    title, name = f"{router.title}, {size}", "moe_route_scored"
+    return Case(title, make, op, plain, call, name, (m, e), router.form, dtype="float32")
+
+
+def _scores(random: Random, m: int, e: int, training: bool) -> Case:
+    def make() -> Tensors:
+        # No equal logits, of which torch.topk may take any.
+        logits = random(m, e).argsort(1).to(random(1).dtype) / 16
+        return [*([random(m, e)] if training else []), logits]
+
+    def op(logits: Any) -> Any:
+        return patterns["moe_scores"].replacement(logits, 1)
+
+    def plain(logits: Any) -> Any:
+        values, experts = torch.topk(logits, 1, dim=1)
+        scores = torch.full_like(logits, -torch.inf).scatter_(1, experts, values)
+        return torch.sigmoid(scores.to(_wide(logits))).to(logits.dtype)
+
+    title = f"moe_scores of transformers, {m} x {e}, 1 of them" + (
+        " and gradient" if training else ""
+    )
+    call = gradients if training else forward
+    return Case(title, make, op, plain, call, "moe_scores", (m, e))
 
 
 def _gradient_of_logits(function: Call) -> Call:
-    """The experts and weights of a router, and the gradient of the logits; the bias has none."""
+    """The experts and weights of a router, and the gradient of the logits; a bias has none."""
 
     @torch.enable_grad()
-    def call(grad: Any, logits: Any, bias: Any) -> Any:
+    def call(grad: Any, logits: Any, *bias: Any) -> Any:
         leaf = logits.detach().requires_grad_()
-        experts, weights = function(leaf, bias)
+        experts, weights = function(leaf, *bias)
         return experts, weights.detach(), *torch.autograd.grad(weights, leaf, grad)
 
     return call

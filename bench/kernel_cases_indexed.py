@@ -82,9 +82,20 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
         ascending = ascending.masked_fill(removed, -float("inf"))
         return F.softmax(ascending.scatter(-1, index, ascending), dim=-1)
 
+    def near_of_rows(logits: Any, least: Any) -> Any:
+        return kernels.sampling_probabilities(logits, row_min_p=least.squeeze(1))
+
+    def plain_near_of_rows(logits: Any, least: Any) -> Any:
+        weights = F.softmax(_wide(logits), dim=-1)
+        removed = weights < weights.amax(dim=-1, keepdim=True) * least
+        return F.softmax(_wide(logits).masked_fill(removed, -float("inf")), dim=-1)
+
     def numbers_of_rows(m: int) -> Tensors:
         k = torch.randint(10, 200, (m,), device=device)
         return [k, 0.8 + 0.2 * torch.rand(m, device=device)]
+
+    def least_of_rows(m: int) -> Tensors:
+        return [0.2 * torch.rand(m, 1, device=device)]
 
     def no_numbers(m: int) -> Tensors:
         return []
@@ -95,6 +106,7 @@ def probabilities(random: Random, count: Count, device: str) -> list[Case]:
         ("top_p_probabilities", likely, model_parts.likeliest, no_numbers),
         ("min_p_probabilities", near, plain_near, no_numbers),
         ("top_k_top_p_of_rows", of_rows, plain_of_rows, numbers_of_rows),
+        ("min_p_of_rows", near_of_rows, plain_near_of_rows, least_of_rows),
     ):
         for m, n in CLASSES:
             m = count(m) if m > 1 else 1

@@ -34,8 +34,6 @@ def cases(random: Random, count: Count, device: str, regions: bool) -> list[Case
         sizes = (PLAIN, OF_PLAIN) if pattern == "cross_entropy" else (OTHERS, OF_OTHERS)
         chosen = all_sizes(*sizes, regions)
         found += _of_pattern(pattern, ours, theirs, chosen, random, count, device)
-    if regions:
-        found += _of_pattern(*plain, OF_OTHERS, _float32(device), count, device, "float32")
     for m, n in [(8192, 32000), (8192, 128256), (16384, 50257), (4096, 151936)]:
         m = count(m)
         make = _with_target(random, m, n, device)
@@ -62,18 +60,15 @@ def _of_pattern(
     random: Random,
     count: Count,
     device: str,
-    dtype: str = "bfloat16",
 ) -> list[Case]:
     found = []
     for m, n in sizes:
         m = count(m)
         make = _with_target(random, m, n, device)
-        case_dtype = getattr(torch, dtype)
-        of_dtype = "" if dtype == "bfloat16" else f", {dtype}"
+        form = _form_of_kept(pattern, random(1).dtype, m, n)
         for what, call in [("", forward), (" and gradient", _loss_and_gradient)]:
-            name = f"{pattern}{what} {m} x {n}{of_dtype}"
-            case = Case(name, make, ours, plain, call, pattern, (m, n), dtype=dtype)
-            form = _form_of_kept(pattern, torch.empty(m, n, dtype=case_dtype, device="meta"))
+            name = f"{pattern}{what} {m} x {n}"
+            case = Case(name, make, ours, plain, call, pattern, (m, n))
             if what and form:
                 found.append(dataclasses.replace(case, form=form))
                 two = torch.compile(ours, dynamic=False)
@@ -84,17 +79,14 @@ def _of_pattern(
     return found
 
 
-def _form_of_kept(name: str, logits: torch.Tensor) -> str:
+def _form_of_kept(name: str, dtype: torch.dtype, rows: int, classes: int) -> str:
     """That of a pattern which computes the gradient along with the loss where the logits are kept,
     as those that a graph gets are; "" where it does not."""
     pattern, argument = patterns[name], f"{KEEPS}logits"
+    logits = torch.empty(rows, classes, dtype=dtype, device="meta")
     if argument not in pattern.arguments or logits.nbytes < LARGE:
         return ""
     return pattern.form({"logits": logits, "reduction": "mean", argument: "given"})
-
-
-def _float32(device: str) -> Random:
-    return lambda *shape: torch.randn(*shape, device=device)
 
 
 def _with_target(random: Random, rows: int, classes: int, device: str) -> Callable[[], Tensors]:

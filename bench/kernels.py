@@ -31,6 +31,7 @@ METRIC = "time of a call"
 FLOOR = "negation of as many bytes"
 Turns = Mapping[str, Sequence[float]]
 CONTESTANTS = ("opaq", "eager", "inductor", "max-autotune")
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write what was measured beside the patterns that put these ops into models; more "
         "sizes are measured, between which those of models are",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="",
+        help="of the operands that may have any; default: bfloat16, on the CPU float32",
+    )
     parser.add_argument("--small", action="store_true", help="few rows: to try the command")
 
 
@@ -60,19 +67,21 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if arguments.update and (missing := {"opaq", "inductor"} - set(names)):
         raise WrongTarget(f"--update: expected {missing.pop()!r} among the contestants")
     rows = 0.001 if arguments.small else 1.0
-    every, texts = cases(arguments.device, rows, arguments.update), arguments.only.split(";")
+    every = cases(arguments.device, rows, arguments.update, arguments.dtype)
+    texts = arguments.only.split(";")
     chosen = [case for case in every if any(text in case.name for text in texts)]
     if not chosen:
         known = ", ".join(case.name for case in every)
         raise WrongTarget(f"--only: no case has {arguments.only!r} in its name; there are {known}")
-    facts = _facts() if arguments.update else {}
+    written = _facts() if arguments.update else {}
     for case in chosen:
         with torch.no_grad():
             records, turns = _of_case(case, names, arguments, progress)
         progress.record(*records)
         if arguments.update and case.pattern:
-            _update(case, _gain(turns), facts)
-    return {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
+            _update(case, _gain(turns), written)
+    facts = {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
+    return facts | ({"dtype": arguments.dtype} if arguments.dtype else {})
 
 
 def _of_case(

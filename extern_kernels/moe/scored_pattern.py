@@ -299,7 +299,7 @@ scores_pattern = opaq.pattern(
     when=when_routed,
     sizes=lambda arguments: tuple(arguments["logits"].shape),
     alone=True,
-    measurements=Path(__file__).with_name("measured_scores.json"),  # once there are any
+    measurements=Path(__file__).with_name("measured_scores.json"),
 )
 
 

@@ -105,7 +105,7 @@ min_p_of_rows_pattern = opaq.pattern(
     },
     when=_when_min_p_of_rows,
     sizes=lambda arguments: rows_and_columns(arguments["logits"]),
-    measurements=Path(__file__).with_name("measured_min_p_of_rows.json"),  # once there are any
+    measurements=Path(__file__).with_name("measured_min_p_of_rows.json"),
     alone=True,
 )
 
