@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import copy
 import dataclasses
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Graph, GraphModule, Node
 
 from opaq import call_site
 
@@ -52,7 +53,8 @@ def collected() -> Iterator[list[Substitution]]:
 
 
 def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
-    """Changes a graph and its subgraphs in place. wanted: the option "substitute"."""
+    """Changes a graph and its subgraphs in place; one in which nothing is replaced stays as it was.
+    wanted: the option "substitute"."""
     if list(wanted) == ["none"]:
         return
     every = list(wanted) == ["all"]
@@ -61,6 +63,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     for module in graph_module.modules():
         if isinstance(module, GraphModule):
             _give_examples(module)
+            as_it_was = _copied(module.graph)
             # In which modes a subgraph is called is not known.
             changed = module is graph_module and modes.remove(module.graph)
             changed |= normal.by_place(module.graph) | local_writes.remove(module.graph)
@@ -70,14 +73,25 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
             before = len(found)
             for pattern in chosen:
                 found += _apply(nodes, pattern, not every)
-            if changed or any(each.applied for each in found[before:]):
+            if any(each.applied for each in found[before:]):
                 module.graph.lint()
                 module.recompile()
+            elif changed:
+                module.graph = as_it_was
     listed = _collecting.get()
     if listed is None:
         record.add_substitutions(found)
     else:
         listed += found
+
+
+def _copied(graph: Graph) -> Graph:
+    """With what others, such as Dynamo, have noted on its nodes."""
+    made = copy.deepcopy(graph)
+    for node, new in zip(graph.nodes, made.nodes, strict=True):
+        known = vars(new)
+        known.update({name: value for name, value in vars(node).items() if name not in known})
+    return made
 
 
 def _give_examples(module: GraphModule) -> None:
