@@ -126,8 +126,29 @@ def _replaced(
     shared = sharing[memory]
     shared.discard(write)
     (new,) = operations.memory(after)
-    sharing[new] = {made, *(node for node in shared if place[node] > place[write])}
+    views = sorted((node for node in shared if place[node] > place[write]), key=place.__getitem__)
+    sharing[new] = {made, *views}
+    for node in views:
+        _see_new_memory(node)
     return True
+
+
+def _see_new_memory(node: Node) -> None:
+    """Gives what shares memory with its argument an example that does so, too."""
+    before = value_of(node)
+    if operations.may_write(node):
+        after = value_of(node.args[0]) if node.args else None
+    else:
+        try:
+            after = rewrite.evaluated(node)
+        except (RuntimeError, TypeError, ValueError):
+            return
+    if not isinstance(before, torch.Tensor):
+        if isinstance(before, (tuple, list)):
+            node.meta["example_value"] = after
+    elif isinstance(after, torch.Tensor) and operations.alike(before, after):
+        kept = after.requires_grad == before.requires_grad
+        node.meta["example_value"] = after if kept else after.detach()
 
 
 def _is_fresh(target: Node) -> bool:

@@ -18,6 +18,7 @@ class Nodes:
         self.graph = graph
         self._place: dict[Node, float] = {}
         self._writes = operations.how_many_before(graph, operations.may_write)
+        self._writers = [node for node in graph.nodes if operations.may_write(node)]
         self._draws = operations.how_many_before(graph, operations.may_draw)
         self._operations: dict[Node, Operation | None] = {}
         self._named: dict[str, list[Node]] = {}
@@ -62,6 +63,10 @@ class Nodes:
     def same_memory(self, one: Node, other: Node) -> bool:
         """Whether nothing is written between the two."""
         return self._writes[one] == self._writes[other]
+
+    def writers_after(self, at: Node) -> list[Node]:
+        """What may write to memory after a node or at it, in order."""
+        return [node for node in self._writers[self._writes[at] :] if node in self]
 
     def may_be_drawn_at(self, node: Node, at: Node) -> bool:
         """Whether the random numbers of a node may be drawn before `at` instead: nothing in between

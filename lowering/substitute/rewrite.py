@@ -57,30 +57,28 @@ def check_uses(found: Match) -> None:
                 raise Refused(f"{node.name}, a part of it, is used elsewhere ({user.name})")
 
 
-def _viewed(node: Node) -> Node:
-    """The tensor that a view, or a view of a view, is of."""
-    while operations.rearranges(node) and operations.is_tensor(node.args[0]):
-        node = node.args[0]
-    return node
-
-
 def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
-    """Raises Refused where an argument or a result is written to after `at`, if there is a backward
-    pass: the op may keep them for it, where PyTorch's functions do not need them."""
+    """Raises Refused where the memory of an argument or a result is written to after `at`, if there
+    is a backward pass: the op may keep them for it, where PyTorch's functions do not need them."""
     arguments = [node for node in found.arguments.values() if operations.is_tensor(node)]
     if not torch.is_grad_enabled() or not any(value_of(each).requires_grad for each in arguments):
         return
-    kept = [("an argument", each, _viewed(each)) for each in arguments]
-    kept += [("a result", each, each) for each in found.roots]
-    for kind, each, base in kept:
-        readers = list(operations.readers([base], operations.rearranges))
-        same = {base, *filter(operations.rearranges, readers)}
-        for reader in readers:
-            if operations.writes_to(reader, same) and nodes.comes_before(at, reader):
-                raise Refused(
-                    f"{reader.name} writes to {kind} ({each.name}) afterwards, which the op may "
-                    "need for its gradient"
-                )
+    kept = [("an argument", each, _memory(each)) for each in arguments]
+    kept += [("a result", each, _memory(each)) for each in found.roots]
+    for writer in nodes.writers_after(at):
+        for written in writer.all_input_nodes:
+            if not operations.writes_to(writer, {written}):
+                continue
+            for kind, each, memory in kept:
+                if written is each or not memory.isdisjoint(_memory(written)):
+                    raise Refused(
+                        f"{writer.name} writes to {kind} ({each.name}) afterwards, which the op "
+                        "may need for its gradient"
+                    )
+
+
+def _memory(node: Node) -> set[int]:
+    return set(operations.memory(value_of(node)))
 
 
 def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
@@ -245,7 +243,12 @@ def complete(nodes: Sequence[Node], like: Node) -> None:
             if key in like.meta:
                 node.meta.setdefault(key, like.meta[key])
         if "example_value" not in node.meta:
-            node.meta["example_value"] = _evaluated(node.op, node.target, node.args, node.kwargs)
+            node.meta["example_value"] = evaluated(node)
+
+
+def evaluated(node: Node) -> Any:
+    """The value of a node for the example values of its arguments."""
+    return _evaluated(node.op, node.target, node.args, node.kwargs)
 
 
 def _evaluated(kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -1,0 +1,87 @@
+"""Places of patterns whose arguments or results are written to afterwards: an op may keep for its
+gradient what PyTorch's functions do not need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from opaq import extern_kernels
+from opaq.lowering.record import Substitution
+from opaq.lowering.substitute import apply
+
+extern_kernels.load_patterns()
+Tensor = torch.Tensor
+NAMES = ["cross_entropy", "moe_route"]
+
+
+def trained(function: Any, *arguments: Tensor) -> list[Substitution]:
+    """The places; results and the gradient of the first argument are eager's."""
+    compiled = torch.compile(function, backend="opaq", options={"substitute": NAMES})
+
+    def called(call: Any) -> list[Tensor]:
+        leaf = arguments[0].detach().requires_grad_()
+        results = call(leaf, *arguments[1:])
+        with_gradients = [each for each in results if each.requires_grad]
+        (gradient,) = torch.autograd.grad(sum((each * 3).sum() for each in with_gradients), leaf)
+        return [*(each.detach() for each in results), gradient]
+
+    with apply.collected() as found:
+        results = called(compiled)
+    torch.testing.assert_close(results, called(function))
+    return found
+
+
+SAME_MEMORY = {
+    "a cast to its own dtype": lambda x: x.float(),
+    "what is contiguous": lambda x: x.contiguous(),
+    "detached": lambda x: x.detach(),
+    "its data": lambda x: x.data,
+    "its transpose": lambda x: x.T,
+    "a diagonal": lambda x: x.diagonal(),
+    "strided": lambda x: x.as_strided((3,), (2,)),
+}
+
+
+@pytest.mark.parametrize("seen", SAME_MEMORY.values(), ids=SAME_MEMORY)
+def test_an_argument_is_written_in_whichever_way_it_is_seen(seen: Any) -> None:
+    def loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits * 1
+        mean = F.cross_entropy(logits, target)
+        seen(logits).mul_(2)
+        return mean, logits.detach()
+
+    (place,) = trained(loss, torch.randn(4, 8), torch.tensor([0, 3, 7, 1]))
+    assert "writes to an argument" in place.reason
+
+
+@pytest.mark.parametrize("seen", [lambda x: x.to(torch.float32), lambda x: x.detach()])
+def test_a_result_that_a_write_made_is_written_once_more(seen: Any) -> None:
+    """The first write is replaced by a new tensor, of which later views are."""
+
+    def route(logits: Tensor) -> tuple[Tensor, Tensor]:
+        weights, experts = torch.topk(F.softmax(logits, dim=-1), 2, dim=-1)
+        weights /= weights.sum(dim=-1, keepdim=True)
+        again = seen(weights)
+        scaled = weights.exp()
+        again.mul_(2)
+        return scaled, experts
+
+    (place,) = trained(route, torch.randn(6, 16))
+    assert "writes to a result" in place.reason
+
+
+def test_memory_of_other_tensors_is_written() -> None:
+    def loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        mean = F.cross_entropy(logits, target)
+        counts = torch.zeros(8)
+        counts.add_(1)
+        copy = logits.detach().clone()
+        copy.mul_(2)
+        return mean, counts + copy
+
+    (place,) = trained(loss, torch.randn(4, 8), torch.tensor([0, 3, 7, 1]))
+    assert place.applied
