@@ -65,7 +65,8 @@ def _routed(
     # No score is below 0 without a bias: with 0, too, the experts of other groups come last.
     zero_dropped = grouped and example_of(fill) == 0 and bias is not None
     if bias is not None:
-        bias = bias.reshape(-1).to(torch.promote_types(dtype_of(logits), torch.float32))
+        # DeepSeek's own code has it as a parameter; the choice gives it no gradient.
+        bias = bias.detach().reshape(-1).to(torch.promote_types(dtype_of(logits), torch.float32))
     results = moe_route(
         logits,
         k,

@@ -162,6 +162,12 @@ def test_a_division_that_the_op_does_not_have_is_left_to_inductor() -> None:
     assert arguments_of_route(nodes)[1:4] == (3, False, "softmax")
 
 
+def test_a_bias_that_is_a_parameter_has_no_gradient() -> None:
+    """As DeepSeek's own code has it; the choice gives it none."""
+    places, _ = compared(in_order(router(4, 2, 0.0)), LOGITS, torch.nn.Parameter(BIAS))
+    assert [each.applied for each in places] == [True]
+
+
 def test_other_scores_are_left() -> None:
     def gathered_with_the_bias(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         by = logits.sigmoid() + bias
