@@ -5,6 +5,7 @@ In logits of more than two dimensions the classes are the second one, as F.cross
 """
 
 import functools
+import math
 from pathlib import Path
 
 import torch
@@ -111,6 +112,8 @@ def _rows_and_classes(arguments):
 
 def _when_capped(arguments) -> str:
     logits, classes = arguments["logits"], arguments["classes"]
+    if not 0 < arguments["softcap"] < math.inf:
+        return "the softcap is not a number above 0"
     if classes is None:
         return _when(arguments)
     if logits.dim() == 0 or logits.shape[-1] != classes:
@@ -289,6 +292,8 @@ def _when_smoothed(arguments) -> str:
         return _when(arguments)
     if logits.dim() != 2:
         return "the logits have more dimensions"
+    if arguments["target"].shape != logits.shape[:1]:  # what takes a class may take fewer rows
+        return "there is not one target for each row of classes"
     if low is not None:
         smoothing = low * logits.shape[1]
         confidence = high - low if confidence is None else confidence

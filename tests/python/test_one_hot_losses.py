@@ -97,3 +97,18 @@ def test_other_weights(which: str) -> None:
     torch.testing.assert_close(compiled(ROWS, ROW_TARGET), loss(ROWS, ROW_TARGET))
     reason = "the weights of the two losses do not add up to 1"
     assert [each.reason for each in places] == [reason] * looks_alike
+
+
+def test_classes_of_fewer_rows_are_left() -> None:
+    """scatter and gather take an index of fewer rows, and leave the others as they are."""
+
+    def scattered(x: Tensor, t: Tensor) -> Tensor:
+        weights = torch.full_like(x, EPS / V).scatter_(-1, t[:2, None], 1 - EPS + EPS / V)
+        return (-weights * F.log_softmax(x, dim=-1)).sum(-1).mean()
+
+    def of_one_row(x: Tensor, t: Tensor) -> Tensor:
+        weights = F.one_hot(t[:1], V) * (1 - EPS) + EPS / V
+        return (-weights * F.log_softmax(x, dim=-1)).sum(-1).mean()
+
+    for loss in (scattered, of_one_row):
+        assert "cross_entropy_label_smoothing" not in applied(loss, ROWS, ROW_TARGET)

@@ -166,6 +166,22 @@ def test_another_cap_after_tanh_is_no_softcap(rows: Any) -> None:
     assert applied(loss, *rows) == ["cross_entropy"]
 
 
+@pytest.mark.parametrize("softcap", [-5.0, float("inf"), 0.0])
+def test_a_cap_that_is_not_above_0_is_no_softcap(softcap: float, rows: Any) -> None:
+    def capped(x: Tensor, t: Tensor) -> Any:
+        logits = torch.tanh(x / softcap) * softcap
+        return F.cross_entropy(logits, t), logits
+
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        return capped(x, t)[0]
+
+    for function in (capped, loss):
+        compiled = torch.compile(function, backend="opaq", options={"substitute": [CAPPED]})
+        with torch.no_grad():
+            expected, result = function(*rows), compiled(*rows)
+        torch.testing.assert_close(result, expected, equal_nan=True)
+
+
 def test_other_rows_of_the_loss_than_of_the_logits_are_left(rows: Any) -> None:
     def loss(x: Tensor, t: Tensor) -> Tensor:
         return F.cross_entropy((torch.tanh(x / 5) * 5).view(-1, 20), t.repeat(2).clamp(max=19))
