@@ -102,8 +102,9 @@ class Nodes:
 
     def replace(self, old: Node, new: Node) -> None:
         """Has all that reads `old` read `new`."""
-        for user in old.users:
-            self._operations.pop(user, None)
+        # Parts and pairs of columns are operations on what lies below their views.
+        for reader in operations.readers([old], operations.is_looked_through):
+            self._operations.pop(reader, None)
         old.replace_all_uses_with(new)
 
     def erase(self, node: Node) -> None:

@@ -297,6 +297,11 @@ def rearranges(node: Any) -> bool:
     return isinstance(node, Node) and is_tensor(node) and function_name(node) in VIEWS
 
 
+def is_looked_through(node: Node) -> bool:
+    """Whether the operation of a reader may be told by the argument of this node."""
+    return function_name(node) in VIEWS | CASTS | {"int", "long"}
+
+
 def why_kept(node: Node) -> str:
     """ "given", where a node is an input of the graph or a view of one, "returned", where the graph
     returns such a view, else ""."""

@@ -31,6 +31,8 @@ def anchor(found: Match, nodes: Nodes) -> Node:
             "that the op does not have"
         )
     arguments = [node for node in found.arguments.values() if isinstance(node, Node)]
+    if not set(found.roots).isdisjoint(arguments):
+        raise Refused("a result is an argument of the others")
     if arguments and not nodes.comes_before(last := nodes.last(arguments), at):
         at = last.next
     readers = [user for root in found.roots for user in root.users if user not in found.region]

@@ -388,6 +388,28 @@ def test_heads_of_other_sizes_are_replaced_one_by_one() -> None:
     assert places(both, q, k, *tables()) == ["", ""]
 
 
+ROTATIONS: list[Callable[..., Tensor]] = [
+    lambda x, cos, sin: x * cos + turned(x) * sin,
+    lambda x, cos, sin: x * cos + turned_pairs(x) * sin,
+    lambda x, cos, sin: by_parts(x, cos, sin, x.chunk(2, -1)),
+    lambda x, cos, sin: by_parts(x, cos, sin, x.unflatten(-1, (2, -1)).unbind(-2)),
+]
+
+
+def by_parts(x: Tensor, cos: Tensor, sin: Tensor, parts: Any) -> Tensor:
+    (one, two), cos, sin = parts, cos[..., : D // 2], sin[..., : D // 2]
+    return torch.cat((one * cos - two * sin, two * cos + one * sin), -1)
+
+
+@pytest.mark.parametrize("second", ROTATIONS)
+@pytest.mark.parametrize("first", ROTATIONS)
+def test_a_rotation_of_what_was_rotated(first: Any, second: Any) -> None:
+    def twice(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return second(first(x, cos, sin), cos, sin)
+
+    assert places(twice, torch.randn(B, H, T, D, requires_grad=True), *tables()) == ["", ""]
+
+
 def test_a_part_that_is_read_elsewhere() -> None:
     def one(q: Tensor, cos: Tensor, sin: Tensor) -> Any:
         other = turned(q)
