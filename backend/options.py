@@ -86,7 +86,7 @@ def split(
 
 def _hint(name: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(name, list(known), n=1)
-    return f'; did you mean "{nearest[0]}"?' if nearest else ""
+    return f'; did you mean "{nearest[0]}"?' if nearest else "."
 
 
 def check_patterns(names: list[str]) -> None:
@@ -96,6 +96,11 @@ def check_patterns(names: list[str]) -> None:
     if names in (["all"], ["none"]):
         return
     for name in names:
+        if name in ("all", "none"):
+            raise _runtime.DeclarationError(
+                f'option "substitute" of backend="opaq": got {names!r}; "{name}" stands alone: '
+                f'give ["{name}"], or names of patterns'
+            )
         if name not in patterns:
             raise _runtime.DeclarationError(
                 f'option "substitute" of backend="opaq": got {name!r}{_hint(name, patterns)} '

@@ -44,6 +44,17 @@ def test_wrong_value_names_what_is_accepted() -> None:
         options.split({"strict": "yes"}, KNOWN)
 
 
+def test_all_patterns_and_names_of_patterns_are_not_mixed() -> None:
+    with pytest.raises(opaq.DeclarationError) as caught:
+        options.check_patterns(["all", "rms_norm"])
+    assert str(caught.value) == (
+        'option "substitute" of backend="opaq": got [\'all\', \'rms_norm\']; "all" stands alone: '
+        'give ["all"], or names of patterns'
+    )
+    with pytest.raises(opaq.DeclarationError, match='got \'zzz\'. Expected "all", "none" or'):
+        options.check_patterns(["zzz"])
+
+
 def test_backend_is_found_without_an_import_and_takes_options() -> None:
     assert "opaq" in torch.compiler.list_backends(exclude_tags=None)
     compiled = torch.compile(
