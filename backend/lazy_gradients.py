@@ -150,7 +150,6 @@ class _Gradient(torch.autograd.Function):
         return result.detach()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Any) -> Any:
         if grad is None:
             return None, None, None, *(None for _ in ctx.inputs)
@@ -177,8 +176,27 @@ class _Gradient(torch.autograd.Function):
         result = ctx.owner.run_again(given)[ctx.number]
         trained = [isinstance(each, torch.Tensor) and each.requires_grad for each in given]
         wanted = [each for each, need in zip(given, trained) if need]
-        found = iter(torch.autograd.grad(result, wanted, grad, allow_unused=True))
+        gradients = torch.autograd.grad(result, wanted, grad.detach(), allow_unused=True)
+        if torch.is_grad_enabled():  # create_graph=True
+            leaves = [each for each, need in zip(ctx.inputs, trained) if need]
+            gradients = _Once.apply(len(gradients), *gradients, grad, *leaves)
+        found = iter(gradients)
         return None, None, None, *(next(found) if need else None for need in trained)
+
+
+class _Once(torch.autograd.Function):
+    """Gradients that depend on the other tensors, but have no gradients themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+        return tensors[:count]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            "gradients of a result of a compiled graph have no gradients themselves: "
+            "torch.compile does not support double backward; leave this part uncompiled"
+        )
 
 
 def _ancestors(nodes: Sequence[Node]) -> set[Node]:

@@ -94,6 +94,22 @@ def test_explain_shows_the_backward_graph_that_is_compiled() -> None:
         assert node.arguments["added"] == added
 
 
+@pytest.mark.filterwarnings("ignore:result 1 of a compiled graph")
+def test_they_have_no_gradients_themselves() -> None:
+    """Left out without a word, a penalty of gradients would be missing in those of the weight."""
+    model, (x, target) = Model(), operands()
+    compiled = compile_with_opaq(model)
+    for once in (True, False):
+        loss, logits = compiled(x, target)
+        (grad,) = torch.autograd.grad(logits.square().sum(), x, create_graph=True)
+        expected = torch.autograd.grad(model(x, target)[1].square().sum(), x)[0]
+        torch.testing.assert_close(grad.detach(), expected)
+        assert grad.requires_grad
+        if once:
+            with pytest.raises(RuntimeError, match="does not support double backward"):
+                (loss + grad.square().sum()).backward()
+
+
 def test_once_asked_for_they_are_compiled() -> None:
     model, (x, target) = Model(), operands()
     compiled = compile_with_opaq(model)
