@@ -323,7 +323,7 @@ def _(logits, target, label_smoothing, confidence):  # timm
 # ---- probabilities of given tokens, of any number of dimensions ----------------------------------
 
 
-def _when_given(arguments) -> str:
+def when_given(arguments) -> str:
     logits, index, target = (arguments.get(each) for each in ("logits", "index", "target"))
     given = index if target is None else target.unsqueeze(-1)
     if given.dtype != torch.int64:
@@ -351,7 +351,7 @@ given_pattern = opaq.pattern(
     "token_log_probability",
     _of_given,
     {**_EXAMPLES, "loss": False, "squeezed": False, "from_end": False},
-    when=_when_given,
+    when=when_given,
     streamed=("logits",),
     sizes=lambda arguments: rows_and_columns(arguments["logits"]),
     measurements=Path(__file__).with_name("measured_given.json"),

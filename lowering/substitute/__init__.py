@@ -6,6 +6,7 @@
     operations.py    what is known of a node of a graph
     normal.py        detours that models take, written as the operations of patterns
     means.py         means of squares, however they are written
+    linear.py        sums of two values that took the same linear steps
     modes.py         changes of a mode that change nothing
     local_writes.py  writes that nothing else sees, as operations
     masks.py         masks that are true nowhere

@@ -71,6 +71,7 @@ SIGNATURES = {
         "histc": "input, bins=100, min=0, max=0",
         "cumsum": "input, dim, dtype=None",
         "gather": "input, dim, index, sparse_grad=False",
+        "take_along_dim": "input, indices, dim=None",
         "index_select": "input, dim, index",
         "index_put": "input, indices, values, accumulate=False",
         "scatter": "input, dim, index, src, reduce=None",

@@ -33,6 +33,7 @@ _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
 _NEW |= {"ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
 _NEW |= {"masked_fill", "where", "index_put", "gather", "scatter", "slice_scatter"}
+_NEW |= {"neg", "sum", "mean", "silu", "gelu"}
 _KEPT_FOR_GRADIENTS = {"softmax", "amax"}  # new memory too
 
 
@@ -155,6 +156,8 @@ def _is_fresh(target: Node) -> bool:
     """Whether a tensor is memory of its own, which nothing has kept for a gradient."""
     value = value_of(target)
     if not isinstance(value, torch.Tensor) or not pytorch.is_plain(value):
+        return False
+    if operations.may_write(target):  # silu(x, inplace=True) is x
         return False
     if value.layout != torch.strided:
         return False

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.fx import Graph, Node
 
-from . import forms, means, operations, rewrite
+from ..compat import pytorch
+from . import forms, linear, means, operations, rewrite
 from .operations import function_name, value_of
 
 # Of a graph and a node: what stands for the node, put before it; the node where it was changed.
@@ -98,6 +99,40 @@ def _same_shape(graph: Graph, node: Node) -> Any:
         if not computed or len(source.users) > 1:
             return None  # the result is a tensor of its own
     return source if operations.is_tensor(source) else None
+
+
+def _of_rows(graph: Graph, node: Node) -> Node | None:
+    """log_softmax(x).view(-1, classes), as log_softmax(x.view(-1, classes)), where nothing else
+    reads it."""
+    given = node.args[0]
+    found = forms.operation(given)
+    if found is None or (found.name, *found.args[1:]) != ("log_softmax", (-1,)):
+        return None
+    before, after, source = value_of(given), value_of(node), found.args[0]
+    whole = type(before.shape[-1]) is int and before.shape[-1:] == after.shape[-1:]
+    alike = (before.dtype, before.stride()) == (value_of(source).dtype, value_of(source).stride())
+    other = after.dtype == before.dtype and after.dim() != before.dim()
+    if len(given.users) > 1 or not (whole and alike and other):
+        return None
+    if operations.written_between(given, node):
+        return None
+    view = graph.create_node(node.op, node.target, (source, *node.args[1:]), dict(node.kwargs))
+    return graph.call_function(torch.log_softmax, (view, -1))
+
+
+def _taken_along(graph: Graph, node: Node) -> Node | None:
+    """torch.take_along_dim(x, index, dim) of as many rows, as x.gather(dim, index)."""
+    given = forms.arguments(node, "take_along_dim")
+    if given is None or type(given["dim"]) is not int:
+        return None
+    source, index = given["input"], given["indices"]
+    sizes = [list(value_of(each).shape) for each in (source, index) if operations.is_tensor(each)]
+    if len(sizes) < 2 or len(sizes[0]) != len(sizes[1]):
+        return None
+    for size in sizes:
+        del size[given["dim"]]
+    alike = pytorch.surely_equal(*sizes) and value_of(index).dtype == torch.int64
+    return graph.call_method("gather", (source, given["dim"], index)) if alike else None
 
 
 def _rows_of_classes(graph: Graph, node: Node) -> Node | None:
@@ -310,6 +345,7 @@ _NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
 _REDUCTIONS = ("sum", "mean", "amax", "logsumexp")
 # what nothing may read any more
 _LEFT = ("max", "neg", "empty_like", "mul", "div", "norm", "var_mean", "slice_scatter")
+_LEFT += ("masked_fill", "squeeze", "log_softmax")
 _LEFT += (*_NEW, *_REDUCTIONS)
 
 
@@ -334,9 +370,12 @@ _RULES: dict[str, _Rule] = {
     "select": _squeezed,
     "squeeze": _first_of(_squeezed, _as_reduced, _negated_last),
     "unsqueeze": _as_reduced,
-    "flatten": _rows_of_classes,
-    **dict.fromkeys(("view", "reshape"), _same_shape),
-    "gather": _taken_by_its_own_choice,
+    "flatten": _first_of(_of_rows, _rows_of_classes),
+    **dict.fromkeys(("view", "reshape"), _first_of(_of_rows, _same_shape)),
+    "take_along_dim": _taken_along,
+    "gather": _first_of(_taken_by_its_own_choice, linear.sign_outside),
+    **dict.fromkeys(("sum", "mean"), linear.sign_outside),
+    **dict.fromkeys(("add", "sub"), linear.of_two),
     "argsort": _in_order,
     "scatter": _put_back,
     "slice_scatter": _joined,

@@ -1,0 +1,156 @@
+"""Linear steps: a sum of two values that took the same ones, as the way of their sum, and signs
+behind what is summed or chosen.
+
+Losses with label smoothing are written as two sums over the rows, of the log-probability of the
+class and of all of them; an op gives the sum of both for each row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from . import forms, operations
+from .operations import value_of
+
+_Step = Callable[[Graph, Node], Node]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Term:
+    """factor * node, where nothing else reads the node."""
+
+    node: Node
+    factor: float = 1.0
+
+    def times(self, graph: Graph) -> Node:
+        if self.factor == 1:
+            return self.node
+        return graph.call_function(torch.mul, (self.node, self.factor))
+
+
+def of_two(graph: Graph, node: Node) -> Node | None:
+    """a * f(p) + b * f(q), as f(a * p + b * q), where f is sums, masks, divisions and views, and p
+    and q are computed from one tensor."""
+    found = forms.operation(node)
+    if found is None or found.name not in ("add", "sub"):
+        return None
+    if operations.digits(value_of(node).dtype) < 2:  # each of what is added would be rounded
+        return None
+    one, other = (_term(value, node) for value in found.args)
+    if one is None or other is None:
+        return None
+    if found.name == "sub":
+        other = dataclasses.replace(other, factor=-other.factor)
+    way: list[_Step] = []
+    while (taken := _step(one, other)) is not None:
+        step, one, other = taken
+        way.append(step)
+    if not way or not _of_one_tensor(one.node, other.node):
+        return None
+    if any(operations.written_between(each.node, node) for each in (one, other)):
+        return None
+    made = graph.call_function(torch.add, (one.times(graph), other.times(graph)))
+    for step in reversed(way):
+        made = step(graph, made)
+    return made
+
+
+def _term(value: Any, reader: Node, factor: float = 1.0) -> _Term | None:
+    """Without numbers that it is multiplied with."""
+    while operations.is_tensor(value) and set(value.users) == {reader}:
+        found = forms.operation(value)
+        if found is None:
+            return _Term(value, factor)
+        first, *others = found.args
+        if found.name == "neg":
+            inner, factor = first, -factor
+        elif found.name == "mul" and _is_number(others[0]):
+            inner, factor = first, factor * others[0]
+        elif found.name == "mul" and _is_number(first):
+            inner, factor = others[0], factor * first
+        elif found.name == "div" and _is_number(others[0]) and others[0] != 0:
+            inner, factor = first, factor / others[0]
+        else:
+            return _Term(value, factor)
+        value, reader = inner, value
+    return None
+
+
+def _step(one: _Term, other: _Term) -> tuple[_Step, _Term, _Term] | None:
+    """(what both do last, and what it is done to)"""
+    first, second = forms.operation(one.node), forms.operation(other.node)
+    if first is None or second is None or first.name != second.name:
+        return None
+    factors = [one.factor, other.factor]
+    if first.name in ("sum", "mean"):
+        reduce = getattr(torch, first.name)
+        how = first.args[1:]
+        known = second.args[1:] == how
+        step = lambda graph, x: graph.call_function(reduce, (x, *how))  # noqa: E731
+    elif first.name == "squeeze":
+        dim = first.args[1]
+        known = second.args[1] == dim and type(dim) is int
+        step = lambda graph, x: graph.call_method("squeeze", (x, dim))  # noqa: E731
+    elif first.name == "masked_fill":
+        mask, number = first.args[1:]
+        known = second.args[1:] == (mask, number) and _is_number(number) and number == 0
+        step = lambda graph, x: graph.call_method("masked_fill", (x, mask, 0.0))  # noqa: E731
+    elif first.name == "div":
+        divisors = [_without_number(each.args[1]) for each in (first, second)]
+        divisor = divisors[0][0]
+        known = divisor is divisors[1][0] and operations.is_tensor(divisor)
+        factors = [factor / number for factor, (_, number) in zip(factors, divisors)]
+        step = lambda graph, x: graph.call_function(torch.div, (x, divisor))  # noqa: E731
+    else:
+        return None
+    inner = [
+        _term(each.args[0], term.node, factor)
+        for each, term, factor in zip((first, second), (one, other), factors)
+    ]
+    if not known or inner[0] is None or inner[1] is None:
+        return None
+    return step, inner[0], inner[1]
+
+
+def _without_number(value: Any) -> tuple[Any, float]:
+    """(x, number) of x * number."""
+    found = forms.operation(value)
+    if found is not None and found.name == "mul":
+        for x, number in (found.args, found.args[::-1]):
+            if _is_number(number) and number != 0:
+                return x, number
+    return value, 1.0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def _of_one_tensor(one: Node, other: Node) -> bool:
+    first, second = (value_of(each) for each in (one, other))
+    if first.shape != second.shape or not first.is_floating_point():
+        return False
+    if not second.is_floating_point():
+        return False
+    sources = [each.args[0] if each.args else None for each in (one, other)]
+    return sources[0] is sources[1] and operations.is_tensor(sources[0])
+
+
+def sign_outside(graph: Graph, node: Node) -> Node | None:
+    """(-x).gather(dim, index) and (-x).sum(dim), as -(x.gather(dim, index)) and -(x.sum(dim))."""
+    source = node.args[0]
+    if not operations.is_tensor(source) or operations.function_name(source) != "neg":
+        return None
+    known = len(source.args) == 1 and not source.kwargs and operations.is_tensor(source.args[0])
+    if not known or not value_of(source).is_floating_point():
+        return None
+    if operations.written_between(source, node):
+        return None
+    args = (source.args[0], *node.args[1:])
+    made = graph.create_node(node.op, node.target, args, dict(node.kwargs))
+    return graph.call_function(torch.neg, (made,))
