@@ -102,7 +102,7 @@ def arguments(node: Node, name: str) -> dict[str, Any] | None:
 
 def _renamed(kwargs: dict[str, Any]) -> dict[str, Any]:
     names = {"self": "input", "axis": "dim", "x": "input", "A": "input", "ord": "p"}
-    names["split_size_or_sections"] = "split_size"
+    names |= {"split_size_or_sections": "split_size", "keepdims": "keepdim"}
     return {names.get(key, key).lstrip("_"): value for key, value in kwargs.items()}
 
 

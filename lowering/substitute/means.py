@@ -1,4 +1,4 @@
-"""Means and sums of squares, however they are written, as x.square().mean(dim)."""
+"""Means and sums of squares, however they are written, as x.square().mean(dim), and variances."""
 
 from __future__ import annotations
 
@@ -81,6 +81,39 @@ def of_both(graph: Graph, node: Node) -> Node | None:
     if index == 0:
         return graph.call_function(torch.var, call.args, dict(call.kwargs))
     return graph.call_function(torch.mean, found.args[:3])
+
+
+def of_moments(graph: Graph, node: Node) -> Node | None:
+    """x.square().mean(dim) - x.mean(dim).square(), as the variance, which loses fewer digits."""
+    found = forms.operation(node)
+    if found is None or found.name != "sub":
+        return None
+    squares, square = (_once_read(each, node, name) for each, name in zip(found.args, _MOMENTS))
+    if squares is None or square is None:
+        return None
+    of_squares, mean = (
+        _once_read(squares.args[0], found.args[0], "square"),
+        forms.operation(square.args[0]),
+    )
+    if (
+        of_squares is None
+        or mean is None
+        or (mean.name, *mean.args)
+        != (
+            "mean",
+            of_squares.args[0],
+            *squares.args[1:],
+        )
+    ):
+        return None
+    source, dims, keepdim = mean.args
+    first = of_squares.args[0]
+    if operations.written_between(first, node) or value_of(node).dtype != value_of(source).dtype:
+        return None
+    return graph.call_function(torch.var, (source, dims), {"correction": 0, "keepdim": keepdim})
+
+
+_MOMENTS = ("mean", "square")
 
 
 def _once_read(value: Any, reader: Node, *names: str) -> Operation | None:

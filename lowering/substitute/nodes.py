@@ -78,11 +78,12 @@ class Nodes:
         return node in self._transformed
 
     def before_exact_casts(self, node: Node, at: Node) -> tuple[Node, set[Node]]:
-        """(what a node has the values of, the casts in between that lose nothing). Nothing is
-        written between these casts and `at`: what is written after a cast is not in its result.
+        """(what a node has the values of, the casts in between that lose nothing, and products with
+        1). Nothing is written between these and `at`: what is written after a cast is not in its
+        result.
         """
         passed: set[Node] = set()
-        while (source := operations.source_of_cast(node)) is not None:
+        while (source := operations.has_values_of(node)) is not None:
             if not (operations.is_exact_cast(node, source) and self.same_memory(node, at)):
                 break
             passed.add(node)

@@ -175,6 +175,32 @@ def _as_reduced(graph: Graph, node: Node) -> Node | None:
     return graph.create_node(given.op, given.target, reduced.args[:2], keywords)
 
 
+def _kept_before_functions(graph: Graph, node: Node) -> Node | None:
+    """f(x.sum(dim)).unsqueeze(dim), as f(x.sum(dim, keepdim=True)), for functions of each element,
+    where nothing else reads what they give."""
+    view, inner = forms.operation(node), node.args[0]
+    if view is None or view.name != "unsqueeze":
+        return None
+    functions = []
+    while operations.is_tensor(inner) and len(inner.users) == 1:
+        if (reduced := forms.operation(inner)) is not None and reduced.name in _REDUCTIONS:
+            break
+        known = function_name(inner) in _OF_EACH and not operations.may_write(inner)
+        if not known or len(inner.all_input_nodes) != 1:
+            return None
+        functions.append(inner)
+        inner = inner.all_input_nodes[0]
+    else:
+        return None
+    if reduced.args[1:] != (view.args[1:], False) or operations.written_between(inner, node):
+        return None
+    made = graph.create_node(inner.op, inner.target, reduced.args[:2], {"keepdim": True})
+    for each in reversed(functions):
+        made = graph.node_copy(each, lambda _, made=made: made)
+        del made.meta["example_value"]
+    return made
+
+
 def _of_all_rows(graph: Graph, node: Node) -> Node | None:
     """torch.stack([x[0].sum(-1), x[1].sum(-1), ...]) of all rows of x, as x.sum(-1)."""
     found = forms.operation(node)
@@ -343,10 +369,12 @@ def _like_the_first(graph: Graph, node: Node) -> Any:
 
 _NEW = ("empty", "new_empty", "zeros", "zeros_like", "new_zeros", "ones_like")
 _REDUCTIONS = ("sum", "mean", "amax", "logsumexp")
+_OF_EACH = {"add", "sub", "mul", "div", "pow", "sqrt", "rsqrt", "reciprocal", "clamp"}
+_OF_EACH |= {"square", "log", "exp", "neg", *operations.CASTS}
 # what nothing may read any more
-_LEFT = ("max", "neg", "empty_like", "mul", "div", "norm", "var_mean", "slice_scatter")
+_LEFT = ("max", "empty_like", "norm", "var_mean", "slice_scatter")
 _LEFT += ("masked_fill", "squeeze", "log_softmax")
-_LEFT += (*_NEW, *_REDUCTIONS)
+_LEFT += (*_NEW, *_REDUCTIONS, *_OF_EACH)
 
 
 def _before(node: Node) -> set[Node]:
@@ -366,16 +394,17 @@ def _first_of(*rules: _Rule) -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "getitem": _first_of(_largest, means.of_both, _squeezed, _as_reduced),
+    "getitem": _first_of(_largest, means.of_both, _squeezed, _as_reduced, _kept_before_functions),
     "select": _squeezed,
     "squeeze": _first_of(_squeezed, _as_reduced, _negated_last),
-    "unsqueeze": _as_reduced,
+    "unsqueeze": _first_of(_as_reduced, _kept_before_functions),
     "flatten": _first_of(_of_rows, _rows_of_classes),
     **dict.fromkeys(("view", "reshape"), _first_of(_of_rows, _same_shape)),
     "take_along_dim": _taken_along,
     "gather": _first_of(_taken_by_its_own_choice, linear.sign_outside),
     **dict.fromkeys(("sum", "mean"), linear.sign_outside),
-    **dict.fromkeys(("add", "sub"), linear.of_two),
+    "add": linear.of_two,
+    "sub": _first_of(means.of_moments, linear.of_two),
     "argsort": _in_order,
     "scatter": _put_back,
     "slice_scatter": _joined,

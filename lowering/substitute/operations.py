@@ -241,10 +241,10 @@ def source_of_cast(node: Any) -> Node | None:
         source = node.args[0] if node.args else None
     else:
         return None
-    return source if _has_values_of(node, source) else None
+    return source if _may_have_values_of(node, source) else None
 
 
-def _has_values_of(node: Node, source: Any) -> bool:
+def _may_have_values_of(node: Node, source: Any) -> bool:
     if not is_tensor(source):
         return False
     before, after = value_of(source), value_of(node)
@@ -272,7 +272,13 @@ def times_one(node: Any) -> Node | None:
     if name == "mul" and not isinstance(first, Node):
         first, second = second, first
     one = type(second) in (int, float) and second == 1
-    return first if one and _has_values_of(node, first) else None
+    return first if one and _may_have_values_of(node, first) else None
+
+
+def has_values_of(node: Any) -> Node | None:
+    """What a node casts, copies, or multiplies with 1."""
+    source = source_of_cast(node)
+    return times_one(node) if source is None else source
 
 
 def is_exact_cast(node: Node, source: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def check_uses(found: Match) -> None:
     computed twice."""
     region = found.region
     for node in region - set(found.roots):
-        source = operations.source_of_cast(node)
+        source = operations.has_values_of(node)
         if operations.rearranges(node) or (source and operations.is_exact_cast(node, source)):
             continue
         for user in node.users:
@@ -92,14 +92,18 @@ def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
         raise Refused("a result has no gradient, which the op gives it")
 
 
-def narrowing_casts(nodes: Nodes, root: Node, dtype: torch.dtype) -> list[Node]:
+def narrowing_casts(
+    nodes: Nodes, root: Node, dtype: torch.dtype, region: Collection[Node]
+) -> list[Node]:
     """What converts a result to the dtype of the replacement's. Empty if it has that dtype. Raises
-    Refused if something reads it with more digits than the replacement has.
+    Refused if something but the pattern reads it with more digits than the replacement has.
     """
     wide = value_of(root).dtype
     if wide == dtype or operations.loses_nothing(wide, dtype):
         return []
-    casts = list(root.users)
+    casts = [
+        user for user in root.users if user not in region or operations.source_of_cast(user) is root
+    ]
     for user in casts:
         if operations.source_of_cast(user) is not root or value_of(user).dtype != dtype:
             name = str(wide).removeprefix("torch.")
@@ -150,7 +154,7 @@ def put(
         ):
             raise Refused("the op gives results of other dtypes")
         casts = [
-            narrowing_casts(nodes, root, value_of(result).dtype)
+            narrowing_casts(nodes, root, value_of(result).dtype, found.region)
             for root, result in zip(found.roots, results)
         ]
         for root, result in zip(found.roots, results):

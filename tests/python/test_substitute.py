@@ -142,7 +142,7 @@ def test_what_writes_without_an_underscore_in_its_name_is_seen(pair: Any) -> Non
 
 def test_an_argument_that_is_written_afterwards_is_not_kept_for_the_gradient() -> None:
     def loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        logits = logits * 1
+        logits = logits * 2
         mean = F.cross_entropy(logits, target)
         logits.view(-1).div_(2)
         return mean, logits
