@@ -46,10 +46,13 @@ def _refusal_of_bound(arguments, n) -> str:
     count = float(arguments["scale"]) ** 2 if root is None else float(arguments["part"]) ** -2
     if not math.isclose(count, int(n), rel_tol=1e-6):
         return "the scale is not the root of the size of a row"
-    # The square is a float32 that is not subnormal.
-    if not 1e-14 <= float(norm if root is None else root) <= 1e-8:
-        return "the least norm is not from 1e-14 to 1e-8"
-    return ""
+    return refusal_of_number(norm if root is None else root)
+
+
+def refusal_of_number(least) -> str:
+    """The square is a float32 that is not subnormal."""
+    known = 1e-14 <= float(least) <= 1e-8
+    return "" if known else "the least norm is not from 1e-14 to 1e-8"
 
 
 def _scaled(x, weight, eps):  # transformers: Llama, Mistral, Qwen
