@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 import opaq
-from opaq.pattern import rows_and_columns
+from opaq.pattern import example_of, rows_and_columns
 
 from .multinomial import multinomial
 from .sample import sample, sample_multinomial, sampling_probabilities
@@ -32,17 +32,18 @@ EXAMPLES = {
     "min_p": 0.25,
     "probabilities": torch.empty(2, 8, device="meta"),
     "keepdim": True,
+    "keeps_one": True,
 }
 # A set of classes whose probability is top_p exactly is enough for `1 - top_p`, but not where sums
 # are compared with `> top_p`: there it must be passed. The op's sums have 40 bits.
 _PASSED = 2.0**-38
 
 
-def refusal(arguments) -> str:
+def refusal(arguments, dims=(2,)) -> str:
     logits = arguments["logits"]
     if logits.requires_grad:
         return "the op has no gradient"
-    if logits.dim() != 2:
+    if logits.dim() not in dims:
         return "the logits have not two dimensions"
     if logits.dtype == torch.float64 and logits.device.type != "cpu":
         return "the logits are float64"
@@ -66,21 +67,41 @@ def declared(name: str, replacement, measurements: str | None, **more):
 
 
 _OF_LOGITS = {"when": refusal, "nonzero": ("temperature",)}
+_OF_ROW_OR_ROWS = {**_OF_LOGITS, "when": lambda arguments: refusal(arguments, (1, 2))}
 
 
 def _between_0_and_1(number):
     return torch.sym_max(0.0, torch.sym_min(1.0, number))
 
 
+def _probabilities(logits, *numbers):
+    """Of rows, or of one."""
+    if example_of(logits).dim() == 1:  # gpt-fast, LitGPT
+        return sampling_probabilities(logits.unsqueeze(0), *numbers).squeeze(0)
+    return sampling_probabilities(logits, *numbers)
+
+
 # ---- min-p, which is the last filter: before the patterns that are parts of it -------------------
 
 
-def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0):
+def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0, keeps_one=True):
     top_p = 1.0 if rest is None else _kept(None, rest)
-    return sampling_probabilities(logits, temperature, top_k, top_p, _between_0_and_1(min_p))
+    return _probabilities(logits, temperature, top_k, top_p, _between_0_and_1(min_p))
 
 
-min_p_pattern = declared("min_p_probabilities", _of_min_p, "measured_min_p.json", **_OF_LOGITS)
+def _when_min_p(arguments) -> str:
+    if not arguments["keeps_one"] and arguments["min_p"] > 1:
+        return "not even the likeliest class is left"
+    return refusal(arguments, (1, 2))
+
+
+min_p_pattern = declared(
+    "min_p_probabilities",
+    _of_min_p,
+    "measured_min_p.json",
+    when=_when_min_p,
+    nonzero=("temperature",),
+)
 
 
 def _near_the_largest(logits, min_p):  # transformers
@@ -101,55 +122,79 @@ def _near_in_order(logits, min_p):  # transformers, before version 5
     return logits.masked_fill(removed, -float("inf"))
 
 
-def _spell_min_p(near):
+def _near(logits, min_p):
+    """Without a class that is kept anyway."""
+    probabilities = torch.softmax(logits, dim=-1)
+    removed = probabilities < min_p * probabilities.amax(dim=-1, keepdim=True)
+    return logits.masked_fill(removed, -float("inf"))
+
+
+def _spell_min_p(near, **fixed):
     """Alone, and after the other filters."""
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, temperature, top_k, rest, min_p):
         likeliest = _likeliest(_largest(logits / temperature, top_k), rest)
         return F.softmax(near(likeliest, min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, temperature, top_k, min_p):
         return F.softmax(near(_largest(logits / temperature, top_k), min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, temperature, rest, min_p):
         return F.softmax(near(_likeliest(logits / temperature, rest), min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, temperature, min_p):
         return F.softmax(near(logits / temperature, min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, top_k, rest, min_p):
         return F.softmax(near(_likeliest(_largest(logits, top_k), rest), min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, top_k, min_p):
         return F.softmax(near(_largest(logits, top_k), min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, rest, min_p):
         return F.softmax(near(_likeliest(logits, rest), min_p), dim=-1)
 
-    @min_p_pattern.spelling
+    @min_p_pattern.spelling(**fixed)
     def _(logits, min_p):
         return F.softmax(near(logits, min_p), dim=-1)
 
 
 _spell_min_p(_near_the_largest)
 _spell_min_p(_near_in_order)
+_spell_min_p(_near, keeps_one=False)
+
+
+def _near_of(probabilities, min_p):
+    least = min_p * probabilities.amax(dim=-1, keepdim=True)
+    kept = probabilities.masked_fill(probabilities < least, 0.0)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+@min_p_pattern.spelling(keeps_one=False)
+def _(logits, temperature, min_p):
+    return _near_of(F.softmax(logits / temperature, dim=-1), min_p)
+
+
+@min_p_pattern.spelling(keeps_one=False)
+def _(logits, min_p):
+    return _near_of(F.softmax(logits, dim=-1), min_p)
 
 
 # ---- top-k ---------------------------------------------------------------------------------------
 
 
 def _of_top_k(logits, temperature=1.0, top_k=0):
-    return sampling_probabilities(logits, temperature, top_k)
+    return _probabilities(logits, temperature, top_k)
 
 
-top_k_pattern = declared("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_LOGITS)
+top_k_pattern = declared("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_ROW_OR_ROWS)
 
 
 def _largest(logits, top_k):  # transformers, nanoGPT
@@ -162,24 +207,23 @@ def _largest_selected(logits, top_k):  # gpt-fast
     return torch.where(logits < least, -float("inf"), logits)
 
 
-@top_k_pattern.spelling
-def _(logits, temperature, top_k):
-    return F.softmax(_largest(logits / temperature, top_k), dim=-1)
+def _largest_kept(logits, top_k):
+    least = torch.topk(logits, top_k, dim=-1)[0][..., -1, None]
+    return torch.where(logits >= least, logits, -float("inf"))
 
 
-@top_k_pattern.spelling
-def _(logits, top_k):
-    return F.softmax(_largest(logits, top_k), dim=-1)
+def _spell_top_k(largest):
+    @top_k_pattern.spelling
+    def _(logits, temperature, top_k):
+        return F.softmax(largest(logits / temperature, top_k), dim=-1)
+
+    @top_k_pattern.spelling
+    def _(logits, top_k):
+        return F.softmax(largest(logits, top_k), dim=-1)
 
 
-@top_k_pattern.spelling
-def _(logits, temperature, top_k):
-    return F.softmax(_largest_selected(logits / temperature, top_k), dim=-1)
-
-
-@top_k_pattern.spelling
-def _(logits, top_k):
-    return F.softmax(_largest_selected(logits, top_k), dim=-1)
+for _each in (_largest, _largest_selected, _largest_kept):
+    _spell_top_k(_each)
 
 
 # ---- top-p ---------------------------------------------------------------------------------------
@@ -190,10 +234,10 @@ def _kept(top_p, rest):
 
 
 def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
-    return sampling_probabilities(logits, temperature, top_k, _kept(top_p, rest))
+    return _probabilities(logits, temperature, top_k, _kept(top_p, rest))
 
 
-top_p_pattern = declared("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_LOGITS)
+top_p_pattern = declared("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_ROW_OR_ROWS)
 
 
 def unlikely(ascending, rest):

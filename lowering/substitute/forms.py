@@ -296,6 +296,8 @@ def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
         return None
     if given.get("accumulate") or not (is_tensor(index) and is_tensor(source)):
         return None
+    if value_of(index).dim() == 1 and value_of(node).dim() > 1 and name == "index_put":
+        return _rows_put(node, index, source, given["input"])
     if value_of(index).dim() != 1 or value_of(index).shape != value_of(node).shape:
         return None
     if function_name(given["input"]) not in ("empty", "empty_like", "new_empty"):
@@ -306,10 +308,31 @@ def _put(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     return Operation("inverted", (index,)) if known else None
 
 
+def _rows_put(node: Node, index: Node, source: Node, new: Node) -> Operation | None:
+    """(order, rows) of new[order] = rows: the rows as they were before they were put in order. All
+    of a new tensor is written: the order is one, or what is read would be anything."""
+    value = value_of(node)
+    sizes = (value_of(index).shape[0], *value.shape[1:])
+    if not pytorch.surely_equal(sizes, value.shape) or value_of(source).shape != value.shape:
+        return None
+    of_zeros = function_name(new) in ("zeros", "zeros_like", "new_zeros") and _is_order(index)
+    known = of_zeros or function_name(new) in ("empty", "empty_like", "new_empty")
+    return Operation("rows_put", (index, source)) if known else None
+
+
+def _is_order(node: Node) -> bool:
+    """Whether it is the order of a sort."""
+    found = operation(node)
+    if found is None or (found.name, *found.args[1:]) != ("item", 1):
+        return False
+    return function_name(found.args[0]) == "sort"
+
+
 def _scattered(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
-    """(input, dim from the end, index, source); of one dimension, what `_put` finds."""
+    """(input, dim from the end, index, source), or what `_put` finds."""
     if is_tensor(node) and value_of(node).dim() == 1:
-        return _put(node, name, given)
+        if (found := _put(node, name, given)) is not None:
+            return found
     return None if given.pop("reduce") is not None else along(node, name, given)
 
 
@@ -321,12 +344,26 @@ def _written_part(node: Node, name: str, given: dict[str, Any]) -> Operation | N
 
 
 def _chosen(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
-    """where(mask, number, x), which is x.masked_fill(mask, number)."""
+    """where(mask, number, x), which is x.masked_fill(mask, number), and where(mask, x, number); the
+    number may fill a tensor like x."""
     mask, number, source = given.values()
+    number, source = _number_of(number, source, node), _number_of(source, number, node)
+    given = {"condition": mask, "input": number, "other": source}
     if isinstance(number, (int, float)) and is_tensor(source) and is_tensor(node):
         if value_of(source).shape == value_of(node).shape:
             return Operation("masked_fill", (source, mask, number))
     return general(node, name, given)
+
+
+def _number_of(value: Any, other: Any, chosen: Node) -> Any:
+    """The number that fills a tensor like the other one, which gives the result its shape."""
+    if not all(map(is_tensor, (value, other, chosen))):
+        return value
+    found, result = operation(value), value_of(chosen)
+    if found is None or found.name != "filled" or value_of(value).dtype != result.dtype:
+        return value
+    whole = value_of(other).shape == result.shape and value_of(other).dtype == result.dtype
+    return found.args[0] if whole and isinstance(found.args[0], (int, float)) else value
 
 
 def _compared(node: Node, name: str, given: dict[str, Any]) -> Operation | None:

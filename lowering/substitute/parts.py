@@ -31,7 +31,9 @@ def paired(node: Node) -> Operation | None:
         return None
     if not pytorch.surely_equal(whole[:-1], split[:-2]):
         return None
-    for dim in (-1, -2):
+    for dim, other in ((-1, -2), (-2, -1)):
+        if type(split[other]) is int and split[other] == 1:
+            continue  # a new dimension of size 1
         if isinstance(split[dim], int) and split[dim] == 2:
             return Operation(name, (source, dim))
     return None
@@ -122,7 +124,7 @@ def item(node: Node) -> Operation | None:
     index = _with_last(index if isinstance(index, tuple) else (index,))
     if len(index) == 2 and all(is_tensor(each) for each in index):
         return _one_of_each_row(source, *index)
-    if (one := _one_of_two_by_index(source, index)) is not None:
+    if (one := _one_by_index(source, index)) is not None:
         return one
     if not all(each is None or each is Ellipsis or isinstance(each, slice) for each in index):
         return None
@@ -148,8 +150,8 @@ def item(node: Node) -> Operation | None:
     return None
 
 
-def _one_of_two_by_index(source: Node, index: tuple[Any, ...]) -> Operation | None:
-    """x[..., 0], x[..., 0, :]."""
+def _one_by_index(source: Node, index: tuple[Any, ...]) -> Operation | None:
+    """x[..., 0], x[..., 0, :]: one of two, or (input, dim from the end, index) of "select"."""
     if sum(type(each) is int for each in index) != 1:
         return None
     at = next(place for place, each in enumerate(index) if type(each) is int)
@@ -157,7 +159,10 @@ def _one_of_two_by_index(source: Node, index: tuple[Any, ...]) -> Operation | No
     if not all(each is Ellipsis or each == slice(None) for each in others):
         return None
     dim = at - len(index) if Ellipsis in index[:at] else at
-    return _one_of_two(source, dim, index[at])
+    if (one := _one_of_two(source, dim, index[at])) is not None:
+        return one
+    dims = value_of(source).dim()
+    return Operation("select", (source, dim - dims if dim >= 0 else dim, index[at]))
 
 
 def _with_last(index: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -1,0 +1,104 @@
+"""Filters of logits in the words of smaller repositories, and those of one row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_min_p_pattern import FILTERS, some_logits
+from test_sampling_pattern import found_in
+from torch import Tensor
+
+INF = float("inf")
+
+
+def kept(logits: Tensor) -> Tensor:
+    least = torch.topk(logits / 0.8, 10).values[:, -1:]
+    return F.softmax(torch.where(logits / 0.8 >= least, logits / 0.8, -INF), dim=-1)
+
+
+def filled(logits: Tensor) -> Tensor:
+    least = torch.topk(logits, 10)[0][:, -1].unsqueeze(-1)
+    return torch.where(logits < least, torch.full_like(logits, -INF), logits).softmax(-1)
+
+
+def near(logits: Tensor, min_p: float = 0.1) -> Tensor:
+    probabilities = F.softmax(logits, dim=-1)
+    removed = probabilities < min_p * probabilities.max(-1, keepdim=True).values
+    return F.softmax(logits.masked_fill(removed, -INF), dim=-1)
+
+
+def near_divided(logits: Tensor, min_p: float = 0.1) -> Tensor:
+    probabilities = F.softmax(logits / 0.7, dim=-1)
+    least = probabilities.amax(-1, keepdim=True) * min_p
+    probabilities = torch.where(probabilities < least, 0.0, probabilities)
+    return probabilities / probabilities.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("function", [kept, filled, near, near_divided])
+def test_filters_of_rows(function: Any) -> None:
+    logits = some_logits()[:6]  # without nan
+    logits = logits[:5] if function in (kept, filled) else logits
+    result, found = found_in(function, FILTERS, logits)
+    (place,) = [each for each in found if each.applied]
+    assert place.pattern == ("min_p" if "near" in function.__name__ else "top_k") + "_probabilities"
+    torch.testing.assert_close(result, function(logits.clone()), equal_nan=True)
+
+
+@pytest.mark.parametrize("function", [near, near_divided])
+def test_a_min_p_that_leaves_nothing(function: Any) -> None:
+    logits = torch.randn(3, 20)
+    result, found = found_in(lambda x: function(x, 1.5), FILTERS, logits)
+    assert [each.reason for each in found] == ["not even the likeliest class is left"]
+    assert result.isnan().all() and function(logits, 1.5).isnan().all()
+
+
+def gpt_fast(logits: Tensor) -> Tensor:
+    logits = logits / max(0.8, 1e-5)
+    v, _ = torch.topk(logits, min(10, logits.size(-1)))
+    pivot = v.select(-1, -1).unsqueeze(-1)
+    return torch.softmax(torch.where(logits < pivot, -INF, logits), dim=-1)
+
+
+def lit_gpt(logits: Tensor) -> Tensor:
+    sorted_logits, sorted_indices = torch.sort(logits, descending=False)
+    cumulative_probs = sorted_logits.softmax(dim=-1).cumsum(dim=-1)
+    removed = cumulative_probs <= (1 - 0.9)
+    removed[-1:] = 0
+    removed = removed.scatter(0, sorted_indices, removed)
+    return torch.softmax(logits.masked_fill(removed, -INF), dim=-1)
+
+
+@pytest.mark.parametrize("function", [gpt_fast, lit_gpt, near])
+def test_filters_of_one_row(function: Any) -> None:
+    pattern = {gpt_fast: "top_k", lit_gpt: "top_p", near: "min_p"}[function] + "_probabilities"
+    logits = some_logits()
+    for row in logits[:4] if function is not lit_gpt else logits[:2]:
+        result, found = found_in(function, FILTERS, row)
+        assert [each.pattern for each in found if each.applied] == [pattern]
+        torch.testing.assert_close(result, function(row.clone()), equal_nan=True)
+
+
+def test_a_token_of_one_row_as_gpt_fast_draws_it() -> None:
+    def token(logits: Tensor) -> Tensor:
+        probs = gpt_fast(logits[0, -1])
+        q = torch.empty_like(probs).exponential_(1)
+        return torch.argmax(probs / q, dim=-1, keepdim=True).to(dtype=torch.int)
+
+    logits = torch.randn(1, 3, 300)
+    torch.manual_seed(7)
+    expected = token(logits)
+    torch.manual_seed(7)
+    result, found = found_in(token, [*FILTERS, "exponential_race"], logits)
+    names = ["top_k_probabilities", "exponential_race"]
+    assert [each.pattern for each in found if each.applied] == names
+    assert torch.equal(result, expected)
+
+
+def test_more_dimensions_are_left() -> None:
+    logits = torch.randn(2, 3, 40)
+    result, found = found_in(gpt_fast, FILTERS, logits)
+    assert [each.reason for each in found] == ["the logits have not two dimensions"]
+    torch.testing.assert_close(result, gpt_fast(logits))
