@@ -125,18 +125,22 @@ def _(x, experts, k, count, last):  # transformers: grouped_mm
 def _when_combined(arguments) -> str:
     rows, order, weights = arguments["rows"], arguments["order"], arguments["weights"]
     k, columns = arguments["k"], arguments["columns"]
-    if rows.dim() != 2 or weights.dim() != 2 or order.dim() != 1:
+    if rows.dim() != 2 or order.dim() != 1 or weights is not None and weights.dim() != 2:
         return "the rows or weights have not two dimensions, or the order not one"
     if order.dtype != torch.int64:
         return "the order is not int64"
-    if order.shape[0] != rows.shape[0] or weights.shape[0] * weights.shape[1] != rows.shape[0]:
-        return "there is not one row for each weight"
-    if k != weights.shape[1] or columns != rows.shape[1]:
+    if order.shape[0] != rows.shape[0]:
+        return "there is not one row for each number of the order"
+    if columns != rows.shape[1] or k <= 0 or rows.shape[0] % k:
         return "the rows are not added for each token"
-    return ""
+    if weights is None:
+        return ""
+    if weights.shape[0] * weights.shape[1] != rows.shape[0]:
+        return "there is not one row for each weight"
+    return "" if k == weights.shape[1] else "the rows are not added for each token"
 
 
-def _combined(rows, order, weights, k, columns):
+def _combined(rows, order, weights=None, k=None, columns=None):
     place, ordered = 2, result_of(order, moe_order, 1)
     if ordered is None:
         place, ordered = 4, result_of(order, moe_route, 3)
@@ -145,7 +149,10 @@ def _combined(rows, order, weights, k, columns):
         position = torch.empty_like(order).scatter(0, order, numbers)
     else:
         position = ordered[place]
-    wide = weights if dtype_of(weights) == torch.float64 else weights.float()
+    if weights is None:
+        wide = torch.ones_like(order, dtype=torch.float32).view(-1, k)
+    else:
+        wide = weights if dtype_of(weights) == torch.float64 else weights.float()
     return moe_combine(rows, position, wide)
 
 
@@ -153,10 +160,10 @@ combine_pattern = opaq.pattern(
     "moe_combine",
     _combined,
     {
-        "rows": torch.empty(4, 8, device="meta"),
-        "order": torch.empty(4, dtype=torch.int64, device="meta"),
-        "weights": torch.empty(2, 2, device="meta"),
-        "k": 2,
+        "rows": torch.empty(6, 8, device="meta"),
+        "order": torch.empty(6, dtype=torch.int64, device="meta"),
+        "weights": torch.empty(2, 3, device="meta"),
+        "k": 3,
         "columns": 8,
     },
     when=_when_combined,
@@ -181,3 +188,22 @@ def _(rows, order, weights, k, columns):  # transformers: grouped_mm
 def _(rows, order, weights, k, columns):
     each = rows[_inverse(order)].view(-1, k, columns)
     return (each * weights.unsqueeze(-1)).sum(dim=1)
+
+
+def _as_before(rows, order, k, columns):
+    return torch.empty_like(rows).index_put((order,), rows).view(-1, k, columns)
+
+
+@combine_pattern.spelling
+def _(rows, order, weights, k, columns):  # DeepSeek's own code, SGLang
+    return (_as_before(rows, order, k, columns) * weights.unsqueeze(-1)).sum(dim=1)
+
+
+@combine_pattern.spelling
+def _(rows, order, weights, k, columns):  # torchtitan
+    return torch.bmm(weights.reshape(-1, 1, k), _as_before(rows, order, k, columns)).squeeze(1)
+
+
+@combine_pattern.spelling
+def _(rows, order, k, columns):  # torchtitan, of rows that have their weights already
+    return _as_before(rows, order, k, columns).sum(dim=1)

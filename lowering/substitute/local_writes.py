@@ -164,9 +164,13 @@ def _is_fresh(target: Node) -> bool:
     if function_name(target) == "getitem":
         call = target.args[0]
         return isinstance(call, Node) and function_name(call) in ("topk", "sort")
-    if operations.is_view(target) and set(target.args[0].users) == {target}:
-        return _is_fresh(target.args[0])
-    name = function_name(target)
+    name, source = function_name(target), target.args[0] if target.args else None
+    if name in operations.CASTS and operations.is_tensor(source):
+        if set(operations.memory(value)).isdisjoint(operations.memory(value_of(source))):
+            return True
+        return set(source.users) == {target} and _is_fresh(source)
+    if operations.rearranges(target) and set(source.users) == {target}:
+        return _is_fresh(source)
     if name in _KEPT_FOR_GRADIENTS:
         return not value.requires_grad
     return name in _NEW or operations.is_kernel_of_its_own(target)
