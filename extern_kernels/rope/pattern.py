@@ -2,8 +2,8 @@
 halves, or neighbours, rotated against each other, by cos and sin or by complex numbers.
 
 What cos and sin are multiplied with says where the tokens are: q * cos, where cos broadcasts over
-the heads, is [B, H, S, D] * [B or 1, 1, S, D] or [B, S, H, D] * [B or 1, S, 1, D]. Leading
-dimensions may be left out.
+the heads, is [B, H, S, D] * [B or 1, 1, S, D], [B, S, H, D] * [B or 1, S, 1, D] or [S, B, H, D] *
+[S, 1, 1, D]. Leading dimensions may be left out.
 """
 
 from pathlib import Path
@@ -29,6 +29,8 @@ def _tokens_at(q, table) -> int:
         return 0
     if table[1] == 1 and table[2] == q[2]:
         return 2
+    if table[1:3] == (1, 1) and table[0] == q[0]:
+        return 1  # Megatron: [S, B, H, D]
     return 1 if table[2] == 1 and table[1] == q[1] else 0
 
 
@@ -156,7 +158,11 @@ def _table(table, given, q, tokens_at: int):
         table = table.to(wanted)
     for _ in range(4 - given.dim()):
         table = table.unsqueeze(0)
-    return table.squeeze(1) if tokens_at == 2 else table.flatten(0, 1)
+    if tokens_at == 2:
+        return table.squeeze(1)
+    if _four(given.shape)[1] == 1:
+        table = table.expand(-1, q.size(like.dim() - 3), -1, -1)
+    return table.flatten(0, 1)
 
 
 pattern = opaq.pattern(

@@ -470,3 +470,20 @@ def test_only_forms_that_were_measured_are_replaced_unasked() -> None:
     assert reason(meta_llama, narrow, complex_angles()) == (
         f"{what} {rows} x {D} values on cpu ({form})"
     )
+
+
+# ---- tokens before the batch, as Megatron has them -----------------------------------------------
+
+
+def megatron(t: Tensor, freqs: Tensor) -> Tensor:
+    cos, sin = torch.cos(freqs).to(t.dtype), torch.sin(freqs).to(t.dtype)
+    return t * cos + turned(t) * sin
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_before_the_batch(batch: int) -> None:
+    freqs = torch.randn(T, 1, 1, D // 2)
+    freqs = torch.cat((freqs, freqs), dim=-1)
+    q, k = (torch.randn(T, batch, count, D, requires_grad=True) for count in (H, K))
+    assert places(lambda q, k, f: (megatron(q, f), megatron(k, f)), q, k, freqs) == ["", ""]
+    assert places(megatron, q, freqs) == [""]
