@@ -7,6 +7,7 @@
     normal.py        detours that models take, written as the operations of patterns
     means.py         means of squares, however they are written
     linear.py        sums of two values that took the same linear steps
+    rotations.py     rotations by matrices of cos and sin
     modes.py         changes of a mode that change nothing
     local_writes.py  writes that nothing else sees, as operations
     masks.py         masks that are true nowhere

@@ -13,7 +13,7 @@ import torch
 from torch.fx import Graph, Node
 
 from ..compat import pytorch
-from . import forms, linear, means, operations, rewrite
+from . import forms, linear, means, operations, rewrite, rotations
 from .operations import function_name, value_of
 
 # Of a graph and a node: what stands for the node, put before it; the node where it was changed.
@@ -59,11 +59,18 @@ def rewritten(graph: Graph) -> bool:
 
 def _erase(graph: Graph, node: Node) -> None:
     """With what nothing reads any more."""
-    sources = node.all_input_nodes
-    graph.erase_node(node)
-    for source in sources:
-        if not source.users and function_name(source) in _LEFT:
-            _erase(graph, source)
+    left = [node]
+    while left:
+        node = left.pop()
+        sources = node.all_input_nodes
+        graph.erase_node(node)
+        left += [each for each in sources if not each.users and _may_go(each)]
+
+
+def _may_go(node: Node) -> bool:
+    """Not so the results of a call that gives several: patterns have all of them."""
+    name = function_name(node)
+    return operations.is_tensor(node.args[0]) if name == "getitem" else name in _LEFT
 
 
 def _largest(graph: Graph, node: Node) -> Node | None:
@@ -373,7 +380,7 @@ _OF_EACH = {"add", "sub", "mul", "div", "pow", "sqrt", "rsqrt", "reciprocal", "c
 _OF_EACH |= {"square", "log", "exp", "neg", *operations.CASTS}
 # what nothing may read any more
 _LEFT = ("max", "empty_like", "norm", "var_mean", "slice_scatter")
-_LEFT += ("masked_fill", "squeeze", "log_softmax")
+_LEFT += ("masked_fill", "squeeze", "log_softmax", "view", "reshape", "unflatten")
 _LEFT += (*_NEW, *_REDUCTIONS, *_OF_EACH)
 
 
@@ -403,7 +410,7 @@ _RULES: dict[str, _Rule] = {
     "take_along_dim": _taken_along,
     "gather": _first_of(_taken_by_its_own_choice, linear.sign_outside),
     **dict.fromkeys(("sum", "mean"), linear.sign_outside),
-    "add": linear.of_two,
+    "add": _first_of(rotations.by_matrices, linear.of_two),
     "sub": _first_of(means.of_moments, linear.of_two),
     "argsort": _in_order,
     "scatter": _put_back,

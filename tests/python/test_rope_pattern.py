@@ -487,3 +487,68 @@ def test_tokens_before_the_batch(batch: int) -> None:
     q, k = (torch.randn(T, batch, count, D, requires_grad=True) for count in (H, K))
     assert places(lambda q, k, f: (megatron(q, f), megatron(k, f)), q, k, freqs) == ["", ""]
     assert places(megatron, q, freqs) == [""]
+
+
+# ---- by matrices, as FLUX has it -----------------------------------------------------------------
+
+
+def matrices(ids: Tensor, sizes: tuple[int, ...], split: Any, wrong: str = "") -> Tensor:
+    """EmbedND of FLUX: of each axis, some of the pairs."""
+
+    def rope(pos: Tensor, dim: int) -> Tensor:
+        omega = 1.0 / (10000 ** (torch.arange(0, dim, 2, dtype=pos.dtype) / dim))
+        out = torch.einsum("...n,d->...nd", pos, omega)
+        sin = torch.sin(out + 1) if wrong == "angle" else torch.sin(out)
+        rows = [torch.cos(out), -torch.sin(out), sin, torch.cos(out)]
+        if wrong == "sign":
+            rows[1] = torch.sin(out)
+        return split(torch.stack(rows, dim=-1)).float()
+
+    axes = [rope(ids[..., axis], size) for axis, size in enumerate(sizes)]
+    return torch.cat(axes, dim=-3).unsqueeze(1)
+
+
+def flux(q: Tensor, k: Tensor, pe: Tensor) -> tuple[Tensor, Tensor]:
+    def apply_rope(x: Tensor) -> Tensor:
+        x_ = x.float().reshape(*x.shape[:-1], -1, 1, 2)
+        out = pe[..., 0] * x_[..., 0] + pe[..., 1] * x_[..., 1]
+        return out.reshape(*x.shape).type_as(x)
+
+    return apply_rope(q), apply_rope(k)
+
+
+def queries_and_keys(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    q, k = (torch.randn(B, H, T, D, dtype=dtype) for _ in range(2))
+    return q.requires_grad_(), k.requires_grad_()
+
+
+SPLITS = {
+    "view": lambda out: out.view(*out.shape[:-1], 2, 2),
+    "unflatten": lambda out: out.unflatten(-1, (2, 2)),
+}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_rotations_by_matrices(split: str) -> None:
+    def layer(q: Tensor, k: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return flux(q, k, matrices(ids, (2, 4, 2), SPLITS[split]))
+
+    ids = torch.rand(B, T, 3, dtype=torch.float64)
+    assert places(layer, *queries_and_keys(), ids) == [""]
+    q, k = queries_and_keys(torch.bfloat16)
+    result, found = run(layer, q, k, ids)
+    assert found == [""] and result[0].dtype == torch.bfloat16
+    for one, other in zip(result, layer(q, k, ids), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("wrong", ["angle", "sign"])
+def test_matrices_that_are_no_rotations_are_left(wrong: str) -> None:
+    def layer(q: Tensor, k: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return flux(q, k, matrices(ids, (2, 4, 2), SPLITS["view"], wrong))
+
+    assert places(layer, *queries_and_keys(), torch.rand(B, T, 3)) == []
+
+
+def test_matrices_that_are_not_known_are_left() -> None:
+    assert places(flux, *queries_and_keys(), torch.randn(B, 1, T, D // 2, 2, 2)) == []
