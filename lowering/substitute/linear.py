@@ -8,7 +8,8 @@ class and of all of them; an op gives the sum of both for each row.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ def of_two(graph: Graph, node: Node) -> Node | None:
     if found.name == "sub":
         other = dataclasses.replace(other, factor=-other.factor)
     way: list[_Step] = []
-    while (taken := _step(one, other)) is not None:
+    while (taken := _step(one, other, node)) is not None:
         step, one, other = taken
         way.append(step)
     if not way or not _of_one_tensor(one.node, other.node):
@@ -81,12 +82,13 @@ def _term(value: Any, reader: Node, factor: float = 1.0) -> _Term | None:
     return None
 
 
-def _step(one: _Term, other: _Term) -> tuple[_Step, _Term, _Term] | None:
-    """(what both do last, and what it is done to)"""
+def _step(one: _Term, other: _Term, last: Node) -> tuple[_Step, _Term, _Term] | None:
+    """(what both do last, and what it is done to). last: what is to be replaced."""
     first, second = forms.operation(one.node), forms.operation(other.node)
     if first is None or second is None or first.name != second.name:
         return None
     factors = [one.factor, other.factor]
+    sources = [first.args[0], second.args[0]]
     if first.name in ("sum", "mean"):
         reduce = getattr(torch, first.name)
         how = first.args[1:]
@@ -98,19 +100,28 @@ def _step(one: _Term, other: _Term) -> tuple[_Step, _Term, _Term] | None:
         step = lambda graph, x: graph.call_method("squeeze", (x, dim))  # noqa: E731
     elif first.name == "masked_fill":
         mask, number = first.args[1:]
-        known = second.args[1:] == (mask, number) and _is_number(number) and number == 0
+        known = _is_number(number) and number == second.args[2] == 0
+        known = known and _are_one(mask, second.args[1], last)
         step = lambda graph, x: graph.call_method("masked_fill", (x, mask, 0.0))  # noqa: E731
     elif first.name == "div":
         divisors = [_without_number(each.args[1]) for each in (first, second)]
         divisor = divisors[0][0]
-        known = divisor is divisors[1][0] and operations.is_tensor(divisor)
+        known = operations.is_tensor(divisor) and _are_one(divisor, divisors[1][0], last)
         factors = [factor / number for factor, (_, number) in zip(factors, divisors)]
         step = lambda graph, x: graph.call_function(torch.div, (x, divisor))  # noqa: E731
+    elif first.name == "mul":
+        both = [(found.args, found.args[::-1]) for found in (first, second)]
+        ways = [pair for pair in itertools.product(*both) if _is_common(pair, last)]
+        if not ways:
+            return None
+        (source, mask), (other_source, _) = ways[0]
+        known, sources = True, [source, other_source]
+        step = lambda graph, x: graph.call_function(torch.mul, (x, mask))  # noqa: E731
     else:
         return None
     inner = [
-        _term(each.args[0], term.node, factor)
-        for each, term, factor in zip((first, second), (one, other), factors)
+        _term(source, term.node, factor)
+        for source, term, factor in zip(sources, (one, other), factors)
     ]
     if not known or inner[0] is None or inner[1] is None:
         return None
@@ -127,6 +138,33 @@ def _without_number(value: Any) -> tuple[Any, float]:
     return value, 1.0
 
 
+def _is_common(factors: Any, last: Node) -> bool:
+    """Of two products, whether the second factors are one tensor."""
+    (_, one), (_, other) = factors
+    return operations.is_tensor(one) and _are_one(one, other, last)
+
+
+def _are_one(one: Any, other: Any, last: Node) -> bool:
+    """Whether two nodes before `last` have equal values: one is the other, or they are computed
+    alike from the same tensors, as masks are."""
+    if not (isinstance(one, Node) and isinstance(other, Node)):
+        return type(one) is type(other) and _is_number(one) and bool(one == other)
+    if one is other:
+        return operations.is_tensor(one)
+    alike = (one.op, one.target, one.kwargs) == (other.op, other.target, other.kwargs)
+    if not alike or one.op not in ("call_method", "call_function"):
+        return False
+    if operations.function_name(one) not in _ALIKE or len(one.args) != len(other.args):
+        return False
+    if any(operations.written_between(each, last) for each in (one, other)):
+        return False
+    return all(_are_one(a, b, last) for a, b in zip(one.args, other.args))
+
+
+_ALIKE = {"eq", "ne", "lt", "gt", "le", "ge", "invert", "logical_not", "bitwise_not", "unsqueeze"}
+_ALIKE |= {"sum", "squeeze", "long", "int", *operations.CASTS}
+
+
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
@@ -137,8 +175,16 @@ def _of_one_tensor(one: Node, other: Node) -> bool:
         return False
     if not second.is_floating_point():
         return False
-    sources = [each.args[0] if each.args else None for each in (one, other)]
-    return sources[0] is sources[1] and operations.is_tensor(sources[0])
+    return not set(_sources(one)).isdisjoint(_sources(other))
+
+
+def _sources(node: Node) -> Iterator[Node]:
+    """What a node is computed from first, and a step before that."""
+    for _ in range(2):
+        node = node.args[0] if node.args else None
+        if not operations.is_tensor(node):
+            return
+        yield node
 
 
 def sign_outside(graph: Graph, node: Node) -> Node | None:

@@ -119,6 +119,34 @@ def test_other_ways(loss: Loss) -> None:
     assert applied(loss, ROWS, ROW_TARGET) == FOUND
 
 
+def masked_by_products(x: Tensor, t: Tensor) -> Tensor:
+    log_probabilities = x.log_softmax(-1)
+    given = -log_probabilities.gather(-1, t.unsqueeze(-1)).squeeze(-1)
+    every = -log_probabilities.mean(-1)
+    mask = t != 1
+    return (given * mask).sum() / mask.sum() * (1 - EPS) + EPS * (mask * every).sum() / mask.sum()
+
+
+def masks_made_twice(x: Tensor, t: Tensor) -> Tensor:
+    log_probabilities = x.log_softmax(-1)
+    given = -log_probabilities.gather(-1, t.unsqueeze(-1)).squeeze(-1)
+    every, kept = -log_probabilities.mean(-1), t != 1
+    given, every = given.masked_fill(~kept, 0), every.masked_fill(~kept, 0)
+    return (given.sum() * (1 - EPS) + EPS * every.sum()) / kept.sum()
+
+
+@pytest.mark.parametrize("loss", [masked_by_products, masks_made_twice])
+def test_rows_that_are_masked(loss: Loss) -> None:
+    assert applied(loss, X, PADDED) == FOUND
+    assert applied(loss, ROWS, ROW_TARGET) == FOUND
+
+
+def other_products(x: Tensor, t: Tensor) -> Tensor:
+    found, index = x.log_softmax(-1), t.unsqueeze(-1)
+    given = (found.gather(-1, index) * (index != 1)).sum()
+    return 0.9 * given + 0.01 * (found.sum(-1, keepdim=True) * (index != 2)).sum()
+
+
 def other_masks(x: Tensor, t: Tensor) -> Tensor:
     found, index = x.log_softmax(-1), t.unsqueeze(-1)
     given = found.gather(-1, index).masked_fill(index == 1, 0.0).sum()
@@ -161,6 +189,7 @@ def written_between(x: Tensor, t: Tensor) -> Tensor:
     "loss",
     [
         other_masks,
+        other_products,
         other_numbers,
         other_divisors,
         other_logits,
