@@ -109,7 +109,8 @@ CLASSES = [32000, 32064, 50257, 50432, 128256, 129280, 151936, 152064, 200064, 2
 @pytest.mark.parametrize("rows", [512, 4096, 65536])
 def test_losses_of_published_models_are_measured(rows: int) -> None:
     """Where a measurement were missing, they would be left to Inductor."""
-    for name in ("cross_entropy", "token_log_probability", "cross_entropy_label_smoothing"):
+    smoothed = ("cross_entropy_label_smoothing", "cross_entropy_two_sums")
+    for name in ("cross_entropy", "token_log_probability", *smoothed):
         known = measured.read(patterns[name].measurements)
         for classes in CLASSES:
             for training in (False, True):
