@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
+from opaq.lowering.substitute.pattern import patterns
 
 from . import kernel_cases_indexed as indexed
 from . import kernel_cases_losses as losses
@@ -106,6 +107,14 @@ def _plain_rms_norm(x: Any, weight: Any) -> Any:
     return F.rms_norm(x, weight.shape, weight, eps=1e-6)
 
 
+def _l2_norm(x: Any) -> Any:
+    return patterns["l2_norm"].replacement(x, 1e-6)
+
+
+def _plain_l2_norm(x: Any) -> Any:
+    return x * torch.rsqrt(x.pow(2).sum(-1, keepdim=True) + 1e-6)
+
+
 def _layer_norm(x: Any, weight: Any, bias: Any) -> Any:
     return kernels.layer_norm(x, weight, bias)[0]
 
@@ -168,6 +177,10 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         [(32768, 4096), (8192, 16384), (2048, 65536), (65536, 128), (16, 4096)],
     ),
     ("rms_norm", _rms_norm, _plain_rms_norm, (2, 1), True, [(32768, 4096), (8192, 8192)]),
+    *(
+        ("l2_norm", _l2_norm, _plain_l2_norm, (2,), training, [(131072, 128), (8192, 1024)])
+        for training in (False, True)
+    ),
     (
         "layer_norm",
         _layer_norm,
@@ -254,6 +267,7 @@ _NORMS = [(m, n) for m in (512, 8192) for n in (768, 2048, 4096, 16384)]
 _SOFTMAX = [(m, n) for m in (128, 8192) for n in (128, 1024, 4096, 16384, 131072)]
 REGIONS: dict[str, list[Sizes]] = {
     "rms_norm": _NORMS,
+    "l2_norm": [(m, n) for m in (512, 8192, 131072) for n in (64, 128, 1024)],
     "layer_norm": _NORMS,
     "add_rms_norm": _NORMS,
     "softmax": _SOFTMAX,

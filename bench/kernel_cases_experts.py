@@ -84,6 +84,7 @@ def experts(random: Random, count: Count) -> list[Case]:
                 if e != 64:  # measurements are of rows and columns
                     found.append(_permute(size, random, m, e, k, n, training))
                     found.append(_combine(size, random, m, e, k, n, training))
+                    found.append(_sum(size, random, m, e, k, n, training))
     return found
 
 
@@ -221,6 +222,25 @@ def _combine(size: str, random: Random, m: int, e: int, k: int, n: int, training
 
     call = gradients if training else forward
     return Case(title, make, op, plain, call, "moe_combine", (m * k, n))
+
+
+def _sum(size: str, random: Random, m: int, e: int, k: int, n: int, training: bool) -> Case:
+    """Of rows that have their weights already, as torchtitan computes it."""
+    title = f"moe_combine of torchtitan, {size}, {n} columns"
+
+    def make() -> Tensors:
+        order = kernels.moe_route(random(m, e), k)[3]
+        return [*([random(m, n)] if training else []), random(m * k, n), order]
+
+    def op(rows: Any, order: Any) -> Any:
+        return patterns["moe_combine"].replacement(rows, order, None, k, n)
+
+    def plain(rows: Any, order: Any) -> Any:
+        put = torch.empty_like(rows).index_put((order,), rows)
+        return put.view(-1, k, n).sum(dim=1)
+
+    call, form = gradients if training else forward, "no weights"
+    return Case(title, make, op, plain, call, "moe_combine", (m * k, n), form)
 
 
 def _wide(tensor: Any) -> torch.dtype:

@@ -69,6 +69,16 @@ def _gpt_fast(q: Any, k: Any, cos: Any, sin: Any) -> Any:
     return rotated(q), rotated(k)
 
 
+def _in_float32(function: Call) -> Call:
+    """With float32 tables, as FLUX and vision towers have them."""
+
+    def call(q: Any, k: Any, *tables: Any) -> Any:
+        wide = [each if each.dtype == torch.float64 else each.float() for each in (q, k)]
+        return tuple(each.to(q.dtype) for each in function(*wide, *tables))
+
+    return call
+
+
 def _meta_llama(q: Any, k: Any, angles: Any) -> Any:
     def rotated(x: Any) -> Any:
         wide = x if x.dtype == torch.float64 else x.float()
@@ -88,6 +98,8 @@ _FORMS: list[tuple[str, Call]] = [
     ("neighbours into halves, cos and sin of pairs, heads first", _deepseek),
     ("neighbours, cos and sin of pairs, tokens first", _gpt_fast),
     ("neighbours, complex numbers, tokens first, in float32", _meta_llama),
+    ("halves, cos and sin, heads first, in float32", _in_float32(_llama)),
+    ("neighbours, cos and sin of pairs, heads first, in float32", _in_float32(_gpt_fast)),
 ]
 
 
@@ -103,7 +115,11 @@ def _projected(function: Call) -> Call:
 
 def _forms(random: Random, count: Count, device: str) -> list[Case]:
     found = []
-    for form, plain in _FORMS:
+    forms = dict(_FORMS)
+    if random(1).dtype == torch.float32:  # which is what float32 tables are then, too
+        forms = {form: plain for form, plain in _FORMS if "in float32" not in form}
+        forms["neighbours, complex numbers, tokens first"] = _meta_llama
+    for form, plain in forms.items():
         pairing, kind, order, *more = form.split(", ")
         names = _TABLE_NAMES.get(kind, ("angles",))
         fixed = {
@@ -123,14 +139,18 @@ def _forms(random: Random, count: Count, device: str) -> list[Case]:
             length = count(length) if length > 1 else 1
 
             def make(
-                batch: int = batch, length: int = length, kind: str = kind, head: int = head
+                batch: int = batch,
+                length: int = length,
+                kind: str = kind,
+                head: int = head,
+                wide: bool = "in float32" in more,
             ) -> Tensors:
                 both = [random(batch, length, heads, WIDTH) for heads in (HEADS, KV_HEADS)]
                 width = WIDTH if kind == "cos and sin" else WIDTH // 2
                 tables = [random(batch, length, width) for _ in range(2)]
+                tables = [each.float() for each in tables] if wide else tables
                 if kind == "complex numbers":
-                    angle = tables[0].float()
-                    tables = [torch.polar(torch.ones_like(angle), angle)]
+                    tables = [torch.polar(torch.ones_like(tables[0]), tables[0])]
                 return [*both, *(each.unsqueeze(head) for each in tables)]
 
             name = f"rope of {form} {batch} x {length} x ({HEADS} + {KV_HEADS}) x {WIDTH}"

@@ -167,6 +167,7 @@ combine_pattern = opaq.pattern(
         "columns": 8,
     },
     when=_when_combined,
+    form=lambda arguments: "no weights" if arguments["weights"] is None else "",
     sizes=lambda arguments: tuple(arguments["rows"].shape),
     measurements=Path(__file__).with_name("measured_combine.json"),
     alone=True,

@@ -39,7 +39,7 @@ pattern = opaq.pattern(
     when=_when,
     streamed=("x",),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
-    measurements=Path(__file__).with_name("measured.json"),
+    measurements=Path(__file__).with_name("measured_l2.json"),
 )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from torch.fx import Graph, Node
 from . import forms, operations
 from .operations import value_of
 
-_Step = Callable[[Graph, Node], Node]
+# A function of torch, and its arguments after the first one.
+_Step = tuple[Any, tuple[Any, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class _Term:
 
 def of_two(graph: Graph, node: Node) -> Node | None:
     """a * f(p) + b * f(q), as f(a * p + b * q), where f is sums, masks, divisions and views, and p
-    and q are computed from one tensor."""
+    and q are computed from one log_softmax."""
     found = forms.operation(node)
     if found is None or found.name not in ("add", "sub"):
         return None
@@ -51,13 +52,13 @@ def of_two(graph: Graph, node: Node) -> Node | None:
     while (taken := _step(one, other, node)) is not None:
         step, one, other = taken
         way.append(step)
-    if not way or not _of_one_tensor(one.node, other.node):
+    if not way or not _of_one_log_softmax(one.node, other.node):
         return None
     if any(operations.written_between(each.node, node) for each in (one, other)):
         return None
     made = graph.call_function(torch.add, (one.times(graph), other.times(graph)))
-    for step in reversed(way):
-        made = step(graph, made)
+    for function, others in reversed(way):
+        made = graph.call_function(function, (made, *others))
     return made
 
 
@@ -87,28 +88,27 @@ def _step(one: _Term, other: _Term, last: Node) -> tuple[_Step, _Term, _Term] | 
     first, second = forms.operation(one.node), forms.operation(other.node)
     if first is None or second is None or first.name != second.name:
         return None
+    step: _Step
     factors = [one.factor, other.factor]
     sources = [first.args[0], second.args[0]]
     if first.name in ("sum", "mean"):
-        reduce = getattr(torch, first.name)
-        how = first.args[1:]
-        known = second.args[1:] == how
-        step = lambda graph, x: graph.call_function(reduce, (x, *how))  # noqa: E731
+        step = getattr(torch, first.name), first.args[1:]
+        known = second.args[1:] == first.args[1:]
     elif first.name == "squeeze":
         dim = first.args[1]
         known = second.args[1] == dim and type(dim) is int
-        step = lambda graph, x: graph.call_method("squeeze", (x, dim))  # noqa: E731
+        step = torch.squeeze, (dim,)
     elif first.name == "masked_fill":
         mask, number = first.args[1:]
         known = _is_number(number) and number == second.args[2] == 0
         known = known and _are_one(mask, second.args[1], last)
-        step = lambda graph, x: graph.call_method("masked_fill", (x, mask, 0.0))  # noqa: E731
+        step = torch.masked_fill, (mask, 0.0)
     elif first.name == "div":
         divisors = [_without_number(each.args[1]) for each in (first, second)]
         divisor = divisors[0][0]
         known = operations.is_tensor(divisor) and _are_one(divisor, divisors[1][0], last)
         factors = [factor / number for factor, (_, number) in zip(factors, divisors)]
-        step = lambda graph, x: graph.call_function(torch.div, (x, divisor))  # noqa: E731
+        step = torch.div, (divisor,)
     elif first.name == "mul":
         both = [(found.args, found.args[::-1]) for found in (first, second)]
         ways = [pair for pair in itertools.product(*both) if _is_common(pair, last)]
@@ -116,7 +116,7 @@ def _step(one: _Term, other: _Term, last: Node) -> tuple[_Step, _Term, _Term] | 
             return None
         (source, mask), (other_source, _) = ways[0]
         known, sources = True, [source, other_source]
-        step = lambda graph, x: graph.call_function(torch.mul, (x, mask))  # noqa: E731
+        step = torch.mul, (mask,)
     else:
         return None
     inner = [
@@ -169,13 +169,13 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _of_one_tensor(one: Node, other: Node) -> bool:
+def _of_one_log_softmax(one: Node, other: Node) -> bool:
     first, second = (value_of(each) for each in (one, other))
-    if first.shape != second.shape or not first.is_floating_point():
+    if first.shape != second.shape or not second.is_floating_point():
         return False
-    if not second.is_floating_point():
-        return False
-    return not set(_sources(one)).isdisjoint(_sources(other))
+    shared = set(_sources(one)) & set(_sources(other))
+    names = [found.name for each in shared if (found := forms.operation(each)) is not None]
+    return "log_softmax" in names
 
 
 def _sources(node: Node) -> Iterator[Node]:

@@ -91,25 +91,16 @@ def of_moments(graph: Graph, node: Node) -> Node | None:
     squares, square = (_once_read(each, node, name) for each, name in zip(found.args, _MOMENTS))
     if squares is None or square is None:
         return None
-    of_squares, mean = (
-        _once_read(squares.args[0], found.args[0], "square"),
-        forms.operation(square.args[0]),
-    )
-    if (
-        of_squares is None
-        or mean is None
-        or (mean.name, *mean.args)
-        != (
-            "mean",
-            of_squares.args[0],
-            *squares.args[1:],
-        )
-    ):
+    of_squares = _once_read(squares.args[0], found.args[0], "square")
+    mean = forms.operation(square.args[0])
+    if of_squares is None or mean is None:
         return None
-    source, dims, keepdim = mean.args
-    first = of_squares.args[0]
-    if operations.written_between(first, node) or value_of(node).dtype != value_of(source).dtype:
+    source, *how = of_squares.args[0], *squares.args[1:]
+    if (mean.name, *mean.args) != ("mean", source, *how):
         return None
+    if operations.written_between(source, node) or value_of(node).dtype != value_of(source).dtype:
+        return None
+    dims, keepdim = how
     return graph.call_function(torch.var, (source, dims), {"correction": 0, "keepdim": keepdim})
 
 
