@@ -204,11 +204,17 @@ def _is_input(value: Any) -> bool:
     return isinstance(value, Node) and value.op == "placeholder"
 
 
+def _may_be_same(node: Node) -> bool:
+    if operations.rearranges(node) or operations.source_of_cast(node) is not None:
+        return True
+    return operations.is_tensor(node) and operations.function_name(node) in ("cos", "sin")
+
+
 def same_value(one: Any, other: Any) -> bool:
-    """Whether two nodes are one, or the same view or part of one."""
+    """Whether two nodes are one, or the same view, part, cast, cosine or sine of one."""
     if one is other:
         return True
-    if not (operations.rearranges(one) and operations.rearranges(other)):
+    if not (_may_be_same(one) and _may_be_same(other)):
         return False
     if one.target != other.target or one.kwargs != other.kwargs:
         return False

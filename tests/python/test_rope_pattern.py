@@ -485,8 +485,26 @@ def test_tokens_before_the_batch(batch: int) -> None:
     freqs = torch.randn(T, 1, 1, D // 2)
     freqs = torch.cat((freqs, freqs), dim=-1)
     q, k = (torch.randn(T, batch, count, D, requires_grad=True) for count in (H, K))
-    assert places(lambda q, k, f: (megatron(q, f), megatron(k, f)), q, k, freqs) == ["", ""]
+    both = lambda q, k, f: (megatron(q, f), megatron(k, f))  # noqa: E731
+    assert places(both, q, k, freqs) == [""]  # cosines that are computed twice are one
     assert places(megatron, q, freqs) == [""]
+
+
+def test_cosines_of_other_angles_are_not_taken_together() -> None:
+    def layer(q: Tensor, k: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
+        return megatron(q, freqs), megatron(k, freqs * 2)
+
+    def written(q: Tensor, k: Tensor, freqs: Tensor) -> tuple[Tensor, Tensor]:
+        freqs = freqs * 2
+        first = megatron(q, freqs)
+        freqs.mul_(2)
+        return first, megatron(k, freqs)
+
+    freqs = torch.randn(T, 1, 1, D // 2)
+    freqs = torch.cat((freqs, freqs), dim=-1)
+    q, k = (torch.randn(T, 3, count, D, requires_grad=True) for count in (H, K))
+    assert places(layer, q, k, freqs) == ["", ""]
+    assert places(written, q, k, freqs) == ["", ""]
 
 
 # ---- by matrices, as FLUX has it -----------------------------------------------------------------
