@@ -21,6 +21,8 @@ def _when(arguments) -> str:
         return "x has no dimensions"
     if mask is not None and not broadcasts(mask.shape, x.shape):
         return "what is added does not broadcast to the shape of x"
+    if mask is not None and mask.dim() == 0:  # it may be on the CPU, and no kernel takes it
+        return "what is added is one number"
     return ""
 
 

@@ -86,6 +86,21 @@ def test_log_softmax_by_hand(way: Any) -> None:
     assert applied(given, ROWS, TARGET) == ["token_log_probability"]
 
 
+def test_a_number_that_is_added_is_no_mask() -> None:
+    """A tensor without dimensions may be on the CPU, whatever the device of the others is."""
+
+    def shifted(x: Tensor) -> Tensor:
+        return F.softmax(x / 2 + torch.tensor(3.0), dim=-1)
+
+    nodes: list[Any] = []
+    backend = substituting.backend("softmax", seen=lambda graph: nodes.extend(graph.nodes))
+    torch.compiler.reset()
+    compiled = torch.compile(shifted, backend=backend)
+    torch.testing.assert_close(compiled(X), shifted(X))
+    (op,) = [node for node in nodes if "opaq_kernels" in str(node.target)]
+    assert op.args[1:] == (1.0, None)
+
+
 def test_what_only_looks_like_a_softmax_is_left() -> None:
     others: list[Callable[[Tensor], Tensor]] = [
         lambda x: x.exp() / x.exp().sum(1, keepdim=True),
