@@ -6,6 +6,7 @@ import contextlib
 import contextvars
 import copy
 import dataclasses
+import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -60,6 +61,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     every = list(wanted) == ["all"]
     chosen = [pattern for name, pattern in patterns.items() if every or name in wanted]
     found: list[Substitution] = []
+    written = _written_by_callers(graph_module)
     for module in graph_module.modules():
         if isinstance(module, GraphModule):
             _give_examples(module)
@@ -69,7 +71,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
             changed |= normal.by_place(module.graph) | local_writes.remove(module.graph)
             changed |= masks.remove(module.graph)
             changed |= normal.rewritten(module.graph)
-            nodes = Nodes(module.graph)
+            nodes = Nodes(module.graph, module in written)
             before = len(found)
             for pattern in chosen:
                 found += _apply(nodes, pattern, not every)
@@ -92,6 +94,37 @@ def _copied(graph: Graph) -> Graph:
         known = vars(new)
         known.update({name: value for name, value in vars(node).items() if name not in known})
     return made
+
+
+def _written_by_callers(module: GraphModule) -> set[torch.nn.Module]:
+    """The graphs below one, such as those of checkpointed parts, whose inputs or results are
+    written to after their call."""
+    found: set[torch.nn.Module] = set()
+    writes: list[Node] = []
+    for node in reversed(module.graph.nodes):
+        called = [each for each in map(functools.partial(_graph_of, module), node.args) if each]
+        memory = {place for each in (node, *node.all_input_nodes) for place in _memory(each)}
+        written = any(
+            operations.writes_to(writer, {each}) and not memory.isdisjoint(_memory(each))
+            for writer in (writes if called else ())
+            for each in writer.all_input_nodes
+        )
+        for each in called:
+            found |= set(each.modules()) if written else _written_by_callers(each)
+        if operations.may_write(node) and not called:
+            writes.append(node)
+    return found
+
+
+def _graph_of(module: GraphModule, argument: Any) -> GraphModule | None:
+    if not isinstance(argument, Node) or argument.op != "get_attr":
+        return None
+    value = operator.attrgetter(argument.target)(module)
+    return value if isinstance(value, GraphModule) else None
+
+
+def _memory(node: Node) -> Iterator[int]:
+    return operations.memory(value_of(node))
 
 
 def _give_examples(module: GraphModule) -> None:

@@ -14,8 +14,10 @@ from .calls import Operation
 
 
 class Nodes:
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, written_outside: bool = False) -> None:
+        """written_outside: what calls this graph writes to its inputs or results afterwards."""
         self.graph = graph
+        self.written_outside = written_outside
         self._place: dict[Node, float] = {}
         self._writes = operations.how_many_before(graph, operations.may_write)
         self._writers = [node for node in graph.nodes if operations.may_write(node)]

@@ -67,6 +67,10 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
         return
     kept = [("an argument", each, _memory(each)) for each in arguments]
     kept += [("a result", each, _memory(each)) for each in found.roots]
+    if nodes.written_outside:
+        outside = {place for each in _inputs_and_results(nodes) for place in _memory(each)}
+        if any(not memory.isdisjoint(outside) for _, _, memory in kept):
+            raise Refused("the graph that calls this one writes to what the op may keep")
     for writer in nodes.writers_after(at):
         for written in writer.all_input_nodes:
             if not operations.writes_to(writer, {written}):
@@ -77,6 +81,11 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
                         f"{writer.name} writes to {kind} ({each.name}) afterwards, which the op "
                         "may need for its gradient"
                     )
+
+
+def _inputs_and_results(nodes: Nodes) -> list[Node]:
+    inputs = [node for node in nodes.graph.nodes if node.op == "placeholder"]
+    return [*inputs, *nodes.graph.output_node().all_input_nodes]
 
 
 def _memory(node: Node) -> set[int]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from opaq import extern_kernels
 from opaq.lowering.record import Substitution
@@ -84,4 +85,27 @@ def test_memory_of_other_tensors_is_written() -> None:
         return mean, counts + copy
 
     (place,) = trained(loss, torch.randn(4, 8), torch.tensor([0, 3, 7, 1]))
+    assert place.applied
+
+
+def test_the_result_of_a_checkpointed_part_is_written() -> None:
+    def block(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits * 2
+        return F.cross_entropy(logits, target), logits
+
+    def written(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        mean, seen = checkpoint(block, logits, target, use_reentrant=False)
+        seen.detach().mul_(2)
+        return mean, seen.detach()
+
+    def read(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        counts = torch.zeros(8)
+        mean, seen = checkpoint(block, logits, target, use_reentrant=False)
+        counts.add_(1)
+        return mean, seen.detach() * counts
+
+    arguments = torch.randn(4, 8), torch.tensor([0, 3, 7, 1])
+    (place,) = trained(written, *arguments)
+    assert place.reason.startswith("the graph that calls this one writes")
+    (place,) = trained(read, *arguments)
     assert place.applied
