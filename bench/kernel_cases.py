@@ -263,7 +263,7 @@ ROWS: list[tuple[str, Call, Call, Operands, bool, list[Sizes]]] = [
         [(8192, 14336), (32768, 4096), (16, 14336), (16, 4096)],
     ),
 ]
-_NORMS = [(m, n) for m in (512, 8192) for n in (768, 2048, 4096, 16384)]
+_NORMS = [(m, n) for m in (512, 8192) for n in (768, 2048, 4096, 16384, 65536)]
 _SOFTMAX = [(m, n) for m in (128, 8192) for n in (128, 1024, 4096, 16384, 131072)]
 REGIONS: dict[str, list[Sizes]] = {
     "rms_norm": _NORMS,

@@ -78,8 +78,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         with torch.no_grad():
             records, turns = _of_case(case, names, arguments, progress)
         progress.record(*records)
-        if arguments.update and case.pattern:
-            _update(case, _gain(turns), written)
+        if arguments.update and case.pattern and (gain := _gain(turns)) is not None:
+            _update(case, gain, written)
     facts = {"rounds": arguments.rounds, "l2_flushed": arguments.device == "cuda"}
     return facts | ({"dtype": arguments.dtype} if arguments.dtype else {})
 
@@ -148,12 +148,14 @@ def _substituted(case: Case) -> Call:
     return call
 
 
-def _gain(turns: Turns) -> float:
+def _gain(turns: Turns) -> float | None:
     """How many times as fast the op is as the best that Inductor makes, or as eager PyTorch where
-    Inductor makes nothing; 0 if it is wrong."""
+    Inductor makes nothing; 0 if it is wrong; None if there is nothing to compare with."""
     theirs = [turns[name] for name in ("inductor", "max-autotune") if name in turns]
     theirs = theirs or [turns[name] for name in ("eager",) if name in turns]
-    if "opaq" not in turns or not theirs:
+    if not theirs:
+        return None
+    if "opaq" not in turns:
         return 0.0
     return statistics.median(
         min(times) / ours for ours, times in zip(turns["opaq"], zip(*theirs, strict=True))

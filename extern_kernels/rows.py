@@ -100,6 +100,12 @@ def shared_backward(stages: str, packs: str, lanes: str) -> str:
     return f"{stages} * 2 * {packs} * {lanes} * {height_backward(lanes)} * 16"
 
 
+# Longer rows of up to 8 times as many packs, backward: blocks share them, as clusters, of as few
+# threads as have all packs if each has 4.
+HELD_BACKWARD = 512 * 4  # packs of a row of one block
+MOST_PACKS_BACKWARD = 8 * HELD_BACKWARD
+RANKS_BACKWARD = sharing(PACKS, HELD_BACKWARD)
+LANES_OF_SHARED = fitting(PACKS, RANKS_BACKWARD, 4)
 HEIGHT_BACKWARD = height_backward(LANES_BACKWARD)
 # Rounds that a block holds in shared memory, up to 96 KB, which every device from sm_80 on has.
 STAGES_BACKWARD = (
@@ -107,6 +113,7 @@ STAGES_BACKWARD = (
 )
 SHARED_BACKWARD = shared_backward(STAGES_BACKWARD, ITEMS_BACKWARD, LANES_BACKWARD)
 MOST_BLOCKS = 256
+MOST_BLOCKS_OF_WIDE = 128  # whose sums are long: to be written, and added up
 
 
 def blocks(most: int | str) -> str:
@@ -119,8 +126,17 @@ def per_block(blocks: str) -> str:
     return f"ceil_div({ROWS}, max(1, {blocks}))"
 
 
-BLOCKS = blocks(MOST_BLOCKS)
-PER_BLOCK = per_block(BLOCKS)
+def wide_backward(most_of_narrow: int) -> str:
+    """Whether a row has more packs, and so few that the kernels for aligned rows take it."""
+    aligned_row = "x.size(-1) * x.itemsize % 16 == 0"
+    return f"({PACKS} > {most_of_narrow} and {PACKS} <= {MOST_PACKS_BACKWARD} and {aligned_row})"
+
+
+def most_blocks(x: torch.Tensor, most_of_narrow: int) -> int:
+    """MOST_BLOCKS_OF_WIDE where `wide_backward` says so, else MOST_BLOCKS."""
+    packs, rest = divmod(x.size(-1) * x.itemsize, 16)
+    wide = most_of_narrow < packs <= MOST_PACKS_BACKWARD and not rest
+    return MOST_BLOCKS_OF_WIDE if wide else MOST_BLOCKS
 
 
 def sums_by_block(values: torch.Tensor, most: int = MOST_BLOCKS) -> torch.Tensor:

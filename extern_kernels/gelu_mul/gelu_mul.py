@@ -14,6 +14,8 @@ import opaq
 
 from .. import gated
 
+_SCALE = 2 * math.sqrt(2 / math.pi)
+
 gelu_mul = opaq.op(
     "opaq_kernels::gelu_mul(Tensor gate, Tensor up, str approximate='none') -> (Tensor y)",
     outputs=opaq.like("gate", may_overwrite=True),
@@ -52,8 +54,15 @@ def gelu_mul_reference(
 ) -> torch.Tensor:
     _check(gate, up, approximate)
     wide = torch.promote_types(gate.dtype, torch.float32)
-    activated = torch.nn.functional.gelu(gate.to(wide), approximate=approximate)
-    return (activated * up.to(wide)).to(gate.dtype)
+    v = gate.to(wide)
+    return (v * _share(v, approximate) * up.to(wide)).to(gate.dtype)
+
+
+def _share(v: torch.Tensor, approximate: str) -> torch.Tensor:
+    """gelu(v) / v, exact for large negative v, too, where 1 + erf and 1 + tanh have no digits."""
+    if approximate == "tanh":
+        return torch.sigmoid(_SCALE * (v + 0.044715 * v.pow(3)))
+    return 0.5 * torch.erfc(-v * math.sqrt(0.5))
 
 
 @gelu_mul_backward.reference
@@ -63,13 +72,11 @@ def gelu_mul_backward_reference(
     _check(gate, up, approximate)
     wide = torch.promote_types(gate.dtype, torch.float32)
     grad, v, u = grad_y.to(wide), gate.to(wide), up.to(wide)
+    share = _share(v, approximate)
     if approximate == "tanh":
-        scale = 2 * math.sqrt(2 / math.pi)
-        share = torch.sigmoid(scale * (v + 0.044715 * v.pow(3)))
         # the density is 0 where the square would be too large
-        density = share * (1 - share) * scale * (1 + 3 * 0.044715 * v.square().clamp(max=3000))
+        density = share * (1 - share) * _SCALE * (1 + 3 * 0.044715 * v.square().clamp(max=3000))
     else:
-        share = 0.5 * torch.erfc(-v * math.sqrt(0.5))
         density = torch.exp(-0.5 * v.square()) / math.sqrt(2 * math.pi)
     grad_gate = grad * u * (share + v * density)
     return grad_gate.to(gate.dtype), (grad * v * share).to(up.dtype)

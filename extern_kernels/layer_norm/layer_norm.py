@@ -22,11 +22,15 @@ from ..rows import (
     CUDA,
     FLOAT,
     HELD,
+    HELD_BACKWARD,
     ITEMS,
     ITEMS_BACKWARD,
     LANES,
     LANES_BACKWARD,
+    LANES_OF_SHARED,
+    MOST_PACKS_BACKWARD,
     PACKS,
+    RANKS_BACKWARD,
     ROWS,
     STAGES_BACKWARD,
 )
@@ -35,10 +39,11 @@ from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 # Blocks of consecutive rows, whose sums for the gradients of weight and bias are partial results.
 # One block of wide rows keeps a multiprocessor busy, and its sums, two rows of float32, are to be
 # written and added up: there are no more of them than an H100 or H200 has multiprocessors.
-_NARROW, _HELD_BACKWARD = 512, 2048  # packs of a row: the most of narrow ones, and of all but "any"
-_WIDE = f"{PACKS} > {_NARROW} and {PACKS} <= {_HELD_BACKWARD} and x.size(-1) * x.itemsize % 16 == 0"
-_MOST_BLOCKS_OF_WIDE = 128
-_BLOCKS = rows.blocks(f"({_MOST_BLOCKS_OF_WIDE} if {_WIDE} else {rows.MOST_BLOCKS})")
+_NARROW = 512  # the most packs of a narrow row
+_MOST_BLOCKS = (
+    f"({rows.MOST_BLOCKS_OF_WIDE} if {rows.wide_backward(_NARROW)} else {rows.MOST_BLOCKS})"
+)
+_BLOCKS = rows.blocks(_MOST_BLOCKS)
 _PER_BLOCK = rows.per_block(_BLOCKS)
 
 layer_norm = opaq.op(
@@ -120,6 +125,7 @@ _BACKWARD_CUDA = [
 # Wide rows, backward: in a round, a block takes one or two rows, and each thread two to four packs
 # of them, in up to 96 KB of shared memory, which every device from sm_80 on has. Where one stage
 # is all that fits, registers hold its packs, and its slots are filled again at once.
+_WIDE = f"{PACKS} > {_NARROW}"
 _WIDE_ITEMS = f"(1 if {PACKS} <= 768 else 2 if {PACKS} <= 1024 else 3 if {PACKS} <= 1536 else 4)"
 _WIDE_STAGES = f"(2 if {_WIDE_ITEMS} % 2 == 1 else 3 if {_WIDE_ITEMS} == 2 else 1)"
 _LANES_BACKWARD = f"({rows.fitting(PACKS, 1, _WIDE_ITEMS)} if {_WIDE} else {LANES_BACKWARD})"
@@ -139,13 +145,29 @@ layer_norm_backward.cuda(
     requires=[
         *_BACKWARD_CUDA,
         *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
-        f"{PACKS} <= {_HELD_BACKWARD}",
+        f"{PACKS} <= {HELD_BACKWARD}",
+    ],
+    priority=1,
+)
+layer_norm_backward.cuda(
+    name="cuda:shared",
+    source=opaq.file("layer_norm_backward.cu"),
+    entry=f"layer_norm_backward_shared<{{x.dtype}}, {{{LANES_OF_SHARED}}}, 4, "
+    f"{{{RANKS_BACKWARD}}}>",
+    grid=f"{RANKS_BACKWARD} * {_BLOCKS}",
+    block=LANES_OF_SHARED,
+    shared=rows.shared_backward(1, 4, LANES_OF_SHARED),
+    args=_BACKWARD_ARGS,
+    requires=[
+        *_BACKWARD_CUDA,
+        *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
+        f"{PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_BACKWARD}",
     ],
     priority=1,
 )
 layer_norm_backward.cuda(
     name="cuda:any",
-    source=opaq.file("layer_norm.cu"),
+    source=opaq.file("layer_norm_backward.cu"),
     entry="layer_norm_backward_any<{x.dtype}>",
     grid=_BLOCKS,
     block=256,
@@ -215,13 +237,8 @@ def layer_norm_backward_reference(
     if not sums:
         return grad_x, rstd.new_empty(0, 2, n)
     both = torch.stack([grad * v * scale, grad], -2)
-    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n), _most_blocks(x))
-
-
-def _most_blocks(x: torch.Tensor) -> int:
-    packs, rest = divmod(x.size(-1) * x.itemsize, 16)
-    wide = _NARROW < packs <= _HELD_BACKWARD and not rest
-    return _MOST_BLOCKS_OF_WIDE if wide else rows.MOST_BLOCKS
+    blocks = rows.most_blocks(x, _NARROW)
+    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n), blocks)
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -1,9 +1,12 @@
-// LayerNorm backward with its reads ahead of its sums (../norm_backward.cuh): formulas as in
-// layer_norm.cu. The sums of a block's consecutive rows for grad_weight and grad_bias are added up
-// in a fixed order and written to partial[block, 2, n]; the caller adds the blocks.
+// LayerNorm backward: formulas as in layer_norm.cu. partial[b, 0, c] and partial[b, 1, c]: what the
+// consecutive rows of block b, or of the blocks that share rows, add to grad_weight and grad_bias,
+// if `sums`; the caller adds the blocks. Aligned rows are read ahead of their sums
+// (../norm_backward.cuh).
 #include "../norm_backward.cuh"
 
+using opaq::from_float;
 using opaq::Pack;
+using opaq::to_float;
 
 namespace {
 
@@ -18,14 +21,45 @@ struct Rows {
   Row row[EACH];
 };
 
-}  // namespace
+// Rows of any length and alignment: each is read twice.
+template <typename T, int THREADS>
+__device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
+                       const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                       const float* rstd, long long begin, long long end, long long n, bool sums) {
+  __shared__ float of_warps[2][2 * THREADS / 32];
+  // Each column belongs to one thread: no other touches its sums.
+  float* const grad_weight = partial;
+  float* const grad_bias = grad_weight + n;
+  for (long long c = threadIdx.x; sums && c < n; c += THREADS) grad_weight[c] = grad_bias[c] = 0;
+  for (long long row = begin; row < end; ++row) {
+    const T* xr = x + row * n;
+    const T* gr = grad_y + row * n;
+    const float center = mean[row], scale = rstd[row];
+    float dots[2] = {};  // of g and g * v
+#pragma unroll 4
+    for (long long c = threadIdx.x; c < n; c += THREADS) {
+      const float g = to_float(gr[c]) * opaq::element_or(weight, c, 1);
+      dots[0] += g;
+      dots[1] += g * (to_float(xr[c]) - center);
+    }
+    opaq::row_sums<THREADS>(dots, of_warps[row % 2]);
+    const float shift = (dots[0] * scale - opaq::element_or(grad_mean, row, 0)) / n;
+    const float pull = (dots[1] + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
+#pragma unroll 4
+    for (long long c = threadIdx.x; c < n; c += THREADS) {
+      const float g = to_float(gr[c]), v = to_float(xr[c]) - center;
+      const float w = opaq::element_or(weight, c, 1);
+      grad_x[row * n + c] = from_float<T>(g * w * scale - shift - v * pull);
+      if (sums) grad_weight[c] += g * v * scale, grad_bias[c] += g;
+    }
+  }
+}
 
-template <typename T, int LANES, int ITEMS, int EACH, int STAGES>
-__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
-    layer_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                              const float* grad_rstd, const T* x, const T* weight,
-                              const float* mean, const float* rstd, long long rows,
-                              long long rows_per_block, int n, bool sums) {
+// Rows from `begin` to `end`, of which RANKS blocks have a part each.
+template <typename T, int LANES, int ITEMS, int EACH, int STAGES, int RANKS>
+__device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
+                           const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                           const float* rstd, long long begin, long long end, int n, bool sums) {
   constexpr int THREADS = LANES > 256 ? LANES : 256;
   // Where registers hold these packs too: __half elements take more of them than __nv_bfloat16.
   constexpr bool HOLD = STAGES == 1 || ITEMS <= (opaq::is_same<T, __half> ? 2 : 3);
@@ -36,9 +70,11 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   using Ahead = opaq::Ahead<T, LANES, ITEMS, EACH, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS, PACKS = Ahead::PACKS;
   __shared__ float of_warps[2][2 * EACH * THREADS / 32];
-  const long long begin = blockIdx.x * rows_per_block;
-  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  Ahead ahead{x, grad_y, end, n};
+  __shared__ float2 of_team[2][RANKS * THREADS / 32];
+  const opaq::Columns<T, RANKS> mine(n);
+  grad_x += mine.first, grad_y += mine.first, x += mine.first, partial += mine.first;
+  if (weight) weight += mine.first;
+  Ahead ahead{x, grad_y, end, n, mine.width};
   const auto column = [&](int i) { return Ahead::column(i); };
   const auto read = [&](long long first) {
     Rows<EACH> found;
@@ -57,14 +93,14 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   Pack<T, VEC> w[HELD_WEIGHTS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (WEIGHT_HELD && column(k) < n) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+    if (WEIGHT_HELD && column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
   float sums_of_rows[2][ITEMS][VEC] = {};  // for grad_weight and grad_bias
   Rows<EACH> next = read(row);
   int stage = 0, turn = 0;
   const auto renew = [&](int k) {  // pack k of the weight, before it is used
     if (WEIGHT_HELD)
       opaq::convert_anew(w[k], row < 0);
-    else if (column(k) < n)
+    else if (column(k) < mine.width)
       w[0] = opaq::load_or<VEC>(weight, column(k), 1);
   };
   for (long long first = begin; first < end; first += ROWS, row += ROWS, turn ^= 1) {
@@ -77,7 +113,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
       const int r = i / ITEMS, k = i % ITEMS;
       renew(k);
       ahead.arrived();
-      if (row + r >= end || column(k) >= n) continue;
+      if (row + r >= end || column(k) >= mine.width) continue;
       const Pack<T, VEC> px = ahead.first(stage, i);
       const Pack<T, VEC> pg = ahead.first(stage, PACKS + i);
       float v[VEC], g[VEC], by[VEC];
@@ -95,7 +131,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
       ahead.taken(i, row);
     }
     ahead.summed(stage, row);
-    opaq::row_sums<LANES>(dots, of_warps[turn]);
+    opaq::row_sums_of_team<RANKS, LANES>(dots, of_warps[turn], of_team[turn]);
     float shift[EACH], pull[EACH];
 #pragma unroll
     for (int r = 0; r < EACH; ++r) {
@@ -107,7 +143,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
     for (int i = 0; i < PACKS; ++i) {
       const int r = i / ITEMS, k = i % ITEMS;
       renew(k);
-      if (row + r >= end || column(k) >= n) continue;
+      if (row + r >= end || column(k) >= mine.width) continue;
       const Pack<T, VEC> px = ahead.again(stage, i);
       const Pack<T, VEC> pg = ahead.again(stage, PACKS + i);
       float out[VEC], v[VEC], by[VEC];
@@ -124,5 +160,54 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
     stage = stage == STAGES - 1 ? 0 : stage + 1;
   }
 
-  if (sums) ahead.write_sums(partial + (long long)blockIdx.x * 2 * n, sums_of_rows);
+  if (sums) ahead.write_sums(partial, sums_of_rows);
+}
+
+}  // namespace
+
+template <typename T, int LANES, int ITEMS, int EACH, int STAGES>
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
+    layer_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
+                              const float* grad_rstd, const T* x, const T* weight,
+                              const float* mean, const float* rstd, long long rows,
+                              long long rows_per_block, int n, bool sums) {
+  const long long begin = blockIdx.x * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  of_aligned<T, LANES, ITEMS, EACH, STAGES, 1>(grad_x, partial + (long long)blockIdx.x * 2 * n,
+                                               grad_y, grad_mean, grad_rstd, x, weight, mean, rstd,
+                                               begin, end, n, sums);
+}
+
+// RANKS blocks of LANES threads share each row.
+template <typename T, int LANES, int ITEMS, int RANKS>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
+    layer_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
+                               const float* grad_rstd, const T* x, const T* weight,
+                               const float* mean, const float* rstd, long long rows,
+                               long long rows_per_block, int n, bool sums) {
+  using Team = opaq::Team<RANKS, LANES>;
+  if (Team::idle()) return;
+  const long long begin = Team::team() * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  partial += (long long)Team::team() * 2 * n;
+  if constexpr (Team::kRanks == RANKS) {
+    Team::begin();
+    of_aligned<T, LANES, ITEMS, 1, 1, RANKS>(grad_x, partial, grad_y, grad_mean, grad_rstd, x,
+                                             weight, mean, rstd, begin, end, n, sums);
+  } else {
+    of_any<T, LANES>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, begin,
+                     end, n, sums);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(256)
+    layer_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
+                            const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                            const float* rstd, long long rows, long long rows_per_block,
+                            long long n, bool sums) {
+  const long long begin = blockIdx.x * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  of_any<T, 256>(grad_x, partial + blockIdx.x * 2 * n, grad_y, grad_mean, grad_rstd, x, weight,
+                 mean, rstd, begin, end, n, sums);
 }

@@ -25,6 +25,7 @@ add_rms_norm = opaq.op(
     },
 )
 _REQUIRES = [OFFSET, "residual.dtype == x.dtype", "residual.shape == x.shape"]
+_ALIGNED = rows.aligned("x", "residual", "y", "sum", optional=("weight",))
 _ARGS = "y, sum, rstd, x, residual, weight"
 
 add_rms_norm.cuda(
@@ -34,12 +35,20 @@ add_rms_norm.cuda(
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",
-    requires=[
-        *CUDA,
-        *_REQUIRES,
-        *rows.aligned("x", "residual", "y", "sum", optional=("weight",)),
-        f"{PACKS} <= {HELD}",
-    ],
+    requires=[*CUDA, *_REQUIRES, *_ALIGNED, f"{PACKS} <= {HELD}"],
+    priority=1,
+)
+# Wider rows: clusters of up to 8 blocks, of as few threads as have all packs if each has 8.
+_RANKS = rows.sharing(PACKS, HELD)
+_THREADS = rows.fitting(PACKS, _RANKS, 8)
+add_rms_norm.cuda(
+    name="cuda:shared",
+    source=opaq.file("rms_norm.cu"),
+    entry=f"add_rms_norm_shared<{{x.dtype}}, {{{_THREADS}}}, 8, {{{_RANKS}}}, {{{WEIGHT}}}>",
+    grid=f"{_RANKS} * {ROWS}",
+    block=_THREADS,
+    args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",
+    requires=[*CUDA, *_REQUIRES, *_ALIGNED, f"{PACKS} > {HELD} and {PACKS} <= 8 * {HELD}"],
     priority=1,
 )
 add_rms_norm.cuda(

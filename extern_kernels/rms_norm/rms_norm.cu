@@ -9,13 +9,13 @@
 // reduction counts on every thread; rows past the end take part with zeros.
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
-// as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block (wider
-// rows, forward: rms_norm_wide.cu; backward: rms_norm_backward.cu). The `_any` kernels take any n
-// and alignment, a block a row, and read twice. grad_weight without atomics: block b adds up its
-// consecutive rows in a fixed order and writes row b of partial[blocks, n]; the caller adds the
-// blocks. A column-wise kernel in the same launch would need no partials, but leaves the device
-// idle where n is small (a norm of heads).
-#include "../common.cuh"
+// as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block. Wider
+// rows are shared by blocks, or are those of rms_norm_wide.cu; backward: rms_norm_backward.cu. The
+// `_any` kernels take any n and alignment, a block a row, and read twice. grad_weight without
+// atomics: block b adds up its consecutive rows in a fixed order and writes row b of
+// partial[blocks, n]; the caller adds the blocks. A column-wise kernel in the same launch would
+// need no partials, but leaves the device idle where n is small (a norm of heads).
+#include "../shared_rows.cuh"
 
 using opaq::from_float;
 using opaq::Pack;
@@ -32,79 +32,92 @@ __device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
   return opaq::pack_from_float<T>(sums);
 }
 
-// residual, sum: null, if ADD is false.
-template <typename T, int LANES, int ITEMS, bool ADD, int WEIGHT>
+// residual, sum: null, if ADD is false. RANKS blocks of LANES threads share a row, if there are
+// more.
+template <typename T, int LANES, int ITEMS, int RANKS, bool ADD, int WEIGHT>
 __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
                           long long rows, int n, float eps, float offset) {
   constexpr int VEC = 16 / sizeof(T);
-  const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-  const bool live = LANES >= 256 || row < rows;  // one row a block: none is past the end
+  using Team = opaq::Team<RANKS, LANES>;
+  const long long row = RANKS > 1 ? Team::team() : (long long)blockIdx.x * blockDim.y + threadIdx.y;
+  // one row a block, or more blocks a row: none is past the end
+  const bool live = RANKS > 1 || LANES >= 256 || row < rows;
   const float of_mean = 1.0f / n;
+  const opaq::Columns<T, RANKS> mine(n);
+  const long long at = row * n + mine.first;
   // All are read before the reduction, so that a row waits for memory only once.
   Pack<T, VEC> held[ITEMS], w[ITEMS], more[ADD ? ITEMS : 1];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (!live || column >= n) continue;
-    held[k] = opaq::load<VEC>(x + row * n + column);
-    if constexpr (ADD) more[k] = opaq::load<VEC>(residual + row * n + column);
+    if (!live || column >= mine.width) continue;
+    held[k] = opaq::load<VEC>(x + at + column);
+    if constexpr (ADD) more[k] = opaq::load<VEC>(residual + at + column);
   }
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (WEIGHT && column < n) w[k] = opaq::load<VEC>(weight + column);
+    if (WEIGHT && column < mine.width) w[k] = opaq::load<VEC>(weight + mine.first + column);
   }
-  float squares = 0;
+  float squares[1] = {};
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (!live || column >= n) continue;
+    if (!live || column >= mine.width) continue;
     if constexpr (ADD) {
       held[k] = sum_of(held[k], more[k]);
-      opaq::store<VEC>(sum + row * n + column, held[k]);
+      opaq::store<VEC>(sum + at + column, held[k]);
     }
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) squares += to_float(held[k].at[j]) * to_float(held[k].at[j]);
+    for (int j = 0; j < VEC; ++j) squares[0] += to_float(held[k].at[j]) * to_float(held[k].at[j]);
   }
-  squares = row_sum<LANES>(squares);
-  const float scale = rsqrtf(squares * of_mean + eps);
+  if constexpr (RANKS == 1) {
+    squares[0] = row_sum<LANES>(squares[0]);
+  } else {
+    __shared__ float2 of_team[Team::kWarps];
+    opaq::row_sums_of_team<RANKS, LANES>(squares, nullptr, of_team);
+  }
+  const float scale = rsqrtf(squares[0] * of_mean + eps);
 #pragma unroll
-  for (int k = 0; k < ITEMS; ++k) opaq::convert_anew(held[k], squares < 0);
+  for (int k = 0; k < ITEMS; ++k) opaq::convert_anew(held[k], squares[0] < 0);
   if (!live) return;
-  if (threadIdx.x == 0) rstd[row] = scale;
+  if (threadIdx.x == 0 && Team::rank() == 0) rstd[row] = scale;
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (column >= n) break;
+    if (column >= mine.width) break;
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
       held[k].at[j] = from_float<T>(opaq::weighted<WEIGHT>(
           to_float(held[k].at[j]) * scale, WEIGHT ? to_float(w[k].at[j]) : 1, offset));
-    opaq::store<VEC>(y + row * n + column, held[k]);
+    opaq::store<VEC>(y + at + column, held[k]);
   }
 }
 
-// The row of the block. x and sum may be the same memory: a thread reads again what it wrote.
-template <typename T, bool ADD>
-__device__ void normalize_any(T* y, T* sum, float* rstd, const T* x, const T* residual,
-                              const T* weight, long long n, float eps, float offset) {
-  const long long first = blockIdx.x * n;
-  float squares = 0;
+// A row. x and sum may be the same memory: a thread reads again what it wrote.
+template <typename T, int THREADS, bool ADD>
+__device__ void normalize_any(long long row, T* y, T* sum, float* rstd, const T* x,
+                              const T* residual, const T* weight, long long n, float eps,
+                              float offset) {
+  __shared__ float of_warps[THREADS / 32];
+  const long long first = row * n;
+  float squares[1] = {};
 #pragma unroll 4
-  for (long long c = threadIdx.x; c < n; c += 256) {
+  for (long long c = threadIdx.x; c < n; c += THREADS) {
     float v = to_float(x[first + c]);
     if constexpr (ADD) {
       const T added = from_float<T>(v + to_float(residual[first + c]));
       sum[first + c] = added;
       v = to_float(added);
     }
-    squares += v * v;
+    squares[0] += v * v;
   }
-  const float scale = rsqrtf(row_sum<256>(squares) / n + eps);
-  if (threadIdx.x == 0) rstd[blockIdx.x] = scale;
+  opaq::row_sums<THREADS>(squares, of_warps);
+  const float scale = rsqrtf(squares[0] / n + eps);
+  if (threadIdx.x == 0) rstd[row] = scale;
   const T* const values = ADD ? sum : x;
 #pragma unroll 4
-  for (long long c = threadIdx.x; c < n; c += 256)
+  for (long long c = threadIdx.x; c < n; c += THREADS)
     y[first + c] = from_float<T>(to_float(values[first + c]) * scale *
                                  (opaq::element_or(weight, c, 1) + offset));
 }
@@ -115,59 +128,42 @@ template <typename T, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps,
              float offset) {
-  normalize<T, LANES, ITEMS, false, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps,
-                                            offset);
+  normalize<T, LANES, ITEMS, 1, false, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps,
+                                               offset);
 }
 
 template <typename T, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
                  long long rows, int n, float eps, float offset) {
-  normalize<T, LANES, ITEMS, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps, offset);
+  normalize<T, LANES, ITEMS, 1, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps,
+                                              offset);
+}
+
+template <typename T, int LANES, int ITEMS, int RANKS, int WEIGHT>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES)
+    add_rms_norm_shared(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+                        long long rows, int n, float eps, float offset) {
+  using Team = opaq::Team<RANKS, LANES>;
+  if (Team::idle()) return;
+  if constexpr (Team::kRanks == RANKS) {
+    Team::begin();
+    normalize<T, LANES, ITEMS, RANKS, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps,
+                                                    offset);
+  } else {
+    normalize_any<T, LANES, true>(Team::team(), y, sum, rstd, x, residual, weight, n, eps, offset);
+  }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* x, const T* weight,
                                                     long long n, float eps, float offset) {
-  normalize_any<T, false>(y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
+  normalize_any<T, 256, false>(blockIdx.x, y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(256)
     add_rms_norm_any(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
                      long long n, float eps, float offset) {
-  normalize_any<T, true>(y, sum, rstd, x, residual, weight, n, eps, offset);
-}
-
-// partial[b, c]: sum of grad_y * x * rstd over the rows of block b, if `sums`. added: null, or what
-// grad_x is added to.
-template <typename T>
-__global__ void __launch_bounds__(256)
-    rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                          const T* x, const T* weight, const float* rstd, const T* added,
-                          long long rows, long long rows_per_block, long long n, float offset,
-                          bool sums) {
-  partial += blockIdx.x * n;  // each column belongs to one thread: no other touches partial[c]
-  for (long long c = threadIdx.x; sums && c < n; c += 256) partial[c] = 0;
-  const long long begin = blockIdx.x * rows_per_block;
-  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  for (long long row = begin; row < end; ++row) {
-    const T* xr = x + row * n;
-    const T* gr = grad_y + row * n;
-    const float scale = rstd[row];
-    float dot = 0;
-#pragma unroll 4
-    for (long long c = threadIdx.x; c < n; c += 256)
-      dot += to_float(gr[c]) * (opaq::element_or(weight, c, 1) + offset) * to_float(xr[c]);
-    const float pull =
-        (row_sum<256>(dot) + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
-#pragma unroll 4
-    for (long long c = threadIdx.x; c < n; c += 256) {
-      const float g = to_float(gr[c]), v = to_float(xr[c]);
-      const float more = added ? to_float(added[row * n + c]) : 0;
-      const float w = opaq::element_or(weight, c, 1) + offset;
-      grad_x[row * n + c] = from_float<T>(g * w * scale - v * pull + more);
-      if (sums) partial[c] += g * v * scale;
-    }
-  }
+  normalize_any<T, 256, true>(blockIdx.x, y, sum, rstd, x, residual, weight, n, eps, offset);
 }

@@ -18,23 +18,31 @@ import opaq
 
 from .. import rows
 from ..rows import (
-    BLOCKS,
     CPU,
     CUDA,
     FLOAT,
     HEIGHT_BACKWARD,
     HELD,
+    HELD_BACKWARD,
     ITEMS,
     ITEMS_BACKWARD,
     LANES,
     LANES_BACKWARD,
+    LANES_OF_SHARED,
+    MOST_PACKS_BACKWARD,
     PACKS,
-    PER_BLOCK,
+    RANKS_BACKWARD,
     ROWS,
     SHARED_BACKWARD,
     STAGES_BACKWARD,
 )
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
+
+_MOST_BLOCKS = (
+    f"({rows.MOST_BLOCKS_OF_WIDE} if {rows.wide_backward(HELD_BACKWARD)} else {rows.MOST_BLOCKS})"
+)
+BLOCKS = rows.blocks(_MOST_BLOCKS)
+PER_BLOCK = rows.per_block(BLOCKS)
 
 rms_norm = opaq.op(
     "opaq_kernels::rms_norm(Tensor x, Tensor? weight, float eps=1e-6, float offset=0.0) "
@@ -123,12 +131,29 @@ for _name, _adds, _condition in [
         block=[LANES_BACKWARD, HEIGHT_BACKWARD],
         shared=SHARED_BACKWARD,
         args=_BACKWARD_ARGS,
-        requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= 4 * 512", _condition],
+        requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {HELD_BACKWARD}", _condition],
+        priority=1,
+    )
+    rms_norm_backward.cuda(
+        name=_name.replace("ahead", "shared"),
+        source=opaq.file("rms_norm_backward.cu"),
+        entry=f"rms_norm_backward_shared<{{x.dtype}}, {{{LANES_OF_SHARED}}}, 4, "
+        f"{{{RANKS_BACKWARD}}}, {_adds}>",
+        grid=f"{RANKS_BACKWARD} * {BLOCKS}",
+        block=LANES_OF_SHARED,
+        shared=rows.shared_backward(1, 4, LANES_OF_SHARED),
+        args=_BACKWARD_ARGS,
+        requires=[
+            *_BACKWARD_CUDA,
+            *_BACKWARD_ALIGNED,
+            f"{PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_BACKWARD}",
+            _condition,
+        ],
         priority=1,
     )
 rms_norm_backward.cuda(
     name="cuda:any",
-    source=opaq.file("rms_norm.cu"),
+    source=opaq.file("rms_norm_backward.cu"),
     entry="rms_norm_backward_any<{x.dtype}>",
     grid=BLOCKS,
     block=256,
@@ -195,8 +220,11 @@ def rms_norm_backward_reference(
     grad_x = g * scale - v * (dot * rstd.pow(3) / n).unsqueeze(-1)
     if added is not None:
         grad_x = grad_x + added
+    if not sums:
+        return grad_x.to(x.dtype), rstd.new_empty(0, n)
     of_rows = (grad * v * scale).reshape(rstd.numel(), n)
-    return grad_x.to(x.dtype), rows.sums_by_block(of_rows) if sums else rstd.new_empty(0, n)
+    blocks = rows.most_blocks(x, HELD_BACKWARD)
+    return grad_x.to(x.dtype), rows.sums_by_block(of_rows, blocks)
 
 
 def _weighted(values: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:

@@ -1,24 +1,60 @@
-// RMSNorm backward with its reads ahead of its sums (../norm_backward.cuh): formulas and partial
-// sums of grad_weight as in rms_norm.cu, rms_norm_backward.
+// RMSNorm backward: formulas as in rms_norm.cu. partial[b, c]: the sum of grad_y * x * rstd over
+// the rows of block b, or of the blocks that share rows, if `sums`. added: null, or what grad_x is
+// added to. Aligned rows are read ahead of their sums (../norm_backward.cuh).
 #include "../norm_backward.cuh"
 
 using opaq::Pack;
 
-// ADD: grad_x is added to `added`, which is null otherwise.
-template <typename T, int LANES, int ITEMS, int STAGES, bool ADD>
-__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
-    rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                            const T* x, const T* weight, const float* rstd, const T* added,
-                            long long rows, long long rows_per_block, int n, float offset,
-                            bool sums) {
+using opaq::from_float;
+using opaq::to_float;
+
+namespace {
+
+// Rows of any length and alignment: each is read twice.
+template <typename T, int THREADS>
+__device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                       const T* x, const T* weight, const float* rstd, const T* added,
+                       long long begin, long long end, long long n, float offset, bool sums) {
+  __shared__ float of_warps[2][THREADS / 32];
+  // Each column belongs to one thread: no other touches partial[c].
+  for (long long c = threadIdx.x; sums && c < n; c += THREADS) partial[c] = 0;
+  for (long long row = begin; row < end; ++row) {
+    const T* xr = x + row * n;
+    const T* gr = grad_y + row * n;
+    const float scale = rstd[row];
+    float dot[1] = {};
+#pragma unroll 4
+    for (long long c = threadIdx.x; c < n; c += THREADS)
+      dot[0] += to_float(gr[c]) * (opaq::element_or(weight, c, 1) + offset) * to_float(xr[c]);
+    opaq::row_sums<THREADS>(dot, of_warps[row % 2]);
+    const float pull = (dot[0] + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
+#pragma unroll 4
+    for (long long c = threadIdx.x; c < n; c += THREADS) {
+      const float g = to_float(gr[c]), v = to_float(xr[c]);
+      const float more = added ? to_float(added[row * n + c]) : 0;
+      const float w = opaq::element_or(weight, c, 1) + offset;
+      grad_x[row * n + c] = from_float<T>(g * w * scale - v * pull + more);
+      if (sums) partial[c] += g * v * scale;
+    }
+  }
+}
+
+// Rows from `begin` to `end`, of which RANKS blocks have a part each. ADD: added is not null.
+template <typename T, int LANES, int ITEMS, int STAGES, int RANKS, bool ADD>
+__device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                           const T* x, const T* weight, const float* rstd, const T* added,
+                           long long begin, long long end, int n, float offset, bool sums) {
   constexpr int THREADS = LANES > 256 ? LANES : 256;
   constexpr bool HOLD = ITEMS <= 2;  // measured on an H200: longer rows gain nothing
   using Ahead = opaq::Ahead<T, LANES, ITEMS, 1, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
   __shared__ float of_warps[2][THREADS / 32];
-  const long long begin = blockIdx.x * rows_per_block;
-  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  Ahead ahead{x, grad_y, end, n};
+  __shared__ float2 of_team[2][RANKS * THREADS / 32];
+  const opaq::Columns<T, RANKS> mine(n);
+  grad_x += mine.first, grad_y += mine.first, x += mine.first, partial += mine.first;
+  if (weight) weight += mine.first;
+  if (ADD) added += mine.first;
+  Ahead ahead{x, grad_y, end, n, mine.width};
   const auto column = [&](int k) { return Ahead::column(k); };
 
   long long row = begin + threadIdx.y;
@@ -26,7 +62,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
   Pack<T, VEC> w[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (column(k) < n) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+    if (column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
   float grad_w[1][ITEMS][VEC] = {};
   const auto of_row = [&](const float* p, long long row) { return p && row < end ? p[row] : 0; };
   float next_scale = of_row(rstd, row), next_grad = of_row(grad_rstd, row);
@@ -40,7 +76,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
-      if (!live || column(k) >= n) continue;
+      if (!live || column(k) >= mine.width) continue;
       const Pack<T, VEC> px = ahead.first(stage, k);
       const Pack<T, VEC> pg = ahead.first(stage, ITEMS + k);
       float v[VEC], g[VEC], by[VEC];
@@ -59,14 +95,14 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
     if constexpr (ADD) {
 #pragma unroll
       for (int k = 0; k < ITEMS; ++k)
-        if (live && column(k) < n) more[k] = opaq::load<VEC>(added + row * n + column(k));
+        if (live && column(k) < mine.width) more[k] = opaq::load<VEC>(added + row * n + column(k));
     }
-    opaq::row_sums<LANES>(dot, of_warps[turn]);
+    opaq::row_sums_of_team<RANKS, LANES>(dot, of_warps[turn], of_team[turn]);
     const float pull = (dot[0] + grad) * scale * scale * scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       opaq::convert_anew(w[k], row < 0);
-      if (!live || column(k) >= n) continue;
+      if (!live || column(k) >= mine.width) continue;
       const Pack<T, VEC> px = ahead.again(stage, k);
       const Pack<T, VEC> pg = ahead.again(stage, ITEMS + k);
       float out[VEC], v[VEC], by[VEC];
@@ -87,5 +123,54 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
     stage = stage == STAGES - 1 ? 0 : stage + 1;
   }
 
-  if (sums) ahead.write_sums(partial + (long long)blockIdx.x * n, grad_w);
+  if (sums) ahead.write_sums(partial, grad_w);
+}
+
+}  // namespace
+
+template <typename T, int LANES, int ITEMS, int STAGES, bool ADD>
+__global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
+    rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                            const T* x, const T* weight, const float* rstd, const T* added,
+                            long long rows, long long rows_per_block, int n, float offset,
+                            bool sums) {
+  const long long begin = blockIdx.x * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  of_aligned<T, LANES, ITEMS, STAGES, 1, ADD>(grad_x, partial + (long long)blockIdx.x * n, grad_y,
+                                              grad_rstd, x, weight, rstd, added, begin, end, n,
+                                              offset, sums);
+}
+
+// RANKS blocks of LANES threads share each row.
+template <typename T, int LANES, int ITEMS, int RANKS, bool ADD>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
+    rms_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                             const T* x, const T* weight, const float* rstd, const T* added,
+                             long long rows, long long rows_per_block, int n, float offset,
+                             bool sums) {
+  using Team = opaq::Team<RANKS, LANES>;
+  if (Team::idle()) return;
+  const long long begin = Team::team() * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  partial += (long long)Team::team() * n;
+  if constexpr (Team::kRanks == RANKS) {
+    Team::begin();
+    of_aligned<T, LANES, ITEMS, 1, RANKS, ADD>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd,
+                                               added, begin, end, n, offset, sums);
+  } else {
+    of_any<T, LANES>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,
+                     offset, sums);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(256)
+    rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                          const T* x, const T* weight, const float* rstd, const T* added,
+                          long long rows, long long rows_per_block, long long n, float offset,
+                          bool sums) {
+  const long long begin = blockIdx.x * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  of_any<T, 256>(grad_x, partial + blockIdx.x * n, grad_y, grad_rstd, x, weight, rstd, added, begin,
+                 end, n, offset, sums);
 }

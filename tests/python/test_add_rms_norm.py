@@ -21,7 +21,7 @@ from opaq.extern_kernels.rms_norm.add_rms_norm import add_rms_norm_reference
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference
 
 SHAPES = [(1, 1), (7,), (2, 5, 128), (300, 24), (5, 1000), (4, 4096), (2, 9000), (515, 8192)]
-SHAPES += [(3, 12288), (2, 20480), (0, 16)]
+SHAPES += [(3, 12288), (2, 20480), (5, 65536), (0, 16)]
 
 
 def make(shape, dtype, device):
@@ -135,7 +135,9 @@ def test_compiled(dynamic, device):
         ((8192, 4096), torch.bfloat16, "add_rms_norm<__nv_bfloat16, 256, 2, 1>", 8192, [256, 1]),
         ((100, 32, 128), torch.float16, "add_rms_norm<__half, 8, 2, 1>", 100, [8, 32]),
         ((10, 21), torch.float32, "add_rms_norm_any<float>", 10, [256, 1]),
-        ((64, 32768), torch.bfloat16, "add_rms_norm_any<__nv_bfloat16>", 64, [256, 1]),
+        ((64, 32768), torch.float16, "add_rms_norm_shared<__half, 256, 8, 2, 1>", 128, [256, 1]),
+        ((8, 20480), torch.float32, "add_rms_norm_shared<float, 160, 8, 4, 1>", 32, [160, 1]),
+        ((64, 262144), torch.bfloat16, "add_rms_norm_any<__nv_bfloat16>", 64, [256, 1]),
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
@@ -146,8 +148,9 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("implementation", ["cuda:registers", "cuda:any"])
+@pytest.mark.parametrize("implementation", ["cuda:registers", "cuda:shared", "cuda:any"])
 def test_cuda_sources_compile(implementation, arch):
+    length = 40960 if implementation == "cuda:shared" else 2048
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        x, weight = cuda((64, 2048), dtype), cuda((2048,), dtype)
+        x, weight = cuda((64, length), dtype), cuda((length,), dtype)
         compiles(add_rms_norm, (x, x, weight, 1e-6), arch, implementation)

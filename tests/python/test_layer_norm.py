@@ -130,9 +130,10 @@ def test_an_odd_storage_offset(dtype, device):
     check(flat[1:].view(8, 64), weight[1:65], bias[1:65])
 
 
-@pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (2, 70000)])
-def test_many_rows_and_wide_rows(shape, device):
-    check(*make(shape, torch.float32, device))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (300, 16392), (37, 65536), (2, 70000)])
+def test_many_rows_and_wide_rows(shape, dtype, device):
+    check(*make(shape, dtype, device))
 
 
 @pytest.mark.parametrize("length", [64, 777, 4096, 40000])
@@ -306,7 +307,10 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
         ((64, 4096), torch.float32, "<float, 512, 2, 1, 3>", 16, [512, 1], 98304),
         ((64, 12288), torch.bfloat16, "<__nv_bfloat16, 512, 3, 1, 2>", 16, [512, 1], 98304),
         ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 512, 4, 1, 1>", 16, [512, 1], 65536),
-        ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
+        ((64, 32768), torch.bfloat16, "_shared<__nv_bfloat16, 512, 4, 2>", 32, [512, 1], 65536),
+        ((8192, 16384), torch.float32, "_shared<float, 512, 4, 2>", 256, [512, 1], 65536),
+        ((64, 131072), torch.float16, "_shared<__half, 512, 4, 8>", 128, [512, 1], 65536),
+        ((64, 262144), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
         ((8192, 8191), torch.bfloat16, "_any<__nv_bfloat16>", 256, [256, 1], 0),
     ],
 )

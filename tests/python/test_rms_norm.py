@@ -128,9 +128,10 @@ def test_an_odd_storage_offset(dtype, device):
     check(flat[1:].view(8, 64), weight[1:65])
 
 
-@pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (2, 70000)])
-def test_many_rows_and_wide_rows(shape, device):
-    check(*make(shape, torch.float32, device))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (300, 16392), (37, 65536), (2, 70000)])
+def test_many_rows_and_wide_rows(shape, dtype, device):
+    check(*make(shape, dtype, device))
 
 
 def test_gradients_are_the_same_bits_every_time(device):
@@ -238,13 +239,18 @@ def backward_facts(shape, dtype):
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2", 1, [32, 8], 49152),
         ((64, 4096), torch.float32, "_ahead<float, 512, 2, 2", 16, [512, 1], 65536),
         ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1", 16, [512, 1], 65536),
-        ((64, 32768), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
+        ((64, 32768), torch.bfloat16, "_shared<__nv_bfloat16, 512, 4, 2", 32, [512, 1], 65536),
+        ((8192, 16384), torch.float32, "_shared<float, 512, 4, 2", 256, [512, 1], 65536),
+        ((64, 36864), torch.bfloat16, "_shared<__nv_bfloat16, 288, 4, 4", 64, [288, 1], 36864),
+        ((64, 131072), torch.bfloat16, "_shared<__nv_bfloat16, 512, 4, 8", 128, [512, 1], 65536),
+        ((64, 262144), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
+        ((8192, 65540), torch.bfloat16, "_any<__nv_bfloat16", 256, [256, 1], 0),
     ],
 )
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     for added, adds in [(None, "false"), (cuda(shape, dtype), "true")]:
         chosen = plan(rms_norm_backward, *backward_facts(shape, dtype), added)
-        more = f", {adds}" if "ahead" in entry else ""
+        more = "" if "any" in entry else f", {adds}"
         assert chosen["entry"] == f"rms_norm_backward{entry}{more}>"
         assert list(chosen["grid"]) == [grid, 1, 1]
         assert list(chosen["block"]) == [*block, 1]

@@ -1,0 +1,42 @@
+// Rows that are so wide that RANKS blocks share them, as a cluster (opaq::Team): each has some of
+// the columns, in whole packs, and adds up what all of them found.
+#pragma once
+
+#include "common.cuh"
+
+namespace opaq {
+
+// The columns of a block where RANKS blocks share a row of n, in whole packs.
+template <typename T, int RANKS>
+struct Columns {
+  int first = 0, width;
+
+  __device__ explicit Columns(int n) : width(n) {
+    if constexpr (RANKS > 1) {
+      constexpr int VEC = 16 / sizeof(T);
+      const int most = (n / VEC + RANKS - 1) / RANKS * VEC;
+      first = Team<RANKS, 32>::rank() * most;
+      width = n - first < most ? n - first : most;
+    }
+  }
+};
+
+// row_sums of one or two values, over all blocks that share a row. buffer: another than in the call
+// before.
+template <int RANKS, int LANES, int N>
+__device__ void row_sums_of_team(float (&values)[N], float* of_warps, float2* of_team) {
+  if constexpr (RANKS == 1) {
+    row_sums<LANES>(values, of_warps);
+  } else {
+    using Row = Team<RANKS, LANES>;
+    static_assert(N <= 2);
+    Row::share(of_team, {row_sum<32>(values[0]), N == 2 ? row_sum<32>(values[N - 1]) : 0});
+    float2 found = {0, 0};
+    for (int w = threadIdx.x % 32; w < Row::kWarps; w += 32)
+      found.x += of_team[w].x, found.y += of_team[w].y;
+    values[0] = row_sum<32>(found.x);
+    if constexpr (N == 2) values[1] = row_sum<32>(found.y);
+  }
+}
+
+}  // namespace opaq
