@@ -54,8 +54,8 @@ def collected() -> Iterator[list[Substitution]]:
 
 
 def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
-    """Changes a graph and its subgraphs in place; one in which nothing is replaced stays as it was.
-    wanted: the option "substitute"."""
+    """Changes a graph and its subgraphs in place; one in which nothing is replaced, and no mask is
+    left out, stays as it was. wanted: the option "substitute"."""
     if list(wanted) == ["none"]:
         return
     every = list(wanted) == ["all"]
@@ -69,13 +69,13 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
             # In which modes a subgraph is called is not known.
             changed = module is graph_module and modes.remove(module.graph)
             changed |= normal.by_place(module.graph) | local_writes.remove(module.graph)
-            changed |= masks.remove(module.graph)
+            better = masks.remove(module.graph)
             changed |= normal.rewritten(module.graph)
             nodes = Nodes(module.graph, module in written)
             before = len(found)
             for pattern in chosen:
                 found += _apply(nodes, pattern, not every)
-            if any(each.applied for each in found[before:]):
+            if better or any(each.applied for each in found[before:]):
                 module.graph.lint()
                 module.recompile()
             elif changed:
