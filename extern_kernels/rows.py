@@ -2,7 +2,11 @@
 threads of a row, conditions, dtypes, and sums by blocks of rows.
 """
 
+from typing import Any
+
 import torch
+
+import opaq
 
 CUDA_DTYPES = ("float32", "float16", "bfloat16")
 CPU_DTYPES = ("float32", "float64")
@@ -100,12 +104,8 @@ def shared_backward(stages: str, packs: str, lanes: str) -> str:
     return f"{stages} * 2 * {packs} * {lanes} * {height_backward(lanes)} * 16"
 
 
-# Longer rows of up to 8 times as many packs, backward: blocks share them, as clusters, of as few
-# threads as have all packs if each has 4.
 HELD_BACKWARD = 512 * 4  # packs of a row of one block
 MOST_PACKS_BACKWARD = 8 * HELD_BACKWARD
-RANKS_BACKWARD = sharing(PACKS, HELD_BACKWARD)
-LANES_OF_SHARED = fitting(PACKS, RANKS_BACKWARD, 4)
 HEIGHT_BACKWARD = height_backward(LANES_BACKWARD)
 # Rounds that a block holds in shared memory, up to 96 KB, which every device from sm_80 on has.
 STAGES_BACKWARD = (
@@ -116,9 +116,13 @@ MOST_BLOCKS = 256
 MOST_BLOCKS_OF_WIDE = 128  # whose sums are long: to be written, and added up
 
 
-def blocks(most: int | str) -> str:
-    """Blocks of consecutive rows, each with partial sums of the gradients of parameters."""
-    return f"min(ceil_div({ROWS}, 4), {most})"
+def blocks(narrow: int) -> str:
+    """Blocks of consecutive rows, each with partial sums of the gradients of parameters. Rows are
+    wide that have more than `narrow` packs, and so few that the kernels for aligned rows take
+    them."""
+    wide = f"{PACKS} > {narrow} and {PACKS} <= {MOST_PACKS_BACKWARD}"
+    wide += " and x.size(-1) * x.itemsize % 16 == 0"
+    return f"min(ceil_div({ROWS}, 4), ({MOST_BLOCKS_OF_WIDE} if {wide} else {MOST_BLOCKS}))"
 
 
 def per_block(blocks: str) -> str:
@@ -126,25 +130,34 @@ def per_block(blocks: str) -> str:
     return f"ceil_div({ROWS}, max(1, {blocks}))"
 
 
-def wide_backward(most_of_narrow: int) -> str:
-    """Whether a row has more packs, and so few that the kernels for aligned rows take it."""
-    aligned_row = "x.size(-1) * x.itemsize % 16 == 0"
-    return f"({PACKS} > {most_of_narrow} and {PACKS} <= {MOST_PACKS_BACKWARD} and {aligned_row})"
-
-
-def most_blocks(x: torch.Tensor, most_of_narrow: int) -> int:
-    """MOST_BLOCKS_OF_WIDE where `wide_backward` says so, else MOST_BLOCKS."""
+def sums_by_block(values: torch.Tensor, x: torch.Tensor, narrow: int) -> torch.Tensor:
+    """[rows, ...] added up over the rows of each of the `blocks`: [blocks, ...]"""
     packs, rest = divmod(x.size(-1) * x.itemsize, 16)
-    wide = most_of_narrow < packs <= MOST_PACKS_BACKWARD and not rest
-    return MOST_BLOCKS_OF_WIDE if wide else MOST_BLOCKS
-
-
-def sums_by_block(values: torch.Tensor, most: int = MOST_BLOCKS) -> torch.Tensor:
-    """[rows, ...] added up over the rows of each block: [blocks(most), ...]"""
+    wide = narrow < packs <= MOST_PACKS_BACKWARD and not rest
     rows = values.size(0)
-    blocks = min(-(-rows // 4), most)
+    blocks = min(-(-rows // 4), MOST_BLOCKS_OF_WIDE if wide else MOST_BLOCKS)
     if not rows:
         return values.new_empty(values.shape)
     per_block = -(-rows // blocks)
     missing = values.new_zeros(blocks * per_block - rows, *values.shape[1:])
     return torch.cat([values, missing]).view(blocks, per_block, *values.shape[1:]).sum(1)
+
+
+def declare_shared_backward(
+    op: opaq.Op, name: str, kernel: str, more: str, blocks: str, requires: list[str], **given: Any
+) -> None:
+    """An implementation for longer rows of up to 8 times as many packs: blocks share them, as
+    clusters, of as few threads as have all packs if each has 4. more: template arguments after
+    those of the launch; given: source and args."""
+    ranks = sharing(PACKS, HELD_BACKWARD)
+    threads = fitting(PACKS, ranks, 4)
+    op.cuda(
+        name=name,
+        entry=f"{kernel}<{{x.dtype}}, {{{threads}}}, 4, {{{ranks}}}{more}>",
+        grid=f"{ranks} * {blocks}",
+        block=threads,
+        shared=shared_backward("1", "4", threads),
+        requires=[*requires, f"{PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_BACKWARD}"],
+        priority=1,
+        **given,
+    )

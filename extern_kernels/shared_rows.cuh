@@ -21,8 +21,8 @@ struct Columns {
   }
 };
 
-// row_sums of one or two values, over all blocks that share a row. buffer: another than in the call
-// before.
+// row_sums of one or two values, over all blocks that share a row. of_warps is for a row of one
+// block, of_team for values of all warps of its blocks; each is another than in the call before.
 template <int RANKS, int LANES, int N>
 __device__ void row_sums_of_team(float (&values)[N], float* of_warps, float2* of_team) {
   if constexpr (RANKS == 1) {

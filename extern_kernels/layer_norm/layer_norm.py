@@ -27,10 +27,7 @@ from ..rows import (
     ITEMS_BACKWARD,
     LANES,
     LANES_BACKWARD,
-    LANES_OF_SHARED,
-    MOST_PACKS_BACKWARD,
     PACKS,
-    RANKS_BACKWARD,
     ROWS,
     STAGES_BACKWARD,
 )
@@ -40,10 +37,7 @@ from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 # One block of wide rows keeps a multiprocessor busy, and its sums, two rows of float32, are to be
 # written and added up: there are no more of them than an H100 or H200 has multiprocessors.
 _NARROW = 512  # the most packs of a narrow row
-_MOST_BLOCKS = (
-    f"({rows.MOST_BLOCKS_OF_WIDE} if {rows.wide_backward(_NARROW)} else {rows.MOST_BLOCKS})"
-)
-_BLOCKS = rows.blocks(_MOST_BLOCKS)
+_BLOCKS = rows.blocks(_NARROW)
 _PER_BLOCK = rows.per_block(_BLOCKS)
 
 layer_norm = opaq.op(
@@ -122,6 +116,7 @@ _BACKWARD_CUDA = [
     *(f"{name}.dtype == float32" for name in ("mean", "rstd")),
     *(f"not defined({name}) or {name}.dtype == float32" for name in ("grad_mean", "grad_rstd")),
 ]
+_BACKWARD_ALIGNED = rows.aligned("grad_y", "x", "grad_x", optional=("weight",))
 # Wide rows, backward: in a round, a block takes one or two rows, and each thread two to four packs
 # of them, in up to 96 KB of shared memory, which every device from sm_80 on has. Where one stage
 # is all that fits, registers hold its packs, and its slots are filled again at once.
@@ -142,28 +137,18 @@ layer_norm_backward.cuda(
     block=[_LANES_BACKWARD, rows.height_backward(_LANES_BACKWARD)],
     shared=rows.shared_backward(_STAGES_BACKWARD, _PACKS_BACKWARD, _LANES_BACKWARD),
     args=_BACKWARD_ARGS,
-    requires=[
-        *_BACKWARD_CUDA,
-        *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
-        f"{PACKS} <= {HELD_BACKWARD}",
-    ],
+    requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {HELD_BACKWARD}"],
     priority=1,
 )
-layer_norm_backward.cuda(
-    name="cuda:shared",
+rows.declare_shared_backward(
+    layer_norm_backward,
+    "cuda:shared",
+    "layer_norm_backward_shared",
+    "",
+    _BLOCKS,
+    [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED],
     source=opaq.file("layer_norm_backward.cu"),
-    entry=f"layer_norm_backward_shared<{{x.dtype}}, {{{LANES_OF_SHARED}}}, 4, "
-    f"{{{RANKS_BACKWARD}}}>",
-    grid=f"{RANKS_BACKWARD} * {_BLOCKS}",
-    block=LANES_OF_SHARED,
-    shared=rows.shared_backward(1, 4, LANES_OF_SHARED),
     args=_BACKWARD_ARGS,
-    requires=[
-        *_BACKWARD_CUDA,
-        *rows.aligned("grad_y", "x", "grad_x", optional=("weight",)),
-        f"{PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_BACKWARD}",
-    ],
-    priority=1,
 )
 layer_norm_backward.cuda(
     name="cuda:any",
@@ -237,8 +222,7 @@ def layer_norm_backward_reference(
     if not sums:
         return grad_x, rstd.new_empty(0, 2, n)
     both = torch.stack([grad * v * scale, grad], -2)
-    blocks = rows.most_blocks(x, _NARROW)
-    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n), blocks)
+    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n), x, _NARROW)
 
 
 def _setup_context(ctx, inputs, output) -> None:

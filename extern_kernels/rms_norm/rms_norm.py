@@ -28,20 +28,14 @@ from ..rows import (
     ITEMS_BACKWARD,
     LANES,
     LANES_BACKWARD,
-    LANES_OF_SHARED,
-    MOST_PACKS_BACKWARD,
     PACKS,
-    RANKS_BACKWARD,
     ROWS,
     SHARED_BACKWARD,
     STAGES_BACKWARD,
 )
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
-_MOST_BLOCKS = (
-    f"({rows.MOST_BLOCKS_OF_WIDE} if {rows.wide_backward(HELD_BACKWARD)} else {rows.MOST_BLOCKS})"
-)
-BLOCKS = rows.blocks(_MOST_BLOCKS)
+BLOCKS = rows.blocks(HELD_BACKWARD)
 PER_BLOCK = rows.per_block(BLOCKS)
 
 rms_norm = opaq.op(
@@ -134,22 +128,15 @@ for _name, _adds, _condition in [
         requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {HELD_BACKWARD}", _condition],
         priority=1,
     )
-    rms_norm_backward.cuda(
-        name=_name.replace("ahead", "shared"),
+    rows.declare_shared_backward(
+        rms_norm_backward,
+        _name.replace("ahead", "shared"),
+        "rms_norm_backward_shared",
+        f", {_adds}",
+        BLOCKS,
+        [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, _condition],
         source=opaq.file("rms_norm_backward.cu"),
-        entry=f"rms_norm_backward_shared<{{x.dtype}}, {{{LANES_OF_SHARED}}}, 4, "
-        f"{{{RANKS_BACKWARD}}}, {_adds}>",
-        grid=f"{RANKS_BACKWARD} * {BLOCKS}",
-        block=LANES_OF_SHARED,
-        shared=rows.shared_backward(1, 4, LANES_OF_SHARED),
         args=_BACKWARD_ARGS,
-        requires=[
-            *_BACKWARD_CUDA,
-            *_BACKWARD_ALIGNED,
-            f"{PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_BACKWARD}",
-            _condition,
-        ],
-        priority=1,
     )
 rms_norm_backward.cuda(
     name="cuda:any",
@@ -223,8 +210,7 @@ def rms_norm_backward_reference(
     if not sums:
         return grad_x.to(x.dtype), rstd.new_empty(0, n)
     of_rows = (grad * v * scale).reshape(rstd.numel(), n)
-    blocks = rows.most_blocks(x, HELD_BACKWARD)
-    return grad_x.to(x.dtype), rows.sums_by_block(of_rows, blocks)
+    return grad_x.to(x.dtype), rows.sums_by_block(of_rows, x, HELD_BACKWARD)
 
 
 def _weighted(values: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:

@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import copy
 import dataclasses
-import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -102,17 +101,20 @@ def _written_by_callers(module: GraphModule) -> set[torch.nn.Module]:
     found: set[torch.nn.Module] = set()
     writes: list[Node] = []
     for node in reversed(module.graph.nodes):
-        called = [each for each in map(functools.partial(_graph_of, module), node.args) if each]
-        memory = {place for each in (node, *node.all_input_nodes) for place in _memory(each)}
+        called = [each for argument in node.args if (each := _graph_of(module, argument))]
+        if not called:
+            if operations.may_write(node):
+                writes.append(node)
+            continue
+        memory = set[int]().union(*map(operations.memory_of, (node, *node.all_input_nodes)))
         written = any(
-            operations.writes_to(writer, {each}) and not memory.isdisjoint(_memory(each))
-            for writer in (writes if called else ())
+            operations.writes_to(writer, {each})
+            and not memory.isdisjoint(operations.memory_of(each))
+            for writer in writes
             for each in writer.all_input_nodes
         )
         for each in called:
             found |= set(each.modules()) if written else _written_by_callers(each)
-        if operations.may_write(node) and not called:
-            writes.append(node)
     return found
 
 
@@ -121,10 +123,6 @@ def _graph_of(module: GraphModule, argument: Any) -> GraphModule | None:
         return None
     value = operator.attrgetter(argument.target)(module)
     return value if isinstance(value, GraphModule) else None
-
-
-def _memory(node: Node) -> Iterator[int]:
-    return operations.memory(value_of(node))
 
 
 def _give_examples(module: GraphModule) -> None:

@@ -166,7 +166,7 @@ def _is_fresh(target: Node) -> bool:
         return isinstance(call, Node) and function_name(call) in ("topk", "sort")
     name, source = function_name(target), target.args[0] if target.args else None
     if name in operations.CASTS and operations.is_tensor(source):
-        if set(operations.memory(value)).isdisjoint(operations.memory(value_of(source))):
+        if operations.memory_of(target).isdisjoint(operations.memory_of(source)):
             return True
         return set(source.users) == {target} and _is_fresh(source)
     if operations.rearranges(target) and set(source.users) == {target}:

@@ -88,7 +88,9 @@ def of_moments(graph: Graph, node: Node) -> Node | None:
     found = forms.operation(node)
     if found is None or found.name != "sub":
         return None
-    squares, square = (_once_read(each, node, name) for each, name in zip(found.args, _MOMENTS))
+    squares, square = (
+        _once_read(each, node, name) for each, name in zip(found.args, ("mean", "square"))
+    )
     if squares is None or square is None:
         return None
     of_squares = _once_read(squares.args[0], found.args[0], "square")
@@ -102,9 +104,6 @@ def of_moments(graph: Graph, node: Node) -> Node | None:
         return None
     dims, keepdim = how
     return graph.call_function(torch.var, (source, dims), {"correction": 0, "keepdim": keepdim})
-
-
-_MOMENTS = ("mean", "square")
 
 
 def _once_read(value: Any, reader: Node, *names: str) -> Operation | None:

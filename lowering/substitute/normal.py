@@ -169,22 +169,22 @@ def _squeezed(graph: Graph, node: Node) -> Node | None:
 
 
 def _as_reduced(graph: Graph, node: Node) -> Node | None:
-    """x.sum(dim).unsqueeze(dim), as x.sum(dim, keepdim=True), and x.sum(dim, keepdim=True) with
-    squeeze(dim), as x.sum(dim); where nothing else reads the sum."""
+    """x.sum(dim, keepdim=True) with squeeze(dim), as x.sum(dim), where nothing else reads the
+    sum."""
     view, given = forms.operation(node), node.args[0]
+    if view is None or view.name != "squeeze" or len(given.users) > 1:
+        return None
     reduced = forms.operation(given)
-    if view is None or reduced is None or reduced.name not in _REDUCTIONS or len(given.users) > 1:
+    if reduced is None or reduced.name not in _REDUCTIONS:
         return None
-    kept = {"unsqueeze": False, "squeeze": True}.get(view.name)
-    if reduced.args[1:] != (view.args[1:], kept) or operations.written_between(given, node):
+    if reduced.args[1:] != (view.args[1:], True) or operations.written_between(given, node):
         return None
-    keywords = {} if kept else {"keepdim": True}
-    return graph.create_node(given.op, given.target, reduced.args[:2], keywords)
+    return graph.create_node(given.op, given.target, reduced.args[:2])
 
 
-def _kept_before_functions(graph: Graph, node: Node) -> Node | None:
-    """f(x.sum(dim)).unsqueeze(dim), as f(x.sum(dim, keepdim=True)), for functions of each element,
-    where nothing else reads what they give."""
+def _kept(graph: Graph, node: Node) -> Node | None:
+    """f(x.sum(dim)).unsqueeze(dim), as f(x.sum(dim, keepdim=True)), for any number of functions of
+    each element, where nothing else reads the sum and what they give."""
     view, inner = forms.operation(node), node.args[0]
     if view is None or view.name != "unsqueeze":
         return None
@@ -401,10 +401,10 @@ def _first_of(*rules: _Rule) -> _Rule:
 
 
 _RULES: dict[str, _Rule] = {
-    "getitem": _first_of(_largest, means.of_both, _squeezed, _as_reduced, _kept_before_functions),
+    "getitem": _first_of(_largest, means.of_both, _squeezed, _as_reduced, _kept),
     "select": _squeezed,
     "squeeze": _first_of(_squeezed, _as_reduced, _negated_last),
-    "unsqueeze": _first_of(_as_reduced, _kept_before_functions),
+    "unsqueeze": _kept,
     "flatten": _first_of(_of_rows, _rows_of_classes),
     **dict.fromkeys(("view", "reshape"), _first_of(_of_rows, _same_shape)),
     "take_along_dim": _taken_along,

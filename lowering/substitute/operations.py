@@ -81,6 +81,11 @@ def memory(value: Any) -> Iterator[int]:
             yield found
 
 
+def memory_of(node: Node) -> set[int]:
+    """That of its value."""
+    return set(memory(value_of(node)))
+
+
 def sharing(graph: Graph) -> dict[int, set[Node]]:
     """By `memory`, the nodes that have it in their values."""
     found: dict[int, set[Node]] = {}

@@ -65,10 +65,10 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
     arguments = [node for node in found.arguments.values() if operations.is_tensor(node)]
     if not torch.is_grad_enabled() or not any(value_of(each).requires_grad for each in arguments):
         return
-    kept = [("an argument", each, _memory(each)) for each in arguments]
-    kept += [("a result", each, _memory(each)) for each in found.roots]
+    kept = [("an argument", each, operations.memory_of(each)) for each in arguments]
+    kept += [("a result", each, operations.memory_of(each)) for each in found.roots]
     if nodes.written_outside:
-        outside = {place for each in _inputs_and_results(nodes) for place in _memory(each)}
+        outside = set[int]().union(*map(operations.memory_of, _inputs_and_results(nodes)))
         if any(not memory.isdisjoint(outside) for _, _, memory in kept):
             raise Refused("the graph that calls this one writes to what the op may keep")
     for writer in nodes.writers_after(at):
@@ -76,7 +76,7 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
             if not operations.writes_to(writer, {written}):
                 continue
             for kind, each, memory in kept:
-                if written is each or not memory.isdisjoint(_memory(written)):
+                if written is each or not memory.isdisjoint(operations.memory_of(written)):
                     raise Refused(
                         f"{writer.name} writes to {kind} ({each.name}) afterwards, which the op "
                         "may need for its gradient"
@@ -86,10 +86,6 @@ def check_writes_after(found: Match, nodes: Nodes, at: Node) -> None:
 def _inputs_and_results(nodes: Nodes) -> list[Node]:
     inputs = [node for node in nodes.graph.nodes if node.op == "placeholder"]
     return [*inputs, *nodes.graph.output_node().all_input_nodes]
-
-
-def _memory(node: Node) -> set[int]:
-    return set(operations.memory(value_of(node)))
 
 
 def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
