@@ -31,6 +31,11 @@ def as_they_are(operands: Tensors, results: Any) -> Any:
     return results
 
 
+def unequal(random: Random, m: int, n: int) -> torch.Tensor:
+    """No two values of a row are equal: torch.topk may take any of equal ones."""
+    return random(m, n).argsort(1).to(random(1).dtype) / 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """op, plain: functions of the tensors that `make` gives, with the same results. call: makes of
@@ -38,9 +43,9 @@ class Case:
     there is one; sizes: (rows, columns), as the pattern counts them; form: as the pattern has it;
     substituted: whether the op is measured as the pattern puts it into `plain`; dtype: of the
     pattern's first floating-point argument, "" for that of the random numbers that `make` is given;
-    written: the positions of operands that a call writes
-    whole, and returns after its other results; compared: makes of the operands and the results of a
-    call what is compared; it is not measured."""
+    written: the positions of operands that a call writes whole, and returns after its other
+    results; compared: makes of the operands and the results of a call what is compared; it is not
+    measured."""
 
     name: str
     make: Callable[[], Tensors]

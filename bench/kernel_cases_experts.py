@@ -12,7 +12,7 @@ from opaq import extern_kernels as kernels
 from opaq.lowering.substitute.pattern import patterns
 
 from .device import Tensors
-from .kernel_case import Call, Case, Count, Random, forward, gradients
+from .kernel_case import Call, Case, Count, Random, forward, gradients, unequal
 
 # experts, of them for a token, columns of its row
 KINDS = [(8, 2, 4096), (64, 8, 2048), (128, 8, 2048)]
@@ -92,8 +92,7 @@ def _router(
     pattern: str, title: str, random: Random, m: int, e: int, k: int, training: bool
 ) -> Case:
     def make() -> Tensors:
-        # No equal logits, of which torch.topk may take any.
-        logits = random(m, e).argsort(1).to(random(1).dtype) / 16
+        logits = unequal(random, m, e)
         return [*([random(m, k).to(_wide(logits))] if training else []), logits]
 
     def op(logits: Any) -> Any:
@@ -152,8 +151,7 @@ def _scored(random: Random, m: int, router: Scored, training: bool) -> Case:
 
 def _scores(random: Random, m: int, e: int, training: bool) -> Case:
     def make() -> Tensors:
-        # No equal logits, of which torch.topk may take any.
-        logits = random(m, e).argsort(1).to(random(1).dtype) / 16
+        logits = unequal(random, m, e)
         return [*([random(m, e)] if training else []), logits]
 
     def op(logits: Any) -> Any:
@@ -164,10 +162,8 @@ def _scores(random: Random, m: int, e: int, training: bool) -> Case:
         scores = torch.full_like(logits, -torch.inf).scatter_(1, experts, values)
         return torch.sigmoid(scores.to(_wide(logits))).to(logits.dtype)
 
-    title = f"moe_scores of transformers, {m} x {e}, 1 of them" + (
-        " and gradient" if training else ""
-    )
-    call = gradients if training else forward
+    size = f"{m} x {e}, 1 of them" + (" and gradient" if training else "")
+    call, title = gradients if training else forward, f"moe_scores of transformers, {size}"
     return Case(title, make, op, plain, call, "moe_scores", (m, e))
 
 

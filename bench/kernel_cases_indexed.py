@@ -14,7 +14,7 @@ from opaq import extern_kernels as kernels
 
 from . import model_parts
 from .device import Tensors
-from .kernel_case import Call, Case, Count, Random, all_sizes, forward
+from .kernel_case import Call, Case, Count, Random, all_sizes, forward, unequal
 
 # With given numbers to draw with in place of PyTorch's generator, so that results can be compared.
 SAMPLING: list[tuple[str, dict[str, Any]]] = [
@@ -248,8 +248,7 @@ def mixture(random: Random, count: Count, device: str) -> list[Case]:
         m = count(m)
 
         def gate(m: int = m, experts: int = experts) -> Tensors:
-            # No equal logits, of which torch.topk may take any.
-            return [random(m, experts).argsort(1).to(random(1).dtype) / 16]
+            return [unequal(random, m, experts)]
 
         def routed(m: int = m, experts: int = experts, k: int = k, n: int = n) -> Tensors:
             weights, _, _, order, position = kernels.moe_route(random(m, experts), k)
