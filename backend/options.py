@@ -93,14 +93,16 @@ def check_patterns(names: list[str]) -> None:
     """Raises DeclarationError unless the option "substitute" names patterns that are declared."""
     from .lowering.substitute.pattern import patterns
 
-    if names in (["all"], ["none"]):
+    if names == ["none"]:
         return
     for name in names:
-        if name in ("all", "none"):
+        if name == "none":
             raise _runtime.DeclarationError(
-                f'option "substitute" of backend="opaq": got {names!r}; "{name}" stands alone: '
-                f'give ["{name}"], or names of patterns'
+                f'option "substitute" of backend="opaq": got {names!r}; "none" stands alone: '
+                'give ["none"], or names of patterns'
             )
+        if name == "all":
+            continue
         if name not in patterns:
             raise _runtime.DeclarationError(
                 f'option "substitute" of backend="opaq": got {name!r}{_hint(name, patterns)} '

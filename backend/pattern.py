@@ -83,7 +83,7 @@ def pattern(
     measurements: str | os.PathLike[str] | None = None,
     alone: bool = False,
     exact: bool = False,
-    random: bool = False,
+    by_name: str = "",
     casts_matter: bool = False,
     positive: Sequence[str] = (),
     saves: Callable[[Mapping[str, Any], bool], Any] = lambda arguments, training: 0,
@@ -108,12 +108,12 @@ def pattern(
     before and after the pattern does not matter, since even without it Inductor runs kernels of
     their own (a sort, topk).
     exact: the graph is left alone where its results have other dtypes than the replacement's.
-    random: the replacement draws other random numbers, so it is used only where it is asked for by
-    name. casts_matter: casts are not passed over, since what is computed, such as random numbers,
-    depends on the dtypes of arguments. positive: tensors whose values are above 0, also those that
-    tune="search" measures with. saves(arguments, training): how many bytes less are moved with the
-    op than by a kernel of Inductor that computes what is before or after the pattern too: above 0,
-    the graph is not left to that. training: with a gradient.
+    by_name: why the pattern is used only where it is asked for by name, such as "it would draw
+    other random numbers". casts_matter: casts are not passed over, since what is computed, such as
+    random numbers, depends on the dtypes of arguments. positive: tensors whose values are above 0,
+    also those that tune="search" measures with. saves(arguments, training): how many bytes less
+    are moved with the op than by a kernel of Inductor that computes what is before or after the
+    pattern too: above 0, the graph is not left to that. training: with a gradient.
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """
@@ -146,7 +146,7 @@ def pattern(
         Path(measurements) if measurements is not None else None,
         alone,
         exact,
-        random,
+        by_name,
         casts_matter,
         tuple(positive),
         saves,

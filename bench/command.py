@@ -22,6 +22,7 @@ BENCHMARKS = {
     "compile": "compile time of graphs of 1 to 1000 nodes",
     "package": "what ops add to packages, and to the compile time of C++ wrappers",
     "memory": "peak memory of graphs that write to their arguments",
+    "linear_loss": "a linear layer and its loss: time beside its matrix products, peak memory",
     "kernels": "the ops that opaq ships, beside eager, Inductor, max-autotune and a lower bound",
     "matmul": "matrix products by cuBLASLt, beside PyTorch's and max-autotune",
     "check": "what the contract check costs",

@@ -9,6 +9,7 @@ first contestant and, where the model can be converted, with the same in float64
 from __future__ import annotations
 
 import argparse
+import re
 import tempfile
 from collections.abc import Mapping
 from typing import Any
@@ -71,7 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     wanted = Wanted.of(arguments)
-    names = [name.strip() for name in arguments.backend.split(",")]
+    # but for the commas of a list among options
+    names = [name.strip() for name in re.split(r",(?![^\[]*\])", arguments.backend)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise WrongTarget(f"--backend: {twice[0]!r} is named twice; name each contestant once")
     sizes = {_case(size): size for size in sizes_of(arguments.dynamic)}

@@ -1,5 +1,6 @@
 """Models that `opaq bench models` measures beside those of transformers: a step of decoding with
-top-p sampling, and a layer of a mixture of experts.
+top-p sampling, and a layer of a mixture of experts; and a Llama that returns its loss alone, for
+`opaq bench model`.
 """
 
 from __future__ import annotations
@@ -187,3 +188,33 @@ def experts(
         for parameter in layer.parameters():
             nn.init.normal_(parameter, std=0.02)
         return layer, (torch.randn(1, tokens, width, requires_grad=True),)
+
+
+class Loss(nn.Module):
+    """Of a model of transformers, without the logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = self.model(input_ids=tokens, labels=tokens).loss
+        return loss
+
+
+def loss_of_llama() -> Any:
+    """0.75 B parameters, 4 x 2048 tokens."""
+    import transformers
+
+    config = transformers.LlamaConfig(
+        hidden_size=2048,
+        num_hidden_layers=8,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        intermediate_size=5632,
+        vocab_size=128256,
+        tie_word_embeddings=True,
+    )
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        tokens = torch.randint(config.vocab_size, (4, 2048))
+        return Loss(transformers.LlamaForCausalLM(config)), (tokens,)

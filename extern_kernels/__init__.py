@@ -20,6 +20,7 @@ from .cross_entropy.linear_mean import linear_cross_entropy
 from .cross_entropy.mean import cross_entropy_mean, cross_entropy_mean_with_gradient
 from .cross_entropy.with_gradient import (
     cross_entropy_with_gradient,
+    cross_entropy_with_gradient_,
     scale_gradient,
     scale_gradient_,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "cross_entropy_mean_kept_backward",
     "cross_entropy_mean_with_gradient",
     "cross_entropy_with_gradient",
+    "cross_entropy_with_gradient_",
     "cumsum",
     "embedding",
     "embedding_backward",

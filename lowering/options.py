@@ -59,8 +59,8 @@ class Options:
     substitute: tuple[str, ...] = _option(
         ("all",),
         'with backend="opaq", parts of the model that are replaced by opaque ops: "all": where an '
-        'op was measured to be faster; "none"; or names of patterns (opaq.pattern), which are used '
-        "wherever they fit",
+        'op was measured to be faster; "none"; names of patterns (opaq.pattern), which are used '
+        'wherever they fit; or "all" and such names',
         ("all", "none"),
     )
     lazy_gradients: bool = _option(

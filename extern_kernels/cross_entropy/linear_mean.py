@@ -6,7 +6,7 @@ import opaq
 
 from .cross_entropy import check_extras, cross_entropy
 from .kept_gradients import keep, scaled
-from .with_gradient import cross_entropy_with_gradient, scale_gradient
+from .with_gradient import cross_entropy_with_gradient_, scale_gradient
 
 
 def linear_cross_entropy(
@@ -18,18 +18,20 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float = 0.0,
+    reduction: str = "mean",
 ) -> torch.Tensor:
     """cross_entropy_mean(hidden @ weight.t(), target, ...), by `rows` rows at a time.
 
-    hidden: [N, D]; weight: [V, D], of the same dtype; target: [N], int64; the others: as of
-    cross_entropy.
+    hidden: [N, D]; weight: [V, D], of the same dtype; target: [N], int64; reduction: "mean" over
+    the rows that count, or "sum"; the others: as of cross_entropy.
 
     Gradients of hidden and weight are computed along with the loss, from the logits of the same
     rows, and kept until the backward pass; no [N, V] tensor is. The weight's gradient is added up
     over the groups of rows in its own dtype: in bfloat16 four groups round it four times. More rows
-    are faster and more exact, fewer take less memory: rows * V logits and as many of their
-    gradient. In a compiled graph it is one opaque node, in which nothing is traced; under autocast
-    its parts are traced. The chunking is that of Liger kernels (Hsu et al. 2024, arXiv:2410.10989).
+    are faster and more exact, fewer take less memory: that of rows * V logits, in whose place their
+    gradient is put. In a compiled graph it is one opaque node, in which nothing is traced; under
+    autocast its parts are traced. The chunking is that of Liger kernels (Hsu et al. 2024,
+    arXiv:2410.10989).
 
     Raises ValueError for other shapes, and numbers out of range.
     """
@@ -46,36 +48,47 @@ def linear_cross_entropy(
         )
     if rows < 1:
         raise ValueError(f"linear_cross_entropy: got rows={rows}; expected at least 1")
+    if reduction not in ("mean", "sum"):
+        raise ValueError(
+            f'linear_cross_entropy: got reduction={reduction!r}; expected "mean" or "sum": for the '
+            "loss of each row, call cross_entropy"
+        )
     check_extras("linear_cross_entropy", label_smoothing, z_loss, softcap)
-    extras = label_smoothing, z_loss, softcap
+    how = ignore_index, rows, (label_smoothing, z_loss, softcap), reduction == "mean"
     grad = torch.is_grad_enabled()
     needed = grad and hidden.requires_grad, grad and weight.requires_grad
     if torch.compiler.is_compiling() and not torch.is_autocast_enabled(hidden.device.type):
-        return _opaque(hidden, weight, target, ignore_index, rows, *extras, *needed)[0]
+        return of_one_node(hidden, weight, target, *how, needed)
     if any(needed):
-        return _LinearMean.apply(hidden, weight, target, ignore_index, rows, extras)
-    return _loss(hidden, weight, target, ignore_index, rows, extras)
+        return _LinearMean.apply(hidden, weight, target, how)
+    return _loss(hidden, weight, target, *how)
 
 
 def _float_zero(like: torch.Tensor) -> torch.Tensor:
     return like.new_zeros((), dtype=torch.promote_types(like.dtype, torch.float32))
 
 
-def _loss(hidden, weight, target, ignore_index, rows, extras):
+def _loss(hidden, weight, target, ignore_index, rows, extras, mean):
     total = _float_zero(hidden)
     for h, t in zip(hidden.split(rows), target.split(rows)):
         total = total + cross_entropy(h @ weight.t(), t, ignore_index, *extras)[0].sum()
-    return total / (target != ignore_index).sum()
+    return total / (target != ignore_index).sum() if mean else total
 
 
-def _loss_and_gradients(hidden, weight, target, ignore_index, rows, extras, needed):
-    """(mean loss, gradient of hidden or None, gradient of weight or None)."""
+def _loss_and_gradients(hidden, weight, target, ignore_index, rows, extras, mean, needed):
+    """(loss, gradient of hidden or None, gradient of weight or None)."""
     total = _float_zero(hidden)
-    scale = (target != ignore_index).sum(dtype=total.dtype).reciprocal()
+    if mean:
+        scale = (target != ignore_index).sum(dtype=total.dtype).reciprocal()
+    else:
+        scale = torch.ones_like(total)
     of_hidden, of_weight = [], None
-    for h, t in zip(hidden.split(rows), target.split(rows)):
-        logits = h @ weight.t()
-        loss, _, grad = cross_entropy_with_gradient(logits, t, scale, ignore_index, *extras)
+
+    def add(h, t):
+        """A group of rows; in a function, so that its logits are gone before those of the next."""
+        nonlocal total, of_weight
+        grad = h @ weight.t()  # the logits, at first
+        loss, _ = cross_entropy_with_gradient_(grad, t, scale, ignore_index, *extras)
         total = total + loss.sum()
         if needed[0]:
             of_hidden.append(grad @ weight)
@@ -83,6 +96,9 @@ def _loss_and_gradients(hidden, weight, target, ignore_index, rows, extras, need
             of_weight = grad.t() @ h
         elif needed[1]:
             of_weight.addmm_(grad.t(), h)
+
+    for h, t in zip(hidden.split(rows), target.split(rows)):
+        add(h, t)
     if needed[1] and of_weight is None:
         of_weight = torch.zeros_like(weight)  # there are no rows
     return total * scale, torch.cat(of_hidden) if of_hidden else None, of_weight
@@ -101,17 +117,17 @@ def _opaque(
     label_smoothing: float,
     z_loss: float,
     softcap: float,
+    mean: bool,
     of_hidden: bool,
     of_weight: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(mean loss, gradient of hidden, gradient of weight): empty where it is not needed."""
-    extras, needed = (label_smoothing, z_loss, softcap), (of_hidden, of_weight)
+    """(loss, gradient of hidden, gradient of weight): empty where it is not needed."""
+    how = ignore_index, rows, (label_smoothing, z_loss, softcap), mean
+    needed = of_hidden, of_weight
     empty = hidden.new_empty(0), weight.new_empty(0)
     if not any(needed):
-        return _loss(hidden, weight, target, ignore_index, rows, extras), *empty
-    loss, *gradients = _loss_and_gradients(
-        hidden, weight, target, ignore_index, rows, extras, needed
-    )
+        return _loss(hidden, weight, target, *how), *empty
+    loss, *gradients = _loss_and_gradients(hidden, weight, target, *how, needed)
     return loss, *(none if grad is None else grad for grad, none in zip(gradients, empty))
 
 
@@ -136,10 +152,15 @@ def _backward(ctx, grad_mean, *_):
         scale_gradient(grad, grad_mean) if need else None
         for grad, need in zip(ctx.saved_tensors, ctx.needed)
     ]
-    return *gradients, *[None] * 8
+    return *gradients, *[None] * 9
 
 
 _opaque.register_autograd(_backward, setup_context=_setup_context, non_differentiable="target")
+
+
+def of_one_node(hidden, weight, target, ignore_index, rows, extras, mean, needed):
+    """The loss; needed: whether hidden and weight get gradients."""
+    return _opaque(hidden, weight, target, ignore_index, rows, *extras, mean, *needed)[0]
 
 
 # ---- eager code ----------------------------------------------------------------------------------
@@ -147,10 +168,9 @@ _opaque.register_autograd(_backward, setup_context=_setup_context, non_different
 
 class _LinearMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, target, ignore_index, rows, extras):
-        needed = hidden.requires_grad, weight.requires_grad
-        ctx.numbers = ignore_index, rows, extras, needed
-        loss, *gradients = _loss_and_gradients(hidden, weight, target, *ctx.numbers)
+    def forward(ctx, hidden, weight, target, how):
+        ctx.how = *how, (hidden.requires_grad, weight.requires_grad)
+        loss, *gradients = _loss_and_gradients(hidden, weight, target, *ctx.how)
         keep(ctx, gradients, (hidden, weight, target))
         return loss
 
@@ -158,6 +178,6 @@ class _LinearMean(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_mean):
         def anew(*inputs):
-            return _loss_and_gradients(*inputs, *ctx.numbers)[1:]
+            return _loss_and_gradients(*inputs, *ctx.how)[1:]
 
-        return *scaled(ctx, grad_mean, anew), *[None] * 4
+        return *scaled(ctx, grad_mean, anew), None, None

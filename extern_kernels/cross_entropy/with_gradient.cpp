@@ -1,5 +1,5 @@
 // Cross-entropy and its gradient on the CPU, for float and double; sums in double. The formulas and
-// rules are those of with_gradient.cu; grad may be the memory of the logits.
+// rules are those of with_gradient.cu; grad may be the memory of the logits, which are null then.
 #include "softmax.h"
 
 template <typename T, int EXTRAS>
@@ -8,6 +8,7 @@ void cross_entropy_with_gradient(T* loss, T* lse, T* lse_low, T* grad, const T* 
                                  int64_t classes, int64_t grad_stride, int64_t row_stride,
                                  int64_t target_stride, int64_t ignore_index,
                                  double label_smoothing, double z_loss, double softcap) {
+  if (!logits) logits = grad;
   const Extras<T, EXTRAS> extras{T(label_smoothing), T(z_loss), T(softcap)};
   const T nan = std::numeric_limits<T>::quiet_NaN();
   for (int64_t row = 0; row < rows; ++row, logits += row_stride, grad += grad_stride) {

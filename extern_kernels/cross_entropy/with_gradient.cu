@@ -8,9 +8,9 @@
 // ones in registers, and reads what remains of a very wide row twice, the second time from the last
 // to the first, since what was read last is still in the caches. A slot is filled with the next row
 // as soon as its pack is done, so that memory is read while the block writes and computes. The
-// subtle rule: grad may be the memory of the logits. Hence no __restrict__; an element is written
-// by the thread that read it, after its last read; and the logit at the target, which another
-// thread needs, is read before the barrier.
+// subtle rule: grad may be the memory of the logits, which may be null then. Hence no __restrict__;
+// an element is written by the thread that read it, after its last read; and the logit at the
+// target, which another thread needs, is read before the barrier.
 #include "../anywhere.cuh"
 #include "softmax.cuh"
 
@@ -99,6 +99,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, (ANYWHERE ? 896 :
                                 long long row_stride, long long target_stride,
                                 long long ignore_index, float label_smoothing, float z_loss,
                                 float softcap) {
+  if (!ANYWHERE && !logits) logits = grad_logits;
   using Team = opaq::Team<RANKS, THREADS>;
   using OneRow = Row<T, THREADS, Team, ANYWHERE>;
   constexpr int VEC = OneRow::VEC, STEP = Team::kThreads, kGroup = kAhead * STEP;

@@ -13,6 +13,9 @@ grad_logits: the gradient of (loss * scale).sum(), of the logits' shape and dtyp
 
 loss and lse are differentiable; grad_logits is not.
 
+cross_entropy_with_gradient_(logits, target, scale, ...) -> (loss, lse): the same, with grad_logits
+in the place of the logits; it has no gradient.
+
 scale_gradient(grad, factor) -> grad * factor, and scale_gradient_(grad, factor), in place
 
 factor: one element, float32 (float64 for a float64 grad). In place with a factor of 1 nothing is
@@ -49,6 +52,11 @@ cross_entropy_with_gradient = opaq.op(
         "grad_logits": opaq.like("logits", may_overwrite=True),
     },
 )
+cross_entropy_with_gradient_ = opaq.op(
+    "opaq_kernels::cross_entropy_with_gradient_(Tensor(a!) logits, Tensor target, Tensor scale, "
+    f"int ignore_index=-100, {EXTRAS}) -> (Tensor loss, Tensor lse)",
+    outputs={name: opaq.tensor("logits.size(0)", dtype=FLOAT) for name in ("loss", "lse")},
+)
 scale_gradient = opaq.op(
     "opaq_kernels::scale_gradient(Tensor grad, Tensor factor) -> (Tensor out)",
     outputs=opaq.like("grad", may_overwrite=True),
@@ -79,8 +87,9 @@ def _requires_scale(float_type: str) -> list[str]:
 
 
 def _args(loss: str, lse_low: str, grad: str, scale: str, slots: str = "") -> str:
+    logits = "0" if grad == "logits" else "logits"
     return (
-        f"{loss}, lse, {lse_low}, {grad}, logits, target, {scale}, logits.size(0), {slots}"
+        f"{loss}, lse, {lse_low}, {grad}, {logits}, target, {scale}, logits.size(0), {slots}"
         f"logits.size(1), {grad}.stride(0), logits.stride(0), target.stride(0), ignore_index, "
         f"{EXTRA_ARGS}"
     )
@@ -89,7 +98,8 @@ def _args(loss: str, lse_low: str, grad: str, scale: str, slots: str = "") -> st
 def cuda_launch(
     loss: str, scale: str, grad: str = "grad_logits", lse_low: str = "0"
 ) -> dict[str, str]:
-    """How the kernel is launched, with these names of tensors. lse_low: "0": there is none."""
+    """How the kernel is launched, with these names of tensors. lse_low: "0": there is none. grad:
+    "logits": it takes their place."""
     anywhere = f"({grad}.stride(0) - logits.stride(0)) * logits.itemsize % 16 != 0"
     return {
         "entry": f"cross_entropy_with_gradient<{{logits.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, "
@@ -111,16 +121,20 @@ def cpu_call(
     }
 
 
-cross_entropy_with_gradient.cuda(
-    source=opaq.file("with_gradient.cu"),
-    **cuda_launch("loss", "scale"),
-    requires=[*REQUIRES_CUDA, *_requires_scale("float32")],
-)
-cross_entropy_with_gradient.cpu(
-    source=opaq.file("with_gradient.cpp"),
-    **cpu_call("loss", "scale"),
-    requires=[*REQUIRES_CPU, *_requires_scale("logits.dtype")],
-)
+for _op, _grad in (
+    (cross_entropy_with_gradient, "grad_logits"),
+    (cross_entropy_with_gradient_, "logits"),
+):
+    _op.cuda(
+        source=opaq.file("with_gradient.cu"),
+        **cuda_launch("loss", "scale", _grad),
+        requires=[*REQUIRES_CUDA, *_requires_scale("float32")],
+    )
+    _op.cpu(
+        source=opaq.file("with_gradient.cpp"),
+        **cpu_call("loss", "scale", _grad),
+        requires=[*REQUIRES_CPU, *_requires_scale("logits.dtype")],
+    )
 
 
 def _declare_scale(op: opaq.Op, function: str, tensors: tuple[str, ...]) -> None:
@@ -186,6 +200,24 @@ def cross_entropy_with_gradient_reference(
     grad = gradient_of_rows(logits, softmax, lse, by, zero, index, counts, extras)
     grad = torch.where(counts.unsqueeze(1), grad, 0)
     return loss, lse, torch.where(outside.unsqueeze(1), torch.nan, grad).to(logits.dtype)
+
+
+@cross_entropy_with_gradient_.reference
+def cross_entropy_with_gradient_in_place_reference(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    scale: torch.Tensor,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float = 0.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    extras = label_smoothing, z_loss, softcap
+    loss, lse, grad = cross_entropy_with_gradient_reference(
+        logits, target, scale, ignore_index, *extras
+    )
+    logits.copy_(grad)
+    return loss, lse
 
 
 def _one_factor(name: str, factor: torch.Tensor) -> torch.Tensor:

@@ -341,7 +341,9 @@ def _drawn(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return sample(logits, temperature, top_k, _kept(top_p, rest)).unsqueeze(-1)
 
 
-sample_pattern = declared("sample", _drawn, None, random=True, **_OF_LOGITS)
+sample_pattern = declared(
+    "sample", _drawn, None, by_name="it would draw other random numbers", **_OF_LOGITS
+)
 
 
 def _drawn_in_order(descending, index):

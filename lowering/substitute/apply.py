@@ -57,8 +57,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
     left out, stays as it was. wanted: the option "substitute"."""
     if list(wanted) == ["none"]:
         return
-    every = list(wanted) == ["all"]
-    chosen = [pattern for name, pattern in patterns.items() if every or name in wanted]
+    chosen = [each for name, each in patterns.items() if "all" in wanted or name in wanted]
     found: list[Substitution] = []
     written = _written_by_callers(graph_module)
     for module in graph_module.modules():
@@ -73,7 +72,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
             nodes = Nodes(module.graph, module in written)
             before = len(found)
             for pattern in chosen:
-                found += _apply(nodes, pattern, not every)
+                found += _apply(nodes, pattern, pattern.name in wanted)
             if better or any(each.applied for each in found[before:]):
                 module.graph.lint()
                 module.recompile()
@@ -165,8 +164,8 @@ def _replace(
 ) -> tuple[str, float | None]:
     """(grounds, gain). spelling: the number of the one that was found. Raises Refused."""
     match = dataclasses.replace(match, arguments={**pattern.defaults(spelling), **match.arguments})
-    if pattern.random and not everywhere:
-        raise rewrite.Refused("it would draw other random numbers: ask for it by name")
+    if pattern.by_name and not everywhere:
+        raise rewrite.Refused(f"{pattern.by_name}: ask for it by name")
     rewrite.check_uses(match)
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)
@@ -178,6 +177,7 @@ def _replace(
     try:
         if not pattern.casts_matter:
             match = rewrite.narrowed(nodes, match, at)
+        rewrite.check_products(match)
         match = dataclasses.replace(match, arguments={**match.arguments, **_kept(pattern, match)})
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):

@@ -40,11 +40,11 @@ VIEWS |= {"squeeze", "unsqueeze", "expand_as", "view_as", "slice", "narrow", "se
 VIEWS |= {"split", "unbind", "movedim", "swapaxes", "alias", "getitem"}
 VIEWS |= {"view_as_complex", "view_as_real"}
 # Inductor runs them as kernels of their own; what comes before and after is not computed in them.
-_EXTERN = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "sort"}
-_EXTERN |= {"scaled_dot_product_attention", "topk", "conv1d", "conv2d", "conv3d", "scaled_mm"}
-_EXTERN |= {"grouped_mm", "cumsum", "argsort", "multinomial", "histc"}
+_PRODUCTS = {"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
+_EXTERN = {*_PRODUCTS, "scaled_dot_product_attention", "conv1d", "conv2d", "conv3d", "scaled_mm"}
+_EXTERN |= {"grouped_mm", "sort", "topk", "cumsum", "argsort", "multinomial", "histc"}
 # Their results are laid out by the sizes alone; not so those of convolutions, attention and sorts.
-_ROW_MAJOR = {"contiguous", "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"}
+_ROW_MAJOR = {"contiguous", *_PRODUCTS}
 _OF_STRIDES = {"view", "view_as", "as_strided", "stride", "data_ptr"}
 # Random numbers go by the order of memory.
 _OF_STRIDES |= {"multinomial", "bernoulli", "exponential", "exponential_"}
@@ -385,6 +385,11 @@ def is_fused(node: Any) -> bool:
     """Whether Inductor may compute a node in one kernel with what comes before and after it."""
     node = computed(node)
     return node is not None and not is_kernel_of_its_own(node)
+
+
+def is_product(node: Node) -> bool:
+    """Whether a node is a matrix product."""
+    return function_name(node) in _PRODUCTS
 
 
 def is_kernel_of_its_own(node: Node) -> bool:

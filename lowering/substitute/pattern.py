@@ -37,7 +37,7 @@ class Pattern:
     measurements: Path | None
     alone: bool
     exact: bool
-    random: bool
+    by_name: str
     casts_matter: bool
     positive: tuple[str, ...]
     saves: Callable[[Mapping[str, Any], bool], Any]

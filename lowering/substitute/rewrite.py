@@ -88,6 +88,18 @@ def _inputs_and_results(nodes: Nodes) -> list[Node]:
     return [*inputs, *nodes.graph.output_node().all_input_nodes]
 
 
+def check_products(found: Match) -> None:
+    """Raises Refused where a matrix product inside the pattern is computed in other dtypes than the
+    arguments have: under autocast, or of numbers that were cast to a wider one for it."""
+    given = list(filter(operations.is_tensor, found.arguments.values()))
+    for node in filter(operations.is_product, found.region):
+        tensors = map(value_of, (*given, *node.all_input_nodes, node))
+        dtypes = {each.dtype for each in tensors if each.is_floating_point()}
+        if len(dtypes) > 1:
+            names = " and ".join(sorted(str(each).removeprefix("torch.") for each in dtypes))
+            raise Refused(f"{node.name} is computed in another dtype than it is given in ({names})")
+
+
 def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
     """Raises Refused where only some of the results have gradients in the graph, but the op gives
     them to all."""

@@ -15,6 +15,7 @@ from opaq.extern_kernels import (
     cross_entropy_mean,
     cross_entropy_mean_with_gradient,
     cross_entropy_with_gradient,
+    cross_entropy_with_gradient_,
     scale_gradient,
     scale_gradient_,
 )
@@ -46,6 +47,21 @@ def check(logits, target, ignore_index=-100, results=None):
 @pytest.mark.parametrize("shape", [*SHAPES, (600, 100), (3, 50257), (5, 10000), (3, 151936)])
 def test_values(shape, dtype, device):
     check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(24, 50), (5, 10000), (3, 151936)])
+def test_in_the_place_of_the_logits(shape, dtype, device):
+    logits, target = make(shape, dtype, device)
+    given = target, scale_of(logits), -100, 0.1, 1e-4, 30.0
+    expected = cross_entropy_with_gradient(logits, *given)
+    place = logits.clone()
+    results = *cross_entropy_with_gradient_(place, *given), place
+    assert all(torch.equal(got, each) for got, each in zip(results, expected, strict=True))
+    # a part of a larger tensor
+    wide = torch.cat([logits, logits], 1)
+    cross_entropy_with_gradient_(wide[:, : shape[1]], *given)
+    assert torch.equal(wide, torch.cat([expected[2], logits], 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -44,12 +44,13 @@ def test_wrong_value_names_what_is_accepted() -> None:
         options.split({"strict": "yes"}, KNOWN)
 
 
-def test_all_patterns_and_names_of_patterns_are_not_mixed() -> None:
+def test_no_patterns_and_names_of_patterns_are_not_mixed() -> None:
+    options.check_patterns(["all", "rms_norm"])
     with pytest.raises(opaq.DeclarationError) as caught:
-        options.check_patterns(["all", "rms_norm"])
+        options.check_patterns(["none", "rms_norm"])
     assert str(caught.value) == (
-        'option "substitute" of backend="opaq": got [\'all\', \'rms_norm\']; "all" stands alone: '
-        'give ["all"], or names of patterns'
+        'option "substitute" of backend="opaq": got [\'none\', \'rms_norm\']; "none" stands alone: '
+        'give ["none"], or names of patterns'
     )
     with pytest.raises(opaq.DeclarationError, match='got \'zzz\'. Expected "all", "none" or'):
         options.check_patterns(["zzz"])

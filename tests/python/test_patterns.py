@@ -20,7 +20,7 @@ extern_kernels.load_patterns()
 EVERY = [
     pytest.param(pattern, id=pattern.name)
     for pattern in patterns.values()
-    if not pattern.random  # see test_sampling_pattern.py
+    if not pattern.by_name  # see test_sampling_pattern.py, test_linear_cross_entropy.py
 ]
 
 # Those that the run without a part takes for what `life` does with every pattern.
@@ -233,7 +233,7 @@ def test_measurements_are_well_formed() -> None:
     from opaq.lowering.substitute import measured
 
     for pattern in patterns.values():
-        assert (pattern.measurements is None) == pattern.random, pattern.name
+        assert (pattern.measurements is None) == bool(pattern.by_name), pattern.name
         if pattern.measurements is None:
             continue
         for point in measured.read(pattern.measurements):

@@ -168,6 +168,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     ),
     (kernels.scale_gradient, [tensor(8, 64), rows(1)]),
     (kernels.scale_gradient_, [tensor(8, 64), rows(1)]),
+    (kernels.cross_entropy_with_gradient_, [tensor(8, 50257), tensor(8, dtype=I64), rows(1)]),
     *[(kernels.rms_norm, [tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
     *[
         (
