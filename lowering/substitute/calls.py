@@ -55,6 +55,7 @@ SIGNATURES = {
         "label_smoothing=0.0",
         "nll_loss": "input, target, weight=None, size_average=None, ignore_index=-100, "
         "reduce=None, reduction='mean'",
+        "linear": "input, weight, bias=None",
         "embedding": "input, weight, padding_idx=None, max_norm=None, norm_type=2.0, "
         "scale_grad_by_freq=False, sparse=False",
         "unsqueeze": "input, dim",

@@ -72,7 +72,7 @@ def torchtitan(hidden, weight, target):
 
 
 def in_rows(hidden, weight, target):
-    logits = F.linear(hidden.view(-1, WIDTH), weight)
+    logits = F.linear(hidden.view(-1, WIDTH), weight, None)  # as nn.Linear calls it
     return F.cross_entropy(logits, target.view(-1), label_smoothing=0.1)
 
 
