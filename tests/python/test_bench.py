@@ -38,6 +38,14 @@ def test_memory(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(found) == 6 and all(not each["verdict"] for each in found.values())
 
 
+def test_linear_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--tokens", "40", "--width", "8", "--classes", "30"
+    found = run(capsys, "linear_loss", *sizes)
+    assert not [key for key, each in found.items() if each["verdict"] == "wrong"]
+    case = "40 x 8 x 30"
+    assert found[case, "opaq, linear_cross_entropy by name", "time"]["value"] > 0
+
+
 def test_check(capsys: pytest.CaptureFixture[str]) -> None:
     found = run(capsys, "check", "--only", "launch: 1 float", "--rounds", "6")
     assert found["launch: 1 float doubled", "on", "processor time"]["verdict"] == "slower"
