@@ -43,18 +43,20 @@ def cases(device: str, rows: float, regions: bool = False, dtype: str = "") -> l
     for name, op, plain, operands, training, sizes in ROWS:
         for m, n in all_sizes(sizes, REGIONS.get(name, []), regions):
             m = count(m)
-            found.append(
-                Case(
-                    f"{name}{' and gradients' if training else ''} {m} x {n}",
-                    # a gradient first
-                    of_shapes(*[(m, n)] * training, *_shapes(operands, m, n)),
-                    op,
-                    plain,
-                    gradients if training else forward,
-                    pattern=name,
-                    sizes=(m, n),
-                )
+            # a gradient first
+            shapes = [*[(m, n)] * training, *_shapes(operands, m, n)]
+            case = Case(
+                f"{name}{' and gradients' if training else ''} {m} x {n}",
+                of_shapes(*shapes),
+                op,
+                plain,
+                gradients if training else forward,
+                pattern=name,
+                sizes=(m, n),
             )
+            found.append(case)
+            if name in FLOAT32_WEIGHTS and dtype != "float32":
+                found.append(_with_float32_weights(case))
     for block in (0, 128):
         each = f"for each {block} values" if block else "for each row"
         for name, op, plain, operands, (m, n) in FLOAT8:
@@ -76,6 +78,18 @@ def cases(device: str, rows: float, regions: bool = False, dtype: str = "") -> l
         *indexed.scans(count, device),
     ]
     return [each if each.dtype else dataclasses.replace(each, dtype=dtype) for each in found]
+
+
+def _with_float32_weights(case: Case) -> Case:
+    """Of a norm: all but its rows are in float32, as mixed precision keeps them."""
+    name, form = case.pattern, "float32 weights"
+    return dataclasses.replace(
+        case,
+        name=case.name.replace(name, f"{name} with {form}", 1),
+        make=lambda: [each.float() if each.dim() == 1 else each for each in case.make()],
+        plain=FLOAT32_WEIGHTS[name],
+        form=form,
+    )
 
 
 def _shapes(operands: Operands, m: int, n: int) -> list[tuple[int, ...]]:
@@ -105,6 +119,19 @@ def _plain_add_rms_norm(x: Any, residual: Any, weight: Any) -> Any:
 
 def _plain_rms_norm(x: Any, weight: Any) -> Any:
     return F.rms_norm(x, weight.shape, weight, eps=1e-6)
+
+
+def _rms_norm_in_float32(x: Any, weight: Any) -> Any:
+    return _plain_rms_norm(x.float(), weight).to(x.dtype)
+
+
+def _add_rms_norm_in_float32(x: Any, residual: Any, weight: Any) -> Any:
+    total = x + residual
+    return _rms_norm_in_float32(total, weight), total
+
+
+def _layer_norm_in_float32(x: Any, weight: Any, bias: Any) -> Any:
+    return _plain_layer_norm(x.float(), weight, bias).to(x.dtype)
 
 
 def _l2_norm(x: Any) -> Any:
@@ -272,6 +299,12 @@ REGIONS: dict[str, list[Sizes]] = {
     "add_rms_norm": _NORMS,
     "softmax": _SOFTMAX,
     "log_softmax": _SOFTMAX,
+}
+# what is measured with weights in float32, too
+FLOAT32_WEIGHTS: dict[str, Call] = {
+    "rms_norm": _rms_norm_in_float32,
+    "add_rms_norm": _add_rms_norm_in_float32,
+    "layer_norm": _layer_norm_in_float32,
 }
 FLOAT8: list[tuple[str, Call, Call, Operands, Sizes]] = [
     ("rms_norm_float8", _rms_norm_float8, _plain_rms_norm_float8, (2, 1), (32768, 4096)),

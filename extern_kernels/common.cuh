@@ -54,9 +54,10 @@ __device__ inline float2 two_to_float(unsigned both, __nv_bfloat16) {
   return make_float2(__uint_as_float(both << 16), __uint_as_float(both & 0xffff0000u));
 }
 
-// N elements that move in one load or store: the address must be a multiple of N * sizeof(T).
+// N elements that move in one load or store: the address must be a multiple of N * sizeof(T), or,
+// where that is more than 16 bytes, of 16, by which they move then.
 template <typename T, int N>
-struct alignas(N * sizeof(T)) Pack {
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
   T at[N];
 };
 
@@ -114,6 +115,9 @@ __device__ Pack<T, N> load_at_once(const T* p) {
                  : "l"(p)
                  : "memory");
     return reinterpret_cast<const Pack<T, N>&>(w);
+  } else if constexpr (N * sizeof(T) == 32) {
+    const Pack<T, N / 2> halves[] = {load_at_once<N / 2>(p), load_at_once<N / 2>(p + N / 2)};
+    return reinterpret_cast<const Pack<T, N>&>(halves);
   } else {
     return load<N>(p);
   }
@@ -141,21 +145,28 @@ __device__ Pack<T, 16 / sizeof(T)> load_shared(const uint4* p) {
   return reinterpret_cast<const Pack<T, 16 / sizeof(T)>&>(w);
 }
 
-// 16 bytes by one instruction, or `missing` unless `exists`.
+// 16 bytes by one instruction, 32 by two, or `missing` unless `exists`.
 template <typename T, int N>
 __device__ Pack<T, N> load_if(bool exists, const T* p, const Pack<T, N>& missing) {
-  static_assert(N * sizeof(T) == 16);
-  uint4 w = reinterpret_cast<const uint4&>(missing);
-  asm volatile(
-      "{\n"
-      ".reg .pred exists;\n"
-      "setp.ne.b32 exists, %5, 0;\n"
-      "@exists ld.global.v4.b32 {%0, %1, %2, %3}, [%4];\n"
-      "}"
-      : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w)
-      : "l"(p), "r"(static_cast<int>(exists))
-      : "memory");
-  return reinterpret_cast<const Pack<T, N>&>(w);
+  if constexpr (N * sizeof(T) == 32) {
+    using Half = Pack<T, N / 2>;
+    const Half* const given = reinterpret_cast<const Half*>(&missing);
+    const Half halves[] = {load_if(exists, p, given[0]), load_if(exists, p + N / 2, given[1])};
+    return reinterpret_cast<const Pack<T, N>&>(halves);
+  } else {
+    static_assert(N * sizeof(T) == 16);
+    uint4 w = reinterpret_cast<const uint4&>(missing);
+    asm volatile(
+        "{\n"
+        ".reg .pred exists;\n"
+        "setp.ne.b32 exists, %5, 0;\n"
+        "@exists ld.global.v4.b32 {%0, %1, %2, %3}, [%4];\n"
+        "}"
+        : "+r"(w.x), "+r"(w.y), "+r"(w.z), "+r"(w.w)
+        : "l"(p), "r"(static_cast<int>(exists))
+        : "memory");
+    return reinterpret_cast<const Pack<T, N>&>(w);
+  }
 }
 
 template <typename T, int N>

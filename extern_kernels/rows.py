@@ -41,9 +41,10 @@ def aligned(*names: str, optional: tuple[str, ...] = ()) -> list[str]:
 # ---- norms: of x, with rstd, one number for each row, and perhaps a weight -----------------------
 
 
-def parameter(name: str) -> str:
-    """That it is missing or has a value for each column, of x's dtype."""
-    return f"not defined({name}) or {name}.dtype == x.dtype and {name}.numel() == x.size(-1)"
+def parameter(name: str, float32: bool = False) -> str:
+    """That it is missing or has a value for each column, of x's dtype or, perhaps, float32."""
+    dtype = f"{name}.dtype == x.dtype{f' or {name}.dtype == float32' if float32 else ''}"
+    return f"not defined({name}) or ({dtype}) and {name}.numel() == x.size(-1)"
 
 
 def check_parameter(op: str, name: str, given: torch.Tensor | None, x: torch.Tensor) -> None:
@@ -53,6 +54,25 @@ def check_parameter(op: str, name: str, given: torch.Tensor | None, x: torch.Ten
             f"{op}: {name} has shape {tuple(given.shape)}; expected {tuple(x.shape[-1:])}, "
             f"the last dimension of x {tuple(x.shape)}"
         )
+
+
+def refusal_of_parameters(x: torch.Tensor, given: dict[str, torch.Tensor | None]) -> str:
+    """The same for the `when` of a pattern, of all parameters, by name: one dtype, that of x, or
+    float32 for rows of 16 bits."""
+    there = {name: each for name, each in given.items() if each is not None}
+    for name, each in there.items():
+        if each.dim() != 1 or each.shape[0] != x.shape[-1]:
+            return f"the {name} has not the shape of the last dimension"
+        if each.dtype != x.dtype and not (each.dtype == torch.float32 and x.itemsize == 2):
+            return f"the {name} has another dtype than x"
+    one_dtype = len({each.dtype for each in there.values()}) <= 1
+    return "" if one_dtype else f"{' and '.join(there)} have different dtypes"
+
+
+def form_of_parameters(x: torch.Tensor, *given: torch.Tensor | None) -> str:
+    """The `form` of a pattern: whether the parameters have another dtype than x."""
+    mixed = any(each is not None and each.dtype != x.dtype for each in given)
+    return "float32 weights" if mixed else ""
 
 
 def sharing(packs: str, of_block: int) -> str:
@@ -75,7 +95,8 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
 FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums
 ROWS = "rstd.numel()"
 PACKS = packs("x")
-CUDA = [one_of("x", CUDA_DTYPES), parameter("weight")]
+CUDA = [one_of("x", CUDA_DTYPES), parameter("weight", float32=True)]
+DTYPES = "{x.dtype}, {weight.dtype if defined(weight) else x.dtype}"  # template arguments T and W
 CPU = [one_of("x", CPU_DTYPES), parameter("weight")]
 
 # Threads for a row, forward: two packs each up to a half warp, up to four each in a warp or two, up
@@ -144,16 +165,23 @@ def sums_by_block(values: torch.Tensor, x: torch.Tensor, narrow: int) -> torch.T
 
 
 def declare_shared_backward(
-    op: opaq.Op, name: str, kernel: str, more: str, blocks: str, requires: list[str], **given: Any
+    op: opaq.Op,
+    name: str,
+    kernel: str,
+    dtypes: str,
+    more: str,
+    blocks: str,
+    requires: list[str],
+    **given: Any,
 ) -> None:
     """An implementation for longer rows of up to 8 times as many packs: blocks share them, as
-    clusters, of as few threads as have all packs if each has 4. more: template arguments after
-    those of the launch; given: source and args."""
+    clusters, of as few threads as have all packs if each has 4. dtypes, more: template arguments
+    before and after those of the launch; given: source and args."""
     ranks = sharing(PACKS, HELD_BACKWARD)
     threads = fitting(PACKS, ranks, 4)
     op.cuda(
         name=name,
-        entry=f"{kernel}<{{x.dtype}}, {{{threads}}}, 4, {{{ranks}}}{more}>",
+        entry=f"{kernel}<{dtypes}, {{{threads}}}, 4, {{{ranks}}}{more}>",
         grid=f"{ranks} * {blocks}",
         block=threads,
         shared=shared_backward("1", "4", threads),

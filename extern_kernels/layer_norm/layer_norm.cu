@@ -6,9 +6,10 @@
 //              grad_x = rstd * g - (rstd * sum(g) - grad_mean) / n
 //                       - v * rstd^3 / n * (sum(g * v) + grad_rstd),
 //              grad_weight = sum over rows(grad_y * v * rstd),  grad_bias = sum over rows(grad_y)
-// A weight that is null is as a weight of ones, any other operand that is null as zeros.
-// The subtle rule: squares are always of differences from a mean that is known, never a difference
-// of sums of squares, which loses all digits where the mean is large.
+// A weight that is null is as a weight of ones, any other operand that is null as zeros. W, the
+// type of weight and bias, is that of x, T, or float. The subtle rule: squares are always of
+// differences from a mean that is known, never a difference of sums of squares, which loses all
+// digits where the mean is large.
 //
 // Layout of the fast kernel: LANES threads (threadIdx.x) share a row, which they hold in registers
 // as ITEMS packs of 16 bytes each, so that memory is read once; they take EACH rows at a time, and
@@ -21,12 +22,12 @@ using opaq::from_float;
 using opaq::Pack;
 using opaq::to_float;
 
-template <typename T, int LANES, int ITEMS, int EACH, bool WEIGHT, bool BIAS>
+template <typename T, typename W, int LANES, int ITEMS, int EACH, bool WEIGHT, bool BIAS>
 __global__ void __launch_bounds__(256)
-    layer_norm(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
+    layer_norm(T* y, float* mean, float* rstd, const T* x, const W* weight, const W* bias,
                long long rows, int n, float eps) {
   constexpr int VEC = 16 / sizeof(T);
-  constexpr bool FEW = ITEMS <= 4;  // registers hold weight and bias too
+  constexpr bool FEW = ITEMS * sizeof(W) <= 4 * sizeof(T);  // registers hold weight and bias too
   __shared__ float of_warps[2][256 / 32 * EACH];
   const float of_mean = 1.0f / n;
   const auto row = [&](int i) {
@@ -35,7 +36,8 @@ __global__ void __launch_bounds__(256)
   const auto live = [&](int i) { return (LANES == 256 && EACH == 1) || row(i) < rows; };
   const auto column = [&](int k) { return (k * LANES + (int)threadIdx.x) * VEC; };
   // All are read before the reductions, so that a row waits for memory only once.
-  Pack<T, VEC> held[EACH][ITEMS], w[ITEMS], b[ITEMS];
+  Pack<T, VEC> held[EACH][ITEMS];
+  Pack<W, VEC> w[ITEMS], b[ITEMS];
 #pragma unroll
   for (int i = 0; i < EACH; ++i) {
 #pragma unroll
@@ -102,9 +104,9 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-template <typename T>
+template <typename T, typename W>
 __global__ void __launch_bounds__(256)
-    layer_norm_any(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
+    layer_norm_any(T* y, float* mean, float* rstd, const T* x, const W* weight, const W* bias,
                    long long n, float eps) {
   constexpr int AHEAD = 8;  // values that a thread reads before it uses the first
   using Team = opaq::Team<1, 256>;

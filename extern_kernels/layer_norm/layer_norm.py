@@ -3,7 +3,7 @@
 layer_norm(x, weight, bias, eps=1e-5) -> (y, mean, rstd)
 
 x: [..., n], floating
-weight, bias: [n], of x's dtype; or None, which is as ones or zeros
+weight, bias: [n], of x's dtype, or both float32; or None, which is as ones or zeros
 y: (x - mean) * rstd * weight + bias, x's shape and dtype, rounded once from float32
 mean: of the last dimension, [...], float32 (float64 for a float64 x); differentiable too
 rstd: 1 / sqrt(mean((x - mean)^2) + eps), as mean
@@ -72,14 +72,19 @@ _THREADS = f"(192 if {PACKS} <= 192 * 8 * {_RANKS} else 256)"
 _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 16)
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
-_CUDA = [*CUDA, rows.parameter("bias")]
+_CUDA = [
+    *CUDA,
+    rows.parameter("bias", float32=True),
+    "not defined(weight) or not defined(bias) or bias.dtype == weight.dtype",
+]
+_DTYPES = rows.DTYPES.replace("else x.dtype", "else bias.dtype if defined(bias) else x.dtype")
 _GIVEN = "{defined(weight)}, {defined(bias)}"
 _ALIGNED = rows.aligned("x", "y", optional=("weight", "bias"))
 
 layer_norm.cuda(
     name="cuda:registers",
     source=opaq.file("layer_norm.cu"),
-    entry=f"layer_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{_EACH}}}, {_GIVEN}>",
+    entry=f"layer_norm<{_DTYPES}, {{{LANES}}}, {{{ITEMS}}}, {{{_EACH}}}, {_GIVEN}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES} * {_EACH})",
     block=[LANES, f"256 // {LANES}"],
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
@@ -89,7 +94,7 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:wide",
     source=opaq.file("layer_norm_wide.cu"),
-    entry=f"layer_norm_wide<{{x.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, {{{_TOGETHER}}}, {_GIVEN}>",
+    entry=f"layer_norm_wide<{_DTYPES}, {{{_THREADS}}}, {{{_RANKS}}}, {{{_TOGETHER}}}, {_GIVEN}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 4 if {_TOGETHER} == 2 else 1)",
     block=_THREADS,
     shared=f"{_TOGETHER} * {_SLOTS} * {_THREADS} * 16",
@@ -100,7 +105,7 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:any",
     source=opaq.file("layer_norm.cu"),
-    entry="layer_norm_any<{x.dtype}>",
+    entry=f"layer_norm_any<{_DTYPES}>",
     grid=ROWS,
     block=256,
     args="y, mean, rstd, x, weight, bias, x.size(-1), eps",
@@ -131,7 +136,7 @@ _PACKS_BACKWARD = f"{_ITEMS_BACKWARD} * {_EACH_BACKWARD}"  # of a thread, of eac
 layer_norm_backward.cuda(
     name="cuda:ahead",
     source=opaq.file("layer_norm_backward.cu"),
-    entry=f"layer_norm_backward_ahead<{{x.dtype}}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
+    entry=f"layer_norm_backward_ahead<{rows.DTYPES}, {{{_LANES_BACKWARD}}}, {{{_ITEMS_BACKWARD}}}, "
     f"{{{_EACH_BACKWARD}}}, {{{_STAGES_BACKWARD}}}>",
     grid=_BLOCKS,
     block=[_LANES_BACKWARD, rows.height_backward(_LANES_BACKWARD)],
@@ -144,6 +149,7 @@ rows.declare_shared_backward(
     layer_norm_backward,
     "cuda:shared",
     "layer_norm_backward_shared",
+    rows.DTYPES,
     "",
     _BLOCKS,
     [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED],
@@ -153,7 +159,7 @@ rows.declare_shared_backward(
 layer_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("layer_norm_backward.cu"),
-    entry="layer_norm_backward_any<{x.dtype}>",
+    entry=f"layer_norm_backward_any<{rows.DTYPES}>",
     grid=_BLOCKS,
     block=256,
     args=_BACKWARD_ARGS,

@@ -22,9 +22,9 @@ struct Rows {
 };
 
 // Rows of any length and alignment: each is read twice.
-template <typename T, int THREADS>
+template <typename T, typename W, int THREADS>
 __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                       const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                       const float* grad_rstd, const T* x, const W* weight, const float* mean,
                        const float* rstd, long long begin, long long end, long long n, bool sums) {
   __shared__ float of_warps[2][2 * THREADS / 32];
   // Each column belongs to one thread: no other touches its sums.
@@ -56,16 +56,19 @@ __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* 
 }
 
 // Rows from `begin` to `end`, of which RANKS blocks have a part each.
-template <typename T, int LANES, int ITEMS, int EACH, int STAGES, int RANKS>
+template <typename T, typename W, int LANES, int ITEMS, int EACH, int STAGES, int RANKS>
 __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                           const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                           const float* grad_rstd, const T* x, const W* weight, const float* mean,
                            const float* rstd, long long begin, long long end, int n, bool sums) {
   constexpr int THREADS = LANES > 256 ? LANES : 256;
-  // Where registers hold these packs too: __half elements take more of them than __nv_bfloat16.
-  constexpr bool HOLD = STAGES == 1 || ITEMS <= (opaq::is_same<T, __half> ? 2 : 3);
-  // Four packs each of x, grad_y and the weight are too many: the weight is read again and again,
-  // from the L1 cache.
-  constexpr bool WEIGHT_HELD = !HOLD || ITEMS < 4;
+  constexpr bool ALIKE = sizeof(W) == sizeof(T);
+  // Where registers hold these packs too: __half elements take more of them than __nv_bfloat16, and
+  // so do weights that are larger.
+  constexpr bool HOLD =
+      (STAGES == 1 && ALIKE) || ITEMS <= (opaq::is_same<T, __half> || !ALIKE ? 2 : 3);
+  // Four packs each of x, grad_y and the weight are too many, and so are three where those of the
+  // weight are larger: the weight is read again and again, from the L1 cache.
+  constexpr bool WEIGHT_HELD = ALIKE ? !HOLD || ITEMS < 4 : ITEMS <= 2;
   constexpr int HELD_WEIGHTS = WEIGHT_HELD ? ITEMS : 1;
   using Ahead = opaq::Ahead<T, LANES, ITEMS, EACH, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS, PACKS = Ahead::PACKS;
@@ -90,7 +93,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
 
   long long row = begin + Ahead::height() * EACH;  // the first of EACH
   ahead.begin(row);
-  Pack<T, VEC> w[HELD_WEIGHTS];
+  Pack<W, VEC> w[HELD_WEIGHTS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
     if (WEIGHT_HELD && column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
@@ -165,24 +168,24 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
 
 }  // namespace
 
-template <typename T, int LANES, int ITEMS, int EACH, int STAGES>
+template <typename T, typename W, int LANES, int ITEMS, int EACH, int STAGES>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
     layer_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                              const float* grad_rstd, const T* x, const T* weight,
+                              const float* grad_rstd, const T* x, const W* weight,
                               const float* mean, const float* rstd, long long rows,
                               long long rows_per_block, int n, bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  of_aligned<T, LANES, ITEMS, EACH, STAGES, 1>(grad_x, partial + (long long)blockIdx.x * 2 * n,
-                                               grad_y, grad_mean, grad_rstd, x, weight, mean, rstd,
-                                               begin, end, n, sums);
+  of_aligned<T, W, LANES, ITEMS, EACH, STAGES, 1>(grad_x, partial + (long long)blockIdx.x * 2 * n,
+                                                  grad_y, grad_mean, grad_rstd, x, weight, mean,
+                                                  rstd, begin, end, n, sums);
 }
 
 // RANKS blocks of LANES threads share each row.
-template <typename T, int LANES, int ITEMS, int RANKS>
+template <typename T, typename W, int LANES, int ITEMS, int RANKS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
     layer_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                               const float* grad_rstd, const T* x, const T* weight,
+                               const float* grad_rstd, const T* x, const W* weight,
                                const float* mean, const float* rstd, long long rows,
                                long long rows_per_block, int n, bool sums) {
   using Team = opaq::Team<RANKS, LANES>;
@@ -192,22 +195,22 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
   partial += (long long)Team::team() * 2 * n;
   if constexpr (Team::kRanks == RANKS) {
     Team::begin();
-    of_aligned<T, LANES, ITEMS, 1, 1, RANKS>(grad_x, partial, grad_y, grad_mean, grad_rstd, x,
-                                             weight, mean, rstd, begin, end, n, sums);
+    of_aligned<T, W, LANES, ITEMS, 1, 1, RANKS>(grad_x, partial, grad_y, grad_mean, grad_rstd, x,
+                                                weight, mean, rstd, begin, end, n, sums);
   } else {
-    of_any<T, LANES>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, begin,
-                     end, n, sums);
+    of_any<T, W, LANES>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, begin,
+                        end, n, sums);
   }
 }
 
-template <typename T>
+template <typename T, typename W>
 __global__ void __launch_bounds__(256)
     layer_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                            const float* grad_rstd, const T* x, const T* weight, const float* mean,
+                            const float* grad_rstd, const T* x, const W* weight, const float* mean,
                             const float* rstd, long long rows, long long rows_per_block,
                             long long n, bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  of_any<T, 256>(grad_x, partial + blockIdx.x * 2 * n, grad_y, grad_mean, grad_rstd, x, weight,
-                 mean, rstd, begin, end, n, sums);
+  of_any<T, W, 256>(grad_x, partial + blockIdx.x * 2 * n, grad_y, grad_mean, grad_rstd, x, weight,
+                    mean, rstd, begin, end, n, sums);
 }

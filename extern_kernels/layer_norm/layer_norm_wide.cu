@@ -26,9 +26,9 @@ __device__ void add(opaq::Statistics& to, const Pack<T, N> (&group)[kAhead], int
   }
 }
 
-template <bool WEIGHT, bool BIAS, int N, typename T>
+template <bool WEIGHT, bool BIAS, int N, typename T, typename W>
 __device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale,
-                                 const Pack<T, N>& weight, const Pack<T, N>& bias) {
+                                 const Pack<W, N>& weight, const Pack<W, N>& bias) {
   float y[N], w[N], b[N];
   opaq::to_floats(y, pack);
   opaq::to_floats(w, weight);
@@ -44,9 +44,9 @@ __device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale
 
 }  // namespace
 
-template <typename T, int THREADS, int RANKS, int EACH, bool WEIGHT, bool BIAS>
+template <typename T, typename W, int THREADS, int RANKS, int EACH, bool WEIGHT, bool BIAS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
-    layer_norm_wide(T* y, float* mean, float* rstd, const T* x, const T* weight, const T* bias,
+    layer_norm_wide(T* y, float* mean, float* rstd, const T* x, const W* weight, const W* bias,
                     long long rows, int slots, int n, float eps) {
   using Team = opaq::Team<RANKS, THREADS>;
   using Share = opaq::Share<T, Team, THREADS>;
@@ -55,6 +55,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
   Team::begin();
   __shared__ float2 of_warps[2][Team::kWarps];
   const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
+  const Pack<W, VEC> none = opaq::filled<VEC>(from_float<W>(0));  // of weight and bias
   const opaq::OfTeam<Team, VEC> of_team(n);
   const int share = Team::thread(), rest = share + slots * STEP;
   const long long next = (long long)Team::teams() * EACH;
@@ -98,8 +99,8 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
         const long long at = (long long)p * VEC + j * STEP * VEC;
-        const Pack<T, VEC> w = opaq::load_if(WEIGHT && mine.has(p, j), weight + at, mine.missing);
-        const Pack<T, VEC> b = opaq::load_if(BIAS && mine.has(p, j), bias + at, mine.missing);
+        const Pack<W, VEC> w = opaq::load_if(WEIGHT && mine.has(p, j), weight + at, none);
+        const Pack<W, VEC> b = opaq::load_if(BIAS && mine.has(p, j), bias + at, none);
 #pragma unroll
         for (int i = first; i < end; ++i)
           opaq::store_if(mine.has(p, j) && live(i), to + (long long)i * n + at,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import rows_and_columns
 
+from .. import rows
 from .layer_norm import layer_norm
 
 
@@ -15,15 +16,11 @@ def _when(arguments) -> str:
     x = arguments["x"]
     if x.dim() == 0:
         return "x has no dimension"
-    for name in ("weight", "bias"):
-        each = arguments[name]
-        if each is None:
-            continue
-        if each.dim() != 1 or each.shape[0] != x.shape[-1]:
-            return f"the {name} has not the shape of the last dimension"
-        if each.dtype != x.dtype:
-            return f"the {name} has another dtype than x"
-    return ""
+    return rows.refusal_of_parameters(x, {name: arguments[name] for name in ("weight", "bias")})
+
+
+def _form(arguments) -> str:
+    return rows.form_of_parameters(arguments["x"], arguments["weight"], arguments["bias"])
 
 
 pattern = opaq.pattern(
@@ -38,6 +35,7 @@ pattern = opaq.pattern(
     when=_when,
     streamed=("x",),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
+    form=_form,
     measurements=Path(__file__).with_name("measured.json"),
 )
 

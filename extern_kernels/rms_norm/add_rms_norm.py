@@ -12,7 +12,7 @@ import torch
 import opaq
 
 from .. import rows
-from ..rows import CPU, CUDA, FLOAT, HELD, ITEMS, LANES, PACKS, ROWS
+from ..rows import CPU, CUDA, DTYPES, FLOAT, HELD, ITEMS, LANES, PACKS, ROWS
 from .rms_norm import OFFSET, WEIGHT, gradients, rms_norm_reference
 
 add_rms_norm = opaq.op(
@@ -31,7 +31,7 @@ _ARGS = "y, sum, rstd, x, residual, weight"
 add_rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"add_rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
+    entry=f"add_rms_norm<{DTYPES}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",
@@ -44,7 +44,7 @@ _THREADS = rows.fitting(PACKS, _RANKS, 8)
 add_rms_norm.cuda(
     name="cuda:shared",
     source=opaq.file("rms_norm.cu"),
-    entry=f"add_rms_norm_shared<{{x.dtype}}, {{{_THREADS}}}, 8, {{{_RANKS}}}, {{{WEIGHT}}}>",
+    entry=f"add_rms_norm_shared<{DTYPES}, {{{_THREADS}}}, 8, {{{_RANKS}}}, {{{WEIGHT}}}>",
     grid=f"{_RANKS} * {ROWS}",
     block=_THREADS,
     args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",
@@ -54,7 +54,7 @@ add_rms_norm.cuda(
 add_rms_norm.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm.cu"),
-    entry="add_rms_norm_any<{x.dtype}>",
+    entry=f"add_rms_norm_any<{DTYPES}>",
     grid=ROWS,
     block=256,
     args=f"{_ARGS}, x.size(-1), eps, offset",

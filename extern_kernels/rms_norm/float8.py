@@ -38,6 +38,7 @@ rms_norm_float8 = opaq.op(
     outputs=float8.outputs("x"),
 )
 _ROWS = rows.count("x")
+_CUDA = [*CUDA, "weight.dtype == x.dtype"]
 
 # Threads for a row: as rms_norm has; where rows are many, each thread of longer ones takes up to
 # eight packs, since much of what is computed for a row or a block of 128 values does not depend on
@@ -60,7 +61,7 @@ for _name, _block, _lanes, _threads in [
         block=[_lanes, _height],
         args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps, least",
         requires=[
-            *CUDA,
+            *_CUDA,
             *float8.fits("x"),
             *rows.aligned("x", "weight", "y"),
             f"{PACKS} <= {HELD}",
@@ -75,7 +76,7 @@ for _name, _block, _lanes, _threads in [
         grid=_ROWS,
         block=256,
         args=f"y, scale, x, weight, {_ROWS}, x.size(-1), eps, least",
-        requires=[*CUDA, *float8.fits("x"), f"block == {_block}"],
+        requires=[*_CUDA, *float8.fits("x"), f"block == {_block}"],
     )
 rms_norm_float8.cpu(
     source=opaq.file("float8.cpp"),

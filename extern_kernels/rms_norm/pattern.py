@@ -15,6 +15,7 @@ import opaq
 from opaq.pattern import example_of, rows_and_columns
 
 from .. import float8_spellings as made
+from .. import rows
 from .add_rms_norm import add_rms_norm
 from .float8 import rms_norm_float8
 from .rms_norm import rms_norm
@@ -29,13 +30,15 @@ def _when(arguments) -> str:
         return "x and the residual have different shapes or dtypes"
     if refusal := _refusal_of_bound(arguments, x.shape[-1]):
         return refusal
-    if weight is None:
-        return ""
-    if weight.dim() != 1 or weight.shape[0] != x.shape[-1]:
-        return "the weight has not the shape of the last dimension"
-    if weight.dtype != x.dtype:
-        return "the weight has another dtype than x"
-    return ""
+    return rows.refusal_of_parameters(x, {"weight": weight})
+
+
+def _when_of_one_dtype(arguments) -> str:
+    return _when(arguments) or (_form(arguments) and "the weight has another dtype than x")
+
+
+def _form(arguments) -> str:
+    return rows.form_of_parameters(arguments["x"], arguments["weight"])
 
 
 def _refusal_of_bound(arguments, n) -> str:
@@ -147,7 +150,7 @@ float8_pattern = opaq.pattern(
         **made.NUMBERS,
         **made.SIZES,
     },
-    when=lambda arguments: made.refusal(arguments, "x") or _when(arguments),
+    when=lambda arguments: made.refusal(arguments, "x") or _when_of_one_dtype(arguments),
     streamed=("x",),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
     measurements=Path(__file__).with_name("measured_float8.json"),
@@ -161,6 +164,7 @@ add_pattern = opaq.pattern(
     when=_when,
     streamed=("x", "residual"),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
+    form=_form,
     measurements=Path(__file__).with_name("measured_add.json"),
 )
 pattern = opaq.pattern(
@@ -170,6 +174,7 @@ pattern = opaq.pattern(
     when=_when,
     streamed=("x",),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
+    form=_form,
     measurements=Path(__file__).with_name("measured.json"),
 )
 

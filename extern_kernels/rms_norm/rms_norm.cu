@@ -3,10 +3,11 @@
 //   forward:   rstd = 1 / sqrt(mean(x^2) + eps),  y = x * rstd * w,  w = weight + offset
 //   backward:  g = grad_y * w,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd)
 //              + added, if that is given,  grad_weight = sum over rows(grad_y * x * rstd)
-// A weight that is null is as a weight of ones; a grad_rstd that is null is as zeros.
-// With a residual, x + residual, rounded to their type, takes the place of x and is written too.
-// The subtle rule: no thread leaves before the reductions, since one block holds several rows and a
-// reduction counts on every thread; rows past the end take part with zeros.
+// A weight that is null is as a weight of ones; a grad_rstd that is null is as zeros. W, the type
+// of the weight, is that of x, T, or float. With a residual, x + residual, rounded to their type,
+// takes the place of x and is written too. The subtle rule: no thread leaves before the reductions,
+// since one block holds several rows and a reduction counts on every thread; rows past the end take
+// part with zeros.
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
 // as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block. Wider
@@ -34,10 +35,12 @@ __device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
 
 // residual, sum: null, if ADD is false. RANKS blocks of LANES threads share a row, if there are
 // more.
-template <typename T, int LANES, int ITEMS, int RANKS, bool ADD, int WEIGHT>
-__device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+template <typename T, typename W, int LANES, int ITEMS, int RANKS, bool ADD, int WEIGHT>
+__device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                           long long rows, int n, float eps, float offset) {
   constexpr int VEC = 16 / sizeof(T);
+  // Registers hold the weight, too, while a row is reduced, where its packs are few or small.
+  constexpr bool HELD = WEIGHT && (sizeof(W) == sizeof(T) || ITEMS <= (ADD ? 2 : 4));
   using Team = opaq::Team<RANKS, LANES>;
   const long long row = RANKS > 1 ? Team::team() : (long long)blockIdx.x * blockDim.y + threadIdx.y;
   // one row a block, or more blocks a row: none is past the end
@@ -46,7 +49,8 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
   const opaq::Columns<T, RANKS> mine(n);
   const long long at = row * n + mine.first;
   // All are read before the reduction, so that a row waits for memory only once.
-  Pack<T, VEC> held[ITEMS], w[ITEMS], more[ADD ? ITEMS : 1];
+  Pack<T, VEC> held[ITEMS], more[ADD ? ITEMS : 1];
+  Pack<W, VEC> w[ITEMS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
@@ -57,7 +61,7 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
-    if (WEIGHT && column < mine.width) w[k] = opaq::load<VEC>(weight + mine.first + column);
+    if (HELD && column < mine.width) w[k] = opaq::load<VEC>(weight + mine.first + column);
   }
   float squares[1] = {};
 #pragma unroll
@@ -86,6 +90,7 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
     if (column >= mine.width) break;
+    if (WEIGHT && !HELD) w[k] = opaq::load<VEC>(weight + mine.first + column);
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
       held[k].at[j] = from_float<T>(opaq::weighted<WEIGHT>(
@@ -95,9 +100,9 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
 }
 
 // A row. x and sum may be the same memory: a thread reads again what it wrote.
-template <typename T, int THREADS, bool ADD>
+template <typename T, typename W, int THREADS, bool ADD>
 __device__ void normalize_any(long long row, T* y, T* sum, float* rstd, const T* x,
-                              const T* residual, const T* weight, long long n, float eps,
+                              const T* residual, const W* weight, long long n, float eps,
                               float offset) {
   __shared__ float of_warps[THREADS / 32];
   const long long first = row * n;
@@ -124,46 +129,47 @@ __device__ void normalize_any(long long row, T* y, T* sum, float* rstd, const T*
 
 }  // namespace
 
-template <typename T, int LANES, int ITEMS, int WEIGHT>
+template <typename T, typename W, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
-    rms_norm(T* y, float* rstd, const T* x, const T* weight, long long rows, int n, float eps,
+    rms_norm(T* y, float* rstd, const T* x, const W* weight, long long rows, int n, float eps,
              float offset) {
-  normalize<T, LANES, ITEMS, 1, false, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n, eps,
-                                               offset);
+  normalize<T, W, LANES, ITEMS, 1, false, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n,
+                                                  eps, offset);
 }
 
-template <typename T, int LANES, int ITEMS, int WEIGHT>
+template <typename T, typename W, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
-    add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+    add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                  long long rows, int n, float eps, float offset) {
-  normalize<T, LANES, ITEMS, 1, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps,
-                                              offset);
+  normalize<T, W, LANES, ITEMS, 1, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps,
+                                                 offset);
 }
 
-template <typename T, int LANES, int ITEMS, int RANKS, int WEIGHT>
+template <typename T, typename W, int LANES, int ITEMS, int RANKS, int WEIGHT>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES)
-    add_rms_norm_shared(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+    add_rms_norm_shared(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                         long long rows, int n, float eps, float offset) {
   using Team = opaq::Team<RANKS, LANES>;
   if (Team::idle()) return;
   if constexpr (Team::kRanks == RANKS) {
     Team::begin();
-    normalize<T, LANES, ITEMS, RANKS, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps,
-                                                    offset);
+    normalize<T, W, LANES, ITEMS, RANKS, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n,
+                                                       eps, offset);
   } else {
-    normalize_any<T, LANES, true>(Team::team(), y, sum, rstd, x, residual, weight, n, eps, offset);
+    normalize_any<T, W, LANES, true>(Team::team(), y, sum, rstd, x, residual, weight, n, eps,
+                                     offset);
   }
 }
 
-template <typename T>
-__global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* x, const T* weight,
+template <typename T, typename W>
+__global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* x, const W* weight,
                                                     long long n, float eps, float offset) {
-  normalize_any<T, 256, false>(blockIdx.x, y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
+  normalize_any<T, W, 256, false>(blockIdx.x, y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
 }
 
-template <typename T>
+template <typename T, typename W>
 __global__ void __launch_bounds__(256)
-    add_rms_norm_any(T* y, T* sum, float* rstd, const T* x, const T* residual, const T* weight,
+    add_rms_norm_any(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                      long long n, float eps, float offset) {
-  normalize_any<T, 256, true>(blockIdx.x, y, sum, rstd, x, residual, weight, n, eps, offset);
+  normalize_any<T, W, 256, true>(blockIdx.x, y, sum, rstd, x, residual, weight, n, eps, offset);
 }

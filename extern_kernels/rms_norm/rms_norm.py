@@ -3,7 +3,7 @@
 rms_norm(x, weight, eps=1e-6, offset=0.0) -> (y, rstd)
 
 x: [..., n], floating
-weight: [n], of x's dtype; or None, which is as a weight of ones
+weight: [n], of x's dtype or float32; or None, which is as a weight of ones
 offset: added to the weight in float32: 1 for models that keep their weights around zero (Gemma)
 y: x * rstd * (weight + offset), x's shape and dtype, rounded once from float32
 rstd: 1 / sqrt(mean(x^2) + eps), [...], float32 (float64 for a float64 x); differentiable too
@@ -20,6 +20,7 @@ from .. import rows
 from ..rows import (
     CPU,
     CUDA,
+    DTYPES,
     FLOAT,
     HEIGHT_BACKWARD,
     HELD,
@@ -72,7 +73,7 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
 rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"rms_norm<{{x.dtype}}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
+    entry=f"rms_norm<{DTYPES}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps, offset",
@@ -82,7 +83,7 @@ rms_norm.cuda(
 rms_norm.cuda(
     name="cuda:wide",
     source=opaq.file("rms_norm_wide.cu"),
-    entry=f"rms_norm_wide<{{x.dtype}}, {{{_THREADS}}}, {{{_RANKS}}}, {{{WEIGHT}}}>",
+    entry=f"rms_norm_wide<{DTYPES}, {{{_THREADS}}}, {{{_RANKS}}}, {{{WEIGHT}}}>",
     grid=f"{_RANKS} * ceil_div({ROWS}, 2)",
     block=_THREADS,
     shared=f"{_SLOTS} * {_THREADS} * 16",
@@ -93,7 +94,7 @@ rms_norm.cuda(
 rms_norm.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm.cu"),
-    entry="rms_norm_any<{x.dtype}>",
+    entry=f"rms_norm_any<{DTYPES}>",
     grid=ROWS,
     block=256,
     args="y, rstd, x, weight, x.size(-1), eps, offset",
@@ -119,7 +120,7 @@ for _name, _adds, _condition in [
     rms_norm_backward.cuda(
         name=_name,
         source=opaq.file("rms_norm_backward.cu"),
-        entry=f"rms_norm_backward_ahead<{{x.dtype}}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
+        entry=f"rms_norm_backward_ahead<{DTYPES}, {{{LANES_BACKWARD}}}, {{{ITEMS_BACKWARD}}}, "
         f"{{{STAGES_BACKWARD}}}, {_adds}>",
         grid=BLOCKS,
         block=[LANES_BACKWARD, HEIGHT_BACKWARD],
@@ -132,6 +133,7 @@ for _name, _adds, _condition in [
         rms_norm_backward,
         _name.replace("ahead", "shared"),
         "rms_norm_backward_shared",
+        DTYPES,
         f", {_adds}",
         BLOCKS,
         [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, _condition],
@@ -141,7 +143,7 @@ for _name, _adds, _condition in [
 rms_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm_backward.cu"),
-    entry="rms_norm_backward_any<{x.dtype}>",
+    entry=f"rms_norm_backward_any<{DTYPES}>",
     grid=BLOCKS,
     block=256,
     args=_BACKWARD_ARGS,

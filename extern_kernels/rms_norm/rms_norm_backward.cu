@@ -11,9 +11,9 @@ using opaq::to_float;
 namespace {
 
 // Rows of any length and alignment: each is read twice.
-template <typename T, int THREADS>
+template <typename T, typename W, int THREADS>
 __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                       const T* x, const T* weight, const float* rstd, const T* added,
+                       const T* x, const W* weight, const float* rstd, const T* added,
                        long long begin, long long end, long long n, float offset, bool sums) {
   __shared__ float of_warps[2][THREADS / 32];
   // Each column belongs to one thread: no other touches partial[c].
@@ -40,12 +40,15 @@ __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* 
 }
 
 // Rows from `begin` to `end`, of which RANKS blocks have a part each. ADD: added is not null.
-template <typename T, int LANES, int ITEMS, int STAGES, int RANKS, bool ADD>
+template <typename T, typename W, int LANES, int ITEMS, int STAGES, int RANKS, bool ADD>
 __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                           const T* x, const T* weight, const float* rstd, const T* added,
+                           const T* x, const W* weight, const float* rstd, const T* added,
                            long long begin, long long end, int n, float offset, bool sums) {
   constexpr int THREADS = LANES > 256 ? LANES : 256;
   constexpr bool HOLD = ITEMS <= 2;  // measured on an H200: longer rows gain nothing
+  // Else the weight is read again and again, from the L1 cache.
+  constexpr bool WEIGHT_HELD = sizeof(W) == sizeof(T) || ITEMS <= 2;
+  constexpr int HELD_WEIGHTS = WEIGHT_HELD ? ITEMS : 1;
   using Ahead = opaq::Ahead<T, LANES, ITEMS, 1, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
   __shared__ float of_warps[2][THREADS / 32];
@@ -59,10 +62,16 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
 
   long long row = begin + threadIdx.y;
   ahead.begin(row);
-  Pack<T, VEC> w[ITEMS];
+  Pack<W, VEC> w[HELD_WEIGHTS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+    if (WEIGHT_HELD && column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+  const auto renew = [&](int k) {  // pack k of the weight, before it is used
+    if (WEIGHT_HELD)
+      opaq::convert_anew(w[k], row < 0);
+    else if (column(k) < mine.width)
+      w[0] = opaq::load_or<VEC>(weight, column(k), 1);
+  };
   float grad_w[1][ITEMS][VEC] = {};
   const auto of_row = [&](const float* p, long long row) { return p && row < end ? p[row] : 0; };
   float next_scale = of_row(rstd, row), next_grad = of_row(grad_rstd, row);
@@ -75,14 +84,14 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
     float dot[1] = {};
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
-      opaq::convert_anew(w[k], row < 0);
+      renew(k);
       if (!live || column(k) >= mine.width) continue;
       const Pack<T, VEC> px = ahead.first(stage, k);
       const Pack<T, VEC> pg = ahead.first(stage, ITEMS + k);
       float v[VEC], g[VEC], by[VEC];
       opaq::to_floats(v, px);
       opaq::to_floats(g, pg);
-      opaq::to_floats(by, w[k]);
+      opaq::to_floats(by, w[k % HELD_WEIGHTS]);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) {
         const float gv = g[j] * v[j];
@@ -101,14 +110,14 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
     const float pull = (dot[0] + grad) * scale * scale * scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
-      opaq::convert_anew(w[k], row < 0);
+      renew(k);
       if (!live || column(k) >= mine.width) continue;
       const Pack<T, VEC> px = ahead.again(stage, k);
       const Pack<T, VEC> pg = ahead.again(stage, ITEMS + k);
       float out[VEC], v[VEC], by[VEC];
       opaq::to_floats(v, px);
       opaq::to_floats(out, pg);
-      opaq::to_floats(by, w[k]);
+      opaq::to_floats(by, w[k % HELD_WEIGHTS]);
 #pragma unroll
       for (int j = 0; j < VEC; ++j) out[j] = out[j] * (by[j] + offset) * scale - v[j] * pull;
       if constexpr (ADD) {
@@ -128,24 +137,24 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
 
 }  // namespace
 
-template <typename T, int LANES, int ITEMS, int STAGES, bool ADD>
+template <typename T, typename W, int LANES, int ITEMS, int STAGES, bool ADD>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2)
     rms_norm_backward_ahead(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                            const T* x, const T* weight, const float* rstd, const T* added,
+                            const T* x, const W* weight, const float* rstd, const T* added,
                             long long rows, long long rows_per_block, int n, float offset,
                             bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  of_aligned<T, LANES, ITEMS, STAGES, 1, ADD>(grad_x, partial + (long long)blockIdx.x * n, grad_y,
-                                              grad_rstd, x, weight, rstd, added, begin, end, n,
-                                              offset, sums);
+  of_aligned<T, W, LANES, ITEMS, STAGES, 1, ADD>(grad_x, partial + (long long)blockIdx.x * n,
+                                                 grad_y, grad_rstd, x, weight, rstd, added, begin,
+                                                 end, n, offset, sums);
 }
 
 // RANKS blocks of LANES threads share each row.
-template <typename T, int LANES, int ITEMS, int RANKS, bool ADD>
+template <typename T, typename W, int LANES, int ITEMS, int RANKS, bool ADD>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
     rms_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                             const T* x, const T* weight, const float* rstd, const T* added,
+                             const T* x, const W* weight, const float* rstd, const T* added,
                              long long rows, long long rows_per_block, int n, float offset,
                              bool sums) {
   using Team = opaq::Team<RANKS, LANES>;
@@ -155,22 +164,22 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
   partial += (long long)Team::team() * n;
   if constexpr (Team::kRanks == RANKS) {
     Team::begin();
-    of_aligned<T, LANES, ITEMS, 1, RANKS, ADD>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd,
-                                               added, begin, end, n, offset, sums);
+    of_aligned<T, W, LANES, ITEMS, 1, RANKS, ADD>(grad_x, partial, grad_y, grad_rstd, x, weight,
+                                                  rstd, added, begin, end, n, offset, sums);
   } else {
-    of_any<T, LANES>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,
-                     offset, sums);
+    of_any<T, W, LANES>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,
+                        offset, sums);
   }
 }
 
-template <typename T>
+template <typename T, typename W>
 __global__ void __launch_bounds__(256)
     rms_norm_backward_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                          const T* x, const T* weight, const float* rstd, const T* added,
+                          const T* x, const W* weight, const float* rstd, const T* added,
                           long long rows, long long rows_per_block, long long n, float offset,
                           bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  of_any<T, 256>(grad_x, partial + blockIdx.x * n, grad_y, grad_rstd, x, weight, rstd, added, begin,
-                 end, n, offset, sums);
+  of_any<T, W, 256>(grad_x, partial + blockIdx.x * n, grad_y, grad_rstd, x, weight, rstd, added,
+                    begin, end, n, offset, sums);
 }

@@ -18,8 +18,8 @@ __device__ float sum_of_squares(const Pack<T, N>& pack) {
   return sum;
 }
 
-template <int WEIGHT, int N, typename T>
-__device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<T, N>& weight, float scale,
+template <int WEIGHT, int N, typename T, typename W>
+__device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<W, N>& weight, float scale,
                              float offset) {
   float y[N], w[N];
   opaq::to_floats(y, pack);
@@ -31,9 +31,9 @@ __device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<T, N>& weight, f
 
 }  // namespace
 
-template <typename T, int THREADS, int RANKS, int WEIGHT>
+template <typename T, typename W, int THREADS, int RANKS, int WEIGHT>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
-    rms_norm_wide(T* y, float* rstd, const T* x, const T* weight, long long rows, int slots, int n,
+    rms_norm_wide(T* y, float* rstd, const T* x, const W* weight, long long rows, int slots, int n,
                   float eps, float offset) {
   using Team = opaq::Team<RANKS, THREADS>;
   using Share = opaq::Share<T, Team, THREADS>;
@@ -42,6 +42,8 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
   Team::begin();
   __shared__ float2 sums[2][Team::kWarps];
   const Share mine{n / VEC, opaq::filled<VEC>(from_float<T>(0))};
+  const Pack<W, VEC> no_weight = opaq::filled<VEC>(from_float<W>(0));
+  constexpr int TOGETHER = kAhead * sizeof(T) / sizeof(W);  // packs of the weight in 16 registers
   const int share = Team::thread(), rest = share + slots * STEP;
   mine.clear(slots);
   long long row = Team::team();
@@ -72,14 +74,17 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
     if (share == 0) rstd[row] = scale;
     const auto store = [&](int p) {
       const long long at = (long long)p * VEC;
-      Pack<T, VEC> w[kAhead];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i)
-        w[i] = opaq::load_if(WEIGHT && mine.has(p, i), weight + at + i * STEP * VEC, mine.missing);
+      for (int first = 0; first < kAhead; first += TOGETHER) {
+        Pack<W, VEC> w[TOGETHER];
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i)
-        opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC,
-                       scaled<WEIGHT>(group[i], w[i], scale, offset));
+        for (int j = 0, i = first; j < TOGETHER; ++j, ++i)
+          w[j] = opaq::load_if(WEIGHT && mine.has(p, i), weight + at + i * STEP * VEC, no_weight);
+#pragma unroll
+        for (int j = 0, i = first; j < TOGETHER; ++j, ++i)
+          opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC,
+                         scaled<WEIGHT>(group[i], w[j], scale, offset));
+      }
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {
       mine.load(group, from, p);

@@ -3,6 +3,7 @@ eager, CUDA plans without a device.
 """
 
 import importlib.util
+import re
 
 import pytest
 import torch
@@ -13,8 +14,11 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 # In `life`: the second command compiles each source once, in test_shipped_kernels, which compiles
 # for other architectures, too.
 ARCHS = [pytest.param("sm_90a", marks=pytest.mark.life)]
+HALVES = [torch.bfloat16, torch.float16]
 # One for each CUDA kernel of norms, forward and backward: in registers, read ahead, wide, any.
 NORM_LENGTHS = [64, 4096, 12288, 40000, 77]
+# The same, and some for the kernels that hold more or less of a weight in registers.
+WEIGHT_LENGTHS = [*NORM_LENGTHS, 1536, 6144, 8192]
 # of norms: narrow and wide rows, of packs and not, few and many, none
 NORM_SHAPES = [
     (1, 1),
@@ -91,6 +95,11 @@ def gated_agrees(op, exact, gate, up) -> None:
     for actual, expected in zip(grads, wide_grads):
         assert actual.dtype == gate.dtype
         close(actual, expected, scale=4)
+
+
+def of_one_dtype(entry: str) -> str:
+    """The entry of a norm whose parameters are of the dtype of its rows, which is given once."""
+    return re.sub(r"<(\w+)", r"<\1, \1", entry)
 
 
 def node_calls(op) -> int:

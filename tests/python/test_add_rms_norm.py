@@ -7,11 +7,14 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
+    HALVES,
+    WEIGHT_LENGTHS,
     close,
     compiled_agrees,
     compiles,
     cuda,
     gradients,
+    of_one_dtype,
     plan,
     refuses,
 )
@@ -48,18 +51,27 @@ def check(x, residual, weight, eps=1e-6, offset=0.0):
     wide, (grad_total, wide_grad_weight) = gradients(
         exact, (total.double(), weight.double()), [0, 1]
     )
-    assert y.dtype == grad_x.dtype == grad_weight.dtype == x.dtype
+    assert y.dtype == grad_x.dtype == x.dtype
+    assert grad_weight.dtype == weight.dtype
     close(y, wide[0])
     close(rstd, wide[2])
     close(grad_x, grad_total, scale=4 + length**0.5 / 16)
     assert torch.equal(grad_x, grad_residual)
-    close(grad_weight, wide_grad_weight, scale=4 * max(1, rows) ** 0.5)
+    close(grad_weight, wide_grad_weight, x.dtype, scale=4 * max(1, rows) ** 0.5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_values_and_gradients(shape, dtype, device):
     check(*make(shape, dtype, device))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("length", WEIGHT_LENGTHS)
+def test_a_weight_in_float32(length, dtype, device):
+    x, residual, weight = make((37, length), torch.float32, device)
+    check(x.to(dtype), residual.to(dtype), weight)
+    check(x.to(dtype), residual.to(dtype), weight - 1, offset=1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -142,7 +154,7 @@ def test_compiled(dynamic, device):
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
     chosen = plan(add_rms_norm, cuda(shape, dtype), cuda(shape, dtype), cuda(shape[-1:], dtype), 1)
-    assert chosen["entry"] == entry
+    assert chosen["entry"] == of_one_dtype(entry)
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
 

@@ -7,13 +7,16 @@ import torch
 from kernel_checks import (
     ARCHS,
     DTYPES,
+    HALVES,
     NORM_LENGTHS,
     NORM_SHAPES,
+    WEIGHT_LENGTHS,
     close,
     compiled_agrees,
     compiles,
     cuda,
     gradients,
+    of_one_dtype,
     plan,
     refuses,
 )
@@ -51,7 +54,7 @@ def check(x, weight, bias, eps=1e-5):
         lambda *each: exact(*each, eps), [each.double() for each in inputs], [0, 1, 2]
     )
     assert (y.dtype, y.shape, y.is_contiguous()) == (x.dtype, x.shape, True)
-    assert [each.dtype for each in grads] == [x.dtype] * 3
+    assert [each.dtype for each in grads] == [each.dtype for each in inputs]
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     assert (mean.dtype, rstd.dtype) == (wide, wide)
     for actual, expected in zip((y, mean, rstd), wide_outputs):
@@ -59,7 +62,7 @@ def check(x, weight, bias, eps=1e-5):
     # the cotangents were rounded to x.dtype, and sums over rows and columns gather rounding
     close(grads[0], wide_grads[0], scale=4 + length**0.5 / 16)
     for actual, expected in zip(grads[1:], wide_grads[1:]):
-        close(actual, expected, scale=4 * max(1, rows) ** 0.5)
+        close(actual, expected, x.dtype, scale=4 * max(1, rows) ** 0.5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -67,6 +70,13 @@ def check(x, weight, bias, eps=1e-5):
 def test_values_and_gradients(shape, dtype, device):
     # one column has no variance: rstd, and the error of its gradient, is as large as eps allows
     check(*make(shape, dtype, device), eps=1e-5 if shape[-1] > 1 else 0.5)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("length", WEIGHT_LENGTHS)
+def test_weight_and_bias_in_float32(length, dtype, device):
+    x, weight, bias = make((37, length), torch.float32, device)
+    check(x.to(dtype), weight, bias)
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 0.5])
@@ -287,7 +297,7 @@ def backward_facts(shape, dtype):
 def test_cuda_plan(shape, dtype, entry, grid, block):
     chosen = plan(layer_norm, *forward_facts(shape, dtype))
     parameters = "" if "any" in entry else ", true, true"
-    assert chosen["entry"] == f"layer_norm{entry.removesuffix('>')}{parameters}>"
+    assert chosen["entry"] == of_one_dtype(f"layer_norm{entry.removesuffix('>')}{parameters}>")
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
 
@@ -317,7 +327,7 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     chosen = plan(layer_norm_backward, *backward_facts(shape, dtype))
     kernel = "layer_norm_backward" + ("_ahead" if entry.startswith("<") else "")
-    assert chosen["entry"] == kernel + entry
+    assert chosen["entry"] == of_one_dtype(kernel + entry)
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
     assert chosen["shared"] == shared

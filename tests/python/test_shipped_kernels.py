@@ -188,6 +188,20 @@ CALLS: list[tuple[Any, list[Any]]] = [
         )
         for m, n in [*NORMS, (64, 6144), (64, 8192), (64, 12288)]
     ],
+    *[
+        (op, [*arguments, tensor(m, n), *[tensor(n, dtype=F32)] * parameters, *more])
+        for m, n in [*NORMS, (64, 12288)]
+        for op, arguments, parameters, more in [
+            (kernels.rms_norm, [], 1, [1e-6]),
+            (kernels.rms_norm, [], 1, [1e-6, 1.0]),
+            (kernels.add_rms_norm, [tensor(m, n)], 1, [1e-6]),
+            (kernels.rms_norm_backward, [tensor(m, n), rows(m)], 1, [rows(m)]),
+            (kernels.rms_norm_backward, [tensor(m, n), rows(m)], 1, [rows(m), tensor(m, n)]),
+            (kernels.layer_norm, [], 2, [1e-5]),
+            (kernels.layer_norm_backward, [tensor(m, n), rows(m), rows(m)], 1, [rows(m), rows(m)]),
+        ]
+    ],
+    *[(kernels.layer_norm, [tensor(64, 768), None, tensor(768, dtype=F32), 1e-5])],
     *[(kernels.sum_of_blocks, [tensor(256, 2, n, dtype=F32), tensor(n)]) for n in (768, 7)],
     *[
         (

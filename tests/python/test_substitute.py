@@ -232,9 +232,15 @@ def test_arguments_that_the_op_does_not_serve_are_left() -> None:
     assert place.reason == "gate and up have different shapes"
     (place,) = found_in(lambda x, w: F.rms_norm(x, (8,), w, 1e-6), wide, torch.randn(8).double())
     assert place.reason == "the weight has another dtype than x"
-    weight, bias = torch.randn(8), torch.randn(8)
-    (place,) = found_in(lambda x, w, b: F.layer_norm(x, (8,), w, b), wide.bfloat16(), weight, bias)
+
+    def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), (8,), weight.float(), bias.float()).to(x.dtype)
+
+    half, weight = wide.bfloat16(), torch.randn(8)
+    (place,) = found_in(norm, half, weight.half(), weight.half())
     assert place.reason == "the weight has another dtype than x"
+    (place,) = found_in(norm, half, weight.bfloat16(), weight)
+    assert place.reason == "weight and bias have different dtypes"
 
 
 def test_rms_norm_whose_eps_is_pytorchs() -> None:
