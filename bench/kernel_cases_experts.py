@@ -4,9 +4,11 @@ transformers computes it with experts_implementation="grouped_mm"."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from opaq import extern_kernels as kernels
 from opaq.lowering.substitute.pattern import patterns
@@ -45,10 +47,16 @@ class Scored:
             ("sigmoid", False): "sigmoids without bias",
             ("softmax", True): "softmax with a bias",
             ("softmax", False): "softmax",
+            ("sqrt_softplus", True): "roots of softplus",
         }
         return f"moe_route of transformers by {by[self.scoring, self.biased]}"
 
 
+_SCORES: dict[str, Call] = {
+    "sigmoid": torch.sigmoid,
+    "softmax": functools.partial(torch.softmax, dim=-1),
+    "sqrt_softplus": lambda logits: F.softplus(logits).sqrt(),
+}
 SCORED = [
     Scored(256, 8),  # MiniMax-M2
     Scored(32, 4),  # LFM2
@@ -57,6 +65,8 @@ SCORED = [
     Scored(256, 8, groups=8, kept=4),  # DeepSeek-V3
     Scored(32, 4, biased=False),  # LFM2
     Scored(256, 8, biased=False),  # Cohere 2
+    Scored(256, 6, scoring="sqrt_softplus"),  # DeepSeek-V4
+    Scored(384, 6, scoring="sqrt_softplus"),
     Scored(64, 6, scoring="softmax", normalize=False),  # Ernie 4.5
     Scored(128, 4, groups=1, kept=1, scoring="softmax", biased=False),  # Mistral 4
     # DeepSeek-V2
@@ -125,7 +135,7 @@ def _scored(random: Random, m: int, router: Scored, training: bool) -> Case:
         return patterns["moe_route_scored"].replacement(logits, k, bias, *given, *rule)
 
     def plain(logits: Any, bias: Any = None) -> Any:
-        scores = logits.sigmoid() if router.scoring == "sigmoid" else torch.softmax(logits, dim=-1)
+        scores = _SCORES[router.scoring](logits)
         by = scores if bias is None else scores + bias
         if groups:
             of_experts = by.view(-1, groups, e // groups)

@@ -54,11 +54,24 @@ struct Softmax {
 };
 
 double sigmoid(double v) { return 1 / (1 + std::exp(-v)); }
+double softplus(double v) { return v > 20 ? v : std::log1p(std::exp(v)); }
+
+// As route.cu has it.
+enum Scoring : int64_t { kSoftmax, kSigmoid, kRootOfSoftplus };
+
+// Where a score depends on one logit alone: it, and the slope of its logarithm.
+double score_of_one(double v, int64_t scoring) {
+  return scoring == kSigmoid ? sigmoid(v) : std::sqrt(softplus(v));
+}
+double slope_of_one(double v, int64_t scoring) {
+  if (scoring == kSigmoid) return sigmoid(-v);
+  return 0.5 * (v > 20 ? 1 / v : v < -40 ? 1 : sigmoid(v) / softplus(v));
+}
 
 template <typename T>
 void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order, int64_t* position,
                const T* logits, const T* bias, int64_t tokens, int64_t experts, int64_t k,
-               int64_t row_stride, bool normalize, bool of_sigmoid, int64_t groups,
+               int64_t row_stride, bool normalize, int64_t scoring, int64_t groups,
                int64_t kept_groups, int64_t group_best, bool zero_dropped, double eps,
                double scale) {
   const int64_t size = experts / groups;
@@ -66,7 +79,9 @@ void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
   for (int64_t t = 0; t < tokens; ++t) {
     const T* const row = logits + t * row_stride;
     const Softmax softmax(row, experts);
-    const auto score = [&](int64_t e) { return of_sigmoid ? sigmoid(row[e]) : softmax.of(row[e]); };
+    const auto score = [&](int64_t e) {
+      return scoring == kSoftmax ? softmax.of(row[e]) : score_of_one(row[e], scoring);
+    };
     for (int64_t e = 0; e < experts; ++e)
       by[e] = bias ? T(score(e)) + bias[e] : groups > 1 ? T(score(e)) : row[e];
     if (groups > 1) {
@@ -95,7 +110,7 @@ void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
 template <typename T>
 void moe_route_backward(T* grad_logits, const T* grad_weights, const T* logits,
                         const int64_t* experts_of, int64_t tokens, int64_t experts, int64_t k,
-                        int64_t row_stride, bool normalize, bool of_sigmoid, double eps,
+                        int64_t row_stride, bool normalize, int64_t scoring, double eps,
                         double scale) {
   std::vector<double> share(k), found(experts);
   for (int64_t t = 0; t < tokens; ++t) {
@@ -104,7 +119,8 @@ void moe_route_backward(T* grad_logits, const T* grad_weights, const T* logits,
     const Softmax softmax(row, experts);
     double sum = 0, of_all = 0, dot = 0;
     for (int64_t s = 0; s < k; ++s) {
-      share[s] = of_sigmoid ? sigmoid(row[chosen[s]]) : softmax.of(row[chosen[s]]);
+      const double logit = row[chosen[s]];
+      share[s] = scoring == kSoftmax ? softmax.of(logit) : score_of_one(logit, scoring);
       sum += share[s];
     }
     for (int64_t s = 0; s < k && normalize; ++s) {
@@ -116,10 +132,11 @@ void moe_route_backward(T* grad_logits, const T* grad_weights, const T* logits,
     for (int64_t s = 0; s < k; ++s) {
       const double add = scale * share[s] * (grad[s] - of_all);
       dot += no_sum ? 0 : add;
-      found[chosen[s]] += of_sigmoid ? add * sigmoid(-row[chosen[s]]) : add;
+      found[chosen[s]] += scoring == kSoftmax ? add : add * slope_of_one(row[chosen[s]], scoring);
     }
     for (int64_t e = 0; e < experts; ++e)
-      grad_logits[t * experts + e] = T(of_sigmoid ? found[e] : found[e] - dot * softmax.of(row[e]));
+      grad_logits[t * experts + e] =
+          T(scoring == kSoftmax ? found[e] - dot * softmax.of(row[e]) : found[e]);
   }
 }
 

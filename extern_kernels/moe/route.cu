@@ -29,7 +29,23 @@ __device__ inline float number_of(unsigned key) {
   return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key);
 }
 
+// Ways to score an expert.
+constexpr int kSoftmax = 0, kSigmoid = 1;  // 2: the root of softplus
+
 __device__ inline float sigmoid(float v) { return 1 / (1 + expf(-v)); }
+__device__ inline float softplus(float v) { return v > 20 ? v : log1pf(expf(v)); }
+
+// Where a score depends on one logit alone: it, and the slope of its logarithm. softplus(v) is
+// exp(v) far below 0, where that may be 0.
+template <int SCORING>
+__device__ float score_of_one(float v) {
+  return SCORING == kSigmoid ? sigmoid(v) : sqrtf(softplus(v));
+}
+template <int SCORING>
+__device__ float slope_of_one(float v) {
+  if constexpr (SCORING == kSigmoid) return sigmoid(-v);
+  return 0.5f * (v < -40 ? 1 : sigmoid(v) / softplus(v));
+}
 
 // A row of logits: expert lane + 32 * j at [j]; -inf beyond the experts.
 template <typename T, int EACH>
@@ -206,7 +222,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // BIASED: bias[experts] is added to the scores for the choice; without it and without groups, the
 // choice is by the logits, whose order is that of the scores. The weights are the scores alone.
-template <typename T, int EACH, int THREADS, bool SIGMOID, bool BIASED, bool GROUPED>
+template <typename T, int EACH, int THREADS, int SCORING, bool BIASED, bool GROUPED>
 __global__ void __launch_bounds__(THREADS)
     moe_route_scored(float* weights, long long* experts_of, long long* counts, int* starts,
                      int* ticket, const T* logits, const float* bias, long long tokens, int experts,
@@ -222,12 +238,12 @@ __global__ void __launch_bounds__(THREADS)
     if (token >= tokens) break;
     const Gate<T, EACH> gate(logits + token * row_stride, experts);
     float largest = 0, sum = 1;
-    if constexpr (!SIGMOID) {
+    if constexpr (SCORING == kSoftmax) {
       largest = gate.largest();
       sum = gate.sum(largest);
     }
     const auto score_of = [&](float logit) {
-      return SIGMOID ? sigmoid(logit) : expf(logit - largest) / sum;
+      return SCORING == kSoftmax ? expf(logit - largest) / sum : score_of_one<SCORING>(logit);
     };
     unsigned keys[EACH];
 #pragma unroll
@@ -323,9 +339,10 @@ __global__ void __launch_bounds__(256)
 
 // Gradient for the logits of moe_route_scored. With the scores s at the chosen experts, divided by
 // D (their sum + eps, or 1), the gradient for log(s_j) is u_j = scale s_j / D (g_j - sum g_i s_i /
-// D), without the sum where D is 1. For the logit of a sigmoid it is u_j (1 - s_j); of a softmax
-// with probabilities p it is u_e - p_e sum u, at all experts, u_e = 0 where e was not chosen.
-template <typename T, int EACH, bool SIGMOID>
+// D), without the sum where D is 1. For the logit it is u_j times the slope of log(s_j); of a
+// softmax with probabilities p it is u_e - p_e sum u, at all experts, u_e = 0 where e was not
+// chosen.
+template <typename T, int EACH, int SCORING>
 __global__ void __launch_bounds__(256)
     moe_route_scored_backward(T* grad_logits, const float* grad_weights, const T* logits,
                               const long long* experts_of, long long tokens, int experts, int k,
@@ -340,8 +357,8 @@ __global__ void __launch_bounds__(256)
   const float logit = any ? to_float(row[chosen]) : 0;
   float found[EACH];
   float score = 0;
-  if constexpr (SIGMOID) {
-    if (any) score = sigmoid(logit);
+  if constexpr (SCORING != kSoftmax) {
+    if (any) score = score_of_one<SCORING>(logit);
   } else {
     const Gate<T, EACH> gate(row, experts);
     const float largest = gate.largest(), sum = gate.sum(largest);
@@ -352,9 +369,9 @@ __global__ void __launch_bounds__(256)
   const float share = normalize ? score / (warp_sum(score) + eps) : score;
   const float of_all = normalize ? warp_sum(grad * share) : 0;
   float mine = any ? scale * share * (grad - of_all) : 0;
-  const float dot = SIGMOID ? 0 : warp_sum(mine);
+  const float dot = SCORING == kSoftmax ? warp_sum(mine) : 0;
 #pragma unroll
-  for (int j = 0; j < EACH; ++j) found[j] = SIGMOID ? 0 : -dot * found[j];
-  if constexpr (SIGMOID) mine *= sigmoid(-logit);
+  for (int j = 0; j < EACH; ++j) found[j] = SCORING == kSoftmax ? -dot * found[j] : 0;
+  if constexpr (SCORING != kSoftmax) mine *= slope_of_one<SCORING>(logit);
   store_gradient(grad_logits + token * experts, found, chosen, mine, experts, k);
 }

@@ -5,8 +5,9 @@ moe_route(gate_logits, k, normalize=True, scoring="softmax", correction_bias=Non
     -> (weights, experts, counts, order, position)
 
 gate_logits: [T, E], floating, k <= E
-scoring: the score of an expert is its softmax(gate_logits) or, with "sigmoid", its
-    sigmoid(gate_logits), in float32 (float64 for float64 logits)
+scoring: the score of an expert is its softmax(gate_logits), with "sigmoid" its
+    sigmoid(gate_logits), or with "sqrt_softplus" its sqrt(softplus(gate_logits)), as in
+    DeepSeek-V4, in float32 (float64 for float64 logits)
 correction_bias: [E], floating: added to the scores for the choice, not in the weights; it has no
     gradient
 groups, kept_groups, group_best: the experts are so many groups of equal size, one after the other;
@@ -86,12 +87,14 @@ _EACH = "next_power_of_2(ceil_div(gate_logits.size(1), 32))"  # experts of a lan
 _BLOCKS = "ceil_div(gate_logits.size(0), 64)"
 _SIZES = "gate_logits.size(0), gate_logits.size(1)"
 _K = "k > 0 and k <= gate_logits.size(1)"
-_SIGMOID = "scoring == 'sigmoid'"
+# as kSoftmax, ... of the kernels
+_SCORING = "(0 if scoring == 'softmax' else 1 if scoring == 'sigmoid' else 2)"
+_SCORINGS = ("softmax", "sigmoid", "sqrt_softplus")
 
 # What the CUDA kernels without a choice of scores compute; a gradient is the same for any choice.
 _PLAIN_WEIGHTS = ["scoring == 'softmax'", "eps == 0", "scale == 1"]
 _PLAIN = [*_PLAIN_WEIGHTS, "not defined(correction_bias)", "groups == 1", "kept_groups == 1"]
-_KNOWN_SCORING = f"scoring == 'softmax' or {_SIGMOID}"
+_KNOWN_SCORING = " or ".join(f"scoring == '{each}'" for each in _SCORINGS)
 _GROUPS = [
     "groups > 0 and kept_groups > 0 and kept_groups <= groups",
     "gate_logits.size(1) % max(1, groups) == 0",
@@ -150,7 +153,7 @@ def _declare_route(
 
 _declare_route("cuda", f"moe_route<{{gate_logits.dtype}}, {{{_EACH}}}>", 1024, "", "", _PLAIN)
 _THREADS = f"(1024 if {_EACH} <= 8 else 512)"  # which have registers enough
-_GIVEN = f"{{{_SIGMOID}}}, {{defined(correction_bias)}}, {{kept_groups < groups}}"
+_GIVEN = f"{{{_SCORING}}}, {{defined(correction_bias)}}, {{kept_groups < groups}}"
 _declare_route(
     "cuda:scored",
     f"moe_route_scored<{{gate_logits.dtype}}, {{{_EACH}}}, {{{_THREADS}}}, {_GIVEN}>",
@@ -171,7 +174,7 @@ def _declare_backward(name: str, kernel: str, plain: bool) -> None:
     moe_route_backward.cuda(
         name=name,
         source=opaq.file("route.cu"),
-        entry=f"{kernel}<{{gate_logits.dtype}}, {{{_EACH}}}{'' if plain else f', {{{_SIGMOID}}}'}>",
+        entry=f"{kernel}<{{gate_logits.dtype}}, {{{_EACH}}}{'' if plain else f', {{{_SCORING}}}'}>",
         grid="ceil_div(gate_logits.size(0), 8)",
         block=256,
         args=given if plain else f"{given}, eps, scale",
@@ -191,13 +194,13 @@ moe_route.cpu(
     source=opaq.file("moe.cpp"),
     entry="moe_route<{gate_logits.dtype}>",
     args=f"weights, experts, counts, order, position, gate_logits, correction_bias, {_SIZES}, k, "
-    f"gate_logits.stride(0), normalize, {_SIGMOID}, {_CHOICE}",
+    f"gate_logits.stride(0), normalize, {_SCORING}, {_CHOICE}",
     requires=[*_requires(*_CPU_DTYPES), _K, *_requires_scored("gate_logits.dtype")],
 )
 moe_route_backward.cpu(
     source=opaq.file("moe.cpp"),
     entry="moe_route_backward<{gate_logits.dtype}>",
-    args=f"grad_logits, grad_weights, gate_logits, experts, {_OF_GRADIENT}, {_SIGMOID}, eps, scale",
+    args=f"grad_logits, grad_weights, gate_logits, experts, {_OF_GRADIENT}, {_SCORING}, eps, scale",
     requires=[
         *_requires(*_CPU_DTYPES),
         *_requires_backward("gate_logits.dtype"),
@@ -231,8 +234,10 @@ def _check(
             f"moe_route: k is {k}; expected 1 to {experts}, the number of experts of gate_logits "
             f"{shape}"
         )
-    if scoring not in ("softmax", "sigmoid"):
-        raise ValueError(f"moe_route: scoring is {scoring!r}; expected 'softmax' or 'sigmoid'")
+    if scoring not in _SCORINGS:
+        raise ValueError(
+            f"moe_route: scoring is {scoring!r}; expected 'softmax', 'sigmoid' or 'sqrt_softplus'"
+        )
     bias = correction_bias
     if bias is not None and (bias.shape != (experts,) or not bias.is_floating_point()):
         raise ValueError(
@@ -255,7 +260,19 @@ def _check(
 
 
 def _scores(logits: torch.Tensor, scoring: str) -> torch.Tensor:
+    if scoring == "sqrt_softplus":
+        return torch.nn.functional.softplus(logits).sqrt()
     return torch.softmax(logits, 1) if scoring == "softmax" else torch.sigmoid(logits)
+
+
+def _slope(logits: torch.Tensor, scoring: str) -> torch.Tensor:
+    """Of the logarithm of a score that depends on one logit."""
+    if scoring == "sigmoid":
+        return torch.sigmoid(-logits)
+    # torch's softplus(v) is v above 20; it is exp(v) far below 0, where that may be 0
+    known = torch.sigmoid(logits) / torch.nn.functional.softplus(logits)
+    known = torch.where(logits > 20, logits.reciprocal(), known)
+    return 0.5 * torch.where(logits < -40, 1.0, known)
 
 
 @moe_route.reference
@@ -318,8 +335,8 @@ def moe_route_backward_reference(
         of_all = (grad_weights * share).sum(1, keepdim=True)
     add = scale * share * (grad_weights - of_all)  # the gradient for the logarithm of the scores
     grad = torch.zeros_like(scores)
-    if scoring == "sigmoid":
-        add = add * torch.sigmoid(-wide).gather(1, experts)
+    if scoring != "softmax":
+        add = add * _slope(wide, scoring).gather(1, experts)
     elif not normalize or eps:  # else the sum is 0
         grad = -add.sum(1, keepdim=True) * scores
     return grad.scatter_add(1, experts, add).to(gate_logits.dtype)

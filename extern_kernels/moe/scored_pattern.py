@@ -252,6 +252,34 @@ def _(logits, k):
     return experts, largest.sigmoid()
 
 
+# ---- roots of softplus: DeepSeek-V4 --------------------------------------------------------------
+
+
+def _root_of_softplus(logits):
+    return F.softplus(logits).sqrt()
+
+
+@scored_pattern.spelling(scoring="sqrt_softplus")
+def _(logits, k, bias, eps, scale):
+    scores = _root_of_softplus(logits)
+    experts = _best(scores + bias, k)
+    return experts, _scaled(scores.gather(1, experts), eps, scale)
+
+
+@scored_pattern.spelling(scoring="sqrt_softplus")
+def _(logits, k, bias, scale):
+    scores = _root_of_softplus(logits)
+    experts = _best(scores + bias, k)
+    return experts, _divided(scores.gather(1, experts)) * scale
+
+
+@scored_pattern.spelling(scoring="sqrt_softplus", normalize=False)
+def _(logits, k, bias):
+    scores = _root_of_softplus(logits)
+    experts = _best(scores + bias, k)
+    return experts, scores.gather(1, experts)
+
+
 # ---- softmax with a bias or groups ---------------------------------------------------------------
 
 

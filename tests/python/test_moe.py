@@ -126,6 +126,9 @@ SCORED = [
     (40, 4, dict(scoring="sigmoid", bias=1)),
     (40, 4, dict(scoring="sigmoid", eps=1e-2, normalize=True, scale=0.5)),
     (8, 2, dict(scoring="sigmoid", normalize=False)),
+    (256, 6, dict(scoring="sqrt_softplus", bias=1, eps=1e-20, scale=1.5)),
+    (40, 4, dict(scoring="sqrt_softplus", normalize=False)),
+    (64, 6, dict(scoring="sqrt_softplus", bias=1, groups=8, kept_groups=3)),
     (12, 3, dict(groups=3, kept_groups=2, group_best=1, normalize=False, scale=16.0)),
     (12, 3, dict(groups=3, kept_groups=2, zero_dropped=True, eps=1e-2)),
     (33, 2, dict(bias=0.1, eps=1e-2)),
@@ -149,7 +152,11 @@ def scored_call(experts, given, dtype, device):
 
 def routed_exactly(logits, k, normalize, correction_bias, scoring="softmax", **given):
     """As transformers' DeepSeek-V2 and V3 do it, in float64."""
-    scores = logits.softmax(-1) if scoring == "softmax" else logits.sigmoid()
+    scores = {
+        "softmax": lambda: logits.softmax(-1),
+        "sigmoid": logits.sigmoid,
+        "sqrt_softplus": lambda: torch.nn.functional.softplus(logits).sqrt(),
+    }[scoring]()
     by = scores if correction_bias is None else scores + correction_bias
     if (groups := given.get("groups", 1)) > 1:
         of_group = by.view(len(by), groups, -1).topk(given.get("group_best", 2), dim=-1)[0].sum(-1)
@@ -212,6 +219,27 @@ def test_equal_scores_and_groups_go_to_the_first(device):
     # Sigmoids that are equal, of logits that are not.
     logits = torch.arange(50.0, 66.0, device=device).expand(3, 16)
     assert moe_route(logits, 2, scoring="sigmoid")[1].unique(dim=0).tolist() == [[15, 14]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roots_of_softplus_of_large_logits(dtype, device):
+    """softplus(v) is v for large ones; far below 0 it is exp(v), which is 0 at the end."""
+    logits = torch.tensor([[30.0, 2.0, 21.0], [-60.0, -70.0, -61.0]], device=device, dtype=dtype)
+    given = {"normalize": False, "scoring": "sqrt_softplus"}
+    (weights,), (grad,) = gradients(lambda x: moe_route(x, 3, **given)[0], (logits,), [0])
+    exact = routed_exactly(logits.double(), 3, correction_bias=None, **given)[0]
+    torch.testing.assert_close(weights, exact.to(dtype), atol=0, rtol=1e-5)
+    (_,), (wide,) = gradients(
+        lambda x: routed_exactly(x, 3, correction_bias=None, **given)[0].to(dtype),
+        (logits.double(),),
+        [0],
+    )
+    torch.testing.assert_close(grad, wide.to(dtype), atol=0, rtol=1e-5)
+    logits[1] = -2000.0
+    assert (
+        gradients(lambda x: moe_route(x, 3, **given)[0], (logits,), [0])[1][0][1].tolist()
+        == [0.0] * 3
+    )
 
 
 def test_scores_of_invalid_logits(device):
@@ -361,7 +389,7 @@ def test_bad_arguments_are_refused(device, capfd):
     refuses(lambda: moe_route(logits[:, :0], 1), message, capfd)
     message = "moe_route: gate_logits have shape (3, 4, 8); expected [tokens, experts]"
     refuses(lambda: moe_route(logits.view(3, 4, 8), 2), message, capfd)
-    message = "moe_route: scoring is 'tanh'; expected 'softmax' or 'sigmoid'"
+    message = "moe_route: scoring is 'tanh'; expected 'softmax', 'sigmoid' or 'sqrt_softplus'"
     refuses(lambda: moe_route(logits, 2, scoring="tanh"), message, capfd)
     message = "moe_route: correction_bias is torch.float32 of shape (12,); expected a"
     refuses(lambda: moe_route(logits, 2, correction_bias=logits[:, 0]), message, capfd)
@@ -464,9 +492,12 @@ def test_cuda_sources_compile(arch):
         compiles(moe_route, (gate, 4, True), arch, "cuda")
         compiles(moe_route_backward, (weights, gate, weights, experts, True), arch, "cuda")
         bias = cuda((60,), torch.float32)
-        for how in ((), ("sigmoid",), ("sigmoid", bias), ("softmax", bias, 4, 2)):
+        for how in [
+            *((), ("sigmoid",), ("sigmoid", bias), ("softmax", bias, 4, 2)),
+            *(("sqrt_softplus",), ("sqrt_softplus", bias), ("sqrt_softplus", bias, 4, 2)),
+        ]:
             compiles(moe_route, (gate, 4, True, *how), arch, "cuda:scored")
-        for how in ("softmax", "sigmoid"):
+        for how in ("softmax", "sigmoid", "sqrt_softplus"):
             back = (weights, gate, weights, experts, True, how)
             compiles(moe_route_backward, back, arch, "cuda:scored")
         for name in ("cuda:packs", "cuda:any"):

@@ -111,6 +111,21 @@ def of_the_hub(groups: int, kept: int, fill: float, k: int = 3) -> Any:
     return route
 
 
+def deepseek_v4(normalize: bool, safely: bool) -> Any:
+    """Scores are the roots of softplus; there are no groups."""
+
+    def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = torch.nn.functional.softplus(logits).sqrt()
+        experts = torch.topk(scores + bias, k=3, dim=-1, sorted=False)[1]
+        weights = scores.gather(1, experts)
+        if normalize:
+            total = weights.sum(dim=-1, keepdim=True)
+            weights = weights / (total + 1e-20 if safely else total) * 1.5
+        return weights, experts
+
+    return route
+
+
 def in_order(route: Any) -> Any:
     """With the weights in order: that of the choice is free."""
 
@@ -124,6 +139,22 @@ def in_order(route: Any) -> Any:
 def arguments_of_route(nodes: list[Any]) -> tuple[Any, ...]:
     (call,) = [node for node in nodes if "moe_route" in str(node.target)]
     return call.args
+
+
+@pytest.mark.parametrize("normalize, safely", [(True, True), (True, False), (False, False)])
+def test_roots_of_softplus(normalize: bool, safely: bool) -> None:
+    route = deepseek_v4(normalize, safely)
+    places, nodes = compared(in_order(route), LOGITS, BIAS)
+    assert [each.applied for each in places] == [True]
+    _, k, *how, scale = arguments_of_route(nodes)
+    assert (k, *how[:2], scale) == (3, normalize, "sqrt_softplus", 1.5 if normalize else 1.0)
+
+    def halved(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        scores = torch.nn.functional.softplus(logits, beta=2.0).sqrt()
+        experts = torch.topk(scores + bias, k=3, dim=-1)[1]
+        return scores.gather(1, experts), experts
+
+    assert compared(in_order(halved), LOGITS, BIAS)[0] == []
 
 
 @pytest.mark.parametrize("fill", [-torch.inf, 0.0])

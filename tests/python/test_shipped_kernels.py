@@ -146,7 +146,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[
         (kernels.moe_route, [tensor(70, e, dtype=F32), 4, True, scoring, bias, *groups])
         for e in (64, 256, 512)
-        for scoring in ("softmax", "sigmoid")
+        for scoring in ("softmax", "sigmoid", "sqrt_softplus")
         for bias, *groups in ((None, 1, 1, 2, False, 1e-20), (tensor(e, dtype=F32), 4, 2))
     ],
     *[
@@ -156,7 +156,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
             + [tensor(70, 4, dtype=I64), True, scoring, 1e-20],
         )
         for e in (64, 512)
-        for scoring in ("softmax", "sigmoid")
+        for scoring in ("softmax", "sigmoid", "sqrt_softplus")
     ],
     (kernels.moe_order, [tensor(70, 8, dtype=I64), 128]),
     (kernels.moe_permute, [tensor(8, 64), tensor(16, dtype=I64), tensor(16, dtype=I64)]),
