@@ -39,8 +39,9 @@ template <typename T, typename W, int LANES, int ITEMS, int RANKS, bool ADD, int
 __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                           long long rows, int n, float eps, float offset) {
   constexpr int VEC = 16 / sizeof(T);
-  // Registers hold the weight, too, while a row is reduced, where its packs are few or small.
-  constexpr bool HELD = WEIGHT && (sizeof(W) == sizeof(T) || ITEMS <= (ADD ? 2 : 4));
+  // Registers hold the weight, too, while a row is reduced, where its packs are few or small, or
+  // where it takes so many registers anyway that a multiprocessor has one block.
+  constexpr bool HELD = WEIGHT && (sizeof(W) == sizeof(T) || RANKS > 1 || ITEMS <= (ADD ? 2 : 4));
   using Team = opaq::Team<RANKS, LANES>;
   const long long row = RANKS > 1 ? Team::team() : (long long)blockIdx.x * blockDim.y + threadIdx.y;
   // one row a block, or more blocks a row: none is past the end
