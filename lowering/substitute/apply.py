@@ -170,7 +170,8 @@ def _replace(
     at = rewrite.anchor(match, nodes)
     rewrite.check_writes_after(match, nodes, at)
     padded: list[str] = []
-    if not (everywhere or pattern.alone or _saves_more(pattern, match)):
+    leaves_neighbours = not (everywhere or pattern.alone or _saves_more(pattern, match))
+    if leaves_neighbours:
         _check_neighbours(match, pattern, nodes)
         padded = [name for name in pattern.streamed if padding.is_padded(match.arguments.get(name))]
     mark = at.prev
@@ -191,8 +192,14 @@ def _replace(
         if not everywhere:
             _check_gain(pattern, values, gain, why)
         kept = {name: match.arguments[name] for name in padded}
+
+        def check(added: Sequence[Node], results: Sequence[Node]) -> None:
+            padding.check(kept, added)
+            if leaves_neighbours:
+                _check_narrowing(match, pattern, results)
+
         put = pattern.replacement, pattern.arguments, pattern.exact
-        rewrite.put(nodes, match, mark, at, *put, lambda added: padding.check(kept, added))
+        rewrite.put(nodes, match, mark, at, *put, check)
     except Exception as error:
         rewrite.take_back(nodes.graph, mark, at)
         if pytorch.is_data_dependent(error):
@@ -237,9 +244,7 @@ def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
             raise rewrite.Refused(
                 f"Inductor computes `{name}` ({node.name}) in the same kernel, which saves more"
             )
-    sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
-    # to read a small result once more, such as a loss, costs nothing
-    large = [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
+    large = _large(match, pattern)
     for reader in operations.readers(large, operations.shows_through):
         if reader in match.region or operations.shows_through(reader):
             continue
@@ -250,6 +255,27 @@ def _check_neighbours(match: Match, pattern: Pattern, nodes: Nodes) -> None:
                 f"Inductor computes what reads the result ({reader.name}) in the same kernel, "
                 "which saves more"
             )
+
+
+def _check_narrowing(match: Match, pattern: Pattern, results: Sequence[Node]) -> None:
+    """Raises Refused where Inductor would write a result with fewer bits at once, since it is read
+    so, also by a product under autocast."""
+    large = _large(match, pattern)
+    for root, result in zip(match.roots, results):
+        size = value_of(result).itemsize
+        for reader in operations.readers([root] if root in large else [], operations.rearranges):
+            if operations.narrows(reader, size) and reader not in match.region:
+                name = str(value_of(reader).dtype).removeprefix("torch.")
+                raise rewrite.Refused(
+                    f"Inductor computes the result in {name} at once, in which it is read "
+                    f"({reader.name}), which saves more"
+                )
+
+
+def _large(match: Match, pattern: Pattern) -> list[Node]:
+    """Results; to read a small one once more, such as a loss, costs nothing."""
+    sizes = [_elements(match.arguments.get(name)) for name in pattern.streamed]
+    return [root for root in match.roots if _elements(root) * 64 >= max(sizes, default=0)]
 
 
 def _elements(node: Any) -> int:

@@ -387,6 +387,15 @@ def is_fused(node: Any) -> bool:
     return node is not None and not is_kernel_of_its_own(node)
 
 
+def narrows(reader: Node, size: int) -> bool:
+    """Whether what reads values of `size` bytes each casts them to fewer, itself or, a product,
+    under autocast."""
+    if not is_tensor(reader) or not (source_of_cast(reader) is not None or is_product(reader)):
+        return False
+    value = value_of(reader)
+    return bool(value.is_floating_point() and value.itemsize < size)
+
+
 def is_product(node: Node) -> bool:
     """Whether a node is a matrix product."""
     return function_name(node) in _PRODUCTS

@@ -152,11 +152,11 @@ def put(
     replacement: Callable[..., Any],
     names: Sequence[str],
     exact: bool,
-    check: Callable[[Sequence[Node]], None],
+    check: Callable[[Sequence[Node], Sequence[Node]], None],
 ) -> None:
     """Replaces the results of what was found by new nodes between `mark` and `at`, where those of
     `narrowed` are. Raises Refused, before anything else is changed, if the replacement's results
-    are not those of the graph, or if `check`, which is given the new nodes, does."""
+    are not those of the graph, or if `check`, which is given the new nodes and results, does."""
     graph = nodes.graph
     with graph.inserting_before(at):
         given = [found.arguments[name] for name in names]
@@ -177,7 +177,7 @@ def put(
         for root, result in zip(found.roots, results):
             check_layout(nodes, root, result)
         check_gradients(found.roots, results)
-        check(between(mark, at))
+        check(between(mark, at), results)
         for root, result, narrow in zip(found.roots, results, casts):
             for cast in narrow:
                 nodes.replace(cast, result)

@@ -166,6 +166,31 @@ def test_parts_of_a_pattern_that_read_one_of_its_results_are_not_neighbours(pair
         assert found[pattern] == "it was not measured for 4 x 8 values on cpu"
 
 
+class Weighted(torch.nn.Module):
+    """A softmax in float32, which a product reads in the same dtype, or in bfloat16."""
+
+    def __init__(self, view: tuple[int, ...], narrow: bool) -> None:
+        super().__init__()
+        self.view, self.dtype = view, torch.bfloat16 if narrow else torch.float32
+        self.values = torch.nn.Linear(4096, 8, dtype=self.dtype)
+
+    def forward(self, scores: Tensor) -> Tensor:
+        return self.values(scores.softmax(-1).view(self.view).to(self.dtype))
+
+
+@pytest.mark.parametrize("view", [(8192, 4096), (2, 4096, 4096)])
+def test_a_result_that_is_read_with_fewer_bits_is_left(view: tuple[int, ...]) -> None:
+    def place(narrow: bool) -> Substitution:
+        model, x = Weighted(view, narrow).to("meta"), torch.empty(8192, 4096, device="meta")
+        with torch.device("cuda"):  # for which tensors on "meta" stand
+            (found,) = opaq.explain(model, x).substitutions
+        return found
+
+    assert place(narrow=False).applied
+    refused = "Inductor computes the result in bfloat16 at once, in which it is read (to), which"
+    assert place(narrow=True).reason.startswith(refused)
+
+
 # ---- measurements --------------------------------------------------------------------------------
 
 
