@@ -65,7 +65,7 @@ def package(
             exported,
             os.fspath(path),
             inductor_configs,
-            lambda module: apply.apply(module, chosen["substitute"]),
+            lambda module: apply.apply(module, chosen["substitute"], packaged=True),
         )
 
 

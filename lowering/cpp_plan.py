@@ -57,6 +57,33 @@ def plan(
             "Triton kernels are to be tuned while the model is packaged, by a second wrapper",
             "leave triton.autotune_at_compile_time unset",
         )
+    check(info, values, evaluator, decision, language)
+    found = decision.candidates
+    chosen, package = options.current(), language == "package"
+    timed, profiled = chosen.profile and not package, inductor.records_kernels()
+    compiled = _runtime.cpp_node(
+        info["name"],
+        decision.handle,
+        likely_arguments(info, values),
+        device_name(device),
+        chosen.archs,
+        chosen.ptx,
+        package,
+        timed,
+        profiled,
+    )
+    implementations = [candidate.implementation for candidate in found]
+    return CppForm(compiled, implementations, values, timed, profiled)
+
+
+def check(
+    info: OpInfo,
+    values: Mapping[str, Any],
+    evaluator: SymbolicEvaluator,
+    decision: Decision,
+    language: str,
+) -> None:
+    """Raises NoCppForm where the declaration and the arguments leave none. The same as plan()."""
     if decision.implementation == "reference":
         raise NoCppForm(
             f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a "
@@ -89,21 +116,6 @@ def plan(
         )
     _check_template_args(found, values, evaluator)
     _check_scratch_dtypes(found, values, evaluator)
-    chosen, package = options.current(), language == "package"
-    timed, profiled = chosen.profile and not package, inductor.records_kernels()
-    compiled = _runtime.cpp_node(
-        info["name"],
-        decision.handle,
-        likely_arguments(info, values),
-        device_name(device),
-        chosen.archs,
-        chosen.ptx,
-        package,
-        timed,
-        profiled,
-    )
-    implementations = [candidate.implementation for candidate in found]
-    return CppForm(compiled, implementations, values, timed, profiled)
 
 
 def likely_arguments(info: OpInfo, values: Mapping[str, Any]) -> list[FakeArgument]:

@@ -29,7 +29,7 @@ from . import (
 )
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
-from .cpp_plan import NoCppForm, plan
+from .cpp_plan import NoCppForm, check, plan
 from .decision import Candidate, Decision, decide, explain_misfit
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .padded import strides_of_arguments
@@ -420,6 +420,32 @@ def _refuse_without_native(info: _runtime.OpInfo, device: torch.device, decision
             "give the op an implementation in CUDA or C++, or of a library",
         )
         _refuse_in_package(info["name"], device, why)
+
+
+def check_packaged(
+    overload: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any
+) -> None:
+    """Raises NoCppForm where a call of an op in a graph, with fake tensors, could not go into a
+    package, or a launch there might find no implementation that fits."""
+    qualname = pytorch.op_name(overload)
+    if qualname in python_functions:
+        raise NoCppForm("it is a Python function", "")
+    call = _Call(overload, _runtime.describe(qualname), args, kwargs)
+    tensors = {k: each for k, each in call.values.items() if isinstance(each, torch.Tensor)}
+    inputs = {name: _symbolic(tensor) for name, tensor in tensors.items()}
+    outputs = [_symbolic(each) for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+    known = {**call.values, **inputs}
+    known |= zip((each["name"] for each in call.info["results"]), outputs)
+    device = _device(inputs.values(), outputs)
+    if not _runtime.kernel_is_ours(qualname, device.type):
+        raise _another_kernel(device)
+    evaluator = SymbolicEvaluator(inductor.known_of(tensors.values()))
+    decision = decide(call.info, device.type, known, evaluator, packaged=True)
+    check(call.info, known, evaluator, decision, "package")
+    if not decision.always_fits:
+        conditions = [each for found in decision.candidates for each in found.conditions]
+        unknown = f"{', '.join(conditions)} is known at each launch only"
+        raise NoCppForm("; ".join([*decision.skipped, unknown]), "")
 
 
 def _another_kernel(device: torch.device) -> NoCppForm:

@@ -26,6 +26,7 @@ from . import (
     modes,
     normal,
     operations,
+    packages,
     padding,
     rewrite,
     searched,
@@ -52,9 +53,10 @@ def collected() -> Iterator[list[Substitution]]:
         _collecting.reset(token)
 
 
-def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
+def apply(graph_module: GraphModule, wanted: Sequence[str], packaged: bool = False) -> None:
     """Changes a graph and its subgraphs in place; one in which nothing is replaced, and no mask is
-    left out, stays as it was. wanted: the option "substitute"."""
+    left out, stays as it was. wanted: the option "substitute". packaged: the graph goes into a
+    package."""
     if list(wanted) == ["none"]:
         return
     chosen = [each for name, each in patterns.items() if "all" in wanted or name in wanted]
@@ -72,7 +74,7 @@ def apply(graph_module: GraphModule, wanted: Sequence[str]) -> None:
             nodes = Nodes(module.graph, module in written)
             before = len(found)
             for pattern in chosen:
-                found += _apply(nodes, pattern, pattern.name in wanted)
+                found += _apply(nodes, pattern, pattern.name in wanted, packaged)
             if better or any(each.applied for each in found[before:]):
                 module.graph.lint()
                 module.recompile()
@@ -134,7 +136,7 @@ def _give_examples(module: GraphModule) -> None:
                 node.meta["example_value"] = inductor.fake_beside(value, inputs)
 
 
-def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitution]:
+def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool, packaged: bool) -> list[Substitution]:
     """Replaces a pattern in a graph; returns what was found. everywhere: also where it was not
     measured to be faster."""
     applied: list[Substitution] = []
@@ -146,7 +148,7 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
                 continue
             place = call_site.of_trace(match.roots[0].meta.get("stack_trace"))
             try:
-                reason, gain = _replace(nodes, match, pattern, number, everywhere)
+                reason, gain = _replace(nodes, match, pattern, number, everywhere, packaged)
             except rewrite.Refused as error:
                 left_as_it_is = Substitution(pattern.name, place, False, str(error))
                 refused[frozenset(match.roots)] = left_as_it_is, match.region
@@ -160,7 +162,12 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool) -> list[Substitutio
 
 
 def _replace(
-    nodes: Nodes, match: Match, pattern: Pattern, spelling: int, everywhere: bool
+    nodes: Nodes,
+    match: Match,
+    pattern: Pattern,
+    spelling: int,
+    everywhere: bool,
+    packaged: bool,
 ) -> tuple[str, float | None]:
     """(grounds, gain). spelling: the number of the one that was found. Raises Refused."""
     match = dataclasses.replace(match, arguments={**pattern.defaults(spelling), **match.arguments})
@@ -195,6 +202,8 @@ def _replace(
 
         def check(added: Sequence[Node], results: Sequence[Node]) -> None:
             padding.check(kept, added)
+            if packaged:
+                packages.check(added)
             if leaves_neighbours:
                 _check_narrowing(match, pattern, results)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import sympy
 import torch
 from torch._C import _is_alias_of
 from torch._inductor import ir, lowering
+from torch._inductor.sizevars import SizeVarAllocator
 from torch._inductor.virtualized import V
 from torch.fx.experimental.symbolic_shapes import statically_known_true, sym_eq
 
@@ -24,6 +25,13 @@ class Layouts(Views):
     def known_true(self, relation: Any) -> bool:
         """Whether a relation of sympy expressions is known to hold; adds no guard."""
         return V.graph.sizevars.statically_known_true(relation)
+
+    def known_of(self, tensors: Iterable[torch.Tensor]) -> Callable[[Any], bool]:
+        """The same of the sizes of fake tensors, before their graph is lowered."""
+        numbers = (each for tensor in tensors for each in (*tensor.shape, *tensor.stride()))
+        env = next((e.node.shape_env for e in numbers if isinstance(e, torch.SymInt)), None)
+        known: Callable[[Any], bool] = SizeVarAllocator(env).statically_known_true
+        return known
 
     def holds_now(self, relation: Any) -> bool:
         """Whether a relation of sizes holds for the call that is compiled for, and guard() can have
