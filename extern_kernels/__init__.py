@@ -55,6 +55,7 @@ from .rope.paged import rope_paged_
 from .rope.rope import rope, rope_backward
 from .sampling.multinomial import multinomial
 from .sampling.penalize import penalize
+from .sampling.penalize_tokens import penalize_tokens
 from .sampling.sample import (
     sample,
     sample_multinomial,
@@ -119,6 +120,7 @@ __all__ = [
     "moe_route_backward",
     "multinomial",
     "penalize",
+    "penalize_tokens",
     "rms_norm",
     "rms_norm_backward",
     "rms_norm_float8",

@@ -130,6 +130,15 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for n in (128256, 50257)
         for dtype in (torch.bfloat16, F32)
     ],
+    *[
+        (
+            kernels.penalize_tokens,
+            [tensor(m, n, dtype=dtype), tensor(m, 70, dtype=I64), tensor(m, 900, dtype=I64), 1.1]
+            + [0.1, 0.2, None, None, None, 1, wide],
+        )
+        for m, n in ((1, 128256), (64, 128256), (8, 50257))
+        for dtype, wide in ((torch.bfloat16, False), (torch.bfloat16, True), (F32, False))
+    ],
     (kernels.sample_with_uniform, [tensor(8, 50257), rows(8), 1.0, 50, 0.9, 0.05]),
     (kernels.sampling_probabilities, [tensor(8, 50257), 1.0, 50, 0.9, 0.05]),
     (kernels.sample_multinomial, [tensor(64, 128256), 1.0, 50, 0.9, 0.05]),
