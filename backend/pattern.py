@@ -15,7 +15,7 @@ import torch
 from . import validate
 from .lowering.compat.pytorch import pytorch
 from .lowering.substitute.operations import value_of
-from .lowering.substitute.pattern import KEEPS, patterns
+from .lowering.substitute.pattern import KEEPS, RESULT_DTYPE, patterns
 from .lowering.substitute.pattern import Pattern as _Found
 from .op import Op
 
@@ -95,7 +95,9 @@ def pattern(
     small tensor, or a number for a parameter that may be any number. A parameter `keeps_<argument>`
     of the replacement, whose default is "", needs none: where there is a backward pass, and the
     argument has at least 32 MB, it tells that the argument is "given" to the graph or "returned" by
-    it, so that keeping it until then takes no memory that would be free otherwise.
+    it, so that keeping it until then takes no memory that would be free otherwise. Nor does
+    `result_dtype`, which is told the dtype of the first result, such as "float32": casts before the
+    pattern are passed over, so the arguments may have fewer bits.
 
     when(arguments): "" where the replacement serves these arguments (tensors without values, and
     numbers, by name), else why it does not. streamed: the large arguments; where Inductor computes
@@ -125,8 +127,8 @@ def pattern(
     if not callable(replacement):
         validate.refuse(where, "replacement", replacement, "a function")
     parameters = inspect.signature(replacement).parameters
-    kept = {f"{KEEPS}{each}" for each in parameters}
-    for missing in [each for each in parameters if each not in examples and each not in kept]:
+    told = {RESULT_DTYPE, *(f"{KEEPS}{each}" for each in parameters)}
+    for missing in [each for each in parameters if each not in examples and each not in told]:
         validate.refuse(where, "examples", sorted(examples), f"an example of {missing}")
     for option, names in (("streamed", streamed), ("nonzero", nonzero), ("positive", positive)):
         for each in names:

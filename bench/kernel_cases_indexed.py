@@ -207,6 +207,65 @@ def penalties(random: Random, count: Count, device: str) -> list[Case]:
             return [random(m, n) * 3, counts, seen[1] < 3]
 
         found.append(Case(f"penalize {m} x {n}", make, op, plain))
+    return [*found, *_token_penalties(random, count, device)]
+
+
+def _token_penalties(random: Random, count: Count, device: str) -> list[Case]:
+    """As transformers and vLLM write them, which compute in float32."""
+
+    def op_repetition(logits: Any, prompt: Any) -> Any:
+        return kernels.penalize_tokens(logits, None, prompt, 1.1, wide=True)
+
+    def plain_repetition(logits: Any, prompt: Any) -> Any:
+        scores = _wide(logits)
+        index = prompt.clamp(max=scores.shape[1])
+        padded = F.pad(scores, (0, 1))
+        score = torch.gather(padded, 1, index)
+        score = torch.where(score < 0, score * 1.1, score / 1.1)
+        return padded.scatter(1, index, score)[..., : scores.shape[1]].contiguous()
+
+    def op_all(logits: Any, prompt: Any, tokens: Any, *rows: Any) -> Any:
+        numbers = (1.0, 0.0, 0.0, *rows, 1, True)
+        return kernels.penalize_tokens(logits, tokens, prompt, *numbers)
+
+    def plain_all(logits: Any, prompt: Any, tokens: Any, *rows: Any) -> Any:
+        scores = _wide(logits)
+        counts = []
+        for given in (prompt, tokens):
+            whole = torch.zeros(
+                scores.shape[0], scores.shape[1] + 1, dtype=torch.int64, device=device
+            )
+            whole.scatter_add_(1, given, torch.ones_like(given))
+            counts.append(whole[:, : scores.shape[1]])
+        repetition, presence, frequency = (each.unsqueeze(1) for each in rows)
+        repeated = repetition.repeat(1, scores.shape[1])
+        factor = torch.where((counts[0] > 0) | (counts[1] > 0), repeated, 1.0)
+        scores = scores * torch.where(scores > 0, 1.0 / factor, factor)
+        scores = scores - frequency * counts[1]
+        return scores - presence * (counts[1] > 0)
+
+    def rows_of(m: int) -> Tensors:
+        given = [torch.randint(30000, (m, 128), device=device)]
+        return [*given, *(0.1 + torch.rand(3, m, device=device)).unbind()]
+
+    def none_of(m: int) -> Tensors:
+        return []
+
+    found = []
+    for pattern, op, plain, more in (
+        ("repetition_penalty", op_repetition, plain_repetition, none_of),
+        ("token_penalties", op_all, plain_all, rows_of),
+    ):
+        for m, n in CLASSES:
+            m = count(m) if m > 1 else 1
+
+            def make(m: int = m, n: int = n, more: Any = more) -> Tensors:
+                prompt = torch.randint(30000, (m, 1024), device=device)
+                return [random(m, n) * 3, prompt, *more(m)]
+
+            found.append(
+                Case(f"{pattern} {m} x {n}", make, op, plain, pattern=pattern, sizes=(m, n))
+            )
     return found
 
 

@@ -34,7 +34,7 @@ from . import (
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
-from .pattern import KEEPS, LARGE, Pattern, patterns
+from .pattern import KEEPS, LARGE, RESULT_DTYPE, Pattern, patterns
 
 _collecting: contextvars.ContextVar[list[Substitution] | None] = contextvars.ContextVar(
     "opaq_substitutions", default=None
@@ -186,7 +186,7 @@ def _replace(
         if not pattern.casts_matter:
             match = rewrite.narrowed(nodes, match, at)
         rewrite.check_products(match)
-        match = dataclasses.replace(match, arguments={**match.arguments, **_kept(pattern, match)})
+        match = dataclasses.replace(match, arguments={**match.arguments, **_told(pattern, match)})
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):
             raise rewrite.Refused(refusal)
@@ -225,10 +225,12 @@ def _is_trained(values: Mapping[str, Any]) -> bool:
     )
 
 
-def _kept(pattern: Pattern, match: Match) -> dict[str, str]:
-    """Why large arguments stay in memory until the backward pass anyway, by the parameters that
-    ask."""
+def _told(pattern: Pattern, match: Match) -> dict[str, str]:
+    """By the parameters that ask: the dtype of the result, and why large arguments stay in memory
+    until the backward pass anyway."""
     found = {}
+    if RESULT_DTYPE in pattern.arguments:
+        found[RESULT_DTYPE] = str(value_of(match.roots[0]).dtype).removeprefix("torch.")
     for name in pattern.arguments:
         argument = match.arguments.get(name.removeprefix(KEEPS))
         if name.startswith(KEEPS) and isinstance(argument, Node):

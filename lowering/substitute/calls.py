@@ -76,6 +76,8 @@ SIGNATURES = {
         "index_select": "input, dim, index",
         "index_put": "input, indices, values, accumulate=False",
         "scatter": "input, dim, index, src, reduce=None",
+        "scatter_add": "input, dim, index, src",
+        "pad": "input, pad, mode='constant', value=None",
         "slice": "input, dim=0, start=None, end=None, step=1",
         "slice_scatter": "input, src, dim=0, start=None, end=None, step=1",
         "masked_fill": "input, mask, value",

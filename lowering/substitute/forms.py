@@ -14,7 +14,7 @@ from . import parts
 from .calls import SIGNATURES, Operation, along, arguments, general, plain
 from .operations import CASTS, digits, function_name, is_opaque, is_tensor, op_name, value_of
 
-COMMUTATIVE = {"add", "mul"}
+COMMUTATIVE = {"add", "mul", "or"}
 
 
 def operation(node: Any) -> Operation | None:
@@ -336,6 +336,27 @@ def _scattered(node: Node, name: str, given: dict[str, Any]) -> Operation | None
     return None if given.pop("reduce") is not None else along(node, name, given)
 
 
+_COUNTED = (torch.int64, torch.int32, torch.float32, torch.float64)
+
+
+def _added_up(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, dim from the end, index, source) of sums that have as many rows as the index, more
+    than one column, and a dtype that has every number of tokens."""
+    if not all(map(is_tensor, (given["input"], given["index"], given["src"]))):
+        return None
+    sums, index = value_of(given["input"]).shape, value_of(given["index"]).shape
+    rows = len(sums) == len(index) and pytorch.surely_equal(sums[:-1], index[:-1])
+    wide = rows and isinstance(sums[-1], int) and sums[-1] > 1
+    exact = value_of(given["input"]).dtype in _COUNTED
+    return along(node, name, given) if wide and exact else None
+
+
+def _padded(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
+    """(input, numbers of zeros before and behind each dimension, from the last one on)."""
+    zeros = given["mode"] == "constant" and given["value"] in (None, 0)
+    return Operation(name, (given["input"], tuple(given["pad"]))) if zeros else None
+
+
 def _written_part(node: Node, name: str, given: dict[str, Any]) -> Operation | None:
     """(input, the part's new values, dim from the end, start, end)."""
     if given.pop("step") not in (None, 1):
@@ -400,4 +421,6 @@ _SPECIAL: dict[str, Callable[[Node, str, dict[str, Any]], Operation | None]] = {
     **dict.fromkeys(("cumsum", "gather", "argmax", "max"), along),
     "index_put": _put,
     "scatter": _scattered,
+    "scatter_add": _added_up,
+    "pad": _padded,
 }

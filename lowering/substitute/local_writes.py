@@ -21,7 +21,9 @@ from . import operations, rewrite
 from .operations import function_name, value_of
 
 _ARITHMETIC = {"itruediv": operator.truediv, "imul": operator.mul, "iadd": operator.add}
-_METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "scatter_": "scatter"}
+_ARITHMETIC |= {"isub": operator.sub}
+_METHODS = {"div_": "div", "mul_": "mul", "add_": "add", "sub_": "sub"}
+_METHODS |= {"scatter_": "scatter", "scatter_add_": "scatter_add"}
 _METHODS |= {"masked_fill_": "masked_fill"}
 _FUNCTIONS = {  # no methods
     "exponential_": torch.ops.aten.exponential.default,
@@ -33,6 +35,7 @@ _NEW = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "new_zeros"}
 _NEW |= {"ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill"}
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
 _NEW |= {"masked_fill", "where", "index_put", "gather", "scatter", "slice_scatter"}
+_NEW |= {"scatter_add", "pad"}
 _NEW |= {"neg", "sum", "mean", "silu", "gelu"}
 _KEPT_FOR_GRADIENTS = {"softmax", "amax"}  # new memory too
 

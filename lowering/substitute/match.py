@@ -111,6 +111,11 @@ class _Matcher:
         wanted, given = self.spelling.operation(pattern), self.graph.operation(value)
         if wanted is None or given is None:
             return
+        if given.name == "floats" != wanted.name and not self.casts_matter:
+            # of integers or truth values: what takes them computes with floating-point numbers
+            found = dataclasses.replace(found, passed=found.passed | passed | {value})
+            yield from self.matched(pattern, given.args[0], found)
+            return
         start = dataclasses.replace(
             found,
             nodes={**found.nodes, pattern: value} if known is None else found.nodes,

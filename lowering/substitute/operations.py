@@ -28,6 +28,10 @@ _SAME = {
     "special_expit": "sigmoid",
     "linalg_norm": "norm",
     "linalg_vector_norm": "norm",
+    "or_": "or",  # of operator: it writes nothing
+    "and_": "and",
+    "bitwise_or": "or",
+    "bitwise_and": "and",
     "less": "lt",
     "less_equal": "le",
     "greater": "gt",
@@ -52,6 +56,7 @@ _OF_STRIDES |= {"multinomial", "bernoulli", "exponential", "exponential_"}
 _NOT_RANDOM = {"empty", "empty_like", "new_empty", "zeros", "zeros_like", "full_like", "arange"}
 _NOT_RANDOM |= {"add", "sub", "mul", "div", "neg", "exp", "log", "pow", "sum", "mean", "amax"}
 _NOT_RANDOM |= {"lt", "le", "gt", "ge", "eq", "ne", "where", "masked_fill", "scatter", "gather"}
+_NOT_RANDOM |= {"scatter_add", "scatter_add_", "pad", "or", "repeat", "isub", "imul", "one_hot"}
 _NOT_RANDOM |= {"slice_scatter", "index_put", "softmax", "log_softmax", "argmax", "topk", "sort"}
 _NOT_RANDOM |= {"cumsum", "contiguous", "size", "div_", "masked_fill_", "scatter_", "setitem"}
 _NOT_RANDOM |= VIEWS | CASTS

@@ -102,6 +102,8 @@ def _part(source: Node, dim: Any, start: Any, stop: Any) -> Operation | None:
         return Operation("first", (source, dim))
     if start in (None, 0) and stop == -1 and not (isinstance(size, int) and size <= 2):
         return Operation("all_but_last", (source, dim))
+    if start in (None, 0) and isinstance(size, int) and size > 2 and stop == size - 1:
+        return Operation("all_but_last", (source, dim))
     start, stop = 0 if start is None else start, size if stop is None else stop
     if not all(isinstance(each, int) for each in (start, stop, size)) or size == 0:
         return None

@@ -138,10 +138,24 @@ def check_layout(nodes: Nodes, root: Node, result: Node) -> None:
         raise Refused("the op gives results of another shape")
     if before.stride() == after.stride():
         return
-    for reader in operations.readers([root], operations.keeps_strides):
+
+    def passes_them_on(reader: Node) -> bool:
+        if nodes.is_put(reader) and operations.is_opaque(reader) and root in reader.args:
+            args = [after if each is root else each for each in reader.args]
+            again = _evaluated(reader.op, reader.target, tuple(args), reader.kwargs)
+            return not _laid_out_alike(value_of(reader), again)
+        return operations.keeps_strides(reader)
+
+    for reader in operations.readers([root], passes_them_on):
         op = nodes.is_put(reader) and operations.is_opaque(reader)
         if not op and (reader.op == "output" or operations.needs_strides(reader)):
             raise Refused(f"{reader.name} sees that the op lays out its result in another way")
+
+
+def _laid_out_alike(one: Any, other: Any) -> bool:
+    """Whether the tensors that an op gives have the same strides."""
+    both = [each if isinstance(each, (tuple, list)) else (each,) for each in (one, other)]
+    return [each.stride() for each in both[0]] == [each.stride() for each in both[1]]
 
 
 def put(

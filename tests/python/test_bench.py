@@ -129,6 +129,8 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
         "exponential_race",
         "sample_exponential_race",
         "penalize",
+        "repetition_penalty",
+        "token_penalties",
         "min_p_of_rows",
         "moe_scores",
         "moe_route",
