@@ -18,7 +18,17 @@ COMMUTATIVE = {"add", "mul", "or"}
 
 
 def operation(node: Any) -> Operation | None:
-    """None for what is not looked into: inputs, and unknown operations."""
+    """None for what is not looked into: inputs, unknown operations, and those of which only a call
+    can tell what they are, since sizes depend on values."""
+    try:
+        return _operation(node)
+    except Exception as error:
+        if pytorch.is_data_dependent(error):
+            return None
+        raise
+
+
+def _operation(node: Any) -> Operation | None:
     if not isinstance(node, Node):
         return None
     if not (name := function_name(node)):

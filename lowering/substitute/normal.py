@@ -42,8 +42,14 @@ def rewritten(graph: Graph) -> bool:
         if rule is None or not node.args or not operations.is_tensor(node):
             continue
         mark = node.prev
-        with graph.inserting_before(node):
-            made = rule(graph, node)
+        try:
+            with graph.inserting_before(node):
+                made = rule(graph, node)
+        except Exception as error:
+            if not pytorch.is_data_dependent(error):
+                raise
+            rewrite.take_back(graph, mark, node)
+            continue
         changed |= made is node
         if made is None or made is node:
             continue
