@@ -1,13 +1,15 @@
 // A mixture of experts on the CPU, for float and double; sums in double. The rules are those of
 // route.cu, order.cu and combine.cu.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <vector>
 
 void moe_order(int64_t* counts, int64_t* order, int64_t* position, const int64_t* experts_of,
-               int64_t pairs, int64_t experts) {
+               int64_t pairs, int64_t experts, int64_t first) {
   const auto bucket = [=](int64_t expert) {
+    if (first < 0) expert = std::max(expert, first) - first;
     return expert >= 0 && expert < experts ? expert : experts;
   };
   std::vector<int64_t> next(experts + 1);
@@ -104,7 +106,7 @@ void moe_route(T* weights, int64_t* experts_of, int64_t* counts, int64_t* order,
       weights[t * k + s] = T(score(chosen[s]) / (normalize ? sum + eps : 1) * scale);
     }
   }
-  moe_order(counts, order, position, experts_of, tokens * k, experts);
+  moe_order(counts, order, position, experts_of, tokens * k, experts, 0);
 }
 
 template <typename T>

@@ -94,8 +94,11 @@ def _when_permuted(arguments) -> str:
 def _permuted(x, experts, k, count, last):
     # moe_route's own order, where that chose the experts
     routed = result_of(experts, moe_route, 1)
-    results, first = (moe_order(experts, count), 0) if routed is None else (routed, 2)
-    counts, order, position = (results[first + number] for number in range(3))
+    if routed is None:  # with negative numbers first, as a sort has them
+        results = moe_order(experts, count + 1, -1)
+        counts, order, position = results[0][1:], results[1], results[2]
+    else:
+        counts, order, position = (routed[2 + number] for number in range(3))
     rows = moe_permute(x, order, position)
     ends = torch.cumsum(counts, 0, dtype=torch.int32)
     return rows, order, ends, experts.flatten().index_select(0, order)

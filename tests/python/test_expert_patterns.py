@@ -36,6 +36,28 @@ def compared(function: Any, k: int = 3, dtype: torch.dtype = torch.float64) -> l
     return [each.pattern for each in found if each.applied]
 
 
+@pytest.mark.parametrize("others", [(), (-1,), (8,), (-1, 8)])
+def test_numbers_that_are_no_experts_are_where_a_sort_has_them(others: tuple[int, ...]) -> None:
+    def permuted(x: Tensor, experts: Tensor) -> tuple[Tensor, ...]:  # transformers: grouped_mm
+        in_order, order = torch.sort(experts.reshape(-1))
+        counts = torch.histc(in_order.float(), bins=8, min=0, max=7)
+        return x[order // 3], order, torch.cumsum(counts, dim=0, dtype=torch.int32), in_order
+
+    experts = EXPERTS.clone()
+    for number, other in enumerate(others):
+        experts[number::3, number] = other
+    torch.compiler.reset()
+    x = torch.randn(10, 4)
+    with apply.collected() as found:
+        backend = substituting.backend("moe_permute")
+        rows, order, ends, in_order = torch.compile(permuted, backend=backend)(x, experts)
+    assert [each.applied for each in found] == [True]
+    expected, stable = experts.flatten().sort(stable=True)
+    assert torch.equal(in_order, expected) and torch.equal(order, stable)
+    assert torch.equal(rows, x[stable // 3])
+    assert torch.equal(ends, permuted(x, experts)[2])
+
+
 def deepseek(x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
     idxs = experts.view(-1).argsort()
     outs = x[idxs // experts.shape[1]] * 2
@@ -113,3 +135,39 @@ def test_a_tensor_that_is_read_before_a_write_keeps_its_values() -> None:
         return before + rows
 
     assert compared(layer, dtype=torch.float32) == []
+
+
+class Looped(torch.nn.Module):
+    """Experts one after the other, each with the tokens that chose it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = torch.nn.Linear(4, 3)
+        self.experts = torch.nn.ModuleList([torch.nn.Linear(4, 4) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = torch.topk(self.gate(x).softmax(-1), 2)
+        weights = weights / weights.sum(-1, keepdim=True)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            token, place = (chosen == number).nonzero(as_tuple=True)
+            out.index_add_(0, token, expert(x[token]) * weights[token, place, None])
+        return out
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_loops_over_experts_are_left(captured: bool) -> None:
+    """Also where their sizes, which depend on values, are symbols of one graph."""
+    torch.manual_seed(0)
+    model, x = Looped(), torch.randn(10, 4)
+    torch.compiler.reset()
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=captured):
+        compiled = torch.compile(model, backend="opaq", options={"substitute": ["moe_route"]})
+        with apply.collected() as found:
+            result = compiled(x)
+        gradients = torch.autograd.grad(result.sin().sum(), list(model.parameters()))
+    assert {each.pattern for each in found if each.applied} <= {"moe_route"}
+    expected = model(x)
+    torch.testing.assert_close(result, expected)
+    expected = torch.autograd.grad(expected.sin().sum(), list(model.parameters()))
+    torch.testing.assert_close(gradients, expected)

@@ -285,6 +285,22 @@ def test_orders_by_given_experts(shape, device):
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 1), (65, 64, 8), (300, 512, 10), (3000, 7, 3)])
+def test_negative_numbers_come_first_where_they_are_asked_to(shape, device):
+    tokens, count, k = shape
+    experts = torch.randint(-1, count + 1, (tokens, k), device=device)
+    counts, order, position = moe_order(experts, count + 1, -1)
+    flat = experts.flatten()
+    assert torch.equal(order, torch.sort(flat, stable=True)[1])
+    assert torch.equal(order[position], torch.arange(tokens * k, device=device))
+    assert torch.equal(counts, torch.bincount(flat + 1, minlength=count + 2)[:-1])
+    found = ordering.moe_order_reference(experts, count + 1, -1)
+    for actual, expected in zip((counts, order, position), found):
+        assert torch.equal(actual, expected)
+    lower = torch.where(experts < 0, -7, experts)  # all in one group
+    assert torch.equal(moe_order(lower, count + 1, -1)[1], order)
+
+
 def test_order_is_that_of_routes(device):
     _, experts, *expected = moe_route(make(100, 24, torch.float32, device), 3)
     for actual, other in zip(moe_order(experts, 24), expected):
@@ -410,6 +426,8 @@ def test_bad_arguments_are_refused(device, capfd):
     refuses(lambda: moe_order(experts, 4), message, capfd)
     message = "moe_order: count is 0; expected at least one expert"
     refuses(lambda: moe_order(experts.long(), 0), message, capfd)
+    message = "moe_order: first is 1; expected 0 or a negative number"
+    refuses(lambda: moe_order(experts.long(), 4, 1), message, capfd)
     weights, _, _, order, position = moe_route(logits, 2)
     message = "moe_permute: order has 24 pairs for 11 rows of x; expected a multiple"
     refuses(lambda: moe_permute(logits[:11], order, position), message, capfd)
