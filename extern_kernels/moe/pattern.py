@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 import opaq
-from opaq.pattern import dtype_of, result_of
+from opaq.pattern import dtype_of, result_of, rows_and_columns
 
 from .combine import moe_combine, moe_permute
 from .order import moe_order
 from .route import moe_route
 
 # Routers are found before the order of tokens, which takes that of the op.
-from .scored_pattern import when_routed
+from .scored_pattern import routed_tokens, when_routed
 
 X = torch.empty(2, 8, device="meta")
 PAIRS = torch.empty(2, 2, dtype=torch.int64, device="meta")
@@ -29,15 +29,14 @@ PAIRS = torch.empty(2, 2, dtype=torch.int64, device="meta")
 
 def _router(name: str, normalize: bool):
     def _routed(logits, k):
-        results = moe_route(logits, k, normalize)
-        return results[0], results[1]
+        return routed_tokens(logits, k, normalize)
 
     return opaq.pattern(
         name,
         _routed,
         {"logits": torch.empty(2, 8, device="meta"), "k": 2},
         when=when_routed,
-        sizes=lambda arguments: tuple(arguments["logits"].shape),
+        sizes=lambda arguments: rows_and_columns(arguments["logits"]),
         measurements=Path(__file__).with_name(f"measured_{name.removeprefix('moe_')}.json"),
         alone=True,
     )

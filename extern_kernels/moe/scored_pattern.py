@@ -13,18 +13,29 @@ import torch
 import torch.nn.functional as F
 
 import opaq
-from opaq.pattern import dtype_of, example_of
+from opaq.pattern import dtype_of, example_of, rows_and_columns
 
 from .route import moe_route
 
 
 def when_routed(arguments) -> str:
     logits, k = arguments["logits"], arguments["k"]
-    if logits.dim() != 2:
-        return "the logits have not two dimensions"
-    if not (0 < k <= 32 and logits.shape[1] <= 512):
+    if logits.dim() < 2:
+        return f"the logits have {logits.dim()} dimension(s); expected [tokens, experts] or more"
+    if not (0 < k <= 32 and logits.shape[-1] <= 512):
         return "there are more than 512 experts, or more than 32 of a token"
     return ""
+
+
+def routed_tokens(logits, k, *settings):
+    """(weights, experts) of moe_route, for logits of tokens in any number of dimensions."""
+    leading = example_of(logits).dim() - 1
+    if leading == 1:
+        results = moe_route(logits, k, *settings)
+        return results[0], results[1]
+    results = moe_route(logits.flatten(0, -2), k, *settings)
+    shape = [logits.size(dim) for dim in range(leading)]
+    return results[0].view(*shape, k), results[1].view(*shape, k)
 
 
 def _when(arguments) -> str:
@@ -32,11 +43,13 @@ def _when(arguments) -> str:
         return refusal
     logits, k, bias = arguments["logits"], arguments["k"], arguments["bias"]
     groups, size, kept = arguments["groups"], arguments["size"], arguments["kept"]
-    experts = logits.shape[1]
+    experts = logits.shape[-1]
     if bias is not None and bias.numel() != experts:
         return "the bias has not one number for each expert"
     if groups is None:
         return ""
+    if logits.dim() != 2:
+        return f"the logits have {logits.dim()} dimensions; expected two where there are groups"
     if not (groups * size == arguments["count"] == experts and groups <= 32):
         return "the groups are not up to 32 of all experts"
     if not (0 < kept <= groups and kept * size >= k):
@@ -67,7 +80,7 @@ def _routed(
     if bias is not None:
         # DeepSeek's own code has it as a parameter; the choice gives it no gradient.
         bias = bias.detach().reshape(-1).to(torch.promote_types(dtype_of(logits), torch.float32))
-    results = moe_route(
+    weights, experts = routed_tokens(
         logits,
         k,
         normalize,
@@ -80,7 +93,7 @@ def _routed(
         eps,
         scale,
     )
-    return results[1], results[0]
+    return experts, weights
 
 
 def _form(arguments) -> str:
@@ -114,7 +127,7 @@ scored_pattern = opaq.pattern(
         "group_best": 2,
     },
     when=_when,
-    sizes=lambda arguments: tuple(arguments["logits"].shape),
+    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
     form=_form,
     measurements=Path(__file__).with_name("measured_route_scored.json"),
     alone=True,
@@ -317,8 +330,8 @@ def _(logits, k, groups, size, count, kept, fill):  # transformers: DeepSeek-V2
 
 
 def _scores(logits, k):
-    weights, experts = moe_route(logits, k, False, "sigmoid")[:2]
-    return torch.zeros_like(logits).scatter(1, experts, weights.to(dtype_of(logits)))
+    weights, experts = routed_tokens(logits, k, False, "sigmoid")
+    return torch.zeros_like(logits).scatter(-1, experts, weights.to(dtype_of(logits)))
 
 
 scores_pattern = opaq.pattern(
@@ -326,7 +339,7 @@ scores_pattern = opaq.pattern(
     _scores,
     {"logits": torch.empty(2, 8, device="meta"), "k": 2},
     when=when_routed,
-    sizes=lambda arguments: tuple(arguments["logits"].shape),
+    sizes=lambda arguments: rows_and_columns(arguments["logits"]),
     alone=True,
     measurements=Path(__file__).with_name("measured_scores.json"),
 )

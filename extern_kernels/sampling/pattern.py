@@ -39,12 +39,15 @@ EXAMPLES = {
 _PASSED = 2.0**-38
 
 
-def refusal(arguments, dims=(2,)) -> str:
+def refusal(arguments, any_dims: bool = False) -> str:
+    """any_dims: leading dimensions are rows, too, and there may be none."""
     logits = arguments["logits"]
     if logits.requires_grad:
         return "the op has no gradient"
-    if logits.dim() not in dims:
-        return "the logits have not two dimensions"
+    if any_dims and logits.dim() == 0:
+        return "the logits have no dimensions; expected [..., classes]"
+    if not any_dims and logits.dim() != 2:
+        return f"the logits have {logits.dim()} dimension(s); expected two, [rows, classes]"
     if logits.dtype == torch.float64 and logits.device.type != "cpu":
         return "the logits are float64"
     temperature = arguments["temperature"]
@@ -67,7 +70,7 @@ def declared(name: str, replacement, measurements: str | None, **more):
 
 
 _OF_LOGITS = {"when": refusal, "nonzero": ("temperature",)}
-_OF_ROW_OR_ROWS = {**_OF_LOGITS, "when": lambda arguments: refusal(arguments, (1, 2))}
+_OF_ROWS = {**_OF_LOGITS, "when": lambda arguments: refusal(arguments, any_dims=True)}
 
 
 def _between_0_and_1(number):
@@ -75,9 +78,12 @@ def _between_0_and_1(number):
 
 
 def _probabilities(logits, *numbers):
-    """Of rows, or of one."""
-    if example_of(logits).dim() == 1:  # gpt-fast, LitGPT
+    """Of rows, of one, and of those of several positions."""
+    dims = example_of(logits).dim()
+    if dims == 1:  # gpt-fast, LitGPT
         return sampling_probabilities(logits.unsqueeze(0), *numbers).squeeze(0)
+    if dims > 2:
+        return sampling_probabilities(logits.flatten(0, -2), *numbers).view_as(logits)
     return sampling_probabilities(logits, *numbers)
 
 
@@ -92,7 +98,7 @@ def _of_min_p(logits, temperature=1.0, top_k=0, rest=None, min_p=0.0, keeps_one=
 def _when_min_p(arguments) -> str:
     if not arguments["keeps_one"] and arguments["min_p"] > 1:
         return "not even the likeliest class is left"
-    return refusal(arguments, (1, 2))
+    return refusal(arguments, any_dims=True)
 
 
 min_p_pattern = declared(
@@ -194,7 +200,7 @@ def _of_top_k(logits, temperature=1.0, top_k=0):
     return _probabilities(logits, temperature, top_k)
 
 
-top_k_pattern = declared("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_ROW_OR_ROWS)
+top_k_pattern = declared("top_k_probabilities", _of_top_k, "measured_top_k.json", **_OF_ROWS)
 
 
 def _largest(logits, top_k):  # transformers, nanoGPT
@@ -237,7 +243,7 @@ def _of_top_p(logits, temperature=1.0, top_k=0, top_p=None, rest=None):
     return _probabilities(logits, temperature, top_k, _kept(top_p, rest))
 
 
-top_p_pattern = declared("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_ROW_OR_ROWS)
+top_p_pattern = declared("top_p_probabilities", _of_top_p, "measured_top_p.json", **_OF_ROWS)
 
 
 def unlikely(ascending, rest):

@@ -13,7 +13,8 @@ from opaq.lowering.record import Substitution
 from opaq.lowering.substitute import apply
 
 load_patterns()
-NAMES = ["moe_route_scored", "moe_scores", "moe_permute", "moe_combine"]
+NAMES = ["moe_route", "moe_route_unnormalized", "moe_route_scored", "moe_scores"]
+NAMES += ["moe_permute", "moe_combine"]
 generator = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(40, 12, generator=generator)
 BIAS = torch.randn(12, generator=generator).abs()
@@ -257,8 +258,50 @@ def test_the_scores_of_all_experts_by_other_functions_are_left() -> None:
 
     for function in (llama4(fill=0.0), llama4(dim=0), of_all):
         assert compared(function, LOGITS)[0] == []
-    (place,) = compared(llama4(dim=-1), LOGITS[None])[0]
-    assert place.reason == "the logits have not two dimensions"
+    (place,) = compared(llama4(dim=-1), LOGITS[0])[0]
+    assert place.reason == "the logits have 1 dimension(s); expected [tokens, experts] or more"
+
+
+def by_softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, experts = torch.topk(torch.softmax(logits, -1), 3, dim=-1)
+    return weights / weights.sum(-1, keepdim=True), experts
+
+
+def by_softmax_of_chosen(logits: Tensor) -> tuple[Tensor, Tensor]:  # gpt-oss
+    largest, experts = torch.topk(logits, 3, dim=-1)
+    return torch.softmax(largest, dim=-1), experts
+
+
+def unnormalized(logits: Tensor) -> tuple[Tensor, Tensor]:
+    weights, experts = torch.topk(torch.softmax(logits, -1), 3, dim=-1)
+    return weights * 2.0, experts
+
+
+def by_sigmoid(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    scores = logits.sigmoid()
+    experts = torch.topk(scores + bias, 3, dim=-1)[1]
+    weights = scores.gather(-1, experts)
+    return weights / weights.sum(-1, keepdim=True), experts
+
+
+@pytest.mark.parametrize("shape", [(4, 10), (40, 1), (2, 4, 5)])
+@pytest.mark.parametrize(
+    "function, pattern",
+    [
+        (by_softmax, "moe_route"),
+        (by_softmax_of_chosen, "moe_route"),
+        (unnormalized, "moe_route_unnormalized"),
+        (by_sigmoid, "moe_route_scored"),
+        (llama4(dim=-1), "moe_scores"),
+    ],
+)
+def test_tokens_in_more_dimensions(function: Any, pattern: str, shape: tuple[int, ...]) -> None:
+    more = (BIAS,) if function is by_sigmoid else ()
+    places, _ = compared(function, LOGITS.view(*shape, 12), *more)
+    assert [(each.pattern, each.applied) for each in places] == [(pattern, True)]
+    parts = LOGITS.view(2, 20, 12)[:, ::3]  # rows that are no view of two dimensions
+    places, _ = compared(function, parts, *more)
+    assert [(each.pattern, each.applied) for each in places] == [(pattern, True)]
 
 
 @pytest.mark.parametrize("of", [deepseek, of_the_hub])

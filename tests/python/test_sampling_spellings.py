@@ -97,8 +97,53 @@ def test_a_token_of_one_row_as_gpt_fast_draws_it() -> None:
     assert torch.equal(result, expected)
 
 
-def test_more_dimensions_are_left() -> None:
-    logits = torch.randn(2, 3, 40)
-    result, found = found_in(gpt_fast, FILTERS, logits)
-    assert [each.reason for each in found] == ["the logits have not two dimensions"]
-    torch.testing.assert_close(result, gpt_fast(logits))
+def likely(logits: Tensor, top_p: float = 0.9) -> Tensor:
+    probabilities = F.softmax(logits, dim=-1)
+    descending, index = torch.sort(probabilities, dim=-1, descending=True)
+    descending[torch.cumsum(descending, dim=-1) - descending > top_p] = 0.0
+    kept = torch.zeros_like(probabilities).scatter_(-1, index, descending)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("function", [gpt_fast, likely, near, near_divided])
+def test_rows_in_more_dimensions(function: Any) -> None:
+    pattern = {gpt_fast: "top_k", likely: "top_p"}.get(function, "min_p") + "_probabilities"
+    logits = torch.stack([torch.randperm(60) for _ in range(6)]) / 8
+    for each in (logits.view(6, 1, 60), logits.view(2, 3, 60), logits.view(3, 1, 2, 60)):
+        result, found = found_in(function, FILTERS, each)
+        assert [place.pattern for place in found if place.applied] == [pattern], found
+        torch.testing.assert_close(result, function(each.clone()))
+    parts = logits.view(2, 3, 60)[:, 1:]  # rows that are no view of two dimensions
+    torch.testing.assert_close(found_in(function, FILTERS, parts)[0], function(parts.clone()))
+
+
+def test_the_last_position_that_keeps_its_dimension() -> None:
+    logits = torch.stack([torch.randperm(60) for _ in range(6)]).view(2, 3, 60) / 8
+    for dynamic in (False, True):
+        result, found = found_in(lambda x: gpt_fast(x[:, -1:]), FILTERS, logits, dynamic=dynamic)
+        assert any(each.applied for each in found)
+        torch.testing.assert_close(result, gpt_fast(logits[:, -1:]))
+
+
+def test_a_filter_along_another_dimension_is_left() -> None:
+    def of_positions(logits: Tensor) -> Tensor:
+        least = torch.topk(logits, 2, dim=1)[0][:, -1:]
+        return F.softmax(logits.masked_fill(logits < least, -INF), dim=1)
+
+    logits = torch.randn(2, 5, 7)
+    result, found = found_in(of_positions, FILTERS, logits)
+    assert not any(each.applied for each in found)
+    torch.testing.assert_close(result, of_positions(logits))
+
+
+def test_tokens_of_more_dimensions_say_what_is_expected() -> None:
+    def token(logits: Tensor) -> Tensor:
+        ascending, index = torch.sort(logits, dim=-1)
+        removed = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - 0.9
+        removed[..., -1:] = False
+        kept = logits.masked_fill(removed.scatter(-1, index, removed), -INF)
+        return torch.multinomial(F.softmax(kept, dim=-1), 1)
+
+    _, found = found_in(token, ["sample"], torch.randn(9))
+    reason = "the logits have 1 dimension(s); expected two, [rows, classes]"
+    assert [each.reason for each in found] == [reason]
