@@ -22,16 +22,18 @@ struct Tokens {
   long long count, stride;
   long long classes, paddings;
 
-  // Calls add(column) for each that is one of `columns` classes from `from` on.
+  // Calls add(column) for each that is one of `columns` classes from `from` on. Returns whether one
+  // is out of bounds.
   template <typename Add>
-  __device__ void among(int from, int columns, const Add& add) const {
+  __device__ bool among(int from, int columns, const Add& add) const {
+    bool wrong = false;
     for (long long i = threadIdx.x; i < count; i += 256) {
       const long long token = first[i * stride];
-      assert(token >= 0 && (token < classes || token - classes < paddings) &&
-             "penalize_tokens: a token is out of bounds");
+      wrong |= token < 0 || (token >= classes && token - classes >= paddings);
       const long long column = token - from;
       if (column >= 0 && column < columns) add(static_cast<int>(column));
     }
+    return wrong;
   }
 };
 
@@ -49,13 +51,14 @@ __global__ void __launch_bounds__(256)
   __shared__ alignas(16) unsigned seen[COLUMNS];
   const int from = blockIdx.x * COLUMNS;
   const int columns = min(COLUMNS, classes - from);
+  bool wrong = false;
   for (long long row = blockIdx.y; row < rows; row += gridDim.y) {
     for (int c = threadIdx.x; c < COLUMNS; c += 256) seen[c] = 0;
     __syncthreads();
-    Tokens{tokens + row * token_row, token_count, token_stride, classes, paddings}.among(
-        from, columns, [&](int c) { atomicAdd(&seen[c], 1u); });
-    Tokens{prompt + row * prompt_row, prompt_count, prompt_stride, classes, paddings}.among(
-        from, columns, [&](int c) { atomicOr(&seen[c], kInPrompt); });
+    const Tokens generated{tokens + row * token_row, token_count, token_stride, classes, paddings};
+    wrong |= generated.among(from, columns, [&](int c) { atomicAdd(&seen[c], 1u); });
+    const Tokens given{prompt + row * prompt_row, prompt_count, prompt_stride, classes, paddings};
+    wrong |= given.among(from, columns, [&](int c) { atomicOr(&seen[c], kInPrompt); });
     __syncthreads();
     const float factor = of_row(row_repetition, repetition, row);
     const float once = of_row(row_presence, presence, row);
@@ -76,4 +79,5 @@ __global__ void __launch_bounds__(256)
     }
     __syncthreads();  // before the next row counts
   }
+  assert(!wrong && "penalize_tokens: a token is out of bounds");
 }

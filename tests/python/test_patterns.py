@@ -45,6 +45,7 @@ def each_with_sizes_of_both_kinds() -> Iterator[Any]:
 DRAWS = ("multinomial", "sample_multinomial", "exponential_race", "sample_exponential_race")
 NO_GRADIENT = ("rms_norm_float8", "silu_mul_float8", "top_k_probabilities", "top_p_probabilities")
 NO_GRADIENT += ("min_p_probabilities", "min_p_of_rows", "top_k_top_p_of_rows")
+NO_GRADIENT += ("repetition_penalty", "token_penalties")
 
 # The arguments that get gradients, where not all do: the angles of `rope`, and what only chooses.
 WITH_GRADIENT = {"rope": ("q", "k"), "moe_route_scored": ("logits",)}
