@@ -154,7 +154,10 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool, packaged: bool) -> 
                 refused[frozenset(match.roots)] = left_as_it_is, match.region
             else:
                 applied.append(Substitution(pattern.name, place, True, reason, gain))
-    left = {roots: each for roots, each in refused.items() if all(root in nodes for root in roots)}
+    # what another spelling has replaced a part of, is no place any more
+    left = {
+        roots: each for roots, each in refused.items() if all(node in nodes for node in each[1])
+    }
     # a part of a place that is left is not a place of its own
     regions = [region for _, region in left.values()]
     whole = [each for each, region in left.values() if not any(region < other for other in regions)]
