@@ -85,6 +85,7 @@ def pattern(
     exact: bool = False,
     by_name: str = "",
     casts_matter: bool = False,
+    rounds_products: bool = False,
     positive: Sequence[str] = (),
     saves: Callable[[Mapping[str, Any], bool], Any] = lambda arguments, training: 0,
 ) -> Pattern:
@@ -112,7 +113,9 @@ def pattern(
     exact: the graph is left alone where its results have other dtypes than the replacement's.
     by_name: why the pattern is used only where it is asked for by name, such as "it would draw
     other random numbers". casts_matter: casts are not passed over, since what is computed, such as
-    random numbers, depends on the dtypes of arguments. positive: tensors whose values are above 0,
+    random numbers, depends on the dtypes of arguments. rounds_products: the replacement rounds
+    matrix products to the dtype of its arguments; where the graph has other dtypes, as under
+    autocast, it is left alone. positive: tensors whose values are above 0,
     also those that tune="search" measures with. saves(arguments, training): how many bytes less
     are moved with the op than by a kernel of Inductor that computes what is before or after the
     pattern too: above 0, the graph is not left to that. training: with a gradient.
@@ -150,6 +153,7 @@ def pattern(
         exact,
         by_name,
         casts_matter,
+        rounds_products,
         tuple(positive),
         saves,
         caller.f_globals.get("__name__", "__main__") if caller else "__main__",

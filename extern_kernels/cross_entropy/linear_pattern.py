@@ -95,6 +95,7 @@ pattern = opaq.pattern(
     },
     when=_when,
     nonzero=("softcap",),
+    rounds_products=True,
     by_name="it takes less memory but no less time",
 )
 

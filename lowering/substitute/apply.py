@@ -188,7 +188,8 @@ def _replace(
     try:
         if not pattern.casts_matter:
             match = rewrite.narrowed(nodes, match, at)
-        rewrite.check_products(match)
+        if pattern.rounds_products:
+            rewrite.check_products(match)
         match = dataclasses.replace(match, arguments={**match.arguments, **_told(pattern, match)})
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):

@@ -41,6 +41,7 @@ class Pattern:
     exact: bool
     by_name: str
     casts_matter: bool
+    rounds_products: bool
     positive: tuple[str, ...]
     saves: Callable[[Mapping[str, Any], bool], Any]
     module: str  # that declares it

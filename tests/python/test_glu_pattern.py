@@ -151,7 +151,7 @@ def test_a_norm_times_a_matrix_is_one_without_a_weight() -> None:
         return x * torch.rsqrt(mean(x * x) + EPS) * w
 
     found = found_in(function, torch.randn(4, 8), torch.randn(4, 8), torch.randn(8))
-    assert found == ["rms_norm", "the weight has not the shape of the last dimension"]
+    assert found == ["rms_norm"]
 
 
 def test_a_part_that_is_computed_anew_after_a_write_is_another() -> None:
