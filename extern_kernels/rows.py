@@ -135,15 +135,51 @@ STAGES_BACKWARD = (
 SHARED_BACKWARD = shared_backward(STAGES_BACKWARD, ITEMS_BACKWARD, LANES_BACKWARD)
 MOST_BLOCKS = 256
 MOST_BLOCKS_OF_WIDE = 128  # whose sums are long: to be written, and added up
+# Rows for norm_backward_pipelined.cuh: clusters of 4 or 8 blocks share them, each with up to 1024
+# packs, or up to 4096 where they are copied twice. On an H200, two such blocks are resident on a
+# multiprocessor, or one, as 60, 30 or 15 clusters; one more cluster would start when the others
+# have ended. Few rows are given to so many clusters, since each has sums to write. Many rows are
+# given to four times as many: a device on which fewer clusters are resident would take twice as
+# long with a second wave of a few, but takes only a quarter longer with a fifth wave.
+MOST_PACKS_PIPELINED = 8 * 1024
+MOST_PACKS_TWICE = 8 * 4096
+RANKS_PIPELINED = sharing(PACKS, 1024)
+MANY_ROWS = 4096
+_PIPELINED = f"({PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_PIPELINED})"
+_SHARED = f"({PACKS} > {MOST_PACKS_PIPELINED} and {PACKS} <= {MOST_PACKS_BACKWARD})"
+_TWICE = f"({PACKS} > {MOST_PACKS_BACKWARD} and {PACKS} <= {MOST_PACKS_TWICE})"
+# The pipelined kernels take a weight of the rows' dtype.
+_ALIKE = "(not defined(weight) or weight.dtype == x.dtype)"
+# Blocks that share the rows of a block where their tensors are not aligned, lest there are few.
+SHARES = (
+    f"({RANKS_PIPELINED} if x.size(-1) * x.itemsize % 16 == 0 "
+    f"and ({_PIPELINED} or {_TWICE}) else 1)"
+)
 
 
 def blocks(narrow: int) -> str:
     """Blocks of consecutive rows, each with partial sums of the gradients of parameters. Rows are
     wide that have more than `narrow` packs, and so few that the kernels for aligned rows take
     them."""
-    wide = f"{PACKS} > {narrow} and {PACKS} <= {MOST_PACKS_BACKWARD}"
-    wide += " and x.size(-1) * x.itemsize % 16 == 0"
-    return f"min(ceil_div({ROWS}, 4), ({MOST_BLOCKS_OF_WIDE} if {wide} else {MOST_BLOCKS}))"
+    clusters = f"(60 if {PACKS} <= 4096 else 30 if {PACKS} <= {MOST_PACKS_PIPELINED} else 15)"
+    most = (
+        f"{MOST_BLOCKS} if x.size(-1) * x.itemsize % 16 != 0 or {PACKS} <= {narrow} "
+        f"or {PACKS} > {MOST_PACKS_TWICE} else "
+        f"{clusters} * (4 if {ROWS} >= {MANY_ROWS} else 1) if {_PIPELINED} or {_TWICE} else "
+        f"{MOST_BLOCKS_OF_WIDE}"
+    )
+    return f"min(ceil_div({ROWS}, 4), ({most}))"
+
+
+def _most_blocks(rows: int, x: torch.Tensor, narrow: int) -> int:
+    """The most that `blocks` gives."""
+    packs, rest = divmod(x.size(-1) * x.itemsize, 16)
+    if rest or packs <= narrow or packs > MOST_PACKS_TWICE:
+        return MOST_BLOCKS
+    if packs <= HELD_BACKWARD or MOST_PACKS_PIPELINED < packs <= MOST_PACKS_BACKWARD:
+        return MOST_BLOCKS_OF_WIDE
+    clusters = 60 if packs <= 4096 else 30 if packs <= MOST_PACKS_PIPELINED else 15
+    return clusters * (4 if rows >= MANY_ROWS else 1)
 
 
 def per_block(blocks: str) -> str:
@@ -153,10 +189,8 @@ def per_block(blocks: str) -> str:
 
 def sums_by_block(values: torch.Tensor, x: torch.Tensor, narrow: int) -> torch.Tensor:
     """[rows, ...] added up over the rows of each of the `blocks`: [blocks, ...]"""
-    packs, rest = divmod(x.size(-1) * x.itemsize, 16)
-    wide = narrow < packs <= MOST_PACKS_BACKWARD and not rest
     rows = values.size(0)
-    blocks = min(-(-rows // 4), MOST_BLOCKS_OF_WIDE if wide else MOST_BLOCKS)
+    blocks = min(-(-rows // 4), _most_blocks(rows, x, narrow))
     if not rows:
         return values.new_empty(values.shape)
     per_block = -(-rows // blocks)
@@ -164,7 +198,7 @@ def sums_by_block(values: torch.Tensor, x: torch.Tensor, narrow: int) -> torch.T
     return torch.cat([values, missing]).view(blocks, per_block, *values.shape[1:]).sum(1)
 
 
-def declare_shared_backward(
+def declare_wide_backward(
     op: opaq.Op,
     name: str,
     kernel: str,
@@ -174,18 +208,28 @@ def declare_shared_backward(
     requires: list[str],
     **given: Any,
 ) -> None:
-    """An implementation for longer rows of up to 8 times as many packs: blocks share them, as
-    clusters, of as few threads as have all packs if each has 4. dtypes, more: template arguments
-    before and after those of the launch; given: source and args."""
-    ranks = sharing(PACKS, HELD_BACKWARD)
-    threads = fitting(PACKS, ranks, 4)
-    op.cuda(
-        name=name,
-        entry=f"{kernel}<{dtypes}, {{{threads}}}, 4, {{{ranks}}}{more}>",
-        grid=f"{ranks} * {blocks}",
-        block=threads,
-        shared=shared_backward("1", "4", threads),
-        requires=[*requires, f"{PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_BACKWARD}"],
-        priority=1,
-        **given,
-    )
+    """Implementations for longer rows: blocks share them, as clusters, of as few threads as have
+    all packs if each has `items`. name, kernel: with {} for what tells them apart; dtypes, more:
+    first and last template arguments; given: source and args. Up to 96 KB of shared memory serve
+    every device from sm_80 on; before sm_90, which has no clusters, the kernels compute rows by
+    other means."""
+    # Shared memory: a ring of 5 units, of two packs each of two tensors, and 4 packs of the weight;
+    # all packs of two tensors; a ring of 3 units.
+    for way, condition, ranks, items, slots in [
+        ("pipelined", f"{_PIPELINED} and {_ALIKE}", RANKS_PIPELINED, 4, 5 * 2 * 2 + 4),
+        ("shared", f"{_SHARED} or {_PIPELINED} and not {_ALIKE}", "8", 4, 2 * 4),
+        ("twice", f"{_TWICE} and {_ALIKE}", "8", 8, 3 * 2 * 2),
+    ]:
+        threads = fitting(PACKS, ranks, items)
+        kind = "shared" if way == "shared" else "pipelined"
+        form = {"pipelined": "false", "shared": items, "twice": "true"}[way]
+        op.cuda(
+            name=name.format(way),
+            entry=f"{kernel.format(kind)}<{dtypes}, {{{threads}}}, {{{ranks}}}, {form}{more}>",
+            grid=f"{ranks} * {blocks}",
+            block=threads,
+            shared=f"{slots} * {threads} * 16",
+            requires=[*requires, condition],
+            priority=1,
+            **given,
+        )

@@ -21,6 +21,14 @@ struct Columns {
   }
 };
 
+// The columns of one of `blocks` blocks that share a row of n, of any alignment.
+struct Share {
+  long long first, last;
+
+  __device__ Share(long long n, int block, int blocks)
+      : first(n * block / blocks), last(n * (block + 1) / blocks) {}
+};
+
 // row_sums of one or two values, over all blocks that share a row. of_warps is for a row of one
 // block, of_team for values of all warps of its blocks; each is another than in the call before.
 template <int RANKS, int LANES, int N>

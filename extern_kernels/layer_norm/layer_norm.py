@@ -145,10 +145,10 @@ layer_norm_backward.cuda(
     requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {HELD_BACKWARD}"],
     priority=1,
 )
-rows.declare_shared_backward(
+rows.declare_wide_backward(
     layer_norm_backward,
-    "cuda:shared",
-    "layer_norm_backward_shared",
+    "cuda:{}",
+    "layer_norm_backward_{}",
     rows.DTYPES,
     "",
     _BLOCKS,
@@ -160,7 +160,7 @@ layer_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("layer_norm_backward.cu"),
     entry=f"layer_norm_backward_any<{rows.DTYPES}>",
-    grid=_BLOCKS,
+    grid=[_BLOCKS, rows.SHARES],
     block=256,
     args=_BACKWARD_ARGS,
     requires=_BACKWARD_CUDA,

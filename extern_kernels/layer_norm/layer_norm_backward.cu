@@ -1,8 +1,8 @@
 // LayerNorm backward: formulas as in layer_norm.cu. partial[b, 0, c] and partial[b, 1, c]: what the
 // consecutive rows of block b, or of the blocks that share rows, add to grad_weight and grad_bias,
 // if `sums`; the caller adds the blocks. Aligned rows are read ahead of their sums
-// (../norm_backward.cuh).
-#include "../norm_backward.cuh"
+// (../norm_backward.cuh, ../norm_backward_pipelined.cuh).
+#include "../norm_backward_pipelined.cuh"
 
 using opaq::from_float;
 using opaq::Pack;
@@ -21,16 +21,19 @@ struct Rows {
   Row row[EACH];
 };
 
-// Rows of any length and alignment: each is read twice.
+// Rows of any length and alignment: each is read twice. Where several blocks have the same rows,
+// each of them adds up whole rows, and computes the gradients of its columns, `first` up to `last`.
 template <typename T, typename W, int THREADS>
 __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
                        const float* grad_rstd, const T* x, const W* weight, const float* mean,
-                       const float* rstd, long long begin, long long end, long long n, bool sums) {
+                       const float* rstd, long long begin, long long end, long long n, bool sums,
+                       long long first, long long last) {
   __shared__ float of_warps[2][2 * THREADS / 32];
   // Each column belongs to one thread: no other touches its sums.
   float* const grad_weight = partial;
   float* const grad_bias = grad_weight + n;
-  for (long long c = threadIdx.x; sums && c < n; c += THREADS) grad_weight[c] = grad_bias[c] = 0;
+  for (long long c = first + threadIdx.x; sums && c < last; c += THREADS)
+    grad_weight[c] = grad_bias[c] = 0;
   for (long long row = begin; row < end; ++row) {
     const T* xr = x + row * n;
     const T* gr = grad_y + row * n;
@@ -46,7 +49,7 @@ __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* 
     const float shift = (dots[0] * scale - opaq::element_or(grad_mean, row, 0)) / n;
     const float pull = (dots[1] + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
 #pragma unroll 4
-    for (long long c = threadIdx.x; c < n; c += THREADS) {
+    for (long long c = first + threadIdx.x; c < last; c += THREADS) {
       const float g = to_float(gr[c]), v = to_float(xr[c]) - center;
       const float w = opaq::element_or(weight, c, 1);
       grad_x[row * n + c] = from_float<T>(g * w * scale - shift - v * pull);
@@ -182,7 +185,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
 }
 
 // RANKS blocks of LANES threads share each row.
-template <typename T, typename W, int LANES, int ITEMS, int RANKS>
+template <typename T, typename W, int LANES, int RANKS, int ITEMS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
     layer_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
                                const float* grad_rstd, const T* x, const W* weight,
@@ -199,7 +202,30 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
                                                 weight, mean, rstd, begin, end, n, sums);
   } else {
     of_any<T, W, LANES>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, begin,
-                        end, n, sums);
+                        end, n, sums, 0, n);
+  }
+}
+
+// Rows of up to 4 packs a thread of RANKS blocks; TWICE: of up to 8.
+template <typename T, typename W, int THREADS, int RANKS, bool TWICE>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, TWICE ? 1 : 2)
+    layer_norm_backward_pipelined(T* grad_x, float* partial, const T* grad_y,
+                                  const float* grad_mean, const float* grad_rstd, const T* x,
+                                  const W* weight, const float* mean, const float* rstd,
+                                  long long rows, long long rows_per_block, int n, bool sums) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  const long long begin = Team::team() * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  partial += (long long)Team::team() * 2 * n;
+  if constexpr (Team::kRanks == RANKS && opaq::is_same<T, W>) {
+    const opaq::NormBackward<T> of = {grad_x, partial, grad_y, grad_mean, grad_rstd,
+                                      x,      weight,  mean,   rstd,      nullptr,
+                                      begin,  end,     n,      0,         sums};
+    opaq::norm_backward_pipelined<T, THREADS, RANKS, false, false, TWICE>(of);
+  } else {
+    const opaq::Share mine(n, blockIdx.x % RANKS, RANKS);
+    of_any<T, W, THREADS>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd,
+                          begin, end, n, sums, mine.first, mine.last);
   }
 }
 
@@ -211,6 +237,7 @@ __global__ void __launch_bounds__(256)
                             long long n, bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  const opaq::Share mine(n, blockIdx.y, gridDim.y);
   of_any<T, W, 256>(grad_x, partial + blockIdx.x * 2 * n, grad_y, grad_mean, grad_rstd, x, weight,
-                    mean, rstd, begin, end, n, sums);
+                    mean, rstd, begin, end, n, sums, mine.first, mine.last);
 }

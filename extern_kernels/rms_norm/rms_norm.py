@@ -129,10 +129,10 @@ for _name, _adds, _condition in [
         requires=[*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, f"{PACKS} <= {HELD_BACKWARD}", _condition],
         priority=1,
     )
-    rows.declare_shared_backward(
+    rows.declare_wide_backward(
         rms_norm_backward,
-        _name.replace("ahead", "shared"),
-        "rms_norm_backward_shared",
+        _name.replace("ahead", "{}"),
+        "rms_norm_backward_{}",
         DTYPES,
         f", {_adds}",
         BLOCKS,
@@ -144,7 +144,7 @@ rms_norm_backward.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm_backward.cu"),
     entry=f"rms_norm_backward_any<{DTYPES}>",
-    grid=BLOCKS,
+    grid=[BLOCKS, rows.SHARES],
     block=256,
     args=_BACKWARD_ARGS,
     requires=_BACKWARD_CUDA,

@@ -1,7 +1,8 @@
 // RMSNorm backward: formulas as in rms_norm.cu. partial[b, c]: the sum of grad_y * x * rstd over
 // the rows of block b, or of the blocks that share rows, if `sums`. added: null, or what grad_x is
-// added to. Aligned rows are read ahead of their sums (../norm_backward.cuh).
-#include "../norm_backward.cuh"
+// added to. Aligned rows are read ahead of their sums (../norm_backward.cuh,
+// ../norm_backward_pipelined.cuh).
+#include "../norm_backward_pipelined.cuh"
 
 using opaq::Pack;
 
@@ -10,14 +11,16 @@ using opaq::to_float;
 
 namespace {
 
-// Rows of any length and alignment: each is read twice.
+// Rows of any length and alignment: each is read twice. Where several blocks have the same rows,
+// each of them adds up whole rows, and computes the gradients of its columns, `first` up to `last`.
 template <typename T, typename W, int THREADS>
 __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                        const T* x, const W* weight, const float* rstd, const T* added,
-                       long long begin, long long end, long long n, float offset, bool sums) {
+                       long long begin, long long end, long long n, float offset, bool sums,
+                       long long first, long long last) {
   __shared__ float of_warps[2][THREADS / 32];
   // Each column belongs to one thread: no other touches partial[c].
-  for (long long c = threadIdx.x; sums && c < n; c += THREADS) partial[c] = 0;
+  for (long long c = first + threadIdx.x; sums && c < last; c += THREADS) partial[c] = 0;
   for (long long row = begin; row < end; ++row) {
     const T* xr = x + row * n;
     const T* gr = grad_y + row * n;
@@ -29,7 +32,7 @@ __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* 
     opaq::row_sums<THREADS>(dot, of_warps[row % 2]);
     const float pull = (dot[0] + opaq::element_or(grad_rstd, row, 0)) * scale * scale * scale / n;
 #pragma unroll 4
-    for (long long c = threadIdx.x; c < n; c += THREADS) {
+    for (long long c = first + threadIdx.x; c < last; c += THREADS) {
       const float g = to_float(gr[c]), v = to_float(xr[c]);
       const float more = added ? to_float(added[row * n + c]) : 0;
       const float w = opaq::element_or(weight, c, 1) + offset;
@@ -151,7 +154,7 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
 }
 
 // RANKS blocks of LANES threads share each row.
-template <typename T, typename W, int LANES, int ITEMS, int RANKS, bool ADD>
+template <typename T, typename W, int LANES, int RANKS, int ITEMS, bool ADD>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
     rms_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                              const T* x, const W* weight, const float* rstd, const T* added,
@@ -168,7 +171,30 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
                                                   rstd, added, begin, end, n, offset, sums);
   } else {
     of_any<T, W, LANES>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,
-                        offset, sums);
+                        offset, sums, 0, n);
+  }
+}
+
+// Rows of up to 4 packs a thread of RANKS blocks; TWICE: of up to 8.
+template <typename T, typename W, int THREADS, int RANKS, bool TWICE, bool ADD>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, TWICE ? 1 : 2)
+    rms_norm_backward_pipelined(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
+                                const T* x, const W* weight, const float* rstd, const T* added,
+                                long long rows, long long rows_per_block, int n, float offset,
+                                bool sums) {
+  using Team = opaq::Team<RANKS, THREADS>;
+  const long long begin = Team::team() * rows_per_block;
+  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  partial += (long long)Team::team() * n;
+  if constexpr (Team::kRanks == RANKS && opaq::is_same<T, W>) {
+    const opaq::NormBackward<T> of = {grad_x, partial, grad_y,  nullptr, grad_rstd,
+                                      x,      weight,  nullptr, rstd,    added,
+                                      begin,  end,     n,       offset,  sums};
+    opaq::norm_backward_pipelined<T, THREADS, RANKS, true, ADD, TWICE>(of);
+  } else {
+    const opaq::Share mine(n, blockIdx.x % RANKS, RANKS);
+    of_any<T, W, THREADS>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,
+                          offset, sums, mine.first, mine.last);
   }
 }
 
@@ -180,6 +206,7 @@ __global__ void __launch_bounds__(256)
                           bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
+  const opaq::Share mine(n, blockIdx.y, gridDim.y);
   of_any<T, W, 256>(grad_x, partial + blockIdx.x * n, grad_y, grad_rstd, x, weight, rstd, added,
-                    begin, end, n, offset, sums);
+                    begin, end, n, offset, sums, mine.first, mine.last);
 }

@@ -158,7 +158,7 @@ def test_the_variance_is_right_where_the_mean_is_large(length, device):
     torch.testing.assert_close(y.double(), expected[0], rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("shape", [(37, 24), (5, 1000), (3, 7)])
+@pytest.mark.parametrize("shape", [(37, 24), (5, 1000), (3, 7), (37, 10000)])
 def test_gradients_of_each_result_alone(shape, device):
     """No zeros are made for results that have no gradient."""
     inputs = make(shape, torch.float32, device)
@@ -174,8 +174,9 @@ def test_gradients_of_each_result_alone(shape, device):
             close(actual, wanted, scale=16)
 
 
-# bfloat16: the first and the last length of each way of the gradient, and the two after all of them
-WIDE = [4096, 4104, 6144, 6152, 8192, 8200, 12288, 12296, 16384, 16392, 16391]
+# bfloat16: the first and the last length of each way of the gradient, and one that is not of packs
+WIDE = [4096, 4104, 6144, 6152, 8192, 8200, 12288, 12296, 16384, 16392, 16391, 32768, 32776]
+WIDE += [65536, 65544, 131072, 131080, 262144, 262152]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -185,13 +186,32 @@ def test_gradients_of_wide_rows(length, rows, dtype, device):
     check(*make((rows, length), dtype, device))
 
 
-@pytest.mark.parametrize("shape", [(645, 5120), (645, 8192), (301, 16384)])
+MANY_WIDE = [(645, 5120), (645, 8192), (301, 16384), (301, 16392), (157, 36872), (131, 65536)]
+
+
+@pytest.mark.parametrize("shape", [*MANY_WIDE, (67, 140008)])
 def test_gradients_of_many_wide_rows(shape, device):
     """Blocks have several rounds of rows, and the last one fewer rows than the others."""
     check(*make(shape, torch.bfloat16, device))
 
 
-@pytest.mark.parametrize("shape", [(1000, 192), (300, 6144), (300, 16384)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("length", [8200, 20480, 32768])
+def test_gradients_of_shifted_wide_rows(length, dtype, device):
+    x, weight, bias = make((125, length), dtype, device)
+    flat = torch.cat([x.flatten(), x.flatten()[:1]])
+    check(flat[1:].view(x.shape), weight, bias)
+
+
+@pytest.mark.parametrize("given", [(), ("weight",), ("bias",)], ids=["none", "weight", "bias"])
+def test_wide_rows_without_weight_or_bias(given, device):
+    for length in (24576, 81920):
+        test_without_weight_or_bias(given, length, torch.float32, device)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1000, 192), (300, 6144), (300, 16384), (300, 40000), (70, 150000)]
+)
 def test_gradients_are_the_same_bits_every_time(shape, device):
     inputs = make(shape, torch.float32 if shape[1] < 6144 else torch.bfloat16, device)
     first = gradients(layer_norm, inputs, [0, 1, 2])[1]
@@ -317,20 +337,35 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
         ((64, 4096), torch.float32, "<float, 512, 2, 1, 3>", 16, [512, 1], 98304),
         ((64, 12288), torch.bfloat16, "<__nv_bfloat16, 512, 3, 1, 2>", 16, [512, 1], 98304),
         ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 512, 4, 1, 1>", 16, [512, 1], 65536),
-        ((64, 32768), torch.bfloat16, "_shared<__nv_bfloat16, 512, 4, 2>", 32, [512, 1], 65536),
-        ((8192, 16384), torch.float32, "_shared<float, 512, 4, 2>", 256, [512, 1], 65536),
-        ((64, 131072), torch.float16, "_shared<__half, 512, 4, 8>", 128, [512, 1], 65536),
-        ((64, 262144), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
+        ((64, 16392), torch.bfloat16, "_pipelined<bf16, 160, 4, false>", 64, [160, 1], 61440),
+        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, false>", 64, [256, 1], 98304),
+        ((512, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, false>", 240, [256, 1], 98304),
+        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, false>", 960, [256, 1], 98304),
+        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, false>", 960, [256, 1], 98304),
+        ((64, 65544), torch.bfloat16, "_shared<__nv_bfloat16, 288, 8, 4>", 128, [288, 1], 36864),
+        ((64, 131072), torch.float16, "_shared<__half, 512, 8, 4>", 128, [512, 1], 65536),
+        ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, true>", 120, [512, 1], 98304),
+        ((5000, 131080), torch.bfloat16, "_pipelined<bf16, 288, 8, true>", 480, [288, 1], 55296),
+        ((64, 262152), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
         ((8192, 8191), torch.bfloat16, "_any<__nv_bfloat16>", 256, [256, 1], 0),
     ],
 )
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     chosen = plan(layer_norm_backward, *backward_facts(shape, dtype))
     kernel = "layer_norm_backward" + ("_ahead" if entry.startswith("<") else "")
-    assert chosen["entry"] == of_one_dtype(kernel + entry)
+    assert chosen["entry"] == of_one_dtype(kernel + entry.replace("bf16", "__nv_bfloat16"))
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
     assert chosen["shared"] == shared
+
+
+def test_blocks_share_wide_rows_that_are_not_aligned():
+    """There are fewer blocks of such rows than of others."""
+    x, *rest = backward_facts((512, 65536), torch.bfloat16)
+    shifted = cuda((512, 65536), torch.bfloat16, alignment=2)
+    chosen = plan(layer_norm_backward, shifted, *rest)
+    assert chosen["entry"] == of_one_dtype("layer_norm_backward_any<__nv_bfloat16>")
+    assert list(chosen["grid"]) == [30, 8, 1]
 
 
 def test_shared_memory_of_wide_rows_fits_every_device():
@@ -338,6 +373,8 @@ def test_shared_memory_of_wide_rows_fits_every_device():
         for length in (16392, 20480, 65536, 262144, 1 << 24):
             facts = forward_facts((rows, length), torch.bfloat16)
             assert plan(layer_norm, *facts)["shared"] <= 64 * 1024
+            facts = backward_facts((rows, length), torch.bfloat16)
+            assert plan(layer_norm_backward, *facts)["shared"] <= 96 * 1024
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -360,6 +397,17 @@ def test_the_cuda_kernel_that_holds_rows_compiles(shape, arch):
 def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         compiles(layer_norm_backward, backward_facts((64, length), dtype), arch, "cuda:ahead")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_cuda_kernels_of_wide_rows_compile(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for packs in (2049, 5000, 8192):
+            facts = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+            compiles(layer_norm_backward, facts, arch, "cuda:pipelined")
+        for way, packs in (("shared", 16384), ("twice", 16385), ("twice", 32768)):
+            facts = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+            compiles(layer_norm_backward, facts, arch, f"cuda:{way}")
 
 
 @pytest.mark.parametrize("arch", ARCHS)

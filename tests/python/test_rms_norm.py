@@ -137,8 +137,33 @@ def test_many_rows_and_wide_rows(shape, dtype, device):
     check(*make(shape, dtype, device))
 
 
-def test_gradients_are_the_same_bits_every_time(device):
-    x, weight = make((1000, 192), torch.float32, device)
+# bfloat16: the first and the last length of each way of the gradient of wide rows, and some between
+WIDE = [16384, 16392, 20480, 32768, 32776, 65536, 65544, 131072, 131080, 262144, 262152]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("length", WIDE)
+def test_gradients_of_wide_rows(length, rows, dtype, device):
+    check(*make((rows, length), dtype, device))
+
+
+@pytest.mark.parametrize("shape", [(301, 16392), (157, 36872), (131, 65536), (67, 140008)])
+def test_gradients_of_many_wide_rows(shape, device):
+    """Blocks have several rows, and the last one fewer than the others."""
+    check(*make(shape, torch.bfloat16, device))
+
+
+@pytest.mark.parametrize("length", [8200, 32768])
+def test_gradients_of_shifted_wide_rows(length, device):
+    x, weight = make((125, length), torch.float32, device)
+    flat = torch.cat([x.flatten(), x.flatten()[:1]])
+    check(flat[1:].view(x.shape), weight)
+
+
+@pytest.mark.parametrize("shape", [(1000, 192), (300, 20000)])
+def test_gradients_are_the_same_bits_every_time(shape, device):
+    x, weight = make(shape, torch.float32, device)
     first = gradients(rms_norm, (x, weight), [0, 1])[1]
     for _ in range(3):
         for once, again in zip(first, gradients(rms_norm, (x, weight), [0, 1])[1]):
@@ -251,11 +276,13 @@ def backward_facts(shape, dtype):
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2", 1, [32, 8], 49152),
         ((64, 4096), torch.float32, "_ahead<float, 512, 2, 2", 16, [512, 1], 65536),
         ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1", 16, [512, 1], 65536),
-        ((64, 32768), torch.bfloat16, "_shared<__nv_bfloat16, 512, 4, 2", 32, [512, 1], 65536),
-        ((8192, 16384), torch.float32, "_shared<float, 512, 4, 2", 256, [512, 1], 65536),
-        ((64, 36864), torch.bfloat16, "_shared<__nv_bfloat16, 288, 4, 4", 64, [288, 1], 36864),
-        ((64, 131072), torch.bfloat16, "_shared<__nv_bfloat16, 512, 4, 8", 128, [512, 1], 65536),
-        ((64, 262144), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
+        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, false", 64, [256, 1], 98304),
+        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, false", 960, [256, 1], 98304),
+        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, false", 960, [256, 1], 98304),
+        ((512, 36864), torch.bfloat16, "_pipelined<bf16, 160, 8, false", 240, [160, 1], 61440),
+        ((64, 131072), torch.bfloat16, "_shared<__nv_bfloat16, 512, 8, 4", 128, [512, 1], 65536),
+        ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, true", 120, [512, 1], 98304),
+        ((64, 262152), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
         ((8192, 65540), torch.bfloat16, "_any<__nv_bfloat16", 256, [256, 1], 0),
     ],
 )
@@ -263,7 +290,8 @@ def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     for added, adds in [(None, "false"), (cuda(shape, dtype), "true")]:
         chosen = plan(rms_norm_backward, *backward_facts(shape, dtype), added)
         more = "" if "any" in entry else f", {adds}"
-        assert chosen["entry"] == of_one_dtype(f"rms_norm_backward{entry}{more}>")
+        named = entry.replace("bf16", "__nv_bfloat16")
+        assert chosen["entry"] == of_one_dtype(f"rms_norm_backward{named}{more}>")
         assert list(chosen["grid"]) == [grid, 1, 1]
         assert list(chosen["block"]) == [*block, 1]
         assert chosen["shared"] == shared
@@ -273,6 +301,8 @@ def test_shared_memory_of_wide_rows_fits_every_device():
     for length in (16392, 20480, 65536, 262144, 1 << 24):
         facts = cuda((64, length), torch.bfloat16), cuda((length,), torch.bfloat16), 1e-6
         assert plan(rms_norm, *facts)["shared"] <= 96 * 1024
+        facts = backward_facts((64, length), torch.bfloat16)
+        assert plan(rms_norm_backward, *facts)["shared"] <= 96 * 1024
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -290,6 +320,20 @@ def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
         facts = backward_facts((64, length), dtype)
         compiles(rms_norm_backward, facts, arch, "cuda:ahead")
         compiles(rms_norm_backward, (*facts, facts[0]), arch, "cuda:ahead-added")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_cuda_kernels_of_wide_rows_compile(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for way, packs in (
+            ("pipelined", 2049),
+            ("pipelined", 8192),
+            ("shared", 16384),
+            ("twice", 32768),
+        ):
+            facts = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+            compiles(rms_norm_backward, facts, arch, f"cuda:{way}")
+            compiles(rms_norm_backward, (*facts, facts[0]), arch, f"cuda:{way}-added")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
