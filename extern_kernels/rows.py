@@ -148,6 +148,7 @@ MANY_ROWS = 4096
 _PIPELINED = f"({PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_PIPELINED})"
 _SHARED = f"({PACKS} > {MOST_PACKS_PIPELINED} and {PACKS} <= {MOST_PACKS_BACKWARD})"
 _TWICE = f"({PACKS} > {MOST_PACKS_BACKWARD} and {PACKS} <= {MOST_PACKS_TWICE})"
+_RANKS_SHARED = sharing(PACKS, HELD_BACKWARD)  # so few that a block has more than 256 threads
 # The pipelined kernels take a weight of the rows' dtype.
 _ALIKE = "(not defined(weight) or weight.dtype == x.dtype)"
 # Blocks that share the rows of a block where their tensors are not aligned, lest there are few.
@@ -217,7 +218,7 @@ def declare_wide_backward(
     # all packs of two tensors; a ring of 3 units.
     for way, condition, ranks, items, slots in [
         ("pipelined", f"{_PIPELINED} and {_ALIKE}", RANKS_PIPELINED, 4, 5 * 2 * 2 + 4),
-        ("shared", f"{_SHARED} or {_PIPELINED} and not {_ALIKE}", "8", 4, 2 * 4),
+        ("shared", f"{_SHARED} or {_PIPELINED} and not {_ALIKE}", _RANKS_SHARED, 4, 2 * 4),
         ("twice", f"{_TWICE} and {_ALIKE}", "8", 8, 3 * 2 * 2),
     ]:
         threads = fitting(PACKS, ranks, items)
