@@ -122,7 +122,7 @@ def _plain_rms_norm(x: Any, weight: Any) -> Any:
 
 
 def _rms_norm_in_float32(x: Any, weight: Any) -> Any:
-    return _plain_rms_norm(x.float(), weight).to(x.dtype)
+    return _plain_rms_norm(x.to(weight.dtype), weight).to(x.dtype)
 
 
 def _add_rms_norm_in_float32(x: Any, residual: Any, weight: Any) -> Any:
@@ -131,7 +131,7 @@ def _add_rms_norm_in_float32(x: Any, residual: Any, weight: Any) -> Any:
 
 
 def _layer_norm_in_float32(x: Any, weight: Any, bias: Any) -> Any:
-    return _plain_layer_norm(x.float(), weight, bias).to(x.dtype)
+    return _plain_layer_norm(x.to(weight.dtype), weight, bias).to(x.dtype)
 
 
 def _l2_norm(x: Any) -> Any:

@@ -25,8 +25,8 @@ struct Ahead {
   static constexpr int VEC = 16 / sizeof(T);
   static constexpr int HEIGHT = THREADS / LANES;  // blockDim.y
   static_assert(THREADS % LANES == 0, "a block takes whole rows");
-  static constexpr int ROWS = HEIGHT * EACH;      // of a round
-  static constexpr int PACKS = ITEMS * EACH;      // of a thread and a round
+  static constexpr int ROWS = HEIGHT * EACH;  // of a round
+  static constexpr int PACKS = ITEMS * EACH;  // of a thread and a round
   static constexpr bool REFILLS = STAGES == 1 && !HOLD, AT_ONCE = STAGES == 1 && HOLD;
 
   const T *x, *grad_y;

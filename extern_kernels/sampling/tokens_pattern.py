@@ -180,10 +180,12 @@ def _lessened_at_once(logits, counts, presence, frequency):
 
 
 def _spell_penalties(counts, fixed):
-    for lessened in (_lessened, _lessened_at_once):
-        _spell_both(counts, lessened, fixed)
+    both = (_lessened, _lessened_at_once)
+    for lessened in both:  # first, since the others are parts of it
         for repeated in (_scaled, _repeated, _repeated_if_positive):
             _spell_all(counts, repeated, lessened, fixed)
+    for lessened in both:
+        _spell_both(counts, lessened, fixed)
 
     @penalties_pattern.spelling(**fixed)
     def _(logits, tokens, frequency):

@@ -61,7 +61,8 @@ def test_in_the_place_of_the_logits(shape, dtype, device):
     # a part of a larger tensor
     wide = torch.cat([logits, logits], 1)
     cross_entropy_with_gradient_(wide[:, : shape[1]], *given)
-    assert torch.equal(wide, torch.cat([expected[2], logits], 1))
+    close(wide[:, : shape[1]], expected[2].double(), scale=2)  # aligned otherwise
+    assert torch.equal(wide[:, shape[1] :], logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import substituting
 import torch
 import torch.nn.functional as F
 from kernel_checks import needs_transformers
@@ -112,6 +113,13 @@ def test_penalties_of_vllm(dtype: torch.dtype) -> None:
     result, found = found_in(vllm, NAMES, *given)
     assert [each.pattern for each in found if each.applied] == ["token_penalties"], found
     torch.testing.assert_close(result, vllm(*given))
+    torch.compiler.reset()
+    seen: list[str] = []
+    backend = substituting.backend(
+        *NAMES, seen=lambda graph: seen.extend(str(node.target) for node in graph.nodes)
+    )
+    torch.compile(vllm, backend=backend)(*given)
+    assert not [each for each in seen if "scatter_add" in each]  # nothing is counted twice
 
 
 def both(logits: Tensor, tokens: Tensor) -> Tensor:
