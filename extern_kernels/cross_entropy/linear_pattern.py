@@ -102,7 +102,7 @@ pattern = opaq.pattern(
 # ---- spellings -----------------------------------------------------------------------------------
 
 
-def _cross_entropy(logits, target, ignore_index, reduction, label_smoothing):
+def loss_of(logits, target, ignore_index, reduction, label_smoothing):
     return F.cross_entropy(
         logits,
         target,
@@ -115,47 +115,47 @@ def _cross_entropy(logits, target, ignore_index, reduction, label_smoothing):
 @pattern.spelling
 def _(hidden, weight, target, ignore_index, reduction, label_smoothing):
     logits = F.linear(hidden, weight)
-    return _cross_entropy(logits, target, ignore_index, reduction, label_smoothing)
+    return loss_of(logits, target, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(hidden, columns, target, ignore_index, reduction, label_smoothing):
     logits = hidden @ columns
-    return _cross_entropy(logits, target, ignore_index, reduction, label_smoothing)
+    return loss_of(logits, target, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(sequences, weight, target, classes, ignore_index, reduction, label_smoothing):
     rows = F.linear(sequences, weight).view(-1, classes)  # transformers, nanoGPT
-    return _cross_entropy(rows, target, ignore_index, reduction, label_smoothing)
+    return loss_of(rows, target, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(sequences, columns, target, classes, ignore_index, reduction, label_smoothing):
     rows = (sequences @ columns).view(-1, classes)
-    return _cross_entropy(rows, target, ignore_index, reduction, label_smoothing)
+    return loss_of(rows, target, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(longer, weight, target, classes, ignore_index, reduction, label_smoothing):
     rows = F.linear(longer, weight)[..., :-1, :].contiguous().view(-1, classes)
-    return _cross_entropy(rows, target, ignore_index, reduction, label_smoothing)
+    return loss_of(rows, target, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(sequences, weight, targets, ignore_index, reduction, label_smoothing):
     rows = F.linear(sequences, weight).transpose(1, 2)
-    return _cross_entropy(rows, targets, ignore_index, reduction, label_smoothing)
+    return loss_of(rows, targets, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(hidden, weight, target, softcap, ignore_index, reduction, label_smoothing):
     capped = torch.tanh(F.linear(hidden, weight) / softcap) * softcap
-    return _cross_entropy(capped, target, ignore_index, reduction, label_smoothing)
+    return loss_of(capped, target, ignore_index, reduction, label_smoothing)
 
 
 @pattern.spelling
 def _(sequences, weight, target, softcap, classes, ignore_index, reduction, label_smoothing):
     capped = torch.tanh(F.linear(sequences, weight) / softcap) * softcap  # Gemma 2
     rows = capped.view(-1, classes)
-    return _cross_entropy(rows, target, ignore_index, reduction, label_smoothing)
+    return loss_of(rows, target, ignore_index, reduction, label_smoothing)

@@ -18,6 +18,7 @@ from ..softmax_spellings import log_softmax_by_hand, log_softmax_by_sum
 from .capped import cross_entropy_and_capped
 from .cross_entropy import cross_entropy
 from .kept import cross_entropy_mean_kept
+from .linear_pattern import loss_of  # its pattern comes first: ours finds parts of its places
 
 _EXAMPLES = {
     "logits": torch.empty(2, 8, device="meta"),
@@ -150,16 +151,6 @@ def _cap(logits, softcap):
     return torch.tanh(logits / softcap) * softcap
 
 
-def _loss(logits, target, ignore_index, reduction, label_smoothing):
-    return F.cross_entropy(
-        logits,
-        target,
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-    )
-
-
 def _declare_capped(name, replacement, measured):
     return _declare(name, replacement, measured, _rows_and_classes, _when_capped, ("softcap",))
 
@@ -174,12 +165,12 @@ def _seen_as_rows(logits, target, softcap, classes, ignore_index, reduction, lab
     """transformers: Gemma 2"""
     capped = _cap(logits, softcap)
     rows = capped.view(-1, classes)
-    return _loss(rows, target, ignore_index, reduction, label_smoothing), capped
+    return loss_of(rows, target, ignore_index, reduction, label_smoothing), capped
 
 
 def _as_given(logits, target, softcap, ignore_index, reduction, label_smoothing):
     capped = _cap(logits, softcap)
-    return _loss(capped, target, ignore_index, reduction, label_smoothing), capped
+    return loss_of(capped, target, ignore_index, reduction, label_smoothing), capped
 
 
 def _loss_alone(spelling):
@@ -309,7 +300,7 @@ smoothing_pattern = _declare(
     when=_when_smoothed,
     nonzero=("label_smoothing", "low"),
 )
-smoothing_pattern.spelling(_loss)
+smoothing_pattern.spelling(loss_of)
 
 
 @smoothing_pattern.spelling(ignore_index=NO_CLASS, reduction="none")

@@ -35,7 +35,28 @@ penalize = opaq.op(
     outputs=opaq.like("logits", may_overwrite=True),
 )
 
-_ROWS = ["row_repetition", "row_presence", "row_frequency"]
+ROWS = ["row_repetition", "row_presence", "row_frequency"]
+# what all penalties ask for
+REQUIRES = [
+    "logits.dim() == 2",
+    "logits.stride(1) == 1 or logits.size(1) == 1",
+    "repetition > 0",
+    *(
+        f"not defined({name}) or {name}.dtype == float32 and {name}.dim() == 1 "
+        f"and {name}.numel() == logits.size(0) and {name}.stride(0) == 1"
+        for name in ROWS
+    ),
+]
+REQUIRES_CUDA = [
+    "logits.dtype == float32 or logits.dtype == float16 or logits.dtype == bfloat16",
+    "logits.size(1) <= 1073741824",
+]
+REQUIRES_CPU = ["logits.dtype == float32 or logits.dtype == float64"]
+VEC = "16 / logits.itemsize"
+PACKS = [
+    f"logits.size(1) % ({VEC}) == 0 and logits.stride(0) % ({VEC}) == 0",
+    "aligned(logits, 16)",
+]
 
 
 def _whole(name: str) -> str:
@@ -46,59 +67,41 @@ def _whole(name: str) -> str:
 
 
 _REQUIRES = [
-    "logits.dim() == 2",
-    "logits.stride(1) == 1 or logits.size(1) == 1",
+    *REQUIRES,
     "counts.dtype == int32 and counts.dim() == 2",
     _whole("counts"),
     f"not defined(prompt) or prompt.dtype == bool and prompt.dim() == 2 and {_whole('prompt')}",
-    "repetition > 0",
-    *(
-        f"not defined({name}) or {name}.dtype == float32 and {name}.dim() == 1 "
-        f"and {name}.numel() == logits.size(0) and {name}.stride(0) == 1"
-        for name in _ROWS
-    ),
 ]
 _ARGS = (
     "y, logits, counts, prompt, logits.size(0), logits.size(1), logits.stride(0), "
-    f"repetition, presence, frequency, {', '.join(_ROWS)}"
+    f"repetition, presence, frequency, {', '.join(ROWS)}"
 )
 
 
-def _declare_cuda(name: str, vec: str, extra: list[str], priority: int) -> None:
+for _name, _vec, _extra, _priority in [
+    (
+        "cuda:packs",
+        VEC,
+        [*PACKS, "aligned(counts, 32)", "not defined(prompt) or aligned(prompt, 8)"],
+        1,
+    ),
+    ("cuda:elements", "1", [], 0),
+]:
     penalize.cuda(
-        name=name,
+        name=_name,
         source=opaq.file("penalize.cu"),
-        entry=f"penalize<{{logits.dtype}}, {{{vec}}}>",
-        grid=[f"ceil_div(logits.size(1), 256 * ({vec}))", "min(logits.size(0), 65535)"],
+        entry=f"penalize<{{logits.dtype}}, {{{_vec}}}>",
+        grid=[f"ceil_div(logits.size(1), 256 * ({_vec}))", "min(logits.size(0), 65535)"],
         block=256,
         args=_ARGS,
-        requires=[
-            "logits.dtype == float32 or logits.dtype == float16 or logits.dtype == bfloat16",
-            "logits.size(1) <= 1073741824",
-            *_REQUIRES,
-            *extra,
-        ],
-        priority=priority,
+        requires=[*REQUIRES_CUDA, *_REQUIRES, *_extra],
+        priority=_priority,
     )
-
-
-_VEC = "16 / logits.itemsize"
-_declare_cuda(
-    "cuda:packs",
-    _VEC,
-    [
-        f"logits.size(1) % ({_VEC}) == 0 and logits.stride(0) % ({_VEC}) == 0",
-        "aligned(logits, 16) and aligned(counts, 32)",
-        "not defined(prompt) or aligned(prompt, 8)",
-    ],
-    priority=1,
-)
-_declare_cuda("cuda:elements", "1", [], priority=0)
 penalize.cpu(
     source=opaq.file("penalize.cpp"),
     entry="penalize<{logits.dtype}>",
     args=_ARGS,
-    requires=["logits.dtype == float32 or logits.dtype == float64", *_REQUIRES],
+    requires=[*REQUIRES_CPU, *_REQUIRES],
 )
 
 

@@ -22,7 +22,7 @@ import torch
 
 import opaq
 
-from .penalize import penalize_reference
+from .penalize import PACKS, REQUIRES, REQUIRES_CPU, REQUIRES_CUDA, ROWS, VEC, penalize_reference
 
 penalize_tokens = opaq.op(
     "opaq_kernels::penalize_tokens(Tensor logits, Tensor? tokens=None, Tensor? prompt=None, "
@@ -35,22 +35,14 @@ penalize_tokens = opaq.op(
     ),
 )
 
-_ROWS = ["row_repetition", "row_presence", "row_frequency"]
 _REQUIRES = [
-    "logits.dim() == 2",
-    "logits.stride(1) == 1 or logits.size(1) == 1",
+    *REQUIRES,
     *(
         f"not defined({name}) or {name}.dtype == int64 and {name}.dim() == 2 "
         f"and {name}.size(0) == logits.size(0)"
         for name in ("tokens", "prompt")
     ),
-    "repetition > 0",
     "paddings >= 0",
-    *(
-        f"not defined({name}) or {name}.dtype == float32 and {name}.dim() == 1 "
-        f"and {name}.numel() == logits.size(0) and {name}.stride(0) == 1"
-        for name in _ROWS
-    ),
 ]
 
 
@@ -62,43 +54,31 @@ def _given(name: str) -> str:
 
 _ARGS = (
     f"y, logits, {_given('tokens')}, {_given('prompt')}, logits.size(0), logits.size(1), "
-    f"logits.stride(0), paddings, repetition, presence, frequency, {', '.join(_ROWS)}"
+    f"logits.stride(0), paddings, repetition, presence, frequency, {', '.join(ROWS)}"
 )
 
 
-def _declare_cuda(name: str, columns: int, vec: str, extra: list[str], priority: int) -> None:
+# Each block looks at all tokens of its row. Few rows need many blocks, many rows do not.
+for _name, _columns, _vec, _extra, _priority in [
+    ("cuda:few", 1024, VEC, [*PACKS, "logits.size(0) <= 8"], 2),
+    ("cuda:packs", 8192, VEC, PACKS, 1),
+    ("cuda:elements", 2048, "1", [], 0),
+]:
     penalize_tokens.cuda(
-        name=name,
+        name=_name,
         source=opaq.file("penalize_tokens.cu"),
-        entry=f"penalize_tokens<{{logits.dtype}}, {{y.dtype}}, {columns}, {{{vec}}}>",
-        grid=[f"ceil_div(logits.size(1), {columns})", "min(logits.size(0), 65535)"],
+        entry=f"penalize_tokens<{{logits.dtype}}, {{y.dtype}}, {_columns}, {{{_vec}}}>",
+        grid=[f"ceil_div(logits.size(1), {_columns})", "min(logits.size(0), 65535)"],
         block=256,
         args=_ARGS,
-        requires=[
-            "logits.dtype == float32 or logits.dtype == float16 or logits.dtype == bfloat16",
-            "logits.size(1) <= 1073741824",
-            *_REQUIRES,
-            *extra,
-        ],
-        priority=priority,
+        requires=[*REQUIRES_CUDA, *_REQUIRES, *_extra],
+        priority=_priority,
     )
-
-
-_VEC = "16 / logits.itemsize"
-_PACKS = [
-    f"logits.size(1) % ({_VEC}) == 0 and logits.stride(0) % ({_VEC}) == 0",
-    "aligned(logits, 16)",
-]
-# Each block looks at all tokens of its row. Few rows need many blocks, many rows do not.
-_FEW = ["logits.size(0) <= 8"]
-_declare_cuda("cuda:few", 1024, _VEC, [*_PACKS, *_FEW], priority=2)
-_declare_cuda("cuda:packs", 8192, _VEC, _PACKS, priority=1)
-_declare_cuda("cuda:elements", 2048, "1", [], priority=0)
 penalize_tokens.cpu(
     source=opaq.file("penalize_tokens.cpp"),
     entry="penalize_tokens<{logits.dtype}>",
     args=_ARGS,
-    requires=["logits.dtype == float32 or logits.dtype == float64", *_REQUIRES],
+    requires=[*REQUIRES_CPU, *_REQUIRES],
 )
 
 
