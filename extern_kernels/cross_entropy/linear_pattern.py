@@ -3,6 +3,8 @@ models. It takes less memory and as much time, and rounds the gradient of the we
 that it is used only where it is asked for by name.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -73,6 +75,8 @@ def _when(arguments) -> str:
         return "the loss is not reduced"
     if not 0 <= arguments["label_smoothing"] <= 1:
         return "label_smoothing is not from 0 to 1"
+    if arguments["softcap"] and not 0 < arguments["softcap"] < math.inf:
+        return "the softcap is not a number above 0"
     return ""
 
 

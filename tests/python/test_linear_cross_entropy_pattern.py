@@ -200,6 +200,21 @@ def test_other_places_are_left(function: Callable[..., Any], reason: str) -> Non
     assert not place.applied and reason in place.reason
 
 
+@pytest.mark.parametrize("cap", [-30.0, float("inf")])
+def test_a_softcap_that_the_op_does_not_take_is_left(cap: float) -> None:
+    def loss(hidden, weight, target):
+        logits = torch.tanh(F.linear(hidden.detach(), weight.detach()) / cap) * cap
+        return F.cross_entropy(logits.view(-1, CLASSES), target.view(-1))
+
+    torch.compiler.reset()
+    compiled = torch.compile(loss, backend="opaq", options=ASKED)
+    with apply.collected() as found:
+        got = compiled(*inputs())
+    torch.testing.assert_close(got, loss(*inputs()), equal_nan=True)
+    (place,) = [each for each in found if each.pattern == "linear_cross_entropy"]
+    assert not place.applied and place.reason == "the softcap is not a number above 0"
+
+
 @pytest.mark.parametrize("inside", [False, True])
 def test_autocast_is_left(inside: bool) -> None:
     hidden, weight, target = inputs()
