@@ -6,7 +6,11 @@ import opaq
 
 from .cross_entropy import check_extras, cross_entropy
 from .kept_gradients import keep, scaled
-from .with_gradient import cross_entropy_with_gradient_, scale_gradient
+from .with_gradient import (
+    cross_entropy_with_gradient_,
+    differentiable_gradient,
+    scale_gradient,
+)
 
 
 def linear_cross_entropy(
@@ -104,6 +108,13 @@ def _loss_and_gradients(hidden, weight, target, ignore_index, rows, extras, mean
     return total * scale, torch.cat(of_hidden) if of_hidden else None, of_weight
 
 
+def _differentiable(hidden, weight, target, grad_loss, ignore_index, extras, mean, needed):
+    """The gradients, of which gradients can be taken: all logits exist at once."""
+    logits = hidden @ weight.t()
+    grad = differentiable_gradient(logits, target, grad_loss, ignore_index, extras, mean)
+    return grad @ weight if needed[0] else None, grad.t() @ hidden if needed[1] else None
+
+
 # ---- compiled graphs: one node -------------------------------------------------------------------
 
 
@@ -142,15 +153,21 @@ def _(hidden, weight, target, ignore_index, rows, *numbers):
 
 
 def _setup_context(ctx, inputs, output) -> None:
-    ctx.needed = inputs[-2:]
-    ctx.save_for_backward(*output[1:])
+    hidden, weight, target, ignore_index, _, *extras, mean, of_hidden, of_weight = inputs
+    ctx.needed = of_hidden, of_weight
+    ctx.how = ignore_index, tuple(extras), mean
+    # A compiled graph keeps those alone that its backward pass reads.
+    ctx.save_for_backward(*output[1:], hidden, weight, target)
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _backward(ctx, grad_mean, *_):
+    *kept, hidden, weight, target = ctx.saved_tensors
+    if torch.is_grad_enabled():  # create_graph=True
+        inputs = hidden, weight, target
+        return *_differentiable(*inputs, grad_mean, *ctx.how, ctx.needed), *[None] * 9
     gradients = [
-        scale_gradient(grad, grad_mean) if need else None
-        for grad, need in zip(ctx.saved_tensors, ctx.needed)
+        scale_gradient(grad, grad_mean) if need else None for grad, need in zip(kept, ctx.needed)
     ]
     return *gradients, *[None] * 9
 
@@ -175,8 +192,12 @@ class _LinearMean(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_mean):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            ignore_index, _, extras, mean, needed = ctx.how
+            how = grad_mean, ignore_index, extras, mean, needed
+            return *_differentiable(*ctx.saved_tensors, *how), None, None
+
         def anew(*inputs):
             return _loss_and_gradients(*inputs, *ctx.how)[1:]
 

@@ -23,6 +23,7 @@ from .with_gradient import (
     cpu_call,
     cross_entropy_with_gradient_reference,
     cuda_launch,
+    differentiable_gradient,
     scale_gradient,
 )
 
@@ -135,8 +136,13 @@ class _MeanWithGradient(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_mean):
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            logits, target = ctx.saved_tensors
+            ignore_index, *extras = ctx.numbers
+            how = grad_mean, ignore_index, tuple(extras), True
+            return differentiable_gradient(logits, target, *how), *[None] * 5
+
         def anew(logits, target):
             return [cross_entropy_mean_with_gradient(logits, target, *ctx.numbers)[1]]
 

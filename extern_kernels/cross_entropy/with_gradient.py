@@ -220,6 +220,21 @@ def cross_entropy_with_gradient_in_place_reference(
     return loss, lse
 
 
+def differentiable_gradient(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    grad_loss: torch.Tensor,
+    ignore_index: int,
+    extras: tuple[float, float, float],
+    mean: bool,
+) -> torch.Tensor:
+    """The gradient of the logits, of which PyTorch takes gradients, too (create_graph=True).
+    grad_loss: of the mean of the losses, or of their sum."""
+    scale = grad_loss / (target != ignore_index).sum() if mean else grad_loss
+    _, _, grad = cross_entropy_with_gradient_reference(logits, target, scale, ignore_index, *extras)
+    return grad
+
+
 def _one_factor(name: str, factor: torch.Tensor) -> torch.Tensor:
     if factor.numel() != 1:
         raise ValueError(

@@ -8,6 +8,7 @@ from test_cross_entropy import make
 from test_cross_entropy_extras import EXTRAS
 from test_cross_entropy_extras import exact as losses_and_sums
 
+from opaq.extern_kernels import cross_entropy_mean
 from opaq.extern_kernels import cross_entropy_mean_with_gradient as op
 from opaq.extern_kernels.cross_entropy.mean import cross_entropy_mean_with_gradient_reference
 
@@ -49,6 +50,16 @@ def test_ignored_rows_and_targets_with_a_stride(device):
     check(logits, targets, ignore_index=3)
     loss, grad = op(logits, torch.full_like(targets, 3), 3)
     assert loss.isnan() and (grad == 0).all()
+
+
+def test_gradients_of_gradients(device):
+    logits, target = make((30, 9), torch.float64, device)
+    logits.requires_grad_()
+    found = []
+    for loss in (cross_entropy_mean(logits, target), F.cross_entropy(logits, target)):
+        (grad,) = torch.autograd.grad(loss, logits, create_graph=True)
+        found += torch.autograd.grad(loss + grad.square().sum(), logits)
+    torch.testing.assert_close(*found)
 
 
 def test_no_rows(device):

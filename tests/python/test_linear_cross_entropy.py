@@ -140,6 +140,23 @@ def test_a_compiled_graph_has_one_node_for_it(training, device):
     assert not [each for each in found if "mm" in each or "cross_entropy_with" in each]
 
 
+def squares_of_gradients(loss, inputs):
+    """Gradients of the loss and of the squares of its gradients."""
+    gradients = torch.autograd.grad(loss, inputs, create_graph=True)
+    return torch.autograd.grad(loss + sum(each.square().sum() for each in gradients), inputs)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_gradients_of_gradients(reduction, device):
+    hidden, weight, target = make(24, 32, 50, torch.float64, device)
+    how = {"label_smoothing": 0.1, "reduction": reduction}
+    loss = linear_cross_entropy(hidden, weight, target, rows=10, softcap=3.0, **how)
+    capped = 3.0 * torch.tanh(hidden @ weight.t() / 3.0)
+    expected = torch.nn.functional.cross_entropy(capped, target, **how)
+    both = (squares_of_gradients(each, (hidden, weight)) for each in (loss, expected))
+    torch.testing.assert_close(*both)
+
+
 def test_numbers_out_of_range_are_refused(device):
     inputs = make(4, 8, 5, torch.float32, device)
     with pytest.raises(ValueError, match="linear_cross_entropy: got softcap=-1; expected"):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from substituting import backend
 
 from opaq.lowering import Substitution
 from opaq.lowering.substitute import apply
@@ -213,6 +214,23 @@ def test_a_softcap_that_the_op_does_not_take_is_left(cap: float) -> None:
     torch.testing.assert_close(got, loss(*inputs()), equal_nan=True)
     (place,) = [each for each in found if each.pattern == "linear_cross_entropy"]
     assert not place.applied and place.reason == "the softcap is not a number above 0"
+
+
+def test_gradients_of_gradients_inside_the_model(device: str) -> None:
+    def penalized(hidden, weight, target):
+        loss = gemma2(hidden, weight, target)
+        (grad,) = torch.autograd.grad(loss, hidden, create_graph=True)
+        return loss + grad.square().sum()
+
+    hidden, weight, target = inputs(device)
+    compiled = torch.compile(penalized, backend=backend("linear_cross_entropy"))
+    with apply.collected() as found:
+        got, expected = (
+            torch.autograd.grad(each(hidden, weight, target), (hidden, weight))
+            for each in (compiled, penalized)
+        )
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert all(each.applied for each in found)
 
 
 @pytest.mark.parametrize("inside", [False, True])
