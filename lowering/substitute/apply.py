@@ -59,6 +59,11 @@ def apply(graph_module: GraphModule, wanted: Sequence[str], packaged: bool = Fal
     package."""
     if list(wanted) == ["none"]:
         return
+    with pytorch.unseen_by_saved_tensor_hooks():
+        _apply_all(graph_module, wanted, packaged)
+
+
+def _apply_all(graph_module: GraphModule, wanted: Sequence[str], packaged: bool) -> None:
     chosen = [each for name, each in patterns.items() if "all" in wanted or name in wanted]
     found: list[Substitution] = []
     written = _written_by_callers(graph_module)

@@ -430,6 +430,17 @@ def test_checkpointed_layers_are_searched_too(pair: Any) -> None:
     assert applied(model, *pair) == ["silu_mul"]
 
 
+def test_a_compiled_layer_in_a_checkpoint(pair: Any) -> None:
+    """The first call, which compiles, saves what the recomputation does."""
+    compiled = torch.compile(lambda g, u: F.silu(g) * u, backend=substituting.backend("silu_mul"))
+    pair = [each.requires_grad_() for each in pair]
+    with apply.collected() as found:
+        result = torch.utils.checkpoint.checkpoint(compiled, *pair, use_reentrant=False)
+    got = torch.autograd.grad(result.sum(), pair)
+    torch.testing.assert_close(got, torch.autograd.grad((F.silu(pair[0]) * pair[1]).sum(), pair))
+    assert [each.applied for each in found] == [True]
+
+
 def test_a_graph_in_which_every_size_is_unknown(pair: Any) -> None:
     assert applied(lambda g, u: F.silu(g) * u, *pair, dynamic=True) == ["silu_mul"]
 

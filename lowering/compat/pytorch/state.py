@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch._C import _len_torch_function_stack
-from torch._C._autograd import _profiler_enabled
+from torch._C._autograd import _profiler_enabled, _saved_tensors_hooks_is_enabled
 from torch._C._dynamo.guards import _empty_strided_cpu, _empty_strided_cuda
 from torch._C._profiler import _RecordFunctionFast
 from torch._library.utils import _c_check_aliasing_constraint
@@ -21,6 +22,10 @@ from opaq import _runtime
 
 _libraries: list[torch.library.Library] = []  # a registration lasts as long as its library
 _functions: list[Any] = []  # whose addresses were given out
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 class State:
@@ -37,6 +42,16 @@ class State:
     # profiler_event(name, (), facts) is a context manager: an event of the profiler, with facts
     # (str by str) that traces show where shapes are recorded
     profiler_event = _RecordFunctionFast
+
+    @contextlib.contextmanager
+    def unseen_by_saved_tensor_hooks(self) -> Iterator[None]:
+        """What autograd saves in the block is shown to no hooks from outside, such as those of
+        torch.utils.checkpoint around a call that compiles."""
+        if not _saved_tensors_hooks_is_enabled():
+            yield
+            return
+        with torch.autograd.graph.saved_tensors_hooks(_unchanged, _unchanged):
+            yield
 
     def state_addresses(self) -> dict[str, int]:
         """Addresses of C functions without arguments that return this thread's state: the number of
