@@ -5,6 +5,7 @@ Behind the filters, which take what is penalized: an op reads it then, and no ke
 which could penalize on its way.
 """
 
+import math
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ _ALL = (1 << 62) - 1  # paddings: whatever is no class, but for negative numbers
 
 def _when(arguments) -> str:
     logits = arguments["logits"]
-    if logits.requires_grad:
+    if any(isinstance(each, torch.Tensor) and each.requires_grad for each in arguments.values()):
         return "the op has no gradient"
     if logits.dim() != 2:
         return f"the logits have {logits.dim()} dimensions; the op takes [rows, classes]"
@@ -57,6 +58,10 @@ def _when(arguments) -> str:
     repetition = arguments["repetition"]
     if isinstance(repetition, (int, float)) and not 0 < repetition < float("inf"):
         return f"repetition is {repetition}"
+    for name in ("presence", "frequency"):
+        given = arguments.get(name)
+        if isinstance(given, (int, float)) and not math.isfinite(given):
+            return f"{name} is {given}, which makes nan of logits whose tokens do not occur"
     return ""
 
 

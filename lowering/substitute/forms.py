@@ -343,7 +343,18 @@ def _scattered(node: Node, name: str, given: dict[str, Any]) -> Operation | None
     if is_tensor(node) and value_of(node).dim() == 1:
         if (found := _put(node, name, given)) is not None:
             return found
+    if _is_mask_of_one(node, given["input"]):
+        return None
     return None if given.pop("reduce") is not None else along(node, name, given)
+
+
+def _is_mask_of_one(node: Node, new: Any) -> bool:
+    """Whether truth values are put among new, false ones that have only one column: they are read
+    as a mask of all columns of another tensor, while a pattern's mask has that tensor's shape."""
+    if not is_tensor(node) or value_of(node).dtype != torch.bool or value_of(node).dim() < 2:
+        return False
+    one = pytorch.surely_equal(value_of(node).shape[-1:], (1,))
+    return one and operation(new) == Operation("filled", (False,))
 
 
 _COUNTED = (torch.int64, torch.int32, torch.float32, torch.float64)

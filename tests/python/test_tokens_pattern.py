@@ -253,6 +253,11 @@ def of_one_column(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits - 0.3 * counts.scatter_add(1, tokens * 0, torch.ones_like(tokens))
 
 
+def of_a_mask_of_one_column(logits: Tensor, tokens: Tensor) -> Tensor:
+    seen = torch.zeros(3, 1, dtype=torch.bool).scatter(1, tokens * 0, True)
+    return torch.where(seen, torch.where(logits > 0, logits / 1.2, logits * 1.2), logits)
+
+
 def of_fewer_rows(logits: Tensor, tokens: Tensor) -> Tensor:
     counts = torch.zeros(1, logits.shape[1], dtype=torch.int64)
     return logits - 0.3 * counts.scatter_add(1, tokens[:1], torch.ones_like(tokens[:1]))
@@ -271,6 +276,7 @@ def below_zero(logits: Tensor, tokens: Tensor) -> Tensor:
         of_small_integers,
         of_ones_and_twos,
         of_one_column,
+        of_a_mask_of_one_column,
         of_fewer_rows,
         below_zero,
     ],
@@ -307,6 +313,33 @@ def test_gradients_are_left() -> None:
     logits.requires_grad_()
     _, found = found_in(gathered, NAMES, logits, tokens)
     assert [each.reason for each in found] == ["the op has no gradient"]
+
+
+def test_gradients_of_penalties_are_left() -> None:
+    logits, tokens = some()
+    logits[1, 6] = 0.0
+
+    def of_rows(logits: Tensor, tokens: Tensor, each: Tensor) -> Tensor:
+        return logits - each.unsqueeze(1) * counted(tokens, logits.shape[1])[0]
+
+    each = torch.rand(3, requires_grad=True)
+    result, found = found_in(of_rows, NAMES, logits, tokens, each)
+    assert [each.reason for each in found] == ["the op has no gradient"]
+    (ours,) = torch.autograd.grad(result.sum(), each)
+    (eager,) = torch.autograd.grad(of_rows(logits, tokens, each).sum(), each)
+    torch.testing.assert_close(ours, eager)
+
+
+@pytest.mark.parametrize("penalty", [torch.inf, torch.nan])
+def test_penalties_that_are_no_numbers_are_left(penalty: float) -> None:
+    logits, tokens = some()
+
+    def lessened(logits: Tensor, tokens: Tensor) -> Tensor:
+        return logits - penalty * counted(tokens, logits.shape[1])[0]
+
+    result, found = found_in(lessened, NAMES, logits, tokens)
+    assert not any(each.applied for each in found)
+    torch.testing.assert_close(result, lessened(logits, tokens), equal_nan=True)
 
 
 def test_one_row_and_symbolic_sizes() -> None:
