@@ -158,6 +158,13 @@ def test_roots_of_softplus(normalize: bool, safely: bool) -> None:
     assert compared(in_order(halved), LOGITS, BIAS)[0] == []
 
 
+def test_a_bias_of_tokens_is_left() -> None:
+    """As many tokens as experts, so that [tokens, 1] has a number for each expert, too."""
+    logits, bias = torch.randn(12, 12), torch.randn(12, 1)
+    places, _ = compared(in_order(deepseek_v4(True, True)), logits, bias)
+    assert {each.reason for each in places} == {"the bias has not one number for each expert"}
+
+
 @pytest.mark.parametrize("fill", [-torch.inf, 0.0])
 def test_what_other_groups_score(fill: float) -> None:
     places, nodes = compared(in_order(router(3, 1, fill)), LOGITS, BIAS)
