@@ -87,6 +87,8 @@ def _when_permuted(arguments) -> str:
         return "x and the experts have not two dimensions, or the experts are not int64"
     if experts.shape[0] != x.shape[0] or experts.shape[1] != k:
         return "the rows of x are not those of the experts' tokens"
+    if count < 2:
+        return "torch.histc with equal limits takes those of its values, and counts all of them"
     return "" if last == count - 1 else "the pairs are not counted for each expert"
 
 

@@ -58,6 +58,22 @@ def test_numbers_that_are_no_experts_are_where_a_sort_has_them(others: tuple[int
     assert torch.equal(ends, permuted(x, experts)[2])
 
 
+def test_counts_of_one_expert_are_left() -> None:
+    """torch.histc with equal limits takes the least and the largest value as limits."""
+
+    def permuted(x: Tensor, experts: Tensor) -> tuple[Tensor, ...]:
+        in_order, order = torch.sort(experts.reshape(-1))
+        counts = torch.histc(in_order.float(), bins=1, min=0, max=0)
+        return x[order // 1], order, torch.cumsum(counts, dim=0, dtype=torch.int32), in_order
+
+    torch.compiler.reset()
+    arguments = torch.randn(2, 4), torch.tensor([[0], [-1]])
+    with apply.collected() as found:
+        ours = torch.compile(permuted, backend=substituting.backend("moe_permute"))(*arguments)
+    assert [each.applied for each in found] == [False]
+    torch.testing.assert_close(ours, permuted(*arguments))
+
+
 def deepseek(x: Tensor, weights: Tensor, experts: Tensor) -> Tensor:
     idxs = experts.view(-1).argsort()
     outs = x[idxs // experts.shape[1]] * 2
