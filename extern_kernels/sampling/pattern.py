@@ -51,7 +51,7 @@ def refusal(arguments, any_dims: bool = False) -> str:
     if logits.dtype == torch.float64 and logits.device.type != "cpu":
         return "the logits are float64"
     temperature = arguments["temperature"]
-    if isinstance(temperature, (int, float)) and temperature < 0:
+    if isinstance(temperature, (int, float)) and not 0 <= temperature <= 3.4e38:
         return f"temperature is {temperature}"
     return ""
 

@@ -47,6 +47,17 @@ def test_filters_of_rows(function: Any) -> None:
     torch.testing.assert_close(result, function(logits.clone()), equal_nan=True)
 
 
+def test_an_infinite_temperature_makes_all_classes_equal() -> None:
+    def flat(logits: Tensor) -> Tensor:
+        logits = logits / INF
+        least = torch.topk(logits, 10)[0][..., -1, None]
+        return F.softmax(logits.masked_fill(logits < least, -INF), dim=-1)
+
+    logits = torch.randn(3, 20)
+    result, _ = found_in(flat, FILTERS, logits)
+    torch.testing.assert_close(result, flat(logits))
+
+
 @pytest.mark.parametrize("function", [near, near_divided])
 def test_a_min_p_that_leaves_nothing(function: Any) -> None:
     logits = torch.randn(3, 20)
