@@ -44,7 +44,7 @@ def _when(arguments) -> str:
     logits, k, bias = arguments["logits"], arguments["k"], arguments["bias"]
     groups, size, kept = arguments["groups"], arguments["size"], arguments["kept"]
     experts = logits.shape[-1]
-    if bias is not None and not bias.numel() == bias.shape[-1] == experts:
+    if bias is not None and (bias.dim() == 0 or not bias.numel() == bias.shape[-1] == experts):
         return "the bias has not one number for each expert"
     if groups is None:
         return ""

@@ -158,9 +158,10 @@ def test_roots_of_softplus(normalize: bool, safely: bool) -> None:
     assert compared(in_order(halved), LOGITS, BIAS)[0] == []
 
 
-def test_a_bias_of_tokens_is_left() -> None:
+@pytest.mark.parametrize("shape", [(12, 1), ()])
+def test_a_bias_that_is_not_of_experts_is_left(shape: tuple[int, ...]) -> None:
     """As many tokens as experts, so that [tokens, 1] has a number for each expert, too."""
-    logits, bias = torch.randn(12, 12), torch.randn(12, 1)
+    logits, bias = torch.randn(12, 12), torch.randn(shape)
     places, _ = compared(in_order(deepseek_v4(True, True)), logits, bias)
     assert {each.reason for each in places} == {"the bias has not one number for each expert"}
 
