@@ -101,9 +101,7 @@ def check_patterns(names: list[str]) -> None:
                 f'option "substitute" of backend="opaq": got {names!r}; "none" stands alone: '
                 'give ["none"], or names of patterns'
             )
-        if name == "all":
-            continue
-        if name not in patterns:
+        if name != "all" and name not in patterns:
             raise _runtime.DeclarationError(
                 f'option "substitute" of backend="opaq": got {name!r}{_hint(name, patterns)} '
                 f'Expected "all", "none" or some of {", ".join(sorted(patterns))}'

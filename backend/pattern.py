@@ -115,10 +115,10 @@ def pattern(
     other random numbers". casts_matter: casts are not passed over, since what is computed, such as
     random numbers, depends on the dtypes of arguments. rounds_products: the replacement rounds
     matrix products to the dtype of its arguments; where the graph has other dtypes, as under
-    autocast, it is left alone. positive: tensors whose values are above 0,
-    also those that tune="search" measures with. saves(arguments, training): how many bytes less
-    are moved with the op than by a kernel of Inductor that computes what is before or after the
-    pattern too: above 0, the graph is not left to that. training: with a gradient.
+    autocast, it is left alone. positive: tensors whose values are above 0, also those that
+    tune="search" measures with. saves(arguments, training): how many bytes less are moved with the
+    op than by a kernel of Inductor that computes what is before or after the pattern too: above 0,
+    the graph is not left to that. training: with a gradient.
 
     Raises DeclarationError for a name that is taken and for arguments of wrong types.
     """

@@ -12,13 +12,15 @@ from .with_gradient import (
     scale_gradient,
 )
 
+ROWS = 1024  # of a group
+
 
 def linear_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     target: torch.Tensor,
     ignore_index: int = -100,
-    rows: int = 1024,
+    rows: int = ROWS,
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
     softcap: float = 0.0,

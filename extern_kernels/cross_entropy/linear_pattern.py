@@ -11,9 +11,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import example_of
 
-from .linear_mean import of_one_node
-
-_ROWS = 1024  # as of linear_cross_entropy
+from .linear_mean import ROWS, of_one_node
 
 
 def _given(*arguments):
@@ -46,7 +44,7 @@ def _loss(
         columns.t() if weight is None else weight,
         targets.flatten() if target is None else target,
         ignore_index,
-        _ROWS,
+        ROWS,
         (label_smoothing, 0.0, softcap),
         reduction == "mean",
         needed,

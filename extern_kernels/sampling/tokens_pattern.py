@@ -56,7 +56,7 @@ def _when(arguments) -> str:
         if given is not None and (given.dim() != 1 or given.shape[0] != logits.shape[0]):
             return f"{name} has not a number for each row"
     repetition = arguments["repetition"]
-    if isinstance(repetition, (int, float)) and not 0 < repetition < float("inf"):
+    if isinstance(repetition, (int, float)) and not 0 < repetition < math.inf:
         return f"repetition is {repetition}"
     for name in ("presence", "frequency"):
         given = arguments.get(name)
