@@ -216,14 +216,13 @@ def declare_wide_backward(
     other means."""
     # Shared memory: a ring of 5 units, of two packs each of two tensors, and 4 packs of the weight;
     # all packs of two tensors; a ring of 3 units.
-    for way, condition, ranks, items, slots in [
-        ("pipelined", f"{_PIPELINED} and {_ALIKE}", RANKS_PIPELINED, 4, 5 * 2 * 2 + 4),
-        ("shared", f"{_SHARED} or {_PIPELINED} and not {_ALIKE}", _RANKS_SHARED, 4, 2 * 4),
-        ("twice", f"{_TWICE} and {_ALIKE}", "8", 8, 3 * 2 * 2),
+    alike, other = f"{_PIPELINED} and {_ALIKE}", f"{_PIPELINED} and not {_ALIKE}"
+    for way, kind, form, condition, ranks, items, slots in [
+        ("pipelined", "pipelined", "false", alike, RANKS_PIPELINED, 4, 5 * 2 * 2 + 4),
+        ("shared", "shared", "4", f"{_SHARED} or {other}", _RANKS_SHARED, 4, 2 * 4),
+        ("twice", "pipelined", "true", f"{_TWICE} and {_ALIKE}", "8", 8, 3 * 2 * 2),
     ]:
         threads = fitting(PACKS, ranks, items)
-        kind = "shared" if way == "shared" else "pipelined"
-        form = {"pipelined": "false", "shared": items, "twice": "true"}[way]
         op.cuda(
             name=name.format(way),
             entry=f"{kernel.format(kind)}<{dtypes}, {{{threads}}}, {{{ranks}}}, {form}{more}>",
