@@ -307,6 +307,7 @@ class CheckedCode(TypedDict):
 
 class LaunchCheck(TypedDict):
     why_not: str  # a requirement that the example does not meet: checked as if there were none
+    refused: list[str]  # "sm_80: arch(x) >= 90 does not hold": not compiled for
     entry: str
     problem: str  # of the launch rule
     assumed: list[str]  # without an example: "x.dtype = float32"
@@ -385,6 +386,10 @@ def cpp_string(text: str) -> str: ...  # a string literal
 def python_identifier(name: str) -> str: ...  # by which printed expressions call an argument
 def cpp_prelude(part: str) -> str: ...  # runtime/wrapper/include/wrapper/prelude.h lists them
 def device_arch(index: int) -> str: ...  # "sm_90a". MissingError: there is no such device
+
+# name: as expressions write it, "shared_memory"; arch: of a device in place of that one, or "".
+# LaunchError: not known of the arch; MissingError: there is no such device
+def device_fact(name: str, index: int, arch: str) -> int: ...
 
 # ---- facts ---------------------------------------------------------------------------------------
 

@@ -27,6 +27,9 @@ class CheckedImplementation:
     why_not: str  # what the example does not meet; "" if the implementation fits it
     entry: str  # the kernel or function, template arguments filled
     problem: str  # of the launch rule, for every architecture; "": none
+    # Architectures that were asked for and that it does not serve: "sm_80: arch(x) >= 90 does not
+    # hold".
+    refused: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)  # without an example: "x.dtype = float32"
     unchecked: list[str] = field(default_factory=list)  # what an example is needed for
     step: int | None = None  # counted from 1; None: there is only one launch
@@ -184,6 +187,7 @@ def check_implementation(
             why_not=found["why_not"],
             entry=found["entry"],
             problem=found["problem"],
+            refused=found["refused"],
             assumed=found["assumed"],
             unchecked=found["unchecked"],
             step=i + 1 if len(steps) > 1 else None,
@@ -206,6 +210,7 @@ def _lines(item: CheckedImplementation) -> list[str]:
         lines.append(f"  example: {item.example}")
     if item.why_not:
         lines.append(f"  does not serve this example: {item.why_not}")
+    lines += [f"  not for {text}" for text in item.refused]
     if item.assumed:
         lines.append(f"  assumed, without an example: {', '.join(item.assumed)}")
     if item.launch:

@@ -79,7 +79,9 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
         **inputs,
         **dict(zip((result["name"] for result in info["results"]), results)),
     }
-    language, evaluator = inductor.wrapper_language(), SymbolicEvaluator(inductor.known_true)
+    language = inductor.wrapper_language()
+    archs = _archs(language, device)
+    evaluator = SymbolicEvaluator(inductor.known_true, archs)
     _refuse_options(qualname, language)
     if not language:
         return _through_dispatcher(
@@ -96,7 +98,7 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     if (
         language == "cpp"
         and decision.may_need_reference
-        and _guarded(decision.candidates[-1], known)
+        and _guarded(decision.candidates[-1], known, archs)
     ):
         decision = choose()
     if decision.implementation is None and language == "python" and not options.current().strict:
@@ -137,13 +139,26 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
     return None if not made else made[0] if len(made) == 1 else tuple(made)
 
 
-def _guarded(candidate: Candidate, known: Mapping[str, Any]) -> bool:
+def _archs(language: str, device: torch.device) -> tuple[str, ...]:
+    """Of the devices that may run the graph; "" where they are those that it is compiled on."""
+    chosen = options.current()
+    if device.type != "cuda" or language == "python" or (language == "cpp" and not chosen.archs):
+        return ("",)
+    any_device = "compute_75"  # PTX for the oldest, of which nothing is known
+    try:
+        archs = chosen.archs or (_runtime.device_arch(device.index or 0),)
+    except _runtime.MissingError:  # what needs one says so
+        archs = (any_device,)
+    return (*archs, any_device) if chosen.ptx else archs
+
+
+def _guarded(candidate: Candidate, known: Mapping[str, Any], archs: tuple[str, ...]) -> bool:
     """Has the graph serve only calls that a candidate fits, if it fits the call that is compiled
     for: others are compiled anew, since a C++ wrapper cannot run the reference, which is Python.
     False if it may not fit even so."""
     texts = [each["python"] for each in candidate.implementation["requires"]]
     return all(
-        SymbolicEvaluator(holds).evaluate(text, known) is True
+        SymbolicEvaluator(holds, archs).evaluate(text, known) is True
         for holds in (inductor.holds_now, inductor.guard)
         for text in texts
     )
@@ -439,7 +454,7 @@ def check_packaged(
     device = _device(inputs.values(), outputs)
     if not _runtime.kernel_is_ours(qualname, device.type):
         raise _another_kernel(device)
-    evaluator = SymbolicEvaluator(inductor.known_of(tensors.values()))
+    evaluator = SymbolicEvaluator(inductor.known_of(tensors.values()), _archs("package", device))
     decision = decide(call.info, device.type, known, evaluator, packaged=True)
     check(call.info, known, evaluator, decision, "package")
     if not decision.always_fits:

@@ -9,7 +9,7 @@ may be an error at the launch (a division by zero, an overflow, a dimension out 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import sympy
@@ -87,19 +87,28 @@ def fake_argument(value: Any, number: Callable[[Any], Any]) -> FakeArgument:
 
 class SymbolicEvaluator(Functions):
     """Evaluates expressions over SymbolicTensors. known_true(relation): whether a sympy relation
-    follows from what is known about sizes.
+    follows from what is known about sizes. archs: of the devices that may run the graph; by default
+    the devices that tensors are on.
     """
 
-    def __init__(self, known_true: Callable[[Any], bool]) -> None:
+    def __init__(self, known_true: Callable[[Any], bool], archs: Sequence[str] = ("",)) -> None:
         self._known_true = known_true
+        self._archs = archs
+        self._arch = ""
         self._sizes: set[Any] = set()  # symbols in sizes or strides of the arguments
 
     def evaluate(self, text: str, values: Mapping[str, Any]) -> Truth:
         """Whether a requirement printed by runtime/expr holds: True, False or UNKNOWN. values: the
         arguments by name (SymbolicTensors, scalars, None).
         """
-        truth = self.value(text, values)
-        return False if truth is REFUSED else UNKNOWN if isinstance(truth, Unknown) else truth
+        truths = []
+        for arch in self._archs if "opaq.Fact(" in text else ("",):
+            self._arch = arch
+            truth = self.value(text, values)
+            truths.append(
+                False if truth is REFUSED else UNKNOWN if isinstance(truth, Unknown) else truth
+            )
+        return truths[0] if truths.count(truths[0]) == len(truths) else UNKNOWN
 
     def value(self, text: str, values: Mapping[str, Any]) -> Any:
         """The value of any printed expression: a sympy expression if it depends on symbolic sizes,
@@ -421,6 +430,14 @@ class SymbolicEvaluator(Functions):
         ):
             return FAILING
         return True if alignment == 1 else UNKNOWN
+
+    def Fact(self, name: str, x: Any) -> Any:
+        if isinstance(x, Unknown) or x.device.type != "cuda":
+            return FAILING
+        try:
+            return _runtime.device_fact(name, x.device.index or 0, self._arch)
+        except (_runtime.LaunchError, _runtime.MissingError):
+            return UNKNOWN
 
     # ---- lists of ints ---------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ enum class Operation : uint8_t {
   Data,
   Alignment,
   Aligned,
+  Fact,     // of the tensor's device: `integer` is the DeviceFact
   Defined,  // the argument `symbol` is not None
   // lists of integers
   Index,
@@ -72,7 +73,7 @@ struct Node {
   int32_t symbol = kNone;
   int32_t at = 0;             // its position in the text, for errors
   std::optional<DType> cast;  // of a Cast; kept if it is folded into a Constant
-  int64_t integer = 0;        // constants
+  int64_t integer = 0;        // constants, and which Fact
   double floating = 0;
   std::string string;
 };

@@ -1,4 +1,5 @@
 // Members of tensors, functions and casts: their names, arguments and types.
+#include "base/device_facts.h"
 #include "base/error.h"
 #include "build.h"
 
@@ -75,6 +76,8 @@ std::span<const std::string> function_names() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> all = {"min",     "max",     "ceil_div", "abs", "next_power_of_2",
                                     "aligned", "defined", "len"};
+    for (int i = 0; i < standalone::kDeviceFacts; ++i)
+      all.emplace_back(device_fact_name(static_cast<DeviceFact>(i)));
     for (DType dtype : kCasts) all.emplace_back(name(dtype));
     return all;
   }();
@@ -193,6 +196,13 @@ int32_t Builder::call(size_t at, std::string_view name, std::span<const int32_t>
                     "an alignment is 1 byte or more, found " + std::to_string(bytes.integer));
     }
     return fact(Operation::Aligned, Type::Bool, at, args[0], operand);
+  }
+  if (const auto of_device = device_fact_from_name(name)) {
+    expect_count(at, name, args.size(), 1);
+    tensor_argument(this->at(args[0]), args[0], "'" + std::string(name) + "'");
+    const int32_t result = fact(Operation::Fact, Type::Int, at, args[0]);
+    tree_.nodes[static_cast<size_t>(result)].integer = static_cast<int64_t>(*of_device);
+    return result;
   }
   if (name == "defined") {
     expect_count(at, name, args.size(), 1);

@@ -5,6 +5,8 @@
 #include <cstring>
 
 #include "arithmetic.h"
+#include "base/device_facts.h"
+#include "base/error.h"
 #include "eval_errors.h"
 #include "program.h"
 
@@ -51,6 +53,14 @@ inline bool is_aligned(const Program& p, const TensorView& t, int64_t bytes) {
 inline int64_t alignment(const TensorView& t) {
   const auto address = static_cast<int64_t>(reinterpret_cast<uintptr_t>(t.data));
   return address == 0 ? kLargestAlignment : std::min(address & -address, kLargestAlignment);
+}
+
+int64_t fact(const Program& p, const Instruction& i, const TensorView& t) {
+  try {
+    return device_fact(static_cast<DeviceFact>(i.integer), t.device);
+  } catch (const Error& error) {
+    no_fact(p, error);
+  }
 }
 
 inline bool same(const IntSpan& a, const IntSpan& b) {
@@ -165,6 +175,9 @@ Slot run(const Program& p, const Arg* args) {
         break;
       case Code::Alignment:
         (++top)->integer = alignment(tensor(p, i, args));
+        break;
+      case Code::Fact:
+        (++top)->integer = fact(p, i, tensor(p, i, args));
         break;
       case Code::AlignedTo:
         (++top)->integer = is_aligned(p, tensor(p, i, args), i.integer);

@@ -79,6 +79,8 @@ void bad_alignment(const Program& p, int64_t bytes) {
   launch_error(p, "alignment of " + std::to_string(bytes) + " bytes; expected 1 or more");
 }
 
+void no_fact(const Program& p, const Error& error) { launch_error(p, error.what()); }
+
 void overflow(const Program& p, std::string_view operation, int64_t operand) {
   const std::string name(operation), value = std::to_string(operand);
   launch_error(p, (name == "-" ? "-(" : name + "(") + value + ") overflows a 64-bit integer");

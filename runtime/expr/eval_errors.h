@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/error.h"
 #include "program.h"
 
 namespace opaq::syntax {
@@ -16,6 +17,7 @@ std::string place(const Program& program);  // Expr::place
 [[noreturn]] void dimension_out_of_range(const Program& program, int64_t dimension, int64_t rank);
 [[noreturn]] void index_out_of_range(const Program& program, int64_t index, int64_t length);
 [[noreturn]] void bad_alignment(const Program& program, int64_t bytes);
+[[noreturn]] void no_fact(const Program& program, const Error& error);  // of a device
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t operand);
 [[noreturn]] void overflow(const Program& program, std::string_view operation, int64_t left,
                            int64_t right);

@@ -144,6 +144,21 @@ bool Expr::reads_data(std::optional<int> symbol) const {
   return false;
 }
 
+bool Expr::reads_device() const {
+  for (const syntax::Instruction& i : get(program_).code) {
+    if (i.code == syntax::Code::Fact) return true;
+  }
+  return false;
+}
+
+bool Expr::reads_device_alone() const {
+  if (!reads_device()) return false;
+  for (const syntax::Instruction& i : get(program_).code) {
+    if (reads_argument(i.code) && i.code != syntax::Code::Fact) return false;
+  }
+  return true;
+}
+
 bool Expr::is_constant() const {
   for (const syntax::Instruction& i : get(program_).code) {
     if (reads_argument(i.code)) return false;

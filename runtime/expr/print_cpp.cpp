@@ -120,6 +120,8 @@ class CppPrinter {
         return {value(n) + ".alignment()", Atom};
       case Operation::Aligned:
         return {value(n) + ".aligned(" + at(n.a, Ternary) + ")", Atom};
+      case Operation::Fact:
+        return {"opaq_device_fact<" + std::to_string(n.integer) + ">(opaq_device)", Atom};
       case Operation::Defined:
         return {symbol(n) + ".has_value()", Atom};
       case Operation::Index:

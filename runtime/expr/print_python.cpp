@@ -1,5 +1,6 @@
 // Prints expressions as Python: calls of functions for numbers (lowering/functions.py) and for
 // symbolic sizes (lowering/symbolic.py).
+#include "base/device_facts.h"
 #include "expr/identifier.h"
 #include "number.h"
 #include "print.h"
@@ -81,6 +82,8 @@ std::string_view function(Operation op) {
       return "Alignment";
     case Operation::Aligned:
       return "Aligned";
+    case Operation::Fact:
+      return "Fact";
     case Operation::Defined:
       return "Defined";
     case Operation::Index:
@@ -110,12 +113,14 @@ class PythonPrinter {
                : n.type == Type::Tensor ? symbol(n)
                                         : value(n);
       case Operation::Cast:
-        return "opaq.Cast('" + std::string(name(*n.cast)) + "', " + print(n.a) + ")";
+        return call(n, {quoted(name(*n.cast)), print(n.a)});
       case Operation::And:
       case Operation::Or:
         return call(n, {print(n.a), later(n.b)});
       case Operation::If:
         return call(n, {print(n.b), later(n.a), later(n.c)});
+      case Operation::Fact:
+        return call(n, {quoted(device_fact_name(static_cast<DeviceFact>(n.integer))), value(n)});
       case Operation::Defined:
         return call(n, {symbol(n)});
       case Operation::Slice:
@@ -132,6 +137,7 @@ class PythonPrinter {
   }
 
  private:
+  static std::string quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
   std::string later(int32_t index) const { return "lambda: " + print(index); }
   std::string bound(int32_t index) const { return index == kNone ? "None" : print(index); }
   std::string symbol(const Node& n) const { return python_identifier(tree_.symbol(n).name); }

@@ -90,6 +90,10 @@ class Flattener {
         return read(Code::Data, n);
       case Operation::Alignment:
         return read(Code::Alignment, n);
+      case Operation::Fact:
+        read(Code::Fact, n);
+        program_.code.back().integer = n.integer;
+        return;
       case Operation::Defined:
         return read(Code::Defined, n);
       case Operation::Index:
@@ -329,6 +333,7 @@ std::string_view spelling(Operation op) {
     case Operation::Cast:
     case Operation::Index:
     case Operation::Slice:
+    case Operation::Fact:
       return "";
   }
   return "";

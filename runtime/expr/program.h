@@ -37,7 +37,8 @@ enum class Code : uint8_t {
   Alignment,
   Aligned,
   AlignedTo,
-  Defined,  // SizeAt, StrideAt, AlignedTo: the operand is in the instruction
+  Fact,
+  Defined,  // SizeAt, StrideAt, AlignedTo, Fact: the operand is in the instruction
   NegI,
   AbsI,
   AddI,

@@ -62,6 +62,7 @@ class ImplementationParser {
                op.schema.qualname() + ", implementation '" + name_ + "'"},
         rule_scope_(scope_) {
     scope_.values = rule_scope_.values = text_.values;
+    rule_scope_.launched = device_type_from_name(text_.device) == DeviceType::CUDA;
   }
 
   Implementation parse() {
@@ -102,6 +103,7 @@ class ImplementationParser {
                whole.scope_.owner + ", step " + std::to_string(index + 1)},
         rule_scope_{whole.op_.schema, whole.rule_scope_.symbols, scope_.owner} {
     scope_.values = rule_scope_.values = whole.scope_.values;
+    rule_scope_.launched = whole.rule_scope_.launched;
   }
 
   std::shared_ptr<const Implementation> parse_step(const Implementation& whole,

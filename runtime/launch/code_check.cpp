@@ -2,6 +2,7 @@
 // would take, as far as the arguments are known.
 #include <array>
 
+#include "base/device_facts.h"
 #include "base/parallel.h"
 #include "scratch.h"
 #include "state.h"
@@ -23,6 +24,7 @@ class KnownArgs {
   const Arg* values() const { return args_.data(); }
 
   bool knows(const Expr& expr) const {
+    if (expr.reads_device()) return false;
     for (size_t i = 0; i < args_.size(); ++i) {
       const int symbol = static_cast<int>(i);
       if (unknown_[i] && (has_dtype(i) ? expr.reads_beyond_dtype(symbol) : expr.reads(symbol)))

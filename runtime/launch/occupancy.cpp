@@ -1,34 +1,16 @@
-// Limits of each compute capability, and the arithmetic of occupancy over them.
+// The arithmetic of occupancy.
 #include "launch/occupancy.h"
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <utility>
 
+#include "base/device_facts.h"
 #include "base/error.h"
 
 namespace opaq {
 namespace {
 
-// From the tables "Technical Specifications per Compute Capability" of the CUDA C++ Programming
-// Guide, which CCCL repeats in <cuda/__device/arch_traits.h>. All of these have 64 K registers on
-// an SM, of which a block can use all and a thread 255.
-struct Limits {
-  int capability;    // 90 for 9.0
-  int64_t threads;   // resident on an SM
-  int64_t blocks;    // resident on an SM
-  int64_t shared;    // of an SM, bytes
-  int64_t reserved;  // of each block's shared memory, for the system
-};
-constexpr std::array kLimits = {
-    Limits{75, 1024, 16, 64 << 10, 0},      Limits{80, 2048, 32, 164 << 10, 1024},
-    Limits{86, 1536, 16, 100 << 10, 1024},  Limits{87, 1536, 16, 164 << 10, 1024},
-    Limits{88, 1536, 16, 100 << 10, 1024},  Limits{89, 1536, 24, 100 << 10, 1024},
-    Limits{90, 2048, 32, 228 << 10, 1024},  Limits{100, 2048, 32, 228 << 10, 1024},
-    Limits{103, 2048, 32, 228 << 10, 1024}, Limits{110, 1536, 24, 228 << 10, 1024},
-    Limits{120, 1536, 24, 100 << 10, 1024}, Limits{121, 1536, 24, 100 << 10, 1024},
-};
 constexpr int64_t kRegisters = 64 << 10;  // of an SM, and the most of a block
 constexpr int64_t kWarp = 32;
 
@@ -36,21 +18,14 @@ constexpr int64_t kWarp = 32;
 // to a warp in units of 256, from one of the four parts of an SM; shared memory to a block in units
 // of 128 bytes, 256 before compute capability 8.0.
 constexpr int64_t kRegisterUnit = 256, kParts = 4;
-constexpr int64_t shared_unit(const Limits& limits) { return limits.capability < 80 ? 256 : 128; }
+constexpr int64_t shared_unit(const ArchLimits& limits) { return limits.arch < 80 ? 256 : 128; }
 
 constexpr int64_t rounded_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-const Limits* limits_of(std::string_view arch) {
-  constexpr std::string_view kPrefix = "sm_";
-  if (!arch.starts_with(kPrefix)) return nullptr;
-  int capability = 0;
-  std::from_chars(arch.data() + kPrefix.size(), arch.data() + arch.size(), capability);
-  const auto* found = std::find_if(kLimits.begin(), kLimits.end(), [&](const Limits& limits) {
-    return limits.capability == capability;
-  });
-  return found == kLimits.end() ? nullptr : found;
+const ArchLimits* limits_of(std::string_view arch) {
+  return arch.starts_with("sm_") ? arch_limits(arch_number(arch)) : nullptr;
 }
 
 int64_t warps_of(const standalone::Geometry& geometry) {
@@ -76,7 +51,7 @@ std::string cannot_hold(std::string_view arch, const std::string& what) {
 
 std::optional<Occupancy> occupancy(std::string_view arch, const Resources& resources,
                                    const standalone::Geometry& geometry) {
-  const Limits* limits = limits_of(arch);
+  const ArchLimits* limits = limits_of(arch);
   if (!limits || !resources.registers || !resources.shared) return std::nullopt;
   const int64_t warps = warps_of(geometry);
   const int64_t shared =
@@ -95,9 +70,9 @@ std::optional<Occupancy> occupancy(std::string_view arch, const Resources& resou
 std::string launch_problem(std::string_view arch, const Resources& resources,
                            const standalone::Geometry& geometry,
                            const standalone::DeclaredLaunch& declared) {
-  const Limits* limits = limits_of(arch);
+  const ArchLimits* limits = limits_of(arch);
   if (!limits) return "";
-  const int64_t most = limits->shared - limits->reserved;
+  const int64_t most = limits->shared_of_block();
   if (shared_of_block(resources, geometry) > most) {
     const int64_t fixed = resources.shared.value_or(0);
     const std::string own =
@@ -116,7 +91,7 @@ std::string launch_problem(std::string_view arch, const Resources& resources,
                                  " registers of a block; use smaller blocks, or "
                                  "__launch_bounds__(" +
                                  std::to_string(threads) + ") on the kernel");
-  if (declared.cluster[0] != nullptr && limits->capability < 90)
+  if (declared.cluster[0] != nullptr && limits->arch < 90)
     return cannot_hold(
         arch,
         "there are no clusters before sm_90; add an implementation without a cluster "

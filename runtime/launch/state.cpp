@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/device_facts.h"
 #include "base/parallel.h"
 #include "base/shared_state.h"
 #include "standalone/arch.h"

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "args.h"
+#include "base/device_facts.h"
 #include "choose/choose.h"
 #include "fake_args.h"
 #include "functions.h"
@@ -29,6 +30,46 @@ class NoArgs {
   std::vector<Ref> defaults_;
   std::vector<Arg> args_;
 };
+
+// What an implementation is compiled for, and serves.
+struct Served {
+  std::vector<std::string> archs;
+  std::vector<std::string> refused;  // others that were asked for: "sm_80: arch(x) >= 90 does not
+                                     // hold"
+  std::string why_not;  // what the example does not meet on any; then `archs` disregard it
+
+  bool any() const { return !archs.empty() || refused.empty(); }
+};
+
+// example: nullptr if there is none.
+Served served_archs(const Op& op, const Implementation& implementation, const Arg* example,
+                    const std::vector<std::string>& asked) {
+  Served result;
+  const auto misfit = [&](const std::string& arch) {
+    const StandInDevice stand_in(arch);
+    return example ? chooser(op).why_not(implementation.name, example, implementation.target) : "";
+  };
+  if (asked.empty()) result.why_not = misfit("");
+  std::vector<std::string> fitting, misfits;
+  for (const std::string& arch : asked) {
+    if (const std::string requirement = implementation.refuses(arch); !requirement.empty()) {
+      result.refused.push_back(arch + ": " + requirement + " does not hold");
+      continue;
+    }
+    result.archs.push_back(arch);
+    if (const std::string reasons = misfit(arch); reasons.empty()) {
+      fitting.push_back(arch);
+    } else {
+      misfits.push_back(arch + ": " + reasons);
+      result.why_not = reasons;
+    }
+  }
+  if (fitting.empty()) return result;
+  result.archs = std::move(fitting);
+  result.refused.insert(result.refused.end(), misfits.begin(), misfits.end());
+  result.why_not.clear();
+  return result;
+}
 
 Ref occupancy_dict(const std::optional<Occupancy>& found) {
   if (!found) return none();
@@ -72,9 +113,9 @@ PyObject* check_code(PyObject*, PyObject* args) {
     const Arg* values = fake ? fake->args() : none_known->args();
     PreparedLaunch* const found = chooser(op).find(name);
     if (!found) fail(ErrorKind::Declaration, op.name() + " has no implementation `" + name + "`");
-    std::string why_not;
-    if (fake) why_not = chooser(op).why_not(name, values, found->implementation().target);
-    if (!why_not.empty()) values = none_known.emplace(op).args();
+    const Served served =
+        served_archs(op, found->implementation(), fake ? fake->args() : nullptr, archs);
+    if (!served.why_not.empty()) values = none_known.emplace(op).args();
     std::vector<LaunchCheck> steps;
     {
       AllowThreads allow;
@@ -82,8 +123,12 @@ PyObject* check_code(PyObject*, PyObject* args) {
       PreparedLaunch launch(op.name(),
                             std::make_shared<const Implementation>(found->implementation()),
                             op.spec().all_symbols());
-      for (size_t i = 0; i < found->implementation().step_count(); ++i)
-        steps.push_back(launch.check_code(values, archs, i));
+      for (size_t i = 0; i < found->implementation().step_count(); ++i) {
+        if (served.any())
+          steps.push_back(launch.check_code(values, served.archs, i));
+        else
+          steps.push_back({.entry = found->implementation().step(i).launch.entry.text()});
+      }
     }
     List list;
     for (const LaunchCheck& step : steps) {
@@ -93,7 +138,8 @@ PyObject* check_code(PyObject*, PyObject* args) {
         code.add(code_dict(each));
       }
       list.add(Dict()
-                   .set("why_not", why_not)
+                   .set("why_not", served.why_not)
+                   .set("refused", served.refused)
                    .set("entry", step.entry)
                    .set("problem", step.problem)
                    .set("assumed", step.assumed)

@@ -2,6 +2,7 @@
 #include <set>
 #include <string>
 
+#include "base/device_facts.h"
 #include "driver/driver.h"
 #include "expr/identifier.h"
 #include "fake_args.h"
@@ -138,6 +139,18 @@ PyObject* cpp_prelude(PyObject*, PyObject* part) {
 PyObject* device_arch(PyObject*, PyObject* index) {
   return guarded([&]() -> PyObject* {
     return from(opaq::device_arch(static_cast<int>(to_int(index, "index")))).release();
+  });
+}
+
+PyObject* device_fact(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const std::vector<Ref> items = to_items(args, "device_fact");
+    const std::string name = to_string(items.at(0).get(), "name");
+    const auto fact = device_fact_from_name(name);
+    if (!fact) fail(ErrorKind::Internal, "a device has no `" + name + "`");
+    const StandInDevice stand_in(to_string(items.at(2).get(), "arch"));
+    const auto index = static_cast<int32_t>(to_int(items.at(1).get(), "index"));
+    return from(opaq::device_fact(*fact, Device{DeviceType::CUDA, index})).release();
   });
 }
 

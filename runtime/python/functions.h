@@ -76,6 +76,7 @@ PyObject* event_name(PyObject*, PyObject* op);
 PyObject* python_identifier(PyObject*, PyObject* name);
 PyObject* cpp_prelude(PyObject*, PyObject*);
 PyObject* device_arch(PyObject*, PyObject* index);
+PyObject* device_fact(PyObject*, PyObject* args);
 
 // plan.cpp
 Ref resources(const std::optional<Resources>& found);  // None where they are unknown

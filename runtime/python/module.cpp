@@ -59,6 +59,7 @@ PyMethodDef methods[] = {
     {"python_identifier", python_identifier, METH_O, nullptr},
     {"cpp_prelude", cpp_prelude, METH_O, nullptr},
     {"device_arch", device_arch, METH_O, nullptr},
+    {"device_fact", device_fact, METH_VARARGS, nullptr},
     {"choose", choose, METH_VARARGS, nullptr},
     {"problem", problem, METH_VARARGS, nullptr},
     {"set_fastest", set_fastest, METH_VARARGS, nullptr},

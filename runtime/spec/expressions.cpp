@@ -136,6 +136,10 @@ void Scope::check_readable(std::string_view text, std::string_view field) const 
 // The expression, if its type is accepted. A quotient of ints becomes an int if only that is.
 Expr Scope::typed(const Expr& expr, std::string_view field,
                   std::initializer_list<Type> accepted) const {
+  if (expr.reads_device() && (!launched || field == "entry"))
+    fail(field, "'" + expr.text() +
+                    "' depends on the device, which only a launch of a CUDA implementation knows: "
+                    "its requires, grid, block, cluster, shared and args");
   const auto accepts = [&](Type type) {
     return std::find(accepted.begin(), accepted.end(), type) != accepted.end();
   };

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "base/device_facts.h"
 #include "base/error.h"
 #include "base/sha256.h"
 #include "compiled.h"
@@ -35,6 +36,15 @@ std::vector<std::string> archs_for(const WrapperTarget& target) {
     archs.push_back("compute_" + std::to_string(arch_number(*lowest)));
   }
   return archs;
+}
+
+// Those with devices that may have what the implementation requires of a device.
+std::vector<std::string> archs_for(const WrapperTarget& target,
+                                   const Implementation& implementation) {
+  std::vector<std::string> all = archs_for(target), served;
+  std::copy_if(all.begin(), all.end(), std::back_inserter(served),
+               [&](const std::string& arch) { return implementation.refuses(arch).empty(); });
+  return served.empty() ? all : served;
 }
 
 std::shared_ptr<const std::string> read_library(const std::string& op, const std::string& path) {
@@ -111,7 +121,8 @@ CppNode::CppNode(const Op& op, const std::vector<NodeLaunch>& launches, const Ar
       const Kind& kind = *launch.implementation->step(i).kind;
       needs_archs = needs_archs || (kind.kernel && kind.compiled);
     }
-    launch.rule = prepared->cpp(args, needs_archs ? archs_for(target) : std::vector<std::string>{});
+    launch.rule = prepared->cpp(
+        args, needs_archs ? archs_for(target, *choice.implementation) : std::vector<std::string>{});
     compiled->files.push_back(files_of(op.name(), launch, target.package));
     compiled->launches.push_back(std::move(launch));
   }

@@ -84,7 +84,7 @@ TEST(ExprError, UnknownNames) {
   EXPECT_EQ(reason("ceildiv(n, 2)"), "unknown function 'ceildiv'; did you mean 'ceil_div'?");
   EXPECT_EQ(reason("sqrt(n)"),
             "unknown function 'sqrt'; expected one of min, max, ceil_div, abs, next_power_of_2, "
-            "aligned, defined, len, int32, uint32, "
+            "aligned, defined, len, arch, shared_memory, multiprocessors, int32, uint32, "
             "int64, uint64, float32, float64, bool");
   EXPECT_EQ(reason("ceil_div"), "unknown name 'ceil_div'; it is a function: write ceil_div(...)");
   EXPECT_EQ(reason("x.dtype == torch.flaot32"), "unknown name 'flaot32'; did you mean 'float32'?");

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/device_facts.h"
 #include "base/error.h"
 
 using namespace opaq;
@@ -277,6 +278,40 @@ TEST(Expr, Casts) {
             "test: 'float32(scale * 1e300)': 5e+299 does not fit float32");
 }
 
+TEST(Expr, FactsOfADeviceThatNeedNotBeThere) {
+  Call c;
+  TensorView on_cuda = c.args()[0].tensor;
+  on_cuda.device = {DeviceType::CUDA, 0};
+  c.set(0, Arg(on_cuda));
+  const auto reason = [&](const char* text) -> std::string {
+    try {
+      c.integer(text);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  {
+    const StandInDevice hopper("sm_90a");
+    EXPECT_EQ(c.integer("arch(x)"), 90);
+    EXPECT_EQ(c.integer("shared_memory(x)"), 227 << 10);
+    {
+      const StandInDevice ampere("sm_80"), same("");
+      EXPECT_EQ(c.integer("min(arch(x), shared_memory(x))"), 80);
+      EXPECT_EQ(c.integer("shared_memory(x) + 0"), 163 << 10);
+    }
+    EXPECT_EQ(c.integer("arch(x)"), 90);
+    EXPECT_EQ(reason("multiprocessors(x)"),
+              "test: 'multiprocessors(x)': `multiprocessors` of a device of sm_90, which only a "
+              "launch can ask for");
+    EXPECT_EQ(reason("arch(t)"),
+              "test: 'arch(t)': arch of a tensor on cpu; only CUDA devices have it");
+  }
+  const StandInDevice any_newer("compute_90");
+  EXPECT_EQ(reason("arch(x)"),
+            "test: 'arch(x)': `arch` of a device of compute_90, which only a launch can ask for");
+}
+
 TEST(Expr, WhatAnExpressionReads) {
   const Call c;
   const auto get = [&](const char* text) { return parse(text, c.symbols(), "t"); };
@@ -290,6 +325,11 @@ TEST(Expr, WhatAnExpressionReads) {
   for (const char* text : {"x.data", "x.alignment", "aligned(x, 16)", "aligned(x, n)"})
     EXPECT_TRUE(get(text).reads_data()) << text;
   EXPECT_FALSE(get("x").reads_data());
+  EXPECT_TRUE(get("n <= shared_memory(x)").reads_device());
+  EXPECT_FALSE(get("n <= shared_memory(x)").reads_device_alone());
+  EXPECT_TRUE(get("arch(x) >= 90 and 4 < multiprocessors(t)").reads_device_alone());
+  EXPECT_FALSE(get("4 < 5").reads_device_alone());
+  EXPECT_FALSE(get("arch(x)").is_constant());
   EXPECT_TRUE(get("4 * 64 if true else n").is_constant());
   EXPECT_FALSE(get("n * 0").is_constant());
   EXPECT_EQ(get("  x.numel()\n / 2 ").text(), "x.numel()\n / 2");

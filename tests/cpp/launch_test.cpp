@@ -37,6 +37,17 @@ TEST_F(LaunchTest, WritesEveryParameterInTheKernelsOwnType) {
   EXPECT_EQ(param<uint32_t>(launch, 9), 0u);
 }
 
+TEST_F(LaunchTest, RulesAskTheDeviceThatTheyAreLaunchedOn) {
+  auto prepared = binary(
+      "mylib::f(Tensor x) -> (Tensor y)", {{"_Z1kPfii", {8, 4, 4}}},
+      {.grid = "min(x.numel(), multiprocessors(x))", .args = "y, arch(x), shared_memory(x)"});
+  const Tensor long_x{{1 << 20}};
+  prepared->launch(std::vector<Arg>{long_x, y}.data(), kCuda, nullptr);
+  EXPECT_EQ(last()->grid[0], 132u);  // of the fake driver
+  EXPECT_EQ(param<int32_t>(last(), 1), 90);
+  EXPECT_EQ(param<int32_t>(last(), 2), 227 << 10);
+}
+
 TEST_F(LaunchTest, IntegersPassToFloatingParameters) {
   auto prepared = binary("mylib::f(Tensor x, int n) -> (Tensor y)", {{"_Z1kPffd", {8, 4, 8}}},
                          {.args = "y, n, n"});

@@ -456,8 +456,8 @@ def test_the_whole_text_compiles_against_torchs_headers(unique: str, language: s
         **rule,
         name="cuda:wide",
         priority=1,
-        requires=["aligned(x, 16)", "mode == 'fast'"],
-        grid="2 * x.size(0)",
+        requires=["aligned(x, 16)", "mode == 'fast'", "x.size(0) * 4 <= shared_memory(x)"],
+        grid="2 * min(x.size(0), multiprocessors(x))",
         cluster=2,
         shared="x.size(0) * 4",
     )

@@ -18,6 +18,12 @@ constexpr DriverApi kLinkedDriver = {
 
 }  // namespace opaq::standalone
 
+template <int Fact>
+inline int64_t opaq_device_fact(int device) {
+  return opaq::standalone::device_fact(opaq::standalone::kLinkedDriver,
+                                       static_cast<opaq::standalone::DeviceFact>(Fact), device);
+}
+
 // The current stream of the device, asked for by each launch: no variable of the wrapper has to be
 // declared before it, in any node order.
 inline CUstream opaq_current_stream(int device) {

@@ -52,9 +52,6 @@ inline bool is_capturing(CUstream stream) {
   return standalone::is_capturing(require_driver(), stream);
 }
 
-// 90 of "sm_90a" and of "compute_90"; 0 without digits.
-int arch_number(std::string_view arch);
-
 std::string device_arch(int device);  // "sm_90a": the arch to compile for on this device. Throws
                                       // Missing when there is no such device
 

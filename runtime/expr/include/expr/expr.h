@@ -22,6 +22,9 @@
 //                   next_power_of_2(a): 1 if a <= 1
 //                   aligned(x, bytes)
 //                   defined(arg): whether an optional argument is not None
+//                   shared_memory(x): bytes that a block can have on the CUDA device of x
+//                   multiprocessors(x): how many that device has
+//                   arch(x): its compute capability, 90 for 9.0
 //   casts           int32(e) uint32(e) int64(e) uint64(e) float32(e) float64(e) bool(e)
 //                   Around a whole item of a kernel's argument list, they choose the C type.
 //                   A value that does not fit is an error; a fraction does not fit an int.
@@ -125,7 +128,8 @@ class Expr {
   // C++: C++17, to be placed after runtime/wrapper/prelude/expressions.h. Arguments are
   // opaq_tensor, int64_t, double, bool, opaq_dtype, std::string_view and opaq_ints, or
   // std::optional of these: opaq_floor_div(x.numel(), x.size(-1)), bias.has_value(),
-  // bias.value().size(0). The outermost cast is opaq_cast<int32_t>(e). Errors throw
+  // bias.value().size(0). The outermost cast is opaq_cast<int32_t>(e). Facts of a device are those
+  // of the device `opaq_device`, a variable. Errors throw
   // an error with the same text, but for place().
   std::string print_python() const;
   std::string print_cpp() const;
@@ -136,6 +140,8 @@ class Expr {
   bool reads_beyond_dtype(int symbol) const;  // more of that argument than a tensor's dtype
   // Whether it reads an address or alignment, of that argument or of any: known only at the launch.
   bool reads_data(std::optional<int> symbol = std::nullopt) const;
+  bool reads_device() const;          // arch(x), shared_memory(x), multiprocessors(x)
+  bool reads_device_alone() const;    // and nothing else of the arguments
   bool is_constant() const;           // refers to no argument
   std::optional<DType> cast() const;  // the outermost cast, if any
 

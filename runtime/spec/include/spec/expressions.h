@@ -30,6 +30,9 @@ struct Scope {
   // Integers by names, which stand for themselves in the text (ImplementationText::values).
   std::vector<std::pair<std::string, std::string>> values = {};
 
+  // Whether expressions may ask what device they are launched on: in all fields but "entry".
+  bool launched = false;
+
   // field: the part of the rule that is parsed, such as "grid". Throws Declaration if the text does
   // not parse, refers to an argument that expressions cannot read, or has a type that is not
   // accepted.

@@ -208,6 +208,8 @@ struct Implementation {
 
   size_t step_count() const { return steps.empty() ? 1 : steps.size(); }
   const Implementation& step(size_t i) const { return steps.empty() ? *this : *steps[i]; }
+  // The first requirement that no device of this architecture ("sm_80") meets; "" if there is none.
+  std::string refuses(std::string_view arch) const;
   // `symbols`, those of the op, and the scratch tensors.
   std::vector<Symbol> with_scratch(std::vector<Symbol> symbols) const;
 };

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <string>
 
+#include "standalone/device_fact.h"
 #include "standalone/error.h"
 
 namespace opaq::standalone {
@@ -147,6 +148,34 @@ inline void check(const DriverApi& api, CUresult result, const char* what) {
   check(api, api.device_get_attribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle),
         what);
   return 10 * major + minor;
+}
+
+[[gnu::cold, gnu::noinline]] inline int64_t read_device_fact(const DriverApi& api, DeviceFact fact,
+                                                             int device) {
+  if (fact == DeviceFact::Arch) return compute_capability(api, device);
+  const CUdevice handle = device_handle(api, device);
+  int value = 0;
+  check(api,
+        api.device_get_attribute(&value,
+                                 fact == DeviceFact::SharedMemory
+                                     ? CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+                                     : CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+                                 handle),
+        "reading an attribute of a device");
+  return value;
+}
+
+// Read once, since it does not change. Throws Missing where there is no such device.
+inline int64_t device_fact(const DriverApi& api, DeviceFact fact, int device) {
+  static std::atomic<int64_t> facts[kDeviceFacts][kMaxDevices] = {};  // 0 where not read yet
+  if (device < 0 || device >= kMaxDevices) return read_device_fact(api, fact, device);  // an error
+  std::atomic<int64_t>& known = facts[static_cast<int>(fact)][device];
+  int64_t value = known.load(std::memory_order_relaxed);
+  if (value == 0) {
+    value = read_device_fact(api, fact, device);
+    known.store(value, std::memory_order_relaxed);
+  }
+  return value;
 }
 
 // Primary contexts that have been retained; they stay so for the process's life.
