@@ -142,13 +142,16 @@ def lower(qualname: str, overload: Any, *args: Any, **kwargs: Any) -> Any:
 def _archs(language: str, device: torch.device) -> tuple[str, ...]:
     """Of the devices that may run the graph; "" where they are those that it is compiled on."""
     chosen = options.current()
-    if device.type != "cuda" or language == "python" or (language == "cpp" and not chosen.archs):
+    if device.type != "cuda":
+        return ("",)
+    try:
+        here = _runtime.device_arch(device.index or 0)
+    except _runtime.MissingError:  # what needs one says so
+        here = ""
+    if language != "package" and (not chosen.archs or (language == "python" and here)):
         return ("",)
     any_device = "compute_75"  # PTX for the oldest, of which nothing is known
-    try:
-        archs = chosen.archs or (_runtime.device_arch(device.index or 0),)
-    except _runtime.MissingError:  # what needs one says so
-        archs = (any_device,)
+    archs = chosen.archs or (here or any_device,)
     return (*archs, any_device) if chosen.ptx else archs
 
 

@@ -95,6 +95,18 @@ def test_of_newer_devices_that_ptx_serves_nothing_is_known(op: opaq.Op) -> None:
     assert images(source) == [["sm_90a", "compute_90"]] * 3
 
 
+def test_explain_decides_by_the_architecture_that_is_named(op: opaq.Op) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return op(x)
+
+    for arch, served in (("sm_80", "cuda:any"), ("sm_90a", "cuda:large")):
+        model = torch.compile(Model(), backend="opaq", options={"archs": [arch]})
+        with torch.device("cuda"):
+            explained = opaq.explain(model, torch.empty(4, 50000, device="meta"))
+        assert [node.implementation for node in explained.nodes] == [served]
+
+
 def test_check_compiles_for_the_architectures_that_are_served(op: opaq.Op) -> None:
     report = op.check(torch.empty(4, 50000, device="meta"), arch=["sm_80", "sm_90a"])
     large, new, any_device = report.implementations
