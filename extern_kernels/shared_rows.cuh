@@ -6,16 +6,18 @@
 
 namespace opaq {
 
-// The columns of a block where RANKS blocks share a row of n, in whole packs.
+// The columns of a block, this one unless a rank is given, where RANKS blocks share a row of n, in
+// whole packs.
 template <typename T, int RANKS>
 struct Columns {
   int first = 0, width;
 
-  __device__ explicit Columns(int n) : width(n) {
+  __device__ explicit Columns(int n) : Columns(n, Team<RANKS, 32>::rank()) {}
+  __device__ Columns(int n, int rank) : width(n) {
     if constexpr (RANKS > 1) {
       constexpr int VEC = 16 / sizeof(T);
       const int most = (n / VEC + RANKS - 1) / RANKS * VEC;
-      first = Team<RANKS, 32>::rank() * most;
+      first = rank * most;
       width = n - first < most ? n - first : most;
     }
   }

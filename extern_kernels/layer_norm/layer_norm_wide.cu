@@ -8,42 +8,6 @@ using opaq::from_float;
 using opaq::kAhead;
 using opaq::Pack;
 
-namespace {
-
-// The packs of a group that are in the row, of which `left` packs are left: one every `step`. All
-// at once where all are: what earlier values gave is merged once.
-template <int N, typename T>
-__device__ void add(opaq::Statistics& to, const Pack<T, N> (&group)[kAhead], int left, int step) {
-  float values[kAhead][N];
-#pragma unroll
-  for (int i = 0; i < kAhead; ++i) opaq::to_floats(values[i], group[i]);
-  if ((kAhead - 1) * step < left) {
-    to.add(reinterpret_cast<const float (&)[kAhead * N]>(values), kAhead * N);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i)
-      if (i * step < left) to.add(values[i], N);
-  }
-}
-
-template <bool WEIGHT, bool BIAS, int N, typename T, typename W>
-__device__ Pack<T, N> normalized(const Pack<T, N>& pack, float mean, float scale,
-                                 const Pack<W, N>& weight, const Pack<W, N>& bias) {
-  float y[N], w[N], b[N];
-  opaq::to_floats(y, pack);
-  opaq::to_floats(w, weight);
-  opaq::to_floats(b, bias);
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    y[j] = (y[j] - mean) * scale;
-    if constexpr (WEIGHT) y[j] *= w[j];
-    if constexpr (BIAS) y[j] += b[j];
-  }
-  return opaq::pack_from_float<T>(y);
-}
-
-}  // namespace
-
 template <typename T, typename W, int THREADS, int RANKS, int EACH, bool WEIGHT, bool BIAS>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
     layer_norm_wide(T* y, float* mean, float* rstd, const T* x, const W* weight, const W* bias,
@@ -76,7 +40,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
       for (int i = 0; i < EACH; ++i) {
         if (!live(i)) continue;
         mine.load(group, from + (long long)i * n, p);
-        add(found[i], group, mine.packs - p, STEP);
+        found[i].add(group, mine.packs - p, STEP);
       }
     }
     for (int k = 0; k < slots; k += kAhead) {
@@ -84,7 +48,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
       for (int i = 0; i < EACH; ++i) {
         opaq::copies_done(--pending);
         mine.load_slots(group, i * slots + k);
-        add(found[i], group, mine.packs - share - k * STEP, STEP);
+        found[i].add(group, mine.packs - share - k * STEP, STEP);
       }
     }
 #pragma unroll
@@ -104,7 +68,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 768 / THREADS)
 #pragma unroll
         for (int i = first; i < end; ++i)
           opaq::store_if(mine.has(p, j) && live(i), to + (long long)i * n + at,
-                         normalized<WEIGHT, BIAS>(pack(i, j), means[i], scales[i], w, b));
+                         opaq::normalized<WEIGHT, BIAS>(pack(i, j), means[i], scales[i], w, b));
       }
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {
