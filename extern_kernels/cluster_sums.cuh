@@ -25,18 +25,25 @@ __device__ inline bool one_of_warp() {
   return chosen;
 }
 
-// A barrier object in shared memory. Its phases follow each other; each ends when one thread has
-// said how many bytes belong to it, and all of them have arrived.
+// A barrier object in shared memory. Its phases follow each other; each ends when one thread, or as
+// many as begin() is told, have arrived, and all bytes that they said to belong to it.
 class Arrivals {
  public:
   // Before a barrier of all threads that use it.
-  __device__ void begin() {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&word_)) : "memory");
+  __device__ void begin(int threads = 1) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word_)),
+                 "r"(threads)
+                 : "memory");
   }
   // After begin() of all objects of a block: other blocks and copies see them.
   __device__ static void begun() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
+  __device__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word_))
+                 : "memory");
+  }
+  // Arrives, and says how many bytes will.
   __device__ void expect(unsigned bytes) {
     asm volatile(
         "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&word_)),

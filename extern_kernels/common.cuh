@@ -135,14 +135,20 @@ __device__ void store_at_once(T* p, const Pack<T, N>& pack) {
   }
 }
 
-template <typename T>
-__device__ Pack<T, 16 / sizeof(T)> load_shared(const uint4* p) {
-  uint4 w;
-  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
-               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(p)))
-               : "memory");
-  return reinterpret_cast<const Pack<T, 16 / sizeof(T)>&>(w);
+template <typename T, int N = 16 / sizeof(T)>
+__device__ Pack<T, N> load_shared(const uint4* p) {
+  if constexpr (N * sizeof(T) == 32) {
+    const Pack<T, N / 2> halves[] = {load_shared<T>(p), load_shared<T>(p + 1)};
+    return reinterpret_cast<const Pack<T, N>&>(halves);
+  } else {
+    static_assert(N * sizeof(T) == 16);
+    uint4 w;
+    asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w)
+                 : "r"(static_cast<unsigned>(__cvta_generic_to_shared(p)))
+                 : "memory");
+    return reinterpret_cast<const Pack<T, N>&>(w);
+  }
 }
 
 // 16 bytes by one instruction, 32 by two, or `missing` unless `exists`.

@@ -72,6 +72,25 @@ _THREADS = f"(192 if {PACKS} <= 192 * 8 * {_RANKS} else 256)"
 _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 16)
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
+# Many of these rows, where blocks can have so much shared memory: clusters that work on several
+# rows at once (layer_norm_pipelined.cu). On an H200, 30 clusters of 4 blocks with one block a
+# multiprocessor are resident, or 15 of 8; one more would start when the others have ended. Few rows
+# are left to the kernel above, of which three blocks a multiprocessor are resident. In shared
+# memory are six slots of 1024 packs, and the weights and biases of the block's columns.
+_BLOCKS_RESIDENT = 120
+_COLUMNS = f"ceil_div({PACKS}, {_RANKS})"  # packs of a row that a block has
+_PIPELINED_SHARED = (
+    f"(6 * 1024 * 16 + 2 * {_COLUMNS} * 16 // x.itemsize * "
+    "(weight.itemsize if defined(weight) else bias.itemsize if defined(bias) else x.itemsize))"
+)
+_PIPELINED = [
+    f"{PACKS} > 4096 and {PACKS} <= 16384",
+    f"{ROWS} * {_RANKS} > 3 * {_BLOCKS_RESIDENT}",
+    "arch(x) >= 90",
+    # what is not dynamic: the barriers, and the statistics of six rows
+    f"{_PIPELINED_SHARED} + 512 * {_RANKS} <= shared_memory(x)",
+]
+
 _CUDA = [
     *CUDA,
     rows.parameter("bias", float32=True),
@@ -89,6 +108,17 @@ layer_norm.cuda(
     block=[LANES, f"256 // {LANES}"],
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
     requires=[*_CUDA, *_ALIGNED, f"{PACKS} <= {HELD}"],
+    priority=1,
+)
+layer_norm.cuda(
+    name="cuda:pipelined",
+    source=opaq.file("layer_norm_pipelined.cu"),
+    entry=f"layer_norm_pipelined<{_DTYPES}, {{{_RANKS}}}, {_GIVEN}>",
+    grid=f"{_RANKS} * min({ROWS}, {_BLOCKS_RESIDENT} // {_RANKS})",
+    block=32 * (16 + 8 + 1),
+    shared=_PIPELINED_SHARED,
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
+    requires=[*_CUDA, *_ALIGNED, *_PIPELINED],
     priority=1,
 )
 layer_norm.cuda(

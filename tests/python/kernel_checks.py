@@ -144,6 +144,20 @@ def plan(op, *facts) -> dict:
     return _runtime.plan(op.name, facts)
 
 
+def serving(op, facts, arch: str) -> tuple[str, dict]:
+    """The CUDA implementation that serves a call on a device of this architecture, which need not
+    exist, and its launch. It is compiled."""
+    for each in op.info["implementations"]:
+        if each["device"] != "cuda":
+            continue
+        found = _runtime.check_code(op.name, each["name"], facts, [arch])[0]
+        if found["why_not"] or found["refused"]:
+            continue
+        assert not found["problem"] and [code["problem"] for code in found["code"]] == [""]
+        return each["name"], found["launch"]
+    raise ValueError(f"no CUDA implementation of {op.name} serves {facts} on {arch}")
+
+
 def compiles(op, facts, arch: str, implementation: str) -> None:
     """NVRTC accepts the kernel and its argument list."""
     if not _runtime.doctor()["nvrtc"]["found"]:

@@ -19,6 +19,7 @@ from kernel_checks import (
     of_one_dtype,
     plan,
     refuses,
+    serving,
 )
 
 from opaq.extern_kernels import layer_norm, layer_norm_backward
@@ -144,6 +145,53 @@ def test_an_odd_storage_offset(dtype, device):
 @pytest.mark.parametrize("shape", [(1030, 40), (3, 20480), (300, 16392), (37, 65536), (2, 70000)])
 def test_many_rows_and_wide_rows(shape, dtype, device):
     check(*make(shape, dtype, device))
+
+
+# bfloat16: the fewest rows that clusters take turns with, and one less; ragged ones; the first and
+# the last length. float32: half the length.
+PIPELINED = [(91, 65536), (90, 65536), (131, 41000), (95, 32776), (61, 98312), (47, 131072)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", PIPELINED)
+def test_many_wide_rows(shape, dtype, device):
+    rows, length = shape[0], shape[1] * 2 // dtype.itemsize
+    inputs = make((rows, length), dtype, device)
+    for actual, expected in zip(layer_norm(*inputs), exact(*inputs, 1e-5)):
+        close(actual, expected)
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("given", [(), (1,), (2,), (1, 2)], ids=["none", "weight", "bias", "both"])
+def test_parameters_of_many_wide_rows(given, weights, device):
+    x, weight, bias = make((93, 49160), torch.float32, device)
+    x = x.bfloat16()
+    weight = weight.to(weights) if 1 in given else None
+    bias = bias.to(weights) if 2 in given else None
+    for actual, expected in zip(layer_norm(x, weight, bias), exact(x, weight, bias, 1e-5)):
+        close(actual, expected)
+
+
+def test_many_wide_rows_are_the_same_bits_every_time_whatever_is_beside_them(device):
+    """Clusters take rows by turns, and none waits for another."""
+    x, weight, bias = make((200, 36872), torch.bfloat16, device)
+    first = layer_norm(x, weight, bias)
+    x[3, 5], x[100, 36871], x[199, 0] = torch.nan, torch.inf, -torch.inf
+    kept = [row for row in range(200) if row not in (3, 100, 199)]
+    for _ in range(3):
+        found = layer_norm(x, weight, bias)
+        assert found[0][[3, 100, 199]].isnan().all() and found[2][[3, 100, 199]].isnan().all()
+        assert found[1][3].isnan() and found[1][100] == torch.inf and found[1][199] == -torch.inf
+        for actual, expected in zip(found, first):
+            assert torch.equal(actual[kept], expected[kept])
+
+
+def test_the_variance_of_many_wide_rows_is_right_where_the_mean_is_large(device):
+    x, weight, bias = make((95, 20000), torch.float32, device)
+    _, mean, rstd = layer_norm(x + 4096, weight, bias)
+    expected = exact(x + 4096, weight, bias, 1e-5)
+    torch.testing.assert_close(rstd.double(), expected[2], rtol=1e-5, atol=0)
+    torch.testing.assert_close(mean.double(), expected[1], rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("length", [64, 777, 4096, 40000])
@@ -306,9 +354,8 @@ def backward_facts(shape, dtype):
         ((10, 20), torch.float32, "<float, 4, 2, 1>", 1, [4, 64]),
         ((10, 21), torch.float32, "_any<float>", 10, [256, 1]),
         ((2048, 32768), torch.bfloat16, "_wide<__nv_bfloat16, 256, 2, 2>", 1024, [256, 1]),
-        ((2048, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 2>", 2048, [256, 1]),
-        ((2048, 40960), torch.bfloat16, "_wide<__nv_bfloat16, 192, 4, 2>", 2048, [192, 1]),
         ((16, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 1>", 64, [256, 1]),
+        ((16, 40960), torch.bfloat16, "_wide<__nv_bfloat16, 192, 4, 1>", 64, [192, 1]),
         ((1001, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 256, 8, 1>", 8008, [256, 1]),
         ((101, 262144), torch.float32, "_wide<float, 256, 8, 1>", 808, [256, 1]),
         ((10, 65540), torch.bfloat16, "_any<__nv_bfloat16>", 10, [256, 1]),
@@ -320,6 +367,39 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
     assert chosen["entry"] == of_one_dtype(f"layer_norm{entry.removesuffix('>')}{parameters}>")
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "weights", "way", "grid", "shared"),
+    [
+        ((2048, 65536), torch.bfloat16, torch.bfloat16, "pipelined<{}, 4>", 120, 163840),
+        ((91, 65536), torch.float16, torch.float16, "pipelined<{}, 4>", 120, 163840),
+        ((90, 65536), torch.float16, torch.float16, "wide<{}, 256, 4, 1>", 360, 32768),
+        ((2048, 65536), torch.bfloat16, torch.float32, "pipelined<{}, 4>", 120, 229376),
+        ((2048, 32776), torch.bfloat16, torch.bfloat16, "pipelined<{}, 4>", 120, 131104),
+        ((2048, 32768), torch.bfloat16, torch.bfloat16, "wide<{}, 256, 2, 2>", 1024, 65536),
+        ((2048, 131072), torch.bfloat16, torch.bfloat16, "pipelined<{}, 8>", 120, 163840),
+        ((2048, 131072), torch.bfloat16, torch.float32, "wide<{}, 256, 8, 2>", 4096, 65536),
+        ((2048, 131080), torch.bfloat16, torch.bfloat16, "wide<{}, 256, 8, 1>", 16384, 49152),
+        ((2048, 65536), torch.float32, torch.float32, "pipelined<{}, 8>", 120, 163840),
+    ],
+)
+def test_many_wide_rows_are_pipelined_where_shared_memory_suffices(
+    shape, dtype, weights, way, grid, shared
+):
+    names = {torch.bfloat16: "__nv_bfloat16", torch.float16: "__half", torch.float32: "float"}
+    facts = (cuda(shape, dtype), cuda(shape[-1:], weights), cuda(shape[-1:], weights), 1e-5)
+    name, launch = serving(layer_norm, facts, "sm_90a")
+    assert name == f"cuda:{way.split('<')[0]}"
+    way = way.format(f"{names[dtype]}, {names[weights]}").removesuffix(">")
+    assert launch["entry"] == f"layer_norm_{way}, true, true>"
+    assert (list(launch["grid"]), launch["shared"]) == ([grid, 1, 1], shared)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_120", pytest.param("sm_86", marks=pytest.mark.life)])
+def test_other_devices_have_another_kernel_for_many_wide_rows(arch):
+    name, launch = serving(layer_norm, forward_facts((4096, 65536), torch.bfloat16), arch)
+    assert name == "cuda:wide" and launch["shared"] <= 64 * 1024
 
 
 @pytest.mark.parametrize(
@@ -371,7 +451,7 @@ def test_blocks_share_wide_rows_that_are_not_aligned():
 def test_shared_memory_of_wide_rows_fits_every_device():
     for rows in (64, 4096):
         for length in (16392, 20480, 65536, 262144, 1 << 24):
-            facts = forward_facts((rows, length), torch.bfloat16)
+            facts = forward_facts((64, length), torch.bfloat16)
             assert plan(layer_norm, *facts)["shared"] <= 64 * 1024
             facts = backward_facts((rows, length), torch.bfloat16)
             assert plan(layer_norm_backward, *facts)["shared"] <= 96 * 1024
@@ -382,6 +462,14 @@ def test_the_wide_cuda_kernel_compiles(arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         for shape in ((64, 32768), (4096, 32768), (64, 262144)):
             compiles(layer_norm, forward_facts(shape, dtype), arch, "cuda:wide")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_pipelined_cuda_kernel_compiles(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for length in (10240, 131072):
+            facts = forward_facts((400, length * 4 // dtype.itemsize), dtype)
+            compiles(layer_norm, facts, arch, "cuda:pipelined")
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -188,7 +188,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     ],
     *[
         (kernels.layer_norm, [tensor(m, n), tensor(n), tensor(n), 1e-5])
-        for m, n in [*NORMS, (65536, 128), (65536, 4096), (4096, 32768), (4096, 131072)]
+        for m, n in [*NORMS, (65536, 128), (65536, 4096), *[(4096, 32768 * k) for k in (1, 2, 4)]]
     ],
     *[
         (
@@ -210,7 +210,8 @@ CALLS: list[tuple[Any, list[Any]]] = [
             (kernels.layer_norm_backward, [tensor(m, n), rows(m), rows(m)], 1, [rows(m), rows(m)]),
         ]
     ],
-    *[(kernels.layer_norm, [tensor(64, 768), None, tensor(768, dtype=F32), 1e-5])],
+    (kernels.layer_norm, [tensor(64, 768), None, tensor(768, dtype=F32), 1e-5]),
+    (kernels.layer_norm, [tensor(400, 65536), *[tensor(65536, dtype=F32)] * 2, 1e-5]),
     *[(kernels.sum_of_blocks, [tensor(256, 2, n, dtype=F32), tensor(n)]) for n in (768, 7)],
     *[
         (
