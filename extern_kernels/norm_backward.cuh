@@ -7,7 +7,6 @@
 //   HOLD, STAGES 1: by a round, pack by pack: a slot is filled with the next round at once;
 //   STAGES > 1: by STAGES - 1 rounds, for results read the slots again;
 //   STAGES 1: a slot is filled with the next round once the result of its pack is written.
-// Blocks that share wide rows have parts of their columns (shared_rows.cuh).
 // A thread reads only the slots that it fills: waiting for its own copies is enough.
 #pragma once
 
@@ -17,9 +16,8 @@ namespace opaq {
 
 extern __shared__ uint4 slots_memory[];
 
-// Of consecutive rows up to `end`, n elements long, of which the block has `width` from x and
-// grad_y on. In a round, of which a thread's rows begin with `row`, pack i of x is pack i % ITEMS
-// of row `row` + i / ITEMS; that of grad_y is PACKS later.
+// Of consecutive rows up to `end`, n elements long. In a round, of which a thread's rows begin with
+// `row`, pack i of x is pack i % ITEMS of row `row` + i / ITEMS; that of grad_y is PACKS later.
 template <typename T, int LANES, int ITEMS, int EACH, int STAGES, int THREADS, bool HOLD>
 struct Ahead {
   static constexpr int VEC = 16 / sizeof(T);
@@ -31,7 +29,7 @@ struct Ahead {
 
   const T *x, *grad_y;
   long long end;
-  int n, width;
+  int n;
   Pack<T, VEC> held[HOLD ? 2 * PACKS : 1];  // of a round
 
   __device__ static int column(int i) { return (i % ITEMS * LANES + (int)threadIdx.x) * VEC; }
@@ -94,7 +92,7 @@ struct Ahead {
   }
   __device__ void copy(int stage, int i, long long row) const {
     row += i / ITEMS;
-    if (row >= end || column(i) >= width) return;
+    if (row >= end || column(i) >= n) return;
     copy_async(slot(stage, i), x + row * n + column(i));
     copy_async(slot(stage, PACKS + i), grad_y + row * n + column(i));
   }
@@ -106,7 +104,7 @@ struct Ahead {
     if constexpr (HEIGHT == 1) {
 #pragma unroll
       for (int k = 0; k < ITEMS; ++k) {
-        if (column(k) >= width) continue;
+        if (column(k) >= n) continue;
 #pragma unroll
         for (int i = 0; i < COUNT; ++i)
           store_floats(partial + i * (long long)n + column(k), sums[i][k]);

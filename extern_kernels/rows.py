@@ -126,7 +126,6 @@ def shared_backward(stages: str, packs: str, lanes: str) -> str:
 
 
 HELD_BACKWARD = 512 * 4  # packs of a row of one block
-MOST_PACKS_BACKWARD = 8 * HELD_BACKWARD
 HEIGHT_BACKWARD = height_backward(LANES_BACKWARD)
 # Rounds that a block holds in shared memory, up to 96 KB, which every device from sm_80 on has.
 STAGES_BACKWARD = (
@@ -135,39 +134,30 @@ STAGES_BACKWARD = (
 SHARED_BACKWARD = shared_backward(STAGES_BACKWARD, ITEMS_BACKWARD, LANES_BACKWARD)
 MOST_BLOCKS = 256
 MOST_BLOCKS_OF_WIDE = 128  # whose sums are long: to be written, and added up
-# Rows for norm_backward_pipelined.cuh: clusters of 4 or 8 blocks share them, each with up to 1024
-# packs, or up to 4096 where they are copied twice. On an H200, two such blocks are resident on a
-# multiprocessor, or one, as 60, 30 or 15 clusters; one more cluster would start when the others
-# have ended. Few rows are given to so many clusters, since each has sums to write. Many rows are
-# given to four times as many: a device on which fewer clusters are resident would take twice as
-# long with a second wave of a few, but takes only a quarter longer with a fifth wave.
-MOST_PACKS_PIPELINED = 8 * 1024
-MOST_PACKS_TWICE = 8 * 4096
+# Rows for norm_backward_pipelined.cuh: clusters of 4 or 8 blocks share them. On an H200, 60 such
+# clusters are resident, 30 or 15; one more would start when the others have ended. Few rows are
+# given to so many clusters, since each has sums to write. Many rows are given to four times as
+# many: a device on which fewer clusters are resident would take twice as long with a second wave of
+# a few, but takes only a quarter longer with a fifth wave. A block with more than 96 KB of shared
+# memory has a multiprocessor of its own: there, rows of up to 8192 packs take two waves, or eight.
+MOST_PACKS_PIPELINED = 8 * 4096
 RANKS_PIPELINED = sharing(PACKS, 1024)
 MANY_ROWS = 4096
 _PIPELINED = f"({PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_PIPELINED})"
-_SHARED = f"({PACKS} > {MOST_PACKS_PIPELINED} and {PACKS} <= {MOST_PACKS_BACKWARD})"
-_TWICE = f"({PACKS} > {MOST_PACKS_BACKWARD} and {PACKS} <= {MOST_PACKS_TWICE})"
-_RANKS_SHARED = sharing(PACKS, HELD_BACKWARD)  # so few that a block has more than 256 threads
-# The pipelined kernels take a weight of the rows' dtype.
-_ALIKE = "(not defined(weight) or weight.dtype == x.dtype)"
 # Blocks that share the rows of a block where their tensors are not aligned, lest there are few.
-SHARES = (
-    f"({RANKS_PIPELINED} if x.size(-1) * x.itemsize % 16 == 0 "
-    f"and ({_PIPELINED} or {_TWICE}) else 1)"
-)
+SHARES = f"({RANKS_PIPELINED} if x.size(-1) * x.itemsize % 16 == 0 and {_PIPELINED} else 1)"
 
 
 def blocks(narrow: int) -> str:
     """Blocks of consecutive rows, each with partial sums of the gradients of parameters. Rows are
     wide that have more than `narrow` packs, and so few that the kernels for aligned rows take
     them."""
-    clusters = f"(60 if {PACKS} <= 4096 else 30 if {PACKS} <= {MOST_PACKS_PIPELINED} else 15)"
+    clusters = f"(60 if {PACKS} <= 4096 else 30 if {PACKS} <= 8192 else 15)"
     most = (
         f"{MOST_BLOCKS} if x.size(-1) * x.itemsize % 16 != 0 or {PACKS} <= {narrow} "
-        f"or {PACKS} > {MOST_PACKS_TWICE} else "
-        f"{clusters} * (4 if {ROWS} >= {MANY_ROWS} else 1) if {_PIPELINED} or {_TWICE} else "
-        f"{MOST_BLOCKS_OF_WIDE}"
+        f"or {PACKS} > {MOST_PACKS_PIPELINED} else "
+        f"{MOST_BLOCKS_OF_WIDE} if {PACKS} <= {HELD_BACKWARD} else "
+        f"{clusters} * (4 if {ROWS} >= {MANY_ROWS} else 1)"
     )
     return f"min(ceil_div({ROWS}, 4), ({most}))"
 
@@ -175,11 +165,11 @@ def blocks(narrow: int) -> str:
 def _most_blocks(rows: int, x: torch.Tensor, narrow: int) -> int:
     """The most that `blocks` gives."""
     packs, rest = divmod(x.size(-1) * x.itemsize, 16)
-    if rest or packs <= narrow or packs > MOST_PACKS_TWICE:
+    if rest or packs <= narrow or packs > MOST_PACKS_PIPELINED:
         return MOST_BLOCKS
-    if packs <= HELD_BACKWARD or MOST_PACKS_PIPELINED < packs <= MOST_PACKS_BACKWARD:
+    if packs <= HELD_BACKWARD:
         return MOST_BLOCKS_OF_WIDE
-    clusters = 60 if packs <= 4096 else 30 if packs <= MOST_PACKS_PIPELINED else 15
+    clusters = 60 if packs <= 4096 else 30 if packs <= 8192 else 15
     return clusters * (4 if rows >= MANY_ROWS else 1)
 
 
@@ -209,27 +199,36 @@ def declare_wide_backward(
     requires: list[str],
     **given: Any,
 ) -> None:
-    """Implementations for longer rows: blocks share them, as clusters, of as few threads as have
-    all packs if each has `items`. name, kernel: with {} for what tells them apart; dtypes, more:
-    first and last template arguments; given: source and args. Up to 96 KB of shared memory serve
-    every device from sm_80 on; before sm_90, which has no clusters, the kernels compute rows by
-    other means."""
-    # Shared memory: a ring of 5 units, of two packs each of two tensors, and 4 packs of the weight;
-    # all packs of two tensors; a ring of 3 units.
-    alike, other = f"{_PIPELINED} and {_ALIKE}", f"{_PIPELINED} and not {_ALIKE}"
-    for way, kind, form, condition, ranks, items, slots in [
-        ("pipelined", "pipelined", "false", alike, RANKS_PIPELINED, 4, 5 * 2 * 2 + 4),
-        ("shared", "shared", "4", f"{_SHARED} or {other}", _RANKS_SHARED, 4, 2 * 4),
-        ("twice", "pipelined", "true", f"{_TWICE} and {_ALIKE}", "8", 8, 3 * 2 * 2),
+    """Implementations for longer rows, by norm_backward_pipelined.cuh: blocks share them, as
+    clusters, of as few threads as have all packs if each has `items`. name: with {} for what tells
+    them apart; dtypes, more: first and last template arguments; given: source and args. 96 KB of
+    shared memory are there on every device from sm_80 on; before sm_90, which has no clusters, the
+    kernels compute rows by other means."""
+    # Shared memory of a thread, in slots of 16 bytes, of which a block has so many KB in all: for
+    # the weight, which is perhaps wider than x, and a ring of units of two packs each of two
+    # tensors. In a sweep on an H200, more was better for rows of each length that was measured. A
+    # block has up to 2 KB besides, for sums and for the barriers of its ring.
+    four_weights = "4 * (weight.itemsize // x.itemsize if defined(weight) else 1)"
+    for way, kilobytes, items, weights, longer, longest in [
+        ("two-rows", 192, 2, "0", HELD_BACKWARD, 8 * 1024),
+        ("one-row", 224, 4, four_weights, 8 * 1024, 8 * 2048),
+        ("one-row-96kb", 96, 4, four_weights, HELD_BACKWARD, 8 * 1024),
+        ("twice-96kb", 96, 8, "0", 8 * 1024, MOST_PACKS_PIPELINED),
     ]:
+        ranks = RANKS_PIPELINED
         threads = fitting(PACKS, ranks, items)
+        stages = f"(({kilobytes * 64} // {threads} - {weights}) // 4)"
         op.cuda(
             name=name.format(way),
-            entry=f"{kernel.format(kind)}<{dtypes}, {{{threads}}}, {{{ranks}}}, {form}{more}>",
+            entry=f"{kernel}<{dtypes}, {{{threads}}}, {{{ranks}}}, {items}, {{{stages}}}{more}>",
             grid=f"{ranks} * {blocks}",
             block=threads,
-            shared=f"{slots} * {threads} * 16",
-            requires=[*requires, condition],
+            shared=f"(4 * {stages} + {weights}) * {threads} * 16",
+            requires=[
+                *requires,
+                f"{PACKS} > {longer} and {PACKS} <= {longest}",
+                *([f"{(kilobytes + 2) * 1024} <= shared_memory(x)"] if kilobytes > 96 else []),
+            ],
             priority=1,
             **given,
         )

@@ -178,7 +178,7 @@ layer_norm_backward.cuda(
 rows.declare_wide_backward(
     layer_norm_backward,
     "cuda:{}",
-    "layer_norm_backward_{}",
+    "layer_norm_backward_pipelined",
     rows.DTYPES,
     "",
     _BLOCKS,

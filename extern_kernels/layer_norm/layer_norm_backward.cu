@@ -58,8 +58,8 @@ __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* 
   }
 }
 
-// Rows from `begin` to `end`, of which RANKS blocks have a part each.
-template <typename T, typename W, int LANES, int ITEMS, int EACH, int STAGES, int RANKS>
+// Rows from `begin` to `end`.
+template <typename T, typename W, int LANES, int ITEMS, int EACH, int STAGES>
 __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
                            const float* grad_rstd, const T* x, const W* weight, const float* mean,
                            const float* rstd, long long begin, long long end, int n, bool sums) {
@@ -76,11 +76,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
   using Ahead = opaq::Ahead<T, LANES, ITEMS, EACH, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS, PACKS = Ahead::PACKS;
   __shared__ float of_warps[2][2 * EACH * THREADS / 32];
-  __shared__ float2 of_team[2][RANKS * THREADS / 32];
-  const opaq::Columns<T, RANKS> mine(n);
-  grad_x += mine.first, grad_y += mine.first, x += mine.first, partial += mine.first;
-  if (weight) weight += mine.first;
-  Ahead ahead{x, grad_y, end, n, mine.width};
+  Ahead ahead{x, grad_y, end, n};
   const auto column = [&](int i) { return Ahead::column(i); };
   const auto read = [&](long long first) {
     Rows<EACH> found;
@@ -99,14 +95,14 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
   Pack<W, VEC> w[HELD_WEIGHTS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (WEIGHT_HELD && column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+    if (WEIGHT_HELD && column(k) < n) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
   float sums_of_rows[2][ITEMS][VEC] = {};  // for grad_weight and grad_bias
   Rows<EACH> next = read(row);
   int stage = 0, turn = 0;
   const auto renew = [&](int k) {  // pack k of the weight, before it is used
     if (WEIGHT_HELD)
       opaq::convert_anew(w[k], row < 0);
-    else if (column(k) < mine.width)
+    else if (column(k) < n)
       w[0] = opaq::load_or<VEC>(weight, column(k), 1);
   };
   for (long long first = begin; first < end; first += ROWS, row += ROWS, turn ^= 1) {
@@ -119,7 +115,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
       const int r = i / ITEMS, k = i % ITEMS;
       renew(k);
       ahead.arrived();
-      if (row + r >= end || column(k) >= mine.width) continue;
+      if (row + r >= end || column(k) >= n) continue;
       const Pack<T, VEC> px = ahead.first(stage, i);
       const Pack<T, VEC> pg = ahead.first(stage, PACKS + i);
       float v[VEC], g[VEC], by[VEC];
@@ -137,7 +133,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
       ahead.taken(i, row);
     }
     ahead.summed(stage, row);
-    opaq::row_sums_of_team<RANKS, LANES>(dots, of_warps[turn], of_team[turn]);
+    opaq::row_sums<LANES>(dots, of_warps[turn]);
     float shift[EACH], pull[EACH];
 #pragma unroll
     for (int r = 0; r < EACH; ++r) {
@@ -149,7 +145,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
     for (int i = 0; i < PACKS; ++i) {
       const int r = i / ITEMS, k = i % ITEMS;
       renew(k);
-      if (row + r >= end || column(k) >= mine.width) continue;
+      if (row + r >= end || column(k) >= n) continue;
       const Pack<T, VEC> px = ahead.again(stage, i);
       const Pack<T, VEC> pg = ahead.again(stage, PACKS + i);
       float out[VEC], v[VEC], by[VEC];
@@ -179,36 +175,14 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
                               long long rows_per_block, int n, bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  of_aligned<T, W, LANES, ITEMS, EACH, STAGES, 1>(grad_x, partial + (long long)blockIdx.x * 2 * n,
-                                                  grad_y, grad_mean, grad_rstd, x, weight, mean,
-                                                  rstd, begin, end, n, sums);
+  of_aligned<T, W, LANES, ITEMS, EACH, STAGES>(grad_x, partial + (long long)blockIdx.x * 2 * n,
+                                               grad_y, grad_mean, grad_rstd, x, weight, mean, rstd,
+                                               begin, end, n, sums);
 }
 
-// RANKS blocks of LANES threads share each row.
-template <typename T, typename W, int LANES, int RANKS, int ITEMS>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
-    layer_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_mean,
-                               const float* grad_rstd, const T* x, const W* weight,
-                               const float* mean, const float* rstd, long long rows,
-                               long long rows_per_block, int n, bool sums) {
-  using Team = opaq::Team<RANKS, LANES>;
-  if (Team::idle()) return;
-  const long long begin = Team::team() * rows_per_block;
-  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  partial += (long long)Team::team() * 2 * n;
-  if constexpr (Team::kRanks == RANKS) {
-    Team::begin();
-    of_aligned<T, W, LANES, ITEMS, 1, 1, RANKS>(grad_x, partial, grad_y, grad_mean, grad_rstd, x,
-                                                weight, mean, rstd, begin, end, n, sums);
-  } else {
-    of_any<T, W, LANES>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd, begin,
-                        end, n, sums, 0, n);
-  }
-}
-
-// Rows of up to 4 packs a thread of RANKS blocks; TWICE: of up to 8.
-template <typename T, typename W, int THREADS, int RANKS, bool TWICE>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, TWICE ? 1 : 2)
+// Rows of up to ITEMS packs a thread of RANKS blocks (../norm_backward_pipelined.cuh).
+template <typename T, typename W, int THREADS, int RANKS, int ITEMS, int STAGES>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, ITEMS == 4 && THREADS <= 256 ? 2 : 1)
     layer_norm_backward_pipelined(T* grad_x, float* partial, const T* grad_y,
                                   const float* grad_mean, const float* grad_rstd, const T* x,
                                   const W* weight, const float* mean, const float* rstd,
@@ -217,11 +191,11 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, TWICE ? 1 : 2)
   const long long begin = Team::team() * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   partial += (long long)Team::team() * 2 * n;
-  if constexpr (Team::kRanks == RANKS && opaq::is_same<T, W>) {
-    const opaq::NormBackward<T> of = {grad_x, partial, grad_y, grad_mean, grad_rstd,
-                                      x,      weight,  mean,   rstd,      nullptr,
-                                      begin,  end,     n,      0,         sums};
-    opaq::norm_backward_pipelined<T, THREADS, RANKS, false, false, TWICE>(of);
+  if constexpr (Team::kRanks == RANKS) {
+    const opaq::NormBackward<T, W> of = {grad_x, partial, grad_y, grad_mean, grad_rstd,
+                                         x,      weight,  mean,   rstd,      nullptr,
+                                         begin,  end,     n,      0,         sums};
+    opaq::norm_backward_pipelined<T, W, THREADS, RANKS, false, false, ITEMS, STAGES>(of);
   } else {
     const opaq::Share mine(n, blockIdx.x % RANKS, RANKS);
     of_any<T, W, THREADS>(grad_x, partial, grad_y, grad_mean, grad_rstd, x, weight, mean, rstd,

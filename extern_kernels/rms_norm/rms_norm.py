@@ -132,7 +132,7 @@ for _name, _adds, _condition in [
     rows.declare_wide_backward(
         rms_norm_backward,
         _name.replace("ahead", "{}"),
-        "rms_norm_backward_{}",
+        "rms_norm_backward_pipelined",
         DTYPES,
         f", {_adds}",
         BLOCKS,

@@ -42,8 +42,8 @@ __device__ void of_any(T* grad_x, float* partial, const T* grad_y, const float* 
   }
 }
 
-// Rows from `begin` to `end`, of which RANKS blocks have a part each. ADD: added is not null.
-template <typename T, typename W, int LANES, int ITEMS, int STAGES, int RANKS, bool ADD>
+// Rows from `begin` to `end`. ADD: added is not null.
+template <typename T, typename W, int LANES, int ITEMS, int STAGES, bool ADD>
 __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                            const T* x, const W* weight, const float* rstd, const T* added,
                            long long begin, long long end, int n, float offset, bool sums) {
@@ -55,12 +55,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
   using Ahead = opaq::Ahead<T, LANES, ITEMS, 1, STAGES, THREADS, HOLD>;
   constexpr int VEC = Ahead::VEC, ROWS = Ahead::ROWS;
   __shared__ float of_warps[2][THREADS / 32];
-  __shared__ float2 of_team[2][RANKS * THREADS / 32];
-  const opaq::Columns<T, RANKS> mine(n);
-  grad_x += mine.first, grad_y += mine.first, x += mine.first, partial += mine.first;
-  if (weight) weight += mine.first;
-  if (ADD) added += mine.first;
-  Ahead ahead{x, grad_y, end, n, mine.width};
+  Ahead ahead{x, grad_y, end, n};
   const auto column = [&](int k) { return Ahead::column(k); };
 
   long long row = begin + threadIdx.y;
@@ -68,11 +63,11 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
   Pack<W, VEC> w[HELD_WEIGHTS];
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k)
-    if (WEIGHT_HELD && column(k) < mine.width) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
+    if (WEIGHT_HELD && column(k) < n) w[k] = opaq::load_or<VEC>(weight, column(k), 1);
   const auto renew = [&](int k) {  // pack k of the weight, before it is used
     if (WEIGHT_HELD)
       opaq::convert_anew(w[k], row < 0);
-    else if (column(k) < mine.width)
+    else if (column(k) < n)
       w[0] = opaq::load_or<VEC>(weight, column(k), 1);
   };
   float grad_w[1][ITEMS][VEC] = {};
@@ -88,7 +83,7 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       renew(k);
-      if (!live || column(k) >= mine.width) continue;
+      if (!live || column(k) >= n) continue;
       const Pack<T, VEC> px = ahead.first(stage, k);
       const Pack<T, VEC> pg = ahead.first(stage, ITEMS + k);
       float v[VEC], g[VEC], by[VEC];
@@ -107,14 +102,14 @@ __device__ void of_aligned(T* grad_x, float* partial, const T* grad_y, const flo
     if constexpr (ADD) {
 #pragma unroll
       for (int k = 0; k < ITEMS; ++k)
-        if (live && column(k) < mine.width) more[k] = opaq::load<VEC>(added + row * n + column(k));
+        if (live && column(k) < n) more[k] = opaq::load<VEC>(added + row * n + column(k));
     }
-    opaq::row_sums_of_team<RANKS, LANES>(dot, of_warps[turn], of_team[turn]);
+    opaq::row_sums<LANES>(dot, of_warps[turn]);
     const float pull = (dot[0] + grad) * scale * scale * scale / n;
 #pragma unroll
     for (int k = 0; k < ITEMS; ++k) {
       renew(k);
-      if (!live || column(k) >= mine.width) continue;
+      if (!live || column(k) >= n) continue;
       const Pack<T, VEC> px = ahead.again(stage, k);
       const Pack<T, VEC> pg = ahead.again(stage, ITEMS + k);
       float out[VEC], v[VEC], by[VEC];
@@ -148,36 +143,14 @@ __global__ void __launch_bounds__(LANES > 256 ? LANES : 256, LANES > 256 ? 1 : 2
                             bool sums) {
   const long long begin = blockIdx.x * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  of_aligned<T, W, LANES, ITEMS, STAGES, 1, ADD>(grad_x, partial + (long long)blockIdx.x * n,
-                                                 grad_y, grad_rstd, x, weight, rstd, added, begin,
-                                                 end, n, offset, sums);
+  of_aligned<T, W, LANES, ITEMS, STAGES, ADD>(grad_x, partial + (long long)blockIdx.x * n, grad_y,
+                                              grad_rstd, x, weight, rstd, added, begin, end, n,
+                                              offset, sums);
 }
 
-// RANKS blocks of LANES threads share each row.
-template <typename T, typename W, int LANES, int RANKS, int ITEMS, bool ADD>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES, 1)
-    rms_norm_backward_shared(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
-                             const T* x, const W* weight, const float* rstd, const T* added,
-                             long long rows, long long rows_per_block, int n, float offset,
-                             bool sums) {
-  using Team = opaq::Team<RANKS, LANES>;
-  if (Team::idle()) return;
-  const long long begin = Team::team() * rows_per_block;
-  const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
-  partial += (long long)Team::team() * n;
-  if constexpr (Team::kRanks == RANKS) {
-    Team::begin();
-    of_aligned<T, W, LANES, ITEMS, 1, RANKS, ADD>(grad_x, partial, grad_y, grad_rstd, x, weight,
-                                                  rstd, added, begin, end, n, offset, sums);
-  } else {
-    of_any<T, W, LANES>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,
-                        offset, sums, 0, n);
-  }
-}
-
-// Rows of up to 4 packs a thread of RANKS blocks; TWICE: of up to 8.
-template <typename T, typename W, int THREADS, int RANKS, bool TWICE, bool ADD>
-__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, TWICE ? 1 : 2)
+// Rows of up to ITEMS packs a thread of RANKS blocks (../norm_backward_pipelined.cuh).
+template <typename T, typename W, int THREADS, int RANKS, int ITEMS, int STAGES, bool ADD>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, ITEMS == 4 && THREADS <= 256 ? 2 : 1)
     rms_norm_backward_pipelined(T* grad_x, float* partial, const T* grad_y, const float* grad_rstd,
                                 const T* x, const W* weight, const float* rstd, const T* added,
                                 long long rows, long long rows_per_block, int n, float offset,
@@ -186,11 +159,11 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, TWICE ? 1 : 2)
   const long long begin = Team::team() * rows_per_block;
   const long long end = begin + rows_per_block < rows ? begin + rows_per_block : rows;
   partial += (long long)Team::team() * n;
-  if constexpr (Team::kRanks == RANKS && opaq::is_same<T, W>) {
-    const opaq::NormBackward<T> of = {grad_x, partial, grad_y,  nullptr, grad_rstd,
-                                      x,      weight,  nullptr, rstd,    added,
-                                      begin,  end,     n,       offset,  sums};
-    opaq::norm_backward_pipelined<T, THREADS, RANKS, true, ADD, TWICE>(of);
+  if constexpr (Team::kRanks == RANKS) {
+    const opaq::NormBackward<T, W> of = {grad_x, partial, grad_y,  nullptr, grad_rstd,
+                                         x,      weight,  nullptr, rstd,    added,
+                                         begin,  end,     n,       offset,  sums};
+    opaq::norm_backward_pipelined<T, W, THREADS, RANKS, true, ADD, ITEMS, STAGES>(of);
   } else {
     const opaq::Share mine(n, blockIdx.x % RANKS, RANKS);
     of_any<T, W, THREADS>(grad_x, partial, grad_y, grad_rstd, x, weight, rstd, added, begin, end, n,

@@ -97,7 +97,7 @@ def test_strided_and_shifted_inputs(dtype, device):
     check(flat[1:].view(60, 64), residual.view(60, 64), weight)
 
 
-@pytest.mark.parametrize("length", [24, 64, 1024, 12288, 20480, 32768, 65536, 81920])
+@pytest.mark.parametrize("length", [24, 64, 1024, 12288, 20480, 32768, 40000, 65536, 81920])
 def test_the_gradient_is_added_to_another(length, device):
     for dtype in (torch.float32, torch.float64):
         x, grad, weight = make((70, length), dtype, device)

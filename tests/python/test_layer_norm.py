@@ -2,6 +2,8 @@
 graphs, CUDA plans.
 """
 
+import itertools
+
 import pytest
 import torch
 from kernel_checks import (
@@ -11,6 +13,7 @@ from kernel_checks import (
     NORM_LENGTHS,
     NORM_SHAPES,
     WEIGHT_LENGTHS,
+    WIDE_BACKWARD,
     close,
     compiled_agrees,
     compiles,
@@ -22,6 +25,7 @@ from kernel_checks import (
     serving,
 )
 
+import opaq
 from opaq.extern_kernels import layer_norm, layer_norm_backward
 from opaq.extern_kernels.layer_norm.layer_norm import (
     layer_norm_backward_reference,
@@ -234,10 +238,28 @@ def test_gradients_of_wide_rows(length, rows, dtype, device):
     check(*make((rows, length), dtype, device))
 
 
+@pytest.mark.parametrize("length", [16392, 65536, 65544, 131072, 262144])
+def test_gradients_of_wide_rows_with_float32_weights(length, device):
+    x, weight, bias = make((37, length), torch.float32, device)
+    check(x.bfloat16(), weight, bias)
+
+
+# The implementations for devices whose blocks have at most 99 KB.
+LESS_SHARED = ["cuda:one-row-96kb", "cuda:twice-96kb"]
+
+
+@pytest.mark.parametrize("length", [16392, 65536, 65544, 131072])
+def test_gradients_of_wide_rows_in_less_shared_memory(length, device):
+    x, weight, bias = make((37, length), torch.float32, device)
+    with opaq.prefer(layer_norm_backward, LESS_SHARED):
+        check(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+        check(x.bfloat16(), weight, bias)
+
+
 MANY_WIDE = [(645, 5120), (645, 8192), (301, 16384), (301, 16392), (157, 36872), (131, 65536)]
 
 
-@pytest.mark.parametrize("shape", [*MANY_WIDE, (67, 140008)])
+@pytest.mark.parametrize("shape", [*MANY_WIDE, (67, 100008), (67, 140008)])
 def test_gradients_of_many_wide_rows(shape, device):
     """Blocks have several rounds of rows, and the last one fewer rows than the others."""
     check(*make(shape, torch.bfloat16, device))
@@ -417,26 +439,54 @@ def test_other_devices_have_another_kernel_for_many_wide_rows(arch):
         ((64, 4096), torch.float32, "<float, 512, 2, 1, 3>", 16, [512, 1], 98304),
         ((64, 12288), torch.bfloat16, "<__nv_bfloat16, 512, 3, 1, 2>", 16, [512, 1], 98304),
         ((64, 16384), torch.bfloat16, "<__nv_bfloat16, 512, 4, 1, 1>", 16, [512, 1], 65536),
-        ((64, 16392), torch.bfloat16, "_pipelined<bf16, 160, 4, false>", 64, [160, 1], 61440),
-        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, false>", 64, [256, 1], 98304),
-        ((512, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, false>", 240, [256, 1], 98304),
-        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, false>", 960, [256, 1], 98304),
-        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, false>", 960, [256, 1], 98304),
-        ((64, 65544), torch.bfloat16, "_shared<__nv_bfloat16, 288, 8, 4>", 128, [288, 1], 36864),
-        ((64, 131072), torch.float16, "_shared<__half, 512, 8, 4>", 128, [512, 1], 65536),
-        ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, true>", 120, [512, 1], 98304),
-        ((5000, 131080), torch.bfloat16, "_pipelined<bf16, 288, 8, true>", 480, [288, 1], 55296),
+        ((64, 16392), torch.bfloat16, "_pipelined<bf16, 160, 4, 4, 8>", 64, [160, 1], 92160),
+        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, 4, 5>", 64, [256, 1], 98304),
+        ((512, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, 4, 5>", 240, [256, 1], 98304),
+        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, 4, 5>", 960, [256, 1], 98304),
+        ((64, 65544), torch.bfloat16, "_pipelined<bf16, 160, 8, 8, 9>", 120, [160, 1], 92160),
+        ((64, 131072), torch.float16, "_pipelined<__half, 256, 8, 8, 6>", 120, [256, 1], 98304),
+        ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, 8, 3>", 120, [512, 1], 98304),
+        ((5000, 131080), torch.bfloat16, "_pipelined<bf16, 288, 8, 8, 5>", 480, [288, 1], 92160),
         ((64, 262152), torch.bfloat16, "_any<__nv_bfloat16>", 16, [256, 1], 0),
         ((8192, 8191), torch.bfloat16, "_any<__nv_bfloat16>", 256, [256, 1], 0),
     ],
 )
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
-    chosen = plan(layer_norm_backward, *backward_facts(shape, dtype))
+    with opaq.prefer(layer_norm_backward, LESS_SHARED):
+        chosen = plan(layer_norm_backward, *backward_facts(shape, dtype))
     kernel = "layer_norm_backward" + ("_ahead" if entry.startswith("<") else "")
     assert chosen["entry"] == of_one_dtype(kernel + entry.replace("bf16", "__nv_bfloat16"))
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
     assert chosen["shared"] == shared
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "way", "entry", "grid", "block", "shared"),
+    [
+        ((64, 16392), torch.bfloat16, "two-rows", "<bf16, 288, 4, 2, 10>", 64, 288, 184320),
+        ((8192, 16384), torch.float32, "two-rows", "<float, 512, 4, 2, 6>", 960, 512, 196608),
+        ((8192, 49152), torch.bfloat16, "two-rows", "<bf16, 384, 8, 2, 8>", 960, 384, 196608),
+        ((512, 65536), torch.bfloat16, "two-rows", "<bf16, 512, 8, 2, 6>", 240, 512, 196608),
+        ((64, 65544), torch.bfloat16, "one-row", "<bf16, 288, 8, 4, 11>", 120, 288, 221184),
+        ((64, 131072), torch.float16, "one-row", "<__half, 512, 8, 4, 6>", 120, 512, 229376),
+    ],
+)
+def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, grid, block, shared):
+    """With as many blocks of rows, which are results."""
+    facts = backward_facts(shape, dtype)
+    found, launch = serving(layer_norm_backward, facts, "sm_90a")
+    name = "layer_norm_backward_pipelined" + entry.replace("bf16", "__nv_bfloat16")
+    assert (found, launch["entry"]) == (f"cuda:{way}", of_one_dtype(name))
+    assert (list(launch["grid"]), list(launch["block"])) == ([grid, 1, 1], [block, 1, 1])
+    assert launch["shared"] == shared
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_120", pytest.param("sm_86", marks=pytest.mark.life)])
+def test_devices_with_less_shared_memory_have_another_kernel_of_wide_rows(arch):
+    for length, way in ((65536, "one-row-96kb"), (131072, "twice-96kb")):
+        facts = backward_facts((64, length), torch.bfloat16)
+        assert serving(layer_norm_backward, facts, arch)[0] == f"cuda:{way}"
 
 
 def test_blocks_share_wide_rows_that_are_not_aligned():
@@ -454,7 +504,8 @@ def test_shared_memory_of_wide_rows_fits_every_device():
             facts = forward_facts((64, length), torch.bfloat16)
             assert plan(layer_norm, *facts)["shared"] <= 64 * 1024
             facts = backward_facts((rows, length), torch.bfloat16)
-            assert plan(layer_norm_backward, *facts)["shared"] <= 96 * 1024
+            with opaq.prefer(layer_norm_backward, LESS_SHARED):
+                assert plan(layer_norm_backward, *facts)["shared"] <= 96 * 1024
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -488,13 +539,12 @@ def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_cuda_kernels_of_wide_rows_compile(arch):
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for packs in (2049, 5000, 8192):
-            facts = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
-            compiles(layer_norm_backward, facts, arch, "cuda:pipelined")
-        for way, packs in (("shared", 16384), ("twice", 16385), ("twice", 32768)):
-            facts = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+@pytest.mark.parametrize("way", WIDE_BACKWARD)
+def test_the_cuda_kernels_of_wide_rows_compile(way, arch):
+    for dtype, packs in itertools.product((torch.float32, *HALVES), WIDE_BACKWARD[way]):
+        x, *others, _, mean, rstd = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+        for weight in {cuda((x[1][1],), dtype), cuda((x[1][1],), torch.float32)}:
+            facts = (x, *others, weight, mean, rstd)
             compiles(layer_norm_backward, facts, arch, f"cuda:{way}")
 
 

@@ -2,6 +2,8 @@
 graphs, CUDA plans.
 """
 
+import itertools
+
 import pytest
 import torch
 from kernel_checks import (
@@ -11,6 +13,7 @@ from kernel_checks import (
     NORM_LENGTHS,
     NORM_SHAPES,
     WEIGHT_LENGTHS,
+    WIDE_BACKWARD,
     close,
     compiled_agrees,
     compiles,
@@ -19,8 +22,10 @@ from kernel_checks import (
     of_one_dtype,
     plan,
     refuses,
+    serving,
 )
 
+import opaq
 from opaq.extern_kernels import rms_norm, rms_norm_backward
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
 
@@ -148,7 +153,28 @@ def test_gradients_of_wide_rows(length, rows, dtype, device):
     check(*make((rows, length), dtype, device))
 
 
-@pytest.mark.parametrize("shape", [(301, 16392), (157, 36872), (131, 65536), (67, 140008)])
+@pytest.mark.parametrize("length", [16392, 65536, 65544, 131072, 262144])
+def test_gradients_of_wide_rows_with_a_float32_weight(length, device):
+    x, weight = make((37, length), torch.float32, device)
+    check(x.bfloat16(), weight - 1, offset=1.0)
+
+
+# The implementations for devices whose blocks have at most 99 KB.
+LESS_SHARED = [f"cuda:{way}-96kb{more}" for way in ("one-row", "twice") for more in ("", "-added")]
+
+
+@pytest.mark.parametrize("length", [16392, 65536, 65544, 131072])
+def test_gradients_of_wide_rows_in_less_shared_memory(length, device):
+    x, weight = make((37, length), torch.float32, device)
+    with opaq.prefer(rms_norm_backward, LESS_SHARED):
+        check(x.bfloat16(), weight.bfloat16())
+        check(x.bfloat16(), weight)
+
+
+MANY_WIDE = [(301, 16392), (157, 36872), (131, 65536), (67, 100008), (67, 140008)]
+
+
+@pytest.mark.parametrize("shape", MANY_WIDE)
 def test_gradients_of_many_wide_rows(shape, device):
     """Blocks have several rows, and the last one fewer than the others."""
     check(*make(shape, torch.bfloat16, device))
@@ -276,19 +302,20 @@ def backward_facts(shape, dtype):
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2", 1, [32, 8], 49152),
         ((64, 4096), torch.float32, "_ahead<float, 512, 2, 2", 16, [512, 1], 65536),
         ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1", 16, [512, 1], 65536),
-        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, false", 64, [256, 1], 98304),
-        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, false", 960, [256, 1], 98304),
-        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, false", 960, [256, 1], 98304),
-        ((512, 36864), torch.bfloat16, "_pipelined<bf16, 160, 8, false", 240, [160, 1], 61440),
-        ((64, 131072), torch.bfloat16, "_shared<__nv_bfloat16, 512, 8, 4", 128, [512, 1], 65536),
-        ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, true", 120, [512, 1], 98304),
+        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, 4, 5", 64, [256, 1], 98304),
+        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, 4, 5", 960, [256, 1], 98304),
+        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, 4, 5", 960, [256, 1], 98304),
+        ((512, 36864), torch.bfloat16, "_pipelined<bf16, 160, 8, 4, 8", 240, [160, 1], 92160),
+        ((64, 131072), torch.bfloat16, "_pipelined<bf16, 256, 8, 8, 6", 120, [256, 1], 98304),
+        ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, 8, 3", 120, [512, 1], 98304),
         ((64, 262152), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
         ((8192, 65540), torch.bfloat16, "_any<__nv_bfloat16", 256, [256, 1], 0),
     ],
 )
 def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     for added, adds in [(None, "false"), (cuda(shape, dtype), "true")]:
-        chosen = plan(rms_norm_backward, *backward_facts(shape, dtype), added)
+        with opaq.prefer(rms_norm_backward, LESS_SHARED):
+            chosen = plan(rms_norm_backward, *backward_facts(shape, dtype), added)
         more = "" if "any" in entry else f", {adds}"
         named = entry.replace("bf16", "__nv_bfloat16")
         assert chosen["entry"] == of_one_dtype(f"rms_norm_backward{named}{more}>")
@@ -297,12 +324,32 @@ def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
         assert chosen["shared"] == shared
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "way", "entry", "grid", "block", "shared"),
+    [
+        ((8192, 16384), torch.float32, "two-rows", "<float, 512, 4, 2, 6", 960, 512, 196608),
+        ((8192, 65536), torch.bfloat16, "two-rows", "<bf16, 512, 8, 2, 6", 960, 512, 196608),
+        ((512, 36864), torch.bfloat16, "two-rows", "<bf16, 288, 8, 2, 10", 240, 288, 184320),
+        ((64, 131072), torch.bfloat16, "one-row", "<bf16, 512, 8, 4, 6", 120, 512, 229376),
+    ],
+)
+def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, grid, block, shared):
+    facts, name = backward_facts(shape, dtype), entry.replace("bf16", "__nv_bfloat16")
+    for added, adds, more in [((), "false", ""), ((facts[0],), "true", "-added")]:
+        found, launch = serving(rms_norm_backward, (*facts, *added), "sm_90a")
+        assert found == f"cuda:{way}{more}"
+        assert launch["entry"] == of_one_dtype(f"rms_norm_backward_pipelined{name}, {adds}>")
+        assert (list(launch["grid"]), list(launch["block"])) == ([grid, 1, 1], [block, 1, 1])
+        assert launch["shared"] == shared
+
+
 def test_shared_memory_of_wide_rows_fits_every_device():
     for length in (16392, 20480, 65536, 262144, 1 << 24):
         facts = cuda((64, length), torch.bfloat16), cuda((length,), torch.bfloat16), 1e-6
         assert plan(rms_norm, *facts)["shared"] <= 96 * 1024
         facts = backward_facts((64, length), torch.bfloat16)
-        assert plan(rms_norm_backward, *facts)["shared"] <= 96 * 1024
+        with opaq.prefer(rms_norm_backward, LESS_SHARED):
+            assert plan(rms_norm_backward, *facts)["shared"] <= 96 * 1024
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -323,17 +370,14 @@ def test_the_cuda_kernel_that_reads_ahead_compiles(length, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_the_cuda_kernels_of_wide_rows_compile(arch):
-    for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for way, packs in (
-            ("pipelined", 2049),
-            ("pipelined", 8192),
-            ("shared", 16384),
-            ("twice", 32768),
-        ):
-            facts = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+@pytest.mark.parametrize("way", WIDE_BACKWARD)
+def test_the_cuda_kernels_of_wide_rows_compile(way, arch):
+    for dtype, packs in itertools.product((torch.float32, *HALVES), WIDE_BACKWARD[way]):
+        x, *others, _, rstd = backward_facts((64, packs * 16 // dtype.itemsize), dtype)
+        for weight in {cuda((x[1][1],), dtype), cuda((x[1][1],), torch.float32)}:
+            facts = (x, *others, weight, rstd)
             compiles(rms_norm_backward, facts, arch, f"cuda:{way}")
-            compiles(rms_norm_backward, (*facts, facts[0]), arch, f"cuda:{way}-added")
+            compiles(rms_norm_backward, (*facts, x), arch, f"cuda:{way}-added")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
