@@ -73,22 +73,31 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 16)
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 # Many of these rows, where blocks can have so much shared memory: clusters that work on several
-# rows at once (layer_norm_pipelined.cu). On an H200, 30 clusters of 4 blocks with one block a
-# multiprocessor are resident, or 15 of 8; one more would start when the others have ended. Few rows
-# are left to the kernel above, of which three blocks a multiprocessor are resident. In shared
-# memory are six slots of 1024 packs, and the weights and biases of the block's columns.
+# rows at once (layer_norm_pipelined.cu). On an H200, 120 blocks, one a multiprocessor, were seen to
+# be resident as clusters of 2, 4 or 8, and are assumed to be as clusters of 3; where fewer were,
+# some clusters would start when the others have ended. Few rows are left to the kernel above, of
+# which three blocks a multiprocessor are resident.
+# A block has up to 2048 packs of a row, in two chunks. In shared memory are slots for 96 KB of
+# chunks (with more, an H200 was slower), and the weights and biases of the block's columns.
 _BLOCKS_RESIDENT = 120
-_COLUMNS = f"ceil_div({PACKS}, {_RANKS})"  # packs of a row that a block has
+_RANKS_PIPELINED = (
+    f"(2 if {PACKS} <= 2 * 2048 else 3 if {PACKS} <= 3 * 2048 else 4 if {PACKS} <= 4 * 2048 else 8)"
+)
+_CHUNK = f"(8 * ceil_div({PACKS}, 2 * 8 * {_RANKS_PIPELINED}))"  # packs, whole lines of 128 bytes
+_CHUNKS_HELD = f"min(10, 6 * 1024 // {_CHUNK})"
 _PIPELINED_SHARED = (
-    f"(6 * 1024 * 16 + 2 * {_COLUMNS} * 16 // x.itemsize * "
-    "(weight.itemsize if defined(weight) else bias.itemsize if defined(bias) else x.itemsize))"
+    f"(16 * {_CHUNK} * {_CHUNKS_HELD} + 2 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * 16 // "
+    "x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize if defined(bias) "
+    "else x.itemsize))"
 )
 _PIPELINED = [
-    f"{PACKS} > 4096 and {PACKS} <= 16384",
-    f"{ROWS} * {_RANKS} > 3 * {_BLOCKS_RESIDENT}",
+    # In float32, clusters of two blocks were slower than the kernel above.
+    f"{PACKS} > (4096 if x.dtype == float32 else 2048) and {PACKS} <= 8 * 2048",
+    f"{ROWS} * {_RANKS_PIPELINED} > 3 * {_BLOCKS_RESIDENT}",
     "arch(x) >= 90",
-    # what is not dynamic: the barriers, and the statistics of six rows
-    f"{_PIPELINED_SHARED} + 512 * {_RANKS} <= shared_memory(x)",
+    "multiprocessors(x) >= 132",
+    # what is not dynamic: barriers, and the statistics of ten rows from eight warps of each block
+    f"{_PIPELINED_SHARED} + 256 + 10 * 8 * 8 * {_RANKS_PIPELINED} <= shared_memory(x)",
 ]
 
 _CUDA = [
@@ -113,11 +122,12 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:pipelined",
     source=opaq.file("layer_norm_pipelined.cu"),
-    entry=f"layer_norm_pipelined<{_DTYPES}, {{{_RANKS}}}, {_GIVEN}>",
-    grid=f"{_RANKS} * min({ROWS}, {_BLOCKS_RESIDENT} // {_RANKS})",
+    entry=f"layer_norm_pipelined<{_DTYPES}, {{{_RANKS_PIPELINED}}}, {{ceil_div({_CHUNK}, 256)}}, "
+    f"{_GIVEN}>",
+    grid=f"{_RANKS_PIPELINED} * min({ROWS}, {_BLOCKS_RESIDENT} // {_RANKS_PIPELINED})",
     block=32 * (16 + 8 + 1),
     shared=_PIPELINED_SHARED,
-    args=f"y, mean, rstd, x, weight, bias, {ROWS}, x.size(-1), eps",
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_CHUNKS_HELD}, {_CHUNK}, x.size(-1), eps",
     requires=[*_CUDA, *_ALIGNED, *_PIPELINED],
     priority=1,
 )
