@@ -74,14 +74,15 @@ _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 # Many of these rows, where blocks can have so much shared memory: clusters that work on several
 # rows at once (layer_norm_pipelined.cu). On an H200, 120 blocks, one a multiprocessor, were seen to
-# be resident as clusters of 2, 4 or 8, and are assumed to be as clusters of 3; where fewer were,
-# some clusters would start when the others have ended. Few rows are left to the kernel above, of
-# which three blocks a multiprocessor are resident.
+# be resident as clusters of 2, 4 or 8, and are assumed to be as clusters of 3, or 112 as clusters
+# of 16; where fewer were, some clusters would start when the others have ended. Few rows are left
+# to the kernel above, of which three blocks a multiprocessor are resident.
 # A block has up to 2048 packs of a row, in two chunks. In shared memory are slots for 96 KB of
 # chunks (with more, an H200 was slower), and the weights and biases of the block's columns.
 _BLOCKS_RESIDENT = 120
 _RANKS_PIPELINED = (
-    f"(2 if {PACKS} <= 2 * 2048 else 3 if {PACKS} <= 3 * 2048 else 4 if {PACKS} <= 4 * 2048 else 8)"
+    f"(2 if {PACKS} <= 2 * 2048 else 3 if {PACKS} <= 3 * 2048 else 4 if {PACKS} <= 4 * 2048 "
+    f"else 8 if {PACKS} <= 8 * 2048 else 16)"
 )
 _CHUNK = f"(8 * ceil_div({PACKS}, 2 * 8 * {_RANKS_PIPELINED}))"  # packs, whole lines of 128 bytes
 _CHUNKS_HELD = f"min(10, 6 * 1024 // {_CHUNK})"
@@ -92,7 +93,7 @@ _PIPELINED_SHARED = (
 )
 _PIPELINED = [
     # In float32, clusters of two blocks were slower than the kernel above.
-    f"{PACKS} > (4096 if x.dtype == float32 else 2048) and {PACKS} <= 8 * 2048",
+    f"{PACKS} > (4096 if x.dtype == float32 else 2048) and {PACKS} <= 16 * 2048",
     f"{ROWS} * {_RANKS_PIPELINED} > 3 * {_BLOCKS_RESIDENT}",
     "arch(x) >= 90",
     "multiprocessors(x) >= 132",
@@ -126,6 +127,7 @@ layer_norm.cuda(
     f"{_GIVEN}>",
     grid=f"{_RANKS_PIPELINED} * min({ROWS}, {_BLOCKS_RESIDENT} // {_RANKS_PIPELINED})",
     block=32 * (16 + 8 + 1),
+    cluster=_RANKS_PIPELINED,  # so that clusters of 16 are allowed
     shared=_PIPELINED_SHARED,
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_CHUNKS_HELD}, {_CHUNK}, x.size(-1), eps",
     requires=[*_CUDA, *_ALIGNED, *_PIPELINED],

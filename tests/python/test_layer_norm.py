@@ -152,11 +152,12 @@ def test_many_rows_and_wide_rows(shape, dtype, device):
     check(*make(shape, dtype, device))
 
 
-# bfloat16: the fewest rows that clusters take turns with, and one less; for clusters of 2, 3, 4 and
-# 8 blocks, the first length and the last. float32, which has no clusters of 2: half the length.
+# bfloat16: the fewest rows that clusters take turns with, and one less; for clusters of 2, 3, 4, 8
+# and 16 blocks, the first length and the last. float32, which has none of 2: half the length.
 PIPELINED = [
     *((91, 65536), (90, 65536), (46, 131072), (45, 131072)),
     *((181, 16392), (185, 32768), (121, 32776), (131, 49152), (100, 49160), (61, 65544)),
+    *((24, 131080), (23, 262144), (22, 262144)),
 ]
 
 
@@ -383,7 +384,7 @@ def backward_facts(shape, dtype):
         ((180, 32768), torch.bfloat16, "_wide<__nv_bfloat16, 256, 2, 1>", 360, [256, 1]),
         ((16, 65536), torch.bfloat16, "_wide<__nv_bfloat16, 256, 4, 1>", 64, [256, 1]),
         ((16, 40960), torch.bfloat16, "_wide<__nv_bfloat16, 192, 4, 1>", 64, [192, 1]),
-        ((1001, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 256, 8, 1>", 8008, [256, 1]),
+        ((20, 262144), torch.bfloat16, "_wide<__nv_bfloat16, 256, 8, 1>", 160, [256, 1]),
         ((101, 262144), torch.float32, "_wide<float, 256, 8, 1>", 808, [256, 1]),
         ((10, 65540), torch.bfloat16, "_any<__nv_bfloat16>", 10, [256, 1]),
     ],
@@ -414,7 +415,10 @@ CODE = {torch.bfloat16: "__nv_bfloat16", torch.float16: "__half", torch.float32:
         ((2048, 65536), torch.bfloat16, torch.float32, "pipelined<{}, 4, 4>"),
         ((2048, 131072), torch.bfloat16, torch.bfloat16, "pipelined<{}, 8, 4>"),
         ((2048, 131072), torch.bfloat16, torch.float32, "wide<{}, 256, 8, 2>"),
-        ((2048, 131080), torch.bfloat16, torch.bfloat16, "wide<{}, 256, 8, 1>"),
+        ((2048, 131080), torch.bfloat16, torch.bfloat16, "pipelined<{}, 16, 3>"),
+        ((2048, 262144), torch.bfloat16, torch.bfloat16, "pipelined<{}, 16, 4>"),
+        ((2048, 262144), torch.bfloat16, torch.float32, "wide<{}, 256, 8, 1>"),
+        ((2048, 262152), torch.bfloat16, torch.bfloat16, "wide<{}, 256, 8, 1>"),
         ((2048, 16384), torch.float32, torch.float32, "wide<{}, 256, 2, 2>"),
         ((2048, 16388), torch.float32, torch.float32, "pipelined<{}, 3, 3>"),
         ((2048, 65536), torch.float32, torch.float32, "pipelined<{}, 8, 4>"),
@@ -540,7 +544,7 @@ def test_the_wide_cuda_kernel_compiles(arch):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_pipelined_cuda_kernel_compiles(arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for packs in (2049, 4096, 4097, 8192, 16384):
+        for packs in (2049, 4096, 4097, 8192, 16384, 32768):
             facts = forward_facts((400, packs * 16 // dtype.itemsize), dtype)
             compiles(layer_norm, facts, arch, "cuda:pipelined")
 
